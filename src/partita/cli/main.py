@@ -1,0 +1,71 @@
+"""Entry point of the command `partita`: global options, errors and exit codes."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from partita import __version__
+from partita.cli import gpus, perf, plan
+from partita.errors import PartitaError
+
+app = typer.Typer(
+    help="Cut Multi-Instance GPUs to fit the work: the fewest GPUs for your services, with a proof.",
+    epilog="Start with `partita demo`. Exit codes: 0 done, 1 failed, 2 usage, 4 infeasible, 130 interrupted.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+gpus.register(app)
+perf.register(app)
+plan.register(app)
+
+
+def _version(value: bool) -> None:  # noqa: FBT001 -- typer calls it with the flag
+    if value:
+        typer.echo(f"partita {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    del debug, version  # --debug is read in main(), which must know it even when parsing fails
+
+
+def main() -> None:
+    """Run the command line and leave the process with its exit code."""
+    debug = "--debug" in sys.argv
+    try:
+        app(auto_envvar_prefix="PARTITA", prog_name="partita")
+    except PartitaError as error:
+        if debug:
+            raise
+        _report(error)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output is gone; there is nobody to tell
+        sys.exit(141)
+    except Exception as error:  # noqa: BLE001 -- the last resort: a bug must not look like the user's fault
+        if debug:
+            raise
+        sys.stderr.write(f"error: a fault in partita itself: {type(error).__name__}: {error}\n")
+        sys.stderr.write("hint: run it again with --debug and report the traceback\n")
+        sys.exit(1)
+
+
+def _report(error: PartitaError) -> None:
+    where = f"{error.where}: " if error.where else ""
+    sys.stderr.write(f"error: {where}{error.what}\n")
+    if error.hint:
+        sys.stderr.write(f"hint: {error.hint}\n")

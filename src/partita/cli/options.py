@@ -1,0 +1,50 @@
+"""Options that several commands share, and what stands behind them."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+class Format(StrEnum):
+    """What stdout carries."""
+
+    TABLE = "table"
+    JSON = "json"
+    YAML = "yaml"
+
+
+Output = Annotated[Format, typer.Option("-o", "--output", help="Format on stdout.")]
+Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the result to this file too.")]
+
+
+def stdout() -> Console:
+    """Return the console for data: plain where stdout is no terminal, colour off with NO_COLOR."""
+    from rich.console import Console  # noqa: PLC0415 -- rich is slow to import
+
+    return Console(highlight=False, soft_wrap=False)
+
+
+def stderr() -> Console:
+    """Return the console for progress and notes."""
+    from rich.console import Console  # noqa: PLC0415 -- rich is slow to import
+
+    return Console(stderr=True, highlight=False)
+
+
+def emit(value: object, form: Format) -> None:
+    """Write plain data to stdout as JSON or YAML."""
+    if form is Format.YAML:
+        import yaml  # noqa: PLC0415
+
+        typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+    else:
+        import json  # noqa: PLC0415
+
+        typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

@@ -1,0 +1,70 @@
+"""Reading and writing files so that nothing is half-written and every failure says where."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from partita.errors import InputError, PartitaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def read_text(path: Path | str) -> str:
+    """Return the text of a file; `-` reads stdin.
+
+    Raises:
+        InputError: missing, a directory, unreadable or not UTF-8.
+    """
+    if str(path) == "-":
+        return sys.stdin.read()
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path)) from None
+    except IsADirectoryError:
+        raise InputError("this is a directory, not a file", where=str(path)) from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"not UTF-8 text (byte {error.start})", where=str(path)) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[IO[str]]:
+    """Open a file to be written beside `path` and renamed onto it when the block ends without an error.
+
+    Raises:
+        InputError: the place cannot be written to.
+        PartitaError: the disk is full, or failed otherwise, while writing.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError("this is a directory, not a file", where=str(path))
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    except OSError as error:
+        raise InputError(f"cannot be written: {error.strerror}", where=str(path)) from None
+    part = Path(name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        part.chmod(0o666 & ~_umask())
+        part.replace(path)
+    except OSError as error:
+        raise PartitaError(f"could not be written: {error.strerror}", where=str(path)) from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,1 @@
+"""What a model does on a slice: performance tables, operating points, importers and estimates."""

@@ -1,0 +1,107 @@
+"""The operating point of a service on a profile: how it is best run there within its latency."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from partita.perf.table import Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A profile, batch and process count, and the throughput and latency that they give.
+
+    Attributes:
+        throughput: items/s of one instance.
+        latency_ms: latency of one batch in milliseconds, at `quantile`.
+        quantile: `mean` or a number such as `0.9`, as text.
+        power_w: power of one instance in watts; None where not measured.
+        memory_mb: memory used in MB; None where not measured.
+        estimated: made by a formula, not measured.
+    """
+
+    profile: str
+    batch: int
+    processes: int
+    throughput: float
+    latency_ms: float
+    quantile: str
+    power_w: float | None = None
+    memory_mb: float | None = None
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What an operating point must keep to.
+
+    Attributes:
+        latency_ms: the latency of one batch may be at most this, any safety factor included.
+        quantile: which latency counts, as text; None takes what the table has, the strictest first.
+        max_batch: largest batch.
+        max_processes: most processes that share one instance.
+    """
+
+    latency_ms: float
+    quantile: str | None = None
+    max_batch: int | None = None
+    max_processes: int = 1
+
+    def allow(self, row: Measurement) -> bool:
+        """Say whether a measurement keeps to the limits, its quantile apart."""
+        return (
+            row.latency_ms <= self.latency_ms
+            and row.processes <= self.max_processes
+            and (self.max_batch is None or row.batch <= self.max_batch)
+        )
+
+
+def operating_points(rows: Iterable[Measurement], limits: Limits) -> dict[str, OperatingPoint]:
+    """Return the operating point on each profile that has one.
+
+    The one of largest throughput whose latency keeps the limit; of equal ones the lowest latency, then the
+    fewest processes (MIG-Serving, section 5, with processes as in Jormungandr). Nothing is assumed about how
+    throughput grows with batch or slices: public tables break every such rule.
+
+    Args:
+        rows: measurements of one model on one GPU.
+        limits: what the point must keep to.
+    """
+    best: dict[str, Measurement] = {}
+    for row in _of_quantile(tuple(rows), limits.quantile):
+        if limits.allow(row) and (row.profile not in best or _rank(row) > _rank(best[row.profile])):
+            best[row.profile] = row
+    return {profile: _point(row) for profile, row in best.items()}
+
+
+def _of_quantile(rows: tuple[Measurement, ...], quantile: str | None) -> tuple[Measurement, ...]:
+    if quantile is None:
+        quantile = strictest({row.quantile for row in rows})
+    return tuple(row for row in rows if row.quantile == quantile)
+
+
+def strictest(quantiles: Iterable[str]) -> str | None:
+    """Return the highest quantile of a table; `mean` is the weakest, None if there are none."""
+    return max(quantiles, key=lambda q: -1.0 if q == "mean" else float(q), default=None)
+
+
+def _rank(row: Measurement) -> tuple[float, float, int, int]:
+    return row.throughput, -row.latency_ms, -row.processes, -row.batch
+
+
+def _point(row: Measurement) -> OperatingPoint:
+    return OperatingPoint(
+        profile=row.profile,
+        batch=row.batch,
+        processes=row.processes,
+        throughput=row.throughput,
+        latency_ms=row.latency_ms,
+        quantile=row.quantile,
+        power_w=row.power_w,
+        memory_mb=row.memory_mb,
+        estimated=row.estimated,
+    )

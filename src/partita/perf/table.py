@@ -1,0 +1,69 @@
+"""The performance table: measurements of models on slices, as an immutable value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One row: a model on one instance of a profile, with a batch size and a number of processes.
+
+    Attributes:
+        throughput: items/s of the whole instance, all its processes together.
+        latency_ms: latency of one batch in milliseconds, at `quantile`.
+        quantile: `0.9`, `0.99`, ... or `mean`, as text.
+        memory_mb: memory used, in MB; None where not measured.
+        utilization: share of the slice's compute in use, 0 to 1; None where not measured.
+        power_w: power drawn by the instance in watts; None where not measured.
+        source: where the row is from, in the user's words.
+        estimated: made by a formula, not measured.
+    """
+
+    model: str
+    gpu: str
+    profile: str
+    batch: int
+    processes: int
+    throughput: float
+    latency_ms: float
+    quantile: str
+    memory_mb: float | None = None
+    utilization: float | None = None
+    power_w: float | None = None
+    source: str = ""
+    estimated: bool = False
+
+
+class PerfTable:
+    """Measurements, found by model and GPU. Immutable; tables are joined by making a new one."""
+
+    def __init__(self, rows: Iterable[Measurement]) -> None:
+        self._rows = tuple(rows)
+        index: dict[tuple[str, str], list[Measurement]] = {}
+        for row in self._rows:
+            index.setdefault((row.model, row.gpu), []).append(row)
+        self._index = {key: tuple(found) for key, found in index.items()}
+
+    def __iter__(self) -> Iterator[Measurement]:
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def of(self, model: str, gpu: str) -> tuple[Measurement, ...]:
+        """Return the rows of a model on a GPU, none if nobody measured it."""
+        return self._index.get((model, gpu), ())
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """The models there are rows of, in alphabetical order."""
+        return tuple(sorted({model for model, _ in self._index}))
+
+    def gpus(self, model: str) -> tuple[str, ...]:
+        """Return the GPUs that a model was measured on, in alphabetical order."""
+        return tuple(sorted(gpu for name, gpu in self._index if name == model))

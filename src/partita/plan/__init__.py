@@ -1,0 +1,1 @@
+"""The fewest GPUs, cut how, for whom; with bounds and explanations (pure)."""

@@ -1,0 +1,176 @@
+"""The planning problem as arrays and values: what every planner is given, and nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from partita.mig.layout import maximal_multisets
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from partita.mig.gpu import GpuModel
+    from partita.perf.operating_point import OperatingPoint
+
+ObjectiveName = Literal["gpus", "cost", "watts"]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """GPUs of one model.
+
+    Attributes:
+        gpu: the model, its forbidden combinations included.
+        count: how many there are; None for as many as it takes.
+        per_node: GPUs in one node.
+        cost: cost of one GPU per hour, in the user's currency.
+    """
+
+    name: str
+    gpu: GpuModel
+    count: int | None = None
+    per_node: int = 8
+    cost: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A model with a required rate and a latency SLO.
+
+    Attributes:
+        rate: required items/s, headroom included.
+        asked_rate: items/s as the user wrote them.
+        latency_slo_ms: the SLO itself, without any safety factor.
+        points: operating point per size, in the order of `Problem.sizes`; None where it cannot run.
+        min_replicas: fewest instances.
+        spread: fewest nodes that its instances stand on.
+        priority: higher is met first when not all can be.
+    """
+
+    name: str
+    model: str
+    rate: float
+    asked_rate: float
+    latency_slo_ms: float
+    points: tuple[OperatingPoint | None, ...]
+    min_replicas: int = 1
+    spread: int = 1
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """A profile of a pool: instances of one size are interchangeable."""
+
+    pool: int
+    profile: str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Services to place on pools of GPUs (the reconfigurable machine scheduling problem of MIG-Serving).
+
+    Attributes:
+        sizes: the K kinds of instance, pool after pool, from small to large.
+        objective: what is minimised: GPUs, cost per hour, or watts of the instances.
+        max_services_per_gpu: most services that may share a GPU; None for any number.
+    """
+
+    pools: tuple[Pool, ...]
+    services: tuple[Service, ...]
+    sizes: tuple[Size, ...]
+    objective: ObjectiveName = "gpus"
+    max_services_per_gpu: int | None = None
+
+    @cached_property
+    def rate(self) -> NDArray[np.float64]:
+        """Required items/s, shape (S,)."""
+        return np.array([service.rate for service in self.services])
+
+    @cached_property
+    def throughput(self) -> NDArray[np.float64]:
+        """Items/s of service s on one instance of size k, 0 where it cannot run; shape (S, K)."""
+        return self._per_point("throughput")
+
+    @cached_property
+    def instance_cost(self) -> NDArray[np.float64]:
+        """What one instance of size k adds to the objective when service s runs on it; shape (S, K)."""
+        if self.objective == "watts":
+            return self._per_point("power_w")
+        return np.zeros((len(self.services), len(self.sizes)))
+
+    def _per_point(self, attribute: str) -> NDArray[np.float64]:
+        # Services of one model and SLO share their points, so each distinct tuple is read once.
+        rows: dict[int, list[float]] = {}
+        for service in self.services:
+            if id(service.points) not in rows:
+                rows[id(service.points)] = [getattr(p, attribute) if p else 0.0 for p in service.points]
+        table = [rows[id(service.points)] for service in self.services]
+        return np.array(table).reshape(len(self.services), len(self.sizes))
+
+    @cached_property
+    def replicas(self) -> NDArray[np.int64]:
+        """Fewest instances per service, those that `spread` implies included; shape (S,)."""
+        return np.array([max(s.min_replicas, s.spread, 1) for s in self.services], dtype=np.int64)
+
+    @cached_property
+    def cuts(self) -> tuple[Cut, ...]:
+        """The maximal multisets of each pool, those contained in another left out."""
+        return tuple(cut for index in range(len(self.pools)) for cut in self._cuts_of(index))
+
+    def _cuts_of(self, index: int) -> list[Cut]:
+        pool = self.pools[index]
+        names = [size.profile for size in self.sizes if size.pool == index]
+        gpu = pool.gpu.restricted(names)
+        first = next((k for k, size in enumerate(self.sizes) if size.pool == index), 0)
+        order = [[p.name for p in gpu.profiles].index(name) for name in names]
+        found = [tuple(counts[i] for i in order) for counts in maximal_multisets(gpu)]
+        return [
+            Cut(index, (*(0,) * first, *counts, *(0,) * (len(self.sizes) - first - len(counts))))
+            for counts in found
+            if any(counts) and not any(_contained(counts, other) for other in found)
+        ]
+
+    @cached_property
+    def supply(self) -> NDArray[np.int64]:
+        """Instances of size k that cut p gives; shape (P, K)."""
+        return np.array([cut.counts for cut in self.cuts], dtype=np.int64).reshape(len(self.cuts), len(self.sizes))
+
+    @cached_property
+    def cut_cost(self) -> NDArray[np.float64]:
+        """What one GPU cut by p adds to the objective; shape (P,)."""
+        return np.array([self.gpu_cost(cut.pool) for cut in self.cuts])
+
+    def gpu_cost(self, pool: int) -> float:
+        """Return what one GPU of a pool adds to the objective.
+
+        Watts are those of the instances; a GPU costs a thousandth, only so that no more are used than needed.
+        """
+        return {"gpus": 1.0, "cost": self.pools[pool].cost, "watts": 1e-3}[self.objective]
+
+    def with_services(self, services: tuple[Service, ...]) -> Problem:
+        """Return the same problem for other services."""
+        return replace(self, services=services)
+
+    def with_counts(self, counts: Mapping[str, int | None]) -> Problem:
+        """Return the same problem with other numbers of GPUs in the named pools."""
+        pools = tuple(replace(p, count=counts.get(p.name, p.count)) for p in self.pools)
+        return replace(self, pools=pools)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """A way to cut a GPU of a pool: how many instances of each size, in the order of `Problem.sizes`."""
+
+    pool: int
+    counts: tuple[int, ...]
+
+
+def _contained(counts: tuple[int, ...], other: tuple[int, ...]) -> bool:
+    return counts != other and all(a <= b for a, b in zip(counts, other, strict=True))
