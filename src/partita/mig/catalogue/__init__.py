@@ -8,7 +8,7 @@ from importlib import resources
 from typing import Any
 
 from partita.errors import InputError, nearest
-from partita.mig.gpu import GpuModel, Peak, Profile
+from partita.mig.gpu import Combination, GpuModel, Peak, Profile
 
 
 @cache
@@ -50,6 +50,7 @@ def _gpu(data: dict[str, Any]) -> GpuModel:
         peak=Peak(**peak),
         power_limit_w=data.get("power", {}).get("limit_w"),
         sources=tuple(data["sources"]),
+        forbidden=tuple(Combination.parse(text) for text in data.get("forbidden", ())),
     )
 
 
