@@ -1,9 +1,9 @@
 """Counts the work of well-known models from their architectures, and writes `models.csv` beside this file.
 
-Every operator reads its inputs and writes its output once, 4 bytes an element, and is one kernel: what eager
-PyTorch does. A multiply-add is two operations. Published counts agree: ResNet-50 4.1 GMAC and 25.6 M parameters,
-VGG-19 19.6 and 143.7, DenseNet-121 2.9 and 8.0, MobileNetV2 0.3 and 3.5 (torchvision's model pages), BERT-large
-335 M (arXiv 1810.04805). Run it with `python -m benchmarks.model_works`.
+Every operator reads its inputs and writes its output once, 4 bytes an element, and is one kernel: what
+eager PyTorch does. A multiply-add is two operations. Published counts agree: ResNet-50 4.1 GMAC and 25.6
+M parameters, VGG-19 19.6 and 143.7, DenseNet-121 2.9 and 8.0, MobileNetV2 0.3 and 3.5 (torchvision's
+model pages), BERT-large 335 M (arXiv 1810.04805). Run it with `python -m benchmarks.model_works`.
 """
 
 from __future__ import annotations
@@ -172,7 +172,13 @@ def mobilenet_v2() -> Net:
     """After arXiv 1801.04381, table 2: (expansion, channels, repeats, stride)."""
     net = Net()
     net.conv_norm_relu(32, 3, 2)
-    table = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1))
+    table: tuple[tuple[int, int, int, int], ...] = (
+        (1, 16, 1, 1),
+        (6, 24, 2, 2),
+        (6, 32, 3, 2),
+        (6, 64, 4, 2),
+        (6, 96, 3, 1),
+    )
     table += ((6, 160, 3, 2), (6, 320, 1, 1))
     for expand, out, repeats, first in table:
         for repeat in range(repeats):
@@ -265,8 +271,8 @@ def transformer(
 ) -> Net:
     """After arXiv 1810.04805: an encoder with heads of 64 and a hidden layer of four times its width.
 
-    `shared`: all layers have the same weights (ALBERT, arXiv 1909.11942). `embedding`: width of the token embedding
-    where it differs. `lm`: ends with a linear layer onto the vocabulary (GPT-2).
+    `shared`: all layers have the same weights (ALBERT, arXiv 1909.11942). `embedding`: width of the
+    token embedding where it differs. `lm`: ends with a linear layer onto the vocabulary (GPT-2).
     """
     net = Net(channels=width, height=tokens, width=1)
     heads = width // 64

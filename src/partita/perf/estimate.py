@@ -1,9 +1,9 @@
 """An estimate for models that nobody measured: a roofline of each slice.
 
-A batch takes as long as the slower of two things: launching its kernels, one after the other, on the CPU, and
-running them on the slice. The slice runs them at its share of the GPU's peak compute and memory rates times an
-efficiency (Williams, Waterman and Patterson, "Roofline", CACM 2009, with the sharp corner rounded). Processes on
-one instance launch side by side and share the slice.
+A batch takes as long as the slower of two things: launching its kernels, one after the other, on the
+CPU, and running them on the slice. The slice runs them at its share of the GPU's peak compute and memory
+rates times an efficiency (Williams, Waterman and Patterson, "Roofline", CACM 2009, with the sharp corner
+rounded). Processes on one instance launch side by side and share the slice.
 """
 
 from __future__ import annotations
@@ -79,9 +79,10 @@ class Constants:
     kernel_ms: float
 
 
-# Least mean |log(estimate / measured)| of throughput over the 2067 rows of the public tables of ParvaGPU (SC'24,
-# at 5f3de1e, A100-80GB) and MIG-Serving (arXiv 2109.11067, figures 16 and 18, A100-40GB): eager PyTorch and
-# TensorFlow. `python -m benchmarks.estimate_error` fits them again and says how far estimates are off.
+# Least mean |log(estimate / measured)| of throughput over the 2067 rows of the public tables of ParvaGPU
+# (SC'24, at 5f3de1e, A100-80GB) and MIG-Serving (arXiv 2109.11067, figures 16 and 18, A100-40GB): eager
+# PyTorch and TensorFlow. `python -m benchmarks.estimate_error` fits them again and says how far
+# estimates are off.
 FITTED = Constants(compute=0.4562, memory=0.4884, launch_ms=0.030, kernel_ms=0.0019)
 
 # CUDA context, cuDNN and cuBLAS of one process. In ParvaGPU's table BERT-large (1.3 GB of weights) ran on
@@ -134,6 +135,7 @@ def batch_ms(
     gpu: GpuModel,
     profile: Profile,
     batch: int,
+    *,
     processes: int = 1,
     constants: Constants = FITTED,
 ) -> float:

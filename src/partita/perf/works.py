@@ -1,0 +1,69 @@
+"""Reads the work of models from CSV: what an estimate is made from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError, nearest
+from partita.perf.estimate import ModelWork
+from partita.perf.records import read_records, refuse
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from partita.perf.records import Record
+
+REQUIRED = ("model", "gflop", "mbytes", "weights_mb")
+OPTIONAL = ("precision", "kernels", "live_mb", "source")
+
+
+def read_works(path: Path | str) -> tuple[ModelWork, ...]:
+    """Read works from a CSV with columns `model, gflop, mbytes, weights_mb`.
+
+    Optional columns are `precision`, `kernels`, `live_mb` and `source`; the last is for people.
+
+    Raises:
+        InputError: no such file, unknown or missing columns, a field that cannot be used, a model twice.
+    """
+    records = read_records(path)
+    records.require(*REQUIRED)
+    for name in records.header:
+        if name not in REQUIRED + OPTIONAL:
+            close = nearest(name, [*REQUIRED, *OPTIONAL])
+            known = ", ".join(REQUIRED + OPTIONAL)
+            raise InputError(
+                f"unknown column {name!r}",
+                where=f"{records.path}:1",
+                hint=f"did you mean {close}?" if close else f"the columns are {known}",
+            )
+    works: dict[str, ModelWork] = {}
+    faults: list[InputError] = []
+    for record in records:
+        try:
+            work = _work(record)
+        except InputError as error:
+            faults.append(error)
+            continue
+        if work.model in works:
+            faults.append(InputError(f"model {work.model!r} is there twice", where=record.place))
+        works[work.model] = work
+    refuse(records.path, faults)
+    if not works:
+        raise InputError("a header and no rows", where=f"{records.path}:1")
+    return tuple(works.values())
+
+
+def _work(record: Record) -> ModelWork:
+    given = {name for name, value in record.fields.items() if value.strip()}
+    try:
+        return ModelWork(
+            model=record.text("model"),
+            gflop=record.number("gflop"),
+            mbytes=record.number("mbytes"),
+            weights_mb=record.number("weights_mb"),
+            **({"precision": record.text("precision")} if "precision" in given else {}),
+            **({"kernels": record.count("kernels")} if "kernels" in given else {}),
+            **({"live_mb": record.number("live_mb")} if "live_mb" in given else {}),
+        )
+    except InputError as error:
+        raise InputError(error.what, where=record.place, hint=error.hint) from None
