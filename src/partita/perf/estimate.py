@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 PRECISIONS = ("fp32", "tf32", "fp16", "int8")
+PRECISION = "tf32"
+KERNELS = 174
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,8 @@ class ModelWork:
     gflop: float
     mbytes: float
     weights_mb: float
-    precision: str = "tf32"
-    kernels: int = 174
+    precision: str = PRECISION
+    kernels: int = KERNELS
     live_mb: float | None = None
 
     def __post_init__(self) -> None:

@@ -57,7 +57,7 @@ def read_tables(paths: Iterable[Path | str]) -> PerfTable:
         )
         rows += found
         places += [(source, row) for row in range(len(found))]
-        _refuse_duplicates(rows, places)
+    _refuse_duplicates(rows, places)
     return PerfTable(rows)
 
 

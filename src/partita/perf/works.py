@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, nearest
-from partita.perf.estimate import ModelWork
+from partita.perf.estimate import KERNELS, PRECISION, ModelWork
 from partita.perf.records import read_records, refuse
 
 if TYPE_CHECKING:
@@ -61,9 +61,9 @@ def _work(record: Record) -> ModelWork:
             gflop=record.number("gflop"),
             mbytes=record.number("mbytes"),
             weights_mb=record.number("weights_mb"),
-            **({"precision": record.text("precision")} if "precision" in given else {}),
-            **({"kernels": record.count("kernels")} if "kernels" in given else {}),
-            **({"live_mb": record.number("live_mb")} if "live_mb" in given else {}),
+            precision=record.text("precision") if "precision" in given else PRECISION,
+            kernels=record.count("kernels") if "kernels" in given else KERNELS,
+            live_mb=record.number("live_mb") if "live_mb" in given else None,
         )
     except InputError as error:
         raise InputError(error.what, where=record.place, hint=error.hint) from None

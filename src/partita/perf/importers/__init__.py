@@ -1,0 +1,1 @@
+"""Importers: one function per foreign layout, from files to a performance table."""
