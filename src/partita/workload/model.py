@@ -1,0 +1,259 @@
+"""The workload's fields: what each means, its unit, and what it may be."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 -- pydantic reads the annotations when the models are made
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
+
+from partita.errors import InputError
+from partita.mig.catalogue import gpu_model
+from partita.mig.gpu import Combination
+
+API_VERSION = "partita/v1"
+KIND = "Workload"
+
+# Frozen dataclasses with slots: a million services take a fifth of the memory that a million BaseModels do.
+_CONFIG = ConfigDict(extra="forbid", regex_engine="rust-regex")
+
+Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Positive = Annotated[float, Field(strict=True, gt=0, le=1e15, allow_inf_nan=False)]
+Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
+
+
+def fault(what: str, hint: str | None = None) -> PydanticCustomError:
+    """Return an error that pydantic reports beside its own, with the field's path."""
+    return PydanticCustomError("fault", "{what}", {"what": what, "hint": hint})
+
+
+def _known_gpu(name: str) -> str:
+    try:
+        return gpu_model(name).name
+    except InputError as error:
+        raise fault(error.what, error.hint) from None
+
+
+def _combination(text: str) -> str:
+    try:
+        return str(Combination.parse(text))
+    except InputError as error:
+        raise fault(error.what, error.hint) from None
+
+
+def _version(text: str) -> str:
+    if text == API_VERSION:
+        return text
+    name, _, version = text.partition("/v")
+    if name == "partita" and version.isdecimal() and int(version) > 1:
+        raise fault(
+            f"{text} is newer than this partita", f"update partita, or write apiVersion: {API_VERSION}"
+        )
+    raise fault(f"{text!r} is no version of this document", f"write apiVersion: {API_VERSION}")
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class Slo:
+    """The latency a service promises."""
+
+    latency_ms: Annotated[
+        Positive, Field(description="Longest latency of one batch, in milliseconds.", examples=[100])
+    ]
+    quantile: Annotated[
+        Annotated[float, Field(strict=True, gt=0, lt=1)] | None,
+        Field(
+            description="Share of batches that must keep it, above 0 and below 1. The performance table must "
+            "have latencies at this quantile. Without it, the strictest in the table is used, and said.",
+            examples=[0.99],
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class ServiceSpec:
+    """A model that must answer at a rate within a latency."""
+
+    name: Annotated[Name, Field(description="Name of the service, unlike all others.", examples=["resnet50"])]
+    model: Annotated[
+        Name,
+        Field(
+            description="The model's name in the performance tables or in `models`.", examples=["resnet50"]
+        ),
+    ]
+    rate: Annotated[Positive, Field(description="Required throughput in items per second.", examples=[829])]
+    slo: Annotated[Slo, Field(description="The latency it promises.", examples=[{"latency_ms": 100}])]
+    headroom: Annotated[
+        float,
+        Field(
+            strict=True,
+            ge=0,
+            le=1000,
+            allow_inf_nan=False,
+            description="Capacity kept above the rate, as a fraction: 0.2 plans for rate x 1.2.",
+            examples=[0.2],
+        ),
+    ] = 0.0
+    min_replicas: Annotated[
+        int, Field(strict=True, ge=1, le=1_000_000, description="Fewest instances it runs on.", examples=[2])
+    ] = 1
+    profiles: Annotated[
+        Annotated[tuple[Name, ...], Field(min_length=1)] | None,
+        Field(
+            description="Profiles it may run on, by name (`3g.40gb`) or by size (`3g`). Variants with media "
+            "engines (`1g.10gb+me`) must be named. Without it, any profile that has a measurement.",
+            examples=[["2g", "3g.40gb"]],
+        ),
+    ] = None
+    priority: Annotated[
+        int,
+        Field(
+            strict=True,
+            ge=-1_000_000,
+            le=1_000_000,
+            description="Where not all can be met, higher ones are met first.",
+            examples=[10],
+        ),
+    ] = 0
+    spread: Annotated[
+        int, Field(strict=True, ge=1, le=1_000_000, description="Fewest nodes it runs on.", examples=[2])
+    ] = 1
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class PoolSpec:
+    """GPUs of one model."""
+
+    model: Annotated[
+        Annotated[str, AfterValidator(_known_gpu)],
+        Field(description="GPU in the catalogue; `partita gpus` lists them.", examples=["a100-80gb"]),
+    ]
+    name: Annotated[
+        Name | None,
+        Field(description="Name of the pool; the model's where left out. Two pools of one model need names."),
+    ] = None
+    count: Annotated[
+        Count | None,
+        Field(description="How many GPUs there are. Without it, as many as it takes.", examples=[16]),
+    ] = None
+    per_node: Annotated[
+        int, Field(strict=True, ge=1, le=1_000_000, description="GPUs in one node.", examples=[8])
+    ] = 8
+    cost_per_hour: Annotated[
+        Positive | None,
+        Field(
+            description="Cost of one GPU per hour, in any currency; needed for `objective: cost`.",
+            examples=[2.5],
+        ),
+    ] = None
+
+    @property
+    def label(self) -> str:
+        """The pool's name, or its GPU's where it has none."""
+        return self.name or self.model
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class LimitsSpec:
+    """What holds for all services and GPUs."""
+
+    max_batch: Annotated[Count | None, Field(description="Largest batch.", examples=[128])] = None
+    max_processes: Annotated[
+        int,
+        Field(
+            strict=True,
+            ge=1,
+            le=48,
+            description="Most processes that share one instance through MPS, which takes 48.",
+            examples=[5],
+        ),
+    ] = 1
+    latency_factor: Annotated[
+        float,
+        Field(
+            strict=True,
+            gt=0,
+            le=1,
+            description="A batch may take at most this share of the SLO; the rest is left for queueing.",
+            examples=[0.45],
+        ),
+    ] = 1.0
+    forbid: Annotated[
+        tuple[Annotated[str, AfterValidator(_combination)], ...],
+        Field(
+            description="Combinations that must not stand on one GPU, by size or profile; old drivers forbid "
+            "`4g+3g`.",
+            examples=[["4g+3g"]],
+        ),
+    ] = ()
+    max_services_per_gpu: Annotated[
+        Count | None, Field(description="Most services that may share one GPU.", examples=[2])
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class ModelSpec:
+    """A model's work per item, from which performance is estimated where no table has a row."""
+
+    name: Annotated[Name, Field(description="The model's name, as services write it.", examples=["resnet50"])]
+    gflop: Annotated[
+        Positive, Field(description="Operations per item, in 10^9 (a multiply-add is two).", examples=[8.2])
+    ]
+    mbytes: Annotated[
+        Positive, Field(description="Activations read and written per item, in 10^6 bytes.", examples=[60])
+    ]
+    weights_mb: Annotated[
+        Positive, Field(description="Size of the weights at that precision, in 10^6 bytes.", examples=[102])
+    ]
+    precision: Annotated[
+        Literal["fp32", "tf32", "fp16", "int8"],
+        Field(description="Arithmetic it runs in.", examples=["fp16"]),
+    ] = "tf32"
+    kernels: Annotated[
+        Count, Field(description="Kernels launched per batch, about one per operator.", examples=[174])
+    ] = 174
+    live_mb: Annotated[
+        Positive | None,
+        Field(description="Most activations alive at once per item, in 10^6 bytes; a twentieth of `mbytes`."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class Workload:
+    """What to plan for: GPUs, services with SLOs, and the measurements to plan with."""
+
+    apiVersion: Annotated[  # noqa: N815 -- the document's own spelling
+        Annotated[str, AfterValidator(_version)],
+        Field(description=f"Version of this document: `{API_VERSION}`.", examples=[API_VERSION]),
+    ]
+    kind: Annotated[Literal["Workload"], Field(description="What this document is.", examples=[KIND])]
+    gpus: Annotated[
+        tuple[PoolSpec, ...],
+        Field(min_length=1, description="Pools of GPUs.", examples=[[{"model": "a100-80gb", "count": 16}]]),
+    ]
+    services: Annotated[
+        tuple[ServiceSpec, ...],
+        Field(
+            min_length=1,
+            description="Services to place.",
+            examples=[[{"name": "resnet50", "model": "resnet50", "rate": 829, "slo": {"latency_ms": 100}}]],
+        ),
+    ]
+    performance: Annotated[
+        tuple[Path, ...],
+        Field(
+            description="Performance tables, CSV or Parquet, relative to this file.", examples=[["perf.csv"]]
+        ),
+    ] = ()
+    limits: Annotated[LimitsSpec, Field(description="What holds for all services and GPUs.")] = Field(
+        default_factory=LimitsSpec
+    )
+    models: Annotated[
+        tuple[ModelSpec, ...],
+        Field(description="Work of models that no table has, for an estimate of their performance."),
+    ] = ()
+    objective: Annotated[
+        Literal["gpus", "cost", "watts"],
+        Field(description="What is kept smallest: GPUs, cost per hour, or watts (where tables have power)."),
+    ] = "gpus"
