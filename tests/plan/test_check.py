@@ -80,6 +80,7 @@ def right_case(seed: int) -> tuple[Plan, Requirements]:
         RequiredService(
             name=s,
             model=f"net-{s}",
+            asked_rate=capacity[s] * 0.8,
             rate=capacity[s] * rng.choice((1, 0.9)),
             latency_slo_ms=100.0,
             latency_ms=max(i.point.latency_ms for _, i in found),
@@ -103,7 +104,7 @@ def right_case(seed: int) -> tuple[Plan, Requirements]:
     plan = Plan(
         Objective(name, values[name], values[name] * rng.choice((1, 0.9))),
         Solver("exact", 0, 0.1),
-        tuple(ServiceCapacity(s.name, s.rate, capacity[s.name], 100.0) for s in services),
+        tuple(ServiceCapacity(s.name, s.asked_rate, capacity[s.name], 100.0) for s in services),
         tuple(gpus),
     )
     most = max(len({i.service for i in g.instances}) for g in gpus)
@@ -290,7 +291,7 @@ def single(*placements: Placement, gpu: str = "a100-80gb") -> Plan:
 
 
 def ask(**change: Any) -> Requirements:
-    service = RequiredService("alpha", "net-alpha", 1.0, 100.0, 100.0)
+    service = RequiredService("alpha", "net-alpha", 1.0, 1.0, 100.0, 100.0)
     return Requirements((service,), (RequiredPool(gpu_model("a100-80gb").forbidding(["4g+3g"])),), **change)
 
 
@@ -366,6 +367,7 @@ def test_requirements_take_headroom_and_the_latency_factor_into_account() -> Non
         limits=LimitsSpec(latency_factor=0.45, forbid=("4g+3g",)),
     )
     wanted = requirements(workload)
+    assert wanted.services[0].asked_rate == 100
     assert wanted.services[0].rate == pytest.approx(120)
     assert wanted.services[0].latency_ms == pytest.approx(90)
     assert wanted.services[0].latency_slo_ms == 200

@@ -1,7 +1,7 @@
 """The checker: says what is wrong in a plan.
 
 Written from the definition of a plan (the MIG User Guide for what a GPU can be cut into; MIG-Serving,
-section 3, for what services are promised), and from nothing that makes plans: planners may be wrong, this not.
+section 3, for what services are promised), and from nothing that makes plans: they may be wrong, this may not.
 """
 
 from __future__ import annotations
@@ -105,8 +105,8 @@ def _listed_faults(plan: Plan, services: Sequence[RequiredService]) -> Iterator[
             yield Fault(f"service {name}", "missing in the plan")
     for service in plan.services:
         asked = wanted.get(service.name)
-        if asked and not close(service.rate, asked.rate):
-            yield Fault(f"service {service.name}", f"rate {service.rate:g}, the workload asks {asked.rate:g}")
+        if asked and not close(service.rate, asked.asked_rate):
+            yield Fault(f"service {service.name}", f"rate {service.rate:g}, the workload asks {asked.asked_rate:g}")
         if asked and not close(service.latency_slo_ms, asked.latency_slo_ms):
             yield Fault(
                 f"service {service.name}",
@@ -158,8 +158,7 @@ def _objective_faults(
     elif objective.name == "cost":
         least, most = _cost(plan, wanted.pools)
     elif objective.name == "watts":
-        least = sum(checker.watts(group.model, group.instances) * len(group.ids) for group in groups)
-        most = least + 1e-3 * len(
+        least = most = sum(checker.watts(each.model, each.instances) * len(each.ids) for each in groups)
             plan.gpus
         )  # planners add a milliwatt per GPU so as to use no more than needed
     else:

@@ -17,6 +17,7 @@ class RequiredService:
     """What one service is promised.
 
     Attributes:
+        asked_rate: items/s, as the user wrote them.
         rate: items/s, headroom included.
         latency_slo_ms: the SLO itself.
         latency_ms: the longest that one batch may take: the SLO times the workload's latency factor.
@@ -26,6 +27,7 @@ class RequiredService:
 
     name: str
     model: str
+    asked_rate: float
     rate: float
     latency_slo_ms: float
     latency_ms: float
@@ -72,6 +74,7 @@ def _service(spec: ServiceSpec, latency_factor: float) -> RequiredService:
     return RequiredService(
         name=spec.name,
         model=spec.model,
+        asked_rate=spec.rate,
         rate=spec.rate * (1 + spec.headroom),
         latency_slo_ms=spec.slo.latency_ms,
         latency_ms=spec.slo.latency_ms * latency_factor,
