@@ -193,7 +193,6 @@ def _row(
         latency_ms=round(latency, 3),
         quantile="mean",
         memory_mb=round(need, 1),
-        source=f"estimate: roofline of {work.gflop:g} GFLOP and {work.mbytes:g} MB per item, "
-        f"{work.weights_mb:g} MB of weights, {work.precision}, {work.kernels} kernels",
+        source=f"estimate: roofline, {work.precision}",
         estimated=True,
     )

@@ -1,0 +1,1 @@
+"""The sample workload that the project ships, as package data."""
