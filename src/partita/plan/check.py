@@ -1,7 +1,7 @@
 """The checker: says what is wrong in a plan.
 
 Written from the definition of a plan (the MIG User Guide for what a GPU can be cut into; MIG-Serving,
-section 3, for what services are promised), and from nothing that makes plans: they may be wrong, this may not.
+section 3, for what services are promised), and from nothing that makes plans: those may be wrong, this not.
 """
 
 from __future__ import annotations
@@ -106,7 +106,8 @@ def _listed_faults(plan: Plan, services: Sequence[RequiredService]) -> Iterator[
     for service in plan.services:
         asked = wanted.get(service.name)
         if asked and not close(service.rate, asked.asked_rate):
-            yield Fault(f"service {service.name}", f"rate {service.rate:g}, the workload asks {asked.asked_rate:g}")
+            what = f"rate {service.rate:g}, the workload asks {asked.asked_rate:g}"
+            yield Fault(f"service {service.name}", what)
         if asked and not close(service.latency_slo_ms, asked.latency_slo_ms):
             yield Fault(
                 f"service {service.name}",
@@ -159,8 +160,6 @@ def _objective_faults(
         least, most = _cost(plan, wanted.pools)
     elif objective.name == "watts":
         least = most = sum(checker.watts(each.model, each.instances) * len(each.ids) for each in groups)
-            plan.gpus
-        )  # planners add a milliwatt per GPU so as to use no more than needed
     else:
         yield Fault("objective", f"{objective.name!r} is none of gpus, cost, watts")
         return
