@@ -67,7 +67,7 @@ def render(holdings: list[Holding], form: Format) -> None:
         table.add_column(name, overflow="fold")
     for each in holdings:
         table.add_row(
-            f"≈ {each.model}" if each.estimated else each.model,
+            f"≈\N{NO-BREAK SPACE}{each.model}" if each.estimated else each.model,
             each.gpu,
             f"{each.rows:,}",
             " ".join(_short(name, each) for name in each.profiles),
@@ -81,7 +81,7 @@ def render(holdings: list[Holding], form: Format) -> None:
     models, gpus = {each.model for each in holdings}, {each.gpu for each in holdings}
     console.print(
         f"{sum(each.rows for each in holdings):,} rows, {_plural(len(models), 'model')}, "
-        f"{_plural(len(gpus), 'GPU')}. A profile without rows is never planned for that model."
+        f"{_plural(len(gpus), 'GPU')}. No row on a profile: it is not planned there."
     )
     if any(each.estimated for each in holdings):
         console.print(ESTIMATED)

@@ -181,9 +181,10 @@ def quantile_text(value: object) -> str:
     hint = "write 0.9 or p90 for the 90th percentile, or mean"
     try:
         number = Decimal(text[1:]) / 100 if text.startswith("p") else Decimal(text)
-    except InvalidOperation:
+        within = 0 < number < 1
+    except InvalidOperation:  # NaN is one, once it is compared
         raise InputError("not a quantile", hint=hint) from None
-    if not 0 < number < 1:
+    if not within:
         raise InputError("it must lie between 0 and 1", hint=hint)
     return f"{number.normalize():f}"
 

@@ -42,10 +42,11 @@ def write_csv(table: PerfTable, stream: IO[str]) -> None:
 
 
 def _filled(table: PerfTable) -> list[str]:
-    return [*REQUIRED, *(name for name in OPTIONAL if any(getattr(row, name) not in _EMPTY for row in table))]
+    return [*REQUIRED, *(name for name in OPTIONAL if any(not _empty(getattr(row, name)) for row in table))]
 
 
-_EMPTY = (None, "", False)
+def _empty(value: object) -> bool:
+    return value is None or value is False or value == ""
 
 
 def _plain(value: object) -> object:
