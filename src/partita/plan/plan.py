@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     from partita.mig.layout import Placement
     from partita.perf.operating_point import OperatingPoint
     from partita.plan.problem import Problem
@@ -85,16 +83,6 @@ class Plan:
     gpus: tuple[PlannedGpu, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a search is: best value so far, proven bound, seconds gone."""
-
-    best: float | None
-    bound: float | None
-    seconds: float
-    note: str = ""
-
-
 class Planner(Protocol):
     """Makes a plan for a problem. All planners share one problem, one plan and one checker."""
 
@@ -118,8 +106,3 @@ class GpuConfig:
     pool: int
     assignment: Assignment
 
-
-Configs = "Mapping[GpuConfig, int]"
-"""A deployment as planners make it: how many GPUs have each configuration."""
-
-OnProgress = "Callable[[Progress], None]"
