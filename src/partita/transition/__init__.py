@@ -1,0 +1,1 @@
+"""From one deployment to the next without losing throughput: search, schedule, checker (pure)."""

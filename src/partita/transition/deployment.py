@@ -1,0 +1,98 @@
+"""What runs where: GPUs, their instances at exact placements, and the replica on each."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from partita.mig.layout import Placement
+    from partita.plan.plan import Plan
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A service on an instance, and how it is run there.
+
+    Attributes:
+        throughput: items/s that it can answer, by the performance table.
+        latency_ms: latency of one batch.
+    """
+
+    service: str
+    model: str
+    batch: int
+    processes: int
+    throughput: float
+    latency_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedInstance:
+    """An instance and its replica, None while nothing runs on it.
+
+    Attributes:
+        fixed: may be neither moved nor destroyed (another's, or pinned by its owner).
+    """
+
+    placement: Placement
+    replica: Replica | None
+    fixed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedGpu:
+    """A physical GPU: `id` as in plans, the catalogue's `model`, instances by start."""
+
+    id: str
+    model: str
+    instances: tuple[DeployedInstance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """All GPUs there are, the empty ones included."""
+
+    gpus: tuple[DeployedGpu, ...]
+
+    def capacity(self) -> dict[str, float]:
+        """Return the throughput of each service in items/s, all its replicas taken as ready."""
+        total: dict[str, float] = defaultdict(float)
+        for gpu in self.gpus:
+            for instance in gpu.instances:
+                if instance.replica is not None:
+                    total[instance.replica.service] += instance.replica.throughput
+        return dict(total)
+
+    @property
+    def used(self) -> int:
+        """GPUs with at least one instance."""
+        return sum(1 for gpu in self.gpus if gpu.instances)
+
+
+def deployment_of(plan: Plan) -> Deployment:
+    """Return the deployment that a plan describes, on the GPUs it names."""
+    return Deployment(
+        tuple(
+            DeployedGpu(
+                gpu.id,
+                gpu.model,
+                tuple(
+                    DeployedInstance(
+                        each.placement,
+                        Replica(
+                            each.service,
+                            each.model,
+                            each.point.batch,
+                            each.point.processes,
+                            each.point.throughput,
+                            each.point.latency_ms,
+                        ),
+                    )
+                    for each in gpu.instances
+                ),
+            )
+            for gpu in plan.gpus
+        )
+    )

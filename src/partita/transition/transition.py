@@ -1,0 +1,118 @@
+"""A transition: a dependency graph of actions from one deployment to another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from partita.mig.layout import Placement
+    from partita.transition.deployment import Deployment, Replica
+
+
+class Kind(StrEnum):
+    """What an action does."""
+
+    CREATE_INSTANCE = "create_instance"
+    DESTROY_INSTANCE = "destroy_instance"
+    START_REPLICA = "start_replica"
+    STOP_REPLICA = "stop_replica"
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One step on one instance.
+
+    Starting a replica ends when it is ready; stopping one begins by draining it, so it counts towards its
+    service's capacity only until the action begins.
+
+    Attributes:
+        gpu: id of the GPU.
+        placement: the exact placement of the instance.
+        replica: what is started or stopped; None for instances.
+        after: ids of the actions that must have ended before this one begins.
+        seconds: predicted duration.
+    """
+
+    id: str
+    kind: Kind
+    gpu: str
+    placement: Placement
+    replica: Replica | None
+    after: tuple[str, ...]
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Durations:
+    """Predicted seconds per kind of action (defaults and their sources in `durations.py`)."""
+
+    create_instance: float
+    destroy_instance: float
+    start_replica: float
+    stop_replica: float
+
+    def of(self, kind: Kind) -> float:
+        """Return the seconds of one action of this kind."""
+        return float(getattr(self, kind.value))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a transition is asked for.
+
+    Attributes:
+        current: what runs, on all GPUs there are.
+        target: what is wanted; ids of GPUs are a wish that an algorithm may map onto others of the same model.
+        old_rates: required items/s of each service until now.
+        new_rates: required items/s of each service from now on.
+        extra_gpus: GPUs in use at once beyond max(used now, used by the target); None for any number.
+    """
+
+    current: Deployment
+    target: Deployment
+    old_rates: Mapping[str, float]
+    new_rates: Mapping[str, float]
+    durations: Durations
+    extra_gpus: int | None = None
+
+    @property
+    def floors(self) -> dict[str, float]:
+        """Items/s that no service may fall under: min(old, new required rate), 0 for one that comes or goes."""
+        both = set(self.old_rates) & set(self.new_rates)
+        return {name: min(self.old_rates[name], self.new_rates[name]) for name in sorted(both)}
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """The actions, the floor of each service, and what is predicted.
+
+    Attributes:
+        target: what runs at the end: the wanted deployment on physical GPUs.
+        makespan: predicted seconds if every action begins as soon as it may.
+        peak_gpus: most GPUs in use at once then.
+        moved: replicas of the current deployment that do not stay where they are.
+    """
+
+    algorithm: str
+    actions: tuple[Action, ...]
+    floors: Mapping[str, float]
+    target: Deployment
+    makespan: float
+    peak_gpus: int
+    moved: int
+
+
+class Transitioner(Protocol):
+    """An algorithm that orders the way from one deployment to another."""
+
+    def transition(self, request: Request) -> Transition:
+        """Return a transition that keeps the floors in every order its graph allows.
+
+        Raises:
+            InfeasibleError: the extra GPUs are too few; says the smallest number that would do.
+        """
+        ...
