@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SHOWN = 10
+
 
 class PartitaError(Exception):
     """Base of all errors that are shown to the user without a traceback.
@@ -42,3 +49,18 @@ def nearest(word: str, known: list[str]) -> str | None:
 
     found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return found[0] if found else None
+
+
+def refuse(path: str, faults: Sequence[InputError]) -> None:
+    """Raise one error for all faults of a file: the first ten with their places, and how many more there are.
+
+    Raises:
+        InputError: there are any.
+    """
+    if len(faults) == 1:
+        raise faults[0]
+    if faults:
+        told = [f"{fault} ({fault.hint})" if fault.hint else str(fault) for fault in faults[:SHOWN]]
+        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
+        what = f"{len(faults)} faults\n  " + "\n  ".join([*told, *more])
+        raise InputError(what, where=path, hint="mend these lines and try again")

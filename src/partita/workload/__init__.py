@@ -1,5 +1,16 @@
 """The user's document: GPUs, services with SLOs, measurements to plan with (pydantic, at the edge only)."""
 
 from partita.workload.model import LimitsSpec, ModelSpec, PoolSpec, ServiceSpec, Slo, Workload
+from partita.workload.reading import locating, read_workload, workload_schema
 
-__all__ = ["LimitsSpec", "ModelSpec", "PoolSpec", "ServiceSpec", "Slo", "Workload"]
+__all__ = [
+    "LimitsSpec",
+    "ModelSpec",
+    "PoolSpec",
+    "ServiceSpec",
+    "Slo",
+    "Workload",
+    "locating",
+    "read_workload",
+    "workload_schema",
+]

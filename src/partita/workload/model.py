@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 -- pydantic reads the annotations when the models are made
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field
@@ -241,7 +240,7 @@ class Workload:
         ),
     ]
     performance: Annotated[
-        tuple[Path, ...],
+        tuple[Name, ...],
         Field(
             description="Performance tables, CSV or Parquet, relative to this file.", examples=[["perf.csv"]]
         ),

@@ -1,0 +1,35 @@
+"""`partita schema`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from partita.cli.options import Format, emit
+
+
+class Document(StrEnum):
+    """Documents that have a schema."""
+
+    WORKLOAD = "workload"
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command()(schema)
+
+
+def schema(
+    document: Annotated[Document, typer.Argument(help="Which document.")] = Document.WORKLOAD,
+    form: Annotated[Format, typer.Option("-o", "--output", help="Format on stdout.")] = Format.JSON,
+) -> None:
+    """Print the JSON schema of a document, with what each field means.
+
+    Editors check and complete a workload with it: `partita schema > workload.schema.json`.
+    """
+    from partita.workload import workload_schema  # noqa: PLC0415 -- pydantic is slow to import
+
+    del document
+    emit(workload_schema(), form)

@@ -1,0 +1,105 @@
+"""Reads a workload, and says of all that is wrong in it on which line it stands."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from partita.errors import SHOWN, InputError, PartitaError, refuse
+from partita.files import read_text
+from partita.workload.document import parse
+from partita.workload.faults import Fault, cross_faults, field_faults
+from partita.workload.lines import Path as FieldPath
+from partita.workload.lines import lines_of, path_of, written
+from partita.workload.model import API_VERSION, KIND, Workload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+_WORKLOAD = TypeAdapter(Workload)
+
+
+def read_workload(path: Path | str) -> Workload:
+    """Read a workload from YAML or JSON; `-` reads stdin.
+
+    Paths of performance tables come back relative to where the command runs, not to the workload's folder.
+
+    Raises:
+        InputError: all that is wrong, up to ten faults with `file:line`, the field's path and a hint.
+    """
+    text, name = read_text(path), _name(path)
+    data = parse(text, name)
+    if not isinstance(data, dict):
+        kind = (
+            "empty"
+            if data is None
+            else "a list, not a mapping"
+            if isinstance(data, list)
+            else "not a mapping"
+        )
+        raise InputError(
+            f"this document is {kind}",
+            where=f"{name}:1",
+            hint=f"start with apiVersion: {API_VERSION} and kind: {KIND}; `partita schema` prints all fields",
+        )
+    workload = _validated(data, text, name)
+    folder = Path() if str(path) == "-" else Path(path).parent
+    return replace(workload, performance=tuple(str(folder / table) for table in workload.performance))
+
+
+def workload_schema() -> dict[str, Any]:
+    """Return the JSON schema of a workload."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **_WORKLOAD.json_schema(),
+        "title": f"Partita workload, {API_VERSION}",
+    }
+
+
+@contextmanager
+def locating(path: Path | str) -> Iterator[None]:
+    """Turn a field's path in an error of the block, such as `services[3].slo`, into `file:line`."""
+    try:
+        yield
+    except PartitaError as error:
+        field = path_of(error.where or "")
+        if field and field[0] in {each.name for each in fields(Workload)}:
+            line = "" if str(path) == "-" else f":{lines_of(read_text(path), [field])[field]}"
+            error.what = f"{error.where}: {error.what}"
+            error.where = f"{_name(path)}{line}"
+        raise
+
+
+def _name(path: Path | str) -> str:
+    return "<stdin>" if str(path) == "-" else str(path)
+
+
+def _validated(data: dict[str, Any], text: str, name: str) -> Workload:
+    try:
+        workload = _WORKLOAD.validate_python(data)
+    except ValidationError as error:
+        _refuse(field_faults(error), text, name)
+        raise
+    _refuse(cross_faults(workload), text, name)
+    return workload
+
+
+def _refuse(faults: Sequence[Fault], text: str, name: str) -> None:
+    if not faults:
+        return
+    shown = faults[:SHOWN]
+    lines = lines_of(
+        text, [path for fault in shown for path in (fault.path, fault.first) if path is not None]
+    )
+    errors = [_located(fault, lines, name) for fault in shown]
+    refuse(name, errors + [InputError(fault.what) for fault in faults[SHOWN:]])
+
+
+def _located(fault: Fault, lines: dict[FieldPath, int], name: str) -> InputError:
+    field = f"{written(fault.path)}: " if fault.path else ""
+    first = f", on line {lines[fault.first]}" if fault.first else ""
+    return InputError(f"{field}{fault.what}{first}", where=f"{name}:{lines[fault.path]}", hint=fault.hint)
