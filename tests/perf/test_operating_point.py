@@ -27,7 +27,7 @@ limits = st.builds(
 )
 
 
-def allowed(rows, limit):
+def allowed(rows: list[Measurement], limit: Limits) -> list[Measurement]:
     quantile = limit.quantile
     if quantile is None:
         quantile = next((q for q in ("0.99", "0.9", "mean") if any(r.quantile == q for r in rows)), None)
@@ -42,7 +42,7 @@ def allowed(rows, limit):
 
 
 @given(rows=tables, limit=limits)
-def test_a_point_is_the_best_of_all_allowed_rows(rows, limit):
+def test_a_point_is_the_best_of_all_allowed_rows(rows: list[Measurement], limit: Limits) -> None:
     points = operating_points(rows, limit)
     brute = allowed(rows, limit)
     assert set(points) == {row.profile for row in brute}
@@ -58,7 +58,7 @@ def test_a_point_is_the_best_of_all_allowed_rows(rows, limit):
 
 
 @given(rows=tables, limit=limits)
-def test_no_point_breaks_a_limit(rows, limit):
+def test_no_point_breaks_a_limit(rows: list[Measurement], limit: Limits) -> None:
     for point in operating_points(rows, limit).values():
         assert point.latency_ms <= limit.latency_ms
         assert point.processes <= limit.max_processes
@@ -67,23 +67,25 @@ def test_no_point_breaks_a_limit(rows, limit):
 
 
 @given(rows=tables, more=tables, limit=limits.filter(lambda limit: limit.quantile is not None))
-def test_more_rows_never_lower_throughput(rows, more, limit):
+def test_more_rows_never_lower_throughput(
+    rows: list[Measurement], more: list[Measurement], limit: Limits
+) -> None:
     before, after = operating_points(rows, limit), operating_points([*rows, *more], limit)
     assert all(after[profile].throughput >= point.throughput for profile, point in before.items())
 
 
 @given(rows=tables, limit=limits)
-def test_a_looser_slo_never_lowers_throughput(rows, limit):
+def test_a_looser_slo_never_lowers_throughput(rows: list[Measurement], limit: Limits) -> None:
     loose = Limits(limit.latency_ms * 2, limit.quantile, limit.max_batch, limit.max_processes)
     before, after = operating_points(rows, limit), operating_points(rows, loose)
     assert all(after[profile].throughput >= point.throughput for profile, point in before.items())
 
 
-def test_a_quantile_that_is_not_there_gives_no_point():
+def test_a_quantile_that_is_not_there_gives_no_point() -> None:
     row = Measurement("m", "a30-24gb", "1g.6gb", 1, 1, 1.0, 1.0, "0.9")
     assert operating_points([row], Limits(10, "0.99")) == {}
 
 
-def test_an_estimate_stays_marked():
+def test_an_estimate_stays_marked() -> None:
     row = Measurement("m", "a30-24gb", "1g.6gb", 1, 1, 1.0, 1.0, "mean", estimated=True)
     assert operating_points([row], Limits(10))["1g.6gb"].estimated

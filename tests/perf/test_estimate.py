@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from statistics import median
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partita.errors import InputError
+from partita.mig.catalogue import gpu_model, gpu_names
+from partita.perf.estimate import ModelWork, estimate_table, memory_mb, plain_profiles
+
+RESNET50 = ModelWork("resnet50", gflop=8.2, mbytes=324, weights_mb=102, live_mb=9.6)
+GPU = gpu_model("a100-80gb")
+works = st.builds(
+    ModelWork,
+    model=st.just("m"),
+    gflop=st.floats(0.01, 1e4),
+    mbytes=st.floats(0.1, 1e4),
+    weights_mb=st.floats(1, 2e4),
+    precision=st.sampled_from(["fp32", "tf32", "fp16", "int8"]),
+    kernels=st.integers(1, 2000),
+)
+
+
+def test_rows_are_marked_as_estimates_of_a_mean() -> None:
+    table = estimate_table(RESNET50, GPU)
+    assert len(table)
+    assert all(row.estimated and row.quantile == "mean" and "estimate" in row.source for row in table)
+
+
+def test_a_known_model_is_estimated_near_its_measurement() -> None:
+    """ParvaGPU measured 412 items/s on 1g.10gb at batch 32, and 2551 on 7g.80gb at batch 128."""
+    found = {(r.profile, r.batch): r.throughput for r in estimate_table(RESNET50, GPU)}
+    assert found["1g.10gb", 32] == pytest.approx(412, rel=0.15)
+    assert found["7g.80gb", 128] == pytest.approx(2551, rel=0.15)
+
+
+def test_batch_1_is_bound_by_launching_kernels_and_processes_make_up_for_it() -> None:
+    found = {
+        (r.batch, r.processes): r
+        for r in estimate_table(RESNET50, GPU, max_processes=3)
+        if r.profile == "7g.80gb"
+    }
+    assert found[1, 1].latency_ms == pytest.approx(174 * 0.030)
+    assert found[1, 3].throughput == pytest.approx(3 * found[1, 1].throughput, rel=1e-3)
+
+
+@given(work=works, processes=st.integers(1, 4))
+def test_a_row_keeps_throughput_latency_and_memory_consistent(work: ModelWork, processes: int) -> None:
+    for row in estimate_table(work, GPU, batches=(1, 16), max_processes=processes):
+        assert row.throughput * row.latency_ms == pytest.approx(
+            1000 * row.batch * row.processes, rel=0.05, abs=2
+        )
+        assert row.memory_mb is not None
+        assert row.memory_mb <= (GPU.profile(row.profile).memory_mib or 0) * 1.048576 + 0.1
+
+
+@given(work=works)
+def test_a_larger_slice_is_never_slower(work: ModelWork) -> None:
+    found = {(r.profile, r.batch): r.latency_ms for r in estimate_table(work, GPU, batches=(1, 8, 64))}
+    for (profile, batch), latency in found.items():
+        assert found["7g.80gb", batch] <= latency, profile
+
+
+@given(work=works, factor=st.floats(1, 10))
+def test_more_work_never_takes_less_time(work: ModelWork, factor: float) -> None:
+    more = replace(work, gflop=work.gflop * factor, mbytes=work.mbytes * factor)
+    before = {(r.profile, r.batch): r.latency_ms for r in estimate_table(work, GPU)}
+    after = {(r.profile, r.batch): r.latency_ms for r in estimate_table(more, GPU)}
+    assert all(after[key] >= before[key] for key in after.keys() & before.keys())
+
+
+def test_what_does_not_fit_has_no_row() -> None:
+    huge = ModelWork("huge", gflop=1000, mbytes=1000, weights_mb=30_000)
+    assert {row.profile for row in estimate_table(huge, GPU)} == {"3g.40gb", "4g.40gb", "7g.80gb"}
+    assert not len(estimate_table(ModelWork("vast", gflop=1, mbytes=1, weights_mb=100_000), GPU))
+
+
+def test_memory_grows_with_processes_and_batch() -> None:
+    assert memory_mb(RESNET50, 1, 2) == 2 * memory_mb(RESNET50, 1, 1)
+    assert memory_mb(RESNET50, 2, 1) - memory_mb(RESNET50, 1, 1) == pytest.approx(9.6)
+    assert memory_mb(replace(RESNET50, live_mb=None), 1, 1) == pytest.approx(900 + 102 + 324 / 20)
+
+
+@pytest.mark.parametrize("name", gpu_names())
+def test_every_gpu_of_the_catalogue_is_estimated(name: str) -> None:
+    gpu = gpu_model(name)
+    rows = estimate_table(replace(RESNET50, precision="fp32"), gpu)
+    assert {row.profile for row in rows} == {profile.name for profile in plain_profiles(gpu)}
+
+
+def test_variants_with_media_engines_get_no_rows_of_their_own() -> None:
+    assert [profile.name for profile in plain_profiles(GPU)] == [
+        "1g.10gb",
+        "1g.20gb",
+        "2g.20gb",
+        "3g.40gb",
+        "4g.40gb",
+        "7g.80gb",
+    ]
+
+
+def test_a_rate_that_the_catalogue_does_not_know_is_refused() -> None:
+    gpu = replace(GPU, peak=replace(GPU.peak, tf32_tflops=None))
+    with pytest.raises(InputError, match="the peak tf32 rate of a100-80gb is not known"):
+        estimate_table(RESNET50, gpu)
+
+
+def test_slices_stand_in_where_multiprocessors_are_not_known() -> None:
+    known = estimate_table(RESNET50, GPU)
+    unknown = estimate_table(RESNET50, replace(GPU, sms=None))
+    ratios = [b.throughput / a.throughput for a, b in zip(known, unknown, strict=True)]
+    assert median(ratios) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"gflop": 0.0}, "gflop is 0.0"),
+        ({"mbytes": float("nan")}, "mbytes is nan"),
+        ({"weights_mb": -1.0}, "weights_mb is -1.0"),
+        ({"precision": "fp61"}, "unknown precision 'fp61'"),
+    ],
+)
+def test_a_work_that_cannot_be_is_refused(change: dict[str, object], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        ModelWork(**({"model": "m", "gflop": 1.0, "mbytes": 1.0, "weights_mb": 1.0} | change))  # type: ignore[arg-type]

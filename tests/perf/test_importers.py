@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from partita.errors import InputError
+from partita.mig.catalogue import gpu_model
+from partita.perf.importers.parvagpu import import_parvagpu
+from partita.perf.importers.triton import import_model_analyzer, import_perf_analyzer
+from partita.perf.reading import read_table
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+A100 = gpu_model("a100-80gb")
+SLICE = A100.profile("2g.20gb")
+PARVAGPU = """Mig instance,Batch size,Workload Number,Throughput,Latency
+1,1,1,196.762,0.005
+1,1,2,125.968,0.008
+1,64,1,0,0
+3,8,3,420.133,0.019
+7,128,2,1398.072,0.092
+"""
+PERF_ANALYZER = """\
+Concurrency,Inferences/Second,Client Send,Server Queue,Client Recv,p50 latency,p90 latency,p99 latency
+1,69.2,225,64,0,13891,18795,21018
+3,84.2,237,21673,0,35398,43984,51701
+2,87.2,235,9151,0,21874,28557,34766
+"""
+MODEL_ANALYZER = """\
+Model,Batch,Concurrency,Model Config Path,Instance Group,Throughput (infer/sec),\
+p99 Latency (ms),Avg Latency (ms)
+add_sub,2,2,default,1/GPU,15082.8,0.4,0.3
+add_sub,2,1,default,1/GPU,6226.8,0.5,0.4
+add_sub,2,1,config_1,1:GPU,6020.4,0.6,0.5
+add_sub,2,2,config_3,2:GPU,8041.2,0.7,0.6
+add_sub,2,1,config_3,2:GPU,4875.1,0.7,0.6
+other,1,1,default,1:GPU,100.0,9.0,8.0
+"""
+
+
+def write(tmp_path: Path, content: str, name: str = "resnet50.csv") -> Path:
+    path = tmp_path / name
+    path.write_text(content)
+    return path
+
+
+def test_parvagpus_throughput_is_that_of_all_processes_and_its_latency_is_finer_than_its_column(
+    tmp_path: Path,
+) -> None:
+    rows = list(import_parvagpu(write(tmp_path, PARVAGPU), A100))
+    assert [(r.profile, r.batch, r.processes, r.throughput, r.latency_ms) for r in rows] == [
+        ("1g.10gb", 1, 1, 196.762, 5.0823),
+        ("1g.10gb", 1, 2, 251.936, 7.9385),
+        ("3g.40gb", 8, 3, 1260.399, 19.0416),
+        ("7g.80gb", 128, 2, 2796.144, 91.5547),
+    ]
+    assert {(r.model, r.gpu, r.quantile) for r in rows} == {("resnet50", "a100-80gb", "mean")}
+
+
+def test_parvagpus_folder_has_a_model_per_file(tmp_path: Path) -> None:
+    write(tmp_path, PARVAGPU)
+    write(tmp_path, PARVAGPU, "bert.csv")
+    assert import_parvagpu(tmp_path, A100).models == ("bert", "resnet50")
+    with pytest.raises(InputError, match="2 files are not one model"):
+        import_parvagpu(tmp_path, A100, model="bert")
+
+
+def test_imported_rows_equal_those_of_the_public_table(tmp_path: Path, shared_data: Path) -> None:
+    public = read_table(shared_data / "perf" / "parvagpu_a100_80gb.csv").of("resnet50", "a100-80gb")
+    known = {(r.profile, r.batch, r.processes): r for r in public}
+    for row in import_parvagpu(write(tmp_path, PARVAGPU), A100):
+        same = known[row.profile, row.batch, row.processes]
+        assert row.throughput == pytest.approx(same.throughput, rel=1e-4)
+        assert row.latency_ms == pytest.approx(same.latency_ms, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("a,b\n1,2\n", "resnet50.csv:1: no column 'Mig instance'"),
+        (PARVAGPU + "5,1,1,3,0\n", "resnet50.csv:7: a100-80gb has no profile of 5 compute slices"),
+        (PARVAGPU + "1,1,1,fast,0\n", "resnet50.csv:7: Throughput is 'fast'"),
+        (PARVAGPU + "1,0,1,3,0\n", "resnet50.csv:7: Batch size is 0"),
+        ("", "the file is empty"),
+    ],
+)
+def test_a_faulty_raw_table_is_refused_with_its_line(tmp_path: Path, content: str, said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        import_parvagpu(write(tmp_path, content), A100)
+    assert said in str(caught.value)
+
+
+def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no CSV file"):
+        import_parvagpu(tmp_path, A100)
+
+
+def test_perf_analyzer_gives_a_row_per_quantile_in_milliseconds(tmp_path: Path) -> None:
+    table = import_perf_analyzer(write(tmp_path, PERF_ANALYZER), "a100-80gb", SLICE, model="incept", batch=4)
+    assert [(r.quantile, r.throughput, r.latency_ms) for r in table] == [
+        ("0.5", 69.2, 13.891),
+        ("0.9", 69.2, 18.795),
+        ("0.99", 69.2, 21.018),
+    ]
+    assert {(r.model, r.gpu, r.profile, r.batch, r.processes) for r in table} == {
+        ("incept", "a100-80gb", "2g.20gb", 4, 1)
+    }
+
+
+def test_perf_analyzer_is_kept_at_the_fewest_requests_that_occupy_every_process(tmp_path: Path) -> None:
+    path = write(tmp_path, PERF_ANALYZER)
+    two = import_perf_analyzer(path, "a100-80gb", SLICE, model="m", processes=2)
+    assert {r.throughput for r in two} == {87.2}
+    three = import_perf_analyzer(path, "a100-80gb", SLICE, model="m", concurrency=3)
+    assert {r.throughput for r in three} == {84.2}
+    with pytest.raises(InputError, match="no row at concurrency 7"):
+        import_perf_analyzer(path, "a100-80gb", SLICE, model="m", concurrency=7)
+
+
+def test_measurements_at_request_rates_are_refused_with_the_reason(tmp_path: Path) -> None:
+    path = write(tmp_path, PERF_ANALYZER.replace("Concurrency", "Request Rate"))
+    with pytest.raises(InputError, match="measured at request rates"):
+        import_perf_analyzer(path, "a100-80gb", SLICE, model="m")
+
+
+def test_model_analyzer_counts_instances_as_processes_and_keeps_the_best_configuration(
+    tmp_path: Path,
+) -> None:
+    table = import_model_analyzer(write(tmp_path, MODEL_ANALYZER), "a100-80gb", SLICE)
+    assert [(r.model, r.batch, r.processes, r.throughput, r.quantile, r.latency_ms) for r in table] == [
+        ("add_sub", 2, 1, 6226.8, "0.99", 0.5),
+        ("add_sub", 2, 1, 6226.8, "mean", 0.4),
+        ("add_sub", 2, 2, 8041.2, "0.99", 0.7),
+        ("add_sub", 2, 2, 8041.2, "mean", 0.6),
+        ("other", 1, 1, 100.0, "0.99", 9.0),
+        ("other", 1, 1, 100.0, "mean", 8.0),
+    ]
+
+
+def test_model_analyzer_can_keep_one_model(tmp_path: Path) -> None:
+    path = write(tmp_path, MODEL_ANALYZER)
+    assert import_model_analyzer(path, "a100-80gb", SLICE, model="other").models == ("other",)
+    with pytest.raises(InputError, match="no rows of model 'third'"):
+        import_model_analyzer(path, "a100-80gb", SLICE, model="third")
+
+
+def test_a_latency_below_the_files_resolution_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, MODEL_ANALYZER.replace("15082.8,0.4", "15082.8,0.0"))
+    with pytest.raises(InputError, match=r"resnet50.csv:2: p99 Latency \(ms\) is 0"):
+        import_model_analyzer(path, "a100-80gb", SLICE)
