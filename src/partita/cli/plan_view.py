@@ -1,0 +1,118 @@
+"""A plan on the terminal: the verdict, what each service got, and the GPUs drawn slice by slice."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from partita.cli.mosaic import ASCII, UNICODE, mosaic_rows
+
+if TYPE_CHECKING:
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.table import Table
+    from rich.text import Text
+
+    from partita.cli.mosaic import Marks
+    from partita.plan.overview import GpuGroup, ServiceOverview
+    from partita.plan.plan import Plan
+
+MOST_SERVICES = 40
+MOST_GROUPS = 12
+_COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
+
+
+def plan_table(plan: Plan) -> RenderableType:
+    """Return what is printed of a plan. It fits itself to the console's width, colour and encoding."""
+    return _PlanView(plan)
+
+
+class _PlanView:
+    def __init__(self, plan: Plan) -> None:
+        from partita.plan.overview import gpu_groups, service_overviews  # noqa: PLC0415 -- numpy comes with it
+
+        self._plan = plan
+        self._groups = gpu_groups(plan)
+        self._services = service_overviews(plan, self._groups)
+        self._colours = {
+            service.name: _COLOURS[index % len(_COLOURS)] for index, service in enumerate(plan.services)
+        }
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        marks = ASCII if options.ascii_only else UNICODE
+        yield self._summary()
+        yield ""
+        yield self._service_table(marks)
+        yield from _left_out(len(self._services) - MOST_SERVICES, "services")
+        for group in self._groups[:MOST_GROUPS]:
+            yield ""
+            yield from self._group(group, options.max_width, marks)
+        left = self._groups[MOST_GROUPS:]
+        if left:
+            yield ""
+        yield from _left_out(sum(len(group.ids) for group in left), "GPUs")
+        if any(each.estimated for each in self._services):
+            yield ""
+            yield f"{marks.about} marks estimates: nobody has measured these figures."
+
+    def _summary(self) -> Text:
+        from rich.text import Text  # noqa: PLC0415 -- rich is slow to import
+
+        from partita.plan.overview import amount, verdict  # noqa: PLC0415
+
+        solver = self._plan.solver
+        text = Text(amount(self._plan), style="bold")
+        text.append(f", {verdict(self._plan)}", style="green" if self._plan.objective.proven else "yellow")
+        text.append(f"  {solver.name}, {solver.seconds:.2f} s", style="dim")
+        return text
+
+    def _service_table(self, marks: Marks) -> Table:
+        from rich.table import Table  # noqa: PLC0415 -- rich is slow to import
+        from rich.text import Text  # noqa: PLC0415
+
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("service", overflow="fold", min_width=8)
+        for name in ("rate/s", "capacity/s", "spare", "SLO ms", "latency ms"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("replicas", min_width=8)
+        for each in self._services[:MOST_SERVICES]:
+            service = Text(marks.plain(each.service.name), self._colours[each.service.name])
+            table.add_row(service, *_figures(each, marks))
+        return table
+
+    def _group(self, group: GpuGroup, width: int, marks: Marks) -> RenderResult:
+        from rich.text import Text  # noqa: PLC0415 -- rich is slow to import
+
+        from partita.mig.catalogue import gpu_model  # noqa: PLC0415
+        from partita.plan.overview import id_ranges  # noqa: PLC0415
+
+        head = Text(no_wrap=True, overflow="ellipsis")
+        head.append(f"{marks.times} {len(group.ids):,}", style="bold")
+        head.append(f"  {group.model}  ")
+        head.append(marks.plain(", ".join(id_ranges(group.ids[:200]))), style="dim")
+        if marks is ASCII:  # rich cuts with a character that ASCII lacks
+            head.truncate(width, overflow="crop")
+        yield head
+        items = [(instance.placement, instance.service) for instance in group.instances]
+        for cells in mosaic_rows(gpu_model(group.model), items, width, marks):
+            line = Text(marks.border, no_wrap=True, overflow="crop")
+            for cell in cells:
+                line.append(cell.text, self._colours.get(cell.label, "") if cell.label else "dim")
+                line.append(marks.border)
+            yield line
+
+
+def _figures(each: ServiceOverview, marks: Marks) -> tuple[str, str, str, str, str, str]:
+    about = marks.about if each.estimated else ""
+    latency = "-" if each.latency_ms is None else f"{about}{each.latency_ms:.1f}"
+    return (
+        f"{each.service.rate:,.6g}",
+        f"{about}{each.service.capacity:,.6g}",
+        f"{each.spare * 100:+.0f} %",
+        f"{each.service.latency_slo_ms:,.6g}",
+        latency,
+        ", ".join(f"{n:,}{marks.times}{profile}" for profile, n in each.replicas) or "none",
+    )
+
+
+def _left_out(n: int, what: str) -> RenderResult:
+    if n > 0:
+        yield f"and {n:,} more {what}, all in the plan's file and its HTML report"
