@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model, gpu_names
-from partita.perf.estimate import ModelWork, estimate_table, memory_mb, plain_profiles
+from partita.perf.estimate import CONTEXT_MB, FITTED, ModelWork, estimate_table, memory_mb, plain_profiles
 
 RESNET50 = ModelWork("resnet50", gflop=8.2, mbytes=324, weights_mb=102, live_mb=9.6)
 GPU = gpu_model("a100-80gb")
@@ -127,3 +128,14 @@ def test_slices_stand_in_where_multiprocessors_are_not_known() -> None:
 def test_a_work_that_cannot_be_is_refused(change: dict[str, object], said: str) -> None:
     with pytest.raises(InputError, match=said):
         ModelWork(**({"model": "m", "gflop": 1.0, "mbytes": 1.0, "weights_mb": 1.0} | change))  # type: ignore[arg-type]
+
+
+def test_the_page_states_the_constants_that_are_used() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "estimate.md").read_text(encoding="utf-8")
+    told = (
+        f"x {FITTED.launch_ms:.3f} ms",
+        f"x {FITTED.compute:.3f})",
+        f"x {FITTED.memory:.3f})",
+        f"x {FITTED.kernel_ms:.4f} ms",
+    )
+    assert all(each in page for each in (*told, f"{CONTEXT_MB:.0f} MB"))

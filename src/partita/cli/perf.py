@@ -24,13 +24,13 @@ perf = typer.Typer(
 imports = typer.Typer(help="Turn other tools' measurements into a performance table.", no_args_is_help=True)
 perf.add_typer(imports, name="import")
 
-Tables = Annotated[list[Path], typer.Argument(metavar="FILE...", help="Tables, CSV or Parquet; - is stdin.")]
+Tables = Annotated[list[Path], typer.Argument(metavar="FILE", help="Tables, CSV or Parquet; - is stdin.")]
 Raw = Annotated[Path, typer.Argument(metavar="PATH", help="What the tool wrote.")]
 Gpu = Annotated[str, typer.Option("--gpu", help="GPU that was measured, as `partita gpus` names it.")]
 ProfileName = Annotated[str, typer.Option("--profile", help="MIG profile that was measured, as in 2g.20gb.")]
 AnyModel = Annotated[str | None, typer.Option("--model", help="Name of the model.")]
 Concurrency = Annotated[
-    int | None, typer.Option(min=1, help="Keep rows with so many requests in flight.  [default: the fewest]")
+    int | None, typer.Option(min=1, help="Keep rows with so many requests in flight; by default the fewest.")
 ]
 Out = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write CSV, or Parquet, here and not to stdout.")
@@ -59,10 +59,10 @@ def show(
     gpu: Annotated[str | None, typer.Option(help="Show this GPU alone.")] = None,
     slo: Annotated[float | None, typer.Option(help="Latency of a batch to keep, in milliseconds.")] = None,
     quantile: Annotated[
-        str | None, typer.Option(help="Latency at this quantile: 0.9, p99, mean.  [default: the strictest]")
+        str | None, typer.Option(help="Latency at this quantile, 0.9, p99 or mean; by default the strictest.")
     ] = None,
     max_processes: Annotated[
-        int | None, typer.Option(min=1, help="Most processes on an instance.  [default: all in the table]")
+        int | None, typer.Option(min=1, help="Most processes on an instance; by default all in the table.")
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
@@ -132,7 +132,7 @@ def model_analyzer(
 def estimate(
     works: Annotated[
         Path | None,
-        typer.Argument(metavar="[WORKS]", help="CSV of works: model,gflop,mbytes,weights_mb,precision,..."),
+        typer.Argument(metavar="WORKS", help="CSV of works: model,gflop,mbytes,weights_mb,precision,..."),
     ] = None,
     *,
     gpu: Annotated[list[str], typer.Option(help="GPU to estimate for; can be given several times.")],

@@ -159,13 +159,12 @@ def _draw(console: Console, view: View, asked: Asked) -> None:
         table.add_column("ms", justify="right")
     batches = sorted({batch for points in view.by_batch.values() for batch in points})
     table.add_column(f"batch {batches[0]} to {batches[-1]}" if len(batches) > 1 else "", no_wrap=True)
-    peak = max(point.throughput for point in view.best.values())
     gpu = gpu_model(view.gpu)
     for name, point in view.best.items():
         under = [] if asked.slo_ms is None else _cells(view.under.get(name))
         per_slice = f"{point.throughput / gpu.profile(name).compute:,.0f}"
         best = _cells(point)
-        table.add_row(name, best[0], per_slice, *best[1:], *under, _spark(view.by_batch[name], batches, peak))
+        table.add_row(name, best[0], per_slice, *best[1:], *under, _spark(view.by_batch[name], batches))
     console.print(table)
     console.print(_class_line(view.classes))
 
@@ -183,7 +182,9 @@ def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _spark(points: dict[int, OperatingPoint], batches: list[int], peak: float) -> str:
+def _spark(points: dict[int, OperatingPoint], batches: list[int]) -> str:
+    """Return a block per batch, its height the throughput relative to the best of this profile."""
+    peak = max(point.throughput for point in points.values())
     heights = [points[b].throughput / peak if b in points else 0.0 for b in batches]
     return "".join(BLOCKS[max(1, round(8 * height))] if height else " " for height in heights)
 

@@ -48,6 +48,9 @@ class PerfTable:
         for row in self._rows:
             index.setdefault((row.model, row.gpu), []).append(row)
         self._index = {key: tuple(found) for key, found in index.items()}
+        self._gpus: dict[str, list[str]] = {}
+        for model, gpu in sorted(self._index):
+            self._gpus.setdefault(model, []).append(gpu)
 
     def __iter__(self) -> Iterator[Measurement]:
         return iter(self._rows)
@@ -62,8 +65,8 @@ class PerfTable:
     @property
     def models(self) -> tuple[str, ...]:
         """The models there are rows of, in alphabetical order."""
-        return tuple(sorted({model for model, _ in self._index}))
+        return tuple(self._gpus)
 
     def gpus(self, model: str) -> tuple[str, ...]:
         """Return the GPUs that a model was measured on, in alphabetical order."""
-        return tuple(sorted(gpu for name, gpu in self._index if name == model))
+        return tuple(self._gpus.get(model, ()))
