@@ -254,3 +254,10 @@ def test_a_failed_import_leaves_no_file(partita: Callable[..., Done], tmp_path: 
     assert done.returncode == 2
     assert list(tmp_path.iterdir()) == []
     assert partita("import", "parvagpu", tmp_path, "--out", out).returncode == 2
+
+
+def test_a_models_name_is_shown_as_it_is(partita: Callable[..., Done], perf_csv: Path) -> None:
+    perf_csv.write_text(TABLE.replace("bert", "[red]b"))
+    assert "[red]b " in partita("check", perf_csv).stdout
+    assert "[red]b on a100-80gb" in partita("show", perf_csv, "--gpu", "a100-80gb").stdout
+    assert "note: [red]b on a100-80gb" in partita("show", perf_csv, "--quantile", "p99").stderr

@@ -76,7 +76,7 @@ def show(
             f"an SLO of {slo:g} ms cannot be kept", where="--slo", hint="give milliseconds above zero"
         )
     table = _selected(read_tables(files), model, gpu)
-    asked = perf_show.Asked(quantile and quantile_text(quantile), slo, max_processes)
+    asked = perf_show.Asked(None if quantile is None else quantile_text(quantile), slo, max_processes)
     perf_show.render(perf_show.views(table, asked), asked, output)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from partita.cli.options import Format, emit, stdout
@@ -67,7 +68,7 @@ def render(holdings: list[Holding], form: Format) -> None:
         table.add_column(name, overflow="fold")
     for each in holdings:
         table.add_row(
-            f"≈\N{NO-BREAK SPACE}{each.model}" if each.estimated else each.model,
+            escape(f"≈\N{NO-BREAK SPACE}{each.model}" if each.estimated else each.model),
             each.gpu,
             f"{each.rows:,}",
             " ".join(_short(name, each) for name in each.profiles),

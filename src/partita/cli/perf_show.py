@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
+import typer
 from rich.table import Table
 from rich.text import Text
 
-from partita.cli.options import Format, emit, stderr, stdout
+from partita.cli.options import Format, emit, stdout
 from partita.cli.perf_check import ESTIMATED
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model
@@ -72,8 +73,9 @@ def views(table: PerfTable, asked: Asked) -> list[View]:
             rows = table.of(model, gpu)
             there = sorted({row.quantile for row in rows})
             if asked.quantile is not None and asked.quantile not in there:
-                stderr().print(
-                    f"note: {model} on {gpu} has no latency at {asked.quantile}, only {' '.join(there)}"
+                only = " ".join(there)
+                typer.echo(
+                    f"note: {model} on {gpu} has no latency at {asked.quantile}, only {only}", err=True
                 )
             else:
                 found.append(_view(rows, asked))

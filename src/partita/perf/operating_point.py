@@ -34,6 +34,21 @@ class OperatingPoint:
     memory_mb: float | None = None
     estimated: bool = False
 
+    @classmethod
+    def of(cls, row: Measurement) -> OperatingPoint:
+        """Return the point that a measurement describes."""
+        return cls(
+            profile=row.profile,
+            batch=row.batch,
+            processes=row.processes,
+            throughput=row.throughput,
+            latency_ms=row.latency_ms,
+            quantile=row.quantile,
+            power_w=row.power_w,
+            memory_mb=row.memory_mb,
+            estimated=row.estimated,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -75,7 +90,7 @@ def operating_points(rows: Iterable[Measurement], limits: Limits) -> dict[str, O
     for row in _of_quantile(tuple(rows), limits.quantile):
         if limits.allow(row) and (row.profile not in best or _rank(row) > _rank(best[row.profile])):
             best[row.profile] = row
-    return {profile: _point(row) for profile, row in best.items()}
+    return {profile: OperatingPoint.of(row) for profile, row in best.items()}
 
 
 def _of_quantile(rows: tuple[Measurement, ...], quantile: str | None) -> tuple[Measurement, ...]:
@@ -91,17 +106,3 @@ def strictest(quantiles: Iterable[str]) -> str | None:
 
 def _rank(row: Measurement) -> tuple[float, float, int, int]:
     return row.throughput, -row.latency_ms, -row.processes, -row.batch
-
-
-def _point(row: Measurement) -> OperatingPoint:
-    return OperatingPoint(
-        profile=row.profile,
-        batch=row.batch,
-        processes=row.processes,
-        throughput=row.throughput,
-        latency_ms=row.latency_ms,
-        quantile=row.quantile,
-        power_w=row.power_w,
-        memory_mb=row.memory_mb,
-        estimated=row.estimated,
-    )
