@@ -23,7 +23,6 @@ def register(app: typer.Typer) -> None:
 
 def schema(
     document: Annotated[Document, typer.Argument(help="Which document.")] = Document.WORKLOAD,
-    form: Annotated[Format, typer.Option("-o", "--output", help="Format on stdout.")] = Format.JSON,
 ) -> None:
     """Print the JSON schema of a document, with what each field means.
 
@@ -32,4 +31,4 @@ def schema(
     from partita.workload import workload_schema  # noqa: PLC0415 -- pydantic is slow to import
 
     del document
-    emit(workload_schema(), form)
+    emit(workload_schema(), Format.JSON)

@@ -1,8 +1,8 @@
 """YAML and JSON text to plain data, quickly, and with a line for whatever cannot be read.
 
-YAML is read by the core schema of YAML 1.2, not by YAML 1.1: `on` and `no` are text, `1e3` is a number. Data are
-built from the parser's events: that is fast, repeated keys are seen, aliases cannot multiply without bound, and
-nothing but plain values can come out.
+YAML is read by the core schema of YAML 1.2, not by YAML 1.1: `on` and `no` are text, `1e3` is a number. Data
+are built from the parser's events: that is fast, repeated keys are seen, aliases cannot multiply without
+bound, and nothing but plain values can come out.
 """
 
 from __future__ import annotations
@@ -131,8 +131,10 @@ class _Builder:
                 raise self._fault(f"key {key!r} is already on line {first}", event, "keep one of the two")
             keys[key] = event
             found[key] = self._value(self._next(), depth)
-        merged = found.pop("<<", None)
-        return {**merged, **found} if isinstance(merged, dict) else found
+        merged = found.pop("<<", {})
+        if not isinstance(merged, dict):
+            raise self._fault("only one mapping can be merged", keys["<<"], "write <<: *anchor of a mapping")
+        return {**merged, **found}
 
     def _sequence(self, depth: int) -> list[object]:
         found = []
@@ -168,10 +170,11 @@ class _Builder:
 
 
 def _syntax(error: yaml.YAMLError, text: str, name: str) -> InputError:
-    hint = "check the indentation, and quote text that holds : or #"
+    hint = "check the indentation (spaces, no tabs), and quote text that holds : or #"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
+        line = min(error.problem_mark.line + 1, max(1, len(text.splitlines())))
         what = ", ".join(part for part in (error.context, error.problem) if part)
-        return InputError(f"not YAML: {what}", where=f"{name}:{error.problem_mark.line + 1}", hint=hint)
+        return InputError(f"not YAML: {what}", where=f"{name}:{line}", hint=hint)
     position = getattr(error, "position", 0)
     line = text.count("\n", 0, position) + 1
     return InputError(

@@ -245,8 +245,8 @@ class Workload:
             description="Performance tables, CSV or Parquet, relative to this file.", examples=[["perf.csv"]]
         ),
     ] = ()
-    limits: Annotated[LimitsSpec, Field(description="What holds for all services and GPUs.")] = Field(
-        default_factory=LimitsSpec
+    limits: Annotated[LimitsSpec, Field(description="Limits that hold everywhere; all are optional.")] = (
+        LimitsSpec()
     )
     models: Annotated[
         tuple[ModelSpec, ...],
