@@ -1,4 +1,21 @@
-"""The port: observe a cluster, perform one action on it, and fail in words that a controller can act on."""
+"""The port: observe a cluster, perform actions on it, and fail in words that a controller can act on.
+
+A driver performs actions side by side: `begin` starts one and returns at once, `wait` returns those that
+have ended. So a controller is one loop in one thread whatever it drives, and on a simulated clock it is
+deterministic; threads, watches and polling are each driver's own affair.
+
+What a slow, eventually consistent driver (Kubernetes) must do to fit:
+
+- `begin` writes the wish (a claim, a pod, a node's label) and returns. The action has *ended* when what is
+  observed says so, not when the server took the wish; only then does `wait` return it.
+- `observe` may be old, but never older than an action that `wait` has returned: whoever saw an action end
+  must find its effect. Where watches lag, wait for the resource version of the last write.
+- Actions are idempotent by their effect: what is done already ends at once, what is half done is completed.
+- Other actors are normal. An instance or a pod without our label is observed with `ours=False` and never
+  touched; a conflicting write is a `RefusedError`, and the controller observes and plans again.
+- An action that outlives its time ends with `TimedOutError`. Its wish may still come true, so it is withdrawn
+  if it can be, and the controller observes before it tries again.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +26,19 @@ from partita.errors import PartitaError
 
 if TYPE_CHECKING:
     from partita.mig.layout import Placement
+    from partita.sim.clock import Clock
     from partita.transition.deployment import Replica
     from partita.transition.transition import Action
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells one instance from another of equal placement: a MIG UUID changes at every re-creation."""
+    """What tells one instance from another of equal placement: a MIG UUID changes at every re-creation.
+
+    Attributes:
+        ci_id: None while the GPU instance has no compute instance, as when its maker was killed half-way.
+        mig_uuid: None then, too.
+    """
 
     gpu_uuid: str
     gi_id: int
@@ -47,6 +70,11 @@ class ObservedInstance:
     ours: bool
     replica: ObservedReplica | None = None
     busy: bool = False
+
+    @property
+    def complete(self) -> bool:
+        """Whether a replica can start on it; one that is not is completed by creating it again."""
+        return self.identity.ci_id is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +108,7 @@ class Observation:
 
 
 class DriveError(PartitaError):
-    """An action that did not happen; `retry` says whether trying again can help."""
+    """An action that did not happen as far as is known; `retry` says whether trying again can help."""
 
     retry = False
 
@@ -92,40 +120,79 @@ class InUseError(DriveError):
 
 
 class NoRoomError(DriveError):
-    """The placement is not free, or the GPU has no such placement."""
+    """The placement is not free, or the GPU has none like it, or a replica finds no instance there."""
 
 
 class GpuLostError(DriveError):
-    """The GPU fell off the bus or does not answer."""
+    """The GPU is not there: it fell off the bus, does not answer, or never was."""
 
 
 class RefusedError(DriveError):
-    """The driver, the cluster or a rule of Partita's forbids it (rights, MIG mode off, a foreign instance)."""
+    """The driver, the cluster or a rule of Partita's forbids it (rights, MIG off, a foreign instance)."""
 
 
-class TimedOutError(DriveError):
-    """It did not end in time; it may have happened all the same: observe before trying again."""
+class FailedError(DriveError):
+    """The driver failed and did not say why, or the process of a replica ended before it was ready."""
 
     retry = True
 
 
+class TimedOutError(DriveError):
+    """It did not end in time; it may have happened all the same: observe before trying again.
+
+    A replica that is not ready in time is left as it is: stop it before starting it again.
+    """
+
+    retry = True
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An action that has ended; `error` is None if it happened."""
+
+    action: Action
+    error: DriveError | None = None
+
+
 class Driver(Protocol):
-    """Drives one cluster. Calls block until done; a controller runs independent actions in threads."""
+    """Drives one cluster.
+
+    An action has ended when its effect can be observed: a created instance is complete, a destroyed one gone,
+    a started replica ready, a stopped one gone. Performing what is done already is no error, and what is half
+    done is completed: a controller that was killed asks again. Replicas outlive the controller, and so does
+    the draining of those that it stopped.
+    """
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that this cluster lives by."""
+        ...
 
     def observe(self) -> Observation:
-        """Return the cluster as it is now.
+        """Return the cluster as it is now, actions under way half done.
 
         Raises:
             DriveError: nothing can be observed at all.
         """
         ...
 
-    def perform(self, action: Action) -> None:
-        """Carry out one action; return when it has ended (a started replica is ready, a stopped one gone).
+    def begin(self, action: Action) -> None:
+        """Start an action and return at once. It raises nothing: whatever goes wrong is told by `wait`."""
+        ...
 
-        Performing what is done already is no error: a controller that was killed asks again.
+    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+        """Return the actions that ended since the last call, in that order; block until there are any.
+
+        Args:
+            until: time on `clock` at which to return none. Without it, none are returned when none are under
+                way.
+        """
+        ...
+
+    def adopt(self, gpu: str, placement: Placement) -> None:
+        """Make an instance that someone else created ours, so that it may be used and destroyed.
 
         Raises:
-            DriveError: it did not happen, or it is not known whether.
+            DriveError: there is no such instance.
         """
         ...
