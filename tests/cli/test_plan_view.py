@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
@@ -12,10 +13,12 @@ from rich.console import Console
 from partita.cli.mosaic import ASCII, UNICODE, Marks, mosaic
 from partita.cli.plan_view import plan_table
 from partita.mig.catalogue import gpu_model
-from partita.mig.gpu import GpuModel
 from partita.mig.layout import Layout, Placement, maximal_layouts
 from partita.perf.operating_point import OperatingPoint
 from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
+
+if TYPE_CHECKING:
+    from partita.mig.gpu import GpuModel
 
 A100 = gpu_model("a100-80gb")
 

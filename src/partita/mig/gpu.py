@@ -13,7 +13,7 @@ from partita.errors import InputError, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-_SIZE = re.compile(r"\d+g")
+_PART = re.compile(r"\d+g(\.\d+gb([+-][a-z.]+)?)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Combination:
             InputError: not at least two sizes or profiles.
         """
         parts = re.split(r"\+(?=\d)", text.strip())
-        if len(parts) < 2 or not all(_SIZE.match(part) for part in parts):
+        if len(parts) < 2 or not all(_PART.fullmatch(part) for part in parts):
             raise InputError(
                 f"{text!r} is no combination of instances", hint="write sizes or profiles, as in '4g+3g'"
             )
