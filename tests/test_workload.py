@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import io
 import json
+import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -466,9 +467,9 @@ def holds_list(schema: dict[str, Any], root: dict[str, Any], value: list[Any]) -
 
 
 def holds_number(schema: dict[str, Any], value: float) -> bool:
-    return schema.get("exclusiveMinimum", -1e300) < value < schema.get(
-        "exclusiveMaximum", 1e300
-    ) and schema.get("minimum", -1e300) <= value <= schema.get("maximum", 1e300)
+    above, least = schema.get("exclusiveMinimum", -math.inf), schema.get("minimum", -math.inf)
+    below, most = schema.get("exclusiveMaximum", math.inf), schema.get("maximum", math.inf)
+    return bool(above < value < below and least <= value <= most)
 
 
 def described(schema: dict[str, Any]) -> list[dict[str, Any]]:
