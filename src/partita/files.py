@@ -7,7 +7,7 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from partita.errors import InputError, PartitaError
 
@@ -36,7 +36,7 @@ def read_text(path: Path | str) -> str:
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[IO[str]]:
+def replacing(path: Path | str) -> Iterator[TextIO]:
     """Open a file to be written beside `path` and renamed onto it when the block ends without an error.
 
     Raises:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from partita import __version__
-from partita.cli import gpus, perf, plan
+from partita.cli import demo, explain, export, gpus, perf, plan
 from partita.errors import PartitaError
 
 app = typer.Typer(
@@ -19,9 +19,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-gpus.register(app)
-perf.register(app)
-plan.register(app)
+for command in (plan, explain, export, perf, gpus, demo):
+    command.register(app)
 
 
 def _version(value: bool) -> None:  # noqa: FBT001 -- typer calls it with the flag
@@ -56,7 +55,7 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()  # the reader of our output is gone; there is nobody to tell
         sys.exit(141)
-    except Exception as error:  # noqa: BLE001 -- the last resort: a bug must not look like the user's fault
+    except Exception as error:
         if debug:
             raise
         sys.stderr.write(f"error: a fault in partita itself: {type(error).__name__}: {error}\n")

@@ -20,6 +20,10 @@ class Format(StrEnum):
     YAML = "yaml"
 
 
+WorkloadFile = Annotated[
+    Path, typer.Option("-f", "--file", metavar="WORKLOAD", help="Workload (YAML or JSON); - is stdin.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Write no files.")]
 Output = Annotated[Format, typer.Option("-o", "--output", help="Format on stdout.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the result to this file too.")]
 

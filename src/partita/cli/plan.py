@@ -1,12 +1,153 @@
-"""`partita plan`."""
+"""`partita plan`: the fewest GPUs for a workload."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partita.cli.options import DryRun, Format, Out, Output, WorkloadFile, emit, stderr, stdout
+from partita.cli.planners import PlannerName, make_planner
 
 if TYPE_CHECKING:
-    import typer
+    from pathlib import Path
+
+    from partita.cli.loading import Loaded
+    from partita.plan.plan import Plan
+
+TimeLimit = Annotated[
+    float, typer.Option(min=0.1, help="Seconds of search; the best so far is returned then.")
+]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices: same input and seed, same plan.")]
+
+_SHORT_SECONDS = 5.0
+"""Time to find out which services the GPUs do not suffice for."""
 
 
 def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
+    """Add this command to the command line."""
+    app.command("plan")(plan)
+
+
+def plan(
+    workload: WorkloadFile,
+    *,
+    planner: Annotated[
+        PlannerName, typer.Option(help="Algorithm: exact proves its plan; the others are the paper's.")
+    ] = (PlannerName.EXACT),
+    time_limit: TimeLimit = 30.0,
+    seed: Seed = 0,
+    best_effort: Annotated[
+        bool, typer.Option("--best-effort", help="With too few GPUs, meet the most services by priority.")
+    ] = False,
+    check: Annotated[
+        Path | None, typer.Option(metavar="PLAN", help="Plan nothing: say what is wrong in this plan.")
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a report with the GPUs drawn.")
+    ] = None,
+    out: Out = None,
+    output: Output = Format.TABLE,
+    dry_run: DryRun = False,
+) -> None:
+    """Plan the fewest GPUs that meet the services of a workload, and prove how good the plan is.
+
+    Reads services, rates and SLOs from the workload, and measurements from the performance tables it names;
+    says how each GPU is cut and what runs where. Exits with 4 if the GPUs do not suffice.
+
+    Try it on the sample: `partita demo`. Ctrl-C returns the best plan so far.
+    """
+    from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
+
+    loaded = load(workload)
+    if check is not None:
+        _check(loaded, check)
+        return
+    made = make_plan(loaded, planner, time_limit=time_limit, seed=seed, best_effort=best_effort)
+    if not dry_run:
+        _write(made, out, html)
+    show_plan(made, output)
+    for note in loaded.formulation.notes:
+        stderr().print(f"note: {note}", markup=False)
+
+
+def make_plan(
+    loaded: Loaded, planner: PlannerName, *, time_limit: float, seed: int, best_effort: bool = False
+) -> Plan:
+    """Plan with progress on stderr, and let Ctrl-C return the best so far.
+
+    Raises:
+        InfeasibleError: the GPUs do not suffice; says which services are left out then.
+    """
+    from partita.cli.interrupt import stoppable  # noqa: PLC0415 -- only searches need it
+    from partita.cli.progress import search_progress  # noqa: PLC0415
+    from partita.plan.assumed import names  # noqa: PLC0415
+    from partita.plan.best_effort import met_shares, plan_best_effort  # noqa: PLC0415
+    from partita.plan.exact import TooFewGpusError  # noqa: PLC0415
+    from partita.plan.watch import Watch  # noqa: PLC0415
+
+    problem = loaded.formulation.problem
+    with stoppable() as stop, search_progress("planning", time_limit) as report:
+        watch = Watch(time_limit, stop, report)
+        if best_effort:
+            return plan_best_effort(problem, watch, seed)
+        try:
+            return make_planner(planner, seed, watch).plan(problem)
+        except TooFewGpusError as error:
+            short = met_shares(problem, Watch(_SHORT_SECONDS, stop)).short(problem)
+            error.what += f"; by priority these would fall short: {names(short)}"
+            raise
+
+
+def _check(loaded: Loaded, path: Path) -> None:
+    from partita.errors import PartitaError  # noqa: PLC0415
+    from partita.plan.check import check_plan  # noqa: PLC0415
+    from partita.plan.document import read_plan  # noqa: PLC0415
+    from partita.plan.requirements import requirements  # noqa: PLC0415
+
+    faults = check_plan(read_plan(path), requirements(loaded.workload), loaded.formulation.measured)
+    if not faults:
+        stdout().print(f"{path} meets {loaded.path}", markup=False)
+        return
+    for fault in faults:
+        stdout().print(f"{fault.where}: {fault.what}", markup=False, soft_wrap=True)
+    raise PartitaError(
+        f"{len(faults)} faults: this plan does not meet {loaded.path}",
+        where=str(path),
+        hint=f"make a new one with `partita plan -f {loaded.path} --out {path}`",
+    )
+
+
+def _write(made: Plan, out: Path | None, html: Path | None) -> None:
+    from partita.files import replacing  # noqa: PLC0415 -- only where something is written
+
+    if out is not None:
+        from partita.plan.document import write_plan  # noqa: PLC0415
+
+        with replacing(out) as stream:
+            write_plan(made, stream)
+    if html is not None:
+        from partita.web.report import plan_report  # noqa: PLC0415
+
+        with replacing(html) as stream:
+            stream.write(plan_report(made))
+
+
+def show_plan(made: Plan, output: Format) -> None:
+    """Print a plan in a format."""
+    from partita.plan.document import write_plan  # noqa: PLC0415 -- slow to import
+
+    if output is Format.TABLE:
+        from partita.cli.plan_view import plan_table  # noqa: PLC0415
+
+        stdout().print(plan_table(made))
+    elif output is Format.JSON:
+        write_plan(made, sys.stdout)
+    else:
+        import io  # noqa: PLC0415
+        import json  # noqa: PLC0415
+
+        text = io.StringIO()
+        write_plan(made, text)
+        emit(json.loads(text.getvalue()), output)

@@ -34,7 +34,9 @@ class Placement:
         """
         profile, at, start = text.strip().partition("@")
         if not (profile and at and start.isdecimal()):
-            raise InputError(f"{text!r} is no placement", hint="write a profile and its start, as in '3g.20gb@4'")
+            raise InputError(
+                f"{text!r} is no placement", hint="write a profile and its start, as in '3g.20gb@4'"
+            )
         return cls(int(start), profile)
 
 
@@ -42,9 +44,9 @@ class Placement:
 class Layout:
     """Instances on one GPU. Always legal: every way to make one checks it.
 
-    Legal means: each start is one that its profile has, memory slices are disjoint, compute slices add up to at
-    most the GPU's, no profile exceeds its count, one instance at most owns the media engines, and no forbidden
-    combination is complete (NVIDIA MIG User Guide, "Supported MIG Profiles").
+    Legal means: each start is one that its profile has, memory slices are disjoint, compute slices add up to
+    at most the GPU's, no profile exceeds its count, one instance at most owns the media engines, and no
+    forbidden combination is complete (NVIDIA MIG User Guide, "Supported MIG Profiles").
     """
 
     gpu: GpuModel
@@ -203,7 +205,7 @@ def maximal_multisets(gpu: GpuModel) -> tuple[tuple[int, ...], ...]:
 def layout_of(gpu: GpuModel, counts: tuple[int, ...]) -> Layout:
     """Return one legal layout with these counts per profile (in the order of `gpu.profiles`).
 
-    Of the legal ones, the one that keeps the most maximal layouts reachable, so that what is left stays useful.
+    Of the legal ones, the one that keeps the most maximal layouts reachable: what is left stays useful.
 
     Raises:
         InputError: no layout has these counts.

@@ -23,8 +23,8 @@ def assemble(
 ) -> Plan:
     """Return the plan in which so many GPUs have each configuration.
 
-    GPUs of one configuration share one tuple of instances. Nodes are numbered through all pools, a pool with a
-    count having as many as its GPUs fill.
+    GPUs of one configuration share one tuple of instances. Nodes are numbered through all pools, a pool with
+    a count having as many as its GPUs fill.
 
     Args:
         problem: what the configurations were made for.
@@ -38,7 +38,9 @@ def assemble(
     maker = _Maker(problem)
     lines = [_line(configs, index) for index in range(len(problem.pools))]
     gpus = tuple(
-        PlannedGpu(f"node-{node}/gpu-{position}", problem.pools[config.pool].gpu.name, maker.instances(config))
+        PlannedGpu(
+            f"node-{node}/gpu-{position}", problem.pools[config.pool].gpu.name, maker.instances(config)
+        )
         for (node, position), config in place_on_nodes(problem, lines)
     )
     value = _value(problem, configs)

@@ -59,8 +59,12 @@ class _Prices:
     worth: NDArray[np.float64]
 
     def towards(self, other: _Prices, share: float) -> _Prices:
-        mixed = (share * b + (1 - share) * a for a, b in ((self.sizes, other.sizes), (self.rents, other.rents)))
-        return _Prices(*mixed, self.worth)
+        """Return prices this share of the way to others; worths stay as they are."""
+        return _Prices(
+            share * other.sizes + (1 - share) * self.sizes,
+            share * other.rents + (1 - share) * self.rents,
+            self.worth,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,32 +87,38 @@ class ColumnGeneration:
         self._starts = np.arange(groups) * services // groups
         self._master = _Master(problem, groups)
         self._limits = np.array([p.count for p in problem.pools if p.count is not None], dtype=np.float64)
+        self._bound = -INFINITY
+        self._best = self._first_prices()
 
     def run(self, watch: Watch) -> Relaxation:
         """Return the relaxation, or as good a one as the watch allows."""
-        prices = best_prices = self._first_prices()
-        best = -INFINITY
-        offer = self.offer(prices)
+        offer = self._try(self._best)
         self._master.add(offer, np.arange(len(self._starts)))
         while True:
-            best, best_prices = max((best, best_prices), (self._bound(offer, prices), prices), key=lambda b: b[0])
             value, target = self._master.solve(watch)
-            watch.tell(None, best)
-            if value - best <= PRECISION * abs(value) or watch.over:
+            watch.tell(None, self._bound)
+            if value - self._bound <= PRECISION * abs(value) or watch.over:
                 break
-            prices = target.towards(best_prices, SMOOTHING)
-            offer = self.offer(prices)
-            if self._master.improve(offer, target):
-                continue
-            best, best_prices = max((best, best_prices), (self._bound(offer, prices), prices), key=lambda b: b[0])
-            prices, offer = target, self.offer(target)
-            if not self._master.improve(offer, target):
-                best, best_prices = max((best, best_prices), (self._bound(offer, prices), prices), key=lambda b: b[0])
+            # Smoothed prices often find no better cover although the master's own would.
+            if not self._improves(target.towards(self._best, SMOOTHING), target) and not self._improves(
+                target, target
+            ):
                 break
         covers, alternatives = self._master.mixture(self._starts)
-        return Relaxation(best, best_prices.sizes, covers, alternatives, self._master.overflow)
+        return Relaxation(self._bound, self._best.sizes, covers, alternatives, self._master.overflow)
 
-    def offer(self, prices: _Prices) -> _Offer:
+    def _improves(self, prices: _Prices, target: _Prices) -> bool:
+        return self._master.improve(self._try(prices), target)
+
+    def _try(self, prices: _Prices) -> _Offer:
+        """Price all services, and keep the bound and the prices if they are the best so far."""
+        offer = self._offer(prices)
+        bound = float(offer.bounds.sum() - prices.rents @ self._limits)
+        if bound > self._bound:
+            self._bound, self._best = bound, prices
+        return offer
+
+    def _offer(self, prices: _Prices) -> _Offer:
         """Return every service's cheapest cover at these prices."""
         covers, bounds = price_covers(self._problem, prices.sizes)
         spent = (covers * self._problem.instance_cost).sum(axis=1)
@@ -118,9 +128,6 @@ class ColumnGeneration:
             np.add.reduceat(spent, self._starts),
             np.add.reduceat(bounds, self._starts),
         )
-
-    def _bound(self, offer: _Offer, prices: _Prices) -> float:
-        return float(offer.bounds.sum() - prices.rents @ self._limits)
 
     def _first_prices(self) -> _Prices:
         """Price instances by their compute slices, scaled so that no cut is worth more than its GPU."""
@@ -136,19 +143,13 @@ def _compute(problem: Problem, k: int) -> float:
     return gpu.profile(size.profile).compute / gpu.compute_slices * problem.gpu_cost(size.pool)
 
 
-def price_covers(problem: Problem, prices: NDArray[np.float64]) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
-    """Return each service's cheapest cover, shape (S, K), and a valid lower bound of its price, shape (S,)."""
+def price_covers(
+    problem: Problem, prices: NDArray[np.float64]
+) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
+    """Return each service's cheapest cover, shape (S, K), and a valid lower bound of its price, (S,)."""
     covers = np.zeros(problem.throughput.shape, dtype=np.int32)
-    bounds = np.zeros(len(problem.services))
-    cheapest_covers(
-        np.maximum(prices, 0.0),
-        problem.throughput,
-        problem.instance_cost,
-        problem.rate,
-        problem.replicas,
-        covers,
-        bounds,
-    )
+    unit_cost = np.maximum(prices, 0.0) + problem.instance_cost
+    bounds = cheapest_covers(unit_cost, problem.throughput, problem.rate, problem.replicas, covers)
     return covers, bounds
 
 
@@ -159,6 +160,7 @@ class _Master:
         nothing = np.zeros(len(problem.sizes))
         extra_cost = OVERFLOW_COST * float(problem.cut_cost.max())
         self._fleet: Fleet = fleet(problem, nothing, integer=False, extra_cost=extra_cost)
+        self._sizes = len(problem.sizes)
         ones = np.ones(groups)
         self._groups = self._fleet.program.add_rows(ones, ones)
         self._first = self._fleet.program.width
@@ -189,9 +191,8 @@ class _Master:
         pools = [self._fleet.counts[pool] for pool in sorted(self._fleet.counts)]
         self.overflow = float(sum(solution.columns[c] for c in self._fleet.extra.values()))
         self._weights = solution.columns[self._first :]
-        sizes = len(solution.duals) - len(pools) - (len(solution.duals) - self._groups)
         return solution.value, _Prices(
-            np.maximum(solution.duals[self._fleet.sizes : self._fleet.sizes + sizes], 0.0),
+            np.maximum(solution.duals[self._fleet.sizes : self._fleet.sizes + self._sizes], 0.0),
             np.maximum(-solution.duals[pools], 0.0),
             solution.duals[self._groups :],
         )

@@ -41,7 +41,9 @@ def solve_dedicated(problem: Problem, watch: Watch) -> tuple[list[Counts], float
     if not len(solution.columns):
         raise PartitaError("no plan was found in the time there was", hint="raise --time-limit")
     values = np.rint(solution.columns).astype(np.int64)
-    return [_counts(problem, values[span], s) for s, span in enumerate(spans)], round_up(solution.bound, problem)
+    return [_counts(problem, values[span], s) for s, span in enumerate(spans)], round_up(
+        solution.bound, problem
+    )
 
 
 def _add_service(problem: Problem, program: Program, pools: dict[int, int], s: int) -> slice:
@@ -58,13 +60,13 @@ def _add_service(problem: Problem, program: Program, pools: dict[int, int], s: i
             rows, values = np.append(rows, pools[cut.pool]), np.append(values, 1.0)
         entries.append((rows.astype(np.int32), values))
     column = program.add_columns(problem.cut_cost, np.full(cuts, INFINITY), entries, integer=True)
-    entries = []
+    uses = []
     for k in range(sizes):
         utility = problem.throughput[s, k] / problem.rate[s]
-        rows = np.array([first + k, first + sizes, first + sizes + 1], dtype=np.int32)
-        entries.append((rows, np.array([-1.0, utility, 1.0])))
+        touched = np.array([first + k, first + sizes, first + sizes + 1], dtype=np.int32)
+        uses.append((touched, np.array([-1.0, utility, 1.0])))
     most = np.where(problem.throughput[s] > 0, INFINITY, 0.0)
-    program.add_columns(problem.instance_cost[s], most, entries, integer=True)
+    program.add_columns(problem.instance_cost[s], most, uses, integer=True)
     return slice(column, column + cuts + sizes)
 
 

@@ -100,18 +100,22 @@ def _refuse_overdrawn(problem: Problem, configs: Counter[GpuConfig]) -> None:
         used = sum(n for config, n in configs.items() if config.pool == index)
         if pool.count is not None and used > pool.count:
             raise InfeasibleError(
-                f"no plan was found: spreading services and keeping GPUs to {problem.max_services_per_gpu or 'their'} "
-                f"services takes {used} GPUs of {pool.name}, and there are {pool.count}",
+                f"no plan was found that spreads the services as asked and keeps each GPU to its most services: "
+                f"it takes {used} GPUs of {pool.name}, and there are {pool.count}",
                 where="limits.max_services_per_gpu",
                 hint="raise `count` or `max_services_per_gpu`, or lower `spread`",
             )
 
 
+class TooFewGpusError(InfeasibleError):
+    """The pools do not have the GPUs that all services together need."""
+
+
 def too_few_gpus(problem: Problem) -> InfeasibleError:
-    """Return the error that says which pools are too small and by how much."""
+    """Return the error that says which pools are too small and what would do."""
     finite = {pool.name: None for pool in problem.pools if pool.count is not None}
     if not finite:
-        return InfeasibleError("no plan exists", hint="see which profiles `allowed` leaves to each service")
+        return InfeasibleError("no plan exists", hint="see which `profiles` are allowed to each service")
     plan = ExactPlanner(watch=Watch(2.0)).counts(problem.with_counts(finite))[0]
     needed: dict[str, int] = {}
     for cut, n in zip(problem.cuts, plan.cuts, strict=True):
@@ -119,7 +123,7 @@ def too_few_gpus(problem: Problem) -> InfeasibleError:
         needed[name] = needed.get(name, 0) + int(n)
     there = ", ".join(f"{pool.count} {pool.name}" for pool in problem.pools if pool.count is not None)
     words = " and ".join(f"{n} {name}" for name, n in needed.items() if n)
-    return InfeasibleError(
+    return TooFewGpusError(
         f"too few GPUs: {there} cannot meet all services; {words} would",
         where="gpus",
         hint="raise `count`, lower rates, or see what can be met with --best-effort",

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Formulation:
-    """A planning problem, and what was assumed to make it, for the user to read."""
+    """A planning problem, what is known of its models, and what was assumed to make it, for the user to read."""
 
     problem: Problem
+    measured: Measured
     notes: tuple[str, ...]
 
 
@@ -58,7 +59,7 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
         objective=workload.objective,
         max_services_per_gpu=workload.limits.max_services_per_gpu,
     )
-    return Formulation(problem, notes(workload, measured))
+    return Formulation(problem, measured, notes(workload, measured))
 
 
 def _pools(workload: Workload) -> tuple[Pool, ...]:

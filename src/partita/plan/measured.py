@@ -57,6 +57,10 @@ class Measured:
             self._rows[model] = {gpu: rows for gpu, rows in found.items() if rows}
         return self._rows[model]
 
+    def of(self, model: str, gpu: str) -> tuple[Measurement, ...]:
+        """Return the rows of a model on a GPU, estimates included; none where nothing is known."""
+        return self.rows(model).get(gpu, ())
+
     def _rows_on(self, model: str, gpu: GpuModel) -> tuple[Measurement, ...]:
         rows = self.table.of(model, gpu.name)
         if rows or model not in self._works:
@@ -74,6 +78,13 @@ class Measured:
     def limit(self, service: ServiceSpec) -> float:
         """Return the longest latency of a batch in milliseconds."""
         return self.limits.latency_factor * service.slo.latency_ms
+
+    def point_limits(self, service: ServiceSpec, gpu: str) -> Limits | None:
+        """Return what the service's operating points on a GPU must keep to; None if its quantile is not there."""
+        quantile = quantile_of(self.of(service.model, gpu), service.slo.quantile)
+        if quantile is None:
+            return None
+        return Limits(self.limit(service), quantile, self.limits.max_batch, self.limits.max_processes)
 
     def points(self, service: ServiceSpec) -> Points:
         """Return the operating points of a service, the same object for all services that run alike."""
@@ -93,14 +104,10 @@ class Measured:
     def _work_out(self, service: ServiceSpec) -> Points:
         found: Points = {}
         for gpu in self.gpus:
-            rows = self.rows(service.model).get(gpu.name, ())
-            quantile = quantile_of(rows, service.slo.quantile)
-            if quantile is None:
+            limits = self.point_limits(service, gpu.name)
+            if limits is None:
                 continue
-            limits = Limits(
-                self.limit(service), quantile, self.limits.max_batch, max_processes=self.limits.max_processes
-            )
-            points = operating_points(rows, limits)
+            points = operating_points(self.of(service.model, gpu.name), limits)
             for profile in gpu.profiles:
                 point = points.get(profile.name)
                 if point is None and profile.name in (service.profiles or ()):

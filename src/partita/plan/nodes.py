@@ -123,7 +123,9 @@ class _Nodes:
         return [s for s, lack in self._lacking().items() if lack > 0]
 
     def _widen(self, s: int) -> bool:
-        mine = [p for p, config in self._places.items() if config and any(t == s for _, t in config.assignment)]
+        mine = [
+            p for p, config in self._places.items() if config and any(t == s for _, t in config.assignment)
+        ]
         on = {node for node, _ in mine}
         before = self._total_lack()
         for source in mine:

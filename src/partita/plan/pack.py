@@ -25,9 +25,9 @@ _Slots = tuple[tuple[int, int], ...]
 def pack(problem: Problem, counts: Counts) -> Counter[GpuConfig]:
     """Give every instance of the counts a GPU.
 
-    First each service fills whole GPUs by itself. The rest is laid out size by size along the remaining GPUs,
-    the services in one order, so that most GPUs hold one service per size of their cut; then exchanges between
-    GPUs reduce the mixing further. Where `max_services_per_gpu` or `spread` leave instances without a GPU,
+    First each service fills whole GPUs by itself. The rest is laid out size by size along the remaining
+    GPUs, the services in one order, so that most GPUs hold one service per size of their cut; then exchanges
+    between GPUs reduce the mixing further. Where `max_services_per_gpu` or `spread` leave instances without a GPU,
     GPUs are added.
 
     Returns:

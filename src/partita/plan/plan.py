@@ -105,4 +105,3 @@ class GpuConfig:
 
     pool: int
     assignment: Assignment
-

@@ -124,7 +124,7 @@ class _Board:
                     self._exchange(partner[0], s, source, *partner[1:])
 
     def _partners(self, source: int, k: int, s: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (size, service, GPU) that may change places with the service: nobody comes to stand on too few."""
+        """Yield (size, service, GPU) that may change places with the service, without standing on too few."""
         here = self._services(source)
         for other, slots in enumerate(self._slots):
             if other in self._gpus_of[s]:
@@ -144,10 +144,11 @@ class _Board:
                     self._move(k, s, gpu, self._room(gpu, k, s))
 
     def _room(self, gpu: int, k: int, s: int) -> int:
-        """Return another GPU of the same pool with room for one more instance of size k, a new one at worst."""
+        """Return another GPU of the pool with room for one more instance of size k, a new one at worst."""
         pool, spread = self._pools[gpu], self._problem.services[s].spread
         at_home = self._gpus_of[s] if len(self._gpus_of[s]) > spread else set()
-        for other in [*sorted(at_home), *range(len(self._slots))]:
+        others: list[int] = [*sorted(at_home), *range(len(self._slots))]
+        for other in others:
             apart = other in at_home or other not in self._gpus_of[s]
             if other == gpu or self._pools[other] != pool or not apart:
                 continue

@@ -140,7 +140,9 @@ class Problem:
     @cached_property
     def supply(self) -> NDArray[np.int64]:
         """Instances of size k that cut p gives; shape (P, K)."""
-        return np.array([cut.counts for cut in self.cuts], dtype=np.int64).reshape(len(self.cuts), len(self.sizes))
+        return np.array([cut.counts for cut in self.cuts], dtype=np.int64).reshape(
+            len(self.cuts), len(self.sizes)
+        )
 
     @cached_property
     def cut_cost(self) -> NDArray[np.float64]:

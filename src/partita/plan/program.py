@@ -75,7 +75,7 @@ class Program:
         *,
         integer: bool = False,
     ) -> int:
-        """Add columns from 0 to `upper`, each with its (rows, coefficients), and return the index of the first."""
+        """Add columns from 0 to `upper`, each with its (rows, coefficients); return the index of the first."""
         first, count = self.width, len(cost)
         if not count:
             return first
@@ -88,6 +88,20 @@ class Program:
             kinds = np.array([highspy.HighsVarType.kInteger] * count)
             self.solver.changeColsIntegrality(count, np.arange(first, first + count, dtype=np.int32), kinds)
         return first
+
+    def clear_costs(self) -> None:
+        """Make every column cost nothing."""
+        self.solver.changeColsCost(self.width, np.arange(self.width, dtype=np.int32), np.zeros(self.width))
+
+    def hold(self, columns: NDArray[np.int32], values: NDArray[np.float64], least: float) -> None:
+        """Require that values . columns stay at least `least` from now on."""
+        self.solver.addRow(least, INFINITY, len(columns), columns, values)
+
+    def maximise(self, columns: NDArray[np.int32], values: NDArray[np.float64], watch: Watch) -> Solution:
+        """Maximise values . columns and nothing else; the solution's value and bound are its negative."""
+        self.clear_costs()
+        self.solver.changeColsCost(len(columns), columns, -values)
+        return self.solve(watch)
 
     def solve(self, watch: Watch, *, enough: float = -INFINITY, offset: float = 0.0) -> Solution:
         """Minimise until proven, `enough` is reached, or the watch is over.
@@ -105,7 +119,10 @@ class Program:
 
         def tell(event: highspy.HighsCallbackEvent) -> None:
             best, bound = event.data_out.mip_primal_bound, event.data_out.mip_dual_bound
-            watch.tell(best + offset if abs(best) < INFINITY else None, bound + offset if abs(bound) < INFINITY else None)
+            watch.tell(
+                best + offset if abs(best) < INFINITY else None,
+                bound + offset if abs(bound) < INFINITY else None,
+            )
 
         self.solver.cbMipInterrupt += look
         self.solver.cbMipLogging += tell
@@ -174,5 +191,7 @@ def fleet(problem: Problem, demand: NDArray[np.float64], *, integer: bool, extra
     if extra_cost is not None:
         for pool, row in counts.items():
             entry = (np.array([row], dtype=np.int32), np.array([-1.0]))
-            extra[pool] = program.add_columns(np.array([extra_cost]), np.array([INFINITY]), [entry], integer=integer)
+            extra[pool] = program.add_columns(
+                np.array([extra_cost]), np.array([INFINITY]), [entry], integer=integer
+            )
     return Fleet(program, sizes, counts, cuts, extra)

@@ -80,7 +80,7 @@ def _nearly_cheapest(
 
 
 def _distinct(covers: NDArray[np.int32], first: _Alternatives, then: _Alternatives) -> _Alternatives:
-    """Join alternatives, leave out repeated ones and those that stand, and keep as many as one program takes."""
+    """Join alternatives without repeated ones and those that stand, as many as one program takes."""
     services, others = np.concatenate([first[0], then[0]]), np.concatenate([first[1], then[1]])
     differs = (others != covers[services]).any(axis=1)
     services, others = services[differs], others[differs]
@@ -108,7 +108,9 @@ def _choose(
     entries = []
     for row, delta in zip(row_of, change, strict=True):
         used = np.flatnonzero(delta)
-        entries.append((np.append(gpus.sizes + used, one + row).astype(np.int32), np.append(-delta[used], 1.0)))
+        entries.append(
+            (np.append(gpus.sizes + used, one + row).astype(np.int32), np.append(-delta[used], 1.0))
+        )
     first = gpus.program.add_columns(cost, np.ones(len(cost)), entries, integer=True)
     standing = float((covers * problem.instance_cost).sum())
     solution = gpus.program.solve(watch, enough=target - standing, offset=standing)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.plan.counts import Counts
-from partita.plan.program import INFINITY, fleet
+from partita.plan.program import fleet
 from partita.plan.watch import Watch
 
 if TYPE_CHECKING:
+    from partita.plan.counts import Counts
     from partita.plan.problem import Problem
 
 _SECONDS = 2.0
@@ -26,10 +26,9 @@ def simplify_cuts(problem: Problem, counts: Counts) -> Counts:
     gpus = fleet(problem, demand, integer=True, extra_cost=None)
     spent = float(counts.cuts @ problem.cut_cost)
     every = np.arange(gpus.cuts, gpus.cuts + len(problem.cuts), dtype=np.int32)
-    gpus.program.solver.addRow(-INFINITY, spent, len(every), every, problem.cut_cost)
+    gpus.program.hold(every, -problem.cut_cost, -spent)
     unlike = (problem.supply > 0).sum(axis=1).astype(np.float64)
-    gpus.program.solver.changeColsCost(len(every), every, unlike)
-    solution = gpus.program.solve(Watch(_SECONDS))
+    solution = gpus.program.maximise(every, -unlike, Watch(_SECONDS))
     if not len(solution.columns):
         return counts
     cuts = np.rint(solution.columns[gpus.cuts : gpus.cuts + len(every)]).astype(np.int64)

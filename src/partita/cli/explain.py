@@ -1,0 +1,199 @@
+"""`partita explain`: why a plan is as it is, service by service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from partita.cli.options import Format, Output, WorkloadFile, emit, stderr, stdout
+from partita.cli.planners import PlannerName
+from partita.errors import InfeasibleError, InputError, PartitaError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from partita.cli.loading import Loaded
+    from partita.plan.explain import Binding, Sensitivity
+    from partita.plan.plan import Plan
+    from partita.workload import ServiceSpec
+
+MOST_SERVICES = 20
+_SECONDS = 5.0
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command("explain")(explain)
+
+
+def explain(
+    workload: WorkloadFile,
+    *,
+    plan: Annotated[
+        Path | None, typer.Option("--plan", metavar="PLAN", help="Explain this plan.  [default: plan anew]")
+    ] = None,
+    service: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help=f"Service to explain; repeat it.  [default: first {MOST_SERVICES}]"
+        ),
+    ] = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Say for each service what binds it, what a change would do, and the next best way to run it.
+
+    Per profile: its operating point (4x2 is batch 4 in 2 processes), how many instances the plan has there,
+    and what keeps it from more throughput: latency (a faster batch would miss the SLO), memory (the next batch
+    did not run), limits (the workload's own), or rate (nothing measured is faster). Then what 10 % more rate, and
+    a 20 % looser SLO, of this service alone would do to the objective.
+    """
+    from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
+    from partita.cli.plan import make_plan  # noqa: PLC0415
+    from partita.plan.document import read_plan  # noqa: PLC0415
+
+    loaded = load(workload)
+    chosen = _chosen(loaded, service)
+    made = read_plan(plan) if plan else make_plan(loaded, PlannerName.EXACT, time_limit=30.0, seed=0)
+    found = [_explained(loaded, made, spec) for spec in chosen]
+    if output is not Format.TABLE:
+        emit([_plain(each) for each in found], output)
+        return
+    for each in found:
+        _print(each, made)
+
+
+def _chosen(loaded: Loaded, asked: Sequence[str] | None) -> list[ServiceSpec]:
+    known = {spec.name: spec for spec in loaded.workload.services}
+    for name in asked or ():
+        if name not in known:
+            close = nearest(name, list(known))
+            raise InputError(
+                f"no service {name!r}",
+                where=str(loaded.path),
+                hint=f"did you mean {close}?" if close else None,
+            )
+    if asked:
+        return [known[name] for name in asked]
+    chosen = list(known.values())[:MOST_SERVICES]
+    if len(chosen) < len(known):
+        stderr().print(
+            f"note: the first {MOST_SERVICES} of {len(known)} services; name others with --service"
+        )
+    return chosen
+
+
+def _explained(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
+    from partita.plan.explain import bindings, sensitivities  # noqa: PLC0415 -- slow to import
+
+    measured = loaded.formulation.measured
+    by_gpu = {}
+    for gpu in measured.gpus:
+        limits = measured.point_limits(spec, gpu.name)
+        if limits is not None:
+            rows = [row for row in measured.of(spec.model, gpu.name) if row.quantile == limits.quantile]
+            by_gpu[gpu.name] = bindings(made, spec.name, gpu.name, rows, limits)
+    return {"service": spec, "gpus": by_gpu, "changes": sensitivities(spec.name, _Replan(loaded))}
+
+
+class _Replan:
+    """Plans the workload again with one service changed."""
+
+    def __init__(self, loaded: Loaded) -> None:
+        self._loaded = loaded
+
+    def __call__(self, service: str, *, rate: float, latency: float) -> float | None:
+        """Return the objective with the service's rate and SLO multiplied; None if no plan was found."""
+        from dataclasses import replace  # noqa: PLC0415
+
+        from partita.plan.exact import ExactPlanner  # noqa: PLC0415 -- slow to import
+        from partita.plan.formulate import formulate  # noqa: PLC0415
+        from partita.plan.watch import Watch  # noqa: PLC0415
+
+        workload = self._loaded.workload
+        services = tuple(
+            replace(s, rate=s.rate * rate, slo=replace(s.slo, latency_ms=s.slo.latency_ms * latency))
+            if s.name == service
+            else s
+            for s in workload.services
+        )
+        problem = formulate(replace(workload, services=services), self._loaded.table).problem
+        try:
+            return ExactPlanner(watch=Watch(_SECONDS)).plan(problem).objective.value
+        except (InfeasibleError, PartitaError):
+            return None
+
+
+def _plain(found: dict[str, Any]) -> dict[str, Any]:
+    from dataclasses import asdict  # noqa: PLC0415
+
+    return {
+        "service": found["service"].name,
+        "gpus": {gpu: [asdict(each) for each in bound] for gpu, bound in found["gpus"].items()},
+        "changes": [asdict(each) for each in found["changes"]],
+    }
+
+
+def _print(found: dict[str, Any], made: Plan) -> None:
+    from rich import box  # noqa: PLC0415 -- rich is slow to import
+    from rich.table import Table  # noqa: PLC0415
+
+    spec: ServiceSpec = found["service"]
+    console = stdout()
+    console.print(
+        f"{spec.name}  {spec.rate:g} items/s, SLO {spec.slo.latency_ms:g} ms", style="bold", markup=False
+    )
+    for gpu, bound in found["gpus"].items():
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            padding=(0, 1, 0, 0),
+            pad_edge=False,
+            title=gpu if len(found["gpus"]) > 1 else None,
+        )
+        table.add_column("profile", no_wrap=True)
+        for name in ("used", "batch", "ms", "items/s"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for name in ("binds", "next best"):
+            table.add_column(name)
+        for each in bound:
+            table.add_row(*_cells(each))
+        console.print(table)
+    for change in found["changes"]:
+        console.print(f"  {change.change}: {_difference(change, made)}", markup=False)
+    console.print()
+
+
+def _cells(each: Binding) -> tuple[str, ...]:
+    point = each.point
+    runs = (
+        ("-", "-", "cannot run")
+        if point is None
+        else (_batch(point), f"{point.latency_ms:.3g}", _rate(point))
+    )
+    why = each.binds.value
+    if each.better is not None:
+        why += (
+            f": batch {_batch(each.better)} takes {each.better.latency_ms:.3g} ms for {_rate(each.better)}/s"
+        )
+    other = each.next_best
+    second = "-" if other is None else f"batch {_batch(other)}: {_rate(other)}/s"
+    return (each.profile, str(each.instances or "-"), *runs, why, second)
+
+
+def _batch(row: Any) -> str:  # noqa: ANN401 -- a measurement or an operating point, which show alike
+    return f"{row.batch}x{row.processes}" if row.processes > 1 else str(row.batch)
+
+
+def _rate(row: Any) -> str:  # noqa: ANN401 -- as above
+    return f"{'≈' if row.estimated else ''}{row.throughput:,.4g}"
+
+
+def _difference(change: Sensitivity, made: Plan) -> str:
+    unit = {"gpus": "GPUs", "cost": "per hour", "watts": "W"}[made.objective.name]
+    if change.objective is None:
+        return "no plan is found with the GPUs there are"
+    more = change.objective - made.objective.value
+    if abs(more) < 1e-9:
+        return f"no change ({made.objective.value:g} {unit})"
+    return f"{more:+g} {unit} ({change.objective:g})"
