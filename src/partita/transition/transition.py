@@ -69,7 +69,9 @@ class Request:
         target: what is wanted; ids of GPUs are a wish that an algorithm may map onto others of the same model.
         old_rates: required items/s of each service until now.
         new_rates: required items/s of each service from now on.
-        extra_gpus: GPUs in use at once beyond max(used now, used by the target); None for any number.
+        extra_gpus: GPUs in use at once beyond max(used now, used by the target); None for any number. A GPU is
+            in use from the first instance it is given until the last one it loses.
+        forbid: combinations of instances that must not stand together, such as `4g+3g`.
     """
 
     current: Deployment
@@ -78,12 +80,28 @@ class Request:
     new_rates: Mapping[str, float]
     durations: Durations
     extra_gpus: int | None = None
+    forbid: tuple[str, ...] = ()
 
     @property
     def floors(self) -> dict[str, float]:
-        """Items/s that no service may fall under: min(old, new required rate), 0 for one that comes or goes."""
-        both = set(self.old_rates) & set(self.new_rates)
-        return {name: min(self.old_rates[name], self.new_rates[name]) for name in sorted(both)}
+        """Items/s that no service may fall under: min(old, new required rate), 0 for one that comes or goes.
+
+        Where there is less already, because a GPU was lost, or the target gives less, because it is the best
+        that can be done, no transition can keep more than that.
+        """
+        now, then = self.current.capacity(), self.target.capacity()
+        both = sorted(set(self.old_rates) & set(self.new_rates))
+        return {
+            name: min(self.old_rates[name], self.new_rates[name], now.get(name, 0.0), then.get(name, 0.0))
+            for name in both
+        }
+
+    @property
+    def gpu_budget(self) -> int:
+        """Most GPUs that may be in use at once."""
+        if self.extra_gpus is None:
+            return len(self.current.gpus)
+        return max(self.current.used, self.target.used) + self.extra_gpus
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +111,7 @@ class Transition:
     Attributes:
         target: what runs at the end: the wanted deployment on physical GPUs.
         makespan: predicted seconds if every action begins as soon as it may.
-        peak_gpus: most GPUs in use at once then.
+        peak_gpus: most GPUs in use at once then; a GPU is in use from its first instance to its last.
         moved: replicas of the current deployment that do not stay where they are.
     """
 
