@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +13,6 @@ from partita.errors import InfeasibleError, InputError, PartitaError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from partita.cli.loading import Loaded
     from partita.plan.explain import Binding, Sensitivity
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from partita.workload import ServiceSpec
 
 MOST_SERVICES = 20
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", metavar="PLAN", help="Explain this plan.  [default: plan anew]")
+]
 _SECONDS = 5.0
 
 
@@ -31,9 +34,7 @@ def register(app: typer.Typer) -> None:
 def explain(
     workload: WorkloadFile,
     *,
-    plan: Annotated[
-        Path | None, typer.Option("--plan", metavar="PLAN", help="Explain this plan.  [default: plan anew]")
-    ] = None,
+    plan: PlanFile = None,
     service: Annotated[
         list[str] | None,
         typer.Option(

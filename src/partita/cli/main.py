@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from partita import __version__
-from partita.cli import demo, explain, export, gpus, perf, plan
+from partita.cli import demo, explain, export, gpus, perf, plan, schema
 from partita.errors import PartitaError
 
 app = typer.Typer(
@@ -19,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, explain, export, perf, gpus, demo):
+for command in (plan, explain, export, perf, gpus, schema, demo):
     command.register(app)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,14 +12,16 @@ from partita.cli.options import DryRun, Format, Out, Output, WorkloadFile, emit,
 from partita.cli.planners import PlannerName, make_planner
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from partita.cli.loading import Loaded
     from partita.plan.plan import Plan
 
 TimeLimit = Annotated[
     float, typer.Option(min=0.1, help="Seconds of search; the best so far is returned then.")
 ]
+PlanToCheck = Annotated[
+    Path | None, typer.Option("--check", metavar="PLAN", help="Plan nothing: say what is wrong in this plan.")
+]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with the GPUs drawn.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices: same input and seed, same plan.")]
 
 _SHORT_SECONDS = 5.0
@@ -35,18 +38,14 @@ def plan(
     *,
     planner: Annotated[
         PlannerName, typer.Option(help="Algorithm: exact proves its plan; the others are the paper's.")
-    ] = (PlannerName.EXACT),
+    ] = PlannerName.EXACT,
     time_limit: TimeLimit = 30.0,
     seed: Seed = 0,
     best_effort: Annotated[
         bool, typer.Option("--best-effort", help="With too few GPUs, meet the most services by priority.")
     ] = False,
-    check: Annotated[
-        Path | None, typer.Option(metavar="PLAN", help="Plan nothing: say what is wrong in this plan.")
-    ] = None,
-    html: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a report with the GPUs drawn.")
-    ] = None,
+    check: PlanToCheck = None,
+    html: Html = None,
     out: Out = None,
     output: Output = Format.TABLE,
     dry_run: DryRun = False,

@@ -9,17 +9,20 @@ import numpy as np
 from partita.plan.columns import OVERFLOW_COST, Relaxation, price_covers
 from partita.plan.counts import Counts, reached, round_up
 from partita.plan.program import INFINITY, fleet
+from partita.plan.watch import Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.plan.problem import Problem
-    from partita.plan.watch import Watch
 
 ALTERNATIVES = 3000
 """Covers offered to one integer program beside those that stand."""
 
 ROUNDS = 4
+
+_GRACE_SECONDS = 2.0
+"""Time for the first choice even if the watch is over: a plan with a gap is better than none."""
 
 
 def round_covers(problem: Problem, relaxation: Relaxation, seed: int, watch: Watch) -> Counts | None:
@@ -39,6 +42,8 @@ def round_covers(problem: Problem, relaxation: Relaxation, seed: int, watch: Wat
     for index in range(ROUNDS):
         more = _nearly_cheapest(problem, relaxation.prices, covers, 0.01 * 2.0**index, rng)
         turn = watch.share(1.0 / (ROUNDS + 1 - index))
+        if best is None and (watch.over or turn.left < _GRACE_SECONDS):
+            turn = Watch(_GRACE_SECONDS)
         choice = _choose(problem, covers, _distinct(covers, offered, more), target, turn)
         if choice is None:
             return best
