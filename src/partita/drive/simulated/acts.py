@@ -1,0 +1,237 @@
+"""What each kind of action does to a simulated GPU, when it begins and when it ends.
+
+Between the two the rows say what real hardware would: a GPU instance without its compute instance, a replica
+that is not ready yet, one that drains. A process killed there leaves just that behind.
+"""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING, NamedTuple
+
+from partita.drive.port import (
+    FailedError,
+    GpuLostError,
+    InUseError,
+    NoRoomError,
+    ObservedGpu,
+    ObservedInstance,
+    RefusedError,
+)
+from partita.drive.simulated.faults import Mishap
+from partita.drive.simulated.rows import observed_gpu
+from partita.mig.catalogue import gpu_model
+from partita.mig.layout import fault
+from partita.transition.transition import Kind
+
+if TYPE_CHECKING:
+    import random
+    import sqlite3
+
+    from partita.mig.layout import Placement
+    from partita.transition.deployment import Replica
+    from partita.transition.transition import Action
+
+
+class Span(NamedTuple):
+    """When it begins, how long it takes by itself, and after how long a start is given up, in seconds."""
+
+    now: float
+    seconds: float
+    timeout: float
+
+    @property
+    def end(self) -> float:
+        """When it is to end."""
+        return self.now + self.seconds
+
+
+def begin(db: sqlite3.Connection, action: Action, span: Span, mishap: Mishap | None) -> float:
+    """Begin an action; return when it ends.
+
+    Raises:
+        DriveError: it is refused.
+    """
+    if mishap is Mishap.IN_USE:
+        raise InUseError("still in use", where=place(action))
+    db.execute("DELETE FROM replicas WHERE gone_at <= ?", (span.now,))
+    gpu = usable(db, action.gpu, span.now)
+    found = next((i for i in gpu.instances if i.placement == action.placement), None)
+    if found is not None and not found.ours:
+        raise RefusedError(
+            "the instance is someone else's", where=place(action), hint="adopt it, or leave this GPU out"
+        )
+    match action.kind:
+        case Kind.CREATE_INSTANCE:
+            return _begin_create(db, gpu, found, action, span)
+        case Kind.DESTROY_INSTANCE:
+            return _begin_destroy(db, found, action, span)
+        case Kind.START_REPLICA:
+            return _begin_start(db, found, action, span, mishap)
+        case Kind.STOP_REPLICA:
+            return _begin_stop(db, found, action, span, mishap)
+
+
+def finish(db: sqlite3.Connection, action: Action, now: float, rng: random.Random) -> None:
+    """End an action.
+
+    Raises:
+        DriveError: what it worked on went away meanwhile, or did not become ready.
+    """
+    key = (action.gpu, action.placement.start)
+    gpu = usable(db, action.gpu, now)
+    found = next((i for i in gpu.instances if i.placement == action.placement), None)
+    if action.kind is Kind.CREATE_INSTANCE:
+        if found is None:
+            raise FailedError("the instance went away while it was made", where=place(action))
+        complete(db, action.gpu, action.placement, rng)
+    elif action.kind is Kind.DESTROY_INSTANCE:
+        if found is not None and not found.complete:
+            db.execute("DELETE FROM instances WHERE gpu = ? AND start = ?", key)
+    elif action.kind is Kind.START_REPLICA and (found is None or not found.replica):
+        raise FailedError("the replica ended before it was ready", where=place(action))
+
+
+def ready(db: sqlite3.Connection, action: Action, now: float) -> bool:
+    """Say whether the replica that an action started is ready."""
+    find = "SELECT ready_at <= ? FROM replicas WHERE gpu = ? AND start = ?"
+    row = db.execute(find, (now, action.gpu, action.placement.start)).fetchone()
+    return row is not None and bool(row[0])
+
+
+def undo(db: sqlite3.Connection, action: Action) -> None:
+    """Leave behind what an action leaves that took its time and then failed."""
+    key = (action.gpu, action.placement.start)
+    if action.kind is Kind.CREATE_INSTANCE:
+        db.execute("DELETE FROM instances WHERE gpu = ? AND start = ? AND ci_id IS NULL", key)
+    elif action.kind is Kind.START_REPLICA:
+        db.execute("DELETE FROM replicas WHERE gpu = ? AND start = ?", key)
+
+
+def usable(db: sqlite3.Connection, gpu_id: str, now: float) -> ObservedGpu:
+    """Return a GPU that answers and can be cut.
+
+    Raises:
+        GpuLostError: there is none, or it is lost.
+        RefusedError: MIG mode is off.
+    """
+    gpu = observed_gpu(db, gpu_id, now)
+    if gpu is None:
+        raise GpuLostError("there is no such GPU", where=gpu_id)
+    if gpu.lost:
+        raise GpuLostError("the GPU fell off the bus", where=gpu_id)
+    if not gpu.mig:
+        raise RefusedError("MIG mode is off", where=gpu_id, hint="turn it on: nvidia-smi -i GPU -mig 1")
+    return gpu
+
+
+def insert_instance(db: sqlite3.Connection, gpu: ObservedGpu, placement: Placement, *, ours: bool) -> None:
+    """Make a GPU instance without a compute instance.
+
+    Raises:
+        NoRoomError: the GPU's rules do not allow it.
+    """
+    model = gpu_model(gpu.model)
+    why = fault(model, (*(i.placement for i in gpu.instances), placement))
+    if why:
+        raise NoRoomError(why, where=f"{gpu.id} {placement}")
+    # Like a real driver: ids of one size lie together (a whole A100 has 0, halves 1 and 2, the smallest 7 to
+    # 14), and the lowest free one is taken, so that ids come back.
+    parts = model.memory_slices // model.profile(placement.profile).memory
+    taken = {i.identity.gi_id for i in gpu.instances}
+    gi_id = next(i for i in range(parts - 1, 2 * parts) if i not in taken)
+    row = (gpu.id, placement.start, placement.profile, gi_id, ours)
+    db.execute("INSERT INTO instances (gpu, start, profile, gi_id, ours) VALUES (?, ?, ?, ?, ?)", row)
+
+
+def complete(db: sqlite3.Connection, gpu: str, placement: Placement, rng: random.Random) -> None:
+    """Make the compute instance of a GPU instance, if it has none, with a MIG UUID that never was before."""
+    mig_uuid = f"MIG-{uuid.UUID(int=rng.getrandbits(128), version=4)}"
+    make = "UPDATE instances SET ci_id = 0, mig_uuid = ? WHERE gpu = ? AND start = ? AND ci_id IS NULL"
+    db.execute(make, (mig_uuid, gpu, placement.start))
+
+
+def place(action: Action) -> str:
+    """Return where an action happens, in words."""
+    return f"{action.gpu} {action.placement}"
+
+
+def _begin_create(
+    db: sqlite3.Connection, gpu: ObservedGpu, found: ObservedInstance | None, action: Action, span: Span
+) -> float:
+    if found is None:
+        insert_instance(db, gpu, action.placement, ours=True)
+    return span.now if found is not None and found.complete else span.end
+
+
+def _begin_destroy(
+    db: sqlite3.Connection, found: ObservedInstance | None, action: Action, span: Span
+) -> float:
+    if found is None:
+        return span.now
+    if found.replica or found.busy:
+        raise InUseError("a process runs on the instance", where=place(action))
+    # The compute instance goes first, at once.
+    clear = "UPDATE instances SET ci_id = NULL, mig_uuid = NULL WHERE gpu = ? AND start = ?"
+    db.execute(clear, (action.gpu, action.placement.start))
+    return span.end
+
+
+def _begin_start(
+    db: sqlite3.Connection,
+    found: ObservedInstance | None,
+    action: Action,
+    span: Span,
+    mishap: Mishap | None,
+) -> float:
+    key = (action.gpu, action.placement.start)
+    if found is None or not found.complete:
+        raise NoRoomError("there is no whole instance to run on", where=place(action))
+    if found.replica is None and found.busy:
+        raise InUseError("another process runs on the instance", where=place(action))
+    if found.replica is not None:
+        _same(found.replica.replica, action)
+        if found.replica.draining:
+            raise InUseError("the replica there drains", where=place(action))
+        (ready_at,) = db.execute("SELECT ready_at FROM replicas WHERE gpu = ? AND start = ?", key).fetchone()
+        return span.now + span.timeout if ready_at is None else max(span.now, ready_at)
+    ready_at = None if mishap is Mishap.NEVER_READY else span.end
+    each = _replica(action)
+    row = (each.service, each.model, each.batch, each.processes, each.throughput, each.latency_ms)
+    db.execute("INSERT INTO replicas VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", (*key, *row, ready_at))
+    return span.now + span.timeout if ready_at is None else ready_at
+
+
+def _begin_stop(
+    db: sqlite3.Connection,
+    found: ObservedInstance | None,
+    action: Action,
+    span: Span,
+    mishap: Mishap | None,
+) -> float:
+    if found is None or found.replica is None:
+        return span.now
+    _same(found.replica.replica, action)
+    key = (action.gpu, action.placement.start)
+    if mishap is not Mishap.FAILS:
+        drain = "UPDATE replicas SET gone_at = ? WHERE gpu = ? AND start = ? AND gone_at IS NULL"
+        db.execute(drain, (span.end, *key))
+    (gone_at,) = db.execute("SELECT gone_at FROM replicas WHERE gpu = ? AND start = ?", key).fetchone()
+    return span.end if gone_at is None else float(gone_at)
+
+
+def _replica(action: Action) -> Replica:
+    if action.replica is None:
+        raise RefusedError("the action names no replica", where=place(action))
+    return action.replica
+
+
+def _same(running: Replica, action: Action) -> None:
+    asked = _replica(action)
+    if (running.service, running.model, running.batch, running.processes) != (
+        asked.service,
+        asked.model,
+        asked.batch,
+        asked.processes,
+    ):
+        raise RefusedError(f"a replica of {running.service} runs there already", where=place(action))

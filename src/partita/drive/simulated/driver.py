@@ -1,0 +1,163 @@
+"""Drives a simulated cluster, on a simulated clock or the wall clock."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.drive.port import DriveError, Ended, FailedError, GpuLostError, NoRoomError, TimedOutError
+from partita.drive.simulated import acts, faults, meta
+from partita.drive.simulated.cluster import lose
+from partita.drive.simulated.faults import Mishap
+from partita.drive.simulated.rows import observation
+from partita.drive.simulated.seconds import JITTER, SECONDS, draw
+from partita.drive.simulated.store import Store
+from partita.transition.transition import Kind
+
+if TYPE_CHECKING:
+    import sqlite3
+    from pathlib import Path
+
+    from partita.drive.port import Observation
+    from partita.mig.layout import Placement
+    from partita.sim.clock import Clock
+    from partita.transition.transition import Action, Durations
+
+
+@dataclass(frozen=True, slots=True)
+class _Running:
+    """An action under way, or refused at its beginning and not yet told."""
+
+    action: Action
+    end: float
+    mishap: Mishap | None = None
+    error: DriveError | None = None
+
+
+class SimulatedDriver:
+    """A driver of a simulated cluster that lives in a file (the port's `Driver`).
+
+    Same seed, same actions in the same order on a simulated clock: same observations, to the last digit.
+
+    Args:
+        path: the cluster's file.
+        clock: the time it lives by; set to the cluster's own where that is later.
+        seconds: how long actions take, on average.
+        jitter: spread of the log-normal durations; 0 for none.
+        start_timeout: seconds after which a replica that is not ready is given up.
+
+    Raises:
+        DriveError: there is no cluster.
+    """
+
+    def __init__(
+        self,
+        path: Path | str,
+        clock: Clock,
+        *,
+        seconds: Durations = SECONDS,
+        jitter: float = JITTER,
+        start_timeout: float = 600.0,
+    ) -> None:
+        self._store = Store(path)
+        self._clock = clock
+        self._seconds = seconds
+        self._jitter = jitter
+        self._start_timeout = start_timeout
+        self._lock = threading.Lock()
+        self._running: list[_Running] = []
+        with self._store.reading() as db:
+            meta.now(db, clock)
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that this cluster lives by."""
+        return self._clock
+
+    def observe(self) -> Observation:
+        """Return the cluster as it is now.
+
+        Raises:
+            DriveError: its file cannot be read.
+        """
+        with self._store.reading() as db:
+            return observation(db, meta.now(db, self._clock))
+
+    def begin(self, action: Action) -> None:
+        """Start an action; what goes wrong is told by `wait`."""
+        try:
+            with self._store.transaction() as db:
+                running = self._begin(db, action)
+        except DriveError as error:
+            running = _Running(action, self._clock.now(), error=error)
+        with self._lock:
+            self._running.append(running)
+
+    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+        """Let time pass until an action ends, or until that time; return those that have ended."""
+        with self._lock:
+            ends = [running.end for running in self._running]
+        moment = min([*ends, *([] if until is None else [until])], default=self._clock.now())
+        self._clock.sleep_until(moment)
+        now = self._clock.now()
+        with self._lock:
+            over = sorted((each for each in self._running if each.end <= now), key=lambda each: each.end)
+            self._running = [each for each in self._running if each.end > now]
+        if not over:
+            with self._store.transaction() as db:
+                meta.store(db, now)
+        return tuple(Ended(each.action, self._finish(each)) for each in over)
+
+    def adopt(self, gpu: str, placement: Placement) -> None:
+        """Make someone else's instance ours.
+
+        Raises:
+            DriveError: there is no such instance.
+        """
+        take = "UPDATE instances SET ours = 1 WHERE gpu = ? AND start = ? AND profile = ?"
+        with self._store.transaction() as db:
+            if db.execute(take, (gpu, placement.start, placement.profile)).rowcount == 0:
+                raise NoRoomError("there is no such instance", where=f"{gpu} {placement}")
+
+    def close(self) -> None:
+        """Close the cluster's file."""
+        self._store.close()
+
+    def _begin(self, db: sqlite3.Connection, action: Action) -> _Running:
+        now = meta.now(db, self._clock)
+        meta.store(db, now)
+        seconds = draw(meta.draw(db), self._seconds, self._jitter, action.kind)
+        mishap = faults.strike(db, action)
+        try:
+            end = acts.begin(db, action, acts.Span(now, seconds, self._start_timeout), mishap)
+        except DriveError as error:
+            # Told by `wait`; the transaction ends well, so that a fault that struck is counted.
+            return _Running(action, now, error=error)
+        return _Running(action, end, mishap)
+
+    def _finish(self, running: _Running) -> DriveError | None:
+        if running.error is not None:
+            return running.error
+        try:
+            with self._store.transaction() as db:
+                meta.store(db, running.end)
+                return _end(db, running)
+        except DriveError as error:
+            return error
+
+
+def _end(db: sqlite3.Connection, running: _Running) -> DriveError | None:
+    action, where = running.action, acts.place(running.action)
+    if running.mishap is Mishap.GPU_LOST:
+        lose(db, action.gpu)
+        return GpuLostError("the GPU fell off the bus", where=action.gpu)
+    if running.mishap is Mishap.FAILS:
+        acts.undo(db, action)
+        return FailedError("unknown error of the driver", where=where)
+    acts.finish(db, action, running.end, meta.draw(db))
+    if action.kind is Kind.START_REPLICA and not acts.ready(db, action, running.end):
+        return TimedOutError("the replica is not ready", where=where, hint="look at its log")
+    if running.mishap is Mishap.TIMES_OUT:
+        return TimedOutError("no answer in time", where=where)
+    return None

@@ -1,0 +1,41 @@
+"""The folder of everything that outlives a command: the journal, the queue, the simulated cluster."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from partita.errors import InputError
+
+VARIABLE = "PARTITA_STATE"
+
+
+def state_folder() -> Path:
+    """Return the state folder, made if it is not there.
+
+    It is `PARTITA_STATE`, or `partita` under the user's state folder (XDG Base Directory Specification).
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    folder = state_path()
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InputError(
+            f"the state folder cannot be made: {error.strerror}",
+            where=str(folder),
+            hint=f"set {VARIABLE} to a folder that you can write to",
+        ) from None
+    return folder
+
+
+def state_path() -> Path:
+    """Return where the state folder is or would be."""
+    asked = os.environ.get(VARIABLE)
+    if asked:
+        return Path(asked).expanduser()
+    base = os.environ.get("XDG_STATE_HOME", "")
+    # The specification has relative paths ignored.
+    root = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
+    return root / "partita"
