@@ -1,0 +1,237 @@
+"""The wanted layouts on physical GPUs, so that the most replicas stay where they are."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.errors import InfeasibleError, InputError
+from partita.mig.layout import legal_layouts
+from partita.transition.assignment import assign
+from partita.transition.geometry import conflict, rules
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+
+    from partita.mig.gpu import GpuModel
+    from partita.mig.layout import Placement
+    from partita.transition.deployment import DeployedGpu, Replica
+    from partita.transition.transition import Request
+
+Content = tuple[tuple[str, "Replica | None"], ...]
+"""What a GPU is to hold, wherever it starts: profiles and replicas."""
+
+Wanted = dict["Placement", "Replica | None"]
+"""What one GPU is to hold, and where; its fixed instances are not in it."""
+
+_REPLICA, _INSTANCE, _IN_USE, _SAME_ID = 1000.0, 10.0, 5.0, 1.0
+_NEVER = -1e9
+_ROUNDS = 20
+
+
+def nearest(request: Request) -> dict[str, Wanted]:
+    """Return what each physical GPU is to hold.
+
+    An assignment of the target's GPUs to the physical ones of their model. A pair is worth the replicas that
+    stay, then the instances that can be used again. How many can stay, wherever they start, bounds a pair's worth
+    and is cheap for all pairs; legal layouts are looked at for the chosen pairs only, and the assignment is
+    made again where one had promised too much.
+
+    Raises:
+        InfeasibleError: there are too few GPUs of a model, or fixed instances leave no room.
+        InputError: the target has a fixed instance that does not run.
+    """
+    _refuse_unknown_fixed(request)
+    result: dict[str, Wanted] = {gpu.id: {} for gpu in request.current.gpus}
+    for model in sorted({gpu.model for gpu in request.target.gpus}):
+        there = [gpu for gpu in request.current.gpus if gpu.model == model]
+        wanted = [(gpu.id, content(gpu)) for gpu in request.target.gpus if gpu.model == model]
+        wanted = [(name, each) for name, each in wanted if each]
+        if len(wanted) > len(there):
+            raise InfeasibleError(
+                f"the plan needs {len(wanted)} GPUs of {model}, and there are {len(there)}",
+                hint="plan again with this count, or add GPUs",
+            )
+        result.update(_Matching(rules(model, request.forbid), there, wanted).best())
+    return result
+
+
+def content(gpu: DeployedGpu) -> Content:
+    """Return what a GPU holds beside its fixed instances, in an order of its own."""
+    found = [(each.placement.profile, each.replica) for each in gpu.instances if not each.fixed]
+    return tuple(sorted(found, key=lambda pair: (pair[0], str(pair[1]))))
+
+
+def _refuse_unknown_fixed(request: Request) -> None:
+    there = {(gpu.id, each) for gpu in request.current.gpus for each in gpu.instances if each.fixed}
+    for gpu in request.target.gpus:
+        for each in gpu.instances:
+            if each.fixed and (gpu.id, each) not in there:
+                raise InputError(f"the fixed instance {each.placement} does not run there", where=gpu.id)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A way to put a content onto a GPU: what stays, and where everything goes."""
+
+    kept: int
+    reused: int
+    wanted: Wanted
+
+    @property
+    def worth(self) -> float:
+        """Worth to the assignment, less what does not depend on the layout."""
+        return self.kept * _REPLICA + self.reused * _INSTANCE
+
+
+class _Matching:
+    """GPUs of one model."""
+
+    def __init__(
+        self, gpu: GpuModel, there: Sequence[DeployedGpu], wanted: Sequence[tuple[str, Content]]
+    ) -> None:
+        self._gpu = gpu
+        self._there = there
+        self._wanted = wanted
+        self._fits: dict[tuple[int, int], Fit | None] = {}
+
+    def best(self) -> dict[str, Wanted]:
+        bound = self._bounds()
+        value = bound + self._wishes()
+        for _ in range(_ROUNDS):
+            column = assign(value) if len(self._wanted) else np.zeros(0, dtype=np.int64)
+            over = [(j, int(i)) for j, i in enumerate(column) if self._correct(j, int(i), bound, value)]
+            if not over:
+                break
+        else:
+            column = assign(value)
+        return {self._there[int(i)].id: self._placed(j, int(i)) for j, i in enumerate(column)}
+
+    def _bounds(self) -> NDArray[np.float64]:
+        """Return at most what each pair is worth, shape (wanted, there)."""
+        now = [_counts(content(gpu)) for gpu in self._there]
+        then = [_counts(each) for _, each in self._wanted]
+        return _overlap([c[0] for c in then], [c[0] for c in now], _REPLICA) + _overlap(
+            [c[1] for c in then], [c[1] for c in now], _INSTANCE
+        )
+
+    def _wishes(self) -> NDArray[np.float64]:
+        in_use = np.array([_IN_USE if gpu.instances else 0.0 for gpu in self._there])
+        same = np.array([[_SAME_ID * (gpu.id == name) for gpu in self._there] for name, _ in self._wanted])
+        return in_use + same.reshape(len(self._wanted), len(self._there))
+
+    def _correct(self, j: int, i: int, bound: NDArray[np.float64], value: NDArray[np.float64]) -> bool:
+        """Look at the layouts of a pair; say whether it is worth less than was thought."""
+        fit = self._fit(j, i)
+        exact = _NEVER if fit is None else fit.worth
+        short = float(bound[j, i]) - exact
+        bound[j, i] -= short
+        value[j, i] -= short
+        return short > 0
+
+    def _fit(self, j: int, i: int) -> Fit | None:
+        if (j, i) not in self._fits:
+            gpu = self._there[i]
+            self._fits[j, i] = fit(self._gpu, gpu, self._wanted[j][1])
+        return self._fits[j, i]
+
+    def _placed(self, j: int, i: int) -> Wanted:
+        found = self._fit(j, i)
+        if found is None:
+            raise InfeasibleError(
+                "the plan leaves no room beside instances that may be neither moved nor destroyed",
+                where=self._there[i].id,
+                hint="plan with fewer profiles or more GPUs, or free those instances",
+            )
+        return found.wanted
+
+
+def _counts(held: Content) -> tuple[Counter[object], Counter[object]]:
+    replicas: Counter[object] = Counter(pair for pair in held if pair[1] is not None)
+    return replicas, Counter(profile for profile, _ in held)
+
+
+def _overlap(
+    rows: Sequence[Mapping[object, int]], columns: Sequence[Mapping[object, int]], weight: float
+) -> NDArray[np.float64]:
+    """Return `weight` times the size of each intersection of multisets, by a product of unary codes."""
+    most: dict[object, int] = defaultdict(int)
+    for counts in rows:
+        for key, n in counts.items():
+            most[key] = max(most[key], n)
+    code = {
+        (key, level): k for k, (key, level) in enumerate((k, v) for k, n in most.items() for v in range(n))
+    }
+
+    def unary(side: Sequence[Mapping[object, int]]) -> NDArray[np.float64]:
+        matrix = np.zeros((len(side), len(code)))
+        for index, counts in enumerate(side):
+            for key, n in counts.items():
+                for level in range(min(n, most.get(key, 0))):
+                    matrix[index, code[key, level]] = 1.0
+        return matrix
+
+    found: NDArray[np.float64] = weight * (unary(rows) @ unary(columns).T)
+    return found
+
+
+def fit(gpu: GpuModel, there: DeployedGpu, wanted: Content) -> Fit | None:
+    """Return the best way to put a content onto a GPU beside its fixed instances, None if there is none.
+
+    The best leaves the most replicas where they are, then uses the most instances again, then has the fewest new
+    instances in the way of old ones.
+    """
+    fixed = frozenset(each.placement for each in there.instances if each.fixed)
+    now: Wanted = {each.placement: each.replica for each in there.instances if not each.fixed}
+    best: tuple[tuple[int, int, int], Wanted] | None = None
+    for placements in _layouts(gpu, tuple(sorted((*(p for p, _ in wanted), *(p.profile for p in fixed))))):
+        if not fixed <= placements:
+            continue
+        found = _fill(sorted(placements - fixed), wanted, now)
+        kept = sum(1 for place, replica in found.items() if replica and now.get(place) == replica)
+        reused = len(now.keys() & found.keys())
+        in_the_way = sum(
+            1
+            for new in found.keys() - now.keys()
+            for old in now.keys() - found.keys()
+            if conflict(gpu, new, old)
+        )
+        score = (kept, reused, -in_the_way)
+        if best is None or score > best[0]:
+            best = score, found
+    return None if best is None else Fit(best[0][0], best[0][1], best[1])
+
+
+def _fill(placements: Iterable[Placement], wanted: Content, now: Wanted) -> Wanted:
+    """Give each placement a replica of its profile, the one that runs there already if that is wanted."""
+    waiting: dict[str, list[Replica | None]] = defaultdict(list)
+    for profile, replica in wanted:
+        waiting[profile].append(replica)
+    found: Wanted = {}
+    rest = []
+    for place in placements:
+        if place in now and now[place] in waiting[place.profile]:
+            waiting[place.profile].remove(now[place])
+            found[place] = now[place]
+        else:
+            rest.append(place)
+    for place in rest:
+        found[place] = waiting[place.profile].pop()
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _layouts(gpu: GpuModel, profiles: tuple[str, ...]) -> tuple[frozenset[Placement], ...]:
+    """Return the legal layouts with just these profiles."""
+    used = gpu.restricted(profiles)
+    return tuple(
+        frozenset(layout.placements)
+        for layout in legal_layouts(used)
+        if sorted(p.profile for p in layout.placements) == list(profiles)
+    )
