@@ -16,6 +16,7 @@ import numpy as np
 
 from partita.errors import InfeasibleError
 from partita.plan.configs import Splits
+from partita.plan.paper_bound import relax
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -66,6 +67,24 @@ class Demand:
     def splits(self) -> Splits:
         """The ways to divide a cut between two services."""
         return Splits.of(self.problem)
+
+    @cached_property
+    def worth(self) -> NDArray[np.float64]:
+        """Objective that each service's whole rate costs at the prices of the relaxation, shape (S,).
+
+        At these prices no configuration is worth more than it costs, so that the difference is waste.
+        """
+        return self.problem.rate * relax(self.problem).price
+
+    def value(self, done: Completion, config: GpuConfig) -> float:
+        """Return what a GPU is worth at those prices, what no service lacks left out."""
+        given = self.after(done, {config: 1}).rate
+        useful = np.minimum(given, 1.0) - np.minimum(done.rate, 1.0)
+        return float(self.worth @ useful)
+
+    def spare(self, done: Completion) -> float:
+        """Return what services have beyond their rates, at those prices."""
+        return float(self.worth @ np.maximum(done.rate - 1.0, 0.0))
 
     @cached_property
     def start(self) -> Completion:

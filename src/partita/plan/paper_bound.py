@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import highspy
@@ -50,7 +51,24 @@ def _least_cost_per_item(problem: Problem) -> NDArray[np.float64]:
 
 
 def lp_bound(problem: Problem) -> float:
-    """Return the optimum of the linear relaxation of the compact program, infinite if it has no solution.
+    """Return the optimum of the linear relaxation of the compact program, infinite if it has no solution."""
+    return relax(problem).value
+
+
+@dataclass(frozen=True, slots=True)
+class Relaxation:
+    """Optimum of the linear relaxation, infinite if it has no solution, and what its rates are worth.
+
+    Attributes:
+        price: what one more item/s of each service would add to the optimum, shape (S,).
+    """
+
+    value: float
+    price: NDArray[np.float64]
+
+
+def relax(problem: Problem) -> Relaxation:
+    """Solve the linear relaxation of the compact program.
 
     Variables n_p, GPUs of cut p, and a_{s,k}, instances of size k for service s:
 
@@ -65,10 +83,13 @@ def lp_bound(problem: Problem) -> float:
     solver.run()
     status = solver.getModelStatus()
     if status == highspy.HighsModelStatus.kInfeasible:
-        return math.inf
+        return Relaxation(math.inf, np.zeros(len(problem.services)))
     if status != highspy.HighsModelStatus.kOptimal:
         raise PartitaError(f"the relaxation could not be solved ({solver.modelStatusToString(status)})")
-    return float(solver.getInfo().objective_function_value)
+    duals = np.array(solver.getSolution().row_dual)
+    first = len(problem.sizes)
+    price = np.maximum(duals[first : first + len(problem.services)], 0.0)
+    return Relaxation(float(solver.getInfo().objective_function_value), price)
 
 
 def _relaxation(problem: Problem) -> highspy.HighsLp:
