@@ -3,6 +3,5 @@
 from partita.drive.simulated.cluster import SimulatedCluster
 from partita.drive.simulated.driver import SimulatedDriver
 from partita.drive.simulated.faults import Fault, Mishap
-from partita.drive.simulated.seconds import SECONDS
 
-__all__ = ["SECONDS", "Fault", "Mishap", "SimulatedCluster", "SimulatedDriver"]
+__all__ = ["Fault", "Mishap", "SimulatedCluster", "SimulatedDriver"]

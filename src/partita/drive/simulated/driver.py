@@ -11,8 +11,9 @@ from partita.drive.simulated import acts, faults, meta
 from partita.drive.simulated.cluster import lose
 from partita.drive.simulated.faults import Mishap
 from partita.drive.simulated.rows import observation
-from partita.drive.simulated.seconds import JITTER, SECONDS, draw
+from partita.drive.simulated.seconds import JITTER, draw
 from partita.drive.simulated.store import Store
+from partita.transition.durations import MEASURED
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class SimulatedDriver:
         path: Path | str,
         clock: Clock,
         *,
-        seconds: Durations = SECONDS,
+        seconds: Durations = MEASURED,
         jitter: float = JITTER,
         start_timeout: float = 600.0,
     ) -> None:

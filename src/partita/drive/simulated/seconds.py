@@ -5,20 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from partita.transition.transition import Durations
-
 if TYPE_CHECKING:
     import random
 
-    from partita.transition.transition import Kind
+    from partita.transition.transition import Durations, Kind
 
-# Instances: means of 300 runs of one 7g.40gb on an A100 (github spcl/gpuless-thesis at c2434d8). Replicas: a
-# service that is created and loads its model, MIG-Serving's 47.4 s (arXiv 2109.11067, section 8); one that
-# drains gracefully, Jormungandr's 32 s for a pod (doi 10.1145/3688351.3689156).
-SECONDS = Durations(create_instance=0.0566, destroy_instance=0.1244, start_replica=47.4, stop_replica=32.0)
-
-# Spread of log-normal durations. Those runs' p95 is 1.91 (create) and 1.53 (destroy) times the mean, which are
-# 0.46 and 0.28.
+# Spread of log-normal durations. In 300 runs of one 7g.40gb on an A100 (github spcl/gpuless-thesis at c2434d8)
+# the p95 is 1.91 (create) and 1.53 (destroy) times the mean, which are 0.46 and 0.28; of several instances at
+# once it is less.
 JITTER = 0.3
 
 

@@ -63,6 +63,14 @@ class Store:
             self._db = sqlite3.connect(
                 path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
             )
+        try:
+            self._open(fill)
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self, fill: Callable[[sqlite3.Connection], None] | None) -> None:
+        with self._told():
             # WAL lets readers look while another process writes; what a killed process committed stays.
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
@@ -74,7 +82,7 @@ class Store:
         if found != VERSION:
             raise DriveError(
                 f"the simulated cluster has format {found}, this partita reads {VERSION}",
-                where=str(path),
+                where=str(self.path),
                 hint="use the partita that made it, or remove the file",
             )
 
