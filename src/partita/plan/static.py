@@ -109,10 +109,8 @@ def _one_service_each(
     cuts = {pool: found for pool, found in sizes.items() if found}
     configs: Counter[GpuConfig] = Counter()
     left = gpus_left(problem, {})
-    unmet = []
-    for service in range(len(problem.services)):
-        if not _serve(problem, service, cuts, left, configs):
-            unmet.append(service)
+    everyone = range(len(problem.services))
+    unmet = [service for service in everyone if not _serve(problem, service, cuts, left, configs)]
     if unmet:
         raise short_of_gpus(problem, unmet, planner)
     return configs
