@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SHOWN = 10
+"""Faults that one error tells."""
 
 
 class PartitaError(Exception):
@@ -51,16 +52,11 @@ def nearest(word: str, known: list[str]) -> str | None:
     return found[0] if found else None
 
 
-def refuse(path: str, faults: Sequence[InputError]) -> None:
-    """Raise one error for all faults of a file: the first ten with their places, and how many more there are.
-
-    Raises:
-        InputError: there are any.
-    """
-    if len(faults) == 1:
-        raise faults[0]
-    if faults:
-        told = [f"{fault} ({fault.hint})" if fault.hint else str(fault) for fault in faults[:SHOWN]]
-        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        what = f"{len(faults)} faults\n  " + "\n  ".join([*told, *more])
-        raise InputError(what, where=path, hint="mend these lines and try again")
+def together(path: str, faults: Sequence[InputError], total: int) -> InputError:
+    """Return one error for the faults of a file: those given, with their places, of `total` that there are."""
+    if total == 1:
+        return faults[0]
+    told = [f"{fault} ({fault.hint})" if fault.hint else str(fault) for fault in faults]
+    more = [f"and {total - len(faults)} more"] if total > len(faults) else []
+    what = f"{total} faults\n  " + "\n  ".join([*told, *more])
+    return InputError(what, where=path, hint="mend these lines and try again")

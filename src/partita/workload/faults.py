@@ -26,13 +26,16 @@ class Fault(NamedTuple):
     first: Path | None = None
 
 
-def field_faults(error: ValidationError) -> list[Fault]:
-    """Return what pydantic found, the document's version alone where that is wrong."""
+def field_faults(error: ValidationError, most: int) -> tuple[list[Fault], int]:
+    """Return the first `most` faults that pydantic found, and how many there are.
+
+    Where the document's version or kind is wrong, that alone counts: other fields may rightly be unlike ours.
+    """
     details = error.errors(include_url=False)
     # A list whose items are all at fault counts as empty to pydantic.
     details = [each for each in details if not (each["type"] == "too_short" and each["input"])]
-    found = [_field_fault(each) for each in details]
-    return [fault for fault in found if fault.path in (("apiVersion",), ("kind",))] or found
+    details = [each for each in details if each["loc"] in (("apiVersion",), ("kind",))] or details
+    return [_field_fault(each) for each in details[:most]], len(details)
 
 
 _MODELS: dict[tuple[str, ...], type] = {

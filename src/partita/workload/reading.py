@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from partita.errors import SHOWN, InputError, PartitaError, refuse
+from partita.errors import SHOWN, InputError, PartitaError, together
 from partita.files import read_text
 from partita.workload.document import parse
 from partita.workload.faults import Fault, cross_faults, field_faults
@@ -18,7 +18,7 @@ from partita.workload.lines import lines_of, path_of, written
 from partita.workload.model import API_VERSION, KIND, Workload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator
 
 _WORKLOAD = TypeAdapter(Workload)
 
@@ -82,21 +82,17 @@ def _validated(data: dict[str, Any], text: str, name: str) -> Workload:
     try:
         workload = _WORKLOAD.validate_python(data)
     except ValidationError as error:
-        _refuse(field_faults(error), text, name)
-        raise
-    _refuse(cross_faults(workload), text, name)
-    return workload
-
-
-def _refuse(faults: Sequence[Fault], text: str, name: str) -> None:
-    if not faults:
-        return
+        faults, total = field_faults(error, SHOWN)
+    else:
+        faults = cross_faults(workload)
+        if not faults:
+            return workload
+        total = len(faults)
     shown = faults[:SHOWN]
     lines = lines_of(
         text, [path for fault in shown for path in (fault.path, fault.first) if path is not None]
     )
-    errors = [_located(fault, lines, name) for fault in shown]
-    refuse(name, errors + [InputError(fault.what) for fault in faults[SHOWN:]])
+    raise together(name, [_located(fault, lines, name) for fault in shown], total)
 
 
 def _located(fault: Fault, lines: dict[FieldPath, int], name: str) -> InputError:
