@@ -6,9 +6,11 @@ import csv
 from collections import defaultdict
 from dataclasses import replace
 from itertools import product
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from tests.plan.problems import A30, A100, problem, problems, small_problems
 
 from partita.errors import InfeasibleError
@@ -20,10 +22,12 @@ from partita.plan.columns import ColumnGeneration
 from partita.plan.compact import solve_compact
 from partita.plan.counts import round_up
 from partita.plan.exact import ExactPlanner, TooFewGpusError
-from partita.plan.plan import Plan
 from partita.plan.problem import Pool, Problem, Service, Size
 from partita.plan.rounding import round_covers
 from partita.plan.watch import Watch
+
+if TYPE_CHECKING:
+    from partita.plan.plan import Plan
 
 A100_80 = gpu_model("a100-80gb")
 
@@ -34,6 +38,8 @@ def fewest_by_trying(asked: Problem) -> int:
     for cut in asked.cuts:
         slots = [k for k, n in enumerate(cut.counts) for _ in range(n)]
         for services in product(range(len(asked.services)), repeat=len(slots)):
+            if len(set(services)) > (asked.max_services_per_gpu or len(slots)):
+                continue
             gain = [0.0] * len(asked.services)
             for k, s in zip(slots, services, strict=True):
                 gain[s] += float(asked.throughput[s, k])
@@ -68,11 +74,11 @@ def assert_right(plan: Plan, asked: Problem) -> None:
             replicas[each.service] += 1
     assert len({gpu.id for gpu in plan.gpus}) == len(plan.gpus)
     assert all(n <= asked.pools[0].per_node for n in on_node.values())
-    for each, given_ in zip(asked.services, plan.services, strict=True):
-        assert capacity[each.name] >= each.rate * (1 - 1e-6)
-        assert given_.capacity == pytest.approx(capacity[each.name])
-        assert replicas[each.name] >= each.min_replicas
-        assert len(nodes[each.name]) >= each.spread
+    for service, given_ in zip(asked.services, plan.services, strict=True):
+        assert capacity[service.name] >= service.rate * (1 - 1e-6)
+        assert given_.capacity == pytest.approx(capacity[service.name])
+        assert replicas[service.name] >= service.min_replicas
+        assert len(nodes[service.name]) >= service.spread
     cost = {pool.gpu.name: 1.0 if asked.objective == "gpus" else pool.cost for pool in asked.pools}
     assert plan.objective.value == pytest.approx(sum(cost[gpu.model] for gpu in plan.gpus))
     assert plan.objective.lower_bound <= plan.objective.value + 1e-9
@@ -84,6 +90,16 @@ def test_no_way_to_fill_gpus_needs_fewer(asked: Problem) -> None:
     plan = ExactPlanner().plan(asked)
     assert plan.objective.proven
     assert plan.objective.value == len(plan.gpus) == fewest_by_trying(asked)
+
+
+@given(small_problems(), st.sampled_from([1, 2]))
+@settings(max_examples=40)
+def test_no_way_to_fill_gpus_with_few_services_each_beats_the_bound(asked: Problem, most: int) -> None:
+    asked = replace(asked, max_services_per_gpu=most)
+    plan = ExactPlanner().plan(asked)
+    assert_right(plan, asked)
+    fewest = fewest_by_trying(asked)
+    assert plan.objective.lower_bound <= fewest <= plan.objective.value <= fewest + (most > 1)
 
 
 @given(small_problems(services=6))
@@ -114,6 +130,13 @@ def test_one_gpu_fewer_than_the_optimum_is_proven_too_few(asked: Problem) -> Non
     if needed > 1:
         with pytest.raises(TooFewGpusError, match=f"{needed} a30"):
             ExactPlanner().plan(asked.with_counts({"a30": needed - 1}))
+
+
+def test_a_pool_that_is_used_up_is_helped_by_another_of_the_same_gpus() -> None:
+    runs = {f"s{i}": (1.0, {"1g.6gb": 5.0}) for i in range(6)}
+    pools = [Pool("first", A30, count=1, cost=1.0), Pool("second", A30, count=4, cost=1.0)]
+    plan = ExactPlanner().plan(problem(pools, runs, objective="cost", max_services_per_gpu=2))
+    assert plan.objective.value == 3
 
 
 def test_services_of_their_own_gpus_share_none() -> None:

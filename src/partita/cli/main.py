@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from partita import __version__
 from partita.cli import demo, explain, export, gpus, perf, plan, schema
 from partita.errors import PartitaError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 app = typer.Typer(
     help="Cut Multi-Instance GPUs to fit the work: the fewest GPUs for your services, with a proof.",
@@ -40,11 +43,24 @@ def _root(
     del debug, version  # --debug is read in main(), which must know it even when parsing fails
 
 
+def command_line() -> Callable[..., object]:
+    """Return the whole command line, its help without the environment variables that every option has."""
+    root: Any = typer.main.get_command(app)
+    waiting = [root]
+    while waiting:
+        command = waiting.pop()
+        waiting.extend(getattr(command, "commands", {}).values())
+        for parameter in command.params:
+            parameter.show_envvar = False
+    run: Callable[..., object] = root
+    return run
+
+
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
     debug = "--debug" in sys.argv
     try:
-        app(auto_envvar_prefix="PARTITA", prog_name="partita")
+        command_line()(auto_envvar_prefix="PARTITA", prog_name="partita")
     except PartitaError as error:
         if debug:
             raise

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 PROGRAM_SERVICES = 300
 """Up to here an integer program says which services to meet; beyond, they are taken in turn while they fit."""
 
-_PARTLY = 1e-3
-"""Worth of meeting one service partly, where meeting it wholly is worth 1."""
-
 
 @dataclass(frozen=True, slots=True)
 class Shares:
@@ -79,7 +76,7 @@ def met_shares(problem: Problem, watch: Watch) -> Shares:
 
 
 def _by_program(problem: Problem, watch: Watch) -> Shares:
-    """Meet the most services of the highest priority, then of the next, and then as much of the others.
+    """Meet the most services of the highest priority, then of the next, and so on; then the most of the others.
 
     The compact program with the rates made elastic: y[s] is 1 if the service is wholly met, f[s] its share.
     """
@@ -108,21 +105,16 @@ def _by_program(problem: Problem, watch: Watch) -> Shares:
         for s in range(services)
     ]
     met = gpus.program.add_columns(zero, np.ones(services), wholes, integer=True)
-    found = np.zeros(services)
     levels = sorted({service.priority for service in problem.services}, reverse=True)
-    for index, level in enumerate(levels):
-        mine = np.array([s for s, service in enumerate(problem.services) if service.priority == level])
-        columns = np.concatenate([met + mine, share + mine]).astype(np.int32)
-        worth = np.concatenate([np.ones(len(mine)), np.full(len(mine), _PARTLY)])
-        turn = watch.share(1.0 / (len(levels) - index))
-        solution = gpus.program.maximise(columns, worth, turn)
+    for index, (first, level) in enumerate((first, level) for first in (met, share) for level in levels):
+        mine = [s for s, service in enumerate(problem.services) if service.priority == level]
+        columns, worth = first + np.array(mine, dtype=np.int32), np.ones(len(mine))
+        solution = gpus.program.maximise(columns, worth, watch.share(1.0 / (2 * len(levels) - index)))
         if not len(solution.columns):
             raise PartitaError("no plan was found in the time there was", hint="raise --time-limit")
         gpus.program.hold(columns, worth, -solution.value - 1e-6)
-        found = np.where(
-            solution.columns[met : met + services] > 0.5, 1.0, solution.columns[share : share + services]
-        )
-    return Shares(np.where(found > 1 - 1e-9, 1.0, np.floor(found * 1e6) / 1e6))
+    found = np.maximum(solution.columns[met : met + services], solution.columns[share : share + services])
+    return Shares(np.where(found > 1 - 1e-6, 1.0, np.floor(found * 1e6) / 1e6))
 
 
 def _in_order(problem: Problem, watch: Watch) -> Shares:

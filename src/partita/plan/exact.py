@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from partita.plan.counts import Counts, reached, round_up
 from partita.plan.dedicated import solve_dedicated
 from partita.plan.pack import pack
 from partita.plan.plan import GpuConfig, Plan, Solver
+from partita.plan.shared import MOST_SHARING, solve_shared
 from partita.plan.watch import Watch
 
 if TYPE_CHECKING:
@@ -46,15 +48,25 @@ class ExactPlanner:
             InfeasibleError: the pools have too few GPUs, with the proof's reason.
             PartitaError: the time was over before any plan was found.
         """
-        if problem.max_services_per_gpu == 1:
-            parts, bound = solve_dedicated(problem, self.watch)
-        else:
-            counts, bound = self.counts(problem)
-            parts = [counts]
-        configs = sum((pack(problem, part) for part in parts), Counter[GpuConfig]())
+        configs, bound = self.configs(problem)
         _refuse_overdrawn(problem, configs)
         solver = Solver("exact", self.seed, self.watch.seconds)
         return assemble(problem, configs, lower_bound=bound, solver=solver)
+
+    def configs(self, problem: Problem) -> tuple[Counter[GpuConfig], float]:
+        """Return how many GPUs have each configuration, and the proven bound of the objective."""
+        if problem.max_services_per_gpu == 1:
+            parts, bound = solve_dedicated(problem, self.watch)
+            return sum((pack(problem, part) for part in parts), Counter[GpuConfig]()), bound
+        counts, bound = self.counts(problem)
+        configs = pack(problem, counts)
+        if (problem.max_services_per_gpu or math.inf) > MOST_SHARING or reached(
+            _value(problem, configs), bound
+        ):
+            return configs, bound
+        shared = solve_shared(problem, configs, self.watch)
+        found = [each for each in (configs, shared.configs) if each]
+        return min(found, key=lambda each: _value(problem, each)), max(bound, shared.bound)
 
     def counts(self, problem: Problem) -> tuple[Counts, float]:
         """Return the counts found and the proven bound of the objective."""
@@ -92,6 +104,18 @@ class ExactPlanner:
                 hint="raise --time-limit",
             )
         return min(found, key=lambda each: each.value(problem)), max(bound, last.bound)
+
+
+def _value(problem: Problem, configs: Counter[GpuConfig]) -> float:
+    """Return the objective, GPUs beyond a pool's count being dearer than any that are there."""
+    used = Counter[int]()
+    value = 0.0
+    for config, n in configs.items():
+        used[config.pool] += n
+        value += n * problem.gpu_cost(config.pool)
+        value += n * float(sum(problem.instance_cost[s, k] for k, s in config.assignment))
+    beyond = sum(max(0, used[i] - p.count) for i, p in enumerate(problem.pools) if p.count is not None)
+    return value + beyond * 1e6 * float(problem.cut_cost.max())
 
 
 def _refuse_overdrawn(problem: Problem, configs: Counter[GpuConfig]) -> None:

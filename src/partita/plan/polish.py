@@ -66,11 +66,11 @@ class _Board:
     def _held(self, gpu: int, service: int) -> int:
         return sum(n for (_, s), n in self._slots[gpu].items() if s == service)
 
-    def _move(self, k: int, service: int, source: int, target: int) -> None:
+    def _move(self, k: int, service: int, source: int, target: int, as_size: int | None = None) -> None:
         self._slots[source][k, service] -= 1
         if not self._slots[source][k, service]:
             del self._slots[source][k, service]
-        self._slots[target][k, service] += 1
+        self._slots[target][k if as_size is None else as_size, service] += 1
         self._gpus_of[service].add(target)
         if service not in self._services(source):
             self._gpus_of[service].discard(source)
@@ -119,7 +119,7 @@ class _Board:
                 sizes = sorted({k for k, held in self._slots[source] if held == s})
                 partner = next((found for k in sizes for found in self._partners(source, k, s)), None)
                 if partner is None:
-                    self._move(sizes[0], s, source, self._room(source, sizes[0], s))
+                    self._move(sizes[0], s, source, *self._room(source, sizes[0], s))
                 else:
                     self._exchange(partner[0], s, source, *partner[1:])
 
@@ -141,21 +141,39 @@ class _Board:
             while len(self._services(gpu)) > limit:
                 s = min(self._services(gpu), key=lambda s: (self._held(gpu, s), s))
                 for k in sorted(k for k, service in self._slots[gpu].elements() if service == s):
-                    self._move(k, s, gpu, self._room(gpu, k, s))
+                    self._move(k, s, gpu, *self._room(gpu, k, s))
 
-    def _room(self, gpu: int, k: int, s: int) -> int:
-        """Return another GPU of the pool with room for one more instance of size k, a new one at worst."""
-        pool, spread = self._pools[gpu], self._problem.services[s].spread
-        at_home = self._gpus_of[s] if len(self._gpus_of[s]) > spread else set()
+    def _room(self, gpu: int, k: int, s: int) -> tuple[int, int]:
+        """Return another GPU with room for an instance like those of size k, and its size there.
+
+        At worst it is a new GPU, of this pool unless it is used up and another has such GPUs.
+        """
+        at_home = self._gpus_of[s] if len(self._gpus_of[s]) > self._problem.services[s].spread else set()
         others: list[int] = [*sorted(at_home), *range(len(self._slots))]
         for other in others:
             apart = other in at_home or other not in self._gpus_of[s]
-            if other == gpu or self._pools[other] != pool or not apart:
-                continue
             allowed = s in self._services(other) or len(self._services(other)) < self._limit
-            if allowed and self._fits(other, k):
-                return other
-        return self._new(pool, Counter())
+            size = self._alike(k, s).get(self._pools[other])
+            if other != gpu and apart and allowed and size is not None and self._fits(other, size):
+                return other, size
+        alike = self._alike(k, s)
+        pool = next((p for p in (self._pools[gpu], *alike) if self._has_gpus(p)), self._pools[gpu])
+        return self._new(pool, Counter()), alike[pool]
+
+    def _alike(self, k: int, s: int) -> dict[int, int]:
+        """Return by pool the size that does the same for the service as size k."""
+        sizes, pools = self._problem.sizes, self._problem.pools
+        return {
+            size.pool: j
+            for j, size in enumerate(sizes)
+            if size.profile == sizes[k].profile
+            and pools[size.pool].gpu == pools[sizes[k].pool].gpu
+            and self._problem.throughput[s, j] > 0
+        }
+
+    def _has_gpus(self, pool: int) -> bool:
+        count = self._problem.pools[pool].count
+        return count is None or self._pools.count(pool) < count
 
     def _fits(self, gpu: int, k: int) -> bool:
         counts = Counter(size for size, _ in self._slots[gpu].elements())

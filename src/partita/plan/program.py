@@ -89,6 +89,11 @@ class Program:
             self.solver.changeColsIntegrality(count, np.arange(first, first + count, dtype=np.int32), kinds)
         return first
 
+    def make_integer(self) -> None:
+        """Ask for whole numbers in every column from now on."""
+        kinds = np.array([highspy.HighsVarType.kInteger] * self.width)
+        self.solver.changeColsIntegrality(self.width, np.arange(self.width, dtype=np.int32), kinds)
+
     def clear_costs(self) -> None:
         """Make every column cost nothing."""
         self.solver.changeColsCost(self.width, np.arange(self.width, dtype=np.int32), np.zeros(self.width))
