@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from tests.plan.deployments import cost
-from tests.plan.problems import A30, A100, problem, problems, small_problems
+from tests.plan.problems import A30, A100, point, problem, problems, small_problems
 
 from partita.plan.exact import ExactPlanner
-from partita.plan.greedy import greedy_configs
+from partita.plan.greedy import GreedyPlanner, greedy_configs
 from partita.plan.paper_bound import lower_bound, lp_bound, relax, rule_free_bound
 from partita.plan.problem import Pool, Problem
 
@@ -42,6 +42,14 @@ def test_replicas_alone_need_gpus() -> None:
     asked = problem([Pool("a30", A30)], {"s": (1.0, {"4g.24gb": 100.0})})
     many = asked.with_services((replace(asked.services[0], min_replicas=3),))
     assert lower_bound(many) == 3.0
+
+
+def test_watts_are_those_of_instances_alone() -> None:
+    asked = problem([Pool("a30", A30)], {"s": (8.0, {"4g.24gb": 4.0})}, objective="watts")
+    points = (None, None, point("4g.24gb", 4.0, power_w=100.0))
+    asked = asked.with_services((replace(asked.services[0], points=points),))
+    assert rule_free_bound(asked) == lp_bound(asked) == pytest.approx(200.0)
+    assert GreedyPlanner().plan(asked).objective.proven
 
 
 def test_too_few_gpus_even_for_the_relaxation_have_an_infinite_bound() -> None:

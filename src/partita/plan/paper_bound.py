@@ -40,7 +40,7 @@ def rule_free_bound(problem: Problem) -> float:
 def _least_cost_per_item(problem: Problem) -> NDArray[np.float64]:
     gpus = [problem.pools[size.pool].gpu for size in problem.sizes]
     share = [
-        problem.gpu_cost(size.pool) * gpu.profile(size.profile).compute / gpu.compute_slices
+        _gpu_cost(problem, size.pool) * gpu.profile(size.profile).compute / gpu.compute_slices
         for size, gpu in zip(problem.sizes, gpus, strict=True)
     ]
     cost = np.array(share) + problem.instance_cost
@@ -48,6 +48,11 @@ def _least_cost_per_item(problem: Problem) -> NDArray[np.float64]:
     per_item = np.divide(cost, throughput, out=np.full(cost.shape, np.inf), where=throughput > 0)
     least: NDArray[np.float64] = per_item.min(axis=1, initial=np.inf)
     return least
+
+
+def _gpu_cost(problem: Problem, pool: int) -> float:
+    # Watts are those of instances: what planners add per GPU to use few of them is not in a plan's value.
+    return 0.0 if problem.objective == "watts" else problem.gpu_cost(pool)
 
 
 def lp_bound(problem: Problem) -> float:
@@ -115,7 +120,9 @@ def _relaxation(problem: Problem) -> highspy.HighsLp:
     counts = [math.inf if pool.count is None else pool.count for pool in problem.pools]
     lp = highspy.HighsLp()
     lp.num_col_, lp.num_row_ = columns, sizes + 2 * services + pools
-    lp.col_cost_ = np.concatenate([problem.cut_cost, problem.instance_cost[service, size]])
+    lp.col_cost_ = np.concatenate(
+        [[_gpu_cost(problem, cut.pool) for cut in problem.cuts], problem.instance_cost[service, size]]
+    )
     lp.col_lower_, lp.col_upper_ = np.zeros(columns), np.full(columns, math.inf)
     lp.row_lower_ = np.concatenate(
         [np.zeros(sizes), problem.rate, problem.replicas, np.full(pools, -math.inf)]
