@@ -82,5 +82,5 @@ def test_a_plan_that_is_proven_optimal_is_not_searched_further() -> None:
 
 @pytest.mark.parametrize("values", [(0, 2, 2), (2, 0, 2), (2, 2, -1)])
 def test_parameters_out_of_range_are_refused(values: tuple[int, int, int]) -> None:
-    with pytest.raises(InputError, match="is (0|-1)"):
+    with pytest.raises(InputError, match=r"is (0|-1)"):
         GeneticPlanner(0, *values)
