@@ -1,0 +1,1 @@
+"""The loop that brings a cluster to what is wanted: observe, plan, transition, act; and its journal."""

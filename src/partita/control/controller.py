@@ -1,0 +1,172 @@
+"""Brings a cluster to a goal: observe, order the way, act, and look again until nothing is left to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.control.carry_out import carry_out
+from partita.control.journal import JournalError, State
+from partita.control.observed import deployed
+from partita.control.snapshot import snapshot
+from partita.drive.port import DriveError
+from partita.errors import PartitaError
+from partita.transition.transition import Request
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from partita.control.carry_out import Hands, Outcome
+    from partita.control.goal import Goal
+    from partita.control.snapshot import Snapshot
+    from partita.drive.port import Observation
+    from partita.transition.deployment import Deployment
+    from partita.transition.transition import Durations, Transition, Transitioner
+
+
+class StoppedError(PartitaError):
+    """The goal was not reached; what runs is safe, and nothing is under way."""
+
+
+class StopRequestedError(PartitaError):
+    """Asked to stop on the way; what runs is safe, and nothing is under way (exit code 130)."""
+
+    exit_code = 130
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What it took to reach a goal: seconds on the cluster's clock, actions, and transitions after the first."""
+
+    seconds: float
+    actions: int
+    replans: int
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """The loop.
+
+    Attributes:
+        durations: how long actions are predicted to take.
+        most_replans: how often the way is ordered anew because someone else changed the cluster.
+    """
+
+    hands: Hands
+    transitioner: Transitioner
+    durations: Durations
+    command: str
+    most_replans: int = 10
+
+    def preview(self, goal: Goal, observation: Observation) -> Transition:
+        """Return the way from what is observed to a goal, and act on nothing.
+
+        Raises:
+            InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
+        """
+        return self.transitioner.transition(request(goal, deployed(observation), self.durations))
+
+    def reach(self, goal: Goal) -> Reached:
+        """Bring the cluster to a goal.
+
+        Raises:
+            InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
+            StoppedError: an action failed for ever, or the cluster does not stop changing.
+            StopRequestedError: asked to stop.
+        """
+        clock = self.hands.driver.clock
+        began, actions, replans = clock.now(), 0, 0
+        transition, before = self._look(goal)
+        self.hands.journal.begin_goal(goal, self.command, clock.now())
+        try:
+            while transition.actions:
+                goal = goal.onto(transition.target)
+                self.hands.journal.begin_round(goal, transition, clock.now())
+                outcome = carry_out(self.hands, transition, before)
+                actions += outcome.done
+                if not outcome.complete:
+                    self._go_on(outcome, replans)
+                    replans += 1
+                transition, before = self._look(goal)
+        except PartitaError as error:
+            self._stopped(goal, error)
+            raise
+        self.hands.journal.end_goal(State.REACHED, clock.now())
+        return Reached(clock.now() - began, actions, replans)
+
+    def _look(self, goal: Goal) -> tuple[Transition, Snapshot]:
+        observation = self.hands.driver.observe()
+        transition = self.preview(goal, observation)
+        before = snapshot(observation)
+        self.hands.journal.record((), before, self.hands.driver.clock.now())
+        return transition, before
+
+    def _stopped(self, goal: Goal, error: PartitaError) -> None:
+        if isinstance(error, JournalError | DriveError):
+            return  # there is nothing to write to, or nothing to look at
+        now = self.hands.driver.clock.now()
+        self.hands.journal.note(str(error), now)
+        self.hands.journal.end_goal(State.STOPPED, now)
+        served = still_served(goal, deployed(self.hands.driver.observe()))
+        self.hands.reporter.note(f"nothing is under way any more; served of required items/s: {served}")
+
+    def _go_on(self, outcome: Outcome, replans: int) -> None:
+        """Return if the way is to be ordered anew.
+
+        Raises:
+            StoppedError: an action failed for ever, or the cluster does not stop changing.
+            StopRequestedError: asked to stop.
+        """
+        error = self._reason(outcome, replans)
+        if error is not None:
+            raise error
+
+    def _reason(self, outcome: Outcome, replans: int) -> PartitaError | None:
+        if outcome.stopped:
+            return StopRequestedError(
+                "stopped as asked, in a safe state", hint=f"go on with `{self.command}`"
+            )
+        if outcome.replan and replans < self.most_replans:
+            return None
+        failure = outcome.failure
+        if failure is None:
+            return StoppedError(
+                f"stopped: someone else changed the cluster {replans + 1} times meanwhile",
+                hint=f"find out who (`partita status` shows what), then go on with `{self.command}`",
+            )
+        action = failure.action
+        tries = f" after {failure.tries} tries" if failure.tries > 1 else ""
+        service = f" of {action.replica.service}" if action.replica else ""
+        mend = f"{failure.error.hint}; then " if failure.error.hint else "mend it, then "
+        return StoppedError(
+            f"stopped: {action.kind.value.replace('_', ' ')}{service} failed{tries}: {failure.error.what}",
+            where=f"{action.gpu} {action.placement}",
+            hint=f"{mend}go on with `{self.command}`",
+        )
+
+
+def request(goal: Goal, current: Deployment, durations: Durations) -> Request:
+    """Return what a transition is asked for, from what runs to a goal."""
+    return Request(
+        current,
+        goal.target,
+        goal.old_rates,
+        goal.new_rates,
+        durations,
+        extra_gpus=goal.extra_gpus,
+        forbid=goal.forbid,
+    )
+
+
+def standing_rates(promised: Mapping[str, float] | None, current: Deployment) -> Mapping[str, float]:
+    """Return the rates to keep: those promised, or what runs where no journal tells what was promised."""
+    return current.capacity() if promised is None else promised
+
+
+def still_served(goal: Goal, current: Deployment) -> str:
+    """Return each service's capacity, beside what was promised, in words."""
+    capacity = current.capacity()
+    names = sorted(goal.new_rates.keys() | capacity.keys())
+    return ", ".join(
+        f"{name} {capacity.get(name, 0.0):g}/{goal.new_rates.get(name, 0.0):g}" for name in names
+    )

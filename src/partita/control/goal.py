@@ -1,0 +1,102 @@
+"""What a controller is to reach, and its JSON for the journal."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from partita.mig.layout import Placement
+from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A wanted deployment and the limits of the way to it.
+
+    Attributes:
+        target: what is to run; its GPUs' ids are a wish.
+        old_rates: required items/s of each service until now.
+        new_rates: required items/s of each service from now on.
+        algorithm: name of the transition's algorithm.
+        extra_gpus: as in `Request`; None for any number.
+        forbid: as in `Request`.
+        source: fingerprint of the deployment as it was asked for, before it was put onto physical GPUs.
+    """
+
+    target: Deployment
+    old_rates: Mapping[str, float]
+    new_rates: Mapping[str, float]
+    algorithm: str = "shortest"
+    extra_gpus: int | None = None
+    forbid: tuple[str, ...] = ()
+    source: str = ""
+
+    @property
+    def guaranteed(self) -> dict[str, float]:
+        """Items/s that each service was promised all along the way, and so while it is not yet at its end."""
+        both = self.old_rates.keys() & self.new_rates.keys()
+        return {name: min(self.old_rates[name], self.new_rates[name]) for name in sorted(both)}
+
+    def onto(self, target: Deployment) -> Goal:
+        """Return this goal with its target on those physical GPUs, what is not ours left out."""
+        gpus = tuple(
+            DeployedGpu(gpu.id, gpu.model, tuple(each for each in gpu.instances if not each.fixed))
+            for gpu in target.gpus
+        )
+        return replace(self, target=Deployment(gpus))
+
+
+def fingerprint(deployment: Deployment) -> str:
+    """Return twelve digits that tell one wanted deployment from another."""
+    return hashlib.sha256(json.dumps(_plain(deployment)).encode()).hexdigest()[:12]
+
+
+def goal_text(goal: Goal) -> str:
+    """Return a goal as JSON."""
+    rest = {name: getattr(goal, name) for name in ("algorithm", "extra_gpus", "forbid", "source")}
+    rates = {"old_rates": dict(goal.old_rates), "new_rates": dict(goal.new_rates)}
+    return json.dumps({"target": _plain(goal.target), **rates, **rest})
+
+
+def goal_of(text: str) -> Goal:
+    """Return the goal that `goal_text` wrote."""
+    data = json.loads(text)
+    data["target"] = _deployment(data["target"])
+    data["forbid"] = tuple(data["forbid"])
+    return Goal(**data)
+
+
+def _plain(deployment: Deployment) -> list[dict[str, Any]]:
+    return [
+        {
+            "id": gpu.id,
+            "model": gpu.model,
+            "instances": [
+                {
+                    "at": str(each.placement),
+                    "replica": None if each.replica is None else asdict(each.replica),
+                }
+                for each in gpu.instances
+            ],
+        }
+        for gpu in deployment.gpus
+    ]
+
+
+def _deployment(data: list[dict[str, Any]]) -> Deployment:
+    return Deployment(
+        tuple(
+            DeployedGpu(gpu["id"], gpu["model"], tuple(_instance(each) for each in gpu["instances"]))
+            for gpu in data
+        )
+    )
+
+
+def _instance(data: dict[str, Any]) -> DeployedInstance:
+    replica = Replica(**data["replica"]) if data["replica"] else None
+    return DeployedInstance(Placement.parse(data["at"]), replica)

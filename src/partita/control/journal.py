@@ -1,0 +1,223 @@
+"""The journal: what a controller wants, intends, has done and has seen, on the disk before it matters."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import astuple, dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from partita.control.goal import goal_of, goal_text
+from partita.control.journal_file import JournalError, JournalFile
+from partita.control.snapshot import Fact, Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from partita.control.goal import Goal
+    from partita.drive.port import Ended
+    from partita.transition.transition import Action, Transition
+
+FILE = "journal.sqlite3"
+_KEPT_GOALS = 100
+
+__all__ = ["FILE", "Entry", "Journal", "JournalError", "Progress", "State"]
+
+
+class State(StrEnum):
+    """Where a goal is: on its way, reached, stopped before that, or replaced by another."""
+
+    RUNNING = "running"
+    REACHED = "reached"
+    STOPPED = "stopped"
+    REPLACED = "replaced"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the journal: when, on the cluster's clock, and what, and why it failed if it did."""
+
+    at: float
+    text: str
+    ended: float | None = None
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the newest goal is.
+
+    Attributes:
+        done: actions of the present transition that have ended well.
+        actions: actions of the present transition.
+        replans: transitions that were begun for this goal before the present one.
+    """
+
+    goal: Goal
+    state: State
+    command: str
+    at: float
+    done: int
+    actions: int
+    makespan: float
+    replans: int
+
+
+class Journal:
+    """A journal in a file, made if it is not there.
+
+    Args:
+        path: the file.
+
+    Raises:
+        JournalError: it cannot be read; it is left as it is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = JournalFile(path)
+        self._seen: Snapshot | None = None
+        self._goal: int | None = None
+        self._round: int | None = None
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def begin_goal(self, goal: Goal, command: str, at: float) -> int:
+        """Write down what is wanted from now on; return its number. One not reached until now is replaced."""
+        with self._file.transaction() as db:
+            db.execute("UPDATE goals SET state = ?, ended = ? WHERE ended IS NULL", (State.REPLACED, at))
+            row = (at, command, goal_text(goal), State.RUNNING)
+            made = db.execute("INSERT INTO goals (at, command, document, state) VALUES (?, ?, ?, ?)", row)
+            self._goal = int(made.lastrowid or 0)
+            db.execute("DELETE FROM goals WHERE id <= ?", (self._goal - _KEPT_GOALS,))
+        return self._goal
+
+    def begin_round(self, goal: Goal, transition: Transition, at: float) -> None:
+        """Write down the way that is to be gone now, and the goal on the physical GPUs that it leads to."""
+        row = (self._goal, at, len(transition.actions), transition.makespan, transition.moved)
+        with self._file.transaction() as db:
+            db.execute("UPDATE goals SET document = ? WHERE id = ?", (goal_text(goal), self._goal))
+            made = db.execute(
+                "INSERT INTO rounds (goal, at, actions, makespan, moved) VALUES (?, ?, ?, ?, ?)", row
+            )
+            self._round = made.lastrowid
+
+    def intend(self, actions: Iterable[Action], at: float) -> None:
+        """Write down actions that are about to begin."""
+        rows = [
+            (self._round, a.id, a.kind, a.gpu, str(a.placement), a.replica.service if a.replica else None, at)
+            for a in actions
+        ]
+        with self._file.transaction() as db:
+            db.executemany(
+                "INSERT INTO actions (round, id, kind, gpu, placement, service, begun) VALUES (?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+
+    def record(self, ended: Sequence[Ended], seen: Snapshot, at: float) -> None:
+        """Write down how actions ended and what is seen now."""
+        close = "UPDATE actions SET ended = ?, error = ? WHERE round = ? AND id = ? AND ended IS NULL"
+        rows = [(at, str(each.error) if each.error else None, self._round, each.action.id) for each in ended]
+        gone, new = _difference(self.seen(), seen)
+        if not (rows or gone or new):
+            return
+        with self._file.transaction() as db:
+            db.executemany(close, rows)
+            db.executemany("DELETE FROM seen WHERE gpu = ? AND placement = ?", gone)
+            db.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", new)
+        self._seen = seen
+
+    def note(self, text: str, at: float) -> None:
+        """Write down something that a person should know."""
+        with self._file.transaction() as db:
+            db.execute("INSERT INTO notes (goal, at, text) VALUES (?, ?, ?)", (self._goal, at, text))
+
+    def end_goal(self, state: State, at: float) -> None:
+        """Write down that the goal was reached, or that it was stopped on the way."""
+        ended = None if state is State.STOPPED else at
+        with self._file.transaction() as db:
+            db.execute("UPDATE goals SET state = ?, ended = ? WHERE id = ?", (state, ended, self._goal))
+
+    def seen(self) -> Snapshot | None:
+        """Return what was seen last, None if nothing ever was."""
+        if self._seen is None:
+            with self._file.reading() as db:
+                rows = db.execute("SELECT gpu, placement, fact FROM seen").fetchall()
+            self._seen = _snapshot(rows) if rows else None
+        return self._seen
+
+    def unfinished(self) -> Goal | None:
+        """Return the goal that was begun last, if it was not reached."""
+        with self._file.reading() as db:
+            row = db.execute("SELECT document, ended FROM goals ORDER BY id DESC LIMIT 1").fetchone()
+        return goal_of(row[0]) if row is not None and row[1] is None else None
+
+    def promised(self) -> Mapping[str, float] | None:
+        """Return the rates that are required of what runs now, None if nothing was ever applied.
+
+        On the way from one to another it is what both require: less is guaranteed of nothing.
+        """
+        with self._file.reading() as db:
+            row = db.execute("SELECT document, state FROM goals ORDER BY id DESC LIMIT 1").fetchone()
+        if row is None:
+            return None
+        goal = goal_of(row[0])
+        return goal.new_rates if row[1] == State.REACHED else goal.guaranteed
+
+    def progress(self) -> Progress | None:
+        """Return how far the newest goal is, None if there never was one."""
+        with self._file.reading() as db:
+            row = db.execute(
+                "SELECT id, document, state, command, at FROM goals ORDER BY id DESC LIMIT 1"
+            ).fetchone()
+            if row is None:
+                return None
+            rounds = db.execute(
+                "SELECT id, actions, makespan FROM rounds WHERE goal = ? ORDER BY id", (row[0],)
+            ).fetchall()
+            now = rounds[-1] if rounds else (0, 0, 0.0)
+            (done,) = db.execute(
+                "SELECT count(DISTINCT id) FROM actions WHERE round = ? AND ended IS NOT NULL AND error IS NULL"
+                " AND id NOT LIKE '%/%'",
+                (now[0],),
+            ).fetchone()
+        goal, state = goal_of(row[1]), State(row[2])
+        return Progress(goal, state, row[3], row[4], done, now[1], now[2], max(0, len(rounds) - 1))
+
+    def tail(self, n: int) -> list[Entry]:
+        """Return the newest entries, oldest first."""
+        with self._file.reading() as db:
+            rows = db.execute(
+                "SELECT begun AS at, kind || ' ' || coalesce(service || ' on ', '') || gpu || ' ' || placement,"
+                " ended, error FROM actions UNION ALL SELECT at, text, at, NULL FROM notes"
+                " ORDER BY at DESC LIMIT ?",
+                (n,),
+            ).fetchall()
+        return [Entry(at, text, ended, error) for at, text, ended, error in reversed(rows)]
+
+
+def _difference(
+    before: Snapshot | None, now: Snapshot
+) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
+    """Return the keys of the rows that are gone, and the rows that are new or changed."""
+    was, found = _facts(before) if before else {}, _facts(now)
+    gone = [key for key in was if key not in found]
+    return gone, [(*key, _text(fact)) for key, fact in found.items() if was.get(key) != fact]
+
+
+def _facts(seen: Snapshot) -> dict[tuple[str, str], Fact | str]:
+    return {**{(gpu, ""): condition for gpu, condition in seen.gpus.items()}, **seen.instances}
+
+
+def _text(fact: Fact | str) -> str:
+    return json.dumps(fact if isinstance(fact, str) else astuple(fact))
+
+
+def _snapshot(rows: Sequence[tuple[str, str, str]]) -> Snapshot:
+    facts = {(gpu, placement): json.loads(fact) for gpu, placement, fact in rows}
+    return Snapshot(
+        {gpu: fact for (gpu, placement), fact in facts.items() if not placement},
+        {key: Fact(*fact) for key, fact in facts.items() if key[1]},
+    )

@@ -1,0 +1,128 @@
+"""One controller at a time: a lock that dies with its process, and says who holds it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, TextIO
+
+from partita.errors import PartitaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+FILE = "controller.lock"
+_TRIES, _PAUSE_S = 5, 0.05  # `holder` takes the lock for an instant, too
+
+
+@dataclass(frozen=True, slots=True)
+class Controller:
+    """The process that acts on a cluster.
+
+    Attributes:
+        started: seconds since 1970.
+        command: its command line.
+    """
+
+    host: str
+    pid: int
+    started: float
+    command: str
+
+    def __str__(self) -> str:
+        since = datetime.fromtimestamp(self.started).astimezone().isoformat(" ", "seconds")
+        return f"process {self.pid} on {self.host} since {since}: {self.command}"
+
+
+class LockedError(PartitaError):
+    """Another controller acts on this cluster."""
+
+
+@contextmanager
+def controlling(folder: Path) -> Iterator[Controller | None]:
+    """Be the one controller while the block runs. Yields the one before if it was killed, else None.
+
+    The lock is the kernel's (flock), so that a killed process holds nothing; the text in the file is for people.
+
+    Raises:
+        LockedError: another controller acts on this cluster; says which.
+        PartitaError: the lock's file cannot be opened.
+    """
+    path = folder / FILE
+    try:
+        stream = path.open("a+", encoding="utf-8")
+    except OSError as error:
+        raise PartitaError(f"the lock cannot be opened: {error.strerror}", where=str(path)) from None
+    with stream:
+        if not _take(stream):
+            raise _locked(_read(stream))
+        before = _read(stream)
+        _write(stream, Controller(socket.gethostname(), os.getpid(), time.time(), _command()))
+        try:
+            yield before
+        finally:
+            stream.truncate(0)
+
+
+def holder(folder: Path) -> Controller | None:
+    """Return the controller that acts on this cluster now, None if there is none."""
+    try:
+        stream = (folder / FILE).open(encoding="utf-8")
+    except OSError:
+        return None
+    with stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return _read(stream)
+        return None
+
+
+def _take(stream: TextIO) -> bool:
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PAUSE_S)
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            continue
+        return True
+    return False
+
+
+def _locked(who: Controller | None) -> LockedError:
+    if who is None:
+        return LockedError("another controller acts on this cluster", hint="try again when it has ended")
+    stop = (
+        f"kill -INT {who.pid}" if who.host == socket.gethostname() else f"kill -INT {who.pid}` on `{who.host}"
+    )
+    return LockedError(
+        f"another controller acts on this cluster: {who}",
+        hint=f"wait until it has ended, or have it stop in a safe state: `{stop}`",
+    )
+
+
+def _read(stream: TextIO) -> Controller | None:
+    stream.seek(0)
+    try:
+        return Controller(**json.load(stream))
+    except (ValueError, TypeError):
+        return None  # empty after an orderly end, or cut short by a crash
+
+
+def _write(stream: TextIO, who: Controller) -> None:
+    stream.truncate(0)
+    json.dump(asdict(who), stream)
+    stream.flush()
+
+
+def _command() -> str:
+    return " ".join(["partita", *sys.argv[1:]])

@@ -1,0 +1,73 @@
+"""What to do next for an action of a transition, judged by what is observed and not by what is remembered."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from partita.control.observed import serving
+from partita.transition.transition import Kind
+
+if TYPE_CHECKING:
+    from partita.drive.port import Observation, ObservedInstance
+    from partita.transition.transition import Action
+
+
+def next_step(action: Action, observation: Observation) -> Action | None:
+    """Return the action itself, another one that must come before it, or None if its effect is there already.
+
+    What a killed controller or a failed try left behind is cleared away first: a replica that is not ready or
+    drains is stopped, an instance without its compute instance is completed. Neither counts towards a
+    service's capacity, so no floor depends on it.
+    """
+    found = _found(action, observation)
+    match action.kind:
+        case Kind.CREATE_INSTANCE:
+            return None if found is not None and found.ours and found.complete else action
+        case Kind.DESTROY_INSTANCE:
+            return None if found is None else _clear(action, found) or action
+        case Kind.STOP_REPLICA:
+            return None if found is None or found.replica is None else action
+        case Kind.START_REPLICA:
+            return _start(action, found)
+
+
+def _start(action: Action, found: ObservedInstance | None) -> Action | None:
+    if found is None:
+        return action  # the driver says what is wrong
+    if not found.complete:
+        return _before(action, Kind.CREATE_INSTANCE)
+    if found.replica is None:
+        return action
+    if serving(found) == action.replica:
+        return None
+    if found.replica.replica == action.replica and not found.replica.draining:
+        return action  # it goes on becoming ready
+    return _clear(action, found)
+
+
+def restart(action: Action, observation: Observation) -> Action | None:
+    """Return what must come before an action that has failed is tried again, None if nothing.
+
+    A replica that was not ready in time is stopped: to wait for it once more would be no new try.
+    """
+    found = _found(action, observation)
+    if action.kind is Kind.START_REPLICA and found is not None and serving(found) != action.replica:
+        return _clear(action, found)
+    return None
+
+
+def _clear(action: Action, found: ObservedInstance) -> Action | None:
+    """Return the stop of a replica that is in the way."""
+    if found.replica is None or not found.ours:
+        return None
+    return replace(_before(action, Kind.STOP_REPLICA), replica=found.replica.replica)
+
+
+def _before(action: Action, kind: Kind) -> Action:
+    return replace(action, id=f"{action.id}/{kind.value}", kind=kind, replica=None, after=())
+
+
+def _found(action: Action, observation: Observation) -> ObservedInstance | None:
+    gpu = observation.gpu(action.gpu)
+    return next((each for each in gpu.instances if each.placement == action.placement), None) if gpu else None
