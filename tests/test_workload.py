@@ -56,6 +56,10 @@ Case = tuple[str, str, str, str, str]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
+    (tmp_path / "more").mkdir()
+    for table in ("perf.csv", "p.csv", "more/perf.parquet"):
+        (tmp_path / table).touch()
+
     def written(text: str, name: str = "w.yaml") -> Path:
         path = tmp_path / name
         path.write_text(text, encoding="utf-8")
@@ -96,9 +100,11 @@ def test_tables_are_found_beside_the_workload(write: Write, tmp_path: Path) -> N
 
 
 def test_stdin_is_read_and_its_tables_are_found_in_the_current_folder(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(MINIMAL))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "perf.csv").touch()
     assert read_workload("-").performance == ("perf.csv",)
 
 
@@ -221,6 +227,8 @@ FIELDS = [
     ("services:", "models: [{name: m}]\nservices:", "6: models[0]", "gflop is missing", "gflop: 8.2"),
     ("[perf.csv]", "perf.csv", "3: performance", "must be a list, not 'perf.csv'", "[perf.csv]"),
     ("performance: [perf.csv]\n", "", "1", "no performance table", "performance: [perf.csv]"),
+    ("[perf.csv]", "[perf.csv, other.csv]", "3: performance[1]", "there is no file", "workload's folder"),
+    ("[perf.csv]", "[more]", "3: performance[0]", "is a directory", "workload's folder"),
     ("partita/v1", "partita/v2", "1: apiVersion", "newer than this partita", "update partita"),
     ("partita/v1", "apps/v1", "1: apiVersion", "'apps/v1' is no version of this document", "partita/v1"),
     ("apiVersion: partita/v1", "apiVersion: 1", "1: apiVersion", "must be text, not 1", ""),
@@ -393,6 +401,9 @@ def test_any_value_in_any_field_is_read_or_refused_with_a_line(
         holder = holder[step]
     holder[path[-1]] = data.draw(VALUES)
     file = tmp_path_factory.mktemp("any") / "w.json"
+    (file.parent / "more").mkdir()
+    for table in ("perf.csv", "more/perf.parquet"):
+        (file.parent / table).touch()
     file.write_text(json.dumps(document, indent=1), encoding="utf-8")
     try:
         assert isinstance(read_workload(file), Workload)

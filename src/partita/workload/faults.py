@@ -11,19 +11,20 @@ from partita.workload.model import LimitsSpec, ModelSpec, PoolSpec, ServiceSpec,
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from pydantic_core import ErrorDetails, ValidationError
 
-    from partita.workload.lines import Path
+    from partita.workload.lines import FieldPath
 
 
 class Fault(NamedTuple):
     """Where in the document, what, and how to mend it; `first` is where a repeated name stood first."""
 
-    path: Path
+    path: FieldPath
     what: str
     hint: str | None = None
-    first: Path | None = None
+    first: FieldPath | None = None
 
 
 def field_faults(error: ValidationError, most: int) -> tuple[list[Fault], int]:
@@ -91,15 +92,15 @@ def _field_fault(error: ErrorDetails) -> Fault:
     )
 
 
-def _keys(path: Path) -> tuple[str, ...]:
+def _keys(path: FieldPath) -> tuple[str, ...]:
     return tuple(step for step in path if isinstance(step, str))
 
 
-def _known(path: Path) -> list[str]:
+def _known(path: FieldPath) -> list[str]:
     return [field.name for field in fields(_MODELS[_keys(path[:-1])])]
 
 
-def _example(path: Path) -> str | None:
+def _example(path: FieldPath) -> str | None:
     """Return a value that the field takes, from the field's own examples."""
     keys = _keys(path)
     if not keys:
@@ -140,8 +141,8 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def cross_faults(workload: Workload) -> list[Fault]:
-    """Return what is wrong between fields that are each right by themselves."""
+def cross_faults(workload: Workload, folder: Path) -> list[Fault]:
+    """Return what is wrong between fields that are each right by themselves, and tables not to be found."""
     return [
         *_repeated(("services",), [service.name for service in workload.services], "service"),
         *_repeated(("models",), [model.name for model in workload.models], "model"),
@@ -149,10 +150,11 @@ def cross_faults(workload: Workload) -> list[Fault]:
         *_unknown_profiles(workload),
         *_without_cost(workload),
         *_without_performance(workload),
+        *_absent_tables(workload, folder),
     ]
 
 
-def _repeated(path: Path, names: list[str], kind: str) -> Iterator[Fault]:
+def _repeated(path: FieldPath, names: list[str], kind: str) -> Iterator[Fault]:
     if len(set(names)) == len(names):
         return
     first: dict[str, int] = {}
@@ -191,3 +193,11 @@ def _without_performance(workload: Workload) -> Iterator[Fault]:
             "no performance table and no models",
             "name tables, as in performance: [perf.csv], or give models for an estimate",
         )
+
+
+def _absent_tables(workload: Workload, folder: Path) -> Iterator[Fault]:
+    for index, name in enumerate(workload.performance):
+        path = folder / name
+        if not path.is_file():
+            what = f"{path} is a directory, not a file" if path.is_dir() else f"there is no file {path}"
+            yield Fault(("performance", index), what, "tables are named relative to the workload's folder")

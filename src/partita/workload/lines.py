@@ -12,25 +12,25 @@ from partita.workload.document import events
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-Path = tuple[str | int, ...]
+FieldPath = tuple[str | int, ...]
 """Keys and list indices from the document's root."""
 
 
-def written(path: Path) -> str:
+def written(path: FieldPath) -> str:
     """Return a path as users read it: `services[3].slo.latency_ms`."""
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
 
 
-def path_of(text: str) -> Path:
+def path_of(text: str) -> FieldPath:
     """Return the path that `written` wrote."""
     return tuple(int(index) if index else key for index, key in re.findall(r"\[(\d+)\]|([^.\[\]]+)", text))
 
 
-def lines_of(text: str, paths: Iterable[Path]) -> dict[Path, int]:
+def lines_of(text: str, paths: Iterable[FieldPath]) -> dict[FieldPath, int]:
     """Return the line of each path, or of the nearest thing that encloses it."""
     paths = set(paths)
     wanted = {path[:n] for path in paths for n in range(len(path) + 1)}
-    found: dict[Path, int] = {(): 1}
+    found: dict[FieldPath, int] = {(): 1}
     try:
         for path, line in _places(text):
             if path in wanted:
@@ -44,7 +44,7 @@ def lines_of(text: str, paths: Iterable[Path]) -> dict[Path, int]:
     }
 
 
-def _places(text: str) -> Iterator[tuple[Path, int]]:
+def _places(text: str) -> Iterator[tuple[FieldPath, int]]:
     """Yield the path and line of every mapping entry and list item, in the document's order."""
     path: list[Any] = []  # one step per open container; None in a mapping that waits for a key
     for event in events(text):

@@ -13,8 +13,7 @@ from partita.errors import SHOWN, InputError, PartitaError, together
 from partita.files import read_text
 from partita.workload.document import parse
 from partita.workload.faults import Fault, cross_faults, field_faults
-from partita.workload.lines import Path as FieldPath
-from partita.workload.lines import lines_of, path_of, written
+from partita.workload.lines import FieldPath, lines_of, path_of, written
 from partita.workload.model import API_VERSION, KIND, Workload
 
 if TYPE_CHECKING:
@@ -46,8 +45,8 @@ def read_workload(path: Path | str) -> Workload:
             where=f"{name}:1",
             hint=f"start with apiVersion: {API_VERSION} and kind: {KIND}; `partita schema` prints all fields",
         )
-    workload = _validated(data, text, name)
     folder = Path() if str(path) == "-" else Path(path).parent
+    workload = _validated(data, text, name, folder)
     return replace(workload, performance=tuple(str(folder / table) for table in workload.performance))
 
 
@@ -78,13 +77,13 @@ def _name(path: Path | str) -> str:
     return "<stdin>" if str(path) == "-" else str(path)
 
 
-def _validated(data: dict[str, Any], text: str, name: str) -> Workload:
+def _validated(data: dict[str, Any], text: str, name: str, folder: Path) -> Workload:
     try:
         workload = _WORKLOAD.validate_python(data)
     except ValidationError as error:
         faults, total = field_faults(error, SHOWN)
     else:
-        faults = cross_faults(workload)
+        faults = cross_faults(workload, folder)
         if not faults:
             return workload
         total = len(faults)
