@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from benchmarks.model_works import MODELS
 
+from benchmarks.model_works import MODELS
 from partita.mig.catalogue import gpu_model
 from partita.perf.estimate import FITTED, Constants, ModelWork, batch_ms, memory_mb
 from partita.perf.reading import read_table

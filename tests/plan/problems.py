@@ -13,6 +13,8 @@ from partita.plan.problem import Pool, Problem, Service, Size
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from partita.plan.problem import ObjectiveName
+
 A30 = gpu_model("a30-24gb").restricted(["1g.6gb", "2g.12gb", "4g.24gb"])
 A100 = gpu_model("a100-40gb").restricted(["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"])
 
@@ -75,5 +77,5 @@ def problems(draw: st.DrawFn) -> Problem:
                 spread=draw(st.sampled_from([1, 1, 2])),
             )
         )
-    objective = draw(st.sampled_from(["gpus", "cost"]))
+    objective: ObjectiveName = draw(st.sampled_from(["gpus", "cost"]))
     return Problem(tuple(pools), tuple(made), sizes, objective, draw(st.sampled_from([None, None, 1, 2, 3])))

@@ -109,7 +109,7 @@ class _Replan:
         from dataclasses import replace  # noqa: PLC0415
 
         from partita.plan.exact import ExactPlanner  # noqa: PLC0415 -- slow to import
-        from partita.plan.formulate import formulate  # noqa: PLC0415
+        from partita.plan.formulating.formulate import formulate  # noqa: PLC0415
         from partita.plan.watch import Watch  # noqa: PLC0415
 
         workload = self._loaded.workload

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.perf.table import PerfTable
-    from partita.plan.formulate import Formulation
+    from partita.plan.formulating.formulate import Formulation
     from partita.workload import Workload
 
 
@@ -32,7 +32,7 @@ def load(path: Path) -> Loaded:
     """
     from partita.perf.reading import read_tables  # noqa: PLC0415 -- numpy and pydantic are slow to import
     from partita.perf.table import PerfTable  # noqa: PLC0415
-    from partita.plan.formulate import formulate  # noqa: PLC0415
+    from partita.plan.formulating.formulate import formulate  # noqa: PLC0415
     from partita.workload import locating, read_workload  # noqa: PLC0415
 
     workload = read_workload(path)

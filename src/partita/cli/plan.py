@@ -81,9 +81,9 @@ def make_plan(
     """
     from partita.cli.interrupt import stoppable  # noqa: PLC0415 -- only searches need it
     from partita.cli.progress import search_progress  # noqa: PLC0415
-    from partita.plan.assumed import names  # noqa: PLC0415
-    from partita.plan.best_effort import met_shares, plan_best_effort  # noqa: PLC0415
     from partita.plan.exact import TooFewGpusError  # noqa: PLC0415
+    from partita.plan.exact.best_effort import met_shares, plan_best_effort  # noqa: PLC0415
+    from partita.plan.formulating.assumed import names  # noqa: PLC0415
     from partita.plan.watch import Watch  # noqa: PLC0415
 
     problem = loaded.formulation.problem
@@ -101,9 +101,9 @@ def make_plan(
 
 def _check(loaded: Loaded, path: Path) -> None:
     from partita.errors import PartitaError  # noqa: PLC0415
-    from partita.plan.check import check_plan  # noqa: PLC0415
+    from partita.plan.checking.check import check_plan  # noqa: PLC0415
+    from partita.plan.checking.requirements import requirements  # noqa: PLC0415
     from partita.plan.document import read_plan  # noqa: PLC0415
-    from partita.plan.requirements import requirements  # noqa: PLC0415
 
     faults = check_plan(read_plan(path), requirements(loaded.workload), loaded.formulation.measured)
     if not faults:

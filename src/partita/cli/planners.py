@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -22,10 +23,13 @@ class PlannerName(StrEnum):
     MIX = "mix"
 
 
-def make_planner(name: PlannerName, seed: int, watch: Watch) -> Planner:
-    """Return the planner of that name. Only its own modules are imported."""
-    if name is PlannerName.EXACT:
-        from partita.plan.exact import ExactPlanner  # noqa: PLC0415 -- each planner imports its own solvers
+_STATIC = (PlannerName.WHOLE, PlannerName.ONES, PlannerName.MIX)
+_SEEDED = (PlannerName.EXACT, PlannerName.MCTS, PlannerName.GENETIC)
 
-        return ExactPlanner(seed, watch)
-    raise NotImplementedError
+
+def make_planner(name: PlannerName, seed: int, watch: Watch) -> Planner:
+    """Return the planner of that name. Each is imported only here, for each brings its own solvers."""
+    module = import_module("partita.plan.paper.static" if name in _STATIC else f"partita.plan.paper.{name}")
+    made = getattr(module, f"{name.capitalize()}Planner")
+    planner: Planner = made(seed=seed, watch=watch) if name in _SEEDED else made(watch=watch)
+    return planner

@@ -58,7 +58,7 @@ class Objective:
     @property
     def proven(self) -> bool:
         """Whether nothing better exists."""
-        return self.gap <= 1e-9
+        return self.gap <= 1e-7
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from partita.mig.gpu import GpuModel
     from partita.perf.operating_point import OperatingPoint
 
+WATTS_PER_GPU = 1e-6
+
 ObjectiveName = Literal["gpus", "cost", "watts"]
 
 
@@ -152,9 +154,9 @@ class Problem:
     def gpu_cost(self, pool: int) -> float:
         """Return what one GPU of a pool adds to the objective.
 
-        Watts are those of the instances; a GPU costs a thousandth, only so that no more are used than needed.
+        Watts are those of the instances; a GPU costs next to nothing, only so that prices stay above zero.
         """
-        return {"gpus": 1.0, "cost": self.pools[pool].cost, "watts": 1e-3}[self.objective]
+        return {"gpus": 1.0, "cost": self.pools[pool].cost, "watts": WATTS_PER_GPU}[self.objective]
 
     def with_services(self, services: tuple[Service, ...]) -> Problem:
         """Return the same problem for other services."""

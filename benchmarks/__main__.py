@@ -1,0 +1,25 @@
+"""`python -m benchmarks [NAME ...] [--quick]`: run benchmarks and write their tables to docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+
+from benchmarks.report import write_section
+
+NAMES = ("planning", "scale", "transitions", "crashes")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="which ones; all without a name")
+    parser.add_argument("--quick", action="store_true", help="smaller cases, and print instead of writing")
+    asked = parser.parse_args()
+    for name in asked.names or NAMES:
+        text = import_module(f"benchmarks.{name}").run(quick=asked.quick)
+        print(text, flush=True)
+        if not asked.quick:
+            write_section(name, text)
+
+
+main()

@@ -1,0 +1,188 @@
+"""The checker: says what is wrong in a plan.
+
+Written from the definition of a plan (the MIG User Guide for what a GPU can be cut into; MIG-Serving,
+section 3, for what services are promised), and from nothing that makes plans: those may be wrong, this not.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from partita.plan.checking.check_gpu import Fault, GpuChecker, close
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from partita.plan.checking.check_gpu import Rows
+    from partita.plan.checking.requirements import RequiredPool, RequiredService, Requirements
+    from partita.plan.plan import Instance, Plan
+
+__all__ = ["Fault", "check_plan"]
+
+
+def check_plan(plan: Plan, wanted: Requirements, rows: Rows) -> list[Fault]:
+    """Return all that is wrong in a plan; an empty list for a right one.
+
+    Args:
+        plan: the plan.
+        wanted: what it must meet.
+        rows: the performance table that its operating points must be found in, estimates included.
+    """
+    groups = _groups(plan)
+    checker = GpuChecker(wanted, rows)
+    return [
+        *_id_faults(plan),
+        *(fault for group in groups for fault in checker.check(group.label, group.model, group.instances)),
+        *_pool_faults(plan, wanted.pools),
+        *_listed_faults(plan, wanted.services),
+        *_service_faults(plan, wanted.services, groups),
+        *_objective_faults(plan, wanted, groups, checker),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """GPUs that share one tuple of instances: checked once."""
+
+    model: str
+    instances: tuple[Instance, ...]
+    ids: list[str] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        others = len(self.ids) - 1
+        return f"{self.ids[0]} and {others} more cut like it" if others else self.ids[0]
+
+
+def _groups(plan: Plan) -> list[_Group]:
+    groups: dict[tuple[str, int], _Group] = {}
+    for gpu in plan.gpus:
+        key = (gpu.model, id(gpu.instances))
+        if key not in groups:
+            groups[key] = _Group(gpu.model, gpu.instances)
+        groups[key].ids.append(gpu.id)
+    return list(groups.values())
+
+
+def _node(gpu_id: str) -> str:
+    return gpu_id.rpartition("/")[0]
+
+
+def _id_faults(plan: Plan) -> Iterator[Fault]:
+    for gpu_id, n in Counter(gpu.id for gpu in plan.gpus).items():
+        if n > 1:
+            yield Fault(gpu_id, f"{n} GPUs have this id")
+        if not _node(gpu_id):
+            yield Fault(gpu_id, "the id does not say the node, as in node-0/gpu-3")
+
+
+def _pool_faults(plan: Plan, pools: Sequence[RequiredPool]) -> Iterator[Fault]:
+    per_node = Counter((_node(gpu.id), gpu.model) for gpu in plan.gpus)
+    for model, used in Counter(gpu.model for gpu in plan.gpus).items():
+        mine = [pool for pool in pools if pool.gpu.name == model]
+        counts = [pool.count for pool in mine]
+        there = sum(count for count in counts if count is not None)
+        if mine and None not in counts and used > there:
+            yield Fault(model, f"{used} GPUs used of {there}")
+    for (node, model), used in per_node.items():
+        room = max((pool.per_node for pool in pools if pool.gpu.name == model), default=used)
+        if used > room:
+            yield Fault(node, f"{used} GPUs {model} in a node of {room}")
+
+
+def _listed_faults(plan: Plan, services: Sequence[RequiredService]) -> Iterator[Fault]:
+    wanted = {service.name: service for service in services}
+    listed = Counter(service.name for service in plan.services)
+    for name, n in listed.items():
+        if n > 1:
+            yield Fault(f"service {name}", f"listed {n} times")
+        if name not in wanted:
+            yield Fault(f"service {name}", "not in the workload")
+    for name in wanted:
+        if name not in listed:
+            yield Fault(f"service {name}", "missing in the plan")
+    for service in plan.services:
+        asked = wanted.get(service.name)
+        if asked and not close(service.rate, asked.asked_rate):
+            what = f"rate {service.rate:g}, the workload asks {asked.asked_rate:g}"
+            yield Fault(f"service {service.name}", what)
+        if asked and not close(service.latency_slo_ms, asked.latency_slo_ms):
+            yield Fault(
+                f"service {service.name}",
+                f"SLO {service.latency_slo_ms:g} ms, the workload asks {asked.latency_slo_ms:g} ms",
+            )
+
+
+def _service_faults(plan: Plan, services: Sequence[RequiredService], groups: list[_Group]) -> Iterator[Fault]:
+    capacity: defaultdict[str, float] = defaultdict(float)
+    replicas: Counter[str] = Counter()
+    for group in groups:
+        for instance in group.instances:
+            capacity[instance.service] += instance.point.throughput * len(group.ids)
+            replicas[instance.service] += len(group.ids)
+    for listed in plan.services:
+        held = capacity[listed.name]
+        if not close(listed.capacity, held):
+            yield Fault(
+                f"service {listed.name}", f"capacity {listed.capacity:g}, its instances give {held:g}"
+            )
+    nodes = _nodes({s.name for s in services if s.spread > 1}, groups)
+    for service in services:
+        where = f"service {service.name}"
+        if not capacity[service.name] >= service.rate * (1 - 1e-9):
+            yield Fault(where, f"capacity {capacity[service.name]:g} is below the rate {service.rate:g}")
+        if replicas[service.name] < service.min_replicas:
+            yield Fault(where, f"{replicas[service.name]} replicas of at least {service.min_replicas}")
+        if service.spread > 1 and len(nodes[service.name]) < service.spread:
+            yield Fault(where, f"on {len(nodes[service.name])} nodes of at least {service.spread}")
+
+
+def _nodes(names: set[str], groups: list[_Group]) -> dict[str, set[str]]:
+    nodes: dict[str, set[str]] = {name: set() for name in names}
+    for group in groups if names else ():
+        on = {_node(gpu_id) for gpu_id in group.ids}
+        for name in names & {instance.service for instance in group.instances}:
+            nodes[name] |= on
+    return nodes
+
+
+def _objective_faults(
+    plan: Plan, wanted: Requirements, groups: list[_Group], checker: GpuChecker
+) -> Iterator[Fault]:
+    objective = plan.objective
+    if not objective.lower_bound <= objective.value + 1e-6 * max(1.0, abs(objective.value)):
+        yield Fault("objective", f"lower bound {objective.lower_bound:g} above the value {objective.value:g}")
+    if objective.name == "gpus":
+        least = most = float(len(plan.gpus))
+    elif objective.name == "cost":
+        least, most = _cost(plan, wanted.pools)
+    elif objective.name == "watts":
+        least = most = sum(checker.watts(each.model, each.instances) * len(each.ids) for each in groups)
+    else:
+        yield Fault("objective", f"{objective.name!r} is none of gpus, cost, watts")
+        return
+    slack = 1e-6 * max(1.0, abs(most))
+    if not least - slack <= objective.value <= most + slack:
+        held = f"{least:g}" if close(least, most) else f"{least:g} to {most:g}"
+        yield Fault("objective", f"value {objective.value:g}, the plan holds {held}")
+
+
+def _cost(plan: Plan, pools: Sequence[RequiredPool]) -> tuple[float, float]:
+    """Return the least and the most that the GPUs can cost: not the same where a model is in two pools."""
+    least = most = 0.0
+    for model, used in Counter(gpu.model for gpu in plan.gpus).items():
+        mine = sorted((p.cost or 0.0, p.count) for p in pools if p.gpu.name == model)
+        least += _fill(mine, used)
+        most += _fill(mine[::-1], used)
+    return least, most
+
+
+def _fill(pools: list[tuple[float, int | None]], used: int) -> float:
+    total = 0.0
+    for cost, count in pools:
+        here = used if count is None else min(count, used)
+        total += here * cost
+        used -= here
+    return total

@@ -1,0 +1,1 @@
+"""From a workload and performance tables to a planning problem."""

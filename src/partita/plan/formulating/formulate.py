@@ -1,0 +1,123 @@
+"""From a workload and a performance table to the planning problem."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError
+from partita.mig.catalogue import gpu_model
+from partita.plan.formulating.assumed import notes
+from partita.plan.formulating.measured import Measured
+from partita.plan.formulating.unplaceable import refuse_unmeasured, refuse_unplaceable
+from partita.plan.problem import Pool, Problem, Service, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from partita.perf.operating_point import OperatingPoint
+    from partita.perf.table import PerfTable
+    from partita.plan.formulating.measured import Points
+    from partita.workload import ServiceSpec, Workload
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """A planning problem, what is known of its models, and what was assumed to make it, for the user to read."""
+
+    problem: Problem
+    measured: Measured
+    notes: tuple[str, ...]
+
+
+def formulate(workload: Workload, table: PerfTable) -> Formulation:
+    """Return the problem of placing a workload's services.
+
+    On each profile a service runs at the operating point of largest throughput within `latency_factor` of its
+    SLO (MIG-Serving, section 5). Services that run alike share one tuple of points, so that a hundred
+    thousand services cost little more than one of each kind.
+
+    Raises:
+        InputError: a model nobody measured, a quantile that the table lacks, or watts without power. `where`
+            is the path of the field, such as `services[3].model`.
+        InfeasibleError: a service that can run on no profile of any pool; `where` as above.
+    """
+    pools = _pools(workload)
+    measured = Measured(workload, table, list({pool.gpu.name: pool.gpu for pool in pools}.values()))
+    refuse_unmeasured(workload, measured)
+    points = [measured.points(service) for service in workload.services]
+    refuse_unplaceable(workload, measured, points)
+    kinds = {id(each): each for each in points}
+    if workload.objective == "watts":
+        _refuse_unmetered(kinds.values())
+    sizes = _sizes(pools, kinds.values())
+    shared = {key: _per_size(pools, sizes, each) for key, each in kinds.items()}
+    problem = Problem(
+        pools=pools,
+        services=tuple(_service(s, shared[id(p)]) for s, p in zip(workload.services, points, strict=True)),
+        sizes=sizes,
+        objective=workload.objective,
+        max_services_per_gpu=workload.limits.max_services_per_gpu,
+    )
+    return Formulation(problem, measured, notes(workload, measured))
+
+
+def _pools(workload: Workload) -> tuple[Pool, ...]:
+    return tuple(
+        Pool(
+            name=pool.label,
+            gpu=gpu_model(pool.model).forbidding(workload.limits.forbid),
+            count=pool.count,
+            per_node=pool.per_node,
+            cost=1.0 if pool.cost_per_hour is None else pool.cost_per_hour,
+        )
+        for pool in workload.gpus
+    )
+
+
+def _sizes(pools: Sequence[Pool], kinds: Iterable[Points]) -> tuple[Size, ...]:
+    used = {key for points in kinds for key in points}
+    return tuple(
+        Size(index, profile.name)
+        for index, pool in enumerate(pools)
+        for profile in pool.gpu.profiles
+        if (pool.gpu.name, profile.name) in used
+    )
+
+
+def _per_size(
+    pools: Sequence[Pool], sizes: Sequence[Size], points: Points
+) -> tuple[OperatingPoint | None, ...]:
+    return tuple(points.get((pools[size.pool].gpu.name, size.profile)) for size in sizes)
+
+
+def _service(spec: ServiceSpec, points: tuple[OperatingPoint | None, ...]) -> Service:
+    return Service(
+        name=spec.name,
+        model=spec.model,
+        rate=spec.rate * (1 + spec.headroom),
+        asked_rate=spec.rate,
+        latency_slo_ms=spec.slo.latency_ms,
+        points=points,
+        min_replicas=spec.min_replicas,
+        spread=spec.spread,
+        priority=spec.priority,
+    )
+
+
+def _refuse_unmetered(kinds: Iterable[Points]) -> None:
+    lacking = sorted(
+        {
+            f"{gpu} {profile} batch {point.batch} x{point.processes}"
+            for points in kinds
+            for (gpu, profile), point in points.items()
+            if point.power_w is None
+        }
+    )
+    if lacking:
+        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        raise InputError(
+            f"objective watts needs power_w in each row it uses; missing: {', '.join(lacking[:5])}{more}",
+            where="objective",
+            hint="fill in the column power_w of the performance table, or write objective: gpus",
+        )
