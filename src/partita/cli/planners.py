@@ -23,13 +23,23 @@ class PlannerName(StrEnum):
     MIX = "mix"
 
 
-_STATIC = (PlannerName.WHOLE, PlannerName.ONES, PlannerName.MIX)
+_CLASSES = {
+    PlannerName.EXACT: ("partita.plan.exact", "ExactPlanner"),
+    PlannerName.GREEDY: ("partita.plan.paper.greedy", "GreedyPlanner"),
+    PlannerName.MCTS: ("partita.plan.paper.mcts", "MctsPlanner"),
+    PlannerName.GENETIC: ("partita.plan.paper.genetic", "GeneticPlanner"),
+    PlannerName.WHOLE: ("partita.plan.paper.static", "WholePlanner"),
+    PlannerName.ONES: ("partita.plan.paper.static", "OnesPlanner"),
+    PlannerName.MIX: ("partita.plan.paper.static", "MixPlanner"),
+}
+"""Where each planner is: imported only when asked for, since each brings its own solvers."""
+
 _SEEDED = (PlannerName.EXACT, PlannerName.MCTS, PlannerName.GENETIC)
 
 
 def make_planner(name: PlannerName, seed: int, watch: Watch) -> Planner:
-    """Return the planner of that name. Each is imported only here, for each brings its own solvers."""
-    module = import_module("partita.plan.paper.static" if name in _STATIC else f"partita.plan.paper.{name}")
-    made = getattr(module, f"{name.capitalize()}Planner")
+    """Return the planner of that name."""
+    module, kind = _CLASSES[name]
+    made = getattr(import_module(module), kind)
     planner: Planner = made(seed=seed, watch=watch) if name in _SEEDED else made(watch=watch)
     return planner
