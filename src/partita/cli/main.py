@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partita import __version__
-from partita.cli import demo, explain, export, gpus, perf, plan, schema
+from partita.cli import apply, demo, explain, export, gpus, perf, plan, schema
 from partita.errors import PartitaError
 
 if TYPE_CHECKING:
@@ -16,13 +16,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Cut Multi-Instance GPUs to fit the work: the fewest GPUs for your services, with a proof.",
-    epilog="Start with `partita demo`. Exit codes: 0 done, 1 failed, 2 usage, 4 infeasible, 130 interrupted.",
+    epilog="Start with `partita demo`. Exit codes: 0 done, 1 failed, 2 usage, 4 infeasible, 5 the cluster moved, "
+    "130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, explain, export, perf, gpus, schema, demo):
+for command in (plan, apply, explain, export, perf, gpus, schema, demo):
     command.register(app)
 
 

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from partita.control.carry_out import carry_out
 from partita.control.journal import JournalError, State
 from partita.control.observed import deployed
-from partita.control.snapshot import snapshot
+from partita.control.snapshot import moved, snapshot
 from partita.drive.port import DriveError
-from partita.errors import PartitaError
+from partita.errors import SHOWN, PartitaError
+from partita.transition.check import check_transition
 from partita.transition.transition import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from partita.control.carry_out import Hands, Outcome
     from partita.control.goal import Goal
@@ -32,6 +33,17 @@ class StopRequestedError(PartitaError):
     """Asked to stop on the way; what runs is safe, and nothing is under way (exit code 130)."""
 
     exit_code = 130
+
+
+class MovedError(PartitaError):
+    """The cluster is not the one that was shown (exit code 5)."""
+
+    exit_code = 5
+
+    def __init__(self, changes: Sequence[str], *, hint: str | None = None) -> None:
+        shown = "\n  ".join(changes[:SHOWN]) or "nobody wrote down how it was then"
+        more = f"\n  and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+        super().__init__(f"the cluster has moved since:\n  {shown}{more}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +75,30 @@ class Controller:
 
         Raises:
             InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
+            PartitaError: the checker finds a fault in what the algorithm made.
         """
-        return self.transitioner.transition(request(goal, deployed(observation), self.durations))
+        asked = request(goal, deployed(observation), self.durations)
+        found = self.transitioner.transition(asked)
+        if faults := check_transition(asked, found):
+            raise PartitaError(
+                f"a fault in partita itself: the transition is wrong: {faults[0].where}: {faults[0].what}",
+                hint="nothing was begun; try another --algorithm, and report this",
+            )
+        return found
+
+    def wake(self, observation: Observation) -> None:
+        """Tell what has happened since a controller last looked, by what is observed now."""
+        hands = self.hands
+        now = hands.driver.clock.now()
+        before = hands.journal.seen()
+        killed = hands.journal.recover(now)
+        if killed:
+            hands.reporter.note(
+                f"the last controller was killed with {len(killed)} actions under way; going on"
+            )
+        for text in moved(before, snapshot(observation), killed) if before else []:
+            hands.journal.note(f"since the last command: {text}", now)
+            hands.reporter.note(f"since the last command: {text}")
 
     def reach(self, goal: Goal) -> Reached:
         """Bring the cluster to a goal.

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from partita.control.observed import usable
+from partita.errors import InputError
 from partita.mig.layout import Placement
-from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
+from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica, deployment_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from partita.drive.port import Observation
+    from partita.plan.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +55,48 @@ class Goal:
             for gpu in target.gpus
         )
         return replace(self, target=Deployment(gpus))
+
+
+def goal_for(
+    plan: Plan,
+    old_rates: Mapping[str, float],
+    unfinished: Goal | None,
+    *,
+    algorithm: str,
+    extra_gpus: int | None,
+    forbid: tuple[str, ...] = (),
+) -> Goal:
+    """Return the goal of bringing a cluster to a plan.
+
+    If the way to the same plan was left half-way, its GPUs are those that it was put onto then.
+    """
+    target = deployment_of(plan)
+    source = fingerprint(target)
+    if unfinished is not None and unfinished.source == source:
+        target = unfinished.target
+    new_rates = {service.name: service.rate for service in plan.services}
+    return Goal(target, dict(old_rates), new_rates, algorithm, extra_gpus, forbid, source)
+
+
+def refuse_missing(plan: Plan, observation: Observation) -> None:
+    """Refuse a plan for GPUs that are not there.
+
+    Raises:
+        InputError: it needs more GPUs of a model than can be used.
+    """
+    needed = Counter(gpu.model for gpu in plan.gpus)
+    there = Counter(gpu.model for gpu in observation.gpus if usable(gpu))
+    out = Counter(gpu.model for gpu in observation.gpus if not usable(gpu))
+    for model, n in sorted(needed.items()):
+        if n > there[model]:
+            more = f" ({out[model]} more are lost or not in MIG mode)" if out[model] else ""
+            raise InputError(
+                f"the plan needs {n} GPUs of {model}, and the cluster has {there[model]}{more}",
+                where="gpus",
+                hint=f"plan for the GPUs there are: `gpus: [{{model: {model}, count: {there[model]}}}]`"
+                if there[model]
+                else f"it has {', '.join(f'{k} {name}' for name, k in sorted(there.items())) or 'none'}",
+            )
 
 
 def fingerprint(deployment: Deployment) -> str:

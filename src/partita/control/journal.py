@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.control.goal import Goal
+    from partita.control.snapshot import Key
     from partita.drive.port import Ended
     from partita.transition.transition import Action, Transition
 
@@ -139,6 +140,15 @@ class Journal:
         ended = None if state is State.STOPPED else at
         with self._file.transaction() as db:
             db.execute("UPDATE goals SET state = ?, ended = ? WHERE id = ?", (state, ended, self._goal))
+
+    def recover(self, at: float) -> Mapping[Key, None]:
+        """Close actions whose end nobody has seen, because their controller was killed; return their instances."""
+        with self._file.transaction() as db:
+            rows = db.execute(
+                "UPDATE actions SET ended = ?, error = ? WHERE ended IS NULL RETURNING gpu, placement",
+                (at, "unknown: the controller was killed meanwhile"),
+            ).fetchall()
+        return dict.fromkeys((gpu, placement) for gpu, placement in rows)
 
     def seen(self) -> Snapshot | None:
         """Return what was seen last, None if nothing ever was."""

@@ -1,0 +1,121 @@
+"""What every command that acts on a cluster shares: its controller, progress on stderr, and an orderly stop."""
+
+from __future__ import annotations
+
+import shlex
+import signal
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from partita.cli.options import stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from rich.status import Status
+
+    from partita.cli.workplace import Workplace
+    from partita.control.carry_out import Reporter
+    from partita.control.controller import Controller
+    from partita.drive.port import Ended, Observation
+    from partita.transition.transition import Action, Transitioner
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGINT or SIGTERM has come; a second one ends the command at once."""
+    asked = False
+
+    def ask(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        if asked:
+            signal.default_int_handler(number, frame)
+        asked = True
+        sys.stderr.write("\nstopping: waiting for what is under way; again to leave at once\n")
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def make_controller(
+    place: Workplace, transitioner: Transitioner, reporter: Reporter, stop: Callable[[], bool]
+) -> Controller:
+    """Return the controller of a command."""
+    import random  # noqa: PLC0415 -- only commands that act need these
+
+    from partita.control.carry_out import Hands  # noqa: PLC0415
+    from partita.control.controller import Controller  # noqa: PLC0415
+    from partita.control.retry import Backoff  # noqa: PLC0415
+    from partita.transition.durations import MEASURED  # noqa: PLC0415
+
+    hands = Hands(place.driver, place.journal, reporter, Backoff(), random.Random(0), stop)
+    return Controller(hands, transitioner, MEASURED, this_command())
+
+
+def this_command() -> str:
+    """Return the command line that runs, as it would be typed."""
+    return shlex.join(["partita", *sys.argv[1:]])
+
+
+class Lines:
+    """Progress on stderr: on a terminal one line that changes, else a line for each action."""
+
+    def __init__(self, status: Status | None = None) -> None:
+        self._console = stderr()
+        self._status = status
+        self._under_way = 0
+        self._progress = ""
+
+    def began(self, action: Action) -> None:
+        """Count an action."""
+        del action
+        self._under_way += 1
+        self._show()
+
+    def ended(self, ended: Ended, done: int, total: int) -> None:
+        """Tell how an action ended."""
+        self._under_way -= 1
+        self._progress = f"{done}/{total}"
+        text = f"{done}/{total}  {told(ended.action)}"
+        if ended.error is not None:
+            self._print(f"{text}: {ended.error.what}")
+        elif self._status is None:
+            self._print(text)
+        self._show()
+
+    def note(self, text: str) -> None:
+        """Tell something."""
+        self._print(f"note: {text}")
+
+    def observed(self, observation: Observation) -> None:
+        """Show nothing of the cluster itself."""
+
+    def _show(self) -> None:
+        if self._status is not None:
+            self._status.update(f"{self._progress} done, {self._under_way} under way")
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def lines() -> Iterator[Lines]:
+    """Yield a reporter for a terminal or a log."""
+    console = stderr()
+    if not console.is_terminal:
+        yield Lines()
+        return
+    with console.status("looking") as status:
+        yield Lines(status)
+
+
+def told(action: Action) -> str:
+    """Return an action in words."""
+    service = f"{action.replica.service} on " if action.replica else ""
+    return f"{action.kind.value.replace('_', ' ')}  {service}{action.gpu} {action.placement}"
