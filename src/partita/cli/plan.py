@@ -10,6 +10,7 @@ import typer
 
 from partita.cli.options import DryRun, Format, Out, Output, WorkloadFile, emit, stderr, stdout
 from partita.cli.planners import PlannerName, make_planner
+from partita.errors import InputError
 
 if TYPE_CHECKING:
     from partita.cli.loading import Loaded
@@ -59,6 +60,10 @@ def plan(
     """
     from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
 
+    if best_effort and planner is not PlannerName.EXACT:
+        raise InputError(
+            "--best-effort is not for this planner", hint="leave out --planner, or write --planner exact"
+        )
     loaded = load(workload)
     if check is not None:
         _check(loaded, check)
