@@ -25,9 +25,11 @@ def assign(value: NDArray[np.float64]) -> NDArray[np.int64]:
     row_price = cost.min(axis=1, initial=np.inf) if m else np.zeros(n)
     owner = np.full(m, -1, dtype=np.int64)
     column = np.full(n, -1, dtype=np.int64)
-    for row in range(n):  # most rows find a free column at their least cost
-        for j in np.flatnonzero((cost[row] == row_price[row]) & (owner < 0))[:1]:
-            owner[j], column[row] = row, j
+    for first in range(n):  # most rows find a free column at their least cost
+        free = np.flatnonzero((cost[first] == row_price[first]) & (owner < 0))
+        if len(free):
+            owner[free[0]] = first
+            column[first] = free[0]
     for row in np.flatnonzero(column < 0):
         _augment(int(row), cost, (row_price, column_price), owner, column)
     return column

@@ -6,7 +6,8 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.plan.check import Fault
+from partita.plan.checking.check import Fault
+from partita.transition.check_instances import apart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Use:
-    """A GPU from its first instance to its last.
+    """A GPU from its first instance until, in every order, it has none.
 
     Attributes:
         opens: the creations of which any may be the first; empty if it is in use from the beginning.
@@ -29,19 +30,36 @@ class Use:
     closes: tuple[int, ...]
 
 
-def uses(lifetimes: Sequence[Lifetime]) -> list[Use]:
-    """Return the use of each GPU that is ever in use."""
+def uses(graph: Graph, lifetimes: Sequence[Lifetime]) -> list[Use]:
+    """Return the uses of all GPUs.
+
+    Lifetimes that are linked by others with which they may coexist are one use. Two uses of a GPU are then
+    ordered: all of the one has ended before any of the other begins.
+    """
     per_gpu: dict[str, list[Lifetime]] = defaultdict(list)
     for each in lifetimes:
         per_gpu[each.gpu].append(each)
-    found = []
-    for mine in per_gpu.values():
-        made = [each.made for each in mine]
-        gone = [each.gone for each in mine]
-        opens = () if None in made else tuple(i for i in made if i is not None)
-        closes = () if None in gone else tuple(i for i in gone if i is not None)
-        found.append(Use(opens, closes))
-    return found
+    return [_use(linked) for mine in per_gpu.values() for linked in _linked(graph, mine)]
+
+
+def _linked(graph: Graph, mine: list[Lifetime]) -> Iterator[list[Lifetime]]:
+    rest = list(mine)
+    while rest:
+        group = [rest.pop()]
+        for one in group:
+            near = [other for other in rest if not apart(graph, one, other)]
+            group += near
+            rest = [other for other in rest if other not in near]
+        yield group
+
+
+def _use(linked: Sequence[Lifetime]) -> Use:
+    made = [each.made for each in linked]
+    gone = [each.gone for each in linked]
+    return Use(
+        () if None in made else tuple(i for i in made if i is not None),
+        () if None in gone else tuple(i for i in gone if i is not None),
+    )
 
 
 def most_in_use(graph: Graph, lifetimes: Sequence[Lifetime]) -> int:
@@ -52,7 +70,7 @@ def most_in_use(graph: Graph, lifetimes: Sequence[Lifetime]) -> int:
     antichain, which is the least number of chains that cover all uses (Dilworth) and a matching tells. To
     find the exact maximum would be harder, and a graph should show that its budget is kept.
     """
-    found = uses(lifetimes)
+    found = uses(graph, lifetimes)
     after = [
         [j for j, later in enumerate(found) if later.opens and _before(graph, use, later)]
         if use.closes
@@ -106,7 +124,7 @@ def budget_faults(request: Request, graph: Graph, lifetimes: Sequence[Lifetime])
 def peak_as_soon_as_possible(graph: Graph, lifetimes: Sequence[Lifetime]) -> int:
     """Return the most GPUs in use at once if every action begins as soon as it may."""
     changes: list[tuple[float, int]] = []
-    for use in uses(lifetimes):
+    for use in uses(graph, lifetimes):
         begin = min((graph.begin[i] for i in use.opens), default=0.0)
         changes.append((begin, 1))
         if use.closes:

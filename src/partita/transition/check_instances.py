@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from partita.errors import InputError
 from partita.mig.layout import fault
-from partita.plan.check import Fault
+from partita.plan.checking.check import Fault
 from partita.transition.geometry import rules
 from partita.transition.transition import Kind
 
@@ -140,7 +140,7 @@ def _gpu_faults(where: str, gpu: GpuModel, graph: Graph, mine: list[Lifetime]) -
             wrong = True
             yield Fault(where, why)
         for j in range(i):
-            if _apart(graph, one, mine[j]) or _apart(graph, mine[j], one):
+            if apart(graph, one, mine[j]):
                 continue
             beside[i].add(j)
             beside[j].add(i)
@@ -155,7 +155,12 @@ def _gpu_faults(where: str, gpu: GpuModel, graph: Graph, mine: list[Lifetime]) -
             yield Fault(where, f"{' '.join(map(str, placements))} in some order: {why}")
 
 
-def _apart(graph: Graph, one: Lifetime, other: Lifetime) -> bool:
+def apart(graph: Graph, one: Lifetime, other: Lifetime) -> bool:
+    """Say whether two lifetimes never coexist: one has ended before the other begins, in every order."""
+    return _before(graph, one, other) or _before(graph, other, one)
+
+
+def _before(graph: Graph, one: Lifetime, other: Lifetime) -> bool:
     return one.gone is not None and other.made is not None and graph.ordered(one.gone, other.made)
 
 

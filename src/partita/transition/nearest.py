@@ -117,14 +117,15 @@ class _Matching:
         """Return at most what each pair is worth, shape (wanted, there)."""
         now = [_counts(content(gpu)) for gpu in self._there]
         then = [_counts(each) for _, each in self._wanted]
-        return _overlap([c[0] for c in then], [c[0] for c in now], _REPLICA) + _overlap(
-            [c[1] for c in then], [c[1] for c in now], _INSTANCE
-        )
+        replicas = _overlap([counts[0] for counts in then], [counts[0] for counts in now], _REPLICA)
+        instances = _overlap([counts[1] for counts in then], [counts[1] for counts in now], _INSTANCE)
+        return replicas + instances
 
     def _wishes(self) -> NDArray[np.float64]:
         in_use = np.array([_IN_USE if gpu.instances else 0.0 for gpu in self._there])
         same = np.array([[_SAME_ID * (gpu.id == name) for gpu in self._there] for name, _ in self._wanted])
-        return in_use + same.reshape(len(self._wanted), len(self._there))
+        wishes: NDArray[np.float64] = in_use + same.reshape(len(self._wanted), len(self._there))
+        return wishes
 
     def _correct(self, j: int, i: int, bound: NDArray[np.float64], value: NDArray[np.float64]) -> bool:
         """Look at the layouts of a pair; say whether it is worth less than was thought."""
@@ -138,7 +139,7 @@ class _Matching:
     def _fit(self, j: int, i: int) -> Fit | None:
         if (j, i) not in self._fits:
             gpu = self._there[i]
-            self._fits[j, i] = fit(self._gpu, gpu, self._wanted[j][1])
+            self._fits[j, i] = fit(self._gpu, gpu, self._wanted[j][1], _running(gpu))
         return self._fits[j, i]
 
     def _placed(self, j: int, i: int) -> Wanted:
@@ -181,14 +182,23 @@ def _overlap(
     return found
 
 
-def fit(gpu: GpuModel, there: DeployedGpu, wanted: Content) -> Fit | None:
+def _running(gpu: DeployedGpu) -> Wanted:
+    return {each.placement: each.replica for each in gpu.instances if not each.fixed}
+
+
+def fit(gpu: GpuModel, there: DeployedGpu, wanted: Content, now: Wanted) -> Fit | None:
     """Return the best way to put a content onto a GPU beside its fixed instances, None if there is none.
 
     The best leaves the most replicas where they are, then uses the most instances again, then has the fewest new
     instances in the way of old ones.
+
+    Args:
+        gpu: the rules.
+        there: the GPU, for its fixed instances.
+        wanted: what it is to hold.
+        now: what it holds beside its fixed instances.
     """
     fixed = frozenset(each.placement for each in there.instances if each.fixed)
-    now: Wanted = {each.placement: each.replica for each in there.instances if not each.fixed}
     best: tuple[tuple[int, int, int], Wanted] | None = None
     for placements in _layouts(gpu, tuple(sorted((*(p for p, _ in wanted), *(p.profile for p in fixed))))):
         if not fixed <= placements:

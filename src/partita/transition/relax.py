@@ -15,7 +15,7 @@ from partita.transition.tokens import Spare
 from partita.transition.transition import Action, Kind, Transition
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from partita.mig.layout import Placement
     from partita.transition.steps import Step
@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def relax(
-    request: Request, steps: Sequence[Step], algorithm: str, *, one_per_gpu: bool = False
+    request: Request,
+    steps: Sequence[Step],
+    algorithm: str,
+    *,
+    after: Mapping[int, set[int]] | None = None,
+    one_per_gpu: bool = False,
 ) -> Transition:
     """Return the transition in which each step waits only for what makes it safe.
 
@@ -37,12 +42,13 @@ def relax(
         request: what was asked.
         steps: one after the other they are legal, keep the floors and the budget.
         algorithm: whose they are.
+        after: steps that a step waits for besides, by index.
         one_per_gpu: each GPU carries out one step at a time.
 
     Raises:
         ValueError: the steps are not safe even one after the other.
     """
-    actions = _Relaxation(request, steps, one_per_gpu=one_per_gpu).actions()
+    actions = _Relaxation(request, steps, after or {}, one_per_gpu=one_per_gpu).actions()
     graph = Graph(actions)
     target = outcome(request.current, steps)
     final = {(gpu.id, each.placement): each.replica for gpu in target.gpus for each in gpu.instances}
@@ -79,7 +85,15 @@ def _lifetimes(request: Request, actions: Sequence[Action]) -> list[Lifetime]:
 
 @dataclass(slots=True)
 class _Gpu:
-    """A GPU while the steps are walked through: what stands, what stood, and how it came into use."""
+    """A GPU while the steps are walked through.
+
+    Attributes:
+        present: what stands.
+        gone: what stood since the GPU came into use, and the destruction of each.
+        entry: what every creation waits for since then; None while the GPU is not in use.
+        left: steps still to come.
+        last: the last step.
+    """
 
     model: str
     present: set[Placement]
@@ -89,12 +103,34 @@ class _Gpu:
     last: int | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Leave:
+    """Leave to take a GPU into use: when, after which steps, and whose GPU was given up for it, if any.
+
+    Attributes:
+        entry: that of the GPU given up.
+    """
+
+    ready: float = 0.0
+    after: tuple[int, ...] = ()
+    gpu: _Gpu | None = None
+    entry: tuple[int, ...] = ()
+
+    @property
+    def rank(self) -> tuple[bool, float]:
+        """What is best taken first: not of a GPU that will itself be used again, then the earliest."""
+        return self.gpu is not None and self.gpu.left > 0, self.ready
+
+
 class _Relaxation:
     """One walk through the steps. Actions are named by their index until they are made."""
 
-    def __init__(self, request: Request, steps: Sequence[Step], *, one_per_gpu: bool) -> None:
+    def __init__(
+        self, request: Request, steps: Sequence[Step], after: Mapping[int, set[int]], *, one_per_gpu: bool
+    ) -> None:
         self._request = request
         self._steps = steps
+        self._after = after
         self._one_per_gpu = one_per_gpu
         floors = request.floors
         self._spare: dict[str, Spare] = defaultdict(lambda: Spare(0.0))
@@ -109,7 +145,7 @@ class _Relaxation:
         for step in steps:
             self._gpus[step.gpu].left += 1
         free = request.gpu_budget - request.current.used
-        self._free: list[tuple[float, tuple[int, ...]]] = [(0.0, ())] * max(0, free)
+        self._free = [_Leave()] * max(0, free)
         self._last: dict[tuple[str, Placement], int] = {}
         self._before: list[tuple[int, ...]] = []
         self._ancestors: list[int] = []
@@ -119,7 +155,7 @@ class _Relaxation:
         """Return the actions, in the order of the steps."""
         durations = self._request.durations
         for i, step in enumerate(self._steps):
-            waits = self._reduced(self._waits(step))
+            waits = self._reduced(self._waits(i, step))
             begin = max((self._end[w] for w in waits), default=0.0)
             self._before.append(waits)
             self._end.append(begin + durations.of(step.kind))
@@ -141,9 +177,9 @@ class _Relaxation:
             for i, step in enumerate(self._steps)
         )
 
-    def _waits(self, step: Step) -> set[int]:
+    def _waits(self, i: int, step: Step) -> set[int]:
         gpu = self._gpus[step.gpu]
-        waits = set()
+        waits = set(self._after.get(i, ()))
         if (last := self._last.get((step.gpu, step.placement))) is not None:
             waits.add(last)
         if self._one_per_gpu and gpu.last is not None:
@@ -165,14 +201,20 @@ class _Relaxation:
         return waits
 
     def _entry(self, gpu_id: str) -> set[int]:
-        """Return what a creation on a GPU that was not in use waits for, so that the budget is kept."""
+        """Return what a creation waits for so that the budget is kept: on a GPU not in use, for leave to use it."""
         gpu = self._gpus[gpu_id]
         if gpu.entry is None:
-            if not self._free:
+            own = [leave for leave in self._free if leave.gpu is gpu]
+            if own:  # nobody else took it: the GPU simply stays in use
+                self._free.remove(own[0])
+                gpu.entry = own[0].entry
+            elif self._free:
+                leave = min(self._free, key=lambda each: each.rank)
+                self._free.remove(leave)
+                gpu.entry = self._reduced({*leave.after, *(i for _, i in gpu.gone)})
+                gpu.gone.clear()
+            else:
                 raise ValueError(f"no GPU is left of the budget for {gpu_id}")
-            best = min(self._free, key=lambda token: token[0])
-            self._free.remove(best)
-            gpu.entry = best[1]
         return set(gpu.entry)
 
     def _replaced(self, step: Step, waits: set[int]) -> set[int]:
@@ -202,11 +244,12 @@ class _Relaxation:
         elif step.kind is Kind.DESTROY_INSTANCE:
             gpu.present.discard(step.placement)
             gpu.gone.append((step.placement, i))
-            if not gpu.present and not gpu.left:
+            if not gpu.present:
                 self._give_up(gpu)
         elif step.kind is Kind.START_REPLICA and step.replica:
             self._spare[step.replica.service].bring(i, self._end[i], step.replica.throughput)
 
     def _give_up(self, gpu: _Gpu) -> None:
         closes = self._reduced({i for _, i in gpu.gone})
-        self._free.append((max(self._end[i] for i in closes), closes))
+        self._free.append(_Leave(max(self._end[i] for i in closes), closes, gpu, gpu.entry or ()))
+        gpu.entry = None

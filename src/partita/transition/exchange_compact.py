@@ -1,0 +1,213 @@
+"""MIG-Serving's transition: exchange and compact (arXiv 2109.11067, section 6)."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from partita.errors import InfeasibleError
+from partita.transition.board import Board, NoSpotError
+from partita.transition.geometry import rules
+from partita.transition.nearest import content, fit, nearest
+from partita.transition.relax import relax
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from partita.transition.board import Spot
+    from partita.transition.deployment import DeployedGpu, Deployment, Replica
+    from partita.transition.nearest import Content, Fit
+    from partita.transition.transition import Request, Transition
+
+_Kind = tuple[str, str, "Replica"]  # model of GPU, profile, replica
+
+
+@dataclass(frozen=True, slots=True)
+class ExchangeCompact:
+    """First exchange instances service by service, then compact them into the wanted GPUs.
+
+    Exchange gives each service its new instances and takes its old ones, wherever there is room. Compact gathers
+    what belongs on one GPU. Where the paper leaves a choice, the first that is found is taken; migrations within
+    a node are preferred. Its guarantee is the floor: a new instance comes up before the old ones go whose joint
+    throughput does not exceed its own, and what is merely too much goes last.
+
+    Attributes:
+        one_per_gpu: actions run side by side if they concern separate GPUs, as in the paper; otherwise
+            whenever neither needs the other, which is more than the paper does.
+    """
+
+    one_per_gpu: bool = True
+
+    def transition(self, request: Request) -> Transition:
+        """Return the transition.
+
+        Raises:
+            InfeasibleError: the budget is too small; says the smallest that would do.
+            InputError: the target has a fixed instance that does not run.
+        """
+        nearest(request)  # refuses what no transition can lead to
+        found = self._within(request)
+        if found is None:
+            raise self._refusal(request)
+        return found
+
+    def _within(self, request: Request) -> Transition | None:
+        board = Board(request)
+        try:
+            _exchange(board, request)
+            _compact(board, request)
+        except NoSpotError:
+            return None
+        return relax(
+            request, board.steps, "exchange-compact", after=board.after, one_per_gpu=self.one_per_gpu
+        )
+
+    def _refusal(self, request: Request) -> InfeasibleError:
+        least = max(request.current.used, request.target.used)
+        for extra in range(request.gpu_budget - least + 1, len(request.current.gpus) - least + 1):
+            if self._within(replace(request, extra_gpus=extra)) is not None:
+                return InfeasibleError(
+                    f"exchange and compact needs {extra} extra GPUs, and may use {request.gpu_budget - least}",
+                    where="extra_gpus",
+                    hint=f"allow {extra} extra GPUs, or use the algorithm `shortest`",
+                )
+        return InfeasibleError(
+            f"exchange and compact finds no way on the {len(request.current.gpus)} GPUs there are",
+            where="extra_gpus",
+            hint="use the algorithm `shortest`, or add GPUs",
+        )
+
+
+def _kinds(deployment: Deployment) -> Iterator[_Kind]:
+    for gpu in deployment.gpus:
+        for each in gpu.instances:
+            if each.replica is not None and not each.fixed:
+                yield gpu.model, each.placement.profile, each.replica
+
+
+def _exchange(board: Board, request: Request) -> None:
+    """Give each service the instances it is to have, one service after the other."""
+    now, then = Counter(_kinds(request.current)), Counter(_kinds(request.target))
+    adds: dict[str, list[_Kind]] = defaultdict(list)
+    for kind in (then - now).elements():
+        adds[kind[2].service].append(kind)
+    drops: dict[str, list[tuple[Spot, Replica]]] = defaultdict(list)
+    surplus = now - then
+    for (gpu, place), replica in list(board.replicas()):
+        kind = (board.model(gpu), place.profile, replica)
+        if surplus[kind] > 0:
+            surplus[kind] -= 1
+            drops[replica.service].append(((gpu, place), replica))
+    for service in dict.fromkeys([*adds, *drops]):
+        _exchange_one(board, adds[service], drops[service])
+
+
+def _exchange_one(board: Board, adds: list[_Kind], drops: list[tuple[Spot, Replica]]) -> None:
+    adds.sort(key=lambda kind: -kind[2].throughput)
+    drops.sort(key=lambda drop: -drop[1].throughput)
+    started: list[int | None] = []
+    unpaired: list[_Kind] = []
+    for model, profile, replica in adds:
+        room, paired = replica.throughput, []
+        for drop in list(drops):
+            if drop[1].throughput <= room:
+                room -= drop[1].throughput
+                paired.append(drop)
+                drops.remove(drop)
+        if not paired:
+            unpaired.append((model, profile, replica))
+            continue
+        started.append(board.put(board.spot(model, profile, paired[0][0][0]), replica))
+        for spot, _ in paired:
+            board.take(spot, started[-1:])
+    started += [board.put(board.spot(model, profile, ""), replica) for model, profile, replica in unpaired]
+    for spot, _ in drops:
+        board.take(spot, started)
+
+
+def _compact(board: Board, request: Request) -> None:
+    """Make the wanted GPUs one by one, the one that is nearest to done first."""
+    gpus = {gpu.id: gpu for gpu in request.current.gpus}
+    goals = [(gpu.model, content(gpu)) for gpu in request.target.gpus]
+    goals = [goal for goal in goals if goal[1]]
+    while goals:
+        for goal, gpu, found in _candidates(board, request, gpus, goals):
+            saved = len(board.steps), {name: dict(there) for name, there in board.there.items()}
+            try:
+                _make(board, gpu, found)
+            except NoSpotError:
+                del board.steps[saved[0] :]
+                board.there = saved[1]
+                board.after = defaultdict(set, {i: a for i, a in board.after.items() if i < saved[0]})
+                continue
+            goals.remove(goal)
+            board.closed.add(gpu)
+            break
+        else:
+            raise NoSpotError
+    for gpu, there in board.there.items():
+        if gpu not in board.closed:
+            for place in list(there):
+                board.destroy((gpu, place))
+
+
+def _candidates(
+    board: Board,
+    request: Request,
+    gpus: dict[str, DeployedGpu],
+    goals: list[tuple[str, Content]],
+) -> Iterator[tuple[tuple[str, Content], str, Fit]]:
+    """Yield goals with GPUs that could become them, those with most in place first."""
+    ranked: list[tuple[int, int, bool, int, tuple[str, Content], str]] = []
+    for goal in dict.fromkeys(goals):
+        wanted = Counter(goal[1])
+        for gpu, there in board.there.items():
+            if gpu in board.closed or board.model(gpu) != goal[0]:
+                continue
+            if not board.in_use(gpu) and not board.can_open:
+                continue
+            held: Counter[tuple[str, Replica | None]] = Counter(
+                (place.profile, replica) for place, replica in there.items() if replica
+            )
+            kept = (wanted & held).total()
+            ranked.append((-kept, held.total() - kept, not board.in_use(gpu), len(ranked), goal, gpu))
+    empties = 0
+    for *_, opened, _, goal, gpu in sorted(ranked, key=lambda each: each[:4]):
+        empties += opened
+        if opened and empties > len(goals):
+            continue
+        found = fit(rules(goal[0], request.forbid), gpus[gpu], goal[1], board.there[gpu])
+        if found is not None:
+            yield goal, gpu, found
+
+
+def _make(board: Board, gpu: str, found: Fit) -> None:
+    """Make a GPU what it is to be: move what does not belong away, gather what does."""
+    wanted = found.wanted
+    for place, replica in list(board.there[gpu].items()):
+        if replica is not None and wanted.get(place) != replica:
+            spot = board.spot(board.model(gpu), place.profile, gpu, without=[gpu])
+            board.take((gpu, place), [board.put(spot, replica)])
+    for place in [place for place in board.there[gpu] if place not in wanted]:
+        board.destroy((gpu, place))
+    for place, replica in wanted.items():
+        if place in board.there[gpu] and board.there[gpu][place] == replica:
+            continue
+        started = board.put((gpu, place), replica)
+        if replica is not None:
+            board.take(_source(board, gpu, place.profile, replica), [started])
+
+
+def _source(board: Board, gpu: str, profile: str, replica: Replica) -> Spot:
+    """Return where such a replica runs on a GPU that is not done, on the same node if possible."""
+    node = gpu.rpartition("/")[0]
+    found = [
+        spot
+        for spot, each in board.replicas()
+        if each == replica
+        and spot[0] != gpu
+        and spot[1].profile == profile
+        and board.model(spot[0]) == board.model(gpu)
+    ]
+    return min(found, key=lambda spot: spot[0].rpartition("/")[0] != node)
