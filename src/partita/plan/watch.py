@@ -49,6 +49,10 @@ class Watch:
         """Whether the search should return what it has."""
         return self.stop() or self.left <= 0.0
 
+    def at_most(self, seconds: float) -> Watch:
+        """Return a watch over the time that is left, or so many seconds if that is less."""
+        return Watch(min(self.left, seconds), self.stop, self.report)
+
     def share(self, part: float) -> Watch:
         """Return a watch over this part of the time that is left."""
         return Watch(self.left * part, self.stop, self.report)

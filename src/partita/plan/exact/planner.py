@@ -71,7 +71,7 @@ class ExactPlanner:
     def counts(self, problem: Problem) -> tuple[Counts, float]:
         """Return the counts found and the proven bound of the objective."""
         if len(problem.services) <= COMPACT_SERVICES:
-            short = Watch(min(_FIRST_TRY_SECONDS, self.watch.left), self.watch.stop, self.watch.report)
+            short = self.watch.at_most(_FIRST_TRY_SECONDS)
             first = solve_compact(problem, short)
             if first.infeasible:
                 raise too_few_gpus(problem)

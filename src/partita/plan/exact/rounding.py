@@ -20,6 +20,8 @@ ALTERNATIVES = 3000
 """Covers offered to one integer program beside those that stand."""
 
 ROUNDS = 4
+ROUND_SECONDS = 2.0
+"""Most seconds of one round: another choice of covers does more than a longer search among the same."""
 
 _GRACE_SECONDS = 2.0
 """Time for the first choice even if the watch is over: a plan with a gap is better than none."""
@@ -41,7 +43,7 @@ def round_covers(problem: Problem, relaxation: Relaxation, seed: int, watch: Wat
     best: Counts | None = None
     for index in range(ROUNDS):
         more = _nearly_cheapest(problem, relaxation.prices, covers, 0.01 * 2.0**index, rng)
-        turn = watch.share(1.0 / (ROUNDS + 1 - index))
+        turn = watch.at_most(ROUND_SECONDS)
         if best is None and (watch.over or turn.left < _GRACE_SECONDS):
             turn = Watch(_GRACE_SECONDS)
         choice = _choose(problem, covers, _distinct(covers, offered, more), target, turn)
