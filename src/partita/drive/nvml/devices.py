@@ -1,0 +1,86 @@
+"""The GPUs of this host that can be cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pynvml as nvml
+
+from partita.drive.nvml import cuts
+from partita.drive.nvml.errors import told
+from partita.mig.catalogue import gpu_model, gpu_names
+
+if TYPE_CHECKING:
+    from partita.mig.gpu import GpuModel
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A GPU in the catalogue, as it was when it was found."""
+
+    id: str
+    uuid: str
+    model: GpuModel
+    offers: tuple[cuts.Offer, ...]
+
+    def handle(self) -> object:
+        """Return NVML's handle of it as it is now.
+
+        Raises:
+            GpuLostError: it does not answer.
+        """
+        with told(self.id):
+            return nvml.nvmlDeviceGetHandleByUUID(self.uuid)
+
+
+@dataclass(frozen=True, slots=True)
+class Unusable:
+    """A GPU that cannot be driven, and why."""
+
+    index: int
+    name: str
+    why: str
+
+
+def discover(node: str) -> tuple[tuple[Device, ...], tuple[Unusable, ...]]:
+    """Return the GPUs that can be cut, in NVML's order (of PCI addresses), and those that cannot.
+
+    Args:
+        node: the first part of their ids, `node-0` of `node-0/gpu-3`.
+
+    Raises:
+        DriveError: NVML does not answer at all.
+    """
+    with told():
+        count = nvml.nvmlDeviceGetCount()
+    found = [_look(index, f"{node}/gpu-{index}") for index in range(count)]
+    devices = tuple(each for each in found if isinstance(each, Device))
+    return devices, tuple(each for each in found if isinstance(each, Unusable))
+
+
+def mig_mode(handle: object) -> tuple[bool, bool]:
+    """Return whether MIG mode is on, and whether it will be after a reset."""
+    current, pending = nvml.nvmlDeviceGetMigMode(handle)
+    return current == nvml.NVML_DEVICE_MIG_ENABLE, pending == nvml.NVML_DEVICE_MIG_ENABLE
+
+
+def model_named(name: str) -> GpuModel | None:
+    """Return the catalogue's GPU that NVML calls so, None if it has none."""
+    return next((m for m in map(gpu_model, gpu_names()) if name == m.name or name in m.aliases), None)
+
+
+def _look(index: int, gpu_id: str) -> Device | Unusable:
+    name = "?"
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        name = nvml.nvmlDeviceGetName(handle)
+        mig_mode(handle)
+        model = model_named(name)
+        if model is None:
+            return Unusable(index, name, "it is not in the catalogue")
+        return Device(gpu_id, nvml.nvmlDeviceGetUUID(handle), model, cuts.offers(handle, model))
+    except nvml.NVMLError_NotSupported:
+        return Unusable(index, name, "it has no MIG")
+    except nvml.NVMLError as error:
+        return Unusable(index, name, str(error))

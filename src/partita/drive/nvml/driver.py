@@ -1,0 +1,183 @@
+"""Drives the GPUs of this host: one thread for each action under way."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pynvml as nvml
+
+from partita.drive.nvml.devices import discover
+from partita.drive.nvml.errors import told
+from partita.drive.nvml.gpu import Gpu, foreign
+from partita.drive.nvml.owned import Owned
+from partita.drive.nvml.records import Records
+from partita.drive.nvml.runner import Runner, require_same
+from partita.drive.port import (
+    DriveError,
+    Ended,
+    FailedError,
+    GpuLostError,
+    InUseError,
+    NoRoomError,
+    Observation,
+    RefusedError,
+)
+from partita.errors import PartitaError
+from partita.sim.clock import WallClock
+from partita.transition.transition import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from partita.drive.nvml.commands import Process, Upstream
+    from partita.mig.layout import Placement
+    from partita.sim.clock import Clock
+    from partita.transition.deployment import Replica
+    from partita.transition.transition import Action
+
+
+class NvmlDriver:
+    """A driver of this host's GPUs (the port's `Driver`), on the wall clock.
+
+    It destroys and uses what it created or was told to adopt, and nothing else. Who made what is recorded in
+    the state folder before and after, so that a killed controller's half-made instances are known as ours.
+
+    Args:
+        state: the state folder.
+        services: how each service's replicas are run.
+        node: the first part of the GPUs' ids.
+        allow_mig_mode: whether MIG mode may be turned on where it is off; never turned off.
+        patience_s: seconds for which a destroy that says "in use" is tried again.
+
+    Raises:
+        DriveError: there is no NVIDIA driver, or it does not answer.
+    """
+
+    def __init__(
+        self,
+        state: Path,
+        services: Mapping[str, Process | Upstream],
+        *,
+        node: str = "node-0",
+        allow_mig_mode: bool = False,
+        patience_s: float = 10.0,
+    ) -> None:
+        self._clock = WallClock()
+        self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+        self._under_way = 0
+        records = Records(state / "replicas")
+        owned = Owned(state / "owned.sqlite3")
+        self._runner = Runner(records, services)
+        with told():
+            nvml.nvmlInit()
+        devices, self.unusable = discover(node)
+        self._gpus = {
+            device.id: Gpu(
+                device, owned, records, self._runner, patience_s=patience_s, allow_mig_mode=allow_mig_mode
+            )
+            for device in devices
+        }
+
+    @property
+    def clock(self) -> Clock:
+        """The wall clock."""
+        return self._clock
+
+    def observe(self) -> Observation:
+        """Return the GPUs that can be cut, as they are now.
+
+        Raises:
+            DriveError: NVML does not answer.
+        """
+        return Observation(tuple(gpu.observe() for gpu in self._gpus.values()))
+
+    def begin(self, action: Action) -> None:
+        """Start an action in a thread of its own; what goes wrong is told by `wait`."""
+        self._under_way += 1
+        # A daemon: a controller that is told to stop does not wait for a model to load.
+        threading.Thread(target=self._carry_out, args=(action,), name=action.id, daemon=True).start()
+
+    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+        """Block until an action ends, or until that time; return those that have ended."""
+        if not self._under_way:
+            if until is not None:
+                self._clock.sleep_until(until)
+            return ()
+        timeout = None if until is None else max(0.0, until - self._clock.now())
+        found: list[Ended] = []
+        with suppress(queue.Empty):
+            found.append(self._ended.get(timeout=timeout))
+            while True:
+                found.append(self._ended.get_nowait())
+        self._under_way -= len(found)
+        return tuple(found)
+
+    def adopt(self, gpu: str, placement: Placement) -> None:
+        """Make an instance ours that someone else created.
+
+        Raises:
+            DriveError: there is no such instance.
+        """
+        self._gpu(gpu).adopt(placement)
+
+    def close(self) -> None:
+        """Let go of NVML; replicas run on."""
+        nvml.nvmlShutdown()
+
+    def _gpu(self, gpu_id: str) -> Gpu:
+        if gpu_id not in self._gpus:
+            known = ", ".join(self._gpus) or "none"
+            raise GpuLostError("there is no such GPU", where=gpu_id, hint=f"this host has {known}")
+        return self._gpus[gpu_id]
+
+    def _carry_out(self, action: Action) -> None:
+        error: DriveError | None = None
+        try:
+            self._perform(action)
+        except DriveError as told_error:
+            error = told_error
+        except PartitaError as other:
+            error = FailedError(other.what, where=other.where, hint=other.hint)
+        except Exception as bug:  # noqa: BLE001 -- a thread that dies silently would leave the controller waiting
+            error = FailedError(f"a fault in partita itself: {type(bug).__name__}: {bug}", where=action.gpu)
+        self._ended.put(Ended(action, error))
+
+    def _perform(self, action: Action) -> None:
+        gpu = self._gpu(action.gpu)
+        match action.kind:
+            case Kind.CREATE_INSTANCE:
+                gpu.create(action.placement)
+            case Kind.DESTROY_INSTANCE:
+                gpu.destroy(action.placement)
+            case Kind.START_REPLICA:
+                self._start(gpu, action)
+            case Kind.STOP_REPLICA:
+                self._stop(gpu, action)
+
+    def _start(self, gpu: Gpu, action: Action) -> None:
+        where = f"{action.gpu} {action.placement}"
+        found = gpu.at(action.placement)
+        if found is None or (found.ours and not found.complete):
+            raise NoRoomError("there is no whole instance to run on", where=where)
+        if not found.ours:
+            raise foreign(where)
+        if found.busy:
+            raise InUseError("another process runs on the instance", where=where)
+        self._runner.start(action.gpu, found.identity, action.placement, _replica(action))
+
+    def _stop(self, gpu: Gpu, action: Action) -> None:
+        found = gpu.at(action.placement)
+        record = gpu.record(found) if found is not None else None
+        if record is not None:
+            require_same(record, _replica(action))
+            self._runner.stop(action.gpu, record)
+
+
+def _replica(action: Action) -> Replica:
+    if action.replica is None:
+        raise RefusedError("the action names no replica", where=f"{action.gpu} {action.placement}")
+    return action.replica

@@ -1,0 +1,514 @@
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pynvml
+import pytest
+from tests.drive.fake_nvml import FakeNvml
+from tests.drive.world import World
+
+from partita.drive.nvml import CommandReady, NvmlDriver, PortReady, Process, Upstream, procs
+from partita.drive.nvml.cuts import offers
+from partita.drive.nvml.records import Records
+from partita.drive.port import (
+    DriveError,
+    Ended,
+    FailedError,
+    GpuLostError,
+    InUseError,
+    NoRoomError,
+    RefusedError,
+    TimedOutError,
+)
+from partita.mig.catalogue import gpu_model
+from partita.mig.layout import Placement
+from partita.transition.transition import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+HALF = Placement.parse("3g.20gb@4")
+NAP = (sys.executable, "-c", "import time; time.sleep(600)")
+STUBBORN = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+print("child", child.pid, flush=True)
+time.sleep(600)
+"""
+SERVER = """
+import socket, sys, time
+time.sleep(0.3)
+with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
+    while True:
+        server.accept()[0].close()
+"""
+
+SERVICES: dict[str, Process | Upstream] = {
+    "bert": Process(NAP),
+    "stubborn": Process((sys.executable, "-c", STUBBORN), grace_s=0.3),
+    "broken": Process(
+        (sys.executable, "-c", "raise SystemExit('no such model')"), readiness=CommandReady(("false",))
+    ),
+    "slow": Process(NAP, readiness=CommandReady(("false",)), start_timeout_s=0.3),
+    "server": Process((sys.executable, "-c", SERVER, "{port}"), readiness=PortReady()),
+    "missing": Process(("/no/such/program",)),
+    "typo": Process(("echo", "{prot}")),
+    "told": Upstream(("sh", "-c", "echo start $CUDA_VISIBLE_DEVICES {service} >> {log}"), ("true",)),
+}
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    fake = FakeNvml("a100-40gb", "a100-40gb")
+    install(fake, monkeypatch)
+    return fake
+
+
+def install(fake: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pynvml, "nvmlLib", fake)
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+@pytest.fixture
+def opened(state: Path) -> Iterator[Callable[..., World]]:
+    """Opens drivers on one state folder, as one controller after another does; ends what they left."""
+    state.mkdir()
+    log = state / "told.log"
+    upstream = Upstream(
+        ("sh", "-c", f"echo start $CUDA_VISIBLE_DEVICES >> {log}"), ("sh", "-c", f"echo stop >> {log}")
+    )
+    worlds: list[World] = []
+
+    def open_(**options: object) -> World:
+        services = {**SERVICES, "told": upstream}
+        worlds.append(World(NvmlDriver(state, services, patience_s=1.0, **options)))  # type: ignore[arg-type]
+        return worlds[-1]
+
+    yield open_
+    records = Records(state / "replicas")
+    for path in (state / "replicas").glob("*.json"):
+        gpu_uuid, _, start = path.stem.partition("@")
+        for profile in ("3g.20gb", "1g.5gb"):
+            record = records.find(gpu_uuid, Placement(int(start), profile))
+            if record is not None and record.alive() and not record.upstream:
+                record.signal(signal.SIGKILL)
+                while record.alive():
+                    time.sleep(0.01)
+
+
+@pytest.fixture
+def world(nvml: FakeNvml, opened: Callable[..., World]) -> World:
+    del nvml
+    return opened()
+
+
+def test_gpus_are_found_with_their_models_and_all_their_placements(nvml: FakeNvml, world: World) -> None:
+    seen = world.driver.observe()
+    assert [(gpu.id, gpu.model, gpu.mig, gpu.lost) for gpu in seen.gpus] == [
+        ("node-0/gpu-0", "a100-40gb", True, False),
+        ("node-0/gpu-1", "a100-40gb", True, False),
+    ]
+    model = gpu_model("a100-40gb")
+    device = pynvml.nvmlDeviceGetHandleByUUID(nvml.cards[0].uuid)
+    for offer in offers(device, model):
+        assert offer.starts == offer.profile.starts
+        assert offer.size == offer.profile.memory
+        assert offer.memory_mib == offer.profile.memory_mib
+        assert offer.id == offer.profile.gi_profile_id
+
+
+def test_an_instance_is_made_at_exactly_its_placement_used_and_destroyed(
+    nvml: FakeNvml, world: World
+) -> None:
+    assert world.create("3g.20gb@4") is None
+    assert [str(each) for each in nvml.cards[0].placements] == ["3g.20gb@4"]
+    (made,) = world.instances()
+    (compute,) = nvml.cards[0].cuts[made.identity.gi_id].compute.values()
+    assert (made.ours, made.identity.ci_id, made.identity.mig_uuid) == (True, compute.id, compute.uuid)
+    assert world.start("3g.20gb@4") is None
+    assert world.replica("3g.20gb@4").ready
+    assert not world.instances()[0].busy
+    assert world.stop("3g.20gb@4") is None
+    assert world.destroy("3g.20gb@4") is None
+    assert nvml.cards[0].placements == []
+
+
+def test_what_is_done_already_is_no_error(world: World) -> None:
+    for act in (world.create, world.start, world.stop, world.destroy):
+        assert act("3g.20gb@4") is None
+        assert act("3g.20gb@4") is None
+
+
+def test_a_whole_gpu_is_cut_with_gaps_and_every_instance_has_its_uuid(world: World) -> None:
+    for start in range(7):
+        assert world.create(f"1g.5gb@{start}") is None
+    assert world.destroy("1g.5gb@3") is None
+    assert world.layout() == " ".join(f"1g.5gb@{start}" for start in (0, 1, 2, 4, 5, 6))
+    assert len({each.identity.mig_uuid for each in world.instances()}) == 6
+    assert None not in {each.identity.mig_uuid for each in world.instances()}
+
+
+@pytest.mark.parametrize("at", ["2g.10gb@1", "1g.5gb@5", "9g.90gb@0", "7g.40gb@0"])
+def test_what_the_gpus_rules_forbid_finds_no_room(world: World, at: str) -> None:
+    world.create("3g.20gb@4")
+    assert isinstance(world.create(at), NoRoomError)
+    assert world.layout() == "3g.20gb@4"
+
+
+def test_a_process_reads_its_device_and_its_words(
+    world: World, opened: Callable[..., World], state: Path
+) -> None:
+    world.create("3g.20gb@4")
+    out = state / "words"
+    script = f"import os, sys; open({str(out)!r}, 'w').write(os.environ['CUDA_VISIBLE_DEVICES'] + ' '.join(sys.argv))"
+    tell = Process((sys.executable, "-c", script, "{service} {batch} {gpu}"))
+    SERVICES["words"] = tell
+    try:
+        opened().start("3g.20gb@4", service="words")
+    finally:
+        del SERVICES["words"]
+    for _ in range(500):
+        if out.exists() and out.read_text():
+            break
+        time.sleep(0.01)
+    assert out.read_text() == f"{world.instances()[0].identity.mig_uuid}-c words 8 node-0/gpu-0"
+
+
+def test_a_restarted_controller_finds_instances_and_replicas_again(
+    world: World, opened: Callable[..., World]
+) -> None:
+    world.create("3g.20gb@4")
+    world.start("3g.20gb@4")
+    before = world.instances()
+    later = opened()
+    assert later.instances() == before
+    assert later.start("3g.20gb@4") is None
+    assert later.instances() == before
+    assert later.stop("3g.20gb@4") is None
+    assert later.destroy("3g.20gb@4") is None
+
+
+def test_an_instance_with_a_replica_is_in_use(world: World) -> None:
+    world.create("3g.20gb@4")
+    world.start("3g.20gb@4")
+    assert isinstance(world.destroy("3g.20gb@4"), InUseError)
+    assert world.replica("3g.20gb@4").ready
+
+
+def test_destroying_waits_out_a_moment_of_in_use_but_not_for_ever(nvml: FakeNvml, world: World) -> None:
+    world.create("3g.20gb@4")
+    nvml.cards[0].lingering = 3
+    assert world.destroy("3g.20gb@4") is None
+    world.create("3g.20gb@4")
+    nvml.cards[0].lingering = 1000
+    error = world.destroy("3g.20gb@4")
+    assert isinstance(error, InUseError)
+    assert "In use" in error.what
+    nvml.cards[0].lingering = 0
+    assert world.destroy("3g.20gb@4") is None
+
+
+def test_a_strangers_process_makes_an_instance_busy_and_keeps_it(nvml: FakeNvml, world: World) -> None:
+    world.create("3g.20gb@4")
+    gi_id = world.instances()[0].identity.gi_id
+    nvml.cards[0].foreign_pids[gi_id] = {1}
+    assert world.instances()[0].busy
+    assert isinstance(world.destroy("3g.20gb@4"), InUseError)
+    assert isinstance(world.start("3g.20gb@4"), InUseError)
+
+
+def test_foreign_instances_are_seen_and_left_alone_until_adopted(nvml: FakeNvml, world: World) -> None:
+    nvml.foreign(0, "3g.20gb@4")
+    assert not world.instances()[0].ours
+    for act in (world.create, world.start, world.destroy):
+        assert isinstance(act("3g.20gb@4"), RefusedError)
+    assert isinstance(world.create("7g.40gb@0"), NoRoomError)
+    assert len(nvml.cards[0].cuts) == 1
+    world.driver.adopt(world.gpu, HALF)
+    assert world.instances()[0].ours
+    assert world.destroy("3g.20gb@4") is None
+    with pytest.raises(NoRoomError):
+        world.driver.adopt(world.gpu, HALF)
+
+
+def test_what_others_put_in_the_place_of_ours_is_not_ours(nvml: FakeNvml, world: World) -> None:
+    world.create("3g.20gb@4")
+    mine = world.instances()[0].identity
+    nvml.cards[0].cuts.clear()
+    nvml.foreign(0, "3g.20gb@4")
+    (theirs,) = world.instances()
+    assert theirs.identity.gi_id == mine.gi_id
+    assert theirs.identity.mig_uuid != mine.mig_uuid
+    assert not theirs.ours
+    assert isinstance(world.destroy("3g.20gb@4"), RefusedError)
+
+
+def test_a_creation_killed_half_way_is_known_as_ours_and_completed(
+    nvml: FakeNvml, world: World, opened: Callable[..., World], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die(*_: object) -> None:
+        threading.Event().wait()  # nothing after this happens, as if it had been killed
+
+    for killed in (
+        "partita.drive.nvml.cuts.create_compute_instance",
+        "partita.drive.nvml.owned.Owned.record",
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(killed, die)
+            world.driver.begin(world.action(Kind.CREATE_INSTANCE, "3g.20gb@4"))
+            while not nvml.cards[0].cuts:
+                time.sleep(0.01)
+            time.sleep(0.05)
+        world = opened()
+        (half,) = world.instances()
+        assert half.ours
+        assert not half.complete
+        assert isinstance(world.start("3g.20gb@4"), NoRoomError)
+        assert world.create("3g.20gb@4") is None
+        assert world.instances()[0].complete
+        assert world.destroy("3g.20gb@4") is None
+
+
+def test_a_creation_that_fails_half_way_leaves_nothing(nvml: FakeNvml, world: World) -> None:
+    nvml.failing["nvmlGpuInstanceCreateComputeInstance"] = [pynvml.NVML_ERROR_UNKNOWN]
+    error = world.create("3g.20gb@4")
+    assert isinstance(error, FailedError)
+    assert error.retry
+    assert nvml.cards[0].cuts == {}
+    assert world.create("3g.20gb@4") is None
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES, NoRoomError),
+        (pynvml.NVML_ERROR_NO_PERMISSION, RefusedError),
+        (pynvml.NVML_ERROR_GPU_IS_LOST, GpuLostError),
+        (pynvml.NVML_ERROR_TIMEOUT, TimedOutError),
+        (pynvml.NVML_ERROR_IN_USE, InUseError),
+        (pynvml.NVML_ERROR_UNKNOWN, FailedError),
+    ],
+)
+def test_error_codes_become_the_ports_errors(
+    nvml: FakeNvml, world: World, code: int, kind: type[DriveError]
+) -> None:
+    nvml.failing["nvmlDeviceCreateGpuInstanceWithPlacement"] = [code]
+    error = world.create("3g.20gb@4")
+    assert type(error) is kind
+    assert error.where == "node-0/gpu-0 3g.20gb@4"
+
+
+def test_without_permission_nothing_is_cut_and_the_hint_says_what_helps(nvml: FakeNvml, world: World) -> None:
+    nvml.permission = False
+    error = world.create("3g.20gb@4")
+    assert isinstance(error, RefusedError)
+    assert "root" in str(error.hint)
+
+
+def test_a_lost_gpu_is_seen_as_lost_and_the_others_go_on(nvml: FakeNvml, world: World) -> None:
+    world.create("3g.20gb@4")
+    nvml.cards[0].lost = True
+    assert world.seen().lost
+    assert world.instances() == ()
+    for act in (world.create, world.start, world.stop, world.destroy):
+        assert isinstance(act("3g.20gb@4"), GpuLostError)
+    assert world.create("3g.20gb@4", world.other) is None
+
+
+def test_a_gpu_that_is_not_there_is_lost(world: World) -> None:
+    assert isinstance(world.create("3g.20gb@4", "node-0/gpu-9"), GpuLostError)
+
+
+def test_mig_mode_is_never_turned_on_unasked(
+    monkeypatch: pytest.MonkeyPatch, opened: Callable[..., World]
+) -> None:
+    fake = FakeNvml("a100-40gb", mig=False)
+    install(fake, monkeypatch)
+    world = opened()
+    assert not world.seen().mig
+    error = world.create("3g.20gb@4")
+    assert isinstance(error, RefusedError)
+    assert "nvidia-smi -i 0 -mig 1" in str(error.hint)
+    assert "nvmlDeviceSetMigMode" not in fake.calls
+    assert not fake.cards[0].pending
+
+
+def test_mig_mode_is_turned_on_when_asked_and_a_reset_that_it_needs_is_left_to_the_user(
+    monkeypatch: pytest.MonkeyPatch, opened: Callable[..., World]
+) -> None:
+    fake = FakeNvml("a100-40gb", "h100-80gb", mig=False)
+    fake.cards[1].needs_reset = False
+    install(fake, monkeypatch)
+    world = opened(allow_mig_mode=True)
+    error = world.create("3g.20gb@4")
+    assert isinstance(error, RefusedError)
+    assert "reset" in str(error.hint)
+    assert world.create("3g.40gb@4", world.other) is None
+
+
+def test_gpus_without_mig_or_unknown_are_left_out_and_told(
+    monkeypatch: pytest.MonkeyPatch, opened: Callable[..., World]
+) -> None:
+    fake = FakeNvml("a100-40gb", "a100-40gb", "a30-24gb", "a30-24gb")
+    fake.cards[0].mig_capable = False
+    fake.cards[1].name = "NVIDIA Z9"
+    fake.cards[2].lost = True
+    install(fake, monkeypatch)
+    driver = opened().driver
+    assert isinstance(driver, NvmlDriver)
+    assert [gpu.id for gpu in driver.observe().gpus] == ["node-0/gpu-3"]
+    assert [(each.index, each.why) for each in driver.unusable] == [
+        (0, "it has no MIG"),
+        (1, "it is not in the catalogue"),
+        (2, "GPU is lost"),
+    ]
+
+
+def test_without_a_driver_it_says_so(monkeypatch: pytest.MonkeyPatch, state: Path) -> None:
+    fake = FakeNvml()
+    fake.failing["nvmlInitWithFlags"] = [pynvml.NVML_ERROR_DRIVER_NOT_LOADED]
+    install(fake, monkeypatch)
+    state.mkdir()
+    with pytest.raises(RefusedError, match="Driver Not Loaded"):
+        NvmlDriver(state, {})
+
+
+def test_a_replica_that_ignores_sigterm_is_killed_with_its_children(world: World, state: Path) -> None:
+    world.create("3g.20gb@4")
+    assert world.start("3g.20gb@4", service="stubborn") is None
+    (log,) = (state / "replicas").glob("*.log")
+    while not log.read_text().strip():
+        time.sleep(0.01)
+    child = int(log.read_text().split()[1])
+    assert not world.instances()[0].busy
+    assert world.stop("3g.20gb@4", service="stubborn") is None
+    while procs.began(child) is not None:
+        time.sleep(0.01)
+    assert world.destroy("3g.20gb@4") is None
+
+
+def test_a_recycled_pid_is_never_killed(world: World, opened: Callable[..., World], state: Path) -> None:
+    world.create("3g.20gb@4")
+    world.start("3g.20gb@4")
+    records = Records(state / "replicas")
+    (gpu, _) = world.driver.observe().gpus
+    record = records.find(gpu.uuid, HALF)
+    assert record is not None
+    real = record.pid
+    assert real is not None
+    assert record.began is not None
+    records.write(replace(record, pid=os.getpid(), token="0" * 32))
+    later = opened()
+    assert later.instances()[0].replica is None
+    assert later.stop("3g.20gb@4") is None  # that would have ended this very process
+    records.write(replace(record, began=record.began - 1, token="0" * 32))
+    assert opened().instances()[0].replica is None
+    records.write(replace(record, boot="another"))
+    assert opened().instances()[0].replica is None
+    records.write(record)
+    assert opened().stop("3g.20gb@4") is None
+
+
+def test_a_replica_started_just_before_a_kill_is_found_by_its_token(
+    world: World, opened: Callable[..., World], state: Path
+) -> None:
+    world.create("3g.20gb@4")
+    world.start("3g.20gb@4")
+    records = Records(state / "replicas")
+    record = records.find(world.seen().uuid, HALF)
+    assert record is not None
+    records.write(replace(record, pid=None, began=None))
+    later = opened()
+    assert later.replica("3g.20gb@4").pid == record.pid
+    assert later.stop("3g.20gb@4") is None
+    assert record.leader() is None
+
+
+def test_a_replica_is_ready_when_its_port_answers(world: World) -> None:
+    world.create("3g.20gb@4")
+    world.driver.begin(world.action(Kind.START_REPLICA, "3g.20gb@4", service="server"))
+    assert world.driver.wait(until=world.driver.clock.now() + 0.05) == ()
+    while world.instances()[0].replica is None:
+        time.sleep(0.01)
+    assert not world.replica("3g.20gb@4").ready
+    (ended,) = world.driver.wait()
+    assert ended.error is None
+    assert world.replica("3g.20gb@4").ready
+
+
+def test_a_replica_that_ends_before_it_is_ready_has_failed_with_its_last_words(world: World) -> None:
+    world.create("3g.20gb@4")
+    error = world.start("3g.20gb@4", service="broken")
+    assert isinstance(error, FailedError)
+    assert "no such model" in error.what
+    assert world.instances()[0].replica is None
+
+
+def test_a_replica_that_is_not_ready_in_time_is_left_and_can_be_stopped(world: World) -> None:
+    world.create("3g.20gb@4")
+    assert isinstance(world.start("3g.20gb@4", service="slow"), TimedOutError)
+    assert not world.replica("3g.20gb@4").ready
+    assert world.stop("3g.20gb@4", service="slow") is None
+
+
+@pytest.mark.parametrize(
+    ("service", "kind"), [("missing", FailedError), ("typo", RefusedError), ("who", RefusedError)]
+)
+def test_a_command_that_cannot_be_run_says_why(world: World, service: str, kind: type[DriveError]) -> None:
+    world.create("3g.20gb@4")
+    assert type(world.start("3g.20gb@4", service=service)) is kind
+    assert world.instances()[0].replica is None
+
+
+def test_one_replica_is_not_taken_for_another(world: World) -> None:
+    world.create("3g.20gb@4")
+    world.start("3g.20gb@4")
+    assert isinstance(world.start("3g.20gb@4", service="slow"), RefusedError)
+    assert isinstance(world.stop("3g.20gb@4", service="slow"), RefusedError)
+    assert world.replica("3g.20gb@4").replica.service == "bert"
+
+
+def test_an_upstream_server_is_told(world: World, opened: Callable[..., World], state: Path) -> None:
+    world.create("3g.20gb@4")
+    assert world.start("3g.20gb@4", service="told") is None
+    assert opened().replica("3g.20gb@4").ready
+    assert isinstance(world.destroy("3g.20gb@4"), InUseError)
+    uuid = world.instances()[0].identity.mig_uuid
+    assert world.stop("3g.20gb@4", service="told") is None
+    assert (state / "told.log").read_text() == f"start {uuid}\nstop\n"
+    assert world.destroy("3g.20gb@4") is None
+
+
+def test_actions_run_side_by_side(world: World) -> None:
+    for gpu in (world.gpu, world.other):
+        for start in range(7):
+            world.driver.begin(world.action(Kind.CREATE_INSTANCE, f"1g.5gb@{start}", gpu))
+    ended: list[Ended] = []
+    while found := world.driver.wait():
+        ended += found
+    assert [each.error for each in ended] == [None] * 14
+    assert world.driver.wait() == ()
+
+
+def test_a_damaged_record_is_kept_and_named(world: World, state: Path) -> None:
+    world.create("3g.20gb@4")
+    path = state / "replicas" / f"{world.seen().uuid}@4.json"
+    path.write_text("{", encoding="utf-8")
+    error = world.start("3g.20gb@4")
+    assert isinstance(error, FailedError)
+    assert str(path) in str(error.where)
+    assert path.read_text(encoding="utf-8") == "{"
+    path.unlink()
