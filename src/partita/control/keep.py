@@ -1,0 +1,184 @@
+"""Keeps a cluster to a workload: looks again and again, plans anew where needed, and acts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from partita.control.controller import StoppedError, standing_rates
+from partita.control.goal import goal_for
+from partita.control.observed import deployed
+from partita.control.replanning import Planned, judge, wanted_rates
+from partita.errors import InfeasibleError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from partita.control.controller import Controller, Reached
+    from partita.control.rates import Rates
+    from partita.control.replanning import Holding
+    from partita.plan.plan import Plan
+    from partita.transition.deployment import Deployment
+
+
+class Workbook(Protocol):
+    """The workload as it is written now, and how to plan it."""
+
+    @property
+    def document(self) -> str:
+        """Fingerprint of the text and of the tables that it names."""
+        ...
+
+    @property
+    def rates(self) -> Mapping[str, float]:
+        """Items/s of each service, as written."""
+        ...
+
+    @property
+    def forbid(self) -> tuple[str, ...]:
+        """Combinations of instances that must not stand together."""
+        ...
+
+    def plan(self, rates: Mapping[str, float], gpus: Mapping[str, int]) -> Plan:
+        """Return the plan for these rates on so many GPUs of each model.
+
+        Where they do not suffice, the plan that meets the most services by priority.
+
+        Raises:
+            InfeasibleError: there is no plan at all.
+        """
+        ...
+
+
+class Source(Protocol):
+    """Where the workload is read from."""
+
+    def read(self) -> Workbook:
+        """Return the workload as it is now.
+
+        Raises:
+            InputError: it cannot be read.
+            InfeasibleError: a service can run nowhere.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How goals are reached: the transition's algorithm and its extra GPUs, None for any number."""
+
+    algorithm: str
+    extra_gpus: int | None
+
+
+class Keeper:
+    """The loop's body. It keeps the last good workload and rates where the newest cannot be read.
+
+    Args:
+        controller: acts.
+        source: the workload.
+        rates: what is measured.
+        holding: how calm planning is.
+        way: how goals are reached.
+    """
+
+    def __init__(
+        self, controller: Controller, source: Source, rates: Rates, holding: Holding, way: Way
+    ) -> None:
+        self._controller = controller
+        self._source = source
+        self._measured = rates
+        self._holding = holding
+        self._way = way
+        self._workbook: Workbook | None = None
+        self._rates: Mapping[str, float] = {}
+        self._planned: Planned | None = None
+        self._plan: Plan | None = None
+        self._not_before = 0.0
+        self._told = ""
+
+    def step(self, now: float) -> Reached | None:
+        """Look once, and act if there is something to do.
+
+        What fails is told, and tried again after the holding time.
+
+        Args:
+            now: seconds on a clock of the caller's, for holding.
+
+        Raises:
+            InputError: the workload cannot be read and never could.
+            StopRequestedError: asked to stop on the way.
+        """
+        self._read()
+        if now < self._not_before:
+            return None
+        try:
+            self._replan(now)
+            return self._act()
+        except (StoppedError, InfeasibleError) as error:
+            self._tell(str(error))
+            self._not_before = now + self._holding.hold_s
+            return None
+
+    def _read(self) -> None:
+        try:
+            self._workbook = self._source.read()
+            self._rates = self._measured.measured()
+        except (InputError, InfeasibleError) as error:
+            if self._workbook is None:
+                raise
+            self._tell(f"{error}; going on with what was read before")
+
+    def _replan(self, now: float) -> None:
+        workbook = self._workbook
+        if workbook is None:
+            raise AssertionError("nothing was read")
+        there = free_gpus(deployed(self._controller.hands.driver.observe()))
+        rates = wanted_rates(workbook.rates, self._rates)
+        verdict = judge(self._planned, workbook.document, rates, now, self._holding)
+        why = "GPUs of the plan are gone" if self._plan and not _fits(self._plan, there) else None
+        if why is None and verdict.now:
+            why = verdict.why
+        if why is None:
+            return
+        self._tell(f"planning: {why}")
+        self._plan = workbook.plan(rates, there)
+        self._planned = Planned(now, workbook.document, rates)
+
+    def _act(self) -> Reached | None:
+        controller, plan, workbook = self._controller, self._plan, self._workbook
+        if plan is None or workbook is None:
+            return None
+        observation = controller.hands.driver.observe()
+        journal = controller.hands.journal
+        goal = goal_for(
+            plan,
+            standing_rates(journal.promised(), deployed(observation)),
+            journal.unfinished(),
+            algorithm=self._way.algorithm,
+            extra_gpus=self._way.extra_gpus,
+            forbid=workbook.forbid,
+        )
+        controller.wake(observation)
+        if dict(goal.new_rates) == dict(goal.old_rates) and not controller.preview(goal, observation).actions:
+            return None
+        return controller.reach(goal)
+
+    def _tell(self, text: str) -> None:
+        """Tell something once, however often it comes."""
+        if text != self._told:
+            self._controller.hands.reporter.note(text)
+        self._told = text
+
+
+def free_gpus(current: Deployment) -> dict[str, int]:
+    """Return how many GPUs of each model hold nothing that must stay."""
+    return dict(
+        Counter(gpu.model for gpu in current.gpus if not any(each.fixed for each in gpu.instances))
+    )
+
+
+def _fits(plan: Plan, there: Mapping[str, int]) -> bool:
+    needed = Counter(gpu.model for gpu in plan.gpus)
+    return all(n <= there.get(model, 0) for model, n in needed.items())
