@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import signal
 import sys
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,21 +24,35 @@ if TYPE_CHECKING:
     from partita.transition.transition import Action, Transitioner
 
 
-@contextmanager
-def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGINT or SIGTERM has come; a second one ends the command at once."""
-    asked = False
+class Stop:
+    """Whether someone has asked the command to stop; calling it tells."""
 
-    def ask(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked:
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def __call__(self) -> bool:
+        """Say whether it was asked."""
+        return self._asked.is_set()
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal; a second one ends the command at once."""
+        if self():
             signal.default_int_handler(number, frame)
-        asked = True
-        sys.stderr.write("\nstopping: waiting for what is under way; again to leave at once\n")
+        self._asked.set()
+        sys.stderr.write("\nstopping: waiting for what is under way; once more to leave at once\n")
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until asked."""
+        self._asked.wait(seconds)
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Stop]:
+    """Have SIGINT and SIGTERM ask for a stop while the block runs."""
+    stop = Stop()
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -17,6 +17,7 @@ from partita.cli.drivers import (
     DriverOption,
     Simulate,
     simulated_gpus,
+    whole_nodes,
 )
 from partita.cli.options import DryRun, Format, Output, emit, stdout
 from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, make_transitioner
@@ -62,7 +63,7 @@ def apply(
     from partita.plan.document import read_plan  # noqa: PLC0415
 
     wanted = read_plan(plan)
-    there = simulated_gpus(simulate or ()) or [(gpu.id, gpu.model) for gpu in wanted.gpus]
+    there = simulated_gpus(simulate or ()) or whole_nodes([(gpu.id, gpu.model) for gpu in wanted.gpus])
     opened = rehearsal if dry_run else workplace
     with opened(Cluster(driver, clock), lambda: there) as place, asked_to_stop() as stop:
         with lines() as reporter:

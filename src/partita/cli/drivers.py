@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 CLUSTER_FILE = "cluster.sqlite3"
 _MOST_SIMULATED = 100_000
+_PER_NODE = 8
 
 
 class DriverName(StrEnum):
@@ -54,7 +55,8 @@ Simulate = Annotated[
     typer.Option(
         "--simulate",
         metavar="MODEL:COUNT",
-        help="GPUs of the simulated cluster, if there is none yet: a100-80gb:16. [default: those asked for]",
+        help="GPUs of the simulated cluster, if there is none yet: a100-80gb:16. "
+        "[default: those asked for, in whole nodes]",
     ),
 ]
 
@@ -122,4 +124,14 @@ def simulated_gpus(asked: Sequence[str]) -> list[tuple[str, str]]:
 
 def named(models: Sequence[str]) -> list[tuple[str, str]]:
     """Return the models with ids, eight GPUs to a node."""
-    return [(f"node-{i // 8}/gpu-{i % 8}", model) for i, model in enumerate(models)]
+    return [(f"node-{i // _PER_NODE}/gpu-{i % _PER_NODE}", model) for i, model in enumerate(models)]
+
+
+def whole_nodes(gpus: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Return these GPUs and those beside them in nodes of eight: a transition needs some room."""
+    found = dict(gpus)
+    for name, model in gpus:
+        node = name.rpartition("/")[0]
+        for i in range(_PER_NODE) if node else ():
+            found.setdefault(f"{node}/gpu-{i}", model)
+    return list(found.items())

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from partita import __version__
-from partita.cli import apply, demo, explain, export, gpus, perf, plan, schema
+from partita.cli import apply, demo, explain, export, gpus, perf, plan, run, schema, status
 from partita.errors import PartitaError
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, apply, explain, export, perf, gpus, schema, demo):
+for command in (plan, apply, run, status, explain, export, perf, gpus, schema, demo):
     command.register(app)
 
 
@@ -60,6 +61,11 @@ def command_line() -> Callable[..., object]:
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
     debug = "--debug" in sys.argv
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(
+                errors="backslashreplace"
+            )  # a terminal that cannot show a name still shows the rest
     try:
         command_line()(auto_envvar_prefix="PARTITA", prog_name="partita")
     except PartitaError as error:

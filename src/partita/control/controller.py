@@ -96,9 +96,11 @@ class Controller:
             hands.reporter.note(
                 f"the last controller was killed with {len(killed)} actions under way; going on"
             )
-        for text in moved(before, snapshot(observation), killed) if before else []:
-            hands.journal.note(f"since the last command: {text}", now)
-            hands.reporter.note(f"since the last command: {text}")
+        found = snapshot(observation)
+        for text in moved(before, found, killed) if before else []:
+            hands.journal.note(f"someone else's doing: {text}", now)
+            hands.reporter.note(f"since the last look: {text}")
+        hands.journal.record((), found, now)
 
     def reach(self, goal: Goal) -> Reached:
         """Bring the cluster to a goal.

@@ -200,12 +200,12 @@ class Journal:
         """Return the newest entries, oldest first."""
         with self._file.reading() as db:
             rows = db.execute(
-                "SELECT begun AS at, kind || ' ' || coalesce(service || ' on ', '') || gpu || ' ' || placement,"
-                " ended, error FROM actions UNION ALL SELECT at, text, at, NULL FROM notes"
-                " ORDER BY at DESC LIMIT ?",
+                "SELECT seq, begun AS at, kind || ' ' || coalesce(service || ' on ', '') || gpu || ' ' || placement,"
+                " ended, error FROM actions UNION ALL SELECT seq, at, text, at, NULL FROM notes"
+                " ORDER BY at DESC, seq DESC LIMIT ?",
                 (n,),
             ).fetchall()
-        return [Entry(at, text, ended, error) for at, text, ended, error in reversed(rows)]
+        return [Entry(at, text, ended, error) for _, at, text, ended, error in reversed(rows)]
 
 
 def _difference(

@@ -10,6 +10,7 @@ from partita.control.controller import StoppedError, standing_rates
 from partita.control.goal import goal_for
 from partita.control.observed import deployed
 from partita.control.replanning import Planned, judge, wanted_rates
+from partita.control.snapshot import snapshot
 from partita.errors import InfeasibleError, InputError
 
 if TYPE_CHECKING:
@@ -95,13 +96,12 @@ class Keeper:
         self._rates: Mapping[str, float] = {}
         self._planned: Planned | None = None
         self._plan: Plan | None = None
-        self._not_before = 0.0
+        self._settled: str | None = None  # state of the cluster in which nothing is left to do
+        self._not_before = float("-inf")
         self._told = ""
 
-    def step(self, now: float) -> Reached | None:
-        """Look once, and act if there is something to do.
-
-        What fails is told, and tried again after the holding time.
+    def look(self, now: float) -> Reached | None:
+        """Take a step; what fails is told, and tried again after the holding time.
 
         Args:
             now: seconds on a clock of the caller's, for holding.
@@ -110,16 +110,30 @@ class Keeper:
             InputError: the workload cannot be read and never could.
             StopRequestedError: asked to stop on the way.
         """
-        self._read()
         if now < self._not_before:
             return None
         try:
-            self._replan(now)
-            return self._act()
+            return self.step(now)
         except (StoppedError, InfeasibleError) as error:
             self._tell(str(error))
             self._not_before = now + self._holding.hold_s
             return None
+
+    def step(self, now: float) -> Reached | None:
+        """Look once, and act if there is something to do.
+
+        Args:
+            now: seconds on a clock of the caller's, for holding.
+
+        Raises:
+            InputError: the workload cannot be read and never could.
+            InfeasibleError: there is no plan, or no way to it.
+            StoppedError: an action failed for ever, or the cluster does not stop changing.
+            StopRequestedError: asked to stop on the way.
+        """
+        self._read()
+        self._replan(now)
+        return self._act()
 
     def _read(self) -> None:
         try:
@@ -145,12 +159,13 @@ class Keeper:
         self._tell(f"planning: {why}")
         self._plan = workbook.plan(rates, there)
         self._planned = Planned(now, workbook.document, rates)
+        self._settled = None
 
     def _act(self) -> Reached | None:
         controller, plan, workbook = self._controller, self._plan, self._workbook
-        if plan is None or workbook is None:
-            return None
         observation = controller.hands.driver.observe()
+        if plan is None or workbook is None or snapshot(observation).fingerprint == self._settled:
+            return None
         journal = controller.hands.journal
         goal = goal_for(
             plan,
@@ -161,9 +176,9 @@ class Keeper:
             forbid=workbook.forbid,
         )
         controller.wake(observation)
-        if dict(goal.new_rates) == dict(goal.old_rates) and not controller.preview(goal, observation).actions:
-            return None
-        return controller.reach(goal)
+        reached = controller.reach(goal)
+        self._settled = snapshot(controller.hands.driver.observe()).fingerprint
+        return reached
 
     def _tell(self, text: str) -> None:
         """Tell something once, however often it comes."""
@@ -174,9 +189,7 @@ class Keeper:
 
 def free_gpus(current: Deployment) -> dict[str, int]:
     """Return how many GPUs of each model hold nothing that must stay."""
-    return dict(
-        Counter(gpu.model for gpu in current.gpus if not any(each.fixed for each in gpu.instances))
-    )
+    return dict(Counter(gpu.model for gpu in current.gpus if not any(each.fixed for each in gpu.instances)))
 
 
 def _fits(plan: Plan, there: Mapping[str, int]) -> bool:

@@ -55,5 +55,7 @@ class RatesFile:
             raise InputError("no object", where=where, hint='write {"resnet50": 812.5}')
         for name, rate in data.items():
             if isinstance(rate, bool) or not isinstance(rate, int | float) or not (0 <= rate < math.inf):
-                raise InputError(f"{rate!r} is no rate", where=f"{where}: {name}", hint="write items/s, 0 or more")
+                raise InputError(
+                    f"{rate!r} is no rate", where=f"{where}: {name}", hint="write items/s, 0 or more"
+                )
         return {name: float(rate) for name, rate in data.items()}

@@ -58,7 +58,9 @@ def wanted_rates(written: Mapping[str, float], measured: Mapping[str, float]) ->
     return {name: max(measured.get(name, rate), LEAST_RATE) for name, rate in written.items()}
 
 
-def judge(planned: Planned | None, document: str, rates: Mapping[str, float], now: float, holding: Holding) -> Verdict:
+def judge(
+    planned: Planned | None, document: str, rates: Mapping[str, float], now: float, holding: Holding
+) -> Verdict:
     """Say whether to plan anew.
 
     Args:

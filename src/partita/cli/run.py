@@ -1,0 +1,134 @@
+"""`partita run`: keep a cluster to a workload."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partita.cli.acting import asked_to_stop, lines, make_controller
+from partita.cli.drivers import (
+    ClockName,
+    Cluster,
+    DriverName,
+    DriverOption,
+    Simulate,
+    named,
+    simulated_gpus,
+    whole_nodes,
+)
+from partita.cli.options import WorkloadFile, stderr
+from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, make_transitioner
+
+if TYPE_CHECKING:
+    from partita.cli.acting import Stop
+    from partita.cli.workbook import FileWorkbook
+    from partita.control.controller import Reached
+    from partita.control.keep import Keeper
+
+RunClock = Annotated[
+    ClockName | None,
+    typer.Option(
+        "--clock",
+        envvar="PARTITA_CLOCK",
+        help="Clock of a simulated cluster. [default: wall; simulated with --once]",
+    ),
+]
+RatesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--rates",
+        metavar="FILE",
+        help='Measured rates, {"service": items/s}. [default: rates.json in the state folder]',
+    ),
+]
+DeadBand = Annotated[
+    float,
+    typer.Option("--dead-band", min=0.0, help="Plan anew when a rate is off by more than this fraction."),
+]
+Hold = Annotated[float, typer.Option("--hold", min=0.0, help="Seconds for which a plan is held at least.")]
+Poll = Annotated[float, typer.Option("--poll", min=0.01, help="Seconds between two looks.")]
+TimeLimit = Annotated[float, typer.Option("--time-limit", min=0.1, help="Seconds of search for each plan.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command("run")(run)
+
+
+def run(
+    workload: WorkloadFile,
+    *,
+    once: Annotated[bool, typer.Option("--once", help="Look once, act, and end.")] = False,
+    rates: RatesOption = None,
+    dead_band: DeadBand = 0.1,
+    hold: Hold = 300.0,
+    poll: Poll = 5.0,
+    time_limit: TimeLimit = 30.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of random choices.")] = 0,
+    extra_gpus: ExtraGpus = None,
+    algorithm: Algorithm = AlgorithmName.SHORTEST,
+    driver: DriverOption = DriverName.SIMULATED,
+    clock: RunClock = None,
+    simulate: Simulate = None,
+) -> None:
+    """Keep a cluster to a workload, until told to stop.
+
+    Plans anew when the file or the measured rates have changed, and mends what others change. SIGTERM or Ctrl-C
+    finish what is under way and end in a safe state.
+    """
+    from partita.cli.workbook import Planning  # noqa: PLC0415 -- slow to import
+    from partita.cli.workbook import WorkloadFile as Source  # noqa: PLC0415
+    from partita.cli.workplace import workplace  # noqa: PLC0415
+    from partita.control.keep import Keeper, Way  # noqa: PLC0415
+    from partita.control.rates import FILE, RatesFile  # noqa: PLC0415
+    from partita.control.replanning import Holding  # noqa: PLC0415
+    from partita.drive.state import state_folder  # noqa: PLC0415
+
+    lives_by = clock or (ClockName.SIMULATED if once else ClockName.WALL)
+    with asked_to_stop() as stop, lines() as reporter:
+        source = Source(workload, Planning(time_limit, seed, stop))
+        first = source.read()  # a fault in it is told before anything is opened
+        with workplace(
+            Cluster(driver, lives_by), lambda: simulated_gpus(simulate or ()) or _gpus_of(first)
+        ) as place:
+            controller = make_controller(place, make_transitioner(algorithm), reporter, stop)
+            measured = RatesFile(rates or state_folder() / FILE)
+            keeper = Keeper(
+                controller, source, measured, Holding(dead_band, hold), Way(algorithm.value, extra_gpus)
+            )
+            if once:
+                _tell(keeper.step(time.monotonic()))
+            else:
+                _loop(keeper, stop, poll)
+
+
+def _loop(keeper: Keeper, stop: Stop, poll: float) -> None:
+    from partita.control.controller import StopRequestedError  # noqa: PLC0415 -- only where it acts
+
+    try:
+        while not stop():
+            _tell(keeper.look(time.monotonic()))
+            stop.wait(poll)
+    except StopRequestedError as error:
+        stderr().print(f"{error}: {error.hint}", markup=False, soft_wrap=True)  # to be stopped is no failure
+
+
+def _tell(reached: Reached | None) -> None:
+    if reached is not None and reached.actions:
+        stderr().print(f"reached in {reached.seconds:.0f} s with {reached.actions} actions", markup=False)
+
+
+def _gpus_of(first: FileWorkbook) -> list[tuple[str, str]]:
+    """Return the GPUs of a simulated cluster for a workload: those it names, or as many as its plan takes."""
+    pools = first.loaded.workload.gpus
+    if all(pool.count is not None for pool in pools):
+        return named([pool.model for pool in pools for _ in range(pool.count or 0)])
+    many = {pool.model: _PLENTY for pool in pools}
+    made = first.plan(first.rates, many)
+    return whole_nodes([(gpu.id, gpu.model) for gpu in made.gpus])
+
+
+_PLENTY = 1_000_000
