@@ -49,7 +49,8 @@ def nearest(word: str, known: list[str]) -> str | None:
     import difflib  # noqa: PLC0415 -- only on the way to an error message
 
     found = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return found[0] if found else None
+    longer = [each for each in known if word and each.startswith(word)]
+    return next(iter(found or longer), None)
 
 
 def together(path: str, faults: Sequence[InputError], total: int) -> InputError:

@@ -26,7 +26,7 @@ def read_text(path: Path | str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        raise InputError("no such file", where=str(path)) from None
+        raise InputError("no such file", where=str(path), hint="see `ls` for the name") from None
     except IsADirectoryError:
         raise InputError("this is a directory, not a file", where=str(path)) from None
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ import io
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, nearest
+from partita.errors import InputError, nearest, together
 from partita.files import read_text
 
 if TYPE_CHECKING:
@@ -139,10 +139,5 @@ def refuse(path: str, faults: Sequence[InputError]) -> None:
     Raises:
         InputError: there are any.
     """
-    if len(faults) == 1:
-        raise faults[0]
     if faults:
-        told = [f"{fault} ({fault.hint})" if fault.hint else str(fault) for fault in faults[:SHOWN]]
-        more = [f"and {len(faults) - SHOWN} more"] if len(faults) > SHOWN else []
-        what = f"{len(faults)} faults\n  " + "\n  ".join([*told, *more])
-        raise InputError(what, where=path, hint="mend these lines and try again")
+        raise together(path, faults[:SHOWN], len(faults))

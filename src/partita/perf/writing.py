@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, TextIO, cast
+from typing import IO, TYPE_CHECKING
 
 from partita.errors import InputError
 from partita.files import replacing
@@ -27,7 +27,7 @@ def write_table(table: PerfTable, path: Path | str) -> None:
     if Path(path).suffix.lower() in PARQUET:
         content = _parquet(table, str(path))
         with replacing(path) as stream:
-            cast("TextIO", stream).buffer.write(content)
+            stream.buffer.write(content)
     else:
         with replacing(path) as stream:
             write_csv(table, stream)

@@ -18,7 +18,7 @@ KIND = "Workload"
 # Frozen dataclasses with slots: a million services take a fifth of the memory that a million BaseModels do.
 _CONFIG = ConfigDict(extra="forbid", regex_engine="rust-regex")
 
-Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
 Positive = Annotated[float, Field(strict=True, gt=0, le=1e15, allow_inf_nan=False)]
 Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 
@@ -26,6 +26,17 @@ Count = Annotated[int, Field(strict=True, ge=1, le=1_000_000_000)]
 def fault(what: str, hint: str | None = None) -> PydanticCustomError:
     """Return an error that pydantic reports beside its own, with the field's path."""
     return PydanticCustomError("fault", "{what}", {"what": what, "hint": hint})
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    raise fault(f"{text!a:.40} has characters that cannot be printed")
+
+
+Name = Annotated[
+    str, Field(min_length=1, max_length=253, pattern=r"^[^\x00-\x1f\x7f]+$"), AfterValidator(_printable)
+]
 
 
 def _known_gpu(name: str) -> str:

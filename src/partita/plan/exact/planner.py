@@ -126,7 +126,7 @@ def _refuse_overdrawn(problem: Problem, configs: Counter[GpuConfig]) -> None:
             raise InfeasibleError(
                 f"no plan was found that spreads the services as asked and keeps each GPU to its most services: "
                 f"it takes {used} GPUs of {pool.name}, and there are {pool.count}",
-                where="limits.max_services_per_gpu",
+                where="limits.max_services_per_gpu" if problem.max_services_per_gpu else "gpus",
                 hint="raise `count` or `max_services_per_gpu`, or lower `spread`",
             )
 

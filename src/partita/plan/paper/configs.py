@@ -6,22 +6,21 @@ A configuration is a cut with a service on each of its instances; its score is t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import combinations
 from math import comb, prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from partita.plan.paper.splits import LEAST_COST
 from partita.plan.plan import GpuConfig
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
     from partita.plan.paper.demand import Completion, Demand
-    from partita.plan.problem import Cut, Problem
+    from partita.plan.problem import Cut
 
 
 def count_configs(multisets: Iterable[tuple[int, ...]], services: int) -> int:
@@ -35,55 +34,6 @@ def count_configs(multisets: Iterable[tuple[int, ...]], services: int) -> int:
         services: how many services there are.
     """
     return sum(prod(comb(services + k - 1, k) for k in counts) for counts in multisets)
-
-
-@dataclass(frozen=True)
-class Splits:
-    """Every way to divide the sizes of a cut between two services.
-
-    The score adds up over instances, so no way to divide instances of one size scores better than giving them
-    all to one service; only whole sizes need be divided.
-
-    Attributes:
-        parts: instances of each size that one service gets, over the cost of the GPU; distinct rows, (C, K).
-        cut: index of the cut of each split, shape (N,).
-        first: index in `parts` of what the first service gets, shape (N,).
-        second: index in `parts` of what the second gets, shape (N,); row 0 is nothing.
-        pool: index of the pool of each split, shape (N,).
-    """
-
-    parts: NDArray[np.float64]
-    cut: NDArray[np.int64]
-    first: NDArray[np.int64]
-    second: NDArray[np.int64]
-    pool: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, problem: Problem) -> Splits:
-        """Return the splits of all cuts of a problem; sole owners only if a GPU may not be shared."""
-        index: dict[tuple[float, ...], int] = {(0.0,) * len(problem.sizes): 0}
-        rows: list[tuple[int, int, int, int]] = []
-        shared = problem.max_services_per_gpu != 1
-        for number, cut in enumerate(problem.cuts):
-            cost = max(problem.gpu_cost(cut.pool), _LEAST_COST)
-            for halves in _halves(cut.counts, shared=shared):
-                parts = (tuple(n / cost for n in half) for half in halves)
-                first, second = (index.setdefault(part, len(index)) for part in parts)
-                rows.append((number, first, second, cut.pool))
-        table = np.array(rows, dtype=np.int64).reshape(-1, 4)
-        return cls(np.array(list(index)), *table.T)
-
-
-_LEAST_COST = 1e-9  # a GPU that costs nothing is chosen first, but its score stays finite
-
-
-def _halves(counts: tuple[int, ...], *, shared: bool) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Yield the divisions of a multiset's sizes in two, each once: the first size stays in the first half."""
-    present = [size for size, n in enumerate(counts) if n]
-    for moved in range(len(present) if shared else 1):
-        for sizes in combinations(present[1:], moved):
-            second = tuple(n if size in sizes else 0 for size, n in enumerate(counts))
-            yield tuple(n - m for n, m in zip(counts, second, strict=True)), second
 
 
 class PairSearch:
@@ -199,4 +149,4 @@ def _pack(
             score += float(worth[best])
             missing[best] -= useful[best]
             owned[best] = True
-    return score / max(demand.problem.gpu_cost(cut.pool), _LEAST_COST), pairs
+    return score / max(demand.problem.gpu_cost(cut.pool), LEAST_COST), pairs

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from partita.errors import InfeasibleError
-from partita.plan.paper.configs import Splits
 from partita.plan.paper.paper_bound import relax
+from partita.plan.paper.splits import Splits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
