@@ -373,7 +373,7 @@ def test_gpus_without_mig_or_unknown_are_left_out_and_told(
     assert [(each.index, each.why) for each in driver.unusable] == [
         (0, "it has no MIG"),
         (1, "it is not in the catalogue"),
-        (2, "GPU is lost"),
+        (2, "NVML: GPU is lost"),
     ]
 
 

@@ -9,6 +9,7 @@ import pynvml as nvml
 
 from partita.drive.nvml import cuts
 from partita.drive.nvml.errors import told
+from partita.drive.port import DriveError
 from partita.mig.catalogue import gpu_model, gpu_names
 
 if TYPE_CHECKING:
@@ -36,11 +37,12 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Unusable:
-    """A GPU that cannot be driven, and why."""
+    """A GPU that cannot be driven, and why; `mend` says what helps, where it could be."""
 
     index: int
     name: str
     why: str
+    mend: str | None = None
 
 
 def discover(node: str) -> tuple[tuple[Device, ...], tuple[Unusable, ...]]:
@@ -73,14 +75,22 @@ def model_named(name: str) -> GpuModel | None:
 def _look(index: int, gpu_id: str) -> Device | Unusable:
     name = "?"
     try:
-        handle = nvml.nvmlDeviceGetHandleByIndex(index)
-        name = nvml.nvmlDeviceGetName(handle)
+        with told(gpu_id):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            name = nvml.nvmlDeviceGetName(handle)
+            if not _has_mig(handle):
+                return Unusable(index, name, "it has no MIG")
+            model = model_named(name)
+            if model is None:
+                return Unusable(index, name, "it is not in the catalogue")
+            return Device(gpu_id, nvml.nvmlDeviceGetUUID(handle), model, cuts.offers(handle, model))
+    except DriveError as error:
+        return Unusable(index, name, error.what, error.hint or "see `nvidia-smi -q`")
+
+
+def _has_mig(handle: object) -> bool:
+    try:
         mig_mode(handle)
-        model = model_named(name)
-        if model is None:
-            return Unusable(index, name, "it is not in the catalogue")
-        return Device(gpu_id, nvml.nvmlDeviceGetUUID(handle), model, cuts.offers(handle, model))
     except nvml.NVMLError_NotSupported:
-        return Unusable(index, name, "it has no MIG")
-    except nvml.NVMLError as error:
-        return Unusable(index, name, str(error))
+        return False
+    return True

@@ -1,0 +1,136 @@
+"""The real GPUs of this host as NVML tells of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.drive.survey.finding import Finding, Level
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from partita.drive.nvml.devices import Device, Unusable
+    from partita.drive.port import ObservedInstance
+
+DRIVER_FOR_ALL_PROFILES = 525
+
+
+@dataclass(frozen=True, slots=True)
+class RealGpu:
+    """A GPU on this host.
+
+    Attributes:
+        name: as NVML says.
+        model: the catalogue's name; None if it cannot be driven.
+        mig: whether MIG mode is on.
+        pending: whether it will be after the next reset.
+        instances: what is cut, ours and others'.
+    """
+
+    index: int
+    name: str
+    model: str | None = None
+    uuid: str | None = None
+    mig: bool = False
+    pending: bool = False
+    instances: tuple[ObservedInstance, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RealHost:
+    """The driver's version, the GPUs, and what was found about them."""
+
+    driver: str
+    gpus: tuple[RealGpu, ...]
+    findings: tuple[Finding, ...]
+
+
+def real_host(state: Path) -> RealHost:
+    """Return what NVML tells.
+
+    Args:
+        state: the state folder, for which instances are ours; need not be there.
+
+    Raises:
+        DriveError: there is no driver, or it does not answer.
+    """
+    import pynvml as nvml  # noqa: PLC0415 -- eight thousand lines, for real GPUs alone
+
+    from partita.drive.nvml.devices import discover  # noqa: PLC0415
+    from partita.drive.nvml.errors import told  # noqa: PLC0415
+
+    with told():
+        nvml.nvmlInit()
+        try:
+            version = nvml.nvmlSystemGetDriverVersion()
+            devices, unusable = discover("node-0")
+            gpus = [_gpu(device, state) for device in devices]
+        finally:
+            nvml.nvmlShutdown()
+    rest = [RealGpu(each.index, each.name) for each in unusable]
+    notes = [_unusable(each) for each in unusable]
+    every = tuple(sorted([*gpus, *rest], key=lambda gpu: gpu.index))
+    return RealHost(version, every, (*_driver_findings(version), *notes, *_mig_findings(gpus)))
+
+
+def _gpu(device: Device, state: Path) -> RealGpu:
+    import pynvml as nvml  # noqa: PLC0415
+
+    from partita.drive.nvml import cuts  # noqa: PLC0415
+    from partita.drive.nvml.devices import mig_mode  # noqa: PLC0415
+    from partita.drive.nvml.owned import Owned  # noqa: PLC0415
+    from partita.drive.port import ObservedInstance  # noqa: PLC0415
+
+    index = int(device.id.rpartition("-")[2])
+    handle = device.handle()
+    on, pending = mig_mode(handle)
+    name = nvml.nvmlDeviceGetName(handle)
+    found = cuts.instances(handle, device.offers) if on else ()
+    record = state / "owned.sqlite3"
+    ours = Owned(record).ours(found) if record.is_file() else set()
+    busy = cuts.processes(handle)
+    instances = tuple(
+        ObservedInstance(
+            each.placement,
+            each.identity,
+            ours=each.identity in ours,
+            busy=bool(busy.get(each.identity.gi_id)),
+        )
+        for each in found
+    )
+    return RealGpu(index, name, device.model.name, device.uuid, on, pending, instances)
+
+
+def _unusable(gpu: Unusable) -> Finding:
+    level = Level.MEND if gpu.mend else Level.NOTE
+    return Finding(level, f"it is left out: {gpu.why}", f"GPU {gpu.index} ({gpu.name})", gpu.mend)
+
+
+def _driver_findings(version: str) -> Iterator[Finding]:
+    major = version.partition(".")[0]
+    old = major.isdecimal() and int(major) < DRIVER_FOR_ALL_PROFILES
+    yield Finding(
+        Level.NOTE if old else Level.OK,
+        f"NVIDIA driver {version}" + (", too old for some profiles" if old else ""),
+        hint=f"update it to {DRIVER_FOR_ALL_PROFILES} or newer" if old else None,
+    )
+
+
+def _mig_findings(gpus: list[RealGpu]) -> Iterator[Finding]:
+    # Some GPUs without MIG beside some with it is a choice; none with it leaves nothing to cut.
+    level = Level.NOTE if any(gpu.mig for gpu in gpus) else Level.MEND
+    for gpu in gpus:
+        where = f"GPU {gpu.index} ({gpu.name})"
+        if gpu.mig:
+            foreign = sum(not each.ours for each in gpu.instances)
+            yield Finding(Level.OK, f"MIG mode is on, {len(gpu.instances)} instances", where)
+            if foreign:
+                yield Finding(Level.NOTE, f"{foreign} of its instances are not ours, and left alone", where)
+        elif gpu.pending:
+            reset = f"with nothing running on it: `sudo nvidia-smi -i {gpu.index} --gpu-reset`"
+            yield Finding(level, "MIG mode is turned on by the next reset", where, reset)
+        else:
+            turn_on = f"`sudo nvidia-smi -i {gpu.index} -mig 1`; an A100 or A30 then needs a reset"
+            yield Finding(level, "MIG mode is off", where, turn_on)

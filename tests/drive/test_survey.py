@@ -1,0 +1,200 @@
+from __future__ import annotations
+
+import os
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pynvml
+import pytest
+from tests.drive.fake_nvml import FakeNvml
+from tests.drive.world import World
+
+from partita.drive.nvml import NvmlDriver
+from partita.drive.simulated import SimulatedCluster
+from partita.drive.survey import Level, survey
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from partita.drive.survey import Finding, Report
+
+
+@pytest.fixture(autouse=True)
+def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has a host that has GPUs pass these tests too."""
+    fake = FakeNvml()
+    fake.failing["nvmlInitWithFlags"] = [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND] * 9
+    install(fake, monkeypatch)
+
+
+def install(fake: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    monkeypatch.setattr(pynvml, "nvmlLib", fake)
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    return fake
+
+
+def look(tmp_path: Path, **environ: str) -> Report:
+    return survey(tmp_path / "state", root=tmp_path / "root", environ=environ)
+
+
+def write(path: Path, text: str = "") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def process(tmp_path: Path, pid: int, command: str) -> None:
+    write(tmp_path / f"root/proc/{pid}/cmdline", command.replace(" ", "\0"))
+
+
+def found(report: Report, words: str) -> Finding:
+    (one,) = [each for each in report.findings if words in each.what]
+    return one
+
+
+def test_a_host_without_gpus_has_nothing_to_mend(tmp_path: Path) -> None:
+    report = look(tmp_path)
+    assert not report.mend
+    assert report.driver is None
+    assert found(report, "no NVIDIA GPU").level is Level.NOTE
+    assert not (tmp_path / "state").exists()
+
+
+def test_gpus_on_the_bus_without_a_driver_are_to_be_mended(tmp_path: Path) -> None:
+    for slot, vendor, kind in (
+        ("a", "0x10de", "0x030200"),
+        ("b", "0x10de", "0x068000"),
+        ("c", "0x8086", "0x030000"),
+    ):
+        write(tmp_path / f"root/sys/bus/pci/devices/{slot}/vendor", vendor + "\n")
+        write(tmp_path / f"root/sys/bus/pci/devices/{slot}/class", kind + "\n")
+    report = look(tmp_path)
+    assert report.mend
+    fault = found(report, "1 NVIDIA GPUs are here")
+    assert "install NVIDIA's driver" in str(fault.hint)
+
+
+def test_gpus_in_mig_mode_are_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = install(FakeNvml("a100-40gb", "h100-80gb"), monkeypatch)
+    (tmp_path / "state").mkdir()
+    world = World(NvmlDriver(tmp_path / "state", {}))
+    world.create("3g.20gb@4")
+    cut = fake.foreign(0, "3g.20gb@0")
+    fake.cards[0].foreign_pids[cut.id] = {1}
+    report = look(tmp_path)
+    assert not report.mend
+    assert report.driver == "550.54.15"
+    assert [(str(i.placement), i.ours, i.busy) for i in report.gpus[0].instances] == [
+        ("3g.20gb@0", False, True),
+        ("3g.20gb@4", True, False),
+    ]
+    assert found(report, "not ours").level is Level.NOTE
+    assert not any(name.startswith("nvmlDeviceSet") for name in fake.calls)
+
+
+def test_mig_off_everywhere_is_to_be_mended_and_beside_others_only_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = install(FakeNvml("a100-40gb", "a100-40gb", mig=False), monkeypatch)
+    fake.cards[1].pending = True
+    report = look(tmp_path)
+    assert report.mend
+    assert "nvidia-smi -i 0 -mig 1" in str(found(report, "is off").hint)
+    assert "nvidia-smi -i 1 --gpu-reset" in str(found(report, "next reset").hint)
+    fake.cards[0].mig = True
+    report = look(tmp_path)
+    assert not report.mend
+
+
+def test_lost_gpus_are_to_be_mended_and_those_without_mig_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = install(FakeNvml("a100-40gb", "a30-24gb"), monkeypatch)
+    fake.cards[1].mig_capable = False
+    assert not look(tmp_path).mend
+    fake.cards[0].lost = True
+    report = look(tmp_path)
+    assert report.mend
+    assert "dmesg" in str(found(report, "lost").hint)
+
+
+def test_a_driver_without_gpus_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(FakeNvml(), monkeypatch)
+    report = look(tmp_path)
+    assert not report.mend
+    assert found(report, "sees no GPU").level is Level.NOTE
+
+
+def test_a_user_who_may_not_cut_is_told_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(FakeNvml("a100-40gb"), monkeypatch)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "sudo -E" in str(found(look(tmp_path), "not cut them").hint)
+    write(
+        tmp_path / "root/proc/driver/nvidia/capabilities/mig/config",
+        "DeviceFileMinor: 1\nDeviceFileMode: 256\n",
+    )
+    assert "/dev/nvidia-caps/nvidia-cap1" in str(found(look(tmp_path), "not cut them").hint)
+    write(tmp_path / "root/dev/nvidia-caps/nvidia-cap1")
+    assert not look(tmp_path).mend
+
+
+def test_switches_without_their_fabric_manager_are_to_be_mended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(FakeNvml("a100-40gb"), monkeypatch)
+    write(tmp_path / "root/dev/nvidia-nvswitchctl")
+    assert "nvidia-fabricmanager" in str(found(look(tmp_path), "fabric manager").hint)
+    process(tmp_path, 77, "/usr/bin/nv-fabricmanager -c /usr/share/nvidia/nvswitch/fabricmanager.cfg")
+    assert not look(tmp_path).mend
+
+
+def test_others_who_manage_gpus_are_named_with_the_way_to_keep_them_off(tmp_path: Path) -> None:
+    process(tmp_path, 11, "/usr/bin/nvidia-device-plugin --mig-strategy=mixed")
+    process(tmp_path, 12, "/usr/bin/nv-hostengine -n")
+    process(tmp_path, 13, "/usr/bin/vim nvidia-mig-manager")
+    write(tmp_path / "root/etc/nvidia-mig-manager/config.yaml")
+    report = look(tmp_path, KUBERNETES_SERVICE_HOST="10.0.0.1")
+    assert [(each.name, each.evidence) for each in report.managers] == [
+        ("nv-hostengine", "process 12"),
+        ("nvidia-device-plugin", "process 11"),
+        ("nvidia-mig-manager", "/etc/nvidia-mig-manager"),
+        ("kubernetes", "KUBERNETES_SERVICE_HOST"),
+    ]
+    assert "systemctl disable --now nvidia-mig-manager" in str(found(report, "nvidia-mig-manager has").hint)
+    assert not report.mend
+
+
+def test_the_simulated_cluster_is_reported(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    cluster = SimulatedCluster.create(
+        tmp_path / "state/cluster.sqlite3", [("g0", "a100-40gb"), ("g1", "a30-24gb")]
+    )
+    cluster.lose("g1")
+    cluster.close()
+    report = look(tmp_path)
+    assert report.simulated is not None
+    assert [gpu.model for gpu in report.simulated.gpus] == ["a100-40gb", "a30-24gb"]
+    assert found(report, "2 GPUs, 1 of them lost").level is Level.OK
+
+
+def test_a_simulated_cluster_that_cannot_be_read_is_to_be_mended_and_kept(tmp_path: Path) -> None:
+    write(tmp_path / "state/cluster.sqlite3", "nonsense" * 999)
+    report = look(tmp_path)
+    assert report.mend
+    assert found(report, "cannot be used").hint == (
+        f"move it away: `mv {tmp_path}/state/cluster.sqlite3 {tmp_path}/state/cluster.sqlite3.broken`"
+    )
+    assert (tmp_path / "state/cluster.sqlite3").read_text() == "nonsense" * 999
+
+
+def test_a_state_folder_that_is_a_file_is_to_be_mended(tmp_path: Path) -> None:
+    write(tmp_path / "state")
+    assert "PARTITA_STATE" in str(found(look(tmp_path), "cannot be written to").hint)
+
+
+def test_looking_leaves_no_lock_behind(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    SimulatedCluster.create(tmp_path / "state/cluster.sqlite3", [("g", "a100-40gb")]).close()
+    look(tmp_path)
+    with sqlite3.connect(tmp_path / "state/cluster.sqlite3", timeout=0) as db:
+        db.execute("BEGIN EXCLUSIVE")
+    db.close()
