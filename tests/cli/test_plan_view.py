@@ -77,7 +77,7 @@ def test_a_narrow_slice_keeps_the_number_of_compute_slices() -> None:
 def test_the_summary_says_how_good_the_plan_is() -> None:
     assert "3 GPUs, proven optimal (bound 3)" in shown(plan())
     assert "gap 33 % (bound 2)" in shown(replace(plan(), objective=Objective("gpus", 3, 2)))
-    assert "3 GPUs at 7.5 per hour" in shown(replace(plan(), objective=Objective("cost", 7.5, 7.5)))
+    assert "3 GPUs at 7.50 per hour" in shown(replace(plan(), objective=Objective("cost", 7.5, 7.5)))
 
 
 def test_gpus_cut_alike_are_drawn_once_with_their_ids() -> None:

@@ -110,7 +110,7 @@ def _range_text(found: tuple[str, int, int] | str) -> str:
 
 def verdict(plan: Plan) -> str:
     """Return in words how good the plan is: `proven optimal (bound 12)` or `gap 0.4 % (bound 1,250)`."""
-    bound = f"bound {plan.objective.lower_bound:,.6g}"
+    bound = f"bound {number(plan.objective.lower_bound)}"
     if plan.objective.proven:
         return f"proven optimal ({bound})"
     return f"gap {plan.objective.gap * 100:.2g} % ({bound})"
@@ -119,7 +119,12 @@ def verdict(plan: Plan) -> str:
 def amount(plan: Plan) -> str:
     """Return what the plan takes in words: `12 GPUs`, with cost or watts if those were minimised."""
     gpus = f"{len(plan.gpus):,} GPU{'' if len(plan.gpus) == 1 else 's'}"
-    value = f"{plan.objective.value:,.6g}"
+    value = number(plan.objective.value)
     return {"cost": f"{gpus} at {value} per hour", "watts": f"{gpus} at {value} W"}.get(
         plan.objective.name, gpus
     )
+
+
+def number(value: float) -> str:
+    """Return a whole number in full, another with the digits that matter."""
+    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"

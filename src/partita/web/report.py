@@ -7,12 +7,12 @@ from importlib import resources
 from typing import TYPE_CHECKING
 
 from partita.mig.catalogue import gpu_model
-from partita.plan.overview import amount, gpu_groups, id_ranges, service_overviews, verdict
+from partita.plan.overview import amount, gpu_groups, id_ranges, number, service_overviews, verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from partita.plan.overview import GpuGroup, ServiceOverview
+    from partita.plan.overview import GpuGroup, ServiceOverview, number
     from partita.plan.plan import Instance, Plan
 
 MOST_GROUPS = 500
@@ -49,13 +49,10 @@ def _head(plan: Plan, groups: Sequence[GpuGroup]) -> Iterator[str]:
     figures = {
         "GPUs": f"{len(plan.gpus):,}",
         **(
-            {}
-            if objective.name == "gpus"
-            else {_UNITS.get(objective.name, "value"): f"{objective.value:,.6g}"}
+            {} if objective.name == "gpus" else {_UNITS.get(objective.name, "value"): number(objective.value)}
         ),
-        "lower bound": f"{objective.lower_bound:,.6g}",
+        "lower bound": number(objective.lower_bound),
         "gap": f"{objective.gap * 100:.2g} %",
-        "proven optimal": "yes" if objective.proven else "no",
         "services": f"{len(plan.services):,}",
         "instances": f"{sum(len(group.instances) * len(group.ids) for group in groups):,}",
         "compute used": _slices_used(groups),
