@@ -12,7 +12,7 @@ from partita.plan.overview import amount, gpu_groups, id_ranges, number, service
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from partita.plan.overview import GpuGroup, ServiceOverview, number
+    from partita.plan.overview import GpuGroup, ServiceOverview
     from partita.plan.plan import Instance, Plan
 
 MOST_GROUPS = 500
