@@ -8,6 +8,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from partita.control.observed import serving
+from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -107,7 +108,7 @@ def _gpus_moved(before: Snapshot, now: Snapshot) -> Iterator[str]:
 
 
 def _instances_moved(before: Snapshot, now: Snapshot, mine: Mapping[Key, Action | None]) -> Iterator[str]:
-    for key in sorted(before.instances.keys() | now.instances.keys()):
+    for key in sorted(before.instances.keys() | now.instances.keys() | mine.keys()):
         if now.gpus.get(key[0]) != "ready":
             continue  # the GPU itself was told
         was, found = before.instances.get(key), now.instances.get(key)
@@ -123,15 +124,13 @@ def _own_undone(action: Action | None, found: Fact | None) -> str | None:
     if action is None:
         return None
     wanted = None if action.replica is None else words(action.replica)
-    match action.kind.value:
-        case "destroy_instance":
+    match action.kind:
+        case Kind.DESTROY_INSTANCE:
             return None if found is None else "is there again"
-        case "create_instance":
-            return "is gone" if found is None or found.mig_uuid is None else None
-        case "start_replica":
+        case Kind.START_REPLICA:
             return None if found and found.serves == wanted else f"does not run {wanted} any more"
-        case _:
-            return None
+        case Kind.CREATE_INSTANCE | Kind.STOP_REPLICA:
+            return "is gone" if found is None or found.mig_uuid is None else None
 
 
 def _changed(was: Fact | None, found: Fact | None) -> str | None:

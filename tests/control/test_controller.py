@@ -1,0 +1,240 @@
+"""The controller reaches its goal through failures and interference, and stops in a safe state where it cannot."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from tests.control.world import World, contents, deployment, goal, gpu
+
+from partita.control.controller import StoppedError, StopRequestedError
+from partita.control.journal import JournalError, State
+from partita.drive.simulated import Fault, Mishap
+from partita.errors import InfeasibleError
+from partita.mig.layout import Placement
+from partita.transition.transition import Action, Kind
+
+DAY = deployment("7g.40gb@0=bert", "4g.20gb@0=resnet 3g.20gb@4=resnet")
+NIGHT = deployment("4g.20gb@0=bert 2g.10gb@4=resnet 1g.5gb@6=resnet")
+RATES = {"bert": 400.0, "resnet": 300.0}
+
+
+def at_day(world: World) -> None:
+    world.reach(goal(DAY))
+
+
+def to_night(world: World) -> None:
+    world.reach(goal(NIGHT, RATES, DAY.capacity()))
+
+
+def test_an_empty_cluster_is_brought_to_a_plan(world: World) -> None:
+    at_day(world)
+    progress = world.journal.progress()
+    assert progress is not None
+    assert (progress.state, progress.done) == (State.REACHED, progress.actions)
+
+
+def test_a_change_keeps_every_floor(world: World) -> None:
+    at_day(world)
+    to_night(world)
+    assert world.driver.floors == {"bert": 400.0, "resnet": 300.0}
+
+
+def test_what_is_reached_already_needs_no_action(world: World) -> None:
+    at_day(world)
+    world.driver.began.clear()
+    at_day(world)
+    assert world.driver.began == []
+
+
+def test_independent_actions_run_side_by_side(world: World) -> None:
+    world.reach(goal(deployment("7g.40gb@0=a", "7g.40gb@0=b", "7g.40gb@0=c")))
+    assert world.driver.clock.now() < 2 * 47.4 * 1.5
+
+
+def test_the_same_seed_gives_the_same_run(tmp_path_factory: pytest.TempPathFactory) -> None:
+    runs = []
+    for _ in range(2):
+        world = World(tmp_path_factory.mktemp("w"))
+        at_day(world)
+        to_night(world)
+        runs.append(([a.id for a in world.driver.began], world.driver.clock.now()))
+    assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("mishap", [Mishap.FAILS, Mishap.IN_USE, Mishap.TIMES_OUT])
+@pytest.mark.parametrize("kind", list(Kind))
+def test_an_action_that_fails_for_a_while_is_tried_again(world: World, kind: Kind, mishap: Mishap) -> None:
+    at_day(world)
+    world.cluster.inject(Fault(mishap, kind, times=3))
+    to_night(world)
+    assert len([each for each in world.told.ends if each.error]) == 3
+
+
+def test_a_replica_that_never_becomes_ready_is_stopped_before_it_is_started_again(world: World) -> None:
+    world.cluster.inject(Fault(Mishap.NEVER_READY, Kind.START_REPLICA, times=2))
+    at_day(world)
+    stops = [a for a in world.driver.began if a.kind is Kind.STOP_REPLICA]
+    assert len(stops) == 2
+
+
+def test_an_action_that_fails_for_ever_stops_everything_in_a_safe_state(world: World) -> None:
+    at_day(world)
+    world.driver.floors = RATES
+    world.cluster.inject(Fault(Mishap.FAILS, Kind.START_REPLICA, times=1000))
+    with pytest.raises(StoppedError, match=r"start replica of (bert|resnet) failed after 5 tries") as caught:
+        world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
+    assert "partita apply plan.json" in str(caught.value.hint)
+    assert world.driver.wait() == (), "something is still under way"
+    assert any("bert 700/400" in note for note in world.told.notes)
+    progress = world.journal.progress()
+    assert progress is not None
+    assert progress.state is State.STOPPED
+
+
+def test_what_was_stopped_is_reached_once_the_cause_is_mended(world: World) -> None:
+    at_day(world)
+    world.cluster.inject(Fault(Mishap.FAILS, Kind.STOP_REPLICA, gpu=gpu(0), times=5))
+    with pytest.raises(StoppedError):
+        world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
+    world.wake()
+    to_night(world)
+
+
+def test_retries_wait_longer_each_time(world: World) -> None:
+    world.cluster.inject(Fault(Mishap.IN_USE, Kind.CREATE_INSTANCE, gpu=gpu(0), times=4))
+    world.jitter = 0.0
+    world.reach(goal(deployment("7g.40gb@0=bert")))
+    begun = [entry.at for entry in world.journal.tail(50) if entry.text.startswith("create")]
+    waits = [b - a for a, b in pairwise(begun)]
+    assert len(waits) == 4
+    assert all(2 ** (i - 1) <= wait <= 2**i for i, wait in enumerate(waits)), waits
+
+
+def test_a_lost_gpu_is_replanned_around(world: World) -> None:
+    at_day(world)
+    world.cluster.inject(Fault(Mishap.GPU_LOST, Kind.CREATE_INSTANCE))
+    world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
+    assert world.running() == contents(NIGHT)
+    assert any("is lost" in note for note in world.told.notes)
+
+
+def test_without_enough_gpus_left_it_says_so_and_stops(world: World) -> None:
+    at_day(world)
+    world.cluster.lose(gpu(1))
+    world.cluster.lose(gpu(2))
+    with pytest.raises(InfeasibleError, match="there are 1"):
+        world.controller.reach(goal(DAY, old=DAY.capacity()))
+
+
+def test_a_gpu_lost_half_way_with_no_other_leaves_the_journal_at_stopped(world: World) -> None:
+    world.cluster.lose(gpu(2))
+    world.cluster.inject(Fault(Mishap.GPU_LOST, Kind.START_REPLICA))
+    with pytest.raises(InfeasibleError):
+        world.controller.reach(goal(DAY))
+    progress = world.journal.progress()
+    assert progress is not None
+    assert progress.state is State.STOPPED
+
+
+def test_someone_elses_change_half_way_is_noticed_and_replanned(world: World) -> None:
+    at_day(world)
+    times = iter(range(100))
+
+    def interfere() -> None:
+        if next(times) == 3:
+            world.cluster.create_foreign(gpu(2), Placement(6, "1g.5gb"))
+
+    world.driver.before_observing = interfere
+    world.cluster.inject(Fault(Mishap.IN_USE, gpu=gpu(2), times=1))
+    world.controller.reach(
+        goal(deployment("7g.40gb@0=bert", "4g.20gb@0=resnet 3g.20gb@4=bert"), RATES, DAY.capacity())
+    )
+    assert any(
+        "someone else changed the cluster: node-0/gpu-2: 1g.5gb@6 is new" in n for n in world.told.notes
+    )
+    assert any(each.fixed for each in world.now().gpus[2].instances), "the foreign instance was touched"
+
+
+def test_a_replica_that_dies_meanwhile_is_replaced(world: World) -> None:
+    at_day(world)
+    times = iter(range(100))
+
+    def kill() -> None:
+        if next(times) == 2:
+            world.cluster.kill_replica(gpu(0), Placement(0, "7g.40gb"))
+
+    world.driver.before_observing = kill
+    wanted = deployment("7g.40gb@0=bert", "4g.20gb@0=resnet 3g.20gb@4=resnet", "7g.40gb@0=new")
+    world.controller.reach(goal(wanted, old=DAY.capacity()))
+    assert world.running() == contents(wanted)
+    assert any("does not run bert" in note for note in world.told.notes)
+
+
+def test_a_cluster_that_never_stops_changing_is_given_up(world: World) -> None:
+    at_day(world)
+    world.controller = type(world.controller)(
+        world.controller.hands, world.controller.transitioner, world.controller.durations, "partita", 2
+    )
+    free = iter([Placement(start, "1g.5gb") for start in range(7)])
+    looks = iter(range(1000))
+
+    def interfere() -> None:
+        if next(looks) % 2:
+            world.cluster.create_foreign(gpu(2), next(free))
+
+    world.driver.before_observing = interfere
+    with pytest.raises(StoppedError, match="3 times"):
+        world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
+
+
+def test_asked_to_stop_it_finishes_what_is_under_way_and_goes_on_later(world: World) -> None:
+    at_day(world)
+    world.stop = lambda: len(world.driver.began) > 2
+    world.driver.began.clear()
+    world.driver.floors = RATES
+    with pytest.raises(StopRequestedError) as caught:
+        world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
+    assert caught.value.exit_code == 130
+    assert world.driver.wait() == ()
+    world.stop = lambda: False
+    world.wake()
+    to_night(world)
+
+
+def test_a_foreign_instance_is_planned_around_and_never_touched(world: World) -> None:
+    world.cluster.create_foreign(gpu(0), Placement(0, "4g.20gb"), busy=True)
+    at_day(world)
+    assert Placement(0, "4g.20gb") in [each.placement for each in world.now().gpus[0].instances if each.fixed]
+
+
+def test_an_instance_half_made_by_a_killed_controller_is_completed_or_cleared(world: World) -> None:
+    half = Action("a0", Kind.CREATE_INSTANCE, gpu(0), Placement(0, "3g.20gb"), None, (), 1.0)
+    world.driver.begin(half)
+    world.wake()
+    assert [str(each.placement) for each in world.now().gpus[0].instances] == ["3g.20gb@0"]
+    at_day(world)
+
+
+def test_a_full_disk_stops_before_anything_begins_that_is_not_written_down(world: World, monkeypatch) -> None:
+    at_day(world)
+    begun = len(world.driver.began)
+
+    def full(*_: object) -> None:
+        raise JournalError("the journal cannot be used: database or disk is full")
+
+    monkeypatch.setattr(world.journal, "intend", full)
+    with pytest.raises(JournalError, match="disk is full"):
+        world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
+    assert len(world.driver.began) == begun
+    world.wake()
+    to_night(world)
+
+
+def test_a_budget_that_cannot_be_met_is_refused_with_the_one_that_would_do(world: World) -> None:
+    full = deployment("7g.40gb@0=a", "7g.40gb@0=b")
+    world.reach(goal(full))
+    swapped = deployment("4g.20gb@0=a 3g.20gb@4=b", "4g.20gb@0=b 3g.20gb@4=a")
+    with pytest.raises(InfeasibleError, match="1 would do"):
+        world.controller.reach(goal(swapped, old=full.capacity(), extra_gpus=0))
+    assert world.running() == contents(full)
