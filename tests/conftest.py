@@ -8,7 +8,9 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 # Deadlines are off because the machines that run the tests are shared and noisy.
-settings.register_profile("partita", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60)
+settings.register_profile(
+    "partita", deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=60
+)
 settings.load_profile("partita")
 
 ROOT = Path(__file__).resolve().parents[1]
