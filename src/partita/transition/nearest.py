@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import legal_layouts
-from partita.transition.assignment import assign
+from partita.transition.assignment import Assignment
 from partita.transition.geometry import conflict, rules
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
@@ -33,15 +35,20 @@ Wanted = dict["Placement", "Replica | None"]
 _REPLICA, _INSTANCE, _IN_USE, _SAME_ID = 1000.0, 10.0, 5.0, 1.0
 _NEVER = -1e9
 _ROUNDS = 20
+"""After so many, what is promised too much is let be, unless it cannot be had at all."""
 
 
-def nearest(request: Request) -> dict[str, Wanted]:
+def nearest(request: Request, shake: random.Random | None = None) -> dict[str, Wanted]:
     """Return what each physical GPU is to hold.
 
     An assignment of the target's GPUs to the physical ones of their model. A pair is worth the replicas that
     stay, then the instances that can be used again. How many can stay, wherever they start, bounds a pair's worth
     and is cheap for all pairs; legal layouts are looked at for the chosen pairs only, and the assignment is
     made again where one had promised too much.
+
+    Args:
+        request: what was asked.
+        shake: random numbers that choose among assignments of equal worth.
 
     Raises:
         InfeasibleError: there are too few GPUs of a model, or fixed instances leave no room.
@@ -58,7 +65,7 @@ def nearest(request: Request) -> dict[str, Wanted]:
                 f"the plan needs {len(wanted)} GPUs of {model}, and there are {len(there)}",
                 hint="plan again with this count, or add GPUs",
             )
-        result.update(_Matching(rules(model, request.forbid), there, wanted).best())
+        result.update(_Matching(rules(model, request.forbid), there, wanted).best(shake))
     return result
 
 
@@ -101,17 +108,21 @@ class _Matching:
         self._wanted = wanted
         self._fits: dict[tuple[int, int], Fit | None] = {}
 
-    def best(self) -> dict[str, Wanted]:
+    def best(self, shake: random.Random | None) -> dict[str, Wanted]:
+        """Return what each GPU of the model is to hold, of those that are to hold anything."""
         bound = self._bounds()
-        value = bound + self._wishes()
-        for _ in range(_ROUNDS):
-            column = assign(value) if len(self._wanted) else np.zeros(0, dtype=np.int64)
-            over = [(j, int(i)) for j, i in enumerate(column) if self._correct(j, int(i), bound, value)]
-            if not over:
+        assignment = Assignment(bound + self._wishes(shake))
+        for number in count():
+            columns = assignment.columns()
+            over = [(j, int(i), self._excess(j, int(i), bound)) for j, i in enumerate(columns)]
+            worst = max((excess for _, _, excess in over), default=0.0)
+            if worst <= 0 or (number >= _ROUNDS and worst < -_NEVER):
                 break
-        else:
-            column = assign(value)
-        return {self._there[int(i)].id: self._placed(j, int(i)) for j, i in enumerate(column)}
+            for j, i, excess in over:
+                if excess > 0:
+                    assignment.lower(j, i, excess)
+                    bound[j, i] -= excess
+        return {self._there[int(i)].id: self._placed(j, int(i)) for j, i in enumerate(columns)}
 
     def _bounds(self) -> NDArray[np.float64]:
         """Return at most what each pair is worth, shape (wanted, there)."""
@@ -121,20 +132,21 @@ class _Matching:
         instances = _overlap([counts[1] for counts in then], [counts[1] for counts in now], _INSTANCE)
         return replicas + instances
 
-    def _wishes(self) -> NDArray[np.float64]:
+    def _wishes(self, shake: random.Random | None) -> NDArray[np.float64]:
+        """Return what decides between pairs of equal worth: GPUs in use, and the plan's own names."""
+        shape = len(self._wanted), len(self._there)
+        if shake is not None:
+            drawn: NDArray[np.float64] = np.random.default_rng(shake.getrandbits(32)).random(shape) * _IN_USE
+            return drawn
         in_use = np.array([_IN_USE if gpu.instances else 0.0 for gpu in self._there])
         same = np.array([[_SAME_ID * (gpu.id == name) for gpu in self._there] for name, _ in self._wanted])
-        wishes: NDArray[np.float64] = in_use + same.reshape(len(self._wanted), len(self._there))
+        wishes: NDArray[np.float64] = in_use + same.reshape(shape)
         return wishes
 
-    def _correct(self, j: int, i: int, bound: NDArray[np.float64], value: NDArray[np.float64]) -> bool:
-        """Look at the layouts of a pair; say whether it is worth less than was thought."""
-        fit = self._fit(j, i)
-        exact = _NEVER if fit is None else fit.worth
-        short = float(bound[j, i]) - exact
-        bound[j, i] -= short
-        value[j, i] -= short
-        return short > 0
+    def _excess(self, j: int, i: int, bound: NDArray[np.float64]) -> float:
+        """Return by how much a pair is worth less than was thought, now that its layouts are looked at."""
+        found = self._fit(j, i)
+        return float(bound[j, i]) - (_NEVER if found is None else found.worth)
 
     def _fit(self, j: int, i: int) -> Fit | None:
         if (j, i) not in self._fits:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from partita.transition.cluster import Cluster
+from partita.transition.stand_in import stand_in_for_all
 from partita.transition.unstick import spread, unstick
 
 if TYPE_CHECKING:
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from partita.transition.transition import Request
 
 
+_PATIENCE = 3
+"""Times that a way on may be sought, for each instance that comes or goes."""
+
+
 class Stuck(Exception):  # noqa: N818 -- a state of the search, not an error of the user
     """Nothing can go on: what is left would break a floor or the budget."""
 
@@ -28,6 +33,7 @@ def order(
     shake: random.Random | None,
     *,
     extra_first: bool,
+    stand_ins_first: bool = False,
 ) -> list[Step]:
     """Return steps that lead to what is wanted, one after the other legal and safe.
 
@@ -39,24 +45,32 @@ def order(
         wanted: what each physical GPU is to hold.
         shake: random numbers that vary the priorities; None for the plain ones.
         extra_first: use what GPUs the budget has before waiting for room.
+        stand_ins_first: use temporary replicas before waiting for lasting ones.
 
     Raises:
         Stuck: floors and budget leave no way on that is known.
     """
     cluster = Cluster(request, wanted)
+    patience = _PATIENCE * (len(cluster.olds) + len(cluster.news) + 1)
     while True:
         if extra_first:
             spread(cluster, shake)
         _come(cluster)
         _make_way(cluster, shake)
         _close(cluster)
+        if stand_ins_first:
+            stand_in_for_all(cluster)
+            _come(cluster)
+            stand_ins_first = False
         _go(cluster)
         if not cluster.idle:
             cluster.advance()
         elif not cluster.olds and not cluster.news:
             return cluster.steps
-        elif not unstick(cluster, extra_first=extra_first):
+        elif patience <= 0 or not unstick(cluster, extra_first=extra_first):
             raise Stuck
+        else:
+            patience -= 1
 
 
 def _come(cluster: Cluster) -> None:

@@ -13,11 +13,18 @@ from partita.transition.relax import relax
 from partita.transition.search import search
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from partita.transition.nearest import Wanted
     from partita.transition.transition import Request, Transition
 
-_EFFORT = 20_000
-"""Instances that all tries together may order: small transitions are tried often, the largest once or twice."""
+_NAME = "shortest"
+
+_ALWAYS = 4
+"""Orders that are tried however large the transition is."""
+
+_EFFORT = 15_000
+"""Instances that all orders together may have: small transitions are tried often, the largest a few times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,49 +53,76 @@ class Shortest:
             InputError: the target has a fixed instance that does not run.
         """
         wanted = nearest(request)
-        most = request.gpu_budget - max(request.current.used, request.target.used)
+        best = self._best(request, wanted)
+        if best is None:
+            raise self._refusal(request, wanted)
+        return best
+
+    def _best(self, request: Request, wanted: dict[str, Wanted]) -> Transition | None:
+        size = sum(len(gpu.instances) for gpu in request.current.gpus) + sum(map(len, wanted.values()))
+        most = request.gpu_budget - _base(request)
         best: Transition | None = None
-        for extra in _budgets(most):
-            found = self._within(replace(request, extra_gpus=extra), wanted)
+        for tried, (extra, number) in enumerate(_attempts(most, self.tries)):
+            if tried >= _ALWAYS and tried * size > _EFFORT:
+                break
+            found = self._try(replace(request, extra_gpus=extra), wanted, number)
             if found is not None and (best is None or _rank(found) < _rank(best)):
                 best = found
             if best is not None and best.makespan <= _one_wave(request):
                 break
-        if best is None:
-            raise self._refusal(request, wanted, most)
+        if best is None and (steps := search(request)) is not None:
+            best = relax(request, steps, _NAME)
         return best
 
-    def _within(self, request: Request, wanted: dict[str, Wanted]) -> Transition | None:
-        size = sum(len(gpu.instances) for gpu in request.current.gpus) + sum(map(len, wanted.values()))
-        tries = max(2, min(self.tries, _EFFORT // max(1, size)))
-        best: Transition | None = None
-        for number in range(tries):
-            shake = random.Random(self.seed * 1000 + number) if number > 1 else None
-            try:
-                steps = order(request, wanted, shake, extra_first=bool(number % 2))
-            except Stuck:
-                continue
-            found = relax(request, steps, "shortest")
-            if best is None or _rank(found) < _rank(best):
-                best = found
-        if best is None and (steps_found := search(request)) is not None:
-            best = relax(request, steps_found, "shortest")
-        return best
+    def _try(self, request: Request, wanted: dict[str, Wanted], number: int) -> Transition | None:
+        shake = random.Random(self.seed * 1000 + number) if number > 1 else None
+        if number % 8 > 3:
+            wanted = nearest(request, shake)
+        try:
+            steps = order(
+                request, wanted, shake, extra_first=bool(number % 2), stand_ins_first=number % 4 > 1
+            )
+        except Stuck:
+            return None
+        return relax(request, steps, _NAME)
 
-    def _refusal(self, request: Request, wanted: dict[str, Wanted], most: int) -> InfeasibleError:
-        there = len(request.current.gpus) - max(request.current.used, request.target.used)
-        for extra in range(most + 1, there + 1):  # what is told must be the smallest
-            if self._within(replace(request, extra_gpus=extra), wanted) is not None:
-                return InfeasibleError(
-                    f"no transition keeps the floors with {most} extra GPUs; {extra} would do",
-                    where="extra_gpus",
-                    hint=f"allow {extra} extra GPUs",
-                )
+    def _refusal(self, request: Request, wanted: dict[str, Wanted]) -> InfeasibleError:
+        """Return the error that says the smallest budget that would do, by bisection."""
+        asked = request.gpu_budget - _base(request)
+        low, high = asked, len(request.current.gpus) - _base(request)
+        if low >= high or self._best(replace(request, extra_gpus=high), wanted) is None:
+            return InfeasibleError(
+                f"no transition was found that keeps the floors on the {len(request.current.gpus)} GPUs there are",
+                where="extra_gpus",
+                hint="add a GPU, or lower the rates that must be kept",
+            )
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._best(replace(request, extra_gpus=middle), wanted) is None:
+                low = middle
+            else:
+                high = middle
         return InfeasibleError(
-            f"no transition was found that keeps the floors on the {len(request.current.gpus)} GPUs there are",
+            f"no transition keeps the floors with {asked} extra GPUs; {high} would do",
             where="extra_gpus",
-            hint="add a GPU, or lower the rates that must be kept",
+            hint=f"allow {high} extra GPUs",
         )
+
+
+def _base(request: Request) -> int:
+    return max(request.current.used, request.target.used)
+
+
+def _attempts(most: int, tries: int) -> Iterator[tuple[int, int]]:
+    """Yield budgets and numbers of tries: first the plain ones at both ends of the budget, then all between."""
+    ends = (0, most) if most else (0,)
+    steps = [0, *(1 << k for k in range(most.bit_length())), *ends[1:]]
+    for number in (0, 1):
+        yield from ((extra, number) for extra in ends)
+    for number in range(1, tries):
+        for extra in dict.fromkeys(steps):
+            if number > 1 or extra not in ends:
+                yield extra, number
 
 
 def _rank(found: Transition) -> tuple[int, float, int, int]:
@@ -99,8 +133,3 @@ def _one_wave(request: Request) -> float:
     """Return the seconds of a transition in which no replica waits for another but the one it replaces."""
     each = request.durations
     return each.create_instance + each.start_replica + each.stop_replica + each.destroy_instance
-
-
-def _budgets(most: int) -> list[int]:
-    """Return the budgets to try: 0, 1, 2, 4 and so on up to what is allowed."""
-    return sorted({0, most, *(1 << k for k in range(most.bit_length()) if 1 << k <= most)})
