@@ -1,0 +1,125 @@
+"""Pages and parts of pages that are made from the program itself."""
+
+from __future__ import annotations
+
+import json
+from contextlib import redirect_stdout
+from importlib.metadata import version
+from io import StringIO
+from typing import TYPE_CHECKING, Any
+
+from partita.cli.main import command_line
+from partita.workload import workload_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CLI_HEAD = """\
+<!-- Made by `make docs`, with {made_with}. Do not edit. -->
+# Command line
+
+What `--help` says of each command, without its frames.
+
+- **Streams.** Data go to stdout, progress, notes and errors to stderr. `-o json` and `-o yaml` make stdout readable by
+  programs; `--out FILE` writes a file, beside its place and then renamed, so that it is never half-written.
+- **Environment.** Every option can be given as `PARTITA_<COMMAND>_<OPTION>`, in capitals and with `_` for `-`:
+  `PARTITA_PLAN_TIME_LIMIT=60` is `partita plan --time-limit 60`. An option on the command line wins. (`--debug` is
+  read from the command line alone.) `NO_COLOR` turns colour off; without a terminal there is none.
+- **Ctrl-C.** On a search, the first one returns the best plan so far with its gap; the second one ends the command.
+- **Errors** say what is wrong, where, and on a `hint:` line what mends it. `partita --debug COMMAND` shows the traceback.
+- **Exit codes** are in [file-formats.md](file-formats.md#exit-codes).
+"""
+
+_SOLVERS_AND_VIEWS = ("highspy", "pydantic", "rich", "typer")
+
+
+def made_with() -> str:
+    """Return the versions of what decides how generated pages look."""
+    return ", ".join(f"{name} {version(name)}" for name in _SOLVERS_AND_VIEWS)
+
+
+def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:  # noqa: ANN401 -- typer has no public type
+    """Yield the words of each command and the command, the whole line first; its words are none."""
+    command = command or command_line()
+    yield path, command
+    for name in sorted(getattr(command, "commands", {})):
+        yield from commands(command.commands[name], (*path, name))
+
+
+def options(command: Any) -> list[str]:  # noqa: ANN401 -- as above
+    """Return the options of a command as they are written, `--help` left out."""
+    return [word for parameter in command.params for word in parameter.opts if word.startswith("-")]
+
+
+def cli_page() -> str:
+    """Return docs/cli.md: the help of every command."""
+    sections = [
+        f"## {' '.join(('partita', *path))}\n\n```text\n{_help(path)}\n```\n" for path, _ in commands()
+    ]
+    return "\n".join([CLI_HEAD.format(made_with=made_with()), *sections])
+
+
+def _help(path: tuple[str, ...]) -> str:
+    root: Any = command_line()
+    for _, command in commands(root):
+        command.rich_markup_mode = None  # frames are for terminals
+    out = StringIO()
+    with redirect_stdout(out):
+        root.main([*path, "--help"], prog_name="partita", standalone_mode=False)
+    return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
+
+
+def schema_text() -> str:
+    """Return docs/workload.schema.json: what `partita schema` prints."""
+    return json.dumps(workload_schema(), indent=2, ensure_ascii=False) + "\n"
+
+
+def workload_tables() -> str:
+    """Return a table of fields for each part of a workload, made from its schema."""
+    schema = workload_schema()
+    parts = [
+        ("The document", schema),
+        ("`gpus[]`", schema["$defs"]["PoolSpec"]),
+        ("`services[]`", schema["$defs"]["ServiceSpec"]),
+        ("`services[].slo`", schema["$defs"]["Slo"]),
+        ("`limits`", schema["$defs"]["LimitsSpec"]),
+        ("`models[]`", schema["$defs"]["ModelSpec"]),
+    ]
+    return "\n".join(f"### {title}\n\n{_table(part)}" for title, part in parts)
+
+
+def _table(part: dict[str, Any]) -> str:
+    rows = ["| field | type | default | meaning |", "|---|---|---|---|"]
+    for name, field in part["properties"].items():
+        default = "*required*" if name in part.get("required", ()) else _default(field)
+        rows.append(f"| `{name}` | {_type(field)} | {default} | {field['description']} |")
+    return "\n".join(rows) + "\n"
+
+
+def _default(field: dict[str, Any]) -> str:
+    value = field.get("default")
+    return "-" if value is None or value in ([], {}) or isinstance(value, dict) else f"`{value}`"
+
+
+def _type(field: dict[str, Any]) -> str:
+    kinds = [each for each in field.get("anyOf", [field]) if each.get("type") != "null"]
+    kind = kinds[0]
+    if "const" in kind:
+        return f"`{kind['const']}`"
+    if "enum" in kind:
+        return ", ".join(f"`{each}`" for each in kind["enum"])
+    if "$ref" in kind:
+        return "mapping"
+    if kind["type"] == "array":
+        items = kind["items"]
+        return "list of mappings" if "$ref" in items else f"list of {_WORDS[items['type']]}"
+    return _WORDS[kind["type"]] + _range(kind)
+
+
+_WORDS = {"string": "text", "number": "number", "integer": "whole number"}
+
+
+def _range(kind: dict[str, Any]) -> str:
+    marks = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    found = [f"{mark} {kind[key]:,.15g}" for key, mark in marks.items() if key in kind]
+    return f", {', '.join(found)}" if found else ""

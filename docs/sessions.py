@@ -1,0 +1,75 @@
+"""Console sessions in Markdown: what follows a `$ ...` line is what the command really prints.
+
+A session is a fenced block marked `console`. Its commands run one after the other in a temporary folder that has the
+project's `examples`, so a session can use the files that an earlier one of the same page wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+_SESSION = re.compile(r"^```console\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_SECONDS = re.compile(r"\d+\.\d\d s\b")
+_LONGEST = 60.0
+
+
+class SessionError(Exception):
+    """A command of a session failed; the message says which."""
+
+
+def rerun(page: str, name: str) -> str:
+    """Return a page with the output of its sessions replaced by what the commands print now.
+
+    A session whose output differs in seconds alone stays as it is.
+
+    Raises:
+        SessionError: a command did not exit with 0.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "examples").symlink_to(ROOT / "src/partita/examples")
+        return _SESSION.sub(lambda found: _session(found, Path(folder), name), page)
+
+
+def _session(found: re.Match[str], folder: Path, name: str) -> str:
+    new = "".join(
+        f"{line}\n{_run(line.removeprefix('$ '), folder, name)}"
+        for line in found[1].splitlines()
+        if line.startswith("$ ")
+    )
+    old = found[1]
+    return f"```console\n{old if _SECONDS.sub('', old) == _SECONDS.sub('', new) else new}```"
+
+
+def _run(command: str, folder: Path, name: str) -> str:
+    here = Path(sys.executable).parent
+    fixed = {
+        "COLUMNS": "80",
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+        "PYTHONUTF8": "1",
+        "PATH": f"{here}:{os.environ['PATH']}",
+    }
+    kept = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PARTITA_", "FORCE_COLOR"))
+    }
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"],
+        cwd=folder,
+        env=kept | fixed,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_LONGEST,
+        check=False,
+    )
+    if done.returncode:
+        raise SessionError(f"{name}: `{command}` exited with {done.returncode}:\n{done.stdout}")
+    text = done.stdout.replace(f"{ROOT}/", "")  # the sample's place is another in each clone
+    return "".join(f"{line.rstrip()}\n" for line in text.rstrip().splitlines())
