@@ -94,6 +94,7 @@ class FakeNvml:
         calls: entry points in the order they were called.
         failing: return codes by entry point, each used once.
         permission: whether this user may cut GPUs.
+        elsewhere: starts of profiles, by name, where this driver differs from the catalogue.
     """
 
     def __init__(self, *models: str, mig: bool = True, permission: bool = True) -> None:
@@ -102,6 +103,7 @@ class FakeNvml:
         self.calls: list[str] = []
         self.failing: dict[str, list[int]] = {}
         self.permission = permission
+        self.elsewhere: dict[str, tuple[int, ...]] = {}
         self.cards = [self._card(model, mig=mig) for model in models]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
@@ -255,12 +257,13 @@ class FakeNvml:
         self, device: Any, profile_id: int, array: Any, result: Any
     ) -> None:
         profile = _profile(self._in_mig_mode(device), profile_id)
+        starts = self.elsewhere.get(profile.name, profile.starts)
         if array is not None:
-            if len(array) < len(profile.starts):
+            if len(array) < len(starts):
                 raise CodeError(nvml.NVML_ERROR_INSUFFICIENT_SIZE)
-            for index, start in enumerate(profile.starts):
+            for index, start in enumerate(starts):
                 array[index].start, array[index].size = start, profile.memory
-        result._obj.value = len(profile.starts)
+        result._obj.value = len(starts)
 
     def _nvmlDeviceCreateGpuInstanceWithPlacement(
         self, device: Any, profile_id: int, placement: Any, result: Any

@@ -61,7 +61,6 @@ SERVICES: dict[str, Process | Upstream] = {
     "server": Process((sys.executable, "-c", SERVER, "{port}"), readiness=PortReady()),
     "missing": Process(("/no/such/program",)),
     "typo": Process(("echo", "{prot}")),
-    "told": Upstream(("sh", "-c", "echo start $CUDA_VISIBLE_DEVICES {service} >> {log}"), ("true",)),
 }
 
 
@@ -92,8 +91,8 @@ def opened(state: Path) -> Iterator[Callable[..., World]]:
     )
     worlds: list[World] = []
 
-    def open_(**options: object) -> World:
-        services = {**SERVICES, "told": upstream}
+    def open_(more: dict[str, Process | Upstream] | None = None, **options: object) -> World:
+        services = {**SERVICES, "told": upstream, **(more or {})}
         worlds.append(World(NvmlDriver(state, services, patience_s=1.0, **options)))  # type: ignore[arg-type]
         return worlds[-1]
 
@@ -175,11 +174,7 @@ def test_a_process_reads_its_device_and_its_words(
     out = state / "words"
     script = f"import os, sys; open({str(out)!r}, 'w').write(os.environ['CUDA_VISIBLE_DEVICES'] + ' '.join(sys.argv))"
     tell = Process((sys.executable, "-c", script, "{service} {batch} {gpu}"))
-    SERVICES["words"] = tell
-    try:
-        opened().start("3g.20gb@4", service="words")
-    finally:
-        del SERVICES["words"]
+    opened({"words": tell}).start("3g.20gb@4", service="words")
     for _ in range(500):
         if out.exists() and out.read_text():
             break
@@ -328,6 +323,19 @@ def test_a_lost_gpu_is_seen_as_lost_and_the_others_go_on(nvml: FakeNvml, world: 
     assert world.create("3g.20gb@4", world.other) is None
 
 
+def test_an_instance_that_vanishes_while_it_is_looked_at_does_not_make_its_gpu_lost(
+    nvml: FakeNvml, world: World
+) -> None:
+    world.create("3g.20gb@4")
+    nvml.failing["nvmlGpuInstanceGetInfo"] = [pynvml.NVML_ERROR_NOT_FOUND]
+    nvml.failing["nvmlDeviceGetGpuInstanceId"] = [pynvml.NVML_ERROR_INVALID_ARGUMENT]
+    assert world.layout() == "3g.20gb@4"
+    assert not world.seen().lost
+    nvml.failing["nvmlGpuInstanceGetInfo"] = [pynvml.NVML_ERROR_NOT_FOUND] * 99
+    with pytest.raises(FailedError, match="change while they are listed"):
+        world.driver.observe()
+
+
 def test_a_gpu_that_is_not_there_is_lost(world: World) -> None:
     assert isinstance(world.create("3g.20gb@4", "node-0/gpu-9"), GpuLostError)
 
@@ -435,6 +443,22 @@ def test_a_replica_started_just_before_a_kill_is_found_by_its_token(
     assert later.replica("3g.20gb@4").pid == record.pid
     assert later.stop("3g.20gb@4") is None
     assert record.leader() is None
+
+
+@pytest.mark.usefixtures("nvml")
+def test_cutting_does_not_ask_replicas_whether_they_are_ready(
+    opened: Callable[..., World], state: Path
+) -> None:
+    asked = state / "asked"
+    shy = Process(NAP, readiness=CommandReady(("sh", "-c", f"echo >> {asked}")))
+    world = opened({"shy": shy})
+    world.create("3g.20gb@4")
+    assert world.start("3g.20gb@4", service="shy") is None
+    before = asked.read_text()
+    assert world.create("1g.5gb@0") is None
+    assert asked.read_text() == before
+    assert world.replica("3g.20gb@4").ready
+    assert asked.read_text() != before
 
 
 def test_a_replica_is_ready_when_its_port_answers(world: World) -> None:

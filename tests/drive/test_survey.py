@@ -198,3 +198,12 @@ def test_looking_leaves_no_lock_behind(tmp_path: Path) -> None:
     with sqlite3.connect(tmp_path / "state/cluster.sqlite3", timeout=0) as db:
         db.execute("BEGIN EXCLUSIVE")
     db.close()
+
+
+def test_a_driver_that_places_profiles_elsewhere_than_the_catalogue_is_noted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = install(FakeNvml("a100-40gb"), monkeypatch)
+    assert not [each for each in look(tmp_path).findings if "the catalogue at" in each.what]
+    fake.elsewhere["3g.20gb"] = (0,)
+    assert "nvidia-smi mig -lgipp" in str(found(look(tmp_path), "places 3g.20gb at (0,)").hint)

@@ -8,6 +8,8 @@ from pathlib import Path
 from partita.errors import InputError
 
 VARIABLE = "PARTITA_STATE"
+CLUSTER = "cluster.sqlite3"
+"""The simulated cluster's file in the state folder."""
 
 
 def state_folder() -> Path:

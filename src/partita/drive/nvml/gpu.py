@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pynvml as nvml
@@ -13,6 +14,7 @@ from partita.drive.nvml import cuts
 from partita.drive.nvml.devices import mig_mode
 from partita.drive.nvml.errors import told
 from partita.drive.port import (
+    FailedError,
     GpuLostError,
     Identity,
     InUseError,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from partita.mig.layout import Placement
 
 FIRST_PAUSE_S = 0.05
+LOOKS = 5
 
 
 class Gpu:
@@ -67,31 +70,26 @@ class Gpu:
         self._turn = threading.Lock()
 
     def observe(self) -> ObservedGpu:
-        """Return the GPU as it is now; lost if it does not answer.
+        """Return the GPU as it is now, each replica asked whether it is ready; lost if it does not answer.
 
         Raises:
             DriveError: it answers something else.
         """
         device, model = self.device, self.device.model.name
         try:
-            with told(device.id):
-                handle = device.handle()
-                on = mig_mode(handle)[0]
-                seen = self._instances(handle) if on else ()
+            on, seen = self._look(ask=True)
         except GpuLostError:
             return ObservedGpu(device.id, device.uuid, model, mig=False, lost=True, instances=())
         return ObservedGpu(device.id, device.uuid, model, mig=on, lost=False, instances=seen)
 
     def at(self, placement: Placement) -> ObservedInstance | None:
-        """Return the instance at a placement, None if there is none.
+        """Return the instance at a placement, None if there is none; replicas are not asked.
 
         Raises:
-            GpuLostError: the GPU does not answer.
+            DriveError: the GPU does not answer.
         """
-        gpu = self.observe()
-        if gpu.lost:
-            raise GpuLostError("the GPU does not answer", where=self.device.id, hint="look at `dmesg`")
-        return next((each for each in gpu.instances if each.placement == placement), None)
+        _, seen = self._look(ask=False)
+        return next((each for each in seen if each.placement == placement), None)
 
     def create(self, placement: Placement) -> None:
         """Create an instance, or complete one of ours that is half made.
@@ -147,25 +145,34 @@ class Gpu:
         found = self._records.find(self.device.uuid, instance.placement)
         return found if found is not None and found.mig_uuid == instance.identity.mig_uuid else None
 
-    def _instances(self, handle: object) -> tuple[ObservedInstance, ...]:
+    def _look(self, *, ask: bool) -> tuple[bool, tuple[ObservedInstance, ...]]:
+        handle = self.device.handle()
+        with told(self.device.id):
+            for _ in range(LOOKS):
+                # What someone destroys between two calls is not found, or no valid argument: look again.
+                with suppress(nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
+                    on = mig_mode(handle)[0]
+                    return on, self._instances(handle, ask=ask) if on else ()
+        raise FailedError("its instances change while they are listed", where=self.device.id)
+
+    def _instances(self, handle: object, *, ask: bool) -> tuple[ObservedInstance, ...]:
         found = cuts.instances(handle, self.device.offers)
         running = cuts.processes(handle)
         ours = self._owned.ours(found)
         return tuple(
-            self._instance(each, running.get(each.identity.gi_id, set()), ours=each.identity in ours)
+            self._instance(each, running.get(each.identity.gi_id, set()), ours=each.identity in ours, ask=ask)
             for each in found
         )
 
-    def _instance(self, found: cuts.Found, pids: set[int], *, ours: bool) -> ObservedInstance:
+    def _instance(self, found: cuts.Found, pids: set[int], *, ours: bool, ask: bool) -> ObservedInstance:
         bare = ObservedInstance(found.placement, found.identity, ours=ours)
         record = self.record(bare)
-        replica = None
-        if record is not None and record.alive():
-            ready = self._runner.ready(record, self.device.id)
-            replica = ObservedReplica(record.replica, ready, record.draining, record.leader())
-            pids = {pid for pid in pids if not (record.upstream or record.owns(pid))}
-        strange = bool(pids - {os.getpid()})
-        return ObservedInstance(found.placement, found.identity, ours=ours, replica=replica, busy=strange)
+        if record is None or not record.alive():
+            return replace(bare, busy=bool(pids))
+        ready = ask and self._runner.ready(record, self.device.id)
+        replica = ObservedReplica(record.replica, ready, record.draining, record.leader())
+        strangers = not record.upstream and any(not record.owns(pid) for pid in pids)
+        return replace(bare, replica=replica, busy=strangers)
 
     def _require_mig(self, handle: object) -> None:
         if mig_mode(handle)[0]:

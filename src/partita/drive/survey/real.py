@@ -71,8 +71,9 @@ def real_host(state: Path) -> RealHost:
             nvml.nvmlShutdown()
     rest = [RealGpu(each.index, each.name) for each in unusable]
     notes = [_unusable(each) for each in unusable]
+    geometry = [finding for device in devices for finding in _geometry_findings(device)]
     every = tuple(sorted([*gpus, *rest], key=lambda gpu: gpu.index))
-    return RealHost(version, every, (*_driver_findings(version), *notes, *_mig_findings(gpus)))
+    return RealHost(version, every, (*_driver_findings(version), *notes, *_mig_findings(gpus), *geometry))
 
 
 def _gpu(device: Device, state: Path) -> RealGpu:
@@ -116,6 +117,18 @@ def _driver_findings(version: str) -> Iterator[Finding]:
         f"NVIDIA driver {version}" + (", too old for some profiles" if old else ""),
         hint=f"update it to {DRIVER_FOR_ALL_PROFILES} or newer" if old else None,
     )
+
+
+def _geometry_findings(device: Device) -> Iterator[Finding]:
+    for offer in device.offers:
+        told = (offer.starts, offer.size)
+        if None not in told and told != (offer.profile.starts, offer.profile.memory):
+            yield Finding(
+                Level.NOTE,
+                f"the driver places {offer.profile.name} at {offer.starts}, the catalogue at {offer.profile.starts}",
+                f"{device.id} ({device.model.name})",
+                "plans for it may not be carried out; report it with the output of `nvidia-smi mig -lgipp`",
+            )
 
 
 def _mig_findings(gpus: list[RealGpu]) -> Iterator[Finding]:

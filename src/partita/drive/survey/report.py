@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.drive.port import DriveError
+from partita.drive.state import CLUSTER
 from partita.drive.survey import host
 from partita.drive.survey.finding import Finding, Level
 from partita.drive.survey.real import RealGpu, RealHost, real_host
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from partita.drive.port import Observation
     from partita.drive.survey.host import Manager
-
-CLUSTER = "cluster.sqlite3"
 
 
 @dataclass(frozen=True, slots=True)
