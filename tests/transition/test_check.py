@@ -202,7 +202,12 @@ def test_leaving_out_any_kind_of_action_is_a_fault(sample: tuple[Request, Transi
 
 def test_a_replica_nobody_knows_is_a_fault(sample: tuple[Request, Transition]) -> None:
     request, transition = sample
-    index = first(transition, Kind.START_REPLICA)
+    stopped = {(a.gpu, a.placement) for a in transition.actions if a.kind is Kind.STOP_REPLICA}
+    index = next(
+        i
+        for i, a in enumerate(transition.actions)
+        if a.kind is Kind.START_REPLICA and (a.gpu, a.placement) not in stopped
+    )
     known = transition.actions[index].replica
     assert known is not None
     stronger = replace(known, throughput=2 * known.throughput)

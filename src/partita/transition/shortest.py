@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _NAME = "shortest"
 
 _ALWAYS = 4
-"""Orders that are tried however large the transition is."""
+"""Orders that are tried however large the transition is, if none before led to the target."""
 
 _EFFORT = 15_000
 """Instances that all orders together may have: small transitions are tried often, the largest a few times."""
@@ -63,7 +63,7 @@ class Shortest:
         most = request.gpu_budget - _base(request)
         best: Transition | None = None
         for tried, (extra, number) in enumerate(_attempts(most, self.tries)):
-            if tried >= _ALWAYS and tried * size > _EFFORT:
+            if tried * size > _EFFORT and (best is not None or tried >= _ALWAYS):
                 break
             found = self._try(replace(request, extra_gpus=extra), wanted, number)
             if found is not None and (best is None or _rank(found) < _rank(best)):
@@ -115,14 +115,10 @@ def _base(request: Request) -> int:
 
 def _attempts(most: int, tries: int) -> Iterator[tuple[int, int]]:
     """Yield budgets and numbers of tries: first the plain ones at both ends of the budget, then all between."""
-    ends = (0, most) if most else (0,)
-    steps = [0, *(1 << k for k in range(most.bit_length())), *ends[1:]]
-    for number in (0, 1):
-        yield from ((extra, number) for extra in ends)
-    for number in range(1, tries):
-        for extra in dict.fromkeys(steps):
-            if number > 1 or extra not in ends:
-                yield extra, number
+    plain = [(0, 0), (most, 1), (0, 1), (most, 0)]
+    steps = dict.fromkeys([0, *(1 << k for k in range(most.bit_length())), most])
+    rest = [(extra, number) for number in range(1, tries) for extra in steps]
+    yield from dict.fromkeys([*plain, *rest])
 
 
 def _rank(found: Transition) -> tuple[int, float, int, int]:
