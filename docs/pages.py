@@ -20,13 +20,13 @@ CLI_HEAD = """\
 
 What `--help` says of each command, without its frames.
 
-- **Streams.** Data go to stdout, progress, notes and errors to stderr. `-o json` and `-o yaml` make stdout readable by
+- **Streams.** Data go to stdout, progress, notes and errors to stderr. `-o json` and `-o yaml` make it readable by
   programs; `--out FILE` writes a file, beside its place and then renamed, so that it is never half-written.
 - **Environment.** Every option can be given as `PARTITA_<COMMAND>_<OPTION>`, in capitals and with `_` for `-`:
   `PARTITA_PLAN_TIME_LIMIT=60` is `partita plan --time-limit 60`. An option on the command line wins. (`--debug` is
   read from the command line alone.) `NO_COLOR` turns colour off; without a terminal there is none.
 - **Ctrl-C.** On a search, the first one returns the best plan so far with its gap; the second one ends the command.
-- **Errors** say what is wrong, where, and on a `hint:` line what mends it. `partita --debug COMMAND` shows the traceback.
+- **Errors** say what is wrong, where, and on a `hint:` line what mends it. `--debug` shows a traceback.
 - **Exit codes** are in [file-formats.md](file-formats.md#exit-codes).
 """
 
