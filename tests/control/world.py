@@ -134,6 +134,7 @@ class World:
     jitter: float = 0.3
     most_replans: int = 10
     stop: Callable[[], bool] = lambda: False
+    driver_type: type[Watching] = Watching
 
     def __post_init__(self) -> None:
         path = self.folder / CLUSTER
@@ -145,7 +146,7 @@ class World:
 
     def wake(self) -> None:
         """Start a controller, as a new process does."""
-        self.driver = Watching(
+        self.driver = self.driver_type(
             SimulatedDriver(self.folder / CLUSTER, SimulatedClock(), jitter=self.jitter, start_timeout=120.0),
             {},
         )
