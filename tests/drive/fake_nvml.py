@@ -285,6 +285,7 @@ class FakeNvml:
 
     def _nvmlDeviceGetGpuInstances(self, device: Any, profile_id: int, array: Any, result: Any) -> None:
         card = self._in_mig_mode(device)
+        self._require_permission()  # looking at instances is for the privileged, too
         profile = _profile(card, profile_id)
         found = [cut for cut in card.cuts.values() if cut.placement.profile == profile.name]
         if len(array) < profile.max_instances:
@@ -295,6 +296,7 @@ class FakeNvml:
 
     def _nvmlDeviceGetGpuInstanceById(self, device: Any, gi_id: int, result: Any) -> None:
         card = self._in_mig_mode(device)
+        self._require_permission()
         if gi_id not in card.cuts:
             raise CodeError(nvml.NVML_ERROR_NOT_FOUND)
         _point(result, card.cuts[gi_id].address)
@@ -335,6 +337,7 @@ class FakeNvml:
         self, handle: Any, profile_id: int, array: Any, result: Any
     ) -> None:
         cut = self._get(handle, Cut)
+        self._require_permission()
         found = [each for each in cut.compute.values() if each.slices == CI_SLICES[profile_id]]
         for index, each in enumerate(found):
             array[index] = ctypes.cast(each.address, nvml.c_nvmlComputeInstance_t)

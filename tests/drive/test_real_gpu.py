@@ -33,9 +33,10 @@ def test_a_real_gpu_offers_every_profile_of_the_catalogue_with_at_least_its_memo
 ) -> None:
     for device in devices:
         offered = {offer.profile.name: offer for offer in device.offers}
-        # Drivers older than the catalogue's sources lack the variants; the plain sizes are always there.
+        # Old drivers lack the variants and the double-memory 1g; the plain sizes are always there.
         plain = {p.name for p in device.model.profiles if not any(mark in p.name for mark in "+-")}
-        assert plain <= set(offered) | {"1g.10gb", "1g.20gb"}, device.model.name
+        double = {p.name for p in device.model.profiles if (p.compute, p.memory) == (1, 2)}
+        assert plain - double <= set(offered), device.model.name
         for offer in device.offers:
             expected = offer.profile.memory_mib
             assert offer.id == offer.profile.gi_profile_id, offer
@@ -57,6 +58,9 @@ def test_what_is_cut_on_a_real_gpu_is_legal_by_our_rules(devices: tuple[Device, 
     for device in devices:
         handle = device.handle()
         if mig_mode(handle)[0]:
-            found = cuts.instances(handle, device.offers)
+            try:
+                found = cuts.instances(handle, device.offers)
+            except pynvml.NVMLError_NoPermission:
+                pytest.skip("MIG mode is on, and only root may see what is cut")
             assert fault(device.model, [each.placement for each in found]) is None
             assert len({each.identity for each in found}) == len(found)

@@ -83,7 +83,8 @@ def test_gpus_in_mig_mode_are_well(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     report = look(tmp_path)
     assert not report.mend
     assert report.driver == "550.54.15"
-    assert [(str(i.placement), i.ours, i.busy) for i in report.gpus[0].instances] == [
+    seen = report.gpus[0].instances or ()
+    assert [(str(i.placement), i.ours, i.busy) for i in seen] == [
         ("3g.20gb@0", False, True),
         ("3g.20gb@4", True, False),
     ]
@@ -135,6 +136,16 @@ def test_a_user_who_may_not_cut_is_told_what_helps(tmp_path: Path, monkeypatch: 
     assert "/dev/nvidia-caps/nvidia-cap1" in str(found(look(tmp_path), "not cut them").hint)
     write(tmp_path / "root/dev/nvidia-caps/nvidia-cap1")
     assert not look(tmp_path).mend
+
+
+def test_a_user_who_may_not_see_what_is_cut_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = install(FakeNvml("a100-40gb"), monkeypatch)
+    fake.permission = False
+    report = look(tmp_path)
+    assert report.gpus[0].instances is None
+    assert found(report, "for root to see").level is Level.OK
 
 
 def test_switches_without_their_fabric_manager_are_to_be_mended(

@@ -60,7 +60,7 @@ def _gpu(gpu: RealGpu) -> dict[str, Any]:
         "uuid": gpu.uuid,
         "mig": gpu.mig,
         "mig_after_reset": gpu.pending,
-        "instances": [_instance(each) for each in gpu.instances],
+        "instances": None if gpu.instances is None else [_instance(each) for each in gpu.instances],
     }
 
 

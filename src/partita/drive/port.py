@@ -186,6 +186,9 @@ class Driver(Protocol):
         Args:
             until: time on `clock` at which to return none. Without it, none are returned when none are under
                 way.
+
+        Raises:
+            DriveError: the cluster cannot be reached at all; what has ended is told by a later call.
         """
         ...
 

@@ -126,7 +126,7 @@ def _placements(device: object, profile_id: int) -> tuple[tuple[int, ...] | None
         nvml.nvmlDeviceGetGpuInstancePossiblePlacements(device, profile_id, None, byref(count))
         array = (nvml.c_nvmlGpuInstancePlacement_t * count.value)()
         nvml.nvmlDeviceGetGpuInstancePossiblePlacements(device, profile_id, array, byref(count))
-    except nvml.NVMLError_NotSupported:
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):
         return None, None
     listed = array[: count.value]
     return tuple(sorted(each.start for each in listed)), listed[0].size if listed else None

@@ -96,18 +96,21 @@ class SimulatedDriver:
             self._running.append(running)
 
     def wait(self, until: float | None = None) -> tuple[Ended, ...]:
-        """Let time pass until an action ends, or until that time; return those that have ended."""
+        """Let time pass until an action ends, or until that time; return those that have ended.
+
+        Raises:
+            DriveError: the cluster's file cannot be written to; what has ended is told by the next call.
+        """
         with self._lock:
             ends = [running.end for running in self._running]
         moment = min([*ends, *([] if until is None else [until])], default=self._clock.now())
         self._clock.sleep_until(moment)
         now = self._clock.now()
+        with self._store.transaction() as db:
+            meta.store(db, now)
         with self._lock:
             over = sorted((each for each in self._running if each.end <= now), key=lambda each: each.end)
             self._running = [each for each in self._running if each.end > now]
-        if not over:
-            with self._store.transaction() as db:
-                meta.store(db, now)
         return tuple(Ended(each.action, self._finish(each)) for each in over)
 
     def adopt(self, gpu: str, placement: Placement) -> None:
@@ -142,7 +145,6 @@ class SimulatedDriver:
             return running.error
         try:
             with self._store.transaction() as db:
-                meta.store(db, running.end)
                 return _end(db, running)
         except DriveError as error:
             return error

@@ -26,7 +26,7 @@ class RealGpu:
         model: the catalogue's name; None if it cannot be driven.
         mig: whether MIG mode is on.
         pending: whether it will be after the next reset.
-        instances: what is cut, ours and others'.
+        instances: what is cut, ours and others'; None if this user may not see it.
     """
 
     index: int
@@ -35,7 +35,7 @@ class RealGpu:
     uuid: str | None = None
     mig: bool = False
     pending: bool = False
-    instances: tuple[ObservedInstance, ...] = ()
+    instances: tuple[ObservedInstance, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,10 @@ def _gpu(device: Device, state: Path) -> RealGpu:
     handle = device.handle()
     on, pending = mig_mode(handle)
     name = nvml.nvmlDeviceGetName(handle)
-    found = cuts.instances(handle, device.offers) if on else ()
+    try:
+        found = cuts.instances(handle, device.offers) if on else ()
+    except nvml.NVMLError_NoPermission:
+        return RealGpu(index, name, device.model.name, device.uuid, on, pending, None)
     record = state / "owned.sqlite3"
     ours = Owned(record).ours(found) if record.is_file() else set()
     busy = cuts.processes(handle)
@@ -137,8 +140,13 @@ def _mig_findings(gpus: list[RealGpu]) -> Iterator[Finding]:
     for gpu in gpus:
         where = f"GPU {gpu.index} ({gpu.name})"
         if gpu.mig:
-            foreign = sum(not each.ours for each in gpu.instances)
-            yield Finding(Level.OK, f"MIG mode is on, {len(gpu.instances)} instances", where)
+            cut = (
+                "what is cut is for root to see"
+                if gpu.instances is None
+                else f"{len(gpu.instances)} instances"
+            )
+            foreign = sum(not each.ours for each in gpu.instances or ())
+            yield Finding(Level.OK, f"MIG mode is on, {cut}", where)
             if foreign:
                 yield Finding(Level.NOTE, f"{foreign} of its instances are not ours, and left alone", where)
         elif gpu.pending:
