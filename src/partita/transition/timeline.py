@@ -80,7 +80,8 @@ def _points(first: float, changes: list[tuple[float, float]]) -> tuple[Point, ..
     at: dict[float, float] = {0.0: first}
     for second, change in sorted(changes):
         at[second] = at.get(second, 0.0) + change
-    points, value = [], 0.0
+    points: list[Point] = []
+    value = 0.0
     for second, change in at.items():
         value += change
         if not points or change:

@@ -1,0 +1,90 @@
+"""A transition summed up for reading: what each service and each GPU goes through."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.transition.check import least_capacity
+from partita.transition.check_graph import Graph
+from partita.transition.transition import Kind
+
+if TYPE_CHECKING:
+    from partita.transition.deployment import DeployedInstance, Deployment
+    from partita.transition.transition import Request, Transition
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceChange:
+    """What a service goes through.
+
+    Attributes:
+        before: items/s at first.
+        after: items/s at the end.
+        floor: items/s that it keeps at least.
+        least: the fewest items/s of all moments of all orders that the graph allows.
+        stay: replicas that stay where they are.
+        move: replicas that end while another of their service starts elsewhere.
+        new: replicas that start beyond that.
+        end: replicas that end beyond that.
+    """
+
+    name: str
+    before: float
+    after: float
+    floor: float
+    least: float
+    stay: int
+    move: int
+    new: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class GpuChange:
+    """A GPU that changes: its instances before and after."""
+
+    id: str
+    model: str
+    before: tuple[DeployedInstance, ...]
+    after: tuple[DeployedInstance, ...]
+
+
+def service_changes(request: Request, transition: Transition) -> tuple[ServiceChange, ...]:
+    """Return what each service goes through, by name."""
+    before, after = request.current.capacity(), transition.target.capacity()
+    least = least_capacity(request, Graph(transition.actions))
+    there = _replicas(request.current)
+    started, stopped = (
+        Counter(a.replica.service for a in transition.actions if a.replica and a.kind is kind)
+        for kind in (Kind.START_REPLICA, Kind.STOP_REPLICA)
+    )
+    return tuple(
+        ServiceChange(
+            name,
+            before.get(name, 0.0),
+            after.get(name, 0.0),
+            transition.floors.get(name, 0.0),
+            least.get(name, 0.0),
+            there[name] - stopped[name],
+            move := min(started[name], stopped[name]),
+            started[name] - move,
+            stopped[name] - move,
+        )
+        for name in sorted(before.keys() | after.keys())
+    )
+
+
+def gpu_changes(current: Deployment, target: Deployment) -> tuple[GpuChange, ...]:
+    """Return the GPUs whose instances or replicas change, in the order of the current deployment."""
+    then = {gpu.id: gpu.instances for gpu in target.gpus}
+    return tuple(
+        GpuChange(gpu.id, gpu.model, gpu.instances, then[gpu.id])
+        for gpu in current.gpus
+        if then[gpu.id] != gpu.instances
+    )
+
+
+def _replicas(deployment: Deployment) -> Counter[str]:
+    return Counter(each.replica.service for gpu in deployment.gpus for each in gpu.instances if each.replica)
