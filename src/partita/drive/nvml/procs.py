@@ -60,7 +60,9 @@ def began(pid: int) -> int | None:
     """Return when a process began, in clock ticks since boot; None if it is no more."""
     if pid in _children:
         with suppress(ChildProcessError):
-            os.waitpid(pid, os.WNOHANG)  # it would stay as a zombie
+            # A child that ended stays as a zombie until it is waited for; after that its pid may be another's.
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                _children.discard(pid)
     try:
         stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
