@@ -119,7 +119,7 @@ def _way(controller: Controller, goal: Goal, shown: Observation) -> dict[str, An
 
     way = controller.preview(goal, shown)
     asked = request(goal, deployed(shown), controller.durations)
-    return way_data(asked, way, snapshot(shown).fingerprint)
+    return {"state": snapshot(shown).fingerprint, **way_data(asked, way)}
 
 
 def _agree(data: dict[str, Any], output: Format, *, yes: bool) -> None:
@@ -166,5 +166,8 @@ def _show(data: dict[str, Any], output: Format) -> None:
         from partita.cli.way_view import print_way  # noqa: PLC0415
 
         print_way(stdout(), data)
+        if data["actions"]:
+            state = data["state"]
+            stdout().print(f"state {state}: `--expect {state}` refuses any other", markup=False)
     else:
         emit(data, output)

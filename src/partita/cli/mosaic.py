@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from rich.text import Text
 
     from partita.mig.gpu import GpuModel
     from partita.mig.layout import Placement
@@ -67,6 +69,20 @@ def mosaic_rows(
     if not any(label for _, label in items):
         return [profiles]
     return [profiles, [_label_cell(span, inner, marks) for span in spans]]
+
+
+def mosaic_texts(
+    rows: Iterable[Sequence[Cell]], marks: Marks, style: Callable[[Cell], str]
+) -> Iterator[Text]:
+    """Yield rows of cells as lines for a console, each cell in its style."""
+    from rich.text import Text  # noqa: PLC0415 -- rich is slow to import
+
+    for cells in rows:
+        line = Text(marks.border, no_wrap=True, overflow="crop")
+        for cell in cells:
+            line.append(cell.text, style(cell))
+            line.append(marks.border)
+        yield line
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from partita.cli.mosaic import ASCII, UNICODE, mosaic_rows
+from partita.cli.mosaic import ASCII, UNICODE, mosaic_rows, mosaic_texts
 
 if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
@@ -92,12 +92,8 @@ class _PlanView:
             head.truncate(width, overflow="crop")
         yield head
         items = [(instance.placement, instance.service) for instance in group.instances]
-        for cells in mosaic_rows(gpu_model(group.model), items, width, marks):
-            line = Text(marks.border, no_wrap=True, overflow="crop")
-            for cell in cells:
-                line.append(cell.text, self._colours.get(cell.label, "") if cell.label else "dim")
-                line.append(marks.border)
-            yield line
+        rows = mosaic_rows(gpu_model(group.model), items, width, marks)
+        yield from mosaic_texts(rows, marks, lambda cell: self._colours.get(cell.label or "", "dim"))
 
 
 def _figures(each: ServiceOverview, marks: Marks) -> tuple[str, str, str, str, str, str]:

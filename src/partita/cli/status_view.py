@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from partita.cli.mosaic import ASCII, UNICODE, mosaic_rows
+from partita.cli.mosaic import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.control.observed import deployed, serving
 from partita.control.snapshot import snapshot
 
@@ -180,12 +180,10 @@ class StatusView:
             return
         items = [(each.placement, _label(each)) for each in gpu.instances]
         names = {_label(each): each.replica.replica.service for each in gpu.instances if each.replica}
-        for cells in mosaic_rows(gpu_model(gpu.model), items, width, marks):
-            line = Text(marks.border, no_wrap=True, overflow="crop")
-            for cell in cells:
-                line.append(cell.text, self._colours.get(names.get(cell.label or "", ""), "dim"))
-                line.append(marks.border)
-            yield line
+        rows = mosaic_rows(gpu_model(gpu.model), items, width, marks)
+        yield from mosaic_texts(
+            rows, marks, lambda cell: self._colours.get(names.get(cell.label or "", ""), "dim")
+        )
 
     def _journal(self, marks: Marks) -> RenderResult:
         from rich.text import Text  # noqa: PLC0415 -- rich is slow to import

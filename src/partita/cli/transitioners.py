@@ -38,4 +38,6 @@ def make_transitioner(name: AlgorithmName) -> Transitioner:
         from partita.transition.shortest import Shortest  # noqa: PLC0415 -- each imports its own modules
 
         return Shortest()
-    raise NotImplementedError
+    from partita.transition.exchange_compact import ExchangeCompact  # noqa: PLC0415
+
+    return ExchangeCompact()

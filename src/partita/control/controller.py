@@ -77,14 +77,7 @@ class Controller:
             InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
             PartitaError: the checker finds a fault in what the algorithm made.
         """
-        asked = request(goal, deployed(observation), self.durations)
-        found = self.transitioner.transition(asked)
-        if faults := check_transition(asked, found):
-            raise PartitaError(
-                f"a fault in partita itself: the transition is wrong: {faults[0].where}: {faults[0].what}",
-                hint="nothing was begun; try another --algorithm, and report this",
-            )
-        return found
+        return ordered(self.transitioner, request(goal, deployed(observation), self.durations))
 
     def wake(self, observation: Observation) -> None:
         """Tell what has happened since a controller last looked, by what is observed now."""
@@ -179,6 +172,22 @@ class Controller:
             where=f"{action.gpu} {action.placement}",
             hint=f"{mend}go on with `{self.command}`",
         )
+
+
+def ordered(transitioner: Transitioner, asked: Request) -> Transition:
+    """Return the transition that an algorithm makes, held against the checker.
+
+    Raises:
+        InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
+        PartitaError: the checker finds a fault in what the algorithm made.
+    """
+    found = transitioner.transition(asked)
+    if faults := check_transition(asked, found):
+        raise PartitaError(
+            f"a fault in partita itself: the transition is wrong: {faults[0].where}: {faults[0].what}",
+            hint="nothing was begun; try another --algorithm, and report this",
+        )
+    return found
 
 
 def request(goal: Goal, current: Deployment, durations: Durations) -> Request:
