@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partita import __version__
-from partita.cli import apply, demo, explain, export, gpus, perf, plan, run, schema, status
+from partita.cli import apply, demo, diff, doctor, explain, export, gpus, perf, plan, run, schema, status
 from partita.errors import PartitaError
 
 if TYPE_CHECKING:
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     help="Cut Multi-Instance GPUs to fit the work: the fewest GPUs for your services, with a proof.",
-    epilog="Start with `partita demo`. Exit codes: 0 done, 1 failed, 2 usage, 4 infeasible, 5 the cluster moved, "
-    "130 interrupted.",
+    epilog="Start with `partita demo`. Exit codes: 0 done, 1 failed, 2 usage, 3 changes found, 4 infeasible, "
+    "5 the cluster moved, 130 interrupted.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, apply, run, status, explain, export, perf, gpus, schema, demo):
+for command in (plan, diff, apply, run, status, explain, export, perf, gpus, doctor, schema, demo):
     command.register(app)
 
 
