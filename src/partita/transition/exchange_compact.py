@@ -159,19 +159,19 @@ def _candidates(
     goals: list[tuple[str, Content]],
 ) -> Iterator[tuple[tuple[str, Content], str, Fit]]:
     """Yield goals with GPUs that could become them, those with most in place first."""
+    open_gpus = [gpu for gpu in board.there if gpu not in board.closed]
+    held = {gpu: _held(board, gpu) for gpu in open_gpus}
+    can_open = board.can_open
+    opens = {gpu: not board.in_use(gpu) for gpu in open_gpus}
     ranked: list[tuple[int, int, bool, int, tuple[str, Content], str]] = []
     for goal in dict.fromkeys(goals):
         wanted = Counter(goal[1])
-        for gpu, there in board.there.items():
-            if gpu in board.closed or board.model(gpu) != goal[0]:
+        for gpu in open_gpus:
+            if board.model(gpu) != goal[0] or (opens[gpu] and not can_open):
                 continue
-            if not board.in_use(gpu) and not board.can_open:
-                continue
-            held: Counter[tuple[str, Replica | None]] = Counter(
-                (place.profile, replica) for place, replica in there.items() if replica
-            )
-            kept = (wanted & held).total()
-            ranked.append((-kept, held.total() - kept, not board.in_use(gpu), len(ranked), goal, gpu))
+            total = held[gpu].total()
+            kept = sum(min(n, held[gpu][pair]) for pair, n in wanted.items()) if total else 0
+            ranked.append((-kept, total - kept, opens[gpu], len(ranked), goal, gpu))
     empties = 0
     for *_, opened, _, goal, gpu in sorted(ranked, key=lambda each: each[:4]):
         empties += opened
@@ -180,6 +180,10 @@ def _candidates(
         found = fit(rules(goal[0], request.forbid), gpus[gpu], goal[1], board.there[gpu])
         if found is not None:
             yield goal, gpu, found
+
+
+def _held(board: Board, gpu: str) -> Counter[tuple[str, Replica | None]]:
+    return Counter((place.profile, replica) for place, replica in board.there[gpu].items() if replica)
 
 
 def _make(board: Board, gpu: str, found: Fit) -> None:

@@ -34,12 +34,15 @@ _SERVICES = 100
 
 _SECONDS = 2.0
 
+_FRESH = 0.25
+"""Instances kept that one more new instance is worth avoiding."""
+
 
 def nearest_plan(problem: Problem, plan: Plan, current: Deployment) -> Plan:
     """Return a plan as good as this one that leaves more replicas where they are, or this one.
 
     First the counts: an integer program keeps the plan's objective and maximises the instances, per service and
-    size, that run already. Then the GPUs: cuts go onto physical GPUs by assignment, and each keeps the replicas it
+    size, that run already, with few new ones. Then the GPUs: cuts go onto physical GPUs by assignment, and each keeps the replicas it
     has as far as the counts ask for them. A plan that this would break a limit of (services per GPU, spread over
     nodes) is returned as it is.
     """
@@ -132,8 +135,9 @@ def _nearest_counts(problem: Problem, plan: Plan, now: NDArray[np.int64]) -> Cou
     columns = np.arange(gpus.program.width, dtype=np.int32)
     objective = np.concatenate([problem.cut_cost, cost, cost])
     gpus.program.hold(columns, -objective, -plan.objective.value * (1 + 1e-9))
-    kept_columns = np.arange(kept, kept + len(pairs), dtype=np.int32)
-    solution = gpus.program.maximise(kept_columns, np.ones(len(pairs)), Watch(_SECONDS))
+    changed = np.arange(kept, kept + 2 * len(pairs), dtype=np.int32)
+    weights = np.concatenate([np.ones(len(pairs)), np.full(len(pairs), -_FRESH)])
+    solution = gpus.program.maximise(changed, weights, Watch(_SECONDS))
     if not len(solution.columns):
         return None
     chosen = np.rint(solution.columns).astype(np.int64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from partita.transition.check import least_capacity
@@ -42,13 +42,13 @@ class ServiceChange:
 
 
 @dataclass(frozen=True, slots=True)
-class GpuChange:
-    """A GPU that changes: its instances before and after."""
+class GpuGroupChange:
+    """GPUs of one model that change alike: their instances before and after."""
 
-    id: str
     model: str
     before: tuple[DeployedInstance, ...]
     after: tuple[DeployedInstance, ...]
+    ids: list[str] = field(default_factory=list)
 
 
 def service_changes(request: Request, transition: Transition) -> tuple[ServiceChange, ...]:
@@ -76,14 +76,21 @@ def service_changes(request: Request, transition: Transition) -> tuple[ServiceCh
     )
 
 
-def gpu_changes(current: Deployment, target: Deployment) -> tuple[GpuChange, ...]:
-    """Return the GPUs whose instances or replicas change, in the order of the current deployment."""
+def gpu_changes(current: Deployment, target: Deployment) -> list[GpuGroupChange]:
+    """Return the GPUs whose instances or replicas change, grouped by what they hold before and after.
+
+    Args:
+        current: what runs.
+        target: what runs at the end, on the same GPUs.
+    """
     then = {gpu.id: gpu.instances for gpu in target.gpus}
-    return tuple(
-        GpuChange(gpu.id, gpu.model, gpu.instances, then[gpu.id])
-        for gpu in current.gpus
-        if then[gpu.id] != gpu.instances
-    )
+    groups: dict[object, GpuGroupChange] = {}
+    for gpu in current.gpus:
+        before, after = gpu.instances, then[gpu.id]
+        if before != after:
+            group = GpuGroupChange(gpu.model, before, after)
+            groups.setdefault((gpu.model, before, after), group).ids.append(gpu.id)
+    return list(groups.values())
 
 
 def _replicas(deployment: Deployment) -> Counter[str]:
