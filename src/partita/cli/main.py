@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,7 +43,7 @@ def _root(
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    del debug, version  # --debug is read in main(), which must know it even when parsing fails
+    del debug, version  # --debug is read in main()
 
 
 def command_line() -> Callable[..., object]:
@@ -58,16 +59,23 @@ def command_line() -> Callable[..., object]:
     return run
 
 
+def _debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """Take `--debug` out from wherever it stands before a `--`: it must be known even when parsing fails."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    mine = [word for word in arguments[:end] if word != "--debug"]
+    return mine + arguments[end:], len(mine) < end or bool(os.environ.get("PARTITA_DEBUG"))
+
+
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
-    debug = "--debug" in sys.argv
+    arguments, debug = _debug(sys.argv[1:])
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(
                 errors="backslashreplace"
             )  # a terminal that cannot show a name still shows the rest
     try:
-        command_line()(auto_envvar_prefix="PARTITA", prog_name="partita")
+        command_line()(arguments, auto_envvar_prefix="PARTITA", prog_name="partita")
     except PartitaError as error:
         if debug:
             raise

@@ -117,7 +117,7 @@ def _check(loaded: Loaded, path: Path) -> None:
     for fault in faults:
         stdout().print(f"{fault.where}: {fault.what}", markup=False, soft_wrap=True)
     raise PartitaError(
-        f"{len(faults)} faults: this plan does not meet {loaded.path}",
+        f"{len(faults)} fault{'' if len(faults) == 1 else 's'}: this plan does not meet {loaded.path}",
         where=str(path),
         hint=f"make a new one with `partita plan -f {loaded.path} --out {path}`",
     )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from partita.plan.exact.program import RATE_SLACK
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -26,6 +28,11 @@ class Counts:
     def value(self, problem: Problem) -> float:
         """Return the objective."""
         return float(self.cuts @ problem.cut_cost + (self.instances * problem.instance_cost).sum())
+
+    def meets_rates(self, problem: Problem) -> bool:
+        """Say whether every service gets its rate, up to rounding in sums."""
+        capacity = (self.instances * problem.throughput).sum(axis=1)
+        return bool((capacity >= problem.rate * (1 - 2 * RATE_SLACK)).all())
 
 
 def round_up(bound: float, problem: Problem) -> float:

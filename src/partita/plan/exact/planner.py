@@ -12,6 +12,7 @@ from partita.plan.exact.compact import solve_compact
 from partita.plan.exact.counts import Counts, reached, round_up
 from partita.plan.exact.dedicated import solve_dedicated
 from partita.plan.exact.shared import MOST_SHARING, solve_shared
+from partita.plan.exact.valuing import config_value
 from partita.plan.placing.assemble import assemble
 from partita.plan.placing.pack import pack
 from partita.plan.plan import GpuConfig, Plan, Solver
@@ -61,12 +62,12 @@ class ExactPlanner:
         counts, bound = self.counts(problem)
         configs = pack(problem, counts)
         if (problem.max_services_per_gpu or math.inf) > MOST_SHARING or reached(
-            _value(problem, configs), bound
+            config_value(problem, configs), bound
         ):
             return configs, bound
         shared = solve_shared(problem, configs, self.watch)
         found = [each for each in (configs, shared.configs) if each]
-        return min(found, key=lambda each: _value(problem, each)), max(bound, shared.bound)
+        return min(found, key=lambda each: config_value(problem, each)), max(bound, shared.bound)
 
     def counts(self, problem: Problem) -> tuple[Counts, float]:
         """Return the counts found and the proven bound of the objective."""
@@ -104,18 +105,6 @@ class ExactPlanner:
                 hint="raise --time-limit",
             )
         return min(found, key=lambda each: each.value(problem)), max(bound, last.bound)
-
-
-def _value(problem: Problem, configs: Counter[GpuConfig]) -> float:
-    """Return the objective, GPUs beyond a pool's count being dearer than any that are there."""
-    used = Counter[int]()
-    value = 0.0
-    for config, n in configs.items():
-        used[config.pool] += n
-        value += n * problem.gpu_cost(config.pool)
-        value += n * float(sum(problem.instance_cost[s, k] for k, s in config.assignment))
-    beyond = sum(max(0, used[i] - p.count) for i, p in enumerate(problem.pools) if p.count is not None)
-    return value + beyond * 1e6 * float(problem.cut_cost.max())
 
 
 def _refuse_overdrawn(problem: Problem, configs: Counter[GpuConfig]) -> None:

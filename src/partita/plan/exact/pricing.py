@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
+from partita.plan.exact.program import RATE_SLACK
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 NODE_LIMIT = 20_000
 """Nodes of one service's search before its relaxation's bound is taken instead; almost never reached."""
 
-_SLACK = 1e-9
-"""Share of a rate that may be missing because of rounding in sums of throughputs."""
 
 _BETTER = 1.0 - 1e-12
 """A cover must cost less than this share of the best one to replace it: rounding must not look like gain."""
@@ -113,7 +113,7 @@ def _search(  # noqa: PLR0917 -- compiled functions take no keywords
     Returns:
         Cost of the cover, replicas made up, and whether the search was complete.
     """
-    tolerance = _SLACK * rate
+    tolerance = RATE_SLACK * rate
     usable = len(order)
     counts = np.zeros(usable, dtype=np.int64)
     need, spent, taken = np.empty(usable), np.empty(usable), np.empty(usable, dtype=np.int64)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 INFINITY = highspy.kHighsInf
 
+RATE_SLACK = 1e-9
+"""Share of a rate that may be missing because of rounding in sums of throughputs."""
+
 
 @dataclass(frozen=True, slots=True)
 class Solution:
@@ -48,6 +51,9 @@ class Program:
         self.solver.setOptionValue("output_flag", False)
         self.solver.setOptionValue("threads", 1)
         self.solver.setOptionValue("mip_rel_gap", 0.0)
+        # The default, 1e-6, would let a service fall short of its rate by a millionth.
+        self.solver.setOptionValue("mip_feasibility_tolerance", RATE_SLACK)
+        self.solver.setOptionValue("primal_feasibility_tolerance", RATE_SLACK)
 
     @property
     def width(self) -> int:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.plan.exact.counts import round_up
+from partita.plan.exact.counts import reached, round_up
 from partita.plan.exact.program import INFINITY, Program
 from partita.plan.exact.trim import trim
+from partita.plan.exact.valuing import config_value, meets_rates
 from partita.plan.plan import GpuConfig
 from partita.plan.watch import Watch
 
@@ -29,9 +30,10 @@ _ROUNDS = 300
 _KEPT = 40
 """Columns added in a round, the most promising ones."""
 
-_NEARLY = 0.85
-_NEARLY_KEPT = 2000
-"""Columns for the integer program that are almost worth their GPU: whole numbers seldom fit the best alone."""
+_NEARLY = ((0.85, 2000), (0.7, 6000), (0.5, 15000))
+"""Columns for the integer program: worth at least this share of their GPU, and at most so many, round by round.
+
+Whole numbers seldom fit the columns alone that the linear program mixes."""
 
 _Part = tuple[int, ...]
 
@@ -69,10 +71,16 @@ def solve_shared(problem: Problem, start: Iterable[GpuConfig], watch: Watch) -> 
         watch.tell(None, round_up(bound, problem))
         if not master.add(found) or watch.over:
             break
-    master.add(pricing.best(prices, _NEARLY, _NEARLY_KEPT)[0])
     least = round_up(bound, problem)
-    configs = master.whole(least, watch)
-    return SharedResult(configs and trim(problem, configs), least)
+    best: Counter[GpuConfig] | None = None
+    for share, most in _NEARLY:
+        master.add(pricing.best(prices, share, most)[0])
+        configs = master.whole(least, watch.share(0.5))
+        if configs and meets_rates(problem, configs):
+            best = trim(problem, configs)
+        if watch.over or (best and reached(config_value(problem, best), least)):
+            break
+    return SharedResult(best, least)
 
 
 @dataclass(frozen=True, slots=True)
