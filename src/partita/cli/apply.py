@@ -15,6 +15,7 @@ from partita.cli.drivers import (
     Cluster,
     DriverName,
     DriverOption,
+    ServicesFile,
     Simulate,
     simulated_gpus,
     whole_nodes,
@@ -51,6 +52,7 @@ def apply(
     driver: DriverOption = DriverName.SIMULATED,
     clock: ClockOption = ClockName.SIMULATED,
     simulate: Simulate = None,
+    services: ServicesFile = None,
     output: Output = Format.TABLE,
     dry_run: DryRun = False,
 ) -> None:
@@ -65,7 +67,7 @@ def apply(
     wanted = read_plan(plan)
     there = simulated_gpus(simulate or ()) or whole_nodes([(gpu.id, gpu.model) for gpu in wanted.gpus])
     opened = rehearsal if dry_run else workplace
-    with opened(Cluster(driver, clock), lambda: there) as place, asked_to_stop() as stop:
+    with opened(Cluster(driver, clock, services), lambda: there) as place, asked_to_stop() as stop:
         with lines() as reporter:
             controller = make_controller(place, make_transitioner(algorithm), reporter, stop)
             shown = place.driver.observe()

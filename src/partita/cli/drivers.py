@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,10 +15,12 @@ import typer
 from partita.cli.options import stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Sequence
 
+    from partita.drive.nvml import NvmlDriver
     from partita.drive.port import Driver
+    from partita.drive.simulated import SimulatedDriver
+    from partita.plan.plan import PlannedGpu
     from partita.sim.clock import Clock
 
 CLUSTER_FILE = "cluster.sqlite3"
@@ -60,32 +66,61 @@ Simulate = Annotated[
     ),
 ]
 
+ServicesFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--services",
+        metavar="FILE",
+        envvar="PARTITA_SERVICES",
+        help="How each service's replicas are run on real GPUs (YAML).",
+    ),
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Which cluster, as the user chose it."""
+    """Which cluster, as the user chose it; `services` is a file that says how replicas are run on real GPUs."""
 
     driver: DriverName
     clock: ClockName
+    services: Path | None = None
 
     def exists(self, folder: Path) -> bool:
         """Say whether it is there; the GPUs of this host always are."""
         return self.driver is DriverName.NVML or (folder / CLUSTER_FILE).exists()
 
 
-def open_driver(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]]) -> Driver:
-    """Return the driver of a cluster.
+@contextmanager
+def open_driver(
+    cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]]
+) -> Iterator[Driver]:
+    """Open the driver of a cluster for a block.
 
     Args:
         cluster: which.
         folder: the state folder.
         gpus: pairs of id and model that a simulated cluster is made of if there is none.
-    """
-    if cluster.driver is DriverName.NVML:
-        from partita.drive.nvml import NvmlDriver  # noqa: PLC0415 -- each driver imports its own modules
 
-        return NvmlDriver(folder, {})
-    from partita.drive.simulated import SimulatedCluster, SimulatedDriver  # noqa: PLC0415
+    Raises:
+        DriveError: there is no such cluster, or it does not answer.
+        InputError: the file of services cannot be used.
+    """
+    made = _nvml(cluster, folder) if cluster.driver is DriverName.NVML else _simulated(cluster, folder, gpus)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def _nvml(cluster: Cluster, folder: Path) -> NvmlDriver:
+    from partita.cli.services import read_services  # noqa: PLC0415 -- each driver imports its own modules
+    from partita.drive.nvml import NvmlDriver  # noqa: PLC0415
+
+    return NvmlDriver(folder, read_services(cluster.services) if cluster.services else {})
+
+
+def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]]) -> SimulatedDriver:
+    from partita.drive.simulated import SimulatedCluster, SimulatedDriver  # noqa: PLC0415 -- as above
 
     path = folder / CLUSTER_FILE
     if not path.exists():
@@ -135,3 +170,18 @@ def whole_nodes(gpus: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
         for i in range(_PER_NODE) if node else ():
             found.setdefault(f"{node}/gpu-{i}", model)
     return list(found.items())
+
+
+def enough_gpus(now: Sequence[PlannedGpu], wanted: Sequence[PlannedGpu], extra: int) -> list[tuple[str, str]]:
+    """Return ids and models of GPUs that suffice for two plans and `extra` more of each model wanted.
+
+    They are the GPUs of the plans, in whole nodes; where one id has two models, it is the first plan's.
+    """
+    there = dict(whole_nodes([(gpu.id, gpu.model) for gpu in (*wanted, *now)]))
+    used = Counter(gpu.model for gpu in now)
+    needed = Counter(gpu.model for gpu in wanted)
+    spare = count()
+    for model in sorted(needed):
+        missing = max(used[model], needed[model]) + extra - Counter(there.values())[model]
+        there.update((f"spare/gpu-{next(spare)}", model) for _ in range(missing))
+    return list(there.items())

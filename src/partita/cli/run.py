@@ -14,6 +14,7 @@ from partita.cli.drivers import (
     Cluster,
     DriverName,
     DriverOption,
+    ServicesFile,
     Simulate,
     named,
     simulated_gpus,
@@ -73,6 +74,7 @@ def run(
     driver: DriverOption = DriverName.SIMULATED,
     clock: RunClock = None,
     simulate: Simulate = None,
+    services: ServicesFile = None,
 ) -> None:
     """Keep a cluster to a workload, until told to stop.
 
@@ -92,7 +94,7 @@ def run(
         source = Source(workload, Planning(time_limit, seed, stop))
         first = source.read()  # a fault in it is told before anything is opened
         with workplace(
-            Cluster(driver, lives_by), lambda: simulated_gpus(simulate or ()) or _gpus_of(first)
+            Cluster(driver, lives_by, services), lambda: simulated_gpus(simulate or ()) or _gpus_of(first)
         ) as place:
             controller = make_controller(place, make_transitioner(algorithm), reporter, stop)
             measured = RatesFile(rates or state_folder() / FILE)

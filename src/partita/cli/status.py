@@ -91,7 +91,7 @@ def _looking(driver: DriverName) -> Iterator[Callable[[int], Status]]:
             hint="make one: `partita apply plan.json`; for the GPUs of this host add --driver nvml",
         )
     with ExitStack() as stack:
-        opened = open_driver(cluster, folder, list)
+        opened = stack.enter_context(open_driver(cluster, folder, list))
         journal = Journal(folder / FILE) if (folder / FILE).exists() else None
         if journal is not None:
             stack.callback(journal.close)

@@ -50,7 +50,7 @@ def workplace(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> It
             stderr().print(f"note: the controller before was killed: {killed}", markup=False, soft_wrap=True)
         journal = Journal(folder / FILE)
         stack.callback(journal.close)
-        yield Workplace(open_driver(cluster, folder, gpus), journal)
+        yield Workplace(stack.enter_context(open_driver(cluster, folder, gpus)), journal)
 
 
 @contextmanager
@@ -63,13 +63,10 @@ def rehearsal(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> It
     from partita.control.journal import FILE, Journal  # noqa: PLC0415 -- only commands that act need these
     from partita.drive.state import state_path  # noqa: PLC0415
 
-    with tempfile.TemporaryDirectory() as scratch:
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder = state_path()
-        there = (folder / FILE).exists()
-        journal = Journal(folder / FILE if there else Path(scratch) / FILE)
-        try:
-            yield Workplace(
-                open_driver(cluster, folder if cluster.exists(folder) else Path(scratch), gpus), journal
-            )
-        finally:
-            journal.close()
+        journal = Journal((folder if (folder / FILE).exists() else scratch) / FILE)
+        stack.callback(journal.close)
+        place = folder if cluster.exists(folder) else scratch
+        yield Workplace(stack.enter_context(open_driver(cluster, place, gpus)), journal)

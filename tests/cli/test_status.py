@@ -1,0 +1,106 @@
+"""`partita status` shows what runs, what is wrong with it, and changes nothing."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+from rich.console import Console
+from tests.cli.commands import Commands
+from tests.control.world import deployment, gpu
+
+from partita.cli.drivers import DriverName
+from partita.cli.status import _looking
+from partita.cli.status_view import status_table
+from partita.drive.simulated import SimulatedCluster
+from partita.mig.layout import Placement
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.fixture
+def partita(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    made = Commands(tmp_path, monkeypatch, capsys)
+    made("apply", made.plan("day.json", deployment("7g.40gb@0=bert", "3g.20gb@4=résnet")), "--yes")
+    return made
+
+
+@pytest.fixture
+def cluster(partita: Commands) -> SimulatedCluster:
+    return SimulatedCluster(partita.state / "cluster.sqlite3")
+
+
+def test_gpus_services_and_journal_are_shown(partita: Commands) -> None:
+    out = partita("status").out
+    for text in (
+        "controller: none at work",
+        "goal: reached, 4/4 actions",
+        "7g.40gb",
+        "résnet",
+        "2 GPUs in use, 6 empty",
+    ):
+        assert text in out
+    assert "start replica bert on node-0/gpu-0 7g.40gb@0" in out
+
+
+def test_what_is_wrong_is_said(partita: Commands, cluster: SimulatedCluster) -> None:
+    cluster.lose(gpu(0))
+    cluster.set_mig(gpu(2), on=False)
+    cluster.create_foreign(gpu(3), Placement(0, "7g.40gb"))
+    cluster.create_foreign(gpu(4), Placement(0, "7g.40gb"), busy=True)
+    out = partita("status").out
+    for text in ("under its floor", "lost", "MIG mode off", "someone else's"):
+        assert text in out
+
+
+def test_json_and_yaml_carry_the_same(partita: Commands) -> None:
+    found = json.loads(partita("status", "-o", "json").out)
+    assert found == yaml.safe_load(partita("status", "-o", "yaml").out)
+    assert found["services"][0] == {"name": "bert", "capacity": 700.0, "floor": 700.0, "required": 700.0}
+    assert found["gpus"][0]["instances"][0]["state"] == "ready"
+
+
+def test_it_changes_nothing(partita: Commands) -> None:
+    before = {path.name: path.read_bytes() for path in partita.state.iterdir()}
+    partita("status")
+    assert {path.name: path.read_bytes() for path in partita.state.iterdir() if path.name in before} == before
+
+
+def test_without_a_cluster_it_says_how_to_make_one(partita: Commands) -> None:
+    (partita.state / "cluster.sqlite3").unlink()
+    result = partita("status")
+    assert result.code == 2
+    assert "partita apply plan.json" in result.err
+
+
+def test_with_the_journal_damaged_it_says_so(partita: Commands) -> None:
+    (partita.state / "journal.sqlite3").write_bytes(b"nonsense " * 100)
+    result = partita("status")
+    assert result.code == 1
+    assert "the journal cannot be read" in result.err
+
+
+def test_watching_shows_it_again_until_it_is_stopped(
+    partita: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([None, None])
+
+    def sleep(_: float) -> None:
+        if next(looks, 0) == 0:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("time.sleep", sleep)
+    result = partita("status", "--watch", "--every", "0.1")
+    assert result.code == 130
+    assert result.out.count("controller:") == 3
+
+
+@pytest.mark.usefixtures("partita")
+def test_it_is_drawn_in_colour_on_a_terminal() -> None:
+    with _looking(DriverName.SIMULATED) as look:
+        console = Console(record=True, width=100, force_terminal=True)
+        console.print(status_table(look(3)))
+    assert "bert" in console.export_text()
