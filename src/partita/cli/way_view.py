@@ -33,7 +33,7 @@ def way_data(asked: Request, way: Transition) -> dict[str, Any]:
                 "capacity_after": round(each.after, 6),
                 "floor": round(each.floor, 6),
                 "least": round(each.least, 6),
-                "replicas": {"stay": each.stay, "move": each.move, "new": each.new, "end": each.end},
+                "replicas": each.replicas,
             }
             for each in service_changes(asked, way)
         ],
@@ -47,12 +47,12 @@ def print_way(console: Console, data: dict[str, Any]) -> None:
         console.print("nothing to do: all runs as the plan wants it")
         return
     kinds = ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in actions.items())
-    console.print(f"{sum(actions.values())} actions ({kinds}), about {data['seconds']:.0f} s", markup=False)
+    console.print(f"{sum(actions.values())} actions, about {data['seconds']:.0f} s: {kinds}", markup=False)
     extra = gpus["peak"] - max(gpus["before"], gpus["after"])
-    beyond = f" ({extra} extra)" if extra > 0 else ""
+    beyond = f", {extra} of them extra" if extra > 0 else ""
     console.print(
         f"{gpus['before']} GPUs in use, {gpus['after']} at the end, at most {gpus['peak']} of {gpus['there']} "
-        f"meanwhile{beyond}; {data['replicas_moved']} replicas move or end",
+        f"meanwhile{beyond}",
         markup=False,
     )
     _print_services(console, data["services"])

@@ -40,6 +40,11 @@ class ServiceChange:
     new: int
     end: int
 
+    @property
+    def replicas(self) -> dict[str, int]:
+        """How many replicas go through what."""
+        return {"stay": self.stay, "move": self.move, "new": self.new, "end": self.end}
+
 
 @dataclass(frozen=True, slots=True)
 class GpuGroupChange:

@@ -1,0 +1,182 @@
+"""`partita diff`: what lies between two deployments, before anything is done."""
+
+from __future__ import annotations
+
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partita.cli.drivers import ClockName, Cluster, DriverName, DriverOption
+from partita.cli.options import DryRun, Format, Out, Output, emit, stdout
+from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, make_transitioner
+from partita.errors import InputError
+
+if TYPE_CHECKING:
+    from partita.plan.plan import Plan
+    from partita.transition.transition import Durations, Request, Transition
+
+CHANGES_FOUND = 3
+
+
+class DurationsName(StrEnum):
+    """The sets of durations there are."""
+
+    MEASURED = "measured"
+    PAPER = "paper"
+
+
+Plans = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="[CURRENT] TARGET",
+        help="Plans (JSON), - is stdin. Without CURRENT: what runs on the cluster.",
+        show_default=False,
+    ),
+]
+DurationsOption = Annotated[
+    DurationsName,
+    typer.Option(
+        "--durations", help="Seconds per action: measured on today's stack, or the paper's of 2021."
+    ),
+]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with a timeline.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command("diff")(diff)
+
+
+def diff(
+    plans: Plans,
+    *,
+    algorithm: Algorithm = AlgorithmName.SHORTEST,
+    extra_gpus: ExtraGpus = None,
+    durations: DurationsOption = DurationsName.MEASURED,
+    driver: DriverOption = DriverName.SIMULATED,
+    html: Html = None,
+    out: Out = None,
+    output: Output = Format.TABLE,
+    dry_run: DryRun = False,
+) -> None:
+    """Show what lies between two deployments: what moves, how long it takes, and what each service keeps.
+
+    Changes nothing. Exits with 3 if there are changes, with 0 if there are none, and with 4 if the extra GPUs do
+    not suffice. `least` is the worst capacity of every order in which the actions may happen, not of one schedule.
+    """
+    from partita.control.controller import ordered  # noqa: PLC0415 -- slow to import
+    from partita.plan.document import read_plan  # noqa: PLC0415
+
+    *current, target = _paths(plans)
+    seconds = _seconds(durations)
+    wanted = read_plan(target)
+    if current:
+        asked = _between(read_plan(current[0]), wanted, seconds, extra_gpus)
+    else:
+        asked = _from_cluster(wanted, seconds, extra_gpus, algorithm, driver)
+    found = ordered(make_transitioner(algorithm), asked)
+    if not dry_run:
+        _write(asked, found, out, html)
+    _show(asked, found, output)
+    if found.actions:
+        raise typer.Exit(CHANGES_FOUND)
+
+
+def _paths(plans: list[Path]) -> list[Path]:
+    if len(plans) > 2:
+        raise InputError(f"{len(plans)} plans are named", hint="write `partita diff CURRENT TARGET`")
+    if [str(path) for path in plans] == ["-", "-"]:
+        raise InputError("both plans are to come from stdin", hint="write one of them to a file")
+    return plans
+
+
+def _seconds(name: DurationsName) -> Durations:
+    from partita.transition.durations import MEASURED, PAPER  # noqa: PLC0415 -- only where they are asked for
+
+    return MEASURED if name is DurationsName.MEASURED else PAPER
+
+
+def _between(now: Plan, wanted: Plan, seconds: Durations, extra_gpus: int | None) -> Request:
+    """Return the transition asked for between two plans, on GPUs that suffice for both."""
+    from partita.cli.drivers import enough_gpus  # noqa: PLC0415
+    from partita.transition.deployment import DeployedGpu, Deployment, deployment_of  # noqa: PLC0415
+    from partita.transition.transition import Request  # noqa: PLC0415
+
+    current, target = deployment_of(now), deployment_of(wanted)
+    standing = {gpu.id: gpu for gpu in current.gpus}
+    there = enough_gpus(now.gpus, wanted.gpus, extra_gpus or 0)
+    gpus = tuple(standing.get(name, DeployedGpu(name, model, ())) for name, model in there)
+    return Request(
+        Deployment(gpus),
+        target,
+        {service.name: service.rate for service in now.services},
+        {service.name: service.rate for service in wanted.services},
+        seconds,
+        extra_gpus,
+    )
+
+
+def _from_cluster(
+    wanted: Plan, seconds: Durations, extra_gpus: int | None, algorithm: AlgorithmName, driver: DriverName
+) -> Request:
+    from partita.cli.workplace import rehearsal  # noqa: PLC0415 -- slow to import
+    from partita.control.controller import request, standing_rates  # noqa: PLC0415
+    from partita.control.goal import goal_for, refuse_missing  # noqa: PLC0415
+    from partita.control.observed import deployed  # noqa: PLC0415
+    from partita.drive.state import state_path  # noqa: PLC0415
+
+    cluster = Cluster(driver, ClockName.SIMULATED)
+    if not cluster.exists(state_path()):
+        raise InputError(
+            "there is no simulated cluster yet",
+            where=str(state_path()),
+            hint="name the plan that runs now: `partita diff CURRENT TARGET`; or make one: `partita apply PLAN`",
+        )
+    with rehearsal(cluster, list) as place:
+        shown = place.driver.observe()
+        refuse_missing(wanted, shown)
+        now = deployed(shown)
+        rates = standing_rates(place.journal.promised(), now)
+        unfinished = place.journal.unfinished()
+    goal = goal_for(wanted, rates, unfinished, algorithm=algorithm, extra_gpus=extra_gpus)
+    return request(goal, now, seconds)
+
+
+def _write(asked: Request, found: Transition, out: Path | None, html: Path | None) -> None:
+    from partita.files import replacing  # noqa: PLC0415 -- only where something is written
+
+    if out is not None:
+        from partita.transition.document import write_transition  # noqa: PLC0415
+
+        with replacing(out) as stream:
+            write_transition(found, stream)
+    if html is not None:
+        from partita.web.transition_report import transition_report  # noqa: PLC0415
+
+        with replacing(html) as stream:
+            stream.write(transition_report(asked, found))
+
+
+def _show(asked: Request, found: Transition, output: Format) -> None:
+    from partita.transition.document import write_transition  # noqa: PLC0415 -- slow to import
+
+    if output is Format.TABLE:
+        from partita.cli.change_view import gpu_changes_table  # noqa: PLC0415
+        from partita.cli.way_view import print_way, way_data  # noqa: PLC0415
+
+        console = stdout()
+        print_way(console, way_data(asked, found))
+        if found.actions:
+            console.print(gpu_changes_table(asked.current, found.target))
+    elif output is Format.JSON:
+        write_transition(found, sys.stdout)
+    else:
+        import io  # noqa: PLC0415
+        import json  # noqa: PLC0415
+
+        text = io.StringIO()
+        write_transition(found, text)
+        emit(json.loads(text.getvalue()), output)
