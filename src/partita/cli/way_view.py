@@ -46,7 +46,7 @@ def print_way(console: Console, data: dict[str, Any]) -> None:
     if not actions:
         console.print("nothing to do: all runs as the plan wants it")
         return
-    kinds = ", ".join(f"{n} {kind.replace('_', ' ')}" for kind, n in actions.items())
+    kinds = ", ".join(f"{n} {kind.partition('_')[0]}" for kind, n in actions.items())
     console.print(f"{sum(actions.values())} actions, about {data['seconds']:.0f} s: {kinds}", markup=False)
     extra = gpus["peak"] - max(gpus["before"], gpus["after"])
     beyond = f", {extra} of them extra" if extra > 0 else ""
