@@ -85,6 +85,29 @@ def test_with_too_few_gpus_the_most_important_is_met(partita: Commands) -> None:
     assert sum(capacity(partita).values()) > 0
 
 
+def test_a_lost_gpu_is_planned_around(partita: Commands) -> None:
+    path = write(partita, 1500)
+    partita("run", "-f", path, "--once")
+    used = [gpu["id"] for gpu in json.loads(partita("status", "-o", "json").out)["gpus"] if gpu["instances"]]
+    SimulatedCluster(partita.state / "cluster.sqlite3").lose(used[0])
+    result = partita("run", "-f", path, "--once")
+    assert result.code == 0, result.err
+    assert f"{used[0]}: is lost" in result.err
+    assert capacity(partita)["bert"] >= 1500
+
+
+def test_a_small_change_moves_little(partita: Commands) -> None:
+    partita("run", "-f", write(partita, 1500), "--once")
+    before = _replicas(partita)
+    partita("run", "-f", write(partita, 1600), "--once")
+    assert len(before - _replicas(partita)) <= 1
+
+
+def _replicas(partita: Commands) -> set[tuple[str, int, str]]:
+    gpus = json.loads(partita("status", "-o", "json").out)["gpus"]
+    return {(gpu["id"], each["start"], each["service"]) for gpu in gpus for each in gpu["instances"]}
+
+
 def test_a_fault_in_the_workload_is_told_before_anything_is_made(partita: Commands) -> None:
     path = partita.folder / "workload.yaml"
     path.write_text("apiVersion: partita/v1\nkind: Workload\n")

@@ -62,7 +62,7 @@ Simulate = Annotated[
         "--simulate",
         metavar="MODEL:COUNT",
         help="GPUs of the simulated cluster, if there is none yet: a100-80gb:16. "
-        "[default: those asked for, in whole nodes]",
+        "(default: those asked for, in whole nodes)",
     ),
 ]
 

@@ -34,7 +34,7 @@ RunClock = Annotated[
     typer.Option(
         "--clock",
         envvar="PARTITA_CLOCK",
-        help="Clock of a simulated cluster. [default: wall; simulated with --once]",
+        help="Clock of a simulated cluster. (default: wall; simulated with --once)",
     ),
 ]
 RatesOption = Annotated[
@@ -42,7 +42,7 @@ RatesOption = Annotated[
     typer.Option(
         "--rates",
         metavar="FILE",
-        help='Measured rates, {"service": items/s}. [default: rates.json in the state folder]',
+        help='Measured rates, {"service": items/s}. (default: rates.json in the state folder)',
     ),
 ]
 DeadBand = Annotated[
@@ -128,8 +128,10 @@ def _gpus_of(first: FileWorkbook) -> list[tuple[str, str]]:
     pools = first.loaded.workload.gpus
     if all(pool.count is not None for pool in pools):
         return named([pool.model for pool in pools for _ in range(pool.count or 0)])
+    from partita.transition.deployment import Deployment  # noqa: PLC0415 -- only for a cluster that is made
+
     many = {pool.model: _PLENTY for pool in pools}
-    made = first.plan(first.rates, many)
+    made = first.plan(first.rates, many, Deployment(()))
     return whole_nodes([(gpu.id, gpu.model) for gpu in made.gpus])
 
 

@@ -27,7 +27,7 @@ ExtraGpus = Annotated[
     typer.Option(
         "--extra-gpus",
         min=0,
-        help="GPUs that may be in use meanwhile, beyond those used before and after. [default: as many as help]",
+        help="GPUs that may be in use meanwhile, beyond those used before and after. (default: as many as help)",
     ),
 ]
 

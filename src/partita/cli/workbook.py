@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from partita.cli.loading import Loaded
     from partita.plan.plan import Plan
     from partita.plan.problem import Pool, Problem
+    from partita.transition.deployment import Deployment
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +43,10 @@ class FileWorkbook:
         """Combinations of instances that must not stand together."""
         return self.loaded.workload.limits.forbid
 
-    def plan(self, rates: Mapping[str, float], gpus: Mapping[str, int]) -> Plan:
-        """Return the plan with the fewest GPUs; where they do not suffice, the most services by priority.
+    def plan(self, rates: Mapping[str, float], gpus: Mapping[str, int], current: Deployment) -> Plan:
+        """Return the plan with the fewest GPUs that is nearest to what runs; with too few, by priority.
+
+        Arguments as in control's `Workbook`.
 
         Raises:
             InfeasibleError: there is no plan at all.
@@ -51,16 +54,18 @@ class FileWorkbook:
         from partita.plan.exact import ExactPlanner, TooFewGpusError  # noqa: PLC0415 -- slow to import
         from partita.plan.exact.best_effort import plan_best_effort  # noqa: PLC0415
         from partita.plan.watch import Watch  # noqa: PLC0415
+        from partita.transition.nearest_plan import nearest_plan  # noqa: PLC0415
 
         asked = at_rates(self.loaded.formulation.problem, rates)
         problem = asked.with_counts(pool_counts(asked.pools, gpus))
         watch = Watch(self.planning.time_limit, self.planning.stop)
         try:
-            return ExactPlanner(self.planning.seed, watch).plan(problem)
+            best = ExactPlanner(self.planning.seed, watch).plan(problem)
         except TooFewGpusError:
             return plan_best_effort(
                 problem, Watch(self.planning.time_limit, self.planning.stop), self.planning.seed
             )
+        return nearest_plan(problem, best, current)
 
 
 class WorkloadFile:

@@ -6,12 +6,13 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from partita.control.controller import StoppedError, standing_rates
+from partita.control.controller import StopRequestedError, standing_rates
 from partita.control.goal import goal_for
+from partita.control.journal import JournalError
 from partita.control.observed import deployed
 from partita.control.replanning import Planned, judge, wanted_rates
 from partita.control.snapshot import snapshot
-from partita.errors import InfeasibleError, InputError
+from partita.errors import InfeasibleError, InputError, PartitaError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -41,10 +42,15 @@ class Workbook(Protocol):
         """Combinations of instances that must not stand together."""
         ...
 
-    def plan(self, rates: Mapping[str, float], gpus: Mapping[str, int]) -> Plan:
-        """Return the plan for these rates on so many GPUs of each model.
+    def plan(self, rates: Mapping[str, float], gpus: Mapping[str, int], current: Deployment) -> Plan:
+        """Return the plan with the fewest GPUs, of those the one nearest to what runs.
 
         Where they do not suffice, the plan that meets the most services by priority.
+
+        Args:
+            rates: items/s to plan each service for.
+            gpus: how many GPUs of each model may be used.
+            current: what runs.
 
         Raises:
             InfeasibleError: there is no plan at all.
@@ -97,11 +103,13 @@ class Keeper:
         self._planned: Planned | None = None
         self._plan: Plan | None = None
         self._settled: str | None = None  # state of the cluster in which nothing is left to do
+        self._there: Mapping[str, int] = {}  # GPUs that the plan was made for
         self._not_before = float("-inf")
+        self._failures = 0
         self._told = ""
 
     def look(self, now: float) -> Reached | None:
-        """Take a step; what fails is told, and tried again after the holding time.
+        """Take a step; what fails is told, and tried again after a while, longer each time.
 
         Args:
             now: seconds on a clock of the caller's, for holding.
@@ -109,15 +117,24 @@ class Keeper:
         Raises:
             InputError: the workload cannot be read and never could.
             StopRequestedError: asked to stop on the way.
+            JournalError: the journal cannot be used any more.
         """
         if now < self._not_before:
             return None
         try:
-            return self.step(now)
-        except (StoppedError, InfeasibleError) as error:
-            self._tell(str(error))
-            self._not_before = now + self._holding.hold_s
+            found = self.step(now)
+        except (StopRequestedError, JournalError):
+            raise
+        except PartitaError as error:
+            if self._workbook is None:
+                raise
+            self._failures += 1
+            wait = self._controller.hands.backoff.delay(self._failures, self._controller.hands.rng)
+            self._not_before = now + wait
+            self._tell(f"{error}; looking again in {wait:.0f} s")
             return None
+        self._failures = 0
+        return found
 
     def step(self, now: float) -> Reached | None:
         """Look once, and act if there is something to do.
@@ -148,18 +165,30 @@ class Keeper:
         workbook = self._workbook
         if workbook is None:
             raise AssertionError("nothing was read")
-        there = free_gpus(deployed(self._controller.hands.driver.observe()))
+        current = deployed(self._controller.hands.driver.observe())
+        there = free_gpus(current)
         rates = wanted_rates(workbook.rates, self._rates)
         verdict = judge(self._planned, workbook.document, rates, now, self._holding)
-        why = "GPUs of the plan are gone" if self._plan and not _fits(self._plan, there) else None
-        if why is None and verdict.now:
-            why = verdict.why
+        why = self._outgrown(there) or (verdict.why if verdict.now else None)
         if why is None:
             return
         self._tell(f"planning: {why}")
-        self._plan = workbook.plan(rates, there)
+        self._plan = workbook.plan(rates, there, current)
         self._planned = Planned(now, workbook.document, rates)
+        self._there = there
         self._settled = None
+
+    def _outgrown(self, there: Mapping[str, int]) -> str | None:
+        """Say why the plan is not for the GPUs there are, None if it is: this waits for no holding time."""
+        if self._plan is None:
+            return None
+        if not _fits(self._plan, there):
+            return "GPUs of the plan are gone"
+        return (
+            "there are other GPUs now, and the plan fell short"
+            if _short(self._plan) and there != self._there
+            else None
+        )
 
     def _act(self) -> Reached | None:
         controller, plan, workbook = self._controller, self._plan, self._workbook
@@ -195,3 +224,7 @@ def free_gpus(current: Deployment) -> dict[str, int]:
 def _fits(plan: Plan, there: Mapping[str, int]) -> bool:
     needed = Counter(gpu.model for gpu in plan.gpus)
     return all(n <= there.get(model, 0) for model, n in needed.items())
+
+
+def _short(plan: Plan) -> bool:
+    return any(service.capacity < service.rate * (1 - 1e-6) for service in plan.services)
