@@ -25,9 +25,10 @@ _SIGNS = {
 
 LEGEND = (
     "<p class=legend><span class='bar start'>▶ 1 service</span> a replica starts, ready at its right end "
-    "<span class='bar stop'>■ 1 service</span> a replica drains and stops <span class='bar create'>+</span> an "
-    "instance is created <span class='bar destroy'>&times;</span> an instance is destroyed. A lane is an instance; numbers "
-    "and hatches are those of the services.</p>"
+    "<span class='bar stop'>■ 1 service</span> a replica drains and stops "
+    "<span class='bar create'>+</span> an instance is created "
+    "<span class='bar destroy'>&times;</span> an instance is destroyed. "
+    "A lane is an instance; numbers and hatches are those of the services.</p>"
 )
 
 
