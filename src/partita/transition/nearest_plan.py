@@ -42,9 +42,9 @@ def nearest_plan(problem: Problem, plan: Plan, current: Deployment) -> Plan:
     """Return a plan as good as this one that leaves more replicas where they are, or this one.
 
     First the counts: an integer program keeps the plan's objective and maximises the instances, per service and
-    size, that run already, with few new ones. Then the GPUs: cuts go onto physical GPUs by assignment, and each keeps the replicas it
-    has as far as the counts ask for them. A plan that this would break a limit of (services per GPU, spread over
-    nodes) is returned as it is.
+    size, that run already, with few new ones. Then the GPUs: cuts go onto physical GPUs by assignment, and each
+    keeps the replicas it has as far as the counts ask for them. A plan that this would break a limit of
+    (services per GPU, spread over nodes) is returned as it is.
     """
     models = [pool.gpu.name for pool in problem.pools]
     if len(set(models)) < len(models) or plan.objective.value <= 0:

@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+from itertools import permutations
+from typing import TYPE_CHECKING
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partita.mig.layout import fault
+from partita.transition.geometry import rules
+from partita.transition.nearest import content, fit, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from partita.transition.nearest import Wanted
+    from partita.transition.transition import Request
+
+    Make = Callable[..., Request]
+
+
+def kept(request: Request, wanted: dict[str, Wanted]) -> int:
+    return sum(
+        1
+        for gpu in request.current.gpus
+        for each in gpu.instances
+        if each.replica and wanted[gpu.id].get(each.placement) == each.replica
+    )
+
+
+@given(seed=st.integers(0, 10**6))
+def test_the_most_replicas_stay_of_all_ways_to_map_gpus(random_request: Make, seed: int) -> None:
+    request = random_request(seed, gpus=(1, 3), model="a30-24gb", services=2)
+    wanted = nearest(request)
+    gpu_rules = rules("a30-24gb", ())
+    there = [gpu for gpu in request.current.gpus if gpu.instances] + list(request.current.gpus)[-3:]
+    contents = [content(gpu) for gpu in request.target.gpus if gpu.instances]
+    most = 0
+    for order in permutations(there, len(contents)):
+        fits = [
+            fit(gpu_rules, gpu, each, {i.placement: i.replica for i in gpu.instances})
+            for gpu, each in zip(order, contents, strict=True)
+        ]
+        most = max(most, sum(found.kept for found in fits if found))
+    assert kept(request, wanted) == most
+
+
+@given(seed=st.integers(0, 10**6))
+def test_what_is_wanted_is_legal_and_complete(random_request: Make, seed: int) -> None:
+    request = random_request(seed, gpus=(1, 5))
+    wanted = nearest(request)
+    models = {gpu.id: gpu.model for gpu in request.current.gpus}
+    for gpu_id, placements in wanted.items():
+        assert fault(rules(models[gpu_id], ()), sorted(placements)) is None
+    found = sorted(
+        sorted((place.profile, str(replica)) for place, replica in each.items())
+        for each in wanted.values()
+        if each
+    )
+    assert found == sorted(
+        sorted((profile, str(replica)) for profile, replica in content(gpu))
+        for gpu in request.target.gpus
+        if gpu.instances
+    )
