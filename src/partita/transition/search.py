@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from partita.transition.steps import Step
     from partita.transition.transition import Request
 
-_EXPANDED = 6_000
-"""States looked at: all there are of two A30s with two services; a few seconds of work."""
+_EXPANDED = 24_000
+"""States looked at, divided by the square of the GPUs in use: all there are of two A30s with two services."""
 
 _Held = frozenset[int]
 _State = tuple[_Held, ...]
@@ -30,13 +30,19 @@ _Move = tuple[int, int, bool]
 """Index of a GPU, an option, and whether it is added."""
 
 
-def search(request: Request, expanded: int = _EXPANDED) -> list[Step] | None:
+def search(request: Request, expanded: int | None = None) -> list[Step] | None:
     """Return steps to the target, one after the other legal and safe, or None if none were found.
 
     Best first through all states of the cluster: a move adds an instance with a replica that either deployment
     knows, or removes one. States that differ only by the order of like GPUs are one. None means that there is
     no way at all if fewer than `expanded` states can be reached.
+
+    Args:
+        request: what is asked.
+        expanded: states looked at; None for what takes a few seconds at most, which for many GPUs is none.
     """
+    if expanded is None:
+        expanded = _EXPANDED // max(2, request.current.used, request.target.used) ** 2
     space = _Space(request)
     origin: dict[_State, tuple[_State, _Move] | None] = {space.key(space.first): None}
     tie = count()
