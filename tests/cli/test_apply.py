@@ -113,12 +113,21 @@ def test_a_no_on_the_terminal_changes_nothing(
 ) -> None:
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
 
-    def no(*_: object, **__: object) -> None:
-        raise typer.Abort
-
-    monkeypatch.setattr(typer, "confirm", no)
+    monkeypatch.setattr(typer, "confirm", lambda *_, **__: False)
     assert partita("apply", day).code == 1
     assert served(partita) == {}
+
+
+def test_ctrl_c_at_the_question_is_an_interruption(
+    partita: Commands, day: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
+
+    def interrupt(*_: object, **__: object) -> None:
+        raise typer.Abort
+
+    monkeypatch.setattr(typer, "confirm", interrupt)
+    assert partita("apply", day).code == 130
 
 
 def test_a_plan_for_gpus_that_are_not_there_is_refused(partita: Commands, day: Path) -> None:
@@ -139,10 +148,13 @@ def test_a_cluster_that_moved_while_it_was_asked_is_refused_with_what_moved(
     partita: Commands, day: Path, night: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     partita("apply", day, "--yes")
+
+    def agree(*_: object, **__: object) -> bool:
+        cluster(partita).kill_replica(gpu(0), Placement(0, "7g.40gb"))
+        return True
+
     monkeypatch.setattr(sys.stdin, "isatty", lambda: True)
-    monkeypatch.setattr(
-        typer, "confirm", lambda *_, **__: cluster(partita).kill_replica(gpu(0), Placement(0, "7g.40gb"))
-    )
+    monkeypatch.setattr(typer, "confirm", agree)
     result = partita("apply", night)
     assert result.code == 5
     assert "node-0/gpu-0: 7g.40gb@0 does not run bert batch 8 any more" in result.err

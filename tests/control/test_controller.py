@@ -27,6 +27,12 @@ def to_night(world: World) -> None:
     world.reach(goal(NIGHT, RATES, DAY.capacity()))
 
 
+def back_and_forth(world: World) -> None:
+    for _ in range(100):
+        to_night(world)
+        world.reach(goal(DAY, old=RATES))
+
+
 def test_an_empty_cluster_is_brought_to_a_plan(world: World) -> None:
     at_day(world)
     progress = world.journal.progress()
@@ -216,17 +222,17 @@ def test_an_instance_half_made_by_a_killed_controller_is_completed_or_cleared(wo
     at_day(world)
 
 
-def test_a_full_disk_stops_before_anything_begins_that_is_not_written_down(world: World, monkeypatch) -> None:
+@pytest.mark.parametrize("pages", range(5))
+def test_a_full_disk_stops_before_anything_begins_that_is_not_written_down(world: World, pages: int) -> None:
     at_day(world)
-    begun = len(world.driver.began)
-
-    def full(*_: object) -> None:
-        raise JournalError("the journal cannot be used: database or disk is full")
-
-    monkeypatch.setattr(world.journal, "intend", full)
+    journal = world.journal._file._db
+    (there,) = journal.execute("PRAGMA page_count").fetchone()
+    journal.execute(f"PRAGMA max_page_count = {there + pages}")
     with pytest.raises(JournalError, match="disk is full"):
-        world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
-    assert len(world.driver.began) == begun
+        back_and_forth(world)
+    assert world.driver.wait() == (), "something is still under way"
+    (written,) = journal.execute("SELECT count(*) FROM actions").fetchone()
+    assert len(world.driver.began) <= written
     world.wake()
     to_night(world)
 

@@ -24,7 +24,7 @@ from partita.cli.options import DryRun, Format, Output, emit, stdout
 from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, make_transitioner
 
 if TYPE_CHECKING:
-    from partita.control.controller import Controller
+    from partita.control.controller import Controller, Reached
     from partita.control.goal import Goal
     from partita.drive.port import Observation
     from partita.plan.plan import Plan
@@ -67,9 +67,9 @@ def apply(
     wanted = read_plan(plan)
     there = simulated_gpus(simulate or ()) or whole_nodes([(gpu.id, gpu.model) for gpu in wanted.gpus])
     opened = rehearsal if dry_run else workplace
-    with opened(Cluster(driver, clock, services), lambda: there) as place, asked_to_stop() as stop:
+    with opened(Cluster(driver, clock, services), lambda: there) as place:
         with lines() as reporter:
-            controller = make_controller(place, make_transitioner(algorithm), reporter, stop)
+            controller = make_controller(place, make_transitioner(algorithm), reporter, lambda: False)
             shown = place.driver.observe()
             _refuse_other(expect, controller, shown)
             goal = _goal(wanted, controller, shown, algorithm=algorithm, extra_gpus=extra_gpus)
@@ -78,11 +78,12 @@ def apply(
             _show(data, output)
             return
         _agree(data, output, yes=yes)
-        with lines() as reporter:
+        with lines() as reporter, asked_to_stop() as stop:
             controller = make_controller(place, make_transitioner(algorithm), reporter, stop)
             _refuse_moved(shown, place.driver.observe())
             controller.wake(shown)
-            _tell(controller, goal, data, output)
+            reached = controller.reach(goal)
+        _tell(reached, data, output)
 
 
 def _refuse_other(expect: str | None, controller: Controller, shown: Observation) -> None:
@@ -140,7 +141,12 @@ def _agree(data: dict[str, Any], output: Format, *, yes: bool) -> None:
         raise InputError(
             "there is no terminal to ask on", where="apply", hint="look with --dry-run, then add --yes"
         )
-    typer.confirm("Go on?", abort=True, err=True)
+    try:
+        agreed = typer.confirm("Go on?", err=True)
+    except typer.Abort:
+        raise KeyboardInterrupt from None  # Ctrl-C at the prompt is an interruption like any other
+    if not agreed:
+        raise typer.Exit(1)
 
 
 def _refuse_moved(shown: Observation, found: Observation) -> None:
@@ -151,8 +157,7 @@ def _refuse_moved(shown: Observation, found: Observation) -> None:
         raise MovedError(changes, hint="nothing was begun; look at the way that it is now, and apply again")
 
 
-def _tell(controller: Controller, goal: Goal, data: dict[str, Any], output: Format) -> None:
-    reached = controller.reach(goal)
+def _tell(reached: Reached, data: dict[str, Any], output: Format) -> None:
     if output is not Format.TABLE:
         took = {"seconds": round(reached.seconds, 3), "actions": reached.actions, "replans": reached.replans}
         emit({**data, "took": took}, output)

@@ -154,12 +154,13 @@ class Keeper:
 
     def _read(self) -> None:
         try:
-            self._workbook = self._source.read()
-            self._rates = self._measured.measured()
+            workbook, rates = self._source.read(), self._measured.measured()
         except (InputError, InfeasibleError) as error:
             if self._workbook is None:
                 raise
             self._tell(f"{error}; going on with what was read before")
+            return
+        self._workbook, self._rates = workbook, rates
 
     def _replan(self, now: float) -> None:
         workbook = self._workbook
