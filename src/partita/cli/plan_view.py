@@ -20,16 +20,22 @@ MOST_GROUPS = 12
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 
 
-def plan_table(plan: Plan) -> RenderableType:
-    """Return what is printed of a plan. It fits itself to the console's width, colour and encoding."""
-    return _PlanView(plan)
+def plan_table(plan: Plan, *, drawn: bool = True) -> RenderableType:
+    """Return what is printed of a plan. It fits itself to the console's width, colour and encoding.
+
+    Args:
+        plan: the plan.
+        drawn: whether its GPUs are drawn, too.
+    """
+    return _PlanView(plan, drawn=drawn)
 
 
 class _PlanView:
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, *, drawn: bool) -> None:
         from partita.plan.overview import gpu_groups, service_overviews  # noqa: PLC0415 -- numpy comes with it
 
         self._plan = plan
+        self._drawn = drawn
         self._groups = gpu_groups(plan)
         self._services = service_overviews(plan, self._groups)
         self._colours = {
@@ -42,16 +48,20 @@ class _PlanView:
         yield ""
         yield self._service_table(marks)
         yield from _left_out(len(self._services) - MOST_SERVICES, "services")
+        if self._drawn:
+            yield from self._gpus(options.max_width, marks)
+        if any(each.estimated for each in self._services):
+            yield ""
+            yield f"{marks.about} marks estimates: nobody has measured these figures."
+
+    def _gpus(self, width: int, marks: Marks) -> RenderResult:
         for group in self._groups[:MOST_GROUPS]:
             yield ""
-            yield from self._group(group, options.max_width, marks)
+            yield from self._group(group, width, marks)
         left = self._groups[MOST_GROUPS:]
         if left:
             yield ""
         yield from _left_out(sum(len(group.ids) for group in left), "GPUs")
-        if any(each.estimated for each in self._services):
-            yield ""
-            yield f"{marks.about} marks estimates: nobody has measured these figures."
 
     def _summary(self) -> Text:
         from rich.text import Text  # noqa: PLC0415 -- rich is slow to import

@@ -1,4 +1,4 @@
-"""What a transition looks like over time, if every action begins as soon as it may."""
+"""What a transition looks like over time: as predicted, every action beginning as soon as it may, or as it went."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from partita.transition.check_instances import Stories
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from partita.transition.transition import Action, Request, Transition
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """An action and when it is predicted to run, in seconds from the beginning."""
+    """An action and when it runs, in seconds from the beginning."""
 
     action: Action
     begin: float
@@ -33,7 +35,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Predicted course of a transition.
+    """Course of a transition.
 
     Attributes:
         bars: the actions by their beginning.
@@ -46,10 +48,19 @@ class Timeline:
     gpus: tuple[Point, ...]
 
 
-def timeline(request: Request, transition: Transition) -> Timeline:
-    """Return the course of a transition that the checker found right."""
+def timeline(request: Request, transition: Transition, ran: Mapping[str, Bar] | None = None) -> Timeline:
+    """Return the course of a transition that the checker found right.
+
+    Args:
+        request: what was asked.
+        transition: the actions.
+        ran: by id, when each action really ran; left out, what is predicted.
+    """
     graph = Graph(transition.actions)
-    bars = [Bar(action, graph.begin[i], graph.end(i)) for i, action in enumerate(transition.actions)]
+    bars = [
+        ran[action.id] if ran else Bar(action, graph.begin[i], graph.end(i))
+        for i, action in enumerate(transition.actions)
+    ]
     changes: dict[str, list[tuple[float, float]]] = {name: [] for name in sorted(request.current.capacity())}
     for bar in bars:
         replica = bar.action.replica
@@ -61,17 +72,17 @@ def timeline(request: Request, transition: Transition) -> Timeline:
     return Timeline(
         bars=tuple(sorted(bars, key=lambda bar: (bar.begin, bar.end))),
         capacity={name: _points(first.get(name, 0.0), found) for name, found in changes.items()},
-        gpus=_in_use(request, graph),
+        gpus=_in_use(request, graph, bars),
     )
 
 
-def _in_use(request: Request, graph: Graph) -> tuple[Point, ...]:
+def _in_use(request: Request, graph: Graph, bars: Sequence[Bar]) -> tuple[Point, ...]:
     found = []
     for use in uses(graph, Stories(request, graph).lifetimes):
         if use.opens:
-            found.append((min(graph.begin[i] for i in use.opens), 1.0))
+            found.append((min(bars[i].begin for i in use.opens), 1.0))
         if use.closes:
-            found.append((max(graph.end(i) for i in use.closes), -1.0))
+            found.append((max(bars[i].end for i in use.closes), -1.0))
     return _points(float(request.current.used), found)
 
 
