@@ -11,31 +11,25 @@ import numpy as np
 from partita.errors import InfeasibleError
 from partita.mig.layout import layout_of
 from partita.plan.exact.counts import Counts
-from partita.plan.exact.program import INFINITY, fleet
 from partita.plan.plan import Instance, Plan, PlannedGpu, ServiceCapacity
-from partita.plan.watch import Watch
-from partita.transition.assignment import Assignment
 from partita.transition.deployment import deployment_of
 from partita.transition.durations import MEASURED
 from partita.transition.nearest import nearest
+from partita.transition.nearest_counts import nearest_counts
+from partita.transition.refill import held, refill
 from partita.transition.transition import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from numpy.typing import NDArray
 
-    from partita.mig.layout import Placement
     from partita.plan.problem import Problem
-    from partita.transition.deployment import DeployedGpu, Deployment
+    from partita.transition.deployment import Deployment
+    from partita.transition.refill import Filled
 
 _SERVICES = 100
 """Up to here counts are chosen anew; beyond, those of the plan stay."""
-
-_SECONDS = 2.0
-
-_FRESH = 0.25
-"""Instances kept that one more new instance is worth avoiding."""
 
 
 def nearest_plan(problem: Problem, plan: Plan, current: Deployment) -> Plan:
@@ -47,14 +41,17 @@ def nearest_plan(problem: Problem, plan: Plan, current: Deployment) -> Plan:
     (services per GPU, spread over nodes) is returned as it is.
     """
     models = [pool.gpu.name for pool in problem.pools]
-    if len(set(models)) < len(models) or plan.objective.value <= 0:
+    if len(set(models)) < len(models):
         return plan
     now = _running(problem, current)
     counts = _counts(problem, plan)
     if len(problem.services) <= _SERVICES:
-        counts = _nearest_counts(problem, plan, now) or counts
-    found = _on_gpus(problem, plan, counts, current)
-    if found is None or _kept(found, current) <= _kept(plan, current):
+        counts = nearest_counts(problem, counts, now) or counts
+    filled = refill(problem, counts, current)
+    if filled is None:
+        return plan
+    found = _plan(problem, plan, filled)
+    if _kept(found, current) <= _kept(plan, current):
         return plan
     return found
 
@@ -73,26 +70,11 @@ def _kept(plan: Plan, current: Deployment) -> int:
     )
 
 
-def _held(problem: Problem, gpu: DeployedGpu) -> Iterator[tuple[int, int, Placement]]:
-    """Yield service, size and placement of the replicas on a GPU that run as the problem would have them."""
-    services = {service.name: s for s, service in enumerate(problem.services)}
-    sizes = {(problem.pools[size.pool].gpu.name, size.profile): k for k, size in enumerate(problem.sizes)}
-    for each in gpu.instances:
-        if each.replica is None or each.fixed:
-            continue
-        s, k = services.get(each.replica.service), sizes.get((gpu.model, each.placement.profile))
-        if s is None or k is None:
-            continue
-        point = problem.services[s].points[k]
-        if point and (point.batch, point.processes) == (each.replica.batch, each.replica.processes):
-            yield s, k, each.placement
-
-
 def _running(problem: Problem, current: Deployment) -> NDArray[np.int64]:
     """Return the replicas of service s on size k, shape (S, K)."""
     now = np.zeros(problem.throughput.shape, dtype=np.int64)
     for gpu in current.gpus:
-        for s, k, _ in _held(problem, gpu):
+        for s, k in held(problem, gpu):
             now[s, k] += 1
     return now
 
@@ -105,139 +87,22 @@ def _counts(problem: Problem, plan: Plan) -> Counts:
     instances = np.zeros(problem.throughput.shape, dtype=np.int64)
     cuts = np.zeros(len(problem.cuts), dtype=np.int64)
     for gpu in plan.gpus:
-        held = np.zeros(len(problem.sizes), dtype=np.int64)
+        here = np.zeros(len(problem.sizes), dtype=np.int64)
         for each in gpu.instances:
             k = sizes[pools[gpu.model], each.placement.profile]
             instances[services[each.service], k] += 1
-            held[k] += 1
-        cuts[int(np.flatnonzero((problem.supply >= held).all(axis=1))[0])] += 1
+            here[k] += 1
+        cuts[int(np.flatnonzero((problem.supply >= here).all(axis=1))[0])] += 1
     return Counts(cuts, instances)
 
 
-def _nearest_counts(problem: Problem, plan: Plan, now: NDArray[np.int64]) -> Counts | None:
-    """Return counts of the same objective that keep the most instances; None if none are found in time."""
-    gpus = fleet(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
-    endless = np.full(len(problem.services), INFINITY)
-    rates = gpus.program.add_rows(np.ones(len(problem.services)), endless)
-    replicas = gpus.program.add_rows(problem.replicas.astype(np.float64), endless)
-    pairs = np.argwhere(problem.throughput > 0)
-    entries = [
-        (
-            np.array([gpus.sizes + k, rates + s, replicas + s], dtype=np.int32),
-            np.array([-1.0, problem.throughput[s, k] / problem.rate[s], 1.0]),
-        )
-        for s, k in pairs
-    ]
-    cost = problem.instance_cost[pairs[:, 0], pairs[:, 1]]
-    most = now[pairs[:, 0], pairs[:, 1]].astype(np.float64)
-    kept = gpus.program.add_columns(cost, most, entries, integer=True)
-    fresh = gpus.program.add_columns(cost, np.full(len(pairs), INFINITY), entries, integer=True)
-    columns = np.arange(gpus.program.width, dtype=np.int32)
-    objective = np.concatenate([problem.cut_cost, cost, cost])
-    gpus.program.hold(columns, -objective, -plan.objective.value * (1 + 1e-9))
-    changed = np.arange(kept, kept + 2 * len(pairs), dtype=np.int32)
-    weights = np.concatenate([np.ones(len(pairs)), np.full(len(pairs), -_FRESH)])
-    solution = gpus.program.maximise(changed, weights, Watch(_SECONDS))
-    if not len(solution.columns):
-        return None
-    chosen = np.rint(solution.columns).astype(np.int64)
-    instances = np.zeros(problem.throughput.shape, dtype=np.int64)
-    instances[pairs[:, 0], pairs[:, 1]] = (
-        chosen[kept : kept + len(pairs)] + chosen[fresh : fresh + len(pairs)]
-    )
-    return Counts(chosen[gpus.cuts : gpus.cuts + len(problem.cuts)], instances)
-
-
-def _on_gpus(problem: Problem, plan: Plan, counts: Counts, current: Deployment) -> Plan | None:
-    """Return the counts on physical GPUs; None if there are too few or a limit would be broken."""
-    rest = counts.instances.copy()
-    filled: list[tuple[DeployedGpu, int, list[tuple[int, int]]]] = []
-    share = np.minimum(1.0, rest / np.maximum(1, _running(problem, current)))
-    for index, pool in enumerate(problem.pools):
-        there = [gpu for gpu in current.gpus if gpu.model == pool.gpu.name]
-        cuts = [p for p, cut in enumerate(problem.cuts) if cut.pool == index for _ in range(counts.cuts[p])]
-        if len(cuts) > len(there):
-            return None
-        filled += _match(problem, there, cuts, share, rest)
-    for gpu, p, content in filled:
-        room = Counter({int(k): int(problem.supply[p, k]) for k in np.flatnonzero(problem.supply[p])})
-        room.subtract(Counter(k for _, k in content))
-        for k, n in room.items():
-            for _ in range(n):
-                service = _next(rest[:, k], {s for s, _ in content})
-                if service is not None:
-                    rest[service, k] -= 1
-                    content.append((service, k))
-        del gpu
-    if rest.any() or not _within_limits(problem, filled):
-        return None
-    return _plan(problem, plan, filled)
-
-
-def _match(
-    problem: Problem,
-    there: list[DeployedGpu],
-    cuts: list[int],
-    share: NDArray[np.float64],
-    rest: NDArray[np.int64],
-) -> list[tuple[DeployedGpu, int, list[tuple[int, int]]]]:
-    """Give each cut a GPU, and let it keep what runs there as far as `rest`, which shrinks, asks for it."""
-    held = [[(s, k) for s, k, _ in _held(problem, gpu)] for gpu in there]
-    worth = np.array([[_worth(problem.supply[p], mine, share) for mine in held] for p in sorted(set(cuts))])
-    rows = {p: worth[row] for row, p in enumerate(sorted(set(cuts)))}
-    if not cuts:
-        return []
-    value = np.array([rows[p] for p in cuts])
-    found = []
-    for row, i in enumerate(Assignment(value).columns()):
-        content: list[tuple[int, int]] = []
-        room = problem.supply[cuts[row]].copy()
-        for s, k in sorted(held[i], key=lambda pair: -share[pair]):
-            if room[k] > 0 and rest[s, k] > 0:
-                room[k] -= 1
-                rest[s, k] -= 1
-                content.append((s, k))
-        found.append((there[i], cuts[row], content))
-    return found
-
-
-def _worth(supply: NDArray[np.int64], held: list[tuple[int, int]], share: NDArray[np.float64]) -> float:
-    room, total = supply.copy(), 0.0
-    for s, k in sorted(held, key=lambda pair: -share[pair]):
-        if room[k] > 0:
-            room[k] -= 1
-            total += share[s, k]
-    return total
-
-
-def _next(rest: NDArray[np.int64], here: set[int]) -> int | None:
-    """Return the service that an instance is best given to: one that is here already, or has the most to place."""
-    mine = [s for s in here if rest[s] > 0]
-    if mine:
-        return max(mine, key=lambda s: (rest[s], -s))
-    best = int(np.argmax(rest))
-    return best if rest[best] > 0 else None
-
-
-def _within_limits(problem: Problem, filled: list[tuple[DeployedGpu, int, list[tuple[int, int]]]]) -> bool:
-    most = problem.max_services_per_gpu
-    nodes: dict[int, set[str]] = {s: set() for s in range(len(problem.services))}
-    for gpu, _, content in filled:
-        services = {s for s, _ in content}
-        if most is not None and len(services) > most:
-            return False
-        for s in services:
-            nodes[s].add(gpu.id.rpartition("/")[0])
-    return all(len(nodes[s]) >= service.spread for s, service in enumerate(problem.services))
-
-
-def _plan(problem: Problem, plan: Plan, filled: list[tuple[DeployedGpu, int, list[tuple[int, int]]]]) -> Plan:
+def _plan(problem: Problem, plan: Plan, filled: list[Filled]) -> Plan:
     capacity: Counter[int] = Counter()
     gpus = []
-    for gpu, p, content in filled:
-        instances = _instances(problem, problem.cuts[p].pool, content)
-        gpus.append(PlannedGpu(gpu.id, gpu.model, instances))
-        for s, k in content:
+    for each in filled:
+        instances = _instances(problem, problem.cuts[each.cut].pool, each.content)
+        gpus.append(PlannedGpu(each.gpu.id, each.gpu.model, instances))
+        for s, k in each.content:
             capacity[s] += problem.throughput[s, k]
     services = tuple(
         ServiceCapacity(service.name, service.asked_rate, float(capacity[s]), service.latency_slo_ms)

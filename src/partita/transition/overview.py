@@ -11,6 +11,7 @@ from partita.transition.check_graph import Graph
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
+    from partita.mig.layout import Placement
     from partita.transition.deployment import DeployedInstance, Deployment
     from partita.transition.transition import Request, Transition
 
@@ -25,9 +26,10 @@ class ServiceChange:
         floor: items/s that it keeps at least.
         least: the fewest items/s of all moments of all orders that the graph allows.
         stay: replicas that stay where they are.
-        move: replicas that end while another of their service starts elsewhere.
-        new: replicas that start beyond that.
+        move: replicas that end while another of their service comes elsewhere.
+        new: replicas that come beyond that.
         end: replicas that end beyond that.
+        stand_in: replicas that start and stop again on the way, to keep the floor meanwhile.
     """
 
     name: str
@@ -39,11 +41,18 @@ class ServiceChange:
     move: int
     new: int
     end: int
+    stand_in: int
 
     @property
     def replicas(self) -> dict[str, int]:
         """How many replicas go through what."""
-        return {"stay": self.stay, "move": self.move, "new": self.new, "end": self.end}
+        return {
+            "stay": self.stay,
+            "move": self.move,
+            "new": self.new,
+            "end": self.end,
+            "stand in": self.stand_in,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +69,32 @@ def service_changes(request: Request, transition: Transition) -> tuple[ServiceCh
     """Return what each service goes through, by name."""
     before, after = request.current.capacity(), transition.target.capacity()
     least = least_capacity(request, Graph(transition.actions))
-    there = _replicas(request.current)
-    started, stopped = (
-        Counter(a.replica.service for a in transition.actions if a.replica and a.kind is kind)
-        for kind in (Kind.START_REPLICA, Kind.STOP_REPLICA)
-    )
-    return tuple(
-        ServiceChange(
-            name,
-            before.get(name, 0.0),
-            after.get(name, 0.0),
-            transition.floors.get(name, 0.0),
-            least.get(name, 0.0),
-            there[name] - stopped[name],
-            move := min(started[name], stopped[name]),
-            started[name] - move,
-            stopped[name] - move,
+    spots, target = _spots(request.current), _spots(transition.target)
+    started = [a for a in transition.actions if a.kind is Kind.START_REPLICA]
+    again = {(a.gpu, a.placement) for a in started}
+    starts = Counter(a.replica.service for a in started if a.replica)
+    changes = []
+    for name in sorted(before.keys() | after.keys()):
+        mine = {spot for spot, service in spots.items() if service == name}
+        theirs = {spot for spot, service in target.items() if service == name}
+        stay = len((mine & theirs) - again)
+        go, come = len(mine) - stay, len(theirs) - stay
+        move = min(go, come)
+        changes.append(
+            ServiceChange(
+                name,
+                before.get(name, 0.0),
+                after.get(name, 0.0),
+                transition.floors.get(name, 0.0),
+                least.get(name, 0.0),
+                stay,
+                move,
+                new=come - move,
+                end=go - move,
+                stand_in=starts[name] - come,
+            )
         )
-        for name in sorted(before.keys() | after.keys())
-    )
+    return tuple(changes)
 
 
 def gpu_changes(current: Deployment, target: Deployment) -> list[GpuGroupChange]:
@@ -98,5 +114,11 @@ def gpu_changes(current: Deployment, target: Deployment) -> list[GpuGroupChange]
     return list(groups.values())
 
 
-def _replicas(deployment: Deployment) -> Counter[str]:
-    return Counter(each.replica.service for gpu in deployment.gpus for each in gpu.instances if each.replica)
+def _spots(deployment: Deployment) -> dict[tuple[str, Placement], str]:
+    """Return which service has a replica where."""
+    return {
+        (gpu.id, each.placement): each.replica.service
+        for gpu in deployment.gpus
+        for each in gpu.instances
+        if each.replica
+    }
