@@ -1,0 +1,40 @@
+"""What a transition is summed up as adds up."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from partita.transition.overview import service_changes
+from partita.transition.shortest import Shortest
+from partita.transition.transition import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from partita.transition.deployment import Deployment
+    from partita.transition.transition import Request
+
+
+def replicas(deployment: Deployment) -> Counter[str]:
+    return Counter(i.replica.service for gpu in deployment.gpus for i in gpu.instances if i.replica)
+
+
+@given(seed=st.integers(0, 10**6))
+@settings(max_examples=20)
+def test_replicas_that_stay_move_come_end_and_stand_in_add_up(
+    random_request: Callable[..., Request], seed: int
+) -> None:
+    request = random_request(seed)
+    way = Shortest(tries=4).transition(request)
+    now, then = replicas(request.current), replicas(way.target)
+    starts = Counter(a.replica.service for a in way.actions if a.replica and a.kind is Kind.START_REPLICA)
+    for each in service_changes(request, way):
+        assert min(each.replicas.values()) >= 0
+        assert each.stay + each.move + each.end == now[each.name]
+        assert each.stay + each.move + each.new == then[each.name]
+        assert each.move + each.new + each.stand_in == starts[each.name]
+        assert each.least >= each.floor - 1e-6
