@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from partita.transition.deployment import Replica
-    from partita.transition.nearest import Wanted
+    from partita.transition.fit import Wanted
     from partita.transition.steps import Step
     from partita.transition.transition import Request
 

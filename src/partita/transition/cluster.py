@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from partita.mig.layout import Placement
-    from partita.transition.nearest import Wanted
+    from partita.transition.fit import Wanted
     from partita.transition.steps import Step
     from partita.transition.transition import Request
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
 from partita.transition.board import Board, NoSpotError
+from partita.transition.fit import content, fit
 from partita.transition.geometry import rules
-from partita.transition.nearest import content, fit, nearest
+from partita.transition.nearest import nearest
 from partita.transition.relax import relax
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from partita.transition.board import Spot
     from partita.transition.deployment import DeployedGpu, Deployment, Replica
-    from partita.transition.nearest import Content, Fit
+    from partita.transition.fit import Content, Fit
     from partita.transition.transition import Request, Transition
 
 _Kind = tuple[str, str, "Replica"]  # model of GPU, profile, replica

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from partita.mig.layout import Placement
     from partita.transition.deployment import Replica
-    from partita.transition.nearest import Wanted
+    from partita.transition.fit import Wanted
     from partita.transition.transition import Request
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Mapping
 
+    from partita.transition.fit import Wanted
     from partita.transition.items import New, Old
-    from partita.transition.nearest import Wanted
     from partita.transition.steps import Step
     from partita.transition.transition import Request
 

@@ -15,7 +15,7 @@ from partita.transition.search import search
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from partita.transition.nearest import Wanted
+    from partita.transition.fit import Wanted
     from partita.transition.transition import Request, Transition
 
 _NAME = "shortest"
