@@ -17,6 +17,7 @@ from partita.cli.drivers import (
     DriverOption,
     ServicesFile,
     Simulate,
+    refuse_unrunnable,
     simulated_gpus,
     whole_nodes,
 )
@@ -65,9 +66,11 @@ def apply(
     from partita.plan.document import read_plan  # noqa: PLC0415
 
     wanted = read_plan(plan)
+    cluster = Cluster(driver, clock, services)
+    refuse_unrunnable(cluster, (service.name for service in wanted.services))
     there = simulated_gpus(simulate or ()) or whole_nodes([(gpu.id, gpu.model) for gpu in wanted.gpus])
     opened = rehearsal if dry_run else workplace
-    with opened(Cluster(driver, clock, services), lambda: there) as place:
+    with opened(cluster, lambda: there) as place:
         with lines() as reporter:
             controller = make_controller(place, make_transitioner(algorithm), reporter, lambda: False)
             shown = place.driver.observe()

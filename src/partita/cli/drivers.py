@@ -15,7 +15,7 @@ import typer
 from partita.cli.options import stderr
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from partita.drive.nvml import NvmlDriver
     from partita.drive.port import Driver
@@ -88,6 +88,27 @@ class Cluster:
     def exists(self, folder: Path) -> bool:
         """Say whether it is there; the GPUs of this host always are."""
         return self.driver is DriverName.NVML or (folder / CLUSTER_FILE).exists()
+
+
+def refuse_unrunnable(cluster: Cluster, services: Iterable[str]) -> None:
+    """Refuse services that nothing says how to run on real GPUs.
+
+    Raises:
+        InputError: there are any.
+    """
+    if cluster.driver is not DriverName.NVML:
+        return
+    from partita.cli.services import read_services  # noqa: PLC0415 -- only for real GPUs
+    from partita.errors import InputError  # noqa: PLC0415
+
+    known = read_services(cluster.services) if cluster.services else {}
+    if missing := sorted(set(services) - known.keys()):
+        more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+        raise InputError(
+            f"nothing says how {', '.join(missing[:5])}{more} is run",
+            where=str(cluster.services or "--services"),
+            hint='write {services: [{name: resnet50, command: [serve, --port, "{port}"], ready: port}]} to a file',
+        )
 
 
 @contextmanager

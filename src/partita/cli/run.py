@@ -17,6 +17,7 @@ from partita.cli.drivers import (
     ServicesFile,
     Simulate,
     named,
+    refuse_unrunnable,
     simulated_gpus,
     whole_nodes,
 )
@@ -93,9 +94,9 @@ def run(
     with asked_to_stop() as stop, lines() as reporter:
         source = Source(workload, Planning(time_limit, seed, stop))
         first = source.read()  # a fault in it is told before anything is opened
-        with workplace(
-            Cluster(driver, lives_by, services), lambda: simulated_gpus(simulate or ()) or _gpus_of(first)
-        ) as place:
+        cluster = Cluster(driver, lives_by, services)
+        refuse_unrunnable(cluster, first.rates)
+        with workplace(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first)) as place:
             controller = make_controller(place, make_transitioner(algorithm), reporter, stop)
             measured = RatesFile(rates or state_folder() / FILE)
             keeper = Keeper(
