@@ -1,0 +1,1 @@
+"""Jobs: which runs where and when, how much memory they will need, and what follows out-of-memory (pure)."""

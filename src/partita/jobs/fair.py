@@ -1,0 +1,67 @@
+"""Priorities, fair shares between users, and no starvation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.jobs.board import Board
+from partita.jobs.reserve import reserve, start_beside
+
+if TYPE_CHECKING:
+    from partita.jobs.discipline import Start, State
+    from partita.jobs.job import Job
+
+
+@dataclass(frozen=True, slots=True)
+class Fair:
+    """`fair`: by priority, then the user who has had the least, then arrival; tightest slices; smaller jobs backfill.
+
+    A job that has waited for `patience` seconds is aged. Aged jobs go first, by arrival, whatever their priority,
+    and the first of them that does not fit reserves its slice: nothing starts that would delay it.
+
+    Attributes:
+        patience: seconds.
+    """
+
+    patience: float = 4 * 3600.0
+
+    def decide(self, state: State) -> tuple[Start, ...]:
+        """Return the jobs that fit, in that order."""
+        board, had = Board(state), self._had(state)
+        left = list(state.waiting)
+        kept = None
+        while left:
+            job = min(left, key=lambda each: self._rank(state, had, each))
+            left.remove(job)
+            profile = job.tightest
+            if kept is not None:
+                after = start_beside(board, job, profile, kept)
+                started, kept = after is not None, after or kept
+            else:
+                started = board.try_start(job, profile)
+                if not started and self._aged(state, job):
+                    kept = reserve(state, board, job, profile)
+            if started:
+                had[job.user] = had.get(job.user, 0.0) + self._takes(state, job, job.seconds[profile])
+        return tuple(board.starts)
+
+    def _had(self, state: State) -> dict[str, float]:
+        """Return the GPU seconds of each user, those that their running jobs will still take included."""
+        had = dict(state.used)
+        for running in state.running:
+            job = running.job
+            had[job.user] = had.get(job.user, 0.0) + self._takes(state, job, running.until - state.now)
+        return had
+
+    def _takes(self, state: State, job: Job, seconds: float) -> float:
+        gpu = state.gpus[0].gpu
+        return max(seconds, 0.0) * gpu.profile(job.tightest).compute / gpu.compute_slices
+
+    def _aged(self, state: State, job: Job) -> bool:
+        return state.now - job.arrival >= self.patience
+
+    def _rank(self, state: State, had: dict[str, float], job: Job) -> tuple[bool, int, float, float, int]:
+        if self._aged(state, job):
+            return (False, 0, 0.0, job.arrival, job.id)
+        return (True, -job.priority, had.get(job.user, 0.0), job.arrival, job.id)

@@ -1,0 +1,189 @@
+"""The partition manager: a state machine over the placement sets of one GPU.
+
+A state is what stands on the GPU and which of it is in use. The edges are the start of a job on a profile, with
+the fission or fusion of idle instances that this needs, and the end of a job. Instances in use are never touched.
+Formulas: MIGM (arXiv 2508.18556), partition manager.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError
+from partita.mig.layout import Layout, Placement, fault, legal_layouts
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from partita.mig.gpu import GpuModel
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """How an instance comes to be in use.
+
+    Attributes:
+        placement: the instance.
+        destroy: idle instances that go first: one larger is fission, several neighbours are fusion.
+        create: whether it has to be created, or stands idle already.
+    """
+
+    placement: Placement
+    destroy: tuple[Placement, ...] = ()
+    create: bool = True
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One GPU: the instances that stand, and those of them in use.
+
+    Attributes:
+        layout: what stands.
+        busy: what is in use; the rest is idle.
+    """
+
+    layout: Layout
+    busy: frozenset[Placement] = frozenset()
+    _edges: dict[str, tuple[Change, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _states: dict[tuple[Layout, frozenset[Placement]], Partition] = field(
+        default_factory=dict, compare=False, repr=False
+    )
+
+    def __post_init__(self) -> None:
+        if not self.busy <= set(self.layout.placements):
+            raise InputError("an instance in use does not stand", where=self.layout.gpu.name)
+
+    @property
+    def gpu(self) -> GpuModel:
+        """The model of the GPU."""
+        return self.layout.gpu
+
+    @cached_property
+    def used(self) -> int:
+        """Compute slices in use."""
+        return _compute(self.gpu, self.busy)
+
+    @property
+    def idle(self) -> tuple[Placement, ...]:
+        """Instances that stand and are not in use."""
+        return tuple(p for p in self.layout if p not in self.busy)
+
+    def changes(self, profile: str) -> tuple[Change, ...]:
+        """Return every way to put an instance of a profile to use, the best first.
+
+        One that stands idle comes before one that only has to be created, and that before those for which idle
+        instances have to go, the fewest compute slices of them first. Among equals the one that keeps the most
+        maximal layouts reachable, then the last start.
+
+        Raises:
+            InputError: this GPU has no such profile.
+        """
+        found = self._edges.get(profile)
+        if found is None:
+            found = self._edges[profile] = tuple(sorted(self._ways(profile), key=self._preference))
+        return found
+
+    def change(self, profile: str) -> Change | None:
+        """Return the best way to put an instance of a profile to use; None if there is none now."""
+        ways = self.changes(profile)
+        return ways[0] if ways else None
+
+    def start(self, change: Change) -> Partition:
+        """Return the GPU after a change, with the instance in use.
+
+        Raises:
+            InputError: it touches an instance in use, or does not fit.
+        """
+        if change.placement in self.busy or not self.busy.isdisjoint(change.destroy):
+            raise InputError(f"{change.placement}: an instance in use would be touched", where=self.gpu.name)
+        standing = set(self.layout.placements)
+        if change.create == (change.placement in standing) or not standing.issuperset(change.destroy):
+            raise InputError(f"{change.placement}: the GPU has changed since", where=self.gpu.name)
+        return self._state(
+            (standing - set(change.destroy)) | {change.placement}, self.busy | {change.placement}
+        )
+
+    def end(self, placement: Placement) -> Partition:
+        """Return the GPU after the job on an instance has ended: the instance stands idle.
+
+        Raises:
+            InputError: it is not in use.
+        """
+        if placement not in self.busy:
+            raise InputError(f"{placement} is not in use", where=self.gpu.name)
+        return self._state(self.layout.placements, self.busy - {placement})
+
+    def _state(self, standing: Iterable[Placement], busy: frozenset[Placement]) -> Partition:
+        key = (_layout(self.gpu, frozenset(standing)), busy)
+        found = self._states.get(key)
+        if found is None:
+            found = self._states[key] = Partition(*key, _states=self._states)
+        return found
+
+    def _ways(self, profile: str) -> list[Change]:
+        ways = []
+        for start in self.gpu.profile(profile).starts:
+            placement = Placement(start, profile)
+            if placement in self.busy:
+                continue
+            if placement in self.layout:
+                ways.append(Change(placement, create=False))
+            elif fault(self.gpu, (*self.busy, placement)) is None:
+                ways.append(Change(placement, self._in_the_way(placement)))
+        return ways
+
+    def _in_the_way(self, placement: Placement) -> tuple[Placement, ...]:
+        """Return the idle instances of least loss without which the placement is legal."""
+        subsets = (lost for n in range(len(self.idle) + 1) for lost in combinations(self.idle, n))
+        for lost in sorted(subsets, key=lambda lost: (_compute(self.gpu, lost), len(lost))):
+            if fault(self.gpu, (*(p for p in self.layout if p not in lost), placement)) is None:
+                return lost
+        raise AssertionError("a placement that is legal beside what is in use is so without all that is idle")
+
+    def _preference(self, change: Change) -> tuple[bool, int, int, int]:
+        after = _layout(self.gpu, self.busy | {change.placement})
+        loss = _compute(self.gpu, change.destroy)
+        return (change.create, loss, -reachable(after), -change.placement.start)
+
+
+def empty(gpu: GpuModel) -> Partition:
+    """Return a GPU on which nothing stands."""
+    return Partition(Layout(gpu))
+
+
+def fragmentation(partition: Partition, asked: Iterable[str]) -> float:
+    """Return the share of the free compute slices that instances of the profiles asked for cannot use.
+
+    Free is what is not in use: idle instances can be destroyed. 0.0 on a GPU that is wholly in use.
+
+    Raises:
+        InputError: a profile that the GPU does not have.
+    """
+    gpu, wanted = partition.gpu, {partition.gpu.profile(name).name for name in asked}
+    used = partition.used
+    if used == gpu.compute_slices:
+        return 0.0
+    usable = max(
+        layout.compute - used
+        for layout in legal_layouts(gpu)
+        if partition.busy <= set(layout) and all(p.profile in wanted for p in layout if p not in partition.busy)
+    )
+    return 1.0 - usable / (gpu.compute_slices - used)
+
+
+@lru_cache(maxsize=65536)
+def reachable(layout: Layout) -> int:
+    """Return how many maximal layouts contain this one."""
+    return len(layout.reachable())
+
+
+@lru_cache(maxsize=65536)
+def _layout(gpu: GpuModel, placements: frozenset[Placement]) -> Layout:
+    return Layout(gpu, tuple(placements))
+
+
+def _compute(gpu: GpuModel, placements: Iterable[Placement]) -> int:
+    return sum(gpu.profile(p.profile).compute for p in placements)
