@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -85,7 +86,8 @@ class Lines:
         self._console = stderr()
         self._status = status
         self._under_way = 0
-        self._progress = ""
+        self._done, self._total = 0, 0
+        self._since = time.monotonic()
 
     def began(self, action: Action) -> None:
         """Count an action."""
@@ -96,7 +98,7 @@ class Lines:
     def ended(self, ended: Ended, done: int, total: int) -> None:
         """Tell how an action ended."""
         self._under_way -= 1
-        self._progress = f"{done}/{total}"
+        self._done, self._total = done, total
         text = f"{done}/{total}  {told(ended.action)}"
         if ended.error is not None:
             self._print(f"{text}: {ended.error.what}")
@@ -113,7 +115,15 @@ class Lines:
 
     def _show(self) -> None:
         if self._status is not None:
-            self._status.update(f"{self._progress} done, {self._under_way} under way")
+            self._status.update(f"{self._done}/{self._total} done, {self._under_way} under way{self._left()}")
+
+    def _left(self) -> str:
+        """Say how long the rest takes if it goes on as it went."""
+        if not 0 < self._done < self._total:
+            return ""
+        return (
+            f", about {(time.monotonic() - self._since) / self._done * (self._total - self._done):.0f} s left"
+        )
 
     def _print(self, text: str) -> None:
         self._console.print(text, markup=False, soft_wrap=True)

@@ -90,8 +90,8 @@ def apply(
 
 
 def _refuse_other(expect: str | None, controller: Controller, shown: Observation) -> None:
-    from partita.control.controller import MovedError  # noqa: PLC0415
     from partita.control.snapshot import moved, snapshot  # noqa: PLC0415
+    from partita.control.stops import MovedError  # noqa: PLC0415
 
     now = snapshot(shown)
     if expect is None or now.fingerprint == expect:
@@ -153,8 +153,8 @@ def _agree(data: dict[str, Any], output: Format, *, yes: bool) -> None:
 
 
 def _refuse_moved(shown: Observation, found: Observation) -> None:
-    from partita.control.controller import MovedError  # noqa: PLC0415
     from partita.control.snapshot import moved, snapshot  # noqa: PLC0415
+    from partita.control.stops import MovedError  # noqa: PLC0415
 
     if changes := moved(snapshot(shown), snapshot(found)):
         raise MovedError(changes, hint="nothing was begun; look at the way that it is now, and apply again")

@@ -109,7 +109,7 @@ def run(
 
 
 def _loop(keeper: Keeper, stop: Stop, poll: float) -> None:
-    from partita.control.controller import StopRequestedError  # noqa: PLC0415 -- only where it acts
+    from partita.control.stops import StopRequestedError  # noqa: PLC0415 -- only where it acts
 
     try:
         while not stop():

@@ -13,7 +13,7 @@ from partita.cli.options import Format, Output, emit, stdout
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from partita.cli.status_view import Status
+    from partita.cli.status_data import Status
 
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")]
 Every = Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks of --watch.")]
@@ -37,7 +37,8 @@ def status(
 
     Changes nothing, and may be asked while a controller acts.
     """
-    from partita.cli.status_view import status_data, status_table  # noqa: PLC0415 -- slow to import
+    from partita.cli.status_data import status_data  # noqa: PLC0415 -- slow to import
+    from partita.cli.status_view import status_table  # noqa: PLC0415
 
     with _looking(driver) as look:
         if not watch:
@@ -75,7 +76,7 @@ def _live(view: Callable[[], Any], every: float) -> None:
 @contextmanager
 def _looking(driver: DriverName) -> Iterator[Callable[[int], Status]]:
     """Yield a function that looks at the cluster, its journal and its controller."""
-    from partita.cli.status_view import Status  # noqa: PLC0415 -- slow to import
+    from partita.cli.status_data import Status  # noqa: PLC0415 -- slow to import
     from partita.control.journal import FILE, Journal  # noqa: PLC0415
     from partita.control.lock import holder  # noqa: PLC0415
     from partita.drive.state import state_path  # noqa: PLC0415

@@ -1,12 +1,11 @@
-"""A cluster on the terminal and as data."""
+"""A cluster on the terminal."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from partita.cli.mosaic import ASCII, UNICODE, mosaic_rows, mosaic_texts
-from partita.control.observed import deployed, serving
+from partita.cli.status_data import services, state_of
 from partita.control.snapshot import snapshot
 
 if TYPE_CHECKING:
@@ -14,94 +13,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from partita.cli.mosaic import Marks
-    from partita.control.journal import Entry, Progress
-    from partita.control.lock import Controller
-    from partita.drive.port import Observation, ObservedGpu, ObservedInstance
+    from partita.cli.status_data import Status
+    from partita.drive.port import ObservedGpu, ObservedInstance
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _MOST_GPUS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """A cluster, the goal that its controller is at, who that is, and the newest entries of the journal."""
-
-    observation: Observation
-    progress: Progress | None
-    controller: Controller | None
-    tail: tuple[Entry, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ServiceStatus:
-    """Capacity that is ready, the floor that is kept now and the rate that is wanted, in items/s."""
-
-    name: str
-    capacity: float
-    floor: float
-    required: float
-
-
-def services(status: Status) -> list[ServiceStatus]:
-    """Return all services that run or are wanted."""
-    capacity = deployed(status.observation).capacity()
-    goal = status.progress.goal if status.progress else None
-    wanted = dict(goal.new_rates) if goal else {}
-    reached = status.progress is not None and status.progress.state == "reached"
-    floor = wanted if reached else goal.guaranteed if goal else {}
-    return [
-        ServiceStatus(name, capacity.get(name, 0.0), floor.get(name, 0.0), wanted.get(name, 0.0))
-        for name in sorted(capacity.keys() | wanted.keys())
-    ]
-
-
-def status_data(status: Status) -> dict[str, Any]:
-    """Return a status as plain data."""
-    progress = status.progress
-    return {
-        "state": snapshot(status.observation).fingerprint,
-        "controller": asdict(status.controller) if status.controller else None,
-        "goal": None
-        if progress is None
-        else {
-            "state": progress.state.value,
-            "command": progress.command,
-            "actions_done": progress.done,
-            "actions": progress.actions,
-            "replans": progress.replans,
-        },
-        "services": [asdict(each) for each in services(status)],
-        "gpus": [_gpu_data(gpu) for gpu in status.observation.gpus],
-        "journal": [asdict(entry) for entry in status.tail],
-    }
-
-
-def _gpu_data(gpu: ObservedGpu) -> dict[str, Any]:
-    return {
-        "id": gpu.id,
-        "uuid": gpu.uuid,
-        "model": gpu.model,
-        "mig": gpu.mig,
-        "lost": gpu.lost,
-        "instances": [
-            {
-                "profile": each.placement.profile,
-                "start": each.placement.start,
-                "mig_uuid": each.identity.mig_uuid,
-                "ours": each.ours,
-                "busy": each.busy,
-                "service": each.replica.replica.service if each.replica else None,
-                "state": _state(each),
-            }
-            for each in gpu.instances
-        ],
-    }
-
-
-def _state(instance: ObservedInstance) -> str:
-    if instance.replica is None:
-        return "busy" if instance.busy else "idle" if instance.complete else "incomplete"
-    return "draining" if instance.replica.draining else "ready" if serving(instance) else "starting"
 
 
 def status_table(status: Status) -> StatusView:
@@ -200,7 +116,7 @@ class StatusView:
 
 
 def _label(instance: ObservedInstance) -> str:
-    state = _state(instance)
+    state = state_of(instance)
     if instance.replica is None:
         return "someone else's" if not instance.ours else state
     service = instance.replica.replica.service

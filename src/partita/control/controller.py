@@ -9,13 +9,14 @@ from partita.control.carry_out import carry_out
 from partita.control.journal import JournalError, State
 from partita.control.observed import deployed
 from partita.control.snapshot import moved, snapshot
+from partita.control.stops import StoppedError, StopRequestedError
 from partita.drive.port import DriveError
-from partita.errors import SHOWN, PartitaError
+from partita.errors import PartitaError
 from partita.transition.check import check_transition
 from partita.transition.transition import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from partita.control.carry_out import Hands, Outcome
     from partita.control.goal import Goal
@@ -23,27 +24,6 @@ if TYPE_CHECKING:
     from partita.drive.port import Observation
     from partita.transition.deployment import Deployment
     from partita.transition.transition import Durations, Transition, Transitioner
-
-
-class StoppedError(PartitaError):
-    """The goal was not reached; what runs is safe, and nothing is under way."""
-
-
-class StopRequestedError(PartitaError):
-    """Asked to stop on the way; what runs is safe, and nothing is under way (exit code 130)."""
-
-    exit_code = 130
-
-
-class MovedError(PartitaError):
-    """The cluster is not the one that was shown (exit code 5)."""
-
-    exit_code = 5
-
-    def __init__(self, changes: Sequence[str], *, hint: str | None = None) -> None:
-        shown = "\n  ".join(changes[:SHOWN]) or "nobody wrote down how it was then"
-        more = f"\n  and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
-        super().__init__(f"the cluster has moved since:\n  {shown}{more}", hint=hint)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from partita.control.controller import StopRequestedError, standing_rates
+from partita.control.controller import standing_rates
 from partita.control.goal import goal_for
 from partita.control.journal import JournalError
 from partita.control.observed import deployed
 from partita.control.replanning import Planned, judge, wanted_rates
 from partita.control.snapshot import snapshot
+from partita.control.stops import StopRequestedError
 from partita.errors import InfeasibleError, InputError, PartitaError
 
 if TYPE_CHECKING:
@@ -20,55 +21,9 @@ if TYPE_CHECKING:
     from partita.control.controller import Controller, Reached
     from partita.control.rates import Rates
     from partita.control.replanning import Holding
+    from partita.control.source import Source, Workbook
     from partita.plan.plan import Plan
     from partita.transition.deployment import Deployment
-
-
-class Workbook(Protocol):
-    """The workload as it is written now, and how to plan it."""
-
-    @property
-    def document(self) -> str:
-        """Fingerprint of the text and of the tables that it names."""
-        ...
-
-    @property
-    def rates(self) -> Mapping[str, float]:
-        """Items/s of each service, as written."""
-        ...
-
-    @property
-    def forbid(self) -> tuple[str, ...]:
-        """Combinations of instances that must not stand together."""
-        ...
-
-    def plan(self, rates: Mapping[str, float], gpus: Mapping[str, int], current: Deployment) -> Plan:
-        """Return the plan with the fewest GPUs, of those the one nearest to what runs.
-
-        Where they do not suffice, the plan that meets the most services by priority.
-
-        Args:
-            rates: items/s to plan each service for.
-            gpus: how many GPUs of each model may be used.
-            current: what runs.
-
-        Raises:
-            InfeasibleError: there is no plan at all.
-        """
-        ...
-
-
-class Source(Protocol):
-    """Where the workload is read from."""
-
-    def read(self) -> Workbook:
-        """Return the workload as it is now.
-
-        Raises:
-            InputError: it cannot be read.
-            InfeasibleError: a service can run nowhere.
-        """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
