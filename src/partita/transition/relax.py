@@ -132,10 +132,10 @@ class _Relaxation:
         self._steps = steps
         self._after = after
         self._one_per_gpu = one_per_gpu
-        floors = request.floors
+        self._floors = request.floors
         self._spare: dict[str, Spare] = defaultdict(lambda: Spare(0.0))
         for name, capacity in request.current.capacity().items():
-            self._spare[name] = Spare(max(0.0, capacity - floors.get(name, 0.0)))
+            self._spare[name] = Spare(max(0.0, capacity - self._floors.get(name, 0.0)))
         self._gpus = {
             gpu.id: _Gpu(gpu.model, {each.placement for each in gpu.instances})
             for gpu in request.current.gpus
@@ -220,7 +220,7 @@ class _Relaxation:
     def _replaced(self, step: Step, waits: set[int]) -> set[int]:
         """Return the starts that keep a service's floor when a replica of it stops."""
         replica = step.replica
-        if replica is None or replica.service not in self._request.floors:
+        if replica is None or replica.service not in self._floors:
             return set()
         known = 0
         for w in waits:
