@@ -1,0 +1,113 @@
+"""The fluid model: queries as a flow that divides at will. It bounds every router, and prices the sizes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.plan.exact.program import INFINITY, Program
+from partita.plan.watch import Watch
+from partita.serve.cut import ServingCut
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from partita.serve.problem import ServingProblem
+
+
+_LEAST_PRICE = 1e-3
+_WATCH = Watch()  # these programs take milliseconds
+
+
+@dataclass(frozen=True, slots=True)
+class Fluid:
+    """Optimum of the fluid model.
+
+    Attributes:
+        rate: most queries per second.
+        price: what a second of one instance of size k adds to `rate`, shape (K,).
+    """
+
+    rate: float
+    price: NDArray[np.float64]
+
+
+def fluid_rate(
+    problem: ServingProblem, counts: NDArray[np.int64], *, served: float, margin: float = 1.0
+) -> Fluid:
+    """Return the largest rate that instances in these counts can serve if queries divide at will.
+
+    Maximise lambda over flows x[b, k] >= 0 with sum_k x[b, k] <= lambda share[b], sum x >= served lambda and
+    sum_b x[b, k] latency[k, b] <= counts[k]. No router answers that share of a larger rate in time in the long run.
+
+    Args:
+        problem: latencies, shares and the deadline.
+        counts: instances of each size, shape (K,).
+        served: share of the queries that must be answered in time.
+        margin: flow of a batch size to a size only where the latency is within this part of the deadline.
+    """
+    program, _ = _flows(problem, served, margin, counts.astype(np.float64))
+    found = program.solve(_WATCH)
+    sizes = len(problem.profiles)
+    return Fluid(-found.value, np.maximum(0.0, -found.duals[:sizes]))
+
+
+def fluid_cut(
+    problem: ServingProblem, *, served: float, margin: float = 1.0, seconds: float = 5.0
+) -> tuple[ServingCut, float]:
+    """Return the cut of largest fluid rate, and an upper bound of the fluid rate of every cut.
+
+    Args:
+        problem: what to serve, on how many GPUs.
+        served: as for `fluid_rate`.
+        margin: as for `fluid_rate`; the bound is one of all routers only at 1.
+        seconds: most seconds for the integer program.
+    """
+    sizes, multisets = len(problem.profiles), problem.multisets
+    program, rows = _flows(problem, served, margin, np.zeros(sizes))
+    gpus = program.add_rows(np.array([-INFINITY]), np.array([float(problem.gpus)]))
+    entries = [
+        (np.append(rows, gpus).astype(np.int32), np.append(-np.array(each, dtype=np.float64), 1.0))
+        for each in multisets
+    ]
+    none, limit = np.zeros(len(multisets)), np.full(len(multisets), float(problem.gpus))
+    first = program.add_columns(none, limit, entries, integer=True)
+    found = program.solve(Watch(time_limit=seconds))
+    numbers = np.rint(found.columns[first:]).astype(int)
+    chosen = [each for each, n in zip(multisets, numbers, strict=True) for _ in range(n)]
+    spare = [multisets[-1]] * (problem.gpus - len(chosen))  # it needs fewer GPUs: the bound of rate is 0
+    return ServingCut.of([*chosen, *spare]), -found.bound
+
+
+def _flows(
+    problem: ServingProblem, served: float, margin: float, capacity: NDArray[np.float64]
+) -> tuple[Program, NDArray[np.int64]]:
+    """Start a program: first a row per size, then one per batch size and the served share; lambda is column 0."""
+    latency = np.where(problem.latency <= margin * problem.deadline, problem.latency, np.inf)
+    sizes, batches = latency.shape
+    program = Program()
+    first = program.add_rows(np.full(sizes, -INFINITY), capacity)
+    each = program.add_rows(np.full(batches, -INFINITY), np.zeros(batches))
+    total = program.add_rows(np.zeros(1), np.array([INFINITY]))
+    asked = np.append(np.arange(each, each + batches), total).astype(np.int32)
+    entry = (asked, np.append(-problem.share, -served))
+    program.add_columns(np.array([-1.0]), np.array([INFINITY]), [entry])
+    ks, bs = np.nonzero(np.isfinite(latency))
+    flows = [
+        (np.array([first + k, each + b, total], dtype=np.int32), np.array([latency[k, b], 1.0, 1.0]))
+        for k, b in zip(ks, bs, strict=True)
+    ]
+    program.add_columns(np.zeros(len(flows)), np.full(len(flows), INFINITY), flows)
+    return program, np.arange(first, first + sizes)
+
+
+def second_prices(problem: ServingProblem, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return what a second of each size is worth, relative to the dearest, at least a thousandth; shape (K,).
+
+    A size with time to spare has a dual of zero; the small price keeps the order by latency among such sizes.
+    """
+    price = fluid_rate(problem, counts, served=problem.quantile).price
+    dearest = price.max()
+    return np.maximum(price / dearest, _LEAST_PRICE) if dearest > 0 else np.ones(len(price))
