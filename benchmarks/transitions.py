@@ -6,7 +6,8 @@ import json
 import random
 import time
 from collections import Counter
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import geometric_mean, mean
 from typing import TYPE_CHECKING
@@ -45,68 +46,64 @@ def run(*, quick: bool) -> str:
     return "## Transitions\n\n" + "\n".join([*parts, _zero_extra(40 if quick else 300)])
 
 
-@dataclass
-class _Tally:
-    """Sums over pairs for one rival of `shortest`."""
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """The figures of one transition."""
 
-    faults: int = 0
-    more_moved: int = 0
-    longer: int = 0
-    more_gpus: int = 0
-    ratios: list[float] = field(default_factory=list)
-    moved: int = 0
-    extra: int = 0
-    actions: int = 0
-    seconds: float = 0.0
+    faults: bool
+    moved: int
+    actions: int
+    makespan: float
+    extra: int
 
-    def add(self, request: Request, found: Transition, own: Transition | None = None) -> None:
-        self.faults += bool(check_transition(request, found))
-        self.moved += found.moved
-        self.extra += found.peak_gpus - _base(request)
-        self.actions += len(found.actions)
-        self.seconds += found.makespan
-        if own is not None:
-            self.more_moved += own.moved > found.moved
-            self.longer += own.makespan > found.makespan + 1e-6
-            self.more_gpus += own.peak_gpus > found.peak_gpus
-            if own.makespan > 0:
-                self.ratios.append(found.makespan / own.makespan)
-
-    def row(self, name: str, n: int) -> list[object]:
-        ratio: list[object] = (
-            [mean(self.ratios), geometric_mean(self.ratios), self.more_moved, self.longer, self.more_gpus]
-            if self.ratios
-            else [""] * 5
-        )
-        averages = [self.moved / n, self.actions / n, self.seconds / n, self.extra / n]
-        return [name, self.faults, *averages, *ratio]
+    @classmethod
+    def of(cls, request: Request, found: Transition) -> _Way:
+        faults = bool(check_transition(request, found))
+        extra = found.peak_gpus - _base(request)
+        return cls(faults, found.moved, len(found.actions), found.makespan, extra)
 
 
 def _base(request: Request) -> int:
     return max(request.current.used, request.target.used)
 
 
+def _pair(seed: int) -> tuple[list[_Way], float]:
+    """Return the ways of `shortest`, of it to the nearest plan, and of both rivals; and its seconds of planning."""
+    pair = random_change(seed)
+    request = pair.request
+    rivals = [each.transition(request) for each in (ExchangeCompact(), ExchangeCompact(one_per_gpu=False))]
+    extra = min(rival.peak_gpus for rival in rivals) - _base(request)
+    asked = replace(request, extra_gpus=extra)
+    begin = time.perf_counter()
+    found = Shortest().transition(asked)
+    spent = time.perf_counter() - begin
+    near = replace(_nearest(pair), extra_gpus=extra)
+    ways = [_Way.of(asked, found), _Way.of(near, Shortest().transition(near))]
+    return [*ways, *(_Way.of(request, rival) for rival in rivals)], spent
+
+
+def _row(name: str, ways: list[_Way], own: list[_Way] | None = None) -> list[object]:
+    row: list[object] = [name, sum(way.faults for way in ways), mean(way.moved for way in ways)]
+    row += [
+        mean(way.actions for way in ways),
+        mean(way.makespan for way in ways),
+        mean(way.extra for way in ways),
+    ]
+    if own is None:
+        return [*row, *([""] * 5)]
+    both = list(zip(own, ways, strict=True))
+    ratios = [theirs.makespan / ours.makespan for ours, theirs in both if ours.makespan > 0]
+    row += [mean(ratios), geometric_mean(ratios), sum(ours.moved > theirs.moved for ours, theirs in both)]
+    row.append(sum(ours.makespan > theirs.makespan + 1e-6 for ours, theirs in both))
+    return [*row, sum(ours.extra > theirs.extra for ours, theirs in both)]
+
+
 def _pairs(n: int) -> str:
     """Compare on random pairs; `shortest` may use as many extra GPUs as exchange and compact did."""
-    paper, side_by_side = ExchangeCompact(), ExchangeCompact(one_per_gpu=False)
-    own, near, serial, parallel = _Tally(), _Tally(), _Tally(), _Tally()
-    spent = 0.0
-    for seed in range(n):
-        pair = random_change(seed)
-        request = pair.request
-        rivals = [paper.transition(request), side_by_side.transition(request)]
-        extra = min(rival.peak_gpus for rival in rivals) - _base(request)
-        asked = replace(request, extra_gpus=extra)
-        begin = time.perf_counter()
-        found = Shortest().transition(asked)
-        spent += time.perf_counter() - begin
-        own.add(asked, found)
-        serial.add(request, rivals[0], found)
-        parallel.add(request, rivals[1], found)
-        problem = problem_of(pair.request.new_rates)
-        plan = nearest_plan(problem, pair.after, request.current)
-        nearer = replace(asked, target=on_cluster(plan, len(request.current.gpus)))
-        near.add(nearer, Shortest().transition(nearer))
+    with ProcessPoolExecutor() as pool:
+        found = list(pool.map(_pair, range(n), chunksize=4))
+    own, near, serial, parallel = ([ways[i] for ways, _ in found] for i in range(4))
+    spent = sum(seconds for _, seconds in found)
     header = ["algorithm", "checker's faults", "moved", "actions", "makespan (s)", "extra GPUs"]
     header += [
         "makespan over `shortest`'s",
@@ -116,10 +113,10 @@ def _pairs(n: int) -> str:
         "used more GPUs",
     ]
     rows = [
-        own.row("`shortest`", n),
-        near.row("`shortest` to the nearest of the equally good plans", n),
-        serial.row("exchange and compact, one action per GPU at a time", n),
-        parallel.row("exchange and compact, all that is independent at once", n),
+        _row("`shortest`", own),
+        _row("`shortest` to the nearest of the equally good plans", near),
+        _row("exchange and compact, one action per GPU at a time", serial, own),
+        _row("exchange and compact, all that is independent at once", parallel, own),
     ]
     return (
         f"{n} pairs of exact plans of 4 to 64 A100-80GB (seeds 0 to {n - 1}, ParvaGPU's tables, 3 to 12 services\n"
@@ -149,9 +146,9 @@ def _day_night_rates(seed: int) -> tuple[dict[str, float], dict[str, float]]:
     return day, rates_for({name: share * draw.uniform(0.5, 1.5) for name, share in shares.items()}, 5)
 
 
-def _nearest(pair: Change, new: dict[str, float]) -> Request:
+def _nearest(pair: Change) -> Request:
     """Return the request to the nearest of the equally good plans."""
-    plan = nearest_plan(problem_of(new), pair.after, pair.request.current)
+    plan = nearest_plan(problem_of(pair.request.new_rates), pair.after, pair.request.current)
     return replace(pair.request, target=on_cluster(plan, len(pair.request.current.gpus)))
 
 
@@ -161,7 +158,7 @@ def _day_and_night() -> str:
     changes = (("day to night", day, night, (107, 1021)), ("night to day", night, day, (81, 1595)))
     for name, old, new, paper in changes:
         pair = change(old, new)
-        near = _nearest(pair, new)
+        near = _nearest(pair)
         rows.append(_day_row(name, "`shortest`, nearest plan", near, Shortest().transition(near)))
         request = pair.request
         rows.append(_day_row(name, "`shortest`", request, Shortest().transition(request)))
@@ -183,7 +180,7 @@ def _day_seeds() -> str:
     for seed in range(DAY_SEEDS):
         day, night = _day_night_rates(seed)
         for name, old, new in (("day to night", day, night), ("night to day", night, day)):
-            way = Shortest().transition(_nearest(change(old, new), new))
+            way = Shortest().transition(_nearest(change(old, new)))
             found[name].append((sum(_paper_actions(way).values()), way.makespan))
     words = [
         f"{name} takes {min(n for n, _ in each)} to {max(n for n, _ in each)} actions as the paper counts and "
