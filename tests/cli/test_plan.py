@@ -1,4 +1,4 @@
-"""`partita plan`, `explain` and `demo` as a user runs them."""
+"""`partita plan` and `explain` as a user runs them."""
 
 from __future__ import annotations
 
@@ -234,12 +234,6 @@ def test_explain_in_json_has_every_profile() -> None:
     profiles = [each["profile"] for each in found[0]["gpus"]["a100-80gb"]]
     assert profiles[0] == "1g.10gb"
     assert profiles[-1] == "7g.80gb"
-
-
-def test_the_demo_compares_with_whole_gpus() -> None:
-    result = partita("demo")
-    assert result.returncode == 0, result.stderr
-    assert "whole GPUs" in result.stdout
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:

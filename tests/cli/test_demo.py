@@ -1,0 +1,124 @@
+"""`partita demo`: a day on simulated GPUs, as a user sees it, and held against the checker."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from partita.cli.drivers import named
+from partita.cli.loading import load
+from partita.cli.planners import PlannerName, make_planner
+from partita.cli.stage import Act, stage
+from partita.plan.watch import Watch
+from partita.transition.check import check_transition
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "src/partita/examples"
+SECONDS = re.compile(r"\d+\.\d\d s\b")
+
+
+def demo(folder: Path, *words: str) -> str:
+    """Run the command in a folder, which is where temporary files go, too, on 80 columns without UTF-8."""
+    environment = {**os.environ, "COLUMNS": "80", "PYTHONIOENCODING": "ascii", "TMPDIR": str(folder)}
+    command = [sys.executable, "-m", "partita", "demo", *words]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, timeout=60, check=True, text=True
+    )
+    return SECONDS.sub("", done.stdout)
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """What the command prints; it leaves nothing behind."""
+    folder = tmp_path_factory.mktemp("demo")
+    found = demo(folder)
+    assert list(folder.iterdir()) == []
+    return found
+
+
+@pytest.fixture(scope="module")
+def acts() -> Mapping[str, Act]:
+    """The day's transitions, carried out."""
+    plans = {
+        name: make_planner(PlannerName.EXACT, 0, Watch(30.0)).plan(
+            load(EXAMPLES / f"{name}.yaml").formulation.problem
+        )
+        for name in ("day", "night")
+    }
+    with stage(named(["a100-80gb"] * 24), seed=0) as scene:
+        return {
+            name: scene.play(plans[plan], lambda _asked, _way: lambda _observation: None)
+            for name, plan in (("set up", "day"), ("evening", "night"), ("morning", "day"))
+        }
+
+
+def test_the_day_is_planned_compared_applied_and_changed_twice(told: str) -> None:
+    assert "16 GPUs, proven optimal (bound 16)" in told
+    assert "   20 GPUs  whole GPUs, no MIG" in told
+    assert "5 GPUs, proven optimal (bound 5)" in told
+    assert "16 GPUs in use, 5 at the end" in told
+    assert "5 GPUs in use, 16 at the end" in told
+    assert told.count("no service under its floor") == 2
+    assert told.count("node-0 ") == 3
+
+
+def test_it_fits_eighty_columns_and_needs_no_utf_8(told: str) -> None:
+    story, _, rest = told.partition("\nThe day:")
+    assert rest
+    assert max(map(len, story.splitlines())) <= 80
+    assert "\\u" not in story
+
+
+def test_the_day_is_the_same_again_and_a_report_is_written_where_one_is_asked_for(
+    told: str, tmp_path: Path
+) -> None:
+    again = demo(tmp_path, "--html", "day.html")
+    assert again == told.replace("partita demo --html demo.html", "day.html")
+    assert [path.name for path in tmp_path.iterdir()] == ["day.html"]
+    assert "A day on 16 GPUs, a night on 5" in (tmp_path / "day.html").read_text()
+
+
+def test_a_terminal_shows_the_cluster_while_it_changes(tmp_path: Path) -> None:
+    master, slave = pty.openpty()
+    environment = {**os.environ, "COLUMNS": "100", "TERM": "xterm", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-m", "partita", "demo"]
+    process = subprocess.Popen(command, env=environment, stdout=slave, stderr=slave, close_fds=True)
+    os.close(slave)
+    seen = b""
+    try:
+        while part := os.read(master, 65536):
+            seen += part
+    except OSError:
+        pass  # the other end of a terminal is closed so
+    os.close(master)
+    assert process.wait(timeout=10) == 0
+    text = seen.decode()
+    assert text.count("GPUs in use\r\n") > 50
+    assert "floor 3,800" in text
+    assert "2- 4g" in text
+
+
+def test_the_days_transitions_are_right_and_keep_their_floors_as_they_went(acts: Mapping[str, Act]) -> None:
+    assert [act.transition.target.used for act in acts.values()] == [16, 5, 16]
+    for act in acts.values():
+        assert check_transition(act.request, act.transition) == []
+        assert len(act.course.bars) == len(act.transition.actions)
+        for service, floor in act.transition.floors.items():
+            assert act.least(service) >= floor
+    assert len(acts["evening"].transition.floors) == 5
+    assert not any(acts["set up"].transition.floors.values())
+
+
+def test_durations_vary_so_that_the_course_is_not_what_was_predicted(acts: Mapping[str, Act]) -> None:
+    for act in acts.values():
+        assert act.seconds != pytest.approx(act.transition.makespan, rel=1e-3)
+        assert act.seconds < 2 * act.transition.makespan
