@@ -135,7 +135,8 @@ class _Relaxation:
         self._floors = request.floors
         self._spare: dict[str, Spare] = defaultdict(lambda: Spare(0.0))
         for name, capacity in request.current.capacity().items():
-            self._spare[name] = Spare(max(0.0, capacity - self._floors.get(name, 0.0)))
+            floor = self._floors.get(name, 0.0)
+            self._spare[name] = Spare(max(0.0, capacity - floor), floor)
         self._gpus = {
             gpu.id: _Gpu(gpu.model, {each.placement for each in gpu.instances})
             for gpu in request.current.gpus
