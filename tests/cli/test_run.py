@@ -85,6 +85,14 @@ def test_with_too_few_gpus_the_most_important_is_met(partita: Commands) -> None:
     assert sum(capacity(partita).values()) > 0
 
 
+def test_without_a_count_the_simulated_cluster_has_whole_nodes(partita: Commands) -> None:
+    path = write(partita, 700)
+    path.write_text(path.read_text().replace(", count: 4", ""))
+    result = partita("run", "-f", path, "--once")
+    assert result.code == 0, result.err
+    assert "made a simulated cluster of 8 GPUs" in result.err
+
+
 def test_a_lost_gpu_is_planned_around(partita: Commands) -> None:
     path = write(partita, 1500)
     partita("run", "-f", path, "--once")
