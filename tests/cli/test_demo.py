@@ -67,7 +67,7 @@ def test_the_day_is_planned_compared_applied_and_changed_twice(told: str) -> Non
     assert "5 GPUs, proven optimal (bound 5)" in told
     assert "16 GPUs in use, 5 at the end" in told
     assert "5 GPUs in use, 16 at the end" in told
-    assert told.count("no service under its floor") == 2
+    assert told.count("no floor broken") == 2
     assert told.count("node-0 ") == 3
 
 

@@ -109,7 +109,7 @@ def _act(console: Console, scene: Stage, plan: Plan, names: Sequence[str]) -> Ac
     if act.request.current.used:
         console.print(f"{amount(plan)}, {verdict(plan)}", markup=False)
         print_way(console, way_data(act.request, act.transition))
-        console.print(f"carried out in {act.seconds:.0f} s: {_kept(act)}", markup=False)
+        console.print(f"carried out in {act.seconds:.0f} s, {_kept(act)}", markup=False)
     else:
         console.print(
             f"{len(act.transition.actions)} actions, carried out in {act.seconds:.0f} s", markup=False
@@ -126,8 +126,8 @@ def _kept(act: Act) -> str:
         ((name, act.least(name) / floor - 1) for name, floor in floors.items()), key=lambda each: each[1]
     )
     if margin < 0:
-        return f"{name} fell {-margin:.1%} under its floor"
-    return f"no service under its floor, {name} nearest with {margin:.1%} to spare"
+        return f"and {name} fell {-margin * 100:.1f} % under its floor"
+    return f"no floor broken; nearest was {name}, {margin * 100:.1f} % above"
 
 
 def _end(

@@ -5,10 +5,6 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Group
-from rich.live import Live
-from rich.text import Text
-
 from partita.cli.cluster_map import COLOURS, ClusterMap
 from partita.cli.mosaic import ASCII, UNICODE
 from partita.control.observed import deployed
@@ -22,7 +18,6 @@ if TYPE_CHECKING:
     from partita.transition.transition import Request, Transition
 
 _BAR = 30
-Show = "Callable[[Request, Transition], Callable[[Observation], None]]"
 
 
 @contextmanager
@@ -38,6 +33,9 @@ def watching(
     if not console.is_terminal:
         yield lambda _asked, _way: lambda _observation: None
         return
+    from rich.console import Group  # noqa: PLC0415 -- rich is slow to import
+    from rich.live import Live  # noqa: PLC0415
+
     with Live(console=console, transient=True, auto_refresh=False) as live:
 
         def show(asked: Request, way: Transition) -> Callable[[Observation], None]:
@@ -72,8 +70,9 @@ class Levels:
         self._tops = {name: max(before.get(name, 0.0), after.get(name, 0.0), 1e-9) * 1.05 for name in names}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        ascii_only = options.ascii_only
-        full, border = ("#", ASCII.border) if ascii_only else ("\N{FULL BLOCK}", UNICODE.border)
+        from rich.text import Text  # noqa: PLC0415 -- rich is slow to import
+
+        full, border = ("#", ASCII.border) if options.ascii_only else ("\N{FULL BLOCK}", UNICODE.border)
         longest = max(map(len, self._names), default=0)
         yield f"{self._used} GPUs in use"
         for n, name in enumerate(self._names, 1):

@@ -56,7 +56,7 @@ def plan(
     Reads services, rates and SLOs from the workload, and measurements from the performance tables it names;
     says how each GPU is cut and what runs where. Exits with 4 if the GPUs do not suffice.
 
-    Try it on the sample: `partita demo`. Ctrl-C returns the best plan so far.
+    See it at work: `partita demo`. Ctrl-C returns the best plan so far.
     """
     from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
 

@@ -54,8 +54,8 @@ class Scale:
 
 def axis(scale: Scale) -> str:
     """Return the labels of a time axis."""
-    marks = "".join(f'<i style="left:{scale.share(at):.3%}">{at:g}</i>' for at in scale.ticks())
-    return f"<div class=axis>{marks}<em>seconds</em></div>"
+    marks = "".join(f'<i style="left:{scale.share(at):.3%}">{at:g} s</i>' for at in scale.ticks())
+    return f"<div class=axis>{marks}</div>"
 
 
 def figure(value: float) -> str:
