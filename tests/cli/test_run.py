@@ -144,7 +144,7 @@ class Running:
 
     def until(self, holds: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
-        while not (self.partita.state / "journal.sqlite3").exists() or not holds():
+        while not (self.partita.state / "cluster.sqlite3").exists() or not holds():
             assert self.process.poll() is None, self.process.communicate()
             assert time.monotonic() < deadline, "it never came about"
             time.sleep(0.05)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -45,6 +46,19 @@ def test_a_damaged_journal_is_refused_and_kept(tmp_path: Path) -> None:
     with pytest.raises(JournalError):
         Journal(path)
     assert path.read_bytes() == damaged
+
+
+def test_many_may_open_a_new_one_at_once(tmp_path: Path) -> None:
+    made: list[Journal] = []
+    threads = [threading.Thread(target=lambda: made.append(Journal(tmp_path / FILE))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 8
+    for journal in made:
+        assert journal.progress() is None
+        journal.close()
 
 
 def test_a_journal_of_a_newer_partita_is_refused(tmp_path: Path) -> None:

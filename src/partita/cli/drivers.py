@@ -146,7 +146,11 @@ def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str
     path = folder / CLUSTER_FILE
     if not path.exists():
         made = gpus()
-        SimulatedCluster.create(path, made).close()
+        # Made beside it and renamed, so that nobody ever finds half a cluster.
+        part = path.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        SimulatedCluster.create(part, made).close()
+        part.replace(path)
         stderr().print(
             f"note: made a simulated cluster of {len(made)} GPUs: {path}", markup=False, soft_wrap=True
         )

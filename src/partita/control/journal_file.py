@@ -15,8 +15,7 @@ if TYPE_CHECKING:
 VERSION = 1
 _PATIENCE_S = 30.0
 
-_SCHEMA = f"""
-BEGIN IMMEDIATE;
+_SCHEMA = """
 CREATE TABLE goals (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, command TEXT NOT NULL, document TEXT NOT NULL,
     state TEXT NOT NULL, ended REAL
@@ -36,9 +35,7 @@ CREATE TABLE notes (
     text TEXT NOT NULL
 );
 CREATE TABLE seen (gpu TEXT NOT NULL, placement TEXT NOT NULL, fact TEXT NOT NULL, PRIMARY KEY (gpu, placement))
-    WITHOUT ROWID;
-PRAGMA user_version = {VERSION};
-COMMIT;
+    WITHOUT ROWID
 """
 
 
@@ -71,15 +68,29 @@ class JournalFile:
                 raise
 
     def _prepare(self) -> None:
-        (version,) = self._db.execute("PRAGMA user_version").fetchone()
-        (tables,) = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        version, tables = self._kind()
         if (version, tables) != (0, 0):
             self._check(version)
         self._db.execute("PRAGMA journal_mode = WAL")
         self._db.execute("PRAGMA synchronous = FULL")
         self._db.execute("PRAGMA foreign_keys = ON")
         if (version, tables) == (0, 0):
-            self._db.executescript(_SCHEMA)
+            self._make()
+
+    def _kind(self) -> tuple[int, int]:
+        """Return its format and how many tables it has, both at one moment: (0, 0) of a new file."""
+        ask = "SELECT (SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+        version, tables = self._db.execute(ask).fetchone()
+        return version, tables
+
+    def _make(self) -> None:
+        """Make the tables, unless another process does at the same time."""
+        self._db.execute("BEGIN IMMEDIATE")
+        if self._kind() == (0, 0):
+            for statement in _SCHEMA.split(";"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version = {VERSION}")
+        self._db.execute("COMMIT")
 
     def _check(self, version: int) -> None:
         if version != VERSION:
