@@ -47,4 +47,4 @@ def makespan_bound(jobs: Sequence[Job], gpu: GpuModel, count: int) -> float:
     solution = program.solve(Watch())
     if not len(solution.columns):
         raise PartitaError("the bound of the makespan was not found", where=gpu.name)
-    return max(solution.bound / count, max(min(job.seconds.values()) for job in jobs))
+    return max(solution.bound / count, *(min(job.seconds.values()) for job in jobs))

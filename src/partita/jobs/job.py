@@ -84,6 +84,4 @@ def job_on(
 @lru_cache(maxsize=64)
 def shares(gpu: GpuModel) -> dict[str, float]:
     """Return the share of the GPU that each profile takes: of compute or of memory slices, whichever is more."""
-    return {
-        p.name: max(p.compute / gpu.compute_slices, p.memory / gpu.memory_slices) for p in gpu.profiles
-    }
+    return {p.name: max(p.compute / gpu.compute_slices, p.memory / gpu.memory_slices) for p in gpu.profiles}

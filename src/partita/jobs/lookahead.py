@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import product
 from typing import TYPE_CHECKING
 
 from partita.jobs.priced import Priced
@@ -14,24 +13,30 @@ from partita.jobs.whole import Whole
 if TYPE_CHECKING:
     from partita.jobs.discipline import Discipline, Start, State
 
-_ORDERS = ("shortest", "critical", "longest")
-
 RULES: tuple[Discipline, ...] = (
     Whole(),
     TightestFifo(),
-    *(Priced(order, price, stretch) for order, price, stretch in product(_ORDERS, (0.3, 3.0), (1.01, 1.5))),
+    Priced("shortest", price=0.3),
+    Priced("shortest", price=3.0),
+    Priced("shortest", price=3.0, stretch=1.01),
+    Priced("critical", price=3.0),
+    Priced("longest", price=3.0),
+    Priced("longest", price=3.0, stretch=1.01),
 )
 """What is tried: one job at a time, the tightest slices, and priced slices in several moods."""
 
 
 @dataclass(slots=True)
 class Lookahead:
-    """`lookahead`: whenever jobs have arrived or half of those waiting have gone, simulate all rules; follow the best.
+    """`lookahead`: play all rules when jobs have arrived or half of those waiting have gone; follow the best.
 
-    Best is the smallest product of mean completion time and makespan (idle power makes energy follow the makespan), both
-    reckoned from now over the jobs that wait and run. What decides is what the tables or history say of the jobs, so that
-    nothing is split where that loses. Between choices the rule is kept; the same states in the same order give the same starts.
-    Every rule that it follows reserves for aged jobs or keeps the order of arrival.
+    Best is the smallest product of mean completion time and makespan (idle power makes energy follow the makespan),
+    both reckoned from now over the jobs that wait and run. What decides is what the tables or history say of the
+    jobs, so that nothing is split where that loses. Every rule that it follows reserves for those overtaken too
+    long, or keeps the order of arrival.
+
+    Between choices the rule is kept, so one object serves one queue, whose jobs have growing ids; the same states in
+    the same order give the same starts.
 
     Attributes:
         weight: what mean completion time counts against makespan: 0.5 both, 0.0 makespan alone.

@@ -48,6 +48,7 @@ class Partition:
     layout: Layout
     busy: frozenset[Placement] = frozenset()
     _edges: dict[str, tuple[Change, ...]] = field(default_factory=dict, compare=False, repr=False)
+    _after: dict[Change | Placement, Partition] = field(default_factory=dict, compare=False, repr=False)
     _states: dict[tuple[Layout, frozenset[Placement]], Partition] = field(
         default_factory=dict, compare=False, repr=False
     )
@@ -97,6 +98,25 @@ class Partition:
         Raises:
             InputError: it touches an instance in use, or does not fit.
         """
+        after = self._after.get(change)
+        if after is None:
+            after = self._after[change] = self._started(change)
+        return after
+
+    def end(self, placement: Placement) -> Partition:
+        """Return the GPU after the job on an instance has ended: the instance stands idle.
+
+        Raises:
+            InputError: it is not in use.
+        """
+        after = self._after.get(placement)
+        if after is None:
+            if placement not in self.busy:
+                raise InputError(f"{placement} is not in use", where=self.gpu.name)
+            after = self._after[placement] = self._state(self.layout.placements, self.busy - {placement})
+        return after
+
+    def _started(self, change: Change) -> Partition:
         if change.placement in self.busy or not self.busy.isdisjoint(change.destroy):
             raise InputError(f"{change.placement}: an instance in use would be touched", where=self.gpu.name)
         standing = set(self.layout.placements)
@@ -105,16 +125,6 @@ class Partition:
         return self._state(
             (standing - set(change.destroy)) | {change.placement}, self.busy | {change.placement}
         )
-
-    def end(self, placement: Placement) -> Partition:
-        """Return the GPU after the job on an instance has ended: the instance stands idle.
-
-        Raises:
-            InputError: it is not in use.
-        """
-        if placement not in self.busy:
-            raise InputError(f"{placement} is not in use", where=self.gpu.name)
-        return self._state(self.layout.placements, self.busy - {placement})
 
     def _state(self, standing: Iterable[Placement], busy: frozenset[Placement]) -> Partition:
         key = (_layout(self.gpu, frozenset(standing)), busy)
@@ -149,8 +159,9 @@ class Partition:
         return (change.create, loss, -reachable(after), -change.placement.start)
 
 
+@lru_cache(maxsize=16)
 def empty(gpu: GpuModel) -> Partition:
-    """Return a GPU on which nothing stands."""
+    """Return a GPU on which nothing stands: the root of its model's states, which are found once and kept."""
     return Partition(Layout(gpu))
 
 
@@ -169,7 +180,8 @@ def fragmentation(partition: Partition, asked: Iterable[str]) -> float:
     usable = max(
         layout.compute - used
         for layout in legal_layouts(gpu)
-        if partition.busy <= set(layout) and all(p.profile in wanted for p in layout if p not in partition.busy)
+        if partition.busy <= set(layout)
+        and all(p.profile in wanted for p in layout if p not in partition.busy)
     )
     return 1.0 - usable / (gpu.compute_slices - used)
 

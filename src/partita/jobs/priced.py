@@ -25,8 +25,8 @@ class Priced:
     """Each job takes the slice on which its own time and the time it costs others are least in sum.
 
     On a slice that is the share w of a GPU, a job that runs t seconds holds up each of those who wait by w t / GPUs.
-    With n of them its cost is t (1 + price w n / GPUs): under load the most work per slice wins, which may be a whole GPU,
-    and when few wait the fastest slice.
+    With n of them its cost is t (1 + price w n / GPUs): under load the most work per slice wins, which may be a whole
+    GPU, and when few wait the fastest slice.
 
     Attributes:
         order: `shortest` or `longest` first by work, or `critical`: those that alone last much of what remains
@@ -35,7 +35,8 @@ class Priced:
         stretch: how much more than its least cost a job may take rather than wait.
         horizon: no slice on which a job lasts longer than this many times the work that remains, divided by the
             GPUs, unless it lasts as long on every slice.
-        patience: seconds after which a job goes first and reserves its slice, so that none starves.
+        patience: a job goes before those that came this many seconds after it, whatever its work, and reserves its
+            slice. So none starves, and a batch without further arrivals is left in the best order.
     """
 
     order: Order = "shortest"
@@ -59,15 +60,18 @@ class Priced:
         return tuple(board.starts)
 
     def _aged(self, state: State, board: Board) -> Reservation | None:
-        """Start the jobs that have waited too long; return the reservation of the first that does not fit."""
+        """Start the jobs that are overtaken for too long; return the reservation of the first that does not fit."""
+        newest = state.waiting[-1].arrival
         for job in state.waiting:
-            if state.now - job.arrival < self.patience:
+            if newest - job.arrival < self.patience:
                 break
             if not board.try_start(job, job.thrifty):
                 return reserve(state, board, job, job.thrifty)
         return None
 
-    def _start(self, board: Board, job: Job, choices: list[str], kept: Reservation | None) -> Reservation | None:
+    def _start(
+        self, board: Board, job: Job, choices: list[str], kept: Reservation | None
+    ) -> Reservation | None:
         """Start a job on the first of its choices that fits; return what is kept then."""
         for profile in choices:
             if kept is None:

@@ -164,7 +164,9 @@ class _Course:
                 self.waiting[following] = None
                 following = next(coming, None)
         if self.waiting:
-            raise InfeasibleError(f"{len(self.waiting)} jobs are never started by {type(discipline).__name__}")
+            raise InfeasibleError(
+                f"{len(self.waiting)} jobs are never started by {type(discipline).__name__}"
+            )
 
     def _look(self) -> State:
         running = tuple(self.running.values())

@@ -41,8 +41,10 @@ class TightestBatched:
                 profile = group.get(gpu) or first or (sizes.most_common(1)[0][0] if sizes else "")
                 if (first and profile != first) or not left.get(profile):
                     break
-                if not board.try_start(left[profile][-1], profile, (gpu,)):
+                change = board.gpus[gpu].change(profile)
+                if change is None:
                     break
+                board.start(left[profile][-1], gpu, change)
                 group[gpu] = profile
                 left[profile].pop()
                 sizes = Counter({each: len(jobs) for each, jobs in left.items() if jobs})

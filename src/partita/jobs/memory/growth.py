@@ -1,0 +1,78 @@
+"""A forecast, while a job runs, of the peak of memory that grows step by step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import fmean, pvariance
+from typing import TYPE_CHECKING
+
+from partita.jobs.memory.bounds import UNLIMITED, Bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """`growth`: a random walk with drift over allocated bytes, and its prediction interval at the horizon.
+
+    What a KV cache grows by from step to step is independent (the tokens of the next request), so the error of the
+    forecast m steps ahead has variance s^2 (m + m^2 / n) after n steps, not that of a line with independent
+    residuals (Box and Jenkins, Time Series Analysis, ARIMA(0,1,0) with drift). Growth that has slackened would be
+    overrated: the lower bound takes the smaller end of all steps and of the last third of them, the upper one the
+    larger.
+
+    Attributes:
+        allocated: allocated (not reserved) bytes after each step, the first entry before any.
+        horizon: steps the job will make; None if it is not known.
+        context: bytes of the CUDA context and workspaces beside them.
+        z: half width of the interval in standard deviations; 3.3 leaves 0.05 % on each side of a normal one, as one
+            look follows another.
+        fewest: steps before anything but what was seen is said.
+    """
+
+    allocated: Sequence[float]
+    horizon: int | None
+    context: float = 0.0
+    z: float = 3.3
+    fewest: int = 20
+
+    def bounds(self) -> Bounds:
+        """Return the bounds of the peak in bytes, context included."""
+        lower, upper = self._interval()
+        return Bounds(lower + self.context, upper + self.context)
+
+    def expected(self) -> float:
+        """Return the most likely peak in bytes, context included; what was seen so far if no more can be said."""
+        seen, ahead = max(self.allocated, default=0.0), self._ahead()
+        if not ahead:
+            return seen + self.context
+        drift = fmean(self._steps(1.0))
+        return max(seen, self.allocated[-1] + drift * ahead) + self.context
+
+    def _ahead(self) -> int:
+        """Return the steps to come, 0 if nothing can be said of them."""
+        known = self.horizon is not None and len(self.allocated) > self.fewest
+        return max((self.horizon or 0) - len(self.allocated) + 1, 0) if known else 0
+
+    def _interval(self) -> tuple[float, float]:
+        seen = max(self.allocated, default=0.0)
+        if self.horizon is not None and len(self.allocated) > self.horizon:
+            return seen, seen
+        ahead = self._ahead()
+        if not ahead:
+            return seen, UNLIMITED
+        ends = [self._end(self._steps(share), ahead) for share in (1.0, 1.0 / 3.0)]
+        return max(seen, min(low for low, _ in ends)), max(seen, *(high for _, high in ends))
+
+    def _steps(self, share: float) -> list[float]:
+        """Return what the last share of the steps added."""
+        values = self.allocated[-max(int((len(self.allocated) - 1) * share), 2) - 1 :]
+        return [after - before for before, after in pairwise(values)]
+
+    def _end(self, steps: list[float], ahead: int) -> tuple[float, float]:
+        middle = self.allocated[-1] + fmean(steps) * ahead
+        half = self.z * math.sqrt(pvariance(steps) * (ahead + ahead * ahead / len(steps)))
+        return middle - half, middle + half
