@@ -51,7 +51,7 @@ def demo(*, html: Html = None, seed: Seed = 0) -> None:
     names = [service.name for service in day.workload.services]
     console = stdout()
     with stage(named(_models(day)), seed) as scene:
-        _head(console, "By day: the fewest GPUs that meet five services")
+        console.print("By day: the fewest GPUs that meet five services", style="bold")
         by_day = _plan(day, scene)
         console.print(plan_table(by_day, drawn=False))
         console.print()

@@ -46,9 +46,11 @@ def day_report(acts: Mapping[str, Act], counts: Mapping[str, int]) -> str:
     title = f"A day on {max(used)} GPUs, a night on {min(used)}"
     names = sorted({name for act in acts.values() for name in act.transition.target.capacity()})
     numbers = {name: n for n, name in enumerate(names, 1)}
+    spare = min((each for act in acts.values() for each in _spare(act)), default=0.0)
+    kept = "<span class=proven>every floor kept" if spare >= 0 else "<span class=open>a floor broken"
     parts = [
-        f"<h1>{title}, <span class=proven>every floor kept</span></h1>",
-        *_summary(acts),
+        f"<h1>{title}, {kept}</span></h1>",
+        *_summary(acts, spare),
         *_comparison(counts),
         *(text for name, act in acts.items() for text in _act(name, act, numbers)),
         "<footer>Drawn by Partita, from a simulated cluster.</footer>",
@@ -56,21 +58,22 @@ def day_report(acts: Mapping[str, Act], counts: Mapping[str, int]) -> str:
     return page(title, STYLES, parts)
 
 
-def _summary(acts: Mapping[str, Act]) -> Iterator[str]:
+def _spare(act: Act) -> Iterator[float]:
+    """Yield how far each service stayed over its floor, as a fraction of it."""
+    for name, floor in act.transition.floors.items():
+        if floor:
+            yield min(point.value for point in act.course.capacity[name]) / floor - 1
+
+
+def _summary(acts: Mapping[str, Act], spare: float) -> Iterator[str]:
     changes = [change for act in acts.values() for change in service_changes(act.request, act.transition)]
-    spare = [
-        min(point.value for point in act.course.capacity[name]) / floor - 1
-        for act in acts.values()
-        for name, floor in act.transition.floors.items()
-        if floor
-    ]
     yield from figures(
         {
             **{f"{name}, in": f"{_seconds(act):.0f} s" for name, act in acts.items()},
             "actions": f"{sum(len(act.transition.actions) for act in acts.values()):,}",
             "replicas stayed": f"{sum(each.stay for each in changes):,}",
             "moved": f"{sum(each.move for each in changes):,}",
-            "nearest to a floor": f"{min(spare, default=0.0):+.1%}",
+            "nearest to a floor": f"{spare:+.1%}",
         }
     )
 
