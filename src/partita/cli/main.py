@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partita import __version__
-from partita.cli import apply, demo, diff, doctor, explain, export, gpus, perf, plan, run, schema, status
+from partita.cli import (
+    adopt,
+    apply,
+    demo,
+    diff,
+    doctor,
+    explain,
+    export,
+    gpus,
+    perf,
+    plan,
+    run,
+    schema,
+    status,
+)
 from partita.errors import PartitaError
 
 if TYPE_CHECKING:
@@ -25,7 +39,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, diff, apply, run, status, explain, export, perf, gpus, doctor, schema, demo):
+for command in (plan, diff, apply, run, status, adopt, explain, export, perf, gpus, doctor, schema, demo):
     command.register(app)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partita.cli.drivers import open_driver
+from partita.cli.drivers import DriverName, open_driver
 from partita.cli.options import stderr
 
 if TYPE_CHECKING:
@@ -41,10 +41,12 @@ def workplace(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> It
     """
     from partita.control.journal import FILE, Journal  # noqa: PLC0415 -- only commands that act need these
     from partita.control.lock import controlling  # noqa: PLC0415
-    from partita.drive.state import state_folder  # noqa: PLC0415
+    from partita.drive.state import host_folder, state_folder  # noqa: PLC0415
 
     folder = state_folder()
     with ExitStack() as stack:
+        if cluster.driver is DriverName.NVML:
+            stack.enter_context(controlling(host_folder()))  # whatever the state folder, the GPUs are the same
         killed = stack.enter_context(controlling(folder))
         if killed is not None:
             stderr().print(f"note: the controller before was killed: {killed}", markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 from partita.errors import InputError
@@ -41,3 +42,19 @@ def state_path() -> Path:
     # The specification has relative paths ignored.
     root = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
     return root / "partita"
+
+
+def host_folder() -> Path:
+    """Return a folder that all users of this host share, made if it is not there: real GPUs have one controller.
+
+    `/run/lock/partita`, which a reboot empties (Filesystem Hierarchy Standard 3.0, section 3.15), or a folder under
+    the temporary one where that cannot be made.
+    """
+    for folder in (Path("/run/lock/partita"), Path(tempfile.gettempdir()) / "partita-lock"):
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError:
+            continue
+        if os.access(folder, os.W_OK):
+            return folder
+    return state_folder()
