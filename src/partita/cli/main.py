@@ -23,6 +23,7 @@ from partita.cli import (
     plan,
     run,
     schema,
+    simulate,
     status,
 )
 from partita.errors import PartitaError
@@ -39,7 +40,22 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (plan, diff, apply, run, status, adopt, explain, export, perf, gpus, doctor, schema, demo):
+for command in (
+    plan,
+    diff,
+    apply,
+    run,
+    status,
+    adopt,
+    explain,
+    simulate,
+    export,
+    perf,
+    gpus,
+    doctor,
+    schema,
+    demo,
+):
     command.register(app)
 
 

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from partita.serve.cut import ServingCut
+from partita.serve.fluid import fluid_rate
+from partita.serve.throughput import throughput, unit_traffic
 
 if TYPE_CHECKING:
+    from partita.serve.outcome import Router
     from partita.serve.problem import ServingProblem
+
+_SEED, _QUERIES = 101, 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,3 +31,24 @@ class Homogeneous:
         most = max(each[self.size] for each in problem.multisets)
         one = tuple(most if k == self.size else 0 for k in range(len(problem.profiles)))
         return ServingCut.of([one] * problem.gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class BestHomogeneous:
+    """Takes the homogeneous cut of largest throughput in simulation, GPU(max) of PARIS and ELSA.
+
+    Attributes:
+        router: what will route the queries.
+    """
+
+    router: Router
+
+    def cut(self, problem: ServingProblem) -> ServingCut:
+        """Return the cut."""
+        traffic = [unit_traffic(problem.share, _QUERIES, _SEED)]
+
+        def rate(cut: ServingCut) -> float:
+            guess = fluid_rate(problem, cut.counts, served=problem.quantile).rate
+            return throughput(problem, cut.counts, self.router, traffic, guess).rate if guess > 0 else 0.0
+
+        return max((Homogeneous(size).cut(problem) for size in range(len(problem.profiles))), key=rate)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from partita.serve.outcome import Outcome
+from partita.serve.outcome import REFUSED, Outcome
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ class Elsa:
     beta: float = 1.0
 
     def on(self, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
-        """Return what serves queries on these instances. Nothing is ever refused."""
+        """Return what serves queries on these instances. Only what no size can run is refused."""
         size_of = np.repeat(np.arange(len(counts)), counts)
         latency = problem.latency
         longest_wait = problem.deadline / self.alpha - self.beta * latency
@@ -55,8 +55,8 @@ def _elsa(
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
     instances, queries = len(size_of), len(arrival)
     idle_at = np.zeros(instances)
-    took = np.empty(queries)
-    by = np.empty(queries, dtype=np.int16)
+    took = np.full(queries, np.inf)
+    by = np.full(queries, REFUSED, dtype=np.int16)
     for q in range(queries):
         now, b = arrival[q], batch[q] - 1
         chosen = -1
@@ -66,12 +66,12 @@ def _elsa(
                 break
         if chosen < 0:
             best = np.inf
-            chosen = 0
             for p in range(instances):
                 end = max(now, idle_at[p]) + latency[size_of[p], b]
                 if end < best:
                     best, chosen = end, p
-        idle_at[chosen] = max(now, idle_at[chosen]) + latency[size_of[chosen], b]
-        took[q] = idle_at[chosen] - now
-        by[q] = chosen
+        if chosen >= 0:
+            idle_at[chosen] = max(now, idle_at[chosen]) + latency[size_of[chosen], b]
+            took[q] = idle_at[chosen] - now
+            by[q] = chosen
     return took, by

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from partita.serve.outcome import Outcome
+from partita.serve.outcome import REFUSED, Outcome
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,7 +23,7 @@ class Fifs:
     """One queue in order of arrival; the instance that has been idle for longest, or is idle next, takes its head."""
 
     def on(self, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
-        """Return what serves queries on these instances. Nothing is ever refused."""
+        """Return what serves queries on these instances. Only what no size can run is refused."""
         size_of = np.repeat(np.arange(len(counts)), counts)
 
         def serve(traffic: Traffic) -> Outcome:
@@ -41,14 +41,16 @@ def _fifs(
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
     instances, queries = len(size_of), len(arrival)
     idle_at = np.zeros(instances)
-    took = np.empty(queries)
-    by = np.empty(queries, dtype=np.int16)
+    took = np.full(queries, np.inf)
+    by = np.full(queries, REFUSED, dtype=np.int16)
     for q in range(queries):
-        first = 0
-        for p in range(1, instances):
-            if idle_at[p] < idle_at[first]:
-                first = p
-        idle_at[first] = max(arrival[q], idle_at[first]) + latency[size_of[first], batch[q] - 1]
-        took[q] = idle_at[first] - arrival[q]
-        by[q] = first
+        now, b = arrival[q], batch[q] - 1
+        first, soonest = REFUSED, np.inf
+        for p in range(instances):
+            if idle_at[p] < soonest and latency[size_of[p], b] < np.inf:
+                first, soonest = p, idle_at[p]
+        if first != REFUSED:
+            idle_at[first] = max(now, soonest) + latency[size_of[first], b]
+            took[q] = idle_at[first] - now
+            by[q] = first
     return took, by

@@ -20,7 +20,7 @@ class FluidCut:
         margin: part of the deadline that a query may take to run; the rest is left for waiting.
     """
 
-    margin: float = 0.9
+    margin: float = 1.0
 
     def cut(self, problem: ServingProblem) -> ServingCut:
         """Return the cut."""

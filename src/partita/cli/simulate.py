@@ -1,0 +1,192 @@
+"""`partita simulate`: how many queries of one service would be answered in time."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from partita.cli.options import Format, Out, Output, WorkloadFile, emit, stdout
+
+if TYPE_CHECKING:
+    from partita.cli.serving import Asked
+    from partita.serve.simulation import Simulation
+
+
+class CutName(StrEnum):
+    """The cuts there are."""
+
+    SEARCH = "search"
+    FLUID = "fluid"
+    PARIS = "paris"
+    HOMOGENEOUS = "homogeneous"
+    RANDOM = "random"
+
+
+class RouterName(StrEnum):
+    """The routers there are."""
+
+    LATE_BINDING = "late-binding"
+    PRICE = "price"
+    ELSA = "elsa"
+    FIFS = "fifs"
+
+
+Trace = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Queries to replay: CSV with seconds,batch, or an Azure LLM trace."),
+]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with plots.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command("simulate")(simulate)
+
+
+def simulate(
+    workload: WorkloadFile,
+    *,
+    service: Annotated[str | None, typer.Option(help="Service; needed where there are several.")] = None,
+    trace: Trace = None,
+    speed: Annotated[
+        float, typer.Option(min=1e-3, max=1e6, help="Replay the trace this many times as fast.")
+    ] = 1.0,
+    tokens_per_item: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Tokens of an LLM trace that make one item of a query.")
+    ] = 256,
+    median: Annotated[
+        float, typer.Option(min=0.1, max=10_000, help="Without a trace: median of log-normal batch sizes.")
+    ] = 8.0,
+    sigma: Annotated[
+        float, typer.Option(min=0.01, max=10, help="Without a trace: sigma of log-normal batch sizes.")
+    ] = 0.9,
+    queries: Annotated[
+        int, typer.Option(min=100, max=50_000_000, help="Without a trace: Poisson queries at the rate.")
+    ] = 100_000,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, max=4_000, help="GPUs; without it, the count of the pool.")
+    ] = None,
+    quantile: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="Share of the queries that should be in time.")
+    ] = 0.95,
+    cut: Annotated[
+        CutName, typer.Option(help="How the GPUs are cut; homogeneous takes the best size.")
+    ] = CutName.SEARCH,
+    router: Annotated[RouterName, typer.Option(help="Who answers which query.")] = RouterName.LATE_BINDING,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and batch sizes.")] = 0,
+    html: Html = None,
+    out: Out = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Simulate the queries of one service on unlike slices: SLO attainment, latencies, use of each slice.
+
+    Each query has a batch size of its own, up to the largest that the performance table has, and the SLO's latency as
+    its deadline; the table's rows with one process say how long it takes. Says also the largest rate of Poisson
+    arrivals with these batch sizes that the cut holds, and the bound that no router can exceed.
+    """
+    from partita.cli.serving import Ask, load_asked, play  # noqa: PLC0415 -- numba is slow to import
+
+    asked = load_asked(
+        workload,
+        service,
+        Ask(trace, speed, tokens_per_item, median, sigma, queries, gpus, quantile, seed),
+    )
+    found = play(asked, cut.value, router.value, seed)
+    data = _data(asked, found, cut, router)
+    if out is not None:
+        import json  # noqa: PLC0415
+
+        from partita.files import replacing  # noqa: PLC0415
+
+        with replacing(out) as stream:
+            stream.write(json.dumps(data, indent=2) + "\n")
+    if html is not None:
+        from partita.files import replacing  # noqa: PLC0415
+        from partita.web.serving_report import serving_report  # noqa: PLC0415
+
+        with replacing(html) as stream:
+            stream.write(serving_report(data, asked.problem, found))
+    if output is Format.TABLE:
+        _print(data)
+    else:
+        emit(data, output)
+
+
+def _data(asked: Asked, found: Simulation, cut: CutName, router: RouterName) -> dict[str, Any]:
+    """Return what is shown, as plain data; a latency of None is that of a refused query."""
+    from partita.serve.evaluation import QUANTILES  # noqa: PLC0415 -- slow to import
+
+    problem, seen = asked.problem, found.evaluation
+    names = zip(problem.profiles, found.cut.counts.tolist(), strict=True)
+    return {
+        "service": asked.service,
+        "model": asked.model,
+        "estimated": asked.estimated,
+        "gpu": problem.gpu.name,
+        "gpus": problem.gpus,
+        "cut": {"name": cut.value, "instances": {name: n for name, n in names if n}},
+        "router": router.value,
+        "deadline_ms": problem.deadline * 1000,
+        "queries": seen.queries,
+        "seconds": seen.seconds,
+        "attainment": seen.attainment,
+        "refused": seen.refused,
+        "late": seen.queries - seen.in_time - seen.refused,
+        "latency_ms": {
+            f"p{q * 100:g}": seconds * 1000 if seconds < float("inf") else None
+            for q, seconds in zip(QUANTILES, seen.latency, strict=True)
+        },
+        "holds": {
+            "quantile": problem.quantile,
+            "queries_per_second": found.holds.rate,
+            "half_width": found.holds.half_width,
+            "bound": found.bound,
+        },
+        "slices": [
+            {
+                "gpu": each.gpu,
+                "profile": each.placement.profile,
+                "start": each.placement.start,
+                "queries": each.queries,
+                "busy": each.busy,
+            }
+            for each in seen.slices
+        ],
+    }
+
+
+def _print(data: dict[str, Any]) -> None:
+    from rich.table import Table  # noqa: PLC0415 -- rich is slow to import
+
+    console = stdout()
+    holds, about = data["holds"], "estimated " if data["estimated"] else ""
+    rate = data["queries"] / max(data["seconds"], 1e-9)
+    quantiles = ", ".join(
+        f"{name} {'refused' if ms is None else f'{ms:,.1f}'}" for name, ms in data["latency_ms"].items()
+    )
+    console.print(
+        f"{data['attainment']:.3%} of {data['queries']:,} queries in time, {data['late']:,} late, "
+        f"{data['refused']:,} refused\n"
+        f"{data['service']} ({data['model']}) on {data['gpus']:,} {data['gpu']}, deadline "
+        f"{data['deadline_ms']:,.6g} ms, {rate:,.6g} queries/s for {data['seconds']:,.6g} s\n"
+        f"{about}latency ms: {quantiles}\n"
+        f"holds {holds['queries_per_second']:,.4g} (95 % confidence: +-{holds['half_width']:,.2g}) Poisson queries/s "
+        f"with {holds['quantile']:.4g} in time; no router more than {holds['bound']:,.4g} on this cut\n",
+        markup=False,
+        soft_wrap=True,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("slice")
+    for name in ("instances", "queries", "busy", "least", "most"):
+        table.add_column(name, justify="right")
+    for profile, n in data["cut"]["instances"].items():
+        own = [each for each in data["slices"] if each["profile"] == profile]
+        busy = [each["busy"] for each in own]
+        queries = sum(each["queries"] for each in own)
+        table.add_row(
+            profile, f"{n:,}", f"{queries:,}", *(f"{x:.0%}" for x in (sum(busy) / n, min(busy), max(busy)))
+        )
+    console.print(table)
