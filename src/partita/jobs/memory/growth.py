@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
-from statistics import fmean, pvariance
 from typing import TYPE_CHECKING
 
 from partita.jobs.memory.bounds import UNLIMITED, Bounds
@@ -49,7 +48,7 @@ class Growth:
         seen, ahead = max(self.allocated, default=0.0), self._ahead()
         if not ahead:
             return seen + self.context
-        drift = fmean(self._steps(1.0))
+        drift, _, _ = self._drift(1.0)
         return max(seen, self.allocated[-1] + drift * ahead) + self.context
 
     def _ahead(self) -> int:
@@ -64,15 +63,18 @@ class Growth:
         ahead = self._ahead()
         if not ahead:
             return seen, UNLIMITED
-        ends = [self._end(self._steps(share), ahead) for share in (1.0, 1.0 / 3.0)]
+        ends = [self._end(share, ahead) for share in (1.0, 1.0 / 3.0)]
         return max(seen, min(low for low, _ in ends)), max(seen, *(high for _, high in ends))
 
-    def _steps(self, share: float) -> list[float]:
-        """Return what the last share of the steps added."""
+    def _drift(self, share: float) -> tuple[float, float, int]:
+        """Return the mean and the variance of what the last share of the steps added, and how many they are."""
         values = self.allocated[-max(int((len(self.allocated) - 1) * share), 2) - 1 :]
-        return [after - before for before, after in pairwise(values)]
+        steps = len(values) - 1
+        mean = (values[-1] - values[0]) / steps
+        return mean, sum((after - before - mean) ** 2 for before, after in pairwise(values)) / steps, steps
 
-    def _end(self, steps: list[float], ahead: int) -> tuple[float, float]:
-        middle = self.allocated[-1] + fmean(steps) * ahead
-        half = self.z * math.sqrt(pvariance(steps) * (ahead + ahead * ahead / len(steps)))
+    def _end(self, share: float, ahead: int) -> tuple[float, float]:
+        mean, variance, steps = self._drift(share)
+        middle = self.allocated[-1] + mean * ahead
+        half = self.z * math.sqrt(variance * (ahead + ahead * ahead / steps))
         return middle - half, middle + half
