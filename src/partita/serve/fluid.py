@@ -51,7 +51,7 @@ def fluid_rate(
     program, _ = _flows(problem, served, margin, counts.astype(np.float64))
     found = program.solve(_WATCH)
     sizes = len(problem.profiles)
-    return Fluid(-found.value, np.maximum(0.0, -found.duals[:sizes]))
+    return Fluid(max(0.0, -found.value), np.maximum(0.0, -found.duals[:sizes]))
 
 
 def fluid_cut(
@@ -78,7 +78,7 @@ def fluid_cut(
     numbers = np.rint(found.columns[first:]).astype(int)
     chosen = [each for each, n in zip(multisets, numbers, strict=True) for _ in range(n)]
     spare = [multisets[-1]] * (problem.gpus - len(chosen))  # it needs fewer GPUs: the bound of rate is 0
-    return ServingCut.of([*chosen, *spare]), -found.bound
+    return ServingCut.of([*chosen, *spare]), max(0.0, -found.bound)
 
 
 def _flows(

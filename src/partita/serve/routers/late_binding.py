@@ -30,8 +30,8 @@ class LateBinding:
         (what it costs here / what it costs on its cheapest size) - 1 + urgency x (its slack / its slack on arrival),
 
     slack being the time it can still wait for its quickest size. All queries of one batch size have one deadline
-    after arrival, so the oldest is the one with the earliest deadline. No slice is left idle while a query waits
-    that it could answer in time. What no size can answer in time any more is refused, and takes nobody's time.
+    after arrival, so the oldest is the one with the earliest deadline; no slice that could answer it in time is left
+    idle when a query arrives or ends. What no size can answer in time any more is refused, and takes nobody's time.
 
     Attributes:
         urgency: weight of the earliest deadline against prices.
@@ -101,9 +101,10 @@ def _late_binding(
     rules: _Rules,
     queues: _Queues,
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-    """Simulate, from one arrival or end of a query to the next; each starts at most one query."""
+    """Simulate, from one arrival or end of a query to the next."""
     size_of, idle = _instances(counts)
     idling = counts.copy()
+    idlers = len(size_of)
     end_at, end_of = np.empty(len(size_of) + 1), np.empty(len(size_of) + 1, dtype=np.int64)
     took = np.full(len(arrival), np.inf)
     by = np.full(len(arrival), REFUSED, dtype=np.int16)
@@ -117,6 +118,7 @@ def _late_binding(
             k = size_of[p]
             idle[k, idling[k]] = p
             idling[k] += 1
+            idlers += 1
             choice = (k, k + 1, 0, batches)
         else:
             now, b = arrival[arrived], batch[arrived] - 1
@@ -126,7 +128,7 @@ def _late_binding(
             waiting += 1
             arrived += 1
             choice = (0, sizes, b, b + 1)
-        if waiting > 0:
+        while waiting > 0 and idlers > 0:
             size, b, dropped = _choose(now, arrival, rules, queues, idling, choice)
             waiting -= dropped
             if size >= 0:
@@ -134,11 +136,15 @@ def _late_binding(
                 _pop(queues, b, arrival)
                 waiting -= 1
                 idling[size] -= 1
+                idlers -= 1
                 by[q] = idle[size, idling[size]]
                 end = now + rules.latency[size, b]
                 took[q] = end - arrival[q]
                 _sift_up(end_at, end_of, running, (end, by[q]))
                 running += 1
+            elif dropped == 0:
+                break
+            choice = (0, sizes, 0, batches)  # another query is now the oldest of its batch size
     return took, by
 
 

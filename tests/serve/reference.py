@@ -1,0 +1,146 @@
+"""The routers again, in plain Python on the event kernel, written from what they promise."""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.serve.fluid import second_prices
+from partita.serve.outcome import REFUSED, TICK, Outcome
+from partita.sim.clock import SimulatedClock
+from partita.sim.kernel import Kernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from partita.serve.problem import ServingProblem
+    from partita.sim.arrivals import Traffic
+
+    Choose = Callable[[list[float], list[float], list[float]], int | None]
+
+LAST = 1_000_000
+"""Rank of arrivals: at one moment queries end first, by number of their instance."""
+
+
+def sizes_of(counts: np.ndarray) -> list[int]:
+    return [size for size, n in enumerate(counts) for _ in range(n)]
+
+
+def bound_on_arrival(
+    problem: ServingProblem,
+    counts: np.ndarray,
+    traffic: Traffic,
+    choose: Choose,
+) -> Outcome:
+    """Simulate a router that binds at once.
+
+    `choose` sees, per instance, the wait, the latency and the moment of the answer, and names an instance or none.
+    """
+    sizes, idle_at = sizes_of(counts), [0.0] * int(counts.sum())
+    took, by = [], []
+    for now, batch in zip(traffic.arrival.tolist(), traffic.batch.tolist(), strict=True):
+        latency = [float(problem.latency[size, batch - 1]) for size in sizes]
+        ends = [max(now, at) + own for at, own in zip(idle_at, latency, strict=True)]
+        chosen = choose([max(0.0, at - now) for at in idle_at], latency, ends)
+        if chosen is None:
+            took.append(np.inf)
+            by.append(REFUSED)
+        else:
+            idle_at[chosen] = max(now, idle_at[chosen]) + latency[chosen]
+            took.append(idle_at[chosen] - now)
+            by.append(chosen)
+    return Outcome(np.array(took), np.array(by, dtype=np.int16))
+
+
+def elsa(deadline: float) -> Choose:
+    def choose(waits: list[float], latency: list[float], ends: list[float]) -> int | None:
+        for instance, (wait, own) in enumerate(zip(waits, latency, strict=True)):
+            if wait < deadline - own:
+                return instance
+        return ends.index(min(ends)) if min(ends) < np.inf else None
+
+    return choose
+
+
+class LateBindingReference:
+    """The default router, an object per instance and event."""
+
+    def __init__(self, problem: ServingProblem, counts: np.ndarray, urgency: float = 1.0) -> None:
+        self.problem, self.urgency = problem, urgency
+        self.sizes = sizes_of(counts)
+        self.present = sorted(set(self.sizes))
+        self.price = second_prices(problem, counts)
+        self.deadline = problem.deadline + TICK
+        numbers = count()
+        self.idle = {size: [next(numbers) for _ in range(n)][::-1] for size, n in enumerate(counts.tolist())}
+        self.queues: dict[int, deque[int]] = {}
+
+    def latency(self, size: int, batch: int) -> float:
+        own = float(self.problem.latency[size, batch - 1])
+        return own if own <= self.problem.deadline else np.inf
+
+    def quickest(self, batch: int) -> float:
+        return min(self.latency(size, batch) for size in self.present)
+
+    def costlier(self, size: int, batch: int) -> float:
+        costs = {k: self.price[k] * self.latency(k, batch) for k in self.present}
+        return float(costs[size] / min(costs.values()) - 1.0)
+
+    def run(self, traffic: Traffic) -> Outcome:
+        self.traffic, self.clock = traffic, SimulatedClock()
+        self.kernel = Kernel(self.clock)
+        self.took = np.full(len(traffic), np.inf)
+        self.by = np.full(len(traffic), REFUSED, dtype=np.int16)
+        for query, now in enumerate(traffic.arrival.tolist()):
+            self.kernel.at(now, partial(self.arrives, query), LAST)
+        self.kernel.run()
+        return Outcome(self.took, self.by)
+
+    def arrives(self, query: int) -> None:
+        batch = int(self.traffic.batch[query])
+        self.queues.setdefault(batch, deque()).append(query)
+        self.start([batch], [size for size in self.present if self.idle[size]])
+
+    def ends(self, instance: int) -> None:
+        size = self.sizes[instance]
+        self.idle[size].append(instance)
+        self.start(sorted(self.queues), [size])
+
+    def left(self, query: int) -> float:
+        return float(self.traffic.arrival[query]) + self.deadline - self.clock.now()
+
+    def start(self, batches: list[int], sizes: list[int]) -> None:
+        while any(self.idle.values()):
+            if not self.start_one(batches, sizes):
+                return
+            batches, sizes = sorted(self.queues), self.present
+
+    def start_one(self, batches: list[int], sizes: list[int]) -> bool:
+        """Start the best query there is; say whether the oldest of any batch size is now another one."""
+        options, dropped = [], False
+        for batch in batches:
+            queue = self.queues[batch]
+            while queue and self.left(queue[0]) < self.quickest(batch):
+                queue.popleft()
+                dropped = True
+            if not queue:
+                continue
+            left, quickest = self.left(queue[0]), self.quickest(batch)
+            weight = self.urgency / (self.deadline - quickest)
+            for size in sizes:
+                if self.idle[size] and self.latency(size, batch) <= left:
+                    score = self.costlier(size, batch) + weight * (left - quickest)
+                    options.append((score, batch, size))
+        if not options:
+            return dropped
+        _, batch, size = min(options)
+        query, instance = self.queues[batch].popleft(), self.idle[size].pop()
+        end = self.clock.now() + self.latency(size, batch)
+        self.took[query] = end - float(self.traffic.arrival[query])
+        self.by[query] = instance
+        self.kernel.at(end, lambda: self.ends(instance), instance)
+        return True

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from tests.serve.problems import A100, problem, sublinear
+
+from partita.errors import InfeasibleError
+from partita.serve.cut import ServingCut
+from partita.serve.cuts.fluid import FluidCut
+from partita.serve.cuts.homogeneous import BestHomogeneous, Homogeneous
+from partita.serve.cuts.paris import Paris, nearest_cut
+from partita.serve.cuts.random_cut import RandomCut
+from partita.serve.cuts.search import Search, starts
+from partita.serve.fluid import fluid_rate
+from partita.serve.routers.elsa import Elsa
+from partita.serve.routers.late_binding import LateBinding
+from partita.serve.throughput import keeps, largest_rate, unit_traffic
+
+if TYPE_CHECKING:
+    from partita.serve.problem import Multiset, ServingProblem
+
+SMALL = Search(queries=2_000, rounds=3, tries=4)
+
+
+def by_hand() -> ServingProblem:
+    # Peak rates: 1g 2/s at every batch size above 1 (knee 2), 2g 4/s at 3 and 4 (knee 3), 4g 8/s at 4 alone (knee 4).
+    return problem(
+        [[0.9, 1.0, 1.5, 2.0], [0.8, 0.8, 0.75, 1.0], [0.8, 0.8, 0.5, 0.5]], [0.4, 0.3, 0.2, 0.1], 4.0, gpus=3
+    )
+
+
+def test_paris_knees_are_where_a_size_first_reaches_80_percent_of_its_peak() -> None:
+    assert Paris().knees(by_hand()).tolist() == [2, 3, 4]
+
+
+def test_paris_divides_the_slices_by_the_work_each_size_owns() -> None:
+    # 1g owns 1 and 2: 0.4 x 0.9 + 0.3 x 1 = 0.66; 2g owns 3: 0.2 x 0.75 = 0.15; 4g owns 4: 0.1 x 0.5 = 0.05.
+    # 12 slices over 1 x 0.66 + 2 x 0.15 + 4 x 0.05 = 1.16.
+    assert Paris().instances(by_hand()) == pytest.approx(
+        [0.66 * 12 / 1.16, 0.15 * 12 / 1.16, 0.05 * 12 / 1.16]
+    )
+
+
+def test_paris_takes_the_legal_cut_nearest_to_that() -> None:
+    wanted = Paris().instances(by_hand())
+    cut = Paris().cut(by_hand())
+    every = [ServingCut.of(each) for each in _triples(by_hand().multisets)]
+
+    def off(each: ServingCut) -> float:
+        return float(np.abs(each.counts - wanted) @ by_hand().compute)
+
+    assert off(cut) == pytest.approx(min(map(off, every)))
+
+
+def _triples(multisets: tuple[Multiset, ...]) -> list[tuple[Multiset, ...]]:
+    return [(a, b, c) for a in multisets for b in multisets for c in multisets]
+
+
+def test_paris_refuses_batch_sizes_that_their_owner_cannot_run() -> None:
+    found = problem([[1.0, np.inf], [1.0, np.inf], [1.0, np.inf]], [0.5, 0.5], 4.0)
+    with pytest.raises(InfeasibleError, match="cannot run"):
+        Paris().cut(found)
+
+
+def test_homogeneous_cuts_have_as_many_of_one_size_as_fit() -> None:
+    found = problem([[1.0]] * 5, [1.0], 2.0, gpus=2)
+    assert [Homogeneous(k).cut(found).counts.tolist() for k in range(5)] == [
+        [14, 0, 0, 0, 0],
+        [0, 6, 0, 0, 0],
+        [0, 0, 4, 0, 0],
+        [0, 0, 0, 2, 0],
+        [0, 0, 0, 0, 2],
+    ]
+
+
+def test_the_best_homogeneous_cut_is_that_of_the_size_that_holds_most() -> None:
+    flat = problem([[1.0]] * 3, [1.0], 4.0)
+    whole = problem([[3.9], [3.9], [0.1]], [1.0], 4.0)
+    assert BestHomogeneous(LateBinding()).cut(flat).counts.tolist() == [4, 0, 0]
+    assert BestHomogeneous(Elsa()).cut(whole).counts.tolist() == [0, 0, 1]
+
+
+def test_random_cuts_are_maximal_and_repeat_with_their_seed() -> None:
+    found = problem([[1.0]] * 5, [1.0], 2.0, gpus=4)
+    cut = RandomCut(3).cut(found)
+    assert cut == RandomCut(3).cut(found) != RandomCut(4).cut(found)
+    assert all(layout.maximal for layout in cut.layouts(A100))
+
+
+@pytest.mark.parametrize(
+    "cutter", [Paris(), FluidCut(), RandomCut(), SMALL], ids=lambda each: type(each).__name__
+)
+def test_every_cut_is_legal_and_uses_all_gpus(cutter) -> None:
+    found = sublinear(gpus=3)
+    layouts = cutter.cut(found).layouts(found.gpu)
+    assert len(layouts) == 3
+    assert sum(map(len, layouts)) == cutter.cut(found).counts.sum()
+
+
+@pytest.mark.parametrize("deadline", [3.0, 4.0, 8.0])
+def test_search_is_never_worse_than_its_best_start(deadline: float) -> None:
+    found = sublinear(gpus=2, deadline=deadline)
+    traffic = [unit_traffic(found.share, SMALL.queries, seed) for seed in SMALL.seeds]
+
+    def rate(cut: ServingCut) -> float:
+        guess = fluid_rate(found, cut.counts, served=found.quantile).rate
+        serve = SMALL.router.on(found, cut.counts)
+        return largest_rate(lambda rate: keeps(found, serve, traffic, rate), guess) if guess else 0.0
+
+    assert rate(SMALL.cut(found)) >= max(map(rate, starts(found))) * 0.995
+
+
+def test_search_says_when_nothing_can_be_in_time() -> None:
+    with pytest.raises(InfeasibleError, match="no cut answers 95%"):
+        SMALL.cut(sublinear(deadline=0.1))
+
+
+def test_nearest_cut_returns_what_is_legal_already() -> None:
+    found = problem([[1.0]] * 5, [1.0], 2.0, gpus=2)
+    legal = RandomCut(5).cut(found)
+    assert nearest_cut(found, legal.counts.astype(float)).counts.tolist() == legal.counts.tolist()

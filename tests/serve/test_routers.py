@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.serve.problems import problem, random_problems, sublinear, traffic
+from tests.serve.reference import LateBindingReference, bound_on_arrival, elsa, sizes_of
+
+from partita.serve.fluid import fluid_rate, second_prices
+from partita.serve.outcome import REFUSED, TICK, Outcome, Router
+from partita.serve.routers.elsa import Elsa
+from partita.serve.routers.fifs import Fifs
+from partita.serve.routers.late_binding import LateBinding
+from partita.serve.routers.price import Price
+from partita.serve.throughput import unit_traffic
+from partita.sim.arrivals import Traffic
+
+if TYPE_CHECKING:
+    from partita.serve.problem import ServingProblem
+
+ROUTERS: list[Router] = [Elsa(), Fifs(), Price(), LateBinding()]
+COUNTS = np.array([3, 1, 1])
+
+
+def same(one: Outcome, other: Outcome) -> None:
+    np.testing.assert_array_equal(one.instance, other.instance)
+    np.testing.assert_array_equal(one.latency, other.latency)
+
+
+def busy(given_: ServingProblem, counts: np.ndarray, queries: int, load: float, seed: int) -> Traffic:
+    bound = fluid_rate(given_, counts, served=1.0).rate
+    return unit_traffic(given_.share, queries, seed).faster(load * bound)
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_late_binding_does_what_its_reference_does(data: st.DataObject) -> None:
+    found, counts = data.draw(random_problems())
+    queries = data.draw(traffic(found.latency.shape[1]))
+    same(LateBinding().on(found, counts)(queries), LateBindingReference(found, counts).run(queries))
+
+
+@pytest.mark.parametrize("load", [0.5, 0.95, 1.3])
+def test_late_binding_does_what_its_reference_does_under_load(load: float) -> None:
+    found = sublinear()
+    queries = busy(found, COUNTS, 3_000, load, 1)
+    same(LateBinding().on(found, COUNTS)(queries), LateBindingReference(found, COUNTS).run(queries))
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_elsa_does_what_its_reference_does(data: st.DataObject) -> None:
+    found, counts = data.draw(random_problems())
+    queries = data.draw(traffic(found.latency.shape[1]))
+    same(Elsa().on(found, counts)(queries), bound_on_arrival(found, counts, queries, elsa(found.deadline)))
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_price_does_what_its_reference_does(data: st.DataObject) -> None:
+    found, counts = data.draw(random_problems())
+    queries = data.draw(traffic(found.latency.shape[1]))
+    prices = second_prices(found, counts)
+
+    def choose(waits: list[float], latency: list[float], ends: list[float]) -> int | None:
+        del ends
+        sizes = sizes_of(counts)
+        options = [
+            (prices[sizes[p]] * latency[p], waits[p], p)
+            for p in range(len(sizes))
+            if waits[p] <= found.deadline - latency[p]
+        ]
+        return min(options)[2] if options else None
+
+    other = bound_on_arrival(found, counts, queries, choose)
+    mine = Price().on(found, counts)(queries)
+    np.testing.assert_array_equal(mine.instance, other.instance)
+    np.testing.assert_allclose(mine.latency, other.latency)
+
+
+def test_first_idle_is_first_served_in_order_of_arrival() -> None:
+    found = problem([[1.0, 2.0], [1.0, 2.0], [1.0, 2.0]], [0.5, 0.5], 9.0)
+    queries = Traffic(np.array([0.0, 0.5, 0.6, 0.7]), np.array([2, 1, 1, 1]))
+    seen = Fifs().on(found, np.array([2, 0, 0]))(queries)
+    assert seen.instance.tolist() == [0, 1, 1, 0]
+    assert seen.latency == pytest.approx([2.0, 1.0, 1.9, 2.3])
+
+
+@pytest.mark.parametrize("router", ROUTERS, ids=lambda router: type(router).__name__)
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_an_instance_runs_one_query_at_a_time_each_for_its_latency(
+    router: Router, data: st.DataObject
+) -> None:
+    found, counts = data.draw(random_problems())
+    queries = data.draw(traffic(found.latency.shape[1]))
+    seen = router.on(found, counts)(queries)
+    sizes = sizes_of(counts)
+    assert np.array_equal(np.isinf(seen.latency), seen.instance == REFUSED)
+    for instance in range(len(sizes)):
+        own = np.flatnonzero(seen.instance == instance)
+        latency = found.latency[sizes[instance], queries.batch[own] - 1]
+        end = queries.arrival[own] + seen.latency[own]
+        begin = end - latency
+        assert (begin >= queries.arrival[own] - 1e-9).all()
+        order = np.argsort(end)
+        assert (begin[order][1:] >= end[order][:-1] - 1e-9).all()
+
+
+@pytest.mark.parametrize("router", [Price(), LateBinding()], ids=lambda router: type(router).__name__)
+def test_what_is_answered_is_in_time_however_much_comes(router: Router) -> None:
+    found = sublinear()
+    seen = router.on(found, COUNTS)(busy(found, COUNTS, 5_000, 4.0, 2))
+    answered = seen.latency[seen.instance != REFUSED]
+    assert len(answered) > 500
+    assert (answered <= found.deadline + 2 * TICK).all()
+
+
+def test_no_slice_idles_while_the_oldest_query_of_a_batch_size_waits_that_it_could_answer() -> None:
+    found = sublinear()
+    queries = busy(found, COUNTS, 2_000, 1.1, 3)
+    seen = LateBinding().on(found, COUNTS)(queries)
+    sizes = np.array(sizes_of(COUNTS))
+    end = np.where(seen.instance != REFUSED, queries.arrival + seen.latency, np.nan)
+    begin = end - found.latency[sizes[seen.instance], queries.batch - 1]
+    last = queries.arrival + found.deadline - found.latency.min(axis=0)[queries.batch - 1]
+    # One that is refused stands in the queue until the next arrival or end.
+    gone = np.where(np.isnan(begin), last + found.deadline, begin)
+    looked = 0
+    for query in np.flatnonzero(begin > queries.arrival + 1e-6):
+        moment = (queries.arrival[query] + begin[query]) / 2
+        before = (queries.batch[:query] == queries.batch[query]) & (gone[:query] >= moment)
+        if before.any():
+            continue
+        running = {int(seen.instance[q]) for q in np.flatnonzero((begin <= moment) & (moment < end))}
+        for idle in set(range(len(sizes))) - running:
+            looked += 1
+            latency = found.latency[sizes[idle], queries.batch[query] - 1]
+            assert moment + latency > queries.arrival[query] + found.deadline
+    assert looked > 10
+
+
+def test_late_binding_answers_queries_of_one_batch_size_in_order() -> None:
+    found = sublinear()
+    queries = busy(found, COUNTS, 3_000, 1.2, 4)
+    seen = LateBinding().on(found, COUNTS)(queries)
+    sizes = np.array(sizes_of(COUNTS))
+    for batch in range(1, 9):
+        own = np.flatnonzero((queries.batch == batch) & (seen.instance != REFUSED))
+        begin = queries.arrival[own] + seen.latency[own] - found.latency[sizes[seen.instance[own]], batch - 1]
+        assert (np.diff(begin) >= -1e-9).all()
+
+
+@pytest.mark.parametrize("router", ROUTERS, ids=lambda router: type(router).__name__)
+def test_what_no_slice_can_run_is_refused_and_stops_nothing(router: Router) -> None:
+    found = problem([[1.0, np.inf]] * 3, [0.96, 0.04], 5.0)
+    queries = Traffic(np.array([0.0, 0.1, 0.2]), np.array([1, 2, 1]))
+    seen = router.on(found, np.array([1, 0, 0]))(queries)
+    assert seen.instance.tolist() == [0, REFUSED, 0]
+    assert seen.latency[2] == pytest.approx(1.8)
