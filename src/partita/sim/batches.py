@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from partita.errors import InputError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+_LEAST = 1e-6
+"""Share of a distribution below which what is left of it after a cut means nothing."""
 
 
 def lognormal_share(median: float, sigma: float, largest: int) -> NDArray[np.float64]:
@@ -20,9 +25,17 @@ def lognormal_share(median: float, sigma: float, largest: int) -> NDArray[np.flo
         median: of the log-normal before it is cut off.
         sigma: standard deviation of the logarithm.
         largest: largest batch size; larger ones do not come.
+
+    Raises:
+        InputError: next to nothing of the log-normal is within it.
     """
     below = [0.5 * (1 + erf((log(b + 0.5) - log(median)) / (sigma * sqrt(2)))) for b in range(1, largest + 1)]
     share = np.diff(below, prepend=0.0)
+    if below[-1] < _LEAST:
+        raise InputError(
+            f"hardly any batch size of a log-normal of median {median:g} and sigma {sigma:g} is at most {largest}",
+            hint="choose a smaller median",
+        )
     return np.asarray(share / share.sum())
 
 

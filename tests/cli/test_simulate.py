@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+from html.parser import HTMLParser
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.cli.commands import Commands
+
+if TYPE_CHECKING:
+    from tests.cli.commands import Result
+
+SAMPLE = Path(str(resources.files("partita.examples"))) / "workload.yaml"
+QUICK = ("--service", "photo-search", "--gpus", 1, "--queries", 2000)
+
+
+@pytest.fixture
+def partita(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(tmp_path, monkeypatch, capsys)
+
+
+def simulate(partita: Commands, *words: object) -> Result:
+    return partita("simulate", "-f", SAMPLE, *words)
+
+
+def test_it_says_how_many_queries_are_in_time_and_what_the_cut_holds(partita: Commands) -> None:
+    result = simulate(partita, *QUICK, "--cut", "fluid")
+    assert result.code == 0, result.err
+    assert "of 2,000 queries in time" in result.out
+    assert "no router more than" in result.out
+    assert "estimated latency ms: p50" in result.out
+
+
+@pytest.mark.parametrize("cut", ["search", "fluid", "homogeneous", "random"])
+def test_each_cut_uses_every_gpu_and_gives_the_same_again(partita: Commands, cut: str) -> None:
+    once = simulate(partita, *QUICK, "--cut", cut, "-o", "json")
+    again = simulate(partita, *QUICK, "--cut", cut, "-o", "json")
+    assert once.out == again.out
+    data = json.loads(once.out)
+    assert sum(data["cut"]["instances"].values()) == len(data["slices"])
+    assert {each["gpu"] for each in data["slices"]} == {0}
+    assert sum(each["queries"] for each in data["slices"]) == data["queries"] - data["refused"]
+
+
+@pytest.mark.parametrize("router", ["late-binding", "price", "elsa", "fifs"])
+def test_each_router_counts_every_query_once(partita: Commands, router: str) -> None:
+    data = json.loads(simulate(partita, *QUICK, "--cut", "paris", "--router", router, "-o", "json").out)
+    in_time = round(data["attainment"] * data["queries"])
+    assert in_time + data["late"] + data["refused"] == data["queries"] == 2000
+
+
+def test_a_trace_is_replayed_at_its_own_times(partita: Commands, tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("seconds,batch\n" + "".join(f"{i / 10},{1 + i % 4}\n" for i in range(300)))
+    asked = (*QUICK[:4], "--cut", "fluid", "--trace", trace, "-o", "json")
+    data = json.loads(simulate(partita, *asked).out)
+    assert (data["queries"], data["seconds"], data["attainment"]) == (300, pytest.approx(29.9), 1.0)
+    assert json.loads(simulate(partita, *asked, "--speed", 10).out)["seconds"] == pytest.approx(2.99)
+
+
+class _Page(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert not {"src", "href"} & {name for name, _ in attrs}
+        self.tags.append(tag)
+
+
+def test_the_report_has_a_plot_and_each_slice_and_needs_nothing_else(
+    partita: Commands, tmp_path: Path
+) -> None:
+    page, data = tmp_path / "page.html", tmp_path / "data.json"
+    result = simulate(partita, *QUICK, "--cut", "fluid", "--html", page, "--out", data)
+    assert result.code == 0, result.err
+    parser = _Page()
+    parser.feed(page.read_text())
+    slices = len(json.loads(data.read_text())["slices"])
+    assert parser.tags.count("svg") == 1
+    assert parser.tags.count("tr") == slices + 1
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        ((), 2, "6 services"),
+        (("--service", "photo-serch"), 2, "did you mean photo-search?"),
+        (("--service", "photo-search"), 2, "--gpus 8"),
+        (("--service", "photo-search", "--gpus", 1, "--trace", "absent.csv"), 2, "no such file"),
+        (("--service", "answer-finder", "--gpus", 1, "--cut", "homogeneous"), 4, "fewer than 0.95"),
+        ((*QUICK, "--cut", "fluid", "--html", "/"), 2, "directory"),
+        ((*QUICK, "--median", 9999, "--sigma", 0.1), 2, "choose a smaller median"),
+    ],
+)
+def test_what_cannot_be_simulated_is_said(
+    partita: Commands, words: tuple[object, ...], code: int, said: str
+) -> None:
+    result = simulate(partita, *words)
+    assert result.code == code
+    assert said in result.err
+    assert "hint:" in result.err or code == 2
+
+
+def test_a_query_larger_than_any_measured_is_refused_with_the_trace(
+    partita: Commands, tmp_path: Path
+) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("seconds,batch\n0,65\n")
+    result = simulate(partita, *QUICK[:4], "--trace", trace)
+    assert result.code == 2
+    assert "65 items" in result.err
