@@ -12,7 +12,7 @@ from partita.jobs.early_restart import early_restart
 from partita.jobs.job import shares
 from partita.jobs.ladder import Attempt, End, next_attempt
 from partita.jobs.memory.allowance import CONTEXT
-from partita.jobs.memory.bounds import MIB, Bounds, smallest
+from partita.jobs.memory.bounds import MIB, Bounds, holds, slices, smallest
 from partita.jobs.memory.growth import Growth
 from partita.jobs.memory.history import Ended, History
 
@@ -30,9 +30,15 @@ LOOK_EVERY = 5
 
 @dataclass(frozen=True)
 class Session:
-    """A job that answers requests and keeps what it has read and said in its cache: allocated bytes by step."""
+    """A job that answers requests and keeps what it has read and said in its cache.
+
+    Attributes:
+        allocated: bytes by step.
+        first: the profile it begins on.
+    """
 
     allocated: list[float]
+    first: str
 
     @property
     def peak(self) -> float:
@@ -43,13 +49,6 @@ class Session:
     def horizon(self) -> int:
         """Steps in all."""
         return len(self.allocated) - 1
-
-    @property
-    def first(self) -> str:
-        """The smallest slice that holds the weights."""
-        found = smallest(A100, self.allocated[0] + CONTEXT)
-        assert found is not None
-        return found.name
 
     def fails_at(self, profile: str) -> int | None:
         """The step at which a slice is too small; None if it never is."""
@@ -62,7 +61,11 @@ class Session:
 
 
 def sessions(seed: int, count: int, trace: str, *, slackens: bool) -> list[Session]:
-    """Return jobs whose requests follow Azure's token counts, with peaks spread evenly over what a GPU holds."""
+    """Return jobs whose requests follow Azure's token counts.
+
+    Peaks are spread evenly from the weights to a whole GPU, and first slices over those that hold the weights, as if
+    users guessed.
+    """
     rng = random.Random(seed)
     tokens = [
         int(r["ContextTokens"]) + int(r["GeneratedTokens"])
@@ -73,14 +76,15 @@ def sessions(seed: int, count: int, trace: str, *, slackens: bool) -> list[Sessi
     while len(found) < count:
         weights, each = rng.choice(list(MODELS.values()))
         steps = int((rng.uniform(1.1 * weights, MEMORY["7g.40gb"]) - weights) / (mean * each))
-        at = rng.randrange(len(tokens) - steps) if steps >= 30 else -1
-        if at < 0:
+        if steps < 30:
             continue
+        at = rng.randrange(len(tokens) - steps)
         stop = int(steps * rng.uniform(0.3, 0.9)) if slackens else steps
         values = [weights]
         for step in range(steps):
             values.append(values[-1] + (tokens[at + step] * each if step < stop else 0.0))
-        session = Session(values)
+        first = rng.choice([p.name for p in slices(A100) if holds(p, weights + CONTEXT)])
+        session = Session(values, first)
         if session.peak <= MEMORY["7g.40gb"]:
             found.append(session)
     return found
@@ -155,7 +159,7 @@ def growth_errors(count: int) -> str:
         jobs = sessions(2, count, trace, slackens=slackens)
         for part in (0.25, 0.5, 0.75):
             grown = [(job.growth(int(job.horizon * part)), job.peak) for job in jobs]
-            # Before 20 steps nothing is forecast.
+            # Before the first dozen steps nothing is forecast.
             said = [(growth, peak) for growth, peak in grown if len(growth.allocated) > growth.fewest]
             errors = sorted(abs(growth.expected() - peak) / peak for growth, peak in said)
             body.append(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import permutations, product
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given, settings
@@ -23,6 +23,9 @@ from partita.jobs.tightest_batched import TightestBatched
 from partita.jobs.tightest_fifo import TightestFifo
 from partita.jobs.whole import Whole
 from partita.mig.catalogue import gpu_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PLAIN = ["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"]
 A100 = gpu_model("a100-40gb").restricted(PLAIN)

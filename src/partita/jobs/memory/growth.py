@@ -27,16 +27,15 @@ class Growth:
         allocated: allocated (not reserved) bytes after each step, the first entry before any.
         horizon: steps the job will make; None if it is not known.
         context: bytes of the CUDA context and workspaces beside them.
-        z: half width of the interval in standard deviations; 3.3 leaves 0.05 % on each side of a normal one, as one
-            look follows another.
+        z: half width of each interval in standard deviations; 2.0 leaves 2.3 % on each side of a normal one.
         fewest: steps before anything but what was seen is said.
     """
 
     allocated: Sequence[float]
     horizon: int | None
     context: float = 0.0
-    z: float = 3.3
-    fewest: int = 20
+    z: float = 2.0
+    fewest: int = 12
 
     def bounds(self) -> Bounds:
         """Return the bounds of the peak in bytes, context included."""
