@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import signal
+
+import pytest
+
+from partita.jobs.early_restart import early_restart, stop_signal
+from partita.jobs.ladder import Attempt, End, Next, next_attempt, recognise
+from partita.jobs.memory.bounds import MIB, Bounds
+from partita.jobs.memory.growth import Growth
+from partita.mig.catalogue import gpu_model
+
+A100 = gpu_model("a100-40gb").restricted(["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"])
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("code", "log", "end"),
+    [
+        (0, "CUDA out of memory, caught and handled", End.DONE),
+        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", End.OUT_OF_MEMORY),
+        (1, "torch.cuda.OutOfMemoryError: ...", End.OUT_OF_MEMORY),
+        (1, "cudaErrorMemoryAllocation: out of memory", End.OUT_OF_MEMORY),
+        (1, "ValueError: shapes do not match", End.FAILED),
+        (1, "MemoryError", End.FAILED),
+        (-11, "", End.FAILED),
+        (137, "CUDA out of memory", End.KILLED),
+        (-9, "", End.KILLED),
+        (143, "", End.TERMINATED),
+        (-15, "", End.TERMINATED),
+        (1, "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus", End.XID),
+    ],
+)
+def test_how_an_attempt_ended_is_recognised_from_exit_code_and_log(code, log, end):
+    assert recognise(code, log) is end
+
+
+def climb(*profiles: str, end: End = End.OUT_OF_MEMORY, bounds: Bounds | None = None, most: int = 9) -> Next:
+    return next_attempt(A100, tuple(Attempt(profile, end) for profile in profiles), bounds, most=most)
+
+
+def test_out_of_memory_climbs_to_the_next_slice_with_more_memory():
+    assert climb("1g.5gb").profile == "2g.10gb"
+    assert climb("3g.20gb").profile == "7g.40gb"
+    assert climb("4g.20gb").profile == "7g.40gb"
+
+
+def test_slices_that_the_bounds_rule_out_are_left_out():
+    assert climb("1g.5gb", bounds=Bounds(lower=15 * GIB)).profile == "3g.20gb"
+    after = climb("1g.5gb", bounds=Bounds(lower=50 * GIB))
+    assert after.profile is None
+    assert "no larger slice has what it needs" in after.reason
+
+
+def test_the_top_of_the_ladder_and_the_last_attempt_end_it_with_a_reason():
+    assert climb("7g.40gb").reason == "out of memory on 7g.40gb, and no larger slice has what it needs"
+    assert climb("1g.5gb", "2g.10gb", most=2).reason == "out of memory, and that was the last of 2 attempts"
+
+
+@pytest.mark.parametrize("end", [End.FAILED, End.XID, End.KILLED, End.TERMINATED, End.DONE])
+def test_nothing_but_out_of_memory_is_tried_again(end):
+    assert climb("1g.5gb", end=end).profile is None
+
+
+def line(to: float, steps: int = 30, horizon: int = 100) -> Growth:
+    return Growth([to / horizon * step for step in range(steps + 1)], horizon)
+
+
+def test_a_job_that_will_outgrow_its_slice_is_restarted_on_one_that_holds_the_expected_peak():
+    assert early_restart(A100, "1g.5gb", line(15 * GIB)) == "3g.20gb"
+    assert early_restart(A100, "1g.5gb", line(6 * GIB)) == "2g.10gb"
+
+
+def test_a_job_that_fits_or_of_which_little_is_known_is_left_alone():
+    assert early_restart(A100, "1g.5gb", line(4 * GIB)) is None
+    assert early_restart(A100, "1g.5gb", line(15 * GIB, steps=5)) is None
+
+
+def test_a_job_that_no_slice_would_hold_is_left_to_run():
+    assert early_restart(A100, "7g.40gb", line(100 * GIB)) is None
+    assert early_restart(A100, "1g.5gb", line(100 * GIB)) is None
+
+
+def test_a_peak_at_the_slice_itself_is_no_reason():
+    exactly = (A100.profile("1g.5gb").memory_mib or 0) * MIB
+    assert early_restart(A100, "1g.5gb", Growth([float(exactly)] * 50, 100)) is None
+
+
+def test_a_job_is_asked_first_and_killed_after_its_grace():
+    assert stop_signal(None, 5.0, 60.0) is signal.SIGTERM
+    assert stop_signal(5.0, 30.0, 60.0) is None
+    assert stop_signal(5.0, 65.0, 60.0) is signal.SIGKILL
