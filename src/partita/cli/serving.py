@@ -77,7 +77,7 @@ def load_asked(path: Path, service: str | None, ask: Ask) -> Asked:
     return Asked(spec.name, spec.model, any(row.estimated for row in rows), problem, traffic)
 
 
-_MOST_GPUS = 4_000
+_MOST_GPUS = 500
 _MOST_ITEMS = 1_024
 
 

@@ -64,10 +64,10 @@ def simulate(
         float, typer.Option(min=0.01, max=10, help="Without a trace: sigma of log-normal batch sizes.")
     ] = 0.9,
     queries: Annotated[
-        int, typer.Option(min=100, max=50_000_000, help="Without a trace: Poisson queries at the rate.")
+        int, typer.Option(min=100, max=10_000_000, help="Without a trace: Poisson queries at the rate.")
     ] = 100_000,
     gpus: Annotated[
-        int | None, typer.Option(min=1, max=4_000, help="GPUs; without it, the count of the pool.")
+        int | None, typer.Option(min=1, max=500, help="GPUs; without it, the count of the pool.")
     ] = None,
     quantile: Annotated[
         float, typer.Option(min=0.5, max=0.9999, help="Share of the queries that should be in time.")
@@ -163,7 +163,7 @@ def _print(data: dict[str, Any]) -> None:
 
     console = stdout()
     holds, about = data["holds"], "estimated " if data["estimated"] else ""
-    rate = data["queries"] / max(data["seconds"], 1e-9)
+    rate = f", {data['queries'] / data['seconds']:,.6g} queries/s" if data["seconds"] else ""
     quantiles = ", ".join(
         f"{name} {'refused' if ms is None else f'{ms:,.1f}'}" for name, ms in data["latency_ms"].items()
     )
@@ -171,10 +171,10 @@ def _print(data: dict[str, Any]) -> None:
         f"{data['attainment']:.3%} of {data['queries']:,} queries in time, {data['late']:,} late, "
         f"{data['refused']:,} refused\n"
         f"{data['service']} ({data['model']}) on {data['gpus']:,} {data['gpu']}, deadline "
-        f"{data['deadline_ms']:,.6g} ms, {rate:,.6g} queries/s for {data['seconds']:,.6g} s\n"
+        f"{data['deadline_ms']:,.6g} ms, in {data['seconds']:,.6g} s{rate}\n"
         f"{about}latency ms: {quantiles}\n"
-        f"holds {holds['queries_per_second']:,.4g} (95 % confidence: +-{holds['half_width']:,.2g}) Poisson queries/s "
-        f"with {holds['quantile']:.4g} in time; no router more than {holds['bound']:,.4g} on this cut\n",
+        f"holds {_number(holds['queries_per_second'])} +-{_number(holds['half_width'])} Poisson queries/s (95 % "
+        f"confidence) with {holds['quantile']:.4g} in time; no router more than {_number(holds['bound'])} on this cut\n",
         markup=False,
         soft_wrap=True,
     )
@@ -190,3 +190,7 @@ def _print(data: dict[str, Any]) -> None:
             profile, f"{n:,}", f"{queries:,}", *(f"{x:.0%}" for x in (sum(busy) / n, min(busy), max(busy)))
         )
     console.print(table)
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from partita.errors import InfeasibleError
 from partita.serve.evaluation import Evaluation, evaluate
 from partita.serve.fluid import fluid_rate
-from partita.serve.throughput import Throughput, throughput, unit_traffic
+from partita.serve.throughput import Throughput, enough_queries, throughput, unit_traffic
 
 if TYPE_CHECKING:
     from partita.serve.cut import Cutter, ServingCut
@@ -54,7 +54,8 @@ def simulate(problem: ServingProblem, cutter: Cutter, router: Router, traffic: T
             hint="allow a longer latency, send smaller batches, or choose the cut search",
         )
     outcome = router.on(problem, cut.counts)(traffic)
-    unit = [unit_traffic(problem.share, _QUERIES, seed) for seed in _SEEDS]
+    queries = enough_queries(problem, _QUERIES)
+    unit = [unit_traffic(problem.share, queries, seed) for seed in _SEEDS]
     return Simulation(
         cut,
         outcome,

@@ -40,6 +40,11 @@ def unit_traffic(share: NDArray[np.float64], queries: int, seed: int) -> Traffic
     return Traffic(poisson(1.0, queries, rng), draw(share, queries, rng))
 
 
+def enough_queries(problem: ServingProblem, queries: int) -> int:
+    """Return so many queries, or 100 for each instance there can be: waiting needs time to build up."""
+    return max(queries, 100 * problem.gpus * problem.gpu.compute_slices)
+
+
 def keeps(problem: ServingProblem, serve: Serve, traffic: Sequence[Traffic], rate: float) -> bool:
     """Say whether at this rate the asked share of queries meets the deadline, over all traffic together."""
     met = fmean(serve(each.faster(rate)).attainment(problem.deadline) for each in traffic)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from partita.serve.cut import ServingCut
 from partita.serve.fluid import fluid_rate
-from partita.serve.throughput import throughput, unit_traffic
+from partita.serve.throughput import enough_queries, throughput, unit_traffic
 
 if TYPE_CHECKING:
     from partita.serve.outcome import Router
@@ -45,7 +45,7 @@ class BestHomogeneous:
 
     def cut(self, problem: ServingProblem) -> ServingCut:
         """Return the cut."""
-        traffic = [unit_traffic(problem.share, _QUERIES, _SEED)]
+        traffic = [unit_traffic(problem.share, enough_queries(problem, _QUERIES), _SEED)]
 
         def rate(cut: ServingCut) -> float:
             guess = fluid_rate(problem, cut.counts, served=problem.quantile).rate

@@ -10,7 +10,7 @@ from partita.serve.cut import ServingCut
 from partita.serve.cuts.homogeneous import Homogeneous
 from partita.serve.fluid import fluid_cut, fluid_rate
 from partita.serve.routers.late_binding import LateBinding
-from partita.serve.throughput import keeps, largest_rate, unit_traffic
+from partita.serve.throughput import enough_queries, keeps, largest_rate, unit_traffic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ class Search:
 
     Attributes:
         router: what will route the queries.
-        queries: in each simulation.
+        queries: in each simulation, more where there are many GPUs.
         seeds: of traffic, pooled.
         tries: re-cuts that are simulated before a cut counts as a local optimum, the most promising first by
             their fluid rate.
@@ -52,7 +52,8 @@ class Search:
         Raises:
             InfeasibleError: no start answers enough queries in time at any rate.
         """
-        traffic = [unit_traffic(problem.share, self.queries, seed) for seed in self.seeds]
+        queries = enough_queries(problem, self.queries)
+        traffic = [unit_traffic(problem.share, queries, seed) for seed in self.seeds]
         best, rate = None, 0.0
         for start in starts(problem):
             if (found := self._rate(problem, start, traffic, above=rate)) > rate:
@@ -101,7 +102,7 @@ def _recuts(problem: ServingProblem, cut: ServingCut) -> list[ServingCut]:
     """Return the cuts that differ on one GPU, those of largest fluid rate first."""
     found = {
         ServingCut.of([*cut.gpus[:index], other, *cut.gpus[index + 1 :]])
-        for index in range(len(cut.gpus))
+        for index in map(cut.gpus.index, set(cut.gpus))  # GPUs that are cut alike give the same cuts
         for other in problem.multisets
     } - {cut}
 
