@@ -29,7 +29,7 @@ def test_it_says_how_many_queries_are_in_time_and_what_the_cut_holds(partita: Co
     result = simulate(partita, *QUICK, "--cut", "fluid")
     assert result.code == 0, result.err
     assert "of 2,000 queries in time" in result.out
-    assert "no router more than" in result.out
+    assert "no router holds more than" in result.out
     assert "estimated latency ms: p50" in result.out
 
 

@@ -174,7 +174,8 @@ def _print(data: dict[str, Any]) -> None:
         f"{data['deadline_ms']:,.6g} ms, in {data['seconds']:,.6g} s{rate}\n"
         f"{about}latency ms: {quantiles}\n"
         f"holds {_number(holds['queries_per_second'])} +-{_number(holds['half_width'])} Poisson queries/s (95 % "
-        f"confidence) with {holds['quantile']:.4g} in time; no router more than {_number(holds['bound'])} on this cut\n",
+        f"confidence) with {holds['quantile']:.4g} in time; no router holds more than "
+        f"{_number(holds['bound'])} on this cut\n",
         markup=False,
         soft_wrap=True,
     )
