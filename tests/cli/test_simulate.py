@@ -60,6 +60,17 @@ def test_a_trace_is_replayed_at_its_own_times(partita: Commands, tmp_path: Path)
     assert json.loads(simulate(partita, *asked, "--speed", 10).out)["seconds"] == pytest.approx(2.99)
 
 
+@pytest.mark.parametrize("process", [("gamma", "--variation", 4), ("day", "--swing", 0.9)])
+def test_bursts_and_a_days_swing_are_harder_to_answer_in_time_than_poisson(
+    partita: Commands, process: tuple[object, ...]
+) -> None:
+    asked = (*QUICK[:4], "--queries", 5000, "--cut", "fluid", "--gpus", 2, "-o", "json")
+    steady = json.loads(simulate(partita, *asked).out)
+    swung = json.loads(simulate(partita, *asked, "--arrivals", *process).out)
+    assert swung["attainment"] < steady["attainment"]
+    assert swung["queries"] == pytest.approx(5000, rel=0.1)
+
+
 class _Page(HTMLParser):
     def __init__(self) -> None:
         super().__init__()

@@ -25,15 +25,36 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
+class Arrivals:
+    """When queries arrive without a trace; see `partita simulate --help`."""
+
+    process: str
+    variation: float
+    swing: float
+    queries: int
+
+    def times(self, rate: float, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return about as many arrival times as asked, at so many per second on average."""
+        from partita.sim.arrivals import day_curve, gamma, poisson  # noqa: PLC0415 -- slow to import
+
+        if self.process == "gamma":
+            return gamma(rate, self.queries, rng, self.variation)
+        if self.process == "day":
+            seconds = self.queries / rate
+            return day_curve(rate, seconds, rng, swing=self.swing, period=seconds)
+        return poisson(rate, self.queries, rng)
+
+
+@dataclass(frozen=True, slots=True)
 class Ask:
     """What the options say; see `partita simulate --help`."""
 
+    arrivals: Arrivals
     trace: Path | None
     speed: float
     tokens_per_item: int
     median: float
     sigma: float
-    queries: int
     gpus: int | None
     quantile: float
     seed: int
@@ -128,7 +149,7 @@ def _queries(
     import numpy as np  # noqa: PLC0415 -- slow to import
 
     from partita.serve.latency import latency_table  # noqa: PLC0415
-    from partita.sim.arrivals import Traffic, poisson  # noqa: PLC0415
+    from partita.sim.arrivals import Traffic  # noqa: PLC0415
     from partita.sim.batches import draw, empirical_share, lognormal_share  # noqa: PLC0415
     from partita.sim.trace import read_trace  # noqa: PLC0415
 
@@ -138,7 +159,8 @@ def _queries(
         rng = np.random.default_rng(ask.seed)
         share = lognormal_share(ask.median, ask.sigma, largest)
         rate = spec.rate / float(share @ np.arange(1, largest + 1))
-        return latency, share, Traffic(poisson(rate, ask.queries, rng), draw(share, ask.queries, rng))
+        times = ask.arrivals.times(rate, rng)
+        return latency, share, Traffic(times, draw(share, len(times), rng))
     traffic = read_trace(ask.trace, tokens_per_item=ask.tokens_per_item).faster(ask.speed)
     if traffic.batch.max() > largest:
         raise InputError(

@@ -25,6 +25,14 @@ class CutName(StrEnum):
     RANDOM = "random"
 
 
+class ArrivalsName(StrEnum):
+    """The arrival processes there are."""
+
+    POISSON = "poisson"
+    GAMMA = "gamma"
+    DAY = "day"
+
+
 class RouterName(StrEnum):
     """The routers there are."""
 
@@ -63,8 +71,113 @@ def simulate(
     sigma: Annotated[
         float, typer.Option(min=0.01, max=10, help="Without a trace: sigma of log-normal batch sizes.")
     ] = 0.9,
+    arrivals: Annotated[
+        ArrivalsName,
+        typer.Option(help="Without a trace: gamma comes in bursts; day swings from trough to peak and back."),
+    ] = ArrivalsName.POISSON,
+    variation: Annotated[
+        float, typer.Option(min=0.1, max=20, help="For gamma: coefficient of variation of the gaps.")
+    ] = 3.0,
+    swing: Annotated[
+        float, typer.Option(min=0, max=1, help="For day: the trough is this much below the mean rate.")
+    ] = 0.6,
     queries: Annotated[
-        int, typer.Option(min=100, max=10_000_000, help="Without a trace: Poisson queries at the rate.")
+        int, typer.Option(min=100, max=10_000_000, help="Without a trace: queries at the service's rate.")
+    ] = 100_000,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, max=500, help="GPUs; without it, the count of the pool.")
+    ] = None,
+    quantile: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="Share of the queries that should be in time.")
+    ] = 0.95,
+    cut: Annotated[
+        CutName, typer.Option(help="How the GPUs are cut; homogeneous takes the best size.")
+    ] = CutName.SEARCH,
+    router: Annotated[RouterName, typer.Option(help="Who answers which query.")] = RouterName.LATE_BINDING,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and batch sizes.")] = 0,
+    html: Html = None,
+    out: Out = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """Simulate one service's queries on unlike slices: attainment, latencies, use.
+
+    Each query has a batch size of its own, up to the largest that the performance
+    table has, and the SLO's latency as its deadline; the table's rows with one
+    process say how long it takes. Says also the largest rate of Poisson arrivals
+    with these batch sizes that the cut holds, and the bound of every router.
+    """
+    from partita.cli.serving import Asked
+    from partita.serve.simulation import Simulation
+
+
+class CutName(StrEnum):
+    """The cuts there are."""
+
+    SEARCH = "search"
+    FLUID = "fluid"
+    PARIS = "paris"
+    HOMOGENEOUS = "homogeneous"
+    RANDOM = "random"
+
+
+class ArrivalsName(StrEnum):
+    """The arrival processes there are."""
+
+    POISSON = "poisson"
+    GAMMA = "gamma"
+    DAY = "day"
+
+
+class RouterName(StrEnum):
+    """The routers there are."""
+
+    LATE_BINDING = "late-binding"
+    PRICE = "price"
+    ELSA = "elsa"
+    FIFS = "fifs"
+
+
+Trace = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="Queries to replay: CSV with seconds,batch, or an Azure LLM trace."),
+]
+Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with plots.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command("simulate")(simulate)
+
+
+def simulate(
+    workload: WorkloadFile,
+    *,
+    service: Annotated[str | None, typer.Option(help="Service; needed where there are several.")] = None,
+    trace: Trace = None,
+    speed: Annotated[
+        float, typer.Option(min=1e-3, max=1e6, help="Replay the trace this many times as fast.")
+    ] = 1.0,
+    tokens_per_item: Annotated[
+        int, typer.Option(min=1, max=1_000_000, help="Tokens of an LLM trace that make one item of a query.")
+    ] = 256,
+    median: Annotated[
+        float, typer.Option(min=0.1, max=10_000, help="Without a trace: median of log-normal batch sizes.")
+    ] = 8.0,
+    sigma: Annotated[
+        float, typer.Option(min=0.01, max=10, help="Without a trace: sigma of log-normal batch sizes.")
+    ] = 0.9,
+    arrivals: Annotated[
+        ArrivalsName,
+        typer.Option(help="Without a trace: gamma comes in bursts; day swings from trough to peak and back."),
+    ] = ArrivalsName.POISSON,
+    variation: Annotated[
+        float, typer.Option(min=0.1, max=20, help="For gamma: coefficient of variation of the gaps.")
+    ] = 3.0,
+    swing: Annotated[
+        float, typer.Option(min=0, max=1, help="For day: the trough is this much below the mean rate.")
+    ] = 0.6,
+    queries: Annotated[
+        int, typer.Option(min=100, max=10_000_000, help="Without a trace: queries at the service's rate.")
     ] = 100_000,
     gpus: Annotated[
         int | None, typer.Option(min=1, max=500, help="GPUs; without it, the count of the pool.")
@@ -87,12 +200,22 @@ def simulate(
     its deadline; the table's rows with one process say how long it takes. Says also the largest rate of Poisson
     arrivals with these batch sizes that the cut holds, and the bound that no router can exceed.
     """
-    from partita.cli.serving import Ask, load_asked, play  # noqa: PLC0415 -- numba is slow to import
+    from partita.cli.serving import Arrivals, Ask, load_asked, play  # noqa: PLC0415 -- numba is slow to import
 
     asked = load_asked(
         workload,
         service,
-        Ask(trace, speed, tokens_per_item, median, sigma, queries, gpus, quantile, seed),
+        Ask(
+            Arrivals(arrivals.value, variation, swing, queries),
+            trace,
+            speed,
+            tokens_per_item,
+            median,
+            sigma,
+            gpus,
+            quantile,
+            seed,
+        ),
     )
     found = play(asked, cut.value, router.value, seed)
     data = _data(asked, found, cut, router)
