@@ -62,7 +62,7 @@ def whole_rate(name: str) -> float:
     return max(point.throughput for point in _points()[name.rpartition("-")[0]].values())
 
 
-def plan_for(rates: Mapping[str, float], seconds: float = 1.0) -> Plan:
+def plan_for(rates: Mapping[str, float], seconds: float = 10.0) -> Plan:
     """Return the exact plan for these rates, or the best found in the time."""
     return ExactPlanner(watch=Watch(seconds)).plan(problem_of(rates))
 

@@ -249,7 +249,7 @@ def _thousand(*, quick: bool) -> str:
     later = {name: share * draw.lognormvariate(0, 0.5) for name, share in shares.items()}
     rows: list[list[object]] = []
     old, new = _rates_near(shares, size), _rates_near(later, size)
-    before, after = plan_for(old, 5.0), plan_for(new, 5.0)
+    before, after = plan_for(old), plan_for(new)
     gpus = max(len(before.gpus), len(after.gpus)) + 16
     current = on_cluster(before, gpus)
     begin = time.perf_counter()
@@ -283,7 +283,7 @@ def _thousand(*, quick: bool) -> str:
 def _rates_near(shares: dict[str, float], gpus: int) -> dict[str, float]:
     """Return rates in these shares that need about so many GPUs."""
     rates = scaled(shares, gpus)
-    needed = len(plan_for(rates, 5.0).gpus)
+    needed = len(plan_for(rates).gpus)
     return {name: rate * gpus / needed for name, rate in rates.items()}
 
 
