@@ -47,6 +47,8 @@ def test_azures_hour_is_an_hour(shared_data: Path) -> None:
         ("seconds,batch\n-1,1\n", ":2", "seconds is -1"),
         ("seconds,batch\nnan,1\n", ":2", "seconds is nan"),
         ("seconds,batch\n0,1.5\n", ":2", "batch is 1.5"),
+        ("seconds,batch\n0,1e300\n", ":2", "batch is 1e300, more than"),
+        ("seconds,batch\n1e300,1\n", ":2", "seconds is 1e300, more than"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\nnoon,1,1\n", ":2", "not a date and time"),
         ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,0,1\n", ":2", "ContextTokens is 0"),
     ],

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 OURS = ("seconds", "batch")
 AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+_MOST = 1e9
+"""Seconds, items and tokens beyond this are no measurements."""
 
 
 def read_trace(path: Path | str, *, tokens_per_item: int = 256) -> Traffic:
@@ -37,7 +39,7 @@ def read_trace(path: Path | str, *, tokens_per_item: int = 256) -> Traffic:
             hint=f"write {','.join(OURS)}; Azure's {','.join(AZURE)} is read as well",
         )
     if set(OURS) <= set(records.header):
-        rows = [(each.number("seconds"), each.count("batch")) for each in records]
+        rows = [(_number(each, "seconds"), _count(each, "batch")) for each in records]
     else:
         rows = [(_stamp(each), _items(each, tokens_per_item)) for each in records]
     if not rows:
@@ -57,5 +59,17 @@ def _stamp(record: Record) -> float:
 
 
 def _items(record: Record, tokens_per_item: int) -> int:
-    tokens = record.count("ContextTokens") + round(record.number("GeneratedTokens"))
+    tokens = _count(record, "ContextTokens") + round(_number(record, "GeneratedTokens"))
     return -(-tokens // tokens_per_item)
+
+
+def _count(record: Record, name: str) -> int:
+    _number(record, name)
+    return record.count(name)
+
+
+def _number(record: Record, name: str) -> float:
+    number = record.number(name)
+    if number > _MOST:
+        raise InputError(f"{name} is {record.fields[name]}, more than {_MOST:,.0f}", where=record.place)
+    return number
