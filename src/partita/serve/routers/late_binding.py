@@ -10,6 +10,7 @@ from numba import njit
 
 from partita.serve.fluid import second_prices
 from partita.serve.outcome import REFUSED, TICK, Outcome
+from partita.serve.routers.heap import drop_first, push
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -114,7 +115,7 @@ def _late_binding(
         if running > 0 and (arrived == len(arrival) or end_at[0] <= arrival[arrived]):
             now, p = end_at[0], end_of[0]
             running -= 1
-            _sift_down(end_at, end_of, running)
+            drop_first(end_at, end_of, running)
             k = size_of[p]
             idle[k, idling[k]] = p
             idling[k] += 1
@@ -140,7 +141,7 @@ def _late_binding(
                 by[q] = idle[size, idling[size]]
                 end = now + rules.latency[size, b]
                 took[q] = end - arrival[q]
-                _sift_up(end_at, end_of, running, (end, by[q]))
+                push(end_at, end_of, running, (end, by[q]))
                 running += 1
             elif dropped == 0:
                 break
@@ -206,37 +207,3 @@ def _instances(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np
             idle[k, counts[k] - 1 - i] = base + i
         base += counts[k]
     return size_of, idle
-
-
-@njit(cache=True, nogil=True)
-def _sift_up(key: NDArray[np.float64], value: NDArray[np.int64], at: int, entry: tuple[float, int]) -> None:
-    """Put an entry into the binary heap key[:at], value[:at], smallest first, ties by value."""
-    new, what = entry
-    while at > 0:
-        parent = (at - 1) // 2
-        if key[parent] < new or (key[parent] == new and value[parent] < what):
-            break
-        key[at], value[at] = key[parent], value[parent]
-        at = parent
-    key[at], value[at] = new, what
-
-
-@njit(cache=True, nogil=True)
-def _sift_down(key: NDArray[np.float64], value: NDArray[np.int64], last: int) -> None:
-    """Take the first of the binary heap key[:last + 1] away."""
-    moved, what = key[last], value[last]
-    at = 0
-    while True:
-        child = 2 * at + 1
-        if child >= last:
-            break
-        right = child + 1
-        if right < last and (
-            key[right] < key[child] or (key[right] == key[child] and value[right] < value[child])
-        ):
-            child = right
-        if moved < key[child] or (moved == key[child] and what < value[child]):
-            break
-        key[at], value[at] = key[child], value[child]
-        at = child
-    key[at], value[at] = moved, what
