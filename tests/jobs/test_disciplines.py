@@ -189,6 +189,18 @@ def test_decisions_do_not_depend_on_anything_but_the_state():
         assert make().decide(state) == make().decide(state)
 
 
+@pytest.mark.parametrize("make", ALL)
+def test_nothing_starts_where_nothing_waits(make):
+    assert make().decide(State(0.0, (), (empty(A100),))) == ()
+
+
+def test_once_the_aged_group_is_served_other_groups_take_the_gpus_that_are_left():
+    aged = job_on(A100, 0, {"7g.40gb": 5.0})
+    young = [job_on(A100, n, {"1g.5gb": 5.0}, arrival=90.0) for n in range(1, 4)]
+    starts = TightestBatched(patience=50.0).decide(State(100.0, (aged, *young), (empty(A100), empty(A100))))
+    assert {start.job for start in starts} == {aged, *young}
+
+
 def test_a_discipline_that_never_starts_a_job_is_found_out():
     class Never:
         def decide(self, state):  # noqa: ARG002 -- the interface

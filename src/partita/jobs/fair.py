@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
 from partita.jobs.board import Board
@@ -29,11 +30,16 @@ class Fair:
     def decide(self, state: State) -> tuple[Start, ...]:
         """Return the jobs that fit, in that order."""
         board, had = Board(state), self._had(state)
-        left = list(state.waiting)
+        queues: dict[str, list[Job]] = {}
+        for job in sorted(state.waiting, key=lambda each: self._rank(state, 0.0, each), reverse=True):
+            queues.setdefault(job.user, []).append(job)
+        # A user's first rank changes only when their own job starts, so one heap of users stays in order.
+        first = [(self._rank(state, had.get(user, 0.0), queue[-1]), user) for user, queue in queues.items()]
+        heapify(first)
         kept = None
-        while left:
-            job = min(left, key=lambda each: self._rank(state, had, each))
-            left.remove(job)
+        while first and not board.full:
+            user = heappop(first)[1]
+            job = queues[user].pop()
             profile = job.tightest
             if kept is not None:
                 after = start_beside(board, job, profile, kept)
@@ -43,7 +49,9 @@ class Fair:
                 if not started and self._aged(state, job):
                     kept = reserve(state, board, job, profile)
             if started:
-                had[job.user] = had.get(job.user, 0.0) + self._takes(state, job, job.seconds[profile])
+                had[user] = had.get(user, 0.0) + self._takes(state, job, job.seconds[profile])
+            if queues[user]:
+                heappush(first, (self._rank(state, had.get(user, 0.0), queues[user][-1]), user))
         return tuple(board.starts)
 
     def _had(self, state: State) -> dict[str, float]:
@@ -61,7 +69,7 @@ class Fair:
     def _aged(self, state: State, job: Job) -> bool:
         return state.now - job.arrival >= self.patience
 
-    def _rank(self, state: State, had: dict[str, float], job: Job) -> tuple[bool, int, float, float, int]:
+    def _rank(self, state: State, had: float, job: Job) -> tuple[bool, int, float, float, int]:
         if self._aged(state, job):
             return (False, 0, 0.0, job.arrival, job.id)
-        return (True, -job.priority, had.get(job.user, 0.0), job.arrival, job.id)
+        return (True, -job.priority, had, job.arrival, job.id)

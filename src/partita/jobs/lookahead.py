@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from partita.jobs.priced import Priced
@@ -41,19 +41,25 @@ class Lookahead:
     Attributes:
         weight: what mean completion time counts against makespan: 0.5 both, 0.0 makespan alone.
         rules: the rules to choose from.
+        most: waiting jobs, evenly spaced in order of arrival, with which rules are compared.
     """
 
     weight: float = 0.5
     rules: tuple[Discipline, ...] = RULES
+    most: int = 500
     _rule: Discipline | None = None
     _newest: int = -1
     _waiting: int = 0
 
     def decide(self, state: State) -> tuple[Start, ...]:
         """Return the starts of the rule that does best from here."""
+        if not state.waiting:
+            return ()
         newest = max(job.id for job in state.waiting)
         if self._rule is None or newest > self._newest or 2 * len(state.waiting) <= self._waiting:
-            self._rule = min(self.rules, key=lambda rule: self._score(state, rule))
+            step = -(-len(state.waiting) // self.most)
+            sample = replace(state, waiting=state.waiting[::step])
+            self._rule = min(self.rules, key=lambda rule: self._score(sample, rule))
             self._waiting = len(state.waiting)
             self._newest = max(newest, self._newest)
         return self._rule.decide(state)

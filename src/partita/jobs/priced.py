@@ -61,7 +61,7 @@ class Priced:
 
     def _aged(self, state: State, board: Board) -> Reservation | None:
         """Start the jobs that are overtaken for too long; return the reservation of the first that does not fit."""
-        newest = state.waiting[-1].arrival
+        newest = max((job.arrival for job in state.waiting), default=0.0)
         for job in state.waiting:
             if newest - job.arrival < self.patience:
                 break

@@ -38,6 +38,7 @@ class TightestBatched:
         group: dict[int, str] = {running.gpu: running.job.tightest for running in state.running}
         for gpu in range(len(board.gpus)):
             while True:
+                first = first if left.get(first or "") else None
                 profile = group.get(gpu) or first or (sizes.most_common(1)[0][0] if sizes else "")
                 if (first and profile != first) or not left.get(profile):
                     break
