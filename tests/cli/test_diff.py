@@ -201,3 +201,10 @@ def test_what_is_no_pair_of_plans_is_said(partita: Commands, words: list[str], s
     done = partita(*words)
     assert done.code == 2
     assert said in " ".join(done.err.split())
+
+
+def test_a_forbidden_combination_is_not_used_on_the_way(tmp_path: Path, partita: Commands) -> None:
+    day = write(tmp_path / "day.json", {"net": 300}, [instance(4, "3g.40gb", "net")])
+    night = write(tmp_path / "night.json", {"net": 300}, [instance(0, "4g.40gb", "net")])
+    assert partita("diff", day, night, "--extra-gpus", "0").code == 3
+    assert partita("diff", day, night, "--extra-gpus", "0", "--forbid", "4g+3g").code == 4

@@ -10,6 +10,7 @@ import typer
 
 from partita.cli.acting import asked_to_stop, lines, make_controller
 from partita.cli.drivers import (
+    AllowMigMode,
     ClockName,
     ClockOption,
     Cluster,
@@ -22,7 +23,7 @@ from partita.cli.drivers import (
     whole_nodes,
 )
 from partita.cli.options import DryRun, Format, Output, emit, stdout
-from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, make_transitioner
+from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbid, make_transitioner
 
 if TYPE_CHECKING:
     from partita.control.controller import Controller, Reached
@@ -54,6 +55,8 @@ def apply(
     clock: ClockOption = ClockName.SIMULATED,
     simulate: Simulate = None,
     services: ServicesFile = None,
+    allow_mig_mode: AllowMigMode = False,
+    forbid: Forbid = None,
     output: Output = Format.TABLE,
     dry_run: DryRun = False,
 ) -> None:
@@ -66,7 +69,7 @@ def apply(
     from partita.plan.document import read_plan  # noqa: PLC0415
 
     wanted = read_plan(plan)
-    cluster = Cluster(driver, clock, services)
+    cluster = Cluster(driver, clock, services, allow_mig_mode)
     refuse_unrunnable(cluster, (service.name for service in wanted.services))
     there = simulated_gpus(simulate or ()) or whole_nodes([(gpu.id, gpu.model) for gpu in wanted.gpus])
     opened = rehearsal if dry_run else workplace
@@ -75,7 +78,14 @@ def apply(
             controller = make_controller(place, make_transitioner(algorithm), reporter, lambda: False)
             shown = place.driver.observe()
             _refuse_other(expect, controller, shown)
-            goal = _goal(wanted, controller, shown, algorithm=algorithm, extra_gpus=extra_gpus)
+            goal = _goal(
+                wanted,
+                controller,
+                shown,
+                algorithm=algorithm,
+                extra_gpus=extra_gpus,
+                forbid=tuple(forbid or ()),
+            )
             data = _way(controller, goal, shown)
         if dry_run:
             _show(data, output)
@@ -105,7 +115,13 @@ def _refuse_other(expect: str | None, controller: Controller, shown: Observation
 
 
 def _goal(
-    wanted: Plan, controller: Controller, shown: Observation, *, algorithm: str, extra_gpus: int | None
+    wanted: Plan,
+    controller: Controller,
+    shown: Observation,
+    *,
+    algorithm: str,
+    extra_gpus: int | None,
+    forbid: tuple[str, ...],
 ) -> Goal:
     from partita.control.controller import standing_rates  # noqa: PLC0415
     from partita.control.goal import goal_for, refuse_missing  # noqa: PLC0415
@@ -114,7 +130,9 @@ def _goal(
     refuse_missing(wanted, shown)
     journal = controller.hands.journal
     rates = standing_rates(journal.promised(), deployed(shown))
-    return goal_for(wanted, rates, journal.unfinished(), algorithm=algorithm, extra_gpus=extra_gpus)
+    return goal_for(
+        wanted, rates, journal.unfinished(), algorithm=algorithm, extra_gpus=extra_gpus, forbid=forbid
+    )
 
 
 def _way(controller: Controller, goal: Goal, shown: Observation) -> dict[str, Any]:

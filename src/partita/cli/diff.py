@@ -11,7 +11,7 @@ import typer
 
 from partita.cli.drivers import ClockName, Cluster, DriverName, DriverOption
 from partita.cli.options import DryRun, Format, Out, Output, emit, stdout
-from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, make_transitioner
+from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbid, make_transitioner
 from partita.errors import InputError
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ def diff(
     extra_gpus: ExtraGpus = None,
     durations: DurationsOption = DurationsName.MEASURED,
     driver: DriverOption = DriverName.SIMULATED,
+    forbid: Forbid = None,
     html: Html = None,
     out: Out = None,
     output: Output = Format.TABLE,
@@ -74,9 +75,16 @@ def diff(
     seconds = _seconds(durations)
     wanted = read_plan(target)
     if current:
-        asked = _between(read_plan(current[0]), wanted, seconds, extra_gpus)
+        asked = _between(read_plan(current[0]), wanted, seconds, extra_gpus, tuple(forbid or ()))
     else:
-        asked = _from_cluster(wanted, seconds, extra_gpus, algorithm, driver)
+        asked = _from_cluster(
+            wanted,
+            seconds,
+            extra_gpus=extra_gpus,
+            forbid=tuple(forbid or ()),
+            algorithm=algorithm,
+            driver=driver,
+        )
     found = ordered(make_transitioner(algorithm), asked)
     if not dry_run:
         _write(asked, found, out, html)
@@ -99,7 +107,9 @@ def _seconds(name: DurationsName) -> Durations:
     return MEASURED if name is DurationsName.MEASURED else PAPER
 
 
-def _between(now: Plan, wanted: Plan, seconds: Durations, extra_gpus: int | None) -> Request:
+def _between(
+    now: Plan, wanted: Plan, seconds: Durations, extra_gpus: int | None, forbid: tuple[str, ...]
+) -> Request:
     """Return the transition asked for between two plans, on GPUs that suffice for both."""
     from partita.cli.drivers import enough_gpus  # noqa: PLC0415
     from partita.transition.deployment import DeployedGpu, Deployment, deployment_of  # noqa: PLC0415
@@ -116,11 +126,18 @@ def _between(now: Plan, wanted: Plan, seconds: Durations, extra_gpus: int | None
         {service.name: service.rate for service in wanted.services},
         seconds,
         extra_gpus,
+        forbid,
     )
 
 
 def _from_cluster(
-    wanted: Plan, seconds: Durations, extra_gpus: int | None, algorithm: AlgorithmName, driver: DriverName
+    wanted: Plan,
+    seconds: Durations,
+    *,
+    extra_gpus: int | None,
+    forbid: tuple[str, ...],
+    algorithm: AlgorithmName,
+    driver: DriverName,
 ) -> Request:
     from partita.cli.workplace import rehearsal  # noqa: PLC0415 -- slow to import
     from partita.control.controller import request, standing_rates  # noqa: PLC0415
@@ -141,7 +158,7 @@ def _from_cluster(
         now = deployed(shown)
         rates = standing_rates(place.journal.promised(), now)
         unfinished = place.journal.unfinished()
-    goal = goal_for(wanted, rates, unfinished, algorithm=algorithm, extra_gpus=extra_gpus)
+    goal = goal_for(wanted, rates, unfinished, algorithm=algorithm, extra_gpus=extra_gpus, forbid=forbid)
     return request(goal, now, seconds)
 
 

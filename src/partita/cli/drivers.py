@@ -75,15 +75,27 @@ ServicesFile = Annotated[
         help="How each service's replicas are run on real GPUs (YAML).",
     ),
 ]
+AllowMigMode = Annotated[
+    bool,
+    typer.Option(
+        "--allow-mig-mode", help="Turn MIG mode on where it is off. Without it, such GPUs are left alone."
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """Which cluster, as the user chose it; `services` is a file that says how replicas are run on real GPUs."""
+    """Which cluster, as the user chose it.
+
+    Attributes:
+        services: file that says how replicas are run on real GPUs.
+        allow_mig_mode: whether MIG mode may be turned on where it is off.
+    """
 
     driver: DriverName
     clock: ClockName
     services: Path | None = None
+    allow_mig_mode: bool = False
 
     def exists(self, folder: Path) -> bool:
         """Say whether it is there; the GPUs of this host always are."""
@@ -137,7 +149,8 @@ def _nvml(cluster: Cluster, folder: Path) -> NvmlDriver:
     from partita.cli.services import read_services  # noqa: PLC0415 -- each driver imports its own modules
     from partita.drive.nvml import NvmlDriver  # noqa: PLC0415
 
-    return NvmlDriver(folder, read_services(cluster.services) if cluster.services else {})
+    services = read_services(cluster.services) if cluster.services else {}
+    return NvmlDriver(folder, services, allow_mig_mode=cluster.allow_mig_mode)
 
 
 def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]]) -> SimulatedDriver:

@@ -10,6 +10,7 @@ import typer
 
 from partita.cli.acting import asked_to_stop, lines, make_controller
 from partita.cli.drivers import (
+    AllowMigMode,
     ClockName,
     Cluster,
     DriverName,
@@ -76,6 +77,7 @@ def run(
     clock: RunClock = None,
     simulate: Simulate = None,
     services: ServicesFile = None,
+    allow_mig_mode: AllowMigMode = False,
 ) -> None:
     """Keep a cluster to a workload, until told to stop.
 
@@ -94,7 +96,7 @@ def run(
     with asked_to_stop() as stop, lines() as reporter:
         source = Source(workload, Planning(time_limit, seed, stop))
         first = source.read()  # a fault in it is told before anything is opened
-        cluster = Cluster(driver, lives_by, services)
+        cluster = Cluster(driver, lives_by, services, allow_mig_mode)
         refuse_unrunnable(cluster, first.rates)
         with workplace(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first)) as place:
             controller = make_controller(place, make_transitioner(algorithm), reporter, stop)

@@ -31,6 +31,15 @@ ExtraGpus = Annotated[
     ),
 ]
 
+Forbid = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--forbid",
+        metavar="COMBINATION",
+        help="Combination that no GPU may hold on the way, as in 4g+3g. Repeatable. (plans do not record it)",
+    ),
+]
+
 
 def make_transitioner(name: AlgorithmName) -> Transitioner:
     """Return the algorithm of that name. Only its own modules are imported."""

@@ -46,7 +46,9 @@ def workplace(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> It
     folder = state_folder()
     with ExitStack() as stack:
         if cluster.driver is DriverName.NVML:
-            stack.enter_context(controlling(host_folder()))  # whatever the state folder, the GPUs are the same
+            stack.enter_context(
+                controlling(host_folder())
+            )  # whatever the state folder, the GPUs are the same
         killed = stack.enter_context(controlling(folder))
         if killed is not None:
             stderr().print(f"note: the controller before was killed: {killed}", markup=False, soft_wrap=True)

@@ -85,7 +85,7 @@ class ObservedGpu:
         id: `node-0/gpu-3`, stable while the hardware is.
         model: the catalogue's name.
         lost: fell off the bus, or does not answer.
-        mig: whether MIG mode is on.
+        mig: whether it can be cut: MIG mode is on, or the driver may turn it on.
     """
 
     id: str

@@ -49,6 +49,11 @@ class Profile:
         """The part of the name that says the compute slices: `3g` of `3g.20gb`."""
         return self.name.split(".")[0]
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is no variant of another profile: neither `+me` nor `+gfx` nor `-me`."""
+        return not set("+-") & set(self.name)
+
     def mask(self, start: int) -> int:
         """Return the memory slices taken when placed at `start`, as a bit set."""
         return ((1 << self.memory) - 1) << start
@@ -167,3 +172,7 @@ class GpuModel:
         """Return this GPU with only the profiles of these names."""
         keep = set(names)
         return replace(self, profiles=tuple(p for p in self.profiles if p.name in keep))
+
+    def with_plain(self, names: Iterable[str]) -> GpuModel:
+        """Return this GPU with its plain profiles and those of these names."""
+        return self.restricted([*(p.name for p in self.profiles if p.plain), *names])

@@ -201,18 +201,35 @@ def maximal_multisets(gpu: GpuModel) -> tuple[tuple[int, ...], ...]:
     return tuple(sorted(counts))
 
 
-@lru_cache(maxsize=65536)
-def layout_of(gpu: GpuModel, counts: tuple[int, ...]) -> Layout:
-    """Return one legal layout with these counts per profile (in the order of `gpu.profiles`).
+@lru_cache(maxsize=64)
+def _by_counts(gpu: GpuModel) -> dict[tuple[int, ...], tuple[Layout, ...]]:
+    """Return the legal layouts by their counts per profile, those that keep the most reachable first."""
+    found: dict[tuple[int, ...], list[Layout]] = {}
+    for layout in legal_layouts(gpu):
+        counts = layout.counts
+        found.setdefault(tuple(counts.get(p.name, 0) for p in gpu.profiles), []).append(layout)
+    return {
+        counts: tuple(sorted(layouts, key=lambda each: (len(each.reachable()), str(each)), reverse=True))
+        for counts, layouts in found.items()
+    }
 
-    Of the legal ones, the one that keeps the most maximal layouts reachable: what is left stays useful.
+
+def layouts_of(gpu: GpuModel, counts: tuple[int, ...]) -> tuple[Layout, ...]:
+    """Return the legal layouts with these counts per profile (in the order of `gpu.profiles`).
+
+    Those that keep the most maximal layouts reachable come first, so that what is left stays useful.
+    """
+    return _by_counts(gpu).get(counts, ())
+
+
+def layout_of(gpu: GpuModel, counts: tuple[int, ...]) -> Layout:
+    """Return the first of the layouts with these counts.
 
     Raises:
-        InputError: no layout has these counts.
+        InputError: no layout has them.
     """
-    wanted = {p.name: n for p, n in zip(gpu.profiles, counts, strict=True) if n}
-    fitting = [layout for layout in legal_layouts(gpu) if layout.counts == wanted]
+    fitting = layouts_of(gpu, counts)
     if not fitting:
-        words = " + ".join(f"{n} x {name}" for name, n in wanted.items())
+        words = " + ".join(f"{n} x {p.name}" for p, n in zip(gpu.profiles, counts, strict=True) if n)
         raise InputError(f"{words} do not fit on one GPU", where=gpu.name)
-    return max(fitting, key=lambda layout: (len(layout.reachable()), str(layout)))
+    return fitting[0]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from partita.mig.layout import legal_layouts
+from partita.mig.layout import layouts_of
 from partita.transition.geometry import conflict
 
 if TYPE_CHECKING:
@@ -91,10 +91,7 @@ def _fill(placements: Iterable[Placement], wanted: Content, now: Wanted) -> Want
 
 @lru_cache(maxsize=4096)
 def _layouts(gpu: GpuModel, profiles: tuple[str, ...]) -> tuple[frozenset[Placement], ...]:
-    """Return the legal layouts with just these profiles."""
-    used = gpu.restricted(profiles)
-    return tuple(
-        frozenset(layout.placements)
-        for layout in legal_layouts(used)
-        if sorted(p.profile for p in layout.placements) == list(profiles)
-    )
+    """Return the legal layouts with just these profiles, in the order in which plans prefer them."""
+    plain = gpu.with_plain(profiles)
+    counts = tuple(profiles.count(profile.name) for profile in plain.profiles)
+    return tuple(frozenset(layout.placements) for layout in layouts_of(plain, counts))

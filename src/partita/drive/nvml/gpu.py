@@ -80,7 +80,8 @@ class Gpu:
             on, seen = self._look(ask=True)
         except GpuLostError:
             return ObservedGpu(device.id, device.uuid, model, mig=False, lost=True, instances=())
-        return ObservedGpu(device.id, device.uuid, model, mig=on, lost=False, instances=seen)
+        usable = on or self._allow_mig_mode
+        return ObservedGpu(device.id, device.uuid, model, mig=usable, lost=False, instances=seen)
 
     def at(self, placement: Placement) -> ObservedInstance | None:
         """Return the instance at a placement, None if there is none; replicas are not asked.

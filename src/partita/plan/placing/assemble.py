@@ -122,4 +122,4 @@ class _Maker:
 
 def _used_profiles(problem: Problem, pool: int) -> GpuModel:
     names = [size.profile for size in problem.sizes if size.pool == pool]
-    return problem.pools[pool].gpu.restricted(names)
+    return problem.pools[pool].gpu.with_plain(names)
