@@ -37,7 +37,7 @@ def test_the_readme_opens_with_the_output_of_the_demo():
     first = re.search(r"^```console\n\$ (.*)\n(.*)$", (ROOT / "README.md").read_text(), re.MULTILINE)
     assert first is not None
     assert first[1] == "partita demo"
-    assert first[2].startswith("13 GPUs, proven optimal")
+    assert first[2].startswith("By day: the fewest GPUs")
 
 
 @pytest.mark.parametrize(
