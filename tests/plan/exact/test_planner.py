@@ -131,12 +131,13 @@ def test_watts_are_those_of_the_instances_in_use() -> None:
     assert len(plan.gpus) == 1
 
 
-def test_a_stop_returns_a_plan_with_its_gap() -> None:
+@pytest.mark.parametrize("watch", [Watch(stop=lambda: True), Watch(0.0)])
+def test_a_stop_returns_a_plan_with_its_gap(watch: Watch) -> None:
     runs = {
         f"s{i}": (97.0 + i, {p.name: p.compute * (1.0 + i % 3) for p in A100.profiles}) for i in range(40)
     }
     asked = problem([Pool("a100", A100)], runs)
-    plan = ExactPlanner(watch=Watch(stop=lambda: True)).plan(asked)
+    plan = ExactPlanner(watch=watch).plan(asked)
     assert_right(plan, asked)
 
 

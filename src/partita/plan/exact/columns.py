@@ -17,12 +17,12 @@ import numpy as np
 
 from partita.plan.exact.pricing import cheapest_covers
 from partita.plan.exact.program import INFINITY, Fleet, fleet
+from partita.plan.watch import Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.plan.problem import Problem
-    from partita.plan.watch import Watch
 
 GROUPS = 300
 SMOOTHING = 0.7
@@ -95,7 +95,7 @@ class ColumnGeneration:
         offer = self._try(self._best)
         self._master.add(offer, np.arange(len(self._starts)))
         while True:
-            value, target = self._master.solve(watch)
+            value, target = self._master.solve()
             watch.tell(None, self._bound)
             if value - self._bound <= PRECISION * abs(value) or watch.over:
                 break
@@ -185,9 +185,9 @@ class _Master:
         self.add(offer, better)
         return len(better) > 0
 
-    def solve(self, watch: Watch) -> tuple[float, _Prices]:
-        """Return the optimum over the columns and its prices."""
-        solution = self._fleet.program.solve(watch)
+    def solve(self) -> tuple[float, _Prices]:
+        """Return the optimum over the columns and its prices. It takes milliseconds, whatever time is left."""
+        solution = self._fleet.program.solve(Watch())
         pools = [self._fleet.counts[pool] for pool in sorted(self._fleet.counts)]
         self.overflow = float(sum(solution.columns[c] for c in self._fleet.extra.values()))
         self._weights = solution.columns[self._first :]
