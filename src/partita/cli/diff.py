@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita.cli.drivers import ClockName, Cluster, DriverName, DriverOption
-from partita.cli.options import DryRun, Format, Out, Output, emit, stdout
+from partita.cli.options import DryRun, Format, Out, Output, emit_document, stdout
 from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbid, make_transitioner
 from partita.errors import InputError
 
@@ -188,12 +187,5 @@ def _show(asked: Request, found: Transition, output: Format) -> None:
         print_way(console, way_data(asked, found))
         if found.actions:
             console.print(gpu_changes_table(asked.current, found.target))
-    elif output is Format.JSON:
-        write_transition(found, sys.stdout)
     else:
-        import io  # noqa: PLC0415
-        import json  # noqa: PLC0415
-
-        text = io.StringIO()
-        write_transition(found, text)
-        emit(json.loads(text.getvalue()), output)
+        emit_document(lambda stream: write_transition(found, stream), output)

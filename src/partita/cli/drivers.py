@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita.cli.options import stderr
+from partita.drive.state import CLUSTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from partita.plan.plan import PlannedGpu
     from partita.sim.clock import Clock
 
-CLUSTER_FILE = "cluster.sqlite3"
 _MOST_SIMULATED = 100_000
 _PER_NODE = 8
 
@@ -99,7 +99,7 @@ class Cluster:
 
     def exists(self, folder: Path) -> bool:
         """Say whether it is there; the GPUs of this host always are."""
-        return self.driver is DriverName.NVML or (folder / CLUSTER_FILE).exists()
+        return self.driver is DriverName.NVML or (folder / CLUSTER).exists()
 
 
 def refuse_unrunnable(cluster: Cluster, services: Iterable[str]) -> None:
@@ -156,7 +156,7 @@ def _nvml(cluster: Cluster, folder: Path) -> NvmlDriver:
 def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]]) -> SimulatedDriver:
     from partita.drive.simulated import SimulatedCluster, SimulatedDriver  # noqa: PLC0415 -- as above
 
-    path = folder / CLUSTER_FILE
+    path = folder / CLUSTER
     if not path.exists():
         made = gpus()
         # Made beside it and renamed, so that nobody ever finds half a cluster.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TextIO
+
     from rich.console import Console
 
 
@@ -40,6 +44,19 @@ def stderr() -> Console:
     from rich.console import Console  # noqa: PLC0415 -- rich is slow to import
 
     return Console(stderr=True, highlight=False)
+
+
+def emit_document(write: Callable[[TextIO], None], form: Format) -> None:
+    """Write a document to stdout as JSON, which is streamed, or as YAML."""
+    if form is Format.JSON:
+        write(sys.stdout)
+        return
+    import io  # noqa: PLC0415 -- only for YAML
+    import json  # noqa: PLC0415
+
+    text = io.StringIO()
+    write(text)
+    emit(json.loads(text.getvalue()), form)
 
 
 def emit(value: object, form: Format) -> None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.options import DryRun, Format, Out, Output, WorkloadFile, emit, stderr, stdout
+from partita.cli.options import DryRun, Format, Out, Output, WorkloadFile, emit_document, stderr, stdout
 from partita.cli.planners import PlannerName, make_planner
 from partita.errors import InputError
 
@@ -146,12 +145,5 @@ def show_plan(made: Plan, output: Format) -> None:
         from partita.cli.plan_view import plan_table  # noqa: PLC0415
 
         stdout().print(plan_table(made))
-    elif output is Format.JSON:
-        write_plan(made, sys.stdout)
     else:
-        import io  # noqa: PLC0415
-        import json  # noqa: PLC0415
-
-        text = io.StringIO()
-        write_plan(made, text)
-        emit(json.loads(text.getvalue()), output)
+        emit_document(lambda stream: write_plan(made, stream), output)

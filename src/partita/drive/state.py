@@ -1,4 +1,4 @@
-"""The folder of everything that outlives a command: the journal, the queue, the simulated cluster."""
+"""The folder of everything that outlives a command: the journal, the simulated cluster, what is ours on real GPUs."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from partita.errors import InfeasibleError, PartitaError
 from partita.plan.exact import ExactPlanner
-from partita.plan.exact.program import INFINITY, fleet
+from partita.plan.exact.program import INFINITY, add_instances, fleet
 from partita.plan.plan import Plan, ServiceCapacity
 
 if TYPE_CHECKING:
@@ -87,15 +87,7 @@ def _by_program(problem: Problem, watch: Watch) -> Shares:
     rates = gpus.program.add_rows(zero, endless)
     replicas = gpus.program.add_rows(zero, endless)
     whole = gpus.program.add_rows(zero, endless)
-    pairs = np.argwhere(problem.throughput > 0)
-    entries = [
-        (
-            np.array([gpus.sizes + k, rates + s, replicas + s], dtype=np.int32),
-            np.array([-1.0, problem.throughput[s, k] / problem.rate[s], 1.0]),
-        )
-        for s, k in pairs
-    ]
-    gpus.program.add_columns(np.zeros(len(pairs)), np.full(len(pairs), INFINITY), entries, integer=True)
+    add_instances(problem, gpus, rates, replicas, np.zeros(problem.throughput.shape))
     shares = [
         (np.array([rates + s, whole + s], dtype=np.int32), np.array([-1.0, 1.0])) for s in range(services)
     ]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from partita.plan.exact.counts import Counts, round_up
-from partita.plan.exact.program import INFINITY, fleet
+from partita.plan.exact.program import INFINITY, add_instances, fleet
 
 if TYPE_CHECKING:
     from partita.plan.problem import Problem
@@ -35,17 +35,9 @@ def solve_compact(problem: Problem, watch: Watch, *, enough: float = -INFINITY) 
     gpus = fleet(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
     services = len(problem.services)
     endless = np.full(services, INFINITY)
-    # Rates are scaled to 1 so that the solver's absolute tolerances mean the same for each service.
     rates = gpus.program.add_rows(np.ones(services), endless)
     replicas = gpus.program.add_rows(problem.replicas.astype(np.float64), endless)
-    pairs = np.argwhere(problem.throughput > 0)
-    entries = []
-    for s, k in pairs:
-        utility = problem.throughput[s, k] / problem.rate[s]
-        rows = np.array([gpus.sizes + k, rates + s, replicas + s], dtype=np.int32)
-        entries.append((rows, np.array([-1.0, utility, 1.0])))
-    cost = problem.instance_cost[pairs[:, 0], pairs[:, 1]]
-    first = gpus.program.add_columns(cost, np.full(len(pairs), INFINITY), entries, integer=True)
+    pairs, first = add_instances(problem, gpus, rates, replicas, problem.instance_cost)
     solution = gpus.program.solve(watch, enough=enough)
     bound = round_up(solution.bound, problem)
     if not len(solution.columns):

@@ -174,6 +174,36 @@ class Fleet:
     extra: dict[int, int]
 
 
+def add_instances(
+    problem: Problem, gpus: Fleet, rates: int, replicas: int, cost: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], int]:
+    """Add whole numbers of instances of each size for each service that runs on it.
+
+    Rates are scaled to 1 so that the solver's absolute tolerances mean the same for each service.
+
+    Args:
+        problem: its throughputs and rates.
+        gpus: whose supply the instances take.
+        rates: first row of the services' rates.
+        replicas: first row of the services' replicas.
+        cost: of one instance of size k for service s, shape (S, K).
+
+    Returns:
+        The (service, size) of each column, shape (N, 2), and the index of the first column.
+    """
+    pairs = np.argwhere(problem.throughput > 0)
+    entries = [
+        (
+            np.array([gpus.sizes + k, rates + s, replicas + s], dtype=np.int32),
+            np.array([-1.0, problem.throughput[s, k] / problem.rate[s], 1.0]),
+        )
+        for s, k in pairs
+    ]
+    unlimited = np.full(len(pairs), INFINITY)
+    first = gpus.program.add_columns(cost[pairs[:, 0], pairs[:, 1]], unlimited, entries, integer=True)
+    return pairs, first
+
+
 def fleet(problem: Problem, demand: NDArray[np.float64], *, integer: bool, extra_cost: float | None) -> Fleet:
     """Start a program with the GPUs of a problem.
 
