@@ -1,0 +1,115 @@
+"""The port to what runs jobs: real processes, or simulated ones on a simulated clock.
+
+An attempt lives in a folder of its own (its log, what it reported, how it ended), and that folder is all that is
+needed to find it again: who starts a daemon after a kill -9 looks at the folders of the attempts that it believes under
+way, and goes on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whom a job runs as."""
+
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One attempt of a job, to be started.
+
+    Attributes:
+        folder: the attempt's own, not there yet.
+        device: what `CUDA_VISIBLE_DEVICES` becomes.
+        memory_bytes: memory of the instance; what a simulated instance limits its process to, after scaling.
+        log_bytes: most bytes of its log that are kept.
+        grace_s: seconds from SIGTERM to SIGKILL when it is stopped.
+        attempt: 1 for the first.
+    """
+
+    job: int
+    attempt: int
+    folder: Path
+    command: tuple[str, ...]
+    directory: Path
+    environment: Mapping[str, str]
+    owner: Owner
+    device: str
+    memory_bytes: int
+    log_bytes: int
+    grace_s: float
+
+
+class Phase(StrEnum):
+    """Where an attempt is."""
+
+    RUNNING = "running"
+    STOPPING = "stopping"
+    ENDED = "ended"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a job reported of itself (`partita.job.step`), or the runner saw.
+
+    Attributes:
+        step: of the last report; None if it never reported.
+        of: steps there will be.
+        allocated_bytes: after each reported step, the newest last; at most a few hundred of them.
+        peak_bytes: most memory seen.
+    """
+
+    step: int | None = None
+    of: int | None = None
+    allocated_bytes: tuple[int, ...] = ()
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """An attempt as it was found.
+
+    Attributes:
+        code: exit code, 128 + n if signal n ended it; None while it runs, and where nobody saw it end.
+        out_of_memory: the log or the kernel says that memory ran out.
+        why: why it is lost, or could not be started, in words.
+        began: seconds since 1970 at which its process began; None before that.
+        ended: seconds since 1970 at which it ended.
+    """
+
+    phase: Phase
+    code: int | None = None
+    out_of_memory: bool = False
+    why: str | None = None
+    began: float | None = None
+    ended: float | None = None
+    progress: Progress = Progress()
+
+
+class Runner(Protocol):
+    """Runs attempts. Every call returns at once; what has become of an attempt is told by `look`."""
+
+    def start(self, launch: Launch) -> None:
+        """Start an attempt; doing so twice is no error and starts it once. What goes wrong is told by `look`."""
+        ...
+
+    def look(self, folder: Path) -> Look:
+        """Return an attempt as it is now; LOST if it never began, or its watcher died before it ended."""
+        ...
+
+    def stop(self, folder: Path, *, grace_s: float) -> None:
+        """Ask an attempt to checkpoint and end (SIGTERM), and after the grace end all its processes (SIGKILL)."""
+        ...

@@ -1,0 +1,1 @@
+"""Workers: one process for each instance, which runs a model's queries in batches."""

@@ -1,0 +1,158 @@
+"""What the gateway and a worker say to each other, over a Unix stream socket on which the worker listens.
+
+A frame is a head of 16 bytes, a JSON header and raw data:
+
+    length of header (4) | length of data (4) | kind (1) | 3 unused | id (8)        all little-endian
+
+On each connection the worker first says HELLO with what it is (`Hello`). Then RUN asks for one batch: its header
+lists the queries, each with its inputs' names, datatypes, shapes and sizes in bytes, and the names of the outputs it
+wants; the data are those of all inputs one after the other. DONE with the same id answers it alike, with the seconds
+that the batch took. A worker that was told to end says DRAINING on every connection; a gateway that will send it
+nothing more answers DRAINED; when all have, or are gone, and nothing is under way, the worker ends.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any
+
+from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from partita.serve.tensors import Buffer
+
+PROTOCOL = 1
+HEAD = struct.Struct("<IIB3xQ")
+"""Length of the header, length of the data, kind, id."""
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    HELLO = 1
+    RUN = 2
+    DONE = 3
+    DRAINING = 4
+    DRAINED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a worker is.
+
+    Attributes:
+        service: whose queries it answers.
+        model: name of the model.
+        gpu: id of its GPU, as `node-0/gpu-3`.
+        placement: its instance there, as `3g.40gb@4`.
+        profile: of the instance.
+        batch: the largest batch it takes.
+        processes: batches it runs side by side.
+        pid: of its first process.
+        inputs: what the model takes.
+        outputs: what it gives.
+        seconds: expected seconds of some batch sizes, from the performance table; may be empty.
+    """
+
+    service: str
+    model: str
+    gpu: str
+    placement: str
+    profile: str
+    batch: int
+    processes: int
+    pid: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    seconds: dict[int, float]
+
+    def packed(self) -> bytes:
+        """Return its frame."""
+        return frame(Kind.HELLO, 0, {"protocol": PROTOCOL, **asdict(self)})
+
+    @classmethod
+    def unpacked(cls, header: dict[str, Any]) -> Hello:
+        """Return what a frame's header says.
+
+        Raises:
+            ValueError: it is of another protocol, or no HELLO.
+        """
+        data = dict(header)
+        if data.pop("protocol", None) != PROTOCOL:
+            raise ValueError(f"a worker of protocol {header.get('protocol')}, not {PROTOCOL}")
+        try:
+            for side in ("inputs", "outputs"):
+                data[side] = tuple(
+                    TensorSpec(each["name"], each["datatype"], tuple(each["shape"])) for each in data[side]
+                )
+            data["seconds"] = {int(batch): float(each) for batch, each in data["seconds"].items()}
+            return cls(**data)
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"no worker's HELLO: {error}") from None
+
+
+def frame(kind: Kind, number: int, header: object = None, data: Iterable[Buffer] = ()) -> bytes:
+    """Return a frame."""
+    head = b"" if header is None else json.dumps(header, separators=(",", ":")).encode()
+    parts = [bytes(HEAD.size), head, *data]
+    body = sum(map(len, parts)) - HEAD.size - len(head)
+    parts[0] = HEAD.pack(len(head), body, kind, number)
+    return b"".join(parts)
+
+
+def pack_run(number: int, queries: Sequence[Query]) -> bytes:
+    """Return the frame that asks for one batch."""
+    header = [{"inputs": _listed(query.inputs), "outputs": query.outputs} for query in queries]
+    return frame(Kind.RUN, number, header, (tensor.data for query in queries for tensor in query.inputs))
+
+
+def unpack_run(header: list[dict[str, Any]], data: memoryview) -> tuple[Query, ...]:
+    """Return the queries of a RUN frame; their tensors are views of `data`."""
+    at, found = 0, []
+    for each in header:
+        inputs, at = _taken(each["inputs"], data, at)
+        found.append(Query(inputs, tuple(each["outputs"])))
+    return tuple(found)
+
+
+def pack_done(number: int, answers: Sequence[Answer], seconds: float) -> bytes:
+    """Return the frame that answers one batch."""
+    header = {
+        "seconds": seconds,
+        "answers": [
+            {"outputs": _listed(answer.outputs)}
+            if answer.error is None
+            else {"error": answer.error, "invalid": answer.invalid}
+            for answer in answers
+        ],
+    }
+    return frame(Kind.DONE, number, header, (tensor.data for answer in answers for tensor in answer.outputs))
+
+
+def unpack_done(header: dict[str, Any], data: memoryview) -> tuple[tuple[Answer, ...], float]:
+    """Return the answers of a DONE frame, and the seconds that the batch took in the worker."""
+    at, found = 0, []
+    for each in header["answers"]:
+        if "error" in each:
+            found.append(Answer(error=each["error"], invalid=each["invalid"]))
+            continue
+        outputs, at = _taken(each["outputs"], data, at)
+        found.append(Answer(outputs))
+    return tuple(found), float(header["seconds"])
+
+
+def _listed(tensors: Sequence[Tensor]) -> list[tuple[str, str, tuple[int, ...], int]]:
+    return [(each.name, each.datatype, each.shape, len(each.data)) for each in tensors]
+
+
+def _taken(listed: Sequence[Any], data: memoryview, at: int) -> tuple[tuple[Tensor, ...], int]:
+    found = []
+    for name, datatype, shape, size in listed:
+        found.append(Tensor(name, datatype, tuple(shape), data[at : at + size]))
+        at += size
+    return tuple(found), at
