@@ -1,7 +1,7 @@
 """The port to what runs jobs: real processes, or simulated ones on a simulated clock.
 
 An attempt lives in a folder of its own (its log, what it reported, how it ended), and that folder is all that is
-needed to find it again: who starts a daemon after a kill -9 looks at the folders of the attempts that it believes under
+needed to find it again: who starts a daemon after a kill -9 looks at the folders of the attempts it believes under
 way, and goes on.
 """
 
