@@ -25,4 +25,4 @@ clean:
 	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --editable . && touch $@
 
 .venv/dev: .venv/core
-	$(BIN)/pip install --quiet --upgrade 'pip>=25.1' && $(BIN)/pip install --quiet --group dev && touch $@
+	$(BIN)/pip install --quiet --upgrade 'pip>=25.1' && $(BIN)/pip install --quiet --editable '.[onnx,parquet,serve]' --group dev && touch $@
