@@ -99,7 +99,8 @@ def loss(session: Session, *, early: bool, checkpoints: bool) -> tuple[float, in
         fails = session.fails_at(profile)
         moved, step = None, 0
         for step in range(max(begin, LOOK_EVERY), fails or session.horizon, LOOK_EVERY):
-            moved = early_restart(A100, profile, session.growth(step)) if early else None
+            growth, within = session.growth(step), LOOK_EVERY if checkpoints else None
+            moved = early_restart(A100, profile, growth, within=within) if early else None
             if moved:
                 break
         if moved:

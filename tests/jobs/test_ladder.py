@@ -90,3 +90,14 @@ def test_a_job_is_asked_first_and_killed_after_its_grace():
     assert stop_signal(None, 5.0, 60.0) is signal.SIGTERM
     assert stop_signal(5.0, 30.0, 60.0) is None
     assert stop_signal(5.0, 65.0, 60.0) is signal.SIGKILL
+
+
+def test_a_job_that_writes_checkpoints_is_restarted_only_shortly_before_it_outgrows_its_slice():
+    grown = [line(15 * GIB, steps=steps) for steps in range(12, 34)]
+    moves = [early_restart(A100, "1g.5gb", growth, within=5) for growth in grown]
+    first = next(growth for growth, moved in zip(grown, moves, strict=True) if moved)
+    assert set(moves) == {None, "3g.20gb"}
+    assert first.within(4).upper <= 4.75 * GIB < first.within(5).upper
+    slackened = Growth([*line(10 * GIB, steps=40).allocated, *[4 * GIB] * 40], 100)
+    assert early_restart(A100, "1g.5gb", slackened, within=5) is None
+    assert early_restart(A100, "1g.5gb", line(15 * GIB, steps=5), within=5) is None  # too little is known

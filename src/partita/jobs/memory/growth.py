@@ -39,7 +39,12 @@ class Growth:
 
     def bounds(self) -> Bounds:
         """Return the bounds of the peak in bytes, context included."""
-        lower, upper = self._interval()
+        lower, upper = self._interval(self._ahead())
+        return Bounds(lower + self.context, upper + self.context)
+
+    def within(self, steps: int) -> Bounds:
+        """Return the bounds of the peak of its next steps in bytes, context included."""
+        lower, upper = self._interval(min(self._ahead(), steps))
         return Bounds(lower + self.context, upper + self.context)
 
     def expected(self) -> float:
@@ -55,11 +60,10 @@ class Growth:
         known = self.horizon is not None and len(self.allocated) > self.fewest
         return max((self.horizon or 0) - len(self.allocated) + 1, 0) if known else 0
 
-    def _interval(self) -> tuple[float, float]:
+    def _interval(self, ahead: int) -> tuple[float, float]:
         seen = max(self.allocated, default=0.0)
         if self.horizon is not None and len(self.allocated) > self.horizon:
             return seen, seen
-        ahead = self._ahead()
         if not ahead:
             return seen, UNLIMITED
         ends = [self._end(share, ahead) for share in (1.0, 1.0 / 3.0)]
