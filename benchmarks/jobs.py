@@ -195,7 +195,8 @@ def _memory(count: int) -> str:
         "steps, which nobody told. The aims: 80 % of the loss removed, false early restarts (the job would have "
         "fitted) under 5 % of all; where growth stops unannounced the second is missed: whether a job "
         "will stop cannot be known while there is still something to save. One that writes checkpoints loses "
-        "nothing by waiting, and is moved just before it would fail. The forecast's two numbers were chosen with seed 3, these are seed 1.\n\n"
+        "nothing by waiting, and is moved just before it would fail. The forecast's two numbers "
+        "were chosen with seed 3, these are seed 1.\n\n"
         + early_restarts(count)
         + "\n### Errors of memory forecasts\n\n`growth`, on the same kinds of jobs (other seeds):\n\n"
         + growth_errors(count)
