@@ -83,6 +83,7 @@ class Hands:
     Attributes:
         stop: true once no further action is to begin.
         rng: for the jitter of waits.
+        ahead: is told each transition before it begins, and None when a goal is reached or given up.
     """
 
     driver: Driver
@@ -91,6 +92,7 @@ class Hands:
     backoff: Backoff
     rng: random.Random
     stop: Callable[[], bool] = lambda: False
+    ahead: Callable[[Transition | None], None] = lambda _: None
 
 
 def carry_out(hands: Hands, transition: Transition, before: Snapshot) -> Outcome:

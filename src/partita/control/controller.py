@@ -91,6 +91,7 @@ class Controller:
             while transition.actions:
                 goal = goal.onto(transition.target)
                 self.hands.journal.begin_round(goal, transition, clock.now())
+                self.hands.ahead(transition)
                 outcome = carry_out(self.hands, transition, before)
                 actions += outcome.done
                 if not outcome.complete:
@@ -100,6 +101,8 @@ class Controller:
         except PartitaError as error:
             self._stopped(goal, error)
             raise
+        finally:
+            self.hands.ahead(None)
         self.hands.journal.end_goal(State.REACHED, clock.now())
         return Reached(clock.now() - began, actions, replans)
 

@@ -1,0 +1,227 @@
+"""One cluster for services and jobs: jobs stand on what services leave free, and go when a transition wants it.
+
+The controller of the services and the queue of the jobs each drive the cluster as if it were theirs alone, through
+two views of one driver in one thread: while the controller waits for its actions, the queue takes its steps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import replace
+from itertools import combinations
+from typing import TYPE_CHECKING, Protocol
+
+from partita.drive.port import Observation
+from partita.mig.catalogue import gpu_model
+from partita.mig.layout import fault
+from partita.transition.transition import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from partita.drive.port import Driver, Ended, ObservedGpu
+    from partita.mig.layout import Placement
+    from partita.sim.clock import Clock
+    from partita.transition.transition import Action, Transition
+
+Place = tuple[str, "Placement"]
+"""A GPU's id and an instance there."""
+
+
+class Tenant(Protocol):
+    """Who uses what services leave free."""
+
+    def holds(self) -> Collection[Place]:
+        """Return the instances that are its own: in use, idle, or being made or destroyed."""
+        ...
+
+    def reserve(self, wanted: Mapping[str, Collection[Placement]]) -> None:
+        """Learn which placements services will want, by GPU; nothing new may begin in their way."""
+        ...
+
+    def vacate(self, places: Collection[Place]) -> None:
+        """Be told to free instances: what runs there checkpoints and is queued again, and they are destroyed.
+
+        They are free when `holds` does not name them any more. Being told again is no error.
+        """
+        ...
+
+    def step(self, now: float) -> float:
+        """Do what is due; return the time at which it wants to be called again at the latest."""
+        ...
+
+
+class SharedDriver:
+    """The services' view of a cluster that they share with a tenant (the port's `Driver`).
+
+    The tenant's instances are not seen. Whatever of them is in the way of an instance that is to be created goes
+    first: the action begins when the room is free.
+
+    Args:
+        inner: drives the cluster.
+    """
+
+    def __init__(self, inner: Driver) -> None:
+        self._inner = inner
+        self._tenant: Tenant | None = None
+        self._waiting: list[Action] = []
+        self._under_way: set[str] = set()
+        self._ended: list[Ended] = []
+        self.tenants = TenantDriver(inner, self._take)
+
+    def lodge(self, tenant: Tenant) -> None:
+        """Take a tenant in; it drives through `tenants`."""
+        self._tenant = tenant
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that this cluster lives by."""
+        return self._inner.clock
+
+    def observe(self) -> Observation:
+        """Return the cluster as it is now, without the tenant's instances."""
+        return without(self._inner.observe(), self._held())
+
+    def expect(self, transition: Transition | None) -> None:
+        """Learn what is about to be done, so that whatever is in its way is asked to go at once; None: nothing."""
+        if self._tenant is None:
+            return
+        wanted: dict[str, list[Placement]] = defaultdict(list)
+        for gpu in transition.target.gpus if transition else ():
+            wanted[gpu.id] += [each.placement for each in gpu.instances]
+        for action in transition.actions if transition else ():
+            if action.kind is Kind.CREATE_INSTANCE:
+                wanted[action.gpu].append(action.placement)
+        self._tenant.reserve(wanted)
+        for action in transition.actions if transition else ():
+            self._clear(action)
+
+    def begin(self, action: Action) -> None:
+        """Start an action, or ask for the room it needs and start it once that is free."""
+        self._under_way.add(action.id)
+        if self._clear(action):
+            self._inner.begin(action)
+        else:
+            self._waiting.append(action)
+
+    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+        """Return the actions that ended; the tenant takes its steps meanwhile."""
+        while True:
+            due = self._tenant.step(self.clock.now()) if self._tenant else math.inf
+            self._begin_waiting()
+            if self._ended:
+                found, self._ended = tuple(self._ended), []
+                return found
+            last = math.inf if until is None else until
+            if not self._under_way if until is None else self.clock.now() >= last:
+                return ()
+            moment = min(last, due)
+            for each in self._inner.wait(moment if math.isfinite(moment) else None):
+                self._hand_out(each)
+
+    def adopt(self, gpu: str, placement: Placement) -> None:
+        """Make someone else's instance ours."""
+        self._inner.adopt(gpu, placement)
+
+    def _begin_waiting(self) -> None:
+        for action in [each for each in self._waiting if self._clear(each)]:
+            self._waiting.remove(action)
+            self._inner.begin(action)
+
+    def _clear(self, action: Action) -> bool:
+        """Say whether nothing of the tenant's is in the way of an action; if something is, ask for it."""
+        if self._tenant is None or action.kind is not Kind.CREATE_INSTANCE:
+            return True
+        held = [placement for gpu, placement in self._tenant.holds() if gpu == action.gpu]
+        gpu = self._inner.observe().gpu(action.gpu) if held else None
+        blocking = in_the_way(gpu, action.placement, held) if gpu else ()
+        if blocking:
+            self._tenant.vacate([(action.gpu, each) for each in blocking])
+        return not blocking
+
+    def _held(self) -> Collection[Place]:
+        return self._tenant.holds() if self._tenant else ()
+
+    def _hand_out(self, ended: Ended) -> None:
+        if ended.action.id in self._under_way:
+            self._under_way.remove(ended.action.id)
+            self._ended.append(ended)
+        else:
+            self.tenants.hand(ended)
+
+    def _take(self) -> None:
+        """Look, without waiting, for what has ended."""
+        for each in self._inner.wait(self.clock.now()):
+            self._hand_out(each)
+
+
+class TenantDriver:
+    """The tenant's view (the port's `Driver`): it sees the whole cluster, and never blocks."""
+
+    def __init__(self, inner: Driver, look: Callable[[], None]) -> None:
+        self._inner = inner
+        self._look = look
+        self._ended: list[Ended] = []
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that this cluster lives by."""
+        return self._inner.clock
+
+    def observe(self) -> Observation:
+        """Return the cluster as it is now, services included."""
+        return self._inner.observe()
+
+    def begin(self, action: Action) -> None:
+        """Start an action."""
+        self._inner.begin(action)
+
+    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+        """Return the actions that have ended; time passes only while the services' controller waits."""
+        del until
+        self._look()
+        found, self._ended = tuple(self._ended), []
+        return found
+
+    def adopt(self, gpu: str, placement: Placement) -> None:
+        """Make someone else's instance ours."""
+        self._inner.adopt(gpu, placement)
+
+    def hand(self, ended: Ended) -> None:
+        """Take what has ended and is not the services'."""
+        self._ended.append(ended)
+
+
+def without(observation: Observation, places: Collection[Place]) -> Observation:
+    """Return what was observed without some instances."""
+    hidden = set(places)
+    return Observation(
+        tuple(
+            replace(
+                gpu, instances=tuple(each for each in gpu.instances if (gpu.id, each.placement) not in hidden)
+            )
+            for gpu in observation.gpus
+        )
+    )
+
+
+def in_the_way(gpu: ObservedGpu, wanted: Placement, held: Collection[Placement]) -> tuple[Placement, ...]:
+    """Return which held instances must go so that a wanted one fits beside all others: the fewest, small ones first.
+
+    None if it stands already, and all of them if it does not fit beside what is not held either: then the driver
+    says what is wrong.
+    """
+    standing = [each.placement for each in gpu.instances]
+    if wanted in standing and wanted not in held:
+        return ()
+    model = gpu_model(gpu.model)
+    mine = sorted(
+        (each for each in standing if each in held), key=lambda each: model.profile(each.profile).memory
+    )
+    others = [each for each in standing if each not in held]
+    for size in range(len(mine) + 1):
+        for going in combinations(mine, size):
+            if fault(model, (*others, *(each for each in mine if each not in going), wanted)) is None:
+                return going
+    return tuple(mine)
