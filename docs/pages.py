@@ -82,6 +82,7 @@ def workload_tables() -> str:
         ("`gpus[]`", schema["$defs"]["PoolSpec"]),
         ("`services[]`", schema["$defs"]["ServiceSpec"]),
         ("`services[].slo`", schema["$defs"]["Slo"]),
+        ("`services[].batches`", schema["$defs"]["Batches"]),
         ("`limits`", schema["$defs"]["LimitsSpec"]),
         ("`models[]`", schema["$defs"]["ModelSpec"]),
     ]
@@ -116,7 +117,7 @@ def _type(field: dict[str, Any]) -> str:
     return _WORDS[kind["type"]] + _range(kind)
 
 
-_WORDS = {"string": "text", "number": "number", "integer": "whole number"}
+_WORDS = {"object": "mapping", "string": "text", "number": "number", "integer": "whole number"}
 
 
 def _range(kind: dict[str, Any]) -> str:

@@ -4,6 +4,7 @@ import copy
 import io
 import json
 import math
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -44,6 +45,8 @@ services:
     profiles: [3g, 7g.80gb]
     priority: -1
     spread: 2
+  - {name: b, model: bert, rate: 90, slo: {latency_ms: 100}, cut: search, batches: {median: 8, sigma: 0.9, max: 32}}
+  - {name: c, model: bert, rate: 90, slo: {latency_ms: 100}, cut: paris, batches: {histogram: {"1": 0.5, "8": 1}}}
 models:
   - {name: bert, gflop: 22, mbytes: 100, weights_mb: 440, precision: fp16}
 limits: {max_batch: 128, max_processes: 5, latency_factor: 0.45, forbid: ["4g+3g"], max_services_per_gpu: 2}
@@ -181,6 +184,53 @@ FIELDS = [
     ),
     ("rate: 10", "rate: 10, profiles: []", "7: services[0].profiles", "must be a list, not empty", ""),
     ("rate: 10", "rate: 10, profiles: [3g.20gb]", "7: services[0].profiles[0]", "'3g.20gb'", "did you mean"),
+    ("rate: 10", "rate: 10, cut: serch", "7: services[0].cut", "must be 'search', 'fluid'", "cut: search"),
+    ("rate: 10", "rate: 10, cut: search", "7: services[0].cut", "a cut needs batches", "median: 8"),
+    ("rate: 10", "rate: 10, batches: {median: 8}", "7: services[0].batches", "without a cut", "cut: search"),
+    (
+        "rate: 10",
+        "rate: 10, cut: fluid, batches: {}",
+        "7: services[0].batches",
+        "a median or a histogram",
+        "",
+    ),
+    ("rate: 10", "rate: 10, batches: 8", "7: services[0].batches", "a mapping, not 8", "median: 8"),
+    ("rate: 10", "rate: 10, batches: {mean: 8}", "7: services[0].batches.mean", "unknown key", "median"),
+    ("rate: 10", "rate: 10, batches: {sigma: 0}", "7: services[0].batches.sigma", "above 0", "sigma: 0.9"),
+    ("rate: 10", "rate: 10, batches: {max: 2000}", "7: services[0].batches.max", "at most 1024", "max: 32"),
+    (
+        "rate: 10",
+        "rate: 10, cut: paris, batches: {histogram: {1: 1}, max: 8}",
+        "7: services[0].batches.max",
+        "not beside a histogram",
+        "keep one",
+    ),
+    *(
+        (
+            "rate: 10",
+            f"rate: 10, batches: {{histogram: {shares}}}",
+            "7: services[0].batches.histogram",
+            what,
+            "8: 0.5",
+        )
+        for shares, what in (
+            ("{}", "a mapping of batch sizes"),
+            ("[1]", "a mapping of batch sizes"),
+            ("{x: 1}", "'x' is no batch size"),
+            ("{0: 1}", "'0' is no batch size"),
+            ("{1025: 1}", "'1025' is no batch size"),
+            ("{8: -1}", "the share of batch size 8"),
+            ("{8: true}", "the share of batch size 8"),
+            ("{8: 0}", "all shares are 0"),
+        )
+    ),
+    (
+        "services:",
+        "objective: watts\nservices:\n  - {name: b, model: m, rate: 1, slo: {latency_ms: 5}, cut: fluid}",
+        "8: services[0].cut",
+        "watts is not for services with a cut",
+        "objective: gpus",
+    ),
     ("name: a", "name: ''", "7: services[0].name", "must be text, not empty, not ''", "name: resnet50"),
     ("name: a", "name: 12", "7: services[0].name", "must be text, not 12", "quotes"),
     ("name: a", r'name: "a\nb"', "7: services[0].name", "must be text without control characters", ""),
@@ -464,11 +514,13 @@ def holds(schema: dict[str, Any], root: dict[str, Any], value: object) -> bool:
 
 
 def holds_mapping(schema: dict[str, Any], root: dict[str, Any], value: dict[str, Any]) -> bool:
+    more = schema["additionalProperties"]
+    if more is not False:
+        names = schema["propertyNames"]["pattern"]
+        return all(re.search(names, key) and holds(more, root, each) for key, each in value.items())
     known: dict[str, Any] = schema["properties"]
-    return (
-        set(schema.get("required", [])) <= set(value) <= set(known)
-        and schema["additionalProperties"] is False
-        and all(holds(known[key], root, each) for key, each in value.items())
+    return set(schema.get("required", [])) <= set(value) <= set(known) and all(
+        holds(known[key], root, each) for key, each in value.items()
     )
 
 

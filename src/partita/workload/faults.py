@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from partita.errors import nearest
 from partita.mig.catalogue import gpu_model
-from partita.workload.model import LimitsSpec, ModelSpec, PoolSpec, ServiceSpec, Slo, Workload
+from partita.workload.model import Batches, LimitsSpec, ModelSpec, PoolSpec, ServiceSpec, Slo, Workload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,6 +44,7 @@ _MODELS: dict[tuple[str, ...], type] = {
     ("gpus",): PoolSpec,
     ("services",): ServiceSpec,
     ("services", "slo"): Slo,
+    ("services", "batches"): Batches,
     ("limits",): LimitsSpec,
     ("models",): ModelSpec,
 }
@@ -149,6 +150,7 @@ def cross_faults(workload: Workload, folder: Path) -> list[Fault]:
         *_repeated(("gpus",), [pool.label for pool in workload.gpus], "pool"),
         *_unknown_profiles(workload),
         *_without_cost(workload),
+        *_cut_faults(workload),
         *_without_performance(workload),
         *_absent_tables(workload, folder),
     ]
@@ -184,6 +186,32 @@ def _without_cost(workload: Workload) -> Iterator[Fault]:
             yield Fault(
                 ("gpus", index), "objective cost needs cost_per_hour", "for example cost_per_hour: 2.5"
             )
+
+
+def _cut_faults(workload: Workload) -> Iterator[Fault]:
+    for index, service in enumerate(workload.services):
+        path = ("services", index)
+        if service.cut is not None and workload.objective == "watts":
+            what = "objective watts is not for services with a cut: how busy a slice is decides its power"
+            yield Fault((*path, "cut"), what, "write objective: gpus, or leave out cut")
+        if service.cut is not None and service.batches is None:
+            yield Fault((*path, "cut"), "a cut needs batches", "for example batches: {median: 8, max: 32}")
+        if service.batches is not None:
+            yield from _batches_faults(service.batches, (*path, "batches"))
+            if service.cut is None:
+                what = "batches without a cut have no meaning"
+                yield Fault((*path, "batches"), what, "write cut: search, or leave out batches")
+
+
+def _batches_faults(batches: Batches, path: FieldPath) -> Iterator[Fault]:
+    if batches.histogram is None and batches.median is None:
+        yield Fault(path, "batches need a median or a histogram", "for example batches: {median: 8, max: 32}")
+    if batches.histogram is not None:
+        for name in ("median", "sigma", "max"):
+            if getattr(batches, name) is not None:
+                yield Fault(
+                    (*path, name), "is for log-normal batch sizes, not beside a histogram", "keep one"
+                )
 
 
 def _without_performance(workload: Workload) -> Iterator[Fault]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
@@ -81,6 +81,77 @@ class Slo:
     ] = None
 
 
+LARGEST_BATCH = 1_024
+"""Most items of one query."""
+
+
+def _shares(given: object) -> dict[int, float]:
+    """Return the shares by batch size; keys of YAML are text."""
+    if not isinstance(given, dict) or not given:
+        raise fault("must be a mapping of batch sizes to shares, not empty", _HISTOGRAM)
+    found = {_size(key): _weight(key, weight) for key, weight in given.items()}
+    if len(found) < len(given):
+        raise fault("a batch size stands here twice", "write each once, without leading zeros")
+    if not sum(found.values()) > 0:
+        raise fault("all shares are 0", _HISTOGRAM)
+    return dict(sorted(found.items()))
+
+
+_HISTOGRAM = "for example histogram: {1: 0.5, 8: 0.5}"
+
+
+def _size(key: object) -> int:
+    text = str(key)
+    if len(text) > 9 or not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= LARGEST_BATCH:
+        raise fault(f"{text!a:.40} is no batch size from 1 to {LARGEST_BATCH}", _HISTOGRAM)
+    return int(text)
+
+
+_SHARES = {
+    "type": "object",
+    "minProperties": 1,
+    "propertyNames": {"pattern": "^[0-9]{1,9}$"},
+    "additionalProperties": {"type": "number", "minimum": 0},
+}
+
+
+def _weight(key: object, weight: object) -> float:
+    if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 <= weight <= 1e15:
+        raise fault(f"the share of batch size {key} must be a number, 0 or more", _HISTOGRAM)
+    return float(weight)
+
+
+@dataclass(frozen=True, slots=True, config=_CONFIG)
+class Batches:
+    """How many items queries come with: a log-normal's `median`, or a `histogram`."""
+
+    median: Annotated[
+        Positive | None,
+        Field(description="Median of log-normal batch sizes, before they are cut off.", examples=[8]),
+    ] = None
+    sigma: Annotated[
+        Annotated[float, Field(strict=True, gt=0, le=10, allow_inf_nan=False)] | None,
+        Field(
+            description="Standard deviation of the logarithm of log-normal batch sizes; 0.9 where left out.",
+            examples=[0.9],
+        ),
+    ] = None
+    max: Annotated[
+        Annotated[int, Field(strict=True, ge=1, le=LARGEST_BATCH)] | None,
+        Field(
+            description="Largest of log-normal batch sizes; the largest that was measured where left out.",
+            examples=[32],
+        ),
+    ] = None
+    histogram: Annotated[
+        Annotated[dict[int, float], BeforeValidator(_shares), WithJsonSchema(_SHARES)] | None,
+        Field(
+            description="Share of the queries of each batch size; they need not add up to 1.",
+            examples=[{"1": 0.5, "8": 0.5}],
+        ),
+    ] = None
+
+
 @dataclass(frozen=True, slots=True, config=_CONFIG)
 class ServiceSpec:
     """A model that must answer at a rate within a latency."""
@@ -129,6 +200,22 @@ class ServiceSpec:
     spread: Annotated[
         int, Field(strict=True, ge=1, le=1_000_000, description="Fewest nodes it runs on.", examples=[2])
     ] = 1
+    cut: Annotated[
+        Literal["search", "fluid", "paris", "homogeneous"] | None,
+        Field(
+            description="Gives it whole GPUs of its own, cut this way into unlike slices for queries of the sizes "
+            "in `batches`, and as few of them as answer `slo.quantile` of the queries (0.95 where left out) "
+            "within the SLO, waiting included. Without it, it shares GPUs with other services.",
+            examples=["search"],
+        ),
+    ] = None
+    batches: Annotated[
+        Batches | None,
+        Field(
+            description="Batch sizes of its queries; needed with `cut`.",
+            examples=[{"median": 8, "sigma": 0.9, "max": 32}],
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, config=_CONFIG)

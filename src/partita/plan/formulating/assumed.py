@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 def notes(workload: Workload, measured: Measured) -> tuple[str, ...]:
     """Return a sentence for each thing assumed: which latencies, which estimates, which GPUs are left out."""
     said: dict[str, set[str]] = {}
-    for model, asked in sorted({(s.model, s.slo.quantile) for s in workload.services}, key=str):
+    placed = [service for service in workload.services if service.cut is None]
+    for model, asked in sorted({(s.model, s.slo.quantile) for s in placed}, key=str):
         for gpu in measured.gpus:
             for note in _notes_on(measured, model, asked, gpu.name):
                 said.setdefault(note, set()).add(model)

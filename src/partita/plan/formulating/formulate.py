@@ -31,7 +31,7 @@ class Formulation:
 
 
 def formulate(workload: Workload, table: PerfTable) -> Formulation:
-    """Return the problem of placing a workload's services.
+    """Return the problem of placing a workload's services; those with a `cut` are left out: they share no GPU.
 
     On each profile a service runs at the operating point of largest throughput within `latency_factor` of its
     SLO (MIG-Serving, section 5). Services that run alike share one tuple of points, so that a hundred
@@ -45,16 +45,20 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
     pools = _pools(workload)
     measured = Measured(workload, table, list({pool.gpu.name: pool.gpu for pool in pools}.values()))
     refuse_unmeasured(workload, measured)
-    points = [measured.points(service) for service in workload.services]
+    points = {
+        index: measured.points(service)
+        for index, service in enumerate(workload.services)
+        if service.cut is None
+    }
     refuse_unplaceable(workload, measured, points)
-    kinds = {id(each): each for each in points}
+    kinds = {id(each): each for each in points.values()}
     if workload.objective == "watts":
         _refuse_unmetered(kinds.values())
     sizes = _sizes(pools, kinds.values())
     shared = {key: _per_size(pools, sizes, each) for key, each in kinds.items()}
     problem = Problem(
         pools=pools,
-        services=tuple(_service(s, shared[id(p)]) for s, p in zip(workload.services, points, strict=True)),
+        services=tuple(_service(workload.services[index], shared[id(p)]) for index, p in points.items()),
         sizes=sizes,
         objective=workload.objective,
         max_services_per_gpu=workload.limits.max_services_per_gpu,

@@ -10,7 +10,7 @@ from partita.plan.formulating.assumed import names
 from partita.plan.formulating.measured import allows, quantile_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping
 
     from partita.perf.table import Measurement
     from partita.plan.formulating.measured import Measured, Points
@@ -33,7 +33,8 @@ def refuse_unmeasured(workload: Workload, measured: Measured) -> None:
     """
     asked: dict[tuple[str, float | None], int] = {}
     for index, service in enumerate(workload.services):
-        asked.setdefault((service.model, service.slo.quantile), index)
+        # With a cut the quantile is a share of the queries, whichever latencies there are.
+        asked.setdefault((service.model, None if service.cut else service.slo.quantile), index)
     for (model, quantile), index in asked.items():
         by_gpu = measured.rows(model)
         if not by_gpu and not measured.can_estimate(model):
@@ -63,14 +64,19 @@ def _unmeasured(model: str, where: str, measured: Measured) -> InputError:
     return InputError(f"no measurements of {model!r} on {gpus}", where=where, hint=hint)
 
 
-def refuse_unplaceable(workload: Workload, measured: Measured, points: Sequence[Points]) -> None:
+def refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[int, Points]) -> None:
     """Refuse services that have no operating point on any profile.
+
+    Args:
+        workload: what to place.
+        measured: what is known of its models.
+        points: operating points by the service's index in the workload.
 
     Raises:
         InfeasibleError: says for each kind of service what binds; `where` is the first one.
     """
     kinds: dict[int, list[int]] = {}
-    for index, each in enumerate(points):
+    for index, each in points.items():
         if not each:
             kinds.setdefault(id(each), []).append(index)
     if not kinds:
