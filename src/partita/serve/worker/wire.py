@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PROTOCOL = 1
 HEAD = struct.Struct("<IIB3xQ")
 """Length of the header, length of the data, kind, id."""
+_text = json.JSONEncoder(separators=(",", ":")).encode
 
 
 class Kind(IntEnum):
@@ -98,7 +99,7 @@ class Hello:
 
 def frame(kind: Kind, number: int, header: object = None, data: Iterable[Buffer] = ()) -> bytes:
     """Return a frame."""
-    head = b"" if header is None else json.dumps(header, separators=(",", ":")).encode()
+    head = b"" if header is None else _text(header).encode()
     parts = [bytes(HEAD.size), head, *data]
     body = sum(map(len, parts)) - HEAD.size - len(head)
     parts[0] = HEAD.pack(len(head), body, kind, number)
@@ -112,7 +113,11 @@ def pack_run(number: int, queries: Sequence[Query]) -> bytes:
 
 
 def unpack_run(header: list[dict[str, Any]], data: memoryview) -> tuple[Query, ...]:
-    """Return the queries of a RUN frame; their tensors are views of `data`."""
+    """Return the queries of a RUN frame; their tensors are views of `data`.
+
+    Raises:
+        ValueError, KeyError, TypeError: the header is not as it should be, or the data too few.
+    """
     at, found = 0, []
     for each in header:
         inputs, at = _taken(each["inputs"], data, at)
@@ -153,6 +158,8 @@ def _listed(tensors: Sequence[Tensor]) -> list[tuple[str, str, tuple[int, ...], 
 def _taken(listed: Sequence[Any], data: memoryview, at: int) -> tuple[tuple[Tensor, ...], int]:
     found = []
     for name, datatype, shape, size in listed:
+        if not 0 <= size <= len(data) - at:
+            raise ValueError(f"a tensor of {size} bytes where {len(data) - at} are left")
         found.append(Tensor(name, datatype, tuple(shape), data[at : at + size]))
         at += size
     return tuple(found), at

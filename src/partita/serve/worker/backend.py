@@ -1,0 +1,57 @@
+"""What runs a model in a worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from partita.serve.worker.spec import EmulatedSpec, OnnxSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from partita.serve.tensors import Answer, Query, TensorSpec
+    from partita.serve.worker.spec import WorkerSpec
+
+
+class Backend(Protocol):
+    """Runs batches, in as many threads side by side as the worker has processes.
+
+    Attributes:
+        inputs: what the model takes.
+        outputs: what it gives.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
+        """Return the answers to the queries of one batch, in their order.
+
+        Args:
+            lane: which of the threads asks, from 0; no two ask with one number at once.
+            queries: at least one.
+
+        Raises:
+            Exception: whatever went wrong; it is every query's answer then.
+        """
+        ...
+
+
+def load(spec: WorkerSpec) -> Backend:
+    """Return a worker's back-end, its model loaded.
+
+    Raises:
+        InputError: there is no such model, or nothing to run it with.
+    """
+    # Each kind imports its own modules: an emulated worker needs none of the others'.
+    if isinstance(spec.backend, EmulatedSpec):
+        from partita.serve.worker.emulated import Emulated  # noqa: PLC0415 -- as said above
+
+        return Emulated(spec.backend, spec.seconds)
+    if isinstance(spec.backend, OnnxSpec):
+        from partita.serve.worker.onnx_runtime import OnnxRuntime  # noqa: PLC0415 -- as said above
+
+        return OnnxRuntime(spec.backend, spec.batch, spec.processes)
+    from partita.serve.worker.upstream import Upstream  # noqa: PLC0415 -- as said above
+
+    return Upstream(spec.backend, spec.model, spec.processes)

@@ -1,0 +1,99 @@
+"""Takes as long as the performance table says, and answers with what it was asked: the whole path without a GPU."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError
+from partita.serve.tensors import ITEM_BYTES, Answer, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from partita.serve.tensors import Query, TensorSpec
+    from partita.serve.worker.spec import EmulatedSpec
+
+_EMPTY_TEXT = bytes(4)
+
+
+class Emulated:
+    """A back-end (the protocol's `Backend`) that sleeps.
+
+    Args:
+        spec: tensors, jitter, slow-down.
+        seconds: of some batch sizes.
+
+    Raises:
+        InputError: it is said of no batch size how long it takes.
+    """
+
+    def __init__(self, spec: EmulatedSpec, seconds: Mapping[int, float]) -> None:
+        if not seconds:
+            raise InputError(
+                "an emulated worker needs the seconds of at least one batch size", where="seconds"
+            )
+        self.inputs = spec.inputs
+        self.outputs = spec.outputs
+        self._spec = spec
+        self._known = sorted(seconds.items())
+        self._random = random.Random()
+
+    def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
+        """Sleep as long as the joint batch takes, and return each query's inputs as its outputs."""
+        del lane
+        end = time.monotonic() + self._seconds(sum(query.batch for query in queries))
+        answers = [Answer(self._outputs(query)) for query in queries]
+        time.sleep(max(0.0, end - time.monotonic()))
+        return answers
+
+    def _seconds(self, batch: int) -> float:
+        spread = self._spec.jitter
+        factor = math.exp(self._random.gauss(-spread * spread / 2, spread)) if spread else 1.0
+        return interpolated(self._known, batch) * factor * self._spec.slow_down
+
+    def _outputs(self, query: Query) -> tuple[Tensor, ...]:
+        return tuple(
+            self._output(spec, query, at)
+            for at, spec in enumerate(self.outputs)
+            if not query.outputs or spec.name in query.outputs
+        )
+
+    def _output(self, spec: TensorSpec, query: Query, at: int) -> Tensor:
+        given = query.inputs[at] if at < len(query.inputs) else None
+        if given is not None and _alike(spec, given):
+            return Tensor(spec.name, given.datatype, given.shape, given.data)
+        shape = (query.batch, *(max(size, 1) for size in spec.shape[1:])) if spec.shape else ()
+        item = _EMPTY_TEXT if spec.datatype == "BYTES" else bytes(ITEM_BYTES[spec.datatype])
+        return Tensor(spec.name, spec.datatype, shape, item * math.prod(shape))
+
+
+def interpolated(known: Sequence[tuple[int, float]], batch: int) -> float:
+    """Return the seconds of a batch from those of some sizes.
+
+    Between them piecewise linear; below the smallest that of the smallest (it is padded); above the largest in
+    proportion to it, as if it were run in parts.
+
+    Args:
+        known: pairs of batch size and seconds, ascending, at least one.
+        batch: the size.
+    """
+    at = bisect_left(known, (batch,))
+    if at == len(known):
+        largest, seconds = known[-1]
+        return seconds * batch / largest
+    if at == 0 or known[at][0] == batch:
+        return known[at][1]
+    (low, before), (high, after) = known[at - 1], known[at]
+    return before + (after - before) * (batch - low) / (high - low)
+
+
+def _alike(spec: TensorSpec, given: Tensor) -> bool:
+    return (
+        spec.datatype == given.datatype
+        and len(spec.shape) == len(given.shape)
+        and all(size in (-1, has) for size, has in zip(spec.shape, given.shape, strict=True))
+    )

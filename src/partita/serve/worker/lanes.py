@@ -1,0 +1,83 @@
+"""The threads that run batches: one for each that may run side by side."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from partita.serve.tensors import Answer
+from partita.serve.worker.check import query_fault
+from partita.serve.worker.wire import pack_done
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from partita.serve.tensors import Query
+    from partita.serve.worker.backend import Backend
+    from partita.serve.worker.connection import Connection
+
+
+class Lanes:
+    """Runs batches in the order in which they came.
+
+    Args:
+        backend: runs each.
+        count: how many run side by side.
+        finished: told after each.
+        note: told why one failed.
+    """
+
+    def __init__(
+        self, backend: Backend, count: int, finished: Callable[[], None], note: Callable[[str], None]
+    ) -> None:
+        self._backend = backend
+        self._finished = finished
+        self._note = note
+        self._waiting: queue.SimpleQueue[tuple[Connection, int, tuple[Query, ...]] | None] = (
+            queue.SimpleQueue()
+        )
+        self._threads = [
+            threading.Thread(target=self._work, args=(lane,), name=f"lane-{lane}", daemon=True)
+            for lane in range(count)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def put(self, connection: Connection, number: int, queries: tuple[Query, ...]) -> None:
+        """Have a batch run, and its connection told."""
+        self._waiting.put((connection, number, queries))
+
+    def close(self) -> None:
+        """End the threads when they have run what waits."""
+        for _ in self._threads:
+            self._waiting.put(None)
+        for thread in self._threads:
+            thread.join()
+
+    def _work(self, lane: int) -> None:
+        while (batch := self._waiting.get()) is not None:
+            connection, number, queries = batch
+            if connection.open:
+                began = time.perf_counter()
+                answers = self._answers(lane, queries)
+                connection.answer(pack_done(number, answers, time.perf_counter() - began))
+            self._finished()
+
+    def _answers(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
+        faults = [query_fault(query) for query in queries]
+        sound = [query for query, fault in zip(queries, faults, strict=True) if fault is None]
+        answers = iter(self._run(lane, sound) if sound else ())
+        return [next(answers) if fault is None else Answer(error=fault, invalid=True) for fault in faults]
+
+    def _run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
+        try:
+            answers = self._backend.run(lane, queries)
+        except Exception as error:  # noqa: BLE001 -- whatever a model does, the worker answers and goes on
+            why = f"{type(error).__name__}: {error}"
+            self._note(f"a batch of {len(queries)} queries failed: {why}")
+            return [Answer(error=why)] * len(queries)
+        if len(answers) != len(queries):
+            return [Answer(error=f"{len(answers)} answers to {len(queries)} queries")] * len(queries)
+        return answers

@@ -1,0 +1,119 @@
+"""Bodies of the Open Inference Protocol v2: requests written and answers read, with and without binary data."""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from typing import TYPE_CHECKING, Any
+
+from partita.serve.tensors import ITEM_BYTES, Tensor
+from partita.serve.worker.joint import InvalidQueryError, decode_texts, encode_texts
+from partita.serve.worker.oip_client import UpstreamError
+
+if TYPE_CHECKING:
+    from partita.serve.tensors import Query
+
+_CODES = {
+    "BOOL": "?",
+    "UINT8": "B",
+    "UINT16": "H",
+    "UINT32": "I",
+    "UINT64": "Q",
+    "INT8": "b",
+    "INT16": "h",
+    "INT32": "i",
+    "INT64": "q",
+    "FP16": "e",
+    "FP32": "f",
+    "FP64": "d",
+}
+
+
+def write_query(query: Query, *, binary: bool) -> tuple[int | None, bytes]:
+    """Return the length of a body's JSON if binary data follow, else None, and the body.
+
+    Raises:
+        InvalidQueryError: a datatype that JSON cannot carry.
+    """
+    inputs, data = [], []
+    for each in query.inputs:
+        told: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": list(each.shape)}
+        if binary:
+            told["parameters"] = {"binary_data_size": len(each.data)}
+            data.append(each.data)
+        else:
+            told["data"] = _values(each)
+        inputs.append(told)
+    document: dict[str, Any] = {"inputs": inputs}
+    if query.outputs:
+        document["outputs"] = [
+            {"name": name, **({"parameters": {"binary_data": True}} if binary else {})}
+            for name in query.outputs
+        ]
+    elif binary:
+        document["parameters"] = {"binary_data_output": True}
+    text = json.dumps(document, separators=(",", ":")).encode()
+    return (len(text) if binary else None), b"".join([text, *data])
+
+
+def read_answer(body: bytes, header: int | None) -> tuple[Tensor, ...]:
+    """Return the outputs that a body holds, of whose bytes the first `header` are JSON if it is given.
+
+    Raises:
+        UpstreamError: it is no answer.
+    """
+    try:
+        document = json.loads(body if header is None else body[:header])
+        data = memoryview(body)[len(body) if header is None else header :]
+        found = []
+        for each in document["outputs"]:
+            size = each.get("parameters", {}).get("binary_data_size")
+            shape = tuple(int(one) for one in each["shape"])
+            if size is None:
+                raw: bytes | memoryview = _packed(each["datatype"], each["data"])
+            else:
+                raw, data = data[:size], data[size:]
+            found.append(_checked(Tensor(str(each["name"]), str(each["datatype"]), shape, raw)))
+    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise UpstreamError(f"the server's answer cannot be read: {error!r}") from None
+    return tuple(found)
+
+
+def _checked(tensor: Tensor) -> Tensor:
+    if tensor.datatype in ITEM_BYTES:
+        wanted = math.prod(tensor.shape) * ITEM_BYTES[tensor.datatype]
+        if len(tensor.data) != wanted:
+            raise ValueError(f"output {tensor.name} has {len(tensor.data)} bytes, not {wanted}")
+    return tensor
+
+
+def _values(tensor: Tensor) -> list[Any]:
+    if tensor.datatype == "BYTES":
+        return [_text(each) for each in decode_texts(tensor.data)]
+    if tensor.datatype not in _CODES:
+        raise InvalidQueryError(f"the server takes no binary data, and JSON cannot carry {tensor.datatype}")
+    count = len(tensor.data) // ITEM_BYTES[tensor.datatype]
+    return list(struct.unpack(f"<{count}{_CODES[tensor.datatype]}", tensor.data))
+
+
+def _text(data: bytes) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InvalidQueryError("the server takes no binary data, and an element is not UTF-8") from None
+
+
+def _packed(datatype: str, values: Any) -> bytes:  # noqa: ANN401 -- nested lists of anything
+    flat = list(_flat(values))
+    if datatype == "BYTES":
+        return encode_texts(str(each).encode() for each in flat)
+    return struct.pack(f"<{len(flat)}{_CODES[datatype]}", *flat)
+
+
+def _flat(values: Any) -> Any:  # noqa: ANN401 -- nested lists of anything
+    for each in values:
+        if isinstance(each, list):
+            yield from _flat(each)
+        else:
+            yield each

@@ -1,0 +1,250 @@
+"""What a worker is started with: a JSON document, written by whoever starts it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from partita.errors import InputError
+from partita.plan.fields import Fields, parse_json
+from partita.serve.tensors import ITEM_BYTES, TensorSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_INPUTS = (TensorSpec("INPUT0", "FP32", (-1, 16)),)
+DEFAULT_OUTPUTS = (TensorSpec("OUTPUT0", "FP32", (-1, 16)),)
+GRACE_S = 30.0
+LOAD_TIMEOUT_S = 600.0
+_REQUIRED = "service model gpu placement batch backend folder token"
+_OPTIONAL = "processes seconds grace_s supervised"
+
+
+@dataclass(frozen=True, slots=True)
+class EmulatedSpec:
+    """A worker that takes as long as the performance table says, and answers with what it was asked.
+
+    Attributes:
+        inputs: what it takes.
+        outputs: what it gives: one alike to the input of its place is that input again, any other is zeros.
+        jitter: spread of the log-normal durations; 0 for none.
+        slow_down: factor on every duration, to see what a slow worker does to its gateway.
+    """
+
+    inputs: tuple[TensorSpec, ...] = DEFAULT_INPUTS
+    outputs: tuple[TensorSpec, ...] = DEFAULT_OUTPUTS
+    jitter: float = 0.0
+    slow_down: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxSpec:
+    """A model that ONNX Runtime runs: on its GPU where it can, else on the CPU.
+
+    Attributes:
+        path: of the model.
+        threads: of each session on the CPU; 0 takes one for each core.
+    """
+
+    path: str
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamSpec:
+    """A server of the Open Inference Protocol v2 that runs already on that instance.
+
+    Attributes:
+        url: `http://127.0.0.1:8000`.
+        model: the model's name there; the worker's own if None.
+        timeout_s: seconds that an answer may take.
+        load_timeout_s: seconds that the server may take to have the model ready.
+    """
+
+    url: str
+    model: str | None = None
+    timeout_s: float = 60.0
+    load_timeout_s: float = LOAD_TIMEOUT_S
+
+
+BackendSpec: TypeAlias = EmulatedSpec | OnnxSpec | UpstreamSpec
+KINDS: dict[str, type[EmulatedSpec | OnnxSpec | UpstreamSpec]] = {
+    "emulated": EmulatedSpec,
+    "onnx": OnnxSpec,
+    "upstream": UpstreamSpec,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSpec:
+    """What a worker is.
+
+    Attributes:
+        service: whose queries it answers.
+        model: name of the model.
+        gpu: id of its GPU, as `node-0/gpu-3`.
+        placement: its instance there, as `3g.40gb@4`.
+        batch: the largest batch it takes.
+        processes: batches it runs side by side.
+        backend: what runs the model.
+        folder: where its socket goes.
+        token: tells its socket from those of other workers of that instance, before and after it.
+        seconds: expected seconds of some batch sizes, from the performance table.
+        grace_s: seconds from SIGTERM for finishing what it has.
+        supervised: whether it is to end when its standard input does, which whoever started it holds open.
+    """
+
+    service: str
+    model: str
+    gpu: str
+    placement: str
+    batch: int
+    backend: BackendSpec
+    folder: str
+    token: str
+    processes: int = 1
+    seconds: Mapping[int, float] = field(default_factory=dict)
+    grace_s: float = GRACE_S
+    supervised: bool = False
+
+    @property
+    def profile(self) -> str:
+        """Profile of its instance."""
+        return self.placement.partition("@")[0]
+
+    @property
+    def socket_name(self) -> str:
+        """Name of its socket in the folder."""
+        return f"{self.gpu.replace('/', '_')}@{self.placement.partition('@')[2]}-{self.token}.sock"
+
+    def text(self) -> str:
+        """Return it as JSON, which `read_spec` reads."""
+        kind = next(name for name, each in KINDS.items() if isinstance(self.backend, each))
+        data = asdict(self)
+        return json.dumps({**data, "backend": {"kind": kind, **data["backend"]}}, indent=2)
+
+
+def read_spec(path: Path | str) -> WorkerSpec:
+    """Read what a worker is started with.
+
+    Raises:
+        InputError: the file cannot be read, or a field is missing, unknown or wrong.
+    """
+    name = str(path)
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"cannot be read: {getattr(error, 'strerror', error)}", where=name) from None
+    return parse_spec(parse_json(text, name, lambda each: each), name)
+
+
+def parse_spec(data: object, name: str) -> WorkerSpec:
+    """Return the specification that a JSON value describes; `name` is told in errors.
+
+    Raises:
+        InputError: a field is missing, unknown or wrong.
+    """
+    fields = Fields.of(data, name, "", _REQUIRED, _OPTIONAL)
+    return WorkerSpec(
+        service=fields.text("service"),
+        model=fields.text("model"),
+        gpu=fields.text("gpu"),
+        placement=_placement(fields),
+        batch=fields.whole("batch", 1),
+        backend=parse_backend(fields.data["backend"], name),
+        folder=fields.text("folder"),
+        token=_token(fields),
+        processes=fields.whole("processes", 1) if "processes" in fields.data else 1,
+        seconds=_seconds(fields),
+        grace_s=fields.number("grace_s") if "grace_s" in fields.data else GRACE_S,
+        supervised=fields.flag("supervised"),
+    )
+
+
+def parse_backend(data: object, name: str, at: str = "backend") -> BackendSpec:
+    """Return the back-end that a JSON object describes by its `kind` and that kind's fields.
+
+    Raises:
+        InputError: a field is missing, unknown or wrong.
+    """
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or kind not in KINDS:
+        raise InputError(
+            f"expected a back-end of kind {', '.join(KINDS)}",
+            where=f"{name}: {at}",
+            hint='write {"kind": "emulated"}',
+        )
+    if kind == "onnx":
+        fields = Fields.of(data, name, at, "kind path", "threads")
+        return OnnxSpec(fields.text("path"), fields.whole("threads") if "threads" in data else 0)
+    if kind == "upstream":
+        return _upstream(Fields.of(data, name, at, "kind url", "model timeout_s load_timeout_s"))
+    return _emulated(Fields.of(data, name, at, "kind", "inputs outputs jitter slow_down"))
+
+
+def _upstream(fields: Fields) -> UpstreamSpec:
+    url = fields.text("url")
+    if not url.startswith(("http://", "https://")):
+        raise fields.error(f"{url!r} is no HTTP address", "url", "write http://127.0.0.1:8000")
+    return UpstreamSpec(
+        url,
+        fields.text("model") if fields.data.get("model") is not None else None,
+        fields.number("timeout_s") if "timeout_s" in fields.data else 60.0,
+        fields.number("load_timeout_s") if "load_timeout_s" in fields.data else LOAD_TIMEOUT_S,
+    )
+
+
+def _emulated(fields: Fields) -> EmulatedSpec:
+    return EmulatedSpec(
+        _tensors(fields, "inputs") if "inputs" in fields.data else DEFAULT_INPUTS,
+        _tensors(fields, "outputs") if "outputs" in fields.data else DEFAULT_OUTPUTS,
+        fields.number("jitter") if "jitter" in fields.data else 0.0,
+        fields.number("slow_down") if "slow_down" in fields.data else 1.0,
+    )
+
+
+def _tensors(fields: Fields, key: str) -> tuple[TensorSpec, ...]:
+    found = []
+    for at, each in fields.items(key):
+        tensor = Fields.of(each, fields.file, at, "name datatype shape")
+        datatype = tensor.text("datatype")
+        if datatype not in ITEM_BYTES and datatype != "BYTES":
+            raise tensor.error(
+                f"unknown datatype {datatype!r}", "datatype", f"known are {', '.join(ITEM_BYTES)}"
+            )
+        found.append(TensorSpec(tensor.text("name"), datatype, _shape(tensor)))
+    if not found:
+        raise fields.error("expected at least one tensor", key)
+    return tuple(found)
+
+
+def _shape(tensor: Fields) -> tuple[int, ...]:
+    shape = [size for _, size in tensor.items("shape")]
+    if not all(type(size) is int and size >= -1 for size in shape):
+        raise tensor.error("expected whole numbers, -1 for any size", "shape")
+    return tuple(size for size in shape if isinstance(size, int))
+
+
+def _placement(fields: Fields) -> str:
+    text = fields.text("placement")
+    profile, _, start = text.partition("@")
+    if not profile or not start.isdecimal():
+        raise fields.error(f"{text!r} is no placement", "placement", "write 3g.40gb@4")
+    return text
+
+
+def _token(fields: Fields) -> str:
+    token = fields.text("token")
+    if not token.isalnum():
+        raise fields.error("expected letters and digits", "token")
+    return token
+
+
+def _seconds(fields: Fields) -> dict[int, float]:
+    data: Any = fields.data.get("seconds", {})
+    table = Fields.of(data, fields.file, "seconds", "", " ".join(data)) if isinstance(data, dict) else None
+    if table is None or not all(batch.isdecimal() and int(batch) > 0 for batch in table.data):
+        raise fields.error("expected an object of batch size and seconds", "seconds", 'write {"1": 0.004}')
+    return {int(batch): table.number(batch) for batch in table.data}

@@ -1,0 +1,80 @@
+"""Forwards batches to a server of the Open Inference Protocol v2 that runs already: Triton, MLServer and others."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError
+from partita.serve.tensors import TensorSpec
+from partita.serve.worker.joint import Joining, run_joined
+from partita.serve.worker.oip import read_answer, write_query
+from partita.serve.worker.oip_client import Client, UpstreamError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    from partita.serve.tensors import Answer, Query, Tensor
+    from partita.serve.worker.spec import UpstreamSpec
+
+BINARY = "binary_tensor_data"
+"""The binary tensor extension's name in a server's metadata (Triton's protocol extensions)."""
+_LOOK_S = 0.25
+
+
+class Upstream:
+    """A back-end (the protocol's `Backend`) with one connection kept for each lane.
+
+    Args:
+        spec: the server.
+        model: the model's name there, unless the specification says another.
+        lanes: connections.
+
+    Raises:
+        InputError: the server does not answer in time, or does not have the model, or tells of it what is none.
+    """
+
+    def __init__(self, spec: UpstreamSpec, model: str, lanes: int) -> None:
+        self._clients = [Client(spec.url, spec.timeout_s) for _ in range(lanes)]
+        self._path = f"/v2/models/{spec.model or model}"
+        client = self._clients[0]
+        self._await_ready(client, spec)
+        try:
+            self._binary = BINARY in client.get("/v2").get("extensions", [])
+            metadata = client.get(self._path)
+            self.inputs = _tensors(metadata["inputs"])
+            self.outputs = _tensors(metadata["outputs"])
+        except (OSError, UpstreamError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"the server's metadata cannot be read: {error!r}", where=spec.url + self._path
+            ) from None
+        batched = all(each.shape[:1] == (-1,) for each in (*self.inputs, *self.outputs))
+        self._joining = Joining(apart=not batched)
+
+    def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
+        """Return the server's answers, from as few requests as the queries' shapes allow."""
+        return run_joined(queries, self._joining, lambda query: self._infer(lane, query))
+
+    def _infer(self, lane: int, query: Query) -> tuple[Tensor, ...]:
+        header, body = write_query(query, binary=self._binary)
+        told, answer = self._clients[lane].post(f"{self._path}/infer", header, body)
+        return read_answer(answer, told)
+
+    def _await_ready(self, client: Client, spec: UpstreamSpec) -> None:
+        end = time.monotonic() + spec.load_timeout_s
+        while not client.ready(f"{self._path}/ready"):
+            if time.monotonic() > end:
+                raise InputError(
+                    f"the server did not have the model ready in {spec.load_timeout_s:g} s",
+                    where=spec.url + self._path,
+                    hint=f"see `curl {spec.url}{self._path}/ready`",
+                )
+            time.sleep(_LOOK_S)
+
+
+def _tensors(listed: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec(str(each["name"]), str(each["datatype"]), tuple(int(size) for size in each["shape"]))
+        for each in listed
+    )
