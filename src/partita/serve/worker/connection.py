@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 WINDOW = 256
 """Batches of one connection that wait or run; a gateway that sends more is read no further."""
-STALLED_S = 10
+STALLED_S = 5.0
 """Seconds after which a gateway that does not read its answers is given up."""
 
 
@@ -31,6 +31,7 @@ class Connection:
         take: takes one batch: the connection, its number, its queries.
         changed: told when the gateway has drained or gone.
         note: told what was wrong with what came.
+        stalled_s: seconds after which it is given up if it does not read.
     """
 
     def __init__(
@@ -39,6 +40,7 @@ class Connection:
         take: Callable[[Connection, int, tuple[Query, ...]], None],
         changed: Callable[[], None],
         note: Callable[[str], None],
+        stalled_s: float = STALLED_S,
     ) -> None:
         self.open = True
         self.drained = False
@@ -49,8 +51,10 @@ class Connection:
         self._sending = threading.Lock()
         self._window = threading.Semaphore(WINDOW)
         stream.setblocking(True)
+        self._stalled_s = stalled_s
         # In the kernel, as a timeout of Python's would cost a poll for every call.
-        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", STALLED_S, 0))
+        patience = struct.pack("ll", int(stalled_s), int(stalled_s % 1 * 1e6))
+        stream.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, patience)
         self._reader = threading.Thread(target=self._read, name="reader", daemon=True)
 
     def start(self, hello: bytes) -> None:
@@ -67,7 +71,7 @@ class Connection:
                 self._stream.sendall(message)
             except OSError as error:
                 if isinstance(error, BlockingIOError):
-                    self._note(f"a gateway did not read its answers for {STALLED_S} s")
+                    self._note(f"a gateway did not read its answers for {self._stalled_s:g} s")
                 self._shut()
 
     def answer(self, message: bytes) -> None:

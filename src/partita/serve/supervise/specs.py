@@ -1,0 +1,91 @@
+"""What the workers of a plan are started with."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeAlias
+
+from partita.errors import InputError
+from partita.serve.worker.spec import GRACE_S, UpstreamSpec, WorkerSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from partita.plan.plan import Instance, Plan
+    from partita.serve.worker.spec import BackendSpec
+
+Table: TypeAlias = "Mapping[tuple[str, str, int], Mapping[int, float]]"
+"""Seconds of a batch, by GPU model, profile and processes, and by batch size."""
+UNNAMED = "0"
+"""The token of a specification that no worker has been started with yet."""
+
+
+def worker_specs(
+    plan: Plan,
+    backends: Mapping[str, BackendSpec],
+    folder: Path,
+    *,
+    tables: Mapping[str, Table] | None = None,
+    grace_s: float = GRACE_S,
+) -> tuple[WorkerSpec, ...]:
+    """Return a worker for each instance of a plan.
+
+    Args:
+        plan: what runs where.
+        backends: what runs each service's model, by service; an upstream's URL may name `{gpu}`, `{placement}`,
+            `{start}`, `{service}` and `{model}`.
+        folder: where their sockets go.
+        tables: what is measured of each service; where nothing is, the plan's own operating point is taken.
+        grace_s: seconds that each has for finishing what it has when it is told to end.
+
+    Raises:
+        InputError: a service without a back-end, or a URL that cannot be filled in.
+    """
+    return tuple(
+        WorkerSpec(
+            service=each.service,
+            model=each.model,
+            gpu=gpu.id,
+            placement=str(each.placement),
+            batch=each.point.batch,
+            backend=_backend(backends, gpu.id, each),
+            folder=str(folder.resolve()),
+            token=UNNAMED,
+            processes=each.point.processes,
+            seconds=_seconds((tables or {}).get(each.service, {}), gpu.model, each),
+            grace_s=grace_s,
+            supervised=True,
+        )
+        for gpu in plan.gpus
+        for each in gpu.instances
+    )
+
+
+def _seconds(table: Table, model: str, instance: Instance) -> dict[int, float]:
+    point = instance.point
+    measured = table.get((model, instance.placement.profile, point.processes))
+    return dict(measured) if measured else {point.batch: point.latency_ms / 1000}
+
+
+def _backend(backends: Mapping[str, BackendSpec], gpu: str, instance: Instance) -> BackendSpec:
+    found = backends.get(instance.service)
+    if found is None:
+        raise InputError(f"nothing says what runs {instance.service}", hint="give it a worker")
+    if not isinstance(found, UpstreamSpec):
+        return found
+    words = {
+        "gpu": gpu,
+        "placement": str(instance.placement),
+        "start": str(instance.placement.start),
+        "service": instance.service,
+        "model": instance.model,
+    }
+    try:
+        return replace(found, url=found.url.format_map(words))
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(
+            f"the URL cannot be filled in: {error}",
+            where=found.url,
+            hint=f"it may name {', '.join(f'{{{word}}}' for word in words)}",
+        ) from None

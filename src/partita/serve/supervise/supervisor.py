@@ -1,0 +1,201 @@
+"""Starts workers, watches them, replaces those that die, and ends them all with itself."""
+
+from __future__ import annotations
+
+import os
+import random
+import select
+import threading
+import time
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError, PartitaError
+from partita.serve.supervise.post import Post
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from partita.serve.worker.spec import WorkerSpec
+
+STABLE_S = 10.0
+"""A worker that lived so long is replaced at once, and its end is told anew."""
+FIRST_PAUSE_S = 0.2
+LONGEST_PAUSE_S = 30.0
+MARGIN_S = 5.0
+"""Seconds beyond its own grace after which a worker that was told to end is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An instance that is kept served.
+
+    Attributes:
+        spec: of its worker.
+        pid: None while none runs.
+        restarts: workers that were started after the first.
+    """
+
+    spec: WorkerSpec
+    pid: int | None
+    restarts: int
+
+
+class Supervisor:
+    """Keeps one worker running for each specification; safe in threads.
+
+    Workers hold a pipe of this process and end when it does, however it ends. Their specifications, sockets and
+    logs lie in the folder that each specification names.
+
+    Args:
+        specs: the workers; their tokens are given to them at each start.
+        devices: CUDA device (`CUDA_VISIBLE_DEVICES`) by GPU id and placement; others get the environment as it is.
+        tell: is told once of a worker that ends by itself, until its replacement has lived for a while.
+    """
+
+    def __init__(
+        self,
+        specs: Iterable[WorkerSpec],
+        *,
+        devices: Mapping[tuple[str, str], str] | None = None,
+        tell: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        known = devices or {}
+        posts = [Post(spec, known.get((spec.gpu, spec.placement))) for spec in specs]
+        self._posts = {post.key: post for post in posts}
+        self._tell = tell
+        self._lock = threading.RLock()
+        self._random = random.Random()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
+        self._wake, self._waker = os.pipe()
+        os.set_blocking(self._waker, False)
+
+    def start(self) -> None:
+        """Start all workers, and watch them from now on. Their sockets appear when they are ready.
+
+        Raises:
+            InputError: their folder cannot be made.
+        """
+        for folder in {post.spec.folder for post in self._posts.values()}:
+            _make(Path(folder))
+        self._thread.start()
+
+    def workers(self) -> tuple[Kept, ...]:
+        """Return the instances that are kept served, in the order given."""
+        with self._lock:
+            return tuple(
+                Kept(post.spec, post.process.pid if post.process else None, post.restarts)
+                for post in self._posts.values()
+            )
+
+    def drain(self, gpu: str, placement: str) -> None:
+        """Have an instance served no longer: its worker finishes what it has and ends; returns at once."""
+        with self._lock:
+            post = self._posts.get((gpu, placement))
+            if post is not None:
+                self._leave(post, post.spec.grace_s + MARGIN_S)
+        self._look()
+
+    def stop(self, grace_s: float | None = None) -> None:
+        """Drain all workers and return when they are gone.
+
+        Args:
+            grace_s: seconds after which they are killed; their own grace and a little more if None.
+        """
+        with self._lock:
+            self._stopping = True
+            for post in self._posts.values():
+                self._leave(post, post.spec.grace_s + MARGIN_S if grace_s is None else grace_s)
+        if self._thread.is_alive():
+            self._look()
+            self._thread.join()
+        os.close(self._wake)
+        os.close(self._waker)
+
+    def _leave(self, post: Post, patience_s: float) -> None:
+        end = time.monotonic() + patience_s
+        if post.process is not None:
+            post.kill_at = end if post.kill_at is None else min(end, post.kill_at)
+            if not post.leaving:
+                post.process.terminate()
+        post.leaving = True
+
+    def _look(self) -> None:
+        with suppress(BlockingIOError):  # woken often enough already
+            os.write(self._waker, b".")
+
+    def _watch(self) -> None:
+        while True:
+            with self._lock:
+                pause = self._tend(time.monotonic())
+                if self._stopping and not self._posts:
+                    return
+                pids = [post.process.pid for post in self._posts.values() if post.process is not None]
+            self._wait(pids, pause)
+
+    def _wait(self, pids: Iterable[int], pause: float | None) -> None:
+        """Return when one of the processes ends, when woken, or after a pause."""
+        poll = select.poll()
+        poll.register(self._wake, select.POLLIN)
+        with ExitStack() as stack:
+            for pid in pids:
+                # Its number cannot be another's: it is our child, and nobody else waits for it.
+                number = os.pidfd_open(pid)
+                stack.callback(os.close, number)
+                poll.register(number, select.POLLIN)
+            found = poll.poll(None if pause is None else 1000 * max(0.0, pause))
+        if any(number == self._wake for number, _ in found):
+            os.read(self._wake, 4096)
+
+    def _tend(self, now: float) -> float | None:
+        """Do what is due; return the seconds until something is again, None if nothing will be."""
+        moments = []
+        for post in list(self._posts.values()):
+            if post.process is not None and post.process.poll() is not None:
+                self._ended(post, now)
+            if post.process is None and post.leaving:
+                del self._posts[post.key]
+                continue
+            if post.process is None and post.due <= now:
+                self._start(post, now)
+            if post.process is not None and post.kill_at is not None and post.kill_at <= now:
+                post.process.kill()
+                post.kill_at = None
+            moment = post.due if post.process is None else post.kill_at
+            if moment is not None:
+                moments.append(moment)
+        return min(moments) - now if moments else None
+
+    def _start(self, post: Post, now: float) -> None:
+        post.restarts += post.began > 0
+        try:
+            post.start(now)
+        except (OSError, PartitaError) as error:
+            post.clear()
+            self._failed(post, now, f"cannot be started: {error}")
+
+    def _ended(self, post: Post, now: float) -> None:
+        code = post.process.returncode if post.process is not None else None
+        post.clear()
+        if not post.leaving:
+            how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
+            told = post.last_words()
+            self._failed(post, now, f"{how}{': ' + told if told else ''}; see {post.log}")
+
+    def _failed(self, post: Post, now: float, why: str) -> None:
+        stable = now - post.began >= STABLE_S
+        post.failures = 1 if stable else post.failures + 1
+        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(post.failures - 1, 20))
+        post.due = now if stable else now + pause * self._random.uniform(0.5, 1.5)
+        if post.failures == 1:
+            self._tell(f"the worker of {post.spec.service} on {post.spec.gpu} {post.spec.placement} {why}")
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InputError(f"cannot be made: {error.strerror}", where=str(folder)) from None

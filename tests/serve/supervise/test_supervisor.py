@@ -1,0 +1,207 @@
+"""Workers under a supervisor: real processes, killed for real."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.serve.worker.client import gateway, numbered, spec_of, until
+
+from partita.errors import InputError
+from partita.mig.layout import Placement
+from partita.perf.operating_point import OperatingPoint
+from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, Solver
+from partita.serve.supervise import Supervisor, worker_specs
+from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec
+from partita.serve.worker.wire import Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from partita.serve.worker.spec import WorkerSpec
+
+
+@contextmanager
+def supervised(specs: tuple[WorkerSpec, ...], **options: object) -> Iterator[Supervisor]:
+    made = Supervisor(specs, **options)  # type: ignore[arg-type]
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop(0.0 if sys.exc_info()[0] else None)
+
+
+def ready(supervisor: Supervisor) -> bool:
+    return all((Path(each.spec.folder) / each.spec.socket_name).exists() for each in supervisor.workers())
+
+
+def replaced(supervisor: Supervisor, pid: int) -> None:
+    until(lambda: supervisor.workers()[0].pid not in (None, pid) and ready(supervisor))
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
+
+
+def two(folder: Path) -> tuple[WorkerSpec, ...]:
+    one = replace(spec_of(folder), supervised=True)
+    return one, replace(one, placement="3g.20gb@0")
+
+
+def test_a_worker_that_is_killed_is_replaced_and_that_is_told_once(tmp_path: Path) -> None:
+    told: list[str] = []
+    with supervised(two(tmp_path), tell=told.append) as keeper:
+        until(lambda: ready(keeper))
+        for _ in range(2):
+            victim, other = keeper.workers()
+            assert victim.pid is not None
+            os.kill(victim.pid, signal.SIGKILL)
+            replaced(keeper, victim.pid)
+            assert keeper.workers()[1] == other
+        now = keeper.workers()[0]
+        assert now.restarts == 2
+        with gateway(now.spec) as one:
+            assert one.hello.pid == now.pid
+            assert one.ask(numbered(1))[0].error is None
+        assert (
+            sorted(path.suffix for path in tmp_path.iterdir()) == [".json"] * 2 + [".log"] * 2 + [".sock"] * 2
+        )
+    assert len(told) == 1
+    assert "was killed by signal 9" in told[0]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".log"] * 2
+
+
+def test_a_worker_that_cannot_start_is_tried_ever_more_rarely(tmp_path: Path) -> None:
+    told: list[str] = []
+    broken = replace(spec_of(tmp_path, OnnxSpec(str(tmp_path / "missing.onnx"))), supervised=True)
+    with supervised((broken,), tell=told.append) as keeper:
+        until(lambda: keeper.workers()[0].restarts >= 2)
+    (text,) = told
+    assert "ended with 2" in text
+    assert "missing.onnx" in (tmp_path / "node-0_gpu-0@4.log").read_text()
+
+
+def test_drained_instances_finish_their_work_and_are_not_replaced(tmp_path: Path) -> None:
+    specs = tuple(replace(each, seconds={1: 0.2}) for each in two(tmp_path))
+    with supervised(specs) as keeper:
+        until(lambda: ready(keeper))
+        first = keeper.workers()[0].spec
+        with gateway(first) as one:
+            number = one.send(numbered(1))
+            keeper.drain(first.gpu, first.placement)
+            kinds = {one.next().kind, one.next().kind}
+            assert kinds == {Kind.DRAINING, Kind.DONE}
+            one.drained()
+            assert one.frames.next() is None
+        assert number == 1
+        until(lambda: len(keeper.workers()) == 1)
+        assert keeper.workers()[0].spec.placement == "3g.20gb@0"
+
+
+def test_what_does_not_drain_in_time_is_killed(tmp_path: Path) -> None:
+    specs = (replace(spec_of(tmp_path, seconds={1: 600.0}, grace_s=600.0), supervised=True),)
+    keeper = Supervisor(specs)
+    keeper.start()
+    until(lambda: ready(keeper))
+    (worker,) = keeper.workers()
+    with gateway(worker.spec) as one:
+        one.send(numbered(1))
+        began = time.monotonic()
+        keeper.stop(0.1)
+        assert time.monotonic() - began < 20
+    assert worker.pid is not None
+    assert gone(worker.pid)
+    assert keeper.workers() == ()
+
+
+ORPHANS = """
+import sys, time
+from pathlib import Path
+from partita.serve.supervise import Supervisor
+from partita.serve.worker.spec import read_spec
+keeper = Supervisor([read_spec(sys.argv[1])])
+keeper.start()
+while keeper.workers()[0].pid is None:
+    time.sleep(0.01)
+print(keeper.workers()[0].pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
+    spec = replace(spec_of(tmp_path), supervised=True)
+    path = tmp_path / "given"
+    path.write_text(spec.text())
+    with subprocess.Popen([sys.executable, "-c", ORPHANS, str(path)], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        until(lambda: list(tmp_path.glob("*.sock")))
+        process.kill()
+    until(lambda: gone(pid))
+    assert not list(tmp_path.glob("*.sock"))
+
+
+def test_each_worker_sees_its_device_alone(tmp_path: Path) -> None:
+    specs = two(tmp_path)
+    with supervised(specs, devices={("node-0/gpu-0", "3g.20gb@4"): "MIG-1"}) as keeper:
+        until(lambda: ready(keeper))
+        seen = [
+            dict(
+                pair.split(b"=", 1)
+                for pair in Path(f"/proc/{each.pid}/environ").read_bytes().split(b"\0")
+                if b"=" in pair
+            ).get(b"CUDA_VISIBLE_DEVICES")
+            for each in keeper.workers()
+        ]
+    assert seen[0] == b"MIG-1"
+    assert seen[1] != b"MIG-1"
+
+
+def plan_of(*instances: Instance) -> Plan:
+    return Plan(
+        Objective("gpus", 1, 1),
+        Solver("exact", 0, 0.0),
+        (),
+        (PlannedGpu("node-0/gpu-3", "a100-40gb", instances),),
+    )
+
+
+POINT = OperatingPoint("3g.20gb", 8, 2, 400.0, 40.0, "0.9")
+HERE = Instance(Placement(4, "3g.20gb"), "bert", "bert-large", POINT)
+
+
+def test_a_plan_says_which_workers_there_are(tmp_path: Path) -> None:
+    table = {("a100-40gb", "3g.20gb", 2): {1: 0.01, 8: 0.03}}
+    (guessed,) = worker_specs(plan_of(HERE), {"bert": EmulatedSpec()}, tmp_path)
+    (known,) = worker_specs(plan_of(HERE), {"bert": EmulatedSpec()}, tmp_path, tables={"bert": table})
+    assert guessed.seconds == {8: 0.04}
+    assert known == replace(guessed, seconds={1: 0.01, 8: 0.03})
+    assert (known.service, known.model, known.gpu, known.placement) == (
+        "bert",
+        "bert-large",
+        "node-0/gpu-3",
+        "3g.20gb@4",
+    )
+    assert (known.batch, known.processes, known.supervised) == (8, 2, True)
+
+
+def test_the_url_of_an_upstream_server_may_name_the_instance(tmp_path: Path) -> None:
+    url = UpstreamSpec("http://127.0.0.1:80{start}/{service}")
+    (spec,) = worker_specs(plan_of(HERE), {"bert": url}, tmp_path)
+    assert spec.backend == UpstreamSpec("http://127.0.0.1:804/bert")
+    with pytest.raises(InputError, match="cannot be filled in"):
+        worker_specs(plan_of(HERE), {"bert": UpstreamSpec("http://{prot}")}, tmp_path)
+    with pytest.raises(InputError, match="nothing says what runs bert"):
+        worker_specs(plan_of(HERE), {}, tmp_path)

@@ -1,0 +1,123 @@
+"""A gateway in few words, and workers that end with their test."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from partita.serve.tensors import Answer, Query, Tensor
+from partita.serve.worker.frames import Frame, Frames
+from partita.serve.worker.sockets import connected
+from partita.serve.worker.spec import EmulatedSpec, WorkerSpec
+from partita.serve.worker.wire import Hello, Kind, frame, pack_run, unpack_done
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Iterator
+
+    from partita.serve.worker.spec import BackendSpec
+
+PATIENCE_S = 30.0
+
+
+def until(done: Callable[[], object], patience_s: float = PATIENCE_S) -> None:
+    end = time.monotonic() + patience_s
+    while not done():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.005)
+
+
+def spec_of(folder: Path, backend: BackendSpec | None = None, **more: object) -> WorkerSpec:
+    fields: dict[str, object] = {
+        "seconds": {1: 0.005},
+        "processes": 1,
+        "grace_s": 10.0,
+        "token": "a1",
+        **more,
+    }
+    return WorkerSpec(
+        service="bert",
+        model="bert-large",
+        gpu="node-0/gpu-0",
+        placement="3g.20gb@4",
+        batch=8,
+        backend=backend or EmulatedSpec(),
+        folder=str(folder),
+        **fields,  # type: ignore[arg-type]
+    )
+
+
+def numbered(number: int, rows: int = 1) -> Query:
+    """A query that can be told from every other."""
+    data = number.to_bytes(8, "little") * (rows * 8)
+    return Query((Tensor("INPUT0", "FP32", (rows, 16), data),))
+
+
+@contextmanager
+def running(spec: WorkerSpec, **options: object) -> Iterator[subprocess.Popen[bytes]]:
+    """A worker process, killed when the block ends if it has not ended."""
+    path = Path(spec.folder) / f"{spec.token}.json"
+    path.write_text(spec.text())
+    with subprocess.Popen(
+        [sys.executable, "-m", "partita.serve.worker", str(path)],
+        **options,  # type: ignore[call-overload]
+    ) as process:
+        try:
+            until(lambda: socket_of(spec).exists() or process.poll() is not None)
+            yield process
+        finally:
+            process.kill()
+
+
+def socket_of(spec: WorkerSpec) -> Path:
+    return Path(spec.folder) / spec.socket_name
+
+
+@dataclass
+class Gateway:
+    """One connection to a worker."""
+
+    stream: socket.socket
+    frames: Frames
+    hello: Hello
+    numbers: count[int]
+
+    def send(self, *queries: Query) -> int:
+        number = next(self.numbers)
+        self.stream.sendall(pack_run(number, queries))
+        return number
+
+    def next(self) -> Frame:
+        found = self.frames.next()
+        assert found is not None, "the worker left"
+        return found
+
+    def done(self) -> tuple[int, tuple[Answer, ...], float]:
+        found = self.next()
+        assert found.kind == Kind.DONE
+        return found.number, *unpack_done(found.header, found.data)
+
+    def ask(self, *queries: Query) -> tuple[Answer, ...]:
+        number = self.send(*queries)
+        answered, answers, _ = self.done()
+        assert answered == number
+        return answers
+
+    def drained(self) -> None:
+        self.stream.sendall(frame(Kind.DRAINED, 0))
+
+
+@contextmanager
+def gateway(spec: WorkerSpec) -> Iterator[Gateway]:
+    with connected(Path(spec.folder), spec.socket_name, PATIENCE_S) as stream:
+        frames = Frames(stream)
+        first = frames.next()
+        assert first is not None
+        assert first.kind == Kind.HELLO
+        yield Gateway(stream, frames, Hello.unpacked(first.header), count(1))
