@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from partita.cli.services import read_services
-from partita.drive.nvml import CommandReady, PortReady, Process, Upstream
+from partita.drive.replicas import CommandReady, PortReady, Process, Upstream
 from partita.errors import InputError
 
 if TYPE_CHECKING:

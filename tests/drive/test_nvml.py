@@ -13,9 +13,8 @@ import pytest
 from tests.drive.fake_nvml import FakeNvml
 from tests.drive.world import World
 
-from partita.drive.nvml import CommandReady, NvmlDriver, PortReady, Process, Upstream, procs
+from partita.drive.nvml import NvmlDriver
 from partita.drive.nvml.cuts import offers
-from partita.drive.nvml.records import Records
 from partita.drive.port import (
     DriveError,
     Ended,
@@ -26,6 +25,7 @@ from partita.drive.port import (
     RefusedError,
     TimedOutError,
 )
+from partita.drive.replicas import CommandReady, PortReady, Process, Records, Upstream, procs
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
 from partita.transition.transition import Kind

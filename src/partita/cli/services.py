@@ -10,7 +10,7 @@ from partita.plan.fields import Fields
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from partita.drive.nvml import CommandReady, PortReady, Process, Upstream
+    from partita.drive.replicas import CommandReady, PortReady, Process, Upstream
 
 _PROCESS = "environment ready grace_s start_timeout_s"
 _HINT = 'write [{name: resnet50, command: [serve, --port, "{port}"], ready: port}]'
@@ -47,7 +47,7 @@ def read_services(path: Path) -> dict[str, Process | Upstream]:
 
 
 def _process(fields: Fields) -> Process:
-    from partita.drive.nvml import Process  # noqa: PLC0415 -- loads the binding of NVML
+    from partita.drive.replicas import Process  # noqa: PLC0415 -- slow to import
 
     return Process(
         _words(fields, "command"),
@@ -59,13 +59,13 @@ def _process(fields: Fields) -> Process:
 
 
 def _upstream(fields: Fields) -> Upstream:
-    from partita.drive.nvml import Upstream  # noqa: PLC0415 -- loads the binding of NVML
+    from partita.drive.replicas import Upstream  # noqa: PLC0415 -- slow to import
 
     return Upstream(_words(fields, "start"), _words(fields, "stop"), _seconds(fields, "timeout_s", 600.0))
 
 
 def _readiness(fields: Fields) -> CommandReady | PortReady | None:
-    from partita.drive.nvml import CommandReady, PortReady  # noqa: PLC0415 -- loads the binding of NVML
+    from partita.drive.replicas import CommandReady, PortReady  # noqa: PLC0415 -- slow to import
 
     if "ready" not in fields.data:
         return None

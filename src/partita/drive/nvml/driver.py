@@ -13,8 +13,6 @@ from partita.drive.nvml.devices import discover
 from partita.drive.nvml.errors import told
 from partita.drive.nvml.gpu import Gpu, foreign
 from partita.drive.nvml.owned import Owned
-from partita.drive.nvml.records import Records
-from partita.drive.nvml.runner import Runner, require_same
 from partita.drive.port import (
     DriveError,
     Ended,
@@ -25,6 +23,8 @@ from partita.drive.port import (
     Observation,
     RefusedError,
 )
+from partita.drive.replicas.records import Records
+from partita.drive.replicas.runner import Runner, require_same
 from partita.errors import PartitaError
 from partita.sim.clock import WallClock
 from partita.transition.transition import Kind
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from partita.drive.nvml.commands import Process, Upstream
+    from partita.drive.replicas.commands import Process, Upstream
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
     from partita.transition.deployment import Replica

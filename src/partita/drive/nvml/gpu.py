@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
     from partita.drive.nvml.devices import Device
     from partita.drive.nvml.owned import Owned
-    from partita.drive.nvml.records import Record, Records
-    from partita.drive.nvml.runner import Runner
+    from partita.drive.replicas.records import Record, Records
+    from partita.drive.replicas.runner import Runner
     from partita.mig.layout import Placement
 
 FIRST_PAUSE_S = 0.05

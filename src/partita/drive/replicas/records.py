@@ -8,7 +8,7 @@ import signal
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
-from partita.drive.nvml import procs
+from partita.drive.replicas import procs
 from partita.errors import InputError
 from partita.files import read_text, replacing
 from partita.mig.layout import Placement
@@ -110,12 +110,22 @@ class Records:
             json.dump({**asdict(record), "placement": str(record.placement)}, stream, indent=2)
 
     def remove(self, record: Record) -> None:
-        """Remove a record."""
+        """Remove a record, and the document of its process."""
+        self.document(record).unlink(missing_ok=True)
         self._path(record.gpu_uuid, record.placement).unlink(missing_ok=True)
 
     def log(self, record: Record) -> Path:
         """Return the file that its output goes to."""
         return self._path(record.gpu_uuid, record.placement).with_suffix(".log")
+
+    def document(self, record: Record) -> Path:
+        """Return the file that its process reads."""
+        return self._path(record.gpu_uuid, record.placement).with_suffix(".document")
+
+    def places(self) -> frozenset[tuple[str, int]]:
+        """Return the GPUs and starts that have a record."""
+        found = (path.stem.rpartition("@") for path in self._folder.glob("*@*.json"))
+        return frozenset((gpu, int(start)) for gpu, _, start in found if start.isdecimal())
 
     def ports(self) -> set[int]:
         """Return the ports that replicas were given."""

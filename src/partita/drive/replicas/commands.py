@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 from partita.drive.port import DriveError, FailedError, RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 
 GRACE_S = 30.0
@@ -23,7 +23,7 @@ class Readiness(Protocol):
         """Say whether it does now.
 
         Args:
-            words: what templates may name: service, model, batch, processes, port, device, gpu.
+            words: what templates may name, as in `Process`.
             environment: the replica's.
         """
         ...
@@ -67,12 +67,13 @@ class Process:
     """A replica is a process of its own, with `CUDA_VISIBLE_DEVICES` set to its MIG device.
 
     Attributes:
-        command: words, in which `{service}`, `{model}`, `{batch}`, `{processes}`, `{port}`, `{device}` and
-            `{gpu}` are filled in.
+        command: words, in which `{service}`, `{model}`, `{batch}`, `{processes}`, `{port}`, `{device}`, `{gpu}`,
+            `{placement}`, `{token}`, `{latency_ms}`, `{throughput}` and `{document}` are filled in.
         environment: variables beside those of the controller.
         readiness: None if it is ready as soon as it runs.
         grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
         start_timeout_s: seconds it may take to become ready.
+        document: makes the text of the file `{document}` from the other words, before the process is started.
     """
 
     command: tuple[str, ...]
@@ -80,6 +81,7 @@ class Process:
     readiness: Readiness | None = None
     grace_s: float = GRACE_S
     start_timeout_s: float = 600.0
+    document: Callable[[Mapping[str, str]], str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

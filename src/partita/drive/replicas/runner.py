@@ -10,10 +10,11 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from partita.drive.nvml import procs
-from partita.drive.nvml.commands import GRACE_S, Process, Upstream, fill, run
-from partita.drive.nvml.records import Record, Records, new_record
 from partita.drive.port import FailedError, InUseError, RefusedError, TimedOutError
+from partita.drive.replicas import procs
+from partita.drive.replicas.commands import GRACE_S, Process, Upstream, fill, run
+from partita.drive.replicas.records import Record, Records, new_record
+from partita.files import replacing
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,7 +103,11 @@ class Runner:
             if any("{port" in word for word in way.command):
                 record = replace(record, port=_free_port(self._records.ports()))
             self._records.write(record)
-        command = fill(way.command, words(record, gpu))
+        told = {**words(record, gpu), "document": str(self._records.document(record))}
+        if way.document is not None:
+            with replacing(told["document"]) as stream:
+                stream.write(way.document(told))
+        command = fill(way.command, told)
         pid = procs.spawn(command, {**environment(record), **way.environment}, self._records.log(record))
         record = replace(record, pid=pid, began=procs.began(pid))
         self._records.write(record)
@@ -156,6 +161,10 @@ def words(record: Record, gpu: str) -> dict[str, str]:
         "port": str(record.port or ""),
         "device": record.mig_uuid,
         "gpu": gpu,
+        "placement": str(record.placement),
+        "token": record.token,
+        "latency_ms": repr(each.latency_ms),
+        "throughput": repr(each.throughput),
     }
 
 
