@@ -27,7 +27,7 @@ def listening(folder: Path, name: str) -> socket.socket:
     part = f".{name}.{os.getpid()}"
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        with _short(folder) as base:
+        with short(folder) as base:
             made.bind(f"{base}/{part}")
             # Listens before it has its name: whoever finds a socket that refuses may take it for a dead worker's.
             made.listen(BACKLOG)
@@ -47,7 +47,7 @@ def connected(folder: Path, name: str, timeout_s: float | None = None) -> socket
     made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     made.settimeout(timeout_s)
     try:
-        with _short(folder) as base:
+        with short(folder) as base:
             made.connect(f"{base}/{name}")
     except BaseException:
         made.close()
@@ -56,7 +56,8 @@ def connected(folder: Path, name: str, timeout_s: float | None = None) -> socket
 
 
 @contextmanager
-def _short(folder: Path) -> Iterator[str]:
+def short(folder: Path) -> Iterator[str]:
+    """Open a folder; its short name is good while it is open."""
     number = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
         yield f"/proc/self/fd/{number}"
