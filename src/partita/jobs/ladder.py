@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
+from partita.jobs import words
 from partita.jobs.memory.bounds import Bounds, holds, slices
 
 if TYPE_CHECKING:
@@ -15,11 +16,8 @@ if TYPE_CHECKING:
 MOST_ATTEMPTS = 4
 """A whole GPU is the fourth slice from the smallest on most models."""
 
-_OUT_OF_MEMORY = re.compile(
-    r"torch\.(cuda\.)?OutOfMemoryError|CUDA out of memory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY"
-    r"|RESOURCE_EXHAUSTED: .*[Oo]ut of memory|Failed to allocate memory for requested buffer"
-)
-_XID = re.compile(r"\bXid\b.*: *\d+")
+_OUT_OF_MEMORY = re.compile(words.OUT_OF_MEMORY)
+_XID = re.compile(words.XID)
 
 
 class End(Enum):

@@ -37,6 +37,7 @@ class Launch:
         log_bytes: most bytes of its log that are kept.
         grace_s: seconds from SIGTERM to SIGKILL when it is stopped.
         attempt: 1 for the first.
+        index: of its array, if it is of one.
     """
 
     job: int
@@ -50,6 +51,7 @@ class Launch:
     memory_bytes: int
     log_bytes: int
     grace_s: float
+    index: int | None = None
 
 
 class Phase(StrEnum):
@@ -68,12 +70,14 @@ class Progress:
     Attributes:
         step: of the last report; None if it never reported.
         of: steps there will be.
-        allocated_bytes: after each reported step, the newest last; at most a few hundred of them.
+        steps: those after which memory was reported, the newest last; at most a few hundred of them.
+        allocated_bytes: after each of these.
         peak_bytes: most memory seen.
     """
 
     step: int | None = None
     of: int | None = None
+    steps: tuple[int, ...] = ()
     allocated_bytes: tuple[int, ...] = ()
     peak_bytes: int | None = None
 
@@ -88,6 +92,8 @@ class Look:
         why: why it is lost, or could not be started, in words.
         began: seconds since 1970 at which its process began; None before that.
         ended: seconds since 1970 at which it ended.
+        left: processes that it left behind when its first one ended, and that were ended.
+        stuck: pids of those that were killed and do not go; its instance stays in use.
     """
 
     phase: Phase
@@ -97,6 +103,8 @@ class Look:
     began: float | None = None
     ended: float | None = None
     progress: Progress = Progress()
+    left: int = 0
+    stuck: tuple[int, ...] = ()
 
 
 class Runner(Protocol):

@@ -1,0 +1,125 @@
+"""A bounded log: the head and the tail of the output, whatever its length and whether or not the disk is full."""
+
+from __future__ import annotations
+
+import os
+
+from partita.jobs.run.folder import LOG, PART
+
+_COPY = 65536
+
+
+class BoundedLog:
+    """Writes output to the head, and what follows to parts of which the last two are kept.
+
+    No error of the disk is raised: what cannot be written is dropped and counted.
+
+    Args:
+        folder: open descriptor of the attempt's folder.
+        most: bytes kept at any time and in the end.
+        owner: uid and gid that may read it; None if it is ours.
+    """
+
+    def __init__(self, folder: int, most: int, owner: tuple[int, int] | None) -> None:
+        self._folder = folder
+        self._owner = owner
+        self._head = max(1, most // 2)
+        self._each = max(1, most // 4)
+        self._parts: list[tuple[str, int]] = []
+        self._file = self._open(LOG)
+        self._room = self._head
+        self._kept_head = 0
+        self.total = 0
+        self.failed = 0
+
+    def write(self, data: bytes) -> None:
+        """Add output."""
+        view = memoryview(data)
+        while view:
+            if not self._room:
+                self._turn()
+            taken = min(len(view), self._room)
+            self._put(view[:taken])
+            self._room -= taken
+            self.total += taken
+            if not self._parts:
+                self._kept_head = self.total
+            view = view[taken:]
+
+    def finish(self) -> dict[str, int]:
+        """Join head and tail in one file with a line between that tells what was dropped.
+
+        Returns:
+            Where the tail begins in the output, and in the file; how many bytes were dropped; how many there were.
+        """
+        self._close()
+        tail = self._parts[0][1] if self._parts else self.total
+        self._file = self._open(LOG)
+        dropped = tail - self._kept_head
+        if dropped:
+            self._put(memoryview(f"\n[partita: {dropped} bytes of output are left out here]\n".encode()))
+        at = self._size()
+        for name, _ in self._parts:
+            self._append(name)
+        self._close()
+        self.free()
+        return {"total": self.total, "dropped": dropped + self.failed, "tail": tail, "tail_at": at}
+
+    def free(self) -> None:
+        """Give up the parts, to free room on the disk."""
+        for name, _ in self._parts:
+            self._unlink(name)
+        self._parts = []
+
+    def _turn(self) -> None:
+        self._close()
+        name = f"{PART}{self.total}"
+        if len(self._parts) == 2:
+            self._unlink(self._parts.pop(0)[0])
+        self._file = self._open(name)
+        self._parts.append((name, self.total))
+        self._room = self._each
+
+    def _open(self, name: str) -> int | None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
+        try:
+            handle = os.open(name, flags, 0o600, dir_fd=self._folder)
+        except OSError:
+            return None
+        if self._owner is not None:
+            os.fchown(handle, *self._owner)
+        return handle
+
+    def _put(self, view: memoryview) -> None:
+        while view:
+            try:
+                written = os.write(self._file, view) if self._file is not None else 0
+            except OSError:
+                written = 0
+            if not written:
+                self.failed += len(view)
+                return
+            view = view[written:]
+
+    def _append(self, name: str) -> None:
+        try:
+            handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._folder)
+        except OSError:
+            return
+        with os.fdopen(handle, "rb", buffering=0) as stream:
+            while data := stream.read(_COPY):
+                self._put(memoryview(data))
+
+    def _size(self) -> int:
+        return os.fstat(self._file).st_size if self._file is not None else 0
+
+    def _close(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _unlink(self, name: str) -> None:
+        try:
+            os.unlink(name, dir_fd=self._folder)
+        except OSError:
+            return
