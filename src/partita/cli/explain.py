@@ -14,9 +14,12 @@ from partita.errors import InfeasibleError, InputError, PartitaError, nearest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rich.table import Table
+
     from partita.cli.loading import Loaded
     from partita.plan.explain import Binding, Sensitivity
     from partita.plan.plan import Plan
+    from partita.serve.reserving.slices import SliceOf
     from partita.workload import ServiceSpec
 
 MOST_SERVICES = 20
@@ -49,6 +52,9 @@ def explain(
     and what keeps it from more throughput: latency (a faster batch would miss the SLO), memory (the next batch
     did not run), limits (the workload's own), or rate (nothing measured is faster). Then what 10 % more rate, and
     a 20 % looser SLO, of this service alone would do to the objective.
+
+    Of a service with a cut of its own: the largest query that each slice answers in time, the share of the queries
+    that are small enough for it, and the items/s that one gives when the cut serves all that it holds.
     """
     from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
     from partita.cli.plan import make_plan  # noqa: PLC0415
@@ -86,6 +92,8 @@ def _chosen(loaded: Loaded, asked: Sequence[str] | None) -> list[ServiceSpec]:
 
 
 def _explained(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
+    if spec.cut is not None:
+        return _explained_cut(loaded, made, spec)
     from partita.plan.explain import bindings, sensitivities  # noqa: PLC0415 -- slow to import
 
     measured = loaded.formulation.measured
@@ -98,6 +106,15 @@ def _explained(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
     return {"service": spec, "gpus": by_gpu, "changes": sensitivities(spec.name, _Replan(loaded))}
 
 
+def _explained_cut(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
+    from partita.plan.explain import sensitivities  # noqa: PLC0415 -- slow to import
+    from partita.serve.reserving.slices import slices_of  # noqa: PLC0415
+
+    service = next(each for each in loaded.cuts if each.spec.name == spec.name)
+    slices = slices_of(made, service, loaded.formulation.problem.pools)
+    return {"service": spec, "cuts": slices, "changes": sensitivities(spec.name, _Replan(loaded))}
+
+
 class _Replan:
     """Plans the workload again with one service changed."""
 
@@ -108,8 +125,8 @@ class _Replan:
         """Return the objective with the service's rate and SLO multiplied; None if no plan was found."""
         from dataclasses import replace  # noqa: PLC0415
 
-        from partita.plan.exact import ExactPlanner  # noqa: PLC0415 -- slow to import
-        from partita.plan.formulating.formulate import formulate  # noqa: PLC0415
+        from partita.cli.loading import formulated  # noqa: PLC0415 -- slow to import
+        from partita.plan.exact import ExactPlanner  # noqa: PLC0415
         from partita.plan.watch import Watch  # noqa: PLC0415
 
         workload = self._loaded.workload
@@ -119,9 +136,15 @@ class _Replan:
             else s
             for s in workload.services
         )
-        problem = formulate(replace(workload, services=services), self._loaded.table).problem
         try:
-            return ExactPlanner(watch=Watch(_SECONDS)).plan(problem).objective.value
+            changed = formulated(self._loaded.path, replace(workload, services=services), self._loaded.table)
+            watch = Watch(_SECONDS)
+            share, problem = ExactPlanner(watch=watch).plan, changed.formulation.problem
+            if not changed.cuts:
+                return share(problem).objective.value
+            from partita.serve.reserving.planning import plan_reserving  # noqa: PLC0415 -- numba is slow to import
+
+            return plan_reserving(problem, changed.cuts, share, watch).plan.objective.value
         except (InfeasibleError, PartitaError):
             return None
 
@@ -129,6 +152,13 @@ class _Replan:
 def _plain(found: dict[str, Any]) -> dict[str, Any]:
     from dataclasses import asdict  # noqa: PLC0415
 
+    if "cuts" in found:
+        return {
+            "service": found["service"].name,
+            "cut": found["service"].cut,
+            "slices": [asdict(each) for each in found["cuts"]],
+            "changes": [asdict(each) for each in found["changes"]],
+        }
     return {
         "service": found["service"].name,
         "gpus": {gpu: [asdict(each) for each in bound] for gpu, bound in found["gpus"].items()},
@@ -145,7 +175,9 @@ def _print(found: dict[str, Any], made: Plan) -> None:
     console.print(
         f"{spec.name}  {spec.rate:g} items/s, SLO {spec.slo.latency_ms:g} ms", style="bold", markup=False
     )
-    for gpu, bound in found["gpus"].items():
+    if "cuts" in found:
+        console.print(_slice_table(found["cuts"]))
+    for gpu, bound in found.get("gpus", {}).items():
         table = Table(
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
@@ -163,6 +195,23 @@ def _print(found: dict[str, Any], made: Plan) -> None:
     for change in found["changes"]:
         console.print(f"  {change.change}: {_difference(change, made)}", markup=False)
     console.print()
+
+
+def _slice_table(slices: Sequence[SliceOf]) -> Table:
+    from rich import box  # noqa: PLC0415 -- rich is slow to import
+    from rich.table import Table  # noqa: PLC0415
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
+    table.add_column("slice", no_wrap=True)
+    for name in ("used", "largest query", "ms", "of queries", "items/s each"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in slices:
+        given = "-" if each.throughput is None else f"{'≈' if each.estimated else ''}{each.throughput:,.4g}"
+        largest = (str(each.largest), f"{each.latency_ms:.3g}") if each.largest else ("none in time", "-")
+        table.add_row(
+            f"{each.gpu} {each.profile}", str(each.instances or "-"), *largest, f"{each.part:.1%}", given
+        )
+    return table
 
 
 def _cells(each: Binding) -> tuple[str, ...]:

@@ -12,8 +12,12 @@ from partita.cli.planners import PlannerName, make_planner
 from partita.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from partita.cli.loading import Loaded
     from partita.plan.plan import Plan
+    from partita.plan.problem import Problem
+    from partita.plan.watch import Watch
 
 TimeLimit = Annotated[
     float, typer.Option(min=0.1, help="Seconds of search; the best so far is returned then.")
@@ -67,40 +71,76 @@ def plan(
     if check is not None:
         _check(loaded, check)
         return
-    made = make_plan(loaded, planner, time_limit=time_limit, seed=seed, best_effort=best_effort)
+    made, notes = plan_and_notes(loaded, planner, time_limit=time_limit, seed=seed, best_effort=best_effort)
     if not dry_run:
         _write(made, out, html)
     show_plan(made, output)
-    for note in loaded.formulation.notes:
+    for note in notes:
         stderr().print(f"note: {note}", markup=False)
 
 
-def make_plan(
+def make_plan(loaded: Loaded, planner: PlannerName, *, time_limit: float, seed: int) -> Plan:
+    """Return the plan that `plan_and_notes` makes.
+
+    Raises:
+        InfeasibleError: as there.
+    """
+    return plan_and_notes(loaded, planner, time_limit=time_limit, seed=seed)[0]
+
+
+def plan_and_notes(
     loaded: Loaded, planner: PlannerName, *, time_limit: float, seed: int, best_effort: bool = False
-) -> Plan:
-    """Plan with progress on stderr, and let Ctrl-C return the best so far.
+) -> tuple[Plan, tuple[str, ...]]:
+    """Plan with progress on stderr, let Ctrl-C return the best so far, and say what was assumed and reserved.
 
     Raises:
         InfeasibleError: the GPUs do not suffice; says which services are left out then.
     """
     from partita.cli.interrupt import stoppable  # noqa: PLC0415 -- only searches need it
     from partita.cli.progress import search_progress  # noqa: PLC0415
-    from partita.plan.exact import TooFewGpusError  # noqa: PLC0415
-    from partita.plan.exact.best_effort import met_shares, plan_best_effort  # noqa: PLC0415
+    from partita.plan.exact.best_effort import plan_best_effort  # noqa: PLC0415 -- slow to import
+    from partita.plan.watch import Watch  # noqa: PLC0415
+
+    with stoppable() as stop, search_progress("planning", time_limit) as report:
+        watch = Watch(time_limit, stop, report)
+
+        def share(problem: Problem) -> Plan:
+            if best_effort:
+                return plan_best_effort(problem, watch, seed)
+            return _planned(problem, planner, watch, seed)
+
+        if not loaded.cuts:
+            return share(loaded.formulation.problem), loaded.notes
+        return _with_cuts(loaded, share, watch, seed, best_effort=best_effort)
+
+
+def _with_cuts(
+    loaded: Loaded, share: Callable[[Problem], Plan], watch: Watch, seed: int, *, best_effort: bool
+) -> tuple[Plan, tuple[str, ...]]:
+    from partita.serve.reserving.best_effort import reserve_best_effort  # noqa: PLC0415 -- numba is slow to import
+    from partita.serve.reserving.planning import plan_reserving  # noqa: PLC0415
+    from partita.serve.reserving.told import told  # noqa: PLC0415
+    from partita.workload import locating  # noqa: PLC0415
+
+    problem = loaded.formulation.problem
+    reserving = reserve_best_effort if best_effort else plan_reserving
+    with locating(loaded.path):
+        found = reserving(problem, loaded.cuts, share, watch, seed=seed)
+    return found.plan, (*loaded.notes, *(told(each, problem.pools) for each in found.made))
+
+
+def _planned(problem: Problem, planner: PlannerName, watch: Watch, seed: int) -> Plan:
+    from partita.plan.exact import TooFewGpusError  # noqa: PLC0415 -- slow to import
+    from partita.plan.exact.best_effort import met_shares  # noqa: PLC0415
     from partita.plan.formulating.assumed import names  # noqa: PLC0415
     from partita.plan.watch import Watch  # noqa: PLC0415
 
-    problem = loaded.formulation.problem
-    with stoppable() as stop, search_progress("planning", time_limit) as report:
-        watch = Watch(time_limit, stop, report)
-        if best_effort:
-            return plan_best_effort(problem, watch, seed)
-        try:
-            return make_planner(planner, seed, watch).plan(problem)
-        except TooFewGpusError as error:
-            short = met_shares(problem, Watch(_SHORT_SECONDS, stop)).short(problem)
-            error.what += f"; by priority these would fall short: {names(short)}"
-            raise
+    try:
+        return make_planner(planner, seed, watch).plan(problem)
+    except TooFewGpusError as error:
+        short = met_shares(problem, Watch(_SHORT_SECONDS, watch.stop)).short(problem)
+        error.what += f"; by priority these would fall short: {names(short)}"
+        raise
 
 
 def _check(loaded: Loaded, path: Path) -> None:
@@ -109,7 +149,12 @@ def _check(loaded: Loaded, path: Path) -> None:
     from partita.plan.checking.requirements import requirements  # noqa: PLC0415
     from partita.plan.document import read_plan  # noqa: PLC0415
 
-    faults = check_plan(read_plan(path), requirements(loaded.workload), loaded.formulation.measured)
+    found = read_plan(path)
+    faults = check_plan(found, requirements(loaded.workload), loaded.formulation.measured)
+    if loaded.cuts:
+        from partita.serve.reserving.check import check_reserved  # noqa: PLC0415 -- numba is slow to import
+
+        faults += check_reserved(found, loaded.cuts, loaded.formulation.problem.pools)
     if not faults:
         stdout().print(f"{path} meets {loaded.path}", markup=False)
         return

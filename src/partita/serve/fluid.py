@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 
 _LEAST_PRICE = 1e-3
+_ROUNDING = 1e-7
 _WATCH = Watch()  # these programs take milliseconds
 
 
@@ -65,20 +67,42 @@ def fluid_cut(
         margin: as for `fluid_rate`; the bound is one of all routers only at 1.
         seconds: most seconds for the integer program.
     """
-    sizes, multisets = len(problem.profiles), problem.multisets
-    program, rows = _flows(problem, served, margin, np.zeros(sizes))
-    gpus = program.add_rows(np.array([-INFINITY]), np.array([float(problem.gpus)]))
-    entries = [
-        (np.append(rows, gpus).astype(np.int32), np.append(-np.array(each, dtype=np.float64), 1.0))
-        for each in multisets
-    ]
-    none, limit = np.zeros(len(multisets)), np.full(len(multisets), float(problem.gpus))
-    first = program.add_columns(none, limit, entries, integer=True)
+    multisets = problem.multisets
+    program, first = _cut_flows(problem, served, margin, float(problem.gpus))
     found = program.solve(Watch(time_limit=seconds))
     numbers = np.rint(found.columns[first:]).astype(int)
     chosen = [each for each, n in zip(multisets, numbers, strict=True) for _ in range(n)]
     spare = [multisets[-1]] * (problem.gpus - len(chosen))  # it needs fewer GPUs: the bound of rate is 0
     return ServingCut.of([*chosen, *spare]), max(0.0, -found.bound)
+
+
+def fluid_gpus(problem: ServingProblem, rate: float, *, served: float, seconds: float = 5.0) -> int:
+    """Return a number of GPUs below which no cut and no router hold a rate in the long run; `problem.gpus` is ignored.
+
+    Args:
+        problem: what to serve; some size must answer that share of the queries in time.
+        rate: queries per second.
+        served: as for `fluid_rate`.
+        seconds: most seconds for the integer program.
+    """
+    program, first = _cut_flows(problem, served, 1.0, INFINITY)
+    program.hold(np.zeros(1, dtype=np.int32), np.ones(1), rate)
+    numbers = np.arange(first, program.width, dtype=np.int32)
+    found = program.maximise(numbers, -np.ones(len(numbers)), Watch(time_limit=seconds))
+    return ceil(found.bound * (1 - _ROUNDING) - _ROUNDING)
+
+
+def _cut_flows(problem: ServingProblem, served: float, margin: float, gpus: float) -> tuple[Program, int]:
+    """Start the integer program over so many GPUs: the columns from the one returned count the GPUs of each multiset."""
+    multisets = problem.multisets
+    program, rows = _flows(problem, served, margin, np.zeros(len(problem.profiles)))
+    row = program.add_rows(np.array([-INFINITY]), np.array([gpus]))
+    entries = [
+        (np.append(rows, row).astype(np.int32), np.append(-np.array(each, dtype=np.float64), 1.0))
+        for each in multisets
+    ]
+    none, limit = np.zeros(len(multisets)), np.full(len(multisets), gpus)
+    return program, program.add_columns(none, limit, entries, integer=True)
 
 
 def _flows(

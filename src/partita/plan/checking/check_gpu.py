@@ -66,6 +66,9 @@ class GpuChecker:
         limit = self._wanted.max_services_per_gpu
         if limit is not None and len(services) > limit:
             yield Fault(where, f"{len(services)} services share it, at most {limit} may")
+        if len(services) > 1:
+            for name in sorted(services & {each.name for each in self._wanted.services if each.alone}):
+                yield Fault(where, f"service {name} must have its GPUs for itself")
         for instance in instances:
             for why in self._instance_faults(gpu, instance):
                 yield Fault(f"{where}, {instance.placement}", why)
@@ -89,16 +92,35 @@ class GpuChecker:
         if not _allowed(service, instance.placement.profile):
             yield f"service {service.name} may not run on {instance.placement.profile}"
         yield from self._limit_faults(service, instance)
-        yield from self._row_faults(service, gpu, instance)
+        if service.alone:
+            yield from self._alone_faults(service, gpu, instance)
+        else:
+            yield from self._row_faults(service, gpu, instance)
 
     def _limit_faults(self, service: RequiredService, instance: Instance) -> Iterator[str]:
         point, wanted = instance.point, self._wanted
+        if service.alone and point.processes != 1:
+            yield f"{point.processes} processes, one runs a query at a time"
         if not point.latency_ms <= service.latency_ms * (1 + 1e-9):
             yield f"latency {point.latency_ms:g} ms is above the {service.latency_ms:g} ms it may take"
         if wanted.max_batch is not None and point.batch > wanted.max_batch:
             yield f"batch {point.batch} is above {wanted.max_batch}"
         if point.processes > wanted.max_processes:
             yield f"{point.processes} processes, at most {wanted.max_processes} may share an instance"
+
+    def _alone_faults(self, service: RequiredService, gpu: GpuModel, instance: Instance) -> Iterator[str]:
+        """Yield what is wrong with the largest query an instance takes; its throughput is a matter of traffic."""
+        point, profile = instance.point, instance.placement.profile
+        if point.profile != profile:
+            yield f"its operating point is for {point.profile}"
+        rows = _single(self._rows.of(service.model, gpu.name), service.quantile, profile)
+        latency = _between(rows, point.batch)
+        if latency is None:
+            yield f"the table has no row for {service.model} on {gpu.name} {profile} that runs {point.batch} items"
+        elif not close(point.latency_ms, latency):
+            yield f"latency {point.latency_ms:g} ms, by the table {latency:g} ms"
+        if rows and point.estimated != any(row.estimated for row in rows):
+            yield "wrongly marked as measured or as an estimate"
 
     def _row_faults(self, service: RequiredService, gpu: GpuModel, instance: Instance) -> Iterator[str]:
         point = instance.point
@@ -132,6 +154,24 @@ class GpuChecker:
         names = (profile, _plain(profile))
         found = (rows_at.get((name, point.batch, point.processes)) for name in names)
         return next((row for row in found if row is not None), None)
+
+
+def _single(rows: Sequence[Measurement], asked: float | None, profile: str) -> list[Measurement]:
+    """Return the rows of one process on a profile by batch, at the quantile asked for if it is there."""
+    found = (asked is not None and _at_quantile(rows, asked)) or _at_quantile(rows, None)
+    mine = [row for row in found if row.processes == 1]
+    own = [row for row in mine if row.profile == profile] or [r for r in mine if r.profile == _plain(profile)]
+    return sorted(own, key=lambda row: row.batch)
+
+
+def _between(rows: Sequence[Measurement], batch: int) -> float | None:
+    """Return the milliseconds of a query, on the line between the batches measured beside it; None above all."""
+    above = next((row for row in rows if row.batch >= batch), None)
+    if above is None or above is rows[0]:
+        return None if above is None else above.latency_ms
+    below = [row for row in rows if row.batch < batch][-1]
+    part = (batch - below.batch) / (above.batch - below.batch)
+    return below.latency_ms + part * (above.latency_ms - below.latency_ms)
 
 
 def _at_quantile(rows: Sequence[Measurement], asked: float | None) -> list[Measurement]:

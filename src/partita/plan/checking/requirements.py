@@ -23,6 +23,8 @@ class RequiredService:
         latency_ms: the longest that one batch may take: the SLO times the workload's latency factor.
         quantile: which latency counts; None for the strictest that the table has.
         profiles: names or sizes of the profiles it may run on; None for any.
+        alone: has whole GPUs of its own, cut for queries of unlike sizes that run one at a time. `latency_ms` is then
+            the SLO itself, and the quantile says how many queries keep it, not which latencies count.
     """
 
     name: str
@@ -35,6 +37,7 @@ class RequiredService:
     profiles: tuple[str, ...] | None = None
     min_replicas: int = 1
     spread: int = 1
+    alone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +80,12 @@ def _service(spec: ServiceSpec, latency_factor: float) -> RequiredService:
         asked_rate=spec.rate,
         rate=spec.rate * (1 + spec.headroom),
         latency_slo_ms=spec.slo.latency_ms,
-        latency_ms=spec.slo.latency_ms * latency_factor,
+        latency_ms=spec.slo.latency_ms * (1.0 if spec.cut else latency_factor),
         quantile=spec.slo.quantile,
         profiles=spec.profiles,
         min_replicas=spec.min_replicas,
         spread=spec.spread,
+        alone=spec.cut is not None,
     )
 
 

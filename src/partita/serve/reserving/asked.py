@@ -1,0 +1,199 @@
+"""From a workload to what its services with a cut ask: batch sizes, a deadline, and the GPUs that could do it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.errors import InfeasibleError, InputError
+from partita.perf.operating_point import strictest
+from partita.plan.formulating.measured import allows, plain, quantile_of
+from partita.serve.latency import latency_table
+from partita.serve.problem import ServingProblem
+from partita.sim.batches import lognormal_share
+from partita.workload.model import LARGEST_BATCH
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from partita.perf.table import Measurement
+    from partita.plan.formulating.measured import Measured
+    from partita.plan.problem import Pool
+    from partita.workload import Batches, ServiceSpec, Workload
+
+QUANTILE = 0.95
+"""Share of the queries that must be in time where the SLO does not say (that of PARIS and ELSA)."""
+
+SIGMA = 0.9
+"""Of log-normal batch sizes where the workload does not say (that of PARIS and ELSA)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """One GPU of a pool, as a problem of serving the queries.
+
+    Attributes:
+        pool: index of the pool.
+        problem: the serving problem on one GPU.
+        takes: the largest query that each size answers in time, and its seconds; 0 items where it answers none.
+        quantile: of the latencies it is made of, as the table writes it.
+        estimated: profiles with latencies that are estimates.
+    """
+
+    pool: int
+    problem: ServingProblem
+    takes: tuple[tuple[int, float], ...]
+    quantile: str
+    estimated: frozenset[str]
+
+
+@dataclass(frozen=True, eq=False)
+class CutService:
+    """A service with GPUs of its own.
+
+    Attributes:
+        index: its place among the workload's services.
+        spec: as the user wrote it.
+        cut: name of the cut.
+        items: mean items of a query.
+        offers: pools that can answer enough of the queries in time.
+        notes: what was assumed, for the user to read.
+    """
+
+    index: int
+    spec: ServiceSpec
+    cut: str
+    items: float
+    offers: tuple[Offer, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def rate(self) -> float:
+        """Queries/s to hold, headroom included."""
+        return self.spec.rate * (1 + self.spec.headroom) / self.items
+
+
+def cut_services(workload: Workload, pools: Sequence[Pool], measured: Measured) -> tuple[CutService, ...]:
+    """Return the services of a workload that have a cut, in its order.
+
+    Raises:
+        InputError: a model without measurements with one process. `where` is the path of the field.
+        InfeasibleError: too few queries of a service can be answered in time on any pool; `where` as above.
+    """
+    return tuple(
+        _cut_service(index, spec, pools, measured)
+        for index, spec in enumerate(workload.services)
+        if spec.cut is not None
+    )
+
+
+def _cut_service(index: int, spec: ServiceSpec, pools: Sequence[Pool], measured: Measured) -> CutService:
+    rows = {pool.gpu.name: _rows(spec, pool, measured) for pool in pools}
+    largest = max((row.batch for found in rows.values() for row in found), default=0)
+    if not largest:
+        raise InputError(
+            f"no row with one process for {spec.model}",
+            where=f"services[{index}].model",
+            hint="measure it with processes 1: queries of unlike sizes run one at a time",
+        )
+    most = min(largest, LARGEST_BATCH, measured.limits.max_batch or largest)
+    share = _share(spec.batches, most, f"services[{index}].batches")
+    offers = [_offer(each, rows[each[1].gpu.name], share, spec, most) for each in enumerate(pools)]
+    found = [each for each in offers if each is not None]
+    able = tuple(each for each in found if _answerable(each.problem) >= each.problem.quantile)
+    if not able:
+        raise _too_slow(index, spec, max(found, key=lambda each: _answerable(each.problem)).problem)
+    return CutService(
+        index,
+        spec,
+        spec.cut or "",
+        float(share @ np.arange(1, len(share) + 1)),
+        able,
+        tuple(_notes(spec, pools, able)),
+    )
+
+
+def _rows(spec: ServiceSpec, pool: Pool, measured: Measured) -> list[Measurement]:
+    """Return the rows that count, each profile that is allowed with its own or those of its plain one."""
+    known = measured.of(spec.model, pool.gpu.name)
+    quantile = quantile_of(known, spec.slo.quantile) or strictest({row.quantile for row in known})
+    single = [row for row in known if row.quantile == quantile and row.processes == 1]
+    there = {row.profile for row in single}
+    return [
+        replace(row, profile=profile.name)
+        for profile in pool.gpu.profiles
+        if allows(spec, profile) and (profile.name in there or profile.name in (spec.profiles or ()))
+        for row in single
+        if row.profile == (profile.name if profile.name in there else plain(profile.name))
+    ]
+
+
+def _share(batches: Batches | None, largest: int, where: str) -> NDArray[np.float64]:
+    """Return the share of each batch size from 1 to the largest that comes, shape (B,)."""
+    if batches is None or (batches.histogram is None and batches.median is None):
+        raise InputError("a cut needs batches", where=where, hint="for example batches: {median: 8, max: 32}")
+    if batches.histogram is not None:
+        share = np.zeros(max(batches.histogram))
+        share[np.array(list(batches.histogram)) - 1] = list(batches.histogram.values())
+        return np.asarray(np.trim_zeros(share / share.sum(), "b"))
+    try:
+        return lognormal_share(batches.median or 1.0, batches.sigma or SIGMA, batches.max or largest)
+    except InputError as error:
+        raise InputError(error.what, where=where, hint=error.hint) from None
+
+
+def _offer(
+    pool: tuple[int, Pool], rows: list[Measurement], share: NDArray[np.float64], spec: ServiceSpec, most: int
+) -> Offer | None:
+    index, gpu = pool[0], pool[1].gpu
+    names = [profile.name for profile in gpu.profiles if any(r.profile == profile.name for r in rows)]
+    if not names:
+        return None
+    latency = latency_table(rows, names, max(len(share), most))
+    latency[:, most:] = np.inf
+    deadline = spec.slo.latency_ms / 1000
+    largest = [int(np.flatnonzero(own <= deadline).max(initial=-1)) for own in latency]
+    takes = tuple((b + 1, float(own[b])) for b, own in zip(largest, latency, strict=True))
+    quantile = QUANTILE if spec.slo.quantile is None else spec.slo.quantile
+    problem = ServingProblem(gpu.restricted(names), 1, latency[:, : len(share)], share, deadline, quantile)
+    return Offer(
+        index, problem, takes, rows[0].quantile, frozenset(row.profile for row in rows if row.estimated)
+    )
+
+
+def _answerable(problem: ServingProblem) -> float:
+    """Return the share of the queries that some size could answer in time if nothing else came."""
+    return float(problem.share @ np.isfinite(problem.feasible).any(axis=0))
+
+
+def _too_slow(index: int, spec: ServiceSpec, problem: ServingProblem) -> InfeasibleError:
+    enough = int(np.searchsorted(np.cumsum(problem.share), problem.quantile)) + 1
+    needed = float(problem.latency[:, :enough].min(axis=0).max()) * 1000
+    hint = "send smaller batches, or measure larger ones"
+    if np.isfinite(needed):
+        hint = f"queries of {enough} items take {needed:.4g} ms: raise slo.latency_ms, or send smaller ones"
+    return InfeasibleError(
+        f"{spec.name}: no slice answers more than {_answerable(problem):.4g} of the queries within "
+        f"{spec.slo.latency_ms:g} ms, and {problem.quantile:.4g} must be",
+        where=f"services[{index}].slo.latency_ms",
+        hint=hint,
+    )
+
+
+def _notes(spec: ServiceSpec, pools: Sequence[Pool], offers: Sequence[Offer]) -> list[str]:
+    said = []
+    for offer in offers:
+        gpu = pools[offer.pool].gpu.name
+        if offer.estimated:
+            said.append(f"no measurement on {gpu}, planned with an estimate")
+        if offer.quantile == "mean":
+            said.append(f"latencies on {gpu} are means, no quantile; slower queries will exceed the SLO")
+        never = np.flatnonzero(~np.isfinite(offer.problem.feasible).any(axis=0) & (offer.problem.share > 0))
+        if len(never):
+            part = float(offer.problem.share[never].sum())
+            said.append(f"queries of {never[0] + 1} items and more ({part:.2%}) are never in time on {gpu}")
+    return [f"{spec.name}: {note}" for note in said]

@@ -1,0 +1,119 @@
+"""The checker's part for services with a cut: does the cut hold what the plan says, shown by queries served.
+
+The routing that it looks at comes from the router, which may be wrong. That no instance ever runs two queries at
+once, that each takes as long as the table says, and that enough are in time, is worked out here, query by query.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from statistics import fmean
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.plan.checking.check_gpu import Fault
+from partita.serve.fluid import fluid_rate
+from partita.serve.outcome import REFUSED, TICK
+from partita.serve.reserving.fewest import ROUTER, fresh_traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from partita.plan.plan import Plan
+    from partita.plan.problem import Pool
+    from partita.serve.outcome import Outcome
+    from partita.serve.problem import ServingProblem
+    from partita.serve.reserving.asked import CutService
+    from partita.sim.arrivals import Traffic
+
+SEED = 982_451_653
+"""Of traffic that no plan was made with."""
+
+TOLERANCE = 0.2
+"""The queries that are not in time may be more than the quantile allows by this part."""
+
+
+def check_reserved(plan: Plan, services: Sequence[CutService], pools: Sequence[Pool]) -> list[Fault]:
+    """Return what is wrong with the capacities of services with a cut; an empty list if nothing is.
+
+    Args:
+        plan: the plan.
+        services: those of the workload that have a cut.
+        pools: of the workload.
+    """
+    return [fault for service in services for fault in _faults(plan, service, pools)]
+
+
+def _faults(plan: Plan, service: CutService, pools: Sequence[Pool]) -> Iterator[Fault]:
+    name = service.spec.name
+    by_model: dict[str, Counter[str]] = defaultdict(Counter)
+    batches: set[tuple[str, str, int]] = set()
+    capacity, gpus = 0.0, Counter[str]()
+    for gpu in plan.gpus:
+        mine = [each for each in gpu.instances if each.service == name]
+        gpus[gpu.model] += bool(mine)
+        for each in mine:
+            by_model[gpu.model][each.placement.profile] += 1
+            batches.add((gpu.model, each.placement.profile, each.point.batch))
+            capacity += each.point.throughput
+    if len(by_model) != 1:
+        yield Fault(f"service {name}", f"on {len(by_model)} models of GPU, its cut is of one")
+        return
+    model, counts = by_model.popitem()
+    offer = next((each for each in service.offers if pools[each.pool].gpu.name == model), None)
+    if offer is None or counts.keys() - set(offer.problem.profiles):
+        yield Fault(f"service {name}", f"a slice of {model} cannot run it")
+        return
+    takes = dict(zip(offer.problem.profiles, offer.takes, strict=True))
+    for _, profile, batch in sorted(batches):
+        if batch != takes[profile][0]:
+            yield Fault(f"service {name}", f"{profile} takes {takes[profile][0]} items in time, not {batch}")
+    problem = offer.problem.with_gpus(gpus[model])
+    at = np.array([counts[profile] for profile in problem.profiles])
+    for what in _rate_faults(problem, at, capacity / service.items):
+        yield Fault(f"service {name}", what)
+
+
+def _rate_faults(problem: ServingProblem, counts: NDArray[np.int64], rate: float) -> Iterator[str]:
+    bound = fluid_rate(problem, counts, served=problem.quantile).rate
+    if rate > bound * (1 + 1e-6):
+        yield f"capacity of {rate:g} queries/s, and in the long run no router holds more than {bound:g} on its cut"
+        return
+    serve = ROUTER.on(problem, counts)
+    runs = [each.faster(rate) for each in fresh_traffic(problem, SEED)]
+    found = [(each, serve(each)) for each in runs]
+    for traffic, outcome in found:
+        if why := schedule_fault(problem, counts, traffic, outcome):
+            yield why
+            return
+    late = 1 - fmean(outcome.attainment(problem.deadline) for _, outcome in found)
+    if late > (1 - problem.quantile) * (1 + TOLERANCE):
+        yield f"at its capacity {late:.2%} of the queries are late or refused, {1 - problem.quantile:.2%} may be"
+
+
+def schedule_fault(
+    problem: ServingProblem, counts: NDArray[np.int64], traffic: Traffic, outcome: Outcome
+) -> str | None:
+    """Return why an outcome could not be, None if it could: queries run one at a time, none before it arrives.
+
+    Args:
+        problem: latencies of batch sizes on sizes.
+        counts: instances of each size, shape (K,), numbered size after size.
+        traffic: the queries.
+        outcome: who answered which, and when.
+    """
+    size_of = np.repeat(np.arange(len(counts)), counts)
+    answered = np.flatnonzero(outcome.instance != REFUSED)
+    by = outcome.instance[answered]
+    own = problem.latency[size_of[by], traffic.batch[answered] - 1]
+    end = traffic.arrival[answered] + outcome.latency[answered]
+    start = end - own
+    if not np.isfinite(own).all() or (start < traffic.arrival[answered] - TICK * (1 + end)).any():
+        return "a query is answered by a size that cannot, or before it has arrived"
+    order = np.lexsort((start, by))
+    same = by[order][1:] == by[order][:-1]
+    overlap = end[order][:-1] - start[order][1:] > TICK * (1 + end[order][1:])
+    return "an instance runs two queries at once" if (same & overlap).any() else None

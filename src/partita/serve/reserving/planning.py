@@ -1,0 +1,231 @@
+"""A plan with both parts: whole GPUs for services with a cut, and what is left for those that share."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, replace
+from itertools import islice, product
+from typing import TYPE_CHECKING
+
+from partita.errors import InfeasibleError
+from partita.plan.placing.assemble import assemble
+from partita.plan.plan import GpuConfig, Objective, Plan, Solver
+from partita.plan.problem import Service, Size
+from partita.serve.reserving.reserve import Reserver
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from partita.perf.operating_point import OperatingPoint
+    from partita.plan.problem import Problem
+    from partita.plan.watch import Watch
+    from partita.serve.reserving.asked import CutService
+    from partita.serve.reserving.reserve import Reservation
+    from partita.serve.reserving.running import Running
+
+_TRIES = 16
+"""Choices of pools that are tried where the GPUs left over do not suffice for the services that share."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reserved:
+    """A plan, and the reservations in it."""
+
+    plan: Plan
+    made: tuple[Reservation, ...]
+
+
+def plan_reserving(
+    problem: Problem,
+    services: Sequence[CutService],
+    share: Callable[[Problem], Plan],
+    watch: Watch,
+    *,
+    seed: int = 0,
+    running: Mapping[str, Running] | None = None,
+) -> Reserved:
+    """Return the plan of a workload some of whose services have a cut.
+
+    Those with the highest priority choose first. The bound is the sum of those of both parts.
+
+    Args:
+        problem: the services that share GPUs, on all pools.
+        services: those with a cut.
+        share: plans the services that share.
+        watch: time limit and stop button.
+        seed: of the traffic that cuts are measured with.
+        running: what services with a cut run on now, by name.
+
+    Raises:
+        InfeasibleError: the GPUs do not suffice, or a cut answers too few queries in time.
+        PartitaError: the time was over before any plan was found.
+    """
+    if not services:
+        return Reserved(share(problem), ())
+    reserver = Reserver(problem, watch, seed, running or {})
+    made: Sequence[Reservation] = _cheapest(reserver, services)
+    try:
+        plan = plan_rest(reserver.problem, made, share)
+    except InfeasibleError:
+        made, plan = _other_pools(reserver, services, made, share)
+    bound = _rest_bound(reserver, made, plan, share) + sum(map(reserver.bound, services))
+    return joined(problem, plan, made, bound, watch.seconds)
+
+
+def counts_left(problem: Problem, made: Sequence[Reservation]) -> list[int | None]:
+    """Return how many GPUs of each pool are left."""
+    used = Counter({each.offer.pool: 0 for each in made})
+    for each in made:
+        used[each.offer.pool] += len(each.cut.gpus)
+    return [None if pool.count is None else pool.count - used[at] for at, pool in enumerate(problem.pools)]
+
+
+def by_priority(services: Sequence[CutService]) -> list[CutService]:
+    """Return the services of higher priority first."""
+    return sorted(services, key=lambda each: (-each.spec.priority, each.index))
+
+
+def _cheapest(reserver: Reserver, services: Sequence[CutService]) -> list[Reservation]:
+    made: list[Reservation] = []
+    for service in by_priority(services):
+        made.append(reserver.options(service, counts_left(reserver.problem, made))[0])
+    return made
+
+
+def plan_rest(problem: Problem, made: Sequence[Reservation], share: Callable[[Problem], Plan]) -> Plan:
+    """Plan the services that share on what reservations leave.
+
+    Raises:
+        InfeasibleError: that does not suffice.
+    """
+    if not problem.services:
+        return Plan(Objective(problem.objective, 0.0, 0.0), Solver("exact", 0, 0.0), (), ())
+    left = counts_left(problem, made)
+    return share(problem.with_counts({pool.name: n for pool, n in zip(problem.pools, left, strict=True)}))
+
+
+def _other_pools(
+    reserver: Reserver,
+    services: Sequence[CutService],
+    first: Sequence[Reservation],
+    share: Callable[[Problem], Plan],
+) -> tuple[Sequence[Reservation], Plan]:
+    """Return the cheapest of other choices of pools that leaves enough for the rest.
+
+    Raises:
+        InfeasibleError: none of those tried does.
+    """
+    counts = [pool.count for pool in reserver.problem.pools]
+    options = [
+        [
+            found
+            for offer in service.offers
+            if (found := reserver.reservation(service, offer, counts[offer.pool])) is not None
+        ]
+        for service in by_priority(services)
+    ]
+    choices = sorted(product(*options), key=lambda made: sum(map(reserver.cost, made)))
+    tried = [[each.offer.pool for each in first]]
+    for made in islice(choices, _TRIES):
+        left = counts_left(reserver.problem, made)
+        pools = [each.offer.pool for each in made]
+        if pools in tried or any(n is not None and n < 0 for n in left):
+            continue
+        tried.append(pools)
+        try:
+            return made, plan_rest(reserver.problem, made, share)
+        except InfeasibleError:
+            continue
+    return first, plan_rest(reserver.problem, first, share)  # which says what is lacking
+
+
+def _rest_bound(
+    reserver: Reserver, made: Sequence[Reservation], plan: Plan, share: Callable[[Problem], Plan]
+) -> float:
+    """Return a bound of the rest's part that holds whichever GPUs are reserved.
+
+    Where pools are several and limited, fewer GPUs of one can make the rest dearer: it is then planned without them.
+    """
+    problem = reserver.problem
+    limited = any(problem.pools[each.offer.pool].count is not None for each in made)
+    if len(problem.pools) == 1 or not limited or not problem.services:
+        return plan.objective.lower_bound
+    return min(plan.objective.lower_bound, share(problem).objective.lower_bound)
+
+
+def joined(
+    problem: Problem, rest: Plan, made: Sequence[Reservation], bound: float, seconds: float
+) -> Reserved:
+    """Return the plan with both parts, services in the workload's order."""
+    whole = with_reserved(problem, made)
+    solver = replace(rest.solver, seconds=seconds)
+    plan = assemble(whole, _configs(whole, rest, made), lower_bound=bound, solver=solver)
+    return Reserved(plan, tuple(made))
+
+
+def with_reserved(problem: Problem, made: Sequence[Reservation]) -> Problem:
+    """Return the problem with the reserved services among the others, each with what its instances give."""
+    used = {(size.pool, size.profile) for size in problem.sizes}
+    used |= {(each.offer.pool, profile) for each in made for profile in each.points}
+    sizes = tuple(
+        Size(index, profile.name)
+        for index, pool in enumerate(problem.pools)
+        for profile in pool.gpu.profiles
+        if (index, profile.name) in used
+    )
+    shared = {id(service.points): _moved(problem, service, sizes) for service in problem.services}
+    services = [replace(service, points=shared[id(service.points)]) for service in problem.services]
+    for each in sorted(made, key=lambda each: each.service.index):
+        services.insert(each.service.index, _service(each, sizes))
+    return replace(problem, services=tuple(services), sizes=sizes)
+
+
+def _moved(problem: Problem, service: Service, sizes: Sequence[Size]) -> tuple[OperatingPoint | None, ...]:
+    points = dict(zip(problem.sizes, service.points, strict=True))
+    return tuple(points.get(size) for size in sizes)
+
+
+def _service(made: Reservation, sizes: Sequence[Size]) -> Service:
+    spec = made.service.spec
+    return Service(
+        name=spec.name,
+        model=spec.model,
+        rate=spec.rate * (1 + spec.headroom),
+        asked_rate=spec.rate,
+        latency_slo_ms=spec.slo.latency_ms,
+        points=tuple(
+            made.points.get(size.profile) if size.pool == made.offer.pool else None for size in sizes
+        ),
+        min_replicas=spec.min_replicas,
+        spread=spec.spread,
+        priority=spec.priority,
+    )
+
+
+def _configs(whole: Problem, rest: Plan, made: Sequence[Reservation]) -> Counter[GpuConfig]:
+    """Return the configurations of all GPUs; of pools of one model the rest's fill the cheapest first."""
+    sizes = {(size.pool, size.profile): k for k, size in enumerate(whole.sizes)}
+    services = {service.name: s for s, service in enumerate(whole.services)}
+    configs: Counter[GpuConfig] = Counter()
+    for each in made:
+        pool, profiles = each.offer.pool, each.offer.problem.profiles
+        s = services[each.service.spec.name]
+        for counts in each.cut.gpus:
+            here = [sizes[pool, name] for name, n in zip(profiles, counts, strict=True) for _ in range(n)]
+            configs[GpuConfig(pool, tuple((k, s) for k in sorted(here)))] += 1
+    for pool, gpu in zip(pools_of(whole, rest, counts_left(whole, made)), rest.gpus, strict=True):
+        pairs = [(sizes[pool, each.placement.profile], services[each.service]) for each in gpu.instances]
+        configs[GpuConfig(pool, tuple(sorted(pairs)))] += 1
+    return configs
+
+
+def pools_of(problem: Problem, rest: Plan, left: Sequence[int | None]) -> list[int]:
+    """Return the pool of each GPU of a plan, of pools of one model the cheapest first, as planners fill them."""
+    free = list(left)
+    order = sorted(range(len(free)), key=problem.gpu_cost)
+    found = []
+    for gpu in rest.gpus:
+        pool = next(p for p in order if problem.pools[p].gpu.name == gpu.model and free[p] != 0)
+        free[pool] = None if (n := free[pool]) is None else n - 1
+        found.append(pool)
+    return found
