@@ -80,8 +80,10 @@ def batch(seed: int) -> tuple[list[Job], int]:
     return jobs, gpus
 
 
-def rodinia(seed: int, large: int, small: int, count: int = 32) -> Case:
+def rodinia(seed: int, large: int, small: int, count: int = 32, *, alike: bool = False) -> Case:
     """Return a mix of Rodinia runs, large : small as given; large is what 1g.5gb does not hold (over 4.75 GiB).
+
+    If `alike`, they are copies of one run.
 
     Run times are not in the data. The model: log-normal on a whole GPU, median 20 s, sigma 0.5; 30 % of it on the
     host or copying, the same on every slice; the rest on as many compute slices as the run can fill, 7 from 8 GiB
@@ -97,7 +99,8 @@ def rodinia(seed: int, large: int, small: int, count: int = 32) -> Case:
     rng.shuffle(picks)
     jobs, joules = [], {}
     for number, is_large in enumerate(picks):
-        row, whole = rng.choice(kinds[is_large]), rng.lognormvariate(3.0, 0.5)
+        if not alike or not number:
+            row, whole = rng.choice(kinds[is_large]), rng.lognormvariate(3.0, 0.5)
         fills = min(max(7.0 * (float(row["peak_bytes"]) / 2**33) ** 0.5, 1.0), 7.0)
         names = [p.name for p in A100.profiles]
         held = A100.profiles[names.index(row["smallest_profile_a100_40gb"]) :]
