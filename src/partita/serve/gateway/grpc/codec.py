@@ -1,0 +1,119 @@
+"""Requests and answers as the protocol's messages."""
+
+from __future__ import annotations
+
+from array import array
+from typing import TYPE_CHECKING, Any
+
+from partita.serve.gateway.grpc.messages import message
+from partita.serve.gateway.oip.faults import RequestError
+from partita.serve.gateway.oip.request import check_data, check_parameters, deadline_of
+from partita.serve.gateway.oip.strings import pack_strings
+from partita.serve.gateway.oip.version import VERSION
+from partita.serve.tensors import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from partita.serve.gateway.oip.limits import Limits
+    from partita.serve.gateway.oip.signature import Signature
+    from partita.serve.tensors import Answer, Query
+
+_FIELDS = {
+    "BOOL": ("bool_contents", "B"),
+    "INT8": ("int_contents", "b"),
+    "INT16": ("int_contents", "h"),
+    "INT32": ("int_contents", "i"),
+    "INT64": ("int64_contents", "q"),
+    "UINT8": ("uint_contents", "B"),
+    "UINT16": ("uint_contents", "H"),
+    "UINT32": ("uint_contents", "I"),
+    "UINT64": ("uint64_contents", "Q"),
+    "FP32": ("fp32_contents", "f"),
+    "FP64": ("fp64_contents", "d"),
+    "BYTES": ("bytes_contents", ""),
+}
+"""By datatype, the field of typed contents, and `array`'s code for it."""
+_RESPONSE = message("ModelInferResponse")
+_OUTPUT = _RESPONSE.InferOutputTensor
+
+
+def read_message(request: Any, signature: Signature, limits: Limits) -> tuple[Query, float | None]:  # noqa: ANN401 -- a message
+    """Return the query that a ModelInferRequest asks, and its deadline in seconds, None without one.
+
+    Raises:
+        RequestError: it cannot be answered as it is.
+    """
+    deadline_s = None
+    if request.parameters:
+        deadline_s = deadline_of(_parameters(request.parameters), limits)
+    inputs, raw = request.inputs, request.raw_input_contents
+    if len(inputs) > limits.tensors or len(request.outputs) > limits.tensors:
+        raise RequestError(f"more than {limits.tensors} inputs or outputs", 413)
+    if len(request.id) > limits.name:
+        raise RequestError(f"id has {len(request.id)} characters, {limits.name} at most")
+    if raw and len(raw) != len(inputs):
+        raise RequestError(f"{len(inputs)} inputs, and {len(raw)} raw_input_contents")
+    tensors = [_tensor(each, raw[i] if raw else None, signature, limits) for i, each in enumerate(inputs)]
+    outputs = []
+    for each in request.outputs:
+        if each.parameters:
+            _parameters(each.parameters)
+        outputs.append(each.name)
+    return signature.query(tensors, outputs), deadline_s
+
+
+def write_message(service: str, request_id: str, answer: Answer) -> Any:  # noqa: ANN401 -- a message
+    """Return an answer as a ModelInferResponse; its data are raw."""
+    return _RESPONSE(
+        model_name=service,
+        model_version=VERSION,
+        id=request_id,
+        outputs=[
+            _OUTPUT(name=each.name, datatype=each.datatype, shape=each.shape) for each in answer.outputs
+        ],
+        raw_output_contents=[bytes(each.data) for each in answer.outputs],
+    )
+
+
+def _tensor(each: Any, raw: bytes | None, signature: Signature, limits: Limits) -> Tensor:  # noqa: ANN401 -- a message
+    name, datatype, shape = each.name, each.datatype, tuple(each.shape)
+    count = signature.elements(name, datatype, shape)
+    if each.parameters:
+        _parameters(each.parameters)
+    if raw is None:
+        data = _contents(each, count)
+        if datatype == "BYTES":
+            check_data(name, datatype, count, data, limits)
+    elif each.HasField("contents"):
+        raise RequestError(f"input {name} has both contents and raw_input_contents")
+    else:
+        data = raw
+        check_data(name, datatype, count, data, limits)
+    return Tensor(name, datatype, shape, data)
+
+
+def _contents(each: Any, count: int) -> bytes:  # noqa: ANN401 -- a message
+    if each.datatype not in _FIELDS:
+        raise RequestError(
+            f"input {each.name}: {each.datatype} has no typed contents; send raw_input_contents"
+        )
+    field, code = _FIELDS[each.datatype]
+    values = getattr(each.contents, field)
+    if len(values) != count:
+        raise RequestError(f"input {each.name}: {len(values)} elements in {field}, its shape has {count}")
+    if not code:
+        return pack_strings(values)
+    try:
+        return array(code, values).tobytes()
+    except OverflowError:
+        raise RequestError(f"input {each.name}: a number is out of range of {each.datatype}") from None
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in given.items():
+        kind = value.WhichOneof("parameter_choice")
+        found[name] = getattr(value, kind) if kind else None
+    check_parameters(found)
+    return found

@@ -1,0 +1,153 @@
+"""What guards a connection: limits in number, size and time that uvicorn leaves to proxies; clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, cast
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from partita.serve.gateway.http.application import CONNECTION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from uvicorn.config import Config
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+    from uvicorn.server import ServerState
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How many connections there may be, and how long each may take.
+
+    Attributes:
+        connections: at once.
+        head: bytes of a request's line and headers.
+        head_s: seconds for the line and headers, also from connecting to them.
+        message_s: seconds for the whole request; longer than the application waits, which can tell the client.
+    """
+
+    connections: int = 4096
+    head: int = 64 << 10
+    head_s: float = 10.0
+    message_s: float = 45.0
+
+
+class Guard(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, patience: Patience, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- uvicorn's own
+        super().__init__(*args, **options)
+        self._patience = patience
+        self._head = 0  # bytes of the head so far
+        self._in_head = True
+        self._since: float | None = self.loop.time()  # when the message began that is not complete
+        self.answering: asyncio.Task[None] | None = None
+        self.gone = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn's
+        """Take the connection, or turn it away."""
+        super().connection_made(transport)
+        if len(self.connections) > self._patience.connections:
+            self._turn_away(503, "too many connections")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Take what its client waited for out of the queues."""
+        super().connection_lost(exc)
+        self.gone = True
+        self._since = None
+        if self.answering is not None:
+            self.answering.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on, unless the head grows too large."""
+        if self.transport.is_closing():
+            return
+        if self._since is None:
+            self._since = self.loop.time()
+        super().data_received(data)
+        if self._in_head:
+            self._head += len(data)
+            if self._head > self._patience.head and not self.transport.is_closing():
+                self._turn_away(431, f"the head of the request has more than {self._patience.head} bytes")
+
+    def on_message_begin(self) -> None:
+        """Let the application find this connection."""
+        super().on_message_begin()
+        cast("dict[str, Any]", self.scope)[CONNECTION] = self
+        self._in_head, self._head = True, 0
+        self._since = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        """Note that the head is there."""
+        self._in_head = False
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """Note that all is there."""
+        super().on_message_complete()
+        self._in_head, self._head = True, 0
+        self._since = None
+
+    def send_400_response(self, msg: str) -> None:
+        """Say what is wrong as all other errors are said."""
+        self._turn_away(400, msg)
+
+    def look(self, now: float) -> None:
+        """Close the connection if its request takes too long to come."""
+        if self._since is None or self.transport.is_closing():
+            return
+        waited = now - self._since
+        if self._in_head and waited > self._patience.head_s:
+            self._turn_away(
+                408, f"the head of the request did not come within {self._patience.head_s:g} seconds"
+            )
+        elif waited > self._patience.message_s:
+            self.transport.close()  # the application has said what there was to say
+
+    def _turn_away(self, status: int, what: str) -> None:
+        """Say what is wrong, unless an earlier request still waits for its own answer, and close."""
+        waiting = cast("RequestResponseCycle | None", self.cycle)
+        if waiting is None or waiting.response_complete:
+            body = orjson.dumps({"error": what})
+            self.transport.write(
+                b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                b"%bconnection: close\r\n\r\n%b"
+                % (status, _PHRASES[status], len(body), _AGAIN if status == 503 else b"", body)
+            )
+        self.transport.close()
+
+
+_AGAIN = b"retry-after: 1\r\n"
+_PHRASES = {
+    400: b"Bad Request",
+    408: b"Request Timeout",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
+
+
+def guards(patience: Patience) -> Callable[..., Guard]:
+    """Return what makes connections for uvicorn."""
+
+    def make(
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> Guard:
+        return Guard(patience, config, server_state, app_state, _loop)
+
+    return make
+
+
+async def watch(connections: set[Any], every: float = 1.0) -> None:
+    """Look at all connections again and again, until cancelled."""
+    while True:
+        await asyncio.sleep(every)
+        now = asyncio.get_running_loop().time()
+        for each in [one for one in connections if isinstance(one, Guard)]:
+            each.look(now)

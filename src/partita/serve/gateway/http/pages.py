@@ -1,0 +1,123 @@
+"""Everything that is asked over HTTP but inferring: health, metadata, configuration, statistics, metrics."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import orjson
+
+from partita.serve.gateway.http.reply import Reply, failure, json_reply
+from partita.serve.gateway.oip.faults import RequestError, shown
+from partita.serve.gateway.oip.metadata import (
+    model_config,
+    model_metadata,
+    repository_index,
+    server_metadata,
+    statistics,
+)
+from partita.serve.gateway.oip.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from partita.serve.gateway.front import Front
+
+GET = ("GET", "HEAD")
+OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
+"""Paths that need no token: those who look after a process have none."""
+INDEX = "/v2/repository/index"
+_READY = Reply(200, b"")
+_NOT_READY = "not every service has a worker"
+_PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
+
+
+class Pages:
+    """Pages by path; see `page`.
+
+    Args:
+        front: the models.
+        metrics: returns the metrics page.
+    """
+
+    def __init__(self, front: Front, metrics: Callable[[], bytes]) -> None:
+        self._front = front
+        self._pages: dict[str, Callable[[], Reply]] = {
+            "/healthz": lambda: Reply(200, b"ok\n", b"text/plain"),
+            "/metrics": lambda: Reply(200, metrics(), _PLAIN),
+            "/v2": lambda: json_reply(server_metadata()),
+            "/v2/health/live": lambda: _READY,
+            "/v2/health/ready": lambda: _READY if front.ready else failure(_NOT_READY, 503),
+            "/v2/models/stats": self._all_statistics,
+        }
+        for service in front.services:
+            for version in ("", f"/versions/{VERSION}"):
+                path = f"/v2/models/{service}{version}"
+                self._pages[path] = partial(self._metadata, service)
+                self._pages[f"{path}/ready"] = partial(self._ready, service)
+                self._pages[f"{path}/config"] = partial(self._config, service)
+                self._pages[f"{path}/stats"] = partial(self._statistics, service)
+
+    def page(self, path: str, method: str) -> Reply:
+        """Return what is at a path that needs no body.
+
+        Raises:
+            RequestError: nothing is there (404), or not for this method.
+            RefusedError: no worker has been there to tell.
+        """
+        page = self._pages.get(path) or self._pages.get(path.rstrip("/"))
+        if page is None:
+            raise RequestError(self._unknown(path), 404)
+        if method not in GET:
+            return not_allowed(method, GET)
+        return page()
+
+    def index(self, body: bytes) -> Reply:
+        """Return the services, all or the ready ones, as the body of a request asks.
+
+        Raises:
+            RequestError: the body is no JSON object.
+        """
+        try:
+            asked = orjson.loads(body) if body.strip() else {}
+        except orjson.JSONDecodeError as error:
+            raise RequestError(f"malformed JSON: {error}") from None
+        if not isinstance(asked, dict):
+            raise RequestError("the body is no JSON object")
+        models = [(name, self._front.gateway.ready(name)) for name in self._front.services]
+        return json_reply(
+            repository_index(each for each in models if each[1] or asked.get("ready") is not True)
+        )
+
+    def _unknown(self, path: str) -> str:
+        parts = path.split("/")
+        if path.startswith("/v2/models/") and parts[3] and not self._known(path):
+            return f"no model {shown(parts[3])}; POST {INDEX} lists them"
+        return f"nothing is at {shown(path)}"
+
+    def _known(self, path: str) -> bool:
+        return any(f"{path}/".startswith(f"/v2/models/{name}/") for name in self._front.services)
+
+    def _ready(self, service: str) -> Reply:
+        if self._front.gateway.ready(service):
+            return _READY
+        return failure(f"no worker is ready for {service}", 503)
+
+    def _metadata(self, service: str) -> Reply:
+        return json_reply(model_metadata(self._front.described(service)))
+
+    def _config(self, service: str) -> Reply:
+        return json_reply(model_config(self._front.described(service)))
+
+    def _statistics(self, service: str) -> Reply:
+        return json_reply(statistics([(service, self._front.gateway.statistics(service))]))
+
+    def _all_statistics(self) -> Reply:
+        gateway = self._front.gateway
+        return json_reply(statistics((name, gateway.statistics(name)) for name in self._front.services))
+
+
+def not_allowed(method: str, allowed: tuple[str, ...]) -> Reply:
+    """Return 405, with the methods there are."""
+    names = ", ".join(allowed)
+    return failure(f"{method} is not for this path; {names} is", 405, ((b"allow", names.encode()),))

@@ -1,0 +1,171 @@
+"""The metrics page for Prometheus.
+
+What each query adds is kept in plain numbers, since prometheus-client's own counters take a lock each time; the page
+is made of them when it is asked for.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+from partita.serve.gateway.values import Outcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+
+    from prometheus_client.metrics_core import Metric
+
+    from partita.serve.gateway.values import Ended, GatewaySnapshot, ServiceView, WorkerView
+
+_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
+"""Upper bounds of the latency histogram's buckets, in seconds."""
+_INSTANCE = ("service", "instance", "profile")
+
+
+class _Latency:
+    """A histogram of one service's answered queries."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(_BOUNDS) + 1)
+        self.seconds = 0.0
+
+
+class Metrics(Collector):
+    """Counts ended queries and makes the page.
+
+    Args:
+        services: names of all services.
+    """
+
+    def __init__(self, services: Sequence[str]) -> None:
+        self._latency = {service: _Latency() for service in services}
+        self._ended: Counter[tuple[str, Outcome, bool]] = Counter()
+        self._snapshot: Callable[[], GatewaySnapshot] | None = None
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._registry.register(self)
+
+    def watch(self, snapshot: Callable[[], GatewaySnapshot]) -> None:
+        """Have the page show the gateway's state too."""
+        self._snapshot = snapshot
+
+    def on_end(self, ended: Ended) -> None:
+        """Count a query."""
+        outcome = ended.outcome
+        self._ended[ended.service, outcome, ended.in_time] += 1
+        if outcome is Outcome.ANSWERED:
+            latency = self._latency[ended.service]
+            latency.buckets[bisect_left(_BOUNDS, ended.latency_s)] += 1
+            latency.seconds += ended.latency_s
+
+    def page(self) -> bytes:
+        """Return the page in Prometheus's text format 0.0.4."""
+        return generate_latest(self._registry)
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics."""
+        yield self._requests()
+        yield self._latencies()
+        if self._snapshot is not None:
+            snapshot = self._snapshot()
+            yield from _services(snapshot.services)
+            yield from _workers(snapshot.workers)
+            draining = GaugeMetricFamily("partita_draining", "1 while the gateway takes no new queries")
+            draining.add_metric((), int(snapshot.draining))
+            yield draining
+
+    def _requests(self) -> Metric:
+        found = CounterMetricFamily(
+            "partita_requests",
+            "Ended queries: in_time, late, invalid, failed, refused, cancelled",
+            labels=("service", "outcome"),
+        )
+        for (service, outcome, in_time), count in sorted(self._ended.items()):
+            found.add_metric((service, _word(outcome, in_time=in_time)), count)
+        return found
+
+    def _latencies(self) -> Metric:
+        found = HistogramMetricFamily(
+            "partita_request_seconds", "Seconds from a query's arrival to its answer", labels=("service",)
+        )
+        for service, each in self._latency.items():
+            found.add_metric((service,), *_histogram(_BOUNDS, each.buckets, each.seconds))
+        return found
+
+
+def _word(outcome: Outcome, *, in_time: bool) -> str:
+    if outcome is not Outcome.ANSWERED:
+        return str(outcome)
+    return "in_time" if in_time else "late"
+
+
+def _histogram(
+    bounds: Iterable[float], counts: Sequence[int], total: float | None
+) -> tuple[list[tuple[str, float]], float | None]:
+    """Return buckets as the text format has them, each with all below it."""
+    buckets, seen = [], 0
+    for name, count in zip([*(f"{bound:g}" for bound in bounds), "+Inf"], counts, strict=True):
+        seen += count
+        buckets.append((name, float(seen)))
+    return buckets, total
+
+
+def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
+    label = ("service",)
+    waiting = GaugeMetricFamily("partita_queue_length", "Queries that wait for a worker", labels=label)
+    in_flight = GaugeMetricFamily("partita_in_flight", "Queries that workers are running", labels=label)
+    attained = GaugeMetricFamily(
+        "partita_slo_attainment", "Share of ended queries that were answered in time", labels=label
+    )
+    items = CounterMetricFamily("partita_items", "Inferences: answered queries' batch sizes", labels=label)
+    batches = CounterMetricFamily("partita_batches", "Batches that workers ran", labels=label)
+    retried = CounterMetricFamily("partita_retried", "Queries that were started twice", labels=label)
+    queued = CounterMetricFamily(
+        "partita_queue_seconds", "Seconds that answered queries waited", labels=label
+    )
+    refused = CounterMetricFamily("partita_refused", "Refused queries", labels=("service", "reason"))
+    deciding = HistogramMetricFamily(
+        "partita_decision_seconds", "Seconds that a routing decision took", labels=label
+    )
+    for each in services:
+        key, seen = (each.name,), each.statistics
+        waiting.add_metric(key, each.waiting)
+        in_flight.add_metric(key, each.in_flight)
+        attained.add_metric(key, each.attainment)
+        items.add_metric(key, seen.items)
+        batches.add_metric(key, seen.executions)
+        retried.add_metric(key, seen.retried)
+        queued.add_metric(key, seen.queue.seconds)
+        for reason, count in sorted(seen.refused.items()):
+            refused.add_metric((each.name, str(reason)), count)
+        bounds = [2.0**power / 1e6 for power in range(len(each.decisions) - 1)]
+        # The gateway keeps no sum of them; without one the text format has neither sum nor count.
+        deciding.add_metric(key, *_histogram(bounds, each.decisions, None))
+    yield from (waiting, in_flight, attained, items, batches, retried, queued, refused, deciding)
+
+
+def _workers(workers: Sequence[WorkerView]) -> Iterator[Metric]:
+    busy = CounterMetricFamily("partita_instance_busy_seconds", "Seconds of work", labels=_INSTANCE)
+    running = GaugeMetricFamily("partita_instance_running", "Batches under way", labels=_INSTANCE)
+    answered = CounterMetricFamily("partita_instance_answered", "Answered queries", labels=_INSTANCE)
+    slow = GaugeMetricFamily(
+        "partita_instance_slowdown", "Seconds of its batches by those expected", labels=_INSTANCE
+    )
+    state = GaugeMetricFamily(
+        "partita_instance_state", "1 for the state it is in", labels=(*_INSTANCE, "state")
+    )
+    for each in workers:
+        key = (each.service, each.name, each.profile)
+        busy.add_metric(key, each.busy_s)
+        running.add_metric(key, each.running)
+        answered.add_metric(key, each.answered)
+        slow.add_metric(key, each.slowdown)
+        state.add_metric((*key, str(each.state)), 1)
+    yield from (busy, running, answered, slow, state)

@@ -1,0 +1,117 @@
+"""What the server and its models say of themselves: metadata, and Triton's configuration, statistics and index.
+
+All are plain data with the field names of the protocol's messages, so that HTTP and gRPC send the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from partita import __version__
+from partita.serve.gateway.oip.signature import batched
+from partita.serve.gateway.oip.version import VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from partita.serve.gateway.values import Counted, Model, ServiceStatistics
+    from partita.serve.tensors import TensorSpec
+
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "parameters", "statistics")
+_PLATFORM = "partita"
+
+
+def server_metadata() -> dict[str, Any]:
+    """Return the server's name, version and extensions."""
+    return {"name": "partita", "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+def model_metadata(model: Model) -> dict[str, Any]:
+    """Return a model's name, versions, inputs and outputs, with the batch as their first dimension."""
+    return {
+        "name": model.service,
+        "versions": [VERSION],
+        "platform": _PLATFORM,
+        "inputs": _tensors(model.inputs),
+        "outputs": _tensors(model.outputs),
+    }
+
+
+def model_config(model: Model) -> dict[str, Any]:
+    """Return a model's configuration as Triton has it: dimensions without the batch."""
+    free = batched(model)
+    return {
+        "name": model.service,
+        "platform": _PLATFORM,
+        "backend": _PLATFORM,
+        "max_batch_size": model.max_batch if free else 0,
+        "input": _dims(model.inputs, free),
+        "output": _dims(model.outputs, free),
+        "dynamic_batching": {},
+    }
+
+
+def statistics(found: Iterable[tuple[str, ServiceStatistics]]) -> dict[str, Any]:
+    """Return the statistics of services as Triton's statistics extension has them, in nanoseconds."""
+    return {"model_stats": [_statistics(name, each) for name, each in found]}
+
+
+def repository_index(models: Iterable[tuple[str, bool]]) -> list[dict[str, Any]]:
+    """Return the names of services with whether each is ready."""
+    return [
+        {"name": name, "version": VERSION, "state": "READY"}
+        if ready
+        else {"name": name, "version": VERSION, "state": "UNAVAILABLE", "reason": "no worker is ready for it"}
+        for name, ready in models
+    ]
+
+
+def _statistics(name: str, seen: ServiceStatistics) -> dict[str, Any]:
+    nothing = {"count": 0, "ns": 0}
+    # Reading and writing tensors is part of what a worker measures: there is no time of it to tell apart.
+    untold = {"count": seen.success.count, "ns": 0}
+    return {
+        "name": name,
+        "version": VERSION,
+        "last_inference": int(seen.last_at * 1000),
+        "inference_count": seen.items,
+        "execution_count": seen.executions,
+        "inference_stats": {
+            "success": _counted(seen.success),
+            "fail": _counted(seen.fail),
+            "queue": _counted(seen.queue),
+            "compute_input": untold,
+            "compute_infer": _counted(seen.compute),
+            "compute_output": untold,
+            "cache_hit": nothing,
+            "cache_miss": nothing,
+        },
+        "batch_stats": [
+            {
+                "batch_size": batch,
+                "compute_input": {"count": each.count, "ns": 0},
+                "compute_infer": _counted(each),
+                "compute_output": {"count": each.count, "ns": 0},
+            }
+            for batch, each in sorted(seen.batches.items())
+        ],
+    }
+
+
+def _counted(value: Counted) -> dict[str, int]:
+    return {"count": value.count, "ns": int(value.seconds * 1e9)}
+
+
+def _tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
+    return [{"name": spec.name, "datatype": spec.datatype, "shape": list(spec.shape)} for spec in specs]
+
+
+def _dims(specs: Sequence[TensorSpec], free: bool) -> list[dict[str, Any]]:  # noqa: FBT001 -- private, and named by its callers
+    return [
+        {
+            "name": spec.name,
+            "data_type": "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}",
+            "dims": list(spec.shape[1:] if free else spec.shape),
+        }
+        for spec in specs
+    ]

@@ -1,0 +1,229 @@
+"""A request to infer, from its body: JSON, and behind it the data of tensors that came as binary."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import isfinite
+from typing import TYPE_CHECKING, Any
+
+import orjson
+
+from partita.serve.gateway.oip.faults import RequestError, shown
+from partita.serve.gateway.oip.numbers import from_lists, no_json
+from partita.serve.gateway.oip.signature import check_size
+from partita.serve.gateway.oip.strings import check_strings
+from partita.serve.tensors import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from partita.serve.gateway.oip.limits import Limits
+    from partita.serve.gateway.oip.signature import Signature
+    from partita.serve.tensors import Query
+
+_NOTHING: dict[str, Any] = {}
+_REFUSED = {
+    "shared_memory_region": "shared memory is not served",
+    "classification": "classification is not served",
+    "sequence_id": "sequences are not served",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """What a client asks.
+
+    Attributes:
+        query: what the model is to answer.
+        id: the client's name for the request, sent back; empty where it gave none.
+        deadline_s: seconds from its arrival, None for the service's own.
+        binary: by output, whether its data are sent as binary.
+        binary_default: for outputs that are not in `binary`.
+    """
+
+    query: Query
+    id: str
+    deadline_s: float | None
+    binary: Mapping[str, bool]
+    binary_default: bool
+
+
+def read_request(
+    body: bytes, header_length: int | None, signature: Signature, limits: Limits
+) -> InferRequest:
+    """Return what a body of HTTP asks.
+
+    Args:
+        body: the whole of it.
+        header_length: bytes of JSON before the binary data; None where all of it is JSON.
+        signature: of the model asked.
+        limits: what is too large.
+
+    Raises:
+        RequestError: it cannot be answered as it is.
+    """
+    document = _document(body, header_length, limits)
+    parameters = _parameters(document)
+    tensors = _tensors(document, body, header_length, signature, limits)
+    listed = _items(document, "outputs", limits) if "outputs" in document else []
+    default = _flag(parameters, "binary_data_output")
+    names, binary = _outputs(listed, default) if listed else ((), _NOTHING)
+    query = signature.query(tensors, names)
+    for name in signature.binary_only:
+        if not binary.get(name, default) and (not names or name in names):
+            raise no_json(name, "a half-precision datatype")
+    return InferRequest(query, _text(document, limits), deadline_of(parameters, limits), binary, default)
+
+
+def deadline_of(parameters: Mapping[str, Any], limits: Limits) -> float | None:
+    """Return the deadline among a request's parameters in seconds, None where there is none.
+
+    It is `deadline_ms`, or Triton's `timeout` in microseconds, of which 0 is none.
+
+    Raises:
+        RequestError: it is no positive number, or too large.
+    """
+    if not parameters:
+        return None
+    if "deadline_ms" in parameters:
+        return checked_deadline(parameters["deadline_ms"], 1e3, "deadline_ms", limits)
+    if parameters.get("timeout"):
+        return checked_deadline(parameters["timeout"], 1e6, "timeout", limits)
+    return None
+
+
+def checked_deadline(value: object, per_second: float, name: str, limits: Limits) -> float:
+    """Return a deadline in seconds.
+
+    Raises:
+        RequestError: it is no positive number, or too large.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value <= 0:
+        raise RequestError(f"{name} is {shown(value)}, not a number above 0")
+    seconds = value / per_second
+    if seconds > limits.deadline_s:
+        raise RequestError(f"{name} is {shown(value)}, more than {limits.deadline_s:g} seconds")
+    return seconds
+
+
+def check_parameters(parameters: Mapping[str, Any]) -> None:
+    """Refuse what would be answered wrongly if it were passed over.
+
+    Raises:
+        RequestError: a parameter asks for what is not served.
+    """
+    for name, why in _REFUSED.items():
+        if parameters.get(name):
+            raise RequestError(f"parameter {name}: {why}")
+
+
+def _document(body: bytes, header_length: int | None, limits: Limits) -> dict[str, Any]:
+    header: bytes | memoryview = body
+    if header_length is not None:
+        if header_length > len(body):
+            raise RequestError(
+                f"Inference-Header-Content-Length is {header_length}, and the body has {len(body)} bytes"
+            )
+        header = memoryview(body)[:header_length]
+    if len(header) > limits.header:
+        raise RequestError(
+            f"{len(header)} bytes of JSON, {limits.header} at most; send the tensors as binary data", 413
+        )
+    try:
+        document = orjson.loads(header)
+    except orjson.JSONDecodeError as error:
+        raise RequestError(f"malformed JSON: {error}") from None
+    if type(document) is not dict:
+        raise RequestError("the body is no JSON object")
+    return document
+
+
+def _tensors(
+    document: dict[str, Any], body: bytes, at: int | None, signature: Signature, limits: Limits
+) -> list[Tensor]:
+    view = memoryview(body)
+    end = len(body)
+    at = end if at is None else at
+    found = []
+    for each in _items(document, "inputs", limits):
+        count = signature.elements(each.get("name"), each.get("datatype"), each.get("shape"))
+        name, datatype, shape = each["name"], each["datatype"], each["shape"]
+        size = _parameters(each).get("binary_data_size")
+        if size is None:
+            data: bytes | memoryview = from_lists(each, count, limits.strings)
+        else:
+            if type(size) is not int or not 0 <= size <= end - at:
+                raise RequestError(
+                    f"input {name}: binary_data_size is {shown(size)}, {end - at} bytes are left"
+                )
+            if "data" in each:
+                raise RequestError(f"input {name} has both data and binary_data_size")
+            data = view[at : at + size]
+            at += size
+            check_data(name, datatype, count, data, limits)
+        found.append(Tensor(name, datatype, tuple(shape), data))
+    if at != end:
+        raise RequestError(f"{end - at} bytes of binary data belong to no input")
+    return found
+
+
+def check_data(name: str, datatype: str, count: int, data: bytes | memoryview, limits: Limits) -> None:
+    """Check that an input's data are so many elements.
+
+    Raises:
+        RequestError: they are not, or too many.
+    """
+    if datatype != "BYTES":
+        check_size(name, datatype, count, len(data))
+        return
+    if count > limits.strings:
+        raise RequestError(f"input {name}: {count} elements of BYTES, {limits.strings} at most", 413)
+    check_strings(name, data, count)
+
+
+def _outputs(listed: list[dict[str, Any]], default: bool) -> tuple[list[object], dict[str, bool]]:  # noqa: FBT001 -- as the protocol has it
+    names: list[object] = []
+    binary = {}
+    for each in listed:
+        name = each.get("name")
+        names.append(name)
+        parameters = _parameters(each)
+        if isinstance(name, str):
+            binary[name] = _flag(parameters, "binary_data") if "binary_data" in parameters else default
+    return names, binary
+
+
+def _items(document: dict[str, Any], key: str, limits: Limits) -> list[dict[str, Any]]:
+    items = document.get(key)
+    if type(items) is not list:
+        raise RequestError(f"{key} is no list of tensors")
+    if len(items) > limits.tensors:
+        raise RequestError(f"{len(items)} {key}, {limits.tensors} at most", 413)
+    for each in items:
+        if type(each) is not dict:
+            raise RequestError(f"{shown(each)} among {key} is no tensor")
+    return items
+
+
+def _parameters(part: dict[str, Any]) -> dict[str, Any]:
+    parameters = part.get("parameters")
+    if parameters is None:
+        return _NOTHING
+    if type(parameters) is not dict:
+        raise RequestError(f"parameters is {shown(parameters)}, not an object")
+    check_parameters(parameters)
+    return parameters
+
+
+def _flag(parameters: Mapping[str, Any], name: str) -> bool:
+    value = parameters.get(name, False)
+    if type(value) is not bool:
+        raise RequestError(f"parameter {name} is {shown(value)}, not true or false")
+    return value
+
+
+def _text(document: dict[str, Any], limits: Limits) -> str:
+    value = document.get("id", "")
+    if type(value) is not str or len(value) > limits.name:
+        raise RequestError(f"id is {shown(value)}, not a text of at most {limits.name} characters")
+    return value

@@ -1,0 +1,5 @@
+"""The one version that every model is served as."""
+
+from __future__ import annotations
+
+VERSION = "1"

@@ -1,0 +1,188 @@
+"""A gateway from its start to its end: workers, both transports, signals, and an orderly stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.serve.gateway.front import Front
+from partita.serve.gateway.grpc.server import GrpcServer
+from partita.serve.gateway.grpc.service import Service
+from partita.serve.gateway.http.application import Application
+from partita.serve.gateway.http.pages import Pages
+from partita.serve.gateway.http.server import HttpServer
+from partita.serve.gateway.security import Doorkeeper
+from partita.serve.gateway.sockets import shown
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+
+    from partita.serve.gateway.gateway import Gateway
+    from partita.serve.gateway.metrics import Metrics
+    from partita.serve.gateway.oip.limits import Limits
+    from partita.serve.gateway.security import Tls
+    from partita.serve.supervise import Supervisor
+
+_LOG = logging.getLogger("partita.serve")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOOK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """Where the gateway listens, and who may ask.
+
+    Attributes:
+        listener: of HTTP.
+        host: of gRPC.
+        grpc_port: 0 takes a free one.
+        token: that requests must carry, None for none.
+        tls: None for plain text.
+        limits: of requests.
+    """
+
+    listener: socket.socket
+    host: str
+    grpc_port: int
+    token: str | None
+    tls: Tls | None
+    limits: Limits
+
+
+async def run(
+    gateway: Gateway,
+    services: Sequence[str],
+    metrics: Metrics,
+    access: Access,
+    *,
+    supervisor: Supervisor | None,
+    grace_s: float,
+) -> bool:
+    """Serve until told to end by SIGTERM or SIGINT, finish what is under way, and return.
+
+    Args:
+        gateway: not yet started.
+        services: names of all services.
+        metrics: told of every query's end by the gateway.
+        access: where to listen.
+        supervisor: of the workers, not yet started; None where others start them.
+        grace_s: seconds for finishing.
+
+    Returns:
+        Whether it ended in order; False if a second signal cut it short.
+
+    Raises:
+        InputError: the port for gRPC cannot be had.
+    """
+    ask, hurry = asyncio.Event(), asyncio.Event()
+    with _signals_to(ask, hurry):
+        async with AsyncExitStack() as stack:
+            if supervisor is not None:
+                supervisor.start()
+                stack.push_async_callback(_stop_workers, supervisor, hurry, grace_s)
+            await gateway.start()
+            stack.push_async_callback(gateway.close)
+            metrics.watch(gateway.snapshot)
+            http, grpc = await _listen(Front(gateway, services, access.limits), metrics, access, stack)
+            _announce(access, grpc, services)
+            async with _readiness_told(gateway, services):
+                await ask.wait()
+            _LOG.info("draining: finishing what is under way within %g seconds", grace_s)
+            await _unless(hurry, gateway.drain(grace_s), http.stop(grace_s), grpc.stop(grace_s))
+    _LOG.info("ended")
+    return not hurry.is_set()
+
+
+async def _listen(
+    front: Front, metrics: Metrics, access: Access, stack: AsyncExitStack
+) -> tuple[HttpServer, GrpcServer]:
+    doorkeeper = Doorkeeper(access.token)
+    grpc = GrpcServer(
+        Service(front, doorkeeper), access.host, access.grpc_port, most=access.limits.body, tls=access.tls
+    )
+    await grpc.start()
+    stack.push_async_callback(grpc.stop, 0.0)
+    app = Application(front, Pages(front, metrics.page), doorkeeper)
+    http = HttpServer(app, access.listener, tls=access.tls)
+    await http.start()
+    stack.push_async_callback(http.stop, 0.0)
+    return http, grpc
+
+
+def _announce(access: Access, grpc: GrpcServer, services: Sequence[str]) -> None:
+    host, port = access.listener.getsockname()[:2]
+    http = f"{'https' if access.tls else 'http'}://{shown(host, port)}"
+    _LOG.info(
+        "serving %d service%s: HTTP at %s, gRPC at %s",
+        len(services),
+        "" if len(services) == 1 else "s",
+        http,
+        shown(host, grpc.port),
+        extra={
+            "event": "listening",
+            "http": http,
+            "grpc": shown(host, grpc.port),
+            "services": list(services),
+        },
+    )
+
+
+@asynccontextmanager
+async def _readiness_told(gateway: Gateway, services: Sequence[str]) -> AsyncIterator[None]:
+    """Log, while the block runs, when a service gets its first worker and when it has lost its last."""
+    task = asyncio.create_task(_tell_readiness(gateway, services))
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _tell_readiness(gateway: Gateway, services: Sequence[str]) -> None:
+    known: set[str] = set()
+    while True:
+        ready = {service for service in services if gateway.ready(service)}
+        for service in sorted(ready - known):
+            _LOG.info("%s is ready", service, extra={"event": "ready", "service": service})
+        for service in sorted(known - ready):
+            _LOG.warning("%s has no worker", service, extra={"event": "not ready", "service": service})
+        known = ready
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _unless(hurry: asyncio.Event, *work: Coroutine[None, None, None]) -> None:
+    """Do the work side by side, or leave it when told to hurry."""
+    doing = asyncio.gather(*work)
+    hurrying = asyncio.create_task(hurry.wait())
+    await asyncio.wait((doing, hurrying), return_when=asyncio.FIRST_COMPLETED)
+    for each in (doing, hurrying):
+        each.cancel()
+        with suppress(asyncio.CancelledError):
+            await each
+
+
+async def _stop_workers(supervisor: Supervisor, hurry: asyncio.Event, grace_s: float) -> None:
+    await asyncio.to_thread(supervisor.stop, 0.0 if hurry.is_set() else grace_s)
+
+
+@contextmanager
+def _signals_to(ask: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
+    """Have the first signal ask for an end, and the next one for haste."""
+
+    def take() -> None:
+        (hurry if ask.is_set() else ask).set()
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, take)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,126 @@
+"""Who may ask: on loopback everybody, beyond it who shows a bearer token or a client's certificate."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from hmac import compare_digest
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError
+from partita.files import read_text
+from partita.serve.gateway.oip.faults import RequestError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_SHORTEST = 16
+_LONGEST = 4096
+
+
+class Doorkeeper:
+    """Lets in who shows the token; everybody if there is none.
+
+    Args:
+        token: that `Authorization: Bearer` must carry.
+    """
+
+    def __init__(self, token: str | None = None) -> None:
+        self._token = token.encode() if token is not None else None
+
+    def check(self, authorization: bytes | None) -> None:
+        """Look at what a request carries.
+
+        Raises:
+            RequestError: it is not the token.
+        """
+        if self._token is None:
+            return
+        scheme, _, token = (authorization or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not compare_digest(token.strip(), self._token):
+            raise RequestError("send the server's token as `Authorization: Bearer TOKEN`", 401)
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """Files, in PEM: the server's certificate and key, and the authority whose clients are let in."""
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+def read_token(path: Path) -> str:
+    """Return the token in a file.
+
+    Raises:
+        InputError: it cannot be read, or holds no token.
+    """
+    token = read_text(path).strip()
+    if (
+        not _SHORTEST <= len(token) <= _LONGEST
+        or not token.isascii()
+        or not token.isprintable()
+        or " " in token
+    ):
+        raise InputError(
+            f"no token: one line of at least {_SHORTEST} letters and digits is expected",
+            where=str(path),
+            hint=f"make one: openssl rand -hex 32 > {path}",
+        )
+    return token
+
+
+def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
+    """Return the files of TLS, checked; None without any.
+
+    Raises:
+        InputError: one is missing or cannot be used.
+    """
+    if cert is None and key is None and client_ca is None:
+        return None
+    if cert is None or key is None:
+        raise InputError("TLS needs a certificate and its key", hint="give both --tls-cert and --tls-key")
+    import ssl  # noqa: PLC0415 -- only with TLS
+
+    for path in (cert, key, client_ca):
+        if path is not None:
+            read_text(path)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(cert, key)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"no certificate with its key: {error}", where=f"{cert}, {key}", hint="give unencrypted PEM files"
+        ) from None
+    try:
+        if client_ca is not None:
+            context.load_verify_locations(client_ca)
+    except (OSError, ValueError) as error:
+        raise InputError(f"no certificate of an authority: {error}", where=str(client_ca)) from None
+    return Tls(cert, key, client_ca)
+
+
+def check_exposure(host: str, *, token: bool, tls: Tls | None) -> None:
+    """Refuse to listen beyond loopback to whoever comes.
+
+    Raises:
+        InputError: neither a token nor clients' certificates are asked for there.
+    """
+    if token or (tls is not None and tls.client_ca is not None) or is_loopback(host):
+        return
+    raise InputError(
+        f"{host} can be reached by others, who would need no leave to use the models",
+        where="--listen",
+        hint="give --token-file FILE (a bearer token), or --tls-cert, --tls-key and --tls-client-ca",
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address is this host's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

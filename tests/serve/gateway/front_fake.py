@@ -1,0 +1,112 @@
+"""A gateway without workers: it answers at once, or as a test says."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from partita.serve.gateway.values import (
+    Counted,
+    GatewaySnapshot,
+    Model,
+    Reason,
+    RefusedError,
+    ServiceStatistics,
+    ServiceView,
+    State,
+    WorkerView,
+)
+from partita.serve.tensors import Answer, Tensor, TensorSpec
+
+if TYPE_CHECKING:
+    from partita.serve.tensors import Query
+
+ECHO = Model(
+    "echo",
+    "echo",
+    (TensorSpec("INPUT0", "FP32", (-1, 4)),),
+    (TensorSpec("OUTPUT0", "FP32", (-1, 4)),),
+    8,
+    0.1,
+    0.95,
+)
+ALL_TYPES = (
+    "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64",
+    "BYTES",
+)  # fmt: skip
+EVERY = Model(
+    "every/type",
+    "every",
+    tuple(TensorSpec(f"IN_{each}", each, (-1, 2)) for each in ALL_TYPES),
+    tuple(TensorSpec(f"OUT_{each}", each, (-1, 2)) for each in ALL_TYPES),
+    4,
+    0.1,
+    0.95,
+)
+
+
+class FakeGateway:
+    """Answers each output with the input of its place."""
+
+    def __init__(self, *models: Model) -> None:
+        self.models = {model.service: model for model in models}
+        self.asked: list[tuple[str, Query, float | None]] = []
+        self.error: Exception | None = None
+        self.answer: Answer | None = None
+        self.hold: asyncio.Event | None = None
+        self.cancelled = 0
+        self.is_ready = True
+
+    def model(self, service: str) -> Model | None:
+        return self.models.get(service)
+
+    def ready(self, service: str) -> bool:
+        return self.is_ready and service in self.models
+
+    async def infer(self, service: str, query: Query, deadline_s: float | None = None) -> Answer:
+        self.asked.append((service, query, deadline_s))
+        if self.error is not None:
+            raise self.error
+        if self.hold is not None:
+            try:
+                await self.hold.wait()
+            except asyncio.CancelledError:
+                self.cancelled += 1
+                raise
+        return self.answer or self.echoed(service, query)
+
+    def echoed(self, service: str, query: Query) -> Answer:
+        outputs = {spec.name: spec for spec in self.models[service].outputs}
+        inputs = dict(zip(outputs, query.inputs, strict=True))
+        return Answer(
+            tuple(
+                Tensor(name, inputs[name].datatype, inputs[name].shape, bytes(inputs[name].data))
+                for name in query.outputs or tuple(outputs)
+            )
+        )
+
+    def statistics(self, service: str) -> ServiceStatistics:
+        assert service in self.models
+        return ServiceStatistics(
+            items=12,
+            executions=3,
+            last_at=1_700_000_000.0,
+            success=Counted(6, 0.6),
+            fail=Counted(1, 0.01),
+            queue=Counted(6, 0.1),
+            compute=Counted(6, 0.4),
+            batches={4: Counted(3, 0.2)},
+            refused={Reason.LATE: 1},
+            in_time=5,
+            cancelled=2,
+            retried=1,
+        )
+
+    def snapshot(self) -> GatewaySnapshot:
+        views = tuple(ServiceView(name, 3, 2, (5,) * 16, self.statistics(name)) for name in self.models)
+        worker = WorkerView("echo", "node-0/gpu-0/1g.10gb@0", "1g.10gb", 42, State.BUSY, 1, 1, 12.5, 6, 1.1)
+        return GatewaySnapshot(views, (worker,), draining=False)
+
+
+def refused(reason: Reason = Reason.LATE, after: float = 0.2) -> RefusedError:
+    return RefusedError(reason, after)
