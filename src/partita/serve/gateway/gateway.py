@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from partita.errors import InputError, PartitaError, nearest
+from partita.serve.gateway import prices
+from partita.serve.gateway.folder import WorkersFolder
+from partita.serve.gateway.link import Link
+from partita.serve.gateway.observed import rates, write_rates
+from partita.serve.gateway.route import Route, fits
+from partita.serve.gateway.routers import ROUTERS
 from partita.serve.gateway.values import (
     Ended,
     FailedError,
@@ -16,10 +27,11 @@ from partita.serve.gateway.values import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
     from partita.serve.tensors import Answer, Query
+    from partita.serve.worker.wire import Hello
 
 __all__ = [
     "Ended",
@@ -33,6 +45,12 @@ __all__ = [
     "ServiceStatistics",
 ]
 
+_log = logging.getLogger(__name__)
+_TICK_S = 0.005
+_PRICES_S = 2.0
+_RATES_S = 5.0
+_HELLO_S = 1.0
+
 
 class Gateway:
     """Routes queries to workers. All its methods belong to one event loop.
@@ -44,6 +62,9 @@ class Gateway:
         batching: whether waiting queries are joined into batches.
         rates: file to which observed rates are written; none if None.
         on_end: is told of every query's end, on the event loop.
+
+    Raises:
+        InputError: there is no such router.
     """
 
     def __init__(
@@ -56,30 +77,76 @@ class Gateway:
         rates: Path | None = None,
         on_end: Callable[[Ended], None] | None = None,
     ) -> None:
-        raise NotImplementedError
+        if router not in ROUTERS:
+            close = nearest(router, list(ROUTERS))
+            raise InputError(
+                f"unknown router {router}",
+                hint=f"did you mean {close}?" if close else f"known are {', '.join(ROUTERS)}",
+            )
+        self._routes = {
+            each.name: Route(each, ROUTERS[router], batching=batching, on_end=on_end) for each in services
+        }
+        self._folder = WorkersFolder(folder, lambda name: Link(name, self))
+        self._rates = rates
+        self._wrote_rates = False
+        self._links: set[Link] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._draining = False
 
     async def start(self) -> None:
         """Watch the folder; return when the workers that are already there are known."""
-        raise NotImplementedError
+        await self._folder.start()
+        await self._know_all()
+        self._spawn(self._keep_prices())
+        if self._rates is not None:
+            self._spawn(self._keep_rates(self._rates))
+        self._tick()
 
     async def drain(self, grace_s: float) -> None:
         """Refuse what comes, and return when what is there has ended or the grace is over."""
-        raise NotImplementedError
+        self._draining = True
+        for route in self._routes.values():
+            route.dispatcher.close()
+        end = time.monotonic() + grace_s
+        while time.monotonic() < end and not all(each.dispatcher.idle for each in self._routes.values()):
+            await asyncio.sleep(_TICK_S)
 
     async def close(self) -> None:
         """Leave the workers; what is still there is refused."""
-        raise NotImplementedError
+        self._draining = True
+        now = time.monotonic()
+        for route in self._routes.values():
+            route.carry_out(route.dispatcher.abort(), now)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._timer is not None:
+            self._timer.cancel()
+        await self._folder.close()
+        for link in set(self._links):
+            link.drained()
+            link.close()
+        while self._links:
+            await asyncio.sleep(0)
+        if self._rates is not None and self._wrote_rates:
+            with suppress(PartitaError):
+                await asyncio.to_thread(write_rates, self._rates, {})
 
     def model(self, service: str) -> Model | None:
         """Return what a service takes and gives, None if there is no such service."""
-        raise NotImplementedError
+        route = self._routes.get(service)
+        return route.model if route else None
 
     def ready(self, service: str) -> bool:
         """Return whether some worker takes this service's queries."""
-        raise NotImplementedError
+        route = self._routes.get(service)
+        return route is not None and not self._draining and bool(route.dispatcher.fleet.groups)
 
     async def infer(self, service: str, query: Query, deadline_s: float | None = None) -> Answer:
-        """Return the answer. Cancelling the task that awaits it takes the query out of the queue.
+        """Return the answer; its `invalid` is set where the query itself is at fault.
+
+        Cancelling the task that awaits it takes the query out of the queue.
 
         Args:
             service: that is asked; it must be known.
@@ -90,12 +157,94 @@ class Gateway:
             RefusedError: it cannot be answered in time, or not now.
             FailedError: workers failed it.
         """
-        raise NotImplementedError
+        return await self._routes[service].infer(query, deadline_s)
 
     def statistics(self, service: str) -> ServiceStatistics:
         """Return what a service has done so far; it must be known."""
-        raise NotImplementedError
+        return self._routes[service].view().statistics
 
     def snapshot(self) -> GatewaySnapshot:
         """Return the state of everything now."""
-        raise NotImplementedError
+        routes = self._routes.values()
+        return GatewaySnapshot(
+            tuple(route.view() for route in routes),
+            tuple(view for route in routes for view in route.workers()),
+            self._draining,
+        )
+
+    def said_hello(self, link: Link, hello: Hello) -> bool:
+        """Take a worker in, if it serves one of the services with the tensors of the others."""
+        self._folder.spoke(link.name)
+        route = self._routes.get(hello.service)
+        if route is None:
+            return False
+        if not fits(route.model, hello.inputs, hello.outputs) and route.dispatcher.fleet.groups:
+            _log.warning("%s: its tensors are not those of the other workers of %s", link.name, hello.service)
+            return False
+        link.service = hello.service
+        link.worker = route.join(link, hello)
+        self._links.add(link)
+        return True
+
+    def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> None:
+        """Hand the answers to a batch back."""
+        if link.worker is not None:
+            self._routes[link.service].done(link.worker, number, answers, seconds)
+
+    def said_draining(self, link: Link) -> None:
+        """Let the worker go, once its replacement, if it is there, is known."""
+        self._spawn(self._let_go(link))
+
+    def lost(self, link: Link, why: str) -> None:
+        """Try elsewhere what a worker that is gone was running."""
+        self._links.discard(link)
+        if link.worker is not None:
+            self._routes[link.service].leave(link.worker)
+        self._folder.lost(link.name, again=link.worker is not None)
+        if why:
+            _log.warning("%s: %s", link.worker.name if link.worker else link.name, why)
+
+    async def _let_go(self, link: Link) -> None:
+        await self._know_all()
+        if link.worker is not None and link in self._links:
+            self._routes[link.service].drain(link.worker)
+            link.drained()
+
+    async def _know_all(self) -> None:
+        """Return when the workers whose sockets are there have said what they are, or took too long to."""
+        connecting = self._folder.scan()
+        if connecting:
+            await asyncio.wait(connecting, timeout=_HELLO_S)
+        end = time.monotonic() + _HELLO_S
+        while self._folder.silent() and time.monotonic() < end:
+            await asyncio.sleep(0.001)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        for route in self._routes.values():
+            route.tick(now)
+        self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+
+    async def _keep_prices(self) -> None:
+        while True:
+            for route in self._routes.values():
+                question = route.new_question(time.monotonic())
+                if question is not None:
+                    route.dispatcher.fleet.set_prices(await asyncio.to_thread(prices.answer, question))
+            await asyncio.sleep(_PRICES_S)
+
+    async def _keep_rates(self, path: Path) -> None:
+        while True:
+            await asyncio.sleep(_RATES_S)
+            found = rates(((name, route.observed) for name, route in self._routes.items()), time.monotonic())
+            if found or self._wrote_rates:
+                self._wrote_rates = bool(found)
+                try:
+                    await asyncio.to_thread(write_rates, path, found)
+                except PartitaError as error:
+                    _log.warning("%s", error)
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,322 @@
+"""The live router of one service: a state machine without I/O and without a clock.
+
+It is told what happens and when, and answers with what to do: batches to start and queries that have ended. What
+waits, and which worker takes it, is the router's matter; what became of each query, worker and batch is kept here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from partita.serve.gateway.fleet import Fleet
+from partita.serve.gateway.health import Health
+from partita.serve.gateway.routers.port import Rules
+from partita.serve.gateway.values import Outcome, Reason
+from partita.serve.gateway.waiting import ENDED, QUEUED, RUNNING, Batch, Waiting, Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from partita.serve.gateway.link import Link
+    from partita.serve.gateway.routers.port import Router
+    from partita.serve.tensors import Answer
+    from partita.serve.worker.wire import Hello
+
+_TRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How a dispatcher works.
+
+    Attributes:
+        deadline: seconds from arrival to the latest answer, where a query has none of its own.
+        batching: whether waiting queries are joined.
+        early: whether queries are refused on arrival when the queue before them is too long.
+        most_waiting: queries that may wait.
+    """
+
+    deadline: float
+    batching: bool = True
+    early: bool = True
+    most_waiting: int = 4096
+
+
+class End(NamedTuple):
+    """A query that has ended: how, why it was refused, and its answer where a worker gave one."""
+
+    query: Waiting
+    outcome: Outcome
+    reason: Reason | None = None
+    answer: Answer | None = None
+
+
+class Steps(NamedTuple):
+    """What to do: batches to send to their workers, and queries that have ended."""
+
+    starts: list[Batch]
+    ends: list[End]
+
+
+class Dispatcher:
+    """Decides for one service.
+
+    Args:
+        settings: how it works.
+        router: the policy.
+    """
+
+    def __init__(self, settings: Settings, router: type[Router]) -> None:
+        self._settings = settings
+        self.fleet = Fleet(settings.deadline)
+        rules = Rules(settings.deadline, settings.batching, settings.early)
+        self._router: Router = router(self.fleet, rules)
+        self._health = Health(self.fleet)
+        self._numbers = 0
+        self._running: dict[int, Batch] = {}
+        self._closing = False
+        self.in_flight = self.retried = 0
+
+    @property
+    def waiting(self) -> int:
+        """Queries in the queue."""
+        return self._router.waiting
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits and nothing runs."""
+        return not self._router.waiting and not self._running
+
+    def arrive(self, query: Waiting, now: float) -> Steps:
+        """Take a query, or refuse it at once."""
+        steps = Steps([], [])
+        reason = self._refusal(query, now)
+        if reason is None and not self._router.put(query, now):
+            reason = Reason.LATE
+        if reason is not None:
+            self._end(query, steps, Outcome.REFUSED, reason)
+            return steps
+        self._start(now, steps)
+        if query.state == QUEUED:
+            self._router.waits(query, now)
+        return steps
+
+    def cancel(self, query: Waiting) -> Steps:
+        """Forget a query whose client has left."""
+        steps = Steps([], [])
+        if query.state != ENDED:
+            if query.state == QUEUED:
+                self._end(query, steps, Outcome.CANCELLED)
+                self._router.removed(query)
+            else:
+                self._end(query, steps, Outcome.CANCELLED)
+        return steps
+
+    def join(
+        self, hello: Hello, seconds: Mapping[int, float], now: float, link: Link | None = None
+    ) -> tuple[Worker, Steps]:
+        """Add a worker; `seconds` are the table's where it brings none."""
+        worker = self.fleet.join(hello, seconds, now, link)
+        self._router.freed(worker)
+        steps = Steps([], [])
+        self._settle(now, steps)
+        return worker, steps
+
+    def done(
+        self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float, now: float
+    ) -> Steps:
+        """Take a worker's answers to a batch; what an earlier try of a query answers is dropped.
+
+        Args:
+            worker: that answers.
+            number: of the batch.
+            answers: to its queries, in order.
+            seconds: that it took in the worker.
+            now: the moment.
+        """
+        steps = Steps([], [])
+        batch = worker.running.pop(number, None)
+        if batch is None:
+            return steps
+        del self._running[number]
+        good = True
+        for query, answer in zip(batch.queries, answers, strict=True):
+            good &= answer.error is None or answer.invalid
+            if query is not None:
+                self.in_flight -= 1
+                self._answered(query, answer, batch, (seconds, now), steps)
+        self._health.done(batch, now - batch.begun, now, good=good)
+        if worker.takes_work:
+            self._router.freed(worker)
+        self._start(now, steps)
+        return steps
+
+    def drain(self, worker: Worker, now: float) -> Steps:
+        """Give a worker nothing new."""
+        steps = Steps([], [])
+        if not worker.draining:
+            worker.draining = True
+            self.fleet.retire(worker)
+            self._put_again(self._router.lost(worker), now, steps)
+            self._settle(now, steps)
+        return steps
+
+    def leave(self, worker: Worker, now: float) -> Steps:
+        """Forget a worker that is gone; what it was running is tried elsewhere."""
+        steps = Steps([], [])
+        worker.draining = True
+        self.fleet.leave(worker)
+        self._put_again(self._router.lost(worker), now, steps)
+        for batch in worker.running.values():
+            del self._running[batch.number]
+            for query in batch.queries:
+                if query is not None:
+                    self.in_flight -= 1
+                    self._retry(query, worker, now, steps)
+        worker.running.clear()
+        self._settle(now, steps)
+        return steps
+
+    def tick(self, now: float) -> Steps:
+        """Let time pass: to be called every few milliseconds while anything waits or runs."""
+        steps = Steps([], [])
+        for batch in self._health.overdue(self._running.values(), now):
+            self._suspect(batch, now, steps)
+        for batch in self._health.abandoned(self._running.values(), now):
+            self._abandon(batch, steps)
+        for worker in self._health.tick(now):
+            self._router.freed(worker)
+        self._settle(now, steps)
+        return steps
+
+    def close(self) -> Steps:
+        """Refuse all that comes from now on."""
+        self._closing = True
+        return Steps([], [])
+
+    def abort(self) -> Steps:
+        """Refuse all that waits or runs."""
+        self._closing = True
+        steps = Steps([], [])
+        self._settle(float("inf"), steps)
+        for batch in self._running.values():
+            self._abandon(batch, steps)
+        return steps
+
+    def _refusal(self, query: Waiting, now: float) -> Reason | None:
+        fleet = self.fleet
+        if self._closing:
+            return Reason.DRAINING
+        if query.batch > fleet.most:
+            return Reason.NO_WORKER
+        if query.due - now < fleet.quickest[query.batch]:
+            return Reason.LATE
+        return Reason.FULL if self._router.waiting >= self._settings.most_waiting else None
+
+    def _start(self, now: float, steps: Steps) -> None:
+        """Start what the router finds, and end what it dropped."""
+        router = self._router
+        while (choice := router.next(now)) is not None:
+            worker, queries, items, expected = choice
+            self._numbers += 1
+            batch = Batch(self._numbers, worker, list(queries), items, now, expected)
+            self._running[batch.number] = worker.running[batch.number] = batch
+            for query in queries:
+                query.state, query.worker, query.begun = RUNNING, worker, now
+                query.tries += 1
+            self.in_flight += len(queries)
+            steps.starts.append(batch)
+        if router.dropped:
+            self._end_dropped(steps)
+
+    def _settle(self, now: float, steps: Steps) -> None:
+        """Start what can start after a change of the fleet."""
+        self._router.expire(now)
+        self._start(now, steps)
+
+    def _end_dropped(self, steps: Steps) -> None:
+        for query in self._router.dropped:
+            if query.tries:
+                self._end(query, steps, Outcome.FAILED)
+            else:
+                nobody = query.batch > self.fleet.most
+                self._end(query, steps, Outcome.REFUSED, Reason.NO_WORKER if nobody else Reason.LATE)
+        self._router.dropped.clear()
+
+    def _answered(
+        self, query: Waiting, answer: Answer, batch: Batch, took: tuple[float, float], steps: Steps
+    ) -> None:
+        if query.state == ENDED:
+            return
+        seconds, now = took
+        query.seconds = seconds
+        if answer.error is None:
+            batch.worker.answered += 1
+            self._end(query, steps, Outcome.ANSWERED, answer=answer)
+        elif answer.invalid:
+            self._end(query, steps, Outcome.INVALID, answer=answer)
+        else:
+            self._retry(query, batch.worker, now, steps, answer)
+
+    def _retry(
+        self, query: Waiting, worker: Worker, now: float, steps: Steps, answer: Answer | None = None
+    ) -> None:
+        """Let a query wait again, before all others, or end it."""
+        if query.state == ENDED:
+            return
+        if not self._can_retry(query, now) or not self._put_first(query, worker, now):
+            self._end(query, steps, Outcome.FAILED, answer=answer)
+
+    def _can_retry(self, query: Waiting, now: float) -> bool:
+        quickest = self.fleet.quickest
+        left = query.due - now
+        return (
+            query.tries < _TRIES
+            and left > 0
+            and (query.batch >= len(quickest) or left >= quickest[query.batch])
+        )
+
+    def _put_first(self, query: Waiting, worker: Worker, now: float) -> bool:
+        query.state, query.avoid, query.key = QUEUED, worker, 0.0
+        if not self._router.put(query, now):
+            return False
+        self.retried += 1
+        return True
+
+    def _put_again(self, queries: Iterable[Waiting], now: float, steps: Steps) -> None:
+        """Let queries wait for others than the worker they were bound to; they have not been tried."""
+        for query in queries:
+            if not self._router.put(query, now):
+                self._end(query, steps, Outcome.REFUSED, Reason.LATE)
+
+    def _suspect(self, batch: Batch, now: float, steps: Steps) -> None:
+        """Give a silent worker nothing new, and try elsewhere what there is still time for."""
+        self._health.suspect(batch)
+        self._put_again(self._router.lost(batch.worker), now, steps)
+        for at, query in enumerate(batch.queries):
+            if query is not None and query.state == RUNNING and self._can_retry(query, now):
+                batch.queries[at] = None
+                self.in_flight -= 1
+                if not self._put_first(query, batch.worker, now):
+                    self._end(query, steps, Outcome.FAILED)
+
+    def _abandon(self, batch: Batch, steps: Steps) -> None:
+        """Wait for a batch no longer; its worker stays suspected until it answers."""
+        for at, query in enumerate(batch.queries):
+            if query is not None:
+                batch.queries[at] = None
+                self.in_flight -= 1
+                if query.state != ENDED:
+                    self._end(query, steps, Outcome.FAILED)
+
+    @staticmethod
+    def _end(
+        query: Waiting,
+        steps: Steps,
+        outcome: Outcome,
+        reason: Reason | None = None,
+        answer: Answer | None = None,
+    ) -> None:
+        query.state = ENDED
+        steps.ends.append(End(query, outcome, reason, answer))

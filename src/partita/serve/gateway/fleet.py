@@ -1,0 +1,222 @@
+"""The workers of one service, in groups that take alike long, and what a second of each group is worth."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from partita.serve.gateway.estimates import STEP, SizeEstimate, Slowdown, table_of
+from partita.serve.gateway.waiting import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from partita.serve.gateway.link import Link
+    from partita.serve.worker.wire import Hello
+
+SizeKey = tuple[int, str, int, int, tuple[tuple[int, float], ...]]
+"""Compute slices, profile, processes, largest batch, table: workers with equal keys should be alike."""
+_UNKNOWN = 0.25  # of the deadline: seconds of a batch nobody has measured
+
+
+class Group:
+    """Workers of one size and one slowdown.
+
+    Attributes:
+        key: of their size.
+        step: of their slowdown.
+        size: what is known of them.
+        members: the workers in it, in the order of their coming.
+        idle: one entry per batch that could start now; the last is taken first.
+        seconds: of a batch, by batch size.
+        price: what a second is worth; the dearest size's is about 1.
+        extra: by how much a query costs more here than where it is cheapest, by batch size.
+    """
+
+    __slots__ = ("extra", "idle", "key", "members", "most", "price", "seconds", "size", "step")
+
+    def __init__(self, key: SizeKey, step: int, size: SizeEstimate) -> None:
+        self.key, self.step, self.size = key, step, size
+        self.members: dict[Worker, None] = {}
+        self.idle: list[Worker] = []
+        self.price = 1.0
+        self.seconds: list[float] = []
+        self.extra: list[float] = []
+        self.most = 0
+
+
+class Fleet:
+    """The workers, their groups, and tables for decisions, made anew only when something changes.
+
+    Attributes:
+        groups: from small slices to large, slower ones after their like.
+        idlers: how many batches could start now.
+        quickest: least seconds of each batch size on any worker.
+        least: least cost of each batch size on any worker.
+        most: the largest batch that some worker takes.
+        changes: grows when workers come, go or change their group.
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        self._deadline = deadline_s
+        self._sizes: dict[SizeKey, SizeEstimate] = {}
+        self._prices: Mapping[SizeKey, float] = {}
+        self._by_key: dict[tuple[SizeKey, int], Group] = {}
+        self.workers: dict[Worker, None] = {}
+        self.groups: list[Group] = []
+        self.quickest: list[float] = [0.0]
+        self.least: list[float] = [0.0]
+        self.idlers = self.most = self.changes = 0
+
+    def join(
+        self, hello: Hello, seconds: Mapping[int, float], now: float, link: Link | None = None
+    ) -> Worker:
+        """Add a worker; all its processes are idle."""
+        known = dict(hello.seconds or seconds)
+        key = (
+            _compute(hello.profile),
+            hello.profile,
+            hello.processes,
+            hello.batch,
+            tuple(sorted(known.items())),
+        )
+        size = self._sizes.get(key)
+        if size is None:
+            table = table_of(known, hello.batch, self._deadline * _UNKNOWN)
+            size = self._sizes[key] = SizeEstimate(table)
+        worker = Worker(hello, size, Slowdown(), now, link)
+        self.workers[worker] = None
+        self._enter(worker, key)
+        self._idle_again(worker)
+        return worker
+
+    def leave(self, worker: Worker) -> None:
+        """Forget a worker."""
+        self.retire(worker)
+        self.workers.pop(worker, None)
+
+    def retire(self, worker: Worker) -> None:
+        """Give a worker nothing new ever again."""
+        group = worker.group
+        if group is not None:
+            self.rest(worker)
+            worker.group = None
+            if self._exit(worker, group):
+                self.refresh()
+
+    def rest(self, worker: Worker) -> None:
+        """Take a worker out of the idle ones."""
+        group = worker.group
+        if group is not None:
+            group.idle[:] = [each for each in group.idle if each is not worker]
+            self.idlers = sum(len(each.idle) for each in self.groups)
+
+    def free(self, worker: Worker) -> None:
+        """One more batch may start on a worker."""
+        assert worker.group is not None  # noqa: S101 -- callers ask `takes_work`
+        worker.group.idle.append(worker)
+        self.idlers += 1
+
+    def wake(self, worker: Worker) -> None:
+        """As many batches may start on a worker again as it has idle processes."""
+        self.rest(worker)
+        if worker.group is not None and worker.takes_work:
+            self._idle_again(worker)
+
+    def regroup(self, worker: Worker) -> None:
+        """Put a worker where its slowdown belongs."""
+        group = worker.group
+        if group is not None:
+            self.rest(worker)
+            emptied = self._exit(worker, group)
+            if not self._enter(worker, group.key) and emptied:
+                self.refresh()
+            if worker.takes_work:
+                self._idle_again(worker)
+
+    def take(self, group: Group, avoid: Worker | None = None) -> Worker:
+        """Return the idle worker of a group that was idle last, and count it busy."""
+        self.idlers -= 1
+        if group.idle[-1] is avoid:
+            for at in range(len(group.idle) - 2, -1, -1):
+                if group.idle[at] is not avoid:
+                    return group.idle.pop(at)
+        return group.idle.pop()
+
+    def unidle(self, worker: Worker) -> None:
+        """Count one process of an idle worker busy."""
+        if worker.group is not None:
+            worker.group.idle.remove(worker)
+            self.idlers -= 1
+
+    def set_prices(self, prices: Mapping[SizeKey, float]) -> None:
+        """Set what a second of each size is worth; sizes left out are worth what they can do."""
+        self._prices = prices
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Make the tables anew."""
+        self.changes += 1
+        self.groups = sorted(self._by_key.values(), key=lambda group: (group.key, group.step))
+        self.most = max((len(group.size.seconds) - 1 for group in self.groups), default=0)
+        for group in self.groups:
+            factor = STEP**group.step
+            group.most = len(group.size.seconds) - 1
+            group.seconds = [each * factor for each in group.size.seconds]
+            group.seconds += [math.inf] * (self.most - group.most)
+        for group in self.groups:
+            group.price = self._price(group)
+        self._compare()
+
+    def _price(self, group: Group) -> float:
+        """Return the price set, or the worth of what a second does if every worker ran single items."""
+        return self._prices.get(group.key) or min(
+            1.0, min(each.seconds[1] for each in self.groups) / group.seconds[1]
+        )
+
+    def _compare(self) -> None:
+        self.quickest, self.least = [0.0], [0.0]
+        for group in self.groups:
+            group.extra = [0.0]
+        for batch in range(1, self.most + 1):
+            seconds = [group.seconds[batch] for group in self.groups]
+            self.quickest.append(min(seconds))
+            costs = [group.price * group.seconds[batch] for group in self.groups]
+            usable = [cost for cost, own in zip(costs, seconds, strict=True) if own <= self._deadline]
+            least = min(usable or costs)
+            self.least.append(least)
+            for group, cost in zip(self.groups, costs, strict=True):
+                group.extra.append(cost / least - 1.0 if cost < math.inf else math.inf)
+
+    def _enter(self, worker: Worker, key: SizeKey) -> bool:
+        """Put a worker into its group; say whether that is a new one."""
+        step = worker.slowdown.step
+        group, new = self._by_key.get((key, step)), False
+        if group is None:
+            group, new = Group(key, step, worker.size), True
+            self._by_key[key, step] = group
+        group.members[worker] = None
+        worker.group = group
+        self.changes += 1
+        if new:
+            self.refresh()
+        return new
+
+    def _exit(self, worker: Worker, group: Group) -> bool:
+        """Take a worker out of its group; say whether that is gone now."""
+        group.members.pop(worker, None)
+        self.changes += 1
+        if group.members:
+            return False
+        del self._by_key[group.key, group.step]
+        return True
+
+    def _idle_again(self, worker: Worker) -> None:
+        for _ in range(worker.hello.processes - len(worker.running)):
+            self.free(worker)
+
+
+def _compute(profile: str) -> int:
+    """Return the compute slices in a profile's name, as 3 of `3g.40gb`; 0 where it is no MIG profile."""
+    slices = profile.partition("g.")[0]
+    return int(slices) if slices.isdigit() else 0

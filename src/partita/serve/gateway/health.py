@@ -1,0 +1,131 @@
+"""Workers that are slow, silent or failing: what is expected of each, and when it is trusted again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from partita.serve.gateway.fleet import Fleet
+    from partita.serve.gateway.waiting import Batch, Worker
+
+_SILENT = 4.0  # times its estimate: then a batch is overdue
+_LEAST_S = 0.05  # but never sooner: a host that is out of breath is no failure
+_ABANDONED = 4.0  # times as long: then it is waited for no longer
+_FAILURES = 3  # failed batches in a row: then a worker rests
+_REST_S = (1.0, 30.0)
+_PROBE_S = 2.0  # without a batch: then a slow worker gets a chance, and corrections of a size are forgotten
+_EVERY_S = 0.02
+
+
+class Health:
+    """Corrects estimates, and takes workers out of and back into the idle ones.
+
+    Args:
+        fleet: the workers.
+    """
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._resting: dict[Worker, float] = {}
+        self._failures: dict[Worker, int] = {}
+        self._next = self._next_estimates = 0.0
+
+    def done(self, batch: Batch, took: float, now: float, *, good: bool) -> None:
+        """Count a batch's end, and let its worker be idle if nothing speaks against it.
+
+        Args:
+            batch: that ended, and is no longer among its worker's.
+            took: seconds from start to end.
+            now: the moment.
+            good: whether the worker did not fail any query.
+        """
+        worker = batch.worker
+        worker.seen = now
+        worker.busy_s += took
+        regroup = good and self._observe(batch, took, now)
+        if batch.suspected:
+            worker.suspected -= 1
+        if good:
+            self._failures.pop(worker, None)
+        else:
+            self._fails(worker, now)
+        if regroup:
+            self._fleet.regroup(worker)
+        elif batch.suspected:
+            self._fleet.wake(worker)
+        elif worker.takes_work:
+            self._fleet.free(worker)
+
+    def overdue(self, batches: Iterable[Batch], now: float) -> list[Batch]:
+        """Return the batches that should have been answered long ago; none if it was asked just now."""
+        if now < self._next:
+            return []
+        self._next = now + _EVERY_S
+        return [each for each in batches if not each.suspected and now - each.begun > patience(each)]
+
+    @staticmethod
+    def abandoned(batches: Iterable[Batch], now: float) -> list[Batch]:
+        """Return the batches that are waited for no longer."""
+        return [each for each in batches if each.suspected and now - each.begun > _ABANDONED * patience(each)]
+
+    def suspect(self, batch: Batch) -> None:
+        """Give a batch's worker nothing new until it has answered."""
+        batch.suspected = True
+        batch.worker.suspected += 1
+        self._fleet.rest(batch.worker)
+
+    def tick(self, now: float) -> list[Worker]:
+        """Correct the tables and give second chances; return the workers that are idle again."""
+        if now < self._next_estimates:
+            return []
+        self._next_estimates = now + _EVERY_S
+        rested = [worker for worker, until in self._resting.items() if until <= now]
+        for worker in rested:
+            del self._resting[worker]
+            worker.suspected -= 1
+            self._fleet.wake(worker)
+        slow = [worker for worker in self._fleet.workers if self._deserves_probe(worker, now)]
+        for worker in slow:
+            worker.slowdown.probe()
+            worker.seen = now
+            self._fleet.regroup(worker)
+        self._apply(now)
+        return rested + slow
+
+    def _observe(self, batch: Batch, took: float, now: float) -> bool:
+        """Correct the estimates; say whether the worker belongs into another group."""
+        worker = batch.worker
+        size = worker.size
+        changed = worker.slowdown.observe(took / size.seconds[batch.items])
+        size.observe(batch.items, took, worker.slowdown.factor, now)
+        return changed
+
+    def _fails(self, worker: Worker, now: float) -> None:
+        failures = self._failures[worker] = self._failures.get(worker, 0) + 1
+        if failures >= _FAILURES and worker not in self._resting:
+            least, most = _REST_S
+            self._resting[worker] = now + min(most, least * 2.0 ** (failures - _FAILURES))
+            worker.suspected += 1
+            self._fleet.rest(worker)
+
+    @staticmethod
+    def _deserves_probe(worker: Worker, now: float) -> bool:
+        return worker.slowdown.step > 0 and not worker.running and now - worker.seen > _PROBE_S
+
+    def _apply(self, now: float) -> None:
+        sizes = {id(worker.size): worker.size for worker in self._fleet.workers}.values()
+        for size in sizes:
+            if now - size.seen > _PROBE_S:
+                size.forget()
+        changed = [size for size in sizes if size.changed]
+        for size in changed:
+            size.apply()
+        if changed:
+            self._fleet.refresh()
+
+
+def patience(batch: Batch) -> float:
+    """Return the seconds after which a batch is overdue."""
+    return max(_SILENT * batch.expected, _LEAST_S)

@@ -1,0 +1,145 @@
+"""A connection to one worker: frames in both directions, as they come, without a task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+from partita.serve.worker.wire import HEAD, Hello, Kind, frame, pack_run, unpack_done
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from partita.serve.gateway.waiting import Worker
+    from partita.serve.tensors import Answer, Query
+
+MOST_HEADER = 16 << 20
+MOST_DATA = 1 << 30
+
+
+class Ears(Protocol):
+    """Hears what workers say."""
+
+    def said_hello(self, link: Link, hello: Hello) -> bool:
+        """Hear what a worker is; False if it is of no use."""
+        ...
+
+    def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> None:
+        """Hear the answers to a batch."""
+        ...
+
+    def said_draining(self, link: Link) -> None:
+        """Hear that a worker is about to end."""
+        ...
+
+    def lost(self, link: Link, why: str) -> None:
+        """Hear that a worker is gone; `why` is empty if it left in order."""
+        ...
+
+
+class Link(asyncio.Protocol):
+    """One worker's end in the gateway.
+
+    What comes is read where it lies: a frame that came as a whole is never copied, one that came in pieces is put
+    together once.
+
+    Attributes:
+        name: of its socket.
+        worker: once it has said what it is.
+        service: likewise.
+
+    Args:
+        name: of its socket.
+        ears: told what it says.
+    """
+
+    def __init__(self, name: str, ears: Ears) -> None:
+        self.name = name
+        self.worker: Worker | None = None
+        self.service = ""
+        self._ears = ears
+        self._transport: asyncio.Transport | None = None
+        self._part: memoryview | None = None  # a frame that came in pieces
+        self._filled = 0
+        self._start = b""  # less than a head
+        self._fault = ""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the transport."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- a stream's; the base class says no more
+        self._transport = transport
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell that the worker is gone."""
+        self._transport = None
+        self._ears.lost(self, self._fault or (str(exc) if exc else ""))
+
+    def data_received(self, data: bytes) -> None:
+        """Read the frames in what came."""
+        try:
+            if self._part is not None:
+                data = self._continue(self._part, data)
+            elif self._start:
+                data, self._start = self._start + data, b""
+            if data:
+                self._read(data)
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+            self.close(f"what came is no frame: {error}")
+
+    def run(self, number: int, queries: Sequence[Query]) -> None:
+        """Ask for a batch."""
+        if self._transport is not None:
+            self._transport.write(pack_run(number, queries))
+
+    def drained(self) -> None:
+        """Promise to send nothing more."""
+        if self._transport is not None:
+            self._transport.write(frame(Kind.DRAINED, 0))
+
+    def close(self, fault: str = "") -> None:
+        """End the connection."""
+        self._fault = self._fault or fault
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _continue(self, part: memoryview, data: bytes) -> bytes:
+        """Add to the frame that came in pieces; return what is left."""
+        taken = min(len(part) - self._filled, len(data))
+        part[self._filled : self._filled + taken] = data[:taken]
+        self._filled += taken
+        if self._filled == len(part):
+            self._part = None
+            self._whole(part)
+        return data[taken:]
+
+    def _read(self, data: bytes) -> None:
+        view, at, size = memoryview(data), 0, len(data)
+        while size - at >= HEAD.size:
+            header, body, _, _ = HEAD.unpack_from(data, at)
+            if header > MOST_HEADER or body > MOST_DATA:
+                raise ValueError(f"{header} and {body} bytes")
+            end = at + HEAD.size + header + body
+            if end > size:
+                self._part = memoryview(bytearray(end - at))
+                self._filled = size - at
+                self._part[: self._filled] = view[at:]
+                return
+            self._whole(view[at:end])
+            at = end
+        self._start = data[at:]
+
+    def _whole(self, one: memoryview) -> None:
+        header, _, kind, number = HEAD.unpack_from(one)
+        end = HEAD.size + header
+        said: Any = json.loads(bytes(one[HEAD.size : end])) if header else None
+        if kind == Kind.DONE:
+            answers, seconds = unpack_done(said, one[end:])
+            self._ears.said_done(self, number, answers, seconds)
+        elif kind == Kind.HELLO and self.worker is None:
+            if not self._ears.said_hello(self, Hello.unpacked(said)):
+                self.close()
+        elif kind == Kind.DRAINING:
+            self._ears.said_draining(self)
+        else:
+            raise ValueError(f"kind {kind}")

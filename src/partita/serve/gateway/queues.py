@@ -1,0 +1,76 @@
+"""Waiting queries, a heap per batch size, ended ones deleted when they come up."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from heapq import heappop, heappush
+from typing import TYPE_CHECKING
+
+from partita.serve.gateway.waiting import QUEUED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from partita.serve.gateway.waiting import Waiting
+
+
+class Queues:
+    """Queries in the order of their keys, per batch size.
+
+    Attributes:
+        sizes: batch sizes of which something may wait, ascending.
+        waiting: how many queries wait.
+    """
+
+    __slots__ = ("_heaps", "_number", "sizes", "waiting")
+
+    def __init__(self) -> None:
+        self._heaps: dict[int, list[tuple[float, int, Waiting]]] = {}
+        self._number = 0
+        self.sizes: list[int] = []
+        self.waiting = 0
+
+    def put(self, query: Waiting) -> None:
+        """Add a query."""
+        heap = self._heaps.get(query.batch)
+        if heap is None:
+            heap = self._heaps[query.batch] = []
+        if not heap:
+            insort(self.sizes, query.batch)
+        self._number += 1
+        heappush(heap, (query.key, self._number, query))
+        self.waiting += 1
+
+    def head(self, batch: int) -> Waiting | None:
+        """Return the first query of a batch size, None if there is none any more."""
+        heap = self._heaps[batch]
+        while heap:
+            query = heap[0][2]
+            if query.state == QUEUED:
+                return query
+            heappop(heap)
+        at = bisect_left(self.sizes, batch)
+        if at < len(self.sizes) and self.sizes[at] == batch:
+            del self.sizes[at]
+        return None
+
+    def pop(self, batch: int) -> None:
+        """Take the first query of a batch size, which `head` has just returned."""
+        heappop(self._heaps[batch])
+        self.waiting -= 1
+
+    def gone(self) -> None:
+        """Count one query less: its state says that it does not wait."""
+        self.waiting -= 1
+
+    def before(self, query: Waiting) -> int:
+        """Return how many queries of its batch size stand before a query that is not yet in."""
+        heap = self._heaps.get(query.batch)
+        return sum(1 for key, _, _ in heap if key <= query.key) if heap else 0
+
+    def everything(self) -> Iterator[Waiting]:
+        """Yield the queries that wait, in no order."""
+        for heap in self._heaps.values():
+            for _, _, query in heap:
+                if query.state == QUEUED:
+                    yield query

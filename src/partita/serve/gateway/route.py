@@ -1,0 +1,259 @@
+"""All that the gateway holds of one service: its dispatcher, and what carries out the decisions."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from partita.serve.gateway import prices
+from partita.serve.gateway.dispatcher import Dispatcher, Settings
+from partita.serve.gateway.ledger import TICK, Ledger
+from partita.serve.gateway.observed import Observed
+from partita.serve.gateway.values import (
+    Ended,
+    FailedError,
+    Model,
+    Outcome,
+    Reason,
+    RefusedError,
+    ServiceView,
+    State,
+    WorkerView,
+)
+from partita.serve.gateway.waiting import Asked, Waiting
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Mapping, Sequence
+
+    from partita.serve.gateway.dispatcher import End, Steps
+    from partita.serve.gateway.link import Link
+    from partita.serve.gateway.routers.port import Router
+    from partita.serve.gateway.values import ServedService
+    from partita.serve.gateway.waiting import Worker
+    from partita.serve.tensors import Answer, Query, TensorSpec
+    from partita.serve.worker.wire import Hello
+
+_RETRY_S = 1.0
+_ANSWERS = (Outcome.ANSWERED, Outcome.INVALID)
+
+
+class Route:
+    """Where the queries of one service go.
+
+    Args:
+        service: as the workload has it.
+        router: the policy.
+        batching: whether waiting queries are joined.
+        on_end: is told of every query's end.
+    """
+
+    def __init__(
+        self,
+        service: ServedService,
+        router: type[Router],
+        *,
+        batching: bool,
+        on_end: Callable[[Ended], None] | None,
+    ) -> None:
+        self.service = service
+        self.dispatcher = Dispatcher(Settings(service.deadline_s, batching), router)
+        self.ledger, self.observed = Ledger(), Observed()
+        self.model = Model(service.name, service.model, (), (), 0, service.deadline_s, service.quantile)
+        self._on_end = on_end
+        self._fixed_shapes = True
+        self._priced: prices.Question | None = None
+        self._changes = -1
+
+    async def infer(self, query: Query, deadline_s: float | None) -> Answer:
+        """Return the answer to a query."""
+        loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        batch = query.batch
+        self.observed.add(batch, now)
+        future: asyncio.Future[Answer] = loop.create_future()
+        due = now + (self.service.deadline_s if deadline_s is None else deadline_s) + TICK
+        alike = None if self._fixed_shapes else _shapes(query)
+        waiting = Waiting(batch, now, due, Asked(query, future), alike)
+        begun = time.perf_counter()
+        steps = self.dispatcher.arrive(waiting, now)
+        self.ledger.decided(time.perf_counter() - begun)
+        self.carry_out(steps, now)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.carry_out(self.dispatcher.cancel(waiting), time.monotonic())
+            raise
+
+    def join(self, link: Link, hello: Hello) -> Worker:
+        """Take a worker in."""
+        now = time.monotonic()
+        worker, steps = self.dispatcher.join(hello, self._table(hello), now, link)
+        self._update_model()
+        self.carry_out(steps, now)
+        return worker
+
+    def done(self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float) -> None:
+        """Take a worker's answers to a batch.
+
+        Raises:
+            ValueError: there are more or fewer than it has queries.
+        """
+        batch = worker.running.get(number)
+        if batch is None:
+            return
+        if len(answers) != len(batch.queries):
+            raise ValueError(f"{len(answers)} answers to {len(batch.queries)} queries")
+        self.ledger.executed(batch.items, seconds)
+        now, begun = time.monotonic(), time.perf_counter()
+        steps = self.dispatcher.done(worker, number, answers, seconds, now)
+        self.ledger.decided(time.perf_counter() - begun)
+        self.carry_out(steps, now)
+
+    def drain(self, worker: Worker) -> None:
+        """Give a worker nothing new."""
+        now = time.monotonic()
+        self.carry_out(self.dispatcher.drain(worker, now), now)
+        self._update_model()
+
+    def leave(self, worker: Worker) -> None:
+        """Forget a worker that is gone."""
+        now = time.monotonic()
+        self.carry_out(self.dispatcher.leave(worker, now), now)
+        self._update_model()
+
+    def tick(self, now: float) -> None:
+        """Let time pass."""
+        self.carry_out(self.dispatcher.tick(now), now)
+
+    def carry_out(self, steps: Steps, now: float) -> None:
+        """Send batches to their workers, and hand answers and refusals back."""
+        for batch in steps.starts:
+            link = batch.worker.link
+            if link is not None:
+                link.run(
+                    batch.number, [each.payload.query for each in batch.queries if each and each.payload]
+                )
+        for end in steps.ends:
+            self._end(end, now)
+
+    def new_question(self, now: float) -> prices.Question | None:
+        """Return what the prices should be asked anew for, None if they are still good."""
+        found = prices.question(
+            self.dispatcher.fleet,
+            self.observed.queries(now),
+            self.service.deadline_s,
+            self.service.quantile,
+        )
+        if found is None or not found.differs(self._priced):
+            return None
+        self._priced = found
+        return found
+
+    def view(self) -> ServiceView:
+        """Return the service as it is now."""
+        return ServiceView(
+            self.service.name,
+            self.dispatcher.waiting,
+            self.dispatcher.in_flight,
+            self.ledger.decisions,
+            self.ledger.statistics(self.dispatcher.retried),
+        )
+
+    def workers(self) -> list[WorkerView]:
+        """Return its workers as they are now."""
+        return [_view(self.service.name, each) for each in self.dispatcher.fleet.workers]
+
+    def _end(self, end: End, now: float) -> None:
+        query, outcome, reason, answer = end
+        if outcome is Outcome.ANSWERED:
+            self.ledger.answered(query, now)
+        else:
+            self.ledger.failed(query, now, outcome, reason)
+        future = query.payload.answer if query.payload else None
+        if future is not None and not future.done():
+            if answer is not None and outcome in _ANSWERS:
+                future.set_result(answer)
+            else:
+                future.set_exception(self._error(outcome, reason, answer))
+        if self._on_end is not None:
+            self._on_end(self._ended(query, now, outcome, reason))
+
+    def _ended(self, query: Waiting, now: float, outcome: Outcome, reason: Reason | None) -> Ended:
+        return Ended(
+            self.service.name,
+            query.worker.name if query.worker and outcome in _ANSWERS else "",
+            now - query.arrived,
+            outcome is Outcome.ANSWERED and now <= query.due + TICK,
+            outcome,
+            reason,
+            query.batch,
+            (query.begun if query.tries else now) - query.arrived,
+        )
+
+    def _error(self, outcome: Outcome, reason: Reason | None, answer: Answer | None) -> BaseException:
+        if reason is not None:
+            # A queue that is too long now has emptied, one way or the other, after a deadline.
+            soon = reason in {Reason.LATE, Reason.FULL}
+            return RefusedError(reason, self.service.deadline_s if soon else _RETRY_S)
+        if outcome is Outcome.CANCELLED:
+            return asyncio.CancelledError()
+        return FailedError(
+            answer.error if answer and answer.error else "its worker is gone or does not answer"
+        )
+
+    def _table(self, hello: Hello) -> Mapping[int, float]:
+        """Return the table of a worker's profile and processes; of its GPU's model it says nothing."""
+        fits = [
+            each
+            for (_, profile, processes), each in self.service.table.items()
+            if (profile, processes) == (hello.profile, hello.processes)
+        ]
+        return fits[0] if len(fits) == 1 else {}
+
+    def _update_model(self) -> None:
+        """Let the model be what the workers there are take; what it was while there are none."""
+        workers = [each for each in self.dispatcher.fleet.workers if not each.draining]
+        if not workers:
+            return
+        first = workers[0].hello
+        self._fixed_shapes = all(-1 not in spec.shape[1:] for spec in first.inputs)
+        self.model = Model(
+            self.service.name,
+            self.service.model,
+            first.inputs,
+            first.outputs,
+            max(each.hello.batch for each in workers),
+            self.service.deadline_s,
+            self.service.quantile,
+        )
+
+
+def fits(model: Model, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> bool:
+    """Return whether a worker's tensors are those of the model, as far as they are known."""
+    return not model.inputs or (model.inputs, model.outputs) == (inputs, outputs)
+
+
+def _shapes(query: Query) -> Hashable:
+    return tuple((each.name, each.shape[1:]) for each in query.inputs)
+
+
+def _view(service: str, worker: Worker) -> WorkerView:
+    if worker.draining:
+        state = State.DRAINING
+    elif worker.suspected:
+        state = State.SUSPECTED
+    else:
+        state = State.BUSY if worker.running else State.IDLE
+    return WorkerView(
+        service,
+        worker.name,
+        worker.hello.profile,
+        worker.hello.pid,
+        state,
+        len(worker.running),
+        worker.hello.processes,
+        worker.busy_s,
+        worker.answered,
+        worker.slowdown.value,
+    )

@@ -1,0 +1,105 @@
+"""Late binding, live: a query waits in a shared queue until a worker that suits it is idle. The default router.
+
+The decisions are those of `partita.serve.routers.late_binding`, where deadlines are equal and nothing is joined.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from partita.serve.gateway.routers.port import Choice
+from partita.serve.gateway.routers.shared import SharedQueue
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from partita.serve.gateway.fleet import Fleet, Group
+    from partita.serve.gateway.routers.port import Rules
+    from partita.serve.gateway.waiting import Waiting, Worker
+
+_TICK = 1e-9
+
+
+class LateBinding(SharedQueue):
+    """Pairs the earliest deadline of each batch size with each group that has idle workers.
+
+    It starts the pair of least
+
+        (what it costs here / what it costs on its cheapest group) - 1 + (its slack / its slack on arrival).
+
+    Args:
+        fleet: the workers.
+        rules: that hold for all routers.
+    """
+
+    def __init__(self, fleet: Fleet, rules: Rules) -> None:
+        super().__init__(fleet, rules)
+        self._batches: Sequence[int] | None = None
+        self._groups: Sequence[Group] | None = None
+
+    def put(self, query: Waiting, now: float) -> bool:
+        """Let a query wait; False if it would wait too long."""
+        query.weight = self._weight(query)
+        self._batches, self._groups = (query.batch,), None
+        return super().put(query, now)
+
+    def freed(self, worker: Worker) -> None:
+        """Look at this worker's group alone: nothing that waits suits the workers that were idle before."""
+        self._batches, self._groups = None, (worker.group,) if worker.group else ()
+
+    def expire(self, now: float) -> None:
+        """Drop what can no longer be answered in time."""
+        self._batches = self._groups = None
+        for batch in list(self._queues.sizes):
+            self._head(batch, now)
+
+    def next(self, now: float) -> Choice | None:
+        """Return a batch to start now, None if there is none."""
+        while self._queues.waiting and self._fleet.idlers:
+            dropped = len(self.dropped)
+            best, group = self._best(now)
+            self._batches = self._groups = None  # another query is now the first of its batch size
+            if best is not None and group is not None:
+                return self._start(best, group, now)
+            if len(self.dropped) == dropped:
+                return None
+        return None
+
+    def _weight(self, query: Waiting) -> float:
+        quickest = self._fleet.quickest
+        least = quickest[query.batch] if query.batch < len(quickest) else 0.0
+        return 1.0 / max(query.due - query.arrived - least, _TICK)
+
+    def _best(self, now: float) -> tuple[Waiting | None, Group | None]:
+        batches = self._batches or list(self._queues.sizes)
+        groups = [each for each in self._groups or self._fleet.groups if each.idle]
+        quickest = self._fleet.quickest
+        least, best, where = math.inf, None, None
+        for batch in batches:
+            query = self._head(batch, now)
+            if query is None or batch > self._fleet.most:
+                continue
+            left = query.due - now
+            hurry = query.weight * (left - quickest[batch])
+            for group in groups:
+                if group.seconds[batch] <= left:
+                    score = group.extra[batch] + hurry
+                    if score < least and (query.avoid is None or self._allowed(query, group)):
+                        least, best, where = score, query, group
+        return best, where
+
+    def _start(self, query: Waiting, group: Group, now: float) -> Choice:
+        self._queues.pop(query.batch)
+        worker = self._fleet.take(group, query.avoid)
+        queries = [query]
+        items = self._join(group, queries, now) if self._rules.batching else query.batch
+        if self._paces:
+            for each in queries:
+                self._started(each, now)
+        return Choice(worker, queries, items, group.seconds[items])
+
+    def _allowed(self, query: Waiting, group: Group) -> bool:
+        """Return whether a group has an idle worker other than the one that failed a query, if there is any other."""
+        avoid = query.avoid
+        return len(self._fleet.workers) == 1 or any(each is not avoid for each in group.idle)

@@ -1,0 +1,137 @@
+"""What routers with one shared queue have in common."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from partita.serve.gateway.pace import Pace
+from partita.serve.gateway.queues import Queues
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from partita.serve.gateway.fleet import Fleet, Group
+    from partita.serve.gateway.routers.port import Rules
+    from partita.serve.gateway.waiting import Waiting, Worker
+
+_HURRY = 0.9
+"""Part of its slack that a query may be forecast to wait; the rest is for batches that take longer."""
+
+
+class SharedQueue:
+    """Queries that wait for any worker.
+
+    Attributes:
+        dropped: queries that came too late.
+    """
+
+    def __init__(self, fleet: Fleet, rules: Rules) -> None:
+        self._fleet, self._rules = fleet, rules
+        self._queues = Queues()
+        self._paces: dict[int, Pace] = {}
+        self.dropped: list[Waiting] = []
+
+    @property
+    def waiting(self) -> int:
+        """Queries that wait."""
+        return self._queues.waiting
+
+    def put(self, query: Waiting, now: float) -> bool:
+        """Let a query wait; False if it would wait too long."""
+        pace = self._paces.get(query.batch)
+        if pace is not None and self._too_late(query, pace, now):
+            return False
+        self._queues.put(query)
+        return True
+
+    def waits(self, query: Waiting, now: float) -> None:
+        """Hear that a query could not start on arrival."""
+        pace = self._paces.get(query.batch)
+        if pace is None:
+            pace = self._paces[query.batch] = Pace(2.0 * self._rules.deadline)
+        pace.waits(now)
+
+    def removed(self, query: Waiting) -> None:
+        """Hear that a waiting query has ended."""
+        del query
+        self._queues.gone()
+
+    def lost(self, worker: Worker) -> Sequence[Waiting]:
+        """Return nothing: no query waits for one worker."""
+        del worker
+        return ()
+
+    def _too_late(self, query: Waiting, pace: Pace, now: float) -> bool:
+        if not self._rules.early or query.tries:
+            return False
+        wait = pace.wait(self._queues.before(query), now)
+        fleet = self._fleet
+        if wait <= _HURRY * (query.due - now - fleet.quickest[query.batch]):
+            return False
+        left = query.due - now
+        return not any(group.idle and group.seconds[query.batch] <= left for group in fleet.groups)
+
+    def _started(self, query: Waiting, now: float) -> None:
+        pace = self._paces.get(query.batch)
+        if pace is not None:
+            pace.started(now)
+            if self._queues.head(query.batch) is None:
+                pace.emptied()
+
+    def _head(self, batch: int, now: float) -> Waiting | None:
+        """Return the first query of a batch size that some worker can still answer; drop those before it."""
+        queues, quickest = self._queues, self._fleet.quickest
+        while (query := queues.head(batch)) is not None:
+            # Where no worker takes it, one that does may still come.
+            if query.due - now >= (quickest[batch] if batch < len(quickest) else 0.0):
+                return query
+            queues.pop(batch)
+            self.dropped.append(query)
+        pace = self._paces.get(batch)
+        if pace is not None:
+            pace.emptied()
+        return None
+
+    def _join(self, group: Group, queries: list[Waiting], now: float) -> int:
+        """Take waiting queries along with the one of a batch, and return their batch sizes added up.
+
+        Earliest deadline first, while the joint batch meets every deadline in it, costs no more than it would to run
+        the next one alone where that is cheapest, and nothing that is idle could start that one instead.
+        """
+        head = queries[0]
+        total, due = head.batch, head.due
+        while total < group.most:
+            query = self._companion(group, head, (total, due), now)
+            if query is None:
+                break
+            self._queues.pop(query.batch)
+            queries.append(query)
+            total += query.batch
+            due = min(due, query.due)
+        return total
+
+    def _companion(self, group: Group, head: Waiting, joint: tuple[int, float], now: float) -> Waiting | None:
+        total, due = joint
+        seconds, price, least = group.seconds, group.price, self._fleet.least
+        best: Waiting | None = None
+        for batch in list(self._queues.sizes):
+            items = total + batch
+            if items > group.most:
+                break
+            query = self._queues.head(batch)
+            if query is None or query.alike != head.alike or query.avoid is not None:
+                continue
+            if (
+                (best is None or query.due < best.due)
+                and seconds[items] <= min(due, query.due) - now
+                and price * (seconds[items] - seconds[total]) <= least[batch]
+                and not self._starts_elsewhere(query, now)
+            ):
+                best = query
+        return best
+
+    def _starts_elsewhere(self, query: Waiting, now: float) -> bool:
+        fleet, left = self._fleet, query.due - now
+        return fleet.idlers > 0 and any(
+            group.idle and group.seconds[query.batch] <= left for group in fleet.groups
+        )
