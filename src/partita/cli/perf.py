@@ -1,4 +1,4 @@
-"""`partita perf`: performance tables, read, shown, imported and estimated."""
+"""`partita perf`: performance tables, read, shown, imported, estimated and measured."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from partita.cli import perf_measure
 from partita.cli.options import Format, Output
 from partita.errors import InputError, nearest
 
@@ -18,11 +19,12 @@ if TYPE_CHECKING:
     from partita.perf.table import PerfTable
 
 perf = typer.Typer(
-    help="Performance tables: what a model does on a slice. Check, show, import and estimate them.",
+    help="Performance tables: what a model does on a slice. Check, show, import, estimate and measure them.",
     no_args_is_help=True,
 )
 imports = typer.Typer(help="Turn other tools' measurements into a performance table.", no_args_is_help=True)
 perf.add_typer(imports, name="import")
+perf.command("measure")(perf_measure.measure)
 
 Tables = Annotated[list[Path], typer.Argument(metavar="FILE", help="Tables, CSV or Parquet; - is stdin.")]
 Raw = Annotated[Path, typer.Argument(metavar="PATH", help="What the tool wrote.")]
@@ -86,7 +88,7 @@ def parvagpu(path: Raw, gpu: Gpu = "a100-80gb", model: AnyModel = None, out: Out
     from partita.mig.catalogue import gpu_model  # noqa: PLC0415 -- not needed for --help
     from partita.perf.importers.parvagpu import import_parvagpu  # noqa: PLC0415
 
-    _write(import_parvagpu(path, gpu_model(gpu), model=model), out)
+    write(import_parvagpu(path, gpu_model(gpu), model=model), out)
 
 
 @imports.command()
@@ -108,7 +110,7 @@ def perf_analyzer(
     table = import_perf_analyzer(
         path, gpu, measured, model=model, batch=batch, processes=processes, concurrency=concurrency
     )
-    _write(table, out)
+    write(table, out)
 
 
 @imports.command()
@@ -125,7 +127,7 @@ def model_analyzer(
     from partita.perf.importers.triton import import_model_analyzer  # noqa: PLC0415 -- not for --help
 
     measured = _profile(gpu, profile)
-    _write(import_model_analyzer(path, gpu, measured, model=model, concurrency=concurrency), out)
+    write(import_model_analyzer(path, gpu, measured, model=model, concurrency=concurrency), out)
 
 
 @perf.command()
@@ -166,17 +168,22 @@ def estimate(
     for name in dict.fromkeys(gpu):
         for work in given:
             found = estimate_table(
-                work, gpu_model(name), batches=_batches(batches), max_processes=max_processes
+                work, gpu_model(name), batches=batch_sizes(batches), max_processes=max_processes
             )
             if not len(found):
                 typer.echo(f"note: {work.model} fits no profile of {name}", err=True)
             rows += list(found)
     if not rows:
         raise InputError("no model fits any profile", hint="lower the precision, or choose a larger GPU")
-    _write(PerfTable(rows), out)
+    write(PerfTable(rows), out)
 
 
-def _batches(text: str) -> list[int]:
+def batch_sizes(text: str) -> list[int]:
+    """Return the batch sizes of an option, ascending.
+
+    Raises:
+        InputError: they are none.
+    """
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise InputError(
@@ -208,7 +215,8 @@ def _selected(table: PerfTable, model: str | None, gpu: str | None) -> PerfTable
     return chosen
 
 
-def _write(table: PerfTable, out: Path | None) -> None:
+def write(table: PerfTable, out: Path | None) -> None:
+    """Write a table to a file, or as CSV to stdout."""
     from partita.perf.writing import write_csv, write_table  # noqa: PLC0415 -- not needed for --help
 
     if out is None:

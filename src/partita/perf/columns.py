@@ -110,6 +110,11 @@ def _gpu(value: object) -> str:
     name = _text(value)
     if name not in gpu_names():
         alias = next((each for each in gpu_names() if name in gpu_model(each).aliases), None)
+        if name == "cpu":
+            raise InputError(
+                "it was measured on a CPU, which no plan has",
+                hint="measure with `--as GPU/PROFILE` to have a CPU's figures stand in for a GPU's",
+            )
         close = alias or nearest(name.lower(), list(gpu_names()))
         hint = f"did you mean {close}?" if close else "`partita gpus` lists them"
         raise InputError("no GPU of that name is in the catalogue", hint=hint)
