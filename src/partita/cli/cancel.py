@@ -1,0 +1,34 @@
+"""`partita cancel`: end jobs."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from partita.cli.job_daemon import Ids, connect, tell_each
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of each job.")]
+
+_WORDS = {
+    "": "is stopping; it may checkpoint first",
+    "waiting": "cancelled",
+    "stopping": "is stopping already",
+    "done": "was done already",
+    "failed": "had failed already",
+    "cancelled": "was cancelled already",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command("cancel")(cancel)
+
+
+def cancel(ids: Ids, *, quiet: Quiet = False) -> None:
+    """Cancel jobs, whole arrays, or tasks of one.
+
+    One that runs gets SIGTERM and after its grace SIGKILL. Cancelling twice is no error.
+    """
+    with connect() as daemon:
+        tell_each(daemon.ask("cancel", ids=ids)["jobs"], _WORDS, quiet=quiet)

@@ -1,0 +1,38 @@
+"""How commands reach the daemon of the jobs, and what they share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from partita.jobs.queue.client import Client
+
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs: 12, an array 12, a task 12_3.")]
+
+
+def connect() -> Client:
+    """Return a connection to the daemon of the state folder."""
+    from partita.drive.state import state_path  # noqa: PLC0415 -- only where a daemon is asked
+    from partita.jobs.queue.client import Client  # noqa: PLC0415
+    from partita.jobs.queue.folders import jobs_folder  # noqa: PLC0415
+
+    return Client(jobs_folder(state_path()))
+
+
+def tell_each(jobs: Sequence[dict[str, Any]], words: dict[str, str], *, quiet: bool) -> None:
+    """Say on stderr what became of each job.
+
+    Args:
+        jobs: each with its id, its state and the one it had.
+        words: by the state it had; `{}` is what is said of any other.
+        quiet: say nothing.
+    """
+    if quiet:
+        return
+    for job in jobs:
+        text = words.get(job["was"], words[""]).format(**job)
+        typer.echo(f"job {job['id']}: {text}", err=True)

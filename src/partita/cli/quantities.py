@@ -1,0 +1,71 @@
+"""Sizes and times as people write them, and as they are shown to them."""
+
+from __future__ import annotations
+
+import re
+
+from partita.errors import InputError
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def read_bytes(text: str, where: str) -> int:
+    """Read `12GiB` (2^30), `12GB` (10^9) or `12G` (2^30, as NVIDIA's tools count).
+
+    Raises:
+        InputError: it is no size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise InputError(f"{text!r} is no size", where=where, hint="write 12GiB or 900MiB")
+    power = " KMGT".index(found[2].upper() or " ")
+    decimal = text.strip().upper().endswith("B") and not found[3]
+    return int(float(found[1]) * (1000 if decimal else 1024) ** power)
+
+
+def read_seconds(text: str, where: str) -> float:
+    """Read `2h`, `1h30m`, `45s`, `2d`, or seconds as `90`.
+
+    Raises:
+        InputError: it is no time.
+    """
+    written = text.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", written):
+        return float(written)
+    parts = _TIME.findall(written)
+    if not parts or _TIME.sub("", written).strip():
+        raise InputError(f"{text!r} is no time", where=where, hint="write 2h, 1h30m or 45s")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def shown_bytes(size: float | None) -> str:
+    """Return a size for people; `-` if it is not known."""
+    if size is None:
+        return "-"
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
+
+
+def shown_seconds(seconds: float | None) -> str:
+    """Return a time for people: `45 s`, `12:30`, `2:05:00`, `3 d 02:00`; `-` if it is not known."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def shown_moment(at: float | None, now: float) -> str:
+    """Return a moment: the time of day, with the date if it is another day's; `-` if it is not known."""
+    if at is None:
+        return "-"
+    from datetime import datetime  # noqa: PLC0415 -- only where a moment is shown
+
+    moment, today = datetime.fromtimestamp(at).astimezone(), datetime.fromtimestamp(now).astimezone()
+    return moment.strftime("%H:%M:%S" if moment.date() == today.date() else "%m-%d %H:%M")

@@ -1,0 +1,33 @@
+"""`partita requeue`: have jobs run again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from partita.cli.job_daemon import Ids, connect, tell_each
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of each job.")]
+
+_WORDS = {
+    "": "is stopping and waits again then",
+    "waiting": "waits already",
+    "done": "waits again",
+    "failed": "waits again",
+    "cancelled": "waits again",
+}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command("requeue")(requeue)
+
+
+def requeue(ids: Ids, *, quiet: Quiet = False) -> None:
+    """Have jobs run again under their ids, with all attempts kept: those that are over, and those that run.
+
+    One that runs gets SIGTERM, so that it can checkpoint, and after its grace SIGKILL.
+    """
+    with connect() as daemon:
+        tell_each(daemon.ask("requeue", ids=ids)["jobs"], _WORDS, quiet=quiet)

@@ -1,0 +1,164 @@
+"""`partita submit`: put a job into the queue."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from partita.cli.job_daemon import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What is run.")]
+MemoryOption = Annotated[
+    str | None, typer.Option("--memory", metavar="SIZE", help="GPU memory it needs at most, as 12GiB.")
+]
+Like = Annotated[
+    Path | None,
+    typer.Option(
+        "--like", metavar="MODEL", help="Forecast its memory from an ONNX file or a Hugging Face folder."
+    ),
+]
+LikeWith = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--like-with",
+        metavar="NAME=VALUE",
+        help="Sizes for --like: batch=8, tokens=2048, optimiser=adam, an ONNX model's own dimensions.",
+    ),
+]
+GpuTime = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--gpu-time",
+        metavar="TIME",
+        help="Expected run time on the smallest slice that holds it, as 2h; or per slice, as 7g.80gb=30m.",
+    ),
+]
+Array = Annotated[
+    str | None,
+    typer.Option(
+        "--array", metavar="0-9", help="Run it once for each index; {index} in the command becomes it."
+    ),
+]
+Priority = Annotated[
+    int, typer.Option(min=-1000, max=1000, help="Larger goes first. Above 0: root and admins only.")
+]
+Grace = Annotated[
+    str | None,
+    typer.Option(
+        "--checkpoint-grace",
+        metavar="TIME",
+        help="It writes checkpoints, and has so long to do so from SIGTERM to SIGKILL. (default: none, 30s)",
+    ),
+]
+Attempts = Annotated[
+    int,
+    typer.Option(
+        "--max-attempts", min=1, max=20, help="Attempts that may run out of memory, be restarted or be lost."
+    ),
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command("submit", context_settings={"allow_interspersed_args": False})(submit)
+
+
+def submit(
+    command: Command,
+    *,
+    memory: MemoryOption = None,
+    like: Like = None,
+    like_with: LikeWith = None,
+    gpu_time: GpuTime = None,
+    priority: Priority = 0,
+    name: Annotated[str, typer.Option(help="A name; jobs of one name are expected to need the same.")] = "",
+    array: Array = None,
+    checkpoint_grace: Grace = None,
+    max_attempts: Attempts = 4,
+    user: Annotated[str | None, typer.Option(help="Submit as this user; for root.")] = None,
+) -> None:
+    """Submit a job: partita submit --memory 12GiB -- python train.py. Prints its id.
+
+    It runs in this directory with this environment, on the smallest slice that holds it. Without --memory or --like,
+    what its earlier runs needed counts, or it begins on the smallest slice; out of memory, it is tried again on the
+    next larger one.
+    """
+    with connect() as daemon:
+        taken = daemon.ask(
+            "submit",
+            command=command,
+            directory=_directory(),
+            environment=dict(os.environ),
+            memory=_memory(memory, like, like_with or ()),
+            seconds=_times(gpu_time or ()),
+            priority=priority,
+            name=name,
+            array=array,
+            most_attempts=max_attempts,
+            user=user,
+            **_grace(checkpoint_grace),
+        )
+    for note in taken["notes"]:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(taken["id"])
+
+
+def _directory() -> str:
+    from partita.errors import InputError  # noqa: PLC0415 -- only to tell a fault
+
+    try:
+        return str(Path.cwd())
+    except OSError:
+        raise InputError("this directory is gone", hint="cd to one that is there") from None
+
+
+def _grace(text: str | None) -> dict[str, Any]:
+    if text is None:
+        return {}
+    from partita.cli.quantities import read_seconds  # noqa: PLC0415 -- only where it is asked for
+
+    return {"grace_s": read_seconds(text, "--checkpoint-grace"), "checkpoints": True}
+
+
+def _memory(declared: str | None, like: Path | None, sizes: Sequence[str]) -> dict[str, Any] | None:
+    from partita.cli.quantities import read_bytes  # noqa: PLC0415 -- only where it is asked for
+    from partita.errors import InputError  # noqa: PLC0415
+
+    if declared is not None and like is not None:
+        raise InputError("--memory and --like both say what it needs", hint="give one of them")
+    if sizes and like is None:
+        raise InputError("there is no model that --like-with belongs to", hint="give --like MODEL")
+    if declared is not None:
+        return {"source": "declared", "lower": 0.0, "upper": float(read_bytes(declared, "--memory"))}
+    if like is None:
+        return None
+    from partita.cli.like import model_bounds  # noqa: PLC0415
+
+    bounds = model_bounds(like, sizes)
+    return {"source": "model", "lower": bounds.lower, "upper": bounds.upper}
+
+
+def _times(words: Sequence[str]) -> dict[str, float]:
+    """Read `2h`, or `1g.10gb=6h` and `7g.80gb=1h`, several in a word parted by commas."""
+    from partita.cli.quantities import read_seconds  # noqa: PLC0415 -- only where it is asked for
+    from partita.errors import InputError  # noqa: PLC0415
+
+    found: dict[str, float] = {}
+    for word in (part for each in words for part in each.split(",")):
+        profile, given, time = word.rpartition("=")
+        if profile.strip() in found or (given and not profile.strip()):
+            raise InputError(
+                f"{word!r} is no new time", where="--gpu-time", hint="write 1g.10gb=6h,7g.80gb=1h"
+            )
+        found[profile.strip()] = read_seconds(time, "--gpu-time")
+    if "" in found and len(found) > 1:
+        raise InputError(
+            "a time for any slice beside times for some", where="--gpu-time", hint="give one kind"
+        )
+    return found

@@ -1,0 +1,149 @@
+"""Who may do what: the caller is known by the kernel, not by what they say."""
+
+from __future__ import annotations
+
+import grp
+import os
+import pwd
+import socket
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError, PartitaError
+from partita.jobs.queue.record import Submitter
+from partita.jobs.run.port import Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from partita.jobs.queue.record import JobRecord
+
+_CREDENTIALS = struct.Struct("3i")
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The process at the other end of a socket, as the kernel tells it (SO_PEERCRED)."""
+
+    pid: int
+    uid: int
+    gid: int
+
+
+class DeniedError(PartitaError):
+    """The caller may not do that."""
+
+
+def caller_of(peer: socket.socket) -> Caller:
+    """Return who connected a Unix socket."""
+    raw = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    return Caller(*_CREDENTIALS.unpack(raw))
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """The rules of one daemon.
+
+    Attributes:
+        daemon_uid: whom the daemon runs as; root serves all users, another one itself alone.
+        admins: users who may do all that root may, apart from submitting as someone else.
+        admin_groups: groups of such users.
+    """
+
+    daemon_uid: int
+    admins: frozenset[int] = frozenset()
+    admin_groups: frozenset[int] = frozenset()
+
+    def admit(self, caller: Caller) -> None:
+        """Let a caller in.
+
+        Raises:
+            DeniedError: this daemon does not serve them.
+        """
+        if self.daemon_uid != 0 and caller.uid not in (0, self.daemon_uid):
+            raise DeniedError(
+                f"this daemon belongs to user {user_name(self.daemon_uid)} and serves nobody else",
+                hint="start your own, with PARTITA_STATE set to a folder of yours: partita daemon",
+            )
+
+    def is_admin(self, caller: Caller) -> bool:
+        """Say whether a caller may act on everybody's jobs."""
+        if caller.uid in (0, self.daemon_uid) or caller.uid in self.admins:
+            return True
+        return bool(self.admin_groups) and not self.admin_groups.isdisjoint(_groups(caller.uid, caller.gid))
+
+    def may(self, caller: Caller, job: JobRecord) -> bool:
+        """Say whether a caller may read and change a job."""
+        return caller.uid == job.submitter.uid or self.is_admin(caller)
+
+    def require(self, caller: Caller, job: JobRecord, what: str) -> None:
+        """Refuse what a caller may not do.
+
+        Raises:
+            DeniedError: the job is another user's.
+        """
+        if not self.may(caller, job):
+            raise DeniedError(
+                f"job {job.id} belongs to {job.submitter.name}; only they and the daemon's admins may {what}"
+            )
+
+
+def submitter(caller: Caller, user: str | None) -> Submitter:
+    """Return whom a job belongs to: its caller, or, if root asks for it, another user.
+
+    Raises:
+        DeniedError: someone else than root asks for another user.
+        InputError: there is no such user.
+    """
+    if user is None or user == user_name(caller.uid):
+        return Submitter(caller.uid, caller.gid, user_name(caller.uid))
+    if caller.uid != 0:
+        raise DeniedError("only root submits as another user", where="--user")
+    try:
+        entry = pwd.getpwnam(user)
+    except KeyError:
+        raise InputError(f"there is no user {user}", where="--user") from None
+    return Submitter(entry.pw_uid, entry.pw_gid, entry.pw_name)
+
+
+def owner(who: Submitter) -> Owner:
+    """Return whom a job's processes run as, with the groups the user is in now."""
+    return Owner(who.uid, who.gid, _groups(who.uid, who.gid), who.name)
+
+
+def admins(names: Iterable[str]) -> tuple[frozenset[int], frozenset[int]]:
+    """Return the users and groups of names such as `alice` and `@operators`.
+
+    Raises:
+        InputError: there is no such user or group.
+    """
+    users, groups = set(), set()
+    for name in names:
+        try:
+            if name.startswith("@"):
+                groups.add(grp.getgrnam(name[1:]).gr_gid)
+            else:
+                users.add(pwd.getpwnam(name).pw_uid)
+        except KeyError:
+            kind = "group" if name.startswith("@") else "user"
+            raise InputError(f"there is no {kind} {name.lstrip('@')}", where="--admin") from None
+    return frozenset(users), frozenset(groups)
+
+
+@lru_cache(maxsize=1024)
+def user_name(uid: int) -> str:
+    """Return a user's name, or the number of one without."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _groups(uid: int, gid: int) -> tuple[int, ...]:
+    try:
+        entry = pwd.getpwuid(uid)
+    except KeyError:
+        return (gid,)
+    return tuple(os.getgrouplist(entry.pw_name, gid))

@@ -1,0 +1,215 @@
+"""What the daemon answers: one function for each thing that can be asked."""
+
+from __future__ import annotations
+
+import base64
+import os
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from partita.errors import InputError
+from partita.jobs.queue import submission
+from partita.jobs.queue.access import DeniedError, submitter
+from partita.jobs.queue.families import family_of
+from partita.jobs.queue.forecast import fitting
+from partita.jobs.queue.ids import parse_id
+from partita.jobs.queue.listing import whole
+from partita.jobs.queue.log_reader import read_log
+from partita.jobs.queue.overview import Overview
+from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from partita.jobs.queue.access import Access, Caller
+    from partita.jobs.queue.daemon import QueueService
+    from partita.jobs.queue.submission import Submission
+
+MOST_ROWS = 500
+MOST_IDS = 1000
+MOST_WAITING = 100_000
+
+
+class Answers:
+    """Answers requests on a queue, to those who may ask.
+
+    Args:
+        service: the queue.
+        access: who may what.
+    """
+
+    def __init__(self, service: QueueService, access: Access) -> None:
+        self._service = service
+        self._access = access
+        self._overview: Overview | None = None
+        self._known: dict[str, Callable[[Caller, Mapping[str, Any]], dict[str, Any]]] = {
+            "submit": self._submit,
+            "cancel": self._cancel,
+            "requeue": self._requeue,
+            "queue": self._queue,
+            "history": self._history,
+            "states": self._states,
+            "log": self._log,
+        }
+
+    def __call__(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Answer a request.
+
+        Raises:
+            PartitaError: it is refused; says why.
+        """
+        self._access.admit(caller)
+        asked = body.get("ask")
+        if not isinstance(asked, str) or asked not in self._known:
+            raise InputError(f"this daemon knows nothing of {asked!r}", hint="is it older than the command?")
+        return self._known[asked](caller, body)
+
+    def _submit(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        wanted = submission.read(body)
+        who = submitter(caller, wanted.user)
+        if wanted.priority > 0 and not self._access.is_admin(caller):
+            raise DeniedError(
+                "a priority above 0 puts a job before others' and is for root and the daemon's admins",
+                where="--priority",
+            )
+        if len(self._service.active) + len(wanted.indices or (0,)) > MOST_WAITING:
+            raise InputError(f"the queue holds at most {MOST_WAITING:,} jobs that are not over")
+        key = self._service.store.keep_environment(wanted.environment)
+        family = family_of(who.uid, wanted.name, wanted.command)
+
+        def make(first: int, now: float) -> list[JobRecord]:
+            job = JobRecord(first, who, wanted.command, wanted.directory, key, family, now, wanted.asked)
+            job = replace(job, name=wanted.name, priority=wanted.priority)
+            if wanted.indices is None:
+                return [job]
+            tasks = enumerate(wanted.indices)
+            return [replace(job, number=first + i, array=first, index=index) for i, index in tasks]
+
+        made = self._service.submit(make)
+        first = made[0]
+        return {"id": str(first.number), "tasks": len(made), "notes": self._notes(first, wanted)}
+
+    def _notes(self, job: JobRecord, wanted: Submission) -> list[str]:
+        """Return what the user should know of a job that was taken in."""
+        service = self._service
+        models = {host.model.name: host.model for host in service.hosts}.values()
+        expected = service.scheduler.expected(job)
+        found = []
+        if models and not any(fitting(model, expected, 0) for model in models):
+            found.append(
+                "it is larger than any slice of the GPUs here, and waits until there is a larger one"
+            )
+        named = [name for name in wanted.asked.seconds if name]
+        if models and (unknown := [p for p in named if not any(model.has(p) for model in models)]):
+            found.append(f"no GPU here has {', '.join(unknown)}: that run time is not used")
+        return found
+
+    def _cancel(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = self._chosen(caller, body, "cancel it")
+        self._service.stop([job for job in chosen if job.state not in OVER], Verdict.CANCELLED)
+        return {"jobs": [self._now(job) | {"was": job.state.value} for job in chosen]}
+
+    def _requeue(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = self._chosen(caller, body, "requeue it")
+        for job in chosen:
+            if job.state is State.STOPPING and job.attempt.wish is Verdict.CANCELLED:
+                raise InputError(
+                    f"job {job.id} is being cancelled", hint=f"partita wait {job.id}, then again"
+                )
+        self._service.requeue(chosen)
+        return {"jobs": [self._now(job) | {"was": job.state.value} for job in chosen]}
+
+    def _queue(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        offset, limit = _whole(body, "offset", 0), min(_whole(body, "limit", MOST_ROWS), MOST_ROWS)
+        if self._overview is None or self._overview.stale():
+            self._overview = Overview(self._service)
+        found = self._overview
+        return {
+            "jobs": found.rows(offset, limit, lambda job: self._access.may(caller, job)),
+            "total": len(found.order),
+            "counts": dict(found.counts),
+            "now": self._service.now,
+            "discipline": self._service.discipline,
+            "trouble": self._service.trouble,
+        }
+
+    def _history(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        if body.get("ids"):
+            chosen = self._chosen(caller, body, "read it")
+            return {"jobs": [whole(job) for job in chosen]}
+        limit = min(_whole(body, "limit", 50), MOST_ROWS)
+        before = body.get("before")
+        if before is not None and not isinstance(before, int):
+            raise InputError("before is no number", where="before")
+        uid = None if self._access.is_admin(caller) else caller.uid
+        found = self._service.store.over(limit, before, uid)
+        return {
+            "jobs": [whole(job) for job in found],
+            "before": found[-1].number if len(found) == limit else None,
+        }
+
+    def _states(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {"jobs": [self._now(job) for job in self._chosen(caller, body, "wait for it")]}
+
+    def _log(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        jobs = self._chosen(caller, body, "read its log")
+        if len(jobs) != 1:
+            raise InputError(
+                f"{len(jobs)} tasks have a log each", hint=f"write one: partita logs {jobs[0].id}"
+            )
+        job = jobs[0]
+        newest = len(job.attempts)
+        number = _whole(body, "attempt", newest)
+        here = {"id": job.id, "state": job.state.value, "attempts": newest, "attempt": number, "why": job.why}
+        if newest == 0 and number == 0:
+            return {**here, "data": "", "next": 0, "ended": False}
+        if not 1 <= number <= newest:
+            raise InputError(f"job {job.id} has no attempt {number}, but {newest}", where="--attempt")
+        attempt = job.attempts[number - 1]
+        offset = _whole(body, "offset", 0)
+        owners = frozenset({job.submitter.uid, os.geteuid()})
+        data, following = read_log(self._service.folder_of(job, number), offset, owners)
+        return {
+            **here,
+            "data": base64.b64encode(data).decode(),
+            "next": following,
+            "ended": attempt.verdict is not None,
+        }
+
+    def _now(self, job: JobRecord) -> dict[str, Any]:
+        now = self._service.active.get(job.number) or self._service.store.get(job.number) or job
+        return {"id": now.id, "state": now.state.value, "over": now.state in OVER, "why": now.why}
+
+    def _chosen(self, caller: Caller, body: Mapping[str, Any], what: str) -> list[JobRecord]:
+        """Return the jobs that a request names, all of which the caller may see to."""
+        ids = body.get("ids")
+        if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids) or not ids:
+            raise InputError("no job is named", where="ids")
+        if len(ids) > MOST_IDS:
+            raise InputError(f"{len(ids)} ids; at most {MOST_IDS} at once", where="ids")
+        found: dict[int, JobRecord] = {}
+        for text in ids:
+            for job in self._find(text):
+                self._access.require(caller, job, what)
+                found[job.number] = job
+        return list(found.values())
+
+    def _find(self, text: str) -> list[JobRecord]:
+        wanted = parse_id(text)
+        active = self._service.active
+        single = active.get(wanted.number)
+        if wanted.index is None and single is not None and single.array is None:
+            return [single]
+        stored = self._service.store.tasks(wanted.number, wanted.index)
+        if not stored:
+            raise InputError(
+                f"there is no job {text}", hint="`partita queue` and `partita history` list them"
+            )
+        return [active.get(job.number, job) for job in stored]
+
+
+def _whole(body: Mapping[str, Any], field: str, default: int) -> int:
+    value = body.get(field, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"{field} is no whole number", where=field)
+    return value

@@ -1,0 +1,99 @@
+"""The other end of the daemon's socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING, Any, Self
+
+from partita.errors import InputError, PartitaError
+from partita.jobs.queue.address import address
+from partita.jobs.queue.socket_server import FILE
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+PATIENCE_S = 30.0
+
+
+class NoDaemonError(PartitaError):
+    """Nobody answers."""
+
+
+class Client:
+    """A connection to the daemon of a state folder, made when something is asked.
+
+    Args:
+        folder: `jobs` in the state folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / FILE
+        self._peer: socket.socket | None = None
+        self._heard = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; asking opens another."""
+        if self._peer is not None:
+            self._peer.close()
+        self._peer, self._heard = None, b""
+
+    def ask(self, what: str, **fields: object) -> dict[str, Any]:
+        """Send a request and return the answer.
+
+        Raises:
+            NoDaemonError: nobody answers.
+            PartitaError: the daemon refused; says why.
+        """
+        try:
+            answer = self._exchange(json.dumps({"ask": what, **fields}).encode() + b"\n")
+        except (OSError, EOFError) as error:
+            self.close()
+            raise self._nobody(error) from None
+        if answer.pop("ok"):
+            return answer
+        told = answer["error"]
+        kind = InputError if told["exit_code"] == InputError.exit_code else PartitaError
+        raise kind(told["what"], where=told["where"], hint=told["hint"])
+
+    def _exchange(self, request: bytes) -> dict[str, Any]:
+        if self._peer is None:
+            self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+            self._peer.settimeout(PATIENCE_S)
+            with address(self._path) as short:
+                self._peer.connect(short)
+        self._peer.sendall(request)
+        while b"\n" not in self._heard:
+            data = self._peer.recv(2**20)
+            if not data:
+                raise EOFError
+            self._heard += data
+        line, _, self._heard = self._heard.partition(b"\n")
+        found: dict[str, Any] = json.loads(line)
+        return found
+
+    def _nobody(self, error: OSError | EOFError) -> NoDaemonError:
+        if isinstance(error, PermissionError):
+            return NoDaemonError(
+                "you may not reach this daemon",
+                where=str(self._path),
+                hint="start your own, with PARTITA_STATE set to a folder of yours: partita daemon",
+            )
+        if isinstance(error, TimeoutError):
+            return NoDaemonError(f"the daemon has not answered for {PATIENCE_S:.0f} s", where=str(self._path))
+        return NoDaemonError(
+            "no daemon answers",
+            where=str(self._path),
+            hint="start it: `partita daemon`; on a machine without GPUs "
+            "`partita daemon --driver simulated --simulate a100-80gb:1`; "
+            "one that is elsewhere is found by PARTITA_STATE",
+        )

@@ -1,0 +1,102 @@
+"""The disciplines a queue can follow, by name, and priorities for those that know none."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError, nearest
+from partita.jobs.board import Board
+from partita.jobs.fair import Fair
+from partita.jobs.lookahead import Lookahead
+from partita.jobs.reserve import reserve
+from partita.jobs.static_ones import StaticOnes
+from partita.jobs.tightest_batched import TightestBatched
+from partita.jobs.tightest_fifo import TightestFifo
+from partita.jobs.whole import Whole
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from partita.jobs.discipline import Discipline, Start, State
+    from partita.jobs.job import Job
+    from partita.jobs.reserve import Reservation
+
+DEFAULT = "lookahead"
+
+_MAKERS: dict[str, Callable[[], Discipline]] = {
+    # Sixty jobs are enough to choose a rule by, and take a few milliseconds.
+    "lookahead": lambda: Classes(lambda: Lookahead(most=60)),
+    "fair": Fair,
+    "tightest-fifo": lambda: Classes(TightestFifo),
+    "tightest-batched": lambda: Classes(TightestBatched),
+    "whole": lambda: Classes(Whole),
+    "static-ones": lambda: Classes(StaticOnes),
+}
+
+NAMES = tuple(_MAKERS)
+
+
+def discipline(name: str) -> Discipline:
+    """Return a discipline of that name, for one queue.
+
+    Raises:
+        InputError: there is none.
+    """
+    if name not in _MAKERS:
+        meant = nearest(name, list(NAMES))
+        hint = f"did you mean {meant}?" if meant else f"one of {', '.join(NAMES)}"
+        raise InputError(f"there is no discipline {name!r}", where="--discipline", hint=hint)
+    return _MAKERS[name]()
+
+
+@dataclass(slots=True)
+class Classes:
+    """Priorities around a discipline that knows none: it decides for each class, the highest first.
+
+    The first job of a class that has to wait reserves its slice, and nothing of a lower class starts that would
+    delay it: no priority is inverted, and what is left beside is still used.
+    """
+
+    make: Callable[[], Discipline]
+    _of: dict[int, Discipline] = field(default_factory=dict)
+
+    def decide(self, state: State) -> tuple[Start, ...]:
+        """Return the starts of all classes."""
+        classes: dict[int, list[Job]] = {}
+        for job in state.waiting:
+            classes.setdefault(job.priority, []).append(job)
+        if len(classes) == 1:
+            return self._inner(next(iter(classes))).decide(state)
+        board, kept = Board(state), None
+        for priority in sorted(classes, reverse=True):
+            here = replace(state, waiting=tuple(classes[priority]), gpus=tuple(board.gpus))
+            _take(board, self._inner(priority).decide(here), kept)
+            begun = {start.job for start in board.starts}
+            left = next((job for job in classes[priority] if job not in begun), None)
+            if kept is None and left is not None:
+                kept = reserve(state, board, left, left.tightest)
+        return tuple(board.starts)
+
+    def _inner(self, priority: int) -> Discipline:
+        if priority not in self._of:
+            self._of[priority] = self.make()
+        return self._of[priority]
+
+    def __copy__(self) -> Classes:
+        return Classes(self.make, {priority: copy(each) for priority, each in self._of.items()})
+
+
+def _take(board: Board, starts: tuple[Start, ...], kept: Reservation | None) -> None:
+    """Carry out starts, apart from those that would delay what is reserved."""
+    closed: set[int] = set()  # later starts on such a GPU build on one that was left out
+    for start in starts:
+        if start.gpu in closed:
+            continue
+        if kept is not None and not kept.leaves_room(board, start.gpu, start.change):
+            closed.add(start.gpu)
+            continue
+        board.start(start.job, start.gpu, start.change)
+        if kept is not None and start.gpu == kept.gpu:
+            kept = kept.and_beside(start.change)

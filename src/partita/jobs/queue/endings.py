@@ -1,0 +1,102 @@
+"""What follows from the end of an attempt: pure."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from partita.jobs import ladder
+from partita.jobs.memory.bounds import MIB, holds, slices
+from partita.jobs.queue.record import State, Verdict
+from partita.jobs.run.port import Phase
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from partita.jobs.memory.bounds import Bounds
+    from partita.jobs.queue.record import JobRecord
+    from partita.jobs.run.port import Look
+    from partita.mig.gpu import GpuModel
+
+_AGAIN = frozenset({Verdict.REQUEUED, Verdict.YIELDED})
+_COUNTED = frozenset({Verdict.OUT_OF_MEMORY, Verdict.EARLY_RESTART, Verdict.LOST})
+
+
+def ended(job: JobRecord, look: Look, now: float, bounds: Bounds, models: Iterable[GpuModel]) -> JobRecord:
+    """Return a job whose newest attempt was found ended.
+
+    Args:
+        job: running or stopping.
+        look: how the attempt was found.
+        now: when.
+        bounds: what is known of its memory.
+        models: of the GPUs there are; the attempt's own may be gone.
+    """
+    verdict, why = _verdict(job, look)
+    attempt = replace(
+        job.attempt,
+        began=look.began if look.began is not None else job.attempt.began,
+        ended=look.ended if look.ended is not None else now,
+        code=look.code,
+        verdict=verdict,
+        why=why,
+        peak_bytes=look.progress.peak_bytes,
+    )
+    job = job.with_attempt(attempt)
+    if verdict is Verdict.OUT_OF_MEMORY:
+        return _climb(job, bounds, models)
+    if verdict in _AGAIN:
+        return replace(job.to(State.WAITING, why=why), tries=job.tries - 1)
+    if verdict in _COUNTED:
+        return _again(job, why)
+    states = {Verdict.DONE: State.DONE, Verdict.CANCELLED: State.CANCELLED}
+    return job.to(states.get(verdict, State.FAILED), why=why)
+
+
+def _verdict(job: JobRecord, look: Look) -> tuple[Verdict, str | None]:
+    wish, asked = job.attempt.wish, job.attempt.asked
+    by_itself = wish is None or (look.ended is not None and asked is not None and look.ended < asked)
+    if wish is not None and not by_itself:
+        return wish, job.attempt.why
+    if look.phase is Phase.LOST:
+        return Verdict.LOST, look.why or "its process is gone, and nobody saw it end"
+    if look.code == 0:
+        return Verdict.DONE, None
+    if look.out_of_memory:
+        return Verdict.OUT_OF_MEMORY, f"out of memory on {job.attempt.placement.profile}"
+    return Verdict.FAILED, look.why or _told(look.code)
+
+
+def _told(code: int | None) -> str:
+    if code is None:
+        return "ended, nobody saw how"
+    return f"ended by signal {code - 128}" if code > 128 else f"exit code {code}"
+
+
+def _climb(job: JobRecord, bounds: Bounds, models: Iterable[GpuModel]) -> JobRecord:
+    """Send a job that ran out of memory to the next larger slice, of another model if need be."""
+    attempt, known = job.attempt, list(models)
+    tried = (ladder.Attempt(attempt.placement.profile, ladder.End.OUT_OF_MEMORY),) * job.tries
+    for model in sorted(known, key=lambda model: not model.has(attempt.placement.profile)):
+        if model.has(attempt.placement.profile):
+            following = ladder.next_attempt(model, tried, bounds, most=job.asked.most_attempts)
+            profile = following.profile and model.profile(following.profile)
+            reason = following.reason
+        else:
+            profile = next((p for p in slices(model) if holds(p, attempt.limit_bytes + 1)), None)
+            reason = f"out of memory on {attempt.placement.profile}"
+        if profile and job.tries < job.asked.most_attempts:
+            least = int((profile.memory_mib or 0) * MIB)
+            return replace(job.to(State.WAITING, why=reason), at_least_bytes=least)
+    return job.to(State.FAILED, why=_last(job) or f"{attempt.why}, and no larger slice has what it needs")
+
+
+def _again(job: JobRecord, why: str | None) -> JobRecord:
+    if job.tries >= job.asked.most_attempts:
+        return job.to(State.FAILED, why=f"{why}; {_last(job)}")
+    return job.to(State.WAITING, why=why)
+
+
+def _last(job: JobRecord) -> str | None:
+    most = job.asked.most_attempts
+    return f"that was the last of {most} attempts" if job.tries >= most else None

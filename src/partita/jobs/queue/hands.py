@@ -1,0 +1,115 @@
+"""Makes the instances of jobs: what is in the way goes, then theirs is created; one action at a time for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.transition.durations import MEASURED
+from partita.transition.transition import Action, Kind
+
+if TYPE_CHECKING:
+    from partita.drive.port import DriveError, Driver, Ended
+    from partita.jobs.queue.record import JobRecord
+    from partita.mig.layout import Placement
+
+MOST_TRIES = 5
+"""Times that an action is tried of which the driver says that trying again can help."""
+
+
+@dataclass(slots=True)
+class _Making:
+    """An instance under way: the actions to come, the first of which is under way or waits for `not_before`."""
+
+    gpu: str
+    actions: list[Action]
+    tries: int = 0
+    begun: bool = False
+    not_before: float = 0.0
+
+
+class Hands:
+    """Carries out what starts need on the cluster, without waiting for it.
+
+    Args:
+        driver: the cluster's. Nobody else may wait for its actions.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._making: dict[int, _Making] = {}
+        self._made: dict[int, DriveError | None] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._making)
+
+    @property
+    def made(self) -> dict[int, DriveError | None]:
+        """The jobs whose instances stand, or why they do not; the caller takes out what it has seen to."""
+        return self._made
+
+    def has(self, number: int) -> bool:
+        """Say whether a job's instance is under way or made."""
+        return number in self._making or number in self._made
+
+    def make(self, job: JobRecord) -> None:
+        """Begin to make the instance of a job's newest attempt; what is done already is not done again."""
+        attempt = job.attempt
+        wanted: list[tuple[Kind, Placement]] = [(Kind.DESTROY_INSTANCE, each) for each in attempt.destroy]
+        if attempt.create:
+            wanted.append((Kind.CREATE_INSTANCE, attempt.placement))
+        actions = [
+            Action(
+                f"job-{job.id}-{attempt.number}-{i}",
+                kind,
+                attempt.gpu,
+                placement,
+                None,
+                (),
+                MEASURED.of(kind),
+            )
+            for i, (kind, placement) in enumerate(wanted)
+        ]
+        self._making[job.number] = _Making(attempt.gpu, actions)
+        self._begin(job.number)
+
+    def poll(self, now: float) -> None:
+        """Take notice of what has ended, and go on.
+
+        Raises:
+            DriveError: the cluster cannot be reached.
+        """
+        if not self._making:
+            return
+        for ended in self._driver.wait(until=now):
+            for number, making in list(self._making.items()):
+                if making.begun and making.actions[0].id == ended.action.id:
+                    self._ended(number, making, ended, now)
+        for number, making in list(self._making.items()):
+            if not making.begun and making.not_before <= now:
+                self._begin(number)
+
+    def _begin(self, number: int) -> None:
+        making = self._making[number]
+        if not making.actions:
+            del self._making[number]
+            self._made[number] = None
+            return
+        making.begun = True
+        self._driver.begin(making.actions[0])
+
+    def _ended(self, number: int, making: _Making, ended: Ended, now: float) -> None:
+        making.begun = False
+        if ended.error is None:
+            making.actions.pop(0)
+            making.tries = 0
+            self._begin(number)
+            return
+        making.tries += 1
+        if ended.error.retry and making.tries < MOST_TRIES:
+            making.not_before = now + 2.0 ** (making.tries - 2)
+            return
+        del self._making[number]
+        self._made[number] = ended.error

@@ -1,0 +1,73 @@
+"""The GPUs as the queue may use them, from what is observed and what its own jobs hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError
+from partita.jobs.partition import Partition
+from partita.mig.catalogue import gpu_model
+from partita.mig.layout import Layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from partita.drive.port import Observation, ObservedGpu, ObservedInstance
+    from partita.jobs.queue.record import Attempt, JobRecord
+    from partita.mig.gpu import GpuModel
+    from partita.mig.layout import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A GPU that can be cut: what stands on it, and what of that is in use."""
+
+    id: str
+    partition: Partition
+
+    @property
+    def model(self) -> GpuModel:
+        """The model of the GPU."""
+        return self.partition.gpu
+
+
+def hosts(observation: Observation, jobs: Iterable[JobRecord]) -> tuple[Host, ...]:
+    """Return the GPUs that jobs may use.
+
+    In use is what is not ours, what serves, what someone else's process runs on, and what the queue's own jobs hold
+    or are about to. A GPU that is lost, not in MIG mode or not in the catalogue is left out, and so is one on which
+    someone has made what our jobs' instances do not go together with.
+    """
+    held: dict[str, list[Attempt]] = {}
+    for job in jobs:
+        held.setdefault(job.attempt.gpu, []).append(job.attempt)
+    found = (_host(gpu, held.get(gpu.id, ())) for gpu in observation.gpus if gpu.mig and not gpu.lost)
+    return tuple(host for host in found if host is not None)
+
+
+def _host(gpu: ObservedGpu, attempts: Sequence[Attempt]) -> Host | None:
+    standing = {each.placement for each in gpu.instances}
+    busy = {each.placement for each in gpu.instances if in_use(each)}
+    for attempt in attempts:
+        if attempt.device is None:
+            standing -= set(attempt.destroy)
+        standing.add(attempt.placement)
+        busy.add(attempt.placement)
+    try:
+        model = gpu_model(gpu.model)
+        return Host(gpu.id, _partition(model, frozenset(standing), frozenset(busy)))
+    except InputError:
+        return None
+
+
+def in_use(instance: ObservedInstance) -> bool:
+    """Say whether an instance is not the queue's to use or destroy, whatever its own jobs do."""
+    return not instance.ours or instance.busy or instance.replica is not None
+
+
+# Partitions find their edges once and keep them, so one value is one object.
+@lru_cache(maxsize=8192)
+def _partition(model: GpuModel, standing: frozenset[Placement], busy: frozenset[Placement]) -> Partition:
+    return Partition(Layout(model, tuple(standing)), busy)

@@ -1,0 +1,99 @@
+"""The queue as a whole at one moment, kept for a while: order, predicted starts, and what reasons have in common."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from partita.jobs.queue.listing import row
+from partita.jobs.queue.reasons import Situation, reason
+from partita.jobs.queue.record import State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from partita.jobs.queue.daemon import QueueService
+    from partita.jobs.queue.record import JobRecord
+    from partita.jobs.queue.scheduler import Prediction
+
+FRESH_S = 1.0
+"""Seconds for which an overview serves even if something has changed."""
+
+OLD_S = 15.0
+"""Seconds after which it is made anew even if nothing has."""
+
+_ORDER = {State.RUNNING: 0, State.STOPPING: 1, State.STARTING: 2, State.WAITING: 3}
+
+
+class Overview:
+    """A snapshot of a queue.
+
+    Args:
+        service: the queue.
+    """
+
+    def __init__(self, service: QueueService) -> None:
+        self._service = service
+        self.made = time.monotonic()
+        self.version = service.version
+        self.predicted = service.predictions()
+        waiting = [job for job in service.active.values() if job.state is State.WAITING]
+        # Those that are never predicted to start come last.
+        waiting.sort(key=lambda job: (self._start(job), job.number))
+        holding = [job for job in service.active.values() if job.state is not State.WAITING]
+        holding.sort(key=lambda job: (_ORDER[job.state], job.number))
+        self.order = [job.number for job in (*holding, *waiting)]
+        self.counts = Counter(job.state.value for job in service.active.values())
+        self._situation = self._look(waiting)
+
+    def stale(self) -> bool:
+        """Say whether another one should be made."""
+        age = time.monotonic() - self.made
+        return age > OLD_S or (age > FRESH_S and self.version != self._service.version)
+
+    def rows(self, offset: int, limit: int, may: Callable[[JobRecord], bool]) -> list[dict[str, Any]]:
+        """Return some of the jobs as data, in order: those that hold an instance, then by predicted start."""
+        found = []
+        for number in self.order[offset : offset + limit]:
+            job = self._service.active.get(number)
+            if job is not None:
+                found.append(self._row(job, open_to=may(job)))
+        return found
+
+    def _row(self, job: JobRecord, *, open_to: bool) -> dict[str, Any]:
+        shown = row(job, open_to=open_to)
+        expected = self._service.scheduler.expected(job)
+        shown["memory_bytes"] = expected.need or None
+        if job.state is State.WAITING:
+            shown["reason"] = reason(job, expected, self._situation)
+            prediction = self.predicted.get(job.number)
+            shown["start"] = prediction and prediction.start
+            shown["start_estimated"] = prediction and not prediction.exact
+        else:
+            shown["reason"] = job.why
+        return shown
+
+    def _start(self, job: JobRecord) -> float:
+        found: Prediction | None = self.predicted.get(job.number)
+        return found.start if found else float("inf")
+
+    def _look(self, waiting: list[JobRecord]) -> Situation:
+        service = self._service
+        hosts = service.hosts
+        models = {host.model.name: host.model for host in hosts}
+        users = {job.submitter.name for job in waiting}
+        return Situation(
+            models=tuple(models.values()),
+            discipline=service.discipline,
+            used=service.used,
+            least=min(sorted(users), key=lambda user: service.used.get(user, 0.0), default=""),
+            free=frozenset(
+                profile.name
+                for host in hosts
+                for profile in host.model.profiles
+                if host.partition.change(profile.name) is not None
+            ),
+            ahead={job.number: i for i, job in enumerate(waiting)},
+            resting=service.trouble,
+        )

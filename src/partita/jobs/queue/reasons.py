@@ -1,0 +1,87 @@
+"""Why a job waits, in plain words."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.jobs.memory.bounds import MIB, slices
+from partita.jobs.queue.forecast import fitting
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from partita.jobs.queue.forecast import Forecast
+    from partita.jobs.queue.record import JobRecord
+    from partita.mig.gpu import GpuModel, Profile
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the reasons of a moment have in common.
+
+    Attributes:
+        models: of the GPUs that jobs may use.
+        discipline: its name.
+        used: GPU seconds each user has had.
+        least: the user who has had the least of those who wait.
+        free: profiles of which an instance could be put to use now.
+        ahead: jobs before each waiting one in the order of predicted starts.
+        resting: what is wrong with GPUs that are left alone for a while.
+    """
+
+    models: Sequence[GpuModel]
+    discipline: str
+    used: Mapping[str, float]
+    least: str
+    free: frozenset[str]
+    ahead: Mapping[int, int]
+    resting: str | None = None
+
+
+def reason(job: JobRecord, expected: Forecast, now: Situation) -> str:
+    """Return why a job waits."""
+    if not now.models:
+        return now.resting or "no GPU in MIG mode is there"
+    fits = [found[0] for model in now.models if (found := fitting(model, expected, job.at_least_bytes))]
+    if not fits:
+        return _too_large(job, expected, now.models)
+    parts = [job.why] if job.why else []
+    parts.append(_needs(fits[0], job, expected))
+    parts.append(_before(job, fits, now))
+    return "; ".join(parts)
+
+
+def _needs(profile: Profile, job: JobRecord, expected: Forecast) -> str:
+    if job.at_least_bytes > expected.need:
+        return f"needs {profile.name}"
+    if not expected.need:
+        return f"needs any slice, {profile.name} first: nothing is known of its memory"
+    source = {"declared": "declared"}.get(expected.source, f"by {expected.source}")
+    return f"needs {profile.name} ({expected.need / GIB:.3g} GiB {source})"
+
+
+def _before(job: JobRecord, fits: Sequence[Profile], now: Situation) -> str:
+    user = job.submitter.name
+    if (
+        now.discipline == "fair"
+        and user != now.least
+        and now.used.get(user, 0.0) > now.used.get(now.least, 0.0)
+    ):
+        return f"user {user} has had more than their share, {now.least} goes first"
+    ahead = now.ahead.get(job.number, 0)
+    if not any(profile.name in now.free for profile in fits):
+        return "all such slices are in use" + (f", {_jobs(ahead)} first" if ahead else "")
+    return f"{_jobs(ahead)} first" if ahead else "its slice is kept for a job before it, or it starts now"
+
+
+def _jobs(count: int) -> str:
+    return "1 job goes" if count == 1 else f"{count:,} jobs go"
+
+
+def _too_large(job: JobRecord, expected: Forecast, models: Sequence[GpuModel]) -> str:
+    largest = max(profile.memory_mib or 0 for model in models for profile in slices(model)) * MIB
+    need = max(expected.need, expected.bounds.lower, job.at_least_bytes)
+    return f"larger than any slice of the GPUs here: needs {need / GIB:.3g} GiB, the largest has {largest / GIB:.3g}"

@@ -1,0 +1,210 @@
+"""What the queue does now, and when what waits will start: pure over jobs and GPUs, apart from what it remembers."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from partita.errors import InfeasibleError
+from partita.jobs.discipline import Running, State
+from partita.jobs.job import job_on
+from partita.jobs.queue.disciplines import discipline
+from partita.jobs.queue.forecast import DEFAULT_SECONDS, forecast, job_for
+from partita.jobs.simulate import proceed
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from partita.jobs.discipline import Discipline
+    from partita.jobs.job import Job
+    from partita.jobs.partition import Change
+    from partita.jobs.queue.families import Families
+    from partita.jobs.queue.forecast import Forecast
+    from partita.jobs.queue.hosts import Host
+    from partita.jobs.queue.record import JobRecord
+    from partita.mig.gpu import GpuModel
+
+EXACT = 60
+"""Waiting jobs whose start is predicted by playing the discipline on; of the rest it is estimated."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """This job starts on this GPU, in the instance that the change leaves."""
+
+    number: int
+    gpu: str
+    change: Change
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """When a job starts: `exact` if the discipline was played on with what is expected, else an estimate."""
+
+    start: float
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """All that is looked at.
+
+    Attributes:
+        waiting: jobs, in order of their numbers.
+        active: jobs that hold an instance.
+        used: GPU seconds each user has had.
+    """
+
+    now: float
+    waiting: Sequence[JobRecord]
+    active: Sequence[JobRecord]
+    hosts: Sequence[Host]
+    used: Mapping[str, float]
+
+
+class Scheduler:
+    """Decides for each model of GPU in turn, and remembers what the disciplines need to see again.
+
+    Args:
+        name: of the discipline.
+        families: what is known from before.
+
+    Raises:
+        InputError: there is no such discipline.
+    """
+
+    def __init__(self, name: str, families: Families) -> None:
+        self.name = name
+        self._families = families
+        discipline(name)
+        self._disciplines: dict[str, Discipline] = {}
+        self._expected: dict[int, tuple[object, Forecast]] = {}
+        self._jobs: dict[tuple[int, str], tuple[object, Job | None]] = {}
+
+    def decide(self, view: View) -> tuple[Decision, ...]:
+        """Return the jobs that start now."""
+        decided: list[Decision] = []
+        for model, group in _by_model(view.hosts):
+            begun = {each.number for each in decided}
+            waiting = self._waiting(view, model, begun)
+            if not waiting or not _room(group, waiting):
+                continue
+            state = self._state(view, model, group, waiting)
+            starts = self._discipline(model).decide(state)
+            decided += [Decision(start.job.id, group[start.gpu].id, start.change) for start in starts]
+        return tuple(decided)
+
+    def predict(self, view: View) -> dict[int, Prediction]:
+        """Return when waiting jobs are expected to start; those that nothing here holds are absent.
+
+        The oldest `EXACT` of each model of GPU are played to their starts by a copy of the discipline, as if nothing
+        more arrived; the rest follow at the rate of the work before them.
+        """
+        found: dict[int, Prediction] = {}
+        for model, group in _by_model(view.hosts):
+            waiting = self._waiting(view, model, set())
+            if not waiting:
+                continue
+            for number, prediction in self._predict(view, model, group, waiting).items():
+                before = found.get(number)
+                if before is None or prediction.start < before.start:
+                    found[number] = prediction
+        return found
+
+    def expected(self, job: JobRecord) -> Forecast:
+        """Return what is expected of a job."""
+        key = (job.asked, self._families.version(job.family))
+        kept = self._expected.get(job.number)
+        if kept is None or kept[0] != key:
+            kept = self._expected[job.number] = (key, forecast(job, self._families))
+        return kept[1]
+
+    def job(self, job: JobRecord, model: GpuModel) -> Job | None:
+        """Return a job as the disciplines see it, one object while nothing new is known; None if nothing holds it."""
+        key = (self.expected(job), job.at_least_bytes, job.priority)
+        kept = self._jobs.get((job.number, model.name))
+        if kept is None or kept[0] != key:
+            made = job_for(job.number, model, job, key[0], job.submitted)
+            kept = self._jobs[job.number, model.name] = (key, made)
+        return kept[1]
+
+    def forget(self, job: JobRecord, models: Iterable[str]) -> None:
+        """Drop what was remembered of a job that is over."""
+        self._expected.pop(job.number, None)
+        for model in models:
+            self._jobs.pop((job.number, model), None)
+
+    def _discipline(self, model: GpuModel) -> Discipline:
+        if model.name not in self._disciplines:
+            self._disciplines[model.name] = discipline(self.name)
+        return self._disciplines[model.name]
+
+    def _waiting(self, view: View, model: GpuModel, begun: set[int]) -> tuple[Job, ...]:
+        jobs = (self.job(job, model) for job in view.waiting if job.number not in begun)
+        return tuple(job for job in jobs if job is not None)
+
+    def _state(self, view: View, model: GpuModel, group: Sequence[Host], waiting: tuple[Job, ...]) -> State:
+        index = {host.id: i for i, host in enumerate(group)}
+        running = tuple(
+            self._running(job, model, index[job.attempt.gpu], view.now)
+            for job in view.active
+            if job.attempt.gpu in index
+        )
+        return State(view.now, waiting, tuple(host.partition for host in group), running, view.used)
+
+    def _running(self, record: JobRecord, model: GpuModel, gpu: int, now: float) -> Running:
+        attempt = record.attempt
+        job = self.job(record, model) or _stand_in(record, model)
+        # A job that runs longer than expected is expected to run for as long again.
+        ran = max(now - (attempt.began or now), 0.0)
+        expected = job.seconds.get(attempt.placement.profile) or max(job.seconds.values())
+        left = expected - ran if ran < expected else ran
+        return Running(job, gpu, attempt.placement, now + left)
+
+    def _predict(
+        self, view: View, model: GpuModel, group: Sequence[Host], waiting: tuple[Job, ...]
+    ) -> dict[int, Prediction]:
+        first = self._first(waiting)
+        state = self._state(view, model, group, first)
+        try:
+            runs = proceed(state, (), copy(self._discipline(model))).runs
+        except InfeasibleError:
+            return {}
+        found = {run.job.id: Prediction(run.began, True) for run in runs}
+        last = max((run.began for run in runs), default=view.now)
+        done = 0.0
+        for job in waiting:
+            if job.id not in found:
+                found[job.id] = Prediction(last + done / len(group), False)
+                done += job.work
+        return found
+
+    def _first(self, waiting: tuple[Job, ...]) -> tuple[Job, ...]:
+        if len(waiting) <= EXACT:
+            return waiting
+        chosen = sorted(waiting, key=lambda job: (-job.priority, job.arrival, job.id))[:EXACT]
+        return tuple(sorted(chosen, key=lambda job: (job.arrival, job.id)))
+
+
+def _by_model(found: Sequence[Host]) -> list[tuple[GpuModel, list[Host]]]:
+    ordered = sorted(found, key=lambda host: (host.model.name, host.id))
+    groups = [list(group) for _, group in groupby(ordered, key=lambda host: host.model.name)]
+    return [(group[0].model, group) for group in groups]
+
+
+def _room(group: Sequence[Host], waiting: Sequence[Job]) -> bool:
+    """Say whether any of the jobs could start at all: most of the time all is in use."""
+    free = {
+        profile.name
+        for profile in group[0].model.profiles
+        if any(host.partition.change(profile.name) is not None for host in group)
+    }
+    return bool(free) and any(not free.isdisjoint(job.seconds) for job in waiting)
+
+
+def _stand_in(record: JobRecord, model: GpuModel) -> Job:
+    """Return a job for a record that is believed to fit nowhere, and runs all the same."""
+    seconds = {record.attempt.placement.profile: DEFAULT_SECONDS}
+    return job_on(model, record.number, seconds, user=record.submitter.name)
