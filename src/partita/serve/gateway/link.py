@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from partita.serve.worker.wire import HEAD, Hello, Kind, frame, pack_run, unpack_done
 
@@ -67,8 +67,8 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take the transport."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 -- a stream's; the base class says no more
-        self._transport = transport
+        # A stream's, though uvloop's own class is not registered as one.
+        self._transport = cast("asyncio.Transport", transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell that the worker is gone."""
