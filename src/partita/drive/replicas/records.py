@@ -122,10 +122,9 @@ class Records:
         """Return the file that its process reads."""
         return self._path(record.gpu_uuid, record.placement).with_suffix(".document")
 
-    def places(self) -> frozenset[tuple[str, int]]:
-        """Return the GPUs and starts that have a record."""
-        found = (path.stem.rpartition("@") for path in self._folder.glob("*@*.json"))
-        return frozenset((gpu, int(start)) for gpu, _, start in found if start.isdecimal())
+    def gpus(self) -> frozenset[str]:
+        """Return the UUIDs of the GPUs that have records."""
+        return frozenset(path.stem.rpartition("@")[0] for path in self._folder.glob("*@*.json"))
 
     def ports(self) -> set[int]:
         """Return the ports that replicas were given."""

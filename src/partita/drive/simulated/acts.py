@@ -197,7 +197,7 @@ def _begin_start(
         (ready_at,) = db.execute("SELECT ready_at FROM replicas WHERE gpu = ? AND start = ?", key).fetchone()
         return span.now + span.timeout if ready_at is None else max(span.now, ready_at)
     ready_at = None if mishap is Mishap.NEVER_READY else span.end
-    each = _replica(action)
+    each = replica_of(action)
     row = (each.service, each.model, each.batch, each.processes, each.throughput, each.latency_ms)
     db.execute("INSERT INTO replicas VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", (*key, *row, ready_at))
     return span.now + span.timeout if ready_at is None else ready_at
@@ -221,14 +221,19 @@ def _begin_stop(
     return span.end if gone_at is None else float(gone_at)
 
 
-def _replica(action: Action) -> Replica:
+def replica_of(action: Action) -> Replica:
+    """Return the replica that an action is about.
+
+    Raises:
+        RefusedError: it names none.
+    """
     if action.replica is None:
         raise RefusedError("the action names no replica", where=place(action))
     return action.replica
 
 
 def _same(running: Replica, action: Action) -> None:
-    asked = _replica(action)
+    asked = replica_of(action)
     if (running.service, running.model, running.batch, running.processes) != (
         asked.service,
         asked.model,

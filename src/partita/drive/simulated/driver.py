@@ -2,38 +2,53 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.drive.port import DriveError, Ended, FailedError, GpuLostError, NoRoomError, TimedOutError
 from partita.drive.simulated import acts, faults, meta
 from partita.drive.simulated.cluster import lose
 from partita.drive.simulated.faults import Mishap
+from partita.drive.simulated.hosted import Hosted
 from partita.drive.simulated.rows import observation
 from partita.drive.simulated.seconds import JITTER, draw
 from partita.drive.simulated.store import Store
+from partita.errors import InputError, PartitaError
+from partita.sim.clock import WallClock
 from partita.transition.durations import MEASURED
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
     import sqlite3
-    from pathlib import Path
 
     from partita.drive.port import Observation
+    from partita.drive.replicas import Runner
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
     from partita.transition.transition import Action, Durations
 
 
+RECORDS = "replicas"
+"""The folder of replicas' records beside the cluster's file."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Running:
-    """An action under way, or refused at its beginning and not yet told."""
+    """An action under way, or refused at its beginning and not yet told.
+
+    Attributes:
+        end: when it ends; inf while a process that it starts or stops is waited for.
+        hosted: that process, and nothing else, says how it ends.
+    """
 
     action: Action
     end: float
     mishap: Mishap | None = None
     error: DriveError | None = None
+    hosted: bool = False
 
 
 class SimulatedDriver:
@@ -47,9 +62,12 @@ class SimulatedDriver:
         seconds: how long actions take, on average.
         jitter: spread of the log-normal durations; 0 for none.
         start_timeout: seconds after which a replica that is not ready is given up.
+        runner: starts replicas as processes, with records in `replicas` beside the file; they are ready when they
+            answer. None has them simulated too, apart from those that another driver started.
 
     Raises:
         DriveError: there is no cluster.
+        InputError: processes on a simulated clock.
     """
 
     def __init__(
@@ -60,13 +78,18 @@ class SimulatedDriver:
         seconds: Durations = MEASURED,
         jitter: float = JITTER,
         start_timeout: float = 600.0,
+        runner: Runner | None = None,
     ) -> None:
+        if runner is not None and not isinstance(clock, WallClock):
+            raise InputError("processes live by the wall clock", where="--services", hint="add --clock wall")
         self._store = Store(path)
+        self._hosted = Hosted(self._store, Path(path).parent / RECORDS, runner)
         self._clock = clock
         self._seconds = seconds
         self._jitter = jitter
         self._start_timeout = start_timeout
         self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._running: list[_Running] = []
         with self._store.reading() as db:
             meta.now(db, clock)
@@ -83,7 +106,8 @@ class SimulatedDriver:
             DriveError: its file cannot be read.
         """
         with self._store.reading() as db:
-            return observation(db, meta.now(db, self._clock))
+            found = observation(db, meta.now(db, self._clock))
+        return self._hosted.seen(found)
 
     def begin(self, action: Action) -> None:
         """Start an action; what goes wrong is told by `wait`."""
@@ -94,6 +118,9 @@ class SimulatedDriver:
             running = _Running(action, self._clock.now(), error=error)
         with self._lock:
             self._running.append(running)
+        if running.hosted:
+            # A daemon: a controller that is told to stop does not wait for a model to load.
+            threading.Thread(target=self._host, args=(running,), name=action.id, daemon=True).start()
 
     def wait(self, until: float | None = None) -> tuple[Ended, ...]:
         """Let time pass until an action ends, or until that time; return those that have ended.
@@ -103,8 +130,7 @@ class SimulatedDriver:
         """
         with self._lock:
             ends = [running.end for running in self._running]
-        moment = min([*ends, *([] if until is None else [until])], default=self._clock.now())
-        self._clock.sleep_until(moment)
+        self._sleep_until(min([*ends, *([] if until is None else [until])], default=self._clock.now()))
         now = self._clock.now()
         with self._store.transaction() as db:
             meta.store(db, now)
@@ -128,12 +154,51 @@ class SimulatedDriver:
         """Close the cluster's file."""
         self._store.close()
 
+    def _sleep_until(self, moment: float) -> None:
+        """Return when it is that time, or when a process that was waited for has done what it was to do."""
+        if not self._hosted.runs:
+            self._clock.sleep_until(moment)
+            return
+        with self._changed:
+            while (left := min([moment, *(each.end for each in self._running)]) - self._clock.now()) > 0:
+                self._changed.wait(None if math.isinf(left) else left)
+
+    def _host(self, running: _Running) -> None:
+        error: DriveError | None = None
+        try:
+            if running.action.kind is Kind.START_REPLICA:
+                self._hosted.start(running.action, self._clock)
+            else:
+                self._hosted.stop(running.action)
+        except DriveError as told:
+            error = told
+        except PartitaError as other:
+            error = FailedError(other.what, where=other.where, hint=other.hint)
+        except Exception as bug:  # noqa: BLE001 -- a thread that dies silently would leave the controller waiting
+            error = FailedError(f"a fault in partita itself: {type(bug).__name__}: {bug}")
+        over = replace(running, end=self._clock.now(), error=error)
+        with self._changed:
+            self._running = [over if each is running else each for each in self._running]
+            self._changed.notify_all()
+
     def _begin(self, db: sqlite3.Connection, action: Action) -> _Running:
         now = meta.now(db, self._clock)
         meta.store(db, now)
         seconds = draw(meta.draw(db), self._seconds, self._jitter, action.kind)
         mishap = faults.strike(db, action)
+        hosted = (
+            self._hosted.runs
+            and action.kind in {Kind.START_REPLICA, Kind.STOP_REPLICA}
+            and mishap in {None, Mishap.TIMES_OUT}
+        )
         try:
+            if self._hosted.runs:
+                self._hosted.clear(db, action)
+            if hosted:
+                # The file has it become ready never, and drain for long: its process says when.
+                span = acts.Span(now, self._start_timeout, self._start_timeout)
+                acts.begin(db, action, span, Mishap.NEVER_READY)
+                return _Running(action, math.inf, mishap, hosted=True)
             end = acts.begin(db, action, acts.Span(now, seconds, self._start_timeout), mishap)
         except DriveError as error:
             # Told by `wait`; the transaction ends well, so that a fault that struck is counted.
@@ -143,6 +208,9 @@ class SimulatedDriver:
     def _finish(self, running: _Running) -> DriveError | None:
         if running.error is not None:
             return running.error
+        if running.hosted:
+            where = acts.place(running.action)
+            return TimedOutError("no answer in time", where=where) if running.mishap else None
         try:
             with self._store.transaction() as db:
                 return _end(db, running)

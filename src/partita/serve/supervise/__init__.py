@@ -1,6 +1,7 @@
 """Keeps a plan's workers running: one for each instance, replaced when it dies, drained when it is to go."""
 
+from partita.serve.supervise.replicas import worker_process
 from partita.serve.supervise.specs import worker_specs
 from partita.serve.supervise.supervisor import Kept, Supervisor
 
-__all__ = ["Kept", "Supervisor", "worker_specs"]
+__all__ = ["Kept", "Supervisor", "worker_process", "worker_specs"]

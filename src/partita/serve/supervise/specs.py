@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from partita.errors import InputError
-from partita.serve.worker.spec import GRACE_S, UpstreamSpec, WorkerSpec
+from partita.serve.supervise.filling import filled
+from partita.serve.worker.spec import GRACE_S, WorkerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -72,20 +72,7 @@ def _backend(backends: Mapping[str, BackendSpec], gpu: str, instance: Instance) 
     found = backends.get(instance.service)
     if found is None:
         raise InputError(f"nothing says what runs {instance.service}", hint="give it a worker")
-    if not isinstance(found, UpstreamSpec):
-        return found
-    words = {
-        "gpu": gpu,
-        "placement": str(instance.placement),
-        "start": str(instance.placement.start),
-        "service": instance.service,
-        "model": instance.model,
-    }
-    try:
-        return replace(found, url=found.url.format_map(words))
-    except (KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"the URL cannot be filled in: {error}",
-            where=found.url,
-            hint=f"it may name {', '.join(f'{{{word}}}' for word in words)}",
-        ) from None
+    placement = str(instance.placement)
+    return filled(
+        found, {"gpu": gpu, "placement": placement, "service": instance.service, "model": instance.model}
+    )
