@@ -144,8 +144,8 @@ def guards(patience: Patience) -> Callable[..., Guard]:
     return make
 
 
-async def watch(connections: set[Any], every: float = 1.0) -> None:
-    """Look at all connections again and again, until cancelled."""
+async def watch(connections: set[Any], every: float) -> None:
+    """Look at all connections every so many seconds, until cancelled."""
     while True:
         await asyncio.sleep(every)
         now = asyncio.get_running_loop().time()

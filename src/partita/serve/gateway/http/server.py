@@ -59,14 +59,15 @@ class HttpServer:
         patience: Patience | None = None,
     ) -> None:
         self._listener = listener
-        self._server = _Server(_config(app, tls, patience or Patience()))
+        self._patience = patience or Patience()
+        self._server = _Server(_config(app, tls, self._patience))
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
         """Return when it answers."""
         self._tasks = [
             asyncio.create_task(self._server.serve([self._listener])),
-            asyncio.create_task(watch(self._server.server_state.connections)),
+            asyncio.create_task(watch(self._server.server_state.connections, self._patience.head_s / 10)),
         ]
         await self._server.up.wait()
 

@@ -1,0 +1,172 @@
+"""From what the options of `partita serve` say to a gateway that runs."""
+
+from __future__ import annotations
+
+import resource
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.cli.options import stderr
+from partita.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from partita.cli.loading import Loaded
+    from partita.plan.plan import Plan
+    from partita.serve.gateway.security import Tls
+    from partita.serve.gateway.values import ServedService, Size
+    from partita.serve.supervise import Supervisor
+    from partita.workload import ServiceSpec
+
+_QUANTILE = 0.95
+"""Share of queries that should be in time, where the workload says none."""
+_PACKAGES = ("uvicorn", "httptools", "uvloop", "orjson", "grpc", "google.protobuf", "prometheus_client")
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """Where the gateway listens, and who may ask."""
+
+    host: str
+    port: int
+    grpc_port: int
+    token: str | None
+    tls: Tls | None
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the options say; see `partita serve --help`. `max_body` is in bytes."""
+
+    door: Door
+    router: str
+    max_body: int
+    grace_s: float
+    as_json: bool
+
+
+def open_door(
+    host: str,
+    ports: tuple[int, int],
+    *,
+    token_file: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    client_ca: Path | None,
+) -> Door:
+    """Read and check what the options name; `ports` are those of HTTP and gRPC.
+
+    Raises:
+        InputError: a package or a file is missing, or others could ask without leave.
+    """
+    _need_packages()
+    from partita.serve.gateway.security import check_exposure, read_tls, read_token  # noqa: PLC0415 -- optional
+
+    token = read_token(token_file) if token_file is not None else None
+    tls = read_tls(cert, key, client_ca)
+    check_exposure(host, token=token is not None, tls=tls)
+    return Door(host, *ports, token, tls)
+
+
+def serve_until_told(loaded: Loaded, plan: Plan | None, services: Path | None, asked: Asked) -> None:
+    """Serve a workload until a signal says to end.
+
+    Args:
+        loaded: the workload.
+        plan: whose instances get workers; None to use the workers that are there.
+        services: file that says how each service is run; emulated without it.
+        asked: everything else.
+
+    Raises:
+        InputError: a port or a file cannot be used.
+        KeyboardInterrupt: a second signal cut it short.
+    """
+    import uvloop  # noqa: PLC0415 -- optional packages, and only for a gateway
+
+    from partita.drive.state import state_folder  # noqa: PLC0415
+    from partita.serve.gateway.gateway import Gateway  # noqa: PLC0415
+    from partita.serve.gateway.logs import set_up  # noqa: PLC0415
+    from partita.serve.gateway.metrics import Metrics  # noqa: PLC0415
+    from partita.serve.gateway.oip.limits import Limits  # noqa: PLC0415
+    from partita.serve.gateway.running import Access, run  # noqa: PLC0415
+    from partita.serve.gateway.sockets import listening  # noqa: PLC0415
+
+    served = [_served(loaded, spec) for spec in loaded.workload.services]
+    names = [each.name for each in served]
+    folder, metrics, door = state_folder(), Metrics(names), asked.door
+    workers = folder / "workers"
+    supervisor = None if plan is None else _supervisor(plan, services, served, workers, asked.grace_s)
+    set_up(as_json=asked.as_json)
+    _allow_many_sockets()
+    with listening(door.host, door.port, "--port") as listener:
+        access = Access(
+            listener, door.host, door.grpc_port, door.token, door.tls, Limits(body=asked.max_body)
+        )
+
+        async def serving() -> bool:
+            gateway = Gateway(
+                served, workers, router=asked.router, rates=folder / "rates.json", on_end=metrics.on_end
+            )
+            return await run(gateway, names, metrics, access, supervisor=supervisor, grace_s=asked.grace_s)
+
+        in_order = uvloop.run(serving())
+    if not in_order:
+        raise KeyboardInterrupt
+
+
+def _supervisor(
+    plan: Plan, services: Path | None, served: list[ServedService], folder: Path, grace_s: float
+) -> Supervisor:
+    import logging  # noqa: PLC0415 -- only for a gateway
+
+    from partita.serve.supervise import Supervisor, worker_specs  # noqa: PLC0415
+    from partita.serve.worker.spec import EmulatedSpec  # noqa: PLC0415
+
+    backends = {each.name: EmulatedSpec() for each in served}
+    if services is None:
+        stderr().print(
+            "note: nothing says how the services are run (--services): their workers are emulated: they take as "
+            "long as the table says and answer with what they were asked",
+            markup=False,
+            soft_wrap=True,
+        )
+    log = logging.getLogger("partita.serve.workers")
+    return Supervisor(
+        worker_specs(
+            plan, backends, folder, tables={each.name: each.table for each in served}, grace_s=grace_s
+        ),
+        tell=log.warning,
+    )
+
+
+def _served(loaded: Loaded, spec: ServiceSpec) -> ServedService:
+    """Return a service with the rows of its model at the quantile of its SLO."""
+    from partita.plan.formulating.measured import quantile_of  # noqa: PLC0415 -- slow to import
+    from partita.serve.gateway.values import ServedService  # noqa: PLC0415
+
+    table: dict[Size, dict[int, float]] = {}
+    for pool in loaded.formulation.problem.pools:
+        rows = loaded.formulation.measured.of(spec.model, pool.gpu.name)
+        quantile = quantile_of(rows, spec.slo.quantile)
+        for row in rows:
+            if row.quantile == quantile:
+                size = (row.gpu, row.profile, row.processes)
+                table.setdefault(size, {})[row.batch] = row.latency_ms / 1000
+    return ServedService(
+        spec.name, spec.model, spec.slo.latency_ms / 1000, spec.slo.quantile or _QUANTILE, table
+    )
+
+
+def _allow_many_sockets() -> None:
+    """Let this process open as many files as it may: each client and each worker is one."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _need_packages() -> None:
+    from importlib.util import find_spec  # noqa: PLC0415 -- only for a gateway
+
+    if missing := [name for name in _PACKAGES if find_spec(name.partition(".")[0]) is None]:
+        raise InputError(f"{', '.join(missing)} is not installed", hint='pip install "partita[serve]"')

@@ -1,0 +1,152 @@
+"""`partita serve`: an inference gateway in front of a plan's instances."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partita.cli.drivers import ServicesFile  # noqa: TC001 -- typer reads it
+from partita.cli.options import WorkloadFile, stderr
+from partita.cli.plan import Seed, TimeLimit, make_plan
+from partita.cli.planners import PlannerName
+from partita.cli.simulate import RouterName
+from partita.errors import InputError
+
+if TYPE_CHECKING:
+    from partita.cli.loading import Loaded
+    from partita.plan.plan import Plan
+
+
+class LogFormat(StrEnum):
+    """What log lines look like."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+PlanFile = Annotated[
+    Path | None, typer.Option("--plan", metavar="PLAN", help="Serve this plan; without it, plan first.")
+]
+Attach = Annotated[
+    bool, typer.Option("--attach", help="Start no workers: use those that `partita run` has started.")
+]
+Listen = Annotated[
+    str, typer.Option("--listen", metavar="ADDRESS", help="Beyond this host, a token or TLS is needed.")
+]
+Port = Annotated[int, typer.Option("--port", min=0, max=65_535, help="HTTP port; 0 takes a free one.")]
+GrpcPort = Annotated[
+    int, typer.Option("--grpc-port", min=0, max=65_535, help="gRPC port; 0 takes a free one.")
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file", metavar="FILE", help="Ask every request for this bearer token; health is open."
+    ),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate (PEM): serve TLS.")
+]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key (PEM).")]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-client-ca", metavar="FILE", help="Let in clients with certificates of this CA (PEM) alone."
+    ),
+]
+MaxBody = Annotated[
+    float, typer.Option("--max-body", metavar="MIB", min=0.01, max=2047, help="Largest request, in MiB.")
+]
+Grace = Annotated[
+    float,
+    typer.Option(
+        "--grace", min=0.0, max=86_400, help="Seconds to finish what is under way when told to end."
+    ),
+]
+LogForm = Annotated[LogFormat, typer.Option("--log-format", help="Log lines on stderr: for people, or JSON.")]
+Router = Annotated[RouterName, typer.Option(help="Who answers which query.")]
+
+EXAMPLES = """Try it, with a service that takes INPUT0 of 16 numbers:
+
+curl 127.0.0.1:8000/v2/models/resnet50/infer -d '{"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 16],
+"data": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]}]}'
+
+python: client = tritonclient.http.InferenceServerClient("127.0.0.1:8000"); client.get_model_metadata("resnet50")
+
+A deadline comes with a request as header `partita-deadline-ms` or parameter `deadline_ms`; without one it is the
+service's SLO. What cannot be answered by then is refused at once: 503 with Retry-After."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command("serve", epilog=EXAMPLES)(serve)
+
+
+def serve(
+    workload: WorkloadFile,
+    *,
+    plan: PlanFile = None,
+    attach: Attach = False,
+    services: ServicesFile = None,
+    listen: Listen = "127.0.0.1",
+    port: Port = 8000,
+    grpc_port: GrpcPort = 8001,
+    token_file: TokenFile = None,
+    tls_cert: TlsCert = None,
+    tls_key: TlsKey = None,
+    tls_client_ca: TlsClientCa = None,
+    router: Router = RouterName.LATE_BINDING,
+    max_body: MaxBody = 64.0,
+    grace: Grace = 30.0,
+    log_format: LogForm = LogFormat.TEXT,
+    time_limit: TimeLimit = 30.0,
+    seed: Seed = 0,
+) -> None:
+    """Serve a workload's models over HTTP and gRPC (Open Inference Protocol v2).
+
+    Starts a worker for each instance of the plan, routes every query to the slice that answers it in time, and
+    replaces workers that die. A model's name in URLs is its service's.
+
+    SIGTERM or Ctrl-C finish what is under way; a second one ends at once.
+    """
+    from partita.cli.gateway import Asked, open_door, serve_until_told  # noqa: PLC0415 -- loads modules it needs
+    from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
+
+    door = open_door(
+        listen,
+        (port, grpc_port),
+        token_file=token_file,
+        cert=tls_cert,
+        key=tls_key,
+        client_ca=tls_client_ca,
+    )
+    if attach and (plan or services):
+        raise InputError(
+            "--attach starts no workers", hint="leave out --plan and --services, or leave out --attach"
+        )
+    loaded = load(workload)
+    served = None if attach else _plan(loaded, plan, time_limit, seed)
+    asked = Asked(door, router.value, int(max_body * 2**20), grace, as_json=log_format is LogFormat.JSON)
+    serve_until_told(loaded, served, services, asked)
+
+
+def _plan(loaded: Loaded, path: Path | None, time_limit: float, seed: int) -> Plan:
+    if path is None:
+        made = make_plan(loaded, PlannerName.EXACT, time_limit=time_limit, seed=seed)
+        for note in loaded.formulation.notes:
+            stderr().print(f"note: {note}", markup=False, soft_wrap=True)
+        return made
+    from partita.plan.document import read_plan  # noqa: PLC0415 -- slow to import
+
+    plan = read_plan(path)
+    known = {service.name for service in loaded.workload.services}
+    unknown = sorted({each.service for gpu in plan.gpus for each in gpu.instances} - known)
+    if unknown:
+        raise InputError(
+            f"{unknown[0]} is not in {loaded.path}",
+            where=str(path),
+            hint=f"make a plan of this workload: partita plan -f {loaded.path} --out {path}",
+        )
+    return plan

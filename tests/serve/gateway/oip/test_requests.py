@@ -1,0 +1,336 @@
+"""Requests of the Open Inference Protocol are read as they are meant, or refused with what is wrong."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partita.serve.gateway.oip.faults import RequestError
+from partita.serve.gateway.oip.limits import Limits
+from partita.serve.gateway.oip.request import InferRequest, read_request
+from partita.serve.gateway.oip.signature import Signature
+from partita.serve.gateway.values import Model
+from partita.serve.tensors import ITEM_BYTES, TensorSpec
+from tests.serve.gateway.front_fake import ALL_TYPES, ECHO
+
+LIMITS = Limits(strings=50, tensors=20)
+NUMPY = {
+    "BOOL": np.bool_,
+    "UINT8": np.uint8,
+    "UINT16": np.uint16,
+    "UINT32": np.uint32,
+    "UINT64": np.uint64,
+    "INT8": np.int8,
+    "INT16": np.int16,
+    "INT32": np.int32,
+    "INT64": np.int64,
+    "FP32": np.float32,
+    "FP64": np.float64,
+}
+
+
+def model(*datatypes: str, shape: tuple[int, ...] = (-1, 2)) -> Model:
+    inputs = tuple(TensorSpec(f"I{i}", each, shape) for i, each in enumerate(datatypes))
+    outputs = tuple(TensorSpec(f"O{i}", each, shape) for i, each in enumerate(datatypes))
+    return Model("m", "m", inputs, outputs, 8, 0.1, 0.95)
+
+
+def read(document: Any, of: Model = ECHO, tail: bytes | None = None, limits: Limits = LIMITS) -> InferRequest:
+    header = document if isinstance(document, bytes) else json.dumps(document).encode()
+    return read_request(header + (tail or b""), None if tail is None else len(header), Signature(of), limits)
+
+
+def tensor(**changes: Any) -> dict[str, Any]:
+    return {"name": "INPUT0", "datatype": "FP32", "shape": [1, 4], "data": [1, 2, 3, 4], **changes}
+
+
+def binary(**changes: Any) -> dict[str, Any]:
+    return {
+        "name": "INPUT0",
+        "datatype": "FP32",
+        "shape": [1, 4],
+        "parameters": {"binary_data_size": 16},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize("datatype", NUMPY)
+@given(data=st.data())
+def test_numbers_of_every_datatype_arrive_as_numpy_has_them(datatype, data):
+    dtype = NUMPY[datatype]
+    if datatype == "BOOL":
+        elements: Any = st.booleans()
+    elif datatype.startswith("FP"):
+        elements = st.floats(width=int(datatype[2:]), allow_nan=False, allow_infinity=False)
+    else:
+        elements = st.integers(int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    rows = data.draw(st.lists(st.lists(elements, min_size=2, max_size=2), min_size=1, max_size=8))
+    given_data = rows if data.draw(st.booleans()) else [each for row in rows for each in row]
+    asked = {"name": "I0", "datatype": datatype, "shape": [len(rows), 2], "data": given_data}
+    wanted = [{"name": "O0", "parameters": {"binary_data": True}}]
+    found = read({"inputs": [asked], "outputs": wanted}, model(datatype)).query
+    assert bytes(found.inputs[0].data) == np.array(rows, dtype).tobytes()
+    assert found.batch == len(rows)
+    assert found.outputs == ("O0",)
+
+
+@given(rows=st.lists(st.text(max_size=20), min_size=2, max_size=8).filter(lambda x: len(x) % 2 == 0))
+def test_texts_follow_their_lengths(rows):
+    try:
+        packed = b"".join(len(x.encode()).to_bytes(4, "little") + x.encode() for x in rows)
+    except UnicodeEncodeError:
+        return
+    shape = [len(rows) // 2, 2]
+    as_json = read(
+        {"inputs": [{"name": "I0", "datatype": "BYTES", "shape": shape, "data": rows}]}, model("BYTES")
+    )
+    parameters = {"binary_data_size": len(packed)}
+    as_binary = {"name": "I0", "datatype": "BYTES", "shape": shape, "parameters": parameters}
+    assert as_json.query.inputs[0].data == packed
+    assert bytes(read({"inputs": [as_binary]}, model("BYTES"), packed).query.inputs[0].data) == packed
+
+
+@pytest.mark.parametrize("datatype", ALL_TYPES)
+def test_binary_data_of_every_datatype_are_handed_on_untouched(datatype):
+    element = b"\x03\0\0\0abc" if datatype == "BYTES" else bytes(range(ITEM_BYTES[datatype]))
+    data = element * 6
+    asked = {
+        "name": "I0",
+        "datatype": datatype,
+        "shape": [3, 2],
+        "parameters": {"binary_data_size": len(data)},
+    }
+    document = {"inputs": [asked], "parameters": {"binary_data_output": True}}
+    found = read(document, model(datatype), data)
+    assert bytes(found.query.inputs[0].data) == data
+    assert found.binary_default
+    with pytest.raises(RequestError, match="bytes are left"):
+        read(document, model(datatype), data[:-1])
+
+
+def test_several_inputs_take_the_model_s_order():
+    several = model("FP32", "INT32")
+    one = {"name": "I0", "datatype": "FP32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
+    two = {"name": "I1", "datatype": "INT32", "shape": [1, 2], "parameters": {"binary_data_size": 8}}
+    found = read({"inputs": [two, one]}, several, b"B" * 8 + b"A" * 8).query
+    assert [(each.name, bytes(each.data)) for each in found.inputs] == [("I0", b"A" * 8), ("I1", b"B" * 8)]
+
+
+def test_outputs_say_each_how_they_are_sent():
+    asked = [{"name": "OUTPUT0", "parameters": {"binary_data": True}}]
+    found = read({"id": "7", "inputs": [tensor()], "outputs": asked})
+    assert found.query.outputs == ("OUTPUT0",)
+    assert found.binary == {"OUTPUT0": True}
+    assert found.id == "7"
+    assert found.deadline_s is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "seconds"),
+    [
+        ({"deadline_ms": 50}, 0.05),
+        ({"deadline_ms": 0.5}, 0.0005),
+        ({"timeout": 2000}, 0.002),
+        ({"timeout": 0}, None),
+    ],
+)
+def test_a_deadline_comes_as_a_parameter(parameters, seconds):
+    found = read({"inputs": [tensor()], "parameters": parameters}).deadline_s
+    assert found == (None if seconds is None else pytest.approx(seconds))
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        (b"", "malformed JSON"),
+        (b"{", "malformed JSON"),
+        (b"[1]", "no JSON object"),
+        (b"\xff\xfe", "malformed JSON"),
+        (b"[" * 5000 + b"]" * 5000, "malformed JSON"),
+        ({}, "inputs is no list"),
+        ({"inputs": {}}, "inputs is no list"),
+        ({"inputs": [3]}, "no tensor"),
+        ({"inputs": []}, "INPUT0 is missing"),
+        ({"inputs": [tensor(), tensor()]}, "given twice"),
+        ({"inputs": [tensor()] * 21}, "at most"),
+        ({"inputs": [tensor(name="X")]}, "no input 'X'"),
+        ({"inputs": [tensor(name=["a"])]}, "no input"),
+        ({"inputs": [tensor(name="\0\x1b[31m" * 50)]}, "no input"),
+        ({"inputs": [tensor(datatype="INT32")]}, "is FP32"),
+        ({"inputs": [tensor(datatype=None)]}, "is FP32"),
+        ({"inputs": [tensor(shape=[4])]}, "has shape"),
+        ({"inputs": [tensor(shape=[1, 5])]}, "has shape"),
+        ({"inputs": [tensor(shape=[-1, 4])]}, "has shape"),
+        ({"inputs": [tensor(shape=[True, 4])]}, "has shape"),
+        ({"inputs": [tensor(shape=[1.0, 4])]}, "has shape"),
+        ({"inputs": [tensor(shape="14")]}, "has shape"),
+        ({"inputs": [tensor(shape=[2**63 - 1, 4])]}, "elements"),
+        ({"inputs": [tensor(shape=[0, 4], data=[])]}, "batch size 0"),
+        ({"inputs": [tensor(shape=[9, 4], data=[1] * 36)]}, "batch size 9"),
+        ({"inputs": [tensor(data=[1, 2, 3])]}, "3 elements"),
+        ({"inputs": [tensor(data=None)]}, "no list"),
+        ({"inputs": [tensor(data={})]}, "no list"),
+        ({"inputs": [tensor(data=[[1, 2], [3, 4]])]}, "not nested"),
+        ({"inputs": [tensor(data=[[1, 2, 3], 4])]}, "not nested"),
+        ({"inputs": [tensor(data=[[[[1, 2, 3, 4]]]])]}, "not nested"),
+        ({"inputs": [tensor(data=[1, 2, 3, [4]])]}, "lists among"),
+        ({"inputs": [tensor(data=[1, 2, 3, "4"])]}, "texts among"),
+        ({"inputs": [tensor(data=[1, 2, 3, None])]}, "null among"),
+        ({"inputs": [tensor(data=[1, 2, 3, True])]}, "true or false among"),
+        ({"inputs": [tensor(data=[1, 2, 3, 1e39])]}, "out of range"),
+        ({"inputs": [tensor(parameters=3)]}, "parameters is 3"),
+        ({"inputs": [tensor(parameters={"binary_data_size": 16})]}, "bytes are left"),
+        ({"inputs": [tensor(parameters={"shared_memory_region": "x"})]}, "shared memory"),
+        ({"inputs": [tensor()], "outputs": [{"name": "X"}]}, "no output 'X'"),
+        ({"inputs": [tensor()], "outputs": [{"name": "OUTPUT0"}] * 2}, "asked for twice"),
+        ({"inputs": [tensor()], "outputs": [{}]}, "no output None"),
+        (
+            {"inputs": [tensor()], "outputs": [{"name": "OUTPUT0", "parameters": {"binary_data": 1}}]},
+            "not true",
+        ),
+        (
+            {"inputs": [tensor()], "outputs": [{"name": "OUTPUT0", "parameters": {"classification": 3}}]},
+            "classifi",
+        ),
+        ({"inputs": [tensor()], "parameters": {"binary_data_output": "yes"}}, "not true"),
+        ({"inputs": [tensor()], "parameters": {"sequence_id": 4}}, "sequences"),
+        ({"inputs": [tensor()], "parameters": {"deadline_ms": -1}}, "deadline_ms"),
+        ({"inputs": [tensor()], "parameters": {"deadline_ms": "soon"}}, "deadline_ms"),
+        ({"inputs": [tensor()], "parameters": {"deadline_ms": True}}, "deadline_ms"),
+        ({"inputs": [tensor()], "parameters": {"deadline_ms": 1e300}}, "more than"),
+        ({"id": 5, "inputs": [tensor()]}, "id is 5"),
+        ({"id": "x" * 257, "inputs": [tensor()]}, "id is"),
+    ],
+)
+def test_what_is_wrong_with_a_request_is_said(document, says):
+    with pytest.raises(RequestError, match=says) as caught:
+        read(document)
+    assert caught.value.status in (400, 413)
+    assert len(caught.value.what) < 300
+    assert caught.value.what.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("document", "tail", "says"),
+    [
+        ({"inputs": [binary()]}, b"x" * 15, "15 bytes are left"),
+        ({"inputs": [binary()]}, b"x" * 17, "belong to no input"),
+        ({"inputs": [binary(parameters={"binary_data_size": 12})]}, b"x" * 12, "12 bytes of data"),
+        ({"inputs": [binary(parameters={"binary_data_size": -1})]}, b"x" * 16, "binary_data_size is -1"),
+        ({"inputs": [binary(parameters={"binary_data_size": True})]}, b"x" * 16, "binary_data_size is True"),
+        ({"inputs": [binary(data=[1])]}, b"x" * 16, "both"),
+    ],
+)
+def test_binary_data_fit_what_is_said_of_them(document, tail, says):
+    with pytest.raises(RequestError, match=says):
+        read(document, tail=tail)
+
+
+@pytest.mark.parametrize(
+    "data", [b"\x05\0\0\0abc", b"\x01\0\0\0", b"\0\0", b"\xff\xff\xff\xffab", b"\0" * 12]
+)
+def test_binary_texts_that_do_not_add_up_are_refused(data):
+    asked = {
+        "name": "I0",
+        "datatype": "BYTES",
+        "shape": [1, 2],
+        "parameters": {"binary_data_size": len(data)},
+    }
+    with pytest.raises(RequestError, match="not 2 elements"):
+        read({"inputs": [asked]}, model("BYTES"), data)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values"),
+    [
+        ("UINT8", [256, 0]),
+        ("INT8", [-129, 0]),
+        ("UINT64", [-1, 0]),
+        ("INT64", [2**63, 0]),
+        ("INT32", [1.5, 0]),
+    ],
+)
+def test_numbers_out_of_range_are_refused(datatype, values):
+    asked = {"name": "I0", "datatype": datatype, "shape": [1, 2], "data": values}
+    with pytest.raises(RequestError, match=f"of {datatype}"):
+        read({"inputs": [asked]}, model(datatype))
+
+
+@pytest.mark.parametrize("datatype", ["FP16", "BF16"])
+def test_half_precision_has_no_form_in_json(datatype):
+    asked = {"name": "I0", "datatype": datatype, "shape": [1, 2], "data": [1.0, 2.0]}
+    with pytest.raises(RequestError, match="binary"):
+        read({"inputs": [asked]}, model(datatype))
+    sent = {"name": "I0", "datatype": datatype, "shape": [1, 2], "parameters": {"binary_data_size": 4}}
+    with pytest.raises(RequestError, match="output O0"):
+        read({"inputs": [sent]}, model(datatype), b"abcd")
+
+
+def test_many_texts_and_much_json_are_refused():
+    many = {"name": "I0", "datatype": "BYTES", "shape": [1, 51], "data": [""] * 51}
+    with pytest.raises(RequestError, match="50 at most") as caught:
+        read({"inputs": [many]}, model("BYTES", shape=(-1, -1)))
+    assert caught.value.status == 413
+    with pytest.raises(RequestError, match="bytes of JSON") as caught:
+        read({"inputs": [tensor()]}, limits=Limits(header=20))
+    assert caught.value.status == 413
+
+
+def test_a_header_longer_than_the_body_is_refused():
+    with pytest.raises(RequestError, match="Inference-Header"):
+        read_request(b"{}", 3, Signature(ECHO), LIMITS)
+
+
+def test_nothing_that_is_not_finite_is_a_number():
+    with pytest.raises(RequestError, match="malformed JSON"):
+        read(b'{"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 4], "data": [NaN, 1, 2, 3]}]}')
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8),
+    lambda each: st.lists(each, max_size=4) | st.dictionaries(st.text(max_size=8), each, max_size=4),
+    max_leaves=12,
+)
+KEYS = st.sampled_from(
+    ["name", "datatype", "shape", "data", "parameters", "binary_data_size", "INPUT0", "FP32"]
+)
+
+
+@given(
+    inputs=JSON | st.lists(st.fixed_dictionaries({}, optional={
+        "name": st.just("INPUT0") | JSON,
+        "datatype": st.just("FP32") | JSON,
+        "shape": st.lists(st.integers(-2, 5), max_size=3) | JSON,
+        "data": st.lists(st.floats(), max_size=8) | JSON,
+        "parameters": st.fixed_dictionaries({"binary_data_size": st.integers(-3, 40) | JSON}) | JSON,
+    }), max_size=3),
+    others=st.dictionaries(st.sampled_from(["id", "outputs", "parameters"]) | KEYS, JSON, max_size=3),
+    tail=st.none() | st.binary(max_size=40),
+)  # fmt: skip
+def test_whatever_comes_is_read_or_refused(inputs, others, tail):
+    try:
+        header = orjson.dumps({**others, "inputs": inputs})
+    except (TypeError, ValueError):  # integers that orjson does not write
+        header = json.dumps({**others, "inputs": inputs}).encode()
+    try:
+        found = read(header, tail=tail)
+    except RequestError as error:
+        assert error.status in (400, 413)
+    else:
+        assert [len(each.data) for each in found.query.inputs] == [16 * found.query.batch]
+
+
+@given(body=st.binary(max_size=200), length=st.none() | st.integers(0, 250))
+def test_bytes_without_meaning_are_refused(body, length):
+    with pytest.raises(RequestError):
+        read_request(body, length, Signature(ECHO), LIMITS)

@@ -1,0 +1,79 @@
+"""Answers are written as the client asked for them."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from partita.serve.gateway.oip.faults import RequestError
+from partita.serve.gateway.oip.request import InferRequest
+from partita.serve.gateway.oip.response import write_answer
+from partita.serve.gateway.oip.strings import pack_strings
+from partita.serve.tensors import Answer, Query, Tensor
+
+X = Tensor("x", "FP32", (1, 3), memoryview(np.array([0.1, -2, 3e38], "<f4").tobytes()))
+Y = Tensor("y", "INT64", (1, 1), np.array([-(2**63)], "<i8").tobytes())
+TEXT = Tensor("t", "BYTES", (1, 2), pack_strings(["ä".encode(), b""]))
+
+
+def request(binary: dict[str, bool], *, default: bool = False, name: str = "") -> InferRequest:
+    return InferRequest(Query(()), name, None, binary, default)
+
+
+def test_outputs_in_json_are_flat_lists():
+    body, size = write_answer("m", request({}), Answer((X, Y, TEXT)))
+    assert size is None
+    assert json.loads(body) == {
+        "model_name": "m",
+        "model_version": "1",
+        "outputs": [
+            {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0.1, -2.0, 3e38]},
+            {"name": "y", "datatype": "INT64", "shape": [1, 1], "data": [-(2**63)]},
+            {"name": "t", "datatype": "BYTES", "shape": [1, 2], "data": ["ä", ""]},
+        ],
+    }
+
+
+def test_binary_outputs_follow_the_json_in_order():
+    body, size = write_answer("m", request({"y": False}, default=True, name="q"), Answer((X, Y, TEXT)))
+    assert size is not None
+    header = json.loads(body[:size])
+    assert header["id"] == "q"
+    assert [each.get("parameters") for each in header["outputs"]] == [
+        {"binary_data_size": 12},
+        None,
+        {"binary_data_size": len(TEXT.data)},
+    ]
+    assert body[size:] == bytes(X.data) + bytes(TEXT.data)
+
+
+@pytest.mark.parametrize("datatype", ["BOOL", "UINT8", "INT16", "UINT64", "FP64"])
+def test_every_number_survives_json(datatype):
+    values = {
+        "BOOL": np.array([True, False]),
+        "UINT8": np.array([0, 255], np.uint8),
+        "INT16": np.array([-32768, 5], np.int16),
+        "UINT64": np.array([2**64 - 1, 0], np.uint64),
+        "FP64": np.array([1e-300, 0.1]),
+    }[datatype]
+    body, _ = write_answer("m", request({}), Answer((Tensor("o", datatype, (2,), values.tobytes()),)))
+    assert json.loads(body)["outputs"][0]["data"] == values.tolist()
+
+
+def test_numbers_that_json_lacks_become_null():
+    data = np.array([np.nan, np.inf], "<f4").tobytes()
+    body, _ = write_answer("m", request({}), Answer((Tensor("o", "FP32", (2,), data),)))
+    assert json.loads(body)["outputs"][0]["data"] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"), [("BF16", b"ab"), ("FP16", b"ab"), ("BYTES", b"\x01\0\0\0\xff")]
+)
+def test_what_has_no_form_in_json_must_be_asked_for_as_binary(datatype, data):
+    answer = Answer((Tensor("o", datatype, (1,), data),))
+    with pytest.raises(RequestError, match="as binary"):
+        write_answer("m", request({}), answer)
+    body, size = write_answer("m", request({}, default=True), answer)
+    assert body[size:] == data
