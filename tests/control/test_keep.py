@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.control.world import MODEL, World, gpu
 
+from partita.control.demand import Demand
 from partita.control.journal import JournalError
 from partita.control.keep import Keeper, Way, free_gpus
 from partita.control.replanning import Holding
@@ -28,12 +29,13 @@ class Book:
     """A workload of one service that takes a whole GPU for every 700 items/s."""
 
     document: str = "d"
-    rates: Mapping[str, float] = field(default_factory=lambda: {"bert": 700.0})
+    demand: Demand = field(default_factory=lambda: Demand({"bert": 700.0}))
     forbid: tuple[str, ...] = ()
     planned: list[tuple[float, int]] = field(default_factory=list)
 
-    def plan(self, rates: Mapping[str, float], gpus: Mapping[str, int], current: Deployment) -> Plan:
+    def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
         del current
+        rates = demand.rates
         there = gpus.get(MODEL, 0)
         self.planned.append((rates["bert"], there))
         if not there:
@@ -62,8 +64,8 @@ class Shelf:
             raise self.error
         return self.book
 
-    def measured(self) -> Mapping[str, float]:
-        return dict(self.rates)
+    def measured(self) -> Demand:
+        return Demand(dict(self.rates))
 
 
 @pytest.fixture
@@ -177,6 +179,6 @@ def test_a_gpu_with_someone_elses_instance_is_not_planned_with(world: World) -> 
 
 def test_a_changed_workload_takes_its_new_rates(world: World, keeper: Keeper, shelf: Shelf) -> None:
     keeper.look(0.0)
-    shelf.book = replace(shelf.book, document="e", rates={"bert": 1000.0})
+    shelf.book = replace(shelf.book, document="e", demand=Demand({"bert": 1000.0}))
     keeper.look(400.0)
     assert world.now().capacity() == {"bert": 1400.0}

@@ -44,12 +44,22 @@ RatesOption = Annotated[
     typer.Option(
         "--rates",
         metavar="FILE",
-        help='Measured rates, {"service": items/s}. (default: rates.json in the state folder)',
+        help='Measured demand, {"service": items/s}, or with shares of batch sizes {"service": {"rate": items/s, '
+        '"batches": {"1": 0.4, "8": 0.6}}}. (default: rates.json in the state folder, where the gateway writes it)',
     ),
 ]
 DeadBand = Annotated[
     float,
     typer.Option("--dead-band", min=0.0, help="Plan anew when a rate is off by more than this fraction."),
+]
+BatchShift = Annotated[
+    float,
+    typer.Option(
+        "--batch-shift",
+        min=0.0,
+        max=1.0,
+        help="Plan anew when this share of the queries of a service with a cut has other sizes (total variation).",
+    ),
 ]
 Hold = Annotated[float, typer.Option("--hold", min=0.0, help="Seconds for which a plan is held at least.")]
 Poll = Annotated[float, typer.Option("--poll", min=0.01, help="Seconds between two looks.")]
@@ -67,6 +77,7 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Look once, act, and end.")] = False,
     rates: RatesOption = None,
     dead_band: DeadBand = 0.1,
+    batch_shift: BatchShift = 0.15,
     hold: Hold = 300.0,
     poll: Poll = 5.0,
     time_limit: TimeLimit = 30.0,
@@ -81,7 +92,8 @@ def run(
 ) -> None:
     """Keep a cluster to a workload, until told to stop.
 
-    Plans anew when the file or the measured rates have changed, and mends what others change. SIGTERM or Ctrl-C
+    Plans anew when the file or what is measured has changed: rates, and of services with a cut the batch sizes
+    of their queries. Mends what others change. SIGTERM or Ctrl-C
     finish what is under way and end in a safe state.
     """
     from partita.cli.workbook import Planning  # noqa: PLC0415 -- slow to import
@@ -97,13 +109,12 @@ def run(
         source = Source(workload, Planning(time_limit, seed, stop))
         first = source.read()  # a fault in it is told before anything is opened
         cluster = Cluster(driver, lives_by, services, allow_mig_mode)
-        refuse_unrunnable(cluster, first.rates)
+        refuse_unrunnable(cluster, first.demand.rates)
         with workplace(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first)) as place:
             controller = make_controller(place, make_transitioner(algorithm), reporter, stop)
             measured = RatesFile(rates or state_folder() / FILE)
-            keeper = Keeper(
-                controller, source, measured, Holding(dead_band, hold), Way(algorithm.value, extra_gpus)
-            )
+            holding = Holding(dead_band, hold, batch_shift)
+            keeper = Keeper(controller, source, measured, holding, Way(algorithm.value, extra_gpus))
             if once:
                 _tell(keeper.step(time.monotonic()))
             else:
@@ -134,7 +145,7 @@ def _gpus_of(first: FileWorkbook) -> list[tuple[str, str]]:
     from partita.transition.deployment import Deployment  # noqa: PLC0415 -- only for a cluster that is made
 
     many = {pool.model: _PLENTY for pool in pools}
-    made = first.plan(first.rates, many, Deployment(()))
+    made = first.plan(first.demand, many, Deployment(()))
     return whole_nodes([(gpu.id, gpu.model) for gpu in made.gpus])
 
 

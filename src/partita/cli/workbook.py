@@ -11,9 +11,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from partita.cli.loading import Loaded
+    from partita.control.demand import Demand
     from partita.plan.plan import Plan
     from partita.plan.problem import Pool, Problem
+    from partita.serve.reserving.asked import CutService
     from partita.transition.deployment import Deployment
+    from partita.workload import ServiceSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +37,19 @@ class FileWorkbook:
     planning: Planning
 
     @property
-    def rates(self) -> Mapping[str, float]:
-        """Items/s of each service, as written."""
-        return {service.name: service.rate for service in self.loaded.workload.services}
+    def demand(self) -> Demand:
+        """What services are asked, as written: all rates, and batch sizes of those with a cut."""
+        from partita.control.demand import Demand  # noqa: PLC0415 -- slow to import
+
+        rates = {service.name: service.rate for service in self.loaded.workload.services}
+        return Demand(rates, {cut.spec.name: cut.shares for cut in self.loaded.cuts})
 
     @property
     def forbid(self) -> tuple[str, ...]:
         """Combinations of instances that must not stand together."""
         return self.loaded.workload.limits.forbid
 
-    def plan(self, rates: Mapping[str, float], gpus: Mapping[str, int], current: Deployment) -> Plan:
+    def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
         """Return the plan with the fewest GPUs that is nearest to what runs; with too few, by priority.
 
         Arguments as in control's `Workbook`.
@@ -56,8 +62,9 @@ class FileWorkbook:
         from partita.plan.watch import Watch  # noqa: PLC0415
         from partita.transition.nearest_plan import nearest_plan  # noqa: PLC0415
 
-        asked = at_rates(self.loaded.formulation.problem, rates)
-        problem = asked.with_counts(pool_counts(asked.pools, gpus))
+        if self.loaded.cuts:
+            return self._plan_with_cuts(demand, gpus, current)
+        problem = self._problem(demand, gpus)
         watch = Watch(self.planning.time_limit, self.planning.stop)
         try:
             best = ExactPlanner(self.planning.seed, watch).plan(problem)
@@ -66,6 +73,38 @@ class FileWorkbook:
                 problem, Watch(self.planning.time_limit, self.planning.stop), self.planning.seed
             )
         return nearest_plan(problem, best, current)
+
+    def _problem(self, demand: Demand, gpus: Mapping[str, int]) -> Problem:
+        asked = at_rates(self.loaded.formulation.problem, demand.rates)
+        return asked.with_counts(pool_counts(asked.pools, gpus))
+
+    def _plan_with_cuts(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
+        """Plan services that share beside those with a cut, whose GPUs they leave alone."""
+        from partita.plan.exact import ExactPlanner, TooFewGpusError  # noqa: PLC0415 -- slow to import
+        from partita.plan.exact.best_effort import plan_best_effort  # noqa: PLC0415
+        from partita.plan.watch import Watch  # noqa: PLC0415
+        from partita.serve.reserving.best_effort import reserve_best_effort  # noqa: PLC0415
+        from partita.serve.reserving.planning import plan_reserving  # noqa: PLC0415
+        from partita.serve.reserving.running import running, shared_part  # noqa: PLC0415
+        from partita.transition.nearest_plan import nearest_plan  # noqa: PLC0415
+
+        problem, seed = self._problem(demand, gpus), self.planning.seed
+        cuts = cuts_at(self.loaded, demand)
+        watch = Watch(self.planning.time_limit, self.planning.stop)
+        runs, shared = running(current, cuts), shared_part(current, cuts)
+
+        def share(rest: Problem) -> Plan:
+            return nearest_plan(rest, ExactPlanner(seed, watch).plan(rest), shared)
+
+        try:
+            return plan_reserving(problem, cuts, share, watch, seed=seed, running=runs).plan
+        except TooFewGpusError:
+            watch = Watch(self.planning.time_limit, self.planning.stop)
+
+        def what_fits(rest: Problem) -> Plan:
+            return plan_best_effort(rest, watch, seed)
+
+        return reserve_best_effort(problem, cuts, what_fits, watch, seed=seed, running=runs).plan
 
 
 class WorkloadFile:
@@ -107,6 +146,28 @@ class WorkloadFile:
             except OSError:
                 digest.update(b"-")
         return digest.hexdigest()
+
+
+def cuts_at(loaded: Loaded, demand: Demand) -> tuple[CutService, ...]:
+    """Return the services with a cut as they are asked now.
+
+    Raises:
+        InfeasibleError: too few of a service's queries can be answered in time.
+    """
+    from partita.serve.reserving.asked import cut_services  # noqa: PLC0415 -- slow to import
+    from partita.workload import Batches  # noqa: PLC0415
+
+    written = {cut.spec.name: cut.shares for cut in loaded.cuts}
+
+    def at(spec: ServiceSpec) -> ServiceSpec:
+        if spec.name not in written:
+            return spec
+        shares = demand.batches[spec.name]
+        batches = spec.batches if shares == written[spec.name] else Batches(histogram=dict(shares))
+        return replace(spec, rate=demand.rates[spec.name], batches=batches)
+
+    workload = replace(loaded.workload, services=tuple(map(at, loaded.workload.services)))
+    return cut_services(workload, loaded.formulation.problem.pools, loaded.formulation.measured)
 
 
 def at_rates(problem: Problem, rates: Mapping[str, float]) -> Problem:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from partita.control.controller import standing_rates
+from partita.control.demand import Demand
 from partita.control.goal import goal_for
 from partita.control.journal import JournalError
 from partita.control.observed import deployed
-from partita.control.replanning import Planned, judge, wanted_rates
+from partita.control.replanning import Planned, judge, wanted
 from partita.control.snapshot import snapshot
 from partita.control.stops import StopRequestedError
 from partita.errors import InfeasibleError, InputError, PartitaError
@@ -54,7 +55,7 @@ class Keeper:
         self._holding = holding
         self._way = way
         self._workbook: Workbook | None = None
-        self._rates: Mapping[str, float] = {}
+        self._demand = Demand({})
         self._planned: Planned | None = None
         self._plan: Plan | None = None
         self._settled: str | None = None  # state of the cluster in which nothing is left to do
@@ -109,13 +110,13 @@ class Keeper:
 
     def _read(self) -> None:
         try:
-            workbook, rates = self._source.read(), self._measured.measured()
+            workbook, demand = self._source.read(), self._measured.measured()
         except (InputError, InfeasibleError) as error:
             if self._workbook is None:
                 raise
             self._tell(f"{error}; going on with what was read before")
             return
-        self._workbook, self._rates = workbook, rates
+        self._workbook, self._demand = workbook, demand
 
     def _replan(self, now: float) -> None:
         workbook = self._workbook
@@ -123,14 +124,14 @@ class Keeper:
             raise AssertionError("nothing was read")
         current = deployed(self._controller.hands.driver.observe())
         there = free_gpus(current)
-        rates = wanted_rates(workbook.rates, self._rates)
-        verdict = judge(self._planned, workbook.document, rates, now, self._holding)
+        demand = wanted(workbook.demand, self._demand)
+        verdict = judge(self._planned, workbook.document, demand, now, self._holding)
         why = self._outgrown(there) or (verdict.why if verdict.now else None)
         if why is None:
             return
         self._tell(f"planning: {why}")
-        self._plan = workbook.plan(rates, there, current)
-        self._planned = Planned(now, workbook.document, rates)
+        self._plan = workbook.plan(demand, there, current)
+        self._planned = Planned(now, workbook.document, demand)
         self._there = there
         self._settled = None
 

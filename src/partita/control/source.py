@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from partita.control.demand import Demand
     from partita.plan.plan import Plan
     from partita.transition.deployment import Deployment
 
@@ -20,8 +21,8 @@ class Workbook(Protocol):
         ...
 
     @property
-    def rates(self) -> Mapping[str, float]:
-        """Items/s of each service, as written."""
+    def demand(self) -> Demand:
+        """What services are asked, as written: all rates, and batch sizes of those that are cut by them."""
         ...
 
     @property
@@ -29,13 +30,13 @@ class Workbook(Protocol):
         """Combinations of instances that must not stand together."""
         ...
 
-    def plan(self, rates: Mapping[str, float], gpus: Mapping[str, int], current: Deployment) -> Plan:
+    def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
         """Return the plan with the fewest GPUs, of those the one nearest to what runs.
 
         Where they do not suffice, the plan that meets the most services by priority.
 
         Args:
-            rates: items/s to plan each service for.
+            demand: what to plan each service for.
             gpus: how many GPUs of each model may be used.
             current: what runs.
 

@@ -72,6 +72,12 @@ class CutService:
     notes: tuple[str, ...]
 
     @property
+    def shares(self) -> dict[int, float]:
+        """Share of the queries by batch size."""
+        share = self.offers[0].problem.share.tolist()
+        return {size: part for size, part in enumerate(share, 1) if part > 0}
+
+    @property
     def rate(self) -> float:
         """Queries/s to hold, headroom included."""
         return self.spec.rate * (1 + self.spec.headroom) / self.items

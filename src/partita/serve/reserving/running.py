@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from partita.perf.operating_point import OperatingPoint
 from partita.serve.cut import ServingCut
+from partita.transition.deployment import Deployment
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from partita.serve.reserving.asked import CutService
     from partita.serve.reserving.fewest import Held
-    from partita.transition.deployment import DeployedGpu, Deployment, Replica
+    from partita.transition.deployment import DeployedGpu, Replica
 
 
 _NOISE = 1.01
@@ -72,7 +73,18 @@ def running(current: Deployment, services: Iterable[CutService]) -> dict[str, Ru
     """Return the GPUs that each of these services has for itself now; services without any are left out."""
     found: dict[str, list[DeployedGpu]] = {service.spec.name: [] for service in services}
     for gpu in current.gpus:
-        names = {each.replica.service if each.replica else "" for each in gpu.instances}
-        if len(names) == 1 and (name := names.pop()) in found:
+        if (name := _owner(gpu)) in found:
             found[name].append(gpu)
     return {name: Running(tuple(gpus)) for name, gpus in found.items() if gpus}
+
+
+def shared_part(current: Deployment, services: Iterable[CutService]) -> Deployment:
+    """Return the deployment without the GPUs that one of these services has for itself."""
+    names = {service.spec.name for service in services}
+    return Deployment(tuple(gpu for gpu in current.gpus if _owner(gpu) not in names))
+
+
+def _owner(gpu: DeployedGpu) -> str:
+    """Return the one service that a GPU runs, empty if there is no such one."""
+    names = {each.replica.service if each.replica else "" for each in gpu.instances}
+    return names.pop() if len(names) == 1 else ""
