@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from partita.cli.services import read_services
+from partita.cli.services import read_backends, read_services
 from partita.drive.replicas import CommandReady, PortReady, Process, Upstream
 from partita.errors import InputError
+from partita.serve.tensors import TensorSpec
+from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec, parse_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,12 +26,21 @@ services:
   - {name: vgg, command: [serve], ready: [curl, localhost]}
   - {name: told, start: [add, "{device}"], stop: [remove, "{device}"]}
 """
+WORKERS = """
+services:
+  - {name: onnx, worker: {onnx: models/bert.onnx}, environment: {OMP_NUM_THREADS: "1"}, grace_s: 5}
+  - {name: threads, worker: {onnx: {path: /models/bert.onnx, threads: 2}}}
+  - {name: triton, worker: {upstream: "http://127.0.0.1:80{start}"}}
+  - {name: slow, worker: {emulated: {slow_down: 2, inputs: [{name: X, datatype: FP32, shape: [-1, 3]}]}}}
+  - {name: plain, worker: {emulated: true}}
+  - {name: other, command: [serve]}
+"""
 
 
 def test_processes_and_servers_that_are_told_are_read(tmp_path: Path) -> None:
     path = tmp_path / "services.yaml"
     path.write_text(GOOD)
-    found = read_services(path)
+    found = read_services(path, tmp_path)
     assert found == {
         "bert": Process(("serve", "--port", "{port}"), {"THREADS": "4"}, PortReady(), 5.0),
         "vgg": Process(("serve",), readiness=CommandReady(("curl", "localhost"))),
@@ -46,6 +58,13 @@ def test_processes_and_servers_that_are_told_are_read(tmp_path: Path) -> None:
         ("services: [{name: a, command: [serve], environmet: {}}]", "unknown key"),
         ("services: [{name: a, command: [serve], environment: {A: 1}}]", "names and texts"),
         ("services: [{name: a, start: [x]}]", "'stop' is missing"),
+        ("services: [{name: a, worker: {onyx: m.onnx}}]", "expected one of emulated, onnx, upstream"),
+        ("services: [{name: a, worker: onnx}]", "expected one of"),
+        ("services: [{name: a, worker: {onnx: 3}}]", "expected text"),
+        ("services: [{name: a, worker: {onnx: {path: m, thread: 2}}}]", "unknown key 'thread'"),
+        ("services: [{name: a, worker: {upstream: localhost}}]", "no HTTP address"),
+        ("services: [{name: a, worker: {emulated: yes please}}]", "expected true"),
+        ("services: [{name: a, worker: {emulated: true}, command: [x]}]", "unknown key 'command'"),
         ("services: [", "no YAML"),
     ],
 )
@@ -53,5 +72,49 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, told: str) -> None:
     path = tmp_path / "services.yaml"
     path.write_text(text)
     with pytest.raises(InputError, match=told) as caught:
-        read_services(path)
+        read_services(path, tmp_path)
     assert str(path) in str(caught.value.where)
+
+
+def test_workers_are_read_and_models_lie_beside_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "services.yaml"
+    path.write_text(WORKERS)
+    assert read_backends(path) == {
+        "onnx": OnnxSpec(str(tmp_path / "models" / "bert.onnx")),
+        "threads": OnnxSpec("/models/bert.onnx", 2),
+        "triton": UpstreamSpec("http://127.0.0.1:80{start}"),
+        "slow": EmulatedSpec(inputs=(TensorSpec("X", "FP32", (-1, 3)),), slow_down=2.0),
+        "plain": EmulatedSpec(),
+    }
+    found = read_services(path, tmp_path / "workers")
+    assert list(found) == ["onnx", "threads", "triton", "slow", "plain", "other"]
+    worker = found["onnx"]
+    assert isinstance(worker, Process)
+    assert (worker.environment, worker.grace_s) == ({"OMP_NUM_THREADS": "1"}, 5.0)
+    assert not (tmp_path / "workers").exists()
+
+
+def test_a_workers_specification_has_what_is_measured_and_what_is_planned(tmp_path: Path) -> None:
+    path = tmp_path / "services.yaml"
+    path.write_text(WORKERS)
+    seconds = {"triton": {("3g.20gb", 2): {1: 0.01, 8: 0.05}}}
+    worker = read_services(path, tmp_path / "workers", seconds)["triton"]
+    assert isinstance(worker, Process)
+    assert worker.document is not None
+    words = {
+        "service": "triton",
+        "model": "m",
+        "gpu": "g",
+        "placement": "3g.20gb@4",
+        "batch": "8",
+        "token": "t1",
+    }
+    found = [
+        parse_spec(
+            json.loads(worker.document({**words, "processes": processes, "latency_ms": "40.0"})), "spec"
+        )
+        for processes in ("2", "1")
+    ]
+    assert [each.seconds for each in found] == [{1: 0.01, 8: 0.05}, {8: 0.04}]
+    assert found[0].backend == UpstreamSpec("http://127.0.0.1:804")
+    assert not found[0].supervised

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from itertools import count
 from pathlib import Path
@@ -13,15 +13,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita.cli.options import stderr
-from partita.drive.state import CLUSTER
+from partita.drive.state import CLUSTER, REPLICAS, WORKERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from partita.drive.nvml import NvmlDriver
     from partita.drive.port import Driver
+    from partita.drive.replicas import Process, Runner, Upstream
     from partita.drive.simulated import SimulatedDriver
     from partita.plan.plan import PlannedGpu
+    from partita.serve.supervise.replicas import SliceSeconds
     from partita.sim.clock import Clock
 
 _MOST_SIMULATED = 100_000
@@ -72,7 +74,7 @@ ServicesFile = Annotated[
         "--services",
         metavar="FILE",
         envvar="PARTITA_SERVICES",
-        help="How each service's replicas are run on real GPUs (YAML).",
+        help="How each service's replicas are run (YAML): needed on real GPUs; simulated ones then run workers too.",
     ),
 ]
 AllowMigMode = Annotated[
@@ -88,14 +90,26 @@ class Cluster:
     """Which cluster, as the user chose it.
 
     Attributes:
-        services: file that says how replicas are run on real GPUs.
+        services: file that says how replicas are run; without it those of a simulated cluster are no processes.
         allow_mig_mode: whether MIG mode may be turned on where it is off.
+        seconds: what is measured of each service, for emulated workers.
     """
 
     driver: DriverName
     clock: ClockName
     services: Path | None = None
     allow_mig_mode: bool = False
+    seconds: Mapping[str, SliceSeconds] = field(default_factory=dict)
+
+    def runs(self, folder: Path) -> dict[str, Process | Upstream]:
+        """Return how each service's replicas are run; workers' sockets go to a folder of the state folder.
+
+        Raises:
+            InputError: the file of services cannot be used.
+        """
+        from partita.cli.services import read_services  # noqa: PLC0415 -- only where a cluster is driven
+
+        return read_services(self.services, folder / WORKERS, self.seconds) if self.services else {}
 
     def exists(self, folder: Path) -> bool:
         """Say whether it is there; the GPUs of this host always are."""
@@ -103,23 +117,23 @@ class Cluster:
 
 
 def refuse_unrunnable(cluster: Cluster, services: Iterable[str]) -> None:
-    """Refuse services that nothing says how to run on real GPUs.
+    """Refuse services that nothing says how to run, where they are to run.
 
     Raises:
         InputError: there are any.
     """
-    if cluster.driver is not DriverName.NVML:
+    if cluster.driver is not DriverName.NVML and cluster.services is None:
         return
-    from partita.cli.services import read_services  # noqa: PLC0415 -- only for real GPUs
+    from partita.drive.state import state_path  # noqa: PLC0415 -- only where replicas are run
     from partita.errors import InputError  # noqa: PLC0415
 
-    known = read_services(cluster.services) if cluster.services else {}
+    known = cluster.runs(state_path())
     if missing := sorted(set(services) - known.keys()):
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise InputError(
             f"nothing says how {', '.join(missing[:5])}{more} is run",
             where=str(cluster.services or "--services"),
-            hint='write {services: [{name: resnet50, command: [serve, --port, "{port}"], ready: port}]} to a file',
+            hint="write {services: [{name: resnet50, worker: {onnx: resnet50.onnx}}]} to a file",
         )
 
 
@@ -146,11 +160,9 @@ def open_driver(
 
 
 def _nvml(cluster: Cluster, folder: Path) -> NvmlDriver:
-    from partita.cli.services import read_services  # noqa: PLC0415 -- each driver imports its own modules
-    from partita.drive.nvml import NvmlDriver  # noqa: PLC0415
+    from partita.drive.nvml import NvmlDriver  # noqa: PLC0415 -- each driver imports its own modules
 
-    services = read_services(cluster.services) if cluster.services else {}
-    return NvmlDriver(folder, services, allow_mig_mode=cluster.allow_mig_mode)
+    return NvmlDriver(folder, cluster.runs(folder), allow_mig_mode=cluster.allow_mig_mode)
 
 
 def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]]) -> SimulatedDriver:
@@ -167,7 +179,15 @@ def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str
         stderr().print(
             f"note: made a simulated cluster of {len(made)} GPUs: {path}", markup=False, soft_wrap=True
         )
-    return SimulatedDriver(path, make_clock(cluster.clock))
+    return SimulatedDriver(path, make_clock(cluster.clock), runner=_runner(cluster, folder))
+
+
+def _runner(cluster: Cluster, folder: Path) -> Runner | None:
+    if cluster.services is None:
+        return None
+    from partita.drive.replicas import Records, Runner  # noqa: PLC0415 -- only where replicas are run
+
+    return Runner(Records(folder / REPLICAS), cluster.runs(folder))
 
 
 def make_clock(name: ClockName) -> Clock:

@@ -96,7 +96,8 @@ def run(
     of their queries. Mends what others change. SIGTERM or Ctrl-C
     finish what is under way and end in a safe state.
     """
-    from partita.cli.workbook import Planning  # noqa: PLC0415 -- slow to import
+    from partita.cli.measured_seconds import measured_seconds  # noqa: PLC0415 -- slow to import
+    from partita.cli.workbook import Planning  # noqa: PLC0415
     from partita.cli.workbook import WorkloadFile as Source  # noqa: PLC0415
     from partita.cli.workplace import workplace  # noqa: PLC0415
     from partita.control.keep import Keeper, Way  # noqa: PLC0415
@@ -108,7 +109,7 @@ def run(
     with asked_to_stop() as stop, lines() as reporter:
         source = Source(workload, Planning(time_limit, seed, stop))
         first = source.read()  # a fault in it is told before anything is opened
-        cluster = Cluster(driver, lives_by, services, allow_mig_mode)
+        cluster = Cluster(driver, lives_by, services, allow_mig_mode, measured_seconds(first.loaded))
         refuse_unrunnable(cluster, first.demand.rates)
         with workplace(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first)) as place:
             controller = make_controller(place, make_transitioner(algorithm), reporter, stop)

@@ -1,32 +1,67 @@
-"""How replicas are run on real GPUs, by service: a YAML document."""
+"""How replicas are run, by service: a YAML document."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
 from partita.plan.fields import Fields
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Mapping
 
     from partita.drive.replicas import CommandReady, PortReady, Process, Upstream
+    from partita.serve.supervise.replicas import SliceSeconds
+    from partita.serve.worker.spec import BackendSpec
 
 _PROCESS = "environment ready grace_s start_timeout_s"
+_WORKER = "environment grace_s start_timeout_s"
 _HINT = 'write [{name: resnet50, command: [serve, --port, "{port}"], ready: port}]'
 
 
-def read_services(path: Path) -> dict[str, Process | Upstream]:
+def read_services(
+    path: Path, sockets: Path, seconds: Mapping[str, SliceSeconds] | None = None
+) -> dict[str, Process | Upstream]:
     """Read how each service's replicas are run.
 
-    A list under `services`, each with `name` and either `command` (a process of its own; with `environment`,
-    `ready`, which is `port` or a command, `grace_s` and `start_timeout_s`) or `start` and `stop` (commands that tell
-    a server that runs already; with `timeout_s`).
+    A list under `services`, each with `name` and one of
+
+    - `worker`: `{onnx: model.onnx}`, `{upstream: http://127.0.0.1:8000}` or `{emulated: true}`, each also an object
+      with more fields (with `environment`, `grace_s` and `start_timeout_s`),
+    - `command`: a process of its own (with `environment`, `ready`, which is `port` or a command, `grace_s` and
+      `start_timeout_s`),
+    - `start` and `stop`: commands that tell a server that runs already (with `timeout_s`).
+
+    Args:
+        path: the file.
+        sockets: the folder of workers' sockets.
+        seconds: what is measured of each service, for emulated workers.
 
     Raises:
         InputError: the file cannot be read, or a field is missing, unknown or wrong.
     """
-    import yaml  # noqa: PLC0415 -- only for real GPUs
+    found: dict[str, Process | Upstream] = {}
+    for fields in _entries(path):
+        name = fields.text("name")
+        if "worker" in fields.data:
+            found[name] = _worker(fields, sockets, (seconds or {}).get(name, {}))
+        else:
+            found[name] = _upstream(fields) if "start" in fields.data else _process(fields)
+    return found
+
+
+def read_backends(path: Path) -> dict[str, BackendSpec]:
+    """Read what runs each service's model, of the services that have a `worker`.
+
+    Raises:
+        InputError: the file cannot be read, or a field is missing, unknown or wrong.
+    """
+    return {fields.text("name"): _backend(fields) for fields in _entries(path) if "worker" in fields.data}
+
+
+def _entries(path: Path) -> list[Fields]:
+    import yaml  # noqa: PLC0415 -- only where services are run
 
     from partita.files import read_text  # noqa: PLC0415
 
@@ -37,13 +72,45 @@ def read_services(path: Path) -> dict[str, Process | Upstream]:
         line = f":{mark.line + 1}" if mark else ""
         raise InputError(f"no YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from None
     root = Fields.of(data, str(path), "", "services", "apiVersion kind")
-    found: dict[str, Process | Upstream] = {}
-    for place, each in root.items("services"):
-        told = isinstance(each, dict) and "start" in each
-        required, optional = ("name start stop", "timeout_s") if told else ("name command", _PROCESS)
-        fields = Fields.of(each, str(path), place, required, optional)
-        found[fields.text("name")] = _upstream(fields) if told else _process(fields)
-    return found
+    return [Fields.of(each, str(path), place, *_keys(each)) for place, each in root.items("services")]
+
+
+def _keys(entry: object) -> tuple[str, str]:
+    """Return the keys that an entry must have and those that it may."""
+    if isinstance(entry, dict) and "worker" in entry:
+        return "name worker", _WORKER
+    if isinstance(entry, dict) and "start" in entry:
+        return "name start stop", "timeout_s"
+    return "name command", _PROCESS
+
+
+def _worker(fields: Fields, sockets: Path, seconds: SliceSeconds) -> Process:
+    from partita.serve.supervise import worker_process  # noqa: PLC0415 -- slow to import
+
+    return worker_process(
+        _backend(fields),
+        sockets,
+        seconds=seconds,
+        environment=_environment(fields),
+        grace_s=_seconds(fields, "grace_s", 30.0),
+        start_timeout_s=_seconds(fields, "start_timeout_s", 600.0),
+    )
+
+
+def _backend(fields: Fields) -> BackendSpec:
+    from partita.serve.worker.spec import KINDS, parse_backend  # noqa: PLC0415 -- slow to import
+
+    worker = fields.data["worker"]
+    if not isinstance(worker, dict) or len(worker) != 1 or not worker.keys() <= KINDS.keys():
+        raise fields.error(f"expected one of {', '.join(KINDS)}", "worker", "write {onnx: model.onnx}")
+    ((kind, value),) = worker.items()
+    short = {"onnx": {"path": value}, "upstream": {"url": value}, "emulated": {}}
+    if kind == "emulated" and not isinstance(value, dict) and value is not True:
+        raise fields.error("expected true, or an object", "worker.emulated", "write {emulated: true}")
+    told = {**(value if isinstance(value, dict) else short[kind]), "kind": kind}
+    if isinstance(told.get("path"), str):
+        told["path"] = str((Path(fields.file).parent / told["path"]).resolve())
+    return parse_backend(told, fields.file, f"{fields.path}.worker.{kind}")
 
 
 def _process(fields: Fields) -> Process:

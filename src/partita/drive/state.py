@@ -11,6 +11,10 @@ from partita.errors import InputError
 VARIABLE = "PARTITA_STATE"
 CLUSTER = "cluster.sqlite3"
 """The simulated cluster's file in the state folder."""
+REPLICAS = "replicas"
+"""The folder of replicas' records in the state folder."""
+WORKERS = "workers"
+"""The folder of workers' sockets in the state folder."""
 
 
 def state_folder() -> Path:

@@ -25,6 +25,7 @@ from partita.drive.port import (
 )
 from partita.drive.replicas.records import Records
 from partita.drive.replicas.runner import Runner, require_same
+from partita.drive.state import REPLICAS
 from partita.errors import PartitaError
 from partita.sim.clock import WallClock
 from partita.transition.transition import Kind
@@ -69,7 +70,7 @@ class NvmlDriver:
         self._clock = WallClock()
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
         self._under_way = 0
-        records = Records(state / "replicas")
+        records = Records(state / REPLICAS)
         owned = Owned(state / "owned.sqlite3")
         self._runner = Runner(records, services)
         with told():

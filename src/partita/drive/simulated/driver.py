@@ -16,6 +16,7 @@ from partita.drive.simulated.hosted import Hosted
 from partita.drive.simulated.rows import observation
 from partita.drive.simulated.seconds import JITTER, draw
 from partita.drive.simulated.store import Store
+from partita.drive.state import REPLICAS
 from partita.errors import InputError, PartitaError
 from partita.sim.clock import WallClock
 from partita.transition.durations import MEASURED
@@ -29,10 +30,6 @@ if TYPE_CHECKING:
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
     from partita.transition.transition import Action, Durations
-
-
-RECORDS = "replicas"
-"""The folder of replicas' records beside the cluster's file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +80,7 @@ class SimulatedDriver:
         if runner is not None and not isinstance(clock, WallClock):
             raise InputError("processes live by the wall clock", where="--services", hint="add --clock wall")
         self._store = Store(path)
-        self._hosted = Hosted(self._store, Path(path).parent / RECORDS, runner)
+        self._hosted = Hosted(self._store, Path(path).parent / REPLICAS, runner)
         self._clock = clock
         self._seconds = seconds
         self._jitter = jitter

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from partita.drive.replicas import Process
 from partita.serve.supervise.filling import filled
+from partita.serve.supervise.folder import make_folder
 from partita.serve.worker.frames import FrameError, Frames
 from partita.serve.worker.sockets import connected
 from partita.serve.worker.spec import LOAD_TIMEOUT_S, WorkerSpec
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
     from partita.serve.worker.spec import BackendSpec
 
+SliceSeconds: TypeAlias = "Mapping[tuple[str, int], Mapping[int, float]]"
+"""Seconds of a batch, by profile and processes, and by batch size."""
 COMMAND = (sys.executable, "-m", "partita.serve.worker", "{document}")
 _ANSWER_S = 2.0
 _MARGIN_S = 1.0
@@ -65,14 +68,15 @@ class WorkerDocument:
     backend: BackendSpec
     folder: Path
     grace_s: float
-    seconds: Mapping[tuple[str, int], Mapping[int, float]] = field(default_factory=dict)
+    seconds: SliceSeconds = field(default_factory=dict)
 
     def __call__(self, words: Mapping[str, str]) -> str:
-        """Return its text.
+        """Return its text, the folder made if it is not there.
 
         Raises:
-            InputError: the back-end's URL cannot be filled in.
+            InputError: the back-end's URL cannot be filled in, or the folder not be made.
         """
+        make_folder(self.folder)
         return self.spec(words).text()
 
     def spec(self, words: Mapping[str, str]) -> WorkerSpec:
@@ -87,7 +91,7 @@ class WorkerDocument:
             placement=words["placement"],
             batch=batch,
             backend=filled(self.backend, words),
-            folder=str(self.folder),
+            folder=str(self.folder.resolve()),
             token=words["token"],
             processes=processes,
             seconds=measured or {batch: float(words["latency_ms"]) / 1000},
@@ -99,7 +103,7 @@ def worker_process(
     backend: BackendSpec,
     folder: Path,
     *,
-    seconds: Mapping[tuple[str, int], Mapping[int, float]] | None = None,
+    seconds: SliceSeconds | None = None,
     environment: Mapping[str, str] | None = None,
     grace_s: float = 30.0,
     start_timeout_s: float = LOAD_TIMEOUT_S,
@@ -108,14 +112,12 @@ def worker_process(
 
     Args:
         backend: what runs the model.
-        folder: where sockets go; made if it is not there.
+        folder: where sockets go; made by the first.
         seconds: seconds of batches by profile and processes, from the performance table.
         environment: variables beside those of the controller.
         grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
         start_timeout_s: seconds it may take to become ready.
     """
-    folder = folder.resolve()
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Its own grace ends first, so that it can say what was left unfinished.
     document = WorkerDocument(backend, folder, max(0.0, grace_s - _MARGIN_S), seconds or {})
     return Process(

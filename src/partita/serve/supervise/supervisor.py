@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, PartitaError
+from partita.errors import PartitaError
+from partita.serve.supervise.folder import make_folder
 from partita.serve.supervise.post import Post
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Supervisor:
             InputError: their folder cannot be made.
         """
         for folder in {post.spec.folder for post in self._posts.values()}:
-            _make(Path(folder))
+            make_folder(Path(folder))
         self._thread.start()
 
     def workers(self) -> tuple[Kept, ...]:
@@ -192,10 +193,3 @@ class Supervisor:
         post.due = now if stable else now + pause * self._random.uniform(0.5, 1.5)
         if post.failures == 1:
             self._tell(f"the worker of {post.spec.service} on {post.spec.gpu} {post.spec.placement} {why}")
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise InputError(f"cannot be made: {error.strerror}", where=str(folder)) from None
