@@ -92,7 +92,7 @@ def _be_the_job(launch: dict[str, Any], output: int, tell: int) -> NoReturn:
         os.chdir(launch["directory"])
         step = "command"
         _close_all_but(tell)
-        os.execvpe(launch["command"][0], launch["command"], launch["environment"])  # noqa: S606 -- its purpose
+        _execute(launch["command"], launch["environment"])
     except OSError as error:
         os.write(tell, f"{step}:{error.errno}".encode())
     except BaseException:  # noqa: BLE001 -- a forked watcher must never go on as a watcher
@@ -135,6 +135,21 @@ def _drop(owner: dict[str, Any]) -> None:
 def _close_all_but(kept: int) -> None:
     os.closerange(3, kept)
     os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+
+
+def _execute(command: list[str], environment: dict[str, str]) -> None:
+    """Become the command, found as execvp(3) does; os.execvpe would import something, which the user may not."""
+    if "/" in command[0]:
+        os.execve(command[0], command, environment)  # noqa: S606 -- its purpose
+    refused: OSError = FileNotFoundError(errno.ENOENT, command[0])
+    for folder in environment.get("PATH", os.defpath).split(":"):
+        try:
+            os.execve(f"{folder or '.'}/{command[0]}", command, environment)  # noqa: S606
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        except PermissionError as error:
+            refused = error
+    raise refused
 
 
 def _not_started(launch: dict[str, Any], step: str, number: int) -> NotStartedError:

@@ -34,8 +34,8 @@ class Hearing:
         text = self._before + data
         # Searching for plain words first makes this a hundred times as fast as the patterns.
         if any(hint in text for hint in _HINTS):
-            if self._memory.search(text):
-                self._last = self._heard + len(data)
+            for found in self._memory.finditer(text):
+                self._last = self._heard - len(self._before) + found.end()
             self._fault = self._fault or self._xid.search(text) is not None
         self._heard += len(data)
         self._before = text[-_OVERLAP:]

@@ -16,7 +16,7 @@ class BoundedLog:
 
     Args:
         folder: open descriptor of the attempt's folder.
-        most: bytes kept at any time and in the end.
+        most: bytes kept; a quarter more while head and tail are joined in the end.
         owner: uid and gid that may read it; None if it is ours.
     """
 
@@ -50,7 +50,8 @@ class BoundedLog:
         """Join head and tail in one file with a line between that tells what was dropped.
 
         Returns:
-            Where the tail begins in the output, and in the file; how many bytes were dropped; how many there were.
+            How many bytes there were, and how many were dropped; how many are in the head; where the tail begins in
+            the output, and where in the file.
         """
         self._close()
         tail = self._parts[0][1] if self._parts else self.total
@@ -61,15 +62,10 @@ class BoundedLog:
         at = self._size()
         for name, _ in self._parts:
             self._append(name)
+            self._unlink(name)  # a follower waits for what tells where it is now
         self._close()
-        self.free()
-        return {"total": self.total, "dropped": dropped + self.failed, "tail": tail, "tail_at": at}
-
-    def free(self) -> None:
-        """Give up the parts, to free room on the disk."""
-        for name, _ in self._parts:
-            self._unlink(name)
-        self._parts = []
+        dropped += self.failed
+        return {"total": self.total, "dropped": dropped, "head": self._kept_head, "tail": tail, "tail_at": at}
 
     def _turn(self) -> None:
         self._close()

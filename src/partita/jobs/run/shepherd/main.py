@@ -220,7 +220,6 @@ class Watcher:
             try:
                 documents.write(self._folder, names.EXIT, found)
             except OSError:
-                self._log.free()
-                time.sleep(1.0)
+                time.sleep(1.0)  # a full disk, and no room was set aside
             else:
                 return
