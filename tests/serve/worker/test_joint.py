@@ -1,0 +1,112 @@
+"""Queries joined into one batch and its outputs split again."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from partita.serve.tensors import ITEM_BYTES, Query, Tensor
+from partita.serve.worker.joint import (
+    InvalidQueryError,
+    Joining,
+    decode_texts,
+    encode_texts,
+    run_joined,
+)
+
+TEXTS = st.lists(st.binary(max_size=5), max_size=6)
+
+
+@st.composite
+def queries(draw: st.DrawFn) -> list[Query]:
+    """Queries of two inputs of few unlike shapes, every byte of them drawn."""
+    found = []
+    for _ in range(draw(st.integers(1, 6))):
+        rows, width = draw(st.integers(0, 4)), draw(st.sampled_from([1, 3]))
+        datatype = draw(st.sampled_from(["FP32", "UINT8"]))
+        numbers = draw(st.binary(min_size=(n := rows * width * ITEM_BYTES[datatype]), max_size=n))
+        texts = draw(st.lists(st.binary(max_size=5), min_size=rows, max_size=rows))
+        inputs = [
+            Tensor("A", datatype, (rows, width), numbers),
+            Tensor("B", "BYTES", (rows, 1), encode_texts(texts)),
+        ]
+        wanted = draw(st.sampled_from([(), ("B",), ("A", "B"), ("B", "A")]))
+        found.append(Query(tuple(draw(st.permutations(inputs))), wanted))
+    return found
+
+
+def echo(query: Query) -> tuple[Tensor, ...]:
+    by_name = {each.name: each for each in query.inputs}
+    return tuple(by_name[name] for name in (query.outputs or ("A", "B")))
+
+
+def plain(tensors: tuple[Tensor, ...]) -> list[tuple[str, tuple[int, ...], bytes]]:
+    return [(each.name, each.shape, bytes(each.data)) for each in tensors]
+
+
+@given(queries(), st.sampled_from([Joining(), Joining(most=3), Joining(apart=True)]))
+def test_whatever_is_joined_everyone_gets_their_own(asked: list[Query], joining: Joining) -> None:
+    ran: list[Query] = []
+
+    def run(query: Query) -> tuple[Tensor, ...]:
+        ran.append(query)
+        for each in query.inputs:
+            size = ITEM_BYTES.get(each.datatype)
+            count = math.prod(each.shape)
+            assert len(decode_texts(each.data)) == count if size is None else len(each.data) == count * size
+        return echo(query)
+
+    answers = run_joined(asked, joining, run)
+    assert [plain(each.outputs) for each in answers] == [plain(echo(query)) for query in asked]
+    if joining == Joining():
+        kinds = {
+            frozenset((each.name, each.datatype, each.shape[1:]) for each in one.inputs) for one in asked
+        }
+        assert len(ran) == len(kinds)
+    elif joining.most:
+        assert all(query.batch <= joining.most for query in ran)
+    else:
+        assert ran == asked
+
+
+def row(value: int) -> Query:
+    return Query((Tensor("A", "UINT8", (1, 1), bytes([value])),))
+
+
+def test_one_query_to_blame_does_not_spoil_the_others() -> None:
+    def picky(query: Query) -> tuple[Tensor, ...]:
+        if 13 in bytes(query.inputs[0].data):
+            raise InvalidQueryError("unlucky")
+        return query.inputs
+
+    answers = run_joined([row(1), row(13), row(2)], Joining(), picky)
+    assert [each.error for each in answers] == [None, "unlucky", None]
+    assert [each.invalid for each in answers] == [False, True, False]
+
+
+def test_a_failure_of_the_model_is_everyones() -> None:
+    def broken(query: Query) -> tuple[Tensor, ...]:
+        raise RuntimeError(f"out of memory with {query.batch}")
+
+    with pytest.raises(RuntimeError, match="out of memory with 2"):
+        run_joined([row(1), row(2)], Joining(), broken)
+
+
+def test_an_output_without_the_batch_is_told() -> None:
+    with pytest.raises(ValueError, match=r"output S of shape \[1\] does not have the batch of 2"):
+        run_joined([row(1), row(2)], Joining(), lambda _: (Tensor("S", "UINT8", (1,), b"0"),))
+
+
+@given(TEXTS)
+def test_texts_come_back(texts: list[bytes]) -> None:
+    assert decode_texts(encode_texts(texts)) == texts
+
+
+@given(TEXTS, st.integers(1, 9))
+def test_texts_cut_short_are_told(texts: list[bytes], cut: int) -> None:
+    data = encode_texts([*texts, b"the last"])
+    with pytest.raises(InvalidQueryError, match="end within an element"):
+        decode_texts(data[:-cut])
