@@ -133,6 +133,8 @@ def _wanted(query: Query, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     if not query.outputs:
         return tuple(outputs)
     by_name = {each.name: each for each in outputs}
+    if unknown := [name for name in query.outputs if name not in by_name]:
+        raise InvalidQueryError(f"there is no output {', '.join(unknown)}")
     return tuple(by_name[name] for name in query.outputs)
 
 

@@ -83,7 +83,7 @@ class OnnxRuntime:
             raise InvalidQueryError(f"the model needs input {', '.join(sorted(missing))}")
         names = list(query.outputs) or [each.name for each in self.outputs]
         if unknown := set(names) - {each.name for each in self.outputs}:
-            raise InvalidQueryError(f"the model has no output {', '.join(sorted(unknown))}")
+            raise InvalidQueryError(f"there is no output {', '.join(sorted(unknown))}")
         rows = query.batch
         if self._padded is not None and rows < self._padded:
             feeds = {name: _padded(each, self._padded) for name, each in feeds.items()}

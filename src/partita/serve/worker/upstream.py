@@ -38,8 +38,25 @@ class Upstream:
     def __init__(self, spec: UpstreamSpec, model: str, lanes: int) -> None:
         self._clients = [Client(spec.url, spec.timeout_s) for _ in range(lanes)]
         self._path = f"/v2/models/{spec.model or model}"
-        client = self._clients[0]
-        self._await_ready(client, spec)
+        try:
+            self._await_ready(self._clients[0], spec)
+            self._read_metadata(self._clients[0], spec)
+        except BaseException:
+            self.close()
+            raise
+        batched = all(each.shape[:1] == (-1,) for each in (*self.inputs, *self.outputs))
+        self._joining = Joining(apart=not batched)
+
+    def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
+        """Return the server's answers, from as few requests as the queries' shapes allow."""
+        return run_joined(queries, self._joining, lambda query: self._infer(lane, query))
+
+    def close(self) -> None:
+        """Close the connections."""
+        for client in self._clients:
+            client.close()
+
+    def _read_metadata(self, client: Client, spec: UpstreamSpec) -> None:
         try:
             self._binary = BINARY in client.get("/v2").get("extensions", [])
             metadata = client.get(self._path)
@@ -49,12 +66,6 @@ class Upstream:
             raise InputError(
                 f"the server's metadata cannot be read: {error!r}", where=spec.url + self._path
             ) from None
-        batched = all(each.shape[:1] == (-1,) for each in (*self.inputs, *self.outputs))
-        self._joining = Joining(apart=not batched)
-
-    def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
-        """Return the server's answers, from as few requests as the queries' shapes allow."""
-        return run_joined(queries, self._joining, lambda query: self._infer(lane, query))
 
     def _infer(self, lane: int, query: Query) -> tuple[Tensor, ...]:
         header, body = write_query(query, binary=self._binary)

@@ -1,0 +1,143 @@
+"""Batches forwarded to a server that runs already."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.serve.worker.client import gateway, running, spec_of
+from tests.serve.worker.oip_server import Server, serving
+
+from partita.errors import InputError
+from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
+from partita.serve.worker.joint import InvalidQueryError, decode_texts, encode_texts
+from partita.serve.worker.oip import read_answer, write_query
+from partita.serve.worker.oip_client import UpstreamError
+from partita.serve.worker.spec import UpstreamSpec
+from partita.serve.worker.upstream import Upstream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with serving() as made:
+        yield made
+
+
+@pytest.fixture(params=[True, False], ids=["binary", "json"])
+def upstream(server: Server, request: pytest.FixtureRequest) -> Iterator[Upstream]:
+    server.binary = request.param
+    made = Upstream(UpstreamSpec(server.url), "plus", 2)
+    yield made
+    made.close()
+
+
+def asking(*rows: int, texts: tuple[str, ...] | None = None) -> Query:
+    data = bytes(value for row in rows for value in (row, row + 1))
+    said = encode_texts(each.encode() for each in (texts or ("grüß",) * len(rows)))
+    return Query((Tensor("X", "UINT8", (len(rows), 2), data), Tensor("T", "BYTES", (len(rows), 1), said)))
+
+
+def values(answer: Answer) -> list[int]:
+    assert answer.error is None
+    return list(bytes(answer.outputs[0].data))
+
+
+def test_its_metadata_are_the_upstreams(upstream: Upstream) -> None:
+    assert upstream.inputs == (TensorSpec("X", "UINT8", (-1, 2)), TensorSpec("T", "BYTES", (-1, 1)))
+    assert [each.name for each in upstream.outputs] == ["Y", "U"]
+
+
+def test_queries_are_forwarded_as_one_and_their_answers_split(server: Server, upstream: Upstream) -> None:
+    first, second = upstream.run(0, [asking(1), asking(20, 30, texts=("a", "bc"))])
+    assert (values(first), values(second)) == ([2, 3], [21, 22, 31, 32])
+    assert decode_texts(second.outputs[1].data) == [b"a", b"bc"]
+    assert server.requests == [3]
+
+
+def test_connections_are_kept(server: Server, upstream: Upstream) -> None:
+    before = server.connections
+    for _ in range(5):
+        upstream.run(0, [asking(1)])
+        upstream.run(1, [asking(1)])
+    assert server.connections == before + 1  # the second lane's
+
+
+def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(upstream: Upstream) -> None:
+    upstream.run(0, [asking(1)])
+    upstream._clients[0]._connection.sock.shutdown(2)
+    assert values(upstream.run(0, [asking(1)])[0]) == [2, 3]
+
+
+def test_a_query_that_the_server_blames_is_invalid_and_alone(upstream: Upstream) -> None:
+    good, bad, other = upstream.run(0, [asking(1), asking(13), asking(3)])
+    assert (values(good), values(other)) == ([2, 3], [4, 5])
+    assert bad.invalid
+    assert "13 is unlucky" in str(bad.error)
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_server_that_fails_is_not_the_querys_fault(server: Server, upstream: Upstream, status: int) -> None:
+    server.fail_with = status
+    with pytest.raises(UpstreamError, match=f"{status}: a bad day"):
+        upstream.run(0, [asking(1)])
+    server.fail_with = 0
+    assert values(upstream.run(0, [asking(1)])[0]) == [2, 3]
+
+
+def test_a_server_that_hangs_up_has_failed(server: Server, upstream: Upstream) -> None:
+    server.hang_up = True
+    with pytest.raises((OSError, UpstreamError)):
+        upstream.run(0, [asking(1)])
+
+
+def test_it_waits_until_the_server_has_the_model(server: Server) -> None:
+    server.ready_after = 2
+    Upstream(UpstreamSpec(server.url, model="plus"), "ours", 1).close()
+    assert server.ready_after < 0
+
+
+@pytest.mark.parametrize("spec", [{"model": "none"}, {"url": "http://127.0.0.1:1"}])
+def test_a_server_that_never_has_it_is_given_up(server: Server, spec: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="did not have the model ready"):
+        Upstream(UpstreamSpec(**{"url": server.url, **spec}, load_timeout_s=0.0), "plus", 1)  # type: ignore[arg-type]
+
+
+def test_a_worker_forwards_and_survives_its_server(tmp_path: Path) -> None:
+    with serving() as server:
+        spec = spec_of(tmp_path, UpstreamSpec(server.url, "plus"))
+        with running(spec), gateway(spec) as one:
+            (answer,) = one.ask(asking(4))
+            assert values(answer) == [5, 6]
+            server.fail_with = 503
+            (failed,) = one.ask(asking(4))
+            assert failed.error is not None
+            assert not failed.invalid
+            server.fail_with = 0
+            assert values(one.ask(asking(4))[0]) == [5, 6]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b'{"outputs": [{"name": "Y", "datatype": "UINT8", "shape": [2], "data": [1]}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "UINT8", "shape": [1], "data": [300]}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "FP99", "shape": [1], "data": [1]}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "UINT8", "shape": ["a"], "data": [1]}]}',
+    ],
+)
+def test_answers_that_are_none_are_told(body: bytes) -> None:
+    with pytest.raises(UpstreamError, match="cannot be read"):
+        read_answer(body, None)
+
+
+def test_what_json_cannot_carry_is_told() -> None:
+    with pytest.raises(InvalidQueryError, match="BF16"):
+        write_query(Query((Tensor("X", "BF16", (1,), bytes(2)),)), binary=False)
+    with pytest.raises(InvalidQueryError, match="UTF-8"):
+        write_query(Query((Tensor("X", "BYTES", (1,), encode_texts([b"\xff"])),)), binary=False)
