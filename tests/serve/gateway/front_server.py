@@ -24,10 +24,11 @@ from partita.serve.gateway.sockets import listening
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from tests.serve.gateway.front_fake import FakeGateway
+
     from partita.serve.gateway.http.guard import Patience
     from partita.serve.gateway.oip.limits import Limits
     from partita.serve.gateway.security import Tls
-    from tests.serve.gateway.front_fake import FakeGateway
 
 PATIENCE_S = 20.0
 

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from partita.serve.gateway.front import checked
-from partita.serve.gateway.http.body import read_body
+from partita.serve.gateway.http.body import WHOLE, has_body, read_body, throw_away
 from partita.serve.gateway.http.pages import INDEX, OPEN, not_allowed
 from partita.serve.gateway.http.reply import ClientGoneError, Reply, failure, refusal, send_reply
 from partita.serve.gateway.oip.faults import RequestError, shown
@@ -64,25 +64,38 @@ class Application:
             connection.answering = asyncio.current_task()
         try:
             reply = await self._reply(scope, receive)
-        except RequestError as error:
-            reply = _fault(error)
-        except RefusedError as error:
-            reply = refusal(error)
-        except FailedError as error:
-            reply = failure(str(error), 500)
         except ClientGoneError:
             return
         except asyncio.CancelledError:
             if connection is None or connection.gone:
                 return
             reply = refusal(RefusedError(Reason.DRAINING, 1.0))
-        except Exception:  # noqa: BLE001 -- it ends one request, not the server
-            _LOG.exception("a fault in partita itself at %s %s", scope["method"], shown(scope["path"]))
-            reply = failure("a fault in partita itself; its log says more", 500)
+        except Exception as error:  # noqa: BLE001 -- it ends one request, not the server
+            reply = _error(error, scope)
         finally:
             if connection is not None:
                 connection.answering = None
-        await send_reply(send, reply)
+        if reply.status < 400 or WHOLE in scope:
+            await send_reply(send, reply)
+        else:
+            await self._refuse(scope, receive, send, reply)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, reply: Reply) -> None:
+        """Send an error before the body was read, and end the response only when the body has come.
+
+        A server that closes while its client still sends makes the client's host drop the answer (RFC 9112,
+        section 9.6).
+        """
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        if reply.status == 408 or b"expect" in headers:  # the body is not waited for any longer, or at all
+            await send_reply(send, reply._replace(headers=(*reply.headers, (b"connection", b"close"))))
+            return
+        if not has_body(headers):
+            await send_reply(send, reply)
+            return
+        await send_reply(send, reply, more=True)
+        await throw_away(receive, self._body_s)
+        await send({"type": "http.response.body", "body": b""})
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
         path, method = scope["path"], scope["method"]
@@ -93,20 +106,22 @@ class Application:
         if service is not None:
             if method != "POST":
                 return not_allowed(method, ("POST",))
-            return await self._inferred(service, headers, receive)
+            return await self._inferred(service, scope, headers, receive)
         if len(path) > _MOST_PATH:
             raise RequestError(f"a path of {len(path)} characters, {_MOST_PATH} at most", 414)
         if path == INDEX:
             if method != "POST":
                 return not_allowed(method, ("POST",))
-            return self._pages.index(await self._small_body(headers, receive))
+            return self._pages.index(await self._small_body(scope, headers, receive))
         return self._pages.page(path, method)
 
-    async def _inferred(self, service: str, headers: Mapping[bytes, bytes], receive: Receive) -> Reply:
+    async def _inferred(
+        self, service: str, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive
+    ) -> Reply:
         front = self._front
         signature = front.signature(service)
         header_length = _header_length(headers)
-        body = await read_body(headers, receive, front.limits.body, self._body_s)
+        body = await read_body(scope, headers, receive, front.limits.body, self._body_s)
         request = read_request(body, header_length, signature, front.limits)
         deadline_s = request.deadline_s
         if b"partita-deadline-ms" in headers:
@@ -117,10 +132,10 @@ class Application:
             return Reply(200, document)
         return Reply(200, document, _OCTETS, ((b"inference-header-content-length", b"%d" % json_size),))
 
-    async def _small_body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+    async def _small_body(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         if b"content-length" not in headers and b"transfer-encoding" not in headers:
             return b""
-        return await read_body(headers, receive, _SMALL_BODY, self._body_s)
+        return await read_body(scope, headers, receive, _SMALL_BODY, self._body_s)
 
     def _deadline(self, text: bytes) -> float:
         value: Any
@@ -142,8 +157,16 @@ def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
     return int(text)
 
 
-def _fault(error: RequestError) -> Reply:
-    return failure(error.what, error.status, _CHALLENGE if error.status == 401 else ())
+def _error(error: Exception, scope: Scope) -> Reply:
+    """Return what is said of an error; one that nobody foresaw is logged."""
+    if isinstance(error, RequestError):
+        return failure(error.what, error.status, _CHALLENGE if error.status == 401 else ())
+    if isinstance(error, RefusedError):
+        return refusal(error)
+    if isinstance(error, FailedError):
+        return failure(str(error), 500)
+    _LOG.error("a fault in partita itself at %s %s", scope["method"], shown(scope["path"]), exc_info=error)
+    return failure("a fault in partita itself; its log says more", 500)
 
 
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="partita"'),)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from partita.serve.gateway.http.reply import ClientGoneError
@@ -12,7 +13,7 @@ from partita.serve.gateway.oip.faults import RequestError, shown
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from partita.serve.gateway.http.asgi import Receive
+    from partita.serve.gateway.http.asgi import Receive, Scope
 
 _WINDOWS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """By content coding, zlib's window bits: deflate is the zlib format (RFC 9110, section 8.4.1.2)."""
@@ -20,10 +21,17 @@ _IN_PLACE = 1 << 16
 """Bytes that are unpacked at once; more go to a thread, so that others need not wait."""
 
 
-async def read_body(headers: Mapping[bytes, bytes], receive: Receive, most: int, seconds: float) -> bytes:
+WHOLE = "partita.whole"
+"""Key of the scope that is there once nothing more of a body is to come."""
+
+
+async def read_body(
+    scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, most: int, seconds: float
+) -> bytes:
     """Return the whole body, unpacked.
 
     Args:
+        scope: of the request; told when the body is whole.
         headers: of the request, by name in small letters.
         receive: ASGI's.
         most: bytes that it may have, also unpacked.
@@ -40,7 +48,8 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, most: int,
         raise ClientGoneError
     if message.get("more_body"):
         body = await _rest(body, receive, most, seconds)
-    elif len(body) > most:
+    scope[WHOLE] = True
+    if len(body) > most:
         raise too_large(most)
     coding = headers.get(b"content-encoding", b"identity").lower()
     if coding == b"identity":
@@ -48,6 +57,19 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, most: int,
     if len(body) <= _IN_PLACE:
         return unpacked(body, coding, most)
     return await asyncio.to_thread(unpacked, body, coding, most)
+
+
+async def throw_away(receive: Receive, seconds: float) -> None:
+    """Read what is left of a body for so long at most: who still sends does not look for an answer."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            while (message := await receive())["type"] == "http.request" and message.get("more_body"):
+                pass
+
+
+def has_body(headers: Mapping[bytes, bytes]) -> bool:
+    """Say whether a request has a body."""
+    return headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
 
 
 def unpacked(body: bytes, coding: bytes, most: int) -> bytes:
@@ -104,9 +126,9 @@ async def _rest(first: bytes, receive: Receive, most: int, seconds: float) -> by
                     raise ClientGoneError
                 parts.append(message.get("body", b""))
                 size += len(parts[-1])
-                if size > most:
-                    raise too_large(most)
                 more = message.get("more_body", False)
+                if more and size > most:
+                    raise too_large(most)
     except TimeoutError:
         raise RequestError(f"the body did not come within {seconds:g} seconds", 408) from None
     return b"".join(parts)

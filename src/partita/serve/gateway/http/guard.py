@@ -42,9 +42,10 @@ class Guard(HttpToolsProtocol):
     def __init__(self, patience: Patience, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- uvicorn's own
         super().__init__(*args, **options)
         self._patience = patience
+        self._in_message = self._in_head = False
+        self._begun = 0  # messages in the data that were read last
         self._head = 0  # bytes of the head so far
-        self._in_head = True
-        self._since: float | None = self.loop.time()  # when the message began that is not complete
+        self._since: float | None = self.loop.time()  # from when a message is waited for
         self.answering: asyncio.Task[None] | None = None
         self.gone = False
 
@@ -68,8 +69,10 @@ class Guard(HttpToolsProtocol):
             return
         if self._since is None:
             self._since = self.loop.time()
+        between, self._begun = not self._in_message, 0
         super().data_received(data)
-        if self._in_head:
+        # Data in which one message ends and another begins are not counted: they are of one read at most.
+        if self._in_head and self._begun <= between:
             self._head += len(data)
             if self._head > self._patience.head and not self.transport.is_closing():
                 self._turn_away(431, f"the head of the request has more than {self._patience.head} bytes")
@@ -78,7 +81,9 @@ class Guard(HttpToolsProtocol):
         """Let the application find this connection."""
         super().on_message_begin()
         cast("dict[str, Any]", self.scope)[CONNECTION] = self
-        self._in_head, self._head = True, 0
+        self._in_message = self._in_head = True
+        self._begun += 1
+        self._head = 0
         self._since = self.loop.time()
 
     def on_headers_complete(self) -> None:
@@ -89,7 +94,7 @@ class Guard(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Note that all is there."""
         super().on_message_complete()
-        self._in_head, self._head = True, 0
+        self._in_message = False
         self._since = None
 
     def send_400_response(self, msg: str) -> None:
@@ -101,7 +106,7 @@ class Guard(HttpToolsProtocol):
         if self._since is None or self.transport.is_closing():
             return
         waited = now - self._since
-        if self._in_head and waited > self._patience.head_s:
+        if (self._in_head or not self._in_message) and waited > self._patience.head_s:
             self._turn_away(
                 408, f"the head of the request did not come within {self._patience.head_s:g} seconds"
             )

@@ -47,8 +47,8 @@ def refusal(error: RefusedError) -> Reply:
     )
 
 
-async def send_reply(send: Send, reply: Reply) -> None:
-    """Send a response."""
+async def send_reply(send: Send, reply: Reply, *, more: bool = False) -> None:
+    """Send a response; with `more` its end is left to be sent."""
     status, body, media, headers = reply
     await send(
         {
@@ -57,4 +57,4 @@ async def send_reply(send: Send, reply: Reply) -> None:
             "headers": [(b"content-type", media), (b"content-length", b"%d" % len(body)), *headers],
         }
     )
-    await send({"type": "http.response.body", "body": body})
+    await send({"type": "http.response.body", "body": body, "more_body": more})
