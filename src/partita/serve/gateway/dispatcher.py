@@ -218,9 +218,9 @@ class Dispatcher:
         """Start what the router finds, and end what it dropped."""
         router = self._router
         while (choice := router.next(now)) is not None:
-            worker, queries, items, expected = choice
+            worker, queries = choice.worker, choice.queries
             self._numbers += 1
-            batch = Batch(self._numbers, worker, list(queries), items, now, expected)
+            batch = Batch(self._numbers, choice, now)
             self._running[batch.number] = worker.running[batch.number] = batch
             for query in queries:
                 query.state, query.worker, query.begun = RUNNING, worker, now

@@ -18,7 +18,7 @@ STEP = 1.25
 """Workers whose slowdown differs by less are held to be alike."""
 _KEEP = 1.2  # more than half a step: a worker between two steps does not flutter
 _APPLY = 0.02
-_LEAST = 1e-6
+_LEAST = 1e-6  # seconds or ratio: nothing takes no time at all
 
 
 class RunningMedian:
@@ -64,7 +64,7 @@ class SizeEstimate:
         cell = self._cells.get(batch)
         if cell is None:
             cell = self._cells[batch] = RunningMedian(1.0, length=9, trust=3)
-        median = cell.add(seconds / (self._table[batch] * slowdown))
+        median = cell.add(max(seconds, _LEAST) / (self._table[batch] * slowdown))
         self.seen = now
         if abs(median * self._table[batch] / self.seconds[batch] - 1.0) > _APPLY:
             self.changed = True

@@ -47,6 +47,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.005
+_LOOK_S = 0.001
 _PRICES_S = 2.0
 _RATES_S = 5.0
 _HELLO_S = 1.0
@@ -108,9 +109,7 @@ class Gateway:
         self._draining = True
         for route in self._routes.values():
             route.dispatcher.close()
-        end = time.monotonic() + grace_s
-        while time.monotonic() < end and not all(each.dispatcher.idle for each in self._routes.values()):
-            await asyncio.sleep(_TICK_S)
+        await self._until(lambda: all(each.dispatcher.idle for each in self._routes.values()), grace_s)
 
     async def close(self) -> None:
         """Leave the workers; what is still there is refused."""
@@ -127,8 +126,7 @@ class Gateway:
         for link in set(self._links):
             link.drained()
             link.close()
-        while self._links:
-            await asyncio.sleep(0)
+        await self._until(lambda: not self._links, _HELLO_S)
         if self._rates is not None and self._wrote_rates:
             with suppress(PartitaError):
                 await asyncio.to_thread(write_rates, self._rates, {})
@@ -215,9 +213,14 @@ class Gateway:
         connecting = self._folder.scan()
         if connecting:
             await asyncio.wait(connecting, timeout=_HELLO_S)
-        end = time.monotonic() + _HELLO_S
-        while self._folder.silent() and time.monotonic() < end:
-            await asyncio.sleep(0.001)
+        await self._until(lambda: not self._folder.silent(), _HELLO_S)
+
+    @staticmethod
+    async def _until(true: Callable[[], bool], seconds: float) -> None:
+        """Return when something is true, or after so many seconds."""
+        end = time.monotonic() + seconds
+        while not true() and time.monotonic() < end:  # noqa: ASYNC110 -- an event would cost every query something
+            await asyncio.sleep(_LOOK_S)
 
     def _tick(self) -> None:
         now = time.monotonic()

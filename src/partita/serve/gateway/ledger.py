@@ -52,7 +52,7 @@ class Ledger:
         self._compute += query.seconds
         self._items += query.batch
         self._last = time.time()
-        if now <= query.due + TICK:
+        if now <= query.due:
             self._in_time += 1
 
     def failed(self, query: Waiting, now: float, outcome: Outcome, reason: Reason | None) -> None:

@@ -72,9 +72,9 @@ class Route:
         batch = query.batch
         self.observed.add(batch, now)
         future: asyncio.Future[Answer] = loop.create_future()
-        due = now + (self.service.deadline_s if deadline_s is None else deadline_s) + TICK
+        allowed = (self.service.deadline_s if deadline_s is None else deadline_s) + TICK
         alike = None if self._fixed_shapes else _shapes(query)
-        waiting = Waiting(batch, now, due, Asked(query, future), alike)
+        waiting = Waiting(batch, now, allowed, payload=Asked(query, future), alike=alike)
         begun = time.perf_counter()
         steps = self.dispatcher.arrive(waiting, now)
         self.ledger.decided(time.perf_counter() - begun)
@@ -184,7 +184,7 @@ class Route:
             self.service.name,
             query.worker.name if query.worker and outcome in _ANSWERS else "",
             now - query.arrived,
-            outcome is Outcome.ANSWERED and now <= query.due + TICK,
+            outcome is Outcome.ANSWERED and now <= query.due,
             outcome,
             reason,
             query.batch,

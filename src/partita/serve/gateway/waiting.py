@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.estimates import SizeEstimate, Slowdown
     from partita.serve.gateway.fleet import Group
     from partita.serve.gateway.link import Link
+    from partita.serve.gateway.routers.port import Choice
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
 
@@ -32,7 +33,8 @@ class Waiting:
     Attributes:
         batch: its batch size.
         arrived: moment of arrival.
-        due: latest moment of its answer.
+        allowed: seconds from then to the latest moment of its answer.
+        due: that moment.
         alike: queries that can share a batch have equal ones.
         payload: what is sent, and who awaits it; None in simulations.
         weight: what a second of its slack weighs against prices.
@@ -45,16 +47,22 @@ class Waiting:
     """
 
     __slots__ = (
-        "alike", "arrived", "avoid", "batch", "begun", "due", "key", "payload", "seconds", "state", "tries",
-        "weight", "worker",
+        "alike", "allowed", "arrived", "avoid", "batch", "begun", "due", "key", "payload", "seconds", "state",
+        "tries", "weight", "worker",
     )  # fmt: skip
 
     def __init__(
-        self, batch: int, arrived: float, due: float, payload: Asked | None = None, alike: Hashable = None
+        self,
+        batch: int,
+        arrived: float,
+        allowed: float,
+        *,
+        payload: Asked | None = None,
+        alike: Hashable = None,
     ) -> None:
-        self.batch, self.arrived, self.due = batch, arrived, due
+        self.batch, self.arrived, self.allowed, self.due = batch, arrived, allowed, arrived + allowed
         self.payload, self.alike = payload, alike
-        self.weight, self.key = 0.0, due
+        self.weight, self.key = 0.0, self.due
         self.state, self.tries, self.begun, self.seconds = QUEUED, 0, 0.0, 0.0
         self.avoid: Worker | None = None
         self.worker: Worker | None = None
@@ -75,16 +83,10 @@ class Batch:
 
     __slots__ = ("begun", "expected", "items", "number", "queries", "suspected", "worker")
 
-    def __init__(
-        self,
-        number: int,
-        worker: Worker,
-        queries: list[Waiting | None],
-        items: int,
-        begun: float,
-        expected: float,
-    ) -> None:
-        self.number, self.worker, self.queries, self.items = number, worker, queries, items
+    def __init__(self, number: int, choice: Choice, begun: float) -> None:
+        worker, queries, items, expected = choice
+        self.number, self.worker, self.items = number, worker, items
+        self.queries: list[Waiting | None] = list(queries)
         self.begun, self.expected, self.suspected = begun, expected, False
 
 

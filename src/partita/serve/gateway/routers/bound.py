@@ -108,7 +108,7 @@ class BoundQueues:
         while bound and group is not None:
             query = bound[0]
             if query.state == QUEUED:
-                if query.due - now >= group.seconds[query.batch] or not self._rules.early:
+                if query.due - now > (group.seconds[query.batch] if self._rules.early else 0.0):
                     return
                 self.dropped.append(query)
                 self.removed(query)

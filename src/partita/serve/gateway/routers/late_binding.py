@@ -69,7 +69,7 @@ class LateBinding(SharedQueue):
     def _weight(self, query: Waiting) -> float:
         quickest = self._fleet.quickest
         least = quickest[query.batch] if query.batch < len(quickest) else 0.0
-        return 1.0 / max(query.due - query.arrived - least, _TICK)
+        return 1.0 / max(query.allowed - least, _TICK)
 
     def _best(self, now: float) -> tuple[Waiting | None, Group | None]:
         batches = self._batches or list(self._queues.sizes)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.routers.port import Rules
     from partita.serve.gateway.waiting import Waiting, Worker
 
-_HURRY = 0.9
+_HURRY = 0.95
 """Part of its slack that a query may be forecast to wait; the rest is for batches that take longer."""
 
 

@@ -1,0 +1,109 @@
+"""The dispatcher in simulated time: no sockets, no clock, workers that take as long as they should."""
+
+from __future__ import annotations
+
+import heapq
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.serve.fluid import second_prices
+from partita.serve.gateway.dispatcher import Dispatcher, Settings
+from partita.serve.gateway.routers import ROUTERS
+from partita.serve.gateway.values import Outcome as Ending
+from partita.serve.gateway.waiting import Waiting
+from partita.serve.outcome import REFUSED, TICK, Outcome
+from partita.serve.tensors import Answer
+from partita.serve.worker.wire import Hello
+
+if TYPE_CHECKING:
+    from partita.serve.gateway.dispatcher import Steps
+    from partita.serve.gateway.waiting import Batch, Worker
+    from partita.serve.problem import ServingProblem
+    from partita.sim.arrivals import Traffic
+
+GOOD = Answer()
+
+
+def hello(
+    profile: str = "1g.6gb",
+    seconds: dict[int, float] | None = None,
+    *,
+    batch: int = 8,
+    processes: int = 1,
+    gpu: int = 0,
+) -> Hello:
+    table = {1: 1.0} if seconds is None else seconds
+    return Hello("one", "m", f"gpu-{gpu}", f"{profile}@0", profile, batch, processes, 1, (), (), table)
+
+
+class Rehearsal:
+    """One cut, one router, some traffic."""
+
+    def __init__(
+        self,
+        problem: ServingProblem,
+        counts: np.ndarray,
+        *,
+        router: str = "late-binding",
+        batching: bool = False,
+        early: bool = False,
+        most_batch: int | None = None,
+    ) -> None:
+        self.allowed = problem.deadline + TICK
+        self.dispatcher = Dispatcher(Settings(problem.deadline, batching, early), ROUTERS[router])
+        self.number: dict[Worker, int] = {}
+        self._join(problem, counts, most_batch)
+        prices = second_prices(problem, counts)
+        names = dict(zip(problem.profiles, prices.tolist(), strict=True))
+        groups = self.dispatcher.fleet.groups
+        self.dispatcher.fleet.set_prices({group.key: names[group.key[1]] for group in groups})
+        self.batches: list[Batch] = []
+
+    def _join(self, problem: ServingProblem, counts: np.ndarray, most_batch: int | None) -> None:
+        sizes = [size for size, n in enumerate(counts.tolist()) for _ in range(n)]
+        for number in reversed(range(len(sizes))):  # the first is to be on top
+            row = problem.latency[sizes[number]].tolist()
+            table = {batch: seconds for batch, seconds in enumerate(row, 1) if seconds < np.inf}
+            if table:
+                profile = problem.profiles[sizes[number]]
+                said = hello(profile, table, batch=most_batch or max(table))
+                worker, _ = self.dispatcher.join(said, {}, 0.0)
+                self.number[worker] = number
+
+    def run(self, traffic: Traffic, tick: float | None = None) -> Outcome:
+        self.took = np.full(len(traffic), np.inf)
+        self.by = np.full(len(traffic), REFUSED, dtype=np.int16)
+        self.index: dict[Waiting, int] = {}
+        self.ends: list[tuple[float, int, Batch]] = []
+        arrivals = list(zip(traffic.arrival.tolist(), traffic.batch.tolist(), strict=True))
+        at, ticks = 0, 0
+        while at < len(arrivals) or self.ends:
+            end = self.ends[0][0] if self.ends else np.inf
+            arrival = arrivals[at][0] if at < len(arrivals) else np.inf
+            if tick is not None and ticks * tick < min(end, arrival):
+                self._carry_out(self.dispatcher.tick(ticks * tick), ticks * tick)
+                ticks += 1
+            elif end <= arrival:
+                now, _, batch = heapq.heappop(self.ends)
+                answers = [GOOD] * len(batch.queries)
+                steps = self.dispatcher.done(batch.worker, batch.number, answers, 0.0, now)
+                self._carry_out(steps, now)
+            else:
+                query = Waiting(arrivals[at][1], arrival, self.allowed)
+                self.index[query] = at
+                at += 1
+                self._carry_out(self.dispatcher.arrive(query, arrival), arrival)
+        return Outcome(self.took, self.by)
+
+    def _carry_out(self, steps: Steps, now: float) -> None:
+        for batch in steps.starts:
+            self.batches.append(batch)
+            heapq.heappush(self.ends, (now + batch.expected, self.number[batch.worker], batch))
+        for query, outcome, _, _ in steps.ends:
+            if outcome is Ending.ANSWERED:
+                at = self.index[query]
+                assert np.isinf(self.took[at]), "answered twice"
+                assert query.worker is not None
+                self.took[at] = now - query.arrived
+                self.by[at] = self.number[query.worker]

@@ -1,0 +1,332 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.serve.gateway.rehearsal import GOOD, hello
+
+from partita.serve.gateway.dispatcher import Dispatcher, Settings, Steps
+from partita.serve.gateway.routers import ROUTERS
+from partita.serve.gateway.values import Outcome, Reason
+from partita.serve.gateway.waiting import ENDED, Batch, Waiting, Worker
+from partita.serve.tensors import Answer
+
+PROFILES = {"1g.10gb": {1: 1.0, 8: 5.0}, "3g.40gb": {1: 0.5, 8: 2.0}, "7g.80gb": {4: 0.6}}
+MOST = 12
+BROKEN, INVALID = Answer(error="out of memory"), Answer(error="wrong", invalid=True)
+
+
+class Traffic(RuleBasedStateMachine):
+    """Everything that can happen to a dispatcher, in any order."""
+
+    @initialize(router=st.sampled_from(sorted(ROUTERS)), batching=st.booleans(), early=st.booleans())
+    def begin(self, *, router: str, batching: bool, early: bool) -> None:
+        self.router, self.batching = router, batching
+        self.dispatcher = Dispatcher(Settings(4.0, batching, early, MOST), ROUTERS[router])
+        self.now = 0.0
+        self.queries: list[Waiting] = []
+        self.ended: dict[Waiting, Outcome] = {}
+        self.workers: list[Worker] = []
+        self.gone: set[Worker] = set()
+        self.running: list[Batch] = []
+        self.starts: dict[Waiting, int] = {}
+
+    def carry_out(self, steps: Steps) -> None:
+        for batch in steps.starts:
+            worker = batch.worker
+            assert worker not in self.gone
+            assert len(worker.running) <= worker.hello.processes
+            queries = [each for each in batch.queries if each is not None]
+            assert sum(each.batch for each in queries) == batch.items <= worker.hello.batch
+            assert len(queries) == 1 or (self.batching and len({each.alike for each in queries}) == 1)
+            for query in queries:
+                assert query not in self.ended
+                assert self.now < query.due
+                if self.router in {"late-binding", "price"}:
+                    assert self.now + batch.expected <= query.due + 1e-6
+                self.starts[query] = self.starts.get(query, 0) + 1
+                assert self.starts[query] <= 2
+            self.running.append(batch)
+        for query, outcome, reason, answer in steps.ends:
+            assert query not in self.ended
+            assert (outcome is Outcome.REFUSED) == (reason is not None)
+            assert (answer is GOOD) == (outcome is Outcome.ANSWERED)
+            self.ended[query] = outcome
+
+    @rule(profile=st.sampled_from(sorted(PROFILES)), processes=st.integers(1, 2))
+    def join(self, profile: str, processes: int) -> None:
+        seconds = PROFILES[profile]
+        said = hello(profile, seconds, batch=max(seconds), processes=processes, gpu=len(self.workers))
+        worker, steps = self.dispatcher.join(said, {}, self.now)
+        self.workers.append(worker)
+        self.carry_out(steps)
+
+    @rule(batch=st.integers(1, 9), allowed=st.floats(0.1, 8.0), alike=st.integers(0, 1))
+    def arrive(self, batch: int, allowed: float, alike: int) -> None:
+        query = Waiting(batch, self.now, allowed, alike=alike)
+        self.queries.append(query)
+        before = self.dispatcher.waiting
+        self.carry_out(self.dispatcher.arrive(query, self.now))
+        assert before < MOST or query in self.ended
+
+    @precondition(lambda self: self.running)
+    @rule(data=st.data(), answer=st.sampled_from([GOOD, GOOD, GOOD, BROKEN, INVALID]))
+    def finish(self, data: st.DataObject, answer: Answer) -> None:
+        batch = self.running.pop(data.draw(st.integers(0, len(self.running) - 1)))
+        self.carry_out(
+            self.dispatcher.done(batch.worker, batch.number, [answer] * len(batch.queries), 0.1, self.now)
+        )
+
+    @rule(seconds=st.one_of(st.floats(0.0, 0.5), st.floats(0.5, 20.0)))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.carry_out(self.dispatcher.tick(self.now))
+
+    @precondition(lambda self: self.queries)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        query = data.draw(st.sampled_from(self.queries))
+        done = query in self.ended
+        steps = self.dispatcher.cancel(query)
+        assert [end.outcome for end in steps.ends] == ([] if done else [Outcome.CANCELLED])
+        self.carry_out(steps)
+
+    @precondition(lambda self: set(self.workers) - self.gone)
+    @rule(data=st.data(), dies=st.booleans())
+    def go(self, *, data: st.DataObject, dies: bool) -> None:
+        worker = data.draw(st.sampled_from([each for each in self.workers if each not in self.gone]))
+        self.gone.add(worker)
+        if dies:
+            self.die(worker)
+        else:
+            self.carry_out(self.dispatcher.drain(worker, self.now))
+
+    def die(self, worker: Worker) -> None:
+        self.running = [batch for batch in self.running if batch.worker is not worker]
+        self.carry_out(self.dispatcher.leave(worker, self.now))
+
+    @invariant()
+    def counts_agree(self) -> None:
+        alive = [each for each in self.queries if each.state != ENDED]
+        assert {each for each in self.queries if each.state == ENDED} == set(self.ended)
+        assert self.dispatcher.waiting + self.dispatcher.in_flight >= len(alive)
+        waiting = [each for each in alive if each.state == 0]
+        assert self.dispatcher.waiting == len(waiting)
+        fleet = self.dispatcher.fleet
+        idle = sum(len(group.idle) for group in fleet.groups)
+        assert fleet.idlers == idle
+        assert idle == sum(
+            each.hello.processes - len(each.running) for each in self.workers if self.may_start(each)
+        )
+
+    def may_start(self, worker: Worker) -> bool:
+        return worker in self.dispatcher.fleet.workers and worker.takes_work
+
+    def teardown(self) -> None:
+        """Sooner or later every query ends, whatever the workers do."""
+        for _ in range(400):
+            if self.dispatcher.waiting or self.dispatcher.in_flight:
+                self.now += 1.0
+                self.carry_out(self.dispatcher.tick(self.now))
+        assert set(self.queries) == set(self.ended)
+
+
+TestTraffic = Traffic.TestCase
+TestTraffic.settings = settings(max_examples=60, stateful_step_count=40)
+
+
+def dispatcher(deadline: float = 4.0, **more: bool) -> Dispatcher:
+    return Dispatcher(Settings(deadline, **more), ROUTERS["late-binding"])
+
+
+def join(made: Dispatcher, now: float = 0.0, **more: object) -> tuple[Worker, Steps]:
+    return made.join(hello(**more), {}, now)  # type: ignore[arg-type]
+
+
+def test_a_query_whose_worker_dies_starts_elsewhere_before_all_others() -> None:
+    made = dispatcher(9.0)
+    first, _ = join(made)
+    lost, other = Waiting(1, 0.0, 9.0), Waiting(1, 0.1, 5.0)
+    made.arrive(lost, 0.0)
+    made.arrive(other, 0.1)
+    assert made.leave(first, 0.2).ends == []
+    _, steps = join(made, 0.3, gpu=1, batch=1)
+    assert [batch.queries for batch in steps.starts] == [[lost]]
+
+
+def test_a_query_is_tried_twice_and_then_fails() -> None:
+    made = dispatcher(9.0)
+    query = Waiting(1, 0.0, 9.0)
+    for gpu in range(2):
+        worker, steps = join(made, gpu=gpu)
+        if gpu == 0:
+            steps = made.arrive(query, 0.0)
+        (batch,) = steps.starts
+        ends = made.leave(worker, 0.1).ends
+        assert [end.outcome for end in ends] == [Outcome.FAILED] * gpu
+        assert batch.worker is worker
+
+
+def test_a_query_that_a_worker_fails_goes_to_another_one() -> None:
+    made = dispatcher(9.0)
+    bad, _ = join(made, gpu=0)
+    good, _ = join(made, gpu=1)
+    query = Waiting(1, 0.0, 9.0)
+    (batch,) = made.arrive(query, 0.0).starts
+    (again,) = made.done(batch.worker, batch.number, [BROKEN], 0.1, 0.1).starts
+    assert {batch.worker, again.worker} == {bad, good}
+    (end,) = made.done(again.worker, again.number, [BROKEN], 0.1, 0.2).ends
+    assert (end.outcome, end.answer) == (Outcome.FAILED, BROKEN)
+
+
+def test_a_query_that_is_at_fault_is_not_tried_again() -> None:
+    made = dispatcher()
+    join(made)
+    (batch,) = made.arrive(Waiting(1, 0.0, 4.0), 0.0).starts
+    steps = made.done(batch.worker, batch.number, [INVALID], 0.1, 0.1)
+    assert (steps.starts, steps.ends[0].outcome) == ([], Outcome.INVALID)
+
+
+def test_a_worker_that_does_not_answer_gets_nothing_new_and_its_late_answer_is_dropped() -> None:
+    made = dispatcher(20.0)
+    silent, _ = join(made, gpu=0)
+    query = Waiting(1, 0.0, 20.0)
+    (batch,) = made.arrive(query, 0.0).starts
+    other, _ = join(made, gpu=1)
+    assert made.tick(3.9).starts == []
+    (again,) = made.tick(4.1).starts
+    assert (batch.worker, again.worker) == (silent, other)
+    assert made.arrive(Waiting(1, 4.2, 1.5), 4.2).starts == []
+    late = made.done(silent, batch.number, [GOOD], 4.3, 4.3)
+    assert (late.ends, [each.worker for each in late.starts]) == ([], [silent])
+    (end,) = made.done(other, again.number, [GOOD], 1.0, 5.1).ends
+    assert end.query is query
+
+
+def test_what_a_silent_worker_holds_fails_in_the_end() -> None:
+    made = dispatcher(2.0)
+    join(made)
+    made.arrive(Waiting(1, 0.0, 2.0), 0.0)
+    assert made.tick(5.0).ends == []
+    (end,) = made.tick(17.0).ends
+    assert end.outcome is Outcome.FAILED
+
+
+def test_a_worker_that_fails_all_it_gets_rests_and_is_tried_again() -> None:
+    made = dispatcher(9.0)
+    bad, _ = join(made)
+    now, failed = 0.0, 0
+    while not bad.suspected:
+        starts = made.arrive(Waiting(1, now, 1.5), now).starts
+        while starts:
+            now += 0.01
+            failed += 1
+            starts = made.done(bad, starts[0].number, [BROKEN], 0.01, now).starts
+    assert failed == 3
+    assert made.arrive(Waiting(1, now, 1.5), now).starts == []
+    assert made.tick(now + 0.9).starts == []
+    made.tick(now + 1.1)
+    assert made.arrive(Waiting(1, now + 2.0, 1.5), now + 2.0).starts
+
+
+@pytest.mark.parametrize("router", sorted(ROUTERS))
+def test_a_draining_worker_finishes_and_gets_nothing_new(router: str) -> None:
+    made = Dispatcher(Settings(9.0), ROUTERS[router])
+    old, _ = join(made, gpu=0)
+    running, waiting = Waiting(1, 0.0, 9.0), Waiting(1, 0.0, 9.0)
+    (batch,) = made.arrive(running, 0.0).starts
+    made.arrive(waiting, 0.0)
+    made.drain(old, 0.1)
+    new, steps = join(made, 0.2, gpu=1)
+    assert [(each.worker, each.queries) for each in steps.starts] in ([(new, [waiting])], [])
+    (end,) = made.done(old, batch.number, [GOOD], 1.0, 1.0).ends
+    assert (end.query, end.outcome) == (running, Outcome.ANSWERED)
+
+
+def test_a_closing_dispatcher_refuses_and_finishes() -> None:
+    made = dispatcher()
+    join(made)
+    (batch,) = made.arrive(Waiting(1, 0.0, 4.0), 0.0).starts
+    made.close()
+    assert made.arrive(Waiting(1, 0.1, 4.0), 0.1).ends[0].reason is Reason.DRAINING
+    assert not made.idle
+    made.done(batch.worker, batch.number, [GOOD], 1.0, 1.0)
+    assert made.idle
+
+
+def test_refusals_say_why() -> None:
+    made = dispatcher()
+    assert made.arrive(Waiting(1, 0.0, 4.0), 0.0).ends[0].reason is Reason.NO_WORKER
+    join(made)
+    assert made.arrive(Waiting(9, 0.0, 4.0), 0.0).ends[0].reason is Reason.NO_WORKER
+    assert made.arrive(Waiting(1, 0.0, 0.5), 0.0).ends[0].reason is Reason.LATE
+
+
+def test_overload_is_refused_on_arrival_before_the_queue_is_as_long_as_the_deadline() -> None:
+    made = dispatcher(4.0, batching=False)
+    join(made, seconds={1: 0.1}, batch=1)
+    running: list[Batch] = []
+    now, longest, early = 0.0, 0, 0
+    for _ in range(2_000):
+        now += 0.02
+        while running and running[0].begun + 0.1 <= now:
+            batch = running.pop(0)
+            running += made.done(batch.worker, batch.number, [GOOD], 0.1, batch.begun + 0.1).starts
+        steps = made.arrive(Waiting(1, now, 4.0), now)
+        running += steps.starts
+        early += any(end.query.arrived == now for end in steps.ends)
+        longest = max(longest, made.waiting)
+    assert longest < 45
+    assert early > 1_400
+
+
+def test_an_urgent_query_overtakes_and_a_slow_start_harms_nobody() -> None:
+    made = dispatcher(9.0, batching=False)
+    worker, _ = join(made)
+    (batch,) = made.arrive(Waiting(1, 0.0, 9.0), 0.0).starts
+    patient, urgent = Waiting(1, 0.1, 9.0), Waiting(1, 0.2, 3.0)
+    made.arrive(patient, 0.1)
+    made.arrive(urgent, 0.2)
+    (second,) = made.done(worker, batch.number, [GOOD], 1.0, 1.0).starts
+    assert second.queries == [urgent]
+
+
+def test_queries_are_joined_up_to_the_earliest_deadline_and_the_largest_batch() -> None:
+    made = dispatcher(9.0)
+    worker, _ = join(made, seconds={1: 1.0, 4: 2.0}, batch=4)
+    (batch,) = made.arrive(Waiting(1, 0.0, 9.0), 0.0).starts
+    for _ in range(3):
+        made.arrive(Waiting(1, 0.0, 9.0), 0.0)
+    made.arrive(Waiting(1, 0.0, 2.7), 0.0)
+    (joint,) = made.done(worker, batch.number, [GOOD], 1.0, 1.0).starts
+    assert joint.items == 3  # 1.67 s, and 1.7 s are left
+    (rest,) = made.done(worker, joint.number, [GOOD] * 3, 1.67, 2.67).starts
+    assert rest.items == 1
+
+
+def test_unlike_queries_are_not_joined() -> None:
+    made = dispatcher(9.0)
+    worker, _ = join(made)
+    (batch,) = made.arrive(Waiting(1, 0.0, 9.0), 0.0).starts
+    made.arrive(Waiting(1, 0.0, 9.0, alike="a"), 0.0)
+    made.arrive(Waiting(1, 0.0, 9.0, alike="b"), 0.0)
+    (one,) = made.done(worker, batch.number, [GOOD], 1.0, 1.0).starts
+    assert one.items == 1
+
+
+def test_a_slow_worker_is_routed_around_and_probed_again() -> None:
+    made = dispatcher(9.0)
+    slow, _ = join(made, gpu=0)
+    fast, _ = join(made, gpu=1)
+    now, used = 0.0, []
+    for _ in range(12):
+        (batch,) = made.arrive(Waiting(1, now, 9.0), now).starts
+        used.append(batch.worker)
+        now += 3.0 if batch.worker is slow else 1.0
+        made.done(batch.worker, batch.number, [GOOD], 1.0, now)
+    assert used[-6:] == [fast] * 6
+    made.tick(now + 3.0)
+    now += 3.0
+    both = [made.arrive(Waiting(1, now, 9.0), now).starts[0].worker for _ in range(2)]
+    assert set(both) == {slow, fast}
