@@ -1,6 +1,6 @@
 """What the gateway and a worker say to each other, over a Unix stream socket on which the worker listens.
 
-A frame is a head of 16 bytes, a JSON header and raw data:
+A frame is a head of 20 bytes, a JSON header and raw data:
 
     length of header (4) | length of data (4) | kind (1) | 3 unused | id (8)        all little-endian
 
