@@ -7,7 +7,7 @@ from importlib import import_module
 
 from benchmarks.report import write_section
 
-NAMES = ("planning", "scale", "transitions", "crashes", "serving", "jobs")
+NAMES = ("planning", "scale", "transitions", "crashes", "serving", "jobs", "job_queue")
 
 
 def main() -> None:

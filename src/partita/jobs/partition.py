@@ -116,6 +116,14 @@ class Partition:
             after = self._after[placement] = self._state(self.layout.placements, self.busy - {placement})
         return after
 
+    def at(self, standing: Iterable[Placement], busy: Iterable[Placement]) -> Partition:
+        """Return another state of the same GPU.
+
+        Raises:
+            InputError: no legal layout, or an instance in use that does not stand.
+        """
+        return self._state(standing, frozenset(busy))
+
     def _started(self, change: Change) -> Partition:
         if change.placement in self.busy or not self.busy.isdisjoint(change.destroy):
             raise InputError(f"{change.placement}: an instance in use would be touched", where=self.gpu.name)
@@ -163,6 +171,15 @@ class Partition:
 def empty(gpu: GpuModel) -> Partition:
     """Return a GPU on which nothing stands: the root of its model's states, which are found once and kept."""
     return Partition(Layout(gpu))
+
+
+def known(gpu: GpuModel, standing: Iterable[Placement], busy: Iterable[Placement]) -> Partition:
+    """Return a GPU's state as one object however often it is asked for, so that its edges are found once.
+
+    Raises:
+        InputError: no legal layout, or an instance in use that does not stand.
+    """
+    return empty(gpu).at(standing, busy)
 
 
 def fragmentation(partition: Partition, asked: Iterable[str]) -> float:

@@ -238,7 +238,7 @@ class QueueService:
 
     def predictions(self) -> dict[int, Prediction]:
         """Return when waiting jobs are expected to start."""
-        return self._scheduler.predict(self._view())
+        return self._scheduler.predict(self.view())
 
     def _failed(self, what: str) -> float:
         self._tell(what)
@@ -443,7 +443,7 @@ class QueueService:
             return
         self._observe()
         began = time.monotonic()
-        decisions = self._scheduler.decide(self._view())
+        decisions = self._scheduler.decide(self.view())
         # At most a sixth of the time is spent on decisions, however fast jobs come.
         self._due["decide"] = now + 5.0 * (time.monotonic() - began)
         self._due["afresh"] = now + pace.afresh
@@ -473,7 +473,8 @@ class QueueService:
     def _holding(self) -> list[JobRecord]:
         return [job for job in self._active.values() if job.state is not State.WAITING]
 
-    def _view(self) -> View:
+    def view(self) -> View:
+        """Return what the scheduler looks at."""
         resting = {gpu for gpu, (until, _, _) in self._resting.items() if until > self._now}
         usable = [host for host in self._hosts if host.id not in resting]
         return View(self._now, tuple(self._waiting.values()), self._holding(), usable, self._used)
@@ -512,7 +513,7 @@ class QueueService:
             if job.state in OVER:
                 self._active.pop(job.number, None)
                 self._waiting.pop(job.number, None)
-                self._scheduler.forget(job, {host.model.name for host in self._hosts})
+                self._scheduler.forget(job)
                 continue
             self._active[job.number] = job
             if job.state is State.WAITING:

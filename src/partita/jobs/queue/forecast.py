@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from partita.jobs.job import job_on, shares
-from partita.jobs.memory.bounds import UNLIMITED, holds, slices
+from partita.jobs.memory.bounds import UNLIMITED, Bounds, holds, slices
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from partita.jobs.job import Job
-    from partita.jobs.memory.bounds import Bounds
     from partita.jobs.queue.families import Families
     from partita.jobs.queue.record import JobRecord
     from partita.mig.gpu import GpuModel, Profile
@@ -43,8 +42,14 @@ class Forecast:
 
 
 def forecast(job: JobRecord, families: Families) -> Forecast:
-    """Return what is expected of a job, the history of its family believed before what was declared."""
+    """Return what is expected of a job.
+
+    The history of its family tightens what a model says, and where they contradict, it is believed. A declaration it
+    only ever raises: whoever declares more than was needed before may have changed what the command reads.
+    """
     asked, history = job.asked.memory, families.history(job.family).bounds()
+    if asked.source == "declared":
+        history = Bounds(history.lower)
     bounds = asked.bounds.tightened(history)
     sources = [] if asked.source == "none" else [asked.source]
     if bounds != asked.bounds:
@@ -66,14 +71,14 @@ def _known(given: Mapping[str, float], measured: Mapping[str, float]) -> tuple[M
 def fitting(gpu: GpuModel, expected: Forecast, at_least: float) -> tuple[Profile, ...]:
     """Return the profiles that hold a job, from small to large; none if it is larger than any.
 
-    Where no slice has the upper bound but some exceed the lower one, those are tried.
+    Where no slice has the upper bound of a forecast, but the largest exceeds the lower one, that is tried. A
+    declaration is taken at its word.
     """
     climbed = slices(gpu)
-    for need in (max(expected.need, at_least), max(expected.bounds.lower + 1, at_least)):
-        found = tuple(profile for profile in climbed if holds(profile, need))
-        if found:
-            return found
-    return ()
+    found = tuple(profile for profile in climbed if holds(profile, max(expected.need, at_least)))
+    if found or "declared" in expected.source:
+        return found
+    return tuple(p for p in climbed[-1:] if holds(p, max(expected.bounds.lower + 1, at_least)))
 
 
 def seconds_on(gpu: GpuModel, profiles: tuple[Profile, ...], known: Mapping[str, float]) -> dict[str, float]:
@@ -101,16 +106,24 @@ def _scaled(share: float, times: list[tuple[float, float]]) -> float:
     return t * have / share
 
 
-def job_for(number: int, gpu: GpuModel, job: JobRecord, expected: Forecast, arrival: float) -> Job | None:
-    """Return a job as the disciplines see it on one model of GPU; None if no slice of it holds the job."""
+def job_for(gpu: GpuModel, job: JobRecord, expected: Forecast, free: frozenset[str]) -> Job | None:
+    """Return a job as the disciplines see it on one model of GPU; None if nothing holds it.
+
+    Args:
+        gpu: the model.
+        job: which.
+        expected: of it.
+        free: profiles that can come free.
+    """
     profiles = fitting(gpu, expected, job.at_least_bytes)
-    if not profiles:
+    if not any(profile.name in free for profile in profiles):
         return None
+    seconds = seconds_on(gpu, profiles, expected.known)
     return job_on(
         gpu,
-        number,
-        seconds_on(gpu, profiles, expected.known),
-        arrival=arrival,
+        job.number,
+        {profile: t for profile, t in seconds.items() if profile in free},
+        arrival=job.submitted,
         user=job.submitter.name,
         priority=job.priority,
     )

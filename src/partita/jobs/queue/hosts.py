@@ -7,25 +7,31 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
-from partita.jobs.partition import Partition
+from partita.jobs.partition import known
 from partita.mig.catalogue import gpu_model
-from partita.mig.layout import Layout
+from partita.mig.layout import Placement, fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from partita.drive.port import Observation, ObservedGpu, ObservedInstance
+    from partita.jobs.partition import Partition
     from partita.jobs.queue.record import Attempt, JobRecord
     from partita.mig.gpu import GpuModel
-    from partita.mig.layout import Placement
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A GPU that can be cut: what stands on it, and what of that is in use."""
+    """A GPU that can be cut.
+
+    Attributes:
+        partition: what stands on it, and what of that is in use.
+        taken: what is in use by others than the queue's jobs: for how long nobody knows.
+    """
 
     id: str
     partition: Partition
+    taken: frozenset[Placement] = frozenset()
 
     @property
     def model(self) -> GpuModel:
@@ -49,15 +55,16 @@ def hosts(observation: Observation, jobs: Iterable[JobRecord]) -> tuple[Host, ..
 
 def _host(gpu: ObservedGpu, attempts: Sequence[Attempt]) -> Host | None:
     standing = {each.placement for each in gpu.instances}
-    busy = {each.placement for each in gpu.instances if in_use(each)}
+    ours = {attempt.placement for attempt in attempts}
+    taken = frozenset({each.placement for each in gpu.instances if in_use(each)} - ours)
+    busy = taken | ours
     for attempt in attempts:
         if attempt.device is None:
             standing -= set(attempt.destroy)
         standing.add(attempt.placement)
-        busy.add(attempt.placement)
     try:
         model = gpu_model(gpu.model)
-        return Host(gpu.id, _partition(model, frozenset(standing), frozenset(busy)))
+        return Host(gpu.id, known(model, standing, busy), taken)
     except InputError:
         return None
 
@@ -67,7 +74,15 @@ def in_use(instance: ObservedInstance) -> bool:
     return not instance.ours or instance.busy or instance.replica is not None
 
 
-# Partitions find their edges once and keep them, so one value is one object.
-@lru_cache(maxsize=8192)
-def _partition(model: GpuModel, standing: frozenset[Placement], busy: frozenset[Placement]) -> Partition:
-    return Partition(Layout(model, tuple(standing)), busy)
+def can_come_free(found: Iterable[Host]) -> frozenset[str]:
+    """Return the profiles of which an instance fits on some of these GPUs once the queue's own jobs have ended."""
+    return frozenset().union(*(_fitting_beside(host.model, host.taken) for host in found))
+
+
+@lru_cache(maxsize=1024)
+def _fitting_beside(model: GpuModel, taken: frozenset[Placement]) -> frozenset[str]:
+    return frozenset(
+        profile.name
+        for profile in model.profiles
+        if any(fault(model, (*taken, Placement(start, profile.name))) is None for start in profile.starts)
+    )

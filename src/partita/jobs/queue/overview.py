@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from partita.jobs.queue.hosts import can_come_free
 from partita.jobs.queue.listing import row
 from partita.jobs.queue.reasons import Situation, reason
 from partita.jobs.queue.record import State
@@ -94,6 +95,7 @@ class Overview:
                 for profile in host.model.profiles
                 if host.partition.change(profile.name) is not None
             ),
+            possible=can_come_free(hosts),
             ahead={job.number: i for i, job in enumerate(waiting)},
             resting=service.trouble,
         )

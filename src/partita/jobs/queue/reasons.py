@@ -28,6 +28,7 @@ class Situation:
         used: GPU seconds each user has had.
         least: the user who has had the least of those who wait.
         free: profiles of which an instance could be put to use now.
+        possible: profiles of which one could come free once the queue's own jobs have ended.
         ahead: jobs before each waiting one in the order of predicted starts.
         resting: what is wrong with GPUs that are left alone for a while.
     """
@@ -37,6 +38,7 @@ class Situation:
     used: Mapping[str, float]
     least: str
     free: frozenset[str]
+    possible: frozenset[str]
     ahead: Mapping[int, int]
     resting: str | None = None
 
@@ -72,6 +74,8 @@ def _before(job: JobRecord, fits: Sequence[Profile], now: Situation) -> str:
     ):
         return f"user {user} has had more than their share, {now.least} goes first"
     ahead = now.ahead.get(job.number, 0)
+    if not any(profile.name in now.possible for profile in fits):
+        return "services or others hold all such slices"
     if not any(profile.name in now.free for profile in fits):
         return "all such slices are in use" + (f", {_jobs(ahead)} first" if ahead else "")
     return f"{_jobs(ahead)} first" if ahead else "its slice is kept for a job before it, or it starts now"

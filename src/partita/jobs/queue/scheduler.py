@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from copy import copy
 from dataclasses import dataclass
 from itertools import groupby
@@ -12,10 +13,11 @@ from partita.jobs.discipline import Running, State
 from partita.jobs.job import job_on
 from partita.jobs.queue.disciplines import discipline
 from partita.jobs.queue.forecast import DEFAULT_SECONDS, forecast, job_for
+from partita.jobs.queue.hosts import can_come_free
 from partita.jobs.simulate import proceed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from partita.jobs.discipline import Discipline
     from partita.jobs.job import Job
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.families import Families
     from partita.jobs.queue.forecast import Forecast
     from partita.jobs.queue.hosts import Host
-    from partita.jobs.queue.record import JobRecord
+    from partita.jobs.queue.record import Asked, JobRecord
     from partita.mig.gpu import GpuModel
 
 EXACT = 60
@@ -80,18 +82,20 @@ class Scheduler:
         self._families = families
         discipline(name)
         self._disciplines: dict[str, Discipline] = {}
-        self._expected: dict[int, tuple[object, Forecast]] = {}
-        self._jobs: dict[tuple[int, str], tuple[object, Job | None]] = {}
+        self._expected: dict[int, tuple[Asked, int, Forecast]] = {}
+        # By model, what can come free of it, and the job's number.
+        self._jobs: defaultdict[tuple[str, frozenset[str]], dict[int, tuple[JobRecord, int, Job | None]]]
+        self._jobs = defaultdict(dict)
 
     def decide(self, view: View) -> tuple[Decision, ...]:
         """Return the jobs that start now."""
         decided: list[Decision] = []
         for model, group in _by_model(view.hosts):
             begun = {each.number for each in decided}
-            waiting = self._waiting(view, model, begun)
+            waiting = self._waiting(view, group, begun)
             if not waiting or not _room(group, waiting):
                 continue
-            state = self._state(view, model, group, waiting)
+            state = self._state(view, group, waiting)
             starts = self._discipline(model).decide(state)
             decided += [Decision(start.job.id, group[start.gpu].id, start.change) for start in starts]
         return tuple(decided)
@@ -104,7 +108,7 @@ class Scheduler:
         """
         found: dict[int, Prediction] = {}
         for model, group in _by_model(view.hosts):
-            waiting = self._waiting(view, model, set())
+            waiting = self._waiting(view, group, set())
             if not waiting:
                 continue
             for number, prediction in self._predict(view, model, group, waiting).items():
@@ -115,48 +119,50 @@ class Scheduler:
 
     def expected(self, job: JobRecord) -> Forecast:
         """Return what is expected of a job."""
-        key = (job.asked, self._families.version(job.family))
+        version = self._families.version(job.family)
         kept = self._expected.get(job.number)
-        if kept is None or kept[0] != key:
-            kept = self._expected[job.number] = (key, forecast(job, self._families))
-        return kept[1]
+        if kept is None or kept[0] is not job.asked or kept[1] != version:
+            kept = self._expected[job.number] = (job.asked, version, forecast(job, self._families))
+        return kept[2]
 
-    def job(self, job: JobRecord, model: GpuModel) -> Job | None:
+    def _job(self, job: JobRecord, model: GpuModel, free: frozenset[str]) -> Job | None:
         """Return a job as the disciplines see it, one object while nothing new is known; None if nothing holds it."""
-        key = (self.expected(job), job.at_least_bytes, job.priority)
-        kept = self._jobs.get((job.number, model.name))
-        if kept is None or kept[0] != key:
-            made = job_for(job.number, model, job, key[0], job.submitted)
-            kept = self._jobs[job.number, model.name] = (key, made)
-        return kept[1]
+        version = self._families.version(job.family)
+        of_model = self._jobs[model.name, free]
+        kept = of_model.get(job.number)
+        if kept is None or kept[0] is not job or kept[1] != version:
+            made = job_for(model, job, self.expected(job), free)
+            kept = of_model[job.number] = (job, version, made)
+        return kept[2]
 
-    def forget(self, job: JobRecord, models: Iterable[str]) -> None:
+    def forget(self, job: JobRecord) -> None:
         """Drop what was remembered of a job that is over."""
         self._expected.pop(job.number, None)
-        for model in models:
-            self._jobs.pop((job.number, model), None)
+        for of_model in self._jobs.values():
+            of_model.pop(job.number, None)
 
     def _discipline(self, model: GpuModel) -> Discipline:
         if model.name not in self._disciplines:
             self._disciplines[model.name] = discipline(self.name)
         return self._disciplines[model.name]
 
-    def _waiting(self, view: View, model: GpuModel, begun: set[int]) -> tuple[Job, ...]:
-        jobs = (self.job(job, model) for job in view.waiting if job.number not in begun)
-        return tuple(job for job in jobs if job is not None)
+    def _waiting(self, view: View, group: Sequence[Host], begun: set[int]) -> tuple[Job, ...]:
+        model, free = group[0].model, can_come_free(group)
+        jobs = [self._job(job, model, free) for job in view.waiting if job.number not in begun]
+        return tuple([job for job in jobs if job is not None])
 
-    def _state(self, view: View, model: GpuModel, group: Sequence[Host], waiting: tuple[Job, ...]) -> State:
+    def _state(self, view: View, group: Sequence[Host], waiting: tuple[Job, ...]) -> State:
         index = {host.id: i for i, host in enumerate(group)}
         running = tuple(
-            self._running(job, model, index[job.attempt.gpu], view.now)
+            self._running(job, group, index[job.attempt.gpu], view.now)
             for job in view.active
             if job.attempt.gpu in index
         )
         return State(view.now, waiting, tuple(host.partition for host in group), running, view.used)
 
-    def _running(self, record: JobRecord, model: GpuModel, gpu: int, now: float) -> Running:
-        attempt = record.attempt
-        job = self.job(record, model) or _stand_in(record, model)
+    def _running(self, record: JobRecord, group: Sequence[Host], gpu: int, now: float) -> Running:
+        attempt, model = record.attempt, group[0].model
+        job = self._job(record, model, can_come_free(group)) or _stand_in(record, model)
         # A job that runs longer than expected is expected to run for as long again.
         ran = max(now - (attempt.began or now), 0.0)
         expected = job.seconds.get(attempt.placement.profile) or max(job.seconds.values())
@@ -167,7 +173,7 @@ class Scheduler:
         self, view: View, model: GpuModel, group: Sequence[Host], waiting: tuple[Job, ...]
     ) -> dict[int, Prediction]:
         first = self._first(waiting)
-        state = self._state(view, model, group, first)
+        state = self._state(view, group, first)
         try:
             runs = proceed(state, (), copy(self._discipline(model))).runs
         except InfeasibleError:

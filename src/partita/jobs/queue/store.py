@@ -53,6 +53,7 @@ class Store:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self._kept: set[str] = set()  # environments that are known to be there
         with self._told():
             self.path.touch(mode=0o600)
             # One thread at a time may be another one than that which opened it.
@@ -123,8 +124,10 @@ class Store:
         """Write an environment, once however many jobs have it; return its key."""
         body = json.dumps(dict(sorted(environment.items())), separators=(",", ":"))
         key = sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
-        with self.transaction():
-            self._db.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", (key, body))
+        if key not in self._kept:
+            with self.transaction():
+                self._db.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", (key, body))
+            self._kept = {key, *list(self._kept)[:_REMEMBERED]}
         return key
 
     def environment(self, key: str) -> dict[str, str]:
@@ -213,6 +216,9 @@ class Store:
             hint=f"it is left as it is; to begin an empty one: mv {self.path} {self.path}.damaged",
         )
 
+
+_REMEMBERED = 1000
+"""Environments that are not written again when a job has one of them."""
 
 # What SQLite says where no more bytes can be written; a limit on the size of files shows as a failed write.
 _NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC"})

@@ -1,0 +1,196 @@
+"""The queue at work on a simulated cluster, with real processes."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.jobs.queue.world import GPU, make_cluster, python, queue
+
+from partita.drive.simulated import SimulatedCluster
+from partita.errors import InputError
+from partita.jobs.queue.record import State, Verdict
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GREEDY = python("x = bytearray(120 << 20); print('enough')")
+"""Takes 120 MiB: a 5 GiB slice gives 80 MiB to a simulated job, a 10 GiB one 160."""
+
+
+def test_a_submitted_job_runs_in_its_directory_with_its_environment_and_is_done(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        job = world.submit(
+            "sh", "-c", 'pwd; echo "$COLOUR $CUDA_VISIBLE_DEVICES"', environment={"COLOUR": "red"}
+        )
+        done = world.until_state(job, State.DONE)
+        log = base64.b64decode(world.ask("log", ids=[job])["data"]).decode()
+        assert log.splitlines()[0] == str(tmp_path)
+        assert log.splitlines()[1].startswith("red MIG-")
+        assert done.attempt.verdict is Verdict.DONE
+        assert done.attempt.code == 0
+
+
+def test_out_of_memory_is_tried_again_on_the_next_larger_slice_under_the_same_id(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        job = world.submit(*GREEDY, name="greedy")
+        done = world.until_state(job, State.DONE, State.FAILED)
+        assert [each.verdict for each in done.attempts] == [Verdict.OUT_OF_MEMORY, Verdict.DONE]
+        assert [each.placement.profile for each in done.attempts] == ["1g.5gb", "1g.10gb"]
+        # Its family is known from now on, and begins where it fits.
+        again = world.until_state(world.submit(*GREEDY, name="greedy"), State.DONE, State.FAILED)
+        assert [each.placement.profile for each in again.attempts] == ["1g.10gb"]
+
+
+def test_attempts_are_bounded(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        job = world.submit(*GREEDY, most_attempts=1)
+        failed = world.until_state(job, State.DONE, State.FAILED)
+        assert failed.state is State.FAILED
+        assert "last of 1 attempts" in (failed.why or "")
+
+
+def test_a_command_that_does_not_exist_fails_with_a_reason(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        failed = world.until_state(world.submit("no-such-program-here"), State.FAILED)
+        assert "no-such-program-here" in (failed.why or "")
+
+
+def test_a_job_larger_than_any_slice_waits_and_says_so(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        world.until(lambda: bool(world.service.step(world.service.now)))
+        job = world.submit("true", memory={"source": "declared", "lower": 0, "upper": 2**40})
+        world.submit("true")
+        world.until(lambda: len(world.service.active) == 1)
+        assert "larger than any slice of the GPUs here" in world.reasons()[job]
+
+
+def test_every_waiting_job_has_a_reason_and_a_predicted_start(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        memory = {"source": "declared", "lower": 0, "upper": 30 * 2**30}
+        first = world.submit("sleep", "600", memory=memory, seconds={"": 600})
+        world.until_state(first, State.RUNNING)
+        waiting = [world.submit("sleep", "600", memory=memory, seconds={"": 600}) for _ in range(3)]
+        rows = {row["id"]: row for row in world.ask("queue")["jobs"]}
+        starts = [rows[job]["start"] - world.service.now for job in waiting]
+        assert starts == sorted(starts)
+        assert 500 < starts[0] < 700
+        for job in waiting:
+            assert "needs 7g.40gb (30 GiB declared)" in rows[job]["reason"]
+            assert "all such slices are in use" in rows[job]["reason"]
+
+
+def test_an_array_runs_each_index_once(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        out = tmp_path / "out"
+        command = ("sh", "-c", f"echo {{index}} $PARTITA_ARRAY_INDEX >> {out}")
+        job = world.submit(*command, array="3-6")
+        world.finish()
+        assert sorted(out.read_text().split("\n"))[1:] == ["3 3", "4 4", "5 5", "6 6"]
+        assert world.ask("states", ids=[f"{job}_5"])["jobs"][0]["id"] == f"{job}_5"
+        assert len(world.ask("states", ids=[job])["jobs"]) == 4
+
+
+@pytest.mark.parametrize("when", [State.WAITING, State.STARTING, State.RUNNING, State.STOPPING])
+def test_a_job_is_cancelled_whatever_it_is_doing(tmp_path: Path, when: State) -> None:
+    with queue(tmp_path) as world:
+        job = world.submit("sleep", "600", grace_s=600 if when is State.STOPPING else 0)
+        if when is State.STOPPING:
+            world.until_state(job, State.RUNNING)
+            world.ask("requeue", ids=[job])
+        elif when is not State.WAITING:
+            world.until_state(job, when)
+        assert world.job(job).state is when
+        world.ask("cancel", ids=[job])
+        world.ask("cancel", ids=[job])
+        cancelled = world.until_state(job, State.CANCELLED)
+        world.ask("cancel", ids=[job])
+        assert cancelled.state is State.CANCELLED
+        assert world.job(world.submit("true")).state is State.WAITING
+
+
+def test_a_requeued_job_runs_again_under_its_id(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        job = world.submit("sleep", "600", grace_s=0)
+        world.until_state(job, State.RUNNING)
+        world.ask("requeue", ids=[job])
+        world.until(lambda: len(world.job(job).attempts) == 2 and world.job(job).state is State.RUNNING)
+        assert world.job(job).attempts[0].verdict is Verdict.REQUEUED
+        world.ask("cancel", ids=[job])
+        world.until_state(job, State.CANCELLED)
+        world.ask("requeue", ids=[job])
+        world.until_state(job, State.RUNNING)
+        assert len(world.job(job).attempts) == 3
+
+
+def test_a_job_that_ignores_sigterm_is_killed_after_its_grace(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        job = world.submit("sh", "-c", "trap '' TERM; echo ready; while :; do sleep 0.05; done", grace_s=0.3)
+        world.until_state(job, State.RUNNING)
+        world.until(lambda: bool(world.ask("log", ids=[job])["data"]))
+        world.ask("cancel", ids=[job])
+        assert world.until_state(job, State.CANCELLED).attempt.verdict is Verdict.CANCELLED
+
+
+def test_what_ran_on_a_gpu_that_fell_off_is_lost_and_runs_again_elsewhere(tmp_path: Path) -> None:
+    make_cluster(tmp_path, gpus=2).close()
+    with queue(tmp_path) as world:
+        job = world.submit("sleep", "600")
+        gpu = world.until_state(job, State.RUNNING).attempt.gpu
+        cluster = SimulatedCluster(tmp_path / "cluster.sqlite3")
+        cluster.lose(gpu)
+        cluster.close()
+        world.until(lambda: len(world.job(job).attempts) == 2 and world.job(job).state is State.RUNNING)
+        lost, again = world.job(job).attempts
+        assert lost.verdict is Verdict.LOST
+        assert "fell off the bus" in (lost.why or "")
+        assert again.gpu != gpu
+
+
+def test_no_slice_is_lost_when_jobs_of_every_size_come_and_go(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        for gib in (4, 30, 9, 18, 4, 38, 4):
+            world.submit("true", memory={"source": "declared", "lower": 0, "upper": gib * 2**30})
+        world.finish()
+        whole = world.submit("true", memory={"source": "declared", "lower": 0, "upper": 39 * 2**30})
+        assert world.until_state(whole, State.DONE).attempt.placement.profile == "7g.40gb"
+
+
+def test_instances_of_others_are_never_touched(tmp_path: Path) -> None:
+    from partita.mig.layout import Placement  # noqa: PLC0415 -- used once
+
+    cluster = make_cluster(tmp_path)
+    theirs = Placement(0, "4g.20gb")
+    cluster.create_foreign(GPU, theirs)
+    cluster.close()
+    with queue(tmp_path) as world:
+        small = world.submit("true")
+        assert world.until_state(small, State.DONE).attempt.placement.start >= 4
+        whole = world.submit("true", memory={"source": "declared", "lower": 0, "upper": 39 * 2**30})
+        world.until(lambda: world.service.now > world.job(whole).submitted + 0.5)
+        assert world.job(whole).state is State.WAITING
+        assert "services or others hold all such slices" in world.reasons()[whole]
+        world.until_state(world.submit("true"), State.DONE)  # what can never start holds up nobody
+
+
+def test_a_job_that_nobody_knows_is_told(tmp_path: Path) -> None:
+    with queue(tmp_path) as world, pytest.raises(InputError, match="there is no job 77"):
+        world.ask("cancel", ids=["77"])
+
+
+def test_a_job_restarts_before_it_runs_out_of_memory(tmp_path: Path) -> None:
+    code = (
+        "import json, os, time\n"
+        "path = os.environ['PARTITA_JOB_PROGRESS']\n"
+        "for step in range(400):\n"
+        "    with open(path, 'a') as f:\n"
+        "        f.write(json.dumps([step, 400, (20 << 20) + (step << 18), None]) + '\\n')\n"
+        "    time.sleep(0.01)\n"
+    )
+    with queue(tmp_path) as world:
+        job = world.submit(*python(code), grace_s=1.0)
+        world.until(lambda: len(world.job(job).attempts) == 2)
+        first, second = world.job(job).attempts
+        assert first.verdict is Verdict.EARLY_RESTART
+        assert second.placement.profile == "1g.10gb"
