@@ -209,17 +209,14 @@ def without(observation: Observation, places: Collection[Place]) -> Observation:
 def in_the_way(gpu: ObservedGpu, wanted: Placement, held: Collection[Placement]) -> tuple[Placement, ...]:
     """Return which held instances must go so that a wanted one fits beside all others: the fewest, small ones first.
 
-    None if it stands already, and all of them if it does not fit beside what is not held either: then the driver
-    says what is wrong.
+    Held instances that do not stand yet count as if they did. None if the wanted one stands already, and all of them
+    if it does not fit beside what is not held either: then the driver says what is wrong.
     """
-    standing = [each.placement for each in gpu.instances]
-    if wanted in standing and wanted not in held:
+    others = [each.placement for each in gpu.instances if each.placement not in held]
+    if wanted in others:
         return ()
     model = gpu_model(gpu.model)
-    mine = sorted(
-        (each for each in standing if each in held), key=lambda each: model.profile(each.profile).memory
-    )
-    others = [each for each in standing if each not in held]
+    mine = sorted(held, key=lambda each: model.profile(each.profile).memory)
     for size in range(len(mine) + 1):
         for going in combinations(mine, size):
             if fault(model, (*others, *(each for each in mine if each not in going), wanted)) is None:
