@@ -10,6 +10,7 @@ from partita.cli.options import stderr
 from partita.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from partita.cli.loading import Loaded
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.security import Tls
     from partita.serve.gateway.values import ServedService, Size
     from partita.serve.supervise import Supervisor
+    from partita.serve.worker.spec import BackendSpec
     from partita.workload import ServiceSpec
 
 _QUANTILE = 0.95
@@ -120,13 +122,17 @@ def _supervisor(
 ) -> Supervisor:
     import logging  # noqa: PLC0415 -- only for a gateway
 
+    from partita.cli.services import read_backends  # noqa: PLC0415
     from partita.serve.supervise import Supervisor, worker_specs  # noqa: PLC0415
     from partita.serve.worker.spec import EmulatedSpec  # noqa: PLC0415
 
-    backends = {each.name: EmulatedSpec() for each in served}
-    if services is None:
+    backends: Mapping[str, BackendSpec]
+    if services is not None:
+        backends = read_backends(services)
+    else:
+        backends = {each.name: EmulatedSpec() for each in served}
         stderr().print(
-            "note: nothing says how the services are run (--services): their workers are emulated: they take as "
+            "note: nothing says how the services are run (--services): their workers are emulated; they take as "
             "long as the table says and answer with what they were asked",
             markup=False,
             soft_wrap=True,

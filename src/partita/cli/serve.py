@@ -10,7 +10,7 @@ import typer
 
 from partita.cli.drivers import ServicesFile  # noqa: TC001 -- typer reads it
 from partita.cli.options import WorkloadFile, stderr
-from partita.cli.plan import Seed, TimeLimit, make_plan
+from partita.cli.plan import Seed, TimeLimit, plan_and_notes
 from partita.cli.planners import PlannerName
 from partita.cli.simulate import RouterName
 from partita.errors import InputError
@@ -68,15 +68,18 @@ Grace = Annotated[
 LogForm = Annotated[LogFormat, typer.Option("--log-format", help="Log lines on stderr: for people, or JSON.")]
 Router = Annotated[RouterName, typer.Option(help="Who answers which query.")]
 
-EXAMPLES = """Try it, with a service that takes INPUT0 of 16 numbers:
+EXAMPLES = """Ask it with curl, or with NVIDIA's client (pip install "tritonclient\\[all]"):
 
-curl 127.0.0.1:8000/v2/models/resnet50/infer -d '{"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 16],
-"data": [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15]}]}'
+curl 127.0.0.1:8000/v2/models/SERVICE/infer -d '{"inputs": [{"name":
+"INPUT0", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}'
 
-python: client = tritonclient.http.InferenceServerClient("127.0.0.1:8000"); client.get_model_metadata("resnet50")
+import tritonclient.http as triton
+client = triton.InferenceServerClient("127.0.0.1:8000")
+client.get_model_metadata("SERVICE")
 
-A deadline comes with a request as header `partita-deadline-ms` or parameter `deadline_ms`; without one it is the
-service's SLO. What cannot be answered by then is refused at once: 503 with Retry-After."""
+A deadline comes with a request as header `partita-deadline-ms` or parameter
+`deadline_ms`; without one it is the service's SLO. What cannot be answered in
+time is refused at once: 503 with Retry-After. Metrics are at /metrics."""
 
 
 def register(app: typer.Typer) -> None:
@@ -106,8 +109,9 @@ def serve(
 ) -> None:
     """Serve a workload's models over HTTP and gRPC (Open Inference Protocol v2).
 
-    Starts a worker for each instance of the plan, routes every query to the slice that answers it in time, and
-    replaces workers that die. A model's name in URLs is its service's.
+    Starts a worker for each instance of the plan, routes every query to a slice
+    that answers it in time, and replaces workers that die. A model's name in URLs
+    is its service's.
 
     SIGTERM or Ctrl-C finish what is under way; a second one ends at once.
     """
@@ -134,8 +138,8 @@ def serve(
 
 def _plan(loaded: Loaded, path: Path | None, time_limit: float, seed: int) -> Plan:
     if path is None:
-        made = make_plan(loaded, PlannerName.EXACT, time_limit=time_limit, seed=seed)
-        for note in loaded.formulation.notes:
+        made, notes = plan_and_notes(loaded, PlannerName.EXACT, time_limit=time_limit, seed=seed)
+        for note in notes:
             stderr().print(f"note: {note}", markup=False, soft_wrap=True)
         return made
     from partita.plan.document import read_plan  # noqa: PLC0415 -- slow to import
