@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from partita.mig.power import IDLE_W, LIMIT_W
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -25,13 +27,13 @@ class PowerModel:
 
     Attributes:
         joules: by job id, the energy of its work beyond idle.
-        idle_w: a GPU without work. 36.12 W is MISO's measurement of a process that computes nothing.
+        idle_w: a GPU without work.
         limit_w: the most a GPU draws.
     """
 
     joules: Mapping[int, float]
-    idle_w: float = 36.12
-    limit_w: float = 400.0
+    idle_w: float = IDLE_W
+    limit_w: float = LIMIT_W
 
     def energy(self, outcome: Outcome, gpus: int) -> float:
         """Return the joules that this many GPUs take from the first arrival to the last end."""

@@ -1,0 +1,213 @@
+"""What each owner took, in one SQLite file: sums by minute for a day, by hour for a quarter, and in all."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError, PartitaError
+from partita.jobs.energy.attribution import Kind, Owner
+from partita.jobs.energy.records import Counter, Energy, Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+FILE = "energy.sqlite3"
+VERSION = 1
+MINUTE_S, HOUR_S = 60, 3600
+MINUTES_S = 25 * HOUR_S
+"""For how long sums by minute are kept; older ones become sums by hour."""
+
+HOURS_S = 92 * 24 * HOUR_S
+MOST_OWNERS = 100_000
+"""Owners of whom the sum over all time is kept, the newest."""
+
+_PATIENCE_S = 10.0
+_SCHEMA = """
+CREATE TABLE counters (
+    gpu TEXT PRIMARY KEY, uuid TEXT NOT NULL, at REAL NOT NULL, joules REAL, why TEXT, idle_w REAL
+) WITHOUT ROWID;
+CREATE TABLE sums (
+    slot INTEGER NOT NULL, gpu TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, attempt INTEGER NOT NULL,
+    idle_j REAL NOT NULL, active_j REAL NOT NULL, seconds REAL NOT NULL, missing_s REAL NOT NULL,
+    PRIMARY KEY (slot, gpu, kind, name, attempt)
+) WITHOUT ROWID;
+CREATE TABLE totals (
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, attempt INTEGER NOT NULL,
+    idle_j REAL NOT NULL, active_j REAL NOT NULL, seconds REAL NOT NULL, missing_s REAL NOT NULL,
+    UNIQUE (kind, name, attempt)
+);
+"""
+_ADD = """
+idle_j = idle_j + excluded.idle_j, active_j = active_j + excluded.active_j,
+seconds = seconds + excluded.seconds, missing_s = missing_s + excluded.missing_s
+"""
+_ADD_SUM = f"INSERT INTO sums VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET {_ADD}"  # noqa: S608 -- all from constants of this file, as below
+_ADD_TOTAL = f"""
+INSERT INTO totals (kind, name, attempt, idle_j, active_j, seconds, missing_s) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET {_ADD}
+"""  # noqa: S608
+_TO_HOURS = f"""
+INSERT INTO sums
+SELECT slot / {HOUR_S} * {HOUR_S}, gpu, kind, name, attempt,
+       sum(idle_j), sum(active_j), sum(seconds), sum(missing_s)
+FROM sums WHERE slot < ? AND slot % {HOUR_S} > 0 GROUP BY 1, 2, 3, 4, 5
+ON CONFLICT DO UPDATE SET {_ADD}
+"""  # noqa: S608
+_OLD_JOBS = "kind = 'job' AND name <> '' AND seq <= ?"
+_FOLD = f"""
+INSERT INTO totals (kind, name, attempt, idle_j, active_j, seconds, missing_s)
+SELECT kind, '', 0, sum(idle_j), sum(active_j), sum(seconds), sum(missing_s)
+FROM totals WHERE {_OLD_JOBS} GROUP BY kind ON CONFLICT DO UPDATE SET {_ADD}
+"""  # noqa: S608
+
+
+class EnergyLedger:
+    """The file of what was taken. One process writes, any number read.
+
+    Args:
+        path: its file, made if it is not there.
+
+    Raises:
+        PartitaError: the file cannot be used.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._compacted = 0.0
+        with self._told():
+            self._db = sqlite3.connect(
+                path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False
+            )
+        try:
+            self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def add(self, at: float, counters: Iterable[Counter], entries: Iterable[Entry]) -> None:
+        """Store readings and what follows from them, all or nothing.
+
+        Args:
+            at: end of the time they are of, in seconds.
+            counters: as they were read.
+            entries: who took what.
+
+        Raises:
+            PartitaError: the disk is full, or failed otherwise.
+        """
+        slot = int(at // MINUTE_S) * MINUTE_S
+        with self._writing() as db:
+            for each in counters:
+                row = (each.gpu, each.uuid, each.at, each.joules, each.why, each.idle_w)
+                db.execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?, ?, ?, ?)", row)
+            for entry in entries:
+                who = (entry.owner.kind.value, entry.owner.name, entry.owner.attempt)
+                took = entry.energy
+                sums = (took.idle_j, took.active_j, took.seconds, took.missing_s)
+                db.execute(_ADD_SUM, (slot, entry.gpu, *who, *sums))
+                db.execute(_ADD_TOTAL, (*who, *sums))
+            if abs(at - self._compacted) >= HOUR_S:
+                self._compacted = at
+                _compact(db, at)
+
+    def counters(self) -> dict[str, Counter]:
+        """Return the counters as they were last read, by GPU."""
+        with self._reading() as db:
+            return {row[0]: Counter(*row) for row in db.execute("SELECT * FROM counters ORDER BY gpu")}
+
+    def of(self, owner: Owner) -> Energy | None:
+        """Return what somebody took in all; None if nothing is known of them."""
+        find = "SELECT idle_j, active_j, seconds, missing_s FROM totals WHERE kind = ? AND name = ? AND attempt = ?"
+        with self._reading() as db:
+            row = db.execute(find, (owner.kind.value, owner.name, owner.attempt)).fetchone()
+        return None if row is None else Energy(*row)
+
+    def attempt(self, job: str, attempt: int) -> Energy | None:
+        """Return what an attempt of a job took; None if nothing is known of it."""
+        return self.of(Owner(Kind.JOB, job, attempt))
+
+    def since(self, began: float) -> tuple[Entry, ...]:
+        """Return who took what on which GPU from the minute (a day ago and more: the hour) of a moment on."""
+        find = """
+        SELECT gpu, kind, name, attempt, sum(idle_j), sum(active_j), sum(seconds), sum(missing_s)
+        FROM sums WHERE slot >= ? GROUP BY gpu, kind, name, attempt ORDER BY gpu, kind, name, attempt
+        """
+        with self._reading() as db:
+            rows = db.execute(find, (int(began // MINUTE_S) * MINUTE_S,)).fetchall()
+        return tuple(Entry(row[0], Owner(Kind(row[1]), row[2], row[3]), Energy(*row[4:])) for row in rows)
+
+    def totals(self) -> dict[tuple[Kind, str], Energy]:
+        """Return what services, nobody, and all jobs together (under no name) took in all; it never sinks."""
+        find = """
+        SELECT kind, CASE kind WHEN 'job' THEN '' ELSE name END AS whose,
+               sum(idle_j), sum(active_j), sum(seconds), sum(missing_s)
+        FROM totals GROUP BY kind, whose ORDER BY kind, whose
+        """
+        with self._reading() as db:
+            return {(Kind(row[0]), row[1]): Energy(*row[2:]) for row in db.execute(find)}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    def _open(self) -> None:
+        with self._told():
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.execute("PRAGMA synchronous = NORMAL")
+        with self._writing() as db:
+            (found,) = db.execute("PRAGMA user_version").fetchone()
+            if found == 0:
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {VERSION}")
+        if found not in (0, VERSION):
+            raise InputError(
+                f"the energy ledger has format {found}, this partita reads {VERSION}",
+                where=str(self._path),
+                hint="use the partita that made it, or remove the file",
+            )
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._told():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("ROLLBACK")
+                raise
+            self._db.execute("COMMIT")
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock, self._told():
+            yield self._db
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise PartitaError(
+                f"the energy ledger cannot be used: {error}",
+                where=str(self._path),
+                hint="is the disk full, or the file no ledger?",
+            ) from error
+
+
+def _compact(db: sqlite3.Connection, at: float) -> None:
+    """Make old minutes hours, and forget what is older still."""
+    minutes = int((at - MINUTES_S) // HOUR_S) * HOUR_S
+    db.execute(_TO_HOURS, (minutes,))
+    db.execute(f"DELETE FROM sums WHERE slot < ? AND slot % {HOUR_S} > 0", (minutes,))  # noqa: S608 -- a constant
+    db.execute("DELETE FROM sums WHERE slot < ?", (int(at - HOURS_S),))
+    # What is forgotten of single jobs stays in the sum of all.
+    (newest,) = db.execute("SELECT coalesce(max(seq), 0) FROM totals").fetchone()
+    old = (newest - MOST_OWNERS,)
+    db.execute(_FOLD, old)
+    db.execute(f"DELETE FROM totals WHERE {_OLD_JOBS}", old)  # noqa: S608 -- a constant

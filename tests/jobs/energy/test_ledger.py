@@ -1,0 +1,218 @@
+"""Counters sampled into a ledger, with resets, gaps and new starts."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import TYPE_CHECKING
+
+import pytest
+from typer.testing import CliRunner
+
+from partita.cli.main import app
+from partita.drive.energy import Reading
+from partita.drive.simulated import SimulatedCluster
+from partita.drive.simulated.energy import SimulatedMeter
+from partita.errors import PartitaError
+from partita.jobs.energy.attribution import NOBODY, Kind, Owner
+from partita.jobs.energy.ledger import FILE, HOUR_S, EnergyLedger
+from partita.jobs.energy.metrics import exposition
+from partita.jobs.energy.records import Energy, Entry
+from partita.jobs.energy.sampler import EnergySampler, stay_of
+from partita.mig.layout import Placement
+from partita.mig.power import IDLE_W
+from partita.sim.clock import SimulatedClock
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+JOB = Owner(Kind.JOB, "12", 1)
+STAY = stay_of(JOB, "g0", "a100-80gb", Placement.parse("3g.40gb@4"), began=0.0)
+
+
+class Meter:
+    """A meter that says what it is told to."""
+
+    def __init__(self) -> None:
+        self.joules: float | None = 0.0
+        self.idle_w: float | None = 50.0
+
+    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[Reading, ...]:
+        del busy
+        why = "NVML: Not Supported" if self.joules is None else None
+        return (Reading("g0", "GPU-0", "a100-80gb", self.joules, why, self.idle_w),)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[EnergyLedger]:
+    made = EnergyLedger(tmp_path / FILE)
+    yield made
+    made.close()
+
+
+def total(ledger: EnergyLedger) -> float:
+    return sum(each.energy.joules or 0.0 for each in ledger.since(0.0))
+
+
+def test_what_is_taken_adds_up_to_the_counter(ledger: EnergyLedger) -> None:
+    meter = Meter()
+    sampler = EnergySampler(meter, ledger)
+    for n in range(100):
+        meter.joules = 1000.0 + 2500.0 * n
+        sampler.sample(10.0 * n, [STAY])
+    assert total(ledger) == pytest.approx(2500.0 * 99)
+    took = ledger.attempt("12", 1)
+    assert took is not None
+    assert took.idle_j == pytest.approx(50.0 * 990 * (3 / 7 + 4 / 8) / 2)
+    assert took.active_j == pytest.approx(200.0 * 990)
+    assert took.seconds == pytest.approx(990.0)
+
+
+def test_a_new_start_goes_on_where_the_last_one_stopped(tmp_path: Path) -> None:
+    meter = Meter()
+    for n in range(5):
+        ledger = EnergyLedger(tmp_path / FILE)
+        meter.joules = 1000.0 * n
+        EnergySampler(meter, ledger).sample(10.0 * n, [STAY])
+        assert total(ledger) == pytest.approx(1000.0 * n)
+        ledger.close()
+
+
+def test_a_missing_counter_is_missing_and_not_zero(ledger: EnergyLedger) -> None:
+    meter = Meter()
+    sampler = EnergySampler(meter, ledger)
+    meter.joules = None
+    sampler.sample(0.0, [STAY])
+    sampler.sample(10.0, [STAY])
+    assert ledger.attempt("12", 1) == Energy(missing_s=10.0)
+    assert Energy(missing_s=10.0).joules is None
+    meter.joules = 5.0
+    sampler.sample(20.0, [STAY])
+    meter.joules = 1005.0
+    sampler.sample(30.0, [STAY])
+    took = ledger.attempt("12", 1)
+    assert took is not None
+    assert (took.missing_s, took.seconds) == (20.0, 10.0)
+    assert total(ledger) == pytest.approx(1000.0)
+
+
+def test_a_counter_that_begins_anew_with_the_driver_gives_nothing_negative(ledger: EnergyLedger) -> None:
+    meter = Meter()
+    sampler = EnergySampler(meter, ledger)
+    for at, joules in ((0.0, 9e9), (10.0, 9e9 + 500.0), (20.0, 3.0), (30.0, 503.0)):
+        meter.joules = joules
+        sampler.sample(at, [])
+    found = ledger.of(NOBODY)
+    assert found is not None
+    assert found.joules == pytest.approx(1000.0)
+    assert found.missing_s == 10.0
+
+
+def test_a_clock_that_is_set_back_costs_one_interval_and_stops_nothing(ledger: EnergyLedger) -> None:
+    meter = Meter()
+    sampler = EnergySampler(meter, ledger)
+    for at, joules in ((1000.0, 0.0), (1010.0, 600.0), (5.0, 1200.0), (15.0, 1800.0)):
+        meter.joules = joules
+        sampler.step(at, [])
+    assert total(ledger) == pytest.approx(1200.0)
+
+
+def test_the_idle_power_of_a_gpu_is_the_least_it_was_seen_to_draw(ledger: EnergyLedger) -> None:
+    meter = Meter()
+    meter.idle_w = None
+    sampler = EnergySampler(meter, ledger)
+    for at, joules in ((0.0, 0.0), (10.0, 3000.0), (20.0, 3400.0), (30.0, 6400.0)):
+        meter.joules = joules
+        sampler.sample(at, [STAY])
+    assert ledger.counters()["g0"].idle_w == pytest.approx(40.0)
+
+
+def test_the_file_stays_small_and_the_sums_the_same(ledger: EnergyLedger, tmp_path: Path) -> None:
+    days = 100
+    for hour in range(24 * days):
+        entries = [Entry("g0", Owner(Kind.SERVICE, name), Energy(1.0, 2.0, 60.0)) for name in ("a", "b", "c")]
+        ledger.add(hour * HOUR_S + 120.0, [], entries)
+        ledger.add(hour * HOUR_S + 180.0, [], entries)
+    with sqlite3.connect(tmp_path / FILE) as db:
+        (rows,) = db.execute("SELECT count(*) FROM sums").fetchone()
+    db.close()
+    assert rows <= 3 * (92 * 24 + 2 * 27)
+    assert ledger.totals()[Kind.SERVICE, "a"].joules == pytest.approx(24 * days * 2 * 3.0)
+    assert sum(
+        each.energy.joules or 0.0 for each in ledger.since((days - 10) * 24 * HOUR_S)
+    ) == pytest.approx(10 * 24 * 2 * 3 * 3.0)
+
+
+def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_bytes(b"no database at all" * 100)
+    with pytest.raises(PartitaError, match="cannot be used"):
+        EnergyLedger(tmp_path / FILE)
+
+
+def test_a_simulated_gpu_draws_idle_power_and_its_busy_slices(tmp_path: Path) -> None:
+    path = tmp_path / "cluster.sqlite3"
+    cluster = SimulatedCluster.create(path, [("g0", "a100-80gb"), ("g1", "a100-80gb")])
+    cluster.create_foreign("g0", Placement.parse("3g.40gb@4"))
+    clock = SimulatedClock()
+    meter = SimulatedMeter(path, clock)
+    try:
+        meter.energy()
+        clock.sleep_until(100.0)
+        first = meter.energy()
+        clock.sleep_until(200.0)
+        second = meter.energy({("g0", 4)})
+        cluster.lose("g1")
+        third = meter.energy()
+    finally:
+        meter.close()
+        cluster.close()
+    assert [each.joules for each in first] == pytest.approx([100 * IDLE_W] * 2)
+    assert second[0].joules == pytest.approx(200 * IDLE_W + 100 * (400 - IDLE_W) * 3 / 7)
+    assert (third[1].joules, third[1].why) == (None, "the GPU fell off the bus")
+
+
+def test_prometheus_gets_counters_that_say_what_is_missing(ledger: EnergyLedger) -> None:
+    meter = Meter()
+    sampler = EnergySampler(meter, ledger)
+    for at, joules in ((0.0, 0.0), (10.0, 1000.0), (20.0, None)):
+        meter.joules = joules
+        sampler.sample(at, [STAY])
+    text = exposition(ledger).decode()
+    assert 'partita_gpu_energy_counter_up{gpu="g0"} 0.0' in text
+    assert "partita_gpu_energy_joules_total{" not in text
+    assert 'partita_energy_joules_total{kind="job",name="",part="active"} 500.0' in text
+    assert 'partita_energy_missing_seconds_total{kind="job",name=""} 10.0' in text
+
+
+def test_the_command_shows_who_took_what(
+    ledger: EnergyLedger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTITA_STATE", str(tmp_path))
+    meter = Meter()
+    sampler = EnergySampler(meter, ledger)
+    for n in range(3):
+        meter.joules = 1000.0 * n
+        sampler.sample(10.0 * n, [STAY])
+    run = CliRunner()
+    found = run.invoke(app, ["energy", "--by", "job", "-o", "json"])
+    rows = json.loads(found.stdout)["rows"]
+    assert [row["name"] for row in rows] == ["12", "unallocated", "total"]
+    assert rows[0]["joules"] + rows[1]["joules"] == pytest.approx(2000.0)
+    assert rows[2] == pytest.approx({**rows[2], "joules": 2000.0, "mean_w": 100.0, "seconds": 20.0})
+    table = run.invoke(app, ["energy"])
+    assert "2,000 J" in table.stdout
+    meter.joules = None
+    sampler.sample(30.0, [STAY])
+    told = run.invoke(app, ["energy"])
+    assert "note: g0 has no energy counter: NVML: Not Supported" in told.stderr
+    bad = run.invoke(app, ["energy", "--since", "yesterday"])
+    assert "'yesterday' is no time" in str(bad.exception)
+
+
+def test_without_measurements_the_command_says_who_measures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTITA_STATE", str(tmp_path / "none"))
+    found = CliRunner().invoke(app, ["energy"])
+    assert "no energy has been measured yet" in str(found.exception)
