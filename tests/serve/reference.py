@@ -11,6 +11,7 @@ import numpy as np
 
 from partita.serve.fluid import second_prices
 from partita.serve.outcome import REFUSED, TICK, Outcome
+from partita.serve.routers.kairos import LATE, match, relative_speed
 from partita.sim.clock import SimulatedClock
 from partita.sim.kernel import Kernel
 
@@ -144,3 +145,69 @@ class LateBindingReference:
         self.by[query] = instance
         self.kernel.at(end, lambda: self.ends(instance), instance)
         return True
+
+
+class KairosReference:
+    """Matching, an object per event, the assignment from `match` itself (which has a test of its own)."""
+
+    def __init__(self, problem: ServingProblem, counts: np.ndarray, window: int = 16) -> None:
+        self.problem, self.sizes = problem, sizes_of(counts)
+        self.window = min(window, len(self.sizes))
+        self.speed = relative_speed(problem, counts)
+        self.deadline = problem.deadline + TICK
+        self.idle_at = [-np.inf] * len(self.sizes)
+
+    def latency(self, instance: int, query: int) -> float:
+        own = float(self.problem.latency[self.sizes[instance], self.traffic.batch[query] - 1])
+        return own if own <= self.problem.deadline else np.inf
+
+    def run(self, traffic: Traffic) -> Outcome:
+        self.traffic, self.clock = traffic, SimulatedClock()
+        self.kernel = Kernel(self.clock)
+        self.waiting: list[int] = []
+        self.took = np.full(len(traffic), np.inf)
+        self.by = np.full(len(traffic), REFUSED, dtype=np.int16)
+        for query, now in enumerate(traffic.arrival.tolist()):
+            self.kernel.at(now, partial(self.arrives, query), LAST)
+        self.kernel.run()
+        return Outcome(self.took, self.by)
+
+    def arrives(self, query: int) -> None:
+        self.waiting.append(query)
+        self.ends(None)
+
+    def ends(self, instance: int | None) -> None:
+        if instance is not None:
+            self.idle_at[instance] = -np.inf
+        now = self.clock.now()
+        if all(at > now for at in self.idle_at) or any(-np.inf < at <= now for at in self.idle_at):
+            return  # nothing is idle, or others end at this moment
+        chosen: list[int] = []
+        for query in list(self.waiting):
+            if len(chosen) == self.window:
+                break
+            quickest = min(self.latency(p, query) for p in range(len(self.sizes)))
+            if float(self.traffic.arrival[query]) + self.deadline - now < quickest:
+                self.waiting.remove(query)
+            else:
+                chosen.append(query)
+        if chosen:
+            columns = match(np.array([[self.cost(p, q) for p in range(len(self.sizes))] for q in chosen]))
+            for query, column in zip(chosen, columns.tolist(), strict=True):
+                self.start(query, column)
+
+    def cost(self, instance: int, query: int) -> float:
+        now = self.clock.now()
+        end = max(now, self.idle_at[instance]) + self.latency(instance, query)
+        in_time = end <= float(self.traffic.arrival[query]) + self.deadline
+        return float((end - now if in_time else LATE * self.deadline) * self.speed[self.sizes[instance]])
+
+    def start(self, query: int, instance: int) -> None:
+        now, arrival = self.clock.now(), float(self.traffic.arrival[query])
+        end = now + self.latency(instance, query)
+        if self.idle_at[instance] > now or end > arrival + self.deadline:
+            return
+        self.waiting.remove(query)
+        self.idle_at[instance] = end
+        self.took[query], self.by[query] = end - arrival, instance
+        self.kernel.at(end, partial(self.ends, instance), instance)

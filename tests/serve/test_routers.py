@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -7,12 +8,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.problems import problem, random_problems, sublinear, traffic
-from tests.serve.reference import LateBindingReference, bound_on_arrival, elsa, sizes_of
+from tests.serve.reference import (
+    KairosReference,
+    LateBindingReference,
+    bound_on_arrival,
+    elsa,
+    sizes_of,
+)
 
 from partita.serve.fluid import fluid_rate, second_prices
 from partita.serve.outcome import REFUSED, TICK, Outcome, Router
 from partita.serve.routers.elsa import Elsa
 from partita.serve.routers.fifs import Fifs
+from partita.serve.routers.kairos import Kairos, match
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.routers.price import Price
 from partita.serve.throughput import unit_traffic
@@ -21,7 +29,7 @@ from partita.sim.arrivals import Traffic
 if TYPE_CHECKING:
     from partita.serve.problem import ServingProblem
 
-ROUTERS: list[Router] = [Elsa(), Fifs(), Price(), LateBinding()]
+ROUTERS: list[Router] = [Elsa(), Fifs(), Price(), LateBinding(), Kairos()]
 COUNTS = np.array([3, 1, 1])
 
 
@@ -48,6 +56,40 @@ def test_late_binding_does_what_its_reference_does_under_load(load: float) -> No
     found = sublinear()
     queries = busy(found, COUNTS, 3_000, load, 1)
     same(LateBinding().on(found, COUNTS)(queries), LateBindingReference(found, COUNTS).run(queries))
+
+
+@given(st.data())
+@settings(max_examples=60, deadline=None)
+def test_kairos_does_what_its_reference_does(data: st.DataObject) -> None:
+    found, counts = data.draw(random_problems())
+    queries = data.draw(traffic(found.latency.shape[1]))
+    window = data.draw(st.integers(1, 5))
+    same(Kairos(window).on(found, counts)(queries), KairosReference(found, counts, window).run(queries))
+
+
+@pytest.mark.parametrize("load", [0.5, 0.95, 1.3])
+def test_kairos_does_what_its_reference_does_under_load(load: float) -> None:
+    found = sublinear()
+    queries = busy(found, COUNTS, 1_000, load, 1)
+    same(Kairos().on(found, COUNTS)(queries), KairosReference(found, COUNTS).run(queries))
+
+
+def test_kairos_does_what_its_reference_does_where_queries_end_together() -> None:
+    found = problem([[1.0, 2.0], [1.0, 1.0], [0.5, 1.0]], [0.5, 0.5], 3.0)
+    rng = np.random.default_rng(3)
+    queries = Traffic(np.sort(rng.integers(0, 200, 600) / 2), rng.integers(1, 3, 600))
+    same(Kairos().on(found, COUNTS)(queries), KairosReference(found, COUNTS).run(queries))
+
+
+@given(st.integers(1, 4), st.integers(0, 2), st.data())
+def test_a_matching_costs_least_of_all(rows: int, more: int, data: st.DataObject) -> None:
+    columns = rows + more
+    entry = st.one_of(st.integers(0, 3).map(float), st.floats(0.0, 10.0))
+    cost = np.array([[data.draw(entry) for _ in range(columns)] for _ in range(rows)])
+    chosen = match(cost)
+    assert len(set(chosen.tolist())) == rows
+    best = min(sum(cost[r, c] for r, c in enumerate(each)) for each in permutations(range(columns), rows))
+    assert sum(cost[r, c] for r, c in enumerate(chosen)) == pytest.approx(best)
 
 
 @given(st.data())

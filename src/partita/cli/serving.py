@@ -175,6 +175,7 @@ def play(asked: Asked, cut: str, router: str, seed: int) -> Simulation:
     """Simulate with the cut and the router of these names."""
     from partita.serve.routers.elsa import Elsa  # noqa: PLC0415 -- numba is slow to import
     from partita.serve.routers.fifs import Fifs  # noqa: PLC0415
+    from partita.serve.routers.kairos import Kairos  # noqa: PLC0415
     from partita.serve.routers.late_binding import LateBinding  # noqa: PLC0415
     from partita.serve.routers.price import Price  # noqa: PLC0415
     from partita.serve.simulation import simulate  # noqa: PLC0415
@@ -184,6 +185,7 @@ def play(asked: Asked, cut: str, router: str, seed: int) -> Simulation:
         "price": Price(),
         "elsa": Elsa(),
         "fifs": Fifs(),
+        "kairos": Kairos(),
     }
     return simulate(asked.problem, _cutter(cut, routers[router], seed), routers[router], asked.traffic)
 

@@ -40,6 +40,7 @@ class RouterName(StrEnum):
     PRICE = "price"
     ELSA = "elsa"
     FIFS = "fifs"
+    KAIROS = "kairos"
 
 
 Trace = Annotated[

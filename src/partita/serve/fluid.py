@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 _LEAST_PRICE = 1e-3
 _ROUNDING = 1e-7
+_GAP = 1e-3
+"""Cuts whose fluid rates are nearer than this are told apart by simulation, not by waiting for the proof."""
 _WATCH = Watch()  # these programs take milliseconds
 
 
@@ -69,6 +71,7 @@ def fluid_cut(
     """
     multisets = problem.multisets
     program, first = _cut_flows(problem, served, margin, float(problem.gpus))
+    program.solver.setOptionValue("mip_rel_gap", _GAP)
     found = program.solve(Watch(time_limit=seconds))
     numbers = np.rint(found.columns[first:]).astype(int)
     chosen = [each for each, n in zip(multisets, numbers, strict=True) for _ in range(n)]
@@ -77,10 +80,10 @@ def fluid_cut(
 
 
 def fluid_gpus(problem: ServingProblem, rate: float, *, served: float, seconds: float = 5.0) -> int:
-    """Return a number of GPUs below which no cut and no router hold a rate in the long run; `problem.gpus` is ignored.
+    """Return a number of GPUs below which no cut and no router hold a rate in the long run.
 
     Args:
-        problem: what to serve; some size must answer that share of the queries in time.
+        problem: what to serve, its own number of GPUs apart; some size must answer that share of the queries in time.
         rate: queries per second.
         served: as for `fluid_rate`.
         seconds: most seconds for the integer program.
@@ -93,7 +96,7 @@ def fluid_gpus(problem: ServingProblem, rate: float, *, served: float, seconds: 
 
 
 def _cut_flows(problem: ServingProblem, served: float, margin: float, gpus: float) -> tuple[Program, int]:
-    """Start the integer program over so many GPUs: the columns from the one returned count the GPUs of each multiset."""
+    """Start the integer program over so many GPUs; the columns from the one returned count those of each multiset."""
     multisets = problem.multisets
     program, rows = _flows(problem, served, margin, np.zeros(len(problem.profiles)))
     row = program.add_rows(np.array([-INFINITY]), np.array([gpus]))
