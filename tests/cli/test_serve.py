@@ -1,0 +1,303 @@
+"""`partita serve` as a process: it answers, keeps answering while workers die, and ends as it is told."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton
+from tests.cli.commands import Commands
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE_S = 60.0
+EVERYWHERE = "0.0.0.0"  # noqa: S104 -- with a token, or refused
+TABLE = """model,gpu,profile,batch,processes,throughput,latency_ms,quantile
+net,a100-80gb,1g.10gb,1,1,500,2,0.95
+net,a100-80gb,1g.10gb,8,1,1600,5,0.95
+"""
+WORKLOAD = """apiVersion: partita/v1
+kind: Workload
+performance: [perf.csv]
+gpus: [{model: a100-80gb, count: 1}]
+services:
+  - {name: search, model: net, rate: 3000, slo: {latency_ms: 10000, quantile: 0.95}}
+"""
+
+
+@pytest.fixture
+def commands(tmp_path, monkeypatch, capsys):
+    return Commands(tmp_path, monkeypatch, capsys)
+
+
+@pytest.fixture
+def workload(tmp_path: Path) -> Path:
+    (tmp_path / "perf.csv").write_text(TABLE)
+    made = tmp_path / "workload.yaml"
+    made.write_text(WORKLOAD)
+    return made
+
+
+@dataclass
+class Served:
+    """A gateway that runs, and what it has logged."""
+
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.lines if line.startswith("{")]
+
+    def event(self, name: str) -> Any:
+        """Wait for an event in the log."""
+        return wait_for(lambda: next((each for each in self.events if each.get("event") == name), None), self)
+
+    @property
+    def http(self) -> str:
+        address: str = self.event("listening")["http"]
+        return address.partition("://")[2]
+
+    @property
+    def workers(self) -> list[int]:
+        """Process ids of the workers that live."""
+        threads = Path(f"/proc/{self.process.pid}/task").glob("*/children")
+        return [int(pid) for each in threads for pid in each.read_text().split() if not _is_dead(pid)]
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(PATIENCE_S)
+
+
+def _is_dead(pid: str) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+def wait_for(found: Callable[[], Any], served: Served) -> Any:
+    end = time.monotonic() + PATIENCE_S
+    while not (value := found()):
+        assert served.process.poll() is None, "\n".join(served.lines)
+        assert time.monotonic() < end, "\n".join(served.lines)
+        time.sleep(0.02)
+    return value
+
+
+@contextmanager
+def serve(workload: Path, *words: str) -> Iterator[Served]:
+    """Run the command while the block runs."""
+    command = [
+        sys.executable,
+        "-m",
+        "partita",
+        "serve",
+        "-f",
+        str(workload),
+        "--port",
+        "0",
+        "--grpc-port",
+        "0",
+    ]
+    with subprocess.Popen(
+        [*command, "--log-format", "json", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PARTITA_STATE": str(workload.parent / "state")},
+    ) as process:
+        served = Served(process)
+        assert process.stderr is not None
+        follow = threading.Thread(target=served.lines.extend, args=(process.stderr,))
+        follow.start()
+        try:
+            yield served
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+            follow.join(PATIENCE_S)
+
+
+def given_input(value: np.ndarray) -> triton.InferInput:
+    made = triton.InferInput("INPUT0", list(value.shape), "FP32")
+    made.set_data_from_numpy(value)
+    return made
+
+
+def test_it_serves_a_workload_over_both_transports_and_drains(workload):
+    value = np.arange(32, dtype=np.float32).reshape(2, 16)
+    with serve(workload) as served:
+        listening = served.event("listening")
+        served.event("ready")
+        with triton.InferenceServerClient(served.http) as client:
+            assert client.is_server_ready()
+            found = client.infer("search", [given_input(value)], request_id="one")
+            assert (found.as_numpy("OUTPUT0") == value).all()
+            assert client.get_inference_statistics("search")["model_stats"][0]["inference_count"] == 2
+        with triton_grpc.InferenceServerClient(listening["grpc"]) as client:
+            made = triton_grpc.InferInput("INPUT0", [2, 16], "FP32")
+            made.set_data_from_numpy(value)
+            assert (client.infer("search", [made]).as_numpy("OUTPUT0") == value).all()
+        workers = served.workers
+        assert len(workers) == len(list((workload.parent / "state" / "workers").glob("*.sock"))) > 0
+        assert served.end() == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
+        assert list((workload.parent / "state" / "workers").glob("*.sock")) == []
+        assert served.process.stdout is not None
+        assert served.process.stdout.read() == ""
+    assert [line for line in served.lines if not line.startswith(("{", "note: "))] == []
+    assert [each["message"] for each in served.events][-1] == "ended"
+
+
+def test_queries_outlive_the_workers_that_run_them(workload):
+    with serve(workload) as served:
+        served.event("ready")
+        before = wait_for(lambda: len(served.workers) > 1 and served.workers, served)
+        wait_for(
+            lambda: len(list((workload.parent / "state" / "workers").glob("*.sock"))) == len(before), served
+        )
+        killed = threading.Event()
+
+        def ask(number: int) -> int:
+            value = np.full((1, 16), number, dtype=np.float32)
+            with triton.InferenceServerClient(served.http) as client:
+                asked = 0
+                while asked < 20 or not killed.is_set():
+                    found = client.infer("search", [given_input(value)])
+                    assert (found.as_numpy("OUTPUT0") == value).all()
+                    asked += 1
+            return asked
+
+        with ThreadPoolExecutor(6) as pool:
+            asking = [pool.submit(ask, number) for number in range(6)]
+            try:
+                for pid in before[:-1]:
+                    time.sleep(0.1)
+                    os.kill(pid, signal.SIGKILL)
+                wait_for(lambda: not set(before[:-1]) & set(served.workers), served)
+            finally:
+                killed.set()
+            assert sum(each.result(PATIENCE_S) for each in asking) >= 120
+        wait_for(lambda: len(served.workers) == len(before), served)
+        assert any("killed by signal 9" in each["message"] for each in served.events)
+        assert served.end() == 0
+
+
+def test_it_serves_a_plan_and_what_others_started(workload, commands):
+    plan = workload.parent / "plan.json"
+    assert commands("plan", "-f", workload, "--out", plan).code == 0
+    with serve(workload, "--plan", str(plan)) as first, serve(workload, "--attach") as second:
+        first.event("ready")
+        second.event("ready")
+        assert second.workers == []
+        with triton.InferenceServerClient(second.http) as client:
+            assert (
+                client.infer("search", [given_input(np.zeros((1, 16), np.float32))]).as_numpy("OUTPUT0").any()
+                == 0
+            )
+        assert second.end(signal.SIGINT) == 0
+        assert first.end(signal.SIGINT) == 0
+
+
+def test_a_second_signal_ends_it_at_once(workload):
+    (workload.parent / "perf.csv").write_text(TABLE.replace(",500,2,", ",0.1,10000,"))
+    workload.write_text(WORKLOAD.replace("latency_ms: 10000", "latency_ms: 60000"))
+    with serve(workload) as served:
+        served.event("ready")
+
+        def ask() -> None:
+            with triton.InferenceServerClient(served.http, network_timeout=PATIENCE_S) as client:
+                client.infer("search", [given_input(np.zeros((1, 16), np.float32))])
+
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(ask)
+            wait_for(lambda: b'in_flight{service="search"} 1.0' in metrics(served), served)
+            began = time.monotonic()
+            served.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: any("draining" in each["message"] for each in served.events), served)
+            assert served.end() == 130
+            assert time.monotonic() - began < 9
+            assert asking.exception(PATIENCE_S) is not None
+        assert served.workers == []
+
+
+def metrics(served: Served) -> bytes:
+    host, _, port = served.http.rpartition(":")
+    with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as link:
+        link.sendall(b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n")
+        return b"".join(iter(lambda: link.recv(65536), b""))
+
+
+def test_beyond_this_host_leave_is_asked_for(workload, commands):
+    found = commands("serve", "-f", workload, "--listen", EVERYWHERE)
+    assert found.code == 2
+    assert "0.0.0.0 can be reached by others" in found.err
+    assert "--token-file" in found.err
+    token = workload.parent / "token"
+    token.write_text("short\n")
+    found = commands("serve", "-f", workload, "--token-file", token)
+    assert (found.code, "openssl rand" in found.err) == (2, True)
+    token.write_text("0123456789abcdef0123456789abcdef\n")
+    with serve(workload, "--listen", EVERYWHERE, "--token-file", str(token)) as served:
+        served.event("ready")
+        assert b" 401 " in metrics(served)
+        assert served.end() == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--attach", "--plan", "x.json"), "--attach starts no workers"),
+        (("--tls-cert", "x.pem"), "both --tls-cert and --tls-key"),
+        (("--tls-cert", "x.pem", "--tls-key", "y.pem"), "no such file"),
+        (("--token-file", "nowhere"), "no such file"),
+        (("--plan", "nowhere.json"), "no such file"),
+        (("--services", "nowhere.yaml"), "no such file"),
+        (("--listen", "300.300.300.300", "--token-file", "token"), "no address of this host"),
+    ],
+)
+def test_what_is_wrong_is_said_before_anything_starts(workload, commands, words, says):
+    (workload.parent / "token").write_text("0123456789abcdef0123456789abcdef\n")
+    words = tuple(str(workload.parent / word) if word == "token" else word for word in words)
+    found = commands("serve", "-f", workload, *words)
+    assert found.code == 2
+    assert says in found.err
+    assert "hint: " in found.err or "no such file" in found.err
+    assert not list(workload.parent.glob("state/workers/*"))
+
+
+def test_a_taken_port_is_told(workload, commands):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for option in ("--port", "--grpc-port"):
+            other = "--grpc-port" if option == "--port" else "--port"
+            found = commands("serve", "-f", workload, option, port, other, 0)
+            assert found.code == 2
+            assert f"cannot listen at 127.0.0.1:{port}" in found.err
+    assert not list(workload.parent.glob("state/workers/*.sock"))
+
+
+def test_services_that_nothing_says_how_to_run_are_refused(workload, commands):
+    services = workload.parent / "services.yaml"
+    services.write_text("services: [{name: other, worker: {emulated: true}}]\n")
+    found = commands("serve", "-f", workload, "--services", services)
+    assert found.code == 2
+    assert "nothing says what runs search" in found.err
