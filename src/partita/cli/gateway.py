@@ -88,7 +88,7 @@ def serve_until_told(loaded: Loaded, plan: Plan | None, services: Path | None, a
 
     from partita.drive.state import state_folder  # noqa: PLC0415
     from partita.serve.gateway.gateway import Gateway  # noqa: PLC0415
-    from partita.serve.gateway.logs import set_up  # noqa: PLC0415
+    from partita.serve.gateway.logs import logged  # noqa: PLC0415
     from partita.serve.gateway.metrics import Metrics  # noqa: PLC0415
     from partita.serve.gateway.oip.limits import Limits  # noqa: PLC0415
     from partita.serve.gateway.running import Access, run  # noqa: PLC0415
@@ -99,9 +99,8 @@ def serve_until_told(loaded: Loaded, plan: Plan | None, services: Path | None, a
     folder, metrics, door = state_folder(), Metrics(names), asked.door
     workers = folder / "workers"
     supervisor = None if plan is None else _supervisor(plan, services, served, workers, asked.grace_s)
-    set_up(as_json=asked.as_json)
     _allow_many_sockets()
-    with listening(door.host, door.port, "--port") as listener:
+    with logged(as_json=asked.as_json), listening(door.host, door.port, "--port") as listener:
         access = Access(
             listener, door.host, door.grpc_port, door.token, door.tls, Limits(body=asked.max_body)
         )

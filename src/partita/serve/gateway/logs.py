@@ -6,9 +6,13 @@ import json
 import logging
 import sys
 import time
-from typing import Any
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-NAME = "partita"
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_LEVELS = {"partita": logging.INFO, "uvicorn": logging.ERROR, "asyncio": logging.ERROR, "grpc": logging.ERROR}
 _KEPT = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 
@@ -35,24 +39,29 @@ class Lines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line, with a traceback below where there is one."""
         level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
-        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{record.getMessage()}"
+        message = record.getMessage()
+        if not message.isprintable():  # what a worker said last may be anything
+            message = message.encode("unicode_escape").decode()
+        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{message}"
         return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
 
 
-def set_up(*, as_json: bool) -> None:
-    """Have everything of Partita's logged from now on, and of uvicorn's what is an error."""
+@contextmanager
+def logged(*, as_json: bool) -> Iterator[None]:
+    """Write on stderr, while the block runs, everything of Partita's log, and of others' what is an error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines() if as_json else Lines())
-    for name, level in (
-        (NAME, logging.INFO),
-        ("uvicorn", logging.ERROR),
-        ("asyncio", logging.ERROR),
-        ("grpc", logging.ERROR),
-    ):
-        logger = logging.getLogger(name)
-        logger.handlers[:] = [handler]
+    loggers = [(logging.getLogger(name), level) for name, level in _LEVELS.items()]
+    before = [logger.level for logger, _ in loggers]
+    for logger, level in loggers:
+        logger.addHandler(handler)
         logger.setLevel(level)
-        logger.propagate = False
+    try:
+        yield
+    finally:
+        for (logger, _), level in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
 
 
 def _time(record: logging.LogRecord, form: str) -> str:

@@ -1,0 +1,87 @@
+"""Metrics add up, and log lines are what they should be."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+from prometheus_client.parser import text_string_to_metric_families
+from tests.serve.gateway.front_fake import ECHO, FakeGateway
+
+from partita.serve.gateway.logs import logged
+from partita.serve.gateway.metrics import Metrics
+from partita.serve.gateway.values import Ended, Outcome, Reason
+
+
+def ended(outcome: Outcome, seconds: float = 0.01, *, in_time: bool = False, reason: Reason | None = None) -> Ended:
+    return Ended("echo", "", seconds, in_time, outcome, reason, 1, 0.0)
+
+
+def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
+    """Return each sample by its name and the values of its labels."""
+    families = text_string_to_metric_families(metrics.page().decode())
+    return {(each.name, " ".join(each.labels.values())): each.value for family in families for each in family.samples}
+
+
+def test_every_end_is_counted_once():
+    metrics = Metrics(["echo"])
+    for each in (
+        ended(Outcome.ANSWERED, 0.004, in_time=True),
+        ended(Outcome.ANSWERED, 0.005, in_time=True),
+        ended(Outcome.ANSWERED, 60.0),
+        ended(Outcome.REFUSED, reason=Reason.LATE),
+        ended(Outcome.CANCELLED),
+    ):
+        metrics.on_end(each)
+    found = samples(metrics)
+    assert found["partita_requests_total", "in_time echo"] == 2
+    assert found["partita_requests_total", "late echo"] == 1
+    assert found["partita_requests_total", "refused echo"] == 1
+    assert found["partita_requests_total", "cancelled echo"] == 1
+    assert found["partita_request_seconds_count", "echo"] == 3
+    assert found["partita_request_seconds_bucket", "0.0025 echo"] == 0
+    assert found["partita_request_seconds_bucket", "0.005 echo"] == 2
+    assert found["partita_request_seconds_bucket", "10 echo"] == 2
+    assert found["partita_request_seconds_bucket", "+Inf echo"] == 3
+    assert abs(found["partita_request_seconds_sum", "echo"] - 60.009) < 1e-9
+
+
+def test_the_gateway_s_state_is_on_the_page_once_it_is_watched():
+    metrics = Metrics(["echo"])
+    assert not any(name.startswith("partita_queue") for name, _ in samples(metrics))
+    metrics.watch(FakeGateway(ECHO).snapshot)
+    found = samples(metrics)
+    assert found["partita_queue_length", "echo"] == 3
+    assert found["partita_in_flight", "echo"] == 2
+    assert abs(found["partita_slo_attainment", "echo"] - 5 / 7) < 1e-9
+    assert found["partita_instance_state", "node-0/gpu-0/1g.10gb@0 1g.10gb echo busy"] == 1
+    assert found["partita_decision_seconds_bucket", "1e-06 echo"] == 5
+    assert found["partita_decision_seconds_bucket", "+Inf echo"] == 80
+    assert found["partita_draining", ""] == 0
+
+
+def test_log_lines_are_for_people_or_for_programs(capsys):
+    log = logging.getLogger("partita.serve.test")
+    with logged(as_json=True):
+        log.info("%s is ready", "echo", extra={"event": "ready", "service": "echo"})
+        try:
+            raise ValueError("é")
+        except ValueError:
+            log.exception("it failed")
+    with logged(as_json=False):
+        log.warning("a worker\nended")
+        log.info("news")
+    log.info("heard by nobody")
+    first, second, *lines = capsys.readouterr().err.splitlines()
+    told = json.loads(first)
+    assert told.pop("time").endswith("Z")
+    assert told == {
+        "level": "info",
+        "logger": "partita.serve.test",
+        "message": "echo is ready",
+        "event": "ready",
+        "service": "echo",
+    }
+    assert "ValueError: é" in json.loads(second)["exception"]
+    assert lines[0].endswith(r"warning: a worker\nended")
+    assert lines[-1].endswith(" news")
