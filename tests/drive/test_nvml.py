@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pynvml
@@ -28,11 +29,12 @@ from partita.drive.port import (
 from partita.drive.replicas import CommandReady, PortReady, Process, Records, Upstream, procs
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
+from partita.serve.supervise import worker_process
+from partita.serve.worker.spec import EmulatedSpec
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
 HALF = Placement.parse("3g.20gb@4")
 NAP = (sys.executable, "-c", "import time; time.sleep(600)")
@@ -180,6 +182,22 @@ def test_a_process_reads_its_device_and_its_words(
             break
         time.sleep(0.01)
     assert out.read_text() == f"{world.instances()[0].identity.mig_uuid}-c words 8 node-0/gpu-0"
+
+
+def test_a_replica_may_be_a_worker_on_its_device(
+    world: World, opened: Callable[..., World], state: Path
+) -> None:
+    world.create("3g.20gb@4")
+    served = opened({"bert": worker_process(EmulatedSpec(), state / "workers")})
+    assert served.start("3g.20gb@4") is None
+    seen = served.replica("3g.20gb@4")
+    assert seen.ready
+    device = f"CUDA_VISIBLE_DEVICES={served.instances()[0].identity.mig_uuid}".encode()
+    assert device in Path(f"/proc/{seen.pid}/environ").read_bytes().split(b"\0")
+    assert [path.name.startswith("node-0_gpu-0@4-") for path in (state / "workers").iterdir()] == [True]
+    assert served.stop("3g.20gb@4") is None
+    assert not list((state / "workers").iterdir())
+    assert served.instances()[0].replica is None
 
 
 def test_a_restarted_controller_finds_instances_and_replicas_again(

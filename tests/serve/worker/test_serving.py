@@ -245,8 +245,8 @@ def test_a_folder_of_any_length_will_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "the file is empty"),
-        ("{", "the file ends in the middle"),
+        ("", "no JSON"),
+        ("{", "no JSON"),
         ("{}", "'service' is missing"),
     ],
 )

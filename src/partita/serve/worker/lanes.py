@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 class Lanes:
     """Runs batches in the order in which they came.
 
+    Where only one may run at once, the thread that brings it runs it: to hand it to another would cost more than all
+    else that a worker does for a query.
+
     Args:
         backend: runs each.
         count: how many run side by side.
@@ -38,16 +41,22 @@ class Lanes:
         self._waiting: queue.SimpleQueue[tuple[Connection, int, tuple[Query, ...]] | None] = (
             queue.SimpleQueue()
         )
+        self._turn = threading.Lock()
         self._threads = [
             threading.Thread(target=self._work, args=(lane,), name=f"lane-{lane}", daemon=True)
-            for lane in range(count)
+            for lane in range(count if count > 1 else 0)
         ]
         for thread in self._threads:
             thread.start()
 
     def put(self, connection: Connection, number: int, queries: tuple[Query, ...]) -> None:
-        """Have a batch run, and its connection told."""
-        self._waiting.put((connection, number, queries))
+        """Have a batch run, and its connection told; by then if only one may run at once."""
+        if self._threads:
+            self._waiting.put((connection, number, queries))
+            return
+        with self._turn:
+            done = self._done(0, number, queries)
+        self._answer(connection, done)
 
     def close(self) -> None:
         """End the threads when they have run what waits."""
@@ -59,11 +68,16 @@ class Lanes:
     def _work(self, lane: int) -> None:
         while (batch := self._waiting.get()) is not None:
             connection, number, queries = batch
-            if connection.open:
-                began = time.perf_counter()
-                answers = self._answers(lane, queries)
-                connection.answer(pack_done(number, answers, time.perf_counter() - began))
-            self._finished()
+            self._answer(connection, self._done(lane, number, queries) if connection.open else b"")
+
+    def _answer(self, connection: Connection, done: bytes) -> None:
+        connection.answer(done)
+        self._finished()
+
+    def _done(self, lane: int, number: int, queries: Sequence[Query]) -> bytes:
+        began = time.perf_counter()
+        answers = self._answers(lane, queries)
+        return pack_done(number, answers, time.perf_counter() - began)
 
     def _answers(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
         faults = [query_fault(query) for query in queries]

@@ -57,9 +57,9 @@ class Serving:
             # First of all, so that nobody new comes.
             (folder / self._spec.socket_name).unlink(missing_ok=True)
         finished = self._drain()
-        for connection in self._connections:
-            connection.close()
         if finished:
+            for connection in self._connections:
+                connection.close()
             self._lanes.close()
         return finished
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from partita.errors import InputError
-from partita.plan.fields import Fields, parse_json
+from partita.plan.fields import Fields
 from partita.serve.tensors import ITEM_BYTES, TensorSpec
 
 if TYPE_CHECKING:
@@ -134,10 +134,12 @@ def read_spec(path: Path | str) -> WorkerSpec:
     """
     name = str(path)
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"cannot be read: {getattr(error, 'strerror', error)}", where=name) from None
-    return parse_spec(parse_json(text, name, lambda each: each), name)
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=name) from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"no JSON: {error}", where=name, hint="whoever starts a worker writes it") from None
+    return parse_spec(data, name)
 
 
 def parse_spec(data: object, name: str) -> WorkerSpec:
