@@ -325,8 +325,26 @@ def test_a_slow_worker_is_routed_around_and_probed_again() -> None:
         used.append(batch.worker)
         now += 3.0 if batch.worker is slow else 1.0
         made.done(batch.worker, batch.number, [GOOD], 1.0, now)
+        made.tick(now)
     assert used[-6:] == [fast] * 6
     made.tick(now + 3.0)
     now += 3.0
     both = [made.arrive(Waiting(1, now, 9.0), now).starts[0].worker for _ in range(2)]
     assert set(both) == {slow, fast}
+
+
+def test_a_moment_that_stops_everything_is_over_soon() -> None:
+    made = dispatcher(0.1, batching=False)
+    for gpu in range(4):
+        join(made, gpu=gpu, seconds={1: 0.005})
+    now, answered = 0.0, []
+    for step in range(600):
+        took = 0.3 if 100 <= step < 120 else 0.005
+        starts = made.arrive(Waiting(1, now, 0.1), now).starts
+        now += took
+        answered.append(bool(starts))
+        for batch in starts:
+            made.done(batch.worker, batch.number, [GOOD], took, now)
+        made.tick(now)
+    assert sum(answered[120:]) > 400
+    assert all(answered[-300:])

@@ -114,10 +114,17 @@ def test_a_slow_worker_does_not_spoil_what_is_known_of_its_size() -> None:
 
 def test_corrections_are_forgotten() -> None:
     size = SizeEstimate([0.0, 1.0])
-    for _ in range(9):
-        size.observe(1, 2.0, 1.0, 0.0)
+    for moment in range(9):
+        size.observe(1, 2.0, 1.0, float(moment))
     size.apply()
     assert size.seconds[1] == 2.0
     size.forget()
     size.apply()
     assert size.seconds[1] == 1.0
+
+
+def test_a_moment_that_slows_all_workers_is_one_outlier() -> None:
+    size = SizeEstimate([0.0, 0.005])
+    for worker in range(56):
+        size.observe(1, 0.2, 1.0, 10.0 + worker * 1e-4)
+    assert not size.changed

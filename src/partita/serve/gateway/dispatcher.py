@@ -167,6 +167,7 @@ class Dispatcher:
         steps = Steps([], [])
         worker.draining = True
         self.fleet.leave(worker)
+        self._health.left(worker)
         self._put_again(self._router.lost(worker), now, steps)
         for batch in worker.running.values():
             del self._running[batch.number]

@@ -18,6 +18,8 @@ STEP = 1.25
 """Workers whose slowdown differs by less are held to be alike."""
 _KEEP = 1.2  # more than half a step: a worker between two steps does not flutter
 _APPLY = 0.02
+_SPACING_S = 0.02  # what slows all workers at once, for a moment, is one outlier
+_PATIENCE_S = (0.25, 30.0)
 _LEAST = 1e-6  # seconds or ratio: nothing takes no time at all
 
 
@@ -50,22 +52,26 @@ class SizeEstimate:
         changed: whether observations since the last `apply` ask for other seconds.
     """
 
-    __slots__ = ("_cells", "_table", "changed", "seconds", "seen")
+    __slots__ = ("_cells", "_next", "_table", "changed", "seconds", "seen")
 
     def __init__(self, table: list[float]) -> None:
         self._table = table
         self.seconds = list(table)
         self._cells: dict[int, RunningMedian] = {}
+        self._next: dict[int, float] = {}
         self.seen = -math.inf
         self.changed = False
 
     def observe(self, batch: int, seconds: float, slowdown: float, now: float) -> None:
         """Count a batch that took so many seconds on a worker of this slowdown."""
+        self.seen = now
+        if now < self._next.get(batch, 0.0):
+            return
+        self._next[batch] = now + _SPACING_S
         cell = self._cells.get(batch)
         if cell is None:
             cell = self._cells[batch] = RunningMedian(1.0, length=9, trust=3)
         median = cell.add(max(seconds, _LEAST) / (self._table[batch] * slowdown))
-        self.seen = now
         if abs(median * self._table[batch] / self.seconds[batch] - 1.0) > _APPLY:
             self.changed = True
 
@@ -93,14 +99,16 @@ class Slowdown:
 
     Attributes:
         step: its slowdown is about `STEP` to this power.
+        patience: seconds without a batch after which it deserves a probe; grows with each that was in vain.
     """
 
-    __slots__ = ("_median", "_probed", "step")
+    __slots__ = ("_median", "_probed", "patience", "step")
 
     def __init__(self) -> None:
         self._median = RunningMedian(1.0, length=5, trust=2)
         self._probed = 0
         self.step = 0
+        self.patience = _PATIENCE_S[0]
 
     @property
     def factor(self) -> float:
@@ -131,7 +139,9 @@ class Slowdown:
         slow, self._probed = self._probed, 0
         if ratio >= STEP ** (slow / 2):
             self.step = slow
+            self.patience = min(2.0 * self.patience, _PATIENCE_S[1])
         else:
+            self.patience = _PATIENCE_S[0]
             self._median = RunningMedian(1.0, length=5, trust=2)
             self._median.add(max(ratio, _LEAST))
 

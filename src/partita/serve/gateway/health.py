@@ -15,7 +15,7 @@ _LEAST_S = 0.05  # but never sooner: a host that is out of breath is no failure
 _ABANDONED = 4.0  # times as long: then it is waited for no longer
 _FAILURES = 3  # failed batches in a row: then a worker rests
 _REST_S = (1.0, 30.0)
-_PROBE_S = 2.0  # without a batch: then a slow worker gets a chance, and corrections of a size are forgotten
+_FORGET_S = 0.25  # without a batch: then corrections of a size are forgotten
 _EVERY_S = 0.02
 
 
@@ -31,9 +31,12 @@ class Health:
         self._resting: dict[Worker, float] = {}
         self._failures: dict[Worker, int] = {}
         self._next = self._next_estimates = 0.0
+        self._lessons: list[tuple[Batch, float, float]] = []
 
     def done(self, batch: Batch, took: float, now: float, *, good: bool) -> None:
         """Count a batch's end, and let its worker be idle if nothing speaks against it.
+
+        What it teaches waits for the next `tick`: first the worker gets something to do.
 
         Args:
             batch: that ended, and is no longer among its worker's.
@@ -44,16 +47,14 @@ class Health:
         worker = batch.worker
         worker.seen = now
         worker.busy_s += took
-        regroup = good and self._observe(batch, took, now)
-        if batch.suspected:
-            worker.suspected -= 1
         if good:
-            self._failures.pop(worker, None)
+            self._lessons.append((batch, took, now))
+            if self._failures:
+                self._failures.pop(worker, None)
         else:
             self._fails(worker, now)
-        if regroup:
-            self._fleet.regroup(worker)
-        elif batch.suspected:
+        if batch.suspected:
+            worker.suspected -= 1
             self._fleet.wake(worker)
         elif worker.takes_work:
             self._fleet.free(worker)
@@ -76,10 +77,16 @@ class Health:
         batch.worker.suspected += 1
         self._fleet.rest(batch.worker)
 
+    def left(self, worker: Worker) -> None:
+        """Forget a worker that is gone."""
+        self._failures.pop(worker, None)
+        self._resting.pop(worker, None)
+
     def tick(self, now: float) -> list[Worker]:
         """Correct the tables and give second chances; return the workers that are idle again."""
+        changed = self._learn()
         if now < self._next_estimates:
-            return []
+            return changed
         self._next_estimates = now + _EVERY_S
         rested = [worker for worker, until in self._resting.items() if until <= now]
         for worker in rested:
@@ -92,15 +99,21 @@ class Health:
             worker.seen = now
             self._fleet.regroup(worker)
         self._apply(now)
-        return rested + slow
+        return changed + rested + slow
 
-    def _observe(self, batch: Batch, took: float, now: float) -> bool:
-        """Correct the estimates; say whether the worker belongs into another group."""
-        worker = batch.worker
-        size = worker.size
-        changed = worker.slowdown.observe(took / size.seconds[batch.items])
-        size.observe(batch.items, took, worker.slowdown.factor, now)
-        return changed
+    def _learn(self) -> list[Worker]:
+        """Correct the estimates; return the workers that now belong into another group."""
+        changed: dict[Worker, None] = {}
+        for batch, took, now in self._lessons:
+            worker = batch.worker
+            size = worker.size
+            if worker.slowdown.observe(took / size.seconds[batch.items]):
+                changed[worker] = None
+            size.observe(batch.items, took, worker.slowdown.factor, now)
+        self._lessons.clear()
+        for worker in changed:
+            self._fleet.regroup(worker)
+        return list(changed)
 
     def _fails(self, worker: Worker, now: float) -> None:
         failures = self._failures[worker] = self._failures.get(worker, 0) + 1
@@ -112,12 +125,14 @@ class Health:
 
     @staticmethod
     def _deserves_probe(worker: Worker, now: float) -> bool:
-        return worker.slowdown.step > 0 and not worker.running and now - worker.seen > _PROBE_S
+        return (
+            worker.slowdown.step > 0 and not worker.running and now - worker.seen > worker.slowdown.patience
+        )
 
     def _apply(self, now: float) -> None:
         sizes = {id(worker.size): worker.size for worker in self._fleet.workers}.values()
         for size in sizes:
-            if now - size.seen > _PROBE_S:
+            if now - size.seen > _FORGET_S:
                 size.forget()
         changed = [size for size in sizes if size.changed]
         for size in changed:

@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING
 from partita.serve.gateway.waiting import QUEUED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from partita.serve.gateway.waiting import Waiting
 
 
@@ -54,6 +52,11 @@ class Queues:
             del self.sizes[at]
         return None
 
+    def peek(self, batch: int) -> Waiting | None:
+        """Return the first query of a batch size, ended or not, None if there is none."""
+        heap = self._heaps[batch]
+        return heap[0][2] if heap else None
+
     def pop(self, batch: int) -> None:
         """Take the first query of a batch size, which `head` has just returned."""
         heappop(self._heaps[batch])
@@ -67,10 +70,3 @@ class Queues:
         """Return how many queries of its batch size stand before a query that is not yet in."""
         heap = self._heaps.get(query.batch)
         return sum(1 for key, _, _ in heap if key <= query.key) if heap else 0
-
-    def everything(self) -> Iterator[Waiting]:
-        """Yield the queries that wait, in no order."""
-        for heap in self._heaps.values():
-            for _, _, query in heap:
-                if query.state == QUEUED:
-                    yield query

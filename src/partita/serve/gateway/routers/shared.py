@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from partita.serve.gateway.pace import Pace
@@ -98,37 +99,42 @@ class SharedQueue:
         Earliest deadline first, while the joint batch meets every deadline in it, costs no more than it would to run
         the next one alone where that is cheapest, and nothing that is idle could start that one instead.
         """
-        head = queries[0]
+        head, queues = queries[0], self._queues
         total, due = head.batch, head.due
-        while total < group.most:
-            query = self._companion(group, head, (total, due), now)
+        # Of a batch size of which one does not fit no other does: the batch only grows, its deadline only nears.
+        firsts = [(first.due, size) for size in queues.sizes if (first := queues.peek(size)) is not None]
+        heapify(firsts)
+        while firsts and total < group.most:
+            _, batch = firsts[0]
+            query = queues.head(batch)
+            if query is not None and self._fits(query, head, group, (total, due - now), now):
+                queues.pop(batch)
+                queries.append(query)
+                total += batch
+                due = min(due, query.due)
+                query = queues.head(batch)
+            else:
+                query = None
             if query is None:
-                break
-            self._queues.pop(query.batch)
-            queries.append(query)
-            total += query.batch
-            due = min(due, query.due)
+                heappop(firsts)
+            else:
+                heapreplace(firsts, (query.due, batch))
         return total
 
-    def _companion(self, group: Group, head: Waiting, joint: tuple[int, float], now: float) -> Waiting | None:
-        total, due = joint
-        seconds, price, least = group.seconds, group.price, self._fleet.least
-        best: Waiting | None = None
-        for batch in list(self._queues.sizes):
-            items = total + batch
-            if items > group.most:
-                break
-            query = self._queues.head(batch)
-            if query is None or query.alike != head.alike or query.avoid is not None:
-                continue
-            if (
-                (best is None or query.due < best.due)
-                and seconds[items] <= min(due, query.due) - now
-                and price * (seconds[items] - seconds[total]) <= least[batch]
-                and not self._starts_elsewhere(query, now)
-            ):
-                best = query
-        return best
+    def _fits(
+        self, query: Waiting, head: Waiting, group: Group, joint: tuple[int, float], now: float
+    ) -> bool:
+        total, left = joint
+        items = total + query.batch
+        if items > group.most or query.alike != head.alike or query.avoid is not None:
+            return False
+        seconds = group.seconds[items]
+        return (
+            seconds <= left
+            and seconds <= query.due - now
+            and group.price * (seconds - group.seconds[total]) <= self._fleet.least[query.batch]
+            and not self._starts_elsewhere(query, now)
+        )
 
     def _starts_elsewhere(self, query: Waiting, now: float) -> bool:
         fleet, left = self._fleet, query.due - now
