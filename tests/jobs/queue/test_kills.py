@@ -80,7 +80,7 @@ def test_a_daemon_killed_at_any_write_is_followed_without_loss(tmp_path: Path, *
         with queue(folder) as world:
             world.finish()
             jobs = [world.job(each) for each in (done, fails, greedy)]
-            assert [job.state for job in jobs] == [State.DONE, State.FAILED, State.DONE]
+            assert [job.state for job in jobs] == [State.DONE, State.FAILED, State.DONE], (at, jobs)
             assert [len(job.attempts) for job in jobs] == [1, 1, 2]
             assert jobs[1].attempt.code == 3
             assert jobs[2].attempts[0].verdict is Verdict.OUT_OF_MEMORY

@@ -21,12 +21,11 @@ from partita.jobs.queue.endings import ended
 from partita.jobs.queue.families import Families
 from partita.jobs.queue.growing import growth_of, within
 from partita.jobs.queue.hands import Hands
-from partita.jobs.queue.hosts import hosts
+from partita.jobs.queue.hosts import catalogued, hosts
 from partita.jobs.queue.record import OVER, Attempt, JobRecord, State, Verdict
 from partita.jobs.queue.scheduler import Scheduler, View
 from partita.jobs.queue.store import Store, StoreError
 from partita.jobs.run.port import Launch, Phase
-from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -223,6 +222,8 @@ class QueueService:
         """
         self._now = now
         try:
+            if self._observation is None:
+                self._observe()
             self._hands.poll(now)
             self._start_and_stop()
             if now >= self._due["look"]:
@@ -384,7 +385,7 @@ class QueueService:
 
     def _end(self, job: JobRecord, look: Look) -> None:
         bounds = self._scheduler.expected(job).bounds
-        after = ended(job, look, self._now, bounds, {host.id: host.model for host in self._hosts}.values())
+        after = ended(job, look, self._now, bounds, self._models())
         attempt = after.attempt
         model = self._model(attempt.gpu)
         share = model.profile(attempt.placement.profile).compute / model.compute_slices if model else 0.0
@@ -500,9 +501,14 @@ class QueueService:
             return f"its instance {attempt.placement} on {attempt.gpu} was destroyed"
         return None
 
+    def _models(self) -> list[GpuModel]:
+        """Return the models of GPU there are, those of lost ones included: they may come back."""
+        names = {gpu.model for gpu in self._observation.gpus} if self._observation else set()
+        return [model for name in sorted(names) if (model := catalogued(name)) is not None]
+
     def _model(self, gpu_id: str) -> GpuModel | None:
         gpu = self._observation.gpu(gpu_id) if self._observation else None
-        return gpu_model(gpu.model) if gpu is not None else None
+        return catalogued(gpu.model) if gpu is not None else None
 
     def _save(self, jobs: list[JobRecord], used: dict[str, float] | None = None) -> None:
         """Write jobs, and only then believe them."""

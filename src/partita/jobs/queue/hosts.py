@@ -62,9 +62,19 @@ def _host(gpu: ObservedGpu, attempts: Sequence[Attempt]) -> Host | None:
         if attempt.device is None:
             standing -= set(attempt.destroy)
         standing.add(attempt.placement)
+    model = catalogued(gpu.model)
+    if model is None:
+        return None
     try:
-        model = gpu_model(gpu.model)
         return Host(gpu.id, known(model, standing, busy), taken)
+    except InputError:
+        return None
+
+
+def catalogued(model: str) -> GpuModel | None:
+    """Return a model of GPU; None if the catalogue does not have it."""
+    try:
+        return gpu_model(model)
     except InputError:
         return None
 

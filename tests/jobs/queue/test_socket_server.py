@@ -1,0 +1,160 @@
+"""No client holds the daemon up, and each is known by the kernel."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from partita.errors import InputError, PartitaError
+from partita.jobs.queue import socket_server
+from partita.jobs.queue.address import address
+from partita.jobs.queue.client import Client, NoDaemonError
+from partita.jobs.queue.socket_server import FILE, MOST_CLIENTS, MOST_REQUEST, SocketServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from partita.jobs.queue.access import Caller
+
+
+def answer(caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+    if body["ask"] == "refuse":
+        raise InputError("not that", where="here", hint="this")
+    if body["ask"] == "break":
+        raise RuntimeError("broken")
+    return {"uid": caller.uid, "pid": caller.pid, "heard": body, "long": "x" * int(body.get("long", 0))}
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[None]:
+    over = threading.Event()
+    with closing(SocketServer(folder, answer)) as server:
+
+        def serve() -> None:
+            while not over.is_set():
+                server.poll(0.01)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+
+
+@contextmanager
+def raw(folder: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as peer, address(folder / FILE) as short:
+        peer.settimeout(20.0)
+        peer.connect(short)
+        yield peer
+
+
+def line(peer: socket.socket) -> dict[str, Any]:
+    heard = b""
+    while not heard.endswith(b"\n"):
+        data = peer.recv(65536)
+        assert data
+        heard += data
+    found: dict[str, Any] = json.loads(heard)
+    return found
+
+
+def test_a_caller_is_known_by_the_kernel(tmp_path: Path) -> None:
+    with serving(tmp_path), Client(tmp_path) as client:
+        found = client.ask("who", uid=12345)
+        assert (found["uid"], found["pid"]) == (os.getuid(), os.getpid())
+
+
+def test_a_refusal_arrives_as_the_error_it_is(tmp_path: Path) -> None:
+    with serving(tmp_path), Client(tmp_path) as client:
+        with pytest.raises(InputError, match="here: not that") as caught:
+            client.ask("refuse")
+        assert caught.value.hint == "this"
+        with pytest.raises(PartitaError, match="a fault in the daemon: RuntimeError"):
+            client.ask("break")
+        assert client.ask("who")["uid"] == os.getuid()
+
+
+@pytest.mark.parametrize("garbage", [b"\n", b"{\n", b"[1]\n", b"\xff\xfe\n", b'"x"\n', b"[" * 90_000 + b"\n"])
+def test_garbage_is_refused(tmp_path: Path, garbage: bytes) -> None:
+    with serving(tmp_path), raw(tmp_path) as peer:
+        peer.sendall(garbage)
+        assert line(peer)["error"]["exit_code"] == 2
+        peer.sendall(b'{"ask": "who"}\n')
+        assert line(peer)["ok"]
+
+
+def test_a_request_without_end_is_refused(tmp_path: Path) -> None:
+    with serving(tmp_path), raw(tmp_path) as peer:
+        peer.sendall(b" " * (MOST_REQUEST + 100_000))
+        assert "at most" in line(peer)["error"]["what"]
+
+
+def test_clients_that_say_nothing_or_take_nothing_hold_nobody_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(socket_server, "PATIENCE_S", 1.0)
+    with serving(tmp_path), raw(tmp_path) as silent, raw(tmp_path) as deaf, Client(tmp_path) as client:
+        silent.sendall(b'{"ask": ')
+        deaf.sendall(b'{"ask": "who", "long": 4000000}\n' * 3)
+        began = time.monotonic()
+        for _ in range(50):
+            client.ask("who")
+        assert time.monotonic() - began < 10.0
+        assert silent.recv(10) == b""  # let go after a while
+
+
+def test_more_clients_than_are_served_at_once_push_out_the_oldest(tmp_path: Path) -> None:
+    with serving(tmp_path):
+        many = []
+        try:
+            for _ in range(MOST_CLIENTS + 20):
+                peer = socket.socket(socket.AF_UNIX)
+                many.append(peer)
+                with address(tmp_path / FILE) as short:
+                    peer.connect(short)
+            with Client(tmp_path) as client:
+                assert client.ask("who")["uid"] == os.getuid()
+        finally:
+            for peer in many:
+                peer.close()
+
+
+def test_a_client_that_vanishes_is_forgotten(tmp_path: Path) -> None:
+    with serving(tmp_path):
+        for _ in range(30):
+            with raw(tmp_path) as peer:
+                peer.sendall(b'{"ask": "who", "long": 300000}\n')
+        with Client(tmp_path) as client:
+            assert client.ask("who")["uid"] == os.getuid()
+
+
+def test_without_a_daemon_the_command_that_starts_one_is_told(tmp_path: Path) -> None:
+    with Client(tmp_path) as client, pytest.raises(NoDaemonError) as caught:
+        client.ask("who")
+    assert "partita daemon" in (caught.value.hint or "")
+
+
+def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as left, address(tmp_path / FILE) as short:
+        left.bind(short)
+    with serving(tmp_path), Client(tmp_path) as client:
+        assert client.ask("who")["uid"] == os.getuid()
+    assert not (tmp_path / FILE).exists()
+
+
+def test_a_state_folder_with_a_long_path_is_no_fault(tmp_path: Path) -> None:
+    deep = tmp_path / ("x" * 100) / ("y" * 100)
+    deep.mkdir(parents=True)
+    with serving(deep), Client(deep) as client:
+        assert client.ask("who")["uid"] == os.getuid()

@@ -1,0 +1,193 @@
+"""The store: what it took is there after any end; what is damaged is told and kept."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.jobs.queue.world import GPU, World, queue
+
+from partita.jobs.memory.bounds import Bounds
+from partita.jobs.queue.codec import dumps, loads
+from partita.jobs.queue.record import (
+    LEGAL,
+    OVER,
+    Asked,
+    Attempt,
+    IllegalMoveError,
+    JobRecord,
+    Memory,
+    State,
+    Submitter,
+    Verdict,
+)
+from partita.jobs.queue.store import DiskFullError, Store, StoreError
+from partita.mig.layout import Placement
+
+
+def job(number: int, **more: object) -> JobRecord:
+    base = JobRecord(number, Submitter(0, 0, "root"), ("true", "{index}"), "/", "key", "family", 1.5)
+    return replace(base, **more)  # type: ignore[arg-type]
+
+
+ATTEMPT = Attempt(1, GPU, Placement(4, "1g.5gb"), 5, 2.5, (Placement(0, "4g.20gb"),), wish=Verdict.CANCELLED)
+
+
+def test_a_job_is_read_as_it_was_written() -> None:
+    asked = Asked(Memory(Bounds(1.0, 2.0), "model"), {"1g.5gb": 60.0}, 5.0, checkpoints=True, most_attempts=2)
+    written = job(3, asked=asked, attempts=(ATTEMPT,), array=1, index=2, state=State.STOPPING, why="ü\udcff")
+    assert loads(dumps(written)) == written
+    assert loads(dumps(job(4))) == job(4)
+    assert written.id == "1_2"
+    assert written.words == ("true", "2")
+
+
+@pytest.mark.parametrize("old", list(State))
+@pytest.mark.parametrize("new", list(State))
+def test_only_the_transitions_of_the_table_are_made(old: State, new: State) -> None:
+    if new in LEGAL[old]:
+        assert job(1, state=old).to(new).state is new
+    else:
+        with pytest.raises(IllegalMoveError):
+            job(1, state=old).to(new)
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """A store beside what it should hold, closed and opened in between."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = TemporaryDirectory()
+        self.path = Path(self.folder.name) / "queue.sqlite3"
+        self.store = Store(self.path)
+        self.held: dict[int, JobRecord] = {}
+        self.used: dict[str, float] = {}
+
+    @rule(many=st.integers(1, 3), array=st.booleans())
+    def submit(self, many: int, *, array: bool) -> None:
+        first = self.store.last_number() + 1
+        made = [job(first + i, array=first, index=i) if array else job(first + i) for i in range(many)]
+        self.store.put(made)
+        self.held |= {each.number: each for each in made}
+
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def move(self, data: st.DataObject) -> None:
+        number = data.draw(st.sampled_from(sorted(self.held)))
+        old = self.held[number]
+        new = old.to(data.draw(st.sampled_from(sorted(LEGAL[old.state]))))
+        used = {"alice": self.used.get("alice", 0.0) + 1.5}
+        self.store.put([new], used)
+        self.held[number], self.used = new, used
+
+    @rule()
+    def fail(self) -> None:
+        with pytest.raises(ZeroDivisionError), self.store.transaction():
+            raise ZeroDivisionError
+
+    @rule()
+    def open_again(self) -> None:
+        self.store.close()
+        self.store = Store(self.path)
+
+    @invariant()
+    def holds_what_it_should(self) -> None:
+        active = [each for each in self.held.values() if each.state not in OVER]
+        over = [each for each in self.held.values() if each.state in OVER]
+        assert self.store.active() == sorted(active, key=lambda each: each.number)
+        assert self.store.over(1000) == sorted(over, key=lambda each: -each.number)
+        assert self.store.used() == self.used
+        for each in self.held.values():
+            found = self.store.tasks(each.array or each.number, each.index)
+            assert found == [each]
+
+    def teardown(self) -> None:
+        self.store.close()
+        self.folder.cleanup()
+
+
+StoreMachine.TestCase.settings = settings(max_examples=25, stateful_step_count=20, deadline=None)
+TestStore = StoreMachine.TestCase
+
+
+def test_environments_are_kept_once_and_read_by_their_owner_alone(tmp_path: Path) -> None:
+    path = tmp_path / "queue.sqlite3"
+    with closing(Store(path)) as store:
+        key = store.keep_environment({"B": "2", "A": "1"})
+        assert store.keep_environment({"A": "1", "B": "2"}) == key
+        assert store.environment(key) == {"A": "1", "B": "2"}
+        with pytest.raises(StoreError, match="environment is missing"):
+            store.environment("other")
+        for file in tmp_path.iterdir():
+            assert file.stat().st_mode & 0o077 == 0, file
+
+
+@pytest.mark.parametrize("damage", ["garbage", "body", "middle"])
+def test_damage_is_told_and_kept(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "queue.sqlite3"
+    with closing(Store(path)) as store:
+        store.put(job(number, name="x" * 60) for number in range(1, 2000))
+    if damage == "garbage":
+        path.write_bytes(b"no database at all" * 100)
+    elif damage == "body":
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("UPDATE jobs SET body = '{' WHERE number = 7")
+            db.commit()
+    else:
+        data = bytearray(path.read_bytes())
+        data[8192 : 8192 + 4096] = b"\xa5" * 4096
+        path.write_bytes(data)
+    before = path.read_bytes()
+
+    def read() -> None:
+        with closing(Store(path)) as store:
+            store.active()
+
+    with pytest.raises(StoreError, match="the queue is damaged") as caught:
+        read()
+    assert "mv " in (caught.value.hint or "")
+    assert path.read_bytes() == before
+
+
+def test_a_queue_of_another_version_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "queue.sqlite3"
+    Store(path).close()
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+    with pytest.raises(StoreError, match="format 99"):
+        Store(path)
+
+
+def flood(world: World) -> None:
+    for number in range(200):
+        world.submit("true", environment={"N": f"{number} {'x' * 5000}"})
+
+
+def test_on_a_full_disk_submissions_are_refused_and_jobs_go_on(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        running = world.submit("sh", "-c", "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo ended")
+        world.until_state(running, State.RUNNING)
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # A file may not grow beyond this, as on a disk without room.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16384, limits[1]))
+        try:
+            with pytest.raises(DiskFullError, match="the disk is full"):
+                flood(world)
+            (tmp_path / "go").touch()
+            for _ in range(20):
+                world.service.step(world.service.now)
+            assert world.job(running).state is State.RUNNING  # as far as can be written
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert world.until_state(running, State.DONE).attempt.code == 0
+        world.finish()
+    with closing(Store(tmp_path / "jobs" / "queue.sqlite3")) as store:
+        assert {each.state for each in store.over(1000)} == {State.DONE}
