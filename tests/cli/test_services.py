@@ -33,6 +33,7 @@ services:
   - {name: triton, worker: {upstream: "http://127.0.0.1:80{start}"}}
   - {name: slow, worker: {emulated: {slow_down: 2, inputs: [{name: X, datatype: FP32, shape: [-1, 3]}]}}}
   - {name: plain, worker: {emulated: true}}
+  - {name: started, worker: {upstream: {url: "http://127.0.0.1:{port}", command: [serve, "{port}"]}}}
   - {name: other, command: [serve]}
 """
 
@@ -63,6 +64,7 @@ def test_processes_and_servers_that_are_told_are_read(tmp_path: Path) -> None:
         ("services: [{name: a, worker: {onnx: 3}}]", "expected text"),
         ("services: [{name: a, worker: {onnx: {path: m, thread: 2}}}]", "unknown key 'thread'"),
         ("services: [{name: a, worker: {upstream: localhost}}]", "no HTTP address"),
+        ("services: [{name: a, worker: {upstream: {url: 'http://h', command: serve}}}]", "a list of words"),
         ("services: [{name: a, worker: {emulated: yes please}}]", "expected true"),
         ("services: [{name: a, worker: {emulated: true}, command: [x]}]", "unknown key 'command'"),
         ("services: [", "no YAML"),
@@ -85,9 +87,10 @@ def test_workers_are_read_and_models_lie_beside_the_file(tmp_path: Path) -> None
         "triton": UpstreamSpec("http://127.0.0.1:80{start}"),
         "slow": EmulatedSpec(inputs=(TensorSpec("X", "FP32", (-1, 3)),), slow_down=2.0),
         "plain": EmulatedSpec(),
+        "started": UpstreamSpec("http://127.0.0.1:{port}", command=("serve", "{port}")),
     }
     found = read_services(path, tmp_path / "workers")
-    assert list(found) == ["onnx", "threads", "triton", "slow", "plain", "other"]
+    assert list(found) == ["onnx", "threads", "triton", "slow", "plain", "started", "other"]
     worker = found["onnx"]
     assert isinstance(worker, Process)
     assert (worker.environment, worker.grace_s) == ({"OMP_NUM_THREADS": "1"}, 5.0)

@@ -201,6 +201,9 @@ def test_the_url_of_an_upstream_server_may_name_the_instance(tmp_path: Path) -> 
     url = UpstreamSpec("http://127.0.0.1:80{start}/{service}")
     (spec,) = worker_specs(plan_of(HERE), {"bert": url}, tmp_path)
     assert spec.backend == UpstreamSpec("http://127.0.0.1:804/bert")
+    started = UpstreamSpec("http://127.0.0.1:{port}", command=("serve", "{model}", "{port}"))
+    (spec,) = worker_specs(plan_of(HERE), {"bert": started}, tmp_path)
+    assert spec.backend == replace(started, command=("serve", "bert-large", "{port}"))
     with pytest.raises(InputError, match="cannot be filled in"):
         worker_specs(plan_of(HERE), {"bert": UpstreamSpec("http://{prot}")}, tmp_path)
     with pytest.raises(InputError, match="nothing says what runs bert"):

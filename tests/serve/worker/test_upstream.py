@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.serve.worker.client import gateway, running, spec_of
+from tests.serve.worker.client import gateway, running, spec_of, until
 from tests.serve.worker.oip_server import Server, serving
 
 from partita.errors import InputError
@@ -18,7 +24,6 @@ from partita.serve.worker.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -118,6 +123,49 @@ def test_a_worker_forwards_and_survives_its_server(tmp_path: Path) -> None:
             assert not failed.invalid
             server.fail_with = 0
             assert values(one.ask(asking(4))[0]) == [5, 6]
+
+
+STARTED = (sys.executable, "-m", "tests.serve.worker.oip_server", "{port}")
+
+
+def test_a_server_may_be_started_and_ends_with_its_worker(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    spec = spec_of(tmp_path, UpstreamSpec("http://127.0.0.1:{port}/base", "plus", command=STARTED))
+    with running(spec) as process, gateway(spec) as one:
+        assert values(one.ask(asking(4))[0]) == [5, 6]
+        (server,) = children(process.pid)
+        process.kill()
+        until(lambda: not Path(f"/proc/{server}").exists() or zombie(server))
+    with running(replace(spec, token="a2")) as process:  # noqa: S106 -- no secret
+        (server,) = children(process.pid)
+        process.terminate()
+        assert process.wait(30) == 0
+        assert not Path(f"/proc/{server}").exists()
+
+
+def test_a_worker_ends_when_the_server_that_it_started_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    spec = spec_of(tmp_path, UpstreamSpec("http://127.0.0.1:{port}/base", "plus", command=STARTED))
+    with running(spec, stderr=subprocess.DEVNULL) as process:
+        (server,) = children(process.pid)
+        os.kill(server, signal.SIGKILL)
+        assert process.wait(30) == 0
+    broken = spec_of(tmp_path, UpstreamSpec("http://127.0.0.1:{port}", "plus", command=("false",)))
+    with running(broken, stderr=subprocess.PIPE, text=True) as process:
+        assert process.wait(30) in (2, -signal.SIGTERM)
+
+
+def children(pid: int) -> list[int]:
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def zombie(pid: int) -> bool:
+    """Whether it is dead and only waits for someone to ask; where there is no init, nobody does."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,10 @@ class Backend(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Let go of what it holds; called when nothing runs any more."""
+        ...
+
 
 def load(spec: WorkerSpec) -> Backend:
     """Return a worker's back-end, its model loaded.

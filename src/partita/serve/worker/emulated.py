@@ -50,6 +50,9 @@ class Emulated:
         time.sleep(max(0.0, end - time.monotonic()))
         return answers
 
+    def close(self) -> None:
+        """Let go of nothing."""
+
     def _seconds(self, batch: int) -> float:
         spread = self._spec.jitter
         factor = math.exp(self._random.gauss(-spread * spread / 2, spread)) if spread else 1.0

@@ -27,7 +27,10 @@ def main(arguments: list[str]) -> int:
             threading.Thread(target=_watch, name="supervisor", daemon=True).start()
         if not Path(spec.folder).is_dir():
             raise InputError("no such folder", where=spec.folder)
-        finished = Serving(spec, load(spec)).serve()
+        backend = load(spec)
+        finished = Serving(spec, backend).serve()
+        if finished:
+            backend.close()
     except PartitaError as error:
         sys.stderr.write(f"error: {error}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
         return error.exit_code

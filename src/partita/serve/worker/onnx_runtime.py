@@ -76,6 +76,10 @@ class OnnxRuntime:
         """Return the answers, from as few runs of the model as the queries' shapes allow."""
         return run_joined(queries, self._joining, lambda query: self._outputs(lane, query))
 
+    def close(self) -> None:
+        """Free the sessions and their memory."""
+        self._sessions.clear()
+
     def _outputs(self, lane: int, query: Query) -> tuple[Tensor, ...]:
         known = {each.name: each for each in self.inputs}
         feeds = {each.name: _array(each, known) for each in query.inputs}

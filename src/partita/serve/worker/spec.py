@@ -54,19 +54,21 @@ class OnnxSpec:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSpec:
-    """A server of the Open Inference Protocol v2 that runs already on that instance.
+    """A server of the Open Inference Protocol v2 on that instance: one that runs already, or that is started.
 
     Attributes:
-        url: `http://127.0.0.1:8000`.
+        url: `http://127.0.0.1:8000`; may name `{port}` where there is a command.
         model: the model's name there; the worker's own if None.
         timeout_s: seconds that an answer may take.
         load_timeout_s: seconds that the server may take to have the model ready.
+        command: starts the server, which lives as long as the worker; may name `{port}`. Empty if it runs already.
     """
 
     url: str
     model: str | None = None
     timeout_s: float = 60.0
     load_timeout_s: float = LOAD_TIMEOUT_S
+    command: tuple[str, ...] = ()
 
 
 BackendSpec: TypeAlias = EmulatedSpec | OnnxSpec | UpstreamSpec
@@ -182,7 +184,7 @@ def parse_backend(data: object, name: str, at: str = "backend") -> BackendSpec:
         fields = Fields.of(data, name, at, "kind path", "threads")
         return OnnxSpec(fields.text("path"), fields.whole("threads") if "threads" in data else 0)
     if kind == "upstream":
-        return _upstream(Fields.of(data, name, at, "kind url", "model timeout_s load_timeout_s"))
+        return _upstream(Fields.of(data, name, at, "kind url", "model timeout_s load_timeout_s command"))
     return _emulated(Fields.of(data, name, at, "kind", "inputs outputs jitter slow_down"))
 
 
@@ -195,7 +197,17 @@ def _upstream(fields: Fields) -> UpstreamSpec:
         fields.text("model") if fields.data.get("model") is not None else None,
         fields.number("timeout_s") if "timeout_s" in fields.data else 60.0,
         fields.number("load_timeout_s") if "load_timeout_s" in fields.data else LOAD_TIMEOUT_S,
+        _command(fields),
     )
+
+
+def _command(fields: Fields) -> tuple[str, ...]:
+    value = fields.data.get("command", [])
+    if not isinstance(value, list | tuple) or not all(isinstance(word, str) for word in value):
+        raise fields.error(
+            "expected a list of words", "command", 'write [tritonserver, --http-port, "{port}"]'
+        )
+    return tuple(value)
 
 
 def _emulated(fields: Fields) -> EmulatedSpec:

@@ -10,9 +10,10 @@ from partita.serve.tensors import TensorSpec
 from partita.serve.worker.joint import Joining, run_joined
 from partita.serve.worker.oip import read_answer, write_query
 from partita.serve.worker.oip_client import Client, UpstreamError
+from partita.serve.worker.server_process import ServerProcess, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any
 
     from partita.serve.tensors import Answer, Query, Tensor
@@ -36,11 +37,15 @@ class Upstream:
     """
 
     def __init__(self, spec: UpstreamSpec, model: str, lanes: int) -> None:
-        self._clients = [Client(spec.url, spec.timeout_s) for _ in range(lanes)]
+        words = {"port": free_port()} if spec.command else {}
+        self._url = _filled(spec.url, words)
+        command = [_filled(word, words) for word in spec.command]
+        self._server = ServerProcess(command) if command else None
+        self._clients = [Client(self._url, spec.timeout_s) for _ in range(lanes)]
         self._path = f"/v2/models/{spec.model or model}"
         try:
             self._await_ready(self._clients[0], spec)
-            self._read_metadata(self._clients[0], spec)
+            self._read_metadata(self._clients[0])
         except BaseException:
             self.close()
             raise
@@ -52,11 +57,13 @@ class Upstream:
         return run_joined(queries, self._joining, lambda query: self._infer(lane, query))
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, and end the server if it is ours."""
         for client in self._clients:
             client.close()
+        if self._server is not None:
+            self._server.close()
 
-    def _read_metadata(self, client: Client, spec: UpstreamSpec) -> None:
+    def _read_metadata(self, client: Client) -> None:
         try:
             self._binary = BINARY in client.get("/v2").get("extensions", [])
             metadata = client.get(self._path)
@@ -64,7 +71,7 @@ class Upstream:
             self.outputs = _tensors(metadata["outputs"])
         except (OSError, UpstreamError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
-                f"the server's metadata cannot be read: {error!r}", where=spec.url + self._path
+                f"the server's metadata cannot be read: {error!r}", where=self._url + self._path
             ) from None
 
     def _infer(self, lane: int, query: Query) -> tuple[Tensor, ...]:
@@ -75,11 +82,15 @@ class Upstream:
     def _await_ready(self, client: Client, spec: UpstreamSpec) -> None:
         end = time.monotonic() + spec.load_timeout_s
         while not client.ready(f"{self._path}/ready"):
+            if self._server is not None and self._server.ended is not None:
+                raise InputError(
+                    f"the server ended with {self._server.ended} before it was ready", where=spec.command[0]
+                )
             if time.monotonic() > end:
                 raise InputError(
                     f"the server did not have the model ready in {spec.load_timeout_s:g} s",
-                    where=spec.url + self._path,
-                    hint=f"see `curl {spec.url}{self._path}/ready`",
+                    where=self._url + self._path,
+                    hint=f"see `curl {self._url}{self._path}/ready`",
                 )
             time.sleep(_LOOK_S)
 
@@ -89,3 +100,14 @@ def _tensors(listed: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
         TensorSpec(str(each["name"]), str(each["datatype"]), tuple(int(size) for size in each["shape"]))
         for each in listed
     )
+
+
+def _filled(text: str, words: Mapping[str, int]) -> str:
+    try:
+        return text.format_map(words)
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(
+            f"it cannot be filled in: {error}",
+            where=text,
+            hint="with a command it may name {port}; write {{ for a brace",
+        ) from None
