@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
@@ -90,6 +91,8 @@ async def run(
             metrics.watch(gateway.snapshot)
             http, grpc = await _listen(Front(gateway, services, access.limits), metrics, access, stack)
             _announce(access, grpc, services)
+            gc.collect()
+            gc.freeze()  # what planning and imports left lives as long as we do: no collection need look at it
             async with _readiness_told(gateway, services):
                 await ask.wait()
             _LOG.info("draining: finishing what is under way within %g seconds", grace_s)
