@@ -19,6 +19,7 @@ from partita.serve.fluid import fluid_cut, fluid_rate
 from partita.serve.outcome import TICK, Router
 from partita.serve.routers.elsa import Elsa
 from partita.serve.routers.fifs import Fifs
+from partita.serve.routers.kairos import Kairos
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.routers.price import Price
 from partita.serve.throughput import Throughput, throughput, unit_traffic
@@ -51,6 +52,7 @@ def run(*, quick: bool) -> str:
         "## Serving one model's queries by unlike slices\n",
         bench.one_model(list(cases(measured, chosen, (8,) if quick else MEDIANS))),
         bench.stricter(list(cases(measured, chosen, (8,)))),
+        bench.routers(list(cases(measured, chosen, (8,)))[::3]),
         bench.two_models(measured, _PAIRS[:1] if quick else _PAIRS),
         azure(measured),
         speed(measured, 200_000 if quick else 2_000_000),
@@ -148,6 +150,50 @@ class _Bench:
             "### The same at p99 (median 8)\n\nOne query in a hundred may be late or refused.\n\n"
             + _summary(found)
         )
+
+    def routers(self, chosen: list[Case]) -> str:
+        """Compare the routers on one cut, the search's for the default router, at p95 and p99."""
+        found: dict[str, list[tuple[float, float, float, int]]] = {}
+        for case in chosen:
+            cut = Search().cut(case.problem)
+            for name, value in self._routed(case.problem, cut.counts).items():
+                found.setdefault(name, []).append(value)
+        rows: list[list[object]] = [
+            [
+                name,
+                np.mean([at for at, _, _, _ in values]),
+                np.mean([at for _, at, _, _ in values]),
+                f"{np.mean([large for _, _, large, _ in values]):.0%}",
+                sum(best for _, _, _, best in values),
+            ]
+            for name, values in found.items()
+        ]
+        header = ["router", "95 % in time", "99 % in time", "largest twentieth in time", "best at 95 % in"]
+        return _ROUTERS.format(cases=len(chosen)) + table(header, rows)
+
+    def _routed(
+        self, given: ServingProblem, counts: np.ndarray
+    ) -> dict[str, tuple[float, float, float, int]]:
+        """Return each router's throughput over the bound at p95 and p99, large queries in time, and if it is best."""
+        traffic, rates = self.traffic(given)[:2], {}
+        for router in _ROUTED:
+            rates[router] = [
+                throughput(at, counts, router, traffic, bound).rate / bound
+                for quantile in (0.95, 0.99)
+                for at in (replace(given, quantile=quantile),)
+                for bound in (fluid_rate(at, counts, served=quantile).rate,)
+            ]
+        most = max(rate for rate, _ in rates.values())
+        bound = fluid_rate(given, counts, served=given.quantile).rate
+        return {
+            type(router).__name__: (
+                rate,
+                strict,
+                _largest_in_time(given, counts, router, traffic[0].faster(rate * bound)) if rate > 0 else 0.0,
+                int(rate == most),
+            )
+            for router, (rate, strict) in rates.items()
+        }
 
     def two_models(self, measured: PerfTable, pairs: tuple[tuple[str, str], ...]) -> str:
         rows: list[list[object]] = []
@@ -261,7 +307,13 @@ def speed(measured: PerfTable, queries: int) -> str:
     unit = unit_traffic(given.share, queries, 1)
     bound = fluid_rate(given, counts, served=given.quantile).rate
     rows: list[list[object]] = []
-    for router, target in ((Elsa(), "10"), (LateBinding(), "2"), (Price(), "-"), (Fifs(), "-")):
+    for router, target in (
+        (Elsa(), "10"),
+        (LateBinding(), "2"),
+        (Price(), "-"),
+        (Kairos(), "-"),
+        (Fifs(), "-"),
+    ):
         serve = router.on(given, counts)
         rate = throughput(given, counts, router, [Traffic(unit.arrival[:40_000], unit.batch[:40_000])], bound)
         traffic = unit.faster(rate.rate)
@@ -283,6 +335,14 @@ Throughput is the largest rate at which 95 % of the queries are answered within 
 missed; mean over {seeds} seeds of {queries:,} queries each, with half the width of its 95 % confidence interval. The
 search never sees these seeds. In the long run no router can exceed the second fluid bound. The first asks for every
 query to be in time, which the quantile does not, so that it can be exceeded.
+"""
+_ROUTED: tuple[Router, ...] = (LateBinding(), Kairos(), Price(), Elsa(), Fifs())
+_ROUTERS = """\
+### Routers on the same cuts (median 8)
+
+All on the cut that the search finds for late binding at p95, {cases} cases: throughput over the fluid bound of that
+cut, means, and what part of the largest twentieth of the queries is in time at the router's own p95 rate.
+
 """
 _TWO_MODELS = f"""\
 ### Two models on {GPUS} GPUs

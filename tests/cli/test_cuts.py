@@ -185,6 +185,27 @@ def test_the_plan_can_be_exported_compared_and_applied(partita: Commands) -> Non
     }
 
 
+def test_simulate_takes_the_batch_sizes_of_the_service(partita: Commands) -> None:
+    path = write(partita, batches="{histogram: {1: 0.5, 16: 0.5}}")
+    asked = (
+        "simulate",
+        "-f",
+        path,
+        "--service",
+        "search",
+        "--queries",
+        2000,
+        "--cut",
+        "homogeneous",
+        "-o",
+        "json",
+    )
+    own = json.loads(partita(*asked).out)
+    assert own["queries"] / own["seconds"] == pytest.approx(300 / 8.5, rel=0.1)
+    other = json.loads(partita(*asked, "--median", 2, "--sigma", 0.1).out)
+    assert other["queries"] / other["seconds"] == pytest.approx(300 / 2, rel=0.1)
+
+
 def profiles(partita: Commands) -> list[str]:
     gpus = json.loads(partita("status", "-o", "json").out)["gpus"]
     return sorted(each["profile"] for gpu in gpus for each in gpu["instances"] if each["service"] == "search")

@@ -53,8 +53,8 @@ class Ask:
     trace: Path | None
     speed: float
     tokens_per_item: int
-    median: float
-    sigma: float
+    median: float | None
+    sigma: float | None
     gpus: int | None
     quantile: float
     seed: int
@@ -150,14 +150,14 @@ def _queries(
 
     from partita.serve.latency import latency_table  # noqa: PLC0415
     from partita.sim.arrivals import Traffic  # noqa: PLC0415
-    from partita.sim.batches import draw, empirical_share, lognormal_share  # noqa: PLC0415
+    from partita.sim.batches import draw, empirical_share  # noqa: PLC0415
     from partita.sim.trace import read_trace  # noqa: PLC0415
 
     largest = min(_MOST_ITEMS, max(row.batch for row in rows))
     latency = latency_table(rows, names, largest)
     if ask.trace is None:
         rng = np.random.default_rng(ask.seed)
-        share = lognormal_share(ask.median, ask.sigma, largest)
+        share = _share(spec, ask, largest)
         rate = spec.rate / float(share @ np.arange(1, largest + 1))
         times = ask.arrivals.times(rate, rng)
         return latency, share, Traffic(times, draw(share, len(times), rng))
@@ -169,6 +169,24 @@ def _queries(
             hint="measure larger batches, or for LLM traces raise --tokens-per-item",
         )
     return latency, empirical_share(traffic.batch, largest), traffic
+
+
+def _share(spec: ServiceSpec, ask: Ask, largest: int) -> NDArray[np.float64]:
+    """Return the share of each batch size up to the largest measured, as the options or else the service say."""
+    import numpy as np  # noqa: PLC0415 -- slow to import
+
+    from partita.serve.reserving.asked import SIGMA, share_of  # noqa: PLC0415
+    from partita.sim.batches import lognormal_share  # noqa: PLC0415
+
+    if spec.batches is None or ask.median is not None or ask.sigma is not None:
+        return lognormal_share(ask.median or 8.0, ask.sigma or SIGMA, largest)
+    share = share_of(spec.batches, largest)
+    if len(share) > largest:
+        raise InputError(
+            f"queries of {len(share):,} items, and {spec.model} was measured up to {largest:,}",
+            hint="measure larger batches, or give sizes with --median",
+        )
+    return np.pad(share, (0, largest - len(share)))
 
 
 def play(asked: Asked, cut: str, router: str, seed: int) -> Simulation:

@@ -67,11 +67,17 @@ def simulate(
         int, typer.Option(min=1, max=1_000_000, help="Tokens of an LLM trace that make one item of a query.")
     ] = 256,
     median: Annotated[
-        float, typer.Option(min=0.1, max=10_000, help="Without a trace: median of log-normal batch sizes.")
-    ] = 8.0,
+        float | None,
+        typer.Option(
+            min=0.1,
+            max=10_000,
+            help="Without a trace: median of log-normal batch sizes.  [default: the service's batches, or else 8]",
+        ),
+    ] = None,
     sigma: Annotated[
-        float, typer.Option(min=0.01, max=10, help="Without a trace: sigma of log-normal batch sizes.")
-    ] = 0.9,
+        float | None,
+        typer.Option(min=0.01, max=10, help="Their sigma.  [default: the service's batches, or else 0.9]"),
+    ] = None,
     arrivals: Annotated[
         ArrivalsName,
         typer.Option(help="Without a trace: gamma comes in bursts; day swings from trough to peak and back."),

@@ -107,7 +107,12 @@ def _cut_service(index: int, spec: ServiceSpec, pools: Sequence[Pool], measured:
             hint="measure it with processes 1: queries of unlike sizes run one at a time",
         )
     most = min(largest, LARGEST_BATCH, measured.limits.max_batch or largest)
-    share = _share(spec.batches, most, f"services[{index}].batches")
+    if spec.batches is None:
+        raise AssertionError("the workload's reader refuses a cut without batches")
+    try:
+        share = share_of(spec.batches, most)
+    except InputError as error:
+        raise InputError(error.what, where=f"services[{index}].batches", hint=error.hint) from None
     offers = [_offer(each, rows[each[1].gpu.name], share, spec, most) for each in enumerate(pools)]
     found = [each for each in offers if each is not None]
     able = tuple(each for each in found if _answerable(each.problem) >= each.problem.quantile)
@@ -138,18 +143,21 @@ def _rows(spec: ServiceSpec, pool: Pool, measured: Measured) -> list[Measurement
     ]
 
 
-def _share(batches: Batches | None, largest: int, where: str) -> NDArray[np.float64]:
-    """Return the share of each batch size from 1 to the largest that comes, shape (B,)."""
-    if batches is None or (batches.histogram is None and batches.median is None):
-        raise InputError("a cut needs batches", where=where, hint="for example batches: {median: 8, max: 32}")
+def share_of(batches: Batches, largest: int) -> NDArray[np.float64]:
+    """Return the share of each batch size from 1 to the largest that comes, shape (B,).
+
+    Args:
+        batches: of a service.
+        largest: where a log-normal without `max` ends.
+
+    Raises:
+        InputError: next to nothing of the log-normal is within it.
+    """
     if batches.histogram is not None:
         share = np.zeros(max(batches.histogram))
         share[np.array(list(batches.histogram)) - 1] = list(batches.histogram.values())
         return np.asarray(np.trim_zeros(share / share.sum(), "b"))
-    try:
-        return lognormal_share(batches.median or 1.0, batches.sigma or SIGMA, batches.max or largest)
-    except InputError as error:
-        raise InputError(error.what, where=where, hint=error.hint) from None
+    return lognormal_share(batches.median or 1.0, batches.sigma or SIGMA, batches.max or largest)
 
 
 def _offer(
