@@ -22,6 +22,8 @@ Chosen = Annotated[
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="Most jobs shown without ids.")]
 
 _MISSING = "missing"
+_WIDE = 100
+"""Columns from which the GPUs are shown, too."""
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +41,8 @@ def history(ids: Chosen = None, *, limit: Limit = 20, output: Output = Format.TA
     if output is not Format.TABLE:
         emit({"jobs": jobs}, output)
     elif jobs:
-        stdout().print(_table(jobs))
+        console = stdout()
+        console.print(_table(jobs, wide=console.width >= _WIDE))
     else:
         typer.echo("no job is over yet")
 
@@ -56,7 +59,7 @@ def _newest(daemon: Client, limit: int) -> list[dict[str, Any]]:
     return jobs
 
 
-def _table(jobs: list[dict[str, Any]]) -> Table:
+def _table(jobs: list[dict[str, Any]], *, wide: bool) -> Table:
     from rich.table import Table  # noqa: PLC0415 -- rich is slow to import
     from rich.text import Text  # noqa: PLC0415
 
@@ -64,30 +67,33 @@ def _table(jobs: list[dict[str, Any]]) -> Table:
     table.add_column("id", no_wrap=True)
     table.add_column("job", overflow="ellipsis", no_wrap=True, max_width=20, min_width=6)
     table.add_column("", justify="right", no_wrap=True)
-    table.add_column("instance", overflow="fold", min_width=10)
+    table.add_column("instance", no_wrap=True)
+    if wide:
+        table.add_column("gpu", overflow="fold")
     for name in ("time", "exit", "peak", "energy"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", overflow="fold", ratio=1, min_width=12)
     for job in jobs:
-        for cells in _rows(job):
+        for cells in _rows(job, wide=wide):
             table.add_row(*(Text(cell) for cell in cells))
     return table
 
 
-def _rows(job: dict[str, Any]) -> Iterator[tuple[str, ...]]:
+def _rows(job: dict[str, Any], *, wide: bool) -> Iterator[tuple[str, ...]]:
     """Yield a line for each attempt; the first has the job's id and name, the last what became of it."""
     from partita.cli.quantities import shown_bytes, shown_seconds  # noqa: PLC0415 -- only for the table
 
     head = (job["id"], job["name"] or " ".join(job["command"]))
     if not job["attempts"]:
-        yield (*head, "", "never ran", "", "", "", "", job["verdict"])
+        yield (*head, "", "never ran", *([""] if wide else []), "", "", "", "", job["verdict"])
     for each in job["attempts"]:
         last = each is job["attempts"][-1]
         peak, energy = each["peak_memory_bytes"], each["energy_j"]
         yield (
             *head,
             f"#{each['attempt']}",
-            f"{each['instance']} {each['gpu']}",
+            each["instance"],
+            *([each["gpu"]] if wide else []),
             shown_seconds(each["seconds"]),
             "-" if each["exit_code"] is None else str(each["exit_code"]),
             _MISSING if peak is None else shown_bytes(peak),

@@ -36,10 +36,17 @@ class Answers:
     Args:
         service: the queue.
         access: who may what.
+        energy: the joules that an attempt (a job's id and its number) took; None where they are not known.
     """
 
-    def __init__(self, service: QueueService, access: Access) -> None:
+    def __init__(
+        self,
+        service: QueueService,
+        access: Access,
+        energy: Callable[[str, int], float | None] = lambda _job, _attempt: None,
+    ) -> None:
         self._service = service
+        self._energy = energy
         self._access = access
         self._overview: Overview | None = None
         self._known: dict[str, Callable[[Caller, Mapping[str, Any]], dict[str, Any]]] = {
@@ -136,7 +143,7 @@ class Answers:
     def _history(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         if body.get("ids"):
             chosen = self._chosen(caller, body, "read it")
-            return {"jobs": [whole(job) for job in chosen]}
+            return {"jobs": [whole(job, self._energy) for job in chosen]}
         limit = min(_whole(body, "limit", 50), MOST_ROWS)
         before = body.get("before")
         if before is not None and not isinstance(before, int):
@@ -144,7 +151,7 @@ class Answers:
         uid = None if self._access.is_admin(caller) else caller.uid
         found = self._service.store.over(limit, before, uid)
         return {
-            "jobs": [whole(job) for job in found],
+            "jobs": [whole(job, self._energy) for job in found],
             "before": found[-1].number if len(found) == limit else None,
         }
 

@@ -227,7 +227,7 @@ class QueueService:
             self._hands.poll(now)
             self._start_and_stop()
             if now >= self._due["look"]:
-                self._each(self._holding(), self._look_at_process)
+                self._each(self.holding(), self._look_at_process)
                 self._due["look"] = now + self._settings.pace.running
             self._decide_if_due()
         except PartitaError as error:
@@ -263,8 +263,9 @@ class QueueService:
 
     def _start_and_stop(self) -> None:
         """Bring every job that starts or stops one step on, whoever began it."""
-        changing = [each for each in self._holding() if each.state in (State.STARTING, State.STOPPING)]
+        changing = [each for each in self.holding() if each.state in (State.STARTING, State.STOPPING)]
         self._each(changing, self._bring_on)
+        self._hands.poll(self._now)
 
     def _bring_on(self, job: JobRecord) -> None:
         if job.attempt.device is None:
@@ -468,21 +469,22 @@ class QueueService:
 
     def _observe(self) -> None:
         self._observation = self._driver.observe()
-        self._hosts = hosts(self._observation, self._holding())
+        self._hosts = hosts(self._observation, self.holding())
         self._due["observe"] = self._now + self._settings.pace.cluster
 
-    def _holding(self) -> list[JobRecord]:
+    def holding(self) -> list[JobRecord]:
+        """Return the jobs that hold an instance, or are about to."""
         return [job for job in self._active.values() if job.state is not State.WAITING]
 
     def view(self) -> View:
         """Return what the scheduler looks at."""
         resting = {gpu for gpu, (until, _, _) in self._resting.items() if until > self._now}
         usable = [host for host in self._hosts if host.id not in resting]
-        return View(self._now, tuple(self._waiting.values()), self._holding(), usable, self._used)
+        return View(self._now, tuple(self._waiting.values()), self.holding(), usable, self._used)
 
     def _mind_lost(self) -> None:
         """End what runs on GPUs and instances that are gone."""
-        for job in self._holding():
+        for job in self.holding():
             if job.attempt.device is None or job.attempt.wish is Verdict.LOST or job.state is State.STARTING:
                 continue
             why = self._gone(job.attempt)

@@ -1,4 +1,8 @@
-"""Makes the instances of jobs: what is in the way goes, then theirs is created; one action at a time for each."""
+"""Makes the instances of jobs: what is in the way goes, then theirs are created.
+
+Jobs that are decided on together may need what another one's start destroys, so on each GPU nothing is created while
+anything is still to be destroyed: what is destroyed was idle before, and is needed by none of them.
+"""
 
 from __future__ import annotations
 
@@ -26,6 +30,11 @@ class _Making:
     tries: int = 0
     begun: bool = False
     not_before: float = 0.0
+
+    @property
+    def destroys(self) -> bool:
+        """Whether something is still to be destroyed."""
+        return bool(self.actions) and self.actions[0].kind is Kind.DESTROY_INSTANCE
 
 
 class Hands:
@@ -55,7 +64,7 @@ class Hands:
         return number in self._making or number in self._made
 
     def make(self, job: JobRecord) -> None:
-        """Begin to make the instance of a job's newest attempt; what is done already is not done again."""
+        """Have the instance of a job's newest attempt made; what is done already is not done again."""
         attempt = job.attempt
         wanted: list[tuple[Kind, Placement]] = [(Kind.DESTROY_INSTANCE, each) for each in attempt.destroy]
         if attempt.create:
@@ -73,7 +82,6 @@ class Hands:
             for i, (kind, placement) in enumerate(wanted)
         ]
         self._making[job.number] = _Making(attempt.gpu, actions)
-        self._begin(job.number)
 
     def poll(self, now: float) -> None:
         """Take notice of what has ended, and go on.
@@ -87,25 +95,22 @@ class Hands:
             for number, making in list(self._making.items()):
                 if making.begun and making.actions[0].id == ended.action.id:
                     self._ended(number, making, ended, now)
+        destroying = {making.gpu for making in self._making.values() if making.destroys}
         for number, making in list(self._making.items()):
-            if not making.begun and making.not_before <= now:
-                self._begin(number)
-
-    def _begin(self, number: int) -> None:
-        making = self._making[number]
-        if not making.actions:
-            del self._making[number]
-            self._made[number] = None
-            return
-        making.begun = True
-        self._driver.begin(making.actions[0])
+            if not making.actions:
+                del self._making[number]
+                self._made[number] = None
+                continue
+            first = making.destroys or making.gpu not in destroying
+            if first and not making.begun and making.not_before <= now:
+                making.begun = True
+                self._driver.begin(making.actions[0])
 
     def _ended(self, number: int, making: _Making, ended: Ended, now: float) -> None:
         making.begun = False
         if ended.error is None:
             making.actions.pop(0)
             making.tries = 0
-            self._begin(number)
             return
         making.tries += 1
         if ended.error.retry and making.tries < MOST_TRIES:

@@ -8,6 +8,8 @@ from partita.jobs.queue.codec import bounds_data
 from partita.jobs.queue.record import OVER, State
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from partita.jobs.queue.record import Attempt, JobRecord
 
 ROW_COMMAND = 200
@@ -39,8 +41,14 @@ def row(job: JobRecord, *, open_to: bool) -> dict[str, Any]:
     return found
 
 
-def whole(job: JobRecord) -> dict[str, Any]:
-    """Return all of a job, for who may know it; the environment is in no list."""
+def whole(job: JobRecord, energy: Callable[[str, int], float | None]) -> dict[str, Any]:
+    """Return all of a job, for who may know it; the environment is in no list.
+
+    Args:
+        job: which.
+        energy: the joules that an attempt (the job's id and its number) took; None where they are not known, which
+            is not 0.
+    """
     memory = job.asked.memory
     return {
         **row(job, open_to=True),
@@ -51,7 +59,7 @@ def whole(job: JobRecord) -> dict[str, Any]:
         "grace_s": job.asked.grace_s,
         "most_attempts": job.asked.most_attempts,
         "verdict": job.why or job.state.value,
-        "attempts": [attempt_data(each) for each in job.attempts],
+        "attempts": [attempt_data(each) | {"energy_j": energy(job.id, each.number)} for each in job.attempts],
     }
 
 
@@ -71,5 +79,4 @@ def attempt_data(attempt: Attempt) -> dict[str, Any]:
         "verdict": attempt.verdict.value if attempt.verdict else None,
         "why": attempt.why,
         "peak_memory_bytes": attempt.peak_bytes,
-        "energy_j": attempt.energy_j,
     }

@@ -112,7 +112,6 @@ class Attempt:
         wish: what it was asked to stop for; None if it was not.
         asked: when it was asked.
         code: exit code, 128 + n after signal n; None where nobody saw it.
-        energy_j: None where it is not known, which is not 0.
     """
 
     number: int
@@ -131,7 +130,6 @@ class Attempt:
     verdict: Verdict | None = None
     why: str | None = None
     peak_bytes: int | None = None
-    energy_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
