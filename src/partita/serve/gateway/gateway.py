@@ -184,10 +184,11 @@ class Gateway:
         self._links.add(link)
         return True
 
-    def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> None:
+    def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> bool:
         """Hand the answers to a batch back."""
-        if link.worker is not None:
-            self._routes[link.service].done(link.worker, number, answers, seconds)
+        if link.worker is None:
+            return False
+        return self._routes[link.service].done(link.worker, number, answers, seconds)
 
     def said_draining(self, link: Link) -> None:
         """Let the worker go, once its replacement, if it is there, is known."""

@@ -25,8 +25,8 @@ class Ears(Protocol):
         """Hear what a worker is; False if it is of no use."""
         ...
 
-    def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> None:
-        """Hear the answers to a batch."""
+    def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> bool:
+        """Hear the answers to a batch; False if they are not as many as its queries."""
         ...
 
     def said_draining(self, link: Link) -> None:
@@ -84,7 +84,7 @@ class Link(asyncio.Protocol):
                 data, self._start = self._start + data, b""
             if data:
                 self._read(data)
-        except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        except _NoFrameError as error:
             self.close(f"what came is no frame: {error}")
 
     def run(self, number: int, queries: Sequence[Query]) -> None:
@@ -118,7 +118,7 @@ class Link(asyncio.Protocol):
         while size - at >= HEAD.size:
             header, body, _, _ = HEAD.unpack_from(data, at)
             if header > MOST_HEADER or body > MOST_DATA:
-                raise ValueError(f"{header} and {body} bytes")
+                raise _NoFrameError(f"{header} and {body} bytes")
             end = at + HEAD.size + header + body
             if end > size:
                 self._part = memoryview(bytearray(end - at))
@@ -130,16 +130,32 @@ class Link(asyncio.Protocol):
         self._start = data[at:]
 
     def _whole(self, one: memoryview) -> None:
-        header, _, kind, number = HEAD.unpack_from(one)
-        end = HEAD.size + header
-        said: Any = json.loads(bytes(one[HEAD.size : end])) if header else None
-        if kind == Kind.DONE:
-            answers, seconds = unpack_done(said, one[end:])
-            self._ears.said_done(self, number, answers, seconds)
-        elif kind == Kind.HELLO and self.worker is None:
-            if not self._ears.said_hello(self, Hello.unpacked(said)):
+        kind, number, said = _parsed(one)
+        if isinstance(said, Hello) and self.worker is None:
+            if not self._ears.said_hello(self, said):
                 self.close()
+        elif isinstance(said, tuple):
+            answers, seconds = said
+            if not self._ears.said_done(self, number, answers, seconds):
+                self.close(f"{len(answers)} answers to a batch of other size")
         elif kind == Kind.DRAINING:
             self._ears.said_draining(self)
         else:
-            raise ValueError(f"kind {kind}")
+            raise _NoFrameError(f"kind {kind}")
+
+
+class _NoFrameError(Exception):
+    """What came is none of a worker's frames."""
+
+
+def _parsed(one: memoryview) -> tuple[int, int, Hello | tuple[tuple[Answer, ...], float] | None]:
+    """Return the kind of a frame, its number, and what HELLO and DONE say."""
+    header, _, kind, number = HEAD.unpack_from(one)
+    end = HEAD.size + header
+    try:
+        said: Any = json.loads(bytes(one[HEAD.size : end])) if header else None
+        if kind == Kind.DONE:
+            return kind, number, unpack_done(said, one[end:])
+        return kind, number, Hello.unpacked(said) if kind == Kind.HELLO else None
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
+        raise _NoFrameError(str(error)) from None

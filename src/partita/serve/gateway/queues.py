@@ -16,23 +16,24 @@ class Queues:
     """Queries in the order of their keys, per batch size.
 
     Attributes:
+        heaps: by batch size; queries that have ended are among them.
         sizes: batch sizes of which something may wait, ascending.
         waiting: how many queries wait.
     """
 
-    __slots__ = ("_heaps", "_number", "sizes", "waiting")
+    __slots__ = ("_number", "heaps", "sizes", "waiting")
 
     def __init__(self) -> None:
-        self._heaps: dict[int, list[tuple[float, int, Waiting]]] = {}
+        self.heaps: dict[int, list[tuple[float, int, Waiting]]] = {}
         self._number = 0
         self.sizes: list[int] = []
         self.waiting = 0
 
     def put(self, query: Waiting) -> None:
         """Add a query."""
-        heap = self._heaps.get(query.batch)
+        heap = self.heaps.get(query.batch)
         if heap is None:
-            heap = self._heaps[query.batch] = []
+            heap = self.heaps[query.batch] = []
         if not heap:
             insort(self.sizes, query.batch)
         self._number += 1
@@ -41,7 +42,7 @@ class Queues:
 
     def head(self, batch: int) -> Waiting | None:
         """Return the first query of a batch size, None if there is none any more."""
-        heap = self._heaps[batch]
+        heap = self.heaps[batch]
         while heap:
             query = heap[0][2]
             if query.state == QUEUED:
@@ -52,14 +53,9 @@ class Queues:
             del self.sizes[at]
         return None
 
-    def peek(self, batch: int) -> Waiting | None:
-        """Return the first query of a batch size, ended or not, None if there is none."""
-        heap = self._heaps[batch]
-        return heap[0][2] if heap else None
-
     def pop(self, batch: int) -> None:
         """Take the first query of a batch size, which `head` has just returned."""
-        heappop(self._heaps[batch])
+        heappop(self.heaps[batch])
         self.waiting -= 1
 
     def gone(self) -> None:
@@ -68,5 +64,5 @@ class Queues:
 
     def before(self, query: Waiting) -> int:
         """Return how many queries of its batch size stand before a query that is not yet in."""
-        heap = self._heaps.get(query.batch)
+        heap = self.heaps.get(query.batch)
         return sum(1 for key, _, _ in heap if key <= query.key) if heap else 0

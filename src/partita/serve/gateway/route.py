@@ -93,22 +93,17 @@ class Route:
         self.carry_out(steps, now)
         return worker
 
-    def done(self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float) -> None:
-        """Take a worker's answers to a batch.
-
-        Raises:
-            ValueError: there are more or fewer than it has queries.
-        """
+    def done(self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float) -> bool:
+        """Take a worker's answers to a batch; False if they are not as many as its queries."""
         batch = worker.running.get(number)
-        if batch is None:
-            return
-        if len(answers) != len(batch.queries):
-            raise ValueError(f"{len(answers)} answers to {len(batch.queries)} queries")
+        if batch is None or len(answers) != len(batch.queries):
+            return False
         self.ledger.executed(batch.items, seconds)
         now, begun = time.monotonic(), time.perf_counter()
         steps = self.dispatcher.done(worker, number, answers, seconds, now)
         self.ledger.decided(time.perf_counter() - begun)
         self.carry_out(steps, now)
+        return True
 
     def drain(self, worker: Worker) -> None:
         """Give a worker nothing new."""

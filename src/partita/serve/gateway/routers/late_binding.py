@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from partita.serve.gateway.routers.port import Choice
 from partita.serve.gateway.routers.shared import SharedQueue
+from partita.serve.gateway.waiting import QUEUED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,8 +78,8 @@ class LateBinding(SharedQueue):
         quickest = self._fleet.quickest
         least, best, where = math.inf, None, None
         for batch in batches:
-            query = self._head(batch, now)
-            if query is None or batch > self._fleet.most:
+            query = self._candidate(batch, now)
+            if query is None:
                 continue
             left = query.due - now
             hurry = query.weight * (left - quickest[batch])
@@ -88,6 +89,17 @@ class LateBinding(SharedQueue):
                     if score < least and (query.avoid is None or self._allowed(query, group)):
                         least, best, where = score, query, group
         return best, where
+
+    def _candidate(self, batch: int, now: float) -> Waiting | None:
+        """Return the first query of a batch size that some worker can still answer, None if there is none."""
+        if batch > self._fleet.most:
+            return None
+        heap = self._queues.heaps[batch]
+        if heap:
+            query = heap[0][2]
+            if query.state == QUEUED and query.due - now >= self._fleet.quickest[batch]:
+                return query
+        return self._head(batch, now)
 
     def _start(self, query: Waiting, group: Group, now: float) -> Choice:
         self._queues.pop(query.batch)

@@ -102,7 +102,7 @@ class SharedQueue:
         head, queues = queries[0], self._queues
         total, due = head.batch, head.due
         # Of a batch size of which one does not fit no other does: the batch only grows, its deadline only nears.
-        firsts = [(first.due, size) for size in queues.sizes if (first := queues.peek(size)) is not None]
+        firsts = [(heap[0][2].due, size) for size in queues.sizes if (heap := queues.heaps[size])]
         heapify(firsts)
         while firsts and total < group.most:
             _, batch = firsts[0]
