@@ -20,6 +20,7 @@ from partita.cli.drivers import (
     open_driver,
     simulated_gpus,
 )
+from partita.cli.measuring import measuring
 from partita.cli.options import stderr
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.drive.port import Driver
+    from partita.jobs.energy.ledger import EnergyLedger
+    from partita.jobs.energy.queue_energy import QueueEnergy
     from partita.jobs.queue.access import Access
     from partita.jobs.queue.daemon import QueueService, Settings
     from partita.jobs.queue.socket_server import SocketServer
@@ -55,6 +58,16 @@ Scale = Annotated[
         help="Memory of simulated instances, as a share of the real ones.",
     ),
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="Serve the energy of GPUs and jobs to Prometheus, on 127.0.0.1.",
+    ),
+]
 
 _LONGEST_POLL_S = 0.5
 
@@ -65,6 +78,7 @@ class _Way:
 
     settings: Settings
     access: Access
+    ledger: EnergyLedger
 
 
 def register(app: typer.Typer) -> None:
@@ -81,6 +95,7 @@ def daemon(
     log_size: LogSize = "64MiB",
     memory_scale: Scale = 1 / 64,
     allow_mig_mode: AllowMigMode = False,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Run the queue of jobs on a cluster, until told to stop.
 
@@ -106,10 +121,11 @@ def daemon(
         stack.enter_context(controlling(folder))
         opened = stack.enter_context(open_driver(cluster, folder, lambda: simulated_gpus(simulate or ())))
         runner = _runner(driver, memory_scale)
-        way = _Way(settings, Access(os.geteuid(), users, groups))
+        ledger, energy = stack.enter_context(measuring(driver, folder, opened.clock, _tell, metrics_port))
+        way = _Way(settings, Access(os.geteuid(), users, groups), ledger)
         service, server = stack.enter_context(_open(opened, runner, folder, way))
         _tell(f"serving on {folder / 'jobs'}; {len(service.active):,} jobs are there")
-        _loop(service, server, stop)
+        _loop(service, server, energy, stop)
 
 
 @contextmanager
@@ -125,7 +141,7 @@ def _open(
     jobs = make_folders(folder, shared=os.geteuid() == 0)
     with closing(Store(jobs / FILE)) as store:
         service = QueueService(driver, runner, store, jobs / ATTEMPTS, settings=way.settings, tell=_tell)
-        with closing(SocketServer(jobs, Answers(service, way.access))) as server:
+        with closing(SocketServer(jobs, Answers(service, way.access, way.ledger.joules))) as server:
             yield service, server
 
 
@@ -135,9 +151,11 @@ def _runner(driver: DriverName, scale: float) -> Runner:
     return RealRunner(scale if driver is DriverName.SIMULATED else None)
 
 
-def _loop(service: QueueService, server: SocketServer, stop: Callable[[], bool]) -> None:
+def _loop(service: QueueService, server: SocketServer, energy: QueueEnergy, stop: Callable[[], bool]) -> None:
     while not stop():
-        due = service.step(service.now)
+        # Before the queue finds what has ended meanwhile: it ran until now as far as anybody knows.
+        due = energy.step(service.now, service.active.values())
+        due = min(due, service.step(service.now))
         server.poll(min(due - service.now, _LONGEST_POLL_S))
 
 

@@ -62,7 +62,7 @@ def test_what_is_taken_adds_up_to_the_counter(ledger: EnergyLedger) -> None:
         meter.joules = 1000.0 + 2500.0 * n
         sampler.sample(10.0 * n, [STAY])
     assert total(ledger) == pytest.approx(2500.0 * 99)
-    took = ledger.attempt("12", 1)
+    took = ledger.of(JOB)
     assert took is not None
     assert took.idle_j == pytest.approx(50.0 * 990 * (3 / 7 + 4 / 8) / 2)
     assert took.active_j == pytest.approx(200.0 * 990)
@@ -85,13 +85,13 @@ def test_a_missing_counter_is_missing_and_not_zero(ledger: EnergyLedger) -> None
     meter.joules = None
     sampler.sample(0.0, [STAY])
     sampler.sample(10.0, [STAY])
-    assert ledger.attempt("12", 1) == Energy(missing_s=10.0)
+    assert ledger.of(JOB) == Energy(missing_s=10.0)
     assert Energy(missing_s=10.0).joules is None
     meter.joules = 5.0
     sampler.sample(20.0, [STAY])
     meter.joules = 1005.0
     sampler.sample(30.0, [STAY])
-    took = ledger.attempt("12", 1)
+    took = ledger.of(JOB)
     assert took is not None
     assert (took.missing_s, took.seconds) == (20.0, 10.0)
     assert total(ledger) == pytest.approx(1000.0)

@@ -80,6 +80,7 @@ class EnergyLedger:
         self._lock = threading.Lock()
         self._compacted = 0.0
         with self._told():
+            path.touch(mode=0o600)  # other users' jobs are in it
             self._db = sqlite3.connect(
                 path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False
             )
@@ -127,9 +128,10 @@ class EnergyLedger:
             row = db.execute(find, (owner.kind.value, owner.name, owner.attempt)).fetchone()
         return None if row is None else Energy(*row)
 
-    def attempt(self, job: str, attempt: int) -> Energy | None:
-        """Return what an attempt of a job took; None if nothing is known of it."""
-        return self.of(Owner(Kind.JOB, job, attempt))
+    def joules(self, job: str, attempt: int) -> float | None:
+        """Return the joules that an attempt of a job took so far; None if none were measured."""
+        found = self.of(Owner(Kind.JOB, job, attempt))
+        return None if found is None else found.joules
 
     def since(self, began: float) -> tuple[Entry, ...]:
         """Return who took what on which GPU from the minute (a day ago and more: the hour) of a moment on."""
@@ -192,7 +194,7 @@ class EnergyLedger:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, OSError) as error:
             raise PartitaError(
                 f"the energy ledger cannot be used: {error}",
                 where=str(self._path),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
@@ -77,3 +78,31 @@ def exposition(ledger: EnergyLedger) -> bytes:
     registry = CollectorRegistry()
     registry.register(collector)
     return generate_latest(registry)
+
+
+@contextmanager
+def serving(ledger: EnergyLedger, port: int, address: str = "127.0.0.1") -> Iterator[int]:
+    """Serve the metrics by HTTP on `/metrics` for a block, from a thread; yield the port (0 asks for any).
+
+    Raises:
+        InputError: prometheus-client is not installed, or the port is taken.
+    """
+    collector = EnergyCollector(ledger)
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 -- optional
+
+    registry = CollectorRegistry()
+    registry.register(collector)
+    try:
+        server, thread = start_http_server(port, address, registry)
+    except OSError as error:
+        raise InputError(
+            f"port {port} cannot be served on: {error.strerror}",
+            where="--metrics-port",
+            hint="choose another",
+        ) from None
+    try:
+        yield int(server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -34,6 +34,9 @@ class EnergySampler:
         meter: reads the counters.
         ledger: keeps what follows.
         every_s: seconds between two samples.
+
+    Attributes:
+        models: of the GPUs that were read, the catalogue's names by id.
     """
 
     def __init__(self, meter: EnergyMeter, ledger: EnergyLedger, *, every_s: float = EVERY_S) -> None:
@@ -42,6 +45,7 @@ class EnergySampler:
         self._every_s = every_s
         self._counters = ledger.counters()
         self._due = -math.inf
+        self.models: dict[str, str] = {}
 
     @property
     def sampled(self) -> float | None:
@@ -85,6 +89,7 @@ class EnergySampler:
             entries += _entries(last, counter, here)
         self._ledger.add(now, counters.values(), entries)
         self._counters.update(counters)
+        self.models = {each.gpu: each.model for each in readings}
 
 
 def stay_of(
