@@ -10,6 +10,7 @@ import socket
 import time
 import zlib
 from contextlib import closing
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
@@ -22,10 +23,14 @@ from tests.serve.gateway.front_fake import ALL_TYPES, ECHO, EVERY, FakeGateway, 
 from tests.serve.gateway.front_server import Serving, asked, connected, got, posted, read_all, serving, split
 from tritonclient.utils import InferenceServerException
 
+from partita.serve.gateway.http.body import Bodies
 from partita.serve.gateway.http.guard import Patience
 from partita.serve.gateway.oip.limits import Limits
-from partita.serve.gateway.values import FailedError, Reason
-from partita.serve.tensors import Answer
+from partita.serve.gateway.values import FailedError, Reason, RefusedError
+from partita.serve.tensors import Answer, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 INFER = "/v2/models/echo/infer"
 BODY = json.dumps(
@@ -376,3 +381,51 @@ def test_connections_and_heads_are_limited():
         eventually(lambda: got(server.http, "/healthz")[0] == 200)
         for link in links:
             link.close()
+
+
+def test_a_client_that_does_not_take_its_answers_is_left():
+    gateway = FakeGateway(ECHO)
+    wide = Tensor("OUTPUT0", "FP32", (1, 1 << 20), bytes(4 << 20))
+    gateway.answer = Answer((wide,))
+    with (
+        serving(gateway, patience=Patience(head_s=0.5, message_s=0.5)) as server,
+        connected(server.http) as link,
+    ):
+        asking = json.loads(BODY) | {"parameters": {"binary_data_output": True}}
+        body = json.dumps(asking).encode()
+        link.sendall((f"POST {INFER} HTTP/1.1\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body) * 5)
+        end = time.monotonic() + PATIENCE_S
+        with pytest.raises(OSError, match=r"Broken pipe|reset"):  # noqa: PT012 -- until it is noticed
+            while time.monotonic() < end:
+                time.sleep(0.05)
+                link.sendall(b"G")
+        assert got(server.http, "/healthz")[0] == 200
+
+
+def test_bodies_on_their_way_have_a_limit_together():
+    async def main() -> None:
+        bodies = Bodies(100, 5.0, together=0)  # never less than four bodies
+        gate = asyncio.Event()
+
+        def slow() -> Callable[[], Any]:
+            parts = iter([(b"x" * 90, True), (b"", True)])
+
+            async def receive() -> dict[str, Any]:
+                part = next(parts, None)
+                if part is None:
+                    await gate.wait()
+                    return {"type": "http.request", "body": b"", "more_body": False}
+                return {"type": "http.request", "body": part[0], "more_body": part[1]}
+
+            return receive
+
+        headers = {b"content-length": b"90"}
+        reading = [asyncio.create_task(bodies.read({}, headers, slow())) for _ in range(4)]
+        await asyncio.sleep(0)
+        with pytest.raises(RefusedError):
+            await bodies.read({}, headers, slow())
+        gate.set()
+        assert [len(each) for each in await asyncio.gather(*reading)] == [90] * 4
+        assert len(await bodies.read({}, headers, slow())) == 90
+
+    asyncio.run(main())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from partita.serve.gateway.grpc.messages import message
 from partita.serve.gateway.oip.faults import RequestError
 from partita.serve.gateway.oip.request import check_data, check_parameters, deadline_of
+from partita.serve.gateway.oip.signature import elements
 from partita.serve.gateway.oip.strings import pack_strings
 from partita.serve.gateway.oip.version import VERSION
 from partita.serve.tensors import Tensor
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
     from partita.serve.gateway.oip.limits import Limits
     from partita.serve.gateway.oip.signature import Signature
-    from partita.serve.tensors import Answer, Query
+    from partita.serve.tensors import Answer, Query, TensorSpec
 
 _FIELDS = {
     "BOOL": ("bool_contents", "B"),
@@ -54,7 +55,8 @@ def read_message(request: Any, signature: Signature, limits: Limits) -> tuple[Qu
         raise RequestError(f"id has {len(request.id)} characters, {limits.name} at most")
     if raw and len(raw) != len(inputs):
         raise RequestError(f"{len(inputs)} inputs, and {len(raw)} raw_input_contents")
-    tensors = [_tensor(each, raw[i] if raw else None, signature, limits) for i, each in enumerate(inputs)]
+    specs = signature.specs([each.name for each in inputs])
+    tensors = [_tensor(each, raw[i] if raw else None, specs[i], limits) for i, each in enumerate(inputs)]
     outputs = []
     for each in request.outputs:
         if each.parameters:
@@ -76,9 +78,9 @@ def write_message(service: str, request_id: str, answer: Answer) -> Any:  # noqa
     )
 
 
-def _tensor(each: Any, raw: bytes | None, signature: Signature, limits: Limits) -> Tensor:  # noqa: ANN401 -- a message
+def _tensor(each: Any, raw: bytes | None, spec: TensorSpec, limits: Limits) -> Tensor:  # noqa: ANN401 -- a message
     name, datatype, shape = each.name, each.datatype, tuple(each.shape)
-    count = signature.elements(name, datatype, shape)
+    count = elements(spec, datatype, shape)
     if each.parameters:
         _parameters(each.parameters)
     if raw is None:

@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from partita.serve.gateway.front import checked
-from partita.serve.gateway.http.body import WHOLE, has_body, read_body, throw_away
+from partita.serve.gateway.http.body import WHOLE, Bodies, has_body, throw_away
 from partita.serve.gateway.http.pages import INDEX, OPEN, not_allowed
 from partita.serve.gateway.http.reply import ClientGoneError, Reply, failure, refusal, send_reply
 from partita.serve.gateway.oip.faults import RequestError, shown
@@ -50,7 +50,7 @@ class Application:
         self._front = front
         self._pages = pages
         self._doorkeeper = doorkeeper
-        self._body_s = body_s
+        self._bodies = Bodies(front.limits.body, body_s)
         self._infer = {
             f"/v2/models/{service}{version}/infer": service
             for service in front.services
@@ -94,7 +94,7 @@ class Application:
             await send_reply(send, reply)
             return
         await send_reply(send, reply, more=True)
-        await throw_away(receive, self._body_s)
+        await throw_away(receive, self._bodies.seconds)
         await send({"type": "http.response.body", "body": b""})
 
     async def _reply(self, scope: Scope, receive: Receive) -> Reply:
@@ -121,7 +121,7 @@ class Application:
         front = self._front
         signature = front.signature(service)
         header_length = _header_length(headers)
-        body = await read_body(scope, headers, receive, front.limits.body, self._body_s)
+        body = await self._bodies.read(scope, headers, receive)
         request = read_request(body, header_length, signature, front.limits)
         deadline_s = request.deadline_s
         if b"partita-deadline-ms" in headers:
@@ -135,7 +135,7 @@ class Application:
     async def _small_body(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         if b"content-length" not in headers and b"transfer-encoding" not in headers:
             return b""
-        return await read_body(scope, headers, receive, _SMALL_BODY, self._body_s)
+        return await self._bodies.read(scope, headers, receive, _SMALL_BODY)
 
     def _deadline(self, text: bytes) -> float:
         value: Any

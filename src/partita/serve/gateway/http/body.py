@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from partita.serve.gateway.http.reply import ClientGoneError
 from partita.serve.gateway.oip.faults import RequestError, shown
+from partita.serve.gateway.values import Reason, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,44 +20,82 @@ _WINDOWS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """By content coding, zlib's window bits: deflate is the zlib format (RFC 9110, section 8.4.1.2)."""
 _IN_PLACE = 1 << 16
 """Bytes that are unpacked at once; more go to a thread, so that others need not wait."""
-
-
+TOGETHER = 1 << 30
 WHOLE = "partita.whole"
 """Key of the scope that is there once nothing more of a body is to come."""
 
 
-async def read_body(
-    scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, most: int, seconds: float
-) -> bytes:
-    """Return the whole body, unpacked.
+class Bodies:
+    """Reads bodies.
 
     Args:
-        scope: of the request; told when the body is whole.
-        headers: of the request, by name in small letters.
-        receive: ASGI's.
-        most: bytes that it may have, also unpacked.
-        seconds: within which it must have come.
-
-    Raises:
-        RequestError: it is too large (413), too slow (408), or of a form that is not taken (400, 415).
-        ClientGoneError: the client left on the way.
+        most: bytes that one may have, also unpacked.
+        seconds: within which one must have come.
+        together: bytes that those may have which are still on their way.
     """
-    _check(headers, most)
-    message = await receive()
-    body: bytes = message.get("body", b"")
-    if message["type"] == "http.disconnect":
-        raise ClientGoneError
-    if message.get("more_body"):
-        body = await _rest(body, receive, most, seconds)
-    scope[WHOLE] = True
-    if len(body) > most:
-        raise too_large(most)
-    coding = headers.get(b"content-encoding", b"identity").lower()
-    if coding == b"identity":
-        return body
-    if len(body) <= _IN_PLACE:
-        return unpacked(body, coding, most)
-    return await asyncio.to_thread(unpacked, body, coding, most)
+
+    def __init__(self, most: int, seconds: float, together: int = TOGETHER) -> None:
+        self._most = most
+        self.seconds = seconds
+        self._left = max(together, 4 * most)
+
+    async def read(
+        self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive, most: int | None = None
+    ) -> bytes:
+        """Return the whole body, unpacked.
+
+        Args:
+            scope: of the request; told when the body is whole.
+            headers: of the request, by name in small letters.
+            receive: ASGI's.
+            most: bytes that it may have, where that is less than others may.
+
+        Raises:
+            RequestError: it is too large (413), too slow (408), or of a form that is not taken (400, 411, 415).
+            RefusedError: too much is on its way already.
+            ClientGoneError: the client left on the way.
+        """
+        most = self._most if most is None else most
+        _check(headers, most)
+        message = await receive()
+        body: bytes = message.get("body", b"")
+        if message["type"] == "http.disconnect":
+            raise ClientGoneError
+        if message.get("more_body"):
+            body = await self._rest(body, receive, most)
+        scope[WHOLE] = True
+        if len(body) > most:
+            raise too_large(most)
+        coding = headers.get(b"content-encoding", b"identity").lower()
+        if coding == b"identity":
+            return body
+        if len(body) <= _IN_PLACE:
+            return unpacked(body, coding, most)
+        return await asyncio.to_thread(unpacked, body, coding, most)
+
+    async def _rest(self, first: bytes, receive: Receive, most: int) -> bytes:
+        parts, size, more = [first], len(first), True
+        self._left -= size
+        try:
+            async with asyncio.timeout(self.seconds):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientGoneError
+                    part = message.get("body", b"")
+                    parts.append(part)
+                    size += len(part)
+                    self._left -= len(part)
+                    more = message.get("more_body", False)
+                    if more and size > most:
+                        raise too_large(most)
+                    if self._left < 0:
+                        raise RefusedError(Reason.FULL, 1.0)
+        except TimeoutError:
+            raise RequestError(f"the body did not come within {self.seconds:g} seconds", 408) from None
+        finally:
+            self._left += size
+        return b"".join(parts)
 
 
 async def throw_away(receive: Receive, seconds: float) -> None:
@@ -114,21 +153,3 @@ def _check(headers: Mapping[bytes, bytes], most: int) -> None:
         raise RequestError(
             f"content encoding {shown(coding.decode('latin-1'))}; gzip and deflate are taken", 415
         )
-
-
-async def _rest(first: bytes, receive: Receive, most: int, seconds: float) -> bytes:
-    parts, size, more = [first], len(first), True
-    try:
-        async with asyncio.timeout(seconds):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientGoneError
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                more = message.get("more_body", False)
-                if more and size > most:
-                    raise too_large(most)
-    except TimeoutError:
-        raise RequestError(f"the body did not come within {seconds:g} seconds", 408) from None
-    return b"".join(parts)

@@ -27,7 +27,8 @@ class Patience:
         connections: at once.
         head: bytes of a request's line and headers.
         head_s: seconds for the line and headers, also from connecting to them.
-        message_s: seconds for the whole request; longer than the application waits, which can tell the client.
+        message_s: seconds for the whole request, and for taking some of the answer; longer than the application waits
+            for a body, since that can tell the client.
     """
 
     connections: int = 4096
@@ -46,6 +47,7 @@ class Guard(HttpToolsProtocol):
         self._begun = 0  # messages in the data that were read last
         self._head = 0  # bytes of the head so far
         self._since: float | None = self.loop.time()  # from when a message is waited for
+        self._stuck: float | None = None  # from when the client has not taken its answer
         self.answering: asyncio.Task[None] | None = None
         self.gone = False
 
@@ -97,12 +99,24 @@ class Guard(HttpToolsProtocol):
         self._in_message = False
         self._since = None
 
+    def pause_writing(self) -> None:
+        """Note since when the client has not taken its answer."""
+        super().pause_writing()
+        self._stuck = self.loop.time()
+
+    def resume_writing(self) -> None:
+        """Note that it takes it again."""
+        super().resume_writing()
+        self._stuck = None
+
     def send_400_response(self, msg: str) -> None:
         """Say what is wrong as all other errors are said."""
         self._turn_away(400, msg)
 
     def look(self, now: float) -> None:
-        """Close the connection if its request takes too long to come."""
+        """Close the connection if its client takes too long to send or to receive."""
+        if self._stuck is not None and now - self._stuck > self._patience.message_s:
+            self.transport.abort()
         if self._since is None or self.transport.is_closing():
             return
         waited = now - self._since

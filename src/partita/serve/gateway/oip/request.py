@@ -10,7 +10,7 @@ import orjson
 
 from partita.serve.gateway.oip.faults import RequestError, shown
 from partita.serve.gateway.oip.numbers import from_lists, no_json
-from partita.serve.gateway.oip.signature import check_size
+from partita.serve.gateway.oip.signature import check_size, elements
 from partita.serve.gateway.oip.strings import check_strings
 from partita.serve.tensors import Tensor
 
@@ -147,9 +147,11 @@ def _tensors(
     end = len(body)
     at = end if at is None else at
     found = []
-    for each in _items(document, "inputs", limits):
-        count = signature.elements(each.get("name"), each.get("datatype"), each.get("shape"))
-        name, datatype, shape = each["name"], each["datatype"], each["shape"]
+    items = _items(document, "inputs", limits)
+    specs = signature.specs([each.get("name") for each in items])
+    for each, spec in zip(items, specs, strict=True):
+        count = elements(spec, each.get("datatype"), each.get("shape"))
+        name, datatype, shape = spec.name, spec.datatype, each["shape"]
         size = _parameters(each).get("binary_data_size")
         if size is None:
             data: bytes | memoryview = from_lists(each, count, limits.strings)

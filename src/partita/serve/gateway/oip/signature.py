@@ -32,51 +32,43 @@ class Signature:
         self._order = tuple(self._inputs)
         self.binary_only = tuple(spec.name for spec in model.outputs if spec.datatype in NO_JSON)
 
-    def elements(self, name: object, datatype: object, shape: object) -> int:
-        """Return the number of elements of an input, after checking what is said of it.
+    def specs(self, names: Sequence[object]) -> Sequence[TensorSpec]:
+        """Return what each of the inputs of these names must be.
 
         Raises:
-            RequestError: no such input, or not its datatype or shape.
+            RequestError: one is unknown, given twice or missing.
         """
-        spec = self._inputs.get(name) if isinstance(name, str) else None
-        if spec is None:
-            known = ", ".join(self._order)
-            raise RequestError(f"no input {shown(name)}; {self.model.service} takes {known}")
-        if datatype != spec.datatype:
-            raise RequestError(f"input {spec.name} is {spec.datatype}, not {shown(datatype)}")
-        count = 1
-        if not isinstance(shape, (list, tuple)) or len(shape) != len(spec.shape):
-            raise _misfit(spec, shape)
-        for size, wanted in zip(shape, spec.shape, strict=True):
-            if type(size) is not int or size < 0 or (size != wanted and wanted >= 0):
-                raise _misfit(spec, shape)
-            count *= size
-        return count
+        if tuple(names) == self._order:
+            return self.model.inputs
+        found = {}
+        for name in names:
+            spec = self._inputs.get(name) if isinstance(name, str) else None
+            if spec is None:
+                known = ", ".join(self._order)
+                raise RequestError(f"no input {shown(name)}; {self.model.service} takes {known}")
+            if spec.name in found:
+                raise RequestError(f"input {spec.name} is given twice")
+            found[spec.name] = spec
+        for name in self._order:
+            if name not in found:
+                raise RequestError(f"input {name} is missing")
+        return tuple(found.values())
 
     def query(self, tensors: Sequence[Tensor], outputs: Sequence[object]) -> Query:
-        """Return the query of these inputs, in the model's order.
+        """Return the query of these inputs, which are all that there must be, in the model's order.
 
         Raises:
-            RequestError: an input is missing or given twice, batch sizes are unlike or too large, or an output
-                is unknown or asked for twice.
+            RequestError: batch sizes are unlike or too large, or an output is unknown or asked for twice.
         """
         if outputs:
             self._check_outputs(outputs)
         found = tuple(tensors)
         if tuple(tensor.name for tensor in found) != self._order:
-            found = self._in_order(found)
+            given = {tensor.name: tensor for tensor in found}
+            found = tuple(given[name] for name in self._order)
         if self.batched:
             self._check_batch(found)
         return Query(found, tuple(outputs))  # type: ignore[arg-type]  # checked to be known names
-
-    def _in_order(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        given = {tensor.name: tensor for tensor in tensors}
-        if len(given) != len(tensors):
-            names = [tensor.name for tensor in tensors]
-            raise RequestError(f"input {next(x for x in names if names.count(x) > 1)} is given twice")
-        if missing := [name for name in self._order if name not in given]:
-            raise RequestError(f"input {missing[0]} is missing")
-        return tuple(given[name] for name in self._order)
 
     def _check_batch(self, tensors: tuple[Tensor, ...]) -> None:
         batch = tensors[0].shape[0]
@@ -102,6 +94,24 @@ class Signature:
 def batched(model: Model) -> bool:
     """Say whether the first dimension of every input is free, hence the batch."""
     return bool(model.inputs) and all(spec.shape[:1] == (-1,) for spec in model.inputs)
+
+
+def elements(spec: TensorSpec, datatype: object, shape: object) -> int:
+    """Return the number of elements of an input, after checking what is said of it.
+
+    Raises:
+        RequestError: it is not of its datatype or shape.
+    """
+    if datatype != spec.datatype:
+        raise RequestError(f"input {spec.name} is {spec.datatype}, not {shown(datatype)}")
+    count = 1
+    if not isinstance(shape, (list, tuple)) or len(shape) != len(spec.shape):
+        raise _misfit(spec, shape)
+    for size, wanted in zip(shape, spec.shape, strict=True):
+        if type(size) is not int or size < 0 or (size != wanted and wanted >= 0):
+            raise _misfit(spec, shape)
+        count *= size
+    return count
 
 
 def check_size(name: str, datatype: str, count: int, size: int) -> None:
