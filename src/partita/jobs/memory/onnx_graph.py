@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import InputError
 from partita.jobs.memory.allowance import with_allowance
+from partita.jobs.memory.bounds import Bounds
+from partita.jobs.memory.reuse import arena_after_runs, lives, peak, shared_memory
 from partita.jobs.memory.training import Optimiser, training_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
-
-    from partita.jobs.memory.bounds import Bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,8 @@ class Graph:
         outputs: tensors that stay after the last.
         parameters: values in the weights.
         weight_bytes: their bytes.
+        operators: of each step; without them no memory is reused.
+        shapes: of each tensor in `sizes`, where there are operators.
     """
 
     steps: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
@@ -36,23 +38,24 @@ class Graph:
     outputs: tuple[str, ...]
     parameters: int
     weight_bytes: int
+    operators: tuple[str, ...] = ()
+    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def live_peak(self) -> int:
         """Return the most bytes of activations alive at once, each from its writer to its last reader."""
-        last = dict.fromkeys(self.outputs, len(self.steps))
-        for index, (reads, writes) in enumerate(self.steps):
-            for name in (*reads, *writes):
-                last[name] = max(last.get(name, 0), index)
-        alive = peak = sum(self.sizes.get(name, 0) for name in self.inputs)
-        present = set(self.inputs)
-        for index, (reads, writes) in enumerate(self.steps):
-            alive += sum(self.sizes.get(name, 0) for name in writes)
-            present.update(writes)
-            peak = max(peak, alive)
-            gone = {name for name in (*reads, *writes) if name in present and last[name] == index}
-            alive -= sum(self.sizes.get(name, 0) for name in gone)
-            present -= gone
-        return peak
+        return peak(lives(self, {}))
+
+    def reused_peak(self) -> int:
+        """Return the same where operators write over what nobody reads again: no runtime does with less."""
+        return peak(lives(self, shared_memory(self)))
+
+    def arena_bytes(self) -> int:
+        """Return what ONNX Runtime's arena takes for the activations after several runs, beside the inputs."""
+        return arena_after_runs(self).total + sum(self.sizes.get(name, 0) for name in self.inputs)
+
+    def scratch_bytes(self) -> int:
+        """Return what the arena grows by where kernels' scratch does not fit between the tensors: one region."""
+        return arena_after_runs(self).next_region
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +70,27 @@ class GraphMemory:
     graph: Graph
     optimiser: Optimiser = "none"
 
-    def bounds(self) -> Bounds:
-        """Return the bounds of the peak in bytes."""
+    def tensors(self) -> Bounds:
+        """Return the bounds of what the tensors take in bytes, without the CUDA context and workspaces.
+
+        For inference the lower one is what any runtime needs, and the upper one what ONNX Runtime is expected to
+        take, with room in its arena for the scratch of kernels.
+        """
         graph = self.graph
         kept = training_bytes(graph.parameters, graph.weight_bytes, self.optimiser)
         if self.optimiser == "none":
-            return with_allowance(kept + graph.live_peak(), kept + graph.live_peak())
+            return Bounds(kept + graph.reused_peak(), self.expected() + graph.scratch_bytes())
         every = sum(graph.sizes.values())
-        return with_allowance(kept + graph.live_peak(), kept + every + graph.live_peak())
+        return Bounds(kept + graph.live_peak(), kept + every + graph.live_peak())
+
+    def expected(self) -> float:
+        """Return the likeliest for inference with ONNX Runtime, likewise: the weights once, and the arena."""
+        return self.graph.weight_bytes + self.graph.arena_bytes()
+
+    def bounds(self) -> Bounds:
+        """Return the bounds of the peak in bytes."""
+        tensors = self.tensors()
+        return with_allowance(tensors.lower, tensors.upper)
 
 
 def read_graph(path: Path | str, sizes: Mapping[str, int] | None = None) -> Graph:
@@ -107,33 +123,33 @@ def _graph(graph: Any, numpy_type: Any, named: dict[str, int], where: str) -> Gr
     values = {v.name: v for v in (*graph.value_info, *graph.input, *graph.output) if v.name not in weights}
     made = [name for node in graph.node for name in node.output if name]
     inputs = tuple(v.name for v in graph.input if v.name not in weights)
+    shapes = {name: _shape(values.get(name), name, named, where) for name in (*inputs, *made)}
+    width = {name: int(numpy_type(values[name].type.tensor_type.elem_type).itemsize) for name in shapes}
     counts = [math.prod(tensor.dims) for tensor in weights.values()]
     widths = [numpy_type(tensor.data_type).itemsize for tensor in weights.values()]
     return Graph(
         steps=tuple((tuple(node.input), tuple(name for name in node.output if name)) for node in graph.node),
-        sizes={name: _bytes(values.get(name), name, numpy_type, named, where) for name in (*inputs, *made)},
+        sizes={name: math.prod(shape) * width[name] for name, shape in shapes.items()},
         inputs=inputs,
         outputs=tuple(v.name for v in graph.output),
         parameters=sum(counts),
         weight_bytes=sum(count * width for count, width in zip(counts, widths, strict=True)),
+        operators=tuple(node.op_type for node in graph.node),
+        shapes=shapes,
     )
 
 
-def _bytes(value: Any, name: str, numpy_type: Any, named: Mapping[str, int], where: str) -> int:  # noqa: ANN401
+def _shape(value: Any, name: str, named: Mapping[str, int], where: str) -> tuple[int, ...]:  # noqa: ANN401
     if value is None or not value.type.tensor_type.HasField("shape"):
         raise InputError(f"the shape of {name} cannot be inferred", where=where)
-    tensor = value.type.tensor_type
-    return _count(tensor.shape.dim, name, named, where) * int(numpy_type(tensor.elem_type).itemsize)
+    return tuple(_size(dim, name, named, where) for dim in value.type.tensor_type.shape.dim)
 
 
-def _count(dims: Sequence[Any], name: str, named: Mapping[str, int], where: str) -> int:
-    total = 1
-    for dim in dims:
-        size = dim.dim_value or named.get(dim.dim_param, 0)
-        if size < 1:
-            known = dim.dim_param or "?"
-            raise InputError(
-                f"dimension {known} of {name} is not known", where=where, hint=f"give a size for {known}"
-            )
-        total *= size
-    return total
+def _size(dim: Any, name: str, named: Mapping[str, int], where: str) -> int:  # noqa: ANN401
+    size = int(dim.dim_value or named.get(dim.dim_param, 0))
+    if size < 1:
+        known = dim.dim_param or "?"
+        raise InputError(
+            f"dimension {known} of {name} is not known", where=where, hint=f"give a size for {known}"
+        )
+    return size
