@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
-from partita.jobs.run.folder import EXIT, LOG, PART
+from partita.jobs.run.folder import EXIT, LAUNCH, LOG, PART
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,10 +52,15 @@ def _from_joined(folder: int, offset: int, owners: frozenset[int], tail: int, at
 
 
 def _from_parts(folder: int, offset: int, owners: frozenset[int]) -> tuple[bytes, int]:
-    """Read a log that is being written: a head, and parts named by the bytes before them."""
+    """Read a log that is being written: a head, and parts named by the bytes before them.
+
+    Its watcher may be joining them just now, so that the head's file is longer than the head.
+    """
+    head = max(_head(folder) - offset, 0)
     starts = sorted(int(name[len(PART) :]) for name in os.listdir(folder) if name[len(PART) :].isdecimal())
     for start, name in ((0, LOG), *((start, f"{PART}{start}") for start in starts)):
-        data = _read(folder, name, max(offset - start, 0), CHUNK, owners)
+        most = CHUNK if start else min(CHUNK, head)
+        data = _read(folder, name, max(offset - start, 0), most, owners)
         if data:
             return data, max(offset, start) + len(data)
     return b"", offset
@@ -69,6 +74,15 @@ def _joined(folder: int) -> tuple[int, int] | None:
         return (int(found["tail"]), int(found["tail_at"])) if found else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _head(folder: int) -> int:
+    """Return the most bytes that the head of a log has: half of what is kept."""
+    try:
+        with _opened(folder, LAUNCH) as handle, os.fdopen(os.dup(handle), "rb") as stream:
+            return int(json.load(stream)["log_bytes"]) // 2
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _read(folder: int, name: str, offset: int, most: int, owners: frozenset[int]) -> bytes:

@@ -36,7 +36,7 @@ def end_what_is_left(folder: int, path: Path) -> dict[str, Any]:
     watched = _watched(folder)
     variable = f"PARTITA_JOB_PROGRESS={path.absolute() / names.PROGRESS}".encode()
     killed = _kill(watched, variable)
-    why = "its watcher was killed" if watched else "its watcher ended before the job began"
+    why = _said(folder) or ("its watcher was killed" if watched else "its watcher ended before the job began")
     stuck = sorted(_alive(watched, variable))
     if stuck:
         why += f", and {len(stuck)} of its processes do not end: is its GPU lost?"
@@ -59,6 +59,15 @@ def _lost(
         "stuck": stuck or [],
         "log": None,
     }
+
+
+def _said(folder: int) -> str | None:
+    """Return what the watcher itself failed of, None if it was killed."""
+    try:
+        lines = documents.contents(folder, names.ERRORS).decode(errors="replace").strip().splitlines()
+    except OSError:
+        return None
+    return f"its watcher failed: {lines[-1]}" if lines else None
 
 
 def _watched(folder: int) -> dict[str, Any]:
