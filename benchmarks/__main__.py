@@ -7,7 +7,18 @@ from importlib import import_module
 
 from benchmarks.report import write_section
 
-NAMES = ("planning", "scale", "transitions", "crashes", "serving", "jobs", "job_queue")
+NAMES = (
+    "planning",
+    "scale",
+    "transitions",
+    "crashes",
+    "serving",
+    "gateway",
+    "soak",
+    "jobs",
+    "job_queue",
+    "model_memory",
+)
 
 
 def main() -> None:
