@@ -55,6 +55,7 @@ def serving(
     tls: Tls | None = None,
     patience: Patience | None = None,
     body_s: float = 30.0,
+    grace_s: float = 0.5,
 ) -> Iterator[Serving]:
     """Serve while the block runs."""
     metrics = Metrics(tuple(gateway.models))
@@ -79,7 +80,7 @@ def serving(
         started.append(Serving(gateway, metrics, listener.getsockname()[1], grpc.port, loop))
         up.set()
         await loop.run_in_executor(None, end.wait)
-        await asyncio.gather(http.stop(0.5), grpc.stop(0.5))
+        await asyncio.gather(http.stop(grace_s), grpc.stop(grace_s))
 
     with listener:
         thread = threading.Thread(target=lambda: uvloop.run(main()))

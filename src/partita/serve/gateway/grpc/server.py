@@ -39,6 +39,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),  # a second gateway on the same port is a mistake, and told
             ),
         )
+        self._service = service
         self._server.add_generic_rpc_handlers((service.handler(),))
         self._host, self._port, self._tls = host, port, tls
         self.port = port
@@ -68,6 +69,7 @@ class GrpcServer:
 
     async def stop(self, grace_s: float) -> None:
         """Take no new calls, and return when those under way have ended or the grace is over."""
+        self._service.end_streams()
         await self._server.stop(grace_s)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
@@ -57,6 +56,7 @@ class Service:
     def __init__(self, front: Front, doorkeeper: Doorkeeper) -> None:
         self._front = front
         self._doorkeeper = doorkeeper
+        self._streams: set[asyncio.Task[None]] = set()
 
     def handler(self) -> grpc.GenericRpcHandler:
         """Return what a server needs to find the methods."""
@@ -157,15 +157,19 @@ class Service:
             self._doorkeeper.check(_metadata(context, "authorization"))
         except RequestError as error:
             await context.abort(_CODES[error.status], error.what)
-        waiting: asyncio.Queue[asyncio.Task[Proto] | None] = asyncio.Queue(_UNDER_WAY)
-        taking = asyncio.create_task(self._take(requests, context, waiting))
+        waiting: asyncio.Queue[asyncio.Task[Proto] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_UNDER_WAY)
+        taking = asyncio.create_task(self._take(requests, context, waiting, room))
+        taking.add_done_callback(lambda _: waiting.put_nowait(None))
+        self._streams.add(taking)
         try:
             while (task := await waiting.get()) is not None:
                 yield await task
+                room.release()
         finally:
+            self._streams.discard(taking)
             taking.cancel()
-            with suppress(asyncio.CancelledError):
-                await taking
+            await asyncio.gather(taking, return_exceptions=True)
             while not waiting.empty():
                 left = waiting.get_nowait()
                 if left is not None:
@@ -176,10 +180,16 @@ class Service:
         requests: AsyncIterator[Proto],
         context: Context,
         waiting: asyncio.Queue[asyncio.Task[Proto] | None],
+        room: asyncio.Semaphore,
     ) -> None:
         async for request in requests:
-            await waiting.put(asyncio.create_task(self._streamed(request, context)))
-        await waiting.put(None)
+            await room.acquire()
+            waiting.put_nowait(asyncio.create_task(self._streamed(request, context)))
+
+    def end_streams(self) -> None:
+        """Take nothing more from the streams there are: each ends when what it has sent is answered."""
+        for taking in self._streams:
+            taking.cancel()
 
     async def _streamed(self, request: Proto, context: Context) -> Proto:
         try:
