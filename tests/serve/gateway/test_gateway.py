@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.serve.gateway.rehearsal import hello
 from tests.serve.gateway.workers import Workers, document, query, workers
 
 from partita.errors import InputError
@@ -273,6 +274,33 @@ def test_a_worker_that_is_slower_than_its_table_is_believed(tmp_path: Path) -> N
             assert worker.slowdown > 3.0
 
     with_workers(tmp_path, body, {1: 0.01}, backend=EmulatedSpec(slow_down=5.0))
+
+
+@pytest.mark.parametrize("deadline_s", [float("inf"), float("nan"), 1e300])
+def test_deadlines_of_any_length_are_taken(tmp_path: Path, deadline_s: float) -> None:
+    async def body(_: Workers) -> None:
+        async with gateway(tmp_path) as made:
+            assert same(await made.infer("one", query(1, 5), deadline_s), 5)
+            empty = await made.infer("one", query(0), deadline_s)
+            assert empty.error is None or empty.invalid
+
+    with_workers(tmp_path, body, {1: 0.001})
+
+
+@pytest.mark.parametrize("numbers", [{"batch": 0}, {"processes": 0}, {"batch": 1 << 30}])
+def test_a_worker_whose_numbers_make_no_sense_is_left_alone(tmp_path: Path, numbers: dict[str, int]) -> None:
+    async def body(_: Workers) -> None:
+        async def pretend(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(hello(**numbers).packed())  # type: ignore[arg-type]
+            await reader.read()
+            writer.close()
+
+        server = await asyncio.start_unix_server(pretend, tmp_path / "strange@0-x.sock")
+        async with server, gateway(tmp_path) as made:
+            assert same(await made.infer("one", query(1, 3)), 3)
+            assert len(made.snapshot().workers) == 1
+
+    with_workers(tmp_path, body, {1: 0.001})
 
 
 def test_unknown_routers_are_named(tmp_path: Path) -> None:

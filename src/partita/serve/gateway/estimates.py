@@ -156,7 +156,9 @@ def table_of(seconds: Mapping[int, float], batch: int, unknown: float) -> list[f
         batch: the largest that the worker takes.
         unknown: seconds where nothing is given.
     """
-    known = sorted((size, max(each, _LEAST)) for size, each in seconds.items() if size > 0)
+    known = sorted(
+        (size, max(each, _LEAST)) for size, each in seconds.items() if size > 0 and math.isfinite(each)
+    )
     if not known:
         return [0.0] + [unknown] * batch
     table, at = [0.0], 0

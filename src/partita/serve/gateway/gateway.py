@@ -13,7 +13,7 @@ from partita.serve.gateway import prices
 from partita.serve.gateway.folder import WorkersFolder
 from partita.serve.gateway.link import Link
 from partita.serve.gateway.observed import rates, write_rates
-from partita.serve.gateway.route import Route, fits
+from partita.serve.gateway.route import Route, fits, possible
 from partita.serve.gateway.routers import ROUTERS
 from partita.serve.gateway.values import (
     Ended,
@@ -176,7 +176,12 @@ class Gateway:
         route = self._routes.get(hello.service)
         if route is None:
             return False
-        if not fits(route.model, hello.inputs, hello.outputs) and route.dispatcher.fleet.groups:
+        if not possible(hello):
+            _log.warning(
+                "%s: a worker for batches of %d, %d at once", link.name, hello.batch, hello.processes
+            )
+            return False
+        if not fits(route.model, hello) and route.dispatcher.fleet.groups:
             _log.warning("%s: its tensors are not those of the other workers of %s", link.name, hello.service)
             return False
         link.service = hello.service

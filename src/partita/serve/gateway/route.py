@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from partita.serve.gateway.routers.port import Router
     from partita.serve.gateway.values import ServedService
     from partita.serve.gateway.waiting import Worker
-    from partita.serve.tensors import Answer, Query, TensorSpec
+    from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
 
 _RETRY_S = 1.0
+_LONGEST_S = 86_400.0
+_MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
 _ANSWERS = (Outcome.ANSWERED, Outcome.INVALID)
 
 
@@ -69,10 +71,10 @@ class Route:
         """Return the answer to a query."""
         loop = asyncio.get_running_loop()
         now = time.monotonic()
-        batch = query.batch
+        batch = max(1, query.batch)
         self.observed.add(batch, now)
         future: asyncio.Future[Answer] = loop.create_future()
-        allowed = (self.service.deadline_s if deadline_s is None else deadline_s) + TICK
+        allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + TICK
         alike = None if self._fixed_shapes else _shapes(query)
         waiting = Waiting(batch, now, allowed, payload=Asked(query, future), alike=alike)
         begun = time.perf_counter()
@@ -224,9 +226,14 @@ class Route:
         )
 
 
-def fits(model: Model, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]) -> bool:
+def possible(hello: Hello) -> bool:
+    """Return whether a worker's numbers make sense."""
+    return 1 <= hello.batch <= _MOST_BATCH and 1 <= hello.processes <= _MOST_PROCESSES
+
+
+def fits(model: Model, hello: Hello) -> bool:
     """Return whether a worker's tensors are those of the model, as far as they are known."""
-    return not model.inputs or (model.inputs, model.outputs) == (inputs, outputs)
+    return not model.inputs or (model.inputs, model.outputs) == (hello.inputs, hello.outputs)
 
 
 def _shapes(query: Query) -> Hashable:
