@@ -148,7 +148,11 @@ def _open(
 def _runner(driver: DriverName, scale: float) -> Runner:
     from partita.jobs.run.real import RealRunner  # noqa: PLC0415 -- slow to import
 
-    return RealRunner(scale if driver is DriverName.SIMULATED else None)
+    if driver is DriverName.SIMULATED:
+        return RealRunner(scale)
+    from partita.drive.nvml.memory import used_bytes  # noqa: PLC0415 -- each driver imports its own modules
+
+    return RealRunner(used=used_bytes)
 
 
 def _loop(service: QueueService, server: SocketServer, energy: QueueEnergy, stop: Callable[[], bool]) -> None:

@@ -379,6 +379,20 @@ def test_out_of_memory_that_a_job_survived_long_before_its_end_does_not_count(at
     assert not attempts.run(*python(code))[0].out_of_memory
 
 
+def test_the_peak_on_a_real_gpu_is_what_its_driver_saw_in_use(attempts: Attempts) -> None:
+    asked: list[str] = []
+
+    def used(device: str) -> int | None:
+        asked.append(device)
+        return 3 << 30 if len(asked) == 1 else None
+
+    runner = RealRunner(used=used)
+    folder = attempts.start("sleep", "0.3", runner=runner)
+    until(lambda: runner.look(folder).progress.peak_bytes == 3 << 30)
+    assert ended(folder, runner).progress.peak_bytes == 3 << 30
+    assert set(asked) == {"MIG-0"}
+
+
 def test_a_clock_that_jumps_changes_no_duration(attempts: Attempts, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = RealRunner()
     folder = attempts.start("sleep", "0.3", runner=runner)

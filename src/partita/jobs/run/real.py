@@ -6,8 +6,9 @@ import fcntl
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from partita.jobs.run.progress import Reports
 from partita.jobs.run.shepherd import documents, processes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
     from partita.jobs.run.port import Launch
@@ -32,6 +33,7 @@ sys.path.append(sys.argv[1])
 from partita.jobs.run.shepherd.main import main
 main(sys.argv[2])
 """
+_ASK_S = 1.0
 _ENDED = (Phase.ENDED, Phase.LOST)
 
 
@@ -41,10 +43,15 @@ class RealRunner:
     Args:
         scale: on simulated instances, the bytes that a process may have for each byte of its instance; None on
             real ones, where the GPU itself is the limit.
+        used: returns the bytes in use on a device, None if it does not say; the peak of an attempt is found by it,
+            beside what the job reports itself.
     """
 
-    def __init__(self, scale: float | None = None) -> None:
+    def __init__(
+        self, scale: float | None = None, used: Callable[[str], int | None] = lambda _device: None
+    ) -> None:
         self._scale = scale
+        self._used = used
         self._children: set[int] = set()
         self._under_way: dict[Path, _Attempt] = {}
 
@@ -74,7 +81,7 @@ class RealRunner:
         self._reap()
         attempt = self._under_way.get(folder)
         if attempt is None:
-            attempt = self._under_way[folder] = _Attempt(folder)
+            attempt = self._under_way[folder] = _Attempt(folder, self._used)
         found = attempt.look()
         if found.phase in _ENDED:
             self._under_way.pop(folder, None)
@@ -132,8 +139,12 @@ class RealRunner:
 class _Attempt:
     """What is known of an attempt from look to look, so that a look is a few calls of the system."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, used: Callable[[str], int | None]) -> None:
         self._folder = folder
+        self._used = used
+        self._device = ""
+        self._peak = 0
+        self._ask = 0.0
         self._reports = Reports()
         self._began: float | None = None
         self._scale: float | None = None
@@ -153,7 +164,9 @@ class _Attempt:
             if lock is not None and not _there(folder, names.EXIT):
                 documents.write(folder, names.EXIT, end_what_is_left(folder, self._folder))
         if not self._known and _there(folder, names.LAUNCH):
-            self._scale = documents.read(folder, names.LAUNCH)["scale"]
+            launch = documents.read(folder, names.LAUNCH)
+            self._scale = launch["scale"]
+            self._device = launch["environment"]["CUDA_VISIBLE_DEVICES"]
             self._known = True
         if lock is None:
             return self._running(folder)
@@ -162,6 +175,9 @@ class _Attempt:
     def _running(self, folder: int) -> Look:
         if self._began is None and _there(folder, names.WATCH):
             self._began = documents.read(folder, names.WATCH)["began"]
+        if self._began is not None and self._scale is None and time.monotonic() >= self._ask:
+            self._ask = time.monotonic() + _ASK_S
+            self._peak = max(self._peak, self._used(self._device) or 0)
         stopping = _there(folder, names.CHECKPOINT)
         return Look(
             Phase.STOPPING if stopping else Phase.RUNNING, began=self._began, progress=self._progress(folder)
@@ -169,7 +185,8 @@ class _Attempt:
 
     def _progress(self, folder: int) -> Progress:
         self._reports.read(folder)
-        return self._reports.progress(self._scale)
+        found = self._reports.progress(self._scale)
+        return replace(found, peak_bytes=max(found.peak_bytes or 0, self._peak) or None)
 
 
 def _ended(found: dict[str, Any], progress: Progress, scale: float | None) -> Look:
@@ -183,7 +200,7 @@ def _ended(found: dict[str, Any], progress: Progress, scale: float | None) -> Lo
         why=found["why"],
         began=found["began"],
         ended=found["ended"],
-        progress=Progress(progress.step, progress.of, progress.steps, progress.allocated_bytes, peak),
+        progress=replace(progress, peak_bytes=peak),
         left=found["left"],
         stuck=tuple(found["stuck"]),
     )
