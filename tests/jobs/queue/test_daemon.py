@@ -78,7 +78,7 @@ def test_every_waiting_job_has_a_reason_and_a_predicted_start(tmp_path: Path) ->
         assert 500 < starts[0] < 700
         for job in waiting:
             assert "needs 7g.40gb (30 GiB declared)" in rows[job]["reason"]
-            assert "all such slices are in use" in rows[job]["reason"]
+            assert "all busy until ~" in rows[job]["reason"]
 
 
 def test_an_array_runs_each_index_once(tmp_path: Path) -> None:

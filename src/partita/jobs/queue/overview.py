@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from partita.jobs.queue.forecast import fitting
 from partita.jobs.queue.hosts import can_come_free
 from partita.jobs.queue.listing import row
 from partita.jobs.queue.reasons import Situation, reason
@@ -96,6 +98,23 @@ class Overview:
                 if host.partition.change(profile.name) is not None
             ),
             possible=can_come_free(hosts),
+            until=self._until(waiting),
             ahead={job.number: i for i, job in enumerate(waiting)},
             resting=service.trouble,
         )
+
+    def _until(self, waiting: list[JobRecord]) -> dict[str, str]:
+        """Return, for each profile, when the first job that begins on it is expected to."""
+        found: dict[str, str] = {}
+        models = {host.model.name: host.model for host in self._service.hosts}.values()
+        for job in waiting:
+            prediction = self.predicted.get(job.number)
+            if prediction is None or not prediction.exact:
+                break
+            expected = self._service.scheduler.expected(job)
+            for profile in (
+                each for model in models for each in fitting(model, expected, job.at_least_bytes)[:1]
+            ):
+                at = datetime.fromtimestamp(prediction.start).astimezone()
+                found.setdefault(profile.name, at.strftime("%H:%M"))
+        return found

@@ -29,6 +29,7 @@ class Situation:
         least: the user who has had the least of those who wait.
         free: profiles of which an instance could be put to use now.
         possible: profiles of which one could come free once the queue's own jobs have ended.
+        until: when a slice of a profile is expected to come free, in words, by profile.
         ahead: jobs before each waiting one in the order of predicted starts.
         resting: what is wrong with GPUs that are left alone for a while.
     """
@@ -39,6 +40,7 @@ class Situation:
     least: str
     free: frozenset[str]
     possible: frozenset[str]
+    until: Mapping[str, str]
     ahead: Mapping[int, int]
     resting: str | None = None
 
@@ -60,7 +62,7 @@ def _needs(profile: Profile, job: JobRecord, expected: Forecast) -> str:
     if job.at_least_bytes > expected.need:
         return f"needs {profile.name}"
     if not expected.need:
-        return f"needs any slice, {profile.name} first: nothing is known of its memory"
+        return f"begins on {profile.name}, nothing is known of its memory"
     source = {"declared": "declared"}.get(expected.source, f"by {expected.source}")
     return f"needs {profile.name} ({expected.need / GIB:.3g} GiB {source})"
 
@@ -77,7 +79,9 @@ def _before(job: JobRecord, fits: Sequence[Profile], now: Situation) -> str:
     if not any(profile.name in now.possible for profile in fits):
         return "services or others hold all such slices"
     if not any(profile.name in now.free for profile in fits):
-        return "all such slices are in use" + (f", {_jobs(ahead)} first" if ahead else "")
+        until = now.until.get(fits[0].name)
+        busy = f"all busy until ~{until}" if until else "all busy"
+        return busy + (f", {_jobs(ahead)} first" if ahead else "")
     return f"{_jobs(ahead)} first" if ahead else "its slice is kept for a job before it, or it starts now"
 
 
@@ -88,4 +92,6 @@ def _jobs(count: int) -> str:
 def _too_large(job: JobRecord, expected: Forecast, models: Sequence[GpuModel]) -> str:
     largest = max(profile.memory_mib or 0 for model in models for profile in slices(model)) * MIB
     need = max(expected.need, expected.bounds.lower, job.at_least_bytes)
-    return f"larger than any slice of the GPUs here: needs {need / GIB:.3g} GiB, the largest has {largest / GIB:.3g}"
+    return (
+        f"larger than any slice of the GPUs here: needs {need / GIB:.3g} GiB of at most {largest / GIB:.3g}"
+    )
