@@ -178,10 +178,7 @@ class _Bench:
         traffic, rates = self.traffic(given)[:2], {}
         for router in _ROUTED:
             rates[router] = [
-                throughput(at, counts, router, traffic, bound).rate / bound
-                for quantile in (0.95, 0.99)
-                for at in (replace(given, quantile=quantile),)
-                for bound in (fluid_rate(at, counts, served=quantile).rate,)
+                self._of_bound(replace(given, quantile=q), counts, router, traffic) for q in (0.95, 0.99)
             ]
         most = max(rate for rate, _ in rates.values())
         bound = fluid_rate(given, counts, served=given.quantile).rate
@@ -194,6 +191,12 @@ class _Bench:
             )
             for router, (rate, strict) in rates.items()
         }
+
+    @staticmethod
+    def _of_bound(given: ServingProblem, counts: np.ndarray, router: Router, traffic: list[Traffic]) -> float:
+        """Return throughput over the cut's fluid bound; 0 where the cut cannot answer enough at any rate."""
+        bound = fluid_rate(given, counts, served=given.quantile).rate
+        return throughput(given, counts, router, traffic, bound).rate / bound if bound > 0 else 0.0
 
     def two_models(self, measured: PerfTable, pairs: tuple[tuple[str, str], ...]) -> str:
         rows: list[list[object]] = []

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.cli.commands import Commands
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SLICES = {"1g.5gb": 1.0, "2g.10gb": 1.9, "3g.20gb": 2.7, "7g.40gb": 5.5}
 """How much faster a slice is than the smallest."""
@@ -204,6 +203,13 @@ def test_simulate_takes_the_batch_sizes_of_the_service(partita: Commands) -> Non
     assert own["queries"] / own["seconds"] == pytest.approx(300 / 8.5, rel=0.1)
     other = json.loads(partita(*asked, "--median", 2, "--sigma", 0.1).out)
     assert other["queries"] / other["seconds"] == pytest.approx(300 / 2, rel=0.1)
+
+
+def test_the_sample_is_planned_and_held_against_the_checker(partita: Commands) -> None:
+    sample = Path(str(resources.files("partita.examples"))) / "queries.yaml"
+    made = partita.folder / "sample.json"
+    assert partita("plan", "-f", sample, "--out", made).code == 0
+    assert "meets" in partita("plan", "-f", sample, "--check", made).out
 
 
 def profiles(partita: Commands) -> list[str]:
