@@ -53,9 +53,10 @@ def running(*words: object, limit_gib: int | None = None) -> Iterator[subprocess
         process.communicate()
 
 
-def wait_for(path: Path) -> None:
-    end = time.monotonic() + 60
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    end = time.monotonic() + 120
     while not path.exists():
+        assert process.poll() is None, process.communicate()
         assert time.monotonic() < end, f"{path} did not appear"
         time.sleep(0.02)
 
@@ -134,7 +135,7 @@ def test_an_interrupted_measurement_leaves_a_table_and_goes_on(partita, tmp_path
     words = (model, "--device", "cpu", "--batches", "1,2,4", "--quantiles", "p90", "--out", table)
     slow = ("--seconds", "0.7", "--warmup-seconds", "0.5")
     with running(*words, *slow) as process:
-        wait_for(journal)
+        wait_for(journal, process)
         os.kill(process.pid, signal.SIGINT)
         _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -155,7 +156,7 @@ def test_processes_end_with_a_command_that_is_killed_and_what_is_done_stays(part
     words = (model, "--device", "cpu", "--batches", "1,2", "--quantiles", "p50", "--out", table)
     slow = ("--seconds", "2", "--warmup-seconds", "0.5")
     with running(*words, *slow) as process:
-        wait_for(tmp_path / "perf.csv.measuring")
+        wait_for(tmp_path / "perf.csv.measuring", process)
         end = time.monotonic() + 60
         while not (started := children(process.pid)) and time.monotonic() < end:
             time.sleep(0.01)
@@ -232,6 +233,8 @@ def test_what_cannot_be_measured_is_told(partita, tmp_path):
         (("--batches", "x"), "are no batch sizes"),
         (("--as", "a100-80gb"), "names no GPU and profile"),
         (("--as", "a100-80gb/3g.20gb"), "has no profile"),
+        (("--out", "/none/perf.csv"), "no directory /none"),
+        (("--out", "/"), "a directory"),
         (("--seconds", "9", "--max-seconds", "1"), "--max-seconds"),
     ],
 )

@@ -182,6 +182,9 @@ def _journal(found: Setup, version: str, out: Path | None) -> Journal:
     from partita.perf.measure.journal import Journal  # noqa: PLC0415 -- not needed for --help
     from partita.perf.measure.measuring import head  # noqa: PLC0415
 
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        what = "this is a directory, not a file" if out.is_dir() else f"there is no directory {out.parent}"
+        raise InputError(what, where=str(out), hint="the table is written there at the end")
     return Journal(out and out.with_name(f"{out.name}.measuring"), head(found, version))
 
 

@@ -46,6 +46,7 @@ def main() -> None:
     except Exception as error:  # noqa: BLE001 -- whatever ONNX Runtime raises is the parent's to tell
         memory = isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))
         _say(said, error="memory" if memory else "model", message=str(error))
+    os._exit(0)  # the listening thread holds stdin, which an orderly end would wait for
 
 
 def _listen(told: SimpleQueue[dict[str, Any]]) -> None:
