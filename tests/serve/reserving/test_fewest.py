@@ -53,7 +53,7 @@ def test_what_is_found_holds_the_rate_on_other_traffic_and_one_gpu_less_does_not
     serve = LateBinding().on(offer.problem.with_gpus(gpus), found.held.cut.counts)
     unseen = unit_traffic(offer.problem.share, 40_000, 77)
     assert serve(unseen.faster(service.rate)).attainment(offer.problem.deadline) >= 0.945
-    less = most_held(service, offer, gpus - 1, 0) if gpus > 1 else None
+    less = most_held(service, offer, gpus - 1, WATCH) if gpus > 1 else None
     assert less is None or less.rate < service.rate
 
 
@@ -72,7 +72,7 @@ def test_with_too_few_gpus_nothing_is_found_but_what_they_hold_is_known() -> Non
     service = cut_service(rate=2500)
     offer = service.offers[0]
     assert fewest(service, offer, 2, WATCH).held is None
-    held = most_held(service, offer, 2, 0)
+    held = most_held(service, offer, 2, WATCH)
     assert held is not None
     assert 0 < held.rate < service.rate
 
@@ -90,7 +90,7 @@ def test_the_cut_that_runs_is_kept_where_it_is_as_good() -> None:
     assert first is not None
     # Another cut of as many GPUs that holds the rate, if there is one.
     for other in ("homogeneous", "fluid"):
-        held = most_held(replace(service, cut=other), offer, len(first.cut.gpus), 0)
+        held = most_held(replace(service, cut=other), offer, len(first.cut.gpus), WATCH)
         if held is not None and held.rate >= service.rate:
             kept = fewest(service, offer, None, WATCH, keep=held.cut).held
             assert kept is not None

@@ -13,7 +13,7 @@ from partita.serve.routers.late_binding import LateBinding
 from partita.serve.throughput import enough_queries, keeps, largest_rate, unit_traffic
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from partita.serve.outcome import Router
     from partita.serve.problem import ServingProblem
@@ -38,6 +38,7 @@ class Search:
         tries: re-cuts that are simulated before a cut counts as a local optimum, the most promising first by
             their fluid rate.
         rounds: most improvements.
+        over: true once the best cut so far is wanted.
     """
 
     router: Router = field(default_factory=LateBinding)
@@ -45,6 +46,7 @@ class Search:
     seeds: tuple[int, ...] = (101, 102)
     tries: int = 16
     rounds: int = 20
+    over: Callable[[], bool] = lambda: False
 
     def cut(self, problem: ServingProblem) -> ServingCut:
         """Return the best cut found.
@@ -56,6 +58,8 @@ class Search:
         traffic = [unit_traffic(problem.share, queries, seed) for seed in self.seeds]
         best, rate = None, 0.0
         for start in starts(problem):
+            if best is not None and self.over():
+                break
             if (found := self._rate(problem, start, traffic, above=rate)) > rate:
                 best, rate = start, found
         if best is None:
@@ -75,6 +79,8 @@ class Search:
     ) -> tuple[ServingCut, float] | None:
         """Return the first of the promising re-cuts that keeps a larger rate, and that rate."""
         for cut in _recuts(problem, best)[: self.tries]:
+            if self.over():
+                break
             if (found := self._rate(problem, cut, traffic, above=rate)) > rate:
                 return cut, found
         return None

@@ -108,7 +108,8 @@ def _part(
     parts = [
         (held, offer)
         for offer in service.offers
-        if (n := left[offer.pool]) and (held := most_held(service, offer, n, reserver.seed)) is not None
+        if (n := left[offer.pool])
+        and (held := most_held(service, offer, n, reserver.watch, reserver.seed)) is not None
     ]
     if not parts or reserver.watch.over:
         return None

@@ -55,10 +55,10 @@ class Fewest:
     least: int
 
 
-def cutter(name: str) -> Cutter:
-    """Return the cutter that a workload names."""
+def cutter(name: str, watch: Watch) -> Cutter:
+    """Return the cutter that a workload names; a search returns its best when the watch is over."""
     cutters: dict[str, Cutter] = {
-        "search": Search(ROUTER),
+        "search": Search(ROUTER, over=lambda: watch.over),
         "fluid": FluidCut(),
         "paris": Paris(),
         "homogeneous": BestHomogeneous(ROUTER),
@@ -93,7 +93,7 @@ def fewest(
     """
     least = least_gpus(service, offer.problem)
     limit = MOST_GPUS if most is None else min(most, MOST_GPUS)
-    probe = _Probe(service, offer.problem, seed)
+    probe = _Probe(service, offer.problem, watch, seed)
     if keep is not None and len(keep.gpus) <= limit:
         probe.found[len(keep.gpus)] = probe.holds(keep)
     short, enough, step = least - 1, least, 1
@@ -113,9 +113,9 @@ def fewest(
     return Fewest(probe.found[enough], least)
 
 
-def most_held(service: CutService, offer: Offer, gpus: int, seed: int) -> Held | None:
+def most_held(service: CutService, offer: Offer, gpus: int, watch: Watch, seed: int = 0) -> Held | None:
     """Return what the chosen cut of so many GPUs holds; None if nothing."""
-    return _Probe(service, offer.problem, seed).cut(min(gpus, MOST_GPUS))
+    return _Probe(service, offer.problem, watch, seed).cut(min(gpus, MOST_GPUS))
 
 
 def least_gpus(service: CutService, problem: ServingProblem) -> int:
@@ -151,11 +151,11 @@ def _refuse_hopeless(probe: _Probe, limit: int) -> None:
 class _Probe:
     """What the cutter's cut of each number of GPUs holds, each worked out once."""
 
-    def __init__(self, service: CutService, problem: ServingProblem, seed: int) -> None:
+    def __init__(self, service: CutService, problem: ServingProblem, watch: Watch, seed: int) -> None:
         self._service = service
         self._problem = problem
         self._seed = seed
-        self._cutter = cutter(service.cut)
+        self._cutter = cutter(service.cut, watch)
         self.found: dict[int, Held | None] = {}
         self.error: InfeasibleError | None = None
 
