@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -194,3 +195,48 @@ def test_a_job_restarts_before_it_runs_out_of_memory(tmp_path: Path) -> None:
         first, second = world.job(job).attempts
         assert first.verdict is Verdict.EARLY_RESTART
         assert second.placement.profile == "1g.10gb"
+
+
+def test_a_job_that_has_just_ended_is_done_and_not_cancelled(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        job = world.submit("true")
+        running = world.until_state(job, State.RUNNING, State.DONE)
+        exit_file = world.service.folder_of(running, 1) / "exit.json"
+        end = time.monotonic() + 20.0
+        while not exit_file.exists():
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(0.2)  # its watcher lets go
+        world.ask("cancel", ids=[job])
+        assert world.job(job).state is State.DONE
+
+
+def test_jobs_that_need_what_another_start_destroys_start_together(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        whole = {"source": "declared", "lower": 0, "upper": 39 * 2**30}
+        world.until_state(world.submit("true", memory=whole), State.DONE)
+        small = {"source": "declared", "lower": 0, "upper": 4 * 2**30}
+        for _ in range(7):
+            world.submit("true", memory=small)
+        world.finish()
+        assert world.told == []
+        assert {len(job.attempts) for job in world.service.store.over(10)} == {1}
+
+
+def test_higher_priorities_go_first_and_are_not_overtaken(tmp_path: Path) -> None:
+    with queue(tmp_path) as world:
+        first = world.submit("sleep", "600", memory={"source": "declared", "lower": 0, "upper": 4 * 2**30})
+        world.until_state(first, State.RUNNING)
+        whole = world.submit(
+            "true",
+            memory={"source": "declared", "lower": 0, "upper": 39 * 2**30},
+            priority=10,
+            seconds={"": 60},
+        )
+        small = world.submit("true", memory={"source": "declared", "lower": 0, "upper": 4 * 2**30})
+        world.until(lambda: world.service.now > world.job(small).submitted + 1.0)
+        assert world.job(whole).state is State.WAITING
+        assert world.job(small).state is State.WAITING, "it would delay the job of higher priority"
+        world.ask("cancel", ids=[first])
+        world.until_state(whole, State.DONE)
+        world.until_state(small, State.DONE)

@@ -194,7 +194,8 @@ class QueueService:
         Raises:
             StoreError: it could not be written; nothing was stopped.
         """
-        changed = [self._stopping(job, wish, why) for job in chosen]
+        active = [job for job in self._as_they_are(chosen) if job.state not in OVER]
+        changed = [self._stopping(job, wish, why) for job in active]
         self._save([job for job in changed if job is not None])
         self._due["look"] = 0.0
 
@@ -205,13 +206,19 @@ class QueueService:
             StoreError: it could not be written; nothing has changed.
         """
         changed = []
-        for job in chosen:
+        for job in self._as_they_are(chosen):
             if job.state in OVER:
                 changed.append(replace(job.to(State.WAITING), tries=0))
             elif (stopping := self._stopping(job, Verdict.REQUEUED, None)) is not None:
                 changed.append(stopping)
         self._save(changed)
         self._due["look"] = 0.0
+
+    def _as_they_are(self, chosen: Iterable[JobRecord]) -> list[JobRecord]:
+        """Return jobs as they are now: what ended by itself a moment ago is not taken for stopped."""
+        jobs = list(chosen)
+        self._each([job for job in jobs if job.state is State.RUNNING], self._look_at_process)
+        return [self._active.get(job.number) or self._store.get(job.number) or job for job in jobs]
 
     # What it does
 
@@ -428,7 +435,7 @@ class QueueService:
             return job.to(State.CANCELLED, why=why) if wish is Verdict.CANCELLED else None
         if job.attempt.wish in (wish, Verdict.CANCELLED):
             return None
-        asked = replace(job.attempt, wish=wish, why=why, asked=job.attempt.asked or self.now)
+        asked = replace(job.attempt, wish=wish, why=why)
         if job.state is not State.STOPPING:
             job = job.to(State.STOPPING, why=why)
         return job.with_attempt(asked)

@@ -54,10 +54,8 @@ def ended(job: JobRecord, look: Look, now: float, bounds: Bounds, models: Iterab
 
 
 def _verdict(job: JobRecord, look: Look) -> tuple[Verdict, str | None]:
-    wish, asked = job.attempt.wish, job.attempt.asked
-    by_itself = wish is None or (look.ended is not None and asked is not None and look.ended < asked)
-    if wish is not None and not by_itself:
-        return wish, job.attempt.why
+    if job.attempt.wish is not None:
+        return job.attempt.wish, job.attempt.why
     if look.phase is Phase.LOST:
         return Verdict.LOST, look.why or "its process is gone, and nobody saw it end"
     if look.code == 0:

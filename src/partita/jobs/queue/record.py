@@ -110,7 +110,6 @@ class Attempt:
         create: whether its own is made, or stands already.
         device: MIG UUID, once the instance stands and the process is about to be started.
         wish: what it was asked to stop for; None if it was not.
-        asked: when it was asked.
         code: exit code, 128 + n after signal n; None where nobody saw it.
     """
 
@@ -123,7 +122,6 @@ class Attempt:
     create: bool = True
     device: str | None = None
     wish: Verdict | None = None
-    asked: float | None = None
     began: float | None = None
     ended: float | None = None
     code: int | None = None
