@@ -54,7 +54,6 @@ class Fleet:
         quickest: least seconds of each batch size on any worker.
         least: least cost of each batch size on any worker.
         most: the largest batch that some worker takes.
-        changes: grows when workers come, go or change their group.
     """
 
     def __init__(self, deadline_s: float) -> None:
@@ -66,7 +65,7 @@ class Fleet:
         self.groups: list[Group] = []
         self.quickest: list[float] = [0.0]
         self.least: list[float] = [0.0]
-        self.idlers = self.most = self.changes = 0
+        self.idlers = self.most = 0
 
     def join(
         self, hello: Hello, seconds: Mapping[int, float], now: float, link: Link | None = None
@@ -156,7 +155,6 @@ class Fleet:
 
     def refresh(self) -> None:
         """Make the tables anew."""
-        self.changes += 1
         self.groups = sorted(self._by_key.values(), key=lambda group: (group.key, group.step))
         self.most = max((len(group.size.seconds) - 1 for group in self.groups), default=0)
         for group in self.groups:
@@ -197,7 +195,6 @@ class Fleet:
             self._by_key[key, step] = group
         group.members[worker] = None
         worker.group = group
-        self.changes += 1
         if new:
             self.refresh()
         return new
@@ -205,7 +202,6 @@ class Fleet:
     def _exit(self, worker: Worker, group: Group) -> bool:
         """Take a worker out of its group; say whether that is gone now."""
         group.members.pop(worker, None)
-        self.changes += 1
         if group.members:
             return False
         del self._by_key[group.key, group.step]

@@ -65,7 +65,6 @@ class Route:
         self._on_end = on_end
         self._fixed_shapes = True
         self._priced: prices.Question | None = None
-        self._changes = -1
 
     async def infer(self, query: Query, deadline_s: float | None) -> Answer:
         """Return the answer to a query."""
