@@ -121,7 +121,7 @@ def _telling(setup: Setup) -> Iterator[Callable[[Progress], None]]:
     console = stderr()
     typer.echo(f"measuring {setup.path} on {setup.device.title}", err=True)
     if not console.is_terminal:
-        yield lambda progress: _tell_result(progress, setup)
+        yield lambda progress: _tell_result(progress, setup, lambda line: typer.echo(line, err=True))
         return
     with console.status("...") as status:
 
@@ -130,26 +130,23 @@ def _telling(setup: Setup) -> Iterator[Callable[[Progress], None]]:
                 left = f"about {_duration(progress.seconds_left)} left"
                 status.update(f"{_named(progress.cell)}, cell {progress.done + 1}, {left}")
             else:
-                _tell_result(progress, setup)
+                _tell_result(progress, setup, lambda line: console.print(line, markup=False))
 
         yield tell
 
 
-def _tell_result(progress: Progress, setup: Setup) -> None:
+def _tell_result(progress: Progress, setup: Setup, say: Callable[[str], None]) -> None:
     result = progress.result
     if result is None:
         return
     left = f", about {_duration(progress.seconds_left)} left" if progress.left else ""
-    typer.echo(f"{_named(result.cell)}: {_figures(result)}{left}", err=True)
+    say(f"{_named(result.cell)}: {_figures(result)}{left}")
     missing = [each for each in setup.effort.quantiles if each not in result.latency_ms]
     if missing and not result.out_of_memory:
         quantiles = ", ".join(f"p{100 * float(each):g}" for each in missing)
-        typer.echo(
-            f"note: {result.repetitions} repetitions are too few for {quantiles}; raise --max-seconds",
-            err=True,
-        )
+        say(f"note: {result.repetitions} repetitions are too few for {quantiles}; raise --max-seconds")
     if not result.steady:
-        typer.echo("note: its latencies were not steady after the warm-up", err=True)
+        say("note: its latencies were not steady after the warm-up")
 
 
 def _figures(result: Result) -> str:
