@@ -38,7 +38,7 @@ def test_a_job_gets_its_device_and_names_and_its_exit_code_is_told(attempts: Att
     found, log = attempts.run(
         "sh",
         "-c",
-        "echo $CUDA_VISIBLE_DEVICES $PARTITA_JOB_ID $PARTITA_JOB_ARRAY_INDEX; pwd; exit 3",
+        "echo $CUDA_VISIBLE_DEVICES $PARTITA_JOB_ID $PARTITA_ARRAY_INDEX; pwd; exit 3",
         index=4,
     )
     assert (found.phase, found.code, found.out_of_memory, found.why) == (Phase.ENDED, 3, False, None)
@@ -340,6 +340,11 @@ def test_memory_beyond_a_simulated_instance_is_out_of_memory(attempts: Attempts)
     found, log = attempts.run(*python("b = bytearray(200 << 20)"), runner=runner)
     assert "MemoryError" in log
     assert (found.code, found.out_of_memory) == (1, True)
+
+
+def test_numerical_libraries_start_on_the_smallest_simulated_instance(attempts: Attempts) -> None:
+    found, log = attempts.run(sys.executable, "-c", "import numpy; print(1)", runner=RealRunner(scale=1 / 64))
+    assert (found.code, log) == (0, "1\n")
 
 
 def test_a_failed_mmap_is_out_of_memory_on_a_simulated_instance_alone(attempts: Attempts) -> None:

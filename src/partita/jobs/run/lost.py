@@ -52,7 +52,7 @@ def _lost(
         "why": why,
         "out_of_memory": False,
         "began": began,
-        "ended": time.time(),
+        "ended": max(time.time(), began or 0.0),
         "peak_bytes": None,
         "cpu_s": None,
         "left": left,

@@ -107,7 +107,7 @@ class RealRunner:
             "PARTITA_JOB_CHECKPOINT": str(folder / names.CHECKPOINT),
         }
         if launch.index is not None:
-            ours["PARTITA_JOB_ARRAY_INDEX"] = str(launch.index)
+            ours["PARTITA_ARRAY_INDEX"] = str(launch.index)
         if self._scale is not None:
             ours["PARTITA_JOB_SIMULATED"] = "1"
         inherited = {k: v for k, v in launch.environment.items() if not k.startswith("PARTITA_JOB_")}
@@ -116,8 +116,7 @@ class RealRunner:
             "attempt": launch.attempt,
             "command": list(launch.command),
             "directory": str(launch.directory),
-            # Output that goes to a pipe would otherwise lie in Python's buffer, and be lost with a killed job.
-            "environment": {"PYTHONUNBUFFERED": "1", **inherited, **ours},
+            "environment": {**self._defaults(), **inherited, **ours},
             "owner": asdict(launch.owner),
             "limit_bytes": None if self._scale is None else int(launch.memory_bytes * self._scale),
             "scale": self._scale,
@@ -125,6 +124,15 @@ class RealRunner:
             "grace_s": launch.grace_s,
             "boot": processes.boot_id(),
         }
+
+    def _defaults(self) -> dict[str, str]:
+        """Return what a job's environment has unless its owner says otherwise."""
+        # Output that goes to a pipe would otherwise lie in Python's buffer, and be lost with a killed job.
+        found = {"PYTHONUNBUFFERED": "1"}
+        if self._scale is not None:
+            # Libraries reserve memory for each thread, more than a small simulated instance has.
+            found["OMP_NUM_THREADS"] = "1"
+        return found
 
     def _reap(self) -> None:
         for pid in tuple(self._children):
@@ -162,7 +170,7 @@ class _Attempt:
     def _look(self, folder: int) -> Look:
         with _locked(folder, fcntl.LOCK_EX) as lock:
             if lock is not None and not _there(folder, names.EXIT):
-                documents.write(folder, names.EXIT, end_what_is_left(folder, self._folder))
+                return self._lose(folder)
         if not self._known and _there(folder, names.LAUNCH):
             launch = documents.read(folder, names.LAUNCH)
             self._scale = launch["scale"]
@@ -171,6 +179,12 @@ class _Attempt:
         if lock is None:
             return self._running(folder)
         return _ended(documents.read(folder, names.EXIT), self._progress(folder), self._scale)
+
+    def _lose(self, folder: int) -> Look:
+        found = end_what_is_left(folder, self._folder)
+        with suppress(OSError):  # on a full disk the next look finds the same again
+            documents.write(folder, names.EXIT, found)
+        return _ended(found, self._progress(folder), self._scale)
 
     def _running(self, folder: int) -> Look:
         if self._began is None and _there(folder, names.WATCH):
