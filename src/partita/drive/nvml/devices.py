@@ -10,7 +10,7 @@ import pynvml as nvml
 from partita.drive.nvml import cuts
 from partita.drive.nvml.errors import told
 from partita.drive.port import DriveError
-from partita.mig.catalogue import gpu_model, gpu_names
+from partita.mig.catalogue import gpu_called
 
 if TYPE_CHECKING:
     from partita.mig.gpu import GpuModel
@@ -67,11 +67,6 @@ def mig_mode(handle: object) -> tuple[bool, bool]:
     return current == nvml.NVML_DEVICE_MIG_ENABLE, pending == nvml.NVML_DEVICE_MIG_ENABLE
 
 
-def model_named(name: str) -> GpuModel | None:
-    """Return the catalogue's GPU that NVML calls so, None if it has none."""
-    return next((m for m in map(gpu_model, gpu_names()) if name == m.name or name in m.aliases), None)
-
-
 def _look(index: int, gpu_id: str) -> Device | Unusable:
     name = "?"
     try:
@@ -80,7 +75,7 @@ def _look(index: int, gpu_id: str) -> Device | Unusable:
             name = nvml.nvmlDeviceGetName(handle)
             if not _has_mig(handle):
                 return Unusable(index, name, "it has no MIG")
-            model = model_named(name)
+            model = gpu_called(name)
             if model is None:
                 return Unusable(index, name, "it is not in the catalogue")
             return Device(gpu_id, nvml.nvmlDeviceGetUUID(handle), model, cuts.offers(handle, model))

@@ -35,6 +35,11 @@ def gpu_model(name: str) -> GpuModel:
     return _gpu(tomllib.loads(text))
 
 
+def gpu_called(name: str) -> GpuModel | None:
+    """Return the GPU that NVML calls so, None if the catalogue has none."""
+    return next((m for m in map(gpu_model, gpu_names()) if name == m.name or name in m.aliases), None)
+
+
 def _gpu(data: dict[str, Any]) -> GpuModel:
     peak = {key: value for key, value in data.get("peak", {}).items() if key != "source"}
     return GpuModel(

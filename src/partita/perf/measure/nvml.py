@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pynvml as nvml
 
 from partita.errors import InputError
-from partita.mig.catalogue import gpu_model, gpu_names
+from partita.mig.catalogue import gpu_called
 from partita.perf.measure.device import Device
 from partita.perf.measure.meter import Reading
 
@@ -67,7 +67,7 @@ def gpu_device(asked: str, stand_in: str | None = None) -> Device:
     except nvml.NVMLError as error:
         raise InputError(f"NVML: {error}", where=f"--device {asked}", hint="see `nvidia-smi -L`") from None
     kind = f"one instance of {title}" if mig else f"the whole {title}, MIG off"
-    model = _model(title)
+    model = gpu_called(title)
     if model is None:
         unnamed = Device("mig" if mig else "gpu", title, "whole", kind, uuid)
         if stand_in is None:
@@ -106,10 +106,6 @@ def _mig_mode(handle: object) -> bool:
     except nvml.NVMLError_NotSupported:
         return False
     return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
-
-
-def _model(title: str) -> GpuModel | None:
-    return next((m for m in map(gpu_model, gpu_names()) if title == m.name or title in m.aliases), None)
 
 
 def _profile(model: GpuModel, attributes: Any) -> Profile:  # noqa: ANN401 -- ctypes
