@@ -50,9 +50,9 @@ def test_what_is_heard_is_what_the_ladder_recognises(said: bytes) -> None:
 
 def test_only_the_end_of_the_output_counts() -> None:
     hearing = Hearing(ours=False)
-    hearing.hear(SAID[0] + b"x" * (END - 1))
+    hearing.hear(SAID[0] + b"x" * (END - 100))
     assert hearing.out_of_memory(1)
-    hearing.hear(b"x" * 2)
+    hearing.hear(b"x" * 100)
     assert not hearing.out_of_memory(1)
 
 

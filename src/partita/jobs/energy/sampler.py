@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 EVERY_S = 10.0
 MOST_IDLE = 0.12
-"""Share of its power limit that a GPU is taken to draw idle until it is seen to draw less; MISO has 9 % on an A100."""
+"""Share of its power limit that a GPU is taken to draw idle until it draws less; MISO has 9 % on an A100."""
 
 _LEAST_S = 2.0
 """Counters are updated ten times a second or less often: shorter times tell no power."""
