@@ -271,6 +271,14 @@ def test_pipelined_requests_are_answered_in_order(server):
     assert found.endswith(b"ok\n")
 
 
+@pytest.mark.parametrize("wish", ["Upgrade: h2c", "upgrade: websocket"])
+def test_a_wish_for_another_protocol_is_passed_over(server, wish):
+    assert posted(server.http, INFER, BODY, wish, "Connection: Upgrade, close")[0] == 200
+    head = f"POST {INFER} HTTP/1.1\r\nConnection: Upgrade\r\n{wish}\r\nContent-Length: {len(BODY)}\r\n\r\n"
+    last = b"GET /healthz HTTP/1.1\r\nConnection: close\r\n\r\n"
+    assert asked(server.http, head.encode() + BODY + last).count(b"HTTP/1.1 200 OK") == 2
+
+
 def test_a_client_that_leaves_takes_its_query_along(server):
     server.gateway.hold = asyncio.Event()
     before = server.gateway.cancelled

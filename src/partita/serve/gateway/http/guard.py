@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
@@ -72,6 +73,8 @@ class Guard(HttpToolsProtocol):
         if self._since is None:
             self._since = self.loop.time()
         between, self._begun = not self._in_message, 0
+        if between and data.find(b"pgrade:", 0, _LOOKED_AT) >= 0:
+            data = _staying(data)
         super().data_received(data)
         # Data in which one message ends and another begins are not counted: they are of one read at most.
         if self._in_head and self._begun <= between:
@@ -140,6 +143,18 @@ class Guard(HttpToolsProtocol):
         self.transport.close()
 
 
+def _staying(data: bytes) -> bytes:
+    """Return a head, and what follows it, without its wish for another protocol.
+
+    A server may pass it over (RFC 9110, section 7.8), but the parser would pass over the body instead. Java's client
+    wishes for HTTP/2 with every first request.
+    """
+    head, end, rest = data.partition(b"\r\n\r\n")
+    return _WISH.sub(b"\r\nx-upgrade:", head) + end + rest
+
+
+_LOOKED_AT = 4096
+_WISH = re.compile(rb"(?i)\r\nupgrade:")
 _AGAIN = b"retry-after: 1\r\n"
 _PHRASES = {
     400: b"Bad Request",
