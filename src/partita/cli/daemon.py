@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from contextlib import ExitStack, closing, contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
-
-import typer
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 from partita.cli.acting import asked_to_stop
 from partita.cli.drivers import (
@@ -20,65 +16,25 @@ from partita.cli.drivers import (
     open_driver,
     simulated_gpus,
 )
-from partita.cli.measuring import measuring
-from partita.cli.options import stderr
+from partita.cli.queue_host import (
+    Admins,
+    Discipline,
+    LogSize,
+    MetricsPort,
+    Scale,
+    note,
+    queue_host,
+    queue_way,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-    from pathlib import Path
+    from collections.abc import Callable
 
-    from partita.drive.port import Driver
-    from partita.jobs.energy.ledger import EnergyLedger
-    from partita.jobs.energy.queue_energy import QueueEnergy
-    from partita.jobs.queue.access import Access
-    from partita.jobs.queue.daemon import QueueService, Settings
-    from partita.jobs.queue.socket_server import SocketServer
-    from partita.jobs.run.port import Runner
+    import typer
 
-Discipline = Annotated[
-    str,
-    typer.Option(
-        "--discipline",
-        help="Who starts first: lookahead, fair, tightest-fifo, tightest-batched, whole, static-ones.",
-    ),
-]
-Admins = Annotated[
-    list[str] | None,
-    typer.Option("--admin", metavar="USER|@GROUP", help="May act on everybody's jobs; may be given again."),
-]
-LogSize = Annotated[
-    str, typer.Option("--log-size", metavar="SIZE", help="Most that is kept of an attempt's log.")
-]
-Scale = Annotated[
-    float,
-    typer.Option(
-        "--memory-scale",
-        min=1e-6,
-        max=1.0,
-        help="Memory of simulated instances, as a share of the real ones.",
-    ),
-]
-MetricsPort = Annotated[
-    int | None,
-    typer.Option(
-        "--metrics-port",
-        min=0,
-        max=65535,
-        metavar="PORT",
-        help="Serve the energy of GPUs and jobs to Prometheus, on 127.0.0.1.",
-    ),
-]
+    from partita.cli.queue_host import QueueHost
 
 _LONGEST_POLL_S = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class _Way:
-    """How the queue is run, and for whom."""
-
-    settings: Settings
-    access: Access
-    ledger: EnergyLedger
 
 
 def register(app: typer.Typer) -> None:
@@ -101,18 +57,13 @@ def daemon(
 
     SIGTERM or Ctrl-C end the daemon and not the jobs: they go on, and the next daemon finds them again, also after a
     kill -9. Run by root it serves all users, each job with the rights of its submitter; run by another user it serves
-    that user. On the simulated cluster the processes are real, and so is running out of memory.
+    that user. On the simulated cluster the processes are real, and so is running out of memory. Beside services, on
+    what they leave free, `partita run --jobs` runs the same queue.
     """
-    from partita.cli.quantities import read_bytes  # noqa: PLC0415 -- slow to import
-    from partita.control.lock import controlling  # noqa: PLC0415
+    from partita.control.lock import controlling  # noqa: PLC0415 -- slow to import
     from partita.drive.state import host_folder, state_folder  # noqa: PLC0415
-    from partita.jobs.queue.access import Access, admins  # noqa: PLC0415
-    from partita.jobs.queue.daemon import Settings  # noqa: PLC0415
-    from partita.jobs.queue.disciplines import discipline as named  # noqa: PLC0415
 
-    named(discipline)
-    settings = Settings(discipline, read_bytes(log_size, "--log-size"))
-    users, groups = admins(admin or ())
+    way = queue_way(discipline, admin, log_size, memory_scale, metrics_port)
     cluster = Cluster(driver, ClockName.WALL, None, allow_mig_mode)
     folder = state_folder()
     with asked_to_stop() as stop, ExitStack() as stack:
@@ -120,48 +71,12 @@ def daemon(
             stack.enter_context(controlling(host_folder()))
         stack.enter_context(controlling(folder))
         opened = stack.enter_context(open_driver(cluster, folder, lambda: simulated_gpus(simulate or ())))
-        runner = _runner(driver, memory_scale)
-        ledger, energy = stack.enter_context(measuring(driver, folder, opened.clock, _tell, metrics_port))
-        way = _Way(settings, Access(os.geteuid(), users, groups), ledger)
-        service, server = stack.enter_context(_open(opened, runner, folder, way))
-        _tell(f"serving on {folder / 'jobs'}; {len(service.active):,} jobs are there")
-        _loop(service, server, energy, stop)
+        host = stack.enter_context(queue_host(opened, driver, folder, way))
+        note(f"serving on {folder / 'jobs'}; {len(host.service.active):,} jobs are there")
+        _loop(host, stop)
 
 
-@contextmanager
-def _open(
-    driver: Driver, runner: Runner, folder: Path, way: _Way
-) -> Iterator[tuple[QueueService, SocketServer]]:
-    from partita.jobs.queue.answers import Answers  # noqa: PLC0415 -- slow to import
-    from partita.jobs.queue.daemon import QueueService  # noqa: PLC0415
-    from partita.jobs.queue.folders import ATTEMPTS, make_folders  # noqa: PLC0415
-    from partita.jobs.queue.socket_server import SocketServer  # noqa: PLC0415
-    from partita.jobs.queue.store import FILE, Store  # noqa: PLC0415
-
-    jobs = make_folders(folder, shared=os.geteuid() == 0)
-    with closing(Store(jobs / FILE)) as store:
-        service = QueueService(driver, runner, store, jobs / ATTEMPTS, settings=way.settings, tell=_tell)
-        with closing(SocketServer(jobs, Answers(service, way.access, way.ledger.joules))) as server:
-            yield service, server
-
-
-def _runner(driver: DriverName, scale: float) -> Runner:
-    from partita.jobs.run.real import RealRunner  # noqa: PLC0415 -- slow to import
-
-    if driver is DriverName.SIMULATED:
-        return RealRunner(scale)
-    from partita.drive.nvml.memory import used_bytes  # noqa: PLC0415 -- each driver imports its own modules
-
-    return RealRunner(used=used_bytes)
-
-
-def _loop(service: QueueService, server: SocketServer, energy: QueueEnergy, stop: Callable[[], bool]) -> None:
+def _loop(host: QueueHost, stop: Callable[[], bool]) -> None:
     while not stop():
-        # Before the queue finds what has ended meanwhile: it ran until now as far as anybody knows.
-        due = energy.step(service.now, service.active.values())
-        due = min(due, service.step(service.now))
-        server.poll(min(due - service.now, _LONGEST_POLL_S))
-
-
-def _tell(text: str) -> None:
-    stderr().print(f"note: {text}", markup=False, soft_wrap=True)
+        due = host.step(host.service.now)
+        host.server.poll(min(due - host.service.now, _LONGEST_POLL_S))

@@ -1,0 +1,152 @@
+"""What carries the queue of jobs, and its options: `partita daemon` alone, `partita run` beside services."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partita.cli.drivers import DriverName
+from partita.cli.measuring import measuring
+from partita.cli.options import stderr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from partita.drive.port import Driver
+    from partita.jobs.energy.queue_energy import QueueEnergy
+    from partita.jobs.queue.access import Access
+    from partita.jobs.queue.daemon import QueueService, Settings
+    from partita.jobs.queue.socket_server import SocketServer
+    from partita.jobs.run.port import Runner
+
+Discipline = Annotated[
+    str,
+    typer.Option(
+        "--discipline",
+        help="Who starts first: lookahead, fair, tightest-fifo, tightest-batched, whole, static-ones.",
+    ),
+]
+Admins = Annotated[
+    list[str] | None,
+    typer.Option("--admin", metavar="USER|@GROUP", help="May act on everybody's jobs; may be given again."),
+]
+LogSize = Annotated[
+    str, typer.Option("--log-size", metavar="SIZE", help="Most that is kept of an attempt's log.")
+]
+Scale = Annotated[
+    float,
+    typer.Option(
+        "--memory-scale",
+        min=1e-6,
+        max=1.0,
+        help="Memory of simulated instances, as a share of the real ones.",
+    ),
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="Serve the energy of GPUs and jobs to Prometheus, on 127.0.0.1.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueWay:
+    """How a queue is run, and for whom.
+
+    Attributes:
+        memory_scale: memory of simulated instances over that of real ones.
+        metrics_port: where energy is served to Prometheus; None for nowhere.
+    """
+
+    settings: Settings
+    access: Access
+    memory_scale: float
+    metrics_port: int | None
+
+
+def queue_way(
+    discipline: str, admin: list[str] | None, log_size: str, memory_scale: float, metrics_port: int | None
+) -> QueueWay:
+    """Return what the options say.
+
+    Raises:
+        InputError: there is no such discipline, user, group or size.
+    """
+    from partita.cli.quantities import read_bytes  # noqa: PLC0415 -- slow to import
+    from partita.jobs.queue.access import Access, admins  # noqa: PLC0415
+    from partita.jobs.queue.daemon import Settings  # noqa: PLC0415
+    from partita.jobs.queue.disciplines import discipline as named  # noqa: PLC0415
+
+    named(discipline)
+    users, groups = admins(admin or ())
+    settings = Settings(discipline, read_bytes(log_size, "--log-size"))
+    return QueueWay(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port)
+
+
+@dataclass(frozen=True, slots=True)
+class QueueHost:
+    """A queue with its socket and its measurements of energy."""
+
+    service: QueueService
+    server: SocketServer
+    energy: QueueEnergy
+
+    def step(self, now: float) -> float:
+        """Do what is due; return when it wants to be called next."""
+        # Before the queue finds what has ended meanwhile: it ran until now as far as anybody knows.
+        due = self.energy.step(now, self.service.active.values())
+        return min(due, self.service.step(now))
+
+
+@contextmanager
+def queue_host(driver: Driver, name: DriverName, folder: Path, way: QueueWay) -> Iterator[QueueHost]:
+    """Open the queue of a cluster for a block.
+
+    Args:
+        driver: of the cluster, for the queue.
+        name: which driver that is.
+        folder: the state folder.
+        way: how it is run.
+
+    Raises:
+        PartitaError: its store or its socket cannot be used, or the energy cannot be measured.
+    """
+    from partita.jobs.queue.answers import Answers  # noqa: PLC0415 -- slow to import
+    from partita.jobs.queue.daemon import QueueService  # noqa: PLC0415
+    from partita.jobs.queue.folders import ATTEMPTS, make_folders  # noqa: PLC0415
+    from partita.jobs.queue.socket_server import SocketServer  # noqa: PLC0415
+    from partita.jobs.queue.store import FILE, Store  # noqa: PLC0415
+
+    runner = _runner(name, way.memory_scale)
+    jobs = make_folders(folder, shared=os.geteuid() == 0)
+    with ExitStack() as stack:
+        ledger, energy = stack.enter_context(measuring(name, folder, driver.clock, note, way.metrics_port))
+        store = stack.enter_context(closing(Store(jobs / FILE)))
+        service = QueueService(driver, runner, store, jobs / ATTEMPTS, settings=way.settings, tell=note)
+        server = SocketServer(jobs, Answers(service, way.access, ledger.joules))
+        yield QueueHost(service, stack.enter_context(closing(server)), energy)
+
+
+def _runner(name: DriverName, scale: float) -> Runner:
+    from partita.jobs.run.real import RealRunner  # noqa: PLC0415 -- slow to import
+
+    if name is DriverName.SIMULATED:
+        return RealRunner(scale)
+    from partita.drive.nvml.memory import used_bytes  # noqa: PLC0415 -- each driver imports its own modules
+
+    return RealRunner(used=used_bytes)
+
+
+def note(text: str) -> None:
+    """Tell something on stderr."""
+    stderr().print(f"note: {text}", markup=False, soft_wrap=True)
