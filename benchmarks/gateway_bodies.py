@@ -1,0 +1,50 @@
+"""The bodies that all servers are asked with: one FP32 tensor of 16 elements."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING
+
+from benchmarks.served import SERVICE
+from partita.serve.gateway.grpc.messages import message
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_VALUES = [index + 0.25 for index in range(16)]
+_RAW = struct.pack("<16f", *_VALUES)
+_TENSOR = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 16]}
+
+
+def json_body(folder: Path) -> tuple[Path, dict[str, str]]:
+    """Write the request as JSON; return the file and the headers."""
+    return _written(folder / "body.json", json.dumps({"inputs": [{**_TENSOR, "data": _VALUES}]}).encode()), {
+        "Content-Type": "application/json"
+    }
+
+
+def binary_body(folder: Path) -> tuple[Path, dict[str, str]]:
+    """Write the request with the binary tensor extension, on both ways; return the file and the headers."""
+    tensor = {**_TENSOR, "parameters": {"binary_data_size": len(_RAW)}}
+    document = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    head = json.dumps(document, separators=(",", ":")).encode()
+    headers = {
+        "Content-Type": "application/octet-stream",
+        "Inference-Header-Content-Length": str(len(head)),
+    }
+    return _written(folder / "body.bin", head + _RAW), headers
+
+
+def grpc_body(folder: Path) -> Path:
+    """Write the request as gRPC's message; return the file."""
+    request = message("ModelInferRequest")(model_name=SERVICE)
+    given = request.inputs.add(name="INPUT0", datatype="FP32")
+    given.shape.extend([1, 16])
+    request.raw_input_contents.append(_RAW)
+    return _written(folder / "body.pb", request.SerializeToString())
+
+
+def _written(path: Path, data: bytes) -> Path:
+    path.write_bytes(data)
+    return path

@@ -1,0 +1,144 @@
+"""What is said of the gateway under load: tables of rates, latencies, ratios and decisions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import TYPE_CHECKING
+
+from benchmarks.gateway_clients import MOST_ADDED_MS, version
+from benchmarks.report import table
+
+if TYPE_CHECKING:
+    from benchmarks.gateway_clients import Load
+    from benchmarks.gateway_processes import Pinning
+
+_SHOWN = (500, 1000, 2500, 3000)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One server under load.
+
+    Attributes:
+        name: with its version and the bodies.
+        pinning: of its processes.
+        work_ms: that a worker takes; 0 for an echo.
+        steps: by the rate asked for; at most the last was not sustained.
+        closed: answers per second in a closed loop.
+        cost: CPU seconds of the front for each request at the highest rate sustained.
+    """
+
+    name: str
+    pinning: Pinning
+    work_ms: float
+    steps: dict[int, Load]
+    closed: float
+    cost: float | None
+
+    @property
+    def highest(self) -> int:
+        """The highest rate that it sustained, 0 if none."""
+        return max(
+            (rate for rate, found in self.steps.items() if found.sustained(rate, self.work_ms)), default=0
+        )
+
+    def added(self, rate: int) -> str:
+        """Return what it added to the work at a rate: p50 / p99 in ms."""
+        found = self.steps.get(rate)
+        if found is None:
+            return "-"
+        failed = f", {found.failed / found.sent:.1%} failed" if found.failed else ""
+        return f"{found.p50 - self.work_ms:.2f} / {found.p99 - self.work_ms:.2f}{failed}"
+
+
+@dataclass(slots=True)
+class Found:
+    """All that was measured.
+
+    Attributes:
+        decisions: how many took at most so many seconds, at 2,500 requests/s.
+        how: each other server's configuration.
+        skipped: why others were not measured.
+    """
+
+    measured: list[Measured] = field(default_factory=list)
+    decisions: dict[float, float] = field(default_factory=dict)
+    how: dict[str, str] = field(default_factory=dict)
+    skipped: dict[str, str] = field(default_factory=dict)
+
+
+def text(found: Found) -> str:
+    """Return the section."""
+    parts = [_INTRODUCTION.format(oha=version("oha"), ghz=version("ghz"), most=MOST_ADDED_MS), _rates(found)]
+    parts += [_STEPS, _steps(found), _DECISIONS, _decided(found.decisions), _OTHERS]
+    parts += [f"- {name}: {how}.\n" for name, how in found.how.items()]
+    parts += [f"- {name}: not measured: {why}.\n" for name, why in found.skipped.items()]
+    return "".join(parts)
+
+
+def _rates(found: Found) -> str:
+    echo = {each.name.partition(", ")[2]: each for each in found.measured if each.name.startswith("echo")}
+    rows: list[list[object]] = []
+    for each in found.measured:
+        bare = echo.get(each.name.partition(", ")[2]) if each.cost is not None else None
+        rows.append(
+            [
+                each.name,
+                str(each.pinning),
+                each.highest,
+                each.added(each.highest),
+                round(each.closed),
+                f"{each.closed / bare.closed:.2f}" if bare is not None and bare is not each else "-",
+                f"{each.cost * 1e6:.0f}" if each.cost else "-",
+            ]
+        )
+    header = [
+        "server",
+        "processes",
+        "highest rate sustained",
+        "added there, p50 / p99 ms",
+        "closed loop, requests/s",
+        "of the echo's",
+        "front's CPU, µs a request",
+    ]
+    return table(header, rows)
+
+
+def _steps(found: Found) -> str:
+    rows: list[list[object]] = [
+        [each.name, str(each.pinning), *(each.added(rate) for rate in _SHOWN)] for each in found.measured
+    ]
+    return table(["server", "processes", *(f"{rate:,}/s" for rate in _SHOWN)], rows)
+
+
+def _decided(counts: dict[float, float]) -> str:
+    total = counts.get(inf, 0.0)
+    if not total:
+        return "None was seen.\n"
+    limits = sorted(each for each in counts if each != inf)
+    rows: list[list[object]] = [
+        [f"{limit * 1e6:g}", f"{counts[limit] / total:.3%}"] for limit in limits if 3e-6 < limit < 2e-4
+    ]
+    return f"{int(total):,} decisions.\n\n" + table(["at most, µs", "of all decisions"], rows)
+
+
+_INTRODUCTION = """\
+## The gateway under load
+
+`partita serve` with 56 emulated workers (8 A100 as 7x1g.10gb) that take 5 ms for each query, one at a time, asked
+from outside: over HTTP by oha {oha} (128 connections, open loop, latencies from the moment at which a request was
+due), over gRPC by ghz {ghz}. A request is one FP32 tensor of 16 elements, and so is its answer; JSON is the headline,
+for all servers take it. A rate is sustained if every request is answered, 99 % of them within {most:g} ms more than
+the work; each try lasts 3 s, and the one of three with the median p99 counts. "Front on one core": the server's
+front is pinned to one core of two; its workers and the client share the other, and need more of it for each request
+than the gateway does of its own, so that it is full first. "Anywhere": nothing is pinned. The echo is a bare ASGI
+application on uvicorn with the gateway's settings (uvloop, httptools, no access log) that returns each body.
+
+"""
+_STEPS = "\nAdded to the work at fixed rates, p50 / p99 in ms (`-`: not tried, for it had failed below):\n\n"
+_DECISIONS = (
+    "\nA routing decision among the 56 instances, inside the gateway, on each arrival and each answer, at 2,500 "
+    "requests/s: "
+)
+_OTHERS = "\nThe others, each with 56 workers that sleep 5 ms, asked with the same JSON:\n\n"
