@@ -107,7 +107,7 @@ class Day:
             settings=Settings(pace=Pace(making=1.0, running=10.0, cluster=60.0, afresh=600.0)),
             tell=self.told.append,
         )
-        self.lodging.take_in(self.queue, lambda: None)
+        self.lodging.take_in(self.queue, self.queue.step)
         self.shared.lodge(self.lodging)
         self.journal = Journal(folder / FILE)
         self.watching = Watching(self.shared, {})

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from partita.cli.options import stderr
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from partita.cli.workplace import Workplace
     from partita.control.carry_out import Reporter
     from partita.control.controller import Controller
+    from partita.control.sharing import SharedDriver
     from partita.drive.port import Ended, Observation
     from partita.transition.transition import Action, Transitioner
 
@@ -60,9 +62,13 @@ def asked_to_stop() -> Iterator[Stop]:
 
 
 def make_controller(
-    place: Workplace, transitioner: Transitioner, reporter: Reporter, stop: Callable[[], bool]
+    place: Workplace,
+    transitioner: Transitioner,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    shared: SharedDriver | None = None,
 ) -> Controller:
-    """Return the controller of a command."""
+    """Return the controller of a command, which sees the cluster through `shared` if others use it, too."""
     import random  # noqa: PLC0415 -- only commands that act need these
 
     from partita.control.carry_out import Hands  # noqa: PLC0415
@@ -71,6 +77,8 @@ def make_controller(
     from partita.transition.durations import MEASURED  # noqa: PLC0415
 
     hands = Hands(place.driver, place.journal, reporter, Backoff(), random.Random(0), stop)
+    if shared is not None:
+        hands = replace(hands, driver=shared, ahead=shared.expect)
     return Controller(hands, transitioner, MEASURED, this_command())
 
 

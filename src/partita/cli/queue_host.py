@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from partita.cli.workplace import Workplace
+    from partita.control.sharing import SharedDriver
     from partita.drive.port import Driver
     from partita.jobs.energy.queue_energy import QueueEnergy
     from partita.jobs.queue.access import Access
@@ -135,6 +137,26 @@ def queue_host(driver: Driver, name: DriverName, folder: Path, way: QueueWay) ->
         service = QueueService(driver, runner, store, jobs / ATTEMPTS, settings=way.settings, tell=note)
         server = SocketServer(jobs, Answers(service, way.access, ledger.joules))
         yield QueueHost(service, stack.enter_context(closing(server)), energy)
+
+
+@contextmanager
+def shared_with_jobs(place: Workplace, name: DriverName, way: QueueWay) -> Iterator[SharedDriver]:
+    """Open the queue beside services for a block; yield the services' view of the cluster.
+
+    Raises:
+        PartitaError: as for `queue_host`.
+    """
+    from partita.control.lodging import Lodging  # noqa: PLC0415 -- only where services are kept
+    from partita.control.sharing import SharedDriver  # noqa: PLC0415
+    from partita.drive.state import state_folder  # noqa: PLC0415
+
+    shared = SharedDriver(place.driver)
+    lodging = Lodging(shared.tenants)
+    with queue_host(lodging, name, state_folder(), way) as host:
+        lodging.take_in(host.service, host.step, lambda: host.server.poll(0.0))
+        shared.lodge(lodging)
+        note(f"jobs beside services; {len(host.service.active):,} jobs are there")
+        yield shared
 
 
 def _runner(name: DriverName, scale: float) -> Runner:

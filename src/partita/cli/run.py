@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,15 @@ from partita.cli.drivers import (
     whole_nodes,
 )
 from partita.cli.options import WorkloadFile, stderr
+from partita.cli.queue_host import (
+    Admins,
+    Discipline,
+    LogSize,
+    MetricsPort,
+    Scale,
+    queue_way,
+    shared_with_jobs,
+)
 from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, make_transitioner
 
 if TYPE_CHECKING:
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
     from partita.cli.workbook import FileWorkbook
     from partita.control.controller import Reached
     from partita.control.keep import Keeper
+    from partita.control.sharing import SharedDriver
 
 RunClock = Annotated[
     ClockName | None,
@@ -62,6 +73,9 @@ BatchShift = Annotated[
     ),
 ]
 Hold = Annotated[float, typer.Option("--hold", min=0.0, help="Seconds for which a plan is held at least.")]
+Jobs = Annotated[
+    bool, typer.Option("--jobs", help="Run the queue of jobs, too, on slices that services leave free.")
+]
 Poll = Annotated[float, typer.Option("--poll", min=0.01, help="Seconds between two looks.")]
 TimeLimit = Annotated[float, typer.Option("--time-limit", min=0.1, help="Seconds of search for each plan.")]
 
@@ -89,12 +103,20 @@ def run(
     simulate: Simulate = None,
     services: ServicesFile = None,
     allow_mig_mode: AllowMigMode = False,
+    jobs: Jobs = False,
+    discipline: Discipline = "lookahead",
+    admin: Admins = None,
+    log_size: LogSize = "64MiB",
+    memory_scale: Scale = 1 / 64,
+    metrics_port: MetricsPort = None,
 ) -> None:
     """Keep a cluster to a workload, until told to stop.
 
     Plans anew when the file or what is measured has changed: rates, and of services with a cut the batch sizes
-    of their queries. Mends what others change. SIGTERM or Ctrl-C
-    finish what is under way and end in a safe state.
+    of their queries. Mends what others change. SIGTERM or Ctrl-C finish what is under way and end in a safe state.
+
+    With --jobs it carries the queue of jobs, too, as `partita daemon` does alone: jobs run on slices that services
+    leave free, and checkpoint and wait again when a transition wants them.
     """
     from partita.cli.measured_seconds import measured_seconds  # noqa: PLC0415 -- slow to import
     from partita.cli.workbook import Planning  # noqa: PLC0415
@@ -104,33 +126,53 @@ def run(
     from partita.control.rates import FILE, RatesFile  # noqa: PLC0415
     from partita.control.replanning import Holding  # noqa: PLC0415
     from partita.drive.state import state_folder  # noqa: PLC0415
+    from partita.errors import InputError  # noqa: PLC0415
 
+    way = queue_way(discipline, admin, log_size, memory_scale, metrics_port) if jobs else None
     lives_by = clock or (ClockName.SIMULATED if once else ClockName.WALL)
+    if jobs and (once or lives_by is ClockName.SIMULATED):
+        raise InputError(
+            "jobs take real time", where="--jobs", hint="leave out --once, and --clock simulated"
+        )
     with asked_to_stop() as stop, lines() as reporter:
         source = Source(workload, Planning(time_limit, seed, stop))
         first = source.read()  # a fault in it is told before anything is opened
         cluster = Cluster(driver, lives_by, services, allow_mig_mode, measured_seconds(first.loaded))
         refuse_unrunnable(cluster, first.demand.rates)
-        with workplace(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first)) as place:
-            controller = make_controller(place, make_transitioner(algorithm), reporter, stop)
+        with ExitStack() as stack:
+            place = stack.enter_context(
+                workplace(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first))
+            )
+            shared = stack.enter_context(shared_with_jobs(place, driver, way)) if way else None
+            controller = make_controller(place, make_transitioner(algorithm), reporter, stop, shared)
             measured = RatesFile(rates or state_folder() / FILE)
             holding = Holding(dead_band, hold, batch_shift)
             keeper = Keeper(controller, source, measured, holding, Way(algorithm.value, extra_gpus))
             if once:
                 _tell(keeper.step(time.monotonic()))
             else:
-                _loop(keeper, stop, poll)
+                _loop(keeper, stop, poll, shared)
 
 
-def _loop(keeper: Keeper, stop: Stop, poll: float) -> None:
+def _loop(keeper: Keeper, stop: Stop, poll: float, shared: SharedDriver | None) -> None:
     from partita.control.stops import StopRequestedError  # noqa: PLC0415 -- only where it acts
 
     try:
         while not stop():
             _tell(keeper.look(time.monotonic()))
-            stop.wait(poll)
+            _pause(stop, poll, shared)
     except StopRequestedError as error:
         stderr().print(f"{error}: {error.hint}", markup=False, soft_wrap=True)  # to be stopped is no failure
+
+
+def _pause(stop: Stop, poll: float, shared: SharedDriver | None) -> None:
+    """Wait for the next look; jobs go on meanwhile."""
+    if shared is None:
+        stop.wait(poll)
+        return
+    end = shared.clock.now() + poll
+    while not stop() and (now := shared.clock.now()) < end:
+        shared.wait(min(end, now + _STOPS_S))
 
 
 def _tell(reached: Reached | None) -> None:
@@ -151,3 +193,5 @@ def _gpus_of(first: FileWorkbook) -> list[tuple[str, str]]:
 
 
 _PLENTY = 1_000_000
+_STOPS_S = 0.5
+"""Most seconds for which a wish to stop is not noticed."""

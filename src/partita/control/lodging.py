@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from partita.sim.clock import Clock
 
 _AGAIN_S = 1.0
+_ANSWERED_S = 0.05
+"""Most seconds for which somebody who speaks to the queue is kept waiting."""
 _LEAVE = "leave-"
 _NOBODY = Identity("", 0, 0, None)
 
@@ -35,12 +37,12 @@ class Lodging:
 
     Args:
         driver: the tenant's view of the cluster.
-        answer: answers whoever speaks to the queue, without waiting.
     """
 
-    def __init__(self, driver: TenantDriver, answer: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, driver: TenantDriver) -> None:
         self._driver = driver
-        self._answer = answer
+        self._step: Callable[[float], float] = lambda _: math.inf
+        self._answer: Callable[[], None] | None = None
         self._service: QueueService | None = None
         self._own: set[Place] = set()
         self._making: set[Place] = set()
@@ -48,9 +50,17 @@ class Lodging:
         self._reserved: Mapping[str, Collection[Placement]] = {}
         self._ended: list[Ended] = []
 
-    def take_in(self, service: QueueService, answer: Callable[[], None]) -> None:
-        """Take in the queue that drives through this; what its jobs hold already is its own."""
-        self._service, self._answer = service, answer
+    def take_in(
+        self, service: QueueService, step: Callable[[float], float], answer: Callable[[], None] | None = None
+    ) -> None:
+        """Take in the queue that drives through this; what its jobs hold already is its own.
+
+        Args:
+            service: the queue.
+            step: does what is due for it, and returns when it wants to be called next.
+            answer: answers whoever speaks to it, without waiting.
+        """
+        self._service, self._step, self._answer = service, step, answer
         self._own |= self._used()
 
     # The queue's driver
@@ -103,13 +113,14 @@ class Lodging:
 
     def step(self, now: float) -> float:
         """Let the queue do what is due, and destroy what is to be left."""
-        if self._service is None:
-            return math.inf
-        self._answer()
         self._collect()
-        due = self._service.step(now)
+        due = self._step(now)
         self._ask()
-        return min(due, self._leave(now))
+        due = min(due, self._leave(now))
+        if self._answer is None:
+            return due
+        self._answer()
+        return min(due, now + _ANSWERED_S)
 
     def _ask(self) -> None:
         service = self._service
