@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("partita.serve")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.25
+_MOST_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +150,10 @@ async def _readiness_told(gateway: Gateway, services: Sequence[str]) -> AsyncIte
 
 async def _tell_readiness(gateway: Gateway, services: Sequence[str]) -> None:
     known: set[str] = set()
+    waited = [service for service in services if not gateway.ready(service)]
+    if waited:
+        more = f" and {len(waited) - _MOST_NAMES} more" if len(waited) > _MOST_NAMES else ""
+        _LOG.info("waiting for workers of %s%s", ", ".join(waited[:_MOST_NAMES]), more)
     while True:
         ready = {service for service in services if gateway.ready(service)}
         for service in sorted(ready - known):
