@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 QUICK = ("--seconds", "0.1", "--max-seconds", "20", "--warmup-seconds", "1")
+START = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background of a shell
+from partita.cli.main import main
+main()
+"""
 WORKLOAD = """\
 apiVersion: partita/v1
 kind: Workload
@@ -42,7 +48,7 @@ def partita(tmp_path, monkeypatch, capsys) -> Commands:
 
 @contextmanager
 def running(*words: object, limit_gib: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-m", "partita", "perf", "measure", *map(str, words)]
+    command = [sys.executable, "-c", START, "perf", "measure", *map(str, words)]
     if limit_gib:
         command = ["bash", "-c", f'ulimit -v {limit_gib << 20}; exec "$@"', "bash", *command]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
