@@ -50,7 +50,7 @@ def test_a_job_gets_its_device_and_names_and_its_exit_code_is_told(attempts: Att
 
 def test_starting_twice_starts_once(attempts: Attempts) -> None:
     runner = RealRunner()
-    folder = attempts.start("sh", "-c", f"echo x >> {attempts.root}/runs; sleep 1", runner=runner)
+    folder = attempts.start("sh", "-c", f"echo x >> {attempts.root}/runs; sleep 0.4", runner=runner)
     until((attempts.root / "runs").exists)
     attempts.folders.pop()
     attempts.start("sh", "-c", "echo never", runner=runner)
@@ -152,6 +152,14 @@ def test_a_job_that_ignores_sigterm_is_killed_after_its_grace(attempts: Attempts
     assert (found.code, found.why) == (137, None)
 
 
+def test_a_host_that_shuts_down_has_jobs_checkpoint(attempts: Attempts) -> None:
+    folder = attempts.start("sh", "-c", "trap 'exit 9' TERM; echo up; while :; do sleep 0.05; done")
+    until(says(folder, "up"))
+    os.kill(watched(folder)["watcher"], signal.SIGTERM)
+    assert ended(folder).code == 9
+    assert (folder / "checkpoint").read_text() == "5.0"
+
+
 def test_a_job_asked_again_with_less_grace_has_less(attempts: Attempts) -> None:
     folder = attempts.start("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
     until(says(folder, "up"))
@@ -202,7 +210,7 @@ time.sleep(600)
 def test_gigabytes_of_log_neither_block_the_job_nor_fill_the_disk(attempts: Attempts) -> None:
     line = "x" * 99
     began = time.monotonic()
-    folder = attempts.start("sh", "-c", f"echo first; yes {line} | head -c 500000000; echo; echo last")
+    folder = attempts.start("sh", "-c", f"echo first; yes {line} | head -c 200000000; echo; echo last")
     most = [0]
 
     def over() -> bool:

@@ -142,7 +142,7 @@ class Watcher:
             if pid == 0:
                 return not self._stopping.given_up()
             self._cpu_s += used.ru_utime + used.ru_stime
-            if pid == self._main:
+            if pid == self._main and self._code is None:
                 self._code = os.waitstatus_to_exitcode(status)
                 self._stopping.main_ended(len(self._below()))
 
