@@ -10,6 +10,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.serve.gateway.front_fake import ALL_TYPES, ECHO
 
 from partita.serve.gateway.oip.faults import RequestError
 from partita.serve.gateway.oip.limits import Limits
@@ -17,7 +18,6 @@ from partita.serve.gateway.oip.request import InferRequest, read_request
 from partita.serve.gateway.oip.signature import Signature
 from partita.serve.gateway.values import Model
 from partita.serve.tensors import ITEM_BYTES, TensorSpec
-from tests.serve.gateway.front_fake import ALL_TYPES, ECHO
 
 LIMITS = Limits(strings=50, tensors=20)
 NUMPY = {
