@@ -13,14 +13,20 @@ from partita.serve.gateway.metrics import Metrics
 from partita.serve.gateway.values import Ended, Outcome, Reason
 
 
-def ended(outcome: Outcome, seconds: float = 0.01, *, in_time: bool = False, reason: Reason | None = None) -> Ended:
+def ended(
+    outcome: Outcome, seconds: float = 0.01, *, in_time: bool = False, reason: Reason | None = None
+) -> Ended:
     return Ended("echo", "", seconds, in_time, outcome, reason, 1, 0.0)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
     """Return each sample by its name and the values of its labels."""
     families = text_string_to_metric_families(metrics.page().decode())
-    return {(each.name, " ".join(each.labels.values())): each.value for family in families for each in family.samples}
+    return {
+        (each.name, " ".join(each.labels.values())): each.value
+        for family in families
+        for each in family.samples
+    }
 
 
 def test_every_end_is_counted_once():

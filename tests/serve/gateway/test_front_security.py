@@ -100,7 +100,9 @@ def test_beyond_loopback_a_token_or_clients_certificates_are_needed(host, tmp_pa
     check_exposure(host, token=False, tls=Tls(tmp_path, tmp_path, tmp_path))
 
 
-@pytest.mark.parametrize("text", ["", "short", "two words are no token", "é" * 20, "x" * 5000, "a" * 20 + "\nb"])
+@pytest.mark.parametrize(
+    "text", ["", "short", "two words are no token", "é" * 20, "x" * 5000, "a" * 20 + "\nb"]
+)
 def test_what_is_no_token_is_refused(text, tmp_path: Path):
     path = tmp_path / "token"
     path.write_text(text)
