@@ -11,7 +11,10 @@ from partita.cli.job_daemon import Ids, connect
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from partita.jobs.queue.client import Client
+
 _SOON_S, _LATER_S = 0.1, 1.0
+_JOBS_PER_S = 1000.0
 
 
 def register(app: typer.Typer) -> None:
@@ -38,35 +41,49 @@ def wait(
     until = None if timeout is None else time.monotonic() + read_seconds(timeout, "--timeout")
     pause, told = _SOON_S, set[str]()
     with connect() as daemon:
-        while True:
-            jobs = _states(daemon.ask, ids, patient=bool(told) or pause > _SOON_S)
-            over = [job for job in jobs if job["over"]]
-            _tell([job for job in over if job["id"] not in told], quiet=quiet)
-            told |= {job["id"] for job in over}
-            if jobs and len(over) == len(jobs):
-                break
+        jobs = daemon.ask("states", ids=ids)["jobs"]
+        pending = _tell(jobs, told, quiet=quiet)
+        while pending:
             if until is not None and time.monotonic() >= until:
-                raise PartitaError(f"{len(jobs) - len(over)} jobs are not over yet")
+                raise PartitaError(f"not over yet: {pending} of {len(jobs)}")
             time.sleep(pause)
             pause = min(pause * 1.2, _LATER_S)
+            if _pending(daemon, ids) != pending:
+                jobs = _states(daemon, ids) or jobs
+                pending = _tell(jobs, told, quiet=quiet)
+                # Who waits for thousands is told of each, but does not keep the daemon busy with that.
+                pause = max(pause, len(jobs) / _JOBS_PER_S)
     if any(job["state"] != "done" for job in jobs):
         raise typer.Exit(1)
 
 
-def _states(ask: Any, ids: Sequence[str], *, patient: bool) -> list[dict[str, Any]]:  # noqa: ANN401 -- Client.ask
-    """Return the jobs' states; none while a daemon that was there is away."""
+def _pending(daemon: Client, ids: Sequence[str]) -> int | None:
+    """Return how many are not over; None while the daemon is away."""
     from partita.jobs.queue.client import NoDaemonError  # noqa: PLC0415 -- only where a daemon is asked
 
     try:
-        found: list[dict[str, Any]] = ask("states", ids=list(ids))["jobs"]
+        return int(daemon.ask("pending", ids=list(ids))["pending"])
     except NoDaemonError:
-        if not patient:
-            raise
+        return None
+
+
+def _states(daemon: Client, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the jobs' states; none while the daemon is away."""
+    from partita.jobs.queue.client import NoDaemonError  # noqa: PLC0415 -- only where a daemon is asked
+
+    try:
+        found: list[dict[str, Any]] = daemon.ask("states", ids=list(ids))["jobs"]
+    except NoDaemonError:
         return []
     return found
 
 
-def _tell(jobs: Sequence[dict[str, Any]], *, quiet: bool) -> None:
-    for job in () if quiet else jobs:
-        why = f": {job['why']}" if job["why"] else ""
-        typer.echo(f"job {job['id']} {job['state']}{why}", err=True)
+def _tell(jobs: Sequence[dict[str, Any]], told: set[str], *, quiet: bool) -> int:
+    """Tell of the jobs that are over and were not told of; return how many are not over."""
+    over = [job for job in jobs if job["over"]]
+    for job in over:
+        if job["id"] not in told and not quiet:
+            why = f": {job['why']}" if job["why"] else ""
+            typer.echo(f"job {job['id']} {job['state']}{why}", err=True)
+        told.add(job["id"])
+    return len(jobs) - len(over)

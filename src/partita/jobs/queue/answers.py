@@ -12,7 +12,7 @@ from partita.jobs.queue import submission
 from partita.jobs.queue.access import DeniedError, submitter
 from partita.jobs.queue.families import family_of
 from partita.jobs.queue.forecast import fitting
-from partita.jobs.queue.ids import parse_id
+from partita.jobs.queue.ids import JobId, parse_id
 from partita.jobs.queue.listing import whole
 from partita.jobs.queue.log_reader import read_log
 from partita.jobs.queue.overview import Overview
@@ -56,6 +56,7 @@ class Answers:
             "queue": self._queue,
             "history": self._history,
             "states": self._states,
+            "pending": self._pending,
             "log": self._log,
         }
 
@@ -134,7 +135,7 @@ class Answers:
         return {
             "jobs": found.rows(offset, limit, lambda job: self._access.may(caller, job)),
             "total": len(found.order),
-            "counts": dict(found.counts),
+            "counts": self._service.counts(),
             "now": self._service.now,
             "discipline": self._service.discipline,
             "trouble": self._service.trouble,
@@ -157,6 +158,13 @@ class Answers:
 
     def _states(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         return {"jobs": [self._now(job) for job in self._chosen(caller, body, "wait for it")]}
+
+    def _pending(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Count the jobs that are not over, without looking at those that are: asked once a second."""
+        del caller  # counts tell nothing that the queue does not
+        wanted = {parse_id(text) for text in _ids(body)}
+        active = self._service.active.values()
+        return {"pending": sum(not wanted.isdisjoint(_names(job)) for job in active)}
 
     def _log(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         jobs = self._chosen(caller, body, "read its log")
@@ -189,13 +197,8 @@ class Answers:
 
     def _chosen(self, caller: Caller, body: Mapping[str, Any], what: str) -> list[JobRecord]:
         """Return the jobs that a request names, all of which the caller may see to."""
-        ids = body.get("ids")
-        if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids) or not ids:
-            raise InputError("no job is named", where="ids")
-        if len(ids) > MOST_IDS:
-            raise InputError(f"{len(ids)} ids; at most {MOST_IDS} at once", where="ids")
         found: dict[int, JobRecord] = {}
-        for text in ids:
+        for text in _ids(body):
             for job in self._find(text):
                 self._access.require(caller, job, what)
                 found[job.number] = job
@@ -213,6 +216,22 @@ class Answers:
                 f"there is no job {text}", hint="`partita queue` and `partita history` list them"
             )
         return [active.get(job.number, job) for job in stored]
+
+
+def _ids(body: Mapping[str, Any]) -> list[str]:
+    ids = body.get("ids")
+    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids) or not ids:
+        raise InputError("no job is named", where="ids")
+    if len(ids) > MOST_IDS:
+        raise InputError(f"{len(ids)} ids; at most {MOST_IDS} at once", where="ids")
+    return ids
+
+
+def _names(job: JobRecord) -> tuple[JobId, ...]:
+    """Return what a job may be called: a task by its array, too."""
+    if job.array is None:
+        return (JobId(job.number),)
+    return (JobId(job.array), JobId(job.array, job.index))
 
 
 def _whole(body: Mapping[str, Any], field: str, default: int) -> int:

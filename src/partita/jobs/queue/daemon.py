@@ -8,6 +8,7 @@ found again in its folder.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +109,7 @@ class QueueService:
         for job in self._active.values():
             self._learn(job)
         self._waiting = {n: job for n, job in self._active.items() if job.state is State.WAITING}
+        self._held = {n: job for n, job in self._active.items() if job.state is not State.WAITING}
         self._used = store.used()
         self._last = store.last_number()
         self._stopped: set[int] = set()
@@ -244,6 +246,11 @@ class QueueService:
         self._told = ""
         return self._next()
 
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs are in each state, apart from those that are over."""
+        holding = Counter(job.state.value for job in self._held.values())
+        return dict(holding) | ({State.WAITING.value: len(self._waiting)} if self._waiting else {})
+
     def predictions(self) -> dict[int, Prediction]:
         """Return when waiting jobs are expected to start."""
         return self._scheduler.predict(self.view())
@@ -260,7 +267,7 @@ class QueueService:
         pace = self._settings.pace
         if self._hands.busy or self._hands.made:
             return self._now + pace.making
-        holding = len(self._active) > len(self._waiting)
+        holding = bool(self._held)
         due = [self._due["look"]] if holding else []
         if self._waiting:
             due.append(self._due["decide"] if self._dirty else self._due["observe"])
@@ -442,7 +449,7 @@ class QueueService:
 
     def _decide_if_due(self) -> None:
         now, pace = self._now, self._settings.pace
-        holding = len(self._active) > len(self._waiting)
+        holding = bool(self._held)
         if now >= self._due["observe"] and (self._waiting or holding):
             before = self._hosts
             self._observe()
@@ -481,13 +488,15 @@ class QueueService:
 
     def holding(self) -> list[JobRecord]:
         """Return the jobs that hold an instance, or are about to."""
-        return [job for job in self._active.values() if job.state is not State.WAITING]
+        return list(self._held.values())
 
     def view(self) -> View:
         """Return what the scheduler looks at."""
         resting = {gpu for gpu, (until, _, _) in self._resting.items() if until > self._now}
         usable = [host for host in self._hosts if host.id not in resting]
-        return View(self._now, tuple(self._waiting.values()), self.holding(), usable, self._used)
+        # One that waits again has the place that its number gives it.
+        waiting = [self._waiting[number] for number in sorted(self._waiting)]
+        return View(self._now, waiting, self.holding(), usable, self._used)
 
     def _mind_lost(self) -> None:
         """End what runs on GPUs and instances that are gone."""
@@ -525,16 +534,14 @@ class QueueService:
             return
         self._store.put(jobs, used)
         for job in jobs:
+            for where in (self._waiting, self._held):
+                where.pop(job.number, None)
             if job.state in OVER:
                 self._active.pop(job.number, None)
-                self._waiting.pop(job.number, None)
                 self._scheduler.forget(job)
                 continue
             self._active[job.number] = job
-            if job.state is State.WAITING:
-                self._waiting[job.number] = job
-            else:
-                self._waiting.pop(job.number, None)
+            (self._waiting if job.state is State.WAITING else self._held)[job.number] = job
         self.version += 1
         self._dirty = True
 

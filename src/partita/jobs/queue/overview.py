@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +19,8 @@ if TYPE_CHECKING:
     from partita.jobs.queue.record import JobRecord
     from partita.jobs.queue.scheduler import Prediction
 
-FRESH_S = 1.0
-"""Seconds for which an overview serves even if something has changed."""
+FRESH = 5.0
+"""Times what it took to make for which an overview serves even if something has changed."""
 
 OLD_S = 15.0
 """Seconds after which it is made anew even if nothing has."""
@@ -38,7 +37,7 @@ class Overview:
 
     def __init__(self, service: QueueService) -> None:
         self._service = service
-        self.made = time.monotonic()
+        began = time.monotonic()
         self.version = service.version
         self.predicted = service.predictions()
         waiting = [job for job in service.active.values() if job.state is State.WAITING]
@@ -46,17 +45,24 @@ class Overview:
         waiting.sort(key=lambda job: (self._start(job), job.number))
         holding = [job for job in service.active.values() if job.state is not State.WAITING]
         holding.sort(key=lambda job: (_ORDER[job.state], job.number))
-        self.order = [job.number for job in (*holding, *waiting)]
-        self.counts = Counter(job.state.value for job in service.active.values())
+        self._newest = max(service.active, default=0)
+        self._order = [job.number for job in (*holding, *waiting)]
         self._situation = self._look(waiting)
+        self._made = time.monotonic()
+        self._fresh = FRESH * (self._made - began)
 
     def stale(self) -> bool:
         """Say whether another one should be made."""
-        age = time.monotonic() - self.made
-        return age > OLD_S or (age > FRESH_S and self.version != self._service.version)
+        age = time.monotonic() - self._made
+        return age > OLD_S or (age > self._fresh and self.version != self._service.version)
+
+    @property
+    def order(self) -> list[int]:
+        """The jobs in order: those that hold an instance, then by predicted start, then what has come since."""
+        return [*self._order, *sorted(number for number in self._service.active if number > self._newest)]
 
     def rows(self, offset: int, limit: int, may: Callable[[JobRecord], bool]) -> list[dict[str, Any]]:
-        """Return some of the jobs as data, in order: those that hold an instance, then by predicted start."""
+        """Return some of the jobs as data, in order."""
         found = []
         for number in self.order[offset : offset + limit]:
             job = self._service.active.get(number)
