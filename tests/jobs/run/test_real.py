@@ -329,6 +329,16 @@ def test_a_watcher_that_fails_itself_says_of_what(attempts: Attempts) -> None:
     assert str(found.why).startswith("its watcher failed: TypeError")
 
 
+def test_what_a_crashed_host_has_left_of_a_launch_is_a_job_that_never_began(attempts: Attempts) -> None:
+    folder = attempts.start("true")
+    ended(folder)
+    (folder / "exit.json").unlink()
+    (folder / "launch.json").write_bytes(b"")
+    for _ in range(2):
+        found = RealRunner().look(folder)
+        assert (found.phase, found.why) == (Phase.LOST, "it never began")
+
+
 def test_a_job_of_before_a_reboot_is_lost_and_nothing_is_killed_for_it(attempts: Attempts) -> None:
     folder = attempts.start("true")
     ended(folder)

@@ -65,7 +65,8 @@ class RealRunner:
             launch.folder.mkdir(mode=0o711, exist_ok=True)
             with _opened(launch.folder) as folder, _locked(folder, fcntl.LOCK_EX) as lock:
                 if lock is not None and not _there(folder, names.LAUNCH):
-                    documents.write(folder, names.LAUNCH, self._document(launch))
+                    # Not waiting for the disk: a host that crashes ends the job anyway.
+                    documents.write(folder, names.LAUNCH, self._document(launch), durable=False)
                     self._children.add(_spawn(launch.folder, lock))
         except OSError as error:
             raise PartitaError(
@@ -171,11 +172,12 @@ class _Attempt:
         with _locked(folder, fcntl.LOCK_EX) as lock:
             if lock is not None and not _there(folder, names.EXIT):
                 return self._lose(folder)
-        if not self._known and _there(folder, names.LAUNCH):
-            launch = documents.read(folder, names.LAUNCH)
-            self._scale = launch["scale"]
-            self._device = launch["environment"]["CUDA_VISIBLE_DEVICES"]
-            self._known = True
+        if not self._known:
+            with suppress(FileNotFoundError, ValueError):  # what a crash of the host has left is no document
+                launch = documents.read(folder, names.LAUNCH)
+                self._scale = launch["scale"]
+                self._device = launch["environment"]["CUDA_VISIBLE_DEVICES"]
+                self._known = True
         if lock is None:
             return self._running(folder)
         return _ended(documents.read(folder, names.EXIT), self._progress(folder), self._scale)
