@@ -6,22 +6,21 @@ import fcntl
 import os
 import signal
 import sys
-import time
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import partita
 from partita.errors import PartitaError
 from partita.jobs.run import folder as names
-from partita.jobs.run.lost import end_what_is_left
-from partita.jobs.run.port import Look, Phase, Progress
-from partita.jobs.run.progress import Reports
+from partita.jobs.run.attempt import Attempt
+from partita.jobs.run.locking import locked, opened, there
+from partita.jobs.run.port import Look, Phase
 from partita.jobs.run.shepherd import documents, processes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
     from partita.jobs.run.port import Launch
@@ -33,7 +32,6 @@ sys.path.append(sys.argv[1])
 from partita.jobs.run.shepherd.main import main
 main(sys.argv[2])
 """
-_ASK_S = 1.0
 _ENDED = (Phase.ENDED, Phase.LOST)
 
 
@@ -53,7 +51,7 @@ class RealRunner:
         self._scale = scale
         self._used = used
         self._children: set[int] = set()
-        self._under_way: dict[Path, _Attempt] = {}
+        self._under_way: dict[Path, Attempt] = {}
 
     def start(self, launch: Launch) -> None:
         """Start an attempt; doing so twice is no error and starts it once.
@@ -63,8 +61,8 @@ class RealRunner:
         """
         try:
             launch.folder.mkdir(mode=0o711, exist_ok=True)
-            with _opened(launch.folder) as folder, _locked(folder, fcntl.LOCK_EX) as lock:
-                if lock is not None and not _there(folder, names.LAUNCH):
+            with opened(launch.folder) as folder, locked(folder, fcntl.LOCK_EX) as lock:
+                if lock is not None and not there(folder, names.LAUNCH):
                     # Not waiting for the disk: a host that crashes ends the job anyway.
                     documents.write(folder, names.LAUNCH, self._document(launch), durable=False)
                     self._children.add(_spawn(launch.folder, lock))
@@ -82,7 +80,7 @@ class RealRunner:
         self._reap()
         attempt = self._under_way.get(folder)
         if attempt is None:
-            attempt = self._under_way[folder] = _Attempt(folder, self._used)
+            attempt = self._under_way[folder] = Attempt(folder, self._used)
         found = attempt.look()
         if found.phase in _ENDED:
             self._under_way.pop(folder, None)
@@ -93,7 +91,7 @@ class RealRunner:
 
         Asked again with less grace, it has less. One that has ended is let be.
         """
-        with suppress(FileNotFoundError), _opened(folder) as handle:
+        with suppress(FileNotFoundError), opened(folder) as handle:
             with suppress(OSError):  # on a full disk the signal asks, with the grace it was started with
                 _ask(handle, grace_s)
             _wake(handle)
@@ -145,83 +143,6 @@ class RealRunner:
                 self._children.discard(pid)
 
 
-class _Attempt:
-    """What is known of an attempt from look to look, so that a look is a few calls of the system."""
-
-    def __init__(self, folder: Path, used: Callable[[str], int | None]) -> None:
-        self._folder = folder
-        self._used = used
-        self._device = ""
-        self._peak = 0
-        self._ask = 0.0
-        self._reports = Reports()
-        self._began: float | None = None
-        self._scale: float | None = None
-        self._known = False
-
-    def look(self) -> Look:
-        try:
-            with _opened(self._folder) as folder:
-                return self._look(folder)
-        except FileNotFoundError:
-            return Look(Phase.LOST, why="it never began")
-        except (OSError, ValueError, KeyError) as error:
-            raise PartitaError(f"an attempt cannot be read: {error}", where=str(self._folder)) from error
-
-    def _look(self, folder: int) -> Look:
-        with _locked(folder, fcntl.LOCK_EX) as lock:
-            if lock is not None and not _there(folder, names.EXIT):
-                return self._lose(folder)
-        if not self._known:
-            with suppress(FileNotFoundError, ValueError):  # what a crash of the host has left is no document
-                launch = documents.read(folder, names.LAUNCH)
-                self._scale = launch["scale"]
-                self._device = launch["environment"]["CUDA_VISIBLE_DEVICES"]
-                self._known = True
-        if lock is None:
-            return self._running(folder)
-        return _ended(documents.read(folder, names.EXIT), self._progress(folder), self._scale)
-
-    def _lose(self, folder: int) -> Look:
-        found = end_what_is_left(folder, self._folder)
-        with suppress(OSError):  # on a full disk the next look finds the same again
-            documents.write(folder, names.EXIT, found)
-        return _ended(found, self._progress(folder), self._scale)
-
-    def _running(self, folder: int) -> Look:
-        if self._began is None and _there(folder, names.WATCH):
-            self._began = documents.read(folder, names.WATCH)["began"]
-        if self._began is not None and self._scale is None and time.monotonic() >= self._ask:
-            self._ask = time.monotonic() + _ASK_S
-            self._peak = max(self._peak, self._used(self._device) or 0)
-        stopping = _there(folder, names.CHECKPOINT)
-        return Look(
-            Phase.STOPPING if stopping else Phase.RUNNING, began=self._began, progress=self._progress(folder)
-        )
-
-    def _progress(self, folder: int) -> Progress:
-        self._reports.read(folder)
-        found = self._reports.progress(self._scale)
-        return replace(found, peak_bytes=max(found.peak_bytes or 0, self._peak) or None)
-
-
-def _ended(found: dict[str, Any], progress: Progress, scale: float | None) -> Look:
-    peak = progress.peak_bytes
-    if scale is not None and found["peak_bytes"] is not None:
-        peak = max(peak or 0, int(found["peak_bytes"] / scale))
-    return Look(
-        Phase.LOST if found.get("lost") else Phase.ENDED,
-        code=found["code"],
-        out_of_memory=found["out_of_memory"],
-        why=found["why"],
-        began=found["began"],
-        ended=found["ended"],
-        progress=replace(progress, peak_bytes=peak),
-        left=found["left"],
-        stuck=tuple(found["stuck"]),
-    )
-
-
 def _spawn(folder: Path, lock: int) -> int:
     null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     errors = str(folder / names.ERRORS)
@@ -261,41 +182,8 @@ def _wake(folder: int) -> None:
         handle = os.pidfd_open(documents.read(folder, names.WATCH)["watcher"])
         try:
             # While the lock is held, the pid that was written under it is the watcher's.
-            with _locked(folder, fcntl.LOCK_SH) as lock:
+            with locked(folder, fcntl.LOCK_SH) as lock:
                 if lock is None:
                     signal.pidfd_send_signal(handle, signal.SIGTERM)
         finally:
             os.close(handle)
-
-
-def _there(folder: int, name: str) -> bool:
-    try:
-        os.stat(name, dir_fd=folder, follow_symlinks=False)
-    except FileNotFoundError:
-        return False
-    return True
-
-
-@contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield handle
-    finally:
-        os.close(handle)
-
-
-@contextmanager
-def _locked(folder: int, how: int) -> Iterator[int | None]:
-    """Yield the open file that is locked now; None if a watcher holds it."""
-    handle = os.open(names.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder)
-    try:
-        try:
-            fcntl.flock(handle, how | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
-            yield handle
-    finally:
-        # A watcher that inherited it holds it on.
-        os.close(handle)
