@@ -10,32 +10,34 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from partita.drive.port import Observation
 from partita.errors import PartitaError
 from partita.jobs.early_restart import early_restart
 from partita.jobs.memory.bounds import MIB
-from partita.jobs.queue.access import owner
 from partita.jobs.queue.disciplines import DEFAULT
 from partita.jobs.queue.endings import ended
 from partita.jobs.queue.families import Families
 from partita.jobs.queue.growing import growth_of, within
 from partita.jobs.queue.hands import Hands
-from partita.jobs.queue.hosts import catalogued, hosts
+from partita.jobs.queue.hosts import hosts
+from partita.jobs.queue.launching import launch_of, make_parent
 from partita.jobs.queue.record import OVER, Attempt, JobRecord, State, Verdict
+from partita.jobs.queue.resting import Resting
 from partita.jobs.queue.scheduler import Scheduler, View
+from partita.jobs.queue.seen import device_of, gone, model_of, models
 from partita.jobs.queue.store import Store, StoreError
-from partita.jobs.run.port import Launch, Phase
+from partita.jobs.run.port import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from pathlib import Path
 
-    from partita.drive.port import DriveError, Driver, Observation
+    from partita.drive.port import DriveError, Driver
     from partita.jobs.queue.hosts import Host
     from partita.jobs.queue.scheduler import Decision, Prediction
     from partita.jobs.run.port import Look, Runner
-    from partita.mig.gpu import GpuModel
 
 REMEMBERED_JOBS = 5000
 """Jobs that are over from which families are known again when a daemon starts."""
@@ -115,9 +117,10 @@ class QueueService:
         self._stopped: set[int] = set()
         self._wrong: dict[int, str] = {}
         self._seen_steps: dict[int, int] = {}
-        self._observation: Observation | None = None
+        self._observation = Observation(())
+        self._observed = False
         self._hosts: tuple[Host, ...] = ()
-        self._resting: dict[str, tuple[float, float, str]] = {}
+        self._resting = Resting()
         self._dirty = True
         self._now = driver.clock.now()
         self._due = dict.fromkeys(("look", "observe", "decide", "afresh"), 0.0)
@@ -163,9 +166,7 @@ class QueueService:
     @property
     def trouble(self) -> str | None:
         """What is wrong at the moment; None if nothing is."""
-        return self._told or next(
-            (why for until, _, why in self._resting.values() if until > self._now), None
-        )
+        return self._told or self._resting.why(self._now)
 
     def folder_of(self, job: JobRecord, number: int) -> Path:
         """Return the folder of an attempt."""
@@ -231,7 +232,7 @@ class QueueService:
         """
         self._now = now
         try:
-            if self._observation is None:
+            if not self._observed:
                 self._observe()
             self._hands.poll(now)
             self._start_and_stop()
@@ -306,10 +307,10 @@ class QueueService:
         if job.state is State.STOPPING:
             self._withdraw(job, job.attempt.why)
             return
-        device = None if error is not None else self._device(job.attempt)
+        device = None if error is not None else device_of(self._observe(), job.attempt)
         if device is None:
             why = f"{job.attempt.placement} on {job.attempt.gpu} could not be made: {error or 'it is gone'}"
-            self._rest(job.attempt.gpu, why)
+            self._resting.rest(job.attempt.gpu, why, self._now)
             self._tell(f"job {job.id}: {why}")
             self._withdraw(job, why)
             return
@@ -323,55 +324,16 @@ class QueueService:
         back = job.to(State.CANCELLED if over else State.WAITING, why=why)
         self._save([replace(back, attempts=job.attempts[:-1], tries=job.tries - 1)])
 
-    def _device(self, attempt: Attempt) -> str | None:
-        """Return the MIG UUID of an attempt's instance; None if it does not stand."""
-        self._observe()
-        gpu = self._observation.gpu(attempt.gpu) if self._observation else None
-        for each in gpu.instances if gpu is not None and not gpu.lost else ():
-            if each.placement == attempt.placement and each.ours and each.complete:
-                return each.identity.mig_uuid
-        return None
-
-    def _rest(self, gpu: str, why: str) -> None:
-        """Leave a GPU alone for a while, longer each time in a row."""
-        _, before, _ = self._resting.get(gpu, (0.0, 15.0, ""))
-        span = min(2 * before, 600.0)
-        self._resting[gpu] = (self._now + span, span, why)
-
     def _launch(self, job: JobRecord) -> None:
         """Start a job's process, which happens once however often it is asked."""
         attempt = job.attempt
         environment = self._store.environment(job.environment)
-        if job.index is not None:
-            environment["PARTITA_ARRAY_INDEX"] = str(job.index)
         folder = self.folder_of(job, attempt.number)
-        self._make_parent(folder)
-        self._runner.start(
-            Launch(
-                job.number,
-                attempt.number,
-                folder,
-                job.words,
-                Path(job.directory),
-                environment,
-                owner(job.submitter),
-                attempt.device or "",
-                attempt.limit_bytes,
-                self._settings.log_bytes,
-                job.asked.grace_s,
-                job.index,
-            )
-        )
+        make_parent(folder)
+        self._runner.start(launch_of(job, folder, environment, self._settings.log_bytes))
         running = job.to(State.RUNNING).with_attempt(replace(attempt, began=self._now))
         self._save([running])
-        self._resting.pop(attempt.gpu, None)
-
-    def _make_parent(self, folder: Path) -> None:
-        """Make the folder of a job's attempts, which its user may pass through."""
-        try:
-            folder.parent.mkdir(mode=0o711, exist_ok=True)
-        except OSError as error:
-            raise PartitaError(f"a job cannot be started: {error.strerror}", where=str(folder)) from error
+        self._resting.wake(attempt.gpu)
 
     def _look_at_process(self, job: JobRecord) -> None:
         if job.state not in (State.RUNNING, State.STOPPING) or job.attempt.device is None:
@@ -400,9 +362,9 @@ class QueueService:
 
     def _end(self, job: JobRecord, look: Look) -> None:
         bounds = self._scheduler.expected(job).bounds
-        after = ended(job, look, self._now, bounds, self._models())
+        after = ended(job, look, self._now, bounds, models(self._observation))
         attempt = after.attempt
-        model = self._model(attempt.gpu)
+        model = model_of(self._observation, attempt.gpu)
         share = model.profile(attempt.placement.profile).compute / model.compute_slices if model else 0.0
         took = max((attempt.ended or 0.0) - (attempt.began or 0.0), 0.0) * share
         user = job.submitter.name
@@ -421,7 +383,7 @@ class QueueService:
         if progress.step is None or progress.step == self._seen_steps.get(job.number):
             return
         self._seen_steps[job.number] = progress.step
-        model = self._model(attempt.gpu)
+        model = model_of(self._observation, attempt.gpu)
         if model is None or progress.of is None or job.tries >= job.asked.most_attempts:
             return
         rate = progress.step / max(self._now - (attempt.began or self._now), 0.001)
@@ -481,10 +443,12 @@ class QueueService:
         )
         return replace(job.to(State.STARTING), attempts=(*job.attempts, attempt), tries=job.tries + 1)
 
-    def _observe(self) -> None:
+    def _observe(self) -> Observation:
         self._observation = self._driver.observe()
+        self._observed = True
         self._hosts = hosts(self._observation, self.holding())
         self._due["observe"] = self._now + self._settings.pace.cluster
+        return self._observation
 
     def holding(self) -> list[JobRecord]:
         """Return the jobs that hold an instance, or are about to."""
@@ -492,7 +456,7 @@ class QueueService:
 
     def view(self) -> View:
         """Return what the scheduler looks at."""
-        resting = {gpu for gpu, (until, _, _) in self._resting.items() if until > self._now}
+        resting = self._resting.gpus(self._now)
         usable = [host for host in self._hosts if host.id not in resting]
         # One that waits again has the place that its number gives it.
         waiting = [self._waiting[number] for number in sorted(self._waiting)]
@@ -503,30 +467,13 @@ class QueueService:
         for job in self.holding():
             if job.attempt.device is None or job.attempt.wish is Verdict.LOST or job.state is State.STARTING:
                 continue
-            why = self._gone(job.attempt)
+            why = gone(self._observation, job.attempt)
             if why is not None:
                 stopping = self._stopping(job, Verdict.LOST, why)
                 if stopping is not None:
                     self._tell(f"job {job.id}: {why}")
                     self._stopped.discard(job.number)
                     self._save([stopping])
-
-    def _gone(self, attempt: Attempt) -> str | None:
-        gpu = self._observation.gpu(attempt.gpu) if self._observation else None
-        if gpu is None or gpu.lost:
-            return f"{attempt.gpu} fell off the bus"
-        if all(each.identity.mig_uuid != attempt.device for each in gpu.instances):
-            return f"its instance {attempt.placement} on {attempt.gpu} was destroyed"
-        return None
-
-    def _models(self) -> list[GpuModel]:
-        """Return the models of GPU there are, those of lost ones included: they may come back."""
-        names = {gpu.model for gpu in self._observation.gpus} if self._observation else set()
-        return [model for name in sorted(names) if (model := catalogued(name)) is not None]
-
-    def _model(self, gpu_id: str) -> GpuModel | None:
-        gpu = self._observation.gpu(gpu_id) if self._observation else None
-        return catalogued(gpu.model) if gpu is not None else None
 
     def _save(self, jobs: list[JobRecord], used: dict[str, float] | None = None) -> None:
         """Write jobs, and only then believe them."""

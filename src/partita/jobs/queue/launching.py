@@ -1,0 +1,53 @@
+"""What the runner is told of an attempt that is about to begin."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from partita.errors import PartitaError
+from partita.jobs.queue.access import owner
+from partita.jobs.run.port import Launch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from partita.jobs.queue.record import JobRecord
+
+
+def launch_of(job: JobRecord, folder: Path, environment: Mapping[str, str], log_bytes: int) -> Launch:
+    """Return the launch of a job's newest attempt, whose instance stands.
+
+    Args:
+        job: which.
+        folder: the attempt's own, not there yet.
+        environment: as it was submitted with.
+        log_bytes: most bytes of the log that are kept.
+    """
+    index = {} if job.index is None else {"PARTITA_ARRAY_INDEX": str(job.index)}
+    return Launch(
+        job=job.number,
+        attempt=job.attempt.number,
+        folder=folder,
+        command=job.words,
+        directory=Path(job.directory),
+        environment={**environment, **index},
+        owner=owner(job.submitter),
+        device=job.attempt.device or "",
+        memory_bytes=job.attempt.limit_bytes,
+        log_bytes=log_bytes,
+        grace_s=job.asked.grace_s,
+        index=job.index,
+    )
+
+
+def make_parent(folder: Path) -> None:
+    """Make the folder of a job's attempts, which its user may pass through.
+
+    Raises:
+        PartitaError: it cannot be made.
+    """
+    try:
+        folder.parent.mkdir(mode=0o711, exist_ok=True)
+    except OSError as error:
+        raise PartitaError(f"a job cannot be started: {error.strerror}", where=str(folder)) from error
