@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from partita.cli.workplace import Workplace
     from partita.control.sharing import SharedDriver
     from partita.drive.port import Driver
+    from partita.jobs.energy.attribution import Stay
     from partita.jobs.energy.queue_energy import QueueEnergy
     from partita.jobs.queue.access import Access
     from partita.jobs.queue.daemon import QueueService, Settings
@@ -97,17 +98,23 @@ def queue_way(
 
 @dataclass(frozen=True, slots=True)
 class QueueHost:
-    """A queue with its socket and its measurements of energy."""
+    """A queue with its socket and its measurements of energy, on the cluster that `driver` drives."""
 
     service: QueueService
     server: SocketServer
     energy: QueueEnergy
+    driver: Driver
 
     def step(self, now: float) -> float:
         """Do what is due; return when it wants to be called next."""
         # Before the queue finds what has ended meanwhile: it ran until now as far as anybody knows.
-        due = self.energy.step(now, self.service.active.values())
+        due = self.energy.step(now, self.service.active.values(), self._services)
         return min(due, self.service.step(now))
+
+    def _services(self) -> tuple[Stay, ...]:
+        from partita.jobs.energy.sampler import services_of  # noqa: PLC0415 -- slow to import
+
+        return services_of(self.driver.observe())
 
 
 @contextmanager
@@ -136,7 +143,7 @@ def queue_host(driver: Driver, name: DriverName, folder: Path, way: QueueWay) ->
         store = stack.enter_context(closing(Store(jobs / FILE)))
         service = QueueService(driver, runner, store, jobs / ATTEMPTS, settings=way.settings, tell=note)
         server = SocketServer(jobs, Answers(service, way.access, ledger.joules))
-        yield QueueHost(service, stack.enter_context(closing(server)), energy)
+        yield QueueHost(service, stack.enter_context(closing(server)), energy, driver)
 
 
 @contextmanager

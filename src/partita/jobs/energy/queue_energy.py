@@ -36,13 +36,15 @@ class QueueEnergy:
         self._gone: list[Stay] = []
         self._due = -math.inf
 
-    def step(self, now: float, jobs: Iterable[JobRecord], services: Sequence[Stay] = ()) -> float:
+    def step(
+        self, now: float, jobs: Iterable[JobRecord], services: Callable[[], Sequence[Stay]] = tuple
+    ) -> float:
         """Look who runs, and sample if it is time to; return when to be called next.
 
         Args:
             now: seconds, of the queue's clock.
             jobs: at least all that run.
-            services: stays of services on the same GPUs.
+            services: looks at the stays of services on the same GPUs.
         """
         if self._due - LOOK_S <= now < self._due:
             return self._due
@@ -53,7 +55,7 @@ class QueueEnergy:
         ]
         self._there = running
         try:
-            self._sampler.step(now, [*running.values(), *self._gone, *services])
+            self._sampler.step(now, [*running.values(), *self._gone, *services()])
         except PartitaError as error:
             if self._told != str(error):
                 self._told = str(error)
