@@ -113,7 +113,9 @@ def serving(emulation: Emulation, *, before: Sequence[str] = ()) -> Iterator[Ser
         environment = {**os.environ, "PARTITA_STATE": str(folder / "state")}
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
-                [*before, sys.executable, "-m", "partita", "serve", *words], env=environment, stderr=log
+                [*before, sys.executable, "-m", "partita", "--debug", "serve", *words],
+                env=environment,
+                stderr=log,
             )
         served = Served(process.pid, f"http://127.0.0.1:{http}", f"127.0.0.1:{grpc}", folder / "state")
         try:

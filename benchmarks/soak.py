@@ -57,10 +57,15 @@ async def _soak(served: Served, seconds: float) -> tuple[Tally, _Watch]:
             asyncio.create_task(_kill(served.pid, watch)),
             asyncio.create_task(_look(served.pid, watch)),
         ]
-        await client.load(_RATE, seconds)
+        load = asyncio.create_task(client.load(_RATE, seconds))
+        # Killing and looking have no end: only if the gateway itself is gone do they fail.
+        await asyncio.wait([load, *around], return_when=asyncio.FIRST_COMPLETED)
         for task in around:
             task.cancel()
-        await asyncio.gather(*around, return_exceptions=True)
+        failed = [each for each in await asyncio.gather(*around, return_exceptions=True) if each]
+        if not load.done():
+            load.cancel()
+            raise RuntimeError(f"the gateway ended during the soak: {failed}")
         return client.tally, watch
 
 
@@ -112,8 +117,8 @@ def _text(seconds: float, tally: Tally, watch: _Watch) -> str:
         f"## Soak\n\n{seconds / 60:g} minutes of {_RATE:g} requests a second (exponential gaps, seed 0) on "
         f"{_EMULATION.workers} emulated workers of {_EMULATION.latency_ms:g} ms, deadline {_EMULATION.slo_ms:g} ms; "
         f"every {_KILL_S:g} s one of them is killed with SIGKILL. Half of the requests are JSON over HTTP, four in "
-        "ten binary tensors over HTTP (aiohttp), one in ten gRPC (tritonclient). No two requests are alike, and a "
-        "worker answers with what it was asked, so that each answer is checked from end to end.\n\n"
+        "ten binary tensors over HTTP (aiohttp, 100 connections), one in ten gRPC (tritonclient). No two requests "
+        "are alike, and a worker answers with what it was asked, so that each answer is checked from end to end.\n\n"
         + table(["what", "found"], rows)
         + failures
     )

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from benchmarks.served import Served
 
 _ITEMS = 16
+_CONNECTIONS = 100
 _ENOUGH_S = 30.0
 _BINARY = "Inference-Header-Content-Length"
 
@@ -70,7 +71,7 @@ class Client:
 
     async def __aenter__(self) -> Self:
         self._http = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(_ENOUGH_S)
+            connector=aiohttp.TCPConnector(limit=_CONNECTIONS), timeout=aiohttp.ClientTimeout(_ENOUGH_S)
         )
         self._grpc = triton.InferenceServerClient(self._served.grpc)
         return self

@@ -7,9 +7,9 @@ import signal
 import sys
 from typing import Any
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import ray  # type: ignore[import-not-found]
-from ray import serve  # type: ignore[import-not-found]
+from ray import serve
 from starlette.requests import (  # type: ignore[import-not-found,unused-ignore]
     Request,  # noqa: TC002 -- Ray reads the annotation
 )
