@@ -65,7 +65,7 @@ def _table(jobs: list[dict[str, Any]], *, wide: bool) -> Table:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("id", no_wrap=True)
-    table.add_column("job", overflow="ellipsis", no_wrap=True, max_width=20, min_width=6)
+    table.add_column("job", overflow="ellipsis", no_wrap=True, max_width=24 if wide else 10, min_width=6)
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("instance", no_wrap=True)
     if wide:
