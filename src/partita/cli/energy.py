@@ -174,4 +174,6 @@ def _table(by: By, rows: Sequence[dict[str, Any]]) -> Table:
 def _shown(joules: float | None) -> str:
     if joules is None:
         return _MISSING
-    return f"{joules:,.0f} J" if joules < 36_000.0 else f"{joules / 3.6e6:,.2f} kWh"
+    if joules < 3600.0:
+        return f"{joules:,.0f} J"
+    return f"{joules / 3600.0:,.1f} Wh" if joules < 3.6e6 else f"{joules / 3.6e6:,.2f} kWh"
