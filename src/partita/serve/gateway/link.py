@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from typing import TYPE_CHECKING, Any, Protocol, cast
+
+import orjson
 
 from partita.serve.worker.wire import HEAD, Hello, Kind, frame, pack_run, unpack_done
 
@@ -153,7 +154,7 @@ def _parsed(one: memoryview) -> tuple[int, int, Hello | tuple[tuple[Answer, ...]
     header, _, kind, number = HEAD.unpack_from(one)
     end = HEAD.size + header
     try:
-        said: Any = json.loads(bytes(one[HEAD.size : end])) if header else None
+        said: Any = orjson.loads(one[HEAD.size : end]) if header else None
         if kind == Kind.DONE:
             return kind, number, unpack_done(said, one[end:])
         return kind, number, Hello.unpacked(said) if kind == Kind.HELLO else None

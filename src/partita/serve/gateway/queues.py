@@ -21,10 +21,11 @@ class Queues:
         waiting: how many queries wait.
     """
 
-    __slots__ = ("_number", "heaps", "sizes", "waiting")
+    __slots__ = ("_largest", "_number", "heaps", "sizes", "waiting")
 
     def __init__(self) -> None:
         self.heaps: dict[int, list[tuple[float, int, Waiting]]] = {}
+        self._largest: dict[int, float] = {}  # key since the heap was last empty
         self._number = 0
         self.sizes: list[int] = []
         self.waiting = 0
@@ -36,6 +37,9 @@ class Queues:
             heap = self.heaps[query.batch] = []
         if not heap:
             insort(self.sizes, query.batch)
+            self._largest[query.batch] = query.key
+        elif query.key > self._largest[query.batch]:
+            self._largest[query.batch] = query.key
         self._number += 1
         heappush(heap, (query.key, self._number, query))
         self.waiting += 1
@@ -65,4 +69,9 @@ class Queues:
     def before(self, query: Waiting) -> int:
         """Return how many queries of its batch size stand before a query that is not yet in."""
         heap = self.heaps.get(query.batch)
-        return sum(1 for key, _, _ in heap if key <= query.key) if heap else 0
+        if not heap:
+            return 0
+        # Nearly always: of equal deadlines the newest is the latest.
+        if query.key >= self._largest[query.batch]:
+            return len(heap)
+        return sum(1 for key, _, _ in heap if key <= query.key)
