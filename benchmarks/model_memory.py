@@ -16,6 +16,7 @@ import onnxruntime as ort
 from benchmarks.architectures import ARCHITECTURES, Net
 from benchmarks.report import table
 from partita.jobs.memory.onnx_graph import GraphMemory, read_graph
+from partita.jobs.memory.reuse import arena_bytes, live_peak
 
 MB = 1e6
 BATCHES = (1, 4, 8)
@@ -76,7 +77,7 @@ def _case(name: str, small: Path, path: Path, batch: int) -> Case:
     grown = sum(map(int, re.findall(r"Extended allocation by (\d+) bytes", running)))
     tensors = memory.tensors()
     return Case(
-        name, batch, graph.weight_bytes, graph.live_peak(), graph.arena_bytes(), tensors.lower, memory.expected(),
+        name, batch, graph.weight_bytes, live_peak(graph), arena_bytes(graph), tensors.lower, memory.expected(),
         tensors.upper, told["loaded"], grown + sum(graph.sizes[each] for each in graph.inputs), told["peak"],
         told["loading"],
     )  # fmt: skip

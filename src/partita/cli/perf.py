@@ -9,6 +9,7 @@ import typer
 
 from partita.cli import perf_measure
 from partita.cli.options import Format, Output
+from partita.cli.perf_table import batch_sizes, write
 from partita.errors import InputError, nearest
 
 if TYPE_CHECKING:
@@ -178,20 +179,6 @@ def estimate(
     write(PerfTable(rows), out)
 
 
-def batch_sizes(text: str) -> list[int]:
-    """Return the batch sizes of an option, ascending.
-
-    Raises:
-        InputError: they are none.
-    """
-    parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise InputError(
-            f"{text!r} are no batch sizes", where="--batches", hint="write numbers, as in 1,8,32"
-        )
-    return sorted({int(part) for part in parts})
-
-
 def _profile(gpu: str, profile: str) -> Profile:
     from partita.mig.catalogue import gpu_model  # noqa: PLC0415 -- not needed for --help
 
@@ -213,14 +200,3 @@ def _selected(table: PerfTable, model: str | None, gpu: str | None) -> PerfTable
     if not len(chosen):
         raise InputError(f"no rows of {model!r} on {gpu!r}", where="--gpu")
     return chosen
-
-
-def write(table: PerfTable, out: Path | None) -> None:
-    """Write a table to a file, or as CSV to stdout."""
-    from partita.perf.writing import write_csv, write_table  # noqa: PLC0415 -- not needed for --help
-
-    if out is None:
-        write_csv(table, typer.get_text_stream("stdout"))
-    else:
-        write_table(table, out)
-        typer.echo(f"wrote {len(table)} rows of {len(table.models)} models to {out}", err=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from partita.cli.perf_table import batch_sizes
 from partita.errors import InputError
 
 if TYPE_CHECKING:
@@ -163,7 +164,6 @@ def _setup(
 
 def _course(found: Setup, batches: str | None, max_processes: int, max_latency_ms: float | None) -> Course:
     """Return the cells to measure; a model that knows one batch size alone has that one by default."""
-    from partita.cli.perf import batch_sizes  # noqa: PLC0415 -- that module imports this one
     from partita.perf.measure.course import Course  # noqa: PLC0415
 
     fixed = found.feed.fixed

@@ -11,6 +11,7 @@ import typer
 
 from partita import __version__
 from partita.cli.options import stderr
+from partita.cli.perf_table import write
 from partita.errors import PartitaError
 from partita.perf.measure.measuring import measure
 from partita.perf.measure.rows import to_table
@@ -85,8 +86,6 @@ def carry_out(setup: Setup, course: Course, journal: Journal, meter: Meter, targ
 
 
 def _write(table: PerfTable, target: Target) -> None:
-    from partita.cli.perf import write  # noqa: PLC0415 -- that module imports the command
-
     write(table, target.out)
 
 

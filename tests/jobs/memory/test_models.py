@@ -9,8 +9,10 @@ import pytest
 
 from partita.errors import InputError
 from partita.jobs.memory.allowance import CONTEXT, WORKSPACES
+from partita.jobs.memory.graph import Graph
 from partita.jobs.memory.hugging_face import TransformerMemory, read_transformer
-from partita.jobs.memory.onnx_graph import Graph, GraphMemory, read_graph
+from partita.jobs.memory.onnx_graph import GraphMemory, read_graph
+from partita.jobs.memory.reuse import live_peak
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,10 +109,10 @@ def graph(steps, sizes, inputs=("x",), outputs=("y",)) -> Graph:
 def test_activations_live_from_their_writer_to_their_last_reader():
     chain = [(("x",), ("a",)), (("a",), ("b",)), (("b",), ("y",))]
     sizes = {"x": 1, "a": 10, "b": 10, "y": 1}
-    assert graph(chain, sizes).live_peak() == 20
+    assert live_peak(graph(chain, sizes)) == 20
     # A skip connection keeps `a` alive to the end.
     skip = [(("x",), ("a",)), (("a",), ("b",)), (("b",), ("c",)), (("c", "a"), ("y",))]
-    assert graph(skip, {**sizes, "c": 10}).live_peak() == 30
+    assert live_peak(graph(skip, {**sizes, "c": 10})) == 30
 
 
 def test_the_live_peak_is_that_of_brute_force():
@@ -126,7 +128,7 @@ def test_the_live_peak_is_that_of_brute_force():
             total += size if born <= step <= dies else 0
         return total
 
-    found = graph(steps, sizes, outputs=("y", "z")).live_peak()
+    found = live_peak(graph(steps, sizes, outputs=("y", "z")))
     assert found == max(alive(step) for step in range(len(steps)))
 
 
@@ -160,7 +162,7 @@ def test_an_onnx_graph_is_read_with_its_symbolic_dimensions(tmp_path):
     read = read_graph(path, {"batch": 2})
     assert (read.parameters, read.weight_bytes) == (32, 128)
     assert read.sizes == {"x": 32, "a": 64, "y": 64}
-    assert read.live_peak() == 128
+    assert live_peak(read) == 128
     with pytest.raises(InputError, match="dimension batch of x is not known"):
         read_graph(path)
     path.write_bytes(b"no protobuf")

@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import InputError
 from partita.jobs.memory.allowance import with_allowance
 from partita.jobs.memory.bounds import Bounds
-from partita.jobs.memory.reuse import arena_after_runs, lives, peak, shared_memory
+from partita.jobs.memory.graph import Graph
+from partita.jobs.memory.reuse import arena_bytes, live_peak, reused_peak, scratch_bytes
 from partita.jobs.memory.training import Optimiser, training_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A model as memory sees it.
-
-    Attributes:
-        steps: in the order of execution, the tensors that each reads and those that it writes.
-        sizes: bytes of each tensor that is no weight.
-        inputs: tensors that are there before the first step.
-        outputs: tensors that stay after the last.
-        parameters: values in the weights.
-        weight_bytes: their bytes.
-        operators: of each step; without them no memory is reused.
-        shapes: of each tensor in `sizes`, where there are operators.
-    """
-
-    steps: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
-    sizes: Mapping[str, int]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    parameters: int
-    weight_bytes: int
-    operators: tuple[str, ...] = ()
-    shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-
-    def live_peak(self) -> int:
-        """Return the most bytes of activations alive at once, each from its writer to its last reader."""
-        return peak(lives(self, {}))
-
-    def reused_peak(self) -> int:
-        """Return the same where operators write over what nobody reads again: no runtime does with less."""
-        return peak(lives(self, shared_memory(self)))
-
-    def arena_bytes(self) -> int:
-        """Return what ONNX Runtime's arena takes for the activations after several runs, beside the inputs."""
-        return arena_after_runs(self).total + sum(self.sizes.get(name, 0) for name in self.inputs)
-
-    def scratch_bytes(self) -> int:
-        """Return what the arena grows by where kernels' scratch does not fit between the tensors: one region."""
-        return arena_after_runs(self).next_region
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +39,13 @@ class GraphMemory:
         graph = self.graph
         kept = training_bytes(graph.parameters, graph.weight_bytes, self.optimiser)
         if self.optimiser == "none":
-            return Bounds(kept + graph.reused_peak(), self.expected() + graph.scratch_bytes())
+            return Bounds(kept + reused_peak(graph), self.expected() + scratch_bytes(graph))
         every = sum(graph.sizes.values())
-        return Bounds(kept + graph.live_peak(), kept + every + graph.live_peak())
+        return Bounds(kept + live_peak(graph), kept + every + live_peak(graph))
 
     def expected(self) -> float:
         """Return the likeliest for inference with ONNX Runtime, likewise: the weights once, and the arena."""
-        return self.graph.weight_bytes + self.graph.arena_bytes()
+        return self.graph.weight_bytes + arena_bytes(self.graph)
 
     def bounds(self) -> Bounds:
         """Return the bounds of the peak in bytes."""

@@ -12,7 +12,7 @@ from partita.jobs.memory.arena import Arena, Block
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from partita.jobs.memory.onnx_graph import Graph
+    from partita.jobs.memory.graph import Graph
 
 VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
 """Operators whose output is their first input's memory under another shape."""
@@ -45,6 +45,26 @@ class Life:
     size: int
     begin: int
     end: int
+
+
+def live_peak(graph: Graph) -> int:
+    """Return the most bytes of activations alive at once, each from its writer to its last reader."""
+    return peak(lives(graph, {}))
+
+
+def reused_peak(graph: Graph) -> int:
+    """Return the same where operators write over what nobody reads again: no runtime does with less."""
+    return peak(lives(graph, shared_memory(graph)))
+
+
+def arena_bytes(graph: Graph) -> int:
+    """Return what ONNX Runtime's arena takes for the activations after several runs, beside the inputs."""
+    return arena_after_runs(graph).total + sum(graph.sizes.get(name, 0) for name in graph.inputs)
+
+
+def scratch_bytes(graph: Graph) -> int:
+    """Return what the arena grows by where kernels' scratch does not fit between the tensors: one region."""
+    return arena_after_runs(graph).next_region
 
 
 def lives(graph: Graph, shared: Mapping[str, str]) -> list[Life]:

@@ -1,0 +1,39 @@
+"""What the commands that make performance tables share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from partita.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from partita.perf.table import PerfTable
+
+
+def batch_sizes(text: str) -> list[int]:
+    """Return the batch sizes of an option, ascending.
+
+    Raises:
+        InputError: they are none.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise InputError(
+            f"{text!r} are no batch sizes", where="--batches", hint="write numbers, as in 1,8,32"
+        )
+    return sorted({int(part) for part in parts})
+
+
+def write(table: PerfTable, out: Path | None) -> None:
+    """Write a table to a file, or as CSV to stdout."""
+    from partita.perf.writing import write_csv, write_table  # noqa: PLC0415 -- not needed for --help
+
+    if out is None:
+        write_csv(table, typer.get_text_stream("stdout"))
+    else:
+        write_table(table, out)
+        typer.echo(f"wrote {len(table)} rows of {len(table.models)} models to {out}", err=True)
