@@ -207,6 +207,5 @@ def _memory(count: int) -> str:
         + "\nThe first slice of MISO's jobs: what a whole GPU reported taken as `declared`, and "
         "`history` per model and batch, against the smallest slice that really ran:\n\n"
         + outcomes_errors()
-        + "\n`model` is not measured here: the data have neither graphs nor configs of the jobs whose "
-        "memory they give.\n"
+        + "\n`model` has a section of its own: these data have neither graphs nor configs of the jobs.\n"
     )
