@@ -2,12 +2,14 @@
 
 A tensor's data are raw bytes in row-major order, little-endian, as the protocol's binary tensor extension has them;
 elements of type BYTES each follow their length in four bytes. Nothing is decoded on the way from client to worker.
+
+What is made for each query is a named tuple: that takes half the time of a frozen dataclass.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 
@@ -38,8 +40,7 @@ class TensorSpec:
     shape: tuple[int, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     """A tensor with its data."""
 
     name: str
@@ -48,8 +49,7 @@ class Tensor:
     data: Buffer
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """One request as a worker sees it.
 
     Attributes:
@@ -67,8 +67,7 @@ class Query:
         return shape[0] if shape else 1
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What became of one query in a worker.
 
     Attributes:

@@ -35,7 +35,7 @@ class Queues:
         heap = self.heaps.get(query.batch)
         if heap is None:
             heap = self.heaps[query.batch] = []
-        if not heap:
+        if not heap and query.batch not in self.sizes:  # listed until `head` has found it empty
             insort(self.sizes, query.batch)
             self._largest[query.batch] = query.key
         elif query.key > self._largest[query.batch]:
