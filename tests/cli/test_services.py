@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from partita.cli.services import read_backends, read_services
+from partita.cli.services import WorkerWay, read_services, read_workers
 from partita.drive.replicas import CommandReady, PortReady, Process, Upstream
 from partita.errors import InputError
 from partita.serve.tensors import TensorSpec
@@ -32,7 +32,7 @@ services:
   - {name: threads, worker: {onnx: {path: /models/bert.onnx, threads: 2}}}
   - {name: triton, worker: {upstream: "http://127.0.0.1:80{start}"}}
   - {name: slow, worker: {emulated: {slow_down: 2, inputs: [{name: X, datatype: FP32, shape: [-1, 3]}]}}}
-  - {name: plain, worker: {emulated: true}}
+  - {name: plain, worker: {emulated: true}, start_timeout_s: 7}
   - {name: started, worker: {upstream: {url: "http://127.0.0.1:{port}", command: [serve, "{port}"]}}}
   - {name: other, command: [serve]}
 """
@@ -81,13 +81,13 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, told: str) -> None:
 def test_workers_are_read_and_models_lie_beside_the_file(tmp_path: Path) -> None:
     path = tmp_path / "services.yaml"
     path.write_text(WORKERS)
-    assert read_backends(path) == {
-        "onnx": OnnxSpec(str(tmp_path / "models" / "bert.onnx")),
-        "threads": OnnxSpec("/models/bert.onnx", 2),
-        "triton": UpstreamSpec("http://127.0.0.1:80{start}"),
-        "slow": EmulatedSpec(inputs=(TensorSpec("X", "FP32", (-1, 3)),), slow_down=2.0),
-        "plain": EmulatedSpec(),
-        "started": UpstreamSpec("http://127.0.0.1:{port}", command=("serve", "{port}")),
+    assert read_workers(path) == {
+        "onnx": WorkerWay(OnnxSpec(str(tmp_path / "models" / "bert.onnx")), {"OMP_NUM_THREADS": "1"}, 5.0),
+        "threads": WorkerWay(OnnxSpec("/models/bert.onnx", 2)),
+        "triton": WorkerWay(UpstreamSpec("http://127.0.0.1:80{start}")),
+        "slow": WorkerWay(EmulatedSpec(inputs=(TensorSpec("X", "FP32", (-1, 3)),), slow_down=2.0)),
+        "plain": WorkerWay(EmulatedSpec(), start_timeout_s=7.0),
+        "started": WorkerWay(UpstreamSpec("http://127.0.0.1:{port}", command=("serve", "{port}"))),
     }
     found = read_services(path, tmp_path / "workers")
     assert list(found) == ["onnx", "threads", "triton", "slow", "plain", "started", "other"]

@@ -6,19 +6,16 @@ import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.cli.options import stderr
 from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
     from pathlib import Path
 
     from partita.cli.loading import Loaded
-    from partita.plan.plan import Plan
+    from partita.cli.staff import Staff
     from partita.serve.gateway.security import Tls
     from partita.serve.gateway.values import ServedService, Size
     from partita.serve.supervise import Supervisor
-    from partita.serve.worker.spec import BackendSpec
     from partita.workload import ServiceSpec
 
 _QUANTILE = 0.95
@@ -71,13 +68,12 @@ def open_door(
     return Door(host, *ports, token, tls)
 
 
-def serve_until_told(loaded: Loaded, plan: Plan | None, services: Path | None, asked: Asked) -> None:
+def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
     """Serve a workload until a signal says to end.
 
     Args:
         loaded: the workload.
-        plan: whose instances get workers; None to use the workers that are there.
-        services: file that says how each service is run; emulated without it.
+        staff: the workers to start; None to use those that are there.
         asked: everything else.
 
     Raises:
@@ -98,7 +94,7 @@ def serve_until_told(loaded: Loaded, plan: Plan | None, services: Path | None, a
     names = [each.name for each in served]
     folder, metrics, door = state_folder(), Metrics(names), asked.door
     workers = folder / "workers"
-    supervisor = None if plan is None else _supervisor(plan, services, served, workers, asked.grace_s)
+    supervisor = None if staff is None else _supervisor(staff, served, workers, asked.grace_s)
     _allow_many_sockets()
     with logged(as_json=asked.as_json), listening(door.host, door.port, "--port") as listener:
         access = Access(
@@ -116,32 +112,25 @@ def serve_until_told(loaded: Loaded, plan: Plan | None, services: Path | None, a
         raise KeyboardInterrupt
 
 
-def _supervisor(
-    plan: Plan, services: Path | None, served: list[ServedService], folder: Path, grace_s: float
-) -> Supervisor:
+def _supervisor(staff: Staff, served: list[ServedService], folder: Path, grace_s: float) -> Supervisor:
     import logging  # noqa: PLC0415 -- only for a gateway
 
-    from partita.cli.services import read_backends  # noqa: PLC0415
-    from partita.serve.supervise import Supervisor, worker_specs  # noqa: PLC0415
-    from partita.serve.worker.spec import EmulatedSpec  # noqa: PLC0415
+    from partita.serve.supervise import StartWith, Supervisor, worker_specs  # noqa: PLC0415
 
-    backends: Mapping[str, BackendSpec]
-    if services is not None:
-        backends = read_backends(services)
-    else:
-        backends = {each.name: EmulatedSpec() for each in served}
-        stderr().print(
-            "note: nothing says how the services are run (--services): their workers are emulated; they take as "
-            "long as the table says and answer with what they were asked",
-            markup=False,
-            soft_wrap=True,
-        )
-    log = logging.getLogger("partita.serve.workers")
+    ways = staff.ways
+    specs = worker_specs(
+        staff.plan,
+        {name: way.backend for name, way in ways.items()},
+        folder,
+        tables={each.name: each.table for each in served},
+        grace_s=grace_s,
+        graces={name: way.grace_s for name, way in ways.items() if way.grace_s is not None},
+    )
     return Supervisor(
-        worker_specs(
-            plan, backends, folder, tables={each.name: each.table for each in served}, grace_s=grace_s
-        ),
-        tell=log.warning,
+        specs,
+        devices=staff.devices,
+        starts={name: StartWith(way.environment, way.start_timeout_s) for name, way in ways.items()},
+        tell=logging.getLogger("partita.serve.workers").warning,
     )
 
 

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.drivers import ServicesFile  # noqa: TC001 -- typer reads it
+from partita.cli.drivers import DriverName, ServicesFile
 from partita.cli.options import WorkloadFile, stderr
 from partita.cli.plan import Seed, TimeLimit, plan_and_notes
 from partita.cli.planners import PlannerName
-from partita.cli.simulate import RouterName
 from partita.errors import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +24,15 @@ class LogFormat(StrEnum):
 
     TEXT = "text"
     JSON = "json"
+
+
+class GatewayRouter(StrEnum):
+    """The routers that there are for real queries."""
+
+    LATE_BINDING = "late-binding"
+    PRICE = "price"
+    ELSA = "elsa"
+    FIFS = "fifs"
 
 
 PlanFile = Annotated[
@@ -66,7 +74,15 @@ Grace = Annotated[
     ),
 ]
 LogForm = Annotated[LogFormat, typer.Option("--log-format", help="Log lines on stderr: for people, or JSON.")]
-Router = Annotated[RouterName, typer.Option(help="Who answers which query.")]
+Driver = Annotated[
+    DriverName,
+    typer.Option(
+        "--driver",
+        envvar="PARTITA_DRIVER",
+        help="Where its workers run: nvml, each on one of this host's MIG instances that stand; simulated, on none.",
+    ),
+]
+Router = Annotated[GatewayRouter, typer.Option(help="Who answers which query.")]
 
 EXAMPLES = """Ask it with curl, or with NVIDIA's client (pip install "tritonclient\\[all]"):
 
@@ -93,6 +109,7 @@ def serve(
     plan: PlanFile = None,
     attach: Attach = False,
     services: ServicesFile = None,
+    driver: Driver = DriverName.SIMULATED,
     listen: Listen = "127.0.0.1",
     port: Port = 8000,
     grpc_port: GrpcPort = 8001,
@@ -100,7 +117,7 @@ def serve(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
-    router: Router = RouterName.LATE_BINDING,
+    router: Router = GatewayRouter.LATE_BINDING,
     max_body: MaxBody = 64.0,
     grace: Grace = 30.0,
     log_format: LogForm = LogFormat.TEXT,
@@ -117,6 +134,7 @@ def serve(
     """
     from partita.cli.gateway import Asked, open_door, serve_until_told  # noqa: PLC0415 -- loads modules it needs
     from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
+    from partita.cli.staff import staff  # noqa: PLC0415
 
     door = open_door(
         listen,
@@ -131,9 +149,11 @@ def serve(
             "--attach starts no workers", hint="leave out --plan and --services, or leave out --attach"
         )
     loaded = load(workload)
-    served = None if attach else _plan(loaded, plan, time_limit, seed)
+    workers = None
+    if not attach:
+        workers = staff(loaded, _plan(loaded, plan, time_limit, seed), services, driver, plan)
     asked = Asked(door, router.value, int(max_body * 2**20), grace, as_json=log_format is LogFormat.JSON)
-    serve_until_told(loaded, served, services, asked)
+    serve_until_told(loaded, workers, asked)
 
 
 def _plan(loaded: Loaded, path: Path | None, time_limit: float, seed: int) -> Plan:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,13 +52,39 @@ def read_services(
     return found
 
 
-def read_backends(path: Path) -> dict[str, BackendSpec]:
-    """Read what runs each service's model, of the services that have a `worker`.
+@dataclass(frozen=True, slots=True)
+class WorkerWay:
+    """How a service's workers are run.
+
+    Attributes:
+        backend: what runs the model.
+        environment: variables of theirs.
+        grace_s: seconds for finishing what they have; None if the file does not say.
+        start_timeout_s: seconds they may take to become ready.
+    """
+
+    backend: BackendSpec
+    environment: Mapping[str, str] = field(default_factory=dict)
+    grace_s: float | None = None
+    start_timeout_s: float = 600.0
+
+
+def read_workers(path: Path) -> dict[str, WorkerWay]:
+    """Read how the workers of each service are run, of the services that have a `worker`.
 
     Raises:
         InputError: the file cannot be read, or a field is missing, unknown or wrong.
     """
-    return {fields.text("name"): _backend(fields) for fields in _entries(path) if "worker" in fields.data}
+    return {
+        fields.text("name"): WorkerWay(
+            _backend(fields),
+            _environment(fields),
+            fields.number("grace_s") if "grace_s" in fields.data else None,
+            _seconds(fields, "start_timeout_s", 600.0),
+        )
+        for fields in _entries(path)
+        if "worker" in fields.data
+    }
 
 
 def _entries(path: Path) -> list[Fields]:

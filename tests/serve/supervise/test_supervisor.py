@@ -19,7 +19,7 @@ from partita.errors import InputError
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
 from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, Solver
-from partita.serve.supervise import Supervisor, worker_specs
+from partita.serve.supervise import StartWith, Supervisor, worker_specs
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec
 from partita.serve.worker.wire import Kind
 
@@ -91,6 +91,27 @@ def test_a_worker_that_cannot_start_is_tried_ever_more_rarely(tmp_path: Path) ->
     (text,) = told
     assert "ended with 2" in text
     assert "missing.onnx" in (tmp_path / "node-0_gpu-0@4.log").read_text()
+
+
+def test_a_worker_that_is_not_ready_in_time_is_tried_anew(tmp_path: Path) -> None:
+    told: list[str] = []
+    silent = UpstreamSpec("http://127.0.0.1:9", load_timeout_s=600.0)
+    spec = replace(spec_of(tmp_path, silent), supervised=True)
+    starts = {spec.service: StartWith(timeout_s=1.0)}
+    with supervised((spec,), starts=starts, tell=told.append) as keeper:
+        until(lambda: keeper.workers()[0].restarts >= 1)
+    (text,) = told
+    assert "was not ready within 1 s" in text
+
+
+def test_a_worker_that_was_ready_in_time_is_left_alone(tmp_path: Path) -> None:
+    spec = replace(spec_of(tmp_path), supervised=True)
+    with supervised((spec,), starts={spec.service: StartWith({"MARK": "here"}, 5.0)}) as keeper:
+        until(lambda: ready(keeper))
+        (before,) = keeper.workers()
+        assert b"MARK=here" in Path(f"/proc/{before.pid}/environ").read_bytes().split(b"\0")
+        time.sleep(5.2)
+        assert keeper.workers() == (before,)
 
 
 def test_drained_instances_finish_their_work_and_are_not_replaced(tmp_path: Path) -> None:

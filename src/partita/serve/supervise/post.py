@@ -7,12 +7,13 @@ import secrets
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.files import replacing
 from partita.serve.worker.log import keep_short
+from partita.serve.worker.spec import LOAD_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,6 +23,19 @@ if TYPE_CHECKING:
 _TAIL = 4096
 
 
+@dataclass(frozen=True, slots=True)
+class StartWith:
+    """What the workers of a service are started with, beside their specification.
+
+    Attributes:
+        environment: variables beside those of this process.
+        timeout_s: seconds one may take to listen; then it is killed, and tried anew.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = LOAD_TIMEOUT_S
+
+
 @dataclass(slots=True)
 class Post:
     """An instance to be served. Not safe in threads: its supervisor holds the lock.
@@ -29,21 +43,27 @@ class Post:
     Attributes:
         spec: of the worker that runs, or ran last.
         device: its CUDA device; None to leave the environment as it is.
+        start_with: what else its processes are started with.
+        ready: whether the worker that runs has been seen to listen.
         process: None while none runs.
         due: when one is to be started, on the monotonic clock.
         began: when the last one was started.
         failures: how often in a row one ended soon.
+        why_killed: what is said of the worker that runs when it was ended for a fault; empty if it was not.
         leaving: whether it is to be served no longer.
         kill_at: when the process is ended by force.
     """
 
     spec: WorkerSpec
     device: str | None
+    start_with: StartWith
+    ready: bool = False
     process: subprocess.Popen[bytes] | None = None
     due: float = 0.0
     began: float = 0.0
     failures: int = 0
     restarts: int = 0
+    why_killed: str = ""
     leaving: bool = False
     kill_at: float | None = None
 
@@ -64,7 +84,7 @@ class Post:
         Raises:
             OSError, PartitaError: it cannot be started.
         """
-        self.began = now
+        self.began, self.ready, self.why_killed = now, False, ""
         self.spec = replace(self.spec, token=secrets.token_hex(6))
         with replacing(self._file) as stream:
             stream.write(self.spec.text())
@@ -92,6 +112,11 @@ class Post:
         self._file.unlink(missing_ok=True)
         (Path(self.spec.folder) / self.spec.socket_name).unlink(missing_ok=True)
 
+    def overdue_at(self) -> float | None:
+        """Return when the worker that runs will have taken too long to listen; None once it does."""
+        self.ready = self.ready or (Path(self.spec.folder) / self.spec.socket_name).exists()
+        return None if self.ready or self.process is None else self.began + self.start_with.timeout_s
+
     def last_words(self) -> str:
         """Return the last line of the log, empty if there is none."""
         with suppress(OSError), self.log.open("rb") as stream:
@@ -105,4 +130,5 @@ class Post:
         return (Path(self.spec.folder) / self.spec.socket_name).with_suffix(".json")
 
     def _environment(self) -> Mapping[str, str]:
-        return {**os.environ, **({} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device})}
+        pinned = {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
+        return {**os.environ, **self.start_with.environment, **pinned}

@@ -28,6 +28,7 @@ def worker_specs(
     *,
     tables: Mapping[str, Table] | None = None,
     grace_s: float = GRACE_S,
+    graces: Mapping[str, float] | None = None,
 ) -> tuple[WorkerSpec, ...]:
     """Return a worker for each instance of a plan.
 
@@ -38,6 +39,7 @@ def worker_specs(
         folder: where their sockets go.
         tables: what is measured of each service; where nothing is, the plan's own operating point is taken.
         grace_s: seconds that each has for finishing what it has when it is told to end.
+        graces: the same of single services.
 
     Raises:
         InputError: a service without a back-end, or a URL that cannot be filled in.
@@ -54,7 +56,7 @@ def worker_specs(
             token=UNNAMED,
             processes=each.point.processes,
             seconds=_seconds((tables or {}).get(each.service, {}), gpu.model, each),
-            grace_s=grace_s,
+            grace_s=(graces or {}).get(each.service, grace_s),
             supervised=True,
         )
         for gpu in plan.gpus

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
 from partita.serve.supervise.folder import make_folder
-from partita.serve.supervise.post import Post
+from partita.serve.supervise.post import Post, StartWith
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -53,6 +53,7 @@ class Supervisor:
     Args:
         specs: the workers; their tokens are given to them at each start.
         devices: CUDA device (`CUDA_VISIBLE_DEVICES`) by GPU id and placement; others get the environment as it is.
+        starts: what workers are started with beside that, by service.
         tell: is told once of a worker that ends by itself, until its replacement has lived for a while.
     """
 
@@ -61,10 +62,14 @@ class Supervisor:
         specs: Iterable[WorkerSpec],
         *,
         devices: Mapping[tuple[str, str], str] | None = None,
+        starts: Mapping[str, StartWith] | None = None,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        known = devices or {}
-        posts = [Post(spec, known.get((spec.gpu, spec.placement))) for spec in specs]
+        pins, known = devices or {}, starts or {}
+        posts = [
+            Post(spec, pins.get((spec.gpu, spec.placement)), known.get(spec.service, StartWith()))
+            for spec in specs
+        ]
         self._posts = {post.key: post for post in posts}
         self._tell = tell
         self._lock = threading.RLock()
@@ -162,13 +167,21 @@ class Supervisor:
                 continue
             if post.process is None and post.due <= now:
                 self._start(post, now)
-            if post.process is not None and post.kill_at is not None and post.kill_at <= now:
-                post.process.kill()
-                post.kill_at = None
-            moment = post.due if post.process is None else post.kill_at
-            if moment is not None:
-                moments.append(moment)
+            moments += self._moments(post, now)
         return min(moments) - now if moments else None
+
+    def _moments(self, post: Post, now: float) -> list[float]:
+        """Kill a worker whose time is over; return when to look at the post again."""
+        if post.process is None:
+            return [post.due]
+        if post.kill_at is not None and post.kill_at <= now:
+            post.process.kill()
+            post.kill_at = None
+        if not post.leaving and (late := post.overdue_at()) is not None and late <= now:
+            post.why_killed = f"was not ready within {post.start_with.timeout_s:g} s"
+            post.process.kill()
+        moments = (post.kill_at, None if post.leaving or post.why_killed else post.overdue_at())
+        return [moment for moment in moments if moment is not None]
 
     def _start(self, post: Post, now: float) -> None:
         post.restarts += post.began > 0
@@ -182,7 +195,10 @@ class Supervisor:
         code = post.process.returncode if post.process is not None else None
         post.clear()
         if not post.leaving:
-            how = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
+            killed = (
+                f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
+            )
+            how = post.why_killed or killed
             told = post.last_words()
             self._failed(post, now, f"{how}{': ' + told if told else ''}; see {post.log}")
 
