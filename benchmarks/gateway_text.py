@@ -7,6 +7,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from benchmarks.gateway_clients import MOST_ADDED_MS, version
+from benchmarks.gateway_processes import may_come_first
 from benchmarks.report import table
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Measured:
         name: with its version and the bodies.
         pinning: of its processes.
         work_ms: that a worker takes; 0 for an echo.
-        steps: by the rate asked for; at most the last was not sustained.
+        steps: by the rate asked for.
         closed: answers per second in a closed loop.
         cost: CPU seconds of the front for each request at the highest rate sustained.
     """
@@ -72,7 +73,8 @@ class Found:
 
 def text(found: Found) -> str:
     """Return the section."""
-    parts = [_INTRODUCTION.format(oha=version("oha"), ghz=version("ghz"), most=MOST_ADDED_MS), _rates(found)]
+    parts = [_INTRODUCTION.format(oha=version("oha"), ghz=version("ghz"), most=MOST_ADDED_MS)]
+    parts += [_FIRST if may_come_first() else "", _rates(found)]
     parts += [
         _STEPS,
         _steps(found),
@@ -155,7 +157,12 @@ than the gateway does of its own, so that it is full first. "Anywhere": nothing 
 application on uvicorn with the gateway's settings (uvloop, httptools, no access log) that returns each body.
 
 """
-_STEPS = "\nAdded to the work at fixed rates, p50 / p99 in ms (`-`: not tried, for it had failed below):\n\n"
+_FIRST = """\
+Other work ran on the same two cores meanwhile. So that it disturbs nothing, all servers, their workers and the
+clients run under SCHED_RR once a server is ready.
+
+"""
+_STEPS = "\nAdded to the work at fixed rates, p50 / p99 in ms (`-`: not tried, for two rates below had failed):\n\n"
 _DECISIONS = (
     "\nA routing decision among the 56 instances, inside the gateway, on each arrival and each answer, "
     "meanwhile: "
