@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 
 from partita.drive.port import Identity, Observation, ObservedGpu, ObservedInstance
 from partita.jobs.queue.record import State, Verdict
-from partita.mig.catalogue import gpu_model
-from partita.mig.layout import fault
 from partita.transition.durations import MEASURED
 from partita.transition.transition import Action, Kind
 
@@ -124,7 +122,7 @@ class Lodging:
 
     def _ask(self) -> None:
         service = self._service
-        jobs = service.active.values() if service is not None else ()
+        jobs = service.book.active.values() if service is not None else ()
         going = [
             job
             for job in jobs
@@ -150,7 +148,7 @@ class Lodging:
 
     def _used(self) -> set[Place]:
         """Return the instances that jobs are in, or are about to be."""
-        jobs = self._service.active.values() if self._service is not None else ()
+        jobs = self._service.book.active.values() if self._service is not None else ()
         return {(job.attempt.gpu, job.attempt.placement) for job in jobs if job.state is not State.WAITING}
 
     def _collect(self) -> None:
@@ -178,8 +176,11 @@ class Lodging:
             each if (gpu.id, each.placement) in mine else replace(each, ours=False) for each in gpu.instances
         ]
         standing = [each.placement for each in gpu.instances]
-        for wanted in self._reserved.get(gpu.id, ()):
-            if fault(gpu_model(gpu.model), (*standing, wanted)) is None:
-                standing.append(wanted)
-                seen.append(ObservedInstance(wanted, _NOBODY, ours=False, busy=True))
+        # Where one does not fit beside what has yet to go, the queue finds a GPU that cannot be, and leaves it alone:
+        # what else it made there would have to go as well, and so for ever.
+        seen += [
+            ObservedInstance(wanted, _NOBODY, ours=False, busy=True)
+            for wanted in self._reserved.get(gpu.id, ())
+            if wanted not in standing
+        ]
         return replace(gpu, instances=tuple(seen))
