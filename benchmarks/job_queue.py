@@ -17,10 +17,11 @@ from benchmarks.report import table
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.answers import Answers
-from partita.jobs.queue.daemon import QueueService, Settings
+from partita.jobs.queue.daemon import QueueService
 from partita.jobs.queue.disciplines import NAMES
 from partita.jobs.queue.folders import make_folders
 from partita.jobs.queue.overview import Overview
+from partita.jobs.queue.settings import Settings
 from partita.jobs.queue.socket_server import SocketServer
 from partita.jobs.queue.store import FILE, Store
 from partita.jobs.run.port import Look, Phase

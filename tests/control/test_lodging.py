@@ -17,8 +17,9 @@ from partita.control.retry import Backoff
 from partita.control.sharing import SharedDriver
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.memory.bounds import Bounds
-from partita.jobs.queue.daemon import Pace, QueueService, Settings
+from partita.jobs.queue.daemon import QueueService
 from partita.jobs.queue.record import Asked, JobRecord, Memory, State, Submitter, Verdict
+from partita.jobs.queue.settings import Pace, Settings
 from partita.jobs.queue.store import Store
 from partita.jobs.run.port import Launch, Look, Phase
 from partita.sim.clock import SimulatedClock
@@ -186,11 +187,11 @@ def test_what_a_transition_wants_is_not_given_to_a_job_meanwhile(day: Day) -> No
     for _ in range(40):
         day.submit(10 * HOUR, 4.0)
     day.shared.wait(day.inner.clock.now() + 600.0)
-    running = len([job for job in day.queue.active.values() if job.state is State.RUNNING])
+    running = len([job for job in day.queue.book.active.values() if job.state is State.RUNNING])
     assert running == 21  # three GPUs of seven
     day.controller.reach(goal(HOURS[18], {"bert": 400.0, "resnet": 300.0}, HOURS[0].capacity()))
-    assert not [job for job in day.queue.active.values() if job.state is not State.WAITING]
-    assert {each.attempts[-1].verdict for each in day.queue.active.values() if each.attempts} == {
+    assert not [job for job in day.queue.book.active.values() if job.state is not State.WAITING]
+    assert {each.attempts[-1].verdict for each in day.queue.book.active.values() if each.attempts} == {
         Verdict.YIELDED
     }
     assert day.lodging.holds() == set()
@@ -200,8 +201,8 @@ def test_beside_a_job_that_has_to_go_no_other_begins_in_the_way(day: Day) -> Non
     day.controller.reach(goal(HOURS[0]))
     day.submit(10 * HOUR, 4.0)
     day.shared.wait(day.inner.clock.now() + 600.0)
-    assert [job.state for job in day.queue.active.values()] == [State.RUNNING]
+    assert [job.state for job in day.queue.book.active.values()] == [State.RUNNING]
     day.controller.reach(goal(HOURS[18], {"bert": 400.0, "resnet": 300.0}, HOURS[0].capacity()))
-    assert [[each.verdict for each in job.attempts] for job in day.queue.active.values()] == [
+    assert [[each.verdict for each in job.attempts] for job in day.queue.book.active.values()] == [
         [Verdict.YIELDED]
     ]

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from partita.jobs.energy.attribution import Stay
     from partita.jobs.energy.queue_energy import QueueEnergy
     from partita.jobs.queue.access import Access
-    from partita.jobs.queue.daemon import QueueService, Settings
+    from partita.jobs.queue.daemon import QueueService
+    from partita.jobs.queue.settings import Settings
     from partita.jobs.queue.socket_server import SocketServer
     from partita.jobs.run.port import Runner
 
@@ -87,8 +88,8 @@ def queue_way(
     """
     from partita.cli.quantities import read_bytes  # noqa: PLC0415 -- slow to import
     from partita.jobs.queue.access import Access, admins  # noqa: PLC0415
-    from partita.jobs.queue.daemon import Settings  # noqa: PLC0415
     from partita.jobs.queue.disciplines import discipline as named  # noqa: PLC0415
+    from partita.jobs.queue.settings import Settings  # noqa: PLC0415
 
     named(discipline)
     users, groups = admins(admin or ())
@@ -108,7 +109,7 @@ class QueueHost:
     def step(self, now: float) -> float:
         """Do what is due; return when it wants to be called next."""
         # Before the queue finds what has ended meanwhile: it ran until now as far as anybody knows.
-        due = self.energy.step(now, self.service.active.values(), self._services)
+        due = self.energy.step(now, self.service.book.active.values(), self._services)
         return min(due, self.service.step(now))
 
     def _services(self) -> tuple[Stay, ...]:
@@ -162,7 +163,7 @@ def shared_with_jobs(place: Workplace, name: DriverName, way: QueueWay) -> Itera
     with queue_host(lodging, name, state_folder(), way) as host:
         lodging.take_in(host.service, host.step, lambda: host.server.poll(0.0))
         shared.lodge(lodging)
-        note(f"jobs beside services; {len(host.service.active):,} jobs are there")
+        note(f"jobs beside services; {len(host.service.book.active):,} jobs are there")
         yield shared
 
 

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.answers import Answers
-from partita.jobs.queue.daemon import Pace, QueueService, Settings
+from partita.jobs.queue.daemon import QueueService
 from partita.jobs.queue.folders import ATTEMPTS, make_folders
 from partita.jobs.queue.record import OVER, State
+from partita.jobs.queue.settings import Pace, Settings
 from partita.jobs.queue.store import FILE, Store
 from partita.jobs.run.real import RealRunner
 from partita.sim.clock import WallClock
@@ -65,7 +66,7 @@ class World:
 
     def job(self, job: str) -> JobRecord:
         number = int(job)
-        found = self.service.active.get(number) or self.service.store.get(number)
+        found = self.service.book.active.get(number) or self.service.book.store.get(number)
         assert found is not None
         return found
 
@@ -73,7 +74,7 @@ class World:
         """Have the queue work until something holds."""
         end = time.monotonic() + PATIENCE_S
         while not holds():
-            assert time.monotonic() < end, f"never came to hold; told {self.told}, {self.service.active}"
+            assert time.monotonic() < end, f"never came to hold; told {self.told}, {self.service.book.active}"
             due = self.service.step(self.service.now)
             time.sleep(min(max(due - self.service.now, 0.0), 0.02))
 
@@ -82,7 +83,7 @@ class World:
         return self.job(job)
 
     def finish(self) -> None:
-        self.until(lambda: not self.service.active)
+        self.until(lambda: not self.service.book.active)
 
     def reasons(self) -> dict[str, str]:
         return {job["id"]: job["reason"] for job in self.ask("queue")["jobs"]}
@@ -135,8 +136,8 @@ def queue(
 
 def end_all(world: World) -> None:
     """Cancel what is there, and wait for the processes to be gone."""
-    if world.service.active:
-        ids = [job.id for job in world.service.active.values() if job.state not in OVER]
+    if world.service.book.active:
+        ids = [job.id for job in world.service.book.active.values() if job.state not in OVER]
         world.ask("cancel", ids=ids)
         world.finish()
 

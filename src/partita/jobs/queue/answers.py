@@ -80,9 +80,9 @@ class Answers:
                 "a priority above 0 puts a job before others' and is for root and the daemon's admins",
                 where="--priority",
             )
-        if len(self._service.active) + len(wanted.indices or (0,)) > MOST_WAITING:
+        if len(self._service.book.active) + len(wanted.indices or (0,)) > MOST_WAITING:
             raise InputError(f"the queue holds at most {MOST_WAITING:,} jobs that are not over")
-        key = self._service.store.keep_environment(wanted.environment)
+        key = self._service.book.store.keep_environment(wanted.environment)
         family = family_of(who.uid, wanted.name, wanted.command)
 
         def make(first: int, now: float) -> list[JobRecord]:
@@ -100,7 +100,7 @@ class Answers:
     def _notes(self, job: JobRecord, wanted: Submission) -> list[str]:
         """Return what the user should know of a job that was taken in."""
         service = self._service
-        models = {host.model.name: host.model for host in service.hosts}.values()
+        models = {host.model.name: host.model for host in service.sight.hosts}.values()
         expected = service.scheduler.expected(job)
         found = []
         if models and not any(fitting(model, expected, 0) for model in models):
@@ -135,7 +135,7 @@ class Answers:
         return {
             "jobs": found.rows(offset, limit, lambda job: self._access.may(caller, job)),
             "total": len(found.order),
-            "counts": self._service.counts(),
+            "counts": self._service.book.counts(),
             "now": self._service.now,
             "discipline": self._service.discipline,
             "trouble": self._service.trouble,
@@ -150,7 +150,7 @@ class Answers:
         if before is not None and not isinstance(before, int):
             raise InputError("before is no number", where="before")
         uid = None if self._access.is_admin(caller) else caller.uid
-        found = self._service.store.over(limit, before, uid)
+        found = self._service.book.store.over(limit, before, uid)
         return {
             "jobs": [whole(job, self._energy) for job in found],
             "before": found[-1].number if len(found) == limit else None,
@@ -163,7 +163,7 @@ class Answers:
         """Count the jobs that are not over, without looking at those that are: asked once a second."""
         del caller  # counts tell nothing that the queue does not
         wanted = {parse_id(text) for text in _ids(body)}
-        active = self._service.active.values()
+        active = self._service.book.active.values()
         return {"pending": sum(not wanted.isdisjoint(_names(job)) for job in active)}
 
     def _log(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,7 +192,7 @@ class Answers:
         }
 
     def _now(self, job: JobRecord) -> dict[str, Any]:
-        now = self._service.active.get(job.number) or self._service.store.get(job.number) or job
+        now = self._service.book.active.get(job.number) or self._service.book.store.get(job.number) or job
         return {"id": now.id, "state": now.state.value, "over": now.state in OVER, "why": now.why}
 
     def _chosen(self, caller: Caller, body: Mapping[str, Any], what: str) -> list[JobRecord]:
@@ -206,11 +206,11 @@ class Answers:
 
     def _find(self, text: str) -> list[JobRecord]:
         wanted = parse_id(text)
-        active = self._service.active
+        active = self._service.book.active
         single = active.get(wanted.number)
         if wanted.index is None and single is not None and single.array is None:
             return [single]
-        stored = self._service.store.tasks(wanted.number, wanted.index)
+        stored = self._service.book.store.tasks(wanted.number, wanted.index)
         if not stored:
             raise InputError(
                 f"there is no job {text}", hint="`partita queue` and `partita history` list them"

@@ -53,6 +53,24 @@ def ended(job: JobRecord, look: Look, now: float, bounds: Bounds, models: Iterab
     return job.to(states.get(verdict, State.FAILED), why=why)
 
 
+def stopping(job: JobRecord, wish: Verdict, why: str | None) -> JobRecord | None:
+    """Return a job on its way to an end: one that waits is there at once; None if it is on it already.
+
+    Args:
+        job: not over.
+        wish: what for; jobs that wait are only ever cancelled.
+        why: told with the attempt.
+    """
+    if job.state is State.WAITING:
+        return job.to(State.CANCELLED, why=why) if wish is Verdict.CANCELLED else None
+    if job.attempt.wish in (wish, Verdict.CANCELLED):
+        return None
+    asked = replace(job.attempt, wish=wish, why=why)
+    if job.state is not State.STOPPING:
+        job = job.to(State.STOPPING, why=why)
+    return job.with_attempt(asked)
+
+
 def _verdict(job: JobRecord, look: Look) -> tuple[Verdict, str | None]:
     if job.attempt.wish is not None:
         return job.attempt.wish, job.attempt.why

@@ -24,14 +24,13 @@ def launch_of(job: JobRecord, folder: Path, environment: Mapping[str, str], log_
         environment: as it was submitted with.
         log_bytes: most bytes of the log that are kept.
     """
-    index = {} if job.index is None else {"PARTITA_ARRAY_INDEX": str(job.index)}
     return Launch(
         job=job.number,
         attempt=job.attempt.number,
         folder=folder,
         command=job.words,
         directory=Path(job.directory),
-        environment={**environment, **index},
+        environment=environment,
         owner=owner(job.submitter),
         device=job.attempt.device or "",
         memory_bytes=job.attempt.limit_bytes,

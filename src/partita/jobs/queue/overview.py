@@ -38,14 +38,14 @@ class Overview:
     def __init__(self, service: QueueService) -> None:
         self._service = service
         began = time.monotonic()
-        self.version = service.version
+        self.version = service.book.version
         self.predicted = service.predictions()
-        waiting = [job for job in service.active.values() if job.state is State.WAITING]
+        waiting = [job for job in service.book.active.values() if job.state is State.WAITING]
         # Those that are never predicted to start come last.
         waiting.sort(key=lambda job: (self._start(job), job.number))
-        holding = [job for job in service.active.values() if job.state is not State.WAITING]
+        holding = [job for job in service.book.active.values() if job.state is not State.WAITING]
         holding.sort(key=lambda job: (_ORDER[job.state], job.number))
-        self._newest = max(service.active, default=0)
+        self._newest = max(service.book.active, default=0)
         self._order = [job.number for job in (*holding, *waiting)]
         self._situation = self._look(waiting)
         self._made = time.monotonic()
@@ -54,18 +54,21 @@ class Overview:
     def stale(self) -> bool:
         """Say whether another one should be made."""
         age = time.monotonic() - self._made
-        return age > OLD_S or (age > self._fresh and self.version != self._service.version)
+        return age > OLD_S or (age > self._fresh and self.version != self._service.book.version)
 
     @property
     def order(self) -> list[int]:
         """The jobs in order: those that hold an instance, then by predicted start, then what has come since."""
-        return [*self._order, *sorted(number for number in self._service.active if number > self._newest)]
+        return [
+            *self._order,
+            *sorted(number for number in self._service.book.active if number > self._newest),
+        ]
 
     def rows(self, offset: int, limit: int, may: Callable[[JobRecord], bool]) -> list[dict[str, Any]]:
         """Return some of the jobs as data, in order."""
         found = []
         for number in self.order[offset : offset + limit]:
-            job = self._service.active.get(number)
+            job = self._service.book.active.get(number)
             if job is not None:
                 found.append(self._row(job, open_to=may(job)))
         return found
@@ -89,14 +92,14 @@ class Overview:
 
     def _look(self, waiting: list[JobRecord]) -> Situation:
         service = self._service
-        hosts = service.hosts
+        hosts = service.sight.hosts
         models = {host.model.name: host.model for host in hosts}
         users = {job.submitter.name for job in waiting}
         return Situation(
             models=tuple(models.values()),
             discipline=service.discipline,
-            used=service.used,
-            least=min(sorted(users), key=lambda user: service.used.get(user, 0.0), default=""),
+            used=service.book.used,
+            least=min(sorted(users), key=lambda user: service.book.used.get(user, 0.0), default=""),
             free=frozenset(
                 profile.name
                 for host in hosts
@@ -112,7 +115,7 @@ class Overview:
     def _until(self, waiting: list[JobRecord]) -> dict[str, str]:
         """Return, for each profile, when the first job that begins on it is expected to."""
         found: dict[str, str] = {}
-        models = {host.model.name: host.model for host in self._service.hosts}.values()
+        models = {host.model.name: host.model for host in self._service.sight.hosts}.values()
         for job in waiting:
             prediction = self.predicted.get(job.number)
             if prediction is None or not prediction.exact:
