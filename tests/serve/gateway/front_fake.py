@@ -19,6 +19,7 @@ from partita.serve.gateway.values import (
 from partita.serve.tensors import Answer, Tensor, TensorSpec
 
 if TYPE_CHECKING:
+    from partita.serve.gateway.waiting import Asker
     from partita.serve.tensors import Query
 
 ECHO = Model(
@@ -56,6 +57,7 @@ class FakeGateway:
         self.hold: asyncio.Event | None = None
         self.cancelled = 0
         self.is_ready = True
+        self._asking: set[asyncio.Task[None]] = set()
 
     def model(self, service: str) -> Model | None:
         return self.models.get(service)
@@ -74,6 +76,22 @@ class FakeGateway:
                 self.cancelled += 1
                 raise
         return self.answer or self.echoed(service, query)
+
+    def ask(self, service: str, query: Query, deadline_s: float | None, asker: Asker) -> asyncio.Task[None]:
+        async def work() -> None:
+            try:
+                asker.set_result(await self.infer(service, query, deadline_s))
+            except Exception as error:  # noqa: BLE001 -- told on
+                asker.set_exception(error)
+
+        task = asyncio.ensure_future(work())
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+        return task
+
+    def forget(self, service: str, waiting: asyncio.Task[None]) -> None:
+        assert service in self.models
+        waiting.cancel()
 
     def echoed(self, service: str, query: Query) -> Answer:
         outputs = {spec.name: spec for spec in self.models[service].outputs}

@@ -15,6 +15,7 @@ from partita.serve.gateway.front import Front
 from partita.serve.gateway.grpc.server import GrpcServer
 from partita.serve.gateway.grpc.service import Service
 from partita.serve.gateway.http.application import Application
+from partita.serve.gateway.http.direct import Direct
 from partita.serve.gateway.http.pages import Pages
 from partita.serve.gateway.http.server import HttpServer
 from partita.serve.gateway.metrics import Metrics
@@ -69,6 +70,7 @@ def serving(
     async def main() -> None:
         http = HttpServer(
             Application(front, Pages(front, metrics.page), door, body_s=body_s),
+            Direct(front, door),
             listener,
             tls=tls,
             patience=patience,

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
+    from partita.serve.gateway.waiting import Asker, Waiting
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
 
@@ -156,6 +157,14 @@ class Gateway:
             FailedError: workers failed it.
         """
         return await self._routes[service].infer(query, deadline_s)
+
+    def ask(self, service: str, query: Query, deadline_s: float | None, asker: Asker) -> Waiting:
+        """Ask likewise without awaiting: `asker` is told the answer or the error, maybe before this returns."""
+        return self._routes[service].ask(query, deadline_s, asker)
+
+    def forget(self, service: str, waiting: Waiting) -> None:
+        """Take a query out of the queue that `ask` put there."""
+        self._routes[service].forget(waiting)
 
     def statistics(self, service: str) -> ServiceStatistics:
         """Return what a service has done so far; it must be known."""

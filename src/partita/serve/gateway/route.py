@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.routers.port import Router
     from partita.serve.gateway.values import ServedService
-    from partita.serve.gateway.waiting import Worker
+    from partita.serve.gateway.waiting import Asker, Worker
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
 
@@ -68,23 +68,31 @@ class Route:
 
     async def infer(self, query: Query, deadline_s: float | None) -> Answer:
         """Return the answer to a query."""
-        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        waiting = self.ask(query, deadline_s, future)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.forget(waiting)
+            raise
+
+    def ask(self, query: Query, deadline_s: float | None, asker: Asker) -> Waiting:
+        """Take a query whose end `asker` is told, maybe before this returns."""
         now = time.monotonic()
         batch = max(1, query.batch)
         self.observed.add(batch, now)
-        future: asyncio.Future[Answer] = loop.create_future()
         allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + TICK
         alike = None if self._fixed_shapes else _shapes(query)
-        waiting = Waiting(batch, now, allowed, payload=Asked(query, future), alike=alike)
+        waiting = Waiting(batch, now, allowed, payload=Asked(query, asker), alike=alike)
         begun = time.perf_counter()
         steps = self.dispatcher.arrive(waiting, now)
         self.ledger.decided(time.perf_counter() - begun)
         self.carry_out(steps, now)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self.carry_out(self.dispatcher.cancel(waiting), time.monotonic())
-            raise
+        return waiting
+
+    def forget(self, waiting: Waiting) -> None:
+        """Take a query out of the queue, if it has not ended."""
+        self.carry_out(self.dispatcher.cancel(waiting), time.monotonic())
 
     def join(self, link: Link, hello: Hello) -> Worker:
         """Take a worker in."""
@@ -166,12 +174,12 @@ class Route:
             self.ledger.answered(query, now)
         else:
             self.ledger.failed(query, now, outcome, reason)
-        future = query.payload.answer if query.payload else None
-        if future is not None and not future.done():
+        asker = query.payload.asker if query.payload else None
+        if asker is not None and not asker.done():
             if answer is not None and outcome in _ANSWERS:
-                future.set_result(answer)
+                asker.set_result(answer)
             else:
-                future.set_exception(self._error(outcome, reason, answer))
+                asker.set_exception(self._error(outcome, reason, answer))
         if self._on_end is not None:
             self._on_end(self._ended(query, now, outcome, reason))
 

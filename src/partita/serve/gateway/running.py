@@ -14,6 +14,7 @@ from partita.serve.gateway.front import Front
 from partita.serve.gateway.grpc.server import GrpcServer
 from partita.serve.gateway.grpc.service import Service
 from partita.serve.gateway.http.application import Application
+from partita.serve.gateway.http.direct import Direct
 from partita.serve.gateway.http.pages import Pages
 from partita.serve.gateway.http.server import HttpServer
 from partita.serve.gateway.security import Doorkeeper
@@ -112,7 +113,7 @@ async def _listen(
     await grpc.start()
     stack.push_async_callback(grpc.stop, 0.0)
     app = Application(front, Pages(front, metrics.page), doorkeeper)
-    http = HttpServer(app, access.listener, tls=access.tls)
+    http = HttpServer(app, Direct(front, doorkeeper), access.listener, tls=access.tls)
     await http.start()
     stack.push_async_callback(http.stop, 0.0)
     return http, grpc

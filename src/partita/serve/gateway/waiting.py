@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from asyncio import Future
     from collections.abc import Hashable
 
     from partita.serve.gateway.estimates import SizeEstimate, Slowdown
@@ -20,11 +19,27 @@ QUEUED, RUNNING, ENDED = 0, 1, 2
 """Where a query is."""
 
 
+class Asker(Protocol):
+    """Who awaits an answer: a future, or what costs less."""
+
+    def done(self) -> bool:
+        """Return whether it awaits nothing any more."""
+        ...
+
+    def set_result(self, result: Answer, /) -> None:
+        """Hear the answer."""
+        ...
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Hear why there is none."""
+        ...
+
+
 class Asked(NamedTuple):
     """What the runtime wants to find again: the query itself, and whoever awaits its answer."""
 
     query: Query
-    answer: Future[Answer]
+    asker: Asker
 
 
 class Waiting:

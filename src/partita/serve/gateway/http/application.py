@@ -7,18 +7,21 @@ character. Inferring is the hot path; everything else is in `Pages`.
 from __future__ import annotations
 
 import asyncio
-import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from partita.serve.gateway.front import checked
 from partita.serve.gateway.http.body import WHOLE, Bodies, has_body, throw_away
+from partita.serve.gateway.http.inferring import (
+    answer_reply,
+    deadline,
+    error_reply,
+    header_length,
+    infer_paths,
+)
 from partita.serve.gateway.http.pages import INDEX, OPEN, not_allowed
-from partita.serve.gateway.http.reply import ClientGoneError, Reply, failure, refusal, send_reply
-from partita.serve.gateway.oip.faults import RequestError, shown
-from partita.serve.gateway.oip.request import checked_deadline, read_request
-from partita.serve.gateway.oip.response import write_answer
-from partita.serve.gateway.oip.version import VERSION
-from partita.serve.gateway.values import FailedError, Reason, RefusedError
+from partita.serve.gateway.http.reply import ClientGoneError, refusal, send_reply
+from partita.serve.gateway.oip.faults import RequestError
+from partita.serve.gateway.oip.request import read_request
+from partita.serve.gateway.values import Reason, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,10 +29,9 @@ if TYPE_CHECKING:
     from partita.serve.gateway.front import Front
     from partita.serve.gateway.http.asgi import Receive, Scope, Send
     from partita.serve.gateway.http.pages import Pages
+    from partita.serve.gateway.http.reply import Reply
     from partita.serve.gateway.security import Doorkeeper
 
-_LOG = logging.getLogger("partita.serve.http")
-_OCTETS = b"application/octet-stream"
 _MOST_PATH = 4096
 _SMALL_BODY = 1 << 16
 CONNECTION = "partita.connection"
@@ -51,11 +53,7 @@ class Application:
         self._pages = pages
         self._doorkeeper = doorkeeper
         self._bodies = Bodies(front.limits.body, body_s)
-        self._infer = {
-            f"/v2/models/{service}{version}/infer": service
-            for service in front.services
-            for version in ("", f"/versions/{VERSION}")
-        }
+        self._infer = infer_paths(front.services)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever goes wrong is an answer too, unless the client has left."""
@@ -71,7 +69,7 @@ class Application:
                 return
             reply = refusal(RefusedError(Reason.DRAINING, 1.0))
         except Exception as error:  # noqa: BLE001 -- it ends one request, not the server
-            reply = _error(error, scope)
+            reply = error_reply(error, scope["method"], scope["path"])
         finally:
             if connection is not None:
                 connection.answering = None
@@ -120,53 +118,13 @@ class Application:
     ) -> Reply:
         front = self._front
         signature = front.signature(service)
-        header_length = _header_length(headers)
+        json_size = header_length(headers)
         body = await self._bodies.read(scope, headers, receive)
-        request = read_request(body, header_length, signature, front.limits)
-        deadline_s = request.deadline_s
-        if b"partita-deadline-ms" in headers:
-            deadline_s = self._deadline(headers[b"partita-deadline-ms"])
-        answer = checked(await front.gateway.infer(service, request.query, deadline_s))
-        document, json_size = write_answer(service, request, answer)
-        if json_size is None:
-            return Reply(200, document)
-        return Reply(200, document, _OCTETS, ((b"inference-header-content-length", b"%d" % json_size),))
+        request = read_request(body, json_size, signature, front.limits)
+        allowed = deadline(headers, request, front.limits)
+        return answer_reply(service, request, await front.gateway.infer(service, request.query, allowed))
 
     async def _small_body(self, scope: Scope, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         if b"content-length" not in headers and b"transfer-encoding" not in headers:
             return b""
         return await self._bodies.read(scope, headers, receive, _SMALL_BODY)
-
-    def _deadline(self, text: bytes) -> float:
-        value: Any
-        try:
-            value = float(text)
-        except ValueError:
-            value = text.decode("latin-1")
-        return checked_deadline(value, 1e3, "partita-deadline-ms", self._front.limits)
-
-
-def _header_length(headers: Mapping[bytes, bytes]) -> int | None:
-    text = headers.get(b"inference-header-content-length")
-    if text is None:
-        return None
-    if not text.isdigit() or len(text) > 15:
-        raise RequestError(
-            f"Inference-Header-Content-Length is {shown(text.decode('latin-1'))}, not a number"
-        )
-    return int(text)
-
-
-def _error(error: Exception, scope: Scope) -> Reply:
-    """Return what is said of an error; one that nobody foresaw is logged."""
-    if isinstance(error, RequestError):
-        return failure(error.what, error.status, _CHALLENGE if error.status == 401 else ())
-    if isinstance(error, RefusedError):
-        return refusal(error)
-    if isinstance(error, FailedError):
-        return failure(str(error), 500)
-    _LOG.error("a fault in partita itself at %s %s", scope["method"], shown(scope["path"]), exc_info=error)
-    return failure("a fault in partita itself; its log says more", 500)
-
-
-_CHALLENGE = ((b"www-authenticate", b'Bearer realm="partita"'),)

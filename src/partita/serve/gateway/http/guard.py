@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 import orjson
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from partita.serve.gateway.http.application import CONNECTION
+from partita.serve.gateway.http.direct import DirectConnection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +17,8 @@ if TYPE_CHECKING:
     from uvicorn.config import Config
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
     from uvicorn.server import ServerState
+
+    from partita.serve.gateway.http.direct import Direct
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,11 @@ class Patience:
     message_s: float = 45.0
 
 
-class Guard(HttpToolsProtocol):
+class Guard(DirectConnection):
     """One connection."""
 
-    def __init__(self, patience: Patience, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- uvicorn's own
-        super().__init__(*args, **options)
+    def __init__(self, patience: Patience, direct: Direct, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- uvicorn's own
+        super().__init__(direct, *args, **options)
         self._patience = patience
         self._in_message = self._in_head = False
         self._begun = 0  # messages in the data that were read last
@@ -73,19 +74,22 @@ class Guard(HttpToolsProtocol):
         if self._since is None:
             self._since = self.loop.time()
         between, self._begun = not self._in_message, 0
+        most = self._patience.head
+        if between and len(data) > most and data.find(b"\r\n\r\n", 0, most) < 0:
+            self._turn_away_for_head()
+            return
         if between and data.find(b"pgrade:", 0, _LOOKED_AT) >= 0:
             data = _staying(data)
         super().data_received(data)
         # Data in which one message ends and another begins are not counted: they are of one read at most.
         if self._in_head and self._begun <= between:
             self._head += len(data)
-            if self._head > self._patience.head and not self.transport.is_closing():
-                self._turn_away(431, f"the head of the request has more than {self._patience.head} bytes")
+            if self._head > most and not self.transport.is_closing():
+                self._turn_away_for_head()
 
     def on_message_begin(self) -> None:
-        """Let the application find this connection."""
+        """Note that a message comes."""
         super().on_message_begin()
-        cast("dict[str, Any]", self.scope)[CONNECTION] = self
         self._in_message = self._in_head = True
         self._begun += 1
         self._head = 0
@@ -120,9 +124,15 @@ class Guard(HttpToolsProtocol):
         """Close the connection if its client takes too long to send or to receive."""
         if self._stuck is not None and now - self._stuck > self._patience.message_s:
             self.transport.abort()
-        if self._since is None or self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self.idle_since is not None and now - self.idle_since > self.timeout_keep_alive:
+            self.transport.close()
+        if self._since is None:
             return
         waited = now - self._since
+        if waited > _SOON_S:
+            self.hand_over()
         if (self._in_head or not self._in_message) and waited > self._patience.head_s:
             self._turn_away(
                 408, f"the head of the request did not come within {self._patience.head_s:g} seconds"
@@ -130,10 +140,12 @@ class Guard(HttpToolsProtocol):
         elif waited > self._patience.message_s:
             self.transport.close()  # the application has said what there was to say
 
+    def _turn_away_for_head(self) -> None:
+        self._turn_away(431, f"the head of the request has more than {self._patience.head} bytes")
+
     def _turn_away(self, status: int, what: str) -> None:
         """Say what is wrong, unless an earlier request still waits for its own answer, and close."""
-        waiting = cast("RequestResponseCycle | None", self.cycle)
-        if waiting is None or waiting.response_complete:
+        if self._may_say():
             body = orjson.dumps({"error": what})
             self.transport.write(
                 b"HTTP/1.1 %d %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
@@ -141,6 +153,14 @@ class Guard(HttpToolsProtocol):
                 % (status, _PHRASES[status], len(body), _AGAIN if status == 503 else b"", body)
             )
         self.transport.close()
+
+    def _may_say(self) -> bool:
+        waiting = cast("RequestResponseCycle | None", self.cycle)
+        if waiting is None or waiting.response_complete:
+            return True
+        # The body of the one request under way is at fault: nothing but this will answer it.
+        in_body = self._in_message and not self._in_head
+        return in_body and not self.pipeline and not waiting.response_started
 
 
 def _staying(data: bytes) -> bytes:
@@ -154,6 +174,7 @@ def _staying(data: bytes) -> bytes:
 
 
 _LOOKED_AT = 4096
+_SOON_S = 0.25
 _WISH = re.compile(rb"(?i)\r\nupgrade:")
 _AGAIN = b"retry-after: 1\r\n"
 _PHRASES = {
@@ -164,7 +185,7 @@ _PHRASES = {
 }
 
 
-def guards(patience: Patience) -> Callable[..., Guard]:
+def guards(patience: Patience, direct: Direct) -> Callable[..., Guard]:
     """Return what makes connections for uvicorn."""
 
     def make(
@@ -173,7 +194,7 @@ def guards(patience: Patience) -> Callable[..., Guard]:
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> Guard:
-        return Guard(patience, config, server_state, app_state, _loop)
+        return Guard(patience, direct, config, server_state, app_state, _loop)
 
     return make
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from partita.serve.gateway.http.guard import Patience, guards, watch
+from partita.serve.gateway.http.guard import Guard, Patience, guards, watch
 from partita.serve.gateway.sockets import BACKLOG
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from partita.serve.gateway.http.application import Application
+    from partita.serve.gateway.http.direct import Direct
     from partita.serve.gateway.security import Tls
 
 _IDLE_S = 75
@@ -45,6 +46,7 @@ class HttpServer:
 
     Args:
         app: answers.
+        direct: answers small requests to infer without it.
         listener: is closed with the server.
         tls: None for plain HTTP.
         patience: with connections.
@@ -53,6 +55,7 @@ class HttpServer:
     def __init__(
         self,
         app: Application,
+        direct: Direct,
         listener: socket.socket,
         *,
         tls: Tls | None = None,
@@ -60,7 +63,7 @@ class HttpServer:
     ) -> None:
         self._listener = listener
         self._patience = patience or Patience()
-        self._server = _Server(_config(app, tls, self._patience))
+        self._server = _Server(_config(app, direct, tls, self._patience))
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -82,11 +85,14 @@ class HttpServer:
         serving, watching = tasks
         watching.cancel()
         await serving
+        for each in list(self._server.server_state.connections):
+            if isinstance(each, Guard) and each.exchange is not None:
+                each.exchange.end()
         with suppress(asyncio.CancelledError):
             await watching
 
 
-def _config(app: Application, tls: Tls | None, patience: Patience) -> uvicorn.Config:
+def _config(app: Application, direct: Direct, tls: Tls | None, patience: Patience) -> uvicorn.Config:
     options = {}
     if tls is not None:
         import ssl  # noqa: PLC0415 -- only with TLS
@@ -99,7 +105,7 @@ def _config(app: Application, tls: Tls | None, patience: Patience) -> uvicorn.Co
         }
     return uvicorn.Config(
         app,
-        http=guards(patience),  # type: ignore[arg-type]  # a function that makes one is as good as the class
+        http=guards(patience, direct),  # type: ignore[arg-type]  # a function that makes one is as good as the class
         ws="none",
         lifespan="off",
         interface="asgi3",

@@ -1,0 +1,87 @@
+"""A request to infer, apart from how it comes and how its answer goes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from partita.serve.gateway.front import checked
+from partita.serve.gateway.http.reply import Reply, failure, refusal
+from partita.serve.gateway.oip.faults import RequestError, shown
+from partita.serve.gateway.oip.request import checked_deadline
+from partita.serve.gateway.oip.response import write_answer
+from partita.serve.gateway.oip.version import VERSION
+from partita.serve.gateway.values import FailedError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from partita.serve.gateway.oip.limits import Limits
+    from partita.serve.gateway.oip.request import InferRequest
+    from partita.serve.tensors import Answer
+
+_LOG = logging.getLogger("partita.serve.http")
+_OCTETS = b"application/octet-stream"
+_CHALLENGE = ((b"www-authenticate", b'Bearer realm="partita"'),)
+
+
+def infer_paths(services: Sequence[str]) -> dict[str, str]:
+    """Return the services by the paths at which they are asked."""
+    return {
+        f"/v2/models/{service}{version}/infer": service
+        for service in services
+        for version in ("", f"/versions/{VERSION}")
+    }
+
+
+def header_length(headers: Mapping[bytes, bytes]) -> int | None:
+    """Return the bytes of JSON before the binary data, None where all is JSON.
+
+    Raises:
+        RequestError: what is said of it is no number.
+    """
+    text = headers.get(b"inference-header-content-length")
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 15:
+        raise RequestError(
+            f"Inference-Header-Content-Length is {shown(text.decode('latin-1'))}, not a number"
+        )
+    return int(text)
+
+
+def deadline(headers: Mapping[bytes, bytes], request: InferRequest, limits: Limits) -> float | None:
+    """Return a request's deadline in seconds, of which the header's counts first; None for the service's own.
+
+    Raises:
+        RequestError: the header is no positive number, or too large.
+    """
+    text = headers.get(b"partita-deadline-ms")
+    if text is None:
+        return request.deadline_s
+    value: Any
+    try:
+        value = float(text)
+    except ValueError:
+        value = text.decode("latin-1")
+    return checked_deadline(value, 1e3, "partita-deadline-ms", limits)
+
+
+def answer_reply(service: str, request: InferRequest, answer: Answer) -> Reply:
+    """Return what a client is sent of a worker's answer; raises as `checked` and `write_answer` do."""
+    document, json_size = write_answer(service, request, checked(answer))
+    if json_size is None:
+        return Reply(200, document)
+    return Reply(200, document, _OCTETS, ((b"inference-header-content-length", b"%d" % json_size),))
+
+
+def error_reply(error: BaseException, method: str, path: str) -> Reply:
+    """Return what is said of an error; one that nobody foresaw is logged."""
+    if isinstance(error, RequestError):
+        return failure(error.what, error.status, _CHALLENGE if error.status == 401 else ())
+    if isinstance(error, RefusedError):
+        return refusal(error)
+    if isinstance(error, FailedError):
+        return failure(str(error), 500)
+    _LOG.error("a fault in partita itself at %s %s", method, shown(path), exc_info=error)
+    return failure("a fault in partita itself; its log says more", 500)
