@@ -100,7 +100,9 @@ def test_workers_are_read_and_models_lie_beside_the_file(tmp_path: Path) -> None
 def test_a_workers_specification_has_what_is_measured_and_what_is_planned(tmp_path: Path) -> None:
     path = tmp_path / "services.yaml"
     path.write_text(WORKERS)
-    seconds = {"triton": {("3g.20gb", 2): {1: 0.01, 8: 0.05}}}
+    seconds = {
+        "triton": {("a100-40gb", "3g.20gb", 2): {1: 0.01, 8: 0.05}, ("a30-24gb", "3g.20gb", 2): {1: 0.02}}
+    }
     worker = read_services(path, tmp_path / "workers", seconds)["triton"]
     assert isinstance(worker, Process)
     assert worker.document is not None
@@ -108,6 +110,7 @@ def test_a_workers_specification_has_what_is_measured_and_what_is_planned(tmp_pa
         "service": "triton",
         "model": "m",
         "gpu": "g",
+        "gpu_model": "a100-40gb",
         "placement": "3g.20gb@4",
         "batch": "8",
         "token": "t1",
@@ -119,5 +122,7 @@ def test_a_workers_specification_has_what_is_measured_and_what_is_planned(tmp_pa
         for processes in ("2", "1")
     ]
     assert [each.seconds for each in found] == [{1: 0.01, 8: 0.05}, {8: 0.04}]
+    other = worker.document({**words, "gpu_model": "a30-24gb", "processes": "2", "latency_ms": "40.0"})
+    assert parse_spec(json.loads(other), "spec").seconds == {1: 0.02}
     assert found[0].backend == UpstreamSpec("http://127.0.0.1:804")
     assert not found[0].supervised

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from partita.cli.loading import Loaded
     from partita.cli.staff import Staff
     from partita.serve.gateway.security import Tls
-    from partita.serve.gateway.values import ServedService, Size
+    from partita.serve.gateway.values import ServedService
     from partita.serve.supervise import Supervisor
     from partita.workload import ServiceSpec
 
@@ -136,19 +136,15 @@ def _supervisor(staff: Staff, served: list[ServedService], folder: Path, grace_s
 
 def _served(loaded: Loaded, spec: ServiceSpec) -> ServedService:
     """Return a service with the rows of its model at the quantile of its SLO."""
-    from partita.plan.formulating.measured import quantile_of  # noqa: PLC0415 -- slow to import
-    from partita.serve.gateway.values import ServedService  # noqa: PLC0415
+    from partita.cli.measured_seconds import seconds_of  # noqa: PLC0415 -- only for a gateway
+    from partita.serve.gateway.values import ServedService  # noqa: PLC0415 -- slow to import
 
-    table: dict[Size, dict[int, float]] = {}
-    for pool in loaded.formulation.problem.pools:
-        rows = loaded.formulation.measured.of(spec.model, pool.gpu.name)
-        quantile = quantile_of(rows, spec.slo.quantile)
-        for row in rows:
-            if row.quantile == quantile:
-                size = (row.gpu, row.profile, row.processes)
-                table.setdefault(size, {})[row.batch] = row.latency_ms / 1000
     return ServedService(
-        spec.name, spec.model, spec.slo.latency_ms / 1000, spec.slo.quantile or _QUANTILE, table
+        spec.name,
+        spec.model,
+        spec.slo.latency_ms / 1000,
+        spec.slo.quantile or _QUANTILE,
+        seconds_of(loaded, spec),
     )
 
 

@@ -1,4 +1,4 @@
-"""What a workload's tables say of batches' seconds, for workers that take as long as the table says."""
+"""What a workload's tables say of batches' seconds: for workers to go by, and for gateways to expect of them."""
 
 from __future__ import annotations
 
@@ -9,23 +9,20 @@ if TYPE_CHECKING:
     from partita.workload import ServiceSpec
 
 
-def measured_seconds(loaded: Loaded) -> dict[str, dict[tuple[str, int], dict[int, float]]]:
-    """Return the seconds of batches of each service, by profile and processes, at the quantile of its SLO.
-
-    A profile that two of the workload's GPUs have, and which are unlike, is left out: it would not say whose it is.
-    """
-    return {service.name: _of(loaded, service) for service in loaded.workload.services}
+def measured_seconds(loaded: Loaded) -> dict[str, dict[tuple[str, str, int], dict[int, float]]]:
+    """Return the seconds of batches of each service, by GPU model, profile and processes, at its SLO's quantile."""
+    return {service.name: seconds_of(loaded, service) for service in loaded.workload.services}
 
 
-def _of(loaded: Loaded, service: ServiceSpec) -> dict[tuple[str, int], dict[int, float]]:
+def seconds_of(loaded: Loaded, service: ServiceSpec) -> dict[tuple[str, str, int], dict[int, float]]:
+    """Return the same of one service."""
     from partita.plan.formulating.measured import quantile_of  # noqa: PLC0415 -- slow to import
 
-    found: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
+    found: dict[tuple[str, str, int], dict[int, float]] = {}
     for gpu in {pool.gpu.name for pool in loaded.formulation.problem.pools}:
         rows = loaded.formulation.measured.of(service.model, gpu)
         quantile = quantile_of(rows, service.slo.quantile)
         for row in rows:
             if row.quantile == quantile:
-                size = found.setdefault((row.profile, row.processes), {})
-                size.setdefault(gpu, {})[row.batch] = row.latency_ms / 1000
-    return {size: next(iter(by_gpu.values())) for size, by_gpu in found.items() if len(by_gpu) == 1}
+                found.setdefault((gpu, row.profile, row.processes), {})[row.batch] = row.latency_ms / 1000
+    return found

@@ -168,7 +168,9 @@ class NvmlDriver:
             raise foreign(where)
         if found.busy:
             raise InUseError("another process runs on the instance", where=where)
-        self._runner.start(action.gpu, found.identity, action.placement, _replica(action))
+        self._runner.start(
+            (action.gpu, gpu.device.model.name), found.identity, action.placement, _replica(action)
+        )
 
     def _stop(self, gpu: Gpu, action: Action) -> None:
         found = gpu.at(action.placement)

@@ -68,7 +68,7 @@ class Process:
 
     Attributes:
         command: words, in which `{service}`, `{model}`, `{batch}`, `{processes}`, `{port}`, `{device}`, `{gpu}`,
-            `{placement}`, `{token}`, `{latency_ms}`, `{throughput}` and `{document}` are filled in.
+            `{gpu_model}`, `{placement}`, `{token}`, `{latency_ms}`, `{throughput}` and `{document}` are filled in.
         environment: variables beside those of the controller.
         readiness: None if it is ready as soon as it runs.
         grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.

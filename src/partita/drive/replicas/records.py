@@ -17,6 +17,8 @@ from partita.transition.deployment import Replica
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from partita.drive.port import Identity
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -28,6 +30,7 @@ class Record:
         began: when that process began, in ticks since boot.
         boot: the boot of the host in which it runs.
         port: given to it; None if its command names none.
+        model: of its GPU; empty in records of earlier versions.
         upstream: it is a server's that runs already.
         told: an upstream server has answered that it is ready.
     """
@@ -41,6 +44,7 @@ class Record:
     pid: int | None = None
     began: int | None = None
     port: int | None = None
+    model: str = ""
     upstream: bool = False
     told: bool = False
     draining: bool = False
@@ -71,9 +75,17 @@ class Record:
                 procs.send(pid, which)
 
 
-def new_record(gpu_uuid: str, placement: Placement, mig_uuid: str, replica: Replica) -> Record:
-    """Return the record of a replica that is about to be started."""
-    return Record(gpu_uuid, placement, mig_uuid, replica, secrets.token_hex(16), procs.boot_id())
+def new_record(identity: Identity, placement: Placement, replica: Replica, model: str) -> Record:
+    """Return the record of a replica that is about to be started on a GPU of some model."""
+    return Record(
+        identity.gpu_uuid,
+        placement,
+        str(identity.mig_uuid),
+        replica,
+        secrets.token_hex(16),
+        procs.boot_id(),
+        model=model,
+    )
 
 
 class Records:

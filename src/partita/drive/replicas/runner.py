@@ -40,26 +40,30 @@ class Runner:
         self._services = services
         self._ports = threading.Lock()
 
-    def start(self, gpu: str, identity: Identity, placement: Placement, replica: Replica) -> None:
+    def start(self, gpu: tuple[str, str], identity: Identity, placement: Placement, replica: Replica) -> None:
         """Start a replica and return when it is ready; one that runs already is waited for.
+
+        Args:
+            gpu: id and model.
+            identity: of the instance.
+            placement: of the instance.
+            replica: that is to run.
 
         Raises:
             DriveError: it does not start, or is not ready in time, or another runs there.
         """
-        way = self._way(replica.service)
+        (name, model), way = gpu, self._way(replica.service)
         record = self._records.find(identity.gpu_uuid, placement)
         if record is None or not record.alive():
-            record = self._launch(
-                way, gpu, new_record(identity.gpu_uuid, placement, str(identity.mig_uuid), replica)
-            )
+            record = self._launch(way, name, new_record(identity, placement, replica, model))
         require_same(record, replica)
         if record.draining:
-            raise InUseError("the replica there drains", where=f"{gpu} {placement}")
+            raise InUseError("the replica there drains", where=f"{name} {placement}")
         if isinstance(way, Upstream):
-            run(way.start, words(record, gpu), environment(record), way.timeout_s)
+            run(way.start, words(record, name), environment(record), way.timeout_s)
             self._records.write(replace(record, told=True))
         else:
-            self._await(record, gpu, way)
+            self._await(record, name, way)
 
     def stop(self, gpu: str, record: Record) -> None:
         """Drain a replica, end it, and return when it is gone.
@@ -161,6 +165,7 @@ def words(record: Record, gpu: str) -> dict[str, str]:
         "port": str(record.port or ""),
         "device": record.mig_uuid,
         "gpu": gpu,
+        "gpu_model": record.model,
         "placement": str(record.placement),
         "token": record.token,
         "latency_ms": repr(each.latency_ms),

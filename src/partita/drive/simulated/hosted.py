@@ -34,7 +34,7 @@ _BE_READY = (
     "UPDATE replicas SET ready_at = ? WHERE gpu = ? AND start = ? AND (ready_at IS NULL OR ready_at > ?)"
 )
 _WHO = (
-    "SELECT g.uuid, i.gi_id, i.ci_id, i.mig_uuid FROM gpus g"
+    "SELECT g.model, g.uuid, i.gi_id, i.ci_id, i.mig_uuid FROM gpus g"
     " LEFT JOIN instances i ON i.gpu = g.id AND i.start = ? AND i.profile = ? WHERE g.id = ?"
 )
 
@@ -87,9 +87,9 @@ class Hosted:
             DriveError: it does not start, or is not ready in time.
         """
         with self._store.reading() as db:
-            identity = _identity(db, action)
+            model, identity = _who(db, action)
         try:
-            self._running.start(action.gpu, identity, action.placement, replica_of(action))
+            self._running.start((action.gpu, model), identity, action.placement, replica_of(action))
         except FailedError:
             with self._store.transaction() as db:
                 db.execute(_FORGET, (action.gpu, action.placement.start))
@@ -148,7 +148,11 @@ def _kill(record: Record) -> None:
 
 
 def _identity(db: sqlite3.Connection, action: Action) -> Identity:
-    """Return who the instance at an action's place is; its MIG UUID is None where there is none.
+    return _who(db, action)[1]
+
+
+def _who(db: sqlite3.Connection, action: Action) -> tuple[str, Identity]:
+    """Return a GPU's model and who the instance at an action's place is; its MIG UUID is None where there is none.
 
     Raises:
         GpuLostError: there is no such GPU.
@@ -156,5 +160,5 @@ def _identity(db: sqlite3.Connection, action: Action) -> Identity:
     row = db.execute(_WHO, (action.placement.start, action.placement.profile, action.gpu)).fetchone()
     if row is None:
         raise GpuLostError("there is no such GPU", where=action.gpu)
-    uuid, gi_id, ci_id, mig_uuid = row
-    return Identity(uuid, -1 if gi_id is None else gi_id, ci_id, mig_uuid)
+    model, uuid, gi_id, ci_id, mig_uuid = row
+    return model, Identity(uuid, -1 if gi_id is None else gi_id, ci_id, mig_uuid)

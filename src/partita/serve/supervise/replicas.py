@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from partita.serve.worker.spec import BackendSpec
 
-SliceSeconds: TypeAlias = "Mapping[tuple[str, int], Mapping[int, float]]"
-"""Seconds of a batch, by profile and processes, and by batch size."""
+SliceSeconds: TypeAlias = "Mapping[tuple[str, str, int], Mapping[int, float]]"
+"""Seconds of a batch, by GPU model, profile and processes, and by batch size."""
 COMMAND = (sys.executable, "-m", "partita.serve.worker", "{document}")
 _ANSWER_S = 2.0
 _MARGIN_S = 1.0
@@ -62,7 +62,7 @@ class WorkerDocument:
         backend: what runs the model.
         folder: where sockets go.
         grace_s: seconds that it has for finishing what it has.
-        seconds: seconds of batches by profile and processes; the replica's own estimate where there are none.
+        seconds: seconds of batches by GPU model, profile and processes; the replica's own estimate where none are.
     """
 
     backend: BackendSpec
@@ -83,7 +83,7 @@ class WorkerDocument:
         """Return the specification itself, from the words of drive's `Process`."""
         batch, processes = int(words["batch"]), int(words["processes"])
         profile = words["placement"].partition("@")[0]
-        measured = self.seconds.get((profile, processes))
+        measured = self.seconds.get((words["gpu_model"], profile, processes))
         return WorkerSpec(
             service=words["service"],
             model=words["model"],
@@ -113,7 +113,7 @@ def worker_process(
     Args:
         backend: what runs the model.
         folder: where sockets go; made by the first.
-        seconds: seconds of batches by profile and processes, from the performance table.
+        seconds: seconds of batches by GPU model, profile and processes, from the performance table.
         environment: variables beside those of the controller.
         grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
         start_timeout_s: seconds it may take to become ready.
