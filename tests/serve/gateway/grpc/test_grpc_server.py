@@ -247,7 +247,7 @@ def test_the_earliest_of_the_deadlines_counts(server):
     call(server, infer_request(), timeout=30)
     first, second, third = (deadline for _, _, deadline in server.gateway.asked)
     assert first == pytest.approx(0.03)
-    assert 0 < second <= 0.05
+    assert 0 < second <= 0.06  # on the wire a time left is rounded up
     assert third is None  # the service's own is earlier
     wrong = call(server, infer_request(), metadata=(("partita-deadline-ms", "nan"),))
     assert wrong.code() is grpc.StatusCode.INVALID_ARGUMENT
