@@ -139,13 +139,11 @@ def _served(loaded: Loaded, spec: ServiceSpec) -> ServedService:
     from partita.cli.measured_seconds import seconds_of  # noqa: PLC0415 -- only for a gateway
     from partita.serve.gateway.values import ServedService  # noqa: PLC0415 -- slow to import
 
-    return ServedService(
-        spec.name,
-        spec.model,
-        spec.slo.latency_ms / 1000,
-        spec.slo.quantile or _QUANTILE,
-        seconds_of(loaded, spec),
-    )
+    table, deadline = seconds_of(loaded, spec), spec.slo.latency_ms / 1000
+    in_time = (batch for row in table.values() for batch, seconds in row.items() if seconds <= deadline)
+    # A service with a cut is planned anew when its queries grow: up to what any slice answers in time, they may.
+    largest = max(in_time, default=0) if spec.cut is not None else 0
+    return ServedService(spec.name, spec.model, deadline, spec.slo.quantile or _QUANTILE, table, largest)
 
 
 def _allow_many_sockets() -> None:

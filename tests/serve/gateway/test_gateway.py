@@ -307,3 +307,20 @@ def test_unknown_routers_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         Gateway([], tmp_path, router="late-bindin")
     assert error.value.hint == "did you mean late-binding?"
+
+
+def test_queries_that_another_cut_could_answer_are_refused_for_now_and_counted(tmp_path: Path) -> None:
+    async def body(_: Workers) -> None:
+        made = Gateway([ServedService("one", "m", 20.0, largest=12)], tmp_path)
+        await made.start()
+        try:
+            model = made.model("one")
+            assert model is not None
+            assert model.max_batch == 12
+            with pytest.raises(RefusedError) as refused:
+                await made.infer("one", query(12, 1))
+            assert refused.value.reason is Reason.NO_WORKER
+        finally:
+            await made.close()
+
+    with_workers(tmp_path, body, {1: 0.001})

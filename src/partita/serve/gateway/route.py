@@ -227,7 +227,7 @@ class Route:
             self.service.model,
             first.inputs,
             first.outputs,
-            max(each.hello.batch for each in workers),
+            max(self.service.largest, *(each.hello.batch for each in workers)),
             self.service.deadline_s,
             self.service.quantile,
         )

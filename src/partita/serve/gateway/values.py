@@ -87,6 +87,8 @@ class ServedService:
         deadline_s: seconds from a query's arrival to its latest answer, where the query has none of its own.
         quantile: share of the queries that must be answered by then.
         table: by size, seconds of a batch of each measured batch size; for workers that do not bring their own.
+        largest: batch size that queries may have whatever the workers that are there take; 0 for as they take. Larger
+            ones are then seen to be asked for, and refused because there is no worker, until there is another cut.
     """
 
     name: str
@@ -94,6 +96,7 @@ class ServedService:
     deadline_s: float
     quantile: float = 0.95
     table: Mapping[Size, Mapping[int, float]] = field(default_factory=dict)
+    largest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
