@@ -116,3 +116,10 @@ def test_batches_are_sent_as_workers_read_them() -> None:
     assert (kind, number, len(wire.sent)) == (Kind.RUN, 7, HEAD.size + header + data)
     body = memoryview(wire.sent)[HEAD.size :]
     assert unpack_run(json.loads(bytes(body[:header])), body[header:]) == (query(2, 1), query(1, 2))
+
+
+def test_an_error_with_half_a_surrogate_pair_is_an_error_like_others() -> None:
+    link, ears, wire = linked()
+    link.data_received(hello().packed() + pack_done(1, [Answer(error="\ud800")], 0.5))
+    assert wire.open
+    assert ears.heard[1:] == [(1, [[]], 0.5)]

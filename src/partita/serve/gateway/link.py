@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
@@ -91,7 +92,7 @@ class Link(asyncio.Protocol):
     def run(self, number: int, queries: Sequence[Query]) -> None:
         """Ask for a batch."""
         if self._transport is not None:
-            self._transport.write(pack_run(number, queries))
+            self._transport.write(pack_run(number, queries, orjson.dumps))
 
     def drained(self) -> None:
         """Promise to send nothing more."""
@@ -154,9 +155,16 @@ def _parsed(one: memoryview) -> tuple[int, int, Hello | tuple[tuple[Answer, ...]
     header, _, kind, number = HEAD.unpack_from(one)
     end = HEAD.size + header
     try:
-        said: Any = orjson.loads(one[HEAD.size : end]) if header else None
+        said: Any = _loaded(one[HEAD.size : end]) if header else None
         if kind == Kind.DONE:
             return kind, number, unpack_done(said, one[end:])
         return kind, number, Hello.unpacked(said) if kind == Kind.HELLO else None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise _NoFrameError(str(error)) from None
+
+
+def _loaded(text: memoryview) -> Any:  # noqa: ANN401 -- whatever is JSON
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return json.loads(bytes(text))  # takes half of a surrogate pair, as errors' texts may have one

@@ -34,6 +34,9 @@ _LOG = logging.getLogger("partita.serve")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.25
 _MOST_NAMES = 5
+_YOUNG = 20_000
+"""Objects more than there were before the collector looks: requests under way make and leave some thousands, and none
+of those needs it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ async def run(
             http, grpc = await _listen(Front(gateway, services, access.limits), metrics, access, stack)
             _announce(access, grpc, services)
             gc.collect()
+            gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
             gc.freeze()  # what planning and imports left lives as long as we do: no collection need look at it
             async with _readiness_told(gateway, services):
                 await ask.wait()

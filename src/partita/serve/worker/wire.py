@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from partita.serve.tensors import Buffer
 
@@ -30,6 +30,10 @@ PROTOCOL = 1
 HEAD = struct.Struct("<IIB3xQ")
 """Length of the header, length of the data, kind, id."""
 _text = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _dumped(header: object) -> bytes:
+    return _text(header).encode()
 
 
 class Kind(IntEnum):
@@ -97,19 +101,26 @@ class Hello:
             raise ValueError(f"no worker's HELLO: {error}") from None
 
 
-def frame(kind: Kind, number: int, header: object = None, data: Iterable[Buffer] = ()) -> bytes:
-    """Return a frame."""
-    head = b"" if header is None else _text(header).encode()
-    parts = [bytes(HEAD.size), head, *data]
-    body = sum(map(len, parts)) - HEAD.size - len(head)
+def frame(
+    kind: Kind,
+    number: int,
+    header: object = None,
+    data: Iterable[Buffer] = (),
+    dumped: Callable[[object], bytes] = _dumped,
+) -> bytes:
+    """Return a frame; `dumped` makes JSON of its header."""
+    head = b"" if header is None else dumped(header)
+    parts = [b"", head, *data]
+    body = sum(map(len, parts)) - len(head)
     parts[0] = HEAD.pack(len(head), body, kind, number)
     return b"".join(parts)
 
 
-def pack_run(number: int, queries: Sequence[Query]) -> bytes:
+def pack_run(number: int, queries: Sequence[Query], dumped: Callable[[object], bytes] = _dumped) -> bytes:
     """Return the frame that asks for one batch."""
     header = [{"inputs": _listed(query.inputs), "outputs": query.outputs} for query in queries]
-    return frame(Kind.RUN, number, header, (tensor.data for query in queries for tensor in query.inputs))
+    data = [tensor.data for query in queries for tensor in query.inputs]
+    return frame(Kind.RUN, number, header, data, dumped)
 
 
 def unpack_run(header: list[dict[str, Any]], data: memoryview) -> tuple[Query, ...]:
