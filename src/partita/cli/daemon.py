@@ -19,6 +19,10 @@ from partita.cli.drivers import (
 from partita.cli.queue_host import (
     Admins,
     Discipline,
+    HalfLife,
+    Keep,
+    Keeping,
+    KeepLogs,
     LogSize,
     MetricsPort,
     Scale,
@@ -49,6 +53,9 @@ def daemon(
     discipline: Discipline = "lookahead",
     admin: Admins = None,
     log_size: LogSize = "64MiB",
+    keep: Keep = "30d",
+    keep_logs: KeepLogs = "20GiB",
+    half_life: HalfLife = "7d",
     memory_scale: Scale = 1 / 64,
     allow_mig_mode: AllowMigMode = False,
     metrics_port: MetricsPort = None,
@@ -63,7 +70,8 @@ def daemon(
     from partita.control.lock import controlling  # noqa: PLC0415 -- slow to import
     from partita.drive.state import host_folder, state_folder  # noqa: PLC0415
 
-    way = queue_way(discipline, admin, log_size, memory_scale, metrics_port)
+    keeping = Keeping(log_size, keep, keep_logs, half_life)
+    way = queue_way(discipline, admin, keeping, memory_scale, metrics_port)
     cluster = Cluster(driver, ClockName.WALL, None, allow_mig_mode)
     folder = state_folder()
     with asked_to_stop() as stop, ExitStack() as stack:

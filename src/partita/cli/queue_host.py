@@ -42,6 +42,19 @@ Admins = Annotated[
 LogSize = Annotated[
     str, typer.Option("--log-size", metavar="SIZE", help="Most that is kept of an attempt's log.")
 ]
+Keep = Annotated[
+    str, typer.Option("--keep", metavar="TIME", help="After which jobs that have ended are forgotten.")
+]
+KeepLogs = Annotated[
+    str,
+    typer.Option("--keep-logs", metavar="SIZE", help="Most that the logs of ended jobs take; the oldest go."),
+]
+HalfLife = Annotated[
+    str,
+    typer.Option(
+        "--half-life", metavar="TIME", help="After which what a user has had counts half, for `fair`."
+    ),
+]
 Scale = Annotated[
     float,
     typer.Option(
@@ -78,22 +91,38 @@ class QueueWay:
     metrics_port: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What is kept of jobs, and how long it counts, as it was written."""
+
+    log_size: str
+    keep: str
+    keep_logs: str
+    half_life: str
+
+
 def queue_way(
-    discipline: str, admin: list[str] | None, log_size: str, memory_scale: float, metrics_port: int | None
+    discipline: str, admin: list[str] | None, keeping: Keeping, memory_scale: float, metrics_port: int | None
 ) -> QueueWay:
     """Return what the options say.
 
     Raises:
-        InputError: there is no such discipline, user, group or size.
+        InputError: there is no such discipline, user, group, size or time.
     """
-    from partita.cli.quantities import read_bytes  # noqa: PLC0415 -- slow to import
+    from partita.cli.quantities import read_bytes, read_seconds  # noqa: PLC0415 -- slow to import
     from partita.jobs.queue.access import Access, admins  # noqa: PLC0415
     from partita.jobs.queue.disciplines import discipline as named  # noqa: PLC0415
     from partita.jobs.queue.settings import Settings  # noqa: PLC0415
 
     named(discipline)
     users, groups = admins(admin or ())
-    settings = Settings(discipline, read_bytes(log_size, "--log-size"))
+    settings = Settings(
+        discipline,
+        log_bytes=read_bytes(keeping.log_size, "--log-size"),
+        keep_s=read_seconds(keeping.keep, "--keep"),
+        keep_bytes=read_bytes(keeping.keep_logs, "--keep-logs"),
+        half_life_s=max(read_seconds(keeping.half_life, "--half-life"), 1.0),
+    )
     return QueueWay(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port)
 
 

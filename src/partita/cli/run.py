@@ -27,6 +27,10 @@ from partita.cli.options import WorkloadFile, stderr
 from partita.cli.queue_host import (
     Admins,
     Discipline,
+    HalfLife,
+    Keep,
+    Keeping,
+    KeepLogs,
     LogSize,
     MetricsPort,
     Scale,
@@ -107,6 +111,9 @@ def run(
     discipline: Discipline = "lookahead",
     admin: Admins = None,
     log_size: LogSize = "64MiB",
+    keep: Keep = "30d",
+    keep_logs: KeepLogs = "20GiB",
+    half_life: HalfLife = "7d",
     memory_scale: Scale = 1 / 64,
     metrics_port: MetricsPort = None,
 ) -> None:
@@ -128,7 +135,8 @@ def run(
     from partita.drive.state import state_folder  # noqa: PLC0415
     from partita.errors import InputError  # noqa: PLC0415
 
-    way = queue_way(discipline, admin, log_size, memory_scale, metrics_port) if jobs else None
+    keeping = Keeping(log_size, keep, keep_logs, half_life)
+    way = queue_way(discipline, admin, keeping, memory_scale, metrics_port) if jobs else None
     lives_by = clock or (ClockName.SIMULATED if once else ClockName.WALL)
     if jobs and (once or lives_by is ClockName.SIMULATED):
         raise InputError(

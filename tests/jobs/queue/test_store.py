@@ -29,7 +29,9 @@ from partita.jobs.queue.record import (
     Submitter,
     Verdict,
 )
-from partita.jobs.queue.store import DiskFullError, Store, StoreError
+from partita.jobs.queue.shares import Share
+from partita.jobs.queue.store import Store
+from partita.jobs.queue.store_file import DiskFullError, StoreError
 from partita.mig.layout import Placement
 
 
@@ -69,7 +71,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "queue.sqlite3"
         self.store = Store(self.path)
         self.held: dict[int, JobRecord] = {}
-        self.used: dict[str, float] = {}
+        self.shares: dict[str, Share] = {}
 
     @rule(many=st.integers(1, 3), array=st.booleans())
     def submit(self, many: int, *, array: bool) -> None:
@@ -84,9 +86,10 @@ class StoreMachine(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(sorted(self.held)))
         old = self.held[number]
         new = old.to(data.draw(st.sampled_from(sorted(LEGAL[old.state]))))
-        used = {"alice": self.used.get("alice", 0.0) + 1.5}
-        self.store.put([new], used)
-        self.held[number], self.used = new, used
+        before = self.shares.get("alice", Share(0.0, 0.0))
+        shares = {"alice": Share(before.gpu_seconds + 1.5, before.at + 1.0)}
+        self.store.put([new], shares)
+        self.held[number], self.shares = new, shares
 
     @rule()
     def fail(self) -> None:
@@ -104,7 +107,7 @@ class StoreMachine(RuleBasedStateMachine):
         over = [each for each in self.held.values() if each.state in OVER]
         assert self.store.active() == sorted(active, key=lambda each: each.number)
         assert self.store.over(1000) == sorted(over, key=lambda each: -each.number)
-        assert self.store.used() == self.used
+        assert self.store.shares() == self.shares
         for each in self.held.values():
             found = self.store.tasks(each.array or each.number, each.index)
             assert found == [each]
@@ -139,6 +142,7 @@ def test_damage_is_told_and_kept(tmp_path: Path, damage: str) -> None:
         path.write_bytes(b"no database at all" * 100)
     elif damage == "body":
         with closing(sqlite3.connect(path)) as db:
+            db.execute("DROP INDEX jobs_environment")  # which takes JSON alone
             db.execute("UPDATE jobs SET body = '{' WHERE number = 7")
             db.commit()
     else:

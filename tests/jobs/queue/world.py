@@ -96,6 +96,7 @@ def queue(
     store: Callable[[Path], Store] = Store,
     access: Access | None = None,
     discipline: str = "lookahead",
+    settings: Settings | None = None,
     keep: bool = False,
 ) -> Iterator[World]:
     """Open the queue of a folder, as a daemon does.
@@ -105,6 +106,7 @@ def queue(
         store: opens the store.
         access: who may what; by default as for a daemon of ours.
         discipline: its name.
+        settings: instead of the usual ones, the discipline's included.
         keep: leave running what runs at the end.
     """
     if not (folder / "cluster.sqlite3").exists():
@@ -120,7 +122,7 @@ def queue(
             runner,
             opened,
             jobs / ATTEMPTS,
-            settings=Settings(discipline, 2**20, PACE),
+            settings=settings or Settings(discipline, 2**20, pace=PACE),
             tell=told.append,
         )
         world = World(folder, service, Answers(service, access or Access(os.geteuid())), told)

@@ -182,13 +182,19 @@ class Answers:
             raise InputError(f"job {job.id} has no attempt {number}, but {newest}", where="--attempt")
         attempt = job.attempts[number - 1]
         offset = _whole(body, "offset", 0)
+        folder, ended = self._service.folder_of(job, number), attempt.verdict is not None
+        if ended and not folder.exists():
+            raise InputError(
+                f"the log of job {job.id} is not kept any more",
+                hint="--keep-logs of the daemon says how much is",
+            )
         owners = frozenset({job.submitter.uid, os.geteuid()})
-        data, following = read_log(self._service.folder_of(job, number), offset, owners)
+        data, following = read_log(folder, offset, owners)
         return {
             **here,
             "data": base64.b64encode(data).decode(),
             "next": following,
-            "ended": attempt.verdict is not None,
+            "ended": ended,
         }
 
     def _now(self, job: JobRecord) -> dict[str, Any]:

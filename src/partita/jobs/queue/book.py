@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from partita.jobs.queue.record import OVER, JobRecord, State
+from partita.jobs.queue.shares import HALF_LIFE_S, Shares
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from partita.jobs.queue.shares import Share
     from partita.jobs.queue.store import Store
 
 
@@ -19,23 +22,27 @@ class Book:
     Args:
         store: the open store.
         over: told of each job that is over.
+        now: seconds since 1970; who came under a clock that was ahead has come by now.
+        half_life_s: seconds after which what a user has had counts half.
 
     Attributes:
         store: the store, for reading.
         active: jobs that are not over, by number; not to be changed.
         waiting: those of them that wait.
         held: the others: they hold an instance, or are about to.
-        used: GPU seconds each user has had.
+        shares: what each user has had.
         version: grows with every change.
     """
 
-    def __init__(self, store: Store, over: Callable[[JobRecord], None]) -> None:
+    def __init__(
+        self, store: Store, over: Callable[[JobRecord], None], *, now: float, half_life_s: float = HALF_LIFE_S
+    ) -> None:
         self.store = store
         self._over = over
-        self.active = {job.number: job for job in store.active()}
+        self.active = {job.number: _come(job, now) for job in store.active()}
         self.waiting = {n: job for n, job in self.active.items() if job.state is State.WAITING}
         self.held = {n: job for n, job in self.active.items() if job.state is not State.WAITING}
-        self.used = store.used()
+        self.shares = Shares(store.shares(), half_life_s)
         self.version = 0
         self._last = store.last_number()
 
@@ -64,7 +71,7 @@ class Book:
         self._last = made[-1].number
         return made
 
-    def save(self, jobs: Sequence[JobRecord], used: dict[str, float] | None = None) -> None:
+    def save(self, jobs: Sequence[JobRecord], shares: Mapping[str, Share] | None = None) -> None:
         """Write jobs and what users have had, and only then believe them.
 
         Raises:
@@ -72,8 +79,8 @@ class Book:
         """
         if not jobs:
             return
-        self.store.put(jobs, used)
-        self.used |= used or {}
+        self.store.put(jobs, shares)
+        self.shares.put(shares or {})
         for job in jobs:
             for where in (self.waiting, self.held):
                 where.pop(job.number, None)
@@ -84,3 +91,7 @@ class Book:
             self.active[job.number] = job
             (self.waiting if job.state is State.WAITING else self.held)[job.number] = job
         self.version += 1
+
+
+def _come(job: JobRecord, now: float) -> JobRecord:
+    return job if job.submitted <= now else replace(job, submitted=now)

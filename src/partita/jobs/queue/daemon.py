@@ -12,6 +12,7 @@ from partita.jobs.queue.faults import Faults
 from partita.jobs.queue.hands import Hands
 from partita.jobs.queue.loop import Loop
 from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
+from partita.jobs.queue.retention import Retention
 from partita.jobs.queue.runs import Runs
 from partita.jobs.queue.scheduler import Scheduler
 from partita.jobs.queue.settings import Settings
@@ -62,7 +63,9 @@ class QueueService:
         self._faults, hands = Faults(tell), Hands(driver)
         families = Families()
         self.scheduler = Scheduler(self._settings.discipline, families)
-        self.book = Book(store, self.scheduler.forget)
+        self.book = Book(
+            store, self.scheduler.forget, now=driver.clock.now(), half_life_s=self._settings.half_life_s
+        )
         self.sight = Sight(driver, self.book)
         for job in (*reversed(store.over(REMEMBERED_JOBS)), *self.book.active.values()):
             for attempt in job.attempts:
@@ -90,6 +93,7 @@ class QueueService:
             runs=self._runs,
             scheduler=self.scheduler,
             faults=self._faults,
+            retention=Retention(store, folder, self._settings),
             pace=self._settings.pace,
         )
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.book import Book
     from partita.jobs.queue.faults import Faults
     from partita.jobs.queue.hands import Hands
+    from partita.jobs.queue.retention import Retention
     from partita.jobs.queue.runs import Runs
     from partita.jobs.queue.scheduler import Scheduler
     from partita.jobs.queue.settings import Pace
@@ -39,6 +40,7 @@ class Loop:
         runs: minds the processes.
         scheduler: decides.
         faults: told what goes wrong.
+        retention: removes what is left of jobs that are over.
         pace: how often it looks.
     """
 
@@ -52,10 +54,11 @@ class Loop:
         runs: Runs,
         scheduler: Scheduler,
         faults: Faults,
+        retention: Retention,
         pace: Pace,
     ) -> None:
         self._book, self._sight, self._hands, self._starts, self._runs = book, sight, hands, starts, runs
-        self._scheduler, self._faults, self._pace = scheduler, faults, pace
+        self._scheduler, self._faults, self._retention, self._pace = scheduler, faults, retention, pace
         self._now = sight.now
         self._decided: int | None = None  # the book's version on which it was last decided
         self._due = dict.fromkeys(("look", "decide", "afresh"), _NEVER)
@@ -68,7 +71,7 @@ class Loop:
         """Return what the scheduler looks at."""
         # One that waits again has the place that its number gives it.
         waiting = [self._book.waiting[number] for number in sorted(self._book.waiting)]
-        return View(now, waiting, self._book.holding, self._sight.usable(now), self._book.used)
+        return View(now, waiting, self._book.holding, self._sight.usable(now), self._book.shares.at(now))
 
     def step(self, now: float) -> float:
         """Do what is due, and return when it wants to be called next; what fails is told and tried again."""
@@ -82,6 +85,7 @@ class Loop:
                 self._faults.each(self._book.holding, self._look)
                 self._due["look"] = now + self._pace.running
             self._decide_if_due()
+            self._retention.step(now)
         except PartitaError as error:
             self._faults.tell(str(error))
             return now + self._pace.failed
@@ -95,10 +99,12 @@ class Loop:
     def _next(self) -> float:
         if self._hands.busy or self._hands.made:
             return self._now + self._pace.making
-        due = [self._due["look"], self._sight.due] if self._book.held else []
+        due = [self._retention.due, self._now + self._pace.cluster]
+        if self._book.held:
+            due += [self._due["look"], self._sight.due]
         if self._book.waiting:
             due.append(self._due["decide"] if self._changed else self._sight.due)
-        return max(min(due, default=self._now + self._pace.cluster), self._now)
+        return max(min(due), self._now)
 
     @property
     def _changed(self) -> bool:

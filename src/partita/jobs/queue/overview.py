@@ -95,11 +95,12 @@ class Overview:
         hosts = service.sight.hosts
         models = {host.model.name: host.model for host in hosts}
         users = {job.submitter.name for job in waiting}
+        used = service.book.shares.at(service.now)
         return Situation(
             models=tuple(models.values()),
             discipline=service.discipline,
-            used=service.book.used,
-            least=min(sorted(users), key=lambda user: service.book.used.get(user, 0.0), default=""),
+            used=used,
+            least=min(sorted(users), key=lambda user: used.get(user, 0.0), default=""),
             free=frozenset(
                 profile.name
                 for host in hosts

@@ -89,7 +89,7 @@ class Runs:
         after = ended(job, look, now, bounds, models(self._sight.seen))
         user = job.submitter.name
         took = self._gpu_seconds(after)
-        self._book.save([after], {user: self._book.used.get(user, 0.0) + took})
+        self._book.save([after], {user: self._book.shares.plus(user, took, now)})
         self._families.add(job.family, after.attempt)
         self._stopped.discard(job.number)
         self._steps.pop(job.number, None)

@@ -56,7 +56,7 @@ class View:
     Attributes:
         waiting: jobs, in order of their numbers.
         active: jobs that hold an instance.
-        used: GPU seconds each user has had.
+        used: GPU seconds that each user's share counts for.
     """
 
     now: float

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from partita.jobs.memory.bounds import MIB
 from partita.jobs.queue.disciplines import DEFAULT
+from partita.jobs.queue.shares import HALF_LIFE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +35,14 @@ class Settings:
     Attributes:
         discipline: who starts first.
         log_bytes: most bytes of an attempt's log that are kept.
+        keep_s: seconds after their end at which jobs are forgotten.
+        keep_bytes: most bytes that the files of jobs that are over take in all.
+        half_life_s: seconds after which what a user has had counts half.
     """
 
     discipline: str = DEFAULT
     log_bytes: int = 64 * MIB
+    keep_s: float = 30 * 86400.0
+    keep_bytes: int = 20 * 1024 * MIB
+    half_life_s: float = HALF_LIFE_S
     pace: Pace = Pace()

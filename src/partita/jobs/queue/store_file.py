@@ -1,0 +1,149 @@
+"""The SQLite file below the queue's store: opened, brought to this format, written as a whole or not at all."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from partita.errors import PartitaError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VERSION = 2
+
+_SCHEMA = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY, first INTEGER NOT NULL, idx INTEGER, uid INTEGER NOT NULL, over INTEGER NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE INDEX jobs_first ON jobs (first, idx);
+CREATE INDEX jobs_over ON jobs (over, number);
+CREATE INDEX jobs_environment ON jobs (json_extract(body, '$.environment'));
+CREATE TABLE environments (key TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE used (user TEXT PRIMARY KEY, gpu_seconds REAL NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+"""
+
+_FROM_1 = """
+ALTER TABLE used ADD COLUMN at REAL NOT NULL DEFAULT 0;
+UPDATE used SET at = CAST(strftime('%s', 'now') AS REAL);
+CREATE INDEX jobs_environment ON jobs (json_extract(body, '$.environment'));
+"""
+
+_STEPS = {0: _SCHEMA, 1: _FROM_1}
+"""What makes this format of each older one; 0 is a new file."""
+
+# What SQLite says where no more bytes can be written; a limit on the size of files shows as a failed write.
+_NO_ROOM = frozenset({"SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_IOERR_SHMSIZE", "SQLITE_IOERR_FSYNC"})
+
+
+class StoreError(PartitaError):
+    """The queue's file cannot be used."""
+
+
+class DiskFullError(StoreError):
+    """There is no room for what should be written; what was there is as it was."""
+
+
+class StoreFile:
+    """The open file. One process writes it, in one thread at a time.
+
+    Args:
+        path: the file, made if it is not there, for its owner's eyes only.
+
+    Raises:
+        StoreError: it is damaged, of another version, or cannot be opened. It is left as it is.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        with self.told():
+            self.path.touch(mode=0o600)
+            # One thread at a time may be another one than that which opened it.
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+        try:
+            with self.told():
+                self._open()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _open(self) -> None:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # FULL: a commit is on the disk when it returns, also if the power fails then.
+        self._db.execute("PRAGMA synchronous = FULL")
+        (found,) = self._db.execute("PRAGMA user_version").fetchone()
+        known = found in _STEPS and bool(
+            found or not self._db.execute("SELECT 1 FROM sqlite_master").fetchone()
+        )
+        if not known and found != VERSION:
+            raise StoreError(
+                f"the queue has format {found}, this partita reads {VERSION}",
+                where=str(self.path),
+                hint="use the partita that made it",
+            )
+        (verdict,) = self._db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise self.damaged(verdict)
+        if known:
+            with self.transaction():
+                for statement in _STEPS[found].split(";"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._db.close()
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Have all the writes of the block happen, or none.
+
+        Raises:
+            DiskFullError: there is no room; nothing has changed.
+            StoreError: it cannot be written otherwise; nothing has changed.
+        """
+        with self.told():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                self._roll_back()
+                raise
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:  # a full disk ends the transaction by itself
+            self._db.execute("ROLLBACK")
+
+    @contextmanager
+    def told(self) -> Iterator[None]:
+        """Have what goes wrong in the block told in the queue's words.
+
+        Raises:
+            StoreError: something did.
+        """
+        try:
+            yield
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorname", "") in _NO_ROOM:
+                raise DiskFullError(
+                    "the queue cannot be written: the disk is full",
+                    where=str(self.path),
+                    hint="make room; jobs that run go on meanwhile",
+                ) from error
+            if isinstance(error, sqlite3.OperationalError):
+                raise StoreError(f"the queue cannot be used: {error}", where=str(self.path)) from error
+            raise self.damaged(str(error)) from error
+        except OSError as error:
+            raise StoreError(f"the queue cannot be used: {error.strerror}", where=str(self.path)) from error
+
+    def damaged(self, why: str) -> StoreError:
+        """Return what is raised where the file holds what cannot be."""
+        return StoreError(
+            f"the queue is damaged: {why}",
+            where=str(self.path),
+            hint=f"it is left as it is; to begin an empty one: mv {self.path} {self.path}.damaged",
+        )
