@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from partita.serve.gateway.oip.faults import RequestError
-from partita.serve.gateway.oip.signature import NO_JSON
 from partita.serve.gateway.oip.strings import pack_strings, unpack_strings
 
 if TYPE_CHECKING:
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
 
     from partita.serve.tensors import Tensor
 
+NO_JSON = frozenset({"FP16", "BF16"})
+"""Datatypes without a form in JSON: their data are binary both ways."""
 _CODES = {
     "UINT8": "B",
     "UINT16": "H",

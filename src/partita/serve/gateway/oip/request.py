@@ -60,6 +60,9 @@ def read_request(
     Raises:
         RequestError: it cannot be answered as it is.
     """
+    known = signature.layouts.found(body, header_length, limits.strings)
+    if known is not None:
+        return known
     document = _document(body, header_length, limits)
     parameters = _parameters(document)
     tensors = _tensors(document, body, header_length, signature, limits)
@@ -70,7 +73,9 @@ def read_request(
     for name in signature.binary_only:
         if not binary.get(name, default) and (not names or name in names):
             raise no_json(name, "a half-precision datatype")
-    return InferRequest(query, _text(document, limits), deadline_of(parameters, limits), binary, default)
+    request = InferRequest(query, _text(document, limits), deadline_of(parameters, limits), binary, default)
+    signature.layouts.keep(body, header_length, document, request)
+    return request
 
 
 def deadline_of(parameters: Mapping[str, Any], limits: Limits) -> float | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from partita.serve.gateway.oip.faults import RequestError, shown
+from partita.serve.gateway.oip.layouts import Layouts
+from partita.serve.gateway.oip.numbers import NO_JSON
 from partita.serve.tensors import ITEM_BYTES, Query
 
 if TYPE_CHECKING:
@@ -13,15 +15,13 @@ if TYPE_CHECKING:
     from partita.serve.gateway.values import Model
     from partita.serve.tensors import Tensor, TensorSpec
 
-NO_JSON = frozenset({"FP16", "BF16"})
-"""Datatypes without a form in JSON: their data are binary both ways."""
-
 
 class Signature:
     """A model's inputs and outputs by name.
 
     Attributes:
         batched: whether the first dimension of every input is free, hence the batch.
+        layouts: of requests that were found to be right.
     """
 
     def __init__(self, model: Model) -> None:
@@ -30,6 +30,7 @@ class Signature:
         self._inputs = {spec.name: spec for spec in model.inputs}
         self._outputs = {spec.name: spec for spec in model.outputs}
         self._order = tuple(self._inputs)
+        self.layouts = Layouts()
         self.binary_only = tuple(spec.name for spec in model.outputs if spec.datatype in NO_JSON)
 
     def specs(self, names: Sequence[object]) -> Sequence[TensorSpec]:
