@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.serve.gateway.estimates import STEP, RunningMedian, SizeEstimate, Slowdown, table_of
+from partita.serve.gateway.estimates import (
+    STEP,
+    RunningMedian,
+    SizeEstimate,
+    Slowdown,
+    Slowdowns,
+    slowed,
+    table_of,
+)
 
 noise = st.floats(0.95, 1.05)
 batches = st.integers(1, 8)
@@ -128,3 +137,48 @@ def test_a_moment_that_slows_all_workers_is_one_outlier() -> None:
     for worker in range(56):
         size.observe(1, 0.2, 1.0, 10.0 + worker * 1e-4)
     assert not size.changed
+
+
+def fed(ratios: dict[int, float], rounds: int) -> Slowdowns:
+    """Return what is known of a worker whose batches took so many times what they should, one of each a second."""
+    seen = Slowdowns(32)
+    for second in range(rounds):
+        for batch, ratio in ratios.items():
+            seen.observe(batch, ratio, float(second))
+    return seen
+
+
+def test_a_worker_that_is_slow_at_large_batches_alone_is_believed_quick_at_small_ones() -> None:
+    seen = fed({1: 1.0, 2: 1.0, 8: 1.0, 32: 4.0}, 3)
+    assert seen.factor(1) == seen.factor(8) == 1.0
+    assert seen.factor(32) == seen.factor(20) >= 4.0 / STEP
+    assert seen.value == 4.0
+
+
+def test_what_was_never_run_is_taken_for_as_slow_as_what_is_nearest_below() -> None:
+    seen = fed({4: 4.0}, 3)
+    assert seen.factor(1) == seen.factor(4) == seen.factor(32) >= 4.0 / STEP
+
+
+def test_each_band_is_probed_for_itself_once_it_was_quiet_for_long_enough() -> None:
+    seen = fed({1: 1.0, 32: 4.0}, 3)
+    assert not seen.probe(2.1, ())
+    assert not seen.probe(3.0, (32,)), "one is under way, and will tell"
+    assert seen.probe(3.0, (1,))
+    assert seen.factor(32) == 1.0
+    assert seen.observe(32, 4.0, 3.5)
+    assert not seen.probe(3.9, ())
+    assert seen.probe(4.1, ())
+
+
+@given(
+    st.lists(st.floats(1e-3, 1.0), min_size=1, max_size=40),
+    st.lists(st.integers(-5, 9), min_size=3, max_size=3),
+)
+def test_a_band_that_is_less_slow_never_makes_larger_batches_quicker(
+    grown: list[float], steps: list[int]
+) -> None:
+    seconds = [0.0, *accumulate(grown)]
+    found = slowed(seconds, tuple(steps))
+    assert found == sorted(found)
+    assert all(each >= plain * STEP ** min(steps) for each, plain in zip(found, seconds, strict=True))

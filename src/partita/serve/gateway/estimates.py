@@ -1,7 +1,8 @@
 """Seconds of a batch on a worker: from the performance table at first, then corrected by what is seen.
 
 The estimate is a product: what the table says of the size and batch, times how batches of this size have compared
-with that on all such workers, times how this worker compares with those like it. Both corrections are medians of a
+with that on all such workers, times how this worker compares with those like it in batches about as large: one that
+runs short of memory or power is slow at large ones alone. Both corrections are medians of a
 few last observations (Huber and Ronchetti, Robust Statistics, section 1.4: a median stands as long as fewer than half
 of the values are wrong): one outlier moves nothing, three slow batches in a row move a worker.
 """
@@ -12,7 +13,7 @@ import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 STEP = 1.25
 """Workers whose slowdown differs by less are held to be alike."""
@@ -95,7 +96,7 @@ class SizeEstimate:
 
 
 class Slowdown:
-    """How one worker compares with those of its size.
+    """How one worker compares with those of its size, in batches about as large as one another.
 
     Attributes:
         step: its slowdown is about `STEP` to this power.
@@ -144,6 +145,81 @@ class Slowdown:
             self.patience = _PATIENCE_S[0]
             self._median = RunningMedian(1.0, length=5, trust=2)
             self._median.add(max(ratio, _LEAST))
+
+
+class Slowdowns:
+    """How one worker compares with those of its size.
+
+    Args:
+        largest: batch size.
+
+    Attributes:
+        steps: by band of batch sizes, its slowdown is about `STEP` to this power; where nothing was seen as in the
+            next smaller band, else as in the next larger.
+    """
+
+    __slots__ = ("_bands", "_seen", "steps")
+
+    def __init__(self, largest: int) -> None:
+        self._bands = [Slowdown() for _ in range(band(largest) + 1)]
+        self._seen = [-math.inf] * len(self._bands)
+        self.steps = (0,) * len(self._bands)
+
+    @property
+    def value(self) -> float:
+        """What its batches take by what batches take on its size, where it is slowest."""
+        seen = (each.value for each, at in zip(self._bands, self._seen, strict=True) if at > -math.inf)
+        return max(seen, default=1.0)
+
+    def factor(self, batch: int) -> float:
+        """Return the same of a batch size, rounded to a step."""
+        return STEP ** self.steps[band(batch)]
+
+    def observe(self, batch: int, ratio: float, now: float) -> bool:
+        """Count a batch that took `ratio` times what its size takes; say whether the steps are now others."""
+        at = band(batch)
+        first, self._seen[at] = self._seen[at] == -math.inf, now
+        return (self._bands[at].observe(ratio) or first) and self._changed()
+
+    def probe(self, now: float, running: Iterable[int]) -> bool:
+        """Believe it to be as fast as its like where it was slow and nothing is run; say whether it is any.
+
+        Args:
+            now: the moment.
+            running: sizes of its batches under way.
+        """
+        if not any(self.steps):
+            return False
+        busy = {band(batch) for batch in running}
+        for at, each in enumerate(self._bands):
+            if each.step > 0 and at not in busy and now - self._seen[at] > each.patience:
+                each.probe()
+                self._seen[at] = now
+        return self._changed()
+
+    def _changed(self) -> bool:
+        before, steps = self.steps, [each.step for each in self._bands]
+        known = [at for at, seen in enumerate(self._seen) if seen > -math.inf]
+        for at in range(len(steps)):
+            if known and at not in known:
+                smaller = [each for each in known if each < at]
+                steps[at] = steps[smaller[-1] if smaller else known[0]]
+        self.steps = tuple(steps)
+        return self.steps != before
+
+
+def band(batch: int) -> int:
+    """Return the band of a batch size: 1 to 3, 4 to 15, 16 to 63, and so on."""
+    return (batch.bit_length() - 1) // 2
+
+
+def slowed(seconds: list[float], steps: tuple[int, ...]) -> list[float]:
+    """Return seconds by batch size, from 0 on, of workers of these steps."""
+    found = [0.0] + [seconds[batch] * STEP ** steps[band(batch)] for batch in range(1, len(seconds))]
+    for batch in range(2, len(found)) if len(set(steps)) > 1 else ():
+        # Nor does a larger batch take less where a band begins that is less slow.
+        found[batch] = max(found[batch], found[batch - 1])
+    return found
 
 
 def table_of(seconds: Mapping[int, float], batch: int, unknown: float) -> list[float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from partita.serve.gateway.estimates import STEP, SizeEstimate, Slowdown, table_of
+from partita.serve.gateway.estimates import SizeEstimate, Slowdowns, slowed, table_of
 from partita.serve.gateway.waiting import Worker
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class Group:
 
     Attributes:
         key: of their size.
-        step: of their slowdown.
+        steps: of their slowdowns, by band of batch sizes.
         size: what is known of them.
         members: the workers in it, in the order of their coming.
         idle: one entry per batch that could start now; the last is taken first.
@@ -33,10 +33,10 @@ class Group:
         extra: by how much a query costs more here than where it is cheapest, by batch size.
     """
 
-    __slots__ = ("extra", "idle", "key", "members", "most", "price", "seconds", "size", "step")
+    __slots__ = ("extra", "idle", "key", "members", "most", "price", "seconds", "size", "steps")
 
-    def __init__(self, key: SizeKey, step: int, size: SizeEstimate) -> None:
-        self.key, self.step, self.size = key, step, size
+    def __init__(self, key: SizeKey, steps: tuple[int, ...], size: SizeEstimate) -> None:
+        self.key, self.steps, self.size = key, steps, size
         self.members: dict[Worker, None] = {}
         self.idle: list[Worker] = []
         self.price = 1.0
@@ -60,7 +60,7 @@ class Fleet:
         self._deadline = deadline_s
         self._sizes: dict[SizeKey, SizeEstimate] = {}
         self._prices: Mapping[SizeKey, float] = {}
-        self._by_key: dict[tuple[SizeKey, int], Group] = {}
+        self._by_key: dict[tuple[SizeKey, tuple[int, ...]], Group] = {}
         self.workers: dict[Worker, None] = {}
         self.groups: list[Group] = []
         self.quickest: list[float] = [0.0]
@@ -83,7 +83,7 @@ class Fleet:
         if size is None:
             table = table_of(known, hello.batch, self._deadline * _UNKNOWN)
             size = self._sizes[key] = SizeEstimate(table)
-        worker = Worker(hello, size, Slowdown(), now, link)
+        worker = Worker(hello, size, Slowdowns(hello.batch), now, link)
         self.workers[worker] = None
         self._enter(worker, key)
         self._idle_again(worker)
@@ -155,12 +155,11 @@ class Fleet:
 
     def refresh(self) -> None:
         """Make the tables anew."""
-        self.groups = sorted(self._by_key.values(), key=lambda group: (group.key, group.step))
+        self.groups = sorted(self._by_key.values(), key=lambda group: (group.key, group.steps))
         self.most = max((len(group.size.seconds) - 1 for group in self.groups), default=0)
         for group in self.groups:
-            factor = STEP**group.step
             group.most = len(group.size.seconds) - 1
-            group.seconds = [each * factor for each in group.size.seconds]
+            group.seconds = slowed(group.size.seconds, group.steps)
             group.seconds += [math.inf] * (self.most - group.most)
         for group in self.groups:
             group.price = self._price(group)
@@ -188,11 +187,11 @@ class Fleet:
 
     def _enter(self, worker: Worker, key: SizeKey) -> bool:
         """Put a worker into its group; say whether that is a new one."""
-        step = worker.slowdown.step
-        group, new = self._by_key.get((key, step)), False
+        steps = worker.slowdown.steps
+        group, new = self._by_key.get((key, steps)), False
         if group is None:
-            group, new = Group(key, step, worker.size), True
-            self._by_key[key, step] = group
+            group, new = Group(key, steps, worker.size), True
+            self._by_key[key, steps] = group
         group.members[worker] = None
         worker.group = group
         if new:
@@ -204,7 +203,7 @@ class Fleet:
         group.members.pop(worker, None)
         if group.members:
             return False
-        del self._by_key[group.key, group.step]
+        del self._by_key[group.key, group.steps]
         return True
 
     def _idle_again(self, worker: Worker) -> None:

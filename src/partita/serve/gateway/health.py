@@ -93,10 +93,8 @@ class Health:
             del self._resting[worker]
             worker.suspected -= 1
             self._fleet.wake(worker)
-        slow = [worker for worker in self._fleet.workers if self._deserves_probe(worker, now)]
+        slow = [worker for worker in self._fleet.workers if _probed(worker, now)]
         for worker in slow:
-            worker.slowdown.probe()
-            worker.seen = now
             self._fleet.regroup(worker)
         self._apply(now)
         return changed + rested + slow
@@ -107,9 +105,9 @@ class Health:
         for batch, took, now in self._lessons:
             worker = batch.worker
             size = worker.size
-            if worker.slowdown.observe(took / size.seconds[batch.items]):
+            if worker.slowdown.observe(batch.items, took / size.seconds[batch.items], now):
                 changed[worker] = None
-            size.observe(batch.items, took, worker.slowdown.factor, now)
+            size.observe(batch.items, took, worker.slowdown.factor(batch.items), now)
         self._lessons.clear()
         for worker in changed:
             self._fleet.regroup(worker)
@@ -123,12 +121,6 @@ class Health:
             worker.suspected += 1
             self._fleet.rest(worker)
 
-    @staticmethod
-    def _deserves_probe(worker: Worker, now: float) -> bool:
-        return (
-            worker.slowdown.step > 0 and not worker.running and now - worker.seen > worker.slowdown.patience
-        )
-
     def _apply(self, now: float) -> None:
         sizes = {id(worker.size): worker.size for worker in self._fleet.workers}.values()
         for size in sizes:
@@ -139,6 +131,10 @@ class Health:
             size.apply()
         if changed:
             self._fleet.refresh()
+
+
+def _probed(worker: Worker, now: float) -> bool:
+    return worker.slowdown.probe(now, (batch.items for batch in worker.running.values()))
 
 
 def patience(batch: Batch) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
-    from partita.serve.gateway.estimates import SizeEstimate, Slowdown
+    from partita.serve.gateway.estimates import SizeEstimate, Slowdowns
     from partita.serve.gateway.fleet import Group
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.routers.port import Choice
@@ -131,7 +131,7 @@ class Worker:
     )  # fmt: skip
 
     def __init__(
-        self, hello: Hello, size: SizeEstimate, slowdown: Slowdown, now: float, link: Link | None = None
+        self, hello: Hello, size: SizeEstimate, slowdown: Slowdowns, now: float, link: Link | None = None
     ) -> None:
         self.name = f"{hello.gpu}/{hello.placement}"
         self.hello, self.link, self.size, self.slowdown = hello, link, size, slowdown
