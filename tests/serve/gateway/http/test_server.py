@@ -308,6 +308,9 @@ def test_names_may_have_any_character(server):
         b"POST /v2 HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         b"POST /v2 HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST /v2 HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 2\r\n\r\n",
+        f"POST {INFER} HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n{{}}".encode(),
+        f"POST {INFER} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nno size\r\n".encode(),
+        f"POST {INFER} HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{{}}and more\r\n".encode(),
     ],
 )
 def test_what_is_no_http_is_refused(server, request_):
@@ -378,6 +381,8 @@ def test_connections_and_heads_are_limited():
     with serving(FakeGateway(ECHO), patience=Patience(connections=3, head=4096)) as server:
         status, _, _ = split(asked(server.http, b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 5000))
         assert status == 431
+        whole = b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 5000 + b"\r\n\r\n"
+        assert split(asked(server.http, whole))[0] == 431
         links = [connected(server.http) for _ in range(3)]
         for link in links:
             link.sendall(b"GET /healthz HTTP/1.1\r\n\r\n")
