@@ -35,9 +35,10 @@ class Queues:
         heap = self.heaps.get(query.batch)
         if heap is None:
             heap = self.heaps[query.batch] = []
-        if not heap and query.batch not in self.sizes:  # listed until `head` has found it empty
-            insort(self.sizes, query.batch)
+        if not heap:
             self._largest[query.batch] = query.key
+            if query.batch not in self.sizes:  # it is listed until `head` has found it empty
+                insort(self.sizes, query.batch)
         elif query.key > self._largest[query.batch]:
             self._largest[query.batch] = query.key
         self._number += 1
