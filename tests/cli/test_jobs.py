@@ -17,12 +17,15 @@ from tests.cli.commands import Commands
 from partita.cli.quantities import read_bytes, read_seconds, shown_bytes, shown_seconds
 from partita.errors import InputError
 from partita.jobs.queue.client import Client, NoDaemonError
+from partita.jobs.run.port import Phase
+from partita.jobs.run.real import RealRunner
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
 PATIENCE_S = 40.0
+WAIT = "n=0; while [ ! -e go ] && [ $n -lt 4000 ]; do sleep 0.05; n=$((n + 1)); done"
 
 
 @dataclass
@@ -56,6 +59,20 @@ class Lab:
         self.process = None
         return err.decode()
 
+    def end_all(self) -> None:
+        """End the daemon and then all processes of jobs, whatever state the test has left them in."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate(timeout=PATIENCE_S)
+        runner = RealRunner(1 / 64)
+        running = list((self.commands.state / "jobs" / "attempts").glob("*/*"))
+        for attempt in running:
+            runner.stop(attempt, grace_s=0.0)
+        end = time.monotonic() + PATIENCE_S
+        while any(runner.look(each).phase not in (Phase.ENDED, Phase.LOST) for each in running):
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
     def submit(self, *words: str) -> str:
         found = self.commands("submit", *words)
         assert found.code == 0, found.err
@@ -78,15 +95,11 @@ class Lab:
 def lab(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Lab]:
     monkeypatch.chdir(tmp_path)
     found = Lab(Commands(tmp_path, monkeypatch, capsys))
-    found.start()
-    yield found
-    if found.process is None:
+    try:
         found.start()
-    jobs = [job["id"] for job in found.queue()["jobs"]]
-    if jobs:
-        found.commands("cancel", *jobs)
-        found.commands("wait", *jobs)
-    found.end()
+        yield found
+    finally:
+        found.end_all()
 
 
 def test_a_job_is_submitted_waited_for_read_and_remembered(lab: Lab) -> None:
@@ -109,7 +122,7 @@ def test_a_job_is_submitted_waited_for_read_and_remembered(lab: Lab) -> None:
 
 
 def test_a_killed_daemon_loses_nothing_and_an_ended_one_leaves_jobs_running(lab: Lab) -> None:
-    running = lab.submit("--", "sh", "-c", "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo ended")
+    running = lab.submit("--", "sh", "-c", f"echo begun; {WAIT}; echo ended")
     end = time.monotonic() + PATIENCE_S
     while lab.commands("logs", running).out != "begun\n":
         assert time.monotonic() < end
@@ -130,6 +143,19 @@ def test_a_second_daemon_is_refused(lab: Lab) -> None:
     assert found.code == 1
     assert "another controller acts on this cluster" in found.err
     assert lab.queue()["total"] == 0
+
+
+def test_the_status_shows_jobs_in_their_instances(lab: Lab) -> None:
+    job = lab.submit("--memory", "30GiB", "--", "sh", "-c", WAIT)
+    end = time.monotonic() + PATIENCE_S
+    while [each["state"] for each in lab.queue()["jobs"]] != ["running"]:
+        assert time.monotonic() < end
+    assert f"job {job}" in lab.commands("status").out
+    (gpu,) = json.loads(lab.commands("status", "-o", "json").out)["gpus"]
+    assert [(each["job"], each["state"]) for each in gpu["instances"]] == [(job, "busy")]
+    lab.end()
+    (gpu,) = json.loads(lab.commands("status", "-o", "json").out)["gpus"]
+    assert [(each["job"], each["state"]) for each in gpu["instances"]] == [(None, "idle")]
 
 
 def test_an_array_and_its_tasks_are_named(lab: Lab) -> None:
@@ -197,9 +223,11 @@ def daemon_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("lab")
     with pytest.MonkeyPatch.context() as patch:
         found = Lab(Commands(folder, patch, None))  # type: ignore[arg-type]
-        found.start()
-        yield folder
-        found.end()
+        try:
+            found.start()
+            yield folder
+        finally:
+            found.end_all()
 
 
 @pytest.fixture

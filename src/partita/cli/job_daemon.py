@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs: 12, an array 12, a task 12_3.")]
 
 
+_SOON_S = 0.5
+
+
 def connect() -> Client:
     """Return a connection to the daemon of the state folder."""
     from partita.drive.state import state_path  # noqa: PLC0415 -- only where a daemon is asked
@@ -21,6 +24,21 @@ def connect() -> Client:
     from partita.jobs.queue.folders import jobs_folder  # noqa: PLC0415
 
     return Client(jobs_folder(state_path()))
+
+
+def jobs_on_instances() -> dict[tuple[str, str], str]:
+    """Return the jobs on instances, by GPU and placement; none if no daemon answers soon, or not to us."""
+    from partita.drive.state import state_path  # noqa: PLC0415 -- only where a daemon is asked
+    from partita.errors import PartitaError  # noqa: PLC0415
+    from partita.jobs.queue.client import Client  # noqa: PLC0415
+    from partita.jobs.queue.folders import jobs_folder  # noqa: PLC0415
+
+    try:
+        with Client(jobs_folder(state_path()), _SOON_S) as daemon:
+            jobs = daemon.ask("instances")["jobs"]
+    except PartitaError:
+        return {}
+    return {(job["gpu"], job["instance"]): job["id"] for job in jobs}
 
 
 def tell_each(jobs: Sequence[dict[str, Any]], words: dict[str, str], *, quiet: bool) -> None:

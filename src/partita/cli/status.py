@@ -33,7 +33,7 @@ def status(
     driver: DriverOption = DriverName.SIMULATED,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show the cluster: GPUs and what runs on them, services, who acts on it, how far that is, and the journal.
+    """Show the cluster: GPUs, services and jobs on them, who acts on it, how far that is, and the journal.
 
     Changes nothing, and may be asked while a controller acts.
     """
@@ -76,6 +76,7 @@ def _live(view: Callable[[], Any], every: float) -> None:
 @contextmanager
 def _looking(driver: DriverName) -> Iterator[Callable[[int], Status]]:
     """Yield a function that looks at the cluster, its journal and its controller."""
+    from partita.cli.job_daemon import jobs_on_instances  # noqa: PLC0415
     from partita.cli.status_data import Status  # noqa: PLC0415 -- slow to import
     from partita.control.journal import FILE, Journal  # noqa: PLC0415
     from partita.control.lock import holder  # noqa: PLC0415
@@ -101,4 +102,5 @@ def _looking(driver: DriverName) -> Iterator[Callable[[int], Status]]:
             progress=journal.progress() if journal else None,
             controller=holder(folder),
             tail=tuple(journal.tail(tail)) if journal else (),
+            jobs=jobs_on_instances(),
         )

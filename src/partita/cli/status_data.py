@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from partita.control.observed import deployed, serving
 from partita.control.snapshot import snapshot
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from partita.control.journal import Entry, Progress
     from partita.control.lock import Controller
     from partita.drive.port import Observation, ObservedGpu, ObservedInstance
@@ -16,12 +18,21 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """A cluster, the goal that its controller is at, who that is, and the newest entries of the journal."""
+    """A cluster, the goal that its controller is at, who that is, and the newest entries of the journal.
+
+    Attributes:
+        jobs: ids of those that run, or are about to, by GPU and placement.
+    """
 
     observation: Observation
     progress: Progress | None
     controller: Controller | None
     tail: tuple[Entry, ...]
+    jobs: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def job(self, gpu: ObservedGpu, instance: ObservedInstance) -> str | None:
+        """Return the id of the job on an instance; None if there is none, or nobody knows."""
+        return self.jobs.get((gpu.id, str(instance.placement)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +74,12 @@ def status_data(status: Status) -> dict[str, Any]:
             "replans": progress.replans,
         },
         "services": [asdict(each) for each in services(status)],
-        "gpus": [_gpu_data(gpu) for gpu in status.observation.gpus],
+        "gpus": [_gpu_data(status, gpu) for gpu in status.observation.gpus],
         "journal": [asdict(entry) for entry in status.tail],
     }
 
 
-def _gpu_data(gpu: ObservedGpu) -> dict[str, Any]:
+def _gpu_data(status: Status, gpu: ObservedGpu) -> dict[str, Any]:
     return {
         "id": gpu.id,
         "uuid": gpu.uuid,
@@ -83,15 +94,16 @@ def _gpu_data(gpu: ObservedGpu) -> dict[str, Any]:
                 "ours": each.ours,
                 "busy": each.busy,
                 "service": each.replica.replica.service if each.replica else None,
-                "state": state_of(each),
+                "job": (job := status.job(gpu, each)),
+                "state": state_of(each, job),
             }
             for each in gpu.instances
         ],
     }
 
 
-def state_of(instance: ObservedInstance) -> str:
-    """Return the state of an instance and what runs on it, in a word."""
+def state_of(instance: ObservedInstance, job: str | None = None) -> str:
+    """Return the state of an instance and of what runs on it, in a word."""
     if instance.replica is None:
-        return "busy" if instance.busy else "idle" if instance.complete else "incomplete"
+        return "busy" if job or instance.busy else "idle" if instance.complete else "incomplete"
     return "draining" if instance.replica.draining else "ready" if serving(instance) else "starting"

@@ -94,8 +94,8 @@ class StatusView:
         yield head
         if gpu.lost or not gpu.mig:
             return
-        items = [(each.placement, _label(each)) for each in gpu.instances]
-        names = {_label(each): each.replica.replica.service for each in gpu.instances if each.replica}
+        items = [(each.placement, _label(each, self._status.job(gpu, each))) for each in gpu.instances]
+        names = {_label(each, None): each.replica.replica.service for each in gpu.instances if each.replica}
         rows = mosaic_rows(gpu_model(gpu.model), items, width, marks)
         yield from mosaic_texts(
             rows, marks, lambda cell: self._colours.get(names.get(cell.label or "", ""), "dim")
@@ -115,8 +115,10 @@ class StatusView:
             yield text
 
 
-def _label(instance: ObservedInstance) -> str:
+def _label(instance: ObservedInstance, job: str | None) -> str:
     state = state_of(instance)
+    if instance.replica is None and job is not None:
+        return f"job {job}"
     if instance.replica is None:
         return "someone else's" if not instance.ours else state
     service = instance.replica.replica.service

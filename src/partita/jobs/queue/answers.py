@@ -13,7 +13,7 @@ from partita.jobs.queue.access import DeniedError, submitter
 from partita.jobs.queue.families import family_of
 from partita.jobs.queue.forecast import fitting
 from partita.jobs.queue.ids import JobId, parse_id
-from partita.jobs.queue.listing import whole
+from partita.jobs.queue.listing import row, whole
 from partita.jobs.queue.log_reader import read_log
 from partita.jobs.queue.overview import Overview
 from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
@@ -54,6 +54,7 @@ class Answers:
             "cancel": self._cancel,
             "requeue": self._requeue,
             "queue": self._queue,
+            "instances": self._instances,
             "history": self._history,
             "states": self._states,
             "pending": self._pending,
@@ -140,6 +141,11 @@ class Answers:
             "discipline": self._service.discipline,
             "trouble": self._service.trouble,
         }
+
+    def _instances(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Say which job is on which instance: as much as the queue tells everybody."""
+        del caller, body
+        return {"jobs": [row(job, open_to=False) for job in self._service.book.holding]}
 
     def _history(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         if body.get("ids"):

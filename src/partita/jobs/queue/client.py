@@ -26,10 +26,12 @@ class Client:
 
     Args:
         folder: `jobs` in the state folder.
+        patience_s: seconds to wait for an answer.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, patience_s: float = PATIENCE_S) -> None:
         self._path = folder / FILE
+        self._patience_s = patience_s
         self._peer: socket.socket | None = None
         self._heard = b""
 
@@ -68,7 +70,7 @@ class Client:
     def _exchange(self, request: bytes) -> dict[str, Any]:
         if self._peer is None:
             self._peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-            self._peer.settimeout(PATIENCE_S)
+            self._peer.settimeout(self._patience_s)
             with address(self._path) as short:
                 self._peer.connect(short)
         self._peer.sendall(request)
@@ -89,7 +91,9 @@ class Client:
                 hint="start your own, with PARTITA_STATE set to a folder of yours: partita daemon",
             )
         if isinstance(error, TimeoutError):
-            return NoDaemonError(f"the daemon has not answered for {PATIENCE_S:.0f} s", where=str(self._path))
+            return NoDaemonError(
+                f"the daemon has not answered for {self._patience_s:g} s", where=str(self._path)
+            )
         return NoDaemonError(
             "no daemon answers",
             where=str(self._path),
