@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -199,6 +200,34 @@ def test_queries_outlive_the_workers_that_run_them(workload):
         wait_for(lambda: len(served.workers) == len(before), served)
         assert any("killed by signal 9" in each["message"] for each in served.events)
         assert served.end() == 0
+
+
+def test_no_client_is_cut_off_when_it_ends_under_load(workload):
+    body = json.dumps(
+        {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 16], "data": [1.0] * 16}]}
+    )
+    with serve(workload) as served:
+        served.event("ready")
+        host, _, port = served.http.rpartition(":")
+
+        def ask() -> set[int]:
+            """Ask over one connection until it is closed behind an answer."""
+            found = set()
+            with closing(http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)) as link:
+                while True:
+                    link.request("POST", "/v2/models/search/infer", body)
+                    answer = link.getresponse()
+                    answer.read()
+                    found.add(answer.status)
+                    if answer.headers["connection"] == "close":
+                        return found
+
+        with ThreadPoolExecutor(12) as pool:
+            asking = [pool.submit(ask) for _ in range(12)]
+            wait_for(lambda: b'outcome="in_time",service="search"}' in metrics(served), served)
+            assert served.end() == 0
+            for each in asking:
+                assert each.result(PATIENCE_S) <= {200, 503}
 
 
 def test_it_serves_a_plan_and_what_others_started(workload, commands):

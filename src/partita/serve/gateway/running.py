@@ -34,6 +34,8 @@ _LOG = logging.getLogger("partita.serve")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.25
 _MOST_NAMES = 5
+_FAREWELL_S = 1.0
+"""Seconds in which clients that keep their connections hear that they are closed."""
 _YOUNG = 20_000
 """Objects more than there were before the collector looks: requests under way make and leave some thousands, and none
 of those needs it."""
@@ -102,9 +104,15 @@ async def run(
             async with _readiness_told(gateway, services):
                 await ask.wait()
             _LOG.info("draining: finishing what is under way within %g seconds", grace_s)
-            await _unless(hurry, gateway.drain(grace_s), http.stop(grace_s), grpc.stop(grace_s))
+            await _unless(hurry, _end(gateway, http, grace_s), grpc.stop(grace_s))
     _LOG.info("ended")
     return not hurry.is_set()
+
+
+async def _end(gateway: Gateway, http: HttpServer, grace_s: float) -> None:
+    end = asyncio.get_running_loop().time() + grace_s
+    await asyncio.gather(gateway.drain(grace_s), http.leave_off(min(grace_s, _FAREWELL_S)))
+    await http.stop(max(0.0, end - asyncio.get_running_loop().time()))
 
 
 async def _listen(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from partita.serve.gateway.http.direct import Direct
     from partita.serve.gateway.security import Tls
 
+_CLOSE = (b"connection", b"close")
+_LOOK_S = 0.01
 _IDLE_S = 75
 """Seconds that a connection may be idle between two requests."""
 
@@ -73,6 +75,20 @@ class HttpServer:
             asyncio.create_task(watch(self._server.server_state.connections, self._patience.head_s / 10)),
         ]
         await self._server.up.wait()
+
+    async def leave_off(self, seconds: float) -> None:
+        """Take no new connections, and close each behind its next answer; return when none are left, or in so long.
+
+        A client that is about to ask over a connection it keeps is thus told, where closing would cut it off.
+        """
+        for server in self._server.servers:
+            server.close()
+        config, state = self._server.config, self._server.server_state
+        config.encoded_headers.append(_CLOSE)
+        state.default_headers = [*state.default_headers, _CLOSE]
+        end = asyncio.get_running_loop().time() + seconds
+        while state.connections and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 -- uvicorn tells nobody
+            await asyncio.sleep(_LOOK_S)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new connections, and return when the requests under way have ended or the grace is over."""
