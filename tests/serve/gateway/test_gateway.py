@@ -12,7 +12,7 @@ from tests.serve.gateway.rehearsal import hello
 from tests.serve.gateway.workers import Workers, document, query, workers
 
 from partita.errors import InputError
-from partita.serve.gateway.gateway import Ended, FailedError, Gateway, Reason, RefusedError, ServedService
+from partita.serve.gateway.gateway import Ended, Gateway, Reason, RefusedError, ServedService
 from partita.serve.gateway.values import Outcome, State
 from partita.serve.worker.spec import EmulatedSpec
 
@@ -118,7 +118,7 @@ def test_without_another_worker_a_killed_ones_queries_fail(tmp_path: Path) -> No
             (task,) = ask(made, 1)
             await until(lambda: made.snapshot().workers[0].running == 1)
             running.running[0].kill()
-            with pytest.raises(FailedError):
+            with pytest.raises(RefusedError, match="its worker is gone"):
                 await task
             assert not made.ready("one")
             with pytest.raises(RefusedError) as refused:

@@ -202,9 +202,9 @@ class Route:
             return RefusedError(reason, self.service.deadline_s if soon else _RETRY_S)
         if outcome is Outcome.CANCELLED:
             return asyncio.CancelledError()
-        return FailedError(
-            answer.error if answer and answer.error else "its worker is gone or does not answer"
-        )
+        if answer is None or answer.error is None:
+            return RefusedError(Reason.WORKER_LOST, _RETRY_S)
+        return FailedError(answer.error)
 
     def _table(self, hello: Hello) -> Mapping[int, float]:
         """Return the table of a worker's profile and processes; of its GPU's model it says nothing."""

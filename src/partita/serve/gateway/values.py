@@ -28,6 +28,8 @@ class Reason(StrEnum):
     """The gateway is about to end."""
     FULL = "full"
     """Too many queries wait."""
+    WORKER_LOST = "worker_lost"
+    """Its worker is gone or does not answer, and there is no second try, or no time for one."""
 
 
 class State(StrEnum):
@@ -70,11 +72,12 @@ _REFUSALS = {
     Reason.NO_WORKER: "no worker is ready for it",
     Reason.DRAINING: "the gateway is draining",
     Reason.FULL: "too many queries wait",
+    Reason.WORKER_LOST: "its worker is gone or does not answer",
 }
 
 
 class FailedError(PartitaError):
-    """A query that workers failed twice, or once with no time left for another try."""
+    """A query that a worker answered with an error of its own, again on the second try if there was time."""
 
 
 @dataclass(frozen=True, slots=True)
