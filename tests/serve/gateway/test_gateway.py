@@ -324,3 +324,26 @@ def test_queries_that_another_cut_could_answer_are_refused_for_now_and_counted(t
             await made.close()
 
     with_workers(tmp_path, body, {1: 0.001})
+
+
+def test_a_worker_that_talks_nonsense_is_tried_again_ever_more_rarely(tmp_path: Path) -> None:
+    made, came = hello(), 0
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal came
+        came += 1
+        writer.write(made.packed() + bytes(range(256)))
+        await reader.read()
+        writer.close()
+
+    async def body(_: Workers) -> None:
+        server = await asyncio.start_unix_server(talk, tmp_path / "node-0_gpu-9@0-t9.sock")
+        async with server, gateway(tmp_path) as front:
+            await until(lambda: came >= 1)
+            began = time.monotonic()
+            await until(lambda: came >= 2)
+            assert time.monotonic() - began > 0.5
+            answers = await asyncio.gather(*ask(front, 20))
+            assert all(same(answer, fill) for fill, answer in enumerate(answers))
+
+    with_workers(tmp_path, body, {1: 0.001})

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _SUFFIX = ".sock"
 _EVERY_S = 0.05
+_REST_S = (1.0, 30.0)  # before one that talked nonsense is tried again: the first time, and at most
 _REFUSALS = 2  # in a row: then nobody listens there any more
 
 
@@ -31,6 +32,7 @@ class WorkersFolder:
         self._known: set[str] = set()
         self._silent: set[str] = set()
         self._refused: dict[str, int] = {}
+        self._resting: dict[str, tuple[float, float]] = {}  # until when, and for how long
         self._connecting: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -45,7 +47,11 @@ class WorkersFolder:
         there = self._names()
         self._known &= there
         self._refused = {name: times for name, times in self._refused.items() if name in there}
+        self._resting = {name: rest for name, rest in self._resting.items() if name in there}
+        now = asyncio.get_running_loop().time()
         for name in there - self._known:
+            if name in self._resting and now < self._resting[name][0]:
+                continue
             self._known.add(name)
             task = asyncio.get_running_loop().create_task(self._connect(name))
             self._connecting.add(task)
@@ -60,9 +66,19 @@ class WorkersFolder:
         """Hear that a worker has said what it is."""
         self._silent.discard(name)
 
-    def lost(self, name: str, *, again: bool) -> None:
-        """Hear that a connection ended; a socket that is still there may be tried again."""
+    def lost(self, name: str, *, again: bool, fault: bool = False) -> None:
+        """Hear that a connection ended.
+
+        Args:
+            name: of the socket.
+            again: whether it may be tried again, if it is still there.
+            fault: whether that can wait: each time twice as long.
+        """
         self._silent.discard(name)
+        if fault:
+            first, most = _REST_S
+            pause = min(most, 2.0 * self._resting[name][1]) if name in self._resting else first
+            self._resting[name] = asyncio.get_running_loop().time() + pause, pause
         if again:
             self._known.discard(name)
 

@@ -213,7 +213,7 @@ class Gateway:
         self._links.discard(link)
         if link.worker is not None:
             self._routes[link.service].leave(link.worker)
-        self._folder.lost(link.name, again=link.worker is not None)
+        self._folder.lost(link.name, again=link.worker is not None, fault=bool(why))
         if why:
             _log.warning("%s: %s", link.worker.name if link.worker else link.name, why)
 
