@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from docs.pages import commands, options
@@ -56,9 +57,8 @@ def command_faults(root: Path) -> Iterator[str]:
 
 
 def _line_faults(line: str, known: dict[tuple[str, ...], object]) -> Iterator[str]:
-    words = shlex.split(re.split(r"[|>;&]", line)[0])[1:]
     path: tuple[str, ...] = ()
-    for word in words:
+    for word in _words(line)[1:]:
         if (*path, word) in known:
             path = (*path, word)
         elif word.startswith("--") and word.partition("=")[0] not in {*options(known[path]), "--help"}:
@@ -66,6 +66,13 @@ def _line_faults(line: str, known: dict[tuple[str, ...], object]) -> Iterator[st
         elif not path and word.isalpha() and word.islower():
             yield f"no command {word}"
             return
+
+
+def _words(line: str) -> list[str]:
+    """Return the words of a command up to a pipe or the like, or up to a command of the user's own."""
+    reader = shlex.shlex(line, posix=True, punctuation_chars="|>;&")
+    reader.whitespace_split = True
+    return list(takewhile(lambda word: word != "--" and word[0] not in "|>;&", reader))
 
 
 def undocumented(page: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CLI, SCHEMA, FORMATS = "docs/cli.md", "docs/workload.schema.json", "docs/file-formats.md"
-SESSIONS = ("README.md", "docs/getting-started.md")
+SESSIONS = ("README.md", "docs/getting-started.md", "docs/serving.md", "docs/jobs.md")
 
 _TABLES = re.compile(r"(<!-- begin workload -->\n).*?(<!-- end workload -->)", re.DOTALL)
 

@@ -1,16 +1,19 @@
 """Console sessions in Markdown: what follows a `$ ...` line is what the command really prints.
 
 A session is a fenced block marked `console`. Its commands run one after the other in a temporary folder that has the
-project's `examples`, so a session can use the files that an earlier one of the same page wrote.
+project's `examples`, so a session can use the files that an earlier one of the same page wrote. `PARTITA_STATE` is a
+folder of its own there. What a page starts in the background and names in a file `*.pid` is ended with the page.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +37,12 @@ def rerun(page: str, name: str) -> str:
     """
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "examples").symlink_to(ROOT / "src/partita/examples")
-        return _SESSION.sub(lambda found: _session(found, Path(folder), name), page)
+        try:
+            return _SESSION.sub(lambda found: _session(found, Path(folder), name), page)
+        finally:
+            for each in Path(folder).glob("*.pid"):
+                with suppress(OSError, ValueError):
+                    os.kill(int(each.read_text()), signal.SIGTERM)
 
 
 def _session(found: re.Match[str], folder: Path, name: str) -> str:
@@ -55,6 +63,7 @@ def _run(command: str, folder: Path, name: str) -> str:
         "TERM": "dumb",
         "PYTHONUTF8": "1",
         "PATH": f"{here}:{os.environ['PATH']}",
+        "PARTITA_STATE": str(folder / "state"),
     }
     kept = {
         key: value for key, value in os.environ.items() if not key.startswith(("PARTITA_", "FORCE_COLOR"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import time
+from pathlib import Path
 
 import pytest
 from docs.checks import command_faults, link_faults, undocumented
@@ -78,6 +80,13 @@ def test_a_command_that_does_not_exist_is_named(project, text, why):
     assert fault.endswith(why)
 
 
+def test_what_a_job_is_given_is_its_own(project):
+    (project / "README.md").write_text(
+        "```console\n$ partita submit --name a -- sh -c 'serve --fast; echo {index}' | tee --append log\n```\n"
+    )
+    assert list(command_faults(project)) == []
+
+
 def test_an_option_that_is_not_described_is_named():
     page = cli_page().replace("--best-effort", "").replace("## partita demo\n", "")
     assert list(undocumented(page)) == [
@@ -104,6 +113,17 @@ def test_a_session_shows_what_its_commands_print():
 def test_a_session_that_differs_in_seconds_alone_stays():
     page = "```console\n$ echo took 0.25 s\ntook 0.13 s\n```\n"
     assert rerun(page, "README.md") == page
+
+
+def test_a_page_has_a_state_folder_of_its_own_and_what_it_left_running_is_ended():
+    page = "```console\n$ echo ${PARTITA_STATE##*/}\n$ sleep 60 > log & echo $! | tee it.pid\n```\n"
+    found = re.search(r"state\n.*\n(\d+)\n", rerun(page, "README.md"))
+    assert found is not None
+    status = Path(f"/proc/{found[1]}/stat")
+    deadline = time.monotonic() + 30.0
+    while status.exists() and " Z " not in status.read_text() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not status.exists() or " Z " in status.read_text()
 
 
 def test_a_session_that_fails_is_named():

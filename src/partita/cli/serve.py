@@ -87,7 +87,12 @@ Router = Annotated[GatewayRouter, typer.Option(help="Who answers which query.")]
 EXAMPLES = """Ask it with curl, or with NVIDIA's client (pip install "tritonclient\\[all]"):
 
 curl 127.0.0.1:8000/v2/models/SERVICE/infer -d '{"inputs": [{"name":
-"INPUT0", "datatype": "FP32", "shape": [1, 2], "data": [1, 2]}]}'
+"INPUT0", "datatype": "FP32", "shape": [1, 16], "data": [1, 2, 3, 4, 5, 6, 7,
+8, 9, 10, 11, 12, 13, 14, 15, 16]}]}'
+
+That is what emulated workers take. What a model takes, also from Python:
+
+curl 127.0.0.1:8000/v2/models/SERVICE
 
 import tritonclient.http as triton
 client = triton.InferenceServerClient("127.0.0.1:8000")
