@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from partita.errors import InputError
-from partita.jobs.partition import Change, Partition, empty, fragmentation
+from partita.jobs.partition import Change, Partition, empty, fragmentation, reachable
 from partita.mig.catalogue import gpu_model
-from partita.mig.layout import Layout, Placement, fault, maximal_layouts
+from partita.mig.layout import Layout, Placement, fault, legal_layouts, maximal_layouts
 
 PLAIN = ["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"]
 A100 = gpu_model("a100-40gb").restricted(PLAIN)
@@ -175,3 +175,9 @@ TestMachine = Machine.TestCase
 @pytest.mark.parametrize("gpu", [A30, gpu_model("h100-80gb")], ids=lambda gpu: gpu.name)
 def test_every_profile_of_other_gpus_can_be_placed_on_an_empty_one(gpu):
     assert all(empty(gpu).change(profile.name) is not None for profile in gpu.profiles)
+
+
+@pytest.mark.parametrize("model", ["a100-40gb", "a30-24gb"])
+def test_the_layouts_within_reach_are_counted_as_they_are_listed(model: str) -> None:
+    layouts = legal_layouts(gpu_model(model))
+    assert [reachable(layout) for layout in layouts] == [len(layout.reachable()) for layout in layouts]

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
-from partita.mig.layout import Layout, Placement, fault, legal_layouts
+from partita.mig.layout import Layout, Placement, fault, legal_layouts, maximal_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -206,7 +206,17 @@ def fragmentation(partition: Partition, asked: Iterable[str]) -> float:
 @lru_cache(maxsize=65536)
 def reachable(layout: Layout) -> int:
     """Return how many maximal layouts contain this one."""
-    return len(layout.reachable())
+    bits, maximal = _maximal(layout.gpu)
+    mine = sum(bits[placement] for placement in layout)
+    return sum(mine & each == mine for each in maximal)
+
+
+@lru_cache(maxsize=16)
+def _maximal(gpu: GpuModel) -> tuple[dict[Placement, int], tuple[int, ...]]:
+    """Return a bit for each placement of a GPU, and its maximal layouts as sums of them."""
+    places = {placement for layout in maximal_layouts(gpu) for placement in layout}
+    bits = {placement: 1 << n for n, placement in enumerate(sorted(places))}
+    return bits, tuple(sum(bits[placement] for placement in layout) for layout in maximal_layouts(gpu))
 
 
 @lru_cache(maxsize=65536)

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
+from partita.jobs.partition import reachable
 from partita.jobs.queue.record import JobRecord, State
 from partita.jobs.queue.scheduler import View
 from partita.jobs.queue.starts import decided
@@ -79,6 +80,10 @@ class Loop:
         try:
             if self._sight.due == _NEVER:
                 self._observe()
+                for host in self._sight.hosts:
+                    reachable(
+                        host.partition.layout
+                    )  # finds the layouts of its model, before a job waits for it
             self._hands.poll(now)
             self._start_and_stop()
             if now >= self._due["look"]:
