@@ -129,7 +129,8 @@ COMPARATORS = (
         ("ray[serve]", "psutil"),
         "/infer",
         "56 replicas, max_ongoing_requests 4, RAY_SERVE_THROUGHPUT_OPTIMIZED=1, no dashboard, workers not niced; its "
-        "one proxy pinned as the front, controller, raylet and replicas with the workers",
+        "one proxy pinned as the front, controller, raylet and replicas with the workers; what 56 replicas and their "
+        "keepers do besides fills two cores, so that this says little of its proxy",
         ("python", "{here}/ray_server.py", "{port}", "{workers}"),
         {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_worker_niceness": "0"},
         10.0,
