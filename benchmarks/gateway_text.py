@@ -155,8 +155,8 @@ the work; each try lasts 2 s, and the one of three with the median p99 counts. "
 front is pinned to one core of two; its workers and the client share the other, and need more of it for each request
 than the gateway does of its own, so that it is full first. "Anywhere": nothing is pinned. The echo is a bare ASGI
 application on uvicorn with the gateway's settings (uvloop, httptools, no access log) that returns each body.
-It was asked for no more than 10,000 requests/s. Wanted of the gateway were 2,500 requests/s, 0.35 of the echo's closed
-loop, and decisions under 20 microseconds at p99.
+It was asked for no more than 10,000 requests/s. Wanted of the gateway were 2,500 requests/s, 0.35 of the echo's
+closed loop, and decisions under 20 microseconds at p99.
 
 """
 _FIRST = """\

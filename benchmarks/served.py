@@ -12,6 +12,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.request import urlopen
@@ -136,7 +137,7 @@ def _await(process: subprocess.Popen[bytes], served: Served, workers: int, log: 
         try:
             if len(served.samples("partita_instance_busy_seconds_total")) == workers:
                 return
-        except OSError:
+        except (OSError, HTTPException):
             pass
         time.sleep(0.2)
     raise RuntimeError(f"partita serve does not get ready:\n{log.read_text()}")
