@@ -202,6 +202,39 @@ def test_queries_outlive_the_workers_that_run_them(workload):
         assert served.end() == 0
 
 
+def test_a_worker_that_falls_silent_is_told_of_and_worked_around(workload):
+    with serve(workload) as served:
+        served.event("ready")
+        workers = wait_for(lambda: len(served.workers) > 1 and served.workers, served)
+        done = threading.Event()
+
+        def ask() -> None:
+            with triton.InferenceServerClient(served.http) as client:
+                while not done.is_set():
+                    client.infer("search", [given_input(np.zeros((1, 16), np.float32))])
+
+        with ThreadPoolExecutor(6) as pool:
+            asking = [pool.submit(ask) for _ in range(6)]
+            try:
+                os.kill(workers[0], signal.SIGSTOP)
+                silent = served.event("suspected")["instance"]
+                time.sleep(0.5)
+                os.kill(workers[0], signal.SIGCONT)
+                wait_for(
+                    lambda: any(
+                        (each.get("event"), each.get("instance")) == ("answers again", silent)
+                        for each in served.events
+                    ),
+                    served,
+                )
+            finally:
+                os.kill(workers[0], signal.SIGCONT)
+                done.set()
+            for each in asking:
+                each.result(PATIENCE_S)
+        assert served.end() == 0
+
+
 def test_no_client_is_cut_off_when_it_ends_under_load(workload):
     body = json.dumps(
         {"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 16], "data": [1.0] * 16}]}

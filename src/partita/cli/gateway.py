@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -80,6 +81,8 @@ def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
         InputError: a port or a file cannot be used.
         KeyboardInterrupt: a second signal cut it short.
     """
+    # Else gRPC's core writes lines of its own on stderr, one for each client with a wrong certificate.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import uvloop  # noqa: PLC0415 -- optional packages, and only for a gateway
 
     from partita.drive.state import state_folder  # noqa: PLC0415

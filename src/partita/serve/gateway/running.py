@@ -19,6 +19,7 @@ from partita.serve.gateway.http.pages import Pages
 from partita.serve.gateway.http.server import HttpServer
 from partita.serve.gateway.security import Doorkeeper
 from partita.serve.gateway.sockets import shown
+from partita.serve.gateway.values import State
 
 if TYPE_CHECKING:
     import socket
@@ -151,14 +152,18 @@ def _announce(access: Access, grpc: GrpcServer, services: Sequence[str]) -> None
 
 @asynccontextmanager
 async def _readiness_told(gateway: Gateway, services: Sequence[str]) -> AsyncIterator[None]:
-    """Log, while the block runs, when a service gets its first worker and when it has lost its last."""
-    task = asyncio.create_task(_tell_readiness(gateway, services))
+    """Log, while the block runs, when a service gets its first worker or has lost its last, and who falls silent."""
+    tasks = [
+        asyncio.create_task(_tell_readiness(gateway, services)),
+        asyncio.create_task(_tell_silence(gateway)),
+    ]
     try:
         yield
     finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
 
 
 async def _tell_readiness(gateway: Gateway, services: Sequence[str]) -> None:
@@ -174,6 +179,20 @@ async def _tell_readiness(gateway: Gateway, services: Sequence[str]) -> None:
         for service in sorted(known - ready):
             _LOG.warning("%s has no worker", service, extra={"event": "not ready", "service": service})
         known = ready
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _tell_silence(gateway: Gateway) -> None:
+    known: set[str] = set()
+    while True:
+        workers = gateway.snapshot().workers
+        silent = {each.name for each in workers if each.state is State.SUSPECTED}
+        for name in sorted(silent - known):
+            more = {"event": "suspected", "instance": name}
+            _LOG.warning("%s fails or does not answer: it gets nothing new until it does", name, extra=more)
+        for name in sorted((known - silent) & {each.name for each in workers}):
+            _LOG.info("%s answers again", name, extra={"event": "answers again", "instance": name})
+        known = silent
         await asyncio.sleep(_LOOK_S)
 
 
