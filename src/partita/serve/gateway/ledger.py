@@ -6,12 +6,11 @@ import time
 from bisect import bisect_left
 from typing import TYPE_CHECKING
 
-from partita.serve.gateway.values import Counted, Outcome, Reason, ServiceStatistics
+from partita.serve.gateway.values import DECISION_EDGES_S, Counted, Outcome, Reason, ServiceStatistics
 
 if TYPE_CHECKING:
     from partita.serve.gateway.waiting import Waiting
 
-_EDGES = [1e-6 * 2**step for step in range(15)]
 TICK = 1e-9
 """Seconds by which an answer may be late without counting so: the sum of roundings, not of waiting."""
 
@@ -30,11 +29,11 @@ class Ledger:
         self._refused = dict.fromkeys(Reason, 0)
         self._items = self._in_time = self._cancelled = 0
         self._last = 0.0
-        self._decisions = [0] * (len(_EDGES) + 1)
+        self._decisions = [0] * (len(DECISION_EDGES_S) + 1)
 
     def decided(self, seconds: float) -> None:
         """Count a decision and how long it took."""
-        self._decisions[bisect_left(_EDGES, seconds)] += 1
+        self._decisions[bisect_left(DECISION_EDGES_S, seconds)] += 1
 
     def executed(self, items: int, seconds: float) -> None:
         """Count a batch that a worker ran."""
@@ -67,7 +66,7 @@ class Ledger:
 
     @property
     def decisions(self) -> tuple[int, ...]:
-        """How many decisions took up to 1, 2, 4, ... microseconds."""
+        """How many decisions took up to each of `DECISION_EDGES_S`, and how many longer."""
         return tuple(self._decisions)
 
     def statistics(self, retried: int) -> ServiceStatistics:

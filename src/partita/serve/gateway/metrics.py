@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from partita.serve.gateway.values import Outcome
+from partita.serve.gateway.values import DECISION_EDGES_S, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -145,9 +145,8 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
         queued.add_metric(key, seen.queue.seconds)
         for reason, count in sorted(seen.refused.items()):
             refused.add_metric((each.name, str(reason)), count)
-        bounds = [2.0**power / 1e6 for power in range(len(each.decisions) - 1)]
         # The gateway keeps no sum of them; without one the text format has neither sum nor count.
-        deciding.add_metric(key, *_histogram(bounds, each.decisions, None))
+        deciding.add_metric(key, *_histogram(DECISION_EDGES_S, each.decisions, None))
     yield from (waiting, in_flight, attained, items, batches, retried, queued, refused, deciding)
 
 

@@ -17,6 +17,11 @@ Size = tuple[str, str, int]
 """Model of GPU, profile, processes."""
 
 
+_MICROSECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+DECISION_EDGES_S = tuple(each / 1e6 for each in _MICROSECONDS)
+"""Up to how many seconds a routing decision took, in the gateway's histogram."""
+
+
 class Reason(StrEnum):
     """Why a query is refused."""
 
@@ -217,7 +222,7 @@ class ServiceView:
         name: of the service.
         waiting: queries in the queue.
         in_flight: queries that workers are running.
-        decisions: how many decisions took up to 1, 2, 4, ... microseconds, shape (16,); the last also all longer.
+        decisions: how many decisions took up to each of `DECISION_EDGES_S`; the last are those that took longer.
         statistics: since the start.
     """
 
