@@ -8,15 +8,16 @@ Formulas: MIGM (arXiv 2508.18556), partition manager.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from itertools import combinations
+from operator import or_
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
 from partita.mig.layout import Layout, Placement, fault, legal_layouts, maximal_layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from partita.mig.gpu import GpuModel
 
@@ -66,6 +67,10 @@ class Partition:
     def used(self) -> int:
         """Compute slices in use."""
         return _compute(self.gpu, self.busy)
+
+    @cached_property
+    def _busy_mask(self) -> int:
+        return _mask(self.gpu, self.busy)
 
     @property
     def idle(self) -> tuple[Placement, ...]:
@@ -149,17 +154,27 @@ class Partition:
                 continue
             if placement in self.layout:
                 ways.append(Change(placement, create=False))
+            elif _mask(self.gpu, (placement,)) & self._busy_mask:
+                continue
             elif fault(self.gpu, (*self.busy, placement)) is None:
                 ways.append(Change(placement, self._in_the_way(placement)))
         return ways
 
     def _in_the_way(self, placement: Placement) -> tuple[Placement, ...]:
         """Return the idle instances of least loss without which the placement is legal."""
-        subsets = (lost for n in range(len(self.idle) + 1) for lost in combinations(self.idle, n))
-        for lost in sorted(subsets, key=lambda lost: (_compute(self.gpu, lost), len(lost))):
+        slices = _mask(self.gpu, (placement,))
+        below = {each for each in self.idle if _mask(self.gpu, (each,)) & slices}
+        for more in self._subsets(tuple(each for each in self.idle if each not in below)):
+            lost = below.union(more)
             if fault(self.gpu, (*(p for p in self.layout if p not in lost), placement)) is None:
-                return lost
+                return tuple(each for each in self.idle if each in lost)
         raise AssertionError("a placement that is legal beside what is in use is so without all that is idle")
+
+    def _subsets(self, placements: tuple[Placement, ...]) -> Iterator[tuple[Placement, ...]]:
+        """Yield every subset, that of the least compute slices and instances first."""
+        yield ()
+        subsets = (some for n in range(1, len(placements) + 1) for some in combinations(placements, n))
+        yield from sorted(subsets, key=lambda some: (_compute(self.gpu, some), len(some)))
 
     def _preference(self, change: Change) -> tuple[bool, int, int, int]:
         after = _layout(self.gpu, self.busy | {change.placement})
@@ -226,3 +241,8 @@ def _layout(gpu: GpuModel, placements: frozenset[Placement]) -> Layout:
 
 def _compute(gpu: GpuModel, placements: Iterable[Placement]) -> int:
     return sum(gpu.profile(p.profile).compute for p in placements)
+
+
+def _mask(gpu: GpuModel, placements: Iterable[Placement]) -> int:
+    """Return the memory slices that placements are on, a bit for each."""
+    return reduce(or_, (gpu.profile(p.profile).mask(p.start) for p in placements), 0)
