@@ -17,6 +17,15 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 _TOLD = 500
 
 
+# Other 4xx are no query's fault: that of who set us up (401, 404), or the server's state (408, 429).
+_TO_BLAME = (
+    http.client.BAD_REQUEST,
+    http.client.REQUEST_ENTITY_TOO_LARGE,
+    http.client.UNSUPPORTED_MEDIA_TYPE,
+    http.client.UNPROCESSABLE_ENTITY,
+)
+
+
 class UpstreamError(Exception):
     """The server failed, or answered what is no answer."""
 
@@ -66,8 +75,8 @@ class Client:
             body: the request.
 
         Raises:
-            InvalidQueryError: the server says that the query is to blame (4xx).
-            UpstreamError: the server failed (5xx), or is no server of HTTP.
+            InvalidQueryError: the server says that the query is to blame.
+            UpstreamError: the server failed, or does not have the model or let us in, or is no server of HTTP.
             OSError: it does not answer.
         """
         kind = "application/json" if header is None else "application/octet-stream"
@@ -76,8 +85,7 @@ class Client:
         if status == http.client.OK:
             return told, answer
         why = f"the server says {status}: {_reason(answer)}"
-        # 408 and 429 are the server's state, not the query's fault (RFC 9110, RFC 6585).
-        if 400 <= status < 500 and status not in (http.client.REQUEST_TIMEOUT, http.client.TOO_MANY_REQUESTS):
+        if status in _TO_BLAME:
             raise InvalidQueryError(why)
         raise UpstreamError(why)
 

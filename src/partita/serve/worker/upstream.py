@@ -76,7 +76,10 @@ class Upstream:
 
     def _infer(self, lane: int, query: Query) -> tuple[Tensor, ...]:
         header, body = write_query(query, binary=self._binary)
-        told, answer = self._clients[lane].post(f"{self._path}/infer", header, body)
+        try:
+            told, answer = self._clients[lane].post(f"{self._path}/infer", header, body)
+        except OSError as error:
+            raise UpstreamError(f"{self._url} does not answer: {error.strerror or error}") from None
         return read_answer(answer, told)
 
     def _await_ready(self, client: Client, spec: UpstreamSpec) -> None:

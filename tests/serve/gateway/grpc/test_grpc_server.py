@@ -327,3 +327,16 @@ def test_an_idle_stream_does_not_hold_up_the_end():
             began = time.monotonic()
             stack.close()
             assert time.monotonic() - began < PATIENCE_S / 2
+
+
+def test_what_is_no_message_is_the_clients_fault_and_harms_no_stream(server, caplog):
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+        ask = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as found:
+            ask(b"\xff\xff\xff", timeout=PATIENCE_S)
+        assert found.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+        stream = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        answers = list(stream(iter([b"\xff", b"\xff"]), timeout=PATIENCE_S))
+        assert len(answers) == 2
+        assert all(b"malformed" in each for each in answers)
+    assert not caplog.records

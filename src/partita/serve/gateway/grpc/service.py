@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import grpc
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
 
 from partita.serve.gateway.front import checked
 from partita.serve.gateway.grpc.codec import read_message, write_message
@@ -40,6 +41,7 @@ _CODES = {
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
+_MALFORMED = "malformed message"
 _UNDER_WAY = 64
 """Requests of one stream that are answered at the same time."""
 _STREAMED = message("ModelStreamInferResponse")
@@ -63,14 +65,14 @@ class Service:
         methods = {
             name: grpc.unary_unary_rpc_method_handler(
                 self._guarded(name, answer),
-                request_deserializer=message(f"{name}Request").FromString,
+                request_deserializer=_reader(f"{name}Request"),
                 response_serializer=message(f"{name}Response").SerializeToString,
             )
             for name, answer in self._methods().items()
         }
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            request_deserializer=message("ModelInferRequest").FromString,
+            request_deserializer=_reader("ModelInferRequest"),
             response_serializer=_STREAMED.SerializeToString,
         )
         return grpc.method_handlers_generic_handler(f"{PACKAGE}.GRPCInferenceService", methods)
@@ -126,6 +128,8 @@ class Service:
             try:
                 if name not in _OPEN:
                     self._doorkeeper.check(_metadata(context, "authorization"))
+                if request is None:
+                    raise RequestError(_MALFORMED)
                 return await answer(request, context)
             except (RequestError, RefusedError, FailedError) as error:
                 code, trailing = _status(error, context)
@@ -192,6 +196,8 @@ class Service:
             taking.cancel()
 
     async def _streamed(self, request: Proto, context: Context) -> Proto:
+        if request is None:
+            return _STREAMED(error_message=_MALFORMED)
         try:
             return _STREAMED(infer_response=await self._infer(request, context))
         except (RequestError, RefusedError, FailedError) as error:
@@ -200,6 +206,19 @@ class Service:
         except Exception:  # noqa: BLE001 -- it ends one request, not the stream
             _LOG.exception("a fault in partita itself at ModelStreamInfer")
             return _STREAMED(error_message="a fault in partita itself; its log says more")
+
+
+def _reader(name: str) -> Callable[[bytes], Proto | None]:
+    """Return what reads a message, and reads None where there is none: gRPC would log a fault of ours."""
+    read = message(name).FromString
+
+    def reader(data: bytes) -> Proto | None:
+        try:
+            return read(data)
+        except DecodeError:
+            return None
+
+    return reader
 
 
 def _status(
