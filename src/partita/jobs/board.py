@@ -24,11 +24,14 @@ class Board:
         self.starts: list[Start] = []
         self._profiles = [profile.name for profile in state.gpus[0].gpu.profiles]
         self._found: dict[str, tuple[int, Change] | None] = {}
+        self._full: bool | None = None  # until the next start
 
     @property
     def full(self) -> bool:
         """Whether no instance of any profile can be put to use any more."""
-        return all(self.find(profile) is None for profile in self._profiles)
+        if self._full is None:
+            self._full = all(self.find(profile) is None for profile in self._profiles)
+        return self._full
 
     def find(self, profile: str) -> tuple[int, Change] | None:
         """Return where an instance of a profile can be put to use; None if nowhere now.
@@ -43,6 +46,7 @@ class Board:
         """Decide that a job starts."""
         self.starts.append(Start(job, gpu, change))
         self.gpus[gpu] = self.gpus[gpu].start(change)
+        self._full = None
         # What had no room before has none now.
         self._found = {profile: None for profile, found in self._found.items() if found is None}
 
