@@ -116,7 +116,7 @@ def test_a_session_that_differs_in_seconds_alone_stays():
 
 
 def test_a_page_has_a_state_folder_of_its_own_and_what_it_left_running_is_ended():
-    page = "```console\n$ echo ${PARTITA_STATE##*/}\n$ sleep 60 > log & echo $! | tee it.pid\n```\n"
+    page = "```console\n$ echo ${PARTITA_STATE##*/}\n$ sleep 60 > log 2>&1 & echo $! | tee it.pid\n```\n"
     found = re.search(r"state\n.*\n(\d+)\n", rerun(page, "README.md"))
     assert found is not None
     status = Path(f"/proc/{found[1]}/stat")
