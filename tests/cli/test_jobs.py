@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.cli.commands import Commands
 
+from partita.cli.job_daemon import shown_job
 from partita.cli.quantities import read_bytes, read_seconds, shown_bytes, shown_seconds
 from partita.errors import InputError
 from partita.jobs.queue.client import Client, NoDaemonError
@@ -251,3 +252,18 @@ def test_sizes_and_times_are_read_and_shown_as_people_write_them() -> None:
     for wrong in ("", "GiB", "-1G", "0", "1h "):
         with pytest.raises(InputError):
             read_bytes(wrong, "--memory")
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "shown"),
+    [
+        ("resnet", "/usr/bin/python train.py", "resnet"),
+        ("", "/opt/env/bin/python train.py /data/x", "python train.py /data/x"),
+        ("", "sh -c echo one\n  echo two", "sh -c echo one echo two"),
+        (None, None, ""),
+    ],
+)
+def test_a_job_is_called_by_its_name_or_its_command(
+    name: str | None, command: str | None, shown: str
+) -> None:
+    assert shown_job(name, command) == shown

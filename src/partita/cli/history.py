@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partita.cli.job_daemon import connect
+from partita.cli.job_daemon import connect, shown_job
 from partita.cli.options import Format, Output, emit, stdout
 
 if TYPE_CHECKING:
@@ -83,11 +83,12 @@ def _rows(job: dict[str, Any], *, wide: bool) -> Iterator[tuple[str, ...]]:
     """Yield a line for each attempt; the first has the job's id and name, the last what became of it."""
     from partita.cli.quantities import shown_bytes, shown_seconds  # noqa: PLC0415 -- only for the table
 
-    head = (job["id"], job["name"] or " ".join(job["command"]))
+    head = (job["id"], shown_job(job["name"], " ".join(job["command"])))
     if not job["attempts"]:
         yield (*head, "", "never ran", *([""] if wide else []), "", "", "", "", job["verdict"])
     for each in job["attempts"]:
         last = each is job["attempts"][-1]
+        unknown = _MISSING if each["verdict"] else "-"  # of one that runs, it is only not known yet
         peak, energy = each["peak_memory_bytes"], each["energy_j"]
         yield (
             *head,
@@ -96,8 +97,8 @@ def _rows(job: dict[str, Any], *, wide: bool) -> Iterator[tuple[str, ...]]:
             *([each["gpu"]] if wide else []),
             shown_seconds(each["seconds"]),
             "-" if each["exit_code"] is None else str(each["exit_code"]),
-            _MISSING if peak is None else shown_bytes(peak),
-            _MISSING if energy is None else f"{energy:,.4g} J",
+            unknown if peak is None else shown_bytes(peak),
+            unknown if energy is None else f"{energy:,.4g} J",
             _verdict(job, each, last=last),
         )
         head = ("", "")

@@ -41,6 +41,12 @@ def jobs_on_instances() -> dict[tuple[str, str], str]:
     return {(job["gpu"], job["instance"]): job["id"] for job in jobs}
 
 
+def shown_job(name: str | None, command: str | None) -> str:
+    """Return what a job is called in a table: its name, or its command on one line, less the program's folder."""
+    program, space, words = " ".join((command or "").split()).partition(" ")
+    return name or program.rpartition("/")[2] + space + words
+
+
 def tell_each(jobs: Sequence[dict[str, Any]], words: dict[str, str], *, quiet: bool) -> None:
     """Say on stderr what became of each job.
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partita.cli.job_daemon import connect
+from partita.cli.job_daemon import connect, shown_job
 from partita.cli.options import Format, Output, emit, stdout
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _table(found: dict[str, Any]) -> Table:
     table.add_column("job", overflow="ellipsis", no_wrap=True, max_width=24, min_width=6)
     table.add_column("where, or why not yet", overflow="fold", ratio=1)
     for job in found["jobs"]:
-        name = job["name"] or job["command"] or ""
+        name = shown_job(job["name"], job["command"])
         table.add_row(
             job["id"],
             Text(job["user"]),
