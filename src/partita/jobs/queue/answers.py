@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 from partita.errors import InputError
 from partita.jobs.queue import submission
 from partita.jobs.queue.access import DeniedError, submitter
+from partita.jobs.queue.chosen import find, ids, names, whole_number
 from partita.jobs.queue.families import family_of
 from partita.jobs.queue.forecast import fitting
-from partita.jobs.queue.ids import JobId, parse_id
+from partita.jobs.queue.ids import parse_id
 from partita.jobs.queue.listing import row, whole
 from partita.jobs.queue.log_reader import read_log
 from partita.jobs.queue.overview import Overview
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from partita.jobs.queue.submission import Submission
 
 MOST_ROWS = 500
-MOST_IDS = 1000
 MOST_WAITING = 100_000
 
 
@@ -129,7 +129,10 @@ class Answers:
         return {"jobs": [self._now(job) | {"was": job.state.value} for job in chosen]}
 
     def _queue(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        offset, limit = _whole(body, "offset", 0), min(_whole(body, "limit", MOST_ROWS), MOST_ROWS)
+        offset, limit = (
+            whole_number(body, "offset", 0),
+            min(whole_number(body, "limit", MOST_ROWS), MOST_ROWS),
+        )
         if self._overview is None or self._overview.stale():
             self._overview = Overview(self._service)
         found = self._overview
@@ -151,7 +154,7 @@ class Answers:
         if body.get("ids"):
             chosen = self._chosen(caller, body, "read it")
             return {"jobs": [whole(job, self._energy) for job in chosen]}
-        limit = min(_whole(body, "limit", 50), MOST_ROWS)
+        limit = min(whole_number(body, "limit", 50), MOST_ROWS)
         before = body.get("before")
         if before is not None and not isinstance(before, int):
             raise InputError("before is no number", where="before")
@@ -168,9 +171,9 @@ class Answers:
     def _pending(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         """Count the jobs that are not over, without looking at those that are: asked once a second."""
         del caller  # counts tell nothing that the queue does not
-        wanted = {parse_id(text) for text in _ids(body)}
+        wanted = {parse_id(text) for text in ids(body)}
         active = self._service.book.active.values()
-        return {"pending": sum(not wanted.isdisjoint(_names(job)) for job in active)}
+        return {"pending": sum(not wanted.isdisjoint(names(job)) for job in active)}
 
     def _log(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         jobs = self._chosen(caller, body, "read its log")
@@ -180,14 +183,14 @@ class Answers:
             )
         job = jobs[0]
         newest = len(job.attempts)
-        number = _whole(body, "attempt", newest)
+        number = whole_number(body, "attempt", newest)
         here = {"id": job.id, "state": job.state.value, "attempts": newest, "attempt": number, "why": job.why}
         if newest == 0 and number == 0:
             return {**here, "data": "", "next": 0, "ended": False}
         if not 1 <= number <= newest:
             raise InputError(f"job {job.id} has no attempt {number}, but {newest}", where="--attempt")
         attempt = job.attempts[number - 1]
-        offset = _whole(body, "offset", 0)
+        offset = whole_number(body, "offset", 0)
         folder, ended = self._service.folder_of(job, number), attempt.verdict is not None
         if ended and not folder.exists():
             raise InputError(
@@ -209,45 +212,7 @@ class Answers:
 
     def _chosen(self, caller: Caller, body: Mapping[str, Any], what: str) -> list[JobRecord]:
         """Return the jobs that a request names, all of which the caller may see to."""
-        found: dict[int, JobRecord] = {}
-        for text in _ids(body):
-            for job in self._find(text):
-                self._access.require(caller, job, what)
-                found[job.number] = job
+        found = {job.number: job for text in ids(body) for job in find(self._service.book, text)}
+        for job in found.values():
+            self._access.require(caller, job, what)
         return list(found.values())
-
-    def _find(self, text: str) -> list[JobRecord]:
-        wanted = parse_id(text)
-        active = self._service.book.active
-        single = active.get(wanted.number)
-        if wanted.index is None and single is not None and single.array is None:
-            return [single]
-        stored = self._service.book.store.tasks(wanted.number, wanted.index)
-        if not stored:
-            raise InputError(
-                f"there is no job {text}", hint="`partita queue` and `partita history` list them"
-            )
-        return [active.get(job.number, job) for job in stored]
-
-
-def _ids(body: Mapping[str, Any]) -> list[str]:
-    ids = body.get("ids")
-    if not isinstance(ids, list) or not all(isinstance(each, str) for each in ids) or not ids:
-        raise InputError("no job is named", where="ids")
-    if len(ids) > MOST_IDS:
-        raise InputError(f"{len(ids)} ids; at most {MOST_IDS} at once", where="ids")
-    return ids
-
-
-def _names(job: JobRecord) -> tuple[JobId, ...]:
-    """Return what a job may be called: a task by its array, too."""
-    if job.array is None:
-        return (JobId(job.number),)
-    return (JobId(job.array), JobId(job.array, job.index))
-
-
-def _whole(body: Mapping[str, Any], field: str, default: int) -> int:
-    value = body.get(field, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{field} is no whole number", where=field)
-    return value
