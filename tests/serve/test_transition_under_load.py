@@ -49,7 +49,9 @@ class Place:
         SimulatedCluster.create(folder / CLUSTER, [(gpu(i), MODEL) for i in range(3)]).close()
         services = {
             name: worker_process(
-                EmulatedSpec(), folder / WORKERS, seconds={(MODEL, size, 1): {1: 0.004, 8: 0.02} for size in SIZES}
+                EmulatedSpec(),
+                folder / WORKERS,
+                seconds={(MODEL, size, 1): {1: 0.004, 8: 0.02} for size in SIZES},
             )
             for name in ("bert", "vgg")
         }
