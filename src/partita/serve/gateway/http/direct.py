@@ -3,12 +3,15 @@
 uvicorn makes a task, an event, a scope and a timer for each request, and checks each header that is sent: most of
 what a small request costs. Here such a request is an `Exchange`, which the gateway tells its answer; everything else,
 a body that is long in coming among it, goes through uvicorn to the application.
+
+A client that keeps its connection sends the same head over and over. One that was parsed is known again byte for
+byte, and a request that comes as a whole behind it is not given to the parser at all.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -32,14 +35,26 @@ if TYPE_CHECKING:
     from partita.serve.gateway.waiting import Waiting
     from partita.serve.tensors import Answer
 
+_MOST_HEADS, _LONGEST_HEAD = 256, 2048
 _DIGITS = 5
 """Of the length of a small body."""
 _ELSEWHERE = frozenset({b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"})
 """Headers of requests that are left to the application."""
 
 
+class _Head(NamedTuple):
+    """A request's line and headers as they were parsed, and the bytes of the body behind them."""
+
+    service: str
+    headers: dict[bytes, bytes]
+    length: int
+
+
 class Direct:
     """What exchanges share.
+
+    Attributes:
+        heads: of requests that came as a whole and leave the connection open, by their bytes.
 
     Args:
         front: the models.
@@ -49,6 +64,7 @@ class Direct:
     def __init__(self, front: Front, doorkeeper: Doorkeeper) -> None:
         self.front, self.doorkeeper = front, doorkeeper
         self.paths = {path.encode(): service for path, service in infer_paths(front.services).items()}
+        self.heads: dict[bytes, _Head] = {}
         self._server_headers: list[tuple[bytes, bytes]] = []
         self._server_head = b""
 
@@ -61,6 +77,14 @@ class Direct:
             and _ELSEWHERE.isdisjoint(headers)
             and not headers.get(b"content-type", b"").startswith(b"multipart/")
         )
+
+    def keep(self, data: bytes, service: str, headers: dict[bytes, bytes], length: int) -> None:
+        """Know a head again, if `data` are just that and a body of so many bytes."""
+        end = data.find(b"\r\n\r\n") + 4
+        if end + length == len(data) and end <= _LONGEST_HEAD:
+            if len(self.heads) >= _MOST_HEADS:
+                self.heads.clear()
+            self.heads[data[:end]] = _Head(service, headers, length)
 
     def written(self, reply: Reply, server_headers: list[tuple[bytes, bytes]], *, last: bool) -> bytes:
         """Return a response as it is sent.
@@ -99,6 +123,8 @@ class DirectConnection(HttpToolsProtocol):
             None  # service, headers, whether to keep alive
         )
         self._parts: list[bytes] = []
+        self.in_message = False  # whether some of a message has come, and not yet all of it
+        self._first = b""  # what was read last, if a message is to begin with it
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Take the query out of the queues."""
@@ -109,7 +135,23 @@ class DirectConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Read on."""
         self.idle_since = None
+        self._first = b"" if self.in_message else data
         super().data_received(data)
+        self._first = b""
+
+    def answers(self, data: bytes) -> bool:
+        """Ask for a whole request with a known head, which comes between messages; return whether it is one."""
+        end = data.find(b"\r\n\r\n") + 4
+        head = self.direct.heads.get(data[:end])
+        if head is None or len(data) != end + head.length:
+            return False
+        cycle = cast("Any", self.cycle)
+        if self.flow.write_paused or (cycle is not None and not cycle.response_complete):
+            return False
+        self._unset_keepalive_if_required()
+        self.idle_since = None
+        self._ask(head.service, head.headers, data[end:], keep_alive=True)
+        return True
 
     def shutdown(self) -> None:
         """End when what has begun to come is answered."""
@@ -128,6 +170,7 @@ class DirectConnection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Leave the scope to who needs it."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
+        self.in_message = True
 
     def on_headers_complete(self) -> None:
         """See who answers it."""
@@ -148,15 +191,16 @@ class DirectConnection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Ask."""
+        self.in_message = False
         if self._coming is None:
             super().on_message_complete()
             return
         (service, headers, keep_alive), self._coming = self._coming, None
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts = []
-        self.exchange = Exchange(self, service, keep_alive=keep_alive)
-        self.cycle = self.exchange  # type: ignore[assignment]  # has what is asked of one
-        self.exchange.ask(headers, body)
+        if keep_alive and self._first:
+            self.direct.keep(self._first, service, headers, len(body))
+        self._ask(service, headers, body, keep_alive=keep_alive)
 
     def respond(self, reply: Reply, *, last: bool) -> None:
         """Send the answer of the exchange, and go on with the next request."""
@@ -172,6 +216,11 @@ class DirectConnection(HttpToolsProtocol):
             self.server_state.total_requests += 1
             self.flow.resume_reading()
             self.idle_since = self.loop.time()
+
+    def _ask(self, service: str, headers: dict[bytes, bytes], body: bytes, *, keep_alive: bool) -> None:
+        self.exchange = exchange = Exchange(self, service, keep_alive=keep_alive)
+        self.cycle = exchange  # type: ignore[assignment]  # has what is asked of one
+        exchange.ask(headers, body)
 
     def _is_free(self) -> bool:
         """Return whether nothing stands between this request and its answer."""

@@ -45,7 +45,7 @@ class Guard(DirectConnection):
     def __init__(self, patience: Patience, direct: Direct, *args: Any, **options: Any) -> None:  # noqa: ANN401 -- uvicorn's own
         super().__init__(direct, *args, **options)
         self._patience = patience
-        self._in_message = self._in_head = False
+        self._in_head = False
         self._begun = 0  # messages in the data that were read last
         self._head = 0  # bytes of the head so far
         self._since: float | None = self.loop.time()  # from when a message is waited for
@@ -71,9 +71,12 @@ class Guard(DirectConnection):
         """Read on, unless the head grows too large."""
         if self.transport.is_closing():
             return
+        between, self._begun = not self.in_message, 0
+        if between and self.answers(data):
+            self._since = None
+            return
         if self._since is None:
             self._since = self.loop.time()
-        between, self._begun = not self._in_message, 0
         most = self._patience.head
         if between and len(data) > most and data.find(b"\r\n\r\n", 0, most) < 0:
             self._turn_away_for_head()
@@ -90,7 +93,7 @@ class Guard(DirectConnection):
     def on_message_begin(self) -> None:
         """Note that a message comes."""
         super().on_message_begin()
-        self._in_message = self._in_head = True
+        self._in_head = True
         self._begun += 1
         self._head = 0
         self._since = self.loop.time()
@@ -103,7 +106,6 @@ class Guard(DirectConnection):
     def on_message_complete(self) -> None:
         """Note that all is there."""
         super().on_message_complete()
-        self._in_message = False
         self._since = None
 
     def pause_writing(self) -> None:
@@ -133,7 +135,7 @@ class Guard(DirectConnection):
         waited = now - self._since
         if waited > _SOON_S:
             self.hand_over()
-        if (self._in_head or not self._in_message) and waited > self._patience.head_s:
+        if (self._in_head or not self.in_message) and waited > self._patience.head_s:
             self._turn_away(
                 408, f"the head of the request did not come within {self._patience.head_s:g} seconds"
             )
@@ -159,7 +161,7 @@ class Guard(DirectConnection):
         if waiting is None or waiting.response_complete:
             return True
         # The body of the one request under way is at fault: nothing but this will answer it.
-        in_body = self._in_message and not self._in_head
+        in_body = self.in_message and not self._in_head
         return in_body and not self.pipeline and not waiting.response_started
 
 
