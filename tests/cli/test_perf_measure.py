@@ -203,7 +203,7 @@ def test_it_stops_going_up_where_a_batch_takes_too_long(partita, tmp_path):
 
 def test_a_quantile_without_repetitions_enough_is_left_out_and_told(partita, tmp_path):
     done = partita(
-        "perf", "measure", mlp(tmp_path / "m.onnx", width=1024), "--device", "cpu", "--batches", "256",
+        "perf", "measure", mlp(tmp_path / "m.onnx", width=256), "--device", "cpu", "--batches", "64",
         "--quantiles", "p50,p99.99", "--seconds", "0.2", "--max-seconds", "0.3", "--warmup-seconds", "0",
     )  # fmt: skip
     assert done.code == 0, done.err

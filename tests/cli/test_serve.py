@@ -210,8 +210,9 @@ def test_a_worker_that_falls_silent_is_told_of_and_worked_around(workload):
 
         def ask() -> None:
             with triton.InferenceServerClient(served.http) as client:
+                patient = {"partita-deadline-ms": "20000"}  # so that there is time for a second try
                 while not done.is_set():
-                    client.infer("search", [given_input(np.zeros((1, 16), np.float32))])
+                    client.infer("search", [given_input(np.zeros((1, 16), np.float32))], headers=patient)
 
         with ThreadPoolExecutor(6) as pool:
             asking = [pool.submit(ask) for _ in range(6)]

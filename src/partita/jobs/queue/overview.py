@@ -39,6 +39,7 @@ class Overview:
         self._service = service
         began = time.monotonic()
         self.version = service.book.version
+        self._hosts = service.sight.hosts
         self.predicted = service.predictions()
         waiting = [job for job in service.book.active.values() if job.state is State.WAITING]
         # Those that are never predicted to start come last.
@@ -53,8 +54,9 @@ class Overview:
 
     def stale(self) -> bool:
         """Say whether another one should be made."""
-        age = time.monotonic() - self._made
-        return age > OLD_S or (age > self._fresh and self.version != self._service.book.version)
+        age, service = time.monotonic() - self._made, self._service
+        changed = self.version != service.book.version or self._hosts != service.sight.hosts
+        return age > OLD_S or (age > self._fresh and changed)
 
     @property
     def order(self) -> list[int]:
