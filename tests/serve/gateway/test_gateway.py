@@ -349,3 +349,17 @@ def test_a_worker_that_talks_nonsense_is_tried_again_ever_more_rarely(tmp_path: 
             assert all(same(answer, fill) for fill, answer in enumerate(answers))
 
     with_workers(tmp_path, body, {1: 0.001})
+
+
+def test_a_gateway_that_was_held_up_blames_no_worker(tmp_path: Path) -> None:
+    async def body(_: Workers) -> None:
+        async with gateway(tmp_path) as made:
+            for _ in range(3):
+                answers = ask(made, 2)
+                await asyncio.sleep(0.01)
+                time.sleep(0.6)  # noqa: ASYNC251 -- the event loop itself is held up
+                assert all(same(each, fill) for fill, each in enumerate(await asyncio.gather(*answers)))
+            seen = made.statistics("one")
+            assert (seen.retried, seen.fail.count) == (0, 0)
+
+    with_workers(tmp_path, body, {1: 0.02}, {1: 0.02})

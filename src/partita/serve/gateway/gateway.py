@@ -48,6 +48,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.005
+_HELD_UP_S = 0.025
 _LOOK_S = 0.001
 _PRICES_S = 2.0
 _RATES_S = 5.0
@@ -94,6 +95,7 @@ class Gateway:
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._ticked = 0.0
         self._draining = False
 
     async def start(self) -> None:
@@ -239,8 +241,14 @@ class Gateway:
 
     def _tick(self) -> None:
         now = time.monotonic()
-        for route in self._routes.values():
-            route.tick(now)
+        held_up, self._ticked = self._ticked and now - self._ticked > _HELD_UP_S, now
+        if held_up:
+            # Who was held up was this process: what its workers have said meanwhile is read before one is called
+            # silent. The next time it looks, however late that is.
+            self._ticked = 0.0
+        else:
+            for route in self._routes.values():
+                route.tick(now)
         self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
     async def _keep_prices(self) -> None:
