@@ -271,6 +271,34 @@ def test_pipelined_requests_are_answered_in_order(server):
     assert found.endswith(b"ok\n")
 
 
+def test_a_head_that_is_known_again_changes_nothing(server):
+    def exchanged(link: http.client.HTTPConnection, *parts: bytes) -> tuple[int, bytes]:
+        link.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in parts:
+            link.sock.sendall(part)
+            time.sleep(0.02)  # so that the parts come apart
+        response = http.client.HTTPResponse(link.sock, method="POST")
+        response.begin()
+        return response.status, response.read()
+
+    wrong = BODY[:-1] + b"!"
+    head = f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(BODY)}\r\n\r\n".encode()
+    with closing(http.client.HTTPConnection("127.0.0.1", server.http, timeout=20)) as link:
+        link.connect()
+        first = exchanged(link, head + BODY)
+        assert first[0] == 200
+        for parts in ([head + BODY], [head, BODY], [head[:9], head[9:] + BODY], [b"\r\n" + head + BODY]) * 2:
+            assert exchanged(link, *parts) == first
+        assert exchanged(link, head + wrong)[0] == 400
+        assert exchanged(link, head + BODY) == first
+    with connected(server.http) as other:
+        last = head.replace(b"Host: x", b"Connection: close")
+        other.sendall(head + BODY)
+        time.sleep(0.1)
+        other.sendall((head + BODY) * 2 + last + BODY)
+        assert read_all(other).count(first[1]) == 4
+
+
 @pytest.mark.parametrize("wish", ["Upgrade: h2c", "upgrade: websocket"])
 def test_a_wish_for_another_protocol_is_passed_over(server, wish):
     assert posted(server.http, INFER, BODY, wish, "Connection: Upgrade, close")[0] == 200
