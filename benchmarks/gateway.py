@@ -8,7 +8,7 @@ import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.gateway_bodies import binary_body, grpc_body, json_body
+from benchmarks.gateway_bodies import IMAGE, binary_body, grpc_body, image_body, json_body
 from benchmarks.gateway_clients import Asked, Load, MissingError, load, most, tool
 from benchmarks.gateway_comparators import COMPARATORS, HERE, Comparator
 from benchmarks.gateway_processes import OTHERS, Pinning, come_first, front_seconds, running, to_core
@@ -17,7 +17,9 @@ from benchmarks.served import Emulation, Served, children, free_port, serving
 
 _EMULATION = Emulation(gpus=8, latency_ms=5.0, slo_ms=100.0)
 _RATES = (250, 500, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 5000, 6000)
-_ECHO_RATES = (2500, 10_000)
+_ECHO_RATES = (250, 500, 1000, 2500, 4000, 10_000)
+_IMAGES = Emulation(gpus=8, latency_ms=5.0, slo_ms=100.0, shape=IMAGE)
+_IMAGE_RATES = (100, 250, 500, 750, 1000)
 _HEADLINE, _HEADLINE_S = 2500, 10.0
 _CLOSED = 112
 _MISSES = 2
@@ -54,9 +56,10 @@ class _Bench:
 
     def everything(self) -> Found:
         """Measure all servers, one after the other."""
-        json, binary = json_body(self.scratch), binary_body(self.scratch)
+        json, binary, image = (each(self.scratch) for each in (json_body, binary_body, image_body))
         self._echo("echo, JSON", *json)
         self._echo("echo, binary", *binary)
+        self._echo("echo, binary, 602 KB", *image, rates=self._images)
         with serving(_EMULATION, before=_APART.front) as served:
             to_core(children(served.pid), OTHERS)
             self._measure("Partita, JSON", _APART, served.pid, Asked(served.infer, *json))
@@ -64,18 +67,28 @@ class _Bench:
             message = Asked(served.grpc, grpc_body(self.scratch), {}, grpc=True)
             self._measure("Partita, gRPC", _APART, served.pid, message)
             self._decide(served, Asked(served.infer, *json))
+        with serving(_IMAGES, before=_APART.front) as served:
+            to_core(children(served.pid), OTHERS)
+            asked = Asked(served.infer, *image)
+            self._measure("Partita, binary, 602 KB", _APART, served.pid, asked, self._images)
         with serving(_EMULATION) as served:
             self._measure("Partita, JSON", _ANYWHERE, served.pid, Asked(served.infer, *json))
         for each in COMPARATORS:
             self._other(each, json[0])
         return self.found
 
-    def _echo(self, name: str, body: Path, headers: dict[str, str]) -> None:
+    @property
+    def _images(self) -> tuple[int, ...]:
+        return _IMAGE_RATES if self.repeats > 1 else _IMAGE_RATES[:2]
+
+    def _echo(
+        self, name: str, body: Path, headers: dict[str, str], rates: tuple[int, ...] = _ECHO_RATES
+    ) -> None:
         port = free_port()
         command = [*_APART.front, sys.executable, str(HERE / "echo_server.py"), str(port)]
         asked = Asked(f"http://127.0.0.1:{port}/", body, headers)
         with running(command, asked, {}, self.scratch, 60) as pid:
-            self._measure(name, _APART, pid, asked, _ECHO_RATES)
+            self._measure(name, _APART, pid, asked, rates)
 
     def _other(self, each: Comparator, body: Path) -> None:
         try:
@@ -93,22 +106,23 @@ class _Bench:
     ) -> None:
         """Try ascending rates until two in a row are not sustained, then the closed loop."""
         come_first(pid)
-        load(asked, 200, 2.0, pinning.client)
+        load(asked, (rates or self.rates)[0], 2.0, pinning.client)
         steps: dict[int, Load] = {}
-        cost, missed = 0.0, 0
+        costs: dict[int, float] = {}
+        missed = 0
         for rate in rates or self.rates:
             before = front_seconds(pid)
             tries = [load(asked, rate, self.seconds, pinning.client) for _ in range(self.repeats)]
             steps[rate] = sorted(tries, key=lambda each: each.p99)[len(tries) // 2]
             if steps[rate].sustained(rate, self._work_ms(name)):
-                cost, missed = (front_seconds(pid) - before) / sum(each.sent for each in tries), 0
+                missed = 0
+                if pinning.apart:
+                    costs[rate] = (front_seconds(pid) - before) / sum(each.sent for each in tries)
             elif (missed := missed + 1) == _MISSES:
                 break
         closed = [most(asked, _CLOSED, self.seconds, pinning.client) for _ in range(self.repeats)]
         through = statistics.median(each.rate for each in closed)
-        measured = Measured(
-            name, pinning, self._work_ms(name), steps, through, cost if pinning.apart else None
-        )
+        measured = Measured(name, pinning, self._work_ms(name), steps, through, costs)
         print(measured, file=sys.stderr, flush=True)
         self.found.measured.append(measured)
 

@@ -1,8 +1,10 @@
-"""The bodies that all servers are asked with: one FP32 tensor of 16 elements."""
+"""The bodies that servers are asked with: one FP32 tensor, of 16 elements or of an image's."""
 
 from __future__ import annotations
 
 import json
+import math
+import random
 import struct
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _VALUES = [index + 0.25 for index in range(16)]
+IMAGE = (3, 224, 224)
 _RAW = struct.pack("<16f", *_VALUES)
-_TENSOR = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 16]}
+_TENSOR: dict[str, object] = {"name": "INPUT0", "datatype": "FP32", "shape": [1, 16]}
 
 
 def json_body(folder: Path) -> tuple[Path, dict[str, str]]:
@@ -26,14 +29,24 @@ def json_body(folder: Path) -> tuple[Path, dict[str, str]]:
 
 def binary_body(folder: Path) -> tuple[Path, dict[str, str]]:
     """Write the request with the binary tensor extension, on both ways; return the file and the headers."""
-    tensor = {**_TENSOR, "parameters": {"binary_data_size": len(_RAW)}}
+    return _binary(folder / "body.bin", _TENSOR, _RAW)
+
+
+def image_body(folder: Path) -> tuple[Path, dict[str, str]]:
+    """Write a request of an image's size, 602,112 bytes of data, likewise."""
+    raw = random.Random(0).randbytes(4 * math.prod(IMAGE))
+    return _binary(folder / "image.bin", {**_TENSOR, "shape": [1, *IMAGE]}, raw)
+
+
+def _binary(path: Path, tensor: dict[str, object], raw: bytes) -> tuple[Path, dict[str, str]]:
+    tensor = {**tensor, "parameters": {"binary_data_size": len(raw)}}
     document = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
     head = json.dumps(document, separators=(",", ":")).encode()
     headers = {
         "Content-Type": "application/octet-stream",
         "Inference-Header-Content-Length": str(len(head)),
     }
-    return _written(folder / "body.bin", head + _RAW), headers
+    return _written(path, head + raw), headers
 
 
 def grpc_body(folder: Path) -> Path:

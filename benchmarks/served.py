@@ -43,19 +43,21 @@ class Emulation:
         gpus: A100-80GB, each cut into seven 1g.10gb.
         latency_ms: that each query takes on an instance, one at a time.
         slo_ms: the deadline of a query.
+        shape: of a query's FP32 tensor, behind the batch size.
     """
 
     gpus: int = 8
     latency_ms: float = 5.0
     slo_ms: float = 100.0
+    shape: tuple[int, ...] = (16,)
 
     @property
     def workers(self) -> int:
         """Instances, each with a worker."""
         return 7 * self.gpus
 
-    def write(self, folder: Path) -> Path:
-        """Write its workload and table, and return the workload's path."""
+    def write(self, folder: Path) -> list[str]:
+        """Write its workload, table and services, and return the options that name them."""
         each = 1000.0 / self.latency_ms
         (folder / "perf.csv").write_text(
             "model,gpu,profile,batch,processes,throughput,latency_ms,quantile\n"
@@ -65,7 +67,12 @@ class Emulation:
             gpus=self.gpus, service=SERVICE, rate=each * (self.workers - 0.5), slo=self.slo_ms
         )
         (folder / "workload.yaml").write_text(text)
-        return folder / "workload.yaml"
+        tensor = f"[{{datatype: FP32, shape: {[-1, *self.shape]}, name: "
+        (folder / "services.yaml").write_text(
+            f"services: [{{name: {SERVICE}, worker: "
+            f"{{emulated: {{inputs: {tensor}INPUT0}}], outputs: {tensor}OUTPUT0}}]}}}}}}]\n"
+        )
+        return ["-f", str(folder / "workload.yaml"), "--services", str(folder / "services.yaml")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +117,7 @@ def serving(emulation: Emulation, *, before: Sequence[str] = ()) -> Iterator[Ser
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         http, grpc = free_port(), free_port()
-        words = ["-f", str(emulation.write(folder)), "--port", str(http), "--grpc-port", str(grpc)]
+        words = [*emulation.write(folder), "--port", str(http), "--grpc-port", str(grpc)]
         environment = {**os.environ, "PARTITA_STATE": str(folder / "state")}
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(
