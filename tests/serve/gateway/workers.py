@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from partita.serve.tensors import Query, Tensor
 from partita.serve.worker.spec import EmulatedSpec, WorkerSpec
@@ -70,5 +70,5 @@ def query(batch: int = 1, fill: int = 0) -> Query:
     return Query((Tensor("INPUT0", "FP32", (batch, 16), bytes([fill]) * 64 * batch),))
 
 
-def document(path: Path) -> object:
+def document(path: Path) -> Any:
     return json.loads(path.read_text())

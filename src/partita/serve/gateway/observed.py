@@ -15,6 +15,11 @@ WINDOW_S = 30
 """Seconds of the past that count."""
 
 
+LEAST = 100
+"""Queries in the window from which a service's rate is told. A test query to an idle service says nothing of what it
+will be asked, and a plan for so little would take from it what it needs a moment later."""
+
+
 class Observed:
     """Items and batch sizes of the last `WINDOW_S` seconds, second by second; refused queries count too."""
 
@@ -58,13 +63,13 @@ class Observed:
 
 
 def rates(services: Iterable[tuple[str, Observed]], now: float) -> dict[str, object]:
-    """Return, for services that were asked within the window, the rate in items/s and the shares of batch sizes."""
+    """Return the rate in items/s and the shares of batch sizes of services that were asked often enough for it."""
     found: dict[str, object] = {}
     for name, observed in services:
         queries = observed.queries(now)
-        if queries:
+        total = sum(queries.values())
+        if total >= LEAST:
             items = sum(batch * count for batch, count in queries.items())
-            total = sum(queries.values())
             found[name] = {
                 "rate": round(items / observed.span(now), 3),
                 "batches": {str(batch): round(count / total, 6) for batch, count in queries.items()},
