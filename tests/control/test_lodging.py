@@ -53,7 +53,7 @@ class Working:
     """A runner whose jobs take the seconds that their command says, go on where they were, and checkpoint."""
 
     clock: Clock
-    done: dict[int, float] = field(default_factory=dict)
+    done: dict[str, float] = field(default_factory=dict)
     began: dict[Path, tuple[Launch, float]] = field(default_factory=dict)
     ends: dict[Path, tuple[float, int]] = field(default_factory=dict)
 

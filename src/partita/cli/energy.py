@@ -34,6 +34,7 @@ Since = Annotated[
 ]
 
 _MISSING = "missing"
+_JOULES = {"J": 1.0, "Wh": 3600.0, "kWh": 3.6e6}
 
 
 def register(app: typer.Typer) -> None:
@@ -158,22 +159,25 @@ def _table(by: By, rows: Sequence[dict[str, Any]]) -> Table:
         table.add_column(each, justify="right", no_wrap=True)
     table.add_column("not measured", justify="right", no_wrap=True)
     shares = ("jobs_j", "services_j", "unallocated_j") if by is By.GPU else ("idle_j", "active_j")
+    unit = _unit(rows)
     for row in rows:
         known = row["joules"] is not None
         table.add_row(
             Text(row["name"]),
-            _shown(row["joules"]),
+            _shown(row["joules"], unit),
             _MISSING if row["mean_w"] is None else f"{row['mean_w']:,.0f}",
-            *(_shown(row[share] if known else None) for share in shares),
+            *(_shown(row[share] if known else None, unit) for share in shares),
             shown_seconds(row["missing_s"]) if row["missing_s"] else "",
             style="bold" if row is rows[-1] else None,
         )
     return table
 
 
-def _shown(joules: float | None) -> str:
-    if joules is None:
-        return _MISSING
-    if joules < 3600.0:
-        return f"{joules:,.0f} J"
-    return f"{joules / 3600.0:,.1f} Wh" if joules < 3.6e6 else f"{joules / 3.6e6:,.2f} kWh"
+def _shown(joules: float | None, unit: str) -> str:
+    return _MISSING if joules is None else f"{joules / _JOULES[unit]:,.{0 if unit == 'J' else 2}f} {unit}"
+
+
+def _unit(rows: Sequence[dict[str, Any]]) -> str:
+    """Return the unit that all energies of a table are shown in: that of the largest."""
+    most = max((row["joules"] or 0.0 for row in rows), default=0.0)
+    return next(unit for unit in ("kWh", "Wh", "J") if most >= _JOULES[unit] or unit == "J")

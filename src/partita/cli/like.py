@@ -42,7 +42,7 @@ def _transformer(folder: Path, sizes: dict[str, int], optimiser: Optimiser) -> B
     missing = {"batch", "tokens"} - sizes.keys()
     if missing or sizes.keys() - {"batch", "tokens"}:
         raise InputError(
-            "a transformer's memory depends on batch and tokens, and on nothing else",
+            "a transformer's memory is computed for a batch and a number of tokens, and nothing else",
             where="--like-with",
             hint="--like-with batch=8 --like-with tokens=2048",
         )

@@ -43,7 +43,7 @@ class Attempts:
         folder = self.root / f"attempt-{len(self.folders)}"
         self.folders.append(folder)
         launch = Launch(
-            job=7,
+            job="7",
             attempt=1,
             folder=folder,
             command=command,

@@ -304,7 +304,7 @@ from partita.jobs.run.real import RealRunner
 me = Owner({ME.uid}, {ME.gid}, {ME.groups}, {ME.name!r})
 command = ("sh", "-c", "sleep 1; exit 6")
 folder = Path({str(folder)!r})
-RealRunner().start(Launch(1, 1, folder, command, folder.parent, dict(os.environ), me, "x", 1, 1000, 1.0))
+RealRunner().start(Launch("1", 1, folder, command, folder.parent, dict(os.environ), me, "x", 1, 1000, 1.0))
 os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL

@@ -25,7 +25,7 @@ def launch_of(job: JobRecord, folder: Path, environment: Mapping[str, str], log_
         log_bytes: most bytes of the log that are kept.
     """
     return Launch(
-        job=job.number,
+        job=job.id,
         attempt=job.attempt.number,
         folder=folder,
         command=job.words,

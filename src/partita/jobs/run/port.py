@@ -31,6 +31,7 @@ class Launch:
     """One attempt of a job, to be started.
 
     Attributes:
+        job: its id, as people call it: `12`, or `12_3` in an array.
         folder: the attempt's own, not there yet.
         device: what `CUDA_VISIBLE_DEVICES` becomes.
         memory_bytes: memory of the instance; what a simulated instance limits its process to, after scaling.
@@ -40,7 +41,7 @@ class Launch:
         index: of its array, if it is of one.
     """
 
-    job: int
+    job: str
     attempt: int
     folder: Path
     command: tuple[str, ...]

@@ -100,7 +100,7 @@ class RealRunner:
         folder = launch.folder.absolute()
         ours = {
             "CUDA_VISIBLE_DEVICES": launch.device,
-            "PARTITA_JOB_ID": str(launch.job),
+            "PARTITA_JOB_ID": launch.job,
             "PARTITA_JOB_ATTEMPT": str(launch.attempt),
             "PARTITA_JOB_PROGRESS": str(folder / names.PROGRESS),
             "PARTITA_JOB_CHECKPOINT": str(folder / names.CHECKPOINT),
