@@ -11,17 +11,17 @@ from benchmarks.job_memory import early_restarts, growth_errors, outcomes_errors
 from benchmarks.report import table
 from partita.jobs.bound import makespan_bound
 from partita.jobs.check import check_runs
-from partita.jobs.fair import Fair
-from partita.jobs.lookahead import Lookahead
-from partita.jobs.priced import Priced
+from partita.jobs.disciplines.fair import Fair
+from partita.jobs.disciplines.lookahead import Lookahead
+from partita.jobs.disciplines.priced import Priced
+from partita.jobs.disciplines.static_ones import StaticOnes
+from partita.jobs.disciplines.tightest_batched import TightestBatched
+from partita.jobs.disciplines.tightest_fifo import TightestFifo
+from partita.jobs.disciplines.whole import Whole
 from partita.jobs.simulate import Reconfiguration, simulate
-from partita.jobs.static_ones import StaticOnes
-from partita.jobs.tightest_batched import TightestBatched
-from partita.jobs.tightest_fifo import TightestFifo
-from partita.jobs.whole import Whole
 
 if TYPE_CHECKING:
-    from partita.jobs.discipline import Discipline
+    from partita.jobs.disciplines.discipline import Discipline
 
 DISCIPLINES: dict[str, type[Discipline]] = {
     "lookahead (default)": Lookahead,

@@ -8,20 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from partita.errors import InfeasibleError, InputError
-from partita.jobs.board import Board
 from partita.jobs.bound import makespan_bound
 from partita.jobs.check import check_runs
-from partita.jobs.discipline import Discipline, State
-from partita.jobs.fair import Fair
+from partita.jobs.disciplines.board import Board
+from partita.jobs.disciplines.discipline import Discipline, State
+from partita.jobs.disciplines.fair import Fair
+from partita.jobs.disciplines.lookahead import Lookahead
+from partita.jobs.disciplines.priced import Priced
+from partita.jobs.disciplines.static_ones import StaticOnes
+from partita.jobs.disciplines.tightest_batched import TightestBatched
+from partita.jobs.disciplines.tightest_fifo import TightestFifo
+from partita.jobs.disciplines.whole import Whole
 from partita.jobs.job import job_on, shares
-from partita.jobs.lookahead import Lookahead
 from partita.jobs.partition import empty
-from partita.jobs.priced import Priced
 from partita.jobs.simulate import Reconfiguration, simulate
-from partita.jobs.static_ones import StaticOnes
-from partita.jobs.tightest_batched import TightestBatched
-from partita.jobs.tightest_fifo import TightestFifo
-from partita.jobs.whole import Whole
 from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from partita.jobs.check import check_runs
+from partita.jobs.disciplines.tightest_fifo import TightestFifo
+from partita.jobs.disciplines.whole import Whole
 from partita.jobs.job import Job, job_on
 from partita.jobs.power import PowerModel
 from partita.jobs.simulate import Outcome, Reconfiguration, Run, simulate
-from partita.jobs.tightest_fifo import TightestFifo
-from partita.jobs.whole import Whole
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
-from partita.jobs.discipline import Running, State
+from partita.jobs.disciplines.discipline import Running, State
 from partita.jobs.partition import empty
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from partita.jobs.discipline import Discipline, Start
+    from partita.jobs.disciplines.discipline import Discipline, Start
     from partita.jobs.job import Job
     from partita.jobs.partition import Change, Partition
     from partita.mig.gpu import GpuModel

@@ -7,21 +7,21 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, nearest
-from partita.jobs.board import Board
-from partita.jobs.fair import Fair
-from partita.jobs.lookahead import Lookahead
-from partita.jobs.reserve import reserve
-from partita.jobs.static_ones import StaticOnes
-from partita.jobs.tightest_batched import TightestBatched
-from partita.jobs.tightest_fifo import TightestFifo
-from partita.jobs.whole import Whole
+from partita.jobs.disciplines.board import Board
+from partita.jobs.disciplines.fair import Fair
+from partita.jobs.disciplines.lookahead import Lookahead
+from partita.jobs.disciplines.reserve import reserve
+from partita.jobs.disciplines.static_ones import StaticOnes
+from partita.jobs.disciplines.tightest_batched import TightestBatched
+from partita.jobs.disciplines.tightest_fifo import TightestFifo
+from partita.jobs.disciplines.whole import Whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.jobs.discipline import Discipline, Start, State
+    from partita.jobs.disciplines.discipline import Discipline, Start, State
+    from partita.jobs.disciplines.reserve import Reservation
     from partita.jobs.job import Job
-    from partita.jobs.reserve import Reservation
 
 DEFAULT = "lookahead"
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
-from partita.jobs.discipline import Running, State
+from partita.jobs.disciplines.discipline import Running, State
 from partita.jobs.job import job_on
 from partita.jobs.queue.disciplines import discipline
 from partita.jobs.queue.forecast import DEFAULT_SECONDS, forecast, job_for
@@ -19,7 +19,7 @@ from partita.jobs.simulate import proceed
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from partita.jobs.discipline import Discipline
+    from partita.jobs.disciplines.discipline import Discipline
     from partita.jobs.job import Job
     from partita.jobs.partition import Change
     from partita.jobs.queue.families import Families

@@ -6,10 +6,10 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.jobs.board import Board
+from partita.jobs.disciplines.board import Board
 
 if TYPE_CHECKING:
-    from partita.jobs.discipline import Start, State
+    from partita.jobs.disciplines.discipline import Start, State
     from partita.jobs.job import Job
 
 

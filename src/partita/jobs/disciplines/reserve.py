@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from partita.mig.layout import Placement, fault
 
 if TYPE_CHECKING:
-    from partita.jobs.board import Board
-    from partita.jobs.discipline import State
+    from partita.jobs.disciplines.board import Board
+    from partita.jobs.disciplines.discipline import State
     from partita.jobs.job import Job
     from partita.jobs.partition import Change
 

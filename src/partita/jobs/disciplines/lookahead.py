@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from partita.jobs.priced import Priced
+from partita.jobs.disciplines.priced import Priced
+from partita.jobs.disciplines.tightest_fifo import TightestFifo
+from partita.jobs.disciplines.whole import Whole
 from partita.jobs.simulate import proceed
-from partita.jobs.tightest_fifo import TightestFifo
-from partita.jobs.whole import Whole
 
 if TYPE_CHECKING:
-    from partita.jobs.discipline import Discipline, Start, State
+    from partita.jobs.disciplines.discipline import Discipline, Start, State
 
 RULES: tuple[Discipline, ...] = (
     Whole(),

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
-from partita.jobs.board import Board
-from partita.jobs.reserve import reserve, start_beside
+from partita.jobs.disciplines.board import Board
+from partita.jobs.disciplines.reserve import reserve, start_beside
 
 if TYPE_CHECKING:
-    from partita.jobs.discipline import Start, State
+    from partita.jobs.disciplines.discipline import Start, State
     from partita.jobs.job import Job
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from partita.jobs.discipline import Start
+from partita.jobs.disciplines.discipline import Start
 
 if TYPE_CHECKING:
-    from partita.jobs.discipline import State
+    from partita.jobs.disciplines.discipline import State
     from partita.jobs.job import Job
     from partita.jobs.partition import Change
 

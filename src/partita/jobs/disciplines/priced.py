@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from partita.jobs.board import Board
+from partita.jobs.disciplines.board import Board
+from partita.jobs.disciplines.reserve import reserve, start_beside
 from partita.jobs.job import shares
-from partita.jobs.reserve import reserve, start_beside
 
 if TYPE_CHECKING:
-    from partita.jobs.discipline import Start, State
+    from partita.jobs.disciplines.discipline import Start, State
+    from partita.jobs.disciplines.reserve import Reservation
     from partita.jobs.job import Job
-    from partita.jobs.reserve import Reservation
 
 Order = Literal["shortest", "longest", "critical"]
 

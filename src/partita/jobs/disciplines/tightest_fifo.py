@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from partita.jobs.board import Board
+from partita.jobs.disciplines.board import Board
 
 if TYPE_CHECKING:
-    from partita.jobs.discipline import Start, State
+    from partita.jobs.disciplines.discipline import Start, State
 
 
 class TightestFifo:

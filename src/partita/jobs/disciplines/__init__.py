@@ -1,0 +1,1 @@
+"""Queue disciplines: who of those that wait starts now, and where."""
