@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
 
-from partita.serve.worker.wire import HEAD, Hello, Kind, frame, pack_run, unpack_done
+from partita.serve.worker.wire import HEAD, Hello, Kind, frame, run_parts, unpack_done
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_HEADER = 16 << 20
 MOST_DATA = 1 << 30
+_LARGE = 1 << 16
 
 
 class Ears(Protocol):
@@ -92,7 +93,11 @@ class Link(asyncio.Protocol):
     def run(self, number: int, queries: Sequence[Query]) -> None:
         """Ask for a batch."""
         if self._transport is not None:
-            self._transport.write(pack_run(number, queries, orjson.dumps))
+            parts = run_parts(number, queries, orjson.dumps)
+            if sum(map(len, parts)) < _LARGE:
+                self._transport.write(b"".join(parts))
+            else:
+                self._transport.writelines(parts)  # does not copy them
 
     def drained(self) -> None:
         """Promise to send nothing more."""

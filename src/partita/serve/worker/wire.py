@@ -109,18 +109,22 @@ def frame(
     dumped: Callable[[object], bytes] = _dumped,
 ) -> bytes:
     """Return a frame; `dumped` makes JSON of its header."""
-    head = b"" if header is None else dumped(header)
-    parts = [b"", head, *data]
-    body = sum(map(len, parts)) - len(head)
-    parts[0] = HEAD.pack(len(head), body, kind, number)
-    return b"".join(parts)
+    return b"".join(_parts(kind, number, b"" if header is None else dumped(header), list(data)))
 
 
 def pack_run(number: int, queries: Sequence[Query], dumped: Callable[[object], bytes] = _dumped) -> bytes:
     """Return the frame that asks for one batch."""
+    return b"".join(run_parts(number, queries, dumped))
+
+
+def run_parts(
+    number: int, queries: Sequence[Query], dumped: Callable[[object], bytes] = _dumped
+) -> list[Buffer]:
+    """Return the same in parts: the queries' data as they are, not copied."""
     header = [{"inputs": _listed(query.inputs), "outputs": query.outputs} for query in queries]
-    data = [tensor.data for query in queries for tensor in query.inputs]
-    return frame(Kind.RUN, number, header, data, dumped)
+    return _parts(
+        Kind.RUN, number, dumped(header), [tensor.data for query in queries for tensor in query.inputs]
+    )
 
 
 def unpack_run(header: list[dict[str, Any]], data: memoryview) -> tuple[Query, ...]:
@@ -160,6 +164,10 @@ def unpack_done(header: dict[str, Any], data: memoryview) -> tuple[tuple[Answer,
         outputs, at = _taken(each["outputs"], data, at)
         found.append(Answer(outputs))
     return tuple(found), float(header["seconds"])
+
+
+def _parts(kind: Kind, number: int, head: bytes, data: list[Buffer]) -> list[Buffer]:
+    return [HEAD.pack(len(head), sum(map(len, data)), kind, number), head, *data]
 
 
 def _listed(tensors: Sequence[Tensor]) -> list[tuple[str, str, tuple[int, ...], int]]:
