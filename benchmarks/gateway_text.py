@@ -172,9 +172,9 @@ than the gateway does of its own, so that it is full first. "Anywhere": nothing 
 application on uvicorn with the gateway's settings (uvloop, httptools, no access log) that returns each body.
 It was asked for no more than 10,000 requests/s. "By CPU": the echo's CPU time for each request by the server's, at
 the highest rate that both sustained. Rows with 602 KB are asked with an image, 1 x 3 x 224 x 224 in FP32, as binary
-data, and answer with as much. Wanted of the gateway were 2,500 requests/s, 0.35 of the echo's throughput, and decisions
-under 20 microseconds at p99. Throughput itself cannot show the second: 56 workers of 5 ms answer at most 11,200
-requests/s, and the echo, which waits for nobody, several times that. So it is CPU time that is compared.
+data, and answer with as much. Wanted of the gateway were 2,500 requests/s, 0.35 of the echo's throughput, and
+decisions under 20 microseconds at p99. Throughput itself cannot show the second: 56 workers of 5 ms answer at most
+11,200 requests/s, and the echo, which waits for nobody, several times that. So it is CPU time that is compared.
 
 """
 _FIRST = """\
