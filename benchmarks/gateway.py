@@ -16,7 +16,7 @@ from benchmarks.gateway_text import Found, Measured, text
 from benchmarks.served import Emulation, Served, children, free_port, serving
 
 _EMULATION = Emulation(gpus=8, latency_ms=5.0, slo_ms=100.0)
-_RATES = (250, 500, 1000, 1500, 2000, 2500, 3000, 3500, 4000, 5000, 6000)
+_RATES = (500, 1000, 1500, 2000, 2500, 3000, 4000, 5000, 6000)
 _ECHO_RATES = (250, 500, 1000, 2500, 4000, 10_000)
 _IMAGES = Emulation(gpus=8, latency_ms=5.0, slo_ms=100.0, shape=IMAGE)
 _IMAGE_RATES = (100, 250, 500, 750, 1000)
