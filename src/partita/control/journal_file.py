@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
+from partita.files import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -110,15 +111,8 @@ class JournalFile:
         Raises:
             JournalError: it cannot be written: a full disk, lost rights, a damaged file.
         """
-        with self._told():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
+        with self._told(), transaction(self._db):
+            yield self._db
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:

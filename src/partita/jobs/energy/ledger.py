@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, PartitaError
+from partita.files import transaction
 from partita.jobs.energy.attribution import Kind, Owner
 from partita.jobs.energy.records import Counter, Energy, Entry
 
@@ -176,14 +177,8 @@ class EnergyLedger:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._told():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield self._db
-            except BaseException:
-                self._db.execute("ROLLBACK")
-                raise
-            self._db.execute("COMMIT")
+        with self._lock, self._told(), transaction(self._db):
+            yield self._db
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
+from partita.files import transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,18 +106,8 @@ class StoreFile:
             DiskFullError: there is no room; nothing has changed.
             StoreError: it cannot be written otherwise; nothing has changed.
         """
-        with self.told():
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                self._roll_back()
-                raise
-
-    def _roll_back(self) -> None:
-        if self._db.in_transaction:  # a full disk ends the transaction by itself
-            self._db.execute("ROLLBACK")
+        with self.told(), transaction(self._db):
+            yield
 
     @contextmanager
     def told(self) -> Iterator[None]:
