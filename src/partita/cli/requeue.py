@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING
 
-import typer
+from partita.cli.job_daemon import Ids, Quiet, connect, tell_each
 
-from partita.cli.job_daemon import Ids, connect, tell_each
-
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of each job.")]
+if TYPE_CHECKING:
+    import typer
 
 _WORDS = {
     "": "is stopping and waits again then",

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from partita.serve.gateway.values import Model
     from partita.serve.tensors import Answer
 
-_UNAVAILABLE = 503
-_FAILED = 500
-
 
 class Front:
     """The gateway as the protocol's two transports see it.
@@ -87,10 +84,3 @@ def checked(answer: Answer) -> Answer:
     if answer.invalid:
         raise RequestError(answer.error)
     raise FailedError(answer.error)
-
-
-def status_of(error: RequestError | RefusedError | FailedError) -> int:
-    """Return the HTTP status of an error."""
-    if isinstance(error, RequestError):
-        return error.status
-    return _UNAVAILABLE if isinstance(error, RefusedError) else _FAILED

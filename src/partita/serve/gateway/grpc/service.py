@@ -21,14 +21,13 @@ from partita.serve.gateway.oip.metadata import (
     server_metadata,
     statistics,
 )
-from partita.serve.gateway.oip.request import checked_deadline
+from partita.serve.gateway.oip.request import told_deadline
 from partita.serve.gateway.values import FailedError, Reason, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from partita.serve.gateway.front import Front
-    from partita.serve.gateway.oip.limits import Limits
     from partita.serve.gateway.security import Doorkeeper
 
 _LOG = logging.getLogger("partita.serve.grpc")
@@ -148,7 +147,7 @@ class Service:
         query, deadline_s = read_message(request, signature, front.limits)
         asked = _metadata(context, "partita-deadline-ms")
         if asked is not None:
-            deadline_s = _deadline(asked, front.limits)
+            deadline_s = told_deadline(asked, front.limits)
         left = context.time_remaining()
         if left is not None and left < (signature.model.deadline_s if deadline_s is None else deadline_s):
             deadline_s = left
@@ -235,15 +234,6 @@ def _status(
     code = grpc.StatusCode.RESOURCE_EXHAUSTED if error.reason is Reason.FULL else grpc.StatusCode.UNAVAILABLE
     after = max(1, round(error.retry_after_s * 1000))
     return code, (("grpc-retry-pushback-ms", str(after)), ("partita-reason", str(error.reason)))
-
-
-def _deadline(text: bytes, limits: Limits) -> float:
-    value: object
-    try:
-        value = float(text)
-    except ValueError:
-        value = text.decode("latin-1")
-    return checked_deadline(value, 1e3, "partita-deadline-ms", limits)
 
 
 def _metadata(context: Context, key: str) -> bytes | None:

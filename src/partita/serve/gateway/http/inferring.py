@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from partita.serve.gateway.front import checked
 from partita.serve.gateway.http.reply import Reply, failure, refusal
 from partita.serve.gateway.oip.faults import RequestError, shown
-from partita.serve.gateway.oip.request import checked_deadline
+from partita.serve.gateway.oip.request import told_deadline
 from partita.serve.gateway.oip.response import write_answer
 from partita.serve.gateway.oip.version import VERSION
 from partita.serve.gateway.values import FailedError, RefusedError
@@ -59,12 +59,7 @@ def deadline(headers: Mapping[bytes, bytes], request: InferRequest, limits: Limi
     text = headers.get(b"partita-deadline-ms")
     if text is None:
         return request.deadline_s
-    value: Any
-    try:
-        value = float(text)
-    except ValueError:
-        value = text.decode("latin-1")
-    return checked_deadline(value, 1e3, "partita-deadline-ms", limits)
+    return told_deadline(text, limits)
 
 
 def answer_reply(service: str, request: InferRequest, answer: Answer) -> Reply:

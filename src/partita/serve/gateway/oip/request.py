@@ -109,6 +109,16 @@ def checked_deadline(value: object, per_second: float, name: str, limits: Limits
     return seconds
 
 
+def told_deadline(text: bytes, limits: Limits) -> float:
+    """Return the seconds of a `partita-deadline-ms` header; raises as `checked_deadline` does."""
+    value: object
+    try:
+        value = float(text)
+    except ValueError:
+        value = text.decode("latin-1")
+    return checked_deadline(value, 1e3, "partita-deadline-ms", limits)
+
+
 def check_parameters(parameters: Mapping[str, Any]) -> None:
     """Refuse what would be answered wrongly if it were passed over.
 
