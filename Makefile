@@ -1,7 +1,10 @@
+# The machine needs Python 3.11 and make; all else comes from the locks, into .venv.
 PYTHON ?= python3.11
 BIN = .venv/bin
+COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml --group build
 
-.PHONY: demo test lint bench docs clean
+.PHONY: demo test lint bench docs lock clean
 
 demo: .venv/core
 	$(BIN)/partita demo
@@ -18,11 +21,23 @@ bench: .venv/dev
 docs: .venv/dev
 	$(BIN)/python -m docs.generate $(ARGS)
 
+lock: .venv/uv/bin/uv
+	$(COMPILE) --output-file lock/core.txt
+	$(COMPILE) --all-extras --group dev --constraints lock/core.txt --output-file lock/dev.txt
+
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
 
-.venv/core: pyproject.toml
-	$(PYTHON) -m venv .venv && $(BIN)/pip install --quiet --editable . && touch $@
+.venv/core: lock/core.txt pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --require-hashes --requirement lock/core.txt
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
 
-.venv/dev: .venv/core
-	$(BIN)/pip install --quiet --upgrade 'pip>=25.1' && $(BIN)/pip install --quiet --editable '.[onnx,parquet,serve]' --group dev && touch $@
+.venv/dev: .venv/core lock/dev.txt
+	$(BIN)/pip install --quiet --require-hashes --requirement lock/dev.txt
+	touch $@
+
+.venv/uv/bin/uv:
+	$(PYTHON) -m venv .venv/uv
+	.venv/uv/bin/pip install --quiet 'uv>=0.8'
