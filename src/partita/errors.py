@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SHOWN = 10
-"""Faults that one error tells."""
+"""Kinds of fault that one error tells."""
 
 
 class PartitaError(Exception):
@@ -54,10 +55,37 @@ def nearest(word: str, known: list[str]) -> str | None:
 
 
 def together(path: str, faults: Sequence[InputError], total: int) -> InputError:
-    """Return one error for the faults of a file: those given, with their places, of `total` that there are."""
+    """Return one error for the faults of a file: those given, with their places, of `total` that there are.
+
+    Faults that differ only in the values they name are told once, with the places of the others.
+    """
     if total == 1:
         return faults[0]
-    told = [f"{fault} ({fault.hint})" if fault.hint else str(fault) for fault in faults]
-    more = [f"and {total - len(faults)} more"] if total > len(faults) else []
-    what = f"{total} faults\n  " + "\n  ".join([*told, *more])
+    kinds: dict[tuple[str, str], list[InputError]] = {}
+    for fault in faults:
+        kinds.setdefault((_VALUE.sub("*", fault.what), _VALUE.sub("*", fault.hint or "")), []).append(fault)
+    told = [_told(alike, path) for alike in list(kinds.values())[:SHOWN]]
+    hidden = total - sum(len(alike) for alike in list(kinds.values())[:SHOWN])
+    more = [f"and {hidden:,} more"] if hidden else []
+    of = f" of {len(kinds)} kinds" if 1 < len(kinds) < total == len(faults) else ""
+    what = f"{total:,} faults{of}\n  " + "\n  ".join([*told, *more])
     return InputError(what, where=path, hint="mend these lines and try again")
+
+
+_VALUE = re.compile(r"""'[^']*'|"[^"]*"|\d[\d,.]*""")
+"""What may differ between faults of one kind: quoted values and numbers."""
+_PLACES = 8
+"""Places that are named of the faults of one kind."""
+
+
+def _told(alike: Sequence[InputError], path: str) -> str:
+    """Return the first of faults of one kind with its hint, and where the others are."""
+    first, others = alike[0], alike[1:]
+    told = f"{first} ({first.hint})" if first.hint else str(first)
+    if not others:
+        return told
+    places = [(each.where or "").removeprefix(path).lstrip(": ") for each in others]
+    lines = "lines " if len(places) > 1 else "line "
+    named = ", ".join(places[:_PLACES]) + (", ..." if len(places) > _PLACES else "")
+    on = f" on {lines if places[0].isdecimal() else ''}{named}" if all(places) else ""
+    return f"{told}; {len(others):,} more like it{on}"

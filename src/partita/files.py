@@ -19,21 +19,61 @@ if TYPE_CHECKING:
 def read_text(path: Path | str) -> str:
     """Return the text of a file; `-` reads stdin.
 
+    UTF-8 is read with and without a byte order mark, UTF-16 as Windows writes it too.
+
     Raises:
-        InputError: missing, a directory, unreadable or not UTF-8.
+        InputError: missing, a directory, unreadable or not text.
+    """
+    return decoded(read_bytes(path), "<stdin>" if str(path) == "-" else str(path))
+
+
+def read_bytes(path: Path | str) -> bytes:
+    """Return the content of a file; `-` reads stdin.
+
+    Raises:
+        InputError: missing, a directory or unreadable.
     """
     if str(path) == "-":
-        return sys.stdin.read()
+        stream = getattr(sys.stdin, "buffer", None)
+        return sys.stdin.read().encode() if stream is None else stream.read()
     try:
-        return Path(path).read_text(encoding="utf-8-sig")
+        return Path(path).read_bytes()
     except FileNotFoundError:
         raise InputError("no such file", where=str(path), hint="see `ls` for the name") from None
     except IsADirectoryError:
         raise InputError("this is a directory, not a file", where=str(path)) from None
-    except UnicodeDecodeError as error:
-        raise InputError(f"not UTF-8 text (byte {error.start})", where=str(path)) from None
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+def decoded(content: bytes, name: str) -> str:
+    """Return the text of a file's content, UTF-8 or UTF-16.
+
+    Raises:
+        InputError: it is neither; `where` is `name`.
+    """
+    encoding = _encoding(content)
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        kind = "UTF-8" if encoding == "utf-8-sig" else "UTF-16"
+        raise InputError(
+            f"not {kind} text (byte {error.start})", where=name, hint="save the file as UTF-8"
+        ) from None
+
+
+def _encoding(content: bytes) -> str:
+    """Return the encoding that the first bytes show: a byte order mark, or a NUL in every second byte."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return "utf-16"
+    start = content[:64]
+    half = len(start) // 2
+    if half > 1 and start.count(0) == half:
+        if not any(start[1 : 2 * half : 2]):
+            return "utf-16-le"
+        if not any(start[0 : 2 * half : 2]):
+            return "utf-16-be"
+    return "utf-8-sig"
 
 
 @contextmanager

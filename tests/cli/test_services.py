@@ -67,7 +67,7 @@ def test_processes_and_servers_that_are_told_are_read(tmp_path: Path) -> None:
         ("services: [{name: a, worker: {upstream: {url: 'http://h', command: serve}}}]", "a list of words"),
         ("services: [{name: a, worker: {emulated: yes please}}]", "expected true"),
         ("services: [{name: a, worker: {emulated: true}, command: [x]}]", "unknown key 'command'"),
-        ("services: [", "no YAML"),
+        ("services: [", "not YAML"),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, text: str, told: str) -> None:
@@ -76,6 +76,18 @@ def test_what_is_wrong_is_said(tmp_path: Path, text: str, told: str) -> None:
     with pytest.raises(InputError, match=told) as caught:
         read_services(path, tmp_path)
     assert str(path) in str(caught.value.where)
+
+
+def test_services_are_read_as_yaml_1_2_as_workloads_are(tmp_path: Path) -> None:
+    path = tmp_path / "services.yaml"
+    text = "services:\n  - {name: on, command: [serve, no, 0x1F, 1:30], environment: {DEBUG: off}}\n"
+    path.write_bytes(text.encode("utf-16"))
+    assert read_services(path, tmp_path) == {
+        "on": Process(("serve", "no", "0x1F", "1:30"), {"DEBUG": "off"}),
+    }
+    path.write_text(text + "services: []\n")
+    with pytest.raises(InputError, match=r"services.yaml:3: key 'services' is already on line 1"):
+        read_services(path, tmp_path)
 
 
 def test_workers_are_read_and_models_lie_beside_the_file(tmp_path: Path) -> None:

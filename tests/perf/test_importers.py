@@ -6,6 +6,8 @@ import pytest
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model
+from partita.perf.importers.mapped import import_columns
+from partita.perf.importers.migprofiler import import_migprofiler
 from partita.perf.importers.parvagpu import import_parvagpu
 from partita.perf.importers.triton import import_model_analyzer, import_perf_analyzer
 from partita.perf.reading import read_table
@@ -150,3 +152,115 @@ def test_a_latency_below_the_files_resolution_is_refused(tmp_path: Path) -> None
     path = write(tmp_path, MODEL_ANALYZER.replace("15082.8,0.4", "15082.8,0.0"))
     with pytest.raises(InputError, match=r"resnet50.csv:2: p99 Latency \(ms\) is 0"):
         import_model_analyzer(path, "a100-80gb", SLICE)
+
+
+BATCHES = """\
+Batch Size,Concurrency,Inferences/Second,p50 latency,p99 latency
+1,1,70,13891,21018
+8,1,300,23891,31018
+8,2,310,43891,61018
+16,1,0,0,0
+"""
+
+
+def test_perf_analyzers_own_batches_are_used_and_levels_without_an_answer_are_left_out(
+    tmp_path: Path,
+) -> None:
+    table = import_perf_analyzer(write(tmp_path, BATCHES), "a100-80gb", SLICE, model="m")
+    assert [(r.batch, r.throughput, r.quantile, r.latency_ms) for r in table] == [
+        (1, 70.0, "0.5", 13.891),
+        (1, 70.0, "0.99", 21.018),
+        (8, 300.0, "0.5", 23.891),
+        (8, 300.0, "0.99", 31.018),
+    ]
+    with pytest.raises(InputError, match="says the batch itself, in column 'Batch Size'"):
+        import_perf_analyzer(tmp_path / "resnet50.csv", "a100-80gb", SLICE, model="m", batch=8)
+
+
+def test_perf_analyzers_rows_of_one_concurrency_are_not_taken_for_one_batch(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"resnet50.csv:5: concurrency 1 is there already, with batch 4"):
+        import_perf_analyzer(
+            write(tmp_path, PERF_ANALYZER + "1,80,0,0,0,1,1,1\n"), "a100-80gb", SLICE, model="m", batch=4
+        )
+
+
+MIGPROFILER = """\
+,model_name,seq_length,batch_size,latency,latency_std,throughput,mig_profile,gract_mean,fb_used_mean
+0,bert,64,1,11.16,0.08,89.62,1g.10gb,0.134,2027.14
+1,bert,64,8,10.69,0.04,748.09,3g.40gb,0.193,2055.779
+2,bert,64,16,0,0,0,1g.10gb,,
+"""
+
+
+def test_migprofiler_gives_means_of_one_process(tmp_path: Path) -> None:
+    table = import_migprofiler(write(tmp_path, MIGPROFILER), A100)
+    assert [
+        (
+            r.model,
+            r.profile,
+            r.batch,
+            r.processes,
+            r.throughput,
+            r.latency_ms,
+            r.quantile,
+            r.memory_mb,
+            r.utilization,
+        )
+        for r in table
+    ] == [
+        ("bert", "1g.10gb", 1, 1, 89.62, 11.16, "mean", 2027.14, 0.134),
+        ("bert", "3g.40gb", 8, 1, 748.09, 10.69, "mean", 2055.779, 0.193),
+    ]
+
+
+def test_migprofilers_slice_may_stand_in_the_files_name_or_be_told(tmp_path: Path) -> None:
+    bare = "model_name,batch_size,latency,throughput\nbert,8,10.7,748\n"
+    named = write(tmp_path, bare, "bert_MIG_profile_9.csv")
+    assert {r.profile for r in import_migprofiler(named, A100)} == {"3g.40gb"}
+    told = import_migprofiler(write(tmp_path, bare), A100, profile=SLICE, model="mine")
+    assert {(r.profile, r.model) for r in told} == {("2g.20gb", "mine")}
+    with pytest.raises(InputError, match="does not say which slice"):
+        import_migprofiler(tmp_path / "resnet50.csv", A100)
+
+
+def test_migprofilers_sequence_lengths_are_kept_apart(tmp_path: Path) -> None:
+    path = write(tmp_path, MIGPROFILER + "3,bert,128,1,20,0,50,1g.10gb,0.2,2100\n")
+    with pytest.raises(InputError, match="sequence lengths 64, 128") as caught:
+        import_migprofiler(path, A100)
+    assert caught.value.hint == "choose one, as in --seq-length 64"
+    assert [r.latency_ms for r in import_migprofiler(path, A100, seq_length=128)] == [20]
+    with pytest.raises(InputError, match="no row with sequence length 7"):
+        import_migprofiler(path, A100, seq_length=7)
+    with pytest.raises(InputError, match=r":5: bert on 1g.10gb with batch 1 is there already"):
+        import_migprofiler(write(tmp_path, MIGPROFILER + "3,bert,64,1,20,0,50,1g.10gb,0.2,1\n"), A100)
+
+
+def test_any_table_is_imported_by_the_names_of_its_columns(tmp_path: Path) -> None:
+    path = write(
+        tmp_path, 'Net;Slice;BS;ips;p99 us\nres;MIG 1g.10gb;8;1.234,5;6400\nres;2g.20gb;8;x;"7.000"\n'
+    )
+    columns = {
+        "model": "Net",
+        "profile": "slice",
+        "batch": "BS",
+        "throughput": "ips",
+        "latency_ms": "p99 us * 0.001",
+    }
+    values = {"gpu": "A100-SXM4-80GB", "processes": "1", "quantile": "p99"}
+    with pytest.raises(InputError, match=r"resnet50.csv:3: throughput is 'x': not a number"):
+        import_columns(path, columns, values)
+    write(tmp_path, path.read_text().replace("x;", "900;"))
+    assert [
+        (r.model, r.gpu, r.profile, r.throughput, r.latency_ms, r.quantile)
+        for r in import_columns(path, columns, values)
+    ] == [
+        ("res", "a100-80gb", "1g.10gb", 1234.5, 6.4, "0.99"),
+        ("res", "a100-80gb", "2g.20gb", 900.0, 7.0, "0.99"),
+    ]
+    for wrong, what in (
+        ({**columns, "latency": "p99 us"}, "no column 'latency'"),
+        ({**columns, "batch": "B"}, "no column 'B'"),
+        ({k: v for k, v in columns.items() if k != "batch"}, "nothing says batch"),
+    ):
+        with pytest.raises(InputError, match=what):
+            import_columns(path, wrong, values)

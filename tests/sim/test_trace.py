@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,6 +33,81 @@ def test_azures_requests_become_items_of_so_many_tokens(tmp_path: Path) -> None:
     assert read_trace(tmp_path / "trace.csv", tokens_per_item=100).batch.tolist() == [3, 6]
 
 
+@pytest.mark.parametrize(
+    ("text", "arrival", "batch"),
+    [
+        (  # BurstGPT; the last request failed
+            (
+                "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+                "5,ChatGPT,472,18,490,Conversation log\n45,ChatGPT,1087,230,1317,Conversation log\n"
+                "118,GPT-4,417,0,417,API log\n"
+            ),
+            [0.0, 40.0, 113.0],
+            [2, 6, 2],
+        ),
+        (  # Azure 2024: offsets of time zones
+            (
+                "TIMESTAMP,ContextTokens,GeneratedTokens\n2024-05-10 00:00:00.009930+00:00,2162,5\n"
+                "2024-05-10 02:00:01.009930+02:00,2399,6\n2024-05-10T00:00:02.5Z,0,0\n"
+            ),
+            [0.0, 1.0, 2.49007],
+            [9, 10, 1],
+        ),
+        (  # Mooncake: JSON lines, milliseconds
+            (
+                '{"timestamp": 3000, "input_length": 6758, "output_length": 500, "hash_ids": [0, 1]}\n'
+                '{"timestamp": 27000, "input_length": 100, "output_length": 1, "hash_ids": []}\n'
+            ),
+            [0.0, 24.0],
+            [29, 1],
+        ),
+        ('{"seconds": 1, "batch": 2}\n\n{"seconds": 1.5, "batch": 1}\n', [0.0, 0.5], [2, 1]),
+        ("seconds;batch\n0,25;1\n1,75;2\n", [0.0, 1.5], [1, 2]),
+        ("seconds,batch\n1715299200.25,1\n1715299200.75,2\n", [0.0, 0.5], [1, 2]),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_published_traces_are_read(
+    tmp_path: Path, text: str, arrival: list[float], batch: list[int], *, packed: bool
+) -> None:
+    path = tmp_path / "trace"
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    seen = read_trace(path)
+    assert seen.arrival.tolist() == pytest.approx(arrival)
+    assert seen.batch.tolist() == batch
+
+
+def test_columns_of_another_trace_can_be_named(tmp_path: Path) -> None:
+    path = written(tmp_path, "id,at_ms,in,out,all\n1,1000,100,300,400\n2,3500,1,0,1\n")
+    for size in ("all", "in + out", "in*1+out"):
+        seen = read_trace(path, columns={"seconds": "at_ms * 0.001", "tokens": size})
+        assert (seen.arrival.tolist(), seen.batch.tolist()) == ([0.0, 2.5], [2, 1])
+    assert read_trace(path, columns={"seconds": "at_ms", "batch": "in"}).batch.tolist() == [100, 1]
+    for columns, what in (
+        ({"second": "at_ms"}, "traces have no 'second'"),
+        ({"seconds": "at", "batch": "in"}, "no column 'at'"),
+        ({"seconds": "at_ms"}, "how large a query is"),
+        ({"seconds": "at_ms", "batch": "in", "tokens": "out"}, "not both"),
+    ):
+        with pytest.raises(InputError, match=what):
+            read_trace(path, columns=columns)
+
+
+def test_an_unknown_format_is_named_with_what_is_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="unknown trace format, with the columns HashApp, 1, 2") as caught:
+        read_trace(written(tmp_path, "HashApp,1,2\nx,0,3\n"))
+    assert "--columns" in (caught.value.hint or "")
+    assert "BurstGPT (Timestamp,Request tokens,Response tokens)" in (caught.value.hint or "")
+
+
+def test_all_kinds_of_fault_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as caught:
+        read_trace(written(tmp_path, "seconds,batch\nx,1\n1,0\ny,1\n1715299200123,3\n"))
+    assert caught.value.what.startswith("4 faults of 3 kinds")
+    assert "1 more like it on line 4" in caught.value.what
+    assert "milliseconds?" in caught.value.what
+
+
 def test_azures_hour_is_an_hour(shared_data: Path) -> None:
     seen = read_trace(shared_data / "traces" / "azure_llm_2023_conv.csv")
     assert len(seen) == 19_366
@@ -41,16 +117,16 @@ def test_azures_hour_is_an_hour(shared_data: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "where", "what"),
     [
-        ("a,b\n1,2\n", ":1", "no trace has the columns a, b"),
+        ("a,b\n1,2\n", ":1", "unknown trace format, with the columns a, b"),
         ("seconds,batch\n", ":1", "no rows"),
-        ("seconds,batch\n0,1\n1,0\n", ":3", "batch is 0"),
-        ("seconds,batch\n-1,1\n", ":2", "seconds is -1"),
-        ("seconds,batch\nnan,1\n", ":2", "seconds is nan"),
-        ("seconds,batch\n0,1.5\n", ":2", "batch is 1.5"),
-        ("seconds,batch\n0,1e300\n", ":2", "batch is 1e300, more than"),
-        ("seconds,batch\n1e300,1\n", ":2", "seconds is 1e300, more than"),
-        ("TIMESTAMP,ContextTokens,GeneratedTokens\nnoon,1,1\n", ":2", "not a date and time"),
-        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,0,1\n", ":2", "ContextTokens is 0"),
+        ("seconds,batch\n0,1\n1,0\n", ":3", "batch is '0': not a whole"),
+        ("seconds,batch\n-1,1\n", ":2", "seconds is '-1': not a number of zero"),
+        ("seconds,batch\nnan,1\n", ":2", "seconds is 'nan'"),
+        ("seconds,batch\n0,1.5\n", ":2", "batch is '1.5'"),
+        ("seconds,batch\n0,1e300\n", ":2", "batch is '1e300': more than"),
+        ("seconds,batch\n1e300,1\n", ":2", "seconds is '1e300': more"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\nnoon,1,1\n", ":2", "nor a date and time"),
+        ("TIMESTAMP,ContextTokens,GeneratedTokens\n2023-11-16 18:17:03,x,1\n", ":2", "is 'x': not a number"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_refused_with_its_line(

@@ -27,7 +27,11 @@ class Loaded:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was assumed, for the user to read."""
-        return (*self.formulation.notes, *(note for each in self.cuts for note in each.notes))
+        return (
+            *self.table.notes,
+            *self.formulation.notes,
+            *(note for each in self.cuts for note in each.notes),
+        )
 
 
 def load(path: Path) -> Loaded:

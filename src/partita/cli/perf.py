@@ -51,7 +51,10 @@ def check(files: Tables, output: Output = Format.TABLE) -> None:
     from partita.cli import perf_check  # noqa: PLC0415 -- rich is slow to import
     from partita.perf.reading import read_tables  # noqa: PLC0415
 
-    perf_check.render(perf_check.summary(read_tables(files)), output)
+    table = read_tables(files)
+    perf_check.render(perf_check.summary(table), output)
+    for note in table.notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 @perf.command()
@@ -99,7 +102,10 @@ def perf_analyzer(
     gpu: Gpu,
     profile: ProfileName,
     model: Annotated[str, typer.Option(help="Name of the model, which the file does not say.")],
-    batch: Annotated[int, typer.Option(min=1, help="Items per request, perf_analyzer's -b.")] = 1,
+    batch: Annotated[
+        int | None,
+        typer.Option(min=1, help="Items per request (-b).  [default: the column Batch Size, or else 1]"),
+    ] = None,
     processes: Annotated[int, typer.Option(min=1, help="Servers or model instances on the slice.")] = 1,
     concurrency: Concurrency = None,
     out: Out = None,
@@ -129,6 +135,52 @@ def model_analyzer(
 
     measured = _profile(gpu, profile)
     write(import_model_analyzer(path, gpu, measured, model=model, concurrency=concurrency), out)
+
+
+@imports.command()
+def migprofiler(
+    path: Raw,
+    *,
+    gpu: Gpu,
+    profile: Annotated[
+        str | None, typer.Option(help="MIG profile that was measured, where the file does not say it.")
+    ] = None,
+    model: AnyModel = None,
+    seq_length: Annotated[int | None, typer.Option(min=1, help="Keep this sequence length.")] = None,
+    out: Out = None,
+) -> None:
+    """Import a CSV of MIGProfiler (MIGPerf): model_name, batch_size, latency, throughput, mig_profile."""
+    from partita.mig.catalogue import gpu_model  # noqa: PLC0415 -- not needed for --help
+    from partita.perf.importers.migprofiler import import_migprofiler  # noqa: PLC0415
+
+    measured = gpu_model(gpu)
+    told = None if profile is None else measured.profile(profile)
+    write(import_migprofiler(path, measured, profile=told, model=model, seq_length=seq_length), out)
+
+
+@imports.command("csv")
+def any_csv(
+    path: Raw,
+    *,
+    columns: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=COLUMN,...",
+            help="Columns of the file by Partita's names, as in throughput='Items/s',latency_ms='p99 us * 0.001'.",
+        ),
+    ] = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE,...", help="One value for all rows, as in gpu=a100-80gb."),
+    ] = None,
+    out: Out = None,
+) -> None:
+    """Import any CSV, or JSON lines, by the names of its columns."""
+    from partita.cli.pairs import pairs  # noqa: PLC0415 -- not needed for --help
+    from partita.perf.importers.mapped import import_columns  # noqa: PLC0415
+
+    table = import_columns(path, pairs(columns, "--columns"), pairs(values, "--set"))
+    write(table, out)
 
 
 @perf.command()

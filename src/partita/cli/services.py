@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError
 from partita.plan.fields import Fields
 
 if TYPE_CHECKING:
@@ -88,16 +87,10 @@ def read_workers(path: Path) -> dict[str, WorkerWay]:
 
 
 def _entries(path: Path) -> list[Fields]:
-    import yaml  # noqa: PLC0415 -- only where services are run
+    from partita.files import read_text  # noqa: PLC0415 -- not needed for --help
+    from partita.workload.document import parse  # noqa: PLC0415
 
-    from partita.files import read_text  # noqa: PLC0415
-
-    try:
-        data = yaml.safe_load(read_text(path))
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f":{mark.line + 1}" if mark else ""
-        raise InputError(f"no YAML: {getattr(error, 'problem', error)}", where=f"{path}{line}") from None
+    data = parse(read_text(path), str(path))
     root = Fields.of(data, str(path), "", "services", "apiVersion kind")
     return [Fields.of(each, str(path), place, *_keys(each)) for place, each in root.items("services")]
 

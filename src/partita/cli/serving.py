@@ -51,6 +51,7 @@ class Ask:
 
     arrivals: Arrivals
     trace: Path | None
+    columns: dict[str, str]
     speed: float
     tokens_per_item: int
     median: float | None
@@ -161,7 +162,9 @@ def _queries(
         rate = spec.rate / float(share @ np.arange(1, largest + 1))
         times = ask.arrivals.times(rate, rng)
         return latency, share, Traffic(times, draw(share, len(times), rng))
-    traffic = read_trace(ask.trace, tokens_per_item=ask.tokens_per_item).faster(ask.speed)
+    traffic = read_trace(ask.trace, tokens_per_item=ask.tokens_per_item, columns=ask.columns).faster(
+        ask.speed
+    )
     if traffic.batch.max() > largest:
         raise InputError(
             f"a query of {traffic.batch.max():,} items, and {spec.model} was measured up to {largest:,}",

@@ -45,7 +45,18 @@ class RouterName(StrEnum):
 
 Trace = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", help="Queries to replay: CSV with seconds,batch, or an Azure LLM trace."),
+    typer.Option(
+        metavar="FILE",
+        help="Queries to replay: CSV or JSON lines with seconds,batch, or a trace of Azure, BurstGPT or Mooncake.",
+    ),
+]
+Columns = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME=COLUMN,...",
+        help="Columns of another trace: seconds and batch or tokens, as in "
+        "seconds='ms * 0.001',tokens='Total tokens'.",
+    ),
 ]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with plots.")]
 
@@ -60,6 +71,7 @@ def simulate(
     *,
     service: Annotated[str | None, typer.Option(help="Service; needed where there are several.")] = None,
     trace: Trace = None,
+    columns: Columns = None,
     speed: Annotated[
         float, typer.Option(min=1e-3, max=1e6, help="Replay the trace this many times as fast.")
     ] = 1.0,
@@ -113,6 +125,7 @@ def simulate(
     process say how long it takes. Says also the largest rate of Poisson arrivals
     with these batch sizes that the cut holds, and the bound of every router.
     """
+    from partita.cli.pairs import pairs  # noqa: PLC0415 -- not needed for --help
     from partita.cli.serving import Arrivals, Ask, load_asked, play  # noqa: PLC0415 -- numba is slow to import
 
     asked = load_asked(
@@ -121,6 +134,7 @@ def simulate(
         Ask(
             Arrivals(arrivals.value, variation, swing, queries),
             trace,
+            pairs(columns, "--columns"),
             speed,
             tokens_per_item,
             median,

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from math import isfinite
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, nearest
-from partita.mig.catalogue import gpu_model, gpu_names
+from partita.mig.catalogue import gpu_called, gpu_model, gpu_names
+from partita.perf.records import number_hint, plain_name
 from partita.perf.table import Measurement
 
 if TYPE_CHECKING:
@@ -17,6 +19,16 @@ if TYPE_CHECKING:
 REQUIRED = ("model", "gpu", "profile", "batch", "processes", "throughput", "latency_ms", "quantile")
 OPTIONAL = ("memory_mb", "utilization", "power_w", "source", "estimated")
 COLUMNS = (*REQUIRED, *OPTIONAL)
+NUMBERS = (
+    "batch",
+    "processes",
+    "throughput",
+    "latency_ms",
+    "quantile",
+    "memory_mb",
+    "utilization",
+    "power_w",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,39 +40,59 @@ class Fault:
     hint: str | None = None
 
 
-def header_faults(header: Sequence[str]) -> list[str]:
-    """Return what is wrong with a table's column names."""
-    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
-        return ["the columns are not separated by commas"]
-    unknown = [name for name in header if name not in COLUMNS]
-    missing = [name for name in REQUIRED if name not in header]
-    twice = sorted({name for name in header if header.count(name) > 1 and name in COLUMNS})
-    faults = [f"column {name!r} is there twice" for name in twice]
-    for name in unknown:
-        close = nearest(name.strip().lower(), missing or list(COLUMNS))
-        faults.append(f"unknown column {name!r}" + (f" (did you mean {close}?)" if close else ""))
-    faults += [f"no column {name!r}" for name in missing]
-    return faults
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A table's column names, compared.
+
+    Attributes:
+        names: the column of each known name, as the file writes it.
+        faults: what is wrong with them.
+        extra: the columns that are no part of a performance table, and are passed over.
+    """
+
+    names: Mapping[str, str]
+    faults: tuple[str, ...]
+    extra: tuple[str, ...]
+
+
+def read_header(header: Sequence[str]) -> Header:
+    """Compare a table's column names with those there are; case, spaces and hyphens do not matter."""
+    names: dict[str, str] = {}
+    extra, faults = [], []
+    for written in header:
+        name = plain_name(written)
+        if name not in COLUMNS:
+            extra.append(written)
+        elif name in names:
+            faults.append(f"column {name!r} is there twice")
+        else:
+            names[name] = written
+    missing = [name for name in REQUIRED if name not in names]
+    unused = dict.fromkeys(extra)
+    for name in missing:
+        close = nearest(name, [plain_name(each) for each in unused])
+        meant = next((each for each in unused if close and plain_name(each) == close), None)
+        faults.append(f"no column {name!r}" + (f" (is {meant!r} meant?)" if meant else ""))
+    return Header(names, tuple(faults), tuple(extra))
 
 
 def measurements(columns: Mapping[str, Sequence[object]]) -> tuple[list[Measurement], list[Fault]]:
     """Turn columns into rows. Faulty tables give no rows, and all faults in the order of rows.
 
     Args:
-        columns: the required columns and any of the optional ones, all of one length.
+        columns: required and optional columns, all of one length. Without one that is required there are no rows,
+            and the faults of the others are told all the same.
     """
     faults: list[Fault] = []
-    fields: list[Sequence[object]] = []
+    fields: dict[str, Sequence[object]] = {}
+    length = len(next(iter(columns.values()), ()))
     for name in COLUMNS:
         values = columns.get(name)
-        if values is None:
-            fields.append((_DEFAULTS[name],) * len(columns["model"]))
-        else:
-            fields.append(_parsed(values, name, faults))
-    faults += _unknown_profiles(fields[1], fields[2])
-    if faults:
+        fields[name] = (_DEFAULTS.get(name),) * length if values is None else _parsed(values, name, faults)
+    faults += _unknown_profiles(fields["gpu"], fields["profile"])
+    if faults or not set(REQUIRED) <= set(columns):
         return [], sorted(faults, key=lambda fault: fault.row)
-    return list(map(Measurement, *fields)), []
+    return list(map(Measurement, *fields.values())), []
 
 
 def _parsed(values: Sequence[object], name: str, faults: list[Fault]) -> list[object]:
@@ -107,18 +139,43 @@ def _text(value: object) -> str:
 
 
 def _gpu(value: object) -> str:
-    name = _text(value)
-    if name not in gpu_names():
-        alias = next((each for each in gpu_names() if name in gpu_model(each).aliases), None)
-        if name == "cpu":
+    """Return the catalogue's name of a GPU, which nvidia-smi and people write otherwise."""
+    text = _text(value)
+    name = gpu_name(text)
+    if name is None:
+        if text == "cpu":
             raise InputError(
                 "it was measured on a CPU, which no plan has",
                 hint="measure with `--as GPU/PROFILE` to have a CPU's figures stand in for a GPU's",
             )
-        close = alias or nearest(name.lower(), list(gpu_names()))
+        close = nearest(text.lower(), list(gpu_names()))
         hint = f"did you mean {close}?" if close else "`partita gpus` lists them"
         raise InputError("no GPU of that name is in the catalogue", hint=hint)
     return name
+
+
+def gpu_name(text: str) -> str | None:
+    """Return the catalogue's name of a GPU in any case, or as NVML calls it, with or without `NVIDIA`.
+
+    None if the catalogue has no such GPU.
+    """
+    if text in gpu_names():
+        return text
+    plain = " ".join(text.split()).casefold()
+    for name in gpu_names():
+        called = {each.casefold() for each in (name, *gpu_model(name).aliases)}
+        if plain in called or f"nvidia {plain}" in called:
+            return name
+    found = gpu_called(" ".join(text.split()))
+    return found.name if found else None
+
+
+def _profile(value: object) -> str:
+    """Return a profile's name: `MIG 1g.10gb` of nvidia-smi and `mig-1g.10gb` of Kubernetes are `1g.10gb`."""
+    return _MIG.sub("", _text(value)).lower()
+
+
+_MIG = re.compile(r"(?:nvidia\.com/)?mig[-\s]+", re.IGNORECASE)
 
 
 def _number(value: object) -> float:
@@ -127,7 +184,7 @@ def _number(value: object) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]  # what cannot be turned is refused
     except (TypeError, ValueError):
-        raise InputError("not a number") from None
+        raise InputError("not a number", hint=number_hint(str(value))) from None
     if not isfinite(number):
         raise InputError("not a finite number")
     return number
@@ -157,7 +214,11 @@ def _amount(value: object) -> float | None:
 
 
 def _share(value: object) -> float | None:
-    number = _amount(value)
+    if isinstance(value, str) and value.strip().endswith("%"):
+        percent = _amount(value.strip().removesuffix("%").strip())
+        number = None if percent is None else percent / 100
+    else:
+        number = _amount(value)
     if number is not None and number > 1:
         raise InputError("it must be a share from 0 to 1", hint="divide percent by 100")
     return number
@@ -205,7 +266,7 @@ _DEFAULTS: dict[str, object] = {
 _PARSERS: dict[str, Callable[[object], object]] = {
     "model": _text,
     "gpu": _gpu,
-    "profile": _text,
+    "profile": _profile,
     "batch": _count,
     "processes": _count,
     "throughput": _positive,

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
-from partita.perf.columns import COLUMNS, header_faults, measurements
-from partita.perf.records import read_records, refuse
+from partita.perf.columns import COLUMNS, NUMBERS, measurements, read_header
+from partita.perf.plausible import implausible
+from partita.perf.records import Notation, plain_name, read_records, refuse
 from partita.perf.table import PerfTable
 
 if TYPE_CHECKING:
@@ -21,11 +22,20 @@ PARQUET = frozenset({".parquet", ".pq"})
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A file's columns, and where each row stands: `file:line` of CSV, `file: row N` of Parquet."""
+    """A file's columns, and where each row stands: `file:line` of CSV, `file: row N` of Parquet.
+
+    Attributes:
+        columns: values by the name of a column of performance tables.
+        lines: of each row, None where the file has none.
+        faults: what is wrong with the header, and rows of another length.
+        extra: columns that are passed over.
+    """
 
     path: str
     columns: Mapping[str, Sequence[object]]
     lines: Sequence[int] | None
+    faults: tuple[InputError, ...]
+    extra: tuple[str, ...]
 
     def place(self, row: int) -> str:
         return f"{self.path}: row {row + 1}" if self.lines is None else f"{self.path}:{self.lines[row]}"
@@ -35,7 +45,7 @@ def read_table(path: Path | str) -> PerfTable:
     """Read one performance table; `-` reads CSV from stdin.
 
     Raises:
-        InputError: no such file, no table, or rows that cannot be used; all are counted and ten shown.
+        InputError: no such file, no table, or rows that cannot be used; all are counted, and every kind is told.
     """
     return read_tables([path])
 
@@ -43,22 +53,25 @@ def read_table(path: Path | str) -> PerfTable:
 def read_tables(paths: Iterable[Path | str]) -> PerfTable:
     """Read performance tables and join them.
 
+    The table's notes say which columns were passed over and which rows are implausible.
+
     Raises:
         InputError: as `read_table`, or the same point in two places.
     """
     rows: list[Measurement] = []
     places: list[tuple[_Source, int]] = []
+    notes: list[str] = []
     for path in paths:
         source = _parquet(path) if Path(path).suffix.lower() in PARQUET else _csv(path)
         found, faults = measurements(source.columns)
-        refuse(
-            source.path,
-            [InputError(each.what, where=source.place(each.row), hint=each.hint) for each in faults],
-        )
+        told = [InputError(each.what, where=source.place(each.row), hint=each.hint) for each in faults]
+        refuse(source.path, [*source.faults, *told])
+        if source.extra:
+            notes.append(f"{source.path}: passed over: {', '.join(map(repr, source.extra))}")
         rows += found
         places += [(source, row) for row in range(len(found))]
     _refuse_duplicates(rows, places)
-    return PerfTable(rows)
+    return PerfTable(rows, (*notes, *implausible(rows, lambda row: places[row][0].place(places[row][1]))))
 
 
 def _refuse_duplicates(rows: list[Measurement], places: list[tuple[_Source, int]]) -> None:
@@ -84,17 +97,41 @@ def _refuse_duplicates(rows: list[Measurement], places: list[tuple[_Source, int]
 
 def _csv(path: Path | str) -> _Source:
     records = read_records(path)
-    _refuse_header(records.header, f"{records.path}:1", rows=len(records.fields))
-    columns = dict(zip(records.header, zip(*records.fields, strict=True), strict=True))
-    return _Source(records.path, columns, records.lines)
+    columns: dict[str, Sequence[object]] = dict(
+        zip(records.header, zip(*records.fields, strict=True), strict=False)
+    )
+    if records.notation is not Notation.PLAIN:
+        plain = records.notation.plain
+        for name in columns.keys() & {records.columns.get(each) for each in NUMBERS}:
+            columns[name] = [plain(str(each)) for each in columns[name]]
+    where = f"{records.path}:{records.header_line}"
+    return _source(
+        records.path, records.header, columns, where=where, lines=records.lines, ragged=records.ragged
+    )
 
 
-def _refuse_header(header: Sequence[str], where: str, *, rows: int) -> None:
-    faults = header_faults(header)
-    if faults:
-        raise InputError("; ".join(faults), where=where, hint=f"the columns are {', '.join(COLUMNS)}")
-    if not rows:
+def _source(
+    path: str,
+    header: Sequence[str],
+    columns: Mapping[str, Sequence[object]],
+    *,
+    where: str,
+    lines: Sequence[int] | None = None,
+    ragged: Sequence[InputError] = (),
+) -> _Source:
+    compared = read_header(header)
+    if not columns and not ragged and not compared.faults:
         raise InputError("a header and no rows", where=where, hint="`partita perf import` fills tables")
+    if compared.faults and not compared.names:
+        raise InputError(
+            f"this is no performance table: its columns are {', '.join(header)}",
+            where=where,
+            hint="`partita perf import --help` lists what other tools write; `import csv` maps any columns",
+        )
+    hint = f"the columns are {', '.join(COLUMNS)}; `partita perf import csv --columns` maps others"
+    faults = [InputError(each, where=where, hint=hint) for each in compared.faults]
+    known = {name: columns[written] for name, written in compared.names.items() if written in columns}
+    return _Source(path, known, lines, (*faults, *ragged), compared.extra)
 
 
 def _parquet(path: Path | str) -> _Source:
@@ -114,8 +151,9 @@ def _parquet(path: Path | str) -> _Source:
         raise InputError("no such file", where=name) from None
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"not a Parquet file: {str(error).splitlines()[0]}", where=name) from None
-    _refuse_header(table.column_names, name, rows=table.num_rows)
-    nested = [field.name for field in table.schema if pa.types.is_nested(field.type)]
+    nested = [f.name for f in table.schema if pa.types.is_nested(f.type) and plain_name(f.name) in COLUMNS]
     if nested:
         raise InputError(f"column {nested[0]!r} holds lists, not values", where=name)
-    return _Source(name, {each: table.column(each).to_pylist() for each in table.column_names}, None)
+    plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
+    columns = {each: table.column(each).to_pylist() for each in plain} if table.num_rows else {}
+    return _source(name, plain, columns, where=name)

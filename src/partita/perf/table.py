@@ -40,10 +40,15 @@ class Measurement:
 
 
 class PerfTable:
-    """Measurements, found by model and GPU. Immutable; tables are joined by making a new one."""
+    """Measurements, found by model and GPU. Immutable; tables are joined by making a new one.
 
-    def __init__(self, rows: Iterable[Measurement]) -> None:
+    Attributes:
+        notes: what was noticed when they were read, for the user.
+    """
+
+    def __init__(self, rows: Iterable[Measurement], notes: Iterable[str] = ()) -> None:
         self._rows = tuple(rows)
+        self.notes = tuple(notes)
         index: dict[tuple[str, str], list[Measurement]] = {}
         for row in self._rows:
             index.setdefault((row.model, row.gpu), []).append(row)

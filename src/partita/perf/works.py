@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from partita.errors import InputError, nearest
 from partita.perf.estimate import KERNELS, PRECISION, ModelWork
-from partita.perf.records import read_records, refuse
+from partita.perf.records import plain_name, read_records, refuse
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,12 +28,12 @@ def read_works(path: Path | str) -> tuple[ModelWork, ...]:
     records = read_records(path)
     records.require(*REQUIRED)
     for name in records.header:
-        if name not in REQUIRED + OPTIONAL:
-            close = nearest(name, [*REQUIRED, *OPTIONAL])
+        if plain_name(name) not in REQUIRED + OPTIONAL:
+            close = nearest(plain_name(name), [*REQUIRED, *OPTIONAL])
             known = ", ".join(REQUIRED + OPTIONAL)
             raise InputError(
                 f"unknown column {name!r}",
-                where=f"{records.path}:1",
+                where=f"{records.path}:{records.header_line}",
                 hint=f"did you mean {close}?" if close else f"the columns are {known}",
             )
     works: dict[str, ModelWork] = {}
@@ -54,16 +54,15 @@ def read_works(path: Path | str) -> tuple[ModelWork, ...]:
 
 
 def _work(record: Record) -> ModelWork:
-    given = {name for name, value in record.fields.items() if value.strip()}
     try:
         return ModelWork(
             model=record.text("model"),
             gflop=record.number("gflop"),
             mbytes=record.number("mbytes"),
             weights_mb=record.number("weights_mb"),
-            precision=record.text("precision") if "precision" in given else PRECISION,
-            kernels=record.count("kernels") if "kernels" in given else KERNELS,
-            live_mb=record.number("live_mb") if "live_mb" in given else None,
+            precision=record.text("precision") if record.has("precision") else PRECISION,
+            kernels=record.count("kernels") if record.has("kernels") else KERNELS,
+            live_mb=record.number("live_mb") if record.has("live_mb") else None,
         )
     except InputError as error:
         raise InputError(error.what, where=record.place, hint=error.hint) from None

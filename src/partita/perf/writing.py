@@ -37,8 +37,11 @@ def write_csv(table: PerfTable, stream: IO[str]) -> None:
     """Write a table as CSV to an open text stream."""
     names = _filled(table)
     out = csv.writer(stream, lineterminator="\n")
+    quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     out.writerow(names)
-    out.writerows([_plain(getattr(row, name)) for name in names] for row in table)
+    for row in table:  # a line that begins with # would be read as a comment
+        writer = quoted if row.model.startswith("#") else out
+        writer.writerow([_plain(getattr(row, name)) for name in names])
 
 
 def _filled(table: PerfTable) -> list[str]:

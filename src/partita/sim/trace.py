@@ -2,74 +2,199 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from math import ceil, isfinite
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from partita.errors import InputError
-from partita.perf.records import read_records
+from partita.errors import InputError, nearest
+from partita.perf.records import number_hint, read_records, refuse
 from partita.sim.arrivals import Traffic
 
+Value = TypeVar("Value", int, float)
+
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from partita.perf.records import Record
+    from partita.perf.records import Records
 
-OURS = ("seconds", "batch")
-AZURE = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+COLUMNS = ("seconds", "batch", "tokens")
+"""What `columns` may name: the time, and the size as items or as tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A published layout of traces: how its columns give a query's time, and its items or tokens."""
+
+    name: str
+    seconds: str
+    batch: str | None = None
+    tokens: str | None = None
+    needs: tuple[str, ...] = ()
+
+
+FORMATS = (
+    Format("Partita's own", "seconds", batch="batch", needs=("seconds", "batch")),
+    # github Azure/AzurePublicDataset, AzureLLMInferenceTrace of 2023 and 2024
+    Format(
+        "Azure's LLM traces",
+        "TIMESTAMP",
+        tokens="ContextTokens + GeneratedTokens",
+        needs=("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
+    ),
+    # github HPMLL/BurstGPT; a request that failed has no response tokens
+    Format(
+        "BurstGPT",
+        "Timestamp",
+        tokens="Request tokens + Response tokens",
+        needs=("Timestamp", "Request tokens", "Response tokens"),
+    ),
+    # github kvcache-ai/Mooncake, FAST25-release/traces; milliseconds
+    Format(
+        "Mooncake",
+        "timestamp * 0.001",
+        tokens="input_length + output_length",
+        needs=("timestamp", "input_length", "output_length"),
+    ),
+)
+
+_LATEST = 1e11
+"""Seconds beyond this are no seconds: since 1970 they would lead to the year 5138."""
 _MOST = 1e9
-"""Seconds, items and tokens beyond this are no measurements."""
+"""Items and tokens beyond this are no measurements."""
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
 
 
-def read_trace(path: Path | str, *, tokens_per_item: int = 256) -> Traffic:
-    """Read a trace (CSV): columns `seconds,batch`, or Azure's `TIMESTAMP,ContextTokens,GeneratedTokens`.
+def read_trace(
+    path: Path | str, *, tokens_per_item: int = 256, columns: Mapping[str, str] | None = None
+) -> Traffic:
+    """Read a trace, CSV or JSON lines, also as gzip: one of `FORMATS`, or with columns that the user names.
 
-    A request of Azure's LLM traces becomes a query of ceil((context + generated) / tokens_per_item) items. Times
-    count from the first query; rows may stand in any order.
+    A request of an LLM trace becomes a query of ceil((tokens in + tokens out) / tokens_per_item) items, at least one;
+    one that failed when it was recorded counts with the tokens it brought. Times are numbers of seconds or dates with
+    times, in UTC where they have no offset; they count from the first query. Rows may stand in any order.
+
+    Args:
+        path: the file; `-` is stdin.
+        tokens_per_item: tokens that make one item.
+        columns: the file's columns, or sums and multiples of them, for `seconds` and for `batch` or `tokens`.
 
     Raises:
-        InputError: no such file, other columns, no rows, or a row that cannot be used.
+        InputError: no such file, an unknown format, no rows, or rows that cannot be used; each kind is told.
     """
     records = read_records(path)
-    if not set(OURS) <= set(records.header) and not set(AZURE) <= set(records.header):
+    layout = _named(columns, records) if columns else _recognised(records)
+    refuse(records.path, records.ragged)
+    if not records.fields:
         raise InputError(
-            f"no trace has the columns {', '.join(records.header)}",
-            where=f"{records.path}:1",
-            hint=f"write {','.join(OURS)}; Azure's {','.join(AZURE)} is read as well",
+            "a header and no rows",
+            where=f"{records.path}:{records.header_line}",
+            hint="one row for each query",
         )
-    if set(OURS) <= set(records.header):
-        rows = [(_number(each, "seconds"), _count(each, "batch")) for each in records]
+    faults: list[InputError] = []
+    times = _parsed(records, layout.seconds, _moment, faults)
+    if layout.batch is not None:
+        sizes = _parsed(records, layout.batch, _items, faults)
     else:
-        rows = [(_stamp(each), _items(each, tokens_per_item)) for each in records]
-    if not rows:
-        raise InputError("a header and no rows", where=f"{records.path}:1", hint="one row for each query")
-    rows.sort(key=lambda row: row[0])
-    start = rows[0][0]
-    return Traffic(np.array([at - start for at, _ in rows]), np.array([n for _, n in rows], dtype=np.int64))
+        tokens = _parsed(records, layout.tokens or "", _amount, faults)
+        sizes = [max(1, ceil(each / tokens_per_item)) for each in tokens]
+    refuse(records.path, faults)
+    start = min(times)
+    arrival = np.array([each - start for each in times], dtype=np.float64) / 1e6
+    order = np.argsort(arrival, kind="stable")
+    return Traffic(arrival[order], np.array(sizes, dtype=np.int64)[order])
 
 
-def _stamp(record: Record) -> float:
-    text = record.text("TIMESTAMP")
+def _recognised(records: Records) -> Format:
+    found = next((each for each in FORMATS if records.has(*each.needs)), None)
+    if found is None:
+        known = "; ".join(f"{each.name} ({','.join(each.needs)})" for each in FORMATS)
+        raise InputError(
+            f"an unknown trace format, with the columns {', '.join(records.header)}",
+            where=f"{records.path}:{records.header_line}",
+            hint=f"name the columns, as in --columns seconds=Timestamp,tokens='Total tokens'; read are {known}",
+        )
+    return found
+
+
+def _named(columns: Mapping[str, str], records: Records) -> Format:
+    for name in columns:
+        if name not in COLUMNS:
+            close = nearest(name, list(COLUMNS))
+            raise InputError(
+                f"traces have no {name!r}",
+                where="--columns",
+                hint=f"did you mean {close}?" if close else f"they have {', '.join(COLUMNS)}",
+            )
+    if "batch" in columns and "tokens" in columns:
+        raise InputError("a query's size is batch or tokens, not both", where="--columns", hint="name one")
+    seconds = columns.get("seconds", "seconds")
+    if "tokens" in columns:
+        return Format("named", seconds, tokens=columns["tokens"])
+    if "batch" not in columns and not records.has("batch"):
+        raise InputError(
+            "nothing says how large a query is",
+            where="--columns",
+            hint=f"add batch=COLUMN or tokens=COLUMN; the file's columns are {', '.join(records.header)}",
+        )
+    return Format("named", seconds, batch=columns.get("batch", "batch"))
+
+
+def _parsed(
+    records: Records, expression: str, parse: Callable[[str], Value], faults: list[InputError]
+) -> list[Value]:
+    """Return a column's values, and add what is wrong with it to the faults."""
+    found: list[Value] = []
+    for text, line in zip(records.numbers(expression), records.lines, strict=True):
+        try:
+            found.append(parse(text))
+        except InputError as error:
+            shown = f"is {text!r}" if text.strip() else "is empty"
+            what = f"{expression} {shown}: {error.what}"
+            faults.append(InputError(what, where=f"{records.path}:{line}", hint=error.hint))
+    return found
+
+
+def _moment(text: str) -> int:
+    """Return microseconds, of seconds or since 1970, exactly enough to tell gaps apart."""
     try:
-        # Azure writes seven digits of a second, one more than Python keeps.
-        return datetime.fromisoformat(text[:26]).replace(tzinfo=UTC).timestamp()
+        seconds = float(text)
     except ValueError:
-        raise InputError(f"TIMESTAMP is {text!r}, not a date and time", where=record.place) from None
+        try:
+            moment = datetime.fromisoformat(text.strip())
+        except ValueError:
+            raise InputError(
+                "neither seconds nor a date and time",
+                hint=number_hint(text) or "write 2024-05-10 09:30:00.25+02:00",
+            ) from None
+        aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return (aware - _EPOCH) // _MICROSECOND
+    if not isfinite(seconds) or seconds < 0:
+        raise InputError("not a number of zero or more")
+    if seconds > _LATEST:
+        hint = "milliseconds? Name the column with a factor: --columns seconds='timestamp * 0.001'"
+        raise InputError(f"more seconds than {_LATEST:,.0f}", hint=hint)
+    return round(seconds * 1e6)
 
 
-def _items(record: Record, tokens_per_item: int) -> int:
-    tokens = _count(record, "ContextTokens") + round(_number(record, "GeneratedTokens"))
-    return -(-tokens // tokens_per_item)
-
-
-def _count(record: Record, name: str) -> int:
-    _number(record, name)
-    return record.count(name)
-
-
-def _number(record: Record, name: str) -> float:
-    number = record.number(name)
+def _amount(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise InputError("not a number", hint=number_hint(text)) from None
+    if not 0 <= number < float("inf"):
+        raise InputError("not a number of zero or more")
     if number > _MOST:
-        raise InputError(f"{name} is {record.fields[name]}, more than {_MOST:,.0f}", where=record.place)
+        raise InputError(f"more than {_MOST:,.0f}")
     return number
+
+
+def _items(text: str) -> int:
+    number = _amount(text)
+    if number < 1 or not number.is_integer():
+        raise InputError("not a whole number above zero")
+    return int(number)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from partita.errors import SHOWN, InputError, PartitaError, together
+from partita.errors import InputError, PartitaError, together
 from partita.files import read_text
 from partita.workload.document import parse
 from partita.workload.faults import Fault, cross_faults, field_faults
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _WORKLOAD = TypeAdapter(Workload)
+_MOST_FAULTS = 1_000
+"""Faults whose places are looked up; the rest are counted."""
 
 
 def read_workload(path: Path | str) -> Workload:
@@ -81,13 +83,13 @@ def _validated(data: dict[str, Any], text: str, name: str, folder: Path) -> Work
     try:
         workload = _WORKLOAD.validate_python(data)
     except ValidationError as error:
-        faults, total = field_faults(error, SHOWN)
+        faults, total = field_faults(error, _MOST_FAULTS)
     else:
         faults = cross_faults(workload, folder)
         if not faults:
             return workload
         total = len(faults)
-    shown = faults[:SHOWN]
+    shown = faults[:_MOST_FAULTS]
     lines = lines_of(
         text, [path for fault in shown for path in (fault.path, fault.first) if path is not None]
     )

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from partita.perf.records import Record, Records
 
 CONCURRENCY = "Concurrency"
+BATCHES = ("Batch Size", "Batch")
 # perf_analyzer writes `p99 latency` in microseconds, Model Analyzer `p99 Latency (ms)`.
 _LATENCY = re.compile(r"(p[\d.]+|Avg) latency(?P<ms> \(ms\))?", re.IGNORECASE)
 # `2:GPU`, `2/GPU` or `2:GPU + 1:CPU`
@@ -52,39 +53,49 @@ def import_perf_analyzer(
     profile: Profile,
     *,
     model: str,
-    batch: int = 1,
+    batch: int | None = None,
     processes: int = 1,
     concurrency: int | None = None,
 ) -> PerfTable:
-    """Read perf_analyzer's CSV, which says neither model nor batch nor slice.
+    """Read perf_analyzer's CSV, which says neither model nor slice, and the batch in a column of some versions alone.
+
+    Levels without an answer (no inference in the window) are left out.
 
     Args:
         path: the file.
         gpu: the GPU's name in the catalogue.
         profile: the slice that was measured.
         model: the model's name.
-        batch: items per request (`-b`).
+        batch: items per request (`-b`); by default that of the column, or else 1.
         processes: servers, or model instances, side by side on the slice.
         concurrency: requests in flight of the row to keep.
 
     Raises:
-        InputError: not such a file, no row at that concurrency, or a field that cannot be used.
+        InputError: not such a file, no row at that concurrency, a batch beside a column of batches, two rows of one
+            batch and concurrency, or a field that cannot be used.
     """
     records = read_records(path)
     _require_concurrency(records)
     records.require("Inferences/Second")
-    points = [
-        _Point(
-            model,
-            batch,
-            processes,
-            record.count(CONCURRENCY),
-            record.number("Inferences/Second"),
-            _latencies(record),
+    column = next((name for name in BATCHES if records.has(name)), None)
+    if column is not None and batch is not None:
+        raise InputError(
+            f"the file says the batch itself, in column {column!r}",
+            where=f"{records.path}:{records.header_line}",
+            hint="leave out --batch",
         )
-        for record in records
-    ]
-    return _table(points, records.path, gpu, profile, concurrency=concurrency, tool="perf_analyzer")
+    points: dict[tuple[int, int], _Point] = {}
+    for record in records:
+        found = (record.count(column) if column else batch or 1, record.count(CONCURRENCY))
+        if found in points:
+            raise InputError(
+                f"concurrency {found[1]} is there already, with batch {found[0]}",
+                where=record.place,
+                hint="keep one run in a file; runs of several batch sizes need a column 'Batch Size'",
+            )
+        rate = record.number("Inferences/Second")
+        points[found] = _Point(model, found[0], processes, found[1], rate, _latencies(record) if rate else {})
+    return _table(points.values(), records.path, gpu, profile, concurrency=concurrency, tool="perf_analyzer")
 
 
 def import_model_analyzer(
@@ -114,8 +125,8 @@ def import_model_analyzer(
             record.count("Batch"),
             _instances(record),
             record.count(CONCURRENCY),
-            record.number("Throughput (infer/sec)"),
-            _latencies(record),
+            rate := record.number("Throughput (infer/sec)"),
+            _latencies(record) if rate else {},
         )
         for record in records
         if model in (None, record.text("Model"))
@@ -126,10 +137,10 @@ def import_model_analyzer(
 
 
 def _require_concurrency(records: Records) -> None:
-    if CONCURRENCY not in records.header and "Request Rate" in records.header:
+    if not records.has(CONCURRENCY) and records.has("Request Rate"):
         raise InputError(
             "measured at request rates: that says how late requests are, not how many the slice can serve",
-            where=f"{records.path}:1",
+            where=f"{records.path}:{records.header_line}",
             hint="measure with --concurrency-range",
         )
     records.require(CONCURRENCY)
