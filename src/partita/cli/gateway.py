@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 _QUANTILE = 0.95
 """Share of queries that should be in time, where the workload says none."""
-_PACKAGES = ("uvicorn", "httptools", "uvloop", "orjson", "grpc", "google.protobuf", "prometheus_client")
+_PACKAGES = (
+    "uvicorn", "httptools", "uvloop", "orjson", "grpc", "grpc_health", "grpc_reflection", "google.protobuf",
+    "prometheus_client",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

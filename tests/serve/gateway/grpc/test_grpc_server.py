@@ -6,10 +6,11 @@ import asyncio
 import queue
 import subprocess
 import sys
+import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import ml_dtypes
@@ -18,6 +19,10 @@ import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 from tests.serve.gateway.front_fake import ALL_TYPES, ECHO, EVERY, FakeGateway, refused
 from tests.serve.gateway.front_server import Serving, serving
 from tritonclient.utils import InferenceServerException
@@ -28,7 +33,11 @@ from partita.serve.gateway.oip.limits import Limits
 from partita.serve.gateway.values import FailedError, Reason
 from partita.serve.tensors import Answer
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 PATIENCE_S = 20.0
+SERVING, NOT_SERVING, SERVICE_UNKNOWN = 1, 2, 3
 NUMPY = {"BOOL": "?", "FP16": "f2", "FP32": "f4", "FP64": "f8", "BYTES": "O", "BF16": ml_dtypes.bfloat16}
 TYPED = {
     "BOOL": ("bool_contents", [True, False], b"\1\0"),
@@ -113,6 +122,8 @@ def test_tritonclient_infers_and_asks_for_all_there_is_to_know(server):
         assert link.get_inference_statistics("echo").model_stats[0].inference_stats.success.ns == 600_000_000
         assert len(link.get_inference_statistics().model_stats) == 2
         assert [each.state for each in link.get_model_repository_index().models] == ["READY", "READY"]
+        assert not link.is_model_ready("nothing")
+        assert not link.is_model_ready("echo", "2")
         server.gateway.is_ready = False
         assert not link.is_server_ready()
         assert not link.is_model_ready("echo")
@@ -340,3 +351,101 @@ def test_what_is_no_message_is_the_clients_fault_and_harms_no_stream(server, cap
         assert len(answers) == 2
         assert all(b"malformed" in each for each in answers)
     assert not caplog.records
+
+
+@contextmanager
+def health(server: Serving) -> Iterator[health_pb2_grpc.HealthStub]:
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+        yield health_pb2_grpc.HealthStub(channel)
+
+
+def asked_of(name: str) -> Any:
+    return health_pb2.HealthCheckRequest(service=name)
+
+
+def test_the_standard_health_service_answers_for_the_server_and_each_model(server):
+    with health(server) as stub:
+        for ready, status in ((True, SERVING), (False, NOT_SERVING)):
+            server.gateway.is_ready = ready
+            for name in ("", "inference.GRPCInferenceService", "echo", "every/type"):
+                assert stub.Check(asked_of(name)).status == status, name
+        with pytest.raises(grpc.RpcError) as unknown:
+            stub.Check(asked_of("other"))
+        assert unknown.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_who_watches_health_hears_each_change_and_the_end():
+    with ExitStack() as stack:
+        server = stack.enter_context(serving(FakeGateway(ECHO), grace_s=PATIENCE_S))
+        channel = grpc.insecure_channel(f"127.0.0.1:{server.grpc}")
+        stub = health_pb2_grpc.HealthStub(channel)
+        heard: queue.Queue[int | None] = queue.Queue()
+        assert next(stub.Watch(asked_of("other"))).status == SERVICE_UNKNOWN
+        watch = stub.Watch(asked_of("echo"))
+
+        def read() -> None:
+            for each in watch:
+                heard.put(each.status)
+            heard.put(None)
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for ready, status in ((True, SERVING), (False, NOT_SERVING), (True, SERVING)):
+            server.gateway.is_ready = ready
+            assert heard.get(timeout=PATIENCE_S) == status
+        server.gateway.is_ready = False  # as a gateway is not ready once it drains
+        began = time.monotonic()
+        stack.close()
+        assert time.monotonic() - began < PATIENCE_S / 2, "whoever watches does not hold up the end"
+        assert [heard.get(timeout=PATIENCE_S) for _ in range(2)] == [NOT_SERVING, None]
+        reader.join(PATIENCE_S)
+        channel.close()
+
+
+def reflected(server: Serving, package: str, metadata=(), **asked: Any) -> Any:
+    """Ask a version of the reflection service by its wire format, which both have in common."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.grpc}") as channel:
+        ask = channel.stream_stream(
+            f"/{package}.ServerReflection/ServerReflectionInfo",
+            request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,
+            response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        return next(ask(iter([reflection_pb2.ServerReflectionRequest(**asked)]), metadata=metadata))
+
+
+@pytest.mark.parametrize("package", ["grpc.reflection.v1alpha", "grpc.reflection.v1"])
+def test_a_client_without_our_proto_learns_every_method_by_reflection(server, package):
+    services = reflected(server, package, list_services="").list_services_response.service
+    names = {each.name for each in services}
+    assert names == {
+        "inference.GRPCInferenceService",
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
+        "grpc.reflection.v1alpha.ServerReflection",
+    }
+    pool = DescriptorPool()
+    for name in names:
+        found = reflected(server, package, file_containing_symbol=name)
+        for each in found.file_descriptor_response.file_descriptor_proto:
+            with suppress(TypeError):  # it is there already
+                pool.AddSerializedFile(each)
+        assert pool.FindServiceByName(name).methods
+    unknown = reflected(server, package, file_containing_symbol="inference.Nothing")
+    assert unknown.error_response.error_code == grpc.StatusCode.NOT_FOUND.value[0]
+
+    # What grpcurl does: infers with messages that it has made of what the server told.
+    request = GetMessageClass(pool.FindMessageTypeByName("inference.ModelReadyRequest"))(name="echo")
+    assert call(
+        server, message("ModelReadyRequest").FromString(request.SerializeToString()), method="ModelReady"
+    )
+
+
+def test_health_needs_no_token_and_reflection_does():
+    with serving(FakeGateway(ECHO), token="correct-horse-battery") as server:  # noqa: S106 -- it opens nothing else
+        with health(server) as stub:
+            assert stub.Check(asked_of("echo")).status == SERVING
+        with pytest.raises(grpc.RpcError) as refused_one:
+            reflected(server, "grpc.reflection.v1", list_services="")
+        assert refused_one.value.code() is grpc.StatusCode.UNAUTHENTICATED
+        shown = (("authorization", "Bearer correct-horse-battery"),)
+        assert reflected(server, "grpc.reflection.v1", shown, list_services="").list_services_response.service

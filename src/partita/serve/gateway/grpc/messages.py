@@ -9,20 +9,25 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 PACKAGE = "inference"
+SERVICE = f"{PACKAGE}.GRPCInferenceService"
 DESCRIPTORS = "open_inference.binpb"
 """The descriptor set beside this module, made of the .proto that is there too."""
+
+
+def protocol_files() -> tuple[FileDescriptorProto, ...]:
+    """Return the descriptors of the protocol's files."""
+    return tuple(FileDescriptorSet.FromString(files(__package__).joinpath(DESCRIPTORS).read_bytes()).file)
 
 
 @cache
 def _pool() -> DescriptorPool:
     pool = DescriptorPool()
-    read = FileDescriptorSet.FromString(files(__package__).joinpath(DESCRIPTORS).read_bytes())
-    for each in read.file:
+    for each in protocol_files():
         pool.Add(each)
     return pool
 

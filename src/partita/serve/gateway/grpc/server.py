@@ -40,7 +40,7 @@ class GrpcServer:
             ),
         )
         self._service = service
-        self._server.add_generic_rpc_handlers((service.handler(),))
+        self._server.add_generic_rpc_handlers(service.handlers())
         self._host, self._port, self._tls = host, port, tls
         self.port = port
 

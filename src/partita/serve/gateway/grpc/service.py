@@ -12,7 +12,9 @@ from google.protobuf.message import DecodeError
 
 from partita.serve.gateway.front import checked
 from partita.serve.gateway.grpc.codec import read_message, write_message
-from partita.serve.gateway.grpc.messages import PACKAGE, message
+from partita.serve.gateway.grpc.health import HealthService
+from partita.serve.gateway.grpc.messages import SERVICE, message
+from partita.serve.gateway.grpc.reflection import ReflectionService
 from partita.serve.gateway.oip.faults import RequestError
 from partita.serve.gateway.oip.metadata import (
     model_config,
@@ -22,6 +24,7 @@ from partita.serve.gateway.oip.metadata import (
     statistics,
 )
 from partita.serve.gateway.oip.request import told_deadline
+from partita.serve.gateway.oip.version import VERSION
 from partita.serve.gateway.values import FailedError, Reason, RefusedError
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ _STREAMED = message("ModelStreamInferResponse")
 
 
 class Service:
-    """Answers the methods of inference.GRPCInferenceService.
+    """Answers the methods of inference.GRPCInferenceService, and the standard ones of health and reflection.
 
     Args:
         front: the models.
@@ -57,10 +60,22 @@ class Service:
     def __init__(self, front: Front, doorkeeper: Doorkeeper) -> None:
         self._front = front
         self._doorkeeper = doorkeeper
+        self._health = HealthService(front)
         self._streams: set[asyncio.Task[None]] = set()
 
-    def handler(self) -> grpc.GenericRpcHandler:
-        """Return what a server needs to find the methods."""
+    def check(self, context: Context) -> None:
+        """Refuse a call whose client may not ask.
+
+        Raises:
+            RequestError: it shows no token that is good.
+        """
+        self._doorkeeper.check(_metadata(context, "authorization"))
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """Return what a server needs to find the methods of the protocol, of health and of reflection."""
+        return self._protocol(), self._health.handler(), *ReflectionService(self.check).handlers()
+
+    def _protocol(self) -> grpc.GenericRpcHandler:
         methods = {
             name: grpc.unary_unary_rpc_method_handler(
                 self._guarded(name, answer),
@@ -74,7 +89,7 @@ class Service:
             request_deserializer=_reader("ModelInferRequest"),
             response_serializer=_STREAMED.SerializeToString,
         )
-        return grpc.method_handlers_generic_handler(f"{PACKAGE}.GRPCInferenceService", methods)
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
 
     def _methods(self) -> dict[str, Callable[[Proto, Context], Awaitable[Proto]]]:
         front, gateway = self._front, self._front.gateway
@@ -90,7 +105,8 @@ class Service:
             return answer
 
         def ready(request: Proto) -> dict[str, bool]:
-            return {"ready": gateway.ready(front.model(request.name, request.version).service)}
+            # Of a model that is not there this is no error, as with Triton: whoever waits for it goes on asking.
+            return {"ready": request.version in ("", VERSION) and gateway.ready(request.name)}
 
         def metadata(request: Proto) -> dict[str, Any]:
             return model_metadata(front.described(request.name, request.version))
@@ -126,7 +142,7 @@ class Service:
         async def method(request: Proto, context: Context) -> Proto:
             try:
                 if name not in _OPEN:
-                    self._doorkeeper.check(_metadata(context, "authorization"))
+                    self.check(context)
                 if request is None:
                     raise RequestError(_MALFORMED)
                 return await answer(request, context)
@@ -157,7 +173,7 @@ class Service:
     async def _stream(self, requests: AsyncIterator[Proto], context: Context) -> AsyncIterator[Proto]:
         """Answer the requests of a stream in their order, several at a time."""
         try:
-            self._doorkeeper.check(_metadata(context, "authorization"))
+            self.check(context)
         except RequestError as error:
             await context.abort(_CODES[error.status], error.what)
         waiting: asyncio.Queue[asyncio.Task[Proto] | None] = asyncio.Queue()
@@ -191,6 +207,7 @@ class Service:
 
     def end_streams(self) -> None:
         """Take nothing more from the streams there are: each ends when what it has sent is answered."""
+        self._health.end_watches()
         for taking in self._streams:
             taking.cancel()
 

@@ -27,8 +27,9 @@ GET = ("GET", "HEAD")
 OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
 """Paths that need no token: those who look after a process have none."""
 INDEX = "/v2/repository/index"
-_READY = Reply(200, b"")
-_NOT_READY = "not every service has a worker"
+_LIVE = Reply(200, b'{"live":true}')
+_READY = Reply(200, b'{"ready":true}')
+_MOST_NAMES = 5
 _PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -46,8 +47,8 @@ class Pages:
             "/healthz": lambda: Reply(200, b"ok\n", b"text/plain"),
             "/metrics": lambda: Reply(200, metrics(), _PLAIN),
             "/v2": lambda: json_reply(server_metadata()),
-            "/v2/health/live": lambda: _READY,
-            "/v2/health/ready": lambda: _READY if front.ready else failure(_NOT_READY, 503),
+            "/v2/health/live": lambda: _LIVE,
+            "/v2/health/ready": self._server_ready,
             "/v2/models/stats": self._all_statistics,
         }
         for service in front.services:
@@ -98,10 +99,17 @@ class Pages:
     def _known(self, path: str) -> bool:
         return any(f"{path}/".startswith(f"/v2/models/{name}/") for name in self._front.services)
 
+    def _server_ready(self) -> Reply:
+        waiting = [name for name in self._front.services if not self._front.gateway.ready(name)]
+        if not waiting:
+            return _READY
+        more = f" and {len(waiting) - _MOST_NAMES} more" if len(waiting) > _MOST_NAMES else ""
+        return _not_ready({}, f"no worker can answer for {', '.join(waiting[:_MOST_NAMES])}{more}")
+
     def _ready(self, service: str) -> Reply:
         if self._front.gateway.ready(service):
-            return _READY
-        return failure(f"no worker is ready for {service}", 503)
+            return json_reply({"name": service, "ready": True})
+        return _not_ready({"name": service}, f"no worker can answer for {service}")
 
     def _metadata(self, service: str) -> Reply:
         return json_reply(model_metadata(self._front.described(service)))
@@ -115,6 +123,10 @@ class Pages:
     def _all_statistics(self) -> Reply:
         gateway = self._front.gateway
         return json_reply(statistics((name, gateway.statistics(name)) for name in self._front.services))
+
+
+def _not_ready(named: dict[str, str], why: str) -> Reply:
+    return Reply(503, orjson.dumps({**named, "ready": False, "error": why}))
 
 
 def not_allowed(method: str, allowed: tuple[str, ...]) -> Reply:
