@@ -80,9 +80,10 @@ class Partition:
     def changes(self, profile: str) -> tuple[Change, ...]:
         """Return every way to put an instance of a profile to use, the best first.
 
-        One that stands idle comes before one that only has to be created, and that before those for which idle
-        instances have to go, the fewest compute slices of them first. Among equals the one that keeps the most
-        maximal layouts reachable, then the last start.
+        The one that keeps the most maximal layouts reachable beside what is in use. Idle instances count as free
+        slices: they can be destroyed in a fraction of a second, and a bad start lasts as long as its job. Among
+        equals one that stands idle comes before one that has to be created, then the one for which the fewest
+        compute slices of idle instances have to go, then the last start.
 
         Raises:
             InputError: this GPU has no such profile.
@@ -176,10 +177,13 @@ class Partition:
         subsets = (some for n in range(1, len(placements) + 1) for some in combinations(placements, n))
         yield from sorted(subsets, key=lambda some: (_compute(self.gpu, some), len(some)))
 
-    def _preference(self, change: Change) -> tuple[bool, int, int, int]:
-        after = _layout(self.gpu, self.busy | {change.placement})
+    def keeps(self, change: Change) -> int:
+        """Return how many maximal layouts stay reachable after a change, idle instances counted as free slices."""
+        return reachable(_layout(self.gpu, self.busy | {change.placement}))
+
+    def _preference(self, change: Change) -> tuple[int, bool, int, int]:
         loss = _compute(self.gpu, change.destroy)
-        return (change.create, loss, -reachable(after), -change.placement.start)
+        return (-self.keeps(change), change.create, loss, -change.placement.start)
 
 
 @lru_cache(maxsize=16)
@@ -216,6 +220,18 @@ def fragmentation(partition: Partition, asked: Iterable[str]) -> float:
         and all(p.profile in wanted for p in layout if p not in partition.busy)
     )
     return 1.0 - usable / (gpu.compute_slices - used)
+
+
+def scattered(partition: Partition, profile: str) -> bool:
+    """Say whether a GPU has the slices that a profile takes, free or idle, but at no start of the profile together.
+
+    Raises:
+        InputError: this GPU has no such profile.
+    """
+    gpu, wanted = partition.gpu, partition.gpu.profile(profile)
+    memory = gpu.memory_slices - sum(gpu.profile(p.profile).memory for p in partition.busy)
+    compute = gpu.compute_slices - partition.used
+    return compute >= wanted.compute and memory >= wanted.memory and partition.change(profile) is None
 
 
 @lru_cache(maxsize=65536)

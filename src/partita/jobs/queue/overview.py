@@ -6,6 +6,7 @@ import time
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from partita.jobs.partition import scattered
 from partita.jobs.queue.forecast import fitting
 from partita.jobs.queue.hosts import can_come_free
 from partita.jobs.queue.listing import row
@@ -110,6 +111,12 @@ class Overview:
                 if host.partition.change(profile.name) is not None
             ),
             possible=can_come_free(hosts),
+            scattered=frozenset(
+                profile.name
+                for host in hosts
+                for profile in host.model.profiles
+                if scattered(host.partition, profile.name)
+            ),
             until=self._until(waiting),
             ahead={job.number: i for i, job in enumerate(waiting)},
             resting=service.trouble,

@@ -29,6 +29,7 @@ class Situation:
         least: the user who has had the least of those who wait.
         free: profiles of which an instance could be put to use now.
         possible: profiles of which one could come free once the queue's own jobs have ended.
+        scattered: profiles for which some GPU has the slices, but not together.
         until: when a slice of a profile is expected to come free, in words, by profile.
         ahead: jobs before each waiting one in the order of predicted starts.
         resting: what is wrong with GPUs that are left alone for a while.
@@ -40,6 +41,7 @@ class Situation:
     least: str
     free: frozenset[str]
     possible: frozenset[str]
+    scattered: frozenset[str]
     until: Mapping[str, str]
     ahead: Mapping[int, int]
     resting: str | None = None
@@ -79,8 +81,11 @@ def _before(job: JobRecord, fits: Sequence[Profile], now: Situation) -> str:
     if not any(profile.name in now.possible for profile in fits):
         return "services or others hold all such slices"
     if not any(profile.name in now.free for profile in fits):
+        apart = any(profile.name in now.scattered for profile in fits)
+        busy = "slices are free, but not together" if apart else "all busy"
         until = now.until.get(fits[0].name)
-        busy = f"all busy until ~{until}" if until else "all busy"
+        if until:
+            busy += f" until ~{until}"
         return busy + (f", {_jobs(ahead)} first" if ahead else "")
     return f"{_jobs(ahead)} first" if ahead else "its slice is kept for a job before it, or it starts now"
 
