@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from partita.errors import InputError
-from partita.jobs.partition import Change, Partition, empty, fragmentation, reachable
+from partita.jobs.partition import Change, Partition, empty, fragmentation, reachable, scattered
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement, fault, legal_layouts, maximal_layouts
 
@@ -48,6 +48,27 @@ def test_the_placement_keeps_the_most_maximal_layouts_reachable(profile):
 def test_an_idle_instance_of_the_profile_is_used_before_anything_is_cut():
     change = standing("2g.10gb@0 1g.5gb@6").change("2g.10gb")
     assert change == Change(Placement(0, "2g.10gb"), create=False)
+
+
+def test_what_stands_idle_does_not_decide_where_a_job_runs():
+    h100 = gpu_model("h100-80gb")
+    job_a = Placement(6, "1g.10gb")
+    for left in range(8):  # idle 1g that earlier jobs have left, in any number
+        kept = [Placement(start, "1g.10gb") for start in range(left) if start != 6]
+        gpu = empty(h100).at([job_a, *kept], [job_a])
+        change = gpu.change("1g.20gb")
+        assert change is not None
+        assert change.placement == Placement(4, "1g.20gb")
+        assert gpu.start(change).change("3g.40gb") is not None
+
+
+def test_slices_are_scattered_where_there_are_enough_but_at_no_start_together():
+    held = standing("1g.5gb@0 1g.5gb@4", busy="1g.5gb@0 1g.5gb@4")
+    assert scattered(held, "3g.20gb")
+    assert not scattered(held, "2g.10gb")  # it fits
+    assert not scattered(held, "7g.40gb")  # there are not so many
+    # Idle instances are free slices, as they can be destroyed.
+    assert not scattered(standing("1g.5gb@0 1g.5gb@4", busy="1g.5gb@4"), "3g.20gb")
 
 
 def test_fission_destroys_an_idle_instance_for_smaller_ones():

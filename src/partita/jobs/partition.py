@@ -80,10 +80,10 @@ class Partition:
     def changes(self, profile: str) -> tuple[Change, ...]:
         """Return every way to put an instance of a profile to use, the best first.
 
-        The one that keeps the most maximal layouts reachable beside what is in use. Idle instances count as free
-        slices: they can be destroyed in a fraction of a second, and a bad start lasts as long as its job. Among
-        equals one that stands idle comes before one that has to be created, then the one for which the fewest
-        compute slices of idle instances have to go, then the last start.
+        The one beside which the largest slice can still start, and of those the one that keeps the most maximal
+        layouts reachable. Idle instances count as free slices: they can be destroyed in a fraction of a second, and
+        a bad start lasts as long as its job. Among equals one that stands idle comes before one that has to be
+        created, then the one for which the fewest compute slices of idle instances have to go, then the last start.
 
         Raises:
             InputError: this GPU has no such profile.
@@ -177,13 +177,25 @@ class Partition:
         subsets = (some for n in range(1, len(placements) + 1) for some in combinations(placements, n))
         yield from sorted(subsets, key=lambda some: (_compute(self.gpu, some), len(some)))
 
-    def keeps(self, change: Change) -> int:
-        """Return how many maximal layouts stay reachable after a change, idle instances counted as free slices."""
-        return reachable(_layout(self.gpu, self.busy | {change.placement}))
+    def keeps(self, change: Change) -> tuple[int, int]:
+        """Return what a change leaves possible, idle instances counted as free slices; more is better.
 
-    def _preference(self, change: Change) -> tuple[int, bool, int, int]:
-        loss = _compute(self.gpu, change.destroy)
-        return (-self.keeps(change), change.create, loss, -change.placement.start)
+        Returns:
+            The memory slices of the largest profile that can still start, and how many maximal layouts stay
+            reachable.
+        """
+        after = _layout(self.gpu, self.busy | {change.placement})
+        return largest_start(after), reachable(after)
+
+    def _preference(self, change: Change) -> tuple[int, int, bool, int, int]:
+        largest, layouts = self.keeps(change)
+        return (
+            -largest,
+            -layouts,
+            change.create,
+            _compute(self.gpu, change.destroy),
+            -change.placement.start,
+        )
 
 
 @lru_cache(maxsize=16)
@@ -232,6 +244,18 @@ def scattered(partition: Partition, profile: str) -> bool:
     memory = gpu.memory_slices - sum(gpu.profile(p.profile).memory for p in partition.busy)
     compute = gpu.compute_slices - partition.used
     return compute >= wanted.compute and memory >= wanted.memory and partition.change(profile) is None
+
+
+@lru_cache(maxsize=65536)
+def largest_start(layout: Layout) -> int:
+    """Return the memory slices of the largest profile that fits beside a layout; 0 if none does."""
+    gpu = layout.gpu
+    free = (
+        profile.memory
+        for profile in gpu.profiles
+        if any(fault(gpu, (*layout, Placement(start, profile.name))) is None for start in profile.starts)
+    )
+    return max(free, default=0)
 
 
 @lru_cache(maxsize=65536)

@@ -175,6 +175,32 @@ def test_instances_of_others_are_never_touched(tmp_path: Path) -> None:
         world.until_state(world.submit("true"), State.DONE)  # what can never start holds up nobody
 
 
+def test_slices_that_are_free_but_not_together_are_told(tmp_path: Path) -> None:
+    from partita.mig.layout import Placement  # noqa: PLC0415 -- used in two tests
+
+    cluster = make_cluster(tmp_path)
+    cluster.create_foreign(GPU, Placement(0, "1g.5gb"))
+    cluster.close()
+    with queue(tmp_path) as world:
+        small = [
+            world.until_state(world.submit("sleep", "60", memory=declared(4)), State.RUNNING)
+            for _ in range(4)
+        ]
+        assert sorted(job.attempt.placement.start >= 4 for job in small) == [False, False, False, True]
+        ended = [job.id for job in small if job.attempt.placement.start < 4]
+        world.ask("cancel", ids=ended)
+        for job in ended:
+            world.until_state(job, State.CANCELLED)
+        # A 3g takes four memory slices of the five that are free, and the last job is on one of them.
+        waits = world.submit("true", memory=declared(18))
+        # Once the cluster has been seen again.
+        world.until(lambda: "slices are free, but not together" in world.reasons().get(waits, ""))
+
+
+def declared(gib: int) -> dict[str, object]:
+    return {"source": "declared", "lower": 0, "upper": gib * 2**30}
+
+
 def test_a_job_that_nobody_knows_is_told(tmp_path: Path) -> None:
     with queue(tmp_path) as world, pytest.raises(InputError, match="there is no job 77"):
         world.ask("cancel", ids=["77"])

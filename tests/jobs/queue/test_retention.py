@@ -106,16 +106,17 @@ def test_links_in_an_attempts_folder_are_not_followed(tmp_path: Path) -> None:
     assert (precious / "file").read_text() == "kept"
 
 
-def test_a_store_of_the_format_before_is_taken_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_store_of_a_format_before_is_taken_over(tmp_path: Path, version: int) -> None:
     with queue(tmp_path) as world:
         job = world.submit("true")
         world.until_state(job, State.DONE)
         path = world.service.book.store.path
     with closing(sqlite3.connect(path)) as db:
-        db.executescript(
-            "DROP INDEX jobs_environment; ALTER TABLE used DROP COLUMN at; PRAGMA user_version = 1;"
-        )
-    assert VERSION == 2
+        if version == 1:
+            db.executescript("DROP INDEX jobs_environment; ALTER TABLE used DROP COLUMN at;")
+        db.executescript(f"DROP TABLE forgotten; PRAGMA user_version = {version};")
+    assert VERSION == 3
     with queue(tmp_path) as world:
         assert world.job(job).state is State.DONE
         (share,) = world.service.book.store.shares().values()

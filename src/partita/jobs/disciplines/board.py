@@ -36,7 +36,7 @@ class Board:
     def find(self, profile: str) -> tuple[int, Change] | None:
         """Return where an instance of a profile can be put to use; None if nowhere now.
 
-        Of the GPUs the fullest (best fit), then the one that keeps the most layouts reachable, and then the one that
+        Of the GPUs the fullest (best fit), then the one that keeps the most possible, and then the one that
         has to change the least.
         """
         if profile not in self._found:
@@ -59,11 +59,12 @@ class Board:
         return found is not None
 
     def _search(self, profile: str) -> tuple[int, Change] | None:
-        best: tuple[tuple[int, int, int], int, Change] | None = None
+        best: tuple[tuple[int, int, int, int], int, Change] | None = None
         for index, partition in enumerate(self.gpus):
             change = partition.change(profile)
             if change is not None:
-                rank = (-partition.used, -partition.keeps(change), len(change.destroy) + change.create)
+                largest, layouts = partition.keeps(change)
+                rank = (-partition.used, -largest, -layouts, len(change.destroy) + change.create)
                 if best is None or rank < best[0]:
                     best = (rank, index, change)
         return None if best is None else best[1:]

@@ -1,4 +1,4 @@
-"""Bounds from how earlier jobs of the same family fared."""
+"""What earlier jobs of the same family say of the next one's memory."""
 
 from __future__ import annotations
 
@@ -18,10 +18,15 @@ class Ended:
     Attributes:
         limit: bytes that its slice had.
         out_of_memory: whether it failed for want of memory; otherwise it succeeded.
+        declared: bytes that its user had said it needs, or a model had forecast; None if nothing had been said, so
+            that what was known before chose its slice.
+        peak: most bytes that were seen in use; None where nobody looked.
     """
 
     limit: float
     out_of_memory: bool
+    declared: float | None = None
+    peak: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,32 @@ class History:
                 upper = min(upper, job.limit)
                 lower = lower if lower < upper else 0.0
         return Bounds(lower, upper)
+
+    def need(self) -> float:
+        """Return the bytes that the slice of the next job should have, of which nothing else is known; 0 for any.
+
+        The smallest slice that is known to hold the family. One that somebody's word chose is not known to be the
+        smallest: of a job that ran there the memory seen in use counts, so that one word that was too large does not
+        send all that come after it to a slice of that size.
+        """
+        bounds = self.bounds()
+        found = (
+            History(tuple(job for job in self.ended if job.out_of_memory or job.declared is None))
+            .bounds()
+            .upper
+        )
+        if found != UNLIMITED:
+            return found
+        told = [job.peak or 0.0 for job in self.ended if not job.out_of_memory]
+        more = bounds.lower + 1.0 if bounds.lower else 0.0
+        return min(max(more, told[-1] if told else 0.0), bounds.upper)
+
+    def declaring(self, declared: float) -> History:
+        """Return the part that says something of a job with this declaration: the jobs that declared the same.
+
+        Whoever says something else than before knows something new.
+        """
+        return History(tuple(job for job in self.ended if job.declared == declared))
 
     def and_then(self, more: Iterable[Ended]) -> History:
         """Return the history with further jobs."""

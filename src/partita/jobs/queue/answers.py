@@ -8,19 +8,22 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import InputError
+from partita.jobs.memory.bounds import UNLIMITED, holds, slices
 from partita.jobs.queue import submission
-from partita.jobs.queue.access import DeniedError, submitter
+from partita.jobs.queue.access import DeniedError, submitter, user_name
 from partita.jobs.queue.chosen import find, ids, names, whole_number
-from partita.jobs.queue.families import family_of
-from partita.jobs.queue.forecast import fitting
+from partita.jobs.queue.codec import bounds_data
+from partita.jobs.queue.families import family_of, owner_of, shown_family
+from partita.jobs.queue.forecast import fitting, largest_slice
 from partita.jobs.queue.ids import parse_id
 from partita.jobs.queue.listing import row, whole
 from partita.jobs.queue.log_reader import read_log
 from partita.jobs.queue.overview import Overview
+from partita.jobs.queue.reasons import ran_out_on_the_largest
 from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from partita.jobs.queue.access import Access, Caller
     from partita.jobs.queue.daemon import QueueService
@@ -59,6 +62,8 @@ class Answers:
             "states": self._states,
             "pending": self._pending,
             "log": self._log,
+            "families": self._families,
+            "forget": self._forget,
         }
 
     def __call__(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,12 +107,14 @@ class Answers:
         """Return what the user should know of a job that was taken in."""
         service = self._service
         models = {host.model.name: host.model for host in service.sight.hosts}.values()
-        expected = service.scheduler.expected(job)
+        expected, largest = service.scheduler.expected(job), largest_slice(models)
         found = []
-        if models and not any(fitting(model, expected, 0) for model in models):
+        if models and not any(fitting(model, expected, 0, largest) for model in models):
             found.append(
                 "it is larger than any slice of the GPUs here, and waits until there is a larger one"
             )
+        elif (why := ran_out_on_the_largest(job, expected, largest)) is not None:
+            found.append(why)
         named = [name for name in wanted.asked.seconds if name]
         if models and (unknown := [p for p in named if not any(model.has(p) for model in models)]):
             found.append(f"no GPU here has {', '.join(unknown)}: that run time is not used")
@@ -204,6 +211,60 @@ class Answers:
             "data": base64.b64encode(data).decode(),
             "next": following,
             "ended": ended,
+        }
+
+    def _families(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Say what is remembered of the families that the caller may see to."""
+        del body
+        mine = [each for each in self._service.families.known if self._may_forget(caller, each)]
+        return {"families": [self._remembered(each) for each in mine]}
+
+    def _forget(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        known = [each for each in self._service.families.known if self._may_forget(caller, each)]
+        chosen: dict[str, None] = {}
+        if body.get("every"):
+            chosen = dict.fromkeys(each for each in known if owner_of(each) == caller.uid)
+        for text in ids(body) if body.get("ids") else ():
+            chosen |= dict.fromkeys(self._named(caller, text, known))
+        told = [self._remembered(each) for each in chosen]
+        self._service.forget(chosen)
+        return {"families": told}
+
+    def _named(self, caller: Caller, text: str, known: Sequence[str]) -> list[str]:
+        """Return the family of that name, the caller's own before others', or that of a job."""
+        named = [each for each in known if shown_family(each)[0] == text]
+        own = [each for each in named if owner_of(each) == caller.uid]
+        if named:
+            return own or named
+        try:
+            jobs = find(self._service.book, text)
+        except InputError:
+            raise InputError(
+                f"nothing is remembered of {text!r}, and it is no job",
+                hint="`partita forget` lists what is remembered",
+            ) from None
+        for job in jobs:
+            self._access.require(caller, job, "forget what it showed")
+        return [job.family for job in jobs]
+
+    def _may_forget(self, caller: Caller, family: str) -> bool:
+        return owner_of(family) == caller.uid or self._access.is_admin(caller)
+
+    def _remembered(self, family: str) -> dict[str, Any]:
+        service = self._service
+        models = {host.model.name: host.model for host in service.sight.hosts}.values()
+        name, command = shown_family(family)
+        attempts, history = service.families.attempts(family), service.families.history(family)
+        need = min(history.need(), largest_slice(models) or UNLIMITED)
+        fits = [p.name for model in models for p in slices(model) if holds(p, need)][:1]
+        return {
+            "name": name,
+            "command": command,
+            "user": user_name(owner_of(family)),
+            "done": sum(each.verdict is Verdict.DONE for each in attempts),
+            "out_of_memory": sum(each.verdict is Verdict.OUT_OF_MEMORY for each in attempts),
+            "memory": bounds_data(history.bounds()),
+            "begins_on": fits[0] if fits else None,
         }
 
     def _now(self, job: JobRecord) -> dict[str, Any]:

@@ -51,6 +51,10 @@ class Book:
         """The jobs that hold an instance, or are about to, as they are now."""
         return list(self.held.values())
 
+    def changed(self) -> None:
+        """Have it known that what is believed of the jobs has changed, though they have not."""
+        self.version += 1
+
     def now(self, job: JobRecord) -> JobRecord:
         """Return a job as it is now."""
         return self.active.get(job.number) or self.store.get(job.number) or job

@@ -47,6 +47,7 @@ class QueueService:
         book: the jobs that are not over; for reading.
         sight: the GPUs as they were last seen; for reading.
         scheduler: knows what is expected of jobs.
+        families: what is remembered of earlier jobs; for reading.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class QueueService:
     ) -> None:
         self._settings, self._folder = settings or Settings(), folder
         self._faults, hands = Faults(tell), Hands(driver)
-        families = Families()
+        self.families = families = Families(store.forgotten())
         self.scheduler = Scheduler(self._settings.discipline, families)
         self.book = Book(
             store, self.scheduler.forget, now=driver.clock.now(), half_life_s=self._settings.half_life_s
@@ -69,7 +70,7 @@ class QueueService:
         self.sight = Sight(driver, self.book)
         for job in (*reversed(store.over(REMEMBERED_JOBS)), *self.book.active.values()):
             for attempt in job.attempts:
-                families.add(job.family, attempt)
+                families.add(job, attempt)
         world = (self.book, self.sight, runner)
         starts = Starts(
             *world,
@@ -157,6 +158,18 @@ class QueueService:
                 changed.append(asked)
         self.book.save(changed)
         self._loop.look_soon()
+
+    def forget(self, families: Iterable[str]) -> None:
+        """Forget how the jobs of these families ended until now.
+
+        Raises:
+            StoreError: it could not be written; nothing is forgotten.
+        """
+        chosen, now = list(families), self.now
+        self.book.store.forget_families(chosen, now)
+        for family in chosen:
+            self.families.forget(family, now)
+        self.book.changed()
 
     def step(self, now: float) -> float:
         """Do what is due, and return when it wants to be called next.

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from partita.jobs.job import job_on, shares
-from partita.jobs.memory.bounds import UNLIMITED, Bounds, holds, slices
+from partita.jobs.memory.bounds import MIB, UNLIMITED, Bounds, holds, slices
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from partita.jobs.job import Job
+    from partita.jobs.memory.history import History
     from partita.jobs.queue.families import Families
-    from partita.jobs.queue.record import JobRecord
+    from partita.jobs.queue.record import JobRecord, Memory
     from partita.mig.gpu import GpuModel, Profile
 
 DEFAULT_SECONDS = 3600.0
@@ -30,6 +31,8 @@ class Forecast:
     Attributes:
         source: what the memory comes from: `declared`, `model`, `history`, several of them, or `none`.
         need: bytes its slice must have; 0 where nothing is known.
+        firm: bytes of these that somebody's word or a model's weights stand for. The rest is what earlier jobs went
+            through, which never asks for more than the largest slice there is: a job begins there all the same.
         known: seconds per profile that were given or measured; under `""` on the smallest slice that holds it.
         timed: what the seconds come from: `given`, `history` or `default`.
     """
@@ -37,27 +40,50 @@ class Forecast:
     bounds: Bounds
     source: str
     need: float
+    firm: float
     known: Mapping[str, float]
     timed: str
+
+    def need_here(self, largest: float) -> float:
+        """Return the bytes its slice must have where no slice has more than `largest`."""
+        return min(self.need, max(largest, self.firm))
 
 
 def forecast(job: JobRecord, families: Families) -> Forecast:
     """Return what is expected of a job.
 
     The history of its family tightens what a model says, and where they contradict, it is believed. A declaration it
-    only ever raises: whoever declares more than was needed before may have changed what the command reads.
+    only ever raises, and only by what jobs that declared the same went through: whoever declares something else
+    than before may have changed what the command reads, and is believed.
     """
-    asked, history = job.asked.memory, families.history(job.family).bounds()
+    asked, past = job.asked.memory, families.history(job.family)
     if asked.source == "declared":
-        history = Bounds(history.lower)
+        past = past.declaring(asked.bounds.upper)
+        history = Bounds(past.bounds().lower)
+    else:
+        history = past.bounds()
     bounds = asked.bounds.tightened(history)
     sources = [] if asked.source == "none" else [asked.source]
     if bounds != asked.bounds:
         sources.append("history")
-    # Without an upper bound the smallest slice is tried first, and the ladder climbed from there.
-    need = max(bounds.upper if bounds.upper != UNLIMITED else bounds.lower + 1 * (bounds.lower > 0), 0.0)
     known, timed = _known(job.asked.seconds, families.seconds(job.family))
-    return Forecast(bounds, " and ".join(sources) or "none", need, known, timed)
+    return Forecast(
+        bounds, " and ".join(sources) or "none", _need(asked, past, bounds), _firm(asked), known, timed
+    )
+
+
+def _need(asked: Memory, past: History, bounds: Bounds) -> float:
+    """Return the bytes that a job's slice should have; 0 for the smallest one."""
+    if asked.source == "none":
+        return past.need()
+    # Without an upper bound the smallest slice is tried first, and the ladder climbed from there.
+    return bounds.upper if bounds.upper != UNLIMITED else bounds.lower + 1.0 * (bounds.lower > 0)
+
+
+def _firm(asked: Memory) -> float:
+    if asked.source == "declared":
+        return asked.bounds.upper
+    return asked.bounds.lower + 1.0 if asked.source == "model" else 0.0
 
 
 def _known(given: Mapping[str, float], measured: Mapping[str, float]) -> tuple[Mapping[str, float], str]:
@@ -68,17 +94,22 @@ def _known(given: Mapping[str, float], measured: Mapping[str, float]) -> tuple[M
     return {"": DEFAULT_SECONDS}, "default"
 
 
-def fitting(gpu: GpuModel, expected: Forecast, at_least: float) -> tuple[Profile, ...]:
+def largest_slice(models: Iterable[GpuModel]) -> float:
+    """Return the bytes of the largest slice that GPUs of these models can have; 0 without any."""
+    return max((float((p.memory_mib or 0) * MIB) for model in models for p in slices(model)), default=0.0)
+
+
+def fitting(gpu: GpuModel, expected: Forecast, at_least: float, largest: float) -> tuple[Profile, ...]:
     """Return the profiles that hold a job, from small to large; none if it is larger than any.
 
-    Where no slice has the upper bound of a forecast, but the largest exceeds the lower one, that is tried. A
-    declaration is taken at its word.
+    Args:
+        gpu: the model of GPU.
+        expected: of the job.
+        at_least: bytes that its own attempts have shown it to need.
+        largest: bytes of the largest slice of all GPUs that jobs may use, this model's or another's.
     """
-    climbed = slices(gpu)
-    found = tuple(profile for profile in climbed if holds(profile, max(expected.need, at_least)))
-    if found or "declared" in expected.source:
-        return found
-    return tuple(p for p in climbed[-1:] if holds(p, max(expected.bounds.lower + 1, at_least)))
+    need = max(expected.need_here(largest), at_least)
+    return tuple(profile for profile in slices(gpu) if holds(profile, need))
 
 
 def seconds_on(gpu: GpuModel, profiles: tuple[Profile, ...], known: Mapping[str, float]) -> dict[str, float]:
@@ -106,7 +137,9 @@ def _scaled(share: float, times: list[tuple[float, float]]) -> float:
     return t * have / share
 
 
-def job_for(gpu: GpuModel, job: JobRecord, expected: Forecast, free: frozenset[str]) -> Job | None:
+def job_for(
+    gpu: GpuModel, job: JobRecord, expected: Forecast, free: frozenset[str], largest: float
+) -> Job | None:
     """Return a job as the disciplines see it on one model of GPU; None if nothing holds it.
 
     Args:
@@ -114,8 +147,9 @@ def job_for(gpu: GpuModel, job: JobRecord, expected: Forecast, free: frozenset[s
         job: which.
         expected: of it.
         free: profiles that can come free.
+        largest: bytes of the largest slice of all GPUs that jobs may use.
     """
-    profiles = fitting(gpu, expected, job.at_least_bytes)
+    profiles = fitting(gpu, expected, job.at_least_bytes, largest)
     if not any(profile.name in free for profile in profiles):
         return None
     seconds = seconds_on(gpu, profiles, expected.known)

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from partita.jobs.partition import scattered
-from partita.jobs.queue.forecast import fitting
+from partita.jobs.queue.forecast import fitting, largest_slice
 from partita.jobs.queue.hosts import can_come_free
 from partita.jobs.queue.listing import row
 from partita.jobs.queue.reasons import Situation, reason
@@ -126,13 +126,14 @@ class Overview:
         """Return, for each profile, when the first job that begins on it is expected to."""
         found: dict[str, str] = {}
         models = {host.model.name: host.model for host in self._service.sight.hosts}.values()
+        largest = largest_slice(models)
         for job in waiting:
             prediction = self.predicted.get(job.number)
             if prediction is None or not prediction.exact:
                 break
             expected = self._service.scheduler.expected(job)
             for profile in (
-                each for model in models for each in fitting(model, expected, job.at_least_bytes)[:1]
+                each for model in models for each in fitting(model, expected, job.at_least_bytes, largest)[:1]
             ):
                 at = datetime.fromtimestamp(prediction.start).astimezone()
                 found.setdefault(profile.name, at.strftime("%H:%M"))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.jobs.memory.bounds import MIB, slices
-from partita.jobs.queue.forecast import fitting
+from partita.jobs.queue.families import called
+from partita.jobs.queue.forecast import fitting, largest_slice
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -51,18 +51,35 @@ def reason(job: JobRecord, expected: Forecast, now: Situation) -> str:
     """Return why a job waits."""
     if not now.models:
         return now.resting or "no GPU in MIG mode is there"
-    fits = [found[0] for model in now.models if (found := fitting(model, expected, job.at_least_bytes))]
+    largest = largest_slice(now.models)
+    found = [fitting(model, expected, job.at_least_bytes, largest) for model in now.models]
+    fits = [profiles[0] for profiles in found if profiles]
     if not fits:
-        return _too_large(job, expected, now.models)
+        return _too_large(job, expected, largest)
     parts = [job.why] if job.why else []
-    parts.append(_needs(fits[0], job, expected))
+    parts.append(_needs(fits[0], job, expected, largest))
     parts.append(_before(job, fits, now))
     return "; ".join(parts)
 
 
-def _needs(profile: Profile, job: JobRecord, expected: Forecast) -> str:
+def ran_out_on_the_largest(job: JobRecord, expected: Forecast, largest: float) -> str | None:
+    """Return that jobs of the family ran out of memory even on the largest slice, and what to do; None if not.
+
+    Such a job begins on the largest slice all the same: what asked for more may have been a fault that is mended.
+    """
+    if not largest or expected.need <= expected.need_here(largest):
+        return None
+    return (
+        f"earlier jobs of {called(job)} ran out of memory on the largest slice; if that was a fault, "
+        f"`partita forget {job.name or job.id}` begins afresh, and so does a new --memory"
+    )
+
+
+def _needs(profile: Profile, job: JobRecord, expected: Forecast, largest: float) -> str:
     if job.at_least_bytes > expected.need:
         return f"needs {profile.name}"
+    if (why := ran_out_on_the_largest(job, expected, largest)) is not None:
+        return f"begins on {profile.name}: {why}"
     if not expected.need:
         return f"begins on {profile.name}, nothing is known of its memory"
     source = {"declared": "declared"}.get(expected.source, f"by {expected.source}")
@@ -94,9 +111,8 @@ def _jobs(count: int) -> str:
     return "1 job goes" if count == 1 else f"{count:,} jobs go"
 
 
-def _too_large(job: JobRecord, expected: Forecast, models: Sequence[GpuModel]) -> str:
-    largest = max(profile.memory_mib or 0 for model in models for profile in slices(model)) * MIB
-    need = max(expected.need, expected.bounds.lower, job.at_least_bytes)
+def _too_large(job: JobRecord, expected: Forecast, largest: float) -> str:
+    need = max(expected.need_here(largest), job.at_least_bytes)
     return (
         f"larger than any slice of the GPUs here: needs {need / GIB:.3g} GiB of at most {largest / GIB:.3g}"
     )

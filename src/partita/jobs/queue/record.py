@@ -111,6 +111,8 @@ class Attempt:
         device: MIG UUID, once the instance stands and the process is about to be started.
         wish: what it was asked to stop for; None if it was not.
         code: exit code, 128 + n after signal n; None where nobody saw it.
+        unsure: out of memory as far as can be told: what decided has other causes too.
+        said: the line of its output that decided the verdict.
     """
 
     number: int
@@ -128,6 +130,8 @@ class Attempt:
     verdict: Verdict | None = None
     why: str | None = None
     peak_bytes: int | None = None
+    unsure: bool = False
+    said: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

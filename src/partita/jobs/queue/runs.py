@@ -90,7 +90,7 @@ class Runs:
         user = job.submitter.name
         took = self._gpu_seconds(after)
         self._book.save([after], {user: self._book.shares.plus(user, took, now)})
-        self._families.add(job.family, after.attempt)
+        self._families.add(job, after.attempt)
         self._stopped.discard(job.number)
         self._steps.pop(job.number, None)
         if look.stuck:

@@ -12,7 +12,7 @@ from partita.errors import InfeasibleError
 from partita.jobs.disciplines.discipline import Running, State
 from partita.jobs.job import job_on
 from partita.jobs.queue.disciplines import discipline
-from partita.jobs.queue.forecast import DEFAULT_SECONDS, forecast, job_for
+from partita.jobs.queue.forecast import DEFAULT_SECONDS, forecast, job_for, largest_slice
 from partita.jobs.queue.hosts import can_come_free
 from partita.jobs.simulate import proceed
 
@@ -83,9 +83,10 @@ class Scheduler:
         discipline(name)
         self._disciplines: dict[str, Discipline] = {}
         self._expected: dict[int, tuple[Asked, int, Forecast]] = {}
-        # By model, what can come free of it, and the job's number.
-        self._jobs: defaultdict[tuple[str, frozenset[str]], dict[int, tuple[JobRecord, int, Job | None]]]
-        self._jobs = defaultdict(dict)
+        # By model, what can come free of it, and the largest slice of all models; and the job's number.
+        self._jobs: defaultdict[
+            tuple[str, frozenset[str], float], dict[int, tuple[JobRecord, int, Job | None]]
+        ] = defaultdict(dict)
 
     def decide(self, view: View) -> tuple[Decision, ...]:
         """Return the jobs that start now."""
@@ -125,13 +126,13 @@ class Scheduler:
             kept = self._expected[job.number] = (job.asked, version, forecast(job, self._families))
         return kept[2]
 
-    def _job(self, job: JobRecord, model: GpuModel, free: frozenset[str]) -> Job | None:
+    def _job(self, job: JobRecord, model: GpuModel, free: frozenset[str], largest: float) -> Job | None:
         """Return a job as the disciplines see it, one object while nothing new is known; None if nothing holds it."""
         version = self._families.version(job.family)
-        of_model = self._jobs[model.name, free]
+        of_model = self._jobs[model.name, free, largest]
         kept = of_model.get(job.number)
         if kept is None or kept[0] is not job or kept[1] != version:
-            made = job_for(model, job, self.expected(job), free)
+            made = job_for(model, job, self.expected(job), free, largest)
             kept = of_model[job.number] = (job, version, made)
         return kept[2]
 
@@ -147,22 +148,22 @@ class Scheduler:
         return self._disciplines[model.name]
 
     def _waiting(self, view: View, group: Sequence[Host], begun: set[int]) -> tuple[Job, ...]:
-        model, free = group[0].model, can_come_free(group)
-        jobs = [self._job(job, model, free) for job in view.waiting if job.number not in begun]
+        model, free, largest = group[0].model, can_come_free(group), _largest(view)
+        jobs = [self._job(job, model, free, largest) for job in view.waiting if job.number not in begun]
         return tuple([job for job in jobs if job is not None])
 
     def _state(self, view: View, group: Sequence[Host], waiting: tuple[Job, ...]) -> State:
         index = {host.id: i for i, host in enumerate(group)}
         running = tuple(
-            self._running(job, group, index[job.attempt.gpu], view.now)
+            self._running(job, group, index[job.attempt.gpu], view)
             for job in view.active
             if job.attempt.gpu in index
         )
         return State(view.now, waiting, tuple(host.partition for host in group), running, view.used)
 
-    def _running(self, record: JobRecord, group: Sequence[Host], gpu: int, now: float) -> Running:
-        attempt, model = record.attempt, group[0].model
-        job = self._job(record, model, can_come_free(group)) or _stand_in(record, model)
+    def _running(self, record: JobRecord, group: Sequence[Host], gpu: int, view: View) -> Running:
+        attempt, model, now = record.attempt, group[0].model, view.now
+        job = self._job(record, model, can_come_free(group), _largest(view)) or _stand_in(record, model)
         # A job that runs longer than expected is expected to run for as long again.
         ran = max(now - (attempt.began or now), 0.0)
         expected = job.seconds.get(attempt.placement.profile) or max(job.seconds.values())
@@ -192,6 +193,10 @@ class Scheduler:
             return waiting
         chosen = sorted(waiting, key=lambda job: (-job.priority, job.arrival, job.id))[:EXACT]
         return tuple(sorted(chosen, key=lambda job: (job.arrival, job.id)))
+
+
+def _largest(view: View) -> float:
+    return largest_slice({host.model.name: host.model for host in view.hosts}.values())
 
 
 def _by_model(found: Sequence[Host]) -> list[tuple[GpuModel, list[Host]]]:

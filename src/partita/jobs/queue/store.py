@@ -95,6 +95,20 @@ class Store(StoreFile):
             rows = self._db.execute("SELECT user, gpu_seconds, at FROM used")
             return {user: Share(gpu_seconds, at) for user, gpu_seconds, at in rows}
 
+    def forget_families(self, families: Iterable[str], now: float) -> None:
+        """Write that what ended until now tells nothing of these families any more."""
+        with self.transaction():
+            self._db.executemany(
+                "INSERT OR REPLACE INTO forgotten VALUES (?, ?)",
+                [(json.dumps(family), now) for family in families],  # SQLite's text holds no half characters
+            )
+
+    def forgotten(self) -> dict[str, float]:
+        """Return when families were forgotten."""
+        with self.told():
+            found = self._db.execute("SELECT family, at FROM forgotten").fetchall()
+            return {json.loads(family): float(at) for family, at in found}
+
     def last_number(self) -> int:
         """Return the largest number that a job has had, 0 for none."""
         with self.told():

@@ -13,7 +13,7 @@ from partita.files import transaction
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-VERSION = 2
+VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -25,6 +25,7 @@ CREATE INDEX jobs_over ON jobs (over, number);
 CREATE INDEX jobs_environment ON jobs (json_extract(body, '$.environment'));
 CREATE TABLE environments (key TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE used (user TEXT PRIMARY KEY, gpu_seconds REAL NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE forgotten (family TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 
 _FROM_1 = """
@@ -33,7 +34,11 @@ UPDATE used SET at = CAST(strftime('%s', 'now') AS REAL);
 CREATE INDEX jobs_environment ON jobs (json_extract(body, '$.environment'));
 """
 
-_STEPS = {0: _SCHEMA, 1: _FROM_1}
+_FROM_2 = """
+CREATE TABLE forgotten (family TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+"""
+
+_STEPS = {0: _SCHEMA, 1: _FROM_1 + _FROM_2, 2: _FROM_2}
 """What makes this format of each older one; 0 is a new file."""
 
 # What SQLite says where no more bytes can be written; a limit on the size of files shows as a failed write.
