@@ -131,6 +131,7 @@ def _supervisor(staff: Staff, served: list[ServedService], folder: Path, grace_s
         tables={each.name: each.table for each in served},
         grace_s=grace_s,
         graces={name: way.grace_s for name, way in ways.items() if way.grace_s is not None},
+        declared={name: way.declared for name, way in ways.items() if way.declared is not None},
     )
     return Supervisor(
         specs,
@@ -146,10 +147,7 @@ def _served(loaded: Loaded, spec: ServiceSpec) -> ServedService:
     from partita.serve.gateway.values import ServedService  # noqa: PLC0415 -- slow to import
 
     table, deadline = seconds_of(loaded, spec), spec.slo.latency_ms / 1000
-    in_time = (batch for row in table.values() for batch, seconds in row.items() if seconds <= deadline)
-    # A service with a cut is planned anew when its queries grow: up to what any slice answers in time, they may.
-    largest = max(in_time, default=0) if spec.cut is not None else 0
-    return ServedService(spec.name, spec.model, deadline, spec.slo.quantile or _QUANTILE, table, largest)
+    return ServedService(spec.name, spec.model, deadline, spec.slo.quantile or _QUANTILE, table)
 
 
 def _allow_many_sockets() -> None:

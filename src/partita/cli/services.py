@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from partita.drive.replicas import CommandReady, PortReady, Process, Upstream
     from partita.serve.supervise.replicas import SliceSeconds
-    from partita.serve.worker.spec import BackendSpec
+    from partita.serve.worker.spec import BackendSpec, DeclaredBatch
 
 _PROCESS = "environment ready grace_s start_timeout_s"
-_WORKER = "environment grace_s start_timeout_s"
+_WORKER = "environment grace_s start_timeout_s batch max_batch_size"
 _HINT = 'write [{name: resnet50, command: [serve, --port, "{port}"], ready: port}]'
 
 
@@ -28,7 +28,8 @@ def read_services(
     A list under `services`, each with `name` and one of
 
     - `worker`: `{onnx: model.onnx}`, `{upstream: http://127.0.0.1:8000}` or `{emulated: true}`, each also an object
-      with more fields (with `environment`, `grace_s` and `start_timeout_s`),
+      with more fields (with `batch`, which is `rows` or `none`, `max_batch_size`, `environment`, `grace_s` and
+      `start_timeout_s`),
     - `command`: a process of its own (with `environment`, `ready`, which is `port` or a command, `grace_s` and
       `start_timeout_s`),
     - `start` and `stop`: commands that tell a server that runs already (with `timeout_s`).
@@ -60,12 +61,14 @@ class WorkerWay:
         environment: variables of theirs.
         grace_s: seconds for finishing what they have; None if the file does not say.
         start_timeout_s: seconds they may take to become ready.
+        declared: what is said of the model's batch.
     """
 
     backend: BackendSpec
     environment: Mapping[str, str] = field(default_factory=dict)
     grace_s: float | None = None
     start_timeout_s: float = 600.0
+    declared: DeclaredBatch | None = None
 
 
 def read_workers(path: Path) -> dict[str, WorkerWay]:
@@ -80,6 +83,7 @@ def read_workers(path: Path) -> dict[str, WorkerWay]:
             _environment(fields),
             fields.number("grace_s") if "grace_s" in fields.data else None,
             _seconds(fields, "start_timeout_s", 600.0),
+            _declared(fields),
         )
         for fields in _entries(path)
         if "worker" in fields.data
@@ -111,10 +115,29 @@ def _worker(fields: Fields, sockets: Path, seconds: SliceSeconds) -> Process:
         _backend(fields),
         sockets,
         seconds=seconds,
+        declared=_declared(fields),
         environment=_environment(fields),
         grace_s=_seconds(fields, "grace_s", 30.0),
         start_timeout_s=_seconds(fields, "start_timeout_s", 600.0),
     )
+
+
+def _declared(fields: Fields) -> DeclaredBatch | None:
+    from partita.serve.worker.spec import MOST_ROWS, DeclaredBatch  # noqa: PLC0415 -- slow to import
+
+    told = fields.data.get("batch")
+    if told not in (None, "rows", "none"):
+        raise fields.error(
+            f"{told!r} is no batch dimension", "batch", "write rows if the first size is a batch, or none"
+        )
+    most = fields.whole("max_batch_size", 1) if "max_batch_size" in fields.data else None
+    if most is not None and told == "none":
+        raise fields.error("there is no batch to limit with `batch: none`", "max_batch_size", "leave it out")
+    if most is not None and most > MOST_ROWS:
+        raise fields.error(f"it is more than {MOST_ROWS:,}", "max_batch_size", f"write {MOST_ROWS} at most")
+    if told is None and most is None:
+        return None
+    return DeclaredBatch(None if told is None else told == "rows", most)
 
 
 def _backend(fields: Fields) -> BackendSpec:

@@ -33,11 +33,41 @@ ITEM_BYTES = {
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """What a model takes or gives: -1 in `shape` is any size. The first dimension is the batch."""
+    """What a model takes or gives.
+
+    Attributes:
+        name: of the tensor.
+        datatype: of its elements.
+        shape: -1 is any size.
+        symbols: what the model calls its dimensions, empty texts where it calls them nothing; no texts at all if it
+            names none. Dimensions of one name have one size in a query.
+        optional: whether a query may leave this input out.
+    """
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    symbols: tuple[str, ...] = ()
+    optional: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Whether the first dimension of a model's tensors is a batch: rows that do not influence each other's answers.
+
+    Attributes:
+        rows: whether it is. Only then may queries be joined along it, and large ones split.
+        most: rows that a query may have; 0 where whoever owns the model sets no limit.
+        why: how that is known, or why it is not.
+    """
+
+    rows: bool = False
+    most: int = 0
+    why: str = ""
+
+
+APART = Batching()
+"""What is assumed of a model of which nothing is said."""
 
 
 class Tensor(NamedTuple):
@@ -53,7 +83,7 @@ class Query(NamedTuple):
     """One request as a worker sees it.
 
     Attributes:
-        inputs: all with the same first dimension, the query's batch size.
+        inputs: all with the same first dimension if that is a batch.
         outputs: names of the outputs asked for; all of them if empty.
     """
 
@@ -62,7 +92,7 @@ class Query(NamedTuple):
 
     @property
     def batch(self) -> int:
-        """The query's batch size, 1 where its inputs have no dimensions."""
+        """The first size of its first input, which is its batch size if the model has one; 1 without dimensions."""
         shape = self.inputs[0].shape if self.inputs else ()
         return shape[0] if shape else 1
 

@@ -16,12 +16,13 @@ from partita.serve.gateway.values import (
     State,
     WorkerView,
 )
-from partita.serve.tensors import Answer, Tensor, TensorSpec
+from partita.serve.tensors import Answer, Batching, Tensor, TensorSpec
 
 if TYPE_CHECKING:
     from partita.serve.gateway.waiting import Asker
     from partita.serve.tensors import Query
 
+ROWS = Batching(rows=True, why="it is made so")
 ECHO = Model(
     "echo",
     "echo",
@@ -30,6 +31,7 @@ ECHO = Model(
     8,
     0.1,
     0.95,
+    ROWS,
 )
 ALL_TYPES = (
     "BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64",
@@ -43,6 +45,7 @@ EVERY = Model(
     4,
     0.1,
     0.95,
+    ROWS,
 )
 
 

@@ -13,7 +13,7 @@ from partita.serve.gateway.routers import ROUTERS
 from partita.serve.gateway.values import Outcome as Ending
 from partita.serve.gateway.waiting import Waiting
 from partita.serve.outcome import REFUSED, TICK, Outcome
-from partita.serve.tensors import Answer
+from partita.serve.tensors import Answer, Batching
 from partita.serve.worker.wire import Hello
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from partita.sim.arrivals import Traffic
 
 GOOD = Answer()
+ROWS = Batching(rows=True, why="it is made so")
 
 
 def hello(
@@ -34,7 +35,7 @@ def hello(
     gpu: int = 0,
 ) -> Hello:
     table = {1: 1.0} if seconds is None else seconds
-    return Hello("one", "m", f"gpu-{gpu}", f"{profile}@0", profile, batch, processes, 1, (), (), table)
+    return Hello("one", "m", f"gpu-{gpu}", f"{profile}@0", profile, batch, processes, 1, (), (), table, ROWS)
 
 
 class Rehearsal:

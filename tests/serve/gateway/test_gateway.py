@@ -78,7 +78,7 @@ def test_every_query_gets_its_own_answer(tmp_path: Path) -> None:
             assert seen.executions < 200  # some were joined
             model = made.model("one")
             assert model is not None
-            assert (model.max_batch, model.inputs[0].name) == (8, "INPUT0")
+            assert (model.max_batch, model.inputs[0].name) == (65_536, "INPUT0")
 
     with_workers(tmp_path, body, {1: 0.002, 8: 0.004}, {1: 0.002, 8: 0.004})
     assert len(ended) == 200
@@ -310,23 +310,6 @@ def test_unknown_routers_are_named(tmp_path: Path) -> None:
     with pytest.raises(InputError) as error:
         Gateway([], tmp_path, router="late-bindin")
     assert error.value.hint == "did you mean late-binding?"
-
-
-def test_queries_that_another_cut_could_answer_are_refused_for_now_and_counted(tmp_path: Path) -> None:
-    async def body(_: Workers) -> None:
-        made = Gateway([ServedService("one", "m", 20.0, largest=12)], tmp_path)
-        await made.start()
-        try:
-            model = made.model("one")
-            assert model is not None
-            assert model.max_batch == 12
-            with pytest.raises(RefusedError) as refused:
-                await made.infer("one", query(12, 1))
-            assert refused.value.reason is Reason.NO_WORKER
-        finally:
-            await made.close()
-
-    with_workers(tmp_path, body, {1: 0.001})
 
 
 def test_a_worker_that_talks_nonsense_is_tried_again_ever_more_rarely(tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ class Server(ThreadingHTTPServer):
     """Questions whether it is ready that it says no to."""
     fail_with = 0
     hang_up = False
+    limit: int | None = 64
+    """`max_batch_size` of its configuration of the model; without one it has no configurations."""
     connections = 0
     requests: list[int]
     """Rows of each request."""
@@ -53,6 +55,8 @@ class Handler(BaseHTTPRequestHandler):
             case "/v2/models/plus/ready":
                 self.server.ready_after -= 1
                 self._say({}, 200 if self.server.ready_after < 0 else 400)
+            case "/v2/models/plus/config" if self.server.limit is not None:
+                self._say({"name": "plus", "max_batch_size": self.server.limit})
             case "/v2/models/plus":
                 sides = [
                     {"name": "X", "datatype": "UINT8", "shape": [-1, 2]},

@@ -63,9 +63,11 @@ def test_whatever_is_joined_everyone_gets_their_own(asked: list[Query], joining:
     assert [plain(each.outputs) for each in answers] == [plain(echo(query)) for query in asked]
     if joining == Joining():
         kinds = {
-            frozenset((each.name, each.datatype, each.shape[1:]) for each in one.inputs) for one in asked
+            frozenset((each.name, each.datatype, each.shape[1:]) for each in one.inputs)
+            for one in asked
+            if one.batch
         }
-        assert len(ran) == len(kinds)
+        assert len(ran) == len(kinds) + sum(not one.batch for one in asked)  # no rows are asked for alone
     elif joining.most:
         assert all(query.batch <= joining.most for query in ran)
     else:
@@ -95,9 +97,24 @@ def test_a_failure_of_the_model_is_everyones() -> None:
         run_joined([row(1), row(2)], Joining(), broken)
 
 
-def test_an_output_without_the_batch_is_told() -> None:
-    with pytest.raises(ValueError, match=r"output S of shape \[1\] does not have the batch of 2"):
-        run_joined([row(1), row(2)], Joining(), lambda _: (Tensor("S", "UINT8", (1,), b"0"),))
+def test_outputs_that_are_no_rows_of_the_batch_are_found_for_each_query_alone() -> None:
+    def total(query: Query) -> tuple[Tensor, ...]:
+        return (Tensor("S", "UINT8", (1,), bytes([sum(bytes(query.inputs[0].data))])),)
+
+    answers = run_joined([row(1), row(2)], Joining(), total)
+    assert [bytes(each.outputs[0].data) for each in answers] == [b"\1", b"\2"]
+
+
+def test_parts_that_do_not_fit_together_are_told() -> None:
+    def uneven(query: Query) -> tuple[Tensor, ...]:
+        width = query.batch
+        return (Tensor("S", "UINT8", (query.batch, width), bytes(query.batch * width)),)
+
+    three = Query((Tensor("A", "UINT8", (3, 1), b"abc"),))
+    with pytest.raises(
+        ValueError, match=r"output S is UINT8 \[2, 2\] in one part of the query and .*\[1, 1\]"
+    ):
+        run_joined([three], Joining(most=2), uneven)
 
 
 @given(TEXTS)

@@ -16,7 +16,7 @@ from partita.errors import InputError
 from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
 from partita.serve.worker.joint import decode_texts, encode_texts
 from partita.serve.worker.onnx_runtime import OnnxRuntime
-from partita.serve.worker.spec import OnnxSpec
+from partita.serve.worker.spec import DeclaredBatch, OnnxSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,8 +74,11 @@ def right(query: Query, answer: Answer) -> None:
 
 
 def test_what_the_model_takes_and_gives_is_read_from_it(backend: OnnxRuntime) -> None:
-    assert backend.inputs == (TensorSpec("X", "FP32", (-1, -1)),)
-    assert backend.outputs == (TensorSpec("DOUBLE", "FP32", (-1, -1)), TensorSpec("SUM", "FP32", (-1, 1)))
+    assert backend.inputs == (TensorSpec("X", "FP32", (-1, -1), ("batch", "width")),)
+    assert backend.outputs == (
+        TensorSpec("DOUBLE", "FP32", (-1, -1), ("batch", "width")),
+        TensorSpec("SUM", "FP32", (-1, 1), ("batch", "")),
+    )
 
 
 @given(
@@ -96,8 +99,8 @@ def test_joined_queries_of_unlike_shapes_get_their_own_rows(backend: OnnxRuntime
 
 
 def test_a_fixed_batch_is_padded_and_long_ones_run_in_parts(tmp_path: Path) -> None:
-    backend = OnnxRuntime(OnnxSpec(doubling(tmp_path, batch=4)), 8, 1)
-    assert backend.inputs == (TensorSpec("X", "FP32", (-1, 3)),)
+    backend = OnnxRuntime(OnnxSpec(doubling(tmp_path, batch=4)), 8, 1, DeclaredBatch(rows=True))
+    assert backend.inputs == (TensorSpec("X", "FP32", (-1, 3), ("batch", "")),)
     queries = [Query((floats("X", [[i, j, 1] for j in range(rows)]),)) for i, rows in enumerate((1, 3, 5))]
     for some in (queries, queries[:1], queries[2:]):
         for query, answer in zip(some, backend.run(0, some), strict=True):
@@ -173,7 +176,7 @@ def test_an_operator_that_fails_on_the_data_fails_the_batch_and_not_the_worker(t
         return Query((Tensor("I", "INT64", (1,), index.to_bytes(8, "little")),))
 
     with running(spec), gateway(spec) as one:
-        assert one.hello.inputs == (TensorSpec("I", "INT64", (-1,)),)
+        assert one.hello.inputs == (TensorSpec("I", "INT64", (-1,), ("b",)),)
         (bad,) = one.ask(asking(7))
         assert bad.error is not None
         good, other = one.ask(asking(1), asking(0))

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
+from partita.serve.tensors import Answer, Batching, Query, Tensor, TensorSpec
 from partita.serve.worker.frames import CHUNK, FrameError, Frames
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec, WorkerSpec, parse_spec
 from partita.serve.worker.wire import HEAD, Hello, Kind, frame, pack_done, pack_run, unpack_done, unpack_run
@@ -92,8 +92,11 @@ def test_a_head_that_promises_too_much_is_refused() -> None:
 
 
 def test_a_hello_comes_back_and_others_do_not() -> None:
-    spec = TensorSpec("A", "FP32", (-1, 3))
-    hello = Hello("s", "m", "g", "1g.5gb@0", "1g.5gb", 8, 2, 77, (spec,), (spec, spec), {1: 0.5, 8: 1.5})
+    spec = TensorSpec("A", "FP32", (-1, 3), ("batch", ""), optional=True)
+    batching = Batching(rows=True, most=64, why="it says so")
+    hello = Hello(
+        "s", "m", "g", "1g.5gb@0", "1g.5gb", 8, 2, 77, (spec,), (spec, spec), {1: 0.5, 8: 1.5}, batching
+    )
     found = received(hello.packed(), []).next()
     assert found is not None
     assert Hello.unpacked(found.header) == hello

@@ -54,7 +54,7 @@ class Front:
             RefusedError: no worker has been there yet to tell.
         """
         model = self.model(service, version)
-        if not model.inputs:
+        if not model.known:
             raise RefusedError(Reason.NO_WORKER, 1.0)
         return model
 

@@ -22,6 +22,7 @@ from partita.serve.gateway.values import (
     WorkerView,
 )
 from partita.serve.gateway.waiting import Asked, Waiting
+from partita.serve.worker.spec import MOST_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -61,7 +62,9 @@ class Route:
         self.service = service
         self.dispatcher = Dispatcher(Settings(service.deadline_s, batching), router)
         self.ledger, self.observed = Ledger(), Observed()
-        self.model = Model(service.name, service.model, (), (), 0, service.deadline_s, service.quantile)
+        self.model = Model(
+            service.name, service.model, (), (), 0, service.deadline_s, service.quantile, known=False
+        )
         self._on_end = on_end
         self._fixed_shapes = True
         self._priced: prices.Question | None = None
@@ -79,10 +82,12 @@ class Route:
     def ask(self, query: Query, deadline_s: float | None, asker: Asker) -> Waiting:
         """Take a query whose end `asker` is told, maybe before this returns."""
         now = time.monotonic()
-        batch = max(1, query.batch)
+        rows = self.model.batching.rows
+        batch = max(1, query.batch) if rows else 1
         self.observed.add(batch, now)
         allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + TICK
-        alike = None if self._fixed_shapes else _shapes(query)
+        # What has no batch dimension is like nothing else: each such query runs by itself.
+        alike = (None if self._fixed_shapes else _shapes(query)) if rows else object()
         waiting = Waiting(batch, now, allowed, payload=Asked(query, asker), alike=alike)
         begun = time.perf_counter()
         steps = self.dispatcher.arrive(waiting, now)
@@ -221,16 +226,26 @@ class Route:
         if not workers:
             return
         first = workers[0].hello
-        self._fixed_shapes = all(-1 not in spec.shape[1:] for spec in first.inputs)
-        self.model = Model(
+        self._fixed_shapes = bool(first.inputs) and all(
+            -1 not in spec.shape[1:] and not spec.optional for spec in first.inputs
+        )
+        batching = next(
+            (each.hello.batching for each in workers if not each.hello.batching.rows), first.batching
+        )
+        limits = [each.hello.batching.most or MOST_ROWS for each in workers]
+        model = Model(
             self.service.name,
             self.service.model,
             first.inputs,
             first.outputs,
-            max(self.service.largest, *(each.hello.batch for each in workers)),
+            min(limits) if batching.rows else 0,
             self.service.deadline_s,
             self.service.quantile,
+            batching,
         )
+        if model == self.model:
+            return
+        self.model = model
 
 
 def possible(hello: Hello) -> bool:
@@ -240,11 +255,11 @@ def possible(hello: Hello) -> bool:
 
 def fits(model: Model, hello: Hello) -> bool:
     """Return whether a worker's tensors are those of the model, as far as they are known."""
-    return not model.inputs or (model.inputs, model.outputs) == (hello.inputs, hello.outputs)
+    return not model.known or (model.inputs, model.outputs) == (hello.inputs, hello.outputs)
 
 
 def _shapes(query: Query) -> Hashable:
-    return tuple((each.name, each.shape[1:]) for each in query.inputs)
+    return tuple((each.name, each.datatype, each.shape[1:]) for each in query.inputs)
 
 
 def _view(service: str, worker: Worker) -> WorkerView:

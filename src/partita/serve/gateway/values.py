@@ -7,11 +7,12 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
 from partita.errors import PartitaError
+from partita.serve.tensors import APART
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from partita.serve.tensors import TensorSpec
+    from partita.serve.tensors import Batching, TensorSpec
 
 Size = tuple[str, str, int]
 """Model of GPU, profile, processes."""
@@ -95,8 +96,6 @@ class ServedService:
         deadline_s: seconds from a query's arrival to its latest answer, where the query has none of its own.
         quantile: share of the queries that must be answered by then.
         table: by size, seconds of a batch of each measured batch size; for workers that do not bring their own.
-        largest: batch size that queries may have whatever the workers that are there take; 0 for as they take. Larger
-            ones are then seen to be asked for, and refused because there is no worker, until there is another cut.
     """
 
     name: str
@@ -104,12 +103,23 @@ class ServedService:
     deadline_s: float
     quantile: float = 0.95
     table: Mapping[Size, Mapping[int, float]] = field(default_factory=dict)
-    largest: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What a service takes and gives; without workers yet, `inputs` and `outputs` are empty and `max_batch` is 0."""
+    """What a service takes and gives.
+
+    Attributes:
+        service: its name.
+        model: that it serves.
+        inputs: what it takes; where none are listed, as its server names none, queries are not checked against them.
+        outputs: what it gives.
+        max_batch: rows that a query may have; 0 where the first size is no batch.
+        deadline_s: seconds from a query's arrival to its latest answer.
+        quantile: share of the queries that must be answered by then.
+        batching: whether its queries may be joined and split.
+        known: whether a worker has been there to tell.
+    """
 
     service: str
     model: str
@@ -118,6 +128,8 @@ class Model:
     max_batch: int
     deadline_s: float
     quantile: float
+    batching: Batching = APART
+    known: bool = True
 
 
 class Ended(NamedTuple):

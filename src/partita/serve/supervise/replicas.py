@@ -11,14 +11,14 @@ from partita.serve.supervise.filling import filled
 from partita.serve.supervise.folder import make_folder
 from partita.serve.worker.frames import FrameError, Frames
 from partita.serve.worker.sockets import connected
-from partita.serve.worker.spec import LOAD_TIMEOUT_S, WorkerSpec
+from partita.serve.worker.spec import LOAD_TIMEOUT_S, UNDECLARED, WorkerSpec
 from partita.serve.worker.wire import Hello, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from partita.serve.worker.spec import BackendSpec
+    from partita.serve.worker.spec import BackendSpec, DeclaredBatch
 
 SliceSeconds: TypeAlias = "Mapping[tuple[str, str, int], Mapping[int, float]]"
 """Seconds of a batch, by GPU model, profile and processes, and by batch size."""
@@ -63,12 +63,14 @@ class WorkerDocument:
         folder: where sockets go.
         grace_s: seconds that it has for finishing what it has.
         seconds: seconds of batches by GPU model, profile and processes; the replica's own estimate where none are.
+        declared: what is said of the model's batch.
     """
 
     backend: BackendSpec
     folder: Path
     grace_s: float
     seconds: SliceSeconds = field(default_factory=dict)
+    declared: DeclaredBatch = UNDECLARED
 
     def __call__(self, words: Mapping[str, str]) -> str:
         """Return its text, the folder made if it is not there.
@@ -96,6 +98,7 @@ class WorkerDocument:
             processes=processes,
             seconds=measured or {batch: float(words["latency_ms"]) / 1000},
             grace_s=self.grace_s,
+            declared=self.declared,
         )
 
 
@@ -104,6 +107,7 @@ def worker_process(
     folder: Path,
     *,
     seconds: SliceSeconds | None = None,
+    declared: DeclaredBatch | None = None,
     environment: Mapping[str, str] | None = None,
     grace_s: float = 30.0,
     start_timeout_s: float = LOAD_TIMEOUT_S,
@@ -114,12 +118,15 @@ def worker_process(
         backend: what runs the model.
         folder: where sockets go; made by the first.
         seconds: seconds of batches by GPU model, profile and processes, from the performance table.
+        declared: what is said of the model's batch.
         environment: variables beside those of the controller.
         grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
         start_timeout_s: seconds it may take to become ready.
     """
     # Its own grace ends first, so that it can say what was left unfinished.
-    document = WorkerDocument(backend, folder, max(0.0, grace_s - _MARGIN_S), seconds or {})
+    document = WorkerDocument(
+        backend, folder, max(0.0, grace_s - _MARGIN_S), seconds or {}, declared or UNDECLARED
+    )
     return Process(
         COMMAND,
         environment=environment or {},

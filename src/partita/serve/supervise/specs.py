@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from partita.errors import InputError
 from partita.serve.supervise.filling import filled
-from partita.serve.worker.spec import GRACE_S, WorkerSpec
+from partita.serve.worker.spec import GRACE_S, UNDECLARED, WorkerSpec
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from partita.plan.plan import Instance, Plan
-    from partita.serve.worker.spec import BackendSpec
+    from partita.serve.worker.spec import BackendSpec, DeclaredBatch
 
 Table: TypeAlias = "Mapping[tuple[str, str, int], Mapping[int, float]]"
 """Seconds of a batch, by GPU model, profile and processes, and by batch size."""
@@ -29,6 +29,7 @@ def worker_specs(
     tables: Mapping[str, Table] | None = None,
     grace_s: float = GRACE_S,
     graces: Mapping[str, float] | None = None,
+    declared: Mapping[str, DeclaredBatch] | None = None,
 ) -> tuple[WorkerSpec, ...]:
     """Return a worker for each instance of a plan.
 
@@ -40,6 +41,7 @@ def worker_specs(
         tables: what is measured of each service; where nothing is, the plan's own operating point is taken.
         grace_s: seconds that each has for finishing what it has when it is told to end.
         graces: the same of single services.
+        declared: what is said of the batch of each service's model.
 
     Raises:
         InputError: a service without a back-end, or a URL that cannot be filled in.
@@ -58,6 +60,7 @@ def worker_specs(
             seconds=_seconds((tables or {}).get(each.service, {}), gpu.model, each),
             grace_s=(graces or {}).get(each.service, grace_s),
             supervised=True,
+            declared=(declared or {}).get(each.service, UNDECLARED),
         )
         for gpu in plan.gpus
         for each in gpu.instances

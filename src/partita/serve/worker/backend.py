@@ -9,7 +9,7 @@ from partita.serve.worker.spec import EmulatedSpec, OnnxSpec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.serve.tensors import Answer, Query, TensorSpec
+    from partita.serve.tensors import Answer, Batching, Query, TensorSpec
     from partita.serve.worker.spec import WorkerSpec
 
 
@@ -19,10 +19,14 @@ class Backend(Protocol):
     Attributes:
         inputs: what the model takes.
         outputs: what it gives.
+        batching: whether its queries may be joined and split.
+        most: rows that it runs at once at most; None for no limit.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    batching: Batching
+    most: int | None
 
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
         """Return the answers to the queries of one batch, in their order.
@@ -51,11 +55,11 @@ def load(spec: WorkerSpec) -> Backend:
     if isinstance(spec.backend, EmulatedSpec):
         from partita.serve.worker.emulated import Emulated  # noqa: PLC0415 -- as said above
 
-        return Emulated(spec.backend, spec.seconds)
+        return Emulated(spec.backend, spec.seconds, spec.declared)
     if isinstance(spec.backend, OnnxSpec):
         from partita.serve.worker.onnx_runtime import OnnxRuntime  # noqa: PLC0415 -- as said above
 
-        return OnnxRuntime(spec.backend, spec.batch, spec.processes)
+        return OnnxRuntime(spec.backend, spec.batch, spec.processes, spec.declared)
     from partita.serve.worker.upstream import Upstream  # noqa: PLC0415 -- as said above
 
-    return Upstream(spec.backend, spec.model, spec.processes)
+    return Upstream(spec.backend, spec.model, spec.processes, spec.declared)

@@ -11,11 +11,16 @@ if TYPE_CHECKING:
     from partita.serve.tensors import Query, Tensor
 
 
-def query_fault(query: Query) -> str | None:
-    """Return what is wrong with a query's sizes, None if nothing is."""
+def query_fault(query: Query, *, rows: bool) -> str | None:
+    """Return what is wrong with a query's sizes, None if nothing is.
+
+    Args:
+        query: as it came.
+        rows: whether the first size of all its inputs is its batch.
+    """
     batch = query.inputs[0].shape[:1] if query.inputs else ()
     for tensor in query.inputs:
-        if tensor.shape[:1] != batch:
+        if rows and (tensor.shape[:1] != batch or not batch):
             return f"input {tensor.name} has another batch size than {query.inputs[0].name}"
         fault = _tensor_fault(tensor)
         if fault:

@@ -9,13 +9,14 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
-from partita.serve.tensors import ITEM_BYTES, Answer, Tensor
+from partita.serve.tensors import ITEM_BYTES, Answer, Batching, Tensor
+from partita.serve.worker.spec import UNDECLARED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from partita.serve.tensors import Query, TensorSpec
-    from partita.serve.worker.spec import EmulatedSpec
+    from partita.serve.worker.spec import DeclaredBatch, EmulatedSpec
 
 _EMPTY_TEXT = bytes(4)
 
@@ -26,26 +27,34 @@ class Emulated:
     Args:
         spec: tensors, jitter, slow-down.
         seconds: of some batch sizes.
+        declared: what is said of the model's batch.
 
     Raises:
-        InputError: it is said of no batch size how long it takes.
+        InputError: it is said of no batch size how long it takes, or its tensors are not as declared.
     """
 
-    def __init__(self, spec: EmulatedSpec, seconds: Mapping[int, float]) -> None:
+    most: int | None = None
+
+    def __init__(
+        self, spec: EmulatedSpec, seconds: Mapping[int, float], declared: DeclaredBatch = UNDECLARED
+    ) -> None:
         if not seconds:
             raise InputError(
                 "an emulated worker needs the seconds of at least one batch size", where="seconds"
             )
         self.inputs = spec.inputs
         self.outputs = spec.outputs
+        self.batching = _batching(spec, declared)
         self._spec = spec
         self._known = sorted(seconds.items())
         self._random = random.Random()
 
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
-        """Sleep as long as the joint batch takes, and return each query's inputs as its outputs."""
+        """Sleep as long as the joint batch takes, or each query alone, and return their inputs as outputs."""
         del lane
-        end = time.monotonic() + self._seconds(sum(query.batch for query in queries))
+        rows = [query.batch for query in queries] if self.batching.rows else [1] * len(queries)
+        batches = [sum(rows)] if self.batching.rows else rows
+        end = time.monotonic() + sum(map(self._seconds, batches))
         answers = [Answer(self._outputs(query)) for query in queries]
         time.sleep(max(0.0, end - time.monotonic()))
         return answers
@@ -69,9 +78,24 @@ class Emulated:
         given = query.inputs[at] if at < len(query.inputs) else None
         if given is not None and _alike(spec, given):
             return Tensor(spec.name, given.datatype, given.shape, given.data)
-        shape = (query.batch, *(max(size, 1) for size in spec.shape[1:])) if spec.shape else ()
+        first = (query.batch if size < 0 else size for size in spec.shape[:1])
+        shape = (*first, *(max(size, 1) for size in spec.shape[1:]))
         item = _EMPTY_TEXT if spec.datatype == "BYTES" else bytes(ITEM_BYTES[spec.datatype])
         return Tensor(spec.name, spec.datatype, shape, item * math.prod(shape))
+
+
+def _batching(spec: EmulatedSpec, declared: DeclaredBatch) -> Batching:
+    """Return whether queries may be joined: each row of an output is that of an input, so any may be."""
+    if declared.rows is False:
+        return Batching(why="it is declared to have no batch dimension")
+    if all(each.shape[:1] == (-1,) for each in (*spec.inputs, *spec.outputs)):
+        return Batching(rows=True, most=declared.most or 0, why="it is emulated, row by row")
+    if declared.rows:
+        raise InputError(
+            "it is declared `batch: rows`, and not all of its tensors have a free first size",
+            hint="write -1 as the first size of each input and output",
+        )
+    return Batching(why="not all of its tensors have a free first size")
 
 
 def interpolated(known: Sequence[tuple[int, float]], batch: int) -> float:

@@ -80,7 +80,7 @@ class Lanes:
         return pack_done(number, answers, time.perf_counter() - began)
 
     def _answers(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
-        faults = [query_fault(query) for query in queries]
+        faults = [query_fault(query, rows=self._backend.batching.rows) for query in queries]
         sound = [query for query, fault in zip(queries, faults, strict=True) if fault is None]
         answers = iter(self._run(lane, sound) if sound else ())
         return [next(answers) if fault is None else Answer(error=fault, invalid=True) for fault in faults]

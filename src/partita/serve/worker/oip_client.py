@@ -17,13 +17,8 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 _TOLD = 500
 
 
-# Other 4xx are no query's fault: that of who set us up (401, 404), or the server's state (408, 429).
-_TO_BLAME = (
-    http.client.BAD_REQUEST,
-    http.client.REQUEST_ENTITY_TOO_LARGE,
-    http.client.UNSUPPORTED_MEDIA_TYPE,
-    http.client.UNPROCESSABLE_ENTITY,
-)
+_NOT_TO_BLAME = frozenset({401, 403, 404, 405, 407, 408, 421, 425, 426, 429})
+"""Of 4xx, what is no query's fault: that of who set us up, or the server's state of the moment (RFC 9110, 15.5)."""
 
 
 class UpstreamError(Exception):
@@ -85,7 +80,7 @@ class Client:
         if status == http.client.OK:
             return told, answer
         why = f"the server says {status}: {_reason(answer)}"
-        if status in _TO_BLAME:
+        if 400 <= status < 500 and status not in _NOT_TO_BLAME:
             raise InvalidQueryError(why)
         raise UpstreamError(why)
 

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from partita.errors import InputError
-from partita.serve.tensors import Query, Tensor, TensorSpec
+from partita.serve.tensors import Batching, Query, Tensor, TensorSpec
 from partita.serve.worker.joint import InvalidQueryError, Joining, decode_texts, encode_texts, run_joined
 from partita.serve.worker.log import note
+from partita.serve.worker.probe import Finding, Verdict, probe
+from partita.serve.worker.spec import UNDECLARED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from partita.serve.tensors import Answer
-    from partita.serve.worker.spec import OnnxSpec
+    from partita.serve.worker.probe import Feeds
+    from partita.serve.worker.spec import DeclaredBatch, OnnxSpec
 
 DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -46,19 +51,31 @@ NUMPY = {
 }
 
 
+_WORDS = re.compile(r"\w+")
+_OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad allocation", "bfcarena")
+
+
 class OnnxRuntime:
     """A back-end (the protocol's `Backend`): one session for each lane, as processes of their own would have.
 
+    Queries are joined where one name begins the shapes of all inputs and outputs and a probe finds that rows do not
+    influence each other, or where whoever owns the model says that they do not.
+
     Args:
         spec: the model.
-        batch: the largest that the worker takes, for warming up.
+        batch: the largest that the worker takes.
         lanes: sessions.
+        declared: what is said of the model's batch.
+
+    Attributes:
+        batching: whether its queries may be joined and split.
+        most: rows that it runs at once at most; None for no limit.
 
     Raises:
-        InputError: ONNX Runtime is not installed, or cannot load the model.
+        InputError: ONNX Runtime is not installed or cannot load the model, or the model is not as it is declared.
     """
 
-    def __init__(self, spec: OnnxSpec, batch: int, lanes: int) -> None:
+    def __init__(self, spec: OnnxSpec, batch: int, lanes: int, declared: DeclaredBatch = UNDECLARED) -> None:
         runtime = _imported()
         self._invalid = runtime.capi.onnxruntime_pybind11_state.InvalidArgument
         self._sessions = [_session(runtime, spec) for _ in range(lanes)]
@@ -66,11 +83,14 @@ class OnnxRuntime:
         self.inputs = tuple(_tensor(each, spec.path) for each in first.get_inputs())
         self.outputs = tuple(_tensor(each, spec.path) for each in first.get_outputs())
         self.provider = str(first.get_providers()[0])
-        fixed, self._joining = _batching(self.inputs, self.outputs)
-        self._padded = fixed
-        if fixed is not None:
+        self._padded = _fixed_batch(self.inputs, self.outputs) if declared.rows else None
+        self.most = self._padded
+        if self._padded is not None:
             self.inputs, self.outputs = (_any_batch(side) for side in (self.inputs, self.outputs))
-        self._warm_up(batch)
+        self._answered: Feeds = {}
+        self.batching = self._batching(spec.path, batch, declared)
+        self._joining = Joining(self._padded or batch, apart=not self.batching.rows)
+        self._warm_up(batch if self.batching.rows else 1)
 
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
         """Return the answers, from as few runs of the model as the queries' shapes allow."""
@@ -80,6 +100,44 @@ class OnnxRuntime:
         """Free the sessions and their memory."""
         self._sessions.clear()
 
+    def _batching(self, path: str, batch: int, declared: DeclaredBatch) -> Batching:
+        """Return whether queries may be joined: as is declared, unless a probe shows that it is wrong."""
+        most = declared.most or 0
+        if declared.rows is False:
+            return Batching(why="it is declared to have no batch dimension")
+        if declared.rows:
+            _check_declared(self.inputs, self.outputs, path)
+        elif (doubt := _doubt(self.inputs, self.outputs)) is not None:
+            return Batching(why=doubt)
+        seen = self._probed(batch)
+        if seen.finding is Finding.APART:
+            return Batching(rows=True, most=most, why=seen.why)
+        if declared.rows and seen.finding is Finding.TOGETHER:
+            raise InputError(
+                f"it is declared `batch: rows`, and its rows influence each other: {seen.why}",
+                where=path,
+                hint="write `batch: none` for this service, or leave `batch` out",
+            )
+        if declared.rows:
+            return Batching(rows=True, most=most, why=f"it is declared `batch: rows`, though {seen.why}")
+        return Batching(why=seen.why)
+
+    def _probed(self, batch: int) -> Verdict:
+        names = [each.name for each in self.outputs]
+        seen = (
+            probe(
+                self.inputs,
+                self.outputs,
+                lambda feeds: self._arrays(0, names, feeds),
+                most=self._padded or batch,
+                coarse=not self.provider.startswith("CPU"),
+            )
+            if self._padded != 1
+            else Verdict(Finding.APART, "it runs one row at a time")
+        )
+        self._answered = dict(seen.sample)
+        return seen
+
     def _outputs(self, lane: int, query: Query) -> tuple[Tensor, ...]:
         known = {each.name: each for each in self.inputs}
         feeds = {each.name: _array(each, known) for each in query.inputs}
@@ -88,17 +146,43 @@ class OnnxRuntime:
         names = list(query.outputs) or [each.name for each in self.outputs]
         if unknown := set(names) - {each.name for each in self.outputs}:
             raise InvalidQueryError(f"there is no output {', '.join(sorted(unknown))}")
-        rows = query.batch
-        if self._padded is not None and rows < self._padded:
-            feeds = {name: _padded(each, self._padded) for name, each in feeds.items()}
         try:
-            found = self._sessions[lane].run(names, feeds)
-        except self._invalid as error:
-            raise InvalidQueryError(str(error)) from None
-        if self._padded is not None:
-            found = [each[:rows] for each in found]
+            found = self._arrays(lane, names, feeds)
+        except Exception as error:
+            if self._is_to_blame(lane, error):
+                raise InvalidQueryError(_first_line(error)) from None
+            raise
+        if not self._answered:
+            self._answered = feeds
         datatypes = {each.name: each.datatype for each in self.outputs}
         return tuple(_as_tensor(name, datatypes[name], each) for name, each in zip(names, found, strict=True))
+
+    def _arrays(self, lane: int, names: Sequence[str], feeds: Feeds) -> Sequence[Any]:
+        """Run a batch, filled up with copies of its last row where the model takes one size alone."""
+        if self._padded is None:
+            return list(self._sessions[lane].run(names, feeds))
+        rows = len(next(iter(feeds.values())))
+        if not rows:
+            raise InvalidQueryError("there is no row in it")
+        found = self._sessions[lane].run(
+            names, {name: _padded(each, self._padded) for name, each in feeds.items()}
+        )
+        return [each[:rows] for each in found]
+
+    def _is_to_blame(self, lane: int, error: Exception) -> bool:
+        """Say whether a query is to blame for an error: ONNX Runtime says so, or runs another one all the same.
+
+        Operators that meet sizes that do not fit together end with the same kind of error as those that fail.
+        """
+        if isinstance(error, self._invalid | InvalidQueryError):
+            return True
+        if not self._answered or any(word in str(error).lower() for word in _OUT_OF_MEMORY):
+            return False
+        try:
+            self._arrays(lane, [self.outputs[0].name], self._answered)
+        except Exception:  # noqa: BLE001 -- whatever it is, nothing runs any more
+            return False
+        return True
 
     def _warm_up(self, batch: int) -> None:
         """Run the smallest and the largest batch once: kernels are chosen then, and no query waits for that."""
@@ -108,7 +192,7 @@ class OnnxRuntime:
             query = Query(tuple(_zeros(each, rows) for each in self.inputs))
             for lane in range(len(self._sessions)):
                 try:
-                    self._outputs(lane, query)
+                    run_joined([query], self._joining, partial(self._outputs, lane))
                 except Exception as error:  # noqa: BLE001 -- a model may refuse zeros, and run all the same
                     note(f"warming up with a batch of {rows}: {error}")
                     return
@@ -129,7 +213,7 @@ def _session(runtime: Any, spec: OnnxSpec) -> Any:  # noqa: ANN401 -- a package 
         raise InputError("no such model", where=spec.path)
     options = runtime.SessionOptions()
     options.intra_op_num_threads = spec.threads
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what fails is told by whoever asked: the log is not for clients' faults
     there = runtime.get_available_providers()
     wanted = [each for each in ("CUDAExecutionProvider", "CPUExecutionProvider") if each in there]
     try:
@@ -140,24 +224,68 @@ def _session(runtime: Any, spec: OnnxSpec) -> Any:  # noqa: ANN401 -- a package 
 
 def _tensor(node: Any, path: str) -> TensorSpec:  # noqa: ANN401 -- a package without types
     if node.type not in DATATYPES:
-        raise InputError(f"{node.name} is a {node.type}, which cannot be served", where=path)
+        maps = "; export it without ZipMap" if "map(" in node.type else ""
+        raise InputError(
+            f"{node.name} is a {node.type}, which cannot be served",
+            where=path,
+            hint=f"inputs and outputs have to be tensors{maps}",
+        )
     sizes = (size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
-    return TensorSpec(node.name, DATATYPES[node.type], tuple(sizes))
+    names = tuple(size if isinstance(size, str) else "" for size in node.shape)
+    return TensorSpec(node.name, DATATYPES[node.type], tuple(sizes), names if any(names) else ())
 
 
-def _batching(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> tuple[int | None, Joining]:
-    """Return the batch that the model always runs, None for any, and how queries are put together for it."""
-    firsts = {each.shape[0] if each.shape else None for each in (*inputs, *outputs)}
-    if firsts == {-1}:
-        return None, Joining()
-    if len(firsts) == 1 and None not in firsts:
-        (fixed,) = firsts
-        return fixed, Joining(most=fixed)
-    return None, Joining(apart=True)
+def _fixed_batch(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> int | None:
+    """Return the one first size of all tensors; None if it is free, or there are several."""
+    firsts = {each.shape[:1] for each in (*inputs, *outputs)}
+    first = next(iter(firsts)) if len(firsts) == 1 else ()
+    return first[0] if first and first[0] > 0 else None
+
+
+def _doubt(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
+    """Say why the model's own words do not make its first dimension a batch; None if they do."""
+    batch = inputs[0].symbols[0] if inputs and inputs[0].symbols else ""
+    if not inputs or not inputs[0].shape:
+        return "its first input has no dimension" if inputs else "it has no input"
+    if not batch:
+        return f"the first dimension of {inputs[0].name} has no name"
+    for spec in (*inputs, *outputs):
+        if spec.symbols[:1] != (batch,):
+            return f"{spec.name} of {_named(spec)} does not begin with {batch} as {inputs[0].name} does"
+        if any(batch in _WORDS.findall(name) for name in spec.symbols[1:]):
+            return f"{spec.name} of {_named(spec)} has {batch} as another dimension too"
+    return None
+
+
+def _check_declared(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], path: str) -> None:
+    firsts = {each.name: each.shape[:1] for each in (*inputs, *outputs)}
+    for spec in (*inputs, *outputs):
+        if firsts[spec.name] != (-1,):
+            raise InputError(
+                f"it is declared `batch: rows`, and {spec.name} is {_named(spec)}",
+                where=path,
+                hint="a batch is the first size of all inputs and outputs, free in all or the same in all",
+            )
+
+
+def _named(spec: TensorSpec) -> str:
+    names = _names(spec)
+    sizes = (name or (str(size) if size >= 0 else "?") for size, name in zip(spec.shape, names, strict=True))
+    return f"[{', '.join(sizes)}]"
+
+
+def _names(spec: TensorSpec) -> tuple[str, ...]:
+    return spec.symbols or ("",) * len(spec.shape)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
 
 
 def _any_batch(side: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
-    return tuple(replace(each, shape=(-1, *each.shape[1:])) for each in side)
+    return tuple(
+        replace(each, shape=(-1, *each.shape[1:]), symbols=("batch", *_names(each)[1:])) for each in side
+    )
 
 
 def _array(tensor: Tensor, known: dict[str, TensorSpec]) -> Any:  # noqa: ANN401 -- any datatype

@@ -40,6 +40,10 @@ class Serving:
     def __init__(self, spec: WorkerSpec, backend: Backend) -> None:
         self._spec = spec
         self._hello = _hello(spec, backend).packed()
+        note(
+            ("queries are joined: " if backend.batching.rows else "queries run one by one: ")
+            + backend.batching.why
+        )
         self._connections: list[Connection] = []
         self._under_way = 0
         self._changed = threading.Condition()
@@ -115,10 +119,11 @@ def _hello(spec: WorkerSpec, backend: Backend) -> Hello:
         spec.gpu,
         spec.placement,
         spec.profile,
-        spec.batch,
+        spec.batch if backend.most is None else min(spec.batch, backend.most),
         spec.processes,
         os.getpid(),
         backend.inputs,
         backend.outputs,
         dict(spec.seconds),
+        backend.batching,
     )

@@ -18,8 +18,10 @@ DEFAULT_INPUTS = (TensorSpec("INPUT0", "FP32", (-1, 16)),)
 DEFAULT_OUTPUTS = (TensorSpec("OUTPUT0", "FP32", (-1, 16)),)
 GRACE_S = 30.0
 LOAD_TIMEOUT_S = 600.0
+MOST_ROWS = 65_536
+"""Rows that a query may have where whoever owns the model sets no limit, and the highest limit."""
 _REQUIRED = "service model gpu placement batch backend folder token"
-_OPTIONAL = "processes seconds grace_s supervised"
+_OPTIONAL = "processes seconds grace_s supervised declared"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,22 @@ KINDS: dict[str, type[EmulatedSpec | OnnxSpec | UpstreamSpec]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class DeclaredBatch:
+    """What whoever owns a model says of the first dimension of its tensors.
+
+    Attributes:
+        rows: whether it is a batch, of rows that do not influence each other; None if nothing is said.
+        most: rows that a query may have; None if nothing is said.
+    """
+
+    rows: bool | None = None
+    most: int | None = None
+
+
+UNDECLARED = DeclaredBatch()
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """What a worker is.
 
@@ -96,6 +114,7 @@ class WorkerSpec:
         seconds: expected seconds of some batch sizes, from the performance table.
         grace_s: seconds from SIGTERM for finishing what it has.
         supervised: whether it is to end when its standard input does, which whoever started it holds open.
+        declared: what is said of the model's batch.
     """
 
     service: str
@@ -110,6 +129,7 @@ class WorkerSpec:
     seconds: Mapping[int, float] = field(default_factory=dict)
     grace_s: float = GRACE_S
     supervised: bool = False
+    declared: DeclaredBatch = UNDECLARED
 
     @property
     def profile(self) -> str:
@@ -164,6 +184,7 @@ def parse_spec(data: object, name: str) -> WorkerSpec:
         seconds=_seconds(fields),
         grace_s=fields.number("grace_s") if "grace_s" in fields.data else GRACE_S,
         supervised=fields.flag("supervised"),
+        declared=_declared(fields),
     )
 
 
@@ -222,13 +243,18 @@ def _emulated(fields: Fields) -> EmulatedSpec:
 def _tensors(fields: Fields, key: str) -> tuple[TensorSpec, ...]:
     found = []
     for at, each in fields.items(key):
-        tensor = Fields.of(each, fields.file, at, "name datatype shape")
+        tensor = Fields.of(each, fields.file, at, "name datatype shape", "symbols optional")
         datatype = tensor.text("datatype")
         if datatype not in ITEM_BYTES and datatype != "BYTES":
             raise tensor.error(
                 f"unknown datatype {datatype!r}", "datatype", f"known are {', '.join(ITEM_BYTES)}"
             )
-        found.append(TensorSpec(tensor.text("name"), datatype, _shape(tensor)))
+        shape = _shape(tensor)
+        found.append(
+            TensorSpec(
+                tensor.text("name"), datatype, shape, _symbols(tensor, len(shape)), tensor.flag("optional")
+            )
+        )
     if not found:
         raise fields.error("expected at least one tensor", key)
     return tuple(found)
@@ -239,6 +265,25 @@ def _shape(tensor: Fields) -> tuple[int, ...]:
     if not all(type(size) is int and size >= -1 for size in shape):
         raise tensor.error("expected whole numbers, -1 for any size", "shape")
     return tuple(size for size in shape if isinstance(size, int))
+
+
+def _symbols(tensor: Fields, dimensions: int) -> tuple[str, ...]:
+    names = [name for _, name in tensor.items("symbols")] if tensor.data.get("symbols") else []
+    if names and (len(names) != dimensions or not all(isinstance(name, str) for name in names)):
+        raise tensor.error(
+            "expected a name for each dimension", "symbols", "write a text for each, empty for none"
+        )
+    return tuple(name for name in names if isinstance(name, str))
+
+
+def _declared(fields: Fields) -> DeclaredBatch:
+    data = fields.data.get("declared")
+    if data is None:
+        return UNDECLARED
+    told = Fields.of(data, fields.file, "declared", "", "rows most")
+    rows = told.data.get("rows")
+    most = told.whole("most", 1) if told.data.get("most") is not None else None
+    return DeclaredBatch(None if rows is None else told.flag("rows"), most)
 
 
 def _placement(fields: Fields) -> str:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
-from partita.serve.tensors import TensorSpec
+from partita.serve.tensors import Batching, TensorSpec
 from partita.serve.worker.joint import Joining, run_joined
 from partita.serve.worker.oip import read_answer, write_query
 from partita.serve.worker.oip_client import Client, UpstreamError
 from partita.serve.worker.server_process import ServerProcess, free_port
+from partita.serve.worker.spec import UNDECLARED
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
     from partita.serve.tensors import Answer, Query, Tensor
-    from partita.serve.worker.spec import UpstreamSpec
+    from partita.serve.worker.spec import DeclaredBatch, UpstreamSpec
 
 BINARY = "binary_tensor_data"
 """The binary tensor extension's name in a server's metadata (Triton's protocol extensions)."""
@@ -27,16 +29,28 @@ _LOOK_S = 0.25
 class Upstream:
     """A back-end (the protocol's `Backend`) with one connection kept for each lane.
 
+    Queries are joined up to the `max_batch_size` that the server's own configuration of the model has; where that is
+    0, or the server has no configurations, only if whoever owns the model says so.
+
     Args:
         spec: the server.
         model: the model's name there, unless the specification says another.
         lanes: connections.
+        declared: what is said of the model's batch.
+
+    Attributes:
+        batching: whether its queries may be joined and split.
+        most: rows that it takes at once at most; None for no limit.
 
     Raises:
         InputError: the server does not answer in time, or does not have the model, or tells of it what is none.
     """
 
-    def __init__(self, spec: UpstreamSpec, model: str, lanes: int) -> None:
+    def __init__(
+        self, spec: UpstreamSpec, model: str, lanes: int, declared: DeclaredBatch = UNDECLARED
+    ) -> None:
+        self.inputs: tuple[TensorSpec, ...] = ()
+        self.outputs: tuple[TensorSpec, ...] = ()
         words = {"port": free_port()} if spec.command else {}
         self._url = _filled(spec.url, words)
         command = [_filled(word, words) for word in spec.command]
@@ -46,11 +60,15 @@ class Upstream:
         try:
             self._await_ready(self._clients[0], spec)
             self._read_metadata(self._clients[0])
+            config = self._config(self._clients[0])
         except BaseException:
             self.close()
             raise
-        batched = all(each.shape[:1] == (-1,) for each in (*self.inputs, *self.outputs))
-        self._joining = Joining(apart=not batched)
+        own = _own_limit(config)
+        self.inputs = _with_optional(self.inputs, config)
+        self.batching = _batching(self.inputs, self.outputs, own, declared)
+        self.most = own or None
+        self._joining = Joining(self.most, apart=not self.batching.rows)
 
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
         """Return the server's answers, from as few requests as the queries' shapes allow."""
@@ -73,6 +91,13 @@ class Upstream:
             raise InputError(
                 f"the server's metadata cannot be read: {error!r}", where=self._url + self._path
             ) from None
+
+    def _config(self, client: Client) -> dict[str, Any] | None:
+        """Return the server's configuration of the model, which Triton and those like it have; None without one."""
+        try:
+            return client.get(f"{self._path}/config")
+        except (OSError, UpstreamError, ValueError):
+            return None  # then nothing is joined, which is always right
 
     def _infer(self, lane: int, query: Query) -> tuple[Tensor, ...]:
         header, body = write_query(query, binary=self._binary)
@@ -103,6 +128,44 @@ def _tensors(listed: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
         TensorSpec(str(each["name"]), str(each["datatype"]), tuple(int(size) for size in each["shape"]))
         for each in listed
     )
+
+
+def _own_limit(config: dict[str, Any] | None) -> int | None:
+    """Return the `max_batch_size` of a configuration; None if nothing is said of it."""
+    value = None if config is None else config.get("max_batch_size", 0)
+    return value if isinstance(value, int) and value >= 0 else None
+
+
+def _batching(
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], own: int | None, declared: DeclaredBatch
+) -> Batching:
+    """Return whether queries may be joined: as is declared, or else as the server's own limit says."""
+    if declared.rows is False:
+        return Batching(why="it is declared to have no batch dimension")
+    if declared.rows:
+        return Batching(rows=True, most=declared.most or own or 0, why="it is declared `batch: rows`")
+    if own is None:
+        return Batching(why="its server says nothing of a max_batch_size")
+    if own == 0:
+        return Batching(why="its server says max_batch_size 0")
+    for spec in (*inputs, *outputs):
+        # Where there is a max_batch_size, metadata begin each shape with the batch (Triton's model configuration).
+        if spec.shape[:1] != (-1,):
+            return Batching(
+                why=f"its server says max_batch_size {own}, and {spec.name} is {list(spec.shape)}, without a batch"
+            )
+    return Batching(rows=True, most=declared.most or own, why=f"its server says max_batch_size {own}")
+
+
+def _with_optional(inputs: Sequence[TensorSpec], config: dict[str, Any] | None) -> tuple[TensorSpec, ...]:
+    """Return the inputs, marked where the configuration says that a query may leave them out."""
+    listed = (config or {}).get("input")
+    optional = {
+        each.get("name")
+        for each in (listed if isinstance(listed, list) else ())
+        if isinstance(each, dict) and each.get("optional") is True
+    }
+    return tuple(replace(each, optional=each.name in optional) for each in inputs)
 
 
 def _filled(text: str, words: Mapping[str, int]) -> str:

@@ -19,14 +19,14 @@ from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any
 
-from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
+from partita.serve.tensors import APART, Answer, Batching, Query, Tensor, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from partita.serve.tensors import Buffer
 
-PROTOCOL = 1
+PROTOCOL = 2
 HEAD = struct.Struct("<IIB3xQ")
 """Length of the header, length of the data, kind, id."""
 _text = json.JSONEncoder(separators=(",", ":")).encode
@@ -62,6 +62,7 @@ class Hello:
         inputs: what the model takes.
         outputs: what it gives.
         seconds: expected seconds of some batch sizes, from the performance table; may be empty.
+        batching: whether its queries may be joined and split.
     """
 
     service: str
@@ -75,6 +76,7 @@ class Hello:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     seconds: dict[int, float]
+    batching: Batching = APART
 
     def packed(self) -> bytes:
         """Return its frame."""
@@ -92,13 +94,18 @@ class Hello:
             raise ValueError(f"a worker of protocol {header.get('protocol')}, not {PROTOCOL}")
         try:
             for side in ("inputs", "outputs"):
-                data[side] = tuple(
-                    TensorSpec(each["name"], each["datatype"], tuple(each["shape"])) for each in data[side]
-                )
+                data[side] = tuple(_spec(each) for each in data[side])
+            data["batching"] = Batching(**data["batching"])
             data["seconds"] = {int(batch): float(each) for batch, each in data["seconds"].items()}
             return cls(**data)
         except (KeyError, TypeError) as error:
             raise ValueError(f"no worker's HELLO: {error}") from None
+
+
+def _spec(told: dict[str, Any]) -> TensorSpec:
+    return TensorSpec(
+        told["name"], told["datatype"], tuple(told["shape"]), tuple(told["symbols"]), told["optional"]
+    )
 
 
 def frame(

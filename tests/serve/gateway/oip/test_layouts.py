@@ -7,6 +7,7 @@ import struct
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.serve.gateway.front_fake import ROWS
 
 from partita.serve.gateway.oip.faults import RequestError
 from partita.serve.gateway.oip.limits import Limits
@@ -17,9 +18,11 @@ from partita.serve.tensors import TensorSpec
 
 LIMITS = Limits(strings=50, tensors=20)
 ONE = Model(
-    "m", "m", (TensorSpec("data", "FP32", (-1, 2)),), (TensorSpec("o", "FP32", (-1, 2)),), 8, 0.1, 0.95
+    "m", "m", (TensorSpec("data", "FP32", (-1, 2)),), (TensorSpec("o", "FP32", (-1, 2)),), 8, 0.1, 0.95, ROWS
 )
-TWO = Model("m", "m", tuple(TensorSpec(each, "FP32", (-1, 2)) for each in "ab"), ONE.outputs, 8, 0.1, 0.95)
+TWO = Model(
+    "m", "m", tuple(TensorSpec(each, "FP32", (-1, 2)) for each in "ab"), ONE.outputs, 8, 0.1, 0.95, ROWS
+)
 LISTS = st.sampled_from(
     [
         "[1,2]",

@@ -55,7 +55,7 @@ def read_message(request: Any, signature: Signature, limits: Limits) -> tuple[Qu
         raise RequestError(f"id has {len(request.id)} characters, {limits.name} at most")
     if raw and len(raw) != len(inputs):
         raise RequestError(f"{len(inputs)} inputs, and {len(raw)} raw_input_contents")
-    specs = signature.specs([each.name for each in inputs])
+    specs = signature.specs([(each.name, each.datatype, tuple(each.shape)) for each in inputs])
     tensors = [_tensor(each, raw[i] if raw else None, specs[i], limits) for i, each in enumerate(inputs)]
     outputs = []
     for each in request.outputs:

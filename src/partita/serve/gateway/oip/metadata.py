@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from partita import __version__
-from partita.serve.gateway.oip.signature import batched
 from partita.serve.gateway.oip.version import VERSION
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ def server_metadata() -> dict[str, Any]:
 
 
 def model_metadata(model: Model) -> dict[str, Any]:
-    """Return a model's name, versions, inputs and outputs, with the batch as their first dimension."""
+    """Return a model's name, versions, inputs and outputs, their first size the batch if there is one."""
     return {
         "name": model.service,
         "versions": [VERSION],
@@ -38,8 +37,11 @@ def model_metadata(model: Model) -> dict[str, Any]:
 
 
 def model_config(model: Model) -> dict[str, Any]:
-    """Return a model's configuration as Triton has it: dimensions without the batch."""
-    free = batched(model)
+    """Return a model's configuration as Triton has it: dimensions without the batch, where there is one.
+
+    Among its parameters `batch` says whether queries are joined (`rows`) or not (`none`), and `batch_reason` why.
+    """
+    free = model.batching.rows
     return {
         "name": model.service,
         "platform": _PLATFORM,
@@ -47,7 +49,11 @@ def model_config(model: Model) -> dict[str, Any]:
         "max_batch_size": model.max_batch if free else 0,
         "input": _dims(model.inputs, free),
         "output": _dims(model.outputs, free),
-        "dynamic_batching": {},
+        **({"dynamic_batching": {}} if free else {}),
+        "parameters": {
+            "batch": {"string_value": "rows" if free else "none"},
+            "batch_reason": {"string_value": model.batching.why},
+        },
     }
 
 
@@ -112,6 +118,7 @@ def _dims(specs: Sequence[TensorSpec], free: bool) -> list[dict[str, Any]]:  # n
             "name": spec.name,
             "data_type": "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}",
             "dims": list(spec.shape[1:] if free else spec.shape),
+            **({"optional": True} if spec.optional else {}),
         }
         for spec in specs
     ]

@@ -161,7 +161,7 @@ def _tensors(
     at = end if at is None else at
     found = []
     items = _items(document, "inputs", limits)
-    specs = signature.specs([each.get("name") for each in items])
+    specs = signature.specs([(each.get("name"), each.get("datatype"), each.get("shape")) for each in items])
     for each, spec in zip(items, specs, strict=True):
         count = elements(spec, each.get("datatype"), each.get("shape"))
         name, datatype, shape = spec.name, spec.datatype, each["shape"]

@@ -1,0 +1,90 @@
+"""Tensors joined and cut along their first dimension: on raw bytes, as tensors are in row-major order."""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import TYPE_CHECKING
+
+from partita.serve.tensors import ITEM_BYTES, Query, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_LENGTH = struct.Struct("<I")
+
+
+def joined(queries: Sequence[Query]) -> Query:
+    """Return one query with the rows of all, which must have inputs of the same names, types and further sizes."""
+    if len(queries) == 1:
+        return queries[0]
+    rows = sum(query.batch for query in queries)
+    by_name = [{each.name: each.data for each in query.inputs} for query in queries]
+    inputs = tuple(
+        Tensor(
+            each.name,
+            each.datatype,
+            (rows, *each.shape[1:]),
+            b"".join(one[each.name] for one in by_name),
+        )
+        for each in queries[0].inputs
+    )
+    asked = [query.outputs for query in queries]
+    wanted = tuple(dict.fromkeys(name for names in asked for name in names)) if all(asked) else ()
+    return Query(inputs, wanted)
+
+
+def cut(query: Query, most: int | None) -> list[Query]:
+    """Return a query in parts of at most so many rows, in their order; itself if it has no more."""
+    rows = query.batch
+    if most is None or rows <= most:
+        return [query]
+    sizes = [min(most, rows - start) for start in range(0, rows, most)]
+    pieces = [cut_rows(each, sizes) for each in query.inputs]
+    return [Query(tuple(piece[index] for piece in pieces), query.outputs) for index in range(len(sizes))]
+
+
+def cut_rows(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
+    """Return a tensor in parts of so many rows each, which are views of its data."""
+    data = memoryview(tensor.data)
+    per_row = math.prod(tensor.shape[1:])
+    ends = _ends(tensor.datatype, data, [each * per_row for each in rows])
+    return [
+        Tensor(tensor.name, tensor.datatype, (each, *tensor.shape[1:]), data[start:end])
+        for each, start, end in zip(rows, [0, *ends], ends, strict=False)
+    ]
+
+
+def stacked(parts: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """Return the outputs of several batches as those of all their rows.
+
+    Raises:
+        ValueError: they are not of the same names, types and further sizes.
+    """
+    if len(parts) == 1:
+        return tuple(parts[0])
+    found = []
+    for same in zip(*parts, strict=True):
+        first = same[0]
+        for each in same:
+            if (each.name, each.datatype, each.shape[1:]) != (first.name, first.datatype, first.shape[1:]):
+                raise ValueError(
+                    f"output {first.name} is {first.datatype} {list(first.shape)} in one part of the query and "
+                    f"{each.datatype} {list(each.shape)} in another"
+                )
+        rows = sum(each.shape[0] for each in same)
+        data = b"".join(each.data for each in same)
+        found.append(Tensor(first.name, first.datatype, (rows, *first.shape[1:]), data))
+    return tuple(found)
+
+
+def _ends(datatype: str, data: memoryview, elements: Sequence[int]) -> list[int]:
+    ends, at = [], 0
+    for count in elements:
+        if datatype in ITEM_BYTES:
+            at += count * ITEM_BYTES[datatype]
+        else:
+            for _ in range(count):
+                at += _LENGTH.size + _LENGTH.unpack_from(data, at)[0]
+        ends.append(at)
+    return ends
