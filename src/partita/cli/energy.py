@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partita.cli.options import Format, Output, emit, stdout
+from partita.cli.options import Format, Output, echo, emit, stdout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,7 +76,7 @@ def energy(*, by: ByOption = By.GPU, since: Since = "24h", output: Output = Form
         stdout().print(_table(by, rows))
         for each in counters.values():
             if each.joules is None:
-                typer.echo(f"note: {each.gpu} has no energy counter: {each.why}", err=True)
+                echo(f"note: {each.gpu} has no energy counter: {each.why}", err=True)
     else:
         emit({"by": by.value, "since_s": seconds, "rows": rows, "counters": _counters(counters)}, output)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from partita.cli.options import echo
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -34,7 +36,7 @@ def mig_parted(plan: PlanFile, out: Out = None) -> None:
 
     text = to_yaml(mig_parted_config(read_plan(plan)))
     if out is None:
-        typer.echo(text, nl=False)
+        echo(text, newline=False)
         return
     with replacing(out) as stream:
         stream.write(text)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partita.cli.job_daemon import connect, shown_job
-from partita.cli.options import Format, Output, emit, stdout
+from partita.cli.options import Format, Output, echo, emit, stdout
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +44,7 @@ def history(ids: Chosen = None, *, limit: Limit = 20, output: Output = Format.TA
         console = stdout()
         console.print(_table(jobs, wide=console.width >= _WIDE))
     else:
-        typer.echo("no job is over yet")
+        echo("no job is over yet")
 
 
 def _newest(daemon: Client, limit: int) -> list[dict[str, Any]]:

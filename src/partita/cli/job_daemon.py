@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from partita.cli.options import echo
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -60,4 +62,4 @@ def tell_each(jobs: Sequence[dict[str, Any]], words: dict[str, str], *, quiet: b
         return
     for job in jobs:
         text = words.get(job["was"], words[""]).format(**job)
-        typer.echo(f"job {job['id']}: {text}", err=True)
+        echo(f"job {job['id']}: {text}", err=True)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import base64
-import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from partita.cli.job_daemon import connect
+from partita.cli.options import echo
+from partita.cli.streams import own
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,8 +35,8 @@ def logs(job: Id, *, follow: Follow = False, attempt: Number = None) -> None:
     """
     with connect() as daemon:
         for chunk in _followed(daemon, job, attempt) if follow else _written(daemon, job, attempt):
-            sys.stdout.buffer.write(chunk)
-            sys.stdout.buffer.flush()
+            own().buffer.write(chunk)
+            own().buffer.flush()
 
 
 def _written(daemon: Client, job: str, attempt: int | None) -> Iterator[bytes]:
@@ -45,7 +46,7 @@ def _written(daemon: Client, job: str, attempt: int | None) -> Iterator[bytes]:
     while True:
         found = daemon.ask("log", ids=[job], offset=offset, **asked)
         if found["attempt"] == 0:
-            typer.echo(f"job {found['id']} is {found['state']} and has written nothing yet", err=True)
+            echo(f"job {found['id']} is {found['state']} and has written nothing yet", err=True)
         if not found["data"]:
             return
         asked = {"attempt": found["attempt"]}
@@ -67,7 +68,7 @@ def _followed(daemon: Client, job: str, attempt: int | None) -> Iterator[bytes]:
             continue
         if found is not None and found["ended"] and found["attempt"] < found["attempts"]:
             number, offset = found["attempt"] + 1, 0
-            typer.echo(f"attempt {number} of job {found['id']}", err=True)
+            echo(f"attempt {number} of job {found['id']}", err=True)
             continue
         if found is not None and found["state"] in {"done", "failed", "cancelled"}:
             _end(found)
@@ -77,7 +78,7 @@ def _followed(daemon: Client, job: str, attempt: int | None) -> Iterator[bytes]:
 
 def _end(found: dict[str, Any]) -> None:
     why = f": {found['why']}" if found["why"] else ""
-    typer.echo(f"job {found['id']} {found['state']}{why}", err=True)
+    echo(f"job {found['id']} {found['state']}{why}", err=True)
 
 
 def _patiently(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import nullcontext
+from functools import wraps
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -37,6 +39,8 @@ from partita.cli import (
     submit,
     wait,
 )
+from partita.cli.options import echo
+from partita.cli.streams import ReaderGoneError, apart, fill_gaps
 from partita.errors import PartitaError
 
 if TYPE_CHECKING:
@@ -83,7 +87,7 @@ for command in (
 
 def _version(value: bool) -> None:  # noqa: FBT001 -- typer calls it with the flag
     if value:
-        typer.echo(f"partita {__version__}")
+        echo(f"partita {__version__}")
         raise typer.Exit
 
 
@@ -99,16 +103,37 @@ def _root(
 
 
 def command_line() -> Callable[..., object]:
-    """Return the whole command line, its help without the environment variables that every option has."""
+    """Return the whole command line.
+
+    Help leaves out the environment variables that every option has. What a command writes is kept apart from what
+    libraries print.
+    """
     root: Any = typer.main.get_command(app)
     waiting = [root]
     while waiting:
         command = waiting.pop()
         waiting.extend(getattr(command, "commands", {}).values())
+        _keep_apart(command)
         for parameter in command.params:
             parameter.show_envvar = False
     run: Callable[..., object] = root
     return run
+
+
+def _keep_apart(command: Any) -> None:  # noqa: ANN401 -- typer has no public type
+    """Keep what a command writes apart while it runs; one whose subcommand is asked for writes nothing itself."""
+    invoke, body = command.invoke, command.callback
+
+    def invoke_apart(context: typer.Context) -> object:
+        @wraps(body)
+        def run(*words: object, **options: object) -> object:
+            with nullcontext() if context.invoked_subcommand else apart():
+                return body(*words, **options)
+
+        command.callback = body and run
+        return invoke(context)
+
+    command.invoke = invoke_apart
 
 
 def _debug(arguments: list[str]) -> tuple[list[str], bool]:
@@ -121,7 +146,8 @@ def _debug(arguments: list[str]) -> tuple[list[str], bool]:
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
     arguments, debug = _debug(sys.argv[1:])
-    for stream in (sys.stdout, sys.stderr):
+    fill_gaps()
+    for stream in (sys.stdout, sys.stderr):  # noqa: TID251 -- no command runs yet
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(
                 errors="backslashreplace"
@@ -135,8 +161,10 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
+    except ReaderGoneError:
+        sys.exit(141)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output is gone; there is nobody to tell
+        sys.stderr.close()  # the reader of what we tell is gone
         sys.exit(141)
     except Exception as error:
         if debug:

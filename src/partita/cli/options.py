@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from partita.cli.streams import own, width
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ def stdout() -> Console:
     """Return the console for data: plain where stdout is no terminal, colour off with NO_COLOR."""
     from rich.console import Console  # noqa: PLC0415 -- rich is slow to import
 
-    return Console(highlight=False, soft_wrap=False)
+    return Console(file=own(), width=width(), highlight=False, soft_wrap=False)
 
 
 def stderr() -> Console:
@@ -46,10 +47,15 @@ def stderr() -> Console:
     return Console(stderr=True, highlight=False)
 
 
+def echo(text: str, *, err: bool = False, newline: bool = True) -> None:
+    """Write text as it is, to stdout or to stderr."""
+    typer.echo(text, file=None if err else own(), err=err, nl=newline)  # noqa: TID251 -- the one place
+
+
 def emit_document(write: Callable[[TextIO], None], form: Format) -> None:
     """Write a document to stdout as JSON, which is streamed, or as YAML."""
     if form is Format.JSON:
-        write(sys.stdout)
+        write(own())
         return
     import io  # noqa: PLC0415 -- only for YAML
     import json  # noqa: PLC0415
@@ -64,8 +70,8 @@ def emit(value: object, form: Format) -> None:
     if form is Format.YAML:
         import yaml  # noqa: PLC0415
 
-        typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+        echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), newline=False)
     else:
         import json  # noqa: PLC0415
 
-        typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+        echo(json.dumps(value, indent=2, ensure_ascii=False))

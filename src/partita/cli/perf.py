@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita.cli import perf_measure
-from partita.cli.options import Format, Output
+from partita.cli.options import Format, Output, echo
 from partita.cli.perf_table import batch_sizes, write
 from partita.errors import InputError, nearest
 
@@ -224,7 +224,7 @@ def estimate(
                 work, gpu_model(name), batches=batch_sizes(batches), max_processes=max_processes
             )
             if not len(found):
-                typer.echo(f"note: {work.model} fits no profile of {name}", err=True)
+                echo(f"note: {work.model} fits no profile of {name}", err=True)
             rows += list(found)
     if not rows:
         raise InputError("no model fits any profile", hint="lower the precision, or choose a larger GPU")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from partita import __version__
-from partita.cli.options import stderr
+from partita.cli.options import echo, stderr
 from partita.cli.perf_table import write
 from partita.errors import PartitaError
 from partita.perf.measure.measuring import measure
@@ -40,18 +40,16 @@ class Target:
 def tell_plan(setup: Setup, course: Course, journal: Journal) -> None:
     """Write what would be measured to stdout."""
     device, effort, left = setup.device, setup.effort, len(course.remaining(journal.results))
-    typer.echo(f"model      {setup.path}")
+    echo(f"model      {setup.path}")
     for each in setup.feed.inputs:
         shape = ", ".join("batch" if size is None else str(size) for size in each.dims)
-        typer.echo(f"input      {each.name}: {each.dtype}[{shape}]")
-    typer.echo(f"device     {device.title}; in the table {device.gpu} {device.profile}")
-    typer.echo(f"batches    {', '.join(map(str, course.batches))}")
-    typer.echo(f"processes  {'1' if course.max_processes == 1 else f'1 to {course.max_processes}'}")
-    typer.echo(f"cells      {len(course.cells())}, {left} of them left")
+        echo(f"input      {each.name}: {each.dtype}[{shape}]")
+    echo(f"device     {device.title}; in the table {device.gpu} {device.profile}")
+    echo(f"batches    {', '.join(map(str, course.batches))}")
+    echo(f"processes  {'1' if course.max_processes == 1 else f'1 to {course.max_processes}'}")
+    echo(f"cells      {len(course.cells())}, {left} of them left")
     least, most = effort.seconds * left, (effort.max_seconds + effort.warmup_seconds) * left
-    typer.echo(
-        f"time       {_duration(least)} to {_duration(most)}, and loading the model once a cell and process"
-    )
+    echo(f"time       {_duration(least)} to {_duration(most)}, and loading the model once a cell and process")
 
 
 def carry_out(setup: Setup, course: Course, journal: Journal, meter: Meter, target: Target) -> None:
@@ -62,7 +60,7 @@ def carry_out(setup: Setup, course: Course, journal: Journal, meter: Meter, targ
         PartitaError: a process failed, or nothing could be measured.
     """
     if journal.results:
-        typer.echo(f"going on from {journal.path}: {len(journal.results)} cells are done", err=True)
+        echo(f"going on from {journal.path}: {len(journal.results)} cells are done", err=True)
     try:
         with _telling(setup) as tell:
             measure(setup, course, journal, meter, tell)
@@ -70,10 +68,10 @@ def carry_out(setup: Setup, course: Course, journal: Journal, meter: Meter, targ
         table = _table(setup, journal, target)
         if len(table):
             _write(table, target)
-        typer.echo(_interrupted(course, journal), err=True)
+        echo(_interrupted(course, journal), err=True)
         raise typer.Exit(130) from None
     for reason in _reasons(course, journal.results):
-        typer.echo(f"note: {reason}; nothing larger is tried", err=True)
+        echo(f"note: {reason}; nothing larger is tried", err=True)
     table = _table(setup, journal, target)
     if not len(table):
         raise PartitaError(
@@ -118,9 +116,9 @@ def _interrupted(course: Course, journal: Journal) -> str:
 def _telling(setup: Setup) -> Iterator[Callable[[Progress], None]]:
     """Yield what tells progress on stderr: a line for each finished cell; on a terminal also what runs now."""
     console = stderr()
-    typer.echo(f"measuring {setup.path} on {setup.device.title}", err=True)
+    echo(f"measuring {setup.path} on {setup.device.title}", err=True)
     if not console.is_terminal:
-        yield lambda progress: _tell_result(progress, setup, lambda line: typer.echo(line, err=True))
+        yield lambda progress: _tell_result(progress, setup, lambda line: echo(line, err=True))
         return
     with console.status("...") as status:
 

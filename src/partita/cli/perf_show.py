@@ -6,11 +6,10 @@ from dataclasses import asdict, dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-import typer
 from rich.table import Table
 from rich.text import Text
 
-from partita.cli.options import Format, emit, stdout
+from partita.cli.options import Format, echo, emit, stdout
 from partita.cli.perf_check import ESTIMATED
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model
@@ -74,9 +73,7 @@ def views(table: PerfTable, asked: Asked) -> list[View]:
             there = sorted({row.quantile for row in rows})
             if asked.quantile is not None and asked.quantile not in there:
                 only = " ".join(there)
-                typer.echo(
-                    f"note: {model} on {gpu} has no latency at {asked.quantile}, only {only}", err=True
-                )
+                echo(f"note: {model} on {gpu} has no latency at {asked.quantile}, only {only}", err=True)
             else:
                 found.append(_view(rows, asked))
     if not found:

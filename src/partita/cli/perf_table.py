@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
-
+from partita.cli.options import echo
+from partita.cli.streams import own
 from partita.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def write(table: PerfTable, out: Path | None) -> None:
     from partita.perf.writing import write_csv, write_table  # noqa: PLC0415 -- not needed for --help
 
     if out is None:
-        write_csv(table, typer.get_text_stream("stdout"))
+        write_csv(table, own())
     else:
         write_table(table, out)
-        typer.echo(f"wrote {len(table)} rows of {len(table.models)} models to {out}", err=True)
+        echo(f"wrote {len(table)} rows of {len(table.models)} models to {out}", err=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partita.cli.job_daemon import connect, shown_job
-from partita.cli.options import Format, Output, emit, stdout
+from partita.cli.options import Format, Output, echo, emit, stdout
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -43,7 +43,7 @@ def queue(*, limit: Limit = None, every: All = False, output: Output = Format.TA
     if found["jobs"]:
         stdout().print(_table(found))
     for line in _foot(found):
-        typer.echo(line)
+        echo(line)
 
 
 def _fetch(daemon: Client, most: int | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partita.cli.job_daemon import connect
+from partita.cli.options import echo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -105,8 +106,8 @@ def submit(
             **_grace(checkpoint_grace),
         )
     for note in taken["notes"]:
-        typer.echo(f"note: {note}", err=True)
-    typer.echo(taken["id"])
+        echo(f"note: {note}", err=True)
+    echo(taken["id"])
 
 
 def _directory() -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partita.cli.job_daemon import Ids, connect
+from partita.cli.options import echo
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,6 +85,6 @@ def _tell(jobs: Sequence[dict[str, Any]], told: set[str], *, quiet: bool) -> int
     for job in over:
         if job["id"] not in told and not quiet:
             why = f": {job['why']}" if job["why"] else ""
-            typer.echo(f"job {job['id']} {job['state']}{why}", err=True)
+            echo(f"job {job['id']} {job['state']}{why}", err=True)
         told.add(job["id"])
     return len(jobs) - len(over)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import highspy
 import numpy as np
 
+from partita.plan.exact.solver import new_solver
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,10 +47,9 @@ class Solution:
 class Program:
     """A minimisation, grown row by row and block of columns by block of columns."""
 
-    solver: highspy.Highs = field(default_factory=highspy.Highs)
+    solver: highspy.Highs = field(default_factory=new_solver)
 
     def __post_init__(self) -> None:
-        self.solver.setOptionValue("output_flag", False)
         self.solver.setOptionValue("threads", 1)
         self.solver.setOptionValue("mip_rel_gap", 0.0)
         # The default, 1e-6, would let a service fall short of its rate by a millionth.
