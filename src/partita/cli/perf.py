@@ -54,7 +54,7 @@ def check(files: Tables, output: Output = Format.TABLE) -> None:
     table = read_tables(files)
     perf_check.render(perf_check.summary(table), output)
     for note in table.notes:
-        typer.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
 
 
 @perf.command()
