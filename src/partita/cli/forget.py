@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partita.cli.job_daemon import connect, shown_job
-from partita.cli.options import Format, Output, emit, stdout
+from partita.cli.options import Format, Output, echo, emit, stdout
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,13 +39,13 @@ def forget(names: Names = None, *, every: Every = False, output: Output = Format
         emit({"families": found, "forgotten": bool(names or every)}, output)
     elif names or every:
         for each in found:
-            typer.echo(f"forgot {_shown(each)}: {_told(each)}", err=True)
+            echo(f"forgot {_shown(each)}: {_told(each)}", err=True)
         if not found:
-            typer.echo("nothing was remembered", err=True)
+            echo("nothing was remembered", err=True)
     elif found:
         stdout().print(_table(found))
     else:
-        typer.echo("nothing is remembered yet")
+        echo("nothing is remembered yet")
 
 
 def _table(found: list[dict[str, Any]]) -> Table:
