@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from partita.control.cluster_view import ClusterView
     from partita.drive.port import Driver, Ended, Observation
     from partita.sim.clock import Clock
     from partita.transition.transition import Action
@@ -121,8 +122,8 @@ class Told:
     def note(self, text: str) -> None:
         self.notes.append(text)
 
-    def observed(self, observation: Observation) -> None:
-        del observation
+    def observed(self, view: ClusterView) -> None:
+        del view
 
 
 @dataclass

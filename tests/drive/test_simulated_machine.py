@@ -18,7 +18,7 @@ from partita.sim.clock import SimulatedClock
 from partita.transition.transition import Action, Kind
 
 if TYPE_CHECKING:
-    from partita.drive.port import ObservedInstance
+    from partita.drive.port import ObservedGpu, ObservedInstance
 
 MODEL = gpu_model("a100-40gb")
 GPUS = st.sampled_from([GPU, OTHER])
@@ -39,6 +39,8 @@ class ClusterMachine(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "cluster.sqlite3"
         self.cluster = SimulatedCluster.create(self.path, [(GPU, MODEL.name), (OTHER, MODEL.name)], seed=seed)
         self.world = World(SimulatedDriver(self.path, SimulatedClock()))
+        self.mark: object | None = None
+        self.known: dict[str, ObservedGpu] = {}
         self.begun: list[Action] = []
         self.places: dict[str, tuple[str, Placement]] = {}
         self.now = 0.0
@@ -98,6 +100,13 @@ class ClusterMachine(RuleBasedStateMachine):
             assert len({each.identity.gi_id for each in gpu.instances}) == len(gpu.instances)
             assert all(each.complete for each in gpu.instances if each.replica)
             assert not (gpu.lost and gpu.instances)
+
+    @invariant()
+    def what_changed_put_onto_what_was_is_what_there_is(self) -> None:
+        changes = self.world.driver.observe_changes(self.mark, ())  # type: ignore[attr-defined]
+        self.mark = changes.mark
+        self.known.update((gpu.id, gpu) for gpu in changes.gpus)
+        assert tuple(self.known.values()) == self.world.driver.observe().gpus
 
     @invariant()
     def a_mig_uuid_never_comes_back(self) -> None:

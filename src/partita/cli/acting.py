@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 
     from partita.cli.workplace import Workplace
     from partita.control.carry_out import Reporter
+    from partita.control.cluster_view import ClusterView
     from partita.control.controller import Controller
     from partita.control.sharing import SharedDriver
-    from partita.drive.port import Ended, Observation
+    from partita.drive.port import Ended
     from partita.transition.transition import Action, Transitioner
 
 
@@ -118,7 +119,7 @@ class Lines:
         """Tell something."""
         self._print(f"note: {text}")
 
-    def observed(self, observation: Observation) -> None:
+    def observed(self, view: ClusterView) -> None:
         """Show nothing of the cluster itself."""
 
     def _show(self) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.drivers import ClockName, Cluster, DriverName, DriverOption
+from partita.cli.drivers import Cluster, DriverName, DriverOption
 from partita.cli.options import DryRun, stdout
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def adopt(
     """
     from partita.cli.workplace import workplace  # noqa: PLC0415 -- only commands that act need it
 
-    with workplace(Cluster(driver, ClockName.SIMULATED), _refuse_making) as place:
+    with workplace(Cluster(driver), _refuse_making) as place:
         for placement in _chosen(place.driver.observe(), gpu, instances or []):
             if not dry_run:
                 place.driver.adopt(gpu, placement)

@@ -11,7 +11,6 @@ import typer
 from partita.cli.acting import asked_to_stop, lines, make_controller
 from partita.cli.drivers import (
     AllowMigMode,
-    ClockName,
     ClockOption,
     Cluster,
     DriverName,
@@ -52,7 +51,7 @@ def apply(
     extra_gpus: ExtraGpus = None,
     algorithm: Algorithm = AlgorithmName.SHORTEST,
     driver: DriverOption = DriverName.SIMULATED,
-    clock: ClockOption = ClockName.SIMULATED,
+    clock: ClockOption = None,
     simulate: Simulate = None,
     services: ServicesFile = None,
     allow_mig_mode: AllowMigMode = False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.drivers import ClockName, Cluster, DriverName, DriverOption
+from partita.cli.drivers import Cluster, DriverName, DriverOption
 from partita.cli.options import DryRun, Format, Out, Output, emit_document, stdout
 from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbid, make_transitioner
 from partita.errors import InputError
@@ -144,7 +144,7 @@ def _from_cluster(
     from partita.control.observed import deployed  # noqa: PLC0415
     from partita.drive.state import state_path  # noqa: PLC0415
 
-    cluster = Cluster(driver, ClockName.SIMULATED)
+    cluster = Cluster(driver)
     if not cluster.exists(state_path()):
         raise InputError(
             "there is no simulated cluster yet",

@@ -51,11 +51,13 @@ DriverOption = Annotated[
     ),
 ]
 ClockOption = Annotated[
-    ClockName,
+    ClockName | None,
     typer.Option(
         "--clock",
         envvar="PARTITA_CLOCK",
-        help="Clock of a simulated cluster: simulated takes no time, wall takes as long as real GPUs.",
+        help="Clock of a simulated cluster: simulated takes no time, wall takes as long as real GPUs. "
+        "(default: the one that it lives by; simulated for a new one)",
+        show_default=False,
     ),
 ]
 Simulate = Annotated[
@@ -90,13 +92,14 @@ class Cluster:
     """Which cluster, as the user chose it.
 
     Attributes:
+        clock: of a simulated cluster; None for the one that it lived by last.
         services: file that says how replicas are run; without it those of a simulated cluster are no processes.
         allow_mig_mode: whether MIG mode may be turned on where it is off.
         seconds: what is measured of each service, for emulated workers.
     """
 
     driver: DriverName
-    clock: ClockName
+    clock: ClockName | None = None
     services: Path | None = None
     allow_mig_mode: bool = False
     seconds: Mapping[str, SliceSeconds] = field(default_factory=dict)
@@ -190,10 +193,12 @@ def _runner(cluster: Cluster, folder: Path) -> Runner | None:
     return Runner(Records(folder / REPLICAS), cluster.runs(folder))
 
 
-def make_clock(name: ClockName) -> Clock:
-    """Return the clock of that name."""
+def make_clock(name: ClockName | None) -> Clock | None:
+    """Return the clock of that name, None for no name: the cluster knows its own."""
     from partita.sim.clock import SimulatedClock, WallClock  # noqa: PLC0415 -- only where a cluster is driven
 
+    if name is None:
+        return None
     return SimulatedClock() if name is ClockName.SIMULATED else WallClock()
 
 

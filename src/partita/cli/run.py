@@ -51,7 +51,8 @@ RunClock = Annotated[
     typer.Option(
         "--clock",
         envvar="PARTITA_CLOCK",
-        help="Clock of a simulated cluster. (default: wall; simulated with --once)",
+        help="Clock of a simulated cluster. (default: wall; with --once the one that it lives by)",
+        show_default=False,
     ),
 ]
 RatesOption = Annotated[
@@ -137,7 +138,7 @@ def run(
 
     keeping = Keeping(log_size, keep, keep_logs, half_life)
     way = queue_way(discipline, admin, keeping, memory_scale, metrics_port) if jobs else None
-    lives_by = clock or (ClockName.SIMULATED if once else ClockName.WALL)
+    lives_by = clock or (None if once else ClockName.WALL)
     if jobs and (once or lives_by is ClockName.SIMULATED):
         raise InputError(
             "jobs take real time", where="--jobs", hint="leave out --once, and --clock simulated"

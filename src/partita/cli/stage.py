@@ -25,6 +25,7 @@ from partita.transition.timeline import Bar, timeline
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from partita.control.cluster_view import ClusterView
     from partita.drive.port import Ended, Observation
     from partita.plan.plan import Plan
     from partita.sim.clock import Clock
@@ -113,9 +114,9 @@ class _Record:
         """Tell it."""
         stderr().print(f"note: {text}", markup=False)
 
-    def observed(self, observation: Observation) -> None:
+    def observed(self, view: ClusterView) -> None:
         """Show it."""
-        self.see(observation)
+        self.see(view.observation)
 
 
 class _FastClock(SimulatedClock):

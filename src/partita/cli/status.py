@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partita.cli.drivers import ClockName, Cluster, DriverName, DriverOption, open_driver
+from partita.cli.drivers import Cluster, DriverName, DriverOption, open_driver
 from partita.cli.options import Format, Output, emit, stdout
 
 if TYPE_CHECKING:
@@ -84,8 +84,9 @@ def _looking(driver: DriverName) -> Iterator[Callable[[int], Status]]:
     from partita.errors import InputError  # noqa: PLC0415
 
     folder = state_path()
-    # What has not happened yet on a simulated clock must not be shown, so no clock runs ahead here.
-    cluster = Cluster(driver, ClockName.SIMULATED)
+    # By the cluster's own clock: on a simulated one nothing is shown that has not happened yet, and on the wall clock
+    # time passes here as it does for whoever acts.
+    cluster = Cluster(driver)
     if not cluster.exists(folder):
         raise InputError(
             "there is no simulated cluster yet",

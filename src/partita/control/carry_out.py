@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from partita.control.cluster_view import ClusterView
 from partita.control.course import Course
-from partita.control.snapshot import moved, snapshot
+from partita.control.snapshot import moved
 from partita.drive.port import GpuLostError
 from partita.errors import PartitaError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from partita.control.journal import Journal
     from partita.control.retry import Backoff
     from partita.control.snapshot import Snapshot
-    from partita.drive.port import DriveError, Driver, Ended, Observation
+    from partita.drive.port import DriveError, Driver, Ended
     from partita.transition.transition import Action, Transition
 
 _LOOK_S = 1.0
@@ -71,8 +72,8 @@ class Reporter(Protocol):
         """Something that a person should know."""
         ...
 
-    def observed(self, observation: Observation) -> None:
-        """The cluster as it is now."""
+    def observed(self, view: ClusterView) -> None:
+        """The cluster has been looked at; the view goes on changing."""
         ...
 
 
@@ -98,9 +99,9 @@ class Hands:
 def carry_out(hands: Hands, transition: Transition, before: Snapshot) -> Outcome:
     """Carry out a transition that was made for the cluster as it was seen `before`.
 
-    Each time anything has ended, the cluster is observed, and compared with what it was, less our own doing:
-    an action begins only on a cluster that nobody else has changed. Whatever happens, what is under way is
-    waited for.
+    Each time anything has ended, what has changed on the cluster is observed, and compared with what was there, less
+    our own doing: an action begins only on a cluster that nobody else has changed. Whatever happens, what is
+    under way is waited for.
 
     Raises:
         JournalError: the journal cannot be written any more.
@@ -119,7 +120,8 @@ class _Carrier:
     def __init__(self, hands: Hands, course: Course, before: Snapshot) -> None:
         self._hands = hands
         self._course = course
-        self._before = before
+        self._view = ClusterView(hands.driver)
+        self._shown: Snapshot | None = before
         self._moved: list[str] = []
         self._failure: Failure | None = None
 
@@ -127,9 +129,9 @@ class _Carrier:
         hands, course = self._hands, self._course
         ended: tuple[Ended, ...] = ()
         while True:
-            observation = self._observe(ended)
+            self._observe(ended)
             if not self._halting:
-                self._begin(observation)
+                self._begin()
             elif not course.under_way:
                 break
             if course.over:
@@ -154,23 +156,22 @@ class _Carrier:
         at = self._course.next_try
         return None if at is None or self._halting else min(at, self._hands.driver.clock.now() + _LOOK_S)
 
-    def _observe(self, ended: tuple[Ended, ...]) -> Observation:
+    def _observe(self, ended: tuple[Ended, ...]) -> None:
         hands = self._hands
-        observation = hands.driver.observe()
-        now = snapshot(observation)
-        for text in moved(self._before, now, self._course.worked_on(ended)):
+        seen = self._view.look({each.action.gpu for each in ended})
+        # The first look sees all GPUs, and is held against what the transition was made for.
+        before, self._shown = self._shown or seen.before, None
+        for text in moved(before, seen.now, self._course.worked_on(ended, seen.gpus)):
             self._moved.append(text)
             hands.journal.note(f"someone else's doing: {text}", hands.driver.clock.now())
             hands.reporter.note(f"someone else changed the cluster: {text}")
-        hands.journal.record(ended, now, hands.driver.clock.now())
-        hands.reporter.observed(observation)
-        self._before = now
-        return observation
+        hands.journal.record(ended, seen.now, hands.driver.clock.now(), seen.gpus)
+        hands.reporter.observed(self._view)
 
-    def _begin(self, observation: Observation) -> None:
+    def _begin(self) -> None:
         hands = self._hands
         now = hands.driver.clock.now()
-        steps = self._course.begin(observation, now)
+        steps = self._course.begin(self._view, now)
         if steps:
             hands.journal.intend(steps, now)
         for step in steps:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from typing import TYPE_CHECKING
 
 from partita.control.next_step import next_step, restart
@@ -10,11 +10,12 @@ from partita.control.snapshot import key_of
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
+    from partita.control.next_step import Gpus
     from partita.control.retry import Backoff
     from partita.control.snapshot import Key
-    from partita.drive.port import DriveError, Ended, Observation
+    from partita.drive.port import DriveError, Ended
     from partita.transition.transition import Action, Transition
 
 
@@ -39,6 +40,7 @@ class Course:
         self._free = {name: 0.0 for name, n in self._waits.items() if n == 0}  # -> when it may begin
         self._failures: dict[str, int] = defaultdict(int)
         self.under_way: dict[str, Action] = {}
+        self._worked_on: dict[str, dict[str, Key]] = defaultdict(dict)  # GPU -> action's id -> instance
         self.done = 0
 
     @property
@@ -51,30 +53,31 @@ class Course:
         """Whether all has ended well."""
         return self.done == self.total
 
-    def begin(self, observation: Observation, now: float) -> list[Action]:
+    def begin(self, cluster: Gpus, now: float) -> list[Action]:
         """Return what is to begin now, and count it as under way.
 
         What is found done already is counted as done, and what comes after it considered at once.
         """
         found = []
-        pending = [name for name, at in self._free.items() if at <= now]
+        pending = deque(name for name, at in self._free.items() if at <= now)
         while pending:
-            name = pending.pop(0)
+            name = pending.popleft()
             action = self._actions[name]
-            before = restart(action, observation) if self._failures[name] else None
-            step = before or next_step(action, observation)
+            before = restart(action, cluster) if self._failures[name] else None
+            step = before or next_step(action, cluster)
             del self._free[name]
             if step is None:
                 pending += self._end(name)
             else:
                 self.under_way[name] = step
+                self._worked_on[step.gpu][name] = key_of(step)
                 found.append(step)
         return found
 
     def end(self, ended: Ended, now: float) -> DriveError | None:
         """Take note of how an action ended; return its error if it is not to be tried again."""
         name = ended.action.id.partition("/")[0]
-        del self.under_way[name]
+        del self._worked_on[self.under_way.pop(name).gpu][name]
         if ended.error is None:
             if ended.action.id == name:
                 self._end(name)
@@ -96,10 +99,16 @@ class Course:
         """When the next of the actions that failed may begin again, None if none waits."""
         return min(self._free.values(), default=None)
 
-    def worked_on(self, ended: tuple[Ended, ...]) -> Mapping[Key, Action | None]:
-        """Return the instances that are being worked on or just were: the action if it ended well, else None."""
+    def worked_on(self, ended: tuple[Ended, ...], gpus: Collection[str]) -> Mapping[Key, Action | None]:
+        """Return the instances that are being worked on or just were: the action if it ended well, else None.
+
+        Args:
+            ended: actions that just have.
+            gpus: whose instances are asked for.
+        """
         done = {key_of(each.action): None if each.error else each.action for each in ended}
-        return {**done, **{key_of(action): None for action in self.under_way.values()}}
+        under_way = (key for gpu in gpus if gpu in self._worked_on for key in self._worked_on[gpu].values())
+        return {**done, **dict.fromkeys(under_way)}
 
     def _end(self, name: str) -> list[str]:
         self.done += 1

@@ -12,7 +12,7 @@ from partita.control.journal_file import JournalError, JournalFile
 from partita.control.snapshot import Fact, Snapshot
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from partita.control.goal import Goal
@@ -24,6 +24,10 @@ FILE = "journal.sqlite3"
 _KEPT_GOALS = 100
 
 __all__ = ["FILE", "Entry", "Journal", "JournalError", "Progress", "State"]
+
+
+_Rows = dict[str, "Fact | str"]
+"""What was seen of a GPU: its condition under an empty text, and each instance under its placement."""
 
 
 class State(StrEnum):
@@ -77,7 +81,7 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self._file = JournalFile(path)
-        self._seen: Snapshot | None = None
+        self._seen: dict[str, _Rows] | None = None
         self._goal: int | None = None
         self._round: int | None = None
 
@@ -117,18 +121,32 @@ class Journal:
                 rows,
             )
 
-    def record(self, ended: Sequence[Ended], seen: Snapshot, at: float) -> None:
-        """Write down how actions ended and what is seen now."""
+    def record(
+        self, ended: Sequence[Ended], seen: Snapshot, at: float, gpus: Collection[str] | None = None
+    ) -> None:
+        """Write down how actions ended and what is seen now.
+
+        Args:
+            ended: actions that ended.
+            seen: what is seen, of all GPUs or of some.
+            at: when, on the cluster's clock.
+            gpus: the GPUs that were looked at; those of them that were not seen are gone. None for all.
+        """
         close = "UPDATE actions SET ended = ?, error = ? WHERE round = ? AND id = ? AND ended IS NULL"
         rows = [(at, str(each.error) if each.error else None, self._round, each.action.id) for each in ended]
-        gone, new = _difference(self.seen(), seen)
+        known, found = self._known(), _by_gpu(seen)
+        looked = known.keys() | found.keys() if gpus is None else gpus
+        before = {gpu: known[gpu] for gpu in looked if gpu in known}
+        gone, new = _difference(before, found)
         if not (rows or gone or new):
             return
         with self._file.transaction() as db:
             db.executemany(close, rows)
             db.executemany("DELETE FROM seen WHERE gpu = ? AND placement = ?", gone)
             db.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?, ?)", new)
-        self._seen = seen
+        for gpu in before:
+            del known[gpu]
+        known.update(found)
 
     def note(self, text: str, at: float) -> None:
         """Write down something that a person should know."""
@@ -152,10 +170,17 @@ class Journal:
 
     def seen(self) -> Snapshot | None:
         """Return what was seen last, None if nothing ever was."""
+        known = self._known()
+        return _snapshot(known) if known else None
+
+    def _known(self) -> dict[str, _Rows]:
+        """Return what was seen last, by GPU; changing it is remembering."""
         if self._seen is None:
+            self._seen = {}
             with self._file.reading() as db:
-                rows = db.execute("SELECT gpu, placement, fact FROM seen").fetchall()
-            self._seen = _snapshot(rows) if rows else None
+                for gpu, placement, fact in db.execute("SELECT gpu, placement, fact FROM seen"):
+                    told = json.loads(fact)
+                    self._seen.setdefault(gpu, {})[placement] = Fact(*told) if placement else told
         return self._seen
 
     def unfinished(self) -> Goal | None:
@@ -208,26 +233,39 @@ class Journal:
         return [Entry(at, text, ended, error) for _, at, text, ended, error in reversed(rows)]
 
 
+def _by_gpu(seen: Snapshot) -> dict[str, _Rows]:
+    found: dict[str, _Rows] = {gpu: {"": condition} for gpu, condition in seen.gpus.items()}
+    for (gpu, placement), fact in seen.instances.items():
+        found[gpu][placement] = fact
+    return found
+
+
 def _difference(
-    before: Snapshot | None, now: Snapshot
+    before: Mapping[str, _Rows], now: Mapping[str, _Rows]
 ) -> tuple[list[tuple[str, str]], list[tuple[str, str, str]]]:
     """Return the keys of the rows that are gone, and the rows that are new or changed."""
-    was, found = _facts(before) if before else {}, _facts(now)
-    gone = [key for key in was if key not in found]
-    return gone, [(*key, _text(fact)) for key, fact in found.items() if was.get(key) != fact]
-
-
-def _facts(seen: Snapshot) -> dict[tuple[str, str], Fact | str]:
-    return {**{(gpu, ""): condition for gpu, condition in seen.gpus.items()}, **seen.instances}
+    nothing: _Rows = {}
+    gone = [(gpu, at) for gpu, rows in before.items() for at in rows if at not in now.get(gpu, nothing)]
+    new = [
+        (gpu, at, _text(fact))
+        for gpu, rows in now.items()
+        for at, fact in rows.items()
+        if before.get(gpu, nothing).get(at) != fact
+    ]
+    return gone, new
 
 
 def _text(fact: Fact | str) -> str:
     return json.dumps(fact if isinstance(fact, str) else astuple(fact))
 
 
-def _snapshot(rows: Sequence[tuple[str, str, str]]) -> Snapshot:
-    facts = {(gpu, placement): json.loads(fact) for gpu, placement, fact in rows}
-    return Snapshot(
-        {gpu: fact for (gpu, placement), fact in facts.items() if not placement},
-        {key: Fact(*fact) for key, fact in facts.items() if key[1]},
-    )
+def _snapshot(known: Mapping[str, _Rows]) -> Snapshot:
+    gpus: dict[str, str] = {}
+    instances: dict[Key, Fact] = {}
+    for gpu, rows in known.items():
+        for placement, fact in rows.items():
+            if isinstance(fact, str):
+                gpus[gpu] = fact
+            else:
+                instances[gpu, placement] = fact
+    return Snapshot(gpus, instances)

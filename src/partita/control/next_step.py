@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from partita.control.observed import serving
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
-    from partita.drive.port import Observation, ObservedInstance
+    from partita.drive.port import ObservedGpu, ObservedInstance
     from partita.transition.transition import Action
 
 
-def next_step(action: Action, observation: Observation) -> Action | None:
+class Gpus(Protocol):
+    """A cluster as it was observed."""
+
+    def gpu(self, gpu_id: str) -> ObservedGpu | None:
+        """Return the GPU of that id, None if there is none."""
+        ...
+
+
+def next_step(action: Action, cluster: Gpus) -> Action | None:
     """Return the action itself, another one that must come before it, or None if its effect is there already.
 
     What a killed controller or a failed try left behind is cleared away first: a replica that is not ready or
     drains is stopped, an instance without its compute instance is completed. Neither counts towards a
     service's capacity, so no floor depends on it.
     """
-    found = _found(action, observation)
+    found = _found(action, cluster)
     match action.kind:
         case Kind.CREATE_INSTANCE:
             return None if found is not None and found.ours and found.complete else action
@@ -46,12 +54,12 @@ def _start(action: Action, found: ObservedInstance | None) -> Action | None:
     return _clear(action, found)
 
 
-def restart(action: Action, observation: Observation) -> Action | None:
+def restart(action: Action, cluster: Gpus) -> Action | None:
     """Return what must come before an action that has failed is tried again, None if nothing.
 
     A replica that was not ready in time is stopped: to wait for it once more would be no new try.
     """
-    found = _found(action, observation)
+    found = _found(action, cluster)
     if action.kind is Kind.START_REPLICA and found is not None and serving(found) != action.replica:
         return _clear(action, found)
     return None
@@ -68,6 +76,6 @@ def _before(action: Action, kind: Kind) -> Action:
     return replace(action, id=f"{action.id}/{kind.value}", kind=kind, replica=None, after=())
 
 
-def _found(action: Action, observation: Observation) -> ObservedInstance | None:
-    gpu = observation.gpu(action.gpu)
+def _found(action: Action, cluster: Gpus) -> ObservedInstance | None:
+    gpu = cluster.gpu(action.gpu)
     return next((each for each in gpu.instances if each.placement == action.placement), None) if gpu else None

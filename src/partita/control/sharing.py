@@ -12,7 +12,8 @@ from dataclasses import replace
 from itertools import combinations
 from typing import TYPE_CHECKING, Protocol
 
-from partita.drive.port import Observation
+from partita.control.cluster_view import changes
+from partita.drive.port import Changes, Observation
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import fault
 from partita.transition.transition import Kind
@@ -82,6 +83,13 @@ class SharedDriver:
     def observe(self) -> Observation:
         """Return the cluster as it is now, without the tenant's instances."""
         return without(self._inner.observe(), self._held())
+
+    def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
+        """Return what has changed; what the tenant took or gave up has, too."""
+        held = frozenset(self._held())
+        inner, was = mark if isinstance(mark, tuple) else (None, frozenset())
+        seen = changes(self._inner, inner, {*touched, *(gpu for gpu, _ in held ^ was)})
+        return Changes((seen.mark, held), without(Observation(seen.gpus), held).gpus, seen.gone)
 
     def expect(self, transition: Transition | None) -> None:
         """Learn what is about to be done, so that whatever is in its way is asked to go at once; None: nothing."""

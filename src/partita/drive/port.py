@@ -13,6 +13,8 @@ What a slow, eventually consistent driver (Kubernetes) must do to fit:
 - Actions are idempotent by their effect: what is done already ends at once, what is half done is completed.
 - Other actors are normal. An instance or a pod without our label is observed with `ours=False` and never
   touched; a conflicting write is a `RefusedError`, and the controller observes and plans again.
+- `observe_changes` is optional (`ObservesChanges`). Without it everything is observed after each action that
+  ends, which is quadratic in the size of a transition. A watch is such an offer: its resource version is the mark.
 - An action that outlives its time ends with `TimedOutError`. Its wish may still come true, so it is withdrawn
   if it can be, and the controller observes before it tries again.
 """
@@ -20,11 +22,13 @@ What a slow, eventually consistent driver (Kubernetes) must do to fit:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from partita.errors import PartitaError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
     from partita.transition.deployment import Replica
@@ -105,6 +109,21 @@ class Observation:
     def gpu(self, gpu_id: str) -> ObservedGpu | None:
         """Return the GPU of that id, None if there is none."""
         return next((gpu for gpu in self.gpus if gpu.id == gpu_id), None)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What may have changed since an earlier look.
+
+    Attributes:
+        mark: what the next look is given; its content is the driver's own affair.
+        gpus: GPUs that may have changed, as they are now.
+        gone: ids of GPUs that are not there any more.
+    """
+
+    mark: object
+    gpus: tuple[ObservedGpu, ...]
+    gone: tuple[str, ...] = ()
 
 
 class DriveError(PartitaError):
@@ -197,5 +216,26 @@ class Driver(Protocol):
 
         Raises:
             DriveError: there is no such instance.
+        """
+        ...
+
+
+@runtime_checkable
+class ObservesChanges(Protocol):
+    """A driver that can say what changed at a cost that does not grow with the cluster."""
+
+    def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
+        """Return the GPUs that may have changed since the look that gave the mark.
+
+        Put onto what was seen then, they give what `observe` would return now, with this exception: where a driver
+        can only poll, what others did to a GPU that is not in `touched` may be told up to a second late. It is
+        told by a later look all the same, never lost.
+
+        Args:
+            mark: of the last look; None to be told of every GPU.
+            touched: GPUs that must be looked at anew, since actions on them have ended.
+
+        Raises:
+            DriveError: nothing can be observed at all.
         """
         ...

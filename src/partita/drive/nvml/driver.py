@@ -14,6 +14,7 @@ from partita.drive.nvml.errors import told
 from partita.drive.nvml.gpu import Gpu, foreign
 from partita.drive.nvml.owned import Owned
 from partita.drive.port import (
+    Changes,
     DriveError,
     Ended,
     FailedError,
@@ -31,7 +32,7 @@ from partita.sim.clock import WallClock
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from partita.drive.replicas.commands import Process, Upstream
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from partita.sim.clock import Clock
     from partita.transition.deployment import Replica
     from partita.transition.transition import Action
+
+_POLL_S = 1.0
+"""Seconds after which all GPUs are looked at, and not those alone on which an action has ended."""
 
 
 class NvmlDriver:
@@ -95,6 +99,18 @@ class NvmlDriver:
             DriveError: NVML does not answer.
         """
         return Observation(tuple(gpu.observe() for gpu in self._gpus.values()))
+
+    def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
+        """Return the GPUs touched, as they are now; NVML tells of no changes, so all others once a second.
+
+        Raises:
+            DriveError: NVML does not answer.
+        """
+        now = self._clock.now()
+        if isinstance(mark, float) and mark <= now < mark + _POLL_S:
+            gpus = tuple(gpu.observe() for name, gpu in self._gpus.items() if name in touched)
+            return Changes(mark, gpus)
+        return Changes(now, self.observe().gpus)
 
     def begin(self, action: Action) -> None:
         """Start an action in a thread of its own; what goes wrong is told by `wait`."""

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import threading
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partita.drive.port import DriveError, Ended, FailedError, GpuLostError, NoRoomError, TimedOutError
+from partita.drive.port import (
+    Changes,
+    DriveError,
+    Ended,
+    FailedError,
+    GpuLostError,
+    NoRoomError,
+    Observation,
+    TimedOutError,
+)
 from partita.drive.simulated import acts, faults, meta
 from partita.drive.simulated.cluster import lose
 from partita.drive.simulated.faults import Mishap
 from partita.drive.simulated.hosted import Hosted
-from partita.drive.simulated.rows import observation
+from partita.drive.simulated.rows import changed, observation, observed_gpu, version
 from partita.drive.simulated.seconds import JITTER, draw
 from partita.drive.simulated.store import Store
 from partita.drive.state import REPLICAS
@@ -24,8 +35,8 @@ from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
     import sqlite3
+    from collections.abc import Collection
 
-    from partita.drive.port import Observation
     from partita.drive.replicas import Runner
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
@@ -48,6 +59,14 @@ class _Running:
     hosted: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class _Mark:
+    """How far changes are known: the number of the last one of a row, and the time that had passed then."""
+
+    version: int
+    at: float
+
+
 class SimulatedDriver:
     """A driver of a simulated cluster that lives in a file (the port's `Driver`).
 
@@ -55,7 +74,8 @@ class SimulatedDriver:
 
     Args:
         path: the cluster's file.
-        clock: the time it lives by; set to the cluster's own where that is later.
+        clock: the time it lives by; set to the cluster's own where that is later. None for a clock like the one
+            that the cluster lived by last, as whoever only looks wants it.
         seconds: how long actions take, on average.
         jitter: spread of the log-normal durations; 0 for none.
         start_timeout: seconds after which a replica that is not ready is given up.
@@ -70,16 +90,20 @@ class SimulatedDriver:
     def __init__(
         self,
         path: Path | str,
-        clock: Clock,
+        clock: Clock | None = None,
         *,
         seconds: Durations = MEASURED,
         jitter: float = JITTER,
         start_timeout: float = 600.0,
         runner: Runner | None = None,
     ) -> None:
-        if runner is not None and not isinstance(clock, WallClock):
-            raise InputError("processes live by the wall clock", where="--services", hint="add --clock wall")
         self._store = Store(path)
+        with self._store.reading() as db:
+            clock = meta.own_clock(db) if clock is None else clock
+            meta.now(db, clock)
+        if runner is not None and not isinstance(clock, WallClock):
+            self._store.close()
+            raise InputError("processes live by the wall clock", where="--services", hint="add --clock wall")
         self._hosted = Hosted(self._store, Path(path).parent / REPLICAS, runner)
         self._clock = clock
         self._seconds = seconds
@@ -87,9 +111,10 @@ class SimulatedDriver:
         self._start_timeout = start_timeout
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._running: list[_Running] = []
-        with self._store.reading() as db:
-            meta.now(db, clock)
+        self._order = count()
+        # Actions under way by their end, those of one end in the order in which they began; processes apart.
+        self._ends: list[tuple[float, int, _Running]] = []
+        self._hosting = 0
 
     @property
     def clock(self) -> Clock:
@@ -106,6 +131,24 @@ class SimulatedDriver:
             found = observation(db, meta.now(db, self._clock))
         return self._hosted.seen(found)
 
+    def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
+        """Return the GPUs that changed since the look that gave the mark, and those touched.
+
+        Raises:
+            DriveError: the cluster's file cannot be read.
+        """
+        with self._store.reading() as db:
+            now = meta.now(db, self._clock)
+            known = mark if isinstance(mark, _Mark) and not self._hosted.runs else None
+            if known is None:
+                found = observation(db, now)
+            else:
+                ids = {*touched, *changed(db, known.version, (known.at, now)), *self._hosted.gpus(db)}
+                found = Observation(
+                    tuple(gpu for name in sorted(ids) if (gpu := observed_gpu(db, name, now)) is not None)
+                )
+            return Changes(_Mark(version(db), now), self._hosted.seen(found).gpus)
+
     def begin(self, action: Action) -> None:
         """Start an action; what goes wrong is told by `wait`."""
         try:
@@ -113,11 +156,14 @@ class SimulatedDriver:
                 running = self._begin(db, action)
         except DriveError as error:
             running = _Running(action, self._clock.now(), error=error)
-        with self._lock:
-            self._running.append(running)
         if running.hosted:
             # A daemon: a controller that is told to stop does not wait for a model to load.
+            with self._lock:
+                self._hosting += 1
             threading.Thread(target=self._host, args=(running,), name=action.id, daemon=True).start()
+            return
+        with self._lock:
+            heapq.heappush(self._ends, (running.end, next(self._order), running))
 
     def wait(self, until: float | None = None) -> tuple[Ended, ...]:
         """Let time pass until an action ends, or until that time; return those that have ended.
@@ -125,15 +171,14 @@ class SimulatedDriver:
         Raises:
             DriveError: the cluster's file cannot be written to; what has ended is told by the next call.
         """
-        with self._lock:
-            ends = [running.end for running in self._running]
-        self._sleep_until(min([*ends, *([] if until is None else [until])], default=self._clock.now()))
-        now = self._clock.now()
+        self._sleep_until(until)
         with self._store.transaction() as db:
-            meta.store(db, now)
+            now = meta.store(db, self._clock)
+        over = []
         with self._lock:
-            over = sorted((each for each in self._running if each.end <= now), key=lambda each: each.end)
-            self._running = [each for each in self._running if each.end > now]
+            while self._ends and self._ends[0][0] <= now:
+                over.append(heapq.heappop(self._ends)[2])
+            self._hosting -= sum(each.hosted for each in over)
         return tuple(Ended(each.action, self._finish(each)) for each in over)
 
     def adopt(self, gpu: str, placement: Placement) -> None:
@@ -151,13 +196,22 @@ class SimulatedDriver:
         """Close the cluster's file."""
         self._store.close()
 
-    def _sleep_until(self, moment: float) -> None:
-        """Return when it is that time, or when a process that was waited for has done what it was to do."""
+    def _sleep_until(self, until: float | None) -> None:
+        """Return at that time, or when an action ends; at once without a time if nothing is under way."""
         if not self._hosted.runs:
-            self._clock.sleep_until(moment)
+            with self._lock:
+                ends = [end for end, *_ in self._ends[:1]]
+            moments = ends if until is None else [*ends, until]
+            if moments:
+                self._clock.sleep_until(min(moments))
             return
         with self._changed:
-            while (left := min([moment, *(each.end for each in self._running)]) - self._clock.now()) > 0:
+            while True:
+                idle = until is None and not self._ends and not self._hosting
+                last = math.inf if until is None else until
+                left = min([last, *(end for end, *_ in self._ends[:1])]) - self._clock.now()
+                if idle or left <= 0:
+                    return
                 self._changed.wait(None if math.isinf(left) else left)
 
     def _host(self, running: _Running) -> None:
@@ -175,12 +229,12 @@ class SimulatedDriver:
             error = FailedError(f"a fault in partita itself: {type(bug).__name__}: {bug}")
         over = replace(running, end=self._clock.now(), error=error)
         with self._changed:
-            self._running = [over if each is running else each for each in self._running]
+            heapq.heappush(self._ends, (over.end, next(self._order), over))
             self._changed.notify_all()
 
     def _begin(self, db: sqlite3.Connection, action: Action) -> _Running:
-        now = meta.now(db, self._clock)
-        meta.store(db, now)
+        meta.now(db, self._clock)
+        now = meta.store(db, self._clock)
         seconds = draw(meta.draw(db), self._seconds, self._jitter, action.kind)
         mishap = faults.strike(db, action)
         hosted = (

@@ -67,6 +67,12 @@ class Hosted:
             tuple(self._gpu(gpu) if self.runs or gpu.uuid in hosts else gpu for gpu in observation.gpus)
         )
 
+    def gpus(self, db: sqlite3.Connection) -> set[str]:
+        """Return the GPUs that have records: what processes do there is written down nowhere."""
+        hosts = self._records.gpus() if self._records is not None else frozenset()
+        find = "SELECT id FROM gpus WHERE uuid = ?"
+        return {name for uuid in hosts for (name,) in db.execute(find, (uuid,))}
+
     def clear(self, db: sqlite3.Connection, action: Action) -> None:
         """Forget the replica at an action's place if its process is no more; end one whose instance is no more."""
         identity = _identity(db, action)
@@ -134,7 +140,9 @@ class Hosted:
             return replace(instance, replica=unready)
         if not record.alive():
             return replace(instance, replica=None)
-        ready = self._runner is None or self._runner.ready(record, gpu.id)
+        # Who does not run it cannot ask it, and reads what its driver wrote once it was ready.
+        told_ready = told is None or told.ready
+        ready = told_ready if self._runner is None else self._runner.ready(record, gpu.id)
         draining = record.draining or (told is not None and told.draining)
         return replace(instance, replica=ObservedReplica(record.replica, ready, draining, record.leader()))
 

@@ -31,6 +31,28 @@ def observed_gpu(db: sqlite3.Connection, gpu: str, now: float) -> ObservedGpu | 
     return found[0] if found else None
 
 
+def version(db: sqlite3.Connection) -> int:
+    """Return the number of the last change of a row."""
+    (found,) = db.execute("SELECT coalesce(max(version), 0) FROM changes").fetchone()
+    return int(found)
+
+
+def changed(db: sqlite3.Connection, since: int, span: tuple[float, float]) -> set[str]:
+    """Return the GPUs whose rows changed, or whose replicas became ready or were gone by the passing of time.
+
+    Args:
+        db: the cluster.
+        since: the number of the last change that is known.
+        span: times after the first and up to the second count.
+    """
+    find = (
+        "SELECT gpu FROM changes WHERE version > ?"
+        " UNION SELECT gpu FROM replicas WHERE ready_at > ? AND ready_at <= ?"
+        " UNION SELECT gpu FROM replicas WHERE gone_at > ? AND gone_at <= ?"
+    )
+    return {gpu for (gpu,) in db.execute(find, (since, *span, *span))}
+
+
 def _gpus(
     db: sqlite3.Connection, gpus: str, instances: str, key: tuple[str, ...], now: float
 ) -> tuple[ObservedGpu, ...]:

@@ -14,10 +14,10 @@ from partita.files import transaction
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-VERSION = 1
+VERSION = 2
 PATIENCE_S = 30.0
 
-SCHEMA = """
+_TABLES = """
 CREATE TABLE meta (seed INTEGER NOT NULL, now REAL NOT NULL, draws INTEGER NOT NULL);
 CREATE TABLE gpus (
     seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, uuid TEXT NOT NULL, model TEXT NOT NULL,
@@ -42,6 +42,33 @@ CREATE TABLE faults (
     times INTEGER NOT NULL, skip INTEGER NOT NULL
 );
 """
+"""The tables of format 1."""
+
+_SINCE_2 = """
+ALTER TABLE meta ADD COLUMN wall INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE meta ADD COLUMN ahead REAL NOT NULL DEFAULT 0;
+CREATE TABLE changes (gpu TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID;
+CREATE INDEX changes_version ON changes (version);
+CREATE INDEX replicas_ready ON replicas (ready_at);
+CREATE INDEX replicas_gone ON replicas (gone_at);
+"""
+"""What format 2 added: which clock the cluster lives by, and which GPUs changed, in the order of their changes."""
+
+_TRIGGER = (
+    "CREATE TRIGGER {table}_{event} AFTER {event} ON {table} BEGIN"
+    " INSERT INTO changes VALUES ({row}, (SELECT coalesce(max(version), 0) + 1 FROM changes))"
+    " ON CONFLICT (gpu) DO UPDATE SET version = excluded.version; END"
+)
+
+
+def _statements() -> list[str]:
+    """Return what makes the tables, and has every change of a row written down, whoever makes it."""
+    triggers = [
+        _TRIGGER.format(table=table, event=event, row=f"{'old' if event == 'DELETE' else 'new'}.{column}")
+        for table, column in (("gpus", "id"), ("instances", "gpu"), ("replicas", "gpu"))
+        for event in ("INSERT", "UPDATE", "DELETE")
+    ]
+    return [*_TABLES.split(";"), *_SINCE_2.split(";"), *triggers]
 
 
 class Store:
@@ -80,7 +107,9 @@ class Store:
             self._create(fill)
         with self.reading() as db:
             found = _version(db)
-        if found != VERSION:
+        if found == 1:
+            self._upgrade()
+        elif found != VERSION:
             raise DriveError(
                 f"the simulated cluster has format {found}, this partita reads {VERSION}",
                 where=str(self.path),
@@ -95,9 +124,18 @@ class Store:
                     where=str(self.path),
                     hint="remove the file to start anew",
                 )
-            for statement in SCHEMA.split(";"):
+            for statement in _statements():
                 db.execute(statement)
             fill(db)
+            db.execute(f"PRAGMA user_version = {VERSION}")
+
+    def _upgrade(self) -> None:
+        """Bring a file of format 1 to this one, unless another process does at the same time."""
+        with self.transaction() as db:
+            if _version(db) != 1:
+                return
+            for statement in _statements()[len(_TABLES.split(";")) :]:
+                db.execute(statement)
             db.execute(f"PRAGMA user_version = {VERSION}")
 
     @contextmanager
