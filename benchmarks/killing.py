@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from partita.control.cluster_view import ClusterView
     from partita.drive.port import Driver, Ended, Observation
     from partita.sim.clock import Clock
     from partita.transition.transition import Action
@@ -157,7 +158,7 @@ class Quiet:
     def note(self, text: str) -> None:
         """Say nothing."""
 
-    def observed(self, observation: Observation) -> None:
+    def observed(self, view: ClusterView) -> None:
         """Say nothing."""
 
 

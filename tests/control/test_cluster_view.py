@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.control.world import CLUSTER, MODEL, World, deployment, goal, gpu, replica
 
-from partita.control.carry_out import Hands
 from partita.control.cluster_view import ClusterView
-from partita.control.controller import Controller
 from partita.control.snapshot import snapshot
 from partita.drive.port import Changes, DriveError, Observation, ObservesChanges
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
@@ -19,26 +19,42 @@ from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
 from partita.transition.transition import Action, Kind
 
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from partita.drive.port import Ended
+    from partita.sim.clock import Clock
+
 PLACES = [Placement(0, "4g.20gb"), Placement(4, "3g.20gb")]
 
 
 class Asked:
-    """Offers what the driver beneath offers, and counts what is looked at."""
+    """Offers what the driver beneath offers, and counts the GPUs that are looked at."""
 
     def __init__(self, driver: SimulatedDriver) -> None:
-        self.driver = driver
+        self._driver = driver
         self.looked = 0
-        for name in ("begin", "wait", "adopt", "observe"):
-            setattr(self, name, getattr(driver, name))
 
     @property
-    def clock(self) -> object:
-        return self.driver.clock
+    def clock(self) -> Clock:
+        return self._driver.clock
 
-    def observe_changes(self, mark: object | None, touched: object) -> Changes:
-        found = self.driver.observe_changes(mark, touched)  # type: ignore[arg-type]
+    def observe(self) -> Observation:
+        return self._driver.observe()
+
+    def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
+        found = self._driver.observe_changes(mark, touched)
         self.looked += len(found.gpus)
         return found
+
+    def begin(self, action: Action) -> None:
+        self._driver.begin(action)
+
+    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+        return self._driver.wait(until)
+
+    def adopt(self, gpu: str, placement: Placement) -> None:
+        self._driver.adopt(gpu, placement)
 
 
 @st.composite
@@ -68,7 +84,7 @@ def steps(draw: st.DrawFn) -> tuple[str, str, Placement]:
 
 
 def meddle(cluster: SimulatedCluster, driver: SimulatedDriver, what: str, on: str, at: Placement) -> None:
-    doings = {
+    doings: dict[str, Callable[[], object]] = {
         "foreign": lambda: cluster.create_foreign(on, at),
         "destroyed": lambda: cluster.destroy_behind_our_back(on, at),
         "kill": lambda: cluster.kill_replica(on, at),
@@ -132,10 +148,9 @@ def test_a_transition_looks_at_what_its_actions_changed(tmp_path: Path) -> None:
     world = World(tmp_path, gpus=12)
     asked = Asked(SimulatedDriver(tmp_path / CLUSTER, SimulatedClock()))
     assert isinstance(asked, ObservesChanges)
-    hands = Hands(
-        asked, *(getattr(world.controller.hands, n) for n in ("journal", "reporter", "backoff", "rng"))
-    )  # type: ignore[arg-type]
-    controller = Controller(hands, world.controller.transitioner, world.controller.durations, "x")
+    controller = replace(
+        world.controller, hands=replace(world.controller.hands, driver=asked), most_replans=0
+    )
     target = deployment(*["4g.20gb@0=bert 3g.20gb@4=resnet"] * 12)
     reached = controller.reach(goal(target))
     assert reached.actions == 48

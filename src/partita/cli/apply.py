@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from partita.control.goal import Goal
     from partita.drive.port import Observation
     from partita.plan.plan import Plan
+    from partita.transition.transition import Request, Transition
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan (JSON); - is stdin.")]
 
@@ -85,7 +86,8 @@ def apply(
                 extra_gpus=extra_gpus,
                 forbid=tuple(forbid or ()),
             )
-            data = _way(controller, goal, shown)
+            ordered = _way(controller, goal, shown)
+        data = _way_data(ordered, shown)
         if dry_run:
             _show(data, output)
             return
@@ -94,7 +96,7 @@ def apply(
             controller = make_controller(place, make_transitioner(algorithm), reporter, stop)
             _refuse_moved(shown, place.driver.observe())
             controller.wake(shown)
-            reached = controller.reach(goal)
+            reached = controller.reach(goal, ordered)
         _tell(reached, data, output)
 
 
@@ -134,15 +136,19 @@ def _goal(
     )
 
 
-def _way(controller: Controller, goal: Goal, shown: Observation) -> dict[str, Any]:
-    from partita.cli.way_view import way_data  # noqa: PLC0415
+def _way(controller: Controller, goal: Goal, shown: Observation) -> tuple[Request, Transition]:
     from partita.control.controller import request  # noqa: PLC0415
     from partita.control.observed import deployed  # noqa: PLC0415
-    from partita.control.snapshot import snapshot  # noqa: PLC0415
 
     way = controller.preview(goal, shown)
-    asked = request(goal, deployed(shown), controller.durations)
-    return {"state": snapshot(shown).fingerprint, **way_data(asked, way)}
+    return request(goal, deployed(shown), controller.durations), way
+
+
+def _way_data(ordered: tuple[Request, Transition], shown: Observation) -> dict[str, Any]:
+    from partita.cli.way_view import way_data  # noqa: PLC0415
+    from partita.control.snapshot import snapshot  # noqa: PLC0415
+
+    return {"state": snapshot(shown).fingerprint, **way_data(*ordered)}
 
 
 def _agree(data: dict[str, Any], output: Format, *, yes: bool) -> None:

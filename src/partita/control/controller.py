@@ -75,8 +75,12 @@ class Controller:
             hands.reporter.note(f"since the last look: {text}")
         hands.journal.record((), found, now)
 
-    def reach(self, goal: Goal) -> Reached:
+    def reach(self, goal: Goal, shown: tuple[Request, Transition] | None = None) -> Reached:
         """Bring the cluster to a goal.
+
+        Args:
+            goal: what is to run.
+            shown: a way that was ordered before, and for what; it is gone if that is still what is asked.
 
         Raises:
             InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
@@ -85,7 +89,7 @@ class Controller:
         """
         clock = self.hands.driver.clock
         began, actions, replans = clock.now(), 0, 0
-        transition, before = self._look(goal)
+        transition, before = self._look(goal, shown)
         self.hands.journal.begin_goal(goal, self.command, clock.now())
         try:
             while transition.actions:
@@ -106,9 +110,12 @@ class Controller:
         self.hands.journal.end_goal(State.REACHED, clock.now())
         return Reached(clock.now() - began, actions, replans)
 
-    def _look(self, goal: Goal) -> tuple[Transition, Snapshot]:
+    def _look(
+        self, goal: Goal, shown: tuple[Request, Transition] | None = None
+    ) -> tuple[Transition, Snapshot]:
         observation = self.hands.driver.observe()
-        transition = self.preview(goal, observation)
+        asked = request(goal, deployed(observation), self.durations)
+        transition = shown[1] if shown and shown[0] == asked else ordered(self.transitioner, asked)
         before = snapshot(observation)
         self.hands.journal.record((), before, self.hands.driver.clock.now())
         return transition, before
