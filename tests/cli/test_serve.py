@@ -102,8 +102,8 @@ def wait_for(found: Callable[[], Any], served: Served) -> Any:
 
 
 @contextmanager
-def serve(workload: Path, *words: str) -> Iterator[Served]:
-    """Run the command while the block runs."""
+def serve(workload: Path, *words: str, state: Path | None = None) -> Iterator[Served]:
+    """Run the command while the block runs, with a state folder beside the workload if no other is given."""
     command = [
         sys.executable,
         "-m",
@@ -122,7 +122,7 @@ def serve(workload: Path, *words: str) -> Iterator[Served]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PARTITA_STATE": str(workload.parent / "state")},
+        env={**os.environ, "PARTITA_STATE": str(state or workload.parent / "state")},
     ) as process:
         served = Served(process)
         assert process.stderr is not None
@@ -267,7 +267,13 @@ def test_no_client_is_cut_off_when_it_ends_under_load(workload):
 def test_it_serves_a_plan_and_what_others_started(workload, commands):
     plan = workload.parent / "plan.json"
     assert commands("plan", "-f", workload, "--out", plan).code == 0
-    with serve(workload, "--plan", str(plan)) as first, serve(workload, "--attach") as second:
+    other = workload.parent / "other"
+    other.mkdir()
+    (other / "workers").symlink_to(workload.parent / "state" / "workers")
+    with (
+        serve(workload, "--plan", str(plan)) as first,
+        serve(workload, "--attach", state=other) as second,
+    ):
         first.event("ready")
         second.event("ready")
         assert second.workers == []
@@ -305,7 +311,7 @@ def test_a_second_signal_ends_it_at_once(workload):
 def metrics(served: Served) -> bytes:
     host, _, port = served.http.rpartition(":")
     with socket.create_connection((host, int(port)), timeout=PATIENCE_S) as link:
-        link.sendall(b"GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n")
+        link.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         return b"".join(iter(lambda: link.recv(65536), b""))
 
 

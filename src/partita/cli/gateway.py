@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _QUANTILE = 0.95
 """Share of queries that should be in time, where the workload says none."""
 _PACKAGES = (
-    "uvicorn", "httptools", "uvloop", "orjson", "grpc", "grpc_health", "grpc_reflection", "google.protobuf",
+    "httptools", "uvloop", "orjson", "grpc", "grpc_health", "grpc_reflection", "google.protobuf",
     "prometheus_client",
 )  # fmt: skip
 
@@ -82,12 +82,14 @@ def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
 
     Raises:
         InputError: a port or a file cannot be used.
+        LockedError: another gateway serves from the same state folder.
         KeyboardInterrupt: a second signal cut it short.
     """
     # Else gRPC's core writes lines of its own on stderr, one for each client with a wrong certificate.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     import uvloop  # noqa: PLC0415 -- optional packages, and only for a gateway
 
+    from partita.control.lock import serving as serving_alone  # noqa: PLC0415
     from partita.drive.state import state_folder  # noqa: PLC0415
     from partita.serve.gateway.gateway import Gateway  # noqa: PLC0415
     from partita.serve.gateway.logs import logged  # noqa: PLC0415
@@ -102,7 +104,11 @@ def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
     workers = folder / "workers"
     supervisor = None if staff is None else _supervisor(staff, served, workers, asked.grace_s)
     _allow_many_sockets()
-    with logged(as_json=asked.as_json), listening(door.host, door.port, "--port") as listener:
+    with (
+        serving_alone(folder),
+        logged(as_json=asked.as_json),
+        listening(door.host, door.port, "--port") as listener,
+    ):
         access = Access(
             listener, door.host, door.grpc_port, door.token, door.tls, Limits(body=asked.max_body)
         )

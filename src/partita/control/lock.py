@@ -1,4 +1,4 @@
-"""One controller at a time: a lock that dies with its process, and says who holds it."""
+"""One controller of a cluster, one gateway on a state folder: locks that die with their process and say who holds them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-FILE = "controller.lock"
+FILE, GATEWAY_FILE = "controller.lock", "gateway.lock"
 _TRIES, _PAUSE_S = 5, 0.05  # `holder` takes the lock for an instant, too
 
 
 @dataclass(frozen=True, slots=True)
 class Controller:
-    """The process that acts on a cluster.
+    """The process that acts on a cluster, or serves from a state folder.
 
     Attributes:
         started: seconds since 1970.
@@ -43,7 +43,7 @@ class Controller:
 
 
 class LockedError(PartitaError):
-    """Another controller acts on this cluster."""
+    """Another process does what one alone may do."""
 
 
 @contextmanager
@@ -56,14 +56,32 @@ def controlling(folder: Path) -> Iterator[Controller | None]:
         LockedError: another controller acts on this cluster; says which.
         PartitaError: the lock's file cannot be opened.
     """
-    path = folder / FILE
+    with _alone(folder / FILE, "another controller acts on this cluster", "") as before:
+        yield before
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[Controller | None]:
+    """Be the one gateway on a state folder while the block runs, likewise.
+
+    Raises:
+        LockedError: another gateway serves from there; says which.
+        PartitaError: the lock's file cannot be opened.
+    """
+    hint = ", or set PARTITA_STATE to a folder of this one's own"
+    with _alone(folder / GATEWAY_FILE, f"another gateway serves from {folder}", hint) as before:
+        yield before
+
+
+@contextmanager
+def _alone(path: Path, taken: str, hint: str) -> Iterator[Controller | None]:
     try:
         stream = path.open("a+", encoding="utf-8")
     except OSError as error:
         raise PartitaError(f"the lock cannot be opened: {error.strerror}", where=str(path)) from None
     with stream:
         if not _take(stream):
-            raise _locked(_read(stream))
+            raise _locked(_read(stream), taken, hint)
         before = _read(stream)
         _write(stream, Controller(socket.gethostname(), os.getpid(), time.time(), _command()))
         try:
@@ -98,15 +116,15 @@ def _take(stream: TextIO) -> bool:
     return False
 
 
-def _locked(who: Controller | None) -> LockedError:
+def _locked(who: Controller | None, taken: str, hint: str) -> LockedError:
     if who is None:
-        return LockedError("another controller acts on this cluster", hint="try again when it has ended")
+        return LockedError(taken, hint=f"try again when it has ended{hint}")
     stop = (
         f"kill -INT {who.pid}" if who.host == socket.gethostname() else f"kill -INT {who.pid}` on `{who.host}"
     )
     return LockedError(
-        f"another controller acts on this cluster: {who}",
-        hint=f"wait until it has ended, or have it stop in a safe state: `{stop}`",
+        f"{taken}: {who}",
+        hint=f"wait until it has ended, or have it stop in a safe state: `{stop}`{hint}",
     )
 
 

@@ -15,7 +15,6 @@ from partita.serve.gateway.front import Front
 from partita.serve.gateway.grpc.server import GrpcServer
 from partita.serve.gateway.grpc.service import Service
 from partita.serve.gateway.http.application import Application
-from partita.serve.gateway.http.direct import Direct
 from partita.serve.gateway.http.pages import Pages
 from partita.serve.gateway.http.server import HttpServer
 from partita.serve.gateway.metrics import Metrics
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
 
     from tests.serve.gateway.front_fake import FakeGateway
 
-    from partita.serve.gateway.http.guard import Patience
+    from partita.serve.gateway.http.connection import ConnectionLimits
     from partita.serve.gateway.oip.limits import Limits
     from partita.serve.gateway.security import Tls
 
@@ -54,8 +53,7 @@ def serving(
     limits: Limits | None = None,
     token: str | None = None,
     tls: Tls | None = None,
-    patience: Patience | None = None,
-    body_s: float = 30.0,
+    connections: ConnectionLimits | None = None,
     grace_s: float = 0.5,
 ) -> Iterator[Serving]:
     """Serve while the block runs."""
@@ -69,11 +67,11 @@ def serving(
 
     async def main() -> None:
         http = HttpServer(
-            Application(front, Pages(front, metrics.page), door, body_s=body_s),
-            Direct(front, door),
+            Application(front, Pages(front, metrics.page), door),
             listener,
             tls=tls,
-            patience=patience,
+            limits=connections,
+            refusals=metrics.refusals,
         )
         grpc = GrpcServer(Service(front, door), "127.0.0.1", 0, most=front.limits.body, tls=tls)
         await grpc.start()

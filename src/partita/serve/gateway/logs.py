@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_LEVELS = {"partita": logging.INFO, "uvicorn": logging.ERROR, "asyncio": logging.ERROR, "grpc": logging.ERROR}
+_LEVELS = {"partita": logging.INFO, "asyncio": logging.ERROR, "grpc": logging.ERROR}
 _KEPT = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
 
 

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
+from partita.serve.gateway.refusals import Refusals
 from partita.serve.gateway.values import DECISION_EDGES_S, Outcome
 
 if TYPE_CHECKING:
@@ -41,6 +42,9 @@ class _Latency:
 class Metrics(Collector):
     """Counts ended queries and makes the page.
 
+    Attributes:
+        refusals: errors that clients were sent.
+
     Args:
         services: names of all services.
     """
@@ -48,6 +52,7 @@ class Metrics(Collector):
     def __init__(self, services: Sequence[str]) -> None:
         self._latency = {service: _Latency() for service in services}
         self._ended: Counter[tuple[str, Outcome, bool]] = Counter()
+        self.refusals = Refusals()
         self._snapshot: Callable[[], GatewaySnapshot] | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -73,6 +78,7 @@ class Metrics(Collector):
         """Yield all metrics."""
         yield self._requests()
         yield self._latencies()
+        yield self._errors()
         if self._snapshot is not None:
             snapshot = self._snapshot()
             yield from _services(snapshot.services)
@@ -89,6 +95,16 @@ class Metrics(Collector):
         )
         for (service, outcome, in_time), count in sorted(self._ended.items()):
             found.add_metric((service, _word(outcome, in_time=in_time)), count)
+        return found
+
+    def _errors(self) -> Metric:
+        found = CounterMetricFamily(
+            "partita_errors",
+            "Requests answered with an error: 4xx and 5xx of HTTP, codes of gRPC",
+            labels=("transport", "status", "reason"),
+        )
+        for kind, count in sorted(self.refusals.counted.items()):
+            found.add_metric(kind, count)
         return found
 
     def _latencies(self) -> Metric:

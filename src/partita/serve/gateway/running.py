@@ -14,7 +14,6 @@ from partita.serve.gateway.front import Front
 from partita.serve.gateway.grpc.server import GrpcServer
 from partita.serve.gateway.grpc.service import Service
 from partita.serve.gateway.http.application import Application
-from partita.serve.gateway.http.direct import Direct
 from partita.serve.gateway.http.pages import Pages
 from partita.serve.gateway.http.server import HttpServer
 from partita.serve.gateway.security import Doorkeeper
@@ -35,8 +34,9 @@ _LOG = logging.getLogger("partita.serve")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK_S = 0.25
 _MOST_NAMES = 5
-_FAREWELL_S = 1.0
-"""Seconds in which clients that keep their connections hear that they are closed."""
+_REFUSING_S = 1.0
+"""Seconds in which requests are still refused when all that was under way has ended: clients that keep connections
+hear that these are closed, and load balancers look elsewhere, where a closed port would be an error to them."""
 _YOUNG = 20_000
 """Objects more than there were before the collector looks: requests under way make and leave some thousands, and none
 of those needs it."""
@@ -105,15 +105,24 @@ async def run(
             async with _readiness_told(gateway, services):
                 await ask.wait()
             _LOG.info("draining: finishing what is under way within %g seconds", grace_s)
-            await _unless(hurry, _end(gateway, http, grace_s), grpc.stop(grace_s))
+            await _unless(hurry, _end(gateway, http, grpc, grace_s))
     _LOG.info("ended")
     return not hurry.is_set()
 
 
-async def _end(gateway: Gateway, http: HttpServer, grace_s: float) -> None:
-    end = asyncio.get_running_loop().time() + grace_s
-    await asyncio.gather(gateway.drain(grace_s), http.leave_off(min(grace_s, _FAREWELL_S)))
-    await http.stop(max(0.0, end - asyncio.get_running_loop().time()))
+async def _end(gateway: Gateway, http: HttpServer, grpc: GrpcServer, grace_s: float) -> None:
+    """Refuse what comes, over new connections too, until all that was under way has ended or the grace is over."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + grace_s
+
+    def left() -> float:
+        return max(0.0, end - loop.time())
+
+    http.drain()
+    await gateway.drain(left())
+    await http.answered(left())
+    await asyncio.sleep(min(_REFUSING_S, left()))
+    await asyncio.gather(http.stop(left()), grpc.stop(left()))
 
 
 async def _listen(
@@ -125,8 +134,8 @@ async def _listen(
     )
     await grpc.start()
     stack.push_async_callback(grpc.stop, 0.0)
-    app = Application(front, Pages(front, metrics.page), doorkeeper)
-    http = HttpServer(app, Direct(front, doorkeeper), access.listener, tls=access.tls)
+    application = Application(front, Pages(front, metrics.page), doorkeeper)
+    http = HttpServer(application, access.listener, tls=access.tls, refusals=metrics.refusals)
     await http.start()
     stack.push_async_callback(http.stop, 0.0)
     return http, grpc
@@ -196,9 +205,9 @@ async def _tell_silence(gateway: Gateway) -> None:
         await asyncio.sleep(_LOOK_S)
 
 
-async def _unless(hurry: asyncio.Event, *work: Coroutine[None, None, None]) -> None:
-    """Do the work side by side, or leave it when told to hurry."""
-    doing = asyncio.gather(*work)
+async def _unless(hurry: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Do the work, or leave it when told to hurry."""
+    doing = asyncio.create_task(work)
     hurrying = asyncio.create_task(hurry.wait())
     await asyncio.wait((doing, hurrying), return_when=asyncio.FIRST_COMPLETED)
     for each in (doing, hurrying):

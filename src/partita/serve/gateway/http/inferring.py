@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from partita.serve.gateway.front import checked
-from partita.serve.gateway.http.reply import Reply, failure, refusal
+from partita.serve.gateway.http.reply import Reply, failure, fault_reply, refusal
 from partita.serve.gateway.oip.faults import RequestError, shown
 from partita.serve.gateway.oip.request import told_deadline
 from partita.serve.gateway.oip.response import write_answer
@@ -20,18 +20,30 @@ if TYPE_CHECKING:
     from partita.serve.gateway.oip.request import InferRequest
     from partita.serve.tensors import Answer
 
+T = TypeVar("T")
 _LOG = logging.getLogger("partita.serve.http")
 _OCTETS = b"application/octet-stream"
 _CHALLENGE = ((b"www-authenticate", b'Bearer realm="partita"'),)
 
 
-def infer_paths(services: Sequence[str]) -> dict[str, str]:
-    """Return the services by the paths at which they are asked."""
-    return {
-        f"/v2/models/{service}{version}/infer": service
-        for service in services
-        for version in ("", f"/versions/{VERSION}")
-    }
+def infer_paths(services: Sequence[str]) -> dict[tuple[str, ...], str]:
+    """Return the services by the paths, as segments, at which they are asked."""
+    return with_slashes(
+        {
+            ("v2", "models", service, *version, "infer"): service
+            for service in services
+            for version in ((), ("versions", VERSION))
+        }
+    )
+
+
+def with_slashes(found: dict[tuple[str, ...], T]) -> dict[tuple[str, ...], T]:
+    """Add the paths in which slashes of names stand as they are, where those lead nowhere else.
+
+    An escaped one separates nothing, so that `a%2Fb` is one name; NVIDIA's client sends names' slashes unescaped.
+    """
+    split = {tuple("/".join(path).split("/")): each for path, each in found.items()}
+    return {**split, **found}
 
 
 def header_length(headers: Mapping[bytes, bytes]) -> int | None:
@@ -50,16 +62,14 @@ def header_length(headers: Mapping[bytes, bytes]) -> int | None:
     return int(text)
 
 
-def deadline(headers: Mapping[bytes, bytes], request: InferRequest, limits: Limits) -> float | None:
-    """Return a request's deadline in seconds, of which the header's counts first; None for the service's own.
+def header_deadline(headers: Mapping[bytes, bytes], limits: Limits) -> float | None:
+    """Return the deadline in seconds that a request's headers ask for, None where they ask for none.
 
     Raises:
-        RequestError: the header is no positive number, or too large.
+        RequestError: it is no positive number, or too large.
     """
     text = headers.get(b"partita-deadline-ms")
-    if text is None:
-        return request.deadline_s
-    return told_deadline(text, limits)
+    return None if text is None else told_deadline(text, limits)
 
 
 def answer_reply(service: str, request: InferRequest, answer: Answer) -> Reply:
@@ -70,13 +80,13 @@ def answer_reply(service: str, request: InferRequest, answer: Answer) -> Reply:
     return Reply(200, document, _OCTETS, ((b"inference-header-content-length", b"%d" % json_size),))
 
 
-def error_reply(error: BaseException, method: str, path: str) -> Reply:
-    """Return what is said of an error; one that nobody foresaw is logged."""
+def error_reply(error: BaseException, asked: str) -> Reply:
+    """Return what is said of an error; one that nobody foresaw is logged, with what was asked for."""
     if isinstance(error, RequestError):
-        return failure(error.what, error.status, _CHALLENGE if error.status == 401 else ())
+        return fault_reply(error, _CHALLENGE if error.status == 401 else ())
     if isinstance(error, RefusedError):
         return refusal(error)
     if isinstance(error, FailedError):
         return failure(str(error), 500)
-    _LOG.error("a fault in partita itself at %s %s", method, shown(path), exc_info=error)
-    return failure("a fault in partita itself; its log says more", 500)
+    _LOG.error("a fault in partita itself at %s", asked, exc_info=error)
+    return failure("a fault in partita itself; its log says more", 500, reason="internal")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from partita.serve.gateway.http.inferring import with_slashes
 from partita.serve.gateway.http.reply import Reply, failure, json_reply
 from partita.serve.gateway.oip.faults import RequestError, shown
 from partita.serve.gateway.oip.metadata import (
@@ -17,16 +18,23 @@ from partita.serve.gateway.oip.metadata import (
     statistics,
 )
 from partita.serve.gateway.oip.version import VERSION
+from partita.serve.gateway.values import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from partita.serve.gateway.front import Front
 
-GET = ("GET", "HEAD")
-OPEN = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
+Path = tuple[str, ...]
+"""The segments of a path, percent-escapes resolved."""
+READY: Path = ("v2", "health", "ready")
+LIVE = frozenset({("healthz",), ("v2", "health", "live")})
+"""Paths at which the process says that it lives."""
+OPEN = LIVE | {READY}
 """Paths that need no token: those who look after a process have none."""
-INDEX = "/v2/repository/index"
+METRICS: Path = ("metrics",)
+INDEX: Path = ("v2", "repository", "index")
+_GET = ("GET", "HEAD")
 _LIVE = Reply(200, b'{"live":true}')
 _READY = Reply(200, b'{"ready":true}')
 _MOST_NAMES = 5
@@ -43,34 +51,35 @@ class Pages:
 
     def __init__(self, front: Front, metrics: Callable[[], bytes]) -> None:
         self._front = front
-        self._pages: dict[str, Callable[[], Reply]] = {
-            "/healthz": lambda: Reply(200, b"ok\n", b"text/plain"),
-            "/metrics": lambda: Reply(200, metrics(), _PLAIN),
-            "/v2": lambda: json_reply(server_metadata()),
-            "/v2/health/live": lambda: _LIVE,
-            "/v2/health/ready": self._server_ready,
-            "/v2/models/stats": self._all_statistics,
+        self._pages: dict[Path, Callable[[], Reply]] = {
+            ("healthz",): lambda: Reply(200, b"ok\n", b"text/plain"),
+            METRICS: lambda: Reply(200, metrics(), _PLAIN),
+            ("v2",): lambda: json_reply(server_metadata()),
+            ("v2", "health", "live"): lambda: _LIVE,
+            READY: self._server_ready,
+            ("v2", "models", "stats"): self._all_statistics,
         }
         for service in front.services:
-            for version in ("", f"/versions/{VERSION}"):
-                path = f"/v2/models/{service}{version}"
+            for version in ((), ("versions", VERSION)):
+                path = ("v2", "models", service, *version)
                 self._pages[path] = partial(self._metadata, service)
-                self._pages[f"{path}/ready"] = partial(self._ready, service)
-                self._pages[f"{path}/config"] = partial(self._config, service)
-                self._pages[f"{path}/stats"] = partial(self._statistics, service)
+                self._pages[*path, "ready"] = partial(self._ready, service)
+                self._pages[*path, "config"] = partial(self._config, service)
+                self._pages[*path, "stats"] = partial(self._statistics, service)
+        self._pages = with_slashes(self._pages)
 
-    def page(self, path: str, method: str) -> Reply:
+    def page(self, path: Path, method: str) -> Reply:
         """Return what is at a path that needs no body.
 
         Raises:
             RequestError: nothing is there (404), or not for this method.
             RefusedError: no worker has been there to tell.
         """
-        page = self._pages.get(path) or self._pages.get(path.rstrip("/"))
+        page = self._pages.get(path)
         if page is None:
             raise RequestError(self._unknown(path), 404)
-        if method not in GET:
-            return not_allowed(method, GET)
+        if method not in _GET:
+            return not_allowed(method, ", ".join(_GET))
         return page()
 
     def index(self, body: bytes) -> Reply:
@@ -90,14 +99,10 @@ class Pages:
             repository_index(each for each in models if each[1] or asked.get("ready") is not True)
         )
 
-    def _unknown(self, path: str) -> str:
-        parts = path.split("/")
-        if path.startswith("/v2/models/") and parts[3] and not self._known(path):
-            return f"no model {shown(parts[3])}; POST {INDEX} lists them"
-        return f"nothing is at {shown(path)}"
-
-    def _known(self, path: str) -> bool:
-        return any(f"{path}/".startswith(f"/v2/models/{name}/") for name in self._front.services)
+    def _unknown(self, path: Path) -> str:
+        if path[:2] == ("v2", "models") and len(path) > 2 and path[2] not in self._front.services:
+            return f"no model {shown(path[2])}; POST /{'/'.join(INDEX)} lists them"
+        return f"nothing is at {shown('/' + '/'.join(path))}"
 
     def _server_ready(self) -> Reply:
         waiting = [name for name in self._front.services if not self._front.gateway.ready(name)]
@@ -126,10 +131,10 @@ class Pages:
 
 
 def _not_ready(named: dict[str, str], why: str) -> Reply:
-    return Reply(503, orjson.dumps({**named, "ready": False, "error": why}))
+    body = orjson.dumps({**named, "ready": False, "error": why})
+    return Reply(503, body, reason=Reason.NO_WORKER)
 
 
-def not_allowed(method: str, allowed: tuple[str, ...]) -> Reply:
+def not_allowed(method: str, allowed: str = "POST") -> Reply:
     """Return 405, with the methods there are."""
-    names = ", ".join(allowed)
-    return failure(f"{method} is not for this path; {names} is", 405, ((b"allow", names.encode()),))
+    return failure(f"{method} is not for this path; {allowed} is", 405, ((b"allow", allowed.encode()),))

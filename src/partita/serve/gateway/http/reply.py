@@ -1,32 +1,39 @@
-"""A response, and sending it."""
+"""A response, and its bytes."""
 
 from __future__ import annotations
 
+import time
+from http import HTTPStatus
 from math import ceil
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.http.asgi import Send
+    from partita.serve.gateway.oip.faults import RequestError
     from partita.serve.gateway.values import RefusedError
 
 JSON = b"application/json"
+_STATUS_LINES = {
+    each.value: b"HTTP/1.1 %d %b\r\n" % (each.value, each.phrase.encode()) for each in HTTPStatus
+}
+_REASONS = {
+    400: "invalid", 401: "unauthorized", 404: "not_found", 405: "method", 408: "timeout", 411: "length_required",
+    413: "too_large", 414: "path", 415: "media_type", 417: "expectation", 431: "head_too_large", 500: "failed",
+}  # fmt: skip
+"""Why a request is not answered, where who says so has no word of their own."""
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Reply(NamedTuple):
-    """Status, body, the body's media type, and further headers."""
+    """Status, body, the body's media type, further headers, and for metrics why it is no answer."""
 
     status: int
     body: bytes
     media: bytes = JSON
     headers: Headers = ()
-
-
-class ClientGoneError(Exception):
-    """The client closed the connection before its request was complete."""
+    reason: str = ""
 
 
 def json_reply(value: Any) -> Reply:  # noqa: ANN401 -- whatever orjson writes
@@ -34,27 +41,58 @@ def json_reply(value: Any) -> Reply:  # noqa: ANN401 -- whatever orjson writes
     return Reply(200, orjson.dumps(value))
 
 
-def failure(what: str, status: int, headers: Headers = ()) -> Reply:
+def failure(what: str, status: int, headers: Headers = (), reason: str = "") -> Reply:
     """Return an error as the protocol has it."""
-    return Reply(status, orjson.dumps({"error": what}), JSON, headers)
+    return Reply(
+        status, orjson.dumps({"error": what}), JSON, headers, reason or _REASONS.get(status, "other")
+    )
+
+
+def fault_reply(error: RequestError, headers: Headers = ()) -> Reply:
+    """Return what is said of a request that cannot be answered as it is."""
+    return failure(error.what, error.status, headers, getattr(error, "reason", ""))
 
 
 def refusal(error: RefusedError) -> Reply:
     """Return 503 with the seconds after which another try may be of use (RFC 9110, section 10.2.3)."""
-    after = str(max(1, ceil(error.retry_after_s))).encode()
-    return failure(
-        str(error), 503, ((b"retry-after", after), (b"partita-reason", str(error.reason).encode()))
-    )
+    return unavailable(str(error), str(error.reason), error.retry_after_s)
 
 
-async def send_reply(send: Send, reply: Reply, *, more: bool = False) -> None:
-    """Send a response; with `more` its end is left to be sent."""
-    status, body, media, headers = reply
-    await send(
-        {
-            "type": "http.response.start",
-            "status": status,
-            "headers": [(b"content-type", media), (b"content-length", b"%d" % len(body)), *headers],
-        }
-    )
-    await send({"type": "http.response.body", "body": body, "more_body": more})
+def unavailable(what: str, reason: str, retry_after_s: float) -> Reply:
+    """Return 503 for a reason that clients can read."""
+    after = str(max(1, ceil(retry_after_s))).encode()
+    headers = ((b"retry-after", after), (b"partita-reason", reason.encode()))
+    return failure(what, 503, headers, reason)
+
+
+class Writer:
+    """Writes responses; their first lines are kept, with a date that is renewed each second."""
+
+    def __init__(self) -> None:
+        self._firsts: dict[tuple[int, bytes], bytes] = {}
+        self._date = b""
+        self.renew()
+
+    def renew(self) -> None:
+        """Take the date of now (RFC 9110, section 6.6.1)."""
+        self._date = time.strftime("date: %a, %d %b %Y %H:%M:%S GMT\r\n", time.gmtime()).encode()
+        self._firsts.clear()
+
+    def head(self, reply: Reply, *, connection: bytes = b"") -> bytes:
+        """Return all of a response but its body.
+
+        Args:
+            reply: that is sent.
+            connection: what the client is told of the connection; nothing if empty.
+        """
+        status, body, media, headers, _ = reply
+        first = self._firsts.get((status, media))
+        if first is None:
+            first = b"%b%bcontent-type: %b\r\ncontent-length: " % (_STATUS_LINES[status], self._date, media)
+            self._firsts[status, media] = first
+        if not headers and not connection:
+            return b"%b%d\r\n\r\n" % (first, len(body))
+        more = b"".join([b"%b: %b\r\n" % each for each in headers])
+        if connection:
+            more += b"connection: %b\r\n" % connection
+        return b"%b%d\r\n%b\r\n" % (first, len(body), more)

@@ -1,0 +1,607 @@
+"""A connection of HTTP/1.1: requests are read, answered one after the other, and kept within limits of size and time.
+
+A client that keeps its connection sends the same head over and over. The head of a request to infer that was read
+once is known again byte for byte, so that a request that comes as a whole behind it costs one look into a dictionary.
+No request has a task: the gateway tells the connection its answer (`Asker`).
+
+While a request is answered, what follows it waits unread in a buffer that is not let grow, so that neither clients
+that send many requests at once nor those that do not take their answers cost more memory than a read and an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from partita.serve.gateway.http.application import asked, asked_to_infer, draining
+from partita.serve.gateway.http.body import (
+    IN_PLACE,
+    ChunkedBody,
+    check_body,
+    content_coding,
+    too_large,
+    unpacked,
+)
+from partita.serve.gateway.http.head import END, ProtocolError, RequestHead, check_beginning, read_head
+from partita.serve.gateway.http.inferring import answer_reply, error_reply, header_deadline, header_length
+from partita.serve.gateway.http.reply import Reply, Writer, unavailable
+from partita.serve.gateway.oip.faults import RequestError
+from partita.serve.gateway.oip.request import read_request
+from partita.serve.gateway.values import Reason, RefusedError
+
+if TYPE_CHECKING:
+    from partita.serve.gateway.http.application import Application, Wanted
+    from partita.serve.gateway.oip.request import InferRequest
+    from partita.serve.gateway.refusals import Refusals
+    from partita.serve.gateway.waiting import Waiting
+    from partita.serve.tensors import Answer
+
+_MOST_HEADS, _LONGEST_HEAD, _SMALL_BODY = 256, 2048, 99_999
+"""Of heads that are known again: how many, their bytes, and those of the body behind them."""
+_WELL_KNOWN = frozenset({b"expect", b"content-encoding", b"transfer-encoding"})
+"""A head with one of these is not known again."""
+_BUFFERED = 1 << 16
+"""Bytes that may wait unread behind a request that is being answered."""
+_TOGETHER = 1 << 16
+"""Bytes of a response up to which it is put together; a longer one's body is not copied."""
+_AT_ONCE = 32
+"""Requests of one connection that are answered before others have their turn."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+IDLE, HEAD, BODY, CHUNKS, ANSWERING, SKIPPING, CLOSING, CLOSED = range(8)
+"""What a connection does: waits for a request, reads its head, its body, a body in chunks; waits for an answer;
+passes over a body that nobody wants; has sent its last and lets the client finish; is closed."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections there may be, and how long each may take.
+
+    Attributes:
+        connections: at once.
+        head: bytes of a request's line and headers.
+        head_s: seconds for the line and headers, for the first request from connecting.
+        body_s: seconds for the body behind them.
+        idle_s: seconds between two requests.
+        unread_s: seconds in which a client takes nothing of its answer.
+        closing_s: seconds in which a client whose request was broken off may still send, so that it reads why.
+        bodies: bytes that bodies may have together which have not come whole.
+    """
+
+    connections: int = 4096
+    head: int = 64 << 10
+    head_s: float = 10.0
+    body_s: float = 30.0
+    idle_s: float = 75.0
+    unread_s: float = 45.0
+    closing_s: float = 5.0
+    bodies: int = 1 << 30
+
+
+class KnownHead(NamedTuple):
+    """What the head of a request to infer says that keeps its connection: see `HttpConnection`."""
+
+    service: str
+    length: int
+    json_size: int | None
+    deadline_s: float | None
+
+
+class Connections:
+    """What connections share.
+
+    Attributes:
+        limits: of each, and of all together.
+        open: those there are.
+        room: bytes that are left for bodies which have not come whole.
+        heads: of requests to infer, by their bytes.
+        writer: of responses.
+
+    Args:
+        application: answers.
+        limits: of connections.
+        refusals: counts and logs errors.
+    """
+
+    def __init__(self, application: Application, limits: ConnectionLimits, refusals: Refusals) -> None:
+        self.application, self.limits, self.refusals = application, limits, refusals
+        self.open: set[HttpConnection] = set()
+        self.room = max(limits.bodies, 4 * application.front.limits.body)
+        self.heads: dict[bytes, KnownHead] = {}
+        self.writer = Writer()
+
+    def keep(self, data: bytes, head: KnownHead) -> None:
+        """Know a head again."""
+        if len(self.heads) >= _MOST_HEADS:
+            self.heads.clear()
+        self.heads[data] = head
+
+    @property
+    def under_way(self) -> bool:
+        """Whether an answer is waited for, or has not been taken."""
+        return any(each.is_under_way for each in self.open)
+
+
+class HttpConnection(asyncio.Protocol):
+    """One client.
+
+    Args:
+        shared: with all others.
+    """
+
+    def __init__(self, shared: Connections) -> None:
+        self._shared = shared
+        self._loop = asyncio.get_running_loop()
+        self._state = IDLE
+        self._since = self._loop.time()  # from when what it does counts
+        self._buffer = b""  # what came and is not read
+        self._head: RequestHead | None = None  # of the request under way; None for a known one
+        self._wanted: Wanted | None = None
+        self._parts: list[bytes] = []
+        self._held = 0  # bytes in them
+        self._left = 0  # bytes of the body that are to come
+        self._chunks: ChunkedBody | None = None
+        self._service = ""
+        self._request: InferRequest | None = None
+        self._waiting: Waiting | None = None
+        self._keep_alive = True
+        self._ended = False  # whether the client sends nothing more
+        self._reading = False
+        self._paused = False  # whether nothing is received
+        self._unread: tuple[float, int] | None = None  # from when so many bytes have not been taken
+        self._fresh = True  # before its first request
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it waits for an answer, or its client has not taken all of one."""
+        return self._state == ANSWERING or bool(self._transport.get_write_buffer_size())
+
+    # What the event loop tells.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take the connection, or turn it away."""
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is not registered as one
+        self._tls = transport.get_extra_info("sslcontext") is not None
+        connections, limits = self._shared.open, self._shared.limits
+        connections.add(self)
+        if len(connections) > limits.connections:
+            self._break_off(unavailable("too many connections", "connections", 1.0))
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's
+        """Take what its client waited for out of the queues."""
+        self._shared.open.discard(self)
+        answering, self._state = self._state == ANSWERING, CLOSED
+        self._let_go_of_parts()
+        self._buffer = b""
+        if answering:
+            self._forget()
+
+    def data_received(self, data: bytes) -> None:
+        """Read on."""
+        if self._state == IDLE and not self._buffer and self._unread is None:
+            end = data.find(END) + 4
+            known = self._shared.heads.get(data[:end])
+            if (
+                known is not None
+                and len(data) == end + known.length
+                and not self._shared.application.draining
+            ):
+                self._head, self._keep_alive = None, True
+                self._ask(known.service, data[end:], known.json_size, known.deadline_s)
+                return
+        if self._state < CLOSING:
+            self._buffer = self._buffer + data if self._buffer else data
+            self._read()
+
+    def eof_received(self) -> bool:
+        """Answer what has come whole: a client may say that it sends no more, and wait (RFC 9112, section 9.6)."""
+        if self._tls:
+            return False  # there, the end of one direction is that of both
+        self._ended = True
+        if self._state == CLOSING:
+            self._close()
+        else:
+            self._read()
+        return True
+
+    def pause_writing(self) -> None:
+        """Begin nothing new while the client does not take its answers."""
+        self._unread = self._loop.time(), self._transport.get_write_buffer_size()
+
+    def resume_writing(self) -> None:
+        """Go on."""
+        self._unread = None
+        if not self._reading:
+            self._read()
+
+    # What the gateway tells.
+
+    def done(self) -> bool:
+        """Return whether no answer is waited for any longer."""
+        return self._state != ANSWERING
+
+    def set_result(self, answer: Answer) -> None:
+        """Send the answer."""
+        assert self._request is not None  # noqa: S101 -- it was asked
+        try:
+            reply = answer_reply(self._service, self._request, answer)
+        except Exception as error:  # noqa: BLE001 -- it ends one request, not the dispatcher
+            reply = self._reply_to(error)
+        self._respond(reply)
+
+    def set_exception(self, error: BaseException) -> None:
+        """Send what is said of an error."""
+        self._respond(self._reply_to(draining() if isinstance(error, asyncio.CancelledError) else error))
+
+    # What the server tells.
+
+    def look(self, now: float) -> None:
+        """Close the connection if its client takes too long to send or to receive."""
+        if self._unread is not None:
+            since, unread = self._unread
+            left = self._transport.get_write_buffer_size()
+            if left != unread:
+                self._unread = now, left
+            elif now - since > self._shared.limits.unread_s:
+                self._transport.abort()
+            return
+        limits = self._shared.limits
+        part = "head" if self._state == HEAD or (self._state == IDLE and self._fresh) else "body"
+        allowed = {
+            IDLE: limits.head_s if self._fresh else limits.idle_s,
+            HEAD: limits.head_s,
+            CLOSING: limits.closing_s,
+            CLOSED: limits.unread_s,
+        }.get(self._state, limits.body_s)
+        if self._state == ANSWERING or now - self._since <= allowed:
+            return
+        if self._state == CLOSED:
+            self._transport.abort()
+        elif self._state in (SKIPPING, CLOSING) or (self._state == IDLE and not self._fresh):
+            self._close()
+        else:
+            what = f"the {part} of the request did not come within {allowed:g} seconds"
+            self._break_off(self._reply_to(ProtocolError(what, 408, "timeout")))
+
+    def drain(self) -> None:
+        """Refuse a request that has not come whole."""
+        if self._state in (BODY, CHUNKS):
+            self._break_off(self._reply_to(draining()))
+
+    def end(self) -> None:
+        """Refuse what is under way, and close."""
+        if self._state == ANSWERING:
+            self._forget()
+            self._send(self._reply_to(draining()), last=True)
+        self._close()
+
+    def abort(self) -> None:
+        """Close without waiting for anything."""
+        self._transport.abort()
+
+    # Reading.
+
+    def _read(self) -> None:
+        """Go on with what has come, as far as it goes."""
+        self._reading, turns = True, 0
+        try:
+            while self._unread is None and self._step():
+                turns += self._state <= HEAD
+                if turns > _AT_ONCE:
+                    self._loop.call_soon(self._read_on)
+                    break
+            else:
+                if self._ended and self._unread is None:
+                    self._end_of_input()
+        except ProtocolError as error:
+            self._break_off(self._reply_to(error))
+        finally:
+            self._reading = False
+        self._hold()
+
+    def _read_on(self) -> None:
+        if not self._reading:
+            self._read()
+
+    def _step(self) -> bool:
+        """Take one step; return whether another one may follow."""
+        if not self._buffer:
+            return False
+        if self._state <= HEAD:
+            return self._take_head()
+        if self._state in (BODY, CHUNKS, SKIPPING):
+            return self._take_body()
+        if self._state >= CLOSING:
+            self._buffer = b""
+        return False
+
+    def _hold(self) -> None:
+        """Receive nothing while as much waits to be read as may."""
+        full = self._state < CLOSING and (self._unread is not None or len(self._buffer) > _BUFFERED)
+        if full != self._paused and not self._transport.is_closing():
+            self._paused = full
+            if full:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _end_of_input(self) -> None:
+        """The client sends nothing more: close, unless it has an answer coming."""
+        if self._state in (IDLE, SKIPPING, CLOSING):
+            self._close()
+        elif self._state in (HEAD, BODY, CHUNKS):
+            self._break_off(self._reply_to(ProtocolError("the request is cut short", reason="cut_short")))
+
+    def _take_head(self) -> bool:
+        if self._state == IDLE:
+            self._buffer = self._buffer.lstrip(b"\r\n")  # RFC 9112, section 2.2
+            if not self._buffer:
+                return False
+            self._state, self._since, self._fresh = HEAD, self._loop.time(), False
+            self._head, self._keep_alive = None, False
+        data, most = self._buffer, self._shared.limits.head
+        end = data.find(END, 0, most) + 4
+        if end < 4:
+            check_beginning(data[:most])
+            if len(data) >= most:
+                raise ProtocolError(
+                    f"the head of the request has more than {most} bytes", 431, "head_too_large"
+                )
+            return False
+        self._head = head = read_head(data[:end])
+        self._keep_alive, self._buffer = head.keep_alive, data[end:]
+        self._begin(head, data[:end])
+        return True
+
+    def _begin(self, head: RequestHead, data: bytes) -> None:
+        """Answer a request without its body, or go on to read that."""
+        application = self._shared.application
+        try:
+            found = application.begin(head)
+            if not isinstance(found, Reply):
+                if found.service is not None or head.has_body:
+                    check_body(head, found.most)
+                self._expect(head, found)
+                if found.service is not None:
+                    self._know_again(head, data, found.service)
+                return
+        except Exception as error:  # noqa: BLE001 -- it ends one request, not the server
+            found = self._reply_to(error)
+        if head.has_body:
+            self._skip(head, found)
+        else:
+            self._respond(found)
+
+    def _expect(self, head: RequestHead, wanted: Wanted) -> None:
+        """Make ready for a body."""
+        self._wanted, self._since = wanted, self._loop.time()
+        if head.length is None:
+            self._state, self._chunks = CHUNKS, ChunkedBody()
+        elif head.length:
+            self._state, self._left = BODY, head.length
+        else:
+            self._whole()
+            return
+        if head.expects and not self._buffer:
+            self._transport.write(_CONTINUE)
+
+    def _know_again(self, head: RequestHead, data: bytes, service: str) -> None:
+        """Know the head of a request again that may be answered by one look."""
+        length = head.length
+        if (
+            length is not None
+            and 0 < length <= _SMALL_BODY
+            and len(data) <= _LONGEST_HEAD
+            and head.keep_alive
+            and head.version == "1.1"
+            and _WELL_KNOWN.isdisjoint(head.headers)
+        ):
+            try:
+                json_size = header_length(head.headers)
+                deadline_s = header_deadline(head.headers, self._shared.application.front.limits)
+            except RequestError:
+                return  # told when it is asked
+            self._shared.keep(data, KnownHead(service, length, json_size, deadline_s))
+
+    def _skip(self, head: RequestHead, reply: Reply) -> None:
+        """Answer, and pass over the body: who still sends does not look for an answer, unless it is the last."""
+        most = self._shared.application.front.limits.body
+        if head.expects or reply.status in {408, 413} or (head.length or 0) > most:
+            self._break_off(reply)
+            return
+        self._left = most if head.length is None else head.length
+        self._chunks = ChunkedBody() if head.length is None else None
+        self._send(reply)
+        self._state, self._since = SKIPPING, self._loop.time()
+
+    def _take_body(self) -> bool:
+        """Take what has come of a body; return whether all of it has."""
+        data, parts = self._buffer, self._parts
+        before = len(parts)
+        if self._chunks is not None:
+            behind = self._chunks.take(data, parts)
+            self._buffer = behind or b""
+            came = sum(map(len, parts[before:]))
+            whole = behind is not None
+        else:
+            part = data if len(data) <= self._left else data[: self._left]
+            self._buffer = data[len(part) :]
+            parts.append(part)
+            came = len(part)
+            self._left -= came
+            whole = not self._left
+        if self._state == SKIPPING:
+            return self._skipped(came, whole=whole)
+        if whole and not before:
+            self._whole()
+            return True
+        self._held += came
+        self._shared.room -= came
+        assert self._wanted is not None  # noqa: S101 -- a body is wanted
+        if self._held > self._wanted.most:
+            self._break_off(self._reply_to(too_large(self._wanted.most)))
+        elif self._shared.room < 0 and not whole:
+            self._break_off(self._reply_to(RefusedError(Reason.FULL, 1.0)))
+        elif whole:
+            self._whole()
+        return whole
+
+    def _skipped(self, came: int, *, whole: bool) -> bool:
+        self._parts = []
+        if self._chunks is not None:
+            self._left -= came
+        if whole and self._keep_alive:
+            self._next()
+        elif whole or self._left < 0:
+            self._linger()
+        return whole
+
+    def _whole(self) -> None:
+        """Ask, now that the body is there."""
+        parts, head, wanted = self._parts, self._head, self._wanted
+        assert head is not None  # noqa: S101 -- a head comes first
+        assert wanted is not None  # noqa: S101
+        body = parts[0] if len(parts) == 1 else b"".join(parts)
+        self._let_go_of_parts()
+        self._chunks = None
+        self._state = ANSWERING
+        if len(body) > wanted.most:
+            self._respond(self._reply_to(too_large(wanted.most)))
+            return
+        coding = content_coding(head)
+        if coding is None:
+            self._ask_of(head, wanted, body)
+        elif len(body) <= IN_PLACE:
+            try:
+                body = unpacked(body, coding, wanted.most)
+            except RequestError as error:
+                self._respond(self._reply_to(error))
+            else:
+                self._ask_of(head, wanted, body)
+        else:
+            unpacking = self._loop.run_in_executor(None, unpacked, body, coding, wanted.most)
+            unpacking.add_done_callback(lambda done: self._unpacked(head, wanted, done))
+
+    def _unpacked(self, head: RequestHead, wanted: Wanted, done: asyncio.Future[bytes]) -> None:
+        error = None if done.cancelled() else done.exception()
+        if self._state != ANSWERING or done.cancelled():
+            return
+        if error is not None:
+            self._respond(self._reply_to(error))
+        else:
+            self._ask_of(head, wanted, done.result())
+
+    def _ask_of(self, head: RequestHead, wanted: Wanted, body: bytes) -> None:
+        try:
+            if wanted.service is None:
+                self._respond(self._shared.application.listed(body))
+                return
+            json_size = header_length(head.headers)
+            deadline_s = header_deadline(head.headers, self._shared.application.front.limits)
+        except Exception as error:  # noqa: BLE001 -- it ends one request, not the server
+            self._respond(self._reply_to(error))
+            return
+        self._ask(wanted.service, body, json_size, deadline_s)
+
+    def _ask(self, service: str, body: bytes, json_size: int | None, deadline_s: float | None) -> None:
+        """Ask the gateway, or say at once what is wrong."""
+        self._state, self._service = ANSWERING, service
+        front = self._shared.application.front
+        try:
+            request = read_request(body, json_size, front.signature(service), front.limits)
+            self._request = request
+            self._waiting = front.gateway.ask(
+                service, request.query, request.deadline_s if deadline_s is None else deadline_s, self
+            )
+        except Exception as error:  # noqa: BLE001 -- it ends one request, not the server
+            self._respond(self._reply_to(error))
+
+    def _forget(self) -> None:
+        """Take the query out of the queues."""
+        waiting, self._waiting = self._waiting, None
+        if waiting is not None:
+            self._state = CLOSED
+            self._shared.application.front.gateway.forget(self._service, waiting)
+
+    # Answering.
+
+    def _respond(self, reply: Reply) -> None:
+        """Send the answer, and go on with the next request."""
+        self._request = self._waiting = None
+        if self._transport.is_closing():
+            return
+        if not self._send(reply):
+            if self._buffer and not self._ended:
+                self._linger()
+            else:
+                self._close()
+            return
+        self._next()
+
+    def _next(self) -> None:
+        """Wait for the next request, or go on with it if it is there."""
+        self._state, self._since, self._fresh = IDLE, self._loop.time(), False
+        if (self._buffer or self._ended or self._paused) and not self._reading:
+            self._read()
+
+    def _send(self, reply: Reply, *, last: bool = False) -> bool:
+        """Write a response; return whether the connection stays open behind it."""
+        head = self._head
+        if reply.status >= 400:
+            self._count(reply)
+        last = last or not self._keep_alive or self._shared.application.draining
+        last = last or (self._ended and not self._buffer)
+        connection = b""
+        if last:
+            self._keep_alive, connection = False, b"close"
+        elif head is not None and head.version == "1.0":
+            connection = b"keep-alive"
+        first = self._shared.writer.head(reply, connection=connection)
+        if head is not None and head.method == "HEAD":
+            self._transport.write(first)
+        elif len(reply.body) <= _TOGETHER:
+            self._transport.write(first + reply.body)
+        else:
+            self._transport.writelines((first, reply.body))
+        return not last
+
+    def _break_off(self, reply: Reply) -> None:
+        """Say what is wrong with a request that will not be read to its end, and close."""
+        if self._state < CLOSING:
+            self._let_go_of_parts()
+            self._send(reply, last=True)
+            self._linger()
+
+    def _linger(self) -> None:
+        """Close behind what is sent, and let the client read it: who closes on bytes that still come resets."""
+        self._state, self._since, self._buffer = CLOSING, self._loop.time(), b""
+        self._hold()
+        if self._ended or not self._transport.can_write_eof():
+            self._close()
+        else:
+            self._transport.write_eof()
+
+    def _close(self) -> None:
+        self._state, self._since, self._buffer = CLOSED, self._loop.time(), b""
+        self._let_go_of_parts()
+        self._transport.close()
+
+    def _let_go_of_parts(self) -> None:
+        self._shared.room += self._held
+        self._parts, self._held = [], 0
+
+    def _reply_to(self, error: BaseException) -> Reply:
+        return error_reply(error, self._asked())
+
+    def _count(self, reply: Reply) -> None:
+        peer = self._transport.get_extra_info("peername")
+        kind = ("http", str(reply.status), reply.reason)
+        self._shared.refusals.count(kind, peer, self._asked(), reply.body.decode())
+
+    def _asked(self) -> str:
+        """Return what was asked for, as far as that is known."""
+        if self._head is not None:
+            return asked(self._head)
+        known = self._state in (ANSWERING, CLOSED)
+        return asked_to_infer(self._service) if known else "no whole request"
