@@ -277,6 +277,11 @@ def test_it_serves_a_plan_and_what_others_started(workload, commands):
         first.event("ready")
         second.event("ready")
         assert second.workers == []
+        third = commands("serve", "-f", workload, "--port", 0, "--grpc-port", 0, "--attach")
+        assert third.code == 1
+        told = f"another gateway serves from {workload.parent / 'state'}: process {first.process.pid}"
+        assert told in third.err.replace("\n", " ")
+        assert "PARTITA_STATE" in third.err
         with triton.InferenceServerClient(second.http) as client:
             assert (
                 client.infer("search", [given_input(np.zeros((1, 16), np.float32))]).as_numpy("OUTPUT0").any()

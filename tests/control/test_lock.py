@@ -1,4 +1,4 @@
-"""One controller at a time; the lock dies with its process."""
+"""One controller and one gateway at a time; their locks die with their processes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from partita.control.lock import FILE, LockedError, controlling, holder
+from partita.control.lock import FILE, LockedError, controlling, holder, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,3 +67,22 @@ def test_a_lock_file_cut_short_by_a_crash_is_no_obstacle(tmp_path: Path) -> None
     (tmp_path / FILE).write_text('{"host": "a", "pi')
     with controlling(tmp_path) as before:
         assert before is None
+
+
+def test_a_gateway_s_lock_is_its_own_and_dies_with_its_process(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD.replace("controlling", "serving"), str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        with (
+            pytest.raises(LockedError, match=f"another gateway.*process {process.pid} on "),
+            serving(tmp_path),
+        ):
+            pass
+        with controlling(tmp_path):
+            pass
+        process.kill()
+        process.wait()
+    with serving(tmp_path) as before:
+        assert before is not None
+        assert before.pid == process.pid

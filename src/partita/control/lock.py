@@ -1,4 +1,4 @@
-"""One controller of a cluster, one gateway on a state folder: locks that die with their process and say who holds them."""
+"""One controller of a cluster, one gateway on a state folder: locks that die with their process, and name it."""
 
 from __future__ import annotations
 
