@@ -22,6 +22,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 from tests.cli.commands import Commands
+from tritonclient.utils import InferenceServerException
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -311,6 +312,44 @@ def test_a_second_signal_ends_it_at_once(workload):
             assert time.monotonic() - began < 9
             assert asking.exception(PATIENCE_S) is not None
         assert served.workers == []
+
+
+def test_while_it_drains_it_says_so_to_whoever_comes(workload):
+    (workload.parent / "perf.csv").write_text(TABLE.replace(",500,2,", ",0.5,2000,"))
+    workload.write_text(WORKLOAD.replace("latency_ms: 10000", "latency_ms: 60000"))
+    value = given_input(np.zeros((1, 16), np.float32))
+    with serve(workload) as served:
+        served.event("ready")
+
+        def ask() -> Any:
+            with triton.InferenceServerClient(served.http, network_timeout=PATIENCE_S) as client:
+                return client.infer("search", [value]).as_numpy("OUTPUT0")
+
+        with ThreadPoolExecutor(1) as pool:
+            asking = pool.submit(ask)
+            wait_for(lambda: b'in_flight{service="search"} 1.0' in metrics(served), served)
+            served.process.send_signal(signal.SIGTERM)
+            wait_for(lambda: any("draining" in each["message"] for each in served.events), served)
+            host, _, port = served.http.rpartition(":")
+            for path, status in (
+                ("/v2/models/search", 503),
+                ("/v2/health/ready", 503),
+                ("/v2/health/live", 200),
+            ):
+                with closing(http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S)) as link:
+                    link.request("GET", path)
+                    answer = link.getresponse()
+                    assert answer.status == status
+                    assert status == 200 or answer.headers["partita-reason"] == "draining"
+                    assert status == 200 or answer.headers["retry-after"] == "1"
+            assert b"partita_draining 1.0" in metrics(served)
+            with triton_grpc.InferenceServerClient(served.event("listening")["grpc"]) as client:
+                made = triton_grpc.InferInput("INPUT0", [1, 16], "FP32")
+                made.set_data_from_numpy(np.zeros((1, 16), np.float32))
+                with pytest.raises(InferenceServerException, match=r"UNAVAILABLE.*draining"):
+                    client.infer("search", [made])
+            assert asking.result(PATIENCE_S).shape == (1, 16)
+        assert served.process.wait(PATIENCE_S) == 0
 
 
 def metrics(served: Served) -> bytes:

@@ -40,6 +40,7 @@ class Serving:
     http: int
     grpc: int
     loop: asyncio.AbstractEventLoop
+    server: HttpServer
 
     def call(self, function: Callable[[], Any]) -> None:
         """Have the server's event loop call a function."""
@@ -77,7 +78,7 @@ def serving(
         await grpc.start()
         await http.start()
         loop = asyncio.get_running_loop()
-        started.append(Serving(gateway, metrics, listener.getsockname()[1], grpc.port, loop))
+        started.append(Serving(gateway, metrics, listener.getsockname()[1], grpc.port, loop, http))
         up.set()
         await loop.run_in_executor(None, end.wait)
         await asyncio.gather(http.stop(grace_s), grpc.stop(grace_s))
