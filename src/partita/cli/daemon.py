@@ -18,12 +18,16 @@ from partita.cli.drivers import (
 )
 from partita.cli.queue_host import (
     Admins,
+    DefaultTime,
     Discipline,
     HalfLife,
+    JobLimits,
     Keep,
     Keeping,
     KeepLogs,
     LogSize,
+    MaxTime,
+    MaxWaiting,
     MetricsPort,
     Scale,
     note,
@@ -56,6 +60,9 @@ def daemon(
     keep: Keep = "30d",
     keep_logs: KeepLogs = "20GiB",
     half_life: HalfLife = "7d",
+    max_waiting: MaxWaiting = 10_000,
+    default_time: DefaultTime = None,
+    max_time: MaxTime = None,
     memory_scale: Scale = 1 / 64,
     allow_mig_mode: AllowMigMode = False,
     metrics_port: MetricsPort = None,
@@ -71,7 +78,8 @@ def daemon(
     from partita.drive.state import host_folder, state_folder  # noqa: PLC0415
 
     keeping = Keeping(log_size, keep, keep_logs, half_life)
-    way = queue_way(discipline, admin, keeping, memory_scale, metrics_port)
+    limits = JobLimits(max_waiting, default_time, max_time)
+    way = queue_way(discipline, admin, keeping, limits, memory_scale=memory_scale, metrics_port=metrics_port)
     cluster = Cluster(driver, ClockName.WALL, None, allow_mig_mode)
     folder = state_folder()
     with asked_to_stop() as stop, ExitStack() as stack:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partita.cli.job_daemon import connect, shown_job
+from partita.cli.job_daemon import Mine, connect, shown_job
 from partita.cli.options import Format, Output, echo, emit, stdout
 
 if TYPE_CHECKING:
@@ -31,13 +31,15 @@ def register(app: typer.Typer) -> None:
     app.command("history")(history)
 
 
-def history(ids: Chosen = None, *, limit: Limit = 20, output: Output = Format.TABLE) -> None:
+def history(
+    ids: Chosen = None, *, limit: Limit = 20, me: Mine = False, output: Output = Format.TABLE
+) -> None:
     """Show the attempts of jobs: instance, seconds, exit code, verdict, peak memory and energy.
 
     What was not measured is missing, never 0. Users see their own jobs, root and admins all.
     """
     with connect() as daemon:
-        jobs = daemon.ask("history", ids=ids)["jobs"] if ids else _newest(daemon, limit)
+        jobs = daemon.ask("history", ids=ids)["jobs"] if ids else _newest(daemon, limit, mine=me)
     if output is not Format.TABLE:
         emit({"jobs": jobs}, output)
     elif jobs:
@@ -47,11 +49,11 @@ def history(ids: Chosen = None, *, limit: Limit = 20, output: Output = Format.TA
         echo("no job is over yet")
 
 
-def _newest(daemon: Client, limit: int) -> list[dict[str, Any]]:
+def _newest(daemon: Client, limit: int, *, mine: bool) -> list[dict[str, Any]]:
     jobs: list[dict[str, Any]] = []
     before = None
     while len(jobs) < limit:
-        found = daemon.ask("history", limit=limit - len(jobs), before=before)
+        found = daemon.ask("history", limit=limit - len(jobs), before=before, mine=mine)
         jobs += found["jobs"]
         before = found["before"]
         if before is None:

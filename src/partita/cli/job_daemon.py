@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.client import Client
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs: 12, an array 12, a task 12_3.")]
+Mine = Annotated[bool, typer.Option("--me", help="Only your own jobs.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of each job.")]
 
 

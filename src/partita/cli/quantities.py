@@ -6,21 +6,25 @@ import re
 
 from partita.errors import InputError
 
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?", re.IGNORECASE)
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)", re.IGNORECASE)
+_LIMIT = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
 _TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 
 
 def read_bytes(text: str, where: str) -> int:
-    """Read `12GiB` (2^30), `12GB` (10^9) or `12G` (2^30, as NVIDIA's tools count).
+    """Read `12GiB` (2^30), `12GB` (10^9), `12G` (2^30, as NVIDIA's tools count) or `12B`.
 
     Raises:
-        InputError: it is no size.
+        InputError: it is no size, or a number without a unit, which each would take for another.
     """
-    found = _SIZE.fullmatch(text.strip())
+    number = text.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", number) and float(number) > 0:
+        raise InputError(f"{number} has no unit", where=where, hint=f"write {number}GiB or {number}MiB")
+    found = _SIZE.fullmatch(number)
     if found is None or float(found[1]) <= 0:
         raise InputError(f"{text!r} is no size", where=where, hint="write 12GiB or 900MiB")
-    power = " KMGT".index(found[2].upper() or " ")
+    power = " KMGT".index((found[2] or " ").upper())
     decimal = text.strip().upper().endswith("B") and not found[3]
     return int(float(found[1]) * (1000 if decimal else 1024) ** power)
 
@@ -38,6 +42,34 @@ def read_seconds(text: str, where: str) -> float:
     if not parts or _TIME.sub("", written).strip():
         raise InputError(f"{text!r} is no time", where=where, hint="write 2h, 1h30m or 45s")
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def read_limit(text: str, where: str) -> float:
+    """Read a time limit as Slurm has it (`90` minutes, `30:00`, `2:30:00`, `1-12`, `1-12:00`), or as `90m`, `2h30m`.
+
+    Returns:
+        Seconds; 0 for `unlimited`.
+
+    Raises:
+        InputError: it is no time, or none at all.
+    """
+    written = text.strip()
+    found = _LIMIT.fullmatch(written)
+    if written.lower() == "unlimited":
+        return 0.0
+    seconds = _clocked(*found.groups()) if found is not None else read_seconds(written, where)
+    if not seconds:
+        raise InputError(
+            "a limit of no time", where=where, hint="leave it out, or write unlimited, for no limit"
+        )
+    return seconds
+
+
+def _clocked(days: str | None, *parts: str | None) -> float:
+    # With days the first number is hours, else minutes, unless all three are there.
+    given = [int(part) for part in parts if part is not None]
+    units = [3600.0, 60.0, 1.0] if days is not None or len(given) == 3 else [60.0, 1.0]
+    return int(days or 0) * 86400.0 + sum(n * unit for n, unit in zip(given, units, strict=False))
 
 
 def shown_bytes(size: float | None) -> str:

@@ -55,6 +55,20 @@ HalfLife = Annotated[
         "--half-life", metavar="TIME", help="After which what a user has had counts half, for `fair`."
     ),
 ]
+MaxWaiting = Annotated[
+    int,
+    typer.Option(
+        "--max-waiting", min=1, metavar="N", help="Most jobs of one user that wait; root is exempt."
+    ),
+]
+DefaultTime = Annotated[
+    str | None,
+    typer.Option("--default-time", metavar="TIME", help="Time limit of jobs without --time. (default: none)"),
+]
+MaxTime = Annotated[
+    str | None,
+    typer.Option("--max-time", metavar="TIME", help="Longest time limit that jobs may have. (default: none)"),
+]
 Scale = Annotated[
     float,
     typer.Option(
@@ -101,8 +115,23 @@ class Keeping:
     half_life: str
 
 
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """What jobs are held to, as it was written."""
+
+    max_waiting: int
+    default_time: str | None
+    max_time: str | None
+
+
 def queue_way(
-    discipline: str, admin: list[str] | None, keeping: Keeping, memory_scale: float, metrics_port: int | None
+    discipline: str,
+    admin: list[str] | None,
+    keeping: Keeping,
+    limits: JobLimits,
+    *,
+    memory_scale: float,
+    metrics_port: int | None,
 ) -> QueueWay:
     """Return what the options say.
 
@@ -110,20 +139,33 @@ def queue_way(
         InputError: there is no such discipline, user, group, size or time.
     """
     from partita.cli.quantities import read_bytes, read_seconds  # noqa: PLC0415 -- slow to import
+    from partita.errors import InputError  # noqa: PLC0415
     from partita.jobs.queue.access import Access, admins  # noqa: PLC0415
     from partita.jobs.queue.disciplines import discipline as named  # noqa: PLC0415
     from partita.jobs.queue.settings import Settings  # noqa: PLC0415
 
     named(discipline)
     users, groups = admins(admin or ())
+    default_s, most_s = _time(limits.default_time, "--default-time"), _time(limits.max_time, "--max-time")
+    if default_s is not None and most_s is not None and default_s > most_s:
+        raise InputError("it is longer than --max-time", where="--default-time")
     settings = Settings(
         discipline,
         log_bytes=read_bytes(keeping.log_size, "--log-size"),
         keep_s=read_seconds(keeping.keep, "--keep"),
         keep_bytes=read_bytes(keeping.keep_logs, "--keep-logs"),
         half_life_s=max(read_seconds(keeping.half_life, "--half-life"), 1.0),
+        most_waiting=limits.max_waiting,
+        default_limit_s=default_s,
+        most_limit_s=most_s,
     )
     return QueueWay(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port)
+
+
+def _time(text: str | None, where: str) -> float | None:
+    from partita.cli.quantities import read_limit  # noqa: PLC0415 -- slow to import
+
+    return None if text is None else read_limit(text, where) or None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,4 +29,7 @@ def requeue(ids: Ids, *, quiet: Quiet = False) -> None:
     One that runs gets SIGTERM, so that it can checkpoint, and after its grace SIGKILL.
     """
     with connect() as daemon:
-        tell_each(daemon.ask("requeue", ids=ids)["jobs"], _WORDS, quiet=quiet)
+        jobs = daemon.ask("requeue", ids=ids)["jobs"]
+    # One that waits for a job which failed is cancelled again.
+    tell_each([job for job in jobs if not job["over"]], _WORDS, quiet=quiet)
+    tell_each([job for job in jobs if job["over"]], {"": "{state}: {why}"}, quiet=quiet)

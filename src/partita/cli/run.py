@@ -26,12 +26,16 @@ from partita.cli.drivers import (
 from partita.cli.options import WorkloadFile, stderr
 from partita.cli.queue_host import (
     Admins,
+    DefaultTime,
     Discipline,
     HalfLife,
+    JobLimits,
     Keep,
     Keeping,
     KeepLogs,
     LogSize,
+    MaxTime,
+    MaxWaiting,
     MetricsPort,
     Scale,
     queue_way,
@@ -115,6 +119,9 @@ def run(
     keep: Keep = "30d",
     keep_logs: KeepLogs = "20GiB",
     half_life: HalfLife = "7d",
+    max_waiting: MaxWaiting = 10_000,
+    default_time: DefaultTime = None,
+    max_time: MaxTime = None,
     memory_scale: Scale = 1 / 64,
     metrics_port: MetricsPort = None,
 ) -> None:
@@ -137,7 +144,12 @@ def run(
     from partita.errors import InputError  # noqa: PLC0415
 
     keeping = Keeping(log_size, keep, keep_logs, half_life)
-    way = queue_way(discipline, admin, keeping, memory_scale, metrics_port) if jobs else None
+    limits = JobLimits(max_waiting, default_time, max_time)
+    way = (
+        queue_way(discipline, admin, keeping, limits, memory_scale=memory_scale, metrics_port=metrics_port)
+        if jobs
+        else None
+    )
     lives_by = clock or (None if once else ClockName.WALL)
     if jobs and (once or lives_by is ClockName.SIMULATED):
         raise InputError(

@@ -63,6 +63,24 @@ Attempts = Annotated[
         "--max-attempts", min=1, max=20, help="Attempts that may run out of memory, be restarted or be lost."
     ),
 ]
+TimeLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--time",
+        metavar="TIME",
+        help="End it when it has run so long: 90 (minutes), 2:30:00, 1-12, 90m, 2h, unlimited.",
+    ),
+]
+After = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--after",
+        metavar="ok|any|fail:ID",
+        help="Start when job ID is done, has ended, has failed; may be given again.",
+    ),
+]
+
+_SHELL_WORDS = frozenset({"cd", "source", ".", "export", "ulimit", "umask", "alias", "set", "eval"})
 
 
 def register(app: typer.Typer) -> None:
@@ -81,6 +99,8 @@ def submit(
     name: Annotated[str, typer.Option(help="A name; jobs of one name are expected to need the same.")] = "",
     array: Array = None,
     checkpoint_grace: Grace = None,
+    time: TimeLimit = None,
+    after: After = None,
     max_attempts: Attempts = 4,
     user: Annotated[str | None, typer.Option(help="Submit as this user; for root.")] = None,
 ) -> None:
@@ -90,6 +110,7 @@ def submit(
     what its earlier runs needed counts, or it begins on the smallest slice; out of memory, it is tried again on the
     next larger one.
     """
+    _require_program(command)
     with connect() as daemon:
         taken = daemon.ask(
             "submit",
@@ -103,11 +124,61 @@ def submit(
             array=array,
             most_attempts=max_attempts,
             user=user,
+            umask=_umask(),
+            limit_s=_limit(time),
+            after=after or [],
             **_grace(checkpoint_grace),
         )
     for note in taken["notes"]:
         echo(f"note: {note}", err=True)
     echo(taken["id"])
+
+
+def _require_program(command: Sequence[str]) -> None:
+    """Refuse what only a shell could run: a whole line as one word, an assignment, a builtin.
+
+    Raises:
+        InputError: it is such.
+    """
+    import shlex  # noqa: PLC0415 -- only here
+    import shutil  # noqa: PLC0415
+
+    from partita.errors import InputError  # noqa: PLC0415 -- only to tell a fault
+
+    first, rest = command[0], shlex.join(command[1:])
+    if Path(first).exists() or shutil.which(first):
+        return
+    if len(command) == 1 and len(first.split()) > 1:
+        raise InputError(
+            f"{first!r} is one word, and there is no program of that name",
+            hint=f"drop the quotes: partita submit -- {first}; or have a shell read it: "
+            f"partita submit -- sh -c {shlex.quote(first)}",
+        )
+    name, assigned, _ = first.partition("=")
+    if assigned and name.isidentifier():
+        raise InputError(
+            f"{first} is an assignment, which only a shell reads",
+            hint=f"partita submit -- env {shlex.quote(first)} {rest}".rstrip(),
+        )
+    if first in _SHELL_WORDS:
+        raise InputError(
+            f"{first} is a shell's own command, and no program",
+            hint=f"have a shell read it: partita submit -- sh -c {shlex.quote(f'{first} {rest}'.strip())}",
+        )
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _limit(text: str | None) -> float | None:
+    if text is None:
+        return None
+    from partita.cli.quantities import read_limit  # noqa: PLC0415 -- only where it is asked for
+
+    return read_limit(text, "--time")
 
 
 def _directory() -> str:

@@ -139,8 +139,12 @@ def queue(
 def end_all(world: World) -> None:
     """Cancel what is there, and wait for the processes to be gone."""
     if world.service.book.active:
-        ids = [job.id for job in world.service.book.active.values() if job.state not in OVER]
-        world.ask("cancel", ids=ids)
+        ids = {
+            str(job.array or job.number)
+            for job in world.service.book.active.values()
+            if job.state not in OVER
+        }
+        world.ask("cancel", ids=sorted(ids))
         world.finish()
 
 

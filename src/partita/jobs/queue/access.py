@@ -97,10 +97,19 @@ def submitter(caller: Caller, user: str | None) -> Submitter:
         DeniedError: someone else than root asks for another user.
         InputError: there is no such user.
     """
+    if caller.uid != 0 and user not in (None, user_name(caller.uid)):
+        raise DeniedError("only root submits as another user", where="--user")
+    return named(caller, user)
+
+
+def named(caller: Caller, user: str | None) -> Submitter:
+    """Return the user of a name, the caller without one.
+
+    Raises:
+        InputError: there is no such user.
+    """
     if user is None or user == user_name(caller.uid):
         return Submitter(caller.uid, caller.gid, user_name(caller.uid))
-    if caller.uid != 0:
-        raise DeniedError("only root submits as another user", where="--user")
     try:
         entry = pwd.getpwnam(user)
     except KeyError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from partita.errors import InputError
 from partita.jobs.memory.bounds import UNLIMITED, holds, slices
 from partita.jobs.queue import submission
-from partita.jobs.queue.access import DeniedError, submitter, user_name
+from partita.jobs.queue.access import DeniedError, named, submitter, user_name
 from partita.jobs.queue.chosen import find, ids, names, whole_number
 from partita.jobs.queue.codec import bounds_data
 from partita.jobs.queue.families import family_of, owner_of, shown_family
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from partita.jobs.queue.access import Access, Caller
     from partita.jobs.queue.daemon import QueueService
+    from partita.jobs.queue.record import Submitter
     from partita.jobs.queue.submission import Submission
 
 MOST_ROWS = 500
@@ -55,6 +57,7 @@ class Answers:
         self._known: dict[str, Callable[[Caller, Mapping[str, Any]], dict[str, Any]]] = {
             "submit": self._submit,
             "cancel": self._cancel,
+            "mine": self._mine,
             "requeue": self._requeue,
             "queue": self._queue,
             "instances": self._instances,
@@ -88,24 +91,63 @@ class Answers:
             )
         if len(self._service.book.active) + len(wanted.indices or (0,)) > MOST_WAITING:
             raise InputError(f"the queue holds at most {MOST_WAITING:,} jobs that are not over")
+        self._require_quota(who, len(wanted.indices or (0,)))
+        asked = replace(wanted.asked, limit_s=self._limit(wanted.asked.limit_s))
+        for each in wanted.after:
+            for job in find(self._service.book, str(each.job)):
+                self._access.require(caller, job, "wait for it")
         key = self._service.book.store.keep_environment(wanted.environment)
         family = family_of(who.uid, wanted.name, wanted.command)
 
         def make(first: int, now: float) -> list[JobRecord]:
-            job = JobRecord(first, who, wanted.command, wanted.directory, key, family, now, wanted.asked)
-            job = replace(job, name=wanted.name, priority=wanted.priority)
+            job = JobRecord(first, who, wanted.command, wanted.directory, key, family, now, asked)
+            job = replace(job, name=wanted.name, priority=wanted.priority, after=wanted.after)
             if wanted.indices is None:
                 return [job]
             tasks = enumerate(wanted.indices)
             return [replace(job, number=first + i, array=first, index=index) for i, index in tasks]
 
         made = self._service.submit(make)
-        first = made[0]
+        first = self._service.book.now(made[0])
         return {"id": str(first.number), "tasks": len(made), "notes": self._notes(first, wanted)}
+
+    def _require_quota(self, who: Submitter, more: int) -> None:
+        """Refuse a submission of which too many jobs would wait.
+
+        Raises:
+            InputError: it is refused.
+        """
+        most, book = self._service.settings.most_waiting, self._service.book
+        if who.uid == 0:
+            return
+        waits = sum(
+            job.submitter.uid == who.uid for kind in (book.waiting, book.blocked) for job in kind.values()
+        )
+        if waits + more > most:
+            raise InputError(
+                f"{who.name} has {waits:,} waiting jobs, and {more:,} more would be above the {most:,} of a user",
+                hint="wait until some have started, or cancel some; the daemon's --max-waiting sets the number",
+            )
+
+    def _limit(self, asked: float | None) -> float | None:
+        """Return the time limit of a job.
+
+        Raises:
+            InputError: it is longer than this daemon allows.
+        """
+        settings = self._service.settings
+        most = settings.most_limit_s
+        limit = asked if asked is not None else settings.default_limit_s or most
+        if limit is not None and most is not None and limit > most:
+            told = "no limit" if math.isinf(limit) else f"a limit of {limit:,.0f} s"
+            raise InputError(f"{told} is more than the {most:,.0f} s of this daemon", where="--time")
+        return None if limit is None or math.isinf(limit) else limit
 
     def _notes(self, job: JobRecord, wanted: Submission) -> list[str]:
         """Return what the user should know of a job that was taken in."""
         service = self._service
+        if job.state is State.CANCELLED:
+            return [f"it never starts: {job.why}"]
         models = {host.model.name: host.model for host in service.sight.hosts}.values()
         expected, largest = service.scheduler.expected(job), largest_slice(models)
         found = []
@@ -121,9 +163,41 @@ class Answers:
         return found
 
     def _cancel(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        chosen = self._chosen(caller, body, "cancel it")
-        self._service.stop([job for job in chosen if job.state not in OVER], Verdict.CANCELLED)
-        return {"jobs": [self._now(job) | {"was": job.state.value} for job in chosen]}
+        chosen = self._cancellable(caller, body)
+        error = self._service.cancel([job for job in chosen if job.state not in OVER])
+        notes = [f"{error}; it is remembered, and written when it can be"] if error is not None else []
+        return {"jobs": [self._now(job) | {"was": job.state.value} for job in chosen], "notes": notes}
+
+    def _cancellable(self, caller: Caller, body: Mapping[str, Any]) -> list[JobRecord]:
+        """Return the jobs of a request to cancel: those that it names, or a user's up to the newest one counted."""
+        if "owner" not in body:
+            return self._chosen(caller, body, "cancel it")
+        newest = whole_number(body, "newest", 0)
+        return [job for job in self._of_user(caller, body["owner"]) if job.number <= newest]
+
+    def _mine(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Count a user's jobs that are not over, so that they can be cancelled together."""
+        jobs = self._of_user(caller, body.get("owner"))
+        newest = max((job.number for job in jobs), default=0)
+        return {"user": self._user(caller, body.get("owner")).name, "jobs": len(jobs), "newest": newest}
+
+    def _of_user(self, caller: Caller, owner: object) -> list[JobRecord]:
+        who = self._user(caller, owner)
+        return [job for job in self._service.book.active.values() if job.submitter.uid == who.uid]
+
+    def _user(self, caller: Caller, owner: object) -> Submitter:
+        """Return the user of that name, the caller without one.
+
+        Raises:
+            DeniedError: it is another user, and the caller no admin.
+            InputError: there is no such user.
+        """
+        if owner is not None and not isinstance(owner, str):
+            raise InputError("the owner is no name", where="--user")
+        who = named(caller, owner)
+        if who.uid != caller.uid and not self._access.is_admin(caller):
+            raise DeniedError("only root and the daemon's admins act on another user's jobs", where="--user")
+        return who
 
     def _requeue(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         chosen = self._chosen(caller, body, "requeue it")
@@ -165,7 +239,7 @@ class Answers:
         before = body.get("before")
         if before is not None and not isinstance(before, int):
             raise InputError("before is no number", where="before")
-        uid = None if self._access.is_admin(caller) else caller.uid
+        uid = None if self._access.is_admin(caller) and not body.get("mine") else caller.uid
         found = self._service.book.store.over(limit, before, uid)
         return {
             "jobs": [whole(job, self._energy) for job in found],
@@ -268,7 +342,7 @@ class Answers:
         }
 
     def _now(self, job: JobRecord) -> dict[str, Any]:
-        now = self._service.book.active.get(job.number) or self._service.book.store.get(job.number) or job
+        now = self._service.book.now(job)
         return {"id": now.id, "state": now.state.value, "over": now.state in OVER, "why": now.why}
 
     def _chosen(self, caller: Caller, body: Mapping[str, Any], what: str) -> list[JobRecord]:

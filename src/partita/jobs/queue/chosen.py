@@ -23,13 +23,10 @@ def find(book: Book, text: str) -> list[JobRecord]:
         InputError: there is none.
     """
     wanted = parse_id(text)
-    single = book.active.get(wanted.number)
-    if wanted.index is None and single is not None and single.array is None:
-        return [single]
-    stored = book.store.tasks(wanted.number, wanted.index)
-    if not stored:
+    found = book.tasks(wanted)
+    if not found:
         raise InputError(f"there is no job {text}", hint="`partita queue` and `partita history` list them")
-    return [book.active.get(job.number, job) for job in stored]
+    return found
 
 
 def ids(body: Mapping[str, Any]) -> list[str]:

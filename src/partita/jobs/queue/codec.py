@@ -6,7 +6,9 @@ import json
 from dataclasses import fields
 from typing import Any
 
+from partita.errors import InputError
 from partita.jobs.memory.bounds import UNLIMITED, Bounds
+from partita.jobs.queue.dependencies import parse_dependency
 from partita.jobs.queue.record import Asked, Attempt, JobRecord, Memory, State, Submitter, Verdict
 from partita.mig.layout import Placement
 
@@ -20,6 +22,7 @@ def dumps(job: JobRecord) -> str:
         "memory": {"source": job.asked.memory.source, **bounds_data(job.asked.memory.bounds)},
     }
     body["attempts"] = [_attempt(each) for each in job.attempts]
+    body["after"] = [str(each) for each in job.after]
     return json.dumps(body, separators=(",", ":"), allow_nan=False)
 
 
@@ -41,9 +44,10 @@ def loads(text: str) -> JobRecord:
                 "command": tuple(body["command"]),
                 "state": State(body["state"]),
                 "attempts": tuple(_read_attempt(each) for each in body["attempts"]),
+                "after": tuple(map(parse_dependency, body.get("after", ()))),
             }
         )
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, InputError) as error:
         raise ValueError(f"not a job: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from partita.jobs.queue.scheduler import Scheduler
 from partita.jobs.queue.settings import Settings
 from partita.jobs.queue.sight import Sight
 from partita.jobs.queue.starts import Starts
+from partita.jobs.queue.store_file import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -44,6 +46,7 @@ class QueueService:
         tell: told what people should know: faults, and what was done about them.
 
     Attributes:
+        settings: how it is run.
         book: the jobs that are not over; for reading.
         sight: the GPUs as they were last seen; for reading.
         scheduler: knows what is expected of jobs.
@@ -60,12 +63,12 @@ class QueueService:
         settings: Settings | None = None,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._settings, self._folder = settings or Settings(), folder
+        self.settings, self._folder = settings or Settings(), folder
         self._faults, hands = Faults(tell), Hands(driver)
         self.families = families = Families(store.forgotten())
-        self.scheduler = Scheduler(self._settings.discipline, families)
+        self.scheduler = Scheduler(self.settings.discipline, families)
         self.book = Book(
-            store, self.scheduler.forget, now=driver.clock.now(), half_life_s=self._settings.half_life_s
+            store, self.scheduler.forget, now=driver.clock.now(), half_life_s=self.settings.half_life_s
         )
         self.sight = Sight(driver, self.book)
         for job in (*reversed(store.over(REMEMBERED_JOBS)), *self.book.active.values()):
@@ -77,7 +80,7 @@ class QueueService:
             hands=hands,
             faults=self._faults,
             folder_of=self.folder_of,
-            log_bytes=self._settings.log_bytes,
+            log_bytes=self.settings.log_bytes,
         )
         self._runs = Runs(
             *world,
@@ -86,6 +89,7 @@ class QueueService:
             faults=self._faults,
             folder_of=self.folder_of,
         )
+        self.book.settle()
         self._loop = Loop(
             book=self.book,
             sight=self.sight,
@@ -94,8 +98,8 @@ class QueueService:
             runs=self._runs,
             scheduler=self.scheduler,
             faults=self._faults,
-            retention=Retention(store, folder, self._settings),
-            pace=self._settings.pace,
+            retention=Retention(store, folder, self.settings),
+            pace=self.settings.pace,
         )
 
     @property
@@ -106,7 +110,7 @@ class QueueService:
     @property
     def discipline(self) -> str:
         """The name of the discipline."""
-        return self._settings.discipline
+        return self.settings.discipline
 
     @property
     def trouble(self) -> str | None:
@@ -128,6 +132,22 @@ class QueueService:
         """
         return self.book.add(lambda first: jobs(first, self.now))
 
+    def cancel(self, chosen: Iterable[JobRecord]) -> StoreError | None:
+        """Have jobs end for good, whatever they are doing, also where nothing can be written.
+
+        On a full disk their processes are asked all the same; that they are cancelled is written when there is room.
+
+        Returns:
+            Why it could not be written yet; None if it was.
+        """
+        changed = self._stopping(chosen, Verdict.CANCELLED, None)
+        error = self.book.insist(changed)
+        if error is not None:
+            asked = [job for job in changed if job.state is State.STOPPING and job.attempt.device is not None]
+            self._faults.each(asked, self._runs.stop)
+        self._loop.look_soon()
+        return error
+
     def stop(self, chosen: Iterable[JobRecord], wish: Verdict, why: str | None = None) -> None:
         """Have jobs that are not over end: at once if they wait, else by asking their processes.
 
@@ -139,10 +159,13 @@ class QueueService:
         Raises:
             StoreError: it could not be written; nothing was stopped.
         """
+        self.book.save(self._stopping(chosen, wish, why))
+        self._loop.look_soon()
+
+    def _stopping(self, chosen: Iterable[JobRecord], wish: Verdict, why: str | None) -> list[JobRecord]:
         active = [job for job in self._as_they_are(chosen) if job.state not in OVER]
         changed = [stopping(job, wish, why) for job in active]
-        self.book.save([job for job in changed if job is not None])
-        self._loop.look_soon()
+        return [job for job in changed if job is not None]
 
     def requeue(self, chosen: Iterable[JobRecord]) -> None:
         """Have jobs wait again: at once those that are over, the others when their processes have ended.
@@ -191,5 +214,8 @@ class QueueService:
         jobs = list(chosen)
         now = self.now
         running = [job for job in jobs if job.state is State.RUNNING]
-        self._faults.each(running, lambda job: self._runs.look(job, now))
+        with suppress(
+            StoreError
+        ):  # what could not be written is found again, and is no reason to stop nobody
+            self._faults.each(running, lambda job: self._runs.look(job, now))
         return [self.book.now(job) for job in jobs]

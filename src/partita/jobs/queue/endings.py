@@ -74,6 +74,8 @@ def stopping(job: JobRecord, wish: Verdict, why: str | None) -> JobRecord | None
 def _verdict(job: JobRecord, look: Look) -> tuple[Verdict, str | None]:
     if job.attempt.wish is not None:
         return job.attempt.wish, job.attempt.why
+    if look.timed_out:
+        return Verdict.TIMEOUT, f"timeout: it ran for its limit of {_span(job.asked.limit_s)}"
     if look.phase is Phase.LOST:
         return Verdict.LOST, look.why or "its process is gone, and nobody saw it end"
     if look.code == 0:
@@ -81,6 +83,16 @@ def _verdict(job: JobRecord, look: Look) -> tuple[Verdict, str | None]:
     if look.out_of_memory:
         return Verdict.OUT_OF_MEMORY, f"out of memory on {job.attempt.placement.profile}"
     return Verdict.FAILED, look.why or _told(look.code)
+
+
+def _span(seconds: float | None) -> str:
+    """Return a time limit as it is written for `--time`."""
+    whole = round(seconds or 0)
+    if whole < 60:
+        return f"{seconds:g}s"
+    days, rest = divmod(whole, 86400)
+    clock = f"{rest // 3600:02}:{rest % 3600 // 60:02}:{rest % 60:02}"
+    return f"{days}-{clock}" if days else clock
 
 
 def _told(code: int | None) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
+from itertools import count
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
@@ -10,11 +13,63 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 ATTEMPTS = "attempts"
+LAST_NUMBER = "last-number"
 
 
 def jobs_folder(state: Path) -> Path:
     """Return the folder of the queue in a state folder."""
     return state / "jobs"
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is in the way, so that nothing of it is lost; return what it is called now.
+
+    Raises:
+        PartitaError: it cannot be renamed.
+    """
+    for number in count(1):
+        aside = path.with_name(f"{path.name}.aside-{number}")
+        if not os.path.lexists(aside):
+            break
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise PartitaError(f"cannot be set aside: {error.strerror}", where=str(path)) from error
+    return aside
+
+
+class LastNumber:
+    """The largest number that was ever given to a job, in a file beside the store: a new store does not begin at 1.
+
+    It is written in place, so that it can be on a full disk, and is not waited for: after a loss of power the store
+    and the folders of attempts say the same.
+
+    Args:
+        folder: `jobs` in the state folder.
+
+    Attributes:
+        found: what the file said when it was opened; 0 if it was not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / LAST_NUMBER
+        try:
+            self.found = int(self._path.read_text())
+        except (OSError, ValueError):
+            self.found = 0
+        self._last = self.found
+
+    def given(self, number: int) -> None:
+        """Remember that a number was given; that it cannot be written stops nothing."""
+        if number <= self._last:
+            return
+        self._last = number
+        with suppress(OSError):
+            handle = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            try:
+                os.pwrite(handle, f"{number:020}\n".encode(), 0)
+            finally:
+                os.close(handle)
 
 
 def make_folders(state: Path, *, shared: bool) -> Path:

@@ -34,7 +34,7 @@ class Forecast:
         firm: bytes of these that somebody's word or a model's weights stand for. The rest is what earlier jobs went
             through, which never asks for more than the largest slice there is: a job begins there all the same.
         known: seconds per profile that were given or measured; under `""` on the smallest slice that holds it.
-        timed: what the seconds come from: `given`, `history` or `default`.
+        timed: what the seconds come from: `given`, `history`, `limit` or `default`.
     """
 
     bounds: Bounds
@@ -66,7 +66,7 @@ def forecast(job: JobRecord, families: Families) -> Forecast:
     sources = [] if asked.source == "none" else [asked.source]
     if bounds != asked.bounds:
         sources.append("history")
-    known, timed = _known(job.asked.seconds, families.seconds(job.family))
+    known, timed = _known(job.asked.seconds, families.seconds(job.family), job.asked.limit_s)
     return Forecast(
         bounds, " and ".join(sources) or "none", _need(asked, past, bounds), _firm(asked), known, timed
     )
@@ -86,12 +86,17 @@ def _firm(asked: Memory) -> float:
     return asked.bounds.lower + 1.0 if asked.source == "model" else 0.0
 
 
-def _known(given: Mapping[str, float], measured: Mapping[str, float]) -> tuple[Mapping[str, float], str]:
+def _known(
+    given: Mapping[str, float], measured: Mapping[str, float], limit_s: float | None
+) -> tuple[Mapping[str, float], str]:
+    most = limit_s or UNLIMITED
     if measured:
-        return {**{p: t for p, t in given.items() if p}, **measured}, "history"
+        told = {p: t for p, t in given.items() if p}
+        return {p: min(t, most) for p, t in (told | dict(measured)).items()}, "history"
     if given:
-        return given, "given"
-    return {"": DEFAULT_SECONDS}, "default"
+        return {p: min(t, most) for p, t in given.items()}, "given"
+    # Of a job that is ended after a time it is known that it takes no longer.
+    return ({"": most}, "limit") if limit_s is not None else ({"": DEFAULT_SECONDS}, "default")
 
 
 def largest_slice(models: Iterable[GpuModel]) -> float:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
 from partita.jobs.queue.access import owner
+from partita.jobs.queue.codec import dumps
 from partita.jobs.run.port import Launch
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ def launch_of(job: JobRecord, folder: Path, environment: Mapping[str, str], log_
         log_bytes=log_bytes,
         grace_s=job.asked.grace_s,
         index=job.index,
+        limit_s=job.asked.limit_s,
+        umask=job.asked.umask,
+        key=job.attempt.key or "",
+        record=dumps(job),
     )
 
 
@@ -47,6 +52,7 @@ def make_parent(folder: Path) -> None:
         PartitaError: it cannot be made.
     """
     try:
-        folder.parent.mkdir(mode=0o711, exist_ok=True)
+        folder.parent.mkdir(exist_ok=True)
+        folder.parent.chmod(0o711)  # whatever the daemon's umask is
     except OSError as error:
         raise PartitaError(f"a job cannot be started: {error.strerror}", where=str(folder)) from error

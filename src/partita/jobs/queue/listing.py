@@ -32,6 +32,8 @@ def row(job: JobRecord, *, open_to: bool) -> dict[str, Any]:
         "name": job.name if open_to else None,
         "command": " ".join(job.words)[:ROW_COMMAND] if open_to else None,
         "attempts": len(job.attempts),
+        "time_limit_s": job.asked.limit_s,
+        "after": [str(each) for each in job.after],
     }
     if job.attempts and job.state is not State.WAITING:
         attempt = job.attempt

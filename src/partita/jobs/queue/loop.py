@@ -86,6 +86,7 @@ class Loop:
                     )  # finds the layouts of its model, before a job waits for it
             self._hands.poll(now)
             self._start_and_stop()
+            self._book.write_what_is_left()
             if now >= self._due["look"]:
                 self._faults.each(self._book.holding, self._look)
                 self._due["look"] = now + self._pace.running

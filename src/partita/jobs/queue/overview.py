@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from partita.jobs.partition import scattered
+from partita.jobs.queue.dependencies import waits_for
 from partita.jobs.queue.forecast import fitting, largest_slice
 from partita.jobs.queue.hosts import can_come_free
 from partita.jobs.queue.listing import row
@@ -81,7 +82,7 @@ class Overview:
         expected = self._service.scheduler.expected(job)
         shown["memory_bytes"] = expected.need or None
         if job.state is State.WAITING:
-            shown["reason"] = reason(job, expected, self._situation)
+            shown["reason"] = waits_for(job) if job.after else reason(job, expected, self._situation)
             prediction = self.predicted.get(job.number)
             shown["start"] = prediction and prediction.start
             shown["start_estimated"] = prediction and not prediction.exact

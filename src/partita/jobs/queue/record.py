@@ -11,6 +11,7 @@ from partita.jobs.memory.bounds import Bounds
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from partita.jobs.queue.ids import JobId
     from partita.mig.layout import Placement
 
 
@@ -32,6 +33,7 @@ class Verdict(StrEnum):
     DONE = "done"
     FAILED = "failed"
     OUT_OF_MEMORY = "out of memory"
+    TIMEOUT = "timeout"
     EARLY_RESTART = "early restart"
     YIELDED = "yielded"
     REQUEUED = "requeued"
@@ -59,6 +61,10 @@ class IllegalMoveError(AssertionError):
     """A transition that is not in the table: a fault of the daemon's, never of a user's."""
 
 
+DEFAULT_UMASK = 0o022
+"""The umask of jobs whose submitter did not say theirs."""
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     """What is known of a job's memory when it is submitted.
@@ -80,6 +86,8 @@ class Asked:
         grace_s: seconds from SIGTERM to SIGKILL when it is stopped.
         checkpoints: whether it writes a checkpoint within that time, and goes on from it.
         most_attempts: attempts that may end in out of memory, early restart or loss.
+        limit_s: seconds that an attempt may run before it is ended; None without a limit.
+        umask: of the submitter's process, which the job's process gets.
     """
 
     memory: Memory = Memory()
@@ -87,6 +95,8 @@ class Asked:
     grace_s: float = 30.0
     checkpoints: bool = False
     most_attempts: int = 4
+    limit_s: float | None = None
+    umask: int = DEFAULT_UMASK
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +106,25 @@ class Submitter:
     uid: int
     gid: int
     name: str
+
+
+class Condition(StrEnum):
+    """How a job must end for one that waits for it to start."""
+
+    OK = "ok"
+    FAIL = "fail"
+    ANY = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """A job, a whole array or one of its tasks that has to end in some way before another job starts."""
+
+    condition: Condition
+    job: JobId
+
+    def __str__(self) -> str:
+        return f"{self.condition}:{self.job}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +139,7 @@ class Attempt:
         create: whether its own is made, or stands already.
         device: MIG UUID, once the instance stands and the process is about to be started.
         wish: what it was asked to stop for; None if it was not.
+        key: tells its folder from all others of that name; None of attempts before there were keys.
         code: exit code, 128 + n after signal n; None where nobody saw it.
         unsure: out of memory as far as can be told: what decided has other causes too.
         said: the line of its output that decided the verdict.
@@ -123,6 +153,7 @@ class Attempt:
     destroy: tuple[Placement, ...] = ()
     create: bool = True
     device: str | None = None
+    key: str | None = None
     wish: Verdict | None = None
     began: float | None = None
     ended: float | None = None
@@ -147,6 +178,7 @@ class JobRecord:
         family: jobs of one family are expected to need the same.
         tries: attempts that count against `most_attempts`.
         at_least_bytes: memory that the next slice must have, as the attempts so far have shown.
+        after: jobs that it waits for, as long as that is open; the others are not there any more.
         why: why it is where it is, if there is something to say.
     """
 
@@ -166,6 +198,7 @@ class JobRecord:
     attempts: tuple[Attempt, ...] = ()
     tries: int = 0
     at_least_bytes: int = 0
+    after: tuple[Dependency, ...] = ()
     why: str | None = None
 
     @property

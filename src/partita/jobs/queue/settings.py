@@ -8,6 +8,9 @@ from partita.jobs.memory.bounds import MIB
 from partita.jobs.queue.disciplines import DEFAULT
 from partita.jobs.queue.shares import HALF_LIFE_S
 
+MOST_WAITING = 10_000
+"""Jobs of one user that may wait, unless the daemon is told otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -38,6 +41,9 @@ class Settings:
         keep_s: seconds after their end at which jobs are forgotten.
         keep_bytes: most bytes that the files of jobs that are over take in all.
         half_life_s: seconds after which what a user has had counts half.
+        most_waiting: jobs of one user that may wait, each task of an array counted; root may have more.
+        default_limit_s: time limit of jobs that are submitted without one; None for none.
+        most_limit_s: the longest time limit that may be asked for; None for any, and for jobs without one.
     """
 
     discipline: str = DEFAULT
@@ -45,4 +51,7 @@ class Settings:
     keep_s: float = 30 * 86400.0
     keep_bytes: int = 20 * 1024 * MIB
     half_life_s: float = HALF_LIFE_S
+    most_waiting: int = MOST_WAITING
+    default_limit_s: float | None = None
+    most_limit_s: float | None = None
     pace: Pace = Pace()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from partita.jobs.memory.bounds import MIB
+from partita.jobs.queue.folders import set_aside
 from partita.jobs.queue.launching import launch_of, make_parent
 from partita.jobs.queue.record import Attempt, JobRecord, State, Verdict
 from partita.jobs.queue.seen import device_of
+from partita.jobs.run.port import ForeignAttemptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,6 +38,7 @@ def decided(job: JobRecord, decision: Decision, model: GpuModel, now: float) -> 
         decided=now,
         destroy=change.destroy,
         create=change.create,
+        key=secrets.token_hex(8),
     )
     return replace(job.to(State.STARTING), attempts=(*job.attempts, attempt), tries=job.tries + 1)
 
@@ -83,7 +87,15 @@ class Starts:
         environment = self._book.store.environment(job.environment)
         folder = self._folder_of(job, attempt.number)
         make_parent(folder)
-        self._runner.start(launch_of(job, folder, environment, self._log_bytes))
+        launch = launch_of(job, folder, environment, self._log_bytes)
+        try:
+            self._runner.start(launch)
+        except ForeignAttemptError as error:
+            if error.runs:
+                raise  # until that has ended
+            self._faults.tell(f"job {job.id}: {error}; it was set aside as {set_aside(folder).name}")
+            make_parent(folder)
+            self._runner.start(launch)
         self._book.save([job.to(State.RUNNING).with_attempt(replace(attempt, began=now))])
         self._sight.resting.wake(attempt.gpu)
 

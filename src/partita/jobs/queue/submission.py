@@ -8,17 +8,21 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from partita.errors import InputError
 from partita.jobs.memory.bounds import UNLIMITED, Bounds
+from partita.jobs.queue.dependencies import parse_after
 from partita.jobs.queue.ids import parse_array
-from partita.jobs.queue.record import Asked, Memory
+from partita.jobs.queue.record import DEFAULT_UMASK, Asked, Memory
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from partita.jobs.queue.record import Dependency
 
 MOST_COMMAND = 128 * 1024
 MOST_ENVIRONMENT = 256 * 1024
 MOST_GRACE_S = 3600.0
 MOST_ATTEMPTS = 20
 MOST_PRIORITY = 1000
+MOST_LIMIT_S = 1e9
 
 T = TypeVar("T")
 
@@ -30,6 +34,7 @@ class Submission:
     Attributes:
         indices: of an array; None without one.
         user: whom root submits for.
+        after: jobs that it waits for.
     """
 
     command: tuple[str, ...]
@@ -40,6 +45,7 @@ class Submission:
     priority: int = 0
     indices: tuple[int, ...] | None = None
     user: str | None = None
+    after: tuple[Dependency, ...] = ()
 
 
 def read(body: Mapping[str, Any]) -> Submission:
@@ -66,11 +72,14 @@ def read(body: Mapping[str, Any]) -> Submission:
             _number(body, "grace_s", 30.0, MOST_GRACE_S),
             _typed(body, "checkpoints", bool, False),
             int(_number(body, "most_attempts", 4, MOST_ATTEMPTS, least=1)),
+            _limit(body),
+            int(_number(body, "umask", DEFAULT_UMASK, 0o777)),
         ),
         name=_name(_typed(body, "name", str, "")),
         priority=int(_number(body, "priority", 0, MOST_PRIORITY, least=-MOST_PRIORITY)),
         indices=None if array is None else parse_array(array),
         user=_typed(body, "user", str, None),
+        after=parse_after(_strings(body.get("after", []), "--after")),
     )
 
 
@@ -125,6 +134,13 @@ def _memory(value: object) -> Memory:
     lower = _number(value, "lower", 0.0, 2.0**50)
     upper = UNLIMITED if value.get("upper") is None else _number(value, "upper", 0.0, 2.0**50)
     return Memory(Bounds(lower, upper), value["source"])
+
+
+def _limit(body: Mapping[str, Any]) -> float | None:
+    """Return the time limit: None where nothing was said, infinity where none was wanted."""
+    if body.get("limit_s") is None:
+        return None
+    return _number(body, "limit_s", 0.0, MOST_LIMIT_S) or math.inf
 
 
 def _seconds(value: object) -> dict[str, float]:

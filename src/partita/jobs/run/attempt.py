@@ -103,6 +103,7 @@ def _ended(found: dict[str, Any], progress: Progress, scale: float | None) -> Lo
         Phase.LOST if found.get("lost") else Phase.ENDED,
         code=found["code"],
         out_of_memory=found["out_of_memory"],
+        timed_out=found.get("timed_out", False),
         why=found["why"],
         began=found["began"],
         ended=found["ended"],

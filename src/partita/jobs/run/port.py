@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Protocol
 
+from partita.errors import PartitaError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -39,6 +41,10 @@ class Launch:
         grace_s: seconds from SIGTERM to SIGKILL when it is stopped.
         attempt: 1 for the first.
         index: of its array, if it is of one.
+        limit_s: seconds after which it is asked to end, and after its grace killed; None for no limit.
+        umask: of its process.
+        key: tells this attempt from all others, should its folder be met again; empty if it has none.
+        record: what the queue knows of the job, kept in the folder for the one who finds it without the queue.
     """
 
     job: str
@@ -53,6 +59,24 @@ class Launch:
     log_bytes: int
     grace_s: float
     index: int | None = None
+    limit_s: float | None = None
+    umask: int = 0o022
+    key: str = ""
+    record: str = ""
+
+
+class ForeignAttemptError(PartitaError):
+    """The folder of an attempt holds another one, which is left as it is.
+
+    Args:
+        what: one sentence.
+        where: the folder.
+        runs: whether that one runs.
+    """
+
+    def __init__(self, what: str, *, where: str, runs: bool) -> None:
+        super().__init__(what, where=where)
+        self.runs = runs
 
 
 class Phase(StrEnum):
@@ -89,6 +113,7 @@ class Look:
 
     Attributes:
         code: exit code, 128 + n if signal n ended it; None while it runs, and where nobody saw it end.
+        timed_out: it ran for as long as it may, and was ended for that.
         out_of_memory: the log or the kernel says that memory ran out.
         why: why it is lost, or could not be started, in words.
         began: seconds since 1970 at which its process began; None before that.
@@ -100,6 +125,7 @@ class Look:
     phase: Phase
     code: int | None = None
     out_of_memory: bool = False
+    timed_out: bool = False
     why: str | None = None
     began: float | None = None
     ended: float | None = None
@@ -112,7 +138,11 @@ class Runner(Protocol):
     """Runs attempts. Every call returns at once; what has become of an attempt is told by `look`."""
 
     def start(self, launch: Launch) -> None:
-        """Start an attempt; doing so twice is no error and starts it once. What goes wrong is told by `look`."""
+        """Start an attempt; doing so twice is no error and starts it once. What goes wrong is told by `look`.
+
+        Raises:
+            ForeignAttemptError: its folder holds another attempt; nothing was started.
+        """
         ...
 
     def look(self, folder: Path) -> Look:

@@ -16,7 +16,7 @@ from partita.errors import PartitaError
 from partita.jobs.run import folder as names
 from partita.jobs.run.attempt import Attempt
 from partita.jobs.run.locking import locked, opened, there
-from partita.jobs.run.port import Look, Phase
+from partita.jobs.run.port import ForeignAttemptError, Look, Phase
 from partita.jobs.run.shepherd import documents, processes
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _WATCHER = """\
 import sys
 sys.path.append(sys.argv[1])
 from partita.jobs.run.shepherd.main import main
-main(sys.argv[2])
+main(sys.argv[2], sys.argv[3])
 """
 _ENDED = (Phase.ENDED, Phase.LOST)
 
@@ -57,15 +57,20 @@ class RealRunner:
         """Start an attempt; doing so twice is no error and starts it once.
 
         Raises:
+            ForeignAttemptError: its folder holds another attempt; nothing was started.
             PartitaError: its folder cannot be made or written to, or the watcher not be started.
         """
         try:
-            launch.folder.mkdir(mode=0o711, exist_ok=True)
+            launch.folder.mkdir(exist_ok=True)
+            launch.folder.chmod(0o711)  # whatever the daemon's umask is
             with opened(launch.folder) as folder, locked(folder, fcntl.LOCK_EX) as lock:
-                if lock is not None and not there(folder, names.LAUNCH):
+                if there(folder, names.LAUNCH):
+                    _require_ours(folder, launch, runs=lock is None)
+                elif lock is not None:
                     # Not waiting for the disk: a host that crashes ends the job anyway.
-                    documents.write(folder, names.LAUNCH, self._document(launch), durable=False)
-                    self._children.add(_spawn(launch.folder, lock))
+                    document = self._document(launch)
+                    documents.write(folder, names.LAUNCH, document, durable=False)
+                    self._children.add(_spawn(launch.folder, lock, documents.digest(document)))
         except OSError as error:
             raise PartitaError(
                 f"a job cannot be started: {error.strerror}", where=str(launch.folder)
@@ -121,6 +126,10 @@ class RealRunner:
             "scale": self._scale,
             "log_bytes": launch.log_bytes,
             "grace_s": launch.grace_s,
+            "limit_s": launch.limit_s,
+            "umask": launch.umask,
+            "key": launch.key,
+            "record": launch.record,
             "boot": processes.boot_id(),
         }
 
@@ -143,13 +152,31 @@ class RealRunner:
                 self._children.discard(pid)
 
 
-def _spawn(folder: Path, lock: int) -> int:
+def _require_ours(folder: int, launch: Launch, *, runs: bool) -> None:
+    """Refuse a folder in which another attempt was started, whose files would be taken for this one's.
+
+    Raises:
+        ForeignAttemptError: it is.
+    """
+    try:
+        key = documents.read(folder, names.LAUNCH).get("key", "")
+    except ValueError:
+        key = None  # cut short by a crash: whose it was, nobody knows
+    if key != launch.key:
+        raise ForeignAttemptError(
+            f"attempt {launch.attempt} of job {launch.job} cannot begin: its folder holds another one",
+            where=str(launch.folder),
+            runs=runs,
+        )
+
+
+def _spawn(folder: Path, lock: int, digest: str) -> int:
     null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
     errors = str(folder / names.ERRORS)
     return os.posix_spawn(
         sys.executable,
         # Neither the user's site-packages nor PYTHON* variables, to be small, quick and safe.
-        [sys.executable, "-I", "-S", "-B", "-c", _WATCHER, _ROOT, str(folder.absolute())],
+        [sys.executable, "-I", "-S", "-B", "-c", _WATCHER, _ROOT, str(folder.absolute()), digest],
         {"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
         file_actions=[
             null,

@@ -81,6 +81,7 @@ def _be_the_job(launch: dict[str, Any], output: int, tell: int) -> NoReturn:
     try:
         os.setsid()
         _wire(output)
+        os.umask(launch["umask"])
         _limit(launch["limit_bytes"])
         step = "user"
         _drop(launch["owner"])
@@ -110,7 +111,6 @@ def _wire(output: int) -> None:
         if each not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):  # the last two are the C library's own
             signal.signal(each, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    os.umask(0o022)
 
 
 def _limit(limit_bytes: int | None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import select
 import signal
@@ -24,13 +25,22 @@ _FIRST_S, _MOST_S = 0.02, 1.0
 _WRITE_TRIES = 60
 
 
-def main(path: str) -> None:
-    """Watch the attempt of this folder, whose lock is open as `LOCK_FD`."""
+def main(path: str, digest: str) -> None:
+    """Watch the attempt of this folder, whose lock is open as `LOCK_FD`.
+
+    Args:
+        path: the folder.
+        digest: of the document that says what is to be run; another one is not.
+    """
+    os.umask(0o077)
     os.set_inheritable(names.LOCK_FD, False)
     os.closerange(names.LOCK_FD + 1, 4096)
     child.become_watcher()
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    Watcher(folder, documents.read(folder, names.LAUNCH)).run()
+    data = documents.contents(folder, names.LAUNCH)
+    launch = json.loads(data)
+    del launch["record"]  # for the queue
+    Watcher(folder, launch).run(genuine=documents.digest(data) == digest)
 
 
 class Watcher:
@@ -62,12 +72,18 @@ class Watcher:
         self._pipe, self._output = os.pipe()
         self._wake, self._waker = os.pipe()
 
-    def run(self) -> None:
-        """Do all of it."""
+    def run(self, *, genuine: bool = True) -> None:
+        """Do all of it.
+
+        Args:
+            genuine: whether what is to be run is what the queue wrote.
+        """
         self._listen()
         self._own_file(names.PROGRESS)
         try:
             documents.reserve(self._folder, names.EXIT)
+            if not genuine:
+                raise child.NotStartedError(f"{names.LAUNCH} is not what was submitted; nothing was started")
             self._stopping.look()
             if self._stopping.asked:
                 raise child.NotStartedError("stopped before it began")
@@ -80,6 +96,7 @@ class Watcher:
             self._end(code=child.NO_START, why=f"cannot be prepared: {error.strerror}")
             return
         os.close(self._output)
+        self._stopping.limit(self._launch["limit_s"])
         self._note([self._main])
         self._watch()
         self._end(code=self._code, why=self._why())
@@ -208,6 +225,7 @@ class Watcher:
             "why": why,
             "out_of_memory": self._over or (code is not None and self._hearing.out_of_memory(code)),
             # Not the clock, which may have jumped.
+            "timed_out": self._stopping.timed_out,
             "began": self._began if self._main else None,
             "ended": self._began + lasted,
             "peak_bytes": self._peak or None,

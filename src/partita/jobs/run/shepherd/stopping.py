@@ -40,6 +40,8 @@ class Stopping:
         self._deadline: float | None = None
         self._main_ended = False
         self._termed = False
+        self._limit: float | None = None
+        self.timed_out = False
         self.left = 0
         self.killed = False
 
@@ -47,6 +49,10 @@ class Stopping:
     def asked(self) -> bool:
         """Whether the job was asked to end before it did."""
         return self._asked is not None
+
+    def limit(self, seconds: float | None) -> None:
+        """Have the job asked to end when it has run for so long."""
+        self._limit = None if seconds is None else time.monotonic() + seconds
 
     def look(self, *, told: bool = False) -> None:
         """See whether the job is to end, and by when; `told` by a signal to the watcher."""
@@ -56,10 +62,22 @@ class Stopping:
             self._create()
         if grace_s is None or (self._main_ended and self._asked is None):
             return
-        now = time.monotonic()
-        self._asked = now if self._asked is None else self._asked
+        self._ask(grace_s)
+
+    def _ask(self, grace_s: float) -> None:
+        self._asked = time.monotonic() if self._asked is None else self._asked
         # Asked again with less grace, it has less.
         self._deadline = min(self._asked + grace_s, self._deadline or float("inf"))
+
+    def _mind_limit(self) -> None:
+        """End a job that has run for as long as it may, unless it is being ended for something else."""
+        if self._limit is None or time.monotonic() < self._limit:
+            return
+        self._limit = None
+        if self._asked is None and not self._main_ended:
+            self.timed_out = True
+            self._create()
+            self._ask(self._grace_s)
 
     def main_ended(self, left: int) -> None:
         """Take in that the main process has ended and left others; what is left of a grace stays theirs."""
@@ -79,6 +97,7 @@ class Stopping:
             below: finds them.
             reports: the job reports steps, and so learns that it is to end without SIGTERM.
         """
+        self._mind_limit()
         if self._deadline is None:
             return
         now = time.monotonic()
@@ -92,7 +111,7 @@ class Stopping:
     def next_look(self, due: float) -> float:
         """Return when to act next, at the latest."""
         if self._deadline is None:
-            return due
+            return due if self._limit is None else min(due, self._limit)
         now = time.monotonic()
         return min(due, self._deadline if now < self._deadline else now + _AGAIN_S)
 
