@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError
+from partita.errors import InfeasibleError, InputError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -57,7 +57,7 @@ class Ask:
     median: float | None
     sigma: float | None
     gpus: int | None
-    quantile: float
+    quantile: float | None
     seed: int
 
 
@@ -70,6 +70,7 @@ class Asked:
     estimated: bool
     problem: ServingProblem
     traffic: Traffic
+    notes: tuple[str, ...]
 
 
 def load_asked(path: Path, service: str | None, ask: Ask) -> Asked:
@@ -79,28 +80,43 @@ def load_asked(path: Path, service: str | None, ask: Ask) -> Asked:
         InputError: a file or an option that cannot be used.
         InfeasibleError: the service can run on no profile.
     """
-    from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
+    import numpy as np  # noqa: PLC0415 -- slow to import
+
+    from partita.cli.loading import load  # noqa: PLC0415
+    from partita.serve.fluid import fluid_gpus  # noqa: PLC0415
     from partita.serve.problem import ServingProblem  # noqa: PLC0415
+    from partita.serve.reserving.asked import QUANTILE  # noqa: PLC0415
 
     loaded = load(path)
     spec = _service(loaded, service)
-    pool, rows = _pool(loaded, spec)
+    pool, rows, notes = _pool(loaded, spec)
     names = [p.name for p in pool.gpu.profiles if any(row.profile == p.name for row in rows)]
-    gpu = pool.gpu.restricted(names)
+    latency, share, traffic = _queries(spec, rows, names, ask)
+    quantile = ask.quantile or (spec.slo.quantile if spec.cut else None) or QUANTILE
+    problem = ServingProblem(
+        pool.gpu.restricted(names), 1, latency, share, spec.slo.latency_ms / 1000, quantile
+    )
     gpus = ask.gpus or pool.count
     if gpus is None:
-        raise InputError(
-            f"the pool {pool.name} has no count", where=str(path), hint="say how many GPUs: --gpus 8"
+        if not np.isfinite(problem.feasible).any():
+            raise InfeasibleError(
+                f"{spec.name}: no slice answers a single item within {spec.slo.latency_ms:g} ms",
+                where=str(path),
+                hint="raise slo.latency_ms, or measure larger profiles",
+            )
+        gpus = fluid_gpus(problem, _rate(spec, share), served=quantile)
+        notes.append(
+            f"the pool {pool.name} has no count: simulated on the fewest GPUs that may hold the rate, {gpus:,}"
         )
     if gpus > _MOST_GPUS:
         raise InputError(f"{gpus:,} GPUs are too many to simulate", hint=f"--gpus {_MOST_GPUS} at most")
-    latency, share, traffic = _queries(spec, rows, names, ask)
-    problem = ServingProblem(gpu, gpus, latency, share, spec.slo.latency_ms / 1000, ask.quantile)
-    return Asked(spec.name, spec.model, any(row.estimated for row in rows), problem, traffic)
+    estimated = any(row.estimated for row in rows)
+    return Asked(spec.name, spec.model, estimated, problem.with_gpus(gpus), traffic, tuple(notes))
 
 
 _MOST_GPUS = 500
 _MOST_ITEMS = 1_024
+_MEDIAN = 8.0
 
 
 def _service(loaded: Loaded, name: str | None) -> ServiceSpec:
@@ -125,22 +141,33 @@ def _service(loaded: Loaded, name: str | None) -> ServiceSpec:
     return services[name]
 
 
-def _pool(loaded: Loaded, spec: ServiceSpec) -> tuple[Pool, list[Measurement]]:
-    """Return the first pool whose GPU the model was measured on, and the rows that the service may use."""
-    from partita.plan.formulating.measured import allows, quantile_of  # noqa: PLC0415 -- slow to import
+def _pool(loaded: Loaded, spec: ServiceSpec) -> tuple[Pool, list[Measurement], list[str]]:
+    """Return the first pool whose GPU the model was measured on, the rows that the service may use, and notes.
+
+    Where the SLO's quantile was not measured, the strictest that was is taken, as plans with a cut do.
+    """
+    from partita.perf.operating_point import strictest  # noqa: PLC0415 -- slow to import
+    from partita.plan.formulating.measured import allows, quantile_of  # noqa: PLC0415
 
     for pool in loaded.formulation.problem.pools:
         known = loaded.formulation.measured.of(spec.model, pool.gpu.name)
-        quantile = quantile_of(known, spec.slo.quantile)
+        asked = quantile_of(known, spec.slo.quantile)
+        quantile = asked or strictest({row.quantile for row in known})
         allowed = {profile.name for profile in pool.gpu.profiles if allows(spec, profile)}
         rows = [r for r in known if r.quantile == quantile and r.processes == 1 and r.profile in allowed]
         if rows:
-            return pool, rows
+            notes = [] if asked else [f"no latency at quantile {spec.slo.quantile}; taken is {quantile}"]
+            return pool, rows, notes
     raise InputError(
         f"no row with one process for {spec.model}",
         where=str(loaded.path),
         hint="measure it with processes 1: queries of unlike sizes run one at a time",
     )
+
+
+def _rate(spec: ServiceSpec, share: NDArray[np.float64]) -> float:
+    """Return queries/s of a service whose queries have these sizes."""
+    return spec.rate / sum(size * float(part) for size, part in enumerate(share, 1))
 
 
 def _queries(
@@ -158,9 +185,9 @@ def _queries(
     latency = latency_table(rows, names, largest)
     if ask.trace is None:
         rng = np.random.default_rng(ask.seed)
-        share = _share(spec, ask, largest)
-        rate = spec.rate / float(share @ np.arange(1, largest + 1))
-        times = ask.arrivals.times(rate, rng)
+        in_time = np.flatnonzero((latency <= spec.slo.latency_ms / 1000).any(axis=0))
+        share = _share(spec, ask, largest, int(in_time.max(initial=-1)) + 1)
+        times = ask.arrivals.times(_rate(spec, share), rng)
         return latency, share, Traffic(times, draw(share, len(times), rng))
     traffic = read_trace(ask.trace, tokens_per_item=ask.tokens_per_item, columns=ask.columns).faster(
         ask.speed
@@ -174,15 +201,22 @@ def _queries(
     return latency, empirical_share(traffic.batch, largest), traffic
 
 
-def _share(spec: ServiceSpec, ask: Ask, largest: int) -> NDArray[np.float64]:
-    """Return the share of each batch size up to the largest measured, as the options or else the service say."""
+def _share(spec: ServiceSpec, ask: Ask, largest: int, in_time: int) -> NDArray[np.float64]:
+    """Return the share of each batch size up to the largest measured, as the options or else the service say.
+
+    Where neither says any, sizes end with the largest that a slice answers in time, `in_time`.
+    """
     import numpy as np  # noqa: PLC0415 -- slow to import
 
     from partita.serve.reserving.asked import SIGMA, share_of  # noqa: PLC0415
     from partita.sim.batches import lognormal_share  # noqa: PLC0415
 
-    if spec.batches is None or ask.median is not None or ask.sigma is not None:
-        return lognormal_share(ask.median or 8.0, ask.sigma or SIGMA, largest)
+    if ask.median is not None:
+        return lognormal_share(ask.median, ask.sigma or SIGMA, largest)
+    if spec.batches is None or ask.sigma is not None:
+        most = in_time or largest
+        share = lognormal_share(min(_MEDIAN, max(1.0, most / 2)), ask.sigma or SIGMA, most)
+        return np.pad(share, (0, largest - most))
     share = share_of(spec.batches, largest)
     if len(share) > largest:
         raise InputError(

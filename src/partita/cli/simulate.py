@@ -83,7 +83,8 @@ def simulate(
         typer.Option(
             min=0.1,
             max=10_000,
-            help="Without a trace: median of log-normal batch sizes.  [default: the service's batches, or else 8]",
+            help="Without a trace: median of log-normal batch sizes.  [default: the service's batches, or else 8, "
+            "as far as sizes can be in time]",
         ),
     ] = None,
     sigma: Annotated[
@@ -104,11 +105,21 @@ def simulate(
         int, typer.Option(min=100, max=10_000_000, help="Without a trace: queries at the service's rate.")
     ] = 100_000,
     gpus: Annotated[
-        int | None, typer.Option(min=1, max=500, help="GPUs; without it, the count of the pool.")
+        int | None,
+        typer.Option(
+            min=1,
+            max=500,
+            help="GPUs.  [default: the count of the pool, or else the fewest that may hold the rate]",
+        ),
     ] = None,
     quantile: Annotated[
-        float, typer.Option(min=0.5, max=0.9999, help="Share of the queries that should be in time.")
-    ] = 0.95,
+        float | None,
+        typer.Option(
+            min=0.5,
+            max=0.9999,
+            help="Share of the queries that should be in time.  [default: that of a service with a cut, or 0.95]",
+        ),
+    ] = None,
     cut: Annotated[
         CutName, typer.Option(help="How the GPUs are cut; homogeneous takes the best size.")
     ] = CutName.SEARCH,
@@ -163,6 +174,8 @@ def simulate(
         _print(data)
     else:
         emit(data, output)
+    for note in asked.notes:
+        typer.echo(f"note: {note}", err=True)
 
 
 def _data(asked: Asked, found: Simulation, cut: CutName, router: RouterName) -> dict[str, Any]:
