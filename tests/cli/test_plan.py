@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import yaml
+from tests.cli.commands import Commands
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -241,3 +242,60 @@ def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for heavy in ("numpy", "numba", "highspy", "pydantic", "yaml", "rich"):
         assert f"'{heavy}'" not in loaded
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(tmp_path, monkeypatch, capsys)
+
+
+TWO_POOLS = """\
+apiVersion: partita/v1
+kind: Workload
+performance: [perf.csv]
+gpus:
+  - {model: a100-80gb, count: 1, cost_per_hour: 3}
+  - {model: h100-80gb, count: 1, name: hopper, cost_per_hour: 5}
+services:
+  - {name: s, model: m, rate: 349.99, slo: {latency_ms: 100}}
+  - {name: t, model: m, rate: 100, slo: {latency_ms: 100}}
+"""
+
+
+def test_gpus_of_two_models_are_told_apart_and_costs_that_are_ignored_are_said(
+    tmp_path: Path, run: Commands
+) -> None:
+    (tmp_path / "w.yaml").write_text(TWO_POOLS)
+    rows = [
+        f"m,{gpu},{profile},1,1,{rate * slices},{1000 / rate / slices},mean"
+        for gpu, rate in (("a100-80gb", 30.1), ("h100-80gb", 50))
+        for profile, slices in (("3g.40gb", 3), ("7g.80gb", 7))
+    ]
+    header = "model,gpu,profile,batch,processes,throughput,latency_ms,quantile"
+    (tmp_path / "perf.csv").write_text("\n".join([header, *rows]) + "\n")
+    result = run(
+        "plan", "-f", tmp_path / "w.yaml", "--out", tmp_path / "p.json", "--html", tmp_path / "p.html"
+    )
+    assert result.code == 0, result.err
+    assert "2 GPUs (1 a100-80gb, 1 h100-80gb), proven optimal" in result.out.replace(
+        "(1 h100-80gb, 1 a100-80gb)", "(1 a100-80gb, 1 h100-80gb)"
+    )
+    assert "h100-80gb: 1\N{MULTIPLICATION SIGN}7g.80gb" in result.out
+    assert "+0 %" in result.out
+    assert "-0 " not in result.out
+    assert "cost_per_hour of a100-80gb, hopper is not looked at" in " ".join(result.err.split())
+    assert "h100-80gb: 1\N{MULTIPLICATION SIGN}7g.80gb" in (tmp_path / "p.html").read_text()
+
+
+def test_what_check_finds_is_told_as_json_too(tmp_path: Path, run: Commands) -> None:
+    run("plan", "-f", SAMPLE, "--out", tmp_path / "p.json")
+    found = run("plan", "-f", SAMPLE, "--check", tmp_path / "p.json", "-o", "json")
+    assert (found.code, json.loads(found.out)["meets"], json.loads(found.out)["faults"]) == (0, True, [])
+    plan = json.loads((tmp_path / "p.json").read_text())
+    plan["services"][0]["capacity"] += 1
+    (tmp_path / "p.json").write_text(json.dumps(plan))
+    found = run("plan", "-f", SAMPLE, "--check", tmp_path / "p.json", "-o", "json")
+    data = json.loads(found.out)
+    assert (found.code, data["meets"]) == (1, False)
+    assert data["faults"][0]["where"] == "service photo-search"
+    assert data["faults"][0]["what"].startswith("capacity ")

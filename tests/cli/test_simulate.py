@@ -43,12 +43,24 @@ def test_it_says_how_many_queries_are_in_time_and_what_the_cut_holds(partita: Co
     ],
 )
 def test_the_shipped_examples_are_simulated_as_they_are(partita: Commands, file: str, service: str) -> None:
-    asked = ("simulate", "-f", SAMPLE.parent / file, "--service", service, "--cut", "fluid", "--queries", 1000)
+    asked = (
+        "simulate",
+        "-f",
+        SAMPLE.parent / file,
+        "--service",
+        service,
+        "--cut",
+        "fluid",
+        "--queries",
+        1000,
+    )
     result = partita(*asked, "-o", "json")
     assert result.code == 0, result.err
     data = json.loads(result.out)
     assert data["holds"]["bound"] * 1.0001 >= data["queries"] / data["seconds"] * 0.9
-    assert "the pool a100-80gb has no count: simulated on the fewest GPUs that may hold the rate" in result.err
+    assert (
+        "the pool a100-80gb has no count: simulated on the fewest GPUs that may hold the rate" in result.err
+    )
     fallen_back = "no latency at quantile 0.95; taken is mean" in result.err
     assert fallen_back == (file == "queries.yaml" and service == "text-embedding")
 

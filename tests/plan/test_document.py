@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=("C", "Z")), min_size=1, max_size=12)
 NUMBERS = st.floats(0, 1e12, allow_nan=False)
+FIGURES = NUMBERS.map(lambda value: float(f"{value:.12g}"))
+"""What planners compute is written to twelve digits; measurements are written in full."""
 MODELS = ("a100-80gb", "a30-24gb", "h100-80gb")
 
 
@@ -70,11 +72,11 @@ def instances(draw: st.DrawFn, model: str) -> tuple[Instance, ...]:
 def plans(draw: st.DrawFn) -> Plan:
     chosen = draw(st.lists(st.sampled_from(MODELS), max_size=4))
     gpus = tuple(PlannedGpu(draw(NAMES), model, draw(instances(model))) for model in chosen)
-    bound, over = draw(NUMBERS), draw(NUMBERS)
-    services = st.builds(ServiceCapacity, NAMES, NUMBERS, NUMBERS, NUMBERS)
+    bound, over = draw(FIGURES), draw(FIGURES)
+    services = st.builds(ServiceCapacity, NAMES, FIGURES, FIGURES, FIGURES)
     return Plan(
-        Objective(draw(st.sampled_from(("gpus", "cost", "watts"))), bound + over, bound),
-        Solver(draw(NAMES), draw(st.integers(0, 2**64)), draw(NUMBERS)),
+        Objective(draw(st.sampled_from(("gpus", "cost", "watts"))), float(f"{bound + over:.12g}"), bound),
+        Solver(draw(NAMES), draw(st.integers(0, 2**64)), draw(FIGURES)),
         tuple(draw(st.lists(services, max_size=3))),
         gpus,
     )
@@ -86,6 +88,17 @@ def test_what_is_written_reads_back_as_the_same_plan(tmp_path_factory: Any, plan
     path.write_text(text_of(plan), encoding="utf-8")
     assert read_plan(path) == plan
     assert text_of(read_plan(path)) == text_of(plan)
+
+
+def test_what_floating_point_adds_to_sums_is_not_written() -> None:
+    plan = replace(
+        sample(),
+        objective=Objective("cost", 0.1 + 0.2, 0.1 + 0.2),
+        services=(ServiceCapacity("resnet50", 3300 * 1.1, 1.1 * 3, 204.5),),
+    )
+    text = text_of(plan)
+    assert '"value": 0.3, "lower_bound": 0.3, "gap": 0' in text
+    assert '"rate": 3630, "capacity": 3.3' in text
 
 
 def test_the_document_has_the_published_names_and_nesting() -> None:

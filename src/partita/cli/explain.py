@@ -240,10 +240,12 @@ def _rate(row: Any) -> str:  # noqa: ANN401 -- as above
 
 
 def _difference(change: Sensitivity, made: Plan) -> str:
+    from partita.plan.overview import number  # noqa: PLC0415 -- slow to import
+
     unit = {"gpus": "GPUs", "cost": "per hour", "watts": "W"}[made.objective.name]
     if change.objective is None:
         return "no plan is found with the GPUs there are"
     more = change.objective - made.objective.value
     if abs(more) < 1e-9:
-        return f"no change ({made.objective.value:g} {unit})"
-    return f"{more:+g} {unit} ({change.objective:g})"
+        return f"no change ({number(made.objective.value)} {unit})"
+    return f"{'+' if more > 0 else ''}{number(more)} {unit} ({number(change.objective)})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -66,7 +67,8 @@ def emit_document(write: Callable[[TextIO], None], form: Format) -> None:
 
 
 def emit(value: object, form: Format) -> None:
-    """Write plain data to stdout as JSON or YAML."""
+    """Write plain data to stdout as JSON or YAML, numbers without what floating point adds at their ends."""
+    value = clean(value)
     if form is Format.YAML:
         import yaml  # noqa: PLC0415
 
@@ -75,3 +77,12 @@ def emit(value: object, form: Format) -> None:
         import json  # noqa: PLC0415
 
         echo(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def clean(value: object) -> object:
+    """Return plain data with its numbers to twelve digits, and no negative zero."""
+    if isinstance(value, float):
+        return float(f"{value:z.12g}") if isfinite(value) else value
+    if isinstance(value, dict):
+        return {key: clean(each) for key, each in value.items()}
+    return [clean(each) for each in value] if isinstance(value, list | tuple) else value

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.options import DryRun, Format, Out, Output, WorkloadFile, emit_document, stderr, stdout
+from partita.cli.options import DryRun, Format, Out, Output, WorkloadFile, emit, emit_document, stderr, stdout
 from partita.cli.planners import PlannerName, make_planner
 from partita.errors import InputError
 
@@ -69,7 +69,7 @@ def plan(
         )
     loaded = load(workload)
     if check is not None:
-        _check(loaded, check)
+        _check(loaded, check, output)
         return
     made, notes = plan_and_notes(loaded, planner, time_limit=time_limit, seed=seed, best_effort=best_effort)
     if not dry_run:
@@ -143,7 +143,7 @@ def _planned(problem: Problem, planner: PlannerName, watch: Watch, seed: int) ->
         raise
 
 
-def _check(loaded: Loaded, path: Path) -> None:
+def _check(loaded: Loaded, path: Path, output: Format) -> None:
     from partita.errors import PartitaError  # noqa: PLC0415
     from partita.plan.checking.check import check_plan  # noqa: PLC0415
     from partita.plan.checking.requirements import requirements  # noqa: PLC0415
@@ -155,11 +155,16 @@ def _check(loaded: Loaded, path: Path) -> None:
         from partita.serve.reserving.check import check_reserved  # noqa: PLC0415 -- numba is slow to import
 
         faults += check_reserved(found, loaded.cuts, loaded.formulation.problem.pools)
-    if not faults:
+    if output is not Format.TABLE:
+        told = [{"where": fault.where, "what": fault.what} for fault in faults]
+        emit({"plan": str(path), "workload": str(loaded.path), "meets": not faults, "faults": told}, output)
+    elif not faults:
         stdout().print(f"{path} meets {loaded.path}", markup=False)
+    else:
+        for fault in faults:
+            stdout().print(f"{fault.where}: {fault.what}", markup=False, soft_wrap=True)
+    if not faults:
         return
-    for fault in faults:
-        stdout().print(f"{fault.where}: {fault.what}", markup=False, soft_wrap=True)
     raise PartitaError(
         f"{len(faults)} fault{'' if len(faults) == 1 else 's'}: this plan does not meet {loaded.path}",
         where=str(path),

@@ -107,15 +107,17 @@ class _PlanView:
 
 
 def _figures(each: ServiceOverview, marks: Marks) -> tuple[str, str, str, str, str, str]:
+    from partita.plan.overview import replicas_text  # noqa: PLC0415 -- numpy comes with it
+
     about = marks.about if each.estimated else ""
     latency = "-" if each.latency_ms is None else f"{about}{each.latency_ms:.1f}"
     return (
         f"{each.service.rate:,.6g}",
         f"{about}{each.service.capacity:,.6g}",
-        f"{each.spare * 100:+.0f} %",
+        f"{each.spare * 100:+z.0f} %",
         f"{each.service.latency_slo_ms:,.6g}",
         latency,
-        ", ".join(f"{n:,}{marks.times}{profile}" for profile, n in each.replicas) or "none",
+        replicas_text(each, marks.times),
     )
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partita.cli.options import Format, Out, Output, WorkloadFile, emit, stdout
+from partita.cli.options import Format, Out, Output, WorkloadFile, clean, echo, emit, stdout
 
 if TYPE_CHECKING:
     from partita.cli.serving import Asked
@@ -163,7 +163,7 @@ def simulate(
         from partita.files import replacing  # noqa: PLC0415
 
         with replacing(out) as stream:
-            stream.write(json.dumps(data, indent=2) + "\n")
+            stream.write(json.dumps(clean(data), indent=2) + "\n")
     if html is not None:
         from partita.files import replacing  # noqa: PLC0415
         from partita.web.serving_report import serving_report  # noqa: PLC0415
@@ -175,7 +175,7 @@ def simulate(
     else:
         emit(data, output)
     for note in asked.notes:
-        typer.echo(f"note: {note}", err=True)
+        echo(f"note: {note}", err=True)
 
 
 def _data(asked: Asked, found: Simulation, cut: CutName, router: RouterName) -> dict[str, Any]:

@@ -29,13 +29,13 @@ def write_plan(plan: Plan, stream: TextIO) -> None:
     objective, solver = plan.objective, plan.solver
     head = {
         "name": objective.name,
-        "value": _number(objective.value),
-        "lower_bound": _number(objective.lower_bound),
-        "gap": _number(objective.gap),
+        "value": _figure(objective.value),
+        "lower_bound": _figure(objective.lower_bound),
+        "gap": _figure(objective.gap),
         "proven": bool(objective.proven),
     }
     stream.write(f'{{"apiVersion": "{API_VERSION}", "kind": "Plan",\n "objective": {json.dumps(head)},\n')
-    by = {"name": solver.name, "seed": int(solver.seed), "seconds": _number(solver.seconds)}
+    by = {"name": solver.name, "seed": int(solver.seed), "seconds": _figure(solver.seconds)}
     stream.write(f' "solver": {json.dumps(by)},\n "services": [')
     separator = "\n  "
     for service in plan.services:
@@ -65,9 +65,9 @@ def _service_text(service: ServiceCapacity) -> str:
     return json.dumps(
         {
             "name": service.name,
-            "rate": _number(service.rate),
-            "capacity": _number(service.capacity),
-            "latency_slo_ms": _number(service.latency_slo_ms),
+            "rate": _figure(service.rate),
+            "capacity": _figure(service.capacity),
+            "latency_slo_ms": _figure(service.latency_slo_ms),
         }
     )
 
@@ -87,6 +87,11 @@ def _instance_text(instance: Instance) -> str:
     if point.estimated:
         data["estimated"] = True
     return json.dumps(data)
+
+
+def _figure(value: float) -> int | float:
+    """Return a figure that was computed, without what floating point adds at its end."""
+    return _number(float(f"{value:.12g}"))
 
 
 def _number(value: float) -> int | float:

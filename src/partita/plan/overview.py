@@ -22,14 +22,16 @@ class ServiceOverview:
     Attributes:
         spare: capacity above the asked rate, as a fraction of it; 0 where no rate is asked.
         latency_ms: the highest latency among its instances; None if it has none.
-        replicas: instances by profile, the most frequent first.
+        replicas: instances by GPU model and profile, the most frequent first.
+        mixed: whether the plan has GPUs of several models.
         estimated: whether one of its operating points is an estimate.
     """
 
     service: ServiceCapacity
     spare: float
     latency_ms: float | None
-    replicas: tuple[tuple[str, int], ...]
+    replicas: tuple[tuple[tuple[str, str], int], ...]
+    mixed: bool
     estimated: bool
 
 
@@ -62,13 +64,15 @@ def service_overviews(plan: Plan, groups: Iterable[GpuGroup]) -> list[ServiceOve
         plan: the plan.
         groups: its GPUs, as `gpu_groups` returns them.
     """
-    replicas: dict[str, Counter[str]] = {service.name: Counter() for service in plan.services}
+    replicas: dict[str, Counter[tuple[str, str]]] = {service.name: Counter() for service in plan.services}
     latency: dict[str, float] = {}
     estimated: set[str] = set()
+    groups = list(groups)
+    mixed = len({group.model for group in groups}) > 1
     for group in groups:
         for instance in group.instances:
             name, point = instance.service, instance.point
-            replicas.setdefault(name, Counter())[instance.placement.profile] += len(group.ids)
+            replicas.setdefault(name, Counter())[group.model, instance.placement.profile] += len(group.ids)
             latency[name] = max(latency.get(name, 0.0), point.latency_ms)
             if point.estimated:
                 estimated.add(name)
@@ -78,10 +82,26 @@ def service_overviews(plan: Plan, groups: Iterable[GpuGroup]) -> list[ServiceOve
             service.capacity / service.rate - 1 if service.rate else 0.0,
             latency.get(service.name),
             tuple(replicas[service.name].most_common()),
+            mixed,
             service.name in estimated,
         )
         for service in plan.services
     ]
+
+
+def replicas_text(each: ServiceOverview, times: str) -> str:
+    """Return a service's instances in words, GPU by GPU where the plan has several models of them.
+
+    Args:
+        each: what the service got.
+        times: the sign for "times".
+    """
+    by_gpu: dict[str, list[str]] = {}
+    for (model, profile), n in each.replicas:
+        by_gpu.setdefault(model, []).append(f"{n:,}{times}{profile}")
+    if not each.mixed:
+        return ", ".join(text for texts in by_gpu.values() for text in texts) or "none"
+    return "; ".join(f"{model}: {', '.join(texts)}" for model, texts in by_gpu.items()) or "none"
 
 
 def id_ranges(ids: Iterable[str]) -> list[str]:
@@ -119,6 +139,9 @@ def verdict(plan: Plan) -> str:
 def amount(plan: Plan) -> str:
     """Return what the plan takes in words: `12 GPUs`, with cost or watts if those were minimised."""
     gpus = f"{len(plan.gpus):,} GPU{'' if len(plan.gpus) == 1 else 's'}"
+    models = Counter(gpu.model for gpu in plan.gpus)
+    if len(models) > 1:
+        gpus += f" ({', '.join(f'{n:,} {model}' for model, n in models.most_common())})"
     value = number(plan.objective.value)
     return {"cost": f"{gpus} at {value} per hour", "watts": f"{gpus} at {value} W"}.get(
         plan.objective.name, gpus
@@ -127,4 +150,5 @@ def amount(plan: Plan) -> str:
 
 def number(value: float) -> str:
     """Return a whole number in full, another with the digits that matter."""
-    return f"{value:,.0f}" if value == int(value) else f"{value:,.2f}"
+    value = round(value, 6)
+    return f"{value:z,.0f}" if value == int(value) else f"{value:z,.2f}"

@@ -73,7 +73,7 @@ def _summary(acts: Mapping[str, Act], spare: float) -> Iterator[str]:
             "actions": f"{sum(len(act.transition.actions) for act in acts.values()):,}",
             "replicas stayed": f"{sum(each.stay for each in changes):,}",
             "moved": f"{sum(each.move for each in changes):,}",
-            "nearest to a floor": f"{spare:+.1%}",
+            "nearest to a floor": f"{spare:+z.1%}",
         }
     )
 

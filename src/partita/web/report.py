@@ -6,7 +6,15 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from partita.mig.catalogue import gpu_model
-from partita.plan.overview import amount, gpu_groups, id_ranges, number, service_overviews, verdict
+from partita.plan.overview import (
+    amount,
+    gpu_groups,
+    id_ranges,
+    number,
+    replicas_text,
+    service_overviews,
+    verdict,
+)
 from partita.web.cut import Box, cut
 from partita.web.page import TIMES, figures, key, left_out, page, row
 
@@ -88,10 +96,10 @@ def _service_row(each: ServiceOverview, index: int) -> str:
             "service": key(index, each.service.name),
             "rate/s": f"{each.service.rate:,.6g}",
             "capacity/s": f"{about}{each.service.capacity:,.6g}",
-            "spare": f"{each.spare * 100:+.0f} %",
+            "spare": f"{each.spare * 100:+z.0f} %",
             "SLO ms": f"{each.service.latency_slo_ms:,.6g}",
             "latency ms": "none" if each.latency_ms is None else f"{about}{each.latency_ms:,.1f}",
-            "replicas": ", ".join(f"{n:,}{TIMES}{escape(profile)}" for profile, n in each.replicas) or "none",
+            "replicas": escape(replicas_text(each, TIMES)),
         }
     )
 

@@ -99,7 +99,7 @@ def service_table(changes: Sequence[ServiceChange], numbers: Mapping[str, int]) 
                 "then/s": f"{each.after:,.6g}",
                 "floor/s": f"{each.floor:,.6g}",
                 "least/s": f"{each.least:,.6g}",
-                "over floor": f"{(each.least / each.floor - 1) * 100:+.0f} %" if each.floor else "no floor",
+                "over floor": f"{(each.least / each.floor - 1) * 100:+z.0f} %" if each.floor else "no floor",
                 "replicas": ", ".join(f"{n:,} {what}" for what, n in each.replicas.items() if n) or "none",
             }
         )

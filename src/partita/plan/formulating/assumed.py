@@ -14,14 +14,23 @@ if TYPE_CHECKING:
 
 
 def notes(workload: Workload, measured: Measured) -> tuple[str, ...]:
-    """Return a sentence for each thing assumed: which latencies, which estimates, which GPUs are left out."""
+    """Return a sentence for each thing assumed: which latencies, estimates and GPUs, and what is not looked at."""
+    ignored = [pool.label for pool in workload.gpus if pool.cost_per_hour is not None]
+    costs = []
+    if ignored and workload.objective != "cost":
+        costs = [
+            (
+                f"cost_per_hour of {names(ignored)} is not looked at: the objective is {workload.objective} "
+                "(write objective: cost)"
+            )
+        ]
     said: dict[str, set[str]] = {}
     placed = [service for service in workload.services if service.cut is None]
     for model, asked in sorted({(s.model, s.slo.quantile) for s in placed}, key=str):
         for gpu in measured.gpus:
             for note in _notes_on(measured, model, asked, gpu.name):
                 said.setdefault(note, set()).add(model)
-    return tuple(f"{names(models)}: {note}" for note, models in said.items())
+    return (*costs, *(f"{names(models)}: {note}" for note, models in said.items()))
 
 
 def _notes_on(measured: Measured, model: str, asked: float | None, gpu: str) -> list[str]:
