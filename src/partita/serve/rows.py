@@ -44,6 +44,16 @@ def cut(query: Query, most: int | None) -> list[Query]:
     return [Query(tuple(piece[index] for piece in pieces), query.outputs) for index in range(len(sizes))]
 
 
+def split_off(query: Query, rows: int) -> tuple[Query, Query | None]:
+    """Return the first rows of a query, and a query of the rest; None if there is no rest."""
+    left = query.batch - rows
+    if left <= 0:
+        return query, None
+    pairs = [_split_off(each, rows) for each in query.inputs]
+    first, rest = (Query(tuple(side), query.outputs) for side in zip(*pairs, strict=True))
+    return first, rest
+
+
 def cut_rows(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
     """Return a tensor in parts of so many rows each, which are views of its data."""
     data = memoryview(tensor.data)
@@ -76,6 +86,16 @@ def stacked(parts: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
         data = b"".join(each.data for each in same)
         found.append(Tensor(first.name, first.datatype, (rows, *first.shape[1:]), data))
     return tuple(found)
+
+
+def _split_off(tensor: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    name, datatype, (all_rows, *further), data = tensor
+    view = memoryview(data)
+    (end,) = _ends(datatype, view, [rows * math.prod(further)])
+    return (
+        Tensor(name, datatype, (rows, *further), view[:end]),
+        Tensor(name, datatype, (all_rows - rows, *further), view[end:]),
+    )
 
 
 def _ends(datatype: str, data: memoryview, elements: Sequence[int]) -> list[int]:

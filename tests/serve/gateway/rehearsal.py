@@ -33,9 +33,12 @@ def hello(
     batch: int = 8,
     processes: int = 1,
     gpu: int = 0,
+    batching: Batching = ROWS,
 ) -> Hello:
     table = {1: 1.0} if seconds is None else seconds
-    return Hello("one", "m", f"gpu-{gpu}", f"{profile}@0", profile, batch, processes, 1, (), (), table, ROWS)
+    return Hello(
+        "one", "m", f"gpu-{gpu}", f"{profile}@0", profile, batch, processes, 1, (), (), table, batching
+    )
 
 
 class Rehearsal:

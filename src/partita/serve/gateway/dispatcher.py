@@ -75,7 +75,7 @@ class Dispatcher:
         self._health = Health(self.fleet)
         self._numbers = 0
         self._running: dict[int, Batch] = {}
-        self._closing = False
+        self._closing = self._aborting = False
         self.in_flight = self.retried = 0
 
     @property
@@ -191,6 +191,14 @@ class Dispatcher:
         self._settle(now, steps)
         return steps
 
+    def too_large(self) -> Sequence[Waiting]:
+        """Take out of the queue, and return, what has more rows than any of the workers there takes."""
+        found = self._router.larger(self.fleet.most) if self.fleet.most else ()
+        for query in found:
+            query.state = ENDED
+            self._router.removed(query)
+        return found
+
     def close(self) -> Steps:
         """Refuse all that comes from now on."""
         self._closing = True
@@ -198,7 +206,7 @@ class Dispatcher:
 
     def abort(self) -> Steps:
         """Refuse all that waits or runs."""
-        self._closing = True
+        self._closing = self._aborting = True
         steps = Steps([], [])
         self._settle(float("inf"), steps)
         for batch in self._running.values():
@@ -207,7 +215,7 @@ class Dispatcher:
 
     def _refusal(self, query: Waiting, now: float) -> Reason | None:
         fleet = self.fleet
-        if self._closing:
+        if self._aborting or (self._closing and not query.row):  # what has begun in parts is finished
             return Reason.DRAINING
         if query.batch > fleet.most:
             return Reason.NO_WORKER

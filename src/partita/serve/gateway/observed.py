@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 WINDOW_S = 30
 """Seconds of the past that count."""
-
+LARGEST = 1_024
+"""Rows of the largest queries that plans know."""
 
 LEAST = 100
 """Queries in the window from which a service's rate is told. A test query to an idle service says nothing of what it

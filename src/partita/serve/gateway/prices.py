@@ -65,7 +65,7 @@ def question(fleet: Fleet, queries: Mapping[int, int], deadline: float, quantile
         slots[group.key] = slots.get(group.key, 0) + sum(each.hello.processes for each in group.members)
         own = group.size.seconds[1:]
         seconds[group.key] = (*own, *[float("inf")] * (fleet.most - len(own)))
-    counts = [queries.get(batch, 0) for batch in range(1, fleet.most + 1)]
+    counts = _in_parts(queries, fleet.most)
     total = sum(counts)
     if len(slots) < 2 or not total:
         return None
@@ -77,6 +77,16 @@ def question(fleet: Fleet, queries: Mapping[int, int], deadline: float, quantile
         deadline,
         quantile,
     )
+
+
+def _in_parts(queries: Mapping[int, int], most: int) -> list[int]:
+    """Return how many queries have each batch size from 1 to `most`; larger ones are run in parts of so many rows."""
+    counts = [0] * (most + 1)
+    for batch, count in queries.items():
+        counts[min(batch, most)] += count * max(1, batch // most) if most else 0
+        if batch > most and most and batch % most:
+            counts[batch % most] += count
+    return counts[1:]
 
 
 def answer(asked: Question) -> dict[SizeKey, float]:

@@ -7,9 +7,10 @@ import time
 from typing import TYPE_CHECKING
 
 from partita.serve.gateway import prices
-from partita.serve.gateway.dispatcher import Dispatcher, Settings
+from partita.serve.gateway.dispatcher import Dispatcher, End, Settings
 from partita.serve.gateway.ledger import TICK, Ledger
-from partita.serve.gateway.observed import Observed
+from partita.serve.gateway.observed import LARGEST, Observed
+from partita.serve.gateway.splitting import SplitQuery, least_seconds, part_size
 from partita.serve.gateway.values import (
     Ended,
     FailedError,
@@ -21,13 +22,13 @@ from partita.serve.gateway.values import (
     State,
     WorkerView,
 )
-from partita.serve.gateway.waiting import Asked, Waiting
+from partita.serve.gateway.waiting import ENDED, Asked, Waiting
 from partita.serve.worker.spec import MOST_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from partita.serve.gateway.dispatcher import End, Steps
+    from partita.serve.gateway.dispatcher import Steps
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.routers.port import Router
     from partita.serve.gateway.values import ServedService
@@ -39,6 +40,7 @@ _RETRY_S = 1.0
 _LONGEST_S = 86_400.0
 _MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
 _ANSWERS = (Outcome.ANSWERED, Outcome.INVALID)
+_NO_ROOM = frozenset({Reason.NO_WORKER, Reason.LATE})
 
 
 class Route:
@@ -67,6 +69,8 @@ class Route:
         )
         self._on_end = on_end
         self._fixed_shapes = True
+        self._splits: set[SplitQuery] = set()
+        self._largest = min(LARGEST, _measured_in_time(service) or LARGEST)
         self._priced: prices.Question | None = None
 
     async def infer(self, query: Query, deadline_s: float | None) -> Answer:
@@ -84,11 +88,15 @@ class Route:
         now = time.monotonic()
         rows = self.model.batching.rows
         batch = max(1, query.batch) if rows else 1
-        self.observed.add(batch, now)
+        self._observe(batch, now)
         allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + TICK
         # What has no batch dimension is like nothing else: each such query runs by itself.
         alike = (None if self._fixed_shapes else _shapes(query)) if rows else object()
         waiting = Waiting(batch, now, allowed, payload=Asked(query, asker), alike=alike)
+        size = part_size(self.dispatcher.fleet, batch, allowed)
+        if 0 < size < batch:
+            self._split(waiting, size, now)
+            return waiting
         begun = time.perf_counter()
         steps = self.dispatcher.arrive(waiting, now)
         self.ledger.decided(time.perf_counter() - begun)
@@ -97,7 +105,11 @@ class Route:
 
     def forget(self, waiting: Waiting) -> None:
         """Take a query out of the queue, if it has not ended."""
-        self.carry_out(self.dispatcher.cancel(waiting), time.monotonic())
+        now = time.monotonic()
+        if waiting.split is None:
+            self.carry_out(self.dispatcher.cancel(waiting), now)
+        elif waiting.state != ENDED:
+            self._end_split(waiting.split, End(waiting, Outcome.CANCELLED), now)
 
     def join(self, link: Link, hello: Hello) -> Worker:
         """Take a worker in."""
@@ -105,6 +117,7 @@ class Route:
         worker, steps = self.dispatcher.join(hello, self._table(hello), now, link)
         self._update_model()
         self.carry_out(steps, now)
+        self._split_too_large(now)
         return worker
 
     def done(self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float) -> bool:
@@ -124,16 +137,19 @@ class Route:
         now = time.monotonic()
         self.carry_out(self.dispatcher.drain(worker, now), now)
         self._update_model()
+        self._split_too_large(now)
 
     def leave(self, worker: Worker) -> None:
         """Forget a worker that is gone."""
         now = time.monotonic()
         self.carry_out(self.dispatcher.leave(worker, now), now)
         self._update_model()
+        self._split_too_large(now)
 
     def tick(self, now: float) -> None:
         """Let time pass."""
         self.carry_out(self.dispatcher.tick(now), now)
+        self._split_too_large(now)
 
     def carry_out(self, steps: Steps, now: float) -> None:
         """Send batches to their workers, and hand answers and refusals back."""
@@ -173,7 +189,81 @@ class Route:
         """Return its workers as they are now."""
         return [_view(self.service.name, each) for each in self.dispatcher.fleet.workers]
 
+    def _observe(self, batch: int, now: float) -> None:
+        """Count a query by its rows; one of more than are measured as several, as plans know no such batches."""
+        while batch > self._largest:
+            self.observed.add(self._largest, now)
+            batch -= self._largest
+        self.observed.add(batch, now)
+
+    def _split(self, whole: Waiting, size: int, now: float) -> None:
+        """Ask a query in parts of at most so many rows, unless all workers together could not answer it in time."""
+        query = whole.payload.query if whole.payload else None
+        assert query is not None  # noqa: S101 -- it was asked
+        split = SplitQuery(whole, query, None if self._fixed_shapes else _shapes(query))
+        self._splits.add(split)
+        if least_seconds(self.dispatcher.fleet, whole.batch, size) > whole.due - now:
+            self._end_split(split, End(whole, Outcome.REFUSED, Reason.LATE), now)
+        else:
+            self._feed(split, now)
+
+    def _feed(self, split: SplitQuery, now: float) -> None:
+        """Ask for more parts of a query, if it has any."""
+        while split.more:
+            whole = split.whole
+            size = part_size(self.dispatcher.fleet, whole.batch, whole.due - now)
+            self._arrive(split.next(size or whole.batch), now)
+
+    def _arrive(self, query: Waiting, now: float) -> None:
+        begun = time.perf_counter()
+        steps = self.dispatcher.arrive(query, now)
+        self.ledger.decided(time.perf_counter() - begun)
+        self.carry_out(steps, now)
+
+    def _split_too_large(self, now: float) -> None:
+        """Ask in smaller parts what waits for workers that are no longer there."""
+        for query in self.dispatcher.too_large() if self.model.batching.rows else ():
+            self._split_again(query, now)
+
+    def _split_again(self, query: Waiting, now: float) -> None:
+        if query.split is None:
+            self._split(query, part_size(self.dispatcher.fleet, query.batch, query.due - now), now)
+        else:
+            query.split.again(query)
+            self._feed(query.split, now)
+
+    def _part_ended(self, split: SplitQuery, end: End, now: float) -> None:
+        whole = split.ended(end, now)
+        if whole is not None:
+            self._end_split(split, whole, now)
+        else:
+            self._feed(split, now)
+
+    def _end_split(self, split: SplitQuery, end: End, now: float) -> None:
+        """End a query that was asked in parts; those that are still under way are of no use any more."""
+        split.whole.state = ENDED
+        self._splits.discard(split)
+        self._end_whole(end, now)
+        for part in list(split.under_way):
+            self.carry_out(self.dispatcher.cancel(part), now)
+
     def _end(self, end: End, now: float) -> None:
+        query = end.query
+        if self._is_too_large(end):
+            self._split_again(query, now)
+        elif query.split is not None:
+            self._part_ended(query.split, end, now)
+        else:
+            self._end_whole(end, now)
+
+    def _is_too_large(self, end: End) -> bool:
+        """Return whether a query ends because the workers that there are take fewer rows."""
+        query, outcome, reason, answer = end
+        if not 0 < self.dispatcher.fleet.most < query.batch or not self.model.batching.rows:
+            return False
+        return reason in _NO_ROOM or (outcome is Outcome.FAILED and answer is None)
+
+    def _end_whole(self, end: End, now: float) -> None:
         query, outcome, reason, answer = end
         if outcome is Outcome.ANSWERED:
             self.ledger.answered(query, now)
@@ -245,7 +335,18 @@ class Route:
         )
         if model == self.model:
             return
-        self.model = model
+        was, self.model = self.model, model
+        if was.batching.rows and not batching.rows:  # parts of theirs may have been answered by each other
+            for split in list(self._splits):
+                self._end_split(
+                    split, End(split.whole, Outcome.REFUSED, Reason.WORKER_LOST), time.monotonic()
+                )
+
+
+def _measured_in_time(service: ServedService) -> int:
+    """Return the largest batch that was measured to take no longer than a query has; 0 if none was."""
+    rows = (row for table in service.table.values() for row in table.items())
+    return max((batch for batch, seconds in rows if seconds <= service.deadline_s), default=0)
 
 
 def possible(hello: Hello) -> bool:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.fleet import Group
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.routers.port import Choice
+    from partita.serve.gateway.splitting import SplitQuery
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
 
@@ -59,11 +60,13 @@ class Waiting:
         tries: how often it started.
         avoid: the worker that failed it.
         seconds: that its batch took in the worker.
+        split: its parts, where it is asked in parts; or what it is a part of.
+        row: of the whole, that a part begins with.
     """
 
     __slots__ = (
-        "alike", "allowed", "arrived", "avoid", "batch", "begun", "due", "key", "payload", "seconds", "state",
-        "tries", "weight", "worker",
+        "alike", "allowed", "arrived", "avoid", "batch", "begun", "due", "key", "payload", "row", "seconds",
+        "split", "state", "tries", "weight", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -81,6 +84,8 @@ class Waiting:
         self.state, self.tries, self.begun, self.seconds = QUEUED, 0, 0.0, 0.0
         self.avoid: Worker | None = None
         self.worker: Worker | None = None
+        self.split: SplitQuery | None = None
+        self.row = 0
 
 
 class Batch:

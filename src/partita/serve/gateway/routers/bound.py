@@ -75,6 +75,11 @@ class BoundQueues:
         self._waiting -= len(found)
         return found
 
+    def larger(self, than: int) -> Sequence[Waiting]:
+        """Return nothing: each query waits for a worker that takes it."""
+        del than
+        return ()
+
     def expire(self, now: float) -> None:
         """Drop what its worker can no longer answer in time."""
         for worker in self._fleet.workers:

@@ -71,6 +71,10 @@ class Router(Protocol):
         """Return the queries that wait for this very worker, which takes nothing new, and let them wait no more."""
         ...
 
+    def larger(self, than: int) -> Sequence[Waiting]:
+        """Return the queries that wait of more rows than so many, which are then not to wait any more."""
+        ...
+
     def expire(self, now: float) -> None:
         """Drop what can no longer be answered in time; `next` then looks at everything."""
         ...

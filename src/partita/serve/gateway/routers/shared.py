@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from partita.serve.gateway.pace import Pace
 from partita.serve.gateway.queues import Queues
+from partita.serve.gateway.waiting import QUEUED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,6 +63,18 @@ class SharedQueue:
         """Return nothing: no query waits for one worker."""
         del worker
         return ()
+
+    def larger(self, than: int) -> Sequence[Waiting]:
+        """Return the queries that wait of more rows than so many, which are then not to wait any more."""
+        queues = self._queues
+        if not queues.sizes or queues.sizes[-1] <= than:
+            return ()
+        return [
+            query
+            for size in queues.sizes[bisect_right(queues.sizes, than) :]
+            for _, _, query in queues.heaps[size]
+            if query.state == QUEUED
+        ]
 
     def _too_late(self, query: Waiting, pace: Pace, now: float) -> bool:
         if not self._rules.early or query.tries:
