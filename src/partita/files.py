@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import sys
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from partita.errors import InputError, PartitaError
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+DEEPEST = 50
+"""Lists and objects that may stand in each other in a document from outside; what Partita reads has six."""
+
+_MARKS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
 def read_text(path: Path | str) -> str:
@@ -74,6 +81,50 @@ def _encoding(content: bytes) -> str:
         if not any(start[0 : 2 * half : 2]):
             return "utf-16-be"
     return "utf-8-sig"
+
+
+def json_value(text: str | bytes, on_object: Callable[[list[tuple[str, Any]]], object] | None = None) -> Any:  # noqa: ANN401 -- JSON
+    """Return the value of a JSON text that is not our own, whatever it holds.
+
+    Args:
+        text: UTF-8 if it is bytes.
+        on_object: makes an object's value from its keys and values, as `json.loads` has it.
+
+    Raises:
+        json.JSONDecodeError: it is no JSON, nested more than `DEEPEST` deep, or has a number of thousands of digits.
+    """
+    if isinstance(text, bytes):
+        text = text.decode("utf-8", "replace")
+    try:
+        value = json.loads(text, object_pairs_hook=on_object)
+    except RecursionError:
+        raise _too_deep(text) from None
+    except json.JSONDecodeError:
+        raise
+    except ValueError as error:  # a number of thousands of digits
+        raise json.JSONDecodeError(str(error).partition(";")[0], text, 0) from None
+    level = _inside([value])
+    for _ in range(DEEPEST):
+        level = _inside(
+            [each for outer in level for each in (outer.values() if type(outer) is dict else outer)]
+        )
+    if level:
+        raise _too_deep(text)
+    return value
+
+
+def _inside(values: list[Any]) -> list[Any]:
+    return [each for each in values if type(each) is dict or type(each) is list]
+
+
+def _too_deep(text: str) -> json.JSONDecodeError:
+    depth = position = 0
+    for mark in _MARKS.finditer(text):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(mark[0], 0)
+        position = mark.start()
+        if depth > DEEPEST:
+            break
+    return json.JSONDecodeError(f"Nested more than {DEEPEST} deep", text, position)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
 from partita.errors import PartitaError
+from partita.files import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -131,7 +132,7 @@ def _locked(who: Controller | None, taken: str, hint: str) -> LockedError:
 def _read(stream: TextIO) -> Controller | None:
     stream.seek(0)
     try:
-        return Controller(**json.load(stream))
+        return Controller(**json_value(stream.read()))
     except (ValueError, TypeError):
         return None  # empty after an orderly end, or cut short by a crash
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from partita.control.demand import Demand
 from partita.errors import InputError
-from partita.files import read_text
+from partita.files import json_value, read_text
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ class RatesFile:
             return Demand({})
         where = str(self._path)
         try:
-            data = json.loads(read_text(self._path))
+            data = json_value(read_text(self._path))
         except json.JSONDecodeError as error:
             raise InputError(f"no JSON: {error.msg}", where=f"{where}:{error.lineno}") from None
         if not isinstance(data, dict):

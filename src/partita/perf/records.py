@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, nearest, together
-from partita.files import decoded, read_bytes
+from partita.files import decoded, json_value, read_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -435,21 +435,18 @@ def _json_records(text: str, name: str) -> Records:
 def _json_values(text: str, name: str) -> Iterator[tuple[int, object]]:
     if text.lstrip().startswith("["):
         try:
-            values = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            line = getattr(error, "lineno", 1)
-            raise InputError(
-                f"not JSON: {getattr(error, 'msg', 'nested too deep')}", where=f"{name}:{line}"
-            ) from None
+            values = json_value(text)
+        except json.JSONDecodeError as error:
+            raise InputError(f"not JSON: {error.msg}", where=f"{name}:{error.lineno}") from None
         yield from ((1, value) for value in values)
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
-                value = json.loads(line)
-            except (ValueError, RecursionError) as error:
+                value = json_value(line)
+            except json.JSONDecodeError as error:
                 raise InputError(
-                    f"not JSON lines: {getattr(error, 'msg', 'nested too deep')}",
+                    f"not JSON lines: {error.msg}",
                     where=f"{name}:{number}",
                     hint="write one JSON object on each line",
                 ) from None

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import InputError, nearest
+from partita.files import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,13 +42,9 @@ def parse_json(text: str, name: str, on_object: Callable[[dict[str, Any]], dict[
         return on_object(result)
 
     try:
-        return json.loads(text, object_pairs_hook=pairs)
+        return json_value(text, pairs)
     except json.JSONDecodeError as error:
         raise _syntax(error, text, name) from None
-    except RecursionError:
-        raise InputError("not a plan: nested too deeply", where=name) from None
-    except ValueError as error:  # an integer of thousands of digits
-        raise InputError(f"not a plan: {error}", where=name) from None
 
 
 def _syntax(error: json.JSONDecodeError, text: str, name: str) -> InputError:

@@ -7,7 +7,6 @@ bound, and nothing but plain values can come out.
 
 from __future__ import annotations
 
-import json
 import re
 from sys import intern
 from typing import TYPE_CHECKING, Any
@@ -15,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from partita.errors import InputError
+from partita.files import DEEPEST, json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-DEEPEST = 50
 MOST_REPEATED = 100_000
 """Values that all aliases together may stand for."""
+
+_TOO_DEEP, _SHALLOW = f"nested more than {DEEPEST} deep", "a workload is four levels deep"
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -33,6 +34,7 @@ _CONSTANTS: dict[str, bool | float | None] = {
     **{sign + word: float(sign + "inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")},
 }
 _INTEGER = re.compile(r"[-+]?\d{1,400}")
+_QUOTED = re.compile(r"""\"(?:[^"\\]|\\.)*"|'[^']*'|#.*""")
 _FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
 
 
@@ -48,8 +50,8 @@ def parse(text: str, name: str) -> object:
     """
     if text.lstrip()[:1] in ("{", "["):
         try:
-            return json.loads(text, object_pairs_hook=_unrepeated)
-        except (ValueError, RecursionError):
+            return json_value(text, _unrepeated)
+        except ValueError:
             pass  # YAML includes JSON, and says where the fault is
     try:
         return _Builder(events(text), name).document()
@@ -110,7 +112,7 @@ class _Builder:
         if kind is yaml.ScalarEvent:
             value = self._scalar(event)
         elif depth == DEEPEST:
-            raise self._fault(f"nested more than {DEEPEST} deep", event, "a workload is four levels deep")
+            raise self._fault(_TOO_DEEP, event, _SHALLOW)
         elif kind is yaml.MappingStartEvent:
             value = self._mapping(depth + 1)
         else:
@@ -173,6 +175,8 @@ def _syntax(error: yaml.YAMLError, text: str, name: str) -> InputError:
     hint = "check the indentation (spaces, no tabs), and quote text that holds : or #"
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
         line = min(error.problem_mark.line + 1, max(1, len(text.splitlines())))
+        if _depth(text[: error.problem_mark.index]) > DEEPEST:
+            return InputError(_TOO_DEEP, where=f"{name}:{line}", hint=_SHALLOW)
         what = ", ".join(part for part in (error.context, error.problem) if part)
         return InputError(f"not YAML: {what}", where=f"{name}:{line}", hint=hint)
     position = getattr(error, "position", 0)
@@ -182,3 +186,12 @@ def _syntax(error: yaml.YAMLError, text: str, name: str) -> InputError:
         where=f"{name}:{line}",
         hint="remove control characters; save the file as UTF-8",
     )
+
+
+def _depth(text: str) -> int:
+    """Return how many brackets are open at the end of a text.
+
+    The parser looks ahead of the builder, and libyaml has a limit of its own from one version to the next.
+    """
+    bare = _QUOTED.sub("", text)
+    return bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from partita.drive.replicas import procs
 from partita.errors import InputError
-from partita.files import read_text, replacing
+from partita.files import json_value, read_text, replacing
 from partita.mig.layout import Placement
 from partita.transition.deployment import Replica
 
@@ -140,7 +140,7 @@ class Records:
 
     def ports(self) -> set[int]:
         """Return the ports that replicas were given."""
-        found = (json.loads(read_text(path)).get("port") for path in self._folder.glob("*.json"))
+        found = (json_value(read_text(path)).get("port") for path in self._folder.glob("*.json"))
         return {port for port in found if port is not None}
 
     def last_words(self, record: Record) -> str:
@@ -158,6 +158,6 @@ class Records:
 
 
 def _read(path: Path) -> Record:
-    data = json.loads(read_text(path))
+    data = json_value(read_text(path))
     found = Record(**data)
     return replace(found, placement=Placement.parse(data["placement"]), replica=Replica(**data["replica"]))

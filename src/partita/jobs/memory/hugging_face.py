@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import InputError
-from partita.files import read_text
+from partita.files import json_value, read_text
 from partita.jobs.memory.allowance import with_allowance
 from partita.jobs.memory.training import Optimiser, training_bytes
 
@@ -77,7 +77,7 @@ def read_transformer(config: Path | str, weights: Sequence[Path | str]) -> Trans
         InputError: a file that is missing or is not what it should be, or a field that is absent.
     """
     try:
-        fields = json.loads(read_text(config))
+        fields = json_value(read_text(config))
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON: {error.msg}", where=f"{config}:{error.lineno}") from None
     if not isinstance(fields, dict):
@@ -116,7 +116,7 @@ def _header(path: Path | str) -> tuple[int, int]:
             (length,) = struct.unpack("<Q", stream.read(8))
             if length > _LONGEST_HEADER:
                 raise InputError("no safetensors file: its header would be too long", where=str(path))
-            tensors = {k: v for k, v in json.loads(stream.read(length)).items() if k != "__metadata__"}
+            tensors = {k: v for k, v in json_value(stream.read(length)).items() if k != "__metadata__"}
         counts = [math.prod(tensor["shape"]) for tensor in tensors.values()]
         sizes = [_SIZES.get(tensor["dtype"], 1) for tensor in tensors.values()]
     except OSError as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from contextlib import contextmanager
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
+from partita.files import json_value
 from partita.jobs.run.folder import EXIT, LAUNCH, LOG, PART
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def _joined(folder: int) -> tuple[int, int] | None:
     """Return where the tail begins in the output and in the file; None while nothing is joined."""
     try:
         with _opened(folder, EXIT) as handle:
-            found = json.loads(os.read(handle, 65536))["log"]
+            found = json_value(os.read(handle, 65536))["log"]
         return (int(found["tail"]), int(found["tail_at"])) if found else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
@@ -80,7 +80,7 @@ def _head(folder: int) -> int:
     """Return the most bytes that the head of a log has: half of what is kept."""
     try:
         with _opened(folder, LAUNCH) as handle, os.fdopen(os.dup(handle), "rb") as stream:
-            return int(json.load(stream)["log_bytes"]) // 2
+            return int(json_value(stream.read())["log_bytes"]) // 2
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

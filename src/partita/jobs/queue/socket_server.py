@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import InputError, PartitaError
+from partita.files import json_value
 from partita.jobs.queue.access import Caller, caller_of
 from partita.jobs.queue.address import address
 
@@ -145,13 +146,13 @@ class SocketServer:
 
     def _answer(self, caller: Caller, line: bytes) -> bytes:
         try:
-            body = json.loads(line)
+            body = json_value(line)
             if not isinstance(body, dict):
                 raise InputError("a request is a JSON object")
             return _encoded({"ok": True, **self._handler(caller, body)})
         except PartitaError as error:
             return _encoded(_refusal(error))
-        except (ValueError, RecursionError):
+        except ValueError:
             return _encoded(_refusal(InputError("a request is a JSON object on one line")))
         except Exception as error:  # noqa: BLE001 -- one request's fault must not end the daemon
             return _encoded(_refusal(PartitaError(f"a fault in the daemon: {type(error).__name__}: {error}")))

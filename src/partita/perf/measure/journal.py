@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import InputError
+from partita.files import json_value
 from partita.perf.measure.course import Cell, Result
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Journal:
         if not whole:
             return ()
         try:
-            head, *rows = map(json.loads, whole.splitlines())
+            head, *rows = map(json_value, whole.splitlines())
             self._compare(head["head"])
             found = tuple(_result(row) for row in rows)
         except (ValueError, TypeError, KeyError, AttributeError):

@@ -7,6 +7,7 @@ import math
 import struct
 from typing import TYPE_CHECKING, Any
 
+from partita.files import json_value
 from partita.serve.tensors import ITEM_BYTES, Tensor
 from partita.serve.worker.joint import InvalidQueryError, decode_texts, encode_texts
 from partita.serve.worker.oip_client import UpstreamError
@@ -64,7 +65,7 @@ def read_answer(body: bytes, header: int | None) -> tuple[Tensor, ...]:
         UpstreamError: it is no answer.
     """
     try:
-        document = json.loads(body if header is None else body[:header])
+        document = json_value(bytes(body if header is None else body[:header]))
         data = memoryview(body)[len(body) if header is None else header :]
         found = []
         for each in document["outputs"]:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import http.client
-import json
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from partita.files import json_value
 from partita.serve.worker.joint import InvalidQueryError
 
 if TYPE_CHECKING:
@@ -56,7 +56,10 @@ class Client:
         status, _, body = self._told("GET", path, None, {})
         if status != http.client.OK:
             raise UpstreamError(f"{path}: HTTP {status}")
-        found = json.loads(body)
+        try:
+            found = json_value(body)
+        except ValueError as error:
+            raise UpstreamError(f"{path}: no JSON: {error}") from None
         if not isinstance(found, dict):
             raise UpstreamError(f"{path}: no object")
         return found
@@ -123,6 +126,6 @@ class Client:
 
 def _reason(body: bytes) -> str:
     try:
-        return str(json.loads(body)["error"])[:_TOLD]
+        return str(json_value(body)["error"])[:_TOLD]
     except (ValueError, KeyError, TypeError):
         return body[:_TOLD].decode(errors="replace")

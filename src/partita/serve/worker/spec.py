@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from partita.errors import InputError
+from partita.files import json_value
 from partita.plan.fields import Fields
 from partita.serve.tensors import ITEM_BYTES, TensorSpec
 
@@ -156,11 +157,12 @@ def read_spec(path: Path | str) -> WorkerSpec:
     """
     name = str(path)
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        data = json_value(Path(path).read_bytes())
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=name) from None
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"no JSON: {error}", where=name, hint="whoever starts a worker writes it") from None
+    except json.JSONDecodeError as error:
+        hint = "whoever starts a worker writes it"
+        raise InputError(f"no JSON: {error.msg}", where=f"{name}:{error.lineno}", hint=hint) from None
     return parse_spec(data, name)
 
 

@@ -19,5 +19,8 @@ class RequestError(Exception):
 
 def shown(value: object) -> str:
     """Return a client's value for a message: quoted, printable and short."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except RecursionError:
+        return "lists or objects in each other, hundreds deep"
     return ascii(value)[:80] if not text.isprintable() else text if len(text) <= 80 else text[:77] + "..."
