@@ -4,6 +4,16 @@
 Same entry points, ctypes structures, error codes and rules as `libnvidia-ml.so`, so that the binding itself is
 exercised: arguments arrive as ctypes values, results leave through references, errors as return codes. A
 process of this host is on a MIG device if its `CUDA_VISIBLE_DEVICES` names it.
+
+It is as unkind as the real one, by itself or where a test asks for it:
+- what was destroyed is shown as a MIG device still, with its old ids (github.com/NVIDIA/libcudacxx issue 224);
+- all handles of a GPU go stale when its MIG mode changes (nvml.h, nvmlDeviceSetMigMode);
+- MIG mode cannot be turned on while anything runs on the GPU (nvml.h, the same);
+- a destroy may be called a success and leave the GPU instance (`remnants`, github.com/NVIDIA/go-nvml issue 146);
+- an instance may be in use by nobody that NVML lists (`held`, github.com/NVIDIA/DCGM issue 276);
+- `...RemainingCapacity` counts compute slices alone (github.com/NVIDIA/dgx-spark-playbooks, MIG on DGX Station);
+- a driver may lack entry points (`missing`) and have profiles that the binding does not name;
+- the hardware is what it is, whatever this process takes a name to mean.
 """
 
 from __future__ import annotations
@@ -24,6 +34,11 @@ from partita.mig.layout import Placement, fault
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from partita.mig.gpu import GpuModel, Profile
+
+LIBRARY_PROFILES = 20
+"""Profiles that this driver knows: more than nvidia-ml-py 13.615 has names for."""
+
 CI_SLICES = {0: 1, 1: 2, 2: 3, 3: 4, 4: 7}
 """Compute slices by NVML_COMPUTE_INSTANCE_PROFILE_*, whose value is also the profile id on these GPUs."""
 
@@ -38,7 +53,7 @@ class CodeError(Exception):
 
 @dataclass
 class Compute:
-    """A compute instance."""
+    """A compute instance; `dead` once it is destroyed, and shown all the same until another takes its place."""
 
     gpu: Card
     gi: Cut
@@ -46,6 +61,7 @@ class Compute:
     slices: int
     uuid: str
     address: int
+    dead: bool = False
 
 
 @dataclass
@@ -66,10 +82,15 @@ class Card:
     Attributes:
         foreign_pids: of processes on a GPU instance that are not on this host's list.
         lingering: how many times more a destroy says "in use", though nothing runs.
+        remnants: how many times more a GPU instance that is destroyed stays.
+        held: whether something that NVML does not list has all instances open.
+        silent: how many calls more that concern it end with "unknown error".
         needs_reset: whether turning MIG on needs a reset, as on Ampere.
+        shown: MIG devices by index; gaps and the dead among them.
+        hidden: profiles by name that its driver has and lists under no number that it tells.
     """
 
-    model: str
+    hardware: GpuModel
     name: str
     uuid: str
     address: int
@@ -79,6 +100,11 @@ class Card:
     mig_capable: bool = True
     needs_reset: bool = True
     lingering: int = 0
+    remnants: int = 0
+    held: bool = False
+    silent: int = 0
+    shown: dict[int, Compute] = field(default_factory=dict)
+    hidden: set[str] = field(default_factory=set)
     cuts: dict[int, Cut] = field(default_factory=dict)
     foreign_pids: dict[int, set[int]] = field(default_factory=dict)
 
@@ -94,21 +120,23 @@ class FakeNvml:
         calls: entry points in the order they were called.
         failing: return codes by entry point, each used once.
         permission: whether this user may cut GPUs.
+        missing: entry points that this driver lacks.
         elsewhere: starts of profiles, by name, where this driver differs from the catalogue.
     """
 
-    def __init__(self, *models: str, mig: bool = True, permission: bool = True) -> None:
+    def __init__(self, *models: str | GpuModel, mig: bool = True, permission: bool = True) -> None:
         self._next = count(0x1000)
         self._by_address: dict[int, Any] = {}
         self.calls: list[str] = []
         self.failing: dict[str, list[int]] = {}
         self.permission = permission
+        self.missing: set[str] = set()
         self.elsewhere: dict[str, tuple[int, ...]] = {}
         self.cards = [self._card(model, mig=mig) for model in models]
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         inner = getattr(type(self), "_" + name, None) if name.startswith("nvml") else None
-        if inner is None:
+        if inner is None or name in self.missing:
             raise AttributeError(name)
 
         def entry(*arguments: object) -> Any:
@@ -128,17 +156,32 @@ class FakeNvml:
     def foreign(self, card: int, at: str) -> Cut:
         """Have someone else make an instance."""
         cut = self._make_cut(self.cards[card], Placement.parse(at))
-        self._make_compute(cut, gpu_model(cut.gpu.model).profile(cut.placement.profile).compute)
+        self._make_compute(cut, _profile_of(cut).compute)
         return cut
 
-    def _card(self, model: str, *, mig: bool) -> Card:
-        name = gpu_model(model).aliases[0]
-        card = Card(model, name, f"GPU-{uuid.uuid4()}", next(self._next), mig=mig, pending=mig)
+    def reset(self, card: int) -> None:
+        """Reset a GPU, as a reboot does: its MIG mode is what was pending, its instances are no more."""
+        one = self.cards[card]
+        one.mig = one.pending
+        one.cuts.clear()
+        one.shown.clear()
+        self._move(one)
+
+    def _card(self, model: str | GpuModel, *, mig: bool) -> Card:
+        hardware = gpu_model(model) if isinstance(model, str) else model
+        name = hardware.aliases[0] if hardware.aliases else hardware.title
+        card = Card(hardware, name, f"GPU-{uuid.uuid4()}", next(self._next), mig=mig, pending=mig)
         self._by_address[card.address] = card
         return card
 
+    def _move(self, card: Card) -> None:
+        """Give a GPU another handle; whoever kept the old one has an invalid argument."""
+        del self._by_address[card.address]
+        card.address = next(self._next)
+        self._by_address[card.address] = card
+
     def _make_cut(self, card: Card, placement: Placement) -> Cut:
-        model = gpu_model(card.model)
+        model = card.hardware
         if fault(model, [*card.placements, placement]):
             raise CodeError(nvml.NVML_ERROR_INSUFFICIENT_RESOURCES)
         parts = model.memory_slices // model.profile(placement.profile).memory
@@ -153,6 +196,10 @@ class FakeNvml:
         free = next(i for i in count() if i not in cut.compute)
         made = Compute(cut.gpu, cut, free, slices, f"MIG-{uuid.uuid4()}", next(self._next))
         cut.compute[free] = self._by_address[made.address] = made
+        # Filled from the far end, so that nobody stops looking at the first gap. The dead go when room runs out.
+        places = range(cut.gpu.hardware.compute_slices - 1, -1, -1)
+        dead = [i for i in places if i in cut.gpu.shown and cut.gpu.shown[i].dead]
+        cut.gpu.shown[next((i for i in places if i not in cut.gpu.shown), dead[0] if dead else 0)] = made
         return made
 
     # Handles: opaque addresses.
@@ -163,8 +210,7 @@ class FakeNvml:
         if not isinstance(found, kind):
             raise CodeError(nvml.NVML_ERROR_INVALID_ARGUMENT)
         card = found if isinstance(found, Card) else found.gpu
-        if card.lost:
-            raise CodeError(nvml.NVML_ERROR_GPU_IS_LOST)
+        _require_answer(card)
         return found
 
     def _in_mig_mode(self, handle: Any) -> Card:
@@ -201,18 +247,18 @@ class FakeNvml:
     def _nvmlDeviceGetHandleByIndex_v2(self, index: ctypes.c_uint, result: Any) -> None:
         if index.value >= len(self.cards):
             raise CodeError(nvml.NVML_ERROR_INVALID_ARGUMENT)
-        if self.cards[index.value].lost:
-            raise CodeError(nvml.NVML_ERROR_GPU_IS_LOST)
+        _require_answer(self.cards[index.value])
         _point(result, self.cards[index.value].address)
 
     def _nvmlDeviceGetHandleByUUID(self, text: ctypes.c_char_p, result: Any) -> None:
         wanted = (text.value or b"").decode()
-        card = next((each for each in self.cards if each.uuid == wanted), None)
-        if card is None:
+        live = [each for card in self.cards for cut in card.cuts.values() for each in cut.compute.values()]
+        there: list[Card | Compute] = [*self.cards, *live]
+        found = next((each for each in there if each.uuid == wanted), None)
+        if found is None:
             raise CodeError(nvml.NVML_ERROR_NOT_FOUND)
-        if card.lost:
-            raise CodeError(nvml.NVML_ERROR_GPU_IS_LOST)
-        _point(result, card.address)
+        _require_answer(found if isinstance(found, Card) else found.gpu)
+        _point(result, found.address)
 
     def _nvmlDeviceGetName(self, device: Any, buffer: Any, size: ctypes.c_uint) -> None:
         _write(buffer, size, self._get(device, Card).name)
@@ -229,29 +275,59 @@ class FakeNvml:
     def _nvmlDeviceSetMigMode(self, device: Any, mode: int, status: Any) -> None:
         card = self._get(device, Card)
         self._require_permission()
+        if card.held or any(self._pids(cut) for cut in card.cuts.values()):
+            status._obj.value = nvml.NVML_ERROR_IN_USE
+            return
         card.pending = bool(mode)
-        if not card.needs_reset:
+        if not card.needs_reset and card.mig != card.pending:
             card.mig = card.pending
+            self._move(card)
         status._obj.value = nvml.NVML_SUCCESS if card.mig == card.pending else nvml.NVML_ERROR_RESET_REQUIRED
+
+    def _nvmlDeviceGetMemoryInfo(self, device: Any, result: Any) -> None:
+        result._obj.total = (self._get(device, Card).hardware.memory_mib or 0) * 1024 * 1024
+
+    def _nvmlDeviceGetPciInfo_v3(self, device: Any, result: Any) -> None:
+        numbers = self._get(device, Card).hardware.pci
+        result._obj.pciDeviceId = int(numbers[0] if numbers else "FFFF", 16) << 16 | 0x10DE
+
+    def _nvmlDeviceGetMinorNumber(self, device: Any, result: Any) -> None:
+        result._obj.value = self.cards.index(self._get(device, Card))
+
+    def _nvmlDeviceGetPowerUsage(self, device: Any, result: Any) -> None:
+        self._get(device, Card)
+        result._obj.value = 62_000
+
+    def _nvmlDeviceGetEnforcedPowerLimit(self, device: Any, result: Any) -> None:
+        result._obj.value = int((self._get(device, Card).hardware.power_limit_w or 300) * 1000)
 
     # Entry points: GPU instances. Information goes by the enumeration, the rest by the profile id found there.
 
     def _nvmlDeviceGetGpuInstanceProfileInfo(self, device: Any, profile: int, result: Any) -> None:
         card = self._get(device, Card)
-        if profile >= nvml.NVML_GPU_INSTANCE_PROFILE_COUNT:
+        if profile >= LIBRARY_PROFILES:
             raise CodeError(nvml.NVML_ERROR_INVALID_ARGUMENT)
-        found = next((p for p in gpu_model(card.model).profiles if p.nvml_profile == profile), None)
+        shown = (p for p in card.hardware.profiles if p.name not in card.hidden)
+        found = next((p for p in shown if p.nvml_profile == profile), None)
         if found is None or not card.mig_capable:
             raise CodeError(nvml.NVML_ERROR_NOT_SUPPORTED)
         info = result._obj
         info.id, info.sliceCount, info.instanceCount = found.gi_profile_id, found.compute, found.max_instances
-        info.memorySizeMB, info.multiprocessorCount = found.memory_mib or 0, found.sms or 0
+        info.memorySizeMB, info.multiprocessorCount = _memory_mib(found), found.sms or 0
+        info.copyEngineCount = found.compute
 
     def _nvmlDeviceGetGpuInstanceProfileInfoV(self, device: Any, profile: int, result: Any) -> None:
         self._in_mig_mode(device)
         if result._obj.version != nvml.nvmlGpuInstanceProfileInfo_v2:
             raise CodeError(nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH)
         self._nvmlDeviceGetGpuInstanceProfileInfo(device, profile, result)
+        found = next(p for p in self._get(device, Card).hardware.profiles if p.nvml_profile == profile)
+        result._obj.name = f"MIG {found.name}".encode()
+
+    def _nvmlDeviceGetGpuInstanceRemainingCapacity(self, device: Any, profile_id: int, result: Any) -> None:
+        card = self._in_mig_mode(device)
+        used = sum(_profile_of(cut).compute for cut in card.cuts.values())
+        result._obj.value = (card.hardware.compute_slices - used) // _profile(card, profile_id).compute
 
     def _nvmlDeviceGetGpuInstancePossiblePlacements_v2(
         self, device: Any, profile_id: int, array: Any, result: Any
@@ -281,6 +357,9 @@ class FakeNvml:
         self._require_permission()
         if cut.compute or self._busy(cut):
             raise CodeError(nvml.NVML_ERROR_IN_USE)
+        if cut.gpu.remnants:
+            cut.gpu.remnants -= 1
+            return
         del cut.gpu.cuts[cut.id], self._by_address[cut.address]
 
     def _nvmlDeviceGetGpuInstances(self, device: Any, profile_id: int, array: Any, result: Any) -> None:
@@ -303,7 +382,7 @@ class FakeNvml:
 
     def _nvmlGpuInstanceGetInfo(self, handle: Any, result: Any) -> None:
         cut = self._get(handle, Cut)
-        profile = gpu_model(cut.gpu.model).profile(cut.placement.profile)
+        profile = _profile_of(cut)
         info = result._obj
         info.id, info.profileId = cut.id, profile.gi_profile_id
         info.placement.start, info.placement.size = cut.placement.start, profile.memory
@@ -331,7 +410,8 @@ class FakeNvml:
         self._require_permission()
         if self._busy(compute.gi):
             raise CodeError(nvml.NVML_ERROR_IN_USE)
-        del compute.gi.compute[compute.id], self._by_address[compute.address]
+        del compute.gi.compute[compute.id]
+        compute.dead = True  # its handle answers on, as one who kept it finds
 
     def _nvmlGpuInstanceGetComputeInstances(
         self, handle: Any, profile_id: int, array: Any, result: Any
@@ -352,16 +432,13 @@ class FakeNvml:
 
     def _nvmlDeviceGetMaxMigDeviceCount(self, device: Any, result: Any) -> None:
         card = self._get(device, Card)
-        result._obj.value = gpu_model(card.model).compute_slices
+        result._obj.value = card.hardware.compute_slices
 
     def _nvmlDeviceGetMigDeviceHandleByIndex(self, device: Any, index: ctypes.c_uint, result: Any) -> None:
         card = self._in_mig_mode(device)
-        found = [each for cut in card.cuts.values() for each in cut.compute.values()]
-        # Filled from the far end, so that nobody stops looking at the first gap.
-        position = gpu_model(card.model).compute_slices - 1 - index.value
-        if not 0 <= position < len(found):
+        if index.value not in card.shown:
             raise CodeError(nvml.NVML_ERROR_NOT_FOUND)
-        _point(result, found[position].address)
+        _point(result, card.shown[index.value].address)
 
     def _nvmlDeviceGetGpuInstanceId(self, device: Any, result: Any) -> None:
         result._obj.value = self._compute_of(device).gi.id
@@ -380,8 +457,11 @@ class FakeNvml:
             array[index].pid, array[index].gpuInstanceId = pid, gi_id
         result._obj.value = len(found)
 
+    def _nvmlDeviceGetComputeRunningProcesses_v2(self, device: Any, result: Any, array: Any) -> None:
+        self._nvmlDeviceGetComputeRunningProcesses_v3(device, result, array)
+
     def _busy(self, cut: Cut) -> bool:
-        if self._pids(cut):
+        if cut.gpu.held or self._pids(cut):
             return True
         if cut.gpu.lingering:
             cut.gpu.lingering -= 1
@@ -399,13 +479,31 @@ class FakeNvml:
         return found
 
 
+def _require_answer(card: Card) -> None:
+    if card.lost:
+        raise CodeError(nvml.NVML_ERROR_GPU_IS_LOST)
+    if card.silent:
+        card.silent -= 1
+        raise CodeError(nvml.NVML_ERROR_UNKNOWN)
+
+
 def _compute_slices(cut: Cut) -> int:
-    return gpu_model(cut.gpu.model).profile(cut.placement.profile).compute
+    return _profile_of(cut).compute
 
 
-def _profile(card: Card, profile_id: int) -> Any:
-    found = next((p for p in gpu_model(card.model).profiles if p.gi_profile_id == profile_id), None)
-    if found is None:
+def _profile_of(cut: Cut) -> Profile:
+    return cut.gpu.hardware.profile(cut.placement.profile)
+
+
+def _memory_mib(profile: Profile) -> int:
+    """Return what a driver says, or a likely figure where no source does: 95 % of what the name says."""
+    said = profile.name.split(".")[1].split("gb")[0]
+    return profile.memory_mib or int(0.95 * 1024 * int(said))
+
+
+def _profile(card: Card, profile_id: int) -> Profile:
+    found = next((p for p in card.hardware.profiles if p.gi_profile_id == profile_id), None)
+    if found is None or found.name in card.hidden:
         raise CodeError(nvml.NVML_ERROR_NOT_SUPPORTED)
     return found
 

@@ -16,6 +16,7 @@ from tests.drive.world import World
 
 from partita.drive.nvml import NvmlDriver
 from partita.drive.nvml.cuts import offers
+from partita.drive.nvml.reading import listed
 from partita.drive.port import (
     DriveError,
     Ended,
@@ -124,7 +125,7 @@ def test_gpus_are_found_with_their_models_and_all_their_placements(nvml: FakeNvm
     ]
     model = gpu_model("a100-40gb")
     device = pynvml.nvmlDeviceGetHandleByUUID(nvml.cards[0].uuid)
-    for offer in offers(device, model):
+    for offer in offers(model, listed(device)):
         assert offer.starts == offer.profile.starts
         assert offer.size == offer.profile.memory
         assert offer.memory_mib == offer.profile.memory_mib
@@ -388,9 +389,11 @@ def test_mig_mode_is_turned_on_when_asked_and_a_reset_that_it_needs_is_left_to_t
 def test_gpus_without_mig_or_unknown_are_left_out_and_told(
     monkeypatch: pytest.MonkeyPatch, opened: Callable[..., World]
 ) -> None:
-    fake = FakeNvml("a100-40gb", "a100-40gb", "a30-24gb", "a30-24gb")
+    z9 = replace(gpu_model("a100-40gb"), pci=())
+    fake = FakeNvml("a100-40gb", z9, "a30-24gb", "a30-24gb")
     fake.cards[0].mig_capable = False
     fake.cards[1].name = "NVIDIA Z9"
+    fake.cards[1].mig = False
     fake.cards[2].lost = True
     install(fake, monkeypatch)
     driver = opened().driver
@@ -398,7 +401,7 @@ def test_gpus_without_mig_or_unknown_are_left_out_and_told(
     assert [gpu.id for gpu in driver.observe().gpus] == ["node-0/gpu-3"]
     assert [(each.index, each.why) for each in driver.unusable] == [
         (0, "it has no MIG"),
-        (1, "it is not in the catalogue"),
+        (1, "it is not in the catalogue, and NVML does not tell its profiles while MIG mode is off"),
         (2, "NVML: GPU is lost"),
     ]
 

@@ -62,5 +62,5 @@ def test_what_is_cut_on_a_real_gpu_is_legal_by_our_rules(devices: tuple[Device, 
                 found = cuts.instances(handle, device.offers)
             except pynvml.NVMLError_NoPermission:
                 pytest.skip("MIG mode is on, and only root may see what is cut")
-            assert fault(device.model, [each.placement for each in found]) is None
+            assert fault(device.model, [device.placed(each)[1] for each in found]) is None
             assert len({each.identity for each in found}) == len(found)

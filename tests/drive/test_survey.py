@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pynvml
@@ -12,11 +13,14 @@ from tests.drive.world import World
 from partita.drive.nvml import NvmlDriver
 from partita.drive.simulated import SimulatedCluster
 from partita.drive.survey import Level, survey
+from partita.mig import catalogue
+from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.drive.survey import Finding, Report
+    from partita.mig.gpu import GpuModel
 
 
 @pytest.fixture(autouse=True)
@@ -216,5 +220,95 @@ def test_a_driver_that_places_profiles_elsewhere_than_the_catalogue_is_noted(
 ) -> None:
     fake = install(FakeNvml("a100-40gb"), monkeypatch)
     assert not [each for each in look(tmp_path).findings if "the catalogue at" in each.what]
+    catalogue.reset()
     fake.elsewhere["3g.20gb"] = (0,)
-    assert "nvidia-smi mig -lgipp" in str(found(look(tmp_path), "places 3g.20gb at (0,)").hint)
+    noted = found(look(tmp_path), "places 3g.20gb at (0,)")
+    assert noted.level is Level.NOTE
+    assert "--from-nvml" in str(noted.hint)
+
+
+def test_a_gpu_that_the_catalogue_lacks_is_read_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(FakeNvml(unlisted()), monkeypatch)
+    report = look(tmp_path)
+    assert not report.mend
+    assert (report.gpus[0].model, report.gpus[0].origin) == ("x7-48gb", "NVML")
+    assert "partita gpus --from-nvml --out" in str(found(report, "read from NVML, as x7-48gb").hint)
+
+
+def test_a_gpu_that_cannot_be_read_is_left_out_with_what_helps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(FakeNvml("a100-40gb", replace(unlisted(), pci=())), monkeypatch).cards[1].mig = False
+    report = look(tmp_path)
+    assert report.mend
+    assert report.gpus[1].model is None
+    assert "NVML does not tell its profiles" in str(report.gpus[1].left_out)
+    assert "sudo nvidia-smi -i 1 -mig 1" in str(found(report, "left out").hint)
+
+
+def test_a_host_with_no_gpu_that_can_be_cut_is_not_ok(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = install(FakeNvml("a100-40gb"), monkeypatch)
+    fake.cards[0].mig_capable = False
+    report = look(tmp_path)
+    assert report.mend
+    assert found(report, "it has no MIG").hint
+
+
+@pytest.mark.parametrize("name", ["NVIDIA H100", "NVIDIA Graphics Device"])
+def test_memory_tells_which_gpu_a_name_means(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """`NVIDIA H100` is what NVML calls the SXM5 parts of 64GB and 94GB, and as a test has it, one of 80GB."""
+    fake = install(FakeNvml(replace(gpu_model("h100-80gb"), pci=())), monkeypatch)
+    fake.cards[0].name = name
+    report = look(tmp_path)
+    (gpu,) = report.gpus
+    assert gpu.model in ("h100-80gb", "graphics-device-80gb")
+    seen = gpu_model(str(gpu.model)).profile("1g.10gb")
+    assert (seen.memory_mib, seen.starts) == (9984, (0, 1, 2, 3, 4, 5, 6))
+
+
+def test_the_smaller_of_two_memories_is_used_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A virtualisation host gives an H100 NVL 10.62 GiB for a 1g (OpenNebula's manual), others 10.75."""
+    own = gpu_model("h100-94gb")
+    less = tuple(
+        replace(p, memory_mib=10875)
+        if p.name == "1g.12gb"
+        else replace(p, memory_mib=(p.memory_mib or 0) + 64)
+        for p in own.profiles
+    )
+    install(FakeNvml(replace(own, profiles=less)), monkeypatch)
+    assert found(look(tmp_path), "gives 1g.12gb 10875 MiB").level is Level.NOTE
+    held = gpu_model("h100-94gb")
+    assert held.profile("1g.12gb").memory_mib == 10875
+    assert held.profile("7g.94gb").memory_mib == own.profile("7g.94gb").memory_mib
+
+
+def test_a_name_from_the_driver_cannot_steer_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = install(FakeNvml("a100-40gb"), monkeypatch)
+    fake.cards[0].name = "NVIDIA \x1b[31mA100"
+    fake.cards[0].lost = False
+    assert "\x1b" not in look(tmp_path).gpus[0].name
+
+
+def unlisted() -> GpuModel:
+    """A GPU of four slices that no list has."""
+    a30 = gpu_model("a30-24gb")
+    names = {"1g.6gb": "1g.12gb", "2g.12gb": "2g.24gb", "4g.24gb": "4g.48gb"}
+    profiles = tuple(
+        replace(p, name=p.name.replace(old, new), memory_mib=2 * (p.memory_mib or 0))
+        for p in a30.profiles
+        for old, new in names.items()
+        if p.name.startswith(old)
+    )
+    return replace(
+        a30, name="x7", title="NVIDIA X7", aliases=("NVIDIA X7",), memory_mib=49152, profiles=profiles, pci=()
+    )

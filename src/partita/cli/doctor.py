@@ -23,7 +23,8 @@ def register(app: typer.Typer) -> None:
 def doctor(output: Output = Format.TABLE) -> None:
     """Look at driver, MIG mode, cuts and rivals, and say what mends each fault; change nothing.
 
-    Ends with 1 if something is in the way of using the GPUs there are, with 0 otherwise, GPU or not.
+    Ends with 1 if something is in the way of using the GPUs there are, with 0 otherwise, GPU or not. A GPU that is
+    left out is named with the reason and what helps.
     """
     from partita.drive.state import state_path  # noqa: PLC0415 -- not for --help
     from partita.drive.survey import survey  # noqa: PLC0415
@@ -57,6 +58,8 @@ def _gpu(gpu: RealGpu) -> dict[str, Any]:
         "index": gpu.index,
         "name": gpu.name,
         "model": gpu.model,
+        "origin": gpu.origin,
+        "left_out": gpu.left_out,
         "uuid": gpu.uuid,
         "mig": gpu.mig,
         "mig_after_reset": gpu.pending,

@@ -1,12 +1,15 @@
-"""`partita gpus`: the GPUs of the catalogue, and what each can be cut into."""
+"""`partita gpus`: the GPUs that are known, what each can be cut into, and what NVML tells of this host's."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partita.cli.options import Format, Output, emit, stdout
+from partita.cli.gpu_files import gpus_folder
+from partita.cli.options import Format, Output, echo, emit, stderr, stdout
+from partita.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -14,7 +17,7 @@ if TYPE_CHECKING:
     from partita.mig.gpu import GpuModel, Profile
     from partita.mig.layout import Layout
 
-gpus = typer.Typer(help="GPUs in the catalogue, and what each can be cut into.", no_args_is_help=False)
+gpus = typer.Typer(help="GPUs that are known, and what each can be cut into.", no_args_is_help=False)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="GPU, as `partita gpus` names it.")]
 Forbid = Annotated[
@@ -33,19 +36,41 @@ Profiles = Annotated[
 ]
 
 
+SaveTo = Annotated[
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="With --from-nvml: write them to this file, or this folder."),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add these commands to the command line."""
     app.add_typer(gpus, name="gpus")
 
 
 @gpus.callback(invoke_without_command=True)
-def catalogue(context: typer.Context, output: Output = Format.TABLE) -> None:
-    """List the GPUs of the catalogue."""
+def catalogue(
+    context: typer.Context,
+    *,
+    from_nvml: Annotated[
+        bool, typer.Option("--from-nvml", help="List the GPUs of this host as NVML tells of them.")
+    ] = False,
+    out: SaveTo = None,
+    output: Output = Format.TABLE,
+) -> None:
+    """List the GPUs that are known, and where they are from: the catalogue, a file of your own, or NVML.
+
+    What NVML tells can be saved, to plan for a GPU elsewhere or for one that the catalogue lacks:
+    `partita gpus --from-nvml --out my-gpu.toml`.
+    """
     if context.invoked_subcommand:
         return
     from partita.mig.catalogue import gpu_model, gpu_names  # noqa: PLC0415 -- not for --help
 
-    models = [gpu_model(name) for name in gpu_names()]
+    if out is not None and not from_nvml:
+        raise InputError("only what NVML tells is written", where="--out", hint="add --from-nvml")
+    models = _of_this_host() if from_nvml else [gpu_model(name) for name in gpu_names()]
+    if out is not None:
+        _save(models, out)
     if output is not Format.TABLE:
         emit([_facts(gpu) for gpu in models], output)
         return
@@ -57,22 +82,65 @@ def catalogue(context: typer.Context, output: Output = Format.TABLE) -> None:
     table.add_column("slices", justify="right", no_wrap=True)
     table.add_column("memory", justify="right", no_wrap=True)
     table.add_column("profiles")
+    table.add_column("from")
     for gpu in models:
         names = " ".join(_plain_names(gpu))
-        table.add_row(
-            gpu.name, gpu.title.removeprefix("NVIDIA "), str(gpu.compute_slices), _mib(gpu.memory_mib), names
-        )
+        title = gpu.title.removeprefix("NVIDIA ")
+        table.add_row(gpu.name, title, str(gpu.compute_slices), _mib(gpu.memory_mib), names, gpu.origin)
     stdout().print(table)
+
+
+def _of_this_host() -> list[GpuModel]:
+    """Return the models of this host's GPUs, each once, and tell of those that cannot be read."""
+    from partita.drive.nvml.devices import models_here  # noqa: PLC0415 -- imports NVIDIA's binding
+
+    models, left_out = models_here()
+    for each in left_out:
+        stderr().print(f"note: {each.told}", markup=False, soft_wrap=True)
+    return list(models)
+
+
+def _save(models: list[GpuModel], out: Path) -> None:
+    from partita.files import replacing  # noqa: PLC0415
+    from partita.mig.gpu_file import gpu_text  # noqa: PLC0415
+
+    folder = out.is_dir() or str(out).endswith("/")
+    if not models:
+        raise InputError("there is no GPU here to write", where=str(out), hint="see `partita doctor`")
+    if len(models) > 1 and not folder:
+        names = ", ".join(gpu.name for gpu in models)
+        raise InputError(f"this host has {names}", where=str(out), hint=f"name a folder: --out {out.parent}/")
+    if folder:
+        out.mkdir(parents=True, exist_ok=True)
+    for gpu in models:
+        path = out / f"{gpu.name}.toml" if folder else out
+        with replacing(path) as stream:
+            stream.write(gpu_text(gpu))
+        stderr().print(
+            f"note: wrote {path}; name it with --gpus-file, or keep it in {gpus_folder()}",
+            markup=False,
+            soft_wrap=True,
+        )
 
 
 @gpus.command()
 def show(
-    name: Name, *, forbid: Forbid = None, profiles: Profiles = None, output: Output = Format.TABLE
+    name: Name,
+    *,
+    forbid: Forbid = None,
+    profiles: Profiles = None,
+    toml: Annotated[bool, typer.Option("--toml", help="Write it as a file for --gpus-file.")] = False,
+    output: Output = Format.TABLE,
 ) -> None:
     """Show a GPU's profiles and all ways to cut it to the full, slice by slice."""
     from partita.mig.catalogue import gpu_model  # noqa: PLC0415 -- not for --help
 
     gpu = gpu_model(name)
+    if toml:
+        from partita.mig.gpu_file import gpu_text  # noqa: PLC0415
+
+        echo(gpu_text(gpu), newline=False)
+        return
     cut = gpu.forbidding(forbid or ()).restricted(_chosen(gpu, profiles))
     if output is Format.TABLE:
         console = stdout()
@@ -123,6 +191,9 @@ def _facts(gpu: GpuModel) -> dict[str, Any]:
         "sms": gpu.sms,
         "power_limit_w": gpu.power_limit_w,
         "profiles": [profile.name for profile in gpu.profiles],
+        "pci": list(gpu.pci),
+        "aliases": list(gpu.aliases),
+        "origin": gpu.origin,
         "sources": list(gpu.sources),
     }
 
@@ -138,13 +209,16 @@ def _profile_facts(profile: Profile) -> dict[str, Any]:
         "memory_mib": profile.memory_mib,
         "sms": profile.sms,
         "media": profile.media,
+        "copy_engines": profile.copy_engines,
     }
 
 
 def _print_profiles(console: Console, gpu: GpuModel) -> None:
     from rich.table import Table  # noqa: PLC0415 -- rich is slow to import
+    from rich.text import Text  # noqa: PLC0415
 
-    console.print(f"[bold]{gpu.name}[/]  {gpu.title}, {gpu.architecture}")
+    origin = "" if gpu.origin == "catalogue" else f", from {gpu.origin}"
+    console.print(Text.assemble((gpu.name, "bold"), f"  {gpu.title}, {gpu.architecture}{origin}"))
     console.print(
         f"{gpu.compute_slices} compute slices, {gpu.memory_slices} memory slices, {_mib(gpu.memory_mib)}, "
         f"{_known(gpu.sms)} SMs\n"

@@ -39,6 +39,7 @@ from partita.cli import (
     submit,
     wait,
 )
+from partita.cli.gpu_files import GpusFile, hoisted, use_gpu_files
 from partita.cli.options import echo
 from partita.cli.streams import ReaderGoneError, apart, fill_gaps
 from partita.errors import PartitaError
@@ -98,8 +99,10 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
     ] = False,
+    gpus_file: GpusFile = None,
 ) -> None:
     del debug, version  # --debug is read in main()
+    use_gpu_files(gpus_file or ())
 
 
 def command_line() -> Callable[..., object]:
@@ -153,7 +156,7 @@ def main() -> None:
                 errors="backslashreplace"
             )  # a terminal that cannot show a name still shows the rest
     try:
-        command_line()(arguments, auto_envvar_prefix="PARTITA", prog_name="partita")
+        command_line()(hoisted(arguments), auto_envvar_prefix="PARTITA", prog_name="partita")
     except PartitaError as error:
         if debug:
             raise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,8 @@ class Profile:
         sms: streaming multiprocessors; None where no source says.
         gi_profile_id: number that `nvidia-smi mig -lgip` prints.
         nvml_profile: value of NVML's `NVML_GPU_INSTANCE_PROFILE_*`, which is another number.
+        copy_engines: copy engines it has; None where no source says.
+        aliases: other names that some drivers print for it; its numbers do not differ between drivers.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Profile:
     sms: int | None = None
     gi_profile_id: int | None = None
     nvml_profile: int | None = None
+    copy_engines: int | None = None
+    aliases: tuple[str, ...] = ()
 
     @property
     def size(self) -> str:
@@ -116,6 +120,8 @@ class GpuModel:
         memory_slices: memory slices there are (8, or 4 on A30).
         profiles: from small to large.
         forbidden: combinations that this GPU's driver or its owner does not allow.
+        pci: PCI device numbers of the products, such as `20B2`.
+        origin: where this is from: the catalogue, a file, or NVML.
     """
 
     name: str
@@ -131,6 +137,8 @@ class GpuModel:
     power_limit_w: float | None = None
     sources: tuple[str, ...] = ()
     forbidden: tuple[Combination, ...] = ()
+    pci: tuple[str, ...] = ()
+    origin: str = field(default="catalogue", compare=False)
 
     def __hash__(self) -> int:
         return hash((self.name, self.profiles, self.forbidden))
@@ -158,6 +166,11 @@ class GpuModel:
     def has(self, name: str) -> bool:
         """Say whether this GPU has a profile of that name."""
         return name in self._by_name
+
+    def profile_called(self, name: str) -> Profile | None:
+        """Return the profile that a driver calls so, `MIG ` before it or not; None if there is none."""
+        word = name.strip().removeprefix("MIG ")
+        return self._by_name.get(word) or next((p for p in self.profiles if word in p.aliases), None)
 
     def forbidding(self, combinations: Iterable[str]) -> GpuModel:
         """Return this GPU with these combinations forbidden, beside those that are already.

@@ -111,11 +111,19 @@ def estimate_table(
         max_processes: most processes on one instance.
 
     Raises:
-        InputError: the catalogue has no peak rate of this precision, or no bandwidth, for this GPU.
+        InputError: the catalogue has no peak rate of this precision, no bandwidth, or no memory of any profile for
+            this GPU.
     """
+    profiles = plain_profiles(gpu)
+    if all(profile.memory_mib is None for profile in profiles):
+        raise InputError(
+            f"the memory of the profiles of {gpu.name} is not known",
+            where=work.model,
+            hint="read it from the GPU: `partita gpus --from-nvml --out FILE`, then name the file with --gpus-file",
+        )
     return PerfTable(
         row
-        for profile in plain_profiles(gpu)
+        for profile in profiles
         for batch in batches
         for processes in range(1, max_processes + 1)
         for row in _row(work, gpu, profile, batch, processes)

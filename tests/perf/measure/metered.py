@@ -9,7 +9,6 @@ import pynvml as nvml
 from tests.drive.fake_nvml import Card, CodeError, Compute, FakeNvml
 from tests.drive.fake_nvml import _point as point
 
-from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +50,7 @@ class MeteredNvml(FakeNvml):
 
     def _nvmlDeviceGetAttributes_v2(self, device: Any, result: Any) -> None:
         compute = self._compute_of(device)
-        profile = gpu_model(compute.gpu.model).profile(compute.gi.placement.profile)
+        profile = compute.gpu.hardware.profile(compute.gi.placement.profile)
         told = result._obj
         told.gpuInstanceSliceCount, told.computeInstanceSliceCount = profile.compute, compute.slices
         told.memorySizeMB = (profile.memory_mib or 0) - 25

@@ -2,7 +2,10 @@
 
 Traps that the binding leaves to its callers: profile *information* is asked for by an enumeration, everything
 else by the profile id found in it; lists and counts are passed by reference; a placement's size is in memory
-slices; version 2 of the profile information is refused while MIG is off, so version 1 is used throughout.
+slices. What may be made is never asked of `nvmlDeviceGetGpuInstanceRemainingCapacity` or read off `nvidia-smi mig
+-lgip`'s column of free instances: they count compute slices and overrate what has a place
+(github.com/NVIDIA/dgx-spark-playbooks, MIG on DGX Station). Every instance is made at a placement of our own
+choosing, and the driver is asked for exactly that.
 """
 
 from __future__ import annotations
@@ -15,26 +18,20 @@ from typing import TYPE_CHECKING, Any
 import pynvml as nvml
 
 from partita.drive.port import Identity
-from partita.mig.layout import Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
 
+    from partita.drive.nvml.reading import Listed
     from partita.mig.gpu import GpuModel, Profile
+
+# Ids of GPU instances on seven-slice GPUs are 0 to 14; no list says the most there are.
+_INSTANCE_IDS = range(32)
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A profile that a device offers.
-
-    Attributes:
-        profile: the catalogue's.
-        id: the number by which this device knows it.
-        count: most instances.
-        memory_mib: memory of one instance in MiB.
-        starts: memory slices at which it may start; None where the device does not say while MIG is off.
-        size: memory slices of one instance; None likewise.
-    """
+    """A profile that a device offers, under its name in the device's model."""
 
     profile: Profile
     id: int
@@ -46,43 +43,65 @@ class Offer:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """An instance on a device; `identity.ci_id` is the lowest if it has several compute instances."""
+    """An instance on a device.
 
-    placement: Placement
+    Attributes:
+        profile_id: of its profile, one that the device lists or one that it does not.
+        start: first memory slice.
+        size: memory slices.
+        identity: `ci_id` is the lowest if it has several compute instances.
+        compute_instances: how many it has.
+    """
+
+    profile_id: int
+    start: int
+    size: int
     identity: Identity
     compute_instances: int
 
 
-def offers(device: object, model: GpuModel) -> tuple[Offer, ...]:
-    """Return the profiles of the catalogue that this device offers too."""
-    found = []
-    for profile in model.profiles:
-        if profile.nvml_profile is None:
-            continue
-        try:
-            info = nvml.nvmlDeviceGetGpuInstanceProfileInfo(device, profile.nvml_profile, version=1)
-        except (nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):
-            continue
-        starts, size = _placements(device, info.id)
-        found.append(Offer(profile, info.id, info.instanceCount, info.memorySizeMB, starts, size))
-    return tuple(found)
+def offers(model: GpuModel, profiles: Collection[Listed]) -> tuple[Offer, ...]:
+    """Return what a device lists under the names of its model."""
+    by_number = {each.nvml_profile: each for each in model.profiles if each.nvml_profile is not None}
+    return tuple(
+        Offer(by_number[each.number], each.id, each.count, each.memory_mib, each.starts, each.size)
+        for each in profiles
+        if each.number in by_number
+    )
 
 
-def instances(device: object, known: tuple[Offer, ...]) -> tuple[Found, ...]:
-    """Return all instances of a device in MIG mode, whoever made them, by start."""
+def instances(device: object, known: Collection[Offer], gone: Collection[str] = ()) -> tuple[Found, ...]:
+    """Return all instances of a device in MIG mode, whoever made them and of whatever profile, by start.
+
+    Args:
+        device: NVML's handle.
+        known: what it offers.
+        gone: MIG UUIDs of instances that were destroyed: NVML may show them still.
+    """
     gpu_uuid = nvml.nvmlDeviceGetUUID(device)
-    uuids = _mig_uuids(device)
+    computes = {}
+    infos = {}
+    for handle in _gpu_instances(device, known):
+        info = nvml.nvmlGpuInstanceGetInfo(handle)
+        infos[info.id] = info
+        computes[info.id] = sorted(
+            nvml.nvmlComputeInstanceGetInfo(each).id for each in _compute_instances(handle)
+        )
+    uuids = _mig_uuids(device, {(gi, ci) for gi, ids in computes.items() for ci in ids}, gone)
     found = []
-    for offer in known:
-        for handle in _gpu_instances(device, offer):
-            info = nvml.nvmlGpuInstanceGetInfo(handle)
-            ids = sorted(nvml.nvmlComputeInstanceGetInfo(each).id for each in _compute_instances(handle))
-            ci_id = ids[0] if ids else None
-            identity = Identity(
-                gpu_uuid, info.id, ci_id, None if ci_id is None else uuids.get((info.id, ci_id))
+    for gi_id, info in infos.items():
+        ci_id = computes[gi_id][0] if computes[gi_id] else None
+        mig_uuid = None if ci_id is None else uuids.get((gi_id, ci_id))
+        found.append(
+            Found(
+                int(info.profileId),
+                int(info.placement.start),
+                int(info.placement.size),
+                Identity(gpu_uuid, int(gi_id), ci_id, mig_uuid),
+                len(computes[gi_id]),
             )
-            found.append(Found(Placement(info.placement.start, offer.profile.name), identity, len(ids)))
-    return tuple(sorted(found, key=lambda each: each.placement))
+        )
+    return tuple(sorted(found, key=lambda each: (each.start, each.identity.gi_id)))
 
 
 def create_gpu_instance(device: object, offer: Offer, start: int) -> int:
@@ -92,50 +111,78 @@ def create_gpu_instance(device: object, offer: Offer, start: int) -> int:
     return int(nvml.nvmlGpuInstanceGetInfo(handle).id)
 
 
-def create_compute_instance(device: object, gi_id: int, slices: int) -> tuple[int, str | None]:
+def create_compute_instance(
+    device: object, gi_id: int, slices: int, gone: Collection[str] = ()
+) -> tuple[int, str | None]:
     """Create the compute instance that takes a whole GPU instance; return its id and MIG UUID."""
     gpu_instance = nvml.nvmlDeviceGetGpuInstanceById(device, gi_id)
     handle = nvml.nvmlGpuInstanceCreateComputeInstance(gpu_instance, _whole(gpu_instance, slices))
     ci_id = int(nvml.nvmlComputeInstanceGetInfo(handle).id)
-    return ci_id, _mig_uuids(device).get((gi_id, ci_id))
+    return ci_id, _mig_uuids(device, {(gi_id, ci_id)}, gone).get((gi_id, ci_id))
 
 
 def destroy_compute_instances(device: object, gi_id: int) -> None:
-    """Destroy the compute instances of a GPU instance, which must go before it."""
-    for handle in _compute_instances(nvml.nvmlDeviceGetGpuInstanceById(device, gi_id)):
-        nvml.nvmlComputeInstanceDestroy(handle)
+    """Destroy the compute instances of a GPU instance, which must go before it; none where it is gone itself."""
+    with suppress(nvml.NVMLError_NotFound):
+        found = list(_compute_instances(nvml.nvmlDeviceGetGpuInstanceById(device, gi_id)))
+        # Last made, first gone: a later one never stands on an earlier one's place.
+        for handle in reversed(found):
+            with suppress(nvml.NVMLError_NotFound):
+                nvml.nvmlComputeInstanceDestroy(handle)
 
 
 def destroy_gpu_instance(device: object, gi_id: int) -> None:
-    """Destroy a GPU instance without compute instances."""
-    nvml.nvmlGpuInstanceDestroy(nvml.nvmlDeviceGetGpuInstanceById(device, gi_id))
+    """Destroy a GPU instance without compute instances; nothing where it is gone already."""
+    with suppress(nvml.NVMLError_NotFound):
+        nvml.nvmlGpuInstanceDestroy(nvml.nvmlDeviceGetGpuInstanceById(device, gi_id))
+
+
+def exists(device: object, gi_id: int) -> bool:
+    """Say whether a GPU instance is there."""
+    try:
+        nvml.nvmlDeviceGetGpuInstanceById(device, gi_id)
+    except nvml.NVMLError_NotFound:
+        return False
+    return True
 
 
 def processes(device: object) -> dict[int, set[int]]:
-    """Return the processes of the host by the GPU instance they run on; none where rights do not let us see."""
+    """Return the processes of the host by the GPU instance they run on; none where rights do not let us see.
+
+    Drivers before 510 lack the third version of the call (CUDA 11.6's nvml.h).
+    """
     found: dict[int, set[int]] = {}
-    with suppress(nvml.NVMLError_NoPermission, nvml.NVMLError_NotSupported):
-        for each in nvml.nvmlDeviceGetComputeRunningProcesses(device):
+    with suppress(nvml.NVMLError_NoPermission, nvml.NVMLError_NotSupported, nvml.NVMLError_FunctionNotFound):
+        for each in _running(device):
             found.setdefault(each.gpuInstanceId, set()).add(each.pid)
     return found
 
 
-def _placements(device: object, profile_id: int) -> tuple[tuple[int, ...] | None, int | None]:
-    count = c_uint(0)
+def _running(device: object) -> Any:  # noqa: ANN401 -- ctypes
     try:
-        nvml.nvmlDeviceGetGpuInstancePossiblePlacements(device, profile_id, None, byref(count))
-        array = (nvml.c_nvmlGpuInstancePlacement_t * count.value)()
-        nvml.nvmlDeviceGetGpuInstancePossiblePlacements(device, profile_id, array, byref(count))
-    except (nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):
-        return None, None
-    listed = array[: count.value]
-    return tuple(sorted(each.start for each in listed)), listed[0].size if listed else None
+        return nvml.nvmlDeviceGetComputeRunningProcesses(device)
+    except nvml.NVMLError_FunctionNotFound:
+        return nvml.nvmlDeviceGetComputeRunningProcesses_v2(device)
 
 
-def _gpu_instances(device: object, offer: Offer) -> Iterator[Any]:
-    array, count = (nvml.c_nvmlGpuInstance_t * offer.count)(), c_uint(offer.count)
-    nvml.nvmlDeviceGetGpuInstances(device, offer.id, array, byref(count))
-    yield from array[: count.value]
+def _gpu_instances(device: object, known: Collection[Offer]) -> Iterator[Any]:
+    """Yield the GPU instances: those of each profile, and then those that no listed profile accounts for.
+
+    NVML lists instances by profile alone, so one of a profile that it does not list (made by a newer driver's tool,
+    or on a vGPU host) is found only by trying the ids.
+    """
+    seen = set()
+    for offer in known:
+        array, count = (nvml.c_nvmlGpuInstance_t * offer.count)(), c_uint(offer.count)
+        nvml.nvmlDeviceGetGpuInstances(device, offer.id, array, byref(count))
+        for handle in array[: count.value]:
+            seen.add(nvml.nvmlGpuInstanceGetInfo(handle).id)
+            yield handle
+    for gi_id in _INSTANCE_IDS:
+        if gi_id not in seen:
+            # An id that the driver could not give is an invalid argument to some.
+            with suppress(nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
+                yield nvml.nvmlDeviceGetGpuInstanceById(device, gi_id)
 
 
 def _compute_instances(gpu_instance: object) -> Iterator[Any]:
@@ -149,7 +196,14 @@ def _compute_profiles(gpu_instance: object) -> Iterator[Any]:
     shared = nvml.NVML_COMPUTE_INSTANCE_ENGINE_PROFILE_SHARED
     for profile in range(nvml.NVML_COMPUTE_INSTANCE_PROFILE_COUNT):
         with suppress(nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):
-            yield nvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(gpu_instance, profile, shared, version=1)
+            yield _compute_profile(gpu_instance, profile, shared)
+
+
+def _compute_profile(gpu_instance: object, profile: int, engines: int) -> Any:  # noqa: ANN401 -- ctypes
+    try:
+        return nvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(gpu_instance, profile, engines, version=1)
+    except nvml.NVMLError_FunctionNotFound:  # as with GPU instances, a driver may have the newer call alone
+        return nvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(gpu_instance, profile, engines, version=2)
 
 
 def _whole(gpu_instance: object, slices: int) -> int:
@@ -159,13 +213,37 @@ def _whole(gpu_instance: object, slices: int) -> int:
     raise nvml.NVMLError(nvml.NVML_ERROR_NOT_SUPPORTED)
 
 
-def _mig_uuids(device: object) -> dict[tuple[int, int], str]:
-    found = {}
+def _mig_uuids(
+    device: object, there: Collection[tuple[int, int]], gone: Collection[str]
+) -> dict[tuple[int, int], str]:
+    """Return the MIG UUIDs by ids of GPU instance and compute instance, of those that are there.
+
+    A handle of a MIG device goes stale with its compute instance, handles are used again, and their properties may
+    change (nvml.h, nvmlDeviceGetMigDeviceHandleByIndex); and a process that began before a compute instance was
+    destroyed is shown it still, with success (github.com/NVIDIA/libcudacxx issue 224). So what is shown counts only
+    if its ids are those of instances that stand, and of two with the same ids the one that NVML finds by its UUID
+    and that we did not destroy.
+    """
+    shown: dict[tuple[int, int], set[str]] = {}
     for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(device)):
-        try:
+        # MIG devices leave gaps when one between goes; one that goes between two calls is an invalid argument.
+        with suppress(nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
             handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(device, index)
-        except nvml.NVMLError_NotFound:
-            continue  # MIG devices leave gaps when one between goes
-        key = nvml.nvmlDeviceGetGpuInstanceId(handle), nvml.nvmlDeviceGetComputeInstanceId(handle)
-        found[key] = nvml.nvmlDeviceGetUUID(handle)
+            key = nvml.nvmlDeviceGetGpuInstanceId(handle), nvml.nvmlDeviceGetComputeInstanceId(handle)
+            uuid = nvml.nvmlDeviceGetUUID(handle)
+            if key in there and uuid not in gone:
+                shown.setdefault(key, set()).add(uuid)
+    found = {}
+    for key, uuids in shown.items():
+        live = uuids if len(uuids) == 1 else {uuid for uuid in uuids if _is(uuid, key)}
+        if len(live) == 1:
+            found[key] = live.pop()
     return found
+
+
+def _is(mig_uuid: str, key: tuple[int, int]) -> bool:
+    try:
+        handle = nvml.nvmlDeviceGetHandleByUUID(mig_uuid)
+        return key == (nvml.nvmlDeviceGetGpuInstanceId(handle), nvml.nvmlDeviceGetComputeInstanceId(handle))
+    except nvml.NVMLError:
+        return False

@@ -13,7 +13,9 @@ import pynvml as nvml
 from partita.drive.nvml import cuts
 from partita.drive.nvml.devices import mig_mode
 from partita.drive.nvml.errors import told
+from partita.drive.nvml.holders import holders, words
 from partita.drive.port import (
+    DriveError,
     FailedError,
     GpuLostError,
     Identity,
@@ -23,11 +25,11 @@ from partita.drive.port import (
     ObservedInstance,
     ObservedReplica,
     RefusedError,
+    TimedOutError,
 )
+from partita.mig import catalogue
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from partita.drive.nvml.devices import Device
     from partita.drive.nvml.owned import Owned
     from partita.drive.replicas.records import Record, Records
@@ -36,6 +38,9 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE_S = 0.05
 LOOKS = 5
+_SILENT = {nvml.NVML_ERROR_UNKNOWN, nvml.NVML_ERROR_TIMEOUT}
+# What someone destroys between two calls is not found, or no valid argument: look again.
+_CHANGED = {nvml.NVML_ERROR_NOT_FOUND, nvml.NVML_ERROR_INVALID_ARGUMENT}
 
 
 class Gpu:
@@ -68,9 +73,13 @@ class Gpu:
         self._allow_mig_mode = allow_mig_mode
         # Creating and destroying on one GPU take turns, as they do in the driver below.
         self._turn = threading.Lock()
+        self._gone: set[str] = set()
 
     def observe(self) -> ObservedGpu:
         """Return the GPU as it is now, each replica asked whether it is ready; lost if it does not answer.
+
+        A GPU that answers nothing but "unknown error" or "timeout" for a while is lost for this observation: one sick
+        GPU does not hide the others.
 
         Raises:
             DriveError: it answers something else.
@@ -78,7 +87,7 @@ class Gpu:
         device, model = self.device, self.device.model.name
         try:
             on, seen = self._look(ask=True)
-        except GpuLostError:
+        except (GpuLostError, _SilentError):
             return ObservedGpu(device.id, device.uuid, model, mig=False, lost=True, instances=())
         usable = on or self._allow_mig_mode
         return ObservedGpu(device.id, device.uuid, model, mig=usable, lost=False, instances=seen)
@@ -100,8 +109,7 @@ class Gpu:
         """
         where = f"{self.device.id} {placement}"
         with self._turn, told(where):
-            handle = self.device.handle()
-            self._require_mig(handle)
+            handle = self._in_mig_mode()
             found = self.at(placement)
             if found is not None and not found.ours:
                 raise foreign(where)
@@ -110,10 +118,13 @@ class Gpu:
                 self._complete(handle, placement, gi_id)
 
     def destroy(self, placement: Placement) -> None:
-        """Destroy an instance of ours; nothing must run on it.
+        """Destroy an instance of ours, and see that it is gone; nothing must run on it.
+
+        NVML calls a destroy a success at times while the GPU instance stands on without its compute instance
+        (github.com/NVIDIA/go-nvml issue 146). Such a remnant stays ours, and destroying it again is tried.
 
         Raises:
-            DriveError: it is not ours, or in use for longer than a process takes to go.
+            DriveError: it is not ours, in use for longer than a process takes to go, or there still.
         """
         where = f"{self.device.id} {placement}"
         with self._turn, told(where):
@@ -125,9 +136,9 @@ class Gpu:
                 raise foreign(where)
             if found.replica is not None:
                 raise InUseError("a replica runs on it", where=where)
-            handle, gi_id = self.device.handle(), found.identity.gi_id
-            self._patiently(lambda: cuts.destroy_compute_instances(handle, gi_id))
-            self._patiently(lambda: cuts.destroy_gpu_instance(handle, gi_id))
+            self._destroy_patiently(placement, found.identity.gi_id, where)
+            if found.identity.mig_uuid is not None:
+                self._gone.add(found.identity.mig_uuid)
             self._owned.forget(self.device.uuid, placement)
 
     def adopt(self, placement: Placement) -> None:
@@ -147,26 +158,45 @@ class Gpu:
         return found if found is not None and found.mig_uuid == instance.identity.mig_uuid else None
 
     def _look(self, *, ask: bool) -> tuple[bool, tuple[ObservedInstance, ...]]:
-        handle = self.device.handle()
-        with told(self.device.id):
-            for _ in range(LOOKS):
-                # What someone destroys between two calls is not found, or no valid argument: look again.
-                with suppress(nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
+        pause = FIRST_PAUSE_S
+        for n in range(LOOKS):
+            try:
+                handle = self.device.handle()
+                with told(self.device.id):
                     on = mig_mode(handle)[0]
                     return on, self._instances(handle, ask=ask) if on else ()
+            except (FailedError, TimedOutError) as error:
+                code = getattr(error.__cause__, "value", None)
+                if code in _SILENT:  # transient more often than not, unlike "GPU is lost"
+                    if n == LOOKS - 1:
+                        raise _SilentError(error.what, where=error.where, hint=error.hint) from error
+                    time.sleep(pause)
+                    pause *= 2
+                elif code not in _CHANGED:
+                    raise
         raise FailedError("its instances change while they are listed", where=self.device.id)
 
     def _instances(self, handle: object, *, ask: bool) -> tuple[ObservedInstance, ...]:
-        found = cuts.instances(handle, self.device.offers)
+        found = cuts.instances(handle, self.device.offers, self._gone)
         running = cuts.processes(handle)
-        ours = self._owned.ours(found)
+        placed = [(self._placement(each), each.identity) for each in found]
+        ours = self._owned.ours(placed)
         return tuple(
-            self._instance(each, running.get(each.identity.gi_id, set()), ours=each.identity in ours, ask=ask)
-            for each in found
+            self._instance(at, running.get(identity.gi_id, set()), ours=identity in ours, ask=ask)
+            for at, identity in ((ObservedInstance(*each, ours=False), each[1]) for each in placed)
         )
 
-    def _instance(self, found: cuts.Found, pids: set[int], *, ours: bool, ask: bool) -> ObservedInstance:
-        bare = ObservedInstance(found.placement, found.identity, ours=ours)
+    def _placement(self, found: cuts.Found) -> Placement:
+        device, placement = self.device.placed(found)
+        if device is not self.device:
+            self.device = device
+            catalogue.add([device.model])
+        return placement
+
+    def _instance(
+        self, found: ObservedInstance, pids: set[int], *, ours: bool, ask: bool
+    ) -> ObservedInstance:
+        bare = replace(found, ours=ours)
         record = self.record(bare)
         if record is None or not record.alive():
             return replace(bare, busy=bool(pids))
@@ -175,21 +205,46 @@ class Gpu:
         strangers = not record.upstream and any(not record.owns(pid) for pid in pids)
         return replace(bare, replica=replica, busy=strangers)
 
-    def _require_mig(self, handle: object) -> None:
-        if mig_mode(handle)[0]:
-            return
-        index = self.device.id.rpartition("-")[2]
+    def _in_mig_mode(self) -> object:
+        """Return the GPU's handle with MIG mode on, turned on if that is allowed.
+
+        Turning it on may unbind and reset the GPU, and change what was asked of it before (nvml.h,
+        nvmlDeviceSetMigMode): its handle and its profiles are asked anew. On Ampere it needs a reset, which a VM may
+        not be able to do (github.com/kubernetes-sigs/dra-driver-nvidia-gpu issue 883); from Hopper on it does not,
+        and does not outlive a reset either (github.com/NVIDIA/gpu-admin-tools issue 2). Partita never turns it off.
+
+        Raises:
+            DriveError: it is off, and must not or cannot be turned on.
+        """
+        handle = self.device.handle()
+        on, pending = mig_mode(handle)
+        if on:
+            return handle
+        index = self.device.index
+        if pending:
+            raise self._needs_reset()
         if not self._allow_mig_mode:
             raise RefusedError(
                 "MIG mode is off", where=self.device.id, hint=f"turn it on: sudo nvidia-smi -i {index} -mig 1"
             )
-        nvml.nvmlDeviceSetMigMode(handle, nvml.NVML_DEVICE_MIG_ENABLE)
+        activation = nvml.nvmlDeviceSetMigMode(handle, nvml.NVML_DEVICE_MIG_ENABLE)
+        if activation == nvml.NVML_ERROR_IN_USE:
+            who, mend = words(holders(handle, None))
+            raise InUseError(f"MIG mode cannot be turned on: {who}", where=self.device.id, hint=mend)
+        handle = self.device.handle()
         if not mig_mode(handle)[0]:
-            raise RefusedError(
-                "MIG mode is turned on by the next reset",
-                where=self.device.id,
-                hint=f"with nothing running on it: sudo nvidia-smi -i {index} --gpu-reset",
-            )
+            raise self._needs_reset()
+        self.device = self.device.read_again(handle)
+        catalogue.add([self.device.model])
+        return handle
+
+    def _needs_reset(self) -> RefusedError:
+        return RefusedError(
+            "MIG mode is turned on by the next reset",
+            where=self.device.id,
+            hint=f"with nothing running on it: sudo nvidia-smi -i {self.device.index} --gpu-reset; "
+            "in a VM that may not, reboot it",
+        )
 
     def _create_gpu_instance(self, handle: object, placement: Placement) -> int:
         offer = next((o for o in self.device.offers if o.profile.name == placement.profile), None)
@@ -211,29 +266,61 @@ class Gpu:
         return gi_id
 
     def _complete(self, handle: object, placement: Placement, gi_id: int) -> None:
+        """Make the compute instance; a GPU instance that gets none is taken back, and stays ours until it is gone.
+
+        Half an instance that nobody takes back blocks its slices for good (dra-driver-nvidia-gpu issue 1452).
+        """
         slices = self.device.model.profile(placement.profile).compute
         try:
-            ci_id, mig_uuid = cuts.create_compute_instance(handle, gi_id, slices)
+            ci_id, mig_uuid = cuts.create_compute_instance(handle, gi_id, slices, self._gone)
         except nvml.NVMLError:
-            cuts.destroy_gpu_instance(handle, gi_id)
-            self._owned.forget(self.device.uuid, placement)
+            with suppress(DriveError, nvml.NVMLError):  # the first error is the one to tell
+                self._destroy_patiently(placement, gi_id, f"{self.device.id} {placement}")
+                self._owned.forget(self.device.uuid, placement)
             raise
         self._owned.record(Identity(self.device.uuid, gi_id, ci_id, mig_uuid), placement)
 
-    def _patiently(self, work: Callable[[], None]) -> None:
-        """Do it again while it says "in use": a process that has ended holds on to its instance for a moment."""
+    def _destroy_patiently(self, placement: Placement, gi_id: int, where: str) -> None:
+        """Destroy an instance and see that it is gone, again while it says "in use" or stands on.
+
+        A process that has ended holds on to its instance for a moment, and so does whatever looked at it
+        (github.com/kubernetes-sigs/dra-driver-nvidia-gpu issue 907).
+
+        Raises:
+            InUseError: it is in use for longer; says by whom, as far as that can be seen.
+            FailedError: NVML calls it destroyed, and it is there.
+        """
         end = time.monotonic() + self._patience_s
         pause = FIRST_PAUSE_S
         while True:
+            handle, busy = self.device.handle(), False
             try:
-                work()
+                cuts.destroy_compute_instances(handle, gi_id)
+                cuts.destroy_gpu_instance(handle, gi_id)
             except nvml.NVMLError_InUse:
-                if time.monotonic() + pause > end:
-                    raise
-                time.sleep(pause)
-                pause = min(2 * pause, 1.0)
-            else:
+                busy = True
+            if not busy and not cuts.exists(handle, gi_id):
                 return
+            if time.monotonic() + pause > end:
+                raise self._kept(handle, gi_id, where, busy=busy)
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+            # Meanwhile someone else may have made another of that id: it is looked at again before it is touched.
+            found = self.at(placement)
+            if found is None or not found.ours or found.identity.gi_id != gi_id:
+                return
+
+    def _kept(self, handle: object, gi_id: int, where: str, *, busy: bool) -> DriveError:
+        who, mend = words(holders(handle, gi_id))
+        if busy:
+            return InUseError(f"NVML: In use by another client: {who}", where=where, hint=mend)
+        return FailedError(
+            f"NVML calls it destroyed, and GPU instance {gi_id} is there still: {who}", where=where, hint=mend
+        )
+
+
+class _SilentError(FailedError):
+    """The GPU answers nothing that can be used, again and again."""
 
 
 def foreign(where: str) -> RefusedError:

@@ -7,19 +7,19 @@ from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
 from partita.drive.port import DriveError
+from partita.drive.replicas.procs import boot_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from partita.drive.nvml.cuts import Found
     from partita.drive.port import Identity
     from partita.mig.layout import Placement
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS owned (
     gpu_uuid TEXT NOT NULL, start INTEGER NOT NULL, profile TEXT NOT NULL, gi_id INTEGER, mig_uuid TEXT,
-    PRIMARY KEY (gpu_uuid, start)
+    boot TEXT, PRIMARY KEY (gpu_uuid, start)
 ) WITHOUT ROWID
 """
 
@@ -29,6 +29,8 @@ class Owned:
 
     A row without `gi_id` is an intent: a GPU instance found there that has no compute instance is ours, made
     just before its maker was killed. A row without `mig_uuid` is a GPU instance without compute instance.
+    Instances do not outlive a reboot (github.com/NVIDIA/k8s-device-plugin issue 225), so a row of an earlier boot
+    claims nothing: what stands there now, someone else made since, at times with the same ids.
 
     Args:
         path: SQLite file, made if it is not there.
@@ -39,35 +41,43 @@ class Owned:
         with self._db() as db:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute(_SCHEMA)
+            if "boot" not in {row[1] for row in db.execute("PRAGMA table_info(owned)")}:
+                db.execute("ALTER TABLE owned ADD COLUMN boot TEXT")
 
     def intend(self, gpu_uuid: str, placement: Placement) -> None:
         """Record that an instance is about to be made."""
-        row = (gpu_uuid, placement.start, placement.profile)
-        with self._db() as db:
-            db.execute("INSERT OR REPLACE INTO owned VALUES (?, ?, ?, NULL, NULL)", row)
+        self._write(gpu_uuid, placement, None, None)
 
     def record(self, identity: Identity, placement: Placement) -> None:
         """Record an instance that is ours, as far as it is made."""
-        row = (identity.gpu_uuid, placement.start, placement.profile, identity.gi_id, identity.mig_uuid)
-        with self._db() as db:
-            db.execute("INSERT OR REPLACE INTO owned VALUES (?, ?, ?, ?, ?)", row)
+        self._write(identity.gpu_uuid, placement, identity.gi_id, identity.mig_uuid)
 
     def forget(self, gpu_uuid: str, placement: Placement) -> None:
         """Record that an instance is no more."""
         with self._db() as db:
             db.execute("DELETE FROM owned WHERE gpu_uuid = ? AND start = ?", (gpu_uuid, placement.start))
 
-    def ours(self, found: Iterable[Found]) -> set[Identity]:
+    def ours(self, found: Iterable[tuple[Placement, Identity]]) -> set[Identity]:
         """Return the identities of those instances that are ours."""
+        query = "SELECT gpu_uuid, start, profile, gi_id, mig_uuid FROM owned WHERE boot IS NULL OR boot = ?"
         with self._db() as db:
-            rows = db.execute("SELECT gpu_uuid, start, profile, gi_id, mig_uuid FROM owned").fetchall()
+            rows = db.execute(query, (boot_id(),)).fetchall()
         known = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
         mine = set()
-        for each in found:
-            key = (each.identity.gpu_uuid, each.placement.start, each.placement.profile)
-            if key in known and _matches(each.identity, *known[key]):
-                mine.add(each.identity)
+        for placement, identity in found:
+            key = (identity.gpu_uuid, placement.start, placement.profile)
+            if key in known and _matches(identity, *known[key]):
+                mine.add(identity)
         return mine
+
+    def _write(self, gpu_uuid: str, placement: Placement, gi_id: int | None, mig_uuid: str | None) -> None:
+        row = (gpu_uuid, placement.start, placement.profile, gi_id, mig_uuid, boot_id())
+        with self._db() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO owned (gpu_uuid, start, profile, gi_id, mig_uuid, boot) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                row,
+            )
 
     @contextmanager
     def _db(self) -> Iterator[sqlite3.Connection]:

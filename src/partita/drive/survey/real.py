@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from partita.drive.survey.finding import Finding, Level
@@ -23,7 +23,9 @@ class RealGpu:
 
     Attributes:
         name: as NVML says.
-        model: the catalogue's name; None if it cannot be driven.
+        model: the model's name; None if it cannot be driven.
+        origin: where the model is from: the catalogue, a file, or NVML.
+        left_out: why it cannot be driven; None if it can.
         mig: whether MIG mode is on.
         pending: whether it will be after the next reset.
         instances: what is cut, ours and others'; None if this user may not see it.
@@ -36,6 +38,8 @@ class RealGpu:
     mig: bool = False
     pending: bool = False
     instances: tuple[ObservedInstance, ...] | None = ()
+    origin: str | None = None
+    left_out: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +73,9 @@ def real_host(state: Path) -> RealHost:
             gpus = [_gpu(device, state) for device in devices]
         finally:
             nvml.nvmlShutdown()
-    rest = [RealGpu(each.index, each.name) for each in unusable]
-    notes = [_unusable(each) for each in unusable]
-    geometry = [finding for device in devices for finding in _geometry_findings(device)]
+    rest = [RealGpu(each.index, each.name, left_out=each.why) for each in unusable]
+    notes = [_unusable(each, alone=not devices) for each in unusable]
+    geometry = [finding for device in devices for finding in _model_findings(device)]
     every = tuple(sorted([*gpus, *rest], key=lambda gpu: gpu.index))
     return RealHost(version, every, (*_driver_findings(version), *notes, *_mig_findings(gpus), *geometry))
 
@@ -84,32 +88,31 @@ def _gpu(device: Device, state: Path) -> RealGpu:
     from partita.drive.nvml.owned import Owned  # noqa: PLC0415
     from partita.drive.port import ObservedInstance  # noqa: PLC0415
 
-    index = int(device.id.rpartition("-")[2])
     handle = device.handle()
     on, pending = mig_mode(handle)
-    name = nvml.nvmlDeviceGetName(handle)
+    told = RealGpu(
+        device.index, device.name, device.model.name, device.uuid, on, pending, None, device.model.origin
+    )
     try:
         found = cuts.instances(handle, device.offers) if on else ()
     except nvml.NVMLError_NoPermission:
-        return RealGpu(index, name, device.model.name, device.uuid, on, pending, None)
+        return told
+    placed = [(device.placed(each)[1], each.identity) for each in found]
     record = state / "owned.sqlite3"
-    ours = Owned(record).ours(found) if record.is_file() else set()
+    ours = Owned(record).ours(placed) if record.is_file() else set()
     busy = cuts.processes(handle)
     instances = tuple(
-        ObservedInstance(
-            each.placement,
-            each.identity,
-            ours=each.identity in ours,
-            busy=bool(busy.get(each.identity.gi_id)),
-        )
-        for each in found
+        ObservedInstance(placement, identity, ours=identity in ours, busy=bool(busy.get(identity.gi_id)))
+        for placement, identity in placed
     )
-    return RealGpu(index, name, device.model.name, device.uuid, on, pending, instances)
+    return replace(told, instances=instances)
 
 
-def _unusable(gpu: Unusable) -> Finding:
-    level = Level.MEND if gpu.mend else Level.NOTE
-    return Finding(level, f"it is left out: {gpu.why}", f"GPU {gpu.index} ({gpu.name})", gpu.mend)
+def _unusable(gpu: Unusable, *, alone: bool) -> Finding:
+    """Return why a GPU is left out: to be mended where something helps, or where no other is left to cut."""
+    level = Level.MEND if gpu.mend or alone else Level.NOTE
+    hint = gpu.mend or "nothing makes it one that can be cut: Partita uses GPUs with MIG alone"
+    return Finding(level, f"it is left out: {gpu.why}", f"GPU {gpu.index} ({gpu.name})", hint)
 
 
 def _driver_findings(version: str) -> Iterator[Finding]:
@@ -122,16 +125,24 @@ def _driver_findings(version: str) -> Iterator[Finding]:
     )
 
 
-def _geometry_findings(device: Device) -> Iterator[Finding]:
-    for offer in device.offers:
-        told = (offer.starts, offer.size)
-        if None not in told and told != (offer.profile.starts, offer.profile.memory):
-            yield Finding(
-                Level.NOTE,
-                f"the driver places {offer.profile.name} at {offer.starts}, the catalogue at {offer.profile.starts}",
-                f"{device.id} ({device.model.name})",
-                "plans for it may not be carried out; report it with the output of `nvidia-smi mig -lgipp`",
-            )
+def _model_findings(device: Device) -> Iterator[Finding]:
+    """Return what NVML and the catalogue do not agree on."""
+    where = f"GPU {device.index} ({device.name})"
+    if device.known is None:
+        yield Finding(
+            Level.NOTE,
+            f"it is not in the catalogue: its profiles are read from NVML, as {device.model.name}",
+            where,
+            "to plan for it, keep them: `partita gpus --from-nvml --out FILE`, and name the file with --gpus-file",
+        )
+    for note in device.notes:
+        yield Finding(
+            Level.NOTE,
+            note,
+            where,
+            "plans that were made elsewhere may not know it: `partita gpus --from-nvml --out FILE` writes what the "
+            "driver tells, `nvidia-smi mig -lgip` and `-lgipp` show it",
+        )
 
 
 def _mig_findings(gpus: list[RealGpu]) -> Iterator[Finding]:

@@ -1,63 +1,112 @@
-"""The GPUs Partita knows, each in a readable file of its own beside this one."""
+"""The GPUs Partita knows: those of the files beside this one, of a user's files, and those found on this host."""
 
 from __future__ import annotations
 
-import tomllib
+import re
 from functools import cache
 from importlib import resources
-from typing import Any
+from typing import TYPE_CHECKING
 
 from partita.errors import InputError, nearest
-from partita.mig.gpu import Combination, GpuModel, Peak, Profile
+from partita.mig.gpu_file import parse_gpu
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from partita.mig.gpu import GpuModel
+
+# A process knows one set of GPUs, as it has one set of codecs: names in its documents mean these.
+_added: dict[str, GpuModel] = {}
+
+
+def add(models: Iterable[GpuModel]) -> None:
+    """Have this process know these GPUs too; one of the same name is replaced.
+
+    So a user's file comes before the catalogue, and what NVML says of a GPU of this host before both.
+    """
+    for model in models:
+        _added[model.name] = model
+
+
+def reset() -> None:
+    """Have this process know the catalogue's own GPUs alone."""
+    _added.clear()
+
+
+def gpu_names() -> tuple[str, ...]:
+    """Return the names of all GPUs that are known, in alphabetical order."""
+    return tuple(sorted({*_own_names(), *_added}))
+
+
+def gpu_model(name: str) -> GpuModel:
+    """Return the GPU of that name.
+
+    Raises:
+        InputError: there is none.
+    """
+    found = _added.get(name)
+    if found is not None:
+        return found
+    if name in _own_names():
+        return _own(name)
+    close = nearest(name.lower(), list(gpu_names()))
+    raise InputError(
+        f"no GPU {name!r} in the catalogue",
+        hint=f"did you mean {close}?"
+        if close
+        else "list them with `partita gpus`; name a file of your own with --gpus-file",
+    )
+
+
+def gpu_called(name: str, memory_mib: float | None = None) -> GpuModel | None:
+    """Return the GPU that NVML, nvidia-smi or a Kubernetes label calls so, None if none is known.
+
+    Args:
+        name: as it is written there.
+        memory_mib: of the whole GPU. Where several are called so, as by `NVIDIA H100`, the one that has most nearly
+            as much is meant; without it the smallest.
+    """
+    found = gpus_called(name)
+    if not found:
+        return None
+    return min(found, key=lambda model: abs(_nominal_mib(model) - (memory_mib or 0.0)))
+
+
+def gpus_called(name: str) -> tuple[GpuModel, ...]:
+    """Return all GPUs that NVML, nvidia-smi or a Kubernetes label calls so.
+
+    Letters' case, the maker's name in front, and blanks, hyphens and underscores do not count.
+    """
+    wanted = _key(name)
+    found = (
+        model for model in map(gpu_model, gpu_names()) if wanted in map(_key, (model.name, *model.aliases))
+    )
+    # A name that is spelt out comes before one that is alike.
+    return tuple(sorted(found, key=lambda model: name not in (model.name, *model.aliases)))
+
+
+def gpus_on_pci(number: str) -> tuple[GpuModel, ...]:
+    """Return the GPUs with a PCI device number, written as `20B2`."""
+    return tuple(model for model in map(gpu_model, gpu_names()) if number.upper() in model.pci)
+
+
+def _nominal_mib(model: GpuModel) -> float:
+    """Return the memory that the names of a GPU's profiles say, in MiB: most parts have no other figure."""
+    said = (re.search(r"\.(\d+)gb", profile.name) for profile in model.profiles)
+    return max((int(each[1]) * 1024.0 for each in said if each), default=0.0)
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[\s_-]+", "-", name.strip().lower()).removeprefix("nvidia-")
 
 
 @cache
-def gpu_names() -> tuple[str, ...]:
-    """Return the names of all GPUs in the catalogue, in alphabetical order."""
+def _own_names() -> tuple[str, ...]:
     folder = resources.files(__name__)
     return tuple(sorted(f.name.removesuffix(".toml") for f in folder.iterdir() if f.name.endswith(".toml")))
 
 
 @cache
-def gpu_model(name: str) -> GpuModel:
-    """Return the GPU of that name.
-
-    Raises:
-        InputError: the catalogue has no such GPU.
-    """
-    if name not in gpu_names():
-        close = nearest(name.lower(), list(gpu_names()))
-        raise InputError(
-            f"no GPU {name!r} in the catalogue",
-            hint=f"did you mean {close}?" if close else "list them with `partita gpus`",
-        )
+def _own(name: str) -> GpuModel:
     text = resources.files(__name__).joinpath(f"{name}.toml").read_text(encoding="utf-8")
-    return _gpu(tomllib.loads(text))
-
-
-def gpu_called(name: str) -> GpuModel | None:
-    """Return the GPU that NVML calls so, None if the catalogue has none."""
-    return next((m for m in map(gpu_model, gpu_names()) if name == m.name or name in m.aliases), None)
-
-
-def _gpu(data: dict[str, Any]) -> GpuModel:
-    peak = {key: value for key, value in data.get("peak", {}).items() if key != "source"}
-    return GpuModel(
-        name=data["name"],
-        title=data["title"],
-        architecture=data["architecture"],
-        compute_slices=data["compute_slices"],
-        memory_slices=data["memory_slices"],
-        profiles=tuple(_profile(each) for each in data["profile"]),
-        aliases=tuple(data.get("aliases", ())),
-        memory_mib=data.get("memory_mib"),
-        sms=data.get("sms"),
-        peak=Peak(**peak),
-        power_limit_w=data.get("power", {}).get("limit_w"),
-        sources=tuple(data["sources"]),
-        forbidden=tuple(Combination.parse(text) for text in data.get("forbidden", ())),
-    )
-
-
-def _profile(data: dict[str, Any]) -> Profile:
-    return Profile(**{**data, "starts": tuple(data["starts"])})
+    return parse_gpu(text, f"{name}.toml", "catalogue")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from partita.mig.gpu import GpuModel, Profile
 
 MB = 1e6
+MIB = 1024 * 1024
 
 
 @contextmanager
@@ -64,10 +65,12 @@ def gpu_device(asked: str, stand_in: str | None = None) -> Device:
                 hint="name an instance: --device MIG-..., as `nvidia-smi -L` lists them",
             )
         attributes = nvml.nvmlDeviceGetAttributes(handle) if mig else None
+        total = _told(nvml.nvmlDeviceGetMemoryInfo, whole)
+        memory = total.total / MIB if total is not None else None
     except nvml.NVMLError as error:
         raise InputError(f"NVML: {error}", where=f"--device {asked}", hint="see `nvidia-smi -L`") from None
     kind = f"one instance of {title}" if mig else f"the whole {title}, MIG off"
-    model = gpu_called(title)
+    model = gpu_called(title, memory)
     if model is None:
         unnamed = Device("mig" if mig else "gpu", title, "whole", kind, uuid)
         if stand_in is None:

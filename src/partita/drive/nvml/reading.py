@@ -1,0 +1,360 @@
+"""A GPU's model as NVML tells of it: read anew where the catalogue lacks it, and held against what it says.
+
+The numbers that NVML lists are the GPU's own: where they and the catalogue differ, its starts and counts are
+taken, and of two figures of memory the smaller. Names of profiles differ between drivers (an A100's 3g.40gb was
+3g.39gb under 535 and 545, github.com/NVIDIA/mig-parted issue 31; a GB300's 1g is 1g.35gb under 59x and 1g.31gb
+under 61x, github.com/NVIDIA/dgx-spark-playbooks), their numbers do not: profiles are told by number.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from ctypes import byref, c_uint
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+import pynvml as nvml
+
+from partita.mig.catalogue import gpu_model, gpu_names, gpus_called, gpus_on_pci
+from partita.mig.gpu import GpuModel, Profile
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+MIB = 1024 * 1024
+
+# A driver that is newer than the binding lists profiles beyond the binding's last (0x11 in nvidia-ml-py 13.615). One
+# that the library does not know is an invalid argument, and there are gaps.
+_PROFILES = range(32)
+# What the numbers stand for in names: NVML_GPU_INSTANCE_PROFILE_* in pynvml.py of nvidia-ml-py 13.615.
+_SUFFIXES = {
+    7: "+me",
+    8: "+me",
+    10: "+gfx",
+    11: "+gfx",
+    12: "+gfx",
+    13: "-me",
+    14: "-me",
+    15: "+me.all",
+    16: "+me.all",
+}
+_SUFFIXES[17] = "+gfx"
+_MEDIA = {7, 8, 15, 16}
+
+# Memory of a profile under one driver and another differs by up to 7 % (a B200's 1g: 20.50 and 22.00 GiB,
+# github.com/NVIDIA/mig-parted pull requests 166 and 187); on a virtualisation host it is 2 % less. Products that NVML
+# calls by one name differ by more: 80GB and 94GB by 15 %.
+_LEAST, _MOST = 0.95, 1.10
+# Where only the name says it: what is usable is at most that, up to rounding, and has been up to 14 % less.
+_LEAST_NOMINAL, _MOST_NOMINAL = 0.70, 1.02
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A profile as a device lists it.
+
+    Attributes:
+        number: value of `NVML_GPU_INSTANCE_PROFILE_*`.
+        id: the number by which all other calls know it, `nvidia-smi mig -lgip`'s ID.
+        slices: compute slices.
+        count: most instances.
+        memory_mib: memory of one instance in MiB.
+        name: as NVML calls it, without `MIG `; None where it does not say.
+        starts: memory slices at which it may start; None where the device does not say while MIG is off.
+        size: memory slices of one instance; None likewise.
+    """
+
+    number: int
+    id: int
+    slices: int
+    count: int
+    memory_mib: int
+    sms: int
+    copy_engines: int
+    name: str | None
+    starts: tuple[int, ...] | None
+    size: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a device is taken for.
+
+    Attributes:
+        model: with NVML's own figures in it.
+        known: the catalogue's, or that of a user's file, before NVML's figures; None if the model is read alone.
+        notes: where they differ, for the user to read.
+    """
+
+    model: GpuModel
+    known: GpuModel | None
+    notes: tuple[str, ...] = ()
+
+
+def listed(device: object) -> tuple[Listed, ...]:
+    """Return all profiles that a device offers, those that neither binding nor catalogue know among them."""
+    return tuple(found for number in _PROFILES if (found := _listed(device, number)) is not None)
+
+
+def printable(text: str) -> str:
+    """Return a name that NVML tells with what no terminal should be sent taken out."""
+    return "".join(each if each.isprintable() else "?" for each in text)
+
+
+def _listed(device: object, number: int) -> Listed | None:
+    try:
+        info, name = _profile_info(device, number)
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument):
+        return None
+    starts, size = _placements(device, info.id)
+    return Listed(
+        number,
+        int(info.id),
+        int(info.sliceCount),
+        int(info.instanceCount),
+        int(info.memorySizeMB),
+        int(info.multiprocessorCount),
+        int(info.copyEngineCount),
+        name,
+        starts,
+        size,
+    )
+
+
+def _profile_info(device: object, number: int) -> tuple[Any, str | None]:
+    """Return a profile's information, and its name where the driver tells it.
+
+    `nvmlDeviceGetGpuInstanceProfileInfo` is deprecated and has no name; `...InfoV` has one, came later, and is
+    refused while MIG mode is off. A driver has the first, the second, or both: the binding raises "function not
+    found" for one it lacks.
+    """
+    info = name = None
+    with suppress(nvml.NVMLError_FunctionNotFound, nvml.NVMLError_Deprecated):
+        info = nvml.nvmlDeviceGetGpuInstanceProfileInfo(device, number, version=1)
+    try:
+        named = nvml.nvmlDeviceGetGpuInstanceProfileInfo(device, number, version=2)
+        text = named.name if isinstance(named.name, str) else named.name.decode(errors="replace")
+        name = printable(text).removeprefix("MIG ").strip() or None
+    except nvml.NVMLError:
+        if info is None:
+            raise
+        return info, None
+    return info or named, name
+
+
+def _placements(device: object, profile_id: int) -> tuple[tuple[int, ...] | None, int | None]:
+    count = c_uint(0)
+    try:
+        nvml.nvmlDeviceGetGpuInstancePossiblePlacements(device, profile_id, None, byref(count))
+        array = (nvml.c_nvmlGpuInstancePlacement_t * count.value)()
+        nvml.nvmlDeviceGetGpuInstancePossiblePlacements(device, profile_id, array, byref(count))
+    except (nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument, nvml.NVMLError_FunctionNotFound):
+        return None, None
+    found = array[: count.value]
+    return (tuple(sorted(each.start for each in found)), int(found[0].size)) if found else (None, None)
+
+
+def read(device: object, name: str, profiles: Sequence[Listed]) -> Reading | None:
+    """Return what a device is; None if nothing is known of it and its profiles cannot be read while MIG is off.
+
+    Args:
+        device: NVML's handle.
+        name: as NVML calls it.
+        profiles: as it lists them.
+    """
+    pci = _pci(device)
+    named = [*gpus_called(name), *(gpus_on_pci(pci) if pci else ())]
+    if not profiles:
+        return Reading(named[0], named[0]) if named else None
+    own_name = _own_name(name, profiles)
+    alike = [gpu_model(own_name)] if own_name in gpu_names() else []
+    for known in [*named, *alike]:
+        if (model := held(known, profiles)) is not None:
+            return Reading(model, known, tuple(_differences(known, profiles)))
+    if any(each.starts is None for each in profiles):
+        return None
+    taken = own_name in gpu_names()
+    model = _model(f"{own_name}-nvml" if taken else own_name, name, pci, profiles, _total_mib(device))
+    note = (
+        f"what is known as {named[0].name} has other memory: its profiles are read from NVML"
+        if named
+        else None
+    )
+    return Reading(model, None, (note,) if note else ())
+
+
+def held(known: GpuModel, profiles: Iterable[Listed]) -> GpuModel | None:
+    """Return a model with NVML's figures in it; None if a device with these profiles is another.
+
+    The smaller memory is taken, NVML's starts, sizes and counts, and its profiles: one that it does not list cannot
+    be made, and one that the catalogue lacks can.
+    """
+    by_number = {each.nvml_profile: each for each in known.profiles}
+    found = []
+    for each in profiles:
+        profile = by_number.get(each.number)
+        if profile is None:
+            if each.starts is not None:
+                found.append(_profile(each, _name(each, None)))
+            continue
+        if not _agree(profile, each):
+            return None
+        memory = each.memory_mib if profile.memory_mib is None else min(profile.memory_mib, each.memory_mib)
+        found.append(
+            replace(
+                profile,
+                starts=each.starts or profile.starts,
+                memory=each.size or profile.memory,
+                max_instances=each.count,
+                memory_mib=memory,
+                sms=profile.sms or each.sms or None,
+                copy_engines=each.copy_engines,
+            )
+        )
+    order = {each.name: n for n, each in enumerate(known.profiles)}
+    found.sort(key=lambda each: (order.get(each.name, len(order)), each.compute, each.memory))
+    return replace(known, profiles=tuple(found))
+
+
+def merged(models: Sequence[GpuModel]) -> GpuModel:
+    """Return what holds of all these, which have one name: the profiles that all have, with the smallest memory."""
+    first, *rest = models
+    for other in rest:
+        both = [(one, other.profile(one.name)) for one in first.profiles if other.has(one.name)]
+        first = replace(first, profiles=tuple(_smaller(one, another) for one, another in both))
+    return first
+
+
+def with_unknown(model: GpuModel, profile_id: int, start: int, size: int) -> tuple[GpuModel, Profile]:
+    """Return a model with a profile for an instance of a kind that its device does not list, and that profile.
+
+    It is never planned for: it is no plain profile, and no device offers it. Its compute slices are taken as the most
+    that any profile of at most that size has, so that what is left is not overrated.
+    """
+    name = f"{_compute_of(model, size)}g.{size}slices+profile{profile_id}"
+    if model.has(name):
+        was = model.profile(name)
+        starts = tuple(sorted({*was.starts, start}))
+        profile = replace(was, starts=starts, max_instances=len(starts))
+    else:
+        profile = Profile(name, _compute_of(model, size), size, (start,), 1, gi_profile_id=profile_id)
+    rest = (each for each in model.profiles if each.name != name)
+    return replace(model, profiles=(*rest, profile)), profile
+
+
+def _compute_of(model: GpuModel, size: int) -> int:
+    return max((each.compute for each in model.profiles if each.memory <= size), default=1)
+
+
+def _agree(profile: Profile, each: Listed) -> bool:
+    if profile.compute != each.slices:
+        return False
+    if profile.memory_mib is not None:
+        return _LEAST * profile.memory_mib <= each.memory_mib <= _MOST * profile.memory_mib
+    said = re.search(r"\.(\d+)gb", profile.name)
+    return said is None or _LEAST_NOMINAL <= each.memory_mib / (int(said[1]) * 1024) <= _MOST_NOMINAL
+
+
+def _differences(known: GpuModel, profiles: Iterable[Listed]) -> Iterator[str]:
+    by_number = {each.nvml_profile: each for each in known.profiles}
+    for each in profiles:
+        profile = by_number.get(each.number)
+        if profile is None:
+            yield f"the driver has a profile that the catalogue lacks, {_name(each, None)}"
+        elif each.starts is not None and (each.starts, each.size) != (profile.starts, profile.memory):
+            yield (
+                f"the driver places {profile.name} at {each.starts}, the catalogue at {profile.starts}: "
+                "the driver's are used"
+            )
+        if profile is not None and profile.memory_mib is not None and each.memory_mib < profile.memory_mib:
+            yield (
+                f"the driver gives {profile.name} {each.memory_mib} MiB, the catalogue {profile.memory_mib}: "
+                "the smaller is used"
+            )
+
+
+def _model(name: str, title: str, pci: str | None, profiles: Sequence[Listed], total: int | None) -> GpuModel:
+    made: dict[str, Profile] = {}
+    for each in sorted(profiles, key=lambda each: (each.slices, each.size or 0, each.number)):
+        called = _name(each, total)
+        if called in made:  # two of one size that the names do not tell apart
+            called = f"{called}+profile{each.id}"
+        made[called] = _profile(each, called)
+    found = tuple(made.values())
+    return GpuModel(
+        name=name,
+        title=title,
+        architecture="unknown",
+        compute_slices=max(each.compute for each in found),
+        memory_slices=max(each.starts[-1] + each.memory for each in found),
+        profiles=found,
+        aliases=(title,),
+        memory_mib=total,
+        sources=("NVML",),
+        pci=(pci,) if pci else (),
+        origin="NVML",
+    )
+
+
+def _profile(each: Listed, name: str) -> Profile:
+    return Profile(
+        name=name,
+        compute=each.slices,
+        memory=each.size or 1,
+        starts=each.starts or (0,),
+        max_instances=each.count,
+        media=each.number in _MEDIA,
+        memory_mib=each.memory_mib,
+        sms=each.sms or None,
+        gi_profile_id=each.id,
+        nvml_profile=each.number,
+        copy_engines=each.copy_engines,
+    )
+
+
+def _name(each: Listed, total: int | None) -> str:
+    return (
+        each.name or f"{each.slices}g.{_gigabytes(each.memory_mib, total)}gb{_SUFFIXES.get(each.number, '')}"
+    )
+
+
+def _gigabytes(memory_mib: int, total_mib: int | None) -> int:
+    """Return the gigabytes in a profile's name: the eighths of the GPU's memory that it needs, rounded.
+
+    As NVIDIA's own tools name profiles (github.com/NVIDIA/go-nvlib, pkg/nvlib/device/mig_profile.go).
+    """
+    if not total_mib:
+        return ceil(memory_mib / 1024)
+    return round(ceil(8 * memory_mib / total_mib) / 8 * ceil(total_mib / 1024))
+
+
+def _own_name(title: str, profiles: Sequence[Listed]) -> str:
+    """Return a name like the catalogue's: `h20-96gb` for `NVIDIA H20` whose largest profile is a 7g.96gb."""
+    words = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-").removeprefix("nvidia-") or "gpu"
+    if re.search(r"\d+gb?(-|$)", words):
+        return words
+    largest = max(profiles, key=lambda each: each.memory_mib)
+    said = re.search(r"\.(\d+)gb", largest.name or "")
+    return f"{words}-{int(said[1]) if said else ceil(largest.memory_mib / 1024)}gb"
+
+
+def _pci(device: object) -> str | None:
+    try:
+        return f"{nvml.nvmlDeviceGetPciInfo(device).pciDeviceId >> 16:04X}"
+    except nvml.NVMLError:
+        return None
+
+
+def _total_mib(device: object) -> int | None:
+    try:
+        return int(nvml.nvmlDeviceGetMemoryInfo(device).total // MIB)
+    except nvml.NVMLError:  # an unprivileged user in MIG mode may not ask
+        return None
+
+
+def _smaller(one: Profile, other: Profile) -> Profile:
+    known = [each for each in (one.memory_mib, other.memory_mib) if each is not None]
+    starts = tuple(each for each in one.starts if each in other.starts) or one.starts
+    return replace(one, starts=starts, memory_mib=min(known, default=None))
