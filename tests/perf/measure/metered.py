@@ -9,7 +9,6 @@ import pynvml as nvml
 from tests.drive.fake_nvml import Card, CodeError, Compute, FakeNvml
 from tests.drive.fake_nvml import _point as point
 
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
