@@ -8,6 +8,7 @@ import typer
 
 from partita.cli.job_daemon import Mine, connect, shown_job
 from partita.cli.options import Format, Output, echo, emit, stdout
+from partita.cli.terminal import inline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +78,7 @@ def _table(jobs: list[dict[str, Any]], *, wide: bool) -> Table:
     table.add_column("verdict", overflow="fold", ratio=1, min_width=12)
     for job in jobs:
         for cells in _rows(job, wide=wide):
-            table.add_row(*(Text(cell) for cell in cells))
+            table.add_row(*(Text(inline(cell)) for cell in cells))
     return table
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partita.cli.options import echo
+from partita.cli.terminal import inline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,4 +64,4 @@ def tell_each(jobs: Sequence[dict[str, Any]], words: dict[str, str], *, quiet: b
         return
     for job in jobs:
         text = words.get(job["was"], words[""]).format(**job)
-        echo(f"job {job['id']}: {text}", err=True)
+        echo(f"job {job['id']}: {inline(text)}", err=True)

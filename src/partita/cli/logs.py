@@ -10,6 +10,7 @@ import typer
 from partita.cli.job_daemon import connect
 from partita.cli.options import echo
 from partita.cli.streams import own
+from partita.cli.terminal import ProgramOutput, inline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,12 +32,28 @@ def register(app: typer.Typer) -> None:
 def logs(job: Id, *, follow: Follow = False, attempt: Number = None) -> None:
     """Show what a job has written, stdout and stderr as they came.
 
-    With --follow from one attempt to the next, until the job is over. Ctrl-C ends the command and not the job.
+    With --follow from one attempt to the next, until the job is over. Ctrl-C ends the command and not the job. On a
+    terminal only text and its colours are passed on; into a pipe or a file every byte is.
     """
     with connect() as daemon:
-        for chunk in _followed(daemon, job, attempt) if follow else _written(daemon, job, attempt):
+        chunks = _followed(daemon, job, attempt) if follow else _written(daemon, job, attempt)
+        if own().isatty():
+            _show(chunks)
+            return
+        for chunk in chunks:
             own().buffer.write(chunk)
             own().buffer.flush()
+
+
+def _show(chunks: Iterator[bytes]) -> None:
+    output = ProgramOutput()
+    try:
+        for chunk in chunks:
+            own().write(output.feed(chunk))
+            own().flush()
+    finally:
+        own().write(output.end())
+        own().flush()
 
 
 def _written(daemon: Client, job: str, attempt: int | None) -> Iterator[bytes]:
@@ -77,7 +94,7 @@ def _followed(daemon: Client, job: str, attempt: int | None) -> Iterator[bytes]:
 
 
 def _end(found: dict[str, Any]) -> None:
-    why = f": {found['why']}" if found["why"] else ""
+    why = f": {inline(found['why'])}" if found["why"] else ""
     echo(f"job {found['id']} {found['state']}{why}", err=True)
 
 

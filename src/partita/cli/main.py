@@ -42,6 +42,7 @@ from partita.cli import (
 from partita.cli.gpu_files import GpusFile, hoisted, use_gpu_files
 from partita.cli.options import echo
 from partita.cli.streams import ReaderGoneError, apart, fill_gaps
+from partita.cli.terminal import shown
 from partita.errors import PartitaError
 
 if TYPE_CHECKING:
@@ -172,13 +173,20 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        sys.stderr.write(f"error: a fault in partita itself: {type(error).__name__}: {error}\n")
-        sys.stderr.write("hint: run it again with --debug and report the traceback\n")
+        _tell("error", f"a fault in partita itself: {type(error).__name__}: {error}")
+        _tell("hint", "run it again with --debug and report the traceback")
         sys.exit(1)
 
 
 def _report(error: PartitaError) -> None:
     where = f"{error.where}: " if error.where else ""
-    sys.stderr.write(f"error: {where}{error.what}\n")
+    _tell("error", f"{where}{error.what}")
     if error.hint:
-        sys.stderr.write(f"hint: {error.hint}\n")
+        _tell("hint", error.hint)
+
+
+def _tell(kind: str, text: str) -> None:
+    """Write a message; no line of it can be taken for another one's first."""
+    first, *more = shown(text).split("\n")
+    lines = [f"{kind}: {first}", *(each if each.startswith("  ") else f"  {each}" for each in more)]
+    sys.stderr.write("\n".join(lines) + "\n")

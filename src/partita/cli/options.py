@@ -5,11 +5,12 @@ from __future__ import annotations
 from enum import StrEnum
 from math import isfinite
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from partita.cli.streams import own, width
+from partita.cli.terminal import JsonWriter, is_shown, json_shown, shown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,27 +37,28 @@ Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write t
 
 def stdout() -> Console:
     """Return the console for data: plain where stdout is no terminal, colour off with NO_COLOR."""
-    from rich.console import Console  # noqa: PLC0415 -- rich is slow to import
+    from partita.cli.console import SafeConsole  # noqa: PLC0415 -- rich is slow to import
 
-    return Console(file=own(), width=width(), highlight=False, soft_wrap=False)
+    # No text is markup: names may hold brackets.
+    return SafeConsole(file=own(), width=width(), highlight=False, soft_wrap=False, markup=False)
 
 
 def stderr() -> Console:
     """Return the console for progress and notes."""
-    from rich.console import Console  # noqa: PLC0415 -- rich is slow to import
+    from partita.cli.console import SafeConsole  # noqa: PLC0415 -- rich is slow to import
 
-    return Console(stderr=True, highlight=False)
+    return SafeConsole(stderr=True, highlight=False, markup=False)
 
 
 def echo(text: str, *, err: bool = False, newline: bool = True) -> None:
-    """Write text as it is, to stdout or to stderr."""
-    typer.echo(text, file=None if err else own(), err=err, nl=newline)  # noqa: TID251 -- the one place
+    """Write text to stdout or to stderr; what a terminal would act on is written as an escape."""
+    typer.echo(shown(text), file=None if err else own(), err=err, nl=newline)  # noqa: TID251 -- the one place
 
 
 def emit_document(write: Callable[[TextIO], None], form: Format) -> None:
     """Write a document to stdout as JSON, which is streamed, or as YAML."""
     if form is Format.JSON:
-        write(own())
+        write(cast("TextIO", JsonWriter(own())))
         return
     import io  # noqa: PLC0415 -- only for YAML
     import json  # noqa: PLC0415
@@ -72,11 +74,14 @@ def emit(value: object, form: Format) -> None:
     if form is Format.YAML:
         import yaml  # noqa: PLC0415
 
-        echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), newline=False)
+        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
+        if not is_shown(text):
+            text = yaml.safe_dump(value, sort_keys=False)  # which escapes all that is not ASCII
+        echo(text, newline=False)
     else:
         import json  # noqa: PLC0415
 
-        echo(json.dumps(value, indent=2, ensure_ascii=False))
+        echo(json_shown(json.dumps(value, indent=2, ensure_ascii=False)))
 
 
 def clean(value: object) -> object:

@@ -8,6 +8,7 @@ import typer
 
 from partita.cli.job_daemon import connect, shown_job
 from partita.cli.options import Format, Output, echo, emit, stdout
+from partita.cli.terminal import inline
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,8 +78,8 @@ def _table(found: dict[str, Any]) -> Table:
             Text(job["state"], _COLOURS.get(job["state"], "")),
             shown_bytes(job["memory_bytes"]),
             _start(job, found["now"]),
-            Text(name),
-            Text(_where(job)),
+            Text(inline(name)),
+            Text(inline(_where(job))),
         )
     return table
 
@@ -110,5 +111,5 @@ def _foot(found: dict[str, Any]) -> list[str]:
     if more > 0:
         lines[0] += f"; {more:,} more not shown: --all"
     if found["trouble"]:
-        lines.append(f"trouble: {found['trouble']}")
+        lines.append(f"trouble: {inline(found['trouble'])}")
     return lines

@@ -12,6 +12,7 @@ import typer
 from partita.cli.drivers import DriverName
 from partita.cli.measuring import measuring
 from partita.cli.options import stderr
+from partita.cli.terminal import inline
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -250,4 +251,4 @@ def _runner(name: DriverName, scale: float) -> Runner:
 
 def note(text: str) -> None:
     """Tell something on stderr."""
-    stderr().print(f"note: {text}", markup=False, soft_wrap=True)
+    stderr().print(f"note: {inline(text)}", soft_wrap=True)

@@ -8,6 +8,7 @@ import typer
 
 from partita.cli.job_daemon import Ids, connect
 from partita.cli.options import echo
+from partita.cli.terminal import inline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -84,7 +85,7 @@ def _tell(jobs: Sequence[dict[str, Any]], told: set[str], *, quiet: bool) -> int
     over = [job for job in jobs if job["over"]]
     for job in over:
         if job["id"] not in told and not quiet:
-            why = f": {job['why']}" if job["why"] else ""
+            why = f": {inline(job['why'])}" if job["why"] else ""
             echo(f"job {job['id']} {job['state']}{why}", err=True)
         told.add(job["id"])
     return len(jobs) - len(over)

@@ -7,6 +7,7 @@ import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
@@ -16,6 +17,7 @@ from partita.jobs.queue.daemon import QueueService
 from partita.jobs.queue.folders import ATTEMPTS, make_folders
 from partita.jobs.queue.record import OVER, State
 from partita.jobs.queue.settings import Pace, Settings
+from partita.jobs.queue.socket_server import SocketServer
 from partita.jobs.queue.store import FILE, Store
 from partita.jobs.run.real import RealRunner
 from partita.sim.clock import WallClock
@@ -134,6 +136,26 @@ def queue(
             runner.stop(attempt, grace_s=0.0)
         opened.close()
         driver.close()
+
+
+@contextmanager
+def served(world: World) -> Iterator[World]:
+    """Have the commands find a queue: a thread works it and answers on its socket. Only that thread may use it."""
+    server, over = SocketServer(make_folders(world.folder, shared=False), world.answers), Event()
+
+    def work() -> None:
+        while not over.is_set():
+            due = world.service.step(world.service.now)
+            server.poll(min(max(due - world.service.now, 0.0), 0.02))
+
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        yield world
+    finally:
+        over.set()
+        thread.join()
+        server.close()
 
 
 def end_all(world: World) -> None:

@@ -1,0 +1,260 @@
+"""What users write never acts on a terminal, whichever command shows it."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import pty
+import re
+import sys
+import unicodedata
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tests.cli.commands import Commands
+from tests.jobs.queue.world import queue, served
+
+from partita.cli.console import SafeConsole
+from partita.cli.main import main
+from partita.cli.options import Format, echo, emit, emit_document, stdout
+from partita.cli.terminal import ProgramOutput, inline, json_shown, shown
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import TextIO
+
+    from tests.jobs.queue.world import World
+
+HOSTILE = (
+    "\x1b[2J\x1b[31mred\x1b[0m",  # clears the screen, colours
+    "\x1b]52;c;ZXZpbA==\x07",  # writes into the clipboard
+    "\x1b]8;;http://evil\x1b\\here\x1b]8;;\x1b\\",  # a link
+    "\x9b2J\x85\x84",  # the same with C1 controls
+    "a\rb\x08\x7f\x00\x0b\x0c",
+    "user\u202etxt.exe\u202c\u2066x\u2069\u200f\u061c",  # turned round
+    "in\u200bvis\u200dible\u2060\ufeff\u00ad\u3164\U000e0041\u034f",
+    "line\u2028line\u2029line",
+)
+
+
+def assert_harmless(text: str, *, layout: str = "\n\t") -> None:
+    bad = {
+        each
+        for each in text
+        if each not in layout and unicodedata.category(each) in {"Cc", "Cf", "Zl", "Zp", "Cs"}
+    }
+    assert not bad, (bad, text)
+    assert not set(text) & set("\u3164\u034f")
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_text_is_shown_as_escapes_that_say_what_it_was(text: str) -> None:
+    assert_harmless(shown(text))
+    assert_harmless(inline(f"{text}\n\t"), layout="")
+    assert_harmless(json_shown(json.dumps(text, ensure_ascii=False)), layout="")
+    assert json.loads(json_shown(json.dumps(text, ensure_ascii=False))) == text
+
+
+def test_plain_text_in_any_script_stays_as_it_is() -> None:
+    text = "größer, 大きい, أكبر, \u3000wide, 1\u00a0GiB, e\u0301, \N{GRINNING FACE}, ┌─┐"
+    assert shown(text) == inline(text) == json_shown(text) == text
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_way_of_writing_to_a_terminal_lets_it_through(
+    text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from rich.table import Table  # noqa: PLC0415 -- slow to import
+    from rich.text import Text  # noqa: PLC0415
+
+    table = Table(title=text)
+    table.add_column(text)
+    table.add_row(Text(text, "bold"))
+    table.add_row(text)
+    for what in (table, Text(text), text, f"[link=x]{text}"):
+        stdout().print(what)
+    echo(text)
+    emit({"name": text}, Format.JSON)
+    emit({"name": text}, Format.YAML)
+    emit_document(lambda stream: json.dump({"name": text}, stream, ensure_ascii=False), Format.JSON)
+    found = capsys.readouterr().out
+    assert_harmless(found)
+    assert "[link=x]" in found
+
+
+@pytest.mark.parametrize("form", [Format.JSON, Format.YAML])
+def test_documents_say_what_they_said(form: Format, capsys: pytest.CaptureFixture[str]) -> None:
+    emit(list(HOSTILE), form)
+    text = capsys.readouterr().out
+    assert_harmless(text)
+    assert (json.loads(text) if form is Format.JSON else yaml.safe_load(text)) == list(HOSTILE)
+
+
+def test_columns_stay_columns_and_styles_where_they_were() -> None:
+    from rich.table import Table  # noqa: PLC0415 -- slow to import
+    from rich.text import Text  # noqa: PLC0415
+
+    stream = io.StringIO()
+    table = Table("a", "b", width=30)
+    for text in HOSTILE:
+        table.add_row(Text(text), "x")
+    SafeConsole(file=stream, width=30).print(table)
+    assert {len(line) for line in stream.getvalue().splitlines()} == {30}
+    stream = io.StringIO()
+    console = SafeConsole(file=stream, force_terminal=True, color_system="standard", width=60)
+    console.print(Text.assemble("\x1b", ("red", "red"), "\x1b"))
+    assert stream.getvalue() == "\\x1b\x1b[31mred\x1b[0m\\x1b\n"
+
+
+def logged(*pieces: bytes) -> str:
+    output = ProgramOutput()
+    return "".join(output.feed(piece) for piece in pieces) + output.end()
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_a_jobs_output_keeps_its_colours_and_nothing_else(text: str) -> None:
+    data = f"{text}\n".encode("utf-8", "surrogatepass")
+    whole = logged(data)
+    assert_harmless(re.sub(r"\x1b\[(31|0)m", "", whole), layout="\n\t\r")
+    assert logged(*(data[i : i + 1] for i in range(len(data)))) == whole
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        (b"10%\r20%\r\n", "10%\r20%\r\n"),
+        (b"\x1b[1;38;5;8mx\x1b[m", "\x1b[1;38;5;8mx\x1b[m\x1b[0m"),
+        (b"\x1b[38;2;8;8;8;49mx", "\x1b[38;2;8;8;8;49mx\x1b[0m"),
+        (b"\x1b[8mhidden", "\\x1b[8mhidden"),
+        (b"\x1b[38;5;1;8mhidden", "\\x1b[38;5;1;8mhidden"),
+        (b"caf\xc3\xa9 \xff", "café \\xff"),
+        (b"\x1b", "\\x1b"),
+    ],
+)
+def test_what_a_program_writes_on_a_terminal(written: bytes, told: str) -> None:
+    assert logged(written) == told
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """Run a command whose stdout is a terminal."""
+    monkeypatch.setattr(sys, "argv", ["partita", *words])
+    outer, inner = pty.openpty()
+    stream: TextIO = os.fdopen(inner, "w")
+    monkeypatch.setattr(sys, "stdout", stream)
+    try:
+        with pytest.raises(SystemExit):
+            main()
+        stream.flush()
+        return os.read(outer, 65536).decode()
+    finally:
+        monkeypatch.undo()
+        stream.close()
+        os.close(outer)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    folder = tmp_path_factory.mktemp("hostile")
+    (folder / "state").mkdir()
+    with queue(folder / "state", keep=True) as world, served(world):
+        yield world
+
+
+@pytest.fixture(scope="module")
+def hostile_jobs(world: World) -> list[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PARTITA_STATE", str(world.folder))
+        from partita.cli.job_daemon import connect  # noqa: PLC0415 -- used once
+
+        ids = []
+        with connect() as daemon:
+
+            def submit(*command: str, **more: Any) -> None:
+                environment = {"PATH": os.environ["PATH"]}
+                ids.append(
+                    daemon.ask("submit", command=command, directory="/", environment=environment, **more)[
+                        "id"
+                    ]
+                )
+
+            for text in HOSTILE:
+                word = text.replace("\0", "")
+                submit("printf", "%s\\n", word)
+                submit(f"no-such-{word}\nhint: run this", name="x")
+                submit(
+                    "true",
+                    f"{word}\nerror: forged",
+                    memory={"source": "declared", "lower": 0, "upper": 2**45},
+                )
+            done = ids[: len(HOSTILE) * 3]
+            while daemon.ask("pending", ids=done)["pending"] > len(HOSTILE):
+                pass
+        return ids
+
+
+COMMANDS = [
+    ("queue",),
+    ("queue", "-o", "json"),
+    ("queue", "-o", "yaml"),
+    ("history",),
+    ("history", "-o", "json"),
+    ("history", "-o", "yaml"),
+    ("status",),
+    ("forget",),
+    ("forget", "-o", "json"),
+    ("energy", "--by", "job"),
+    ("wait", "IDS", "--timeout", "0s"),
+    ("requeue", "WAITING"),
+    ("cancel", "WAITING"),
+    ("cancel", "\x1b[2J12"),
+    ("logs", "\u202e12"),
+    ("history", "\u202e12"),
+    ("submit", "--name", "\x1b[2J", "--", "true"),
+    ("submit", "--after", "ok:\x1b[2J", "--", "true"),
+    ("submit", "--memory", "\x9b2J", "--", "true"),
+    ("submit", "\x1b[2J --x"),
+    ("plan", "-f", "no\u202efile\x1b[2J.yaml"),
+    ("perf", "show", "no\u202efile\x1b[2J.csv"),
+    ("gpus", "\x1b[2Ja100"),
+    ("daemon", "--discipline", "fa\u200bir"),
+]
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_every_command_shows_hostile_names_as_text(
+    world: World,
+    hostile_jobs: list[str],
+    words: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    commands = Commands(world.folder.parent, monkeypatch, capsys)
+    assert commands.state == world.folder
+    said = {"IDS": hostile_jobs, "WAITING": hostile_jobs[2::3]}
+    found = commands(*(each for word in words for each in said.get(word, [word])))
+    assert_harmless(found.out)
+    assert_harmless(found.err)
+    forged = [
+        line
+        for line in (found.out + found.err).splitlines()
+        if line.startswith(("error: forged", "hint: run"))
+    ]
+    assert not forged
+
+
+def test_logs_are_raw_in_a_pipe_and_shown_on_a_terminal(
+    world: World,
+    hostile_jobs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfdbinary: pytest.CaptureFixture[bytes],
+) -> None:
+    monkeypatch.setenv("PARTITA_STATE", str(world.folder))
+    monkeypatch.setattr(sys, "argv", ["partita", "logs", hostile_jobs[0]])
+    with pytest.raises(SystemExit):
+        main()
+    assert capfdbinary.readouterr().out == HOSTILE[0].encode() + b"\n"
+    monkeypatch.setenv("PARTITA_STATE", str(world.folder))
+    text = on_a_terminal(monkeypatch, "logs", hostile_jobs[0])
+    assert text == "\\x1b[2J\x1b[31mred\x1b[0m\r\n\x1b[0m"
