@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 from dataclasses import replace
@@ -189,3 +190,15 @@ def test_what_json_cannot_carry_is_told() -> None:
         write_query(Query((Tensor("X", "BF16", (1,), bytes(2)),)), binary=False)
     with pytest.raises(InvalidQueryError, match="UTF-8"):
         write_query(Query((Tensor("X", "BYTES", (1,), encode_texts([b"\xff"])),)), binary=False)
+
+
+def test_numbers_that_a_server_hides_behind_null_are_told_and_tokens_read() -> None:
+    body = '{"outputs": [{"name": "Y", "datatype": "FP32", "shape": [1, 2], "data": [%s]}]}'
+    with pytest.raises(InvalidQueryError, match="output Y: the server writes null"):
+        read_answer((body % "1.0, null").encode(), None)
+    (tensor,) = read_answer((body % "NaN, -Infinity").encode(), None)
+    assert str(struct.unpack("<2f", tensor.data)) == "(nan, -inf)"
+    _, sent = write_query(
+        Query((Tensor("X", "FP32", (2,), struct.pack("<2f", float("nan"), float("inf"))),)), binary=False
+    )
+    assert b"[NaN,Infinity]" in sent

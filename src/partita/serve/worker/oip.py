@@ -31,6 +31,9 @@ _CODES = {
 }
 
 
+_FRACTIONS = frozenset({"FP16", "FP32", "FP64"})
+
+
 def write_query(query: Query, *, binary: bool) -> tuple[int | None, bytes]:
     """Return the length of a body's JSON if binary data follow, else None, and the body.
 
@@ -63,6 +66,7 @@ def read_answer(body: bytes, header: int | None) -> tuple[Tensor, ...]:
 
     Raises:
         UpstreamError: it is no answer.
+        InvalidQueryError: the answer has numbers that the server does not tell.
     """
     try:
         document = json_value(bytes(body if header is None else body[:header]))
@@ -71,6 +75,11 @@ def read_answer(body: bytes, header: int | None) -> tuple[Tensor, ...]:
         for each in document["outputs"]:
             size = each.get("parameters", {}).get("binary_data_size")
             shape = tuple(int(one) for one in each["shape"])
+            if size is None and each["datatype"] in _FRACTIONS and None in _flat(each["data"]):
+                raise InvalidQueryError(
+                    f"output {each['name']}: the server writes null where it has NaN or an infinity, and which it is "
+                    "cannot be told"
+                )
             if size is None:
                 raw: bytes | memoryview = _packed(each["datatype"], each["data"])
             else:

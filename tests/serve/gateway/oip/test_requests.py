@@ -286,9 +286,42 @@ def test_a_header_longer_than_the_body_is_refused():
         read_request(b"{}", 3, Signature(ECHO), LIMITS)
 
 
-def test_nothing_that_is_not_finite_is_a_number():
-    with pytest.raises(RequestError, match="malformed JSON"):
-        read(b'{"inputs": [{"name": "INPUT0", "datatype": "FP32", "shape": [1, 4], "data": [NaN, 1, 2, 3]}]}')
+TOKENS = b'{"inputs": [{"name": "INPUT0", "datatype": "%b", "shape": [1, 4], "data": %b}]}'
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+@pytest.mark.parametrize("data", [b"[NaN, Infinity, -Infinity, -0.5]", b"[[NaN, Infinity, -Infinity, -0.5]]"])
+def test_nan_and_infinities_are_read_as_triton_and_python_write_them(datatype, data):
+    one = Model("m", "m", (TensorSpec("INPUT0", datatype, (-1, 4)),), ECHO.outputs, 8, 0.1, 0.95, ROWS)
+    signature = Signature(one)
+    sent = TOKENS % (datatype.encode(), data)
+    for _ in range(2):  # the second time, what surrounds the data is known
+        (found,) = read_request(sent, None, signature, LIMITS).query.inputs
+        numbers = np.frombuffer(found.data, NUMPY[datatype])
+        np.testing.assert_array_equal(numbers, [np.nan, np.inf, -np.inf, -0.5])
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data", "says"),
+    [
+        (b"INT32", b"[NaN, 1, 2, 3]", "fractions among elements of INT32"),
+        (b"FP32", b"[nan, 1, 2, 3]", "malformed JSON"),
+        (b"FP32", b"[NaN, 1e999, 2, 3]", "out of range"),
+        (b"FP32", b"[1e999, 1, 2, 3]", "malformed JSON"),
+        (b"FP32", b"[NaN, 1e39, 2, 3]", "out of range of FP32"),
+        (b"FP32", b"[1, NaN, -1e39, 3]", "out of range of FP32"),
+        (b"FP32", b"[NaN, 1, 2, 3", "malformed JSON"),
+        (b"FP32", b"[NaN, 1, 2, " + b"[" * 5000, "malformed JSON"),
+        (b"FP32", b"[NaN, 1, null, 3]", "null among"),
+        (b"FP32", b'[NaN, 1, 2, "\xff"]', "malformed JSON"),
+    ],
+)
+def test_what_is_no_number_is_refused_beside_nan_too(datatype, data, says):
+    one = Model(
+        "m", "m", (TensorSpec("INPUT0", datatype.decode(), (-1, 4)),), ECHO.outputs, 8, 0.1, 0.95, ROWS
+    )
+    with pytest.raises(RequestError, match=says):
+        read(TOKENS % (datatype, data), one)
 
 
 JSON = st.recursive(

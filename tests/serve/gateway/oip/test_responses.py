@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from partita.serve.gateway.oip.faults import RequestError
 from partita.serve.gateway.oip.request import InferRequest
@@ -62,10 +64,27 @@ def test_every_number_survives_json(datatype):
     assert json.loads(body)["outputs"][0]["data"] == values.tolist()
 
 
-def test_numbers_that_json_lacks_become_null():
-    data = np.array([np.nan, np.inf], "<f4").tobytes()
-    body, _ = write_answer("m", request({}), Answer((Tensor("o", "FP32", (2,), data),)))
-    assert json.loads(body)["outputs"][0]["data"] == [None, None]
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+@given(values=st.lists(st.floats(width=32), max_size=6))
+def test_numbers_that_json_lacks_are_written_as_triton_writes_them(datatype, values):
+    dtype = "<f4" if datatype == "FP32" else "<f8"
+    outputs = (
+        Tensor("null", datatype, (len(values),), np.array(values, dtype).tobytes()),
+        Tensor("t", "BYTES", (1,), pack_strings([b"null, null"])),
+        Y,
+    )
+    body, _ = write_answer("m", request({}), Answer(outputs))
+    found, text, whole = json.loads(body)["outputs"]
+    np.testing.assert_array_equal(np.array(found["data"], dtype), np.array(values, dtype))
+    assert (text["data"], whole["data"]) == (["null, null"], [-(2**63)])
+    assert b"null" not in body.replace(b'"null"', b"").replace(b"null, null", b"")
+
+
+def test_tritonclient_reads_nan_and_infinities_that_came_as_json():
+    result = pytest.importorskip("tritonclient.http").InferResult
+    data = np.array([np.nan, np.inf, -np.inf, 1.5], "<f4")
+    body, _ = write_answer("m", request({}), Answer((Tensor("o", "FP32", (4,), data.tobytes()),)))
+    np.testing.assert_array_equal(result.from_response_body(body).as_numpy("o"), data)
 
 
 @pytest.mark.parametrize(

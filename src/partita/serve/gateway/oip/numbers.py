@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from array import array
 from itertools import chain
+from math import inf
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import orjson
 
 from partita.serve.gateway.oip.faults import RequestError
 from partita.serve.gateway.oip.strings import pack_strings, unpack_strings
@@ -75,11 +77,17 @@ def from_lists(tensor: Mapping[str, Any], count: int, most_strings: int) -> byte
         return bytes(flat)
     _check_kinds(name, datatype, kinds, {int, float} if datatype in _FLOATS else {int})
     if datatype == "FP32" and flat and not -_MOST_FP32 < min(flat) <= max(flat) < _MOST_FP32:
-        raise RequestError(f"input {name}: a number is out of range of FP32")
+        _check_fp32(name, flat)
     try:
         return array(_CODES[datatype], flat).tobytes()
     except OverflowError:
         raise RequestError(f"input {name}: a number is out of range of {datatype}") from None
+
+
+def _check_fp32(name: str, flat: Sequence[float]) -> None:
+    """Check that no number is as good as infinite that does not say so."""
+    if any(_MOST_FP32 <= abs(each) < inf for each in flat):
+        raise RequestError(f"input {name}: a number is out of range of FP32")
 
 
 def to_list(tensor: Tensor) -> object:
@@ -96,6 +104,20 @@ def to_list(tensor: Tensor) -> object:
     if tensor.datatype in NO_JSON:
         raise no_json(tensor.name, tensor.datatype)
     return np.frombuffer(bytes(tensor.data), _NUMPY[tensor.datatype])
+
+
+def with_tokens(numbers: object) -> object:
+    """Return numbers for orjson, those that JSON lacks as the tokens NaN, Infinity and -Infinity; others as they are.
+
+    These tokens are what Triton writes, and what its clients and Python read. orjson writes null in their place.
+    """
+    if not isinstance(numbers, np.ndarray) or numbers.dtype.kind != "f" or np.isfinite(numbers).all():
+        return numbers
+    between = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY).split(b"null")
+    bad = numbers[~np.isfinite(numbers)].tolist()
+    tokens = [b"NaN" if each != each else b"Infinity" if each > 0 else b"-Infinity" for each in bad]
+    text = b"".join(chain.from_iterable(zip(between, [*tokens, b""], strict=True)))
+    return orjson.Fragment(text)
 
 
 def no_json(name: str, datatype: str) -> RequestError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -144,13 +145,34 @@ def _document(body: bytes, header_length: int | None, limits: Limits) -> dict[st
         raise RequestError(
             f"{len(header)} bytes of JSON, {limits.header} at most; send the tensors as binary data", 413
         )
-    try:
-        document = orjson.loads(header)
-    except orjson.JSONDecodeError as error:
-        raise RequestError(f"malformed JSON: {error}") from None
+    document = _loaded(header)
     if type(document) is not dict:
         raise RequestError("the body is no JSON object")
     return document
+
+
+def _loaded(header: bytes | memoryview) -> Any:  # noqa: ANN401 -- whatever is JSON
+    """Return what JSON says, in which numbers may be NaN, Infinity and -Infinity, as Triton and Python have them.
+
+    orjson takes these for faults, so that what has them, and only that, is read by the standard library.
+    """
+    try:
+        return orjson.loads(header)
+    except orjson.JSONDecodeError as error:
+        text = bytes(header)
+        if b"NaN" not in text and b"Infinity" not in text:
+            raise RequestError(f"malformed JSON: {error}") from None
+    try:
+        return json.loads(text.decode(), parse_float=_finite)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"malformed JSON: {error}") from None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not isfinite(value):
+        raise ValueError(f"the number {text:.20} is out of range")
+    return value
 
 
 def _tensors(

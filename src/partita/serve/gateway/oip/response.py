@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from partita.serve.gateway.oip.numbers import to_list
+from partita.serve.gateway.oip.numbers import to_list, with_tokens
 from partita.serve.gateway.oip.version import VERSION
 
 if TYPE_CHECKING:
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def write_answer(service: str, request: InferRequest, answer: Answer) -> tuple[bytes, int | None]:
     """Return the body, and the bytes of JSON in it where binary data follow.
 
-    Numbers in JSON are written as FP32 or FP64 have them; infinite ones and NaN, which JSON lacks, become null.
+    Numbers in JSON are written as FP32 or FP64 have them; infinite ones and NaN, which JSON lacks, as the tokens that
+    Triton writes.
 
     Raises:
         RequestError: an output was not asked for as binary and has no form in JSON.
@@ -36,6 +37,11 @@ def write_answer(service: str, request: InferRequest, answer: Answer) -> tuple[b
     if request.id:
         document["id"] = request.id
     header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    if b"null" in header:  # so orjson has it; or a text does
+        for told in outputs:
+            if "data" in told:
+                told["data"] = with_tokens(told["data"])
+        header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     if not data:
         return header, None
     return b"".join([header, *data]), len(header)
