@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from array import array
 from itertools import chain
-from math import inf
+from math import inf, isnan
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,7 +115,7 @@ def with_tokens(numbers: object) -> object:
         return numbers
     between = orjson.dumps(numbers, option=orjson.OPT_SERIALIZE_NUMPY).split(b"null")
     bad = numbers[~np.isfinite(numbers)].tolist()
-    tokens = [b"NaN" if each != each else b"Infinity" if each > 0 else b"-Infinity" for each in bad]
+    tokens = [b"NaN" if isnan(each) else b"Infinity" if each > 0 else b"-Infinity" for each in bad]
     text = b"".join(chain.from_iterable(zip(between, [*tokens, b""], strict=True)))
     return orjson.Fragment(text)
 
