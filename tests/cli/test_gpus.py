@@ -1,15 +1,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
+import pynvml
 import pytest
 import typer
 import yaml
+from tests.cli.commands import Commands
+from tests.drive.fake_nvml import FakeNvml
 from typer.testing import CliRunner
 
 from partita.cli import gpus
+from partita.cli.gpu_files import hoisted
 from partita.errors import InputError
-from partita.mig.catalogue import gpu_names
+from partita.mig.catalogue import gpu_model, gpu_names
+from partita.mig.gpu_file import gpu_text, read_gpu
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 app = typer.Typer()
 gpus.register(app)
@@ -88,3 +98,104 @@ def test_a_name_that_is_not_known_is_refused_with_a_hint(arguments: tuple[str, .
     with pytest.raises(InputError, match=what) as caught:
         run(*arguments)
     assert caught.value.hint
+
+
+# GPUs of one's own.
+
+OWN = replace(gpu_model("a30-24gb"), name="a30-mine", title="A30 of ours", aliases=("NVIDIA Mine",), pci=())
+WORKLOAD = """
+apiVersion: partita/v1
+kind: Workload
+performance: [perf.csv]
+gpus: [{model: a30-mine}]
+services: [{name: s, model: m, rate: 10, slo: {latency_ms: 50}}]
+"""
+PERF = "model,gpu,profile,batch,processes,throughput,latency_ms,quantile\nm,a30-mine,1g.6gb,1,1,20,10,p99\n"
+
+
+@pytest.fixture
+def partita(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    (tmp_path / "mine.toml").write_text(gpu_text(OWN))
+    (tmp_path / "w.yaml").write_text(WORKLOAD)
+    (tmp_path / "perf.csv").write_text(PERF)
+    return Commands(tmp_path, monkeypatch, capsys)
+
+
+def test_a_file_of_ones_own_is_known_to_every_command(
+    partita: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, plan = tmp_path / "mine.toml", tmp_path / "plan.json"
+    made = partita("plan", "-f", tmp_path / "w.yaml", "--gpus-file", mine, "--out", plan)
+    assert made.code == 0, made.err
+    assert partita("diff", plan, plan).code == 2
+    assert partita(f"--gpus-file={mine}", "diff", plan, plan).code == 0
+    monkeypatch.setenv("PARTITA_GPUS_FILE", str(mine))
+    assert partita("plan", "-f", tmp_path / "w.yaml", "--check", plan).code == 0
+    assert partita("apply", plan, "--yes").code == 0
+    assert "a30-mine" in partita("status").out
+    assert "A30 of ours, Ampere, from" in partita("gpus", "show", "a30-mine").out
+
+
+def test_files_in_the_configuration_folder_are_known_and_shown_with_their_place(
+    partita: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTITA_CONFIG", str(tmp_path / "config"))
+    folder = tmp_path / "config/gpus"
+    folder.mkdir(parents=True)
+    (tmp_path / "mine.toml").rename(folder / "mine.toml")
+    found = {each["name"]: each["origin"] for each in json.loads(partita("gpus", "-o", "json").out)}
+    assert found["a30-mine"] == str(folder / "mine.toml")
+    assert found["a30-24gb"] == "catalogue"
+    (folder / "twice.toml").write_text(gpu_text(OWN))
+    twice = partita("gpus")
+    assert twice.code == 2
+    assert "a30-mine is in" in twice.err
+
+
+def test_a_file_with_a_fault_is_told_with_its_line(partita: Commands, tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(path.read_text().replace("compute_slices = 4", "compute_slices = four"))
+    told = partita("gpus", "--gpus-file", path)
+    assert told.code == 2
+    assert f"error: {path}:4:" in told.err
+    assert partita("gpus", "--gpus-file", tmp_path / "none.toml").code == 2
+
+
+def test_a_gpu_as_toml_is_a_file_for_gpus_file(partita: Commands, tmp_path: Path) -> None:
+    text = partita("gpus", "show", "h100-pcie-80gb", "--toml").out
+    (tmp_path / "again.toml").write_text(text)
+    assert read_gpu(tmp_path / "again.toml") == gpu_model("h100-pcie-80gb")
+
+
+def test_the_option_may_stand_anywhere_but_behind_two_dashes() -> None:
+    assert hoisted(["plan", "--gpus-file", "a", "-f", "w", "--gpus-file=b"]) == [
+        "--gpus-file",
+        "a",
+        "--gpus-file=b",
+        "plan",
+        "-f",
+        "w",
+    ]
+    assert hoisted(["submit", "--", "x", "--gpus-file", "y"]) == ["submit", "--", "x", "--gpus-file", "y"]
+    assert hoisted(["plan", "--gpus-file"]) == ["--gpus-file", "plan"]
+
+
+def test_what_nvml_tells_is_listed_and_kept(
+    partita: Commands, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeNvml(OWN, "a100-40gb", OWN, OWN)
+    fake.cards[3].mig_capable = False
+    monkeypatch.setattr(pynvml, "nvmlLib", fake)
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    listed = partita("gpus", "--from-nvml", "-o", "json")
+    names = {each["name"]: each["origin"] for each in json.loads(listed.out)}
+    assert names == {"mine-24gb": "NVML", "a100-40gb": "NVML"}
+    assert "GPU 3 (NVIDIA Mine) is left out: it has no MIG" in listed.err
+    one = partita("gpus", "--from-nvml", "--out", tmp_path / "one.toml")
+    assert one.code == 2
+    assert "name a folder" in one.err
+    assert partita("gpus", "--from-nvml", "--out", f"{tmp_path}/kept/").code == 0
+    kept = read_gpu(tmp_path / "kept/mine-24gb.toml")
+    assert [p.memory_mib for p in kept.profiles] == [p.memory_mib for p in OWN.profiles]
+    assert partita("gpus", "show", "mine-24gb", "--gpus-file", tmp_path / "kept/mine-24gb.toml").code == 0
+    assert partita("gpus", "--out", tmp_path / "x").code == 2

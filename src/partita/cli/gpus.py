@@ -38,7 +38,9 @@ Profiles = Annotated[
 
 SaveTo = Annotated[
     Path | None,
-    typer.Option("--out", metavar="FILE", help="With --from-nvml: write them to this file, or this folder."),
+    typer.Option(
+        "--out", metavar="FILE", help="With --from-nvml: write them to this .toml file, or to this folder."
+    ),
 ]
 
 
@@ -104,12 +106,12 @@ def _save(models: list[GpuModel], out: Path) -> None:
     from partita.files import replacing  # noqa: PLC0415
     from partita.mig.gpu_file import gpu_text  # noqa: PLC0415
 
-    folder = out.is_dir() or str(out).endswith("/")
+    folder = out.is_dir() or out.suffix != ".toml"
     if not models:
         raise InputError("there is no GPU here to write", where=str(out), hint="see `partita doctor`")
     if len(models) > 1 and not folder:
         names = ", ".join(gpu.name for gpu in models)
-        raise InputError(f"this host has {names}", where=str(out), hint=f"name a folder: --out {out.parent}/")
+        raise InputError(f"this host has {names}", where=str(out), hint=f"name a folder: --out {out.parent}")
     if folder:
         out.mkdir(parents=True, exist_ok=True)
     for gpu in models:

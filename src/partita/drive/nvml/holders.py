@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path("/")
+"""Where the host's files are."""
 
 # Programs that have GPUs open as their office, the likeliest first, and what makes each let go.
 _OFFICES: dict[str, str] = {
@@ -63,14 +64,14 @@ class Holder:
     advice: str | None = None
 
 
-def holders(device: object, gi_id: int | None, *, root: Path = ROOT) -> tuple[Holder, ...]:
+def holders(device: object, gi_id: int | None) -> tuple[Holder, ...]:
     """Return who holds a GPU instance, or a whole GPU: whoever computes first, then DCGM, then others.
 
     Args:
         device: NVML's handle of the GPU.
         gi_id: the GPU instance; None for the GPU as a whole.
-        root: where the host's files are.
     """
+    root = ROOT
     computing = cuts.processes(device)
     pids = computing.get(gi_id, set()) if gi_id is not None else set().union(*computing.values())
     found = {pid: _holder(root, pid, "computes on it") for pid in pids}

@@ -230,8 +230,8 @@ def merged(models: Sequence[GpuModel]) -> GpuModel:
 def with_unknown(model: GpuModel, profile_id: int, start: int, size: int) -> tuple[GpuModel, Profile]:
     """Return a model with a profile for an instance of a kind that its device does not list, and that profile.
 
-    It is never planned for: it is no plain profile, and no device offers it. Its compute slices are taken as the most
-    that any profile of at most that size has, so that what is left is not overrated.
+    It is never planned for: it is no plain profile, and no device offers it. Its compute slices are taken as its
+    share of the memory slices, or the most that a profile of at most that size has: what is left is not overrated.
     """
     name = f"{_compute_of(model, size)}g.{size}slices+profile{profile_id}"
     if model.has(name):
@@ -245,7 +245,8 @@ def with_unknown(model: GpuModel, profile_id: int, start: int, size: int) -> tup
 
 
 def _compute_of(model: GpuModel, size: int) -> int:
-    return max((each.compute for each in model.profiles if each.memory <= size), default=1)
+    share = ceil(size * model.compute_slices / model.memory_slices)
+    return max([share, *(each.compute for each in model.profiles if each.memory <= size)])
 
 
 def _agree(profile: Profile, each: Listed) -> bool:
