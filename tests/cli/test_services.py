@@ -32,7 +32,7 @@ services:
   - {name: threads, worker: {onnx: {path: /models/bert.onnx, threads: 2}}}
   - {name: triton, worker: {upstream: "http://127.0.0.1:80{start}"}}
   - {name: slow, worker: {emulated: {slow_down: 2, inputs: [{name: X, datatype: FP32, shape: [-1, 3]}]}}}
-  - {name: plain, worker: {emulated: true}, start_timeout_s: 7}
+  - {name: plain, worker: {emulated: true}, start_timeout_s: 7, hang_timeout_s: 3, retry: false}
   - {name: started, worker: {upstream: {url: "http://127.0.0.1:{port}", command: [serve, "{port}"]}}}
   - {name: other, command: [serve]}
 """
@@ -66,6 +66,8 @@ def test_processes_and_servers_that_are_told_are_read(tmp_path: Path) -> None:
         ("services: [{name: a, worker: {upstream: localhost}}]", "no HTTP address"),
         ("services: [{name: a, worker: {upstream: {url: 'http://h', command: serve}}}]", "a list of words"),
         ("services: [{name: a, worker: {emulated: yes please}}]", "expected true"),
+        ("services: [{name: a, worker: {emulated: true}, hang_timeout_s: 0}]", "too few"),
+        ("services: [{name: a, worker: {emulated: true}, retry: 1}]", "expected true or false"),
         ("services: [{name: a, worker: {emulated: true}, command: [x]}]", "unknown key 'command'"),
         ("services: [", "not YAML"),
     ],
@@ -98,7 +100,7 @@ def test_workers_are_read_and_models_lie_beside_the_file(tmp_path: Path) -> None
         "threads": WorkerWay(OnnxSpec("/models/bert.onnx", 2)),
         "triton": WorkerWay(UpstreamSpec("http://127.0.0.1:80{start}")),
         "slow": WorkerWay(EmulatedSpec(inputs=(TensorSpec("X", "FP32", (-1, 3)),), slow_down=2.0)),
-        "plain": WorkerWay(EmulatedSpec(), start_timeout_s=7.0),
+        "plain": WorkerWay(EmulatedSpec(), start_timeout_s=7.0, hang_timeout_s=3.0, retry=False),
         "started": WorkerWay(UpstreamSpec("http://127.0.0.1:{port}", command=("serve", "{port}"))),
     }
     found = read_services(path, tmp_path / "workers")

@@ -106,7 +106,7 @@ def test_stopping_drains(world: World, tmp_path: Path) -> None:
         assert isinstance(world.driver.wait(until=0.0), tuple)
         assert one.done()[0] == number
         one.drained()
-        assert one.frames.next() is None
+        assert one.left()
         (ended,) = world.driver.wait()
     assert ended.error is None
     assert world.instances()[0].replica is None

@@ -97,6 +97,7 @@ def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
     from partita.serve.gateway.oip.limits import Limits  # noqa: PLC0415
     from partita.serve.gateway.running import Access, run  # noqa: PLC0415
     from partita.serve.gateway.sockets import listening  # noqa: PLC0415
+    from partita.serve.gateway.values import no_starts  # noqa: PLC0415
 
     served = [_served(loaded, spec) for spec in loaded.workload.services]
     names = [each.name for each in served]
@@ -115,7 +116,12 @@ def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
 
         async def serving() -> bool:
             gateway = Gateway(
-                served, workers, router=asked.router, rates=folder / "rates.json", on_end=metrics.on_end
+                served,
+                workers,
+                router=asked.router,
+                rates=folder / "rates.json",
+                on_end=metrics.on_end,
+                starts=no_starts if supervisor is None else supervisor.starts,
             )
             return await run(gateway, names, metrics, access, supervisor=supervisor, grace_s=asked.grace_s)
 
@@ -138,6 +144,10 @@ def _supervisor(staff: Staff, served: list[ServedService], folder: Path, grace_s
         grace_s=grace_s,
         graces={name: way.grace_s for name, way in ways.items() if way.grace_s is not None},
         declared={name: way.declared for name, way in ways.items() if way.declared is not None},
+        hang_timeouts={
+            name: way.hang_timeout_s for name, way in ways.items() if way.hang_timeout_s is not None
+        },
+        once=[name for name, way in ways.items() if not way.retry],
     )
     return Supervisor(
         specs,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from partita.serve.worker.spec import BackendSpec, DeclaredBatch
 
 _PROCESS = "environment ready grace_s start_timeout_s"
-_WORKER = "environment grace_s start_timeout_s batch max_batch_size"
+_WORKER = "environment grace_s start_timeout_s batch max_batch_size hang_timeout_s retry"
 _HINT = 'write [{name: resnet50, command: [serve, --port, "{port}"], ready: port}]'
 
 
@@ -28,8 +28,8 @@ def read_services(
     A list under `services`, each with `name` and one of
 
     - `worker`: `{onnx: model.onnx}`, `{upstream: http://127.0.0.1:8000}` or `{emulated: true}`, each also an object
-      with more fields (with `batch`, which is `rows` or `none`, `max_batch_size`, `environment`, `grace_s` and
-      `start_timeout_s`),
+      with more fields (with `batch`, which is `rows` or `none`, `max_batch_size`, `environment`, `grace_s`,
+      `start_timeout_s`, `hang_timeout_s` and `retry`),
     - `command`: a process of its own (with `environment`, `ready`, which is `port` or a command, `grace_s` and
       `start_timeout_s`),
     - `start` and `stop`: commands that tell a server that runs already (with `timeout_s`).
@@ -62,6 +62,8 @@ class WorkerWay:
         grace_s: seconds for finishing what they have; None if the file does not say.
         start_timeout_s: seconds they may take to become ready.
         declared: what is said of the model's batch.
+        hang_timeout_s: seconds without a sign of life after which they hang; None if the file does not say.
+        retry: whether their queries may run a second time.
     """
 
     backend: BackendSpec
@@ -69,6 +71,8 @@ class WorkerWay:
     grace_s: float | None = None
     start_timeout_s: float = 600.0
     declared: DeclaredBatch | None = None
+    hang_timeout_s: float | None = None
+    retry: bool = True
 
 
 def read_workers(path: Path) -> dict[str, WorkerWay]:
@@ -84,6 +88,8 @@ def read_workers(path: Path) -> dict[str, WorkerWay]:
             fields.number("grace_s") if "grace_s" in fields.data else None,
             _seconds(fields, "start_timeout_s", 600.0),
             _declared(fields),
+            _hang_timeout(fields) if "hang_timeout_s" in fields.data else None,
+            _retry(fields),
         )
         for fields in _entries(path)
         if "worker" in fields.data
@@ -119,6 +125,8 @@ def _worker(fields: Fields, sockets: Path, seconds: SliceSeconds) -> Process:
         environment=_environment(fields),
         grace_s=_seconds(fields, "grace_s", 30.0),
         start_timeout_s=_seconds(fields, "start_timeout_s", 600.0),
+        hang_timeout_s=_hang_timeout(fields),
+        retry=_retry(fields),
     )
 
 
@@ -138,6 +146,16 @@ def _declared(fields: Fields) -> DeclaredBatch | None:
     if told is None and most is None:
         return None
     return DeclaredBatch(None if told is None else told == "rows", most)
+
+
+def _hang_timeout(fields: Fields) -> float:
+    from partita.serve.worker.spec import hang_timeout  # noqa: PLC0415 -- slow to import
+
+    return hang_timeout(fields)
+
+
+def _retry(fields: Fields) -> bool:
+    return fields.flag("retry") if "retry" in fields.data else True
 
 
 def _backend(fields: Fields) -> BackendSpec:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -78,6 +80,22 @@ class Traffic(RuleBasedStateMachine):
             self.dispatcher.done(batch.worker, batch.number, [answer] * len(batch.queries), 0.1, self.now)
         )
 
+    @precondition(lambda self: set(self.workers) - self.gone)
+    @rule(data=st.data(), event=st.sampled_from(["silent", "heard", "fault", "no fault"]))
+    def tell(self, *, data: st.DataObject, event: str) -> None:
+        worker = data.draw(st.sampled_from([each for each in self.workers if each not in self.gone]))
+        if event == "silent":
+            steps = self.dispatcher.silent(worker, self.now)
+        elif event == "heard":
+            steps = self.dispatcher.heard(worker, self.now)
+        else:
+            steps = self.dispatcher.said_fault(worker, self.now, fault=event == "fault")
+        self.carry_out(steps)
+
+    @rule(seconds=st.one_of(st.none(), st.floats(0.0, 5.0)), batch=st.integers(1, 9))
+    def expect(self, seconds: float | None, batch: int) -> None:
+        self.dispatcher.fleet.coming = () if seconds is None else ((self.now + seconds, batch),)
+
     @rule(seconds=st.one_of(st.floats(0.0, 0.5), st.floats(0.5, 20.0)))
     def wait(self, seconds: float) -> None:
         self.now += seconds
@@ -150,6 +168,7 @@ def test_a_query_whose_worker_dies_starts_elsewhere_before_all_others() -> None:
     lost, other = Waiting(1, 0.0, 9.0), Waiting(1, 0.1, 5.0)
     made.arrive(lost, 0.0)
     made.arrive(other, 0.1)
+    made.fleet.coming = ((0.3, 1),)
     assert made.leave(first, 0.2).ends == []
     _, steps = join(made, 0.3, gpu=1, batch=1)
     assert [batch.queries for batch in steps.starts] == [[lost]]
@@ -158,6 +177,7 @@ def test_a_query_whose_worker_dies_starts_elsewhere_before_all_others() -> None:
 def test_a_query_is_tried_twice_and_then_fails() -> None:
     made = dispatcher(9.0)
     query = Waiting(1, 0.0, 9.0)
+    made.fleet.coming = ((1.0, 8),)
     for gpu in range(2):
         worker, steps = join(made, gpu=gpu)
         if gpu == 0:
@@ -188,36 +208,151 @@ def test_a_query_that_is_at_fault_is_not_tried_again() -> None:
     assert (steps.starts, steps.ends[0].outcome) == ([], Outcome.INVALID)
 
 
-def test_a_worker_that_does_not_answer_gets_nothing_new_and_its_late_answer_is_dropped() -> None:
-    made = dispatcher(20.0)
-    silent, _ = join(made, gpu=0)
+def late_one(made: Dispatcher) -> tuple[Worker, Worker, Waiting, Batch, Batch]:
+    """Two workers and a query that the first has had for so long that the second runs it too."""
+    slow, _ = join(made, gpu=0)
     query = Waiting(1, 0.0, 20.0)
     (batch,) = made.arrive(query, 0.0).starts
     other, _ = join(made, gpu=1)
     assert made.tick(3.9).starts == []
     (again,) = made.tick(4.1).starts
-    assert (batch.worker, again.worker) == (silent, other)
+    assert (batch.worker, again.worker) == (slow, other)
+    return slow, other, query, batch, again
+
+
+def test_a_worker_that_takes_too_long_gets_nothing_new_and_the_first_answer_counts() -> None:
+    made = dispatcher(20.0)
+    slow, other, query, batch, again = late_one(made)
     assert made.arrive(Waiting(1, 4.2, 1.5), 4.2).starts == []
-    late = made.done(silent, batch.number, [GOOD], 4.3, 4.3)
-    assert (late.ends, [each.worker for each in late.starts]) == ([], [silent])
-    (end,) = made.done(other, again.number, [GOOD], 1.0, 5.1).ends
-    assert end.query is query
+    late = made.done(slow, batch.number, [GOOD], 4.3, 4.3)
+    assert [(end.query, end.query.worker) for end in late.ends] == [(query, slow)]
+    assert [each.worker for each in late.starts] == [slow]
+    assert made.done(other, again.number, [GOOD], 1.0, 5.1).ends == [], "it has been answered"
 
 
-def test_what_a_silent_worker_holds_fails_in_the_end() -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_tries_one_may_fail_or_die_and_the_other_still_counts(first: int) -> None:
+    for dies in (False, True):
+        made = dispatcher(20.0)
+        slow, other, query, batch, again = late_one(made)
+        pairs = [(slow, batch), (other, again)]
+        worker, bad = pairs[first]
+        if dies:
+            assert made.leave(worker, 4.3).ends == []
+        else:
+            assert made.done(worker, bad.number, [BROKEN], 4.3, 4.3).ends == []
+        rest, good = pairs[1 - first]
+        (end,) = made.done(rest, good.number, [GOOD], 1.0, 5.1).ends
+        assert (end.query, end.outcome, made.in_flight) == (query, Outcome.ANSWERED, 0)
+
+
+def test_without_another_worker_a_slow_one_is_waited_for_until_the_deadline() -> None:
+    made = dispatcher(60.0)
+    slow, _ = join(made)
+    query = Waiting(1, 0.0, 60.0)
+    (batch,) = made.arrive(query, 0.0).starts
+    for moment in range(1, 59):  # its estimate is a second
+        assert made.tick(float(moment)) == Steps([], [])
+    assert made.fleet.groups, "it lives, so it can answer"
+    (end,) = made.done(slow, batch.number, [GOOD], 59.0, 59.0).ends
+    assert (end.query, end.outcome) == (query, Outcome.ANSWERED)
+
+
+def test_what_is_past_its_deadline_on_a_slow_worker_is_told_and_the_worker_counts_for_nothing() -> None:
     made = dispatcher(2.0)
-    join(made)
-    made.arrive(Waiting(1, 0.0, 2.0), 0.0)
+    slow, _ = join(made)
+    (batch,) = made.arrive(Waiting(1, 0.0, 2.0), 0.0).starts
     assert made.tick(5.0).ends == []
     (end,) = made.tick(17.0).ends
     assert end.outcome is Outcome.FAILED
+    assert made.arrive(Waiting(1, 17.0, 2.0), 17.0).ends[0].reason is Reason.NO_WORKER
+    made.done(slow, batch.number, [GOOD], 18.0, 18.0)
+    assert made.arrive(Waiting(1, 18.0, 60.0), 18.0).starts, "it has answered after all"
+
+
+def test_a_worker_that_gives_no_sign_of_life_is_not_waited_for_beyond_the_deadline() -> None:
+    made = dispatcher(2.0)
+    mute, _ = join(made)
+    running, waiting = Waiting(1, 0.0, 2.0), Waiting(1, 0.0, 3.0)
+    made.arrive(running, 0.0)
+    made.arrive(waiting, 0.0)
+    (end,) = made.silent(mute, 0.5).ends
+    assert (end.query, end.reason) == (waiting, Reason.NO_WORKER), "at once, not at its deadline"
+    assert made.tick(1.9).ends == []
+    (end,) = made.tick(2.1).ends
+    assert (end.query, end.outcome) == (running, Outcome.FAILED)
+
+
+def test_queries_of_a_silent_worker_go_elsewhere_at_once_and_it_is_trusted_when_it_is_heard() -> None:
+    made = dispatcher(9.0)
+    mute, _ = join(made, gpu=0)
+    (batch,) = made.arrive(Waiting(1, 0.0, 9.0), 0.0).starts
+    join(made, gpu=1)
+    (again,) = made.silent(mute, 0.5).starts
+    assert again.queries == batch.queries
+    assert made.arrive(Waiting(1, 0.6, 1.5), 0.6).starts == []
+    made.heard(mute, 0.7)
+    assert [each.worker for each in made.done(mute, batch.number, [GOOD], 1.0, 1.0).starts] == [mute]
+
+
+def test_a_worker_that_says_it_cannot_answer_is_left_alone_until_it_says_it_can() -> None:
+    made = dispatcher(9.0)
+    ill, _ = join(made)
+    made.said_fault(ill, 0.1, fault=True)
+    assert made.arrive(Waiting(1, 0.2, 9.0), 0.2).ends[0].reason is Reason.NO_WORKER
+    made.said_fault(ill, 0.3, fault=False)
+    assert made.arrive(Waiting(1, 0.4, 9.0), 0.4).starts
+
+
+def test_queries_that_may_run_once_alone_are_never_tried_elsewhere() -> None:
+    made = dispatcher(20.0)
+    once, _ = made.join(replace(hello(gpu=0), retry=False), {}, 0.0)
+    query = Waiting(1, 0.0, 20.0)
+    (batch,) = made.arrive(query, 0.0).starts
+    join(made, gpu=1)
+    assert made.tick(4.1).starts == made.silent(once, 4.2).starts == []
+    (end,) = made.leave(once, 4.3).ends
+    assert (end.query, end.outcome, batch.queries) == (query, Outcome.FAILED, [query])
+
+
+@pytest.mark.parametrize("router", ["late-binding", "fifs"])
+def test_queries_wait_for_a_worker_that_will_be_there_in_time_and_for_no_other(router: str) -> None:
+    made = Dispatcher(Settings(9.0), ROUTERS[router])
+    gone, _ = join(made)
+    made.fleet.coming = ((2.0, 8),)  # a batch takes one second
+    assert made.leave(gone, 0.0).ends == []
+    early, late = Waiting(1, 0.0, 2.9), Waiting(1, 0.0, 3.1)
+    assert made.arrive(early, 0.0).ends[0].reason is Reason.NO_WORKER
+    assert made.arrive(late, 0.0).ends == []
+    assert made.arrive(Waiting(9, 0.0, 9.0), 0.0).ends[0].reason is Reason.NO_WORKER, "it takes 8"
+    made.fleet.coming = ((5.0, 8),)  # it takes longer
+    (end,) = made.tick(1.0).ends
+    assert (end.query, end.reason) == (late, Reason.NO_WORKER)
+    last = Waiting(1, 1.0, 9.0)
+    made.arrive(last, 1.0)
+    _, steps = join(made, 5.0, gpu=1)
+    assert [batch.queries for batch in steps.starts] == [[last]]
+
+
+def test_where_the_worker_for_large_queries_is_lost_those_alone_are_refused() -> None:
+    made = dispatcher(9.0)
+    small, _ = join(made, gpu=0, batch=2)
+    large, _ = join(made, gpu=1, batch=8, profile="7g.80gb")
+    for worker in (small, large):
+        made.arrive(Waiting(worker.hello.batch, 0.0, 9.0), 0.0)
+    big, little = Waiting(5, 0.0, 9.0), Waiting(1, 0.0, 9.0)
+    made.arrive(big, 0.0)
+    made.arrive(little, 0.0)
+    ends = made.silent(large, 0.1).ends
+    assert [(end.query, end.reason) for end in ends] == [(big, Reason.NO_WORKER)]
+    assert made.arrive(Waiting(5, 0.2, 9.0), 0.2).ends[0].reason is Reason.NO_WORKER
 
 
 def test_a_worker_that_fails_all_it_gets_rests_and_is_tried_again() -> None:
     made = dispatcher(9.0)
     bad, _ = join(made)
     now, failed = 0.0, 0
-    while not bad.suspected:
+    while not bad.aside:
         starts = made.arrive(Waiting(1, now, 1.5), now).starts
         while starts:
             now += 0.01

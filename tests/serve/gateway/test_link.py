@@ -35,6 +35,13 @@ class Ears:
         self.heard.append((number, data, seconds))
         return True
 
+    def connected(self, link: Link) -> None:
+        del link
+
+    def said_beat(self, link: Link, fault: str | None) -> None:
+        assert link.heard
+        self.heard.append(("beat", fault))
+
     def said_draining(self, link: Link) -> None:
         del link
         self.heard.append("draining")
@@ -123,3 +130,14 @@ def test_an_error_with_half_a_surrogate_pair_is_an_error_like_others() -> None:
     link.data_received(hello().packed() + pack_done(1, [Answer(error="\ud800")], 0.5))
     assert wire.open
     assert ears.heard[1:] == [(1, [[]], 0.5)]
+
+
+def test_signs_of_life_are_heard_with_why_a_worker_cannot_answer() -> None:
+    link, ears, wire = linked()
+    link.data_received(hello().packed() + frame(Kind.BEAT, 0) + frame(Kind.BEAT, 0, {"fault": "no server"}))
+    assert ears.heard[1:] == [("beat", None), ("beat", "no server")]
+    link.heard = False
+    link.data_received(frame(Kind.BEAT, 0))
+    assert link.heard
+    link.data_received(frame(Kind.BEAT, 0, ["fault"]))
+    assert not wire.open

@@ -125,7 +125,7 @@ def test_drained_instances_finish_their_work_and_are_not_replaced(tmp_path: Path
             kinds = {one.next().kind, one.next().kind}
             assert kinds == {Kind.DRAINING, Kind.DONE}
             one.drained()
-            assert one.frames.next() is None
+            assert one.left()
         assert number == 1
         until(lambda: len(keeper.workers()) == 1)
         assert keeper.workers()[0].spec.placement == "3g.20gb@0"
@@ -145,6 +145,37 @@ def test_what_does_not_drain_in_time_is_killed(tmp_path: Path) -> None:
     assert worker.pid is not None
     assert gone(worker.pid)
     assert keeper.workers() == ()
+
+
+def test_one_that_cannot_hear_sigterm_is_killed_with_all_that_it_started(tmp_path: Path) -> None:
+    (spec,) = two(tmp_path)[:1]
+    keeper = Supervisor((spec,))
+    keeper.start()
+    until(lambda: ready(keeper))
+    (worker,) = keeper.workers()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)
+    keeper.stop(0.1)
+    assert gone(worker.pid)
+
+
+def test_when_the_next_worker_will_be_started_is_known(tmp_path: Path) -> None:
+    spec = two(tmp_path)[0]
+    keeper = Supervisor((spec,))
+    now = time.monotonic()
+    assert keeper.starts("other", now, 0.0) == ()
+    assert keeper.starts(spec.service, now, 0.0) == ((now, 8),)
+    keeper.start()
+    try:
+        until(lambda: keeper.workers()[0].pid is not None)
+        (begun,) = keeper.starts(spec.service, time.monotonic(), 0.0)
+        assert now <= begun[0] <= time.monotonic()
+        until(lambda: ready(keeper))
+        now = time.monotonic()
+        (found,) = keeper.starts(spec.service, now, 8.0)  # whoever asks has lost it, or finds that it hangs
+        assert now + 8.0 <= found[0] <= now + 9.0
+    finally:
+        keeper.stop(0.0)
 
 
 ORPHANS = """

@@ -94,9 +94,25 @@ class Gateway:
         return number
 
     def next(self) -> Frame:
-        found = self.frames.next()
+        """The next frame that is no sign of life."""
+        while (found := self.frames.next()) is not None and found.kind == Kind.BEAT:
+            pass
         assert found is not None, "the worker left"
         return found
+
+    def beat(self) -> Frame:
+        """The next sign of life."""
+        while (found := self.frames.next()) is not None and found.kind != Kind.BEAT:
+            pass
+        assert found is not None, "the worker left"
+        return found
+
+    def left(self) -> bool:
+        """Whether it says nothing more but signs of life, and leaves."""
+        while (found := self.frames.next()) is not None:
+            if found.kind != Kind.BEAT:
+                return False
+        return True
 
     def done(self) -> tuple[int, tuple[Answer, ...], float]:
         found = self.next()

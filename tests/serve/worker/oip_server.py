@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,8 @@ class Server(ThreadingHTTPServer):
     hang_up = False
     limit: int | None = 64
     """`max_batch_size` of its configuration of the model; without one it has no configurations."""
+    mute = False
+    """Whether it accepts and does not answer."""
     connections = 0
     requests: list[int]
     """Rows of each request."""
@@ -47,6 +50,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_GET(self) -> None:
+        while self.server.mute:
+            time.sleep(0.01)
         match self.path.removeprefix("/base"):
             case "/v2":
                 self._say(
@@ -122,6 +127,7 @@ def serving() -> Iterator[Server]:
         try:
             yield server
         finally:
+            server.mute = False
             server.shutdown()
             thread.join()
 

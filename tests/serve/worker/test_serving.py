@@ -199,7 +199,7 @@ def test_draining_finishes_the_old_work_and_takes_no_new_gateway(tmp_path: Path)
         assert [*kinds, last.number] == numbers
         assert process.poll() is None  # the other has not said that it will send nothing more
         other.drained()
-        assert one.frames.next() is None
+        assert one.left()
         assert process.wait(30) == 0
 
 

@@ -47,6 +47,8 @@ def test_the_shortest_specification_is_enough() -> None:
         ({"seconds": {"1": -1}}, "seconds.1: expected at least 0"),
         ({"grace": 3}, "unknown key 'grace'"),
         ({"supervised": 1}, "supervised: expected true or false"),
+        ({"hang_timeout_s": 0.5}, "hang_timeout_s: 0.5 s are too few"),
+        ({"retry": "no"}, "retry: expected true or false"),
         ({"backend": "onnx"}, "backend: expected a back-end of kind emulated, onnx, upstream"),
         ({"backend": {"kind": "tensorrt"}}, "expected a back-end of kind"),
         ({"backend": {"kind": "onnx"}}, "the key 'path' is missing"),

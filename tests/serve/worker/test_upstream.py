@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import struct
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -158,6 +160,64 @@ def test_a_worker_ends_when_the_server_that_it_started_does(
     broken = spec_of(tmp_path, UpstreamSpec("http://127.0.0.1:{port}", "plus", command=("false",)))
     with running(broken, stderr=subprocess.PIPE, text=True) as process:
         assert process.wait(30) in (2, -signal.SIGTERM)
+
+
+def test_an_idle_server_that_no_longer_answers_is_noticed_and_so_is_its_return(server: Server) -> None:
+    made = Upstream(UpstreamSpec(server.url), "plus", 2, hang_timeout_s=0.4)
+    try:
+        for mute in (True, False):
+            server.mute = mute
+            until(lambda: (made.fault is not None) == server.mute)
+        server.ready_after = 10**6  # it answers, and says no
+        until(lambda: made.fault is not None)
+        server.ready_after = 0
+        until(lambda: made.fault is None)
+        assert values(made.run(0, [asking(1)])[0]) == [2, 3]
+    finally:
+        made.close()
+
+
+def test_a_server_that_is_asked_something_is_not_asked_whether_it_lives(server: Server) -> None:
+    """It may serve one connection, or one request, at a time."""
+    made = Upstream(UpstreamSpec(server.url), "plus", 2, hang_timeout_s=0.2)
+    try:
+        with made._health.lanes[1]:
+            server.ready_after, asked = 10**6, server.connections
+            time.sleep(0.5)
+            assert (server.ready_after, made.fault) == (10**6, None)
+        until(lambda: made.fault is not None)
+        assert server.connections <= asked + 1, "over the first lane's own"
+    finally:
+        made.close()
+
+
+def test_a_server_that_accepts_and_never_answers_is_not_waited_for_beyond_the_time_to_load() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        url = f"http://127.0.0.1:{mute.getsockname()[1]}"
+        began = time.monotonic()
+        with pytest.raises(InputError, match="did not have the model ready"):
+            Upstream(UpstreamSpec(url, load_timeout_s=0.2), "plus", 1)
+        assert time.monotonic() - began < 10
+
+
+def test_a_server_of_its_own_that_hangs_is_killed_and_its_worker_ends_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    backend = UpstreamSpec("http://127.0.0.1:{port}/base", "plus", command=STARTED)
+    spec = spec_of(tmp_path, backend, hang_timeout_s=1.0)
+    with running(spec, stderr=subprocess.PIPE, text=True) as process:
+        (server,) = children(process.pid)
+        with gateway(spec) as one:
+            assert one.beat().header is None
+            os.kill(server, signal.SIGSTOP)
+            while (beat := one.beat()).header is None:
+                pass
+            assert "does not say" in beat.header["fault"]
+            one.drained()
+        assert process.wait(30) == 0
+        assert process.stderr is not None
+        assert "it is killed" in str(process.stderr.read())
 
 
 def children(pid: int) -> list[int]:

@@ -6,6 +6,7 @@ waits, and which worker takes it, is the router's matter; what became of each qu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -13,7 +14,7 @@ from partita.serve.gateway.fleet import Fleet
 from partita.serve.gateway.health import Health
 from partita.serve.gateway.routers.port import Rules
 from partita.serve.gateway.values import Outcome, Reason
-from partita.serve.gateway.waiting import ENDED, QUEUED, RUNNING, Batch, Waiting, Worker
+from partita.serve.gateway.waiting import ENDED, QUEUED, RUNNING, Aside, Batch, Waiting, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -93,7 +94,7 @@ class Dispatcher:
         steps = Steps([], [])
         reason = self._refusal(query, now)
         if reason is None and not self._router.put(query, now):
-            reason = Reason.LATE
+            reason = self._why_not(query)
         if reason is not None:
             self._end(query, steps, Outcome.REFUSED, reason)
             return steps
@@ -145,8 +146,12 @@ class Dispatcher:
             good &= answer.error is None or answer.invalid
             if query is not None:
                 self.in_flight -= 1
+                query.runs -= 1
                 self._answered(query, answer, batch, (seconds, now), steps)
-        self._health.done(batch, now - batch.begun, now, good=good)
+        if self._health.done(batch, now - batch.begun, now, good=good):
+            self._set_aside(worker, Aside.RESTING, now, steps)
+        if batch.stuck and not any(each.stuck for each in worker.running.values()):
+            self._take_back(worker, Aside.STUCK)
         if worker.takes_work:
             self._router.freed(worker)
         self._start(now, steps)
@@ -174,8 +179,37 @@ class Dispatcher:
             for query in batch.queries:
                 if query is not None:
                     self.in_flight -= 1
-                    self._retry(query, worker, now, steps)
+                    query.runs -= 1
+                    if query.state == RUNNING and not query.runs:
+                        self._retry(query, worker, now, steps)
         worker.running.clear()
+        self._settle(now, steps)
+        return steps
+
+    def silent(self, worker: Worker, now: float) -> Steps:
+        """Give nothing new to a worker that gives no sign of life, and try elsewhere what can be."""
+        steps = Steps([], [])
+        self._set_aside(worker, Aside.SILENT, now, steps)
+        for batch in worker.running.values():
+            self._health.suspect(batch)
+            self._try_elsewhere(batch, now)
+        self._settle(now, steps)
+        return steps
+
+    def heard(self, worker: Worker, now: float) -> Steps:
+        """Trust a worker again that gives signs of life."""
+        steps = Steps([], [])
+        self._take_back(worker, Aside.SILENT)
+        self._settle(now, steps)
+        return steps
+
+    def said_fault(self, worker: Worker, now: float, *, fault: bool) -> Steps:
+        """Give nothing new to a worker while it says that it cannot answer."""
+        steps = Steps([], [])
+        if fault:
+            self._set_aside(worker, Aside.FAULT, now, steps)
+        else:
+            self._take_back(worker, Aside.FAULT)
         self._settle(now, steps)
         return steps
 
@@ -183,9 +217,13 @@ class Dispatcher:
         """Let time pass: to be called every few milliseconds while anything waits or runs."""
         steps = Steps([], [])
         for batch in self._health.overdue(self._running.values(), now):
-            self._suspect(batch, now, steps)
-        for batch in self._health.abandoned(self._running.values(), now):
-            self._abandon(batch, steps)
+            self._health.suspect(batch)
+            self._put_again(self._router.lost(batch.worker), now, steps)
+            self._try_elsewhere(batch, now)
+        for batch in self._health.hopeless(self._running.values(), now):
+            self._give_up(batch, now, steps)
+        for worker in self._health.rested(now):
+            self._take_back(worker, Aside.RESTING)
         for worker in self._health.tick(now):
             self._router.freed(worker)
         self._settle(now, steps)
@@ -208,9 +246,9 @@ class Dispatcher:
         """Refuse all that waits or runs."""
         self._closing = self._aborting = True
         steps = Steps([], [])
-        self._settle(float("inf"), steps)
+        self._settle(math.inf, steps)
         for batch in self._running.values():
-            self._abandon(batch, steps)
+            self._give_up(batch, math.inf, steps)
         return steps
 
     def _refusal(self, query: Waiting, now: float) -> Reason | None:
@@ -218,8 +256,9 @@ class Dispatcher:
         if self._aborting or (self._closing and not query.row):  # what has begun in parts is finished
             return Reason.DRAINING
         if query.batch > fleet.most:
-            return Reason.NO_WORKER
-        if query.due - now < fleet.quickest[query.batch]:
+            if not fleet.awaited(query, now):
+                return Reason.NO_WORKER
+        elif query.due - now < fleet.quickest[query.batch]:
             return Reason.LATE
         return Reason.FULL if self._router.waiting >= self._settings.most_waiting else None
 
@@ -234,6 +273,7 @@ class Dispatcher:
             for query in queries:
                 query.state, query.worker, query.begun = RUNNING, worker, now
                 query.tries += 1
+                query.runs += 1
             self.in_flight += len(queries)
             steps.starts.append(batch)
         if router.dropped:
@@ -246,12 +286,20 @@ class Dispatcher:
 
     def _end_dropped(self, steps: Steps) -> None:
         for query in self._router.dropped:
-            if query.tries:
-                self._end(query, steps, Outcome.FAILED)
-            else:
-                nobody = query.batch > self.fleet.most
-                self._end(query, steps, Outcome.REFUSED, Reason.NO_WORKER if nobody else Reason.LATE)
+            self._waited_in_vain(query, steps)
         self._router.dropped.clear()
+
+    def _waited_in_vain(self, query: Waiting, steps: Steps) -> None:
+        """End a query that nobody will start, unless a worker still runs it."""
+        if query.runs:
+            query.state = RUNNING
+        elif query.tries:
+            self._end(query, steps, Outcome.FAILED)
+        else:
+            self._end(query, steps, Outcome.REFUSED, self._why_not(query))
+
+    def _why_not(self, query: Waiting) -> Reason:
+        return Reason.NO_WORKER if query.batch > self.fleet.most else Reason.LATE
 
     def _answered(
         self, query: Waiting, answer: Answer, batch: Batch, took: tuple[float, float], steps: Steps
@@ -260,28 +308,30 @@ class Dispatcher:
             return
         seconds, now = took
         query.seconds = seconds
-        if answer.error is None:
-            batch.worker.answered += 1
-            self._end(query, steps, Outcome.ANSWERED, answer=answer)
-        elif answer.invalid:
-            self._end(query, steps, Outcome.INVALID, answer=answer)
-        else:
-            self._retry(query, batch.worker, now, steps, answer)
+        if answer.error is not None and not answer.invalid:
+            if query.state == RUNNING and not query.runs:
+                self._retry(query, batch.worker, now, steps, answer)
+            return
+        batch.worker.answered += answer.error is None
+        waits = query.state == QUEUED
+        self._end(query, steps, Outcome.ANSWERED if answer.error is None else Outcome.INVALID, answer=answer)
+        if waits:  # for its second try, which it no longer needs
+            self._router.removed(query)
+        query.worker = batch.worker
 
     def _retry(
         self, query: Waiting, worker: Worker, now: float, steps: Steps, answer: Answer | None = None
     ) -> None:
         """Let a query wait again, before all others, or end it."""
-        if query.state == ENDED:
-            return
-        if not self._can_retry(query, now) or not self._put_first(query, worker, now):
+        if not self._can_retry(query, worker, now) or not self._put_first(query, worker, now):
             self._end(query, steps, Outcome.FAILED, answer=answer)
 
-    def _can_retry(self, query: Waiting, now: float) -> bool:
+    def _can_retry(self, query: Waiting, worker: Worker, now: float) -> bool:
         quickest = self.fleet.quickest
         left = query.due - now
         return (
             query.tries < _TRIES
+            and worker.hello.retry
             and left > 0
             and (query.batch >= len(quickest) or left >= quickest[query.batch])
         )
@@ -297,27 +347,51 @@ class Dispatcher:
         """Let queries wait for others than the worker they were bound to; they have not been tried."""
         for query in queries:
             if not self._router.put(query, now):
-                self._end(query, steps, Outcome.REFUSED, Reason.LATE)
+                self._waited_in_vain(query, steps)
 
-    def _suspect(self, batch: Batch, now: float, steps: Steps) -> None:
-        """Give a silent worker nothing new, and try elsewhere what there is still time for."""
-        self._health.suspect(batch)
-        self._put_again(self._router.lost(batch.worker), now, steps)
+    def _set_aside(self, worker: Worker, why: Aside, now: float, steps: Steps) -> None:
+        """Give a worker nothing new, and let nobody count on it."""
+        if worker.draining:
+            return
+        worker.aside.add(why)
+        self.fleet.retire(worker)
+        self._put_again(self._router.lost(worker), now, steps)
+
+    def _take_back(self, worker: Worker, why: Aside) -> None:
+        """Count on a worker again, if nothing else speaks against it."""
+        worker.aside.discard(why)
+        if why is Aside.RESTING:
+            worker.back_at = math.inf
+        if not worker.aside and not worker.draining:
+            self.fleet.restore(worker)
+            self._router.freed(worker)
+
+    def _try_elsewhere(self, batch: Batch, now: float) -> None:
+        """Let others run a batch's queries too, where one could in time; the first answer to each counts."""
+        worker = batch.worker
+        for query in batch.queries:
+            if (
+                query is not None
+                and query.state == RUNNING
+                and query.runs == 1
+                and self._can_retry(query, worker, now)
+                and self.fleet.others(query, worker, now)
+                and not self._put_first(query, worker, now)
+            ):
+                query.state = RUNNING
+
+    def _give_up(self, batch: Batch, now: float, steps: Steps) -> None:
+        """Wait no longer for those of a batch's queries that are past their deadline."""
         for at, query in enumerate(batch.queries):
-            if query is not None and query.state == RUNNING and self._can_retry(query, now):
+            if query is not None and (query.state == ENDED or query.due < now):
                 batch.queries[at] = None
                 self.in_flight -= 1
-                if not self._put_first(query, batch.worker, now):
+                query.runs -= 1
+                if query.state == RUNNING and not query.runs:
                     self._end(query, steps, Outcome.FAILED)
-
-    def _abandon(self, batch: Batch, steps: Steps) -> None:
-        """Wait for a batch no longer; its worker stays suspected until it answers."""
-        for at, query in enumerate(batch.queries):
-            if query is not None:
-                batch.queries[at] = None
-                self.in_flight -= 1
-                if query.state != ENDED:
-                    self._end(query, steps, Outcome.FAILED)
+        if batch.due < now:
+            batch.stuck = True
+            self._set_aside(batch.worker, Aside.STUCK, now, steps)
 
     @staticmethod
     def _end(

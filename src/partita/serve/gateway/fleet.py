@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from partita.serve.gateway.link import Link
+    from partita.serve.gateway.waiting import Waiting
     from partita.serve.worker.wire import Hello
 
 SizeKey = tuple[int, str, int, int, tuple[tuple[int, float], ...]]
@@ -51,6 +52,7 @@ class Fleet:
     Attributes:
         groups: from small slices to large, slower ones after their like.
         idlers: how many batches could start now.
+        coming: when workers that are not there now should be able to answer, with the largest batch of each.
         quickest: least seconds of each batch size on any worker.
         least: least cost of each batch size on any worker.
         most: the largest batch that some worker takes.
@@ -65,6 +67,7 @@ class Fleet:
         self.groups: list[Group] = []
         self.quickest: list[float] = [0.0]
         self.least: list[float] = [0.0]
+        self.coming: tuple[tuple[float, int], ...] = ()
         self.idlers = self.most = 0
 
     def join(
@@ -83,7 +86,7 @@ class Fleet:
         if size is None:
             table = table_of(known, hello.batch, self._deadline * _UNKNOWN)
             size = self._sizes[key] = SizeEstimate(table)
-        worker = Worker(hello, size, Slowdowns(hello.batch), now, link)
+        worker = Worker(hello, key, size, Slowdowns(hello.batch), now, link=link)
         self.workers[worker] = None
         self._enter(worker, key)
         self._idle_again(worker)
@@ -95,13 +98,47 @@ class Fleet:
         self.workers.pop(worker, None)
 
     def retire(self, worker: Worker) -> None:
-        """Give a worker nothing new ever again."""
+        """Give a worker nothing new, ever or until it is restored."""
         group = worker.group
         if group is not None:
             self.rest(worker)
             worker.group = None
             if self._exit(worker, group):
                 self.refresh()
+
+    def restore(self, worker: Worker) -> None:
+        """Let a worker that was retired start batches again."""
+        if worker.group is None and not worker.draining:
+            self._enter(worker, worker.key)
+            if worker.takes_work:
+                self._idle_again(worker)
+
+    @property
+    def able(self) -> int:
+        """How many workers can answer."""
+        return sum(len(group.members) for group in self.groups)
+
+    def others(self, query: Waiting, than: Worker, now: float) -> bool:
+        """Return whether another worker could answer a query in time if it started it now."""
+        return any(
+            query.batch <= group.most and now + group.seconds[query.batch] <= query.due
+            for group in self.groups
+            if any(each is not than for each in group.members)
+        )
+
+    def awaited(self, query: Waiting, now: float) -> bool:
+        """Return whether a worker that takes a query's batch size should be able to answer it in time, soon."""
+        batch, latest = query.batch, query.due - self._known(query.batch)
+        resting = ((each.back_at, each.hello.batch) for each in self.workers if not each.draining)
+        return now <= latest and any(
+            at <= latest and batch <= most for known in (self.coming, resting) for at, most in known
+        )
+
+    def _known(self, batch: int) -> float:
+        """Return the least seconds of a batch on workers that are there or were; 0 where none took it."""
+        return min(
+            (size.seconds[batch] for size in self._sizes.values() if batch < len(size.seconds)), default=0.0
+        )
 
     def rest(self, worker: Worker) -> None:
         """Take a worker out of the idle ones."""

@@ -24,12 +24,16 @@ from partita.serve.gateway.values import (
     RefusedError,
     ServedService,
     ServiceStatistics,
+    no_starts,
 )
+from partita.serve.gateway.waiting import Aside
+from partita.serve.gateway.watchdog import LOOK_S, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
+    from partita.serve.gateway.values import Starts
     from partita.serve.gateway.waiting import Asker, Waiting
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
@@ -49,7 +53,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 _TICK_S = 0.005
 _HELD_UP_S = 0.025
-_LOOK_S = 0.001
+_POLL_S = 0.001
 _PRICES_S = 2.0
 _RATES_S = 5.0
 _HELLO_S = 1.0
@@ -65,6 +69,7 @@ class Gateway:
         batching: whether waiting queries are joined into batches.
         rates: file to which observed rates are written; none if None.
         on_end: is told of every query's end, on the event loop.
+        starts: tells when workers are started anew, so that queries may wait for them.
 
     Raises:
         InputError: there is no such router.
@@ -79,6 +84,7 @@ class Gateway:
         batching: bool = True,
         rates: Path | None = None,
         on_end: Callable[[Ended], None] | None = None,
+        starts: Starts = no_starts,
     ) -> None:
         if router not in ROUTERS:
             close = nearest(router, list(ROUTERS))
@@ -86,8 +92,17 @@ class Gateway:
                 f"unknown router {router}",
                 hint=f"did you mean {close}?" if close else f"known are {', '.join(ROUTERS)}",
             )
+        self._watchdog = Watchdog()
         self._routes = {
-            each.name: Route(each, ROUTERS[router], batching=batching, on_end=on_end) for each in services
+            each.name: Route(
+                each,
+                ROUTERS[router],
+                batching=batching,
+                on_end=on_end,
+                starts=starts,
+                hung_s=self._watchdog.left_s,
+            )
+            for each in services
         }
         self._folder = WorkersFolder(folder, lambda name: Link(name, self))
         self._rates = rates
@@ -105,6 +120,7 @@ class Gateway:
         self._spawn(self._keep_prices())
         if self._rates is not None:
             self._spawn(self._keep_rates(self._rates))
+        self._spawn(self._watch())
         self._tick()
 
     async def drain(self, grace_s: float) -> None:
@@ -140,7 +156,7 @@ class Gateway:
         return route.model if route else None
 
     def ready(self, service: str) -> bool:
-        """Return whether some worker takes this service's queries."""
+        """Return whether some worker can answer this service's queries."""
         route = self._routes.get(service)
         return route is not None and not self._draining and bool(route.dispatcher.fleet.groups)
 
@@ -206,6 +222,19 @@ class Gateway:
             return False
         return self._routes[link.service].done(link.worker, number, answers, seconds)
 
+    def connected(self, link: Link) -> None:
+        """Look after a connection's life."""
+        self._watchdog.watch(link)
+
+    def said_beat(self, link: Link, fault: str | None) -> None:
+        """Hear whether a worker can answer."""
+        worker = link.worker
+        if worker is None or (fault is not None) == (Aside.FAULT in worker.aside):
+            return
+        if fault is not None:
+            _log.warning("%s cannot answer: %s", worker.name, fault)
+        self._routes[link.service].said_fault(worker, fault=fault is not None)
+
     def said_draining(self, link: Link) -> None:
         """Let the worker go, once its replacement, if it is there, is known."""
         self._spawn(self._let_go(link))
@@ -213,6 +242,7 @@ class Gateway:
     def lost(self, link: Link, why: str) -> None:
         """Try elsewhere what a worker that is gone was running."""
         self._links.discard(link)
+        self._watchdog.forget(link)
         if link.worker is not None:
             self._routes[link.service].leave(link.worker)
         self._folder.lost(link.name, again=link.worker is not None, fault=bool(why))
@@ -237,7 +267,7 @@ class Gateway:
         """Return when something is true, or after so many seconds."""
         end = time.monotonic() + seconds
         while not true() and time.monotonic() < end:  # noqa: ASYNC110 -- an event would cost every query something
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_POLL_S)
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -250,6 +280,18 @@ class Gateway:
             for route in self._routes.values():
                 route.tick(now)
         self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
+
+    async def _watch(self) -> None:
+        while True:
+            found = self._watchdog.look(time.monotonic())
+            for link, act in [(each, Route.heard) for each in found.heard] + [
+                (each, Route.silent) for each in found.silent
+            ]:
+                if link.worker is not None:
+                    act(self._routes[link.service], link.worker)
+            for link, why in found.hung:
+                _end_hung(link, why)
+            await asyncio.sleep(LOOK_S)
 
     async def _keep_prices(self) -> None:
         while True:
@@ -279,3 +321,12 @@ class Gateway:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.error("a part of the gateway ended: %s", error, exc_info=error)
+
+
+def _end_hung(link: Link, why: str) -> None:
+    """End a worker that hangs, and let its queries go on without it, whether or not its process ends."""
+    peer, ended = link.peer, False
+    # One that has said what it is has shown that it is a worker.
+    if peer is not None and (link.worker is not None or peer.is_worker()):
+        ended = peer.kill()
+    link.close(f"{why}: {'killed' if ended else 'left alone, as it is no process of ours'}")

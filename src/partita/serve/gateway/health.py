@@ -1,8 +1,10 @@
-"""Workers that are slow, silent or failing: what is expected of each, and when it is trusted again."""
+"""Workers that are slow or failing: what is expected of each, and when it is trusted again."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
+
+from partita.serve.gateway.waiting import Aside
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -10,9 +12,9 @@ if TYPE_CHECKING:
     from partita.serve.gateway.fleet import Fleet
     from partita.serve.gateway.waiting import Batch, Worker
 
-_SILENT = 4.0  # times its estimate: then a batch is overdue
+_OVERDUE = 4.0  # times its estimate: then a batch is overdue
 _LEAST_S = 0.05  # but never sooner: a host that is out of breath is no failure
-_ABANDONED = 4.0  # times as long: then it is waited for no longer
+_HOPELESS = 4.0  # times as long, and its deadlines past: then nobody waits for it any more
 _FAILURES = 3  # failed batches in a row: then a worker rests
 _REST_S = (1.0, 30.0)
 _FORGET_S = 0.25  # without a batch: then corrections of a size are forgotten
@@ -20,7 +22,7 @@ _EVERY_S = 0.02
 
 
 class Health:
-    """Corrects estimates, and takes workers out of and back into the idle ones.
+    """Corrects estimates, and judges by batches which workers can be given more.
 
     Args:
         fleet: the workers.
@@ -28,12 +30,12 @@ class Health:
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self._resting: dict[Worker, float] = {}
+        self._resting: set[Worker] = set()
         self._failures: dict[Worker, int] = {}
         self._next = self._next_estimates = 0.0
         self._lessons: list[tuple[Batch, float, float]] = []
 
-    def done(self, batch: Batch, took: float, now: float, *, good: bool) -> None:
+    def done(self, batch: Batch, took: float, now: float, *, good: bool) -> bool:
         """Count a batch's end, and let its worker be idle if nothing speaks against it.
 
         What it teaches waits for the next `tick`: first the worker gets something to do.
@@ -43,6 +45,9 @@ class Health:
             took: seconds from start to end.
             now: the moment.
             good: whether the worker did not fail any query.
+
+        Returns:
+            Whether the worker should rest: it fails all it gets.
         """
         worker = batch.worker
         worker.seen = now
@@ -51,53 +56,65 @@ class Health:
             self._lessons.append((batch, took, now))
             if self._failures:
                 self._failures.pop(worker, None)
-        else:
-            self._fails(worker, now)
-        if batch.suspected:
-            worker.suspected -= 1
+        rests = not good and self._fails(worker, now)
+        if batch.overdue:
+            worker.overdue -= 1
             self._fleet.wake(worker)
-        elif worker.takes_work:
+        elif worker.takes_work and worker.group is not None:
             self._fleet.free(worker)
+        return rests
 
     def overdue(self, batches: Iterable[Batch], now: float) -> list[Batch]:
         """Return the batches that should have been answered long ago; none if it was asked just now."""
         if now < self._next:
             return []
         self._next = now + _EVERY_S
-        return [each for each in batches if not each.suspected and now - each.begun > patience(each)]
+        return [each for each in batches if not each.overdue and now - each.begun > patience(each)]
 
     @staticmethod
-    def abandoned(batches: Iterable[Batch], now: float) -> list[Batch]:
-        """Return the batches that are waited for no longer."""
-        return [each for each in batches if each.suspected and now - each.begun > _ABANDONED * patience(each)]
+    def hopeless(batches: Iterable[Batch], now: float) -> list[Batch]:
+        """Return the batches of whose queries those that are past their deadline are waited for no longer.
+
+        A worker that is alive may take longer than it should: what it answers late is still an answer. One that
+        gives no sign of life is waited for until the deadline alone.
+        """
+        return [
+            each
+            for each in batches
+            if each.overdue
+            and not each.stuck
+            and (Aside.SILENT in each.worker.aside or now - each.begun > _HOPELESS * patience(each))
+        ]
 
     def suspect(self, batch: Batch) -> None:
         """Give a batch's worker nothing new until it has answered."""
-        batch.suspected = True
-        batch.worker.suspected += 1
-        self._fleet.rest(batch.worker)
+        if not batch.overdue:
+            batch.overdue = True
+            batch.worker.overdue += 1
+            self._fleet.rest(batch.worker)
 
     def left(self, worker: Worker) -> None:
         """Forget a worker that is gone."""
         self._failures.pop(worker, None)
-        self._resting.pop(worker, None)
+        self._resting.discard(worker)
+
+    def rested(self, now: float) -> list[Worker]:
+        """Return the workers that have rested for long enough."""
+        found = [worker for worker in self._resting if worker.back_at <= now]
+        self._resting.difference_update(found)
+        return found
 
     def tick(self, now: float) -> list[Worker]:
-        """Correct the tables and give second chances; return the workers that are idle again."""
+        """Correct the tables and give second chances; return the workers that may be idle again."""
         changed = self._learn()
         if now < self._next_estimates:
             return changed
         self._next_estimates = now + _EVERY_S
-        rested = [worker for worker, until in self._resting.items() if until <= now]
-        for worker in rested:
-            del self._resting[worker]
-            worker.suspected -= 1
-            self._fleet.wake(worker)
         slow = [worker for worker in self._fleet.workers if _probed(worker, now)]
         for worker in slow:
             self._fleet.regroup(worker)
         self._apply(now)
-        return changed + rested + slow
+        return changed + slow
 
     def _learn(self) -> list[Worker]:
         """Correct the estimates; return the workers that now belong into another group."""
@@ -113,13 +130,14 @@ class Health:
             self._fleet.regroup(worker)
         return list(changed)
 
-    def _fails(self, worker: Worker, now: float) -> None:
+    def _fails(self, worker: Worker, now: float) -> bool:
         failures = self._failures[worker] = self._failures.get(worker, 0) + 1
-        if failures >= _FAILURES and worker not in self._resting:
-            least, most = _REST_S
-            self._resting[worker] = now + min(most, least * 2.0 ** (failures - _FAILURES))
-            worker.suspected += 1
-            self._fleet.rest(worker)
+        if failures < _FAILURES or worker in self._resting:
+            return False
+        least, most = _REST_S
+        worker.back_at = now + min(most, least * 2.0 ** (failures - _FAILURES))
+        self._resting.add(worker)
+        return True
 
     def _apply(self, now: float) -> None:
         sizes = {id(worker.size): worker.size for worker in self._fleet.workers}.values()
@@ -139,4 +157,4 @@ def _probed(worker: Worker, now: float) -> bool:
 
 def patience(batch: Batch) -> float:
     """Return the seconds after which a batch is overdue."""
-    return max(_SILENT * batch.expected, _LEAST_S)
+    return max(_OVERDUE * batch.expected, _LEAST_S)

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
 
+from partita.serve.gateway.peer import peer_of
 from partita.serve.worker.wire import HEAD, Hello, Kind, frame, run_parts, unpack_done
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from partita.serve.gateway.peer import Peer
     from partita.serve.gateway.waiting import Worker
     from partita.serve.tensors import Answer, Query
 
@@ -24,12 +26,20 @@ _LARGE = 1 << 16
 class Ears(Protocol):
     """Hears what workers say."""
 
+    def connected(self, link: Link) -> None:
+        """Hear that a connection is there; what is at its other end is not known yet."""
+        ...
+
     def said_hello(self, link: Link, hello: Hello) -> bool:
         """Hear what a worker is; False if it is of no use."""
         ...
 
     def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> bool:
         """Hear the answers to a batch; False if they are not as many as its queries."""
+        ...
+
+    def said_beat(self, link: Link, fault: str | None) -> None:
+        """Hear a sign of life, and why the worker cannot answer now if it cannot."""
         ...
 
     def said_draining(self, link: Link) -> None:
@@ -51,6 +61,8 @@ class Link(asyncio.Protocol):
         name: of its socket.
         worker: once it has said what it is.
         service: likewise.
+        heard: whether anything has come since this was last cleared.
+        peer: the worker's process, None where the kernel does not tell.
 
     Args:
         name: of its socket.
@@ -61,6 +73,8 @@ class Link(asyncio.Protocol):
         self.name = name
         self.worker: Worker | None = None
         self.service = ""
+        self.heard = True
+        self.peer: Peer | None = None
         self._ears = ears
         self._transport: asyncio.Transport | None = None
         self._part: memoryview | None = None  # a frame that came in pieces
@@ -72,14 +86,19 @@ class Link(asyncio.Protocol):
         """Take the transport."""
         # A stream's, though uvloop's own class is not registered as one.
         self._transport = cast("asyncio.Transport", transport)
+        self.peer = peer_of(self._transport)
+        self._ears.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell that the worker is gone."""
         self._transport = None
+        if self.peer is not None:
+            self.peer.close()
         self._ears.lost(self, self._fault or (str(exc) if exc else ""))
 
     def data_received(self, data: bytes) -> None:
         """Read the frames in what came."""
+        self.heard = True
         try:
             if self._part is not None:
                 data = self._continue(self._part, data)
@@ -145,6 +164,8 @@ class Link(asyncio.Protocol):
             answers, seconds = said
             if not self._ears.said_done(self, number, answers, seconds):
                 self.close(f"{len(answers)} answers to a batch of other size")
+        elif kind == Kind.BEAT:
+            self._ears.said_beat(self, said if isinstance(said, str) else None)
         elif kind == Kind.DRAINING:
             self._ears.said_draining(self)
         else:
@@ -155,14 +176,16 @@ class _NoFrameError(Exception):
     """What came is none of a worker's frames."""
 
 
-def _parsed(one: memoryview) -> tuple[int, int, Hello | tuple[tuple[Answer, ...], float] | None]:
-    """Return the kind of a frame, its number, and what HELLO and DONE say."""
+def _parsed(one: memoryview) -> tuple[int, int, Hello | tuple[tuple[Answer, ...], float] | str | None]:
+    """Return the kind of a frame, its number, and what HELLO, DONE and a BEAT with a fault say."""
     header, _, kind, number = HEAD.unpack_from(one)
     end = HEAD.size + header
     try:
         said: Any = _loaded(one[HEAD.size : end]) if header else None
         if kind == Kind.DONE:
             return kind, number, unpack_done(said, one[end:])
+        if kind == Kind.BEAT:
+            return kind, number, None if said is None else str(said["fault"])
         return kind, number, Hello.unpacked(said) if kind == Kind.HELLO else None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise _NoFrameError(str(error)) from None

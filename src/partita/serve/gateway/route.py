@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from partita.serve.gateway import prices
@@ -26,12 +27,12 @@ from partita.serve.gateway.waiting import ENDED, Asked, Waiting
 from partita.serve.worker.spec import MOST_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from partita.serve.gateway.dispatcher import Steps
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.routers.port import Router
-    from partita.serve.gateway.values import ServedService
+    from partita.serve.gateway.values import ServedService, Starts
     from partita.serve.gateway.waiting import Asker, Worker
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 _RETRY_S = 1.0
 _LONGEST_S = 86_400.0
 _MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
+_OUT_OF_TIME = 2.0
+"""Times as long as the last worker took to start, after which one that is not there yet is not counted on."""
 _ANSWERS = (Outcome.ANSWERED, Outcome.INVALID)
 _NO_ROOM = frozenset({Reason.NO_WORKER, Reason.LATE})
 
@@ -51,6 +54,8 @@ class Route:
         router: the policy.
         batching: whether waiting queries are joined.
         on_end: is told of every query's end.
+        starts: tells when workers are started anew.
+        hung_s: returns the seconds until those of some workers that hang are ended.
     """
 
     def __init__(
@@ -60,6 +65,8 @@ class Route:
         *,
         batching: bool,
         on_end: Callable[[Ended], None] | None,
+        starts: Starts,
+        hung_s: Callable[[Iterable[Link]], float],
     ) -> None:
         self.service = service
         self.dispatcher = Dispatcher(Settings(service.deadline_s, batching), router)
@@ -67,7 +74,9 @@ class Route:
         self.model = Model(
             service.name, service.model, (), (), 0, service.deadline_s, service.quantile, known=False
         )
-        self._on_end = on_end
+        self._on_end, self._starts, self._hung_s = on_end, starts, hung_s
+        self._most = 0  # rows that a worker has taken
+        self._load_s = 0.0  # that the last worker took to start
         self._fixed_shapes = True
         self._splits: set[SplitQuery] = set()
         self._largest = min(LARGEST, _measured_in_time(service) or LARGEST)
@@ -115,6 +124,8 @@ class Route:
         """Take a worker in."""
         now = time.monotonic()
         worker, steps = self.dispatcher.join(hello, self._table(hello), now, link)
+        self._most = max(self._most, hello.batch)
+        self._load_s = hello.load_s
         self._update_model()
         self.carry_out(steps, now)
         self._split_too_large(now)
@@ -134,20 +145,32 @@ class Route:
 
     def drain(self, worker: Worker) -> None:
         """Give a worker nothing new."""
-        now = time.monotonic()
-        self.carry_out(self.dispatcher.drain(worker, now), now)
+        now = self._act(self.dispatcher.drain, worker)
         self._update_model()
         self._split_too_large(now)
 
     def leave(self, worker: Worker) -> None:
         """Forget a worker that is gone."""
-        now = time.monotonic()
-        self.carry_out(self.dispatcher.leave(worker, now), now)
+        now = self._act(self.dispatcher.leave, worker)
         self._update_model()
         self._split_too_large(now)
 
+    def silent(self, worker: Worker) -> None:
+        """Give nothing new to a worker that gives no sign of life."""
+        self._split_too_large(self._act(self.dispatcher.silent, worker))
+
+    def heard(self, worker: Worker) -> None:
+        """Trust a worker again that gives signs of life."""
+        self._act(self.dispatcher.heard, worker)
+
+    def said_fault(self, worker: Worker, *, fault: bool) -> None:
+        """Give nothing new to a worker while it says that it cannot answer."""
+        self._split_too_large(self._act(partial(self.dispatcher.said_fault, fault=fault), worker))
+
     def tick(self, now: float) -> None:
         """Let time pass."""
+        if self.dispatcher.fleet.most < self._most:
+            self._look_ahead(now)
         self.carry_out(self.dispatcher.tick(now), now)
         self._split_too_large(now)
 
@@ -246,6 +269,24 @@ class Route:
         self._end_whole(end, now)
         for part in list(split.under_way):
             self.carry_out(self.dispatcher.cancel(part), now)
+
+    def _act(self, decide: Callable[[Worker, float], Steps], worker: Worker) -> float:
+        now = time.monotonic()
+        self._look_ahead(now)
+        self.carry_out(decide(worker, now), now)
+        return now
+
+    def _look_ahead(self, now: float) -> None:
+        """Let the fleet know when workers that it lacks should be there: so long after their start as the last."""
+        fleet = self.dispatcher.fleet
+        if not self._load_s:
+            return  # none has been there yet
+        ends_s = self._hung_s(each.link for each in fleet.workers if each.link is not None)
+        fleet.coming = tuple(
+            (max(now, at + self._load_s), batch)
+            for at, batch in self._starts(self.service.name, now, ends_s)
+            if now - at < _OUT_OF_TIME * self._load_s
+        )
 
     def _end(self, end: End, now: float) -> None:
         query = end.query
@@ -366,8 +407,10 @@ def _shapes(query: Query) -> Hashable:
 def _view(service: str, worker: Worker) -> WorkerView:
     if worker.draining:
         state = State.DRAINING
-    elif worker.suspected:
+    elif worker.aside:
         state = State.SUSPECTED
+    elif worker.overdue:
+        state = State.SLOW
     else:
         state = State.BUSY if worker.running else State.IDLE
     return WorkerView(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from partita.errors import PartitaError
 from partita.serve.tensors import APART
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from partita.serve.tensors import Batching, TensorSpec
 
@@ -43,8 +43,10 @@ class State(StrEnum):
 
     IDLE = "idle"
     BUSY = "busy"
+    SLOW = "slow"
+    """It has not answered for several times what it should have taken, and gets nothing new until it does."""
     SUSPECTED = "suspected"
-    """It has not answered for several times what it should have taken."""
+    """It cannot answer: it gives no sign of life, says so itself, fails all it gets, or runs what nobody awaits."""
     DRAINING = "draining"
 
 
@@ -103,6 +105,26 @@ class ServedService:
     deadline_s: float
     quantile: float = 0.95
     table: Mapping[Size, Mapping[int, float]] = field(default_factory=dict)
+
+
+class Starts(Protocol):
+    """Tells when workers are started anew."""
+
+    def __call__(self, service: str, now: float, hung_s: float) -> Sequence[tuple[float, int]]:
+        """Return when each worker of a service that is not ready was or will be started, and its largest batch.
+
+        Args:
+            service: its name.
+            now: the moment, on the monotonic clock.
+            hung_s: seconds until workers that run but hang will have been ended.
+        """
+        ...
+
+
+def no_starts(service: str, now: float, hung_s: float) -> tuple[tuple[float, int], ...]:
+    """Return nothing: it is not known who starts workers."""
+    del service, now, hung_s
+    return ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Hashable
 
     from partita.serve.gateway.estimates import SizeEstimate, Slowdowns
-    from partita.serve.gateway.fleet import Group
+    from partita.serve.gateway.fleet import Group, SizeKey
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.routers.port import Choice
     from partita.serve.gateway.splitting import SplitQuery
@@ -18,6 +20,19 @@ if TYPE_CHECKING:
 
 QUEUED, RUNNING, ENDED = 0, 1, 2
 """Where a query is."""
+
+
+class Aside(StrEnum):
+    """Why a worker cannot answer now, although it is there."""
+
+    SILENT = "silent"
+    """It gives no sign of life."""
+    FAULT = "fault"
+    """It says itself that it cannot: its server does not answer."""
+    STUCK = "stuck"
+    """It runs a batch that it should have answered long ago, and whose deadlines have passed."""
+    RESTING = "resting"
+    """It has failed several batches in a row, and is tried again later."""
 
 
 class Asker(Protocol):
@@ -58,6 +73,7 @@ class Waiting:
         state: `QUEUED`, `RUNNING` or `ENDED`.
         begun: when it last started.
         tries: how often it started.
+        runs: how many workers run it now: more than one where the first takes far longer than it should.
         avoid: the worker that failed it.
         seconds: that its batch took in the worker.
         split: its parts, where it is asked in parts; or what it is a part of.
@@ -65,7 +81,7 @@ class Waiting:
     """
 
     __slots__ = (
-        "alike", "allowed", "arrived", "avoid", "batch", "begun", "due", "key", "payload", "row", "seconds",
+        "alike", "allowed", "arrived", "avoid", "batch", "begun", "due", "key", "payload", "row", "runs", "seconds",
         "split", "state", "tries", "weight", "worker",
     )  # fmt: skip
 
@@ -81,7 +97,7 @@ class Waiting:
         self.batch, self.arrived, self.allowed, self.due = batch, arrived, allowed, arrived + allowed
         self.payload, self.alike = payload, alike
         self.weight, self.key = 0.0, self.due
-        self.state, self.tries, self.begun, self.seconds = QUEUED, 0, 0.0, 0.0
+        self.state, self.tries, self.runs, self.begun, self.seconds = QUEUED, 0, 0, 0.0, 0.0
         self.avoid: Worker | None = None
         self.worker: Worker | None = None
         self.split: SplitQuery | None = None
@@ -94,20 +110,24 @@ class Batch:
     Attributes:
         number: unlike that of every other batch of the dispatcher.
         worker: that runs it.
-        queries: in it; None in the place of one that is tried elsewhere, or waited for no longer.
+        queries: in it; None in the place of one that is waited for no longer.
         items: their batch sizes added up.
         begun: moment of its start.
+        due: latest moment at which one of its queries is of use.
         expected: seconds it should take.
-        suspected: whether it has taken far longer.
+        overdue: whether it has taken far longer.
+        stuck: whether nobody waits for it any more.
     """
 
-    __slots__ = ("begun", "expected", "items", "number", "queries", "suspected", "worker")
+    __slots__ = ("begun", "due", "expected", "items", "number", "overdue", "queries", "stuck", "worker")
 
     def __init__(self, number: int, choice: Choice, begun: float) -> None:
         worker, queries, items, expected = choice
         self.number, self.worker, self.items = number, worker, items
         self.queries: list[Waiting | None] = list(queries)
-        self.begun, self.expected, self.suspected = begun, expected, False
+        self.begun, self.expected = begun, expected
+        self.due = max(query.due for query in queries)
+        self.overdue = self.stuck = False
 
 
 class Worker:
@@ -117,6 +137,7 @@ class Worker:
         name: as `node-0/gpu-3/3g.40gb@4`.
         hello: what it said it is.
         link: what the runtime reaches it through.
+        key: of its size.
         size: what is known of workers like it.
         slowdown: how it compares with them.
         group: of workers that take as long.
@@ -124,29 +145,45 @@ class Worker:
         bound: queries that wait for this very worker, where the router binds early.
         bound_s: seconds that those will take.
         draining: whether it takes nothing new.
-        suspected: batches of it that it should have answered long ago.
+        aside: why it cannot answer now; empty if it can.
+        back_at: when it is tried again, where it rests.
+        overdue: batches of it that take far longer than they should.
         seen: when it last answered.
         busy_s: seconds of work, over all its processes.
         answered: queries.
     """
 
     __slots__ = (
-        "answered", "bound", "bound_s", "busy_s", "draining", "group", "hello", "link", "name", "running", "seen",
-        "size", "slowdown", "suspected",
+        "answered", "aside", "back_at", "bound", "bound_s", "busy_s", "draining", "group", "hello", "key", "link",
+        "name", "overdue", "running", "seen", "size", "slowdown",
     )  # fmt: skip
 
     def __init__(
-        self, hello: Hello, size: SizeEstimate, slowdown: Slowdowns, now: float, link: Link | None = None
+        self,
+        hello: Hello,
+        key: SizeKey,
+        size: SizeEstimate,
+        slowdown: Slowdowns,
+        now: float,
+        *,
+        link: Link | None = None,
     ) -> None:
         self.name = f"{hello.gpu}/{hello.placement}"
-        self.hello, self.link, self.size, self.slowdown = hello, link, size, slowdown
+        self.hello, self.key, self.link, self.size, self.slowdown = hello, key, link, size, slowdown
         self.group: Group | None = None
         self.running: dict[int, Batch] = {}
         self.bound: deque[Waiting] = deque()
         self.bound_s, self.busy_s, self.seen = 0.0, 0.0, now
-        self.draining, self.suspected, self.answered = False, 0, 0
+        self.draining, self.overdue, self.answered = False, 0, 0
+        self.aside: set[Aside] = set()
+        self.back_at = math.inf
 
     @property
     def takes_work(self) -> bool:
         """Whether it may start another batch."""
-        return not self.draining and not self.suspected and len(self.running) < self.hello.processes
+        return (
+            not self.draining
+            and not self.overdue
+            and not self.aside
+            and len(self.running) < self.hello.processes
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -103,6 +104,12 @@ class Post:
         finally:
             os.close(log)
 
+    def kill(self) -> None:
+        """End the worker that runs by force, with what it has started: it leads a group of its own."""
+        if self.process is not None and self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
     def clear(self) -> None:
         """Put away what a worker that ended has left."""
         if self.process is not None and self.process.stdin is not None:
@@ -112,9 +119,14 @@ class Post:
         self._file.unlink(missing_ok=True)
         (Path(self.spec.folder) / self.spec.socket_name).unlink(missing_ok=True)
 
+    @property
+    def listens(self) -> bool:
+        """Whether the worker that runs listens, or has."""
+        return self.ready or (Path(self.spec.folder) / self.spec.socket_name).exists()
+
     def overdue_at(self) -> float | None:
         """Return when the worker that runs will have taken too long to listen; None once it does."""
-        self.ready = self.ready or (Path(self.spec.folder) / self.spec.socket_name).exists()
+        self.ready = self.listens
         return None if self.ready or self.process is None else self.began + self.start_with.timeout_s
 
     def last_words(self) -> str:

@@ -12,7 +12,7 @@ from partita.serve.supervise.folder import make_folder
 from partita.serve.worker.frames import FrameError, Frames
 from partita.serve.worker.sockets import connected
 from partita.serve.worker.spec import LOAD_TIMEOUT_S, UNDECLARED, WorkerSpec
-from partita.serve.worker.wire import Hello, Kind
+from partita.serve.worker.wire import HANG_TIMEOUT_S, Hello, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,6 +64,8 @@ class WorkerDocument:
         grace_s: seconds that it has for finishing what it has.
         seconds: seconds of batches by GPU model, profile and processes; the replica's own estimate where none are.
         declared: what is said of the model's batch.
+        hang_timeout_s: seconds without a sign of life after which it hangs.
+        retry: whether its queries may run a second time.
     """
 
     backend: BackendSpec
@@ -71,6 +73,8 @@ class WorkerDocument:
     grace_s: float
     seconds: SliceSeconds = field(default_factory=dict)
     declared: DeclaredBatch = UNDECLARED
+    hang_timeout_s: float = HANG_TIMEOUT_S
+    retry: bool = True
 
     def __call__(self, words: Mapping[str, str]) -> str:
         """Return its text, the folder made if it is not there.
@@ -99,6 +103,8 @@ class WorkerDocument:
             seconds=measured or {batch: float(words["latency_ms"]) / 1000},
             grace_s=self.grace_s,
             declared=self.declared,
+            hang_timeout_s=self.hang_timeout_s,
+            retry=self.retry,
         )
 
 
@@ -111,6 +117,8 @@ def worker_process(
     environment: Mapping[str, str] | None = None,
     grace_s: float = 30.0,
     start_timeout_s: float = LOAD_TIMEOUT_S,
+    hang_timeout_s: float = HANG_TIMEOUT_S,
+    retry: bool = True,
 ) -> Process:
     """Return how a service's replicas are run as workers, which outlive the controller that starts them.
 
@@ -122,10 +130,18 @@ def worker_process(
         environment: variables beside those of the controller.
         grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
         start_timeout_s: seconds it may take to become ready.
+        hang_timeout_s: seconds without a sign of life after which it hangs.
+        retry: whether its queries may run a second time.
     """
     # Its own grace ends first, so that it can say what was left unfinished.
     document = WorkerDocument(
-        backend, folder, max(0.0, grace_s - _MARGIN_S), seconds or {}, declared or UNDECLARED
+        backend,
+        folder,
+        max(0.0, grace_s - _MARGIN_S),
+        seconds or {},
+        declared or UNDECLARED,
+        hang_timeout_s,
+        retry,
     )
     return Process(
         COMMAND,

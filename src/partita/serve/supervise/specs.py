@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from partita.errors import InputError
 from partita.serve.supervise.filling import filled
 from partita.serve.worker.spec import GRACE_S, UNDECLARED, WorkerSpec
+from partita.serve.worker.wire import HANG_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from partita.plan.plan import Instance, Plan
@@ -30,6 +31,8 @@ def worker_specs(
     grace_s: float = GRACE_S,
     graces: Mapping[str, float] | None = None,
     declared: Mapping[str, DeclaredBatch] | None = None,
+    hang_timeouts: Mapping[str, float] | None = None,
+    once: Collection[str] = (),
 ) -> tuple[WorkerSpec, ...]:
     """Return a worker for each instance of a plan.
 
@@ -42,6 +45,8 @@ def worker_specs(
         grace_s: seconds that each has for finishing what it has when it is told to end.
         graces: the same of single services.
         declared: what is said of the batch of each service's model.
+        hang_timeouts: seconds without a sign of life after which workers of single services hang.
+        once: services whose queries must not run a second time.
 
     Raises:
         InputError: a service without a back-end, or a URL that cannot be filled in.
@@ -61,6 +66,8 @@ def worker_specs(
             grace_s=(graces or {}).get(each.service, grace_s),
             supervised=True,
             declared=(declared or {}).get(each.service, UNDECLARED),
+            hang_timeout_s=(hang_timeouts or {}).get(each.service, HANG_TIMEOUT_S),
+            retry=each.service not in once,
         )
         for gpu in plan.gpus
         for each in gpu.instances

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 STABLE_S = 10.0
 """A worker that lived so long is replaced at once, and its end is told anew."""
-FIRST_PAUSE_S = 0.2
+FIRST_PAUSE_S = 0.3
 LONGEST_PAUSE_S = 30.0
+_SPREAD = (1 / 3, 1.0)
+"""Shares of the longest pause between which a pause is drawn."""
 MARGIN_S = 5.0
 """Seconds beyond its own grace after which a worker that was told to end is killed."""
 
@@ -96,6 +98,20 @@ class Supervisor:
                 Kept(post.spec, post.process.pid if post.process else None, post.restarts)
                 for post in self._posts.values()
             )
+
+    def starts(self, service: str, now: float, hung_s: float) -> tuple[tuple[float, int], ...]:
+        """Return when each worker of a service that is not ready was or will be started, and its largest batch.
+
+        To be asked when a gateway has too few of them: one that runs is then about to be found dead, or hangs.
+        It waits for no lock; what it says may be a moment old.
+
+        Args:
+            service: its name.
+            now: the moment, on the monotonic clock.
+            hung_s: seconds until workers that run but hang will have been ended.
+        """
+        posts = [post for post in list(self._posts.values()) if post.spec.service == service]
+        return tuple((_starts_at(post, now, hung_s), post.spec.batch) for post in posts if not post.leaving)
 
     def drain(self, gpu: str, placement: str) -> None:
         """Have an instance served no longer: its worker finishes what it has and ends; returns at once."""
@@ -175,11 +191,11 @@ class Supervisor:
         if post.process is None:
             return [post.due]
         if post.kill_at is not None and post.kill_at <= now:
-            post.process.kill()
+            post.kill()
             post.kill_at = None
         if not post.leaving and (late := post.overdue_at()) is not None and late <= now:
             post.why_killed = f"was not ready within {post.start_with.timeout_s:g} s"
-            post.process.kill()
+            post.kill()
         moments = (post.kill_at, None if post.leaving or post.why_killed else post.overdue_at())
         return [moment for moment in moments if moment is not None]
 
@@ -203,9 +219,25 @@ class Supervisor:
             self._failed(post, now, f"{how}{': ' + told if told else ''}; see {post.log}")
 
     def _failed(self, post: Post, now: float, why: str) -> None:
-        stable = now - post.began >= STABLE_S
+        stable = _stable(post, now)
         post.failures = 1 if stable else post.failures + 1
-        pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(post.failures - 1, 20))
-        post.due = now if stable else now + pause * self._random.uniform(0.5, 1.5)
+        post.due = now if stable else now + _longest_pause(post.failures) * self._random.uniform(*_SPREAD)
         if post.failures == 1:
             self._tell(f"the worker of {post.spec.service} on {post.spec.gpu} {post.spec.placement} {why}")
+
+
+def _starts_at(post: Post, now: float, hung_s: float) -> float:
+    if post.process is None:
+        return max(now, post.due)
+    if not post.listens:
+        return post.began
+    return now + hung_s + (0.0 if _stable(post, now) else _longest_pause(post.failures + 1))
+
+
+def _stable(post: Post, now: float) -> bool:
+    return now - post.began >= STABLE_S
+
+
+def _longest_pause(failures: int) -> float:
+    """Return the seconds before a worker is started anew that has ended soon so many times in a row, at most."""
+    return _SPREAD[1] * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20))

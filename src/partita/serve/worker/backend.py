@@ -28,6 +28,11 @@ class Backend(Protocol):
     batching: Batching
     most: int | None
 
+    @property
+    def fault(self) -> str | None:
+        """Why it cannot answer now, although no batch has shown it yet; None if it can."""
+        ...
+
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
         """Return the answers to the queries of one batch, in their order.
 
@@ -62,4 +67,6 @@ def load(spec: WorkerSpec) -> Backend:
         return OnnxRuntime(spec.backend, spec.batch, spec.processes, spec.declared)
     from partita.serve.worker.upstream import Upstream  # noqa: PLC0415 -- as said above
 
-    return Upstream(spec.backend, spec.model, spec.processes, spec.declared)
+    return Upstream(
+        spec.backend, spec.model, spec.processes, spec.declared, hang_timeout_s=spec.hang_timeout_s
+    )

@@ -79,6 +79,20 @@ class Connection:
         self.send(message)
         self._window.release()
 
+    def beat(self, message: bytes) -> None:
+        """Give a sign of life; not while an answer is on its way, which is one, or the gateway reads nothing."""
+        if not self._sending.acquire(blocking=False):
+            return
+        try:
+            if self.open and self._stream.send(message, socket.MSG_DONTWAIT) < len(message):
+                self._shut()  # the rest of it would stand before the next frame
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._shut()
+        finally:
+            self._sending.release()
+
     def drain(self) -> None:
         """Say that this worker ends."""
         self.send(frame(Kind.DRAINING, 0))

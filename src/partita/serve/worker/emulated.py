@@ -45,6 +45,7 @@ class Emulated:
         self.inputs = spec.inputs
         self.outputs = spec.outputs
         self.batching = _batching(spec, declared)
+        self.fault = None
         self._spec = spec
         self._known = sorted(seconds.items())
         self._random = random.Random()

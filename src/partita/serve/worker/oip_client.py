@@ -39,12 +39,16 @@ class Client:
         self._base = parts.path.rstrip("/")
         self._connection = kind(str(parts.hostname), parts.port, timeout=timeout_s)
 
-    def ready(self, path: str) -> bool:
-        """Say whether a GET is answered with 200."""
+    def ready(self, path: str, timeout_s: float) -> bool:
+        """Say whether a GET is answered with 200, within so many seconds."""
+        usual = self._connection.timeout
+        self._limit(timeout_s)
         try:
             return self._ask("GET", path, None, {})[0] == http.client.OK
         except (OSError, http.client.HTTPException):
             return False
+        finally:
+            self._limit(usual)
 
     def get(self, path: str) -> dict[str, Any]:
         """Return the object that a GET is answered with.
@@ -90,6 +94,11 @@ class Client:
     def close(self) -> None:
         """Close the connection."""
         self._connection.close()
+
+    def _limit(self, seconds: float | None) -> None:
+        self._connection.timeout = seconds
+        if self._connection.sock is not None:
+            self._connection.sock.settimeout(seconds)
 
     def _told(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]

@@ -81,6 +81,7 @@ class OnnxRuntime:
         self._sessions = [_session(runtime, spec) for _ in range(lanes)]
         first = self._sessions[0]
         self.inputs = tuple(_tensor(each, spec.path) for each in first.get_inputs())
+        self.fault = None
         self.outputs = tuple(_tensor(each, spec.path) for each in first.get_outputs())
         self.provider = str(first.get_providers()[0])
         self._padded = _fixed_batch(self.inputs, self.outputs) if declared.rows else None

@@ -64,6 +64,10 @@ class ServerProcess:
         self._process.kill()
         self._watcher.join()
 
+    def kill(self) -> None:
+        """End it by force; its worker ends as it does whenever its server has."""
+        self._process.kill()
+
     def _watch(self) -> None:
         """End the worker when its server ends: there is nothing left to serve with."""
         code = self._process.wait()

@@ -16,7 +16,7 @@ from partita.serve.worker.connection import Connection
 from partita.serve.worker.lanes import Lanes
 from partita.serve.worker.log import keep_short, note
 from partita.serve.worker.sockets import listening
-from partita.serve.worker.wire import Hello
+from partita.serve.worker.wire import Hello, Kind, frame
 
 if TYPE_CHECKING:
     import socket
@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 LOOK_S = 30.0
 """Seconds between two looks at the length of the log."""
+BEAT_S = 0.5
+"""Seconds between two signs of life, at most."""
+_MISSED = 4
+"""Of them may be missed before the worker is held to hang."""
 
 
 class Serving:
@@ -39,7 +43,9 @@ class Serving:
 
     def __init__(self, spec: WorkerSpec, backend: Backend) -> None:
         self._spec = spec
-        self._hello = _hello(spec, backend).packed()
+        self._backend = backend
+        self._beat_s = min(BEAT_S, spec.hang_timeout_s / _MISSED)
+        self._hello = _hello(spec, backend, self._beat_s).packed()
         note(
             ("queries are joined: " if backend.batching.rows else "queries run one by one: ")
             + backend.batching.why
@@ -57,6 +63,7 @@ class Serving:
             signal.signal(which, lambda *_: os.write(self._tell, b"."))
         folder = Path(self._spec.folder)
         with listening(folder, self._spec.socket_name) as listener:
+            threading.Thread(target=self._beat, name="beat", daemon=True).start()
             self._accept(listener)
             # First of all, so that nobody new comes.
             (folder / self._spec.socket_name).unlink(missing_ok=True)
@@ -84,8 +91,20 @@ class Serving:
 
     def _welcome(self, stream: socket.socket) -> None:
         connection = Connection(stream, self._take, self._notify, note)
-        self._connections.append(connection)
         connection.start(self._hello)
+        self._connections.append(connection)  # only now may signs of life be sent: HELLO comes first
+
+    def _beat(self) -> None:
+        """Give signs of life on all connections, from a thread that has nothing else to do.
+
+        It stops with what it is to tell of: a process that is stopped, or a call that holds the interpreter.
+        """
+        while True:
+            time.sleep(self._beat_s)
+            fault = self._backend.fault
+            message = frame(Kind.BEAT, 0, None if fault is None else {"fault": fault})
+            for connection in self._connections:
+                connection.beat(message)
 
     def _take(self, connection: Connection, number: int, queries: tuple[Query, ...]) -> None:
         with self._changed:
@@ -112,7 +131,7 @@ class Serving:
         return not self._under_way and all(each.drained or not each.open for each in self._connections)
 
 
-def _hello(spec: WorkerSpec, backend: Backend) -> Hello:
+def _hello(spec: WorkerSpec, backend: Backend, beat_s: float) -> Hello:
     return Hello(
         spec.service,
         spec.model,
@@ -126,4 +145,17 @@ def _hello(spec: WorkerSpec, backend: Backend) -> Hello:
         backend.outputs,
         dict(spec.seconds),
         backend.batching,
+        beat_s,
+        spec.hang_timeout_s,
+        spec.retry,
+        _age_s(),
     )
+
+
+def _age_s() -> float:
+    """Return the seconds since this process was started; 0 where that cannot be read (proc(5))."""
+    try:
+        ticks = int(Path("/proc/self/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return 0.0
+    return max(0.0, time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK"))

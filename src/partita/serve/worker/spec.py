@@ -11,6 +11,7 @@ from partita.errors import InputError
 from partita.files import json_value
 from partita.plan.fields import Fields
 from partita.serve.tensors import ITEM_BYTES, TensorSpec
+from partita.serve.worker.wire import HANG_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +23,8 @@ LOAD_TIMEOUT_S = 600.0
 MOST_ROWS = 65_536
 """Rows that a query may have where whoever owns the model sets no limit, and the highest limit."""
 _REQUIRED = "service model gpu placement batch backend folder token"
-_OPTIONAL = "processes seconds grace_s supervised declared"
+_OPTIONAL = "processes seconds grace_s supervised declared hang_timeout_s retry"
+LEAST_HANG_TIMEOUT_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,8 @@ class WorkerSpec:
         grace_s: seconds from SIGTERM for finishing what it has.
         supervised: whether it is to end when its standard input does, which whoever started it holds open.
         declared: what is said of the model's batch.
+        hang_timeout_s: seconds without a sign of life after which it is held to hang.
+        retry: whether its queries may run a second time, elsewhere.
     """
 
     service: str
@@ -131,6 +135,8 @@ class WorkerSpec:
     grace_s: float = GRACE_S
     supervised: bool = False
     declared: DeclaredBatch = UNDECLARED
+    hang_timeout_s: float = HANG_TIMEOUT_S
+    retry: bool = True
 
     @property
     def profile(self) -> str:
@@ -187,7 +193,23 @@ def parse_spec(data: object, name: str) -> WorkerSpec:
         grace_s=fields.number("grace_s") if "grace_s" in fields.data else GRACE_S,
         supervised=fields.flag("supervised"),
         declared=_declared(fields),
+        hang_timeout_s=hang_timeout(fields),
+        retry=fields.flag("retry") if "retry" in fields.data else True,
     )
+
+
+def hang_timeout(fields: Fields) -> float:
+    """Return `hang_timeout_s` of a worker or service.
+
+    Raises:
+        InputError: it is no number, or so small that a busy host would look like a hang.
+    """
+    if "hang_timeout_s" not in fields.data:
+        return HANG_TIMEOUT_S
+    value = fields.number("hang_timeout_s")
+    if value < LEAST_HANG_TIMEOUT_S:
+        raise fields.error(f"{value:g} s are too few", "hang_timeout_s", f"write {HANG_TIMEOUT_S:g}")
+    return value
 
 
 def parse_backend(data: object, name: str, at: str = "backend") -> BackendSpec:

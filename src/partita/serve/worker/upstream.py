@@ -11,8 +11,10 @@ from partita.serve.tensors import Batching, TensorSpec
 from partita.serve.worker.joint import Joining, run_joined
 from partita.serve.worker.oip import read_answer, write_query
 from partita.serve.worker.oip_client import Client, UpstreamError
+from partita.serve.worker.server_health import ServerHealth
 from partita.serve.worker.server_process import ServerProcess, free_port
 from partita.serve.worker.spec import UNDECLARED
+from partita.serve.worker.wire import HANG_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 BINARY = "binary_tensor_data"
 """The binary tensor extension's name in a server's metadata (Triton's protocol extensions)."""
 _LOOK_S = 0.25
+_ANSWER_S = 5.0
+"""Seconds that an answer may take while the server gets ready: one that accepts and never answers is asked again."""
 
 
 class Upstream:
@@ -37,6 +41,7 @@ class Upstream:
         model: the model's name there, unless the specification says another.
         lanes: connections.
         declared: what is said of the model's batch.
+        hang_timeout_s: seconds without an answer, while it is asked nothing else, after which the server hangs.
 
     Attributes:
         batching: whether its queries may be joined and split.
@@ -47,7 +52,13 @@ class Upstream:
     """
 
     def __init__(
-        self, spec: UpstreamSpec, model: str, lanes: int, declared: DeclaredBatch = UNDECLARED
+        self,
+        spec: UpstreamSpec,
+        model: str,
+        lanes: int,
+        declared: DeclaredBatch = UNDECLARED,
+        *,
+        hang_timeout_s: float = HANG_TIMEOUT_S,
     ) -> None:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
@@ -57,6 +68,8 @@ class Upstream:
         self._server = ServerProcess(command) if command else None
         self._clients = [Client(self._url, spec.timeout_s) for _ in range(lanes)]
         self._path = f"/v2/models/{spec.model or model}"
+        self._ready_path = f"{self._path}/ready"
+        self._health = ServerHealth(self._clients, self._ready_path, self._server, hang_timeout_s)
         try:
             self._await_ready(self._clients[0], spec)
             self._read_metadata(self._clients[0])
@@ -69,6 +82,12 @@ class Upstream:
         self.batching = _batching(self.inputs, self.outputs, own, declared)
         self.most = own or None
         self._joining = Joining(self.most, apart=not self.batching.rows)
+        self._health.start()
+
+    @property
+    def fault(self) -> str | None:
+        """Why the server cannot be asked now; None if it can."""
+        return self._health.fault
 
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
         """Return the server's answers, from as few requests as the queries' shapes allow."""
@@ -76,6 +95,7 @@ class Upstream:
 
     def close(self) -> None:
         """Close the connections, and end the server if it is ours."""
+        self._health.close()
         for client in self._clients:
             client.close()
         if self._server is not None:
@@ -102,14 +122,15 @@ class Upstream:
     def _infer(self, lane: int, query: Query) -> tuple[Tensor, ...]:
         header, body = write_query(query, binary=self._binary)
         try:
-            told, answer = self._clients[lane].post(f"{self._path}/infer", header, body)
+            with self._health.lanes[lane]:
+                told, answer = self._clients[lane].post(f"{self._path}/infer", header, body)
         except OSError as error:
             raise UpstreamError(f"{self._url} does not answer: {error.strerror or error}") from None
         return read_answer(answer, told)
 
     def _await_ready(self, client: Client, spec: UpstreamSpec) -> None:
         end = time.monotonic() + spec.load_timeout_s
-        while not client.ready(f"{self._path}/ready"):
+        while not client.ready(self._ready_path, min(_ANSWER_S, max(_LOOK_S, end - time.monotonic()))):
             if self._server is not None and self._server.ended is not None:
                 raise InputError(
                     f"the server ended with {self._server.ended} before it was ready", where=spec.command[0]

@@ -7,8 +7,10 @@ A frame is a head of 20 bytes, a JSON header and raw data:
 On each connection the worker first says HELLO with what it is (`Hello`). Then RUN asks for one batch: its header
 lists the queries, each with its inputs' names, datatypes, shapes and sizes in bytes, and the names of the outputs it
 wants; the data are those of all inputs one after the other. DONE with the same id answers it alike, with the seconds
-that the batch took. A worker that was told to end says DRAINING on every connection; a gateway that will send it
-nothing more answers DRAINED; when all have, or are gone, and nothing is under way, the worker ends.
+that the batch took. Meanwhile BEAT is a sign of life that comes whatever the worker computes, from a thread of its
+own; its header is empty, or says why the worker cannot answer now. A worker that was told to end says DRAINING on
+every connection; a gateway that will send it nothing more answers DRAINED; when all have, or are gone, and nothing is
+under way, the worker ends.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from partita.serve.tensors import Buffer
 
 PROTOCOL = 2
+HANG_TIMEOUT_S = 10.0
 HEAD = struct.Struct("<IIB3xQ")
 """Length of the header, length of the data, kind, id."""
 _text = json.JSONEncoder(separators=(",", ":")).encode
@@ -44,6 +47,7 @@ class Kind(IntEnum):
     DONE = 3
     DRAINING = 4
     DRAINED = 5
+    BEAT = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +67,11 @@ class Hello:
         outputs: what it gives.
         seconds: expected seconds of some batch sizes, from the performance table; may be empty.
         batching: whether its queries may be joined and split.
+        beat_s: seconds between two BEATs; 0 of a worker that sends none.
+        hang_timeout_s: seconds without a sign of life, or with a batch that nobody waits for any more, after which it
+            hangs and may be killed.
+        retry: whether its queries may run a second time, elsewhere.
+        load_s: seconds from the start of its process until it was ready; 0 if it does not know.
     """
 
     service: str
@@ -77,6 +86,10 @@ class Hello:
     outputs: tuple[TensorSpec, ...]
     seconds: dict[int, float]
     batching: Batching = APART
+    beat_s: float = 0.0
+    hang_timeout_s: float = HANG_TIMEOUT_S
+    retry: bool = True
+    load_s: float = 0.0
 
     def packed(self) -> bytes:
         """Return its frame."""
@@ -89,8 +102,8 @@ class Hello:
         Raises:
             ValueError: it is of another protocol, or no HELLO.
         """
-        data = dict(header)
-        if data.pop("protocol", None) != PROTOCOL:
+        data = {name: value for name, value in dict(header).items() if name in cls.__slots__}
+        if header.get("protocol") != PROTOCOL:
             raise ValueError(f"a worker of protocol {header.get('protocol')}, not {PROTOCOL}")
         try:
             for side in ("inputs", "outputs"):

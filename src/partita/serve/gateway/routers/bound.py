@@ -158,11 +158,11 @@ class BoundQueues:
 
     def _usable(self, query: Waiting) -> list[tuple[Worker, float]]:
         """Return the workers that can run a query, from small slices to large, and the seconds it takes there."""
-        several = len(self._fleet.workers) > 1
+        several = self._fleet.able > 1
         return [
             (worker, seconds)
             for group in self._fleet.groups
             if query.batch <= group.most and (seconds := group.seconds[query.batch]) < math.inf
             for worker in group.members
-            if not worker.suspected and not (several and worker is query.avoid)
+            if not worker.overdue and not (several and worker is query.avoid)
         ]

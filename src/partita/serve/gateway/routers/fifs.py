@@ -58,7 +58,7 @@ class Fifs(SharedQueue):
         return None
 
     def _longest_idle(self, query: Waiting) -> tuple[Worker, Group] | None:
-        several = len(self._fleet.workers) > 1
+        several = self._fleet.able > 1
         options = [
             (self._idle_since.get(worker, -1), group.key, worker.name, worker, group)
             for group in self._fleet.groups

@@ -114,4 +114,4 @@ class LateBinding(SharedQueue):
     def _allowed(self, query: Waiting, group: Group) -> bool:
         """Return whether a group has an idle worker other than the one that failed a query, if there is any other."""
         avoid = query.avoid
-        return len(self._fleet.workers) == 1 or any(each is not avoid for each in group.idle)
+        return self._fleet.able == 1 or any(each is not avoid for each in group.idle)

@@ -77,7 +77,7 @@ class SharedQueue:
         ]
 
     def _too_late(self, query: Waiting, pace: Pace, now: float) -> bool:
-        if not self._rules.early or query.tries:
+        if not self._rules.early or query.tries or query.batch > self._fleet.most:
             return False
         wait = pace.wait(self._queues.before(query), now)
         fleet = self._fleet
@@ -95,10 +95,9 @@ class SharedQueue:
 
     def _head(self, batch: int, now: float) -> Waiting | None:
         """Return the first query of a batch size that some worker can still answer; drop those before it."""
-        queues, quickest = self._queues, self._fleet.quickest
+        queues, fleet = self._queues, self._fleet
         while (query := queues.head(batch)) is not None:
-            # Where no worker takes it, one that does may still come.
-            if query.due - now >= (quickest[batch] if batch < len(quickest) else 0.0):
+            if fleet.awaited(query, now) if batch > fleet.most else query.due - now >= fleet.quickest[batch]:
                 return query
             queues.pop(batch)
             self.dropped.append(query)

@@ -1,0 +1,85 @@
+"""The process at the other end of a worker's socket: whether it computes, and ending it by force."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
+
+_CREDENTIALS = struct.Struct("3i")
+"""Pid, uid and gid of whoever listens (unix(7), SO_PEERCRED)."""
+_TICKS = os.sysconf("SC_CLK_TCK")
+_MODULE = b"partita.serve.worker"
+
+
+class Peer:
+    """A worker's process. Its pid cannot become another's meanwhile: a handle of it is held (pidfd_open(2)).
+
+    Attributes:
+        pid: of the process that listens.
+
+    Args:
+        pid: as the kernel tells it.
+
+    Raises:
+        OSError: there is no such process any more.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle = os.pidfd_open(pid)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def cpu_s(self) -> float | None:
+        """Return the seconds of CPU that its threads have used, None if it is gone."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
+            fields = stat.rpartition(")")[2].split()
+            return (int(fields[11]) + int(fields[12])) / _TICKS
+        except (OSError, ValueError, IndexError):
+            return None
+
+    def is_worker(self) -> bool:
+        """Say whether its command line is that of a worker."""
+        try:
+            return _MODULE in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    def kill(self) -> bool:
+        """End it, and the processes that it has started, by SIGKILL; False if that is not ours to do."""
+        if self._handle < 0 or self.pid == os.getpid():
+            return False
+        try:
+            leads = os.getpgid(self.pid) == self.pid
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        except OSError:
+            return False
+        if leads:  # it stays a zombie until its parent has seen it, so the group is still its own
+            with suppress(OSError):
+                os.killpg(self.pid, signal.SIGKILL)
+        return True
+
+
+def peer_of(transport: asyncio.Transport) -> Peer | None:
+    """Return the process that listens at the other end, None where that cannot be told."""
+    found = transport.get_extra_info("socket")
+    try:
+        pid, _, _ = _CREDENTIALS.unpack(
+            found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return Peer(pid)
+    except (OSError, AttributeError):
+        return None
