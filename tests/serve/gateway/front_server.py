@@ -74,7 +74,9 @@ def serving(
             limits=connections,
             refusals=metrics.refusals,
         )
-        grpc = GrpcServer(Service(front, door), "127.0.0.1", 0, most=front.limits.body, tls=tls)
+        grpc = GrpcServer(
+            Service(front, door, metrics.refusals), "127.0.0.1", 0, most=front.limits.body, tls=tls
+        )
         await grpc.start()
         await http.start()
         loop = asyncio.get_running_loop()

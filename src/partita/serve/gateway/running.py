@@ -129,9 +129,8 @@ async def _listen(
     front: Front, metrics: Metrics, access: Access, stack: AsyncExitStack
 ) -> tuple[HttpServer, GrpcServer]:
     doorkeeper = Doorkeeper(access.token)
-    grpc = GrpcServer(
-        Service(front, doorkeeper), access.host, access.grpc_port, most=access.limits.body, tls=access.tls
-    )
+    service = Service(front, doorkeeper, metrics.refusals)
+    grpc = GrpcServer(service, access.host, access.grpc_port, most=access.limits.body, tls=access.tls)
     await grpc.start()
     stack.push_async_callback(grpc.stop, 0.0)
     application = Application(front, Pages(front, metrics.page), doorkeeper)

@@ -252,6 +252,27 @@ def test_each_error_has_its_code(server):
         assert unknown.value.code() is grpc.StatusCode.UNIMPLEMENTED
 
 
+def test_errors_are_counted_by_code_and_reason(server):
+    counted = server.metrics.refusals.counted
+    before = counted.copy()
+    with client(server) as link:
+        for error in (refused(Reason.LATE), FailedError("the worker died twice"), ZeroDivisionError()):
+            server.gateway.error = error
+            with suppress(InferenceServerException):
+                link.infer("echo", [given_input(numbers())])
+        server.gateway.error = None
+        for model, value in (("echo", numbers(9)), ("other", numbers())):
+            with suppress(InferenceServerException):
+                link.infer(model, [given_input(value)])
+    assert dict(counted - before) == {
+        ("grpc", "UNAVAILABLE", "late"): 1,
+        ("grpc", "INTERNAL", "failed"): 1,
+        ("grpc", "INTERNAL", "internal"): 1,
+        ("grpc", "INVALID_ARGUMENT", "invalid"): 1,
+        ("grpc", "NOT_FOUND", "not_found"): 1,
+    }
+
+
 def test_the_earliest_of_the_deadlines_counts(server):
     call(server, infer_request(), metadata=(("partita-deadline-ms", "30"),))
     call(server, infer_request(), timeout=0.05)

@@ -25,6 +25,7 @@ from partita.serve.gateway.oip.metadata import (
 )
 from partita.serve.gateway.oip.request import told_deadline
 from partita.serve.gateway.oip.version import VERSION
+from partita.serve.gateway.refusals import Refusals
 from partita.serve.gateway.values import FailedError, Reason, RefusedError
 
 if TYPE_CHECKING:
@@ -55,10 +56,12 @@ class Service:
     Args:
         front: the models.
         doorkeeper: says who may ask.
+        refusals: counts and logs errors.
     """
 
-    def __init__(self, front: Front, doorkeeper: Doorkeeper) -> None:
+    def __init__(self, front: Front, doorkeeper: Doorkeeper, refusals: Refusals | None = None) -> None:
         self._front = front
+        self._refusals = refusals or Refusals()
         self._doorkeeper = doorkeeper
         self._health = HealthService(front)
         self._streams: set[asyncio.Task[None]] = set()
@@ -148,11 +151,13 @@ class Service:
                 return await answer(request, context)
             except (RequestError, RefusedError, FailedError) as error:
                 code, trailing = _status(error, context)
+                self._count(code, error, name, context)
                 await context.abort(code, str(error), trailing)
             except Exception as error:
                 if isinstance(error, grpc.aio.AbortError):
                     raise
                 _LOG.exception("a fault in partita itself at %s", name)
+                self._count(grpc.StatusCode.INTERNAL, error, name, context)
                 await context.abort(grpc.StatusCode.INTERNAL, "a fault in partita itself; its log says more")
 
         return method
@@ -175,6 +180,7 @@ class Service:
         try:
             self.check(context)
         except RequestError as error:
+            self._count(_CODES[error.status], error, "ModelStreamInfer", context)
             await context.abort(_CODES[error.status], error.what)
         waiting: asyncio.Queue[asyncio.Task[Proto] | None] = asyncio.Queue()
         room = asyncio.Semaphore(_UNDER_WAY)
@@ -193,6 +199,13 @@ class Service:
                 left = waiting.get_nowait()
                 if left is not None:
                     left.cancel()
+
+    def _count(self, code: grpc.StatusCode, error: Exception, method: str, context: Context) -> None:
+        if isinstance(error, RequestError | RefusedError):
+            reason = str(error.reason)
+        else:
+            reason = "failed" if isinstance(error, FailedError) else "internal"
+        self._refusals.count(("grpc", code.name, reason), context.peer(), method, str(error))
 
     async def _take(
         self,
@@ -217,6 +230,7 @@ class Service:
         try:
             return _STREAMED(infer_response=await self._infer(request, context))
         except (RequestError, RefusedError, FailedError) as error:
+            self._count(_status(error, context)[0], error, "ModelStreamInfer", context)
             # The identity tells the client which of its requests it was.
             return _STREAMED(error_message=str(error), infer_response={"id": request.id})
         except Exception:  # noqa: BLE001 -- it ends one request, not the stream

@@ -577,9 +577,9 @@ class HttpConnection(asyncio.Protocol):
         """Close behind what is sent, and let the client read it: who closes on bytes that still come resets."""
         self._state, self._since, self._buffer = CLOSING, self._loop.time(), b""
         self._hold()
-        if self._ended or not self._transport.can_write_eof():
+        if self._ended:
             self._close()
-        else:
+        elif self._transport.can_write_eof():
             self._transport.write_eof()
 
     def _close(self) -> None:

@@ -44,8 +44,7 @@ class ProtocolError(RequestError):
     """
 
     def __init__(self, what: str, status: int = 400, reason: str = "malformed") -> None:
-        super().__init__(what, status)
-        self.reason = reason
+        super().__init__(what, status, reason)
 
 
 class RequestHead(NamedTuple):

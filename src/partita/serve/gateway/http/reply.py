@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
+from partita.serve.gateway.oip.faults import REASONS
+
 if TYPE_CHECKING:
     from partita.serve.gateway.oip.faults import RequestError
     from partita.serve.gateway.values import RefusedError
@@ -17,12 +19,6 @@ JSON = b"application/json"
 _STATUS_LINES = {
     each.value: b"HTTP/1.1 %d %b\r\n" % (each.value, each.phrase.encode()) for each in HTTPStatus
 }
-_REASONS = {
-    400: "invalid", 401: "unauthorized", 404: "not_found", 405: "method", 408: "timeout", 411: "length_required",
-    413: "too_large", 414: "path", 415: "media_type", 417: "expectation", 431: "head_too_large", 500: "failed",
-}  # fmt: skip
-"""Why a request is not answered, where who says so has no word of their own."""
-
 Headers = tuple[tuple[bytes, bytes], ...]
 
 
@@ -43,14 +39,12 @@ def json_reply(value: Any) -> Reply:  # noqa: ANN401 -- whatever orjson writes
 
 def failure(what: str, status: int, headers: Headers = (), reason: str = "") -> Reply:
     """Return an error as the protocol has it."""
-    return Reply(
-        status, orjson.dumps({"error": what}), JSON, headers, reason or _REASONS.get(status, "other")
-    )
+    return Reply(status, orjson.dumps({"error": what}), JSON, headers, reason or REASONS[status])
 
 
 def fault_reply(error: RequestError, headers: Headers = ()) -> Reply:
     """Return what is said of a request that cannot be answered as it is."""
-    return failure(error.what, error.status, headers, getattr(error, "reason", ""))
+    return failure(error.what, error.status, headers, error.reason)
 
 
 def refusal(error: RefusedError) -> Reply:
