@@ -2,41 +2,53 @@
 
 Generated are docs/cli.md, docs/workload.schema.json, the tables of fields in docs/file-formats.md and the output of
 console sessions. With `--check` nothing is written; what is stale, a dead link, a command that does not exist or is
-not described, and a session that fails are named, and the exit code is 1.
+not described, and a session that fails are named, and the exit code is 1. What is stale is decided by shape
+(docs/shape.py), on any versions of what the project depends on.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from difflib import unified_diff
 from typing import TYPE_CHECKING
 
 from docs.checks import command_faults, link_faults, undocumented
-from docs.pages import cli_page, made_with, schema_text, workload_tables
+from docs.pages import cli_page, schema_text, workload_tables
 from docs.sessions import ROOT, SessionError, rerun
+from docs.shape import page_shape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 CLI, SCHEMA, FORMATS = "docs/cli.md", "docs/workload.schema.json", "docs/file-formats.md"
 SESSIONS = ("README.md", "docs/getting-started.md", "docs/serving.md", "docs/jobs.md")
+
+_SHOWN = 40
+"""Lines of difference that are shown of a page."""
 
 _TABLES = re.compile(r"(<!-- begin workload -->\n).*?(<!-- end workload -->)", re.DOTALL)
 
 
 def generated() -> Iterator[tuple[str, str]]:
-    """Yield the path and the text of each file with generated parts.
+    """Yield the path and the text of each file with generated parts; a text of the same shape is as it was.
 
     Raises:
         SessionError: a command of a console session failed.
     """
-    yield CLI, cli_page()
-    yield SCHEMA, schema_text()
+    yield CLI, _kept(_read(CLI), cli_page(), page_shape)
+    yield SCHEMA, _kept(_read(SCHEMA) or "null", schema_text(), json.loads)
     yield FORMATS, _TABLES.sub(lambda found: f"{found[1]}{workload_tables()}{found[2]}", _read(FORMATS))
-    for name in SESSIONS:
-        yield name, rerun(_read(name), name)
+    with ThreadPoolExecutor() as pool:  # each page waits for its commands most of the time
+        yield from zip(SESSIONS, pool.map(lambda name: rerun(_read(name), name), SESSIONS), strict=True)
+
+
+def _kept(old: str, new: str, shape: Callable[[str], object]) -> str:
+    return old if shape(old) == shape(new) else new
 
 
 def _read(name: str) -> str:
@@ -45,24 +57,20 @@ def _read(name: str) -> str:
 
 
 def faults() -> list[str]:
-    """Return what is wrong in the documentation as it is.
-
-    Where other versions of what decides the look are installed than the pages were made with, generated parts are
-    not compared: they would differ in form alone. Sessions are run all the same.
-    """
-    same = made_with() in _read(CLI)
-    if not same:
-        print(f"note: generated pages were made with other versions than {made_with()}, and are not compared")
+    """Return what is wrong in the documentation as it is."""
     try:
-        stale = [name for name, text in generated() if same and text != _read(name)]
+        stale = [_stale(name, _read(name), text) for name, text in generated() if text != _read(name)]
     except SessionError as error:
         return [str(error)]
-    return [
-        *(f"{name} is stale: run `make docs`" for name in stale),
-        *undocumented(_read(CLI)),
-        *link_faults(ROOT),
-        *command_faults(ROOT),
-    ]
+    return [*stale, *undocumented(_read(CLI)), *link_faults(ROOT), *command_faults(ROOT)]
+
+
+def _stale(name: str, old: str, new: str) -> str:
+    lines = list(
+        unified_diff(old.splitlines(), new.splitlines(), name, "what is printed now", lineterm="", n=1)
+    )
+    more = [f"... {len(lines) - _SHOWN} more lines"] if len(lines) > _SHOWN else []
+    return "\n".join([f"{name} is stale: run `make docs`", *lines[:_SHOWN], *more])
 
 
 def main() -> None:

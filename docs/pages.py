@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import redirect_stdout
-from importlib.metadata import version
+from functools import cache
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 CLI_HEAD = """\
-<!-- Made by `make docs`, with {made_with}. Do not edit. -->
+<!-- Made by `make docs`. Do not edit. -->
 # Command line
 
 What `--help` says of each command, without its frames.
@@ -29,13 +29,6 @@ What `--help` says of each command, without its frames.
 - **Errors** say what is wrong, where, and on a `hint:` line what mends it. `--debug` shows a traceback.
 - **Exit codes** are in [file-formats.md](file-formats.md#exit-codes).
 """
-
-_SOLVERS_AND_VIEWS = ("highspy", "pydantic", "rich", "typer")
-
-
-def made_with() -> str:
-    """Return the versions of what decides how generated pages look."""
-    return ", ".join(f"{name} {version(name)}" for name in _SOLVERS_AND_VIEWS)
 
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:  # noqa: ANN401 -- typer has no public type
@@ -51,12 +44,13 @@ def options(command: Any) -> list[str]:  # noqa: ANN401 -- as above
     return [word for parameter in command.params for word in parameter.opts if word.startswith("-")]
 
 
+@cache
 def cli_page() -> str:
     """Return docs/cli.md: the help of every command."""
     sections = [
         f"## {' '.join(('partita', *path))}\n\n```text\n{_help(path)}\n```\n" for path, _ in commands()
     ]
-    return "\n".join([CLI_HEAD.format(made_with=made_with()), *sections])
+    return "\n".join([CLI_HEAD, *sections])
 
 
 def _help(path: tuple[str, ...]) -> str:
