@@ -52,6 +52,8 @@ NUMPY = {
 
 
 _WORDS = re.compile(r"\w+")
+_MISFIT = ("reshape", "broadcast", "dimension", "mismatch", "incompatible")
+"""What operators say of sizes that do not fit together."""
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad allocation", "bfcarena")
 
 
@@ -177,8 +179,11 @@ class OnnxRuntime:
         """
         if isinstance(error, self._invalid | InvalidQueryError):
             return True
-        if not self._answered or any(word in str(error).lower() for word in _OUT_OF_MEMORY):
+        told = str(error).lower()
+        if any(word in told for word in _OUT_OF_MEMORY):
             return False
+        if not self._answered:
+            return any(word in told for word in _MISFIT)
         try:
             self._arrays(lane, [self.outputs[0].name], self._answered)
         except Exception:  # noqa: BLE001 -- whatever it is, nothing runs any more
@@ -240,7 +245,7 @@ def _fixed_batch(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) ->
     """Return the one first size of all tensors; None if it is free, or there are several."""
     firsts = {each.shape[:1] for each in (*inputs, *outputs)}
     first = next(iter(firsts)) if len(firsts) == 1 else ()
-    return first[0] if first and first[0] > 0 else None
+    return first[0] if inputs and first and first[0] > 0 else None
 
 
 def _doubt(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
@@ -259,6 +264,10 @@ def _doubt(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str |
 
 
 def _check_declared(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], path: str) -> None:
+    if not inputs:
+        raise InputError(
+            "it is declared `batch: rows`, and it has no input", where=path, hint="write `batch: none`"
+        )
     firsts = {each.name: each.shape[:1] for each in (*inputs, *outputs)}
     for spec in (*inputs, *outputs):
         if firsts[spec.name] != (-1,):
