@@ -328,6 +328,17 @@ def test_a_query_under_way_is_finished_when_the_gateway_drains_and_no_more_begin
     assert plain(asker.answer.outputs) == plain(plus_one(asking(200)))
 
 
+def test_it_is_told_once_why_queries_are_not_joined(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "partita.serve")
+    world = World(tmp_path)
+    why = Batching(why="its server says max_batch_size 0")
+    for _ in range(2):
+        world.join(8, why)
+    assert [each.getMessage() for each in caplog.records] == [
+        "one: queries run one by one, while the plan counts on batches of 8: its server says max_batch_size 0"
+    ]
+
+
 def test_the_owners_limit_is_that_of_all_workers(tmp_path: Path) -> None:
     world = World(tmp_path)
     world.join(8, Batching(rows=True, most=64, why="it is declared"))

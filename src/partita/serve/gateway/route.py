@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -34,9 +35,10 @@ if TYPE_CHECKING:
     from partita.serve.gateway.routers.port import Router
     from partita.serve.gateway.values import ServedService, Starts
     from partita.serve.gateway.waiting import Asker, Worker
-    from partita.serve.tensors import Answer, Query
+    from partita.serve.tensors import Answer, Batching, Query
     from partita.serve.worker.wire import Hello
 
+_LOG = logging.getLogger("partita.serve")
 _RETRY_S = 1.0
 _LONGEST_S = 86_400.0
 _MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
@@ -377,11 +379,29 @@ class Route:
         if model == self.model:
             return
         was, self.model = self.model, model
+        if not was.known or was.batching != batching:
+            self._tell_batching(batching, first.batch)
         if was.batching.rows and not batching.rows:  # parts of theirs may have been answered by each other
             for split in list(self._splits):
                 self._end_split(
                     split, End(split.whole, Outcome.REFUSED, Reason.WORKER_LOST), time.monotonic()
                 )
+
+    def _tell_batching(self, batching: Batching, batch: int) -> None:
+        """Log whether queries are joined, and why not, which costs throughput where the plan counts on it."""
+        told = {"event": "batching", "service": self.service.name, "rows": batching.rows, "why": batching.why}
+        if batching.rows:
+            _LOG.info("%s: queries are joined: %s", self.service.name, batching.why, extra=told)
+            return
+        planned = f", while the plan counts on batches of {batch}" if batch > 1 else ""
+        _LOG.log(
+            logging.WARNING if planned else logging.INFO,
+            "%s: queries run one by one%s: %s",
+            self.service.name,
+            planned,
+            batching.why,
+            extra=told,
+        )
 
 
 def _measured_in_time(service: ServedService) -> int:

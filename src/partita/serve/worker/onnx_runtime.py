@@ -52,6 +52,8 @@ NUMPY = {
 
 
 _WORDS = re.compile(r"\w+")
+_LEAST_PROBED = 4
+"""Rows that a probe runs together at least, though the plan runs fewer: another may run more."""
 _MISFIT = ("reshape", "broadcast", "dimension", "mismatch", "incompatible")
 """What operators say of sizes that do not fit together."""
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad allocation", "bfcarena")
@@ -132,7 +134,7 @@ class OnnxRuntime:
                 self.inputs,
                 self.outputs,
                 lambda feeds: self._arrays(0, names, feeds),
-                most=self._padded or batch,
+                most=self._padded or max(batch, _LEAST_PROBED),
                 coarse=not self.provider.startswith("CPU"),
             )
             if self._padded != 1

@@ -89,7 +89,7 @@ def probe(
         inputs: what it takes; the first dimension of each is the one in question.
         outputs: what it gives.
         run: returns the outputs for arrays by the inputs' names.
-        most: rows that may ever be run together; two at least are tried.
+        most: rows to run together at most; 2 at least.
         coarse: whether it may compute with half precision.
         seed: of the random rows.
     """
@@ -99,7 +99,7 @@ def probe(
     )
     try:
         made.settle()
-        slight = made.compare(_trials(max(2, min(most, MOST_ROWS))))
+        slight = made.compare(_trials(min(most, MOST_ROWS)))
     except _EndError as end:
         return Verdict(end.finding, end.why, made.sample)
     if slight:

@@ -286,6 +286,102 @@ def test_a_header_longer_than_the_body_is_refused():
         read_request(b"{}", 3, Signature(ECHO), LIMITS)
 
 
+TEXTS = Model(
+    "texts",
+    "texts",
+    (
+        TensorSpec("ids", "INT64", (-1, -1), ("batch", "seq")),
+        TensorSpec("mask", "INT64", (-1, -1), ("batch", "seq")),
+        TensorSpec("kinds", "INT64", (-1, -1), ("batch", "seq"), optional=True),
+        TensorSpec("size", "FP32", (), ()),
+    ),
+    (TensorSpec("y", "FP32", (-1,), ("batch",)),),
+    0,
+    0.1,
+    0.95,
+)
+
+
+def asked(**shapes: list[int]) -> dict[str, Any]:
+    return {
+        "inputs": [
+            {
+                "name": name,
+                "datatype": "FP32" if name == "size" else "INT64",
+                "shape": shape,
+                "data": [1] * int(np.prod(shape)),
+            }
+            for name, shape in shapes.items()
+        ]
+    }
+
+
+@pytest.mark.parametrize(
+    ("shapes", "says"),
+    [
+        ({"ids": [2, 3], "mask": [2, 4], "size": []}, "seq is 3 in ids and 4 in mask"),
+        ({"ids": [2, 3], "mask": [1, 3], "size": []}, "batch is 2 in ids and 1 in mask"),
+        ({"mask": [2, 4], "size": [], "ids": [2, 3]}, "seq is 3 in ids and 4 in mask"),
+        ({"ids": [2, 3], "mask": [2, 3], "kinds": [2, 5], "size": []}, "seq is 3 in ids and 5 in kinds"),
+        (
+            {"ids": [2, 3, 1], "mask": [2, 3], "size": []},
+            r"ids has shape \[batch, seq\], not \[2, 3, 1\]: 2 dim",
+        ),
+        (
+            {"ids": [2, 3], "mask": [2, 3], "size": [1]},
+            r"size has shape \[\], not \[1\]: 0 dimensions, not 1",
+        ),
+        ({"ids": [2, 3], "size": []}, "input mask is missing"),
+    ],
+)
+def test_sizes_that_the_model_calls_alike_have_to_be(shapes, says):
+    with pytest.raises(RequestError, match=says) as caught:
+        read(asked(**shapes), TEXTS)
+    assert caught.value.status == 400
+
+
+@pytest.mark.parametrize("more", [{}, {"kinds": [2, 3]}])
+def test_scalars_optional_inputs_and_no_rows_are_taken(more):
+    query = read(asked(size=[], **more, mask=[2, 3], ids=[2, 3]), TEXTS).query
+    assert [each.name for each in query.inputs] == ["ids", "mask", *more, "size"]
+    assert query.inputs[-1].shape == ()
+    assert read(asked(ids=[0, 3], mask=[0, 3], size=[]), TEXTS).query.inputs[0].data == b""
+    assert read({"inputs": [tensor(shape=[0, 4], data=[])]}).query.batch == 0
+
+
+NAMELESS = Model("any", "any", (), (), 0, 0.1, 0.95)
+
+
+def test_a_model_that_lists_no_inputs_is_asked_whatever_comes():
+    document = asked(a=[2, 3], b=[5], size=[])
+    found = read({**document, "outputs": [{"name": "whatever"}]}, NAMELESS).query
+    assert [(each.name, each.datatype, each.shape) for each in found.inputs] == [
+        ("a", "INT64", (2, 3)),
+        ("b", "INT64", (5,)),
+        ("size", "FP32", ()),
+    ]
+    assert found.outputs == ("whatever",)
+
+
+@pytest.mark.parametrize(
+    ("document", "says"),
+    [
+        ({"inputs": []}, "there is no input"),
+        ({"inputs": [tensor(name=5)]}, "name is 5"),
+        ({"inputs": [tensor(datatype="FP99")]}, "unknown datatype 'FP99'"),
+        ({"inputs": [tensor(datatype=None)]}, "unknown datatype None"),
+        ({"inputs": [tensor(shape=[-1, 4])]}, "has shape"),
+        ({"inputs": [tensor(shape=None)]}, "has shape"),
+        ({"inputs": [tensor(shape=[2, 4])]}, "4 elements"),
+        ({"inputs": [tensor(data=[1, 2, 3, "x"])]}, "texts among"),
+        ({"inputs": [tensor(), tensor()]}, "given twice"),
+    ],
+)
+def test_what_no_model_could_take_is_refused_all_the_same(document, says):
+    with pytest.raises(RequestError, match=says):
+        read(document, NAMELESS)
+
+
 TOKENS = b'{"inputs": [{"name": "INPUT0", "datatype": "%b", "shape": [1, 4], "data": %b}]}'
 
 
