@@ -5,34 +5,13 @@ import signal
 import pytest
 
 from partita.jobs.early_restart import early_restart, stop_signal
-from partita.jobs.ladder import Attempt, End, Next, next_attempt, recognise
+from partita.jobs.ladder import Attempt, End, Next, next_attempt
 from partita.jobs.memory.bounds import MIB, Bounds
 from partita.jobs.memory.growth import Growth
 from partita.mig.catalogue import gpu_model
 
 A100 = gpu_model("a100-40gb").restricted(["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"])
 GIB = 2**30
-
-
-@pytest.mark.parametrize(
-    ("code", "log", "end"),
-    [
-        (0, "CUDA out of memory, caught and handled", End.DONE),
-        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB", End.OUT_OF_MEMORY),
-        (1, "torch.cuda.OutOfMemoryError: ...", End.OUT_OF_MEMORY),
-        (1, "cudaErrorMemoryAllocation: out of memory", End.OUT_OF_MEMORY),
-        (1, "ValueError: shapes do not match", End.FAILED),
-        (1, "MemoryError", End.FAILED),
-        (-11, "", End.FAILED),
-        (137, "CUDA out of memory", End.KILLED),
-        (-9, "", End.KILLED),
-        (143, "", End.TERMINATED),
-        (-15, "", End.TERMINATED),
-        (1, "NVRM: Xid (PCI:0000:3b:00): 79, GPU has fallen off the bus", End.XID),
-    ],
-)
-def test_how_an_attempt_ended_is_recognised_from_exit_code_and_log(code, log, end):
-    assert recognise(code, log) is end
 
 
 def climb(*profiles: str, end: End = End.OUT_OF_MEMORY, bounds: Bounds | None = None, most: int = 9) -> Next:

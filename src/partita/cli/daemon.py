@@ -29,6 +29,7 @@ from partita.cli.queue_host import (
     MaxTime,
     MaxWaiting,
     MetricsPort,
+    OomPatterns,
     Scale,
     note,
     queue_host,
@@ -63,6 +64,7 @@ def daemon(
     max_waiting: MaxWaiting = 10_000,
     default_time: DefaultTime = None,
     max_time: MaxTime = None,
+    oom_pattern: OomPatterns = None,
     memory_scale: Scale = 1 / 64,
     allow_mig_mode: AllowMigMode = False,
     metrics_port: MetricsPort = None,
@@ -77,7 +79,7 @@ def daemon(
     from partita.control.lock import controlling  # noqa: PLC0415 -- slow to import
     from partita.drive.state import host_folder, state_folder  # noqa: PLC0415
 
-    keeping = Keeping(log_size, keep, keep_logs, half_life)
+    keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
     way = queue_way(discipline, admin, keeping, limits, memory_scale=memory_scale, metrics_port=metrics_port)
     cluster = Cluster(driver, ClockName.WALL, None, allow_mig_mode)

@@ -70,6 +70,14 @@ MaxTime = Annotated[
     str | None,
     typer.Option("--max-time", metavar="TIME", help="Longest time limit that jobs may have. (default: none)"),
 ]
+OomPatterns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--oom-pattern",
+        metavar="REGEX",
+        help="A line of a job's output with this says that GPU memory ran out; may be given again.",
+    ),
+]
 Scale = Annotated[
     float,
     typer.Option(
@@ -108,12 +116,13 @@ class QueueWay:
 
 @dataclass(frozen=True, slots=True)
 class Keeping:
-    """What is kept of jobs, and how long it counts, as it was written."""
+    """What is kept of jobs, how long it counts, and what is heard in their output, as it was written."""
 
     log_size: str
     keep: str
     keep_logs: str
     half_life: str
+    oom_patterns: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +153,7 @@ def queue_way(
     from partita.jobs.queue.access import Access, admins  # noqa: PLC0415
     from partita.jobs.queue.disciplines import discipline as named  # noqa: PLC0415
     from partita.jobs.queue.settings import Settings  # noqa: PLC0415
+    from partita.jobs.queue.submission import read_patterns  # noqa: PLC0415
 
     named(discipline)
     users, groups = admins(admin or ())
@@ -159,6 +169,7 @@ def queue_way(
         most_waiting=limits.max_waiting,
         default_limit_s=default_s,
         most_limit_s=most_s,
+        oom_patterns=read_patterns(keeping.oom_patterns or []),
     )
     return QueueWay(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port)
 

@@ -37,6 +37,7 @@ from partita.cli.queue_host import (
     MaxTime,
     MaxWaiting,
     MetricsPort,
+    OomPatterns,
     Scale,
     queue_way,
     shared_with_jobs,
@@ -122,6 +123,7 @@ def run(
     max_waiting: MaxWaiting = 10_000,
     default_time: DefaultTime = None,
     max_time: MaxTime = None,
+    oom_pattern: OomPatterns = None,
     memory_scale: Scale = 1 / 64,
     metrics_port: MetricsPort = None,
 ) -> None:
@@ -143,7 +145,7 @@ def run(
     from partita.drive.state import state_folder  # noqa: PLC0415
     from partita.errors import InputError  # noqa: PLC0415
 
-    keeping = Keeping(log_size, keep, keep_logs, half_life)
+    keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
     way = (
         queue_way(discipline, admin, keeping, limits, memory_scale=memory_scale, metrics_port=metrics_port)

@@ -83,6 +83,16 @@ After = Annotated[
 _SHELL_WORDS = frozenset({"cd", "source", ".", "export", "ulimit", "umask", "alias", "set", "eval"})
 
 
+OomPattern = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--oom-pattern",
+        metavar="REGEX",
+        help="A line of its output with this says that GPU memory ran out; may be given again.",
+    ),
+]
+
+
 def register(app: typer.Typer) -> None:
     """Add this command to the command line."""
     app.command("submit", context_settings={"allow_interspersed_args": False})(submit)
@@ -102,6 +112,7 @@ def submit(
     time: TimeLimit = None,
     after: After = None,
     max_attempts: Attempts = 4,
+    oom_pattern: OomPattern = None,
     user: Annotated[str | None, typer.Option(help="Submit as this user; for root.")] = None,
 ) -> None:
     """Submit a job: partita submit --memory 12GiB -- python train.py. Prints its id.
@@ -123,6 +134,7 @@ def submit(
             name=name,
             array=array,
             most_attempts=max_attempts,
+            oom_patterns=oom_pattern or [],
             user=user,
             umask=_umask(),
             limit_s=_limit(time),

@@ -1,13 +1,11 @@
-"""The out-of-memory ladder: recognise it, and try again on a larger slice, a bounded number of times."""
+"""The out-of-memory ladder: try again on a larger slice, a bounded number of times."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from partita.jobs import words
 from partita.jobs.memory.bounds import Bounds, holds, slices
 
 if TYPE_CHECKING:
@@ -15,9 +13,6 @@ if TYPE_CHECKING:
 
 MOST_ATTEMPTS = 4
 """A whole GPU is the fourth slice from the smallest on most models."""
-
-_OUT_OF_MEMORY = re.compile(words.OUT_OF_MEMORY)
-_XID = re.compile(words.XID)
 
 
 class End(Enum):
@@ -46,27 +41,6 @@ class Next:
 
     profile: str | None
     reason: str
-
-
-def recognise(exit_code: int, log: str) -> End:
-    """Return how an attempt ended.
-
-    CUDA's out-of-memory is a plain exit 1, recognised in the log; 137 is SIGKILL and 143 SIGTERM (also as -9 and
-    -15). An Xid in the log is a fault of the GPU, whatever else is there.
-
-    Args:
-        exit_code: of the process.
-        log: the end of its output.
-    """
-    if exit_code == 0:
-        return End.DONE
-    if _XID.search(log):
-        return End.XID
-    if exit_code in (137, -9):
-        return End.KILLED
-    if exit_code in (143, -15):
-        return End.TERMINATED
-    return End.OUT_OF_MEMORY if _OUT_OF_MEMORY.search(log) else End.FAILED
 
 
 def next_attempt(

@@ -1,4 +1,4 @@
-"""What is heard in a job's output."""
+"""What is kept of a job's output, and what it is taken for."""
 
 from __future__ import annotations
 
@@ -6,33 +6,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.jobs.ladder import End, recognise
-from partita.jobs.run.shepherd.hearing import END, Hearing
+from partita.jobs.run.shepherd.hearing import Hearing
+from partita.oom.classify import END
 
-SAID = [
-    b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n",
-    b"RuntimeError: cudaErrorMemoryAllocation\n",
-    b"CUDA_ERROR_OUT_OF_MEMORY\n",
-    b"RESOURCE_EXHAUSTED: ran Out of memory\n",
-    b"Failed to allocate memory for requested buffer of size 1\n",
-]
+SAID = b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n"
 HOST = [
-    b"MemoryError\n",
-    b"numpy._core._exceptions._ArrayMemoryError: Unable to allocate\n",
-    b"terminate called after throwing an instance of 'std::bad_alloc'\n",
-    b"fork: Cannot allocate memory\n",
+    b"Traceback (most recent call last):\nMemoryError\n",
+    b"Traceback (most recent call last):\nnumpy._core._exceptions._ArrayMemoryError: Unable to allocate 1 GiB\n",
+    b"terminate called after throwing an instance of 'std::bad_alloc'\n  what():  std::bad_alloc\n",
+    b"Traceback (most recent call last):\nOSError: [Errno 12] Cannot allocate memory\n",
 ]
 
 
-@given(st.sampled_from(SAID), st.lists(st.integers(1, 40), max_size=20), st.binary(max_size=2000))
-def test_words_are_heard_wherever_the_output_is_cut(said: bytes, cuts: list[int], before: bytes) -> None:
-    hearing, text = Hearing(ours=False), before.replace(b"Xid", b"") + b"\n" + said
+@given(st.lists(st.integers(1, 40), max_size=20), st.lists(st.integers(0, 30), max_size=20))
+def test_words_are_heard_wherever_the_output_is_cut(cuts: list[int], lines: list[int]) -> None:
+    hearing, text = Hearing(ours=False), b"".join(b"x" * each + b"\n" for each in lines) + SAID
     for length in cuts:
         hearing.hear(text[:length])
         text = text[length:]
     hearing.hear(text)
     assert hearing.out_of_memory(1)
     assert not hearing.out_of_memory(0)
+    assert hearing.ending(1).line == len(lines) + 1
 
 
 @pytest.mark.parametrize("said", HOST)
@@ -43,14 +38,15 @@ def test_the_hosts_words_count_under_a_limit_of_ours_alone(said: bytes) -> None:
         assert hearing.out_of_memory(134) is ours
 
 
-@pytest.mark.parametrize("said", SAID)
-def test_what_is_heard_is_what_the_ladder_recognises(said: bytes) -> None:
-    assert recognise(1, said.decode()) is End.OUT_OF_MEMORY
-
-
-def test_only_the_end_of_the_output_counts() -> None:
+@pytest.mark.parametrize("piece", [1000, END, 4 * END])
+def test_only_the_end_of_the_output_counts_and_lines_are_numbered_from_its_beginning(piece: int) -> None:
+    before = b"a line\n" * 200_000
     hearing = Hearing(ours=False)
-    hearing.hear(SAID[0] + b"x" * (END - 100))
+    for at in range(0, len(before), piece):
+        hearing.hear(before[at : at + piece])
+    hearing.hear(SAID)
+    assert hearing.ending(1).line == 200_001
+    hearing.hear(b"x" * (END - 100))
     assert hearing.out_of_memory(1)
     hearing.hear(b"x" * 100)
     assert not hearing.out_of_memory(1)
@@ -58,5 +54,11 @@ def test_only_the_end_of_the_output_counts() -> None:
 
 def test_a_fault_of_the_gpu_is_no_out_of_memory() -> None:
     hearing = Hearing(ours=False)
-    hearing.hear(b"NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus\n" + SAID[0])
+    hearing.hear(b"NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus\n" + SAID)
     assert not hearing.out_of_memory(1)
+
+
+def test_a_users_pattern_is_heard() -> None:
+    hearing = Hearing(ours=False, patterns=["no room on the card"])
+    hearing.hear(b"fatal: no room on the card for 3 tiles\n")
+    assert hearing.out_of_memory(3)

@@ -40,7 +40,9 @@ def loads(text: str) -> JobRecord:
             **body
             | {
                 "submitter": Submitter(**body["submitter"]),
-                "asked": Asked(**asked | {"memory": memory}),
+                "asked": Asked(
+                    **asked | {"memory": memory, "oom_patterns": tuple(asked.get("oom_patterns", ()))}
+                ),
                 "command": tuple(body["command"]),
                 "state": State(body["state"]),
                 "attempts": tuple(_read_attempt(each) for each in body["attempts"]),

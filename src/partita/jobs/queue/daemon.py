@@ -80,7 +80,7 @@ class QueueService:
             hands=hands,
             faults=self._faults,
             folder_of=self.folder_of,
-            log_bytes=self.settings.log_bytes,
+            settings=self.settings,
         )
         self._runs = Runs(
             *world,

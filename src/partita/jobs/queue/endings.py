@@ -9,6 +9,7 @@ from partita.jobs import ladder
 from partita.jobs.memory.bounds import MIB, holds, slices
 from partita.jobs.queue.record import State, Verdict
 from partita.jobs.run.port import Phase
+from partita.oom.classify import OUT_OF_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
     from partita.jobs.queue.record import JobRecord
     from partita.jobs.run.port import Look
     from partita.mig.gpu import GpuModel
+    from partita.oom.classify import Ending
 
+_SAID = frozenset({Verdict.OUT_OF_MEMORY, Verdict.FAILED})
 _AGAIN = frozenset({Verdict.REQUEUED, Verdict.YIELDED})
 _COUNTED = frozenset({Verdict.OUT_OF_MEMORY, Verdict.EARLY_RESTART, Verdict.LOST})
 
@@ -33,6 +36,7 @@ def ended(job: JobRecord, look: Look, now: float, bounds: Bounds, models: Iterab
         models: of the GPUs there are; the attempt's own may be gone.
     """
     verdict, why = _verdict(job, look)
+    taken = _taken_for(job, look)
     attempt = replace(
         job.attempt,
         began=look.began if look.began is not None else job.attempt.began,
@@ -41,6 +45,8 @@ def ended(job: JobRecord, look: Look, now: float, bounds: Bounds, models: Iterab
         verdict=verdict,
         why=why,
         peak_bytes=look.progress.peak_bytes,
+        unsure=verdict is Verdict.OUT_OF_MEMORY and taken is not None and not taken.sure,
+        said=taken.text if taken is not None and verdict in _SAID else None,
     )
     job = job.with_attempt(attempt)
     if verdict is Verdict.OUT_OF_MEMORY:
@@ -80,8 +86,10 @@ def _verdict(job: JobRecord, look: Look) -> tuple[Verdict, str | None]:
         return Verdict.LOST, look.why or "its process is gone, and nobody saw it end"
     if look.code == 0:
         return Verdict.DONE, None
-    if look.out_of_memory:
-        return Verdict.OUT_OF_MEMORY, f"out of memory on {job.attempt.placement.profile}"
+    taken, where = _taken_for(job, look), job.attempt.placement.profile
+    if look.out_of_memory or (taken is not None and taken.verdict == OUT_OF_MEMORY):
+        perhaps = "" if taken is None or taken.sure else "perhaps "
+        return Verdict.OUT_OF_MEMORY, f"{perhaps}out of memory on {where}"
     return Verdict.FAILED, look.why or _told(look.code)
 
 
@@ -95,6 +103,13 @@ def _span(seconds: float | None) -> str:
     return f"{days}-{clock}" if days else clock
 
 
+def _taken_for(job: JobRecord, look: Look) -> Ending | None:
+    """Return what its output, and the memory that was seen in use, make of an attempt; None if nobody looked."""
+    if look.ending is None:
+        return None
+    return look.ending.beside(look.progress.peak_bytes, job.attempt.limit_bytes)
+
+
 def _told(code: int | None) -> str:
     if code is None:
         return "ended, nobody saw how"
@@ -104,6 +119,10 @@ def _told(code: int | None) -> str:
 def _climb(job: JobRecord, bounds: Bounds, models: Iterable[GpuModel]) -> JobRecord:
     """Send a job that ran out of memory to the next larger slice, of another model if need be."""
     attempt, known = job.attempt, list(models)
+    earlier = job.attempts[-job.tries : -1] if job.tries > 1 else ()
+    if attempt.unsure and any(each.unsure for each in earlier):
+        why = f"{attempt.why}, and a larger slice did not help: it may be something else"
+        return job.to(State.FAILED, why=why)
     tried = (ladder.Attempt(attempt.placement.profile, ladder.End.OUT_OF_MEMORY),) * job.tries
     for model in sorted(known, key=lambda model: not model.has(attempt.placement.profile)):
         if model.has(attempt.placement.profile):

@@ -14,16 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from partita.jobs.queue.record import JobRecord
+    from partita.jobs.queue.settings import Settings
 
 
-def launch_of(job: JobRecord, folder: Path, environment: Mapping[str, str], log_bytes: int) -> Launch:
+def launch_of(job: JobRecord, folder: Path, environment: Mapping[str, str], settings: Settings) -> Launch:
     """Return the launch of a job's newest attempt, whose instance stands.
 
     Args:
         job: which.
         folder: the attempt's own, not there yet.
         environment: as it was submitted with.
-        log_bytes: most bytes of the log that are kept.
+        settings: how the queue is run.
     """
     return Launch(
         job=job.id,
@@ -35,13 +36,14 @@ def launch_of(job: JobRecord, folder: Path, environment: Mapping[str, str], log_
         owner=owner(job.submitter),
         device=job.attempt.device or "",
         memory_bytes=job.attempt.limit_bytes,
-        log_bytes=log_bytes,
+        log_bytes=settings.log_bytes,
         grace_s=job.asked.grace_s,
         index=job.index,
         limit_s=job.asked.limit_s,
         umask=job.asked.umask,
         key=job.attempt.key or "",
         record=dumps(job),
+        oom_patterns=(*job.asked.oom_patterns, *settings.oom_patterns),
     )
 
 

@@ -81,4 +81,6 @@ def attempt_data(attempt: Attempt) -> dict[str, Any]:
         "verdict": attempt.verdict.value if attempt.verdict else None,
         "why": attempt.why,
         "peak_memory_bytes": attempt.peak_bytes,
+        "decided_by": attempt.said,
+        "sure": not attempt.unsure,
     }

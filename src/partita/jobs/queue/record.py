@@ -88,6 +88,7 @@ class Asked:
         most_attempts: attempts that may end in out of memory, early restart or loss.
         limit_s: seconds that an attempt may run before it is ended; None without a limit.
         umask: of the submitter's process, which the job's process gets.
+        oom_patterns: regular expressions that say in its output that memory ran out.
     """
 
     memory: Memory = Memory()
@@ -97,6 +98,7 @@ class Asked:
     most_attempts: int = 4
     limit_s: float | None = None
     umask: int = DEFAULT_UMASK
+    oom_patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

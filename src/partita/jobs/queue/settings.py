@@ -40,6 +40,7 @@ class Settings:
         log_bytes: most bytes of an attempt's log that are kept.
         keep_s: seconds after their end at which jobs are forgotten.
         keep_bytes: most bytes that the files of jobs that are over take in all.
+        oom_patterns: regular expressions that say in any job's output that memory ran out.
         half_life_s: seconds after which what a user has had counts half.
         most_waiting: jobs of one user that may wait, each task of an array counted; root may have more.
         default_limit_s: time limit of jobs that are submitted without one; None for none.
@@ -54,4 +55,5 @@ class Settings:
     most_waiting: int = MOST_WAITING
     default_limit_s: float | None = None
     most_limit_s: float | None = None
+    oom_patterns: tuple[str, ...] = ()
     pace: Pace = Pace()

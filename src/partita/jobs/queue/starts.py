@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.faults import Faults
     from partita.jobs.queue.hands import Hands
     from partita.jobs.queue.scheduler import Decision
+    from partita.jobs.queue.settings import Settings
     from partita.jobs.queue.sight import Sight
     from partita.jobs.run.port import Runner
     from partita.mig.gpu import GpuModel
@@ -53,7 +54,7 @@ class Starts:
         hands: makes instances.
         faults: told what goes wrong.
         folder_of: the folder of a job's attempt.
-        log_bytes: most bytes of an attempt's log that are kept.
+        settings: how the queue is run.
     """
 
     def __init__(
@@ -65,11 +66,11 @@ class Starts:
         hands: Hands,
         faults: Faults,
         folder_of: Callable[[JobRecord, int], Path],
-        log_bytes: int,
+        settings: Settings,
     ) -> None:
         self._book, self._sight, self._runner, self._hands, self._faults = book, sight, runner, hands, faults
         self._folder_of = folder_of
-        self._log_bytes = log_bytes
+        self._settings = settings
 
     def make(self, job: JobRecord, now: float) -> None:
         """Bring a job on that starts, or stops, and whose instance is not known to stand."""
@@ -87,7 +88,7 @@ class Starts:
         environment = self._book.store.environment(job.environment)
         folder = self._folder_of(job, attempt.number)
         make_parent(folder)
-        launch = launch_of(job, folder, environment, self._log_bytes)
+        launch = launch_of(job, folder, environment, self._settings)
         try:
             self._runner.start(launch)
         except ForeignAttemptError as error:

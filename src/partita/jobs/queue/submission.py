@@ -11,6 +11,7 @@ from partita.jobs.memory.bounds import UNLIMITED, Bounds
 from partita.jobs.queue.dependencies import parse_after
 from partita.jobs.queue.ids import parse_array
 from partita.jobs.queue.record import DEFAULT_UMASK, Asked, Memory
+from partita.oom.classify import MOST_PATTERNS, checked_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -74,6 +75,7 @@ def read(body: Mapping[str, Any]) -> Submission:
             int(_number(body, "most_attempts", 4, MOST_ATTEMPTS, least=1)),
             _limit(body),
             int(_number(body, "umask", DEFAULT_UMASK, 0o777)),
+            read_patterns(body.get("oom_patterns", [])),
         ),
         name=_name(_typed(body, "name", str, "")),
         priority=int(_number(body, "priority", 0, MOST_PRIORITY, least=-MOST_PRIORITY)),
@@ -81,6 +83,25 @@ def read(body: Mapping[str, Any]) -> Submission:
         user=_typed(body, "user", str, None),
         after=parse_after(_strings(body.get("after", []), "--after")),
     )
+
+
+def read_patterns(value: object) -> tuple[str, ...]:
+    """Return the patterns that say in a job's output that memory ran out.
+
+    Raises:
+        InputError: they are no list of regular expressions, too many, or found in every line.
+    """
+    patterns = _strings(value, "oom_patterns")
+    if len(patterns) > MOST_PATTERNS:
+        raise InputError(
+            f"{len(patterns)} patterns; at most {MOST_PATTERNS} are looked for", where="--oom-pattern"
+        )
+    for pattern in patterns:
+        if (why := checked_pattern(pattern)) is not None:
+            raise InputError(
+                why, where="--oom-pattern", hint="write what the line says, as 'no room on the card'"
+            )
+    return tuple(patterns)
 
 
 def _typed(body: Mapping[str, Any], field: str, kind: type[T], *default: Any) -> Any:  # noqa: ANN401 -- JSON

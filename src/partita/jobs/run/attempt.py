@@ -15,6 +15,7 @@ from partita.jobs.run.lost import end_what_is_left
 from partita.jobs.run.port import Look, Phase, Progress
 from partita.jobs.run.progress import Reports
 from partita.jobs.run.shepherd import documents
+from partita.oom.classify import OUT_OF_MEMORY, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -97,13 +98,16 @@ class Attempt:
 
 def _ended(found: dict[str, Any], progress: Progress, scale: float | None) -> Look:
     peak = progress.peak_bytes
+    # A watcher of an older version has said only whether.
+    ending = Ending(**found["ending"]) if found.get("ending") else None
     if scale is not None and found["peak_bytes"] is not None:
         peak = max(peak or 0, int(found["peak_bytes"] / scale))
     return Look(
         Phase.LOST if found.get("lost") else Phase.ENDED,
         code=found["code"],
-        out_of_memory=found["out_of_memory"],
         timed_out=found.get("timed_out", False),
+        out_of_memory=found["out_of_memory"] or (ending is not None and ending.verdict == OUT_OF_MEMORY),
+        ending=ending,
         why=found["why"],
         began=found["began"],
         ended=found["ended"],

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from partita.oom.classify import Ending
+
 
 @dataclass(frozen=True, slots=True)
 class Owner:
@@ -45,6 +47,7 @@ class Launch:
         umask: of its process.
         key: tells this attempt from all others, should its folder be met again; empty if it has none.
         record: what the queue knows of the job, kept in the folder for the one who finds it without the queue.
+        oom_patterns: regular expressions that say in its output that memory ran out.
     """
 
     job: str
@@ -63,6 +66,7 @@ class Launch:
     umask: int = 0o022
     key: str = ""
     record: str = ""
+    oom_patterns: tuple[str, ...] = ()
 
 
 class ForeignAttemptError(PartitaError):
@@ -114,7 +118,8 @@ class Look:
     Attributes:
         code: exit code, 128 + n if signal n ended it; None while it runs, and where nobody saw it end.
         timed_out: it ran for as long as it may, and was ended for that.
-        out_of_memory: the log or the kernel says that memory ran out.
+        out_of_memory: its output says that memory ran out, or its processes had more together than its instance.
+        ending: what its output makes of it; None while it runs, and where nothing but its memory was looked at.
         why: why it is lost, or could not be started, in words.
         began: seconds since 1970 at which its process began; None before that.
         ended: seconds since 1970 at which it ended.
@@ -126,6 +131,7 @@ class Look:
     code: int | None = None
     out_of_memory: bool = False
     timed_out: bool = False
+    ending: Ending | None = None
     why: str | None = None
     began: float | None = None
     ended: float | None = None

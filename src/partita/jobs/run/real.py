@@ -130,6 +130,7 @@ class RealRunner:
             "umask": launch.umask,
             "key": launch.key,
             "record": launch.record,
+            "oom_patterns": list(launch.oom_patterns),
             "boot": processes.boot_id(),
         }
 

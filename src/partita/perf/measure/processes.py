@@ -14,6 +14,8 @@ from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from partita.errors import InputError, PartitaError
+from partita.oom.classify import END, OUT_OF_MEMORY, classify
+from partita.perf.measure.worker import on_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -33,6 +35,7 @@ class Worker:
     def __init__(self, spec: Mapping[str, Any], environ: Mapping[str, str]) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 -- closed with the worker
         self._what = str(spec.get("path", "ONNX Runtime"))
+        self._on_host = on_host(spec)
         self._rest = b""
         # A session of its own: Ctrl-C is for the measuring side, which stops its workers.
         self._process: subprocess.Popen[bytes] = subprocess.Popen(
@@ -62,7 +65,7 @@ class Worker:
         """Return the lines that came, waiting for some bytes.
 
         Raises:
-            OutOfMemoryError: it ran out of memory, or was killed as the kernel does then.
+            OutOfMemoryError: its device ran out of memory; the kernel kills where that is the host's.
             InputError: the model cannot be run.
             PartitaError: the process ended otherwise.
         """
@@ -93,12 +96,14 @@ class Worker:
 
     def _ended(self) -> Exception:
         code = self._process.wait()
-        if code == -signal.SIGKILL:
+        if code == -signal.SIGKILL and self._on_host:
             return OutOfMemoryError("the process was killed, as the kernel does when memory runs out")
         self._errors.seek(0)
-        told = self._errors.read().decode(errors="replace").strip().splitlines()
-        if told and ("MemoryError" in told[-1] or "bad_alloc" in "".join(told[-3:])):
-            return OutOfMemoryError(told[-1])
+        text = self._errors.read()[-END:].decode(errors="replace").strip()
+        found = classify(code, text, host_memory=self._on_host)
+        if found.verdict == OUT_OF_MEMORY:
+            return OutOfMemoryError(found.text or found.why)
+        told = text.splitlines()
         how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last = f": {told[-1]}" if told else ""
         return PartitaError(f"the process that runs the model ended with {how}{last}", where=self._what)

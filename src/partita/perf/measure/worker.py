@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import sys
 import threading
 import time
@@ -15,17 +14,14 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
+from partita.oom.classify import OUT_OF_MEMORY, classify
 from partita.perf.measure.statistics import Warmup
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 TELL_EVERY = 0.2
-_NO_MEMORY = re.compile(
-    r"bad_alloc|failed to allocate|out of memory|OUT_OF_MEMORY|cudaErrorMemoryAllocation|ALLOC_FAILED"
-    r"|cannot allocate memory|smaller than requested bytes",
-    re.IGNORECASE,
-)
+_HOST = "CPUExecutionProvider"
 
 
 def main() -> None:
@@ -44,9 +40,21 @@ def main() -> None:
     except ImportError as error:
         _say(said, error="missing", message=str(error))
     except Exception as error:  # noqa: BLE001 -- whatever ONNX Runtime raises is the parent's to tell
-        memory = isinstance(error, MemoryError) or _NO_MEMORY.search(str(error))
+        memory = ran_out(error, on_host=on_host(spec))
         _say(said, error="memory" if memory else "model", message=str(error))
     os._exit(0)  # the listening thread holds stdin, which an orderly end would wait for
+
+
+def on_host(spec: Mapping[str, Any]) -> bool:
+    """Say whether a model runs in the host's memory."""
+    return bool(spec.get("providers", [_HOST])[0] == _HOST)
+
+
+def ran_out(error: Exception, *, on_host: bool) -> bool:
+    """Say whether an exception tells that the memory of the device ran out."""
+    # As the interpreter would have written it: ONNX Runtime's exceptions are RuntimeErrors by another name.
+    text = f"Traceback (most recent call last):\n{type(error).__name__}: {error}"
+    return classify(1, text, host_memory=on_host).verdict == OUT_OF_MEMORY
 
 
 def _listen(told: SimpleQueue[dict[str, Any]]) -> None:

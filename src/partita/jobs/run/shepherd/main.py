@@ -58,7 +58,7 @@ class Watcher:
         owner = launch["owner"]
         self._owner = (owner["uid"], owner["gid"]) if os.geteuid() == 0 else None
         self._log = BoundedLog(folder, launch["log_bytes"], self._owner)
-        self._hearing = Hearing(ours=self._limit is not None)
+        self._hearing = Hearing(ours=self._limit is not None, patterns=launch["oom_patterns"])
         self._stopping = Stopping(folder, launch["grace_s"])
         self._told = False
         self._main = 0
@@ -216,6 +216,10 @@ class Watcher:
             return "killed (SIGKILL) by somebody else, perhaps the host, out of memory"
         return None
 
+    def _taken_for(self, code: int | None) -> dict[str, Any]:
+        found = self._hearing.ending(code)
+        return {name: getattr(found, name) for name in ("verdict", "why", "sure", "unclear", "line", "text")}
+
     def _end(self, *, code: int | None, why: str | None) -> None:
         # A process that has ended by signal n has 128 + n, as in a shell.
         code = 128 - code if code is not None and code < 0 else code
@@ -223,7 +227,8 @@ class Watcher:
         found = {
             "code": code,
             "why": why,
-            "out_of_memory": self._over or (code is not None and self._hearing.out_of_memory(code)),
+            "out_of_memory": self._over,
+            "ending": None if self._over else self._taken_for(code),
             # Not the clock, which may have jumped.
             "timed_out": self._stopping.timed_out,
             "began": self._began if self._main else None,

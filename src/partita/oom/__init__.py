@@ -1,0 +1,1 @@
+"""What an ended process is taken for: whether it ran out of its GPU's memory (pure, imported by a job's watcher)."""

@@ -1,0 +1,87 @@
+"""What follows from the end of an attempt."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from partita.jobs.memory.bounds import MIB, Bounds
+from partita.jobs.queue.endings import ended
+from partita.jobs.queue.record import Attempt, JobRecord, State, Submitter, Verdict
+from partita.jobs.run.port import Look, Phase, Progress
+from partita.mig.catalogue import gpu_model
+from partita.mig.layout import Placement
+from partita.oom.classify import classify
+
+A100 = gpu_model("a100-40gb")
+UNSURE = "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"
+SURE = "torch.OutOfMemoryError: CUDA out of memory."
+
+
+def running(profile: str, *earlier: Attempt) -> JobRecord:
+    limit = int((A100.profile(profile).memory_mib or 0) * MIB)
+    attempt = Attempt(len(earlier) + 1, "g", Placement(0, profile), limit, 0.0, device="MIG", began=1.0)
+    job = JobRecord(1, Submitter(1, 1, "ann"), ("x",), "/", "", "f", 0.0, state=State.RUNNING)
+    return replace(job, attempts=(*earlier, attempt), tries=len(earlier) + 1)
+
+
+def end(job: JobRecord, text: str, code: int = 1, peak: int | None = None) -> JobRecord:
+    ending = classify(code, text)
+    look = Look(
+        Phase.ENDED,
+        code,
+        out_of_memory=ending.verdict == "out-of-memory",
+        ending=ending,
+        began=1.0,
+        ended=2.0,
+        progress=Progress(peak_bytes=peak),
+    )
+    return ended(job, look, 3.0, Bounds(), [A100])
+
+
+def test_what_is_surely_out_of_memory_climbs_and_says_by_which_line():
+    after = end(running("1g.5gb"), SURE)
+    assert (after.state, after.attempt.verdict) == (State.WAITING, Verdict.OUT_OF_MEMORY)
+    assert after.attempt.why == "out of memory on 1g.5gb"
+    assert (after.attempt.said, after.attempt.unsure) == (SURE, False)
+    assert after.at_least_bytes > running("1g.5gb").attempt.limit_bytes
+    again = end(running("1g.10gb", after.attempt), SURE)
+    assert again.state is State.WAITING
+
+
+def test_what_is_perhaps_out_of_memory_gets_one_larger_slice_and_no_more():
+    after = end(running("1g.5gb"), UNSURE)
+    assert after.state is State.WAITING
+    assert after.attempt.why == "perhaps out of memory on 1g.5gb"
+    assert after.attempt.unsure
+    again = end(running("1g.10gb", after.attempt), UNSURE)
+    assert again.state is State.FAILED
+    assert again.why is not None
+    assert "a larger slice did not help" in again.why
+    # One that is sure goes on climbing, whatever was before.
+    assert end(running("1g.10gb", after.attempt), SURE).state is State.WAITING
+
+
+@pytest.mark.parametrize("share", [0.5, 0.99])
+def test_a_slice_that_was_nearly_full_makes_it_sure(share: float):
+    job = running("1g.5gb")
+    after = end(job, UNSURE, peak=int(share * job.attempt.limit_bytes))
+    assert after.attempt.unsure is (share < 0.95)
+    bare = end(job, "Error: out of memory", peak=int(share * job.attempt.limit_bytes))
+    assert (bare.state is State.WAITING) is (share > 0.95)
+
+
+def test_another_error_is_a_failure_with_the_line_kept_for_who_asks():
+    after = end(
+        running("1g.5gb"), "CUDA out of memory at 64, halving\nepoch 1 done\nValueError: labels must be small"
+    )
+    assert (after.state, after.why) == (State.FAILED, "exit code 1")
+    assert after.attempt.said == "ValueError: labels must be small"
+
+
+def test_more_processes_than_the_instance_holds_need_no_words():
+    look = Look(Phase.ENDED, 137, out_of_memory=True, began=1.0, ended=2.0)
+    after = ended(running("1g.5gb"), look, 3.0, Bounds(), [A100])
+    assert after.attempt.verdict is Verdict.OUT_OF_MEMORY
+    assert not after.attempt.unsure
