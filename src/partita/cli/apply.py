@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from partita.control.goal import Goal
     from partita.drive.port import Observation
     from partita.plan.plan import Plan
+    from partita.transition.layouts import Layouts
     from partita.transition.transition import Request, Transition
 
-PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan (JSON); - is stdin.")]
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan or layouts (JSON); - is stdin.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -66,9 +67,9 @@ def apply(
     finishes what is under way and stops; the same command goes on from there, also after a crash.
     """
     from partita.cli.workplace import rehearsal, workplace  # noqa: PLC0415 -- slow to import
-    from partita.plan.document import read_plan  # noqa: PLC0415
+    from partita.transition.layouts import read_target  # noqa: PLC0415
 
-    wanted = read_plan(plan)
+    wanted = read_target(plan)
     cluster = Cluster(driver, clock, services, allow_mig_mode)
     refuse_unrunnable(cluster, (service.name for service in wanted.services))
     there = simulated_gpus(simulate or ()) or whole_nodes([(gpu.id, gpu.model) for gpu in wanted.gpus])
@@ -116,7 +117,7 @@ def _refuse_other(expect: str | None, controller: Controller, shown: Observation
 
 
 def _goal(
-    wanted: Plan,
+    wanted: Plan | Layouts,
     controller: Controller,
     shown: Observation,
     *,

@@ -15,6 +15,7 @@ from partita.errors import InputError
 
 if TYPE_CHECKING:
     from partita.plan.plan import Plan
+    from partita.transition.layouts import Layouts
     from partita.transition.transition import Durations, Request, Transition
 
 CHANGES_FOUND = 3
@@ -31,7 +32,7 @@ Plans = Annotated[
     list[Path],
     typer.Argument(
         metavar="[CURRENT] TARGET",
-        help="Plans (JSON), - is stdin. Without CURRENT: what runs on the cluster.",
+        help="Plans or layouts (JSON), - is stdin. Without CURRENT: what runs on the cluster.",
         show_default=False,
     ),
 ]
@@ -68,13 +69,13 @@ def diff(
     not suffice. `least` is the worst capacity of every order in which the actions may happen, not of one schedule.
     """
     from partita.control.controller import ordered  # noqa: PLC0415 -- slow to import
-    from partita.plan.document import read_plan  # noqa: PLC0415
+    from partita.transition.layouts import read_target  # noqa: PLC0415
 
     *current, target = _paths(plans)
     seconds = _seconds(durations)
-    wanted = read_plan(target)
+    wanted = read_target(target)
     if current:
-        asked = _between(read_plan(current[0]), wanted, seconds, extra_gpus, tuple(forbid or ()))
+        asked = _between(read_target(current[0]), wanted, seconds, extra_gpus, tuple(forbid or ()))
     else:
         asked = _from_cluster(
             wanted,
@@ -107,7 +108,11 @@ def _seconds(name: DurationsName) -> Durations:
 
 
 def _between(
-    now: Plan, wanted: Plan, seconds: Durations, extra_gpus: int | None, forbid: tuple[str, ...]
+    now: Plan | Layouts,
+    wanted: Plan | Layouts,
+    seconds: Durations,
+    extra_gpus: int | None,
+    forbid: tuple[str, ...],
 ) -> Request:
     """Return the transition asked for between two plans, on GPUs that suffice for both."""
     from partita.cli.drivers import enough_gpus  # noqa: PLC0415
@@ -130,7 +135,7 @@ def _between(
 
 
 def _from_cluster(
-    wanted: Plan,
+    wanted: Plan | Layouts,
     seconds: Durations,
     *,
     extra_gpus: int | None,

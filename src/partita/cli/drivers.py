@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from partita.plan.plan import PlannedGpu
     from partita.serve.supervise.replicas import SliceSeconds
     from partita.sim.clock import Clock
+    from partita.transition.deployment import DeployedGpu
 
 _MOST_SIMULATED = 100_000
 _PER_NODE = 8
@@ -235,7 +236,9 @@ def whole_nodes(gpus: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     return list(found.items())
 
 
-def enough_gpus(now: Sequence[PlannedGpu], wanted: Sequence[PlannedGpu], extra: int) -> list[tuple[str, str]]:
+def enough_gpus(
+    now: Sequence[PlannedGpu | DeployedGpu], wanted: Sequence[PlannedGpu | DeployedGpu], extra: int
+) -> list[tuple[str, str]]:
     """Return ids and models of GPUs that suffice for two plans and `extra` more of each model wanted.
 
     They are the GPUs of the plans, in whole nodes; where one id has two models, it is the first plan's.

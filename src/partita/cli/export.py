@@ -12,7 +12,7 @@ from partita.cli.options import echo
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan (JSON); - is stdin.")]
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan or layouts (JSON); - is stdin.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write here and not to stdout.")]
 
 export = typer.Typer(help="Write a plan in the format of another tool.", no_args_is_help=True)
@@ -32,9 +32,9 @@ def mig_parted(plan: PlanFile, out: Out = None) -> None:
     """
     from partita.export.mig_parted import mig_parted_config  # noqa: PLC0415 -- only this command needs it
     from partita.files import replacing  # noqa: PLC0415
-    from partita.plan.document import read_plan  # noqa: PLC0415
+    from partita.transition.layouts import read_target  # noqa: PLC0415
 
-    text = to_yaml(mig_parted_config(read_plan(plan)))
+    text = to_yaml(mig_parted_config(read_target(plan)))
     if out is None:
         echo(text, newline=False)
         return

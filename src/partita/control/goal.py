@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from partita.drive.port import Observation
     from partita.plan.plan import Plan
+    from partita.transition.layouts import Layouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +59,7 @@ class Goal:
 
 
 def goal_for(
-    plan: Plan,
+    plan: Plan | Layouts,
     old_rates: Mapping[str, float],
     unfinished: Goal | None,
     *,
@@ -66,7 +67,7 @@ def goal_for(
     extra_gpus: int | None,
     forbid: tuple[str, ...] = (),
 ) -> Goal:
-    """Return the goal of bringing a cluster to a plan.
+    """Return the goal of bringing a cluster to a plan, or to layouts.
 
     If the way to the same plan was left half-way, its GPUs are those that it was put onto then.
     """
@@ -78,7 +79,7 @@ def goal_for(
     return Goal(target, dict(old_rates), new_rates, algorithm, extra_gpus, forbid, source)
 
 
-def refuse_missing(plan: Plan, observation: Observation) -> None:
+def refuse_missing(plan: Plan | Layouts, observation: Observation) -> None:
     """Refuse a plan for GPUs that are not there.
 
     Raises:

@@ -10,13 +10,15 @@ from partita.errors import InputError
 
 if TYPE_CHECKING:
     from partita.plan.plan import Plan, PlannedGpu
+    from partita.transition.deployment import DeployedGpu
+    from partita.transition.layouts import Layouts
 
 _ID = re.compile(r"(?P<node>.+)/gpu-(?P<index>\d+)")
 
 _Counts = tuple[tuple[str, int], ...]
 
 
-def mig_parted_config(plan: Plan) -> dict[str, Any]:
+def mig_parted_config(plan: Plan | Layouts) -> dict[str, Any]:
     """Return one named config per node, such as `partita-node-0`.
 
     `devices` are the GPUs' indices on their node, those with equal counts in one entry. GPUs that the plan
@@ -36,7 +38,7 @@ def mig_parted_config(plan: Plan) -> dict[str, Any]:
     return {"version": "v1", "mig-configs": configs}
 
 
-def _place(gpu: PlannedGpu) -> tuple[str, int]:
+def _place(gpu: PlannedGpu | DeployedGpu) -> tuple[str, int]:
     found = _ID.fullmatch(gpu.id)
     if not found:
         hint = "mig-parted needs the GPU's index on its node, as in node-0/gpu-3"
@@ -44,7 +46,7 @@ def _place(gpu: PlannedGpu) -> tuple[str, int]:
     return found["node"], int(found["index"])
 
 
-def _counts(gpu: PlannedGpu) -> _Counts:
+def _counts(gpu: PlannedGpu | DeployedGpu) -> _Counts:
     return tuple(sorted(Counter(i.placement.profile for i in gpu.instances).items()))
 
 

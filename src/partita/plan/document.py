@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import InputError
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 API_VERSION = "partita/v1"
+_MIG_PARTED = re.compile(r"""(?m)^\s*["']?mig-configs["']?\s*:""")
 _CACHED_TEXTS = 10_000  # enough for GPUs cut alike that stand together, and little memory
 
 
@@ -108,14 +110,24 @@ def read_plan(path: Path | str) -> Plan:
         InputError: the file cannot be read, is cut short, is of another kind or a newer version, a field is
             missing, unknown or wrong, a GPU or profile is not in the catalogue, or a layout is not legal.
     """
-    name = "stdin" if str(path) == "-" else str(path)
+    return parse_plan(read_text(path), "stdin" if str(path) == "-" else str(path))
+
+
+def parse_plan(text: str, name: str) -> Plan:
+    """Return the plan that a text holds, as `read_plan`; `name` is what errors call the file."""
+    if _MIG_PARTED.search(text) and not text.lstrip().startswith('{"apiVersion"'):
+        raise InputError(
+            "this is a mig-parted config, not a plan",
+            where=name,
+            hint=f"bring it in: `partita import mig-parted {name} --out layouts.json`, which diff and apply take",
+        )
     seen: dict[str, dict[str, Any]] = {}
 
     def share(found: dict[str, Any]) -> dict[str, Any]:
         # Equal instances become one object, so that each distinct layout is checked and held once.
         return seen.setdefault(repr(found), found) if "profile" in found else found
 
-    return _plan(parse_json(read_text(path), name, share), name)
+    return _plan(parse_json(text, name, share), name)
 
 
 def _plan(value: object, name: str) -> Plan:
@@ -138,7 +150,12 @@ def _check_kind(value: object, name: str) -> None:
         raise InputError("not a plan: a plan is an object with 'apiVersion' and 'kind'", where=name)
     version, kind = value["apiVersion"], value["kind"]
     if kind != "Plan":
-        raise InputError(f"this is of kind {kind!r}, not a Plan", where=f"{name}: kind")
+        hint = (
+            "layouts have no services: `partita diff` and `partita apply` take them"
+            if kind == "Layouts"
+            else None
+        )
+        raise InputError(f"this is of kind {kind!r}, not a Plan", where=f"{name}: kind", hint=hint)
     if version != API_VERSION:
         newer = isinstance(version, str) and version.startswith("partita/v")
         raise InputError(

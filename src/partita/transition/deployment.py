@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from partita.mig.layout import Placement
     from partita.plan.plan import Plan
+    from partita.transition.layouts import Layouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +72,13 @@ class Deployment:
         return sum(1 for gpu in self.gpus if gpu.instances)
 
 
-def deployment_of(plan: Plan) -> Deployment:
-    """Return the deployment that a plan describes, on the GPUs it names."""
+def deployment_of(wanted: Plan | Layouts) -> Deployment:
+    """Return the deployment that a plan or layouts describe, on the GPUs they name."""
     return Deployment(
         tuple(
-            DeployedGpu(
+            gpu
+            if isinstance(gpu, DeployedGpu)
+            else DeployedGpu(
                 gpu.id,
                 gpu.model,
                 tuple(
@@ -93,6 +96,6 @@ def deployment_of(plan: Plan) -> Deployment:
                     for each in gpu.instances
                 ),
             )
-            for gpu in plan.gpus
+            for gpu in wanted.gpus
         )
     )
