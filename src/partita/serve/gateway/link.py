@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MOST_HEADER = 16 << 20
 MOST_DATA = 1 << 30
 _LARGE = 1 << 16
+_DONE = int(Kind.DONE)  # a member of an enumeration is looked up slowly, and this is looked at for each batch
 
 
 class Ears(Protocol):
@@ -136,36 +137,39 @@ class Link(asyncio.Protocol):
         self._filled += taken
         if self._filled == len(part):
             self._part = None
-            self._whole(part)
+            header, _, kind, number = HEAD.unpack_from(part)
+            middle = HEAD.size + header
+            self._whole(kind, number, part[HEAD.size : middle], part[middle:])
         return data[taken:]
 
     def _read(self, data: bytes) -> None:
         view, at, size = memoryview(data), 0, len(data)
         while size - at >= HEAD.size:
-            header, body, _, _ = HEAD.unpack_from(data, at)
+            header, body, kind, number = HEAD.unpack_from(data, at)
             if header > MOST_HEADER or body > MOST_DATA:
                 raise _NoFrameError(f"{header} and {body} bytes")
-            end = at + HEAD.size + header + body
+            middle = at + HEAD.size + header
+            end = middle + body
             if end > size:
                 self._part = memoryview(bytearray(end - at))
                 self._filled = size - at
                 self._part[: self._filled] = view[at:]
                 return
-            self._whole(view[at:end])
+            self._whole(kind, number, view[at + HEAD.size : middle], view[middle:end])
             at = end
         self._start = data[at:]
 
-    def _whole(self, one: memoryview) -> None:
-        kind, number, said = _parsed(one)
-        if isinstance(said, Hello) and self.worker is None:
-            if not self._ears.said_hello(self, said):
-                self.close()
-        elif isinstance(said, tuple):
+    def _whole(self, kind: int, number: int, header: memoryview, data: memoryview) -> None:
+        said = _parsed(kind, header, data)
+        if kind == _DONE:
             answers, seconds = said
             if not self._ears.said_done(self, number, answers, seconds):
                 self.close(f"{len(answers)} answers to a batch of other size")
+        elif kind == Kind.HELLO and self.worker is None:
+            if not self._ears.said_hello(self, said):
+                self.close()
         elif kind == Kind.BEAT:
-            self._ears.said_beat(self, said if isinstance(said, str) else None)
+            self._ears.said_beat(self, said)
         elif kind == Kind.DRAINING:
             self._ears.said_draining(self)
         else:
@@ -176,17 +180,15 @@ class _NoFrameError(Exception):
     """What came is none of a worker's frames."""
 
 
-def _parsed(one: memoryview) -> tuple[int, int, Hello | tuple[tuple[Answer, ...], float] | str | None]:
-    """Return the kind of a frame, its number, and what HELLO, DONE and a BEAT with a fault say."""
-    header, _, kind, number = HEAD.unpack_from(one)
-    end = HEAD.size + header
+def _parsed(kind: int, header: memoryview, data: memoryview) -> Any:  # noqa: ANN401 -- by its kind
+    """Return what a frame says: a `Hello`, the answers and seconds of DONE, the fault of a BEAT or None."""
     try:
-        said: Any = _loaded(one[HEAD.size : end]) if header else None
-        if kind == Kind.DONE:
-            return kind, number, unpack_done(said, one[end:])
+        said: Any = _loaded(header) if header else None
+        if kind == _DONE:
+            return unpack_done(said, data)
         if kind == Kind.BEAT:
-            return kind, number, None if said is None else str(said["fault"])
-        return kind, number, Hello.unpacked(said) if kind == Kind.HELLO else None
+            return None if said is None else str(said["fault"])
+        return Hello.unpacked(said) if kind == Kind.HELLO else None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise _NoFrameError(str(error)) from None
 

@@ -50,6 +50,9 @@ class Kind(IntEnum):
     BEAT = 6
 
 
+_RUN = int(Kind.RUN)  # looked up once: enumerations are slow at it
+
+
 @dataclass(frozen=True, slots=True)
 class Hello:
     """What a worker is.
@@ -141,10 +144,12 @@ def run_parts(
     number: int, queries: Sequence[Query], dumped: Callable[[object], bytes] = _dumped
 ) -> list[Buffer]:
     """Return the same in parts: the queries' data as they are, not copied."""
-    header = [{"inputs": _listed(query.inputs), "outputs": query.outputs} for query in queries]
-    return _parts(
-        Kind.RUN, number, dumped(header), [tensor.data for query in queries for tensor in query.inputs]
-    )
+    header, data = [], []
+    for query in queries:
+        inputs = query.inputs
+        header.append({"inputs": _listed(inputs), "outputs": query.outputs})
+        data += [each.data for each in inputs]
+    return _parts(_RUN, number, dumped(header), data)
 
 
 def unpack_run(header: list[dict[str, Any]], data: memoryview) -> tuple[Query, ...]:
@@ -186,12 +191,12 @@ def unpack_done(header: dict[str, Any], data: memoryview) -> tuple[tuple[Answer,
     return tuple(found), float(header["seconds"])
 
 
-def _parts(kind: Kind, number: int, head: bytes, data: list[Buffer]) -> list[Buffer]:
+def _parts(kind: int, number: int, head: bytes, data: list[Buffer]) -> list[Buffer]:
     return [HEAD.pack(len(head), sum(map(len, data)), kind, number), head, *data]
 
 
 def _listed(tensors: Sequence[Tensor]) -> list[tuple[str, str, tuple[int, ...], int]]:
-    return [(each.name, each.datatype, each.shape, len(each.data)) for each in tensors]
+    return [(name, datatype, shape, len(data)) for name, datatype, shape, data in tensors]
 
 
 def _taken(listed: Sequence[Any], data: memoryview, at: int) -> tuple[tuple[Tensor, ...], int]:

@@ -6,12 +6,13 @@ them is read twice; whatever is in doubt, and all that is wrong, is read in full
 
 from __future__ import annotations
 
+from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from partita.serve.gateway.oip.faults import RequestError
-from partita.serve.gateway.oip.numbers import from_lists
+from partita.serve.gateway.oip.numbers import from_flat
 from partita.serve.tensors import Query, Tensor
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class _Listed(NamedTuple):
     """A request with one input, whose data are one flat list."""
 
     request: InferRequest
-    tensor: dict[str, Any]
+    name: str
+    datatype: str
     shape: tuple[int, ...]
     elements: int
 
@@ -91,7 +93,6 @@ class Layouts:
         if end <= 0 or begin + len(body) - end > _LONGEST or "data" not in tensor:
             return
         before, behind = body[:begin], body[end:]
-        count = len(tensor["data"])
         tensor["data"] = []
         # Another list in its place must be its data, and nothing else: the word may stand elsewhere, or twice.
         try:
@@ -99,9 +100,9 @@ class Layouts:
         except orjson.JSONDecodeError:
             return
         if same:
-            shape = request.query.inputs[0].shape
-            known = {each: tensor[each] for each in ("name", "datatype", "shape")}
-            _put(self._listed, (before, behind), _Listed(_bare(request), known, shape, count))
+            name, datatype, shape, _ = request.query.inputs[0]
+            layout = _Listed(_bare(request), name, datatype, shape, prod(shape))
+            _put(self._listed, (before, behind), layout)
 
 
 def _put(kept: dict[Any, Any], key: object, layout: _Binary | _Listed) -> None:
@@ -133,12 +134,15 @@ def _from_binary(layout: _Binary, body: bytes) -> InferRequest:
 
 
 def _from_list(layout: _Listed, text: bytes, most_strings: int) -> InferRequest | None:
-    tensor = layout.tensor
+    name, datatype = layout.name, layout.datatype
     try:
-        data = from_lists({**tensor, "data": orjson.loads(text)}, layout.elements, most_strings)
+        flat = orjson.loads(text)
+        if len(flat) != layout.elements:
+            return None
+        data = from_flat(name, datatype, flat, most_strings)
     except (orjson.JSONDecodeError, RequestError):
         return None  # it is told in full what is wrong
-    return _with(layout.request, (Tensor(tensor["name"], tensor["datatype"], layout.shape, data),))
+    return _with(layout.request, (Tensor(name, datatype, layout.shape, data),))
 
 
 def _with(request: InferRequest, inputs: tuple[Tensor, ...]) -> InferRequest:
