@@ -4,7 +4,7 @@ BIN = .venv/bin
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml --group build
 
-.PHONY: demo test lint bench docs lock clean
+.PHONY: demo test lint bench device docs lock clean
 
 demo: .venv/core
 	$(BIN)/partita demo
@@ -17,6 +17,11 @@ lint: .venv/dev
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
+
+# Read-only, at most eight minutes: what a real GPU says, into build/device; without one it says so.
+device: .venv/dev
+	timeout 120 $(BIN)/python -m pytest -q -p no:cacheprovider tests/drive/test_real_gpu.py
+	timeout 360 $(BIN)/python -m benchmarks.device $(ARGS)
 
 docs: .venv/dev
 	$(BIN)/python -m docs.generate $(ARGS)

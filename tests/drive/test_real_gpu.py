@@ -9,6 +9,7 @@ import pytest
 
 from partita.drive.nvml import cuts
 from partita.drive.nvml.devices import Device, discover, mig_mode
+from partita.drive.nvml.reading import listed
 from partita.mig.layout import fault
 
 if TYPE_CHECKING:
@@ -32,26 +33,32 @@ def test_a_real_gpu_offers_every_profile_of_the_catalogue_with_at_least_its_memo
     devices: tuple[Device, ...],
 ) -> None:
     for device in devices:
-        offered = {offer.profile.name: offer for offer in device.offers}
+        known = device.known
+        if known is None:
+            pytest.skip(
+                f"{device.name} is not in the catalogue; what NVML tells is in the report of `make device`"
+            )
+        offered = {each.number: each for each in listed(device.handle())}
         # Old drivers lack the variants and the double-memory 1g; the plain sizes are always there.
-        plain = {p.name for p in device.model.profiles if not any(mark in p.name for mark in "+-")}
-        double = {p.name for p in device.model.profiles if (p.compute, p.memory) == (1, 2)}
-        assert plain - double <= set(offered), device.model.name
-        for offer in device.offers:
-            expected = offer.profile.memory_mib
-            assert offer.id == offer.profile.gi_profile_id, offer
-            assert offer.count == offer.profile.max_instances, offer
-            if expected is not None:
-                assert expected <= offer.memory_mib <= 1.05 * expected, offer
+        plain = {p.nvml_profile for p in known.profiles if p.plain}
+        double = {p.nvml_profile for p in known.profiles if (p.compute, p.memory) == (1, 2)}
+        assert plain - double <= set(offered), device.name
+        for profile in known.profiles:
+            if profile.nvml_profile in offered:
+                told = offered[profile.nvml_profile]
+                assert (told.id, told.count) == (profile.gi_profile_id, profile.max_instances), told
+                assert told.memory_mib >= (profile.memory_mib or 0), told
 
 
 def test_a_real_gpu_has_the_placements_of_the_catalogue(devices: tuple[Device, ...]) -> None:
-    told = [offer for device in devices for offer in device.offers if offer.starts is not None]
-    if not told:
-        pytest.skip("MIG mode is off, and this driver tells no placements then")
-    for offer in told:
-        assert offer.starts == offer.profile.starts, offer
-        assert offer.size == offer.profile.memory, offer
+    for device in devices:
+        known = {p.nvml_profile: p for p in device.known.profiles} if device.known else {}
+        told = [each for each in listed(device.handle()) if each.starts is not None and each.number in known]
+        if not told:
+            pytest.skip("MIG mode is off, and this driver tells no placements then")
+        for each in told:
+            profile = known[each.number]
+            assert (each.starts, each.size) == (profile.starts, profile.memory), each
 
 
 def test_what_is_cut_on_a_real_gpu_is_legal_by_our_rules(devices: tuple[Device, ...]) -> None:
