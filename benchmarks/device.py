@@ -235,10 +235,8 @@ def _cuda(device: Device, handle: object, seconds: float) -> Any:
 
 def as_markdown(found: dict[str, Any]) -> str:
     """Return the report in words and tables."""
-    parts = [
-        f"# A real GPU\n\n{found['stamp']} Driver {found['driver']}, NVML {found['nvml']}, "
-        f"nvidia-ml-py {found['binding']}.\n"
-    ]
+    versions = f"Driver {found['driver']}, NVML {found['nvml']}, nvidia-ml-py {found['binding']}."
+    parts = [f"# A real GPU\n\n{found['stamp']} {versions}\n"]
     parts += [f"- {each}\n" for each in found["left_out"]]
     for gpu in found["gpus"]:
         mode = "on" if gpu["mig"] else "off"
@@ -250,7 +248,8 @@ def as_markdown(found: dict[str, Any]) -> str:
         rows = [
             [
                 p["id"], p["name"] or "-", p["known_as"] or "-", p["count"], p["memory_mib"],
-                p["catalogue_mib"] or "-", p["sms"], p["catalogue_sms"] or "-", p["starts"] or "-", p["catalogue_starts"] or "-",
+                p["catalogue_mib"] or "-", p["sms"], p["catalogue_sms"] or "-",
+                p["starts"] or "-", p["catalogue_starts"] or "-",
             ]
             for p in gpu["profiles"]
         ]  # fmt: skip
