@@ -99,15 +99,20 @@ class Route:
         now = time.monotonic()
         rows = self.model.batching.rows
         batch = max(1, query.batch) if rows else 1
-        self._observe(batch, now)
+        if batch <= self._largest:
+            self.observed.add(batch, now)
+        else:
+            self._observe(batch, now)
         allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + TICK
         # What has no batch dimension is like nothing else: each such query runs by itself.
         alike = (None if self._fixed_shapes else _shapes(query)) if rows else object()
         waiting = Waiting(batch, now, allowed, payload=Asked(query, asker), alike=alike)
-        size = part_size(self.dispatcher.fleet, batch, allowed)
-        if 0 < size < batch:
-            self._split(waiting, size, now)
-            return waiting
+        fleet = self.dispatcher.fleet
+        if batch > fleet.most or fleet.quickest[batch] > allowed:
+            size = part_size(fleet, batch, allowed)
+            if 0 < size < batch:
+                self._split(waiting, size, now)
+                return waiting
         begun = time.perf_counter()
         steps = self.dispatcher.arrive(waiting, now)
         self.ledger.decided(time.perf_counter() - begun)
@@ -292,7 +297,7 @@ class Route:
 
     def _end(self, end: End, now: float) -> None:
         query = end.query
-        if self._is_too_large(end):
+        if query.batch > self.dispatcher.fleet.most and self._is_too_large(end):
             self._split_again(query, now)
         elif query.split is not None:
             self._part_ended(query.split, end, now)
