@@ -6,7 +6,7 @@ import math
 import struct
 from typing import TYPE_CHECKING
 
-from partita.serve.tensors import ITEM_BYTES, Query, Tensor
+from partita.serve.tensors import ITEM_BYTES, Answer, Query, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,10 @@ def cut(query: Query, most: int | None) -> list[Query]:
         return [query]
     sizes = [min(most, rows - start) for start in range(0, rows, most)]
     pieces = [cut_rows(each, sizes) for each in query.inputs]
-    return [Query(tuple(piece[index] for piece in pieces), query.outputs) for index in range(len(sizes))]
+    return [
+        Query(tuple(piece[index] for piece in pieces), query.outputs, query.parameters)
+        for index in range(len(sizes))
+    ]
 
 
 def split_off(query: Query, rows: int) -> tuple[Query, Query | None]:
@@ -50,7 +53,7 @@ def split_off(query: Query, rows: int) -> tuple[Query, Query | None]:
     if left <= 0:
         return query, None
     pairs = [_split_off(each, rows) for each in query.inputs]
-    first, rest = (Query(tuple(side), query.outputs) for side in zip(*pairs, strict=True))
+    first, rest = (Query(tuple(side), query.outputs, query.parameters) for side in zip(*pairs, strict=True))
     return first, rest
 
 
@@ -86,6 +89,32 @@ def stacked(parts: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
         data = b"".join(each.data for each in same)
         found.append(Tensor(first.name, first.datatype, (rows, *first.shape[1:]), data))
     return tuple(found)
+
+
+def stacked_answers(parts: Sequence[Answer]) -> Answer:
+    """Return the answers to parts of a query as that to the whole, with the parameters that all have alike.
+
+    Raises:
+        ValueError: their outputs do not fit together.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    outputs = stacked([each.outputs for each in parts])
+    if first.parameters is None:
+        return Answer(outputs)
+    common = {
+        name: {
+            key: value
+            for key, value in told.items()
+            if all(
+                key in (found := (each.parameters or {}).get(name, {})) and found[key] == value
+                for each in parts
+            )
+        }
+        for name, told in first.parameters.items()
+    }
+    return Answer(outputs, parameters={name: told for name, told in common.items() if told} or None)
 
 
 def _split_off(tensor: Tensor, rows: int) -> tuple[Tensor, Tensor]:

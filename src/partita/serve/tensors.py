@@ -9,9 +9,11 @@ What is made for each query is a named tuple: that takes half the time of a froz
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
+Parameters: TypeAlias = dict[str, dict[str, Any]]
+"""The protocol's parameters: of a request or an answer itself under the empty name, of a tensor under its own."""
 
 ITEM_BYTES = {
     "BOOL": 1,
@@ -85,10 +87,12 @@ class Query(NamedTuple):
     Attributes:
         inputs: all with the same first dimension if that is a batch.
         outputs: names of the outputs asked for; all of them if empty.
+        parameters: what else the client says, for servers that know what it means; None if nothing.
     """
 
     inputs: tuple[Tensor, ...]
     outputs: tuple[str, ...] = ()
+    parameters: Parameters | None = None
 
     @property
     def batch(self) -> int:
@@ -104,8 +108,10 @@ class Answer(NamedTuple):
         outputs: in the order asked for.
         error: why there are none.
         invalid: whether the query is to blame, so that trying it again elsewhere is of no use.
+        parameters: what else the server says; None if nothing.
     """
 
     outputs: tuple[Tensor, ...] = ()
     error: str | None = None
     invalid: bool = False
+    parameters: Parameters | None = None

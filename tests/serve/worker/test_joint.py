@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.serve.tensors import ITEM_BYTES, Query, Tensor
+from partita.serve.tensors import ITEM_BYTES, Answer, Parameters, Query, Tensor
 from partita.serve.worker.joint import (
     InvalidQueryError,
     Joining,
@@ -38,9 +38,9 @@ def queries(draw: st.DrawFn) -> list[Query]:
     return found
 
 
-def echo(query: Query) -> tuple[Tensor, ...]:
+def echo(query: Query) -> Answer:
     by_name = {each.name: each for each in query.inputs}
-    return tuple(by_name[name] for name in (query.outputs or ("A", "B")))
+    return Answer(tuple(by_name[name] for name in (query.outputs or ("A", "B"))))
 
 
 def plain(tensors: tuple[Tensor, ...]) -> list[tuple[str, tuple[int, ...], bytes]]:
@@ -51,7 +51,7 @@ def plain(tensors: tuple[Tensor, ...]) -> list[tuple[str, tuple[int, ...], bytes
 def test_whatever_is_joined_everyone_gets_their_own(asked: list[Query], joining: Joining) -> None:
     ran: list[Query] = []
 
-    def run(query: Query) -> tuple[Tensor, ...]:
+    def run(query: Query) -> Answer:
         ran.append(query)
         for each in query.inputs:
             size = ITEM_BYTES.get(each.datatype)
@@ -60,7 +60,7 @@ def test_whatever_is_joined_everyone_gets_their_own(asked: list[Query], joining:
         return echo(query)
 
     answers = run_joined(asked, joining, run)
-    assert [plain(each.outputs) for each in answers] == [plain(echo(query)) for query in asked]
+    assert [plain(each.outputs) for each in answers] == [plain(echo(query).outputs) for query in asked]
     if joining == Joining():
         kinds = {
             frozenset((each.name, each.datatype, each.shape[1:]) for each in one.inputs)
@@ -79,10 +79,10 @@ def row(value: int) -> Query:
 
 
 def test_one_query_to_blame_does_not_spoil_the_others() -> None:
-    def picky(query: Query) -> tuple[Tensor, ...]:
+    def picky(query: Query) -> Answer:
         if 13 in bytes(query.inputs[0].data):
             raise InvalidQueryError("unlucky")
-        return query.inputs
+        return Answer(query.inputs)
 
     answers = run_joined([row(1), row(13), row(2)], Joining(), picky)
     assert [each.error for each in answers] == [None, "unlucky", None]
@@ -90,7 +90,7 @@ def test_one_query_to_blame_does_not_spoil_the_others() -> None:
 
 
 def test_a_failure_of_the_model_is_everyones() -> None:
-    def broken(query: Query) -> tuple[Tensor, ...]:
+    def broken(query: Query) -> Answer:
         raise RuntimeError(f"out of memory with {query.batch}")
 
     with pytest.raises(RuntimeError, match="out of memory with 2"):
@@ -98,23 +98,43 @@ def test_a_failure_of_the_model_is_everyones() -> None:
 
 
 def test_outputs_that_are_no_rows_of_the_batch_are_found_for_each_query_alone() -> None:
-    def total(query: Query) -> tuple[Tensor, ...]:
-        return (Tensor("S", "UINT8", (1,), bytes([sum(bytes(query.inputs[0].data))])),)
+    def total(query: Query) -> Answer:
+        return Answer((Tensor("S", "UINT8", (1,), bytes([sum(bytes(query.inputs[0].data))])),))
 
     answers = run_joined([row(1), row(2)], Joining(), total)
     assert [bytes(each.outputs[0].data) for each in answers] == [b"\1", b"\2"]
 
 
 def test_parts_that_do_not_fit_together_are_told() -> None:
-    def uneven(query: Query) -> tuple[Tensor, ...]:
+    def uneven(query: Query) -> Answer:
         width = query.batch
-        return (Tensor("S", "UINT8", (query.batch, width), bytes(query.batch * width)),)
+        return Answer((Tensor("S", "UINT8", (query.batch, width), bytes(query.batch * width)),))
 
     three = Query((Tensor("A", "UINT8", (3, 1), b"abc"),))
     with pytest.raises(
         ValueError, match=r"output S is UINT8 \[2, 2\] in one part of the query and .*\[1, 1\]"
     ):
         run_joined([three], Joining(most=2), uneven)
+
+
+def test_what_else_a_client_says_is_said_for_it_alone_and_answers_keep_what_their_parts_have_alike() -> None:
+    ran: list[Query] = []
+
+    def told(query: Query) -> Answer:
+        ran.append(query)
+        more: Parameters = {"": {"same": 1, "rows": query.batch}, "A": {"kind": "np"}}
+        return Answer(query.inputs, parameters=more)
+
+    special = row(3)._replace(parameters={"": {"seed": 7}})
+    three = Query((Tensor("A", "UINT8", (3, 1), b"abc"),))
+    answers = run_joined([row(1), special, row(2)], Joining(), told)
+    assert sorted((query.batch, query.parameters) for query in ran if query.parameters) == [
+        (1, {"": {"seed": 7}})
+    ]
+    assert [query.batch for query in ran] == [2, 1]
+    assert answers[0].parameters == {"": {"same": 1, "rows": 2}, "A": {"kind": "np"}}
+    (whole,) = run_joined([three], Joining(most=2), told)
+    assert whole.parameters == {"": {"same": 1}, "A": {"kind": "np"}}
 
 
 @given(TEXTS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from tests.serve.worker.client import gateway, running, spec_of, until
 from tests.serve.worker.oip_server import Server, serving
 
 from partita.errors import InputError
-from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
+from partita.serve.tensors import Answer, Parameters, Query, Tensor, TensorSpec
 from partita.serve.worker.joint import InvalidQueryError, decode_texts, encode_texts
 from partita.serve.worker.oip import read_answer, write_query
 from partita.serve.worker.oip_client import UpstreamError
@@ -256,9 +257,27 @@ def test_numbers_that_a_server_hides_behind_null_are_told_and_tokens_read() -> N
     body = '{"outputs": [{"name": "Y", "datatype": "FP32", "shape": [1, 2], "data": [%s]}]}'
     with pytest.raises(InvalidQueryError, match="output Y: the server writes null"):
         read_answer((body % "1.0, null").encode(), None)
-    (tensor,) = read_answer((body % "NaN, -Infinity").encode(), None)
+    (tensor,) = read_answer((body % "NaN, -Infinity").encode(), None).outputs
     assert str(struct.unpack("<2f", tensor.data)) == "(nan, -inf)"
     _, sent = write_query(
         Query((Tensor("X", "FP32", (2,), struct.pack("<2f", float("nan"), float("inf"))),)), binary=False
     )
     assert b"[NaN,Infinity]" in sent
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_what_else_is_said_is_handed_on_both_ways(binary: bool) -> None:  # noqa: FBT001 -- by name
+    more: Parameters = {"": {"seed": 7}, "X": {"content_type": "np"}}
+    query = Query((Tensor("X", "UINT8", (1, 2), b"ab"),), parameters=more)
+    header, body = write_query(query, binary=binary)
+    document = json.loads(body[:header])
+    assert document["parameters"]["seed"] == 7
+    assert document["inputs"][0]["parameters"]["content_type"] == "np"
+    size = b'"binary_data_size": 2, ' if binary else b""
+    head = (
+        b'{"parameters": {"took": 3}, "outputs": [{"name": "Y", "datatype": "UINT8", "shape": [2], '
+        b'"parameters": {%b"kind": "np"}%b}]}' % (size, b"" if binary else b', "data": [1, 2]')
+    )
+    answer = read_answer(head + (b"\1\2" if binary else b""), len(head) if binary else None)
+    assert answer.parameters == {"": {"took": 3}, "Y": {"kind": "np"}}
+    assert bytes(answer.outputs[0].data) == b"\1\2"

@@ -19,10 +19,17 @@ from partita.serve.worker.wire import HEAD, Hello, Kind, frame, pack_done, pack_
 NAMES = st.text(min_size=1, max_size=8)
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 TENSORS = st.builds(Tensor, NAMES, st.sampled_from(["FP32", "BYTES"]), SHAPES, st.binary(max_size=40))
-QUERIES = st.builds(Query, st.lists(TENSORS, max_size=3).map(tuple), st.lists(NAMES, max_size=2).map(tuple))
+PARAMETERS = st.none() | st.dictionaries(
+    st.text(max_size=3),
+    st.dictionaries(NAMES, st.integers(-9, 9) | st.booleans() | st.text(max_size=5)),
+    max_size=2,
+)
+QUERIES = st.builds(
+    Query, st.lists(TENSORS, max_size=3).map(tuple), st.lists(NAMES, max_size=2).map(tuple), PARAMETERS
+)
 ANSWERS = st.one_of(
-    st.lists(TENSORS, max_size=3).map(lambda each: Answer(tuple(each))),
-    st.builds(Answer, st.just(()), st.text(max_size=9), st.booleans()),
+    st.builds(Answer, st.lists(TENSORS, max_size=3).map(tuple), st.none(), st.just(False), PARAMETERS),
+    st.builds(Answer, st.just(()), st.text(max_size=9), st.booleans(), st.none()),
 )
 BIG = Query((Tensor("BIG", "UINT8", (3 * CHUNK,), bytes(range(256)) * (3 * CHUNK // 256)),))
 

@@ -104,8 +104,8 @@ class Route:
         else:
             self._observe(batch, now)
         allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + TICK
-        # What has no batch dimension is like nothing else: each such query runs by itself.
-        alike = (None if self._fixed_shapes else _shapes(query)) if rows else object()
+        # What has no batch dimension, or says more than its tensors, is like nothing else: it runs by itself.
+        alike = self._alike(query) if rows and query.parameters is None else object()
         waiting = Waiting(batch, now, allowed, payload=Asked(query, asker), alike=alike)
         fleet = self.dispatcher.fleet
         if batch > fleet.most or fleet.quickest[batch] > allowed:
@@ -219,6 +219,9 @@ class Route:
         """Return its workers as they are now."""
         return [_view(self.service.name, each) for each in self.dispatcher.fleet.workers]
 
+    def _alike(self, query: Query) -> Hashable:
+        return None if self._fixed_shapes else _shapes(query)
+
     def _observe(self, batch: int, now: float) -> None:
         """Count a query by its rows; one of more than are measured as several, as plans know no such batches."""
         while batch > self._largest:
@@ -230,7 +233,7 @@ class Route:
         """Ask a query in parts of at most so many rows, unless all workers together could not answer it in time."""
         query = whole.payload.query if whole.payload else None
         assert query is not None  # noqa: S101 -- it was asked
-        split = SplitQuery(whole, query, None if self._fixed_shapes else _shapes(query))
+        split = SplitQuery(whole, query, self._alike(query) if query.parameters is None else object())
         self._splits.add(split)
         if least_seconds(self.dispatcher.fleet, whole.batch, size) > whole.due - now:
             self._end_split(split, End(whole, Outcome.REFUSED, Reason.LATE), now)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from partita.serve.gateway.values import Outcome
 from partita.serve.gateway.waiting import ENDED, RUNNING, Asked, Waiting
-from partita.serve.rows import split_off, stacked
+from partita.serve.rows import split_off, stacked_answers
 from partita.serve.tensors import Answer
 
 if TYPE_CHECKING:
@@ -105,11 +105,11 @@ class SplitQuery:
         return part
 
     def _together(self) -> tuple[Answer, Outcome]:
-        parts = [self._answers[row].outputs for row in sorted(self._answers)]
         try:
-            return Answer(stacked(parts)), Outcome.ANSWERED
+            whole = stacked_answers([self._answers[row] for row in sorted(self._answers)])
         except ValueError as error:
             return Answer(error=f"it was run in parts, and {error}"), Outcome.FAILED
+        return whole, Outcome.ANSWERED
 
 
 def part_size(fleet: Fleet, batch: int, left: float) -> int:

@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.serve.rows import cut, cut_rows, joined, stacked
+from partita.serve.rows import cut, cut_rows, joined, stacked_answers
 from partita.serve.tensors import Answer, Query
 
 if TYPE_CHECKING:
@@ -34,15 +34,13 @@ class Joining:
     apart: bool = False
 
 
-def run_joined(
-    queries: Sequence[Query], joining: Joining, run: Callable[[Query], tuple[Tensor, ...]]
-) -> list[Answer]:
+def run_joined(queries: Sequence[Query], joining: Joining, run: Callable[[Query], Answer]) -> list[Answer]:
     """Return the answers to queries that are run in as few batches as their shapes allow.
 
     Args:
         queries: of any shapes.
         joining: how they may be put together.
-        run: returns the outputs of one batch.
+        run: returns the answer to one batch.
 
     Raises:
         Exception: what `run` raised, `InvalidQueryError` apart: that is the answer to the query to blame.
@@ -54,23 +52,22 @@ def run_joined(
     return [answers[index] for index in range(len(queries))]
 
 
-def _run_group(
-    members: Sequence[Query], joining: Joining, run: Callable[[Query], tuple[Tensor, ...]]
-) -> list[Answer]:
+def _run_group(members: Sequence[Query], joining: Joining, run: Callable[[Query], Answer]) -> list[Answer]:
     if len(members) == 1:
         return [_run_alone(members[0], joining, run)]
     try:
-        found = split(stacked([run(part) for part in cut(joined(members), joining.most)]), members)
+        found = split(stacked_answers([run(part) for part in cut(joined(members), joining.most)]), members)
     except InvalidQueryError:
         found = None  # one of them is to blame; the others are not to suffer for it
     # Outputs of other sizes than the batch cannot be told apart: then each query is run for itself.
     return found or [_run_alone(query, joining, run) for query in members]
 
 
-def _run_alone(query: Query, joining: Joining, run: Callable[[Query], tuple[Tensor, ...]]) -> Answer:
+def _run_alone(query: Query, joining: Joining, run: Callable[[Query], Answer]) -> Answer:
     try:
         parts = [query] if joining.apart else cut(query, joining.most)
-        return Answer(_wanted(query, stacked([run(part) for part in parts])))
+        found = stacked_answers([run(part) for part in parts])
+        return found._replace(outputs=_wanted(query, found.outputs))
     except InvalidQueryError as error:
         return Answer(error=str(error), invalid=True)
 
@@ -81,18 +78,22 @@ def _groups(queries: Sequence[Query], joining: Joining) -> Iterable[list[int]]:
     alike: dict[object, list[int]] = {}
     for index, query in enumerate(queries):
         key = frozenset((each.name, each.datatype, tuple(each.shape[1:])) for each in query.inputs)
-        # The model alone says what it makes of no rows: beside others' it would not be asked.
-        alike.setdefault(key if query.batch else index, []).append(index)
+        # The model alone says what it makes of no rows: beside others' it would not be asked. And what else a client
+        # says is not said for others.
+        alike.setdefault(key if query.batch and not query.parameters else index, []).append(index)
     return alike.values()
 
 
-def split(outputs: Sequence[Tensor], queries: Sequence[Query]) -> list[Answer] | None:
-    """Return each query's rows of the outputs of their joint batch; None if those are not rows of the batch."""
+def split(answer: Answer, queries: Sequence[Query]) -> list[Answer] | None:
+    """Return each query's rows of the answer to their joint batch; None if its outputs are not rows of the batch."""
     rows = [query.batch for query in queries]
-    if any(each.shape[:1] != (sum(rows),) for each in outputs):
+    if any(each.shape[:1] != (sum(rows),) for each in answer.outputs):
         return None
-    cuts = [cut_rows(each, rows) for each in outputs]
-    return [Answer(_wanted(query, [each[index] for each in cuts])) for index, query in enumerate(queries)]
+    cuts = [cut_rows(each, rows) for each in answer.outputs]
+    return [
+        Answer(_wanted(query, [each[index] for each in cuts]), parameters=answer.parameters)
+        for index, query in enumerate(queries)
+    ]
 
 
 def _wanted(query: Query, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:

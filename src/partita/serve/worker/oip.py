@@ -8,7 +8,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from partita.files import json_value
-from partita.serve.tensors import ITEM_BYTES, Tensor
+from partita.serve.tensors import ITEM_BYTES, Answer, Tensor
 from partita.serve.worker.joint import InvalidQueryError, decode_texts, encode_texts
 from partita.serve.worker.oip_client import UpstreamError
 
@@ -40,11 +40,13 @@ def write_query(query: Query, *, binary: bool) -> tuple[int | None, bytes]:
     Raises:
         InvalidQueryError: a datatype that JSON cannot carry.
     """
-    inputs, data = [], []
+    inputs, data, more = [], [], query.parameters or {}
     for each in query.inputs:
         told: dict[str, Any] = {"name": each.name, "datatype": each.datatype, "shape": list(each.shape)}
+        if each.name in more:
+            told["parameters"] = dict(more[each.name])
         if binary:
-            told["parameters"] = {"binary_data_size": len(each.data)}
+            told.setdefault("parameters", {})["binary_data_size"] = len(each.data)
             data.append(each.data)
         else:
             told["data"] = _values(each)
@@ -57,12 +59,14 @@ def write_query(query: Query, *, binary: bool) -> tuple[int | None, bytes]:
         ]
     elif binary:
         document["parameters"] = {"binary_data_output": True}
+    if "" in more:
+        document["parameters"] = {**more[""], **document.get("parameters", {})}
     text = json.dumps(document, separators=(",", ":")).encode()
     return (len(text) if binary else None), b"".join([text, *data])
 
 
-def read_answer(body: bytes, header: int | None) -> tuple[Tensor, ...]:
-    """Return the outputs that a body holds, of whose bytes the first `header` are JSON if it is given.
+def read_answer(body: bytes, header: int | None) -> Answer:
+    """Return the answer that a body holds, of whose bytes the first `header` are JSON if it is given.
 
     Raises:
         UpstreamError: it is no answer.
@@ -71,9 +75,10 @@ def read_answer(body: bytes, header: int | None) -> tuple[Tensor, ...]:
     try:
         document = json_value(bytes(body if header is None else body[:header]))
         data = memoryview(body)[len(body) if header is None else header :]
-        found = []
+        found, more = [], {"": dict(document.get("parameters") or {})}
         for each in document["outputs"]:
-            size = each.get("parameters", {}).get("binary_data_size")
+            more[str(each["name"])] = told = dict(each.get("parameters") or {})
+            size = told.pop("binary_data_size", None)
             shape = tuple(int(one) for one in each["shape"])
             if size is None and each["datatype"] in _FRACTIONS and None in _flat(each["data"]):
                 raise InvalidQueryError(
@@ -87,7 +92,7 @@ def read_answer(body: bytes, header: int | None) -> tuple[Tensor, ...]:
             found.append(_checked(Tensor(str(each["name"]), str(each["datatype"]), shape, raw)))
     except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise UpstreamError(f"the server's answer cannot be read: {error!r}") from None
-    return tuple(found)
+    return Answer(tuple(found), parameters={name: told for name, told in more.items() if told} or None)
 
 
 def _checked(tensor: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from partita.errors import InputError
-from partita.serve.tensors import Batching, Query, Tensor, TensorSpec
+from partita.serve.tensors import Answer, Batching, Query, Tensor, TensorSpec
 from partita.serve.worker.joint import InvalidQueryError, Joining, decode_texts, encode_texts, run_joined
 from partita.serve.worker.log import note
 from partita.serve.worker.probe import Finding, Verdict, probe
@@ -21,7 +21,6 @@ from partita.serve.worker.spec import UNDECLARED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.serve.tensors import Answer
     from partita.serve.worker.probe import Feeds
     from partita.serve.worker.spec import DeclaredBatch, OnnxSpec
 
@@ -99,7 +98,7 @@ class OnnxRuntime:
 
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
         """Return the answers, from as few runs of the model as the queries' shapes allow."""
-        return run_joined(queries, self._joining, lambda query: self._outputs(lane, query))
+        return run_joined(queries, self._joining, partial(self._answer, lane))
 
     def close(self) -> None:
         """Free the sessions and their memory."""
@@ -142,6 +141,9 @@ class OnnxRuntime:
         )
         self._answered = dict(seen.sample)
         return seen
+
+    def _answer(self, lane: int, query: Query) -> Answer:
+        return Answer(self._outputs(lane, query))
 
     def _outputs(self, lane: int, query: Query) -> tuple[Tensor, ...]:
         known = {each.name: each for each in self.inputs}
@@ -200,7 +202,7 @@ class OnnxRuntime:
             query = Query(tuple(_zeros(each, rows) for each in self.inputs))
             for lane in range(len(self._sessions)):
                 try:
-                    run_joined([query], self._joining, partial(self._outputs, lane))
+                    run_joined([query], self._joining, partial(self._answer, lane))
                 except Exception as error:  # noqa: BLE001 -- a model may refuse zeros, and run all the same
                     note(f"warming up with a batch of {rows}: {error}")
                     return

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-    from partita.serve.tensors import Answer, Query, Tensor
+    from partita.serve.tensors import Answer, Query
     from partita.serve.worker.spec import DeclaredBatch, UpstreamSpec
 
 BINARY = "binary_tensor_data"
@@ -119,7 +119,7 @@ class Upstream:
         except (OSError, UpstreamError, ValueError):
             return None  # then nothing is joined, which is always right
 
-    def _infer(self, lane: int, query: Query) -> tuple[Tensor, ...]:
+    def _infer(self, lane: int, query: Query) -> Answer:
         header, body = write_query(query, binary=self._binary)
         try:
             with self._health.lanes[lane]:

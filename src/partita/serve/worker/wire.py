@@ -147,7 +147,10 @@ def run_parts(
     header, data = [], []
     for query in queries:
         inputs = query.inputs
-        header.append({"inputs": _listed(inputs), "outputs": query.outputs})
+        asked: dict[str, Any] = {"inputs": _listed(inputs), "outputs": query.outputs}
+        if query.parameters is not None:
+            asked["parameters"] = query.parameters
+        header.append(asked)
         data += [each.data for each in inputs]
     return _parts(_RUN, number, dumped(header), data)
 
@@ -161,7 +164,7 @@ def unpack_run(header: list[dict[str, Any]], data: memoryview) -> tuple[Query, .
     at, found = 0, []
     for each in header:
         inputs, at = _taken(each["inputs"], data, at)
-        found.append(Query(inputs, tuple(each["outputs"])))
+        found.append(Query(inputs, tuple(each["outputs"]), each.get("parameters")))
     return tuple(found)
 
 
@@ -170,7 +173,7 @@ def pack_done(number: int, answers: Sequence[Answer], seconds: float) -> bytes:
     header = {
         "seconds": seconds,
         "answers": [
-            {"outputs": _listed(answer.outputs)}
+            {"outputs": _listed(answer.outputs), "parameters": answer.parameters}
             if answer.error is None
             else {"error": answer.error, "invalid": answer.invalid}
             for answer in answers
@@ -187,7 +190,7 @@ def unpack_done(header: dict[str, Any], data: memoryview) -> tuple[tuple[Answer,
             found.append(Answer(error=each["error"], invalid=each["invalid"]))
             continue
         outputs, at = _taken(each["outputs"], data, at)
-        found.append(Answer(outputs))
+        found.append(Answer(outputs, parameters=each["parameters"]))
     return tuple(found), float(header["seconds"])
 
 

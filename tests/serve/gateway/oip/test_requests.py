@@ -382,6 +382,19 @@ def test_what_no_model_could_take_is_refused_all_the_same(document, says):
         read(document, NAMELESS)
 
 
+def test_parameters_that_are_not_ours_are_handed_on():
+    ours = {"binary_data_output": True, "deadline_ms": 5}
+    document = {"inputs": [tensor(parameters={"content_type": "np"})], "parameters": {**ours, "seed": 7}}
+    signature = Signature(ECHO)
+    for _ in range(2):
+        found = read_request(json.dumps(document).encode(), None, signature, LIMITS).query
+        assert found.parameters == {"": {"seed": 7}, "INPUT0": {"content_type": "np"}}
+    assert read({"inputs": [tensor()], "parameters": ours}).query.parameters is None
+    body = json.dumps({"inputs": [tensor()], "parameters": {"seed": float("nan")}}).encode()
+    with pytest.raises(RequestError, match="parameter 'seed' is nan"):
+        read(body)
+
+
 TOKENS = b'{"inputs": [{"name": "INPUT0", "datatype": "%b", "shape": [1, 4], "data": %b}]}'
 
 

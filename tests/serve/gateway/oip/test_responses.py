@@ -13,7 +13,7 @@ from partita.serve.gateway.oip.faults import RequestError
 from partita.serve.gateway.oip.request import InferRequest
 from partita.serve.gateway.oip.response import write_answer
 from partita.serve.gateway.oip.strings import pack_strings
-from partita.serve.tensors import Answer, Query, Tensor
+from partita.serve.tensors import Answer, Parameters, Query, Tensor
 
 X = Tensor("x", "FP32", (1, 3), memoryview(np.array([0.1, -2, 3e38], "<f4").tobytes()))
 Y = Tensor("y", "INT64", (1, 1), np.array([-(2**63)], "<i8").tobytes())
@@ -49,6 +49,17 @@ def test_binary_outputs_follow_the_json_in_order():
         {"binary_data_size": len(TEXT.data)},
     ]
     assert body[size:] == bytes(X.data) + bytes(TEXT.data)
+
+
+def test_what_else_the_server_says_is_handed_on():
+    more: Parameters = {"": {"took": 3}, "y": {"content_type": "np"}}
+    body, size = write_answer("m", request({"y": True}), Answer((X, Y), parameters=more))
+    told = json.loads(body[:size])
+    assert told["parameters"] == {"took": 3}
+    assert [each.get("parameters") for each in told["outputs"]] == [
+        None,
+        {"content_type": "np", "binary_data_size": 8},
+    ]
 
 
 @pytest.mark.parametrize("datatype", ["BOOL", "UINT8", "INT16", "UINT64", "FP64"])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from array import array
 from typing import TYPE_CHECKING, Any
 
 from partita.serve.gateway.grpc.messages import message
 from partita.serve.gateway.oip.faults import RequestError
-from partita.serve.gateway.oip.request import check_data, check_parameters, deadline_of
+from partita.serve.gateway.oip.request import check_data, check_parameters, deadline_of, others
 from partita.serve.gateway.oip.signature import elements
 from partita.serve.gateway.oip.strings import pack_strings
 from partita.serve.gateway.oip.version import VERSION
@@ -35,6 +36,7 @@ _FIELDS = {
     "BYTES": ("bytes_contents", ""),
 }
 """By datatype, the field of typed contents, and `array`'s code for it."""
+_PARAMETERS = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
 _RESPONSE = message("ModelInferResponse")
 _OUTPUT = _RESPONSE.InferOutputTensor
 
@@ -45,9 +47,10 @@ def read_message(request: Any, signature: Signature, limits: Limits) -> tuple[Qu
     Raises:
         RequestError: it cannot be answered as it is.
     """
-    deadline_s = None
+    deadline_s, given = None, {}
     if request.parameters:
-        deadline_s = deadline_of(_parameters(request.parameters), limits)
+        given[""] = _parameters(request.parameters)
+        deadline_s = deadline_of(given[""], limits)
     inputs, raw = request.inputs, request.raw_input_contents
     if len(inputs) > limits.tensors or len(request.outputs) > limits.tensors:
         raise RequestError(f"more than {limits.tensors} inputs or outputs", 413)
@@ -62,12 +65,14 @@ def read_message(request: Any, signature: Signature, limits: Limits) -> tuple[Qu
         if each.parameters:
             _parameters(each.parameters)
         outputs.append(each.name)
-    return signature.query(tensors, outputs), deadline_s
+    given.update((each.name, _parameters(each.parameters)) for each in inputs if each.parameters)
+    query = signature.query(tensors, outputs)
+    return (query._replace(parameters=others(given)) if given else query), deadline_s
 
 
 def write_message(service: str, request_id: str, answer: Answer) -> Any:  # noqa: ANN401 -- a message
     """Return an answer as a ModelInferResponse; its data are raw."""
-    return _RESPONSE(
+    found = _RESPONSE(
         model_name=service,
         model_version=VERSION,
         id=request_id,
@@ -76,6 +81,11 @@ def write_message(service: str, request_id: str, answer: Answer) -> Any:  # noqa
         ],
         raw_output_contents=[bytes(each.data) for each in answer.outputs],
     )
+    if answer.parameters:
+        _tell(found.parameters, answer.parameters.get("", {}))
+        for each in found.outputs:
+            _tell(each.parameters, answer.parameters.get(each.name, {}))
+    return found
 
 
 def _tensor(each: Any, raw: bytes | None, spec: TensorSpec, limits: Limits) -> Tensor:  # noqa: ANN401 -- a message
@@ -110,6 +120,16 @@ def _contents(each: Any, count: int) -> bytes:  # noqa: ANN401 -- a message
         return array(code, values).tobytes()
     except OverflowError:
         raise RequestError(f"input {each.name}: a number is out of range of {each.datatype}") from None
+
+
+def _tell(into: Any, told: Mapping[str, Any]) -> None:  # noqa: ANN401 -- a map of messages
+    """Write parameters as the protocol's messages have them; what they cannot hold as JSON."""
+    for name, value in told.items():
+        field = _PARAMETERS.get(type(value))
+        if field is None or (field == "int64_param" and not -(2**63) <= value < 2**63):
+            into[name].string_param = json.dumps(value)
+        else:
+            setattr(into[name], field, value)
 
 
 def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:

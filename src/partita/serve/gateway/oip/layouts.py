@@ -113,7 +113,7 @@ def _put(kept: dict[Any, Any], key: object, layout: _Binary | _Listed) -> None:
 
 def _bare(request: InferRequest) -> InferRequest:
     """Return a request without its data, which would be kept alive with it."""
-    return request._replace(query=Query((), request.query.outputs))
+    return request._replace(query=request.query._replace(inputs=()))
 
 
 def _list_in(body: bytes) -> tuple[int, int]:
@@ -147,4 +147,4 @@ def _from_list(layout: _Listed, text: bytes, most_strings: int) -> InferRequest 
 
 def _with(request: InferRequest, inputs: tuple[Tensor, ...]) -> InferRequest:
     query, name, deadline_s, binary, default = request
-    return type(request)(Query(inputs, query.outputs), name, deadline_s, binary, default)
+    return type(request)(Query(inputs, query.outputs, query.parameters), name, deadline_s, binary, default)

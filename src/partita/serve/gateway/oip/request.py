@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from partita.serve.gateway.oip.limits import Limits
     from partita.serve.gateway.oip.signature import Signature
-    from partita.serve.tensors import Query
+    from partita.serve.tensors import Parameters, Query
 
 _NOTHING: dict[str, Any] = {}
 _REFUSED = {
@@ -27,6 +27,12 @@ _REFUSED = {
     "classification": "classification is not served",
     "sequence_id": "sequences are not served",
 }
+
+
+_OWN = (
+    frozenset({"binary_data_size", "binary_data_output", "binary_data", "deadline_ms", "timeout"})
+    | _REFUSED.keys()
+)
 
 
 class InferRequest(NamedTuple):
@@ -74,9 +80,35 @@ def read_request(
     for name in signature.binary_only:
         if not binary.get(name, default) and (not names or name in names):
             raise no_json(name, "a half-precision datatype")
+    more = _more(document, parameters)
+    if more:
+        query = query._replace(parameters=more)
     request = InferRequest(query, _text(document, limits), deadline_of(parameters, limits), binary, default)
     signature.layouts.keep(body, header_length, document, request)
     return request
+
+
+def _more(document: dict[str, Any], parameters: dict[str, Any]) -> Parameters | None:
+    """Return the parameters of a request and its inputs that are not Partita's own, for the server behind."""
+    if not parameters and not any(each.get("parameters") for each in document["inputs"]):
+        return None  # nearly always
+    given = {"": parameters} | {each["name"]: _parameters(each) for each in document["inputs"]}
+    return others(given)
+
+
+def others(given: Mapping[str, Mapping[str, Any]]) -> Parameters | None:
+    """Return parameters without those that are read here; None if there are no others.
+
+    Raises:
+        RequestError: one is no finite number.
+    """
+    for name, value in ((name, value) for told in given.values() for name, value in told.items()):
+        if isinstance(value, float) and not isfinite(value):
+            raise RequestError(f"parameter {shown(name)} is {value}, which JSON cannot hand on")
+    left = {
+        name: {key: value for key, value in told.items() if key not in _OWN} for name, told in given.items()
+    }
+    return {name: told for name, told in left.items() if told} or None
 
 
 def deadline_of(parameters: Mapping[str, Any], limits: Limits) -> float | None:

@@ -24,16 +24,21 @@ def write_answer(service: str, request: InferRequest, answer: Answer) -> tuple[b
         RequestError: an output was not asked for as binary and has no form in JSON.
     """
     data: list[Buffer] = []
+    more = answer.parameters or {}
     outputs: list[dict[str, Any]] = []
     for tensor in answer.outputs:
         told: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+        if tensor.name in more:
+            told["parameters"] = dict(more[tensor.name])
         if request.binary.get(tensor.name, request.binary_default):
-            told["parameters"] = {"binary_data_size": len(tensor.data)}
+            told.setdefault("parameters", {})["binary_data_size"] = len(tensor.data)
             data.append(tensor.data)
         else:
             told["data"] = to_list(tensor)
         outputs.append(told)
     document: dict[str, Any] = {"model_name": service, "model_version": VERSION, "outputs": outputs}
+    if "" in more:
+        document["parameters"] = more[""]
     if request.id:
         document["id"] = request.id
     header = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
