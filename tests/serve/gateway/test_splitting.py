@@ -275,6 +275,30 @@ def test_a_query_that_lost_its_worker_is_asked_in_parts_of_those_that_are_left(t
     assert plain(asker.answer.outputs) == plain(plus_one(asking(100)))
 
 
+def test_what_runs_on_a_silent_worker_is_not_asked_in_parts_too(tmp_path: Path) -> None:
+    world = World(tmp_path, 128, 128, 8)
+    first, second = world.ask(asking(100))[0], world.ask(asking(100, 50))[0]
+    silent, lost, _ = world.links
+    assert silent.worker is not None
+    world.gateway._routes["one"].silent(silent.worker)
+    world.lose(lost)
+    world.finish()
+    for asker, begin in ((first, 0), (second, 50)):
+        assert plain(asker.answer.outputs) == plain(plus_one(asking(100, begin)))
+    assert [each.outcome for each in world.ended] == [Outcome.ANSWERED] * 2
+
+
+def test_without_workers_a_large_query_waits_for_those_that_are_awaited(tmp_path: Path) -> None:
+    world = World(tmp_path, 8)
+    route = world.gateway._routes["one"]
+    world.lose(world.links[0])
+    route.dispatcher.fleet.coming = ((0.0, 8),)
+    asker, _ = world.ask(asking(20))
+    world.join(8)
+    world.finish()
+    assert plain(asker.answer.outputs) == plain(plus_one(asking(20)))
+
+
 def test_without_a_batch_dimension_a_query_runs_whole_and_alone(tmp_path: Path) -> None:
     world = World(tmp_path)
     link = world.join(8, APART)

@@ -85,6 +85,11 @@ class Dispatcher:
         return self._router.waiting
 
     @property
+    def closing(self) -> bool:
+        """Whether nothing new is taken."""
+        return self._closing
+
+    @property
     def idle(self) -> bool:
         """Whether nothing waits and nothing runs."""
         return not self._router.waiting and not self._running
@@ -230,12 +235,15 @@ class Dispatcher:
         return steps
 
     def too_large(self) -> Sequence[Waiting]:
-        """Take out of the queue, and return, what has more rows than any of the workers there takes."""
+        """Take out of the queue, and return, what has more rows than any of the workers there takes.
+
+        What waits for a second try while its worker may yet answer waits for that alone.
+        """
         found = self._router.larger(self.fleet.most) if self.fleet.most else ()
         for query in found:
-            query.state = ENDED
+            query.state = RUNNING if query.runs else ENDED
             self._router.removed(query)
-        return found
+        return [query for query in found if not query.runs]
 
     def close(self) -> Steps:
         """Refuse all that comes from now on."""
@@ -253,7 +261,7 @@ class Dispatcher:
 
     def _refusal(self, query: Waiting, now: float) -> Reason | None:
         fleet = self.fleet
-        if self._aborting or (self._closing and not query.row):  # what has begun in parts is finished
+        if self._aborting or (self._closing and query.split is None):  # what has begun in parts is finished
             return Reason.DRAINING
         if query.batch > fleet.most:
             if not fleet.awaited(query, now):

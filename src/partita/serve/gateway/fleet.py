@@ -134,6 +134,12 @@ class Fleet:
             at <= latest and batch <= most for known in (self.coming, resting) for at, most in known
         )
 
+    @property
+    def most_awaited(self) -> int:
+        """The largest batch of workers that are there, or else should be soon."""
+        resting = (each.hello.batch for each in self.workers if each.back_at < math.inf and not each.draining)
+        return self.most or max((*(most for _, most in self.coming), *resting), default=0)
+
     def _known(self, batch: int) -> float:
         """Return the least seconds of a batch on workers that are there or were; 0 where none took it."""
         return min(

@@ -108,7 +108,7 @@ class Route:
         alike = self._alike(query) if rows and query.parameters is None else object()
         waiting = Waiting(batch, now, allowed, payload=Asked(query, asker), alike=alike)
         fleet = self.dispatcher.fleet
-        if batch > fleet.most or fleet.quickest[batch] > allowed:
+        if (batch > fleet.most or fleet.quickest[batch] > allowed) and not self.dispatcher.closing:
             size = part_size(fleet, batch, allowed)
             if 0 < size < batch:
                 self._split(waiting, size, now)

@@ -115,15 +115,15 @@ class SplitQuery:
 def part_size(fleet: Fleet, batch: int, left: float) -> int:
     """Return the rows that a query of a batch size is run in at a time: all of them if a worker takes them in time.
 
-    Else as many as one does, and where none does, as the largest batch has; 0 if there is no worker.
+    Else as many as one does, and where none does, as the largest batch has; 0 if no worker is there or awaited.
 
     Args:
         fleet: the workers.
         batch: rows of the query.
         left: seconds that it has.
     """
-    most = min(fleet.most, batch)
-    if not most or fleet.quickest[most] <= left:
+    most = min(fleet.most_awaited, batch)
+    if not fleet.most or fleet.quickest[most] <= left:
         return most
     # A larger batch never takes less.
     low, high = 0, most
@@ -134,10 +134,10 @@ def part_size(fleet: Fleet, batch: int, left: float) -> int:
 
 
 def least_seconds(fleet: Fleet, batch: int, size: int) -> float:
-    """Return the seconds that all workers together need at least for a query in parts of so many rows."""
+    """Return the seconds that all workers need at least for a query in parts of so many rows; 0 without workers."""
     rate = 0.0
     for group in fleet.groups:
         rows = min(size, group.most)
         slots = sum(each.hello.processes for each in group.members)
         rate += slots * rows / group.seconds[rows]
-    return batch / rate if rate else math.inf
+    return batch / rate if rate else 0.0
