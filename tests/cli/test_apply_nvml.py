@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pynvml
@@ -14,6 +15,8 @@ import pytest
 from tests.cli.commands import Commands
 from tests.control.world import deployment
 from tests.drive.fake_nvml import FakeNvml
+
+from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -119,3 +122,33 @@ def test_gpus_that_are_not_there_are_said(partita: Commands) -> None:
     result = partita("apply", partita.plan("many.json", many), "--yes")
     assert result.code == 2
     assert "needs 4 GPUs of a100-40gb, and the cluster has 3" in result.err
+
+
+def test_a_gpu_that_the_catalogue_lacks_is_read_planned_for_and_cut(
+    partita: Commands, nvml: FakeNvml, tmp_path: Path
+) -> None:
+    own = gpu_model("a100-40gb")
+    nvml.cards.clear()
+    for _ in range(3):
+        nvml.cards.append(nvml._card(replace(own, aliases=("NVIDIA Odd 40GB",), pci=()), mig=True))
+    found = json.loads(partita("gpus", "--from-nvml", "-o", "json").out)
+    assert [each["name"] for each in found] == ["odd-40gb"]
+    day = partita.plan("day.json", deployment("7g.40gb@0=bert"))
+    day.write_text(day.read_text().replace("a100-40gb", "odd-40gb"))
+    refused = partita("apply", day, "--yes")
+    assert refused.code == 2
+    assert "--gpus-file" in refused.err
+    kept = tmp_path / "odd.toml"
+    assert partita("gpus", "--from-nvml", "--out", kept).code == 0
+    assert partita("apply", day, "--yes", "--gpus-file", kept).code == 0
+    gpus = json.loads(partita("status", "-o", "json").out)["gpus"]
+    assert [gpu["model"] for gpu in gpus] == ["odd-40gb"] * 3
+    assert sum(len(gpu["instances"]) for gpu in gpus) == 1
+    assert partita("diff", day, "--gpus-file", kept).code == 0
+
+
+def test_gpus_that_are_left_out_are_said(partita: Commands, nvml: FakeNvml) -> None:
+    nvml.cards[2].mig_capable = False
+    result = partita("apply", partita.plan("day.json", DAY), "--yes")
+    assert result.code == 0
+    assert "note: GPU 2 (NVIDIA A100-SXM4-40GB) is left out: it has no MIG" in result.err

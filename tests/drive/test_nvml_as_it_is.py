@@ -456,6 +456,20 @@ def test_instances_of_profiles_that_nobody_lists_are_someone_elses_and_their_sli
     assert world.create("3g.20gb@4") is None
 
 
+def test_two_gpus_with_unlisted_instances_have_one_model(
+    nvml: FakeNvml, opened: Callable[..., World]
+) -> None:
+    for card, at in enumerate(("2g.10gb@2", "1g.10gb@4")):
+        nvml.foreign(card, at)
+        nvml.cards[card].hidden = {"2g.10gb", "1g.10gb"}
+    world = opened()
+    for _ in range(2):
+        seen = world.driver.observe()
+        model = gpu_model("a100-40gb")
+        assert all(model.has(each.placement.profile) for gpu in seen.gpus for each in gpu.instances)
+        assert [len(gpu.instances) for gpu in seen.gpus] == [1, 1]
+
+
 def test_profiles_that_the_binding_has_no_name_for_are_offered_and_found(
     install: Callable[[FakeNvml], FakeNvml], opened: Callable[..., World]
 ) -> None:

@@ -166,7 +166,10 @@ def open_driver(
 def _nvml(cluster: Cluster, folder: Path) -> NvmlDriver:
     from partita.drive.nvml import NvmlDriver  # noqa: PLC0415 -- each driver imports its own modules
 
-    return NvmlDriver(folder, cluster.runs(folder), allow_mig_mode=cluster.allow_mig_mode)
+    made = NvmlDriver(folder, cluster.runs(folder), allow_mig_mode=cluster.allow_mig_mode)
+    for each in made.unusable:
+        stderr().print(f"note: {each.told}", markup=False, soft_wrap=True)
+    return made
 
 
 def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]]) -> SimulatedDriver:

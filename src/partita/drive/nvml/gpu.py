@@ -187,10 +187,14 @@ class Gpu:
         )
 
     def _placement(self, found: cuts.Found) -> Placement:
+        name = self.device.model.name
         device, placement = self.device.placed(found)
-        if device is not self.device:
-            self.device = device
+        if not catalogue.gpu_model(name).has(placement.profile):
+            # Other GPUs of this model may have unlisted instances of their own: one name, one model.
+            self.device = replace(self.device, model=catalogue.gpu_model(name))
+            device, placement = self.device.placed(found)
             catalogue.add([device.model])
+        self.device = device
         return placement
 
     def _instance(
