@@ -172,7 +172,7 @@ def read(device: object, name: str, profiles: Sequence[Listed]) -> Reading | Non
     alike = [gpu_model(own_name)] if own_name in gpu_names() else []
     for known in [*named, *alike]:
         if (model := held(known, profiles)) is not None:
-            return Reading(model, known, tuple(_differences(known, profiles)))
+            return Reading(model, known, (*_another(named, known), *_differences(known, profiles)))
     if any(each.starts is None for each in profiles):
         return None
     taken = own_name in gpu_names()
@@ -247,6 +247,12 @@ def with_unknown(model: GpuModel, profile_id: int, start: int, size: int) -> tup
 def _compute_of(model: GpuModel, size: int) -> int:
     share = ceil(size * model.compute_slices / model.memory_slices)
     return max([share, *(each.compute for each in model.profiles if each.memory <= size)])
+
+
+def _another(named: Sequence[GpuModel], taken: GpuModel) -> Iterator[str]:
+    if named and taken not in named:
+        others = " and ".join(each.name for each in named)
+        yield f"NVML's name for it is that of {others}, with other memory: it is taken for {taken.name}"
 
 
 def _agree(profile: Profile, each: Listed) -> bool:

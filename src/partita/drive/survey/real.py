@@ -157,7 +157,7 @@ def _mig_findings(gpus: list[RealGpu]) -> Iterator[Finding]:
                 else f"{len(gpu.instances)} instances"
             )
             foreign = sum(not each.ours for each in gpu.instances or ())
-            yield Finding(Level.OK, f"MIG mode is on, {cut}", where)
+            yield Finding(Level.OK, f"{gpu.model}, MIG mode is on, {cut}", where)
             if foreign:
                 yield Finding(Level.NOTE, f"{foreign} of its instances are not ours, and left alone", where)
         elif gpu.pending:
