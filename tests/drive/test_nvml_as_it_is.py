@@ -606,6 +606,20 @@ def test_a_name_that_another_gpu_of_less_memory_bears_is_not_believed(
     assert not holds(host.model.profile("1g.10gb"), int(10.5 * 2**30))
 
 
+def test_a_user_s_file_without_numbers_is_matched_by_names(
+    install: Callable[[FakeNvml], FakeNvml], opened: Callable[..., World]
+) -> None:
+    hardware = unlisted()
+    own = tuple(replace(p, nvml_profile=None, gi_profile_id=None) for p in hardware.profiles if p.plain)
+    catalogue.add([replace(hardware, name="ours", profiles=own, origin="ours.toml")])
+    install(FakeNvml(hardware))
+    world = opened()
+    assert world.seen().model == "ours"
+    assert gpu_model("ours").profile("2g.24gb").nvml_profile == 1
+    assert world.create("2g.24gb@6") is None
+    assert world.layout() == "2g.24gb@6"
+
+
 def test_gpus_of_one_name_are_taken_for_what_all_of_them_are(
     install: Callable[[FakeNvml], FakeNvml], opened: Callable[..., World]
 ) -> None:

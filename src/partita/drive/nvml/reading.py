@@ -191,10 +191,9 @@ def held(known: GpuModel, profiles: Iterable[Listed]) -> GpuModel | None:
     The smaller memory is taken, NVML's starts, sizes and counts, and its profiles: one that it does not list cannot
     be made, and one that the catalogue lacks can.
     """
-    by_number = {each.nvml_profile: each for each in known.profiles}
     found = []
     for each in profiles:
-        profile = by_number.get(each.number)
+        profile = _same(known, each)
         if profile is None:
             if each.starts is not None:
                 found.append(_profile(each, _name(each, None)))
@@ -211,6 +210,8 @@ def held(known: GpuModel, profiles: Iterable[Listed]) -> GpuModel | None:
                 memory_mib=memory,
                 sms=profile.sms or each.sms or None,
                 copy_engines=each.copy_engines,
+                gi_profile_id=each.id,
+                nvml_profile=each.number,
             )
         )
     order = {each.name: n for n, each in enumerate(known.profiles)}
@@ -249,6 +250,15 @@ def _compute_of(model: GpuModel, size: int) -> int:
     return max([share, *(each.compute for each in model.profiles if each.memory <= size)])
 
 
+def _same(known: GpuModel, each: Listed) -> Profile | None:
+    """Return the profile that a device lists, by its number; by its name where a user's file has no numbers."""
+    numbered = next((p for p in known.profiles if p.nvml_profile == each.number), None)
+    if numbered is not None:
+        return numbered
+    named = known.profile_called(_name(each, known.memory_mib))
+    return named if named is not None and named.nvml_profile is None else None
+
+
 def _another(named: Sequence[GpuModel], taken: GpuModel) -> Iterator[str]:
     if named and taken not in named:
         others = " and ".join(each.name for each in named)
@@ -265,9 +275,8 @@ def _agree(profile: Profile, each: Listed) -> bool:
 
 
 def _differences(known: GpuModel, profiles: Iterable[Listed]) -> Iterator[str]:
-    by_number = {each.nvml_profile: each for each in known.profiles}
     for each in profiles:
-        profile = by_number.get(each.number)
+        profile = _same(known, each)
         if profile is None:
             yield f"the driver has a profile that the catalogue lacks, {_name(each, None)}"
         elif each.starts is not None and (each.starts, each.size) != (profile.starts, profile.memory):
