@@ -114,6 +114,8 @@ class SharedQueue:
         """
         head, queues = queries[0], self._queues
         total, due = head.batch, head.due
+        if not queues.waiting:
+            return total
         # Of a batch size of which one does not fit no other does: the batch only grows, its deadline only nears.
         firsts = [(heap[0][2].due, size) for size in queues.sizes if (heap := queues.heaps[size])]
         heapify(firsts)
