@@ -52,6 +52,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.005
+_IDLE_TICKS = 4  # of a service that nobody asks: what it has to correct can wait, and there may be hundreds of them
 _HELD_UP_S = 0.025
 _POLL_S = 0.001
 _PRICES_S = 2.0
@@ -110,7 +111,7 @@ class Gateway:
         self._links: set[Link] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._ticked = 0.0
+        self._ticked, self._ticks = 0.0, 0
         self._draining = False
 
     async def start(self) -> None:
@@ -277,8 +278,11 @@ class Gateway:
             # silent. The next time it looks, however late that is.
             self._ticked = 0.0
         else:
+            self._ticks += 1
+            every = self._ticks % _IDLE_TICKS == 0
             for route in self._routes.values():
-                route.tick(now)
+                if every or not route.dispatcher.idle:
+                    route.tick(now)
         self._timer = asyncio.get_running_loop().call_later(_TICK_S, self._tick)
 
     async def _watch(self) -> None:
