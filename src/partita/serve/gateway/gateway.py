@@ -52,7 +52,9 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.005
-_IDLE_TICKS = 4  # of a service that nobody asks: what it has to correct can wait, and there may be hundreds of them
+_IDLE_TICKS = (
+    4  # of a service that nobody asks: what it has to correct can wait, and there may be hundreds of them
+)
 _HELD_UP_S = 0.025
 _POLL_S = 0.001
 _PRICES_S = 2.0
