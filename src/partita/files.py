@@ -8,6 +8,7 @@ import re
 import sys
 import tempfile
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -154,6 +155,23 @@ def replacing(path: Path | str) -> Iterator[TextIO]:
         raise PartitaError(f"could not be written: {error.strerror}", where=str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename what is in the way, so that nothing of it is lost; return what it is called now.
+
+    Raises:
+        PartitaError: it cannot be renamed.
+    """
+    for number in count(1):
+        aside = path.with_name(f"{path.name}.aside-{number}")
+        if not os.path.lexists(aside):
+            break
+    try:
+        path.rename(aside)
+    except OSError as error:
+        raise PartitaError(f"cannot be set aside: {error.strerror}", where=str(path)) from error
+    return aside
 
 
 def _umask() -> int:

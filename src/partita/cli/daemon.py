@@ -30,6 +30,7 @@ from partita.cli.queue_host import (
     MaxWaiting,
     MetricsPort,
     OomPatterns,
+    Recover,
     Scale,
     note,
     queue_host,
@@ -65,6 +66,7 @@ def daemon(
     default_time: DefaultTime = None,
     max_time: MaxTime = None,
     oom_pattern: OomPatterns = None,
+    recover: Recover = False,
     memory_scale: Scale = 1 / 64,
     allow_mig_mode: AllowMigMode = False,
     metrics_port: MetricsPort = None,
@@ -81,7 +83,15 @@ def daemon(
 
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
-    way = queue_way(discipline, admin, keeping, limits, memory_scale=memory_scale, metrics_port=metrics_port)
+    way = queue_way(
+        discipline,
+        admin,
+        keeping,
+        limits,
+        memory_scale=memory_scale,
+        metrics_port=metrics_port,
+        recover=recover,
+    )
     cluster = Cluster(driver, ClockName.WALL, None, allow_mig_mode)
     folder = state_folder()
     with asked_to_stop() as stop, ExitStack() as stack:

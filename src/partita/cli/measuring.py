@@ -33,7 +33,7 @@ def measuring(
         metrics_port: where to serve the metrics; None for nowhere.
 
     Raises:
-        PartitaError: the ledger cannot be used, no GPU answers, or the port is taken.
+        PartitaError: no GPU answers, or the port is taken.
     """
     from partita.jobs.energy.ledger import FILE, EnergyLedger  # noqa: PLC0415 -- only where jobs run
     from partita.jobs.energy.metrics import serving  # noqa: PLC0415
@@ -42,7 +42,7 @@ def measuring(
 
     with ExitStack() as stack:
         meter = stack.enter_context(closing(_meter(driver, folder, clock)))
-        ledger = stack.enter_context(closing(EnergyLedger(folder / FILE)))
+        ledger = stack.enter_context(closing(EnergyLedger(folder / FILE, tell)))
         if metrics_port is not None:
             port = stack.enter_context(serving(ledger, metrics_port))
             tell(f"metrics on http://127.0.0.1:{port}/metrics")

@@ -78,6 +78,13 @@ OomPatterns = Annotated[
         help="A line of a job's output with this says that GPU memory ran out; may be given again.",
     ),
 ]
+Recover = Annotated[
+    bool,
+    typer.Option(
+        "--recover",
+        help="Take over jobs from a damaged or lost store, and from the attempts on the disk. Nothing runs twice.",
+    ),
+]
 Scale = Annotated[
     float,
     typer.Option(
@@ -106,12 +113,14 @@ class QueueWay:
     Attributes:
         memory_scale: memory of simulated instances over that of real ones.
         metrics_port: where energy is served to Prometheus; None for nowhere.
+        recover: whether the store is made anew from what can be read of it and of the attempts on the disk.
     """
 
     settings: Settings
     access: Access
     memory_scale: float
     metrics_port: int | None
+    recover: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +151,7 @@ def queue_way(
     *,
     memory_scale: float,
     metrics_port: int | None,
+    recover: bool,
 ) -> QueueWay:
     """Return what the options say.
 
@@ -171,7 +181,7 @@ def queue_way(
         most_limit_s=most_s,
         oom_patterns=read_patterns(keeping.oom_patterns or []),
     )
-    return QueueWay(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port)
+    return QueueWay(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port, recover)
 
 
 def _time(text: str | None, where: str) -> float | None:
@@ -217,15 +227,24 @@ def queue_host(driver: Driver, name: DriverName, folder: Path, way: QueueWay) ->
     from partita.jobs.queue.answers import Answers  # noqa: PLC0415 -- slow to import
     from partita.jobs.queue.daemon import QueueService  # noqa: PLC0415
     from partita.jobs.queue.folders import ATTEMPTS, make_folders  # noqa: PLC0415
+    from partita.jobs.queue.recovery import open_store, recover  # noqa: PLC0415
     from partita.jobs.queue.socket_server import SocketServer  # noqa: PLC0415
-    from partita.jobs.queue.store import FILE, Store  # noqa: PLC0415
 
     runner = _runner(name, way.memory_scale)
     jobs = make_folders(folder, shared=os.geteuid() == 0)
     with ExitStack() as stack:
         ledger, energy = stack.enter_context(measuring(name, folder, driver.clock, note, way.metrics_port))
-        store = stack.enter_context(closing(Store(jobs / FILE)))
-        service = QueueService(driver, runner, store, jobs / ATTEMPTS, settings=way.settings, tell=note)
+        opened = recover(jobs, note) if way.recover else open_store(jobs)
+        store = stack.enter_context(closing(opened))
+        service = QueueService(
+            driver,
+            runner,
+            store,
+            jobs / ATTEMPTS,
+            settings=way.settings,
+            given=ledger.last_job(),
+            tell=note,
+        )
         server = SocketServer(jobs, Answers(service, way.access, ledger.joules))
         yield QueueHost(service, stack.enter_context(closing(server)), energy, driver)
 

@@ -38,6 +38,7 @@ from partita.cli.queue_host import (
     MaxWaiting,
     MetricsPort,
     OomPatterns,
+    Recover,
     Scale,
     queue_way,
     shared_with_jobs,
@@ -124,6 +125,7 @@ def run(
     default_time: DefaultTime = None,
     max_time: MaxTime = None,
     oom_pattern: OomPatterns = None,
+    recover: Recover = False,
     memory_scale: Scale = 1 / 64,
     metrics_port: MetricsPort = None,
 ) -> None:
@@ -148,7 +150,15 @@ def run(
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
     way = (
-        queue_way(discipline, admin, keeping, limits, memory_scale=memory_scale, metrics_port=metrics_port)
+        queue_way(
+            discipline,
+            admin,
+            keeping,
+            limits,
+            memory_scale=memory_scale,
+            metrics_port=metrics_port,
+            recover=recover,
+        )
         if jobs
         else None
     )

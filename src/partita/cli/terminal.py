@@ -20,7 +20,8 @@ _INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa
 _BLANKS = frozenset(
     "\u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u202f\u205f\u3000"
 )
-_LAID_OUT = frozenset("\n\t")
+_LAYOUT = re.compile(r"[\n\t]")
+_SUSPECT = re.compile(r"[^\n\t\x20-\x7e]")  # most text has none, and is gone through at once
 _COLOUR = re.compile(r"\x1b\[([0-9;:]*)m")
 _BEGUN_COLOUR = re.compile(r"\x1b(?:\[[0-9;:]{0,40})?\Z")
 # Select Graphic Rendition (ECMA-48, 8.3.117), less what blinks or conceals.
@@ -29,39 +30,26 @@ _RENDITIONS = frozenset({0, 1, 2, 3, 4, 7, 9, *range(21, 25), 27, 29, *range(30,
 
 def shown(text: str) -> str:
     """Return text of several lines for a terminal: what it would act on or not show is written as an escape."""
-    return text if _plain(text) else "".join(map(_shown, text))
+    return _SUSPECT.sub(lambda each: each[0] if _safe(each[0]) else _escape(each[0]), text)
 
 
 def inline(text: str) -> str:
     """Return text for a place within a line: line breaks and tabs are written as escapes, too."""
-    return (
-        text
-        if _plain(text)
-        else "".join(each if each not in _LAID_OUT and _safe(each) else _escape(each) for each in text)
-    )
+    return shown(_LAYOUT.sub(lambda each: _escape(each[0]), text))
 
 
 def json_shown(text: str) -> str:
     r"""Return JSON that says the same, with what a terminal would act on or not show as `\uXXXX`."""
-    return text if _plain(text) else "".join(each if _safe(each) else _json_escape(each) for each in text)
+    return _SUSPECT.sub(lambda each: each[0] if _safe(each[0]) else _json_escape(each[0]), text)
 
 
 def is_shown(text: str) -> bool:
     """Say whether a terminal shows all of a text, and nothing else."""
-    return _plain(text) or all(map(_safe, text))
-
-
-def _plain(text: str) -> bool:
-    """Say whether text is plain at a glance; most is."""
-    return text.isprintable() and _INVISIBLE.search(text) is None
+    return all(_safe(each[0]) for each in _SUSPECT.finditer(text))
 
 
 def _safe(each: str) -> bool:
-    return (each.isprintable() and _INVISIBLE.match(each) is None) or each in _LAID_OUT or each in _BLANKS
-
-
-def _shown(each: str) -> str:
-    return each if _safe(each) else _escape(each)
+    return (each.isprintable() and _INVISIBLE.match(each) is None) or each in _BLANKS
 
 
 def _escape(each: str) -> str:

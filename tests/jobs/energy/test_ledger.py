@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,9 +15,8 @@ from partita.cli.main import app
 from partita.drive.energy import Reading
 from partita.drive.simulated import SimulatedCluster
 from partita.drive.simulated.energy import SimulatedMeter
-from partita.errors import PartitaError
 from partita.jobs.energy.attribution import NOBODY, Kind, Owner
-from partita.jobs.energy.ledger import FILE, HOUR_S, EnergyLedger
+from partita.jobs.energy.ledger import FILE, HOUR_S, DamagedLedgerError, EnergyLedger
 from partita.jobs.energy.metrics import exposition
 from partita.jobs.energy.records import Energy, Entry
 from partita.jobs.energy.sampler import EnergySampler, stay_of
@@ -25,7 +26,6 @@ from partita.sim.clock import SimulatedClock
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
-    from pathlib import Path
 
 JOB = Owner(Kind.JOB, "12", 1)
 STAY = stay_of(JOB, "g0", "a100-80gb", Placement.parse("3g.40gb@4"), began=0.0)
@@ -144,10 +144,62 @@ def test_the_file_stays_small_and_the_sums_the_same(ledger: EnergyLedger, tmp_pa
     ) == pytest.approx(10 * 4 * 2 * 3 * 3.0)
 
 
-def test_a_damaged_file_is_told(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(b"no database at all" * 100)
-    with pytest.raises(PartitaError, match="cannot be used"):
-        EnergyLedger(tmp_path / FILE)
+def spoil(path: Path, how: str) -> None:
+    """Do to a ledger what happens to files."""
+    if how in ("garbage", "newer", "tables", "middle"):
+        EnergyLedger(path).close()
+    if how == "garbage":
+        path.write_bytes(b"no database at all" * 100)
+    elif how == "folder":
+        path.mkdir()
+    elif how == "middle":
+        data = bytearray(path.read_bytes())
+        data[4096:] = b"\xa5" * (len(data) - 4096)
+        path.write_bytes(data)
+    else:
+        with closing(sqlite3.connect(path)) as db:
+            db.execute("PRAGMA user_version = 99" if how == "newer" else "DROP TABLE totals")
+
+
+@pytest.mark.parametrize("how", ["garbage", "newer", "tables", "middle", "folder"])
+def test_a_damaged_file_is_told_and_left_to_who_reads_and_set_aside_by_who_counts(
+    tmp_path: Path, how: str
+) -> None:
+    path, told = tmp_path / FILE, list[str]()
+    spoil(path, how)
+    with pytest.raises(DamagedLedgerError):
+        EnergyLedger(path)
+    before = None if path.is_dir() else path.read_bytes()
+    owner = Owner(Kind.JOB, "7", 1)
+    with closing(EnergyLedger(path, told.append)) as ledger:
+        ledger.add(120.0, [], [Entry("g0", owner, Energy(1.0, 2.0, 3.0))])
+        assert ledger.joules("7", 1) == 3.0
+        assert ledger.last_job() == 7
+        # What goes wrong later is told where it is noticed, and mended for the next time.
+        with closing(sqlite3.connect(path)) as other:
+            other.execute("DROP TABLE totals")
+        assert ledger.joules("7", 1) is None
+        ledger.add(180.0, [], [Entry("g0", owner, Energy(1.0, 2.0, 3.0))])
+        assert ledger.joules("7", 1) == 3.0
+    aside = path.with_name(f"{FILE}.aside-1")
+    assert aside.name in told[0]
+    assert f"{FILE}.aside-2" in told[1]
+    assert before is None or aside.read_bytes() == before
+
+
+def test_where_no_file_can_be_used_energy_is_counted_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    told = list[str]()
+    monkeypatch.setattr(Path, "touch", refuse)
+    with closing(EnergyLedger(tmp_path / FILE, told.append)) as ledger:
+        ledger.add(60.0, [], [Entry("g0", Owner(Kind.JOB, "7", 1), Energy(1.0, 2.0, 3.0))])
+        assert ledger.joules("7", 1) == 3.0
+    assert "counted in memory" in told[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_simulated_gpu_draws_idle_power_and_its_busy_slices(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_damage_is_told_and_kept(tmp_path: Path, damage: str) -> None:
 
     with pytest.raises(StoreError, match="the queue is damaged") as caught:
         read()
-    assert "mv " in (caught.value.hint or "")
+    assert "--recover" in (caught.value.hint or "")
     assert path.read_bytes() == before
 
 

@@ -16,9 +16,10 @@ from partita.jobs.queue.answers import Answers
 from partita.jobs.queue.daemon import QueueService
 from partita.jobs.queue.folders import ATTEMPTS, make_folders
 from partita.jobs.queue.record import OVER, State
+from partita.jobs.queue.recovery import open_store, recover
 from partita.jobs.queue.settings import Pace, Settings
 from partita.jobs.queue.socket_server import SocketServer
-from partita.jobs.queue.store import FILE, Store
+from partita.jobs.queue.store import FILE
 from partita.jobs.run.real import RealRunner
 from partita.sim.clock import WallClock
 from partita.transition.transition import Durations
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.jobs.queue.record import JobRecord
+    from partita.jobs.queue.store import Store
 
 MODEL = "a100-40gb"
 GPU = "node-0/gpu-0"
@@ -95,28 +97,34 @@ class World:
 def queue(
     folder: Path,
     *,
-    store: Callable[[Path], Store] = Store,
+    store: Callable[[Path], Store] | None = None,
     access: Access | None = None,
     discipline: str = "lookahead",
     settings: Settings | None = None,
     keep: bool = False,
+    mend: bool = False,
 ) -> Iterator[World]:
     """Open the queue of a folder, as a daemon does.
 
     Args:
         folder: the state folder; a cluster of one GPU is made if there is none.
-        store: opens the store.
+        store: opens the store's file; by default as a daemon does.
         access: who may what; by default as for a daemon of ours.
         discipline: its name.
         settings: instead of the usual ones, the discipline's included.
         keep: leave running what runs at the end.
+        mend: as a daemon with `--recover`.
     """
     if not (folder / "cluster.sqlite3").exists():
         make_cluster(folder).close()
     driver = SimulatedDriver(folder / "cluster.sqlite3", WallClock(), seconds=QUICK, jitter=0.0)
     jobs = make_folders(folder, shared=os.geteuid() == 0)
-    opened = store(jobs / FILE)
     told: list[str] = []
+    try:
+        opened = store(jobs / FILE) if store else recover(jobs, told.append) if mend else open_store(jobs)
+    except BaseException:
+        driver.close()
+        raise
     runner = RealRunner(SCALE)
     try:
         service = QueueService(

@@ -7,13 +7,13 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, PartitaError
-from partita.files import transaction
+from partita.errors import PartitaError
+from partita.files import set_aside, transaction
 from partita.jobs.energy.attribution import Kind, Owner
 from partita.jobs.energy.records import Counter, Energy, Entry
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 FILE = "energy.sqlite3"
@@ -27,6 +27,8 @@ MOST_OWNERS = 100_000
 """Owners of whom the sum over all time is kept, the newest."""
 
 _PATIENCE_S = 10.0
+_MEMORY = ":memory:"
+_TABLES = {"counters", "sums", "totals"}
 _SCHEMA = """
 CREATE TABLE counters (
     gpu TEXT PRIMARY KEY, uuid TEXT NOT NULL, at REAL NOT NULL, joules REAL, why TEXT, idle_w REAL
@@ -66,30 +68,30 @@ FROM totals WHERE {_OLD_JOBS} GROUP BY kind ON CONFLICT DO UPDATE SET {_ADD}
 """  # noqa: S608
 
 
+class DamagedLedgerError(PartitaError):
+    """The file holds what cannot be, or what another partita has written."""
+
+
 class EnergyLedger:
     """The file of what was taken. One process writes, any number read.
 
     Args:
         path: its file, made if it is not there.
+        mend: given by the one who writes, whom no fault of the file is to stop: a damaged file is set aside, now and
+            later, and another one begun; where none can be used, energy is counted in memory. It is told what was
+            wrong and what was done about it.
 
     Raises:
-        PartitaError: the file cannot be used.
+        DamagedLedgerError: without `mend`, it is damaged or of another format, and is left as it is.
+        PartitaError: without `mend`, the file cannot be used.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, mend: Callable[[str], None] | None = None) -> None:
         self._path = path
+        self._mend = mend
         self._lock = threading.Lock()
         self._compacted = 0.0
-        with self._told():
-            path.touch(mode=0o600)  # other users' jobs are in it
-            self._db = sqlite3.connect(
-                path, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False
-            )
-        try:
-            self._open()
-        except BaseException:
-            self._db.close()
-            raise
+        self._db = self._connected(str(path)) if mend is None else self._usable(mend)
 
     def add(self, at: float, counters: Iterable[Counter], entries: Iterable[Entry]) -> None:
         """Store readings and what follows from them, all or nothing.
@@ -130,8 +132,11 @@ class EnergyLedger:
         return None if row is None else Energy(*row)
 
     def joules(self, job: str, attempt: int) -> float | None:
-        """Return the joules that an attempt of a job took so far; None if none were measured."""
-        found = self.of(Owner(Kind.JOB, job, attempt))
+        """Return the joules that an attempt of a job took so far; None if none were measured, or nobody can tell."""
+        try:
+            found = self.of(Owner(Kind.JOB, job, attempt))
+        except PartitaError:
+            return None
         return None if found is None else found.joules
 
     def since(self, began: float) -> tuple[Entry, ...]:
@@ -143,6 +148,17 @@ class EnergyLedger:
         with self._reading() as db:
             rows = db.execute(find, (int(began // MINUTE_S) * MINUTE_S,)).fetchall()
         return tuple(Entry(row[0], Owner(Kind(row[1]), row[2], row[3]), Energy(*row[4:])) for row in rows)
+
+    def last_job(self) -> int:
+        """Return the largest number of a job of which anything is known; 0 for none, or if nobody can tell."""
+        try:
+            with self._reading() as db:
+                (found,) = db.execute(
+                    "SELECT max(CAST(name AS INTEGER)) FROM totals WHERE kind = 'job'"
+                ).fetchone()
+        except PartitaError:
+            return 0
+        return int(found or 0)
 
     def totals(self) -> dict[tuple[Kind, str], Energy]:
         """Return what services, nobody, and all jobs together (under no name) took in all; it never sinks."""
@@ -158,43 +174,92 @@ class EnergyLedger:
         """Close the file."""
         self._db.close()
 
-    def _open(self) -> None:
+    def _connected(self, name: str) -> sqlite3.Connection:
         with self._told():
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-        with self._writing() as db:
-            (found,) = db.execute("PRAGMA user_version").fetchone()
-            if found == 0:
+            if self._path.is_dir():
+                raise DamagedLedgerError("the energy ledger is a folder, not a file", where=str(self._path))
+            if name != _MEMORY:
+                self._path.touch(mode=0o600)  # other users' jobs are in it
+            db = sqlite3.connect(name, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
+            try:
+                self._open(db)
+            except BaseException:
+                db.close()
+                raise
+        return db
+
+    def _usable(self, tell: Callable[[str], None]) -> sqlite3.Connection:
+        """Return a connection to a ledger that can be written, whatever is there."""
+        try:
+            try:
+                return self._connected(str(self._path))
+            except DamagedLedgerError as error:
+                beside = [self._path.with_name(f"{self._path.name}{end}") for end in ("-wal", "-shm")]
+                aside = [set_aside(each).name for each in (self._path, *beside) if each.exists()]
+                tell(f"{error}; set aside as {', '.join(aside)}, and another one was begun")
+                return self._connected(str(self._path))
+        except PartitaError as error:
+            tell(f"{error}; energy is counted in memory, until the daemon ends")
+            return self._connected(_MEMORY)
+
+    def _open(self, db: sqlite3.Connection) -> None:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        (found,) = db.execute("PRAGMA user_version").fetchone()
+        made = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        if found != VERSION and (found or made):
+            raise DamagedLedgerError(
+                f"the energy ledger has format {found}, this partita reads {VERSION}",
+                where=str(self._path),
+                hint="use the partita that made it, or start the daemon, which sets it aside",
+            )
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise self._damaged(verdict.splitlines()[-1])
+        if found and not made >= _TABLES:
+            raise self._damaged(f"it has no {', '.join(sorted(_TABLES - made))}")
+        if not found:
+            with transaction(db):
                 for statement in _SCHEMA.split(";"):
                     db.execute(statement)
                 db.execute(f"PRAGMA user_version = {VERSION}")
-        if found not in (0, VERSION):
-            raise InputError(
-                f"the energy ledger has format {found}, this partita reads {VERSION}",
-                where=str(self._path),
-                hint="use the partita that made it, or remove the file",
-            )
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._told(), transaction(self._db):
+        with self._reading(), transaction(self._db):
             yield self._db
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._told():
-            yield self._db
+        with self._lock:
+            try:
+                with self._told():
+                    yield self._db
+            except DamagedLedgerError:
+                if self._mend is not None:
+                    self._db.close()
+                    self._db = self._usable(self._mend)
+                raise
 
     @contextmanager
     def _told(self) -> Iterator[None]:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            if type(error) is sqlite3.DatabaseError or "no such" in str(error):
+                raise self._damaged(str(error)) from error
             raise PartitaError(
                 f"the energy ledger cannot be used: {error}",
                 where=str(self._path),
-                hint="is the disk full, or the file no ledger?",
+                hint="is the disk full, or may the file not be written?",
             ) from error
+
+    def _damaged(self, why: str) -> DamagedLedgerError:
+        return DamagedLedgerError(
+            f"the energy ledger is damaged: {why}",
+            where=str(self._path),
+            hint="it is left as it is; the daemon sets it aside when it starts, and counts on",
+        )
 
 
 def _compact(db: sqlite3.Connection, at: float) -> None:

@@ -15,6 +15,7 @@ from partita.jobs.queue.store_file import StoreError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
+    from partita.jobs.queue.folders import LastNumber
     from partita.jobs.queue.ids import JobId
     from partita.jobs.queue.shares import Share
     from partita.jobs.queue.store import Store
@@ -28,7 +29,8 @@ class Book:
         over: told of each job that is over.
         now: seconds since 1970; who came under a clock that was ahead has come by now.
         half_life_s: seconds after which what a user has had counts half.
-        given: the largest number that is known to have been given to a job, whatever the store says.
+        mark: where the largest number that was given is written beside the store; None for nowhere.
+        given: the largest number that is known to have been given to a job, whatever the store and the mark say.
 
     Attributes:
         store: the store, for reading.
@@ -47,6 +49,7 @@ class Book:
         *,
         now: float,
         half_life_s: float = HALF_LIFE_S,
+        mark: LastNumber | None = None,
         given: int = 0,
     ) -> None:
         self.store = store
@@ -63,7 +66,8 @@ class Book:
             self._take_in(_come(job, now))
         self.shares = Shares(store.shares(), half_life_s)
         self.version = 0
-        self.last = max(store.last_number(), given)
+        self._mark = mark
+        self.last = max(store.last_number(), mark.found if mark is not None else 0, given)
 
     @property
     def holding(self) -> list[JobRecord]:
@@ -105,6 +109,8 @@ class Book:
         made = jobs(self.last + 1)
         self.save(made)
         self.last = made[-1].number
+        if self._mark is not None:
+            self._mark.given(self.last)
         return made
 
     def save(self, jobs: Sequence[JobRecord], shares: Mapping[str, Share] | None = None) -> None:

@@ -10,6 +10,7 @@ from partita.jobs.queue.book import Book
 from partita.jobs.queue.endings import stopping
 from partita.jobs.queue.families import Families
 from partita.jobs.queue.faults import Faults
+from partita.jobs.queue.folders import LastNumber, write_wish
 from partita.jobs.queue.hands import Hands
 from partita.jobs.queue.loop import Loop
 from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
@@ -43,6 +44,7 @@ class QueueService:
         store: the open store.
         folder: for the attempts.
         settings: how it is run.
+        given: the largest number that any job is known to have had, beside what the store and the folder say.
         tell: told what people should know: faults, and what was done about them.
 
     Attributes:
@@ -61,6 +63,7 @@ class QueueService:
         folder: Path,
         *,
         settings: Settings | None = None,
+        given: int = 0,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.settings, self._folder = settings or Settings(), folder
@@ -68,7 +71,12 @@ class QueueService:
         self.families = families = Families(store.forgotten())
         self.scheduler = Scheduler(self.settings.discipline, families)
         self.book = Book(
-            store, self.scheduler.forget, now=driver.clock.now(), half_life_s=self.settings.half_life_s
+            store,
+            self.scheduler.forget,
+            now=driver.clock.now(),
+            half_life_s=self.settings.half_life_s,
+            mark=LastNumber(folder.parent),
+            given=given,
         )
         self.sight = Sight(driver, self.book)
         for job in (*reversed(store.over(REMEMBERED_JOBS)), *self.book.active.values()):
@@ -142,6 +150,7 @@ class QueueService:
         """
         changed = self._stopping(chosen, Verdict.CANCELLED, None)
         error = self.book.insist(changed)
+        self._write_wishes(changed, Verdict.CANCELLED)
         if error is not None:
             asked = [job for job in changed if job.state is State.STOPPING and job.attempt.device is not None]
             self._faults.each(asked, self._runs.stop)
@@ -173,14 +182,21 @@ class QueueService:
         Raises:
             StoreError: it could not be written; nothing has changed.
         """
-        changed = []
+        changed: list[JobRecord] = []
         for job in self._as_they_are(chosen):
             if job.state in OVER:
                 changed.append(replace(job.to(State.WAITING), tries=0))
             elif (asked := stopping(job, Verdict.REQUEUED, None)) is not None:
                 changed.append(asked)
         self.book.save(changed)
+        self._write_wishes(changed, Verdict.REQUEUED)
         self._loop.look_soon()
+
+    def _write_wishes(self, jobs: Iterable[JobRecord], wish: Verdict) -> None:
+        """Leave what was wanted of jobs that have ended in their folders, where it outlives the store."""
+        for job in jobs:
+            if job.attempts:
+                write_wish(self.folder_of(job, job.attempt.number), wish)
 
     def forget(self, families: Iterable[str]) -> None:
         """Forget how the jobs of these families ended until now.

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from itertools import count
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
+from partita.jobs.run.folder import WISH
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from partita.jobs.queue.record import Verdict
 
 ATTEMPTS = "attempts"
 LAST_NUMBER = "last-number"
@@ -21,21 +23,15 @@ def jobs_folder(state: Path) -> Path:
     return state / "jobs"
 
 
-def set_aside(path: Path) -> Path:
-    """Rename what is in the way, so that nothing of it is lost; return what it is called now.
-
-    Raises:
-        PartitaError: it cannot be renamed.
-    """
-    for number in count(1):
-        aside = path.with_name(f"{path.name}.aside-{number}")
-        if not os.path.lexists(aside):
-            break
-    try:
-        path.rename(aside)
-    except OSError as error:
-        raise PartitaError(f"cannot be set aside: {error.strerror}", where=str(path)) from error
-    return aside
+def write_wish(folder: Path, wish: Verdict) -> None:
+    """Leave what was wanted of a job in its newest attempt's folder; that it cannot be written stops nothing."""
+    with suppress(OSError):
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
+        handle = os.open(folder / WISH, flags, 0o600)
+        try:
+            os.write(handle, wish.value.encode())
+        finally:
+            os.close(handle)
 
 
 class LastNumber:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from partita.jobs.early_restart import early_restart
 from partita.jobs.memory.bounds import MIB
 from partita.jobs.queue.endings import ended, stopping
+from partita.jobs.queue.folders import write_wish
 from partita.jobs.queue.growing import growth_of, within
 from partita.jobs.queue.record import JobRecord, State, Verdict
 from partita.jobs.queue.seen import gone, model_of, models
@@ -59,7 +60,10 @@ class Runs:
         """Ask the processes of a job to end, once."""
         if job.number not in self._stopped:
             grace = 0.0 if job.attempt.wish is Verdict.LOST else job.asked.grace_s
-            self._runner.stop(self._folder_of(job, job.attempt.number), grace_s=grace)
+            folder = self._folder_of(job, job.attempt.number)
+            if job.attempt.wish is not None:
+                write_wish(folder, job.attempt.wish)
+            self._runner.stop(folder, grace_s=grace)
             self._stopped.add(job.number)
 
     def look(self, job: JobRecord, now: float) -> None:

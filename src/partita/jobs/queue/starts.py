@@ -6,8 +6,8 @@ import secrets
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from partita.files import set_aside
 from partita.jobs.memory.bounds import MIB
-from partita.jobs.queue.folders import set_aside
 from partita.jobs.queue.launching import launch_of, make_parent
 from partita.jobs.queue.record import Attempt, JobRecord, State, Verdict
 from partita.jobs.queue.seen import device_of

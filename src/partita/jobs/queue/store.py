@@ -109,6 +109,15 @@ class Store(StoreFile):
             found = self._db.execute("SELECT family, at FROM forgotten").fetchall()
             return {json.loads(family): float(at) for family, at in found}
 
+    def known(self) -> dict[str, int]:
+        """Return how many attempts each job has, by its id."""
+        with self.told():
+            rows = self._db.execute(
+                "SELECT CASE WHEN idx IS NULL THEN number ELSE first || '_' || idx END, "
+                "json_array_length(body, '$.attempts') FROM jobs"
+            )
+            return {str(job): attempts for job, attempts in rows}
+
     def last_number(self) -> int:
         """Return the largest number that a job has had, 0 for none."""
         with self.told():

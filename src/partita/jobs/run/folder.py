@@ -24,6 +24,9 @@ PROGRESS = "progress.jsonl"
 CHECKPOINT = "checkpoint"
 """There once the job is to end; holds the seconds it has."""
 
+WISH = "wish"
+"""What the queue wanted of the job when it had it end, or after that; for the one who finds it without the queue."""
+
 ERRORS = "watcher.log"
 """What went wrong in the watcher itself."""
 

@@ -37,6 +37,18 @@ def opened(folder: Path) -> Iterator[int]:
         os.close(handle)
 
 
+def watched(path: Path) -> bool:
+    """Say whether a watcher holds the lock of the attempt in a folder; of one that is not there, nobody does."""
+    try:
+        with opened(path) as folder:
+            if not there(folder, LOCK):
+                return False
+            with locked(folder, fcntl.LOCK_SH) as lock:
+                return lock is None
+    except FileNotFoundError:
+        return False
+
+
 @contextmanager
 def locked(folder: int, how: int) -> Iterator[int | None]:
     """Yield the open file that is locked now; None if a watcher holds it."""

@@ -144,5 +144,9 @@ class Stopping:
             handle = os.open(CHECKPOINT, flags, 0o644, dir_fd=self._folder)
         except OSError:
             return  # SIGTERM asks as well
-        os.write(handle, str(self._grace_s).encode())
-        os.close(handle)
+        try:
+            os.write(handle, str(self._grace_s).encode())
+        except OSError:
+            pass  # a full disk: an empty file asks, too
+        finally:
+            os.close(handle)

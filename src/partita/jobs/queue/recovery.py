@@ -1,0 +1,327 @@
+"""The store opened beside what is on the disk: attempts that it knows nothing of say that it was lost or is old.
+
+An attempt's folder is made after the store knows of the attempt, and goes before the store forgets the job. So a
+folder that the store does not know of is evidence. A queue that began without it would give a running job's instance
+to another one, and run jobs again that are done. It is refused; `recover` makes a store of all that can be read.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sqlite3
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import copy
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from partita.errors import PartitaError
+from partita.files import set_aside
+from partita.jobs.queue.codec import loads
+from partita.jobs.queue.folders import ATTEMPTS, LastNumber
+from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
+from partita.jobs.queue.shares import Share
+from partita.jobs.queue.store import FILE, Store
+from partita.jobs.queue.store_file import DamagedStoreError, StoreError, empty
+from partita.jobs.run import folder as names
+from partita.jobs.run.locking import watched
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_JOB = re.compile(r"(\d{1,15})(?:_\d{1,9})?")
+_OURS = ("PARTITA_JOB_", "PARTITA_ARRAY_INDEX", "CUDA_VISIBLE_DEVICES")
+_HINT = (
+    "`partita daemon --recover` makes a store of what can be read of the attempts on the disk: what runs goes on, "
+    "and nothing runs twice; a backup of the store may also be put back"
+)
+
+
+class LostStoreError(StoreError):
+    """The store is missing, or older than the attempts on the disk."""
+
+
+def open_store(folder: Path) -> Store:
+    """Open the queue's store, made if there never was one.
+
+    Args:
+        folder: `jobs` in the state folder.
+
+    Raises:
+        LostStoreError: there was one, or it knew more than it does now.
+        StoreError: it is damaged or cannot be used.
+    """
+    path, last, found = folder / FILE, LastNumber(folder).found, attempts_on_disk(folder)
+    if empty(path) and (last or found) and not _log_of(path):
+        told = f"{len(found):,} jobs have attempts on the disk{_running(folder, found)}" if found else ""
+        given = f"jobs up to number {last:,} were in it" if last else ""
+        raise LostStoreError(
+            f"the queue's store is {'empty' if path.exists() else 'missing'}, and "
+            + (f"{told}; {given}" if told and given else told or given),
+            where=str(path),
+            hint=f"{_HINT}; jobs that waited and never ran have to be submitted again",
+        )
+    store = Store(path)
+    try:
+        _refuse_old(folder, store, found)
+    except BaseException:
+        store.close()
+        raise
+    return store
+
+
+def recover(folder: Path, tell: Callable[[str], None]) -> Store:
+    """Open the queue's store, with all that can be read of it and of the attempts on the disk.
+
+    A damaged one is set aside. Nothing is removed, and no process is touched. What runs is running in the new store,
+    what has ended is over or goes on as its end wants it to.
+
+    Args:
+        folder: `jobs` in the state folder.
+        tell: told what was done.
+
+    Raises:
+        PartitaError: an attempt runs of which nothing can be read, or the store cannot be written.
+    """
+    path, found = folder / FILE, attempts_on_disk(folder)
+    # Before anything is changed.
+    on_disk = [_read(folder / ATTEMPTS / job, newest) for job, newest in sorted(found.items())]
+    salvage = _Salvage()
+    try:
+        store = Store(path)
+        try:
+            store.active()
+            store.over(10**9)
+        except StoreError:
+            store.close()
+            raise
+    except DamagedStoreError as error:
+        salvage = _salvaged(path)
+        aside = [set_aside(each).name for each in (path, *_beside(path)) if each.exists()]
+        tell(f"{error}; set aside as {', '.join(aside)}, with {len(salvage.jobs):,} jobs that could be read")
+        store = Store(path)
+    try:
+        _fill(store, salvage)
+        known = _merge(store, [each for each in on_disk if each is not None], tell)
+    except BaseException:
+        store.close()
+        raise
+    mark = LastNumber(folder)
+    mark.given(max([store.last_number(), *(int(_number(job)) for job in found)]))
+    unread = len(on_disk) - sum(each is not None for each in on_disk)
+    tell(
+        f"recovered: {len(store.active()):,} jobs are not over, {known:,} were known by their attempts alone"
+        + (f"; of {unread:,} nothing can be read, their folders stay as they are" if unread else "")
+    )
+    return store
+
+
+def attempts_on_disk(folder: Path) -> dict[str, int]:
+    """Return the number of the newest attempt that has a folder, by the job's id."""
+    found = {}
+    with suppress(FileNotFoundError):
+        for job in (folder / ATTEMPTS).iterdir():
+            if _JOB.fullmatch(job.name):
+                numbers = [int(each.name) for each in job.iterdir() if each.name.isdecimal()]
+                if numbers:
+                    found[job.name] = max(numbers)
+    return found
+
+
+def _refuse_old(folder: Path, store: Store, found: dict[str, int]) -> None:
+    known = store.known()
+    more = {job: newest for job, newest in found.items() if newest > known.get(job, 0)}
+    if more:
+        job, newest = next(iter(sorted(more.items(), key=lambda each: int(_number(each[0])))))
+        raise LostStoreError(
+            f"the queue's store is older than what is on the disk: it knows nothing of attempt {newest} of job {job}"
+            + (f", nor of those of {len(more) - 1:,} more jobs" if len(more) > 1 else "")
+            + _running(folder, more),
+            where=str(store.path),
+            hint=_HINT,
+        )
+    for record in store.active():
+        if record.attempts and record.attempt.device is not None and record.id in found:
+            there = _document(folder / ATTEMPTS / record.id / str(record.attempt.number))
+            if there is not None and there.get("key", "") != (record.attempt.key or ""):
+                raise LostStoreError(
+                    f"attempt {record.attempt.number} of job {record.id} in the store is not the one on the disk",
+                    where=str(store.path),
+                    hint=_HINT,
+                )
+
+
+def _running(folder: Path, found: dict[str, int]) -> str:
+    running = sum(watched(folder / ATTEMPTS / job / str(newest)) for job, newest in found.items())
+    return f", of which {running:,} run" if running else ""
+
+
+def _number(job: str) -> str:
+    return job.partition("_")[0]
+
+
+def _log_of(path: Path) -> bool:
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
+
+
+def _beside(path: Path) -> tuple[Path, ...]:
+    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+
+
+def _document(folder: Path, name: str = names.LAUNCH) -> dict[str, Any] | None:
+    """Return a document of an attempt; None if it is not there or cut short."""
+    try:
+        found = json.loads((folder / name).read_bytes())
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+@dataclass(frozen=True, slots=True)
+class _OnDisk:
+    """A job as its newest attempt's folder has it.
+
+    Attributes:
+        path: of that folder.
+        job: as far as it is known from there.
+        environment: that it was submitted with, but for what every attempt is given.
+        runs: whether somebody watches it.
+    """
+
+    path: Path
+    job: JobRecord
+    environment: dict[str, str]
+    runs: bool
+
+
+def _read(folder: Path, newest: int) -> _OnDisk | None:
+    """Return a job from the folder of its attempts; None if nothing can be read there.
+
+    Raises:
+        PartitaError: an attempt runs of which nothing can be read.
+    """
+    path = folder / str(newest)
+    document, runs = _document(path), watched(path)
+    try:
+        if document is None:
+            raise ValueError("no document")
+        job = loads(document["record"])
+        if (job.id, job.attempt.number) != (folder.name, newest):
+            raise ValueError("another attempt's")
+        environment = {k: v for k, v in document["environment"].items() if not k.startswith(_OURS)}
+    except (KeyError, ValueError, TypeError, IndexError) as error:
+        if runs:
+            raise PartitaError(
+                f"attempt {newest} of job {folder.name} runs, and what it is cannot be read: {error}",
+                where=str(path),
+                hint="wait until it has ended, or end it; then try again",
+            ) from error
+        return None
+    return _OnDisk(path, _as_found(job, path), environment, runs)
+
+
+def _as_found(job: JobRecord, path: Path) -> JobRecord:
+    """Return a job whose process was started, as its folder says it is; what its end means the queue finds out."""
+    ended, began = _document(path, names.EXIT), (_document(path, names.WATCH) or {}).get("began")
+    attempt = replace(job.attempt, began=began or job.attempt.decided)
+    with suppress(OSError, ValueError):
+        attempt = replace(attempt, wish=Verdict((path / names.WISH).read_text().strip()))
+    job = replace(job, attempts=(*job.attempts[:-1], attempt))
+    if attempt.wish is not None:
+        return replace(job, state=State.STOPPING)
+    if ended is None or ended.get("code") != 0 or ended.get("timed_out"):
+        return replace(job, state=State.RUNNING)
+    # What is done needs no second look: there may be thousands.
+    done = replace(attempt, ended=ended.get("ended"), code=0, verdict=Verdict.DONE)
+    return replace(job, state=State.DONE, why=None).with_attempt(done)
+
+
+def _merge(store: Store, found: list[_OnDisk], tell: Callable[[str], None]) -> int:
+    """Write the jobs of which the disk knows more than the store; return how many the store did not know.
+
+    Raises:
+        PartitaError: an attempt runs in the folder of another job.
+    """
+    changed, new = [], 0
+    for each in found:
+        known = store.get(each.job.number)
+        same = known is not None and (known.submitted, known.submitter) == (
+            each.job.submitted,
+            each.job.submitter,
+        )
+        if known is not None and (not same or _other_attempt(known, each)):
+            if each.runs:
+                raise PartitaError(
+                    f"an attempt runs in the folder of job {known.id}, and belongs to another one",
+                    where=str(each.path),
+                    hint="wait until it has ended, or end it; then try again",
+                )
+            if not (same and known.state in OVER):
+                tell(f"{each.path.parent}: another job's, set aside as {set_aside(each.path.parent).name}")
+        elif known is None or len(known.attempts) < len(each.job.attempts):
+            new += known is None
+            key = known.environment if known is not None else store.keep_environment(each.environment)
+            changed.append(replace(each.job, environment=key))
+    store.put(changed)
+    return new
+
+
+def _other_attempt(known: JobRecord, found: _OnDisk) -> bool:
+    number = found.job.attempt.number
+    return len(known.attempts) >= number and known.attempts[number - 1].key != found.job.attempt.key
+
+
+class _Salvage:
+    """What could be read of a damaged store."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, JobRecord] = {}
+        self.environments: dict[str, dict[str, str]] = {}
+        self.shares: dict[str, Share] = {}
+
+
+def _fill(store: Store, salvage: _Salvage) -> None:
+    for environment in salvage.environments.values():
+        store.keep_environment(environment)
+    jobs = [
+        job
+        if job.environment in salvage.environments or job.state is not State.WAITING
+        else job.to(State.CANCELLED, why="its environment was lost with the store; submit it again")
+        for job in salvage.jobs.values()
+    ]
+    store.put(jobs, salvage.shares)
+
+
+def _salvaged(path: Path) -> _Salvage:
+    """Read what can be read of a damaged store, each table from both of its ends."""
+    found = _Salvage()
+    with TemporaryDirectory() as copies, suppress(sqlite3.Error):
+        # Of a copy: SQLite drops a log that it makes no sense of.
+        for each in (path, *_beside(path)):
+            if each.exists():
+                copy(each, copies)
+        _read_salvage(Path(copies) / path.name, found)
+    return found
+
+
+def _read_salvage(path: Path, found: _Salvage) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.text_factory = lambda data: data.decode("utf-8", "replace")
+        for (body,) in _rows(db, "SELECT body FROM jobs NOT INDEXED ORDER BY number"):
+            with suppress(ValueError):
+                job = loads(body)
+                found.jobs[job.number] = job
+        for key, body in _rows(db, "SELECT key, body FROM environments ORDER BY key"):
+            with suppress(ValueError):
+                found.environments[key] = json.loads(body)
+        for user, seconds, at in _rows(db, "SELECT user, gpu_seconds, at FROM used ORDER BY user"):
+            found.shares[user] = Share(float(seconds), float(at))
+
+
+def _rows(db: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
+    for order in ("ASC", "DESC"):
+        with suppress(sqlite3.Error):
+            yield from db.execute(f"{query} {order}")
