@@ -98,7 +98,8 @@ def _explained(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
 
     measured = loaded.formulation.measured
     by_gpu = {}
-    for gpu in measured.gpus:
+    open_to = {pool.model for pool in loaded.workload.gpus if spec.pools is None or pool.label in spec.pools}
+    for gpu in (each for each in measured.gpus if each.name in open_to):
         limits = measured.point_limits(spec, gpu.name)
         if limits is not None:
             rows = [row for row in measured.of(spec.model, gpu.name) if row.quantile == limits.quantile]
@@ -155,12 +156,14 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
     if "cuts" in found:
         return {
             "service": found["service"].name,
+            "pools": found["service"].pools,
             "cut": found["service"].cut,
             "slices": [asdict(each) for each in found["cuts"]],
             "changes": [asdict(each) for each in found["changes"]],
         }
     return {
         "service": found["service"].name,
+        "pools": found["service"].pools,
         "gpus": {gpu: [asdict(each) for each in bound] for gpu, bound in found["gpus"].items()},
         "changes": [asdict(each) for each in found["changes"]],
     }
@@ -175,6 +178,8 @@ def _print(found: dict[str, Any], made: Plan) -> None:
     console.print(
         f"{spec.name}  {spec.rate:g} items/s, SLO {spec.slo.latency_ms:g} ms", style="bold", markup=False
     )
+    if spec.pools is not None:
+        console.print(f"  may use GPUs of {', '.join(spec.pools)} alone", markup=False)
     if "cuts" in found:
         console.print(_slice_table(found["cuts"]))
     for gpu, bound in found.get("gpus", {}).items():

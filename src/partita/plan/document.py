@@ -59,7 +59,9 @@ def _write_gpus(plan: Plan, stream: TextIO) -> None:
                 texts.clear()
             text = texts[id(gpu.instances)] = ", ".join(map(_instance_text, gpu.instances))
         model = models.get(gpu.model) or models.setdefault(gpu.model, json.dumps(gpu.model))
-        stream.write(f'{separator}{{"id": {json.dumps(gpu.id)}, "model": {model}, "instances": [{text}]}}')
+        pool = f'"pool": {json.dumps(gpu.pool)}, ' if gpu.pool else ""
+        head = f'"id": {json.dumps(gpu.id)}, "model": {model}, {pool}'
+        stream.write(f'{separator}{{{head}"instances": [{text}]}}')
         separator = ",\n  "
 
 
@@ -183,12 +185,13 @@ def _gpus(root: Fields) -> tuple[PlannedGpu, ...]:
     shared: dict[tuple[str, tuple[int, ...]], tuple[Instance, ...]] = {}
     gpus = []
     for path, each in root.items("gpus"):
-        fields = Fields.of(each, root.file, path, "id model instances")
+        fields = Fields.of(each, root.file, path, "id model instances", "pool")
         model = fields.text("model")
         key = (model, tuple(id(item) for _, item in fields.items("instances")))
         if key not in shared:
             shared[key] = _instances(fields, model)
-        gpus.append(PlannedGpu(fields.text("id"), model, shared[key]))
+        pool = fields.text("pool") if "pool" in fields.data else ""
+        gpus.append(PlannedGpu(fields.text("id"), model, shared[key], pool))
     return tuple(gpus)
 
 

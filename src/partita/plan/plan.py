@@ -23,11 +23,16 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class PlannedGpu:
-    """One GPU of a deployment: `id` is `node-0/gpu-3`, `model` the catalogue's name, instances by start."""
+    """One GPU of a deployment: `id` is `node-0/gpu-3`, `model` the catalogue's name, instances by start.
+
+    Attributes:
+        pool: name of its pool; empty where the pool is the model's only one and is named after it.
+    """
 
     id: str
     model: str
     instances: tuple[Instance, ...]
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,6 +149,7 @@ def cross_faults(workload: Workload, folder: Path) -> list[Fault]:
         *_repeated(("models",), [model.name for model in workload.models], "model"),
         *_repeated(("gpus",), [pool.label for pool in workload.gpus], "pool"),
         *_unknown_profiles(workload),
+        *_unknown_pools(workload),
         *_without_cost(workload),
         *_cut_faults(workload),
         *_without_performance(workload),
@@ -178,6 +179,18 @@ def _unknown_profiles(workload: Workload) -> Iterator[Fault]:
                 yield Fault(
                     ("services", index, "profiles", at), f"no GPU of this workload has profile {name!r}", hint
                 )
+
+
+def _unknown_pools(workload: Workload) -> Iterator[Fault]:
+    known = [pool.label for pool in workload.gpus]
+    for index, service in enumerate(workload.services):
+        for at, name in enumerate(service.pools or ()):
+            if name not in known:
+                close = nearest(name, known)
+                named = [pool.label for pool in workload.gpus if pool.model == name]
+                hint = f"did you mean {close}?" if close else f"`gpus` has {', '.join(known)}"
+                hint = f"the pools of {name} are named {', '.join(named)}" if named else hint
+                yield Fault(("services", index, "pools", at), f"there is no pool {name!r}", hint)
 
 
 def _without_cost(workload: Workload) -> Iterator[Fault]:

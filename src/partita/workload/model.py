@@ -187,6 +187,14 @@ class ServiceSpec:
             examples=[["2g", "3g.40gb"]],
         ),
     ] = None
+    pools: Annotated[
+        Annotated[tuple[Name, ...], Field(min_length=1)] | None,
+        Field(
+            description="Pools of `gpus` whose GPUs it may use, by `name`, or by `model` where a pool has no name. "
+            "Without it, any.",
+            examples=[["on-demand"]],
+        ),
+    ] = None
     priority: Annotated[
         int,
         Field(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 from partita.plan.checking.check_gpu import Fault, GpuChecker, close
@@ -35,7 +36,7 @@ def check_plan(plan: Plan, wanted: Requirements, rows: Rows) -> list[Fault]:
     return [
         *_id_faults(plan),
         *(fault for group in groups for fault in checker.check(group.label, group.model, group.instances)),
-        *_pool_faults(plan, wanted.pools),
+        *_pool_faults(wanted, groups),
         *_listed_faults(plan, wanted.services),
         *_service_faults(plan, wanted.services, groups),
         *_objective_faults(plan, wanted, groups, checker),
@@ -47,6 +48,7 @@ class _Group:
     """GPUs that share one tuple of instances: checked once."""
 
     model: str
+    pool: str
     instances: tuple[Instance, ...]
     ids: list[str] = field(default_factory=list)
 
@@ -57,11 +59,11 @@ class _Group:
 
 
 def _groups(plan: Plan) -> list[_Group]:
-    groups: dict[tuple[str, int], _Group] = {}
+    groups: dict[tuple[str, str, int], _Group] = {}
     for gpu in plan.gpus:
-        key = (gpu.model, id(gpu.instances))
+        key = (gpu.model, gpu.pool, id(gpu.instances))
         if key not in groups:
-            groups[key] = _Group(gpu.model, gpu.instances)
+            groups[key] = _Group(gpu.model, gpu.pool, gpu.instances)
         groups[key].ids.append(gpu.id)
     return list(groups.values())
 
@@ -78,18 +80,57 @@ def _id_faults(plan: Plan) -> Iterator[Fault]:
             yield Fault(gpu_id, "the id does not say the node, as in node-0/gpu-3")
 
 
-def _pool_faults(plan: Plan, pools: Sequence[RequiredPool]) -> Iterator[Fault]:
-    per_node = Counter((_node(gpu.id), gpu.model) for gpu in plan.gpus)
-    for model, used in Counter(gpu.model for gpu in plan.gpus).items():
-        mine = [pool for pool in pools if pool.gpu.name == model]
-        counts = [pool.count for pool in mine]
+def _pool_faults(wanted: Requirements, groups: list[_Group]) -> Iterator[Fault]:
+    """Yield GPUs that stand in no pool, and pools that hold too many, in all or in a node.
+
+    A GPU that does not say its pool may stand in any of its model that all its services may use. Some way to put
+    them all must be left: by Hall's theorem there is one if no set of pools is asked for more than it has.
+    """
+    asked: Counter[frozenset[int]] = Counter()
+    for group in groups:
+        mine = [
+            index
+            for index, pool in enumerate(wanted.pools)
+            if pool.gpu.name == group.model and group.pool in ("", pool.name)
+        ]
+        services = [s for s in wanted.services if s.name in {each.service for each in group.instances}]
+        fitting = [
+            index
+            for index in mine
+            if all(s.pools is None or wanted.pools[index].name in s.pools for s in services)
+        ]
+        if group.pool and not mine:
+            yield Fault(group.label, f"the workload has no pool {group.pool} of {group.model}")
+        elif mine and not fitting:
+            limited = ", ".join(s.name for s in services if s.pools is not None)
+            yield Fault(group.label, f"no pool of {group.model} is open to all its services ({limited})")
+        elif mine:
+            asked[frozenset(fitting)] += len(group.ids)
+    yield from _crowded(wanted.pools, asked)
+    yield from _node_faults(wanted.pools, groups)
+
+
+def _crowded(pools: Sequence[RequiredPool], asked: Counter[frozenset[int]]) -> Iterator[Fault]:
+    unions = {frozenset[int]()}
+    for each in asked:
+        unions |= {each | other for other in unions}
+    for union in sorted(unions, key=sorted):
+        counts = [pools[index].count for index in union]
         there = sum(count for count in counts if count is not None)
-        if mine and None not in counts and used > there:
-            yield Fault(model, f"{used} GPUs used of {there}")
-    for (node, model), used in per_node.items():
-        room = max((pool.per_node for pool in pools if pool.gpu.name == model), default=used)
-        if used > room:
-            yield Fault(node, f"{used} GPUs {model} in a node of {room}")
+        used = sum(n for each, n in asked.items() if each <= union)
+        if None not in counts and used > there:
+            names = ", ".join(dict.fromkeys(pools[i].name or pools[i].gpu.name for i in sorted(union)))
+            yield Fault(names, f"{used} GPUs used of {there}")
+
+
+def _node_faults(pools: Sequence[RequiredPool], groups: list[_Group]) -> Iterator[Fault]:
+    on: Counter[tuple[str, str, str]] = Counter()
+    for group in groups:
+        on.update((_node(gpu_id), group.model, group.pool) for gpu_id in group.ids)
+    for (node, model, name), used in on.items():
+        mine = [pool.per_node for pool in pools if pool.gpu.name == model and name in ("", pool.name)]
+        if used > max(mine, default=used):
+            yield Fault(node, f"{used} GPUs {model} in a node of {max(mine)}")
 
 
 def _listed_faults(plan: Plan, services: Sequence[RequiredService]) -> Iterator[Fault]:
@@ -170,10 +211,13 @@ def _objective_faults(
 
 
 def _cost(plan: Plan, pools: Sequence[RequiredPool]) -> tuple[float, float]:
-    """Return the least and the most that the GPUs can cost: not the same where a model is in two pools."""
+    """Return the least and the most that the GPUs can cost: not the same where they do not say their pool."""
     least = most = 0.0
-    for model, used in Counter(gpu.model for gpu in plan.gpus).items():
-        mine = sorted((p.cost or 0.0, p.count) for p in pools if p.gpu.name == model)
+    for (model, name), used in Counter((gpu.model, gpu.pool) for gpu in plan.gpus).items():
+        mine = sorted(
+            ((p.cost or 0.0, p.count) for p in pools if p.gpu.name == model and name in ("", p.name)),
+            key=itemgetter(0),
+        )
         least += _fill(mine, used)
         most += _fill(mine[::-1], used)
     return least, most

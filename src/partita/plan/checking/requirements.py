@@ -23,6 +23,7 @@ class RequiredService:
         latency_ms: the longest that one batch may take: the SLO times the workload's latency factor.
         quantile: which latency counts; None for the strictest that the table has.
         profiles: names or sizes of the profiles it may run on; None for any.
+        pools: names of the pools whose GPUs it may use; None for any.
         alone: has whole GPUs of its own, cut for queries of unlike sizes that run one at a time. `latency_ms` is then
             the SLO itself, and the quantile says how many queries keep it, not which latencies count.
     """
@@ -38,16 +39,18 @@ class RequiredService:
     min_replicas: int = 1
     spread: int = 1
     alone: bool = False
+    pools: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class RequiredPool:
-    """GPUs there are: `gpu` with its forbidden combinations, `count` None for any number, cost per hour."""
+    """GPUs there are: `gpu` with its forbidden combinations, `count` None for any number, cost per hour, name."""
 
     gpu: GpuModel
     count: int | None = None
     per_node: int = 8
     cost: float | None = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +89,10 @@ def _service(spec: ServiceSpec, latency_factor: float) -> RequiredService:
         min_replicas=spec.min_replicas,
         spread=spec.spread,
         alone=spec.cut is not None,
+        pools=spec.pools,
     )
 
 
 def _pool(spec: PoolSpec, forbid: tuple[str, ...]) -> RequiredPool:
     gpu = gpu_model(spec.model).forbidding(forbid)
-    return RequiredPool(gpu, spec.count, spec.per_node, spec.cost_per_hour)
+    return RequiredPool(gpu, spec.count, spec.per_node, spec.cost_per_hour, spec.name or spec.model)

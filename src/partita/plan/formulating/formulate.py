@@ -45,8 +45,9 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
     pools = _pools(workload)
     measured = Measured(workload, table, list({pool.gpu.name: pool.gpu for pool in pools}.values()))
     refuse_unmeasured(workload, measured)
+    allowed = _Allowed(pools, measured)
     points = {
-        index: measured.points(service)
+        index: allowed.points(service)
         for index, service in enumerate(workload.services)
         if service.cut is None
     }
@@ -55,10 +56,14 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
     if workload.objective == "watts":
         _refuse_unmetered(kinds.values())
     sizes = _sizes(pools, kinds.values())
-    shared = {key: _per_size(pools, sizes, each) for key, each in kinds.items()}
+    shared = {(id(each), workload.services[index].pools): each for index, each in points.items()}
+    on_sizes = {key: _per_size(pools, sizes, each, key[1]) for key, each in shared.items()}
     problem = Problem(
         pools=pools,
-        services=tuple(_service(workload.services[index], shared[id(p)]) for index, p in points.items()),
+        services=tuple(
+            _service(workload.services[index], on_sizes[id(p), workload.services[index].pools])
+            for index, p in points.items()
+        ),
         sizes=sizes,
         objective=workload.objective,
         max_services_per_gpu=workload.limits.max_services_per_gpu,
@@ -90,9 +95,34 @@ def _sizes(pools: Sequence[Pool], kinds: Iterable[Points]) -> tuple[Size, ...]:
 
 
 def _per_size(
-    pools: Sequence[Pool], sizes: Sequence[Size], points: Points
+    pools: Sequence[Pool], sizes: Sequence[Size], points: Points, allowed: tuple[str, ...] | None
 ) -> tuple[OperatingPoint | None, ...]:
-    return tuple(points.get((pools[size.pool].gpu.name, size.profile)) for size in sizes)
+    return tuple(
+        points.get((pools[size.pool].gpu.name, size.profile))
+        if allowed is None or pools[size.pool].name in allowed
+        else None
+        for size in sizes
+    )
+
+
+class _Allowed:
+    """Operating points on the GPUs of the pools that a service may use, the same object for services alike."""
+
+    def __init__(self, pools: Sequence[Pool], measured: Measured) -> None:
+        self._pools = pools
+        self._measured = measured
+        self._made: dict[tuple[int, tuple[str, ...]], Points] = {}
+
+    def points(self, service: ServiceSpec) -> Points:
+        """Return operating points by GPU and profile."""
+        found = self._measured.points(service)
+        if service.pools is None:
+            return found
+        key = (id(found), service.pools)
+        if key not in self._made:
+            gpus = {pool.gpu.name for pool in self._pools if pool.name in service.pools}
+            self._made[key] = {at: point for at, point in found.items() if at[0] in gpus}
+        return self._made[key]
 
 
 def _service(spec: ServiceSpec, points: tuple[OperatingPoint | None, ...]) -> Service:

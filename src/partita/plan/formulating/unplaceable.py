@@ -85,7 +85,7 @@ def refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[i
     for alike in list(kinds.values())[:MOST]:
         service = workload.services[alike[0]]
         like = f" and {len(alike) - 1} like it" if len(alike) > 1 else ""
-        why = _why(service, measured)
+        why = _why_pools(service, workload, measured) or _why(service, measured)
         lines.append((f"{service.name}{like}: {why.reason}", why.hint))
     if len(kinds) == 1:
         what, hint = lines[0]
@@ -110,6 +110,17 @@ def _why(service: ServiceSpec, measured: Measured) -> _Why:
             f"it was measured on {there}: allow one of these in `profiles`",
         )
     return _why_limits(service, measured, allowed)
+
+
+def _why_pools(service: ServiceSpec, workload: Workload, measured: Measured) -> _Why | None:
+    """Return the reason where the service could run on a pool that it may not use."""
+    if service.pools is None or not (points := measured.points(service)):
+        return None
+    able = {gpu for gpu, _ in points}
+    others = [pool.label for pool in workload.gpus if pool.model in able]
+    return _Why(
+        f"it can run on none of its pools, {names(service.pools)}", f"allow {names(others)} in `pools`"
+    )
 
 
 def _rows(service: ServiceSpec, measured: Measured, gpu: str) -> list[Measurement]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from itertools import repeat
 from typing import TYPE_CHECKING
 
@@ -38,9 +38,13 @@ def assemble(
     """
     maker = _Maker(problem)
     lines = [_line(configs, index) for index in range(len(problem.pools))]
+    named = _named(problem)
     gpus = tuple(
         PlannedGpu(
-            f"node-{node}/gpu-{position}", problem.pools[config.pool].gpu.name, maker.instances(config)
+            f"node-{node}/gpu-{position}",
+            problem.pools[config.pool].gpu.name,
+            maker.instances(config),
+            named[config.pool],
         )
         for (node, position), config in place_on_nodes(problem, lines)
     )
@@ -55,6 +59,15 @@ def assemble(
         services=maker.capacities(configs),
         gpus=gpus,
     )
+
+
+def _named(problem: Problem) -> list[str]:
+    """Return what a plan's GPUs say of their pool: nothing where the model says it all."""
+    models = Counter(pool.gpu.name for pool in problem.pools)
+    return [
+        "" if pool.name == pool.gpu.name and models[pool.gpu.name] == 1 else pool.name
+        for pool in problem.pools
+    ]
 
 
 def _line(configs: Mapping[GpuConfig, int], pool: int) -> list[GpuConfig]:

@@ -98,7 +98,8 @@ def cut_services(workload: Workload, pools: Sequence[Pool], measured: Measured) 
 
 
 def _cut_service(index: int, spec: ServiceSpec, pools: Sequence[Pool], measured: Measured) -> CutService:
-    rows = {pool.gpu.name: _rows(spec, pool, measured) for pool in pools}
+    mine = [each for each in enumerate(pools) if spec.pools is None or each[1].name in spec.pools]
+    rows = {pool.gpu.name: _rows(spec, pool, measured) for _, pool in mine}
     largest = max((row.batch for found in rows.values() for row in found), default=0)
     if not largest:
         raise InputError(
@@ -113,7 +114,7 @@ def _cut_service(index: int, spec: ServiceSpec, pools: Sequence[Pool], measured:
         share = share_of(spec.batches, most)
     except InputError as error:
         raise InputError(error.what, where=f"services[{index}].batches", hint=error.hint) from None
-    offers = [_offer(each, rows[each[1].gpu.name], share, spec, most) for each in enumerate(pools)]
+    offers = [_offer(each, rows[each[1].gpu.name], share, spec, most) for each in mine]
     found = [each for each in offers if each is not None]
     able = tuple(each for each in found if _answerable(each.problem) >= each.problem.quantile)
     if not able:

@@ -203,7 +203,7 @@ def _service(made: Reservation, sizes: Sequence[Size]) -> Service:
 
 
 def _configs(whole: Problem, rest: Plan, made: Sequence[Reservation]) -> Counter[GpuConfig]:
-    """Return the configurations of all GPUs; of pools of one model the rest's fill the cheapest first."""
+    """Return the configurations of all GPUs."""
     sizes = {(size.pool, size.profile): k for k, size in enumerate(whole.sizes)}
     services = {service.name: s for s, service in enumerate(whole.services)}
     configs: Counter[GpuConfig] = Counter()
@@ -220,12 +220,18 @@ def _configs(whole: Problem, rest: Plan, made: Sequence[Reservation]) -> Counter
 
 
 def pools_of(problem: Problem, rest: Plan, left: Sequence[int | None]) -> list[int]:
-    """Return the pool of each GPU of a plan, of pools of one model the cheapest first, as planners fill them."""
+    """Return the pool of each GPU of a plan; where it does not say, the cheapest of its model that has GPUs left."""
     free = list(left)
     order = sorted(range(len(free)), key=problem.gpu_cost)
     found = []
     for gpu in rest.gpus:
-        pool = next(p for p in order if problem.pools[p].gpu.name == gpu.model and free[p] != 0)
+        pool = next(
+            p
+            for p in order
+            if problem.pools[p].gpu.name == gpu.model
+            and gpu.pool in ("", problem.pools[p].name)
+            and free[p] != 0
+        )
         free[pool] = None if (n := free[pool]) is None else n - 1
         found.append(pool)
     return found
