@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
@@ -79,3 +80,39 @@ def problems(draw: st.DrawFn) -> Problem:
         )
     objective: ObjectiveName = draw(st.sampled_from(["gpus", "cost"]))
     return Problem(tuple(pools), tuple(made), sizes, objective, draw(st.sampled_from([None, None, 1, 2, 3])))
+
+
+@st.composite
+def crowded_problems(draw: st.DrawFn) -> Problem:
+    """Problems on a few nodes of A30s, small enough to try every way: pools, spreads, replicas, limits."""
+    pools = [
+        Pool(
+            f"p{index}",
+            A30,
+            draw(st.sampled_from([1, 2, 3, 4, None])),
+            draw(st.integers(1, 3)),
+            float(draw(st.sampled_from([1, 1, 2]))),
+        )
+        for index in range(draw(st.integers(1, 2)))
+    ]
+    sizes = tuple(Size(i, p.name) for i, pool in enumerate(pools) for p in pool.gpu.profiles)
+    made = []
+    for index in range(draw(st.integers(1, 3))):
+        profiles = draw(st.sets(st.sampled_from([p.name for p in A30.profiles]), min_size=1))
+        throughput = {name: float(draw(st.integers(1, 8))) for name in sorted(profiles)}
+        allowed = draw(st.sampled_from([None, None, 0, len(pools) - 1]))
+        one = service(
+            f"s{index}",
+            float(draw(st.integers(1, 10))),
+            sizes,
+            throughput,
+            min_replicas=draw(st.integers(1, 2)),
+            spread=draw(st.sampled_from([1, 1, 2, 3])),
+        )
+        points = tuple(
+            point if allowed is None or size.pool == allowed else None
+            for point, size in zip(one.points, sizes, strict=True)
+        )
+        made.append(replace(one, points=points))
+    objective: ObjectiveName = draw(st.sampled_from(["gpus", "cost"]))
+    return Problem(tuple(pools), tuple(made), sizes, objective, draw(st.sampled_from([None, None, 1, 2])))

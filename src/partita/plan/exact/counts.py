@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from partita.errors import PartitaError
 from partita.plan.exact.program import RATE_SLACK
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Counts:
 
 def round_up(bound: float, problem: Problem) -> float:
     """Return the least objective a plan can have that is not below the bound: whole GPUs are whole."""
-    if problem.objective == "gpus":
+    if problem.objective == "gpus" and np.isfinite(bound):
         return float(np.ceil(bound - TOLERANCE))
     return bound
 
@@ -45,3 +46,13 @@ def round_up(bound: float, problem: Problem) -> float:
 def reached(value: float, bound: float) -> bool:
     """Say whether a value has come down to its bound, up to rounding in sums."""
     return value <= bound + TOLERANCE * max(1.0, abs(bound))
+
+
+class OutOfTimeError(PartitaError):
+    """No plan was found in the time there was, nor proof that there is none; `bound` is of the objective."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__(
+            "no plan was found in the time there was, nor proof that there is none", hint="raise --time-limit"
+        )
+        self.bound = bound

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.errors import InfeasibleError, PartitaError
-from partita.plan.exact.counts import Counts, round_up
+from partita.errors import InfeasibleError
+from partita.plan.exact.counts import Counts, OutOfTimeError, round_up
 from partita.plan.exact.program import INFINITY, Program
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def solve_dedicated(problem: Problem, watch: Watch) -> tuple[list[Counts], float
 
     Raises:
         InfeasibleError: the pools have too few GPUs.
-        PartitaError: the time was over before any plan was found.
+        OutOfTimeError: none was found.
     """
     program = Program()
     finite = [index for index, pool in enumerate(problem.pools) if pool.count is not None]
@@ -39,7 +39,7 @@ def solve_dedicated(problem: Problem, watch: Watch) -> tuple[list[Counts], float
             hint="raise it to 2 or more, raise `count`, or see what can be met with --best-effort",
         )
     if not len(solution.columns):
-        raise PartitaError("no plan was found in the time there was", hint="raise --time-limit")
+        raise OutOfTimeError(round_up(solution.bound, problem))
     values = np.rint(solution.columns).astype(np.int64)
     return [_counts(problem, values[span], s) for s, span in enumerate(spans)], round_up(
         solution.bound, problem

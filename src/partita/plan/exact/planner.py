@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError, PartitaError
 from partita.plan.exact.compact import solve_compact
-from partita.plan.exact.counts import Counts, reached, round_up
+from partita.plan.exact.counts import Counts, OutOfTimeError, reached, round_up
 from partita.plan.exact.dedicated import solve_dedicated
+from partita.plan.exact.on_nodes import nodes_there, solve_on_nodes
 from partita.plan.exact.shared import MOST_SHARING, solve_shared
 from partita.plan.exact.valuing import config_value
-from partita.plan.placing.assemble import assemble
+from partita.plan.merging import merge
+from partita.plan.placing.assemble import assemble, placed_configs
+from partita.plan.placing.nodes import nodes_of
 from partita.plan.placing.pack import pack
 from partita.plan.plan import GpuConfig, Plan, Solver
 from partita.plan.watch import Watch
 
 if TYPE_CHECKING:
+    from partita.plan.exact.on_nodes import Node
+    from partita.plan.merging import Merged
+    from partita.plan.placing.nodes import Placed
     from partita.plan.problem import Problem
 
 COMPACT_SERVICES = 16
@@ -28,6 +34,15 @@ CLOSING_SERVICES = 400
 """Up to here the compact program is asked to close what gap column generation leaves."""
 
 _FIRST_TRY_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A plan before it is written out: configurations of the whole problem, their places, and their objective."""
+
+    configs: Counter[GpuConfig]
+    placed: Placed
+    value: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,17 +60,93 @@ class ExactPlanner:
     def plan(self, problem: Problem) -> Plan:
         """Return the plan with the least objective found.
 
+        However short the time, there is a plan if one greedy pass finds one: what it takes beyond the time limit is
+        the price.
+
         Raises:
-            InfeasibleError: the pools have too few GPUs, with the proof's reason.
-            PartitaError: the time was over before any plan was found.
+            InfeasibleError: there is no plan, with the proof's reason.
+            PartitaError: the time was over before any plan was found, and a greedy pass finds none.
         """
-        configs, bound = self.configs(problem)
-        _refuse_overdrawn(problem, configs)
+        refuse_too_few_nodes(problem)
+        merged = merge(problem)
+        configs, bound = self._searched(merged)
+        best = self._placed(merged, configs) if configs else None
+        if best is None or not reached(best.value, bound):
+            best, bound = self._on_nodes(merged, best, bound)
+        best = best or self._greedy(merged)
+        if best is None:
+            raise PartitaError(
+                "no plan was found in the time there was, nor proof that there is none",
+                hint="raise --time-limit, `count` or `max_services_per_gpu`, or lower `spread`",
+            )
+        if not math.isfinite(bound):
+            from partita.plan.paper.paper_bound import lower_bound  # noqa: PLC0415 -- it imports from this package
+
+            bound = lower_bound(problem)
         solver = Solver("exact", self.seed, self.watch.seconds)
-        return assemble(problem, configs, lower_bound=bound, solver=solver)
+        return assemble(problem, best.configs, lower_bound=bound, solver=solver, placed=best.placed)
+
+    def _searched(self, merged: Merged) -> tuple[Counter[GpuConfig] | None, float]:
+        """Return configurations that take no heed of nodes, None if the time did not suffice, and the bound."""
+        try:
+            return self.configs(merged.problem)
+        except TooFewGpusError:
+            if merged.problem is merged.whole:
+                raise
+            raise too_few_gpus(merged.whole) from None
+        except OutOfTimeError as error:
+            return None, error.bound
+
+    def _placed(self, merged: Merged, configs: Counter[GpuConfig]) -> _Found | None:
+        """Return the configurations with their places; None if pools have too few GPUs or nodes are not found."""
+        whole = merged.split(configs)
+        if not _within_counts(merged.whole, whole):
+            return None
+        placed = placed_configs(merged.whole, whole, self.watch)
+        if placed is None:
+            return None
+        configs = Counter(config for _, config in placed)
+        return _Found(configs, placed, config_value(merged.whole, configs))
+
+    def _on_nodes(self, merged: Merged, best: _Found | None, bound: float) -> tuple[_Found | None, float]:
+        """Let nodes, or whole configurations, take part in the program where it is small enough.
+
+        Raises:
+            InfeasibleError: there is no plan.
+        """
+        problem = merged.problem
+        spread = any(service.spread > 1 for service in problem.services)
+        if not spread and problem.max_services_per_gpu in {None, 1}:
+            return best, bound
+        found = solve_on_nodes(merged, best.value if best else math.inf, self.watch, bound)
+        if found is None:
+            return best, bound
+        if found.infeasible:
+            raise _unspreadable(merged.whole)
+        bound = max(bound, found.bound)
+        if found.placed is None:
+            return best, bound
+        other = _numbered(merged, found.placed)
+        return (other if best is None or other.value < best.value else best), bound
+
+    def _greedy(self, merged: Merged) -> _Found | None:
+        """Return the plan of one greedy pass, None if it finds none: what there is when there was no time."""
+        from partita.plan.paper.greedy import greedy_configs  # noqa: PLC0415 -- it imports from this package
+
+        try:
+            return self._placed(merged, greedy_configs(merged.problem))
+        except InfeasibleError:
+            return None
 
     def configs(self, problem: Problem) -> tuple[Counter[GpuConfig], float]:
-        """Return how many GPUs have each configuration, and the proven bound of the objective."""
+        """Return how many GPUs have each configuration, and the proven bound of the objective.
+
+        Nodes are not looked at, and pools may be overdrawn for the sake of `spread` and `max_services_per_gpu`.
+
+        Raises:
+            TooFewGpusError: there is no plan.
+            OutOfTimeError: none was found.
+        """
         if problem.max_services_per_gpu == 1:
             parts, bound = solve_dedicated(problem, self.watch)
             return sum((pack(problem, part) for part in parts), Counter[GpuConfig]()), bound
@@ -70,7 +161,12 @@ class ExactPlanner:
         return min(found, key=lambda each: config_value(problem, each)), max(bound, shared.bound)
 
     def counts(self, problem: Problem) -> tuple[Counts, float]:
-        """Return the counts found and the proven bound of the objective."""
+        """Return the counts found and the proven bound of the objective.
+
+        Raises:
+            TooFewGpusError: there is no plan.
+            OutOfTimeError: none was found.
+        """
         if len(problem.services) <= COMPACT_SERVICES:
             short = self.watch.at_most(_FIRST_TRY_SECONDS)
             first = solve_compact(problem, short)
@@ -82,12 +178,14 @@ class ExactPlanner:
 
     def _by_columns(self, problem: Problem) -> tuple[Counts, float]:
         from partita.plan.exact.columns import ColumnGeneration  # noqa: PLC0415 -- numba, which small cases do without
-        from partita.plan.exact.rounding import round_covers  # noqa: PLC0415
+        from partita.plan.exact.rounding import cut_for, round_covers  # noqa: PLC0415
 
         relaxation = ColumnGeneration(problem).run(self.watch)
         if relaxation.overflow > 1e-6 and not self.watch.over:
             raise too_few_gpus(problem)
-        counts = round_covers(problem, relaxation, self.seed, self.watch)
+        counts = round_covers(problem, relaxation, self.seed, self.watch) or cut_for(
+            problem, relaxation.covers
+        )
         bound = round_up(relaxation.bound, problem)
         if counts and (reached(counts.value(problem), bound) or len(problem.services) > CLOSING_SERVICES):
             return counts, bound
@@ -100,24 +198,67 @@ class ExactPlanner:
             raise too_few_gpus(problem)
         found = [each for each in (counts, last.counts) if each is not None]
         if not found:
-            raise PartitaError(
-                "no plan was found in the time there was, nor proof that there is none",
-                hint="raise --time-limit",
-            )
+            raise OutOfTimeError(max(bound, last.bound))
         return min(found, key=lambda each: each.value(problem)), max(bound, last.bound)
 
 
-def _refuse_overdrawn(problem: Problem, configs: Counter[GpuConfig]) -> None:
-    """Refuse GPUs that packing had to add to a pool that is used up."""
-    for index, pool in enumerate(problem.pools):
-        used = sum(n for config, n in configs.items() if config.pool == index)
-        if pool.count is not None and used > pool.count:
+def refuse_too_few_nodes(problem: Problem) -> None:
+    """Refuse services that must stand on more nodes than there are of the pools they can run on.
+
+    Raises:
+        InfeasibleError: names the first.
+    """
+    for s, service in enumerate(problem.services):
+        there = nodes_there(problem, s) if service.spread > 1 else math.inf
+        if service.spread > there:
             raise InfeasibleError(
-                f"no plan was found that spreads the services as asked and keeps each GPU to its most services: "
-                f"it takes {used} GPUs of {pool.name}, and there are {pool.count}",
-                where="limits.max_services_per_gpu" if problem.max_services_per_gpu else "gpus",
-                hint="raise `count` or `max_services_per_gpu`, or lower `spread`",
+                f"{service.name} must be spread over {service.spread} nodes, "
+                f"and there are {there:.0f} that it can run on",
+                where="services",
+                hint="lower `spread`, or add nodes",
             )
+
+
+def _unspreadable(problem: Problem) -> InfeasibleError:
+    limit = problem.max_services_per_gpu
+    keeps = f" with at most {limit} service{'s' if limit > 1 else ''} on a GPU" if limit else ""
+    spread = any(service.spread > 1 for service in problem.services)
+    nodes = " spread over the nodes as asked" if spread else ""
+    return InfeasibleError(
+        f"there is no plan that meets all services{keeps}{nodes} (proven)",
+        where="limits.max_services_per_gpu" if limit and not spread else "services",
+        hint="raise `count`, add nodes, or lower `spread`"
+        + (" or raise `max_services_per_gpu`" if limit else ""),
+    )
+
+
+def _within_counts(problem: Problem, configs: Counter[GpuConfig]) -> bool:
+    """Say whether no pool holds more GPUs than it has: packing adds some where it must keep services apart."""
+    used = Counter[int]()
+    for config, n in configs.items():
+        used[config.pool] += n
+    return all(pool.count is None or used[index] <= pool.count for index, pool in enumerate(problem.pools))
+
+
+def _numbered(merged: Merged, found: list[tuple[Node, GpuConfig]]) -> _Found:
+    """Return what was found, its nodes numbered through all pools; empty ones of pools without a count are none."""
+    problem = merged.whole
+    by_pool: dict[int, dict[int, list[GpuConfig]]] = defaultdict(lambda: defaultdict(list))
+    for node, config in found:
+        by_pool[node.member][node.number].append(merged.moved(config, node.member))
+    placed: Placed = []
+    first = 0
+    for index, pool in enumerate(problem.pools):
+        mine = by_pool[index]
+        open_nodes = {number: at for at, number in enumerate(sorted(mine))}
+        for number, held in sorted(mine.items()):
+            at = first + (open_nodes[number] if pool.count is None else number)
+            placed += [((at, position), config) for position, config in enumerate(held)]
+        first += len(open_nodes) if pool.count is None else nodes_of(pool, 0, 0)
+    # Where exchanges find places for the same GPUs, those stand on fewer nodes.
+    placed = placed_configs(problem, Counter(config for _, config in placed)) or placed
+    configs = Counter(config for _, config in placed)
+    return _Found(configs, placed, config_value(problem, configs))
 
 
 class TooFewGpusError(InfeasibleError):
@@ -129,10 +270,11 @@ def too_few_gpus(problem: Problem) -> InfeasibleError:
     finite = {pool.name: None for pool in problem.pools if pool.count is not None}
     if not finite:
         return InfeasibleError("no plan exists", hint="see which `profiles` are allowed to each service")
-    plan = ExactPlanner(watch=Watch(2.0)).counts(problem.with_counts(finite))[0]
+    open_pools = merge(problem.with_counts(finite)).problem
+    plan = ExactPlanner(watch=Watch(2.0)).counts(open_pools)[0]
     needed: dict[str, int] = {}
-    for cut, n in zip(problem.cuts, plan.cuts, strict=True):
-        name = problem.pools[cut.pool].name
+    for cut, n in zip(open_pools.cuts, plan.cuts, strict=True):
+        name = open_pools.pools[cut.pool].name
         needed[name] = needed.get(name, 0) + int(n)
     there = ", ".join(f"{pool.count} {pool.name}" for pool in problem.pools if pool.count is not None)
     words = " and ".join(f"{n} {name}" for name, n in needed.items() if n)

@@ -59,6 +59,17 @@ def round_covers(problem: Problem, relaxation: Relaxation, seed: int, watch: Wat
     return best
 
 
+def cut_for(problem: Problem, covers: NDArray[np.int32]) -> Counts | None:
+    """Return the least GPUs that have just these instances, in no time; None if the pools have too few."""
+    demand = covers.sum(axis=0).astype(np.float64)
+    gpus = fleet(problem, demand, integer=True, extra_cost=None)
+    solution = gpus.program.solve(Watch(_GRACE_SECONDS))
+    if not len(solution.columns):
+        return None
+    cuts = np.rint(solution.columns[gpus.cuts : gpus.cuts + len(problem.cuts)]).astype(np.int64)
+    return Counts(cuts, covers.astype(np.int64))
+
+
 _Alternatives = tuple["NDArray[np.int64]", "NDArray[np.int32]"]
 
 

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from itertools import repeat
 from typing import TYPE_CHECKING
 
+from partita.errors import PartitaError
 from partita.mig.layout import Placement, layout_of
 from partita.plan.placing.nodes import place_on_nodes
 from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
@@ -15,12 +16,19 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from partita.mig.gpu import GpuModel
+    from partita.plan.placing.nodes import Placed
     from partita.plan.plan import GpuConfig
     from partita.plan.problem import Problem
+    from partita.plan.watch import Watch
 
 
 def assemble(
-    problem: Problem, configs: Mapping[GpuConfig, int], *, lower_bound: float, solver: Solver
+    problem: Problem,
+    configs: Mapping[GpuConfig, int],
+    *,
+    lower_bound: float,
+    solver: Solver,
+    placed: Placed | None = None,
 ) -> Plan:
     """Return the plan in which so many GPUs have each configuration.
 
@@ -32,12 +40,19 @@ def assemble(
         configs: how many GPUs have each.
         lower_bound: proven, in units of the objective.
         solver: who made the configurations.
+        placed: where each GPU stands, if that is known.
 
     Raises:
-        InfeasibleError: a service cannot be spread over as many nodes as it must be.
+        PartitaError: no way was found to spread the services over as many nodes as they must be.
     """
     maker = _Maker(problem)
-    lines = [_line(configs, index) for index in range(len(problem.pools))]
+    placed = placed or placed_configs(problem, configs)
+    if placed is None:
+        raise PartitaError(
+            "no way was found to spread the services over as many nodes as asked, nor proof that there is none",
+            where="services",
+            hint="lower `spread`, add nodes, or try --planner exact, which finds a way or proves that there is none",
+        )
     named = _named(problem)
     gpus = tuple(
         PlannedGpu(
@@ -46,7 +61,7 @@ def assemble(
             maker.instances(config),
             named[config.pool],
         )
-        for (node, position), config in place_on_nodes(problem, lines)
+        for (node, position), config in placed
     )
     value = _value(problem, configs)
     if problem.objective == "watts":
@@ -59,6 +74,19 @@ def assemble(
         services=maker.capacities(configs),
         gpus=gpus,
     )
+
+
+def placed_configs(
+    problem: Problem, configs: Mapping[GpuConfig, int], watch: Watch | None = None
+) -> Placed | None:
+    """Return where GPUs of these configurations stand; None where no way to spread the services was found.
+
+    Args:
+        problem: what the configurations were made for.
+        configs: how many GPUs have each.
+        watch: when to give up.
+    """
+    return place_on_nodes(problem, [_line(configs, index) for index in range(len(problem.pools))], watch)
 
 
 def _named(problem: Problem) -> list[str]:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _Slots = tuple[tuple[int, int], ...]
 
 
-def pack(problem: Problem, counts: Counts) -> Counter[GpuConfig]:
+def pack(problem: Problem, counts: Counts, *, simplify: bool = True) -> Counter[GpuConfig]:
     """Give every instance of the counts a GPU.
 
     First each service fills whole GPUs by itself. The rest is laid out size by size along the remaining
@@ -30,11 +30,16 @@ def pack(problem: Problem, counts: Counts) -> Counter[GpuConfig]:
     between GPUs reduce the mixing further. Where `max_services_per_gpu` or `spread` leave instances without a GPU,
     GPUs are added.
 
+    Args:
+        problem: what the counts are for.
+        counts: cuts that have room for the instances.
+        simplify: whether plainer cuts of as many GPUs are looked for first.
+
     Returns:
         How many GPUs have each configuration.
     """
     rest = counts.instances.astype(np.int64)
-    cuts = simplify_cuts(problem, counts).cuts
+    cuts = (simplify_cuts(problem, counts) if simplify else counts).cuts.copy()
     configs = _fill_alone(problem, rest, cuts)
     for config, n in _lay_out(problem, rest, cuts):
         configs[config] += n
