@@ -71,7 +71,9 @@ def instances(draw: st.DrawFn, model: str) -> tuple[Instance, ...]:
 @st.composite
 def plans(draw: st.DrawFn) -> Plan:
     chosen = draw(st.lists(st.sampled_from(MODELS), max_size=4))
-    gpus = tuple(PlannedGpu(draw(NAMES), model, draw(instances(model))) for model in chosen)
+    gpus = tuple(
+        PlannedGpu(draw(NAMES), model, draw(instances(model)), draw(st.just("") | NAMES)) for model in chosen
+    )
     bound, over = draw(FIGURES), draw(FIGURES)
     services = st.builds(ServiceCapacity, NAMES, FIGURES, FIGURES, FIGURES)
     return Plan(

@@ -339,3 +339,29 @@ def test_parvagpus_scenarios_are_formulated(parvagpu: dict[str, Formulation]) ->
                 assert point.latency_ms <= 0.45 * each.latency_slo_ms
                 assert point.batch <= 128
                 assert point.processes <= 5
+
+
+POOLS = [{"model": A100, "name": "own", "count": 2}, {"model": A100, "name": "spot"}, {"model": A30}]
+ON_BOTH = [*ROWS, row("4g.24gb", 30, gpu=A30)]
+
+
+def test_a_service_runs_on_its_pools_alone() -> None:
+    made = formulated(ON_BOTH, service("a"), service("b", pools=["spot", A30]), gpus=POOLS).problem
+    pools = [
+        {made.pools[size.pool].name for size, point in zip(made.sizes, each.points, strict=True) if point}
+        for each in made.services
+    ]
+    assert pools == [{"own", "spot", A30}, {"spot", A30}]
+
+
+def test_services_of_the_same_pools_share_their_points() -> None:
+    made = formulated(
+        ON_BOTH, *(service(f"s{i}", pools=["own"] if i % 2 else None) for i in range(6)), gpus=POOLS
+    ).problem
+    assert len({id(each.points) for each in made.services}) == 2
+
+
+def test_a_service_that_runs_on_none_of_its_pools_says_where_it_could() -> None:
+    with pytest.raises(InfeasibleError, match=f"it can run on none of its pools, {A30}") as told:
+        formulated(ROWS, service(pools=[A30]), gpus=POOLS)
+    assert told.value.hint == "allow own, spot in `pools`"

@@ -52,7 +52,12 @@ def plan_best_effort(problem: Problem, watch: Watch, seed: int = 0) -> Plan:
     if not kept:
         raise InfeasibleError("no service can be met, not even partly", where="gpus", hint="raise `count`")
     services = tuple(_reduced(problem, s, float(shares.met[s])) for s in kept)
-    plan = planner.plan(problem.with_services(services))
+    try:
+        plan = planner.plan(problem.with_services(services))
+    except InfeasibleError:
+        # The shares take no heed of nodes: what can be met may not be spread.
+        together = tuple(replace(service, spread=1) for service in services)
+        plan = planner.plan(problem.with_services(together))
     given = {service.name: service.capacity for service in plan.services}
     listed = tuple(
         ServiceCapacity(each.name, each.asked_rate, given.get(each.name, 0.0), each.latency_slo_ms)

@@ -239,6 +239,8 @@ class _ConfigsOnNodes:
 
 
 def _by_configs(problem: Problem, nodes: Sequence[Node]) -> _ConfigsOnNodes | None:
+    if _too_many(problem):
+        return None
     per_pool = Counter(node.pool for node in nodes)
     listed: dict[int, list[GpuConfig]] = {}
     width = 0
@@ -269,6 +271,14 @@ def _by_configs(problem: Problem, nodes: Sequence[Node]) -> _ConfigsOnNodes | No
         first = made.program.add_columns(np.array(cost), upper, entries, integer=True)
         found += [(first + i, node, config) for i, config in enumerate(listed[node.pool])]
     return _ConfigsOnNodes(made.program, found)
+
+
+def _too_many(problem: Problem) -> bool:
+    """Say whether configurations are too many to list, from below and in no time."""
+    services = len(problem.services)
+    most = min(problem.max_services_per_gpu or services, services)
+    ways = sum(math.prod(math.comb(n + most - 1, n) for n in cut.counts) for cut in problem.cuts)
+    return math.comb(services, most) * ways > 10 * MOST_COLUMNS
 
 
 def all_configs(problem: Problem, pool: int) -> Iterator[GpuConfig]:

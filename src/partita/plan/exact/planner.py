@@ -116,7 +116,7 @@ class ExactPlanner:
         """
         problem = merged.problem
         spread = any(service.spread > 1 for service in problem.services)
-        if not spread and problem.max_services_per_gpu in {None, 1}:
+        if self.watch.over or (not spread and problem.max_services_per_gpu in {None, 1}):
             return best, bound
         found = solve_on_nodes(merged, best.value if best else math.inf, self.watch, bound)
         if found is None:
@@ -126,7 +126,7 @@ class ExactPlanner:
         bound = max(bound, found.bound)
         if found.placed is None:
             return best, bound
-        other = _numbered(merged, found.placed)
+        other = _numbered(merged, found.placed, self.watch)
         return (other if best is None or other.value < best.value else best), bound
 
     def _greedy(self, merged: Merged) -> _Found | None:
@@ -240,7 +240,7 @@ def _within_counts(problem: Problem, configs: Counter[GpuConfig]) -> bool:
     return all(pool.count is None or used[index] <= pool.count for index, pool in enumerate(problem.pools))
 
 
-def _numbered(merged: Merged, found: list[tuple[Node, GpuConfig]]) -> _Found:
+def _numbered(merged: Merged, found: list[tuple[Node, GpuConfig]], watch: Watch) -> _Found:
     """Return what was found, its nodes numbered through all pools; empty ones of pools without a count are none."""
     problem = merged.whole
     by_pool: dict[int, dict[int, list[GpuConfig]]] = defaultdict(lambda: defaultdict(list))
@@ -256,7 +256,7 @@ def _numbered(merged: Merged, found: list[tuple[Node, GpuConfig]]) -> _Found:
             placed += [((at, position), config) for position, config in enumerate(held)]
         first += len(open_nodes) if pool.count is None else nodes_of(pool, 0, 0)
     # Where exchanges find places for the same GPUs, those stand on fewer nodes.
-    placed = placed_configs(problem, Counter(config for _, config in placed)) or placed
+    placed = placed_configs(problem, Counter(config for _, config in placed), watch) or placed
     configs = Counter(config for _, config in placed)
     return _Found(configs, placed, config_value(problem, configs))
 
