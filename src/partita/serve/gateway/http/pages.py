@@ -12,7 +12,7 @@ from partita.serve.gateway.http.reply import Reply, failure, json_reply
 from partita.serve.gateway.oip.faults import RequestError, shown
 from partita.serve.gateway.oip.metadata import (
     model_config,
-    model_metadata,
+    model_metadata_and_batch,
     repository_index,
     server_metadata,
     statistics,
@@ -117,7 +117,7 @@ class Pages:
         return _not_ready({"name": service}, f"no worker can answer for {service}")
 
     def _metadata(self, service: str) -> Reply:
-        return json_reply(model_metadata(self._front.described(service)))
+        return json_reply(model_metadata_and_batch(self._front.described(service)))
 
     def _config(self, service: str) -> Reply:
         return json_reply(model_config(self._front.described(service)))

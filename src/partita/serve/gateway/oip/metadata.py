@@ -36,6 +36,18 @@ def model_metadata(model: Model) -> dict[str, Any]:
     }
 
 
+def model_metadata_and_batch(model: Model) -> dict[str, Any]:
+    """Return the same with whether queries are joined and why, as parameters, which HTTP alone has here."""
+    return {
+        **model_metadata(model),
+        "parameters": {
+            "batch": _batch(model),
+            "batch_reason": model.batching.why,
+            "max_batch_size": model.max_batch,
+        },
+    }
+
+
 def model_config(model: Model) -> dict[str, Any]:
     """Return a model's configuration as Triton has it: dimensions without the batch, where there is one.
 
@@ -51,7 +63,7 @@ def model_config(model: Model) -> dict[str, Any]:
         "output": _dims(model.outputs, free),
         **({"dynamic_batching": {}} if free else {}),
         "parameters": {
-            "batch": {"string_value": "rows" if free else "none"},
+            "batch": {"string_value": _batch(model)},
             "batch_reason": {"string_value": model.batching.why},
         },
     }
@@ -106,6 +118,10 @@ def _statistics(name: str, seen: ServiceStatistics) -> dict[str, Any]:
 
 def _counted(value: Counted) -> dict[str, int]:
     return {"count": value.count, "ns": int(value.seconds * 1e9)}
+
+
+def _batch(model: Model) -> str:
+    return "rows" if model.batching.rows else "none"
 
 
 def _tensors(specs: Sequence[TensorSpec]) -> list[dict[str, Any]]:
