@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 import pynvml
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.drive.fake_nvml import FakeNvml
 from tests.drive.world import World
 
 from partita.drive.nvml import NvmlDriver, holders
 from partita.drive.nvml.devices import models_here
+from partita.drive.nvml.reading import Listed, held
 from partita.drive.port import FailedError, GpuLostError, InUseError, NoRoomError, RefusedError
 from partita.jobs.memory.bounds import holds
 from partita.jobs.queue.hosts import hosts
@@ -566,6 +569,56 @@ def test_a_driver_that_lacks_both_is_left_out_with_what_helps(
     assert isinstance(driver, NvmlDriver)
     (left_out,) = driver.unusable
     assert "update the older" in str(left_out.mend)
+
+
+@pytest.mark.parametrize("name", catalogue.gpu_names())
+def test_every_gpu_of_the_catalogue_is_taken_for_itself(
+    install: Callable[[FakeNvml], FakeNvml], name: str
+) -> None:
+    own = gpu_model(name)
+    install(FakeNvml(name))
+    (found,), left_out = models_here()
+    assert (found.name, left_out) == (name, ())
+    assert [(p.name, p.starts, p.max_instances) for p in found.profiles] == [
+        (p.name, p.starts, p.max_instances) for p in own.profiles
+    ]
+    assert all(p.memory_mib for p in found.profiles)
+
+
+@given(
+    name=st.sampled_from(catalogue.gpu_names()),
+    change=st.integers(-4, 9),
+    hidden=st.sets(st.integers(0, 10), max_size=3),
+)
+def test_what_is_held_never_promises_more_than_either_says(name: str, change: int, hidden: set[int]) -> None:
+    own = gpu_model(name)
+    told = tuple(
+        Listed(
+            number=p.nvml_profile or 0,
+            id=p.gi_profile_id or 0,
+            slices=p.compute,
+            count=p.max_instances,
+            memory_mib=int((p.memory_mib or 900 * p.memory) * (100 + change) / 100),
+            sms=p.sms or 0,
+            copy_engines=1,
+            name=None,
+            starts=p.starts[-1:],
+            size=p.memory,
+        )
+        for n, p in enumerate(own.profiles)
+        if n not in hidden
+    )
+    model = held(own, told)
+    if model is None:  # a name says more memory than is there: another GPU
+        assert any(p.memory_mib is None for p in own.profiles)
+        return
+    by_number = {each.number: each for each in told}
+    assert {p.nvml_profile for p in model.profiles} == set(by_number)
+    for p in model.profiles:
+        assert p.memory_mib is not None
+        assert p.memory_mib <= by_number[p.nvml_profile or 0].memory_mib
+        assert p.memory_mib <= (own.profile(p.name).memory_mib or p.memory_mib)
+        assert p.starts == by_number[p.nvml_profile or 0].starts
 
 
 def test_a_profile_that_the_driver_does_not_offer_is_not_planned_for(

@@ -77,7 +77,8 @@ def gpu_device(asked: str, stand_in: str | None = None) -> Device:
             raise InputError(
                 f"{title} is not in the catalogue",
                 where="--device",
-                hint="give --as GPU/PROFILE to have its figures stand in for another's, marked so",
+                hint="name a file that describes it: `partita gpus --from-nvml --out my-gpu.toml`, then --gpus-file "
+                "my-gpu.toml; or give --as GPU/PROFILE to have its figures stand in for another's, marked so",
             )
         return unnamed.posing_as(stand_in)
     if stand_in is not None:
