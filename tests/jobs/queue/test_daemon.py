@@ -67,6 +67,14 @@ def test_a_job_larger_than_any_slice_waits_and_says_so(tmp_path: Path) -> None:
         assert "larger than any slice of the GPUs here" in world.reasons()[job]
 
 
+def test_where_no_source_says_the_memory_of_slices_a_job_waits_and_says_that(tmp_path: Path) -> None:
+    SimulatedCluster.create(tmp_path / "cluster.sqlite3", [("node-0/gpu-0", "h20-96gb")]).close()
+    with queue(tmp_path) as world:
+        world.until(lambda: bool(world.service.step(world.service.now)))
+        job = world.submit("true", memory={"source": "declared", "lower": 0, "upper": 2**30})
+        assert "the memory of slices of h20-96gb is not known" in world.reasons()[job]
+
+
 def test_every_waiting_job_has_a_reason_and_a_predicted_start(tmp_path: Path) -> None:
     with queue(tmp_path) as world:
         memory = {"source": "declared", "lower": 0, "upper": 30 * 2**30}

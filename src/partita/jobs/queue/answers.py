@@ -20,7 +20,7 @@ from partita.jobs.queue.ids import parse_id
 from partita.jobs.queue.listing import row, whole
 from partita.jobs.queue.log_reader import read_log
 from partita.jobs.queue.overview import Overview
-from partita.jobs.queue.reasons import ran_out_on_the_largest
+from partita.jobs.queue.reasons import memory_unknown, ran_out_on_the_largest
 from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
 
 if TYPE_CHECKING:
@@ -154,6 +154,8 @@ class Answers:
         if models and not any(fitting(model, expected, 0, largest) for model in models):
             found.append(
                 "it is larger than any slice of the GPUs here, and waits until there is a larger one"
+                if largest
+                else memory_unknown(models)
             )
         elif (why := ran_out_on_the_largest(job, expected, largest)) is not None:
             found.append(why)

@@ -9,7 +9,7 @@ from partita.jobs.queue.families import called
 from partita.jobs.queue.forecast import fitting, largest_slice
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from partita.jobs.queue.forecast import Forecast
     from partita.jobs.queue.record import JobRecord
@@ -55,7 +55,7 @@ def reason(job: JobRecord, expected: Forecast, now: Situation) -> str:
     found = [fitting(model, expected, job.at_least_bytes, largest) for model in now.models]
     fits = [profiles[0] for profiles in found if profiles]
     if not fits:
-        return _too_large(job, expected, largest)
+        return _too_large(job, expected, largest) if largest else memory_unknown(now.models)
     parts = [job.why] if job.why else []
     parts.append(_needs(fits[0], job, expected, largest))
     parts.append(_before(job, fits, now))
@@ -109,6 +109,12 @@ def _before(job: JobRecord, fits: Sequence[Profile], now: Situation) -> str:
 
 def _jobs(count: int) -> str:
     return "1 job goes" if count == 1 else f"{count:,} jobs go"
+
+
+def memory_unknown(models: Iterable[GpuModel]) -> str:
+    """Return why jobs cannot be placed on GPUs of whose slices no source says the memory."""
+    names = ", ".join(dict.fromkeys(model.name for model in models))
+    return f"the memory of slices of {names} is not known: give a file that says it with --gpus-file"
 
 
 def _too_large(job: JobRecord, expected: Forecast, largest: float) -> str:
