@@ -1,4 +1,4 @@
-"""A worker that hangs when it is asked to: `python hanging.py SPEC.json`.
+"""A worker that hangs when it is asked to, and takes as long as its inputs: `python hanging.py SPEC.json`.
 
 It is a real worker but for its back-end, in which the first byte of a query says what happens. An emulated worker
 sleeps, and gives signs of life whatever it is asked; models that hang do not all leave that to it.
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 HOLDS_INTERPRETER, COMPUTES_HOLDING_IT, LOOPS, DEADLOCKS = 101, 102, 103, 104
 COMPUTED_S = 2.5
+BYTE_S = 1e-6
+"""Seconds for each byte of a query, where the model takes tensors of any size."""
 
 
 class Hanging(Emulated):
@@ -42,6 +44,8 @@ class Hanging(Emulated):
             lock = threading.Lock()
             lock.acquire()
             lock.acquire()
+        elif -1 in self.inputs[0].shape[1:]:
+            time.sleep(len(queries[0].inputs[0].data) * BYTE_S)
         return super().run(lane, queries)
 
 

@@ -1,21 +1,36 @@
 from __future__ import annotations
 
+import heapq
 import math
-from itertools import accumulate
+import random
+from itertools import accumulate, count
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.serve.gateway.rehearsal import GOOD, hello
 
+from partita.serve.gateway.dispatcher import Dispatcher, Settings
 from partita.serve.gateway.estimates import (
     STEP,
+    InputFactors,
     RunningMedian,
     SizeEstimate,
     Slowdown,
     Slowdowns,
+    isotonic,
+    size_class_of,
     slowed,
     table_of,
 )
+from partita.serve.gateway.routers import ROUTERS
+from partita.serve.gateway.values import Outcome, Reason
+from partita.serve.gateway.waiting import Batch, Waiting
+from partita.serve.tensors import Query, Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 noise = st.floats(0.95, 1.05)
 batches = st.integers(1, 8)
@@ -182,3 +197,215 @@ def test_a_band_that_is_less_slow_never_makes_larger_batches_quicker(
     found = slowed(seconds, tuple(steps))
     assert found == sorted(found)
     assert all(each >= plain * STEP ** min(steps) for each, plain in zip(found, seconds, strict=True))
+
+
+def tokens(length: int, rows: int = 1) -> int:
+    """The size class of sequences of so many tokens."""
+    data = bytes(8 * length * rows)
+    return size_class_of(Query((Tensor("ids", "INT64", (rows, length), data),)), rows)
+
+
+@given(st.integers(0, 1 << 40), st.integers(1, 64))
+def test_classes_rise_with_the_bytes_of_a_row_two_for_each_doubling(size: int, rows: int) -> None:
+    def of(each: int) -> int:
+        return size_class_of(Query((Tensor("x", "UINT8", (rows,), Sized(each * rows)),)), rows)  # type: ignore[arg-type]
+
+    assert of(size) >= 1
+    assert of(size) <= of(size + 1)
+    if size > 1:
+        assert of(2 * size) == of(size) + 2
+
+
+class Sized:
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+
+def test_rows_do_not_count() -> None:
+    assert tokens(16) == tokens(16, rows=8) < tokens(4096)
+
+
+@given(st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(0.5, 9.0)), min_size=1, max_size=12))
+def test_values_are_made_to_rise_and_are_kept_where_they_do(values: list[tuple[float, float]]) -> None:
+    found = isotonic(values)
+    assert found == pytest.approx(sorted(found))
+    assert min(found) >= min(value for value, _ in values) * 0.999
+    assert max(found) <= max(value for value, _ in values) * 1.001
+    risen = sorted(value for value, _ in values)
+    assert isotonic([(value, 1.0) for value in risen]) == pytest.approx(risen)
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.floats(1e-2, 1e2)), max_size=30),
+    st.integers(1, 60),
+    st.integers(1, 60),
+)
+def test_a_larger_class_never_takes_less_whatever_was_observed(
+    seen: list[tuple[int, float]], one: int, other: int
+) -> None:
+    factors = InputFactors()
+    for size_class, ratio in seen:
+        factors.observe(size_class, 0, ratio)
+    small, large = sorted((one, other))
+    assert 0.0 < factors.factor(small, 0) <= factors.factor(large, 0) * 1.000001 < math.inf
+
+
+def test_an_outlier_moves_no_class_and_few_samples_suffice() -> None:
+    factors = InputFactors()
+    factors.observe(10, 0, 50.0)
+    assert factors.factor(10, 0) == 1.0
+    for _ in range(3):
+        factors.observe(10, 0, 4.0)
+    assert factors.factor(10, 0) == pytest.approx(4.0)
+    factors.observe(10, 0, 50.0)
+    assert factors.factor(10, 0) == pytest.approx(4.0)
+
+
+def known(**ratios: float) -> InputFactors:
+    factors = InputFactors()
+    for name, ratio in ratios.items():
+        for _ in range(9):
+            factors.observe(int(name[1:]), 0, ratio)
+    return factors
+
+
+def test_between_classes_that_were_seen_it_rises_evenly() -> None:
+    assert known(c10=1.0, c14=16.0).factor(12, 0) == pytest.approx(4.0)
+
+
+def test_what_is_smaller_than_all_that_was_seen_is_tried() -> None:
+    assert known(c20=8.0).factor(10, 0) == pytest.approx(8.0 / 32.0)  # as many times smaller
+    assert known(c20=8.0).factor(18, 0) == 1.0
+
+
+def test_what_is_larger_than_all_that_was_seen_takes_what_the_table_says_at_least() -> None:
+    assert known(c10=0.1).factor(20, 0) == 1.0
+    assert known(c10=0.5, c14=2.0).factor(16, 0) == pytest.approx(4.0)
+    assert known(c10=0.1, c11=2.0).factor(13, 0) == pytest.approx(4.0), "never more than in proportion"
+
+
+def test_workers_of_another_size_tell_of_classes_that_those_of_this_one_have_not_seen() -> None:
+    shared = InputFactors()
+    large, small = SizeEstimate([0.0, 1.0], shared), SizeEstimate([0.0, 4.0], shared)
+    for moment in range(9):
+        large.observe_inputs(20, 1, 8.0, 1.0, float(moment))
+    assert large.expected(20, 1) == pytest.approx(8.0)
+    assert small.expected(20, 1) == pytest.approx(32.0)
+    for moment in range(9):
+        small.observe_inputs(20, 1, 20.0, 1.0, float(moment))
+    assert small.expected(20, 1) == pytest.approx(20.0)
+
+
+SHORT, LONG = tokens(16), tokens(4096)
+
+
+class Bimodal:
+    """One service whose short queries take 10 ms and whose long ones take a second, at one batch size."""
+
+    def __init__(self, workers: int = 2, took: Callable[[int], float] | None = None, **more: object) -> None:
+        router = ROUTERS[str(more.pop("router", "late-binding"))]
+        self.dispatcher = Dispatcher(Settings(2.0, batching=False), router)
+        for gpu in range(workers):
+            self.dispatcher.join(hello(seconds={1: 0.1}, batch=1, gpu=gpu), {}, 0.0)
+        self.took = took or (lambda size_class: 0.01 if size_class < LONG else 1.0)
+        self.ends: list[tuple[float, int, Batch]] = []
+        self.numbers = count()
+        self.outcomes: dict[Waiting, tuple[Outcome, Reason | None, float]] = {}
+
+    def run(self, asked: list[tuple[float, int, float]]) -> list[Waiting]:
+        """Let queries come: moment, size class and deadline of each."""
+        queries, ticks = [], 0.0
+        for moment, size_class, allowed in asked:
+            while (self.ends and self.ends[0][0] <= moment) or ticks <= moment:
+                if self.ends and self.ends[0][0] <= ticks:
+                    now, _, batch = heapq.heappop(self.ends)
+                    done = self.dispatcher.done(batch.worker, batch.number, [GOOD], 0.0, now)
+                    self._carry_out(done, now)
+                else:
+                    self._carry_out(self.dispatcher.tick(ticks), ticks)
+                    ticks += 0.02
+            queries.append(Waiting(1, moment, allowed, size_class=size_class))
+            self._carry_out(self.dispatcher.arrive(queries[-1], moment), moment)
+        return queries
+
+    def _carry_out(self, steps, now: float) -> None:
+        for batch in steps.starts:
+            (query,) = batch.queries
+            end = now + self.took(query.input_class)
+            heapq.heappush(self.ends, (end, next(self.numbers), batch))
+        for query, outcome, reason, _ in steps.ends:
+            self.outcomes[query] = outcome, reason, now
+
+
+def mixed(seconds: float, every: float, seed: int = 0) -> list[tuple[float, int, float]]:
+    """Short and long queries in turn, at random moments; the short have 0.1 s, the long 1.5 s."""
+    draw = random.Random(seed)
+    found, now = [], 0.0
+    while now < seconds:
+        now += draw.expovariate(1.0 / every)
+        long = draw.random() < 0.1
+        found.append((now, LONG, 1.5) if long else (now, SHORT, 0.1))
+    return found
+
+
+@pytest.mark.parametrize("router", ["late-binding", "price", "elsa", "fifs"])
+def test_short_queries_are_not_refused_because_long_ones_are_slow(router: str) -> None:
+    service = Bimodal(router=router)
+    service.run([(0.3 * each, LONG, 3.0) for each in range(20)])
+    last = service.run([(30.0 + each, SHORT, 0.05) for each in range(10)])
+    service.run([(60.0, SHORT, 1.0)])
+    assert all(service.outcomes[query][0] is Outcome.ANSWERED for query in last)
+
+
+@pytest.mark.parametrize("router", ["late-binding", "price", "elsa"])
+def test_long_queries_are_not_promised_what_short_ones_take(router: str) -> None:
+    service = Bimodal(router=router)
+    service.run([(0.05 * each, SHORT, 1.0) for each in range(100)])
+    service.run([(10.0 + 2.0 * each, LONG, 3.0) for each in range(4)])
+    (hopeless,) = service.run([(30.0, LONG, 0.5)])
+    assert service.outcomes[hopeless] == (Outcome.REFUSED, Reason.LATE, 30.0), "at once"
+    (possible,) = service.run([(40.0, LONG, 1.2)])
+    service.run([(50.0, SHORT, 1.0)])
+    assert service.outcomes[possible][0] is Outcome.ANSWERED
+
+
+def test_of_a_mix_nearly_all_that_is_taken_is_in_time() -> None:
+    service = Bimodal(workers=4)
+    queries = service.run(mixed(60.0, 0.05))
+    service.run([(90.0, SHORT, 1.0)])
+    late = [
+        query
+        for query in queries[100:]
+        if service.outcomes[query][0] is Outcome.ANSWERED and service.outcomes[query][2] > query.due
+    ]
+    short = [query for query in queries[100:] if query.input_class == SHORT]
+    answered = [query for query in short if service.outcomes[query][0] is Outcome.ANSWERED]
+    assert len(late) <= 0.01 * len(queries)
+    assert len(answered) > 0.7 * len(short)
+    long = [query for query in queries[100:] if query.input_class == LONG]
+    assert sum(service.outcomes[query][0] is Outcome.ANSWERED for query in long) > 0.5 * len(long)
+
+
+def test_a_class_that_was_slow_for_a_while_is_tried_again_though_all_its_queries_are_refused() -> None:
+    slow = True
+    service = Bimodal(took=lambda size_class: 0.01 if size_class < LONG else 1.0 if slow else 0.2)
+    service.run([(2.0 * each, LONG, 3.0) for each in range(9)])
+    before = service.run([(30.0, LONG, 0.5)])
+    slow = False
+    asked = [(31.0 + 0.3 * each, LONG if each % 2 else SHORT, 0.5) for each in range(100)]
+    after = service.run(asked)
+    service.run([(90.0, SHORT, 1.0)])
+    assert service.outcomes[before[0]][0] is Outcome.REFUSED
+    assert all(service.outcomes[query][0] is Outcome.ANSWERED for query in after[-20:])
+
+
+def test_a_class_that_stays_too_slow_is_tried_ever_more_rarely() -> None:
+    service = Bimodal()
+    service.run([(2.0 * each, LONG, 3.0) for each in range(9)])
+    asked = service.run([(30.0 + 0.1 * each, LONG, 0.5) for each in range(1200)])
+    tried = [query for query in asked if query.tries]
+    assert 2 <= len(tried) <= 10
+    assert all(query.size_class == 0 for query in tried)

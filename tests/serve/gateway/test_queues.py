@@ -11,6 +11,6 @@ def test_a_batch_size_is_listed_once_however_many_came_and_went():
             queues.put(Waiting(batch, 0.0, 1.0))
             queues.pop(batch)
     queues.put(Waiting(1, 0.0, 1.0))
-    assert queues.sizes == [1, 4]
+    assert queues.kinds == [1, 4]
     assert queues.head(4) is None
-    assert queues.sizes == [1]
+    assert queues.kinds == [1]

@@ -20,10 +20,13 @@ from tests.serve.gateway.workers import Workers, query, spec, workers
 from tests.serve.worker.client import gateway as reading
 
 from partita.serve.gateway.gateway import Gateway, Reason, RefusedError, ServedService
+from partita.serve.gateway.peer import Work
 from partita.serve.gateway.values import State
 from partita.serve.gateway.watchdog import Watchdog
 from partita.serve.supervise import Supervisor
+from partita.serve.tensors import Query, Tensor, TensorSpec
 from partita.serve.worker.sockets import connected
+from partita.serve.worker.spec import EmulatedSpec
 from partita.serve.worker.wire import HANG_TIMEOUT_S, pack_run
 
 if TYPE_CHECKING:
@@ -42,12 +45,12 @@ class Batch:
 
 
 class Peer:
-    """A process whose CPU time a test sets."""
+    """A process whose CPU time, and time in which a thread of it wanted a CPU, a test sets."""
 
-    used = 0.0
+    used = wanted = 0.0
 
-    def cpu_s(self) -> float:
-        return self.used
+    def work(self) -> Work:
+        return Work(self.used, {1: self.wanted})
 
 
 class Worker:
@@ -108,14 +111,16 @@ def test_a_gateway_that_was_itself_stopped_blames_nobody() -> None:
     assert not seen.silent[1:]
 
 
-def test_whoever_computes_without_a_sign_of_life_is_slow_until_the_deadlines_are_past() -> None:
+@pytest.mark.parametrize("host", ["idle", "busy"])
+def test_whoever_computes_without_a_sign_of_life_is_slow_until_the_deadlines_are_past(host: str) -> None:
     peer = Peer()
     worker = Worker()
     batch = worker.running[1] = Batch()
     seen = Looked(Line(worker, peer))
 
     def compute() -> None:
-        peer.used += 0.09
+        peer.used += 0.09 if host == "idle" else 0.01
+        peer.wanted += 0.1
 
     assert not seen.go(60.0, each=compute).silent
     assert not seen.hung
@@ -132,6 +137,7 @@ def test_a_little_cpu_or_none_to_do_it_for_is_no_computing(*, runs: bool) -> Non
 
     def wait() -> None:
         peer.used += 0.001 if runs else 0.1  # threads that wait for the interpreter use a hundredth of a core
+        peer.wanted += 0.03 if runs else 0.1  # and on a busy host wait for a CPU each time they look
 
     assert seen.go(HANG_TIMEOUT_S + 0.3, each=wait).hung
 
@@ -247,6 +253,33 @@ def test_a_worker_that_computes_for_longer_than_the_limit_is_waited_for(tmp_path
         process = running.start_hanging(0, hang_timeout_s=LIMIT_S)
         running.wait_ready(1)
         asyncio.run(body(process))
+
+
+def test_estimates_know_the_size_of_inputs(tmp_path: Path) -> None:
+    any_size = EmulatedSpec((TensorSpec("X", "UINT8", (-1, -1)),), (TensorSpec("Y", "UINT8", (-1, -1)),))
+
+    def of(size: int) -> Query:
+        return Query((Tensor("X", "UINT8", (1, size), bytes(size)),))
+
+    async def body() -> None:
+        async with gateway(tmp_path) as made:
+            for _ in range(4):  # a fifth of a second each; the table says a hundredth
+                await made.infer("one", of(200_000), 20.0)
+            for _ in range(4):
+                await made.infer("one", of(100), 0.15)
+            began = time.monotonic()
+            with pytest.raises(RefusedError) as told:
+                await made.infer("one", of(200_000), 0.15)
+            assert told.value.reason is Reason.LATE
+            assert time.monotonic() - began < 0.1, "at once: it is known to take longer"
+            await made.infer("one", of(100), 0.15)
+
+    with workers(tmp_path) as plain:
+        running = HangingWorkers(tmp_path)
+        running.running = plain.running
+        running.start_hanging(0, backend=any_size)
+        running.wait_ready(1)
+        asyncio.run(body())
 
 
 def test_one_stopped_under_load_is_killed_and_replaced_and_health_is_honest_meanwhile(tmp_path: Path) -> None:

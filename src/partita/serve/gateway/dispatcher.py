@@ -266,7 +266,9 @@ class Dispatcher:
         if query.batch > fleet.most:
             if not fleet.awaited(query, now):
                 return Reason.NO_WORKER
-        elif query.due - now < fleet.quickest[query.batch]:
+        elif query.due - now < fleet.quickest[query.size_class][query.batch] and not self._health.tries(
+            query, now
+        ):
             return Reason.LATE
         return Reason.FULL if self._router.waiting >= self._settings.most_waiting else None
 
@@ -335,13 +337,12 @@ class Dispatcher:
             self._end(query, steps, Outcome.FAILED, answer=answer)
 
     def _can_retry(self, query: Waiting, worker: Worker, now: float) -> bool:
-        quickest = self.fleet.quickest
-        left = query.due - now
+        fleet, left = self.fleet, query.due - now
         return (
             query.tries < _TRIES
             and worker.hello.retry
             and left > 0
-            and (query.batch >= len(quickest) or left >= quickest[query.batch])
+            and (query.batch > fleet.most or left >= fleet.quickest[query.size_class][query.batch])
         )
 
     def _put_first(self, query: Waiting, worker: Worker, now: float) -> bool:

@@ -5,15 +5,21 @@ with that on all such workers, times how this worker compares with those like it
 runs short of memory or power is slow at large ones alone. Both corrections are medians of a
 few last observations (Huber and Ronchetti, Robust Statistics, section 1.4: a median stands as long as fewer than half
 of the values are wrong): one outlier moves nothing, three slow batches in a row move a worker.
+
+Where the inputs of a service's queries have no one size (token sequences, images, texts), `InputFactors` take the
+place of the correction by batch size: queries fall into size classes, by the bytes of one row's inputs.
 """
 
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from partita.serve.tensors import Query
 
 STEP = 1.25
 """Workers whose slowdown differs by less are held to be alike."""
@@ -22,6 +28,9 @@ _APPLY = 0.02
 _SPACING_S = 0.02  # what slows all workers at once, for a moment, is one outlier
 _PATIENCE_S = (0.25, 30.0)
 _LEAST = 1e-6  # seconds or ratio: nothing takes no time at all
+_ENOUGH = 3  # batches of a size class: then it says something of the worker that ran another
+CLASSES = 2
+"""Size classes for each doubling of the bytes of a row's inputs."""
 
 
 class RunningMedian:
@@ -51,24 +60,30 @@ class SizeEstimate:
         seconds: by batch size; at 0 there is 0.
         seen: when a batch was last observed.
         changed: whether observations since the last `apply` ask for other seconds.
+
+    Args:
+        table: seconds by batch size.
+        shared: what is known of size classes from workers of other sizes.
     """
 
-    __slots__ = ("_cells", "_next", "_table", "changed", "seconds", "seen")
+    __slots__ = ("_cells", "_inputs", "_next", "_of", "_shared", "_table", "changed", "seconds", "seen")
 
-    def __init__(self, table: list[float]) -> None:
+    def __init__(self, table: list[float], shared: InputFactors | None = None) -> None:
         self._table = table
+        self._shared = shared or InputFactors()
+        self._inputs = InputFactors(self._shared)
+        self._of: dict[int, list[float]] = {}
         self.seconds = list(table)
         self._cells: dict[int, RunningMedian] = {}
-        self._next: dict[int, float] = {}
+        self._next: dict[tuple[int, int], float] = {}
         self.seen = -math.inf
         self.changed = False
 
     def observe(self, batch: int, seconds: float, slowdown: float, now: float) -> None:
         """Count a batch that took so many seconds on a worker of this slowdown."""
         self.seen = now
-        if now < self._next.get(batch, 0.0):
+        if self._too_soon((batch, 0), now):
             return
-        self._next[batch] = now + _SPACING_S
         cell = self._cells.get(batch)
         if cell is None:
             cell = self._cells[batch] = RunningMedian(1.0, length=9, trust=3)
@@ -76,9 +91,50 @@ class SizeEstimate:
         if abs(median * self._table[batch] / self.seconds[batch] - 1.0) > _APPLY:
             self.changed = True
 
+    def observe_inputs(
+        self, size_class: int, batch: int, seconds: float, slowdown: float, now: float, *, trial: bool = False
+    ) -> None:
+        """Count a batch of a size class likewise; a trial that takes far less than was known is believed at once."""
+        self.seen = now
+        at = band(batch)
+        if self._too_soon((at, size_class), now):
+            return
+        ratio = max(seconds, _LEAST) / (self._table[batch] * slowdown)
+        for factors in (self._inputs, self._shared):
+            factors.observe(size_class, at, ratio, trial=trial)
+        used = self._of.get(size_class)
+        if used is not None and abs(self.expected(size_class, batch) / used[batch] - 1.0) > _APPLY:
+            self.changed = True
+
+    def expected(self, size_class: int, batch: int) -> float:
+        """Return the seconds of a batch of a size class, by all that was observed."""
+        return self._table[batch] * self._inputs.factor(size_class, band(batch))
+
+    def knows(self, size_class: int, batch: int) -> bool:
+        """Return whether enough batches of a size class and about as large were observed to judge workers by."""
+        return self._inputs.knows(size_class, band(batch))
+
+    def seconds_of(self, size_class: int) -> list[float]:
+        """Return the seconds by batch size of queries of a size class; class 0 is that of queries of equal size."""
+        if not size_class:
+            return self.seconds
+        found = self._of.get(size_class)
+        if found is None:
+            found = self._of[size_class] = [0.0]
+            for batch in range(1, len(self._table)):
+                found.append(max(found[-1], self.expected(size_class, batch)))
+        return found
+
+    def _too_soon(self, what: tuple[int, int], now: float) -> bool:
+        if now < self._next.get(what, 0.0):
+            return True
+        self._next[what] = now + _SPACING_S
+        return False
+
     def apply(self) -> None:
         """Take over what was observed; batch sizes that never ran follow their nearest smaller one that did."""
         self.changed = False
+        self._of.clear()
         ratio = next((self._cells[batch].value for batch in sorted(self._cells)), 1.0)
         for batch in range(1, len(self._table)):
             cell = self._cells.get(batch)
@@ -93,6 +149,122 @@ class SizeEstimate:
         if self._cells:
             self._cells.clear()
             self.changed = True
+
+
+class _Cell:
+    """What batches of one size class and band took by what the table says."""
+
+    __slots__ = ("count", "median")
+
+    def __init__(self, prior: float) -> None:
+        self.median = RunningMedian(prior, length=9, trust=2)
+        self.count = 0
+
+
+class InputFactors:
+    """Seconds of batches by what the table says of them, by the size class of their inputs and the band of the batch.
+
+    A class of which nothing is known gets what its neighbours say, and where there is none on one side the benefit of
+    the doubt: it is tried, and then known. Within a band a larger class never takes less (isotonic regression by
+    pooling adjacent violators; Barlow et al., Statistical Inference under Order Restrictions, 1972).
+
+    Args:
+        others: what is known from workers of other sizes, for classes that those of this size have not seen.
+    """
+
+    __slots__ = ("_cells", "_curves", "_others")
+
+    def __init__(self, others: InputFactors | None = None) -> None:
+        self._cells: dict[int, dict[int, _Cell]] = {}
+        self._curves: dict[int, list[tuple[int, float]]] = {}
+        self._others = others
+
+    def observe(self, size_class: int, at: int, ratio: float, *, trial: bool = False) -> None:
+        """Count a batch that took `ratio` times what the table says; `at` is the band of its size."""
+        cells = self._cells.setdefault(at, {})
+        cell = cells.get(size_class)
+        if cell is None:
+            cell = cells[size_class] = _Cell(self.factor(size_class, at))
+        elif trial and ratio < cell.median.value / 2.0:
+            cell = cells[size_class] = _Cell(ratio)
+        cell.count += 1
+        cell.median.add(ratio)
+        self._curves.pop(at, None)
+
+    def knows(self, size_class: int, at: int) -> bool:
+        """Return whether a class was observed often enough to judge workers by."""
+        cell = self._cells.get(at, {}).get(size_class)
+        return cell is not None and cell.count >= _ENOUGH
+
+    def factor(self, size_class: int, at: int) -> float:
+        """Return by how much longer a batch takes than the table says; 1 while nothing is known."""
+        own = self._curve(at)
+        if self._others is not None and not any(known == size_class for known, _ in own):
+            theirs = self._others._curve(at)  # noqa: SLF001 -- of its own class
+            if not own or any(known == size_class for known, _ in theirs):
+                own = theirs
+        return _on(own, size_class) if own else 1.0
+
+    def _curve(self, at: int) -> list[tuple[int, float]]:
+        """Return the classes that were observed in a band of batches, or in the nearest, with their factors."""
+        if at not in self._cells:
+            if not self._cells:
+                return []
+            at = min(self._cells, key=lambda each: (abs(each - at), each))
+        curve = self._curves.get(at)
+        if curve is None:
+            cells = sorted(self._cells[at].items())
+            risen = isotonic([(cell.median.value, min(cell.count, 9)) for _, cell in cells])
+            curve = self._curves[at] = [(each, value) for (each, _), value in zip(cells, risen, strict=True)]
+        return curve
+
+
+def _on(curve: list[tuple[int, float]], size_class: int) -> float:
+    """Return the factor of a class from those of its neighbours."""
+    (first, least), (last, most) = curve[0], curve[-1]
+    if size_class < first:
+        # It takes no more than in proportion to its bytes, nor than the table says.
+        return min(least * math.exp2((size_class - first) / CLASSES), 1.0)
+    if size_class > last:
+        # It takes more as those before it do, and at least what the table says.
+        slope = math.log(most / least) / (last - first) if last > first else 0.0
+        return max(most * math.exp(min(slope, math.log(2.0) / CLASSES) * (size_class - last)), 1.0)
+    right = bisect_left(curve, (size_class,))
+    after, high = curve[right]
+    if after == size_class:
+        return high
+    before, low = curve[right - 1]
+    share = (size_class - before) / (after - before)
+    return math.exp((1.0 - share) * math.log(low) + share * math.log(high))
+
+
+def isotonic(values: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the values nearest to some, by their logarithms, that never fall.
+
+    Args:
+        values: with their weights.
+    """
+    pools: list[tuple[float, float, int]] = []  # mean logarithm, weight, how many
+    for value, weight in values:
+        mean, total, count = math.log(value), weight, 1
+        while pools and pools[-1][0] > mean:
+            other, theirs, more = pools.pop()
+            mean = (mean * total + other * theirs) / (total + theirs)
+            total, count = total + theirs, count + more
+        pools.append((mean, total, count))
+    return [math.exp(mean) for mean, _, count in pools for _ in range(count)]
+
+
+def size_class_of(query: Query, rows: int) -> int:
+    """Return the size class of a query's inputs: 1 and up, two for each doubling of the bytes of a row."""
+    total = 0
+    for tensor in query.inputs:
+        total += len(tensor.data)
+    each = total // rows
+    bits = each.bit_length()
+    if bits < 2:
+        return CLASSES * bits + 1
+    return CLASSES * bits + (each >> (bits - 2) & 1) + 1
 
 
 class Slowdown:

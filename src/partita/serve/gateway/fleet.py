@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from partita.serve.gateway.estimates import SizeEstimate, Slowdowns, slowed, table_of
+from partita.serve.gateway.estimates import InputFactors, SizeEstimate, Slowdowns, slowed, table_of
 from partita.serve.gateway.waiting import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.waiting import Waiting
@@ -18,6 +18,25 @@ if TYPE_CHECKING:
 SizeKey = tuple[int, str, int, int, tuple[tuple[int, float], ...]]
 """Compute slices, profile, processes, largest batch, table: workers with equal keys should be alike."""
 _UNKNOWN = 0.25  # of the deadline: seconds of a batch nobody has measured
+
+
+class ByClass(dict[int, list[float]]):
+    """Figures by batch size for each size class of inputs, made when a class is first asked for.
+
+    Args:
+        make: makes those of a class.
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[int], None]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, size_class: int) -> list[float]:
+        """Make the figures of a class."""
+        self._make(size_class)
+        return self[size_class]
 
 
 class Group:
@@ -29,20 +48,21 @@ class Group:
         size: what is known of them.
         members: the workers in it, in the order of their coming.
         idle: one entry per batch that could start now; the last is taken first.
-        seconds: of a batch, by batch size.
+        seconds: of a batch, by size class and batch size.
         price: what a second is worth; the dearest size's is about 1.
-        extra: by how much a query costs more here than where it is cheapest, by batch size.
+        extra: by how much a query costs more here than where it is cheapest, by size class and batch size.
     """
 
     __slots__ = ("extra", "idle", "key", "members", "most", "price", "seconds", "size", "steps")
 
-    def __init__(self, key: SizeKey, steps: tuple[int, ...], size: SizeEstimate) -> None:
+    def __init__(
+        self, key: SizeKey, steps: tuple[int, ...], size: SizeEstimate, make: Callable[[int], None]
+    ) -> None:
         self.key, self.steps, self.size = key, steps, size
         self.members: dict[Worker, None] = {}
         self.idle: list[Worker] = []
         self.price = 1.0
-        self.seconds: list[float] = []
-        self.extra: list[float] = []
+        self.seconds, self.extra = ByClass(make), ByClass(make)
         self.most = 0
 
 
@@ -53,8 +73,8 @@ class Fleet:
         groups: from small slices to large, slower ones after their like.
         idlers: how many batches could start now.
         coming: when workers that are not there now should be able to answer, with the largest batch of each.
-        quickest: least seconds of each batch size on any worker.
-        least: least cost of each batch size on any worker.
+        quickest: least seconds of each batch size on any worker, by size class.
+        least: least cost of each batch size on any worker, by size class.
         most: the largest batch that some worker takes.
     """
 
@@ -65,8 +85,8 @@ class Fleet:
         self._by_key: dict[tuple[SizeKey, tuple[int, ...]], Group] = {}
         self.workers: dict[Worker, None] = {}
         self.groups: list[Group] = []
-        self.quickest: list[float] = [0.0]
-        self.least: list[float] = [0.0]
+        self.quickest, self.least = ByClass(self._compare), ByClass(self._compare)
+        self._inputs = InputFactors()
         self.coming: tuple[tuple[float, int], ...] = ()
         self.idlers = self.most = 0
 
@@ -85,7 +105,7 @@ class Fleet:
         size = self._sizes.get(key)
         if size is None:
             table = table_of(known, hello.batch, self._deadline * _UNKNOWN)
-            size = self._sizes[key] = SizeEstimate(table)
+            size = self._sizes[key] = SizeEstimate(table, self._inputs)
         worker = Worker(hello, key, size, Slowdowns(hello.batch), now, link=link)
         self.workers[worker] = None
         self._enter(worker, key)
@@ -121,14 +141,14 @@ class Fleet:
     def others(self, query: Waiting, than: Worker, now: float) -> bool:
         """Return whether another worker could answer a query in time if it started it now."""
         return any(
-            query.batch <= group.most and now + group.seconds[query.batch] <= query.due
+            query.batch <= group.most and now + group.seconds[query.size_class][query.batch] <= query.due
             for group in self.groups
             if any(each is not than for each in group.members)
         )
 
     def awaited(self, query: Waiting, now: float) -> bool:
         """Return whether a worker that takes a query's batch size should be able to answer it in time, soon."""
-        batch, latest = query.batch, query.due - self._known(query.batch)
+        batch, latest = query.batch, query.due - self._known(query)
         resting = ((each.back_at, each.hello.batch) for each in self.workers if not each.draining)
         return now <= latest and any(
             at <= latest and batch <= most for known in (self.coming, resting) for at, most in known
@@ -140,11 +160,10 @@ class Fleet:
         resting = (each.hello.batch for each in self.workers if each.back_at < math.inf and not each.draining)
         return self.most or max((*(most for _, most in self.coming), *resting), default=0)
 
-    def _known(self, batch: int) -> float:
-        """Return the least seconds of a batch on workers that are there or were; 0 where none took it."""
-        return min(
-            (size.seconds[batch] for size in self._sizes.values() if batch < len(size.seconds)), default=0.0
-        )
+    def _known(self, query: Waiting) -> float:
+        """Return the least seconds of a query on workers that are there or were; 0 where none took it."""
+        tables = (size.seconds_of(query.size_class) for size in self._sizes.values())
+        return min((table[query.batch] for table in tables if query.batch < len(table)), default=0.0)
 
     def rest(self, worker: Worker) -> None:
         """Take a worker out of the idle ones."""
@@ -200,40 +219,51 @@ class Fleet:
         """Make the tables anew."""
         self.groups = sorted(self._by_key.values(), key=lambda group: (group.key, group.steps))
         self.most = max((len(group.size.seconds) - 1 for group in self.groups), default=0)
+        self.quickest.clear()
+        self.least.clear()
         for group in self.groups:
             group.most = len(group.size.seconds) - 1
-            group.seconds = slowed(group.size.seconds, group.steps)
-            group.seconds += [math.inf] * (self.most - group.most)
+            group.seconds.clear()
+            group.extra.clear()
+            self._tabulate(group, 0)
         for group in self.groups:
             group.price = self._price(group)
-        self._compare()
+        self._compare(0)
+
+    def _tabulate(self, group: Group, size_class: int) -> None:
+        seconds = slowed(group.size.seconds_of(size_class), group.steps)
+        group.seconds[size_class] = seconds + [math.inf] * (self.most - group.most)
 
     def _price(self, group: Group) -> float:
         """Return the price set, or the worth of what a second does if every worker ran single items."""
         return self._prices.get(group.key) or min(
-            1.0, min(each.seconds[1] for each in self.groups) / group.seconds[1]
+            1.0, min(each.seconds[0][1] for each in self.groups) / group.seconds[0][1]
         )
 
-    def _compare(self) -> None:
-        self.quickest, self.least = [0.0], [0.0]
+    def _compare(self, size_class: int) -> None:
+        """Make the tables of a size class."""
+        quickest = self.quickest[size_class] = [0.0]
+        cheapest = self.least[size_class] = [0.0]
         for group in self.groups:
-            group.extra = [0.0]
+            if size_class not in group.seconds:
+                self._tabulate(group, size_class)
+            group.extra[size_class] = [0.0]
         for batch in range(1, self.most + 1):
-            seconds = [group.seconds[batch] for group in self.groups]
-            self.quickest.append(min(seconds))
-            costs = [group.price * group.seconds[batch] for group in self.groups]
+            seconds = [group.seconds[size_class][batch] for group in self.groups]
+            quickest.append(min(seconds))
+            costs = [group.price * own for group, own in zip(self.groups, seconds, strict=True)]
             usable = [cost for cost, own in zip(costs, seconds, strict=True) if own <= self._deadline]
             least = min(usable or costs)
-            self.least.append(least)
+            cheapest.append(least)
             for group, cost in zip(self.groups, costs, strict=True):
-                group.extra.append(cost / least - 1.0 if cost < math.inf else math.inf)
+                group.extra[size_class].append(cost / least - 1.0 if cost < math.inf else math.inf)
 
     def _enter(self, worker: Worker, key: SizeKey) -> bool:
         """Put a worker into its group; say whether that is a new one."""
         steps = worker.slowdown.steps
         group, new = self._by_key.get((key, steps)), False
         if group is None:
-            group, new = Group(key, steps, worker.size), True
+            group, new = Group(key, steps, worker.size, self._compare), True
             self._by_key[key, steps] = group
         group.members[worker] = None
         worker.group = group

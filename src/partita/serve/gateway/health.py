@@ -10,13 +10,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from partita.serve.gateway.fleet import Fleet
-    from partita.serve.gateway.waiting import Batch, Worker
+    from partita.serve.gateway.waiting import Batch, Waiting, Worker
 
 _OVERDUE = 4.0  # times its estimate: then a batch is overdue
 _LEAST_S = 0.05  # but never sooner: a host that is out of breath is no failure
 _HOPELESS = 4.0  # times as long, and its deadlines past: then nobody waits for it any more
 _FAILURES = 3  # failed batches in a row: then a worker rests
 _REST_S = (1.0, 30.0)
+_TRY_S = (0.25, 30.0)  # between two queries of a size class that is refused: the first time, and at most
 _FORGET_S = 0.25  # without a batch: then corrections of a size are forgotten
 _EVERY_S = 0.02
 
@@ -33,6 +34,7 @@ class Health:
         self._resting: set[Worker] = set()
         self._failures: dict[Worker, int] = {}
         self._next = self._next_estimates = 0.0
+        self._trials: dict[int, tuple[float, float]] = {}
         self._lessons: list[tuple[Batch, float, float]] = []
 
     def done(self, batch: Batch, took: float, now: float, *, good: bool) -> bool:
@@ -63,6 +65,24 @@ class Health:
         elif worker.takes_work and worker.group is not None:
             self._fleet.free(worker)
         return rests
+
+    def tries(self, query: Waiting, now: float) -> bool:
+        """Say whether a query is let through, of a size class that is held to be too slow for its deadline.
+
+        Else nothing more would be learned of the class. One is, now and then, if the table says that it is quick
+        enough; it is then judged by the table.
+        """
+        size_class = query.size_class
+        if not size_class or query.due - now < self._fleet.quickest[0][query.batch]:
+            return False
+        least, most = _TRY_S
+        after, pause = self._trials.setdefault(size_class, (now + least, least))
+        if now < after:
+            return False
+        pause = min(2.0 * pause, most)
+        self._trials[size_class] = now + pause, pause
+        query.try_anyhow()
+        return True
 
     def overdue(self, batches: Iterable[Batch], now: float) -> list[Batch]:
         """Return the batches that should have been answered long ago; none if it was asked just now."""
@@ -120,6 +140,9 @@ class Health:
         """Correct the estimates; return the workers that now belong into another group."""
         changed: dict[Worker, None] = {}
         for batch, took, now in self._lessons:
+            if batch.input_class:
+                self._learn_of_inputs(batch, took, now, changed)
+                continue
             worker = batch.worker
             size = worker.size
             if worker.slowdown.observe(batch.items, took / size.seconds[batch.items], now):
@@ -129,6 +152,17 @@ class Health:
         for worker in changed:
             self._fleet.regroup(worker)
         return list(changed)
+
+    def _learn_of_inputs(self, batch: Batch, took: float, now: float, changed: dict[Worker, None]) -> None:
+        """Correct what is known of a size class of inputs, and of the worker if enough was known before."""
+        worker, size_class, items = batch.worker, batch.input_class, batch.items
+        size = worker.size
+        if not batch.trial:
+            self._trials.pop(size_class, None)
+            ratio = took / size.expected(size_class, items)
+            if size.knows(size_class, items) and worker.slowdown.observe(items, ratio, now):
+                changed[worker] = None
+        size.observe_inputs(size_class, items, took, worker.slowdown.factor(items), now, trial=batch.trial)
 
     def _fails(self, worker: Worker, now: float) -> bool:
         failures = self._failures[worker] = self._failures.get(worker, 0) + 1
@@ -144,10 +178,9 @@ class Health:
         for size in sizes:
             if now - size.seen > _FORGET_S:
                 size.forget()
-        changed = [size for size in sizes if size.changed]
-        for size in changed:
-            size.apply()
-        if changed:
+        if any(size.changed for size in sizes):
+            for size in sizes:  # what one has seen of a size class counts for others too
+                size.apply()
             self._fleet.refresh()
 
 

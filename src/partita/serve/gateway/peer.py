@@ -8,15 +8,26 @@ import socket
 import struct
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import asyncio
 
 _CREDENTIALS = struct.Struct("3i")
 """Pid, uid and gid of whoever listens (unix(7), SO_PEERCRED)."""
-_TICKS = os.sysconf("SC_CLK_TCK")
 _MODULE = b"partita.serve.worker"
+
+
+class Work(NamedTuple):
+    """What the threads of a process have done.
+
+    Attributes:
+        cpu_s: seconds of CPU, all together.
+        runnable_s: seconds in which each, by its id, ran or waited for a CPU.
+    """
+
+    cpu_s: float
+    runnable_s: dict[int, float]
 
 
 class Peer:
@@ -42,14 +53,18 @@ class Peer:
             os.close(self._handle)
             self._handle = -1
 
-    def cpu_s(self) -> float | None:
-        """Return the seconds of CPU that its threads have used, None if it is gone."""
+    def work(self) -> Work | None:
+        """Return what its threads have done so far, None if it is gone."""
+        cpu_s, runnable_s = 0.0, {}
         try:
-            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
-            fields = stat.rpartition(")")[2].split()
-            return (int(fields[11]) + int(fields[12])) / _TICKS
-        except (OSError, ValueError, IndexError):
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                with suppress(OSError):  # that thread has ended
+                    run, wait, _ = (task / "schedstat").read_text(encoding="ascii").split()
+                    cpu_s += int(run) / 1e9
+                    runnable_s[int(task.name)] = (int(run) + int(wait)) / 1e9
+        except (OSError, ValueError):
             return None
+        return Work(cpu_s, runnable_s)
 
     def is_worker(self) -> bool:
         """Say whether its command line is that of a worker."""

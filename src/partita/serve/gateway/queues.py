@@ -1,4 +1,4 @@
-"""Waiting queries, a heap per batch size, ended ones deleted when they come up."""
+"""Waiting queries, a heap per kind (batch size and size class), ended ones deleted when they come up."""
 
 from __future__ import annotations
 
@@ -13,54 +13,54 @@ if TYPE_CHECKING:
 
 
 class Queues:
-    """Queries in the order of their keys, per batch size.
+    """Queries in the order of their keys, per kind.
 
     Attributes:
-        heaps: by batch size; queries that have ended are among them.
-        sizes: batch sizes of which something may wait, ascending.
+        heaps: by kind; queries that have ended are among them.
+        kinds: of which something may wait, ascending.
         waiting: how many queries wait.
     """
 
-    __slots__ = ("_largest", "_number", "heaps", "sizes", "waiting")
+    __slots__ = ("_largest", "_number", "heaps", "kinds", "waiting")
 
     def __init__(self) -> None:
         self.heaps: dict[int, list[tuple[float, int, Waiting]]] = {}
         self._largest: dict[int, float] = {}  # key since the heap was last empty
         self._number = 0
-        self.sizes: list[int] = []
+        self.kinds: list[int] = []
         self.waiting = 0
 
     def put(self, query: Waiting) -> None:
         """Add a query."""
-        heap = self.heaps.get(query.batch)
+        heap = self.heaps.get(query.kind)
         if heap is None:
-            heap = self.heaps[query.batch] = []
+            heap = self.heaps[query.kind] = []
         if not heap:
-            self._largest[query.batch] = query.key
-            if query.batch not in self.sizes:  # it is listed until `head` has found it empty
-                insort(self.sizes, query.batch)
-        elif query.key > self._largest[query.batch]:
-            self._largest[query.batch] = query.key
+            self._largest[query.kind] = query.key
+            if query.kind not in self.kinds:  # it is listed until `head` has found it empty
+                insort(self.kinds, query.kind)
+        elif query.key > self._largest[query.kind]:
+            self._largest[query.kind] = query.key
         self._number += 1
         heappush(heap, (query.key, self._number, query))
         self.waiting += 1
 
-    def head(self, batch: int) -> Waiting | None:
-        """Return the first query of a batch size, None if there is none any more."""
-        heap = self.heaps[batch]
+    def head(self, kind: int) -> Waiting | None:
+        """Return the first query of a kind, None if there is none any more."""
+        heap = self.heaps[kind]
         while heap:
             query = heap[0][2]
             if query.state == QUEUED:
                 return query
             heappop(heap)
-        at = bisect_left(self.sizes, batch)
-        if at < len(self.sizes) and self.sizes[at] == batch:
-            del self.sizes[at]
+        at = bisect_left(self.kinds, kind)
+        if at < len(self.kinds) and self.kinds[at] == kind:
+            del self.kinds[at]
         return None
 
-    def pop(self, batch: int) -> None:
-        """Take the first query of a batch size, which `head` has just returned."""
-        heappop(self.heaps[batch])
+    def pop(self, kind: int) -> None:
+        """Take the first query of a kind, which `head` has just returned."""
+        heappop(self.heaps[kind])
         self.waiting -= 1
 
     def gone(self) -> None:
@@ -68,11 +68,11 @@ class Queues:
         self.waiting -= 1
 
     def before(self, query: Waiting) -> int:
-        """Return how many queries of its batch size stand before a query that is not yet in."""
-        heap = self.heaps.get(query.batch)
+        """Return how many queries of its kind stand before a query that is not yet in."""
+        heap = self.heaps.get(query.kind)
         if not heap:
             return 0
         # Nearly always: of equal deadlines the newest is the latest.
-        if query.key >= self._largest[query.batch]:
+        if query.key >= self._largest[query.kind]:
             return len(heap)
         return sum(1 for key, _, _ in heap if key <= query.key)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from partita.serve.gateway import prices
 from partita.serve.gateway.dispatcher import Dispatcher, End, Settings
+from partita.serve.gateway.estimates import size_class_of
 from partita.serve.gateway.ledger import TICK, Ledger
 from partita.serve.gateway.observed import LARGEST, Observed
 from partita.serve.gateway.splitting import SplitQuery, least_seconds, part_size
@@ -80,6 +81,7 @@ class Route:
         self._most = 0  # rows that a worker has taken
         self._load_s = 0.0  # that the last worker took to start
         self._fixed_shapes = True
+        self._sized = False  # whether the inputs of queries differ in more than their rows
         self._splits: set[SplitQuery] = set()
         self._largest = min(LARGEST, _measured_in_time(service) or LARGEST)
         self._priced: prices.Question | None = None
@@ -106,10 +108,15 @@ class Route:
         allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + TICK
         # What has no batch dimension, or says more than its tensors, is like nothing else: it runs by itself.
         alike = self._alike(query) if rows and query.parameters is None else object()
-        waiting = Waiting(batch, now, allowed, payload=Asked(query, asker), alike=alike)
+        size_class = size_class_of(query, batch) if self._sized else 0
+        waiting = Waiting(
+            batch, now, allowed, payload=Asked(query, asker), alike=alike, size_class=size_class
+        )
         fleet = self.dispatcher.fleet
-        if (batch > fleet.most or fleet.quickest[batch] > allowed) and not self.dispatcher.closing:
-            size = part_size(fleet, batch, allowed)
+        if (
+            batch > fleet.most or fleet.quickest[size_class][batch] > allowed
+        ) and not self.dispatcher.closing:
+            size = part_size(fleet, batch, allowed, size_class)
             if 0 < size < batch:
                 self._split(waiting, size, now)
                 return waiting
@@ -235,7 +242,7 @@ class Route:
         assert query is not None  # noqa: S101 -- it was asked
         split = SplitQuery(whole, query, self._alike(query) if query.parameters is None else object())
         self._splits.add(split)
-        if least_seconds(self.dispatcher.fleet, whole.batch, size) > whole.due - now:
+        if least_seconds(self.dispatcher.fleet, whole.batch, size, whole.input_class) > whole.due - now:
             self._end_split(split, End(whole, Outcome.REFUSED, Reason.LATE), now)
         else:
             self._feed(split, now)
@@ -244,7 +251,7 @@ class Route:
         """Ask for more parts of a query, if it has any."""
         while split.more:
             whole = split.whole
-            size = part_size(self.dispatcher.fleet, whole.batch, whole.due - now)
+            size = part_size(self.dispatcher.fleet, whole.batch, whole.due - now, whole.input_class)
             self._arrive(split.next(size or whole.batch), now)
 
     def _arrive(self, query: Waiting, now: float) -> None:
@@ -260,7 +267,9 @@ class Route:
 
     def _split_again(self, query: Waiting, now: float) -> None:
         if query.split is None:
-            self._split(query, part_size(self.dispatcher.fleet, query.batch, query.due - now), now)
+            self._split(
+                query, part_size(self.dispatcher.fleet, query.batch, query.due - now, query.input_class), now
+            )
         else:
             query.split.again(query)
             self._feed(query.split, now)
@@ -369,6 +378,10 @@ class Route:
         first = workers[0].hello
         self._fixed_shapes = bool(first.inputs) and all(
             -1 not in spec.shape[1:] and not spec.optional for spec in first.inputs
+        )
+        rows = all(each.hello.batching.rows for each in workers)
+        self._sized = not first.inputs or any(
+            -1 in spec.shape[rows:] or spec.datatype == "BYTES" or spec.optional for spec in first.inputs
         )
         batching = next(
             (each.hello.batching for each in workers if not each.hello.batching.rows), first.batching

@@ -60,7 +60,14 @@ class SplitQuery:
         whole = self.whole
         assert whole.payload is not None  # noqa: S101 -- it was asked
         asked = Asked(first, whole.payload.asker)
-        part = Waiting(first.batch, whole.arrived, whole.allowed, payload=asked, alike=self._alike)
+        part = Waiting(
+            first.batch,
+            whole.arrived,
+            whole.allowed,
+            payload=asked,
+            alike=self._alike,
+            size_class=whole.input_class,
+        )
         part.split, part.row, part.tries = self, row, tries
         self.under_way[part] = None
         return part
@@ -112,7 +119,7 @@ class SplitQuery:
         return whole, Outcome.ANSWERED
 
 
-def part_size(fleet: Fleet, batch: int, left: float) -> int:
+def part_size(fleet: Fleet, batch: int, left: float, size_class: int = 0) -> int:
     """Return the rows that a query of a batch size is run in at a time: all of them if a worker takes them in time.
 
     Else as many as one does, and where none does, as the largest batch has; 0 if no worker is there or awaited.
@@ -121,23 +128,25 @@ def part_size(fleet: Fleet, batch: int, left: float) -> int:
         fleet: the workers.
         batch: rows of the query.
         left: seconds that it has.
+        size_class: of its inputs.
     """
     most = min(fleet.most_awaited, batch)
-    if not fleet.most or fleet.quickest[most] <= left:
+    quickest = fleet.quickest[size_class]
+    if not fleet.most or quickest[most] <= left:
         return most
     # A larger batch never takes less.
     low, high = 0, most
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fleet.quickest[middle] <= left else (low, middle)
+        low, high = (middle, high) if quickest[middle] <= left else (low, middle)
     return low or most
 
 
-def least_seconds(fleet: Fleet, batch: int, size: int) -> float:
+def least_seconds(fleet: Fleet, batch: int, size: int, size_class: int = 0) -> float:
     """Return the seconds that all workers need at least for a query in parts of so many rows; 0 without workers."""
     rate = 0.0
     for group in fleet.groups:
         rows = min(size, group.most)
         slots = sum(each.hello.processes for each in group.members)
-        rate += slots * rows / group.seconds[rows]
+        rate += slots * rows / group.seconds[size_class][rows]
     return batch / rate if rate else 0.0

@@ -22,6 +22,10 @@ QUEUED, RUNNING, ENDED = 0, 1, 2
 """Where a query is."""
 
 
+KIND_SHIFT = 17
+"""Bits of a kind that are the batch size; the size class is above them."""
+
+
 class Aside(StrEnum):
     """Why a worker cannot answer now, although it is there."""
 
@@ -63,6 +67,9 @@ class Waiting:
 
     Attributes:
         batch: its batch size.
+        input_class: size class of its inputs; 0 where all queries of its service have the same.
+        size_class: the class that it is judged by; 0 where it is tried although its class is held to be too slow.
+        kind: queries of one kind stand in one queue: they have one batch size and one size class.
         arrived: moment of arrival.
         allowed: seconds from then to the latest moment of its answer.
         due: that moment.
@@ -81,8 +88,8 @@ class Waiting:
     """
 
     __slots__ = (
-        "alike", "allowed", "arrived", "avoid", "batch", "begun", "due", "key", "payload", "row", "runs", "seconds",
-        "split", "state", "tries", "weight", "worker",
+        "alike", "allowed", "arrived", "avoid", "batch", "begun", "due", "input_class", "key", "kind", "payload",
+        "row", "runs", "seconds", "size_class", "split", "state", "tries", "weight", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -93,7 +100,10 @@ class Waiting:
         *,
         payload: Asked | None = None,
         alike: Hashable = None,
+        size_class: int = 0,
     ) -> None:
+        self.input_class = self.size_class = size_class
+        self.kind = size_class << KIND_SHIFT | batch
         self.batch, self.arrived, self.allowed, self.due = batch, arrived, allowed, arrived + allowed
         self.payload, self.alike = payload, alike
         self.weight, self.key = 0.0, self.due
@@ -102,6 +112,10 @@ class Waiting:
         self.worker: Worker | None = None
         self.split: SplitQuery | None = None
         self.row = 0
+
+    def try_anyhow(self) -> None:
+        """Judge it by what the table says, not by what was observed of its size class."""
+        self.size_class, self.kind = 0, self.batch
 
 
 class Batch:
@@ -113,13 +127,18 @@ class Batch:
         queries: in it; None in the place of one that is waited for no longer.
         items: their batch sizes added up.
         begun: moment of its start.
+        input_class: of its queries.
+        trial: whether it is judged by another class.
         due: latest moment at which one of its queries is of use.
         expected: seconds it should take.
         overdue: whether it has taken far longer.
         stuck: whether nobody waits for it any more.
     """
 
-    __slots__ = ("begun", "due", "expected", "items", "number", "overdue", "queries", "stuck", "worker")
+    __slots__ = (
+        "begun", "due", "expected", "input_class", "items", "number", "overdue", "queries", "stuck", "trial",
+        "worker",
+    )  # fmt: skip
 
     def __init__(self, number: int, choice: Choice, begun: float) -> None:
         worker, queries, items, expected = choice
@@ -127,6 +146,8 @@ class Batch:
         self.queries: list[Waiting | None] = list(queries)
         self.begun, self.expected = begun, expected
         self.due = max(query.due for query in queries)
+        self.input_class = queries[0].input_class
+        self.trial = queries[0].size_class != self.input_class
         self.overdue = self.stuck = False
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from partita.serve.gateway.link import Link
+    from partita.serve.gateway.peer import Work
 
 LOOK_S = 0.1
 """Seconds between two looks, at least."""
@@ -30,8 +31,10 @@ _BEATS = 4
 """Signs of life that a worker may miss before nothing more is sent to it."""
 _BUSY = 0.2
 """Share of a core's time from which a process computes. Threads that wait for the interpreter use a hundredth."""
+_EAGER = 0.9
+"""Share of the time from which a thread computes that ran or would have, if a busy host had let it."""
 _SAMPLE_S = 0.25
-"""Seconds of CPU time that tell whether a process computes; its clock ticks each 0.01 s."""
+"""Seconds between two looks at what a process does, at least."""
 
 
 class Found(NamedTuple):
@@ -51,14 +54,14 @@ class Found(NamedTuple):
 class _Pulse:
     """What is known of one worker's life; seconds are those in which this process looked."""
 
-    __slots__ = ("cpu", "silent", "silent_s", "stuck_s", "unheard_s")
+    __slots__ = ("sample", "silent", "silent_s", "stuck_s", "unheard_s")
 
     def __init__(self) -> None:
         self.silent = False
         self.unheard_s = 0.0  # since anything came
         self.silent_s = 0.0  # likewise, but for time in which it has computed
         self.stuck_s = 0.0  # with a batch that nobody waits for
-        self.cpu: tuple[float, float] | None = None  # seconds unheard, and of CPU, at the last sample
+        self.sample: tuple[float, Work] | None = None  # seconds unheard, and what it had done by then
 
 
 class Watchdog:
@@ -96,7 +99,7 @@ class Watchdog:
             if link.heard:
                 link.heard = False
                 pulse.unheard_s = pulse.silent_s = 0.0
-                pulse.cpu = None
+                pulse.sample = None
                 if pulse.silent:
                     pulse.silent = False
                     found.heard.append(link)
@@ -130,18 +133,26 @@ def _listen(link: Link, pulse: _Pulse, step: float, found: Found) -> None:
 
 
 def _computes(link: Link, pulse: _Pulse) -> bool:
-    """Return whether a worker uses the CPU for a batch whose deadlines are not past."""
+    """Return whether a worker uses the CPU, or would, for a batch whose deadlines are not past."""
     if link.peer is None or link.worker is None or not link.worker.running:
         return False
     if any(batch.stuck for batch in link.worker.running.values()):
         return False
-    if pulse.cpu is not None and pulse.unheard_s - pulse.cpu[0] < _SAMPLE_S:
+    before = pulse.sample
+    if before is not None and pulse.unheard_s - before[0] < _SAMPLE_S:
         return False
-    used, before = link.peer.cpu_s(), pulse.cpu
-    if used is None:
+    work = link.peer.work()
+    if work is None:
         return False
-    pulse.cpu = pulse.unheard_s, used
-    return before is not None and used - before[1] > _BUSY * (pulse.unheard_s - before[0])
+    pulse.sample = pulse.unheard_s, work
+    return before is not None and _worked(before[1], work, pulse.unheard_s - before[0])
+
+
+def _worked(before: Work, after: Work, seconds: float) -> bool:
+    return after.cpu_s - before.cpu_s > _BUSY * seconds or any(
+        runnable_s - before.runnable_s.get(thread, runnable_s) > _EAGER * seconds
+        for thread, runnable_s in after.runnable_s.items()
+    )
 
 
 def _look_for_stuck(link: Link, pulse: _Pulse, step: float, found: Found) -> None:

@@ -48,7 +48,7 @@ class BoundQueues:
             worker.bound.appendleft(query)
         else:
             worker.bound.append(query)
-        worker.bound_s += worker.group.seconds[query.batch]
+        worker.bound_s += worker.group.seconds[query.size_class][query.batch]
         self._waiting += 1
         self._ready.append(worker)
         return True
@@ -65,7 +65,7 @@ class BoundQueues:
         self._waiting -= 1
         worker = query.worker
         if worker is not None and worker.group is not None:
-            worker.bound_s -= worker.group.seconds[query.batch]
+            worker.bound_s -= worker.group.seconds[query.size_class][query.batch]
 
     def lost(self, worker: Worker) -> Sequence[Waiting]:
         """Return the queries that were bound to a worker."""
@@ -113,7 +113,9 @@ class BoundQueues:
         while bound and group is not None:
             query = bound[0]
             if query.state == QUEUED:
-                if query.due - now > (group.seconds[query.batch] if self._rules.early else 0.0):
+                if query.due - now > (
+                    group.seconds[query.size_class][query.batch] if self._rules.early else 0.0
+                ):
                     return
                 self.dropped.append(query)
                 self.removed(query)
@@ -138,22 +140,26 @@ class BoundQueues:
                 worker.bound.popleft()
         if worker.bound:
             self._ready.append(worker)
-        return Choice(worker, queries, total, group.seconds[total])
+        return Choice(worker, queries, total, group.seconds[queries[0].size_class][total])
 
     @staticmethod
     def _joins(query: Waiting, head: Waiting, group: Group, joint: tuple[int, int, float]) -> bool:
         total, items, left = joint
+        table = group.seconds[head.size_class]
         return (
             items <= group.most
             and query.alike == head.alike
-            and group.seconds[items] <= left
-            and group.seconds[items] - group.seconds[total] <= group.seconds[query.batch]
+            and query.size_class == head.size_class
+            and table[items] <= left
+            and table[items] - table[total] <= table[query.batch]
         )
 
     def _popped(self, worker: Worker, group: Group) -> Waiting:
         query = worker.bound.popleft()
         self._waiting -= 1
-        worker.bound_s = max(0.0, worker.bound_s - group.seconds[query.batch]) if worker.bound else 0.0
+        worker.bound_s = (
+            max(0.0, worker.bound_s - group.seconds[query.size_class][query.batch]) if worker.bound else 0.0
+        )
         return query
 
     def _usable(self, query: Waiting) -> list[tuple[Worker, float]]:
@@ -162,7 +168,8 @@ class BoundQueues:
         return [
             (worker, seconds)
             for group in self._fleet.groups
-            if query.batch <= group.most and (seconds := group.seconds[query.batch]) < math.inf
+            if query.batch <= group.most
+            and (seconds := group.seconds[query.size_class][query.batch]) < math.inf
             for worker in group.members
             if not worker.overdue and not (several and worker is query.avoid)
         ]

@@ -43,14 +43,14 @@ class Fifs(SharedQueue):
 
     def expire(self, now: float) -> None:
         """Drop what can no longer be answered in time."""
-        for batch in list(self._queues.sizes):
-            self._head(batch, now)
+        for kind in list(self._queues.kinds):
+            self._head(kind, now)
 
     def next(self, now: float) -> Choice | None:
         """Return a batch to start now, None if there is none."""
         if not (self._queues.waiting and self._fleet.idlers):
             return None
-        heads = [query for batch in list(self._queues.sizes) if (query := self._head(batch, now)) is not None]
+        heads = [query for kind in list(self._queues.kinds) if (query := self._head(kind, now)) is not None]
         for query in sorted(heads, key=lambda each: each.key):
             found = self._longest_idle(query)
             if found is not None:
@@ -70,10 +70,10 @@ class Fifs(SharedQueue):
 
     def _start(self, query: Waiting, found: tuple[Worker, Group], now: float) -> Choice:
         worker, group = found
-        self._queues.pop(query.batch)
+        self._queues.pop(query.kind)
         self._fleet.unidle(worker)
         queries = [query]
         items = self._join(group, queries, now) if self._rules.batching else query.batch
         for each in queries:
             self._started(each, now)
-        return Choice(worker, queries, items, group.seconds[items])
+        return Choice(worker, queries, items, group.seconds[query.size_class][items])

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
 from partita.serve.gateway.pace import Pace
 from partita.serve.gateway.queues import Queues
-from partita.serve.gateway.waiting import QUEUED
+from partita.serve.gateway.waiting import KIND_SHIFT, QUEUED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,6 +16,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.routers.port import Rules
     from partita.serve.gateway.waiting import Waiting, Worker
 
+_BATCH = (1 << KIND_SHIFT) - 1
 _HURRY = 0.95
 """Part of its slack that a query may be forecast to wait; the rest is for batches that take longer."""
 
@@ -41,7 +41,7 @@ class SharedQueue:
 
     def put(self, query: Waiting, now: float) -> bool:
         """Let a query wait; False if it would wait too long."""
-        pace = self._paces.get(query.batch)
+        pace = self._paces.get(query.kind)
         if pace is not None and self._too_late(query, pace, now):
             return False
         self._queues.put(query)
@@ -49,9 +49,9 @@ class SharedQueue:
 
     def waits(self, query: Waiting, now: float) -> None:
         """Hear that a query could not start on arrival."""
-        pace = self._paces.get(query.batch)
+        pace = self._paces.get(query.kind)
         if pace is None:
-            pace = self._paces[query.batch] = Pace(2.0 * self._rules.deadline)
+            pace = self._paces[query.kind] = Pace(2.0 * self._rules.deadline)
         pace.waits(now)
 
     def removed(self, query: Waiting) -> None:
@@ -67,12 +67,11 @@ class SharedQueue:
     def larger(self, than: int) -> Sequence[Waiting]:
         """Return the queries that wait of more rows than so many, which are then not to wait any more."""
         queues = self._queues
-        if not queues.sizes or queues.sizes[-1] <= than:
-            return ()
         return [
             query
-            for size in queues.sizes[bisect_right(queues.sizes, than) :]
-            for _, _, query in queues.heaps[size]
+            for kind in queues.kinds
+            if kind & _BATCH > than
+            for _, _, query in queues.heaps[kind]
             if query.state == QUEUED
         ]
 
@@ -81,27 +80,33 @@ class SharedQueue:
             return False
         wait = pace.wait(self._queues.before(query), now)
         fleet = self._fleet
-        if wait <= _HURRY * (query.due - now - fleet.quickest[query.batch]):
+        if wait <= _HURRY * (query.due - now - fleet.quickest[query.size_class][query.batch]):
             return False
         left = query.due - now
-        return not any(group.idle and group.seconds[query.batch] <= left for group in fleet.groups)
+        return not any(
+            group.idle and group.seconds[query.size_class][query.batch] <= left for group in fleet.groups
+        )
 
     def _started(self, query: Waiting, now: float) -> None:
-        pace = self._paces.get(query.batch)
+        pace = self._paces.get(query.kind)
         if pace is not None:
             pace.started(now)
-            if self._queues.head(query.batch) is None:
+            if self._queues.head(query.kind) is None:
                 pace.emptied()
 
-    def _head(self, batch: int, now: float) -> Waiting | None:
-        """Return the first query of a batch size that some worker can still answer; drop those before it."""
+    def _head(self, kind: int, now: float) -> Waiting | None:
+        """Return the first query of a kind that some worker can still answer; drop those before it."""
         queues, fleet = self._queues, self._fleet
-        while (query := queues.head(batch)) is not None:
-            if fleet.awaited(query, now) if batch > fleet.most else query.due - now >= fleet.quickest[batch]:
+        while (query := queues.head(kind)) is not None:
+            if query.batch > fleet.most:
+                keep = fleet.awaited(query, now)
+            else:
+                keep = query.due - now >= fleet.quickest[query.size_class][query.batch]
+            if keep:
                 return query
-            queues.pop(batch)
+            queues.pop(kind)
             self.dropped.append(query)
-        pace = self._paces.get(batch)
+        pace = self._paces.get(kind)
         if pace is not None:
             pace.emptied()
         return None
@@ -116,24 +121,24 @@ class SharedQueue:
         total, due = head.batch, head.due
         if not queues.waiting:
             return total
-        # Of a batch size of which one does not fit no other does: the batch only grows, its deadline only nears.
-        firsts = [(heap[0][2].due, size) for size in queues.sizes if (heap := queues.heaps[size])]
+        # Of a kind of which one does not fit no other does: the batch only grows, its deadline only nears.
+        firsts = [(heap[0][2].due, kind) for kind in queues.kinds if (heap := queues.heaps[kind])]
         heapify(firsts)
         while firsts and total < group.most:
-            _, batch = firsts[0]
-            query = queues.head(batch)
+            _, kind = firsts[0]
+            query = queues.head(kind)
             if query is not None and self._fits(query, head, group, (total, due - now), now):
-                queues.pop(batch)
+                queues.pop(kind)
                 queries.append(query)
-                total += batch
+                total += query.batch
                 due = min(due, query.due)
-                query = queues.head(batch)
+                query = queues.head(kind)
             else:
                 query = None
             if query is None:
                 heappop(firsts)
             else:
-                heapreplace(firsts, (query.due, batch))
+                heapreplace(firsts, (query.due, kind))
         return total
 
     def _fits(
@@ -143,16 +148,19 @@ class SharedQueue:
         items = total + query.batch
         if items > group.most or query.alike != head.alike or query.avoid is not None:
             return False
-        seconds = group.seconds[items]
+        size_class = head.size_class
+        table = group.seconds[size_class]
+        seconds = table[items]
         return (
             seconds <= left
             and seconds <= query.due - now
-            and group.price * (seconds - group.seconds[total]) <= self._fleet.least[query.batch]
+            and query.size_class == size_class
+            and group.price * (seconds - table[total]) <= self._fleet.least[size_class][query.batch]
             and not self._starts_elsewhere(query, now)
         )
 
     def _starts_elsewhere(self, query: Waiting, now: float) -> bool:
         fleet, left = self._fleet, query.due - now
         return fleet.idlers > 0 and any(
-            group.idle and group.seconds[query.batch] <= left for group in fleet.groups
+            group.idle and group.seconds[query.size_class][query.batch] <= left for group in fleet.groups
         )
