@@ -35,6 +35,7 @@ limits: {latency_factor: 1.0}
 _SERVICES = """\
 services:
   - name: mixed
+    max_batch_size: 4
     worker:
       emulated:
         inputs:
