@@ -185,7 +185,9 @@ async def _tell_readiness(gateway: Gateway, services: Sequence[str]) -> None:
         for service in sorted(ready - known):
             _LOG.info("%s is ready", service, extra={"event": "ready", "service": service})
         for service in sorted(known - ready):
-            _LOG.warning("%s has no worker that can answer", service, extra={"event": "not ready", "service": service})
+            _LOG.warning(
+                "%s has no worker that can answer", service, extra={"event": "not ready", "service": service}
+            )
         known = ready
         await asyncio.sleep(_LOOK_S)
 
