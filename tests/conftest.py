@@ -25,6 +25,37 @@ os.environ["PARTITA_CONFIG"] = os.devnull
 
 ROOT = Path(__file__).resolve().parents[1]
 
+DEPENDENCIES = {
+    "numpy": ["tests/perf/test_table.py", "tests/plan/exact/test_pricing.py"],
+    "highspy": ["tests/plan/exact", "tests/plan/paper/test_paper_bound.py", "tests/cli/test_streams.py"],
+    "numba": ["tests/serve/test_simulation.py", "tests/plan/placing"],
+    "pydantic": ["tests/test_workload.py", "tests/cli/test_schema.py"],
+    "pyyaml": ["tests/test_workload.py", "tests/test_nesting.py"],
+    "typer": ["tests/cli/test_bad_input.py", "tests/cli/test_gpus.py"],
+    "rich": ["tests/cli/test_plan_view.py", "tests/cli/test_gpus.py"],
+    "nvidia-ml-py": ["tests/drive/test_survey.py", "tests/jobs/energy/test_nvml.py"],
+    "pyarrow": ["tests/perf/test_reading.py"],
+    "onnx": ["tests/jobs/memory"],
+    "onnxruntime": ["tests/serve/worker/test_onnx_runtime.py"],
+    "httptools": ["tests/serve/gateway/http"],
+    "uvloop": ["tests/serve/clients/test_tritonclient_http.py"],
+    "orjson": ["tests/serve/gateway/oip"],
+    "grpcio": ["tests/serve/clients/test_tritonclient_grpc.py"],
+    "grpcio-health-checking": ["tests/serve/gateway/grpc"],
+    "grpcio-reflection": ["tests/serve/gateway/grpc"],
+    "protobuf": ["tests/serve/gateway/grpc"],
+    "prometheus-client": ["tests/serve/gateway/test_front_metrics.py"],
+}
+"""The tests that meet each dependency's code, as files and folders; they have the mark `dependencies`."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of `DEPENDENCIES`."""
+    marked = {ROOT / path for paths in DEPENDENCIES.values() for path in paths}
+    for item in items:
+        if not marked.isdisjoint({item.path, *item.path.parents}):
+            item.add_marker("dependencies")
+
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:

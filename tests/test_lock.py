@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tests.conftest import DEPENDENCIES
 
 ROOT = Path(__file__).parents[1]
 _PIN = re.compile(
@@ -60,3 +61,14 @@ def test_pyproject_keeps_open_lower_bounds():
         operators = {each.operator for each in requirement.specifier}
         assert ">=" in operators, f"{requirement}: say the lowest version that works"
         assert not operators & {"==", "==="}, f"{requirement}: exact versions stand in lock/"
+
+
+def test_every_dependency_has_tests_that_meet_it_on_its_newest_and_lowest_version():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [
+        *project["dependencies"],
+        *(one for extra in project["optional-dependencies"].values() for one in extra),
+    ]
+    assert sorted(DEPENDENCIES) == sorted({Requirement(line).name for line in lines})
+    for paths in DEPENDENCIES.values():
+        assert [path for path in paths if not (ROOT / path).exists()] == []

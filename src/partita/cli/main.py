@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from contextlib import nullcontext
 from functools import wraps
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Annotated, Any
@@ -121,27 +120,22 @@ def command_line() -> Callable[..., object]:
     while waiting:
         command = waiting.pop()
         waiting.extend(getattr(command, "commands", {}).values())
-        _keep_apart(command)
+        command.callback = command.callback and _kept_apart(command.callback)
         for parameter in command.params:
             parameter.show_envvar = False
     run: Callable[..., object] = root
     return run
 
 
-def _keep_apart(command: Any) -> None:  # noqa: ANN401 -- typer has no public type
-    """Keep what a command writes apart while it runs; one whose subcommand is asked for writes nothing itself."""
-    invoke, body = command.invoke, command.callback
+def _kept_apart(body: Callable[..., object]) -> Callable[..., object]:
+    """Return a command that keeps what it writes apart, but not while its words are read: they may ask for help."""
 
-    def invoke_apart(context: typer.Context) -> object:
-        @wraps(body)
-        def run(*words: object, **options: object) -> object:
-            with nullcontext() if context.invoked_subcommand else apart():
-                return body(*words, **options)
+    @wraps(body)
+    def run(*words: object, **options: object) -> object:
+        with apart():
+            return body(*words, **options)
 
-        command.callback = body and run
-        return invoke(context)
-
-    command.invoke = invoke_apart
+    return run
 
 
 def _debug(arguments: list[str]) -> tuple[list[str], bool]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, TextIO
 
 from partita.errors import PartitaError
@@ -50,6 +50,8 @@ class _Descriptor(io.FileIO):
 
 
 _own: TextIO | None = None
+_printed: TextIO | None = None
+"""Where libraries print; with `_own` None until a command runs."""
 
 
 def own() -> TextIO:
@@ -86,30 +88,33 @@ def fill_gaps() -> None:
 def apart() -> Iterator[None]:
     """Keep `own` apart from what libraries print, which goes to stderr.
 
-    It stays so when the command is over: C libraries may write what they have buffered when the process ends. Only
-    where `sys.stdout` is not the process's stdout but an object, as under a test runner, is it put back.
+    Afterwards `sys.stdout` is `own`, as for the help of a subcommand, but file descriptor 1 still leads to stderr: C
+    libraries may write what they have buffered when the process ends. Where `sys.stdout` is not the process's stdout
+    but an object, as under a test runner, all is put back.
 
     Raises:
         ReaderGoneError: nobody reads stdout any more.
         OutputError: what was written last cannot be written.
     """
-    global _own  # noqa: PLW0603 -- the process has one stdout
-    if _own is not None:
+    global _own, _printed  # noqa: PLW0603 -- the process has one stdout
+    plain = sys.stdout  # noqa: TID251
+    if plain is _printed:
         yield
         return
-    plain = sys.stdout  # noqa: TID251
-    if _number(plain) == _STDOUT:
-        _own = _moved(plain)
-        try:
-            yield
-        finally:
-            _own.flush()
-        return
-    _own, sys.stdout = plain, sys.stderr  # noqa: TID251
+    if _own is None or _printed is None:
+        _own, _printed = (_moved(plain), plain) if _number(plain) == _STDOUT else (plain, sys.stderr)
+    mine, theirs = _own, _printed
+    sys.stdout = theirs  # noqa: TID251
     try:
         yield
     finally:
-        _own, sys.stdout = None, plain  # noqa: TID251
+        sys.stdout = mine  # noqa: TID251
+        if theirs is sys.stderr:
+            _own = _printed = None
+        else:
+            with suppress(OSError):
+                theirs.flush()
+            mine.flush()
 
 
 def _number(stream: TextIO) -> int | None:
