@@ -11,7 +11,14 @@ from partita.cli.services import WorkerWay, read_services, read_workers
 from partita.drive.replicas import CommandReady, PortReady, Process, Upstream
 from partita.errors import InputError
 from partita.serve.tensors import TensorSpec
-from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec, parse_spec
+from partita.serve.worker.spec import (
+    UNDECLARED,
+    DeclaredBatch,
+    EmulatedSpec,
+    OnnxSpec,
+    UpstreamSpec,
+    parse_spec,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -67,6 +74,16 @@ def test_processes_and_servers_that_are_told_are_read(tmp_path: Path) -> None:
         ("services: [{name: a, worker: {upstream: {url: 'http://h', command: serve}}}]", "a list of words"),
         ("services: [{name: a, worker: {emulated: yes please}}]", "expected true"),
         ("services: [{name: a, worker: {emulated: true}, hang_timeout_s: 0}]", "too few"),
+        ("services: [{name: a, worker: {emulated: true}, batch: 8}]", "8 is no batch dimension"),
+        ("services: [{name: a, worker: {emulated: true}, batch: [rows]}]", "is no batch dimension"),
+        ("services: [{name: a, worker: {emulated: true}, max_batch_size: 0}]", "max_batch_size"),
+        ("services: [{name: a, worker: {emulated: true}, max_batch_size: 1.5}]", "a whole number"),
+        ("services: [{name: a, worker: {emulated: true}, max_batch_size: 65537}]", "more than 65,536"),
+        (
+            "services: [{name: a, worker: {emulated: true}, batch: none, max_batch_size: 8}]",
+            "no batch to limit",
+        ),
+        ("services: [{name: a, command: [x], batch: rows}]", "unknown key 'batch'"),
         ("services: [{name: a, worker: {emulated: true}, retry: 1}]", "expected true or false"),
         ("services: [{name: a, worker: {emulated: true}, command: [x]}]", "unknown key 'command'"),
         ("services: [", "not YAML"),
@@ -109,6 +126,30 @@ def test_workers_are_read_and_models_lie_beside_the_file(tmp_path: Path) -> None
     assert isinstance(worker, Process)
     assert (worker.environment, worker.grace_s) == ({"OMP_NUM_THREADS": "1"}, 5.0)
     assert not (tmp_path / "workers").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "declared"),
+    [
+        ("", UNDECLARED),
+        (", batch: rows", DeclaredBatch(rows=True)),
+        (", batch: none", DeclaredBatch(rows=False)),
+        (", max_batch_size: 64", DeclaredBatch(most=64)),
+        (", batch: rows, max_batch_size: 64", DeclaredBatch(rows=True, most=64)),
+    ],
+)
+def test_what_is_declared_of_the_batch_reaches_the_worker(
+    tmp_path: Path, told: str, declared: DeclaredBatch
+) -> None:
+    path = tmp_path / "services.yaml"
+    path.write_text(f"services: [{{name: a, worker: {{emulated: true}}{told}}}]")
+    assert (read_workers(path)["a"].declared or UNDECLARED) == declared
+    worker = read_services(path, tmp_path / "workers")["a"]
+    assert isinstance(worker, Process)
+    assert worker.document is not None
+    words = dict.fromkeys(("service", "model", "gpu", "gpu_model"), "x")
+    words |= {"placement": "3g.20gb@4", "batch": "8", "token": "t1", "processes": "1", "latency_ms": "4"}
+    assert parse_spec(json.loads(worker.document(words)), "spec").declared == declared
 
 
 def test_a_workers_specification_has_what_is_measured_and_what_is_planned(tmp_path: Path) -> None:

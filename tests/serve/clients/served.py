@@ -35,7 +35,7 @@ limits: {latency_factor: 1.0}
 _SERVICES = """\
 services:
   - name: mixed
-    max_batch_size: 4
+    max_batch_size: 64
     worker:
       emulated:
         inputs:

@@ -26,7 +26,7 @@ def test_it_says_that_it_is_there_and_what_it_serves(client):
     assert not client.is_model_ready("nothing")
     described = client.get_model_metadata("mixed", as_json=True)
     assert [each["datatype"] for each in described["inputs"]] == ["BYTES", "FP16", "INT64"]
-    assert client.get_model_config("mixed").config.max_batch_size == 4
+    assert client.get_model_config("mixed").config.max_batch_size == 64
     assert [each.name for each in client.get_model_repository_index().models] == ["mixed"]
 
 

@@ -27,7 +27,7 @@ def test_it_says_that_it_is_there_and_what_it_serves(client):
     assert "binary_tensor_data" in client.get_server_metadata()["extensions"]
     described = client.get_model_metadata("mixed")
     assert [each["name"] for each in described["inputs"]] == ["TEXT", "HALF", "WHOLE"]
-    assert client.get_model_config("mixed")["max_batch_size"] == 4
+    assert client.get_model_config("mixed")["max_batch_size"] == 64
     assert [each["name"] for each in client.get_model_repository_index()] == ["mixed"]
 
 
@@ -80,6 +80,11 @@ def test_a_deadline_that_cannot_be_met_is_refused(client, arrays):
     assert_same(client.infer("mixed", given, parameters={"deadline_ms": 4000}), arrays)
 
 
+def test_more_rows_than_the_plan_runs_at_once_are_answered_as_one(client, arrays):
+    large = {name: np.concatenate([array, array[::-1]] * 8) for name, array in arrays.items()}
+    assert_same(client.infer("mixed", inputs(triton, large)), large)
+
+
 def test_what_the_model_does_not_take_is_told(client, arrays):
     given = inputs(triton, arrays)
     with pytest.raises(InferenceServerException, match="nothing"):
@@ -89,7 +94,7 @@ def test_what_the_model_does_not_take_is_told(client, arrays):
     with pytest.raises(InferenceServerException, match="WHOLE"):
         client.infer("mixed", given[:2])
     large = {name: np.repeat(array, 50, axis=0) for name, array in arrays.items()}
-    with pytest.raises(InferenceServerException):
+    with pytest.raises(InferenceServerException, match="takes 64 at most"):
         client.infer("mixed", inputs(triton, large))
     wrong = triton.InferInput("WHOLE", [2, 2], "FP32")
     wrong.set_data_from_numpy(np.zeros((2, 2), np.float32))

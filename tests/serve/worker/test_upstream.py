@@ -23,7 +23,7 @@ from partita.serve.tensors import Answer, Parameters, Query, Tensor, TensorSpec
 from partita.serve.worker.joint import InvalidQueryError, decode_texts, encode_texts
 from partita.serve.worker.oip import read_answer, write_query
 from partita.serve.worker.oip_client import UpstreamError
-from partita.serve.worker.spec import UpstreamSpec
+from partita.serve.worker.spec import UNDECLARED, DeclaredBatch, UpstreamSpec
 from partita.serve.worker.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -67,6 +67,45 @@ def test_queries_are_forwarded_as_one_and_their_answers_split(server: Server, up
     assert server.requests == [3]
 
 
+@pytest.mark.parametrize(
+    ("limit", "declared", "batching", "requests"),
+    [
+        (64, UNDECLARED, (True, 64), [3]),
+        (2, UNDECLARED, (True, 2), [2, 1]),
+        (0, UNDECLARED, (False, 0), [1, 2]),
+        (None, UNDECLARED, (False, 0), [1, 2]),
+        (64, DeclaredBatch(rows=False), (False, 0), [1, 2]),
+        (None, DeclaredBatch(rows=True), (True, 0), [3]),
+        (0, DeclaredBatch(rows=True, most=9), (True, 9), [3]),
+        (2, DeclaredBatch(most=9), (True, 9), [2, 1]),
+    ],
+)
+def test_queries_are_joined_as_the_servers_own_configuration_says_or_the_declaration(
+    server: Server,
+    limit: int | None,
+    declared: DeclaredBatch,
+    batching: tuple[bool, int],
+    requests: list[int],
+) -> None:
+    server.limit = limit
+    made = Upstream(UpstreamSpec(server.url), "plus", 1, declared)
+    assert (made.batching.rows, made.batching.most) == batching
+    first, second = made.run(0, [asking(1), asking(20, 30)])
+    assert (values(first), values(second)) == ([2, 3], [21, 22, 31, 32])
+    assert server.requests == requests
+    made.close()
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422, 451])
+def test_what_the_server_blames_on_the_client_is_told_in_its_words(
+    server: Server, upstream: Upstream, status: int
+) -> None:
+    server.fail_with = status
+    (answer,) = upstream.run(0, [asking(1)])
+    assert answer.invalid
+    assert f"{status}: a bad day" in str(answer.error)
+
+
 def test_connections_are_kept(server: Server, upstream: Upstream) -> None:
     before = server.connections
     for _ in range(5):
@@ -88,7 +127,7 @@ def test_a_query_that_the_server_blames_is_invalid_and_alone(upstream: Upstream)
     assert "13 is unlucky" in str(bad.error)
 
 
-@pytest.mark.parametrize("status", [429, 500, 503])
+@pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
 def test_a_server_that_fails_is_not_the_querys_fault(server: Server, upstream: Upstream, status: int) -> None:
     server.fail_with = status
     with pytest.raises(UpstreamError, match=f"{status}: a bad day"):
