@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.record import Submitter
     from partita.jobs.queue.submission import Submission
 
-MOST_ROWS = 500
+MOST_ROWS = 2000
 MOST_WAITING = 100_000
 
 
@@ -53,7 +53,7 @@ class Answers:
         self._service = service
         self._energy = energy
         self._access = access
-        self._overview: Overview | None = None
+        self._overview = Overview(service)
         self._known: dict[str, Callable[[Caller, Mapping[str, Any]], dict[str, Any]]] = {
             "submit": self._submit,
             "cancel": self._cancel,
@@ -216,16 +216,26 @@ class Answers:
             whole_number(body, "offset", 0),
             min(whole_number(body, "limit", MOST_ROWS), MOST_ROWS),
         )
-        if self._overview is None or self._overview.stale():
-            self._overview = Overview(self._service)
-        found = self._overview
+        revision = body.get("revision")
+        if isinstance(revision, str):
+            found = self._overview.kept(revision)
+            if found is None:
+                return {"expired": True}
+        else:
+            found = self._overview.snapshot(caller.uid if body.get("mine") else None)
+        if offset + limit < len(found.jobs):
+            self._overview.keep(found)
+        admin = self._access.is_admin(caller)
         return {
-            "jobs": found.rows(offset, limit, lambda job: self._access.may(caller, job)),
-            "total": len(found.order),
-            "counts": self._service.book.counts(),
-            "now": self._service.now,
+            "revision": found.revision,
+            "jobs": self._overview.rows(
+                found, offset, limit, lambda job: admin or job.submitter.uid == caller.uid
+            ),
+            "total": len(found.jobs),
+            "counts": found.counts,
+            "now": found.now,
             "discipline": self._service.discipline,
-            "trouble": self._service.trouble,
+            "trouble": found.trouble,
         }
 
     def _instances(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from copy import copy
 from dataclasses import dataclass
@@ -43,10 +44,17 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """When a job starts: `exact` if the discipline was played on with what is expected, else an estimate."""
+    """When a job starts.
+
+    Attributes:
+        start: seconds since 1970.
+        guessed: whether it rests on a run time that nobody gave and nothing has shown.
+        played: whether the discipline was played on until then.
+    """
 
     start: float
-    exact: bool
+    guessed: bool
+    played: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,14 +187,30 @@ class Scheduler:
             runs = proceed(state, (), copy(self._discipline(model))).runs
         except InfeasibleError:
             return {}
-        found = {run.job.id: Prediction(run.began, True) for run in runs}
+        # Whoever starts after a job of unknown run time has begun may start sooner or later for it.
+        unknown = [run.began for run in runs if self._expected[run.job.id][2].timed == "default"]
+        since = view.now if self._overrun(view, state) else min(unknown, default=math.inf)
+        found = {run.job.id: Prediction(run.began, run.decided > max(since, view.now)) for run in runs}
         last = max((run.began for run in runs), default=view.now)
         done = 0.0
         for job in waiting:
             if job.id not in found:
-                found[job.id] = Prediction(last + done / len(group), False)
+                found[job.id] = Prediction(last + done / len(group), guessed=True, played=False)
                 done += job.work
         return found
+
+    def _overrun(self, view: View, state: State) -> bool:
+        """Say whether something runs of which nobody knows how long it takes, or longer than was expected."""
+        running = {each.job.id: each for each in state.running}
+        for record in view.active:
+            each = running.get(record.number)
+            if each is None:
+                continue
+            expected = each.job.seconds.get(each.placement.profile) or max(each.job.seconds.values())
+            ran = view.now - (record.attempt.began or view.now)
+            if ran >= expected or self.expected(record).timed == "default":
+                return True
+        return False
 
     def _first(self, waiting: tuple[Job, ...]) -> tuple[Job, ...]:
         if len(waiting) <= EXACT:

@@ -23,7 +23,6 @@ class Sight:
 
     Attributes:
         seen: the cluster as it was last seen.
-        hosts: the GPUs that jobs may use, as they were then.
         resting: GPUs on which something could not be made.
         due: when to look again.
     """
@@ -31,7 +30,8 @@ class Sight:
     def __init__(self, driver: Driver, book: Book) -> None:
         self._driver, self._book = driver, book
         self.seen = Observation(())
-        self.hosts: tuple[Host, ...] = ()
+        self._hosts: tuple[Host, ...] = ()
+        self._of: tuple[Observation, int] | None = None
         self.resting = Resting()
         self.due = float("-inf")
 
@@ -40,6 +40,15 @@ class Sight:
         """The time on the cluster's clock."""
         return self._driver.clock.now()
 
+    @property
+    def hosts(self) -> tuple[Host, ...]:
+        """The GPUs that jobs may use, as they were last seen, with what the queue's own jobs hold now."""
+        # Jobs start and end between two looks: what runs must be in use wherever it is looked at.
+        now = (self.seen, self._book.version)
+        if self._of is None or self._of[0] is not now[0] or self._of[1] != now[1]:
+            self._hosts, self._of = hosts(self.seen, self._book.holding), now
+        return self._hosts
+
     def look(self, due: float) -> Observation:
         """Look at the cluster, and again when it is `due`.
 
@@ -47,7 +56,6 @@ class Sight:
             DriveError: it cannot be reached.
         """
         self.seen = self._driver.observe()
-        self.hosts = hosts(self.seen, self._book.holding)
         self.due = due
         return self.seen
 
