@@ -82,5 +82,5 @@ def checked(answer: Answer) -> Answer:
     if answer.error is None:
         return answer
     if answer.invalid:
-        raise RequestError(answer.error)
+        raise RequestError(answer.error, reason="model")
     raise FailedError(answer.error)

@@ -268,7 +268,7 @@ def test_errors_are_counted_by_code_and_reason(server):
         ("grpc", "UNAVAILABLE", "late"): 1,
         ("grpc", "INTERNAL", "failed"): 1,
         ("grpc", "INTERNAL", "internal"): 1,
-        ("grpc", "INVALID_ARGUMENT", "invalid"): 1,
+        ("grpc", "INVALID_ARGUMENT", "shape"): 1,
         ("grpc", "NOT_FOUND", "not_found"): 1,
     }
 

@@ -44,6 +44,10 @@ def get(path: bytes, *more: bytes, version: bytes = b"1.1", method: bytes = b"GE
     return b"%b %b HTTP/%b\r\n%b%b\r\n" % (method, path, version, host, b"".join(more))
 
 
+def ask_with(body: bytes, *more: bytes) -> bytes:
+    return INFER + HOST + b"".join(more) + b"Content-Length: %d\r\n\r\n" % len(body) + body + LAST
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[Serving]:
     limits = ConnectionLimits(head=8192, closing_s=2.0)
@@ -399,7 +403,12 @@ def test_errors_are_counted_by_reason_and_logged_once_in_a_while(server, caplog)
         INFER + HOST + b"Content-Length: 2000000\r\n\r\n": (413, "too_large"),
         get(b"/" + b"a" * 5000): (414, "path"),
         get(b"/", b"A: " + b"b" * 9000 + b"\r\n"): (431, "head_too_large"),
-        INFER + HOST + b"Content-Length: 1\r\n\r\n{" + LAST: (400, "invalid"),
+        INFER + HOST + b"Content-Length: 1\r\n\r\n{" + LAST: (400, "json"),
+        ask_with(BODY.replace(b"[1, 4]", b"[1, 5]")): (400, "shape"),
+        ask_with(BODY.replace(b"FP32", b"FP64")): (400, "datatype"),
+        ask_with(BODY.replace(b"[1, 2, 3, 4]", b"[1, 2, 3, 1e40]")): (400, "data"),
+        ask_with(BODY.replace(b"INPUT0", b"INPUT1")): (400, "names"),
+        ask_with(BODY, b"partita-deadline-ms: -1\r\n"): (400, "deadline"),
     }  # fmt: skip
     for sent, (status, reason) in cases.items():
         before = counted(server, status, reason)

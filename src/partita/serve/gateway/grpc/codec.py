@@ -108,7 +108,8 @@ def _tensor(each: Any, raw: bytes | None, spec: TensorSpec, limits: Limits) -> T
 def _contents(each: Any, count: int) -> bytes:  # noqa: ANN401 -- a message
     if each.datatype not in _FIELDS:
         raise RequestError(
-            f"input {each.name}: {each.datatype} has no typed contents; send raw_input_contents"
+            f"input {each.name}: {each.datatype} has no typed contents; send raw_input_contents",
+            reason="datatype",
         )
     field, code = _FIELDS[each.datatype]
     values = getattr(each.contents, field)

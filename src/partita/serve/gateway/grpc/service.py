@@ -147,7 +147,7 @@ class Service:
                 if name not in _OPEN:
                     self.check(context)
                 if request is None:
-                    raise RequestError(_MALFORMED)
+                    raise RequestError(_MALFORMED, reason="malformed")
                 return await answer(request, context)
             except (RequestError, RefusedError, FailedError) as error:
                 code, trailing = _status(error, context)

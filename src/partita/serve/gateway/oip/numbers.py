@@ -67,7 +67,9 @@ def from_lists(tensor: Mapping[str, Any], count: int, most_strings: int) -> byte
     """
     name, datatype = tensor["name"], tensor["datatype"]
     if datatype in NO_JSON:
-        raise RequestError(f"input {name}: {datatype} has no form in JSON; send it as binary data")
+        raise RequestError(
+            f"input {name}: {datatype} has no form in JSON; send it as binary data", reason="datatype"
+        )
     return from_flat(name, datatype, _flat(name, tensor["shape"], count, tensor.get("data")), most_strings)
 
 
@@ -79,7 +81,9 @@ def from_flat(name: str, datatype: str, flat: list[Any], most_strings: int) -> b
         try:
             return pack(f"<{len(flat)}{_CODES[datatype]}", *flat)
         except OverflowError:  # infinite ones that say so are not too large
-            raise RequestError(f"input {name}: a number is out of range of {datatype}") from None
+            raise RequestError(
+                f"input {name}: a number is out of range of {datatype}", reason="data"
+            ) from None
     if datatype == "BYTES":
         return _strings(name, flat, kinds, most_strings)
     if datatype == "BOOL":
@@ -89,7 +93,7 @@ def from_flat(name: str, datatype: str, flat: list[Any], most_strings: int) -> b
     try:
         return array(_CODES[datatype], flat).tobytes()
     except OverflowError:
-        raise RequestError(f"input {name}: a number is out of range of {datatype}") from None
+        raise RequestError(f"input {name}: a number is out of range of {datatype}", reason="data") from None
 
 
 def to_list(tensor: Tensor) -> object:
@@ -102,7 +106,9 @@ def to_list(tensor: Tensor) -> object:
         try:
             return [each.decode() for each in unpack_strings(tensor.data)]
         except UnicodeDecodeError:
-            raise RequestError(f"output {tensor.name} is no UTF-8 text; ask for it as binary data") from None
+            raise RequestError(
+                f"output {tensor.name} is no UTF-8 text; ask for it as binary data", reason="data"
+            ) from None
     if tensor.datatype in NO_JSON:
         raise no_json(tensor.name, tensor.datatype)
     return np.frombuffer(bytes(tensor.data), _NUMPY[tensor.datatype])
@@ -124,22 +130,28 @@ def with_tokens(numbers: object) -> object:
 
 def no_json(name: str, datatype: str) -> RequestError:
     """Return what is said of an output that was not asked for as binary data and has no other form."""
-    return RequestError(f"output {name}: {datatype} has no form in JSON; ask for it as binary data")
+    return RequestError(
+        f"output {name}: {datatype} has no form in JSON; ask for it as binary data", reason="datatype"
+    )
 
 
 def _flat(name: str, shape: Sequence[int], count: int, data: object) -> list[Any]:
     if not isinstance(data, list):
-        raise RequestError(f"input {name}: data is no list")
+        raise RequestError(f"input {name}: data is no list", reason="data")
     flat: list[Any] = data
     depth = 0
     while flat and type(flat[0]) is list:
         lengths = {len(each) if type(each) is list else -1 for each in flat}
         depth += 1
         if depth >= len(shape) or len(flat) != _product(shape[:depth]) or lengths != {shape[depth]}:
-            raise RequestError(f"input {name}: its lists are not nested as its shape {list(shape)}")
+            raise RequestError(
+                f"input {name}: its lists are not nested as its shape {list(shape)}", reason="shape"
+            )
         flat = list(chain.from_iterable(flat))
     if len(flat) != count:
-        raise RequestError(f"input {name}: {len(flat)} elements, and shape {list(shape)} has {count}")
+        raise RequestError(
+            f"input {name}: {len(flat)} elements, and shape {list(shape)} has {count}", reason="shape"
+        )
     return flat
 
 
@@ -153,7 +165,7 @@ def _product(sizes: Sequence[int]) -> int:
 def _check_kinds(name: str, datatype: str, kinds: set[type], allowed: set[type]) -> None:
     if not kinds <= allowed:
         words = ", ".join(sorted(_WORDS.get(kind, "nothing known") for kind in kinds - allowed))
-        raise RequestError(f"input {name}: {words} among elements of {datatype}")
+        raise RequestError(f"input {name}: {words} among elements of {datatype}", reason="datatype")
 
 
 _WORDS = {

@@ -135,10 +135,12 @@ def checked_deadline(value: object, per_second: float, name: str, limits: Limits
         RequestError: it is no positive number, or too large.
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not isfinite(value) or value <= 0:
-        raise RequestError(f"{name} is {shown(value)}, not a number above 0")
+        raise RequestError(f"{name} is {shown(value)}, not a number above 0", reason="deadline")
     seconds = value / per_second
     if seconds > limits.deadline_s:
-        raise RequestError(f"{name} is {shown(value)}, more than {limits.deadline_s:g} seconds")
+        raise RequestError(
+            f"{name} is {shown(value)}, more than {limits.deadline_s:g} seconds", reason="deadline"
+        )
     return seconds
 
 
@@ -162,7 +164,7 @@ def check_parameters(parameters: Mapping[str, Any]) -> None:
         return
     for name, why in _REFUSED.items():
         if parameters.get(name):
-            raise RequestError(f"parameter {name}: {why}")
+            raise RequestError(f"parameter {name}: {why}", reason="unsupported")
 
 
 def _document(body: bytes, header_length: int | None, limits: Limits) -> dict[str, Any]:
@@ -170,7 +172,8 @@ def _document(body: bytes, header_length: int | None, limits: Limits) -> dict[st
     if header_length is not None:
         if header_length > len(body):
             raise RequestError(
-                f"Inference-Header-Content-Length is {header_length}, and the body has {len(body)} bytes"
+                f"Inference-Header-Content-Length is {header_length}, and the body has {len(body)} bytes",
+                reason="data",
             )
         header = memoryview(body)[:header_length]
     if len(header) > limits.header:
@@ -179,7 +182,7 @@ def _document(body: bytes, header_length: int | None, limits: Limits) -> dict[st
         )
     document = _loaded(header)
     if type(document) is not dict:
-        raise RequestError("the body is no JSON object")
+        raise RequestError("the body is no JSON object", reason="json")
     return document
 
 
@@ -193,11 +196,11 @@ def _loaded(header: bytes | memoryview) -> Any:  # noqa: ANN401 -- whatever is J
     except orjson.JSONDecodeError as error:
         text = bytes(header)
         if b"NaN" not in text and b"Infinity" not in text:
-            raise RequestError(f"malformed JSON: {error}") from None
+            raise RequestError(f"malformed JSON: {error}", reason="json") from None
     try:
         return json.loads(text.decode(), parse_float=_finite)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"malformed JSON: {error}") from None
+        raise RequestError(f"malformed JSON: {error}", reason="json") from None
 
 
 def _finite(text: str) -> float:
@@ -225,16 +228,17 @@ def _tensors(
         else:
             if type(size) is not int or not 0 <= size <= end - at:
                 raise RequestError(
-                    f"input {name}: binary_data_size is {shown(size)}, {end - at} bytes are left"
+                    f"input {name}: binary_data_size is {shown(size)}, {end - at} bytes are left",
+                    reason="data",
                 )
             if "data" in each:
-                raise RequestError(f"input {name} has both data and binary_data_size")
+                raise RequestError(f"input {name} has both data and binary_data_size", reason="data")
             data = view[at : at + size]
             at += size
             check_data(name, datatype, count, data, limits)
         found.append(Tensor(name, datatype, tuple(shape), data))
     if at != end:
-        raise RequestError(f"{end - at} bytes of binary data belong to no input")
+        raise RequestError(f"{end - at} bytes of binary data belong to no input", reason="data")
     return found
 
 

@@ -52,13 +52,15 @@ class Signature:
             spec = self._inputs.get(name) if isinstance(name, str) else None
             if spec is None:
                 known = ", ".join(self._order)
-                raise RequestError(f"no input {shown(name)}; {self.model.service} takes {known}")
+                raise RequestError(
+                    f"no input {shown(name)}; {self.model.service} takes {known}", reason="names"
+                )
             if spec.name in found:
-                raise RequestError(f"input {spec.name} is given twice")
+                raise RequestError(f"input {spec.name} is given twice", reason="names")
             found[spec.name] = spec
         for name, spec in self._inputs.items():
             if name not in found and not spec.optional:
-                raise RequestError(f"input {name} is missing")
+                raise RequestError(f"input {name} is missing", reason="names")
         return tuple(found.values())
 
     def query(self, tensors: Sequence[Tensor], outputs: Sequence[object]) -> Query:
@@ -88,38 +90,44 @@ class Signature:
             there = [(name, shapes[name][at]) for name, at in places if name in shapes]
             for name, size in there[1:]:
                 if size != there[0][1]:
-                    raise RequestError(f"{symbol} is {there[0][1]} in {there[0][0]} and {size} in {name}")
+                    raise RequestError(
+                        f"{symbol} is {there[0][1]} in {there[0][0]} and {size} in {name}", reason="shape"
+                    )
 
     def _check_batch(self, tensors: tuple[Tensor, ...]) -> None:
         if not tensors or not all(tensor.shape for tensor in tensors):
-            raise RequestError("an input has no dimension, and the first one is the batch")
+            raise RequestError("an input has no dimension, and the first one is the batch", reason="shape")
         batch = tensors[0].shape[0]
         for tensor in tensors:
             if tensor.shape[0] != batch:
                 raise RequestError(
-                    f"inputs of unlike batch sizes: {tensors[0].name} {batch}, {tensor.name} {tensor.shape[0]}"
+                    f"inputs of unlike batch sizes: {tensors[0].name} {batch}, {tensor.name} {tensor.shape[0]}",
+                    reason="shape",
                 )
         if batch > self.model.max_batch:
             raise RequestError(
                 f"batch size {batch}, and {self.model.service} takes {self.model.max_batch} at most "
-                "(its max_batch_size)"
+                "(its max_batch_size)",
+                reason="shape",
             )
 
     def _check_outputs(self, names: Sequence[object]) -> None:
         for name in names:
             if not isinstance(name, str) or (self._outputs and name not in self._outputs):
                 known = ", ".join(self._outputs)
-                raise RequestError(f"no output {shown(name)}; {self.model.service} gives {known}")
+                raise RequestError(
+                    f"no output {shown(name)}; {self.model.service} gives {known}", reason="names"
+                )
         if len(set(names)) != len(names):
-            raise RequestError("an output is asked for twice")
+            raise RequestError("an output is asked for twice", reason="names")
 
     def _check_given(self, tensors: tuple[Tensor, ...]) -> None:
         if not tensors:
-            raise RequestError("there is no input")
+            raise RequestError("there is no input", reason="names")
         names = [tensor.name for tensor in tensors]
         if len(set(names)) != len(names):
             twice = next(each for each in names if names.count(each) > 1)
-            raise RequestError(f"input {shown(twice)} is given twice")
+            raise RequestError(f"input {shown(twice)} is given twice", reason="names")
 
 
 def elements(spec: TensorSpec, datatype: object, shape: object) -> int:
@@ -129,7 +137,7 @@ def elements(spec: TensorSpec, datatype: object, shape: object) -> int:
         RequestError: it is not of its datatype or shape.
     """
     if datatype != spec.datatype:
-        raise RequestError(f"input {spec.name} is {spec.datatype}, not {shown(datatype)}")
+        raise RequestError(f"input {spec.name} is {spec.datatype}, not {shown(datatype)}", reason="datatype")
     count = 1
     if not isinstance(shape, (list, tuple)) or len(shape) != len(spec.shape):
         raise _misfit(spec, shape)
@@ -149,7 +157,8 @@ def check_size(name: str, datatype: str, count: int, size: int) -> None:
     needed = count * ITEM_BYTES[datatype]
     if size != needed:
         raise RequestError(
-            f"input {name}: {size} bytes of data, and {count} elements of {datatype} take {needed}"
+            f"input {name}: {size} bytes of data, and {count} elements of {datatype} take {needed}",
+            reason="data",
         )
 
 
@@ -166,11 +175,12 @@ def _places(inputs: Sequence[TensorSpec]) -> dict[str, list[tuple[str, int]]]:
 def _as_given(name: object, datatype: object, shape: object) -> TensorSpec:
     """Return what an input says of itself, of a model that lists none."""
     if not isinstance(name, str) or not name:
-        raise RequestError(f"an input's name is {shown(name)}, not a text")
+        raise RequestError(f"an input's name is {shown(name)}, not a text", reason="names")
     if not isinstance(datatype, str) or (datatype not in ITEM_BYTES and datatype != "BYTES"):
         known = ", ".join((*ITEM_BYTES, "BYTES"))
         raise RequestError(
-            f"input {shown(name)} is of the unknown datatype {shown(datatype)}; there are {known}"
+            f"input {shown(name)} is of the unknown datatype {shown(datatype)}; there are {known}",
+            reason="datatype",
         )
     size = len(shape) if isinstance(shape, (list, tuple)) else 1
     return TensorSpec(name, datatype, (-1,) * size)
@@ -183,10 +193,10 @@ def _misfit(spec: TensorSpec, shape: object, at: int | None = None) -> RequestEr
         f"input {spec.name} has shape [{', '.join(sizes)}]{_ANY if '-1' in sizes else ''}, not {shown(shape)}"
     )
     if at is not None and isinstance(shape, (list, tuple)) and type(shape[at]) is int and spec.shape[at] >= 0:
-        return RequestError(f"{told}: dimension {at} is {spec.shape[at]}, not {shape[at]}")
+        return RequestError(f"{told}: dimension {at} is {spec.shape[at]}, not {shape[at]}", reason="shape")
     if isinstance(shape, (list, tuple)) and len(shape) != len(spec.shape):
-        return RequestError(f"{told}: {len(spec.shape)} dimensions, not {len(shape)}")
-    return RequestError(told)
+        return RequestError(f"{told}: {len(spec.shape)} dimensions, not {len(shape)}", reason="shape")
+    return RequestError(told, reason="shape")
 
 
 _ANY = " (-1: any size)"

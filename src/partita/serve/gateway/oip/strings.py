@@ -30,7 +30,8 @@ def check_strings(name: str, data: Buffer, count: int) -> None:
         if at == end:
             return
     raise RequestError(
-        f"input {name}: its data are not {count} elements of BYTES, each after its length in 4 bytes"
+        f"input {name}: its data are not {count} elements of BYTES, each after its length in 4 bytes",
+        reason="data",
     )
 
 
