@@ -156,7 +156,7 @@ class ExactPlanner:
             config_value(problem, configs), bound
         ):
             return configs, bound
-        shared = solve_shared(problem, configs, self.watch)
+        shared = solve_shared(problem, configs, bound, self.watch, self.seed)
         found = [each for each in (configs, shared.configs) if each]
         return min(found, key=lambda each: config_value(problem, each)), max(bound, shared.bound)
 

@@ -101,6 +101,11 @@ class Program:
         kinds = np.array([highspy.HighsVarType.kInteger] * self.width)
         self.solver.changeColsIntegrality(self.width, np.arange(self.width, dtype=np.int32), kinds)
 
+    def make_continuous(self) -> None:
+        """Allow fractions in every column from now on."""
+        kinds = np.array([highspy.HighsVarType.kContinuous] * self.width)
+        self.solver.changeColsIntegrality(self.width, np.arange(self.width, dtype=np.int32), kinds)
+
     def clear_costs(self) -> None:
         """Make every column cost nothing."""
         self.solver.changeColsCost(self.width, np.arange(self.width, dtype=np.int32), np.zeros(self.width))
