@@ -21,6 +21,8 @@ from partita.plan.exact.columns import ColumnGeneration
 from partita.plan.exact.compact import solve_compact
 from partita.plan.exact.counts import round_up
 from partita.plan.exact.rounding import round_covers
+from partita.plan.exact.shared import solve_shared
+from partita.plan.paper.greedy import greedy_configs
 from partita.plan.problem import Pool, Problem, Service, Size
 from partita.plan.watch import Watch
 
@@ -68,6 +70,27 @@ def test_no_way_to_fill_gpus_with_few_services_each_beats_the_bound(asked: Probl
     fewest = fewest_by_trying(asked)
     assert plan.objective.proven
     assert plan.objective.value == fewest
+
+
+@given(small_problems(), st.sampled_from([2, 3]))
+@settings(max_examples=40)
+def test_whole_configurations_alone_keep_to_the_truth(asked: Problem, most: int) -> None:
+    """The column generation over GPUs, without the bound and the list that help it."""
+    asked = replace(asked, max_services_per_gpu=most)
+    found = solve_shared(asked, greedy_configs(asked), 0.0, Watch(20.0))
+    assert found.configs is not None
+    assert found.bound <= fewest_by_trying(asked) <= found.configs.total()
+
+
+def test_two_services_a_gpu_leave_no_gap_where_one_was() -> None:
+    runs = {
+        f"s{i}": (37.0 + 11.0 * (i * 7 % 13), {p.name: p.compute * (1.0 + i % 3) for p in A100.profiles})
+        for i in range(24)
+    }
+    asked = problem([Pool("a100", A100)], runs, max_services_per_gpu=2)
+    plan = ExactPlanner(watch=Watch(60.0)).plan(asked)
+    assert_right(plan, asked)
+    assert plan.objective.value - plan.objective.lower_bound <= 1.0
 
 
 @given(small_problems(services=6))
