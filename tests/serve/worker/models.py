@@ -313,6 +313,14 @@ APART = {
         floats(4),
         why="y of [unk__7, 4] does not begin with unk__6",
     ),
+    "unknown-and-not-alike": Example(  # some exporters write one word for whatever they do not know
+        [node("ReduceSum", ["x", "two"], ["y"], keepdims=0)],
+        [info("x", ["?", "?", "None"])],
+        [info("y", ["?", "None"])],
+        [const("two", np.array([2]))],
+        lambda rng, n: {"x": rng.normal(size=(n, 3, 2)).astype(np.float32)},
+        why="the first dimension of x has no name",
+    ),
     "one-size": Example(
         [node("Relu", ["x"], ["y"])],
         [info("x", [1, 4])],

@@ -25,6 +25,8 @@ class Server(ThreadingHTTPServer):
     """Questions whether it is ready that it says no to."""
     fail_with = 0
     hang_up = False
+    config: dict[str, Any]
+    """What else its configuration says."""
     limit: int | None = 64
     """`max_batch_size` of its configuration of the model; without one it has no configurations."""
     mute = False
@@ -61,7 +63,7 @@ class Handler(BaseHTTPRequestHandler):
                 self.server.ready_after -= 1
                 self._say({}, 200 if self.server.ready_after < 0 else 400)
             case "/v2/models/plus/config" if self.server.limit is not None:
-                self._say({"name": "plus", "max_batch_size": self.server.limit})
+                self._say({"name": "plus", "max_batch_size": self.server.limit, **self.server.config})
             case "/v2/models/plus":
                 sides = [
                     {"name": "X", "datatype": "UINT8", "shape": [-1, 2]},
@@ -121,7 +123,7 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving() -> Iterator[Server]:
     with Server(("127.0.0.1", 0), Handler) as server:
-        server.requests = []
+        server.requests, server.config = [], {}
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         try:
@@ -134,5 +136,5 @@ def serving() -> Iterator[Server]:
 
 if __name__ == "__main__":
     with Server(("127.0.0.1", int(sys.argv[1])), Handler) as started:
-        started.requests = []
+        started.requests, started.config = [], {}
         started.serve_forever()

@@ -215,3 +215,25 @@ def test_half_precision_is_compared_as_such() -> None:
         Finding.SLIGHTLY,
         Finding.TOGETHER,
     )
+
+
+def test_a_device_that_sums_in_any_order_is_held_to_its_precision_alone() -> None:
+    spec = TensorSpec("x", "FP32", (-1, 4), ("batch", ""))
+    noise = np.random.default_rng(5)
+
+    def summed(feeds: dict[str, Any]) -> list[Any]:
+        return [(feeds["x"] * (1 + 1e-6 * noise.normal(size=feeds["x"].shape))).astype("<f4")]
+
+    assert probe([spec], [spec], summed, most=8, coarse=True).finding is Finding.APART
+
+
+def test_bytes_that_differ_by_one_are_a_matter_of_precision() -> None:
+    given = TensorSpec("x", "UINT8", (-1, 4), ("batch", ""))
+
+    def rounded(feeds: dict[str, Any]) -> list[Any]:
+        return [feeds["x"] // 2 * 2 + (len(feeds["x"]) > 2)]
+
+    assert probe([given], [given], rounded, most=8).finding in (Finding.SLIGHTLY, Finding.TOGETHER)
+    whole = TensorSpec("y", "INT64", (-1, 4), ("batch", ""))
+    found = probe([given], [whole], lambda feeds: [feeds["x"].astype("<i8") + (len(feeds["x"]) > 2)], most=8)
+    assert found.finding is Finding.TOGETHER

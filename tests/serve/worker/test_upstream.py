@@ -96,6 +96,14 @@ def test_queries_are_joined_as_the_servers_own_configuration_says_or_the_declara
     made.close()
 
 
+def test_a_server_that_keeps_sequences_is_asked_one_by_one(server: Server) -> None:
+    server.config = {"sequence_batching": {}}
+    made = Upstream(UpstreamSpec(server.url), "plus", 1)
+    assert not made.batching.rows
+    assert "sequences" in made.batching.why
+    made.close()
+
+
 @pytest.mark.parametrize("status", [400, 409, 413, 422, 451])
 def test_what_the_server_blames_on_the_client_is_told_in_its_words(
     server: Server, upstream: Upstream, status: int

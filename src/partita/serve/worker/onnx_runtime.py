@@ -53,6 +53,8 @@ NUMPY = {
 _WORDS = re.compile(r"\w+")
 _LEAST_PROBED = 4
 """Rows that a probe runs together at least, though the plan runs fewer: another may run more."""
+_UNKNOWN = frozenset({"none", "null", "nan", "dynamic", "unk", "unknown", "any", "dim", "undefined"})
+"""What exporters write for all dimensions that they do not know, which are therefore not alike."""
 _MISFIT = ("reshape", "broadcast", "dimension", "mismatch", "incompatible")
 """What operators say of sizes that do not fit together."""
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad allocation", "bfcarena")
@@ -241,8 +243,13 @@ def _tensor(node: Any, path: str) -> TensorSpec:  # noqa: ANN401 -- a package wi
             hint=f"inputs and outputs have to be tensors{maps}",
         )
     sizes = (size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
-    names = tuple(size if isinstance(size, str) else "" for size in node.shape)
+    names = tuple(size if isinstance(size, str) and _is_name(size) else "" for size in node.shape)
     return TensorSpec(node.name, DATATYPES[node.type], tuple(sizes), names if any(names) else ())
+
+
+def _is_name(text: str) -> bool:
+    """Say whether a dimension is called so, or an exporter has only marked it as unknown."""
+    return text.lower() not in _UNKNOWN and any(letter.isalpha() for letter in text)
 
 
 def _fixed_batch(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> int | None:

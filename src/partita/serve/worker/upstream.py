@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 BINARY = "binary_tensor_data"
 """The binary tensor extension's name in a server's metadata (Triton's protocol extensions)."""
+_APART_FOR_SEQUENCES = Batching(why="its server keeps the state of sequences for it")
 _LOOK_S = 0.25
 _ANSWER_S = 5.0
 """Seconds that an answer may take while the server gets ready: one that accepts and never answers is asked again."""
@@ -78,8 +79,11 @@ class Upstream:
             self.close()
             raise
         own = _own_limit(config)
+        sequences = "sequence_batching" in (config or {})
         self.inputs = _with_optional(self.inputs, config)
-        self.batching = _batching(self.inputs, self.outputs, own, declared)
+        self.batching = (
+            _APART_FOR_SEQUENCES if sequences else _batching(self.inputs, self.outputs, own, declared)
+        )
         self.most = own or None
         self._joining = Joining(self.most, apart=not self.batching.rows)
         self._health.start()
