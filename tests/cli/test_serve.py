@@ -17,10 +17,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.cli.commands import Commands
 from tritonclient.utils import InferenceServerException
 
@@ -348,6 +350,12 @@ def test_while_it_drains_it_says_so_to_whoever_comes(workload):
                 made.set_data_from_numpy(np.zeros((1, 16), np.float32))
                 with pytest.raises(InferenceServerException, match=r"UNAVAILABLE.*draining"):
                     client.infer("search", [made])
+            with grpc.insecure_channel(served.event("listening")["grpc"]) as channel:
+                for name in ("", "search"):
+                    found = health_pb2_grpc.HealthStub(channel).Check(
+                        health_pb2.HealthCheckRequest(service=name)
+                    )
+                    assert found.status == health_pb2.HealthCheckResponse.NOT_SERVING
             assert asking.result(PATIENCE_S).shape == (1, 16)
         assert served.process.wait(PATIENCE_S) == 0
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from partita.serve.worker.spec import WorkerSpec
 
 HOLDS_INTERPRETER, COMPUTES_HOLDING_IT, LOOPS, DEADLOCKS = 101, 102, 103, 104
-COMPUTED_S = 2.5
+COMPUTED_S = 1.6
 BYTE_S = 1e-6
 """Seconds for each byte of a query, where the model takes tensors of any size."""
 

@@ -64,9 +64,14 @@ class Traffic(RuleBasedStateMachine):
         self.workers.append(worker)
         self.carry_out(steps)
 
-    @rule(batch=st.integers(1, 9), allowed=st.floats(0.1, 8.0), alike=st.integers(0, 1))
-    def arrive(self, batch: int, allowed: float, alike: int) -> None:
-        query = Waiting(batch, self.now, allowed, alike=alike)
+    @rule(
+        batch=st.integers(1, 9),
+        allowed=st.floats(0.1, 8.0),
+        alike=st.integers(0, 1),
+        size_class=st.sampled_from([0, 0, 9, 12]),
+    )
+    def arrive(self, batch: int, allowed: float, alike: int, size_class: int) -> None:
+        query = Waiting(batch, self.now, allowed, alike=alike, size_class=size_class)
         self.queries.append(query)
         before = self.dispatcher.waiting
         self.carry_out(self.dispatcher.arrive(query, self.now))

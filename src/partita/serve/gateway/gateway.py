@@ -296,6 +296,8 @@ class Gateway:
                 if link.worker is not None:
                     act(self._routes[link.service], link.worker)
             for link, why in found.hung:
+                if link.worker is not None:
+                    self._routes[link.service].hung += 1
                 _end_hung(link, why)
             await asyncio.sleep(LOOK_S)
 

@@ -144,6 +144,7 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
     items = CounterMetricFamily("partita_items", "Inferences: answered queries' batch sizes", labels=label)
     batches = CounterMetricFamily("partita_batches", "Batches that workers ran", labels=label)
     retried = CounterMetricFamily("partita_retried", "Queries that were started twice", labels=label)
+    hung = CounterMetricFamily("partita_workers_hung", "Workers ended because they hung", labels=label)
     queued = CounterMetricFamily(
         "partita_queue_seconds", "Seconds that answered queries waited", labels=label
     )
@@ -159,12 +160,13 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
         items.add_metric(key, seen.items)
         batches.add_metric(key, seen.executions)
         retried.add_metric(key, seen.retried)
+        hung.add_metric(key, each.hung)
         queued.add_metric(key, seen.queue.seconds)
         for reason, count in sorted(seen.refused.items()):
             refused.add_metric((each.name, str(reason)), count)
         # The gateway keeps no sum of them; without one the text format has neither sum nor count.
         deciding.add_metric(key, *_histogram(DECISION_EDGES_S, each.decisions, None))
-    yield from (waiting, in_flight, attained, items, batches, retried, queued, refused, deciding)
+    yield from (waiting, in_flight, attained, items, batches, retried, hung, queued, refused, deciding)
 
 
 def _workers(workers: Sequence[WorkerView]) -> Iterator[Metric]:

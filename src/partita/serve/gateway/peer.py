@@ -78,13 +78,12 @@ class Peer:
         if self._handle < 0 or self.pid == os.getpid():
             return False
         try:
-            leads = os.getpgid(self.pid) == self.pid
+            signal.pidfd_send_signal(self._handle, 0)  # it is there, so the number of its group is its own
+            if os.getpgid(self.pid) == self.pid:
+                os.killpg(self.pid, signal.SIGKILL)
             signal.pidfd_send_signal(self._handle, signal.SIGKILL)
         except OSError:
             return False
-        if leads:  # it stays a zombie until its parent has seen it, so the group is still its own
-            with suppress(OSError):
-                os.killpg(self.pid, signal.SIGKILL)
         return True
 
 

@@ -74,6 +74,7 @@ class Route:
         self.service = service
         self.dispatcher = Dispatcher(Settings(service.deadline_s, batching), router)
         self.ledger, self.observed = Ledger(), Observed()
+        self.hung = 0  # workers that were ended because of it
         self.model = Model(
             service.name, service.model, (), (), 0, service.deadline_s, service.quantile, known=False
         )
@@ -220,6 +221,7 @@ class Route:
             self.dispatcher.in_flight,
             self.ledger.decisions,
             self.ledger.statistics(self.dispatcher.retried),
+            self.hung,
         )
 
     def workers(self) -> list[WorkerView]:

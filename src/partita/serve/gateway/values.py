@@ -258,6 +258,7 @@ class ServiceView:
         in_flight: queries that workers are running.
         decisions: how many decisions took up to each of `DECISION_EDGES_S`; the last are those that took longer.
         statistics: since the start.
+        hung: workers that were ended because they hung.
     """
 
     name: str
@@ -265,6 +266,7 @@ class ServiceView:
     in_flight: int
     decisions: tuple[int, ...]
     statistics: ServiceStatistics
+    hung: int = 0
 
     @property
     def attainment(self) -> float:
