@@ -14,6 +14,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
+import orjson
+
 from partita.serve.gateway.http.application import asked, asked_to_infer, draining
 from partita.serve.gateway.http.body import (
     IN_PLACE,
@@ -548,7 +550,7 @@ class HttpConnection(asyncio.Protocol):
     def _send(self, reply: Reply, *, last: bool = False) -> bool:
         """Write a response; return whether the connection stays open behind it."""
         head = self._head
-        if reply.status >= 400:
+        if reply.reason:
             self._count(reply)
         last = last or not self._keep_alive or self._shared.application.draining
         last = last or (self._ended and not self._buffer)
@@ -597,7 +599,7 @@ class HttpConnection(asyncio.Protocol):
     def _count(self, reply: Reply) -> None:
         peer = self._transport.get_extra_info("peername")
         kind = ("http", str(reply.status), reply.reason)
-        self._shared.refusals.count(kind, peer, self._asked(), reply.body.decode())
+        self._shared.refusals.count(kind, peer, self._asked(), orjson.loads(reply.body)["error"])
 
     def _asked(self) -> str:
         """Return what was asked for, as far as that is known."""

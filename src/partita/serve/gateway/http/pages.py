@@ -18,7 +18,6 @@ from partita.serve.gateway.oip.metadata import (
     statistics,
 )
 from partita.serve.gateway.oip.version import VERSION
-from partita.serve.gateway.values import Reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,8 +130,8 @@ class Pages:
 
 
 def _not_ready(named: dict[str, str], why: str) -> Reply:
-    body = orjson.dumps({**named, "ready": False, "error": why})
-    return Reply(503, body, reason=Reason.NO_WORKER)
+    # No reason: it answers what was asked, and those who probe do so every few seconds.
+    return Reply(503, orjson.dumps({**named, "ready": False, "error": why}))
 
 
 def not_allowed(method: str, allowed: str = "POST") -> Reply:

@@ -23,7 +23,7 @@ Headers = tuple[tuple[bytes, bytes], ...]
 
 
 class Reply(NamedTuple):
-    """Status, body, the body's media type, further headers, and for metrics why it is no answer."""
+    """Status, body, the body's media type, further headers, and in a word why it is no answer, if so."""
 
     status: int
     body: bytes
