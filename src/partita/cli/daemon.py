@@ -35,6 +35,7 @@ from partita.cli.queue_host import (
     note,
     queue_host,
     queue_way,
+    safe_state_folder,
 )
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def daemon(
     what they leave free, `partita run --jobs` runs the same queue.
     """
     from partita.control.lock import controlling  # noqa: PLC0415 -- slow to import
-    from partita.drive.state import host_folder, state_folder  # noqa: PLC0415
+    from partita.drive.state import host_folder  # noqa: PLC0415
 
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
@@ -93,7 +94,7 @@ def daemon(
         recover=recover,
     )
     cluster = Cluster(driver, ClockName.WALL, None, allow_mig_mode)
-    folder = state_folder()
+    folder = safe_state_folder()
     with asked_to_stop() as stop, ExitStack() as stack:
         if driver is DriverName.NVML:
             stack.enter_context(controlling(host_folder()))

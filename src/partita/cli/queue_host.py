@@ -184,6 +184,19 @@ def queue_way(
     return QueueWay(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port, recover)
 
 
+def safe_state_folder() -> Path:
+    """Return the state folder of who runs a queue, made if it is not there; root's must be safe from others.
+
+    Raises:
+        InputError: it cannot be made, or another user could write it.
+    """
+    from partita.drive.state import require_safe, state_folder, state_path  # noqa: PLC0415 -- not for --help
+
+    if os.geteuid() == 0:
+        require_safe(state_path(), "jobs")
+    return state_folder()
+
+
 def _time(text: str | None, where: str) -> float | None:
     from partita.cli.quantities import read_limit  # noqa: PLC0415 -- slow to import
 

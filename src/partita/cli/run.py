@@ -41,6 +41,7 @@ from partita.cli.queue_host import (
     Recover,
     Scale,
     queue_way,
+    safe_state_folder,
     shared_with_jobs,
 )
 from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, make_transitioner
@@ -167,6 +168,8 @@ def run(
         raise InputError(
             "jobs take real time", where="--jobs", hint="leave out --once, and --clock simulated"
         )
+    if way is not None:
+        safe_state_folder()
     with asked_to_stop() as stop, lines() as reporter:
         source = Source(workload, Planning(time_limit, seed, stop))
         first = source.read()  # a fault in it is told before anything is opened

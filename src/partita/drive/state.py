@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import pwd
+import stat
 import tempfile
 from pathlib import Path
 
@@ -15,6 +18,8 @@ REPLICAS = "replicas"
 """The folder of replicas' records in the state folder."""
 WORKERS = "workers"
 """The folder of workers' sockets in the state folder."""
+
+_MOST_LINKS = 40
 
 
 def state_folder() -> Path:
@@ -46,6 +51,90 @@ def state_path() -> Path:
     # The specification has relative paths ignored.
     root = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
     return root / "partita"
+
+
+def require_safe(folder: Path, *inside: str) -> None:
+    """Refuse a state folder that another user than root and us owns or can write, or can put another in place of.
+
+    Whoever could would choose what a daemon of root's reads, writes and runs. Every folder and link on the way
+    counts; in a folder such as `/tmp`, where all may make files and remove their own alone (sticky), ours are safe.
+
+    Args:
+        folder: the state folder; it need not be there yet.
+        inside: names of folders in it that are looked into, as into itself.
+
+    Raises:
+        InputError: it is not safe; says which folder or file and why.
+    """
+    _require_safe_way(folder)
+    for each in (folder, *(folder / name for name in inside)):
+        for found in each.iterdir() if each.is_dir() else ():
+            status = found.lstat()
+            if not stat.S_ISSOCK(status.st_mode):  # which everybody may connect to, and which is made anew
+                _refuse(folder, found, status, {0, os.geteuid()}, last=True)
+
+
+def _require_safe_way(folder: Path) -> None:
+    at, waiting, links = Path("/"), list(folder.absolute().parts[1:]), 0
+    trusted = {0, os.geteuid()}
+    _refuse(folder, at, at.lstat(), trusted, last=not waiting)
+    while waiting:
+        name = waiting.pop(0)
+        if name == "..":
+            at = at.parent
+            continue
+        found = at / name
+        try:
+            status = found.lstat()
+        except FileNotFoundError:
+            return  # it is made by us, below what is safe
+        except OSError as error:
+            raise InputError(
+                f"the state folder cannot be reached: {error.strerror}", where=str(found)
+            ) from None
+        _refuse(folder, found, status, trusted, last=not waiting)
+        if not stat.S_ISLNK(status.st_mode):
+            at = found
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            raise InputError("the state folder's links lead round in a circle", where=str(folder))
+        target = found.readlink()
+        at = Path("/") if target.is_absolute() else at
+        waiting = [*(target.parts[1:] if target.is_absolute() else target.parts), *waiting]
+
+
+def _refuse(folder: Path, found: Path, status: os.stat_result, trusted: set[int], *, last: bool) -> None:
+    why = None
+    if status.st_uid not in trusted:
+        why = f"belongs to user {_user(status.st_uid)}"
+    elif not stat.S_ISLNK(status.st_mode) and (last or not status.st_mode & stat.S_ISVTX):
+        if status.st_mode & stat.S_IWOTH:
+            why = "can be written by everybody"
+        elif status.st_mode & stat.S_IWGRP and status.st_gid != 0:
+            why = f"can be written by the group {_group(status.st_gid)}"
+    if why is not None:
+        what = "the state folder" if found == folder else str(found)
+        raise InputError(
+            f"{what} {why}, who could choose what root runs",
+            where=str(folder),
+            hint=f"use a folder of root's, such as {VARIABLE}=/var/lib/partita, or: "
+            f"chown root: {found} && chmod go-w {found}",
+        )
+
+
+def _user(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
 
 
 def host_folder() -> Path:
