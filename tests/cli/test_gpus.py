@@ -177,6 +177,7 @@ def test_the_option_may_stand_anywhere_but_behind_two_dashes() -> None:
         "w",
     ]
     assert hoisted(["submit", "--", "x", "--gpus-file", "y"]) == ["submit", "--", "x", "--gpus-file", "y"]
+    assert hoisted(["submit", "train", "--gpus-file", "y"]) == ["submit", "train", "--gpus-file", "y"]
     assert hoisted(["plan", "--gpus-file"]) == ["--gpus-file", "plan"]
 
 

@@ -333,6 +333,7 @@ class FakeNvml:
         self, device: Any, profile_id: int, array: Any, result: Any
     ) -> None:
         profile = _profile(self._in_mig_mode(device), profile_id)
+        self._require_permission()
         starts = self.elsewhere.get(profile.name, profile.starts)
         if array is not None:
             if len(array) < len(starts):

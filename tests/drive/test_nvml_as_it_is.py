@@ -441,6 +441,19 @@ def test_the_dead_are_not_taken_for_the_living(
     assert opened().instances() == world.instances()
 
 
+def test_a_uuid_that_comes_again_with_the_same_ids_is_believed(nvml: FakeNvml, world: World) -> None:
+    """Nothing in nvml.h says that a MIG UUID is never given again."""
+    world.create("3g.20gb@4")
+    (before,) = world.instances()
+    world.destroy("3g.20gb@4")
+    again = nvml.foreign(0, "3g.20gb@4")
+    (compute,) = again.compute.values()
+    compute.uuid = str(before.identity.mig_uuid)
+    nvml.cards[0].shown = {6: compute}
+    assert world.instances()[0].identity == before.identity
+    assert not world.instances()[0].ours
+
+
 def test_instances_of_profiles_that_nobody_lists_are_someone_elses_and_their_slices_taken(
     nvml: FakeNvml, opened: Callable[..., World]
 ) -> None:

@@ -122,6 +122,38 @@ def test_lost_gpus_are_to_be_mended_and_those_without_mig_are_not(
     assert "dmesg" in str(found(report, "lost").hint)
 
 
+def test_a_driver_that_does_not_answer_is_to_be_mended_though_no_gpu_is_on_the_bus(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = install(FakeNvml("a100-40gb"), monkeypatch)
+    fake.failing["nvmlInitWithFlags"] = [pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH]
+    report = look(tmp_path)
+    assert report.mend
+    assert "reboot" in str(found(report, "does not answer").hint)
+
+
+def test_gpus_that_the_driver_does_not_show_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    install(FakeNvml("a100-40gb"), monkeypatch)
+    for slot in "ab":
+        write(tmp_path / f"root/sys/bus/pci/devices/{slot}/vendor", "0x10de\n")
+        write(tmp_path / f"root/sys/bus/pci/devices/{slot}/class", "0x030200\n")
+    assert "dmesg" in str(
+        found(look(tmp_path), "2 NVIDIA GPUs are on the PCI bus, and the driver shows 1").hint
+    )
+
+
+def test_who_keeps_mig_mode_from_being_turned_on_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(FakeNvml("a100-40gb", mig=False), monkeypatch)
+    monkeypatch.setattr("partita.drive.nvml.holders.ROOT", tmp_path / "root")
+    process(tmp_path, 60, "/usr/bin/nv-hostengine -n")
+    (tmp_path / "root/proc/60/fd").mkdir()
+    (tmp_path / "root/proc/60/fd/5").symlink_to("/dev/nvidia0")
+    told = found(look(tmp_path), "cannot be turned on meanwhile: nv-hostengine (process 60)")
+    assert "nvidia-dcgm" in str(told.hint)
+
+
 def test_a_driver_without_gpus_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     install(FakeNvml(), monkeypatch)
     report = look(tmp_path)

@@ -78,7 +78,7 @@ def test_a_file_comes_before_the_catalogue() -> None:
         ('name = "x1-12gb"', 'name = "X1 12GB"', 3, "small letters"),
         ('name = "x1-12gb"', "name = 7", 3, "name: a text is needed"),
         ('name = "x1-12gb"', 'name = "x\\u001b[31m"', 3, "name: a text is needed"),
-        ("compute_slices = 3", "", 1, "compute_slices: a whole number from 1 to 64"),
+        ("compute_slices = 3", "", 1, "compute_slices: a whole number from 1 to 16"),
         ("compute_slices = 3", "compute_slices = true", 4, "compute_slices: a whole number"),
         ("memory_slices = 4", "memory_slicez = 4", 5, "did you mean memory_slices?"),
         ('aliases = ["NVIDIA X1"]', 'aliases = "NVIDIA X1"', 6, "a list of texts"),

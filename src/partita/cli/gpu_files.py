@@ -75,12 +75,15 @@ def _read(paths: Sequence[Path]) -> list[GpuModel]:
 
 
 def hoisted(arguments: Sequence[str]) -> list[str]:
-    """Return the words of a command line with `--gpus-file` in front, wherever it stands before a `--`."""
+    """Return the words of a command line with `--gpus-file` in front, wherever it stands before a `--`.
+
+    Words behind `submit` are left alone: they may be a job's command.
+    """
     front: list[str] = []
     rest: list[str] = []
     words = iter(arguments)
     for word in words:
-        if word == "--":
+        if word in ("--", "submit"):
             return [*front, *rest, word, *words]
         if word == OPTION:
             front += [word, *[value for value in [next(words, None)] if value is not None]]

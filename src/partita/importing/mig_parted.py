@@ -118,6 +118,8 @@ def read_config(path: Path | str) -> Config:
         config.fault(("version",), f"{data.get('version')!r}, and v1 is read", "write version: v1")
     for key in sorted(data.keys() - {"version", "mig-configs"}):
         config.fault((key,), "there is no such field")
+    if not data["mig-configs"]:
+        config.fault(("mig-configs",), "at least one config is needed")
     for key, entries in data["mig-configs"].items():
         config.entries[key] = _entries(config, ("mig-configs", key), entries)
     config.refuse()

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _PROFILE = re.compile(r"(?P<compute>\d+)g\.\d+gb([+-][a-z0-9.]+)*")
 _PCI = re.compile(r"[0-9A-F]{4}")
-_MOST_SLICES = 64
+_MOST_SLICES = 16
+"""No GPU has more than 12, and ways to cut one grow as a power of their number."""
 _MOST = 10**9
 
 

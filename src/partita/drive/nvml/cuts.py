@@ -221,8 +221,8 @@ def _mig_uuids(
     A handle of a MIG device goes stale with its compute instance, handles are used again, and their properties may
     change (nvml.h, nvmlDeviceGetMigDeviceHandleByIndex); and a process that began before a compute instance was
     destroyed is shown it still, with success (github.com/NVIDIA/libcudacxx issue 224). So what is shown counts only
-    if its ids are those of instances that stand, and of two with the same ids the one that NVML finds by its UUID
-    and that we did not destroy.
+    if its ids are those of instances that stand. Of two with the same ids, and of one that we destroyed, it has to be
+    what NVML finds by its UUID, and at last the one that we did not destroy.
     """
     shown: dict[tuple[int, int], set[str]] = {}
     for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(device)):
@@ -231,11 +231,14 @@ def _mig_uuids(
             handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(device, index)
             key = nvml.nvmlDeviceGetGpuInstanceId(handle), nvml.nvmlDeviceGetComputeInstanceId(handle)
             uuid = nvml.nvmlDeviceGetUUID(handle)
-            if key in there and uuid not in gone:
+            if key in there:
                 shown.setdefault(key, set()).add(uuid)
     found = {}
     for key, uuids in shown.items():
-        live = uuids if len(uuids) == 1 else {uuid for uuid in uuids if _is(uuid, key)}
+        sure = len(uuids) == 1 and not uuids & set(gone)
+        live = uuids if sure else {uuid for uuid in uuids if _is(uuid, key)}
+        if len(live) > 1:
+            live -= set(gone)
         if len(live) == 1:
             found[key] = live.pop()
     return found

@@ -169,7 +169,7 @@ def _unread(index: int, name: str, *, on: bool) -> Unusable:
     why = "it is not in the catalogue, and NVML does not tell its profiles"
     file = "or name a file that describes it: --gpus-file"
     if on:
-        return Unusable(index, name, why, f"update the driver, {file}")
+        return Unusable(index, name, why, f"run it with `sudo -E`, update the driver, {file}")
     return Unusable(
         index,
         name,

@@ -150,7 +150,12 @@ def _placements(device: object, profile_id: int) -> tuple[tuple[int, ...] | None
         nvml.nvmlDeviceGetGpuInstancePossiblePlacements(device, profile_id, None, byref(count))
         array = (nvml.c_nvmlGpuInstancePlacement_t * count.value)()
         nvml.nvmlDeviceGetGpuInstancePossiblePlacements(device, profile_id, array, byref(count))
-    except (nvml.NVMLError_NotSupported, nvml.NVMLError_InvalidArgument, nvml.NVMLError_FunctionNotFound):
+    except (
+        nvml.NVMLError_NotSupported,
+        nvml.NVMLError_InvalidArgument,
+        nvml.NVMLError_FunctionNotFound,
+        nvml.NVMLError_NoPermission,
+    ):
         return None, None
     found = array[: count.value]
     return (tuple(sorted(each.start for each in found)), int(found[0].size)) if found else (None, None)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.drive.nvml.devices import Device, Unusable
-    from partita.drive.port import ObservedInstance
+    from partita.drive.port import DriveError, ObservedInstance
 
 DRIVER_FOR_ALL_PROFILES = 525
 
@@ -71,13 +71,26 @@ def real_host(state: Path) -> RealHost:
             version = nvml.nvmlSystemGetDriverVersion()
             devices, unusable = discover("node-0")
             gpus = [_gpu(device, state) for device in devices]
+            held = [
+                finding for gpu, device in zip(gpus, devices, strict=True) for finding in _held(gpu, device)
+            ]
         finally:
             nvml.nvmlShutdown()
     rest = [RealGpu(each.index, each.name, left_out=each.why) for each in unusable]
     notes = [_unusable(each, alone=not devices) for each in unusable]
     geometry = [finding for device in devices for finding in _model_findings(device)]
     every = tuple(sorted([*gpus, *rest], key=lambda gpu: gpu.index))
-    return RealHost(version, every, (*_driver_findings(version), *notes, *_mig_findings(gpus), *geometry))
+    return RealHost(
+        version, every, (*_driver_findings(version), *notes, *_mig_findings(gpus), *held, *geometry)
+    )
+
+
+def absent(error: DriveError) -> bool:
+    """Say whether there is no driver at all, as on a host without GPUs."""
+    import pynvml as nvml  # noqa: PLC0415
+
+    codes = {nvml.NVML_ERROR_LIBRARY_NOT_FOUND, nvml.NVML_ERROR_DRIVER_NOT_LOADED}
+    return getattr(error.__cause__, "value", None) in codes
 
 
 def _gpu(device: Device, state: Path) -> RealGpu:
@@ -142,6 +155,21 @@ def _model_findings(device: Device) -> Iterator[Finding]:
             where,
             "plans that were made elsewhere may not know it: `partita gpus --from-nvml --out FILE` writes what the "
             "driver tells, `nvidia-smi mig -lgip` and `-lgipp` show it",
+        )
+
+
+def _held(gpu: RealGpu, device: Device) -> Iterator[Finding]:
+    """Return who keeps MIG mode from being turned on: it needs a GPU that nobody has open."""
+    from partita.drive.nvml.holders import holders, words  # noqa: PLC0415
+
+    found = () if gpu.mig else holders(device.handle(), None)
+    if found:
+        who, mend = words(found)
+        yield Finding(
+            Level.NOTE,
+            f"MIG mode cannot be turned on meanwhile: {who}",
+            f"GPU {gpu.index} ({gpu.name})",
+            mend,
         )
 
 

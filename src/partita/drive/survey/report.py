@@ -11,7 +11,7 @@ from partita.drive.port import DriveError
 from partita.drive.state import CLUSTER
 from partita.drive.survey import host
 from partita.drive.survey.finding import Finding, Level
-from partita.drive.survey.real import RealGpu, RealHost, real_host
+from partita.drive.survey.real import RealGpu, RealHost, absent, real_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -72,13 +72,28 @@ def _real(state: Path, root: Path) -> tuple[RealHost | None, list[Finding]]:
         if present:
             what = f"{present} NVIDIA GPUs are here and cannot be used: {error.what}"
             return None, [Finding(Level.MEND, what, hint=error.hint)]
+        if not absent(error):
+            # Its driver is here all the same, as in a container that shows no PCI devices.
+            return None, [
+                Finding(Level.MEND, f"NVIDIA's driver does not answer: {error.what}", hint=error.hint)
+            ]
         note = "no NVIDIA GPU on this host; planning and the simulated cluster need none"
         return None, [Finding(Level.NOTE, note)]
     if not found.gpus:
         return found, [
             Finding(Level.NOTE, "NVIDIA's driver is here and sees no GPU", hint="`lspci -d 10de:`")
         ]
-    return found, []
+    return found, list(_unseen(host.pci_gpus(root), len(found.gpus)))
+
+
+def _unseen(on_bus: int, seen: int) -> Iterator[Finding]:
+    if on_bus > seen:
+        yield Finding(
+            Level.NOTE,
+            f"{on_bus} NVIDIA GPUs are on the PCI bus, and the driver shows {seen}",
+            hint="as it should be in a container that is given some of them; elsewhere look for Xid errors with "
+            "`dmesg | grep -i xid`, and for GPUs bound to another driver with `lspci -k -d 10de:`",
+        )
 
 
 def _simulated(state: Path) -> tuple[Observation | None, list[Finding]]:
