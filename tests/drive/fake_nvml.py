@@ -6,6 +6,8 @@ exercised: arguments arrive as ctypes values, results leave through references, 
 process of this host is on a MIG device if its `CUDA_VISIBLE_DEVICES` names it.
 
 It is as unkind as the real one, by itself or where a test asks for it:
+- MIG UUIDs come again with the ids they are made of (all that public listings show are of version 5, as MIG-a65afc88-
+  50b5-5ccf-b0a8-f93b3247ae9e in github.com/NVIDIA/go-dcgm issue 30);
 - what was destroyed is shown as a MIG device still, with its old ids (github.com/NVIDIA/libcudacxx issue 224);
 - all handles of a GPU go stale when its MIG mode changes (nvml.h, nvmlDeviceSetMigMode);
 - MIG mode cannot be turned on while anything runs on the GPU (nvml.h, the same);
@@ -194,7 +196,9 @@ class FakeNvml:
         if sum(each.slices for each in cut.compute.values()) + slices > _compute_slices(cut):
             raise CodeError(nvml.NVML_ERROR_INSUFFICIENT_RESOURCES)
         free = next(i for i in count() if i not in cut.compute)
-        made = Compute(cut.gpu, cut, free, slices, f"MIG-{uuid.uuid4()}", next(self._next))
+        # Made of the ids: a version 5 UUID, as those that nvidia-smi prints are, so it comes again with them.
+        mig_uuid = uuid.uuid5(uuid.UUID(cut.gpu.uuid.removeprefix("GPU-")), f"{cut.id}/{free}")
+        made = Compute(cut.gpu, cut, free, slices, f"MIG-{mig_uuid}", next(self._next))
         cut.compute[free] = self._by_address[made.address] = made
         # Filled from the far end, so that nobody stops looking at the first gap. The dead go when room runs out.
         places = range(cut.gpu.hardware.compute_slices - 1, -1, -1)

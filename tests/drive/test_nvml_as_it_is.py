@@ -144,11 +144,11 @@ def test_another_s_instance_with_the_id_of_ours_is_not_destroyed_in_its_place(
 
     def meanwhile(_seconds: float) -> None:
         nvml.cards[0].cuts.clear()
-        nvml.foreign(0, "3g.20gb@4")
+        nvml.foreign(0, "3g.20gb@0")  # with the id that ours had
 
     monkeypatch.setattr("partita.drive.nvml.gpu.time.sleep", meanwhile)
     assert world.destroy("3g.20gb@4") is None
-    assert [str(each) for each in nvml.cards[0].placements] == ["3g.20gb@4"]
+    assert [str(each) for each in nvml.cards[0].placements] == ["3g.20gb@0"]
     assert not world.instances()[0].ours
 
 
@@ -396,15 +396,13 @@ def test_instances_do_not_outlive_a_reboot_and_what_stands_then_is_not_ours(
     gpu-admin-tools 2.
     """
     world.create("3g.20gb@4")
-    made = next(iter(nvml.cards[0].cuts.values()))
-    (uuid,) = (each.uuid for each in made.compute.values())
+    uuid = world.instances()[0].identity.mig_uuid
     nvml.reset(0)
     assert opened().instances() == ()
     with sqlite3.connect(tmp_path / "state/owned.sqlite3") as db:
         db.execute("UPDATE owned SET boot = 'an earlier one'")
     db.close()
-    again = nvml.foreign(0, "3g.20gb@4")
-    next(iter(again.compute.values())).uuid = uuid  # the same ids, and the same UUID
+    nvml.foreign(0, "3g.20gb@4")  # with the same ids, and so the same UUID
     (theirs,) = opened().instances()
     assert theirs.identity.mig_uuid == uuid
     assert not theirs.ours
@@ -441,17 +439,24 @@ def test_the_dead_are_not_taken_for_the_living(
     assert opened().instances() == world.instances()
 
 
-def test_a_uuid_that_comes_again_with_the_same_ids_is_believed(nvml: FakeNvml, world: World) -> None:
-    """Nothing in nvml.h says that a MIG UUID is never given again."""
+def test_a_uuid_comes_again_with_the_ids_and_is_not_taken_for_ownership(nvml: FakeNvml, world: World) -> None:
+    """MIG UUIDs are of version 5 in every public listing, so they are made of names: go-dcgm 30, go-nvml 57."""
     world.create("3g.20gb@4")
     (before,) = world.instances()
     world.destroy("3g.20gb@4")
-    again = nvml.foreign(0, "3g.20gb@4")
-    (compute,) = again.compute.values()
-    compute.uuid = str(before.identity.mig_uuid)
-    nvml.cards[0].shown = {6: compute}
+    nvml.foreign(0, "3g.20gb@4")
     assert world.instances()[0].identity == before.identity
     assert not world.instances()[0].ours
+    assert isinstance(world.destroy("3g.20gb@4"), RefusedError)
+
+
+def test_what_others_destroyed_is_not_ours_when_it_comes_again(nvml: FakeNvml, world: World) -> None:
+    world.create("3g.20gb@4")
+    nvml.cards[0].cuts.clear()  # by another tool
+    assert world.create("1g.5gb@0") is None  # we act on this GPU, and see that it is gone
+    nvml.foreign(0, "3g.20gb@4")
+    theirs = next(each for each in world.instances() if each.placement.start == 4)
+    assert not theirs.ours
 
 
 def test_instances_of_profiles_that_nobody_lists_are_someone_elses_and_their_slices_taken(

@@ -26,7 +26,7 @@ class Fact:
     """What was seen of one instance.
 
     Attributes:
-        mig_uuid: changes at every re-creation; None while there is no compute instance.
+        mig_uuid: changes at a re-creation with other ids; None while there is no compute instance.
         serves: the replica that answers queries, in words.
         settling: a replica that is not ready yet or drains, and so will change by itself.
     """

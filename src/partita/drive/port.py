@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells one instance from another of equal placement: a MIG UUID changes at every re-creation.
+    """What tells one instance from another of equal placement, as far as the hardware tells.
+
+    A simulated GPU gives another UUID at every creation. NVIDIA's are made of the ids (they are UUIDs of version 5),
+    so an instance that is made again with the ids of one before has its UUID, too.
 
     Attributes:
         ci_id: None while the GPU instance has no compute instance, as when its maker was killed half-way.

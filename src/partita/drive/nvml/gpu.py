@@ -110,7 +110,7 @@ class Gpu:
         where = f"{self.device.id} {placement}"
         with self._turn, told(where):
             handle = self._in_mig_mode()
-            found = self.at(placement)
+            found = self._at_work(placement)
             if found is not None and not found.ours:
                 raise foreign(where)
             gi_id = self._create_gpu_instance(handle, placement) if found is None else found.identity.gi_id
@@ -128,7 +128,7 @@ class Gpu:
         """
         where = f"{self.device.id} {placement}"
         with self._turn, told(where):
-            found = self.at(placement)
+            found = self._at_work(placement)
             if found is None:
                 self._owned.forget(self.device.uuid, placement)
                 return
@@ -175,6 +175,12 @@ class Gpu:
                 elif code not in _CHANGED:
                     raise
         raise FailedError("its instances change while they are listed", where=self.device.id)
+
+    def _at_work(self, placement: Placement) -> ObservedInstance | None:
+        """Return what stands at a placement, for whoever acts on this GPU alone: what is gone is no longer ours."""
+        _, seen = self._look(ask=False)
+        self._owned.void(self.device.uuid, [each.identity for each in seen])
+        return next((each for each in seen if each.placement == placement), None)
 
     def _instances(self, handle: object, *, ask: bool) -> tuple[ObservedInstance, ...]:
         found = cuts.instances(handle, self.device.offers, self._gone)

@@ -57,6 +57,20 @@ class Owned:
         with self._db() as db:
             db.execute("DELETE FROM owned WHERE gpu_uuid = ? AND start = ?", (gpu_uuid, placement.start))
 
+    def void(self, gpu_uuid: str, standing: Iterable[Identity]) -> None:
+        """Record that of a GPU's instances none is ours but those that stand.
+
+        What someone else destroys and makes again has its old UUID if it gets the old ids: once an instance of ours
+        is seen to be gone, what comes in its place is not ours.
+        """
+        there = {identity.gi_id for identity in standing}
+        with self._db() as db:
+            rows = db.execute(
+                "SELECT start, gi_id FROM owned WHERE gpu_uuid = ? AND gi_id IS NOT NULL", (gpu_uuid,)
+            )
+            gone = [(gpu_uuid, start, gi_id) for start, gi_id in rows.fetchall() if gi_id not in there]
+            db.executemany("DELETE FROM owned WHERE gpu_uuid = ? AND start = ? AND gi_id = ?", gone)
+
     def ours(self, found: Iterable[tuple[Placement, Identity]]) -> set[Identity]:
         """Return the identities of those instances that are ours."""
         query = "SELECT gpu_uuid, start, profile, gi_id, mig_uuid FROM owned WHERE boot IS NULL OR boot = ?"
