@@ -18,6 +18,7 @@ from tests.serve.gateway import hanging
 from tests.serve.gateway.rehearsal import hello
 from tests.serve.gateway.workers import Workers, query, spec, workers
 from tests.serve.worker.client import gateway as reading
+from tests.serve.worker.oip_server import Server, serving
 
 from partita.serve.gateway.gateway import Gateway, Reason, RefusedError, ServedService
 from partita.serve.gateway.peer import Work
@@ -26,7 +27,7 @@ from partita.serve.gateway.watchdog import Watchdog
 from partita.serve.supervise import Supervisor
 from partita.serve.tensors import Query, Tensor, TensorSpec
 from partita.serve.worker.sockets import connected
-from partita.serve.worker.spec import EmulatedSpec
+from partita.serve.worker.spec import EmulatedSpec, UpstreamSpec
 from partita.serve.worker.wire import HANG_TIMEOUT_S, pack_run
 
 if TYPE_CHECKING:
@@ -368,6 +369,41 @@ def test_a_process_that_is_no_worker_is_never_killed(
             asyncio.run(body(process))
         finally:
             process.kill()
+
+
+def test_a_worker_that_hung_before_the_gateway_came_is_killed_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def body(process: subprocess.Popen[bytes]) -> None:
+        async with gateway(tmp_path) as made:
+            assert not made.ready("one")
+            assert await asyncio.to_thread(process.wait, 20.0) == -signal.SIGKILL
+
+    monkeypatch.setattr("partita.serve.gateway.watchdog.HANG_TIMEOUT_S", 0.3)
+    with workers(tmp_path) as running:
+        process = running.start(0, {1: 0.01})
+        running.wait_ready(1)
+        process.send_signal(signal.SIGSTOP)
+        asyncio.run(body(process))
+
+
+def test_readiness_follows_an_upstream_server_that_nobody_asks_anything(tmp_path: Path) -> None:
+    async def body(server: Server) -> None:
+        async with gateway(tmp_path) as made:
+            assert made.ready("one")
+            server.mute = True
+            await until(lambda: not made.ready("one"))
+            with pytest.raises(RefusedError) as told:
+                await made.infer("one", query(), 20.0)
+            assert told.value.reason is Reason.NO_WORKER
+            server.mute = False
+            await until(lambda: made.ready("one"))
+
+    with serving() as server, workers(tmp_path) as running:
+        backend = UpstreamSpec(server.url, "plus")
+        running.start(0, {1: 0.01}, backend=backend, hang_timeout_s=LIMIT_S)
+        running.wait_ready(1)
+        asyncio.run(body(server))
 
 
 def test_signs_of_life_never_wait_for_a_gateway_that_reads_nothing(tmp_path: Path) -> None:
