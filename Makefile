@@ -4,13 +4,16 @@ BIN = .venv/bin
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml --group build
 
-.PHONY: demo test lint bench device docs lock clean
+.PHONY: demo test coverage lint bench device docs lock clean
 
 demo: .venv/core
 	$(BIN)/partita demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest --cov --cov-report=term
+	$(BIN)/python -m pytest --quiet --numprocesses auto --dist loadfile $(ARGS)
+
+coverage: .venv/dev
+	$(BIN)/python -m pytest --quiet --numprocesses auto --dist loadfile --cov --cov-report=term $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
