@@ -102,6 +102,9 @@ def test_the_case_s_config_is_read() -> None:
         pytest.skip("the case is not there")
     found = as_layouts(read_config(CASE / "config.yaml"), node("h100-80gb", "h100-80gb"))
     assert set(cuts(found.layouts).values()) == {"4g.40gb@0 3g.40gb@4"}
+    told = "\n".join(found.notes)
+    assert "node-0/gpu-0: of mig-configs.lab[0] and mig-configs.lab[2] the later holds" in told
+    assert "mig-enabled is false" not in told
 
 
 @pytest.mark.parametrize(

@@ -267,27 +267,33 @@ def _node(
 ) -> None:
     """Add what a node's entries ask of its GPUs; of two for one GPU the later holds, as mig-parted applies them."""
     found, notes = told
+    asked: dict[str, Entry] = {}
     for entry in entries:
-        indices = list(gpus) if entry.devices is None else entry.devices
-        for index in indices:
-            if index not in gpus:
-                config.fault(
-                    (*entry.path, "devices"), f"there is no GPU {index}: the node has {_range(gpus)}"
-                )
-                return
-        fitting = [gpus[index] for index in indices if _meant(entry, gpu_model(gpus[index].model))]
+        fitting = _fitting(config, entry, gpus)
         if entry.filter is not None and not fitting:
             notes.append(f"{written(entry.path)}: no GPU here has a PCI number of its device-filter")
         for gpu in fitting:
             made = _cut(config, entry, gpu)
             if made is None:
                 return
-            found[gpu.id] = made
-        if not entry.enabled and fitting:
-            names = ", ".join(gpu.id for gpu in fitting)
-            notes.append(
-                f"{names}: mig-enabled is false, so nothing is cut; MIG mode itself is never turned off"
-            )
+            if gpu.id in asked:
+                before, now = written(asked[gpu.id].path), written(entry.path)
+                notes.append(f"{gpu.id}: of {before} and {now} the later holds")
+            found[gpu.id], asked[gpu.id] = made, entry
+    off = ", ".join(gpu_id for gpu_id, entry in asked.items() if not entry.enabled)
+    if off:
+        notes.append(f"{off}: mig-enabled is false, so nothing is cut; MIG mode itself is never turned off")
+
+
+def _fitting(config: Config, entry: Entry, gpus: Mapping[int, DeployedGpu]) -> list[DeployedGpu]:
+    """Return the GPUs that an entry is for; none, and a fault, if it names one that the node lacks."""
+    indices = list(gpus) if entry.devices is None else entry.devices
+    for index in indices:
+        if index not in gpus:
+            what = f"there is no GPU {index}: the node has {_range(gpus)}"
+            config.fault((*entry.path, "devices"), what)
+            return []
+    return [gpus[index] for index in indices if _meant(entry, gpu_model(gpus[index].model))]
 
 
 def _meant(entry: Entry, gpu: GpuModel) -> bool:
