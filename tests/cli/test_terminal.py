@@ -209,6 +209,7 @@ COMMANDS = [
     ("requeue", "WAITING"),
     ("cancel", "WAITING"),
     ("cancel", "\x1b[2J12"),
+    ("queue", "--\x1b[2Jx\u202e"),
     ("logs", "\u202e12"),
     ("history", "\u202e12"),
     ("submit", "--name", "\x1b[2J", "--", "true"),

@@ -43,8 +43,8 @@ from partita.cli import (
 from partita.cli.gpu_files import GpusFile, hoisted, use_gpu_files
 from partita.cli.options import echo
 from partita.cli.streams import ReaderGoneError, apart, fill_gaps
-from partita.cli.terminal import shown
-from partita.errors import PartitaError
+from partita.cli.terminal import is_shown, shown
+from partita.errors import InputError, PartitaError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -145,6 +145,19 @@ def _debug(arguments: list[str]) -> tuple[list[str], bool]:
     return mine + arguments[end:], len(mine) < end or bool(os.environ.get("PARTITA_DEBUG"))
 
 
+def _require_shown(arguments: list[str]) -> None:
+    """Refuse option names that no terminal shows: they are none of ours, and would be told as they are.
+
+    Raises:
+        InputError: there is one.
+    """
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    for word in arguments[:end]:
+        name = word.partition("=")[0]
+        if word.startswith("-") and not is_shown(name):
+            raise InputError(f"there is no option {name}")
+
+
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
     arguments, debug = _debug(sys.argv[1:])
@@ -155,6 +168,7 @@ def main() -> None:
                 errors="backslashreplace"
             )  # a terminal that cannot show a name still shows the rest
     try:
+        _require_shown(arguments)
         command_line()(hoisted(arguments), auto_envvar_prefix="PARTITA", prog_name="partita")
     except PartitaError as error:
         if debug:

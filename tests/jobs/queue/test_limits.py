@@ -132,8 +132,9 @@ def test_all_of_ones_jobs_are_cancelled_and_nobody_elses(tmp_path: Path) -> None
         assert len(world.ask("history", caller=ANN)["jobs"]) == 3
 
 
-@pytest.mark.parametrize("daemons", [0o000, 0o777])
-@pytest.mark.parametrize("asked", [0o000, 0o027, 0o077, None])
+@pytest.mark.parametrize(
+    ("asked", "daemons"), [(0o000, 0o777), (0o027, 0o000), (0o077, 0o777), (None, 0o000)]
+)
 def test_a_jobs_files_have_the_submitters_umask(tmp_path: Path, asked: int | None, daemons: int) -> None:
     if daemons == 0o777 and os.geteuid() != 0:
         pytest.skip("nobody but root gets on with that")
