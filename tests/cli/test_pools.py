@@ -34,7 +34,11 @@ def asked(folder: Path, **first: object) -> Path:
 
 def test_a_plan_keeps_services_to_their_pools_and_says_which_they_are(partita: Commands) -> None:
     path, plan = asked(partita.folder, pools=["spot"], spread=2), partita.folder / "plan.json"
-    assert partita("plan", "-f", path, "--out", plan).code == 0
+    page = partita.folder / "plan.html"
+    shown = partita("plan", "-f", path, "--out", plan, "--html", page)
+    assert shown.code == 0
+    assert "a30-24gb of spot" in shown.out
+    assert "a30-24gb of spot" in page.read_text()
     made = json.loads(plan.read_text())
     stands = {gpu["pool"] for gpu in made["gpus"] for each in gpu["instances"] if each["service"] == "first"}
     assert stands == {"spot"}

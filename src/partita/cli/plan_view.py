@@ -96,7 +96,7 @@ class _PlanView:
 
         head = Text(no_wrap=True, overflow="ellipsis")
         head.append(f"{marks.times} {len(group.ids):,}", style="bold")
-        head.append(f"  {group.model}  ")
+        head.append(f"  {marks.plain(group.label)}  ")
         head.append(marks.plain(", ".join(id_ranges(group.ids[:200]))), style="dim")
         if marks is ASCII:  # rich cuts with a character that ASCII lacks
             head.truncate(width, overflow="crop")

@@ -37,22 +37,30 @@ class ServiceOverview:
 
 @dataclass(frozen=True, slots=True)
 class GpuGroup:
-    """GPUs of one model that are cut alike and run the same."""
+    """GPUs of one model, and of one pool where the plan says which, that are cut alike and run the same."""
 
     model: str
     instances: tuple[Instance, ...]
+    pool: str = ""
     ids: list[str] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The model, and the pool where it is named otherwise."""
+        return self.model if self.pool in ("", self.model) else f"{self.model} of {self.pool}"
 
 
 def gpu_groups(plan: Plan) -> list[GpuGroup]:
     """Return the GPUs grouped by what they run, the largest groups first."""
-    groups: dict[tuple[str, tuple[Instance, ...]], GpuGroup] = {}
-    known: dict[tuple[str, int], GpuGroup] = {}  # GPUs that share one tuple need not be compared by value
+    groups: dict[tuple[str, str, tuple[Instance, ...]], GpuGroup] = {}
+    known: dict[
+        tuple[str, str, int], GpuGroup
+    ] = {}  # GPUs that share one tuple need not be compared by value
     for gpu in plan.gpus:
-        key = (gpu.model, id(gpu.instances))
+        key = (gpu.model, gpu.pool, id(gpu.instances))
         if key not in known:
-            group = GpuGroup(gpu.model, gpu.instances)
-            known[key] = groups.setdefault((gpu.model, gpu.instances), group)
+            group = GpuGroup(gpu.model, gpu.instances, gpu.pool)
+            known[key] = groups.setdefault((gpu.model, gpu.pool, gpu.instances), group)
         known[key].ids.append(gpu.id)
     return sorted(groups.values(), key=lambda group: -len(group.ids))
 

@@ -126,7 +126,7 @@ def _card(group: GpuGroup, numbers: dict[str, int]) -> Iterator[str]:
     ids = ", ".join(map(escape, ranges[:_MOST_RANGES]))
     if len(ranges) > _MOST_RANGES:
         ids += f" and more, {len(group.ids):,} in all"
-    head = f"{TIMES} {len(group.ids):,} <span>{escape(group.model)}</span>"
+    head = f"{TIMES} {len(group.ids):,} <span>{escape(group.label)}</span>"
     yield f"<section class=gpu><h3>{head}</h3><p>{ids}</p>"
     yield from cut(gpu, (_box(each, numbers.get(each.service, 0)) for each in group.instances))
     yield "</section>"

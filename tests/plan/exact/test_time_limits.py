@@ -67,6 +67,25 @@ def test_there_is_a_plan_at_once_for_many_services(most: int | None) -> None:
     assert_right(plan, problem)
 
 
+@pytest.mark.parametrize("most", [None, 1, 2])
+def test_services_of_a_scarce_pool_alone_find_room_in_it_at_once(most: int | None) -> None:
+    problem = asked(20, 4, max_services_per_gpu=most)
+    captive = [
+        replace(
+            each,
+            rate=each.rate / 4,
+            asked_rate=each.rate / 4,
+            spread=min(each.spread, 2),
+            points=tuple(
+                p if size.pool == 0 else None for p, size in zip(each.points, problem.sizes, strict=True)
+            ),
+        )
+        for each in problem.services[:5]
+    ]
+    problem = problem.with_services((*captive, *problem.services[5:]))
+    assert_right(ExactPlanner(watch=Watch(0.0)).plan(problem), problem)
+
+
 def test_few_services_need_no_time_either() -> None:
     for seed in range(5):
         problem = asked(6, seed, max_services_per_gpu=2)

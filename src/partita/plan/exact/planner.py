@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from partita.errors import InfeasibleError, PartitaError
 from partita.plan.exact.compact import solve_compact
 from partita.plan.exact.counts import Counts, OutOfTimeError, reached, round_up
@@ -22,6 +24,8 @@ from partita.plan.plan import GpuConfig, Plan, Solver
 from partita.plan.watch import Watch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from partita.plan.exact.on_nodes import Node
     from partita.plan.merging import Merged
     from partita.plan.placing.nodes import Placed
@@ -41,10 +45,14 @@ _COUNTS_SHARE = 0.25
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A plan before it is written out: configurations of the whole problem, their places, and their objective."""
+    """A plan before it is written out: configurations of the whole problem, and their objective.
+
+    Attributes:
+        placed: where each GPU stands; None where no service must be spread and any place will do.
+    """
 
     configs: Counter[GpuConfig]
-    placed: Placed
+    placed: Placed | None
     value: float
 
 
@@ -105,7 +113,9 @@ class ExactPlanner:
         whole = merged.split(configs)
         if not _within_counts(merged.whole, whole):
             return None
-        placed = placed_configs(merged.whole, whole, self.watch)
+        if not _spreads(problem := merged.whole):
+            return _Found(whole, None, config_value(problem, whole))
+        placed = placed_configs(problem, whole, self.watch)
         if placed is None:
             return None
         configs = Counter(config for _, config in placed)
@@ -118,8 +128,7 @@ class ExactPlanner:
             InfeasibleError: there is no plan.
         """
         problem = merged.problem
-        spread = any(service.spread > 1 for service in problem.services)
-        if self.watch.over or (not spread and problem.max_services_per_gpu in {None, 1}):
+        if self.watch.over or (not _spreads(problem) and problem.max_services_per_gpu in {None, 1}):
             return best, bound
         found = solve_on_nodes(merged, best.value if best else math.inf, self.watch, bound)
         if found is None:
@@ -133,13 +142,26 @@ class ExactPlanner:
         return (other if best is None or other.value < best.value else best), bound
 
     def _greedy(self, merged: Merged) -> _Found | None:
-        """Return the plan of one greedy pass, None if it finds none: what there is when there was no time."""
+        """Return the plan of one greedy pass, None if it finds none: what there is when there was no time.
+
+        A pass may spend a pool on services that could go elsewhere; so there is another one, in which those come
+        first that have the fewest pools to go to.
+        """
         from partita.plan.paper.greedy import greedy_configs  # noqa: PLC0415 -- it imports from this package
 
-        try:
-            return self._placed(merged, greedy_configs(merged.problem))
-        except InfeasibleError:
-            return None
+        for classes in ([range(len(merged.problem.services))], _by_pools(merged.problem)):
+            configs: Counter[GpuConfig] = Counter()
+            try:
+                for services in classes:
+                    rest = _left_over(merged.problem, services, configs)
+                    for config, n in greedy_configs(rest).items():
+                        slots = ((k, services[s]) for k, s in config.assignment)
+                        configs[GpuConfig(config.pool, tuple(sorted(slots)))] += n
+            except InfeasibleError:
+                continue
+            if found := self._placed(merged, configs):
+                return found
+        return None
 
     def configs(self, problem: Problem) -> tuple[Counter[GpuConfig], float]:
         """Return how many GPUs have each configuration, and the proven bound of the objective.
@@ -206,6 +228,29 @@ class ExactPlanner:
         return min(found, key=lambda each: each.value(problem)), max(bound, last.bound)
 
 
+def _by_pools(problem: Problem) -> list[list[int]]:
+    """Return the services by the pools they can run on: those of pools with a count first, then those of fewest."""
+    pools = np.array([size.pool for size in problem.sizes])
+    classes: dict[frozenset[int], list[int]] = defaultdict(list)
+    for s in range(len(problem.services)):
+        classes[frozenset(pools[problem.throughput[s] > 0].tolist())].append(s)
+    endless = {index for index, pool in enumerate(problem.pools) if pool.count is None}
+    order = sorted(classes, key=lambda mine: (bool(mine & endless), len(mine), sorted(mine)))
+    return [classes[mine] for mine in order]
+
+
+def _left_over(problem: Problem, services: Sequence[int], taken: Counter[GpuConfig]) -> Problem:
+    """Return the problem of some services on the GPUs that are not taken."""
+    used = Counter[int]()
+    for config, n in taken.items():
+        used[config.pool] += n
+    counts = {
+        pool.name: None if pool.count is None else max(0, pool.count - used[index])
+        for index, pool in enumerate(problem.pools)
+    }
+    return problem.with_services(tuple(problem.services[s] for s in services)).with_counts(counts)
+
+
 def refuse_too_few_nodes(problem: Problem) -> None:
     """Refuse services that must stand on more nodes than there are of the pools they can run on.
 
@@ -226,7 +271,7 @@ def refuse_too_few_nodes(problem: Problem) -> None:
 def _unspreadable(problem: Problem) -> InfeasibleError:
     limit = problem.max_services_per_gpu
     keeps = f" with at most {limit} service{'s' if limit > 1 else ''} on a GPU" if limit else ""
-    spread = any(service.spread > 1 for service in problem.services)
+    spread = _spreads(problem)
     nodes = " spread over the nodes as asked" if spread else ""
     return InfeasibleError(
         f"there is no plan that meets all services{keeps}{nodes} (proven)",
@@ -234,6 +279,10 @@ def _unspreadable(problem: Problem) -> InfeasibleError:
         hint="raise `count`, add nodes, or lower `spread`"
         + (" or raise `max_services_per_gpu`" if limit else ""),
     )
+
+
+def _spreads(problem: Problem) -> bool:
+    return any(service.spread > 1 for service in problem.services)
 
 
 def _within_counts(problem: Problem, configs: Counter[GpuConfig]) -> bool:
