@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -16,7 +16,7 @@ from partita.serve.gateway.gateway import Gateway, Reason, RefusedError, ServedS
 from partita.serve.gateway.splitting import AT_ONCE
 from partita.serve.gateway.values import Ended, FailedError, Outcome
 from partita.serve.rows import cut, joined, split_off, stacked
-from partita.serve.tensors import APART, Answer, Batching, Query, Tensor
+from partita.serve.tensors import APART, Answer, Batching, Query, Tensor, TensorSpec
 from partita.serve.worker.joint import decode_texts, encode_texts
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.waiting import Waiting, Worker
     from partita.serve.worker.wire import Hello
+
+
+INPUTS = (TensorSpec("X", "UINT8", (-1, 2)), TensorSpec("T", "BYTES", (-1, 1)))
 
 
 class Asker:
@@ -106,10 +109,14 @@ class World:
         for batch in batches:
             self.join(batch)
 
-    def join(self, batch: int, batching: Batching = ROWS, seconds: float = 0.001) -> FakeLink:
+    def join(
+        self, batch: int, batching: Batching = ROWS, seconds: float = 0.001, *, listed: bool = False
+    ) -> FakeLink:
         said: Hello = hello(
             seconds={1: seconds, batch: seconds}, batch=batch, gpu=len(self.links), batching=batching
         )
+        if listed:
+            said = replace(said, inputs=INPUTS)
         link = FakeLink(f"worker-{len(self.links)}", self.gateway)
         assert self.gateway.said_hello(cast("Link", link), said)
         self.links.append(link)
@@ -174,6 +181,16 @@ def test_a_large_query_is_counted_once_and_its_batches_each(tmp_path: Path) -> N
     assert seen.queue.seconds + seen.compute.seconds == pytest.approx(seen.success.seconds, abs=1e-6)
     (ended,) = world.ended
     assert (ended.batch, ended.in_time) == (20, True)
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_the_rest_of_a_large_query_is_joined_with_what_else_waits(tmp_path: Path, listed: bool) -> None:  # noqa: FBT001 -- by name
+    world = World(tmp_path)
+    world.join(8, listed=listed)
+    askers = [world.ask(asking(rows))[0] for rows in (8, 11, 5)]
+    assert world.finish() == [8, 8, 8]
+    for asker, rows in zip(askers, (8, 11, 5), strict=True):
+        assert plain(asker.answer.outputs) == plain(plus_one(asking(rows)))
 
 
 def test_few_parts_of_a_query_are_under_way_at_a_time(tmp_path: Path) -> None:

@@ -81,7 +81,8 @@ class Route:
         self._on_end, self._starts, self._hung_s = on_end, starts, hung_s
         self._most = 0  # rows that a worker has taken
         self._load_s = 0.0  # that the last worker took to start
-        self._fixed_shapes = True
+        self._rows = False  # whether the first size of its tensors is a batch
+        self._all_alike = False  # whether all of its queries may be joined, whatever their inputs
         self._sized = False  # whether the inputs of queries differ in more than their rows
         self._splits: set[SplitQuery] = set()
         self._largest = min(LARGEST, _measured_in_time(service) or LARGEST)
@@ -100,15 +101,13 @@ class Route:
     def ask(self, query: Query, deadline_s: float | None, asker: Asker) -> Waiting:
         """Take a query whose end `asker` is told, maybe before this returns."""
         now = time.monotonic()
-        rows = self.model.batching.rows
-        batch = max(1, query.batch) if rows else 1
+        batch = (query.batch or 1) if self._rows else 1
         if batch <= self._largest:
             self.observed.add(batch, now)
         else:
             self._observe(batch, now)
         allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + TICK
-        # What has no batch dimension, or says more than its tensors, is like nothing else: it runs by itself.
-        alike = self._alike(query) if rows and query.parameters is None else object()
+        alike = None if self._all_alike and query.parameters is None else self._alike(query)
         size_class = size_class_of(query, batch) if self._sized else 0
         waiting = Waiting(
             batch, now, allowed, payload=Asked(query, asker), alike=alike, size_class=size_class
@@ -229,7 +228,15 @@ class Route:
         return [_view(self.service.name, each) for each in self.dispatcher.fleet.workers]
 
     def _alike(self, query: Query) -> Hashable:
-        return None if self._fixed_shapes else _shapes(query)
+        """Return what queries that may be joined have in common.
+
+        What has no batch dimension, or says more than its tensors, is like nothing else: it runs by itself.
+        """
+        if not self._rows or query.parameters is not None:
+            return object()
+        if self._all_alike:
+            return None
+        return tuple((each.name, each.datatype, each.shape[1:]) for each in query.inputs)
 
     def _observe(self, batch: int, now: float) -> None:
         """Count a query by its rows; one of more than are measured as several, as plans know no such batches."""
@@ -242,7 +249,7 @@ class Route:
         """Ask a query in parts of at most so many rows, unless all workers together could not answer it in time."""
         query = whole.payload.query if whole.payload else None
         assert query is not None  # noqa: S101 -- it was asked
-        split = SplitQuery(whole, query, self._alike(query) if query.parameters is None else object())
+        split = SplitQuery(whole, query, self._alike(query))
         self._splits.add(split)
         if least_seconds(self.dispatcher.fleet, whole.batch, size, whole.input_class) > whole.due - now:
             self._end_split(split, End(whole, Outcome.REFUSED, Reason.LATE), now)
@@ -378,10 +385,12 @@ class Route:
         if not workers:
             return
         first = workers[0].hello
-        self._fixed_shapes = bool(first.inputs) and all(
-            -1 not in spec.shape[1:] and not spec.optional for spec in first.inputs
+        self._rows = rows = all(each.hello.batching.rows for each in workers)
+        self._all_alike = (
+            rows
+            and bool(first.inputs)
+            and all(-1 not in spec.shape[1:] and not spec.optional for spec in first.inputs)
         )
-        rows = all(each.hello.batching.rows for each in workers)
         self._sized = not first.inputs or any(
             -1 in spec.shape[rows:] or spec.datatype == "BYTES" or spec.optional for spec in first.inputs
         )
@@ -441,10 +450,6 @@ def possible(hello: Hello) -> bool:
 def fits(model: Model, hello: Hello) -> bool:
     """Return whether a worker's tensors are those of the model, as far as they are known."""
     return not model.known or (model.inputs, model.outputs) == (hello.inputs, hello.outputs)
-
-
-def _shapes(query: Query) -> Hashable:
-    return tuple((each.name, each.datatype, each.shape[1:]) for each in query.inputs)
 
 
 def _view(service: str, worker: Worker) -> WorkerView:
