@@ -14,9 +14,9 @@ import pytest
 
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue import socket_server
-from partita.jobs.queue.address import address
+from partita.jobs.queue.address import FILE, address
 from partita.jobs.queue.client import Client, NoDaemonError
-from partita.jobs.queue.socket_server import FILE, MOST_CLIENTS, MOST_REQUEST, SocketServer
+from partita.jobs.queue.socket_server import MOST_CLIENTS, MOST_REQUEST, SocketServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

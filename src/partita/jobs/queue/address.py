@@ -10,6 +10,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+FILE = "daemon.sock"
+"""The daemon's socket, in the queue's folder."""
+
 
 @contextmanager
 def address(path: Path) -> Iterator[str]:

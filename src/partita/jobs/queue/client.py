@@ -7,8 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any, Self
 
 from partita.errors import InputError, PartitaError
-from partita.jobs.queue.address import address
-from partita.jobs.queue.socket_server import FILE
+from partita.jobs.queue.address import FILE, address
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from partita.errors import InputError, PartitaError
 from partita.files import json_value
 from partita.jobs.queue.access import Caller, caller_of
-from partita.jobs.queue.address import address
+from partita.jobs.queue.address import FILE, address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     Handler = Callable[[Caller, Mapping[str, Any]], Mapping[str, Any]]
 
-FILE = "daemon.sock"
 MOST_REQUEST = 2**20
 """Bytes of a request; the environment is most of it."""
 
