@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 # MISO measured these; the double-memory 1g came with later drivers.
 A100 = gpu_model("a100-40gb").restricted(["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"])
-IDLE_W = PowerModel({}).idle_w
+BASE_W = PowerModel({}).idle_w + PowerModel({}).context_w
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def miso(seed: int, gap: float) -> Case:
     for number, row in enumerate(trace):
         key, whole = (row["model"], row["batch"]), float(row["runtime_full_gpu_s"])
         jobs.append(job_on(A100, number, {p: whole * x for p, x in speeds[key].items()}, arrival=now))
-        joules[number] = max(watts[key] - IDLE_W, 0.0) * whole
+        joules[number] = max(watts[key] - BASE_W, 0.0) * whole
         now += rng.expovariate(1.0 / gap) if gap else 0.0
     return Case(jobs, PowerModel(joules))
 
@@ -88,7 +88,7 @@ def rodinia(seed: int, large: int, small: int, count: int = 32, *, alike: bool =
     Run times are not in the data. The model: log-normal on a whole GPU, median 20 s, sigma 0.5; 30 % of it on the
     host or copying, the same on every slice; the rest on as many compute slices as the run can fill, 7 from 8 GiB
     on and down with the square root of its memory; on fewer slices it takes longer in proportion. It draws
-    20 W and 25 W for each slice it fills, beyond idle, in 70 % of its time.
+    20 W and 25 W for each slice it fills, beyond idle and context, in 70 % of its time.
     """
     rng, runs = random.Random(seed), rows("jobs/rodinia_memory.csv")
     kinds = {

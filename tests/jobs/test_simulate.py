@@ -49,16 +49,35 @@ def test_jobs_wait_for_their_arrival_and_take_what_they_really_take():
     assert outcome.makespan == 20.0
 
 
-def test_energy_is_idle_power_and_that_of_the_work():
+def test_energy_is_idle_power_contexts_and_that_of_the_work():
+    model = PowerModel({0: 500.0}, idle_w=40.0, context_w=30.0)
     outcome = simulate([job(0, g7=10.0)], A100, 2, Whole(), reconfiguration=Reconfiguration(0, 0))
-    assert PowerModel({0: 500.0}, idle_w=40.0).energy(outcome, 2) == pytest.approx(2 * 40 * 10 + 500)
-
-
-def test_no_gpu_draws_more_than_its_limit():
-    jobs = [job(n, g1=10.0) for n in range(2)]
+    assert model.energy(outcome, 2) == pytest.approx(2 * 40 * 10 + 30 * 10 + 500)
+    # A context costs once for a GPU, however many there are on it, and nothing while there is none.
+    jobs = [job(0, g1=10.0), job(1, g1=10.0), job(2, arrival=90.0, g1=10.0)]
     outcome = simulate(jobs, A100, 1, TightestFifo(), reconfiguration=Reconfiguration(0, 0))
-    model = PowerModel({0: 2000.0, 1: 2500.0}, idle_w=50.0, limit_w=400.0)
-    assert model.energy(outcome, 1) == pytest.approx(4000.0)
+    model = PowerModel(dict.fromkeys(range(3), 0.0), idle_w=40.0, context_w=30.0)
+    assert model.energy(outcome, 1) == pytest.approx(40 * 100 + 30 * 20)
+
+
+def test_jobs_that_would_draw_more_than_the_limit_slow_down_and_take_the_same_energy():
+    jobs = [job(0, g1=20.0), job(1, g1=10.0)]
+    model = PowerModel({0: 4000.0, 1: 2500.0}, idle_w=50.0, context_w=26.0, limit_w=400.0)
+    outcome = simulate(jobs, A100, 1, TightestFifo(), reconfiguration=Reconfiguration(0, 0), power=model)
+    first = 10.0 * 450.0 / 324.0  # 200 and 250 W, where 324 W are left
+    assert sorted(run.ended for run in outcome.runs) == pytest.approx([first, first + 10.0])
+    assert model.energy(outcome, 1) == pytest.approx(76.0 * (first + 10.0) + 6500.0)
+    assert check_runs(jobs, outcome.runs, A100, 1) == []
+
+
+def test_a_limit_that_is_never_reached_changes_nothing():
+    jobs = [job(n, arrival=float(n % 3), g1=10.0 + n, g3=6.0, g7=4.0) for n in range(12)]
+    model = PowerModel({each.id: 1.0 for each in jobs})
+    plain, capped = (simulate(jobs, A100, 2, TightestFifo(), power=each).runs for each in (None, model))
+    assert [(run.job.id, run.gpu, run.placement, run.began) for run in capped] == [
+        (run.job.id, run.gpu, run.placement, run.began) for run in plain
+    ]
+    assert [run.ended for run in capped] == pytest.approx([run.ended for run in plain])
 
 
 def test_the_checker_finds_what_is_wrong():

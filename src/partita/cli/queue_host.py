@@ -33,7 +33,7 @@ Discipline = Annotated[
     str,
     typer.Option(
         "--discipline",
-        help="Who starts first: lookahead, fair, tightest-fifo, tightest-batched, whole, static-ones.",
+        help="Who starts first: lookahead, makespan, fair, tightest-fifo, tightest-batched, whole, static-ones.",
     ),
 ]
 Admins = Annotated[

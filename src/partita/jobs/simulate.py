@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from partita.jobs.disciplines.discipline import Discipline, Start
     from partita.jobs.job import Job
     from partita.jobs.partition import Change, Partition
+    from partita.jobs.power import PowerModel
     from partita.mig.gpu import GpuModel
     from partita.mig.layout import Placement
 
@@ -87,6 +88,7 @@ def simulate(
     *,
     reconfiguration: Reconfiguration | None = None,
     factors: Mapping[int, float] | None = None,
+    power: PowerModel | None = None,
 ) -> Outcome:
     """Run jobs to their end on `count` GPUs on which nothing stands at first.
 
@@ -97,12 +99,19 @@ def simulate(
         discipline: who starts when.
         reconfiguration: seconds per action.
         factors: by job id, what its real run time is over the expected one; 1.0 where absent.
+        power: what the work draws: where the jobs of a GPU draw more together than its limit, all of them slow down,
+            and no discipline knows it before. None for no limit.
 
     Raises:
         InfeasibleError: the discipline never starts some job.
     """
     state = State(0.0, (), tuple(empty(gpu) for _ in range(count)))
-    return proceed(state, sorted(jobs, key=_arrival), discipline, reconfiguration, factors)
+    arrivals = sorted(jobs, key=_arrival)
+    if power is None:
+        return proceed(state, arrivals, discipline, reconfiguration, factors)
+    course = _CappedCourse(state, reconfiguration or Reconfiguration(), factors or {}, power)
+    course.play(arrivals, discipline)
+    return Outcome(tuple(course.runs))
 
 
 def proceed(
@@ -192,3 +201,62 @@ class _Course:
     def _end(self, job: Job) -> None:
         running = self.running.pop(job)
         self.gpus[running.gpu] = self.gpus[running.gpu].end(running.placement)
+
+
+class _CappedCourse(_Course):
+    """A simulation in which a GPU whose jobs draw more than its limit slows all of them down alike.
+
+    Args:
+        state: nothing runs in it yet.
+        reconfiguration: seconds per action.
+        factors: of run times.
+        power: what the work draws.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        reconfiguration: Reconfiguration,
+        factors: Mapping[int, float],
+        power: PowerModel,
+    ) -> None:
+        super().__init__(state, reconfiguration, factors)
+        self.power = power
+        self.index: dict[Job, int] = {}  # in `runs`
+        self.left: dict[Job, float] = {}  # seconds at full speed
+        self.watts: dict[Job, float] = {}  # at full speed
+        self.due: dict[Job, float] = {}
+        self.speed = [1.0] * len(self.gpus)
+        self.since = [self.now] * len(self.gpus)
+
+    def _start(self, start: Start) -> None:
+        super()._start(start)
+        job, run = start.job, self.runs[-1]
+        self.index[job] = len(self.runs) - 1
+        self.left[job] = run.ended - run.began
+        self.watts[job] = self.power.joules[job.id] / (run.ended - run.began)
+        self.due[job] = run.ended
+        self._retime(start.gpu)
+
+    def _end(self, job: Job) -> None:
+        # What was put off since is met at its old time, too.
+        if job not in self.due or self.due[job] > self.now:
+            return
+        run = self.runs[self.index[job]]
+        self.runs[self.index[job]] = replace(run, ended=self.due.pop(job))
+        super()._end(job)
+        self._retime(run.gpu)
+
+    def _retime(self, gpu: int) -> None:
+        """Reckon anew when the jobs of a GPU end, now that others run beside them."""
+        here = [job for job in self.due if self.running[job].gpu == gpu]
+        began = {job: self.runs[self.index[job]].began for job in here}
+        for job in here:
+            self.left[job] -= max(self.now - max(self.since[gpu], began[job]), 0.0) * self.speed[gpu]
+        self.since[gpu] = self.now
+        self.speed[gpu] = self.power.speed(sum(self.watts[job] for job in here))
+        for job in here:
+            due = max(self.now, began[job]) + max(self.left[job], 0.0) / self.speed[gpu]
+            if due != self.due[job]:
+                self.due[job] = due
+                heapq.heappush(self.ends, (due, len(self.runs) + len(self.ends), job))

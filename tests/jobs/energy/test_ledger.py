@@ -21,7 +21,7 @@ from partita.jobs.energy.metrics import exposition
 from partita.jobs.energy.records import Energy, Entry
 from partita.jobs.energy.sampler import EnergySampler, stay_of
 from partita.mig.layout import Placement
-from partita.mig.power import IDLE_W
+from partita.mig.power import CONTEXT_W, IDLE_W
 from partita.sim.clock import SimulatedClock
 
 if TYPE_CHECKING:
@@ -220,7 +220,9 @@ def test_a_simulated_gpu_draws_idle_power_and_its_busy_slices(tmp_path: Path) ->
         meter.close()
         cluster.close()
     assert [each.joules for each in first] == pytest.approx([100 * IDLE_W] * 2)
-    assert second[0].joules == pytest.approx(200 * IDLE_W + 100 * (400 - IDLE_W) * 3 / 7)
+    assert second[0].joules == pytest.approx(
+        200 * IDLE_W + 100 * (CONTEXT_W + (400 - IDLE_W - CONTEXT_W) * 3 / 7)
+    )
     assert (third[1].joules, third[1].why) == (None, "the GPU fell off the bus")
 
 

@@ -14,7 +14,7 @@ from partita.drive.simulated import meta
 from partita.drive.simulated.rows import observation
 from partita.drive.simulated.store import Store
 from partita.mig.catalogue import gpu_model
-from partita.mig.power import IDLE_W, LIMIT_W
+from partita.mig.power import CONTEXT_W, IDLE_W, LIMIT_W
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -82,5 +82,6 @@ def watts(gpu: ObservedGpu, busy: Collection[tuple[str, int]]) -> float:
         if each.replica is not None or each.busy or (gpu.id, each.placement.start) in busy
     )
     compute = sum(model.profile(name).compute for name in working)
+    base = IDLE_W + CONTEXT_W * (compute > 0)
     limit = model.power_limit_w or LIMIT_W
-    return IDLE_W + (limit - IDLE_W) * min(1.0, compute / model.compute_slices)
+    return base + (limit - base) * min(1.0, compute / model.compute_slices)

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 
 Order = Literal["shortest", "longest", "critical"]
 
-CRITICAL = 0.3
-"""A job that alone lasts this share of what remains is critical."""
-
 
 @dataclass(frozen=True, slots=True)
 class Priced:
@@ -35,6 +32,7 @@ class Priced:
         stretch: how much more than its least cost a job may take rather than wait.
         horizon: no slice on which a job lasts longer than this many times the work that remains, divided by the
             GPUs, unless it lasts as long on every slice.
+        critical: a job that alone lasts more than this share of what remains is critical.
         patience: a job goes before those that came this many seconds after it, whatever its work, and reserves its
             slice. So none starves, and a batch without further arrivals is left in the best order.
     """
@@ -43,6 +41,7 @@ class Priced:
     price: float = 1.0
     stretch: float = 1.5
     horizon: float = 1.0
+    critical: float = 0.3
     patience: float = 24 * 3600.0
 
     def decide(self, state: State) -> tuple[Start, ...]:
@@ -90,12 +89,12 @@ class Priced:
 
     def _sorted(self, state: State, remaining: float) -> list[Job]:
         if self.order == "critical":
-            return sorted(state.waiting, key=lambda job: _critical_first(job, remaining))
+            return sorted(state.waiting, key=lambda job: _critical_first(job, self.critical * remaining))
         return sorted(state.waiting, key=lambda job: job.work, reverse=self.order == "longest")
 
 
-def _critical_first(job: Job, remaining: float) -> tuple[bool, float]:
-    critical = min(job.seconds.values()) > CRITICAL * remaining
+def _critical_first(job: Job, longest: float) -> tuple[bool, float]:
+    critical = min(job.seconds.values()) > longest
     return (not critical, -job.work if critical else job.work)
 
 

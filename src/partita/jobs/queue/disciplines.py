@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -28,6 +29,7 @@ DEFAULT = "lookahead"
 _MAKERS: dict[str, Callable[[], Discipline]] = {
     # Fifty jobs are enough to choose a rule by, in some thirty milliseconds.
     "lookahead": lambda: Classes(lambda: Lookahead(most=50)),
+    "makespan": lambda: Classes(lambda: Lookahead(weight=0.0, longer=math.inf, most=50)),
     "fair": Fair,
     "tightest-fifo": lambda: Classes(TightestFifo),
     "tightest-batched": lambda: Classes(TightestBatched),
@@ -49,6 +51,11 @@ def discipline(name: str) -> Discipline:
         hint = f"did you mean {meant}?" if meant else f"one of {', '.join(NAMES)}"
         raise InputError(f"there is no discipline {name!r}", where="--discipline", hint=hint)
     return _MAKERS[name]()
+
+
+def to_play(which: Discipline) -> Discipline:
+    """Return a copy of a discipline to foretell starts with, which leaves it as it is."""
+    return which.to_play() if isinstance(which, Classes | Lookahead) else copy(which)
 
 
 @dataclass(slots=True)
@@ -84,8 +91,11 @@ class Classes:
             self._of[priority] = self.make()
         return self._of[priority]
 
-    def __copy__(self) -> Classes:
-        return Classes(self.make, {priority: copy(each) for priority, each in self._of.items()})
+    def to_play(self) -> Classes:
+        """Return a copy to foretell starts with."""
+        return Classes(
+            lambda: to_play(self.make()), {priority: to_play(each) for priority, each in self._of.items()}
+        )
 
 
 def _take(board: Board, starts: tuple[Start, ...], kept: Reservation | None) -> None:

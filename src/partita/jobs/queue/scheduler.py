@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from copy import copy
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from partita.errors import InfeasibleError
 from partita.jobs.disciplines.discipline import Running, State
 from partita.jobs.job import job_on
-from partita.jobs.queue.disciplines import discipline
+from partita.jobs.queue.disciplines import discipline, to_play
 from partita.jobs.queue.forecast import DEFAULT_SECONDS, forecast, job_for, largest_slice
 from partita.jobs.queue.hosts import can_come_free
 from partita.jobs.simulate import proceed
@@ -184,7 +183,7 @@ class Scheduler:
         first = self._first(waiting)
         state = self._state(view, group, first)
         try:
-            runs = proceed(state, (), copy(self._discipline(model))).runs
+            runs = proceed(state, (), to_play(self._discipline(model))).runs
         except InfeasibleError:
             return {}
         # Whoever starts after a job of unknown run time has begun may start sooner or later for it.
