@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 def config_value(problem: Problem, configs: Mapping[GpuConfig, int]) -> float:
     """Return the objective, GPUs beyond a pool's count being dearer than any that are there."""
     used = Counter[int]()
-    value = 0.0
     for config, n in configs.items():
         used[config.pool] += n
-        value += n * problem.gpu_cost(config.pool)
-        value += n * float(sum(problem.instance_cost[s, k] for k, s in config.assignment))
+    value = sum(n * problem.gpu_cost(pool) for pool, n in sorted(used.items()))
+    if problem.instance_cost.any():
+        for config, n in configs.items():
+            value += n * float(sum(problem.instance_cost[s, k] for k, s in config.assignment))
     beyond = sum(max(0, used[i] - p.count) for i, p in enumerate(problem.pools) if p.count is not None)
     return value + beyond * 1e6 * float(problem.cut_cost.max())
 
