@@ -63,7 +63,7 @@ def _fields(said: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", ALL)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(
     seed=st.integers(0, 999),
     sizes=st.lists(st.integers(1, 20), min_size=1, max_size=8),
