@@ -130,10 +130,12 @@ class Post:
         return None if self.ready or self.process is None else self.began + self.start_with.timeout_s
 
     def last_words(self) -> str:
-        """Return the last line of the log, empty if there is none."""
+        """Return the last line of the log, with the error before it where it is a hint; empty if there is none."""
         with suppress(OSError), self.log.open("rb") as stream:
             stream.seek(max(0, self.log.stat().st_size - _TAIL))
             lines = stream.read().decode(errors="replace").strip().splitlines()
+            if len(lines) > 1 and lines[-1].startswith("hint: "):
+                return f"{lines[-2]} ({lines[-1]})"  # a hint alone says nothing of what is wrong
             return lines[-1] if lines else ""
         return ""
 
