@@ -20,9 +20,14 @@ from partita.cli.console import SafeConsole
 from partita.cli.main import main
 from partita.cli.options import Format, echo, emit, emit_document, stdout
 from partita.cli.terminal import ProgramOutput, inline, json_shown, shown
+from partita.mig.layout import Placement
+from partita.perf.operating_point import OperatingPoint
+from partita.plan.document import write_plan
+from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
     from typing import TextIO
 
     from tests.jobs.queue.world import World
@@ -243,6 +248,40 @@ def test_every_command_shows_hostile_names_as_text(
         if line.startswith(("error: forged", "hint: run"))
     ]
     assert not forged
+
+
+@pytest.mark.parametrize("name", ["[bold]", *HOSTILE[::3]])
+def test_plans_with_hostile_names_are_shown_as_text(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = Commands(tmp_path, monkeypatch, capsys)
+    hostile = f"{name}<script>x</script>"
+    point = OperatingPoint("7g.80gb", 1, 1, 10.0, 5.0, "")
+    placed = Instance(Placement(0, "7g.80gb"), hostile, hostile, point)
+    plan = Plan(
+        Objective("gpus", 1, 1),
+        Solver("exact", 0, 0.0),
+        (ServiceCapacity(hostile, 10.0, 10.0, 100.0),),
+        (PlannedGpu(f"node-{name}/gpu-0", "a100-80gb", (placed,)),),
+    )
+    with (tmp_path / "plan.json").open("w", encoding="utf-8", errors="surrogatepass") as stream:
+        write_plan(plan, stream)
+    page = tmp_path / "page.html"
+    for words in (
+        ("apply", tmp_path / "plan.json", "--yes", "--clock", "simulated"),
+        ("status",),
+        ("status", "-o", "json"),
+        ("diff", tmp_path / "plan.json", "--html", page),
+        ("export", "mig-parted", tmp_path / "plan.json"),
+    ):
+        found = commands(*words)
+        assert_harmless(found.out)
+        assert_harmless(found.err)
+        assert "a fault in partita itself" not in found.err
+    assert page.exists() == name.isprintable()  # what cannot be printed is refused where a plan is read
+    if page.exists():
+        assert "<script>x" not in page.read_text()
+        assert "&lt;script&gt;x" in page.read_text()
 
 
 def test_logs_are_raw_in_a_pipe_and_shown_on_a_terminal(
