@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
+from textwrap import indent
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,7 @@ from partita.export.mig_parted import mig_parted_config
 from partita.importing.mig_parted import as_layouts, read_config
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement, legal_layouts
+from partita.plan.document import read_plan
 from partita.transition.deployment import DeployedGpu, DeployedInstance
 from partita.transition.layouts import Layouts, parse_layouts
 
@@ -253,19 +255,20 @@ def partita(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
 
 def test_a_config_in_the_place_of_a_plan_is_named_with_the_way_in(partita: Commands, tmp_path: Path) -> None:
     path = tmp_path / "config.yaml"
-    workload = tmp_path / "w.yaml"
-    workload.write_text("apiVersion: partita/v1\nkind: Workload\ngpus: []\nservices: []\n")
-    for words in (
-        ("diff", path),
-        ("apply", path),
-        ("export", "mig-parted", path),
-        ("plan", "-f", workload, "--check", path),
-    ):
+    for words in (("diff", path), ("apply", path), ("export", "mig-parted", path)):
         told = partita(*words)
         assert told.code == 2, words
-        if words[0] != "plan":
-            assert "this is a mig-parted config" in told.err
-            assert f"partita import mig-parted {path} --out" in told.err
+        assert "this is a mig-parted config" in told.err
+        assert f"partita import mig-parted {path} --out" in told.err
+    wrapped = "kind: ConfigMap\ndata:\n  config.yaml: |\n" + indent(LAB, "    ")
+    for text in (LAB, json.dumps(yaml.safe_load(LAB)), wrapped):
+        path.write_text(text)
+        with pytest.raises(InputError, match="this is a mig-parted config"):
+            read_plan(path)  # as `plan --check`, `explain` and `serve` do
+    path.write_text(LAB)
+    told = partita("plan", "-f", path)
+    assert told.code == 2
+    assert "this is a mig-parted config, not a workload" in told.err
 
 
 def test_what_is_imported_is_diffed_applied_and_exported(partita: Commands, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 API_VERSION = "partita/v1"
-_MIG_PARTED = re.compile(r"""(?m)^\s*["']?mig-configs["']?\s*:""")
+_MIG_PARTED = re.compile(r"""(?m)^\s*mig-configs\s*:|["']mig-configs["']\s*:""")
 _CACHED_TEXTS = 10_000  # enough for GPUs cut alike that stand together, and little memory
 
 
@@ -117,7 +117,7 @@ def read_plan(path: Path | str) -> Plan:
 
 def parse_plan(text: str, name: str) -> Plan:
     """Return the plan that a text holds, as `read_plan`; `name` is what errors call the file."""
-    if _MIG_PARTED.search(text) and not text.lstrip().startswith('{"apiVersion"'):
+    if not text.startswith('{"apiVersion"') and _MIG_PARTED.search(text):
         raise InputError(
             "this is a mig-parted config, not a plan",
             where=name,

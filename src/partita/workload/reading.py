@@ -47,6 +47,12 @@ def read_workload(path: Path | str) -> Workload:
             where=f"{name}:1",
             hint=f"start with apiVersion: {API_VERSION} and kind: {KIND}; `partita schema` prints all fields",
         )
+    if "mig-configs" in data:
+        raise InputError(
+            "this is a mig-parted config, not a workload",
+            where=f"{name}:1",
+            hint=f"it says how GPUs are cut: `partita import mig-parted {name} --out layouts.json`",
+        )
     folder = Path() if str(path) == "-" else Path(path).parent
     workload = _validated(data, text, name, folder)
     return replace(workload, performance=tuple(str(folder / table) for table in workload.performance))
