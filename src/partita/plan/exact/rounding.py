@@ -20,6 +20,9 @@ ALTERNATIVES = 3000
 """Covers offered to one integer program beside those that stand."""
 
 ROUNDS = 4
+MOST_ROUNDS = 10
+"""Rounds where the best choice is more than a GPU above the bound: a slow machine gets less far in each."""
+
 ROUND_SECONDS = 2.0
 """Most seconds of one round: another choice of covers does more than a longer search among the same."""
 
@@ -41,8 +44,11 @@ def round_covers(problem: Problem, relaxation: Relaxation, seed: int, watch: Wat
     covers, offered = relaxation.covers, relaxation.alternatives
     target = round_up(relaxation.bound, problem)
     best: Counts | None = None
-    for index in range(ROUNDS):
-        more = _nearly_cheapest(problem, relaxation.prices, covers, 0.01 * 2.0**index, rng)
+    near = target + float(problem.cut_cost.max()) + 1e-6
+    for index in range(MOST_ROUNDS):
+        if index >= ROUNDS and (best is None or best.value(problem) <= near):
+            break
+        more = _nearly_cheapest(problem, relaxation.prices, covers, 0.01 * 2.0 ** (index % ROUNDS), rng)
         turn = watch.at_most(ROUND_SECONDS)
         if best is None and (watch.over or turn.left < _GRACE_SECONDS):
             turn = Watch(_GRACE_SECONDS)
