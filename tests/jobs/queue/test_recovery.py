@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,7 +23,6 @@ from partita.jobs.run.port import Phase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.jobs.queue.world import World
 
@@ -141,6 +141,39 @@ def test_jobs_that_wait_are_read_from_a_damaged_store(tmp_path: Path) -> None:
         assert len(tasks) > 380
         assert {task["state"] for task in tasks} == {"waiting"}
         check_recovered(world, jobs, waiting=True)
+
+
+@pytest.mark.parametrize("killed_at", [1, 2, 3, 4])
+def test_a_recovery_that_is_killed_is_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_at: int
+) -> None:
+    small_store(tmp_path)
+    path, left = store_of(tmp_path), killed_at
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP INDEX jobs_environment")  # which takes JSON alone
+        db.execute("UPDATE jobs SET body = '{' WHERE number = 7")
+        db.commit()
+    rename = Path.rename
+
+    def killing(self: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if not left:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", killing)
+    try:
+        recover(path.parent, print).close()
+        killed = False
+    except KeyboardInterrupt:
+        killed = True
+    monkeypatch.undo()
+    assert killed == (killed_at < 4)  # the new one when it is whole, the old one, and the new one again
+    told: list[str] = []
+    with closing(recover(path.parent, told.append)) as store:
+        assert [job.number for job in store.active()] == [1, 2, 3, 4, 5, 6, 8, 9, 10]
+    assert not list(path.parent.glob("*.[nw]*"))
 
 
 def test_a_store_that_was_put_back_from_a_backup_is_not_believed(tmp_path: Path) -> None:

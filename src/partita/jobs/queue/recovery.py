@@ -31,6 +31,7 @@ from partita.jobs.run.locking import watched
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+_NEW, _WHOLE = ".new", ".whole"
 _JOB = re.compile(r"(\d{1,15})(?:_\d{1,9})?")
 _OURS = ("PARTITA_JOB_", "PARTITA_ARRAY_INDEX", "CUDA_VISIBLE_DEVICES")
 _HINT = (
@@ -88,22 +89,13 @@ def recover(folder: Path, tell: Callable[[str], None]) -> Store:
     path, found = folder / FILE, attempts_on_disk(folder)
     # Before anything is changed.
     on_disk = [_read(folder / ATTEMPTS / job, newest) for job, newest in sorted(found.items())]
-    salvage = _Salvage()
+    _take_up(path, tell)
     try:
-        store = Store(path)
-        try:
-            store.active()
-            store.over(10**9)
-        except StoreError:
-            store.close()
-            raise
+        store = _readable(path)
     except DamagedStoreError as error:
-        salvage = _salvaged(path)
-        aside = [set_aside(each).name for each in (path, *_beside(path)) if each.exists()]
-        tell(f"{error}; set aside as {', '.join(aside)}, with {len(salvage.jobs):,} jobs that could be read")
+        _replace(path, error, tell)
         store = Store(path)
     try:
-        _fill(store, salvage)
         known = _merge(store, [each for each in on_disk if each is not None], tell)
     except BaseException:
         store.close()
@@ -116,6 +108,44 @@ def recover(folder: Path, tell: Callable[[str], None]) -> Store:
         + (f"; of {unread:,} nothing can be read, their folders stay as they are" if unread else "")
     )
     return store
+
+
+def _readable(path: Path) -> Store:
+    """Open a store all of whose jobs can be read.
+
+    Raises:
+        DamagedStoreError: some cannot.
+        StoreError: it cannot be used.
+    """
+    store = Store(path)
+    try:
+        store.active()
+        store.over(10**9)
+    except StoreError:
+        store.close()
+        raise
+    return store
+
+
+def _replace(path: Path, error: DamagedStoreError, tell: Callable[[str], None]) -> None:
+    """Put a store of what can be read of a damaged one in its place: whole, before that is moved."""
+    salvage, new = _salvaged(path), path.with_name(f"{path.name}{_NEW}")
+    with closing(Store(new)) as store:
+        _fill(store, salvage)
+    new.rename(path.with_name(f"{path.name}{_WHOLE}"))
+    tell(f"{error}; {len(salvage.jobs):,} jobs could be read")
+    _take_up(path, tell)
+
+
+def _take_up(path: Path, tell: Callable[[str], None]) -> None:
+    """Have a new store that is whole take the place of the old one, also where a recovery was killed meanwhile."""
+    new, whole = (path.with_name(f"{path.name}{end}") for end in (_NEW, _WHOLE))
+    for each in (new, *_beside(new)):
+        each.unlink(missing_ok=True)
+    if whole.exists():
+        aside = [set_aside(each).name for each in (path, *_beside(path)) if each.exists()]
+        whole.rename(path)
+        tell(f"{path}: a new store is in its place, the old one set aside as {', '.join(aside) or 'nothing'}")
 
 
 def attempts_on_disk(folder: Path) -> dict[str, int]:
