@@ -21,6 +21,9 @@ lint: .venv/dev
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
 
+mutate: .venv/dev
+	$(BIN)/python -m benchmarks.mutation $(ARGS)
+
 # Read-only, at most eight minutes: what a real GPU says, into build/device; without one it says so.
 device: .venv/dev
 	timeout 120 $(BIN)/python -m pytest -q -p no:cacheprovider tests/drive/test_real_gpu.py

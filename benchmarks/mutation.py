@@ -1,0 +1,701 @@
+"""Mutation testing: change one thing in the code that guards everything else, and see whether a test notices.
+
+`python -m benchmarks.mutation` goes through the checkers and what the transitions' safety rests on, one small change
+(a mutant) at a time: a comparison turned round, a number changed, a statement left out. For each, the tests that run
+through the changed line are run in a process of its own, quickest first, until one fails. A mutant that no test
+notices has survived: it is either listed with its reason in `benchmarks/survivors.toml`, or a hole in the tests.
+
+The tests are collected once, and each mutant is a fork whose functions get the changed code, so a mutant costs what
+its quickest test costs. Compilation by numba is switched off, since compiled loops cannot be changed so.
+
+The idea is that of mutmut and cosmic-ray (DeMillo, Lipton, Sayward 1978); made here because they start the test
+runner anew for each of two thousand mutants.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import copy
+import functools
+import json
+import os
+import random
+import signal
+import sys
+import time
+import tomllib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+os.environ["NUMBA_DISABLE_JIT"] = "1"
+
+import pytest
+
+from benchmarks.report import stamp, table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCE = ROOT / "src"
+PAGE = ROOT / "docs" / "mutation.md"
+SURVIVORS = Path(__file__).with_name("survivors.toml")
+SHARE = 0.95
+"""Part of the mutants that tests must notice, those with a reason in `survivors.toml` left out."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """Code to change, and the tests that should notice.
+
+    Attributes:
+        name: what the table calls it.
+        files: below `src/partita`.
+        tests: files or folders below `tests`.
+        why: what rests on it.
+    """
+
+    name: str
+    files: tuple[str, ...]
+    tests: tuple[str, ...]
+    why: str
+
+
+TARGETS = (
+    Target(
+        "plan/checking",
+        ("plan/checking/check.py", "plan/checking/check_gpu.py", "plan/checking/requirements.py"),
+        ("plan/checking", "serve/reserving/test_planning.py"),
+        "says whether a plan is right",
+    ),
+    Target(
+        "transition/check",
+        (
+            "transition/check.py",
+            "transition/check_gpus.py",
+            "transition/check_graph.py",
+            "transition/check_instances.py",
+        ),
+        ("transition/test_check.py",),
+        "says whether a transition is safe in every order",
+    ),
+    Target(
+        "transition/closure",
+        ("transition/closure.py",),
+        ("transition/test_closure.py",),
+        "least capacity of all orders",
+    ),
+    Target(
+        "transition/relax",
+        ("transition/relax.py",),
+        ("transition/test_relax.py", "transition/test_shortest.py"),
+        "which actions may happen in any order",
+    ),
+    Target("mig/layout", ("mig/layout.py",), ("mig/test_layout.py",), "what a GPU can be cut into"),
+    Target(
+        "jobs/check",
+        ("jobs/check.py",),
+        ("jobs/test_check.py", "jobs/test_simulate.py", "jobs/test_disciplines.py"),
+        "says whether a schedule of jobs is right",
+    ),
+    Target("jobs/ladder", ("jobs/ladder.py",), ("jobs/test_ladder.py",), "what follows an out-of-memory"),
+    Target(
+        "serve/routers",
+        (
+            "serve/routers/elsa.py",
+            "serve/routers/fifs.py",
+            "serve/routers/heap.py",
+            "serve/routers/late_binding.py",
+            "serve/routers/price.py",
+            "serve/routers/kairos.py",
+        ),
+        ("serve/test_routers.py",),
+        "who answers which query, simulated",
+    ),
+    Target(
+        "serve/gateway/routers",
+        (
+            "serve/gateway/routers/bound.py",
+            "serve/gateway/routers/elsa.py",
+            "serve/gateway/routers/fifs.py",
+            "serve/gateway/routers/late_binding.py",
+            "serve/gateway/routers/price.py",
+            "serve/gateway/routers/shared.py",
+        ),
+        ("serve/gateway/test_routing.py", "serve/gateway/test_dispatcher.py", "serve/gateway/test_prices.py"),
+        "who answers which query, live",
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change: where, what it was and what it is now, and the code of the changed module."""
+
+    file: str
+    line: int
+    before: str
+    after: str
+    function: str | None
+    code: CodeType = field(repr=False, compare=False)
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What `survivors.toml` knows it by: lines move, text does not."""
+        return self.file, self.before, self.after
+
+
+# --- which changes there are ---------------------------------------------------------------------------------------
+
+_COMPARE: dict[type[ast.cmpop], tuple[type[ast.cmpop], ...]] = {
+    ast.Lt: (ast.LtE, ast.GtE),
+    ast.LtE: (ast.Lt, ast.Gt),
+    ast.Gt: (ast.GtE, ast.LtE),
+    ast.GtE: (ast.Gt, ast.Lt),
+    ast.Eq: (ast.NotEq,),
+    ast.NotEq: (ast.Eq,),
+    ast.Is: (ast.IsNot,),
+    ast.IsNot: (ast.Is,),
+    ast.In: (ast.NotIn,),
+    ast.NotIn: (ast.In,),
+}
+_ARITHMETIC: dict[type[ast.operator], type[ast.operator]] = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Div,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.LShift: ast.RShift,
+    ast.RShift: ast.LShift,
+    ast.BitOr: ast.BitAnd,
+    ast.BitAnd: ast.BitOr,
+    ast.BitXor: ast.BitOr,
+}
+_CALLS = {"min": "max", "max": "min", "any": "all", "all": "any"}
+
+
+def _changed(node: ast.AST) -> Iterator[ast.AST]:
+    """Yield what a node may be changed into."""
+    for change in (_operators, _values, _flow):
+        yield from change(node)
+
+
+def _operators(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.Compare):
+        for at, op in enumerate(node.ops):
+            for other in _COMPARE[type(op)]:
+                new = copy.deepcopy(node)
+                new.ops[at] = other()
+                yield new
+    elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC and not _textual(node):
+        yield ast.BinOp(node.left, _ARITHMETIC[type(node.op)](), node.right)
+    elif isinstance(node, ast.AugAssign) and type(node.op) in _ARITHMETIC:
+        yield ast.AugAssign(node.target, _ARITHMETIC[type(node.op)](), node.value)
+    elif isinstance(node, ast.BoolOp):
+        yield ast.BoolOp(ast.Or() if isinstance(node.op, ast.And) else ast.And(), node.values)
+        for at in range(len(node.values)):
+            rest = [*node.values[:at], *node.values[at + 1 :]]
+            yield rest[0] if len(rest) == 1 else ast.BoolOp(node.op, rest)
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not | ast.USub):
+        yield node.operand
+
+
+def _values(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.Constant):
+        if isinstance(node.value, bool):
+            yield ast.Constant(not node.value)
+        elif isinstance(node.value, int):
+            yield ast.Constant(node.value + 1)
+        elif isinstance(node.value, float):
+            yield ast.Constant(0.1 if 0 < node.value < 0.05 else node.value + 0.5)
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CALLS:
+        yield ast.Call(ast.Name(_CALLS[node.func.id], ast.Load()), node.args, node.keywords)
+    elif isinstance(node, ast.IfExp):
+        yield node.body
+        yield node.orelse
+    elif isinstance(node, ast.comprehension) and node.ifs:
+        yield ast.comprehension(node.target, node.iter, [], node.is_async)
+
+
+def _flow(node: ast.AST) -> Iterator[ast.AST]:
+    if isinstance(node, ast.If | ast.While):
+        for value in (True, False) if isinstance(node, ast.If) else (False,):
+            new = copy.copy(node)
+            new.test = ast.Constant(value)
+            yield new
+    elif isinstance(node, ast.Continue):
+        yield ast.Break()
+    elif isinstance(node, ast.Break | ast.Raise | ast.AugAssign):
+        yield ast.Pass()
+    elif isinstance(node, ast.Expr) and not isinstance(node.value, ast.Constant):
+        # A generator stays one: what it yields is left out by a condition that never holds.
+        kept = isinstance(node.value, ast.Yield | ast.YieldFrom)
+        yield ast.If(ast.Constant(value=False), [node], []) if kept else ast.Pass()
+    elif isinstance(node, ast.Return) and node.value is not None and not isinstance(node.value, ast.Constant):
+        yield ast.Return(ast.Constant(None))
+
+
+def _textual(node: ast.AST) -> bool:
+    return any(
+        isinstance(each, ast.JoinedStr | ast.List)
+        or (isinstance(each, ast.Constant) and isinstance(each.value, str))
+        for each in ast.walk(node)
+    )
+
+
+def mutants(file: str) -> list[Mutant]:
+    """Return all changes of a file's functions and of its constants."""
+    path = SOURCE / "partita" / file
+    tree = ast.parse(path.read_text())
+    found: list[Mutant] = []
+    for node, function, put in list(_places(tree)):
+        for new in _changed(node):
+            for each in ast.walk(new):  # positions, so that tracebacks and coverage keep their lines
+                if not hasattr(each, "lineno"):
+                    ast.copy_location(each, node)
+            before, after = _shown(node), _shown(new)
+            if before == after:
+                continue
+            put(new)
+            code = compile(ast.fix_missing_locations(tree), str(path), "exec")
+            put(node)
+            line = getattr(node, "lineno", 0) or getattr(getattr(node, "target", node), "lineno", 0)
+            found.append(Mutant(file, line, before, after, function, code))
+    return found
+
+
+def _shown(node: ast.AST) -> str:
+    if isinstance(node, ast.If | ast.While):
+        return f"{'if' if isinstance(node, ast.If) else 'while'} {ast.unparse(node.test)}:" + (
+            f" {ast.unparse(node.body[0])[:60]}" if isinstance(node.test, ast.Constant) else ""
+        )
+    return " ".join(ast.unparse(node).split())
+
+
+def _places(tree: ast.Module) -> Iterator[tuple[ast.AST, str | None, Callable[[ast.AST], None]]]:
+    """Yield the nodes of functions and of module-level constants, each with how another is put in its place."""
+    stack: list[tuple[ast.AST, str, str | None]] = [(tree, "", None)]
+    while stack:
+        parent, scope, function = stack.pop()
+        for name, value in ast.iter_fields(parent):
+            if name in {
+                "annotation",
+                "returns",
+                "decorator_list",
+                "type_params",
+                "type_comment",
+                "args",
+            } and (name != "args" or isinstance(value, ast.arguments)):
+                continue
+            for at, child in enumerate(value if isinstance(value, list) else [value]):
+                if not isinstance(child, ast.AST) or _skipped(child, parent, function):
+                    continue
+                inside, owner = scope, function
+                if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                    inside = f"{scope}.{child.name}" if scope else child.name
+                    if function is None and not isinstance(child, ast.ClassDef):
+                        owner = inside
+                if function is not None or isinstance(parent, ast.Assign | ast.AnnAssign) or scope == "":
+                    yield child, function, functools.partial(_put, parent, name, at)
+                stack.append((child, inside, owner))
+
+
+def _put(parent: ast.AST, name: str, at: int, new: ast.AST) -> None:
+    value = getattr(parent, name)
+    if isinstance(value, list):
+        value[at] = new
+    else:
+        setattr(parent, name, new)
+
+
+def _skipped(child: ast.AST, parent: ast.AST, function: str | None) -> bool:
+    if isinstance(child, ast.If) and isinstance(child.test, ast.Name) and child.test.id == "TYPE_CHECKING":
+        return True
+    if isinstance(child, ast.JoinedStr | ast.Import | ast.ImportFrom | ast.Assert):
+        return True  # what messages say is not what is checked here
+    if isinstance(parent, ast.ClassDef) and not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+        return True
+    return function is None and isinstance(child, ast.Expr)
+
+
+# --- running the tests ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ran:
+    """What one test did before anything was changed: seconds of CPU, and the lines it ran by file."""
+
+    seconds: float
+    lines: dict[str, frozenset[int]]
+
+
+class Mutating:
+    """A pytest plugin that runs the collected tests against each mutant instead of once."""
+
+    def __init__(self, target: Target, chosen: Sequence[Mutant], jobs: int) -> None:
+        self._target, self._chosen, self._jobs = target, chosen, jobs
+        self._failed = False
+        self.survivors: list[Mutant] = []
+        self.uncovered: list[Mutant] = []
+        self.tests = 0
+
+    def pytest_collection(self) -> None:
+        """Have hypothesis draw the same examples each time, and stop at the first that fails."""
+        from hypothesis import Phase, settings  # noqa: PLC0415 -- pytest rewrites it first
+
+        settings.register_profile(
+            "mutation",
+            settings.default,
+            derandomize=True,
+            database=None,
+            phases=(Phase.explicit, Phase.generate),
+        )
+        settings.load_profile("mutation")
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Notice a failure."""
+        self._failed |= report.failed
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        """Measure each test, then run those that matter for each mutant."""
+        items = list(session.items)
+        known = [(item, ran) for item in items if (ran := self._measured(item)) is not None]
+        self.tests = len(known)
+        if not known:
+            raise pytest.UsageError(f"no test of {', '.join(self._target.tests)} passes unchanged")
+        waiting = list(reversed(self._chosen))
+        running: dict[int, Mutant] = {}
+        while waiting or running:
+            while waiting and len(running) < self._jobs:
+                mutant = waiting.pop()
+                asked = sorted(
+                    ((ran.seconds, item) for item, ran in known if _touches(ran, mutant)),
+                    key=lambda each: each[0],
+                )
+                if not asked:
+                    self.uncovered.append(mutant)
+                    continue
+                pid = os.fork()
+                if not pid:
+                    self._try(mutant, asked)
+                running[pid] = mutant
+            if running:
+                pid, status = os.wait()
+                if status == 0:
+                    self.survivors.append(running[pid])
+                    print(f"survived: {_told(running[pid])}", file=sys.__stderr__, flush=True)
+                del running[pid]
+        return True
+
+    def _measured(self, item: pytest.Item) -> Ran | None:
+        """Run one test unchanged in a fork; None if it fails there or runs none of the code in question."""
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if not pid:
+            os.close(reading)
+            _quiet()
+            lines: dict[str, set[int]] = {
+                str(SOURCE / "partita" / name): set() for name in self._target.files
+            }
+            begin = time.process_time()
+            sys.settrace(functools.partial(_trace, lines))
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
+            sys.settrace(None)
+            told = {
+                "failed": self._failed,
+                "seconds": time.process_time() - begin,
+                "lines": {name: sorted(found) for name, found in lines.items() if found},
+            }
+            with os.fdopen(writing, "w") as stream:
+                json.dump(told, stream)
+            os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as stream:
+            text = stream.read()
+        os.waitpid(pid, 0)
+        result: dict[str, Any] = json.loads(text) if text else {"failed": True}
+        if result["failed"] or not result["lines"]:
+            return None
+        return Ran(result["seconds"], {name: frozenset(each) for name, each in result["lines"].items()})
+
+    def _try(self, mutant: Mutant, asked: Sequence[tuple[float, pytest.Item]]) -> None:
+        """In a fork: change the code, run the tests, and end with 1 as soon as one fails or runs for ever."""
+        _quiet()
+        _apply(mutant)
+        for at, (seconds, item) in enumerate(asked):
+            following = asked[at + 1][1] if at + 1 < len(asked) else None
+            signal.setitimer(signal.ITIMER_PROF, 1 + 3 * seconds)  # CPU seconds; the signal ends the process
+            signal.alarm(60 + int(30 * seconds))
+            try:
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            except BaseException:  # noqa: BLE001 -- whatever a broken module brings pytest to
+                os._exit(1)
+            if self._failed:
+                os._exit(1)
+        os._exit(0)
+
+
+def _quiet() -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+
+
+def _trace(lines: dict[str, set[int]], frame: Any, _event: str, _: object) -> Any:  # noqa: ANN401 -- as settrace wants
+    found = lines.get(frame.f_code.co_filename)
+    if found is None:
+        return None
+
+    def inside(frame: Any, event: str, _: object) -> Any:  # noqa: ANN401 -- as above
+        if event == "line":
+            found.add(frame.f_lineno)
+        return inside
+
+    found.add(frame.f_lineno)
+    return inside
+
+
+def _touches(ran: Ran, mutant: Mutant) -> bool:
+    path = str(SOURCE / "partita" / mutant.file)
+    if mutant.function is None:
+        return path in ran.lines
+    return mutant.line in ran.lines.get(path, ()) or bool(
+        ran.lines.get(path, frozenset()) & _statement(path, mutant.line)
+    )
+
+
+@functools.cache
+def _spans(path: str) -> tuple[tuple[int, int], ...]:
+    tree = ast.parse(Path(path).read_text())
+    simple = (ast.stmt,)
+    return tuple(
+        (node.lineno, node.end_lineno or node.lineno)
+        for node in ast.walk(tree)
+        if isinstance(node, simple) and not hasattr(node, "body")
+    )
+
+
+def _statement(path: str, line: int) -> frozenset[int]:
+    """Return the lines of the statement on a line; a test that ran one of them may notice a change in it."""
+    found = [span for span in _spans(path) if span[0] <= line <= span[1]]
+    return frozenset(range(found[0][0], found[0][1] + 1)) if found else frozenset()
+
+
+# --- putting a change into running code -----------------------------------------------------------------------------
+
+
+def _apply(mutant: Mutant) -> None:
+    name = "partita." + mutant.file.removesuffix(".py").replace("/", ".")
+    module = sys.modules[name]
+    for each in list(sys.modules.values()):
+        if getattr(each, "__name__", "").startswith("partita"):
+            for value in list(vars(each).values()):
+                getattr(value, "cache_clear", lambda: None)()
+    if mutant.function is None:
+        _replace_constants(module, mutant)
+        return
+    code = next(each for each in _codes(mutant.code) if each.co_qualname == mutant.function)
+    for function in _functions(module):
+        if function.__qualname__ == mutant.function:
+            function.__code__ = code
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    for each in code.co_consts:
+        if isinstance(each, CodeType):
+            yield each
+            yield from _codes(each)
+
+
+def _functions(module: ModuleType) -> Iterator[FunctionType]:
+    seen: set[int] = set()
+    stack: list[Any] = [
+        value for value in vars(module).values() if getattr(value, "__module__", None) == module.__name__
+    ]
+    while stack:
+        value = stack.pop()
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        if isinstance(value, FunctionType):
+            yield value
+        elif isinstance(value, type):
+            stack += list(vars(value).values())
+        for name in ("__wrapped__", "__func__", "fget", "func"):
+            inner = getattr(value, name, None)
+            if inner is not None:
+                stack.append(inner)
+
+
+def _replace_constants(module: ModuleType, mutant: Mutant) -> None:
+    fresh: dict[str, Any] = {
+        "__name__": module.__name__,
+        "__file__": module.__file__,
+        "__package__": module.__package__,
+    }
+    exec(mutant.code, fresh)  # noqa: S102 -- the project's own code, with one constant changed
+    for name, value in fresh.items():
+        old = vars(module).get(name)
+        if name.startswith("__") or callable(value) or type(value) is not type(old):
+            continue
+        for each in list(sys.modules.values()):
+            if vars(each).get(name, mutant) is old:
+                setattr(each, name, value)
+
+
+# --- what is reported ----------------------------------------------------------------------------------------------
+
+
+def _told(mutant: Mutant) -> str:
+    return f"{mutant.file}:{mutant.line}: {mutant.before}  ->  {mutant.after}"
+
+
+def explained() -> dict[tuple[str, str, str], str]:
+    """Return the reasons of the survivors that need no test."""
+    data = tomllib.loads(SURVIVORS.read_text()) if SURVIVORS.exists() else {}
+    return {(each["file"], each["before"], each["after"]): each["why"] for each in data.get("survivor", ())}
+
+
+@dataclass(frozen=True)
+class Score:
+    """What came of a target's mutants."""
+
+    target: Target
+    tests: int
+    mutants: int
+    survivors: tuple[Mutant, ...]
+    uncovered: tuple[Mutant, ...]
+
+    @property
+    def unexplained(self) -> list[Mutant]:
+        """Survivors without a reason."""
+        known = explained()
+        return [each for each in (*self.survivors, *self.uncovered) if each.key not in known]
+
+    @property
+    def share(self) -> float:
+        """The part of the mutants that was noticed."""
+        return 1 - (len(self.survivors) + len(self.uncovered)) / max(1, self.mutants)
+
+
+def score(target: Target, *, sample: int | None, seed: int, jobs: int, only: str = "") -> Score:
+    """Run a target's mutants, all or a sample drawn with a seed, and return what came of them."""
+    chosen = [each for file in target.files if only in file for each in mutants(file)]
+    if sample is not None and sample < len(chosen):
+        chosen = random.Random(seed).sample(chosen, sample)
+    plugin = Mutating(target, chosen, jobs)
+    files = [str(ROOT / "tests" / name) for name in target.tests if (ROOT / "tests" / name).exists()]
+    quiet = ["-p", "no:terminal", "-p", "no:cacheprovider", "-o", "addopts=", "--import-mode=importlib"]
+    pytest.main([*quiet, *files], plugins=[plugin])
+    return Score(target, plugin.tests, len(chosen), tuple(plugin.survivors), tuple(plugin.uncovered))
+
+
+def main() -> None:
+    """Score the targets that are named, or all, and write the page when all were scored whole."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
+    parser.add_argument(
+        "names", nargs="*", help=f"targets: {', '.join(each.name for each in TARGETS)}; all without one"
+    )
+    parser.add_argument("--sample", type=int, help="mutants of each target, drawn at random; all without it")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants tried at once")
+    parser.add_argument("--file", default="", help="only files whose name contains this")
+    asked = parser.parse_args()
+    chosen = [each for each in TARGETS if not asked.names or each.name in asked.names]
+    if not chosen:
+        parser.error(f"no such target; there are {', '.join(each.name for each in TARGETS)}")
+    scores = []
+    for target in chosen:
+        scores.append(_forked(target, asked))
+        print(_line(scores[-1]), flush=True)
+    missed = [each for found in scores for each in found.unexplained]
+    for each in missed:
+        print(f"no test notices {_told(each)}")
+    if asked.sample is None and not asked.names and not asked.file:
+        PAGE.write_text(_page(scores))
+    total = sum(found.mutants for found in scores)
+    if len(missed) > (1 - SHARE) * total:
+        sys.exit(f"{len(missed)} of {total} mutants are noticed by no test and have no reason")
+
+
+def _forked(target: Target, asked: argparse.Namespace) -> Score:
+    """Score a target in a process of its own, since pytest's state does not survive a second run in one process."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if not pid:
+        found = score(target, sample=asked.sample, seed=asked.seed, jobs=asked.jobs, only=asked.file)
+        told = {
+            "tests": found.tests,
+            "mutants": found.mutants,
+            "survivors": [[m.file, m.line, m.before, m.after] for m in found.survivors],
+            "uncovered": [[m.file, m.line, m.before, m.after] for m in found.uncovered],
+        }
+        with os.fdopen(writing, "w") as stream:
+            json.dump(told, stream)
+        os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        text = stream.read()
+    os.waitpid(pid, 0)
+    if not text:
+        sys.exit(f"{target.name}: its tests could not be run")
+    told = json.loads(text)
+    nothing = compile("", "", "exec")
+    listed = {
+        kind: tuple(
+            Mutant(file, line, before, after, None, nothing) for file, line, before, after in told[kind]
+        )
+        for kind in ("survivors", "uncovered")
+    }
+    return Score(target, told["tests"], told["mutants"], listed["survivors"], listed["uncovered"])
+
+
+def _line(found: Score) -> str:
+    return (
+        f"{found.target.name}: {found.mutants} mutants, {found.share:.1%} noticed by {found.tests} tests, "
+        f"{len(found.unexplained)} without a reason"
+    )
+
+
+def _page(scores: Sequence[Score]) -> str:
+    rows: list[list[object]] = [
+        [
+            f"`{found.target.name}`",
+            found.target.why,
+            found.mutants,
+            found.tests,
+            f"{found.share:.1%}",
+            len(found.survivors) + len(found.uncovered) - len(found.unexplained),
+            len(found.unexplained),
+        ]
+        for found in scores
+    ]
+    total = sum(found.mutants for found in scores)
+    alive = sum(len(found.survivors) + len(found.uncovered) for found in scores)
+    missed = sum(len(found.unexplained) for found in scores)
+    reasons = Counter(explained().values())
+    listed = "\n".join(f"- {n} x {why}" for why, n in reasons.most_common())
+    return f"""# Mutation score
+
+The checkers are what the rest stands on, so their tests are tested: `make mutate` changes one thing at a time in
+them and in what they guard, and sees whether a test fails. This page is written by it.
+
+{1 - alive / total:.1%} of {total:,} mutants are noticed. Of the others {alive - missed} have a reason in
+`benchmarks/survivors.toml`, {missed} have none.
+
+{table(["code", "what rests on it", "mutants", "tests", "noticed", "with a reason", "without"], rows)}
+Reasons:
+
+{listed}
+
+{stamp()}
+"""
+
+
+if __name__ == "__main__":
+    main()
