@@ -8,9 +8,8 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
-from partita.mig.layout import fault
-from partita.plan.checking.check import Fault
-from partita.transition.geometry import rules
+from partita.mig.catalogue import gpu_model
+from partita.plan.checking.check_gpu import Fault, layout_faults
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
@@ -125,7 +124,7 @@ def placement_faults(request: Request, graph: Graph, lifetimes: Sequence[Lifetim
     models = {gpu.id: gpu.model for gpu in request.current.gpus}
     for gpu_id, mine in per_gpu.items():
         try:
-            gpu = rules(models[gpu_id], request.forbid)
+            gpu = gpu_model(models[gpu_id]).forbidding(request.forbid)
         except InputError as error:
             yield Fault(gpu_id, error.what)
             continue
@@ -136,7 +135,7 @@ def _gpu_faults(where: str, gpu: GpuModel, graph: Graph, mine: list[Lifetime]) -
     beside: dict[int, set[int]] = {i: set() for i in range(len(mine))}
     wrong = False
     for i, one in enumerate(mine):
-        if why := fault(gpu, [one.placement]):
+        for why in layout_faults(gpu, [one.placement]):
             wrong = True
             yield Fault(where, why)
         for j in range(i):
@@ -144,14 +143,14 @@ def _gpu_faults(where: str, gpu: GpuModel, graph: Graph, mine: list[Lifetime]) -
                 continue
             beside[i].add(j)
             beside[j].add(i)
-            if why := fault(gpu, sorted((one.placement, mine[j].placement))):
+            for why in layout_faults(gpu, (one.placement, mine[j].placement)):
                 wrong = True
                 yield Fault(where, f"{one.placement} beside {mine[j].placement} in some order: {why}")
     if wrong:
         return
     for clique in _maximal_cliques(beside):
         placements = sorted(mine[i].placement for i in clique)
-        if why := fault(gpu, placements):
+        for why in layout_faults(gpu, placements):
             yield Fault(where, f"{' '.join(map(str, placements))} in some order: {why}")
 
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from partita.transition.check_gpus import peak_as_soon_as_possible
-from partita.transition.check_graph import Graph
-from partita.transition.check_instances import Lifetime
 from partita.transition.geometry import conflict, legal, rules
 from partita.transition.steps import outcome
 from partita.transition.tokens import Spare
@@ -48,8 +46,8 @@ def relax(
     Raises:
         ValueError: the steps are not safe even one after the other.
     """
-    actions = _Relaxation(request, steps, after or {}, one_per_gpu=one_per_gpu).actions()
-    graph = Graph(actions)
+    walk = _Relaxation(request, steps, after or {}, one_per_gpu=one_per_gpu)
+    actions = walk.actions()
     target = outcome(request.current, steps)
     final = {(gpu.id, each.placement): each.replica for gpu in target.gpus for each in gpu.instances}
     moved = sum(
@@ -63,24 +61,37 @@ def relax(
         actions=actions,
         floors=request.floors,
         target=target,
-        makespan=max((graph.end(i) for i in range(len(actions))), default=0.0),
-        peak_gpus=peak_as_soon_as_possible(graph, _lifetimes(request, actions)),
+        makespan=walk.makespan,
+        peak_gpus=walk.peak_gpus,
         moved=moved,
     )
 
 
-def _lifetimes(request: Request, actions: Sequence[Action]) -> list[Lifetime]:
-    made: dict[tuple[str, Placement], int | None] = {
-        (gpu.id, each.placement): None for gpu in request.current.gpus for each in gpu.instances
-    }
+_Span = tuple[int | None, int | None]
+"""The steps that make and destroy an instance; None where it was there before, or stays."""
+
+
+def _times_of_use(spans: Sequence[_Span], ancestors: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Return a GPU's times of use: the steps of which one begins it, and those of which one ends it, none if open."""
+    groups: list[list[_Span]] = []
+    for span in spans:
+        linked = [group for group in groups if any(_may_meet(span, other, ancestors) for other in group)]
+        groups = [group for group in groups if group not in linked]
+        groups.append([span, *(other for group in linked for other in group)])
     found = []
-    for i, action in enumerate(actions):
-        key = (action.gpu, action.placement)
-        if action.kind is Kind.CREATE_INSTANCE:
-            made[key] = i
-        elif action.kind is Kind.DESTROY_INSTANCE:
-            found.append(Lifetime(*key, made.pop(key), i))
-    return found + [Lifetime(gpu, placement, i, None) for (gpu, placement), i in made.items()]
+    for group in groups:
+        first = [made for made, _ in group if made is not None]
+        last = [gone for _, gone in group if gone is not None]
+        found.append((first if len(first) == len(group) else [], last if len(last) == len(group) else []))
+    return found
+
+
+def _may_meet(one: _Span, other: _Span, ancestors: Sequence[int]) -> bool:
+    """Say whether two instances stand at the same moment in some order."""
+    return not any(
+        gone is not None and made is not None and ancestors[made] >> gone & 1
+        for gone, made in ((one[1], other[0]), (other[1], one[0]))
+    )
 
 
 @dataclass(slots=True)
@@ -150,6 +161,7 @@ class _Relaxation:
         self._last: dict[tuple[str, Placement], int] = {}
         self._before: list[tuple[int, ...]] = []
         self._ancestors: list[int] = []
+        self._begin: list[float] = []
         self._end: list[float] = []
 
     def actions(self) -> tuple[Action, ...]:
@@ -159,6 +171,7 @@ class _Relaxation:
             waits = self._reduced(self._waits(i, step))
             begin = max((self._end[w] for w in waits), default=0.0)
             self._before.append(waits)
+            self._begin.append(begin)
             self._end.append(begin + durations.of(step.kind))
             mask = 0
             for w in waits:
@@ -177,6 +190,43 @@ class _Relaxation:
             )
             for i, step in enumerate(self._steps)
         )
+
+    @property
+    def makespan(self) -> float:
+        """Seconds until all actions have ended, if each begins as soon as it may."""
+        return max(self._end, default=0.0)
+
+    @property
+    def peak_gpus(self) -> int:
+        """The most GPUs in use at once, if each action begins as soon as it may.
+
+        A GPU is in use from its first instance until it has none in any order: instances of which one may be made
+        before the other has gone belong to one time of use.
+        """
+        changes: list[tuple[float, int]] = []
+        for spans in self._spans().values():
+            for first, last in _times_of_use(spans, self._ancestors):
+                begin = min((self._begin[i] for i in first), default=0.0)
+                changes.append((begin, 1))
+                if last:
+                    changes.append((max(self._end[i] for i in last), -1))
+        return max(accumulate((change for _, change in sorted(changes)), initial=0))
+
+    def _spans(self) -> dict[str, list[_Span]]:
+        """Return, GPU by GPU, which steps make and destroy each instance."""
+        standing: dict[tuple[str, Placement], int | None] = {
+            (gpu.id, each.placement): None for gpu in self._request.current.gpus for each in gpu.instances
+        }
+        spans: dict[str, list[_Span]] = defaultdict(list)
+        for i, step in enumerate(self._steps):
+            spot = (step.gpu, step.placement)
+            if step.kind is Kind.CREATE_INSTANCE:
+                standing[spot] = i
+            elif step.kind is Kind.DESTROY_INSTANCE:
+                spans[step.gpu].append((standing.pop(spot), i))
+        for (gpu_id, _), made in standing.items():
+            spans[gpu_id].append((made, None))
+        return spans
 
     def _waits(self, i: int, step: Step) -> set[int]:
         gpu = self._gpus[step.gpu]

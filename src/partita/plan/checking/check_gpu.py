@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from partita.mig.gpu import GpuModel, Profile
+    from partita.mig.layout import Placement
     from partita.perf.table import Measurement
     from partita.plan.checking.requirements import RequiredService, Requirements
     from partita.plan.plan import Instance
@@ -60,7 +61,7 @@ class GpuChecker:
         if gpu is None:
             yield Fault(where, f"the workload has no GPUs {model}")
             return
-        for why in _layout_faults(gpu, instances):
+        for why in layout_faults(gpu, [instance.placement for instance in instances]):
             yield Fault(where, why)
         services = {instance.service for instance in instances}
         limit = self._wanted.max_services_per_gpu
@@ -194,12 +195,12 @@ def _allowed(service: RequiredService, profile: str) -> bool:
     return names is None or profile in names or (_plain(profile) == profile and _size(profile) in names)
 
 
-def _layout_faults(gpu: GpuModel, instances: Sequence[Instance]) -> Iterator[str]:
+def layout_faults(gpu: GpuModel, placements: Sequence[Placement]) -> Iterator[str]:
+    """Yield why instances cannot stand together on a GPU (NVIDIA MIG User Guide, "Supported MIG Profiles")."""
     known = {profile.name: profile for profile in gpu.profiles}
     taken = [0] * gpu.memory_slices
     placed: list[Profile] = []
-    for instance in instances:
-        placement = instance.placement
+    for placement in placements:
         profile = known.get(placement.profile)
         if profile is None:
             yield f"{gpu.name} has no profile {placement.profile}"

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from statistics import fmean
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from partita.plan.checking.check_gpu import Fault
-from partita.serve.fluid import fluid_rate
+from partita.plan.exact.solver import new_solver
 from partita.serve.outcome import REFUSED, TICK
-from partita.serve.reserving.fewest import ROUTER, fresh_traffic
+from partita.serve.routers.late_binding import LateBinding
+from partita.sim.arrivals import Traffic, poisson
+from partita.sim.batches import draw
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -27,8 +29,11 @@ if TYPE_CHECKING:
     from partita.serve.outcome import Outcome
     from partita.serve.problem import ServingProblem
     from partita.serve.reserving.asked import CutService
-    from partita.sim.arrivals import Traffic
 
+ROUTER = LateBinding()
+"""Who routes the queries: the gateway's default."""
+
+QUERIES, RUNS = 20_000, 5
 SEED = 982_451_653
 """Of traffic that no plan was made with."""
 
@@ -78,12 +83,12 @@ def _faults(plan: Plan, service: CutService, pools: Sequence[Pool]) -> Iterator[
 
 
 def _rate_faults(problem: ServingProblem, counts: NDArray[np.int64], rate: float) -> Iterator[str]:
-    bound = fluid_rate(problem, counts, served=problem.quantile).rate
+    bound = most_queries(problem, counts)
     if rate > bound * (1 + 1e-6):
         yield f"capacity of {rate:g} queries/s, and in the long run no router holds more than {bound:g} on its cut"
         return
     serve = ROUTER.on(problem, counts)
-    runs = [each.faster(rate) for each in fresh_traffic(problem, SEED)]
+    runs = list(_traffic(problem, rate))
     found = [(each, serve(each)) for each in runs]
     for traffic, outcome in found:
         if why := schedule_fault(problem, counts, traffic, outcome):
@@ -92,6 +97,49 @@ def _rate_faults(problem: ServingProblem, counts: NDArray[np.int64], rate: float
     late = 1 - fmean(outcome.attainment(problem.deadline) for _, outcome in found)
     if late > (1 - problem.quantile) * (1 + TOLERANCE):
         yield f"at its capacity {late:.2%} of the queries are late or refused, {1 - problem.quantile:.2%} may be"
+
+
+def most_queries(problem: ServingProblem, counts: NDArray[np.int64]) -> float:
+    """Return the queries/s beyond which no router answers the share that is asked in time, in the long run.
+
+    Queries flow to sizes as they like, each instance is busy for a second a second, and the rest is refused: a
+    linear program, written here from that and not from what planners solve.
+
+    Args:
+        problem: latencies of batch sizes on sizes, shares, the deadline and the share to be in time.
+        counts: instances of each size, shape (K,).
+    """
+    solver = new_solver()
+    solver.setOptionValue("output_flag", False)
+    rate = solver.addVariable(lb=0)
+    busy: list[list[Any]] = [[] for _ in counts]
+    answered = []
+    for b, share in enumerate(problem.share):
+        flows = []
+        for k, seconds in enumerate(problem.latency[:, b]):
+            if share > 0 and counts[k] and seconds <= problem.deadline:
+                flow = solver.addVariable(lb=0)
+                flows.append(flow)
+                busy[k].append(float(seconds) * flow)
+        if flows:
+            solver.addConstr(solver.qsum(flows) <= float(share) * rate)
+            answered += flows
+    if not answered:
+        return 0.0
+    for k, own in enumerate(busy):
+        if own:
+            solver.addConstr(solver.qsum(own) <= float(counts[k]))
+    solver.addConstr(solver.qsum(answered) >= problem.quantile * rate)
+    solver.maximize(rate)
+    return float(solver.variableValue(rate))
+
+
+def _traffic(problem: ServingProblem, rate: float) -> Iterator[Traffic]:
+    """Yield Poisson traffic that no plan was made with, long enough for waiting to build up."""
+    queries = max(QUERIES, 100 * problem.gpus * problem.gpu.compute_slices)
+    for run in range(RUNS):
+        rng = np.random.default_rng((SEED, run))
+        yield Traffic(poisson(rate, queries, rng), draw(problem.share, queries, rng))
 
 
 def schedule_fault(
