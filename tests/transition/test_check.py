@@ -147,7 +147,7 @@ def change(transition: Transition, index: int, **fields: Any) -> Transition:
     return replace(transition, actions=tuple(actions))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def sample(random_request: Make) -> tuple[Request, Transition]:
     request = random_request(5, gpus=(3, 4), extra=1)
     transition = Shortest().transition(request)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from partita.jobs.memory.bounds import MIB, Bounds
-from partita.jobs.queue.endings import ended
+from partita.jobs.queue.endings import ended, stopping
 from partita.jobs.queue.record import Attempt, JobRecord, State, Submitter, Verdict
 from partita.jobs.run.port import Look, Phase, Progress
 from partita.mig.catalogue import gpu_model
@@ -85,3 +85,28 @@ def test_more_processes_than_the_instance_holds_need_no_words():
     after = ended(running("1g.5gb"), look, 3.0, Bounds(), [A100])
     assert after.attempt.verdict is Verdict.OUT_OF_MEMORY
     assert not after.attempt.unsure
+
+
+@pytest.mark.parametrize("wish", [Verdict.YIELDED, Verdict.REQUEUED])
+def test_an_attempt_that_made_room_does_not_count(wish: Verdict):
+    job = running("1g.5gb")
+    for _ in range(10):  # more often than there are attempts
+        job = stopping(job, wish, "services need it") or job
+        job = ended(job, Look(Phase.ENDED, 143, began=1.0, ended=2.0), 3.0, Bounds(), [A100])
+        assert (job.state, job.tries, job.attempt.verdict) == (State.WAITING, 0, wish)
+        attempt = replace(job.attempt, wish=None, verdict=None)
+        job = replace(job, state=State.RUNNING, attempts=(*job.attempts, attempt), tries=job.tries + 1)
+    assert end(job, SURE).state is State.WAITING  # the ladder begins at its first rung
+
+
+@pytest.mark.parametrize(("phase", "verdict"), [(Phase.LOST, Verdict.LOST)])
+def test_an_attempt_that_was_lost_counts(phase: Phase, verdict: Verdict):
+    job = running("1g.5gb")
+    most = job.asked.most_attempts
+    for tries in range(1, most + 1):
+        job = ended(job, Look(phase, None, began=1.0, ended=2.0), 3.0, Bounds(), [A100])
+        assert (job.attempt.verdict, job.tries) == (verdict, tries)
+        assert job.state is (State.WAITING if tries < most else State.FAILED)
+        attempt = replace(job.attempt, verdict=None)
+        job = replace(job, state=State.RUNNING, attempts=(*job.attempts, attempt), tries=tries + 1)
+    assert f"that was the last of {most} attempts" in (job.why or "")

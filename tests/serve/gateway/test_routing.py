@@ -4,12 +4,15 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.serve.gateway.rehearsal import Rehearsal
+from tests.serve.gateway.rehearsal import Rehearsal, hello
 from tests.serve.problems import A30, random_problems, sublinear, traffic
 
 from partita.serve.fluid import fluid_rate
+from partita.serve.gateway.dispatcher import Dispatcher, Settings
 from partita.serve.gateway.routers import ROUTERS
-from partita.serve.outcome import REFUSED
+from partita.serve.gateway.values import Outcome as Ending
+from partita.serve.gateway.waiting import Waiting
+from partita.serve.outcome import REFUSED, TICK
 from partita.serve.problem import ServingProblem
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.throughput import unit_traffic
@@ -80,3 +83,40 @@ def test_joining_pays_where_a_batch_costs_little_more_than_one(load: float) -> N
     joined = Rehearsal(found, COUNTS, early=True, batching=True).run(queries, tick=0.05)
     assert alone.attainment(found.deadline) < 0.8
     assert joined.attainment(found.deadline) > 0.99
+
+
+@given(st.data())
+@settings(max_examples=100)
+def test_elsa_takes_the_smallest_slice_that_is_in_time(data: st.DataObject) -> None:
+    found, counts = data.draw(random_problems())
+    queries = possible(found, counts, data.draw(traffic(found.latency.shape[1])))
+    size_of = np.repeat(np.arange(len(counts)), counts)
+    idle_at, by, latency = np.zeros(len(size_of)), [], []
+    for now, batch in zip(queries.arrival, queries.batch, strict=True):
+        ends = np.maximum(now, idle_at) + found.latency[size_of, batch - 1]
+        in_time = np.flatnonzero(ends - now <= found.deadline + TICK)
+        margin = np.abs(ends - now - found.deadline - TICK)
+        assume(margin.min() > 1e-9)
+        if not len(in_time):
+            break  # such a query waits in vain
+        idle_at[in_time[0]] = ends[in_time[0]]
+        by.append(size_of[in_time[0]])
+        latency.append(ends[in_time[0]] - now)
+    some = Traffic(queries.arrival[: len(by)], queries.batch[: len(by)])
+    mine = Rehearsal(found, counts, router="elsa").run(some)
+    np.testing.assert_array_equal(size_of[mine.instance], by)
+    np.testing.assert_allclose(mine.latency, latency, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "answered"), [(0.99, 0), (1.01, 2), (1.99, 2), (2.01, 3), (2.49, 3), (2.51, 4)]
+)
+def test_elsa_promises_what_a_worker_of_two_processes_holds(deadline: float, answered: int) -> None:
+    # Two run at once; who waits behind n others starts when the first is done and their share of two processes is.
+    dispatcher = Dispatcher(Settings(deadline, batching=False, early=True), ROUTERS["elsa"])
+    dispatcher.join(hello(seconds={1: 1.0}, processes=2), {}, 0.0)
+    refused = 0
+    for _ in range(4):
+        steps = dispatcher.arrive(Waiting(1, 0.0, deadline), 0.0)
+        refused += sum(outcome is Ending.REFUSED for _, outcome, _, _ in steps.ends)
+    assert 4 - refused == answered
