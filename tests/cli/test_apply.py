@@ -240,7 +240,7 @@ def started(partita: Commands, day: Path, night: Path):
     process = subprocess.Popen(
         words, env=environment, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while "start_replica" not in partita("status", "-o", "json").out.split("under")[0] or not _starting(
         partita
     ):
