@@ -108,7 +108,7 @@ _HOST = re.compile(
     r"\b(?:host|system|physical|virtual|main|shared|pinned|page-?locked|CPU) memory\b|\bCPU\b|\bcpu\b"
     r"|CPUAllocator|alloc_cpu"
     r"|\bRAM\b|/dev/shm|\bshm\w*|\bswap\b|\bheap\b|\bjava\.|JavaScript|\bmmap|\bfork\b|\bposix_\w+"
-    r"|\bmalloc\b|\brealloc\b"
+    r"|\b(?:mkl_|je|tc|mi_|aligned_)?malloc\b|\brealloc\b"
     r"|\bcalloc\b|Errno 12|\(12\)|\bnumpy\b|ArrayMemoryError|oom[-_ ]?kill\w*|\bcgroup|\bcontainer\b|\bpod\b"
     r"|node running low|\bhugepage|\bulimit\b|\bsqlite\w*|\bpostgres\w*|\bmysql\w*|\bredis\b|\bduckdb\b"
     r"|\barrow\b|\bpolars\b"
@@ -150,12 +150,13 @@ _SUPPOSED = re.compile(
     # Before the words, in their sentence: what might be, what to do about it, what did not happen.
     r"\b(?:if|in case|whenever|avoids?|avoiding|prevents?|preventing|may|might|possibl[ey]|can(?! ?not"
     r"|.t)|could(?! ?n.t)"
-    r"|would|likely|risk|tips?|hint|how to|how do|fix(?:es|ed)?|mitigat\w+|simulat\w+|expect(?:s|ed)?"
+    r"|would|risk|tips?|hint|how to|how do|fix(?:es|ed)?|mitigat\w+|simulat\w+|expect(?:s|ed)?"
     r"|assertRaises"
     r"|pytest\.raises|checks? for|in order to)\b[^.!?;]*$|\b(?:no|without|never|zero)(?: \S+){0,2} ?$|\b0 $",
     FLAGS,
 )
-_ASKED = re.compile(r"[^.!;]*\?\s*[\"'}\]]*\s*$")
+_GUESSED = re.compile(r"\b(?:probably|likely|perhaps|maybe|seems?)\b[^.!?;]*$", FLAGS)
+_ASKED = re.compile(r"\s*\?|[^.!;]*\?\s*[\"'}\]]*\s*$")
 
 _XID = re.compile(r"\bXid\b.*: *\d+")
 
@@ -173,7 +174,10 @@ def memory(line: str) -> str | None:
                 return HOST
             return UNSURE if said == OOM and _HOST_OF_GPU.search(line) else said
     found = next(_meant(_MEMORY, line), None)
-    return _whose(line, found) if found else None
+    if found is None:
+        return None
+    whose = _whose(line, found)
+    return UNSURE if whose == OOM and _GUESSED.search(_sentence(line, found)) else whose
 
 
 def named(line: str) -> bool:

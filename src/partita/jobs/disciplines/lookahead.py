@@ -52,7 +52,7 @@ class Lookahead:
     """
 
     weight: float = 0.5
-    longer: float = 0.35
+    longer: float = 0.25
     rules: tuple[Discipline, ...] = RULES
     plans: bool = True
     most: int = 500
@@ -82,7 +82,7 @@ class Lookahead:
     def _best(self, state: State, *, sampled: bool) -> Discipline:
         played = [(*self._play(state, rule), rule) for rule in self.rules]
         shortest = min(last for _, last, _ in played)
-        came = [job.arrival for job in state.waiting]
+        came = [job.arrival for job in (*state.waiting, *(running.job for running in state.running))]
         if max(came) - min(came) <= TOGETHER * shortest:
             afresh = planned(state) if self.plans and not sampled else ()
             played += [(*self._play(state, plan), plan) for plan in (*self._going_on(state), *afresh)]
