@@ -44,14 +44,14 @@ class Lookahead:
     the same order give the same starts.
 
     Attributes:
-        weight: what mean completion time counts against makespan: 0.5 both, 0.0 makespan alone.
+        weight: what mean completion time counts against makespan: 0.5 both alike, 0.0 makespan alone.
         longer: by what share the mean completion time of a batch may exceed the least of any rule.
         rules: the rules to choose from.
         plans: whether small batches are planned to their end, too.
         most: waiting jobs, evenly spaced in order of arrival, with which rules are compared.
     """
 
-    weight: float = 0.5
+    weight: float = 0.65
     longer: float = 0.25
     rules: tuple[Discipline, ...] = RULES
     plans: bool = True
