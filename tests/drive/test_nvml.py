@@ -148,6 +148,17 @@ def test_an_instance_is_made_at_exactly_its_placement_used_and_destroyed(
     assert nvml.cards[0].placements == []
 
 
+def test_changes_are_seen_on_gpus_touched_at_once_and_on_all_others_a_second_later(world: World) -> None:
+    driver = world.driver
+    assert isinstance(driver, NvmlDriver)
+    first = driver.observe_changes(None, ())
+    assert first.gpus == driver.observe().gpus
+    assert isinstance(first.mark, float)
+    soon = driver.clock.now()  # as if all had been looked at just now, however slow this machine is
+    assert [each.id for each in driver.observe_changes(soon, [world.other]).gpus] == [world.other]
+    assert driver.observe_changes(soon - 2.0, ()).gpus == driver.observe().gpus
+
+
 def test_what_is_done_already_is_no_error(world: World) -> None:
     for act in (world.create, world.start, world.stop, world.destroy):
         assert act("3g.20gb@4") is None
