@@ -152,7 +152,7 @@ def _rodinia(seeds: int) -> str:
         "run times are *not known* and modelled: log-normal on a whole GPU (median 20 s, sigma 0.5), "
         "30 % of it the same on every slice, the rest on as many compute slices as the run fills: 7 "
         "from 8 GiB on, fewer with the square root of its memory. It draws 20 W and 25 W per filled "
-        "slice beyond idle. The paper reports up to 6.20x throughput and 5.93x energy; with another "
+        "slice beyond idle and context. The paper reports up to 6.20x throughput and 5.93x energy; with another "
         "model these figures would be others.\n\n"
         f"With the default, of a single mix at most {best[0]:.2f}x throughput and {best[1]:.2f}x energy "
         "here. Throughput of unlike runs is held back by the last of them, and by the limit of the card. Energy is "
