@@ -37,7 +37,8 @@ COMPACT_SERVICES = 16
 CLOSING_SERVICES = 400
 """Up to here the compact program is asked to close what gap column generation leaves."""
 
-_FIRST_TRY_SECONDS = 1.0
+_FIRST_TRY_SECONDS, _FIRST_TRY_SHARE = 10.0, 0.25
+"""The compact program's first try: so many seconds, or this share of the time if that is less."""
 
 _COUNTS_SHARE = 0.25
 """Share of the time for counts where few services may share a GPU."""
@@ -193,14 +194,23 @@ class ExactPlanner:
             TooFewGpusError: there is no plan.
             OutOfTimeError: none was found.
         """
-        if len(problem.services) <= COMPACT_SERVICES:
-            short = self.watch.at_most(_FIRST_TRY_SECONDS)
-            first = solve_compact(problem, short)
-            if first.infeasible:
-                raise too_few_gpus(problem)
-            if first.counts and reached(first.counts.value(problem), first.bound):
-                return first.counts, first.bound
-        return self._by_columns(problem)
+        if len(problem.services) > COMPACT_SERVICES:
+            return self._by_columns(problem)
+        # Column generation compiles loops first, which on a busy machine may take all the time that there is.
+        seconds = min(_FIRST_TRY_SECONDS, max(1.0, self.watch.left * _FIRST_TRY_SHARE))
+        first = solve_compact(problem, self.watch.at_most(seconds))
+        if first.infeasible:
+            raise too_few_gpus(problem)
+        if first.counts is None:
+            return self._by_columns(problem)
+        if reached(first.counts.value(problem), first.bound) or self.watch.over:
+            return first.counts, first.bound
+        try:
+            counts, bound = self._by_columns(problem)
+        except OutOfTimeError as error:
+            return first.counts, max(first.bound, error.bound)
+        best = min((first.counts, counts), key=lambda each: each.value(problem))
+        return best, max(first.bound, bound)
 
     def _by_columns(self, problem: Problem) -> tuple[Counts, float]:
         from partita.plan.exact.columns import ColumnGeneration  # noqa: PLC0415 -- numba, which small cases do without
