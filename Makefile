@@ -2,7 +2,8 @@
 PYTHON ?= python3.11
 BIN = .venv/bin
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' pyproject.toml --group build
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt \
+	pyproject.toml --group build
 
 .PHONY: demo test coverage lint bench device docs lock clean
 
