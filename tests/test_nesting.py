@@ -16,7 +16,7 @@ from tests.serve.gateway.front_fake import ECHO
 from partita.control.rates import RatesFile
 from partita.errors import InputError
 from partita.files import DEEPEST, json_value
-from partita.jobs.memory.hugging_face import read_transformer
+from partita.jobs.memory.config import read_config
 from partita.jobs.run.shepherd import documents
 from partita.perf.reading import read_table
 from partita.plan.document import read_plan
@@ -46,7 +46,7 @@ READERS: dict[str, Callable[[Path], object]] = {
     "worker": read_spec,
     "table": read_table,
     "trace": read_trace,
-    "transformer": lambda path: read_transformer(path, []),
+    "transformer": read_config,
     "rates": lambda path: RatesFile(path).measured(),
 }
 

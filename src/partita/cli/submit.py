@@ -29,7 +29,8 @@ LikeWith = Annotated[
     typer.Option(
         "--like-with",
         metavar="NAME=VALUE",
-        help="Sizes for --like: batch=8, tokens=2048, optimiser=adam, an ONNX model's own dimensions.",
+        help="Sizes for --like, as `partita memory` has them: batch=8, tokens=2048, dtype=bfloat16, optimiser=adam, "
+        "an ONNX model's own dimensions.",
     ),
 ]
 GpuTime = Annotated[
@@ -222,10 +223,12 @@ def _memory(declared: str | None, like: Path | None, sizes: Sequence[str]) -> di
         return {"source": "declared", "lower": 0.0, "upper": float(read_bytes(declared, "--memory"))}
     if like is None:
         return None
-    from partita.cli.like import model_bounds  # noqa: PLC0415
+    from partita.jobs.memory.model import forecast_model  # noqa: PLC0415
 
-    bounds = model_bounds(like, sizes)
-    return {"source": "model", "lower": bounds.lower, "upper": bounds.upper}
+    forecast = forecast_model(like, sizes, "--like-with")
+    for note in forecast.notes:
+        echo(f"note: {note}", err=True)
+    return {"source": "model", "lower": forecast.bounds().lower, "upper": forecast.bounds().upper}
 
 
 def _times(words: Sequence[str]) -> dict[str, float]:

@@ -1,41 +1,34 @@
 from __future__ import annotations
 
-import json
+import re
 import struct
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.jobs.memory.model_files import tensor, write_model
 
 from partita.errors import InputError
 from partita.jobs.memory.allowance import CONTEXT, WORKSPACES
 from partita.jobs.memory.graph import Graph
-from partita.jobs.memory.hugging_face import TransformerMemory, read_transformer
-from partita.jobs.memory.onnx_graph import GraphMemory, read_graph
+from partita.jobs.memory.hugging_face import read_transformer
+from partita.jobs.memory.model import forecast_model
+from partita.jobs.memory.onnx_graph import GraphMemory, forecast_graph, read_graph
 from partita.jobs.memory.reuse import live_peak
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-LLAMA_7B = {"num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32}
+LLAMA_7B = {"model_type": "llama", "num_hidden_layers": 32, "hidden_size": 4096, "num_attention_heads": 32}
 LLAMA_3B = {
+    "model_type": "llama",
     "num_hidden_layers": 28,
     "hidden_size": 3072,
     "num_attention_heads": 24,
     "num_key_value_heads": 8,
     "head_dim": 128,
 }
-
-
-def written(folder: Path, config: object, tensors: dict[str, Any]) -> tuple[Path, list[Path]]:
-    (folder / "config.json").write_text(config if isinstance(config, str) else json.dumps(config))
-    header = json.dumps(tensors).encode()
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
-    return folder / "config.json", [folder / "model.safetensors"]
-
-
-def tensor(dtype: str, *shape: int) -> dict[str, Any]:
-    return {"dtype": dtype, "shape": list(shape), "data_offsets": [0, 0]}
 
 
 def test_a_transformer_is_read_from_config_and_header_alone(tmp_path):
@@ -45,26 +38,20 @@ def test_a_transformer_is_read_from_config_and_header_alone(tmp_path):
         "b": tensor("F32", 5),
         "c": tensor("F16"),
     }
-    model = read_transformer(*written(tmp_path, LLAMA_7B, tensors))
-    assert (model.parameters, model.weight_bytes) == (18, 46)
-    assert (model.kv_heads, model.head_dim) == (32, 128)
-
-
-def test_kv_cache_bytes_follow_the_formula(tmp_path):
-    assert read_transformer(*written(tmp_path, LLAMA_7B, {})).kv_bytes_per_token() == 512 * 1024
-    assert read_transformer(*written(tmp_path, LLAMA_3B, {})).kv_bytes_per_token() == 112 * 1024
-    wrapped = {"text_config": LLAMA_3B}
-    assert read_transformer(*written(tmp_path, wrapped, {})).kv_bytes_per_token() == 112 * 1024
+    model = read_transformer(write_model(tmp_path, LLAMA_7B, tensors))
+    assert (model.weights.parameters, model.weights.size) == (18, 46)
+    assert (model.layers, model.hidden, model.heads) == (32, 4096, 32)
 
 
 def test_inference_needs_weights_and_cache_and_training_its_optimiser(tmp_path):
-    model = read_transformer(*written(tmp_path, LLAMA_3B, {"w": tensor("BF16", 1000, 1000)}))
-    serving = TransformerMemory(model, batch=2, tokens=100).bounds()
+    write_model(tmp_path, LLAMA_3B, {"w": tensor("BF16", 1000, 1000)})
+    serving = forecast_model(tmp_path, ("batch=2,tokens=100",)).bounds()
     assert serving.lower == pytest.approx(2e6 + 200 * 112 * 1024 + CONTEXT)
     assert serving.upper > serving.lower + WORKSPACES - CONTEXT
-    training = TransformerMemory(model, batch=2, tokens=100, optimiser="adam").bounds()
-    assert training.lower > 16e6 + CONTEXT
-    assert training.upper > training.lower
+    training = forecast_model(tmp_path, ("batch=2,tokens=100", "optimiser=adam"))
+    assert training.parts["gradients_and_optimiser"].lower == 14e6
+    assert training.bounds().lower > 16e6 + CONTEXT
+    assert training.bounds().upper > training.bounds().lower
 
 
 @pytest.mark.parametrize(
@@ -72,13 +59,13 @@ def test_inference_needs_weights_and_cache_and_training_its_optimiser(tmp_path):
     [
         ("{", "not JSON"),
         ("[]", "no JSON object"),
-        ({}, "no positive whole number hidden_size or n_embd or d_model"),
+        ({"model_type": "llama"}, "no positive whole number"),
         ({**LLAMA_7B, "num_hidden_layers": -1}, "num_hidden_layers"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused_with_its_place(tmp_path, config, what):
     with pytest.raises(InputError, match=what) as caught:
-        read_transformer(*written(tmp_path, config, {}))
+        read_transformer(write_model(tmp_path, config))
     assert "config.json" in str(caught.value)
 
 
@@ -93,13 +80,27 @@ def test_a_config_that_makes_no_sense_is_refused_with_its_place(tmp_path, config
     ],
 )
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
-    config, (weights,) = written(tmp_path, LLAMA_7B, {})
-    weights.write_bytes(content)
+    (write_model(tmp_path, LLAMA_7B) / "model.safetensors").write_bytes(content)
     with pytest.raises(InputError, match="no safetensors file"):
-        read_transformer(config, [weights])
-    weights.unlink()
-    with pytest.raises(InputError, match="cannot be read"):
-        read_transformer(config, [weights])
+        read_transformer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "what", "hint"),
+    [
+        (("batch=8",), "tokens is missing", "--with batch=8 --with tokens=2048"),
+        (("batch=8,token=4",), "does not depend on 'token'", "did you mean tokens?"),
+        (("batch=8,tokens=0",), "'tokens=0' is no size", "write batch=8"),
+        (("batch",), "'batch' is no size", "write batch=8"),
+        (("batch=8,tokens=4", "batch=9"), "batch is there twice", None),
+        (("batch=8,tokens=4,optimiser=adan",), "no optimiser 'adan'", "did you mean adam?"),
+        (("batch=8,tokens=4,dtype=bfloat15",), "no dtype 'bfloat15'", "did you mean bfloat16?"),
+    ],
+)
+def test_what_is_said_wrongly_is_told_with_the_names_there_are(tmp_path, words, what, hint):
+    with pytest.raises(InputError, match=re.escape(what)) as caught:
+        forecast_model(write_model(tmp_path, LLAMA_3B), words)
+    assert (caught.value.where, caught.value.hint) == ("--with", hint)
 
 
 def graph(steps, sizes, inputs=("x",), outputs=("y",)) -> Graph:
@@ -165,8 +166,162 @@ def test_an_onnx_graph_is_read_with_its_symbolic_dimensions(tmp_path):
     assert live_peak(read) == 128
     with pytest.raises(InputError, match="dimension batch of x is not known"):
         read_graph(path)
+    with pytest.raises(InputError, match="the model has no dimension 'batsh'") as caught:
+        read_graph(path, {"batsh": 2})
+    assert caught.value.hint == "did you mean batch?"
     path.write_bytes(b"no protobuf")
     with pytest.raises(InputError, match="no ONNX model"):
         read_graph(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_graph(tmp_path / "none.onnx")
+
+
+def saved(
+    path: Path, nodes: Sequence[Any], inputs: Sequence[Any], outputs: Sequence[Any], **more: Any
+) -> Path:
+    from onnx import helper, save  # noqa: PLC0415 -- optional
+
+    net = helper.make_graph(nodes, "net", inputs, outputs, **more)
+    save(helper.make_model(net, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), str(path))
+    return path
+
+
+def test_sizes_inside_follow_from_those_of_the_inputs(tmp_path):
+    pytest.importorskip("onnx", reason="the optional package onnx is not installed")
+    from onnx import TensorProto, helper  # noqa: PLC0415 -- optional
+
+    # As a detector is exported: inside are expressions of the inputs' names, or numbers of the exporter's own.
+    value = helper.make_tensor_value_info
+    half = ["batch", 16, "floor(height/2 - 1/2) + 1", "unk__0"]
+    weight = helper.make_tensor("w", TensorProto.FLOAT, [16, 3, 3, 3], [0.0] * 432)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], strides=[2, 2], pads=[1, 1, 1, 1]),
+        helper.make_node("Relu", ["c"], ["y"]),
+    ]
+    path = saved(
+        tmp_path / "det.onnx",
+        nodes,
+        [value("x", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
+        [value("y", TensorProto.FLOAT, half)],
+        initializer=[weight],
+        value_info=[value("c", TensorProto.FLOAT, half)],
+    )
+    read = read_graph(path, {"batch": 2, "height": 640, "width": 320})
+    assert read.shapes["c"] == read.shapes["y"] == (2, 16, 320, 160)
+    assert (read.weight_bytes, read.bounded) == (432 * 4, ())
+    with pytest.raises(InputError, match="dimension height of x is not known") as caught:
+        read_graph(path, {"batch": 2})
+    assert caught.value.hint == "give a size for height, width: --with height=1"
+
+
+def test_what_is_computed_from_shapes_is_computed(tmp_path):
+    pytest.importorskip("onnx", reason="the optional package onnx is not installed")
+    from onnx import TensorProto, helper  # noqa: PLC0415 -- optional
+
+    value = helper.make_tensor_value_info
+    two = helper.make_tensor("two", TensorProto.INT64, [1], [2])
+    zero = helper.make_tensor("zero", TensorProto.INT64, [], [0])
+    axis = helper.make_tensor("axis", TensorProto.INT64, [1], [0])
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Gather", ["s", "zero"], ["n"]),
+        helper.make_node("Unsqueeze", ["n", "axis"], ["rows"]),
+        helper.make_node("Div", ["rows", "two"], ["fewer"]),
+        helper.make_node("Max", ["fewer", "two"], ["most"]),
+        helper.make_node("Concat", ["most", "two"], ["wanted"], axis=0),
+        helper.make_node("ConstantOfShape", ["wanted"], ["y"]),
+    ]
+    path = saved(
+        tmp_path / "net.onnx",
+        nodes,
+        [value("x", TensorProto.FLOAT, [None, 4])],
+        [value("y", TensorProto.FLOAT, None)],
+        initializer=[two, zero, axis],
+    )
+    assert read_graph(path, {"x.0": 20}).shapes["y"] == (10, 2)
+    assert read_graph(path, {"batch": 20}).shapes["y"] == (10, 2)  # the first dimension, which has no name
+    with pytest.raises(InputError, match="dimension 0 of x is not known"):
+        read_graph(path)
+
+
+def test_what_depends_on_data_is_bounded(tmp_path):
+    pytest.importorskip("onnx", reason="the optional package onnx is not installed")
+    from onnx import TensorProto, helper  # noqa: PLC0415 -- optional
+
+    value = helper.make_tensor_value_info
+    most = helper.make_tensor("most", TensorProto.INT64, [1], [50])
+    nodes = [
+        helper.make_node("NonMaxSuppression", ["boxes", "scores", "most"], ["kept"]),
+        helper.make_node("Cast", ["kept"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("NonZero", ["f"], ["places"]),
+        helper.make_node("Relu", ["f"], ["y"]),
+    ]
+    path = saved(
+        tmp_path / "nms.onnx",
+        nodes,
+        [value("boxes", TensorProto.FLOAT, [1, 200, 4]), value("scores", TensorProto.FLOAT, [1, 3, 200])],
+        [value("y", TensorProto.FLOAT, None), value("places", TensorProto.INT64, None)],
+        initializer=[most],
+    )
+    read = read_graph(path)
+    assert read.shapes["kept"] == read.shapes["y"] == (150, 3)
+    assert read.shapes["places"] == (2, 450)
+    assert set(read.bounded) == {"kept", "f", "places", "y"}
+    found = forecast_graph(path, {})
+    assert "4 of 4 tensors depend on data" in found.notes[0]
+    assert found.parts["activations"].lower < found.parts["activations"].upper
+
+
+def test_what_nothing_bounds_is_told_and_can_be_given(tmp_path):
+    pytest.importorskip("onnx", reason="the optional package onnx is not installed")
+    from onnx import TensorProto, helper  # noqa: PLC0415 -- optional
+
+    value = helper.make_tensor_value_info
+    path = saved(
+        tmp_path / "expand.onnx",
+        [helper.make_node("Expand", ["x", "shape"], ["e"]), helper.make_node("Relu", ["e"], ["y"])],
+        [value("x", TensorProto.FLOAT, [1]), value("shape", TensorProto.INT64, [1])],
+        [value("y", TensorProto.FLOAT, None)],
+    )
+    with pytest.raises(InputError, match="nothing bounds dimension 0 of e, which Expand makes") as caught:
+        read_graph(path)
+    assert caught.value.hint == "say how large it is at most: --with e.0=100"
+    assert read_graph(path, {"e.0": 100}).shapes["y"] == (100,)
+
+
+def test_a_branch_counts_as_its_larger_side_and_one_that_does_not_fit_not_at_all(tmp_path):
+    pytest.importorskip("onnx", reason="the optional package onnx is not installed")
+    from onnx import TensorProto, helper  # noqa: PLC0415 -- optional
+
+    value, node, kind = helper.make_tensor_value_info, helper.make_node, TensorProto.FLOAT
+    wide = helper.make_graph(
+        [node("Concat", ["x", "x"], ["w"], axis=0)], "wide", [], [value("w", kind, None)]
+    )
+    same = helper.make_graph([node("Relu", ["x"], ["r"])], "same", [], [value("r", kind, None)])
+    misfit = helper.make_graph([node("MatMul", ["x", "x"], ["m"])], "misfit", [], [value("m", kind, None)])
+    inputs = [value("x", kind, ["n", 4]), value("c", TensorProto.BOOL, [])]
+    for other in (same, misfit):
+        branch = node("If", ["c"], ["b"], then_branch=wide, else_branch=other)
+        nodes = [branch, node("Relu", ["b"], ["y"])]
+        path = saved(tmp_path / "if.onnx", nodes, inputs, [value("y", kind, None)])
+        assert read_graph(path, {"n": 10}).shapes["y"] == (20, 4)
+
+
+def test_sizes_that_a_model_does_not_take_are_told(tmp_path):
+    pytest.importorskip("onnx", reason="the optional package onnx is not installed")
+    from onnx import TensorProto, helper  # noqa: PLC0415 -- optional
+
+    value, kind = helper.make_tensor_value_info, TensorProto.FLOAT
+    weight = helper.make_tensor("w", kind, [4, 2], [0.0] * 8)
+    path = saved(
+        tmp_path / "net.onnx",
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        [value("x", kind, ["batch", "width"])],
+        [value("y", kind, None)],
+        initializer=[weight],
+    )
+    with pytest.raises(InputError, match="with these sizes the model does not run"):
+        read_graph(path, {"batch": 2, "width": 5})
+    assert read_graph(path, {"batch": 2, "width": 4}).shapes["y"] == (2, 2)
+    with pytest.raises(InputError, match="an ONNX graph has its own types"):
+        forecast_model(path, ("batch=2,width=4,dtype=float16",))

@@ -22,6 +22,7 @@ class Graph:
         weight_bytes: their bytes.
         operators: of each step; without them no memory is reused.
         shapes: of each tensor in `sizes`, where there are operators.
+        bounded: tensors whose size depends on data, down to nothing; `sizes` has the most.
     """
 
     steps: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
@@ -32,3 +33,4 @@ class Graph:
     weight_bytes: int
     operators: tuple[str, ...] = ()
     shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    bounded: tuple[str, ...] = ()

@@ -1,0 +1,259 @@
+"""The files of a model's weights, and the parameters and bytes in them, read from their headers alone."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import struct
+import zipfile
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from partita.errors import InputError
+from partita.files import json_value, read_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+BITS = {
+    "F64": 64,
+    "I64": 64,
+    "U64": 64,
+    "C64": 64,
+    "F32": 32,
+    "I32": 32,
+    "U32": 32,
+    "F16": 16,
+    "BF16": 16,
+} | {
+    "I16": 16,
+    "U16": 16,
+    "F8_E4M3": 8,
+    "F8_E5M2": 8,
+    "F8_E8M0": 8,
+    "I8": 8,
+    "U8": 8,
+    "BOOL": 8,
+    "F6_E2M3": 6,
+    "F6_E3M2": 6,
+    "F4": 4,
+}
+"""Bits of a value, by the names that safetensors has."""
+
+FLOATS = ("F64", "F32", "F16", "BF16")
+"""Types that a framework casts when it loads a model in another one; the others are quantised."""
+
+_LONGEST_HEADER = 100 * 2**20
+_SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(\.[a-z]+)")
+_NO_MODEL = re.compile(r"adapter|optimizer|training_args|scheduler|rng_state", re.IGNORECASE)
+_KINDS = (
+    ("model.safetensors.index.json", "model", ".safetensors"),
+    (None, "", ".safetensors"),
+    ("pytorch_model.bin.index.json", "pytorch_model", ".bin"),
+    (None, "", ".bin"),
+    (None, "", ".pth"),
+    (None, "", ".gguf"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWeights:
+    """A model's weights.
+
+    Attributes:
+        parameters: values; None where the files do not tell without being loaded.
+        size: their bytes in the files.
+        by_type: bytes of each type of value; empty where the files do not tell.
+        files: that they are in.
+    """
+
+    parameters: int | None = None
+    size: int = 0
+    by_type: Mapping[str, int] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    def cast_to(self, value_bytes: float) -> float:
+        """Return their bytes when they are loaded with so many bytes a value, quantised ones as they are."""
+        return sum(
+            size * 8 * value_bytes / BITS[kind] if kind in FLOATS else size
+            for kind, size in self.by_type.items()
+        ) + (0 if self.by_type else self.size)
+
+    def widest_float(self) -> int | None:
+        """Return the bytes of a value of the floating-point type that takes most of them; None without any."""
+        floats = {kind: size for kind, size in self.by_type.items() if kind in FLOATS}
+        return BITS[max(floats, key=lambda kind: floats[kind])] // 8 if floats else None
+
+
+def read_weights(folder: Path) -> ModelWeights:
+    """Read the headers of the files that a framework would load: one layout of the weights, never two.
+
+    What `model.safetensors.index.json` lists, else `model*.safetensors`, else other safetensors, PyTorch's files,
+    GGUF. Adapters and the state of an optimiser are not counted.
+
+    Raises:
+        InputError: there are none, one that is listed is missing, or one is not what it should be.
+    """
+    return weigh(weight_files(folder))
+
+
+def weigh(files: Sequence[Path]) -> ModelWeights:
+    """Return what these files hold.
+
+    Raises:
+        InputError: one cannot be read, or is not what it should be.
+    """
+    sizes: Counter[str] = Counter()
+    parameters: int | None = 0
+    total = 0
+    for path in files:
+        if path.suffix == ".safetensors":
+            found, held = _header(path)
+            sizes.update(held)
+            total += sum(held.values())
+            parameters = None if parameters is None else parameters + found
+        else:
+            parameters, total = None, total + _stored(path)
+    # Some files that tell their types and others that do not tell nothing of the whole.
+    return ModelWeights(parameters, total, {} if parameters is None else dict(sizes), tuple(files))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the files of one layout of a folder's weights.
+
+    Raises:
+        InputError: there are none, or one that belongs to them is missing.
+    """
+    for index, stem, suffix in _KINDS:
+        if index is not None and (folder / index).is_file():
+            return _listed(folder / index)
+        files = [path for path in sorted(folder.glob(f"{stem}*{suffix}")) if not _NO_MODEL.search(path.name)]
+        if files:
+            return _one_layout(files)
+    raise InputError(
+        "there are no safetensors files, and no other weights",
+        where=str(folder),
+        hint="name the folder that has them beside the config.json",
+    )
+
+
+def _listed(index: Path) -> list[Path]:
+    try:
+        listed = json_value(read_text(index))["weight_map"].values()
+        names = sorted({str(name) for name in listed})
+    except json.JSONDecodeError as error:
+        raise InputError(f"not JSON: {error.msg}", where=f"{index}:{error.lineno}") from None
+    except (KeyError, TypeError, AttributeError):
+        raise InputError(
+            "weight_map is no object that names a file for each tensor", where=str(index)
+        ) from None
+    if outside := next((name for name in names if "/" in name or name in ("", ".", "..")), None):
+        raise InputError(f"weight_map names {outside!r}, no file beside it", where=str(index))
+    return _there([index.parent / name for name in names], str(index))
+
+
+def _there(files: list[Path], told_by: str) -> list[Path]:
+    missing = [path.name for path in files if not path.is_file()]
+    if missing:
+        raise InputError(
+            f"{missing[0]} is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""),
+            where=told_by,
+            hint="download the model again: without it its weights are not known",
+        )
+    return files
+
+
+def _one_layout(files: list[Path]) -> list[Path]:
+    """Return the files of one layout: shards of one number, one whole file, or one set of parts.
+
+    Preferred are `model*`, then `pytorch_model*`, then the fewest-named others, as Mistral's `consolidated*`.
+    """
+    layouts: dict[tuple[int, int, str], list[Path]] = {}
+    for path in files:
+        layouts.setdefault(_layout(path.name), []).append(path)
+    if files[0].suffix == ".gguf" and len(layouts) > 1:
+        raise InputError(
+            f"several models: {', '.join(path.name for path in files[:4])}",
+            where=str(files[0].parent),
+            hint="keep the one that is loaded in a folder with its config.json",
+        )
+    rank, _, _ = best = min(layouts)
+    found = layouts[best]
+    shard = _SHARD.fullmatch(found[0].name)
+    if shard is None:
+        # Parts without a number of all, as consolidated.00.pth, and files of no known name are taken together.
+        return found if rank else found[:1]
+    stem, _, count, suffix = shard.groups()
+    names = [f"{stem}-{n:0{len(count)}}-of-{count}{suffix}" for n in range(1, int(count) + 1)]
+    return _there([found[0].with_name(name) for name in names], str(found[0].parent))
+
+
+def _layout(name: str) -> tuple[int, int, str]:
+    """Return the layout that a file belongs to, the preferred ones first."""
+    shard = _SHARD.fullmatch(name)
+    stem, _, count = shard.group(1, 2, 3) if shard else (name.rpartition(".")[0], "", "")
+    model = stem in ("model", "pytorch_model")
+    if model or shard or name.endswith(".gguf"):
+        return (0 if model else 2), (1 if shard else 0), f"{stem} {count}"
+    variant = stem.startswith(("model.", "pytorch_model."))
+    family = stem if variant else re.split(r"[.\-_]\d", stem)[0]
+    if variant:
+        return 1, 0, family
+    return (3, 0, "consolidated") if family == "consolidated" else (2, 2, "")
+
+
+def _header(path: Path) -> tuple[int, dict[str, int]]:
+    """Return the parameters that a safetensors file's header lists, and the bytes of each type."""
+    try:
+        with path.open("rb") as stream:
+            start = stream.read(8)
+            _require_content(path, start)
+            (length,) = struct.unpack("<Q", start)
+            if length > _LONGEST_HEADER:
+                raise InputError("no safetensors file: its header would be too long", where=str(path))
+            return _held(json_value(stream.read(length)))
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    except (struct.error, ValueError, KeyError, TypeError, AttributeError):
+        raise InputError("no safetensors file: its header cannot be read", where=str(path)) from None
+
+
+def _held(header: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
+    parameters, sizes = 0, Counter[str]()
+    for name, tensor in header.items():
+        if name == "__metadata__":
+            continue
+        count, kind = math.prod(tensor["shape"]), str(tensor["dtype"])
+        # A type of a later day has its size from where it lies.
+        begin, end = tensor.get("data_offsets", (0, count))
+        sizes[kind if kind in BITS else "U8"] += -(-count * BITS[kind] // 8) if kind in BITS else end - begin
+        parameters += count
+    return parameters, dict(sizes)
+
+
+def _stored(path: Path) -> int:
+    """Return the bytes of the tensors in one of PyTorch's files, which are archives, or of any other file."""
+    try:
+        with path.open("rb") as stream:
+            _require_content(path, stream.read(8))
+        if not zipfile.is_zipfile(path):
+            return path.stat().st_size
+        with zipfile.ZipFile(path) as archive:
+            return sum(_tensors(archive.infolist()))
+    except (OSError, zipfile.BadZipFile) as error:
+        told = getattr(error, "strerror", None) or "no archive of PyTorch's"
+        raise InputError(f"cannot be read: {told}", where=str(path)) from None
+
+
+def _tensors(entries: Iterable[zipfile.ZipInfo]) -> Iterable[int]:
+    return (entry.file_size for entry in entries if "/data/" in entry.filename)
+
+
+def _require_content(path: Path, start: bytes) -> None:
+    if start == b"version ":
+        raise InputError(
+            "a pointer of Git LFS, and not the file itself", where=str(path), hint="git lfs pull"
+        )
