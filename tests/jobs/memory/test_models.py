@@ -192,7 +192,7 @@ def test_sizes_inside_follow_from_those_of_the_inputs(tmp_path):
 
     # As a detector is exported: inside are expressions of the inputs' names, or numbers of the exporter's own.
     value = helper.make_tensor_value_info
-    half = ["batch", 16, "floor(height/2 - 1/2) + 1", "unk__0"]
+    half: list[str | int | None] = ["batch", 16, "floor(height/2 - 1/2) + 1", "unk__0"]
     weight = helper.make_tensor("w", TensorProto.FLOAT, [16, 3, 3, 3], [0.0] * 432)
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["c"], strides=[2, 2], pads=[1, 1, 1, 1]),
