@@ -75,3 +75,6 @@ def test_a_model_that_is_not_there_is_told(tmp_path, capsys):
     with pytest.raises(InputError) as caught:
         run(capsys, str(tmp_path / "none"), "--with", "batch=1")
     assert "none" in str(caught.value)
+    with pytest.raises(InputError, match="this is a part of a model") as caught:
+        run(capsys, str(write_model(tmp_path, DEEPSEEK) / "config.json"), "--with", "batch=1,tokens=1")
+    assert caught.value.hint == f"name the folder it is in: {tmp_path}"

@@ -280,6 +280,22 @@ TOKENS: dict[str, tuple[dict[str, Any], int]] = {
         {"model_type": "internvl_chat", "llm_config": {"model_type": "internlm2", **GROUPED}},
         128 * 1024,
     ),
+    "DeciLM": (
+        {"model_type": "deci", **BASE, "num_hidden_layers": 3, "num_key_value_heads_per_layer": [4, 2, 1]},
+        2 * 7 * 128 * 2,
+    ),
+    "Nemotron Super": (
+        {
+            "model_type": "nemotron-nas",
+            **BASE,
+            "num_hidden_layers": 2,
+            "block_configs": [
+                {"attention": {"n_heads_in_group": 8, "no_op": False}},
+                {"attention": {"n_heads_in_group": None, "no_op": True}},
+            ],
+        },
+        2 * 4 * 128 * 2,
+    ),
     "OpenELM": (
         {
             "model_type": "openelm",

@@ -249,6 +249,23 @@ def _openelm(config: ModelConfig) -> SequenceCache:
     return SequenceCache(own=tuple(_full(1, each, config.whole("head_dim")) for each in groups))
 
 
+def _by_layer(config: ModelConfig) -> SequenceCache:
+    """Models that a search has cut: each layer has groups of its own, and some do not attend."""
+    layers, heads = config.whole(*LAYERS), config.whole(*HEADS)
+    size = config.head_dim(heads)
+    groups = config.sequence("num_key_value_heads_per_layer", layers)
+    if groups is None:
+        blocks = config.sequence("block_configs", layers)
+        if blocks is None:
+            raise InputError("no list num_key_value_heads_per_layer or block_configs", where=config.where)
+        inside = [block.get("attention") if isinstance(block, dict) else None for block in blocks]
+        each = [a.get("n_heads_in_group") if isinstance(a, dict) else None for a in inside]
+        groups = [heads // n if isinstance(n, int) and n > 0 else 0 for n in each]
+    if not all(isinstance(each, int) and 0 <= each <= heads for each in groups):
+        raise InputError("a layer has no number of key and value heads", where=config.where)
+    return SequenceCache(own=(_full(1, sum(groups), size),))
+
+
 def _cross_layers(config: ModelConfig) -> SequenceCache:
     """Llama 3.2 Vision: some layers attend to the image alone, and keep nothing of the text."""
     layers, kept = config.whole(*LAYERS), _kept(config)
@@ -593,15 +610,16 @@ def _with_decoder(config: ModelConfig) -> SequenceCache:
 
 
 _ATTENTION = (
-    "apertus arcee arctic aria_text aya baichuan biogpt bitnet bloom codegen cogvlm cohere cohere2 commandr ctrl "
-    "deepseek diffllama dots1 doge emu3_text_model ernie4_5 ernie4_5_moe exaone exaone4 flex_olmo gemma gemma2 "
-    "gemma3_text glm glm4 glm4_moe glm4v_text gpt2 gpt_neo gpt_neox gpt_neox_japanese gpt_oss gptj granite "
-    "granitemoe granitemoeshared grok grok-1 helium hunyuan_v1_dense hunyuan_v1_moe internlm internlm2 internlm3 "
-    "jais kosmos llama llama4_text megatron minicpm ministral mistral mistral3 mixtral mobilellm moshi nanochat "
-    "nemotron olmo olmo2 olmo3 olmoe openai-gpt opt orion persimmon phi phi-msft phi3 phi3small phi3_v phi4mm "
-    "phimoe qwen qwen2 qwen2_moe qwen2_vl qwen2_vl_text qwen2_5_vl qwen2_5_vl_text qwen2_5_omni_text qwen3 "
-    "qwen3_moe qwen3_vl_text qwen3_vl_moe_text seed_oss skywork smollm3 solar stablelm stablelm_epoch starcoder2 "
-    "xglm xverse yi Yi"
+    "Yi apertus arcee arctic aria_text aya baichuan biogpt bitnet bloom chameleon codegen cogvlm cohere "
+    "cohere2 commandr ctrl deepseek diffllama doge dots1 emu3_text_model ernie4_5 ernie4_5_moe exaone "
+    "exaone4 flex_olmo gemma gemma2 gemma3_text glm glm4 glm4_moe glm4v_text gpt2 gpt_neo gpt_neox "
+    "gpt_neox_japanese gpt_oss gptj granite granitemoe granitemoeshared grok grok-1 helium "
+    "hunyuan_v1_dense hunyuan_v1_moe internlm internlm2 internlm3 jais kosmos llama llama4_text megatron "
+    "minicpm minimax_m2 ministral mistral mistral3 mixtral mobilellm moshi nanochat nemotron olmo olmo2 "
+    "olmo3 olmoe openai-gpt opt orion persimmon phi phi-msft phi3 phi3_v phi3small phi4_multimodal phi4mm "
+    "phimoe qwen qwen2 qwen2_5_omni_text qwen2_5_vl qwen2_5_vl_text qwen2_moe qwen2_vl qwen2_vl_text "
+    "qwen3 qwen3_moe qwen3_vl_moe_text qwen3_vl_text seed_oss skywork smollm3 solar stablelm "
+    "stablelm_epoch starcoder2 xglm xverse yi"
 )
 _ENCODERS = (
     "beit blip clip clap convbert convnext deit detr dinov2 dinov2_with_registers distilbert dpt eva flava hubert "
@@ -645,6 +663,7 @@ _RULES: dict[str, Callable[[ModelConfig], SequenceCache]] = {
     ),
     "gpt_bigcode": _multi_query,
     "openelm": _openelm,
+    **dict.fromkeys(("deci", "nemotron-nas"), _by_layer),
     "gemma3n_text": _shared_layers,
     "mllama_text_model": _cross_layers,
     "jamba": _hybrid(_mamba1_inside, _periodic),

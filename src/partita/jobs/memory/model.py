@@ -19,6 +19,8 @@ _TYPES = ("dtype", "kv_cache_dtype")
 _OPTIMISER = "optimiser"
 _SPELLINGS = {"optimizer": _OPTIMISER, "kv_dtype": "kv_cache_dtype", "torch_dtype": "dtype"}
 
+_PARTS = frozenset({".json", ".safetensors", ".bin", ".pth", ".pt", ".gguf"})
+
 TRANSFORMER_NAMES = ("batch", "tokens", "encoder_tokens", "prefill", *_TYPES, _OPTIMISER)
 """What can be said of a transformer; `batch` and `tokens` must be."""
 
@@ -55,6 +57,14 @@ def forecast_model(model: Path, words: Iterable[str], option: str = "--with") ->
     given = _given(words, option)
     if model.is_dir():
         return _transformer(model, given)
+    if not model.exists():
+        raise InputError(
+            "no such file or folder", where=str(model), hint="name an ONNX file or a model's folder"
+        )
+    if model.suffix in _PARTS:
+        raise InputError(
+            "this is a part of a model", where=str(model), hint=f"name the folder it is in: {model.parent}"
+        )
     from partita.jobs.memory.onnx_graph import forecast_graph  # noqa: PLC0415 -- only for ONNX
 
     if given.types:
