@@ -192,3 +192,9 @@ def test_a_profile_is_found_by_the_name_that_some_drivers_print() -> None:
     assert (found := gpu_model("gb300-278gb").profile_called("MIG 1g.31gb+me")) is not None
     assert found.name == "1g.35gb+me"
     assert gpu_model("a100-80gb").profile_called("9g.90gb") is None
+
+
+@pytest.mark.parametrize("text", ["a=" + "[" * 9_000 + "]" * 9_000, "a=" + "{b=" * 9_000 + "1" + "}" * 9_000])
+def test_a_file_that_is_nested_without_end_is_refused(text: str) -> None:
+    with pytest.raises(InputError, match="nested too deep"):
+        parse_gpu(text, "deep.toml")

@@ -113,6 +113,8 @@ def parse_gpu(text: str, name: str, origin: str | None = None) -> GpuModel:
         data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise _no_toml(error, name) from None
+    except RecursionError:
+        raise InputError("not TOML: nested too deep", where=name, hint="a GPU is two levels deep") from None
     faults: list[InputError] = []
     places = _Places(text, name)
     gpu = _gpu(_Table(data, places.top, faults), places, faults, origin or name)
