@@ -77,6 +77,14 @@ def test_a_family_that_ran_out_on_the_largest_slice_begins_there_again_or_where_
     assert begins(families, job(), A100, H200) == ["7g.141gb"]  # there is a larger one
 
 
+def test_what_ran_with_another_forecast_says_nothing_of_this_one():
+    families = Families()
+    families.add(job(model=(25, 35)), attempt("3g.40gb", Verdict.DONE))
+    assert begins(families, job(model=(45, 50))) == ["7g.80gb"]
+    families.add(job(model=(45, 50)), attempt("7g.80gb", Verdict.OUT_OF_MEMORY))
+    assert begins(families, job(model=(25, 35))) == ["3g.40gb"]
+
+
 def test_evidence_never_asks_for_more_than_there_is_but_a_word_does():
     assert begins(Families(), job(declared=200)) == []
     assert begins(Families(), job(model=(90, 200))) == []

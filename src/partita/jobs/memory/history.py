@@ -79,6 +79,13 @@ class History:
         """
         return History(tuple(job for job in self.ended if job.declared == declared))
 
+    def forecasting(self, upper: float) -> History:
+        """Return the part that says something of a job with this upper bound of a model's forecast.
+
+        It leaves out jobs that another forecast or a declaration was made for: another model, or other sizes.
+        """
+        return History(tuple(job for job in self.ended if job.declared in (None, upper)))
+
     def and_then(self, more: Iterable[Ended]) -> History:
         """Return the history with further jobs."""
         return History((*self.ended, *more))

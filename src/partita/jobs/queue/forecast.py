@@ -52,15 +52,16 @@ class Forecast:
 def forecast(job: JobRecord, families: Families) -> Forecast:
     """Return what is expected of a job.
 
-    The history of its family tightens what a model says, and where they contradict, it is believed. A declaration it
-    only ever raises, and only by what jobs that declared the same went through: whoever declares something else
-    than before may have changed what the command reads, and is believed.
+    The history of its family tightens what a model says, and where they contradict, it is believed, unless it is that
+    of other models or sizes. A declaration it only ever raises, and only by what jobs that declared the same went
+    through: whoever declares something else than before may have changed what the command reads, and is believed.
     """
     asked, past = job.asked.memory, families.history(job.family)
     if asked.source == "declared":
         past = past.declaring(asked.bounds.upper)
         history = Bounds(past.bounds().lower)
     else:
+        past = past.forecasting(asked.bounds.upper) if asked.source == "model" else past
         history = past.bounds()
     bounds = asked.bounds.tightened(history)
     sources = [] if asked.source == "none" else [asked.source]
