@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DEEPEST = 50
 """Lists and objects that may stand in each other in a document from outside; what Partita reads has six."""
 
+_CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a]")
+"""Bytes that stand in no text, whatever its encoding; terminals' escape is none of them."""
 _MARKS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
@@ -64,9 +66,17 @@ def decoded(content: bytes, name: str) -> str:
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        kind = "UTF-8" if encoding == "utf-8-sig" else "UTF-16"
+        if encoding != "utf-8-sig":
+            raise InputError(
+                f"not UTF-16 text (byte {error.start})", where=name, hint="save the file as UTF-8"
+            ) from None
+        if _CONTROLS.search(content[:4096]):
+            raise InputError("this is not a text file", where=name, hint="is it compressed?") from None
+        line = content.count(b"\n", 0, error.start) + 1
         raise InputError(
-            f"not {kind} text (byte {error.start})", where=name, hint="save the file as UTF-8"
+            f"not UTF-8 text (byte 0x{content[error.start]:02x} in this line)",
+            where=f"{name}:{line}",
+            hint="save it as UTF-8 (in Excel `CSV UTF-8`), or: iconv -f windows-1252 -t utf-8",
         ) from None
 
 

@@ -225,7 +225,7 @@ def test_import_writes_a_table_that_reads(partita: Callable[..., Done], tmp_path
     out = tmp_path / "perf.csv"
     done = partita("import", "parvagpu", raw, "--out", out)
     assert done.returncode == 0
-    assert "wrote 1 rows of 1 models" in done.stderr
+    assert "wrote 1 row of 1 model to" in done.stderr
     (row,) = read_table(out)
     assert (row.model, row.profile, row.throughput) == ("resnet50", "1g.10gb", 370.586)
 

@@ -14,6 +14,9 @@ import pytest
 import yaml
 from tests.cli.commands import Commands
 
+from partita.cli.options import Format, clean
+from partita.plan.explain import Binds
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -235,6 +238,12 @@ def test_explain_in_json_has_every_profile() -> None:
     profiles = [each["profile"] for each in found[0]["gpus"]["a100-80gb"]]
     assert profiles[0] == "1g.10gb"
     assert profiles[-1] == "7g.80gb"
+
+
+def test_words_of_a_closed_list_are_plain_text_in_json_and_yaml() -> None:
+    value = clean({"profiles": [{"binds": Binds.LATENCY}], "format": Format.YAML})
+    assert yaml.safe_load(yaml.safe_dump(value)) == json.loads(json.dumps(value))
+    assert value == {"profiles": [{"binds": "latency"}], "format": "yaml"}
 
 
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:

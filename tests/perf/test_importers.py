@@ -264,3 +264,32 @@ def test_any_table_is_imported_by_the_names_of_its_columns(tmp_path: Path) -> No
     ):
         with pytest.raises(InputError, match=what):
             import_columns(path, wrong, values)
+
+
+MAPPED = {"model": "Net", "profile": "Slice", "batch": "BS", "throughput": "rate", "latency_ms": "p99 / 1000"}
+SET = {"gpu": "a100-80gb", "processes": "1", "quantile": "p99"}
+
+
+def test_a_mapped_table_is_held_to_what_tables_are_held_to(tmp_path: Path) -> None:
+    header, line = "Net,Slice,BS,rate,p99\n", "resnet,1g.10gb,8,347.5,23000\n"
+    (row,) = import_columns(write(tmp_path, header + line), MAPPED, SET)
+    assert row.latency_ms == pytest.approx(23.0)
+    with pytest.raises(InputError, match=r"csv:3: resnet on a100-80gb 1g.10gb.*is already at .*csv:2"):
+        import_columns(write(tmp_path, header + line + line), MAPPED, SET)
+    seconds = import_columns(write(tmp_path, header + line), MAPPED | {"latency_ms": "p99 * 1e-6"}, SET)
+    assert "hard to believe" in seconds.notes[0]
+
+
+def test_of_two_columns_of_one_name_none_is_taken(tmp_path: Path) -> None:
+    twice = write(tmp_path, "Net,Slice,BS,rate,p99,p99\nresnet,1g.10gb,8,347.5,23000,25000\n")
+    with pytest.raises(InputError, match="'p99' is there twice"):
+        import_columns(twice, MAPPED, SET)
+    apart = write(tmp_path, "Net,Slice,BS,rate,P99,p99\nresnet,1g.10gb,8,347.5,25000,23000\n")
+    assert [row.latency_ms for row in import_columns(apart, MAPPED, SET)] == [pytest.approx(23.0)]
+
+
+@pytest.mark.parametrize("zero", ["p99 / 0", "p99 * 0"])
+def test_a_factor_of_zero_is_refused(tmp_path: Path, zero: str) -> None:
+    path = write(tmp_path, "Net,Slice,BS,rate,p99\nresnet,1g.10gb,8,347.5,23000\n")
+    with pytest.raises(InputError, match="leaves nothing"):
+        import_columns(path, MAPPED | {"latency_ms": zero}, SET)

@@ -382,3 +382,142 @@ def test_a_table_is_never_half_written(tmp_path: Path) -> None:
         write_table(Torn([]), path)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def fields(lines: list[list[str]]) -> list[list[str]]:
+    return [
+        [f'"{each}"' if not each[0].isdigit() or "g." in each else each for each in line] for line in lines
+    ]
+
+
+R = fields([HEADER.split(","), *TWO])
+OTHER_PROGRAMS = {
+    "R's write.table": "\n".join(
+        [" ".join(R[0]), *(f'"{row}" ' + " ".join(line) for row, line in enumerate(R[1:], 1))]
+    ),
+    "R's write.csv2": "\n".join(
+        [
+            '"";' + ";".join(R[0]),
+            *(
+                f'"{row}";' + ";".join(each if '"' in each else each.replace(".", ",") for each in line)
+                for row, line in enumerate(R[1:], 1)
+            ),
+        ]
+    ),
+    "R's missing values": "\n".join(
+        [HEADER + ",memory_mb,power_w", *(",".join(each) + ",NA,NA" for each in TWO)]
+    ),
+    "pandas' index and NaN": "\n".join(
+        [
+            "," + HEADER + ",memory_mb,estimated",
+            *(f"{at}," + ",".join(each) + ",nan,NaN" for at, each in enumerate(TWO)),
+        ]
+    ),
+    "polars' null": "\n".join([HEADER + ",memory_mb", *(",".join(each) + ",null" for each in TWO)]),
+    "Excel's errors": "\n".join([HEADER + ",memory_mb", *(",".join(each) + ",#N/A" for each in TWO)]),
+    "numpy's savetxt": "\n".join(["# " + HEADER.replace(",", " "), *map(" ".join, TWO)]),
+    "files one after the other": "\n".join([HEADER, ",".join(TWO[0]), HEADER, ",".join(TWO[1])]),
+    "percent": "\n".join([HEADER, *map(",".join, TWO)]).replace("0.9", "90%"),
+}
+
+
+@pytest.mark.parametrize("content", OTHER_PROGRAMS.values(), ids=OTHER_PROGRAMS)
+def test_what_statistics_programs_write_is_read(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "perf.csv"
+    path.write_text(content)
+    assert [
+        (r.batch, r.throughput, r.latency_ms, r.quantile, r.memory_mb, r.power_w, r.source, r.estimated)
+        for r in read_table(path)
+    ] == [(8, 358.3, 22.3, "0.9", None, None, "", False), (16, 1204.25, 22.3, "0.9", None, None, "", False)]
+
+
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [
+        (",5", 0.5),
+        ("0,125", 0.125),
+        ("0.125", 0.125),
+        ("1.204,5", 1204.5),
+        ("1.204", 1204.0),
+        ("1 204,5", 1204.5),
+        ("1,5E+03", 1500.0),
+    ],
+)
+def test_numbers_beside_a_decimal_comma(tmp_path: Path, written: str, number: float) -> None:
+    line = f"resnet50;a100-80gb;1g.10gb;8;1;{written};22,3;p99,9"
+    (row,) = read_table(table(tmp_path, line, header=HEADER.replace(",", ";")))
+    assert (row.throughput, row.latency_ms, row.quantile) == (number, 22.3, "0.999")
+
+
+def test_indian_groups_and_percents_with_a_comma(tmp_path: Path) -> None:
+    (row,) = read_table(table(tmp_path, GOOD.replace("358.3", '"1,23,456.5"')))
+    assert row.throughput == 123456.5
+    line = GOOD.replace(",", ";").replace("358.3", "358,3") + ";85,5 %"
+    (row,) = read_table(table(tmp_path, line, header=HEADER.replace(",", ";") + ";utilization"))
+    assert (row.throughput, row.utilization) == (358.3, 0.855)
+
+
+def test_a_unit_in_a_field_is_answered_with_what_to_write(tmp_path: Path) -> None:
+    for unit in ("22.3ms", "22.3 ms", "22.3 \u00b5s", "22.3/s"):
+        assert "number alone" in (refused(table(tmp_path, GOOD.replace("22.3", unit))).hint or "")
+
+
+def test_a_byte_of_another_encoding_is_named_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "perf.csv"
+    path.write_bytes(f"{HEADER}\n{GOOD}\n{GOOD.replace('resnet50', 'Größe')}\n".encode("cp1252"))
+    error = refused(path)
+    assert (error.where, error.what) == (f"{path}:3", "not UTF-8 text (byte 0xf6 in this line)")
+    assert "windows-1252" in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\n", "Git LFS"),
+        (b"\x93NUMPY\x01\x00v\x00", "numpy"),
+        (b"\x80\x04\x95\x10", "pickle"),
+        (b"\x89HDF\r\n\x1a\n", "HDF5"),
+        (gzip.compress(gzip.compress(HEADER.encode())), "packed twice"),
+        (b"x\x9c\x01\x02\x03\xff\xfe", "not a text file"),
+    ],
+)
+def test_a_foreign_file_is_named(tmp_path: Path, content: bytes, said: str) -> None:
+    path = tmp_path / "perf.csv"
+    path.write_bytes(content)
+    assert said in refused(path).what
+
+
+def test_a_key_that_is_twice_in_a_json_object_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "perf.jsonl"
+    path.write_text('\n{"model": "a", "gpu": "x", "model": "b"}\n')
+    error = refused(path)
+    assert (error.where, error.what) == (f"{path}:2", "'model' is there twice in one object")
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "GPU 0: NVIDIA A100-SXM4-80GB (UUID: GPU-4cf8db2d-06c0-7d70-1a51-e59b25b2c16c)",
+        "NVIDIA A100-SXM4-80GB",
+        "NVIDIA-A100-SXM4-80GB-MIG-1g.10gb",
+        "A100-80GB",
+        "A100 80GB",
+    ],
+)
+@pytest.mark.parametrize(
+    "profile", ["MIG 1g.10gb+me", "nvidia.com/mig-1g.10gb.me", "MIG 1g.10gb+me  Device  0: (UUID: MIG-1)"]
+)
+def test_gpus_and_profiles_are_read_as_nvidia_smi_and_kubernetes_write_them(
+    tmp_path: Path, written: str, profile: str
+) -> None:
+    (row,) = read_table(
+        table(tmp_path, GOOD.replace("1g.10gb,", f"{profile},").replace("a100-80gb", written))
+    )
+    assert (row.gpu, row.profile) == ("a100-80gb", "1g.10gb+me")
+
+
+@pytest.mark.parametrize("written", ["H100", "a100", "gh200"])
+def test_a_family_of_gpus_is_none(tmp_path: Path, written: str) -> None:
+    error = refused(table(tmp_path, GOOD.replace("a100-80gb", written)))
+    assert "no GPU of that name" in error.what
+    assert f"did you mean {written.lower()}-" in (error.hint or "")

@@ -135,3 +135,26 @@ def test_a_row_that_cannot_be_used_is_refused_with_its_line(
     with pytest.raises(InputError, match=what) as caught:
         read_trace(written(tmp_path, text))
     assert (caught.value.where or "").endswith(where)
+
+
+def test_values_within_json_objects_have_their_paths_as_names(tmp_path: Path) -> None:
+    text = "".join(
+        f'{{"timestamp": {at}, "data": {{"input_tokens": 300, "output_tokens": {at}}}}}\n' for at in range(3)
+    )
+    columns = {"seconds": "timestamp", "tokens": "data.input_tokens + data.output_tokens"}
+    assert list(read_trace(written(tmp_path, text), columns=columns).batch) == [2, 2, 2]
+
+
+@pytest.mark.parametrize("zone", [" UTC", "UTC", "Z", "+00:00", " GMT"])
+def test_utc_is_read_as_databases_write_it(tmp_path: Path, zone: str) -> None:
+    rows = f"2024-05-10 00:00:01.5{zone},1,2\n2024-05-10 00:00:02{zone},1,2\n"
+    trace = read_trace(written(tmp_path, f"TIMESTAMP,ContextTokens,GeneratedTokens\n{rows}"))
+    assert list(trace.arrival) == [0.0, 0.5]
+
+
+def test_a_trace_in_parquet_is_answered_with_what_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "trace.parquet"
+    path.write_bytes(b"PAR1....PAR1")
+    with pytest.raises(InputError, match="a Parquet file") as error:
+        read_trace(path)
+    assert error.value.hint == "write it as CSV or JSON lines"

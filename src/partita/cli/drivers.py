@@ -213,14 +213,14 @@ def simulated_gpus(asked: Sequence[str]) -> list[tuple[str, str]]:
         InputError: a word that is none, or an unknown model.
     """
     from partita.errors import InputError  # noqa: PLC0415 -- only where it is asked for
-    from partita.mig.catalogue import gpu_model  # noqa: PLC0415
+    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415
 
     models: list[str] = []
     for word in asked:
-        model, _, count = word.partition(":")
+        model, _, count = word.rpartition(":")
         if not count.isdecimal() or not 1 <= int(count) <= _MOST_SIMULATED:
             raise InputError(f"{word!r} is no model and count", where="--simulate", hint="write a100-80gb:16")
-        models += [gpu_model(model).name] * int(count)
+        models += [gpu_meant(model).name] * int(count)
     return named(models)
 
 

@@ -135,9 +135,9 @@ def show(
     output: Output = Format.TABLE,
 ) -> None:
     """Show a GPU's profiles and all ways to cut it to the full, slice by slice."""
-    from partita.mig.catalogue import gpu_model  # noqa: PLC0415 -- not for --help
+    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not for --help
 
-    gpu = gpu_model(name)
+    gpu = gpu_meant(name)
     if toml:
         from partita.mig.gpu_file import gpu_text  # noqa: PLC0415
 

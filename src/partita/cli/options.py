@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from enum import Enum, StrEnum
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -86,6 +86,8 @@ def emit(value: object, form: Format) -> None:
 
 def clean(value: object) -> object:
     """Return plain data with its numbers to twelve digits, and no negative zero."""
+    if isinstance(value, Enum):
+        return clean(value.value)  # a kind of text for JSON, and nothing for YAML
     if isinstance(value, float):
         return float(f"{value:z.12g}") if isfinite(value) else value
     if isinstance(value, dict):

@@ -15,7 +15,7 @@ from partita.errors import InputError, nearest
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.mig.gpu import Profile
+    from partita.mig.gpu import GpuModel, Profile
     from partita.perf.estimate import ModelWork
     from partita.perf.table import PerfTable
 
@@ -89,10 +89,10 @@ def show(
 @imports.command()
 def parvagpu(path: Raw, gpu: Gpu = "a100-80gb", model: AnyModel = None, out: Out = None) -> None:
     """Import ParvaGPU's raw tables: a file, or the folder prof_data with one file per model."""
-    from partita.mig.catalogue import gpu_model  # noqa: PLC0415 -- not needed for --help
+    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
     from partita.perf.importers.parvagpu import import_parvagpu  # noqa: PLC0415
 
-    write(import_parvagpu(path, gpu_model(gpu), model=model), out)
+    write(import_parvagpu(path, gpu_meant(gpu), model=model), out)
 
 
 @imports.command()
@@ -111,11 +111,13 @@ def perf_analyzer(
     out: Out = None,
 ) -> None:
     """Import the CSV that Triton's perf_analyzer writes with -f."""
+    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
     from partita.perf.importers.triton import import_perf_analyzer  # noqa: PLC0415 -- not for --help
 
-    measured = _profile(gpu, profile)
+    measured = gpu_meant(gpu)
+    told = _profile(measured, profile)
     table = import_perf_analyzer(
-        path, gpu, measured, model=model, batch=batch, processes=processes, concurrency=concurrency
+        path, measured.name, told, model=model, batch=batch, processes=processes, concurrency=concurrency
     )
     write(table, out)
 
@@ -131,10 +133,12 @@ def model_analyzer(
     out: Out = None,
 ) -> None:
     """Import the metrics-model-inference.csv that Triton's Model Analyzer writes."""
+    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
     from partita.perf.importers.triton import import_model_analyzer  # noqa: PLC0415 -- not for --help
 
-    measured = _profile(gpu, profile)
-    write(import_model_analyzer(path, gpu, measured, model=model, concurrency=concurrency), out)
+    measured = gpu_meant(gpu)
+    told = _profile(measured, profile)
+    write(import_model_analyzer(path, measured.name, told, model=model, concurrency=concurrency), out)
 
 
 @imports.command()
@@ -150,11 +154,11 @@ def migprofiler(
     out: Out = None,
 ) -> None:
     """Import a CSV of MIGProfiler (MIGPerf): model_name, batch_size, latency, throughput, mig_profile."""
-    from partita.mig.catalogue import gpu_model  # noqa: PLC0415 -- not needed for --help
+    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
     from partita.perf.importers.migprofiler import import_migprofiler  # noqa: PLC0415
 
-    measured = gpu_model(gpu)
-    told = None if profile is None else measured.profile(profile)
+    measured = gpu_meant(gpu)
+    told = None if profile is None else _profile(measured, profile)
     write(import_migprofiler(path, measured, profile=told, model=model, seq_length=seq_length), out)
 
 
@@ -202,7 +206,7 @@ def estimate(
     out: Out = None,
 ) -> None:
     """Estimate models that nobody measured, from their work and the GPU's peak rates."""
-    from partita.mig.catalogue import gpu_model  # noqa: PLC0415 -- not needed for --help
+    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
     from partita.perf.estimate import ModelWork, estimate_table  # noqa: PLC0415
     from partita.perf.table import PerfTable  # noqa: PLC0415
     from partita.perf.works import read_works  # noqa: PLC0415
@@ -221,7 +225,7 @@ def estimate(
     for name in dict.fromkeys(gpu):
         for work in given:
             found = estimate_table(
-                work, gpu_model(name), batches=batch_sizes(batches), max_processes=max_processes
+                work, gpu_meant(name), batches=batch_sizes(batches), max_processes=max_processes
             )
             if not len(found):
                 echo(f"note: {work.model} fits no profile of {name}", err=True)
@@ -231,10 +235,10 @@ def estimate(
     write(PerfTable(rows), out)
 
 
-def _profile(gpu: str, profile: str) -> Profile:
-    from partita.mig.catalogue import gpu_model  # noqa: PLC0415 -- not needed for --help
+def _profile(gpu: GpuModel, profile: str) -> Profile:
+    from partita.perf.columns import profile_name  # noqa: PLC0415 -- not needed for --help
 
-    return gpu_model(gpu).profile(profile)
+    return gpu.profile(profile_name(profile))
 
 
 def _selected(table: PerfTable, model: str | None, gpu: str | None) -> PerfTable:

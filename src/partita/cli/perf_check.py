@@ -9,6 +9,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from partita.cli.options import Format, emit, stdout
+from partita.cli.perf_table import plural
 from partita.mig.catalogue import gpu_model
 from partita.perf.estimate import plain_profiles
 
@@ -81,8 +82,8 @@ def render(holdings: list[Holding], form: Format) -> None:
     console.print()
     models, gpus = {each.model for each in holdings}, {each.gpu for each in holdings}
     console.print(
-        f"{sum(each.rows for each in holdings):,} rows, {_plural(len(models), 'model')}, "
-        f"{_plural(len(gpus), 'GPU')}. No row on a profile: it is not planned there."
+        f"{plural(sum(each.rows for each in holdings), 'row')}, {plural(len(models), 'model')}, "
+        f"{plural(len(gpus), 'GPU')}. No row on a profile: it is not planned there."
     )
     if any(each.estimated for each in holdings):
         console.print(ESTIMATED)
@@ -97,7 +98,3 @@ def _short(name: str, holding: Holding) -> str:
 
 def _span(values: list[int]) -> str:
     return f"{values[0]}-{values[-1]}" if len(values) > 1 else str(values[0])
-
-
-def _plural(count: int, word: str) -> str:
-    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"

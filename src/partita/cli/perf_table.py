@@ -28,6 +28,11 @@ def batch_sizes(text: str) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
+def plural(count: int, word: str) -> str:
+    """Return a count with its word: 1 row, 2 rows."""
+    return f"{count:,} {word}" if count == 1 else f"{count:,} {word}s"
+
+
 def write(table: PerfTable, out: Path | None) -> None:
     """Write a table to a file, or as CSV to stdout."""
     from partita.perf.writing import write_csv, write_table  # noqa: PLC0415 -- not needed for --help
@@ -36,4 +41,7 @@ def write(table: PerfTable, out: Path | None) -> None:
         write_csv(table, own())
     else:
         write_table(table, out)
-        echo(f"wrote {len(table)} rows of {len(table.models)} models to {out}", err=True)
+        rows, models = plural(len(table), "row"), plural(len(table.models), "model")
+        echo(f"wrote {rows} of {models} to {out}", err=True)
+    for note in table.notes:
+        echo(f"note: {note}", err=True)

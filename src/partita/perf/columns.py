@@ -9,8 +9,8 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, nearest
-from partita.mig.catalogue import gpu_called, gpu_model, gpu_names
-from partita.perf.records import number_hint, plain_name
+from partita.mig.catalogue import gpu_meant, gpu_model, gpu_names
+from partita.perf.records import MISSING, number_hint, plain_name
 from partita.perf.table import Measurement
 
 if TYPE_CHECKING:
@@ -141,41 +141,37 @@ def _text(value: object) -> str:
 def _gpu(value: object) -> str:
     """Return the catalogue's name of a GPU, which nvidia-smi and people write otherwise."""
     text = _text(value)
-    name = gpu_name(text)
-    if name is None:
+    try:
+        return gpu_meant(text).name
+    except InputError:
         if text == "cpu":
             raise InputError(
                 "it was measured on a CPU, which no plan has",
                 hint="measure with `--as GPU/PROFILE` to have a CPU's figures stand in for a GPU's",
-            )
+            ) from None
         close = nearest(text.lower(), list(gpu_names()))
         hint = f"did you mean {close}?" if close else "`partita gpus` lists them"
-        raise InputError("no GPU of that name is in the catalogue", hint=hint)
-    return name
-
-
-def gpu_name(text: str) -> str | None:
-    """Return the catalogue's name of a GPU in any case, or as NVML calls it, with or without `NVIDIA`.
-
-    None if the catalogue has no such GPU.
-    """
-    if text in gpu_names():
-        return text
-    plain = " ".join(text.split()).casefold()
-    for name in gpu_names():
-        called = {each.casefold() for each in (name, *gpu_model(name).aliases)}
-        if plain in called or f"nvidia {plain}" in called:
-            return name
-    found = gpu_called(" ".join(text.split()))
-    return found.name if found else None
+        raise InputError("no GPU of that name is in the catalogue", hint=hint) from None
 
 
 def _profile(value: object) -> str:
     """Return a profile's name: `MIG 1g.10gb` of nvidia-smi and `mig-1g.10gb` of Kubernetes are `1g.10gb`."""
-    return _MIG.sub("", _text(value)).lower()
+    return profile_name(_text(value))
+
+
+def profile_name(text: str) -> str:
+    """Return the profile that is written as nvidia-smi (`MIG 1g.10gb`) or Kubernetes (`mig-1g.10gb.me`) do."""
+    bare = _DEVICE.sub("", _MIG.sub("", text.strip())).lower()
+    return _VARIANT.sub("+", bare)
 
 
 _MIG = re.compile(r"(?:nvidia\.com/)?mig[-\s]+", re.IGNORECASE)
+_DEVICE = re.compile(r"\s+Device\s+\d+:.*", re.IGNORECASE)
+_VARIANT = re.compile(r"(?<=gb)\.(?=[a-z])")
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or str(value).strip().casefold() in MISSING
 
 
 def _number(value: object) -> float:
@@ -205,7 +201,7 @@ def _count(value: object) -> int:
 
 
 def _amount(value: object) -> float | None:
-    if value is None or value == "":
+    if _is_missing(value):
         return None
     number = _number(value)
     if number < 0:
@@ -225,11 +221,11 @@ def _share(value: object) -> float | None:
 
 
 def _note(value: object) -> str:
-    return "" if value is None else str(value)
+    return "" if value is None or value != value else str(value)  # noqa: PLR0124 -- NaN of a column without text
 
 
 def _flag(value: object) -> bool:
-    text = "" if value is None else str(value).strip().lower()
+    text = "" if _is_missing(value) else str(value).strip().lower()
     if text not in _FLAGS:
         raise InputError("it must be true or false")
     return _FLAGS[text]
@@ -244,6 +240,8 @@ def quantile_text(value: object) -> str:
     text = "" if value is None else str(value).strip().lower()
     if text in {"mean", "avg", "average"}:
         return "mean"
+    if text.endswith("%"):
+        text = "p" + text.removesuffix("%").strip()
     hint = "write 0.9 or p90 for the 90th percentile, or mean"
     try:
         number = Decimal(text[1:]) / 100 if text.startswith("p") else Decimal(text)

@@ -70,11 +70,29 @@ def read_tables(paths: Iterable[Path | str]) -> PerfTable:
             notes.append(f"{source.path}: passed over: {', '.join(map(repr, source.extra))}")
         rows += found
         places += [(source, row) for row in range(len(found))]
-    _refuse_duplicates(rows, places)
-    return PerfTable(rows, (*notes, *implausible(rows, lambda row: places[row][0].place(places[row][1]))))
+    stand = [source.place(row) for source, row in places]
+    return joined(rows, stand, path=places[-1][0].path if places else "", notes=notes)
 
 
-def _refuse_duplicates(rows: list[Measurement], places: list[tuple[_Source, int]]) -> None:
+def joined(
+    rows: Sequence[Measurement], places: Sequence[str], *, path: str, notes: Iterable[str] = ()
+) -> PerfTable:
+    """Return rows as a table, with notes of what is hard to believe of them.
+
+    Args:
+        rows: the measurements.
+        places: where each stands.
+        path: what an error about several rows calls their file.
+        notes: what was told before.
+
+    Raises:
+        InputError: the same point twice.
+    """
+    _refuse_duplicates(rows, places, path)
+    return PerfTable(rows, (*notes, *implausible(rows, lambda row: places[row])))
+
+
+def _refuse_duplicates(rows: Sequence[Measurement], places: Sequence[str], path: str) -> None:
     keys = [(r.model, r.gpu, r.profile, r.batch, r.processes, r.quantile) for r in rows]
     if len(set(keys)) == len(keys):
         return
@@ -83,16 +101,15 @@ def _refuse_duplicates(rows: list[Measurement], places: list[tuple[_Source, int]
     for index, key in enumerate(keys):
         earlier = first.setdefault(key, index)
         if earlier != index:
-            (source, row), (other, at) = places[index], places[earlier]
             faults.append(
                 InputError(
                     "{} on {} {}, batch {}, processes {}, quantile {}".format(*key)
-                    + f" is already at {other.place(at)}",
-                    where=source.place(row),
+                    + f" is already at {places[earlier]}",
+                    where=places[index],
                     hint="keep one of the two rows",
                 )
             )
-    refuse(places[-1][0].path, faults)
+    refuse(path, faults)
 
 
 def _csv(path: Path | str) -> _Source:

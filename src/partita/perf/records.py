@@ -1,8 +1,8 @@
 """Delimited text as people and programs really write it, as records that know where they stand.
 
-Read are CSV with commas, semicolons, tabs or bars, and JSON lines; UTF-8 and UTF-16, with and without a byte order
-mark; gzip; comment lines; column names in any case; numbers with a decimal comma or with thousands separators, where
-the file leaves no doubt which of the two a comma is.
+Read are CSV with commas, semicolons, tabs, bars or blanks, and JSON lines; UTF-8 and UTF-16, with and without a byte
+order mark; gzip; comment lines; column names in any case; numbers with a decimal comma or with thousands separators,
+where the file leaves no doubt which of the two a comma is.
 """
 
 from __future__ import annotations
@@ -37,7 +37,19 @@ _FOREIGN = {
     b"BZh": ("compressed with bzip2", "unpack it first: bzip2 -d"),
     b"ARROW1": ("an Arrow file", "write it as Parquet or CSV"),
     b"SQLite format 3": ("an SQLite database", "export the table as CSV"),
+    b"FEA1": ("a Feather file", "write it as Parquet or CSV"),
+    b"ORC": ("an ORC file", "write it as CSV"),
+    b"Obj\x01": ("an Avro file", "write it as CSV or JSON lines"),
+    b"\x89HDF": ("an HDF5 file", "write the table as CSV"),
+    b"\x93NUMPY": ("an array of numpy", "write it with numpy.savetxt, delimiter=',' and a header"),
+    b"\x80\x04\x95": ("a pickle of Python", "write the table as CSV"),
+    b"\x80\x05\x95": ("a pickle of Python", "write the table as CSV"),
+    b"\x04\x22\x4d\x18": ("compressed with lz4", "unpack it first: lz4 -d"),
+    b"%PDF": ("a PDF", "find the table as CSV"),
+    b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself: git lfs pull"),
 }
+MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "-", "--", "\\n"})
+"""What programs write, in any case, where they have no value: R, pandas, polars, Excel, BigQuery, databases."""
 
 
 class Notation(Enum):
@@ -53,6 +65,9 @@ class Notation(Enum):
         """Return a number as `float` reads it; what is none, or may mean two things, comes back as it is."""
         if self is Notation.PLAIN:
             return text
+        parts = _AFFIXES.fullmatch(text.strip())
+        if parts:  # `p99,9` and `85,5 %`
+            return parts["before"] + self.plain(parts["number"]) + parts["after"]
         bare = _SPACES.sub("", text.strip())
         if self is Notation.POINT and _THOUSANDS.fullmatch(bare):
             return bare.replace(",", "")
@@ -64,12 +79,15 @@ class Notation(Enum):
 
 
 _SPACES = re.compile(r"(?<=\d)[ '\u2019\u00a0\u202f\u2009](?=\d{3}(?!\d))")
-_GROUPS = r"\d{1,3}(?:,\d{3})+"
+_AFFIXES = re.compile(r"(?=[pP]|.*%)(?P<before>[pP]?)(?P<number>[^pP%]+?)(?P<after>\s*%?)")
+_GROUPS = r"(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d?(?:,\d{2})+,\d{3})"
 _POINT = re.compile(rf"[-+]?(?:\d+\.(?!\d{{3}}$)\d+|{_GROUPS}\.\d+)(?:[eE][-+]?\d+)?")
-_COMMA = re.compile(r"[-+]?(?:\d+,(?!\d{3}$)\d+|\d{4,},\d+|0,\d+|\d{1,3}(?:\.\d{3})+,\d+)(?:[eE][-+]?\d+)?")
+_COMMA = re.compile(
+    r"[-+]?(?:\d*,(?!\d{3}$)\d+|\d{4,},\d+|0*,\d+|[1-9]\d{0,2}(?:\.\d{3})+,\d+)(?:[eE][-+]?\d+)?"
+)
 _THOUSANDS = re.compile(rf"[-+]?{_GROUPS}(?:\.\d*)?")
-_DECIMAL = re.compile(r"[-+]?(?:\d{1,3}(?:\.\d{3})+|\d+),\d+(?:[eE][-+]?\d+)?")
-_DOTTED = re.compile(r"[-+]?\d{1,3}(?:\.\d{3})+")
+_DECIMAL = re.compile(r"[-+]?(?:[1-9]\d{0,2}(?:\.\d{3})+|\d*),\d+(?:[eE][-+]?\d+)?")
+_DOTTED = re.compile(r"[-+]?[1-9]\d{0,2}(?:\.\d{3})+")
 
 
 def _notation(text: str, rows: list[tuple[str, ...]], delimiter: str) -> Notation:
@@ -80,7 +98,12 @@ def _notation(text: str, rows: list[tuple[str, ...]], delimiter: str) -> Notatio
     """
     if '"' not in text and not _SPACES.search(text) and (delimiter == "," or "," not in text):
         return Notation.PLAIN
-    bare = {_SPACES.sub("", each.strip()) for row in rows for each in row if each[:1] in "+-0123456789 "}
+    bare = {
+        _SPACES.sub("", each.strip().lstrip("pP").rstrip("% \u00a0\u202f"))
+        for row in rows
+        for each in row
+        if each[:1] in "+-0123456789, pP"
+    }
     comma = any(map(_COMMA.fullmatch, bare))
     point = delimiter == "," or any(map(_POINT.fullmatch, bare))
     if comma:
@@ -99,7 +122,7 @@ class Record:
     def has(self, name: str) -> bool:
         """Return whether the field is there and not empty."""
         column = self.records.columns.get(plain_name(name))
-        return column is not None and bool(self.fields[column].strip())
+        return column is not None and self.fields[column].strip().casefold() not in MISSING
 
     def text(self, name: str) -> str:
         """Return a field that must not be empty.
@@ -196,7 +219,14 @@ class Records:
         Raises:
             InputError: the file has no such column.
         """
-        found = self.columns.get(plain_name(name))
+        alike = [each for each in self.header if plain_name(each) == plain_name(name)]
+        if len(alike) > 1 and alike.count(name) != 1:
+            raise InputError(
+                f"column {alike[0]!r} is there twice",
+                where=f"{self.path}:{self.header_line}",
+                hint="leave one of the two out, or name them apart",
+            )
+        found = name if name in alike else next(iter(alike), None)
         if found is None:
             close = nearest(name, list(self.header))
             raise InputError(
@@ -207,7 +237,7 @@ class Records:
         return found
 
     def numbers(self, expression: str) -> list[str]:
-        """Return a column's numbers, also times a factor (`p99 * 0.001`), or a sum of such (`in + out`), as text.
+        """Return a column's numbers, also with a factor (`p99 * 0.001`, `p99 / 1000`), or a sum of such, as text.
 
         What is no number comes back as it is; an empty field of a sum is none.
 
@@ -220,9 +250,10 @@ class Records:
         if not all(terms) or (len(terms) == 1 and terms[0] and terms[0]["factor"] is None):
             self.column(expression)
         parts = [
-            [_times(text, term["factor"] or "1") for text in self._plain(term["name"])]
+            [_times(text, factor) for text in self._plain(term["name"])]
             for term in terms
             if term
+            for factor in [_factor(term["sign"], term["factor"])]
         ]
         return parts[0] if len(parts) == 1 else [_sum(texts) for texts in zip(*parts, strict=True)]
 
@@ -231,11 +262,18 @@ class Records:
         return [self.notation.plain(fields[at]) for fields in self.fields]
 
 
-_TERM = re.compile(r"(?P<name>.+?)(?:\s*\*\s*(?P<factor>[\d.]+(?:[eE][+-]?\d+)?))?")
+_TERM = re.compile(r"(?P<name>.+?)(?:\s*(?P<sign>[*/])\s*(?P<factor>(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?))?")
 
 
-def _times(text: str, factor: str) -> str:
-    return repr(float(text) * float(factor)) if _is_number(text) else text
+def _factor(sign: str | None, factor: str | None) -> float:
+    number = 1.0 if factor is None else float(factor)
+    if number == 0.0:
+        raise InputError(f"a factor of {factor} leaves nothing of a number", where="--columns")
+    return 1 / number if sign == "/" else number
+
+
+def _times(text: str, factor: float) -> str:
+    return repr(float(text) * factor) if _is_number(text) else text
 
 
 def _sum(texts: tuple[str, ...]) -> str:
@@ -261,7 +299,9 @@ def read_records(path: Path | str) -> Records:
         InputError: no such file, not text, not CSV, no header.
     """
     name = "<stdin>" if str(path) == "-" else str(path)
-    text = decoded(_unpacked(read_bytes(path), name), name)
+    content = _unpacked(read_bytes(path), name)
+    _refuse_foreign(content, name)
+    text = decoded(content, name)
     if "\0" in text:
         raise InputError(
             "this is not a text file", where=name, hint="CSV is read, and Parquet named *.parquet"
@@ -274,10 +314,17 @@ def read_records(path: Path | str) -> Records:
     return _json_records(text, name) if start in ("{", "[") else _delimited(text, name)
 
 
-def _unpacked(content: bytes, name: str) -> bytes:
+def _refuse_foreign(content: bytes, name: str) -> None:
     for magic, (what, hint) in _FOREIGN.items():
         if content.startswith(magic):
-            raise InputError(f"this is {what}, not CSV", where=name, hint=hint)
+            named = magic == b"PAR1" and name.lower().endswith((".parquet", ".pq"))
+            mend = "write it as CSV or JSON lines" if named else hint
+            raise InputError(f"this is {what}, not CSV", where=name, hint=mend)
+    if content.startswith(b"\x1f\x8b"):
+        raise InputError("this is packed twice", where=name, hint="unpack it first: gzip -d")
+
+
+def _unpacked(content: bytes, name: str) -> bytes:
     if not content.startswith(b"\x1f\x8b"):
         return content
     parts, size = [], 0
@@ -331,14 +378,16 @@ def _delimited(text: str, name: str) -> Records:
                 rows.append((lines.number, row))
     except csv.Error as error:
         raise InputError(f"not CSV: {error}", where=f"{name}:{lines.number}") from None
-    rows = _with_commented_header(rows, lines.comments, delimiter)
+    rows = _with_row_names(_with_commented_header(rows, lines.comments, delimiter))
     if not rows:
         raise InputError("the file is empty", where=name, hint="the first line of a table names its columns")
     at, first = rows[0]
     header = tuple(each.strip() for each in first)
     while len(header) > 1 and not header[-1]:
         header = header[:-1]
-    kept, places, ragged = _even(rows[1:], len(header), name)
+    # Tables that were put one after the other, as by `cat`, have the header again.
+    below = [row for row in rows[1:] if row[1] != first]
+    kept, places, ragged = _even(below, len(header), name)
     return Records(name, header, tuple(kept), places, at, ragged, _notation(text, kept, delimiter))
 
 
@@ -349,11 +398,25 @@ def _delimiter(text: str) -> str:
         if (bare.strip() and not bare.lstrip().startswith("#")) or bare.lower().startswith("sep="):
             counts = {mark: bare.count(mark) for mark in DELIMITERS}
             best = max(counts, key=lambda mark: counts[mark])
-            return best if counts[best] else ","
+            return best if counts[best] else _blank(line)
     return ","
 
 
 _QUOTED = re.compile(r'"[^"]*"')
+
+
+def _blank(line: str) -> str:
+    """Return a blank for a line that nothing else parts, as R's `write.table` and numpy's `savetxt` make them."""
+    return " " if " " in _QUOTED.sub("", line).strip() else ","
+
+
+def _with_row_names(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
+    """Return the rows with an empty name for a first column that counts them, which R gives no name."""
+    if len(rows) < 2 or any(len(row) != len(rows[0][1]) + 1 for _, row in rows[1:]):
+        return rows
+    if [row[0] for _, row in rows[1:]] != [str(number) for number in range(1, len(rows))]:
+        return rows
+    return [(rows[0][0], ["", *rows[0][1]]), *rows[1:]]
 
 
 def _excel_hint(row: Sequence[str]) -> bool:
@@ -413,7 +476,12 @@ def number_hint(text: str) -> str | None:
     """Return what to say of a text that should have been a number."""
     if _THOUSANDS.fullmatch(text.strip()):
         return "it can mean two things: write a decimal point, and no thousands separator"
+    if _WITH_UNIT.fullmatch(text.strip()):
+        return "write the number alone, in the unit of the column"
     return None
+
+
+_WITH_UNIT = re.compile(r"[-+]?[\d.,]+\s*[^\W\d_][^\d]*|[-+]?[\d.,]+\s*[%/\u00b5][^\d]*")
 
 
 def _json_records(text: str, name: str) -> Records:
@@ -423,7 +491,7 @@ def _json_records(text: str, name: str) -> Records:
     for line, value in _json_values(text, name):
         if not isinstance(value, dict):
             raise InputError("this line is no JSON object", where=f"{name}:{line}")
-        rows.append(value)
+        rows.append(_flat(value))
         places.append(line)
     header = tuple(dict.fromkeys(key for row in rows for key in row))
     if not header:
@@ -435,26 +503,50 @@ def _json_records(text: str, name: str) -> Records:
 def _json_values(text: str, name: str) -> Iterator[tuple[int, object]]:
     if text.lstrip().startswith("["):
         try:
-            values = json_value(text)
+            values = json_value(text, _once)
         except json.JSONDecodeError as error:
             raise InputError(f"not JSON: {error.msg}", where=f"{name}:{error.lineno}") from None
+        except InputError as error:
+            raise InputError(error.what, where=name, hint=error.hint) from None
         yield from ((1, value) for value in values)
         return
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
-                value = json_value(line)
+                value = json_value(line, _once)
             except json.JSONDecodeError as error:
                 raise InputError(
                     f"not JSON lines: {error.msg}",
                     where=f"{name}:{number}",
-                    hint="write one JSON object on each line",
+                    hint="write one JSON object on each line, or a list of them (pandas: orient='records')",
                 ) from None
+            except InputError as error:
+                raise InputError(error.what, where=f"{name}:{number}", hint=error.hint) from None
             yield number, value
 
 
+def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{twice!r} is there twice in one object", hint="keep one of the two")
+    return found
+
+
+def _flat(value: dict[str, object], before: str = "") -> dict[str, object]:
+    """Return an object's values by their paths: what stands in `data` as `input` is `data.input`."""
+    found: dict[str, object] = {}
+    for key, each in value.items():
+        if isinstance(each, dict):
+            found |= _flat(each, f"{before}{key}.")
+        else:
+            found[before + key] = each
+    return found
+
+
 def _scalar(value: object) -> str:
-    if value is None or isinstance(value, (list, dict)):
+    if value is None or isinstance(value, list):
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
 

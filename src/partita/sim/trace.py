@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import ceil, isfinite
@@ -66,6 +67,8 @@ _LATEST = 1e11
 _MOST = 1e9
 """Items and tokens beyond this are no measurements."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_UTC = re.compile(r"\s*(?:UTC|GMT)$")
+"""How BigQuery and others write the offset of UTC, which the standard writes `Z`."""
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -165,7 +168,7 @@ def _moment(text: str) -> int:
         seconds = float(text)
     except ValueError:
         try:
-            moment = datetime.fromisoformat(text.strip())
+            moment = datetime.fromisoformat(_UTC.sub("+00:00", text.strip()))
         except ValueError:
             raise InputError(
                 "neither seconds nor a date and time",

@@ -9,7 +9,7 @@ from pydantic.dataclasses import dataclass
 from pydantic_core import PydanticCustomError
 
 from partita.errors import InputError
-from partita.mig.catalogue import gpu_model
+from partita.mig.catalogue import gpu_meant
 from partita.mig.gpu import Combination
 
 API_VERSION = "partita/v1"
@@ -41,7 +41,7 @@ Name = Annotated[
 
 def _known_gpu(name: str) -> str:
     try:
-        return gpu_model(name).name
+        return gpu_meant(name).name
     except InputError as error:
         raise fault(error.what, error.hint) from None
 

@@ -58,6 +58,29 @@ def gpu_model(name: str) -> GpuModel:
     )
 
 
+def gpu_meant(text: str) -> GpuModel:
+    """Return the GPU that a user means: by the catalogue's name in any case, or as other programs print it.
+
+    Those are NVML and `nvidia-smi`, a line of `nvidia-smi -L`, and the labels of Kubernetes (with `-MIG-1g.10gb` at
+    their end where each GPU is cut alike). A family alone (`H100`) is none: its members have unlike profiles.
+
+    Raises:
+        InputError: there is none.
+    """
+    name = _LABEL.sub("", _LISTED.sub("", " ".join(text.split())))
+    found = None if _is_family(name) else gpu_called(name)
+    return found or gpu_model(text)
+
+
+_LISTED = re.compile(r"^GPU \d+:\s*|\s*\(UUID: .*$")
+_LABEL = re.compile(r"-MIG-\d+g\.\d+gb.*$", re.IGNORECASE)
+
+
+def _is_family(name: str) -> bool:
+    names = gpu_names()
+    return name.lower() not in names and any(each.startswith(name.lower() + "-") for each in names)
+
+
 def gpu_called(name: str, memory_mib: float | None = None) -> GpuModel | None:
     """Return the GPU that NVML, nvidia-smi or a Kubernetes label calls so, None if none is known.
 

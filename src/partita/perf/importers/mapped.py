@@ -6,14 +6,15 @@ from typing import TYPE_CHECKING
 
 from partita.errors import InputError, nearest
 from partita.perf.columns import COLUMNS, NUMBERS, REQUIRED, measurements
+from partita.perf.reading import joined
 from partita.perf.records import read_records, refuse
-from partita.perf.table import PerfTable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from partita.perf.records import Records
+    from partita.perf.table import PerfTable
 
 
 def import_columns(path: Path | str, columns: Mapping[str, str], values: Mapping[str, str]) -> PerfTable:
@@ -26,7 +27,8 @@ def import_columns(path: Path | str, columns: Mapping[str, str], values: Mapping
         values: one value for all rows, by Partita's name.
 
     Raises:
-        InputError: an unknown name, a column that the file lacks, or rows that cannot be used.
+        InputError: an unknown name, a column that the file lacks or has twice, rows that cannot be used, or the
+            same point twice.
     """
     for name in (*columns, *values):
         if name not in COLUMNS:
@@ -59,7 +61,7 @@ def import_columns(path: Path | str, columns: Mapping[str, str], values: Mapping
             for each in faults
         ],
     )
-    return PerfTable(found)
+    return joined(found, [f"{records.path}:{line}" for line in records.lines], path=records.path)
 
 
 def _told(records: Records, name: str, columns: Mapping[str, str], values: Mapping[str, str]) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
+from partita.perf.columns import profile_name
 from partita.perf.records import read_records
 from partita.perf.table import Measurement, PerfTable
 
@@ -97,7 +98,7 @@ def _told_profile(records: Records, gpu: GpuModel, profile: Profile | None) -> P
 
 def _row(record: Record, gpu: GpuModel, told: Profile | None, model: str | None) -> Measurement:
     try:
-        profile = told or gpu.profile(record.text("mig_profile"))
+        profile = told or gpu.profile(profile_name(record.text("mig_profile")))
     except InputError as error:
         raise InputError(error.what, where=record.place, hint=error.hint) from None
     return Measurement(
