@@ -65,7 +65,7 @@ TlsClientCa = Annotated[
     ),
 ]
 MaxBody = Annotated[
-    float, typer.Option("--max-body", metavar="MIB", min=0.01, max=2047, help="Largest request, in MiB.")
+    float, typer.Option("--max-body", metavar="MIB", min=0.01, max=1023, help="Largest request, in MiB.")
 ]
 Grace = Annotated[
     float,

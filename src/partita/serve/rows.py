@@ -14,6 +14,10 @@ if TYPE_CHECKING:
 _LENGTH = struct.Struct("<I")
 
 
+class UnlikePartsError(Exception):
+    """Answers to parts of a query are not parts of one answer."""
+
+
 def joined(queries: Sequence[Query]) -> Query:
     """Return one query with the rows of all, which must have inputs of the same names, types and further sizes."""
     if len(queries) == 1:
@@ -72,16 +76,18 @@ def stacked(parts: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
     """Return the outputs of several batches as those of all their rows.
 
     Raises:
-        ValueError: they are not of the same names, types and further sizes.
+        UnlikePartsError: they are not of the same names, types and further sizes.
     """
     if len(parts) == 1:
         return tuple(parts[0])
+    if any(len(part) != len(parts[0]) for part in parts):
+        raise UnlikePartsError("one of them has other outputs than another")
     found = []
     for same in zip(*parts, strict=True):
         first = same[0]
         for each in same:
             if (each.name, each.datatype, each.shape[1:]) != (first.name, first.datatype, first.shape[1:]):
-                raise ValueError(
+                raise UnlikePartsError(
                     f"output {first.name} is {first.datatype} {list(first.shape)} in one part of the query and "
                     f"{each.datatype} {list(each.shape)} in another"
                 )
@@ -91,15 +97,23 @@ def stacked(parts: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
     return tuple(found)
 
 
-def stacked_answers(parts: Sequence[Answer]) -> Answer:
+def stacked_answers(parts: Sequence[Answer], rows: Sequence[int]) -> Answer:
     """Return the answers to parts of a query as that to the whole, with the parameters that all have alike.
 
+    Args:
+        parts: the answers.
+        rows: of each part.
+
     Raises:
-        ValueError: their outputs do not fit together.
+        UnlikePartsError: their outputs do not fit together, or are not rows of the parts.
     """
     first = parts[0]
     if len(parts) == 1:
         return first
+    for part, wanted in zip(parts, rows, strict=True):
+        for each in part.outputs:
+            if each.shape[:1] != (wanted,):
+                raise UnlikePartsError(f"output {each.name} is {list(each.shape)} for {wanted} rows")
     outputs = stacked([each.outputs for each in parts])
     if first.parameters is None:
         return Answer(outputs)

@@ -44,6 +44,7 @@ class TensorSpec:
         symbols: what the model calls its dimensions, empty texts where it calls them nothing; no texts at all if it
             names none. Dimensions of one name have one size in a query.
         optional: whether a query may leave this input out.
+        any_rank: whether it may have any number of dimensions, as the model says nothing of them; `shape` is empty.
     """
 
     name: str
@@ -51,6 +52,7 @@ class TensorSpec:
     shape: tuple[int, ...]
     symbols: tuple[str, ...] = ()
     optional: bool = False
+    any_rank: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,10 @@ class Server(ThreadingHTTPServer):
     """What else its configuration says."""
     limit: int | None = 64
     """`max_batch_size` of its configuration of the model; without one it has no configurations."""
+    nameless = False
+    """Whether it says nothing of itself."""
+    metadata: dict[str, Any] | None = None
+    """What it says of its model in place of what is right."""
     mute = False
     """Whether it accepts and does not answer."""
     connections = 0
@@ -55,15 +59,16 @@ class Handler(BaseHTTPRequestHandler):
         while self.server.mute:
             time.sleep(0.01)
         match self.path.removeprefix("/base"):
-            case "/v2":
-                self._say(
-                    {"name": "tiny", "extensions": ["binary_tensor_data"] if self.server.binary else []}
-                )
+            case "/v2" if not self.server.nameless:
+                extensions = ["binary_tensor_data"] if self.server.binary else []
+                self._say({"name": "tiny", "extensions": extensions})
             case "/v2/models/plus/ready":
                 self.server.ready_after -= 1
                 self._say({}, 200 if self.server.ready_after < 0 else 400)
             case "/v2/models/plus/config" if self.server.limit is not None:
                 self._say({"name": "plus", "max_batch_size": self.server.limit, **self.server.config})
+            case "/v2/models/plus" if self.server.metadata is not None:
+                self._say(self.server.metadata)
             case "/v2/models/plus":
                 sides = [
                     {"name": "X", "datatype": "UINT8", "shape": [-1, 2]},

@@ -111,10 +111,24 @@ def test_parts_that_do_not_fit_together_are_told() -> None:
         return Answer((Tensor("S", "UINT8", (query.batch, width), bytes(query.batch * width)),))
 
     three = Query((Tensor("A", "UINT8", (3, 1), b"abc"),))
-    with pytest.raises(
-        ValueError, match=r"output S is UINT8 \[2, 2\] in one part of the query and .*\[1, 1\]"
-    ):
-        run_joined([three], Joining(most=2), uneven)
+    (answer,) = run_joined([three], Joining(most=2), uneven)
+    assert "output S is UINT8 [2, 2] in one part of the query and UINT8 [1, 1] in another" in str(
+        answer.error
+    )
+    assert not answer.invalid
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_an_output_that_is_no_rows_is_never_put_together_of_parts(shape: tuple[int, ...]) -> None:
+    """A query whose parts fail so says so alone: those beside it have their answers."""
+
+    def mean(_: Query) -> Answer:
+        return Answer((Tensor("M", "UINT8", shape, b"m"),))
+
+    three = Query((Tensor("A", "UINT8", (3, 1), b"abc"),))
+    whole, part = run_joined([row(1), three], Joining(most=2), mean)
+    assert whole.outputs == (Tensor("M", "UINT8", shape, b"m"),)
+    assert f"output M is {list(shape)} for 2 rows" in str(part.error)
 
 
 def test_what_else_a_client_says_is_said_for_it_alone_and_answers_keep_what_their_parts_have_alike() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -193,3 +194,23 @@ def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
     half = save(tmp_path, nodes, ([info("X", ["b"], TensorProto.BFLOAT16)], [info("Y", ["b"])]))
     with pytest.raises(InputError, match=r"bfloat16|cannot load"):
         OnnxRuntime(OnnxSpec(half), 8, 1)
+
+
+def test_a_tensor_of_unknown_rank_may_have_any_and_is_answered_as_the_model_does(tmp_path: Path) -> None:
+    unknown = [onnx.ValueInfoProto(name=name) for name in ("x", "y")]
+    for each in unknown:
+        each.type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Neg", ["x"], ["y"])], "neg", unknown[:1], unknown[1:]
+    )
+    path = tmp_path / "neg.onnx"
+    onnx.save(
+        onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path
+    )
+    made = OnnxRuntime(OnnxSpec(str(path), threads=1), 8, 1)
+    (spec,) = made.inputs
+    assert (spec.shape, spec.any_rank, made.batching.rows) == ((), True, False)
+    for shape in ((), (2,), (2, 1, 3)):
+        array = np.arange(math.prod(shape), dtype="<f4").reshape(shape)
+        (answer,) = made.run(0, [Query((Tensor("x", "FP32", shape, array.tobytes()),))])
+        assert answer.outputs == (Tensor("y", "FP32", shape, (-array).tobytes()),)

@@ -28,6 +28,7 @@ from partita.serve.worker.upstream import Upstream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
 
 @pytest.fixture
@@ -286,6 +287,16 @@ def zombie(pid: int) -> bool:
         b'{"outputs": [{"name": "Y", "datatype": "UINT8", "shape": [1], "data": [300]}]}',
         b'{"outputs": [{"name": "Y", "datatype": "FP99", "shape": [1], "data": [1]}]}',
         b'{"outputs": [{"name": "Y", "datatype": "UINT8", "shape": ["a"], "data": [1]}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "UINT8", "shape": [-1, -1], "data": [1]}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "UINT8", "shape": [1.5], "data": [1]}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "UINT8", "shape": [true], "data": [1]}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "UINT8", "shape": [1], "data": 1}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "FP32", "shape": [1], "data": [1e39]}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "BOOL", "shape": [1], "data": ["false"]}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "BYTES", "shape": [2], "data": ["a"]}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "BYTES", "shape": [2], "data": "ab"}]}',
+        b'{"outputs": [{"name": "Y", "datatype": "BYTES", "shape": [1], "data": [{"a": 1}]}]}',
+        b'{"outputs": [%b, %b]}' % ((b'{"name": "Y", "datatype": "UINT8", "shape": [1], "data": [1]}',) * 2),
     ],
 )
 def test_answers_that_are_none_are_told(body: bytes) -> None:
@@ -312,6 +323,27 @@ def test_numbers_that_a_server_hides_behind_null_are_told_and_tokens_read() -> N
     assert b"[NaN,Infinity]" in sent
 
 
+@pytest.mark.parametrize("datatype", ["BOOL", "BYTES", "INT64", "FP64"])
+def test_null_is_never_an_element(datatype: str) -> None:
+    body = {"outputs": [{"name": "Y", "datatype": datatype, "shape": [1], "data": [None]}]}
+    with pytest.raises(InvalidQueryError, match="output Y: the server writes null"):
+        read_answer(json.dumps(body).encode(), None)
+
+
+def test_sizes_may_be_texts_and_numbers_stand_among_texts() -> None:
+    body = b'{"outputs": [{"name": "Y", "datatype": "BYTES", "shape": ["2", 1.0], "data": [["a"], [3]]}]}'
+    (tensor,) = read_answer(body, None).outputs
+    assert (tensor.shape, decode_texts(tensor.data)) == ((2, 1), [b"a", b"3"])
+
+
+@pytest.mark.parametrize("raw", [b"", b"\x01\0\0\0a", b"\x09\0\0\0a", b"\x01\0\0\0a" * 3])
+def test_binary_texts_are_as_many_as_their_shape_says(raw: bytes) -> None:
+    told = {"name": "Y", "datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": len(raw)}}
+    head = json.dumps({"outputs": [told]}).encode()
+    with pytest.raises(UpstreamError, match="output Y"):
+        read_answer(head + raw, len(head))
+
+
 @pytest.mark.parametrize("binary", [True, False])
 def test_what_else_is_said_is_handed_on_both_ways(binary: bool) -> None:  # noqa: FBT001 -- by name
     more: Parameters = {"": {"seed": 7}, "X": {"content_type": "np"}}
@@ -328,3 +360,30 @@ def test_what_else_is_said_is_handed_on_both_ways(binary: bool) -> None:  # noqa
     answer = read_answer(head + (b"\1\2" if binary else b""), len(head) if binary else None)
     assert answer.parameters == {"": {"took": 3}, "Y": {"kind": "np"}}
     assert bytes(answer.outputs[0].data) == b"\1\2"
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {},
+        {"inputs": None, "outputs": None},
+        {"inputs": [{"name": "X", "datatype": "STRING", "shape": [-1]}], "outputs": []},
+        {"inputs": [{"name": "X", "datatype": "FP32"}], "outputs": []},
+    ],
+)
+def test_a_server_whose_metadata_say_nothing_of_use_is_asked_unchecked(
+    server: Server, told: dict[str, Any]
+) -> None:
+    """No query could ever be what such metadata say: it would be ready, and refuse them all."""
+    server.metadata = told
+    made = Upstream(UpstreamSpec(server.url), "plus", 1)
+    assert made.inputs == ()
+    assert values(made.run(0, [asking(1)])[0]) == [2, 3]
+    made.close()
+
+
+def test_a_server_without_metadata_of_its_own_is_asked_in_json(server: Server) -> None:
+    server.nameless = True
+    made = Upstream(UpstreamSpec(server.url), "plus", 1)
+    assert values(made.run(0, [asking(1)])[0]) == [2, 3]
+    made.close()

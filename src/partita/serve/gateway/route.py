@@ -392,7 +392,8 @@ class Route:
             and all(-1 not in spec.shape[1:] and not spec.optional for spec in first.inputs)
         )
         self._sized = not first.inputs or any(
-            -1 in spec.shape[rows:] or spec.datatype == "BYTES" or spec.optional for spec in first.inputs
+            -1 in spec.shape[rows:] or spec.datatype == "BYTES" or spec.optional or spec.any_rank
+            for spec in first.inputs
         )
         batching = next(
             (each.hello.batching for each in workers if not each.hello.batching.rows), first.batching

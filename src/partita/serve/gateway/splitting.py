@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from partita.serve.gateway.values import Outcome
 from partita.serve.gateway.waiting import ENDED, RUNNING, Asked, Waiting
-from partita.serve.rows import split_off, stacked_answers
+from partita.serve.rows import UnlikePartsError, split_off, stacked_answers
 from partita.serve.tensors import Answer
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class SplitQuery:
         self._left = deque([(whole.row, query, whole.tries)])
         self._alike = alike
         self._begun = math.inf
-        self._answers: dict[int, Answer] = {}
+        self._answers: dict[int, tuple[int, Answer]] = {}
 
     @property
     def more(self) -> bool:
@@ -93,7 +93,7 @@ class SplitQuery:
             self._begun = min(self._begun, part.begun)
             whole.begun, whole.seconds = self._begun, now - self._begun
         if outcome is Outcome.ANSWERED and answer is not None:
-            self._answers[part.row] = answer
+            self._answers[part.row] = part.batch, answer
             if self._left or self.under_way:
                 return None
             answer, outcome = self._together()
@@ -113,8 +113,9 @@ class SplitQuery:
 
     def _together(self) -> tuple[Answer, Outcome]:
         try:
-            whole = stacked_answers([self._answers[row] for row in sorted(self._answers)])
-        except ValueError as error:
+            found = [self._answers[row] for row in sorted(self._answers)]
+            whole = stacked_answers([answer for _, answer in found], [rows for rows, _ in found])
+        except UnlikePartsError as error:
             return Answer(error=f"it was run in parts, and {error}"), Outcome.FAILED
         return whole, Outcome.ANSWERED
 

@@ -68,5 +68,10 @@ def load(spec: WorkerSpec) -> Backend:
     from partita.serve.worker.upstream import Upstream  # noqa: PLC0415 -- as said above
 
     return Upstream(
-        spec.backend, spec.model, spec.processes, spec.declared, hang_timeout_s=spec.hang_timeout_s
+        spec.backend,
+        spec.model,
+        spec.processes,
+        spec.declared,
+        hang_timeout_s=spec.hang_timeout_s,
+        retry=spec.retry,
     )

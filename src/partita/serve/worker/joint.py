@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.serve.rows import cut, cut_rows, joined, stacked_answers
+from partita.serve.rows import UnlikePartsError, cut, cut_rows, joined, stacked_answers
 from partita.serve.tensors import Answer, Query
 
 if TYPE_CHECKING:
@@ -55,21 +55,26 @@ def run_joined(queries: Sequence[Query], joining: Joining, run: Callable[[Query]
 def _run_group(members: Sequence[Query], joining: Joining, run: Callable[[Query], Answer]) -> list[Answer]:
     if len(members) == 1:
         return [_run_alone(members[0], joining, run)]
+    parts = cut(joined(members), joining.most)
     try:
-        found = split(stacked_answers([run(part) for part in cut(joined(members), joining.most)]), members)
-    except InvalidQueryError:
+        whole = stacked_answers([run(part) for part in parts], [part.batch for part in parts])
+        found = split(whole, members)
+    except (InvalidQueryError, UnlikePartsError):
         found = None  # one of them is to blame; the others are not to suffer for it
     # Outputs of other sizes than the batch cannot be told apart: then each query is run for itself.
     return found or [_run_alone(query, joining, run) for query in members]
 
 
 def _run_alone(query: Query, joining: Joining, run: Callable[[Query], Answer]) -> Answer:
+    parts = [query] if joining.apart else cut(query, joining.most)
     try:
-        parts = [query] if joining.apart else cut(query, joining.most)
-        found = stacked_answers([run(part) for part in parts])
+        answers = [run(part) for part in parts]
+        found = stacked_answers(answers, [part.batch for part in parts])
         return found._replace(outputs=_wanted(query, found.outputs))
     except InvalidQueryError as error:
         return Answer(error=str(error), invalid=True)
+    except UnlikePartsError as error:
+        return Answer(error=f"it was run in parts, and {error}")
 
 
 def _groups(queries: Sequence[Query], joining: Joining) -> Iterable[list[int]]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from partita.serve.tensors import Answer
 from partita.serve.worker.check import query_fault
+from partita.serve.worker.frames import MOST_DATA
 from partita.serve.worker.wire import pack_done
 
 if TYPE_CHECKING:
@@ -30,12 +31,20 @@ class Lanes:
         count: how many run side by side.
         finished: told after each.
         note: told why one failed.
+        most: bytes that the answers to one batch may have: no frame holds more, and one that says so would end the
+            connection, and the worker with it.
     """
 
     def __init__(
-        self, backend: Backend, count: int, finished: Callable[[], None], note: Callable[[str], None]
+        self,
+        backend: Backend,
+        count: int,
+        finished: Callable[[], None],
+        note: Callable[[str], None],
+        most: int = MOST_DATA,
     ) -> None:
         self._backend = backend
+        self._most = most
         self._finished = finished
         self._note = note
         self._waiting: queue.SimpleQueue[tuple[Connection, int, tuple[Query, ...]] | None] = (
@@ -76,7 +85,7 @@ class Lanes:
 
     def _done(self, lane: int, number: int, queries: Sequence[Query]) -> bytes:
         began = time.perf_counter()
-        answers = self._answers(lane, queries)
+        answers = _within(self._most, self._answers(lane, queries))
         return pack_done(number, answers, time.perf_counter() - began)
 
     def _answers(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
@@ -95,3 +104,19 @@ class Lanes:
         if len(answers) != len(queries):
             return [Answer(error=f"{len(answers)} answers to {len(queries)} queries")] * len(queries)
         return answers
+
+
+def _within(most: int, answers: Sequence[Answer]) -> list[Answer]:
+    """Return the answers, without the outputs that are more than so many bytes, by themselves or together."""
+    left, found = most, []
+    for answer in answers:
+        size = sum(len(each.data) for each in answer.outputs)
+        if size > left:
+            what = "its outputs have" if size > most else "outputs of its batch have, with its own,"
+            answer = Answer(  # noqa: PLW2901 -- in its place
+                error=f"{what} more than the {most} bytes that an answer may have", invalid=size > most
+            )
+        else:
+            left -= size
+        found.append(answer)
+    return found

@@ -77,29 +77,44 @@ def read_answer(body: bytes, header: int | None) -> Answer:
         data = memoryview(body)[len(body) if header is None else header :]
         found, more = [], {"": dict(document.get("parameters") or {})}
         for each in document["outputs"]:
-            more[str(each["name"])] = told = dict(each.get("parameters") or {})
+            name = str(each["name"])
+            if name in more or not name:
+                raise ValueError(f"output {name!r} is there twice, or without a name")
+            more[name] = told = dict(each.get("parameters") or {})
             size = told.pop("binary_data_size", None)
-            shape = tuple(int(one) for one in each["shape"])
-            if size is None and each["datatype"] in _FRACTIONS and None in _flat(each["data"]):
-                raise InvalidQueryError(
-                    f"output {each['name']}: the server writes null where it has NaN or an infinity, and which it is "
-                    "cannot be told"
-                )
+            shape = tuple(_size(one) for one in each["shape"])
+            datatype = str(each["datatype"])
             if size is None:
-                raw: bytes | memoryview = _packed(each["datatype"], each["data"])
+                raw: bytes | memoryview = _packed(name, datatype, each["data"])
             else:
-                raw, data = data[:size], data[size:]
-            found.append(_checked(Tensor(str(each["name"]), str(each["datatype"]), shape, raw)))
-    except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+                raw, data = data[: _size(size)], data[_size(size) :]
+            found.append(_checked(Tensor(name, datatype, shape, raw)))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, struct.error) as error:
         raise UpstreamError(f"the server's answer cannot be read: {error!r}") from None
     return Answer(tuple(found), parameters={name: told for name, told in more.items() if told} or None)
 
 
+def _size(told: object) -> int:
+    """Return a number of elements or bytes; some servers write 64-bit numbers as texts (protobuf's JSON)."""
+    if isinstance(told, str) and told.isascii() and told.isdigit():
+        return int(told)
+    if isinstance(told, bool) or not isinstance(told, int | float) or told < 0 or told != int(told):
+        raise ValueError(f"{told!r} is no size")
+    return int(told)
+
+
 def _checked(tensor: Tensor) -> Tensor:
-    if tensor.datatype in ITEM_BYTES:
-        wanted = math.prod(tensor.shape) * ITEM_BYTES[tensor.datatype]
-        if len(tensor.data) != wanted:
-            raise ValueError(f"output {tensor.name} has {len(tensor.data)} bytes, not {wanted}")
+    name, datatype, shape, data = tensor
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        try:
+            found = len(decode_texts(data))
+        except InvalidQueryError as error:
+            raise ValueError(f"output {name}: {error}") from None
+        if found != count:
+            raise ValueError(f"output {name} has {found} elements, not {count}")
+    elif len(data) != (wanted := count * ITEM_BYTES[datatype]):
+        raise ValueError(f"output {name} has {len(data)} bytes, not {wanted}")
     return tensor
 
 
@@ -119,11 +134,25 @@ def _text(data: bytes) -> str:
         raise InvalidQueryError("the server takes no binary data, and an element is not UTF-8") from None
 
 
-def _packed(datatype: str, values: Any) -> bytes:  # noqa: ANN401 -- nested lists of anything
+def _packed(name: str, datatype: str, values: Any) -> bytes:  # noqa: ANN401 -- nested lists of anything
+    if not isinstance(values, list):
+        raise TypeError(f"the data of output {name} are no list")
     flat = list(_flat(values))
+    if None in flat:
+        what = "null where it has NaN or an infinity" if datatype in _FRACTIONS else "null for an element"
+        raise InvalidQueryError(f"output {name}: the server writes {what}, and which it is cannot be told")
     if datatype == "BYTES":
-        return encode_texts(str(each).encode() for each in flat)
+        return encode_texts(_written(each) for each in flat)
+    if datatype == "BOOL" and not all(each in (0, 1) for each in flat):
+        raise ValueError(f"output {name} is BOOL, and not all of its elements are true or false")
     return struct.pack(f"<{len(flat)}{_CODES[datatype]}", *flat)
+
+
+def _written(value: object) -> bytes:
+    """Return an element of a BYTES tensor; numbers among texts are taken as they are written."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise TypeError(f"{value!r} is no text")
+    return str(value).encode()
 
 
 def _flat(values: Any) -> Any:  # noqa: ANN401 -- nested lists of anything

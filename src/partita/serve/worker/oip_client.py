@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import select
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -10,6 +11,7 @@ from partita.files import json_value
 from partita.serve.worker.joint import InvalidQueryError
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Mapping
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -21,8 +23,29 @@ _NOT_TO_BLAME = frozenset({401, 403, 404, 405, 407, 408, 421, 425, 426, 429})
 """Of 4xx, what is no query's fault: that of who set us up, or the server's state of the moment (RFC 9110, 15.5)."""
 
 
+_MOST_INTERIM = 32
+"""Interim responses before the final one: a server that sends more never comes to it."""
+
+
 class UpstreamError(Exception):
     """The server failed, or answered what is no answer."""
+
+
+class _Response(http.client.HTTPResponse):
+    """A final response: all interim ones are passed over (RFC 9110, section 15.2), and not 100 alone.
+
+    An interim one that is taken for the answer leaves the answer on the connection, to be read as the next one's.
+    """
+
+    def begin(self) -> None:
+        """Read up to the end of the final response's head."""
+        super().begin()
+        for _ in range(_MOST_INTERIM):
+            if not 100 <= self.status < 200 or self.status == http.client.SWITCHING_PROTOCOLS:
+                return
+            self.headers = self.msg = None  # type: ignore[assignment]  # as before the first one
+            super().begin()
+        raise http.client.BadStatusLine(f"{_MOST_INTERIM} interim responses and no final one")
 
 
 class Client:
@@ -31,13 +54,16 @@ class Client:
     Args:
         url: `http://host:port`, with a path before the protocol's where it has one.
         timeout_s: seconds that any answer may take.
+        again: whether a query may be sent a second time where a kept connection ends before its answer.
     """
 
-    def __init__(self, url: str, timeout_s: float) -> None:
+    def __init__(self, url: str, timeout_s: float, *, again: bool = True) -> None:
         parts = urlsplit(url)
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._base = parts.path.rstrip("/")
+        self._again = again
         self._connection = kind(str(parts.hostname), parts.port, timeout=timeout_s)
+        self._connection.response_class = _Response
 
     def ready(self, path: str, timeout_s: float) -> bool:
         """Say whether a GET is answered with 200, within so many seconds."""
@@ -111,12 +137,15 @@ class Client:
     def _ask(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> tuple[int, int | None, bytes]:
+        if self._connection.sock is not None and _has_something_to_read(self._connection.sock):
+            # Its end, or what nobody has asked for, which would be read as the next answer.
+            self._connection.close()
         kept = self._connection.sock is not None
         try:
             return self._once(method, path, body, headers)
         except (ConnectionError, http.client.RemoteDisconnected):
             # A server may close a kept connection at any time; only then is the request sent again.
-            if not kept:
+            if not kept or (method == "POST" and not self._again):
                 raise
             return self._once(method, path, body, headers)
 
@@ -127,10 +156,28 @@ class Client:
             self._connection.request(method, self._base + path, body, dict(headers))
             answer = self._connection.getresponse()
             told = answer.getheader(HEADER_LENGTH)
-            return answer.status, None if told is None else int(told), answer.read()
+            found = answer.status, None if told is None else _whole(told), answer.read()
+            coding = answer.getheader("Content-Encoding", "identity")
+            if answer.status == http.client.OK and coding.lower() != "identity":
+                raise UpstreamError(
+                    f"the server's answer is compressed ({coding}), which it was not asked for"
+                )
         except BaseException:
             self._connection.close()
             raise
+        return found
+
+
+def _has_something_to_read(sock: socket.socket) -> bool:
+    waiting = select.poll()  # select.select() takes no descriptor above 1023
+    waiting.register(sock, select.POLLIN)
+    return bool(waiting.poll(0))
+
+
+def _whole(told: str) -> int:
+    if not (told.isascii() and told.isdigit()):
+        raise UpstreamError(f"the server's {HEADER_LENGTH} is {told!r}, not a number of bytes")
+    return int(told)
 
 
 def _reason(body: bytes) -> str:

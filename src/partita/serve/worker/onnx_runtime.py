@@ -244,7 +244,9 @@ def _tensor(node: Any, path: str) -> TensorSpec:  # noqa: ANN401 -- a package wi
         )
     sizes = (size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     names = tuple(size if isinstance(size, str) and _is_name(size) else "" for size in node.shape)
-    return TensorSpec(node.name, DATATYPES[node.type], tuple(sizes), names if any(names) else ())
+    shape = tuple(sizes)
+    # ONNX Runtime lists no dimensions for a scalar and for a tensor of unknown rank, and takes any for both.
+    return TensorSpec(node.name, DATATYPES[node.type], shape, names if any(names) else (), any_rank=not shape)
 
 
 def _is_name(text: str) -> bool:

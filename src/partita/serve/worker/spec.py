@@ -267,7 +267,7 @@ def _emulated(fields: Fields) -> EmulatedSpec:
 def _tensors(fields: Fields, key: str) -> tuple[TensorSpec, ...]:
     found = []
     for at, each in fields.items(key):
-        tensor = Fields.of(each, fields.file, at, "name datatype shape", "symbols optional")
+        tensor = Fields.of(each, fields.file, at, "name datatype shape", "symbols optional any_rank")
         datatype = tensor.text("datatype")
         if datatype not in ITEM_BYTES and datatype != "BYTES":
             raise tensor.error(
@@ -276,7 +276,12 @@ def _tensors(fields: Fields, key: str) -> tuple[TensorSpec, ...]:
         shape = _shape(tensor)
         found.append(
             TensorSpec(
-                tensor.text("name"), datatype, shape, _symbols(tensor, len(shape)), tensor.flag("optional")
+                tensor.text("name"),
+                datatype,
+                shape,
+                _symbols(tensor, len(shape)),
+                tensor.flag("optional"),
+                tensor.flag("any_rank") and not shape,
             )
         )
     if not found:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
-from partita.serve.tensors import Batching, TensorSpec
+from partita.serve.tensors import ITEM_BYTES, Batching, TensorSpec
 from partita.serve.worker.joint import Joining, run_joined
 from partita.serve.worker.oip import read_answer, write_query
 from partita.serve.worker.oip_client import Client, UpstreamError
@@ -43,6 +43,7 @@ class Upstream:
         lanes: connections.
         declared: what is said of the model's batch.
         hang_timeout_s: seconds without an answer, while it is asked nothing else, after which the server hangs.
+        retry: whether a query may be sent again where a connection ends before its answer.
 
     Attributes:
         batching: whether its queries may be joined and split.
@@ -60,6 +61,7 @@ class Upstream:
         declared: DeclaredBatch = UNDECLARED,
         *,
         hang_timeout_s: float = HANG_TIMEOUT_S,
+        retry: bool = True,
     ) -> None:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
@@ -67,7 +69,7 @@ class Upstream:
         self._url = _filled(spec.url, words)
         command = [_filled(word, words) for word in spec.command]
         self._server = ServerProcess(command) if command else None
-        self._clients = [Client(self._url, spec.timeout_s) for _ in range(lanes)]
+        self._clients = [Client(self._url, spec.timeout_s, again=retry) for _ in range(lanes)]
         self._path = f"/v2/models/{spec.model or model}"
         self._ready_path = f"{self._path}/ready"
         self._health = ServerHealth(self._clients, self._ready_path, self._server, hang_timeout_s)
@@ -107,10 +109,10 @@ class Upstream:
 
     def _read_metadata(self, client: Client) -> None:
         try:
-            self._binary = BINARY in client.get("/v2").get("extensions", [])
+            self._binary = _takes_binary(client)
             metadata = client.get(self._path)
-            self.inputs = _tensors(metadata["inputs"])
-            self.outputs = _tensors(metadata["outputs"])
+            self.inputs = _tensors(metadata.get("inputs") or [])
+            self.outputs = _tensors(metadata.get("outputs") or [])
         except (OSError, UpstreamError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"the server's metadata cannot be read: {error!r}", where=self._url + self._path
@@ -148,7 +150,23 @@ class Upstream:
             time.sleep(_LOOK_S)
 
 
+def _takes_binary(client: Client) -> bool:
+    """Say whether the server's own metadata list the extension; it may have none that can be read."""
+    try:
+        return BINARY in (client.get("/v2").get("extensions") or [])
+    except (UpstreamError, TypeError):
+        return False
+
+
 def _tensors(listed: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+    """Return what is listed; nothing if any of it is of a datatype that no query could have, or without a shape.
+
+    Some servers list what whoever owns the model has written down, in words of their own.
+    """
+    if not all(
+        "shape" in each and (each["datatype"] in ITEM_BYTES or each["datatype"] == "BYTES") for each in listed
+    ):
+        return ()
     return tuple(
         TensorSpec(str(each["name"]), str(each["datatype"]), tuple(int(size) for size in each["shape"]))
         for each in listed

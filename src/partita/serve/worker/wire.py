@@ -120,7 +120,12 @@ class Hello:
 
 def _spec(told: dict[str, Any]) -> TensorSpec:
     return TensorSpec(
-        told["name"], told["datatype"], tuple(told["shape"]), tuple(told["symbols"]), told["optional"]
+        told["name"],
+        told["datatype"],
+        tuple(told["shape"]),
+        tuple(told["symbols"]),
+        told["optional"],
+        told.get("any_rank", False),
     )
 
 

@@ -17,7 +17,7 @@ from partita.serve.gateway.oip.limits import Limits
 from partita.serve.gateway.oip.request import InferRequest, read_request
 from partita.serve.gateway.oip.signature import Signature
 from partita.serve.gateway.values import Model
-from partita.serve.tensors import ITEM_BYTES, TensorSpec
+from partita.serve.tensors import APART, ITEM_BYTES, TensorSpec
 
 LIMITS = Limits(strings=50, tensors=20)
 NUMPY = {
@@ -279,6 +279,28 @@ def test_many_texts_and_much_json_are_refused():
     with pytest.raises(RequestError, match="bytes of JSON") as caught:
         read({"inputs": [tensor()]}, limits=Limits(header=20))
     assert caught.value.status == 413
+
+
+def test_a_model_with_more_tensors_than_is_usual_may_be_given_all_of_them_and_no_more():
+    """A decoder with a cache takes and gives two for each of its layers."""
+    many = model(*["INT8"] * 30, shape=(-1, 1))
+    inputs = [{"name": f"I{i}", "datatype": "INT8", "shape": [1, 1], "data": [i]} for i in range(30)]
+    outputs = [{"name": f"O{i}"} for i in range(30)]
+    query = read({"inputs": inputs, "outputs": outputs}, many).query
+    assert (len(query.inputs), len(query.outputs)) == (30, 30)
+    for wrong in ({"inputs": [*inputs, inputs[0]]}, {"inputs": inputs, "outputs": [*outputs, outputs[0]]}):
+        with pytest.raises(RequestError, match=r"31 (inputs|outputs), 30 at most"):
+            read(wrong, many)
+
+
+def test_an_input_of_any_rank_may_have_any_and_no_other():
+    free = Model("m", "m", (TensorSpec("X", "INT8", (), any_rank=True),), (), 0, 0.1, 0.95, APART)
+    for shape, data in (([], [1]), ([2], [1, 2]), ([1, 2], [[1, 2]]), ([0, 3], [])):
+        asked = {"name": "X", "datatype": "INT8", "shape": shape, "data": data}
+        assert read({"inputs": [asked]}, free).query.inputs[0].shape == tuple(shape)
+    for bad in ([-1], [1.0], 1, None):
+        with pytest.raises(RequestError, match="shape"):
+            read({"inputs": [{"name": "X", "datatype": "INT8", "shape": bad, "data": [1]}]}, free)
 
 
 def test_a_header_longer_than_the_body_is_refused():

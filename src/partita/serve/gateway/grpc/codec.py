@@ -52,8 +52,10 @@ def read_message(request: Any, signature: Signature, limits: Limits) -> tuple[Qu
         given[""] = _parameters(request.parameters)
         deadline_s = deadline_of(given[""], limits)
     inputs, raw = request.inputs, request.raw_input_contents
-    if len(inputs) > limits.tensors or len(request.outputs) > limits.tensors:
-        raise RequestError(f"more than {limits.tensors} inputs or outputs", 413)
+    if len(inputs) > signature.most_inputs(limits):
+        raise RequestError(f"{len(inputs)} inputs, {signature.most_inputs(limits)} at most", 413)
+    if len(request.outputs) > signature.most_outputs(limits):
+        raise RequestError(f"{len(request.outputs)} outputs, {signature.most_outputs(limits)} at most", 413)
     if len(request.id) > limits.name:
         raise RequestError(f"id has {len(request.id)} characters, {limits.name} at most")
     if raw and len(raw) != len(inputs):

@@ -14,7 +14,7 @@ class Limits:
     Attributes:
         body: bytes of a body, unpacked where it came compressed.
         header: bytes of its JSON: parsing holds the event loop up, some milliseconds for each MiB.
-        tensors: inputs, and outputs asked for.
+        tensors: inputs, and outputs asked for, where the model itself does not have more.
         name: characters of a name or an id.
         strings: elements of a tensor of type BYTES, which are looked at one by one.
         deadline_s: seconds.

@@ -73,7 +73,7 @@ def read_request(
     document = _document(body, header_length, limits)
     parameters = _parameters(document)
     tensors = _tensors(document, body, header_length, signature, limits)
-    listed = _items(document, "outputs", limits) if "outputs" in document else []
+    listed = _items(document, "outputs", signature.most_outputs(limits)) if "outputs" in document else []
     default = _flag(parameters, "binary_data_output")
     names, binary = _outputs(listed, default) if listed else ((), _NOTHING)
     query = signature.query(tensors, names)
@@ -217,7 +217,7 @@ def _tensors(
     end = len(body)
     at = end if at is None else at
     found = []
-    items = _items(document, "inputs", limits)
+    items = _items(document, "inputs", signature.most_inputs(limits))
     specs = signature.specs([(each.get("name"), each.get("datatype"), each.get("shape")) for each in items])
     for each, spec in zip(items, specs, strict=True):
         count = elements(spec, each.get("datatype"), each.get("shape"))
@@ -268,12 +268,12 @@ def _outputs(listed: list[dict[str, Any]], default: bool) -> tuple[list[object],
     return names, binary
 
 
-def _items(document: dict[str, Any], key: str, limits: Limits) -> list[dict[str, Any]]:
+def _items(document: dict[str, Any], key: str, most: int) -> list[dict[str, Any]]:
     items = document.get(key)
     if type(items) is not list:
         raise RequestError(f"{key} is no list of tensors")
-    if len(items) > limits.tensors:
-        raise RequestError(f"{len(items)} {key}, {limits.tensors} at most", 413)
+    if len(items) > most:
+        raise RequestError(f"{len(items)} {key}, {most} at most", 413)
     for each in items:
         if type(each) is not dict:
             raise RequestError(f"{shown(each)} among {key} is no tensor")

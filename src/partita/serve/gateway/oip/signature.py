@@ -12,6 +12,7 @@ from partita.serve.tensors import ITEM_BYTES, Query, TensorSpec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from partita.serve.gateway.oip.limits import Limits
     from partita.serve.gateway.values import Model
     from partita.serve.tensors import Tensor
 
@@ -32,6 +33,14 @@ class Signature:
         self._places = _places(model.inputs)
         self.layouts = Layouts()
         self.binary_only = tuple(spec.name for spec in model.outputs if spec.datatype in NO_JSON)
+
+    def most_inputs(self, limits: Limits) -> int:
+        """Return how many inputs a request may have: all of a model that has more than is usual."""
+        return max(limits.tensors, len(self._inputs))
+
+    def most_outputs(self, limits: Limits) -> int:
+        """Return how many outputs a request may ask for."""
+        return max(limits.tensors, len(self._outputs))
 
     def specs(self, given: Sequence[tuple[object, object, object]]) -> Sequence[TensorSpec]:
         """Return what each input must be.
@@ -139,9 +148,12 @@ def elements(spec: TensorSpec, datatype: object, shape: object) -> int:
     if datatype != spec.datatype:
         raise RequestError(f"input {spec.name} is {spec.datatype}, not {shown(datatype)}", reason="datatype")
     count = 1
-    if not isinstance(shape, (list, tuple)) or len(shape) != len(spec.shape):
+    sizes = spec.shape
+    if spec.any_rank and isinstance(shape, (list, tuple)):
+        sizes = (-1,) * len(shape)
+    if not isinstance(shape, (list, tuple)) or len(shape) != len(sizes):
         raise _misfit(spec, shape)
-    for at, (size, wanted) in enumerate(zip(shape, spec.shape, strict=True)):
+    for at, (size, wanted) in enumerate(zip(shape, sizes, strict=True)):
         if type(size) is not int or size < 0 or (size != wanted and wanted >= 0):
             raise _misfit(spec, shape, at)
         count *= size
@@ -187,6 +199,10 @@ def _as_given(name: object, datatype: object, shape: object) -> TensorSpec:
 
 
 def _misfit(spec: TensorSpec, shape: object, at: int | None = None) -> RequestError:
+    if spec.any_rank:
+        return RequestError(
+            f"input {spec.name} has a shape of any sizes from 0, not {shown(shape)}", reason="shape"
+        )
     names = spec.symbols or ("",) * len(spec.shape)
     sizes = [name or str(size) for size, name in zip(spec.shape, names, strict=True)]
     told = (
