@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 
+from benchmarks.checked import check_every_plan
 from benchmarks.report import write_section
 
 NAMES = (
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", choices=[*NAMES, []], help="which ones; all without a name")
     parser.add_argument("--quick", action="store_true", help="smaller cases, and print instead of writing")
     asked = parser.parse_args()
+    check_every_plan()
     for name in asked.names or NAMES:
         text = import_module(f"benchmarks.{name}").run(quick=asked.quick)
         print(text, flush=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from benchmarks.checked import check_every_plan
 from hypothesis import HealthCheck, settings
 
 from partita.mig import catalogue
@@ -49,12 +50,23 @@ DEPENDENCIES = {
 """The tests that meet each dependency's code, as files and folders; they have the mark `dependencies`."""
 
 
+PLANNING = {"cli", "control", "plan", "serve", "transition", "web"}
+"""Folders whose tests may make plans; the others are spared the import of the planners."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of `DEPENDENCIES`."""
     marked = {ROOT / path for paths in DEPENDENCIES.values() for path in paths}
     for item in items:
         if not marked.isdisjoint({item.path, *item.path.parents}):
             item.add_marker("dependencies")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Have every planner's plan go through the checker, where a test may make one."""
+    folders = {item.path.relative_to(ROOT).parts[1] for item in session.items}
+    if not PLANNING.isdisjoint(folders):
+        check_every_plan()
 
 
 @pytest.fixture(scope="session")

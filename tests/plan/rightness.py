@@ -6,11 +6,9 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 import pytest
+from benchmarks.checked import faults
 
 from partita.mig.layout import Layout
-from partita.perf.table import Measurement, PerfTable
-from partita.plan.checking.check import Fault, check_plan
-from partita.plan.checking.requirements import RequiredPool, RequiredService, Requirements
 
 if TYPE_CHECKING:
     from partita.plan.plan import Plan
@@ -39,58 +37,3 @@ def assert_right(plan: Plan, asked: Problem) -> None:
         assert replicas[service.name] >= service.min_replicas
         assert len(nodes[service.name]) >= service.spread
     assert plan.objective.lower_bound <= plan.objective.value + 1e-9
-
-
-def faults(plan: Plan, asked: Problem) -> list[Fault]:
-    """Return what the checker finds wrong in a plan for a problem."""
-    return check_plan(plan, _required(asked), _table(asked))
-
-
-def _required(asked: Problem) -> Requirements:
-    pools = tuple(
-        RequiredPool(pool.gpu, pool.count, pool.per_node, pool.cost, pool.name) for pool in asked.pools
-    )
-    services = tuple(
-        RequiredService(
-            name=each.name,
-            model=each.model,
-            asked_rate=each.asked_rate,
-            rate=each.rate,
-            latency_slo_ms=each.latency_slo_ms,
-            latency_ms=each.latency_slo_ms,
-            min_replicas=each.min_replicas,
-            spread=each.spread,
-            pools=tuple(
-                pool.name
-                for index, pool in enumerate(asked.pools)
-                if any(
-                    p for p, size in zip(each.points, asked.sizes, strict=True) if p and size.pool == index
-                )
-            ),
-        )
-        for each in asked.services
-    )
-    most = max((p.processes for each in asked.services for p in each.points if p), default=1)
-    return Requirements(services, pools, max_processes=most, max_services_per_gpu=asked.max_services_per_gpu)
-
-
-def _table(asked: Problem) -> PerfTable:
-    """Return a table with the rows that the problem's points were chosen from."""
-    found = {}
-    for each in asked.services:
-        for point, size in zip(each.points, asked.sizes, strict=True):
-            if point is not None:
-                gpu = asked.pools[size.pool].gpu.name
-                found[each.model, gpu, size.profile, point.batch, point.processes] = Measurement(
-                    each.model,
-                    gpu,
-                    size.profile,
-                    point.batch,
-                    point.processes,
-                    point.throughput,
-                    point.latency_ms,
-                    point.quantile,
-                    power_w=point.power_w,
-                    estimated=point.estimated,
-                )
-    return PerfTable(found.values())

@@ -6,10 +6,10 @@ from dataclasses import replace
 from itertools import product
 from typing import TYPE_CHECKING
 
+from benchmarks.checked import faults
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.plan.problems import A30, problem
-from tests.plan.rightness import faults
 
 from partita.mig.layout import Placement
 from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver

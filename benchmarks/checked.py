@@ -1,0 +1,102 @@
+"""Every planner's plan goes through the checker: in each benchmark, and in each test."""
+
+from __future__ import annotations
+
+import functools
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from partita.perf.table import Measurement, PerfTable
+from partita.plan.checking.check import Fault, check_plan
+from partita.plan.checking.requirements import RequiredPool, RequiredService, Requirements
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from partita.plan.plan import Plan, Planner
+    from partita.plan.problem import Problem
+
+    Make = Callable[[Planner, Problem], Plan]
+
+PLANNERS = {
+    "partita.plan.exact": ("ExactPlanner",),
+    "partita.plan.paper.greedy": ("GreedyPlanner",),
+    "partita.plan.paper.mcts": ("MctsPlanner",),
+    "partita.plan.paper.genetic": ("GeneticPlanner",),
+    "partita.plan.paper.static": ("WholePlanner", "OnesPlanner", "MixPlanner"),
+}
+
+
+def check_every_plan() -> None:
+    """Have all planners of this process raise AssertionError rather than return a plan that is not right."""
+    for module, names in PLANNERS.items():
+        for name in names:
+            planner = getattr(import_module(module), name)
+            if not hasattr(planner.plan, "__wrapped__"):
+                planner.plan = _checked(planner.plan)
+
+
+def _checked(make: Make) -> Make:
+    @functools.wraps(make)
+    def plan(planner: Planner, problem: Problem) -> Plan:
+        made = make(planner, problem)
+        found = faults(made, problem)
+        assert not found, f"{type(planner).__name__} made a wrong plan: {'; '.join(map(str, found[:5]))}"
+        return made
+
+    return plan
+
+
+def faults(plan: Plan, asked: Problem) -> list[Fault]:
+    """Return what the checker finds wrong in a plan for a problem."""
+    return check_plan(plan, _required(asked), _table(asked))
+
+
+def _required(asked: Problem) -> Requirements:
+    pools = tuple(
+        RequiredPool(pool.gpu, pool.count, pool.per_node, pool.cost, pool.name) for pool in asked.pools
+    )
+    services = tuple(
+        RequiredService(
+            name=each.name,
+            model=each.model,
+            asked_rate=each.asked_rate,
+            rate=each.rate,
+            latency_slo_ms=each.latency_slo_ms,
+            latency_ms=each.latency_slo_ms,
+            min_replicas=each.min_replicas,
+            spread=each.spread,
+            pools=tuple(
+                pool.name
+                for index, pool in enumerate(asked.pools)
+                if any(
+                    p for p, size in zip(each.points, asked.sizes, strict=True) if p and size.pool == index
+                )
+            ),
+        )
+        for each in asked.services
+    )
+    most = max((p.processes for each in asked.services for p in each.points if p), default=1)
+    return Requirements(services, pools, max_processes=most, max_services_per_gpu=asked.max_services_per_gpu)
+
+
+def _table(asked: Problem) -> PerfTable:
+    """Return a table with the rows that the problem's points were chosen from."""
+    found = {}
+    for each in asked.services:
+        for point, size in zip(each.points, asked.sizes, strict=True):
+            if point is not None:
+                gpu = asked.pools[size.pool].gpu.name
+                found[each.model, gpu, size.profile, point.batch, point.processes] = Measurement(
+                    each.model,
+                    gpu,
+                    size.profile,
+                    point.batch,
+                    point.processes,
+                    point.throughput,
+                    point.latency_ms,
+                    point.quantile,
+                    power_w=point.power_w,
+                    estimated=point.estimated,
+                )
+    return PerfTable(found.values())
