@@ -87,13 +87,15 @@ def _pool_faults(wanted: Requirements, groups: list[_Group]) -> Iterator[Fault]:
     them all must be left: by Hall's theorem there is one if no set of pools is asked for more than it has.
     """
     asked: Counter[frozenset[int]] = Counter()
+    known = {service.name: service for service in wanted.services}
     for group in groups:
         mine = [
             index
             for index, pool in enumerate(wanted.pools)
             if pool.gpu.name == group.model and group.pool in ("", pool.name)
         ]
-        services = [s for s in wanted.services if s.name in {each.service for each in group.instances}]
+        named = dict.fromkeys(each.service for each in group.instances)
+        services = [known[name] for name in named if name in known]
         fitting = [
             index
             for index in mine
