@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 
 import pytest
 
@@ -80,3 +81,24 @@ def test_a_job_that_writes_checkpoints_is_restarted_only_shortly_before_it_outgr
     slackened = Growth([*line(10 * GIB, steps=40).allocated, *[4 * GIB] * 40], 100)
     assert early_restart(A100, "1g.5gb", slackened, within=5) is None
     assert early_restart(A100, "1g.5gb", line(15 * GIB, steps=5), within=5) is None  # too little is known
+
+
+def test_a_job_is_tried_four_times_unless_told_otherwise():
+    def after(*profiles: str) -> Next:
+        return next_attempt(A100, tuple(Attempt(profile, End.OUT_OF_MEMORY) for profile in profiles))
+
+    assert after("1g.5gb", "1g.5gb", "2g.10gb").profile == "3g.20gb"
+    assert after("1g.5gb", "1g.5gb", "2g.10gb", "3g.20gb").reason == (
+        "out of memory, and that was the last of 4 attempts"
+    )
+
+
+def test_a_slice_of_unknown_memory_is_the_smallest():
+    unknown = tuple(
+        replace(profile, memory_mib=None) if profile.name == "1g.5gb" else profile
+        for profile in A100.profiles
+    )
+    gpu = replace(A100, profiles=unknown)
+    ran_out = (Attempt("1g.5gb", End.OUT_OF_MEMORY),)
+    assert next_attempt(gpu, ran_out).profile == "2g.10gb"
+    assert next_attempt(gpu, (Attempt("2g.10gb", End.OUT_OF_MEMORY),)).profile == "3g.20gb"

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model, gpu_names
-from partita.mig.gpu import Combination, GpuModel
+from partita.mig.gpu import Combination, GpuModel, Profile
 from partita.mig.layout import (
     Layout,
     Placement,
+    fault,
     layout_of,
+    layouts_of,
     legal_layouts,
     maximal_layouts,
     maximal_multisets,
@@ -235,3 +237,79 @@ def test_what_is_no_combination_is_refused(text: str) -> None:
 
 def test_forbidding_is_symmetric_and_idempotent() -> None:
     assert A100.forbidding(["3g+4g", "4g+3g"]) == OLD_DRIVER.forbidding(["4g+3g"])
+
+
+TOY = GpuModel(
+    "toy",
+    "toy",
+    "toy",
+    3,
+    8,
+    (
+        Profile("1g.1gb", 1, 1, tuple(range(6)), 4),
+        Profile("1g.2gb", 1, 2, (0, 2, 4, 6), 2),
+        Profile("0g.1gb+me", 0, 1, (0, 1, 2, 3), 4, media=True),
+    ),
+)
+"""A GPU whose memory would hold more than its compute slices, its counts or its media engines allow."""
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("1g.1gb@0 1g.1gb@1 1g.1gb@2", None),
+        ("1g.1gb@0 1g.1gb@1 1g.1gb@2 1g.1gb@3", "4 compute slices asked of 3"),
+        ("1g.2gb@0 1g.2gb@2", None),
+        ("1g.2gb@0 1g.2gb@2 1g.2gb@4", "3 instances of 1g.2gb, of which a GPU holds 2"),
+        ("0g.1gb+me@0 1g.1gb@1", None),
+        ("0g.1gb+me@0 0g.1gb+me@1", "only one instance of a GPU can own its media engines"),
+        ("1g.2gb@2 1g.1gb@3", "1g.1gb@3 overlaps another instance"),
+        ("1g.2gb@2 1g.1gb@4", None),
+    ],
+)
+def test_each_rule_decides_where_no_other_does(text: str, what: str | None) -> None:
+    assert fault(TOY, [Placement.parse(word) for word in text.split()]) == what
+    if what is None:
+        assert tuple(Layout.parse(TOY, text)) in {layout.placements for layout in legal_layouts(TOY)}
+
+
+def test_all_legal_layouts_of_a_gpu_short_of_compute_are_found() -> None:
+    options = all_placements(TOY)
+    brute = {
+        tuple(sorted(chosen))
+        for size in range(5)
+        for chosen in combinations(options, size)
+        if legal_by_definition(TOY, chosen)
+    }
+    assert {layout.placements for layout in legal_layouts(TOY)} == brute
+
+
+def test_no_instance_at_all_is_a_layout_that_reads_back() -> None:
+    empty = Layout(A30)
+    assert str(empty) == "-"
+    assert Layout.parse(A30, " - ") == Layout.parse(A30, "") == empty
+    assert (len(empty), empty.mask, empty.compute, empty.counts, empty.maximal) == (0, 0, 0, {}, False)
+    with pytest.raises(InputError, match="'-' is no placement"):
+        Layout.parse(A30, "- -")
+
+
+@pytest.mark.parametrize("text", ["3g.20gb@", "@4", "@", "", "3g.20gb@4@4", "3g.20gb@x"])
+def test_what_lacks_a_profile_or_a_start_is_no_placement(text: str) -> None:
+    with pytest.raises(InputError, match="is no placement"):
+        Placement.parse(text)
+
+
+def test_a_placement_is_read_with_spaces_around_it() -> None:
+    assert Placement.parse(" 3g.20gb@4 ") == Placement(4, "3g.20gb")
+
+
+def test_layouts_of_counts_begin_with_the_one_that_leaves_most_open() -> None:
+    for counts, first in (((1, 0, 0), "1g.6gb@"), ((0, 1, 0), "2g.12gb@")):
+        found = layouts_of(A30, counts)
+        assert [len(each.reachable()) for each in found] == sorted(
+            (len(each.reachable()) for each in found), reverse=True
+        )
+        assert all(str(each).startswith(first) for each in found)
+        assert layout_of(A30, counts) == found[0]
+    assert layouts_of(A30, (0, 0, 2)) == ()
+    assert layouts_of(A30, (1, 1, 1)) == ()
