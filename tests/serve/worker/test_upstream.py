@@ -387,3 +387,40 @@ def test_a_server_without_metadata_of_its_own_is_asked_in_json(server: Server) -
     made = Upstream(UpstreamSpec(server.url), "plus", 1)
     assert values(made.run(0, [asking(1)])[0]) == [2, 3]
     made.close()
+
+
+@pytest.mark.parametrize("restarted", [True, False], ids=["restarted", "reloaded"])
+def test_a_worker_ends_when_its_server_has_another_kind_of_model(
+    server: Server,
+    monkeypatch: pytest.MonkeyPatch,
+    restarted: bool,  # noqa: FBT001 -- by name
+) -> None:
+    """What was a batch may be a list now: joined queries would answer each other."""
+    signals: list[int] = []
+    monkeypatch.setattr(os, "kill", lambda _, which: signals.append(which))
+    made = Upstream(UpstreamSpec(server.url), "plus", 1)
+    now = time.monotonic
+    assert values(made.run(0, [asking(1)])[0]) == [2, 3]
+    server.limit = 0
+    if restarted:
+        server.hang_up = True
+        with pytest.raises(UpstreamError):
+            made.run(0, [asking(1)])
+        server.hang_up = False
+    else:
+        monkeypatch.setattr(time, "monotonic", lambda: now() + 10)
+    with pytest.raises(UpstreamError, match="other inputs"):
+        made.run(0, [asking(1), asking(2)])
+    assert signals == [signal.SIGTERM]
+    made.close()
+
+
+def test_a_server_that_cannot_tell_now_keeps_its_worker(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Upstream(UpstreamSpec(server.url), "plus", 1)
+    now = time.monotonic
+    monkeypatch.setattr(time, "monotonic", lambda: now() + 10)
+    server.limit = None  # its configurations cannot be had
+    assert values(made.run(0, [asking(1)])[0]) == [2, 3]
+    made.close()

@@ -62,8 +62,15 @@ class Client:
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._base = parts.path.rstrip("/")
         self._again = again
+        self._broken = False
         self._connection = kind(str(parts.hostname), parts.port, timeout=timeout_s)
         self._connection.response_class = _Response
+
+    def lost(self) -> bool:
+        """Say once whether the connection has broken since this was last asked; not if an answer has ended it."""
+        self._drop_stale()
+        broken, self._broken = self._broken, False
+        return broken
 
     def ready(self, path: str, timeout_s: float) -> bool:
         """Say whether a GET is answered with 200, within so many seconds."""
@@ -137,9 +144,7 @@ class Client:
     def _ask(
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]
     ) -> tuple[int, int | None, bytes]:
-        if self._connection.sock is not None and _has_something_to_read(self._connection.sock):
-            # Its end, or what nobody has asked for, which would be read as the next answer.
-            self._connection.close()
+        self._drop_stale()
         kept = self._connection.sock is not None
         try:
             return self._once(method, path, body, headers)
@@ -164,8 +169,15 @@ class Client:
                 )
         except BaseException:
             self._connection.close()
+            self._broken = True
             raise
         return found
+
+    def _drop_stale(self) -> None:
+        """Close a connection on which something waits: its end, or what would be read as the next answer."""
+        if self._connection.sock is not None and _has_something_to_read(self._connection.sock):
+            self._connection.close()
+            self._broken = True
 
 
 def _has_something_to_read(sock: socket.socket) -> bool:

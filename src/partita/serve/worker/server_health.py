@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from partita.serve.worker.log import note
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from partita.serve.worker.oip_client import Client
     from partita.serve.worker.server_process import ServerProcess
@@ -31,6 +31,7 @@ class ServerHealth:
         server: the server's process where it is ours; it is killed when it hangs, and its worker ends with it.
         hang_timeout_s: seconds without an answer after which it hangs.
         every_s: seconds between two questions, and that an answer may take.
+        look: is handed the first client each time that the server has answered, nobody else using it.
 
     Attributes:
         lanes: a lane's is held while it asks.
@@ -44,11 +45,14 @@ class ServerHealth:
         server: ServerProcess | None,
         hang_timeout_s: float,
         every_s: float = PROBE_S,
+        *,
+        look: Callable[[Client], None] | None = None,
     ) -> None:
         self.lanes = tuple(threading.Lock() for _ in clients)
         self.fault: str | None = None
         self._client, self._path, self._server = clients[0], path, server
         self._hang_timeout_s, self._every_s = hang_timeout_s, min(every_s, hang_timeout_s / 2)
+        self._look = look
         self._closed = threading.Event()
         self._since: float | None = None
 
@@ -64,7 +68,10 @@ class ServerHealth:
         while not self._closed.wait(self._every_s):
             with ExitStack() as held:
                 if all(self._hold(lane, held) for lane in self.lanes):
-                    self._judge(answers=self._client.ready(self._path, self._every_s))
+                    answers = self._client.ready(self._path, self._every_s)
+                    self._judge(answers=answers)
+                    if answers and self._look is not None:
+                        self._look(self._client)
 
     @staticmethod
     def _hold(lane: threading.Lock, held: ExitStack) -> bool:

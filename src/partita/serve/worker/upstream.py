@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 from partita.errors import InputError
 from partita.serve.tensors import ITEM_BYTES, Batching, TensorSpec
 from partita.serve.worker.joint import Joining, run_joined
+from partita.serve.worker.log import note
 from partita.serve.worker.oip import read_answer, write_query
 from partita.serve.worker.oip_client import Client, UpstreamError
 from partita.serve.worker.server_health import ServerHealth
@@ -27,8 +30,14 @@ BINARY = "binary_tensor_data"
 """The binary tensor extension's name in a server's metadata (Triton's protocol extensions)."""
 _APART_FOR_SEQUENCES = Batching(why="its server keeps the state of sequences for it")
 _LOOK_S = 0.25
+_CHANGED = "the server has loaded a model of other inputs, outputs or batches"
+_RELOAD_S = 2.0
+"""Seconds after which a server in use is asked again what its model takes."""
 _ANSWER_S = 5.0
 """Seconds that an answer may take while the server gets ready: one that accepts and never answers is asked again."""
+
+_Kind: TypeAlias = "tuple[frozenset[TensorSpec], frozenset[TensorSpec], tuple[int | None, bool] | None]"
+"""Inputs and outputs, and what the configuration says of batches; None without one."""
 
 
 class Upstream:
@@ -72,7 +81,9 @@ class Upstream:
         self._clients = [Client(self._url, spec.timeout_s, again=retry) for _ in range(lanes)]
         self._path = f"/v2/models/{spec.model or model}"
         self._ready_path = f"{self._path}/ready"
-        self._health = ServerHealth(self._clients, self._ready_path, self._server, hang_timeout_s)
+        self._health = ServerHealth(
+            self._clients, self._ready_path, self._server, hang_timeout_s, look=self._look_at_model
+        )
         try:
             self._await_ready(self._clients[0], spec)
             self._read_metadata(self._clients[0])
@@ -80,6 +91,8 @@ class Upstream:
         except BaseException:
             self.close()
             raise
+        self._known: _Kind = (frozenset(self.inputs), frozenset(self.outputs), _kind(config))
+        self._looked, self._changed = time.monotonic(), False
         own = _own_limit(config)
         sequences = "sequence_batching" in (config or {})
         self.inputs = _with_optional(self.inputs, config)
@@ -96,8 +109,36 @@ class Upstream:
         return self._health.fault
 
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
-        """Return the server's answers, from as few requests as the queries' shapes allow."""
+        """Return the server's answers, from as few requests as the queries' shapes allow.
+
+        Raises:
+            UpstreamError: the server has failed, or loaded another kind of model meanwhile; the worker ends by that.
+        """
+        with self._health.lanes[lane]:
+            # A connection that has broken may be a restart.
+            if self._clients[lane].lost() or time.monotonic() - self._looked >= _RELOAD_S:
+                self._look_at_model(self._clients[lane])
+        if self._changed:
+            raise UpstreamError(_CHANGED)
         return run_joined(queries, self._joining, lambda query: self._infer(lane, query))
+
+    def _look_at_model(self, client: Client) -> None:
+        """End the worker if the server now has another kind of model, which queries are to be checked and joined for.
+
+        The client must be nobody else's meanwhile.
+        """
+        self._looked = time.monotonic()
+        try:
+            metadata = client.get(self._path)
+            config = None if self._known[2] is None else client.get(f"{self._path}/config")
+            inputs, outputs = _sides(metadata)
+            found: _Kind = (frozenset(inputs), frozenset(outputs), _kind(config))
+        except (OSError, UpstreamError, KeyError, TypeError, ValueError, AttributeError):
+            return  # it says nothing now: whether it answers is seen by asking it
+        if found != self._known and not self._changed:
+            self._changed = True
+            note(f"{_CHANGED}: this worker ends, and the next one reads them")
+            os.kill(os.getpid(), signal.SIGTERM)
 
     def close(self) -> None:
         """Close the connections, and end the server if it is ours."""
@@ -111,8 +152,7 @@ class Upstream:
         try:
             self._binary = _takes_binary(client)
             metadata = client.get(self._path)
-            self.inputs = _tensors(metadata.get("inputs") or [])
-            self.outputs = _tensors(metadata.get("outputs") or [])
+            self.inputs, self.outputs = _sides(metadata)
         except (OSError, UpstreamError, KeyError, TypeError, ValueError, AttributeError) as error:
             raise InputError(
                 f"the server's metadata cannot be read: {error!r}", where=self._url + self._path
@@ -156,6 +196,15 @@ def _takes_binary(client: Client) -> bool:
         return BINARY in (client.get("/v2").get("extensions") or [])
     except (UpstreamError, TypeError):
         return False
+
+
+def _sides(metadata: dict[str, Any]) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    return _tensors(metadata.get("inputs") or []), _tensors(metadata.get("outputs") or [])
+
+
+def _kind(config: dict[str, Any] | None) -> tuple[int | None, bool] | None:
+    """Return what of a configuration decides how queries may be put together; None without one."""
+    return None if config is None else (_own_limit(config), "sequence_batching" in config)
 
 
 def _tensors(listed: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
