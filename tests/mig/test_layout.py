@@ -311,5 +311,7 @@ def test_layouts_of_counts_begin_with_the_one_that_leaves_most_open() -> None:
         )
         assert all(str(each).startswith(first) for each in found)
         assert layout_of(A30, counts) == found[0]
+    most, *_, least = [len(each.reachable()) for each in layouts_of(A100, (1, 0, 0, 0, 0))]
+    assert most > least
     assert layouts_of(A30, (0, 0, 2)) == ()
     assert layouts_of(A30, (1, 1, 1)) == ()

@@ -248,6 +248,60 @@ def test_the_cost_is_that_of_the_pools_that_are_named() -> None:
     assert told(made, wanted(pools=free)) == []
 
 
+def test_pools_of_other_models_do_not_count() -> None:
+    three = [replace(ONE, id=f"n0/g{n}") for n in range(3)]
+    pools = (RequiredPool(gpu_model("a100-80gb"), 9, 8), RequiredPool(A30, 2, 2))
+    found = told(plan(*three), wanted(pools=pools))
+    assert found == ["a30-24gb: 3 GPUs used of 2", "n0: 3 GPUs a30-24gb in a node of 2"]
+
+
+def test_gpus_cut_alike_are_told_of_together() -> None:
+    three = [replace(ONE, id=f"n{n}/g0", pool="z") for n in range(3)]
+    assert told(plan(*three), wanted())[0].startswith("n0/g0 and 2 more cut like it: ")
+
+
+def test_a_variant_alone_on_its_gpu_runs_as_its_own_size() -> None:
+    slow = PerfTable(
+        row if row.profile == "1g.6gb" else replace(row, latency_ms=2 * row.latency_ms) for row in ROWS
+    )
+    asked = wanted(service(rate=0.0, latency_ms=1000.0, alone=True), max_batch=None)
+    assert told(plan(gpu("n0/g0", instance("1g.6gb+me@0", batch=4))), asked, slow) == []
+
+
+def test_a_layout_that_cannot_be_is_told_of_its_gpu() -> None:
+    wrong = gpu("n0/g0", instance("2g.12gb@0"), instance("1g.6gb@1"))
+    assert told(plan(wrong), wanted()) == ["n0/g0: 2 instances overlap in memory slice 1"]
+
+
+def test_alone_only_rows_of_one_process_count() -> None:
+    crowded = [replace(row, latency_ms=3 * row.latency_ms) for row in ROWS if row.processes == 2]
+    single = [row for row in ROWS if row.processes == 1]
+    assert alone(point("1g.6gb", 3, latency_ms=30.0), PerfTable([*crowded, *single])) == []
+    none = ["the table has no row for net-a on a30-24gb 1g.6gb that runs 1 items"]
+    assert alone(point("1g.6gb", estimated=True), PerfTable(crowded)) == none
+
+
+def test_the_cost_is_that_of_pools_of_its_model() -> None:
+    pools = (RequiredPool(gpu_model("a100-80gb"), 4, 8, 1.0), RequiredPool(A30, 4, 8, 3.0))
+    right = plan(ONE, objective=Objective("cost", 3.0, 0.0))
+    assert told(right, wanted(pools=pools)) == []
+    wrong = plan(ONE, objective=Objective("cost", 1.0, 0.0))
+    assert told(wrong, wanted(pools=pools)) == ["objective: value 1, the plan holds 3"]
+
+
+@pytest.mark.parametrize("by", [1.0, -1.0])
+def test_small_values_and_bounds_may_be_wrong_by_a_millionth(by: float) -> None:
+    pools = (RequiredPool(A30, 4, 2, 0.001),)
+
+    def right(value: float, bound: float = 0.0) -> bool:
+        return told(plan(ONE, objective=Objective("cost", value, bound)), wanted(pools=pools)) == []
+
+    assert right(0.001 + by * 8e-7)
+    assert not right(0.001 + by * 1.2e-6)
+    assert right(0.001, 0.001 + 8e-7)
+    assert not right(0.001, 0.001 + 1.2e-6)
+
+
 def test_a_pool_without_count_holds_all() -> None:
     pools = (RequiredPool(A30, None, 8, 3.0, "x"), RequiredPool(A30, 1, 8, 5.0, "y"))
     two = [replace(ONE, id=f"n{n}/g0") for n in range(2)]
@@ -471,6 +525,8 @@ def test_instances_stand_together_as_the_profiles_say(places: str, what: list[st
         ("1g.1gb+1g.1gb", "1g.1gb@0 1g.1gb@2", True),
         ("1g.1gb+1g.2gb", "1g.1gb@0 1g.2gb@2", True),
         ("1g+1g+1g", "1g.1gb@0 1g.2gb@2", False),
+        ("1g.1gb+1g.2gb", "1g.1gb@0", False),
+        ("1g.1gb+1g.2gb", "1g.2gb@0", False),
     ],
 )
 def test_rules_count_sizes_and_profiles(rule: str, places: str, *, broken: bool) -> None:
