@@ -70,7 +70,7 @@ TARGETS = (
     Target(
         "plan/checking",
         ("plan/checking/check.py", "plan/checking/check_gpu.py", "plan/checking/requirements.py"),
-        ("plan/checking",),
+        ("plan/checking/test_by_hand.py", "plan/checking/test_pools.py"),
         "says whether a plan is right",
     ),
     Target(
@@ -587,15 +587,20 @@ class Score:
     on: str = ""
 
     @property
+    def alive(self) -> list[Mutant]:
+        """All that no test noticed."""
+        return [*self.survivors, *self.uncovered]
+
+    @property
     def unexplained(self) -> list[Mutant]:
         """Survivors without a reason."""
         known = explained()
-        return [each for each in (*self.survivors, *self.uncovered) if each.key not in known]
+        return [each for each in self.alive if each.key not in known]
 
     @property
     def share(self) -> float:
         """The part of the mutants that was noticed."""
-        return 1 - (len(self.survivors) + len(self.uncovered)) / max(1, self.mutants)
+        return 1 - len(self.alive) / max(1, self.mutants)
 
 
 def score(target: Target, *, sample: int | None, seed: int, jobs: int, only: str = "") -> Score:
@@ -713,16 +718,20 @@ def _page(scores: Sequence[Score]) -> str:
             found.mutants,
             found.tests,
             f"{found.share:.1%}",
-            len(found.survivors) + len(found.uncovered) - len(found.unexplained),
+            len(found.alive) - len(found.unexplained),
             len(found.unexplained),
             found.on,
         ]
         for found in scores
     ]
     total = sum(found.mutants for found in scores)
-    alive = sum(len(found.survivors) + len(found.uncovered) for found in scores)
+    alive = sum(len(found.alive) for found in scores)
     missed = sum(len(found.unexplained) for found in scores)
-    reasons = Counter(explained().values())
+    reasons = Counter(
+        why for key, why in explained().items() if any(key == each.key for f in scores for each in f.alive)
+    )
+    left = [f"`{each.name}`" for each in TARGETS if each.name not in {f.target.name for f in scores}]
+    unscored = f"Not run whole yet: {', '.join(left)}.\n\n" if left else ""
     listed = "\n".join(f"- {n} x {why}" for why, n in reasons.most_common())
     return f"""# Mutation score
 
@@ -733,7 +742,7 @@ them and in what they guard, and sees whether a test fails. This page is written
 `benchmarks/survivors.toml`, {missed} have none.
 
 {table(["code", "what rests on it", "mutants", "tests", "noticed", "with a reason", "without", "run on"], rows)}
-Reasons:
+{unscored}Reasons:
 
 {listed}
 
