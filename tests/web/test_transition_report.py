@@ -16,7 +16,7 @@ from partita.transition.durations import PAPER
 from partita.transition.shortest import Shortest
 from partita.transition.timeline import timeline
 from partita.transition.transition import Request
-from partita.web.charts import Scale
+from partita.web.charts import Scale, axis
 from partita.web.day_report import day_report
 from partita.web.gantt import MOST_GPUS
 from partita.web.transition_report import transition_report
@@ -156,3 +156,10 @@ def test_a_day_compares_ways_of_planning_and_shows_each_transition_as_it_went() 
     assert "A day on 2 GPUs, a night on 2" in text
     assert "whole <GPUs>3" in text.replace("\n", "")
     assert "Evening: 2 → 2 GPUs in " in text
+
+
+def test_the_last_label_of_a_time_axis_ends_at_its_moment_where_it_would_be_cut_off() -> None:
+    near = axis(Scale.with_lead(152))
+    assert near.count("class=end") == 1
+    assert near.endswith(">150 s</i></div>")
+    assert "class=end" not in axis(Scale.with_lead(70))

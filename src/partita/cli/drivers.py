@@ -184,7 +184,9 @@ def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str
         SimulatedCluster.create(part, made).close()
         part.replace(path)
         stderr().print(
-            f"note: made a simulated cluster of {len(made)} GPUs: {path}", markup=False, soft_wrap=True
+            f"note: made a simulated cluster of {len(made)} {'GPU' if len(made) == 1 else 'GPUs'}: {path}",
+            markup=False,
+            soft_wrap=True,
         )
     return SimulatedDriver(path, make_clock(cluster.clock), runner=_runner(cluster, folder))
 

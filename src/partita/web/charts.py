@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _HIGH = 100.0
 _TICKS = 6
+# A label whose middle lies further right than this share would be cut off: it ends at its moment.
+_LABEL_FITS = 0.93
 _LEAD = 0.04
 _ROOM = 1.12
 
@@ -54,8 +56,11 @@ class Scale:
 
 def axis(scale: Scale) -> str:
     """Return the labels of a time axis."""
-    marks = "".join(f'<i style="left:{scale.share(at):.3%}">{at:g} s</i>' for at in scale.ticks())
-    return f"<div class=axis>{marks}</div>"
+    marks = (
+        f'<i{" class=end" if share > _LABEL_FITS else ""} style="left:{share:.3%}">{at:g} s</i>'
+        for at, share in ((at, scale.share(at)) for at in scale.ticks())
+    )
+    return f"<div class=axis>{''.join(marks)}</div>"
 
 
 def figure(value: float) -> str:
