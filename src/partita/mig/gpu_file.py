@@ -131,7 +131,7 @@ def _no_toml(error: tomllib.TOMLDecodeError, name: str) -> InputError:
     return InputError(
         f"not TOML: {told[:1].lower()}{told[1:]}",
         where=where,
-        hint="see `partita gpus show a100-80gb -o toml`",
+        hint="see `partita gpus show a100-80gb --toml`",
     )
 
 

@@ -92,7 +92,7 @@ def right_case(seed: int) -> tuple[Plan, Requirements]:
         for s, found in held.items()
     )
     pools = tuple(
-        RequiredPool(gpu, sum(g.model == gpu.name for g in gpus), 2, cost)
+        RequiredPool(gpu, 2 * len({g.id.split("/")[0] for g in gpus if g.model == gpu.name}), 2, cost)
         for gpu, cost in ((A100, 3.25), (A30, 1.5))
     )
     values = {
@@ -356,6 +356,41 @@ def test_two_pools_of_one_model_are_counted_together() -> None:
     assert [f.what for f in check_plan(dear, replace(ask(), pools=pools), TABLE)] == [
         "value 8, the plan holds 7"
     ]
+
+
+@pytest.mark.parametrize(
+    ("ids", "pool", "said"),
+    [
+        (["node-0/gpu-0", "node-0/gpu-1", "node-1/gpu-0"], RequiredPool(A100, 3, 2), None),
+        (["node-0/gpu-0", "node-7/gpu-0"], RequiredPool(A100, 3, 2), None),
+        (["node-0/gpu-0", "node-1/gpu-0"], RequiredPool(A100, None, 2), None),
+        (["node-0/gpu-0", "node-1/gpu-0"], RequiredPool(A100, 2, 2), "2 nodes used of 1"),
+        (["node-0/gpu-0", "node-1/gpu-0", "node-2/gpu-0"], RequiredPool(A100, 3, 2), "3 nodes used of 2"),
+        (
+            ["node-0/gpu-0", "node-0/gpu-1", "node-1/gpu-0", "node-1/gpu-1"],
+            RequiredPool(A100, 5, 3),
+            None,
+        ),
+        (
+            ["node-0/gpu-0", "node-0/gpu-1", "node-1/gpu-0", "node-1/gpu-1"],
+            RequiredPool(A100, 4, 3),
+            "2 nodes used, and not so many have as many GPUs",
+        ),
+        (["node-0/gpu-1"], RequiredPool(A100, 4, 2), None),
+        (["node-0/gpu-2"], RequiredPool(A100, 4, 2), "no such position in a node of 2, whose last is gpu-1"),
+    ],
+)
+def test_gpus_stand_on_nodes_that_the_pool_has(ids: list[str], pool: RequiredPool, said: str | None) -> None:
+    plan = single(Placement(0, "1g.10gb"))
+    each = plan.services[0].capacity
+    many = replace(
+        plan,
+        gpus=tuple(replace(plan.gpus[0], id=gpu_id) for gpu_id in ids),
+        services=(replace(plan.services[0], capacity=len(ids) * each),),
+        objective=Objective("gpus", len(ids), 1),
+    )
+    found = check_plan(many, replace(ask(), pools=(pool,)), TABLE)
+    assert [fault.what for fault in found] == ([] if said is None else [said])
 
 
 def test_requirements_take_headroom_and_the_latency_factor_into_account() -> None:

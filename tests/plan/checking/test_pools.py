@@ -24,7 +24,7 @@ NAMES = ("p0", "p1", "p2")
 def asked(counts: Sequence[int | None], allowed: Sequence[Sequence[str]]) -> Problem:
     """One service for each list of pools that it may use, at a rate of one slice each."""
     made = problem(
-        [Pool(name, A30, n, 8) for name, n in zip(NAMES, counts, strict=True)],
+        [Pool(name, A30, n, 1) for name, n in zip(NAMES, counts, strict=True)],
         {f"s{i}": (1.0, {"4g.24gb": 1.0}) for i in range(len(allowed))},
     )
     services = []

@@ -58,6 +58,22 @@ def test_a_service_gets_its_rate_with_headroom_and_the_rate_as_asked() -> None:
     assert (made.min_replicas, made.spread, made.priority) == (3, 2, 7)
 
 
+@pytest.mark.parametrize("rate", [1e-300, 1e-20, 1e-9])
+def test_a_rate_of_next_to_nothing_stays_one_that_a_solver_can_hold(rate: float) -> None:
+    made = formulated(ROWS, service(rate=rate)).problem
+    assert made.services[0].asked_rate == rate
+    assert (made.throughput / made.rate[:, None]).min() >= 1.0
+    assert (made.throughput / made.rate[:, None]).max() < 1e8
+
+
+def test_a_rate_that_nobody_means_is_refused() -> None:
+    assert formulated(ROWS, service(rate=5e7)).problem.services[0].rate == 5e7
+    with pytest.raises(
+        InputError, match=r"services\[1\].rate: 1e\+12 items/s would take more than 13,333,333,333"
+    ):
+        formulated(ROWS, service(), service("t", rate=1e12))
+
+
 def test_sizes_are_the_profiles_that_some_service_can_run_on_from_small_to_large() -> None:
     assert [size.profile for size in formulated(ROWS).problem.sizes] == ["1g.5gb", "2g.10gb", "7g.40gb"]
 

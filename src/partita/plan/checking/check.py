@@ -6,6 +6,7 @@ section 3, for what services are promised), and from nothing that makes plans: t
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -126,13 +127,59 @@ def _crowded(pools: Sequence[RequiredPool], asked: Counter[frozenset[int]]) -> I
 
 
 def _node_faults(pools: Sequence[RequiredPool], groups: list[_Group]) -> Iterator[Fault]:
-    on: Counter[tuple[str, str, str]] = Counter()
+    on: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for group in groups:
-        on.update((_node(gpu_id), group.model, group.pool) for gpu_id in group.ids)
-    for (node, model, name), used in on.items():
-        mine = [pool.per_node for pool in pools if pool.gpu.name == model and name in ("", pool.name)]
-        if used > max(mine, default=used):
-            yield Fault(node, f"{used} GPUs {model} in a node of {max(mine)}")
+        on[group.model, group.pool].update(map(_node, group.ids))
+        size = max((pool.per_node for pool in _mine(pools, group.model, group.pool)), default=None)
+        for gpu_id in group.ids:
+            position = _POSITION.search(gpu_id)
+            if position and size is not None and int(position[1]) >= size:
+                yield Fault(gpu_id, f"no such position in a node of {size}, whose last is gpu-{size - 1}")
+    for (model, name), uses in on.items():
+        mine = _mine(pools, model, name)
+        if mine:
+            yield from _too_many_on(model, uses, max(pool.per_node for pool in mine))
+            yield from _too_many_nodes(name or model, sorted(uses.values(), reverse=True), mine)
+
+
+_POSITION = re.compile(r"/gpu-(\d{1,9})$")
+
+
+def _mine(pools: Sequence[RequiredPool], model: str, name: str) -> list[RequiredPool]:
+    """Return the pools that a GPU may be of; one that does not say its pool may be of any of its model."""
+    return [pool for pool in pools if pool.gpu.name == model and name in ("", pool.name)]
+
+
+def _too_many_on(model: str, uses: Counter[str], size: int) -> Iterator[Fault]:
+    for node, used in uses.items():
+        if used > size:
+            yield Fault(node, f"{used} GPUs {model} in a node of {size}")
+
+
+def _too_many_nodes(where: str, uses: Sequence[int], mine: Sequence[RequiredPool]) -> Iterator[Fault]:
+    """Yield that GPUs stand on more nodes than there are, or on nodes that are not so large.
+
+    Args:
+        where: what they are called.
+        uses: GPUs on each node, the most first.
+        mine: the pools that they may be of.
+    """
+    counts = [pool.count for pool in mine]
+    if None not in counts and sum(uses) > sum(count or 0 for count in counts):
+        return  # more GPUs than there are, which is told of them all
+    sizes = sorted((size for pool in mine for size in _nodes_of(pool, len(uses))), reverse=True)
+    if len(uses) > len(sizes):
+        yield Fault(where, f"{len(uses)} nodes used of {len(sizes)}")
+    elif any(used > size for used, size in zip(uses, sizes, strict=False)):
+        yield Fault(where, f"{len(uses)} nodes used, and not so many have as many GPUs")
+
+
+def _nodes_of(pool: RequiredPool, most: int) -> list[int]:
+    """Return the GPUs of each node of a pool, of no more full nodes than `most`: all are full but the last."""
+    if pool.count is None:
+        return [pool.per_node] * most
+    full, rest = divmod(pool.count, pool.per_node)
+    return [pool.per_node] * min(full, most) + [rest] * (rest > 0)
 
 
 def _listed_faults(plan: Plan, services: Sequence[RequiredService]) -> Iterator[Fault]:

@@ -13,12 +13,16 @@ from partita.plan.formulating.unplaceable import refuse_unmeasured, refuse_unpla
 from partita.plan.problem import Pool, Problem, Service, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from partita.perf.operating_point import OperatingPoint
     from partita.perf.table import PerfTable
     from partita.plan.formulating.measured import Points
     from partita.workload import ServiceSpec, Workload
+
+
+MOST_GPUS = 1_000_000
+"""GPUs that one service may take at least; a plan names each GPU."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,8 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
     thousand services cost little more than one of each kind.
 
     Raises:
-        InputError: a model nobody measured, a quantile that the table lacks, or watts without power. `where`
-            is the path of the field, such as `services[3].model`.
+        InputError: a model nobody measured, a quantile that the table lacks, watts without power, or a rate that
+            would take `MOST_GPUS`. `where` is the path of the field, such as `services[3].model`.
         InfeasibleError: a service that can run on no profile of any pool; `where` as above.
     """
     pools = _pools(workload)
@@ -52,6 +56,7 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
         if service.cut is None
     }
     refuse_unplaceable(workload, measured, points)
+    _refuse_endless(workload, pools, points)
     kinds = {id(each): each for each in points.values()}
     if workload.objective == "watts":
         _refuse_unmetered(kinds.values())
@@ -126,10 +131,13 @@ class _Allowed:
 
 
 def _service(spec: ServiceSpec, points: tuple[OperatingPoint | None, ...]) -> Service:
+    # Every service has an instance, and where any one is enough, the rate matters no more. Solvers cannot hold
+    # numbers of all sizes, so what is next to nothing is raised to a millionth of what the slowest instance does.
+    least = min((point.throughput for point in points if point), default=0.0)
     return Service(
         name=spec.name,
         model=spec.model,
-        rate=spec.rate * (1 + spec.headroom),
+        rate=max(spec.rate * (1 + spec.headroom), 1e-6 * least),
         asked_rate=spec.rate,
         latency_slo_ms=spec.slo.latency_ms,
         points=points,
@@ -137,6 +145,21 @@ def _service(spec: ServiceSpec, points: tuple[OperatingPoint | None, ...]) -> Se
         spread=spec.spread,
         priority=spec.priority,
     )
+
+
+def _refuse_endless(workload: Workload, pools: Sequence[Pool], points: Mapping[int, Points]) -> None:
+    """Refuse rates that so many GPUs would be needed for that nobody means them."""
+    most = {(pool.gpu.name, each.name): each.max_instances for pool in pools for each in pool.gpu.profiles}
+    for index, of in points.items():
+        spec = workload.services[index]
+        best = max((point.throughput * most[key] for key, point in of.items()), default=0.0)
+        gpus = spec.rate * (1 + spec.headroom) / best if best else 0.0
+        if gpus > MOST_GPUS:
+            raise InputError(
+                f"{spec.rate:,.6g} items/s would take more than {gpus:,.0f} GPUs",
+                where=f"services[{index}].rate",
+                hint="a rate is in items per second",
+            )
 
 
 def _refuse_unmetered(kinds: Iterable[Points]) -> None:
