@@ -15,7 +15,7 @@ from partita.jobs.disciplines.lookahead import RULES, Lookahead
 from partita.jobs.disciplines.planned import Planned, planned, tree
 from partita.jobs.disciplines.whole import Whole
 from partita.jobs.job import Job, job_on
-from partita.jobs.partition import empty
+from partita.jobs.partition import empty, known
 from partita.jobs.queue.disciplines import discipline, to_play
 from partita.jobs.simulate import Reconfiguration, proceed, simulate
 from partita.mig.catalogue import gpu_model
@@ -123,3 +123,23 @@ def test_foretelling_starts_changes_nothing_and_plans_nothing():
     before = which.decide(state)
     assert to_play(which).decide(state) == before
     assert which.decide(state) == before
+
+
+@pytest.mark.parametrize("profile", ["1g.20gb", "2g.20gb", "3g.40gb"])
+@pytest.mark.parametrize("taken", [6, 3, 0])
+def test_idle_instances_do_not_decide_where_a_job_starts(profile: str, taken: int):
+    gpu = gpu_model("h100-80gb")
+    wanted = gpu.profile(profile)
+    seconds = {p.name: 3600.0 for p in gpu.profiles if p.memory >= wanted.memory and not p.media}
+    busy = Placement(taken, "1g.10gb")
+    first, second = job_on(gpu, 1, {"1g.10gb": 3600.0}), job_on(gpu, 2, seconds, arrival=6.0)
+    running = (Running(first, 0, busy, 3600.0),)
+    kept = set()
+    for gone in range(7):
+        idle = [Placement(start, "1g.10gb") for start in range(7) if start != taken][gone:]
+        partition = known(gpu, (*idle, busy), (busy,))
+        (start,) = Lookahead().decide(State(6.0, (second,), (partition,), running))
+        kept.add(partition.keeps(start.change))
+        best = max(partition.keeps(each) for each in partition.changes(start.change.placement.profile))
+        assert partition.keeps(start.change) == best
+    assert len(kept) == 1

@@ -13,7 +13,7 @@ from partita.jobs.memory.bounds import MIB, Bounds
 from partita.jobs.memory.history import Ended, History
 from partita.jobs.queue.families import Families, family_of
 from partita.jobs.queue.forecast import fitting, forecast, largest_slice
-from partita.jobs.queue.reasons import ran_out_on_the_largest
+from partita.jobs.queue.reasons import why_on_the_largest
 from partita.jobs.queue.record import Asked, Attempt, JobRecord, Memory, State, Submitter, Verdict
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
@@ -68,7 +68,7 @@ def ran_out_everywhere(wanted: JobRecord) -> Families:
     return families
 
 
-def test_a_family_that_ran_out_on_the_largest_slice_begins_there_again_or_where_its_user_says():
+def test_a_family_that_why_on_the_largest_slice_begins_there_again_or_where_its_user_says():
     families = ran_out_everywhere(job())
     assert begins(families, job()) == ["7g.80gb"]
     assert begins(families, job(declared=8)) == ["1g.10gb"]
@@ -96,12 +96,28 @@ def test_evidence_never_asks_for_more_than_there_is_but_a_word_does():
 
 def test_why_it_begins_on_the_largest_is_told_with_the_way_out():
     families = ran_out_everywhere(job())
-    told = ran_out_on_the_largest(job(), forecast(job(), families), largest_slice([A100]))
+    told = why_on_the_largest(job(), forecast(job(), families), largest_slice([A100]))
     assert told is not None
     assert "`partita forget exp`" in told
     assert "--memory" in told
-    nothing = ran_out_on_the_largest(job(), forecast(job(), Families()), largest_slice([A100]))
+    nothing = why_on_the_largest(job(), forecast(job(), Families()), largest_slice([A100]))
     assert nothing is None
+
+
+def test_where_only_a_forecast_goes_beyond_the_largest_slice_no_job_is_said_to_have_run_out():
+    wanted, families, largest = job(model=(37, 100)), Families(), largest_slice([A100])
+    told = why_on_the_largest(wanted, forecast(wanted, families), largest)
+    assert (
+        told == "by model it needs 37 to 100 GiB, and the largest slice has 79; --memory says it more exactly"
+    )
+    families.add(wanted, attempt("3g.40gb", Verdict.OUT_OF_MEMORY))
+    told = why_on_the_largest(wanted, forecast(wanted, families), largest)
+    assert told is not None
+    assert told.startswith("by model and history it needs 39.2 to 100 GiB")
+    families.add(wanted, attempt("7g.80gb", Verdict.OUT_OF_MEMORY))
+    told = why_on_the_largest(wanted, forecast(wanted, families), largest)
+    assert told is not None
+    assert "ran out of memory on the largest slice" in told
 
 
 def test_a_declaration_is_raised_only_by_jobs_that_declared_the_same():

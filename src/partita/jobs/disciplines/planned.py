@@ -26,6 +26,9 @@ _IMPROVED = 4
 _CHANGE_S = 0.3
 """Seconds to destroy and to create an instance, about."""
 
+_NOT_NOW = (1, 0, 0)
+"""The rank of an instance in whose way something runs: behind all others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Node:
@@ -247,11 +250,15 @@ class _Schedule:
 
 
 def _placed(state: State, nodes: tuple[Node, ...], profiles: Sequence[str]) -> _Schedule:
-    """Place the longest job first, each on the instance of its profile on which it ends first, large before small."""
+    """Place the longest job first, each on the instance of its profile on which it ends first, large before small.
+
+    Of instances on which it ends alike, that beside what runs which keeps the most possible.
+    """
     gpu = state.gpus[0].gpu
     free = _free(state, nodes)
     ends = [[0.0] * len(nodes) for _ in free]
     at = [(0, 0)] * len(profiles)
+    rank = _ranks(state, nodes)
     order = sorted(
         range(len(profiles)),
         key=lambda job: (-gpu.profile(profiles[job]).memory, -state.waiting[job].seconds[profiles[job]]),
@@ -263,9 +270,27 @@ def _placed(state: State, nodes: tuple[Node, ...], profiles: Sequence[str]) -> _
             for node, each in enumerate(nodes)
             if each.placement.profile == profiles[job]
         }
-        at[job] = index, node = min(here, key=here.__getitem__)
+        at[job] = index, node = min(here, key=lambda each: (here[each], rank.get(each, _NOT_NOW)))
         ends[index][node] = here[index, node] + state.waiting[job].seconds[profiles[job]]
     return _Schedule(state, nodes, free, at)
+
+
+def _ranks(state: State, nodes: tuple[Node, ...]) -> dict[tuple[int, int], tuple[int, int, int]]:
+    """Return, by GPU and node that is free beside what runs, what a board would choose by; least is best.
+
+    Empty where nothing runs: then the tree's own order packs a batch.
+    """
+    if not any(partition.busy for partition in state.gpus):
+        return {}
+    number = {node.placement: at for at, node in enumerate(nodes)}
+    found = {}
+    for index, partition in enumerate(state.gpus):
+        for profile in {placement.profile for placement in number}:
+            for change in partition.changes(profile):
+                if (at := number.get(change.placement)) is not None:
+                    largest, layouts = partition.keeps(change)
+                    found[index, at] = (-partition.used, -largest, -layouts)
+    return found
 
 
 def _from(ends: Sequence[float], nodes: tuple[Node, ...], node: int) -> float:

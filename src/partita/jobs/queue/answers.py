@@ -20,7 +20,7 @@ from partita.jobs.queue.ids import parse_id
 from partita.jobs.queue.listing import row, whole
 from partita.jobs.queue.log_reader import read_log
 from partita.jobs.queue.overview import Overview
-from partita.jobs.queue.reasons import memory_unknown, ran_out_on_the_largest
+from partita.jobs.queue.reasons import memory_unknown, why_on_the_largest
 from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ class Answers:
                 if largest
                 else memory_unknown(models)
             )
-        elif (why := ran_out_on_the_largest(job, expected, largest)) is not None:
+        elif (why := why_on_the_largest(job, expected, largest)) is not None:
             found.append(why)
         named = [name for name in wanted.asked.seconds if name]
         if models and (unknown := [p for p in named if not any(model.has(p) for model in models)]):

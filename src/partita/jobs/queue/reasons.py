@@ -62,13 +62,19 @@ def reason(job: JobRecord, expected: Forecast, now: Situation) -> str:
     return "; ".join(parts)
 
 
-def ran_out_on_the_largest(job: JobRecord, expected: Forecast, largest: float) -> str | None:
-    """Return that jobs of the family ran out of memory even on the largest slice, and what to do; None if not.
+def why_on_the_largest(job: JobRecord, expected: Forecast, largest: float) -> str | None:
+    """Return why a job that may need more than the largest slice begins there, and what to do; None if it does not.
 
-    Such a job begins on the largest slice all the same: what asked for more may have been a fault that is mended.
+    Jobs of its family ran out of memory even there, which may have been a fault that is mended; or only the upper
+    bound of its model's forecast is more than any slice has.
     """
     if not largest or expected.need <= expected.need_here(largest):
         return None
+    if job.asked.memory.source == "model" and expected.bounds.lower < largest:
+        return (
+            f"by {expected.source} it needs {expected.bounds.lower / GIB:.3g} to {expected.bounds.upper / GIB:.3g} "
+            f"GiB, and the largest slice has {largest / GIB:.3g}; --memory says it more exactly"
+        )
     return (
         f"earlier jobs of {called(job)} ran out of memory on the largest slice; if that was a fault, "
         f"`partita forget {job.name or job.id}` begins afresh, and so does a new --memory"
@@ -78,7 +84,7 @@ def ran_out_on_the_largest(job: JobRecord, expected: Forecast, largest: float) -
 def _needs(profile: Profile, job: JobRecord, expected: Forecast, largest: float) -> str:
     if job.at_least_bytes > expected.need:
         return f"needs {profile.name}"
-    if (why := ran_out_on_the_largest(job, expected, largest)) is not None:
+    if (why := why_on_the_largest(job, expected, largest)) is not None:
         return f"begins on {profile.name}: {why}"
     if not expected.need:
         return f"begins on {profile.name}, nothing is known of its memory"
