@@ -262,7 +262,8 @@ def test_gpus_cut_alike_are_told_of_together() -> None:
 
 def test_a_variant_alone_on_its_gpu_runs_as_its_own_size() -> None:
     slow = PerfTable(
-        row if row.profile == "1g.6gb" else replace(row, latency_ms=2 * row.latency_ms) for row in ROWS
+        row if row.profile == "1g.6gb" else replace(row, latency_ms=2 * row.latency_ms)
+        for row in reversed(ROWS)
     )
     asked = wanted(service(rate=0.0, latency_ms=1000.0, alone=True), max_batch=None)
     assert told(plan(gpu("n0/g0", instance("1g.6gb+me@0", batch=4))), asked, slow) == []
