@@ -5,7 +5,7 @@ COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-ver
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt \
 	pyproject.toml --group build
 
-.PHONY: demo test coverage lint bench device docs lock clean
+.PHONY: demo test coverage lint bench mutate device docs lock clean
 
 demo: .venv/core
 	$(BIN)/partita demo
