@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -179,8 +180,18 @@ def test_a_worker_of_an_instance_that_others_destroyed_is_ended(
     assert world.instances()[0].replica is None
     assert world.start(AT) is None
     assert world.replica(AT).pid != pid
-    with pytest.raises(ProcessLookupError):
+    end = time.monotonic() + 30
+    while is_there(pid):  # until its parent has heard of its end
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def is_there(pid: int) -> bool:
+    try:
         os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_a_worker_that_cannot_load_has_failed_and_says_why(world: World) -> None:

@@ -95,7 +95,8 @@ def test_a_node_holds_so_many_gpus() -> None:
     assert told(plan(*three), wanted()) == ["n0: 3 GPUs a30-24gb in a node of 2"]
     assert told(plan(*three[:2]), wanted()) == []
     spread = [replace(ONE, id=f"n{n}/g0") for n in range(3)]
-    assert told(plan(*spread), wanted()) == []
+    assert told(plan(*spread[:2]), wanted()) == []
+    assert told(plan(*spread), wanted()) == ["a30-24gb: 3 nodes used of 2"]
     wide = (RequiredPool(A30, 4, 2, name="x"), RequiredPool(A30, 4, 3, name="y"))
     assert told(plan(*three), wanted(pools=wide)) == [], "a GPU that does not say its pool may be of the wide"
     narrow = [replace(each, pool="x") for each in three]
@@ -113,7 +114,8 @@ def test_the_parts_of_a_node_in_two_groups_are_added() -> None:
 def test_a_pool_has_so_many_gpus() -> None:
     two = [replace(ONE, id=f"n{n}/g0") for n in range(2)]
     assert told(plan(*two), wanted(pools=(RequiredPool(A30, 1),))) == ["a30-24gb: 2 GPUs used of 1"]
-    assert told(plan(*two), wanted(pools=(RequiredPool(A30, 2),))) == []
+    assert told(plan(*two), wanted(pools=(RequiredPool(A30, 2, 1),))) == []
+    assert told(plan(*two), wanted(pools=(RequiredPool(A30, 2),))) == ["a30-24gb: 2 nodes used of 1"]
     assert told(plan(*two), wanted(pools=(RequiredPool(A30),))) == []
     both = (RequiredPool(A30, 1, name="x"), RequiredPool(A30, 0, name="y"))
     assert told(plan(*two), wanted(pools=both)) == ["x, y: 2 GPUs used of 1"]
@@ -228,7 +230,7 @@ def test_a_value_is_right_but_for_rounding(off: float, *, right: bool) -> None:
 
 
 def test_the_cost_is_that_of_the_pools_that_are_named() -> None:
-    pools = (RequiredPool(A30, 1, 8, 3.0, "x"), RequiredPool(A30, 2, 8, 5.0, "y"))
+    pools = (RequiredPool(A30, 1, 1, 3.0, "x"), RequiredPool(A30, 2, 1, 5.0, "y"))
     two = [replace(ONE, id=f"n{n}/g0") for n in range(2)]
 
     def cost(value: float, *names: str) -> list[str]:

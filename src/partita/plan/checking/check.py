@@ -167,6 +167,8 @@ def _too_many_nodes(where: str, uses: Sequence[int], mine: Sequence[RequiredPool
     counts = [pool.count for pool in mine]
     if None not in counts and sum(uses) > sum(count or 0 for count in counts):
         return  # more GPUs than there are, which is told of them all
+    if uses[0] > max(pool.per_node for pool in mine):
+        return  # more on a node than any holds, which is told of the node
     sizes = sorted((size for pool in mine for size in _nodes_of(pool, len(uses))), reverse=True)
     if len(uses) > len(sizes):
         yield Fault(where, f"{len(uses)} nodes used of {len(sizes)}")
