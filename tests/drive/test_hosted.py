@@ -13,6 +13,7 @@ from tests.serve.worker.client import gateway, numbered, until
 
 from partita.drive.port import Ended, FailedError, InUseError, RefusedError, TimedOutError
 from partita.drive.replicas import Process, Records, Runner
+from partita.drive.replicas.procs import began
 from partita.drive.simulated import Fault, Mishap, SimulatedCluster, SimulatedDriver
 from partita.errors import InputError
 from partita.mig.layout import Placement
@@ -181,17 +182,9 @@ def test_a_worker_of_an_instance_that_others_destroyed_is_ended(
     assert world.start(AT) is None
     assert world.replica(AT).pid != pid
     end = time.monotonic() + 30
-    while is_there(pid):  # until its parent has heard of its end
+    while began(pid) is not None:  # it may be a zombie that nobody has waited for yet
         assert time.monotonic() < end
         time.sleep(0.01)
-
-
-def is_there(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_a_worker_that_cannot_load_has_failed_and_says_why(world: World) -> None:
