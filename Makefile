@@ -1,6 +1,8 @@
 # The machine needs Python 3.11 and make; all else comes from the locks, into .venv.
 PYTHON ?= python3.11
 BIN = .venv/bin
+# Processes that run tests: one more than two cores, since many tests wait for processes of their own.
+JOBS ?= 3
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt \
 	pyproject.toml --group build
@@ -11,10 +13,10 @@ demo: .venv/core
 	$(BIN)/partita demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest --quiet --numprocesses auto --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 coverage: .venv/dev
-	$(BIN)/python -m pytest --quiet --numprocesses auto --dist loadfile --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
