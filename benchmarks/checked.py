@@ -7,23 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from partita.perf.table import Measurement, PerfTable
-from partita.plan.checking.check import Fault, check_plan
-from partita.plan.checking.requirements import RequiredPool, RequiredService, Requirements
+from partita.planning.checking.check import Fault, check_plan
+from partita.planning.checking.requirements import RequiredPool, RequiredService, Requirements
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.plan.plan import Plan, Planner
-    from partita.plan.problem import Problem
+    from partita.planning.plan import Plan, Planner
+    from partita.planning.problem import Problem
 
     Make = Callable[[Planner, Problem], Plan]
 
 PLANNERS = {
-    "partita.plan.exact": ("ExactPlanner",),
-    "partita.plan.paper.greedy": ("GreedyPlanner",),
-    "partita.plan.paper.mcts": ("MctsPlanner",),
-    "partita.plan.paper.genetic": ("GeneticPlanner",),
-    "partita.plan.paper.static": ("WholePlanner", "OnesPlanner", "MixPlanner"),
+    "partita.planning.exact": ("ExactPlanner",),
+    "partita.planning.paper.greedy": ("GreedyPlanner",),
+    "partita.planning.paper.mcts": ("MctsPlanner",),
+    "partita.planning.paper.genetic": ("GeneticPlanner",),
+    "partita.planning.paper.static": ("WholePlanner", "OnesPlanner", "MixPlanner"),
 }
 
 

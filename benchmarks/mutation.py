@@ -68,9 +68,9 @@ class Target:
 
 TARGETS = (
     Target(
-        "plan/checking",
-        ("plan/checking/check.py", "plan/checking/check_gpu.py", "plan/checking/requirements.py"),
-        ("plan/checking/test_by_hand.py", "plan/checking/test_pools.py"),
+        "planning/checking",
+        ("planning/checking/check.py", "planning/checking/check_gpu.py", "planning/checking/requirements.py"),
+        ("planning/checking/test_by_hand.py", "planning/checking/test_pools.py"),
         "says whether a plan is right",
     ),
     Target(

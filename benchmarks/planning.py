@@ -12,17 +12,17 @@ from benchmarks.scenarios import DATA, mig_serving_24
 from partita.mig.catalogue import gpu_model
 from partita.perf.operating_point import Limits, operating_points
 from partita.perf.reading import read_table
-from partita.plan.exact import ExactPlanner
-from partita.plan.paper.genetic import GeneticPlanner
-from partita.plan.paper.greedy import GreedyPlanner
-from partita.plan.paper.mcts import MctsPlanner
-from partita.plan.paper.paper_bound import rule_free_bound
-from partita.plan.paper.static import MixPlanner, OnesPlanner, WholePlanner
-from partita.plan.problem import Pool, Problem, Service, Size
-from partita.plan.watch import Watch
+from partita.planning.exact import ExactPlanner
+from partita.planning.paper.genetic import GeneticPlanner
+from partita.planning.paper.greedy import GreedyPlanner
+from partita.planning.paper.mcts import MctsPlanner
+from partita.planning.paper.paper_bound import rule_free_bound
+from partita.planning.paper.static import MixPlanner, OnesPlanner, WholePlanner
+from partita.planning.problem import Pool, Problem, Service, Size
+from partita.planning.watch import Watch
 
 if TYPE_CHECKING:
-    from partita.plan.plan import Planner
+    from partita.planning.plan import Planner
 
 PARVAGPU = {"S1": 2, "S2": 3, "S3": 5, "S4": 7, "S5": 13, "S6": 16}
 """GPUs that ParvaGPU's own planner needs."""

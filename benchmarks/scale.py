@@ -20,9 +20,9 @@ from benchmarks.scenarios import DATA
 from partita.mig.catalogue import gpu_model
 from partita.perf.operating_point import Limits, OperatingPoint, operating_points
 from partita.perf.reading import read_table
-from partita.plan.exact import ExactPlanner
-from partita.plan.problem import Pool, Problem, Service, Size
-from partita.plan.watch import Watch
+from partita.planning.exact import ExactPlanner
+from partita.planning.problem import Pool, Problem, Service, Size
+from partita.planning.watch import Watch
 
 if TYPE_CHECKING:
     from partita.perf.table import PerfTable

@@ -11,7 +11,7 @@ import numpy as np
 from partita.mig.catalogue import gpu_model
 from partita.perf.operating_point import Limits, OperatingPoint, operating_points
 from partita.perf.table import Measurement, PerfTable
-from partita.plan.problem import Pool, Problem, Service, Size
+from partita.planning.problem import Pool, Problem, Service, Size
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

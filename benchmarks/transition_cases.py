@@ -12,9 +12,9 @@ from partita.mig.catalogue import gpu_model
 from partita.mig.layout import legal_layouts
 from partita.perf.operating_point import Limits, OperatingPoint, operating_points
 from partita.perf.reading import read_table
-from partita.plan.exact import ExactPlanner
-from partita.plan.problem import Pool, Problem, Service, Size
-from partita.plan.watch import Watch
+from partita.planning.exact import ExactPlanner
+from partita.planning.problem import Pool, Problem, Service, Size
+from partita.planning.watch import Watch
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica, deployment_of
 from partita.transition.durations import PAPER
 from partita.transition.transition import Request
@@ -22,7 +22,7 @@ from partita.transition.transition import Request
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
 
 MODELS = (
     "bert", "densenet121", "densenet169", "densenet201", "inceptionv3", "mobilenetv2", "resnet101", "resnet152",

@@ -27,9 +27,13 @@ os.environ["PARTITA_CONFIG"] = os.devnull
 ROOT = Path(__file__).resolve().parents[1]
 
 DEPENDENCIES = {
-    "numpy": ["tests/perf/test_table.py", "tests/plan/exact/test_pricing.py"],
-    "highspy": ["tests/plan/exact", "tests/plan/paper/test_paper_bound.py", "tests/cli/test_streams.py"],
-    "numba": ["tests/serve/test_simulation.py", "tests/plan/placing"],
+    "numpy": ["tests/perf/test_table.py", "tests/planning/exact/test_pricing.py"],
+    "highspy": [
+        "tests/planning/exact",
+        "tests/planning/paper/test_paper_bound.py",
+        "tests/cli/test_streams.py",
+    ],
+    "numba": ["tests/serve/test_simulation.py", "tests/planning/placing"],
     "pydantic": ["tests/test_workload.py", "tests/cli/test_schema.py"],
     "pyyaml": ["tests/test_workload.py", "tests/test_nesting.py"],
     "typer": ["tests/cli/test_bad_input.py", "tests/cli/test_gpus.py"],

@@ -19,7 +19,7 @@ from partita.files import DEEPEST, json_value
 from partita.jobs.memory.config import read_config
 from partita.jobs.run.shepherd import documents
 from partita.perf.reading import read_table
-from partita.plan.document import read_plan
+from partita.planning.document import read_plan
 from partita.serve.gateway.oip.faults import RequestError
 from partita.serve.gateway.oip.limits import Limits
 from partita.serve.gateway.oip.request import read_request

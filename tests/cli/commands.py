@@ -10,8 +10,8 @@ import pytest
 
 from partita.cli.main import main
 from partita.perf.operating_point import OperatingPoint
-from partita.plan.document import write_plan
-from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
+from partita.planning.document import write_plan
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

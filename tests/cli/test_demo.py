@@ -16,7 +16,7 @@ from partita.cli.drivers import named
 from partita.cli.loading import load
 from partita.cli.planners import PlannerName, make_planner
 from partita.cli.stage import Act, stage
-from partita.plan.watch import Watch
+from partita.planning.watch import Watch
 from partita.transition.check import check_transition
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ import yaml
 from tests.cli.commands import Commands
 
 from partita.cli.options import Format, clean
-from partita.plan.explain import Binds
+from partita.planning.explain import Binds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -211,7 +211,7 @@ def test_one_interrupt_returns_the_best_plan_so_far(tmp_path: Path) -> None:
 ENDLESS = """
 import sys
 from functools import partial
-from partita.plan.paper import mcts
+from partita.planning.paper import mcts
 mcts.MctsPlanner = partial(mcts.MctsPlanner, iterations=10**9)
 from partita.cli.main import main
 main()

@@ -15,7 +15,7 @@ from partita.cli.plan_view import plan_table
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement, maximal_layouts
 from partita.perf.operating_point import OperatingPoint
-from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 
 if TYPE_CHECKING:
     from partita.mig.gpu import GpuModel

@@ -98,7 +98,7 @@ def test_in_one_process_too_a_library_that_prints_is_kept_apart(commands, monkey
 SOLVER = """
 import os, sys
 {fake}
-from partita.plan.exact.solver import new_solver
+from partita.planning.exact.solver import new_solver
 os.write(1, b"before\\n")
 for _ in range(2):
     new_solver()
@@ -113,8 +113,8 @@ class Highs:
         assert (name, value) == ("output_flag", False)
 sys.modules["highspy"] = ModuleType("highspy")
 sys.modules["highspy"].Highs = Highs
-sys.modules["partita.plan.exact"] = ModuleType("partita.plan.exact")
-sys.modules["partita.plan.exact"].__path__ = [{folder!r}]
+sys.modules["partita.planning.exact"] = ModuleType("partita.planning.exact")
+sys.modules["partita.planning.exact"].__path__ = [{folder!r}]
 """
 
 

@@ -22,8 +22,8 @@ from partita.cli.options import Format, echo, emit, emit_document, stdout
 from partita.cli.terminal import ProgramOutput, inline, json_shown, shown
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
-from partita.plan.document import write_plan
-from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
+from partita.planning.document import write_plan
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -16,7 +16,7 @@ from partita.drive.simulated import Fault, Mishap
 from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
-from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -13,7 +13,7 @@ from partita.errors import InputError
 from partita.export.mig_parted import mig_parted_config
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
-from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, Solver
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, Solver
 
 if TYPE_CHECKING:
     from pathlib import Path

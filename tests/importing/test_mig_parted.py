@@ -18,7 +18,7 @@ from partita.export.mig_parted import mig_parted_config
 from partita.importing.mig_parted import as_layouts, read_config
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement, legal_layouts
-from partita.plan.document import read_plan
+from partita.planning.document import read_plan
 from partita.transition.deployment import DeployedGpu, DeployedInstance
 from partita.transition.layouts import Layouts, parse_layouts
 

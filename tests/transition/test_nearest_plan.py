@@ -8,8 +8,8 @@ import pytest
 
 from partita.mig.catalogue import gpu_model
 from partita.perf.operating_point import OperatingPoint
-from partita.plan.exact import ExactPlanner
-from partita.plan.problem import Pool, Problem, Service, Size
+from partita.planning.exact import ExactPlanner
+from partita.planning.problem import Pool, Problem, Service, Size
 from partita.transition.deployment import DeployedGpu, Deployment, deployment_of
 from partita.transition.durations import MEASURED
 from partita.transition.nearest_plan import nearest_plan
@@ -17,7 +17,7 @@ from partita.transition.shortest import Shortest
 from partita.transition.transition import Request
 
 if TYPE_CHECKING:
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
 
 GPU = gpu_model("a100-80gb").restricted(["1g.10gb", "2g.20gb", "3g.40gb", "4g.40gb", "7g.80gb"])
 SIZES = tuple(Size(0, profile.name) for profile in GPU.profiles)

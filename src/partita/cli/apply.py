@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from partita.control.controller import Controller, Reached
     from partita.control.goal import Goal
     from partita.drive.port import Observation
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
     from partita.transition.layouts import Layouts
     from partita.transition.transition import Request, Transition
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from partita.cli.loading import Loaded
     from partita.cli.stage import Act, Stage
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
 
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report of the day, with timelines.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of durations: same seed, same day.")]
@@ -102,7 +102,7 @@ def _act(console: Console, scene: Stage, plan: Plan, names: Sequence[str]) -> Ac
     from partita.cli.cluster_map import ClusterMap  # noqa: PLC0415 -- rich is slow to import
     from partita.cli.demo_view import watching  # noqa: PLC0415
     from partita.cli.way_view import print_way, way_data  # noqa: PLC0415
-    from partita.plan.overview import amount, verdict  # noqa: PLC0415
+    from partita.planning.overview import amount, verdict  # noqa: PLC0415
 
     with watching(console, names) as show:
         act = scene.play(plan, show)

@@ -14,7 +14,7 @@ from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbi
 from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
     from partita.transition.layouts import Layouts
     from partita.transition.transition import Durations, Request, Transition
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from partita.drive.port import Driver
     from partita.drive.replicas import Process, Runner, Upstream
     from partita.drive.simulated import SimulatedDriver
-    from partita.plan.plan import PlannedGpu
+    from partita.planning.plan import PlannedGpu
     from partita.serve.supervise.replicas import SliceSeconds
     from partita.sim.clock import Clock
     from partita.transition.deployment import DeployedGpu

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from partita.cli.loading import Loaded
-    from partita.plan.explain import Binding, Sensitivity
-    from partita.plan.plan import Plan
+    from partita.planning.explain import Binding, Sensitivity
+    from partita.planning.plan import Plan
     from partita.serve.reserving.slices import SliceOf
     from partita.workload import ServiceSpec
 
@@ -58,7 +58,7 @@ def explain(
     """
     from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
     from partita.cli.plan import make_plan  # noqa: PLC0415
-    from partita.plan.document import read_plan  # noqa: PLC0415
+    from partita.planning.document import read_plan  # noqa: PLC0415
 
     loaded = load(workload)
     chosen = _chosen(loaded, service)
@@ -94,7 +94,7 @@ def _chosen(loaded: Loaded, asked: Sequence[str] | None) -> list[ServiceSpec]:
 def _explained(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
     if spec.cut is not None:
         return _explained_cut(loaded, made, spec)
-    from partita.plan.explain import bindings, sensitivities  # noqa: PLC0415 -- slow to import
+    from partita.planning.explain import bindings, sensitivities  # noqa: PLC0415 -- slow to import
 
     measured = loaded.formulation.measured
     by_gpu = {}
@@ -108,7 +108,7 @@ def _explained(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
 
 
 def _explained_cut(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
-    from partita.plan.explain import sensitivities  # noqa: PLC0415 -- slow to import
+    from partita.planning.explain import sensitivities  # noqa: PLC0415 -- slow to import
     from partita.serve.reserving.slices import slices_of  # noqa: PLC0415
 
     service = next(each for each in loaded.cuts if each.spec.name == spec.name)
@@ -127,8 +127,8 @@ class _Replan:
         from dataclasses import replace  # noqa: PLC0415
 
         from partita.cli.loading import formulated  # noqa: PLC0415 -- slow to import
-        from partita.plan.exact import ExactPlanner  # noqa: PLC0415
-        from partita.plan.watch import Watch  # noqa: PLC0415
+        from partita.planning.exact import ExactPlanner  # noqa: PLC0415
+        from partita.planning.watch import Watch  # noqa: PLC0415
 
         workload = self._loaded.workload
         services = tuple(
@@ -245,7 +245,7 @@ def _rate(row: Any) -> str:  # noqa: ANN401 -- as above
 
 
 def _difference(change: Sensitivity, made: Plan) -> str:
-    from partita.plan.overview import number  # noqa: PLC0415 -- slow to import
+    from partita.planning.overview import number  # noqa: PLC0415 -- slow to import
 
     unit = {"gpus": "GPUs", "cost": "per hour", "watts": "W"}[made.objective.name]
     if change.objective is None:

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from partita.cli.loading import Loaded
-    from partita.plan.plan import Plan
-    from partita.plan.problem import Problem
-    from partita.plan.watch import Watch
+    from partita.planning.plan import Plan
+    from partita.planning.problem import Problem
+    from partita.planning.watch import Watch
 
 TimeLimit = Annotated[
     float, typer.Option(min=0.1, help="Seconds of search; the best so far is returned then.")
@@ -98,8 +98,8 @@ def plan_and_notes(
     """
     from partita.cli.interrupt import stoppable  # noqa: PLC0415 -- only searches need it
     from partita.cli.progress import search_progress  # noqa: PLC0415
-    from partita.plan.exact.best_effort import plan_best_effort  # noqa: PLC0415 -- slow to import
-    from partita.plan.watch import Watch  # noqa: PLC0415
+    from partita.planning.exact.best_effort import plan_best_effort  # noqa: PLC0415 -- slow to import
+    from partita.planning.watch import Watch  # noqa: PLC0415
 
     with stoppable() as stop, search_progress("planning", time_limit) as report:
         watch = Watch(time_limit, stop, report)
@@ -130,10 +130,10 @@ def _with_cuts(
 
 
 def _planned(problem: Problem, planner: PlannerName, watch: Watch, seed: int) -> Plan:
-    from partita.plan.exact import TooFewGpusError  # noqa: PLC0415 -- slow to import
-    from partita.plan.exact.best_effort import met_shares  # noqa: PLC0415
-    from partita.plan.formulating.assumed import names  # noqa: PLC0415
-    from partita.plan.watch import Watch  # noqa: PLC0415
+    from partita.planning.exact import TooFewGpusError  # noqa: PLC0415 -- slow to import
+    from partita.planning.exact.best_effort import met_shares  # noqa: PLC0415
+    from partita.planning.formulating.assumed import names  # noqa: PLC0415
+    from partita.planning.watch import Watch  # noqa: PLC0415
 
     try:
         return make_planner(planner, seed, watch).plan(problem)
@@ -145,9 +145,9 @@ def _planned(problem: Problem, planner: PlannerName, watch: Watch, seed: int) ->
 
 def _check(loaded: Loaded, path: Path, output: Format) -> None:
     from partita.errors import PartitaError  # noqa: PLC0415
-    from partita.plan.checking.check import check_plan  # noqa: PLC0415
-    from partita.plan.checking.requirements import requirements  # noqa: PLC0415
-    from partita.plan.document import read_plan  # noqa: PLC0415
+    from partita.planning.checking.check import check_plan  # noqa: PLC0415
+    from partita.planning.checking.requirements import requirements  # noqa: PLC0415
+    from partita.planning.document import read_plan  # noqa: PLC0415
 
     found = read_plan(path)
     faults = check_plan(found, requirements(loaded.workload), loaded.formulation.measured)
@@ -176,7 +176,7 @@ def _write(made: Plan, out: Path | None, html: Path | None) -> None:
     from partita.files import replacing  # noqa: PLC0415 -- only where something is written
 
     if out is not None:
-        from partita.plan.document import write_plan  # noqa: PLC0415
+        from partita.planning.document import write_plan  # noqa: PLC0415
 
         with replacing(out) as stream:
             write_plan(made, stream)
@@ -189,7 +189,7 @@ def _write(made: Plan, out: Path | None, html: Path | None) -> None:
 
 def show_plan(made: Plan, output: Format) -> None:
     """Print a plan in a format."""
-    from partita.plan.document import write_plan  # noqa: PLC0415 -- slow to import
+    from partita.planning.document import write_plan  # noqa: PLC0415 -- slow to import
 
     if output is Format.TABLE:
         from partita.cli.plan_view import plan_table  # noqa: PLC0415

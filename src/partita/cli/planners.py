@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from partita.plan.plan import Planner
-    from partita.plan.watch import Watch
+    from partita.planning.plan import Planner
+    from partita.planning.watch import Watch
 
 
 class PlannerName(StrEnum):
@@ -24,13 +24,13 @@ class PlannerName(StrEnum):
 
 
 _CLASSES = {
-    PlannerName.EXACT: ("partita.plan.exact", "ExactPlanner"),
-    PlannerName.GREEDY: ("partita.plan.paper.greedy", "GreedyPlanner"),
-    PlannerName.MCTS: ("partita.plan.paper.mcts", "MctsPlanner"),
-    PlannerName.GENETIC: ("partita.plan.paper.genetic", "GeneticPlanner"),
-    PlannerName.WHOLE: ("partita.plan.paper.static", "WholePlanner"),
-    PlannerName.ONES: ("partita.plan.paper.static", "OnesPlanner"),
-    PlannerName.MIX: ("partita.plan.paper.static", "MixPlanner"),
+    PlannerName.EXACT: ("partita.planning.exact", "ExactPlanner"),
+    PlannerName.GREEDY: ("partita.planning.paper.greedy", "GreedyPlanner"),
+    PlannerName.MCTS: ("partita.planning.paper.mcts", "MctsPlanner"),
+    PlannerName.GENETIC: ("partita.planning.paper.genetic", "GeneticPlanner"),
+    PlannerName.WHOLE: ("partita.planning.paper.static", "WholePlanner"),
+    PlannerName.ONES: ("partita.planning.paper.static", "OnesPlanner"),
+    PlannerName.MIX: ("partita.planning.paper.static", "MixPlanner"),
 }
 """Where each planner is: imported only when asked for, since each brings its own solvers."""
 

@@ -10,7 +10,7 @@ from partita.cli.options import stderr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from partita.plan.watch import Progress
+    from partita.planning.watch import Progress
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from partita.errors import InputError
 
 if TYPE_CHECKING:
     from partita.cli.loading import Loaded
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
 
 
 class LogFormat(StrEnum):
@@ -167,7 +167,7 @@ def _plan(loaded: Loaded, path: Path | None, time_limit: float, seed: int) -> Pl
         for note in notes:
             stderr().print(f"note: {note}", markup=False, soft_wrap=True)
         return made
-    from partita.plan.document import read_plan  # noqa: PLC0415 -- slow to import
+    from partita.planning.document import read_plan  # noqa: PLC0415 -- slow to import
 
     plan = read_plan(path)
     known = {service.name for service in loaded.workload.services}

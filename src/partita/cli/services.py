@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partita.plan.fields import Fields
+from partita.planning.fields import Fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

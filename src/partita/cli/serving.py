@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from partita.cli.loading import Loaded
     from partita.perf.table import Measurement
-    from partita.plan.problem import Pool
+    from partita.planning.problem import Pool
     from partita.serve.cut import Cutter
     from partita.serve.outcome import Router
     from partita.serve.problem import ServingProblem
@@ -147,7 +147,7 @@ def _pool(loaded: Loaded, spec: ServiceSpec) -> tuple[Pool, list[Measurement], l
     Where the SLO's quantile was not measured, the strictest that was is taken, as plans with a cut do.
     """
     from partita.perf.operating_point import strictest  # noqa: PLC0415 -- slow to import
-    from partita.plan.formulating.measured import allows, quantile_of  # noqa: PLC0415
+    from partita.planning.formulating.measured import allows, quantile_of  # noqa: PLC0415
 
     for pool in loaded.formulation.problem.pools:
         known = loaded.formulation.measured.of(spec.model, pool.gpu.name)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from partita.cli.loading import Loaded
     from partita.cli.services import WorkerWay
     from partita.drive.port import Observation
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
     from partita.serve.supervise import Standing
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from partita.control.cluster_view import ClusterView
     from partita.drive.port import Ended, Observation
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
     from partita.sim.clock import Clock
     from partita.transition.timeline import Timeline
     from partita.transition.transition import Action, Request, Transition

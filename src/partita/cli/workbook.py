@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from partita.cli.loading import Loaded
     from partita.control.demand import Demand
-    from partita.plan.plan import Plan
-    from partita.plan.problem import Pool, Problem
+    from partita.planning.plan import Plan
+    from partita.planning.problem import Pool, Problem
     from partita.serve.reserving.asked import CutService
     from partita.transition.deployment import Deployment
     from partita.workload import ServiceSpec
@@ -57,9 +57,9 @@ class FileWorkbook:
         Raises:
             InfeasibleError: there is no plan at all.
         """
-        from partita.plan.exact import ExactPlanner, TooFewGpusError  # noqa: PLC0415 -- slow to import
-        from partita.plan.exact.best_effort import plan_best_effort  # noqa: PLC0415
-        from partita.plan.watch import Watch  # noqa: PLC0415
+        from partita.planning.exact import ExactPlanner, TooFewGpusError  # noqa: PLC0415 -- slow to import
+        from partita.planning.exact.best_effort import plan_best_effort  # noqa: PLC0415
+        from partita.planning.watch import Watch  # noqa: PLC0415
         from partita.transition.nearest_plan import nearest_plan  # noqa: PLC0415
 
         if self.loaded.cuts:
@@ -80,9 +80,9 @@ class FileWorkbook:
 
     def _plan_with_cuts(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
         """Plan services that share beside those with a cut, whose GPUs they leave alone."""
-        from partita.plan.exact import ExactPlanner, TooFewGpusError  # noqa: PLC0415 -- slow to import
-        from partita.plan.exact.best_effort import plan_best_effort  # noqa: PLC0415
-        from partita.plan.watch import Watch  # noqa: PLC0415
+        from partita.planning.exact import ExactPlanner, TooFewGpusError  # noqa: PLC0415 -- slow to import
+        from partita.planning.exact.best_effort import plan_best_effort  # noqa: PLC0415
+        from partita.planning.watch import Watch  # noqa: PLC0415
         from partita.serve.reserving.best_effort import reserve_best_effort  # noqa: PLC0415
         from partita.serve.reserving.planning import plan_reserving  # noqa: PLC0415
         from partita.serve.reserving.running import running, shared_part  # noqa: PLC0415

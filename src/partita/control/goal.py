@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from partita.drive.port import Observation
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
     from partita.transition.layouts import Layouts
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from partita.control.rates import Rates
     from partita.control.replanning import Holding
     from partita.control.source import Source, Workbook
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
     from partita.transition.deployment import Deployment
 
 

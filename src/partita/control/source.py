@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from partita.control.demand import Demand
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
     from partita.transition.deployment import Deployment
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from partita.plan.plan import Plan, PlannedGpu
+    from partita.planning.plan import Plan, PlannedGpu
     from partita.transition.deployment import DeployedGpu
     from partita.transition.layouts import Layouts
 

@@ -8,8 +8,8 @@ import numpy as np
 
 from partita.errors import PartitaError
 from partita.mig.layout import maximal_multisets
-from partita.plan.exact.program import INFINITY, Program
-from partita.plan.watch import Watch
+from partita.planning.exact.program import INFINITY, Program
+from partita.planning.watch import Watch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.plan.exact.program import INFINITY, Program
-from partita.plan.watch import Watch
+from partita.planning.exact.program import INFINITY, Program
+from partita.planning.watch import Watch
 from partita.serve.cut import ServingCut
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
-from partita.plan.checking.check_gpu import Fault
+from partita.planning.checking.check_gpu import Fault
 from partita.transition.check_gpus import budget_faults, peak_as_soon_as_possible
 from partita.transition.check_graph import Graph, graph_faults
 from partita.transition.check_instances import Stories, placement_faults

@@ -6,7 +6,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.plan.checking.check_gpu import Fault
+from partita.planning.checking.check_gpu import Fault
 from partita.transition.check_instances import apart
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections import Counter
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from partita.plan.checking.check_gpu import Fault
+from partita.planning.checking.check_gpu import Fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model
-from partita.plan.checking.check_gpu import Fault, layout_faults
+from partita.planning.checking.check_gpu import Fault, layout_faults
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from partita.mig.layout import Placement
-    from partita.plan.plan import Plan
+    from partita.planning.plan import Plan
     from partita.transition.layouts import Layouts
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from partita.errors import InputError
 from partita.files import read_text
 from partita.mig.layout import Placement
-from partita.plan.fields import Fields, parse_json
+from partita.planning.fields import Fields, parse_json
 from partita.transition.check_graph import graph_faults
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
 from partita.transition.transition import Action, Kind, Transition

@@ -15,15 +15,15 @@ from partita.errors import InputError
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault
-from partita.plan.document import API_VERSION, parse_plan
-from partita.plan.fields import Fields, parse_json
+from partita.planning.document import API_VERSION, parse_plan
+from partita.planning.fields import Fields, parse_json
 from partita.transition.deployment import DeployedGpu, DeployedInstance
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-    from partita.plan.plan import Plan, ServiceCapacity
+    from partita.planning.plan import Plan, ServiceCapacity
 
 KIND = "Layouts"
 _SAYS_KIND = re.compile(rf'"kind"\s*:\s*"{KIND}"')

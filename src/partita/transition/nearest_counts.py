@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.plan.exact.counts import Counts
-from partita.plan.exact.program import INFINITY, fleet
-from partita.plan.watch import Watch
+from partita.planning.exact.counts import Counts
+from partita.planning.exact.program import INFINITY, fleet
+from partita.planning.watch import Watch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from partita.plan.problem import Problem
+    from partita.planning.problem import Problem
 
 _SECONDS = 2.0
 

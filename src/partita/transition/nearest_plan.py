@@ -10,8 +10,8 @@ import numpy as np
 
 from partita.errors import InfeasibleError
 from partita.mig.layout import layout_of
-from partita.plan.exact.counts import Counts
-from partita.plan.plan import Instance, Plan, PlannedGpu, ServiceCapacity
+from partita.planning.exact.counts import Counts
+from partita.planning.plan import Instance, Plan, PlannedGpu, ServiceCapacity
 from partita.transition.deployment import deployment_of
 from partita.transition.durations import MEASURED
 from partita.transition.nearest import nearest
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from partita.plan.problem import Problem
+    from partita.planning.problem import Problem
     from partita.transition.deployment import Deployment
     from partita.transition.refill import Filled
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from partita.plan.exact.counts import Counts
-    from partita.plan.problem import Problem
+    from partita.planning.exact.counts import Counts
+    from partita.planning.problem import Problem
     from partita.transition.deployment import DeployedGpu, Deployment
 
 

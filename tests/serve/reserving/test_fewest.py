@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.serve.reserving.cases import cut_service
 
 from partita.errors import InfeasibleError, PartitaError
-from partita.plan.watch import Watch
+from partita.planning.watch import Watch
 from partita.serve.fluid import fluid_gpus, fluid_rate
 from partita.serve.reserving.fewest import MOST_GPUS, fewest, least_gpus, most_held
 from partita.serve.routers.late_binding import LateBinding

@@ -8,11 +8,11 @@ import pytest
 from tests.serve.reserving.cases import formulated, service, table, workload
 
 from partita.errors import InfeasibleError
-from partita.plan.checking.check import check_plan
-from partita.plan.checking.requirements import requirements
-from partita.plan.exact import ExactPlanner, TooFewGpusError
-from partita.plan.exact.best_effort import plan_best_effort
-from partita.plan.watch import Watch
+from partita.planning.checking.check import check_plan
+from partita.planning.checking.requirements import requirements
+from partita.planning.exact import ExactPlanner, TooFewGpusError
+from partita.planning.exact.best_effort import plan_best_effort
+from partita.planning.watch import Watch
 from partita.serve.outcome import Outcome
 from partita.serve.reserving.best_effort import reserve_best_effort
 from partita.serve.reserving.check import check_reserved, schedule_fault
@@ -24,8 +24,8 @@ from partita.transition.deployment import deployment_of
 from partita.workload import Batches, PoolSpec, Slo
 
 if TYPE_CHECKING:
-    from partita.plan.plan import Plan
-    from partita.plan.problem import Problem
+    from partita.planning.plan import Plan
+    from partita.planning.problem import Problem
     from partita.serve.reserving.planning import Reserved
     from partita.workload import Workload
 

@@ -18,7 +18,7 @@ from tests.serve.worker.client import gateway, numbered, spec_of, until
 from partita.errors import InputError
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
-from partita.plan.plan import Instance, Objective, Plan, PlannedGpu, Solver
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, Solver
 from partita.serve.supervise import StartWith, Supervisor, worker_specs
 from partita.serve.supervise.post import Post
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec

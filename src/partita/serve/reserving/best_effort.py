@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
-from partita.plan.exact import TooFewGpusError
-from partita.plan.plan import ServiceCapacity
+from partita.planning.exact import TooFewGpusError
+from partita.planning.plan import ServiceCapacity
 from partita.serve.reserving.fewest import least_gpus, most_held
 from partita.serve.reserving.planning import (
     Reserved,
@@ -22,9 +22,9 @@ from partita.serve.reserving.reserve import Reservation, Reserver, instance_poin
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from partita.plan.plan import Plan
-    from partita.plan.problem import Problem
-    from partita.plan.watch import Watch
+    from partita.planning.plan import Plan
+    from partita.planning.problem import Problem
+    from partita.planning.watch import Watch
     from partita.serve.reserving.asked import CutService
     from partita.serve.reserving.running import Running
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from partita.plan.checking.check_gpu import Fault
-from partita.plan.exact.solver import new_solver
+from partita.planning.checking.check_gpu import Fault
+from partita.planning.exact.solver import new_solver
 from partita.serve.outcome import REFUSED, TICK
 from partita.serve.routers.late_binding import LateBinding
 from partita.sim.arrivals import Traffic, poisson
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from partita.plan.plan import Plan
-    from partita.plan.problem import Pool
+    from partita.planning.plan import Plan
+    from partita.planning.problem import Pool
     from partita.serve.outcome import Outcome
     from partita.serve.problem import ServingProblem
     from partita.serve.reserving.asked import CutService

@@ -19,7 +19,7 @@ from partita.serve.routers.late_binding import LateBinding
 from partita.serve.throughput import enough_queries, throughput, unit_traffic
 
 if TYPE_CHECKING:
-    from partita.plan.watch import Watch
+    from partita.planning.watch import Watch
     from partita.serve.cut import Cutter
     from partita.serve.problem import ServingProblem
     from partita.serve.reserving.asked import CutService, Offer

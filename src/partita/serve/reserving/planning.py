@@ -8,17 +8,17 @@ from itertools import islice, product
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
-from partita.plan.placing.assemble import assemble
-from partita.plan.plan import GpuConfig, Objective, Plan, Solver
-from partita.plan.problem import Service, Size
+from partita.planning.placing.assemble import assemble
+from partita.planning.plan import GpuConfig, Objective, Plan, Solver
+from partita.planning.problem import Service, Size
 from partita.serve.reserving.reserve import Reserver
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from partita.perf.operating_point import OperatingPoint
-    from partita.plan.problem import Problem
-    from partita.plan.watch import Watch
+    from partita.planning.problem import Problem
+    from partita.planning.watch import Watch
     from partita.serve.reserving.asked import CutService
     from partita.serve.reserving.reserve import Reservation
     from partita.serve.reserving.running import Running

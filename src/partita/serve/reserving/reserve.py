@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from partita.perf.operating_point import OperatingPoint
-from partita.plan.exact import TooFewGpusError
+from partita.planning.exact import TooFewGpusError
 from partita.serve.outcome import TICK
 from partita.serve.reserving.fewest import ROUTER, fewest, fresh_traffic, least_gpus
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from partita.plan.problem import Problem
-    from partita.plan.watch import Watch
+    from partita.planning.problem import Problem
+    from partita.planning.watch import Watch
     from partita.serve.cut import ServingCut
     from partita.serve.problem import ServingProblem
     from partita.serve.reserving.asked import CutService, Offer

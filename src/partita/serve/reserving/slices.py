@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.plan.plan import Plan
-    from partita.plan.problem import Pool
+    from partita.planning.plan import Plan
+    from partita.planning.problem import Pool
     from partita.serve.reserving.asked import CutService
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.plan.problem import Pool
+    from partita.planning.problem import Pool
     from partita.serve.reserving.reserve import Reservation
 
 

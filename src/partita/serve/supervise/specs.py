@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from partita.plan.plan import Instance, Plan
+    from partita.planning.plan import Instance, Plan
     from partita.serve.worker.spec import BackendSpec, DeclaredBatch
 
 Table: TypeAlias = "Mapping[tuple[str, str, int], Mapping[int, float]]"

@@ -7,13 +7,13 @@ from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
 
 from partita.errors import InputError
-from partita.plan.plan import PlannedGpu
+from partita.planning.plan import PlannedGpu
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from partita.drive.port import Observation, ObservedGpu, ObservedInstance
-    from partita.plan.plan import Instance, Plan
+    from partita.planning.plan import Instance, Plan
 
 
 @dataclass(frozen=True, slots=True)

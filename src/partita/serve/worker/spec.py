@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from partita.errors import InputError
 from partita.files import json_value
-from partita.plan.fields import Fields
+from partita.planning.fields import Fields
 from partita.serve.tensors import ITEM_BYTES, TensorSpec
 from partita.serve.worker.wire import HANG_TIMEOUT_S
 

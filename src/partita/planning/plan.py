@@ -1,0 +1,112 @@
+"""The plan: which GPUs, cut how, with which service on which instance, and how good that is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from partita.mig.layout import Placement
+    from partita.perf.operating_point import OperatingPoint
+    from partita.planning.problem import Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """A placed profile with the service that runs on it, and how it is run."""
+
+    placement: Placement
+    service: str
+    model: str
+    point: OperatingPoint
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedGpu:
+    """One GPU of a deployment: `id` is `node-0/gpu-3`, `model` the catalogue's name, instances by start.
+
+    Attributes:
+        pool: name of its pool; empty where the pool is the model's only one and is named after it.
+    """
+
+    id: str
+    model: str
+    instances: tuple[Instance, ...]
+    pool: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceCapacity:
+    """What the plan gives a service: required rate and capacity in items/s, latency SLO in milliseconds."""
+
+    name: str
+    rate: float
+    capacity: float
+    latency_slo_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Objective:
+    """What was minimised, how far it came, and the proven lower bound."""
+
+    name: str
+    value: float
+    lower_bound: float
+
+    @property
+    def gap(self) -> float:
+        """Relative distance between value and bound, 0 when the plan is proven optimal."""
+        if self.value <= self.lower_bound:
+            return 0.0
+        return (self.value - self.lower_bound) / abs(self.value)
+
+    @property
+    def proven(self) -> bool:
+        """Whether nothing better exists."""
+        return self.gap <= 1e-7
+
+
+@dataclass(frozen=True, slots=True)
+class Solver:
+    """Who made the plan: planner, seed, and wall-clock seconds of planning."""
+
+    name: str
+    seed: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A deployment with its bound and gap.
+
+    GPUs that are cut alike share one tuple of instances, so that a plan for a million GPUs fits in memory.
+    """
+
+    objective: Objective
+    solver: Solver
+    services: tuple[ServiceCapacity, ...]
+    gpus: tuple[PlannedGpu, ...]
+
+
+class Planner(Protocol):
+    """Makes a plan for a problem. All planners share one problem, one plan and one checker."""
+
+    def plan(self, problem: Problem) -> Plan:
+        """Return the best plan found.
+
+        Raises:
+            InfeasibleError: no plan meets all services with the GPUs there are.
+        """
+        ...
+
+
+Assignment = tuple[tuple[int, int], ...]
+"""What runs on one GPU: pairs of (index of size, index of service), sorted."""
+
+
+@dataclass(frozen=True, slots=True)
+class GpuConfig:
+    """One GPU's cut with a service on each instance, before starts and names are chosen."""
+
+    pool: int
+    assignment: Assignment
