@@ -54,13 +54,16 @@ DEPENDENCIES = {
 """The tests that meet each dependency's code, as files and folders; they have the mark `dependencies`."""
 
 
-PLANNING = {"cli", "control", "plan", "serve", "transition", "web"}
+PLANNING = {"cli", "control", "planning", "serve", "transition", "web"}
 """Folders whose tests may make plans; the others are spared the import of the planners."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of `DEPENDENCIES`."""
     marked = {ROOT / path for paths in DEPENDENCIES.values() for path in paths}
+    gone = sorted(str(path) for path in marked if not path.exists())
+    if gone:
+        raise pytest.UsageError(f"DEPENDENCIES names what is not there: {', '.join(gone)}")
     for item in items:
         if not marked.isdisjoint({item.path, *item.path.parents}):
             item.add_marker("dependencies")

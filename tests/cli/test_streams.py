@@ -126,7 +126,7 @@ def test_the_solver_says_nothing_of_itself(environment):
 
 
 def test_what_else_is_said_while_the_first_solver_is_made_is_passed_on(environment):
-    folder = str(Path(catalogue.__file__).parents[2] / "plan/exact")
+    folder = str(Path(catalogue.__file__).parents[2] / "planning/exact")
     script = SOLVER.format(fake=FAKE.format(folder=folder))
     done = subprocess.run([sys.executable, "-c", script], env=environment, check=True, capture_output=True)
     assert done.stderr == b""
