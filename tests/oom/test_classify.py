@@ -10,7 +10,7 @@ from threading import Thread
 import pytest
 
 from partita.jobs.run.shepherd.hearing import Hearing
-from partita.oom.classify import DONE, FAILED, OUT_OF_MEMORY, Ending, checked_pattern, classify
+from partita.oom import DONE, FAILED, OUT_OF_MEMORY, Ending, checked_pattern, classify
 from partita.perf.measure.worker import ran_out
 
 CORPUS = [json.loads(line) for line in (Path(__file__).parent / "corpus.jsonl").read_text().splitlines()]

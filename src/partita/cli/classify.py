@@ -11,7 +11,7 @@ import typer
 from partita.cli.options import Format, Output, echo, emit
 
 if TYPE_CHECKING:
-    from partita.oom.classify import Ending
+    from partita.oom import Ending
 
 LogFile = Annotated[Path, typer.Argument(metavar="LOG", help="What it wrote; - is stdin.")]
 Code = Annotated[
@@ -45,8 +45,8 @@ def classify(
     `out-of-memory` (of the GPU) is tried again on the next larger slice, where it is not sure on one at most;
     `failed` and `done` are not. The queue asks the same of the last 256 KiB of a job's output, on every driver.
     """
+    from partita import oom  # noqa: PLC0415
     from partita.jobs.queue.submission import read_patterns  # noqa: PLC0415 -- slow to import
-    from partita.oom import classify as oom  # noqa: PLC0415
 
     patterns = read_patterns(oom_pattern or [])
     first, end = _end(log, oom.END)

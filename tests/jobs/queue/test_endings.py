@@ -12,7 +12,7 @@ from partita.jobs.queue.record import Attempt, JobRecord, State, Submitter, Verd
 from partita.jobs.run.port import Look, Phase, Progress
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
-from partita.oom.classify import classify
+from partita.oom import classify
 
 A100 = gpu_model("a100-40gb")
 UNSURE = "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"

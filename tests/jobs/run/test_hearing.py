@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partita.jobs.run.shepherd.hearing import Hearing
-from partita.oom.classify import END
+from partita.oom import END
 
 SAID = b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n"
 HOST = [

@@ -9,7 +9,7 @@ from partita.jobs import ladder
 from partita.jobs.memory.bounds import MIB, holds, slices
 from partita.jobs.queue.record import State, Verdict
 from partita.jobs.run.port import Phase
-from partita.oom.classify import OUT_OF_MEMORY
+from partita.oom import OUT_OF_MEMORY
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.record import JobRecord
     from partita.jobs.run.port import Look
     from partita.mig.gpu import GpuModel
-    from partita.oom.classify import Ending
+    from partita.oom import Ending
 
 _SAID = frozenset({Verdict.OUT_OF_MEMORY, Verdict.FAILED})
 _AGAIN = frozenset({Verdict.REQUEUED, Verdict.YIELDED})

@@ -11,7 +11,7 @@ from partita.jobs.memory.bounds import UNLIMITED, Bounds
 from partita.jobs.queue.dependencies import parse_after
 from partita.jobs.queue.ids import parse_array
 from partita.jobs.queue.record import DEFAULT_UMASK, Asked, Memory
-from partita.oom.classify import MOST_PATTERNS, checked_pattern
+from partita.oom import MOST_PATTERNS, checked_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

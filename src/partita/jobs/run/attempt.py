@@ -15,7 +15,7 @@ from partita.jobs.run.lost import end_what_is_left
 from partita.jobs.run.port import Look, Phase, Progress
 from partita.jobs.run.progress import Reports
 from partita.jobs.run.shepherd import documents
-from partita.oom.classify import OUT_OF_MEMORY, Ending
+from partita.oom import OUT_OF_MEMORY, Ending
 
 if TYPE_CHECKING:
     from collections.abc import Callable

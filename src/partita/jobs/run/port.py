@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from partita.oom.classify import Ending
+    from partita.oom import Ending
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from partita.errors import InputError, PartitaError
-from partita.oom.classify import END, OUT_OF_MEMORY, classify
+from partita.oom import END, OUT_OF_MEMORY, classify
 from partita.perf.measure.worker import on_host
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TextIO
 
-from partita.oom.classify import OUT_OF_MEMORY, classify
+from partita.oom import OUT_OF_MEMORY, classify
 from partita.perf.measure.statistics import Warmup
 
 if TYPE_CHECKING:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from partita.oom.classify import END, OUT_OF_MEMORY, Ending, classify
+from partita.oom import END, OUT_OF_MEMORY, Ending, classify
 
 TYPE_CHECKING = False  # typing is a tenth of the watcher's memory
 if TYPE_CHECKING:
