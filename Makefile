@@ -3,6 +3,8 @@ PYTHON ?= python3.11
 BIN = .venv/bin
 # Processes that run tests: one more than two cores, since many tests wait for processes of their own.
 JOBS ?= 3
+# Tests start hundreds of processes: these read bytecode, and do not compile the same sources again.
+export PYTHONDONTWRITEBYTECODE =
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt \
 	pyproject.toml --group build
