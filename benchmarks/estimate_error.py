@@ -17,9 +17,8 @@ import numpy as np
 
 from benchmarks.model_works import MODELS
 from partita.mig.catalogue import gpu_model
-from partita.perf.estimate import FITTED, Constants, ModelWork, batch_ms, memory_mb
+from partita.perf.estimate import FITTED, Constants, ModelWork, batch_ms, memory_mb, read_works
 from partita.perf.reading import read_table
-from partita.perf.works import read_works
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -6,10 +6,13 @@ import pytest
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model
-from partita.perf.importers.mapped import import_columns
-from partita.perf.importers.migprofiler import import_migprofiler
-from partita.perf.importers.parvagpu import import_parvagpu
-from partita.perf.importers.triton import import_model_analyzer, import_perf_analyzer
+from partita.perf.importers import (
+    import_columns,
+    import_migprofiler,
+    import_model_analyzer,
+    import_parvagpu,
+    import_perf_analyzer,
+)
 from partita.perf.reading import read_table
 
 if TYPE_CHECKING:

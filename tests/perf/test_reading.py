@@ -13,9 +13,8 @@ from pyarrow import parquet
 
 from partita.errors import InputError
 from partita.perf.columns import quantile_text
-from partita.perf.reading import read_table, read_tables
+from partita.perf.reading import read_table, read_tables, write_table
 from partita.perf.table import Measurement, PerfTable
-from partita.perf.writing import write_table
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -90,7 +90,7 @@ def show(
 def parvagpu(path: Raw, gpu: Gpu = "a100-80gb", model: AnyModel = None, out: Out = None) -> None:
     """Import ParvaGPU's raw tables: a file, or the folder prof_data with one file per model."""
     from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.importers.parvagpu import import_parvagpu  # noqa: PLC0415
+    from partita.perf.importers import import_parvagpu  # noqa: PLC0415
 
     write(import_parvagpu(path, gpu_meant(gpu), model=model), out)
 
@@ -112,7 +112,7 @@ def perf_analyzer(
 ) -> None:
     """Import the CSV that Triton's perf_analyzer writes with -f."""
     from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.importers.triton import import_perf_analyzer  # noqa: PLC0415 -- not for --help
+    from partita.perf.importers import import_perf_analyzer  # noqa: PLC0415 -- not for --help
 
     measured = gpu_meant(gpu)
     told = _profile(measured, profile)
@@ -134,7 +134,7 @@ def model_analyzer(
 ) -> None:
     """Import the metrics-model-inference.csv that Triton's Model Analyzer writes."""
     from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.importers.triton import import_model_analyzer  # noqa: PLC0415 -- not for --help
+    from partita.perf.importers import import_model_analyzer  # noqa: PLC0415 -- not for --help
 
     measured = gpu_meant(gpu)
     told = _profile(measured, profile)
@@ -155,7 +155,7 @@ def migprofiler(
 ) -> None:
     """Import a CSV of MIGProfiler (MIGPerf): model_name, batch_size, latency, throughput, mig_profile."""
     from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.importers.migprofiler import import_migprofiler  # noqa: PLC0415
+    from partita.perf.importers import import_migprofiler  # noqa: PLC0415
 
     measured = gpu_meant(gpu)
     told = None if profile is None else _profile(measured, profile)
@@ -181,7 +181,7 @@ def any_csv(
 ) -> None:
     """Import any CSV, or JSON lines, by the names of its columns."""
     from partita.cli.pairs import pairs  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.importers.mapped import import_columns  # noqa: PLC0415
+    from partita.perf.importers import import_columns  # noqa: PLC0415
 
     table = import_columns(path, pairs(columns, "--columns"), pairs(values, "--set"))
     write(table, out)
@@ -207,9 +207,8 @@ def estimate(
 ) -> None:
     """Estimate models that nobody measured, from their work and the GPU's peak rates."""
     from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.estimate import ModelWork, estimate_table  # noqa: PLC0415
+    from partita.perf.estimate import ModelWork, estimate_table, read_works  # noqa: PLC0415
     from partita.perf.table import PerfTable  # noqa: PLC0415
-    from partita.perf.works import read_works  # noqa: PLC0415
 
     given: Sequence[ModelWork]
     if works is not None and model is None:

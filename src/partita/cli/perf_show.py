@@ -13,8 +13,14 @@ from partita.cli.options import Format, echo, emit, stdout
 from partita.cli.perf_check import ESTIMATED
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model
-from partita.perf.classes import ModelClass, model_classes
-from partita.perf.operating_point import Limits, OperatingPoint, operating_points, strictest
+from partita.perf.operating_point import (
+    Limits,
+    ModelClass,
+    OperatingPoint,
+    model_classes,
+    operating_points,
+    strictest,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console

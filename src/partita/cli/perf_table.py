@@ -35,7 +35,7 @@ def plural(count: int, word: str) -> str:
 
 def write(table: PerfTable, out: Path | None) -> None:
     """Write a table to a file, or as CSV to stdout."""
-    from partita.perf.writing import write_csv, write_table  # noqa: PLC0415 -- not needed for --help
+    from partita.perf.reading import write_csv, write_table  # noqa: PLC0415 -- not needed for --help
 
     if out is None:
         write_csv(table, own())

@@ -1,4 +1,4 @@
-"""The columns of a performance table: what each must hold, and what is wrong where it does not."""
+"""The columns of a performance table: what each holds, what is wrong in a row, and what is hard to believe."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from partita.perf.records import MISSING, number_hint, plain_name
 from partita.perf.table import Measurement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
 
 REQUIRED = ("model", "gpu", "profile", "batch", "processes", "throughput", "latency_ms", "quantile")
 OPTIONAL = ("memory_mb", "utilization", "power_w", "source", "estimated")
@@ -32,7 +33,7 @@ NUMBERS = (
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class RowFault:
     """What is wrong in a row of a table: the row's position, and the error without its place."""
 
     row: int
@@ -76,14 +77,14 @@ def read_header(header: Sequence[str]) -> Header:
     return Header(names, tuple(faults), tuple(extra))
 
 
-def measurements(columns: Mapping[str, Sequence[object]]) -> tuple[list[Measurement], list[Fault]]:
+def measurements(columns: Mapping[str, Sequence[object]]) -> tuple[list[Measurement], list[RowFault]]:
     """Turn columns into rows. Faulty tables give no rows, and all faults in the order of rows.
 
     Args:
         columns: required and optional columns, all of one length. Without one that is required there are no rows,
             and the faults of the others are told all the same.
     """
-    faults: list[Fault] = []
+    faults: list[RowFault] = []
     fields: dict[str, Sequence[object]] = {}
     length = len(next(iter(columns.values()), ()))
     for name in COLUMNS:
@@ -95,7 +96,7 @@ def measurements(columns: Mapping[str, Sequence[object]]) -> tuple[list[Measurem
     return list(map(Measurement, *fields.values())), []
 
 
-def _parsed(values: Sequence[object], name: str, faults: list[Fault]) -> list[object]:
+def _parsed(values: Sequence[object], name: str, faults: list[RowFault]) -> list[object]:
     parse, known, out = _PARSERS[name], {}, []
     for row, value in enumerate(values):
         try:
@@ -105,12 +106,12 @@ def _parsed(values: Sequence[object], name: str, faults: list[Fault]) -> list[ob
             out.append(known[value])
         except InputError as error:
             shown = "empty" if value is None or value == "" else repr(value)
-            faults.append(Fault(row, f"{name} is {shown}: {error.what}", error.hint))
+            faults.append(RowFault(row, f"{name} is {shown}: {error.what}", error.hint))
             out.append(None)
     return out
 
 
-def _unknown_profiles(gpus: Sequence[object], profiles: Sequence[object]) -> list[Fault]:
+def _unknown_profiles(gpus: Sequence[object], profiles: Sequence[object]) -> list[RowFault]:
     faults: dict[tuple[object, object], InputError | None] = {}
     found = []
     for row, pair in enumerate(zip(gpus, profiles, strict=True)):
@@ -118,7 +119,7 @@ def _unknown_profiles(gpus: Sequence[object], profiles: Sequence[object]) -> lis
             faults[pair] = _profile_error(*pair)
         error = faults[pair]
         if error:
-            found.append(Fault(row, error.what, error.hint))
+            found.append(RowFault(row, error.what, error.hint))
     return found
 
 
@@ -276,3 +277,75 @@ _PARSERS: dict[str, Callable[[object], object]] = {
     "source": _note,
     "estimated": _flag,
 }
+
+
+FASTER = 10.0
+"""A smaller slice is not so many times as fast as a larger one."""
+APART = 10.0
+"""Throughput, latency and batch do not differ by such a factor from what they say of each other."""
+_PLACES = 4
+
+
+def implausible(rows: Sequence[Measurement], place: Callable[[int], str]) -> list[str]:
+    """Return what is hard to believe of rows, one sentence for each kind, with its first places.
+
+    Two things are held against each other. On a slice whose processes always work, throughput x latency is what is
+    under way: batch x processes (Little's law); a factor of ten is a unit mistaken, as in seconds for milliseconds.
+    And a slice is not ten times as fast as one with more of everything.
+
+    Args:
+        rows: measurements.
+        place: where the row at a position stands.
+    """
+    told = [
+        (
+            "throughput x latency is {ratio:,.3g} times batch x processes (seconds, or one process alone?)",
+            _against_little(rows),
+        ),
+        (
+            "{ratio:,.3g} times as fast as a larger slice, on {other} (rows swapped, or other units?)",
+            _against_larger(rows, place),
+        ),
+    ]
+    notes = []
+    for text, found in told:
+        cases = list(found)
+        if cases:
+            row, ratio, other = cases[0]
+            more = ", ".join(place(each).rpartition("/")[2] for each, _, _ in cases[1:_PLACES])
+            others = f"; {len(cases) - 1:,} more like it, as at {more}" if more else ""
+            notes.append(f"{place(row)}: hard to believe: " + text.format(ratio=ratio, other=other) + others)
+    return notes
+
+
+def _against_little(rows: Sequence[Measurement]) -> Iterator[tuple[int, float, str]]:
+    for index, row in enumerate(rows):
+        ratio = row.throughput * row.latency_ms / 1000 / (row.batch * row.processes)
+        if not 1 / APART <= ratio <= APART and not row.estimated:
+            yield index, ratio, ""
+
+
+def _against_larger(
+    rows: Sequence[Measurement], place: Callable[[int], str]
+) -> Iterator[tuple[int, float, str]]:
+    groups: dict[tuple[str, str, int, int, str], list[int]] = {}
+    for index, row in enumerate(rows):
+        groups.setdefault((row.model, row.gpu, row.batch, row.processes, row.quantile), []).append(index)
+    for (_, gpu, *_), group in groups.items():
+        if len(group) > 1:
+            yield from _faster_than_larger(rows, group, gpu, place)
+
+
+def _faster_than_larger(
+    rows: Sequence[Measurement], group: Sequence[int], gpu: str, place: Callable[[int], str]
+) -> Iterator[tuple[int, float, str]]:
+    sizes = {profile.name: (profile.compute, profile.memory) for profile in gpu_model(gpu).profiles}
+    slowest: tuple[float, int] | None = None
+    for index in sorted(group, key=lambda each: sizes[rows[each].profile], reverse=True):
+        throughput = rows[index].throughput
+        if slowest is not None and throughput >= FASTER * slowest[0]:
+            larger = slowest[1]
+            if sizes[rows[index].profile] < sizes[rows[larger].profile]:
+                yield index, throughput / slowest[0], place(larger).rpartition("/")[2]
+        if slowest is None or throughput < slowest[0]:
+            slowest = throughput, index

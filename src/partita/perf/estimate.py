@@ -13,12 +13,16 @@ from math import hypot, isfinite
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, nearest
+from partita.perf.records import plain_name, read_records, refuse
 from partita.perf.table import Measurement, PerfTable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from partita.mig.gpu import GpuModel, Profile
+    from partita.perf.records import Record
+
 
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128)
 PRECISIONS = ("fp32", "tf32", "fp16", "int8")
@@ -204,3 +208,58 @@ def _row(
         source=f"estimate: roofline, {work.precision}",
         estimated=True,
     )
+
+
+WORK_COLUMNS = ("model", "gflop", "mbytes", "weights_mb")
+OPTIONAL_WORK_COLUMNS = ("precision", "kernels", "live_mb", "source")
+
+
+def read_works(path: Path | str) -> tuple[ModelWork, ...]:
+    """Read works from a CSV with columns `model, gflop, mbytes, weights_mb`.
+
+    Optional columns are `precision`, `kernels`, `live_mb` and `source`; the last is for people.
+
+    Raises:
+        InputError: no such file, unknown or missing columns, a field that cannot be used, a model twice.
+    """
+    records = read_records(path)
+    records.require(*WORK_COLUMNS)
+    for name in records.header:
+        if plain_name(name) not in WORK_COLUMNS + OPTIONAL_WORK_COLUMNS:
+            close = nearest(plain_name(name), [*WORK_COLUMNS, *OPTIONAL_WORK_COLUMNS])
+            known = ", ".join(WORK_COLUMNS + OPTIONAL_WORK_COLUMNS)
+            raise InputError(
+                f"unknown column {name!r}",
+                where=f"{records.path}:{records.header_line}",
+                hint=f"did you mean {close}?" if close else f"the columns are {known}",
+            )
+    works: dict[str, ModelWork] = {}
+    faults: list[InputError] = []
+    for record in records:
+        try:
+            work = _work(record)
+        except InputError as error:
+            faults.append(error)
+            continue
+        if work.model in works:
+            faults.append(InputError(f"model {work.model!r} is there twice", where=record.place))
+        works[work.model] = work
+    refuse(records.path, faults)
+    if not works:
+        raise InputError("a header and no rows", where=f"{records.path}:1")
+    return tuple(works.values())
+
+
+def _work(record: Record) -> ModelWork:
+    try:
+        return ModelWork(
+            model=record.text("model"),
+            gflop=record.number("gflop"),
+            mbytes=record.number("mbytes"),
+            weights_mb=record.number("weights_mb"),
+            precision=record.text("precision") if record.has("precision") else PRECISION,
+            kernels=record.count("kernels") if record.has("kernels") else KERNELS,
+            live_mb=record.number("live_mb") if record.has("live_mb") else None,
+        )
+    except InputError as error:
+        raise InputError(error.what, where=record.place, hint=error.hint) from None

@@ -1,14 +1,16 @@
-"""Reads performance tables from CSV and Parquet, and refuses what planning could not rely on."""
+"""Reads and writes performance tables, CSV and Parquet, and refuses what planning could not rely on."""
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 from partita.errors import InputError
-from partita.perf.columns import COLUMNS, NUMBERS, measurements, read_header
-from partita.perf.plausible import implausible
+from partita.files import replacing
+from partita.perf.columns import COLUMNS, NUMBERS, OPTIONAL, REQUIRED, implausible, measurements, read_header
 from partita.perf.records import Notation, plain_name, read_records, refuse
 from partita.perf.table import PerfTable
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from partita.perf.table import Measurement
+
 
 PARQUET = frozenset({".parquet", ".pq"})
 
@@ -174,3 +177,57 @@ def _parquet(path: Path | str) -> _Source:
     plain = [field.name for field in table.schema if not pa.types.is_nested(field.type)]
     columns = {each: table.column(each).to_pylist() for each in plain} if table.num_rows else {}
     return _source(name, plain, columns, where=name)
+
+
+def write_table(table: PerfTable, path: Path | str) -> None:
+    """Write a table: Parquet where the name ends in `.parquet` or `.pq`, else CSV.
+
+    Optional columns that no row fills are left out. Reading the file gives the same rows again.
+
+    Raises:
+        InputError: the place cannot be written to, or Parquet without pyarrow.
+    """
+    if Path(path).suffix.lower() in PARQUET:
+        content = _as_parquet(table, str(path))
+        with replacing(path) as stream:
+            stream.buffer.write(content)
+    else:
+        with replacing(path) as stream:
+            write_csv(table, stream)
+
+
+def write_csv(table: PerfTable, stream: IO[str]) -> None:
+    """Write a table as CSV to an open text stream."""
+    names = _filled(table)
+    out = csv.writer(stream, lineterminator="\n")
+    quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
+    out.writerow(names)
+    for row in table:  # a line that begins with # would be read as a comment
+        writer = quoted if row.model.startswith("#") else out
+        writer.writerow([_plain(getattr(row, name)) for name in names])
+
+
+def _filled(table: PerfTable) -> list[str]:
+    return [*REQUIRED, *(name for name in OPTIONAL if any(not _empty(getattr(row, name)) for row in table))]
+
+
+def _empty(value: object) -> bool:
+    return value is None or value is False or value == ""
+
+
+def _plain(value: object) -> object:
+    return str(value).lower() if isinstance(value, bool) else value
+
+
+def _as_parquet(table: PerfTable, name: str) -> bytes:
+    try:
+        import pyarrow as pa  # noqa: PLC0415 -- an extra, and 45 MB
+        from pyarrow import parquet  # noqa: PLC0415
+    except ImportError:
+        raise InputError(
+            "Parquet tables need pyarrow", where=name, hint="pip install 'partita[parquet]'"
+        ) from None
+    columns = {each: [getattr(row, each) for row in table] for each in _filled(table)}
+    buffer = io.BytesIO()
+    parquet.write_table(pa.table(columns), buffer)
+    return buffer.getvalue()

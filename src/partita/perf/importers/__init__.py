@@ -1,1 +1,0 @@
-"""Importers: one function per foreign layout, from files to a performance table."""
