@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any
 import pynvml as nvml
 
 from benchmarks.report import stamp, table
-from partita.drive.nvml import cuts, reading
-from partita.drive.nvml.devices import Device, discover, mig_mode
-from partita.drive.nvml.errors import told
-from partita.drive.port import DriveError
+from partita.drive.driver import DriveError
+from partita.drive.nvml import devices, instances
+from partita.drive.nvml.devices import NvmlDevice, discover, mig_mode
+from partita.drive.nvml.instances import raising_driver_errors
 from partita.drive.survey import survey
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def run(effort: Effort | None = None, *, state: Path | None = None) -> dict[str,
     """
     asked = effort or Effort()
     end = time.monotonic() + MOST_S
-    with told():
+    with raising_driver_errors():
         nvml.nvmlInit()
     try:
         devices, left_out = discover("node-0")
@@ -79,7 +79,7 @@ def _said(call: Callable[..., Any], *arguments: object) -> Any:
         return f"error: {error}"
 
 
-def _gpu(device: Device, asked: Effort, end: float) -> dict[str, Any]:
+def _gpu(device: NvmlDevice, asked: Effort, end: float) -> dict[str, Any]:
     handle = device.handle()
     on, pending = mig_mode(handle)
     found = {
@@ -105,11 +105,11 @@ def _gpu(device: Device, asked: Effort, end: float) -> dict[str, Any]:
     return found
 
 
-def _profiles(device: Device, handle: object) -> list[dict[str, Any]]:
+def _profiles(device: NvmlDevice, handle: object) -> list[dict[str, Any]]:
     """Return each profile as NVML lists it beside the catalogue's figures."""
     known = {p.nvml_profile: p for p in device.known.profiles} if device.known else {}
     rows = []
-    for each in reading.listed(handle):
+    for each in devices.list_profiles(handle):
         own = known.get(each.number)
         rows.append(
             {
@@ -150,15 +150,15 @@ def _short(call: Callable[..., Any], *arguments: object) -> str:
     return said if isinstance(said, str) else "answers"
 
 
-def _instances(device: Device, handle: object) -> Any:
+def _instances(device: NvmlDevice, handle: object) -> Any:
     try:
-        found = cuts.instances(handle, device.offers)
+        found = instances.list_instances(handle, device.offers)
     except nvml.NVMLError as error:
         return f"error: {error}"
     return [{"at": str(device.placed(each)[1]), "mig_uuid": each.identity.mig_uuid} for each in found]
 
 
-def _times(device: Device, handle: object, calls: int, *, on: bool) -> dict[str, Any]:
+def _times(device: NvmlDevice, handle: object, calls: int, *, on: bool) -> dict[str, Any]:
     asked: dict[str, Callable[[], Any]] = {
         "handle by UUID": device.handle,
         "MIG mode": lambda: nvml.nvmlDeviceGetMigMode(handle),
@@ -166,10 +166,10 @@ def _times(device: Device, handle: object, calls: int, *, on: bool) -> dict[str,
         "power": lambda: nvml.nvmlDeviceGetPowerUsage(handle),
         "energy": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle),
         "processes": lambda: nvml.nvmlDeviceGetComputeRunningProcesses(handle),
-        "all profiles": lambda: reading.listed(handle),
+        "all profiles": lambda: devices.list_profiles(handle),
     }
     if on:
-        asked["all instances"] = lambda: cuts.instances(handle, device.offers)
+        asked["all instances"] = lambda: instances.list_instances(handle, device.offers)
     return {name: _timed(call, calls) for name, call in asked.items()}
 
 
@@ -209,7 +209,7 @@ def _power(handle: object, seconds: float) -> dict[str, Any]:
     }
 
 
-def _cuda(device: Device, handle: object, seconds: float) -> Any:
+def _cuda(device: NvmlDevice, handle: object, seconds: float) -> Any:
     """Return what CUDA's driver says of a memory that is too small, and the power that an idle context draws."""
     words = [sys.executable, "-m", "benchmarks.device_cuda", device.uuid]
     child = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

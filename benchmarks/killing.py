@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.control.cluster_view import ClusterView
-    from partita.drive.port import Driver, Ended, Observation
+    from partita.drive.driver import Driver, Ended, Observation
     from partita.sim.clock import Clock
     from partita.transition.transition import Action
 

@@ -52,7 +52,7 @@ def test_what_must_be_mended_ends_with_1_and_a_command(nvml: FakeNvml) -> None:
 
 def test_without_a_gpu_it_says_so_and_ends_with_0(nvml: FakeNvml, monkeypatch: pytest.MonkeyPatch) -> None:
     nvml.failing["nvmlInitWithFlags"] = [pynvml.NVML_ERROR_LIBRARY_NOT_FOUND]
-    monkeypatch.setattr("partita.drive.survey.host.pci_gpus", lambda _root: 0)
+    monkeypatch.setattr("partita.drive.survey.pci_gpus", lambda _root: 0)
     done = run()
     assert done.exit_code == 0
     assert "no NVIDIA GPU on this host" in done.stdout

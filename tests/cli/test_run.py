@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.cli.commands import Commands
 
-from partita.drive.simulated import Fault, Mishap, SimulatedCluster
+from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster
 from partita.mig.layout import Placement
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def test_a_fault_in_the_workload_is_told_before_anything_is_made(partita: Comman
 def test_once_fails_where_an_action_fails_for_ever(partita: Commands) -> None:
     partita("run", "-f", write(partita, 700), "--once")
     cluster = SimulatedCluster(partita.state / "cluster.sqlite3")
-    cluster.inject(Fault(Mishap.FAILS, times=1000))
+    cluster.inject(InjectedFault(FaultKind.FAILS, times=1000))
     result = partita("run", "-f", write(partita, 1500), "--once")
     assert result.code == 1
     assert "failed after 5 tries" in result.err

@@ -14,7 +14,7 @@ import pytest
 from tests.cli.commands import Commands
 from tests.serve.worker.client import gateway, numbered, until
 
-from partita.drive.replicas import Records
+from partita.drive.replicas import ReplicaRecords
 from partita.errors import InputError
 from partita.serve.worker.spec import WorkerSpec, read_spec
 
@@ -81,7 +81,7 @@ def alive(partita: Commands) -> set[int]:
     for spec in specs(partita.folder):
         with suppress(OSError), gateway(spec) as one:  # as above
             found.add(one.hello.pid)
-    assert Records(records).gpus()
+    assert ReplicaRecords(records).gpus()
     return found
 
 

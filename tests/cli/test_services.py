@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from partita.cli.services import WorkerWay, read_services, read_workers
-from partita.drive.replicas import CommandReady, PortReady, Process, Upstream
+from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, UpstreamReplica
 from partita.errors import InputError
 from partita.serve.tensors import TensorSpec
 from partita.serve.worker.spec import (
@@ -50,9 +50,9 @@ def test_processes_and_servers_that_are_told_are_read(tmp_path: Path) -> None:
     path.write_text(GOOD)
     found = read_services(path, tmp_path)
     assert found == {
-        "bert": Process(("serve", "--port", "{port}"), {"THREADS": "4"}, PortReady(), 5.0),
-        "vgg": Process(("serve",), readiness=CommandReady(("curl", "localhost"))),
-        "told": Upstream(("add", "{device}"), ("remove", "{device}")),
+        "bert": ReplicaProcess(("serve", "--port", "{port}"), {"THREADS": "4"}, PortReady(), 5.0),
+        "vgg": ReplicaProcess(("serve",), readiness=CommandReady(("curl", "localhost"))),
+        "told": UpstreamReplica(("add", "{device}"), ("remove", "{device}")),
     }
 
 
@@ -102,7 +102,7 @@ def test_services_are_read_as_yaml_1_2_as_workloads_are(tmp_path: Path) -> None:
     text = "services:\n  - {name: on, command: [serve, no, 0x1F, 1:30], environment: {DEBUG: off}}\n"
     path.write_bytes(text.encode("utf-16"))
     assert read_services(path, tmp_path) == {
-        "on": Process(("serve", "no", "0x1F", "1:30"), {"DEBUG": "off"}),
+        "on": ReplicaProcess(("serve", "no", "0x1F", "1:30"), {"DEBUG": "off"}),
     }
     path.write_text(text + "services: []\n")
     with pytest.raises(InputError, match=r"services.yaml:3: key 'services' is already on line 1"):
@@ -123,7 +123,7 @@ def test_workers_are_read_and_models_lie_beside_the_file(tmp_path: Path) -> None
     found = read_services(path, tmp_path / "workers")
     assert list(found) == ["onnx", "threads", "triton", "slow", "plain", "started", "other"]
     worker = found["onnx"]
-    assert isinstance(worker, Process)
+    assert isinstance(worker, ReplicaProcess)
     assert (worker.environment, worker.grace_s) == ({"OMP_NUM_THREADS": "1"}, 5.0)
     assert not (tmp_path / "workers").exists()
 
@@ -145,7 +145,7 @@ def test_what_is_declared_of_the_batch_reaches_the_worker(
     path.write_text(f"services: [{{name: a, worker: {{emulated: true}}{told}}}]")
     assert (read_workers(path)["a"].declared or UNDECLARED) == declared
     worker = read_services(path, tmp_path / "workers")["a"]
-    assert isinstance(worker, Process)
+    assert isinstance(worker, ReplicaProcess)
     assert worker.document is not None
     words = dict.fromkeys(("service", "model", "gpu", "gpu_model"), "x")
     words |= {"placement": "3g.20gb@4", "batch": "8", "token": "t1", "processes": "1", "latency_ms": "4"}
@@ -159,7 +159,7 @@ def test_a_workers_specification_has_what_is_measured_and_what_is_planned(tmp_pa
         "triton": {("a100-40gb", "3g.20gb", 2): {1: 0.01, 8: 0.05}, ("a30-24gb", "3g.20gb", 2): {1: 0.02}}
     }
     worker = read_services(path, tmp_path / "workers", seconds)["triton"]
-    assert isinstance(worker, Process)
+    assert isinstance(worker, ReplicaProcess)
     assert worker.document is not None
     words = {
         "service": "triton",

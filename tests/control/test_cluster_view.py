@@ -13,7 +13,7 @@ from tests.control.world import CLUSTER, MODEL, World, deployment, goal, gpu, re
 
 from partita.control.cluster_view import ClusterView
 from partita.control.snapshot import snapshot
-from partita.drive.port import Changes, DriveError, Observation, ObservesChanges
+from partita.drive.driver import Changes, DriveError, Observation, ObservesChanges
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
@@ -22,7 +22,7 @@ from partita.transition.transition import Action, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from partita.drive.port import Ended
+    from partita.drive.driver import Ended
     from partita.sim.clock import Clock
 
 PLACES = [Placement(0, "4g.20gb"), Placement(4, "3g.20gb")]
@@ -164,7 +164,7 @@ def test_a_driver_that_cannot_tell_is_observed_whole() -> None:
 
     class Plain:
         def observe(self) -> Observation:
-            from partita.drive.port import ObservedGpu  # noqa: PLC0415 -- of this double alone
+            from partita.drive.driver import ObservedGpu  # noqa: PLC0415 -- of this double alone
 
             return Observation(
                 tuple(

@@ -12,7 +12,7 @@ from partita.control.demand import Demand
 from partita.control.journal import JournalError
 from partita.control.keep import Keeper, Way, free_gpus
 from partita.control.replanning import Holding
-from partita.drive.simulated import Fault, Mishap
+from partita.drive.simulated import FaultKind, InjectedFault
 from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
@@ -142,7 +142,7 @@ def test_a_workload_that_never_could_be_read_ends_it(keeper: Keeper, shelf: Shel
 
 
 def test_what_fails_is_tried_again_after_longer_and_longer(world: World, keeper: Keeper) -> None:
-    world.cluster.inject(Fault(Mishap.FAILS, times=15))
+    world.cluster.inject(InjectedFault(FaultKind.FAILS, times=15))
     assert keeper.look(0.0) is None
     assert keeper.look(0.1) is None, "it did not wait"
     later = [keeper.look(now) for now in (10.0, 20.0, 30.0)]

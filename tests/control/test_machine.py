@@ -15,8 +15,8 @@ from tests.control.world import Watching, World, contents, deployment, gpu
 from partita.control.controller import standing_rates
 from partita.control.goal import Goal, fingerprint
 from partita.control.stops import StoppedError
-from partita.drive.port import DriveError
-from partita.drive.simulated import Fault, Mishap
+from partita.drive.driver import DriveError
+from partita.drive.simulated import FaultKind, InjectedFault
 from partita.errors import InfeasibleError
 from partita.mig.layout import Placement
 from partita.transition.transition import Kind
@@ -123,14 +123,16 @@ class Machine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.faults < 4)
     @rule(
-        mishap=st.sampled_from([Mishap.FAILS, Mishap.IN_USE, Mishap.NEVER_READY, Mishap.TIMES_OUT]),
+        mishap=st.sampled_from(
+            [FaultKind.FAILS, FaultKind.IN_USE, FaultKind.NEVER_READY, FaultKind.TIMES_OUT]
+        ),
         kind=st.sampled_from(list(Kind)),
         skip=st.integers(0, 3),
         times=st.integers(1, 6),
     )
-    def have_fail(self, mishap: Mishap, kind: Kind, skip: int, times: int) -> None:
+    def have_fail(self, mishap: FaultKind, kind: Kind, skip: int, times: int) -> None:
         self.faults += 1
-        self.world.cluster.inject(Fault(mishap, kind, times=times, skip=skip))
+        self.world.cluster.inject(InjectedFault(mishap, kind, times=times, skip=skip))
 
     @rule(index=st.integers(0, GPUS - 1), start=st.integers(0, 6))
     def someone_creates(self, index: int, start: int) -> None:

@@ -15,7 +15,7 @@ from partita.control.controller import Controller
 from partita.control.journal import FILE, Journal
 from partita.control.retry import Backoff
 from partita.control.sharing import Place, SharedDriver, TenantDriver, in_the_way
-from partita.drive.port import Identity, ObservedGpu, ObservedInstance
+from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault, maximal_layouts

@@ -11,10 +11,9 @@ import pytest
 from tests.drive.world import GPU, OTHER, World
 from tests.serve.worker.client import gateway, numbered, until
 
-from partita.drive.port import Ended, FailedError, InUseError, RefusedError, TimedOutError
-from partita.drive.replicas import Process, Records, Runner
-from partita.drive.replicas.procs import began
-from partita.drive.simulated import Fault, Mishap, SimulatedCluster, SimulatedDriver
+from partita.drive.driver import Ended, FailedError, InUseError, RefusedError, TimedOutError
+from partita.drive.replicas import ReplicaProcess, ReplicaRecords, ReplicaRunner, started_at
+from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
 from partita.errors import InputError
 from partita.mig.layout import Placement
 from partita.serve.supervise import worker_process
@@ -47,14 +46,14 @@ def cluster(tmp_path: Path) -> Iterator[SimulatedCluster]:
 def opened(tmp_path: Path, cluster: SimulatedCluster) -> Iterator[Callable[[], World]]:
     """Opens drivers one after the other, as controllers do; ends what they left."""
     del cluster
-    services: dict[str, Process] = {
+    services: dict[str, ReplicaProcess] = {
         "bert": worker_process(EmulatedSpec(), tmp_path / "workers", grace_s=20.0),
         "broken": worker_process(OnnxSpec(str(tmp_path / "no.onnx")), tmp_path / "workers"),
     }
     worlds: list[World] = []
 
     def open_() -> World:
-        runner = Runner(Records(tmp_path / "replicas"), services)
+        runner = ReplicaRunner(ReplicaRecords(tmp_path / "replicas"), services)
         driver = SimulatedDriver(tmp_path / "cluster.sqlite3", WallClock(), seconds=SOON, runner=runner)
         worlds.append(World(driver))
         return worlds[-1]
@@ -182,7 +181,7 @@ def test_a_worker_of_an_instance_that_others_destroyed_is_ended(
     assert world.start(AT) is None
     assert world.replica(AT).pid != pid
     end = time.monotonic() + 30
-    while began(pid) is not None:  # it may be a zombie that nobody has waited for yet
+    while started_at(pid) is not None:  # it may be a zombie that nobody has waited for yet
         assert time.monotonic() < end
         time.sleep(0.01)
 
@@ -203,9 +202,9 @@ def test_a_service_that_nothing_is_said_of_is_refused(world: World) -> None:
 
 def test_faults_are_injected_as_ever(world: World, cluster: SimulatedCluster) -> None:
     world.create(AT)
-    cluster.inject(Fault(Mishap.FAILS, Act.START_REPLICA))
+    cluster.inject(InjectedFault(FaultKind.FAILS, Act.START_REPLICA))
     assert isinstance(world.start(AT), FailedError)
-    cluster.inject(Fault(Mishap.TIMES_OUT, Act.START_REPLICA))
+    cluster.inject(InjectedFault(FaultKind.TIMES_OUT, Act.START_REPLICA))
     assert isinstance(world.start(AT), TimedOutError)
     assert world.replica(AT).ready
 
@@ -223,6 +222,6 @@ def test_two_replicas_start_side_by_side(world: World) -> None:
 
 def test_processes_want_the_wall_clock(tmp_path: Path, cluster: SimulatedCluster) -> None:
     del cluster
-    runner = Runner(Records(tmp_path / "replicas"), {})
+    runner = ReplicaRunner(ReplicaRecords(tmp_path / "replicas"), {})
     with pytest.raises(InputError, match="wall clock"):
         SimulatedDriver(tmp_path / "cluster.sqlite3", SimulatedClock(), seconds=MEASURED, runner=runner)

@@ -14,10 +14,8 @@ import pytest
 from tests.drive.fake_nvml import FakeNvml
 from tests.drive.world import World
 
-from partita.drive.nvml import NvmlDriver
-from partita.drive.nvml.cuts import offers
-from partita.drive.nvml.reading import listed
-from partita.drive.port import (
+from partita.drive import replicas
+from partita.drive.driver import (
     DriveError,
     Ended,
     FailedError,
@@ -27,7 +25,10 @@ from partita.drive.port import (
     RefusedError,
     TimedOutError,
 )
-from partita.drive.replicas import CommandReady, PortReady, Process, Records, Upstream, procs
+from partita.drive.nvml import NvmlDriver
+from partita.drive.nvml.devices import list_profiles
+from partita.drive.nvml.instances import offers
+from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, ReplicaRecords, UpstreamReplica
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
 from partita.serve.supervise import worker_process
@@ -54,16 +55,16 @@ with socket.create_server(("127.0.0.1", int(sys.argv[1]))) as server:
         server.accept()[0].close()
 """
 
-SERVICES: dict[str, Process | Upstream] = {
-    "bert": Process(NAP),
-    "stubborn": Process((sys.executable, "-c", STUBBORN), grace_s=0.3),
-    "broken": Process(
+SERVICES: dict[str, ReplicaProcess | UpstreamReplica] = {
+    "bert": ReplicaProcess(NAP),
+    "stubborn": ReplicaProcess((sys.executable, "-c", STUBBORN), grace_s=0.3),
+    "broken": ReplicaProcess(
         (sys.executable, "-c", "raise SystemExit('no such model')"), readiness=CommandReady(("false",))
     ),
-    "slow": Process(NAP, readiness=CommandReady(("false",)), start_timeout_s=0.3),
-    "server": Process((sys.executable, "-c", SERVER, "{port}"), readiness=PortReady()),
-    "missing": Process(("/no/such/program",)),
-    "typo": Process(("echo", "{prot}")),
+    "slow": ReplicaProcess(NAP, readiness=CommandReady(("false",)), start_timeout_s=0.3),
+    "server": ReplicaProcess((sys.executable, "-c", SERVER, "{port}"), readiness=PortReady()),
+    "missing": ReplicaProcess(("/no/such/program",)),
+    "typo": ReplicaProcess(("echo", "{prot}")),
 }
 
 
@@ -89,18 +90,18 @@ def opened(state: Path) -> Iterator[Callable[..., World]]:
     """Opens drivers on one state folder, as one controller after another does; ends what they left."""
     state.mkdir()
     log = state / "told.log"
-    upstream = Upstream(
+    upstream = UpstreamReplica(
         ("sh", "-c", f"echo start $CUDA_VISIBLE_DEVICES >> {log}"), ("sh", "-c", f"echo stop >> {log}")
     )
     worlds: list[World] = []
 
-    def open_(more: dict[str, Process | Upstream] | None = None, **options: object) -> World:
+    def open_(more: dict[str, ReplicaProcess | UpstreamReplica] | None = None, **options: object) -> World:
         services = {**SERVICES, "told": upstream, **(more or {})}
         worlds.append(World(NvmlDriver(state, services, patience_s=1.0, **options)))  # type: ignore[arg-type]
         return worlds[-1]
 
     yield open_
-    records = Records(state / "replicas")
+    records = ReplicaRecords(state / "replicas")
     for path in (state / "replicas").glob("*.json"):
         gpu_uuid, _, start = path.stem.partition("@")
         for profile in ("3g.20gb", "1g.5gb"):
@@ -125,7 +126,7 @@ def test_gpus_are_found_with_their_models_and_all_their_placements(nvml: FakeNvm
     ]
     model = gpu_model("a100-40gb")
     device = pynvml.nvmlDeviceGetHandleByUUID(nvml.cards[0].uuid)
-    for offer in offers(model, listed(device)):
+    for offer in offers(model, list_profiles(device)):
         assert offer.starts == offer.profile.starts
         assert offer.size == offer.profile.memory
         assert offer.memory_mib == offer.profile.memory_mib
@@ -187,7 +188,7 @@ def test_a_process_reads_its_device_and_its_words(
     world.create("3g.20gb@4")
     out = state / "words"
     script = f"import os, sys; open({str(out)!r}, 'w').write(os.environ['CUDA_VISIBLE_DEVICES'] + ' '.join(sys.argv))"
-    tell = Process((sys.executable, "-c", script, "{service} {batch} {gpu}"))
+    tell = ReplicaProcess((sys.executable, "-c", script, "{service} {batch} {gpu}"))
     opened({"words": tell}).start("3g.20gb@4", service="words")
     for _ in range(500):
         if out.exists() and out.read_text():
@@ -289,8 +290,8 @@ def test_a_creation_killed_half_way_is_known_as_ours_and_completed(
         threading.Event().wait()  # nothing after this happens, as if it had been killed
 
     for killed in (
-        "partita.drive.nvml.cuts.create_compute_instance",
-        "partita.drive.nvml.owned.Owned.record",
+        "partita.drive.nvml.instances.create_compute_instance",
+        "partita.drive.nvml.gpu.Owned.record",
     ):
         with monkeypatch.context() as patch:
             patch.setattr(killed, die)
@@ -436,7 +437,7 @@ def test_a_replica_that_ignores_sigterm_is_killed_with_its_children(world: World
     child = int(log.read_text().split()[1])
     assert not world.instances()[0].busy
     assert world.stop("3g.20gb@4", service="stubborn") is None
-    while procs.began(child) is not None:
+    while replicas.started_at(child) is not None:
         time.sleep(0.01)
     assert world.destroy("3g.20gb@4") is None
 
@@ -444,7 +445,7 @@ def test_a_replica_that_ignores_sigterm_is_killed_with_its_children(world: World
 def test_a_recycled_pid_is_never_killed(world: World, opened: Callable[..., World], state: Path) -> None:
     world.create("3g.20gb@4")
     world.start("3g.20gb@4")
-    records = Records(state / "replicas")
+    records = ReplicaRecords(state / "replicas")
     (gpu, _) = world.driver.observe().gpus
     record = records.find(gpu.uuid, HALF)
     assert record is not None
@@ -468,7 +469,7 @@ def test_a_replica_started_just_before_a_kill_is_found_by_its_token(
 ) -> None:
     world.create("3g.20gb@4")
     world.start("3g.20gb@4")
-    records = Records(state / "replicas")
+    records = ReplicaRecords(state / "replicas")
     record = records.find(world.seen().uuid, HALF)
     assert record is not None
     records.write(replace(record, pid=None, began=None))
@@ -483,7 +484,7 @@ def test_cutting_does_not_ask_replicas_whether_they_are_ready(
     opened: Callable[..., World], state: Path
 ) -> None:
     asked = state / "asked"
-    shy = Process(NAP, readiness=CommandReady(("sh", "-c", f"echo >> {asked}")))
+    shy = ReplicaProcess(NAP, readiness=CommandReady(("sh", "-c", f"echo >> {asked}")))
     world = opened({"shy": shy})
     world.create("3g.20gb@4")
     assert world.start("3g.20gb@4", service="shy") is None

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from tests.drive.fake_nvml import FakeNvml
 from tests.drive.world import World
 
+from partita.drive.driver import FailedError, GpuLostError, InUseError, NoRoomError, RefusedError
 from partita.drive.nvml import NvmlDriver, holders
-from partita.drive.nvml.devices import models_here
-from partita.drive.nvml.reading import Listed, held
-from partita.drive.port import FailedError, GpuLostError, InUseError, NoRoomError, RefusedError
+from partita.drive.nvml.devices import ListedProfile, models_here, with_nvml_figures
 from partita.jobs.memory.bounds import holds
 from partita.jobs.queue.hosts import hosts
 from partita.mig import catalogue
@@ -611,7 +610,7 @@ def test_every_gpu_of_the_catalogue_is_taken_for_itself(
 def test_what_is_held_never_promises_more_than_either_says(name: str, change: int, hidden: set[int]) -> None:
     own = gpu_model(name)
     told = tuple(
-        Listed(
+        ListedProfile(
             number=p.nvml_profile or 0,
             id=p.gi_profile_id or 0,
             slices=p.compute,
@@ -626,7 +625,7 @@ def test_what_is_held_never_promises_more_than_either_says(name: str, change: in
         for n, p in enumerate(own.profiles)
         if n not in hidden
     )
-    model = held(own, told)
+    model = with_nvml_figures(own, told)
     if model is None:  # a name says more memory than is there: another GPU
         assert any(p.memory_mib is None for p in own.profiles)
         return

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import pynvml
 import pytest
 
-from partita.drive.nvml import cuts
-from partita.drive.nvml.devices import Device, discover, mig_mode
-from partita.drive.nvml.reading import listed
+from partita.drive.nvml import instances
+from partita.drive.nvml.devices import NvmlDevice, discover, list_profiles, mig_mode
 from partita.mig.layout import fault
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def devices() -> Iterator[tuple[Device, ...]]:
+def devices() -> Iterator[tuple[NvmlDevice, ...]]:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
@@ -30,7 +29,7 @@ def devices() -> Iterator[tuple[Device, ...]]:
 
 
 def test_a_real_gpu_offers_every_profile_of_the_catalogue_with_at_least_its_memory(
-    devices: tuple[Device, ...],
+    devices: tuple[NvmlDevice, ...],
 ) -> None:
     for device in devices:
         known = device.known
@@ -38,7 +37,7 @@ def test_a_real_gpu_offers_every_profile_of_the_catalogue_with_at_least_its_memo
             pytest.skip(
                 f"{device.name} is not in the catalogue; what NVML tells is in the report of `make device`"
             )
-        offered = {each.number: each for each in listed(device.handle())}
+        offered = {each.number: each for each in list_profiles(device.handle())}
         # Old drivers lack the variants and the double-memory 1g; the plain sizes are always there.
         plain = {p.nvml_profile for p in known.profiles if p.plain}
         double = {p.nvml_profile for p in known.profiles if (p.compute, p.memory) == (1, 2)}
@@ -50,10 +49,14 @@ def test_a_real_gpu_offers_every_profile_of_the_catalogue_with_at_least_its_memo
                 assert told.memory_mib >= (profile.memory_mib or 0), told
 
 
-def test_a_real_gpu_has_the_placements_of_the_catalogue(devices: tuple[Device, ...]) -> None:
+def test_a_real_gpu_has_the_placements_of_the_catalogue(devices: tuple[NvmlDevice, ...]) -> None:
     for device in devices:
         known = {p.nvml_profile: p for p in device.known.profiles} if device.known else {}
-        told = [each for each in listed(device.handle()) if each.starts is not None and each.number in known]
+        told = [
+            each
+            for each in list_profiles(device.handle())
+            if each.starts is not None and each.number in known
+        ]
         if not told:
             pytest.skip("MIG mode is off, and this driver tells no placements then")
         for each in told:
@@ -61,12 +64,12 @@ def test_a_real_gpu_has_the_placements_of_the_catalogue(devices: tuple[Device, .
             assert (each.starts, each.size) == (profile.starts, profile.memory), each
 
 
-def test_what_is_cut_on_a_real_gpu_is_legal_by_our_rules(devices: tuple[Device, ...]) -> None:
+def test_what_is_cut_on_a_real_gpu_is_legal_by_our_rules(devices: tuple[NvmlDevice, ...]) -> None:
     for device in devices:
         handle = device.handle()
         if mig_mode(handle)[0]:
             try:
-                found = cuts.instances(handle, device.offers)
+                found = instances.list_instances(handle, device.offers)
             except pynvml.NVMLError_NoPermission:
                 pytest.skip("MIG mode is on, and only root may see what is cut")
             assert fault(device.model, [device.placed(each)[1] for each in found]) is None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.drive.world import GPU, OTHER, World
 
-from partita.drive.port import (
+from partita.drive.driver import (
     DriveError,
     Ended,
     FailedError,
@@ -22,7 +22,7 @@ from partita.drive.port import (
     RefusedError,
     TimedOutError,
 )
-from partita.drive.simulated import Fault, Mishap, SimulatedCluster, SimulatedDriver
+from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock, WallClock
 from partita.transition.durations import MEASURED
@@ -263,7 +263,7 @@ def test_asking_again_waits_for_the_same_end(world: World, killed: Callable[[Wor
 def test_a_create_that_fails_leaves_nothing_and_succeeds_when_the_fault_is_over(
     world: World, cluster: SimulatedCluster
 ) -> None:
-    cluster.inject(Fault(Mishap.FAILS, Kind.CREATE_INSTANCE, times=2))
+    cluster.inject(InjectedFault(FaultKind.FAILS, Kind.CREATE_INSTANCE, times=2))
     for _ in range(2):
         error = world.create("3g.20gb@4")
         assert isinstance(error, FailedError)
@@ -274,7 +274,7 @@ def test_a_create_that_fails_leaves_nothing_and_succeeds_when_the_fault_is_over(
 
 def test_a_destroy_says_in_use_as_often_as_asked(world: World, cluster: SimulatedCluster) -> None:
     world.create("3g.20gb@4")
-    cluster.inject(Fault(Mishap.IN_USE, Kind.DESTROY_INSTANCE, world.gpu, HALF, times=2))
+    cluster.inject(InjectedFault(FaultKind.IN_USE, Kind.DESTROY_INSTANCE, world.gpu, HALF, times=2))
     assert isinstance(world.destroy("3g.20gb@4"), InUseError)
     assert isinstance(world.destroy("3g.20gb@4"), InUseError)
     assert world.instances()[0].complete
@@ -285,7 +285,7 @@ def test_a_replica_that_never_becomes_ready_times_out_and_can_be_stopped(
     world: World, cluster: SimulatedCluster
 ) -> None:
     world.create("3g.20gb@4")
-    cluster.inject(Fault(Mishap.NEVER_READY))
+    cluster.inject(InjectedFault(FaultKind.NEVER_READY))
     assert isinstance(world.start("3g.20gb@4"), TimedOutError)
     assert not world.replica("3g.20gb@4").ready
     assert isinstance(world.start("3g.20gb@4"), TimedOutError)
@@ -295,7 +295,7 @@ def test_a_replica_that_never_becomes_ready_times_out_and_can_be_stopped(
 
 def test_a_replica_that_fails_to_start_is_gone(world: World, cluster: SimulatedCluster) -> None:
     world.create("3g.20gb@4")
-    cluster.inject(Fault(Mishap.FAILS, Kind.START_REPLICA))
+    cluster.inject(InjectedFault(FaultKind.FAILS, Kind.START_REPLICA))
     assert isinstance(world.start("3g.20gb@4"), FailedError)
     assert world.instances()[0].replica is None
 
@@ -303,14 +303,14 @@ def test_a_replica_that_fails_to_start_is_gone(world: World, cluster: SimulatedC
 def test_a_stop_that_fails_leaves_the_replica_answering(world: World, cluster: SimulatedCluster) -> None:
     world.create("3g.20gb@4")
     world.start("3g.20gb@4")
-    cluster.inject(Fault(Mishap.FAILS, Kind.STOP_REPLICA))
+    cluster.inject(InjectedFault(FaultKind.FAILS, Kind.STOP_REPLICA))
     assert isinstance(world.stop("3g.20gb@4"), FailedError)
     assert world.replica("3g.20gb@4").ready
     assert not world.replica("3g.20gb@4").draining
 
 
 def test_an_action_may_time_out_although_it_happened(world: World, cluster: SimulatedCluster) -> None:
-    cluster.inject(Fault(Mishap.TIMES_OUT))
+    cluster.inject(InjectedFault(FaultKind.TIMES_OUT))
     assert isinstance(world.create("3g.20gb@4"), TimedOutError)
     assert world.instances()[0].complete
 
@@ -318,7 +318,7 @@ def test_an_action_may_time_out_although_it_happened(world: World, cluster: Simu
 def test_a_gpu_that_disappears_takes_all_with_it(world: World, cluster: SimulatedCluster) -> None:
     world.create("3g.20gb@4")
     world.start("3g.20gb@4")
-    cluster.inject(Fault(Mishap.GPU_LOST, Kind.CREATE_INSTANCE))
+    cluster.inject(InjectedFault(FaultKind.GPU_LOST, Kind.CREATE_INSTANCE))
     assert isinstance(world.create("3g.20gb@0"), GpuLostError)
     assert world.seen().lost
     assert world.instances() == ()
@@ -336,7 +336,7 @@ def test_a_gpu_lost_meanwhile_fails_what_was_under_way(world: World, cluster: Si
 
 
 def test_faults_may_let_actions_through_first(world: World, cluster: SimulatedCluster) -> None:
-    cluster.inject(Fault(Mishap.FAILS, skip=2))
+    cluster.inject(InjectedFault(FaultKind.FAILS, skip=2))
     assert [world.create(f"1g.5gb@{i}") is None for i in range(4)] == [True, True, False, True]
 
 

@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from tests.drive.world import GPU, OTHER, World
 
-from partita.drive.simulated import Fault, Mishap, SimulatedCluster, SimulatedDriver
+from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault
 from partita.sim.clock import SimulatedClock
 from partita.transition.transition import Action, Kind
 
 if TYPE_CHECKING:
-    from partita.drive.port import ObservedGpu, ObservedInstance
+    from partita.drive.driver import ObservedGpu, ObservedInstance
 
 MODEL = gpu_model("a100-40gb")
 GPUS = st.sampled_from([GPU, OTHER])
@@ -59,10 +59,10 @@ class ClusterMachine(RuleBasedStateMachine):
             while self.begun:
                 self.wait()
 
-    @rule(mishap=st.sampled_from([*[None] * 5, *Mishap]), kind=KINDS)
-    def trouble(self, mishap: Mishap | None, kind: Kind) -> None:
+    @rule(mishap=st.sampled_from([*[None] * 5, *FaultKind]), kind=KINDS)
+    def trouble(self, mishap: FaultKind | None, kind: Kind) -> None:
         if mishap is not None:
-            self.cluster.inject(Fault(mishap, kind))
+            self.cluster.inject(InjectedFault(mishap, kind))
 
     @rule(gpu=GPUS)
     def restore(self, gpu: str) -> None:

@@ -11,7 +11,7 @@ from partita.transition.deployment import Replica
 from partita.transition.transition import Action, Kind
 
 if TYPE_CHECKING:
-    from partita.drive.port import DriveError, Driver, ObservedGpu, ObservedInstance, ObservedReplica
+    from partita.drive.driver import DriveError, Driver, ObservedGpu, ObservedInstance, ObservedReplica
 
 GPU = "node-0/gpu-0"
 OTHER = "node-0/gpu-1"

@@ -18,7 +18,7 @@ from partita.control.controller import Controller
 from partita.control.journal import FILE, Journal
 from partita.control.observed import deployed
 from partita.control.retry import Backoff
-from partita.drive.replicas import Records, Runner
+from partita.drive.replicas import ReplicaRecords, ReplicaRunner
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.drive.state import REPLICAS, WORKERS
 from partita.serve.gateway.gateway import Gateway, ServedService
@@ -55,7 +55,7 @@ class Place:
             )
             for name in ("bert", "vgg")
         }
-        runner = Runner(Records(folder / REPLICAS), services)
+        runner = ReplicaRunner(ReplicaRecords(folder / REPLICAS), services)
         self.driver = SimulatedDriver(folder / CLUSTER, WallClock(), seconds=SOON, runner=runner)
         self.watching = Watching(self.driver, {})
         self.journal = Journal(folder / FILE)

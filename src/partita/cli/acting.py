@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from partita.control.cluster_view import ClusterView
     from partita.control.controller import Controller
     from partita.control.sharing import SharedDriver
-    from partita.drive.port import Ended
+    from partita.drive.driver import Ended
     from partita.transition.transition import Action, Transitioner
 
 

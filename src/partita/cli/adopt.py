@@ -10,7 +10,7 @@ from partita.cli.drivers import Cluster, DriverName, DriverOption
 from partita.cli.options import DryRun, stdout
 
 if TYPE_CHECKING:
-    from partita.drive.port import Observation
+    from partita.drive.driver import Observation
     from partita.mig.layout import Placement
 
 GpuId = Annotated[str, typer.Argument(metavar="GPU", help="Id of the GPU, as `partita status` shows it.")]

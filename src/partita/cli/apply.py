@@ -27,7 +27,7 @@ from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbi
 if TYPE_CHECKING:
     from partita.control.controller import Controller, Reached
     from partita.control.goal import Goal
-    from partita.drive.port import Observation
+    from partita.drive.driver import Observation
     from partita.planning.plan import Plan
     from partita.transition.layouts import Layouts
     from partita.transition.transition import Request, Transition

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from partita.cli.mosaic import Marks
-    from partita.drive.port import Observation, ObservedGpu, ObservedInstance
+    from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
 
 COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _SLICE = 3  # columns for a memory slice, the border at its end included

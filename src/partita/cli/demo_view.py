@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from partita.drive.port import Observation
+    from partita.drive.driver import Observation
     from partita.transition.transition import Request, Transition
 
 _BAR = 30

@@ -9,7 +9,7 @@ import typer
 from partita.cli.options import Format, Output, emit, stdout
 
 if TYPE_CHECKING:
-    from partita.drive.port import ObservedInstance
+    from partita.drive.driver import ObservedInstance
     from partita.drive.survey import Finding, RealGpu, Report
 
 _MARKS = {"ok": "green", "note": "yellow", "mend": "red"}

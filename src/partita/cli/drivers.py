@@ -18,9 +18,9 @@ from partita.drive.state import CLUSTER, REPLICAS, WORKERS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from partita.drive.driver import Driver
     from partita.drive.nvml import NvmlDriver
-    from partita.drive.port import Driver
-    from partita.drive.replicas import Process, Runner, Upstream
+    from partita.drive.replicas import ReplicaProcess, ReplicaRunner, UpstreamReplica
     from partita.drive.simulated import SimulatedDriver
     from partita.planning.plan import PlannedGpu
     from partita.serve.supervise.replicas import SliceSeconds
@@ -105,7 +105,7 @@ class Cluster:
     allow_mig_mode: bool = False
     seconds: Mapping[str, SliceSeconds] = field(default_factory=dict)
 
-    def runs(self, folder: Path) -> dict[str, Process | Upstream]:
+    def runs(self, folder: Path) -> dict[str, ReplicaProcess | UpstreamReplica]:
         """Return how each service's replicas are run; workers' sockets go to a folder of the state folder.
 
         Raises:
@@ -191,12 +191,12 @@ def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str
     return SimulatedDriver(path, make_clock(cluster.clock), runner=_runner(cluster, folder))
 
 
-def _runner(cluster: Cluster, folder: Path) -> Runner | None:
+def _runner(cluster: Cluster, folder: Path) -> ReplicaRunner | None:
     if cluster.services is None:
         return None
-    from partita.drive.replicas import Records, Runner  # noqa: PLC0415 -- only where replicas are run
+    from partita.drive.replicas import ReplicaRecords, ReplicaRunner  # noqa: PLC0415 -- only where replicas are run
 
-    return Runner(Records(folder / REPLICAS), cluster.runs(folder))
+    return ReplicaRunner(ReplicaRecords(folder / REPLICAS), cluster.runs(folder))
 
 
 def make_clock(name: ClockName | None) -> Clock | None:

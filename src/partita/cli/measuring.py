@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from partita.drive.nvml.energy import NvmlMeter
-    from partita.drive.simulated.energy import SimulatedMeter
+    from partita.drive.nvml.driver import NvmlEnergyMeter
+    from partita.drive.simulated.cluster import SimulatedMeter
     from partita.jobs.energy.ledger import EnergyLedger
     from partita.jobs.energy.queue_energy import QueueEnergy
     from partita.sim.clock import Clock
@@ -49,11 +49,11 @@ def measuring(
         yield ledger, QueueEnergy(EnergySampler(meter, ledger), tell)
 
 
-def _meter(driver: DriverName, folder: Path, clock: Clock) -> NvmlMeter | SimulatedMeter:
+def _meter(driver: DriverName, folder: Path, clock: Clock) -> NvmlEnergyMeter | SimulatedMeter:
     if driver is DriverName.NVML:
-        from partita.drive.nvml.energy import NvmlMeter  # noqa: PLC0415 -- each driver imports its own modules
+        from partita.drive.nvml.driver import NvmlEnergyMeter  # noqa: PLC0415 -- each driver imports its own modules
 
-        return NvmlMeter()
-    from partita.drive.simulated.energy import SimulatedMeter  # noqa: PLC0415 -- as above
+        return NvmlEnergyMeter()
+    from partita.drive.simulated.cluster import SimulatedMeter  # noqa: PLC0415 -- as above
 
     return SimulatedMeter(folder / CLUSTER, clock)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from partita.cli.workplace import Workplace
     from partita.control.sharing import SharedDriver
-    from partita.drive.port import Driver
+    from partita.drive.driver import Driver
     from partita.jobs.energy.attribution import Stay
     from partita.jobs.energy.queue_energy import QueueEnergy
     from partita.jobs.queue.access import Access
@@ -287,7 +287,7 @@ def _runner(name: DriverName, scale: float) -> Runner:
 
     if name is DriverName.SIMULATED:
         return RealRunner(scale)
-    from partita.drive.nvml.memory import used_bytes  # noqa: PLC0415 -- each driver imports its own modules
+    from partita.drive.nvml.instances import used_bytes  # noqa: PLC0415 -- each driver imports its own modules
 
     return RealRunner(used=used_bytes)
 

@@ -11,7 +11,7 @@ from partita.planning.fields import Fields
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from partita.drive.replicas import CommandReady, PortReady, Process, Upstream
+    from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, UpstreamReplica
     from partita.serve.supervise.replicas import SliceSeconds
     from partita.serve.worker.spec import BackendSpec, DeclaredBatch
 
@@ -22,7 +22,7 @@ _HINT = 'write [{name: resnet50, command: [serve, --port, "{port}"], ready: port
 
 def read_services(
     path: Path, sockets: Path, seconds: Mapping[str, SliceSeconds] | None = None
-) -> dict[str, Process | Upstream]:
+) -> dict[str, ReplicaProcess | UpstreamReplica]:
     """Read how each service's replicas are run.
 
     A list under `services`, each with `name` and one of
@@ -42,7 +42,7 @@ def read_services(
     Raises:
         InputError: the file cannot be read, or a field is missing, unknown or wrong.
     """
-    found: dict[str, Process | Upstream] = {}
+    found: dict[str, ReplicaProcess | UpstreamReplica] = {}
     for fields in _entries(path):
         name = fields.text("name")
         if "worker" in fields.data:
@@ -114,7 +114,7 @@ def _keys(entry: object) -> tuple[str, str]:
     return "name command", _PROCESS
 
 
-def _worker(fields: Fields, sockets: Path, seconds: SliceSeconds) -> Process:
+def _worker(fields: Fields, sockets: Path, seconds: SliceSeconds) -> ReplicaProcess:
     from partita.serve.supervise import worker_process  # noqa: PLC0415 -- slow to import
 
     return worker_process(
@@ -174,10 +174,10 @@ def _backend(fields: Fields) -> BackendSpec:
     return parse_backend(told, fields.file, f"{fields.path}.worker.{kind}")
 
 
-def _process(fields: Fields) -> Process:
-    from partita.drive.replicas import Process  # noqa: PLC0415 -- slow to import
+def _process(fields: Fields) -> ReplicaProcess:
+    from partita.drive.replicas import ReplicaProcess  # noqa: PLC0415 -- slow to import
 
-    return Process(
+    return ReplicaProcess(
         _words(fields, "command"),
         environment=_environment(fields),
         readiness=_readiness(fields),
@@ -186,10 +186,12 @@ def _process(fields: Fields) -> Process:
     )
 
 
-def _upstream(fields: Fields) -> Upstream:
-    from partita.drive.replicas import Upstream  # noqa: PLC0415 -- slow to import
+def _upstream(fields: Fields) -> UpstreamReplica:
+    from partita.drive.replicas import UpstreamReplica  # noqa: PLC0415 -- slow to import
 
-    return Upstream(_words(fields, "start"), _words(fields, "stop"), _seconds(fields, "timeout_s", 600.0))
+    return UpstreamReplica(
+        _words(fields, "start"), _words(fields, "stop"), _seconds(fields, "timeout_s", 600.0)
+    )
 
 
 def _readiness(fields: Fields) -> CommandReady | PortReady | None:

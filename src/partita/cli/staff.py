@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from partita.cli.loading import Loaded
     from partita.cli.services import WorkerWay
-    from partita.drive.port import Observation
+    from partita.drive.driver import Observation
     from partita.planning.plan import Plan
     from partita.serve.supervise import Standing
 

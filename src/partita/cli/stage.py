@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from partita.control.cluster_view import ClusterView
-    from partita.drive.port import Ended, Observation
+    from partita.drive.driver import Ended, Observation
     from partita.planning.plan import Plan
     from partita.sim.clock import Clock
     from partita.transition.timeline import Timeline

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from partita.control.journal import Entry, Progress
     from partita.control.lock import Controller
-    from partita.drive.port import Observation, ObservedGpu, ObservedInstance
+    from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from partita.cli.mosaic import Marks
     from partita.cli.status_data import Status
-    from partita.drive.port import ObservedGpu, ObservedInstance
+    from partita.drive.driver import ObservedGpu, ObservedInstance
 
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 _MOST_GPUS = 64

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from partita.cli.drivers import Cluster
     from partita.control.journal import Journal
-    from partita.drive.port import Driver
+    from partita.drive.driver import Driver
 
 
 @dataclass(frozen=True, slots=True)

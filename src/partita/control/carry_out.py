@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from partita.control.cluster_view import ClusterView
 from partita.control.course import Course
 from partita.control.snapshot import moved
-from partita.drive.port import GpuLostError
+from partita.drive.driver import GpuLostError
 from partita.errors import PartitaError
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from partita.control.journal import Journal
     from partita.control.retry import Backoff
     from partita.control.snapshot import Snapshot
-    from partita.drive.port import DriveError, Driver, Ended
+    from partita.drive.driver import DriveError, Driver, Ended
     from partita.transition.transition import Action, Transition
 
 _LOOK_S = 1.0

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from partita.control.snapshot import Snapshot, snapshot
-from partita.drive.port import Changes, Observation, ObservesChanges
+from partita.drive.driver import Changes, Observation, ObservesChanges
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from partita.drive.port import Driver, ObservedGpu
+    from partita.drive.driver import Driver, ObservedGpu
 
 
 @dataclass(frozen=True, slots=True)

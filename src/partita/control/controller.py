@@ -10,7 +10,7 @@ from partita.control.journal import JournalError, State
 from partita.control.observed import deployed
 from partita.control.snapshot import moved, snapshot
 from partita.control.stops import StoppedError, StopRequestedError
-from partita.drive.port import DriveError
+from partita.drive.driver import DriveError
 from partita.errors import PartitaError
 from partita.transition.check import check_transition
 from partita.transition.transition import Request
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from partita.control.carry_out import Hands, Outcome
     from partita.control.goal import Goal
     from partita.control.snapshot import Snapshot
-    from partita.drive.port import Observation
+    from partita.drive.driver import Observation
     from partita.transition.deployment import Deployment
     from partita.transition.transition import Durations, Transition, Transitioner
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from partita.control.next_step import Gpus
     from partita.control.retry import Backoff
     from partita.control.snapshot import Key
-    from partita.drive.port import DriveError, Ended
+    from partita.drive.driver import DriveError, Ended
     from partita.transition.transition import Action, Transition
 
 

@@ -16,7 +16,7 @@ from partita.transition.deployment import DeployedGpu, DeployedInstance, Deploym
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from partita.drive.port import Observation
+    from partita.drive.driver import Observation
     from partita.planning.plan import Plan
     from partita.transition.layouts import Layouts
 

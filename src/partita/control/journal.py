@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from partita.control.goal import Goal
     from partita.control.snapshot import Key
-    from partita.drive.port import Ended
+    from partita.drive.driver import Ended
     from partita.transition.transition import Action, Transition
 
 FILE = "journal.sqlite3"

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from partita.drive.port import Identity, Observation, ObservedGpu, ObservedInstance
+from partita.drive.driver import Identity, Observation, ObservedGpu, ObservedInstance
 from partita.jobs.queue.record import State, Verdict
 from partita.transition.durations import MEASURED
 from partita.transition.transition import Action, Kind
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from partita.control.sharing import Place, TenantDriver
-    from partita.drive.port import Ended
+    from partita.drive.driver import Ended
     from partita.jobs.queue.daemon import QueueService
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock

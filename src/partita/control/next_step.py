@@ -9,7 +9,7 @@ from partita.control.observed import serving
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
-    from partita.drive.port import ObservedGpu, ObservedInstance
+    from partita.drive.driver import ObservedGpu, ObservedInstance
     from partita.transition.transition import Action
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment
 
 if TYPE_CHECKING:
-    from partita.drive.port import Observation, ObservedGpu, ObservedInstance
+    from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
     from partita.transition.deployment import Replica
 
 

@@ -13,7 +13,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Protocol
 
 from partita.control.cluster_view import changes
-from partita.drive.port import Changes, Observation
+from partita.drive.driver import Changes, Observation
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import fault
 from partita.transition.transition import Kind
@@ -21,7 +21,7 @@ from partita.transition.transition import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from partita.drive.port import Driver, Ended, ObservedGpu
+    from partita.drive.driver import Driver, Ended, ObservedGpu
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
     from partita.transition.transition import Action, Transition

@@ -13,7 +13,7 @@ from partita.transition.transition import Kind
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from partita.drive.port import Observation, ObservedGpu, ObservedInstance
+    from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
     from partita.transition.deployment import Replica
     from partita.transition.transition import Action
 

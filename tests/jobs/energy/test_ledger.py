@@ -12,9 +12,9 @@ import pytest
 from typer.testing import CliRunner
 
 from partita.cli.main import app
-from partita.drive.energy import Reading
+from partita.drive.driver import EnergyReading
 from partita.drive.simulated import SimulatedCluster
-from partita.drive.simulated.energy import SimulatedMeter
+from partita.drive.simulated.cluster import SimulatedMeter
 from partita.jobs.energy.attribution import NOBODY, Kind, Owner
 from partita.jobs.energy.ledger import FILE, HOUR_S, DamagedLedgerError, EnergyLedger
 from partita.jobs.energy.metrics import exposition
@@ -38,10 +38,10 @@ class Meter:
         self.joules: float | None = 0.0
         self.idle_w: float | None = 50.0
 
-    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[Reading, ...]:
+    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:
         del busy
         why = "NVML: Not Supported" if self.joules is None else None
-        return (Reading("g0", "GPU-0", "a100-80gb", self.joules, why, self.idle_w),)
+        return (EnergyReading("g0", "GPU-0", "a100-80gb", self.joules, why, self.idle_w),)
 
 
 @pytest.fixture

@@ -10,9 +10,9 @@ import pynvml as nvml
 import pytest
 from tests.drive.fake_nvml import CodeError, FakeNvml
 
-from partita.drive.nvml.energy import NvmlMeter
-from partita.drive.nvml.memory import used_bytes
-from partita.drive.port import DriveError
+from partita.drive.driver import DriveError
+from partita.drive.nvml.driver import NvmlEnergyMeter
+from partita.drive.nvml.instances import used_bytes
 
 
 class Counting(FakeNvml):
@@ -42,7 +42,7 @@ def library(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 
 def test_counters_are_read_in_joules(library: Counting) -> None:
-    with closing(NvmlMeter()) as meter:
+    with closing(NvmlEnergyMeter()) as meter:
         found = meter.energy()
     assert [(each.gpu, each.joules) for each in found] == [
         ("node-0/gpu-0", 1234.567),
@@ -52,7 +52,7 @@ def test_counters_are_read_in_joules(library: Counting) -> None:
 
 
 def test_a_gpu_without_a_counter_or_off_the_bus_says_so(library: Counting) -> None:
-    with closing(NvmlMeter()) as meter:
+    with closing(NvmlEnergyMeter()) as meter:
         library.cards[1].lost = True
         assert (meter.energy()[1].joules, bool(meter.energy()[1].why)) == (None, True)
         library.cards[1].lost = False
@@ -63,7 +63,7 @@ def test_a_gpu_without_a_counter_or_off_the_bus_says_so(library: Counting) -> No
 def test_no_driver_is_an_error(library: Counting) -> None:
     library.failing["nvmlInitWithFlags"] = [nvml.NVML_ERROR_DRIVER_NOT_LOADED]
     with pytest.raises(DriveError):
-        NvmlMeter()
+        NvmlEnergyMeter()
 
 
 def test_memory_in_use_is_none_where_the_instance_is_gone(library: Counting) -> None:

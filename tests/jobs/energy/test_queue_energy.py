@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from partita.drive.energy import Reading
-from partita.drive.port import FailedError
+from partita.drive.driver import EnergyReading, FailedError
 from partita.errors import InputError
 from partita.jobs.energy.attribution import Kind
 from partita.jobs.energy.ledger import FILE, EnergyLedger
@@ -30,11 +29,11 @@ class Meter:
     now = 0.0
     broken = False
 
-    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[Reading, ...]:
+    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:
         del busy
         if self.broken:
             raise FailedError("NVML: unknown error")
-        return (Reading("g0", "GPU-0", "a100-80gb", 100.0 * self.now, idle_w=40.0),)
+        return (EnergyReading("g0", "GPU-0", "a100-80gb", 100.0 * self.now, idle_w=40.0),)
 
 
 @pytest.fixture

@@ -9,14 +9,11 @@ from typing import TYPE_CHECKING
 
 import pynvml as nvml
 
-from partita.drive.nvml.devices import discover
-from partita.drive.nvml.errors import told
-from partita.drive.nvml.gpu import Gpu, foreign
-from partita.drive.nvml.owned import Owned
-from partita.drive.port import (
+from partita.drive.driver import (
     Changes,
     DriveError,
     Ended,
+    EnergyReading,
     FailedError,
     GpuLostError,
     InUseError,
@@ -24,8 +21,10 @@ from partita.drive.port import (
     Observation,
     RefusedError,
 )
-from partita.drive.replicas.records import Records
-from partita.drive.replicas.runner import Runner, require_same
+from partita.drive.nvml.devices import discover
+from partita.drive.nvml.gpu import Gpu, Owned, foreign
+from partita.drive.nvml.instances import raising_driver_errors
+from partita.drive.replicas import ReplicaRecords, ReplicaRunner, require_same
 from partita.drive.state import REPLICAS
 from partita.errors import PartitaError
 from partita.sim.clock import WallClock
@@ -35,11 +34,13 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
     from pathlib import Path
 
-    from partita.drive.replicas.commands import Process, Upstream
+    from partita.drive.nvml.devices import NvmlDevice
+    from partita.drive.replicas import ReplicaProcess, UpstreamReplica
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
     from partita.transition.deployment import Replica
     from partita.transition.transition import Action
+
 
 _POLL_S = 1.0
 """Seconds after which all GPUs are looked at, and not those alone on which an action has ended."""
@@ -65,7 +66,7 @@ class NvmlDriver:
     def __init__(
         self,
         state: Path,
-        services: Mapping[str, Process | Upstream],
+        services: Mapping[str, ReplicaProcess | UpstreamReplica],
         *,
         node: str = "node-0",
         allow_mig_mode: bool = False,
@@ -74,10 +75,10 @@ class NvmlDriver:
         self._clock = WallClock()
         self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
         self._under_way = 0
-        records = Records(state / REPLICAS)
+        records = ReplicaRecords(state / REPLICAS)
         owned = Owned(state / "owned.sqlite3")
-        self._runner = Runner(records, services)
-        with told():
+        self._runner = ReplicaRunner(records, services)
+        with raising_driver_errors():
             nvml.nvmlInit()
         devices, self.unusable = discover(node)
         self._gpus = {
@@ -200,3 +201,36 @@ def _replica(action: Action) -> Replica:
     if action.replica is None:
         raise RefusedError("the action names no replica", where=f"{action.gpu} {action.placement}")
     return action.replica
+
+
+class NvmlEnergyMeter:
+    """Reads `nvmlDeviceGetTotalEnergyConsumption`: millijoules since the driver was loaded, from Volta on.
+
+    Args:
+        node: the first part of the GPUs' ids.
+
+    Raises:
+        DriveError: there is no NVIDIA driver, or it does not answer.
+    """
+
+    def __init__(self, *, node: str = "node-0") -> None:
+        with raising_driver_errors():
+            nvml.nvmlInit()
+        self._devices, _ = discover(node)
+
+    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:  # noqa: ARG002 -- the port's
+        """Return the counters as they are now."""
+        return tuple(_read(device) for device in self._devices)
+
+    def close(self) -> None:
+        """Let go of NVML."""
+        nvml.nvmlShutdown()
+
+
+def _read(device: NvmlDevice) -> EnergyReading:
+    try:
+        with raising_driver_errors(device.id):
+            joules = nvml.nvmlDeviceGetTotalEnergyConsumption(device.handle()) / 1000.0
+    except DriveError as error:
+        return EnergyReading(device.id, device.uuid, device.model.name, None, why=error.what)
+    return EnergyReading(device.id, device.uuid, device.model.name, joules)

@@ -1,20 +1,17 @@
-"""One real GPU: what is on it, and its instances made and destroyed."""
+"""Which instances are ours: by identity, on disk before and after each is made."""
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
-from contextlib import suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pynvml as nvml
 
-from partita.drive.nvml import cuts
-from partita.drive.nvml.devices import mig_mode
-from partita.drive.nvml.errors import told
-from partita.drive.nvml.holders import holders, words
-from partita.drive.port import (
+from partita.drive.driver import (
     DriveError,
     FailedError,
     GpuLostError,
@@ -27,14 +24,115 @@ from partita.drive.port import (
     RefusedError,
     TimedOutError,
 )
+from partita.drive.nvml import instances
+from partita.drive.nvml.devices import mig_mode
+from partita.drive.nvml.holders import holders, words
+from partita.drive.nvml.instances import raising_driver_errors
+from partita.drive.replicas import boot_id
 from partita.mig import catalogue
 
 if TYPE_CHECKING:
-    from partita.drive.nvml.devices import Device
-    from partita.drive.nvml.owned import Owned
-    from partita.drive.replicas.records import Record, Records
-    from partita.drive.replicas.runner import Runner
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+    from partita.drive.nvml.devices import NvmlDevice
+    from partita.drive.replicas import ReplicaRecord, ReplicaRecords, ReplicaRunner
     from partita.mig.layout import Placement
+
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS owned (
+    gpu_uuid TEXT NOT NULL, start INTEGER NOT NULL, profile TEXT NOT NULL, gi_id INTEGER, mig_uuid TEXT,
+    boot TEXT, PRIMARY KEY (gpu_uuid, start)
+) WITHOUT ROWID
+"""
+
+
+class Owned:
+    """The record of our instances.
+
+    A row without `gi_id` is an intent: a GPU instance found there that has no compute instance is ours, made
+    just before its maker was killed. A row without `mig_uuid` is a GPU instance without compute instance.
+    Instances do not outlive a reboot (github.com/NVIDIA/k8s-device-plugin issue 225), so a row of an earlier boot
+    claims nothing: what stands there now, someone else made since, at times with the same ids.
+
+    Args:
+        path: SQLite file, made if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._db() as db:
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(_SCHEMA)
+            if "boot" not in {row[1] for row in db.execute("PRAGMA table_info(owned)")}:
+                db.execute("ALTER TABLE owned ADD COLUMN boot TEXT")
+
+    def intend(self, gpu_uuid: str, placement: Placement) -> None:
+        """Record that an instance is about to be made."""
+        self._write(gpu_uuid, placement, None, None)
+
+    def record(self, identity: Identity, placement: Placement) -> None:
+        """Record an instance that is ours, as far as it is made."""
+        self._write(identity.gpu_uuid, placement, identity.gi_id, identity.mig_uuid)
+
+    def forget(self, gpu_uuid: str, placement: Placement) -> None:
+        """Record that an instance is no more."""
+        with self._db() as db:
+            db.execute("DELETE FROM owned WHERE gpu_uuid = ? AND start = ?", (gpu_uuid, placement.start))
+
+    def void(self, gpu_uuid: str, standing: Iterable[Identity]) -> None:
+        """Record that of a GPU's instances none is ours but those that stand.
+
+        What someone else destroys and makes again has its old UUID if it gets the old ids: once an instance of ours
+        is seen to be gone, what comes in its place is not ours.
+        """
+        there = {identity.gi_id for identity in standing}
+        with self._db() as db:
+            rows = db.execute(
+                "SELECT start, gi_id FROM owned WHERE gpu_uuid = ? AND gi_id IS NOT NULL", (gpu_uuid,)
+            )
+            gone = [(gpu_uuid, start, gi_id) for start, gi_id in rows.fetchall() if gi_id not in there]
+            db.executemany("DELETE FROM owned WHERE gpu_uuid = ? AND start = ? AND gi_id = ?", gone)
+
+    def ours(self, found: Iterable[tuple[Placement, Identity]]) -> set[Identity]:
+        """Return the identities of those instances that are ours."""
+        query = "SELECT gpu_uuid, start, profile, gi_id, mig_uuid FROM owned WHERE boot IS NULL OR boot = ?"
+        with self._db() as db:
+            rows = db.execute(query, (boot_id(),)).fetchall()
+        known = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
+        mine = set()
+        for placement, identity in found:
+            key = (identity.gpu_uuid, placement.start, placement.profile)
+            if key in known and _matches(identity, *known[key]):
+                mine.add(identity)
+        return mine
+
+    def _write(self, gpu_uuid: str, placement: Placement, gi_id: int | None, mig_uuid: str | None) -> None:
+        row = (gpu_uuid, placement.start, placement.profile, gi_id, mig_uuid, boot_id())
+        with self._db() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO owned (gpu_uuid, start, profile, gi_id, mig_uuid, boot) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                row,
+            )
+
+    @contextmanager
+    def _db(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self._path, timeout=30)) as db, db:
+                yield db
+        except sqlite3.Error as error:
+            raise DriveError(
+                f"the record of our instances cannot be used: {error}", where=str(self._path)
+            ) from error
+
+
+def _matches(found: Identity, gi_id: int | None, mig_uuid: str | None) -> bool:
+    if gi_id is None:
+        return found.ci_id is None
+    return found.gi_id == gi_id and (mig_uuid is None or found.mig_uuid in (None, mig_uuid))
+
 
 FIRST_PAUSE_S = 0.05
 LOOKS = 5
@@ -57,10 +155,10 @@ class Gpu:
 
     def __init__(
         self,
-        device: Device,
+        device: NvmlDevice,
         owned: Owned,
-        records: Records,
-        runner: Runner,
+        records: ReplicaRecords,
+        runner: ReplicaRunner,
         *,
         patience_s: float,
         allow_mig_mode: bool,
@@ -108,7 +206,7 @@ class Gpu:
             DriveError: it cannot be.
         """
         where = f"{self.device.id} {placement}"
-        with self._turn, told(where):
+        with self._turn, raising_driver_errors(where):
             handle = self._in_mig_mode()
             found = self._at_work(placement)
             if found is not None and not found.ours:
@@ -127,7 +225,7 @@ class Gpu:
             DriveError: it is not ours, in use for longer than a process takes to go, or there still.
         """
         where = f"{self.device.id} {placement}"
-        with self._turn, told(where):
+        with self._turn, raising_driver_errors(where):
             found = self._at_work(placement)
             if found is None:
                 self._owned.forget(self.device.uuid, placement)
@@ -152,7 +250,7 @@ class Gpu:
             raise NoRoomError("there is no such instance", where=f"{self.device.id} {placement}")
         self._owned.record(found.identity, placement)
 
-    def record(self, instance: ObservedInstance) -> Record | None:
+    def record(self, instance: ObservedInstance) -> ReplicaRecord | None:
         """Return the record of the replica on an instance, None if there is none of this very instance."""
         found = self._records.find(self.device.uuid, instance.placement)
         return found if found is not None and found.mig_uuid == instance.identity.mig_uuid else None
@@ -162,7 +260,7 @@ class Gpu:
         for n in range(LOOKS):
             try:
                 handle = self.device.handle()
-                with told(self.device.id):
+                with raising_driver_errors(self.device.id):
                     on = mig_mode(handle)[0]
                     return on, self._instances(handle, ask=ask) if on else ()
             except (FailedError, TimedOutError) as error:
@@ -183,8 +281,8 @@ class Gpu:
         return next((each for each in seen if each.placement == placement), None)
 
     def _instances(self, handle: object, *, ask: bool) -> tuple[ObservedInstance, ...]:
-        found = cuts.instances(handle, self.device.offers, self._gone)
-        running = cuts.processes(handle)
+        found = instances.list_instances(handle, self.device.offers, self._gone)
+        running = instances.running_processes(handle)
         placed = [(self._placement(each), each.identity) for each in found]
         ours = self._owned.ours(placed)
         return tuple(
@@ -192,7 +290,7 @@ class Gpu:
             for at, identity in ((ObservedInstance(*each, ours=False), each[1]) for each in placed)
         )
 
-    def _placement(self, found: cuts.Found) -> Placement:
+    def _placement(self, found: instances.GpuInstance) -> Placement:
         name = self.device.model.name
         device, placement = self.device.placed(found)
         if not catalogue.gpu_model(name).has(placement.profile):
@@ -268,7 +366,7 @@ class Gpu:
             )
         self._owned.intend(self.device.uuid, placement)
         try:
-            gi_id = cuts.create_gpu_instance(handle, offer, placement.start)
+            gi_id = instances.create_gpu_instance(handle, offer, placement.start)
         except nvml.NVMLError:
             self._owned.forget(self.device.uuid, placement)
             raise
@@ -282,7 +380,7 @@ class Gpu:
         """
         slices = self.device.model.profile(placement.profile).compute
         try:
-            ci_id, mig_uuid = cuts.create_compute_instance(handle, gi_id, slices, self._gone)
+            ci_id, mig_uuid = instances.create_compute_instance(handle, gi_id, slices, self._gone)
         except nvml.NVMLError:
             with suppress(DriveError, nvml.NVMLError):  # the first error is the one to tell
                 self._destroy_patiently(placement, gi_id, f"{self.device.id} {placement}")
@@ -305,11 +403,11 @@ class Gpu:
         while True:
             handle, busy = self.device.handle(), False
             try:
-                cuts.destroy_compute_instances(handle, gi_id)
-                cuts.destroy_gpu_instance(handle, gi_id)
+                instances.destroy_compute_instances(handle, gi_id)
+                instances.destroy_gpu_instance(handle, gi_id)
             except nvml.NVMLError_InUse:
                 busy = True
-            if not busy and not cuts.exists(handle, gi_id):
+            if not busy and not instances.exists(handle, gi_id):
                 return
             if time.monotonic() + pause > end:
                 raise self._kept(handle, gi_id, where, busy=busy)

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import pynvml as nvml
 
-from partita.drive.nvml import cuts
+from partita.drive.nvml import instances
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,7 +72,7 @@ def holders(device: object, gi_id: int | None) -> tuple[Holder, ...]:
         gi_id: the GPU instance; None for the GPU as a whole.
     """
     root = ROOT
-    computing = cuts.processes(device)
+    computing = instances.running_processes(device)
     pids = computing.get(gi_id, set()) if gi_id is not None else set().union(*computing.values())
     found = {pid: _holder(root, pid, "computes on it") for pid in pids}
     minor = _minor(device)

@@ -6,18 +6,21 @@ import random
 import uuid
 from typing import TYPE_CHECKING
 
-from partita.drive.port import NoRoomError
-from partita.drive.simulated import acts, faults, meta
-from partita.drive.simulated.store import Store
+from partita.drive.driver import EnergyReading, NoRoomError
+from partita.drive.simulated import actions, store
+from partita.drive.simulated.store import ClusterFile, observation
 from partita.mig.catalogue import gpu_model
+from partita.mig.power import CONTEXT_W, IDLE_W, LIMIT_W
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from pathlib import Path
 
-    from partita.drive.simulated.faults import Fault
+    from partita.drive.driver import ObservedGpu
+    from partita.drive.simulated.actions import InjectedFault
     from partita.mig.layout import Placement
+    from partita.sim.clock import Clock
 
 
 class SimulatedCluster:
@@ -31,7 +34,7 @@ class SimulatedCluster:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self._store = Store(path)
+        self._store = ClusterFile(path)
 
     @classmethod
     def create(cls, path: Path | str, gpus: Iterable[tuple[str, str]], *, seed: int = 0) -> SimulatedCluster:
@@ -53,16 +56,16 @@ class SimulatedCluster:
         ]
 
         def fill(db: sqlite3.Connection) -> None:
-            meta.begin(db, seed)
+            store.begin_meta(db, seed)
             db.executemany("INSERT INTO gpus (id, uuid, model) VALUES (?, ?, ?)", rows)
 
-        Store(path, fill).close()
+        ClusterFile(path, fill).close()
         return cls(path)
 
-    def inject(self, fault: Fault) -> None:
+    def inject(self, fault: InjectedFault) -> None:
         """Have something go wrong with actions to come."""
         with self._store.transaction() as db:
-            faults.inject(db, fault)
+            actions.inject(db, fault)
 
     def lose(self, gpu: str) -> None:
         """Make a GPU fall off the bus, with all that is on it."""
@@ -88,8 +91,8 @@ class SimulatedCluster:
             DriveError: the GPU's rules do not allow it, or it is lost, or MIG is off.
         """
         with self._store.transaction() as db:
-            acts.insert_instance(db, acts.usable(db, gpu, now=0.0), placement, ours=False)
-            acts.complete(db, gpu, placement, meta.draw(db))
+            actions.insert_instance(db, actions.usable(db, gpu, now=0.0), placement, ours=False)
+            actions.complete(db, gpu, placement, store.draw_random(db))
             self._set_busy(db, gpu, placement, busy=busy)
 
     def destroy_behind_our_back(self, gpu: str, placement: Placement) -> None:
@@ -128,3 +131,67 @@ def _require(db: sqlite3.Connection, gpu: str, placement: Placement) -> None:
     find = "SELECT 1 FROM instances WHERE gpu = ? AND start = ? AND profile = ?"
     if db.execute(find, (gpu, placement.start, placement.profile)).fetchone() is None:
         raise NoRoomError("there is no such instance", where=f"{gpu} {placement}")
+
+
+_TABLE = "CREATE TABLE IF NOT EXISTS energy (gpu TEXT PRIMARY KEY, at REAL NOT NULL, joules REAL NOT NULL)"
+_WRITE = "INSERT OR REPLACE INTO energy (gpu, at, joules) VALUES (?, ?, ?)"
+
+
+class SimulatedMeter:
+    """Reads the counters of a simulated cluster, which live in its file.
+
+    Args:
+        path: the cluster's file.
+        clock: the time it lives by.
+
+    Raises:
+        DriveError: there is no cluster.
+    """
+
+    def __init__(self, path: Path | str, clock: Clock) -> None:
+        self._store = ClusterFile(path)
+        self._clock = clock
+        with self._store.transaction() as db:
+            db.execute(_TABLE)
+
+    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:
+        """Return the counters as they are now.
+
+        Raises:
+            DriveError: the cluster's file cannot be used.
+        """
+        with self._store.transaction() as db:
+            now = store.current_time(db, self._clock)
+            last = {gpu: (at, joules) for gpu, at, joules in db.execute("SELECT gpu, at, joules FROM energy")}
+            found = []
+            for gpu in observation(db, now).gpus:
+                at, joules = last.get(gpu.id, (now, 0.0))
+                joules += 0.0 if gpu.lost else watts(gpu, busy) * max(0.0, now - at)
+                db.execute(_WRITE, (gpu.id, now, joules))
+                why = "the GPU fell off the bus" if gpu.lost else None
+                told = None if gpu.lost else joules
+                found.append(EnergyReading(gpu.id, gpu.uuid, gpu.model, told, why=why, idle_w=IDLE_W))
+        return tuple(found)
+
+    def close(self) -> None:
+        """Close the cluster's file."""
+        self._store.close()
+
+
+def watts(gpu: ObservedGpu, busy: Collection[tuple[str, int]]) -> float:
+    """Return what a GPU draws by the power model.
+
+    Args:
+        gpu: as it was found.
+        busy: instances (GPU's id and start) on which a job runs, besides those that are seen to be busy.
+    """
+    model = gpu_model(gpu.model)
+    working = (
+        each.placement.profile
+        for each in gpu.instances
+        if each.replica is not None or each.busy or (gpu.id, each.placement.start) in busy
+    )
+    compute = sum(model.profile(name).compute for name in working)
+    base = IDLE_W + CONTEXT_W * (compute > 0)
+    limit = model.power_limit_w or LIMIT_W
+    return base + (limit - base) * min(1.0, compute / model.compute_slices)

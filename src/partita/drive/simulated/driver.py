@@ -4,29 +4,32 @@ from __future__ import annotations
 
 import heapq
 import math
+import signal
 import threading
+import time
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partita.drive.port import (
+from partita.drive.driver import (
     Changes,
     DriveError,
     Ended,
     FailedError,
     GpuLostError,
+    Identity,
     NoRoomError,
     Observation,
+    ObservedReplica,
+    RefusedError,
     TimedOutError,
 )
-from partita.drive.simulated import acts, faults, meta
+from partita.drive.replicas import KILLED_S, ReplicaRecords
+from partita.drive.simulated import actions, store
+from partita.drive.simulated.actions import JITTER, FaultKind, draw_seconds, place, replica_of
 from partita.drive.simulated.cluster import lose
-from partita.drive.simulated.faults import Mishap
-from partita.drive.simulated.hosted import Hosted
-from partita.drive.simulated.rows import changed, observation, observed_gpu, version
-from partita.drive.simulated.seconds import JITTER, draw
-from partita.drive.simulated.store import Store
+from partita.drive.simulated.store import ClusterFile, changed, last_change, observation, observed_gpu
 from partita.drive.state import REPLICAS
 from partita.errors import InputError, PartitaError
 from partita.sim.clock import WallClock
@@ -37,7 +40,8 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Collection
 
-    from partita.drive.replicas import Runner
+    from partita.drive.driver import ObservedGpu, ObservedInstance
+    from partita.drive.replicas import ReplicaRecord, ReplicaRunner
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
     from partita.transition.transition import Action, Durations
@@ -54,7 +58,7 @@ class _Running:
 
     action: Action
     end: float
-    mishap: Mishap | None = None
+    mishap: FaultKind | None = None
     error: DriveError | None = None
     hosted: bool = False
 
@@ -95,12 +99,12 @@ class SimulatedDriver:
         seconds: Durations = MEASURED,
         jitter: float = JITTER,
         start_timeout: float = 600.0,
-        runner: Runner | None = None,
+        runner: ReplicaRunner | None = None,
     ) -> None:
-        self._store = Store(path)
+        self._store = ClusterFile(path)
         with self._store.reading() as db:
-            clock = meta.own_clock(db) if clock is None else clock
-            meta.now(db, clock)
+            clock = store.own_clock(db) if clock is None else clock
+            store.current_time(db, clock)
         if runner is not None and not isinstance(clock, WallClock):
             self._store.close()
             raise InputError("processes live by the wall clock", where="--services", hint="add --clock wall")
@@ -128,7 +132,7 @@ class SimulatedDriver:
             DriveError: its file cannot be read.
         """
         with self._store.reading() as db:
-            found = observation(db, meta.now(db, self._clock))
+            found = observation(db, store.current_time(db, self._clock))
         return self._hosted.seen(found)
 
     def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
@@ -138,7 +142,7 @@ class SimulatedDriver:
             DriveError: the cluster's file cannot be read.
         """
         with self._store.reading() as db:
-            now = meta.now(db, self._clock)
+            now = store.current_time(db, self._clock)
             known = mark if isinstance(mark, _Mark) and not self._hosted.runs else None
             if known is None:
                 found = observation(db, now)
@@ -147,7 +151,7 @@ class SimulatedDriver:
                 found = Observation(
                     tuple(gpu for name in sorted(ids) if (gpu := observed_gpu(db, name, now)) is not None)
                 )
-            return Changes(_Mark(version(db), now), self._hosted.seen(found).gpus)
+            return Changes(_Mark(last_change(db), now), self._hosted.seen(found).gpus)
 
     def begin(self, action: Action) -> None:
         """Start an action; what goes wrong is told by `wait`."""
@@ -173,7 +177,7 @@ class SimulatedDriver:
         """
         self._sleep_until(until)
         with self._store.transaction() as db:
-            now = meta.store(db, self._clock)
+            now = store.store_time(db, self._clock)
         over = []
         with self._lock:
             while self._ends and self._ends[0][0] <= now:
@@ -233,24 +237,24 @@ class SimulatedDriver:
             self._changed.notify_all()
 
     def _begin(self, db: sqlite3.Connection, action: Action) -> _Running:
-        meta.now(db, self._clock)
-        now = meta.store(db, self._clock)
-        seconds = draw(meta.draw(db), self._seconds, self._jitter, action.kind)
-        mishap = faults.strike(db, action)
+        store.current_time(db, self._clock)
+        now = store.store_time(db, self._clock)
+        seconds = draw_seconds(store.draw_random(db), self._seconds, self._jitter, action.kind)
+        mishap = actions.strike(db, action)
         hosted = (
             self._hosted.runs
             and action.kind in {Kind.START_REPLICA, Kind.STOP_REPLICA}
-            and mishap in {None, Mishap.TIMES_OUT}
+            and mishap in {None, FaultKind.TIMES_OUT}
         )
         try:
             if self._hosted.runs:
                 self._hosted.clear(db, action)
             if hosted:
                 # The file has it become ready never, and drain for long: its process says when.
-                span = acts.Span(now, self._start_timeout, self._start_timeout)
-                acts.begin(db, action, span, Mishap.NEVER_READY)
+                span = actions.Span(now, self._start_timeout, self._start_timeout)
+                actions.begin(db, action, span, FaultKind.NEVER_READY)
                 return _Running(action, math.inf, mishap, hosted=True)
-            end = acts.begin(db, action, acts.Span(now, seconds, self._start_timeout), mishap)
+            end = actions.begin(db, action, actions.Span(now, seconds, self._start_timeout), mishap)
         except DriveError as error:
             # Told by `wait`; the transaction ends well, so that a fault that struck is counted.
             return _Running(action, now, error=error)
@@ -260,7 +264,7 @@ class SimulatedDriver:
         if running.error is not None:
             return running.error
         if running.hosted:
-            where = acts.place(running.action)
+            where = actions.place(running.action)
             return TimedOutError("no answer in time", where=where) if running.mishap else None
         try:
             with self._store.transaction() as db:
@@ -270,16 +274,159 @@ class SimulatedDriver:
 
 
 def _end(db: sqlite3.Connection, running: _Running) -> DriveError | None:
-    action, where = running.action, acts.place(running.action)
-    if running.mishap is Mishap.GPU_LOST:
+    action, where = running.action, actions.place(running.action)
+    if running.mishap is FaultKind.GPU_LOST:
         lose(db, action.gpu)
         return GpuLostError("the GPU fell off the bus", where=action.gpu)
-    if running.mishap is Mishap.FAILS:
-        acts.undo(db, action)
+    if running.mishap is FaultKind.FAILS:
+        actions.undo(db, action)
         return FailedError("unknown error of the driver", where=where)
-    acts.finish(db, action, running.end, meta.draw(db))
-    if action.kind is Kind.START_REPLICA and not acts.ready(db, action, running.end):
+    actions.finish(db, action, running.end, store.draw_random(db))
+    if action.kind is Kind.START_REPLICA and not actions.ready(db, action, running.end):
         return TimedOutError("the replica is not ready", where=where, hint="look at its log")
-    if running.mishap is Mishap.TIMES_OUT:
+    if running.mishap is FaultKind.TIMES_OUT:
         return TimedOutError("no answer in time", where=where)
     return None
+
+
+_FORGET = "DELETE FROM replicas WHERE gpu = ? AND start = ?"
+_BE_READY = (
+    "UPDATE replicas SET ready_at = ? WHERE gpu = ? AND start = ? AND (ready_at IS NULL OR ready_at > ?)"
+)
+_WHO = (
+    "SELECT g.model, g.uuid, i.gi_id, i.ci_id, i.mig_uuid FROM gpus g"
+    " LEFT JOIN instances i ON i.gpu = g.id AND i.start = ? AND i.profile = ? WHERE g.id = ?"
+)
+
+
+class Hosted:
+    """The processes of a simulated cluster's replicas.
+
+    Args:
+        store: the cluster.
+        folder: of their records; there need be none.
+        runner: starts and ends them; None only to see them.
+    """
+
+    def __init__(self, store: ClusterFile, folder: Path, runner: ReplicaRunner | None) -> None:
+        self._store = store
+        self._runner = runner
+        self._records = ReplicaRecords(folder) if runner is not None or folder.is_dir() else None
+
+    @property
+    def runs(self) -> bool:
+        """Whether replicas are started as processes."""
+        return self._runner is not None
+
+    def seen(self, observation: Observation) -> Observation:
+        """Return an observation with what processes do in place of what the cluster's file says of their replicas."""
+        if self._records is None:
+            return observation
+        hosts = self._records.gpus()
+        return Observation(
+            tuple(self._gpu(gpu) if self.runs or gpu.uuid in hosts else gpu for gpu in observation.gpus)
+        )
+
+    def gpus(self, db: sqlite3.Connection) -> set[str]:
+        """Return the GPUs that have records: what processes do there is written down nowhere."""
+        hosts = self._records.gpus() if self._records is not None else frozenset()
+        find = "SELECT id FROM gpus WHERE uuid = ?"
+        return {name for uuid in hosts for (name,) in db.execute(find, (uuid,))}
+
+    def clear(self, db: sqlite3.Connection, action: Action) -> None:
+        """Forget the replica at an action's place if its process is no more; end one whose instance is no more."""
+        identity = _identity(db, action)
+        record = self._record(identity, action)
+        if record is None or self._records is None:
+            return
+        if record.mig_uuid != identity.mig_uuid:
+            _kill(record)
+        elif record.alive():
+            return
+        self._records.remove(record)
+        db.execute(_FORGET, (action.gpu, action.placement.start))
+
+    def start(self, action: Action, clock: Clock) -> None:
+        """Start a replica's process, and return when it is ready.
+
+        Raises:
+            DriveError: it does not start, or is not ready in time.
+        """
+        with self._store.reading() as db:
+            model, identity = _who(db, action)
+        try:
+            self._running.start((action.gpu, model), identity, action.placement, replica_of(action))
+        except FailedError:
+            with self._store.transaction() as db:
+                db.execute(_FORGET, (action.gpu, action.placement.start))
+            raise
+        with self._store.transaction() as db:
+            now = clock.now()
+            db.execute(_BE_READY, (now, action.gpu, action.placement.start, now))
+            if _identity(db, action) != identity:
+                raise FailedError("the instance went away meanwhile", where=place(action))
+
+    def stop(self, action: Action) -> None:
+        """Drain a replica's process, and return when it is gone.
+
+        Raises:
+            DriveError: it does not go.
+        """
+        with self._store.reading() as db:
+            record = self._record(_identity(db, action), action)
+        if record is not None:
+            self._running.stop(action.gpu, record)
+        with self._store.transaction() as db:
+            db.execute(_FORGET, (action.gpu, action.placement.start))
+
+    @property
+    def _running(self) -> ReplicaRunner:
+        if self._runner is None:
+            raise RefusedError("nothing is known of how replicas are run")
+        return self._runner
+
+    def _record(self, identity: Identity, action: Action) -> ReplicaRecord | None:
+        return self._records.find(identity.gpu_uuid, action.placement) if self._records is not None else None
+
+    def _gpu(self, gpu: ObservedGpu) -> ObservedGpu:
+        return replace(gpu, instances=tuple(self._instance(gpu, each) for each in gpu.instances))
+
+    def _instance(self, gpu: ObservedGpu, instance: ObservedInstance) -> ObservedInstance:
+        record = self._records.find(gpu.uuid, instance.placement) if self._records is not None else None
+        told = instance.replica
+        if record is None or record.mig_uuid != instance.identity.mig_uuid:
+            # Of a replica that is to be a process, and has none, the file alone says that it is ready.
+            unready = None if told is None else replace(told, ready=told.ready and not self.runs)
+            return replace(instance, replica=unready)
+        if not record.alive():
+            return replace(instance, replica=None)
+        # Who does not run it cannot ask it, and reads what its driver wrote once it was ready.
+        told_ready = told is None or told.ready
+        ready = told_ready if self._runner is None else self._runner.ready(record, gpu.id)
+        draining = record.draining or (told is not None and told.draining)
+        return replace(instance, replica=ObservedReplica(record.replica, ready, draining, record.leader()))
+
+
+def _kill(record: ReplicaRecord) -> None:
+    """End a process by force; asking whether it lives takes it from the kernel's table."""
+    record.signal(signal.SIGKILL)
+    end = time.monotonic() + KILLED_S
+    while record.alive() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
+def _identity(db: sqlite3.Connection, action: Action) -> Identity:
+    return _who(db, action)[1]
+
+
+def _who(db: sqlite3.Connection, action: Action) -> tuple[str, Identity]:
+    """Return a GPU's model and who the instance at an action's place is; its MIG UUID is None where there is none.
+
+    Raises:
+        GpuLostError: there is no such GPU.
+    """
+    row = db.execute(_WHO, (action.placement.start, action.placement.profile, action.gpu)).fetchone()
+    if row is None:
+        raise GpuLostError("there is no such GPU", where=action.gpu)
+    model, uuid, gi_id, ci_id, mig_uuid = row
+    return model, Identity(uuid, -1 if gi_id is None else gi_id, ci_id, mig_uuid)

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import random
 import sqlite3
 import threading
+import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from partita.drive.port import DriveError
+from partita.drive.driver import (
+    DriveError,
+    Identity,
+    Observation,
+    ObservedGpu,
+    ObservedInstance,
+    ObservedReplica,
+)
 from partita.files import transaction
+from partita.mig.layout import Placement
+from partita.sim.clock import SimulatedClock, WallClock
+from partita.transition.deployment import Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
+
+    from partita.sim.clock import Clock
+
 
 VERSION = 2
 PATIENCE_S = 30.0
@@ -71,7 +86,7 @@ def _statements() -> list[str]:
     return [*_TABLES.split(";"), *_SINCE_2.split(";"), *triggers]
 
 
-class Store:
+class ClusterFile:
     """An open file. Safe in threads and beside other processes.
 
     Args:
@@ -173,3 +188,120 @@ class Store:
 def _version(db: sqlite3.Connection) -> int:
     (version,) = db.execute("PRAGMA user_version").fetchone()
     return int(version)
+
+
+def begin_meta(db: sqlite3.Connection, seed: int) -> None:
+    """Store the seed of a new cluster, at time 0."""
+    db.execute("INSERT INTO meta (seed, now, draws) VALUES (?, 0.0, 0)", (seed,))
+
+
+def draw_random(db: sqlite3.Connection) -> random.Random:
+    """Return a source of chance of its own for each call, the same in the same order of calls."""
+    seed, draws = db.execute("UPDATE meta SET draws = draws + 1 RETURNING seed, draws").fetchone()
+    return random.Random(f"{seed}/{draws}")
+
+
+def current_time(db: sqlite3.Connection, clock: Clock) -> float:
+    """Return the time, the clock set to at least what the cluster has seen: time never goes back.
+
+    While a cluster lives by the wall clock, time passes whether or not anyone looks.
+    """
+    seen, wall, ahead = db.execute("SELECT now, wall, ahead FROM meta").fetchone()
+    clock.catch_up(max(seen, time.time() + ahead) if wall else seen)
+    return clock.now()
+
+
+def own_clock(db: sqlite3.Connection) -> Clock:
+    """Return a clock like the one that the cluster lived by last; a new cluster lives by a simulated one."""
+    (wall,) = db.execute("SELECT wall FROM meta").fetchone()
+    return WallClock() if wall else SimulatedClock()
+
+
+def store_time(db: sqlite3.Connection, clock: Clock) -> float:
+    """Have other processes see the clock's time and live by it; return that time.
+
+    A wall clock may be ahead of the system's, where a simulated one was used before: that is kept, too.
+    """
+    moment = clock.now()
+    wall = isinstance(clock, WallClock)
+    ahead = max(0.0, moment - time.time()) if wall else 0.0
+    db.execute("UPDATE meta SET now = max(now, ?), wall = ?, ahead = ?", (moment, wall, ahead))
+    return moment
+
+
+_GPUS = "SELECT id, uuid, model, mig, lost FROM gpus"
+_INSTANCES = (
+    "SELECT i.gpu, i.start, i.profile, i.gi_id, i.ci_id, i.mig_uuid, i.ours, i.busy, r.service, r.model, r.batch,"
+    " r.processes, r.throughput, r.latency_ms, r.ready_at, r.gone_at"
+    " FROM instances i LEFT JOIN replicas r ON r.gpu = i.gpu AND r.start = i.start"
+)
+
+
+def observation(db: sqlite3.Connection, now: float) -> Observation:
+    """Return the whole cluster."""
+    return Observation(_gpus(db, f"{_GPUS} ORDER BY seq", f"{_INSTANCES} ORDER BY i.gpu, i.start", (), now))
+
+
+def observed_gpu(db: sqlite3.Connection, gpu: str, now: float) -> ObservedGpu | None:
+    """Return one GPU, None if there is none of that id."""
+    found = _gpus(db, f"{_GPUS} WHERE id = ?", f"{_INSTANCES} WHERE i.gpu = ? ORDER BY i.start", (gpu,), now)
+    return found[0] if found else None
+
+
+def last_change(db: sqlite3.Connection) -> int:
+    """Return the number of the last change of a row."""
+    (found,) = db.execute("SELECT coalesce(max(version), 0) FROM changes").fetchone()
+    return int(found)
+
+
+def changed(db: sqlite3.Connection, since: int, span: tuple[float, float]) -> set[str]:
+    """Return the GPUs whose rows changed, or whose replicas became ready or were gone by the passing of time.
+
+    Args:
+        db: the cluster.
+        since: the number of the last change that is known.
+        span: times after the first and up to the second count.
+    """
+    find = (
+        "SELECT gpu FROM changes WHERE version > ?"
+        " UNION SELECT gpu FROM replicas WHERE ready_at > ? AND ready_at <= ?"
+        " UNION SELECT gpu FROM replicas WHERE gone_at > ? AND gone_at <= ?"
+    )
+    return {gpu for (gpu,) in db.execute(find, (since, *span, *span))}
+
+
+def _gpus(
+    db: sqlite3.Connection, gpus: str, instances: str, key: tuple[str, ...], now: float
+) -> tuple[ObservedGpu, ...]:
+    known = db.execute(gpus, key).fetchall()
+    uuids = {row[0]: row[1] for row in known}
+    found: dict[str, list[ObservedInstance]] = {name: [] for name in uuids}
+    for row in db.execute(instances, key):
+        found[row[0]].append(_instance(uuids[row[0]], row, now))
+    return tuple(
+        ObservedGpu(name, uuid, model, mig=bool(mig), lost=bool(lost), instances=tuple(found[name]))
+        for name, uuid, model, mig, lost in known
+    )
+
+
+def _instance(uuid: str, row: Sequence[Any], now: float) -> ObservedInstance:
+    _, start, profile, gi_id, ci_id, mig_uuid, ours, busy, *replica = row
+    return ObservedInstance(
+        Placement(start, profile),
+        Identity(uuid, gi_id, ci_id, mig_uuid),
+        ours=bool(ours),
+        replica=_replica(replica, now),
+        busy=bool(busy),
+    )
+
+
+def _replica(row: Sequence[Any], now: float) -> ObservedReplica | None:
+    service, model, batch, processes, throughput, latency_ms, ready_at, gone_at = row
+    # A replica whose time to go has come is gone, whether or not anyone has cleared its row away.
+    if service is None or (gone_at is not None and gone_at <= now):
+        return None
+    return ObservedReplica(
+        Replica(service, model, batch, processes, throughput, latency_ms),
+        ready=ready_at is not None and ready_at <= now,
+        draining=gone_at is not None,
+    )

@@ -13,8 +13,7 @@ from partita.mig.power import LIMIT_W
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from partita.drive.energy import EnergyMeter, Reading
-    from partita.drive.port import Observation
+    from partita.drive.driver import EnergyMeter, EnergyReading, Observation
     from partita.jobs.energy.ledger import EnergyLedger
     from partita.mig.layout import Placement
 
@@ -123,7 +122,7 @@ def services_of(observation: Observation) -> tuple[Stay, ...]:
     )
 
 
-def _counter(reading: Reading, last: Counter | None, now: float) -> Counter:
+def _counter(reading: EnergyReading, last: Counter | None, now: float) -> Counter:
     idle = reading.idle_w
     if idle is None:
         most = MOST_IDLE * (gpu_model(reading.model).power_limit_w or LIMIT_W)
@@ -132,7 +131,7 @@ def _counter(reading: Reading, last: Counter | None, now: float) -> Counter:
     return Counter(reading.gpu, reading.uuid, now, reading.joules, reading.why, idle)
 
 
-def _watts(last: Counter | None, reading: Reading, now: float) -> float:
+def _watts(last: Counter | None, reading: EnergyReading, now: float) -> float:
     if last is None or last.joules is None or reading.joules is None or now - last.at < _LEAST_S:
         return math.inf
     took = reading.joules - last.joules

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from pathlib import Path
 
-    from partita.drive.port import Driver
+    from partita.drive.driver import Driver
     from partita.jobs.queue.scheduler import Prediction, View
     from partita.jobs.queue.store import Store
     from partita.jobs.run.port import Runner

@@ -13,7 +13,7 @@ from partita.transition.durations import MEASURED
 from partita.transition.transition import Action, Kind
 
 if TYPE_CHECKING:
-    from partita.drive.port import DriveError, Driver, Ended
+    from partita.drive.driver import DriveError, Driver, Ended
     from partita.jobs.queue.record import JobRecord
     from partita.mig.layout import Placement
 

@@ -14,7 +14,7 @@ from partita.mig.layout import Placement, fault
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from partita.drive.port import Observation, ObservedGpu, ObservedInstance
+    from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
     from partita.jobs.partition import Partition
     from partita.jobs.queue.record import Attempt, JobRecord
     from partita.mig.gpu import GpuModel

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from partita.jobs.queue.hosts import catalogued
 
 if TYPE_CHECKING:
-    from partita.drive.port import Observation
+    from partita.drive.driver import Observation
     from partita.jobs.queue.record import Attempt
     from partita.mig.gpu import GpuModel
 

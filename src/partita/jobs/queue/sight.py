@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from partita.drive.port import Observation
+from partita.drive.driver import Observation
 from partita.jobs.queue.hosts import hosts
 from partita.jobs.queue.resting import Resting
 
 if TYPE_CHECKING:
-    from partita.drive.port import Driver
+    from partita.drive.driver import Driver
     from partita.jobs.queue.book import Book
     from partita.jobs.queue.hosts import Host
 

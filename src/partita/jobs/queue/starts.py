@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from partita.drive.port import DriveError
+    from partita.drive.driver import DriveError
     from partita.jobs.queue.book import Book
     from partita.jobs.queue.faults import Faults
     from partita.jobs.queue.hands import Hands

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
-from partita.drive.replicas import Process
+from partita.drive.replicas import ReplicaProcess
 from partita.serve.supervise.filling import filled
 from partita.serve.supervise.folder import make_folder
 from partita.serve.worker.frames import FrameError, Frames
@@ -119,7 +119,7 @@ def worker_process(
     start_timeout_s: float = LOAD_TIMEOUT_S,
     hang_timeout_s: float = HANG_TIMEOUT_S,
     retry: bool = True,
-) -> Process:
+) -> ReplicaProcess:
     """Return how a service's replicas are run as workers, which outlive the controller that starts them.
 
     Args:
@@ -143,7 +143,7 @@ def worker_process(
         hang_timeout_s,
         retry,
     )
-    return Process(
+    return ReplicaProcess(
         COMMAND,
         environment=environment or {},
         readiness=WorkerReady(document),

@@ -12,7 +12,7 @@ from partita.planning.plan import PlannedGpu
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from partita.drive.port import Observation, ObservedGpu, ObservedInstance
+    from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
     from partita.planning.plan import Instance, Plan
 
 

@@ -1,36 +1,92 @@
-"""GPU instances and compute instances of one device, in NVML's own terms made plain.
-
-Traps that the binding leaves to its callers: profile *information* is asked for by an enumeration, everything
-else by the profile id found in it; lists and counts are passed by reference; a placement's size is in memory
-slices. What may be made is never asked of `nvmlDeviceGetGpuInstanceRemainingCapacity` or read off `nvidia-smi mig
--lgip`'s column of free instances: they count compute slices and overrate what has a place
-(github.com/NVIDIA/dgx-spark-playbooks, MIG on DGX Station). Every instance is made at a placement of our own
-choosing, and the driver is asked for exactly that.
-"""
+"""NVML's error codes as the port's errors."""
 
 from __future__ import annotations
 
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from ctypes import byref, c_uint
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pynvml as nvml
 
-from partita.drive.port import Identity
+from partita.drive.driver import (
+    DriveError,
+    FailedError,
+    GpuLostError,
+    Identity,
+    InUseError,
+    NoRoomError,
+    RefusedError,
+    TimedOutError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from partita.drive.nvml.reading import Listed
+    from partita.drive.nvml.devices import ListedProfile
     from partita.mig.gpu import GpuModel, Profile
+
+
+_OLD_DRIVER = "the driver and nvidia-ml-py do not go together: update the older; see `partita doctor`"
+_KINDS: dict[int, tuple[type[DriveError], str | None]] = {
+    nvml.NVML_ERROR_IN_USE: (InUseError, None),
+    # What has no place is "insufficient resources". An invalid argument is not: a handle that went stale under us, or
+    # a call that this driver does not take (nvml.h, nvmlDeviceCreateGpuInstanceWithPlacement).
+    nvml.NVML_ERROR_INSUFFICIENT_RESOURCES: (NoRoomError, None),
+    nvml.NVML_ERROR_INVALID_ARGUMENT: (FailedError, "if it lasts, report it with `partita doctor -o json`"),
+    nvml.NVML_ERROR_GPU_IS_LOST: (
+        GpuLostError,
+        "look for Xid errors with `dmesg | grep -i xid` (79: it fell off the bus); reset or reboot",
+    ),
+    # Of an instance, a compute instance or a MIG device: it went between two calls. Who asks for a whole GPU by its
+    # UUID says so: `of_gpu`.
+    nvml.NVML_ERROR_NOT_FOUND: (FailedError, None),
+    nvml.NVML_ERROR_RESET_REQUIRED: (
+        GpuLostError,
+        "reset it while nothing runs on it: `nvidia-smi --gpu-reset`; where a VM may not, reboot",
+    ),
+    nvml.NVML_ERROR_NO_PERMISSION: (
+        RefusedError,
+        "cutting GPUs needs root, or read access to the MIG capability; see `partita doctor`",
+    ),
+    nvml.NVML_ERROR_NOT_SUPPORTED: (RefusedError, "see `partita doctor`"),
+    nvml.NVML_ERROR_LIBRARY_NOT_FOUND: (RefusedError, "install NVIDIA's driver; see `partita doctor`"),
+    nvml.NVML_ERROR_DRIVER_NOT_LOADED: (RefusedError, "load NVIDIA's driver: `modprobe nvidia`"),
+    nvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH: (RefusedError, "the driver was updated: reboot, or reload it"),
+    nvml.NVML_ERROR_FUNCTION_NOT_FOUND: (RefusedError, _OLD_DRIVER),
+    nvml.NVML_ERROR_ARGUMENT_VERSION_MISMATCH: (RefusedError, _OLD_DRIVER),
+    nvml.NVML_ERROR_DEPRECATED: (RefusedError, _OLD_DRIVER),
+    nvml.NVML_ERROR_OPERATING_SYSTEM: (
+        RefusedError,
+        "the operating system stands in the way: see `dmesg`, and whether a container has the GPU's device files",
+    ),
+    nvml.NVML_ERROR_TIMEOUT: (TimedOutError, None),
+}
+
+
+@contextmanager
+def raising_driver_errors(where: str | None = None, *, of_gpu: bool = False) -> Iterator[None]:
+    """Raise the port's error for NVML's, with the place it concerns.
+
+    Args:
+        where: the GPU or the placement.
+        of_gpu: what is asked for is a whole GPU, so that "not found" means that it is lost.
+    """
+    try:
+        yield
+    except nvml.NVMLError as error:
+        kind, hint = _KINDS.get(error.value, (FailedError, None))
+        if of_gpu and error.value == nvml.NVML_ERROR_NOT_FOUND:
+            kind, hint = GpuLostError, "list GPUs with `nvidia-smi -L`"
+        raise kind(f"NVML: {error}", where=where, hint=hint) from error
+
 
 # Ids of GPU instances on seven-slice GPUs are 0 to 14; no list says the most there are.
 _INSTANCE_IDS = range(32)
 
 
 @dataclass(frozen=True, slots=True)
-class Offer:
+class OfferedProfile:
     """A profile that a device offers, under its name in the device's model."""
 
     profile: Profile
@@ -42,7 +98,7 @@ class Offer:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class GpuInstance:
     """An instance on a device.
 
     Attributes:
@@ -60,17 +116,19 @@ class Found:
     compute_instances: int
 
 
-def offers(model: GpuModel, profiles: Collection[Listed]) -> tuple[Offer, ...]:
+def offers(model: GpuModel, profiles: Collection[ListedProfile]) -> tuple[OfferedProfile, ...]:
     """Return what a device lists under the names of its model."""
     by_number = {each.nvml_profile: each for each in model.profiles if each.nvml_profile is not None}
     return tuple(
-        Offer(by_number[each.number], each.id, each.count, each.memory_mib, each.starts, each.size)
+        OfferedProfile(by_number[each.number], each.id, each.count, each.memory_mib, each.starts, each.size)
         for each in profiles
         if each.number in by_number
     )
 
 
-def instances(device: object, known: Collection[Offer], gone: Collection[str] = ()) -> tuple[Found, ...]:
+def list_instances(
+    device: object, known: Collection[OfferedProfile], gone: Collection[str] = ()
+) -> tuple[GpuInstance, ...]:
     """Return all instances of a device in MIG mode, whoever made them and of whatever profile, by start.
 
     Args:
@@ -93,7 +151,7 @@ def instances(device: object, known: Collection[Offer], gone: Collection[str] = 
         ci_id = computes[gi_id][0] if computes[gi_id] else None
         mig_uuid = None if ci_id is None else uuids.get((gi_id, ci_id))
         found.append(
-            Found(
+            GpuInstance(
                 int(info.profileId),
                 int(info.placement.start),
                 int(info.placement.size),
@@ -104,7 +162,7 @@ def instances(device: object, known: Collection[Offer], gone: Collection[str] = 
     return tuple(sorted(found, key=lambda each: (each.start, each.identity.gi_id)))
 
 
-def create_gpu_instance(device: object, offer: Offer, start: int) -> int:
+def create_gpu_instance(device: object, offer: OfferedProfile, start: int) -> int:
     """Create a GPU instance at exactly this start; return its id."""
     placement = nvml.c_nvmlGpuInstancePlacement_t(start=start, size=offer.size or offer.profile.memory)
     handle = nvml.nvmlDeviceCreateGpuInstanceWithPlacement(device, offer.id, byref(placement))
@@ -146,7 +204,7 @@ def exists(device: object, gi_id: int) -> bool:
     return True
 
 
-def processes(device: object) -> dict[int, set[int]]:
+def running_processes(device: object) -> dict[int, set[int]]:
     """Return the processes of the host by the GPU instance they run on; none where rights do not let us see.
 
     Drivers before 510 lack the third version of the call (CUDA 11.6's nvml.h).
@@ -165,7 +223,7 @@ def _running(device: object) -> Any:  # noqa: ANN401 -- ctypes
         return nvml.nvmlDeviceGetComputeRunningProcesses_v2(device)
 
 
-def _gpu_instances(device: object, known: Collection[Offer]) -> Iterator[Any]:
+def _gpu_instances(device: object, known: Collection[OfferedProfile]) -> Iterator[Any]:
     """Yield the GPU instances: those of each profile, and then those that no listed profile accounts for.
 
     NVML lists instances by profile alone, so one of a profile that it does not list (made by a newer driver's tool,
@@ -250,3 +308,11 @@ def _is(mig_uuid: str, key: tuple[int, int]) -> bool:
         return key == (nvml.nvmlDeviceGetGpuInstanceId(handle), nvml.nvmlDeviceGetComputeInstanceId(handle))
     except nvml.NVMLError:
         return False
+
+
+def used_bytes(mig_uuid: str) -> int | None:
+    """Return the bytes in use on an instance; None if it is gone or does not say."""
+    try:
+        return int(nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByUUID(mig_uuid)).used)
+    except nvml.NVMLError:
+        return None

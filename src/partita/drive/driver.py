@@ -242,3 +242,39 @@ class ObservesChanges(Protocol):
             DriveError: nothing can be observed at all.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class EnergyReading:
+    """A GPU's energy counter at one moment.
+
+    Attributes:
+        gpu: the GPU's id.
+        uuid: of the GPU.
+        model: the catalogue's name.
+        joules: since some moment that only a new start of the driver changes; None if it cannot be read.
+        why: why it cannot.
+        idle_w: watts it draws without work, where that is known.
+    """
+
+    gpu: str
+    uuid: str
+    model: str
+    joules: float | None
+    why: str | None = None
+    idle_w: float | None = None
+
+
+class EnergyMeter(Protocol):
+    """Reads the energy counters of a cluster's GPUs."""
+
+    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:
+        """Return the counters as they are now; a counter that cannot be read is told as such.
+
+        Args:
+            busy: instances (GPU's id and start) on which a job runs, which a simulated counter cannot see itself.
+
+        Raises:
+            DriveError: no GPU answers at all.
+        """
+        ...

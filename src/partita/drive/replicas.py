@@ -1,0 +1,559 @@
+"""Replicas as processes of this host: started, watched and ended, whichever driver cuts the GPUs."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from partita.drive.driver import DriveError, FailedError, InUseError, RefusedError, TimedOutError
+from partita.errors import InputError
+from partita.files import json_value, read_text, replacing
+from partita.mig.layout import Placement
+from partita.transition.deployment import Replica
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from partita.drive.driver import Identity
+
+
+GRACE_S = 30.0
+
+
+class Readiness(Protocol):
+    """Says whether a replica answers."""
+
+    def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
+        """Say whether it does now.
+
+        Args:
+            words: what templates may name, as in `Process`.
+            environment: the replica's.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PortReady:
+    """Ready when it accepts connections on its port, as given to it by `{port}`."""
+
+    host: str = "127.0.0.1"
+    timeout_s: float = 1.0
+
+    def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
+        """Say whether it accepts a connection."""
+        del environment
+        try:
+            with socket.create_connection((self.host, int(words["port"])), self.timeout_s):
+                return True
+        except OSError:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class CommandReady:
+    """Ready when a command ends with 0."""
+
+    command: tuple[str, ...]
+    timeout_s: float = 5.0
+
+    def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
+        """Run the command and say whether it ended with 0 in time."""
+        try:
+            run_command(self.command, words, environment, self.timeout_s)
+        except DriveError:
+            return False
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaProcess:
+    """A replica is a process of its own, with `CUDA_VISIBLE_DEVICES` set to its MIG device.
+
+    Attributes:
+        command: words, in which `{service}`, `{model}`, `{batch}`, `{processes}`, `{port}`, `{device}`, `{gpu}`,
+            `{gpu_model}`, `{placement}`, `{token}`, `{latency_ms}`, `{throughput}` and `{document}` are filled in.
+        environment: variables beside those of the controller.
+        readiness: None if it is ready as soon as it runs.
+        grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
+        start_timeout_s: seconds it may take to become ready.
+        document: makes the text of the file `{document}` from the other words, before the process is started.
+    """
+
+    command: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
+    readiness: Readiness | None = None
+    grace_s: float = GRACE_S
+    start_timeout_s: float = 600.0
+    document: Callable[[Mapping[str, str]], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamReplica:
+    """A server that runs already is told of each replica: by one command when it starts, one when it stops.
+
+    Attributes:
+        start: ends with 0 when the replica answers; words as in `Process`.
+        stop: ends with 0 when the replica has drained and left the device.
+        timeout_s: seconds either may take.
+    """
+
+    start: tuple[str, ...]
+    stop: tuple[str, ...]
+    timeout_s: float = 600.0
+
+
+def fill_command(command: Sequence[str], words: Mapping[str, str]) -> list[str]:
+    """Return a command with its words filled in.
+
+    Raises:
+        RefusedError: it names one that there is not.
+    """
+    try:
+        return [word.format_map(words) for word in command]
+    except (KeyError, ValueError, IndexError) as error:
+        raise RefusedError(
+            f"the command cannot be filled in: {error}",
+            where=" ".join(command),
+            hint=f"it may name {', '.join(f'{{{word}}}' for word in words)}; write {{{{ for a brace",
+        ) from None
+
+
+def run_command(
+    command: Sequence[str], words: Mapping[str, str], environment: Mapping[str, str], timeout_s: float
+) -> None:
+    """Run a short command to its end.
+
+    Raises:
+        FailedError: it does not end with 0, or not in time, or cannot be run.
+    """
+    filled = fill_command(command, words)
+    try:
+        done = subprocess.run(  # noqa: S603 -- the user's own command
+            filled,
+            env=dict(environment),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=timeout_s,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise FailedError(f"the command failed: {error}", where=filled[0]) from None
+    if done.returncode != 0:
+        told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise FailedError(
+            f"the command ended with {done.returncode}{': ' + told[0] if told else ''}", where=filled[0]
+        )
+
+
+TOKEN_VARIABLE = "PARTITA_REPLICA"  # noqa: S105 -- the name of a variable, no secret
+_PROC = Path("/proc")
+_children: set[int] = set()
+
+
+def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
+    """Start a process as leader of a session and group of its own, its output added to a file; return its pid.
+
+    Raises:
+        FailedError: it cannot be started.
+    """
+    files = [
+        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+        (os.POSIX_SPAWN_DUP2, 1, 2),
+    ]
+    try:
+        pid = os.posix_spawnp(
+            command[0],
+            list(command),
+            dict(environment),
+            file_actions=files,
+            setsid=True,
+            # Python ignores SIGPIPE, and what it starts would inherit that.
+            setsigdef=[signal.SIGPIPE],
+        )
+    except OSError as error:
+        raise FailedError(f"cannot be started: {error.strerror}", where=command[0]) from None
+    _children.add(pid)
+    return pid
+
+
+@cache
+def boot_id() -> str:
+    """Return what tells this boot of the host from all others."""
+    return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+
+
+def started_at(pid: int) -> int | None:
+    """Return when a process began, in clock ticks since boot; None if it is no more."""
+    if pid in _children:
+        with suppress(ChildProcessError):
+            # A child that ended stays as a zombie until it is waited for; after that its pid may be another's.
+            if os.waitpid(pid, os.WNOHANG)[0] == pid:
+                _children.discard(pid)
+    try:
+        stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The name, in parentheses, may hold anything; state is the first field after it, start time the twentieth.
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+def carrying(token: str) -> Iterator[int]:
+    """Return the pids of the processes whose environment carries a token."""
+    wanted = f"{TOKEN_VARIABLE}={token}".encode()
+    for folder in _PROC.iterdir():
+        if folder.name.isdecimal():
+            with suppress(OSError):
+                if wanted in (folder / "environ").read_bytes().split(b"\0"):
+                    yield int(folder.name)
+
+
+def send(pid: int, which: signal.Signals) -> None:
+    """Send a signal to a process, if it is there still."""
+    with suppress(ProcessLookupError):
+        os.kill(pid, which)
+
+
+def send_group(pid: int, which: signal.Signals) -> None:
+    """Send a signal to the group that a process leads, if it is there still."""
+    with suppress(ProcessLookupError):
+        os.killpg(pid, which)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaRecord:
+    """A replica on an instance of this host.
+
+    Attributes:
+        token: carried by its processes in their environment.
+        pid: of its first process; None for an upstream server's replica, and just before a process is started.
+        began: when that process began, in ticks since boot.
+        boot: the boot of the host in which it runs.
+        port: given to it; None if its command names none.
+        model: of its GPU; empty in records of earlier versions.
+        upstream: it is a server's that runs already.
+        told: an upstream server has answered that it is ready.
+    """
+
+    gpu_uuid: str
+    placement: Placement
+    mig_uuid: str
+    replica: Replica
+    token: str
+    boot: str
+    pid: int | None = None
+    began: int | None = None
+    port: int | None = None
+    model: str = ""
+    upstream: bool = False
+    told: bool = False
+    draining: bool = False
+
+    def leader(self) -> int | None:
+        """Return the pid of its first process if that lives."""
+        if self.boot != boot_id():
+            return None
+        if self.pid is None:
+            return min(carrying(self.token), default=None)
+        return self.pid if started_at(self.pid) == self.began else None
+
+    def alive(self) -> bool:
+        """Say whether it is there."""
+        return self.boot == boot_id() if self.upstream else self.leader() is not None
+
+    def owns(self, pid: int) -> bool:
+        """Say whether a process is one of its own."""
+        return pid == self.pid or pid in carrying(self.token)
+
+    def signal(self, which: signal.Signals) -> None:
+        """Send a signal to all its processes; to none that only has the pid of one."""
+        leader = self.leader()
+        if leader is not None:
+            send_group(leader, which)
+        if which is signal.SIGKILL:
+            for pid in carrying(self.token):
+                send(pid, which)
+
+
+def new_record(identity: Identity, placement: Placement, replica: Replica, model: str) -> ReplicaRecord:
+    """Return the record of a replica that is about to be started on a GPU of some model."""
+    return ReplicaRecord(
+        identity.gpu_uuid,
+        placement,
+        str(identity.mig_uuid),
+        replica,
+        secrets.token_hex(16),
+        boot_id(),
+        model=model,
+    )
+
+
+class ReplicaRecords:
+    """The folder of records and logs.
+
+    Args:
+        folder: made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def find(self, gpu_uuid: str, placement: Placement) -> ReplicaRecord | None:
+        """Return the record of the replica at a place, None if there is none.
+
+        Raises:
+            InputError: its file is damaged; it is kept as it is.
+        """
+        path = self._path(gpu_uuid, placement)
+        try:
+            found = _read_record(path) if path.is_file() else None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"a replica's record cannot be read: {error}",
+                where=str(path),
+                hint="see which process it names, end that, and remove the file",
+            ) from None
+        return found if found is not None and found.placement == placement else None
+
+    def write(self, record: ReplicaRecord) -> None:
+        """Write a record, whole or not at all."""
+        with replacing(self._path(record.gpu_uuid, record.placement)) as stream:
+            json.dump({**asdict(record), "placement": str(record.placement)}, stream, indent=2)
+
+    def remove(self, record: ReplicaRecord) -> None:
+        """Remove a record, and the document of its process."""
+        self.document(record).unlink(missing_ok=True)
+        self._path(record.gpu_uuid, record.placement).unlink(missing_ok=True)
+
+    def log(self, record: ReplicaRecord) -> Path:
+        """Return the file that its output goes to."""
+        return self._path(record.gpu_uuid, record.placement).with_suffix(".log")
+
+    def document(self, record: ReplicaRecord) -> Path:
+        """Return the file that its process reads."""
+        return self._path(record.gpu_uuid, record.placement).with_suffix(".document")
+
+    def gpus(self) -> frozenset[str]:
+        """Return the UUIDs of the GPUs that have records."""
+        return frozenset(path.stem.rpartition("@")[0] for path in self._folder.glob("*@*.json"))
+
+    def ports(self) -> set[int]:
+        """Return the ports that replicas were given."""
+        found = (json_value(read_text(path)).get("port") for path in self._folder.glob("*.json"))
+        return {port for port in found if port is not None}
+
+    def last_words(self, record: ReplicaRecord) -> str:
+        """Return the last line of its log, empty if there is none."""
+        try:
+            with self.log(record).open("rb") as stream:
+                stream.seek(max(0, self.log(record).stat().st_size - 4096))
+                lines = stream.read().decode(errors="replace").strip().splitlines()
+        except OSError:
+            return ""
+        return lines[-1] if lines else ""
+
+    def _path(self, gpu_uuid: str, placement: Placement) -> Path:
+        return self._folder / f"{gpu_uuid}@{placement.start}.json"
+
+
+def _read_record(path: Path) -> ReplicaRecord:
+    data = json_value(read_text(path))
+    found = ReplicaRecord(**data)
+    return replace(found, placement=Placement.parse(data["placement"]), replica=Replica(**data["replica"]))
+
+
+KILLED_S = 30.0
+LOOK_S = 0.05
+
+
+class ReplicaRunner:
+    """Runs replicas by the commands of their services.
+
+    Args:
+        records: what runs.
+        services: how each service's replicas are run.
+    """
+
+    def __init__(
+        self, records: ReplicaRecords, services: Mapping[str, ReplicaProcess | UpstreamReplica]
+    ) -> None:
+        self._records = records
+        self._services = services
+        self._ports = threading.Lock()
+
+    def start(self, gpu: tuple[str, str], identity: Identity, placement: Placement, replica: Replica) -> None:
+        """Start a replica and return when it is ready; one that runs already is waited for.
+
+        Args:
+            gpu: id and model.
+            identity: of the instance.
+            placement: of the instance.
+            replica: that is to run.
+
+        Raises:
+            DriveError: it does not start, or is not ready in time, or another runs there.
+        """
+        (name, model), way = gpu, self._way(replica.service)
+        record = self._records.find(identity.gpu_uuid, placement)
+        if record is None or not record.alive():
+            record = self._launch(way, name, new_record(identity, placement, replica, model))
+        require_same(record, replica)
+        if record.draining:
+            raise InUseError("the replica there drains", where=f"{name} {placement}")
+        if isinstance(way, UpstreamReplica):
+            run_command(way.start, command_words(record, name), replica_environment(record), way.timeout_s)
+            self._records.write(replace(record, told=True))
+        else:
+            self._await(record, name, way)
+
+    def stop(self, gpu: str, record: ReplicaRecord) -> None:
+        """Drain a replica, end it, and return when it is gone.
+
+        Raises:
+            DriveError: it does not go.
+        """
+        if record.alive():
+            record = replace(record, draining=True)
+            self._records.write(record)
+            way = self._services.get(record.replica.service)
+            if record.upstream:
+                if not isinstance(way, UpstreamReplica):
+                    raise RefusedError(f"nobody to tell for {record.replica.service}", where=gpu)
+                run_command(way.stop, command_words(record, gpu), replica_environment(record), way.timeout_s)
+            else:
+                _end_replica(record, way.grace_s if isinstance(way, ReplicaProcess) else GRACE_S, gpu)
+        self._records.remove(record)
+
+    def ready(self, record: ReplicaRecord, gpu: str) -> bool:
+        """Say whether a replica that is there answers."""
+        way = self._services.get(record.replica.service)
+        if record.upstream:
+            return record.told
+        if not isinstance(way, ReplicaProcess) or way.readiness is None:
+            return True
+        return way.readiness.ready(command_words(record, gpu), replica_environment(record))
+
+    def _way(self, service: str) -> ReplicaProcess | UpstreamReplica:
+        if service not in self._services:
+            raise RefusedError(f"no command is known for {service}", hint="say how its replicas are run")
+        return self._services[service]
+
+    def _launch(
+        self, way: ReplicaProcess | UpstreamReplica, gpu: str, record: ReplicaRecord
+    ) -> ReplicaRecord:
+        if isinstance(way, UpstreamReplica):
+            record = replace(record, upstream=True)
+            self._records.write(record)
+            return record
+        with self._ports:
+            # Written before it is started: if we are killed in between, the token finds the process.
+            if any("{port" in word for word in way.command):
+                record = replace(record, port=_free_port(self._records.ports()))
+            self._records.write(record)
+        told = {**command_words(record, gpu), "document": str(self._records.document(record))}
+        if way.document is not None:
+            with replacing(told["document"]) as stream:
+                stream.write(way.document(told))
+        command = fill_command(way.command, told)
+        pid = spawn(command, {**replica_environment(record), **way.environment}, self._records.log(record))
+        record = replace(record, pid=pid, began=started_at(pid))
+        self._records.write(record)
+        return record
+
+    def _await(self, record: ReplicaRecord, gpu: str, way: ReplicaProcess) -> None:
+        where = f"{gpu} {record.placement}"
+        end = time.monotonic() + way.start_timeout_s
+        pause = LOOK_S
+        while record.alive():
+            if self.ready(record, gpu):
+                return
+            if time.monotonic() > end:
+                raise TimedOutError(
+                    "the replica is not ready", where=where, hint=f"see {self._records.log(record)}"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+        told = self._records.last_words(record)
+        raise FailedError(
+            f"the replica ended before it was ready{': ' + told if told else ''}",
+            where=where,
+            hint=f"see {self._records.log(record)}",
+        )
+
+
+def require_same(record: ReplicaRecord, replica: Replica) -> None:
+    """Refuse to take one replica for another.
+
+    Raises:
+        RefusedError: it is another.
+    """
+    ours, asked = record.replica, replica
+    if (ours.service, ours.model, ours.batch, ours.processes) != (
+        asked.service,
+        asked.model,
+        asked.batch,
+        asked.processes,
+    ):
+        raise RefusedError(f"a replica of {ours.service} runs there already", where=str(record.placement))
+
+
+def command_words(record: ReplicaRecord, gpu: str) -> dict[str, str]:
+    """Return what a command may name."""
+    each = record.replica
+    return {
+        "service": each.service,
+        "model": each.model,
+        "batch": str(each.batch),
+        "processes": str(each.processes),
+        "port": str(record.port or ""),
+        "device": record.mig_uuid,
+        "gpu": gpu,
+        "gpu_model": record.model,
+        "placement": str(record.placement),
+        "token": record.token,
+        "latency_ms": repr(each.latency_ms),
+        "throughput": repr(each.throughput),
+    }
+
+
+def replica_environment(record: ReplicaRecord) -> dict[str, str]:
+    """Return the environment of a replica: ours, and the one device it may use."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": record.mig_uuid, TOKEN_VARIABLE: record.token}
+
+
+def _end_replica(record: ReplicaRecord, grace_s: float, gpu: str) -> None:
+    for which, patience in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILLED_S)):
+        record.signal(which)
+        end = time.monotonic() + patience
+        while time.monotonic() < end:
+            if not record.alive():
+                record.signal(signal.SIGKILL)  # what it leaves behind would keep the device in use
+                return
+            time.sleep(LOOK_S)
+    raise TimedOutError(
+        "the replica does not end", where=f"{gpu} {record.placement}", hint="is its GPU lost?"
+    )
+
+
+def _free_port(taken: set[int]) -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in taken:
+            return port
