@@ -23,7 +23,7 @@ from partita.jobs.queue.folders import make_folders
 from partita.jobs.queue.overview import Overview
 from partita.jobs.queue.settings import Settings
 from partita.jobs.queue.socket_server import SocketServer
-from partita.jobs.queue.store import FILE, Store
+from partita.jobs.queue.store import FILE, JobStore
 from partita.jobs.run.port import Look, Phase
 from partita.sim.clock import WallClock
 
@@ -87,7 +87,7 @@ def _measure(many: int, discipline: str) -> list[object]:
         jobs = make_folders(state, shared=False)
         with (
             closing(SimulatedDriver(path, WallClock(), jitter=0.0)) as driver,
-            closing(Store(jobs / FILE)) as store,
+            closing(JobStore(jobs / FILE)) as store,
         ):
             service = QueueService(driver, Sleepers(), store, jobs, settings=Settings(discipline), tell=print)
             return [discipline, *_figures(service, Answers(service, Access(os.geteuid())), state, many)]

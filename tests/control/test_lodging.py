@@ -20,7 +20,7 @@ from partita.jobs.memory.bounds import Bounds
 from partita.jobs.queue.daemon import QueueService
 from partita.jobs.queue.record import Asked, JobRecord, Memory, State, Submitter, Verdict
 from partita.jobs.queue.settings import Pace, Settings
-from partita.jobs.queue.store import Store
+from partita.jobs.queue.store import JobStore
 from partita.jobs.run.port import Launch, Look, Phase
 from partita.sim.clock import SimulatedClock
 from partita.transition.durations import MEASURED
@@ -96,7 +96,7 @@ class Day:
         self.inner = SimulatedDriver(folder / CLUSTER, SimulatedClock(), jitter=0.2)
         self.shared = SharedDriver(self.inner)
         self.lodging = Lodging(self.shared.tenants)
-        self.store = Store(folder / "queue.sqlite3")
+        self.store = JobStore(folder / "queue.sqlite3")
         (folder / "attempts").mkdir()
         self.runner = Working(self.inner.clock)
         self.told: list[str] = []

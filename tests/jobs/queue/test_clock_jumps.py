@@ -11,7 +11,7 @@ from tests.jobs.queue.world import PATIENCE_S, World, python, queue
 
 from partita.jobs.queue.book import Book
 from partita.jobs.queue.record import JobRecord, State, Submitter, Verdict
-from partita.jobs.queue.store import Store
+from partita.jobs.queue.store import JobStore
 from partita.sim import clock
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def test_a_daemon_that_starts_under_another_time_starves_and_kills_nothing(
 
 def test_who_came_under_a_clock_that_was_ahead_has_come_by_now(tmp_path: Path) -> None:
     far = Submitter(0, 0, "root")
-    with closing(Store(tmp_path / "queue.sqlite3")) as store:
+    with closing(JobStore(tmp_path / "queue.sqlite3")) as store:
         store.put([JobRecord(1, far, ("true",), "/", "key", "family", submitted=9e9)])
         assert Book(store, lambda _: None, now=5e9).waiting[1].submitted == 5e9
 

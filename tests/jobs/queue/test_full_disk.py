@@ -12,10 +12,11 @@ from tests.jobs.queue.test_store import flood
 from tests.jobs.queue.world import queue
 
 from partita.jobs.queue.record import State, Verdict
-from partita.jobs.queue.store import Store
-from partita.jobs.queue.store_file import DiskFullError
+from partita.jobs.queue.store import JobStore
+from partita.store import DiskFullError
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
     from typing import BinaryIO
@@ -25,17 +26,17 @@ if TYPE_CHECKING:
 FAR = {"source": "declared", "lower": 0, "upper": 2**40}
 
 
-class Full(Store):
+class Full(JobStore):
     """Has no room for transactions while it is full, or for one of them."""
 
     full = False
     at = 0
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         self.at -= 1
-        with super().transaction():
-            yield
+        with super().transaction() as db:
+            yield db
             if self.full or self.at == 0:
                 raise DiskFullError("the queue cannot be written: the disk is full")
 

@@ -10,26 +10,27 @@ from typing import TYPE_CHECKING
 from tests.jobs.queue.world import GPU, World, python, queue
 
 from partita.jobs.queue.record import State, Verdict
-from partita.jobs.queue.store import Store
+from partita.jobs.queue.store import JobStore
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterator
     from pathlib import Path
 
 
-class Bomb(Store):
+class Bomb(JobStore):
     """Kills its process before or after its n-th transaction."""
 
     at = 0
     after = False
 
     @contextmanager
-    def transaction(self) -> Iterator[None]:
+    def transaction(self) -> Iterator[sqlite3.Connection]:
         self.at -= 1
         if self.at == 0 and not self.after:
             os.kill(os.getpid(), signal.SIGKILL)
-        with super().transaction():
-            yield
+        with super().transaction() as db:
+            yield db
         if self.at == 0 and self.after:
             os.kill(os.getpid(), signal.SIGKILL)
 

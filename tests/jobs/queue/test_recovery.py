@@ -6,6 +6,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,13 @@ import pytest
 from tests.jobs.queue.world import SCALE, queue
 
 from partita.errors import PartitaError
-from partita.jobs.queue import store_file
+from partita.jobs.queue import store
 from partita.jobs.queue.record import OVER, State, Verdict
 from partita.jobs.queue.recovery import LostStoreError, open_store, recover
 from partita.jobs.queue.store import FILE
-from partita.jobs.queue.store_file import DamagedStoreError, StoreError
 from partita.jobs.run import real
 from partita.jobs.run.port import Phase
+from partita.store import DamagedError, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,7 +113,7 @@ def test_a_lost_store_is_told_and_taken_over_without_running_anything_twice(tmp_
         assert f"store is {how}, and 6 jobs have attempts on the disk, of which 1 run" in caught.value.what
         assert f"jobs up to number {jobs['waiting']} were in it" in caught.value.what
     else:
-        assert isinstance(caught.value, DamagedStoreError)
+        assert isinstance(caught.value, DamagedError)
     with queue(tmp_path, mend=True) as world:
         check_recovered(world, jobs, waiting=False)
         assert "recovered: " in world.told[-1] or "recovered: " in "".join(world.told)
@@ -134,7 +135,7 @@ def test_jobs_that_wait_are_read_from_a_damaged_store(tmp_path: Path) -> None:
     at = data.index(b'"index":200') // 4096 * 4096
     data[at : at + 4096] = b"\xa5" * 4096
     path.write_bytes(data)
-    with pytest.raises(DamagedStoreError), queue(tmp_path):
+    with pytest.raises(DamagedError), queue(tmp_path):
         pass
     with queue(tmp_path, mend=True) as world:
         tasks = world.ask("states", ids=[many])["jobs"]
@@ -315,7 +316,7 @@ def test_what_is_no_store_or_cannot_be_used_is_told(tmp_path: Path, monkeypatch:
         assert not list(path.parent.glob("*.aside-*"))
         return caught.value
 
-    monkeypatch.setattr(store_file, "PATIENCE_S", 0.05)
+    monkeypatch.setattr(store, "QUEUE", replace(store.QUEUE, patience_s=0.05))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")

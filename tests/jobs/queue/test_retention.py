@@ -14,8 +14,7 @@ from partita.errors import InputError
 from partita.jobs.queue import retention
 from partita.jobs.queue.record import State
 from partita.jobs.queue.settings import Settings
-from partita.jobs.queue.store import Store
-from partita.jobs.queue.store_file import VERSION
+from partita.jobs.queue.store import QUEUE, JobStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,7 +38,7 @@ def folders(world: World) -> set[str]:
 
 def age(folder: Path, days: float) -> None:
     """Have all that is over have ended some days earlier than it did."""
-    with closing(Store(folder / "jobs" / "queue.sqlite3")) as store:
+    with closing(JobStore(folder / "jobs" / "queue.sqlite3")) as store:
         for job in store.over(100):
             attempts = tuple(replace(each, ended=(each.ended or 0) - days * DAY) for each in job.attempts)
             store.put([replace(job, attempts=attempts, submitted=job.submitted - days * DAY)])
@@ -116,7 +115,7 @@ def test_a_store_of_a_format_before_is_taken_over(tmp_path: Path, version: int) 
         if version == 1:
             db.executescript("DROP INDEX jobs_environment; ALTER TABLE used DROP COLUMN at;")
         db.executescript(f"DROP TABLE forgotten; PRAGMA user_version = {version};")
-    assert VERSION == 3
+    assert QUEUE.version == 3
     with queue(tmp_path) as world:
         assert world.job(job).state is State.DONE
         (share,) = world.service.book.store.shares().values()

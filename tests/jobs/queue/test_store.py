@@ -30,9 +30,9 @@ from partita.jobs.queue.record import (
     Verdict,
 )
 from partita.jobs.queue.shares import Share
-from partita.jobs.queue.store import Store
-from partita.jobs.queue.store_file import DiskFullError, StoreError
+from partita.jobs.queue.store import JobStore
 from partita.mig.layout import Placement
+from partita.store import DiskFullError, StoreError
 
 
 def job(number: int, **more: object) -> JobRecord:
@@ -69,7 +69,7 @@ class StoreMachine(RuleBasedStateMachine):
         super().__init__()
         self.folder = TemporaryDirectory()
         self.path = Path(self.folder.name) / "queue.sqlite3"
-        self.store = Store(self.path)
+        self.store = JobStore(self.path)
         self.held: dict[int, JobRecord] = {}
         self.shares: dict[str, Share] = {}
 
@@ -99,7 +99,7 @@ class StoreMachine(RuleBasedStateMachine):
     @rule()
     def open_again(self) -> None:
         self.store.close()
-        self.store = Store(self.path)
+        self.store = JobStore(self.path)
 
     @invariant()
     def holds_what_it_should(self) -> None:
@@ -123,7 +123,7 @@ TestStore = StoreMachine.TestCase
 
 def test_environments_are_kept_once_and_read_by_their_owner_alone(tmp_path: Path) -> None:
     path = tmp_path / "queue.sqlite3"
-    with closing(Store(path)) as store:
+    with closing(JobStore(path)) as store:
         key = store.keep_environment({"B": "2", "A": "1"})
         assert store.keep_environment({"A": "1", "B": "2"}) == key
         assert store.environment(key) == {"A": "1", "B": "2"}
@@ -136,7 +136,7 @@ def test_environments_are_kept_once_and_read_by_their_owner_alone(tmp_path: Path
 @pytest.mark.parametrize("damage", ["garbage", "body", "middle"])
 def test_damage_is_told_and_kept(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "queue.sqlite3"
-    with closing(Store(path)) as store:
+    with closing(JobStore(path)) as store:
         store.put(job(number, name="x" * 60) for number in range(1, 2000))
     if damage == "garbage":
         path.write_bytes(b"no database at all" * 100)
@@ -152,7 +152,7 @@ def test_damage_is_told_and_kept(tmp_path: Path, damage: str) -> None:
     before = path.read_bytes()
 
     def read() -> None:
-        with closing(Store(path)) as store:
+        with closing(JobStore(path)) as store:
             store.active()
 
     with pytest.raises(StoreError, match="the queue is damaged") as caught:
@@ -163,11 +163,11 @@ def test_damage_is_told_and_kept(tmp_path: Path, damage: str) -> None:
 
 def test_a_queue_of_another_version_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "queue.sqlite3"
-    Store(path).close()
+    JobStore(path).close()
     with closing(sqlite3.connect(path)) as db:
         db.execute("PRAGMA user_version = 99")
     with pytest.raises(StoreError, match="format 99"):
-        Store(path)
+        JobStore(path)
 
 
 def flood(world: World) -> None:
@@ -193,5 +193,5 @@ def test_on_a_full_disk_submissions_are_refused_and_jobs_go_on(tmp_path: Path) -
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert world.until_state(running, State.DONE).attempt.code == 0
         world.finish()
-    with closing(Store(tmp_path / "jobs" / "queue.sqlite3")) as store:
+    with closing(JobStore(tmp_path / "jobs" / "queue.sqlite3")) as store:
         assert {each.state for each in store.over(1000)} == {State.DONE}

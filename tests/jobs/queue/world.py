@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.jobs.queue.record import JobRecord
-    from partita.jobs.queue.store import Store
+    from partita.jobs.queue.store import JobStore
 
 MODEL = "a100-40gb"
 GPU = "node-0/gpu-0"
@@ -97,7 +97,7 @@ class World:
 def queue(
     folder: Path,
     *,
-    store: Callable[[Path], Store] | None = None,
+    store: Callable[[Path], JobStore] | None = None,
     access: Access | None = None,
     discipline: str = "lookahead",
     settings: Settings | None = None,

@@ -10,7 +10,7 @@ from partita.jobs.queue.chosen import names
 from partita.jobs.queue.dependencies import settled
 from partita.jobs.queue.record import OVER, Condition, Dependency, JobRecord, State
 from partita.jobs.queue.shares import HALF_LIFE_S, Shares
-from partita.jobs.queue.store_file import StoreError
+from partita.store import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.folders import LastNumber
     from partita.jobs.queue.ids import JobId
     from partita.jobs.queue.shares import Share
-    from partita.jobs.queue.store import Store
+    from partita.jobs.queue.store import JobStore
 
 
 class Book:
@@ -44,7 +44,7 @@ class Book:
 
     def __init__(
         self,
-        store: Store,
+        store: JobStore,
         over: Callable[[JobRecord], None],
         *,
         now: float,

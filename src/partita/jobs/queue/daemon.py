@@ -20,7 +20,7 @@ from partita.jobs.queue.scheduler import Scheduler
 from partita.jobs.queue.settings import Settings
 from partita.jobs.queue.sight import Sight
 from partita.jobs.queue.starts import Starts
-from partita.jobs.queue.store_file import StoreError
+from partita.store import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from partita.drive.driver import Driver
     from partita.jobs.queue.scheduler import Prediction, View
-    from partita.jobs.queue.store import Store
+    from partita.jobs.queue.store import JobStore
     from partita.jobs.run.port import Runner
 
 REMEMBERED_JOBS = 5000
@@ -59,7 +59,7 @@ class QueueService:
         self,
         driver: Driver,
         runner: Runner,
-        store: Store,
+        store: JobStore,
         folder: Path,
         *,
         settings: Settings | None = None,

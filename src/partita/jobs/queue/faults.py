@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
-from partita.jobs.queue.store_file import StoreError
+from partita.store import StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

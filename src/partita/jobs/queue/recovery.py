@@ -12,9 +12,6 @@ import re
 import sqlite3
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from pathlib import Path
-from shutil import copy
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from partita.errors import PartitaError
@@ -23,15 +20,15 @@ from partita.jobs.queue.codec import loads
 from partita.jobs.queue.folders import ATTEMPTS, LastNumber
 from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
 from partita.jobs.queue.shares import Share
-from partita.jobs.queue.store import FILE, Store
-from partita.jobs.queue.store_file import DamagedStoreError, StoreError, empty
+from partita.jobs.queue.store import FILE, JobStore
 from partita.jobs.run import folder as names
 from partita.jobs.run.locking import watched
+from partita.store import DamagedError, StoreError, empty, finish_rebuilding, has_log, rebuild, salvage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from pathlib import Path
 
-_NEW, _WHOLE = ".new", ".whole"
 _JOB = re.compile(r"(\d{1,15})(?:_\d{1,9})?")
 _OURS = ("PARTITA_JOB_", "PARTITA_ARRAY_INDEX", "CUDA_VISIBLE_DEVICES")
 _HINT = (
@@ -44,7 +41,7 @@ class LostStoreError(StoreError):
     """The store is missing, or older than the attempts on the disk."""
 
 
-def open_store(folder: Path) -> Store:
+def open_store(folder: Path) -> JobStore:
     """Open the queue's store, made if there never was one.
 
     Args:
@@ -55,7 +52,7 @@ def open_store(folder: Path) -> Store:
         StoreError: it is damaged or cannot be used.
     """
     path, last, found = folder / FILE, LastNumber(folder).found, attempts_on_disk(folder)
-    if empty(path) and (last or found) and not _log_of(path):
+    if empty(path) and (last or found) and not has_log(path):
         told = f"{len(found):,} jobs have attempts on the disk{_running(folder, found)}" if found else ""
         given = f"jobs up to number {last:,} were in it" if last else ""
         raise LostStoreError(
@@ -64,7 +61,7 @@ def open_store(folder: Path) -> Store:
             where=str(path),
             hint=f"{_HINT}; jobs that waited and never ran have to be submitted again",
         )
-    store = Store(path)
+    store = JobStore(path)
     try:
         _refuse_old(folder, store, found)
     except BaseException:
@@ -73,7 +70,7 @@ def open_store(folder: Path) -> Store:
     return store
 
 
-def recover(folder: Path, tell: Callable[[str], None]) -> Store:
+def recover(folder: Path, tell: Callable[[str], None]) -> JobStore:
     """Open the queue's store, with all that can be read of it and of the attempts on the disk.
 
     A damaged one is set aside. Nothing is removed, and no process is touched. What runs is running in the new store,
@@ -89,12 +86,14 @@ def recover(folder: Path, tell: Callable[[str], None]) -> Store:
     path, found = folder / FILE, attempts_on_disk(folder)
     # Before anything is changed.
     on_disk = [_read(folder / ATTEMPTS / job, newest) for job, newest in sorted(found.items())]
-    _take_up(path, tell)
+    aside = finish_rebuilding(path)
+    if aside:
+        tell(f"{path}: a new store is in its place, the old one set aside as {', '.join(aside)}")
     try:
         store = _readable(path)
-    except DamagedStoreError as error:
+    except DamagedError as error:
         _replace(path, error, tell)
-        store = Store(path)
+        store = JobStore(path)
     try:
         known = _merge(store, [each for each in on_disk if each is not None], tell)
     except BaseException:
@@ -110,14 +109,14 @@ def recover(folder: Path, tell: Callable[[str], None]) -> Store:
     return store
 
 
-def _readable(path: Path) -> Store:
+def _readable(path: Path) -> JobStore:
     """Open a store all of whose jobs can be read.
 
     Raises:
-        DamagedStoreError: some cannot.
+        DamagedError: some cannot.
         StoreError: it cannot be used.
     """
-    store = Store(path)
+    store = JobStore(path)
     try:
         store.active()
         store.over(10**9)
@@ -127,25 +126,17 @@ def _readable(path: Path) -> Store:
     return store
 
 
-def _replace(path: Path, error: DamagedStoreError, tell: Callable[[str], None]) -> None:
-    """Put a store of what can be read of a damaged one in its place: whole, before that is moved."""
-    salvage, new = _salvaged(path), path.with_name(f"{path.name}{_NEW}")
-    with closing(Store(new)) as store:
-        _fill(store, salvage)
-    new.rename(path.with_name(f"{path.name}{_WHOLE}"))
-    tell(f"{error}; {len(salvage.jobs):,} jobs could be read")
-    _take_up(path, tell)
+def _replace(path: Path, error: DamagedError, tell: Callable[[str], None]) -> None:
+    """Put a store of what can be read of a damaged one in its place."""
+    found = _salvaged(path)
 
+    def fill(new: Path) -> None:
+        with closing(JobStore(new)) as store:
+            _fill(store, found)
 
-def _take_up(path: Path, tell: Callable[[str], None]) -> None:
-    """Have a new store that is whole take the place of the old one, also where a recovery was killed meanwhile."""
-    new, whole = (path.with_name(f"{path.name}{end}") for end in (_NEW, _WHOLE))
-    for each in (new, *_beside(new)):
-        each.unlink(missing_ok=True)
-    if whole.exists():
-        aside = [set_aside(each).name for each in (path, *_beside(path)) if each.exists()]
-        whole.rename(path)
-        tell(f"{path}: a new store is in its place, the old one set aside as {', '.join(aside) or 'nothing'}")
+    aside = rebuild(path, fill)
+    tell(f"{error}; {len(found.jobs):,} jobs could be read")
+    tell(f"{path}: a new store is in its place, the old one set aside as {', '.join(aside) or 'nothing'}")
 
 
 def attempts_on_disk(folder: Path) -> dict[str, int]:
@@ -160,7 +151,7 @@ def attempts_on_disk(folder: Path) -> dict[str, int]:
     return found
 
 
-def _refuse_old(folder: Path, store: Store, found: dict[str, int]) -> None:
+def _refuse_old(folder: Path, store: JobStore, found: dict[str, int]) -> None:
     known = store.known()
     more = {job: newest for job, newest in found.items() if newest > known.get(job, 0)}
     if more:
@@ -190,15 +181,6 @@ def _running(folder: Path, found: dict[str, int]) -> str:
 
 def _number(job: str) -> str:
     return job.partition("_")[0]
-
-
-def _log_of(path: Path) -> bool:
-    log = path.with_name(f"{path.name}-wal")
-    return log.exists() and log.stat().st_size > 0
-
-
-def _beside(path: Path) -> tuple[Path, ...]:
-    return path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
 
 
 def _document(folder: Path, name: str = names.LAUNCH) -> dict[str, Any] | None:
@@ -269,7 +251,7 @@ def _as_found(job: JobRecord, path: Path) -> JobRecord:
     return replace(job, state=State.DONE, why=None).with_attempt(done)
 
 
-def _merge(store: Store, found: list[_OnDisk], tell: Callable[[str], None]) -> int:
+def _merge(store: JobStore, found: list[_OnDisk], tell: Callable[[str], None]) -> int:
     """Write the jobs of which the disk knows more than the store; return how many the store did not know.
 
     Raises:
@@ -313,7 +295,7 @@ class _Salvage:
         self.shares: dict[str, Share] = {}
 
 
-def _fill(store: Store, salvage: _Salvage) -> None:
+def _fill(store: JobStore, salvage: _Salvage) -> None:
     for environment in salvage.environments.values():
         store.keep_environment(environment)
     jobs = [
@@ -326,32 +308,16 @@ def _fill(store: Store, salvage: _Salvage) -> None:
 
 
 def _salvaged(path: Path) -> _Salvage:
-    """Read what can be read of a damaged store, each table from both of its ends."""
+    """Read what can be read of a damaged store."""
     found = _Salvage()
-    with TemporaryDirectory() as copies, suppress(sqlite3.Error):
-        # Of a copy: SQLite drops a log that it makes no sense of.
-        for each in (path, *_beside(path)):
-            if each.exists():
-                copy(each, copies)
-        _read_salvage(Path(copies) / path.name, found)
-    return found
-
-
-def _read_salvage(path: Path, found: _Salvage) -> None:
-    with closing(sqlite3.connect(path)) as db:
-        db.text_factory = lambda data: data.decode("utf-8", "replace")
-        for (body,) in _rows(db, "SELECT body FROM jobs NOT INDEXED ORDER BY number"):
+    with suppress(sqlite3.Error), salvage(path) as rows:
+        for (body,) in rows("SELECT body FROM jobs NOT INDEXED ORDER BY number"):
             with suppress(ValueError):
                 job = loads(body)
                 found.jobs[job.number] = job
-        for key, body in _rows(db, "SELECT key, body FROM environments ORDER BY key"):
+        for key, body in rows("SELECT key, body FROM environments ORDER BY key"):
             with suppress(ValueError):
                 found.environments[key] = json.loads(body)
-        for user, seconds, at in _rows(db, "SELECT user, gpu_seconds, at FROM used ORDER BY user"):
+        for user, seconds, at in rows("SELECT user, gpu_seconds, at FROM used ORDER BY user"):
             found.shares[user] = Share(float(seconds), float(at))
-
-
-def _rows(db: sqlite3.Connection, query: str) -> Iterator[tuple[Any, ...]]:
-    for order in ("ASC", "DESC"):
-        with suppress(sqlite3.Error):
-            yield from db.execute(f"{query} {order}")
+    return found

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from partita.jobs.queue.record import JobRecord
     from partita.jobs.queue.settings import Settings
-    from partita.jobs.queue.store import Store
+    from partita.jobs.queue.store import JobStore
 
 EVERY_S = 600.0
 """Seconds between two rounds."""
@@ -46,7 +46,7 @@ class Retention:
         due: when it wants to be called next.
     """
 
-    def __init__(self, store: Store, folder: Path, settings: Settings) -> None:
+    def __init__(self, store: JobStore, folder: Path, settings: Settings) -> None:
         self._store, self._folder, self._settings = store, folder, settings
         self._before: int | None = None
         self._bytes = 0

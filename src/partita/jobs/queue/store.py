@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from partita.jobs.queue.codec import dumps, loads
 from partita.jobs.queue.record import OVER
 from partita.jobs.queue.shares import Share
-from partita.jobs.queue.store_file import StoreFile
+from partita.store import Database, Format
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,19 +22,57 @@ FILE = "queue.sqlite3"
 _REMEMBERED = 1000
 """Environments that are not written again when a job has one of them."""
 
+_SCHEMA = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY, first INTEGER NOT NULL, idx INTEGER, uid INTEGER NOT NULL, over INTEGER NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE INDEX jobs_first ON jobs (first, idx);
+CREATE INDEX jobs_over ON jobs (over, number);
+CREATE INDEX jobs_environment ON jobs (json_extract(body, '$.environment'));
+CREATE TABLE environments (key TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE used (user TEXT PRIMARY KEY, gpu_seconds REAL NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE forgotten (family TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+"""
 
-class Store(StoreFile):
+_FROM_1 = """
+ALTER TABLE used ADD COLUMN at REAL NOT NULL DEFAULT 0;
+UPDATE used SET at = CAST(strftime('%s', 'now') AS REAL);
+CREATE INDEX jobs_environment ON jobs (json_extract(body, '$.environment'));
+"""
+
+_FROM_2 = """
+CREATE TABLE forgotten (family TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+"""
+
+QUEUE = Format(
+    name="the queue",
+    version=3,
+    steps={
+        0: _SCHEMA.split(";"),
+        1: (_FROM_1 + _FROM_2).split(";"),
+        2: _FROM_2.split(";"),
+    },
+    if_damaged="it is left as it is; `partita daemon --recover` sets it aside and takes over all that can be read "
+    "of it and of the attempts on the disk: what runs goes on, and nothing runs twice",
+    if_removed="stop the daemon; put the file back, or start `partita daemon --recover`; jobs that run go on",
+    if_full="make room; jobs that run go on meanwhile",
+    private=True,
+)
+
+
+class JobStore(Database):
     """The open store. One process writes it, the daemon, in one thread at a time.
 
     Args:
-        path: the file, made if it is not there, for its owner's eyes only.
+        path: the file, made if it is not there, for its owner's eyes alone.
 
     Raises:
         StoreError: it is damaged, of another version, or cannot be opened. It is left as it is.
     """
 
     def __init__(self, path: Path | str) -> None:
-        super().__init__(path)
+        super().__init__(path, QUEUE)
         self._kept: set[str] = set()  # environments that are known to be there
 
     def put(self, jobs: Iterable[JobRecord], shares: Mapping[str, Share] | None = None) -> None:
@@ -43,10 +81,10 @@ class Store(StoreFile):
             (job.number, job.array or job.number, job.index, job.submitter.uid, job.state in OVER, dumps(job))
             for job in jobs
         ]
-        with self.transaction():
-            self._db.executemany("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)", rows)
+        with self.transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)", rows)
             had = [(user, share.gpu_seconds, share.at) for user, share in (shares or {}).items()]
-            self._db.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", had)
+            db.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", had)
 
     def forget(self, jobs: Sequence[JobRecord]) -> None:
         """Drop jobs that are over, and the environments that no other job has.
@@ -54,12 +92,12 @@ class Store(StoreFile):
         The newest job of all stays, so that no number is ever given twice.
         """
         keys = {job.environment for job in jobs}
-        with self.transaction():
-            self._db.executemany(
+        with self.transaction() as db:
+            db.executemany(
                 "DELETE FROM jobs WHERE number = ? AND over = 1 AND number < (SELECT max(number) FROM jobs)",
                 [(job.number,) for job in jobs],
             )
-            self._db.executemany(
+            db.executemany(
                 "DELETE FROM environments WHERE key = ?1 AND NOT EXISTS "
                 "(SELECT 1 FROM jobs WHERE json_extract(body, '$.environment') = ?1)",
                 [(key,) for key in keys],
@@ -71,8 +109,8 @@ class Store(StoreFile):
         body = json.dumps(dict(sorted(environment.items())), separators=(",", ":"))
         key = sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
         if key not in self._kept:
-            with self.transaction():
-                self._db.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", (key, body))
+            with self.transaction() as db:
+                db.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", (key, body))
             self._kept = {key, *list(self._kept)[:_REMEMBERED]}
         return key
 
@@ -82,8 +120,8 @@ class Store(StoreFile):
         Raises:
             StoreError: it is not there.
         """
-        with self.told():
-            row = self._db.execute("SELECT body FROM environments WHERE key = ?", (key,)).fetchone()
+        with self.reading() as db:
+            row = db.execute("SELECT body FROM environments WHERE key = ?", (key,)).fetchone()
             if row is None:
                 raise self.damaged("an environment is missing")
             found: dict[str, str] = json.loads(row[0])
@@ -91,28 +129,28 @@ class Store(StoreFile):
 
     def shares(self) -> dict[str, Share]:
         """Return what each user has had."""
-        with self.told():
-            rows = self._db.execute("SELECT user, gpu_seconds, at FROM used")
+        with self.reading() as db:
+            rows = db.execute("SELECT user, gpu_seconds, at FROM used")
             return {user: Share(gpu_seconds, at) for user, gpu_seconds, at in rows}
 
     def forget_families(self, families: Iterable[str], now: float) -> None:
         """Write that what ended until now tells nothing of these families any more."""
-        with self.transaction():
-            self._db.executemany(
+        with self.transaction() as db:
+            db.executemany(
                 "INSERT OR REPLACE INTO forgotten VALUES (?, ?)",
                 [(json.dumps(family), now) for family in families],  # SQLite's text holds no half characters
             )
 
     def forgotten(self) -> dict[str, float]:
         """Return when families were forgotten."""
-        with self.told():
-            found = self._db.execute("SELECT family, at FROM forgotten").fetchall()
+        with self.reading() as db:
+            found = db.execute("SELECT family, at FROM forgotten").fetchall()
             return {json.loads(family): float(at) for family, at in found}
 
     def known(self) -> dict[str, int]:
         """Return how many attempts each job has, by its id."""
-        with self.told():
-            rows = self._db.execute(
+        with self.reading() as db:
+            rows = db.execute(
                 "SELECT CASE WHEN idx IS NULL THEN number ELSE first || '_' || idx END, "
                 "json_array_length(body, '$.attempts') FROM jobs"
             )
@@ -120,8 +158,8 @@ class Store(StoreFile):
 
     def last_number(self) -> int:
         """Return the largest number that a job has had, 0 for none."""
-        with self.told():
-            (found,) = self._db.execute("SELECT coalesce(max(number), 0) FROM jobs").fetchone()
+        with self.reading() as db:
+            (found,) = db.execute("SELECT coalesce(max(number), 0) FROM jobs").fetchone()
             return int(found)
 
     def active(self) -> list[JobRecord]:
@@ -155,8 +193,8 @@ class Store(StoreFile):
         )
 
     def _read(self, query: str, *values: object) -> list[JobRecord]:
-        with self.told():
-            rows = self._db.execute(query, values).fetchall()
+        with self.reading() as db:
+            rows = db.execute(query, values).fetchall()
         try:
             return [loads(body) for (body,) in rows]
         except ValueError as error:
