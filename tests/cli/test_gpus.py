@@ -15,8 +15,7 @@ from typer.testing import CliRunner
 from partita.cli import gpus
 from partita.cli.gpu_files import hoisted
 from partita.errors import InputError
-from partita.mig.catalogue import gpu_model, gpu_names
-from partita.mig.gpu_file import gpu_text, read_gpu
+from partita.mig.catalogue import gpu_model, gpu_names, gpu_text, read_gpu
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,7 @@ from partita.drive.nvml.devices import ListedProfile, models_here, with_nvml_fig
 from partita.jobs.memory.bounds import holds
 from partita.jobs.queue.hosts import hosts
 from partita.mig import catalogue
-from partita.mig.catalogue import gpu_model
-from partita.mig.gpu_file import gpu_text, parse_gpu
+from partita.mig.catalogue import gpu_model, gpu_text, parse_gpu
 from partita.mig.layout import Placement, fault
 
 if TYPE_CHECKING:

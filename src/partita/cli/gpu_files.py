@@ -59,7 +59,7 @@ def use_gpu_files(named: Sequence[Path]) -> None:
 
 def _read(paths: Sequence[Path]) -> list[GpuModel]:
     from partita.errors import InputError  # noqa: PLC0415
-    from partita.mig.gpu_file import read_gpu  # noqa: PLC0415
+    from partita.mig.catalogue import read_gpu  # noqa: PLC0415
 
     found: dict[str, GpuModel] = {}
     for path in paths:

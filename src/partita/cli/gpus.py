@@ -104,7 +104,7 @@ def _of_this_host() -> list[GpuModel]:
 
 def _save(models: list[GpuModel], out: Path) -> None:
     from partita.files import replacing  # noqa: PLC0415
-    from partita.mig.gpu_file import gpu_text  # noqa: PLC0415
+    from partita.mig.catalogue import gpu_text  # noqa: PLC0415
 
     folder = out.is_dir() or out.suffix != ".toml"
     if not models:
@@ -139,7 +139,7 @@ def show(
 
     gpu = gpu_meant(name)
     if toml:
-        from partita.mig.gpu_file import gpu_text  # noqa: PLC0415
+        from partita.mig.catalogue import gpu_text  # noqa: PLC0415
 
         echo(gpu_text(gpu), newline=False)
         return

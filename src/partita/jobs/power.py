@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.mig.power import CONTEXT_W, IDLE_W
+from partita.mig.gpu import CONTEXT_W, IDLE_W
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -13,6 +13,7 @@ from partita.errors import InputError, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+
 _PART = re.compile(r"\d+g(\.\d+gb([+-][a-z.]+)?)?")
 
 
@@ -189,3 +190,14 @@ class GpuModel:
     def with_plain(self, names: Iterable[str]) -> GpuModel:
         """Return this GPU with its plain profiles and those of these names."""
         return self.restricted([*(p.name for p in self.profiles if p.plain), *names])
+
+
+IDLE_W = 36.12
+"""What an A100 draws without work: MISO's measurement of a process that computes nothing (github boringlee24/socc22-miso at 39b1ee6)."""
+
+CONTEXT_W = 26.0
+"""What a CUDA context alone adds, once for a GPU and whatever it holds: the least of 26 to 50 W that were measured on
+A100 and H100 (arXiv 2605.23918)."""
+
+LIMIT_W = 400.0
+"""The power limit of an A100 SXM4 (NVIDIA A100 data sheet)."""

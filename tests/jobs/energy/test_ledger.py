@@ -20,8 +20,8 @@ from partita.jobs.energy.ledger import FILE, HOUR_S, DamagedLedgerError, EnergyL
 from partita.jobs.energy.metrics import exposition
 from partita.jobs.energy.records import Energy, Entry
 from partita.jobs.energy.sampler import EnergySampler, stay_of
+from partita.mig.gpu import CONTEXT_W, IDLE_W
 from partita.mig.layout import Placement
-from partita.mig.power import CONTEXT_W, IDLE_W
 from partita.sim.clock import SimulatedClock
 
 if TYPE_CHECKING:

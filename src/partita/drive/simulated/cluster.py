@@ -10,7 +10,7 @@ from partita.drive.driver import EnergyReading, NoRoomError
 from partita.drive.simulated import actions, store
 from partita.drive.simulated.store import ClusterFile, observation
 from partita.mig.catalogue import gpu_model
-from partita.mig.power import CONTEXT_W, IDLE_W, LIMIT_W
+from partita.mig.gpu import CONTEXT_W, IDLE_W, LIMIT_W
 
 if TYPE_CHECKING:
     import sqlite3

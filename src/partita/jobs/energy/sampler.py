@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from partita.jobs.energy.attribution import NOBODY, Interval, Kind, Owner, Stay, attribute, during
 from partita.jobs.energy.records import Counter, Energy, Entry
 from partita.mig.catalogue import gpu_model
-from partita.mig.power import LIMIT_W
+from partita.mig.gpu import LIMIT_W
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

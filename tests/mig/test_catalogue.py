@@ -8,8 +8,16 @@ import pytest
 
 from partita.errors import InputError
 from partita.mig import catalogue
-from partita.mig.catalogue import gpu_called, gpu_model, gpu_names, gpus_called, gpus_on_pci
-from partita.mig.gpu_file import gpu_text, parse_gpu, read_gpu
+from partita.mig.catalogue import (
+    gpu_called,
+    gpu_model,
+    gpu_names,
+    gpu_text,
+    gpus_called,
+    gpus_on_pci,
+    parse_gpu,
+    read_gpu,
+)
 from partita.mig.layout import Layout, fault
 
 CASE = Path(__file__).resolve().parents[2].parent / "shared" / "cases" / "30-gpu-names" / "names.txt"
