@@ -75,12 +75,7 @@ TARGETS = (
     ),
     Target(
         "transition/check",
-        (
-            "transition/check.py",
-            "transition/check_gpus.py",
-            "transition/check_graph.py",
-            "transition/check_instances.py",
-        ),
+        ("transition/check.py",),
         ("transition/test_check_by_hand.py", "transition/test_relax.py", "transition/test_check.py"),
         "says whether a transition is safe in every order",
     ),

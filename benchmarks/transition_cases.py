@@ -16,8 +16,7 @@ from partita.planning.exact import ExactPlanner
 from partita.planning.problem import Pool, Problem, Service, Size
 from partita.planning.watch import Watch
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica, deployment_of
-from partita.transition.durations import PAPER
-from partita.transition.transition import Request
+from partita.transition.transition import PAPER, Request
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

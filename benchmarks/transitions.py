@@ -28,12 +28,10 @@ from benchmarks.transition_cases import (
 )
 from partita.errors import InfeasibleError
 from partita.transition.check import check_transition
-from partita.transition.durations import MEASURED, PAPER
 from partita.transition.exchange_compact import ExchangeCompact
 from partita.transition.nearest_plan import nearest_plan
-from partita.transition.search import search
-from partita.transition.shortest import Shortest
-from partita.transition.transition import Kind, Request
+from partita.transition.shortest import Shortest, search
+from partita.transition.transition import MEASURED, PAPER, Kind, Request
 
 if TYPE_CHECKING:
     from benchmarks.transition_cases import Change

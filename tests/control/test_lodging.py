@@ -23,8 +23,8 @@ from partita.jobs.queue.settings import Pace, Settings
 from partita.jobs.queue.store import JobStore
 from partita.jobs.run.port import Launch, Look, Phase
 from partita.sim.clock import SimulatedClock
-from partita.transition.durations import MEASURED
 from partita.transition.shortest import Shortest
+from partita.transition.transition import MEASURED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

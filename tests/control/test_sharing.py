@@ -20,9 +20,8 @@ from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault, maximal_layouts
 from partita.sim.clock import SimulatedClock
-from partita.transition.durations import MEASURED
 from partita.transition.shortest import Shortest
-from partita.transition.transition import Action, Kind
+from partita.transition.transition import MEASURED, Action, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -16,8 +16,8 @@ from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
-from partita.transition.durations import MEASURED
 from partita.transition.shortest import Shortest
+from partita.transition.transition import MEASURED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

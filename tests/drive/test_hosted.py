@@ -20,8 +20,7 @@ from partita.serve.supervise import worker_process
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, WorkerSpec, read_spec
 from partita.serve.worker.wire import Kind
 from partita.sim.clock import SimulatedClock, WallClock
-from partita.transition.durations import MEASURED
-from partita.transition.transition import Durations
+from partita.transition.transition import MEASURED, Durations
 from partita.transition.transition import Kind as Act
 
 if TYPE_CHECKING:

@@ -25,8 +25,7 @@ from partita.drive.driver import (
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock, WallClock
-from partita.transition.durations import MEASURED
-from partita.transition.transition import Action, Durations, Kind
+from partita.transition.transition import MEASURED, Action, Durations, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,8 +19,8 @@ from partita.importing.mig_parted import as_layouts, read_config
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement, legal_layouts
 from partita.planning.document import read_plan
-from partita.transition.deployment import DeployedGpu, DeployedInstance
-from partita.transition.layouts import Layouts, parse_layouts
+from partita.transition.deployment import DeployedGpu, DeployedInstance, Layouts
+from partita.transition.document import parse_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -25,9 +25,8 @@ from partita.serve.gateway.gateway import Gateway, ServedService
 from partita.serve.supervise import worker_process
 from partita.serve.worker.spec import EmulatedSpec
 from partita.sim.clock import WallClock
-from partita.transition.durations import MEASURED
 from partita.transition.shortest import Shortest
-from partita.transition.transition import Durations, Kind
+from partita.transition.transition import MEASURED, Durations, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,8 +11,7 @@ import pytest
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import legal_layouts
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
-from partita.transition.durations import PAPER
-from partita.transition.transition import Request
+from partita.transition.transition import PAPER, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable

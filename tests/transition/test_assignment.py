@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.transition.assignment import Assignment
+from partita.transition.nearest import Assignment
 
 
 def best(value: np.ndarray) -> float:

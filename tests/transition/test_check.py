@@ -10,10 +10,14 @@ from hypothesis import strategies as st
 
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault
-from partita.transition.check import check_transition, least_capacity
-from partita.transition.check_gpus import most_in_use
-from partita.transition.check_graph import Graph
-from partita.transition.check_instances import Stories, placement_faults
+from partita.transition.check import (
+    ActionGraph,
+    Stories,
+    check_transition,
+    least_capacity,
+    most_in_use,
+    placement_faults,
+)
 from partita.transition.shortest import Shortest
 from partita.transition.transition import Kind
 
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 SEEDS = st.integers(0, 10**6)
 
 
-def states(graph: Graph) -> Iterator[tuple[set[int], set[int]]]:
+def states(graph: ActionGraph) -> Iterator[tuple[set[int], set[int]]]:
     """Yield what has ended and what has begun, in every state; all that may have begun has."""
     seen = {frozenset[int]()}
     pending = [frozenset[int]()]
@@ -42,7 +46,7 @@ def states(graph: Graph) -> Iterator[tuple[set[int], set[int]]]:
                 pending.append(more)
 
 
-def brute_force(request: Request, graph: Graph) -> tuple[dict[str, float], bool, int]:
+def brute_force(request: Request, graph: ActionGraph) -> tuple[dict[str, float], bool, int]:
     """Return the least capacities, whether all layouts are legal, and the most GPUs that have an instance."""
     least = dict(request.current.capacity())
     for action in graph.actions:
@@ -84,7 +88,7 @@ def small(random_request: Make, seed: int) -> tuple[Request, Transition]:
 def loosened(transition: Transition, seed: int) -> tuple[Action, ...]:
     """Return the actions with edges between different instances left out at random."""
     draw = random.Random(seed)
-    graph = Graph(transition.actions)
+    graph = ActionGraph(transition.actions)
     last: dict[tuple[str, Placement], str] = {}
     found: list[Action] = []
     for i in graph.sequence:
@@ -101,7 +105,7 @@ def loosened(transition: Transition, seed: int) -> tuple[Action, ...]:
 def test_least_capacities_are_those_of_all_orders(random_request: Make, seed: int) -> None:
     request, transition = small(random_request, seed)
     for actions in (transition.actions, loosened(transition, seed)):
-        graph = Graph(actions)
+        graph = ActionGraph(actions)
         least, _, _ = brute_force(request, graph)
         assert least_capacity(request, graph) == pytest.approx(least, abs=1e-6)
 
@@ -110,7 +114,7 @@ def test_least_capacities_are_those_of_all_orders(random_request: Make, seed: in
 def test_layouts_are_faulted_just_when_some_order_makes_one_illegal(random_request: Make, seed: int) -> None:
     request, transition = small(random_request, seed)
     for actions in (transition.actions, loosened(transition, seed)):
-        graph = Graph(actions)
+        graph = ActionGraph(actions)
         stories = Stories(request, graph)
         assert not stories.faults
         _, legal, _ = brute_force(request, graph)
@@ -121,7 +125,7 @@ def test_layouts_are_faulted_just_when_some_order_makes_one_illegal(random_reque
 def test_gpus_in_use_are_bounded_in_all_orders(random_request: Make, seed: int) -> None:
     request, transition = small(random_request, seed)
     for actions in (transition.actions, loosened(transition, seed)):
-        graph = Graph(actions)
+        graph = ActionGraph(actions)
         _, _, most = brute_force(request, graph)
         assert most <= most_in_use(graph, Stories(request, graph).lifetimes)
 
@@ -129,7 +133,7 @@ def test_gpus_in_use_are_bounded_in_all_orders(random_request: Make, seed: int) 
 @given(seed=SEEDS)
 def test_leaving_out_an_edge_is_noticed_where_it_matters(random_request: Make, seed: int) -> None:
     request, transition = small(random_request, seed)
-    graph = Graph(actions := loosened(transition, seed))
+    graph = ActionGraph(actions := loosened(transition, seed))
     least, legal, most = brute_force(request, graph)
     floors = request.floors
     broken = any(least[name] < floor - 1e-6 * max(1.0, floor) for name, floor in floors.items())
@@ -244,7 +248,7 @@ def test_a_budget_that_some_order_overdraws_is_a_fault(sample: tuple[Request, Tr
         for action in transition.actions
     )
     most = transition.peak_gpus
-    assert most_in_use(Graph(free), Stories(request, Graph(free)).lifetimes) >= most
+    assert most_in_use(ActionGraph(free), Stories(request, ActionGraph(free)).lifetimes) >= most
 
 
 def test_actions_on_a_fixed_instance_are_a_fault(sample: tuple[Request, Transition]) -> None:

@@ -8,10 +8,15 @@ from typing import Any
 import pytest
 from tests.transition.small import ONE, SECONDS, THREE, TWO, WEB, at, deployed
 
-from partita.transition.check import check_transition, least_capacity
-from partita.transition.check_gpus import Use, most_in_use, uses
-from partita.transition.check_graph import Graph
-from partita.transition.check_instances import Stories
+from partita.transition.check import (
+    ActionGraph,
+    Stories,
+    Use,
+    check_transition,
+    least_capacity,
+    most_in_use,
+    uses,
+)
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
 from partita.transition.transition import Action, Durations, Kind, Request, Transition
 
@@ -103,7 +108,7 @@ def test_actions_do_not_wait_for_each_other() -> None:
 
 
 def test_what_comes_before_what_is_told_through_others_and_twice_named_ones() -> None:
-    graph = Graph(changed(2, after=("a2", "a2", "a1")))
+    graph = ActionGraph(changed(2, after=("a2", "a2", "a1")))
     assert graph.sequence == [0, 1, 2, 3]
     assert [[graph.ordered(i, j) for j in range(4)] for i in range(4)] == [
         [False, True, True, True],
@@ -301,8 +306,8 @@ def test_a_floor_may_be_missed_by_rounding_and_by_no_more(
 
 def test_the_least_capacity_of_what_comes_is_none_at_first() -> None:
     new = replace(WEB, service="new")
-    assert least_capacity(asked(), Graph(moving(started=new))) == {"web": 0.0, "new": 0.0}
-    assert least_capacity(asked(), Graph(RIGHT)) == {"web": 10.0}
+    assert least_capacity(asked(), ActionGraph(moving(started=new))) == {"web": 0.0, "new": 0.0}
+    assert least_capacity(asked(), ActionGraph(RIGHT)) == {"web": 10.0}
 
 
 # --- what is reached
@@ -456,7 +461,7 @@ def test_a_budget_that_some_order_overdraws_is_told() -> None:
 
 
 def in_use(current: Deployment, done: tuple[Action, ...]) -> tuple[list[Use], int]:
-    graph = Graph(done)
+    graph = ActionGraph(done)
     stories = Stories(asked(0.0, current=current), graph)
     assert stories.faults == []
     return uses(graph, stories.lifetimes), most_in_use(graph, stories.lifetimes)

@@ -7,14 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partita.mig.layout import fault
-from partita.transition.fit import content, fit
-from partita.transition.geometry import rules
-from partita.transition.nearest import nearest
+from partita.transition.nearest import content, fit, nearest, rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.transition.fit import Wanted
+    from partita.transition.nearest import Wanted
     from partita.transition.transition import Request
 
     Make = Callable[..., Request]

@@ -11,10 +11,9 @@ from partita.perf.operating_point import OperatingPoint
 from partita.planning.exact import ExactPlanner
 from partita.planning.problem import Pool, Problem, Service, Size
 from partita.transition.deployment import DeployedGpu, Deployment, deployment_of
-from partita.transition.durations import MEASURED
 from partita.transition.nearest_plan import nearest_plan
 from partita.transition.shortest import Shortest
-from partita.transition.transition import Request
+from partita.transition.transition import MEASURED, Request
 
 if TYPE_CHECKING:
     from partita.planning.plan import Plan

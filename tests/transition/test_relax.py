@@ -16,7 +16,7 @@ from partita.mig.layout import Placement, fault
 from partita.transition.check import check_transition
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
 from partita.transition.relax import relax
-from partita.transition.steps import Step, create, destroy, outcome, start, stop
+from partita.transition.schedule import Step, create, destroy, outcome, start, stop
 from partita.transition.transition import Durations, Kind, Request
 
 if TYPE_CHECKING:

@@ -16,10 +16,9 @@ from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault
 from partita.transition.check import check_transition
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
-from partita.transition.durations import MEASURED
 from partita.transition.exchange_compact import ExchangeCompact
 from partita.transition.shortest import Shortest
-from partita.transition.transition import Kind, Request
+from partita.transition.transition import MEASURED, Kind, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partita.transition.exchange_compact import ExchangeCompact
+from partita.transition.overview import timeline
 from partita.transition.shortest import Shortest
-from partita.transition.timeline import timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,10 +12,9 @@ from tests.web.test_report import Page, plan
 from partita.cli.stage import Act
 from partita.mig.layout import Placement
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
-from partita.transition.durations import PAPER
+from partita.transition.overview import timeline
 from partita.transition.shortest import Shortest
-from partita.transition.timeline import timeline
-from partita.transition.transition import Request
+from partita.transition.transition import PAPER, Request
 from partita.web.charts import Scale, axis
 from partita.web.day_report import day_report
 from partita.web.gantt import MOST_GPUS

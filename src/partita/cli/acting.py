@@ -75,7 +75,7 @@ def make_controller(
     from partita.control.carry_out import Hands  # noqa: PLC0415
     from partita.control.controller import Controller  # noqa: PLC0415
     from partita.control.retry import Backoff  # noqa: PLC0415
-    from partita.transition.durations import MEASURED  # noqa: PLC0415
+    from partita.transition.transition import MEASURED  # noqa: PLC0415
 
     hands = Hands(place.driver, place.journal, reporter, Backoff(), random.Random(0), stop)
     if shared is not None:

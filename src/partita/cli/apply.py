@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from partita.control.goal import Goal
     from partita.drive.driver import Observation
     from partita.planning.plan import Plan
-    from partita.transition.layouts import Layouts
+    from partita.transition.deployment import Layouts
     from partita.transition.transition import Request, Transition
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan or layouts (JSON); - is stdin.")]
@@ -67,7 +67,7 @@ def apply(
     finishes what is under way and stops; the same command goes on from there, also after a crash.
     """
     from partita.cli.workplace import rehearsal, workplace  # noqa: PLC0415 -- slow to import
-    from partita.transition.layouts import read_target  # noqa: PLC0415
+    from partita.transition.document import read_target  # noqa: PLC0415
 
     wanted = read_target(plan)
     cluster = Cluster(driver, clock, services, allow_mig_mode)

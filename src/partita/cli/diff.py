@@ -15,7 +15,7 @@ from partita.errors import InputError
 
 if TYPE_CHECKING:
     from partita.planning.plan import Plan
-    from partita.transition.layouts import Layouts
+    from partita.transition.deployment import Layouts
     from partita.transition.transition import Durations, Request, Transition
 
 CHANGES_FOUND = 3
@@ -69,7 +69,7 @@ def diff(
     not suffice. `least` is the worst capacity of every order in which the actions may happen, not of one schedule.
     """
     from partita.control.controller import ordered  # noqa: PLC0415 -- slow to import
-    from partita.transition.layouts import read_target  # noqa: PLC0415
+    from partita.transition.document import read_target  # noqa: PLC0415
 
     *current, target = _paths(plans)
     seconds = _seconds(durations)
@@ -102,7 +102,10 @@ def _paths(plans: list[Path]) -> list[Path]:
 
 
 def _seconds(name: DurationsName) -> Durations:
-    from partita.transition.durations import MEASURED, PAPER  # noqa: PLC0415 -- only where they are asked for
+    from partita.transition.transition import (  # noqa: PLC0415
+        MEASURED,
+        PAPER,
+    )
 
     return MEASURED if name is DurationsName.MEASURED else PAPER
 
@@ -116,7 +119,11 @@ def _between(
 ) -> Request:
     """Return the transition asked for between two plans, on GPUs that suffice for both."""
     from partita.cli.drivers import enough_gpus  # noqa: PLC0415
-    from partita.transition.deployment import DeployedGpu, Deployment, deployment_of  # noqa: PLC0415
+    from partita.transition.deployment import (  # noqa: PLC0415
+        DeployedGpu,
+        Deployment,
+        deployment_of,
+    )
     from partita.transition.transition import Request  # noqa: PLC0415
 
     current, target = deployment_of(now), deployment_of(wanted)

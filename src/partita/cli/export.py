@@ -32,7 +32,7 @@ def mig_parted(plan: PlanFile, out: Out = None) -> None:
     """
     from partita.export.mig_parted import mig_parted_config  # noqa: PLC0415 -- only this command needs it
     from partita.files import replacing  # noqa: PLC0415
-    from partita.transition.layouts import read_target  # noqa: PLC0415
+    from partita.transition.document import read_target  # noqa: PLC0415
 
     text = to_yaml(mig_parted_config(read_target(plan)))
     if out is None:

@@ -68,7 +68,7 @@ def mig_parted(
     """
     from partita.files import replacing  # noqa: PLC0415 -- not for --help
     from partita.importing.mig_parted import as_layouts, read_config  # noqa: PLC0415
-    from partita.transition.layouts import write_layouts  # noqa: PLC0415
+    from partita.transition.document import write_layouts  # noqa: PLC0415
 
     read = read_config(config)
     there = _given(gpus, node) if gpus else _of_cluster(driver, node)

@@ -19,8 +19,8 @@ from partita.control.journal import FILE, Journal
 from partita.control.observed import deployed
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.sim.clock import SimulatedClock
-from partita.transition.durations import MEASURED
-from partita.transition.timeline import Bar, timeline
+from partita.transition.overview import Bar, timeline
+from partita.transition.transition import MEASURED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from partita.drive.driver import Ended, Observation
     from partita.planning.plan import Plan
     from partita.sim.clock import Clock
-    from partita.transition.timeline import Timeline
+    from partita.transition.overview import Timeline
     from partita.transition.transition import Action, Request, Transition
 
 _TIMES_FASTER = 40.0

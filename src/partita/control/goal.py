@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from partita.drive.driver import Observation
     from partita.planning.plan import Plan
-    from partita.transition.layouts import Layouts
+    from partita.transition.deployment import Layouts
 
 
 @dataclass(frozen=True, slots=True)

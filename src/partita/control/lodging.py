@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from partita.drive.driver import Identity, Observation, ObservedGpu, ObservedInstance
 from partita.jobs.queue.record import State, Verdict
-from partita.transition.durations import MEASURED
-from partita.transition.transition import Action, Kind
+from partita.transition.transition import MEASURED, Action, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping

@@ -10,8 +10,7 @@ from partita.errors import InputError
 
 if TYPE_CHECKING:
     from partita.planning.plan import Plan, PlannedGpu
-    from partita.transition.deployment import DeployedGpu
-    from partita.transition.layouts import Layouts
+    from partita.transition.deployment import DeployedGpu, Layouts
 
 _ID = re.compile(r"(?P<node>.+)/gpu-(?P<index>\d+)")
 

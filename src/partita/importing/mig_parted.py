@@ -15,8 +15,7 @@ from partita.errors import SHOWN, InputError, together
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, layouts_of
-from partita.transition.deployment import DeployedGpu, DeployedInstance
-from partita.transition.layouts import Layouts
+from partita.transition.deployment import DeployedGpu, DeployedInstance, Layouts
 from partita.workload.document import parse
 from partita.workload.lines import FieldPath, lines_of, written
 

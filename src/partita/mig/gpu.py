@@ -193,7 +193,8 @@ class GpuModel:
 
 
 IDLE_W = 36.12
-"""What an A100 draws without work: MISO's measurement of a process that computes nothing (github boringlee24/socc22-miso at 39b1ee6)."""
+"""What an A100 draws without work, in watts: MISO's measurement of a process that computes nothing (github
+boringlee24/socc22-miso at 39b1ee6)."""
 
 CONTEXT_W = 26.0
 """What a CUDA context alone adds, once for a GPU and whatever it holds: the least of 26 to 50 W that were measured on

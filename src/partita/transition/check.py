@@ -9,20 +9,25 @@ polynomial in the number of actions.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from partita.planning.checking.check_gpu import Fault
-from partita.transition.check_gpus import budget_faults, peak_as_soon_as_possible
-from partita.transition.check_graph import Graph, graph_faults
-from partita.transition.check_instances import Stories, placement_faults
+from partita.errors import InputError
+from partita.mig.catalogue import gpu_model
+from partita.planning.checking.check_gpu import Fault, layout_faults
 from partita.transition.closure import least_sum
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from partita.transition.deployment import Deployment
-    from partita.transition.transition import Request, Transition
+    from partita.mig.gpu import GpuModel
+    from partita.mig.layout import Placement
+    from partita.transition.deployment import Deployment, Replica
+    from partita.transition.transition import Action, Request, Transition
+
 
 __all__ = ["Fault", "check_transition", "least_capacity"]
 
@@ -35,7 +40,7 @@ def check_transition(request: Request, transition: Transition) -> list[Fault]:
     faults = list(graph_faults(transition.actions))
     if faults:
         return faults
-    graph = Graph(transition.actions)
+    graph = ActionGraph(transition.actions)
     stories = Stories(request, graph)
     if stories.faults:
         return stories.faults
@@ -49,7 +54,7 @@ def check_transition(request: Request, transition: Transition) -> list[Fault]:
     ]
 
 
-def least_capacity(request: Request, graph: Graph) -> dict[str, float]:
+def least_capacity(request: Request, graph: ActionGraph) -> dict[str, float]:
     """Return the least capacity of each service in items/s, over all states of all orders.
 
     A start counts once it has ended, a stop no longer once it has begun, which it may when all before it has
@@ -66,7 +71,7 @@ def least_capacity(request: Request, graph: Graph) -> dict[str, float]:
     return {name: capacity.get(name, 0.0) + least_sum(weights.get(name, {}), graph.direct) for name in names}
 
 
-def _floor_faults(request: Request, transition: Transition, graph: Graph) -> Iterator[Fault]:
+def _floor_faults(request: Request, transition: Transition, graph: ActionGraph) -> Iterator[Fault]:
     if dict(transition.floors) != request.floors:
         yield Fault("floors", "they are not those that were asked for")
     least = least_capacity(request, graph)
@@ -140,7 +145,7 @@ def _replica_faults(request: Request, transition: Transition) -> Iterator[Fault]
 
 
 def _prediction_faults(
-    request: Request, transition: Transition, graph: Graph, stories: Stories
+    request: Request, transition: Transition, graph: ActionGraph, stories: Stories
 ) -> Iterator[Fault]:
     makespan = max((graph.end(i) for i in range(len(graph.actions))), default=0.0)
     if abs(makespan - transition.makespan) > 1e-6 * max(1.0, makespan):
@@ -156,3 +161,345 @@ def _prediction_faults(
     )
     if moved != transition.moved:
         yield Fault("moved", f"{transition.moved} replicas are promised, it is {moved}")
+
+
+def graph_faults(actions: Sequence[Action]) -> Iterator[Fault]:
+    """Yield why the actions are no acyclic graph."""
+    for name, n in Counter(action.id for action in actions).items():
+        if n > 1:
+            yield Fault(name, f"{n} actions have this id")
+    known = {action.id for action in actions}
+    for action in actions:
+        for name in action.after:
+            if name not in known:
+                yield Fault(action.id, f"comes after {name}, which is no action")
+    left = {action.id: set(action.after) & known for action in actions}
+    while free := [name for name, after in left.items() if not after & left.keys()]:
+        for name in free:
+            del left[name]
+    if left:
+        yield Fault(min(left), f"this action and {len(left) - 1} more wait for each other for ever")
+
+
+class ActionGraph:
+    """The partial order of actions whose graph has no faults. Actions are named by their index."""
+
+    def __init__(self, actions: Sequence[Action]) -> None:
+        self.actions = actions
+        index = {action.id: i for i, action in enumerate(actions)}
+        self.direct = [tuple(index[name] for name in action.after) for action in actions]
+
+    @cached_property
+    def sequence(self) -> list[int]:
+        """One order that the graph allows."""
+        waiting = [len(set(before)) for before in self.direct]
+        followers: list[list[int]] = [[] for _ in self.actions]
+        for i, before in enumerate(self.direct):
+            for earlier in set(before):
+                followers[earlier].append(i)
+        found = [i for i, n in enumerate(waiting) if n == 0]
+        for i in found:
+            for later in followers[i]:
+                waiting[later] -= 1
+                if waiting[later] == 0:
+                    found.append(later)
+        return found
+
+    @cached_property
+    def _ancestors(self) -> list[int]:
+        masks = [0] * len(self.actions)
+        for i in self.sequence:
+            for earlier in self.direct[i]:
+                masks[i] |= masks[earlier] | (1 << earlier)
+        return masks
+
+    def ordered(self, one: int, other: int) -> bool:
+        """Say whether `one` has ended before `other` begins, in every order."""
+        return bool(self._ancestors[other] >> one & 1)
+
+    @cached_property
+    def begin(self) -> list[float]:
+        """When each action begins if all begin as soon as they may."""
+        begin = [0.0] * len(self.actions)
+        for i in self.sequence:
+            begin[i] = max((begin[e] + self.actions[e].seconds for e in self.direct[i]), default=0.0)
+        return begin
+
+    def end(self, i: int) -> float:
+        """When an action ends if all begin as soon as they may."""
+        return self.begin[i] + self.actions[i].seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """An instance from the action that makes it to the one that destroys it; None for ever."""
+
+    gpu: str
+    placement: Placement
+    made: int | None
+    gone: int | None
+
+
+class Stories:
+    """What happens on every placement. `faults` says where that is impossible or left to chance."""
+
+    def __init__(self, request: Request, graph: ActionGraph) -> None:
+        self.faults: list[Fault] = []
+        self.lifetimes: list[Lifetime] = []
+        self.final: dict[tuple[str, Placement], Replica | None] = {}
+        self._graph = graph
+        self._position = {i: n for n, i in enumerate(graph.sequence)}
+        self._there = {
+            (gpu.id, each.placement): each for gpu in request.current.gpus for each in gpu.instances
+        }
+        on: dict[tuple[str, Placement], list[int]] = {key: [] for key in self._there}
+        gpus = {gpu.id for gpu in request.current.gpus}
+        for i, action in enumerate(graph.actions):
+            if action.gpu in gpus:
+                on.setdefault((action.gpu, action.placement), []).append(i)
+            else:
+                self.faults.append(Fault(action.id, f"there is no GPU {action.gpu}"))
+        for (gpu, placement), found in on.items():
+            self._tell(gpu, placement, found)
+
+    def _tell(self, gpu: str, placement: Placement, found: list[int]) -> None:
+        first = self._there.get((gpu, placement))
+        where = f"{gpu} {placement}"
+        if first is not None and first.fixed and found:
+            self.faults.append(Fault(where, "this instance is fixed, and an action is on it"))
+        line = self._line(where, found)
+        present, replica = first is not None, first.replica if first else None
+        made: int | None = None
+        for i in line:
+            present, replica, made = self._step(i, (present, replica, made))
+        if present:
+            self.lifetimes.append(Lifetime(gpu, placement, made, None))
+            self.final[gpu, placement] = replica
+
+    def _line(self, where: str, found: Sequence[int]) -> list[int]:
+        graph = self._graph
+        line = sorted(found, key=self._position.__getitem__)
+        for a, b in pairwise(line):
+            if not graph.ordered(a, b):
+                one, other = graph.actions[a].id, graph.actions[b].id
+                self.faults.append(Fault(where, f"actions {one} and {other} may happen in either order"))
+        return line
+
+    def _step(
+        self, i: int, state: tuple[bool, Replica | None, int | None]
+    ) -> tuple[bool, Replica | None, int | None]:
+        present, replica, made = state
+        action = self._graph.actions[i]
+        why = _impossible(action.kind, action.replica, present=present, running=replica)
+        if why:
+            self.faults.append(Fault(action.id, why))
+        if action.kind is Kind.CREATE_INSTANCE:
+            return True, None, i
+        if action.kind is Kind.DESTROY_INSTANCE:
+            self.lifetimes.append(Lifetime(action.gpu, action.placement, made, i))
+            return False, None, None
+        return present, action.replica if action.kind is Kind.START_REPLICA else None, made
+
+
+def _impossible(kind: Kind, replica: Replica | None, *, present: bool, running: Replica | None) -> str | None:
+    if kind is Kind.CREATE_INSTANCE:
+        return "creates an instance that is there already" if present else None
+    if not present:
+        return "there is no such instance then"
+    if kind is Kind.STOP_REPLICA:
+        return (
+            None if running == replica and replica is not None else "stops a replica that does not run there"
+        )
+    if running is not None:
+        return f"{running.service} still runs there"
+    if kind is Kind.START_REPLICA and replica is None:
+        return "starts no replica"
+    return None
+
+
+def placement_faults(request: Request, graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> Iterator[Fault]:
+    """Yield the sets of instances that may stand together in some order and are not legal.
+
+    Two lifetimes of a GPU coexist in some order unless one's end comes before the other's beginning in every
+    order. Lifetimes of which each two coexist, all coexist in one state: the one where just what comes before
+    the creation of each has ended. So the largest sets that can come about are the maximal cliques of that
+    relation; once each two are disjoint in memory, no clique is larger than a GPU's memory slices, which keeps
+    their number polynomial.
+    """
+    per_gpu: dict[str, list[Lifetime]] = defaultdict(list)
+    for each in lifetimes:
+        per_gpu[each.gpu].append(each)
+    models = {gpu.id: gpu.model for gpu in request.current.gpus}
+    for gpu_id, mine in per_gpu.items():
+        try:
+            gpu = gpu_model(models[gpu_id]).forbidding(request.forbid)
+        except InputError as error:
+            yield Fault(gpu_id, error.what)
+            continue
+        yield from _gpu_faults(gpu_id, gpu, graph, mine)
+
+
+def _gpu_faults(where: str, gpu: GpuModel, graph: ActionGraph, mine: list[Lifetime]) -> Iterator[Fault]:
+    beside: dict[int, set[int]] = {i: set() for i in range(len(mine))}
+    wrong = False
+    for i, one in enumerate(mine):
+        for why in layout_faults(gpu, [one.placement]):
+            wrong = True
+            yield Fault(where, why)
+        for j in range(i):
+            if apart(graph, one, mine[j]):
+                continue
+            beside[i].add(j)
+            beside[j].add(i)
+            for why in layout_faults(gpu, (one.placement, mine[j].placement)):
+                wrong = True
+                yield Fault(where, f"{one.placement} beside {mine[j].placement} in some order: {why}")
+    if wrong:
+        return
+    for clique in _maximal_cliques(beside):
+        placements = sorted(mine[i].placement for i in clique)
+        for why in layout_faults(gpu, placements):
+            yield Fault(where, f"{' '.join(map(str, placements))} in some order: {why}")
+
+
+def apart(graph: ActionGraph, one: Lifetime, other: Lifetime) -> bool:
+    """Say whether two lifetimes never coexist: one has ended before the other begins, in every order."""
+    return _before(graph, one, other) or _before(graph, other, one)
+
+
+def _before(graph: ActionGraph, one: Lifetime, other: Lifetime) -> bool:
+    return one.gone is not None and other.made is not None and graph.ordered(one.gone, other.made)
+
+
+def _maximal_cliques(beside: dict[int, set[int]]) -> Iterator[set[int]]:
+    """Yield the maximal cliques (Bron and Kerbosch 1973, with a pivot)."""
+    stack: list[tuple[set[int], set[int], set[int]]] = [(set(), set(beside), set())]
+    while stack:
+        clique, candidates, excluded = stack.pop()
+        if not candidates and not excluded:
+            yield clique
+            continue
+        pivot = max(candidates | excluded, key=lambda i: len(beside[i] & candidates))
+        for i in sorted(candidates - beside[pivot]):
+            stack.append((clique | {i}, candidates & beside[i], excluded & beside[i]))
+            candidates = candidates - {i}
+            excluded = excluded | {i}
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A GPU from its first instance until, in every order, it has none.
+
+    Attributes:
+        opens: the creations of which any may be the first; empty if it is in use from the beginning.
+        closes: the destructions of which any may be the last; empty if it stays in use.
+    """
+
+    opens: tuple[int, ...]
+    closes: tuple[int, ...]
+
+
+def uses(graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> list[Use]:
+    """Return the uses of all GPUs.
+
+    Lifetimes that are linked by others with which they may coexist are one use. Two uses of a GPU are then
+    ordered: all of the one has ended before any of the other begins.
+    """
+    per_gpu: dict[str, list[Lifetime]] = defaultdict(list)
+    for each in lifetimes:
+        per_gpu[each.gpu].append(each)
+    return [_use(linked) for mine in per_gpu.values() for linked in _linked(graph, mine)]
+
+
+def _linked(graph: ActionGraph, mine: list[Lifetime]) -> Iterator[list[Lifetime]]:
+    rest = list(mine)
+    while rest:
+        group = [rest.pop()]
+        for one in group:
+            near = [other for other in rest if not apart(graph, one, other)]
+            group += near
+            rest = [other for other in rest if other not in near]
+        yield group
+
+
+def _use(linked: Sequence[Lifetime]) -> Use:
+    made = [each.made for each in linked]
+    gone = [each.gone for each in linked]
+    return Use(
+        () if None in made else tuple(i for i in made if i is not None),
+        () if None in gone else tuple(i for i in gone if i is not None),
+    )
+
+
+def most_in_use(graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> int:
+    """Return how many GPUs can be in use at once, at most, in any order.
+
+    One use comes before another if all that may close the one has ended before anything that opens the other
+    begins. GPUs in use at one moment are never so ordered, so there are no more of them than the largest
+    antichain, which is the least number of chains that cover all uses (Dilworth) and a matching tells. To
+    find the exact maximum would be harder, and a graph should show that its budget is kept.
+    """
+    found = uses(graph, lifetimes)
+    after = [
+        [j for j, later in enumerate(found) if later.opens and _ended_before(graph, use, later)]
+        if use.closes
+        else []
+        for use in found
+    ]
+    return len(found) - _matching(after)
+
+
+def _ended_before(graph: ActionGraph, one: Use, other: Use) -> bool:
+    return one is not other and all(graph.ordered(a, b) for a in one.closes for b in other.opens)
+
+
+def _matching(after: Sequence[Sequence[int]]) -> int:
+    """Return the size of a maximum matching, by augmenting paths found breadth first."""
+    owner: dict[int, int] = {}
+    owned: dict[int, int] = {}
+    for root in range(len(after)):
+        end, came = _free_end(after, root, owner)
+        while end is not None:
+            left = came[end]
+            following = owned.get(left)
+            owner[end], owned[left] = left, end
+            end = None if left == root else following
+    return len(owned)
+
+
+def _free_end(
+    after: Sequence[Sequence[int]], root: int, owner: dict[int, int]
+) -> tuple[int | None, dict[int, int]]:
+    """Return a node without owner that an alternating path from `root` ends at, and how each was reached."""
+    came: dict[int, int] = {}
+    pending = [root]
+    for left in pending:
+        for right in after[left]:
+            if right not in came:
+                came[right] = left
+                if right not in owner:
+                    return right, came
+                pending.append(owner[right])
+    return None, came
+
+
+def budget_faults(request: Request, graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> Iterator[Fault]:
+    """Yield a budget of extra GPUs that some order may overdraw."""
+    most = most_in_use(graph, lifetimes)
+    if most > request.gpu_budget:
+        yield Fault("extra_gpus", f"{most} GPUs may be in use at once in some order, of {request.gpu_budget}")
+
+
+def peak_as_soon_as_possible(graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> int:
+    """Return the most GPUs in use at once if every action begins as soon as it may."""
+    changes: list[tuple[float, int]] = []
+    for use in uses(graph, lifetimes):
+        begin = min((graph.begin[i] for i in use.opens), default=0.0)
+        changes.append((begin, 1))
+        if use.closes:
+            changes.append((max(graph.end(i) for i in use.closes), -1))
+    in_use = most = 0
+    for _, change in sorted(changes):
+        in_use += change
+        most = max(most, in_use)
+    return most

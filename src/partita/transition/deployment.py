@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from partita.mig.layout import Placement
-    from partita.planning.plan import Plan
-    from partita.transition.layouts import Layouts
+    from partita.planning.plan import Plan, ServiceCapacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +69,18 @@ class Deployment:
     def used(self) -> int:
         """GPUs with at least one instance."""
         return sum(1 for gpu in self.gpus if gpu.instances)
+
+
+@dataclass(frozen=True, slots=True)
+class Layouts:
+    """How GPUs are cut, as a target: its GPUs by id, and no services."""
+
+    gpus: tuple[DeployedGpu, ...]
+
+    @property
+    def services(self) -> tuple[ServiceCapacity, ...]:
+        """None: nothing is to run."""
+        return ()
 
 
 def deployment_of(wanted: Plan | Layouts) -> Deployment:

@@ -1,16 +1,23 @@
-"""The transition as a JSON document: written action by action, read with every field checked."""
+"""Transitions and layouts as JSON documents: written line by line, read with every field checked.
+
+Layouts are what `partita import` makes of another tool's config, for `diff` and `apply` beside plans: a plan says
+what runs where, layouts say how GPUs are cut, with nothing on them.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
 from partita.files import read_text
-from partita.mig.layout import Placement
+from partita.mig.catalogue import gpu_model
+from partita.mig.layout import Placement, fault
+from partita.planning.document import API_VERSION, parse_plan
 from partita.planning.fields import Fields, parse_json
-from partita.transition.check_graph import graph_faults
-from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
+from partita.transition.check import graph_faults
+from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Layouts, Replica
 from partita.transition.transition import Action, Kind, Transition
 
 if TYPE_CHECKING:
@@ -18,7 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import TextIO
 
-API_VERSION = "partita/v1"
+    from partita.planning.plan import Plan
+
+_LAYOUTS = "Layouts"
+_SAYS_LAYOUTS = re.compile(rf'"kind"\s*:\s*"{_LAYOUTS}"')
 
 _REPLICA = "service model batch processes throughput latency_ms"
 
@@ -101,8 +111,8 @@ def read_transition(path: Path | str) -> Transition:
         value, name, "", "apiVersion kind algorithm makespan peak_gpus moved services actions target"
     )
     actions = tuple(_action(each, name, at) for at, each in root.items("actions"))
-    for fault in graph_faults(actions):
-        raise root.error(str(fault), "actions")
+    for wrong in graph_faults(actions):
+        raise root.error(str(wrong), "actions")
     services = [Fields.of(each, name, at, "name floor") for at, each in root.items("services")]
     return Transition(
         algorithm=root.text("algorithm"),
@@ -180,3 +190,67 @@ def _gpu(value: object, name: str, at: str) -> DeployedGpu:
         one = Fields.of(each, name, path, "instance", f"{_REPLICA} fixed")
         instances.append(DeployedInstance(_placement(one), _replica(one), one.flag("fixed")))
     return DeployedGpu(fields.text("id"), fields.text("model"), tuple(instances))
+
+
+def write_layouts(layouts: Layouts, stream: TextIO) -> None:
+    """Write layouts as JSON, one GPU to a line."""
+    stream.write(f'{{"apiVersion": "{API_VERSION}", "kind": "{_LAYOUTS}",\n "gpus": [')
+    separator = "\n  "
+    for gpu in layouts.gpus:
+        instances = [{"profile": i.placement.profile, "start": i.placement.start} for i in gpu.instances]
+        data = {"id": gpu.id, "model": gpu.model, "instances": instances}
+        stream.write(separator + json.dumps(data))
+        separator = ",\n  "
+    stream.write("]}\n")
+
+
+def read_target(path: Path | str) -> Plan | Layouts:
+    """Read what a cluster is to be brought to, a plan or layouts; `-` reads stdin.
+
+    Raises:
+        InputError: as `read_plan`, and of layouts the same.
+    """
+    name = "stdin" if str(path) == "-" else str(path)
+    text = read_text(path)
+    return parse_layouts(text, name) if _SAYS_LAYOUTS.search(text) else parse_plan(text, name)
+
+
+def parse_layouts(text: str, name: str) -> Layouts:
+    """Return the layouts that a JSON text describes.
+
+    Args:
+        text: the document.
+        name: what errors call it.
+
+    Raises:
+        InputError: it is of a newer version, a field is missing, unknown or wrong, a GPU or profile is not known, or
+            a layout is not legal.
+    """
+    root = Fields.of(parse_json(text, name, lambda found: found), name, "", "apiVersion kind gpus")
+    if root.data["apiVersion"] != API_VERSION:
+        raise root.error(f"this partita reads {API_VERSION}", "apiVersion")
+    gpus = tuple(
+        _cut_gpu(Fields.of(each, name, path, "id model instances")) for path, each in root.items("gpus")
+    )
+    seen: set[str] = set()
+    for gpu in gpus:
+        if gpu.id in seen:
+            raise InputError(f"the GPU {gpu.id} is there twice", where=f"{name}: gpus")
+        seen.add(gpu.id)
+    return Layouts(gpus)
+
+
+def _cut_gpu(fields: Fields) -> DeployedGpu:
+    model = fields.text("model")
+    try:
+        gpu = gpu_model(model)
+    except InputError as error:
+        raise fields.error(error.what, "model", error.hint) from None
+    found: list[Placement] = []
+    for path, each in fields.items("instances"):
+        one = Fields.of(each, fields.file, path, "profile start")
+        found.append(Placement(one.whole("start"), one.text("profile")))
+        if why := fault(gpu, found):
+            raise one.error(why, "start", f"see `partita gpus show {model}`")
+    instances = tuple(DeployedInstance(placement, None) for placement in sorted(found))
+    return DeployedGpu(fields.text("id"), model, instances)

@@ -7,19 +7,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
-from partita.transition.board import Board, NoSpotError
-from partita.transition.fit import content, fit
-from partita.transition.geometry import rules
-from partita.transition.nearest import nearest
+from partita.mig.layout import Placement
+from partita.transition.nearest import conflict, content, fit, legal, nearest, rules
 from partita.transition.relax import relax
+from partita.transition.schedule import create, destroy, start, stop
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
-    from partita.transition.board import Spot
     from partita.transition.deployment import DeployedGpu, Deployment, Replica
-    from partita.transition.fit import Content, Fit
+    from partita.transition.nearest import Content, Fit, Wanted
+    from partita.transition.schedule import Step
     from partita.transition.transition import Request, Transition
+
 
 _Kind = tuple[str, str, "Replica"]  # model of GPU, profile, replica
 
@@ -54,7 +54,7 @@ class ExchangeCompact:
         return found
 
     def _within(self, request: Request) -> Transition | None:
-        board = Board(request)
+        board = PlayedDeployment(request)
         try:
             _exchange(board, request)
             _compact(board, request)
@@ -87,7 +87,7 @@ def _kinds(deployment: Deployment) -> Iterator[_Kind]:
                 yield gpu.model, each.placement.profile, each.replica
 
 
-def _exchange(board: Board, request: Request) -> None:
+def _exchange(board: PlayedDeployment, request: Request) -> None:
     """Give each service the instances it is to have, one service after the other."""
     now, then = Counter(_kinds(request.current)), Counter(_kinds(request.target))
     adds: dict[str, list[_Kind]] = defaultdict(list)
@@ -104,7 +104,7 @@ def _exchange(board: Board, request: Request) -> None:
         _exchange_one(board, adds[service], drops[service])
 
 
-def _exchange_one(board: Board, adds: list[_Kind], drops: list[tuple[Spot, Replica]]) -> None:
+def _exchange_one(board: PlayedDeployment, adds: list[_Kind], drops: list[tuple[Spot, Replica]]) -> None:
     adds.sort(key=lambda kind: -kind[2].throughput)
     drops.sort(key=lambda drop: -drop[1].throughput)
     started: list[int | None] = []
@@ -127,7 +127,7 @@ def _exchange_one(board: Board, adds: list[_Kind], drops: list[tuple[Spot, Repli
         board.take(spot, started)
 
 
-def _compact(board: Board, request: Request) -> None:
+def _compact(board: PlayedDeployment, request: Request) -> None:
     """Make the wanted GPUs one by one, the one that is nearest to done first."""
     gpus = {gpu.id: gpu for gpu in request.current.gpus}
     goals = [(gpu.model, content(gpu)) for gpu in request.target.gpus]
@@ -154,7 +154,7 @@ def _compact(board: Board, request: Request) -> None:
 
 
 def _candidates(
-    board: Board,
+    board: PlayedDeployment,
     request: Request,
     gpus: dict[str, DeployedGpu],
     goals: list[tuple[str, Content]],
@@ -183,11 +183,11 @@ def _candidates(
             yield goal, gpu, found
 
 
-def _held(board: Board, gpu: str) -> Counter[tuple[str, Replica | None]]:
+def _held(board: PlayedDeployment, gpu: str) -> Counter[tuple[str, Replica | None]]:
     return Counter((place.profile, replica) for place, replica in board.there[gpu].items() if replica)
 
 
-def _make(board: Board, gpu: str, found: Fit) -> None:
+def _make(board: PlayedDeployment, gpu: str, found: Fit) -> None:
     """Make a GPU what it is to be: move what does not belong away, gather what does."""
     wanted = found.wanted
     for place, replica in list(board.there[gpu].items()):
@@ -204,7 +204,7 @@ def _make(board: Board, gpu: str, found: Fit) -> None:
             board.take(_source(board, gpu, place.profile, replica), [started])
 
 
-def _source(board: Board, gpu: str, profile: str, replica: Replica) -> Spot:
+def _source(board: PlayedDeployment, gpu: str, profile: str, replica: Replica) -> Spot:
     """Return where such a replica runs on a GPU that is not done, on the same node if possible."""
     node = gpu.rpartition("/")[0]
     found = [
@@ -216,3 +216,135 @@ def _source(board: Board, gpu: str, profile: str, replica: Replica) -> Spot:
         and board.model(spot[0]) == board.model(gpu)
     ]
     return min(found, key=lambda spot: spot[0].rpartition("/")[0] != node)
+
+
+Spot = tuple[str, Placement]
+
+
+class NoSpotError(Exception):
+    """There is no room for an instance within the budget."""
+
+
+class PlayedDeployment:
+    """What stands after the steps so far. A stopped replica leaves an idle instance until its slices are wanted.
+
+    Attributes:
+        there: replicas by GPU and placement, fixed instances left out; None on idle instances.
+        steps: the steps so far.
+        after: further steps that a step waits for, by index.
+        closed: GPUs on which nothing is put any more.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._models = {gpu.id: gpu.model for gpu in request.current.gpus}
+        self._fixed = {
+            gpu.id: frozenset(each.placement for each in gpu.instances if each.fixed)
+            for gpu in request.current.gpus
+        }
+        self.there: dict[str, Wanted] = {
+            gpu.id: {each.placement: each.replica for each in gpu.instances if not each.fixed}
+            for gpu in request.current.gpus
+        }
+        self.steps: list[Step] = []
+        self.after: dict[int, set[int]] = defaultdict(set)
+        self.closed: set[str] = set()
+
+    def model(self, gpu: str) -> str:
+        """Return the model of a GPU."""
+        return self._models[gpu]
+
+    def in_use(self, gpu: str) -> bool:
+        """Say whether a GPU has any instance."""
+        return bool(self.there[gpu] or self._fixed[gpu])
+
+    @property
+    def can_open(self) -> bool:
+        """Whether one more GPU may come into use."""
+        return sum(map(self.in_use, self.there)) < self._request.gpu_budget
+
+    def replicas(self) -> Iterator[tuple[Spot, Replica]]:
+        """Yield the replicas on GPUs that are not closed."""
+        for gpu, there in self.there.items():
+            if gpu not in self.closed:
+                for placement, replica in there.items():
+                    if replica is not None:
+                        yield (gpu, placement), replica
+
+    def spot(self, model: str, profile: str, near: str, without: Iterable[str] = ()) -> Spot:
+        """Return where an instance of a profile can come, on the same node if possible.
+
+        First an idle instance of the profile, then free slices, then slices of idle instances, last an empty GPU.
+
+        Raises:
+            NoSpotError: there is none within the budget.
+        """
+        avoid = {*without, *self.closed}
+        node = near.rpartition("/")[0]
+        gpus = [gpu for gpu, its in self._models.items() if its == model and gpu not in avoid]
+        gpus.sort(key=lambda gpu: gpu.rpartition("/")[0] != node)
+        used = [gpu for gpu in gpus if self.in_use(gpu)]
+        starts = rules(model, self._request.forbid).profile(profile).starts
+        places = [Placement(begin, profile) for begin in starts]
+        for free in (self._idle, self._free, self._idle_room):
+            for gpu in used:
+                for place in places:
+                    if free(gpu, place):
+                        return gpu, place
+        empty = [gpu for gpu in gpus if not self.in_use(gpu)]
+        if empty and self.can_open:
+            return empty[0], places[0]
+        raise NoSpotError
+
+    def _idle(self, gpu: str, place: Placement) -> bool:
+        return place in self.there[gpu] and self.there[gpu][place] is None
+
+    def _free(self, gpu: str, place: Placement) -> bool:
+        standing = frozenset(self.there[gpu]) | self._fixed[gpu]
+        return place not in standing and legal(
+            rules(self._models[gpu], self._request.forbid), standing | {place}
+        )
+
+    def _idle_room(self, gpu: str, place: Placement) -> bool:
+        busy = (
+            frozenset(p for p, replica in self.there[gpu].items() if replica is not None) | self._fixed[gpu]
+        )
+        return place not in busy and legal(rules(self._models[gpu], self._request.forbid), busy | {place})
+
+    def put(self, spot: Spot, replica: Replica | None) -> int | None:
+        """Bring a replica up, on a new instance if there is none; return the index of its start."""
+        gpu, place = spot
+        if place not in self.there[gpu]:
+            self._clear(gpu, place)
+            self.steps.append(create(gpu, place))
+        self.there[gpu][place] = replica
+        if replica is None:
+            return None
+        self.steps.append(start(gpu, place, replica))
+        return len(self.steps) - 1
+
+    def _clear(self, gpu: str, place: Placement) -> None:
+        """Destroy the idle instances that a new one cannot stand beside."""
+        rule = rules(self._models[gpu], self._request.forbid)
+        idle = [p for p, replica in self.there[gpu].items() if replica is None]
+        for each in idle:
+            if conflict(rule, each, place):
+                self.destroy((gpu, each))
+        if not legal(rule, frozenset(self.there[gpu]) | self._fixed[gpu] | {place}):
+            for each in [p for p, replica in self.there[gpu].items() if replica is None]:
+                self.destroy((gpu, each))
+
+    def take(self, spot: Spot, after: Iterable[int | None] = ()) -> None:
+        """Stop a replica once these steps have ended."""
+        gpu, place = spot
+        replica = self.there[gpu][place]
+        if replica is not None:
+            self.after[len(self.steps)] |= {i for i in after if i is not None}
+            self.steps.append(stop(gpu, place, replica))
+            self.there[gpu][place] = None
+
+    def destroy(self, spot: Spot) -> None:
+        """Destroy an idle instance."""
+        gpu, place = spot
+        self.steps.append(destroy(gpu, place))
+        del self.there[gpu][place]

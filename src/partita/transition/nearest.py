@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from partita.errors import InfeasibleError, InputError
-from partita.transition.assignment import Assignment
-from partita.transition.fit import Fit, content, fit
-from partita.transition.geometry import rules
+from partita.mig.catalogue import gpu_model
+from partita.mig.layout import Placement, fault, layouts_of
 
 if TYPE_CHECKING:
     import random
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from partita.mig.gpu import GpuModel
-    from partita.transition.deployment import DeployedGpu
-    from partita.transition.fit import Content, Wanted
+    from partita.mig.layout import Placement
+    from partita.transition.deployment import DeployedGpu, Replica
     from partita.transition.transition import Request
+
 
 _REPLICA, _INSTANCE, _IN_USE, _SAME_ID = 1000.0, 10.0, 5.0, 1.0
 _NEVER = -1e9
@@ -170,3 +172,175 @@ def _overlap(
 
 def _running(gpu: DeployedGpu) -> Wanted:
     return {each.placement: each.replica for each in gpu.instances if not each.fixed}
+
+
+Content = tuple[tuple[str, "Replica | None"], ...]
+"""What a GPU is to hold, wherever it starts: profiles and replicas."""
+
+Wanted = dict["Placement", "Replica | None"]
+"""What one GPU is to hold, and where; its fixed instances are not in it."""
+
+
+def content(gpu: DeployedGpu) -> Content:
+    """Return what a GPU holds beside its fixed instances, in an order of its own."""
+    found = [(each.placement.profile, each.replica) for each in gpu.instances if not each.fixed]
+    return tuple(sorted(found, key=lambda pair: (pair[0], str(pair[1]))))
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A way to put a content onto a GPU: what stays, and where everything goes."""
+
+    kept: int
+    reused: int
+    wanted: Wanted
+
+
+def fit(gpu: GpuModel, there: DeployedGpu, wanted: Content, now: Wanted) -> Fit | None:
+    """Return the best way to put a content onto a GPU beside its fixed instances, None if there is none.
+
+    The best leaves the most replicas where they are, then uses the most instances again, then has the fewest new
+    instances in the way of old ones.
+
+    Args:
+        gpu: the rules.
+        there: the GPU, for its fixed instances.
+        wanted: what it is to hold.
+        now: what it holds beside its fixed instances.
+    """
+    fixed = frozenset(each.placement for each in there.instances if each.fixed)
+    best: tuple[tuple[int, int, int], Wanted] | None = None
+    for placements in _layouts(gpu, tuple(sorted((*(p for p, _ in wanted), *(p.profile for p in fixed))))):
+        if not fixed <= placements:
+            continue
+        found = _fill(sorted(placements - fixed), wanted, now)
+        kept = sum(1 for place, replica in found.items() if replica and now.get(place) == replica)
+        reused = len(now.keys() & found.keys())
+        in_the_way = sum(
+            1
+            for new in found.keys() - now.keys()
+            for old in now.keys() - found.keys()
+            if conflict(gpu, new, old)
+        )
+        score = (kept, reused, -in_the_way)
+        if best is None or score > best[0]:
+            best = score, found
+    return None if best is None else Fit(best[0][0], best[0][1], best[1])
+
+
+def _fill(placements: Iterable[Placement], wanted: Content, now: Wanted) -> Wanted:
+    """Give each placement a replica of its profile, the one that runs there already if that is wanted."""
+    waiting: dict[str, list[Replica | None]] = defaultdict(list)
+    for profile, replica in wanted:
+        waiting[profile].append(replica)
+    found: Wanted = {}
+    rest = []
+    for place in placements:
+        if place in now and now[place] in waiting[place.profile]:
+            waiting[place.profile].remove(now[place])
+            found[place] = now[place]
+        else:
+            rest.append(place)
+    for place in rest:
+        found[place] = waiting[place.profile].pop()
+    return found
+
+
+@lru_cache(maxsize=4096)
+def _layouts(gpu: GpuModel, profiles: tuple[str, ...]) -> tuple[frozenset[Placement], ...]:
+    """Return the legal layouts with just these profiles, in the order in which plans prefer them."""
+    plain = gpu.with_plain(profiles)
+    counts = tuple(profiles.count(profile.name) for profile in plain.profiles)
+    return tuple(frozenset(layout.placements) for layout in layouts_of(plain, counts))
+
+
+class Assignment:
+    """Gives each row a column of its own so that the total value is greatest, also after values have fallen.
+
+    The Hungarian method by shortest augmenting paths (Jonker and Volgenant 1987), each path a row of array
+    operations. A value that falls leaves the prices valid, so only its row is assigned again.
+
+    Args:
+        value: shape (n, m) with n <= m; finite.
+    """
+
+    def __init__(self, value: NDArray[np.float64]) -> None:
+        self._rows, m = value.shape
+        # Rows that want nothing make it square: a column that is let go is then never left with a price.
+        self._cost = value.max(initial=0.0) - np.vstack([value, np.zeros((m - self._rows, m))])
+        self._column_price = np.zeros(m)
+        self._row_price = self._cost.min(axis=1, initial=np.inf)
+        self._owner = np.full(m, -1, dtype=np.int64)
+        self._column = np.full(m, -1, dtype=np.int64)
+        for row in range(m):  # most rows find a free column at their least cost
+            free = np.flatnonzero((self._cost[row] == self._row_price[row]) & (self._owner < 0))
+            if len(free):
+                self._owner[free[0]] = row
+                self._column[row] = free[0]
+
+    def columns(self) -> NDArray[np.int64]:
+        """Return the column of each row."""
+        for row in np.flatnonzero(self._column < 0):
+            self._augment(int(row))
+        return self._column[: self._rows].copy()
+
+    def lower(self, row: int, column: int, by: float) -> None:
+        """Let the value of a pair fall."""
+        self._cost[row, column] += by
+        if self._column[row] == column:
+            self._column[row] = self._owner[column] = -1
+
+    def _augment(self, root: int) -> None:
+        cost, owner, column_price = self._cost, self._owner, self._column_price
+        distance = np.full(len(owner), np.inf)
+        undone = np.full(
+            len(owner), np.inf
+        )  # the distances of columns that are not done, the others infinite
+        came = np.full(len(owner), -1, dtype=np.int64)
+        done: list[int] = []
+        row, reached = root, 0.0
+        while True:
+            further = cost[row] - column_price
+            further += reached - self._row_price[row]
+            further[done] = np.inf
+            better = further < undone
+            undone[better] = further[better]
+            came[better] = row
+            reached = float(undone.min())
+            nearest = (undone <= reached).nonzero()[0]
+            free = nearest[owner[nearest] < 0]
+            end = int(free[0]) if len(free) else int(nearest[0])
+            if len(free):
+                break
+            distance[end] = reached
+            undone[end] = np.inf
+            done.append(end)
+            row = int(owner[end])
+        self._row_price[owner[done]] += reached - distance[done]
+        self._row_price[root] += reached
+        column_price[done] -= reached - distance[done]
+        while end >= 0:
+            row = int(came[end])
+            owner[end] = row
+            end, self._column[row] = int(self._column[row]), end
+
+
+@lru_cache(maxsize=256)
+def rules(model: str, forbid: tuple[str, ...]) -> GpuModel:
+    """Return the GPU of that name with these combinations forbidden.
+
+    Raises:
+        InputError: the catalogue has no such GPU, or a combination cannot be read.
+    """
+    return gpu_model(model).forbidding(forbid) if forbid else gpu_model(model)
+
+
+@lru_cache(maxsize=65536)
+def legal(gpu: GpuModel, placements: frozenset[Placement]) -> bool:
+    """Say whether these placements may stand together."""
+    return fault(gpu, sorted(placements)) is None
+
+
+def conflict(gpu: GpuModel, one: Placement, other: Placement) -> bool:
+    """Say whether two placements, each legal alone, may never stand together."""
+    return one == other or not legal(gpu, frozenset((one, other)))

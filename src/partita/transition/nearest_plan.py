@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,22 +11,21 @@ import numpy as np
 from partita.errors import InfeasibleError
 from partita.mig.layout import layout_of
 from partita.planning.exact.counts import Counts
+from partita.planning.exact.program import INFINITY, fleet
 from partita.planning.plan import Instance, Plan, PlannedGpu, ServiceCapacity
+from partita.planning.watch import Watch
 from partita.transition.deployment import deployment_of
-from partita.transition.durations import MEASURED
-from partita.transition.nearest import nearest
-from partita.transition.nearest_counts import nearest_counts
-from partita.transition.refill import held, refill
-from partita.transition.transition import Request
+from partita.transition.nearest import Assignment, nearest
+from partita.transition.transition import MEASURED, Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
     from partita.planning.problem import Problem
-    from partita.transition.deployment import Deployment
-    from partita.transition.refill import Filled
+    from partita.transition.deployment import DeployedGpu, Deployment
+
 
 _SERVICES = 100
 """Up to here counts are chosen anew; beyond, those of the plan stay."""
@@ -127,3 +126,169 @@ def _instances(problem: Problem, pool: int, content: list[tuple[int, int]]) -> t
         if point is not None:
             found.append(Instance(placement, service.name, service.model, point))
     return tuple(found)
+
+
+_SECONDS = 2.0
+
+_FRESH = 0.25
+"""Instances kept that one more new instance is worth avoiding."""
+
+
+def nearest_counts(problem: Problem, counts: Counts, now: NDArray[np.int64]) -> Counts | None:
+    """Return counts of the same objective that keep the most instances; None if none are found in time.
+
+    Args:
+        problem: what is to be met.
+        counts: those of a plan.
+        now: instances of size k that service s runs on now, shape (S, K).
+    """
+    gpus = fleet(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
+    endless = np.full(len(problem.services), INFINITY)
+    rates = gpus.program.add_rows(np.ones(len(problem.services)), endless)
+    replicas = gpus.program.add_rows(problem.replicas.astype(np.float64), endless)
+    pairs = np.argwhere(problem.throughput > 0)
+    entries = [
+        (
+            np.array([gpus.sizes + k, rates + s, replicas + s], dtype=np.int32),
+            np.array([-1.0, problem.throughput[s, k] / problem.rate[s], 1.0]),
+        )
+        for s, k in pairs
+    ]
+    cost = problem.instance_cost[pairs[:, 0], pairs[:, 1]]
+    most = now[pairs[:, 0], pairs[:, 1]].astype(np.float64)
+    kept = gpus.program.add_columns(cost, most, entries, integer=True)
+    fresh = gpus.program.add_columns(cost, np.full(len(pairs), INFINITY), entries, integer=True)
+    columns = np.arange(gpus.program.width, dtype=np.int32)
+    objective = np.concatenate([problem.cut_cost, cost, cost])
+    gpus.program.hold(columns, -objective, -counts.value(problem) * (1 + 1e-9))
+    changed = np.arange(kept, kept + 2 * len(pairs), dtype=np.int32)
+    weights = np.concatenate([np.ones(len(pairs)), np.full(len(pairs), -_FRESH)])
+    solution = gpus.program.maximise(changed, weights, Watch(_SECONDS))
+    if not len(solution.columns):
+        return None
+    chosen = np.rint(solution.columns).astype(np.int64)
+    instances = np.zeros(problem.throughput.shape, dtype=np.int64)
+    instances[pairs[:, 0], pairs[:, 1]] = (
+        chosen[kept : kept + len(pairs)] + chosen[fresh : fresh + len(pairs)]
+    )
+    if ((problem.throughput * instances).sum(axis=1) < problem.rate * (1 - 1e-9)).any():
+        return None  # the solver's tolerance was used
+    return Counts(chosen[gpus.cuts : gpus.cuts + len(problem.cuts)], instances)
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """A GPU, the cut it gets, and its content as pairs of service and size."""
+
+    gpu: DeployedGpu
+    cut: int
+    content: list[tuple[int, int]]
+
+
+def held(problem: Problem, gpu: DeployedGpu) -> Iterator[tuple[int, int]]:
+    """Yield service and size of the replicas on a GPU that run as the problem would have them."""
+    services = {service.name: s for s, service in enumerate(problem.services)}
+    sizes = {(problem.pools[size.pool].gpu.name, size.profile): k for k, size in enumerate(problem.sizes)}
+    for each in gpu.instances:
+        if each.replica is None or each.fixed:
+            continue
+        s, k = services.get(each.replica.service), sizes.get((gpu.model, each.placement.profile))
+        if s is None or k is None:
+            continue
+        point = problem.services[s].points[k]
+        if point and (point.batch, point.processes) == (each.replica.batch, each.replica.processes):
+            yield s, k
+
+
+def refill(problem: Problem, counts: Counts, current: Deployment) -> list[Filled] | None:
+    """Return what each GPU is to hold; None if there are too few or a limit of the problem would be broken.
+
+    Cuts go onto GPUs by assignment, worth what they let stay. Each GPU keeps what the counts still ask for; what is
+    left goes where its service is already, or else together.
+    """
+    rest = counts.instances.copy()
+    running = np.zeros_like(rest)
+    for gpu in current.gpus:
+        for pair in held(problem, gpu):
+            running[pair] += 1
+    share = np.minimum(1.0, rest / np.maximum(1, running))
+    filled: list[Filled] = []
+    for index, pool in enumerate(problem.pools):
+        there = [gpu for gpu in current.gpus if gpu.model == pool.gpu.name]
+        cuts = [p for p, cut in enumerate(problem.cuts) if cut.pool == index for _ in range(counts.cuts[p])]
+        if len(cuts) > len(there):
+            return None
+        filled += _match(problem, there, cuts, share, rest)
+    for each in filled:
+        _complete(problem, each, rest)
+    return None if rest.any() or not _within_limits(problem, filled) else filled
+
+
+def _complete(problem: Problem, filled: Filled, rest: NDArray[np.int64]) -> None:
+    """Give the free instances of a GPU what is left to place."""
+    room = problem.supply[filled.cut].copy()
+    for _, k in filled.content:
+        room[k] -= 1
+    for k in range(len(room)):
+        for _ in range(int(room[k])):
+            service = _next(rest[:, k], {s for s, _ in filled.content})
+            if service is not None:
+                rest[service, k] -= 1
+                filled.content.append((service, k))
+
+
+def _match(
+    problem: Problem,
+    there: list[DeployedGpu],
+    cuts: list[int],
+    share: NDArray[np.float64],
+    rest: NDArray[np.int64],
+) -> list[Filled]:
+    """Give each cut a GPU, and let it keep what runs there as far as `rest`, which shrinks, asks for it."""
+    mine = [list(held(problem, gpu)) for gpu in there]
+    worth = np.array([[_worth(problem.supply[p], each, share) for each in mine] for p in sorted(set(cuts))])
+    rows = {p: worth[row] for row, p in enumerate(sorted(set(cuts)))}
+    if not cuts:
+        return []
+    value = np.array([rows[p] for p in cuts])
+    found = []
+    for row, i in enumerate(Assignment(value).columns()):
+        content: list[tuple[int, int]] = []
+        room = problem.supply[cuts[row]].copy()
+        for s, k in sorted(mine[i], key=lambda pair: -share[pair]):
+            if room[k] > 0 and rest[s, k] > 0:
+                room[k] -= 1
+                rest[s, k] -= 1
+                content.append((s, k))
+        found.append(Filled(there[i], cuts[row], content))
+    return found
+
+
+def _worth(supply: NDArray[np.int64], mine: list[tuple[int, int]], share: NDArray[np.float64]) -> float:
+    room, total = supply.copy(), 0.0
+    for s, k in sorted(mine, key=lambda pair: -share[pair]):
+        if room[k] > 0:
+            room[k] -= 1
+            total += share[s, k]
+    return total
+
+
+def _next(rest: NDArray[np.int64], here: set[int]) -> int | None:
+    """Return the service that an instance is best given to: one that is here already, or has the most to place."""
+    mine = [s for s in here if rest[s] > 0]
+    if mine:
+        return max(mine, key=lambda s: (rest[s], -s))
+    best = int(np.argmax(rest))
+    return best if rest[best] > 0 else None
+
+
+def _within_limits(problem: Problem, filled: list[Filled]) -> bool:
+    most = problem.max_services_per_gpu
+    nodes: dict[int, set[str]] = {s: set() for s in range(len(problem.services))}
+    for each in filled:
+        services = {s for s, _ in each.content}
+        if most is not None and len(services) > most:
+            return False
+        for s in services:
+            nodes[s].add(each.gpu.id.rpartition("/")[0])
+    return all(len(nodes[s]) >= service.spread for s, service in enumerate(problem.services))

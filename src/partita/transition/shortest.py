@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import heapq
 import random
+from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
-from partita.transition.nearest import nearest
-from partita.transition.order import Stuck, order
+from partita.mig.layout import Placement
+from partita.transition.nearest import legal, nearest, rules
 from partita.transition.relax import relax
-from partita.transition.search import search
+from partita.transition.schedule import Stuck, create, destroy, order, start, stop
+from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from partita.transition.fit import Wanted
+    from partita.transition.deployment import DeployedGpu, Replica
+    from partita.transition.nearest import Wanted
+    from partita.transition.schedule import Step
     from partita.transition.transition import Request, Transition
+
 
 _NAME = "shortest"
 
@@ -129,3 +136,207 @@ def _one_wave(request: Request) -> float:
     """Return the seconds of a transition in which no replica waits for another but the one it replaces."""
     each = request.durations
     return each.create_instance + each.start_replica + each.stop_replica + each.destroy_instance
+
+
+_EXPANDED = 24_000
+"""States looked at, divided by the square of the GPUs in use: all there are of two A30s with two services."""
+
+_Held = frozenset[int]
+_State = tuple[_Held, ...]
+"""What stands on each GPU beside its fixed instances, as indices of options."""
+
+_Move = tuple[int, int, bool]
+"""Index of a GPU, an option, and whether it is added."""
+
+
+def search(request: Request, expanded: int | None = None) -> list[Step] | None:
+    """Return steps to the target, one after the other legal and safe, or None if none were found.
+
+    Best first through all states of the cluster: a move adds an instance with a replica that either deployment
+    knows, or removes one. States that differ only by the order of like GPUs are one. None means that there is
+    no way at all if fewer than `expanded` states can be reached.
+
+    Args:
+        request: what is asked.
+        expanded: states looked at; None for what takes a few seconds at most, which for many GPUs is none.
+    """
+    if expanded is None:
+        expanded = _EXPANDED // max(2, request.current.used, request.target.used) ** 2
+    space = _Space(request)
+    origin: dict[_State, tuple[_State, _Move] | None] = {space.key(space.first): None}
+    tie = count()
+    queue = [(space.distance(space.first), next(tie), space.first)]
+    while queue and expanded:
+        expanded -= 1
+        _, _, state = heapq.heappop(queue)
+        if space.arrived(state):
+            return _reusing(request, space.steps(_moves(space, origin, state)))
+        for move, following in space.moves(state):
+            key = space.key(following)
+            if key not in origin:
+                origin[key] = state, move
+                heapq.heappush(queue, (space.distance(following), next(tie), following))
+    return None
+
+
+def _moves(space: _Space, origin: dict[_State, tuple[_State, _Move] | None], state: _State) -> list[_Move]:
+    moves: list[_Move] = []
+    while (came := origin[space.key(state)]) is not None:
+        state = came[0]
+        moves.append(came[1])
+    return moves[::-1]
+
+
+class _Space:
+    """The states of a cluster and the moves between them."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._floors = request.floors
+        self._gpus = request.current.gpus
+        self._rules = [rules(gpu.model, request.forbid) for gpu in self._gpus]
+        self._fixed = [frozenset(e.placement for e in gpu.instances if e.fixed) for gpu in self._gpus]
+        self._options: list[tuple[Placement, Replica | None]] = []
+        self._of_model = {model: self._known(model) for model in sorted({gpu.model for gpu in self._gpus})}
+        self._kind = self._kinds()
+        self.first: _State = tuple(self._held(gpu) for gpu in self._gpus)
+        self._capacity_fixed: dict[str, float] = defaultdict(float)
+        for gpu in self._gpus:
+            for each in gpu.instances:
+                if each.fixed and each.replica:
+                    self._capacity_fixed[each.replica.service] += each.replica.throughput
+        target = [(gpu.model, self._held(gpu)) for gpu in request.target.gpus]
+        self._goal = Counter((model, self._content(held)) for model, held in target if held)
+        self._wanted = Counter(self._kind[option] for _, held in target for option in held)
+
+    def _known(self, model: str) -> list[int]:
+        """Add the options of a GPU model: every start of each profile with each replica known on it."""
+        pairs = dict.fromkeys(
+            (each.placement.profile, each.replica)
+            for deployment in (self._request.current, self._request.target)
+            for gpu in deployment.gpus
+            if gpu.model == model
+            for each in gpu.instances
+        )
+        first = len(self._options)
+        rule = rules(model, self._request.forbid)
+        self._options += [
+            (Placement(s, name), each) for name, each in pairs for s in rule.profile(name).starts
+        ]
+        return list(range(first, len(self._options)))
+
+    def _kinds(self) -> list[int]:
+        """Return for each option the first one that differs from it only by its start."""
+        first: dict[tuple[str, str, Replica | None], int] = {}
+        found = {}
+        for model, options in self._of_model.items():
+            for option in options:
+                place, replica = self._options[option]
+                found[option] = first.setdefault((model, place.profile, replica), option)
+        return [found[option] for option in range(len(self._options))]
+
+    def _held(self, gpu: DeployedGpu) -> _Held:
+        pairs = [(each.placement, each.replica) for each in gpu.instances if not each.fixed]
+        return frozenset(
+            option for option in self._of_model.get(gpu.model, ()) if self._options[option] in pairs
+        )
+
+    def _content(self, held: _Held) -> tuple[int, ...]:
+        return tuple(sorted(self._kind[option] for option in held))
+
+    def key(self, state: _State) -> _State:
+        """Return the state with like GPUs in an order that does not depend on which is which."""
+        free = [i for i in range(len(state)) if not self._fixed[i]]
+        free.sort(key=lambda i: (self._gpus[i].model, sorted(state[i])))
+        return (*(state[i] for i in free), *(state[i] for i in range(len(state)) if self._fixed[i]))
+
+    def arrived(self, state: _State) -> bool:
+        """Say whether this is the target with its GPUs in some order."""
+        return self._there(state) == self._goal
+
+    def _there(self, state: _State) -> Counter[tuple[str, tuple[int, ...]]]:
+        return Counter(
+            (gpu.model, self._content(held)) for gpu, held in zip(self._gpus, state, strict=True) if held
+        )
+
+    def distance(self, state: _State) -> float:
+        """Estimate the moves that are left: instances too few or too many, and GPUs that are not as wanted."""
+        there = Counter(self._kind[option] for held in state for option in held)
+        astray = (there - self._wanted).total() + (self._wanted - there).total()
+        return astray + 2.0 * (self._goal - self._there(state)).total()
+
+    def moves(self, state: _State) -> Iterator[tuple[_Move, _State]]:
+        """Yield the safe moves of a state and where they lead."""
+        spare = self._spare(state)
+        used = sum(1 for held, fixed in zip(state, self._fixed, strict=True) if held or fixed)
+        opened: set[str] = set()
+        for i, held in enumerate(state):
+            for option in sorted(held):
+                replica = self._options[option][1]
+                if replica is None or replica.throughput <= spare[replica.service]:
+                    yield (i, option, False), (*state[:i], held - {option}, *state[i + 1 :])
+            model = self._gpus[i].model
+            if not held and not self._fixed[i]:
+                if model in opened or used >= self._request.gpu_budget:
+                    continue
+                opened.add(model)
+            standing = frozenset(self._options[option][0] for option in held) | self._fixed[i]
+            for option in self._of_model[model]:
+                place = self._options[option][0]
+                if place not in standing and legal(self._rules[i], standing | {place}):
+                    yield (i, option, True), (*state[:i], held | {option}, *state[i + 1 :])
+
+    def _spare(self, state: _State) -> dict[str, float]:
+        """Return what each service has beyond its floor."""
+        spare = defaultdict(float, self._capacity_fixed)
+        for held in state:
+            for option in held:
+                replica = self._options[option][1]
+                if replica is not None:
+                    spare[replica.service] += replica.throughput
+        for service in spare:
+            floor = self._floors.get(service, 0.0)
+            spare[service] += 1e-9 * max(1.0, floor) - floor
+        return spare
+
+    def steps(self, moves: Sequence[_Move]) -> list[Step]:
+        """Return the steps of the moves."""
+        steps: list[Step] = []
+        for i, option, added in moves:
+            gpu = self._gpus[i].id
+            place, replica = self._options[option]
+            if added:
+                steps.append(create(gpu, place))
+                steps += [start(gpu, place, replica)] if replica else []
+            else:
+                steps += [stop(gpu, place, replica)] if replica else []
+                steps.append(destroy(gpu, place))
+        return steps
+
+
+def _reusing(request: Request, steps: list[Step]) -> list[Step]:
+    """Leave out the destruction of an instance that is the next to be made on its GPU, within the budget."""
+    i = 0
+    while i < len(steps):
+        step = steps[i]
+        makes = [
+            j
+            for j in range(i + 1, len(steps))
+            if steps[j].gpu == step.gpu and steps[j].kind is Kind.CREATE_INSTANCE
+        ]
+        if step.kind is Kind.DESTROY_INSTANCE and makes and steps[makes[0]].placement == step.placement:
+            fewer = [each for j, each in enumerate(steps) if j not in (i, makes[0])]
+            if _most_in_use(request, fewer) <= request.gpu_budget:
+                steps = fewer
+                continue
+        i += 1
+    return steps
+
+
+def _most_in_use(request: Request, steps: Sequence[Step]) -> int:
+    standing = Counter({gpu.id: len(gpu.instances) for gpu in request.current.gpus})
+    most = request.current.used
+    for step in steps:
+        standing[step.gpu] += (step.kind is Kind.CREATE_INSTANCE) - (step.kind is Kind.DESTROY_INSTANCE)
+        most = max(most, sum(1 for n in standing.values() if n))
+    return most

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from partita.transition.timeline import Point
+    from partita.transition.overview import Point
 
 _HIGH = 100.0
 _TICKS = 6

@@ -12,7 +12,7 @@ from partita.web.transition_report import STYLES, change_cards, course_parts, se
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from partita.transition.timeline import Timeline
+    from partita.transition.overview import Timeline
     from partita.transition.transition import Request, Transition
 
 

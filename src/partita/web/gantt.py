@@ -13,7 +13,7 @@ from partita.web.page import left_out, look
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from partita.transition.timeline import Bar
+    from partita.transition.overview import Bar
 
 MOST_GPUS = 256
 _SIGNS = {

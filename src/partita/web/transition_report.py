@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 from partita.mig.catalogue import gpu_model
 from partita.planning.overview import id_ranges
-from partita.transition.overview import gpu_changes, service_changes
-from partita.transition.timeline import timeline
+from partita.transition.overview import gpu_changes, service_changes, timeline
 from partita.web.charts import Line, Scale, axis, figure, steps
 from partita.web.cut import Box, cut
 from partita.web.gantt import LEGEND, gantt
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from partita.transition.deployment import DeployedInstance
-    from partita.transition.overview import GpuGroupChange, ServiceChange
-    from partita.transition.timeline import Point, Timeline
+    from partita.transition.overview import GpuGroupChange, Point, ServiceChange, Timeline
     from partita.transition.transition import Request, Transition
 
 STYLES = ("report.css", "transition.css")

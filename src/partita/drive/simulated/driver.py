@@ -33,8 +33,7 @@ from partita.drive.simulated.store import ClusterFile, changed, last_change, obs
 from partita.drive.state import REPLICAS
 from partita.errors import InputError, PartitaError
 from partita.sim.clock import WallClock
-from partita.transition.durations import MEASURED
-from partita.transition.transition import Kind
+from partita.transition.transition import MEASURED, Kind
 
 if TYPE_CHECKING:
     import sqlite3

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.transition.durations import MEASURED
-from partita.transition.transition import Action, Kind
+from partita.transition.transition import MEASURED, Action, Kind
 
 if TYPE_CHECKING:
     from partita.drive.driver import DriveError, Driver, Ended

@@ -1,0 +1,667 @@
+"""The schedule: steps from what runs to what is wanted, each legal and safe after those before it.
+
+They are simulated: everything happens as soon as floors, slices and GPUs allow it. Where nothing can go on because
+every replica in the way is needed, temporary replicas stand in, or all that a GPU is to hold goes to an empty one.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from itertools import count
+from typing import TYPE_CHECKING
+
+from partita.mig.layout import Placement
+from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment
+from partita.transition.nearest import conflict, legal, rules
+from partita.transition.transition import Kind
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from partita.transition.deployment import Replica
+    from partita.transition.nearest import Wanted
+    from partita.transition.transition import Request
+
+
+_PATIENCE = 3
+"""Times that a way on may be sought, for each instance that comes or goes."""
+
+
+class Stuck(Exception):  # noqa: N818 -- a state of the search, not an error of the user
+    """Nothing can go on: what is left would break a floor or the budget."""
+
+
+def order(
+    request: Request,
+    wanted: Mapping[str, Wanted],
+    shake: random.Random | None,
+    *,
+    extra_first: bool,
+    stand_ins_first: bool = False,
+) -> list[Step]:
+    """Return steps that lead to what is wanted, one after the other legal and safe.
+
+    New replicas come as soon as there is room; old ones go as soon as their service can spare them, first those
+    that stand in the way of what a short service waits for, last those in nobody's way.
+
+    Args:
+        request: what was asked.
+        wanted: what each physical GPU is to hold.
+        shake: random numbers that vary the priorities; None for the plain ones.
+        extra_first: use what GPUs the budget has before waiting for room.
+        stand_ins_first: use temporary replicas before waiting for lasting ones.
+
+    Raises:
+        Stuck: floors and budget leave no way on that is known.
+    """
+    cluster = SimulatedCluster(request, wanted)
+    patience = _PATIENCE * (len(cluster.olds) + len(cluster.news) + 1)
+    while True:
+        if extra_first:
+            spread(cluster, shake)
+        _come(cluster)
+        _make_way(cluster, shake)
+        _close(cluster)
+        if stand_ins_first:
+            stand_in_for_all(cluster)
+            _come(cluster)
+            stand_ins_first = False
+        _go(cluster)
+        if not cluster.idle:
+            cluster.advance()
+        elif not cluster.olds and not cluster.news:
+            return cluster.steps
+        elif patience <= 0 or not unstick(cluster, extra_first=extra_first):
+            raise Stuck
+        else:
+            patience -= 1
+
+
+def _come(cluster: SimulatedCluster) -> None:
+    for new in [each for each in cluster.news if not each.begun and not each.blockers]:
+        if cluster.can_open(new.gpu):
+            cluster.come(new)
+
+
+def _make_way(cluster: SimulatedCluster, shake: random.Random | None) -> None:
+    """Stop what is in the way of new replicas, where floors allow all that one of them needs."""
+    short = shortage(cluster)
+    waiting = [each for each in cluster.news if each.blockers and not each.begun]
+
+    def urgency(new: New) -> float:
+        service = new.replica.service if new.replica else ""
+        cost = sum(1.0 for old in new.blockers if not old.begun)
+        value = short.get(service, 0.0) - 0.01 * cost
+        return value + (shake.random() if shake else 0.0)
+
+    for new in sorted(waiting, key=urgency, reverse=True):
+        in_the_way = [old for old in new.blockers if not old.begun]
+        if cluster.can_go(in_the_way):
+            for old in sorted(in_the_way, key=lambda old: old.placement):
+                cluster.go(old)
+
+
+def shortage(cluster: SimulatedCluster) -> dict[str, float]:
+    """Return how much of what must go cannot yet be spared, as a share, of each service."""
+    must: dict[str, float] = defaultdict(float)
+    for old in dict.fromkeys(old for new in cluster.news for old in new.blockers if not old.begun):
+        if old.replica is not None:
+            must[old.replica.service] += old.replica.throughput
+    return {name: max(0.0, 1.0 - cluster.spare(name) / amount) for name, amount in must.items() if amount > 0}
+
+
+def _close(cluster: SimulatedCluster) -> None:
+    """Empty GPUs that nothing comes to, where new ones wait for the budget."""
+    waiting = {new.gpu for new in cluster.news if not new.begun and not new.blockers}
+    missing = len(waiting) - (cluster.budget - len(cluster.in_use))
+    if missing <= 0:
+        return
+    coming = {new.gpu for new in cluster.news}
+    per_gpu: dict[str, list[Old]] = defaultdict(list)
+    for old in cluster.olds:
+        if old.gpu not in coming:
+            per_gpu[old.gpu].append(old)
+    closing = sum(1 for olds in per_gpu.values() if all(old.begun for old in olds))
+    for olds in sorted(per_gpu.values(), key=len):
+        rest = [old for old in olds if not old.begun]
+        if closing < missing and rest and cluster.can_go(rest):
+            closing += 1
+            for old in rest:
+                cluster.go(old)
+
+
+def _go(cluster: SimulatedCluster) -> None:
+    """Stop what is in nobody's way, as far as nobody else needs what its service can spare."""
+    needed = dict.fromkeys(old for new in cluster.news for old in new.blockers if not old.begun)
+    reserve: dict[str, float] = defaultdict(float)
+    for old in needed:
+        if old.replica is not None:
+            reserve[old.replica.service] += old.replica.throughput
+    for old in [each for each in cluster.olds if not each.begun and each.there and each not in needed]:
+        if old.replica is None or (
+            old.replica.throughput + reserve[old.replica.service] <= cluster.spare(old.replica.service)
+        ):
+            cluster.go(old)
+
+
+@dataclass(slots=True, eq=False)
+class Old:
+    """An instance that loses its replica, or is destroyed, or both.
+
+    Attributes:
+        destroyed: whether the instance goes too.
+        there: False for a temporary one that is still to come.
+        begun: whether it has begun to go.
+    """
+
+    gpu: str
+    placement: Placement
+    replica: Replica | None
+    destroyed: bool
+    there: bool = True
+    begun: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class New:
+    """An instance that is made, or gets another replica, or both.
+
+    Attributes:
+        made: whether the instance is made, or is there already.
+        blockers: what must be gone before it can come.
+        goes_again: what it becomes when it has come, if it is temporary.
+        begun: whether it has begun to come.
+    """
+
+    gpu: str
+    placement: Placement
+    replica: Replica | None
+    made: bool
+    blockers: list[Old] = field(default_factory=list)
+    goes_again: Old | None = None
+    begun: bool = False
+
+
+def differences(request: Request, wanted: Mapping[str, Wanted]) -> tuple[list[Old], list[New]]:
+    """Return what must go and what must come to have what is wanted on every GPU."""
+    olds: list[Old] = []
+    news: list[New] = []
+    for gpu in request.current.gpus:
+        now = {each.placement: each.replica for each in gpu.instances if not each.fixed}
+        then = wanted[gpu.id]
+        mine_old = [
+            Old(gpu.id, place, replica, destroyed=place not in then)
+            for place, replica in now.items()
+            if place not in then or (replica is not None and replica != then[place])
+        ]
+        mine_new = [
+            New(gpu.id, place, replica, made=place not in now)
+            for place, replica in then.items()
+            if place not in now or (replica is not None and replica != now[place])
+        ]
+        fixed = frozenset(each.placement for each in gpu.instances if each.fixed)
+        stay = fixed | frozenset(now.keys() & then.keys())
+        for new in mine_new:
+            new.blockers = _blockers(request, gpu.model, new, mine_old, stay | frozenset(then))
+        olds += mine_old
+        news += mine_new
+    return olds, news
+
+
+def _blockers(
+    request: Request, model: str, new: New, olds: list[Old], then: frozenset[Placement]
+) -> list[Old]:
+    if not new.made:
+        return [old for old in olds if old.placement == new.placement]
+    gpu = rules(model, request.forbid)
+    going = [old for old in olds if old.destroyed]
+    blockers = [old for old in going if conflict(gpu, old.placement, new.placement)]
+    beside = then | {
+        old.placement
+        for old in going
+        if old not in blockers and not any(conflict(gpu, old.placement, place) for place in then)
+    }
+    # A rule on three instances or more, where no two conflict: wait for all that goes.
+    return blockers if legal(gpu, frozenset(beside)) else going
+
+
+class SimulatedCluster:
+    """What stands, what is ready, what is to come and to go, on a simulated clock.
+
+    Attributes:
+        wanted: what each GPU is to hold.
+        olds: what is to go.
+        news: what is to come.
+        running: what stands on each GPU, fixed instances included.
+        steps: those that have begun, in their order.
+    """
+
+    def __init__(self, request: Request, wanted: Mapping[str, Wanted]) -> None:
+        self.request = request
+        self.wanted = dict(wanted)
+        self.floors = request.floors
+        olds, news = differences(request, wanted)
+        self.olds = dict.fromkeys(olds)
+        self.news = dict.fromkeys(news)
+        self.models = {gpu.id: gpu.model for gpu in request.current.gpus}
+        self.fixed = {gpu.id: {e.placement for e in gpu.instances if e.fixed} for gpu in request.current.gpus}
+        self.running: dict[str, Wanted] = {
+            gpu.id: {each.placement: each.replica for each in gpu.instances} for gpu in request.current.gpus
+        }
+        self.in_use = {name for name, there in self.running.items() if there}
+        self.budget = request.gpu_budget
+        self.ready: dict[str, float] = defaultdict(float, request.current.capacity())
+        self.steps: list[Step] = []
+        self._coming = Counter(new.gpu for new in news)
+        self._behind: dict[Old, list[New]] = defaultdict(list)
+        for new in news:
+            for old in new.blockers:
+                self._behind[old].append(new)
+        self._now = 0.0
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._tie = count()
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is under way."""
+        return not self._events
+
+    def advance(self) -> None:
+        """Let time go on to the next moment at which something ends."""
+        self._now = self._events[0][0]
+        while self._events and self._events[0][0] <= self._now:
+            heapq.heappop(self._events)[2]()
+
+    def spare(self, service: str) -> float:
+        """Return what a service has beyond its floor, in items/s."""
+        if service not in self.floors:
+            return float("inf")
+        floor = self.floors[service]
+        return self.ready[service] - floor + 1e-9 * max(1.0, floor)
+
+    def can_go(self, olds: Iterable[Old]) -> bool:
+        """Say whether all of these may stop now."""
+        need: dict[str, float] = defaultdict(float)
+        for old in olds:
+            if not old.there:
+                return False
+            if old.replica is not None:
+                need[old.replica.service] += old.replica.throughput
+        return all(amount <= self.spare(service) for service, amount in need.items())
+
+    def can_open(self, gpu: str) -> bool:
+        """Say whether an instance may be made on a GPU without going over the budget."""
+        return gpu in self.in_use or len(self.in_use) < self.budget
+
+    def fits(self, gpu: str, placement: Placement) -> bool:
+        """Say whether an instance may be made beside what stands."""
+        model = rules(self.models[gpu], self.request.forbid)
+        there = self.running[gpu]
+        return placement not in there and legal(model, frozenset((*there, placement)))
+
+    def go(self, old: Old) -> None:
+        """Begin to stop and destroy."""
+        old.begun = True
+        if old.replica is None:
+            self._stopped(old)
+            return
+        self.ready[old.replica.service] -= old.replica.throughput
+        self._after(stop(old.gpu, old.placement, old.replica), lambda: self._stopped(old))
+
+    def come(self, new: New) -> None:
+        """Begin to create and start."""
+        new.begun = True
+        self.in_use.add(new.gpu)
+        if new.made:
+            self.running[new.gpu][new.placement] = None
+            self._after(create(new.gpu, new.placement), lambda: self._made(new))
+        else:
+            self._made(new)
+
+    def expect(self, new: New) -> None:
+        """Add what is to come."""
+        self.news[new] = None
+        self._coming[new.gpu] += 1
+
+    def wait_for(self, new: New, old: Old) -> None:
+        """Let what is to come wait for what is to go."""
+        new.blockers.append(old)
+        self._behind[old].append(new)
+
+    def forget(self, gpu: str) -> None:
+        """Forget what is to come to a GPU and to go from it."""
+        self.olds = {old: None for old in self.olds if old.gpu != gpu}
+        self.news = {new: None for new in self.news if new.gpu != gpu}
+        self._coming[gpu] = 0
+
+    def _after(self, step: Step, then: Callable[[], None]) -> None:
+        self.steps.append(step)
+        end = self._now + self.request.durations.of(step.kind)
+        heapq.heappush(self._events, (end, next(self._tie), then))
+
+    def _stopped(self, old: Old) -> None:
+        self.running[old.gpu][old.placement] = None
+        if old.destroyed:
+            self._after(destroy(old.gpu, old.placement), lambda: self._gone(old))
+        else:
+            self._gone(old)
+
+    def _gone(self, old: Old) -> None:
+        del self.olds[old]
+        for new in self._behind.pop(old, []):
+            new.blockers.remove(old)
+        if old.destroyed:
+            del self.running[old.gpu][old.placement]
+            if not self.running[old.gpu] and not self._coming[old.gpu]:
+                self.in_use.discard(old.gpu)
+
+    def _made(self, new: New) -> None:
+        if new.replica is None:
+            self._arrived(new)
+        else:
+            self._after(start(new.gpu, new.placement, new.replica), lambda: self._arrived(new))
+
+    def _arrived(self, new: New) -> None:
+        del self.news[new]
+        self._coming[new.gpu] -= 1
+        self.running[new.gpu][new.placement] = new.replica
+        if new.replica is not None:
+            self.ready[new.replica.service] += new.replica.throughput
+        if new.goes_again is not None:
+            new.goes_again.there = True
+            self.olds[new.goes_again] = None
+
+
+def unstick(cluster: SimulatedCluster, *, extra_first: bool) -> bool:
+    """Change what is to come and to go so that something can; say whether that was possible.
+
+    Either temporary replicas stand in while old ones are replaced, in free slices of GPUs in use or, if the
+    budget has one, on another GPU; or all that a GPU is to hold goes to an empty GPU instead, and the GPU is
+    given up.
+
+    Args:
+        cluster: in which nothing is under way and nothing can begin.
+        extra_first: use another GPU even if free slices would do.
+    """
+    ways = [_move_to_empty, stand_in] if extra_first else [stand_in, _move_to_empty]
+    return any(way(cluster) for way in ways) or stand_in(cluster, open_gpus=True)
+
+
+def _move_to_empty(cluster: SimulatedCluster) -> bool:
+    found = min(_movable(cluster), default=None)
+    if found is None:
+        return False
+    _move(cluster, found[2], found[3])
+    return True
+
+
+def spread(cluster: SimulatedCluster, shake: random.Random | None) -> None:
+    """Let what GPUs are to hold come on empty ones instead, where nothing stays on them anyway.
+
+    As many as the budget allows: it costs no replica its place, and saves the wait for what is in the way.
+    """
+    while found := [each for each in _movable(cluster) if each[0] == 0]:
+        _, _, gpu, empty = shake.choice(found) if shake else min(found)
+        _move(cluster, gpu, empty)
+
+
+def _movable(cluster: SimulatedCluster) -> list[tuple[int, int, str, str]]:
+    """Return the GPUs whose future could be another's, if the budget has one more.
+
+    Returns:
+        Replicas that would lose their place, how many instances wait (negative), the GPU, and the empty one.
+    """
+    taken = cluster.in_use | {new.gpu for new in cluster.news}
+    if len(taken) >= cluster.budget:
+        return []
+    empty: dict[str, str] = {}
+    for name, model in cluster.models.items():
+        if name not in taken:
+            empty.setdefault(model, name)
+    busy = {old.gpu for old in cluster.olds if old.begun} | {new.gpu for new in cluster.news if new.begun}
+    found = []
+    for gpu in dict.fromkeys(new.gpu for new in cluster.news if new.blockers):
+        if gpu in busy or cluster.fixed[gpu] or cluster.models[gpu] not in empty:
+            continue
+        wanted, there = cluster.wanted[gpu], cluster.running[gpu]
+        kept = sum(1 for place, replica in wanted.items() if replica and there.get(place) == replica)
+        found.append((kept, -len(wanted), gpu, empty[cluster.models[gpu]]))
+    return found
+
+
+def _move(cluster: SimulatedCluster, gpu: str, empty: str) -> None:
+    cluster.forget(gpu)
+    cluster.wanted[empty], cluster.wanted[gpu] = cluster.wanted[gpu], {}
+    for place, replica in cluster.running[gpu].items():
+        cluster.olds[Old(gpu, place, replica, destroyed=True)] = None
+    for place, replica in cluster.wanted[empty].items():
+        cluster.expect(New(empty, place, replica, made=True))
+
+
+_LOOKED_AT = 40
+"""Waiting instances for which a way on is sought at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    gpu: str
+    placement: Placement
+    replica: Replica
+
+
+def stand_in(cluster: SimulatedCluster, *, open_gpus: bool = False) -> bool:
+    """Let temporary replicas come that make one waiting instance possible, that which needs the fewest.
+
+    Args:
+        cluster: in which nothing is under way.
+        open_gpus: also on GPUs that are not in use.
+
+    Returns:
+        Whether there was room.
+    """
+    search = _Search(cluster, open_gpus=open_gpus, in_the_way=True)
+    found = [spots for new in _waiting(cluster) if (spots := search.spots_for(new))]
+    if not found:
+        return False
+    search.add(min(found, key=len))
+    return True
+
+
+def stand_in_for_all(cluster: SimulatedCluster) -> None:
+    """Let temporary replicas come for all that waits and for which what is coming anyway is not enough.
+
+    As many as there is room for where they are in nobody's way: more to do, in less time.
+    """
+    search = _Search(cluster, open_gpus=True, in_the_way=False)
+    for new in cluster.news:
+        if new.replica is not None and not new.blockers:
+            search.spare[new.replica.service] += new.replica.throughput
+    for new in _waiting(cluster):
+        if spots := search.spots_for(new):
+            search.add(spots)
+        if spots is not None:
+            search.spend(new)
+
+
+def _waiting(cluster: SimulatedCluster) -> list[New]:
+    waiting = [
+        new
+        for new in cluster.news
+        if not new.begun and new.blockers and all(old.there for old in new.blockers)
+    ]
+    return sorted(waiting, key=lambda new: len(new.blockers))[:_LOOKED_AT]
+
+
+class _Search:
+    """Looks for room for temporary replicas.
+
+    Attributes:
+        spare: what each service is taken to have beyond its floor.
+    """
+
+    def __init__(self, cluster: SimulatedCluster, *, open_gpus: bool, in_the_way: bool) -> None:
+        self._cluster = cluster
+        self._in_the_way = in_the_way
+        self._templates = known_replicas(cluster.request)
+        self._taken: dict[str, list[Placement]] = defaultdict(list)
+        self._spent: set[Old] = set()
+        coming = {new.gpu for new in cluster.news}
+        self._openable = cluster.budget - len(cluster.in_use | coming) if open_gpus else 0
+        self.spare = {service: cluster.spare(service) for service in {s for _, s in self._templates}}
+
+    def spots_for(self, new: New) -> list[_Spot] | None:
+        """Return temporary replicas that let all in the way of an instance go; None if there is no room."""
+        chosen: list[_Spot] = []
+        for service, amount in self._needs(new).items():
+            still = amount - self.spare[service]
+            while still > 0:
+                spots = [spot for spot in self._spots(service) if self._beside(spot, chosen, new)]
+                if not spots:
+                    return None
+                chosen.append(_best(spots, still))
+                still -= chosen[-1].replica.throughput
+        return chosen
+
+    def _needs(self, new: New) -> dict[str, float]:
+        needs: dict[str, float] = defaultdict(float)
+        for old in new.blockers:
+            if old.replica is not None and not old.begun and old not in self._spent:
+                needs[old.replica.service] += old.replica.throughput
+        return needs
+
+    def spend(self, new: New) -> None:
+        """Count what is in the way of an instance as gone."""
+        for service, amount in self._needs(new).items():
+            self.spare[service] -= amount
+        self._spent.update(new.blockers)
+
+    def add(self, spots: Sequence[_Spot]) -> None:
+        """Let temporary replicas come; what they are in the way of waits for them to go."""
+        for spot in spots:
+            if self._unused(spot.gpu):
+                self._openable -= 1
+            self._taken[spot.gpu].append(spot.placement)
+            self.spare[spot.replica.service] += spot.replica.throughput
+            leaves = Old(spot.gpu, spot.placement, spot.replica, destroyed=True, there=False)
+            for new in self._behind(spot):
+                self._cluster.wait_for(new, leaves)
+            self._cluster.expect(New(spot.gpu, spot.placement, spot.replica, made=True, goes_again=leaves))
+
+    def _unused(self, gpu: str) -> bool:
+        return gpu not in self._cluster.in_use and not self._taken[gpu]
+
+    def _spots(self, service: str) -> Iterator[_Spot]:
+        """Yield where a replica of a service could stand; in nobody's way, if there is such room."""
+        waiting = []
+        for gpu, model in self._cluster.models.items():
+            if self._unused(gpu) and self._openable <= 0:
+                continue
+            for profile, replica in self._templates.get((model, service), []):
+                for begin in rules(model, self._cluster.request.forbid).profile(profile).starts:
+                    spot = _Spot(gpu, Placement(begin, profile), replica)
+                    if self._cluster.fits(gpu, spot.placement):
+                        if not self._behind(spot):
+                            yield spot
+                        elif self._in_the_way:
+                            waiting.append(spot)
+        yield from waiting
+
+    def _beside(self, spot: _Spot, chosen: Sequence[_Spot], new: New) -> bool:
+        """Say whether a spot is beside those chosen and not where the new instance is to come."""
+        model = rules(self._cluster.models[spot.gpu], self._cluster.request.forbid)
+        taken = [*self._taken[spot.gpu], *(each.placement for each in chosen if each.gpu == spot.gpu)]
+        if new.gpu == spot.gpu:
+            taken.append(new.placement)
+        if self._unused(spot.gpu):
+            opened = {each.gpu for each in chosen if self._unused(each.gpu)}
+            if spot.gpu not in opened and len(opened) >= self._openable:
+                return False
+        return not any(conflict(model, spot.placement, placement) for placement in taken)
+
+    def _behind(self, spot: _Spot) -> list[New]:
+        """Return what is to come and would have to wait for a replica there."""
+        model = rules(self._cluster.models[spot.gpu], self._cluster.request.forbid)
+        return [
+            new
+            for new in self._cluster.news
+            if new.gpu == spot.gpu
+            and new.made
+            and not new.begun
+            and conflict(model, new.placement, spot.placement)
+        ]
+
+
+def _best(spots: Sequence[_Spot], lacking: float) -> _Spot:
+    """Return the smallest replica that is enough, or else the largest."""
+    enough = [spot for spot in spots if spot.replica.throughput >= lacking]
+    if enough:
+        return min(enough, key=lambda spot: spot.replica.throughput)
+    return max(spots, key=lambda spot: spot.replica.throughput)
+
+
+def known_replicas(request: Request) -> dict[tuple[str, str], list[tuple[str, Replica]]]:
+    """Return the profile and replica of each way in which a service runs on a GPU model, the largest first."""
+    found: dict[tuple[str, str], dict[tuple[str, Replica], None]] = defaultdict(dict)
+    for deployment in (request.current, request.target):
+        for gpu in deployment.gpus:
+            for each in gpu.instances:
+                if each.replica is not None:
+                    found[gpu.model, each.replica.service][each.placement.profile, each.replica] = None
+    return {
+        key: sorted(pairs, key=lambda pair: (-pair[1].throughput, pair[0], str(pair[1])))
+        for key, pairs in found.items()
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An action without its place in a graph."""
+
+    kind: Kind
+    gpu: str
+    placement: Placement
+    replica: Replica | None = None
+
+
+def create(gpu: str, placement: Placement) -> Step:
+    """Return the step that makes an instance."""
+    return Step(Kind.CREATE_INSTANCE, gpu, placement)
+
+
+def destroy(gpu: str, placement: Placement) -> Step:
+    """Return the step that destroys an instance."""
+    return Step(Kind.DESTROY_INSTANCE, gpu, placement)
+
+
+def start(gpu: str, placement: Placement, replica: Replica) -> Step:
+    """Return the step that starts a replica."""
+    return Step(Kind.START_REPLICA, gpu, placement, replica)
+
+
+def stop(gpu: str, placement: Placement, replica: Replica) -> Step:
+    """Return the step that drains and stops a replica."""
+    return Step(Kind.STOP_REPLICA, gpu, placement, replica)
+
+
+def outcome(current: Deployment, steps: Iterable[Step]) -> Deployment:
+    """Return what runs after the steps."""
+    there = {(gpu.id, each.placement): each for gpu in current.gpus for each in gpu.instances}
+    for step in steps:
+        key = (step.gpu, step.placement)
+        if step.kind is Kind.DESTROY_INSTANCE:
+            del there[key]
+        else:
+            replica = step.replica if step.kind is Kind.START_REPLICA else None
+            there[key] = DeployedInstance(step.placement, replica)
+    on: dict[str, list[DeployedInstance]] = {gpu.id: [] for gpu in current.gpus}
+    for (gpu_id, _), each in there.items():
+        on[gpu_id].append(each)
+    return Deployment(
+        tuple(
+            DeployedGpu(gpu.id, gpu.model, tuple(sorted(on[gpu.id], key=lambda each: each.placement)))
+            for gpu in current.gpus
+        )
+    )
