@@ -18,13 +18,13 @@ from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.answers import Answers
 from partita.jobs.queue.daemon import QueueService
-from partita.jobs.queue.disciplines import NAMES
 from partita.jobs.queue.folders import make_folders
 from partita.jobs.queue.overview import Overview
 from partita.jobs.queue.settings import Settings
 from partita.jobs.queue.socket_server import SocketServer
 from partita.jobs.queue.store import FILE, JobStore
 from partita.jobs.run.port import Look, Phase
+from partita.registry import names
 from partita.sim.clock import WallClock
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ class Sleepers:
 
 def run(*, quick: bool) -> str:
     many = 1000 if quick else 10_000
-    rows = [_measure(many, name) for name in (("lookahead",) if quick else NAMES)]
+    rows = [_measure(many, name) for name in (("lookahead",) if quick else names("disciplines"))]
     header = [
         "discipline",
         "submission, median ms",

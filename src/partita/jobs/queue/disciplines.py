@@ -7,15 +7,14 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, nearest
 from partita.jobs.disciplines.board import Board
-from partita.jobs.disciplines.fair import Fair
 from partita.jobs.disciplines.lookahead import Lookahead
 from partita.jobs.disciplines.reserve import reserve
 from partita.jobs.disciplines.static_ones import StaticOnes
 from partita.jobs.disciplines.tightest_batched import TightestBatched
 from partita.jobs.disciplines.tightest_fifo import TightestFifo
 from partita.jobs.disciplines.whole import Whole
+from partita.registry import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,31 +25,49 @@ if TYPE_CHECKING:
 
 DEFAULT = "lookahead"
 
-_MAKERS: dict[str, Callable[[], Discipline]] = {
-    # Fifty jobs are enough to choose a rule by, in some thirty milliseconds.
-    "lookahead": lambda: Classes(lambda: Lookahead(most=50)),
-    "makespan": lambda: Classes(lambda: Lookahead(weight=0.0, longer=math.inf, most=50)),
-    "fair": Fair,
-    "tightest-fifo": lambda: Classes(TightestFifo),
-    "tightest-batched": lambda: Classes(TightestBatched),
-    "whole": lambda: Classes(Whole),
-    "static-ones": lambda: Classes(StaticOnes),
-}
-
-NAMES = tuple(_MAKERS)
-
 
 def discipline(name: str) -> Discipline:
     """Return a discipline of that name, for one queue.
 
     Raises:
         InputError: there is none.
+        PartitaError: the package that brings it is broken.
     """
-    if name not in _MAKERS:
-        meant = nearest(name, list(NAMES))
-        hint = f"did you mean {meant}?" if meant else f"one of {', '.join(NAMES)}"
-        raise InputError(f"there is no discipline {name!r}", where="--discipline", hint=hint)
-    return _MAKERS[name]()
+    made: Discipline = make("disciplines", name)
+    return made
+
+
+def lookahead() -> Discipline:
+    """Return the default: the rule that a look ahead finds best.
+
+    Fifty jobs are enough to choose a rule by, in some thirty milliseconds.
+    """
+    return Classes(lambda: Lookahead(most=50))
+
+
+def makespan() -> Discipline:
+    """Return the look ahead that counts the end of all jobs alone."""
+    return Classes(lambda: Lookahead(weight=0.0, longer=math.inf, most=50))
+
+
+def tightest_fifo() -> Discipline:
+    """Return that of the smallest slices, in order of arrival."""
+    return Classes(TightestFifo)
+
+
+def tightest_batched() -> Discipline:
+    """Return that of the smallest slices, in batches."""
+    return Classes(TightestBatched)
+
+
+def whole() -> Discipline:
+    """Return that of whole GPUs."""
+    return Classes(Whole)
+
+
+def static_ones() -> Discipline:
+    """Return that of GPUs in sevenths."""
+    return Classes(StaticOnes)
 
 
 def to_play(which: Discipline) -> Discipline:
