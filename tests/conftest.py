@@ -44,7 +44,7 @@ DEPENDENCIES = {
     "onnxruntime": ["tests/serve/worker/test_onnx_runtime.py"],
     "httptools": ["tests/serve/gateway/http"],
     "uvloop": ["tests/serve/clients/test_tritonclient_http.py"],
-    "orjson": ["tests/serve/gateway/oip"],
+    "orjson": ["tests/serve/gateway/test_oip_json.py"],
     "grpcio": ["tests/serve/clients/test_tritonclient_grpc.py"],
     "grpcio-health-checking": ["tests/serve/gateway/grpc"],
     "grpcio-reflection": ["tests/serve/gateway/grpc"],

@@ -20,10 +20,8 @@ from partita.jobs.memory.config import read_config
 from partita.jobs.run.shepherd import documents
 from partita.perf.reading import read_table
 from partita.planning.document import read_plan
-from partita.serve.gateway.oip.faults import RequestError
-from partita.serve.gateway.oip.limits import Limits
-from partita.serve.gateway.oip.request import read_request
-from partita.serve.gateway.oip.signature import Signature
+from partita.serve.gateway.oip import RequestError, RequestLimits, Signature
+from partita.serve.gateway.oip_json import read_request
 from partita.serve.worker.oip import read_answer
 from partita.serve.worker.oip_client import UpstreamError
 from partita.serve.worker.spec import read_spec
@@ -166,7 +164,7 @@ def test_no_request_is_nested_too_deep_to_be_answered(path, kind):
         else:
             body = text.encode()
         with suppress(RequestError):  # a part that nobody reads may be what it likes
-            read_request(body, None, signature, Limits())
+            read_request(body, None, signature, RequestLimits())
 
 
 @pytest.mark.parametrize("text", LISTS)

@@ -94,7 +94,7 @@ def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
     from partita.serve.gateway.gateway import Gateway  # noqa: PLC0415
     from partita.serve.gateway.logs import logged  # noqa: PLC0415
     from partita.serve.gateway.metrics import Metrics  # noqa: PLC0415
-    from partita.serve.gateway.oip.limits import Limits  # noqa: PLC0415
+    from partita.serve.gateway.oip import RequestLimits  # noqa: PLC0415
     from partita.serve.gateway.running import Access, run  # noqa: PLC0415
     from partita.serve.gateway.sockets import listening  # noqa: PLC0415
     from partita.serve.gateway.values import no_starts  # noqa: PLC0415
@@ -111,7 +111,7 @@ def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
         listening(door.host, door.port, "--port") as listener,
     ):
         access = Access(
-            listener, door.host, door.grpc_port, door.token, door.tls, Limits(body=asked.max_body)
+            listener, door.host, door.grpc_port, door.token, door.tls, RequestLimits(body=asked.max_body)
         )
 
         async def serving() -> bool:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from partita.serve.gateway.oip import Model
 from partita.serve.gateway.values import (
     Counted,
     GatewaySnapshot,
-    Model,
     Reason,
     RefusedError,
     ServiceStatistics,

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from partita.serve.gateway.front import Front
 from partita.serve.gateway.grpc.server import GrpcServer
 from partita.serve.gateway.grpc.service import Service
 from partita.serve.gateway.http.application import Application
 from partita.serve.gateway.http.pages import Pages
 from partita.serve.gateway.http.server import HttpServer
 from partita.serve.gateway.metrics import Metrics
+from partita.serve.gateway.oip import ModelRepository
 from partita.serve.gateway.security import Doorkeeper
 from partita.serve.gateway.sockets import listening
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tests.serve.gateway.front_fake import FakeGateway
 
     from partita.serve.gateway.http.connection import ConnectionLimits
-    from partita.serve.gateway.oip.limits import Limits
+    from partita.serve.gateway.oip import RequestLimits
     from partita.serve.gateway.security import Tls
 
 PATIENCE_S = 20.0
@@ -51,7 +51,7 @@ class Serving:
 def serving(
     gateway: FakeGateway,
     *,
-    limits: Limits | None = None,
+    limits: RequestLimits | None = None,
     token: str | None = None,
     tls: Tls | None = None,
     connections: ConnectionLimits | None = None,
@@ -60,7 +60,7 @@ def serving(
     """Serve while the block runs."""
     metrics = Metrics(tuple(gateway.models))
     metrics.watch(gateway.snapshot)
-    front = Front(gateway, tuple(gateway.models), limits)  # type: ignore[arg-type]
+    front = ModelRepository(gateway, tuple(gateway.models), limits)  # type: ignore[arg-type]
     door = Doorkeeper(token)
     started: list[Serving] = []
     up, end = threading.Event(), threading.Event()

@@ -13,13 +13,13 @@ from partita.serve.gateway import prices
 from partita.serve.gateway.folder import WorkersFolder
 from partita.serve.gateway.link import Link
 from partita.serve.gateway.observed import rates, write_rates
+from partita.serve.gateway.oip import Model
 from partita.serve.gateway.route import Route, fits, possible
 from partita.serve.gateway.routers import ROUTERS
 from partita.serve.gateway.values import (
     Ended,
     FailedError,
     GatewaySnapshot,
-    Model,
     Reason,
     RefusedError,
     ServedService,

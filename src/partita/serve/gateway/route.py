@@ -13,11 +13,11 @@ from partita.serve.gateway.dispatcher import Dispatcher, End, Settings
 from partita.serve.gateway.estimates import size_class_of
 from partita.serve.gateway.ledger import TICK, Ledger
 from partita.serve.gateway.observed import LARGEST, Observed
+from partita.serve.gateway.oip import Model
 from partita.serve.gateway.splitting import SplitQuery, least_seconds, part_size
 from partita.serve.gateway.values import (
     Ended,
     FailedError,
-    Model,
     Outcome,
     Reason,
     RefusedError,

@@ -10,12 +10,12 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.serve.gateway.front import Front
 from partita.serve.gateway.grpc.server import GrpcServer
 from partita.serve.gateway.grpc.service import Service
 from partita.serve.gateway.http.application import Application
 from partita.serve.gateway.http.pages import Pages
 from partita.serve.gateway.http.server import HttpServer
+from partita.serve.gateway.oip import ModelRepository
 from partita.serve.gateway.security import Doorkeeper
 from partita.serve.gateway.sockets import shown
 from partita.serve.gateway.values import State
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from partita.serve.gateway.gateway import Gateway
     from partita.serve.gateway.metrics import Metrics
-    from partita.serve.gateway.oip.limits import Limits
+    from partita.serve.gateway.oip import RequestLimits
     from partita.serve.gateway.security import Tls
     from partita.serve.supervise import Supervisor
 
@@ -60,7 +60,7 @@ class Access:
     grpc_port: int
     token: str | None
     tls: Tls | None
-    limits: Limits
+    limits: RequestLimits
 
 
 async def run(
@@ -97,7 +97,9 @@ async def run(
             await gateway.start()
             stack.push_async_callback(gateway.close)
             metrics.watch(gateway.snapshot)
-            http, grpc = await _listen(Front(gateway, services, access.limits), metrics, access, stack)
+            http, grpc = await _listen(
+                ModelRepository(gateway, services, access.limits), metrics, access, stack
+            )
             _announce(access, grpc, services)
             gc.collect()
             gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
@@ -126,7 +128,7 @@ async def _end(gateway: Gateway, http: HttpServer, grpc: GrpcServer, grace_s: fl
 
 
 async def _listen(
-    front: Front, metrics: Metrics, access: Access, stack: AsyncExitStack
+    front: ModelRepository, metrics: Metrics, access: Access, stack: AsyncExitStack
 ) -> tuple[HttpServer, GrpcServer]:
     doorkeeper = Doorkeeper(access.token)
     service = Service(front, doorkeeper, metrics.refusals)

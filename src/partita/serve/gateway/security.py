@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from partita.errors import InputError
 from partita.files import read_text
-from partita.serve.gateway.oip.faults import RequestError
+from partita.serve.gateway.oip import RequestError
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -29,7 +29,7 @@ from tritonclient.utils import InferenceServerException
 
 from partita.serve.gateway.grpc import messages
 from partita.serve.gateway.grpc.messages import message
-from partita.serve.gateway.oip.limits import Limits
+from partita.serve.gateway.oip import RequestLimits
 from partita.serve.gateway.values import FailedError, Reason
 from partita.serve.tensors import Answer
 
@@ -53,7 +53,7 @@ TYPED = {
 
 @pytest.fixture(scope="module")
 def server():
-    with serving(FakeGateway(ECHO, EVERY), limits=Limits(body=1 << 20)) as made:
+    with serving(FakeGateway(ECHO, EVERY), limits=RequestLimits(body=1 << 20)) as made:
         yield made
 
 

@@ -15,7 +15,7 @@ from tests.serve.gateway.front_fake import ECHO, EVERY, FakeGateway
 from tests.serve.gateway.front_server import Serving, connected, read_all, serving
 
 from partita.serve.gateway.http.connection import ConnectionLimits
-from partita.serve.gateway.oip.limits import Limits
+from partita.serve.gateway.oip import RequestLimits
 from partita.serve.gateway.refusals import Refusals
 from partita.serve.tensors import Answer, Tensor
 
@@ -51,7 +51,7 @@ def ask_with(body: bytes, *more: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def server() -> Iterator[Serving]:
     limits = ConnectionLimits(head=8192, closing_s=2.0)
-    with serving(FakeGateway(ECHO, EVERY), limits=Limits(body=1 << 20), connections=limits) as made:
+    with serving(FakeGateway(ECHO, EVERY), limits=RequestLimits(body=1 << 20), connections=limits) as made:
         yield made
 
 

@@ -24,7 +24,7 @@ from tests.serve.gateway.front_server import Serving, asked, connected, got, pos
 from tritonclient.utils import InferenceServerException
 
 from partita.serve.gateway.http.connection import ConnectionLimits
-from partita.serve.gateway.oip.limits import Limits
+from partita.serve.gateway.oip import RequestLimits
 from partita.serve.gateway.values import FailedError, Reason
 from partita.serve.tensors import Answer, Tensor
 
@@ -38,7 +38,7 @@ PATIENCE_S = 20.0
 
 @pytest.fixture(scope="module")
 def server():
-    with serving(FakeGateway(ECHO, EVERY), limits=Limits(body=1 << 20, header=1 << 18)) as made:
+    with serving(FakeGateway(ECHO, EVERY), limits=RequestLimits(body=1 << 20, header=1 << 18)) as made:
         yield made
 
 

@@ -7,18 +7,22 @@ from array import array
 from typing import TYPE_CHECKING, Any
 
 from partita.serve.gateway.grpc.messages import message
-from partita.serve.gateway.oip.faults import RequestError
-from partita.serve.gateway.oip.request import check_data, check_parameters, deadline_of, others
-from partita.serve.gateway.oip.signature import elements
-from partita.serve.gateway.oip.strings import pack_strings
-from partita.serve.gateway.oip.version import VERSION
+from partita.serve.gateway.oip import (
+    VERSION,
+    RequestError,
+    check_data,
+    check_parameters,
+    deadline_of,
+    elements,
+    others,
+    pack_strings,
+)
 from partita.serve.tensors import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from partita.serve.gateway.oip.limits import Limits
-    from partita.serve.gateway.oip.signature import Signature
+    from partita.serve.gateway.oip import RequestLimits, Signature
     from partita.serve.tensors import Answer, Query, TensorSpec
 
 _FIELDS = {
@@ -41,7 +45,7 @@ _RESPONSE = message("ModelInferResponse")
 _OUTPUT = _RESPONSE.InferOutputTensor
 
 
-def read_message(request: Any, signature: Signature, limits: Limits) -> tuple[Query, float | None]:  # noqa: ANN401 -- a message
+def read_message(request: Any, signature: Signature, limits: RequestLimits) -> tuple[Query, float | None]:  # noqa: ANN401 -- a message
     """Return the query that a ModelInferRequest asks, and its deadline in seconds, None without one.
 
     Raises:
@@ -90,7 +94,7 @@ def write_message(service: str, request_id: str, answer: Answer) -> Any:  # noqa
     return found
 
 
-def _tensor(each: Any, raw: bytes | None, spec: TensorSpec, limits: Limits) -> Tensor:  # noqa: ANN401 -- a message
+def _tensor(each: Any, raw: bytes | None, spec: TensorSpec, limits: RequestLimits) -> Tensor:  # noqa: ANN401 -- a message
     name, datatype, shape = each.name, each.datatype, tuple(each.shape)
     count = elements(spec, datatype, shape)
     if each.parameters:

@@ -17,7 +17,7 @@ from partita.serve.gateway.grpc.messages import SERVICE
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from partita.serve.gateway.front import Front
+    from partita.serve.gateway.oip import ModelRepository
 
 HEALTH_SERVICE = "grpc.health.v1.Health"
 _LOOK_S = 0.1
@@ -33,7 +33,7 @@ class HealthService:
         front: the models.
     """
 
-    def __init__(self, front: Front) -> None:
+    def __init__(self, front: ModelRepository) -> None:
         self._front = front
         self._ended = asyncio.Event()
 

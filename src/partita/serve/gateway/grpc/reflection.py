@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from partita.serve.gateway.grpc.health import HEALTH_SERVICE
 from partita.serve.gateway.grpc.messages import SERVICE, protocol_files
-from partita.serve.gateway.oip.faults import RequestError
+from partita.serve.gateway.oip import RequestError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

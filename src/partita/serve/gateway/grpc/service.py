@@ -10,28 +10,28 @@ import grpc
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError
 
-from partita.serve.gateway.front import checked
 from partita.serve.gateway.grpc.codec import read_message, write_message
 from partita.serve.gateway.grpc.health import HealthService
 from partita.serve.gateway.grpc.messages import SERVICE, message
 from partita.serve.gateway.grpc.reflection import ReflectionService
-from partita.serve.gateway.oip.faults import RequestError
-from partita.serve.gateway.oip.metadata import (
+from partita.serve.gateway.oip import (
+    VERSION,
+    RequestError,
+    checked,
+    header_deadline,
     model_config,
     model_metadata,
     repository_index,
     server_metadata,
     statistics,
 )
-from partita.serve.gateway.oip.request import told_deadline
-from partita.serve.gateway.oip.version import VERSION
 from partita.serve.gateway.refusals import Refusals
 from partita.serve.gateway.values import FailedError, Reason, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from partita.serve.gateway.front import Front
+    from partita.serve.gateway.oip import ModelRepository
     from partita.serve.gateway.security import Doorkeeper
 
 _LOG = logging.getLogger("partita.serve.grpc")
@@ -59,7 +59,9 @@ class Service:
         refusals: counts and logs errors.
     """
 
-    def __init__(self, front: Front, doorkeeper: Doorkeeper, refusals: Refusals | None = None) -> None:
+    def __init__(
+        self, front: ModelRepository, doorkeeper: Doorkeeper, refusals: Refusals | None = None
+    ) -> None:
         self._front = front
         self._refusals = refusals or Refusals()
         self._doorkeeper = doorkeeper
@@ -168,7 +170,7 @@ class Service:
         query, deadline_s = read_message(request, signature, front.limits)
         asked = _metadata(context, "partita-deadline-ms")
         if asked is not None:
-            deadline_s = told_deadline(asked, front.limits)
+            deadline_s = header_deadline(asked, front.limits)
         left = context.time_remaining()
         if left is not None and left < (signature.model.deadline_s if deadline_s is None else deadline_s):
             deadline_s = left

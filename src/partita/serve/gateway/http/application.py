@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from partita.serve.gateway.http.head import METHODS
 from partita.serve.gateway.http.inferring import infer_paths
 from partita.serve.gateway.http.pages import INDEX, LIVE, METRICS, OPEN, not_allowed
-from partita.serve.gateway.oip.faults import shown
+from partita.serve.gateway.oip import quoted
 from partita.serve.gateway.values import Reason, RefusedError
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.front import Front
     from partita.serve.gateway.http.head import RequestHead
     from partita.serve.gateway.http.pages import Pages
     from partita.serve.gateway.http.reply import Reply
+    from partita.serve.gateway.oip import ModelRepository
     from partita.serve.gateway.security import Doorkeeper
 
 _SMALL_BODY = 1 << 16
@@ -45,7 +45,7 @@ class Application:
         doorkeeper: says who may ask.
     """
 
-    def __init__(self, front: Front, pages: Pages, doorkeeper: Doorkeeper) -> None:
+    def __init__(self, front: ModelRepository, pages: Pages, doorkeeper: Doorkeeper) -> None:
         self.front = front
         self.draining = False
         self._pages = pages
@@ -85,9 +85,9 @@ def draining() -> RefusedError:
 
 def asked(head: RequestHead) -> str:
     """Return what a request asked for, for a log: nothing of it that may be secret, nothing that is not printable."""
-    return f"{head.method} {shown('/' + '/'.join(head.path))}"
+    return f"{head.method} {quoted('/' + '/'.join(head.path))}"
 
 
 def asked_to_infer(service: str) -> str:
     """Return the same of a request to infer."""
-    return f"POST {shown(f'/v2/models/{service}/infer')}"
+    return f"POST {quoted(f'/v2/models/{service}/infer')}"

@@ -7,7 +7,7 @@ import zlib
 from typing import TYPE_CHECKING
 
 from partita.serve.gateway.http.head import ProtocolError
-from partita.serve.gateway.oip.faults import RequestError, shown
+from partita.serve.gateway.oip import RequestError, quoted
 
 if TYPE_CHECKING:
     from partita.serve.gateway.http.head import RequestHead
@@ -40,7 +40,7 @@ def check_body(head: RequestHead, most: int) -> None:
         raise too_large(most)
     expected = headers.get(b"expect")
     if expected is not None and expected.lower() != b"100-continue":
-        raise RequestError(f"Expect is {shown(expected.decode('latin-1'))}; only 100-continue is known", 417)
+        raise RequestError(f"Expect is {quoted(expected.decode('latin-1'))}; only 100-continue is known", 417)
     if headers.get(b"content-type", b"").lower().startswith(b"multipart/"):
         raise RequestError(
             "a form is no request to infer; send JSON, or JSON with binary data behind it", 415
@@ -48,7 +48,7 @@ def check_body(head: RequestHead, most: int) -> None:
     coding = content_coding(head)
     if coding is not None and coding not in _WINDOWS:
         raise RequestError(
-            f"content encoding {shown(coding.decode('latin-1'))}; gzip and deflate are taken", 415
+            f"content encoding {quoted(coding.decode('latin-1'))}; gzip and deflate are taken", 415
         )
 
 

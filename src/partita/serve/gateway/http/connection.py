@@ -26,15 +26,15 @@ from partita.serve.gateway.http.body import (
     unpacked,
 )
 from partita.serve.gateway.http.head import END, ProtocolError, RequestHead, check_beginning, read_head
-from partita.serve.gateway.http.inferring import answer_reply, error_reply, header_deadline, header_length
+from partita.serve.gateway.http.inferring import answer_reply, error_reply, header_length
 from partita.serve.gateway.http.reply import Reply, Writer, unavailable
-from partita.serve.gateway.oip.faults import RequestError
-from partita.serve.gateway.oip.request import read_request
+from partita.serve.gateway.oip import RequestError, header_deadline
+from partita.serve.gateway.oip_json import read_request
 from partita.serve.gateway.values import Reason, RefusedError
 
 if TYPE_CHECKING:
     from partita.serve.gateway.http.application import Application, Wanted
-    from partita.serve.gateway.oip.request import InferRequest
+    from partita.serve.gateway.oip_json import InferRequest
     from partita.serve.gateway.refusals import Refusals
     from partita.serve.gateway.waiting import Waiting
     from partita.serve.tensors import Answer
@@ -401,7 +401,9 @@ class HttpConnection(asyncio.Protocol):
         ):
             try:
                 json_size = header_length(head.headers)
-                deadline_s = header_deadline(head.headers, self._shared.application.front.limits)
+                deadline_s = header_deadline(
+                    head.headers.get(b"partita-deadline-ms"), self._shared.application.front.limits
+                )
             except RequestError:
                 return  # told when it is asked
             self._shared.keep(data, KnownHead(service, length, json_size, deadline_s))
@@ -500,7 +502,9 @@ class HttpConnection(asyncio.Protocol):
                 self._respond(self._shared.application.listed(body))
                 return
             json_size = header_length(head.headers)
-            deadline_s = header_deadline(head.headers, self._shared.application.front.limits)
+            deadline_s = header_deadline(
+                head.headers.get(b"partita-deadline-ms"), self._shared.application.front.limits
+            )
         except Exception as error:  # noqa: BLE001 -- it ends one request, not the server
             self._respond(self._reply_to(error))
             return

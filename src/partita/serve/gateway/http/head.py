@@ -11,7 +11,7 @@ from urllib.parse import unquote_to_bytes
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
-from partita.serve.gateway.oip.faults import RequestError, shown
+from partita.serve.gateway.oip import RequestError, quoted
 
 END = b"\r\n\r\n"
 METHODS = "GET, HEAD, POST"
@@ -108,7 +108,7 @@ def check_beginning(data: bytes) -> None:
     if found is None:
         raise ProtocolError("this is no HTTP request")
     if found[1] not in _KNOWN and found.end() < len(data):
-        raise ProtocolError(f"method {shown(found[1].decode())} is not known here", 501, "method")
+        raise ProtocolError(f"method {quoted(found[1].decode())} is not known here", 501, "method")
     if _CONTROLS.search(data) is not None:
         raise ProtocolError(
             "control characters, folded lines, or lines that do not end with CR and LF, in the head"
@@ -177,7 +177,7 @@ def _check_host(host: bytes | None, version: str) -> None:
         if version == "1.1":
             raise ProtocolError("a request of HTTP/1.1 needs a Host", reason="host")
     elif _HOST.fullmatch(host) is None:
-        raise ProtocolError(f"Host is {shown(host.decode('latin-1'))}, no host and port", reason="host")
+        raise ProtocolError(f"Host is {quoted(host.decode('latin-1'))}, no host and port", reason="host")
 
 
 def _length(headers: dict[bytes, bytes], version: str) -> int | None:
@@ -196,7 +196,7 @@ def _length(headers: dict[bytes, bytes], version: str) -> int | None:
     if length is None:
         return 0
     if not length.isdigit() or len(length) > _MOST_LENGTH:
-        what = shown(length.decode("latin-1"))
+        what = quoted(length.decode("latin-1"))
         raise ProtocolError(f"Content-Length is {what}, not a number of bytes", reason="framing")
     return int(length)
 

@@ -5,19 +5,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
-from partita.serve.gateway.front import checked
 from partita.serve.gateway.http.reply import Reply, failure, fault_reply, refusal
-from partita.serve.gateway.oip.faults import RequestError, shown
-from partita.serve.gateway.oip.request import told_deadline
-from partita.serve.gateway.oip.response import write_answer
-from partita.serve.gateway.oip.version import VERSION
+from partita.serve.gateway.oip import VERSION, RequestError, checked, quoted
+from partita.serve.gateway.oip_json import write_answer
 from partita.serve.gateway.values import FailedError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from partita.serve.gateway.oip.limits import Limits
-    from partita.serve.gateway.oip.request import InferRequest
+    from partita.serve.gateway.oip_json import InferRequest
     from partita.serve.tensors import Answer
 
 T = TypeVar("T")
@@ -57,19 +53,9 @@ def header_length(headers: Mapping[bytes, bytes]) -> int | None:
         return None
     if not text.isdigit() or len(text) > 15:
         raise RequestError(
-            f"Inference-Header-Content-Length is {shown(text.decode('latin-1'))}, not a number"
+            f"Inference-Header-Content-Length is {quoted(text.decode('latin-1'))}, not a number"
         )
     return int(text)
-
-
-def header_deadline(headers: Mapping[bytes, bytes], limits: Limits) -> float | None:
-    """Return the deadline in seconds that a request's headers ask for, None where they ask for none.
-
-    Raises:
-        RequestError: it is no positive number, or too large.
-    """
-    text = headers.get(b"partita-deadline-ms")
-    return None if text is None else told_deadline(text, limits)
 
 
 def answer_reply(service: str, request: InferRequest, answer: Answer) -> Reply:

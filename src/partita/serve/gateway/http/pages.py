@@ -9,20 +9,21 @@ import orjson
 
 from partita.serve.gateway.http.inferring import with_slashes
 from partita.serve.gateway.http.reply import Reply, failure, json_reply
-from partita.serve.gateway.oip.faults import RequestError, shown
-from partita.serve.gateway.oip.metadata import (
+from partita.serve.gateway.oip import (
+    VERSION,
+    RequestError,
     model_config,
     model_metadata_and_batch,
+    quoted,
     repository_index,
     server_metadata,
     statistics,
 )
-from partita.serve.gateway.oip.version import VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.serve.gateway.front import Front
+    from partita.serve.gateway.oip import ModelRepository
 
 Path = tuple[str, ...]
 """The segments of a path, percent-escapes resolved."""
@@ -48,7 +49,7 @@ class Pages:
         metrics: returns the metrics page.
     """
 
-    def __init__(self, front: Front, metrics: Callable[[], bytes]) -> None:
+    def __init__(self, front: ModelRepository, metrics: Callable[[], bytes]) -> None:
         self._front = front
         self._pages: dict[Path, Callable[[], Reply]] = {
             ("healthz",): lambda: Reply(200, b"ok\n", b"text/plain"),
@@ -100,8 +101,8 @@ class Pages:
 
     def _unknown(self, path: Path) -> str:
         if path[:2] == ("v2", "models") and len(path) > 2 and path[2] not in self._front.services:
-            return f"no model {shown(path[2])}; POST /{'/'.join(INDEX)} lists them"
-        return f"nothing is at {shown('/' + '/'.join(path))}"
+            return f"no model {quoted(path[2])}; POST /{'/'.join(INDEX)} lists them"
+        return f"nothing is at {quoted('/' + '/'.join(path))}"
 
     def _server_ready(self) -> Reply:
         waiting = [name for name in self._front.services if not self._front.gateway.ready(name)]

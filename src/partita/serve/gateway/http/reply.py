@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
-from partita.serve.gateway.oip.faults import REASONS
+from partita.serve.gateway.oip import REASONS
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.oip.faults import RequestError
+    from partita.serve.gateway.oip import RequestError
     from partita.serve.gateway.values import RefusedError
 
 JSON = b"application/json"

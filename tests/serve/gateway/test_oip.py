@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from tests.serve.gateway.front_fake import ECHO
 
-from partita.serve.gateway.oip.metadata import model_config, model_metadata_and_batch
+from partita.serve.gateway.oip import model_config, model_metadata_and_batch
 from partita.serve.tensors import Batching, TensorSpec
 
 

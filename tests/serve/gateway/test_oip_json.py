@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serve.gateway.front_fake import ALL_TYPES, ECHO, ROWS
 
-from partita.serve.gateway.oip.faults import RequestError
-from partita.serve.gateway.oip.limits import Limits
-from partita.serve.gateway.oip.request import InferRequest, read_request
-from partita.serve.gateway.oip.signature import Signature
-from partita.serve.gateway.values import Model
-from partita.serve.tensors import APART, ITEM_BYTES, TensorSpec
+from partita.serve.gateway.oip import Model, RequestError, RequestLimits, Signature, pack_strings
+from partita.serve.gateway.oip_json import InferRequest, read_request, write_answer
+from partita.serve.tensors import APART, ITEM_BYTES, Answer, Parameters, Query, Tensor, TensorSpec
 
-LIMITS = Limits(strings=50, tensors=20)
+LIMITS = RequestLimits(strings=50, tensors=20)
 NUMPY = {
     "BOOL": np.bool_,
     "UINT8": np.uint8,
@@ -41,7 +39,9 @@ def model(*datatypes: str, shape: tuple[int, ...] = (-1, 2)) -> Model:
     return Model("m", "m", inputs, outputs, 8, 0.1, 0.95, ROWS)
 
 
-def read(document: Any, of: Model = ECHO, tail: bytes | None = None, limits: Limits = LIMITS) -> InferRequest:
+def read(
+    document: Any, of: Model = ECHO, tail: bytes | None = None, limits: RequestLimits = LIMITS
+) -> InferRequest:
     header = document if isinstance(document, bytes) else json.dumps(document).encode()
     return read_request(header + (tail or b""), None if tail is None else len(header), Signature(of), limits)
 
@@ -277,7 +277,7 @@ def test_many_texts_and_much_json_are_refused():
         read({"inputs": [many]}, model("BYTES", shape=(-1, -1)))
     assert caught.value.status == 413
     with pytest.raises(RequestError, match="bytes of JSON") as caught:
-        read({"inputs": [tensor()]}, limits=Limits(header=20))
+        read({"inputs": [tensor()]}, limits=RequestLimits(header=20))
     assert caught.value.status == 413
 
 
@@ -496,3 +496,188 @@ def test_whatever_comes_is_read_or_refused(inputs, others, tail):
 def test_bytes_without_meaning_are_refused(body, length):
     with pytest.raises(RequestError):
         read_request(body, length, Signature(ECHO), LIMITS)
+
+
+SMALL_LIMITS = RequestLimits(strings=50, tensors=20)
+ONE = Model(
+    "m", "m", (TensorSpec("data", "FP32", (-1, 2)),), (TensorSpec("o", "FP32", (-1, 2)),), 8, 0.1, 0.95, ROWS
+)
+TWO = Model(
+    "m", "m", tuple(TensorSpec(each, "FP32", (-1, 2)) for each in "ab"), ONE.outputs, 8, 0.1, 0.95, ROWS
+)
+LISTS = st.sampled_from(
+    [
+        "[1,2]",
+        "[ 3 , 4.5 ]",
+        "[[1,2]]",
+        "[1]",
+        "[1,2,3,4]",
+        "[]",
+        '["a]","b"]',
+        "[1,true]",
+        "[1,2",
+        "[1e99,0]",
+        "{}",
+    ]
+)
+FORMS = st.sampled_from(
+    [
+        '{"inputs":[{"name":"data","datatype":"FP32","shape":[1,2],"data":%s}]}',
+        '{"inputs":[{"name":"data","datatype":"FP32","data":%s,"shape":[1,2]}],"parameters":{"deadline_ms":5}}',
+        '{"inputs":[{"name":"data","datatype":"FP32","shape":%s,"data":[1,2]}]}',
+        '{"inputs":[{"name":"data","datatype":"FP32","shape":[1,2],"data":%s,"data":[5,6]}]}',
+        '{"inputs":[{"name":"data","datatype":"FP32","shape":[1,2],"data":[5,6],"data":%s}]}',
+        '{"x":{"data":%s},"inputs":[{"name":"data","datatype":"FP32","shape":[1,2],"data":[1,2]}]}',
+        '{"id":"\\"data\\":%s","inputs":[{"name":"data","datatype":"FP32","shape":[1,2],"data":[1,2]}]}',
+        '{"inputs":[{"name":"data","datatype":"FP32","shape":[1,2],"data":%s}],"outputs":[{"name":"o"}]}',
+    ]
+)
+
+
+def outcome(body: bytes, header_length: int | None, signature: Signature) -> InferRequest | str:
+    try:
+        return read_request(body, header_length, signature, SMALL_LIMITS)
+    except RequestError as error:
+        return f"{error.status} {error.what}"
+
+
+@given(st.lists(st.tuples(FORMS, LISTS), min_size=2, max_size=12))
+def test_lists_are_read_as_if_they_were_the_first(asked: list[tuple[str, str]]) -> None:
+    taught = Signature(ONE)
+    for form, values in asked * 2:
+        body = (form % values).encode()
+        assert outcome(body, None, taught) == outcome(body, None, Signature(ONE))
+
+
+def with_binary(order: str, sizes: tuple[int, int], data: bytes) -> tuple[bytes, int]:
+    inputs = ",".join(
+        f'{{"name":"{name}","datatype":"FP32","shape":[1,2],"parameters":{{"binary_data_size":{size}}}}}'
+        for name, size in zip(order, sizes, strict=True)
+    )
+    head = f'{{"inputs":[{inputs}]}}'.encode()
+    return head + data, len(head)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["ab", "ba", "aa"]),
+            st.sampled_from([(8, 8), (8, 4), (16, 0)]),
+            st.binary(min_size=14, max_size=18),
+        ),
+        min_size=2,
+        max_size=8,
+    )
+)
+def test_binary_data_are_read_as_if_they_were_the_first(
+    asked: list[tuple[str, tuple[int, int], bytes]],
+) -> None:
+    taught = Signature(TWO)
+    for order, sizes, data in asked * 2:
+        body, size = with_binary(order, sizes, data)
+        assert outcome(body, size, taught) == outcome(body, size, Signature(TWO))
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_each_input_gets_its_own_data_again(order: str) -> None:
+    taught = Signature(TWO)
+    for first in (1.0, 2.0):
+        body, size = with_binary(order, (8, 8), struct.pack("<4f", first, first, 9.0, 9.0))
+        found = read_request(body, size, taught, SMALL_LIMITS)
+        values = {each.name: struct.unpack("<2f", each.data)[0] for each in found.query.inputs}
+        assert [each.name for each in found.query.inputs] == ["a", "b"]
+        assert (values[order[0]], values[order[1]]) == (first, 9.0)
+
+
+X = Tensor("x", "FP32", (1, 3), memoryview(np.array([0.1, -2, 3e38], "<f4").tobytes()))
+Y = Tensor("y", "INT64", (1, 1), np.array([-(2**63)], "<i8").tobytes())
+TEXT = Tensor("t", "BYTES", (1, 2), pack_strings(["ä".encode(), b""]))
+
+
+def request(binary: dict[str, bool], *, default: bool = False, name: str = "") -> InferRequest:
+    return InferRequest(Query(()), name, None, binary, default)
+
+
+def test_outputs_in_json_are_flat_lists():
+    body, size = write_answer("m", request({}), Answer((X, Y, TEXT)))
+    assert size is None
+    assert json.loads(body) == {
+        "model_name": "m",
+        "model_version": "1",
+        "outputs": [
+            {"name": "x", "datatype": "FP32", "shape": [1, 3], "data": [0.1, -2.0, 3e38]},
+            {"name": "y", "datatype": "INT64", "shape": [1, 1], "data": [-(2**63)]},
+            {"name": "t", "datatype": "BYTES", "shape": [1, 2], "data": ["ä", ""]},
+        ],
+    }
+
+
+def test_binary_outputs_follow_the_json_in_order():
+    body, size = write_answer("m", request({"y": False}, default=True, name="q"), Answer((X, Y, TEXT)))
+    assert size is not None
+    header = json.loads(body[:size])
+    assert header["id"] == "q"
+    assert [each.get("parameters") for each in header["outputs"]] == [
+        {"binary_data_size": 12},
+        None,
+        {"binary_data_size": len(TEXT.data)},
+    ]
+    assert body[size:] == bytes(X.data) + bytes(TEXT.data)
+
+
+def test_what_else_the_server_says_is_handed_on():
+    more: Parameters = {"": {"took": 3}, "y": {"content_type": "np"}}
+    body, size = write_answer("m", request({"y": True}), Answer((X, Y), parameters=more))
+    told = json.loads(body[:size])
+    assert told["parameters"] == {"took": 3}
+    assert [each.get("parameters") for each in told["outputs"]] == [
+        None,
+        {"content_type": "np", "binary_data_size": 8},
+    ]
+
+
+@pytest.mark.parametrize("datatype", ["BOOL", "UINT8", "INT16", "UINT64", "FP64"])
+def test_every_number_survives_json(datatype):
+    values = {
+        "BOOL": np.array([True, False]),
+        "UINT8": np.array([0, 255], np.uint8),
+        "INT16": np.array([-32768, 5], np.int16),
+        "UINT64": np.array([2**64 - 1, 0], np.uint64),
+        "FP64": np.array([1e-300, 0.1]),
+    }[datatype]
+    body, _ = write_answer("m", request({}), Answer((Tensor("o", datatype, (2,), values.tobytes()),)))
+    assert json.loads(body)["outputs"][0]["data"] == values.tolist()
+
+
+@pytest.mark.parametrize("datatype", ["FP32", "FP64"])
+@given(values=st.lists(st.floats(width=32), max_size=6))
+def test_numbers_that_json_lacks_are_written_as_triton_writes_them(datatype, values):
+    dtype = "<f4" if datatype == "FP32" else "<f8"
+    outputs = (
+        Tensor("null", datatype, (len(values),), np.array(values, dtype).tobytes()),
+        Tensor("t", "BYTES", (1,), pack_strings([b"null, null"])),
+        Y,
+    )
+    body, _ = write_answer("m", request({}), Answer(outputs))
+    found, text, whole = json.loads(body)["outputs"]
+    np.testing.assert_array_equal(np.array(found["data"], dtype), np.array(values, dtype))
+    assert (text["data"], whole["data"]) == (["null, null"], [-(2**63)])
+    assert b"null" not in body.replace(b'"null"', b"").replace(b"null, null", b"")
+
+
+def test_tritonclient_reads_nan_and_infinities_that_came_as_json():
+    result = pytest.importorskip("tritonclient.http").InferResult
+    data = np.array([np.nan, np.inf, -np.inf, 1.5], "<f4")
+    body, _ = write_answer("m", request({}), Answer((Tensor("o", "FP32", (4,), data.tobytes()),)))
+    np.testing.assert_array_equal(result.from_response_body(body).as_numpy("o"), data)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "data"), [("BF16", b"ab"), ("FP16", b"ab"), ("BYTES", b"\x01\0\0\0\xff")]
+)
+def test_what_has_no_form_in_json_must_be_asked_for_as_binary(datatype, data):
+    answer = Answer((Tensor("o", datatype, (1,), data),))
+    with pytest.raises(RequestError, match="as binary"):
+        write_answer("m", request({}), answer)
+    body, size = write_answer("m", request({}, default=True), answer)
+    assert body[size:] == data

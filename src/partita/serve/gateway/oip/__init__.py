@@ -1,1 +1,0 @@
-"""The Open Inference Protocol v2 as values: requests read and checked, answers and metadata written."""

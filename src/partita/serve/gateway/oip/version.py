@@ -1,5 +1,0 @@
-"""The one version that every model is served as."""
-
-from __future__ import annotations
-
-VERSION = "1"
