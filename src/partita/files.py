@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TextIO
 from partita.errors import InputError, PartitaError
 
 if TYPE_CHECKING:
-    import sqlite3
     from collections.abc import Callable, Iterator
 
 DEEPEST = 50
@@ -188,16 +187,3 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
-
-
-@contextmanager
-def transaction(db: sqlite3.Connection) -> Iterator[None]:
-    """Have all the writes of the block happen, or none; whatever fails is raised as SQLite raised it."""
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-        db.execute("COMMIT")
-    except BaseException:
-        if db.in_transaction:  # a full disk ends the transaction by itself
-            db.execute("ROLLBACK")
-        raise

@@ -56,7 +56,7 @@ class Format:
         steps: the statements that make this format of each older one; 0 is a new file.
         unversioned: returns the statements that make this format of a file with tables and no version, for a kind of
             which such files were once written.
-        if_damaged: the hint where a file cannot be read; `{path}` stands for the file.
+        if_damaged: the hint where a file cannot be read; `{path}` stands for the file, here and in the next one.
         if_other: the hint where it has a format that is not known.
         if_removed: the hint where the file was removed or replaced while it was open.
         if_full: the hint where the disk is full.
@@ -110,18 +110,31 @@ class Database:
     Args:
         path: the file, made if it is not there; None for one in memory.
         format: what it holds, and how it is spoken of.
+        fill: writes the first rows of a new file, in the transaction that makes its tables.
         read_only: whether it is only read. Then it has to be there and in the present format, and nothing of it is
             changed.
+
+    Attributes:
+        made: whether it was not there, and was made now.
 
     Raises:
         UnreadableError: it is damaged or of another format. It is left as it is.
         StoreError: it cannot be opened otherwise.
     """
 
-    def __init__(self, path: Path | str | None, format: Format, *, read_only: bool = False) -> None:  # noqa: A002 -- the word for it
+    def __init__(
+        self,
+        path: Path | str | None,
+        format: Format,  # noqa: A002 -- the word for it
+        *,
+        fill: Callable[[sqlite3.Connection], None] | None = None,
+        read_only: bool = False,
+    ) -> None:
         self.path = Path(path) if path is not None else Path(":memory:")
         self._format = format
+        self._fill = fill
         self._read_only = read_only
+        self.made = False
         self._in_memory = path is None
         self._lock = threading.RLock()
         try:
@@ -271,7 +284,7 @@ class Database:
             raise FormatError(
                 f"{self._format.name} has format {found}, this partita reads {self._format.version}",
                 where=str(self.path),
-                hint=self._format.if_other,
+                hint=self._format.if_other.format(path=self.path),
             )
 
     def _bring_up(self) -> None:
@@ -284,6 +297,9 @@ class Database:
             for statement in self._format.steps[found] if old is None else old(self._db):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version = {self._format.version}")
+            self.made = (found, tables) == (0, frozenset())
+            if self.made and self._fill is not None:
+                self._fill(self._db)
 
 
 @contextmanager

@@ -188,7 +188,7 @@ def test_an_unreadable_journal_is_refused_and_kept(partita: Commands, day: Path)
     path.write_bytes(b"not a journal " * 100)
     result = partita("apply", day, "--yes")
     assert result.code == 1
-    assert "the journal cannot be read" in result.err
+    assert "the journal is damaged" in result.err
     assert f"mv {path} {path}.kept" in result.err
     assert path.read_bytes() == b"not a journal " * 100
 

@@ -80,7 +80,7 @@ def test_with_the_journal_damaged_it_says_so(partita: Commands) -> None:
     (partita.state / "journal.sqlite3").write_bytes(b"nonsense " * 100)
     result = partita("status")
     assert result.code == 1
-    assert "the journal cannot be read" in result.err
+    assert "the journal is damaged" in result.err
 
 
 def test_watching_shows_it_again_until_it_is_stopped(

@@ -28,7 +28,7 @@ TARGET = deployment("3g.20gb@4=bert 1g.5gb@0=resnet", "")
 def test_a_file_that_is_no_journal_is_refused_and_kept(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / FILE
     path.write_bytes(content)
-    with pytest.raises(JournalError, match="cannot be read") as caught:
+    with pytest.raises(JournalError, match="is damaged") as caught:
         Journal(path)
     assert path.read_bytes() == content
     assert f"mv {path} {path}.kept" in str(caught.value.hint)

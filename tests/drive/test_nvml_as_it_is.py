@@ -406,12 +406,17 @@ def test_instances_do_not_outlive_a_reboot_and_what_stands_then_is_not_ours(
     assert not theirs.ours
 
 
-def test_a_record_of_an_older_partita_is_read(nvml: FakeNvml, world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("boot", [False, True])
+def test_a_record_of_an_older_partita_is_read(
+    nvml: FakeNvml, world: World, tmp_path: Path, *, boot: bool
+) -> None:
     del nvml
     world.create("3g.20gb@4")
     path = tmp_path / "state/owned.sqlite3"
     with sqlite3.connect(path) as db:
-        db.execute("ALTER TABLE owned DROP COLUMN boot")
+        db.execute("PRAGMA user_version = 0")
+        if not boot:
+            db.execute("ALTER TABLE owned DROP COLUMN boot")
     db.close()
     assert World(NvmlDriver(tmp_path / "state", {})).instances()[0].ours
 

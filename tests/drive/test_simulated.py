@@ -510,9 +510,9 @@ def test_a_cluster_is_never_overwritten(path: Path) -> None:
 
 def test_a_file_that_is_no_cluster_is_left_as_it_is(path: Path) -> None:
     path.write_text("precious" * 1000)
-    with pytest.raises(DriveError, match="cannot be used"):
+    with pytest.raises(DriveError, match="is damaged"):
         SimulatedDriver(path, SimulatedClock())
-    with pytest.raises(DriveError, match="cannot be used"):
+    with pytest.raises(DriveError, match="is damaged"):
         SimulatedCluster.create(path, [("g", "a30-24gb")])
     assert path.read_text() == "precious" * 1000
 

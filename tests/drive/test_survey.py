@@ -227,7 +227,7 @@ def test_a_simulated_cluster_that_cannot_be_read_is_to_be_mended_and_kept(tmp_pa
     write(tmp_path / "state/cluster.sqlite3", "nonsense" * 999)
     report = look(tmp_path)
     assert report.mend
-    assert found(report, "cannot be used").hint == (
+    assert found(report, "is damaged").hint == (
         f"move it away: `mv {tmp_path}/state/cluster.sqlite3 {tmp_path}/state/cluster.sqlite3.broken`"
     )
     assert (tmp_path / "state/cluster.sqlite3").read_text() == "nonsense" * 999

@@ -63,7 +63,7 @@ def energy(*, by: ByOption = By.GPU, since: Since = "24h", output: Output = Form
             where=str(path),
             hint="`partita daemon` and `partita run` measure it",
         )
-    ledger = EnergyLedger(path)
+    ledger = EnergyLedger(path, read_only=True)
     try:
         counters = ledger.counters()
         # The ledger's time is that of the cluster's clock, which on a simulated one is not ours.

@@ -8,8 +8,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from partita.control.goal import goal_of, goal_text
-from partita.control.journal_file import JournalError, JournalFile
 from partita.control.snapshot import Fact, Snapshot
+from partita.errors import PartitaError
+from partita.store import Database, Format
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -23,8 +24,48 @@ if TYPE_CHECKING:
 FILE = "journal.sqlite3"
 _KEPT_GOALS = 100
 
-__all__ = ["FILE", "Entry", "Journal", "JournalError", "Progress", "State"]
+_SCHEMA = """
+CREATE TABLE goals (
+    id INTEGER PRIMARY KEY, at REAL NOT NULL, command TEXT NOT NULL, document TEXT NOT NULL,
+    state TEXT NOT NULL, ended REAL
+);
+CREATE TABLE rounds (
+    id INTEGER PRIMARY KEY, goal INTEGER NOT NULL REFERENCES goals (id) ON DELETE CASCADE, at REAL NOT NULL,
+    actions INTEGER NOT NULL, makespan REAL NOT NULL, moved INTEGER NOT NULL
+);
+CREATE TABLE actions (
+    seq INTEGER PRIMARY KEY, round INTEGER NOT NULL REFERENCES rounds (id) ON DELETE CASCADE,
+    id TEXT NOT NULL, kind TEXT NOT NULL, gpu TEXT NOT NULL, placement TEXT NOT NULL, service TEXT,
+    begun REAL NOT NULL, ended REAL, error TEXT
+);
+CREATE INDEX actions_open ON actions (round, id) WHERE ended IS NULL;
+CREATE TABLE notes (
+    seq INTEGER PRIMARY KEY, goal INTEGER REFERENCES goals (id) ON DELETE CASCADE, at REAL NOT NULL,
+    text TEXT NOT NULL
+);
+CREATE TABLE seen (gpu TEXT NOT NULL, placement TEXT NOT NULL, fact TEXT NOT NULL, PRIMARY KEY (gpu, placement))
+    WITHOUT ROWID
+"""
 
+
+class JournalError(PartitaError):
+    """The journal cannot be read or written."""
+
+
+_ANEW = (
+    "start a new one: `mv {path} {path}.kept`; what runs is observed anew, only the rates promised until now are "
+    "forgotten (the capacity that runs takes their place)"
+)
+_FORMAT = Format(
+    name="the journal",
+    version=1,
+    steps={0: _SCHEMA.split(";")},
+    if_damaged=f"it is kept as it is; {_ANEW}",
+    if_other=f"use the partita that wrote it, or {_ANEW}",
+    if_removed="put the file back, and run the command again",
+    patience_s=30.0,
+    raises=JournalError,
+)
 
 _Rows = dict[str, "Fact | str"]
 """What was seen of a GPU: its condition under an empty text, and each instance under its placement."""
@@ -80,7 +121,7 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = JournalFile(path)
+        self._file = Database(path, _FORMAT)
         self._seen: dict[str, _Rows] | None = None
         self._goal: int | None = None
         self._round: int | None = None

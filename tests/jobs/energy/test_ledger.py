@@ -16,13 +16,14 @@ from partita.drive.driver import EnergyReading
 from partita.drive.simulated import SimulatedCluster
 from partita.drive.simulated.cluster import SimulatedMeter
 from partita.jobs.energy.attribution import NOBODY, Kind, Owner
-from partita.jobs.energy.ledger import FILE, HOUR_S, DamagedLedgerError, EnergyLedger
+from partita.jobs.energy.ledger import FILE, HOUR_S, EnergyLedger
 from partita.jobs.energy.metrics import exposition
 from partita.jobs.energy.records import Energy, Entry
 from partita.jobs.energy.sampler import EnergySampler, stay_of
 from partita.mig.gpu import CONTEXT_W, IDLE_W
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
+from partita.store import UnreadableError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -167,7 +168,7 @@ def test_a_damaged_file_is_told_and_left_to_who_reads_and_set_aside_by_who_count
 ) -> None:
     path, told = tmp_path / FILE, list[str]()
     spoil(path, how)
-    with pytest.raises(DamagedLedgerError):
+    with pytest.raises(UnreadableError):
         EnergyLedger(path)
     before = None if path.is_dir() else path.read_bytes()
     owner = Owner(Kind.JOB, "7", 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
@@ -30,8 +29,10 @@ from partita.drive.nvml.holders import holders, words
 from partita.drive.nvml.instances import raising_driver_errors
 from partita.drive.replicas import boot_id
 from partita.mig import catalogue
+from partita.store import Database, Format
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
@@ -40,12 +41,28 @@ if TYPE_CHECKING:
     from partita.mig.layout import Placement
 
 
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS owned (
+_TABLE = """
+CREATE TABLE owned (
     gpu_uuid TEXT NOT NULL, start INTEGER NOT NULL, profile TEXT NOT NULL, gi_id INTEGER, mig_uuid TEXT,
     boot TEXT, PRIMARY KEY (gpu_uuid, start)
 ) WITHOUT ROWID
 """
+
+
+def _since_unversioned(db: sqlite3.Connection) -> list[str]:
+    """Return what brings up a file that was made before it had a version; the first ones had no boot either."""
+    columns = {row[1] for row in db.execute("PRAGMA table_info(owned)")}
+    return [] if "boot" in columns else ["ALTER TABLE owned ADD COLUMN boot TEXT"]
+
+
+_FORMAT = Format(
+    name="the record of our instances",
+    version=1,
+    steps={0: [_TABLE]},
+    unversioned=_since_unversioned,
+    patience_s=30.0,
+    raises=DriveError,
+)
 
 
 class Owned:
@@ -62,11 +79,8 @@ class Owned:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        with self._db() as db:
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute(_SCHEMA)
-            if "boot" not in {row[1] for row in db.execute("PRAGMA table_info(owned)")}:
-                db.execute("ALTER TABLE owned ADD COLUMN boot TEXT")
+        with self._db():
+            pass
 
     def intend(self, gpu_uuid: str, placement: Placement) -> None:
         """Record that an instance is about to be made."""
@@ -98,7 +112,7 @@ class Owned:
     def ours(self, found: Iterable[tuple[Placement, Identity]]) -> set[Identity]:
         """Return the identities of those instances that are ours."""
         query = "SELECT gpu_uuid, start, profile, gi_id, mig_uuid FROM owned WHERE boot IS NULL OR boot = ?"
-        with self._db() as db:
+        with closing(Database(self._path, _FORMAT)) as file, file.reading() as db:
             rows = db.execute(query, (boot_id(),)).fetchall()
         known = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
         mine = set()
@@ -119,13 +133,9 @@ class Owned:
 
     @contextmanager
     def _db(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with closing(sqlite3.connect(self._path, timeout=30)) as db, db:
-                yield db
-        except sqlite3.Error as error:
-            raise DriveError(
-                f"the record of our instances cannot be used: {error}", where=str(self._path)
-            ) from error
+        # Opened each time: threads of actions write, and may outlive the driver.
+        with closing(Database(self._path, _FORMAT)) as file, file.transaction() as db:
+            yield db
 
 
 def _matches(found: Identity, gi_id: int | None, mig_uuid: str | None) -> bool:

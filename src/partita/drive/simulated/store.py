@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import random
-import sqlite3
-import threading
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +15,17 @@ from partita.drive.driver import (
     ObservedInstance,
     ObservedReplica,
 )
-from partita.files import transaction
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock, WallClock
+from partita.store import Database, Format
 from partita.transition.deployment import Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    import sqlite3
+    from collections.abc import Callable, Sequence
 
     from partita.sim.clock import Clock
 
-
-VERSION = 2
-PATIENCE_S = 30.0
 
 _TABLES = """
 CREATE TABLE meta (seed INTEGER NOT NULL, now REAL NOT NULL, draws INTEGER NOT NULL);
@@ -76,17 +71,28 @@ _TRIGGER = (
 )
 
 
-def _statements() -> list[str]:
-    """Return what makes the tables, and has every change of a row written down, whoever makes it."""
-    triggers = [
-        _TRIGGER.format(table=table, event=event, row=f"{'old' if event == 'DELETE' else 'new'}.{column}")
-        for table, column in (("gpus", "id"), ("instances", "gpu"), ("replicas", "gpu"))
-        for event in ("INSERT", "UPDATE", "DELETE")
-    ]
-    return [*_TABLES.split(";"), *_SINCE_2.split(";"), *triggers]
+_TRIGGERS = [
+    _TRIGGER.format(table=table, event=event, row=f"{'old' if event == 'DELETE' else 'new'}.{column}")
+    for table, column in (("gpus", "id"), ("instances", "gpu"), ("replicas", "gpu"))
+    for event in ("INSERT", "UPDATE", "DELETE")
+]
+"""Have every change of a row written down, whoever makes it."""
+
+_FORMAT = Format(
+    name="the simulated cluster",
+    version=2,
+    steps={0: [*_TABLES.split(";"), *_SINCE_2.split(";"), *_TRIGGERS], 1: [*_SINCE_2.split(";"), *_TRIGGERS]},
+    if_damaged="remove it, and the files beside it, to start anew; `partita doctor` looks",
+    if_other="use the partita that made it, or remove the file",
+    if_removed="run the command again",
+    durable=False,
+    whole=False,
+    patience_s=30.0,
+    raises=DriveError,
+)
 
 
-class ClusterFile:
+class ClusterFile(Database):
     """An open file. Safe in threads and beside other processes.
 
     Args:
@@ -98,96 +104,19 @@ class ClusterFile:
     """
 
     def __init__(self, path: Path | str, fill: Callable[[sqlite3.Connection], None] | None = None) -> None:
-        self.path = Path(path)
-        self._lock = threading.RLock()
-        if fill is None and not self.path.is_file():
-            raise DriveError("there is no simulated cluster", where=str(path), hint="create one first")
-        with self._told():
-            self._db = sqlite3.connect(
-                path, timeout=PATIENCE_S, isolation_level=None, check_same_thread=False
-            )
-        try:
-            self._open(fill)
-        except BaseException:
-            self._db.close()
-            raise
+        none = DriveError("there is no simulated cluster", where=str(path), hint="create one first")
+        if fill is None and not Path(path).is_file():
+            raise none
 
-    def _open(self, fill: Callable[[sqlite3.Connection], None] | None) -> None:
-        with self._told():
-            # WAL lets readers look while another process writes; what a killed process committed stays.
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.execute("PRAGMA foreign_keys = ON")
-        if fill is not None:
-            self._create(fill)
-        with self.reading() as db:
-            found = _version(db)
-        if found == 1:
-            self._upgrade()
-        elif found != VERSION:
+        def refuse(_: sqlite3.Connection) -> None:
+            raise none
+
+        super().__init__(path, _FORMAT, fill=fill or refuse)
+        if fill is not None and not self.made:
+            self.close()
             raise DriveError(
-                f"the simulated cluster has format {found}, this partita reads {VERSION}",
-                where=str(self.path),
-                hint="use the partita that made it, or remove the file",
+                "there is a simulated cluster already", where=str(path), hint="remove the file to start anew"
             )
-
-    def _create(self, fill: Callable[[sqlite3.Connection], None]) -> None:
-        with self.transaction() as db:
-            if _version(db) != 0:
-                raise DriveError(
-                    "there is a simulated cluster already",
-                    where=str(self.path),
-                    hint="remove the file to start anew",
-                )
-            for statement in _statements():
-                db.execute(statement)
-            fill(db)
-            db.execute(f"PRAGMA user_version = {VERSION}")
-
-    def _upgrade(self) -> None:
-        """Bring a file of format 1 to this one, unless another process does at the same time."""
-        with self.transaction() as db:
-            if _version(db) != 1:
-                return
-            for statement in _statements()[len(_TABLES.split(";")) :]:
-                db.execute(statement)
-            db.execute(f"PRAGMA user_version = {VERSION}")
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Open a transaction that writes: all of the block happens, or none."""
-        with self._lock, self._told(), transaction(self._db):
-            yield self._db
-
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
-        """Open a transaction that reads the cluster as it is at one moment."""
-        with self._lock, self._told():
-            self._db.execute("BEGIN")
-            try:
-                yield self._db
-            finally:
-                self._db.execute("ROLLBACK")
-
-    def close(self) -> None:
-        """Close the file."""
-        self._db.close()
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.Error as error:
-            raise DriveError(
-                f"the simulated cluster cannot be used: {error}",
-                where=str(self.path),
-                hint="is the disk full, or the file no cluster? `partita doctor` looks",
-            ) from error
-
-
-def _version(db: sqlite3.Connection) -> int:
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    return int(version)
 
 
 def begin_meta(db: sqlite3.Connection, seed: int) -> None:

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
-from partita.files import set_aside, transaction
 from partita.jobs.energy.attribution import Kind, Owner
 from partita.jobs.energy.records import Counter, Energy, Entry
+from partita.store import Database, Format, UnreadableError, move_away
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 FILE = "energy.sqlite3"
-VERSION = 1
 MINUTE_S, HOUR_S = 60, 3600
 MINUTES_S = 25 * HOUR_S
 """For how long sums by minute are kept; older ones become sums by hour."""
@@ -26,9 +25,6 @@ HOURS_S = 92 * 24 * HOUR_S
 MOST_OWNERS = 100_000
 """Owners of whom the sum over all time is kept, the newest."""
 
-_PATIENCE_S = 10.0
-_MEMORY = ":memory:"
-_TABLES = {"counters", "sums", "totals"}
 _SCHEMA = """
 CREATE TABLE counters (
     gpu TEXT PRIMARY KEY, uuid TEXT NOT NULL, at REAL NOT NULL, joules REAL, why TEXT, idle_w REAL
@@ -68,8 +64,16 @@ FROM totals WHERE {_OLD_JOBS} GROUP BY kind ON CONFLICT DO UPDATE SET {_ADD}
 """  # noqa: S608
 
 
-class DamagedLedgerError(PartitaError):
-    """The file holds what cannot be, or what another partita has written."""
+_FORMAT = Format(
+    name="the energy ledger",
+    version=1,
+    steps={0: _SCHEMA.split(";")},
+    if_damaged="it is left as it is; the daemon sets it aside when it starts, and counts on",
+    if_other="use the partita that made it, or start the daemon, which sets it aside",
+    if_removed="start the daemon again",
+    durable=False,
+    private=True,  # other users' jobs are in it
+)
 
 
 class EnergyLedger:
@@ -81,17 +85,21 @@ class EnergyLedger:
             later, and another one begun; where none can be used, energy is counted in memory. It is told what was
             wrong and what was done about it.
 
+        read_only: given by the one who only reads.
+
     Raises:
-        DamagedLedgerError: without `mend`, it is damaged or of another format, and is left as it is.
-        PartitaError: without `mend`, the file cannot be used.
+        UnreadableError: without `mend`, it is damaged or of another format, and is left as it is.
+        StoreError: without `mend`, the file cannot be used.
     """
 
-    def __init__(self, path: Path, mend: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, path: Path, mend: Callable[[str], None] | None = None, *, read_only: bool = False
+    ) -> None:
         self._path = path
         self._mend = mend
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._compacted = 0.0
-        self._db = self._connected(str(path)) if mend is None else self._usable(mend)
+        self._file = Database(path, _FORMAT, read_only=read_only) if mend is None else self._usable(mend)
 
     def add(self, at: float, counters: Iterable[Counter], entries: Iterable[Entry]) -> None:
         """Store readings and what follows from them, all or nothing.
@@ -172,94 +180,41 @@ class EnergyLedger:
 
     def close(self) -> None:
         """Close the file."""
-        self._db.close()
+        self._file.close()
 
-    def _connected(self, name: str) -> sqlite3.Connection:
-        with self._told():
-            if self._path.is_dir():
-                raise DamagedLedgerError("the energy ledger is a folder, not a file", where=str(self._path))
-            if name != _MEMORY:
-                self._path.touch(mode=0o600)  # other users' jobs are in it
-            db = sqlite3.connect(name, timeout=_PATIENCE_S, isolation_level=None, check_same_thread=False)
-            try:
-                self._open(db)
-            except BaseException:
-                db.close()
-                raise
-        return db
-
-    def _usable(self, tell: Callable[[str], None]) -> sqlite3.Connection:
-        """Return a connection to a ledger that can be written, whatever is there."""
+    def _usable(self, tell: Callable[[str], None]) -> Database:
+        """Return a ledger that can be written, whatever is there."""
         try:
             try:
-                return self._connected(str(self._path))
-            except DamagedLedgerError as error:
-                beside = [self._path.with_name(f"{self._path.name}{end}") for end in ("-wal", "-shm")]
-                aside = [set_aside(each).name for each in (self._path, *beside) if each.exists()]
-                tell(f"{error}; set aside as {', '.join(aside)}, and another one was begun")
-                return self._connected(str(self._path))
+                return Database(self._path, _FORMAT)
+            except UnreadableError as error:
+                tell(f"{error}; set aside as {', '.join(move_away(self._path))}, and another one was begun")
+                return Database(self._path, _FORMAT)
         except PartitaError as error:
             tell(f"{error}; energy is counted in memory, until the daemon ends")
-            return self._connected(_MEMORY)
+            return Database(None, _FORMAT)
 
-    def _open(self, db: sqlite3.Connection) -> None:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = NORMAL")
-        (found,) = db.execute("PRAGMA user_version").fetchone()
-        made = {name for (name,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        if found != VERSION and (found or made):
-            raise DamagedLedgerError(
-                f"the energy ledger has format {found}, this partita reads {VERSION}",
-                where=str(self._path),
-                hint="use the partita that made it, or start the daemon, which sets it aside",
-            )
-        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise self._damaged(verdict.splitlines()[-1])
-        if found and not made >= _TABLES:
-            raise self._damaged(f"it has no {', '.join(sorted(_TABLES - made))}")
-        if not found:
-            with transaction(db):
-                for statement in _SCHEMA.split(";"):
-                    db.execute(statement)
-                db.execute(f"PRAGMA user_version = {VERSION}")
+    @contextmanager
+    def _mending(self) -> Iterator[Database]:
+        """Use the file; where it turns out to be damaged, have a good one for the next time."""
+        with self._lock:
+            try:
+                yield self._file
+            except UnreadableError:
+                if self._mend is not None:
+                    self._file.close()
+                    self._file = self._usable(self._mend)
+                raise
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._reading(), transaction(self._db):
-            yield self._db
+        with self._mending() as file, file.transaction() as db:
+            yield db
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock:
-            try:
-                with self._told():
-                    yield self._db
-            except DamagedLedgerError:
-                if self._mend is not None:
-                    self._db.close()
-                    self._db = self._usable(self._mend)
-                raise
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except (sqlite3.Error, OSError) as error:
-            if type(error) is sqlite3.DatabaseError or "no such" in str(error):
-                raise self._damaged(str(error)) from error
-            raise PartitaError(
-                f"the energy ledger cannot be used: {error}",
-                where=str(self._path),
-                hint="is the disk full, or may the file not be written?",
-            ) from error
-
-    def _damaged(self, why: str) -> DamagedLedgerError:
-        return DamagedLedgerError(
-            f"the energy ledger is damaged: {why}",
-            where=str(self._path),
-            hint="it is left as it is; the daemon sets it aside when it starts, and counts on",
-        )
+        with self._mending() as file, file.reading() as db:
+            yield db
 
 
 def _compact(db: sqlite3.Connection, at: float) -> None:

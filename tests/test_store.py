@@ -1,0 +1,223 @@
+"""Databases: what can happen to a file is told, and loses nothing."""
+
+from __future__ import annotations
+
+import resource
+import sqlite3
+import threading
+from contextlib import closing
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import pytest
+
+from partita.errors import PartitaError
+from partita.store import (
+    DamagedError,
+    Database,
+    DiskFullError,
+    Format,
+    FormatError,
+    StoreError,
+    UnreadableError,
+    finish_rebuilding,
+    rebuild,
+    salvage,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+V1 = Format("the shelf", 1, {0: ["CREATE TABLE books (title TEXT)"]}, patience_s=0.05)
+V2 = replace(
+    V1,
+    version=2,
+    steps={
+        0: ["CREATE TABLE books (title TEXT, pages INTEGER)"],
+        1: ["ALTER TABLE books ADD COLUMN pages INTEGER"],
+    },
+    if_damaged="look at {path}",
+)
+
+
+def add(database: Database, *titles: str) -> None:
+    with database.transaction() as db:
+        db.executemany("INSERT INTO books (title) VALUES (?)", [(each,) for each in titles])
+
+
+def titles(database: Database) -> list[str]:
+    with database.reading() as db:
+        return [title for (title,) in db.execute("SELECT title FROM books ORDER BY rowid")]
+
+
+def test_an_older_file_is_brought_to_the_present_format(tmp_path: Path) -> None:
+    path = tmp_path / "shelf"
+    with closing(Database(path, V1)) as old:
+        assert old.made
+        add(old, "Emma")
+    with pytest.raises(FormatError, match="has format 1, this partita reads 2"):
+        Database(path, V2, read_only=True)
+    for _ in range(2):
+        with closing(Database(path, V2)) as new, new.reading() as db:
+            assert not new.made
+            assert db.execute("SELECT title, pages FROM books").fetchall() == [("Emma", None)]
+    with closing(Database(path, V2, read_only=True)) as reader:
+        assert titles(reader) == ["Emma"]
+        with pytest.raises(StoreError, match="readonly"):
+            add(reader, "Persuasion")
+
+
+def test_a_file_that_had_no_version_is_brought_up_once(tmp_path: Path) -> None:
+    path = tmp_path / "shelf"
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE books (title TEXT)")
+    with pytest.raises(FormatError):
+        Database(path, V2)
+    able = replace(V2, unversioned=lambda _: V2.steps[1])
+    for _ in range(2):
+        with closing(Database(path, able)) as found:
+            add(found, "Emma")
+
+
+def _garbage(path: Path) -> None:
+    path.write_bytes(b"no database at all" * 100)
+
+
+def _newer(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+def _less(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE books")
+
+
+def _middle(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[4096:] = b"\xa5" * (len(data) - 4096)
+    path.write_bytes(data)
+
+
+def _log_alone(path: Path) -> None:
+    path.write_bytes(b"")
+    path.with_name(f"{path.name}-wal").write_bytes(b"\x37" * 4096)
+
+
+@pytest.mark.parametrize("spoil", [_garbage, _newer, _less, _middle, _log_alone])
+def test_what_cannot_be_read_is_told_and_left_as_it_is(tmp_path: Path, spoil: Callable[[Path], None]) -> None:
+    path = tmp_path / "shelf"
+    with closing(Database(path, V2)) as made:
+        add(made, *(f"{number} {'x' * 100}" for number in range(200)))
+    spoil(path)
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    for _ in range(2):
+        with pytest.raises(FormatError if spoil is _newer else DamagedError) as caught:
+            Database(path, V2)
+        assert caught.value.where == str(path)
+        assert spoil is _newer or caught.value.hint == f"look at {path}"
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+def test_other_programs_and_folders_are_told(tmp_path: Path) -> None:
+    path = tmp_path / "shelf"
+    with pytest.raises(UnreadableError, match="is a folder, not a file"):
+        Database(tmp_path, V2)
+    with pytest.raises(StoreError, match="unable to open") as caught:
+        Database(tmp_path / "nowhere" / "shelf", V2)
+    assert "is its folder there" in str(caught.value.hint)
+    with closing(Database(path, V2)) as made, closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert titles(made) == []
+        with pytest.raises(StoreError, match="locked") as caught:
+            add(made, "Emma")
+        assert "another program has it open" in str(caught.value.hint)
+        other.execute("ROLLBACK")
+        add(made, "Emma")
+
+
+def test_nothing_is_written_into_a_file_that_is_no_longer_there(tmp_path: Path) -> None:
+    path = tmp_path / "shelf"
+    with closing(Database(path, V2)) as made:
+        path.rename(tmp_path / "moved")
+        for _ in range(2):
+            with pytest.raises(StoreError, match="removed or replaced"):
+                add(made, "Emma")
+            path.touch()
+
+
+def test_a_full_disk_is_told_and_changes_nothing(tmp_path: Path) -> None:
+    with closing(Database(tmp_path / "shelf", V2)) as made:
+        add(made, "Emma")
+        limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+        # A file may not grow beyond this, as on a disk without room.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16384, limits[1]))
+        try:
+            with pytest.raises(DiskFullError, match="the disk is full"):
+                add(made, *("x" * 1000 for _ in range(100)))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert titles(made) == ["Emma"]
+        add(made, "Persuasion")
+        assert titles(made) == ["Emma", "Persuasion"]
+
+
+def test_errors_are_of_the_class_that_is_asked_for(tmp_path: Path) -> None:
+    class ShelfError(PartitaError):
+        pass
+
+    with pytest.raises(ShelfError, match="folder"):
+        Database(tmp_path, replace(V2, raises=ShelfError))
+    with closing(Database(None, replace(V2, raises=ShelfError))) as made:
+        with pytest.raises(ShelfError, match="no such table"), made.reading() as db:
+            db.execute("SELECT * FROM others")
+        with pytest.raises(ZeroDivisionError), made.transaction() as db:
+            db.executemany("INSERT INTO books (title) VALUES (?)", ((1 // n,) for n in (1, 0)))
+        assert titles(made) == []
+
+
+def test_a_new_file_is_filled_once_and_private_where_asked(tmp_path: Path) -> None:
+    path, made = tmp_path / "shelf", list[Database]()
+
+    def fill(db: sqlite3.Connection) -> None:
+        db.execute("INSERT INTO books VALUES ('Emma', 1)")
+
+    def make() -> None:
+        made.append(Database(path, replace(V2, private=True, patience_s=30.0), fill=fill))
+
+    threads = [threading.Thread(target=make) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(each.made for each in made) == 1
+    for each in made:
+        assert titles(each) == ["Emma"]
+    for file in tmp_path.iterdir():
+        assert file.stat().st_mode & 0o077 == 0, file
+    for each in made:
+        each.close()
+
+
+def test_what_can_be_read_of_a_damaged_file_takes_its_place(tmp_path: Path) -> None:
+    path = tmp_path / "shelf"
+    with closing(Database(path, V2)) as made:
+        add(made, *(f"{number} {'x' * 500}" for number in range(200)))
+    data = bytearray(path.read_bytes())
+    middle = len(data) // 8192 * 4096
+    data[middle : middle + 4096] = b"\xa5" * 4096
+    path.write_bytes(data)
+    with salvage(path) as rows:
+        found = dict(rows("SELECT rowid, title FROM books ORDER BY rowid"))
+    assert 180 < len(found) < 200
+
+    def fill(new: Path) -> None:
+        with closing(Database(new, V2)) as made:
+            add(made, *found.values())
+
+    assert rebuild(path, fill) == ["shelf.aside-1"]
+    assert finish_rebuilding(path) == []
+    assert (tmp_path / "shelf.aside-1").read_bytes() == data
+    with closing(Database(path, V2)) as made:
+        assert titles(made) == list(found.values())
