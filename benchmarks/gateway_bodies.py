@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from benchmarks.served import SERVICE
-from partita.serve.gateway.grpc.messages import message
+from partita.serve.gateway.grpc_server import message
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "partita-benchmarks"
-PROTO = Path(__file__).resolve().parents[1] / "src/partita/serve/gateway/grpc" / "open_inference.proto"
+PROTO = Path(__file__).resolve().parents[1] / "src/partita/serve/gateway" / "open_inference.proto"
 MOST_ADDED_MS = 5.0
 _CONNECTIONS = 128
 _INSTALL = {

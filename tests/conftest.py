@@ -42,13 +42,13 @@ DEPENDENCIES = {
     "pyarrow": ["tests/perf/test_reading.py"],
     "onnx": ["tests/jobs/memory"],
     "onnxruntime": ["tests/serve/worker/test_onnx_runtime.py"],
-    "httptools": ["tests/serve/gateway/http"],
+    "httptools": ["tests/serve/gateway/test_http_server.py", "tests/serve/gateway/test_http_exchanges.py"],
     "uvloop": ["tests/serve/clients/test_tritonclient_http.py"],
     "orjson": ["tests/serve/gateway/test_oip_json.py"],
     "grpcio": ["tests/serve/clients/test_tritonclient_grpc.py"],
-    "grpcio-health-checking": ["tests/serve/gateway/grpc"],
-    "grpcio-reflection": ["tests/serve/gateway/grpc"],
-    "protobuf": ["tests/serve/gateway/grpc"],
+    "grpcio-health-checking": ["tests/serve/gateway/test_grpc_server.py"],
+    "grpcio-reflection": ["tests/serve/gateway/test_grpc_server.py"],
+    "protobuf": ["tests/serve/gateway/test_grpc_server.py"],
     "prometheus-client": ["tests/serve/gateway/test_front_metrics.py"],
 }
 """The tests that meet each dependency's code, as files and folders; they have the mark `dependencies`."""

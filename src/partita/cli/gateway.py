@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from partita.cli.loading import Loaded
     from partita.cli.staff import Staff
-    from partita.serve.gateway.security import Tls
+    from partita.serve.gateway.access import Tls
     from partita.serve.gateway.values import ServedService
     from partita.serve.supervise import Supervisor
     from partita.workload import ServiceSpec
@@ -64,7 +64,7 @@ def open_door(
         InputError: a package or a file is missing, or others could ask without leave.
     """
     _need_packages()
-    from partita.serve.gateway.security import check_exposure, read_tls, read_token  # noqa: PLC0415 -- optional
+    from partita.serve.gateway.access import check_exposure, read_tls, read_token  # noqa: PLC0415 -- optional
 
     token = read_token(token_file) if token_file is not None else None
     tls = read_tls(cert, key, client_ca)
@@ -91,12 +91,12 @@ def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
 
     from partita.control.lock import serving as serving_alone  # noqa: PLC0415
     from partita.drive.state import state_folder  # noqa: PLC0415
+    from partita.serve.gateway.access import listening  # noqa: PLC0415
     from partita.serve.gateway.gateway import Gateway  # noqa: PLC0415
     from partita.serve.gateway.logs import logged  # noqa: PLC0415
     from partita.serve.gateway.metrics import Metrics  # noqa: PLC0415
     from partita.serve.gateway.oip import RequestLimits  # noqa: PLC0415
     from partita.serve.gateway.running import Access, run  # noqa: PLC0415
-    from partita.serve.gateway.sockets import listening  # noqa: PLC0415
     from partita.serve.gateway.values import no_starts  # noqa: PLC0415
 
     served = [_served(loaded, spec) for spec in loaded.workload.services]

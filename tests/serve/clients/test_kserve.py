@@ -14,7 +14,7 @@ from urllib.request import Request, urlopen
 import grpc
 import pytest
 
-from partita.serve.gateway.grpc.messages import message
+from partita.serve.gateway.grpc_server import message
 
 UNDERSTOOD = [True, True, True, False, [[1, 2], [3, 4]]]
 TEXTS = struct.pack("<I1sI1s", 1, b"a", 1, b"b")

@@ -1,4 +1,4 @@
-"""A server of both transports in a thread, in front of a gateway that a test makes."""
+"""A server of both transports in a thread, in models of a gateway that a test makes."""
 
 from __future__ import annotations
 
@@ -11,24 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 import uvloop
 
-from partita.serve.gateway.grpc.server import GrpcServer
-from partita.serve.gateway.grpc.service import Service
-from partita.serve.gateway.http.application import Application
-from partita.serve.gateway.http.pages import Pages
-from partita.serve.gateway.http.server import HttpServer
+from partita.serve.gateway.access import Authenticator, listening
+from partita.serve.gateway.grpc_server import GrpcServer, InferenceService
+from partita.serve.gateway.http_api import HttpApi
+from partita.serve.gateway.http_server import HttpServer
 from partita.serve.gateway.metrics import Metrics
 from partita.serve.gateway.oip import ModelRepository
-from partita.serve.gateway.security import Doorkeeper
-from partita.serve.gateway.sockets import listening
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from tests.serve.gateway.front_fake import FakeGateway
 
-    from partita.serve.gateway.http.connection import ConnectionLimits
+    from partita.serve.gateway.access import Tls
+    from partita.serve.gateway.http_server import ConnectionLimits
     from partita.serve.gateway.oip import RequestLimits
-    from partita.serve.gateway.security import Tls
 
 PATIENCE_S = 20.0
 
@@ -60,22 +57,26 @@ def serving(
     """Serve while the block runs."""
     metrics = Metrics(tuple(gateway.models))
     metrics.watch(gateway.snapshot)
-    front = ModelRepository(gateway, tuple(gateway.models), limits)  # type: ignore[arg-type]
-    door = Doorkeeper(token)
+    models = ModelRepository(gateway, tuple(gateway.models), limits)  # type: ignore[arg-type]
+    authenticator = Authenticator(token)
     started: list[Serving] = []
     up, end = threading.Event(), threading.Event()
     listener = listening("127.0.0.1", 0, "--port")
 
     async def main() -> None:
         http = HttpServer(
-            Application(front, Pages(front, metrics.page), door),
+            HttpApi(models, metrics.page, authenticator),
             listener,
             tls=tls,
             limits=connections,
             refusals=metrics.refusals,
         )
         grpc = GrpcServer(
-            Service(front, door, metrics.refusals), "127.0.0.1", 0, most=front.limits.body, tls=tls
+            InferenceService(models, authenticator, metrics.refusals),
+            "127.0.0.1",
+            0,
+            most=models.limits.body,
+            tls=tls,
         )
         await grpc.start()
         await http.start()

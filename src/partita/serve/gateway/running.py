@@ -10,24 +10,21 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, supp
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.serve.gateway.grpc.server import GrpcServer
-from partita.serve.gateway.grpc.service import Service
-from partita.serve.gateway.http.application import Application
-from partita.serve.gateway.http.pages import Pages
-from partita.serve.gateway.http.server import HttpServer
+from partita.serve.gateway.access import Authenticator, host_and_port
+from partita.serve.gateway.grpc_server import GrpcServer, InferenceService
+from partita.serve.gateway.http_api import HttpApi
+from partita.serve.gateway.http_server import HttpServer
 from partita.serve.gateway.oip import ModelRepository
-from partita.serve.gateway.security import Doorkeeper
-from partita.serve.gateway.sockets import shown
 from partita.serve.gateway.values import State
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 
+    from partita.serve.gateway.access import Tls
     from partita.serve.gateway.gateway import Gateway
     from partita.serve.gateway.metrics import Metrics
     from partita.serve.gateway.oip import RequestLimits
-    from partita.serve.gateway.security import Tls
     from partita.serve.supervise import Supervisor
 
 _LOG = logging.getLogger("partita.serve")
@@ -128,15 +125,19 @@ async def _end(gateway: Gateway, http: HttpServer, grpc: GrpcServer, grace_s: fl
 
 
 async def _listen(
-    front: ModelRepository, metrics: Metrics, access: Access, stack: AsyncExitStack
+    models: ModelRepository, metrics: Metrics, access: Access, stack: AsyncExitStack
 ) -> tuple[HttpServer, GrpcServer]:
-    doorkeeper = Doorkeeper(access.token)
-    service = Service(front, doorkeeper, metrics.refusals)
+    authenticator = Authenticator(access.token)
+    service = InferenceService(models, authenticator, metrics.refusals)
     grpc = GrpcServer(service, access.host, access.grpc_port, most=access.limits.body, tls=access.tls)
     await grpc.start()
     stack.push_async_callback(grpc.stop, 0.0)
-    application = Application(front, Pages(front, metrics.page), doorkeeper)
-    http = HttpServer(application, access.listener, tls=access.tls, refusals=metrics.refusals)
+    http = HttpServer(
+        HttpApi(models, metrics.page, authenticator),
+        access.listener,
+        tls=access.tls,
+        refusals=metrics.refusals,
+    )
     await http.start()
     stack.push_async_callback(http.stop, 0.0)
     return http, grpc
@@ -144,17 +145,17 @@ async def _listen(
 
 def _announce(access: Access, grpc: GrpcServer, services: Sequence[str]) -> None:
     host, port = access.listener.getsockname()[:2]
-    http = f"{'https' if access.tls else 'http'}://{shown(host, port)}"
+    http = f"{'https' if access.tls else 'http'}://{host_and_port(host, port)}"
     _LOG.info(
         "serving %d service%s: HTTP at %s, gRPC at %s",
         len(services),
         "" if len(services) == 1 else "s",
         http,
-        shown(host, grpc.port),
+        host_and_port(host, grpc.port),
         extra={
             "event": "listening",
             "http": http,
-            "grpc": shown(host, grpc.port),
+            "grpc": host_and_port(host, grpc.port),
             "services": list(services),
         },
     )

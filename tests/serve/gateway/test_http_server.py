@@ -23,7 +23,7 @@ from tests.serve.gateway.front_fake import ALL_TYPES, ECHO, EVERY, FakeGateway, 
 from tests.serve.gateway.front_server import Serving, asked, connected, got, posted, read_all, serving, split
 from tritonclient.utils import InferenceServerException
 
-from partita.serve.gateway.http.connection import ConnectionLimits
+from partita.serve.gateway.http_server import ConnectionLimits
 from partita.serve.gateway.oip import RequestLimits
 from partita.serve.gateway.values import FailedError, Reason
 from partita.serve.tensors import Answer, Tensor

@@ -11,33 +11,46 @@ that send many requests at once nor those that do not take their answers cost mo
 from __future__ import annotations
 
 import asyncio
+import ssl
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import orjson
 
-from partita.serve.gateway.http.application import asked, asked_to_infer, draining
-from partita.serve.gateway.http.body import (
+from partita.serve.gateway.access import BACKLOG
+from partita.serve.gateway.http_api import answer_reply, draining, error_reply, json_length
+from partita.serve.gateway.http_message import (
+    END,
     IN_PLACE,
     ChunkedBody,
+    ProtocolError,
+    Reply,
+    RequestHead,
+    Writer,
+    check_beginning,
     check_body,
     content_coding,
+    read_head,
     too_large,
+    unavailable,
     unpacked,
 )
-from partita.serve.gateway.http.head import END, ProtocolError, RequestHead, check_beginning, read_head
-from partita.serve.gateway.http.inferring import answer_reply, error_reply, header_length
-from partita.serve.gateway.http.reply import Reply, Writer, unavailable
-from partita.serve.gateway.oip import RequestError, header_deadline
+from partita.serve.gateway.oip import RequestError, header_deadline, quoted
 from partita.serve.gateway.oip_json import read_request
+from partita.serve.gateway.refusals import Refusals
 from partita.serve.gateway.values import Reason, RefusedError
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.http.application import Application, Wanted
+    import socket
+    from collections.abc import Callable
+
+    from partita.serve.gateway.access import Tls
+    from partita.serve.gateway.http_api import BodyWanted, HttpApi
     from partita.serve.gateway.oip_json import InferRequest
-    from partita.serve.gateway.refusals import Refusals
     from partita.serve.gateway.waiting import Waiting
     from partita.serve.tensors import Answer
+
 
 _MOST_HEADS, _LONGEST_HEAD, _SMALL_BODY = 256, 2048, 99_999
 """Of heads that are known again: how many, their bytes, and those of the body behind them."""
@@ -101,15 +114,15 @@ class Connections:
         writer: of responses.
 
     Args:
-        application: answers.
+        api: answers.
         limits: of connections.
         refusals: counts and logs errors.
     """
 
-    def __init__(self, application: Application, limits: ConnectionLimits, refusals: Refusals) -> None:
-        self.application, self.limits, self.refusals = application, limits, refusals
+    def __init__(self, api: HttpApi, limits: ConnectionLimits, refusals: Refusals) -> None:
+        self.api, self.limits, self.refusals = api, limits, refusals
         self.open: set[HttpConnection] = set()
-        self.room = max(limits.bodies, 4 * application.front.limits.body)
+        self.room = max(limits.bodies, 4 * api.models.limits.body)
         self.heads: dict[bytes, KnownHead] = {}
         self.writer = Writer()
 
@@ -139,7 +152,7 @@ class HttpConnection(asyncio.Protocol):
         self._since = self._loop.time()  # from when what it does counts
         self._buffer = b""  # what came and is not read
         self._head: RequestHead | None = None  # of the request under way; None for a known one
-        self._wanted: Wanted | None = None
+        self._wanted: BodyWanted | None = None
         self._parts: list[bytes] = []
         self._held = 0  # bytes in them
         self._left = 0  # bytes of the body that are to come
@@ -184,11 +197,7 @@ class HttpConnection(asyncio.Protocol):
         if self._state == IDLE and not self._buffer and self._unread is None:
             end = data.find(END) + 4
             known = self._shared.heads.get(data[:end])
-            if (
-                known is not None
-                and len(data) == end + known.length
-                and not self._shared.application.draining
-            ):
+            if known is not None and len(data) == end + known.length and not self._shared.api.draining:
                 self._head, self._keep_alive = None, True
                 self._ask(known.service, data[end:], known.json_size, known.deadline_s)
                 return
@@ -358,9 +367,9 @@ class HttpConnection(asyncio.Protocol):
 
     def _begin(self, head: RequestHead, data: bytes) -> None:
         """Answer a request without its body, or go on to read that."""
-        application = self._shared.application
+        api = self._shared.api
         try:
-            found = application.begin(head)
+            found = api.begin(head)
             if not isinstance(found, Reply):
                 if found.service is not None or head.has_body:
                     check_body(head, found.most)
@@ -375,7 +384,7 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._respond(found)
 
-    def _expect(self, head: RequestHead, wanted: Wanted) -> None:
+    def _expect(self, head: RequestHead, wanted: BodyWanted) -> None:
         """Make ready for a body."""
         self._wanted, self._since = wanted, self._loop.time()
         if head.length is None:
@@ -400,9 +409,9 @@ class HttpConnection(asyncio.Protocol):
             and _WELL_KNOWN.isdisjoint(head.headers)
         ):
             try:
-                json_size = header_length(head.headers)
+                json_size = json_length(head.headers)
                 deadline_s = header_deadline(
-                    head.headers.get(b"partita-deadline-ms"), self._shared.application.front.limits
+                    head.headers.get(b"partita-deadline-ms"), self._shared.api.models.limits
                 )
             except RequestError:
                 return  # told when it is asked
@@ -410,7 +419,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _skip(self, head: RequestHead, reply: Reply) -> None:
         """Answer, and pass over the body: who still sends does not look for an answer, unless it is the last."""
-        most = self._shared.application.front.limits.body
+        most = self._shared.api.models.limits.body
         if head.expects or reply.status in {408, 413} or (head.length or 0) > most:
             self._break_off(reply)
             return
@@ -487,7 +496,7 @@ class HttpConnection(asyncio.Protocol):
             unpacking = self._loop.run_in_executor(None, unpacked, body, coding, wanted.most)
             unpacking.add_done_callback(lambda done: self._unpacked(head, wanted, done))
 
-    def _unpacked(self, head: RequestHead, wanted: Wanted, done: asyncio.Future[bytes]) -> None:
+    def _unpacked(self, head: RequestHead, wanted: BodyWanted, done: asyncio.Future[bytes]) -> None:
         error = None if done.cancelled() else done.exception()
         if self._state != ANSWERING or done.cancelled():
             return
@@ -496,14 +505,14 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._ask_of(head, wanted, done.result())
 
-    def _ask_of(self, head: RequestHead, wanted: Wanted, body: bytes) -> None:
+    def _ask_of(self, head: RequestHead, wanted: BodyWanted, body: bytes) -> None:
         try:
             if wanted.service is None:
-                self._respond(self._shared.application.listed(body))
+                self._respond(self._shared.api.index(body))
                 return
-            json_size = header_length(head.headers)
+            json_size = json_length(head.headers)
             deadline_s = header_deadline(
-                head.headers.get(b"partita-deadline-ms"), self._shared.application.front.limits
+                head.headers.get(b"partita-deadline-ms"), self._shared.api.models.limits
             )
         except Exception as error:  # noqa: BLE001 -- it ends one request, not the server
             self._respond(self._reply_to(error))
@@ -513,11 +522,11 @@ class HttpConnection(asyncio.Protocol):
     def _ask(self, service: str, body: bytes, json_size: int | None, deadline_s: float | None) -> None:
         """Ask the gateway, or say at once what is wrong."""
         self._state, self._service = ANSWERING, service
-        front = self._shared.application.front
+        models = self._shared.api.models
         try:
-            request = read_request(body, json_size, front.signature(service), front.limits)
+            request = read_request(body, json_size, models.signature(service), models.limits)
             self._request = request
-            self._waiting = front.gateway.ask(
+            self._waiting = models.gateway.ask(
                 service, request.query, request.deadline_s if deadline_s is None else deadline_s, self
             )
         except Exception as error:  # noqa: BLE001 -- it ends one request, not the server
@@ -528,7 +537,7 @@ class HttpConnection(asyncio.Protocol):
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             self._state = CLOSED
-            self._shared.application.front.gateway.forget(self._service, waiting)
+            self._shared.api.models.gateway.forget(self._service, waiting)
 
     # Answering.
 
@@ -556,7 +565,7 @@ class HttpConnection(asyncio.Protocol):
         head = self._head
         if reply.reason:
             self._count(reply)
-        last = last or not self._keep_alive or self._shared.application.draining
+        last = last or not self._keep_alive or self._shared.api.draining
         last = last or (self._ended and not self._buffer)
         connection = b""
         if last:
@@ -598,16 +607,118 @@ class HttpConnection(asyncio.Protocol):
         self._parts, self._held = [], 0
 
     def _reply_to(self, error: BaseException) -> Reply:
-        return error_reply(error, self._asked())
+        return error_reply(error, self._told())
 
     def _count(self, reply: Reply) -> None:
         peer = self._transport.get_extra_info("peername")
         kind = ("http", str(reply.status), reply.reason)
-        self._shared.refusals.count(kind, peer, self._asked(), orjson.loads(reply.body)["error"])
+        self._shared.refusals.count(kind, peer, self._told(), orjson.loads(reply.body)["error"])
 
-    def _asked(self) -> str:
-        """Return what was asked for, as far as that is known."""
+    def _told(self) -> str:
+        """Return what was asked for, for a log: nothing of it that may be secret, nothing that is not printable."""
         if self._head is not None:
-            return asked(self._head)
-        known = self._state in (ANSWERING, CLOSED)
-        return asked_to_infer(self._service) if known else "no whole request"
+            return f"{self._head.method} {quoted('/' + '/'.join(self._head.path))}"
+        if self._state in (ANSWERING, CLOSED):
+            return f"POST {quoted(f'/v2/models/{self._service}/infer')}"
+        return "no whole request"
+
+
+_LOOK_S = 0.01
+_LAST_S = 1.0
+"""Seconds in which clients may take what they were told last."""
+
+
+class HttpServer:
+    """Serves the api on a socket that listens.
+
+    Args:
+        api: answers.
+        listener: is closed with the server.
+        tls: None for plain HTTP.
+        limits: of connections.
+        refusals: counts and logs errors.
+    """
+
+    def __init__(
+        self,
+        api: HttpApi,
+        listener: socket.socket,
+        *,
+        tls: Tls | None = None,
+        limits: ConnectionLimits | None = None,
+        refusals: Refusals | None = None,
+    ) -> None:
+        self._application = api
+        self._listener, self._tls = listener, tls
+        self._connections = Connections(api, limits or ConnectionLimits(), refusals or Refusals())
+        self._server: asyncio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return when it answers."""
+        context = _context(self._tls) if self._tls is not None else None
+        limits = self._connections.limits
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: HttpConnection(self._connections),
+            sock=self._listener,
+            backlog=BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=limits.head_s if context is not None else None,
+        )
+        self._watching = asyncio.create_task(self._watch(min(1.0, limits.head_s / 10)))
+
+    def drain(self) -> None:
+        """Refuse what comes from now on, also over new connections; each is closed behind its next answer.
+
+        Liveness and metrics are still told.
+        """
+        self._application.draining = True
+        for each in list(self._connections.open):
+            each.drain()
+
+    async def answered(self, seconds: float) -> None:
+        """Return when no answer is waited for and all have been taken, or in so long."""
+        await _until(lambda: not self._connections.under_way, seconds)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new connections, and return when the requests under way have ended or the grace is over."""
+        server, self._server = self._server, None
+        if server is None or self._watching is None:
+            return
+        server.close()
+        self.drain()
+        await self.answered(grace_s)
+        for each in list(self._connections.open):
+            each.end()
+        await _until(lambda: not self._connections.open, _LAST_S)
+        for each in list(self._connections.open):
+            each.abort()
+        self._watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._watching
+
+    async def _watch(self, every: float) -> None:
+        """Look at all connections every so many seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(every)
+            self._connections.writer.renew()
+            now = asyncio.get_running_loop().time()
+            for each in list(self._connections.open):
+                each.look(now)
+
+
+async def _until(true: Callable[[], bool], seconds: float) -> None:
+    """Return when something is true, or in so many seconds."""
+    end = asyncio.get_running_loop().time() + seconds
+    while not true() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 -- connections tell nobody
+        await asyncio.sleep(_LOOK_S)
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.cert, tls.key)
+    context.set_alpn_protocols(["http/1.1"])
+    if tls.client_ca is not None:
+        context.load_verify_locations(tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context

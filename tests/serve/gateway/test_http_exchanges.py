@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.gateway.front_fake import ECHO, EVERY, FakeGateway
 from tests.serve.gateway.front_server import Serving, connected, read_all, serving
 
-from partita.serve.gateway.http.connection import ConnectionLimits
+from partita.serve.gateway.http_server import ConnectionLimits
 from partita.serve.gateway.oip import RequestLimits
 from partita.serve.gateway.refusals import Refusals
 from partita.serve.tensors import Answer, Tensor

@@ -27,8 +27,8 @@ from tests.serve.gateway.front_fake import ALL_TYPES, ECHO, EVERY, FakeGateway, 
 from tests.serve.gateway.front_server import Serving, serving
 from tritonclient.utils import InferenceServerException
 
-from partita.serve.gateway.grpc import messages
-from partita.serve.gateway.grpc.messages import message
+from partita.serve.gateway import grpc_server
+from partita.serve.gateway.grpc_server import message
 from partita.serve.gateway.oip import RequestLimits
 from partita.serve.gateway.values import FailedError, Reason
 from partita.serve.tensors import Answer
@@ -316,11 +316,11 @@ def test_a_token_is_asked_for_everywhere_but_at_health():
 
 
 def test_the_descriptors_are_those_of_the_proto(tmp_path):
-    folder = Path(messages.__file__).parent
+    folder = Path(grpc_server.__file__).parent
     made = tmp_path / "made.binpb"
     words = [f"-I{folder}", f"--descriptor_set_out={made}", "open_inference.proto"]
     subprocess.run([sys.executable, "-m", "grpc_tools.protoc", *words], check=True)
-    fresh_ones, ours = made.read_bytes(), (folder / messages.DESCRIPTORS).read_bytes()
+    fresh_ones, ours = made.read_bytes(), (folder / grpc_server.DESCRIPTORS).read_bytes()
     assert FileDescriptorSet.FromString(fresh_ones) == FileDescriptorSet.FromString(ours)
 
 

@@ -1,8 +1,9 @@
-"""Who may ask: on loopback everybody, beyond it who shows a bearer token or a client's certificate."""
+"""Where the gateway listens, and who may ask: on loopback everybody, beyond it who shows a token or a certificate."""
 
 from __future__ import annotations
 
 import ipaddress
+import socket
 from dataclasses import dataclass
 from hmac import compare_digest
 from typing import TYPE_CHECKING
@@ -14,11 +15,12 @@ from partita.serve.gateway.oip import RequestError
 if TYPE_CHECKING:
     from pathlib import Path
 
+
 _SHORTEST = 16
 _LONGEST = 4096
 
 
-class Doorkeeper:
+class Authenticator:
     """Lets in who shows the token; everybody if there is none.
 
     Args:
@@ -124,3 +126,42 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+BACKLOG = 2048
+
+
+def listening(host: str, port: int, option: str) -> socket.socket:
+    """Return a socket that listens; port 0 takes a free one.
+
+    Args:
+        host: name or address.
+        port: of TCP.
+        option: of the command line that chose the port, for errors.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    try:
+        family, *_, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise InputError(
+            f"{host} is no address of this host: {error.strerror}",
+            where="--listen",
+            hint="--listen 127.0.0.1 is this host alone, --listen 0.0.0.0 every address of it",
+        ) from None
+    try:
+        return socket.create_server(address[:2], family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {host_and_port(host, port)}: {error.strerror}",
+            where=option,
+            hint=f"another process may be there; {option} 0 takes a free port",
+        ) from None
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Return an address as URLs have it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

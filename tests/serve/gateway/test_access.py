@@ -15,8 +15,8 @@ from tests.serve.gateway.front_fake import ECHO, FakeGateway
 from tests.serve.gateway.front_server import PATIENCE_S, serving
 
 from partita.errors import InputError
-from partita.serve.gateway.grpc.messages import message
-from partita.serve.gateway.security import Tls, check_exposure, is_loopback, read_tls, read_token
+from partita.serve.gateway.access import Tls, check_exposure, is_loopback, read_tls, read_token
+from partita.serve.gateway.grpc_server import message
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -1,1 +1,0 @@
-"""The gateway over gRPC, in the same event loop as HTTP."""

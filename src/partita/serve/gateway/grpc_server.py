@@ -1,0 +1,684 @@
+"""The gateway over gRPC, in HTTP's event loop: the protocol, and the standard services of health and reflection."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from array import array
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import grpc
+from google.protobuf import text_format
+from google.protobuf.descriptor_pb2 import FileDescriptorProto, FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+from grpc import aio
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from partita.errors import InputError
+from partita.serve.gateway.access import host_and_port
+from partita.serve.gateway.oip import (
+    VERSION,
+    RequestError,
+    check_data,
+    check_parameters,
+    checked,
+    deadline_of,
+    elements,
+    header_deadline,
+    model_config,
+    model_metadata,
+    others,
+    pack_strings,
+    repository_index,
+    server_metadata,
+    statistics,
+)
+from partita.serve.gateway.refusals import Refusals
+from partita.serve.gateway.values import FailedError, Reason, RefusedError
+from partita.serve.tensors import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from partita.serve.gateway.access import Authenticator, Tls
+    from partita.serve.gateway.oip import ModelRepository, RequestLimits, Signature
+    from partita.serve.tensors import Answer, Query, TensorSpec
+
+
+Proto: TypeAlias = Any
+"""A message; or a map of some. Classes that are made at run time have no static type."""
+Context: TypeAlias = Any
+"""Of a call; gRPC has no types."""
+PACKAGE = "inference"
+
+
+SERVICE = f"{PACKAGE}.GRPCInferenceService"
+
+
+HEALTH_SERVICE = "grpc.health.v1.Health"
+
+
+DESCRIPTORS = "open_inference.binpb"
+"""The descriptor set beside this module, made of the .proto that is there too."""
+
+
+_MESSAGE_EXTRA = 1 << 16
+"""Bytes that names and shapes may take beside the tensors' data."""
+
+
+_MOST_CALLS = 10_000
+
+
+class GrpcServer:
+    """Serves the protocol's methods.
+
+    Args:
+        service: answers.
+        host: to listen at.
+        port: of TCP; 0 takes a free one.
+        most: bytes of a request's tensors.
+        tls: None for plain text.
+    """
+
+    def __init__(
+        self, service: InferenceService, host: str, port: int, *, most: int, tls: Tls | None = None
+    ) -> None:
+        self._server = aio.server(
+            maximum_concurrent_rpcs=_MOST_CALLS,
+            options=(
+                ("grpc.max_receive_message_length", most + _MESSAGE_EXTRA),
+                ("grpc.max_send_message_length", -1),
+                ("grpc.so_reuseport", 0),  # a second gateway on the same port is a mistake, and told
+            ),
+        )
+        self._service = service
+        self._server.add_generic_rpc_handlers(service.handlers())
+        self._host, self._port, self._tls = host, port, tls
+        self.port = port
+
+    async def start(self) -> None:
+        """Return when it answers.
+
+        Raises:
+            InputError: the port cannot be had.
+        """
+        address = host_and_port(self._host, self._port)
+        try:
+            self.port = (
+                self._server.add_secure_port(address, _credentials(self._tls))
+                if self._tls
+                else self._server.add_insecure_port(address)
+            )
+        except RuntimeError:
+            self.port = 0
+        if not self.port:
+            raise InputError(
+                f"cannot listen at {address}",
+                where="--grpc-port",
+                hint="another process may be there; --grpc-port 0 takes a free port",
+            )
+        await self._server.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new calls, and return when those under way have ended or the grace is over."""
+        self._service.end_streams()
+        await self._server.stop(grace_s)
+
+
+def _credentials(tls: Tls) -> grpc.ServerCredentials:
+    authority = tls.client_ca.read_bytes() if tls.client_ca else None
+    return grpc.ssl_server_credentials(
+        [(tls.key.read_bytes(), tls.cert.read_bytes())], authority, require_client_auth=authority is not None
+    )
+
+
+# The protocol's messages, in a pool of their own: clients of the same protocol register the same names in protobuf's
+# default pool, and one process may hold both.
+
+
+def protocol_files() -> tuple[FileDescriptorProto, ...]:
+    """Return the descriptors of the protocol's files."""
+    return tuple(FileDescriptorSet.FromString(files(__package__).joinpath(DESCRIPTORS).read_bytes()).file)
+
+
+@cache
+def _pool() -> DescriptorPool:
+    pool = DescriptorPool()
+    for each in protocol_files():
+        pool.Add(each)
+    return pool
+
+
+@cache
+def message(name: str) -> Any:  # noqa: ANN401 -- a class that is made at run time
+    """Return the class of a message."""
+    return GetMessageClass(_pool().FindMessageTypeByName(f"{PACKAGE}.{name}"))
+
+
+# The protocol's methods.
+
+
+_LOG = logging.getLogger("partita.serve.grpc")
+
+
+_OPEN = frozenset({"ServerLive", "ServerReady"})
+
+
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    404: grpc.StatusCode.NOT_FOUND,
+    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+
+_MALFORMED = "malformed message"
+
+
+_UNDER_WAY = 64
+"""Requests of one stream that are answered at the same time."""
+
+
+_STREAMED = message("ModelStreamInferResponse")
+
+
+class InferenceService:
+    """Answers the methods of inference.GRPCInferenceService, and the standard ones of health and reflection.
+
+    Args:
+        models: by their names.
+        authenticator: says who may ask.
+        refusals: counts and logs errors.
+    """
+
+    def __init__(
+        self, models: ModelRepository, authenticator: Authenticator, refusals: Refusals | None = None
+    ) -> None:
+        self._models = models
+        self._refusals = refusals or Refusals()
+        self._authenticator = authenticator
+        self._health = HealthService(models)
+        self._streams: set[asyncio.Task[None]] = set()
+
+    def check(self, context: Context) -> None:
+        """Refuse a call whose client may not ask.
+
+        Raises:
+            RequestError: it shows no token that is good.
+        """
+        self._authenticator.check(_metadata(context, "authorization"))
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """Return what a server needs to find the methods of the protocol, of health and of reflection."""
+        return self._protocol(), self._health.handler(), *ReflectionService(self.check).handlers()
+
+    def _protocol(self) -> grpc.GenericRpcHandler:
+        methods = {
+            name: grpc.unary_unary_rpc_method_handler(
+                self._guarded(name, answer),
+                request_deserializer=_reader(f"{name}Request"),
+                response_serializer=message(f"{name}Response").SerializeToString,
+            )
+            for name, answer in self._methods().items()
+        }
+        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._stream,
+            request_deserializer=_reader("ModelInferRequest"),
+            response_serializer=_STREAMED.SerializeToString,
+        )
+        return grpc.method_handlers_generic_handler(SERVICE, methods)
+
+    def _methods(self) -> dict[str, Callable[[Proto, Context], Awaitable[Proto]]]:
+        models, gateway = self._models, self._models.gateway
+
+        def told(
+            name: str, of: Callable[[Proto], dict[str, Any]]
+        ) -> Callable[[Proto, Context], Awaitable[Proto]]:
+            response = message(f"{name}Response")
+
+            async def answer(request: Proto, _: Context) -> Proto:
+                return ParseDict(of(request), response())
+
+            return answer
+
+        def ready(request: Proto) -> dict[str, bool]:
+            # Of a model that is not there this is no error, as with Triton: whoever waits for it goes on asking.
+            return {"ready": request.version in ("", VERSION) and gateway.ready(request.name)}
+
+        def metadata(request: Proto) -> dict[str, Any]:
+            return model_metadata(models.described(request.name, request.version))
+
+        def config(request: Proto) -> dict[str, Any]:
+            return {"config": model_config(models.described(request.name, request.version))}
+
+        def counted(request: Proto) -> dict[str, Any]:
+            names = [models.model(request.name, request.version).service] if request.name else models.services
+            return statistics((name, gateway.statistics(name)) for name in names)
+
+        def index(request: Proto) -> dict[str, Any]:
+            listed = ((name, gateway.ready(name)) for name in models.services)
+            return {"models": repository_index(each for each in listed if each[1] or not request.ready)}
+
+        return {
+            "ModelInfer": self._infer,
+            "ServerLive": told("ServerLive", lambda _: {"live": True}),
+            "ServerReady": told("ServerReady", lambda _: {"ready": models.ready}),
+            "ServerMetadata": told("ServerMetadata", lambda _: server_metadata()),
+            "ModelReady": told("ModelReady", ready),
+            "ModelMetadata": told("ModelMetadata", metadata),
+            "ModelConfig": told("ModelConfig", config),
+            "ModelStatistics": told("ModelStatistics", counted),
+            "RepositoryIndex": told("RepositoryIndex", index),
+        }
+
+    def _guarded(
+        self, name: str, answer: Callable[[Proto, Context], Awaitable[Proto]]
+    ) -> Callable[[Proto, Context], Awaitable[Proto]]:
+        """Return the method with its errors told as gRPC has them."""
+
+        async def method(request: Proto, context: Context) -> Proto:
+            try:
+                if name not in _OPEN:
+                    self.check(context)
+                if request is None:
+                    raise RequestError(_MALFORMED, reason="malformed")
+                return await answer(request, context)
+            except (RequestError, RefusedError, FailedError) as error:
+                code, trailing = _status(error, context)
+                self._count(code, error, name, context)
+                await context.abort(code, str(error), trailing)
+            except Exception as error:
+                if isinstance(error, grpc.aio.AbortError):
+                    raise
+                _LOG.exception("a fault in partita itself at %s", name)
+                self._count(grpc.StatusCode.INTERNAL, error, name, context)
+                await context.abort(grpc.StatusCode.INTERNAL, "a fault in partita itself; its log says more")
+
+        return method
+
+    async def _infer(self, request: Proto, context: Context) -> Proto:
+        models, service = self._models, request.model_name
+        signature = models.signature(service, request.model_version)
+        query, deadline_s = read_message(request, signature, models.limits)
+        asked = _metadata(context, "partita-deadline-ms")
+        if asked is not None:
+            deadline_s = header_deadline(asked, models.limits)
+        left = context.time_remaining()
+        if left is not None and left < (signature.model.deadline_s if deadline_s is None else deadline_s):
+            deadline_s = left
+        answer = checked(await models.gateway.infer(service, query, deadline_s))
+        return write_message(service, request.id, answer)
+
+    async def _stream(self, requests: AsyncIterator[Proto], context: Context) -> AsyncIterator[Proto]:
+        """Answer the requests of a stream in their order, several at a time."""
+        try:
+            self.check(context)
+        except RequestError as error:
+            self._count(_CODES[error.status], error, "ModelStreamInfer", context)
+            await context.abort(_CODES[error.status], error.what)
+        waiting: asyncio.Queue[asyncio.Task[Proto] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_UNDER_WAY)
+        taking = asyncio.create_task(self._take(requests, context, waiting, room))
+        taking.add_done_callback(lambda _: waiting.put_nowait(None))
+        self._streams.add(taking)
+        try:
+            while (task := await waiting.get()) is not None:
+                yield await task
+                room.release()
+        finally:
+            self._streams.discard(taking)
+            taking.cancel()
+            await asyncio.gather(taking, return_exceptions=True)
+            while not waiting.empty():
+                left = waiting.get_nowait()
+                if left is not None:
+                    left.cancel()
+
+    def _count(self, code: grpc.StatusCode, error: Exception, method: str, context: Context) -> None:
+        if isinstance(error, RequestError | RefusedError):
+            reason = str(error.reason)
+        else:
+            reason = "failed" if isinstance(error, FailedError) else "internal"
+        self._refusals.count(("grpc", code.name, reason), context.peer(), method, str(error))
+
+    async def _take(
+        self,
+        requests: AsyncIterator[Proto],
+        context: Context,
+        waiting: asyncio.Queue[asyncio.Task[Proto] | None],
+        room: asyncio.Semaphore,
+    ) -> None:
+        async for request in requests:
+            await room.acquire()
+            waiting.put_nowait(asyncio.create_task(self._streamed(request, context)))
+
+    def end_streams(self) -> None:
+        """Take nothing more from the streams there are: each ends when what it has sent is answered."""
+        self._health.end_watches()
+        for taking in self._streams:
+            taking.cancel()
+
+    async def _streamed(self, request: Proto, context: Context) -> Proto:
+        if request is None:
+            return _STREAMED(error_message=_MALFORMED)
+        try:
+            return _STREAMED(infer_response=await self._infer(request, context))
+        except (RequestError, RefusedError, FailedError) as error:
+            self._count(_status(error, context)[0], error, "ModelStreamInfer", context)
+            # The identity tells the client which of its requests it was.
+            return _STREAMED(error_message=str(error), infer_response={"id": request.id})
+        except Exception:  # noqa: BLE001 -- it ends one request, not the stream
+            _LOG.exception("a fault in partita itself at ModelStreamInfer")
+            return _STREAMED(error_message="a fault in partita itself; its log says more")
+
+
+def _reader(name: str) -> Callable[[bytes], Proto | None]:
+    """Return what reads a message, and reads None where there is none: gRPC would log a fault of ours."""
+    read = message(name).FromString
+
+    def reader(data: bytes) -> Proto | None:
+        try:
+            return read(data)
+        except DecodeError:
+            return None
+
+    return reader
+
+
+def _status(
+    error: RequestError | RefusedError | FailedError, context: Context
+) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]:
+    """Return the code of an error, and the metadata that go with it: when to try again (gRFC A6)."""
+    if isinstance(error, RequestError):
+        return _CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), ()
+    if isinstance(error, FailedError):
+        return grpc.StatusCode.INTERNAL, ()
+    left = context.time_remaining()
+    if error.reason is Reason.LATE and left is not None and left <= error.retry_after_s:
+        return grpc.StatusCode.DEADLINE_EXCEEDED, ()
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED if error.reason is Reason.FULL else grpc.StatusCode.UNAVAILABLE
+    after = max(1, round(error.retry_after_s * 1000))
+    return code, (("grpc-retry-pushback-ms", str(after)), ("partita-reason", str(error.reason)))
+
+
+def _metadata(context: Context, key: str) -> bytes | None:
+    for name, value in context.invocation_metadata():
+        if name == key:
+            return value.encode() if isinstance(value, str) else value
+    return None
+
+
+# Requests and answers as messages.
+
+
+_FIELDS = {
+    "BOOL": ("bool_contents", "B"),
+    "INT8": ("int_contents", "b"),
+    "INT16": ("int_contents", "h"),
+    "INT32": ("int_contents", "i"),
+    "INT64": ("int64_contents", "q"),
+    "UINT8": ("uint_contents", "B"),
+    "UINT16": ("uint_contents", "H"),
+    "UINT32": ("uint_contents", "I"),
+    "UINT64": ("uint64_contents", "Q"),
+    "FP32": ("fp32_contents", "f"),
+    "FP64": ("fp64_contents", "d"),
+    "BYTES": ("bytes_contents", ""),
+}
+"""By datatype, the field of typed contents, and `array`'s code for it."""
+
+
+_PARAMETERS = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
+
+
+_RESPONSE = message("ModelInferResponse")
+
+
+_OUTPUT = _RESPONSE.InferOutputTensor
+
+
+def read_message(request: Proto, signature: Signature, limits: RequestLimits) -> tuple[Query, float | None]:
+    """Return the query that a ModelInferRequest asks, and its deadline in seconds, None without one.
+
+    Raises:
+        RequestError: it cannot be answered as it is.
+    """
+    deadline_s, given = None, {}
+    if request.parameters:
+        given[""] = _parameters(request.parameters)
+        deadline_s = deadline_of(given[""], limits)
+    inputs, raw = request.inputs, request.raw_input_contents
+    if len(inputs) > signature.most_inputs(limits):
+        raise RequestError(f"{len(inputs)} inputs, {signature.most_inputs(limits)} at most", 413)
+    if len(request.outputs) > signature.most_outputs(limits):
+        raise RequestError(f"{len(request.outputs)} outputs, {signature.most_outputs(limits)} at most", 413)
+    if len(request.id) > limits.name:
+        raise RequestError(f"id has {len(request.id)} characters, {limits.name} at most")
+    if raw and len(raw) != len(inputs):
+        raise RequestError(f"{len(inputs)} inputs, and {len(raw)} raw_input_contents")
+    specs = signature.specs([(each.name, each.datatype, tuple(each.shape)) for each in inputs])
+    tensors = [_tensor(each, raw[i] if raw else None, specs[i], limits) for i, each in enumerate(inputs)]
+    outputs = []
+    for each in request.outputs:
+        if each.parameters:
+            _parameters(each.parameters)
+        outputs.append(each.name)
+    given.update((each.name, _parameters(each.parameters)) for each in inputs if each.parameters)
+    query = signature.query(tensors, outputs)
+    return (query._replace(parameters=others(given)) if given else query), deadline_s
+
+
+def _tensor(each: Proto, raw: bytes | None, spec: TensorSpec, limits: RequestLimits) -> Tensor:
+    name, datatype, shape = each.name, each.datatype, tuple(each.shape)
+    count = elements(spec, datatype, shape)
+    if each.parameters:
+        _parameters(each.parameters)
+    if raw is None:
+        data = _contents(each, count)
+        if datatype == "BYTES":
+            check_data(name, datatype, count, data, limits)
+    elif each.HasField("contents"):
+        raise RequestError(f"input {name} has both contents and raw_input_contents")
+    else:
+        data = raw
+        check_data(name, datatype, count, data, limits)
+    return Tensor(name, datatype, shape, data)
+
+
+def _contents(each: Proto, count: int) -> bytes:
+    if each.datatype not in _FIELDS:
+        raise RequestError(
+            f"input {each.name}: {each.datatype} has no typed contents; send raw_input_contents",
+            reason="datatype",
+        )
+    field, code = _FIELDS[each.datatype]
+    values = getattr(each.contents, field)
+    if len(values) != count:
+        raise RequestError(f"input {each.name}: {len(values)} elements in {field}, its shape has {count}")
+    if not code:
+        return pack_strings(values)
+    try:
+        return array(code, values).tobytes()
+    except OverflowError:
+        raise RequestError(f"input {each.name}: a number is out of range of {each.datatype}") from None
+
+
+def _parameters(given: Mapping[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in given.items():
+        kind = value.WhichOneof("parameter_choice")
+        found[name] = getattr(value, kind) if kind else None
+    check_parameters(found)
+    return found
+
+
+def write_message(service: str, request_id: str, answer: Answer) -> Proto:
+    """Return an answer as a ModelInferResponse; its data are raw."""
+    found = _RESPONSE(
+        model_name=service,
+        model_version=VERSION,
+        id=request_id,
+        outputs=[
+            _OUTPUT(name=each.name, datatype=each.datatype, shape=each.shape) for each in answer.outputs
+        ],
+        raw_output_contents=[bytes(each.data) for each in answer.outputs],
+    )
+    if answer.parameters:
+        _tell(found.parameters, answer.parameters.get("", {}))
+        for each in found.outputs:
+            _tell(each.parameters, answer.parameters.get(each.name, {}))
+    return found
+
+
+def _tell(into: Proto, told: Mapping[str, Any]) -> None:
+    """Write parameters as the protocol's messages have them; what they cannot hold as JSON."""
+    for name, value in told.items():
+        field = _PARAMETERS.get(type(value))
+        if field is None or (field == "int64_param" and not -(2**63) <= value < 2**63):
+            into[name].string_param = json.dumps(value)
+        else:
+            setattr(into[name], field, value)
+
+
+# The standard health service, which probes and load balancers ask of any gRPC server. Its names are those of the
+# models; the empty name, and that of the protocol's own service, is the server.
+# https://github.com/grpc/grpc/blob/master/doc/health-checking.md says what each method answers.
+
+
+_LOOK_S = 0.1
+"""Seconds between two looks whether what is watched has changed."""
+
+
+_Status = health_pb2.HealthCheckResponse.ServingStatus
+
+
+class HealthService:
+    """Answers `Check` and `Watch`, from what the gateway is at that moment.
+
+    Args:
+        models: by their names.
+    """
+
+    def __init__(self, models: ModelRepository) -> None:
+        self._models = models
+        self._ended = asyncio.Event()
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a server needs to find the methods."""
+        request = health_pb2.HealthCheckRequest.FromString
+        response = health_pb2.HealthCheckResponse.SerializeToString
+        return grpc.method_handlers_generic_handler(
+            HEALTH_SERVICE,
+            {
+                "Check": grpc.unary_unary_rpc_method_handler(self._check, request, response),
+                "Watch": grpc.unary_stream_rpc_method_handler(self._watch, request, response),
+            },
+        )
+
+    def end_watches(self) -> None:
+        """End the streams of those who watch, each with its last status."""
+        self._ended.set()
+
+    def _status(self, name: str) -> int:
+        models = self._models
+        if name in ("", SERVICE):
+            ready = models.ready
+        elif name in models.services:
+            ready = models.gateway.ready(name)
+        else:
+            return int(_Status.Value("SERVICE_UNKNOWN"))
+        return int(_Status.Value("SERVING" if ready else "NOT_SERVING"))
+
+    async def _check(self, request: Proto, context: Context) -> Proto:
+        status = self._status(request.service)
+        if status == _Status.Value("SERVICE_UNKNOWN"):
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no model of that name")
+        return health_pb2.HealthCheckResponse(status=status)
+
+    async def _watch(self, request: Proto, _: object) -> AsyncIterator[Proto]:
+        told = None
+        while True:
+            ended = self._ended.is_set()
+            status = self._status(request.service)
+            if status != told:
+                told = status
+                yield health_pb2.HealthCheckResponse(status=status)
+            if ended:
+                return
+            try:
+                await asyncio.wait_for(self._ended.wait(), _LOOK_S)
+            except TimeoutError:
+                continue
+
+
+# Server reflection: clients such as grpcurl learn methods and messages from the server itself. The two versions of
+# the service have the same messages under other names
+# (https://github.com/grpc/grpc-proto/blob/master/grpc/reflection/v1/reflection.proto); both are answered.
+
+
+_ALPHA, _V1 = "grpc.reflection.v1alpha", "grpc.reflection.v1"
+
+
+class ReflectionService:
+    """Answers `ServerReflectionInfo` of both versions.
+
+    Args:
+        check: raises RequestError where the client of a call may not ask.
+    """
+
+    def __init__(self, check: Callable[[Context], None]) -> None:
+        self._check = check
+        names = [SERVICE, HEALTH_SERVICE, *(f"{package}.ServerReflection" for package in (_ALPHA, _V1))]
+        self._answers = reflection.aio.ReflectionServicer(names, _all_descriptors())
+
+    def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        """Return what a server needs to find the methods."""
+        method = grpc.stream_stream_rpc_method_handler(
+            self._answer,
+            reflection_pb2.ServerReflectionRequest.FromString,
+            reflection_pb2.ServerReflectionResponse.SerializeToString,
+        )
+        return tuple(
+            grpc.method_handlers_generic_handler(
+                f"{package}.ServerReflection", {"ServerReflectionInfo": method}
+            )
+            for package in (_ALPHA, _V1)
+        )
+
+    async def _answer(self, requests: AsyncIterator[Proto], context: Context) -> AsyncIterator[Proto]:
+        try:
+            self._check(context)
+        except RequestError as error:
+            await context.abort(grpc.StatusCode.UNAUTHENTICATED, error.what)
+        async for answer in self._answers.ServerReflectionInfo(requests, context):
+            yield answer
+
+
+def _all_descriptors() -> DescriptorPool:
+    """Return the descriptors of all services, in a pool of their own as the protocol's messages are."""
+    pool = DescriptorPool()
+    for each in protocol_files():
+        pool.Add(each)
+    for module in (health_pb2, reflection_pb2):
+        pool.Add(_file(module))
+    pool.Add(_renamed(_file(reflection_pb2)))
+    return pool
+
+
+def _file(module: Any) -> FileDescriptorProto:  # noqa: ANN401 -- a generated module
+    found = FileDescriptorProto()
+    module.DESCRIPTOR.CopyToProto(found)
+    return found
+
+
+def _renamed(file: FileDescriptorProto) -> FileDescriptorProto:
+    """Return the first version's file with the second's names."""
+    text = text_format.MessageToString(file).replace("v1alpha", "v1")
+    return text_format.Parse(text, FileDescriptorProto())

@@ -1,0 +1,228 @@
+"""What answers which request of HTTP: inferring, health, metadata, configuration, statistics, metrics.
+
+All paths are known when the gateway starts, so that a request costs one look into a dictionary.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+import orjson
+
+from partita.serve.gateway.http_message import METHODS, Reply, failure, json_reply, unavailable
+from partita.serve.gateway.oip import (
+    VERSION,
+    RequestError,
+    checked,
+    model_config,
+    model_metadata_and_batch,
+    quoted,
+    repository_index,
+    server_metadata,
+    statistics,
+)
+from partita.serve.gateway.oip_json import write_answer
+from partita.serve.gateway.values import FailedError, Reason, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from partita.serve.gateway.access import Authenticator
+    from partita.serve.gateway.http_message import RequestHead
+    from partita.serve.gateway.oip import ModelRepository
+    from partita.serve.gateway.oip_json import InferRequest
+    from partita.serve.tensors import Answer
+
+T = TypeVar("T")
+_LOG = logging.getLogger("partita.serve.http")
+Path = tuple[str, ...]
+"""The segments of a path, percent-escapes resolved."""
+_READY: Path = ("v2", "health", "ready")
+_LIVE = frozenset({("healthz",), ("v2", "health", "live")})
+"""Paths at which the process says that it lives."""
+_OPEN = _LIVE | {_READY}
+"""Paths that need no token: those who look after a process have none."""
+_METRICS: Path = ("metrics",)
+_INDEX: Path = ("v2", "repository", "index")
+_GET = ("GET", "HEAD")
+_PLAIN = b"text/plain; version=0.0.4; charset=utf-8"
+_OCTETS = b"application/octet-stream"
+_CHALLENGE = ((b"www-authenticate", b'Bearer realm="partita"'),)
+_SMALL_BODY = 1 << 16
+_MOST_NAMES = 5
+_RETRY_S = 1.0
+
+
+class BodyWanted(NamedTuple):
+    """A request that is answered once its body is there.
+
+    Attributes:
+        service: that is asked to infer; None where the body says which services to list.
+        most: bytes that the body may have.
+    """
+
+    service: str | None
+    most: int
+
+
+class HttpApi:
+    """Answers requests, or says what of them is needed to.
+
+    Attributes:
+        models: by their names.
+        draining: whether nothing new is taken.
+
+    Args:
+        models: by their names.
+        metrics: returns the metrics page.
+        authenticator: says who may ask.
+    """
+
+    def __init__(
+        self, models: ModelRepository, metrics: Callable[[], bytes], authenticator: Authenticator
+    ) -> None:
+        self.models = models
+        self.draining = False
+        self._authenticator = authenticator
+        live, infer = Reply(200, b'{"live":true}'), {}
+        pages: dict[Path, Callable[[], Reply]] = {
+            ("healthz",): lambda: Reply(200, b"ok\n", b"text/plain"),
+            _METRICS: lambda: Reply(200, metrics(), _PLAIN),
+            ("v2",): lambda: json_reply(server_metadata()),
+            ("v2", "health", "live"): lambda: live,
+            _READY: self._server_ready,
+            ("v2", "models", "stats"): lambda: self._statistics(*models.services),
+        }
+        for service in models.services:
+            for version in ((), ("versions", VERSION)):
+                path = ("v2", "models", service, *version)
+                infer[*path, "infer"] = service
+                pages[path] = partial(self._metadata, service)
+                pages[*path, "ready"] = partial(self._ready, service)
+                pages[*path, "config"] = partial(self._config, service)
+                pages[*path, "stats"] = partial(self._statistics, service)
+        self._infer, self._pages = _with_slashes(infer), _with_slashes(pages)
+
+    def begin(self, head: RequestHead) -> Reply | BodyWanted:
+        """Return the answer to a request, or which body it has to have.
+
+        Raises:
+            RequestError: it cannot be answered as it is; nothing is at its path (404).
+            RefusedError: not now.
+        """
+        path, method = head.path, head.method
+        if path not in _OPEN:
+            self._authenticator.check(head.headers.get(b"authorization"))
+        if self.draining and path not in _LIVE and path != _METRICS:
+            raise draining()
+        service = self._infer.get(path)
+        if service is not None or path == _INDEX:
+            most = _SMALL_BODY if service is None else self.models.limits.body
+            return BodyWanted(service, most) if method == "POST" else _not_allowed(method, "POST")
+        if path == ("*",):
+            return _not_allowed(method, METHODS)
+        page = self._pages.get(path)
+        if page is None:
+            what = f"nothing is at {quoted('/' + '/'.join(path))}"
+            if path[:2] == ("v2", "models") and len(path) > 2 and path[2] not in self.models.services:
+                what = f"no model {quoted(path[2])}; POST /{'/'.join(_INDEX)} lists them"
+            raise RequestError(what, 404)
+        return page() if method in _GET else _not_allowed(method, ", ".join(_GET))
+
+    def index(self, body: bytes) -> Reply:
+        """Return the services, all or the ready ones, as the body of a request asks.
+
+        Raises:
+            RequestError: the body is no JSON object.
+        """
+        try:
+            wanted = orjson.loads(body) if body.strip() else {}
+        except orjson.JSONDecodeError as error:
+            raise RequestError(f"malformed JSON: {error}") from None
+        if not isinstance(wanted, dict):
+            raise RequestError("the body is no JSON object")
+        listed = [(name, self.models.gateway.ready(name)) for name in self.models.services]
+        return json_reply(
+            repository_index(each for each in listed if each[1] or wanted.get("ready") is not True)
+        )
+
+    def _server_ready(self) -> Reply:
+        waiting = [name for name in self.models.services if not self.models.gateway.ready(name)]
+        if not waiting:
+            return Reply(200, b'{"ready":true}')
+        more = f" and {len(waiting) - _MOST_NAMES} more" if len(waiting) > _MOST_NAMES else ""
+        return _not_ready({}, f"no worker can answer for {', '.join(waiting[:_MOST_NAMES])}{more}")
+
+    def _ready(self, service: str) -> Reply:
+        if self.models.gateway.ready(service):
+            return json_reply({"name": service, "ready": True})
+        return _not_ready({"name": service}, f"no worker can answer for {service}")
+
+    def _metadata(self, service: str) -> Reply:
+        return json_reply(model_metadata_and_batch(self.models.described(service)))
+
+    def _config(self, service: str) -> Reply:
+        return json_reply(model_config(self.models.described(service)))
+
+    def _statistics(self, *services: str) -> Reply:
+        return json_reply(statistics((name, self.models.gateway.statistics(name)) for name in services))
+
+
+def _with_slashes(found: dict[Path, T]) -> dict[Path, T]:
+    """Add the paths in which slashes of names stand as they are, where those lead nowhere else.
+
+    An escaped one separates nothing, so that `a%2Fb` is one name; NVIDIA's client sends names' slashes unescaped.
+    """
+    split = {tuple("/".join(path).split("/")): each for path, each in found.items()}
+    return {**split, **found}
+
+
+def _not_allowed(method: str, allowed: str) -> Reply:
+    return failure(f"{method} is not for this path; {allowed} is", 405, ((b"allow", allowed.encode()),))
+
+
+def _not_ready(named: dict[str, str], why: str) -> Reply:
+    # No reason: it answers what was asked, and those who probe do so every few seconds.
+    return Reply(503, orjson.dumps({**named, "ready": False, "error": why}))
+
+
+def json_length(headers: Mapping[bytes, bytes]) -> int | None:
+    """Return the bytes of JSON before the binary data of a request to infer, None where all is JSON.
+
+    Raises:
+        RequestError: what is said of it is no number.
+    """
+    text = headers.get(b"inference-header-content-length")
+    if text is None:
+        return None
+    if not text.isdigit() or len(text) > 15:
+        what = quoted(text.decode("latin-1"))
+        raise RequestError(f"Inference-Header-Content-Length is {what}, not a number")
+    return int(text)
+
+
+def answer_reply(service: str, request: InferRequest, answer: Answer) -> Reply:
+    """Return what a client is sent of a worker's answer; raises as `checked` and `write_answer` do."""
+    document, json_size = write_answer(service, request, checked(answer))
+    if json_size is None:
+        return Reply(200, document)
+    return Reply(200, document, _OCTETS, ((b"inference-header-content-length", b"%d" % json_size),))
+
+
+def error_reply(error: BaseException, request: str) -> Reply:
+    """Return what is said of an error; one that nobody foresaw is logged, with the request."""
+    if isinstance(error, RequestError):
+        return failure(error.what, error.status, _CHALLENGE if error.status == 401 else (), error.reason)
+    if isinstance(error, RefusedError):
+        return unavailable(str(error), str(error.reason), error.retry_after_s)
+    if isinstance(error, FailedError):
+        return failure(str(error), 500)
+    _LOG.error("a fault in partita itself at %s", request, exc_info=error)
+    return failure("a fault in partita itself; its log says more", 500, reason="internal")
+
+
+def draining() -> RefusedError:
+    """Return what is said while nothing new is taken."""
+    return RefusedError(Reason.DRAINING, _RETRY_S)
