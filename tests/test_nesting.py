@@ -22,8 +22,7 @@ from partita.perf.reading import read_table
 from partita.planning.document import read_plan
 from partita.serve.gateway.oip import RequestError, RequestLimits, Signature
 from partita.serve.gateway.oip_json import read_request
-from partita.serve.worker.oip import read_answer
-from partita.serve.worker.oip_client import UpstreamError
+from partita.serve.worker.oip_client import UpstreamError, read_answer
 from partita.serve.worker.spec import read_spec
 from partita.sim.trace import read_trace
 from partita.transition.document import read_transition

@@ -18,7 +18,7 @@ from partita.errors import InputError
 from partita.mig.layout import Placement
 from partita.serve.supervise import worker_process
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, WorkerSpec, read_spec
-from partita.serve.worker.wire import Kind
+from partita.serve.worker.wire import FrameKind
 from partita.sim.clock import SimulatedClock, WallClock
 from partita.transition.transition import MEASURED, Durations
 from partita.transition.transition import Kind as Act
@@ -101,7 +101,7 @@ def test_stopping_drains(world: World, tmp_path: Path) -> None:
         number = one.send(numbered(1, rows=80))  # ten batches: 0.2 s
         world.driver.begin(world.action(Act.STOP_REPLICA, AT))
         found = one.next()
-        assert found.kind == Kind.DRAINING
+        assert found.kind == FrameKind.DRAINING
         until(lambda: world.replica(AT).draining)
         assert isinstance(world.driver.wait(until=0.0), tuple)
         assert one.done()[0] == number

@@ -13,7 +13,7 @@ import time
 from typing import TYPE_CHECKING
 
 from partita.serve.worker import main as worker
-from partita.serve.worker.emulated import Emulated
+from partita.serve.worker.emulated import EmulatedBackend
 from partita.serve.worker.spec import EmulatedSpec
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ BYTE_S = 1e-6
 """Seconds for each byte of a query, where the model takes tensors of any size."""
 
 
-class Hanging(Emulated):
+class Hanging(EmulatedBackend):
     """Answers like an emulated worker, unless it is told to hang."""
 
     def run(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:

@@ -12,7 +12,7 @@ from tests.serve.gateway.workers import query
 
 from partita.serve.gateway.link import Link
 from partita.serve.tensors import Answer, Tensor
-from partita.serve.worker.wire import HEAD, Kind, frame, pack_done, unpack_run
+from partita.serve.worker.wire import HEAD, FrameKind, frame, pack_done, unpack_run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -81,7 +81,7 @@ answers = st.lists(st.binary(max_size=50), max_size=3).map(
 @given(st.lists(st.lists(answers, min_size=1, max_size=3), min_size=1, max_size=4), st.data())
 def test_frames_are_read_however_they_are_cut(batches: list[list[Answer]], data: st.DataObject) -> None:
     frames = [hello().packed(), *(pack_done(n, each, 0.5) for n, each in enumerate(batches))]
-    stream = b"".join([*frames, frame(Kind.DRAINING, 0)])
+    stream = b"".join([*frames, frame(FrameKind.DRAINING, 0)])
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
     link, ears, _ = linked()
     for begin, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
@@ -101,12 +101,12 @@ def test_whatever_comes_nothing_is_raised(noise: bytes, cut: int) -> None:
 @pytest.mark.parametrize(
     "bad",
     [
-        HEAD.pack(1 << 31, 0, Kind.DONE, 1),
-        HEAD.pack(0, 1 << 31, Kind.DONE, 1),
-        frame(Kind.RUN, 1, []),
-        frame(Kind.DONE, 1, {"answers": 3, "seconds": 1.0}),
-        frame(Kind.HELLO, 0, {"protocol": 99}),
-        HEAD.pack(3, 0, Kind.DONE, 1) + b"{{{",
+        HEAD.pack(1 << 31, 0, FrameKind.DONE, 1),
+        HEAD.pack(0, 1 << 31, FrameKind.DONE, 1),
+        frame(FrameKind.RUN, 1, []),
+        frame(FrameKind.DONE, 1, {"answers": 3, "seconds": 1.0}),
+        frame(FrameKind.HELLO, 0, {"protocol": 99}),
+        HEAD.pack(3, 0, FrameKind.DONE, 1) + b"{{{",
     ],
 )
 def test_what_is_no_frame_ends_the_connection_with_a_reason(bad: bytes) -> None:
@@ -120,7 +120,7 @@ def test_batches_are_sent_as_workers_read_them() -> None:
     link, _, wire = linked()
     link.run(7, [query(2, 1), query(1, 2)])
     header, data, kind, number = HEAD.unpack_from(wire.sent)
-    assert (kind, number, len(wire.sent)) == (Kind.RUN, 7, HEAD.size + header + data)
+    assert (kind, number, len(wire.sent)) == (FrameKind.RUN, 7, HEAD.size + header + data)
     body = memoryview(wire.sent)[HEAD.size :]
     assert unpack_run(json.loads(bytes(body[:header])), body[header:]) == (query(2, 1), query(1, 2))
 
@@ -134,10 +134,12 @@ def test_an_error_with_half_a_surrogate_pair_is_an_error_like_others() -> None:
 
 def test_signs_of_life_are_heard_with_why_a_worker_cannot_answer() -> None:
     link, ears, wire = linked()
-    link.data_received(hello().packed() + frame(Kind.BEAT, 0) + frame(Kind.BEAT, 0, {"fault": "no server"}))
+    link.data_received(
+        hello().packed() + frame(FrameKind.BEAT, 0) + frame(FrameKind.BEAT, 0, {"fault": "no server"})
+    )
     assert ears.heard[1:] == [("beat", None), ("beat", "no server")]
     link.heard = False
-    link.data_received(frame(Kind.BEAT, 0))
+    link.data_received(frame(FrameKind.BEAT, 0))
     assert link.heard
-    link.data_received(frame(Kind.BEAT, 0, ["fault"]))
+    link.data_received(frame(FrameKind.BEAT, 0, ["fault"]))
     assert not wire.open

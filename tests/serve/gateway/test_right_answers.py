@@ -17,7 +17,7 @@ from tests.serve.worker.models import APART, ROWS
 from tests.serve.worker.test_probe import check, query
 
 from partita.serve.tensors import Answer
-from partita.serve.worker.onnx_runtime import OnnxRuntime
+from partita.serve.worker.onnx_runtime import OnnxBackend
 from partita.serve.worker.spec import OnnxSpec
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ BATCH = 8
 
 
 @cache
-def loaded(name: str, base: Path) -> tuple[OnnxRuntime, Any]:
+def loaded(name: str, base: Path) -> tuple[OnnxBackend, Any]:
     folder = base / "models" / f"{name}-behind"
     folder.mkdir(parents=True, exist_ok=True)
     path = ALL[name].save(folder)
-    return OnnxRuntime(OnnxSpec(path, threads=1), BATCH, 1), onnxruntime.InferenceSession(path)
+    return OnnxBackend(OnnxSpec(path, threads=1), BATCH, 1), onnxruntime.InferenceSession(path)
 
 
 class Served(World):
     """A gateway with workers that run a model."""
 
-    def __init__(self, folder: Path, backend: OnnxRuntime, workers: int) -> None:
+    def __init__(self, folder: Path, backend: OnnxBackend, workers: int) -> None:
         super().__init__(folder)
         self.backend = backend
         for number in range(workers):

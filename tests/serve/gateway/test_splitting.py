@@ -17,7 +17,7 @@ from partita.serve.gateway.splitting import AT_ONCE
 from partita.serve.gateway.values import Ended, FailedError, Outcome
 from partita.serve.rows import cut, joined, split_off, stacked
 from partita.serve.tensors import APART, Answer, Batching, Query, Tensor, TensorSpec
-from partita.serve.worker.joint import decode_texts, encode_texts
+from partita.serve.worker.batching import decode_texts, encode_texts
 
 if TYPE_CHECKING:
     from pathlib import Path

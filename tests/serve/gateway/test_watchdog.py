@@ -26,9 +26,8 @@ from partita.serve.gateway.values import State
 from partita.serve.gateway.watchdog import Watchdog
 from partita.serve.supervise import Supervisor
 from partita.serve.tensors import Query, Tensor, TensorSpec
-from partita.serve.worker.sockets import connected
 from partita.serve.worker.spec import EmulatedSpec, UpstreamSpec
-from partita.serve.worker.wire import HANG_TIMEOUT_S, pack_run
+from partita.serve.worker.wire import HANG_TIMEOUT_S, connected, pack_run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable

@@ -22,7 +22,7 @@ from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, Solver
 from partita.serve.supervise import StartWith, Supervisor, worker_specs
 from partita.serve.supervise.post import Post
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec
-from partita.serve.worker.wire import Kind
+from partita.serve.worker.wire import FrameKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +124,7 @@ def test_drained_instances_finish_their_work_and_are_not_replaced(tmp_path: Path
             number = one.send(numbered(1))
             keeper.drain(first.gpu, first.placement)
             kinds = {one.next().kind, one.next().kind}
-            assert kinds == {Kind.DRAINING, Kind.DONE}
+            assert kinds == {FrameKind.DRAINING, FrameKind.DONE}
             one.drained()
             assert one.left()
         assert number == 1

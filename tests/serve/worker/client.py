@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.serve.tensors import Answer, Query, Tensor
-from partita.serve.worker.frames import Frame, Frames
-from partita.serve.worker.sockets import connected
 from partita.serve.worker.spec import EmulatedSpec, WorkerSpec
-from partita.serve.worker.wire import Hello, Kind, frame, pack_run, unpack_done
+from partita.serve.worker.wire import Frame, FrameKind, Frames, Hello, connected, frame, pack_run, unpack_done
 
 if TYPE_CHECKING:
     import socket
@@ -95,14 +93,14 @@ class Gateway:
 
     def next(self) -> Frame:
         """The next frame that is no sign of life."""
-        while (found := self.frames.next()) is not None and found.kind == Kind.BEAT:
+        while (found := self.frames.next()) is not None and found.kind == FrameKind.BEAT:
             pass
         assert found is not None, "the worker left"
         return found
 
     def beat(self) -> Frame:
         """The next sign of life."""
-        while (found := self.frames.next()) is not None and found.kind != Kind.BEAT:
+        while (found := self.frames.next()) is not None and found.kind != FrameKind.BEAT:
             pass
         assert found is not None, "the worker left"
         return found
@@ -110,13 +108,13 @@ class Gateway:
     def left(self) -> bool:
         """Whether it says nothing more but signs of life, and leaves."""
         while (found := self.frames.next()) is not None:
-            if found.kind != Kind.BEAT:
+            if found.kind != FrameKind.BEAT:
                 return False
         return True
 
     def done(self) -> tuple[int, tuple[Answer, ...], float]:
         found = self.next()
-        assert found.kind == Kind.DONE
+        assert found.kind == FrameKind.DONE
         return found.number, *unpack_done(found.header, found.data)
 
     def ask(self, *queries: Query) -> tuple[Answer, ...]:
@@ -126,7 +124,7 @@ class Gateway:
         return answers
 
     def drained(self) -> None:
-        self.stream.sendall(frame(Kind.DRAINED, 0))
+        self.stream.sendall(frame(FrameKind.DRAINED, 0))
 
 
 @contextmanager
@@ -135,5 +133,5 @@ def gateway(spec: WorkerSpec) -> Iterator[Gateway]:
         frames = Frames(stream)
         first = frames.next()
         assert first is not None
-        assert first.kind == Kind.HELLO
+        assert first.kind == FrameKind.HELLO
         yield Gateway(stream, frames, Hello.unpacked(first.header), count(1))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import pytest
 
-from partita.serve.worker.oip_client import Client, UpstreamError
+from partita.serve.worker.oip_client import OipClient, UpstreamError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -67,9 +67,9 @@ class Server:
 
 
 @contextmanager
-def serving(*answers: bytes) -> Iterator[tuple[Server, Client]]:
+def serving(*answers: bytes) -> Iterator[tuple[Server, OipClient]]:
     server = Server(answers)
-    client = Client(server.url, 5.0)
+    client = OipClient(server.url, 5.0)
     try:
         yield server, client
     finally:
@@ -77,7 +77,7 @@ def serving(*answers: bytes) -> Iterator[tuple[Server, Client]]:
         server.close()
 
 
-def posted(client: Client) -> bytes:
+def posted(client: OipClient) -> bytes:
     return client.post("/infer", None, b"{}")[1]
 
 
@@ -121,7 +121,7 @@ def test_what_cannot_be_read_is_told(headers: bytes, told: str) -> None:
 def test_a_query_is_sent_again_only_where_it_may_run_twice(again: bool, requests: int) -> None:  # noqa: FBT001
     """The server had it when it closed the connection, and may have run it."""
     with serving(response(b"1"), b"", response(b"2")) as (server, _):
-        client = Client(server.url, 5.0, again=again)
+        client = OipClient(server.url, 5.0, again=again)
         assert posted(client) == b"1"
         if again:
             assert posted(client) == b"2"

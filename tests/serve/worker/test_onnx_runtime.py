@@ -15,8 +15,8 @@ from tests.serve.worker.client import gateway, running, spec_of
 
 from partita.errors import InputError
 from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
-from partita.serve.worker.joint import decode_texts, encode_texts
-from partita.serve.worker.onnx_runtime import OnnxRuntime
+from partita.serve.worker.batching import decode_texts, encode_texts
+from partita.serve.worker.onnx_runtime import OnnxBackend
 from partita.serve.worker.spec import DeclaredBatch, OnnxSpec
 
 if TYPE_CHECKING:
@@ -52,8 +52,8 @@ def doubling(folder: Path, batch: int | str = "batch", width: int | str = 3) -> 
 
 
 @pytest.fixture(scope="module")
-def backend(tmp_path_factory: pytest.TempPathFactory) -> OnnxRuntime:
-    return OnnxRuntime(OnnxSpec(doubling(tmp_path_factory.mktemp("model"), width="width"), threads=1), 8, 1)
+def backend(tmp_path_factory: pytest.TempPathFactory) -> OnnxBackend:
+    return OnnxBackend(OnnxSpec(doubling(tmp_path_factory.mktemp("model"), width="width"), threads=1), 8, 1)
 
 
 def floats(name: str, rows: Sequence[Sequence[float]]) -> Tensor:
@@ -74,7 +74,7 @@ def right(query: Query, answer: Answer) -> None:
         )
 
 
-def test_what_the_model_takes_and_gives_is_read_from_it(backend: OnnxRuntime) -> None:
+def test_what_the_model_takes_and_gives_is_read_from_it(backend: OnnxBackend) -> None:
     assert backend.inputs == (TensorSpec("X", "FP32", (-1, -1), ("batch", "width")),)
     assert backend.outputs == (
         TensorSpec("DOUBLE", "FP32", (-1, -1), ("batch", "width")),
@@ -87,7 +87,7 @@ def test_what_the_model_takes_and_gives_is_read_from_it(backend: OnnxRuntime) ->
         st.tuples(st.integers(1, 4), st.integers(1, 3), st.sampled_from([(), ("SUM",), ("SUM", "DOUBLE")]))
     )
 )
-def test_joined_queries_of_unlike_shapes_get_their_own_rows(backend: OnnxRuntime, kinds) -> None:
+def test_joined_queries_of_unlike_shapes_get_their_own_rows(backend: OnnxBackend, kinds) -> None:
     random = np.random.default_rng(len(kinds))
     queries = [
         Query((floats("X", random.integers(0, 9, (rows, width)).tolist()),), wanted)
@@ -100,7 +100,7 @@ def test_joined_queries_of_unlike_shapes_get_their_own_rows(backend: OnnxRuntime
 
 
 def test_a_fixed_batch_is_padded_and_long_ones_run_in_parts(tmp_path: Path) -> None:
-    backend = OnnxRuntime(OnnxSpec(doubling(tmp_path, batch=4)), 8, 1, DeclaredBatch(rows=True))
+    backend = OnnxBackend(OnnxSpec(doubling(tmp_path, batch=4)), 8, 1, DeclaredBatch(rows=True))
     assert backend.inputs == (TensorSpec("X", "FP32", (-1, 3), ("batch", "")),)
     queries = [Query((floats("X", [[i, j, 1] for j in range(rows)]),)) for i, rows in enumerate((1, 3, 5))]
     for some in (queries, queries[:1], queries[2:]):
@@ -110,7 +110,7 @@ def test_a_fixed_batch_is_padded_and_long_ones_run_in_parts(tmp_path: Path) -> N
 
 def test_a_model_without_a_batch_dimension_runs_every_query_by_itself(tmp_path: Path) -> None:
     nodes = [helper.make_node("ReduceSum", ["X"], ["TOTAL"], keepdims=0)]
-    backend = OnnxRuntime(OnnxSpec(save(tmp_path, nodes, ([info("X", ["n", 2])], [info("TOTAL", [])]))), 8, 1)
+    backend = OnnxBackend(OnnxSpec(save(tmp_path, nodes, ([info("X", ["n", 2])], [info("TOTAL", [])]))), 8, 1)
     queries = [Query((floats("X", [[i, 1]] * rows),)) for i, rows in enumerate((1, 2, 3))]
     totals = [float(read(each)["TOTAL"]) for each in backend.run(0, queries)]
     assert totals == [1.0, 4.0, 9.0]
@@ -125,7 +125,7 @@ def test_texts_and_other_types_go_through(tmp_path: Path) -> None:
         [info("T", ["b", 1], TensorProto.STRING), info("N", ["b"], TensorProto.INT8)],
         [info("TEXT", ["b", 1], TensorProto.STRING), info("BIG", ["b"], TensorProto.INT64)],
     )
-    backend = OnnxRuntime(OnnxSpec(save(tmp_path, nodes, sides)), 8, 2)
+    backend = OnnxBackend(OnnxSpec(save(tmp_path, nodes, sides)), 8, 2)
     texts = [["grüß", ""], ["x"]]
     queries = [
         Query(
@@ -156,7 +156,7 @@ GOOD = Query((floats("X", [[1, 2, 3]]),))
     ],
 )
 def test_a_query_to_blame_is_told_so_and_the_others_are_answered(
-    backend: OnnxRuntime, bad: Query, told: str
+    backend: OnnxBackend, bad: Query, told: str
 ) -> None:
     before, blamed, after = backend.run(0, [GOOD, bad, GOOD])
     assert blamed.invalid
@@ -186,14 +186,14 @@ def test_an_operator_that_fails_on_the_data_fails_the_batch_and_not_the_worker(t
 
 def test_what_cannot_be_loaded_is_told(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such model"):
-        OnnxRuntime(OnnxSpec(str(tmp_path / "none.onnx")), 8, 1)
+        OnnxBackend(OnnxSpec(str(tmp_path / "none.onnx")), 8, 1)
     (tmp_path / "broken.onnx").write_bytes(b"no model")
     with pytest.raises(InputError, match="cannot load it"):
-        OnnxRuntime(OnnxSpec(str(tmp_path / "broken.onnx")), 8, 1)
+        OnnxBackend(OnnxSpec(str(tmp_path / "broken.onnx")), 8, 1)
     nodes = [helper.make_node("Cast", ["X"], ["Y"], to=TensorProto.FLOAT)]
     half = save(tmp_path, nodes, ([info("X", ["b"], TensorProto.BFLOAT16)], [info("Y", ["b"])]))
     with pytest.raises(InputError, match=r"bfloat16|cannot load"):
-        OnnxRuntime(OnnxSpec(half), 8, 1)
+        OnnxBackend(OnnxSpec(half), 8, 1)
 
 
 def test_a_tensor_of_unknown_rank_may_have_any_and_is_answered_as_the_model_does(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_tensor_of_unknown_rank_may_have_any_and_is_answered_as_the_model_does
     onnx.save(
         onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), path
     )
-    made = OnnxRuntime(OnnxSpec(str(path), threads=1), 8, 1)
+    made = OnnxBackend(OnnxSpec(str(path), threads=1), 8, 1)
     (spec,) = made.inputs
     assert (spec.shape, spec.any_rank, made.batching.rows) == ((), True, False)
     for shape in ((), (2,), (2, 1, 3)):

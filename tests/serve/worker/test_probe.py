@@ -12,9 +12,9 @@ from tests.serve.worker.models import APART, ROWS, Example, info, node, simple, 
 
 from partita.errors import InputError
 from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
-from partita.serve.worker.joint import decode_texts, encode_texts
-from partita.serve.worker.onnx_runtime import NUMPY, OnnxRuntime
-from partita.serve.worker.probe import Finding, probe
+from partita.serve.worker.batching import decode_texts, encode_texts
+from partita.serve.worker.onnx_runtime import NUMPY, OnnxBackend
+from partita.serve.worker.probe import RowDependence, probe
 from partita.serve.worker.spec import DeclaredBatch, OnnxSpec
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ _DATATYPES = {np.dtype(each): name for name, each in NUMPY.items()}
 
 
 @cache
-def loaded(name: str, folder: Path) -> tuple[OnnxRuntime, Any]:
+def loaded(name: str, folder: Path) -> tuple[OnnxBackend, Any]:
     path = ALL[name].save(folder)
-    return OnnxRuntime(OnnxSpec(path, threads=1), 32, 1), onnxruntime.InferenceSession(path)
+    return OnnxBackend(OnnxSpec(path, threads=1), 32, 1), onnxruntime.InferenceSession(path)
 
 
 @pytest.fixture(params=ALL)
@@ -93,10 +93,10 @@ NOISE = simple(
 
 def test_a_model_with_random_operators_is_joined_only_if_it_is_declared(tmp_path: Path) -> None:
     spec = OnnxSpec(NOISE.save(tmp_path), threads=1)
-    backend = OnnxRuntime(spec, 8, 1)
+    backend = OnnxBackend(spec, 8, 1)
     assert not backend.batching.rows
     assert "the same way twice" in backend.batching.why
-    assert OnnxRuntime(spec, 8, 1, DeclaredBatch(rows=True)).batching.rows
+    assert OnnxBackend(spec, 8, 1, DeclaredBatch(rows=True)).batching.rows
 
 
 @pytest.mark.parametrize(
@@ -106,7 +106,7 @@ def test_a_declaration_that_the_probe_refutes_is_refused_at_start(name: str, tmp
     with pytest.raises(
         InputError, match="declared `batch: rows`, and its rows influence each other"
     ) as error:
-        OnnxRuntime(OnnxSpec(APART[name].save(tmp_path), threads=1), 8, 1, DeclaredBatch(rows=True))
+        OnnxBackend(OnnxSpec(APART[name].save(tmp_path), threads=1), 8, 1, DeclaredBatch(rows=True))
     assert "batch: none" in str(error.value.hint)
 
 
@@ -115,13 +115,13 @@ def test_a_declaration_that_the_probe_refutes_is_refused_at_start(name: str, tmp
 )
 def test_a_declaration_that_the_shapes_refute_is_refused_at_start(name: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="declared `batch: rows`, and "):
-        OnnxRuntime(OnnxSpec(APART[name].save(tmp_path), threads=1), 8, 1, DeclaredBatch(rows=True))
+        OnnxBackend(OnnxSpec(APART[name].save(tmp_path), threads=1), 8, 1, DeclaredBatch(rows=True))
 
 
 @pytest.mark.parametrize("name", ["without-names", "names-of-its-exporter", "one-size", "always-the-same"])
 def test_a_declaration_that_nothing_refutes_holds(name: str, tmp_path: Path) -> None:
     declared = DeclaredBatch(rows=True, most=64)
-    backend = OnnxRuntime(OnnxSpec(APART[name].save(tmp_path), threads=1), 8, 1, declared)
+    backend = OnnxBackend(OnnxSpec(APART[name].save(tmp_path), threads=1), 8, 1, declared)
     assert (backend.batching.rows, backend.batching.most) == (True, 64)
     assert backend.inputs[0].shape == (-1, 4)
     rng = np.random.default_rng(1)
@@ -135,19 +135,19 @@ def test_a_declaration_that_nothing_refutes_holds(name: str, tmp_path: Path) -> 
 
 def test_a_slight_influence_is_borne_where_it_is_declared_and_told(tmp_path: Path) -> None:
     path = APART["quantised-by-the-range-of-all"].save(tmp_path)
-    backend = OnnxRuntime(OnnxSpec(path, threads=1), 8, 1, DeclaredBatch(rows=True))
+    backend = OnnxBackend(OnnxSpec(path, threads=1), 8, 1, DeclaredBatch(rows=True))
     assert backend.batching.rows
     assert "though output y differs" in backend.batching.why
 
 
 def test_a_model_may_be_declared_to_have_no_batch(tmp_path: Path) -> None:
-    backend = OnnxRuntime(OnnxSpec(ROWS["mlp"].save(tmp_path), threads=1), 8, 1, DeclaredBatch(rows=False))
+    backend = OnnxBackend(OnnxSpec(ROWS["mlp"].save(tmp_path), threads=1), 8, 1, DeclaredBatch(rows=False))
     assert not backend.batching.rows
     assert "declared" in backend.batching.why
 
 
 def test_no_rows_get_what_the_model_makes_of_them(tmp_path: Path) -> None:
-    backend = OnnxRuntime(OnnxSpec(ROWS["mlp"].save(tmp_path), threads=1), 8, 1)
+    backend = OnnxBackend(OnnxSpec(ROWS["mlp"].save(tmp_path), threads=1), 8, 1)
     empty, one = (query({"x": np.zeros((rows, 4), np.float32)}) for rows in (0, 1))
     first, second, third = backend.run(0, [empty, one, empty])
     assert [each.outputs[0].shape for each in (first, second, third)] == [(0, 4), (1, 4), (0, 4)]
@@ -168,7 +168,7 @@ UNNAMED = Example(
 def test_what_a_query_alone_cannot_run_is_its_own_fault_and_what_nothing_can_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    backend = OnnxRuntime(OnnxSpec(UNNAMED.save(tmp_path), threads=1), 8, 1)
+    backend = OnnxBackend(OnnxSpec(UNNAMED.save(tmp_path), threads=1), 8, 1)
     rng = np.random.default_rng(0)
     good = query(UNNAMED.feed(rng, 1))
     bad = query({"a": np.ones((1, 3), np.float32), "b": np.ones((1, 4), np.float32)})
@@ -187,7 +187,7 @@ def test_what_a_query_alone_cannot_run_is_its_own_fault_and_what_nothing_can_is_
 
 
 def test_memory_that_runs_out_is_no_querys_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = OnnxRuntime(OnnxSpec(ROWS["mlp"].save(tmp_path), threads=1), 8, 1)
+    backend = OnnxBackend(OnnxSpec(ROWS["mlp"].save(tmp_path), threads=1), 8, 1)
     arrays = backend._arrays
 
     def full(lane: int, names: list[str], feeds: dict[str, np.ndarray]) -> Any:
@@ -207,13 +207,13 @@ def test_half_precision_is_compared_as_such() -> None:
     def rounding(feeds: dict[str, Any]) -> list[Any]:
         return [(feeds["x"] * np.float16(1 + 1e-3 * (len(feeds["x"]) > 1))).astype("<f2")]
 
-    assert probe([spec], [out], rounding, most=8).finding is Finding.APART
+    assert probe([spec], [out], rounding, most=8).finding is RowDependence.APART
     single = [TensorSpec(each.name, "FP32", each.shape) for each in (spec, out)]
     assert probe(
         single[:1], single[1:], lambda feeds: [feeds["x"] * (1 + 0.01 * len(feeds["x"]))], most=8
     ).finding in (
-        Finding.SLIGHTLY,
-        Finding.TOGETHER,
+        RowDependence.SLIGHTLY,
+        RowDependence.TOGETHER,
     )
 
 
@@ -224,7 +224,7 @@ def test_a_device_that_sums_in_any_order_is_held_to_its_precision_alone() -> Non
     def summed(feeds: dict[str, Any]) -> list[Any]:
         return [(feeds["x"] * (1 + 1e-6 * noise.normal(size=feeds["x"].shape))).astype("<f4")]
 
-    assert probe([spec], [spec], summed, most=8, coarse=True).finding is Finding.APART
+    assert probe([spec], [spec], summed, most=8, coarse=True).finding is RowDependence.APART
 
 
 def test_bytes_that_differ_by_one_are_a_matter_of_precision() -> None:
@@ -233,7 +233,10 @@ def test_bytes_that_differ_by_one_are_a_matter_of_precision() -> None:
     def rounded(feeds: dict[str, Any]) -> list[Any]:
         return [feeds["x"] // 2 * 2 + (len(feeds["x"]) > 2)]
 
-    assert probe([given], [given], rounded, most=8).finding in (Finding.SLIGHTLY, Finding.TOGETHER)
+    assert probe([given], [given], rounded, most=8).finding in (
+        RowDependence.SLIGHTLY,
+        RowDependence.TOGETHER,
+    )
     whole = TensorSpec("y", "INT64", (-1, 4), ("batch", ""))
     found = probe([given], [whole], lambda feeds: [feeds["x"].astype("<i8") + (len(feeds["x"]) > 2)], most=8)
-    assert found.finding is Finding.TOGETHER
+    assert found.finding is RowDependence.TOGETHER

@@ -8,7 +8,7 @@ import pytest
 
 from partita.errors import InputError
 from partita.serve.tensors import Query, Tensor
-from partita.serve.worker.emulated import Emulated, interpolated
+from partita.serve.worker.emulated import EmulatedBackend, interpolated
 from partita.serve.worker.spec import EmulatedSpec, parse_spec, read_spec
 
 if TYPE_CHECKING:
@@ -86,8 +86,8 @@ def test_seconds_lie_between_those_measured(batch: int, seconds: float) -> None:
 
 def test_jitter_keeps_the_mean_and_slowing_down_does_not() -> None:
     query = Query((Tensor("INPUT0", "FP32", (1, 16), bytes(64)),))
-    steady = Emulated(EmulatedSpec(jitter=0.5), {1: 1.0})
-    slow = Emulated(EmulatedSpec(slow_down=3.0), {1: 1.0})
+    steady = EmulatedBackend(EmulatedSpec(jitter=0.5), {1: 1.0})
+    slow = EmulatedBackend(EmulatedSpec(slow_down=3.0), {1: 1.0})
     drawn = [steady._seconds(query.batch) for _ in range(4000)]
     assert sum(drawn) / len(drawn) == pytest.approx(1.0, abs=0.05)
     assert max(drawn) > 1.5
@@ -97,4 +97,4 @@ def test_jitter_keeps_the_mean_and_slowing_down_does_not() -> None:
 
 def test_an_emulated_worker_without_seconds_is_refused() -> None:
     with pytest.raises(InputError, match="needs the seconds"):
-        Emulated(EmulatedSpec(), {})
+        EmulatedBackend(EmulatedSpec(), {})

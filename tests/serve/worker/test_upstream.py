@@ -20,11 +20,10 @@ from tests.serve.worker.oip_server import Server, serving
 
 from partita.errors import InputError
 from partita.serve.tensors import Answer, Parameters, Query, Tensor, TensorSpec
-from partita.serve.worker.joint import InvalidQueryError, decode_texts, encode_texts
-from partita.serve.worker.oip import read_answer, write_query
-from partita.serve.worker.oip_client import UpstreamError
+from partita.serve.worker.batching import InvalidQueryError, decode_texts, encode_texts
+from partita.serve.worker.oip_client import UpstreamError, read_answer, write_query
 from partita.serve.worker.spec import UNDECLARED, DeclaredBatch, UpstreamSpec
-from partita.serve.worker.upstream import Upstream
+from partita.serve.worker.upstream import UpstreamBackend
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,9 +37,9 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(params=[True, False], ids=["binary", "json"])
-def upstream(server: Server, request: pytest.FixtureRequest) -> Iterator[Upstream]:
+def upstream(server: Server, request: pytest.FixtureRequest) -> Iterator[UpstreamBackend]:
     server.binary = request.param
-    made = Upstream(UpstreamSpec(server.url), "plus", 2)
+    made = UpstreamBackend(UpstreamSpec(server.url), "plus", 2)
     yield made
     made.close()
 
@@ -56,12 +55,14 @@ def values(answer: Answer) -> list[int]:
     return list(bytes(answer.outputs[0].data))
 
 
-def test_its_metadata_are_the_upstreams(upstream: Upstream) -> None:
+def test_its_metadata_are_the_upstreams(upstream: UpstreamBackend) -> None:
     assert upstream.inputs == (TensorSpec("X", "UINT8", (-1, 2)), TensorSpec("T", "BYTES", (-1, 1)))
     assert [each.name for each in upstream.outputs] == ["Y", "U"]
 
 
-def test_queries_are_forwarded_as_one_and_their_answers_split(server: Server, upstream: Upstream) -> None:
+def test_queries_are_forwarded_as_one_and_their_answers_split(
+    server: Server, upstream: UpstreamBackend
+) -> None:
     first, second = upstream.run(0, [asking(1), asking(20, 30, texts=("a", "bc"))])
     assert (values(first), values(second)) == ([2, 3], [21, 22, 31, 32])
     assert decode_texts(second.outputs[1].data) == [b"a", b"bc"]
@@ -89,7 +90,7 @@ def test_queries_are_joined_as_the_servers_own_configuration_says_or_the_declara
     requests: list[int],
 ) -> None:
     server.limit = limit
-    made = Upstream(UpstreamSpec(server.url), "plus", 1, declared)
+    made = UpstreamBackend(UpstreamSpec(server.url), "plus", 1, declared)
     assert (made.batching.rows, made.batching.most) == batching
     first, second = made.run(0, [asking(1), asking(20, 30)])
     assert (values(first), values(second)) == ([2, 3], [21, 22, 31, 32])
@@ -99,7 +100,7 @@ def test_queries_are_joined_as_the_servers_own_configuration_says_or_the_declara
 
 def test_a_server_that_keeps_sequences_is_asked_one_by_one(server: Server) -> None:
     server.config = {"sequence_batching": {}}
-    made = Upstream(UpstreamSpec(server.url), "plus", 1)
+    made = UpstreamBackend(UpstreamSpec(server.url), "plus", 1)
     assert not made.batching.rows
     assert "sequences" in made.batching.why
     made.close()
@@ -107,7 +108,7 @@ def test_a_server_that_keeps_sequences_is_asked_one_by_one(server: Server) -> No
 
 @pytest.mark.parametrize("status", [400, 409, 413, 422, 451])
 def test_what_the_server_blames_on_the_client_is_told_in_its_words(
-    server: Server, upstream: Upstream, status: int
+    server: Server, upstream: UpstreamBackend, status: int
 ) -> None:
     server.fail_with = status
     (answer,) = upstream.run(0, [asking(1)])
@@ -115,7 +116,7 @@ def test_what_the_server_blames_on_the_client_is_told_in_its_words(
     assert f"{status}: a bad day" in str(answer.error)
 
 
-def test_connections_are_kept(server: Server, upstream: Upstream) -> None:
+def test_connections_are_kept(server: Server, upstream: UpstreamBackend) -> None:
     before = server.connections
     for _ in range(5):
         upstream.run(0, [asking(1)])
@@ -123,13 +124,13 @@ def test_connections_are_kept(server: Server, upstream: Upstream) -> None:
     assert server.connections == before + 1  # the second lane's
 
 
-def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(upstream: Upstream) -> None:
+def test_a_connection_that_the_server_closed_meanwhile_is_opened_again(upstream: UpstreamBackend) -> None:
     upstream.run(0, [asking(1)])
     upstream._clients[0]._connection.sock.shutdown(2)
     assert values(upstream.run(0, [asking(1)])[0]) == [2, 3]
 
 
-def test_a_query_that_the_server_blames_is_invalid_and_alone(upstream: Upstream) -> None:
+def test_a_query_that_the_server_blames_is_invalid_and_alone(upstream: UpstreamBackend) -> None:
     good, bad, other = upstream.run(0, [asking(1), asking(13), asking(3)])
     assert (values(good), values(other)) == ([2, 3], [4, 5])
     assert bad.invalid
@@ -137,7 +138,9 @@ def test_a_query_that_the_server_blames_is_invalid_and_alone(upstream: Upstream)
 
 
 @pytest.mark.parametrize("status", [401, 404, 429, 500, 503])
-def test_a_server_that_fails_is_not_the_querys_fault(server: Server, upstream: Upstream, status: int) -> None:
+def test_a_server_that_fails_is_not_the_querys_fault(
+    server: Server, upstream: UpstreamBackend, status: int
+) -> None:
     server.fail_with = status
     with pytest.raises(UpstreamError, match=f"{status}: a bad day"):
         upstream.run(0, [asking(1)])
@@ -145,7 +148,7 @@ def test_a_server_that_fails_is_not_the_querys_fault(server: Server, upstream: U
     assert values(upstream.run(0, [asking(1)])[0]) == [2, 3]
 
 
-def test_a_server_that_hangs_up_has_failed(server: Server, upstream: Upstream) -> None:
+def test_a_server_that_hangs_up_has_failed(server: Server, upstream: UpstreamBackend) -> None:
     server.hang_up = True
     with pytest.raises((OSError, UpstreamError)):
         upstream.run(0, [asking(1)])
@@ -153,14 +156,14 @@ def test_a_server_that_hangs_up_has_failed(server: Server, upstream: Upstream) -
 
 def test_it_waits_until_the_server_has_the_model(server: Server) -> None:
     server.ready_after = 2
-    Upstream(UpstreamSpec(server.url, model="plus"), "ours", 1).close()
+    UpstreamBackend(UpstreamSpec(server.url, model="plus"), "ours", 1).close()
     assert server.ready_after < 0
 
 
 @pytest.mark.parametrize("spec", [{"model": "none"}, {"url": "http://127.0.0.1:1"}])
 def test_a_server_that_never_has_it_is_given_up(server: Server, spec: dict[str, str]) -> None:
     with pytest.raises(InputError, match="did not have the model ready"):
-        Upstream(UpstreamSpec(**{"url": server.url, **spec}, load_timeout_s=0.0), "plus", 1)  # type: ignore[arg-type]
+        UpstreamBackend(UpstreamSpec(**{"url": server.url, **spec}, load_timeout_s=0.0), "plus", 1)  # type: ignore[arg-type]
 
 
 def test_a_worker_forwards_and_survives_its_server(tmp_path: Path) -> None:
@@ -212,7 +215,7 @@ def test_a_worker_ends_when_the_server_that_it_started_does(
 
 
 def test_an_idle_server_that_no_longer_answers_is_noticed_and_so_is_its_return(server: Server) -> None:
-    made = Upstream(UpstreamSpec(server.url), "plus", 2, hang_timeout_s=0.4)
+    made = UpstreamBackend(UpstreamSpec(server.url), "plus", 2, hang_timeout_s=0.4)
     try:
         for mute in (True, False):
             server.mute = mute
@@ -228,7 +231,7 @@ def test_an_idle_server_that_no_longer_answers_is_noticed_and_so_is_its_return(s
 
 def test_a_server_that_is_asked_something_is_not_asked_whether_it_lives(server: Server) -> None:
     """It may serve one connection, or one request, at a time."""
-    made = Upstream(UpstreamSpec(server.url), "plus", 2, hang_timeout_s=0.2)
+    made = UpstreamBackend(UpstreamSpec(server.url), "plus", 2, hang_timeout_s=0.2)
     try:
         with made._health.lanes[1]:
             server.ready_after, asked = 10**6, server.connections
@@ -245,7 +248,7 @@ def test_a_server_that_accepts_and_never_answers_is_not_waited_for_beyond_the_ti
         url = f"http://127.0.0.1:{mute.getsockname()[1]}"
         began = time.monotonic()
         with pytest.raises(InputError, match="did not have the model ready"):
-            Upstream(UpstreamSpec(url, load_timeout_s=0.2), "plus", 1)
+            UpstreamBackend(UpstreamSpec(url, load_timeout_s=0.2), "plus", 1)
         assert time.monotonic() - began < 10
 
 
@@ -376,7 +379,7 @@ def test_a_server_whose_metadata_say_nothing_of_use_is_asked_unchecked(
 ) -> None:
     """No query could ever be what such metadata say: it would be ready, and refuse them all."""
     server.metadata = told
-    made = Upstream(UpstreamSpec(server.url), "plus", 1)
+    made = UpstreamBackend(UpstreamSpec(server.url), "plus", 1)
     assert made.inputs == ()
     assert values(made.run(0, [asking(1)])[0]) == [2, 3]
     made.close()
@@ -384,7 +387,7 @@ def test_a_server_whose_metadata_say_nothing_of_use_is_asked_unchecked(
 
 def test_a_server_without_metadata_of_its_own_is_asked_in_json(server: Server) -> None:
     server.nameless = True
-    made = Upstream(UpstreamSpec(server.url), "plus", 1)
+    made = UpstreamBackend(UpstreamSpec(server.url), "plus", 1)
     assert values(made.run(0, [asking(1)])[0]) == [2, 3]
     made.close()
 
@@ -398,7 +401,7 @@ def test_a_worker_ends_when_its_server_has_another_kind_of_model(
     """What was a batch may be a list now: joined queries would answer each other."""
     signals: list[int] = []
     monkeypatch.setattr(os, "kill", lambda _, which: signals.append(which))
-    made = Upstream(UpstreamSpec(server.url), "plus", 1)
+    made = UpstreamBackend(UpstreamSpec(server.url), "plus", 1)
     now = time.monotonic
     assert values(made.run(0, [asking(1)])[0]) == [2, 3]
     server.limit = 0
@@ -418,7 +421,7 @@ def test_a_worker_ends_when_its_server_has_another_kind_of_model(
 def test_a_server_that_cannot_tell_now_keeps_its_worker(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made = Upstream(UpstreamSpec(server.url), "plus", 1)
+    made = UpstreamBackend(UpstreamSpec(server.url), "plus", 1)
     now = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: now() + 10)
     server.limit = None  # its configurations cannot be had

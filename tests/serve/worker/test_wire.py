@@ -12,9 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partita.serve.tensors import Answer, Batching, Query, Tensor, TensorSpec
-from partita.serve.worker.frames import CHUNK, FrameError, Frames
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec, WorkerSpec, parse_spec
-from partita.serve.worker.wire import HEAD, Hello, Kind, frame, pack_done, pack_run, unpack_done, unpack_run
+from partita.serve.worker.wire import (
+    CHUNK,
+    HEAD,
+    FrameError,
+    FrameKind,
+    Frames,
+    Hello,
+    frame,
+    pack_done,
+    pack_run,
+    unpack_done,
+    unpack_run,
+)
 
 NAMES = st.text(min_size=1, max_size=8)
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
@@ -73,7 +84,7 @@ def test_batches_come_as_they_were_sent(batches: list[list[Query]], pieces: list
     for number, batch in enumerate(batches):
         found = frames.next()
         assert found is not None
-        assert (found.kind, found.number) == (Kind.RUN, number)
+        assert (found.kind, found.number) == (FrameKind.RUN, number)
         assert unpack_run(found.header, found.data) == tuple(batch)
     assert frames.next() is None
 
@@ -82,7 +93,7 @@ def test_batches_come_as_they_were_sent(batches: list[list[Query]], pieces: list
 def test_answers_come_as_they_were_sent(answers: list[Answer], seconds: float, pieces: list[int]) -> None:
     found = received(pack_done(2**64 - 1, answers, seconds), pieces).next()
     assert found is not None
-    assert (found.kind, found.number) == (Kind.DONE, 2**64 - 1)
+    assert (found.kind, found.number) == (FrameKind.DONE, 2**64 - 1)
     assert unpack_done(found.header, found.data) == (tuple(answers), seconds)
 
 
@@ -108,7 +119,7 @@ def test_a_hello_comes_back_and_others_do_not() -> None:
     assert found is not None
     assert Hello.unpacked(found.header) == hello
     for header in ({}, {"protocol": 2}, {"protocol": 1, "inputs": []}):
-        told = received(frame(Kind.HELLO, 0, header), []).next()
+        told = received(frame(FrameKind.HELLO, 0, header), []).next()
         assert told is not None
         with pytest.raises(ValueError, match="worker"):
             Hello.unpacked(told.header)

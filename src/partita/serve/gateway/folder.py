@@ -7,7 +7,7 @@ import os
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from partita.serve.worker.sockets import short
+from partita.serve.worker.wire import short_path
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,7 +106,7 @@ class WorkersFolder:
         loop = asyncio.get_running_loop()
         try:
             self._silent.add(name)
-            with short(self._folder) as base:
+            with short_path(self._folder) as base:
                 await loop.create_unix_connection(lambda: self._protocol(name), f"{base}/{name}")
         except ConnectionRefusedError:
             self._silent.discard(name)

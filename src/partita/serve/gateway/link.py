@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import orjson
 
 from partita.serve.gateway.peer import peer_of
-from partita.serve.worker.wire import HEAD, Hello, Kind, frame, run_parts, unpack_done
+from partita.serve.worker.wire import HEAD, FrameKind, Hello, frame, run_parts, unpack_done
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 MOST_HEADER = 16 << 20
 MOST_DATA = 1 << 30
 _LARGE = 1 << 16
-_DONE = int(Kind.DONE)  # a member of an enumeration is looked up slowly, and this is looked at for each batch
+_DONE = int(
+    FrameKind.DONE
+)  # a member of an enumeration is looked up slowly, and this is looked at for each batch
 
 
 class Ears(Protocol):
@@ -122,7 +124,7 @@ class Link(asyncio.Protocol):
     def drained(self) -> None:
         """Promise to send nothing more."""
         if self._transport is not None:
-            self._transport.write(frame(Kind.DRAINED, 0))
+            self._transport.write(frame(FrameKind.DRAINED, 0))
 
     def close(self, fault: str = "") -> None:
         """End the connection."""
@@ -165,12 +167,12 @@ class Link(asyncio.Protocol):
             answers, seconds = said
             if not self._ears.said_done(self, number, answers, seconds):
                 self.close(f"{len(answers)} answers to a batch of other size")
-        elif kind == Kind.HELLO and self.worker is None:
+        elif kind == FrameKind.HELLO and self.worker is None:
             if not self._ears.said_hello(self, said):
                 self.close()
-        elif kind == Kind.BEAT:
+        elif kind == FrameKind.BEAT:
             self._ears.said_beat(self, said)
-        elif kind == Kind.DRAINING:
+        elif kind == FrameKind.DRAINING:
             self._ears.said_draining(self)
         else:
             raise _NoFrameError(f"kind {kind}")
@@ -186,9 +188,9 @@ def _parsed(kind: int, header: memoryview, data: memoryview) -> Any:  # noqa: AN
         said: Any = _loaded(header) if header else None
         if kind == _DONE:
             return unpack_done(said, data)
-        if kind == Kind.BEAT:
+        if kind == FrameKind.BEAT:
             return None if said is None else str(said["fault"])
-        return Hello.unpacked(said) if kind == Kind.HELLO else None
+        return Hello.unpacked(said) if kind == FrameKind.HELLO else None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise _NoFrameError(str(error)) from None
 

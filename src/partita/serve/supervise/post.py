@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.files import replacing
-from partita.serve.worker.log import keep_short
+from partita.serve.worker.backend import keep_short
 from partita.serve.worker.spec import LOAD_TIMEOUT_S
 
 if TYPE_CHECKING:

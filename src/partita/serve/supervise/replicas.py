@@ -9,10 +9,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from partita.drive.replicas import ReplicaProcess
 from partita.serve.supervise.filling import filled
 from partita.serve.supervise.folder import make_folder
-from partita.serve.worker.frames import FrameError, Frames
-from partita.serve.worker.sockets import connected
 from partita.serve.worker.spec import LOAD_TIMEOUT_S, UNDECLARED, WorkerSpec
-from partita.serve.worker.wire import HANG_TIMEOUT_S, Hello, Kind
+from partita.serve.worker.wire import HANG_TIMEOUT_S, FrameError, FrameKind, Frames, Hello, connected
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +44,7 @@ class WorkerReady:
                 found = Frames(stream).next()
         except (OSError, FrameError):
             return False
-        if found is None or found.kind != Kind.HELLO:
+        if found is None or found.kind != FrameKind.HELLO:
             return False
         try:
             return Hello.unpacked(found.header).service == spec.service

@@ -1,7 +1,12 @@
-"""What runs a model in a worker."""
+"""What runs a model in a worker (`Backend`), how it is loaded, and the log in which workers note what went wrong."""
 
 from __future__ import annotations
 
+import os
+import stat
+import sys
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Protocol
 
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec
@@ -58,16 +63,16 @@ def load(spec: WorkerSpec) -> Backend:
     """
     # Each kind imports its own modules: an emulated worker needs none of the others'.
     if isinstance(spec.backend, EmulatedSpec):
-        from partita.serve.worker.emulated import Emulated  # noqa: PLC0415 -- as said above
+        from partita.serve.worker.emulated import EmulatedBackend  # noqa: PLC0415 -- as said above
 
-        return Emulated(spec.backend, spec.seconds, spec.declared)
+        return EmulatedBackend(spec.backend, spec.seconds, spec.declared)
     if isinstance(spec.backend, OnnxSpec):
-        from partita.serve.worker.onnx_runtime import OnnxRuntime  # noqa: PLC0415 -- as said above
+        from partita.serve.worker.onnx_runtime import OnnxBackend  # noqa: PLC0415 -- as said above
 
-        return OnnxRuntime(spec.backend, spec.batch, spec.processes, spec.declared)
-    from partita.serve.worker.upstream import Upstream  # noqa: PLC0415 -- as said above
+        return OnnxBackend(spec.backend, spec.batch, spec.processes, spec.declared)
+    from partita.serve.worker.upstream import UpstreamBackend  # noqa: PLC0415 -- as said above
 
-    return Upstream(
+    return UpstreamBackend(
         spec.backend,
         spec.model,
         spec.processes,
@@ -75,3 +80,36 @@ def load(spec: WorkerSpec) -> Backend:
         hang_timeout_s=spec.hang_timeout_s,
         retry=spec.retry,
     )
+
+
+MOST_BYTES = 4 << 20
+KEPT_BYTES = 1 << 18
+
+
+def note(text: str) -> None:
+    """Write one line to the log, which is stderr."""
+    line = text.replace("\n", " | ")
+    with suppress(OSError, ValueError):  # nobody to tell
+        sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {line}\n")
+        sys.stderr.flush()
+
+
+def keep_short(number: int, most: int = MOST_BYTES, kept: int = KEPT_BYTES) -> None:
+    """Cut a log down to its last `kept` bytes when it is over `most`; left alone if it is no file of its own.
+
+    Args:
+        number: descriptor of the log, opened to append, as whatever library writes to it too.
+        most: bytes.
+        kept: bytes.
+    """
+    with suppress(OSError):
+        found = os.fstat(number)
+        if not stat.S_ISREG(found.st_mode) or found.st_size <= most:
+            return
+        again = os.open(f"/proc/self/fd/{number}", os.O_RDONLY)
+        try:
+            tail = os.pread(again, kept, found.st_size - kept)
+        finally:
+            os.close(again)
+        os.ftruncate(number, 0)
+        os.write(number, b"[...]\n" + tail.partition(b"\n")[2])

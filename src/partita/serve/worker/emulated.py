@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from partita.serve.tensors import Query, TensorSpec
     from partita.serve.worker.spec import DeclaredBatch, EmulatedSpec
 
+
 _EMPTY_TEXT = bytes(4)
 
 
-class Emulated:
+class EmulatedBackend:
     """A back-end (the protocol's `Backend`) that sleeps.
 
     Args:

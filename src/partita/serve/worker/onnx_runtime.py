@@ -13,9 +13,9 @@ import numpy as np
 
 from partita.errors import InputError
 from partita.serve.tensors import Answer, Batching, Query, Tensor, TensorSpec
-from partita.serve.worker.joint import InvalidQueryError, Joining, decode_texts, encode_texts, run_joined
-from partita.serve.worker.log import note
-from partita.serve.worker.probe import Finding, Verdict, probe
+from partita.serve.worker.backend import note
+from partita.serve.worker.batching import InvalidQueryError, Joining, decode_texts, encode_texts, run_joined
+from partita.serve.worker.probe import ProbeResult, RowDependence, probe
 from partita.serve.worker.spec import UNDECLARED
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from partita.serve.worker.probe import Feeds
     from partita.serve.worker.spec import DeclaredBatch, OnnxSpec
+
 
 DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -60,7 +61,7 @@ _MISFIT = ("reshape", "broadcast", "dimension", "mismatch", "incompatible")
 _OUT_OF_MEMORY = ("allocate memory", "out of memory", "bad_alloc", "bad allocation", "bfcarena")
 
 
-class OnnxRuntime:
+class OnnxBackend:
     """A back-end (the protocol's `Backend`): one session for each lane, as processes of their own would have.
 
     Queries are joined where one name begins the shapes of all inputs and outputs and a probe finds that rows do not
@@ -116,9 +117,9 @@ class OnnxRuntime:
         elif (doubt := _doubt(self.inputs, self.outputs)) is not None:
             return Batching(why=doubt)
         seen = self._probed(batch)
-        if seen.finding is Finding.APART:
+        if seen.finding is RowDependence.APART:
             return Batching(rows=True, most=most, why=seen.why)
-        if declared.rows and seen.finding is Finding.TOGETHER:
+        if declared.rows and seen.finding is RowDependence.TOGETHER:
             raise InputError(
                 f"it is declared `batch: rows`, and its rows influence each other: {seen.why}",
                 where=path,
@@ -128,7 +129,7 @@ class OnnxRuntime:
             return Batching(rows=True, most=most, why=f"it is declared `batch: rows`, though {seen.why}")
         return Batching(why=seen.why)
 
-    def _probed(self, batch: int) -> Verdict:
+    def _probed(self, batch: int) -> ProbeResult:
         names = [each.name for each in self.outputs]
         seen = (
             probe(
@@ -139,7 +140,7 @@ class OnnxRuntime:
                 coarse=not self.provider.startswith("CPU"),
             )
             if self._padded != 1
-            else Verdict(Finding.APART, "it runs one row at a time")
+            else ProbeResult(RowDependence.APART, "it runs one row at a time")
         )
         self._answered = dict(seen.sample)
         return seen

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from partita.serve.tensors import TensorSpec
 
+
 Feeds: TypeAlias = "dict[str, Any]"
 Run: TypeAlias = "Callable[[Feeds], Sequence[Any]]"
 
@@ -38,7 +39,7 @@ _HALF = frozenset({"FP16", "BF16"})
 _SUM = re.compile(r"\s*(\w+)\s*\+\s*(\d+)\s*")
 
 
-class Finding(Enum):
+class RowDependence(Enum):
     """What the probe has found."""
 
     APART = "rows do not influence each other"
@@ -48,7 +49,7 @@ class Finding(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class ProbeResult:
     """What the probe has found, and what it saw.
 
     Attributes:
@@ -57,7 +58,7 @@ class Verdict:
         sample: inputs that the model has answered; empty where there were none.
     """
 
-    finding: Finding
+    finding: RowDependence
     why: str
     sample: Mapping[str, Any] = field(default_factory=dict)
 
@@ -65,7 +66,7 @@ class Verdict:
 class _EndError(Exception):
     """The probe is at its end."""
 
-    def __init__(self, finding: Finding, why: str) -> None:
+    def __init__(self, finding: RowDependence, why: str) -> None:
         super().__init__(why)
         self.finding, self.why = finding, why
 
@@ -78,7 +79,7 @@ def probe(
     most: int,
     coarse: bool = False,
     seed: int = 0,
-) -> Verdict:
+) -> ProbeResult:
     """Return whether a model's rows influence each other.
 
     Random rows, in several numbers and of several kinds, are run in two batches and in one of both. Every output has
@@ -93,7 +94,7 @@ def probe(
         coarse: whether it may compute with half precision.
         seed: of the random rows.
     """
-    made = _Probe(inputs, outputs, run, np.random.default_rng(seed))
+    made = _RowProbe(inputs, outputs, run, np.random.default_rng(seed))
     made.tolerance = (
         _COARSE if coarse or any(each.datatype in _HALF for each in (*inputs, *outputs)) else _FINE
     )
@@ -101,11 +102,13 @@ def probe(
         made.settle()
         slight = made.compare(_trials(min(most, MOST_ROWS)))
     except _EndError as end:
-        return Verdict(end.finding, end.why, made.sample)
+        return ProbeResult(end.finding, end.why, made.sample)
     if slight:
-        return Verdict(Finding.SLIGHTLY, slight, made.sample)
-    return Verdict(
-        Finding.APART, "its rows do not influence each other, as a probe at its start has shown", made.sample
+        return ProbeResult(RowDependence.SLIGHTLY, slight, made.sample)
+    return ProbeResult(
+        RowDependence.APART,
+        "its rows do not influence each other, as a probe at its start has shown",
+        made.sample,
     )
 
 
@@ -123,7 +126,7 @@ def _trials(most: int) -> Iterator[tuple[int, int, bool, float]]:
 
 
 @dataclass(slots=True)
-class _Probe:
+class _RowProbe:
     inputs: Sequence[TensorSpec]
     outputs: Sequence[TensorSpec]
     run: Run
@@ -150,7 +153,7 @@ class _Probe:
                 self._find_large()
                 return
         raise _EndError(
-            Finding.UNKNOWN, f"a probe at its start could not run it on made-up inputs: {_short(why)}"
+            RowDependence.UNKNOWN, f"a probe at its start could not run it on made-up inputs: {_short(why)}"
         )
 
     def compare(self, trials: Iterator[tuple[int, int, bool, float]]) -> str:
@@ -161,7 +164,7 @@ class _Probe:
             apart = [self._outputs(each) for each in feeds]
             again = self._outputs(feeds[0])
             if any(not self._alike(a, b) for a, b in zip(apart[0], again, strict=True)):
-                raise _EndError(Finding.UNKNOWN, "it does not answer the same query the same way twice")
+                raise _EndError(RowDependence.UNKNOWN, "it does not answer the same query the same way twice")
             both = self._outputs({name: np.concatenate([each[name] for each in feeds]) for name in feeds[0]})
             for at, spec in enumerate(self.outputs):
                 pieces = [each[at] for each in apart]
@@ -171,14 +174,14 @@ class _Probe:
         for at, spec in enumerate(self.outputs):
             if at not in differing:
                 why = f"output {spec.name} is the same for all rows that a probe at its start has made up"
-                raise _EndError(Finding.UNKNOWN, why)
+                raise _EndError(RowDependence.UNKNOWN, why)
         return slight
 
     def _difference(self, spec: TensorSpec, pieces: Sequence[Any], both: Any) -> str:  # noqa: ANN401 -- arrays
         if pieces[0].shape[1:] != both.shape[1:] or pieces[1].shape[1:] != both.shape[1:]:
             shapes = ", ".join(str(list(each.shape)) for each in pieces)
             raise _EndError(
-                Finding.TOGETHER,
+                RowDependence.TOGETHER,
                 f"output {spec.name} is {shapes} for rows apart and {list(both.shape)} together",
             )
         wanted = np.concatenate(pieces)
@@ -187,12 +190,12 @@ class _Probe:
         rows = [len(each) for each in pieces]
         told = f"output {spec.name} differs for {rows[0]} and {rows[1]} rows apart and together"
         if not _is_measured(both):
-            raise _EndError(Finding.TOGETHER, told)
+            raise _EndError(RowDependence.TOGETHER, told)
         difference, scale = _apart(wanted, both)
         worst = float(np.max(difference))
         told += f", by {worst:.2g} where its largest value is {scale:.2g}"
         if not worst <= _SLIGHT * scale:
-            raise _EndError(Finding.TOGETHER, told)
+            raise _EndError(RowDependence.TOGETHER, told)
         return told
 
     def _alike(self, wanted: Any, found: Any) -> bool:  # noqa: ANN401 -- arrays
@@ -213,11 +216,11 @@ class _Probe:
             why = (
                 f"a probe at its start could not run it on {rows} row{'s' * (rows > 1)}: {_short(str(error))}"
             )
-            raise _EndError(Finding.UNKNOWN, why) from None
+            raise _EndError(RowDependence.UNKNOWN, why) from None
         for spec, each in zip(self.outputs, found, strict=True):
             if each.shape[:1] != (rows,):
                 why = f"output {spec.name} is {list(each.shape)} for {rows} row{'s' * (rows > 1)}"
-                raise _EndError(Finding.TOGETHER, why)
+                raise _EndError(RowDependence.TOGETHER, why)
         return found
 
     def _find_large(self) -> None:

@@ -1,30 +1,36 @@
-"""Forwards batches to a server of the Open Inference Protocol v2 that runs already: Triton, MLServer and others."""
+"""Forwards batches to a server of the Open Inference Protocol v2: Triton, MLServer and others.
+
+The server runs already, or the worker starts it; either way the worker watches whether it answers (`ServerHealth`).
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
+import socket
+import subprocess
+import threading
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from partita.errors import InputError
 from partita.serve.tensors import ITEM_BYTES, Batching, TensorSpec
-from partita.serve.worker.joint import Joining, run_joined
-from partita.serve.worker.log import note
-from partita.serve.worker.oip import read_answer, write_query
-from partita.serve.worker.oip_client import Client, UpstreamError
-from partita.serve.worker.server_health import ServerHealth
-from partita.serve.worker.server_process import ServerProcess, free_port
+from partita.serve.worker.backend import note
+from partita.serve.worker.batching import Joining, run_joined
+from partita.serve.worker.oip_client import OipClient, UpstreamError, read_answer, write_query
 from partita.serve.worker.spec import UNDECLARED
 from partita.serve.worker.wire import HANG_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from typing import Any
 
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.spec import DeclaredBatch, UpstreamSpec
+
 
 BINARY = "binary_tensor_data"
 """The binary tensor extension's name in a server's metadata (Triton's protocol extensions)."""
@@ -35,12 +41,15 @@ _RELOAD_S = 2.0
 """Seconds after which a server in use is asked again what its model takes."""
 _ANSWER_S = 5.0
 """Seconds that an answer may take while the server gets ready: one that accepts and never answers is asked again."""
-
+PROBE_S = 2.0
+"""Seconds between two questions, and that an answer may take."""
+_GRACE_S = 10.0
+_PR_SET_PDEATHSIG = 1
 _Kind: TypeAlias = "tuple[frozenset[TensorSpec], frozenset[TensorSpec], tuple[int | None, bool] | None]"
 """Inputs and outputs, and what the configuration says of batches; None without one."""
 
 
-class Upstream:
+class UpstreamBackend:
     """A back-end (the protocol's `Backend`) with one connection kept for each lane.
 
     Queries are joined up to the `max_batch_size` that the server's own configuration of the model has; where that is
@@ -78,7 +87,7 @@ class Upstream:
         self._url = _filled(spec.url, words)
         command = [_filled(word, words) for word in spec.command]
         self._server = ServerProcess(command) if command else None
-        self._clients = [Client(self._url, spec.timeout_s, again=retry) for _ in range(lanes)]
+        self._clients = [OipClient(self._url, spec.timeout_s, again=retry) for _ in range(lanes)]
         self._path = f"/v2/models/{spec.model or model}"
         self._ready_path = f"{self._path}/ready"
         self._health = ServerHealth(
@@ -122,7 +131,7 @@ class Upstream:
             raise UpstreamError(_CHANGED)
         return run_joined(queries, self._joining, lambda query: self._infer(lane, query))
 
-    def _look_at_model(self, client: Client) -> None:
+    def _look_at_model(self, client: OipClient) -> None:
         """End the worker if the server now has another kind of model, which queries are to be checked and joined for.
 
         The client must be nobody else's meanwhile.
@@ -148,7 +157,7 @@ class Upstream:
         if self._server is not None:
             self._server.close()
 
-    def _read_metadata(self, client: Client) -> None:
+    def _read_metadata(self, client: OipClient) -> None:
         try:
             self._binary = _takes_binary(client)
             metadata = client.get(self._path)
@@ -158,7 +167,7 @@ class Upstream:
                 f"the server's metadata cannot be read: {error!r}", where=self._url + self._path
             ) from None
 
-    def _config(self, client: Client) -> dict[str, Any] | None:
+    def _config(self, client: OipClient) -> dict[str, Any] | None:
         """Return the server's configuration of the model, which Triton and those like it have; None without one."""
         try:
             return client.get(f"{self._path}/config")
@@ -174,7 +183,7 @@ class Upstream:
             raise UpstreamError(f"{self._url} does not answer: {error.strerror or error}") from None
         return read_answer(answer, told)
 
-    def _await_ready(self, client: Client, spec: UpstreamSpec) -> None:
+    def _await_ready(self, client: OipClient, spec: UpstreamSpec) -> None:
         end = time.monotonic() + spec.load_timeout_s
         while not client.ready(self._ready_path, min(_ANSWER_S, max(_LOOK_S, end - time.monotonic()))):
             if self._server is not None and self._server.ended is not None:
@@ -190,7 +199,7 @@ class Upstream:
             time.sleep(_LOOK_S)
 
 
-def _takes_binary(client: Client) -> bool:
+def _takes_binary(client: OipClient) -> bool:
     """Say whether the server's own metadata list the extension; it may have none that can be read."""
     try:
         return BINARY in (client.get("/v2").get("extensions") or [])
@@ -269,3 +278,137 @@ def _filled(text: str, words: Mapping[str, int]) -> str:
             where=text,
             hint="with a command it may name {port}; write {{ for a brace",
         ) from None
+
+
+class ServerHealth:
+    """Knows whether a server answers.
+
+    It asks over the connection of the first lane and while no lane asks: a server may serve one connection, or one
+    request, at a time, and the batches under way have a limit of their own.
+
+    Args:
+        clients: one for each lane.
+        path: answered with 200 while the model is ready.
+        server: the server's process where it is ours; it is killed when it hangs, and its worker ends with it.
+        hang_timeout_s: seconds without an answer after which it hangs.
+        every_s: seconds between two questions, and that an answer may take.
+        look: is handed the first client each time that the server has answered, nobody else using it.
+
+    Attributes:
+        lanes: a lane's is held while it asks.
+        fault: why the server cannot be asked; None if it can.
+    """
+
+    def __init__(
+        self,
+        clients: Sequence[OipClient],
+        path: str,
+        server: ServerProcess | None,
+        hang_timeout_s: float,
+        every_s: float = PROBE_S,
+        *,
+        look: Callable[[OipClient], None] | None = None,
+    ) -> None:
+        self.lanes = tuple(threading.Lock() for _ in clients)
+        self.fault: str | None = None
+        self._client, self._path, self._server = clients[0], path, server
+        self._hang_timeout_s, self._every_s = hang_timeout_s, min(every_s, hang_timeout_s / 2)
+        self._look = look
+        self._closed = threading.Event()
+        self._since: float | None = None
+
+    def start(self) -> None:
+        """Ask from now on."""
+        threading.Thread(target=self._ask_again, name="server-health", daemon=True).start()
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._closed.set()
+
+    def _ask_again(self) -> None:
+        while not self._closed.wait(self._every_s):
+            with ExitStack() as held:
+                if all(self._hold(lane, held) for lane in self.lanes):
+                    answers = self._client.ready(self._path, self._every_s)
+                    self._judge(answers=answers)
+                    if answers and self._look is not None:
+                        self._look(self._client)
+
+    @staticmethod
+    def _hold(lane: threading.Lock, held: ExitStack) -> bool:
+        if lane.acquire(blocking=False):
+            held.callback(lane.release)
+            return True
+        return False
+
+    def _judge(self, *, answers: bool) -> None:
+        now = time.monotonic()
+        if answers:
+            if self.fault is not None:
+                note("the server answers again")
+            self.fault = self._since = None
+            return
+        if self._since is None:
+            self._since = now
+            self.fault = f"the server does not say at {self._path} that it is ready"
+            note(self.fault)
+        if self._server is not None and now - self._since > self._hang_timeout_s:
+            note(f"it has not for {self._hang_timeout_s:g} s: it is killed")
+            self._server.kill()
+            self.close()
+
+
+def free_port() -> int:
+    """Return a TCP port of this host that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class ServerProcess:
+    """The server. To be made in the main thread, with whose end the kernel ends the server too (prctl(2)).
+
+    Args:
+        command: its words.
+
+    Raises:
+        InputError: it cannot be started.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        prctl = ctypes.CDLL(None).prctl
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 -- the user's own command
+                list(command),
+                stdin=subprocess.DEVNULL,
+                preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509 -- one call, no lock
+            )
+        except OSError as error:
+            raise InputError(f"cannot be started: {error.strerror}", where=command[0]) from None
+        self._closing = False
+        self._watcher = threading.Thread(target=self._watch, name="server", daemon=True)
+        self._watcher.start()
+
+    @property
+    def ended(self) -> int | None:
+        """Its exit code, None while it runs."""
+        return self._process.returncode
+
+    def close(self) -> None:
+        """End it."""
+        self._closing = True
+        self._process.terminate()
+        self._watcher.join(_GRACE_S)
+        self._process.kill()
+        self._watcher.join()
+
+    def kill(self) -> None:
+        """End it by force; its worker ends as it does whenever its server has."""
+        self._process.kill()
+
+    def _watch(self) -> None:
+        """End the worker when its server ends: there is nothing left to serve with."""
+        code = self._process.wait()
+        if not self._closing:
+            note(f"the server ended with {code}")
+            os.kill(os.getpid(), signal.SIGTERM)

@@ -11,35 +11,41 @@ that the batch took. Meanwhile BEAT is a sign of life that comes whatever the wo
 own; its header is empty, or says why the worker cannot answer now. A worker that was told to end says DRAINING on
 every connection; a gateway that will send it nothing more answers DRAINED; when all have, or are gone, and nothing is
 under way, the worker ends.
+
+Readers believe no frame: each checks sizes before it takes them.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 import struct
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from partita.serve.tensors import APART, Answer, Batching, Query, Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from partita.serve.tensors import Buffer
+
 
 PROTOCOL = 2
 HANG_TIMEOUT_S = 10.0
 HEAD = struct.Struct("<IIB3xQ")
 """Length of the header, length of the data, kind, id."""
-_text = json.JSONEncoder(separators=(",", ":")).encode
+MOST_HEADER = 16 << 20
+MOST_DATA = 1 << 30
+CHUNK = 1 << 16
+BACKLOG = 64
 
 
-def _dumped(header: object) -> bytes:
-    return _text(header).encode()
-
-
-class Kind(IntEnum):
+class FrameKind(IntEnum):
     """What a frame is."""
 
     HELLO = 1
@@ -50,7 +56,7 @@ class Kind(IntEnum):
     BEAT = 6
 
 
-_RUN = int(Kind.RUN)  # looked up once: enumerations are slow at it
+_RUN = int(FrameKind.RUN)  # looked up once: enumerations are slow at it
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,7 @@ class Hello:
 
     def packed(self) -> bytes:
         """Return its frame."""
-        return frame(Kind.HELLO, 0, {"protocol": PROTOCOL, **asdict(self)})
+        return frame(FrameKind.HELLO, 0, {"protocol": PROTOCOL, **asdict(self)})
 
     @classmethod
     def unpacked(cls, header: dict[str, Any]) -> Hello:
@@ -129,8 +135,15 @@ def _spec(told: dict[str, Any]) -> TensorSpec:
     )
 
 
+_text = json.JSONEncoder(separators=(",", ":")).encode
+
+
+def _dumped(header: object) -> bytes:
+    return _text(header).encode()
+
+
 def frame(
-    kind: Kind,
+    kind: FrameKind,
     number: int,
     header: object = None,
     data: Iterable[Buffer] = (),
@@ -184,7 +197,9 @@ def pack_done(number: int, answers: Sequence[Answer], seconds: float) -> bytes:
             for answer in answers
         ],
     }
-    return frame(Kind.DONE, number, header, (tensor.data for answer in answers for tensor in answer.outputs))
+    return frame(
+        FrameKind.DONE, number, header, (tensor.data for answer in answers for tensor in answer.outputs)
+    )
 
 
 def unpack_done(header: dict[str, Any], data: memoryview) -> tuple[tuple[Answer, ...], float]:
@@ -215,3 +230,121 @@ def _taken(listed: Sequence[Any], data: memoryview, at: int) -> tuple[tuple[Tens
         found.append(Tensor(name, datatype, tuple(shape), data[at : at + size]))
         at += size
     return tuple(found), at
+
+
+class FrameError(Exception):
+    """What came is no frame."""
+
+
+class Frame(NamedTuple):
+    """A frame as it came."""
+
+    kind: int
+    number: int
+    header: Any
+    data: memoryview
+
+
+class Frames:
+    """Frames of one connection, one after the other.
+
+    Args:
+        connection: a blocking stream socket.
+    """
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._left = memoryview(b"")
+
+    def next(self) -> Frame | None:
+        """Return the next frame, None at the end of the stream.
+
+        Raises:
+            FrameError: it is too large, cut short, or its header is no JSON.
+            OSError: the connection broke.
+        """
+        head = self._take(HEAD.size)
+        if head is None:
+            return None
+        header_size, data_size, kind, number = HEAD.unpack(head)
+        if header_size > MOST_HEADER or data_size > MOST_DATA:
+            raise FrameError(f"a frame of {header_size} and {data_size} bytes")
+        body = self._take(header_size + data_size)
+        if body is None:
+            raise FrameError("the connection ended within a frame")
+        try:
+            header = json.loads(str(body[:header_size], "utf-8")) if header_size else None
+        except (ValueError, RecursionError) as error:
+            raise FrameError(f"a header that is no JSON: {error}") from None
+        return Frame(kind, number, header, body[header_size:])
+
+    def _take(self, size: int) -> memoryview | None:
+        if not self._left and 0 < size <= CHUNK:
+            self._left = memoryview(self._connection.recv(CHUNK))
+            if not self._left:
+                return None
+        if len(self._left) >= size:
+            taken, self._left = self._left[:size], self._left[size:]
+            return taken
+        return self._gather(size)
+
+    def _gather(self, size: int) -> memoryview | None:
+        body = memoryview(bytearray(size))
+        have = len(self._left)
+        body[:have] = self._left
+        self._left = memoryview(b"")
+        while have < size:
+            got = self._connection.recv_into(body[have:])
+            if not got:
+                if size == HEAD.size:
+                    raise FrameError("the connection ended within a frame's head")
+                return None
+            have += got
+        return body
+
+
+def listening(folder: Path, name: str) -> socket.socket:
+    """Return a socket that listens at a name in a folder; nobody finds it before it does.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    part = f".{name}.{os.getpid()}"
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with short_path(folder) as base:
+            made.bind(f"{base}/{part}")
+            # Listens before it has its name: whoever finds a socket that refuses may take it for a dead worker's.
+            made.listen(BACKLOG)
+            os.rename(f"{base}/{part}", f"{base}/{name}")  # noqa: PTH104 -- pathlib would open the folder again
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+def connected(folder: Path, name: str, timeout_s: float | None = None) -> socket.socket:
+    """Return a socket connected to a name in a folder.
+
+    Raises:
+        OSError: nobody listens there.
+    """
+    made = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    made.settimeout(timeout_s)
+    try:
+        with short_path(folder) as base:
+            made.connect(f"{base}/{name}")
+    except BaseException:
+        made.close()
+        raise
+    return made
+
+
+@contextmanager
+def short_path(folder: Path) -> Iterator[str]:
+    """Open a folder; its short name is good while it is open."""
+    number = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{number}"
+    finally:
+        os.close(number)

@@ -17,11 +17,10 @@ from hypothesis import strategies as st
 from tests.serve.worker.client import gateway, numbered, running, socket_of, spec_of
 
 from partita.serve.tensors import Query, Tensor, TensorSpec
-from partita.serve.worker.connection import Connection
-from partita.serve.worker.log import keep_short
-from partita.serve.worker.sockets import connected
+from partita.serve.worker.backend import keep_short
+from partita.serve.worker.main import Connection
 from partita.serve.worker.spec import EmulatedSpec
-from partita.serve.worker.wire import HEAD, Kind, frame
+from partita.serve.worker.wire import HEAD, FrameKind, connected, frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,16 +129,16 @@ def test_a_query_that_is_not_what_it_says_is_to_blame_alone(spec: WorkerSpec, te
 
 GARBAGE = [
     b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    HEAD.pack(2**32 - 1, 2**32 - 1, Kind.RUN, 1),
-    HEAD.pack(0, 2**31, Kind.RUN, 1),
-    HEAD.pack(4, 0, Kind.RUN, 1) + b"[[[[",
-    HEAD.pack(4, 0, Kind.RUN, 1) + b"\xff\xff\xff\xff",
-    HEAD.pack(200_000, 0, Kind.RUN, 1) + b"[" * 200_000,
-    frame(Kind.RUN, 1, {"queries": 1}),
-    frame(Kind.RUN, 1, [{"inputs": [["INPUT0", "FP32", [1, 16], 64]], "outputs": []}], [bytes(3)]),
-    frame(Kind.RUN, 1, [{"inputs": [["INPUT0", "FP32", [1, 16], -64]], "outputs": []}], [bytes(3)]),
-    frame(Kind.RUN, 1, [7]),
-    frame(Kind.HELLO, 1, {}),
+    HEAD.pack(2**32 - 1, 2**32 - 1, FrameKind.RUN, 1),
+    HEAD.pack(0, 2**31, FrameKind.RUN, 1),
+    HEAD.pack(4, 0, FrameKind.RUN, 1) + b"[[[[",
+    HEAD.pack(4, 0, FrameKind.RUN, 1) + b"\xff\xff\xff\xff",
+    HEAD.pack(200_000, 0, FrameKind.RUN, 1) + b"[" * 200_000,
+    frame(FrameKind.RUN, 1, {"queries": 1}),
+    frame(FrameKind.RUN, 1, [{"inputs": [["INPUT0", "FP32", [1, 16], 64]], "outputs": []}], [bytes(3)]),
+    frame(FrameKind.RUN, 1, [{"inputs": [["INPUT0", "FP32", [1, 16], -64]], "outputs": []}], [bytes(3)]),
+    frame(FrameKind.RUN, 1, [7]),
+    frame(FrameKind.HELLO, 1, {}),
     struct.pack("<IIB3xQ", 0, 0, 99, 1),
 ]
 
@@ -183,14 +182,14 @@ def test_draining_finishes_the_old_work_and_takes_no_new_gateway(tmp_path: Path)
     with running(spec) as process, gateway(spec) as one, gateway(spec) as other:
         numbers = [one.send(numbered(i)) for i in range(3)]
         process.send_signal(signal.SIGTERM)
-        assert other.next().kind == Kind.DRAINING
+        assert other.next().kind == FrameKind.DRAINING
         assert not socket_of(spec).exists()
         with pytest.raises(OSError, match="No such file"):
             connected(tmp_path, spec.socket_name)
         kinds: list[int] = []
         while len(kinds) < 3:
             found = one.next()
-            if found.kind == Kind.DRAINING:
+            if found.kind == FrameKind.DRAINING:
                 numbers.append(one.send(numbered(3)))  # sent before the gateway knew
             else:
                 kinds.append(found.number)
