@@ -23,14 +23,14 @@ from partita.jobs.queue.overview import Overview
 from partita.jobs.queue.settings import Settings
 from partita.jobs.queue.socket_server import SocketServer
 from partita.jobs.queue.store import FILE, JobStore
-from partita.jobs.run.port import Look, Phase
+from partita.jobs.run.runner import AttemptPhase, AttemptStatus
 from partita.registry import names
 from partita.sim.clock import WallClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.jobs.run.port import Launch
+    from partita.jobs.run.runner import Launch
 
 SEED = 5
 GPUS = 8
@@ -44,10 +44,10 @@ class Sleepers:
         """Start nothing."""
         del launch
 
-    def look(self, folder: Path) -> Look:
+    def look(self, folder: Path) -> AttemptStatus:
         """Return that it runs."""
         del folder
-        return Look(Phase.RUNNING)
+        return AttemptStatus(AttemptPhase.RUNNING)
 
     def stop(self, folder: Path, *, grace_s: float) -> None:
         """Stop nothing."""

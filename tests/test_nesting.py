@@ -17,7 +17,7 @@ from partita.control.rates import RatesFile
 from partita.errors import InputError
 from partita.files import DEEPEST, json_value
 from partita.jobs.memory.config import read_config
-from partita.jobs.run.shepherd import documents
+from partita.jobs.run.folder import read_document
 from partita.perf.reading import read_table
 from partita.planning.document import read_plan
 from partita.serve.gateway.oip import RequestError, RequestLimits, Signature
@@ -178,7 +178,7 @@ def test_no_document_of_an_attempt_is_nested_too_deep_to_be_refused(tmp_path, te
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
         with pytest.raises(ValueError, match=r"nested|Expecting"):
-            documents.read(folder, "exit.json")
+            read_document(folder, "exit.json")
     finally:
         os.close(folder)
 

@@ -18,8 +18,8 @@ from partita.cli.job_daemon import shown_job
 from partita.cli.quantities import read_bytes, read_seconds, shown_bytes, shown_seconds
 from partita.errors import InputError
 from partita.jobs.queue.client import Client, NoDaemonError
-from partita.jobs.run.port import Phase
-from partita.jobs.run.real import RealRunner
+from partita.jobs.run.real import RealJobRunner
+from partita.jobs.run.runner import AttemptPhase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,12 +65,12 @@ class Lab:
         if self.process is not None:
             self.process.kill()
             self.process.communicate(timeout=PATIENCE_S)
-        runner = RealRunner(1 / 64)
+        runner = RealJobRunner(1 / 64)
         running = list((self.commands.state / "jobs" / "attempts").glob("*/*"))
         for attempt in running:
             runner.stop(attempt, grace_s=0.0)
         end = time.monotonic() + PATIENCE_S
-        while any(runner.look(each).phase not in (Phase.ENDED, Phase.LOST) for each in running):
+        while any(runner.look(each).phase not in (AttemptPhase.ENDED, AttemptPhase.LOST) for each in running):
             assert time.monotonic() < end
             time.sleep(0.02)
 

@@ -21,7 +21,7 @@ from partita.jobs.queue.daemon import QueueService
 from partita.jobs.queue.record import Asked, JobRecord, Memory, State, Submitter, Verdict
 from partita.jobs.queue.settings import Pace, Settings
 from partita.jobs.queue.store import JobStore
-from partita.jobs.run.port import Launch, Look, Phase
+from partita.jobs.run.runner import AttemptPhase, AttemptStatus, Launch
 from partita.sim.clock import SimulatedClock
 from partita.transition.shortest import Shortest
 from partita.transition.transition import MEASURED
@@ -64,14 +64,14 @@ class Working:
             left = float(launch.command[-1]) - self.done.get(launch.job, 0.0)
             self.ends[launch.folder] = (now + left, 0)
 
-    def look(self, folder: Path) -> Look:
+    def look(self, folder: Path) -> AttemptStatus:
         if folder not in self.began:
-            return Look(Phase.LOST)
+            return AttemptStatus(AttemptPhase.LOST)
         (launch, began), (end, code) = self.began[folder], self.ends[folder]
         if end > self.clock.now():
-            return Look(Phase.RUNNING, began=began)
+            return AttemptStatus(AttemptPhase.RUNNING, began=began)
         self.done[launch.job] = max(self.done.get(launch.job, 0.0), self._worked(folder))
-        return Look(Phase.ENDED, code, began=began, ended=end)
+        return AttemptStatus(AttemptPhase.ENDED, code, began=began, ended=end)
 
     def stop(self, folder: Path, *, grace_s: float) -> None:
         end = self.clock.now() + min(CHECKPOINT_S, grace_s)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from tests.jobs.run.attempts import Attempts, ended, until
 
 import partita.job
-from partita.jobs.run.port import Phase
-from partita.jobs.run.real import RealRunner
+from partita.jobs.run.real import RealJobRunner
+from partita.jobs.run.runner import AttemptPhase
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,7 +45,7 @@ def test_outside_partita_it_does_nothing() -> None:
 
 
 def test_a_job_reports_its_steps_and_memory_and_hears_when_to_end(tmp_path: Path) -> None:
-    attempts, runner = Attempts(tmp_path), RealRunner(scale=1 / 16)
+    attempts, runner = Attempts(tmp_path), RealJobRunner(scale=1 / 16)
     try:
         folder = attempts.start(sys.executable, "-c", STEPS, runner=runner)
         until(lambda: len(runner.look(folder).progress.steps) > 12)
@@ -56,7 +56,7 @@ def test_a_job_reports_its_steps_and_memory_and_hears_when_to_end(tmp_path: Path
         assert grown >= 16 * 1_000_000 * 8
         # It has no handler of SIGTERM, and ends by itself all the same.
         runner.stop(folder, grace_s=20.0)
-        assert (ended(folder, runner).phase, ended(folder, runner).code) == (Phase.ENDED, 0)
+        assert (ended(folder, runner).phase, ended(folder, runner).code) == (AttemptPhase.ENDED, 0)
         assert "checkpoint at" in (folder / "log").read_text()
     finally:
         attempts.end_all()

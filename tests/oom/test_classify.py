@@ -9,7 +9,7 @@ from threading import Thread
 
 import pytest
 
-from partita.jobs.run.shepherd.hearing import Hearing
+from partita.jobs.run.watcher import OomDetector
 from partita.oom import DONE, FAILED, OUT_OF_MEMORY, Ending, checked_pattern, classify
 from partita.perf.measure.worker import ran_out
 
@@ -23,10 +23,10 @@ def test_every_text_is_heard_alike_on_every_driver(row):
     right = (OUT_OF_MEMORY if row["want"] == "oom" else FAILED, row["sure"])
     found = classify(row["exit"], row["text"])
     assert (found.verdict, found.sure) == right
-    real = Hearing(ours=False)
+    real = OomDetector(ours=False)
     real.hear(row["text"].encode())
     assert real.out_of_memory(row["exit"]) is (row["want"] == "oom")
-    simulated = Hearing(ours=True)
+    simulated = OomDetector(ours=True)
     simulated.hear(row["text"].encode())
     # There the host's memory stands for the slice's, and a process that dies of it has run out.
     if simulated.out_of_memory(row["exit"]) is not (row["want"] == "oom"):

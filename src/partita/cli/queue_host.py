@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.daemon import QueueService
     from partita.jobs.queue.settings import Settings
     from partita.jobs.queue.socket_server import SocketServer
-    from partita.jobs.run.port import Runner
+    from partita.jobs.run.runner import JobRunner
 
 Discipline = Annotated[
     str,
@@ -282,14 +282,14 @@ def shared_with_jobs(place: Workplace, name: DriverName, way: QueueWay) -> Itera
         yield shared
 
 
-def _runner(name: DriverName, scale: float) -> Runner:
-    from partita.jobs.run.real import RealRunner  # noqa: PLC0415 -- slow to import
+def _runner(name: DriverName, scale: float) -> JobRunner:
+    from partita.jobs.run.real import RealJobRunner  # noqa: PLC0415 -- slow to import
 
     if name is DriverName.SIMULATED:
-        return RealRunner(scale)
+        return RealJobRunner(scale)
     from partita.drive.nvml.instances import used_bytes  # noqa: PLC0415 -- each driver imports its own modules
 
-    return RealRunner(used=used_bytes)
+    return RealJobRunner(used=used_bytes)
 
 
 def note(text: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 from partita.jobs.memory.bounds import MIB, Bounds
 from partita.jobs.queue.endings import ended, stopping
 from partita.jobs.queue.record import Attempt, JobRecord, State, Submitter, Verdict
-from partita.jobs.run.port import Look, Phase, Progress
+from partita.jobs.run.runner import AttemptPhase, AttemptStatus, JobProgress
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
 from partita.oom import classify
@@ -28,14 +28,14 @@ def running(profile: str, *earlier: Attempt) -> JobRecord:
 
 def end(job: JobRecord, text: str, code: int = 1, peak: int | None = None) -> JobRecord:
     ending = classify(code, text)
-    look = Look(
-        Phase.ENDED,
+    look = AttemptStatus(
+        AttemptPhase.ENDED,
         code,
         out_of_memory=ending.verdict == "out-of-memory",
         ending=ending,
         began=1.0,
         ended=2.0,
-        progress=Progress(peak_bytes=peak),
+        progress=JobProgress(peak_bytes=peak),
     )
     return ended(job, look, 3.0, Bounds(), [A100])
 
@@ -81,7 +81,7 @@ def test_another_error_is_a_failure_with_the_line_kept_for_who_asks():
 
 
 def test_more_processes_than_the_instance_holds_need_no_words():
-    look = Look(Phase.ENDED, 137, out_of_memory=True, began=1.0, ended=2.0)
+    look = AttemptStatus(AttemptPhase.ENDED, 137, out_of_memory=True, began=1.0, ended=2.0)
     after = ended(running("1g.5gb"), look, 3.0, Bounds(), [A100])
     assert after.attempt.verdict is Verdict.OUT_OF_MEMORY
     assert not after.attempt.unsure
@@ -92,19 +92,19 @@ def test_an_attempt_that_made_room_does_not_count(wish: Verdict):
     job = running("1g.5gb")
     for _ in range(10):  # more often than there are attempts
         job = stopping(job, wish, "services need it") or job
-        job = ended(job, Look(Phase.ENDED, 143, began=1.0, ended=2.0), 3.0, Bounds(), [A100])
+        job = ended(job, AttemptStatus(AttemptPhase.ENDED, 143, began=1.0, ended=2.0), 3.0, Bounds(), [A100])
         assert (job.state, job.tries, job.attempt.verdict) == (State.WAITING, 0, wish)
         attempt = replace(job.attempt, wish=None, verdict=None)
         job = replace(job, state=State.RUNNING, attempts=(*job.attempts, attempt), tries=job.tries + 1)
     assert end(job, SURE).state is State.WAITING  # the ladder begins at its first rung
 
 
-@pytest.mark.parametrize(("phase", "verdict"), [(Phase.LOST, Verdict.LOST)])
-def test_an_attempt_that_was_lost_counts(phase: Phase, verdict: Verdict):
+@pytest.mark.parametrize(("phase", "verdict"), [(AttemptPhase.LOST, Verdict.LOST)])
+def test_an_attempt_that_was_lost_counts(phase: AttemptPhase, verdict: Verdict):
     job = running("1g.5gb")
     most = job.asked.most_attempts
     for tries in range(1, most + 1):
-        job = ended(job, Look(phase, None, began=1.0, ended=2.0), 3.0, Bounds(), [A100])
+        job = ended(job, AttemptStatus(phase, None, began=1.0, ended=2.0), 3.0, Bounds(), [A100])
         assert (job.attempt.verdict, job.tries) == (verdict, tries)
         assert job.state is (State.WAITING if tries < most else State.FAILED)
         attempt = replace(job.attempt, verdict=None)

@@ -19,7 +19,7 @@ from partita.jobs.queue.record import OVER, State, Verdict
 from partita.jobs.queue.recovery import LostStoreError, open_store, recover
 from partita.jobs.queue.store import FILE
 from partita.jobs.run import real
-from partita.jobs.run.port import Phase
+from partita.jobs.run.runner import AttemptPhase
 from partita.store import DamagedError, StoreError
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ FAR = {"source": "declared", "lower": 0, "upper": 2**40}
 def nothing_runs_on(tmp_path: Path) -> Iterator[None]:
     """End what a failed test has left running."""
     yield
-    runner = real.RealRunner(SCALE)
+    runner = real.RealJobRunner(SCALE)
     for attempt in (tmp_path / "jobs" / "attempts").glob("*/[0-9]*"):
-        if (attempt / "launch.json").exists() and runner.look(attempt).phase is Phase.RUNNING:
+        if (attempt / "launch.json").exists() and runner.look(attempt).phase is AttemptPhase.RUNNING:
             runner.stop(attempt, grace_s=0.0)
 
 
@@ -364,5 +364,5 @@ def test_what_was_wanted_of_a_job_outlives_the_store(tmp_path: Path) -> None:
         world.until(lambda: world.job(back).state is State.DONE)
         assert len(world.job(back).attempts) == 2
         world.service.folder_of(world.job(going), 1)
-        real.RealRunner(SCALE).stop(world.service.folder_of(world.job(going), 1), grace_s=0.0)
+        real.RealJobRunner(SCALE).stop(world.service.folder_of(world.job(going), 1), grace_s=0.0)
         world.until_state(going, State.CANCELLED)

@@ -20,7 +20,7 @@ from partita.jobs.queue.recovery import open_store, recover
 from partita.jobs.queue.settings import Pace, Settings
 from partita.jobs.queue.socket_server import SocketServer
 from partita.jobs.queue.store import FILE
-from partita.jobs.run.real import RealRunner
+from partita.jobs.run.real import RealJobRunner
 from partita.sim.clock import WallClock
 from partita.transition.transition import Durations
 
@@ -125,7 +125,7 @@ def queue(
     except BaseException:
         driver.close()
         raise
-    runner = RealRunner(SCALE)
+    runner = RealJobRunner(SCALE)
     try:
         service = QueueService(
             driver,

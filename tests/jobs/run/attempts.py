@@ -10,9 +10,9 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from partita.jobs.run.port import Launch, Look, Owner, Phase
-from partita.jobs.run.real import RealRunner
-from partita.jobs.run.shepherd import processes
+from partita.jobs.run.real import RealJobRunner
+from partita.jobs.run.runner import AttemptPhase, AttemptStatus, JobUser, Launch
+from partita.process import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 GIB = 1 << 30
 DEADLINE_S = 30.0
-ME = Owner(os.getuid(), os.getgid(), tuple(os.getgroups()), "root" if os.getuid() == 0 else "me")
+ME = JobUser(os.getuid(), os.getgid(), tuple(os.getgroups()), "root" if os.getuid() == 0 else "me")
 
 
 def until(what: Callable[[], object], seconds: float = DEADLINE_S) -> None:
@@ -39,7 +39,7 @@ class Attempts:
         self.root = root
         self.folders: list[Path] = []
 
-    def start(self, *command: str, runner: RealRunner | None = None, **changes: object) -> Path:
+    def start(self, *command: str, runner: RealJobRunner | None = None, **changes: object) -> Path:
         folder = self.root / f"attempt-{len(self.folders)}"
         self.folders.append(folder)
         launch = Launch(
@@ -55,10 +55,12 @@ class Attempts:
             log_bytes=1 << 20,
             grace_s=5.0,
         )
-        (runner or RealRunner()).start(replace(launch, **changes))  # type: ignore[arg-type]
+        (runner or RealJobRunner()).start(replace(launch, **changes))  # type: ignore[arg-type]
         return folder
 
-    def run(self, *command: str, runner: RealRunner | None = None, **changes: object) -> tuple[Look, str]:
+    def run(
+        self, *command: str, runner: RealJobRunner | None = None, **changes: object
+    ) -> tuple[AttemptStatus, str]:
         """Run to the end; return how it ended and its log."""
         folder = self.start(*command, runner=runner, **changes)
         return ended(folder, runner), (folder / "log").read_text()
@@ -68,14 +70,14 @@ class Attempts:
         for folder in self.folders:
             watcher = watched(folder).get("watcher")
             if watcher is not None and not (folder / "exit.json").exists():
-                processes.signal(watcher, signal.SIGKILL)
+                table.send(watcher, signal.SIGKILL)
             ended(folder)
             variable = f"PARTITA_JOB_PROGRESS={folder}/progress.jsonl".encode()
             until(partial(_nobody, variable))
 
 
 def _nobody(variable: bytes) -> bool:
-    return not processes.carrying(variable)
+    return not table.carrying(variable)
 
 
 def watched(folder: Path) -> dict[str, Any]:
@@ -87,14 +89,14 @@ def watched(folder: Path) -> dict[str, Any]:
     return found
 
 
-def ended(folder: Path, runner: RealRunner | None = None) -> Look:
+def ended(folder: Path, runner: RealJobRunner | None = None) -> AttemptStatus:
     """Wait for the end of an attempt."""
-    runner = runner or RealRunner()
-    found: list[Look] = []
+    runner = runner or RealJobRunner()
+    found: list[AttemptStatus] = []
 
     def over() -> bool:
         found.append(runner.look(folder))
-        return found[-1].phase in (Phase.ENDED, Phase.LOST)
+        return found[-1].phase in (AttemptPhase.ENDED, AttemptPhase.LOST)
 
     until(over)
     return found[-1]

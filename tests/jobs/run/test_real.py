@@ -15,9 +15,9 @@ import pytest
 from tests.jobs.run.attempts import ME, Attempts, ended, says, until, watched
 
 from partita.jobs.queue.log_reader import read_log
-from partita.jobs.run.port import Owner, Phase
-from partita.jobs.run.real import RealRunner
-from partita.jobs.run.shepherd import processes
+from partita.jobs.run.real import RealJobRunner
+from partita.jobs.run.runner import AttemptPhase, JobUser
+from partita.process import table
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 NOBODY = 65534
@@ -41,7 +41,7 @@ def test_a_job_gets_its_device_and_names_and_its_exit_code_is_told(attempts: Att
         "echo $CUDA_VISIBLE_DEVICES $PARTITA_JOB_ID $PARTITA_ARRAY_INDEX; pwd; exit 3",
         index=4,
     )
-    assert (found.phase, found.code, found.out_of_memory, found.why) == (Phase.ENDED, 3, False, None)
+    assert (found.phase, found.code, found.out_of_memory, found.why) == (AttemptPhase.ENDED, 3, False, None)
     assert log.splitlines() == ["MIG-0 7 4", str(attempts.root)]
     assert found.began is not None
     assert found.ended is not None
@@ -49,7 +49,7 @@ def test_a_job_gets_its_device_and_names_and_its_exit_code_is_told(attempts: Att
 
 
 def test_starting_twice_starts_once(attempts: Attempts) -> None:
-    runner = RealRunner()
+    runner = RealJobRunner()
     folder = attempts.start("sh", "-c", f"echo x >> {attempts.root}/runs; sleep 0.4", runner=runner)
     until((attempts.root / "runs").exists)
     attempts.folders.pop()
@@ -77,7 +77,7 @@ def test_what_cannot_be_started_says_why_as_a_shell_does(
     (attempts.root / "script").write_text("echo no first line\n")
     (attempts.root / "script").chmod(0o755)
     found, log = attempts.run(command)
-    assert (found.phase, found.code, found.why) == (Phase.ENDED, code, why)
+    assert (found.phase, found.code, found.why) == (AttemptPhase.ENDED, code, why)
     assert log == f"partita: {why}\n"
 
 
@@ -89,7 +89,7 @@ def test_a_directory_that_is_gone_is_told(attempts: Attempts) -> None:
 
 @root_only
 def test_a_user_who_is_gone_is_told(attempts: Attempts) -> None:
-    found, _ = attempts.run("true", owner=Owner(54321, 54321, (), "carol"))
+    found, _ = attempts.run("true", owner=JobUser(54321, 54321, (), "carol"))
     assert (found.code, found.why) == (125, "there is no user carol with id 54321 any more")
 
 
@@ -99,7 +99,7 @@ def test_a_job_runs_as_its_owner_and_nothing_of_root_is_left_to_it(attempts: Att
         "sh",
         "-c",
         "grep -E '^(Uid|Gid|Groups|CapEff)' /proc/self/status; ls /proc/self/fd",
-        owner=Owner(NOBODY, NOBODY, (100, 101), "nobody"),
+        owner=JobUser(NOBODY, NOBODY, (100, 101), "nobody"),
         directory=Path("/"),
     )
     assert found.code == 0
@@ -136,18 +136,18 @@ def test_a_job_that_is_asked_to_end_checkpoints_within_its_grace(attempts: Attem
         "sh", "-c", "trap 'sleep 0.2; echo checkpoint; exit 9' TERM; echo up; while :; do sleep 0.05; done"
     )
     until(says(folder, "up"))
-    runner = RealRunner()
+    runner = RealJobRunner()
     runner.stop(folder, grace_s=20.0)
-    assert runner.look(folder).phase is Phase.STOPPING
+    assert runner.look(folder).phase is AttemptPhase.STOPPING
     found = ended(folder)
-    assert (found.phase, found.code) == (Phase.ENDED, 9)
+    assert (found.phase, found.code) == (AttemptPhase.ENDED, 9)
     assert "checkpoint" in (folder / "log").read_text()
 
 
 def test_a_job_that_ignores_sigterm_is_killed_after_its_grace(attempts: Attempts) -> None:
     folder = attempts.start("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
     until(says(folder, "up"))
-    RealRunner().stop(folder, grace_s=0.5)
+    RealJobRunner().stop(folder, grace_s=0.5)
     found = ended(folder)
     assert (found.code, found.why) == (137, None)
 
@@ -163,8 +163,8 @@ def test_a_host_that_shuts_down_has_jobs_checkpoint(attempts: Attempts) -> None:
 def test_a_job_asked_again_with_less_grace_has_less(attempts: Attempts) -> None:
     folder = attempts.start("sh", "-c", "trap '' TERM; echo up; while :; do sleep 0.05; done")
     until(says(folder, "up"))
-    RealRunner().stop(folder, grace_s=1000.0)
-    RealRunner().stop(folder, grace_s=0.1)
+    RealJobRunner().stop(folder, grace_s=1000.0)
+    RealJobRunner().stop(folder, grace_s=0.1)
     assert ended(folder).code == 137
 
 
@@ -178,7 +178,7 @@ while True:
 """)
     folder = attempts.start("sh", "-c", f"{sys.executable} -S -u train.py; true")
     until(says(folder, "up"))
-    RealRunner().stop(folder, grace_s=20.0)
+    RealJobRunner().stop(folder, grace_s=20.0)
     assert ended(folder).code == 143
     assert "saved" in (folder / "log").read_text()
 
@@ -192,7 +192,7 @@ def test_a_job_that_forks_and_leaves_is_ended_with_its_first_process(attempts: A
     until(lambda: len(watched(folder).get("processes", [])) > 1 or (folder / "exit.json").exists())
     found = ended(folder)
     assert (found.code, found.left) == (0, 1)
-    assert all(processes.ticks(pid) != began for pid, began in watched(folder)["processes"])
+    assert all(table.started_at(pid) != began for pid, began in watched(folder)["processes"])
 
 
 def test_what_is_left_and_ignores_sigterm_is_killed(attempts: Attempts) -> None:
@@ -230,9 +230,9 @@ def test_a_follower_reads_all_that_is_kept_in_order_while_the_log_grows(attempts
     folder = attempts.start(*python("for n in range(200000): print(n)"), log_bytes=200_000)
     until((folder / "log").exists)
     found, at = b"", 0
-    runner = RealRunner()
+    runner = RealJobRunner()
     while True:
-        over = runner.look(folder).phase is Phase.ENDED
+        over = runner.look(folder).phase is AttemptPhase.ENDED
         data, following = read_log(folder, at, frozenset({ME.uid}))
         if following - len(data) > at:
             found += b"\n...\n"
@@ -256,14 +256,14 @@ def test_a_full_disk_fails_no_job_and_its_end_is_still_told(tmp_path: Path) -> N
         inside = Attempts(disk)
         folder = inside.start("sh", "-c", "yes | head -c 3000000; echo end >&2; exit 5", directory=tmp_path)
         found = ended(folder)
-        assert (found.phase, found.code) == (Phase.ENDED, 5)
+        assert (found.phase, found.code) == (AttemptPhase.ENDED, 5)
         assert json.loads((folder / "exit.json").read_text())["log"]["dropped"] > 2_000_000
     finally:
         subprocess.run(["umount", "-l", disk], check=True)
 
 
 def test_a_killed_watcher_takes_its_job_along_and_the_attempt_is_lost(attempts: Attempts) -> None:
-    runner = RealRunner()
+    runner = RealJobRunner()
     folder = attempts.start(
         "sh", "-c", "setsid sh -c 'setsid sleep 601 & sleep 602' & sleep 603", runner=runner
     )
@@ -271,9 +271,9 @@ def test_a_killed_watcher_takes_its_job_along_and_the_attempt_is_lost(attempts: 
     job = watched(folder)["processes"]
     os.kill(watched(folder)["watcher"], signal.SIGKILL)
     found = ended(folder, runner)
-    assert (found.phase, found.code, found.why) == (Phase.LOST, None, "its watcher was killed")
-    assert all(processes.ticks(pid) is None for pid, _ in job)
-    assert RealRunner().look(folder).why == "its watcher was killed"
+    assert (found.phase, found.code, found.why) == (AttemptPhase.LOST, None, "its watcher was killed")
+    assert all(table.started_at(pid) is None for pid, _ in job)
+    assert RealJobRunner().look(folder).why == "its watcher was killed"
 
 
 def test_the_reused_pid_of_a_lost_job_is_let_be(attempts: Attempts) -> None:
@@ -283,10 +283,10 @@ def test_the_reused_pid_of_a_lost_job_is_let_be(attempts: Attempts) -> None:
     try:
         os.kill(watched(folder)["watcher"], signal.SIGKILL)
         job = watched(folder)
-        until(lambda: all(processes.ticks(pid) is None for pid, _ in job["processes"]))
+        until(lambda: all(table.started_at(pid) is None for pid, _ in job["processes"]))
         job["processes"] = [[other.pid, 1]]
         (folder / "watch.json").write_text(json.dumps(job))
-        assert ended(folder).phase is Phase.LOST
+        assert ended(folder).phase is AttemptPhase.LOST
         assert other.poll() is None
     finally:
         other.kill()
@@ -299,33 +299,33 @@ def test_jobs_outlive_a_killed_daemon_and_are_found_by_the_next(attempts: Attemp
     code = f"""
 import os
 from pathlib import Path
-from partita.jobs.run.port import Launch, Owner
-from partita.jobs.run.real import RealRunner
-me = Owner({ME.uid}, {ME.gid}, {ME.groups}, {ME.name!r})
+from partita.jobs.run.runner import Launch, JobUser
+from partita.jobs.run.real import RealJobRunner
+me = JobUser({ME.uid}, {ME.gid}, {ME.groups}, {ME.name!r})
 command = ("sh", "-c", "sleep 1; exit 6")
 folder = Path({str(folder)!r})
-RealRunner().start(Launch("1", 1, folder, command, folder.parent, dict(os.environ), me, "x", 1, 1000, 1.0))
+RealJobRunner().start(Launch("1", 1, folder, command, folder.parent, dict(os.environ), me, "x", 1, 1000, 1.0))
 os.kill(os.getpid(), 9)
 """
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
-    runner = RealRunner()
-    assert runner.look(folder).phase is Phase.RUNNING
+    runner = RealJobRunner()
+    assert runner.look(folder).phase is AttemptPhase.RUNNING
     assert ended(folder, runner).code == 6
 
 
 def test_what_never_began_is_lost(tmp_path: Path, attempts: Attempts) -> None:
-    found = RealRunner().look(tmp_path / "never")
-    assert (found.phase, found.why) == (Phase.LOST, "it never began")
+    found = RealJobRunner().look(tmp_path / "never")
+    assert (found.phase, found.why) == (AttemptPhase.LOST, "it never began")
     folder = attempts.start("true")
     ended(folder)
     for name in ("exit.json", "watch.json"):
         (folder / name).unlink()
-    assert RealRunner().look(folder).why == "its watcher ended before the job began"
+    assert RealJobRunner().look(folder).why == "its watcher ended before the job began"
 
 
 def test_a_watcher_that_fails_itself_says_of_what(attempts: Attempts) -> None:
     found = ended(attempts.start("true", log_bytes="many"))
-    assert found.phase is Phase.LOST
+    assert found.phase is AttemptPhase.LOST
     assert str(found.why).startswith("its watcher failed: TypeError")
 
 
@@ -335,8 +335,8 @@ def test_what_a_crashed_host_has_left_of_a_launch_is_a_job_that_never_began(atte
     (folder / "exit.json").unlink()
     (folder / "launch.json").write_bytes(b"")
     for _ in range(2):
-        found = RealRunner().look(folder)
-        assert (found.phase, found.why) == (Phase.LOST, "it never began")
+        found = RealJobRunner().look(folder)
+        assert (found.phase, found.why) == (AttemptPhase.LOST, "it never began")
 
 
 def test_a_job_of_before_a_reboot_is_lost_and_nothing_is_killed_for_it(attempts: Attempts) -> None:
@@ -347,34 +347,36 @@ def test_a_job_of_before_a_reboot_is_lost_and_nothing_is_killed_for_it(attempts:
     (folder / "launch.json").write_text(json.dumps({**launch, "boot": "another"}))
     job = watched(folder)
     (folder / "watch.json").write_text(
-        json.dumps({**job, "processes": [[os.getpid(), processes.ticks(os.getpid())]]})
+        json.dumps({**job, "processes": [[os.getpid(), table.started_at(os.getpid())]]})
     )
-    found = RealRunner().look(folder)
-    assert (found.phase, found.why) == (Phase.LOST, "the host was started anew while it ran")
+    found = RealJobRunner().look(folder)
+    assert (found.phase, found.why) == (AttemptPhase.LOST, "the host was started anew while it ran")
 
 
 def test_memory_beyond_a_simulated_instance_is_out_of_memory(attempts: Attempts) -> None:
-    runner = RealRunner(scale=1 / 64)
+    runner = RealJobRunner(scale=1 / 64)
     found, log = attempts.run(*python("b = bytearray(200 << 20)"), runner=runner)
     assert "MemoryError" in log
     assert (found.code, found.out_of_memory) == (1, True)
 
 
 def test_numerical_libraries_start_on_the_smallest_simulated_instance(attempts: Attempts) -> None:
-    found, log = attempts.run(sys.executable, "-c", "import numpy; print(1)", runner=RealRunner(scale=1 / 64))
+    found, log = attempts.run(
+        sys.executable, "-c", "import numpy; print(1)", runner=RealJobRunner(scale=1 / 64)
+    )
     assert (found.code, log) == (0, "1\n")
 
 
 def test_a_failed_mmap_is_out_of_memory_on_a_simulated_instance_alone(attempts: Attempts) -> None:
     code = "import mmap; mmap.mmap(-1, 200 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)"
-    assert attempts.run(*python(code), runner=RealRunner(scale=1 / 64))[0].out_of_memory
+    assert attempts.run(*python(code), runner=RealJobRunner(scale=1 / 64))[0].out_of_memory
     assert not attempts.run(*python("raise MemoryError"))[0].out_of_memory
 
 
 def test_processes_that_together_exceed_a_simulated_instance_are_out_of_memory(attempts: Attempts) -> None:
     grow = "b = b'x' * (40 << 20); time.sleep(600)"
     code = f"import os, time\nfor _ in range(5):\n if os.fork() == 0:\n  {grow}\ntime.sleep(600)"
-    runner = RealRunner(scale=1 / 64)
+    runner = RealJobRunner(scale=1 / 64)
     found, _ = attempts.run(*python(code), runner=runner)
     assert (found.code, found.out_of_memory) == (137, True)
     assert found.progress.peak_bytes is not None
@@ -409,7 +411,7 @@ def test_the_peak_on_a_real_gpu_is_what_its_driver_saw_in_use(attempts: Attempts
         asked.append(device)
         return 3 << 30 if len(asked) == 1 else None
 
-    runner = RealRunner(used=used)
+    runner = RealJobRunner(used=used)
     folder = attempts.start("sleep", "0.3", runner=runner)
     until(lambda: runner.look(folder).progress.peak_bytes == 3 << 30)
     assert ended(folder, runner).progress.peak_bytes == 3 << 30
@@ -417,7 +419,7 @@ def test_the_peak_on_a_real_gpu_is_what_its_driver_saw_in_use(attempts: Attempts
 
 
 def test_a_clock_that_jumps_changes_no_duration(attempts: Attempts, monkeypatch: pytest.MonkeyPatch) -> None:
-    runner = RealRunner()
+    runner = RealJobRunner()
     folder = attempts.start("sleep", "0.3", runner=runner)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     found = ended(folder, runner)
@@ -432,7 +434,7 @@ def test_a_stopped_watcher_is_no_dead_one(attempts: Attempts) -> None:
     watcher = watched(folder)["watcher"]
     os.kill(watcher, signal.SIGSTOP)
     try:
-        assert RealRunner().look(folder).phase is Phase.RUNNING
+        assert RealJobRunner().look(folder).phase is AttemptPhase.RUNNING
     finally:
         os.kill(watcher, signal.SIGCONT)
     assert ended(folder).code == 0

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue.record import Submitter
-from partita.jobs.run.port import Owner
+from partita.jobs.run.runner import JobUser
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -117,9 +117,9 @@ def named(caller: Caller, user: str | None) -> Submitter:
     return Submitter(entry.pw_uid, entry.pw_gid, entry.pw_name)
 
 
-def owner(who: Submitter) -> Owner:
+def owner(who: Submitter) -> JobUser:
     """Return whom a job's processes run as, with the groups the user is in now."""
-    return Owner(who.uid, who.gid, _groups(who.uid, who.gid), who.name)
+    return JobUser(who.uid, who.gid, _groups(who.uid, who.gid), who.name)
 
 
 def admins(names: Iterable[str]) -> tuple[frozenset[int], frozenset[int]]:

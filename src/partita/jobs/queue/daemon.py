@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from partita.drive.driver import Driver
     from partita.jobs.queue.scheduler import Prediction, View
     from partita.jobs.queue.store import JobStore
-    from partita.jobs.run.port import Runner
+    from partita.jobs.run.runner import JobRunner
 
 REMEMBERED_JOBS = 5000
 """Jobs that are over from which families are known again when a daemon starts."""
@@ -58,7 +58,7 @@ class QueueService:
     def __init__(
         self,
         driver: Driver,
-        runner: Runner,
+        runner: JobRunner,
         store: JobStore,
         folder: Path,
         *,

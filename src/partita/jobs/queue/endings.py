@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from partita.jobs import ladder
 from partita.jobs.memory.bounds import MIB, holds, slices
 from partita.jobs.queue.record import State, Verdict
-from partita.jobs.run.port import Phase
+from partita.jobs.run.runner import AttemptPhase
 from partita.oom import OUT_OF_MEMORY
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from partita.jobs.memory.bounds import Bounds
     from partita.jobs.queue.record import JobRecord
-    from partita.jobs.run.port import Look
+    from partita.jobs.run.runner import AttemptStatus
     from partita.mig.gpu import GpuModel
     from partita.oom import Ending
 
@@ -25,7 +25,9 @@ _AGAIN = frozenset({Verdict.REQUEUED, Verdict.YIELDED})
 _COUNTED = frozenset({Verdict.OUT_OF_MEMORY, Verdict.EARLY_RESTART, Verdict.LOST})
 
 
-def ended(job: JobRecord, look: Look, now: float, bounds: Bounds, models: Iterable[GpuModel]) -> JobRecord:
+def ended(
+    job: JobRecord, look: AttemptStatus, now: float, bounds: Bounds, models: Iterable[GpuModel]
+) -> JobRecord:
     """Return a job whose newest attempt was found ended.
 
     Args:
@@ -77,12 +79,12 @@ def stopping(job: JobRecord, wish: Verdict, why: str | None) -> JobRecord | None
     return job.with_attempt(asked)
 
 
-def _verdict(job: JobRecord, look: Look) -> tuple[Verdict, str | None]:
+def _verdict(job: JobRecord, look: AttemptStatus) -> tuple[Verdict, str | None]:
     if job.attempt.wish is not None:
         return job.attempt.wish, job.attempt.why
     if look.timed_out:
         return Verdict.TIMEOUT, f"timeout: it ran for its limit of {_span(job.asked.limit_s)}"
-    if look.phase is Phase.LOST:
+    if look.phase is AttemptPhase.LOST:
         return Verdict.LOST, look.why or "its process is gone, and nobody saw it end"
     if look.code == 0:
         return Verdict.DONE, None
@@ -103,7 +105,7 @@ def _span(seconds: float | None) -> str:
     return f"{days}-{clock}" if days else clock
 
 
-def _taken_for(job: JobRecord, look: Look) -> Ending | None:
+def _taken_for(job: JobRecord, look: AttemptStatus) -> Ending | None:
     """Return what its output, and the memory that was seen in use, make of an attempt; None if nobody looked."""
     if look.ending is None:
         return None

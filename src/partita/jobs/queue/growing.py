@@ -9,13 +9,13 @@ from partita.jobs.memory.growth import Growth
 
 if TYPE_CHECKING:
     from partita.jobs.queue.record import Asked
-    from partita.jobs.run.port import Progress
+    from partita.jobs.run.runner import JobProgress
 
 LOOK_S = 2.0
 """Seconds that pass at most between a report and what follows from it, with some to spare."""
 
 
-def growth_of(progress: Progress) -> Growth:
+def growth_of(progress: JobProgress) -> Growth:
     """Return the growth that a job has reported, its horizon counted in reports, not steps."""
     steps, seen = progress.steps, progress.allocated_bytes
     if len(steps) < 2 or progress.of is None:

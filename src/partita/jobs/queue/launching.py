@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from partita.errors import PartitaError
 from partita.jobs.queue.access import owner
 from partita.jobs.queue.codec import dumps
-from partita.jobs.run.port import Launch
+from partita.jobs.run.runner import Launch
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

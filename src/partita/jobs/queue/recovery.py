@@ -22,7 +22,7 @@ from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
 from partita.jobs.queue.shares import Share
 from partita.jobs.queue.store import FILE, JobStore
 from partita.jobs.run import folder as names
-from partita.jobs.run.locking import watched
+from partita.jobs.run.folder import is_watched
 from partita.store import DamagedError, StoreError, empty, finish_rebuilding, has_log, rebuild, salvage
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _refuse_old(folder: Path, store: JobStore, found: dict[str, int]) -> None:
 
 
 def _running(folder: Path, found: dict[str, int]) -> str:
-    running = sum(watched(folder / ATTEMPTS / job / str(newest)) for job, newest in found.items())
+    running = sum(is_watched(folder / ATTEMPTS / job / str(newest)) for job, newest in found.items())
     return f", of which {running:,} run" if running else ""
 
 
@@ -216,7 +216,7 @@ def _read(folder: Path, newest: int) -> _OnDisk | None:
         PartitaError: an attempt runs of which nothing can be read.
     """
     path = folder / str(newest)
-    document, runs = _document(path), watched(path)
+    document, runs = _document(path), is_watched(path)
     try:
         if document is None:
             raise ValueError("no document")

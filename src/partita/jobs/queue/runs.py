@@ -12,7 +12,7 @@ from partita.jobs.queue.folders import write_wish
 from partita.jobs.queue.growing import growth_of, within
 from partita.jobs.queue.record import JobRecord, State, Verdict
 from partita.jobs.queue.seen import gone, model_of, models
-from partita.jobs.run.port import Phase
+from partita.jobs.run.runner import AttemptPhase
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.faults import Faults
     from partita.jobs.queue.scheduler import Scheduler
     from partita.jobs.queue.sight import Sight
-    from partita.jobs.run.port import Look, Runner
+    from partita.jobs.run.runner import AttemptStatus, JobRunner
 
 
 class Runs:
@@ -43,7 +43,7 @@ class Runs:
         self,
         book: Book,
         sight: Sight,
-        runner: Runner,
+        runner: JobRunner,
         *,
         scheduler: Scheduler,
         families: Families,
@@ -71,7 +71,7 @@ class Runs:
         if job.state not in (State.RUNNING, State.STOPPING) or job.attempt.device is None:
             return
         look = self._runner.look(self._folder_of(job, job.attempt.number))
-        if look.phase in (Phase.ENDED, Phase.LOST):
+        if look.phase in (AttemptPhase.ENDED, AttemptPhase.LOST):
             self._end(job, look, now)
         elif job.state is State.RUNNING:
             self._forecast(job, look, now)
@@ -88,7 +88,7 @@ class Runs:
                 self._stopped.discard(job.number)
                 self._book.save([lost])
 
-    def _end(self, job: JobRecord, look: Look, now: float) -> None:
+    def _end(self, job: JobRecord, look: AttemptStatus, now: float) -> None:
         bounds = self._scheduler.expected(job).bounds
         after = ended(job, look, now, bounds, models(self._sight.seen))
         user = job.submitter.name
@@ -109,7 +109,7 @@ class Runs:
         share = model.profile(attempt.placement.profile).compute / model.compute_slices if model else 0.0
         return max((attempt.ended or 0.0) - (attempt.began or 0.0), 0.0) * share
 
-    def _forecast(self, job: JobRecord, look: Look, now: float) -> None:
+    def _forecast(self, job: JobRecord, look: AttemptStatus, now: float) -> None:
         """Restart a job early whose memory is going to exceed its slice."""
         progress, attempt = look.progress, job.attempt
         if progress.step is None or progress.step == self._steps.get(job.number):

@@ -11,7 +11,7 @@ from partita.jobs.memory.bounds import MIB
 from partita.jobs.queue.launching import launch_of, make_parent
 from partita.jobs.queue.record import Attempt, JobRecord, State, Verdict
 from partita.jobs.queue.seen import device_of
-from partita.jobs.run.port import ForeignAttemptError
+from partita.jobs.run.runner import ForeignAttemptError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.scheduler import Decision
     from partita.jobs.queue.settings import Settings
     from partita.jobs.queue.sight import Sight
-    from partita.jobs.run.port import Runner
+    from partita.jobs.run.runner import JobRunner
     from partita.mig.gpu import GpuModel
 
 
@@ -61,7 +61,7 @@ class Starts:
         self,
         book: Book,
         sight: Sight,
-        runner: Runner,
+        runner: JobRunner,
         *,
         hands: Hands,
         faults: Faults,

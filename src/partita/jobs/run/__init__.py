@@ -1,1 +1,5 @@
-"""Running jobs: real processes on an instance, watched so that nothing is lost when the watcher dies."""
+"""Running jobs: an attempt is a folder, and a process whose watcher outlives the queue.
+
+The watcher is tiny: a host runs as many as jobs. It and what it imports (`folder`, `child`, `oom`, `process.table`)
+import no pathlib, dataclasses or typing.
+"""

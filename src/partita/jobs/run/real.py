@@ -3,39 +3,57 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import sys
+import time
+from collections import deque
 from contextlib import suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import partita
 from partita.errors import PartitaError
-from partita.jobs.run import folder as names
-from partita.jobs.run.attempt import Attempt
-from partita.jobs.run.locking import locked, opened, there
-from partita.jobs.run.port import ForeignAttemptError, Look, Phase
-from partita.jobs.run.shepherd import documents, processes
+from partita.jobs.run.folder import (
+    CHECKPOINT,
+    ERRORS,
+    EXIT,
+    LAUNCH,
+    LOCK_FD,
+    PROGRESS,
+    WATCH,
+    digest_document,
+    exists_in,
+    open_folder,
+    read_document,
+    read_file,
+    try_lock,
+    write_document,
+)
+from partita.jobs.run.runner import AttemptPhase, AttemptStatus, ForeignAttemptError, JobProgress
+from partita.oom import OUT_OF_MEMORY, Ending
+from partita.process import table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from partita.jobs.run.port import Launch
+    from partita.jobs.run.runner import Launch
+
 
 _ROOT = str(Path(partita.__file__).parents[1])
 _WATCHER = """\
 import sys
 sys.path.append(sys.argv[1])
-from partita.jobs.run.shepherd.main import main
+from partita.jobs.run.watcher import main
 main(sys.argv[2], sys.argv[3])
 """
-_ENDED = (Phase.ENDED, Phase.LOST)
+_ENDED = (AttemptPhase.ENDED, AttemptPhase.LOST)
 
 
-class RealRunner:
+class RealJobRunner:
     """Runs jobs on this host (the port's `Runner`).
 
     Args:
@@ -51,7 +69,7 @@ class RealRunner:
         self._scale = scale
         self._used = used
         self._children: set[int] = set()
-        self._under_way: dict[Path, Attempt] = {}
+        self._under_way: dict[Path, AttemptReader] = {}
 
     def start(self, launch: Launch) -> None:
         """Start an attempt; doing so twice is no error and starts it once.
@@ -63,20 +81,20 @@ class RealRunner:
         try:
             launch.folder.mkdir(exist_ok=True)
             launch.folder.chmod(0o711)  # whatever the daemon's umask is
-            with opened(launch.folder) as folder, locked(folder, fcntl.LOCK_EX) as lock:
-                if there(folder, names.LAUNCH):
+            with open_folder(launch.folder) as folder, try_lock(folder, fcntl.LOCK_EX) as lock:
+                if exists_in(folder, LAUNCH):
                     _require_ours(folder, launch, runs=lock is None)
                 elif lock is not None:
                     # Not waiting for the disk: a host that crashes ends the job anyway.
                     document = self._document(launch)
-                    documents.write(folder, names.LAUNCH, document, durable=False)
-                    self._children.add(_spawn(launch.folder, lock, documents.digest(document)))
+                    write_document(folder, LAUNCH, document, durable=False)
+                    self._children.add(_spawn(launch.folder, lock, digest_document(document)))
         except OSError as error:
             raise PartitaError(
                 f"a job cannot be started: {error.strerror}", where=str(launch.folder)
             ) from error
 
-    def look(self, folder: Path) -> Look:
+    def look(self, folder: Path) -> AttemptStatus:
         """Return an attempt as it is now; one that nobody watches is ended and lost.
 
         Raises:
@@ -85,7 +103,7 @@ class RealRunner:
         self._reap()
         attempt = self._under_way.get(folder)
         if attempt is None:
-            attempt = self._under_way[folder] = Attempt(folder, self._used)
+            attempt = self._under_way[folder] = AttemptReader(folder, self._used)
         found = attempt.look()
         if found.phase in _ENDED:
             self._under_way.pop(folder, None)
@@ -96,7 +114,7 @@ class RealRunner:
 
         Asked again with less grace, it has less. One that has ended is let be.
         """
-        with suppress(FileNotFoundError), opened(folder) as handle:
+        with suppress(FileNotFoundError), open_folder(folder) as handle:
             with suppress(OSError):  # on a full disk the signal asks, with the grace it was started with
                 _ask(handle, grace_s)
             _wake(handle)
@@ -107,8 +125,8 @@ class RealRunner:
             "CUDA_VISIBLE_DEVICES": launch.device,
             "PARTITA_JOB_ID": launch.job,
             "PARTITA_JOB_ATTEMPT": str(launch.attempt),
-            "PARTITA_JOB_PROGRESS": str(folder / names.PROGRESS),
-            "PARTITA_JOB_CHECKPOINT": str(folder / names.CHECKPOINT),
+            "PARTITA_JOB_PROGRESS": str(folder / PROGRESS),
+            "PARTITA_JOB_CHECKPOINT": str(folder / CHECKPOINT),
         }
         if launch.index is not None:
             ours["PARTITA_ARRAY_INDEX"] = str(launch.index)
@@ -131,7 +149,7 @@ class RealRunner:
             "key": launch.key,
             "record": launch.record,
             "oom_patterns": list(launch.oom_patterns),
-            "boot": processes.boot_id(),
+            "boot": table.boot_id(),
         }
 
     def _defaults(self) -> dict[str, str]:
@@ -160,7 +178,7 @@ def _require_ours(folder: int, launch: Launch, *, runs: bool) -> None:
         ForeignAttemptError: it is.
     """
     try:
-        key = documents.read(folder, names.LAUNCH).get("key", "")
+        key = read_document(folder, LAUNCH).get("key", "")
     except ValueError:
         key = None  # cut short by a crash: whose it was, nobody knows
     if key != launch.key:
@@ -173,7 +191,7 @@ def _require_ours(folder: int, launch: Launch, *, runs: bool) -> None:
 
 def _spawn(folder: Path, lock: int, digest: str) -> int:
     null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    errors = str(folder / names.ERRORS)
+    errors = str(folder / ERRORS)
     return os.posix_spawn(
         sys.executable,
         # Neither the user's site-packages nor PYTHON* variables, to be small, quick and safe.
@@ -183,7 +201,7 @@ def _spawn(folder: Path, lock: int, digest: str) -> int:
             null,
             (os.POSIX_SPAWN_OPEN, 1, errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
             (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_DUP2, lock, names.LOCK_FD),
+            (os.POSIX_SPAWN_DUP2, lock, LOCK_FD),
         ],
         setsid=True,
         setsigmask=(),
@@ -193,7 +211,7 @@ def _spawn(folder: Path, lock: int, digest: str) -> int:
 
 def _ask(folder: int, grace_s: float) -> None:
     """Write the file that says: end, within these seconds; the job may read it."""
-    part = f".{names.CHECKPOINT}.part"
+    part = f".{CHECKPOINT}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(part, flags, 0o644, dir_fd=folder)
     try:
@@ -201,17 +219,268 @@ def _ask(folder: int, grace_s: float) -> None:
         os.write(handle, str(float(grace_s)).encode())
     finally:
         os.close(handle)
-    os.rename(part, names.CHECKPOINT, src_dir_fd=folder, dst_dir_fd=folder)
+    os.rename(part, CHECKPOINT, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def _wake(folder: int) -> None:
     """Send the watcher SIGTERM, if it is there; it looks once a second anyway."""
     with suppress(OSError, ValueError, KeyError):
-        handle = os.pidfd_open(documents.read(folder, names.WATCH)["watcher"])
+        handle = os.pidfd_open(read_document(folder, WATCH)["watcher"])
         try:
             # While the lock is held, the pid that was written under it is the watcher's.
-            with locked(folder, fcntl.LOCK_SH) as lock:
+            with try_lock(folder, fcntl.LOCK_SH) as lock:
                 if lock is None:
                     signal.pidfd_send_signal(handle, signal.SIGTERM)
         finally:
             os.close(handle)
+
+
+_ASK_S = 1.0
+"""Seconds between two questions for the memory in use."""
+
+
+class AttemptReader:
+    """What is known of an attempt from look to look, so that a look is a few calls of the system.
+
+    Args:
+        folder: the attempt's.
+        used: returns the bytes in use on a device, None if it does not say.
+    """
+
+    def __init__(self, folder: Path, used: Callable[[str], int | None]) -> None:
+        self._folder = folder
+        self._used = used
+        self._device = ""
+        self._peak = 0
+        self._ask = 0.0
+        self._reports = ProgressReader()
+        self._began: float | None = None
+        self._scale: float | None = None
+        self._known = False
+
+    def look(self) -> AttemptStatus:
+        """Return it as it is now; one that nobody watches is ended and lost.
+
+        Raises:
+            PartitaError: its folder cannot be read.
+        """
+        try:
+            with open_folder(self._folder) as folder:
+                return self._look(folder)
+        except FileNotFoundError:
+            return AttemptStatus(AttemptPhase.LOST, why="it never began")
+        except (OSError, ValueError, KeyError) as error:
+            raise PartitaError(f"an attempt cannot be read: {error}", where=str(self._folder)) from error
+
+    def _look(self, folder: int) -> AttemptStatus:
+        with try_lock(folder, fcntl.LOCK_EX) as lock:
+            if lock is not None and not exists_in(folder, EXIT):
+                return self._lose(folder)
+        if not self._known:
+            with suppress(FileNotFoundError, ValueError):  # what a crash of the host has left is no document
+                launch = read_document(folder, LAUNCH)
+                self._scale = launch["scale"]
+                self._device = launch["environment"]["CUDA_VISIBLE_DEVICES"]
+                self._known = True
+        if lock is None:
+            return self._running(folder)
+        return _ended(read_document(folder, EXIT), self._progress(folder), self._scale)
+
+    def _lose(self, folder: int) -> AttemptStatus:
+        found = end_what_is_left(folder, self._folder)
+        with suppress(OSError):  # on a full disk the next look finds the same again
+            write_document(folder, EXIT, found)
+        return _ended(found, self._progress(folder), self._scale)
+
+    def _running(self, folder: int) -> AttemptStatus:
+        if self._began is None and exists_in(folder, WATCH):
+            self._began = read_document(folder, WATCH)["began"]
+        if self._began is not None and self._scale is None and time.monotonic() >= self._ask:
+            self._ask = time.monotonic() + _ASK_S
+            self._peak = max(self._peak, self._used(self._device) or 0)
+        stopping = exists_in(folder, CHECKPOINT)
+        return AttemptStatus(
+            AttemptPhase.STOPPING if stopping else AttemptPhase.RUNNING,
+            began=self._began,
+            progress=self._progress(folder),
+        )
+
+    def _progress(self, folder: int) -> JobProgress:
+        self._reports.read(folder)
+        found = self._reports.progress(self._scale)
+        return replace(found, peak_bytes=max(found.peak_bytes or 0, self._peak) or None)
+
+
+def _ended(found: dict[str, Any], progress: JobProgress, scale: float | None) -> AttemptStatus:
+    peak = progress.peak_bytes
+    # A watcher of an older version has said only whether.
+    ending = Ending(**found["ending"]) if found.get("ending") else None
+    if scale is not None and found["peak_bytes"] is not None:
+        peak = max(peak or 0, int(found["peak_bytes"] / scale))
+    return AttemptStatus(
+        AttemptPhase.LOST if found.get("lost") else AttemptPhase.ENDED,
+        code=found["code"],
+        timed_out=found.get("timed_out", False),
+        out_of_memory=found["out_of_memory"] or (ending is not None and ending.verdict == OUT_OF_MEMORY),
+        ending=ending,
+        why=found["why"],
+        began=found["began"],
+        ended=found["ended"],
+        progress=replace(progress, peak_bytes=peak),
+        left=found["left"],
+        stuck=tuple(found["stuck"]),
+    )
+
+
+_MOST_BYTES = 1 << 20
+_SAMPLES = 300
+
+
+class ProgressReader:
+    """The reports of one attempt, the newest few hundred."""
+
+    def __init__(self) -> None:
+        self._at = 0
+        self._step: int | None = None
+        self._of: int | None = None
+        self._peak: int | None = None
+        self._allocated: deque[tuple[int, int]] = deque(maxlen=_SAMPLES)
+
+    def read(self, folder: int) -> None:
+        """Take in what was added to the file in the folder that is open as this descriptor."""
+        try:
+            size = os.stat(PROGRESS, dir_fd=folder, follow_symlinks=False).st_size
+        except OSError:
+            return
+        if size < self._at:  # the helper began it anew, to keep it short
+            self._at = 0
+        if size == self._at:
+            return
+        start = max(self._at, size - _MOST_BYTES)
+        handle = os.open(PROGRESS, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        try:
+            data = os.pread(handle, _MOST_BYTES, start)
+        finally:
+            os.close(handle)
+        whole = data.rpartition(b"\n")[0]
+        self._at = start + len(whole) + 1 if whole else size if len(data) == _MOST_BYTES else start
+        for line in whole.splitlines():
+            self._take(line)
+
+    def progress(self, scale: float | None) -> JobProgress:
+        """Return what is known; on simulated instances in bytes of the instance, which has 1/scale as many."""
+        factor = 1.0 if scale is None else 1.0 / scale
+        peak = None if self._peak is None else int(self._peak * factor)
+        steps = tuple(step for step, _ in self._allocated)
+        allocated = tuple(int(each * factor) for _, each in self._allocated)
+        return JobProgress(self._step, self._of, steps, allocated, peak)
+
+    def _take(self, line: bytes) -> None:
+        try:
+            step, of, allocated, peak = json.loads(line)
+        except (ValueError, TypeError, RecursionError):
+            return
+        if not _count(step):
+            return
+        self._step = step
+        self._of = of if _count(of) else None
+        if _count(allocated):
+            self._allocated.append((step, allocated))
+            self._peak = max(self._peak or 0, allocated, peak if _count(peak) else 0)
+
+
+def _count(value: object) -> bool:
+    return type(value) is int and 0 <= value < 1 << 60
+
+
+_PATIENCE_S = 2.0
+
+
+def end_what_is_left(folder: int, path: Path) -> dict[str, Any]:
+    """Kill the processes of an attempt that nobody watches; return how it ended, as its watcher would have.
+
+    A pid alone names nobody: a process is the attempt's if it began when the watcher saw it begin, or is in the
+    session of the job's first process, or carries the attempt's environment. What began in another boot is no more.
+
+    Args:
+        folder: open descriptor of its folder.
+        path: of the folder.
+    """
+    try:
+        launch = read_document(folder, LAUNCH)
+    except (OSError, ValueError):
+        return _lost("it never began")
+    if launch["boot"] != table.boot_id():
+        return _lost("the host was started anew while it ran", began=_watched(folder).get("began"))
+    watched = _watched(folder)
+    variable = f"PARTITA_JOB_PROGRESS={path.absolute() / PROGRESS}".encode()
+    killed = _kill(watched, variable)
+    why = _said(folder) or ("its watcher was killed" if watched else "its watcher ended before the job began")
+    stuck = sorted(_alive(watched, variable))
+    if stuck:
+        why += f", and {len(stuck)} of its processes do not end: is its GPU lost?"
+    return _lost(why, began=watched.get("began"), left=len(killed), stuck=stuck)
+
+
+def _lost(
+    why: str, *, began: float | None = None, left: int = 0, stuck: list[int] | None = None
+) -> dict[str, Any]:
+    return {
+        "lost": True,
+        "code": None,
+        "why": why,
+        "out_of_memory": False,
+        "began": began,
+        "ended": max(time.time(), began or 0.0),
+        "peak_bytes": None,
+        "cpu_s": None,
+        "left": left,
+        "stuck": stuck or [],
+        "log": None,
+    }
+
+
+def _said(folder: int) -> str | None:
+    """Return what the watcher itself failed of, None if it was killed."""
+    try:
+        lines = read_file(folder, ERRORS).decode(errors="replace").strip().splitlines()
+    except OSError:
+        return None
+    return f"its watcher failed: {lines[-1]}" if lines else None
+
+
+def _watched(folder: int) -> dict[str, Any]:
+    try:
+        return read_document(folder, WATCH)
+    except (OSError, ValueError):
+        return {}
+
+
+def _kill(watched: dict[str, Any], variable: bytes) -> set[int]:
+    killed: set[int] = set()
+    end = time.monotonic() + _PATIENCE_S
+    while time.monotonic() < end:
+        found = _alive(watched, variable)
+        if not found:
+            break
+        for pid in found:
+            table.send(pid, signal.SIGKILL)
+        killed |= found
+        time.sleep(0.01)
+    return killed
+
+
+def _alive(watched: dict[str, Any], variable: bytes) -> set[int]:
+    seen = {pid for pid, ticks in watched.get("processes", []) if ticks and table.started_at(pid) == ticks}
+    found = seen | set(table.carrying(variable))
+    # The session's leader may be gone: what is in its session began after it, and no pid is given out while a
+    # session bears it.
+    if "main" in watched:
+        found |= {pid for pid in table.session(watched["main"]) if _began_after(pid, watched)}
+    return {pid for pid in found if table.started_at(pid) is not None} - {os.getpid()}
+
+
+def _began_after(pid: int, watched: dict[str, Any]) -> bool:
+    main = next((ticks for each, ticks in watched["processes"] if each == watched["main"]), None)
+    began = table.started_at(pid)
+    return main is None or (began is not None and began >= main)

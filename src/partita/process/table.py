@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import resource
 
-TYPE_CHECKING = False  # typing is a tenth of the watcher's memory
+TYPE_CHECKING = False
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
 
 _PAGE = resource.getpagesize()
 
@@ -17,7 +19,7 @@ def boot_id() -> str:
     return _read("/proc/sys/kernel/random/boot_id").decode().strip()
 
 
-def ticks(pid: int) -> int | None:
+def started_at(pid: int) -> int | None:
     """Return when a process began, in clock ticks since boot; None if it is no more."""
     try:
         stat = _read(f"/proc/{pid}/stat")
@@ -55,7 +57,7 @@ def session(sid: int) -> list[int]:
     return [pid for pid in _all() if _session(pid) == sid]
 
 
-def signal(pid: int, which: int) -> bool:
+def send(pid: int, which: int) -> bool:
     """Send a signal to a process; say whether it was there."""
     try:
         os.kill(pid, which)

@@ -10,8 +10,10 @@ import resource
 import signal
 
 TYPE_CHECKING = False  # typing is a tenth of the watcher's memory
+
 if TYPE_CHECKING:
     from typing import Any, NoReturn
+
 
 NO_START = 125
 """Exit code where Partita could not prepare the job, as with `docker run`; 126 and 127 are the shell's."""
@@ -41,7 +43,7 @@ def become_watcher() -> None:
     _libc.prctl(_SET_NAME, b"partita-watcher", 0, 0, 0)
 
 
-def start(launch: dict[str, Any], output: int) -> int:
+def start_job(launch: dict[str, Any], output: int) -> int:
     """Start a job with its output to a pipe; return its pid.
 
     Raises:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Owner:
+class JobUser:
     """Whom a job runs as."""
 
     uid: int
@@ -56,7 +56,7 @@ class Launch:
     command: tuple[str, ...]
     directory: Path
     environment: Mapping[str, str]
-    owner: Owner
+    owner: JobUser
     device: str
     memory_bytes: int
     log_bytes: int
@@ -83,7 +83,7 @@ class ForeignAttemptError(PartitaError):
         self.runs = runs
 
 
-class Phase(StrEnum):
+class AttemptPhase(StrEnum):
     """Where an attempt is."""
 
     RUNNING = "running"
@@ -93,7 +93,7 @@ class Phase(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class JobProgress:
     """What a job reported of itself (`partita.job.step`), or the runner saw.
 
     Attributes:
@@ -112,7 +112,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class AttemptStatus:
     """An attempt as it was found.
 
     Attributes:
@@ -127,7 +127,7 @@ class Look:
         stuck: pids of those that were killed and do not go; its instance stays in use.
     """
 
-    phase: Phase
+    phase: AttemptPhase
     code: int | None = None
     out_of_memory: bool = False
     timed_out: bool = False
@@ -135,12 +135,12 @@ class Look:
     why: str | None = None
     began: float | None = None
     ended: float | None = None
-    progress: Progress = Progress()
+    progress: JobProgress = JobProgress()
     left: int = 0
     stuck: tuple[int, ...] = ()
 
 
-class Runner(Protocol):
+class JobRunner(Protocol):
     """Runs attempts. Every call returns at once; what has become of an attempt is told by `look`."""
 
     def start(self, launch: Launch) -> None:
@@ -151,7 +151,7 @@ class Runner(Protocol):
         """
         ...
 
-    def look(self, folder: Path) -> Look:
+    def look(self, folder: Path) -> AttemptStatus:
         """Return an attempt as it is now; LOST if it never began, or its watcher died before it ended."""
         ...
 

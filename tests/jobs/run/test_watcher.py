@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.jobs.run.shepherd.hearing import Hearing
+from partita.jobs.run.watcher import OomDetector
 from partita.oom import END
 
 SAID = b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n"
@@ -20,7 +20,7 @@ HOST = [
 
 @given(st.lists(st.integers(1, 40), max_size=20), st.lists(st.integers(0, 30), max_size=20))
 def test_words_are_heard_wherever_the_output_is_cut(cuts: list[int], lines: list[int]) -> None:
-    hearing, text = Hearing(ours=False), b"".join(b"x" * each + b"\n" for each in lines) + SAID
+    hearing, text = OomDetector(ours=False), b"".join(b"x" * each + b"\n" for each in lines) + SAID
     for length in cuts:
         hearing.hear(text[:length])
         text = text[length:]
@@ -33,7 +33,7 @@ def test_words_are_heard_wherever_the_output_is_cut(cuts: list[int], lines: list
 @pytest.mark.parametrize("said", HOST)
 def test_the_hosts_words_count_under_a_limit_of_ours_alone(said: bytes) -> None:
     for ours in (True, False):
-        hearing = Hearing(ours=ours)
+        hearing = OomDetector(ours=ours)
         hearing.hear(said)
         assert hearing.out_of_memory(134) is ours
 
@@ -41,7 +41,7 @@ def test_the_hosts_words_count_under_a_limit_of_ours_alone(said: bytes) -> None:
 @pytest.mark.parametrize("piece", [1000, END, 4 * END])
 def test_only_the_end_of_the_output_counts_and_lines_are_numbered_from_its_beginning(piece: int) -> None:
     before = b"a line\n" * 200_000
-    hearing = Hearing(ours=False)
+    hearing = OomDetector(ours=False)
     for at in range(0, len(before), piece):
         hearing.hear(before[at : at + piece])
     hearing.hear(SAID)
@@ -53,12 +53,12 @@ def test_only_the_end_of_the_output_counts_and_lines_are_numbered_from_its_begin
 
 
 def test_a_fault_of_the_gpu_is_no_out_of_memory() -> None:
-    hearing = Hearing(ours=False)
+    hearing = OomDetector(ours=False)
     hearing.hear(b"NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus\n" + SAID)
     assert not hearing.out_of_memory(1)
 
 
 def test_a_users_pattern_is_heard() -> None:
-    hearing = Hearing(ours=False, patterns=["no room on the card"])
+    hearing = OomDetector(ours=False, patterns=["no room on the card"])
     hearing.hear(b"fatal: no room on the card for 3 tiles\n")
     assert hearing.out_of_memory(3)
