@@ -40,6 +40,7 @@ docs: .venv/dev
 lock: .venv/uv/bin/uv
 	$(COMPILE) --output-file lock/core.txt
 	$(COMPILE) --all-extras --group dev --constraints lock/core.txt --output-file lock/dev.txt
+	$(COMPILE) --group docs --constraints lock/dev.txt --output-file lock/docs.txt
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
