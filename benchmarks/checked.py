@@ -7,8 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from partita.perf.table import Measurement, PerfTable
-from partita.planning.checking.check import Fault, check_plan
-from partita.planning.checking.requirements import RequiredPool, RequiredService, Requirements
+from partita.planning.check import Fault, RequiredPool, RequiredService, Requirements, check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +19,8 @@ if TYPE_CHECKING:
 
 PLANNERS = {
     "partita.planning.exact": ("ExactPlanner",),
-    "partita.planning.paper.greedy": ("GreedyPlanner",),
-    "partita.planning.paper.mcts": ("MctsPlanner",),
-    "partita.planning.paper.genetic": ("GeneticPlanner",),
-    "partita.planning.paper.static": ("WholePlanner", "OnesPlanner", "MixPlanner"),
+    "partita.planning.mig_serving": ("GreedyPlanner", "MctsPlanner", "GeneticPlanner"),
+    "partita.planning.static_cuts": ("WholePlanner", "OnesPlanner", "MixPlanner"),
 }
 
 

@@ -68,9 +68,9 @@ class Target:
 
 TARGETS = (
     Target(
-        "planning/checking",
-        ("planning/checking/check.py", "planning/checking/check_gpu.py", "planning/checking/requirements.py"),
-        ("planning/checking/test_by_hand.py", "planning/checking/test_pools.py"),
+        "planning/check",
+        ("planning/check.py",),
+        ("planning/test_check_by_hand.py", "planning/test_check_pools.py"),
         "says whether a plan is right",
     ),
     Target(

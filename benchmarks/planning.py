@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING
 
 from benchmarks.report import table
 from benchmarks.scenarios import DATA, mig_serving_24
+from partita.deadline import Deadline
 from partita.mig.catalogue import gpu_model
 from partita.perf.operating_point import Limits, operating_points
 from partita.perf.reading import read_table
+from partita.planning.bound import rule_free_bound
 from partita.planning.exact import ExactPlanner
-from partita.planning.paper.genetic import GeneticPlanner
-from partita.planning.paper.greedy import GreedyPlanner
-from partita.planning.paper.mcts import MctsPlanner
-from partita.planning.paper.paper_bound import rule_free_bound
-from partita.planning.paper.static import MixPlanner, OnesPlanner, WholePlanner
+from partita.planning.mig_serving import GeneticPlanner, GreedyPlanner, MctsPlanner
 from partita.planning.problem import Pool, Problem, Service, Size
-from partita.planning.watch import Watch
+from partita.planning.static_cuts import MixPlanner, OnesPlanner, WholePlanner
 
 if TYPE_CHECKING:
     from partita.planning.plan import Planner
@@ -79,10 +77,10 @@ def _parvagpu() -> str:
 def _planners(*, quick: bool) -> dict[str, Planner]:
     seconds = 5.0 if quick else GENETIC_SECONDS
     return {
-        "exact": ExactPlanner(watch=Watch(30.0)),
+        "exact": ExactPlanner(watch=Deadline(30.0)),
         "greedy": GreedyPlanner(),
-        "mcts": MctsPlanner(watch=Watch(seconds)),
-        "genetic": GeneticPlanner(watch=Watch(seconds)),
+        "mcts": MctsPlanner(watch=Deadline(seconds)),
+        "genetic": GeneticPlanner(watch=Deadline(seconds)),
         "whole": WholePlanner(),
         "ones": OnesPlanner(),
         "mix": MixPlanner(),

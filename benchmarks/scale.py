@@ -17,12 +17,12 @@ import numpy as np
 
 from benchmarks.report import table
 from benchmarks.scenarios import DATA
+from partita.deadline import Deadline
 from partita.mig.catalogue import gpu_model
 from partita.perf.operating_point import Limits, OperatingPoint, operating_points
 from partita.perf.reading import read_table
 from partita.planning.exact import ExactPlanner
 from partita.planning.problem import Pool, Problem, Service, Size
-from partita.planning.watch import Watch
 
 if TYPE_CHECKING:
     from partita.perf.table import PerfTable
@@ -135,7 +135,7 @@ def _pools(seeds: tuple[int, ...]) -> str:
     rows: list[list[object]] = []
     for seed in seeds:
         problem = three_pools(300, seed)
-        plan = ExactPlanner(seed=seed, watch=Watch(10.0)).plan(problem)
+        plan = ExactPlanner(seed=seed, watch=Deadline(10.0)).plan(problem)
         objective = plan.objective
         rows.append(
             [

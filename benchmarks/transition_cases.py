@@ -8,13 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from benchmarks.scenarios import DATA
+from partita.deadline import Deadline
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import legal_layouts
 from partita.perf.operating_point import Limits, OperatingPoint, operating_points
 from partita.perf.reading import read_table
 from partita.planning.exact import ExactPlanner
 from partita.planning.problem import Pool, Problem, Service, Size
-from partita.planning.watch import Watch
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica, deployment_of
 from partita.transition.transition import PAPER, Request
 
@@ -63,7 +63,7 @@ def whole_rate(name: str) -> float:
 
 def plan_for(rates: Mapping[str, float], seconds: float = 10.0) -> Plan:
     """Return the exact plan for these rates, or the best found in the time."""
-    return ExactPlanner(watch=Watch(seconds)).plan(problem_of(rates))
+    return ExactPlanner(watch=Deadline(seconds)).plan(problem_of(rates))
 
 
 def on_cluster(plan: Plan, gpus: int) -> Deployment:

@@ -27,13 +27,14 @@ os.environ["PARTITA_CONFIG"] = os.devnull
 ROOT = Path(__file__).resolve().parents[1]
 
 DEPENDENCIES = {
-    "numpy": ["tests/perf/test_table.py", "tests/planning/exact/test_pricing.py"],
+    "numpy": ["tests/perf/test_table.py", "tests/planning/test_column_generation.py"],
     "highspy": [
-        "tests/planning/exact",
-        "tests/planning/paper/test_paper_bound.py",
+        "tests/planning/test_exact.py",
+        "tests/planning/test_on_nodes.py",
+        "tests/planning/test_bound.py",
         "tests/cli/test_streams.py",
     ],
-    "numba": ["tests/serve/test_simulation.py", "tests/planning/placing"],
+    "numba": ["tests/serve/test_simulation.py", "tests/planning/test_column_generation.py"],
     "pydantic": ["tests/test_workload.py", "tests/cli/test_schema.py"],
     "pyyaml": ["tests/test_workload.py", "tests/test_nesting.py"],
     "typer": ["tests/cli/test_bad_input.py", "tests/cli/test_gpus.py"],

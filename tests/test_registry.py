@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from partita import registry
+from partita.deadline import Deadline
 from partita.errors import InputError, PartitaError
 from partita.jobs.disciplines.fair import Fair
 from partita.planning.exact import ExactPlanner
-from partita.planning.paper.greedy import GreedyPlanner
-from partita.planning.watch import Watch
+from partita.planning.mig_serving import GreedyPlanner
 from partita.registry import RegistryWarning, load, make, names, registered
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def test_names_stand_in_the_order_of_the_alphabet() -> None:
 
 
 def test_what_is_made_gets_the_arguments_it_names_alone() -> None:
-    watch = Watch(1.0)
+    watch = Deadline(1.0)
     exact, greedy = (make("planners", name, seed=7, watch=watch) for name in ("exact", "greedy"))
     assert isinstance(exact, ExactPlanner)
     assert exact.seed == 7
@@ -112,7 +112,7 @@ def test_a_broken_package_is_named_and_stops_nothing_else(
         error.value.hint
         == "tell those who make tabu, or remove it: pip uninstall tabu; all else works without it"
     )
-    assert isinstance(make("planners", "exact", seed=0, watch=Watch(1.0)), ExactPlanner)
+    assert isinstance(make("planners", "exact", seed=0, watch=Deadline(1.0)), ExactPlanner)
 
 
 def test_nobody_takes_a_name_of_partitas_own(site: Path) -> None:

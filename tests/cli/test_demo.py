@@ -16,7 +16,7 @@ from partita.cli.drivers import named
 from partita.cli.loading import load
 from partita.cli.planners import PlannerName, make_planner
 from partita.cli.stage import Act, stage
-from partita.planning.watch import Watch
+from partita.deadline import Deadline
 from partita.transition.check import check_transition
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> str:
 def acts() -> Mapping[str, Act]:
     """The day's transitions, carried out."""
     plans = {
-        name: make_planner(PlannerName.EXACT, 0, Watch(30.0)).plan(
+        name: make_planner(PlannerName.EXACT, 0, Deadline(30.0)).plan(
             load(EXAMPLES / f"{name}.yaml").formulation.problem
         )
         for name in ("day", "night")

@@ -211,8 +211,8 @@ def test_one_interrupt_returns_the_best_plan_so_far(tmp_path: Path) -> None:
 ENDLESS = """
 import sys
 from functools import partial
-from partita.planning.paper import mcts
-mcts.MctsPlanner = partial(mcts.MctsPlanner, iterations=10**9)
+from partita.planning import mig_serving
+mig_serving.MctsPlanner = partial(mig_serving.MctsPlanner, iterations=10**9)
 from partita.cli.main import main
 main()
 """

@@ -3,11 +3,12 @@ from __future__ import annotations
 from itertools import permutations
 from typing import TYPE_CHECKING
 
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
 from partita.mig.layout import fault
-from partita.transition.nearest import content, fit, nearest, rules
+from partita.transition.nearest import Assignment, content, fit, nearest, rules
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from partita.transition.nearest import Wanted
     from partita.transition.transition import Request
 
+
+if TYPE_CHECKING:
     Make = Callable[..., Request]
 
 
@@ -61,3 +64,24 @@ def test_what_is_wanted_is_legal_and_complete(random_request: Make, seed: int) -
         for gpu in request.target.gpus
         if gpu.instances
     )
+
+
+def best(value: np.ndarray) -> float:
+    rows, columns = value.shape
+    return max(float(value[range(rows), list(p)].sum()) for p in permutations(range(columns), rows))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 5), st.integers(0, 2))
+def test_the_total_is_the_greatest_also_after_values_have_fallen(seed: int, rows: int, more: int) -> None:
+    draw = np.random.default_rng(seed)
+    value = draw.integers(-3, 8, (rows, rows + more)).astype(float)
+    assignment = Assignment(value)
+    for _ in range(4):
+        columns = assignment.columns()
+        assert len(set(columns)) == rows
+        assert value[range(rows), columns].sum() == best(value)
+        for row, column in enumerate(columns):
+            if draw.random() < 0.6:
+                by = float(draw.integers(0, 6))
+                assignment.lower(row, int(column), by)
+                value[row, column] -= by

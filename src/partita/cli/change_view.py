@@ -47,7 +47,7 @@ class _ChangeView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         from rich.text import Text  # noqa: PLC0415 -- rich is slow to import
 
-        from partita.planning.overview import id_ranges  # noqa: PLC0415
+        from partita.planning.explain import id_ranges  # noqa: PLC0415
 
         marks = ASCII if options.ascii_only else UNICODE
         for group in self._groups[:MOST_GROUPS]:

@@ -102,7 +102,10 @@ def _act(console: Console, scene: Stage, plan: Plan, names: Sequence[str]) -> Ac
     from partita.cli.cluster_map import ClusterMap  # noqa: PLC0415 -- rich is slow to import
     from partita.cli.demo_view import watching  # noqa: PLC0415
     from partita.cli.way_view import print_way, way_data  # noqa: PLC0415
-    from partita.planning.overview import amount, verdict  # noqa: PLC0415
+    from partita.planning.explain import (  # noqa: PLC0415
+        amount,
+        verdict,
+    )
 
     with watching(console, names) as show:
         act = scene.play(plan, show)

@@ -94,7 +94,10 @@ def _chosen(loaded: Loaded, asked: Sequence[str] | None) -> list[ServiceSpec]:
 def _explained(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
     if spec.cut is not None:
         return _explained_cut(loaded, made, spec)
-    from partita.planning.explain import bindings, sensitivities  # noqa: PLC0415 -- slow to import
+    from partita.planning.explain import (  # noqa: PLC0415
+        bindings,
+        sensitivities,
+    )
 
     measured = loaded.formulation.measured
     by_gpu = {}
@@ -127,8 +130,8 @@ class _Replan:
         from dataclasses import replace  # noqa: PLC0415
 
         from partita.cli.loading import formulated  # noqa: PLC0415 -- slow to import
+        from partita.deadline import Deadline  # noqa: PLC0415
         from partita.planning.exact import ExactPlanner  # noqa: PLC0415
-        from partita.planning.watch import Watch  # noqa: PLC0415
 
         workload = self._loaded.workload
         services = tuple(
@@ -139,7 +142,7 @@ class _Replan:
         )
         try:
             changed = formulated(self._loaded.path, replace(workload, services=services), self._loaded.table)
-            watch = Watch(_SECONDS)
+            watch = Deadline(_SECONDS)
             share, problem = ExactPlanner(watch=watch).plan, changed.formulation.problem
             if not changed.cuts:
                 return share(problem).objective.value
@@ -245,7 +248,7 @@ def _rate(row: Any) -> str:  # noqa: ANN401 -- as above
 
 
 def _difference(change: Sensitivity, made: Plan) -> str:
-    from partita.planning.overview import number  # noqa: PLC0415 -- slow to import
+    from partita.planning.explain import number  # noqa: PLC0415 -- slow to import
 
     unit = {"gpus": "GPUs", "cost": "per hour", "watts": "W"}[made.objective.name]
     if change.objective is None:

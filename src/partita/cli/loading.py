@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.perf.table import PerfTable
-    from partita.planning.formulating.formulate import Formulation
+    from partita.planning.formulate import Formulation
     from partita.serve.reserving.asked import CutService
     from partita.workload import Workload
 
@@ -58,7 +58,7 @@ def formulated(path: Path, workload: Workload, table: PerfTable) -> Loaded:
         InputError: a service that cannot be planned; `where` is the field's path.
         InfeasibleError: a service that can run on no profile; `where` as above.
     """
-    from partita.planning.formulating.formulate import formulate  # noqa: PLC0415 -- numpy and pydantic are slow to import
+    from partita.planning.formulate import formulate  # noqa: PLC0415 -- numpy and pydantic are slow to import
     from partita.serve.reserving.asked import cut_services  # noqa: PLC0415
 
     made = formulate(workload, table)

@@ -16,7 +16,7 @@ def measured_seconds(loaded: Loaded) -> dict[str, dict[tuple[str, str, int], dic
 
 def seconds_of(loaded: Loaded, service: ServiceSpec) -> dict[tuple[str, str, int], dict[int, float]]:
     """Return the same of one service."""
-    from partita.planning.formulating.measured import quantile_of  # noqa: PLC0415 -- slow to import
+    from partita.planning.formulate import quantile_of  # noqa: PLC0415 -- slow to import
 
     found: dict[tuple[str, str, int], dict[int, float]] = {}
     for gpu in {pool.gpu.name for pool in loaded.formulation.problem.pools}:

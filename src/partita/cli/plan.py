@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from partita.cli.loading import Loaded
+    from partita.deadline import Deadline
     from partita.planning.plan import Plan
     from partita.planning.problem import Problem
-    from partita.planning.watch import Watch
 
 TimeLimit = Annotated[
     float, typer.Option(min=0.1, help="Seconds of search; the best so far is returned then.")
@@ -98,11 +98,11 @@ def plan_and_notes(
     """
     from partita.cli.interrupt import stoppable  # noqa: PLC0415 -- only searches need it
     from partita.cli.progress import search_progress  # noqa: PLC0415
-    from partita.planning.exact.best_effort import plan_best_effort  # noqa: PLC0415 -- slow to import
-    from partita.planning.watch import Watch  # noqa: PLC0415
+    from partita.deadline import Deadline  # noqa: PLC0415
+    from partita.planning.exact import plan_best_effort  # noqa: PLC0415 -- slow to import
 
     with stoppable() as stop, search_progress("planning", time_limit) as report:
-        watch = Watch(time_limit, stop, report)
+        watch = Deadline(time_limit, stop, report)
 
         def share(problem: Problem) -> Plan:
             if best_effort:
@@ -115,7 +115,7 @@ def plan_and_notes(
 
 
 def _with_cuts(
-    loaded: Loaded, share: Callable[[Problem], Plan], watch: Watch, seed: int, *, best_effort: bool
+    loaded: Loaded, share: Callable[[Problem], Plan], watch: Deadline, seed: int, *, best_effort: bool
 ) -> tuple[Plan, tuple[str, ...]]:
     from partita.serve.reserving.best_effort import reserve_best_effort  # noqa: PLC0415 -- numba is slow to import
     from partita.serve.reserving.planning import plan_reserving  # noqa: PLC0415
@@ -129,24 +129,28 @@ def _with_cuts(
     return found.plan, (*loaded.notes, *(told(each, problem.pools) for each in found.made))
 
 
-def _planned(problem: Problem, planner: PlannerName, watch: Watch, seed: int) -> Plan:
-    from partita.planning.exact import TooFewGpusError  # noqa: PLC0415 -- slow to import
-    from partita.planning.exact.best_effort import met_shares  # noqa: PLC0415
-    from partita.planning.formulating.assumed import names  # noqa: PLC0415
-    from partita.planning.watch import Watch  # noqa: PLC0415
+def _planned(problem: Problem, planner: PlannerName, watch: Deadline, seed: int) -> Plan:
+    from partita.deadline import Deadline  # noqa: PLC0415
+    from partita.planning.exact import (  # noqa: PLC0415
+        TooFewGpusError,
+        met_shares,
+    )
+    from partita.planning.formulate import names  # noqa: PLC0415
 
     try:
         return make_planner(planner, seed, watch).plan(problem)
     except TooFewGpusError as error:
-        short = met_shares(problem, Watch(_SHORT_SECONDS, watch.stop)).short(problem)
+        short = met_shares(problem, Deadline(_SHORT_SECONDS, watch.stop)).short(problem)
         error.what += f"; by priority these would fall short: {names(short)}"
         raise
 
 
 def _check(loaded: Loaded, path: Path, output: Format) -> None:
     from partita.errors import PartitaError  # noqa: PLC0415
-    from partita.planning.checking.check import check_plan  # noqa: PLC0415
-    from partita.planning.checking.requirements import requirements  # noqa: PLC0415
+    from partita.planning.check import (  # noqa: PLC0415
+        check_plan,
+        requirements,
+    )
     from partita.planning.document import read_plan  # noqa: PLC0415
 
     found = read_plan(path)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from partita.cli.mosaic import Marks
-    from partita.planning.overview import GpuGroup, ServiceOverview
+    from partita.planning.explain import GpuGroup, ServiceOverview
     from partita.planning.plan import Plan
 
 MOST_SERVICES = 40
@@ -32,7 +32,10 @@ def plan_table(plan: Plan, *, drawn: bool = True) -> RenderableType:
 
 class _PlanView:
     def __init__(self, plan: Plan, *, drawn: bool) -> None:
-        from partita.planning.overview import gpu_groups, service_overviews  # noqa: PLC0415 -- numpy comes with it
+        from partita.planning.explain import (  # noqa: PLC0415
+            gpu_groups,
+            service_overviews,
+        )
 
         self._plan = plan
         self._drawn = drawn
@@ -66,7 +69,10 @@ class _PlanView:
     def _summary(self) -> Text:
         from rich.text import Text  # noqa: PLC0415 -- rich is slow to import
 
-        from partita.planning.overview import amount, verdict  # noqa: PLC0415
+        from partita.planning.explain import (  # noqa: PLC0415
+            amount,
+            verdict,
+        )
 
         solver = self._plan.solver
         text = Text(amount(self._plan), style="bold")
@@ -92,7 +98,7 @@ class _PlanView:
         from rich.text import Text  # noqa: PLC0415 -- rich is slow to import
 
         from partita.mig.catalogue import gpu_model  # noqa: PLC0415
-        from partita.planning.overview import id_ranges  # noqa: PLC0415
+        from partita.planning.explain import id_ranges  # noqa: PLC0415
 
         head = Text(no_wrap=True, overflow="ellipsis")
         head.append(f"{marks.times} {len(group.ids):,}", style="bold")
@@ -107,7 +113,7 @@ class _PlanView:
 
 
 def _figures(each: ServiceOverview, marks: Marks) -> tuple[str, str, str, str, str, str]:
-    from partita.planning.overview import replicas_text  # noqa: PLC0415 -- numpy comes with it
+    from partita.planning.explain import replicas_text  # noqa: PLC0415 -- numpy comes with it
 
     about = marks.about if each.estimated else ""
     latency = "-" if each.latency_ms is None else f"{about}{each.latency_ms:.1f}"

@@ -7,8 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from partita.deadline import Deadline
     from partita.planning.plan import Planner
-    from partita.planning.watch import Watch
 
 
 class PlannerName(StrEnum):
@@ -25,19 +25,19 @@ class PlannerName(StrEnum):
 
 _CLASSES = {
     PlannerName.EXACT: ("partita.planning.exact", "ExactPlanner"),
-    PlannerName.GREEDY: ("partita.planning.paper.greedy", "GreedyPlanner"),
-    PlannerName.MCTS: ("partita.planning.paper.mcts", "MctsPlanner"),
-    PlannerName.GENETIC: ("partita.planning.paper.genetic", "GeneticPlanner"),
-    PlannerName.WHOLE: ("partita.planning.paper.static", "WholePlanner"),
-    PlannerName.ONES: ("partita.planning.paper.static", "OnesPlanner"),
-    PlannerName.MIX: ("partita.planning.paper.static", "MixPlanner"),
+    PlannerName.GREEDY: ("partita.planning.mig_serving", "GreedyPlanner"),
+    PlannerName.MCTS: ("partita.planning.mig_serving", "MctsPlanner"),
+    PlannerName.GENETIC: ("partita.planning.mig_serving", "GeneticPlanner"),
+    PlannerName.WHOLE: ("partita.planning.static_cuts", "WholePlanner"),
+    PlannerName.ONES: ("partita.planning.static_cuts", "OnesPlanner"),
+    PlannerName.MIX: ("partita.planning.static_cuts", "MixPlanner"),
 }
 """Where each planner is: imported only when asked for, since each brings its own solvers."""
 
 _SEEDED = (PlannerName.EXACT, PlannerName.MCTS, PlannerName.GENETIC)
 
 
-def make_planner(name: PlannerName, seed: int, watch: Watch) -> Planner:
+def make_planner(name: PlannerName, seed: int, watch: Deadline) -> Planner:
     """Return the planner of that name."""
     module, kind = _CLASSES[name]
     made = getattr(import_module(module), kind)

@@ -10,11 +10,11 @@ from partita.cli.options import stderr
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from partita.planning.watch import Progress
+    from partita.deadline import SearchProgress
 
 
 @contextmanager
-def search_progress(what: str, time_limit: float) -> Iterator[Callable[[Progress], None]]:
+def search_progress(what: str, time_limit: float) -> Iterator[Callable[[SearchProgress], None]]:
     """Yield a function to be told progress, and show a line of it on a terminal meanwhile."""
     console = stderr()
     if not console.is_terminal:
@@ -24,7 +24,7 @@ def search_progress(what: str, time_limit: float) -> Iterator[Callable[[Progress
     bound: float | None = None
     with console.status(f"{what} ...") as status:
 
-        def show(progress: Progress) -> None:
+        def show(progress: SearchProgress) -> None:
             nonlocal best, bound
             best = progress.best if progress.best is not None else best
             bound = progress.bound if progress.bound is not None else bound

@@ -147,7 +147,10 @@ def _pool(loaded: Loaded, spec: ServiceSpec) -> tuple[Pool, list[Measurement], l
     Where the SLO's quantile was not measured, the strictest that was is taken, as plans with a cut do.
     """
     from partita.perf.operating_point import strictest  # noqa: PLC0415 -- slow to import
-    from partita.planning.formulating.measured import allows, quantile_of  # noqa: PLC0415
+    from partita.planning.formulate import (  # noqa: PLC0415
+        allows,
+        quantile_of,
+    )
 
     for pool in loaded.formulation.problem.pools:
         known = loaded.formulation.measured.of(spec.model, pool.gpu.name)

@@ -57,20 +57,23 @@ class FileWorkbook:
         Raises:
             InfeasibleError: there is no plan at all.
         """
-        from partita.planning.exact import ExactPlanner, TooFewGpusError  # noqa: PLC0415 -- slow to import
-        from partita.planning.exact.best_effort import plan_best_effort  # noqa: PLC0415
-        from partita.planning.watch import Watch  # noqa: PLC0415
+        from partita.deadline import Deadline  # noqa: PLC0415
+        from partita.planning.exact import (  # noqa: PLC0415
+            ExactPlanner,
+            TooFewGpusError,
+            plan_best_effort,
+        )
         from partita.transition.nearest_plan import nearest_plan  # noqa: PLC0415
 
         if self.loaded.cuts:
             return self._plan_with_cuts(demand, gpus, current)
         problem = self._problem(demand, gpus)
-        watch = Watch(self.planning.time_limit, self.planning.stop)
+        watch = Deadline(self.planning.time_limit, self.planning.stop)
         try:
             best = ExactPlanner(self.planning.seed, watch).plan(problem)
         except TooFewGpusError:
             return plan_best_effort(
-                problem, Watch(self.planning.time_limit, self.planning.stop), self.planning.seed
+                problem, Deadline(self.planning.time_limit, self.planning.stop), self.planning.seed
             )
         return nearest_plan(problem, best, current)
 
@@ -80,9 +83,12 @@ class FileWorkbook:
 
     def _plan_with_cuts(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
         """Plan services that share beside those with a cut, whose GPUs they leave alone."""
-        from partita.planning.exact import ExactPlanner, TooFewGpusError  # noqa: PLC0415 -- slow to import
-        from partita.planning.exact.best_effort import plan_best_effort  # noqa: PLC0415
-        from partita.planning.watch import Watch  # noqa: PLC0415
+        from partita.deadline import Deadline  # noqa: PLC0415
+        from partita.planning.exact import (  # noqa: PLC0415
+            ExactPlanner,
+            TooFewGpusError,
+            plan_best_effort,
+        )
         from partita.serve.reserving.best_effort import reserve_best_effort  # noqa: PLC0415
         from partita.serve.reserving.planning import plan_reserving  # noqa: PLC0415
         from partita.serve.reserving.running import running, shared_part  # noqa: PLC0415
@@ -90,7 +96,7 @@ class FileWorkbook:
 
         problem, seed = self._problem(demand, gpus), self.planning.seed
         cuts = cuts_at(self.loaded, demand)
-        watch = Watch(self.planning.time_limit, self.planning.stop)
+        watch = Deadline(self.planning.time_limit, self.planning.stop)
         runs, shared = running(current, cuts), shared_part(current, cuts)
 
         def share(rest: Problem) -> Plan:
@@ -99,7 +105,7 @@ class FileWorkbook:
         try:
             return plan_reserving(problem, cuts, share, watch, seed=seed, running=runs).plan
         except TooFewGpusError:
-            watch = Watch(self.planning.time_limit, self.planning.stop)
+            watch = Deadline(self.planning.time_limit, self.planning.stop)
 
         def what_fits(rest: Problem) -> Plan:
             return plan_best_effort(rest, watch, seed)

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from partita.deadline import Deadline
 from partita.errors import PartitaError
 from partita.mig.layout import maximal_multisets
-from partita.planning.exact.program import INFINITY, Program
-from partita.planning.watch import Watch
+from partita.milp import INFINITY, Program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,7 +44,7 @@ def makespan_bound(jobs: Sequence[Job], gpu: GpuModel, count: int) -> float:
         for name, t in job.seconds.items()
     ]
     program.add_columns(np.zeros(len(parts)), np.ones(len(parts)), parts)
-    solution = program.solve(Watch())
+    solution = program.solve(Deadline())
     if not len(solution.columns):
         raise PartitaError("the bound of the makespan was not found", where=gpu.name)
     return max(solution.bound / count, *(min(job.seconds.values()) for job in jobs))

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from partita.planning.exact.program import INFINITY, Program
-from partita.planning.watch import Watch
+from partita.deadline import Deadline
+from partita.milp import INFINITY, Program
 from partita.serve.cut import ServingCut
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ _LEAST_PRICE = 1e-3
 _ROUNDING = 1e-7
 _GAP = 1e-3
 """Cuts whose fluid rates are nearer than this are told apart by simulation, not by waiting for the proof."""
-_WATCH = Watch()  # these programs take milliseconds
+_WATCH = Deadline()  # these programs take milliseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def fluid_cut(
     multisets = problem.multisets
     program, first = _cut_flows(problem, served, margin, float(problem.gpus))
     program.solver.setOptionValue("mip_rel_gap", _GAP)
-    found = program.solve(Watch(time_limit=seconds))
+    found = program.solve(Deadline(time_limit=seconds))
     numbers = np.rint(found.columns[first:]).astype(int)
     chosen = [each for each, n in zip(multisets, numbers, strict=True) for _ in range(n)]
     spare = [multisets[-1]] * (problem.gpus - len(chosen))  # it needs fewer GPUs: the bound of rate is 0
@@ -91,7 +91,7 @@ def fluid_gpus(problem: ServingProblem, rate: float, *, served: float, seconds: 
     program, first = _cut_flows(problem, served, 1.0, INFINITY)
     program.hold(np.zeros(1, dtype=np.int32), np.ones(1), rate)
     numbers = np.arange(first, program.width, dtype=np.int32)
-    found = program.maximise(numbers, -np.ones(len(numbers)), Watch(time_limit=seconds))
+    found = program.maximise(numbers, -np.ones(len(numbers)), Deadline(time_limit=seconds))
     return ceil(found.bound * (1 - _ROUNDING) - _ROUNDING)
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model
-from partita.planning.checking.check_gpu import Fault, layout_faults
+from partita.planning.check import Fault, layout_faults
 from partita.transition.closure import least_sum
 from partita.transition.transition import Kind
 

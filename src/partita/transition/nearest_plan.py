@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from partita.deadline import Deadline
 from partita.errors import InfeasibleError
 from partita.mig.layout import layout_of
-from partita.planning.exact.counts import Counts
-from partita.planning.exact.program import INFINITY, fleet
+from partita.milp import INFINITY
+from partita.planning.compact import Counts, gpu_supply
 from partita.planning.plan import Instance, Plan, PlannedGpu, ServiceCapacity
-from partita.planning.watch import Watch
 from partita.transition.deployment import deployment_of
 from partita.transition.nearest import Assignment, nearest
 from partita.transition.transition import MEASURED, Request
@@ -142,7 +142,7 @@ def nearest_counts(problem: Problem, counts: Counts, now: NDArray[np.int64]) -> 
         counts: those of a plan.
         now: instances of size k that service s runs on now, shape (S, K).
     """
-    gpus = fleet(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
+    gpus = gpu_supply(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
     endless = np.full(len(problem.services), INFINITY)
     rates = gpus.program.add_rows(np.ones(len(problem.services)), endless)
     replicas = gpus.program.add_rows(problem.replicas.astype(np.float64), endless)
@@ -163,7 +163,7 @@ def nearest_counts(problem: Problem, counts: Counts, now: NDArray[np.int64]) -> 
     gpus.program.hold(columns, -objective, -counts.value(problem) * (1 + 1e-9))
     changed = np.arange(kept, kept + 2 * len(pairs), dtype=np.int32)
     weights = np.concatenate([np.ones(len(pairs)), np.full(len(pairs), -_FRESH)])
-    solution = gpus.program.maximise(changed, weights, Watch(_SECONDS))
+    solution = gpus.program.maximise(changed, weights, Deadline(_SECONDS))
     if not len(solution.columns):
         return None
     chosen = np.rint(solution.columns).astype(np.int64)

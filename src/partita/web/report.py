@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from partita.mig.catalogue import gpu_model
-from partita.planning.overview import (
+from partita.planning.explain import (
     amount,
     gpu_groups,
     id_ranges,
@@ -21,7 +21,7 @@ from partita.web.page import TIMES, figures, key, left_out, page, row
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from partita.planning.overview import GpuGroup, ServiceOverview
+    from partita.planning.explain import GpuGroup, ServiceOverview
     from partita.planning.plan import Instance, Plan
 
 MOST_GROUPS = 500

@@ -6,7 +6,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from partita.mig.catalogue import gpu_model
-from partita.planning.overview import id_ranges
+from partita.planning.explain import id_ranges
 from partita.transition.overview import gpu_changes, service_changes, timeline
 from partita.web.charts import Line, Scale, axis, figure, steps
 from partita.web.cut import Box, cut

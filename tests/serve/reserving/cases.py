@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from partita.perf.table import Measurement, PerfTable
-from partita.planning.formulating.formulate import Formulation, formulate
+from partita.planning.formulate import Formulation, formulate
 from partita.serve.reserving.asked import CutService, cut_services
 from partita.workload import Batches, LimitsSpec, PoolSpec, ServiceSpec, Slo, Workload
 

@@ -9,15 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.serve.reserving.cases import cut_service
 
+from partita.deadline import Deadline
 from partita.errors import InfeasibleError, PartitaError
-from partita.planning.watch import Watch
 from partita.serve.fluid import fluid_gpus, fluid_rate
 from partita.serve.reserving.fewest import MOST_GPUS, fewest, least_gpus, most_held
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.throughput import unit_traffic
 from partita.workload import Batches
 
-WATCH = Watch()
+WATCH = Deadline()
 
 
 @given(st.floats(10.0, 400.0), st.sampled_from([0.9, 0.95, 1.0]))
@@ -104,4 +104,4 @@ def test_the_cut_that_runs_is_kept_where_it_is_as_good() -> None:
 def test_no_time_is_said_and_not_made_up_for() -> None:
     service = cut_service(rate=2500, cut="paris")
     with pytest.raises(PartitaError, match="no plan was found in the time there was"):
-        fewest(service, service.offers[0], None, Watch(stop=lambda: True))
+        fewest(service, service.offers[0], None, Deadline(stop=lambda: True))

@@ -7,12 +7,10 @@ import numpy as np
 import pytest
 from tests.serve.reserving.cases import formulated, service, table, workload
 
+from partita.deadline import Deadline
 from partita.errors import InfeasibleError
-from partita.planning.checking.check import check_plan
-from partita.planning.checking.requirements import requirements
-from partita.planning.exact import ExactPlanner, TooFewGpusError
-from partita.planning.exact.best_effort import plan_best_effort
-from partita.planning.watch import Watch
+from partita.planning.check import check_plan, requirements
+from partita.planning.exact import ExactPlanner, TooFewGpusError, plan_best_effort
 from partita.serve.outcome import Outcome
 from partita.serve.reserving.best_effort import reserve_best_effort
 from partita.serve.reserving.check import check_reserved, schedule_fault
@@ -35,7 +33,7 @@ SHARING = service(name="share", cut=None, batches=None, rate=300, slo=Slo(latenc
 
 def planned(asked: Workload) -> Reserved:
     made, cuts = formulated(asked)
-    found = plan_reserving(made.problem, cuts, ExactPlanner().plan, Watch())
+    found = plan_reserving(made.problem, cuts, ExactPlanner().plan, Deadline())
     assert check_plan(found.plan, requirements(asked), made.measured) == []
     assert check_reserved(found.plan, cuts, made.problem.pools) == []
     return found
@@ -113,9 +111,9 @@ def best_effort(asked: Workload) -> Plan:
     made, cuts = formulated(asked)
 
     def share(problem: Problem) -> Plan:
-        return plan_best_effort(problem, Watch(5.0))
+        return plan_best_effort(problem, Deadline(5.0))
 
-    return reserve_best_effort(made.problem, cuts, share, Watch(20.0)).plan
+    return reserve_best_effort(made.problem, cuts, share, Deadline(20.0)).plan
 
 
 def test_with_too_few_gpus_what_is_left_serves_as_far_as_it_goes() -> None:
@@ -144,7 +142,7 @@ def test_no_gpu_that_helps_is_infeasible() -> None:
     made, cuts = formulated(asked)
     none = made.problem.with_counts({A30: 0})
     with pytest.raises(InfeasibleError, match="not even partly"):
-        reserve_best_effort(none, cuts, ExactPlanner().plan, Watch())
+        reserve_best_effort(none, cuts, ExactPlanner().plan, Deadline())
 
 
 def test_figures_of_what_runs_stay_while_they_are_right() -> None:
@@ -154,7 +152,9 @@ def test_figures_of_what_runs_stay_while_they_are_right() -> None:
         workload(service(cut="search", rate=590, batches=Batches(histogram={1: 51, 4: 30, 8: 19})))
     )
     current = deployment_of(first.plan)
-    again = plan_reserving(made.problem, cuts, ExactPlanner().plan, Watch(), running=running(current, cuts))
+    again = plan_reserving(
+        made.problem, cuts, ExactPlanner().plan, Deadline(), running=running(current, cuts)
+    )
     assert deployment_of(again.plan) == current
     assert shared_part(current, cuts).gpus == ()
 

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from partita.deadline import Deadline
 from partita.errors import InfeasibleError
-from partita.planning.exact.program import INFINITY, Program
-from partita.planning.watch import Watch
+from partita.milp import INFINITY, Program
 from partita.serve.cut import ServingCut
 
 if TYPE_CHECKING:
@@ -80,5 +80,5 @@ def nearest_cut(problem: ServingProblem, wanted: NDArray[np.float64]) -> Serving
     ways = [(all_rows, np.append(np.array(each, dtype=np.float64), 1.0)) for each in multisets]
     none, limit = np.zeros(len(ways)), np.full(len(ways), float(problem.gpus))
     first = program.add_columns(none, limit, ways, integer=True)
-    numbers = np.rint(program.solve(Watch()).columns[first:]).astype(int)
+    numbers = np.rint(program.solve(Deadline()).columns[first:]).astype(int)
     return ServingCut.of(each for each, n in zip(multisets, numbers, strict=True) for _ in range(n))

@@ -9,7 +9,7 @@ import numpy as np
 
 from partita.errors import InfeasibleError, InputError
 from partita.perf.operating_point import strictest
-from partita.planning.formulating.measured import allows, plain, quantile_of
+from partita.planning.formulate import allows, plain, quantile_of
 from partita.serve.latency import latency_table
 from partita.serve.problem import ServingProblem
 from partita.sim.batches import lognormal_share
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.perf.table import Measurement
-    from partita.planning.formulating.measured import Measured
+    from partita.planning.formulate import Measured
     from partita.planning.problem import Pool
     from partita.workload import Batches, ServiceSpec, Workload
 

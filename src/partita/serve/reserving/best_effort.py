@@ -22,9 +22,9 @@ from partita.serve.reserving.reserve import Reservation, Reserver, instance_poin
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from partita.deadline import Deadline
     from partita.planning.plan import Plan
     from partita.planning.problem import Problem
-    from partita.planning.watch import Watch
     from partita.serve.reserving.asked import CutService
     from partita.serve.reserving.running import Running
 
@@ -35,7 +35,7 @@ def reserve_best_effort(
     problem: Problem,
     services: Sequence[CutService],
     share: Callable[[Problem], Plan],
-    watch: Watch,
+    watch: Deadline,
     *,
     seed: int = 0,
     running: Mapping[str, Running] | None = None,

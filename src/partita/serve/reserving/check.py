@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from partita.planning.checking.check_gpu import Fault
-from partita.planning.exact.solver import new_solver
+from partita.milp import new_solver
+from partita.planning.check import Fault
 from partita.serve.outcome import REFUSED, TICK
 from partita.serve.routers.late_binding import LateBinding
 from partita.sim.arrivals import Traffic, poisson

@@ -19,7 +19,7 @@ from partita.serve.routers.late_binding import LateBinding
 from partita.serve.throughput import enough_queries, throughput, unit_traffic
 
 if TYPE_CHECKING:
-    from partita.planning.watch import Watch
+    from partita.deadline import Deadline
     from partita.serve.cut import Cutter
     from partita.serve.problem import ServingProblem
     from partita.serve.reserving.asked import CutService, Offer
@@ -55,7 +55,7 @@ class Fewest:
     least: int
 
 
-def cutter(name: str, watch: Watch) -> Cutter:
+def cutter(name: str, watch: Deadline) -> Cutter:
     """Return the cutter that a workload names; a search returns its best when the watch is over."""
     cutters: dict[str, Cutter] = {
         "search": Search(ROUTER, over=lambda: watch.over),
@@ -70,7 +70,7 @@ def fewest(
     service: CutService,
     offer: Offer,
     most: int | None,
-    watch: Watch,
+    watch: Deadline,
     *,
     seed: int = 0,
     keep: ServingCut | None = None,
@@ -113,7 +113,7 @@ def fewest(
     return Fewest(probe.found[enough], least)
 
 
-def most_held(service: CutService, offer: Offer, gpus: int, watch: Watch, seed: int = 0) -> Held | None:
+def most_held(service: CutService, offer: Offer, gpus: int, watch: Deadline, seed: int = 0) -> Held | None:
     """Return what the chosen cut of so many GPUs holds; None if nothing."""
     return _Probe(service, offer.problem, watch, seed).cut(min(gpus, MOST_GPUS))
 
@@ -126,7 +126,7 @@ def least_gpus(service: CutService, problem: ServingProblem) -> int:
     return max(1, fluid, math.ceil(spec.min_replicas / per_gpu), spec.spread)
 
 
-def _look(watch: Watch, best: int | None, least: int) -> None:
+def _look(watch: Deadline, best: int | None, least: int) -> None:
     watch.tell(best, least)
     if watch.over:
         raise PartitaError("no plan was found in the time there was", hint="raise --time-limit")
@@ -151,7 +151,7 @@ def _refuse_hopeless(probe: _Probe, limit: int) -> None:
 class _Probe:
     """What the cutter's cut of each number of GPUs holds, each worked out once."""
 
-    def __init__(self, service: CutService, problem: ServingProblem, watch: Watch, seed: int) -> None:
+    def __init__(self, service: CutService, problem: ServingProblem, watch: Deadline, seed: int) -> None:
         self._service = service
         self._problem = problem
         self._seed = seed

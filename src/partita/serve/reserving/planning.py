@@ -8,7 +8,7 @@ from itertools import islice, product
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
-from partita.planning.placing.assemble import assemble
+from partita.planning.assemble import assemble
 from partita.planning.plan import GpuConfig, Objective, Plan, Solver
 from partita.planning.problem import Service, Size
 from partita.serve.reserving.reserve import Reserver
@@ -16,9 +16,9 @@ from partita.serve.reserving.reserve import Reserver
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from partita.deadline import Deadline
     from partita.perf.operating_point import OperatingPoint
     from partita.planning.problem import Problem
-    from partita.planning.watch import Watch
     from partita.serve.reserving.asked import CutService
     from partita.serve.reserving.reserve import Reservation
     from partita.serve.reserving.running import Running
@@ -39,7 +39,7 @@ def plan_reserving(
     problem: Problem,
     services: Sequence[CutService],
     share: Callable[[Problem], Plan],
-    watch: Watch,
+    watch: Deadline,
     *,
     seed: int = 0,
     running: Mapping[str, Running] | None = None,

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from partita.deadline import Deadline
     from partita.planning.problem import Problem
-    from partita.planning.watch import Watch
     from partita.serve.cut import ServingCut
     from partita.serve.problem import ServingProblem
     from partita.serve.reserving.asked import CutService, Offer
@@ -67,7 +67,7 @@ class Reserver:
     """
 
     problem: Problem
-    watch: Watch
+    watch: Deadline
     seed: int
     running: Mapping[str, Running] = field(default_factory=dict)
     _known: dict[tuple[int, int, int | None], Reservation | None] = field(default_factory=dict)

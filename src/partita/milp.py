@@ -1,0 +1,205 @@
+"""Linear and integer programs for HiGHS, built as arrays and watched while they are solved. HiGHS prints nothing."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import highspy
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from partita.deadline import Deadline
+
+INFINITY = highspy.kHighsInf
+
+FEASIBILITY = 1e-9
+"""By how much a solution may miss a row: HiGHS's default, 1e-6, would let a service miss a millionth of its rate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """What HiGHS found.
+
+    Attributes:
+        columns: value of each column; empty if there is no solution.
+        duals: dual value of each row, of linear programs only.
+        value: objective of `columns`.
+        bound: proven lower bound of the objective.
+        infeasible: proven to have no solution.
+    """
+
+    columns: NDArray[np.float64]
+    duals: NDArray[np.float64]
+    value: float
+    bound: float
+    infeasible: bool
+
+
+_make: Callable[[], highspy.Highs] = highspy.Highs
+
+_BANNER = (b"Running HiGHS ", b"Includes third-party software ")
+"""How the lines begin that HiGHS 1.16 prints in the first `Highs()` of a process, before an option can be set."""
+
+_STDOUT = 1
+_lock = Lock()
+_introduced = False
+
+
+def new_solver() -> highspy.Highs:
+    """Return a new HiGHS solver that has printed nothing and logs nothing.
+
+    What else arrives on stdout while the first one is made is passed on.
+    """
+    global _introduced  # noqa: PLW0603 -- the banner comes once in a process
+    with _lock:
+        solver = _make() if _introduced else _first()
+        _introduced = True
+    solver.setOptionValue("output_flag", False)
+    return solver
+
+
+def _first() -> highspy.Highs:
+    try:
+        stdout = os.dup(_STDOUT)
+    except OSError:  # it is closed
+        return _make()
+    with tempfile.TemporaryFile() as printed:
+        try:
+            os.dup2(printed.fileno(), _STDOUT)
+            solver = _make()
+        finally:
+            os.dup2(stdout, _STDOUT)
+            os.close(stdout)
+        printed.seek(0)
+        rest = b"".join(line for line in printed if not line.startswith(_BANNER))
+    if rest:
+        os.write(_STDOUT, rest)
+    return solver
+
+
+@dataclass
+class Program:
+    """A minimisation, grown row by row and block of columns by block of columns."""
+
+    solver: highspy.Highs = field(default_factory=new_solver)
+
+    def __post_init__(self) -> None:
+        self.solver.setOptionValue("threads", 1)
+        self.solver.setOptionValue("mip_rel_gap", 0.0)
+        self.solver.setOptionValue("mip_feasibility_tolerance", FEASIBILITY)
+        self.solver.setOptionValue("primal_feasibility_tolerance", FEASIBILITY)
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return int(self.solver.getNumCol())
+
+    @property
+    def height(self) -> int:
+        """Number of rows."""
+        return int(self.solver.getNumRow())
+
+    def add_rows(self, lower: NDArray[np.float64], upper: NDArray[np.float64]) -> int:
+        """Add empty rows and return the index of the first."""
+        first = self.height
+        nothing = np.zeros(0, dtype=np.int32)
+        starts = np.zeros(len(lower), dtype=np.int32)
+        self.solver.addRows(len(lower), lower, upper, 0, starts, nothing, np.zeros(0))
+        return first
+
+    def add_columns(
+        self,
+        cost: NDArray[np.float64],
+        upper: NDArray[np.float64],
+        entries: Sequence[tuple[NDArray[np.int32], NDArray[np.float64]]],
+        *,
+        integer: bool = False,
+    ) -> int:
+        """Add columns from 0 to `upper`, each with its (rows, coefficients); return the index of the first."""
+        first, count = self.width, len(cost)
+        if not count:
+            return first
+        starts = np.zeros(count, dtype=np.int32)
+        starts[1:] = np.cumsum([len(rows) for rows, _ in entries[:-1]])
+        rows = np.concatenate([rows for rows, _ in entries]).astype(np.int32)
+        values = np.concatenate([values for _, values in entries]).astype(np.float64)
+        self.solver.addCols(count, cost, np.zeros(count), upper, len(rows), starts, rows, values)
+        if integer:
+            kinds = np.array([highspy.HighsVarType.kInteger] * count)
+            self.solver.changeColsIntegrality(count, np.arange(first, first + count, dtype=np.int32), kinds)
+        return first
+
+    def make_integer(self) -> None:
+        """Ask for whole numbers in every column from now on."""
+        kinds = np.array([highspy.HighsVarType.kInteger] * self.width)
+        self.solver.changeColsIntegrality(self.width, np.arange(self.width, dtype=np.int32), kinds)
+
+    def make_continuous(self) -> None:
+        """Allow fractions in every column from now on."""
+        kinds = np.array([highspy.HighsVarType.kContinuous] * self.width)
+        self.solver.changeColsIntegrality(self.width, np.arange(self.width, dtype=np.int32), kinds)
+
+    def clear_costs(self) -> None:
+        """Make every column cost nothing."""
+        self.solver.changeColsCost(self.width, np.arange(self.width, dtype=np.int32), np.zeros(self.width))
+
+    def hold(self, columns: NDArray[np.int32], values: NDArray[np.float64], least: float) -> None:
+        """Require that values . columns stay at least `least` from now on."""
+        self.solver.addRow(least, INFINITY, len(columns), columns, values)
+
+    def maximise(self, columns: NDArray[np.int32], values: NDArray[np.float64], watch: Deadline) -> Solution:
+        """Maximise values . columns and nothing else; the solution's value and bound are its negative."""
+        self.clear_costs()
+        self.solver.changeColsCost(len(columns), columns, -values)
+        return self.solve(watch)
+
+    def solve(self, watch: Deadline, *, enough: float = -INFINITY, offset: float = 0.0) -> Solution:
+        """Minimise until proven, `enough` is reached, or the watch is over.
+
+        Args:
+            watch: time limit, stop button, and where progress is told.
+            enough: stop at a solution of this objective.
+            offset: added to the objective where progress is told.
+        """
+        self.solver.setOptionValue("time_limit", float(self.solver.getRunTime() + min(watch.left, 1e9)))
+        self.solver.setOptionValue("objective_target", enough)
+
+        def look(event: highspy.HighsCallbackEvent) -> None:
+            event.interrupt(watch.stop())
+
+        def tell(event: highspy.HighsCallbackEvent) -> None:
+            best, bound = event.data_out.mip_primal_bound, event.data_out.mip_dual_bound
+            watch.tell(
+                best + offset if abs(best) < INFINITY else None,
+                bound + offset if abs(bound) < INFINITY else None,
+            )
+
+        self.solver.cbMipInterrupt += look
+        self.solver.cbMipLogging += tell
+        try:
+            self.solver.run()
+        finally:
+            self.solver.cbMipInterrupt -= look
+            self.solver.cbMipLogging -= tell
+        return self._solution()
+
+    def _solution(self) -> Solution:
+        info, status = self.solver.getInfo(), self.solver.getModelStatus()
+        found = self.solver.getSolution()
+        has = info.primal_solution_status == highspy.SolutionStatus.kSolutionStatusFeasible
+        proven = status == highspy.HighsModelStatus.kOptimal
+        return Solution(
+            columns=np.array(found.col_value) if has else np.zeros(0),
+            duals=np.array(found.row_dual),
+            value=info.objective_function_value if has else INFINITY,
+            bound=info.objective_function_value if proven else info.mip_dual_bound,
+            infeasible=status == highspy.HighsModelStatus.kInfeasible,
+        )

@@ -1,0 +1,262 @@
+"""The compact integer program: instances of one size are interchangeable, so counts say it all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.deadline import Deadline
+from partita.errors import InfeasibleError, PartitaError
+from partita.milp import INFINITY, Program
+from partita.planning.problem import RATE_SLACK
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from partita.planning.problem import Problem
+
+TOLERANCE = 1e-6
+"""Distance below which an objective counts as having reached its bound."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """GPUs cut by p, shape (P,); instances of size k that service s runs on, shape (S, K)."""
+
+    cuts: NDArray[np.int64]
+    instances: NDArray[np.int64]
+
+    def value(self, problem: Problem) -> float:
+        """Return the objective."""
+        return float(self.cuts @ problem.cut_cost + (self.instances * problem.instance_cost).sum())
+
+    def meets_rates(self, problem: Problem) -> bool:
+        """Say whether every service gets its rate, up to rounding in sums."""
+        capacity = (self.instances * problem.throughput).sum(axis=1)
+        return bool((capacity >= problem.rate * (1 - 2 * RATE_SLACK)).all())
+
+
+def round_up(bound: float, problem: Problem) -> float:
+    """Return the least objective a plan can have that is not below the bound: whole GPUs are whole."""
+    if problem.objective == "gpus" and np.isfinite(bound):
+        return float(np.ceil(bound - TOLERANCE))
+    return bound
+
+
+def reached(value: float, bound: float) -> bool:
+    """Say whether a value has come down to its bound, up to rounding in sums."""
+    return value <= bound + TOLERANCE * max(1.0, abs(bound))
+
+
+class OutOfTimeError(PartitaError):
+    """No plan was found in the time there was, nor proof that there is none; `bound` is of the objective."""
+
+    def __init__(self, bound: float) -> None:
+        super().__init__(
+            "no plan was found in the time there was, nor proof that there is none", hint="raise --time-limit"
+        )
+        self.bound = bound
+
+
+@dataclass(frozen=True, slots=True)
+class GpuSupply:
+    """The part that all programs share: GPUs of each cut, and the instances they supply.
+
+    Rows `sizes + k` say: instances supplied of size k are at least those in use (the callers subtract uses);
+    rows `counts[pool]` bound the GPUs of a pool. Columns `cuts + p` are the GPUs cut by p, columns
+    `extra[pool]` are GPUs beyond the pool's count, at a price no plan would pay.
+    """
+
+    program: Program
+    sizes: int
+    counts: dict[int, int]
+    cuts: int
+    extra: dict[int, int]
+
+
+def add_instances(
+    problem: Problem, gpus: GpuSupply, rates: int, replicas: int, cost: NDArray[np.float64]
+) -> tuple[NDArray[np.int64], int]:
+    """Add whole numbers of instances of each size for each service that runs on it.
+
+    Rates are scaled to 1 so that the solver's absolute tolerances mean the same for each service.
+
+    Args:
+        problem: its throughputs and rates.
+        gpus: whose supply the instances take.
+        rates: first row of the services' rates.
+        replicas: first row of the services' replicas.
+        cost: of one instance of size k for service s, shape (S, K).
+
+    Returns:
+        The (service, size) of each column, shape (N, 2), and the index of the first column.
+    """
+    pairs = np.argwhere(problem.throughput > 0)
+    entries = [
+        (
+            np.array([gpus.sizes + k, rates + s, replicas + s], dtype=np.int32),
+            np.array([-1.0, problem.throughput[s, k] / problem.rate[s], 1.0]),
+        )
+        for s, k in pairs
+    ]
+    unlimited = np.full(len(pairs), INFINITY)
+    first = gpus.program.add_columns(cost[pairs[:, 0], pairs[:, 1]], unlimited, entries, integer=True)
+    return pairs, first
+
+
+def gpu_supply(
+    problem: Problem, demand: NDArray[np.float64], *, integer: bool, extra_cost: float | None
+) -> GpuSupply:
+    """Start a program with the GPUs of a problem.
+
+    Args:
+        problem: its pools and cuts.
+        demand: instances of each size already in use, shape (K,).
+        integer: whole GPUs.
+        extra_cost: price of a GPU beyond its pool's count; None for none.
+    """
+    program = Program()
+    unlimited = np.full(len(problem.sizes), INFINITY)
+    sizes = program.add_rows(demand, unlimited)
+    finite = {i: pool.count for i, pool in enumerate(problem.pools) if pool.count is not None}
+    limit = np.array(list(finite.values()), dtype=np.float64)
+    first = program.add_rows(np.full(len(limit), -INFINITY), limit)
+    counts = {pool: first + i for i, pool in enumerate(finite)}
+    entries = []
+    for cut, supply in zip(problem.cuts, problem.supply, strict=True):
+        used = np.flatnonzero(supply)
+        rows, values = sizes + used, supply[used].astype(np.float64)
+        if cut.pool in counts:
+            rows, values = np.append(rows, counts[cut.pool]), np.append(values, 1.0)
+        entries.append((rows.astype(np.int32), values))
+    cuts = program.add_columns(problem.cut_cost, np.full(len(entries), INFINITY), entries, integer=integer)
+    extra: dict[int, int] = {}
+    if extra_cost is not None:
+        for pool, row in counts.items():
+            entry = (np.array([row], dtype=np.int32), np.array([-1.0]))
+            extra[pool] = program.add_columns(
+                np.array([extra_cost]), np.array([INFINITY]), [entry], integer=integer
+            )
+    return GpuSupply(program, sizes, counts, cuts, extra)
+
+
+@dataclass(frozen=True, slots=True)
+class CompactResult:
+    """Counts (None if none were found), the proven bound, and whether there is proof that no plan exists."""
+
+    counts: Counts | None
+    bound: float
+    infeasible: bool
+
+
+def solve_compact(problem: Problem, watch: Deadline, *, enough: float = -INFINITY) -> CompactResult:
+    """Solve min cost.n subject to sum_s a[s,k] <= sum_p n[p] supply[p,k] and rates, n and a whole numbers.
+
+    Args:
+        problem: best with tens of services; the bound closes slowly for more.
+        watch: when to return the best so far.
+        enough: stop at a plan of this objective.
+    """
+    gpus = gpu_supply(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
+    services = len(problem.services)
+    endless = np.full(services, INFINITY)
+    rates = gpus.program.add_rows(np.ones(services), endless)
+    replicas = gpus.program.add_rows(problem.replicas.astype(np.float64), endless)
+    pairs, first = add_instances(problem, gpus, rates, replicas, problem.instance_cost)
+    solution = gpus.program.solve(watch, enough=enough)
+    bound = round_up(solution.bound, problem)
+    if not len(solution.columns):
+        return CompactResult(None, bound, solution.infeasible)
+    instances = np.zeros(problem.throughput.shape, dtype=np.int64)
+    instances[pairs[:, 0], pairs[:, 1]] = np.rint(solution.columns[first:])
+    cuts = np.rint(solution.columns[gpus.cuts : gpus.cuts + len(problem.cuts)]).astype(np.int64)
+    counts = Counts(cuts, instances)
+    # The solver's tolerances are absolute; a plan that it let fall short is none, though its bound holds.
+    return CompactResult(counts if counts.meets_rates(problem) else None, bound, infeasible=False)
+
+
+_SECONDS = 2.0
+_GPU = 100.0
+"""Weight of a GPU where the objective does not count GPUs."""
+
+
+def simplify_cuts(problem: Problem, counts: Counts) -> Counts:
+    """Return the same instances on GPUs whose cuts hold as few unlike sizes as it costs nothing to.
+
+    A GPU cut into one size serves one service, as a rule; one cut into three serves three.
+    """
+    demand = counts.instances.sum(axis=0).astype(np.float64)
+    gpus = gpu_supply(problem, demand, integer=True, extra_cost=None)
+    spent = float(counts.cuts @ problem.cut_cost)
+    every = np.arange(gpus.cuts, gpus.cuts + len(problem.cuts), dtype=np.int32)
+    gpus.program.hold(every, -problem.cut_cost, -spent)
+    unlike = (problem.supply > 0).sum(axis=1).astype(np.float64)
+    fewest = _GPU if problem.objective == "watts" else 0.0
+    solution = gpus.program.maximise(every, -(fewest + unlike), Deadline(_SECONDS))
+    if not len(solution.columns):
+        return counts
+    cuts = np.rint(solution.columns[gpus.cuts : gpus.cuts + len(every)]).astype(np.int64)
+    return replace(counts, cuts=cuts)
+
+
+def solve_dedicated(problem: Problem, watch: Deadline) -> tuple[list[Counts], float]:
+    """Return the counts of each service's own GPUs, and the proven bound of the objective.
+
+    Whole numbers n[s,p] of GPUs cut by p for service s and a[s,k] of its instances, with
+    a[s,k] <= sum_p n[s,p] supply[p,k] and the rate met; only the pools' counts couple services.
+
+    Raises:
+        InfeasibleError: the pools have too few GPUs.
+        OutOfTimeError: none was found.
+    """
+    program = Program()
+    finite = [index for index, pool in enumerate(problem.pools) if pool.count is not None]
+    limits = np.array([problem.pools[index].count for index in finite], dtype=np.float64)
+    pools = {index: row for row, index in enumerate(finite)}
+    program.add_rows(np.full(len(finite), -INFINITY), limits)
+    spans = [_add_service(problem, program, pools, s) for s in range(len(problem.services))]
+    solution = program.solve(watch)
+    if solution.infeasible:
+        raise InfeasibleError(
+            "too few GPUs to give each service GPUs of its own",
+            where="limits.max_services_per_gpu",
+            hint="raise it to 2 or more, raise `count`, or see what can be met with --best-effort",
+        )
+    if not len(solution.columns):
+        raise OutOfTimeError(round_up(solution.bound, problem))
+    values = np.rint(solution.columns).astype(np.int64)
+    return [_counts(problem, values[span], s) for s, span in enumerate(spans)], round_up(
+        solution.bound, problem
+    )
+
+
+def _add_service(problem: Problem, program: Program, pools: dict[int, int], s: int) -> slice:
+    """Add a service's columns, cuts first, then sizes; return where they are."""
+    sizes, cuts = len(problem.sizes), len(problem.cuts)
+    low = np.zeros(sizes + 2)
+    low[sizes], low[sizes + 1] = 1.0, problem.replicas[s]
+    first = program.add_rows(low, np.full(sizes + 2, INFINITY))
+    entries = []
+    for p, cut in enumerate(problem.cuts):
+        used = np.flatnonzero(problem.supply[p])
+        rows, values = first + used, problem.supply[p, used].astype(np.float64)
+        if cut.pool in pools:
+            rows, values = np.append(rows, pools[cut.pool]), np.append(values, 1.0)
+        entries.append((rows.astype(np.int32), values))
+    column = program.add_columns(problem.cut_cost, np.full(cuts, INFINITY), entries, integer=True)
+    uses = []
+    for k in range(sizes):
+        utility = problem.throughput[s, k] / problem.rate[s]
+        touched = np.array([first + k, first + sizes, first + sizes + 1], dtype=np.int32)
+        uses.append((touched, np.array([-1.0, utility, 1.0])))
+    most = np.where(problem.throughput[s] > 0, INFINITY, 0.0)
+    program.add_columns(problem.instance_cost[s], most, uses, integer=True)
+    return slice(column, column + cuts + sizes)
+
+
+def _counts(problem: Problem, values: np.ndarray[tuple[int], np.dtype[np.int64]], s: int) -> Counts:
+    instances = np.zeros(problem.throughput.shape, dtype=np.int64)
+    instances[s] = values[len(problem.cuts) :]
+    return Counts(values[: len(problem.cuts)], instances)

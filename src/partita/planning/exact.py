@@ -1,0 +1,477 @@
+"""The default planner: integer programs with a proof, from a handful of services to a hundred thousand."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.deadline import Deadline
+from partita.errors import InfeasibleError, PartitaError
+from partita.milp import INFINITY
+from partita.planning.assemble import assemble, nodes_of, pack, placed_configs
+from partita.planning.bound import lower_bound
+from partita.planning.compact import (
+    Counts,
+    OutOfTimeError,
+    add_instances,
+    gpu_supply,
+    reached,
+    round_up,
+    solve_compact,
+    solve_dedicated,
+)
+from partita.planning.mig_serving import greedy_configs
+from partita.planning.on_nodes import nodes_there, solve_on_nodes
+from partita.planning.plan import GpuConfig, Plan, ServiceCapacity, Solver
+from partita.planning.problem import merge_pools
+from partita.planning.shared_gpus import MOST_SHARING, config_value, solve_shared
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from partita.planning.assemble import Placed
+    from partita.planning.on_nodes import PoolNode
+    from partita.planning.problem import MergedPools, Problem, Service
+
+
+__all__ = ["ExactPlanner", "TooFewGpusError"]
+
+
+COMPACT_SERVICES = 16
+"""Up to here the compact program alone is tried first: it is quick and needs nothing compiled."""
+
+CLOSING_SERVICES = 400
+"""Up to here the compact program is asked to close what gap column generation leaves."""
+
+_FIRST_TRY_SECONDS, _FIRST_TRY_SHARE = 10.0, 0.25
+"""The compact program's first try: so many seconds, or this share of the time if that is less."""
+
+_COUNTS_SHARE = 0.25
+"""Share of the time for counts where few services may share a GPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A plan before it is written out: configurations of the whole problem, and their objective.
+
+    Attributes:
+        placed: where each GPU stands; None where no service must be spread and any place will do.
+    """
+
+    configs: Counter[GpuConfig]
+    placed: Placed | None
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
+class ExactPlanner:
+    """Fewest GPUs by integer programming, with the proven bound (`docs/concepts.md`, "The exact planner").
+
+    Attributes:
+        seed: of the random numbers that shake prices while rounding.
+        watch: time limit and stop button; when it is over, the best so far is returned with its gap.
+    """
+
+    seed: int = 0
+    watch: Deadline = field(default_factory=Deadline)
+
+    def plan(self, problem: Problem) -> Plan:
+        """Return the plan with the least objective found.
+
+        However short the time, there is a plan if one greedy pass finds one: what it takes beyond the time limit is
+        the price.
+
+        Raises:
+            InfeasibleError: there is no plan, with the proof's reason.
+            PartitaError: the time was over before any plan was found, and a greedy pass finds none.
+        """
+        refuse_too_few_nodes(problem)
+        merged = merge_pools(problem)
+        configs, bound = self._searched(merged)
+        best = self._placed(merged, configs) if configs else None
+        if best is None or not reached(best.value, bound):
+            best, bound = self._on_nodes(merged, best, bound)
+        best = best or self._greedy(merged)
+        if best is None:
+            raise PartitaError(
+                "no plan was found in the time there was, nor proof that there is none",
+                hint="raise --time-limit, `count` or `max_services_per_gpu`, or lower `spread`",
+            )
+        if not math.isfinite(bound):
+            bound = lower_bound(problem)
+        solver = Solver("exact", self.seed, self.watch.seconds)
+        return assemble(problem, best.configs, lower_bound=bound, solver=solver, placed=best.placed)
+
+    def _searched(self, merged: MergedPools) -> tuple[Counter[GpuConfig] | None, float]:
+        """Return configurations that take no heed of nodes, None if the time did not suffice, and the bound."""
+        try:
+            return self.configs(merged.problem)
+        except TooFewGpusError:
+            if merged.problem is merged.whole:
+                raise
+            raise too_few_gpus(merged.whole) from None
+        except OutOfTimeError as error:
+            return None, error.bound
+
+    def _placed(self, merged: MergedPools, configs: Counter[GpuConfig]) -> _Found | None:
+        """Return the configurations with their places; None if pools have too few GPUs or nodes are not found."""
+        whole = merged.split(configs)
+        if not _within_counts(merged.whole, whole):
+            return None
+        if not _spreads(problem := merged.whole):
+            return _Found(whole, None, config_value(problem, whole))
+        placed = placed_configs(problem, whole, self.watch)
+        if placed is None:
+            return None
+        configs = Counter(config for _, config in placed)
+        return _Found(configs, placed, config_value(merged.whole, configs))
+
+    def _on_nodes(
+        self, merged: MergedPools, best: _Found | None, bound: float
+    ) -> tuple[_Found | None, float]:
+        """Let nodes, or whole configurations, take part in the program where it is small enough.
+
+        Raises:
+            InfeasibleError: there is no plan.
+        """
+        problem = merged.problem
+        if self.watch.over or (not _spreads(problem) and problem.max_services_per_gpu in {None, 1}):
+            return best, bound
+        found = solve_on_nodes(merged, best.value if best else math.inf, self.watch, bound)
+        if found is None:
+            return best, bound
+        if found.infeasible:
+            raise _unspreadable(merged.whole)
+        bound = max(bound, found.bound)
+        if found.placed is None:
+            return best, bound
+        other = _numbered(merged, found.placed, self.watch)
+        return (other if best is None or other.value < best.value else best), bound
+
+    def _greedy(self, merged: MergedPools) -> _Found | None:
+        """Return the plan of one greedy pass, None if it finds none: what there is when there was no time.
+
+        A pass may spend a pool on services that could go elsewhere; so there is another one, in which those come
+        first that have the fewest pools to go to.
+        """
+        for classes in ([range(len(merged.problem.services))], _by_pools(merged.problem)):
+            configs: Counter[GpuConfig] = Counter()
+            try:
+                for services in classes:
+                    rest = _left_over(merged.problem, services, configs)
+                    for config, n in greedy_configs(rest).items():
+                        slots = ((k, services[s]) for k, s in config.assignment)
+                        configs[GpuConfig(config.pool, tuple(sorted(slots)))] += n
+            except InfeasibleError:
+                continue
+            if found := self._placed(merged, configs):
+                return found
+        return None
+
+    def configs(self, problem: Problem) -> tuple[Counter[GpuConfig], float]:
+        """Return how many GPUs have each configuration, and the proven bound of the objective.
+
+        Nodes are not looked at, and pools may be overdrawn for the sake of `spread` and `max_services_per_gpu`.
+
+        Raises:
+            TooFewGpusError: there is no plan.
+            OutOfTimeError: none was found.
+        """
+        if problem.max_services_per_gpu == 1:
+            parts, bound = solve_dedicated(problem, self.watch)
+            return sum((pack(problem, part) for part in parts), Counter[GpuConfig]()), bound
+        sharing = problem.max_services_per_gpu or math.inf
+        # Counts say nothing of who shares a GPU: closing their last gap must not take the time of what does.
+        first = replace(self, watch=self.watch.share(_COUNTS_SHARE)) if sharing <= MOST_SHARING else self
+        counts, bound = first.counts(problem)
+        configs = pack(problem, counts)
+        if sharing > MOST_SHARING or reached(config_value(problem, configs), bound):
+            return configs, bound
+        shared = solve_shared(problem, configs, bound, self.watch, self.seed)
+        found = [each for each in (configs, shared.configs) if each]
+        return min(found, key=lambda each: config_value(problem, each)), max(bound, shared.bound)
+
+    def counts(self, problem: Problem) -> tuple[Counts, float]:
+        """Return the counts found and the proven bound of the objective.
+
+        Raises:
+            TooFewGpusError: there is no plan.
+            OutOfTimeError: none was found.
+        """
+        if len(problem.services) > COMPACT_SERVICES:
+            return self._by_columns(problem)
+        # Column generation compiles loops first, which on a busy machine may take all the time that there is.
+        seconds = min(_FIRST_TRY_SECONDS, max(1.0, self.watch.left * _FIRST_TRY_SHARE))
+        first = solve_compact(problem, self.watch.at_most(seconds))
+        if first.infeasible:
+            raise too_few_gpus(problem)
+        if first.counts is None:
+            return self._by_columns(problem)
+        if reached(first.counts.value(problem), first.bound) or self.watch.over:
+            return first.counts, first.bound
+        try:
+            counts, bound = self._by_columns(problem)
+        except OutOfTimeError as error:
+            return first.counts, max(first.bound, error.bound)
+        best = min((first.counts, counts), key=lambda each: each.value(problem))
+        return best, max(first.bound, bound)
+
+    def _by_columns(self, problem: Problem) -> tuple[Counts, float]:
+        # numba takes seconds to import, and small cases do without.
+        from partita.planning.column_generation import (  # noqa: PLC0415
+            ColumnGeneration,
+            cut_for,
+            round_covers,
+        )
+
+        relaxation = ColumnGeneration(problem).run(self.watch)
+        if relaxation.overflow > 1e-6 and not self.watch.over:
+            raise too_few_gpus(problem)
+        counts = round_covers(problem, relaxation, self.seed, self.watch) or cut_for(
+            problem, relaxation.covers
+        )
+        bound = round_up(relaxation.bound, problem)
+        if counts and (reached(counts.value(problem), bound) or len(problem.services) > CLOSING_SERVICES):
+            return counts, bound
+        return self._close(problem, counts, bound)
+
+    def _close(self, problem: Problem, counts: Counts | None, bound: float) -> tuple[Counts, float]:
+        """Let the compact program search the gap for the time that is left."""
+        last = solve_compact(problem, self.watch, enough=bound)
+        if last.infeasible:
+            raise too_few_gpus(problem)
+        found = [each for each in (counts, last.counts) if each is not None]
+        if not found:
+            raise OutOfTimeError(max(bound, last.bound))
+        return min(found, key=lambda each: each.value(problem)), max(bound, last.bound)
+
+
+def _by_pools(problem: Problem) -> list[list[int]]:
+    """Return the services by the pools they can run on: those of pools with a count first, then those of fewest."""
+    pools = np.array([size.pool for size in problem.sizes])
+    classes: dict[frozenset[int], list[int]] = defaultdict(list)
+    for s in range(len(problem.services)):
+        classes[frozenset(pools[problem.throughput[s] > 0].tolist())].append(s)
+    endless = {index for index, pool in enumerate(problem.pools) if pool.count is None}
+    order = sorted(classes, key=lambda mine: (bool(mine & endless), len(mine), sorted(mine)))
+    return [classes[mine] for mine in order]
+
+
+def _left_over(problem: Problem, services: Sequence[int], taken: Counter[GpuConfig]) -> Problem:
+    """Return the problem of some services on the GPUs that are not taken."""
+    used = Counter[int]()
+    for config, n in taken.items():
+        used[config.pool] += n
+    counts = {
+        pool.name: None if pool.count is None else max(0, pool.count - used[index])
+        for index, pool in enumerate(problem.pools)
+    }
+    return problem.with_services(tuple(problem.services[s] for s in services)).with_counts(counts)
+
+
+def refuse_too_few_nodes(problem: Problem) -> None:
+    """Refuse services that must stand on more nodes than there are of the pools they can run on.
+
+    Raises:
+        InfeasibleError: names the first.
+    """
+    for s, service in enumerate(problem.services):
+        there = nodes_there(problem, s) if service.spread > 1 else math.inf
+        if service.spread > there:
+            raise InfeasibleError(
+                f"{service.name} must be spread over {service.spread} nodes, "
+                f"and there are {there:.0f} that it can run on",
+                where="services",
+                hint="lower `spread`, or add nodes",
+            )
+
+
+def _unspreadable(problem: Problem) -> InfeasibleError:
+    limit = problem.max_services_per_gpu
+    keeps = f" with at most {limit} service{'s' if limit > 1 else ''} on a GPU" if limit else ""
+    spread = _spreads(problem)
+    nodes = " spread over the nodes as asked" if spread else ""
+    return InfeasibleError(
+        f"there is no plan that meets all services{keeps}{nodes} (proven)",
+        where="limits.max_services_per_gpu" if limit and not spread else "services",
+        hint="raise `count`, add nodes, or lower `spread`"
+        + (" or raise `max_services_per_gpu`" if limit else ""),
+    )
+
+
+def _spreads(problem: Problem) -> bool:
+    return any(service.spread > 1 for service in problem.services)
+
+
+def _within_counts(problem: Problem, configs: Counter[GpuConfig]) -> bool:
+    """Say whether no pool holds more GPUs than it has: packing adds some where it must keep services apart."""
+    used = Counter[int]()
+    for config, n in configs.items():
+        used[config.pool] += n
+    return all(pool.count is None or used[index] <= pool.count for index, pool in enumerate(problem.pools))
+
+
+def _numbered(merged: MergedPools, found: list[tuple[PoolNode, GpuConfig]], watch: Deadline) -> _Found:
+    """Return what was found, its nodes numbered through all pools; empty ones of pools without a count are none."""
+    problem = merged.whole
+    by_pool: dict[int, dict[int, list[GpuConfig]]] = defaultdict(lambda: defaultdict(list))
+    for node, config in found:
+        by_pool[node.member][node.number].append(merged.moved(config, node.member))
+    placed: Placed = []
+    first = 0
+    for index, pool in enumerate(problem.pools):
+        mine = by_pool[index]
+        open_nodes = {number: at for at, number in enumerate(sorted(mine))}
+        for number, held in sorted(mine.items()):
+            at = first + (open_nodes[number] if pool.count is None else number)
+            placed += [((at, position), config) for position, config in enumerate(held)]
+        first += len(open_nodes) if pool.count is None else nodes_of(pool, 0, 0)
+    # Where exchanges find places for the same GPUs, those stand on fewer nodes.
+    placed = placed_configs(problem, Counter(config for _, config in placed), watch) or placed
+    configs = Counter(config for _, config in placed)
+    return _Found(configs, placed, config_value(problem, configs))
+
+
+class TooFewGpusError(InfeasibleError):
+    """The pools do not have the GPUs that all services together need."""
+
+
+def too_few_gpus(problem: Problem) -> InfeasibleError:
+    """Return the error that says which pools are too small and what would do."""
+    finite = {pool.name: None for pool in problem.pools if pool.count is not None}
+    if not finite:
+        return InfeasibleError("no plan exists", hint="see which `profiles` are allowed to each service")
+    open_pools = merge_pools(problem.with_counts(finite)).problem
+    plan = ExactPlanner(watch=Deadline(2.0)).counts(open_pools)[0]
+    needed: dict[str, int] = {}
+    for cut, n in zip(open_pools.cuts, plan.cuts, strict=True):
+        name = open_pools.pools[cut.pool].name
+        needed[name] = needed.get(name, 0) + int(n)
+    there = ", ".join(f"{pool.count} {pool.name}" for pool in problem.pools if pool.count is not None)
+    words = " and ".join(f"{n} {name}" for name, n in needed.items() if n)
+    return TooFewGpusError(
+        f"too few GPUs: {there} cannot meet all services; {words} would",
+        where="gpus",
+        hint="raise `count`, lower rates, or see what can be met with --best-effort",
+    )
+
+
+PROGRAM_SERVICES = 300
+"""Up to here an integer program says which services to meet; beyond, they are taken in turn while they fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class MetShares:
+    """How much of each service's rate can be met, 0 to 1; shape (S,)."""
+
+    met: NDArray[np.float64]
+
+    def short(self, problem: Problem) -> list[str]:
+        """Return the names of the services that are not wholly met, those of highest priority first."""
+        short = [s for s, share in enumerate(self.met) if share < 1.0]
+        short.sort(key=lambda s: (-problem.services[s].priority, s))
+        return [problem.services[s].name for s in short]
+
+
+def plan_best_effort(problem: Problem, watch: Deadline, seed: int = 0) -> Plan:
+    """Return the plan that meets the most services by priority, and others as far as it can.
+
+    Its objective and bound are those of meeting just these shares.
+
+    Raises:
+        InfeasibleError: not a single service can be met even partly.
+    """
+    planner = ExactPlanner(seed, watch)
+    try:
+        return planner.plan(problem)
+    except InfeasibleError:
+        shares = met_shares(problem, watch.share(0.5))
+    kept = [s for s, share in enumerate(shares.met) if share > 0.0]
+    if not kept:
+        raise InfeasibleError("no service can be met, not even partly", where="gpus", hint="raise `count`")
+    services = tuple(_reduced(problem, s, float(shares.met[s])) for s in kept)
+    try:
+        plan = planner.plan(problem.with_services(services))
+    except InfeasibleError:
+        # The shares take no heed of nodes: what can be met may not be spread.
+        together = tuple(replace(service, spread=1) for service in services)
+        plan = planner.plan(problem.with_services(together))
+    given = {service.name: service.capacity for service in plan.services}
+    listed = tuple(
+        ServiceCapacity(each.name, each.asked_rate, given.get(each.name, 0.0), each.latency_slo_ms)
+        for each in problem.services
+    )
+    return replace(plan, services=listed)
+
+
+def _reduced(problem: Problem, s: int, share: float) -> Service:
+    service = problem.services[s]
+    if share >= 1.0:
+        return service
+    return replace(service, rate=service.rate * share, min_replicas=1, spread=1)
+
+
+def met_shares(problem: Problem, watch: Deadline) -> MetShares:
+    """Return how much of each service can be met with the GPUs there are."""
+    if len(problem.services) <= PROGRAM_SERVICES:
+        return _by_program(problem, watch)
+    return _in_order(problem, watch)
+
+
+def _by_program(problem: Problem, watch: Deadline) -> MetShares:
+    """Meet the most services of the highest priority, then of the next, and so on; then the most of the others.
+
+    The compact program with the rates made elastic: y[s] is 1 if the service is wholly met, f[s] its share.
+    """
+    gpus = gpu_supply(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
+    gpus.program.clear_costs()
+    services = len(problem.services)
+    zero, endless = np.zeros(services), np.full(services, INFINITY)
+    rates = gpus.program.add_rows(zero, endless)
+    replicas = gpus.program.add_rows(zero, endless)
+    whole = gpus.program.add_rows(zero, endless)
+    add_instances(problem, gpus, rates, replicas, np.zeros(problem.throughput.shape))
+    shares = [
+        (np.array([rates + s, whole + s], dtype=np.int32), np.array([-1.0, 1.0])) for s in range(services)
+    ]
+    share = gpus.program.add_columns(zero, np.ones(services), shares)
+    wholes = [
+        (np.array([replicas + s, whole + s], dtype=np.int32), np.array([-float(problem.replicas[s]), -1.0]))
+        for s in range(services)
+    ]
+    met = gpus.program.add_columns(zero, np.ones(services), wholes, integer=True)
+    levels = sorted({service.priority for service in problem.services}, reverse=True)
+    for index, (first, level) in enumerate((first, level) for first in (met, share) for level in levels):
+        mine = [s for s, service in enumerate(problem.services) if service.priority == level]
+        columns, worth = first + np.array(mine, dtype=np.int32), np.ones(len(mine))
+        solution = gpus.program.maximise(columns, worth, watch.share(1.0 / (2 * len(levels) - index)))
+        if not len(solution.columns):
+            raise PartitaError("no plan was found in the time there was", hint="raise --time-limit")
+        gpus.program.hold(columns, worth, -solution.value - 1e-6)
+    found = np.maximum(solution.columns[met : met + services], solution.columns[share : share + services])
+    return MetShares(np.where(found > 1 - 1e-6, 1.0, np.floor(found * 1e6) / 1e6))
+
+
+def _in_order(problem: Problem, watch: Deadline) -> MetShares:
+    """Take services by priority, then by what they need, for as long as all taken can be met."""
+    need = problem.rate / problem.throughput.max(axis=1)
+    priority = np.array([service.priority for service in problem.services])
+    order = np.lexsort((need, -priority))
+    low, high = 0, len(order)
+    while low < high and not watch.over:
+        middle = (low + high + 1) // 2
+        subset = problem.with_services(tuple(problem.services[s] for s in sorted(order[:middle])))
+        try:
+            ExactPlanner(watch=watch.share(0.25)).counts(subset)
+            low = middle
+        except PartitaError:
+            high = middle - 1
+    shares = np.zeros(len(order))
+    shares[order[:low]] = 1.0
+    return MetShares(shares)

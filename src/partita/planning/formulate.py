@@ -1,0 +1,479 @@
+"""From a workload and performance tables to a planning problem."""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_right
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from partita.errors import InfeasibleError, InputError, nearest
+from partita.mig.catalogue import gpu_model
+from partita.perf.estimate import ModelWork, estimate_table
+from partita.perf.operating_point import Limits, OperatingPoint, operating_points, strictest
+from partita.planning.problem import Pool, Problem, Service, Size
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from partita.mig.gpu import GpuModel, Profile
+    from partita.perf.table import Measurement, PerfTable
+    from partita.workload import ModelSpec, ServiceSpec, Workload
+
+
+MOST_GPUS = 1_000_000
+"""GPUs that one service may take at least; a plan names each GPU."""
+
+
+@dataclass(frozen=True)
+class Formulation:
+    """A planning problem, what is known of its models, and what was assumed to make it, for the user to read."""
+
+    problem: Problem
+    measured: Measured
+    notes: tuple[str, ...]
+
+
+def formulate(workload: Workload, table: PerfTable) -> Formulation:
+    """Return the problem of placing a workload's services; those with a `cut` are left out: they share no GPU.
+
+    On each profile a service runs at the operating point of largest throughput within `latency_factor` of its
+    SLO (MIG-Serving, section 5). Services that run alike share one tuple of points, so that a hundred
+    thousand services cost little more than one of each kind.
+
+    Raises:
+        InputError: a model nobody measured, a quantile that the table lacks, watts without power, or a rate that
+            would take `MOST_GPUS`. `where` is the path of the field, such as `services[3].model`.
+        InfeasibleError: a service that can run on no profile of any pool; `where` as above.
+    """
+    pools = _pools(workload)
+    measured = Measured(workload, table, list({pool.gpu.name: pool.gpu for pool in pools}.values()))
+    refuse_unmeasured(workload, measured)
+    allowed = _Allowed(pools, measured)
+    points = {
+        index: allowed.points(service)
+        for index, service in enumerate(workload.services)
+        if service.cut is None
+    }
+    refuse_unplaceable(workload, measured, points)
+    _refuse_endless(workload, pools, points)
+    kinds = {id(each): each for each in points.values()}
+    if workload.objective == "watts":
+        _refuse_unmetered(kinds.values())
+    sizes = _sizes(pools, kinds.values())
+    shared = {(id(each), workload.services[index].pools): each for index, each in points.items()}
+    on_sizes = {key: _per_size(pools, sizes, each, key[1]) for key, each in shared.items()}
+    problem = Problem(
+        pools=pools,
+        services=tuple(
+            _service(workload.services[index], on_sizes[id(p), workload.services[index].pools])
+            for index, p in points.items()
+        ),
+        sizes=sizes,
+        objective=workload.objective,
+        max_services_per_gpu=workload.limits.max_services_per_gpu,
+    )
+    return Formulation(problem, measured, notes(workload, measured))
+
+
+def _pools(workload: Workload) -> tuple[Pool, ...]:
+    return tuple(
+        Pool(
+            name=pool.label,
+            gpu=gpu_model(pool.model).forbidding(workload.limits.forbid),
+            count=pool.count,
+            per_node=pool.per_node,
+            cost=1.0 if pool.cost_per_hour is None else pool.cost_per_hour,
+        )
+        for pool in workload.gpus
+    )
+
+
+def _sizes(pools: Sequence[Pool], kinds: Iterable[Points]) -> tuple[Size, ...]:
+    used = {key for points in kinds for key in points}
+    return tuple(
+        Size(index, profile.name)
+        for index, pool in enumerate(pools)
+        for profile in pool.gpu.profiles
+        if (pool.gpu.name, profile.name) in used
+    )
+
+
+def _per_size(
+    pools: Sequence[Pool], sizes: Sequence[Size], points: Points, allowed: tuple[str, ...] | None
+) -> tuple[OperatingPoint | None, ...]:
+    return tuple(
+        points.get((pools[size.pool].gpu.name, size.profile))
+        if allowed is None or pools[size.pool].name in allowed
+        else None
+        for size in sizes
+    )
+
+
+class _Allowed:
+    """Operating points on the GPUs of the pools that a service may use, the same object for services alike."""
+
+    def __init__(self, pools: Sequence[Pool], measured: Measured) -> None:
+        self._pools = pools
+        self._measured = measured
+        self._made: dict[tuple[int, tuple[str, ...]], Points] = {}
+
+    def points(self, service: ServiceSpec) -> Points:
+        """Return operating points by GPU and profile."""
+        found = self._measured.points(service)
+        if service.pools is None:
+            return found
+        key = (id(found), service.pools)
+        if key not in self._made:
+            gpus = {pool.gpu.name for pool in self._pools if pool.name in service.pools}
+            self._made[key] = {at: point for at, point in found.items() if at[0] in gpus}
+        return self._made[key]
+
+
+def _service(spec: ServiceSpec, points: tuple[OperatingPoint | None, ...]) -> Service:
+    # Every service has an instance, and where any one is enough, the rate matters no more. Solvers cannot hold
+    # numbers of all sizes, so what is next to nothing is raised to a millionth of what the slowest instance does.
+    least = min((point.throughput for point in points if point), default=0.0)
+    return Service(
+        name=spec.name,
+        model=spec.model,
+        rate=max(spec.rate * (1 + spec.headroom), 1e-6 * least),
+        asked_rate=spec.rate,
+        latency_slo_ms=spec.slo.latency_ms,
+        points=points,
+        min_replicas=spec.min_replicas,
+        spread=spec.spread,
+        priority=spec.priority,
+    )
+
+
+def _refuse_endless(workload: Workload, pools: Sequence[Pool], points: Mapping[int, Points]) -> None:
+    """Refuse rates that so many GPUs would be needed for that nobody means them."""
+    most = {(pool.gpu.name, each.name): each.max_instances for pool in pools for each in pool.gpu.profiles}
+    for index, of in points.items():
+        spec = workload.services[index]
+        best = max((point.throughput * most[key] for key, point in of.items()), default=0.0)
+        gpus = spec.rate * (1 + spec.headroom) / best if best else 0.0
+        if gpus > MOST_GPUS:
+            raise InputError(
+                f"{spec.rate:,.6g} items/s would take more than {gpus:,.0f} GPUs",
+                where=f"services[{index}].rate",
+                hint="a rate is in items per second",
+            )
+
+
+def _refuse_unmetered(kinds: Iterable[Points]) -> None:
+    lacking = sorted(
+        {
+            f"{gpu} {profile} batch {point.batch} x{point.processes}"
+            for points in kinds
+            for (gpu, profile), point in points.items()
+            if point.power_w is None
+        }
+    )
+    if lacking:
+        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        raise InputError(
+            f"objective watts needs power_w in each row it uses; missing: {', '.join(lacking[:5])}{more}",
+            where="objective",
+            hint="fill in the column power_w of the performance table, or write objective: gpus",
+        )
+
+
+Points = dict[tuple[str, str], OperatingPoint]
+"""Operating points by GPU and profile."""
+
+
+def allows(service: ServiceSpec, profile: Profile) -> bool:
+    """Say whether a service may run on a profile; a variant (`+me`, `+gfx`) must be named in full."""
+    if service.profiles is None or profile.name in service.profiles:
+        return True
+    return profile.size in service.profiles and profile.name == plain(profile.name)
+
+
+def plain(profile: str) -> str:
+    """Return the profile that a variant has the compute and memory of: `1g.10gb` for `1g.10gb+me`."""
+    return re.split(r"[+-]", profile)[0]
+
+
+class Measured:
+    """Rows and operating points of a workload's models on its GPUs, each worked out once.
+
+    An operating point depends on the latency limit only through which rows keep it, so services are told
+    apart by how many latencies are within the limit, not by the limit: a thousand SLOs make few kinds.
+    """
+
+    def __init__(self, workload: Workload, table: PerfTable, gpus: Sequence[GpuModel]) -> None:
+        self.gpus = tuple(gpus)
+        self.limits = workload.limits
+        self.table = table
+        self._works = {model.name: (index, _work(model)) for index, model in enumerate(workload.models)}
+        self._rows: dict[str, dict[str, tuple[Measurement, ...]]] = {}
+        self._latencies: dict[str, list[list[float]]] = {}
+        self._points: dict[tuple[object, ...], Points] = {}
+
+    def rows(self, model: str) -> dict[str, tuple[Measurement, ...]]:
+        """Return the rows of a model by GPU, of the table or else estimated, GPUs without any left out."""
+        if model not in self._rows:
+            found = {gpu.name: self._rows_on(model, gpu) for gpu in self.gpus}
+            self._rows[model] = {gpu: rows for gpu, rows in found.items() if rows}
+        return self._rows[model]
+
+    def of(self, model: str, gpu: str) -> tuple[Measurement, ...]:
+        """Return the rows of a model on a GPU, estimates included; none where nothing is known."""
+        return self.rows(model).get(gpu, ())
+
+    def _rows_on(self, model: str, gpu: GpuModel) -> tuple[Measurement, ...]:
+        rows = self.table.of(model, gpu.name)
+        if rows or model not in self._works:
+            return rows
+        index, work = self._works[model]
+        try:
+            return tuple(estimate_table(work, gpu, max_processes=self.limits.max_processes))
+        except InputError as error:
+            raise InputError(error.what, where=f"models[{index}].precision", hint=error.hint) from None
+
+    def can_estimate(self, model: str) -> bool:
+        """Say whether the workload gives the model's work."""
+        return model in self._works
+
+    def limit(self, service: ServiceSpec) -> float:
+        """Return the longest latency of a batch in milliseconds."""
+        return self.limits.latency_factor * service.slo.latency_ms
+
+    def point_limits(self, service: ServiceSpec, gpu: str) -> Limits | None:
+        """Return what the service's operating points on a GPU must keep to; None if its quantile is not there."""
+        quantile = quantile_of(self.of(service.model, gpu), service.slo.quantile)
+        if quantile is None:
+            return None
+        return Limits(self.limit(service), quantile, self.limits.max_batch, self.limits.max_processes)
+
+    def points(self, service: ServiceSpec) -> Points:
+        """Return the operating points of a service, the same object for all services that run alike."""
+        limit = self.limit(service)
+        within = tuple(bisect_right(latencies, limit) for latencies in self._latencies_of(service.model))
+        key = (service.model, service.slo.quantile, service.profiles, within)
+        if key not in self._points:
+            self._points[key] = self._work_out(service)
+        return self._points[key]
+
+    def _latencies_of(self, model: str) -> list[list[float]]:
+        if model not in self._latencies:
+            rows = self.rows(model)
+            self._latencies[model] = [sorted({r.latency_ms for r in rows.get(g.name, ())}) for g in self.gpus]
+        return self._latencies[model]
+
+    def _work_out(self, service: ServiceSpec) -> Points:
+        found: Points = {}
+        for gpu in self.gpus:
+            limits = self.point_limits(service, gpu.name)
+            if limits is None:
+                continue
+            points = operating_points(self.of(service.model, gpu.name), limits)
+            for profile in gpu.profiles:
+                point = points.get(profile.name)
+                if point is None and profile.name in (service.profiles or ()):
+                    point = points.get(plain(profile.name))
+                if point and allows(service, profile):
+                    found[gpu.name, profile.name] = replace(point, profile=profile.name)
+        return found
+
+
+def _work(model: ModelSpec) -> ModelWork:
+    return ModelWork(
+        model=model.name,
+        gflop=model.gflop,
+        mbytes=model.mbytes,
+        weights_mb=model.weights_mb,
+        precision=model.precision,
+        kernels=model.kernels,
+        live_mb=model.live_mb,
+    )
+
+
+def quantile_of(rows: Sequence[Measurement], asked: float | None) -> str | None:
+    """Return the quantile, as the rows write it, that was asked for; the strictest there is if none was."""
+    there = {row.quantile for row in rows}
+    if asked is None:
+        return strictest(there)
+    return next((q for q in there if q != "mean" and float(q) == asked), None)
+
+
+def notes(workload: Workload, measured: Measured) -> tuple[str, ...]:
+    """Return a sentence for each thing assumed: which latencies, estimates and GPUs, and what is not looked at."""
+    ignored = [pool.label for pool in workload.gpus if pool.cost_per_hour is not None]
+    costs = []
+    if ignored and workload.objective != "cost":
+        costs = [
+            (
+                f"cost_per_hour of {names(ignored)} is not looked at: the objective is {workload.objective} "
+                "(write objective: cost)"
+            )
+        ]
+    said: dict[str, set[str]] = {}
+    placed = [service for service in workload.services if service.cut is None]
+    for model, asked in sorted({(s.model, s.slo.quantile) for s in placed}, key=str):
+        for gpu in measured.gpus:
+            for note in _notes_on(measured, model, asked, gpu.name):
+                said.setdefault(note, set()).add(model)
+    return (*costs, *(f"{names(models)}: {note}" for note, models in said.items()))
+
+
+def _notes_on(measured: Measured, model: str, asked: float | None, gpu: str) -> list[str]:
+    rows = measured.rows(model).get(gpu, ())
+    if not rows:
+        return [f"not measured on {gpu}, so not placed on it"]
+    said = []
+    if rows[0].estimated:
+        said.append(f"no measurement on {gpu}, planned with an estimate")
+    quantile = quantile_of(rows, asked)
+    if quantile is None:
+        said.append(f"no latency at quantile {asked} on {gpu}, so not placed on it")
+    elif quantile == "mean":
+        said.append(f"latencies on {gpu} are means, no quantile; slower batches will exceed the SLO")
+    elif asked is None:
+        said.append(f"no quantile asked, the strictest on {gpu} is used: {quantile}")
+    return said
+
+
+def names(words: Iterable[str], most: int = 5) -> str:
+    """Return a list in words, its tail counted: `a, b and 7 more`."""
+    words = sorted(set(words))
+    if len(words) > most:
+        return f"{', '.join(words[: most - 1])} and {len(words) - most + 1} more"
+    return ", ".join(words)
+
+
+MOST = 10
+"""Kinds of service that one error names."""
+
+
+class _Why(NamedTuple):
+    reason: str
+    hint: str
+
+
+def refuse_unmeasured(workload: Workload, measured: Measured) -> None:
+    """Refuse models without rows on any GPU, and quantiles that no row has.
+
+    Raises:
+        InputError: `where` is the first such service's field.
+    """
+    asked: dict[tuple[str, float | None], int] = {}
+    for index, service in enumerate(workload.services):
+        # With a cut the quantile is a share of the queries, whichever latencies there are.
+        asked.setdefault((service.model, None if service.cut else service.slo.quantile), index)
+    for (model, quantile), index in asked.items():
+        by_gpu = measured.rows(model)
+        if not by_gpu and not measured.can_estimate(model):
+            raise _unmeasured(model, f"services[{index}].model", measured)
+        if by_gpu and all(quantile_of(rows, quantile) is None for rows in by_gpu.values()):
+            there = sorted({row.quantile for rows in by_gpu.values() for row in rows})
+            raise InputError(
+                f"{model} has no latencies at quantile {quantile}, only {', '.join(there)}",
+                where=f"services[{index}].slo.quantile",
+                hint="ask a quantile that the performance table has, leave it out to use the strictest, "
+                "or measure the model again",
+            )
+
+
+def _unmeasured(model: str, where: str, measured: Measured) -> InputError:
+    gpus = names(gpu.name for gpu in measured.gpus)
+    elsewhere = measured.table.gpus(model)
+    close = nearest(model, [m for m in measured.table.models if m != model])
+    if elsewhere:
+        hint = f"it was measured on {names(elsewhere)}: measure it on {gpus}, or give its work under `models`"
+    elif close:
+        hint = f"did you mean {close}?"
+    else:
+        known = names(measured.table.models)
+        hint = f"the tables have {known}" if known else "name a table under `performance`"
+        hint += "; or give its work under `models` for an estimate"
+    return InputError(f"no measurements of {model!r} on {gpus}", where=where, hint=hint)
+
+
+def refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[int, Points]) -> None:
+    """Refuse services that have no operating point on any profile.
+
+    Args:
+        workload: what to place.
+        measured: what is known of its models.
+        points: operating points by the service's index in the workload.
+
+    Raises:
+        InfeasibleError: says for each kind of service what binds; `where` is the first one.
+    """
+    kinds: dict[int, list[int]] = {}
+    for index, each in points.items():
+        if not each:
+            kinds.setdefault(id(each), []).append(index)
+    if not kinds:
+        return
+    lines = []
+    for alike in list(kinds.values())[:MOST]:
+        service = workload.services[alike[0]]
+        like = f" and {len(alike) - 1} like it" if len(alike) > 1 else ""
+        why = _why_pools(service, workload, measured) or _why(service, measured)
+        lines.append((f"{service.name}{like}: {why.reason}", why.hint))
+    if len(kinds) == 1:
+        what, hint = lines[0]
+    else:
+        what = "\n  ".join(f"{reason}; {hint}" for reason, hint in lines)
+        hint = (
+            "mend each as it says" if len(kinds) <= MOST else f"and {len(kinds) - MOST} more kinds of service"
+        )
+    raise InfeasibleError(what, where=f"services[{next(iter(kinds.values()))[0]}]", hint=hint)
+
+
+def _why(service: ServiceSpec, measured: Measured) -> _Why:
+    rows = [row for gpu in measured.gpus for row in _rows(service, measured, gpu.name)]
+    if not rows:
+        return _Why("it fits in the memory of no profile", "use a GPU with more memory, or lower weights_mb")
+    profiles = {(gpu.name, p.name) for gpu in measured.gpus for p in gpu.profiles if allows(service, p)}
+    allowed = [row for row in rows if (row.gpu, row.profile) in profiles]
+    if not allowed:
+        there = names(row.profile for row in rows)
+        return _Why(
+            f"no measurement on {names(service.profiles or ())}; no row means that it did not fit in memory",
+            f"it was measured on {there}: allow one of these in `profiles`",
+        )
+    return _why_limits(service, measured, allowed)
+
+
+def _why_pools(service: ServiceSpec, workload: Workload, measured: Measured) -> _Why | None:
+    """Return the reason where the service could run on a pool that it may not use."""
+    if service.pools is None or not (points := measured.points(service)):
+        return None
+    able = {gpu for gpu, _ in points}
+    others = [pool.label for pool in workload.gpus if pool.model in able]
+    return _Why(
+        f"it can run on none of its pools, {names(service.pools)}", f"allow {names(others)} in `pools`"
+    )
+
+
+def _rows(service: ServiceSpec, measured: Measured, gpu: str) -> list[Measurement]:
+    rows = measured.rows(service.model).get(gpu, ())
+    quantile = quantile_of(rows, service.slo.quantile)
+    return [row for row in rows if row.quantile == quantile]
+
+
+def _why_limits(service: ServiceSpec, measured: Measured, allowed: list[Measurement]) -> _Why:
+    limits = measured.limits
+    batch = limits.max_batch or max(row.batch for row in allowed)
+    within = [row for row in allowed if row.batch <= batch and row.processes <= limits.max_processes]
+    if not within:
+        least = min(allowed, key=lambda row: (row.batch, row.processes))
+        return _Why(
+            f"no measurement within limits.max_batch {batch} and limits.max_processes {limits.max_processes}",
+            f"the smallest has batch {least.batch} and {least.processes} processes: raise the limits",
+        )
+    fastest = min(within, key=lambda row: row.latency_ms)
+    factor, slo = limits.latency_factor, service.slo.latency_ms
+    scaled = f" ({factor:g} x {slo:g})" if factor < 1 else ""
+    enough = math.ceil(fastest.latency_ms / factor * 10) / 10
+    return _Why(
+        f"too slow: one batch may take {measured.limit(service):.4g} ms{scaled}; the fastest takes "
+        f"{fastest.latency_ms:.4g} ms, on {fastest.gpu} {fastest.profile} at batch {fastest.batch}",
+        f"raise slo.latency_ms to at least {enough:g}{f' (latency_factor {factor:g})' if factor < 1 else ''}",
+    )

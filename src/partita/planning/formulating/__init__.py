@@ -1,1 +1,0 @@
-"""From a workload and performance tables to a planning problem."""

@@ -1,0 +1,357 @@
+"""The whole problem with its nodes in it: which GPU stands where, with a proof where there is no way.
+
+Counts say nothing of nodes. Here each node has its own GPUs, and says which services stand on it; services that
+need not be spread stay counts of their pool, since their instances may go to any node that has room. With
+`max_services_per_gpu` a GPU's whole configuration counts, and all there are are listed. Both grow with the nodes, so
+they are for what a heuristic leaves: small clusters, where nodes are scarce.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from itertools import combinations, combinations_with_replacement, pairwise, product
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from partita.milp import INFINITY, Program
+from partita.planning.assemble import pack
+from partita.planning.compact import Counts, round_up
+from partita.planning.plan import GpuConfig
+from partita.planning.shared_gpus import meets_rates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from partita.deadline import Deadline
+    from partita.planning.problem import MergedPools, Problem
+
+
+MOST_COLUMNS = 20_000
+"""Larger programs are not tried."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolNode:
+    """A node: its pool of the merged problem and of the whole one, the GPUs it holds, and its number in its pool."""
+
+    pool: int
+    member: int
+    gpus: int
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class NodesResult:
+    """What was found.
+
+    Attributes:
+        placed: each GPU's node and configuration (of the merged problem), None if no plan was found.
+        bound: proven lower bound of the objective.
+        infeasible: proven to have no plan.
+    """
+
+    placed: list[tuple[PoolNode, GpuConfig]] | None
+    bound: float
+    infeasible: bool
+
+
+def solve_on_nodes(merged: MergedPools, most: float, watch: Deadline, enough: float) -> NodesResult | None:
+    """Return the best plan with its nodes; None where the program would be too large to try.
+
+    Args:
+        merged: the problem.
+        most: objective of a plan that is known, infinity for none.
+        watch: when to return the best so far.
+        enough: stop at a plan of this objective.
+    """
+    problem = merged.problem
+    nodes = _nodes(merged, most)
+    if nodes is None:
+        return None
+    if problem.max_services_per_gpu is None or problem.max_services_per_gpu >= len(problem.services):
+        made: _CountsOnNodes | _ConfigsOnNodes | None = _by_counts(problem, nodes)
+    else:
+        made = _by_configs(problem, nodes)
+    if made is None:
+        return None
+    solution = made.program.solve(watch, enough=enough)
+    if not len(solution.columns):
+        return NodesResult(None, solution.bound, solution.infeasible)
+    placed = made.read(solution.columns)
+    right = meets_rates(problem, Counter(config for _, config in placed))
+    return NodesResult(placed if right else None, round_up(solution.bound, problem), infeasible=False)
+
+
+def nodes_there(problem: Problem, s: int) -> float:
+    """Return on how many nodes a service can stand at most, infinity where a pool has no count."""
+    pools = {problem.sizes[k].pool for k in np.flatnonzero(problem.throughput[s])}
+    total = 0.0
+    for pool in (problem.pools[index] for index in pools):
+        total += math.inf if pool.count is None else math.ceil(pool.count / pool.per_node)
+    return total
+
+
+def _nodes(merged: MergedPools, most: float) -> list[PoolNode] | None:
+    """Return all nodes; of a pool without a count one for each GPU that a best plan can have: none need be shared."""
+    problem, found = merged.problem, list[PoolNode]()
+    spread = any(service.spread > 1 for service in problem.services)
+    for index, pool in enumerate(problem.pools):
+        mine = [(m, merged.whole.pools[m]) for m in merged.members[index]]
+        if not spread:
+            found.append(PoolNode(index, mine[0][0], pool.count or 10**6, 0))
+        elif pool.count is None:
+            member = next(m for m, each in mine if each.count is None)
+            gpus = _most_gpus(problem, index, most)
+            if gpus > MOST_COLUMNS:
+                return None
+            found += [PoolNode(index, member, 1, i) for i in range(gpus)]
+        else:
+            for member, each in mine:
+                count = each.count or 0
+                starts = range(0, count, each.per_node)
+                if len(starts) > MOST_COLUMNS:
+                    return None
+                found += [
+                    PoolNode(index, member, min(each.per_node, count - first), i)
+                    for i, first in enumerate(starts)
+                ]
+    return found
+
+
+def _most_gpus(problem: Problem, pool: int, most: float) -> int:
+    """Return how many GPUs of a pool no best plan exceeds."""
+    runs = [k for k, size in enumerate(problem.sizes) if size.pool == pool]
+    best = problem.throughput[:, runs].max(axis=1, initial=0.0)
+    able = best > 0
+    alone = np.maximum(np.ceil(problem.rate[able] / best[able]), problem.replicas[able]).sum()
+    if math.isfinite(most) and problem.objective != "watts":
+        return int(min(alone, most // problem.gpu_cost(pool)))
+    return int(alone)
+
+
+@dataclass(frozen=True)
+class _CountsOnNodes:
+    """Columns `cuts[v]` on, one for each cut of the node's pool; `spread` and `others` list instances."""
+
+    problem: Problem
+    nodes: Sequence[PoolNode]
+    program: Program
+    cuts: Sequence[tuple[int, Sequence[int]]]
+    spread: Sequence[tuple[int, int, int, int]]  # column, node, service, size
+    others: Sequence[tuple[int, int, int]]  # column, service, size
+
+    def read(self, columns: NDArray[np.float64]) -> list[tuple[PoolNode, GpuConfig]]:
+        """Return each GPU's node and configuration; what need not be spread fills the nodes in turn."""
+        problem = self.problem
+        shape = problem.throughput.shape
+        cuts = np.zeros((len(self.nodes), len(problem.cuts)), dtype=np.int64)
+        for v, (first, mine) in enumerate(self.cuts):
+            cuts[v, list(mine)] = np.rint(columns[first : first + len(mine)])
+        instances = np.zeros((len(self.nodes), *shape), dtype=np.int64)
+        for column, v, s, k in self.spread:
+            instances[v, s, k] = round(columns[column])
+        free = cuts @ problem.supply - instances.sum(axis=1)
+        for column, s, k in self.others:
+            left = round(columns[column])
+            for v in range(len(self.nodes)):
+                taken = min(left, int(free[v, k]))
+                instances[v, s, k] += taken
+                free[v, k] -= taken
+                left -= taken
+        plain = problem.with_services(tuple(replace(each, spread=1) for each in problem.services))
+        return [
+            (node, config)
+            for v, node in enumerate(self.nodes)
+            if cuts[v].any()
+            for config in pack(plain, Counts(cuts[v], instances[v]), simplify=False).elements()
+        ]
+
+
+def _by_counts(problem: Problem, nodes: Sequence[PoolNode]) -> _CountsOnNodes | None:
+    apart = [s for s, service in enumerate(problem.services) if service.spread > 1]
+    sizes = [[k for k, size in enumerate(problem.sizes) if size.pool == node.pool] for node in nodes]
+    mine = [[p for p, cut in enumerate(problem.cuts) if cut.pool == node.pool] for node in nodes]
+    width = sum(len(m) + len(apart) * (len(k) + 1) for m, k in zip(mine, sizes, strict=True))
+    if width + problem.throughput.size > MOST_COLUMNS:
+        return None
+    made = _Rows(problem, nodes)
+    program = made.program
+    supply = {
+        v: program.add_rows(np.zeros(len(mine_k)), np.full(len(mine_k), INFINITY))
+        for v, mine_k in enumerate(sizes)
+    }
+    pooled = program.add_rows(np.zeros(len(problem.sizes)), np.full(len(problem.sizes), INFINITY))
+    cuts = []
+    for v, node in enumerate(nodes):
+        entries = []
+        for p in mine[v]:
+            given = [(i, k) for i, k in enumerate(sizes[v]) if problem.supply[p, k]]
+            rows = [supply[v] + i for i, _ in given] + [pooled + k for _, k in given] + made.gpu(v)
+            counts = [float(problem.supply[p, k]) for _, k in given] * 2 + made.gpu_values(v)
+            entries.append(_entry(rows, counts))
+        first = program.add_columns(
+            problem.cut_cost[mine[v]], np.full(len(entries), float(node.gpus)), entries, integer=True
+        )
+        cuts.append((first, mine[v]))
+    spread = []
+    for s in apart:
+        for v in range(len(nodes)):
+            stands = made.presence(s, v)
+            for i, k in enumerate(sizes[v]):
+                if problem.throughput[s, k] > 0:
+                    entry = _entry(
+                        [supply[v] + i, pooled + k, made.rate + s, made.replicas + s, stands],
+                        [-1.0, -1.0, problem.throughput[s, k] / problem.rate[s], 1.0, 1.0],
+                    )
+                    column = _add(program, problem.instance_cost[s, k], entry)
+                    spread.append((column, v, s, k))
+    others = []
+    for s in sorted(set(range(len(problem.services))) - set(apart)):
+        for k in np.flatnonzero(problem.throughput[s]).tolist():
+            entry = _entry(
+                [pooled + k, made.rate + s, made.replicas + s],
+                [-1.0, problem.throughput[s, k] / problem.rate[s], 1.0],
+            )
+            others.append((_add(program, problem.instance_cost[s, k], entry), s, k))
+    return _CountsOnNodes(problem, nodes, program, cuts, spread, others)
+
+
+@dataclass(frozen=True)
+class _ConfigsOnNodes:
+    """Columns `columns`: GPUs of a configuration on a node."""
+
+    program: Program
+    columns: Sequence[tuple[int, PoolNode, GpuConfig]]
+
+    def read(self, columns: NDArray[np.float64]) -> list[tuple[PoolNode, GpuConfig]]:
+        """Return each GPU's node and configuration."""
+        return [
+            (node, config)
+            for column, node, config in self.columns
+            for _ in range(round(columns[column]))
+            if config.assignment
+        ]
+
+
+def _by_configs(problem: Problem, nodes: Sequence[PoolNode]) -> _ConfigsOnNodes | None:
+    if _too_many(problem):
+        return None
+    per_pool = Counter(node.pool for node in nodes)
+    listed: dict[int, list[GpuConfig]] = {}
+    width = 0
+    for pool, n in per_pool.items():
+        listed[pool] = []
+        for config in all_configs(problem, pool):
+            listed[pool].append(config)
+            width += n
+            if width > MOST_COLUMNS:
+                return None
+    made = _Rows(problem, nodes)
+    found = []
+    for v, node in enumerate(nodes):
+        stands = {s: made.presence(s, v) for s, service in enumerate(problem.services) if service.spread > 1}
+        entries, cost = [], []
+        for config in listed[node.pool]:
+            values: defaultdict[int, float] = defaultdict(float)
+            for k, s in config.assignment:
+                values[made.rate + s] += problem.throughput[s, k] / problem.rate[s]
+                values[made.replicas + s] += 1
+                if s in stands:
+                    values[stands[s]] = 1
+            rows = [*values, *made.gpu(v)]
+            entries.append(_entry(rows, [*values.values(), *made.gpu_values(v)]))
+            own = sum(problem.instance_cost[s, k] for k, s in config.assignment)
+            cost.append(problem.gpu_cost(config.pool) + float(own))
+        upper = np.full(len(cost), min(float(node.gpus), INFINITY))
+        first = made.program.add_columns(np.array(cost), upper, entries, integer=True)
+        found += [(first + i, node, config) for i, config in enumerate(listed[node.pool])]
+    return _ConfigsOnNodes(made.program, found)
+
+
+def _too_many(problem: Problem) -> bool:
+    """Say whether configurations are too many to list, from below and in no time."""
+    services = len(problem.services)
+    most = min(problem.max_services_per_gpu or services, services)
+    ways = sum(math.prod(math.comb(n + most - 1, n) for n in cut.counts) for cut in problem.cuts)
+    return math.comb(services, most) * ways > 10 * MOST_COLUMNS
+
+
+def all_configs(problem: Problem, pool: int) -> Iterator[GpuConfig]:
+    """Yield all configurations of a pool that another does not contain, with no more services than may share a GPU.
+
+    Where instances cost something, those that leave slots empty, too.
+    """
+    most = min(problem.max_services_per_gpu or len(problem.services), len(problem.services))
+    runs = problem.throughput > 0
+    seen: set[tuple[tuple[int, int], ...]] = set()
+    nobody = (-1,) if problem.instance_cost.any() else ()
+    for cut in problem.cuts:
+        if cut.pool != pool:
+            continue
+        for team in combinations(range(len(problem.services)), most):
+            choices = []
+            for k, n in enumerate(cut.counts):
+                able = (*(s for s in team if runs[s, k]), *nobody) or (-1,)
+                choices.append(list(combinations_with_replacement(able, n)))
+            for chosen in product(*choices):
+                slots = tuple(sorted((k, s) for k, mine in enumerate(chosen) for s in mine if s >= 0))
+                if slots and slots not in seen:
+                    seen.add(slots)
+                    yield GpuConfig(pool, slots)
+
+
+class _Rows:
+    """The rows that both programs have: rates, replicas, GPUs in a node, and on how many nodes a service stands."""
+
+    def __init__(self, problem: Problem, nodes: Sequence[PoolNode]) -> None:
+        self._nodes = nodes
+        services = len(problem.services)
+        endless = np.full(services, INFINITY)
+        self.program = Program()
+        self.rate = self.program.add_rows(np.ones(services), endless)
+        self.replicas = self.program.add_rows(problem.replicas.astype(np.float64), endless)
+        spread = np.array(
+            [each.spread if each.spread > 1 else 0 for each in problem.services], dtype=np.float64
+        )
+        self._spread = self.program.add_rows(spread, endless)
+        room = np.array([float(node.gpus) for node in nodes])
+        self._room = self.program.add_rows(np.full(len(nodes), -INFINITY), room)
+        # Nodes that are alike are interchangeable: the first of two holds at least as many GPUs.
+        pairs = [v for v, (a, b) in enumerate(pairwise(nodes), 1) if replace(a, number=b.number) == b]
+        first = self.program.add_rows(np.zeros(len(pairs)), np.full(len(pairs), INFINITY))
+        self._order: dict[int, list[tuple[int, float]]] = {}
+        for i, v in enumerate(pairs):
+            self._order.setdefault(v - 1, []).append((first + i, 1.0))
+            self._order.setdefault(v, []).append((first + i, -1.0))
+
+    def gpu(self, v: int) -> list[int]:
+        """Return the rows in which a GPU of a node counts."""
+        return [self._room + v, *(row for row, _ in self._order.get(v, ()))]
+
+    def gpu_values(self, v: int) -> list[float]:
+        """Return how it counts in each."""
+        return [1.0, *(value for _, value in self._order.get(v, ()))]
+
+    def presence(self, s: int, v: int) -> int:
+        """Add whether a service stands on a node; return the row in which its instances, or GPUs, there count."""
+        del v
+        row = self.program.add_rows(np.zeros(1), np.array([INFINITY]))
+        entry = _entry([row, self._spread + s], [-1.0, 1.0])
+        self.program.add_columns(np.zeros(1), np.ones(1), [entry], integer=True)
+        return row
+
+
+_Entry = tuple["NDArray[np.int32]", "NDArray[np.float64]"]
+
+
+def _entry(rows: Sequence[int], values: Sequence[float]) -> _Entry:
+    return np.array(rows, dtype=np.int32), np.array(values, dtype=np.float64)
+
+
+def _add(program: Program, cost: float, entry: _Entry) -> int:
+    return program.add_columns(np.array([float(cost)]), np.array([INFINITY]), [entry], integer=True)

@@ -1,1 +1,0 @@
-"""MIG-Serving's own algorithms and baselines (arXiv 2109.11067)."""
