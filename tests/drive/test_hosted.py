@@ -16,9 +16,9 @@ from partita.drive.replicas import ReplicaProcess, ReplicaRecords, ReplicaRunner
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
 from partita.errors import InputError
 from partita.mig.layout import Placement
-from partita.serve.supervise import worker_process
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, WorkerSpec, read_spec
 from partita.serve.worker.wire import FrameKind
+from partita.serve.worker_specs import worker_process
 from partita.sim.clock import SimulatedClock, WallClock
 from partita.transition.transition import MEASURED, Durations
 from partita.transition.transition import Kind as Act

@@ -31,8 +31,8 @@ from partita.drive.nvml.instances import offers
 from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, ReplicaRecords, UpstreamReplica
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
-from partita.serve.supervise import worker_process
 from partita.serve.worker.spec import EmulatedSpec
+from partita.serve.worker_specs import worker_process
 from partita.transition.transition import Kind
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from partita.drive.replicas import ReplicaRecords, ReplicaRunner
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.drive.state import REPLICAS, WORKERS
 from partita.serve.gateway.gateway import Gateway, ServedService
-from partita.serve.supervise import worker_process
 from partita.serve.worker.spec import EmulatedSpec
+from partita.serve.worker_specs import worker_process
 from partita.sim.clock import WallClock
 from partita.transition.shortest import Shortest
 from partita.transition.transition import MEASURED, Durations, Kind

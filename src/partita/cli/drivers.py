@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from partita.drive.replicas import ReplicaProcess, ReplicaRunner, UpstreamReplica
     from partita.drive.simulated import SimulatedDriver
     from partita.planning.plan import PlannedGpu
-    from partita.serve.supervise.replicas import SliceSeconds
+    from partita.serve.worker_specs import SliceSeconds
     from partita.sim.clock import Clock
     from partita.transition.deployment import DeployedGpu
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from partita.cli.staff import Staff
     from partita.serve.gateway.access import Tls
     from partita.serve.gateway.values import ServedService
-    from partita.serve.supervise import Supervisor
+    from partita.serve.supervisor import Supervisor
     from partita.workload import ServiceSpec
 
 _QUANTILE = 0.95
@@ -133,7 +133,8 @@ def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
 def _supervisor(staff: Staff, served: list[ServedService], folder: Path, grace_s: float) -> Supervisor:
     import logging  # noqa: PLC0415 -- only for a gateway
 
-    from partita.serve.supervise import StartWith, Supervisor, worker_specs  # noqa: PLC0415
+    from partita.serve.supervisor import StartOptions, Supervisor  # noqa: PLC0415 -- only for a gateway
+    from partita.serve.worker_specs import worker_specs  # noqa: PLC0415 -- only for a gateway
 
     ways = staff.ways
     specs = worker_specs(
@@ -152,7 +153,7 @@ def _supervisor(staff: Staff, served: list[ServedService], folder: Path, grace_s
     return Supervisor(
         specs,
         devices=staff.devices,
-        starts={name: StartWith(way.environment, way.start_timeout_s) for name, way in ways.items()},
+        starts={name: StartOptions(way.environment, way.start_timeout_s) for name, way in ways.items()},
         tell=logging.getLogger("partita.serve.workers").warning,
     )
 

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, UpstreamReplica
-    from partita.serve.supervise.replicas import SliceSeconds
     from partita.serve.worker.spec import BackendSpec, DeclaredBatch
+    from partita.serve.worker_specs import SliceSeconds
 
 _PROCESS = "environment ready grace_s start_timeout_s"
 _WORKER = "environment grace_s start_timeout_s batch max_batch_size hang_timeout_s retry"
@@ -115,7 +115,7 @@ def _keys(entry: object) -> tuple[str, str]:
 
 
 def _worker(fields: Fields, sockets: Path, seconds: SliceSeconds) -> ReplicaProcess:
-    from partita.serve.supervise import worker_process  # noqa: PLC0415 -- slow to import
+    from partita.serve.worker_specs import worker_process  # noqa: PLC0415 -- slow to import
 
     return worker_process(
         _backend(fields),

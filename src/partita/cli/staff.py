@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from partita.cli.services import WorkerWay
     from partita.drive.driver import Observation
     from partita.planning.plan import Plan
-    from partita.serve.supervise import Standing
+    from partita.serve.worker_specs import PlacedPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +79,10 @@ def _ways(loaded: Loaded, services: Path | None) -> Mapping[str, WorkerWay]:
     return {each.name: WorkerWay(EmulatedSpec()) for each in loaded.workload.services}
 
 
-def _standing(plan: Plan, plan_file: Path | None) -> Standing:
-    from partita.serve.supervise import standing  # noqa: PLC0415 -- only for a gateway
+def _standing(plan: Plan, plan_file: Path | None) -> PlacedPlan:
+    from partita.serve.worker_specs import place_on_existing  # noqa: PLC0415 -- only for a gateway
 
-    return standing(plan, _seen(), plan_file=str(plan_file or "PLAN"))
+    return place_on_existing(plan, _seen(), plan_file=str(plan_file or "PLAN"))
 
 
 def _seen() -> Observation:

@@ -24,7 +24,7 @@ from partita.serve.gateway.gateway import Gateway, Reason, RefusedError, ServedS
 from partita.serve.gateway.peer import Work
 from partita.serve.gateway.values import State
 from partita.serve.gateway.watchdog import Watchdog
-from partita.serve.supervise import Supervisor
+from partita.serve.supervisor import Supervisor
 from partita.serve.tensors import Query, Tensor, TensorSpec
 from partita.serve.worker.spec import EmulatedSpec, UpstreamSpec
 from partita.serve.worker.wire import HANG_TIMEOUT_S, connected, pack_run

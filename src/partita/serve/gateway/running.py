@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.gateway import Gateway
     from partita.serve.gateway.metrics import Metrics
     from partita.serve.gateway.oip import RequestLimits
-    from partita.serve.supervise import Supervisor
+    from partita.serve.supervisor import Supervisor
 
 _LOG = logging.getLogger("partita.serve")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

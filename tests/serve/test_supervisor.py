@@ -19,10 +19,10 @@ from partita.errors import InputError
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, Solver
-from partita.serve.supervise import StartWith, Supervisor, worker_specs
-from partita.serve.supervise.post import Post
+from partita.serve.supervisor import StartOptions, Supervisor, WorkerSlot
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec
 from partita.serve.worker.wire import FrameKind
+from partita.serve.worker_specs import worker_specs
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -98,7 +98,7 @@ def test_a_worker_that_is_not_ready_in_time_is_tried_anew(tmp_path: Path) -> Non
     told: list[str] = []
     silent = UpstreamSpec("http://127.0.0.1:9", load_timeout_s=600.0)
     spec = replace(spec_of(tmp_path, silent), supervised=True)
-    starts = {spec.service: StartWith(timeout_s=1.0)}
+    starts = {spec.service: StartOptions(timeout_s=1.0)}
     with supervised((spec,), starts=starts, tell=told.append) as keeper:
         until(lambda: keeper.workers()[0].restarts >= 1)
     (text,) = told
@@ -107,7 +107,7 @@ def test_a_worker_that_is_not_ready_in_time_is_tried_anew(tmp_path: Path) -> Non
 
 def test_a_worker_that_was_ready_in_time_is_left_alone(tmp_path: Path) -> None:
     spec = replace(spec_of(tmp_path), supervised=True)
-    with supervised((spec,), starts={spec.service: StartWith({"MARK": "here"}, 5.0)}) as keeper:
+    with supervised((spec,), starts={spec.service: StartOptions({"MARK": "here"}, 5.0)}) as keeper:
         until(lambda: ready(keeper))
         (before,) = keeper.workers()
         assert b"MARK=here" in Path(f"/proc/{before.pid}/environ").read_bytes().split(b"\0")
@@ -182,7 +182,7 @@ def test_when_the_next_worker_will_be_started_is_known(tmp_path: Path) -> None:
 ORPHANS = """
 import sys, time
 from pathlib import Path
-from partita.serve.supervise import Supervisor
+from partita.serve.supervisor import Supervisor
 from partita.serve.worker.spec import read_spec
 keeper = Supervisor([read_spec(sys.argv[1])])
 keeper.start()
@@ -279,6 +279,6 @@ def test_the_last_words_of_a_worker_say_what_is_wrong_before_what_mends_it(
     tmp_path: Path, written: str, last: str
 ) -> None:
     (spec,) = worker_specs(plan_of(HERE), {"bert": EmulatedSpec()}, tmp_path)
-    post = Post(spec, None, StartWith())
+    post = WorkerSlot(spec, None, StartOptions())
     post.log.write_text(written)
     assert post.last_words() == last

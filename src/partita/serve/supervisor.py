@@ -1,25 +1,161 @@
-"""Starts workers, watches them, replaces those that die, and ends them all with itself."""
+"""Keeps a plan's workers running: one for each instance, replaced when it dies, drained when it is to go."""
 
 from __future__ import annotations
 
 import os
 import random
+import secrets
 import select
+import signal
+import subprocess
+import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
-from partita.serve.supervise.folder import make_folder
-from partita.serve.supervise.post import Post, StartWith
+from partita.files import replacing
+from partita.serve.worker.backend import keep_short
+from partita.serve.worker.spec import LOAD_TIMEOUT_S
+from partita.serve.worker_specs import (
+    make_folder,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from partita.serve.worker.spec import WorkerSpec
+
+
+_TAIL = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class StartOptions:
+    """What the workers of a service are started with, beside their specification.
+
+    Attributes:
+        environment: variables beside those of this process.
+        timeout_s: seconds one may take to listen; then it is killed, and tried anew.
+    """
+
+    environment: Mapping[str, str] = field(default_factory=dict)
+    timeout_s: float = LOAD_TIMEOUT_S
+
+
+@dataclass(slots=True)
+class WorkerSlot:
+    """An instance to be served. Not safe in threads: its supervisor holds the lock.
+
+    Attributes:
+        spec: of the worker that runs, or ran last.
+        device: its CUDA device; None to leave the environment as it is.
+        start_with: what else its processes are started with.
+        ready: whether the worker that runs has been seen to listen.
+        process: None while none runs.
+        due: when one is to be started, on the monotonic clock.
+        began: when the last one was started.
+        failures: how often in a row one ended soon.
+        why_killed: what is said of the worker that runs when it was ended for a fault; empty if it was not.
+        leaving: whether it is to be served no longer.
+        kill_at: when the process is ended by force.
+    """
+
+    spec: WorkerSpec
+    device: str | None
+    start_with: StartOptions
+    ready: bool = False
+    process: subprocess.Popen[bytes] | None = None
+    due: float = 0.0
+    began: float = 0.0
+    failures: int = 0
+    restarts: int = 0
+    why_killed: str = ""
+    leaving: bool = False
+    kill_at: float | None = None
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Its GPU and its placement."""
+        return self.spec.gpu, self.spec.placement
+
+    @property
+    def log(self) -> Path:
+        """The file that the output of its workers goes to."""
+        name = f"{self.spec.gpu.replace('/', '_')}@{self.spec.placement.partition('@')[2]}.log"
+        return Path(self.spec.folder) / name
+
+    def start(self, now: float) -> None:
+        """Start a worker.
+
+        Raises:
+            OSError, PartitaError: it cannot be started.
+        """
+        self.began, self.ready, self.why_killed = now, False, ""
+        self.spec = replace(self.spec, token=secrets.token_hex(6))
+        with replacing(self._file) as stream:
+            stream.write(self.spec.text())
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        log = os.open(self.log, flags, 0o600)
+        try:
+            keep_short(log)  # it may have died of what it wrote
+            self.process = subprocess.Popen(  # noqa: S603 -- our own module
+                [sys.executable, "-m", "partita.serve.worker", str(self._file)],
+                stdin=subprocess.PIPE,  # held: the worker ends when we are gone
+                stdout=log,
+                stderr=log,
+                env=self._environment(),
+                start_new_session=True,  # Ctrl-C is for us to hand on
+            )
+        finally:
+            os.close(log)
+
+    def kill(self) -> None:
+        """End the worker that runs by force, with what it has started: it leads a group of its own."""
+        if self.process is not None and self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def clear(self) -> None:
+        """Put away what a worker that ended has left."""
+        if self.process is not None and self.process.stdin is not None:
+            self.process.stdin.close()
+        self.process = None
+        self.kill_at = None
+        self._file.unlink(missing_ok=True)
+        (Path(self.spec.folder) / self.spec.socket_name).unlink(missing_ok=True)
+
+    @property
+    def listens(self) -> bool:
+        """Whether the worker that runs listens, or has."""
+        return self.ready or (Path(self.spec.folder) / self.spec.socket_name).exists()
+
+    def overdue_at(self) -> float | None:
+        """Return when the worker that runs will have taken too long to listen; None once it does."""
+        self.ready = self.listens
+        return None if self.ready or self.process is None else self.began + self.start_with.timeout_s
+
+    def last_words(self) -> str:
+        """Return the last line of the log, with the error before it where it is a hint; empty if there is none."""
+        with suppress(OSError), self.log.open("rb") as stream:
+            stream.seek(max(0, self.log.stat().st_size - _TAIL))
+            lines = stream.read().decode(errors="replace").strip().splitlines()
+            if len(lines) > 1 and lines[-1].startswith("hint: "):
+                return f"{lines[-2]} ({lines[-1]})"  # a hint alone says nothing of what is wrong
+            return lines[-1] if lines else ""
+        return ""
+
+    @property
+    def _file(self) -> Path:
+        return (Path(self.spec.folder) / self.spec.socket_name).with_suffix(".json")
+
+    def _environment(self) -> Mapping[str, str]:
+        pinned = {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
+        return {**os.environ, **self.start_with.environment, **pinned}
+
 
 STABLE_S = 10.0
 """A worker that lived so long is replaced at once, and its end is told anew."""
@@ -32,7 +168,7 @@ MARGIN_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class SupervisedWorker:
     """An instance that is kept served.
 
     Attributes:
@@ -64,12 +200,12 @@ class Supervisor:
         specs: Iterable[WorkerSpec],
         *,
         devices: Mapping[tuple[str, str], str] | None = None,
-        starts: Mapping[str, StartWith] | None = None,
+        starts: Mapping[str, StartOptions] | None = None,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         pins, known = devices or {}, starts or {}
         posts = [
-            Post(spec, pins.get((spec.gpu, spec.placement)), known.get(spec.service, StartWith()))
+            WorkerSlot(spec, pins.get((spec.gpu, spec.placement)), known.get(spec.service, StartOptions()))
             for spec in specs
         ]
         self._posts = {post.key: post for post in posts}
@@ -91,11 +227,11 @@ class Supervisor:
             make_folder(Path(folder))
         self._thread.start()
 
-    def workers(self) -> tuple[Kept, ...]:
+    def workers(self) -> tuple[SupervisedWorker, ...]:
         """Return the instances that are kept served, in the order given."""
         with self._lock:
             return tuple(
-                Kept(post.spec, post.process.pid if post.process else None, post.restarts)
+                SupervisedWorker(post.spec, post.process.pid if post.process else None, post.restarts)
                 for post in self._posts.values()
             )
 
@@ -137,7 +273,7 @@ class Supervisor:
         os.close(self._wake)
         os.close(self._waker)
 
-    def _leave(self, post: Post, patience_s: float) -> None:
+    def _leave(self, post: WorkerSlot, patience_s: float) -> None:
         end = time.monotonic() + patience_s
         if post.process is not None:
             post.kill_at = end if post.kill_at is None else min(end, post.kill_at)
@@ -186,7 +322,7 @@ class Supervisor:
             moments += self._moments(post, now)
         return min(moments) - now if moments else None
 
-    def _moments(self, post: Post, now: float) -> list[float]:
+    def _moments(self, post: WorkerSlot, now: float) -> list[float]:
         """Kill a worker whose time is over; return when to look at the post again."""
         if post.process is None:
             return [post.due]
@@ -199,7 +335,7 @@ class Supervisor:
         moments = (post.kill_at, None if post.leaving or post.why_killed else post.overdue_at())
         return [moment for moment in moments if moment is not None]
 
-    def _start(self, post: Post, now: float) -> None:
+    def _start(self, post: WorkerSlot, now: float) -> None:
         post.restarts += post.began > 0
         try:
             post.start(now)
@@ -207,7 +343,7 @@ class Supervisor:
             post.clear()
             self._failed(post, now, f"cannot be started: {error}")
 
-    def _ended(self, post: Post, now: float) -> None:
+    def _ended(self, post: WorkerSlot, now: float) -> None:
         code = post.process.returncode if post.process is not None else None
         post.clear()
         if not post.leaving:
@@ -218,7 +354,7 @@ class Supervisor:
             told = post.last_words()
             self._failed(post, now, f"{how}{': ' + told if told else ''}; see {post.log}")
 
-    def _failed(self, post: Post, now: float, why: str) -> None:
+    def _failed(self, post: WorkerSlot, now: float, why: str) -> None:
         stable = _stable(post, now)
         post.failures = 1 if stable else post.failures + 1
         post.due = now if stable else now + _longest_pause(post.failures) * self._random.uniform(*_SPREAD)
@@ -226,7 +362,7 @@ class Supervisor:
             self._tell(f"the worker of {post.spec.service} on {post.spec.gpu} {post.spec.placement} {why}")
 
 
-def _starts_at(post: Post, now: float, hung_s: float) -> float:
+def _starts_at(post: WorkerSlot, now: float, hung_s: float) -> float:
     if post.process is None:
         return max(now, post.due)
     if not post.listens:
@@ -234,7 +370,7 @@ def _starts_at(post: Post, now: float, hung_s: float) -> float:
     return now + hung_s + (0.0 if _stable(post, now) else _longest_pause(post.failures + 1))
 
 
-def _stable(post: Post, now: float) -> bool:
+def _stable(post: WorkerSlot, now: float) -> bool:
     return now - post.began >= STABLE_S
 
 

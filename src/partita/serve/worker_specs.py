@@ -1,0 +1,400 @@
+"""What the workers of a plan are started with."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from partita.drive.replicas import ReplicaProcess
+from partita.errors import InputError
+from partita.planning.plan import PlannedGpu
+from partita.serve.worker.spec import GRACE_S, LOAD_TIMEOUT_S, UNDECLARED, UpstreamSpec, WorkerSpec
+from partita.serve.worker.wire import HANG_TIMEOUT_S, FrameError, FrameKind, Frames, Hello, connected
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Mapping
+    from pathlib import Path
+
+    from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
+    from partita.planning.plan import Instance, Plan
+    from partita.serve.worker.spec import BackendSpec, DeclaredBatch
+
+
+UNNAMED = "0"
+"""The token of a specification that no worker has been started with yet."""
+
+
+def worker_specs(
+    plan: Plan,
+    backends: Mapping[str, BackendSpec],
+    folder: Path,
+    *,
+    tables: Mapping[str, SliceSeconds] | None = None,
+    grace_s: float = GRACE_S,
+    graces: Mapping[str, float] | None = None,
+    declared: Mapping[str, DeclaredBatch] | None = None,
+    hang_timeouts: Mapping[str, float] | None = None,
+    once: Collection[str] = (),
+) -> tuple[WorkerSpec, ...]:
+    """Return a worker for each instance of a plan.
+
+    Args:
+        plan: what runs where.
+        backends: what runs each service's model, by service; an upstream's URL may name `{gpu}`, `{placement}`,
+            `{start}`, `{service}` and `{model}`.
+        folder: where their sockets go.
+        tables: what is measured of each service; where nothing is, the plan's own operating point is taken.
+        grace_s: seconds that each has for finishing what it has when it is told to end.
+        graces: the same of single services.
+        declared: what is said of the batch of each service's model.
+        hang_timeouts: seconds without a sign of life after which workers of single services hang.
+        once: services whose queries must not run a second time.
+
+    Raises:
+        InputError: a service without a back-end, or a URL that cannot be filled in.
+    """
+    return tuple(
+        WorkerSpec(
+            service=each.service,
+            model=each.model,
+            gpu=gpu.id,
+            placement=str(each.placement),
+            batch=each.point.batch,
+            backend=_backend_of(backends, gpu.id, each),
+            folder=str(folder.resolve()),
+            token=UNNAMED,
+            processes=each.point.processes,
+            seconds=_seconds((tables or {}).get(each.service, {}), gpu.model, each),
+            grace_s=(graces or {}).get(each.service, grace_s),
+            supervised=True,
+            declared=(declared or {}).get(each.service, UNDECLARED),
+            hang_timeout_s=(hang_timeouts or {}).get(each.service, HANG_TIMEOUT_S),
+            retry=each.service not in once,
+        )
+        for gpu in plan.gpus
+        for each in gpu.instances
+    )
+
+
+def _seconds(table: SliceSeconds, model: str, instance: Instance) -> dict[int, float]:
+    point = instance.point
+    measured = table.get((model, instance.placement.profile, point.processes))
+    return dict(measured) if measured else {point.batch: point.latency_ms / 1000}
+
+
+def _backend_of(backends: Mapping[str, BackendSpec], gpu: str, instance: Instance) -> BackendSpec:
+    found = backends.get(instance.service)
+    if found is None:
+        raise InputError(f"nothing says what runs {instance.service}", hint="give it a worker")
+    placement = str(instance.placement)
+    return filled(
+        found, {"gpu": gpu, "placement": placement, "service": instance.service, "model": instance.model}
+    )
+
+
+WORDS = ("gpu", "placement", "start", "service", "model")
+"""What an upstream server's URL and command may name, beside the port."""
+
+
+def filled(backend: BackendSpec, words: Mapping[str, str]) -> BackendSpec:
+    """Return the back-end of one instance; the start is taken from its placement.
+
+    Raises:
+        InputError: its URL or command names a word that there is not.
+    """
+    if not isinstance(backend, UpstreamSpec):
+        return backend
+    start = words["placement"].partition("@")[2]
+    known = {**{word: {**words, "start": start}[word] for word in WORDS}, "port": "{port}"}
+    return replace(
+        backend,
+        url=_filled(backend.url, known),
+        command=tuple(_filled(word, known) for word in backend.command),
+    )
+
+
+def _filled(text: str, words: Mapping[str, str]) -> str:
+    try:
+        return text.format_map(words)
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(
+            f"it cannot be filled in: {error}",
+            where=text,
+            hint=f"it may name {', '.join(f'{{{word}}}' for word in words)}",
+        ) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make it if it is not there, for its owner alone: who may connect to a socket may ask its model.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InputError(f"cannot be made: {error.strerror}", where=str(folder)) from None
+
+
+SliceSeconds: TypeAlias = "Mapping[tuple[str, str, int], Mapping[int, float]]"
+"""Seconds of a batch, by GPU model, profile and processes, and by batch size."""
+COMMAND = (sys.executable, "-m", "partita.serve.worker", "{document}")
+_ANSWER_S = 2.0
+_MARGIN_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """Ready when its socket says HELLO (drive's `Readiness`).
+
+    Attributes:
+        document: makes its specification.
+    """
+
+    document: WorkerDocument
+
+    def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
+        """Say whether it answers."""
+        del environment
+        spec = self.document.spec(words)
+        try:
+            with connected(self.document.folder, spec.socket_name, _ANSWER_S) as stream:
+                found = Frames(stream).next()
+        except (OSError, FrameError):
+            return False
+        if found is None or found.kind != FrameKind.HELLO:
+            return False
+        try:
+            return Hello.unpacked(found.header).service == spec.service
+        except (ValueError, TypeError):
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerDocument:
+    """Makes the specification of one service's worker from what a driver knows of it.
+
+    Attributes:
+        backend: what runs the model.
+        folder: where sockets go.
+        grace_s: seconds that it has for finishing what it has.
+        seconds: seconds of batches by GPU model, profile and processes; the replica's own estimate where none are.
+        declared: what is said of the model's batch.
+        hang_timeout_s: seconds without a sign of life after which it hangs.
+        retry: whether its queries may run a second time.
+    """
+
+    backend: BackendSpec
+    folder: Path
+    grace_s: float
+    seconds: SliceSeconds = field(default_factory=dict)
+    declared: DeclaredBatch = UNDECLARED
+    hang_timeout_s: float = HANG_TIMEOUT_S
+    retry: bool = True
+
+    def __call__(self, words: Mapping[str, str]) -> str:
+        """Return its text, the folder made if it is not there.
+
+        Raises:
+            InputError: the back-end's URL cannot be filled in, or the folder not be made.
+        """
+        make_folder(self.folder)
+        return self.spec(words).text()
+
+    def spec(self, words: Mapping[str, str]) -> WorkerSpec:
+        """Return the specification itself, from the words of drive's `Process`."""
+        batch, processes = int(words["batch"]), int(words["processes"])
+        profile = words["placement"].partition("@")[0]
+        measured = self.seconds.get((words["gpu_model"], profile, processes))
+        return WorkerSpec(
+            service=words["service"],
+            model=words["model"],
+            gpu=words["gpu"],
+            placement=words["placement"],
+            batch=batch,
+            backend=filled(self.backend, words),
+            folder=str(self.folder.resolve()),
+            token=words["token"],
+            processes=processes,
+            seconds=measured or {batch: float(words["latency_ms"]) / 1000},
+            grace_s=self.grace_s,
+            declared=self.declared,
+            hang_timeout_s=self.hang_timeout_s,
+            retry=self.retry,
+        )
+
+
+def worker_process(
+    backend: BackendSpec,
+    folder: Path,
+    *,
+    seconds: SliceSeconds | None = None,
+    declared: DeclaredBatch | None = None,
+    environment: Mapping[str, str] | None = None,
+    grace_s: float = 30.0,
+    start_timeout_s: float = LOAD_TIMEOUT_S,
+    hang_timeout_s: float = HANG_TIMEOUT_S,
+    retry: bool = True,
+) -> ReplicaProcess:
+    """Return how a service's replicas are run as workers, which outlive the controller that starts them.
+
+    Args:
+        backend: what runs the model.
+        folder: where sockets go; made by the first.
+        seconds: seconds of batches by GPU model, profile and processes, from the performance table.
+        declared: what is said of the model's batch.
+        environment: variables beside those of the controller.
+        grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
+        start_timeout_s: seconds it may take to become ready.
+        hang_timeout_s: seconds without a sign of life after which it hangs.
+        retry: whether its queries may run a second time.
+    """
+    # Its own grace ends first, so that it can say what was left unfinished.
+    document = WorkerDocument(
+        backend,
+        folder,
+        max(0.0, grace_s - _MARGIN_S),
+        seconds or {},
+        declared or UNDECLARED,
+        hang_timeout_s,
+        retry,
+    )
+    return ReplicaProcess(
+        COMMAND,
+        environment=environment or {},
+        readiness=WorkerReady(document),
+        grace_s=grace_s,
+        start_timeout_s=start_timeout_s,
+        document=document,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedPlan:
+    """A plan on the instances that stand.
+
+    Attributes:
+        plan: the plan, its instances named as they are found.
+        devices: value of `CUDA_VISIBLE_DEVICES` (a MIG UUID) by GPU id and placement.
+    """
+
+    plan: Plan
+    devices: Mapping[tuple[str, str], str]
+
+
+class _Place(NamedTuple):
+    gpu: ObservedGpu
+    found: ObservedInstance
+
+    @property
+    def at(self) -> tuple[str, str]:
+        return self.gpu.id, str(self.found.placement)
+
+
+class _Wanted(NamedTuple):
+    gpu: PlannedGpu
+    instance: Instance
+
+    @property
+    def at(self) -> tuple[str, str]:
+        return self.gpu.id, str(self.instance.placement)
+
+    @property
+    def size(self) -> tuple[str, str]:
+        return self.gpu.model, self.instance.placement.profile
+
+
+def place_on_existing(plan: Plan, seen: Observation, *, plan_file: str = "PLAN") -> PlacedPlan:
+    """Return a plan on the instances that stand, each where it is planned or on one of the same size.
+
+    A plan's GPUs are alike up to their names, and so are instances of one profile on GPUs of one model: a transition
+    leaves instances where they are if it can, so what stands need not have the plan's names.
+
+    Args:
+        plan: what is to run.
+        seen: the host's GPUs and instances.
+        plan_file: told in hints.
+
+    Raises:
+        InputError: too few instances stand that are Partita's and free.
+    """
+    places = [_Place(gpu, each) for gpu in seen.gpus if not gpu.lost for each in gpu.instances]
+    free = {place.at: place for place in places if _why_not(place.found) is None}
+    found: list[tuple[_Wanted, _Place]] = []
+    elsewhere: list[_Wanted] = []
+    for wanted in (_Wanted(gpu, each) for gpu in plan.gpus for each in gpu.instances):
+        same = free.get(wanted.at)
+        if same is not None and _size(same) == wanted.size:
+            found.append((wanted, free.pop(wanted.at)))
+        else:
+            elsewhere.append(wanted)
+    for wanted in elsewhere:
+        like = next((place for place in free.values() if _size(place) == wanted.size), None)
+        if like is None:
+            raise _missing(wanted, plan, places, plan_file)
+        found.append((wanted, free.pop(like.at)))
+    devices = {place.at: str(place.found.identity.mig_uuid) for _, place in found}
+    return PlacedPlan(replace(plan, gpus=_named(found)), devices)
+
+
+def _named(found: Iterable[tuple[_Wanted, _Place]]) -> tuple[PlannedGpu, ...]:
+    ordered = sorted(found, key=lambda pair: (pair[1].gpu.id, pair[1].found.placement))
+    return tuple(
+        PlannedGpu(
+            name,
+            model,
+            tuple(replace(each.instance, placement=place.found.placement) for each, place in members),
+        )
+        for (name, model), members in groupby(ordered, key=lambda pair: (pair[1].gpu.id, pair[1].gpu.model))
+    )
+
+
+def _size(place: _Place) -> tuple[str, str]:
+    return place.gpu.model, place.found.placement.profile
+
+
+def _why_not(found: ObservedInstance) -> str | None:
+    """Say why an instance cannot be taken, None if it can."""
+    if not found.ours:
+        return "not Partita's"
+    if found.replica is not None:
+        return "served already"
+    if found.busy:
+        return "in use by another process"
+    return None if found.identity.mig_uuid is not None else "half made"
+
+
+_HINTS = {
+    "served already": "use the workers that run there: partita serve --attach",
+    "not Partita's": "if nobody else counts on it: partita adopt {gpu} {placement} --driver nvml",
+    "in use by another process": "see which with nvidia-smi, and end it",
+}
+
+
+def _missing(wanted: _Wanted, plan: Plan, places: list[_Place], plan_file: str) -> InputError:
+    model, profile = wanted.size
+    asked = sum(
+        each.placement.profile == profile for g in plan.gpus if g.model == model for each in g.instances
+    )
+    alike = [place for place in places if _size(place) == wanted.size]
+    reasons = {place.at: why for place in alike if (why := _why_not(place.found)) is not None}
+    told = "".join(f"; {' '.join(at)} is {why}" for at, why in list(reasons.items())[:_MOST_TOLD])
+    hint = (
+        f"partita apply {plan_file} --driver nvml --services FILE cuts them and starts their workers; "
+        "then serve with --attach"
+    )
+    for why, text in _HINTS.items():
+        at = next((at for at, each in reasons.items() if each == why), None)
+        if at is not None:
+            hint = text.format(gpu=at[0], placement=at[1])
+            break
+    return InputError(
+        f"the plan has {asked} {profile} on {model}, and {len(alike) - len(reasons)} of this host are free{told}",
+        where=" ".join(wanted.at),
+        hint=hint,
+    )
+
+
+_MOST_TOLD = 3
