@@ -122,7 +122,7 @@ TARGETS = (
             "serve/gateway/routers/price.py",
             "serve/gateway/routers/shared.py",
         ),
-        ("serve/gateway/test_routing.py", "serve/gateway/test_dispatcher.py", "serve/gateway/test_prices.py"),
+        ("serve/gateway/test_routing.py", "serve/gateway/test_dispatcher.py", "serve/gateway/test_fleet.py"),
         "who answers which query, live",
     ),
 )

@@ -50,7 +50,7 @@ DEPENDENCIES = {
     "grpcio-health-checking": ["tests/serve/gateway/test_grpc_server.py"],
     "grpcio-reflection": ["tests/serve/gateway/test_grpc_server.py"],
     "protobuf": ["tests/serve/gateway/test_grpc_server.py"],
-    "prometheus-client": ["tests/serve/gateway/test_front_metrics.py"],
+    "prometheus-client": ["tests/serve/gateway/test_metrics.py"],
 }
 """The tests that meet each dependency's code, as files and folders; they have the mark `dependencies`."""
 

@@ -21,7 +21,8 @@ from partita.control.retry import Backoff
 from partita.drive.replicas import ReplicaRecords, ReplicaRunner
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.drive.state import REPLICAS, WORKERS
-from partita.serve.gateway.gateway import Gateway, ServedService
+from partita.serve.gateway.gateway import Gateway
+from partita.serve.gateway.route import ServedService
 from partita.serve.worker.spec import EmulatedSpec
 from partita.serve.worker_specs import worker_process
 from partita.sim.clock import WallClock

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from partita.cli.loading import Loaded
     from partita.cli.staff import Staff
     from partita.serve.gateway.access import Tls
-    from partita.serve.gateway.values import ServedService
+    from partita.serve.gateway.route import ServedService
     from partita.serve.supervisor import Supervisor
     from partita.workload import ServiceSpec
 
@@ -96,8 +96,8 @@ def serve_until_told(loaded: Loaded, staff: Staff | None, asked: Asked) -> None:
     from partita.serve.gateway.logs import logged  # noqa: PLC0415
     from partita.serve.gateway.metrics import Metrics  # noqa: PLC0415
     from partita.serve.gateway.oip import RequestLimits  # noqa: PLC0415
+    from partita.serve.gateway.route import no_starts  # noqa: PLC0415
     from partita.serve.gateway.running import Access, run  # noqa: PLC0415
-    from partita.serve.gateway.values import no_starts  # noqa: PLC0415
 
     served = [_served(loaded, spec) for spec in loaded.workload.services]
     names = [each.name for each in served]
@@ -161,7 +161,7 @@ def _supervisor(staff: Staff, served: list[ServedService], folder: Path, grace_s
 def _served(loaded: Loaded, spec: ServiceSpec) -> ServedService:
     """Return a service with the rows of its model at the quantile of its SLO."""
     from partita.cli.measured_seconds import seconds_of  # noqa: PLC0415 -- only for a gateway
-    from partita.serve.gateway.values import ServedService  # noqa: PLC0415 -- slow to import
+    from partita.serve.gateway.route import ServedService  # noqa: PLC0415 -- slow to import
 
     table, deadline = seconds_of(loaded, spec), spec.slo.latency_ms / 1000
     return ServedService(spec.name, spec.model, deadline, spec.slo.quantile or _QUANTILE, table)

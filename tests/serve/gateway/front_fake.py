@@ -6,20 +6,19 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from partita.serve.gateway.oip import Model
-from partita.serve.gateway.values import (
-    Counted,
+from partita.serve.gateway.query import QueryRefusedError, RefusalReason
+from partita.serve.gateway.statistics import (
+    Count,
     GatewaySnapshot,
-    Reason,
-    RefusedError,
     ServiceStatistics,
     ServiceView,
-    State,
+    WorkerStatus,
     WorkerView,
 )
 from partita.serve.tensors import Answer, Batching, Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.waiting import Asker
+    from partita.serve.gateway.query import AnswerReceiver
     from partita.serve.tensors import Query
 
 ROWS = Batching(rows=True, why="it is made so")
@@ -80,7 +79,9 @@ class FakeGateway:
                 raise
         return self.answer or self.echoed(service, query)
 
-    def ask(self, service: str, query: Query, deadline_s: float | None, asker: Asker) -> asyncio.Task[None]:
+    def ask(
+        self, service: str, query: Query, deadline_s: float | None, asker: AnswerReceiver
+    ) -> asyncio.Task[None]:
         async def work() -> None:
             try:
                 asker.set_result(await self.infer(service, query, deadline_s))
@@ -112,12 +113,12 @@ class FakeGateway:
             items=12,
             executions=3,
             last_at=1_700_000_000.0,
-            success=Counted(6, 0.6),
-            fail=Counted(1, 0.01),
-            queue=Counted(6, 0.1),
-            compute=Counted(6, 0.4),
-            batches={4: Counted(3, 0.2)},
-            refused={Reason.LATE: 1},
+            success=Count(6, 0.6),
+            fail=Count(1, 0.01),
+            queue=Count(6, 0.1),
+            compute=Count(6, 0.4),
+            batches={4: Count(3, 0.2)},
+            refused={RefusalReason.LATE: 1},
             in_time=5,
             cancelled=2,
             retried=1,
@@ -125,9 +126,11 @@ class FakeGateway:
 
     def snapshot(self) -> GatewaySnapshot:
         views = tuple(ServiceView(name, 3, 2, (5,) * 16, self.statistics(name)) for name in self.models)
-        worker = WorkerView("echo", "node-0/gpu-0/1g.10gb@0", "1g.10gb", 42, State.BUSY, 1, 1, 12.5, 6, 1.1)
+        worker = WorkerView(
+            "echo", "node-0/gpu-0/1g.10gb@0", "1g.10gb", 42, WorkerStatus.BUSY, 1, 1, 12.5, 6, 1.1
+        )
         return GatewaySnapshot(views, (worker,), draining=False)
 
 
-def refused(reason: Reason = Reason.LATE, after: float = 0.2) -> RefusedError:
-    return RefusedError(reason, after)
+def refused(reason: RefusalReason = RefusalReason.LATE, after: float = 0.2) -> QueryRefusedError:
+    return QueryRefusedError(reason, after)

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from partita.serve.fluid import second_prices
-from partita.serve.gateway.dispatcher import Dispatcher, Settings
+from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
+from partita.serve.gateway.query import PendingQuery
+from partita.serve.gateway.query import QueryOutcome as Ending
 from partita.serve.gateway.routers import ROUTERS
-from partita.serve.gateway.values import Outcome as Ending
-from partita.serve.gateway.waiting import Waiting
 from partita.serve.outcome import REFUSED, TICK, Outcome
 from partita.serve.tensors import Answer, Batching
 from partita.serve.worker.wire import Hello
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.dispatcher import Steps
-    from partita.serve.gateway.waiting import Batch, Worker
+    from partita.serve.gateway.dispatcher import Decisions
+    from partita.serve.gateway.fleet import Batch, Worker
     from partita.serve.problem import ServingProblem
     from partita.sim.arrivals import Traffic
 
@@ -55,7 +55,7 @@ class Rehearsal:
         most_batch: int | None = None,
     ) -> None:
         self.allowed = problem.deadline + TICK
-        self.dispatcher = Dispatcher(Settings(problem.deadline, batching, early), ROUTERS[router])
+        self.dispatcher = Dispatcher(DispatcherSettings(problem.deadline, batching, early), ROUTERS[router])
         self.number: dict[Worker, int] = {}
         self._join(problem, counts, most_batch)
         prices = second_prices(problem, counts)
@@ -78,7 +78,7 @@ class Rehearsal:
     def run(self, traffic: Traffic, tick: float | None = None) -> Outcome:
         self.took = np.full(len(traffic), np.inf)
         self.by = np.full(len(traffic), REFUSED, dtype=np.int16)
-        self.index: dict[Waiting, int] = {}
+        self.index: dict[PendingQuery, int] = {}
         self.ends: list[tuple[float, int, Batch]] = []
         arrivals = list(zip(traffic.arrival.tolist(), traffic.batch.tolist(), strict=True))
         at, ticks = 0, 0
@@ -94,13 +94,13 @@ class Rehearsal:
                 steps = self.dispatcher.done(batch.worker, batch.number, answers, 0.0, now)
                 self._carry_out(steps, now)
             else:
-                query = Waiting(arrivals[at][1], arrival, self.allowed)
+                query = PendingQuery(arrivals[at][1], arrival, self.allowed)
                 self.index[query] = at
                 at += 1
                 self._carry_out(self.dispatcher.arrive(query, arrival), arrival)
         return Outcome(self.took, self.by)
 
-    def _carry_out(self, steps: Steps, now: float) -> None:
+    def _carry_out(self, steps: Decisions, now: float) -> None:
         for batch in steps.starts:
             self.batches.append(batch)
             heapq.heappush(self.ends, (now + batch.expected, self.number[batch.worker], batch))

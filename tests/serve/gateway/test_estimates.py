@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serve.gateway.rehearsal import GOOD, hello
 
-from partita.serve.gateway.dispatcher import Dispatcher, Settings
+from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
 from partita.serve.gateway.estimates import (
     STEP,
     InputFactors,
@@ -24,13 +24,14 @@ from partita.serve.gateway.estimates import (
     slowed,
     table_of,
 )
+from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason
 from partita.serve.gateway.routers import ROUTERS
-from partita.serve.gateway.values import Outcome, Reason
-from partita.serve.gateway.waiting import Batch, Waiting
 from partita.serve.tensors import Query, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from partita.serve.gateway.fleet import Batch
 
 noise = st.floats(0.95, 1.05)
 batches = st.integers(1, 8)
@@ -307,15 +308,15 @@ class Bimodal:
 
     def __init__(self, workers: int = 2, took: Callable[[int], float] | None = None, **more: object) -> None:
         router = ROUTERS[str(more.pop("router", "late-binding"))]
-        self.dispatcher = Dispatcher(Settings(2.0, batching=False), router)
+        self.dispatcher = Dispatcher(DispatcherSettings(2.0, batching=False), router)
         for gpu in range(workers):
             self.dispatcher.join(hello(seconds={1: 0.1}, batch=1, gpu=gpu), {}, 0.0)
         self.took = took or (lambda size_class: 0.01 if size_class < LONG else 1.0)
         self.ends: list[tuple[float, int, Batch]] = []
         self.numbers = count()
-        self.outcomes: dict[Waiting, tuple[Outcome, Reason | None, float]] = {}
+        self.outcomes: dict[PendingQuery, tuple[QueryOutcome, RefusalReason | None, float]] = {}
 
-    def run(self, asked: list[tuple[float, int, float]]) -> list[Waiting]:
+    def run(self, asked: list[tuple[float, int, float]]) -> list[PendingQuery]:
         """Let queries come: moment, size class and deadline of each."""
         queries, ticks = [], 0.0
         for moment, size_class, allowed in asked:
@@ -327,7 +328,7 @@ class Bimodal:
                 else:
                     self._carry_out(self.dispatcher.tick(ticks), ticks)
                     ticks += 0.02
-            queries.append(Waiting(1, moment, allowed, size_class=size_class))
+            queries.append(PendingQuery(1, moment, allowed, size_class=size_class))
             self._carry_out(self.dispatcher.arrive(queries[-1], moment), moment)
         return queries
 
@@ -357,7 +358,7 @@ def test_short_queries_are_not_refused_because_long_ones_are_slow(router: str) -
     service.run([(0.3 * each, LONG, 3.0) for each in range(20)])
     last = service.run([(30.0 + each, SHORT, 0.05) for each in range(10)])
     service.run([(60.0, SHORT, 1.0)])
-    assert all(service.outcomes[query][0] is Outcome.ANSWERED for query in last)
+    assert all(service.outcomes[query][0] is QueryOutcome.ANSWERED for query in last)
 
 
 @pytest.mark.parametrize("router", ["late-binding", "price", "elsa"])
@@ -366,10 +367,10 @@ def test_long_queries_are_not_promised_what_short_ones_take(router: str) -> None
     service.run([(0.05 * each, SHORT, 1.0) for each in range(100)])
     service.run([(10.0 + 2.0 * each, LONG, 3.0) for each in range(4)])
     (hopeless,) = service.run([(30.0, LONG, 0.5)])
-    assert service.outcomes[hopeless] == (Outcome.REFUSED, Reason.LATE, 30.0), "at once"
+    assert service.outcomes[hopeless] == (QueryOutcome.REFUSED, RefusalReason.LATE, 30.0), "at once"
     (possible,) = service.run([(40.0, LONG, 1.2)])
     service.run([(50.0, SHORT, 1.0)])
-    assert service.outcomes[possible][0] is Outcome.ANSWERED
+    assert service.outcomes[possible][0] is QueryOutcome.ANSWERED
 
 
 def test_of_a_mix_nearly_all_that_is_taken_is_in_time() -> None:
@@ -379,14 +380,14 @@ def test_of_a_mix_nearly_all_that_is_taken_is_in_time() -> None:
     late = [
         query
         for query in queries[100:]
-        if service.outcomes[query][0] is Outcome.ANSWERED and service.outcomes[query][2] > query.due
+        if service.outcomes[query][0] is QueryOutcome.ANSWERED and service.outcomes[query][2] > query.due
     ]
     short = [query for query in queries[100:] if query.input_class == SHORT]
-    answered = [query for query in short if service.outcomes[query][0] is Outcome.ANSWERED]
+    answered = [query for query in short if service.outcomes[query][0] is QueryOutcome.ANSWERED]
     assert len(late) <= 0.01 * len(queries)
     assert len(answered) > 0.7 * len(short)
     long = [query for query in queries[100:] if query.input_class == LONG]
-    assert sum(service.outcomes[query][0] is Outcome.ANSWERED for query in long) > 0.5 * len(long)
+    assert sum(service.outcomes[query][0] is QueryOutcome.ANSWERED for query in long) > 0.5 * len(long)
 
 
 def test_a_class_that_was_slow_for_a_while_is_tried_again_though_all_its_queries_are_refused() -> None:
@@ -398,8 +399,8 @@ def test_a_class_that_was_slow_for_a_while_is_tried_again_though_all_its_queries
     asked = [(31.0 + 0.3 * each, LONG if each % 2 else SHORT, 0.5) for each in range(100)]
     after = service.run(asked)
     service.run([(90.0, SHORT, 1.0)])
-    assert service.outcomes[before[0]][0] is Outcome.REFUSED
-    assert all(service.outcomes[query][0] is Outcome.ANSWERED for query in after[-20:])
+    assert service.outcomes[before[0]][0] is QueryOutcome.REFUSED
+    assert all(service.outcomes[query][0] is QueryOutcome.ANSWERED for query in after[-20:])
 
 
 def test_a_class_that_stays_too_slow_is_tried_ever_more_rarely() -> None:

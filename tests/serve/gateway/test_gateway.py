@@ -13,8 +13,10 @@ from tests.serve.gateway.rehearsal import hello
 from tests.serve.gateway.workers import Workers, document, query, workers
 
 from partita.errors import InputError
-from partita.serve.gateway.gateway import Ended, Gateway, Reason, RefusedError, ServedService
-from partita.serve.gateway.values import Outcome, State
+from partita.serve.gateway.gateway import Gateway
+from partita.serve.gateway.query import QueryOutcome, QueryRefusedError, RefusalReason
+from partita.serve.gateway.route import ServedService
+from partita.serve.gateway.statistics import QueryRecord, WorkerStatus
 from partita.serve.worker.spec import DEFAULT_INPUTS, DEFAULT_OUTPUTS, EmulatedSpec
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ def same(answer: Answer, fill: int) -> bool:
 
 
 def test_every_query_gets_its_own_answer(tmp_path: Path) -> None:
-    ended: list[Ended] = []
+    ended: list[QueryRecord] = []
 
     async def body(_: Workers) -> None:
         async with gateway(tmp_path, on_end=ended.append) as made:
@@ -82,7 +84,7 @@ def test_every_query_gets_its_own_answer(tmp_path: Path) -> None:
 
     with_workers(tmp_path, body, {1: 0.002, 8: 0.004}, {1: 0.002, 8: 0.004})
     assert len(ended) == 200
-    assert all(each.outcome is Outcome.ANSWERED and each.worker for each in ended)
+    assert all(each.outcome is QueryOutcome.ANSWERED and each.worker for each in ended)
 
 
 def test_large_tensors_come_through_whole(tmp_path: Path) -> None:
@@ -119,12 +121,12 @@ def test_without_another_worker_a_killed_ones_queries_fail(tmp_path: Path) -> No
             (task,) = ask(made, 1)
             await until(lambda: made.snapshot().workers[0].running == 1)
             running.running[0].kill()
-            with pytest.raises(RefusedError, match="its worker is gone"):
+            with pytest.raises(QueryRefusedError, match="its worker is gone"):
                 await task
             assert not made.ready("one")
-            with pytest.raises(RefusedError) as refused:
+            with pytest.raises(QueryRefusedError) as refused:
                 await made.infer("one", query())
-            assert refused.value.reason is Reason.NO_WORKER
+            assert refused.value.reason is RefusalReason.NO_WORKER
 
     with_workers(tmp_path, body, {1: SLOW})
 
@@ -136,9 +138,9 @@ def test_a_stopped_worker_gets_nothing_new_and_is_answered_for_by_another(tmp_pa
             answers = await asyncio.gather(*ask(made, 6))
             assert all(same(answer, fill) for fill, answer in enumerate(answers))
             states = {each.state for each in made.snapshot().workers}
-            assert states & {State.SLOW, State.SUSPECTED}
+            assert states & {WorkerStatus.SLOW, WorkerStatus.SUSPECTED}
             os.kill(running.running[0].pid, signal.SIGCONT)
-            await until(lambda: {each.state for each in made.snapshot().workers} == {State.IDLE})
+            await until(lambda: {each.state for each in made.snapshot().workers} == {WorkerStatus.IDLE})
             assert made.statistics("one").success.count == 6
 
     with_workers(tmp_path, body, {1: 0.02}, {1: 0.02}, batch=1)
@@ -195,9 +197,9 @@ def test_draining_refuses_what_comes_and_finishes_what_is_there(tmp_path: Path) 
             await asyncio.sleep(0)
             drained = asyncio.create_task(made.drain(20.0))
             await asyncio.sleep(0)
-            with pytest.raises(RefusedError) as refused:
+            with pytest.raises(QueryRefusedError) as refused:
                 await made.infer("one", query())
-            assert refused.value.reason is Reason.DRAINING
+            assert refused.value.reason is RefusalReason.DRAINING
             await drained
             assert all(task.done() and task.exception() is None for task in tasks)
 
@@ -205,18 +207,18 @@ def test_draining_refuses_what_comes_and_finishes_what_is_there(tmp_path: Path) 
 
 
 def test_overload_is_refused_while_the_rest_is_in_time(tmp_path: Path) -> None:
-    ended: list[Ended] = []
+    ended: list[QueryRecord] = []
 
     async def body(_: Workers) -> None:
         async with gateway(tmp_path, 0.5, on_end=ended.append) as made:
             results = await asyncio.gather(*ask(made, 100), return_exceptions=True)
-            refused = [each for each in results if isinstance(each, RefusedError)]
+            refused = [each for each in results if isinstance(each, QueryRefusedError)]
             assert 50 <= len(refused) <= 95
-            assert all(each.reason is Reason.LATE and each.retry_after_s > 0 for each in refused)
+            assert all(each.reason is RefusalReason.LATE and each.retry_after_s > 0 for each in refused)
 
     with_workers(tmp_path, body, {1: 0.05}, batch=1)
-    refused = [each for each in ended if each.outcome is Outcome.REFUSED]
-    assert {each.reason for each in refused} == {Reason.LATE}
+    refused = [each for each in ended if each.outcome is QueryOutcome.REFUSED]
+    assert {each.reason for each in refused} == {RefusalReason.LATE}
 
 
 def test_folders_of_any_length_and_workers_that_come_later(tmp_path: Path) -> None:

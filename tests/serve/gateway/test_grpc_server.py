@@ -30,7 +30,7 @@ from tritonclient.utils import InferenceServerException
 from partita.serve.gateway import grpc_server
 from partita.serve.gateway.grpc_server import message
 from partita.serve.gateway.oip import RequestLimits
-from partita.serve.gateway.values import FailedError, Reason
+from partita.serve.gateway.query import QueryFailedError, RefusalReason
 from partita.serve.tensors import Answer
 
 if TYPE_CHECKING:
@@ -227,10 +227,10 @@ def test_what_is_wrong_with_a_request_is_an_invalid_argument(server, changes, sa
 
 def test_each_error_has_its_code(server):
     cases = [
-        (refused(Reason.LATE, 0.25), grpc.StatusCode.UNAVAILABLE),
-        (refused(Reason.FULL), grpc.StatusCode.RESOURCE_EXHAUSTED),
-        (refused(Reason.NO_WORKER), grpc.StatusCode.UNAVAILABLE),
-        (FailedError("died"), grpc.StatusCode.INTERNAL),
+        (refused(RefusalReason.LATE, 0.25), grpc.StatusCode.UNAVAILABLE),
+        (refused(RefusalReason.FULL), grpc.StatusCode.RESOURCE_EXHAUSTED),
+        (refused(RefusalReason.NO_WORKER), grpc.StatusCode.UNAVAILABLE),
+        (QueryFailedError("died"), grpc.StatusCode.INTERNAL),
         (ZeroDivisionError(), grpc.StatusCode.INTERNAL),
     ]
     for raised, code in cases:
@@ -256,7 +256,11 @@ def test_errors_are_counted_by_code_and_reason(server):
     counted = server.metrics.refusals.counted
     before = counted.copy()
     with client(server) as link:
-        for error in (refused(Reason.LATE), FailedError("the worker died twice"), ZeroDivisionError()):
+        for error in (
+            refused(RefusalReason.LATE),
+            QueryFailedError("the worker died twice"),
+            ZeroDivisionError(),
+        ):
             server.gateway.error = error
             with suppress(InferenceServerException):
                 link.infer("echo", [given_input(numbers())])

@@ -15,8 +15,8 @@ from tests.serve.gateway.front_fake import ECHO, EVERY, FakeGateway
 from tests.serve.gateway.front_server import Serving, connected, read_all, serving
 
 from partita.serve.gateway.http_server import ConnectionLimits
+from partita.serve.gateway.logs import ErrorCounter
 from partita.serve.gateway.oip import RequestLimits
-from partita.serve.gateway.refusals import Refusals
 from partita.serve.tensors import Answer, Tensor
 
 if TYPE_CHECKING:
@@ -470,7 +470,7 @@ def test_slow_clients_have_as_long_as_they_may():
 def test_one_line_of_a_kind_is_logged_in_a_while(caplog):
     caplog.set_level("INFO", "partita.serve.requests")
     now = 0.0
-    refusals = Refusals(lambda: now, every_s=5.0)
+    refusals = ErrorCounter(lambda: now, every_s=5.0)
     for _ in range(1000):
         refusals.count(("http", "400", "invalid"), ("10.0.0.1", 99), "POST '/v2'", "bad\r\nGET / \x1b[31m")
     refusals.count(("http", "503", "late"), ("::1", 99), "POST '/v2'", "the deadline cannot be met")

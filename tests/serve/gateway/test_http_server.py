@@ -25,7 +25,7 @@ from tritonclient.utils import InferenceServerException
 
 from partita.serve.gateway.http_server import ConnectionLimits
 from partita.serve.gateway.oip import RequestLimits
-from partita.serve.gateway.values import FailedError, Reason
+from partita.serve.gateway.query import QueryFailedError, RefusalReason
 from partita.serve.tensors import Answer, Tensor
 
 INFER = "/v2/models/echo/infer"
@@ -153,14 +153,14 @@ def test_health_follows_the_workers(server):
 
 
 def test_an_overloaded_gateway_says_when_to_come_again(server):
-    server.gateway.error = refused(Reason.LATE, 1.2)
+    server.gateway.error = refused(RefusalReason.LATE, 1.2)
     status, headers, body = posted(server.http, INFER, BODY)
     assert (status, headers["retry-after"], headers["partita-reason"]) == (503, "2", "late")
     assert json.loads(body) == {"error": "the deadline cannot be met"}
 
 
 def test_failures_are_told_apart_from_faults_of_the_query(server):
-    server.gateway.error = FailedError("the worker died twice")
+    server.gateway.error = QueryFailedError("the worker died twice")
     assert posted(server.http, INFER, BODY)[0] == 500
     server.gateway.error = None
     server.gateway.answer = Answer(error="no such token", invalid=True)

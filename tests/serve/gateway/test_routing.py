@@ -8,10 +8,10 @@ from tests.serve.gateway.rehearsal import Rehearsal, hello
 from tests.serve.problems import A30, random_problems, sublinear, traffic
 
 from partita.serve.fluid import fluid_rate
-from partita.serve.gateway.dispatcher import Dispatcher, Settings
+from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
+from partita.serve.gateway.query import PendingQuery
+from partita.serve.gateway.query import QueryOutcome as Ending
 from partita.serve.gateway.routers import ROUTERS
-from partita.serve.gateway.values import Outcome as Ending
-from partita.serve.gateway.waiting import Waiting
 from partita.serve.outcome import REFUSED, TICK
 from partita.serve.problem import ServingProblem
 from partita.serve.routers.late_binding import LateBinding
@@ -113,10 +113,10 @@ def test_elsa_takes_the_smallest_slice_that_is_in_time(data: st.DataObject) -> N
 )
 def test_elsa_promises_what_a_worker_of_two_processes_holds(deadline: float, answered: int) -> None:
     # Two run at once; who waits behind n others starts when the first is done and their share of two processes is.
-    dispatcher = Dispatcher(Settings(deadline, batching=False, early=True), ROUTERS["elsa"])
+    dispatcher = Dispatcher(DispatcherSettings(deadline, batching=False, early=True), ROUTERS["elsa"])
     dispatcher.join(hello(seconds={1: 1.0}, processes=2), {}, 0.0)
     refused = 0
     for _ in range(4):
-        steps = dispatcher.arrive(Waiting(1, 0.0, deadline), 0.0)
+        steps = dispatcher.arrive(PendingQuery(1, 0.0, deadline), 0.0)
         refused += sum(outcome is Ending.REFUSED for _, outcome, _, _ in steps.ends)
     assert 4 - refused == answered

@@ -12,9 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serve.gateway.rehearsal import ROWS, hello
 
-from partita.serve.gateway.gateway import Gateway, Reason, RefusedError, ServedService
-from partita.serve.gateway.splitting import AT_ONCE
-from partita.serve.gateway.values import Ended, FailedError, Outcome
+from partita.serve.gateway.gateway import Gateway
+from partita.serve.gateway.query import (
+    PARTS_AT_ONCE,
+    QueryFailedError,
+    QueryOutcome,
+    QueryRefusedError,
+    RefusalReason,
+)
+from partita.serve.gateway.route import ServedService
 from partita.serve.rows import cut, joined, split_off, stacked
 from partita.serve.tensors import APART, Answer, Batching, Query, Tensor, TensorSpec
 from partita.serve.worker.batching import decode_texts, encode_texts
@@ -22,8 +28,10 @@ from partita.serve.worker.batching import decode_texts, encode_texts
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from partita.serve.gateway.fleet import Worker
     from partita.serve.gateway.link import Link
-    from partita.serve.gateway.waiting import Waiting, Worker
+    from partita.serve.gateway.query import PendingQuery
+    from partita.serve.gateway.statistics import QueryRecord
     from partita.serve.worker.wire import Hello
 
 
@@ -101,7 +109,7 @@ class World:
     def __init__(
         self, folder: Path, *batches: int, deadline_s: float = 60.0, router: str = "late-binding"
     ) -> None:
-        self.ended: list[Ended] = []
+        self.ended: list[QueryRecord] = []
         self.gateway = Gateway(
             [ServedService("one", "m", deadline_s)], folder, router=router, on_end=self.ended.append
         )
@@ -122,7 +130,7 @@ class World:
         self.links.append(link)
         return link
 
-    def ask(self, query: Query, deadline_s: float | None = None) -> tuple[Asker, Waiting]:
+    def ask(self, query: Query, deadline_s: float | None = None) -> tuple[Asker, PendingQuery]:
         asker = Asker()
         return asker, self.gateway.ask("one", query, deadline_s, asker)
 
@@ -165,9 +173,9 @@ def test_whatever_is_asked_of_whichever_workers_everyone_gets_their_own(
     assert [plain(each.answer.outputs) for each in askers] == [plain(plus_one(query)) for query in queries]
     seen = world.gateway.statistics("one")
     assert (seen.success.count, seen.items) == (len(queries), sum(max(1, query.batch) for query in queries))
-    assert [(each.outcome, each.worker != "") for each in world.ended] == [(Outcome.ANSWERED, True)] * len(
-        queries
-    )
+    assert [(each.outcome, each.worker != "") for each in world.ended] == [
+        (QueryOutcome.ANSWERED, True)
+    ] * len(queries)
     assert world.left == 0
 
 
@@ -200,7 +208,7 @@ def test_few_parts_of_a_query_are_under_way_at_a_time(tmp_path: Path) -> None:
     while world.links[0].runs:
         most = max(most, world.left + 1)
         world.links[0].answer()
-    assert most == AT_ONCE
+    assert most == PARTS_AT_ONCE
     assert plain(asker.answer.outputs) == plain(plus_one(asking(300)))
 
 
@@ -211,7 +219,7 @@ def test_a_part_that_is_to_blame_ends_the_whole_and_the_other_parts(tmp_path: Pa
     assert (asker.answer.error, asker.answer.invalid) == ("it is unlucky", True)
     assert world.left == 0
     world.finish()  # what still runs is of no use
-    assert [each.outcome for each in world.ended] == [Outcome.INVALID]
+    assert [each.outcome for each in world.ended] == [QueryOutcome.INVALID]
     assert world.gateway.statistics("one").success.count == 0
 
 
@@ -228,9 +236,9 @@ def test_a_part_that_a_worker_fails_is_tried_again_and_then_fails_the_whole(tmp_
     for link in world.links:
         while link.runs:
             link.answer([Answer(error="out of luck")])
-    assert isinstance(second.error, FailedError)
+    assert isinstance(second.error, QueryFailedError)
     assert world.left == 0
-    assert [each.outcome for each in world.ended] == [Outcome.ANSWERED, Outcome.FAILED]
+    assert [each.outcome for each in world.ended] == [QueryOutcome.ANSWERED, QueryOutcome.FAILED]
 
 
 def test_parts_of_a_killed_worker_run_elsewhere(tmp_path: Path) -> None:
@@ -250,7 +258,7 @@ def test_a_client_that_leaves_takes_all_parts_with_it(tmp_path: Path) -> None:
     world.gateway.forget("one", waiting)
     assert world.left == 0
     world.finish()
-    assert [each.outcome for each in world.ended] == [Outcome.CANCELLED]
+    assert [each.outcome for each in world.ended] == [QueryOutcome.CANCELLED]
     assert world.gateway.statistics("one").cancelled == 1
 
 
@@ -259,8 +267,8 @@ def test_what_all_workers_together_cannot_answer_in_time_is_refused_at_once(tmp_
     for _ in range(2):
         world.join(4, seconds=0.1)
     asker, _ = world.ask(asking(40), deadline_s=0.4)  # ten batches on two workers: half a second
-    assert isinstance(asker.error, RefusedError)
-    assert asker.error.reason is Reason.LATE
+    assert isinstance(asker.error, QueryRefusedError)
+    assert asker.error.reason is RefusalReason.LATE
     assert not any(link.runs for link in world.links)
     asker, _ = world.ask(asking(24), deadline_s=0.4)
     world.finish()
@@ -281,7 +289,7 @@ def test_a_replan_to_smaller_batches_breaks_nobody(tmp_path: Path, router: str) 
     world.finish()
     for asker, first in ((running, 0), (waiting, 50), (later, 9)):
         assert plain(asker.answer.outputs) == plain(plus_one(asking(100, first)))
-    assert {each.outcome for each in world.ended} == {Outcome.ANSWERED}
+    assert {each.outcome for each in world.ended} == {QueryOutcome.ANSWERED}
 
 
 def test_a_query_that_lost_its_worker_is_asked_in_parts_of_those_that_are_left(tmp_path: Path) -> None:
@@ -302,7 +310,7 @@ def test_what_runs_on_a_silent_worker_is_not_asked_in_parts_too(tmp_path: Path) 
     world.finish()
     for asker, begin in ((first, 0), (second, 50)):
         assert plain(asker.answer.outputs) == plain(plus_one(asking(100, begin)))
-    assert [each.outcome for each in world.ended] == [Outcome.ANSWERED] * 2
+    assert [each.outcome for each in world.ended] == [QueryOutcome.ANSWERED] * 2
 
 
 def test_without_workers_a_large_query_waits_for_those_that_are_awaited(tmp_path: Path) -> None:
@@ -334,7 +342,7 @@ def test_parts_are_not_mixed_with_what_turns_out_to_have_no_batch(tmp_path: Path
     world = World(tmp_path, 4)
     asker, _ = world.ask(asking(20))
     world.join(4, APART)
-    assert isinstance(asker.error, RefusedError)
+    assert isinstance(asker.error, QueryRefusedError)
     assert world.left == 0
     world.finish()
     whole, _ = world.ask(asking(20))
@@ -348,7 +356,7 @@ def test_outputs_that_do_not_fit_together_fail_the_whole(tmp_path: Path) -> None
     asker, _ = world.ask(asking(6))
     for width in (2, 3):
         world.links[0].answer([Answer((Tensor("Y", "UINT8", (1, width), bytes(width)),))])
-    assert isinstance(asker.error, FailedError)
+    assert isinstance(asker.error, QueryFailedError)
     assert "in parts" in str(asker.error)
 
 
@@ -360,8 +368,8 @@ def test_a_query_under_way_is_finished_when_the_gateway_drains_and_no_more_begin
         draining = asyncio.create_task(world.gateway.drain(20.0))
         await asyncio.sleep(0)
         late, _ = world.ask(asking(200))
-        assert isinstance(late.error, RefusedError)
-        assert late.error.reason is Reason.DRAINING
+        assert isinstance(late.error, QueryRefusedError)
+        assert late.error.reason is RefusalReason.DRAINING
         world.finish()
         await draining
 

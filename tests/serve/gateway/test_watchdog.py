@@ -20,9 +20,11 @@ from tests.serve.gateway.workers import Workers, query, spec, workers
 from tests.serve.worker.client import gateway as reading
 from tests.serve.worker.oip_server import Server, serving
 
-from partita.serve.gateway.gateway import Gateway, Reason, RefusedError, ServedService
-from partita.serve.gateway.peer import Work
-from partita.serve.gateway.values import State
+from partita.serve.gateway.gateway import Gateway
+from partita.serve.gateway.peer import ThreadTimes
+from partita.serve.gateway.query import QueryRefusedError, RefusalReason
+from partita.serve.gateway.route import ServedService
+from partita.serve.gateway.statistics import WorkerStatus
 from partita.serve.gateway.watchdog import Watchdog
 from partita.serve.supervisor import Supervisor
 from partita.serve.tensors import Query, Tensor, TensorSpec
@@ -49,8 +51,8 @@ class Peer:
 
     used = wanted = 0.0
 
-    def work(self) -> Work:
-        return Work(self.used, {1: self.wanted})
+    def work(self) -> ThreadTimes:
+        return ThreadTimes(self.used, {1: self.wanted})
 
 
 class Worker:
@@ -196,7 +198,7 @@ async def until(true: Callable[[], bool], patience_s: float = 20.0) -> None:
         await asyncio.sleep(0.005)
 
 
-def state(made: Gateway) -> State:
+def state(made: Gateway) -> WorkerStatus:
     (worker,) = made.snapshot().workers
     return worker.state
 
@@ -215,14 +217,14 @@ def test_a_worker_that_hangs_is_killed_and_what_it_had_is_told(
     async def body(process: subprocess.Popen[bytes]) -> None:
         async with gateway(tmp_path) as made:
             assert made.ready("one")
-            with pytest.raises(RefusedError) as told:
+            with pytest.raises(QueryRefusedError) as told:
                 await made.infer("one", query(1, how), deadline_s)
-            assert told.value.reason is Reason.WORKER_LOST
+            assert told.value.reason is RefusalReason.WORKER_LOST
             await until(lambda: not made.ready("one"))
             began = time.monotonic()
-            with pytest.raises(RefusedError) as told:
+            with pytest.raises(QueryRefusedError) as told:
                 await made.infer("one", query(), 20.0)
-            assert told.value.reason is Reason.NO_WORKER
+            assert told.value.reason is RefusalReason.NO_WORKER
             assert time.monotonic() - began < 5.0, "at once, not at its deadline"
             await until(lambda: process.poll() is not None)
             assert process.returncode == -signal.SIGKILL
@@ -242,9 +244,9 @@ def test_what_a_stopped_worker_has_no_room_for_any_more_is_told_too(tmp_path: Pa
     async def body(process: subprocess.Popen[bytes]) -> None:
         async with gateway(tmp_path) as made:
             process.send_signal(signal.SIGSTOP)
-            with pytest.raises(RefusedError) as told:
+            with pytest.raises(QueryRefusedError) as told:
                 await made.infer("one", query(50_000), 20.0)
-            assert told.value.reason is Reason.WORKER_LOST
+            assert told.value.reason is RefusalReason.WORKER_LOST
             assert await asyncio.to_thread(process.wait, 20.0) == -signal.SIGKILL
 
     with workers(tmp_path) as running:
@@ -259,7 +261,7 @@ def test_a_worker_that_computes_for_longer_than_the_limit_is_waited_for(tmp_path
     async def body(process: subprocess.Popen[bytes]) -> None:
         async with gateway(tmp_path) as made:
             answer = asyncio.create_task(made.infer("one", query(1, hanging.COMPUTES_HOLDING_IT), 60.0))
-            await until(lambda: state(made) is State.SLOW)
+            await until(lambda: state(made) is WorkerStatus.SLOW)
             assert made.ready("one")
             assert (await answer).error is None
             assert process.poll() is None
@@ -286,9 +288,9 @@ def test_estimates_know_the_size_of_inputs(tmp_path: Path) -> None:
             for _ in range(4):
                 await made.infer("one", of(100), 0.15)
             began = time.monotonic()
-            with pytest.raises(RefusedError) as told:
+            with pytest.raises(QueryRefusedError) as told:
                 await made.infer("one", of(200_000), 0.15)
-            assert told.value.reason is Reason.LATE
+            assert told.value.reason is RefusalReason.LATE
             assert time.monotonic() - began < 0.1, "at once: it is known to take longer"
             await made.infer("one", of(100), 0.15)
 
@@ -310,7 +312,7 @@ def test_one_stopped_under_load_is_killed_and_replaced_and_health_is_honest_mean
             try:
                 await front.infer("one", query(), 0.5)
                 end = "answered"
-            except RefusedError as error:
+            except QueryRefusedError as error:
                 end = str(error.reason)
                 await asyncio.sleep(0.01)
             ends[end] = ends.get(end, 0) + 1
@@ -392,9 +394,9 @@ def test_readiness_follows_an_upstream_server_that_nobody_asks_anything(tmp_path
             assert made.ready("one")
             server.mute = True
             await until(lambda: not made.ready("one"))
-            with pytest.raises(RefusedError) as told:
+            with pytest.raises(QueryRefusedError) as told:
                 await made.infer("one", query(), 20.0)
-            assert told.value.reason is Reason.NO_WORKER
+            assert told.value.reason is RefusalReason.NO_WORKER
             server.mute = False
             await until(lambda: made.ready("one"))
 

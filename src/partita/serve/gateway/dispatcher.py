@@ -10,17 +10,23 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from partita.serve.gateway.fleet import Fleet
-from partita.serve.gateway.health import Health
-from partita.serve.gateway.routers.port import Rules
-from partita.serve.gateway.values import Outcome, Reason
-from partita.serve.gateway.waiting import ENDED, QUEUED, RUNNING, Aside, Batch, Waiting, Worker
+from partita.serve.gateway.fleet import Batch, Fleet, UnreadyReason, Worker
+from partita.serve.gateway.health import WorkerHealth
+from partita.serve.gateway.query import (
+    ENDED,
+    QUEUED,
+    RUNNING,
+    PendingQuery,
+    QueryEnd,
+    QueryOutcome,
+    RefusalReason,
+)
+from partita.serve.gateway.routers.port import Router, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from partita.serve.gateway.link import Link
-    from partita.serve.gateway.routers.port import Router
     from partita.serve.tensors import Answer
     from partita.serve.worker.wire import Hello
 
@@ -28,7 +34,7 @@ _TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class DispatcherSettings:
     """How a dispatcher works.
 
     Attributes:
@@ -44,20 +50,11 @@ class Settings:
     most_waiting: int = 4096
 
 
-class End(NamedTuple):
-    """A query that has ended: how, why it was refused, and its answer where a worker gave one."""
-
-    query: Waiting
-    outcome: Outcome
-    reason: Reason | None = None
-    answer: Answer | None = None
-
-
-class Steps(NamedTuple):
+class Decisions(NamedTuple):
     """What to do: batches to send to their workers, and queries that have ended."""
 
     starts: list[Batch]
-    ends: list[End]
+    ends: list[QueryEnd]
 
 
 class Dispatcher:
@@ -68,12 +65,12 @@ class Dispatcher:
         router: the policy.
     """
 
-    def __init__(self, settings: Settings, router: type[Router]) -> None:
+    def __init__(self, settings: DispatcherSettings, router: type[Router]) -> None:
         self._settings = settings
         self.fleet = Fleet(settings.deadline)
         rules = Rules(settings.deadline, settings.batching, settings.early)
         self._router: Router = router(self.fleet, rules)
-        self._health = Health(self.fleet)
+        self._health = WorkerHealth(self.fleet)
         self._numbers = 0
         self._running: dict[int, Batch] = {}
         self._closing = self._aborting = False
@@ -94,44 +91,44 @@ class Dispatcher:
         """Whether nothing waits and nothing runs."""
         return not self._router.waiting and not self._running
 
-    def arrive(self, query: Waiting, now: float) -> Steps:
+    def arrive(self, query: PendingQuery, now: float) -> Decisions:
         """Take a query, or refuse it at once."""
-        steps = Steps([], [])
+        steps = Decisions([], [])
         reason = self._refusal(query, now)
         if reason is None and not self._router.put(query, now):
             reason = self._why_not(query)
         if reason is not None:
-            self._end(query, steps, Outcome.REFUSED, reason)
+            self._end(query, steps, QueryOutcome.REFUSED, reason)
             return steps
         self._start(now, steps)
         if query.state == QUEUED:
             self._router.waits(query, now)
         return steps
 
-    def cancel(self, query: Waiting) -> Steps:
+    def cancel(self, query: PendingQuery) -> Decisions:
         """Forget a query whose client has left."""
-        steps = Steps([], [])
+        steps = Decisions([], [])
         if query.state != ENDED:
             if query.state == QUEUED:
-                self._end(query, steps, Outcome.CANCELLED)
+                self._end(query, steps, QueryOutcome.CANCELLED)
                 self._router.removed(query)
             else:
-                self._end(query, steps, Outcome.CANCELLED)
+                self._end(query, steps, QueryOutcome.CANCELLED)
         return steps
 
     def join(
         self, hello: Hello, seconds: Mapping[int, float], now: float, link: Link | None = None
-    ) -> tuple[Worker, Steps]:
+    ) -> tuple[Worker, Decisions]:
         """Add a worker; `seconds` are the table's where it brings none."""
         worker = self.fleet.join(hello, seconds, now, link)
         self._router.freed(worker)
-        steps = Steps([], [])
+        steps = Decisions([], [])
         self._settle(now, steps)
         return worker, steps
 
     def done(
         self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float, now: float
-    ) -> Steps:
+    ) -> Decisions:
         """Take a worker's answers to a batch; what an earlier try of a query answers is dropped.
 
         Args:
@@ -141,7 +138,7 @@ class Dispatcher:
             seconds: that it took in the worker.
             now: the moment.
         """
-        steps = Steps([], [])
+        steps = Decisions([], [])
         batch = worker.running.pop(number, None)
         if batch is None:
             return steps
@@ -154,17 +151,17 @@ class Dispatcher:
                 query.runs -= 1
                 self._answered(query, answer, batch, (seconds, now), steps)
         if self._health.done(batch, now - batch.begun, now, good=good):
-            self._set_aside(worker, Aside.RESTING, now, steps)
+            self._set_aside(worker, UnreadyReason.RESTING, now, steps)
         if batch.stuck and not any(each.stuck for each in worker.running.values()):
-            self._take_back(worker, Aside.STUCK)
+            self._take_back(worker, UnreadyReason.STUCK)
         if worker.takes_work:
             self._router.freed(worker)
         self._start(now, steps)
         return steps
 
-    def drain(self, worker: Worker, now: float) -> Steps:
+    def drain(self, worker: Worker, now: float) -> Decisions:
         """Give a worker nothing new."""
-        steps = Steps([], [])
+        steps = Decisions([], [])
         if not worker.draining:
             worker.draining = True
             self.fleet.retire(worker)
@@ -172,9 +169,9 @@ class Dispatcher:
             self._settle(now, steps)
         return steps
 
-    def leave(self, worker: Worker, now: float) -> Steps:
+    def leave(self, worker: Worker, now: float) -> Decisions:
         """Forget a worker that is gone; what it was running is tried elsewhere."""
-        steps = Steps([], [])
+        steps = Decisions([], [])
         worker.draining = True
         self.fleet.leave(worker)
         self._health.left(worker)
@@ -191,36 +188,36 @@ class Dispatcher:
         self._settle(now, steps)
         return steps
 
-    def silent(self, worker: Worker, now: float) -> Steps:
+    def silent(self, worker: Worker, now: float) -> Decisions:
         """Give nothing new to a worker that gives no sign of life, and try elsewhere what can be."""
-        steps = Steps([], [])
-        self._set_aside(worker, Aside.SILENT, now, steps)
+        steps = Decisions([], [])
+        self._set_aside(worker, UnreadyReason.SILENT, now, steps)
         for batch in worker.running.values():
             self._health.suspect(batch)
             self._try_elsewhere(batch, now)
         self._settle(now, steps)
         return steps
 
-    def heard(self, worker: Worker, now: float) -> Steps:
+    def heard(self, worker: Worker, now: float) -> Decisions:
         """Trust a worker again that gives signs of life."""
-        steps = Steps([], [])
-        self._take_back(worker, Aside.SILENT)
+        steps = Decisions([], [])
+        self._take_back(worker, UnreadyReason.SILENT)
         self._settle(now, steps)
         return steps
 
-    def said_fault(self, worker: Worker, now: float, *, fault: bool) -> Steps:
+    def said_fault(self, worker: Worker, now: float, *, fault: bool) -> Decisions:
         """Give nothing new to a worker while it says that it cannot answer."""
-        steps = Steps([], [])
+        steps = Decisions([], [])
         if fault:
-            self._set_aside(worker, Aside.FAULT, now, steps)
+            self._set_aside(worker, UnreadyReason.FAULT, now, steps)
         else:
-            self._take_back(worker, Aside.FAULT)
+            self._take_back(worker, UnreadyReason.FAULT)
         self._settle(now, steps)
         return steps
 
-    def tick(self, now: float) -> Steps:
+    def tick(self, now: float) -> Decisions:
         """Let time pass: to be called every few milliseconds while anything waits or runs."""
-        steps = Steps([], [])
+        steps = Decisions([], [])
         for batch in self._health.overdue(self._running.values(), now):
             self._health.suspect(batch)
             self._put_again(self._router.lost(batch.worker), now, steps)
@@ -228,13 +225,13 @@ class Dispatcher:
         for batch in self._health.hopeless(self._running.values(), now):
             self._give_up(batch, now, steps)
         for worker in self._health.rested(now):
-            self._take_back(worker, Aside.RESTING)
+            self._take_back(worker, UnreadyReason.RESTING)
         for worker in self._health.tick(now):
             self._router.freed(worker)
         self._settle(now, steps)
         return steps
 
-    def too_large(self) -> Sequence[Waiting]:
+    def too_large(self) -> Sequence[PendingQuery]:
         """Take out of the queue, and return, what has more rows than any of the workers there takes.
 
         What waits for a second try while its worker may yet answer waits for that alone.
@@ -245,34 +242,34 @@ class Dispatcher:
             self._router.removed(query)
         return [query for query in found if not query.runs]
 
-    def close(self) -> Steps:
+    def close(self) -> Decisions:
         """Refuse all that comes from now on."""
         self._closing = True
-        return Steps([], [])
+        return Decisions([], [])
 
-    def abort(self) -> Steps:
+    def abort(self) -> Decisions:
         """Refuse all that waits or runs."""
         self._closing = self._aborting = True
-        steps = Steps([], [])
+        steps = Decisions([], [])
         self._settle(math.inf, steps)
         for batch in self._running.values():
             self._give_up(batch, math.inf, steps)
         return steps
 
-    def _refusal(self, query: Waiting, now: float) -> Reason | None:
+    def _refusal(self, query: PendingQuery, now: float) -> RefusalReason | None:
         fleet = self.fleet
         if self._aborting or (self._closing and query.split is None):  # what has begun in parts is finished
-            return Reason.DRAINING
+            return RefusalReason.DRAINING
         if query.batch > fleet.most:
             if not fleet.awaited(query, now):
-                return Reason.NO_WORKER
+                return RefusalReason.NO_WORKER
         elif query.due - now < fleet.quickest[query.size_class][query.batch] and not self._health.tries(
             query, now
         ):
-            return Reason.LATE
-        return Reason.FULL if self._router.waiting >= self._settings.most_waiting else None
+            return RefusalReason.LATE
+        return RefusalReason.FULL if self._router.waiting >= self._settings.most_waiting else None
 
-    def _start(self, now: float, steps: Steps) -> None:
+    def _start(self, now: float, steps: Decisions) -> None:
         """Start what the router finds, and end what it dropped."""
         router = self._router
         while (choice := router.next(now)) is not None:
@@ -289,30 +286,30 @@ class Dispatcher:
         if router.dropped:
             self._end_dropped(steps)
 
-    def _settle(self, now: float, steps: Steps) -> None:
+    def _settle(self, now: float, steps: Decisions) -> None:
         """Start what can start after a change of the fleet."""
         self._router.expire(now)
         self._start(now, steps)
 
-    def _end_dropped(self, steps: Steps) -> None:
+    def _end_dropped(self, steps: Decisions) -> None:
         for query in self._router.dropped:
             self._waited_in_vain(query, steps)
         self._router.dropped.clear()
 
-    def _waited_in_vain(self, query: Waiting, steps: Steps) -> None:
+    def _waited_in_vain(self, query: PendingQuery, steps: Decisions) -> None:
         """End a query that nobody will start, unless a worker still runs it."""
         if query.runs:
             query.state = RUNNING
         elif query.tries:
-            self._end(query, steps, Outcome.FAILED)
+            self._end(query, steps, QueryOutcome.FAILED)
         else:
-            self._end(query, steps, Outcome.REFUSED, self._why_not(query))
+            self._end(query, steps, QueryOutcome.REFUSED, self._why_not(query))
 
-    def _why_not(self, query: Waiting) -> Reason:
-        return Reason.NO_WORKER if query.batch > self.fleet.most else Reason.LATE
+    def _why_not(self, query: PendingQuery) -> RefusalReason:
+        return RefusalReason.NO_WORKER if query.batch > self.fleet.most else RefusalReason.LATE
 
     def _answered(
-        self, query: Waiting, answer: Answer, batch: Batch, took: tuple[float, float], steps: Steps
+        self, query: PendingQuery, answer: Answer, batch: Batch, took: tuple[float, float], steps: Decisions
     ) -> None:
         if query.state == ENDED:
             return
@@ -324,19 +321,24 @@ class Dispatcher:
             return
         batch.worker.answered += answer.error is None
         waits = query.state == QUEUED
-        self._end(query, steps, Outcome.ANSWERED if answer.error is None else Outcome.INVALID, answer=answer)
+        self._end(
+            query,
+            steps,
+            QueryOutcome.ANSWERED if answer.error is None else QueryOutcome.INVALID,
+            answer=answer,
+        )
         if waits:  # for its second try, which it no longer needs
             self._router.removed(query)
         query.worker = batch.worker
 
     def _retry(
-        self, query: Waiting, worker: Worker, now: float, steps: Steps, answer: Answer | None = None
+        self, query: PendingQuery, worker: Worker, now: float, steps: Decisions, answer: Answer | None = None
     ) -> None:
         """Let a query wait again, before all others, or end it."""
         if not self._can_retry(query, worker, now) or not self._put_first(query, worker, now):
-            self._end(query, steps, Outcome.FAILED, answer=answer)
+            self._end(query, steps, QueryOutcome.FAILED, answer=answer)
 
-    def _can_retry(self, query: Waiting, worker: Worker, now: float) -> bool:
+    def _can_retry(self, query: PendingQuery, worker: Worker, now: float) -> bool:
         fleet, left = self.fleet, query.due - now
         return (
             query.tries < _TRIES
@@ -345,20 +347,20 @@ class Dispatcher:
             and (query.batch > fleet.most or left >= fleet.quickest[query.size_class][query.batch])
         )
 
-    def _put_first(self, query: Waiting, worker: Worker, now: float) -> bool:
+    def _put_first(self, query: PendingQuery, worker: Worker, now: float) -> bool:
         query.state, query.avoid, query.key = QUEUED, worker, 0.0
         if not self._router.put(query, now):
             return False
         self.retried += 1
         return True
 
-    def _put_again(self, queries: Iterable[Waiting], now: float, steps: Steps) -> None:
+    def _put_again(self, queries: Iterable[PendingQuery], now: float, steps: Decisions) -> None:
         """Let queries wait for others than the worker they were bound to; they have not been tried."""
         for query in queries:
             if not self._router.put(query, now):
                 self._waited_in_vain(query, steps)
 
-    def _set_aside(self, worker: Worker, why: Aside, now: float, steps: Steps) -> None:
+    def _set_aside(self, worker: Worker, why: UnreadyReason, now: float, steps: Decisions) -> None:
         """Give a worker nothing new, and let nobody count on it."""
         if worker.draining:
             return
@@ -366,10 +368,10 @@ class Dispatcher:
         self.fleet.retire(worker)
         self._put_again(self._router.lost(worker), now, steps)
 
-    def _take_back(self, worker: Worker, why: Aside) -> None:
+    def _take_back(self, worker: Worker, why: UnreadyReason) -> None:
         """Count on a worker again, if nothing else speaks against it."""
         worker.aside.discard(why)
-        if why is Aside.RESTING:
+        if why is UnreadyReason.RESTING:
             worker.back_at = math.inf
         if not worker.aside and not worker.draining:
             self.fleet.restore(worker)
@@ -389,7 +391,7 @@ class Dispatcher:
             ):
                 query.state = RUNNING
 
-    def _give_up(self, batch: Batch, now: float, steps: Steps) -> None:
+    def _give_up(self, batch: Batch, now: float, steps: Decisions) -> None:
         """Wait no longer for those of a batch's queries that are past their deadline."""
         for at, query in enumerate(batch.queries):
             if query is not None and (query.state == ENDED or query.due < now):
@@ -397,18 +399,18 @@ class Dispatcher:
                 self.in_flight -= 1
                 query.runs -= 1
                 if query.state == RUNNING and not query.runs:
-                    self._end(query, steps, Outcome.FAILED)
+                    self._end(query, steps, QueryOutcome.FAILED)
         if batch.due < now:
             batch.stuck = True
-            self._set_aside(batch.worker, Aside.STUCK, now, steps)
+            self._set_aside(batch.worker, UnreadyReason.STUCK, now, steps)
 
     @staticmethod
     def _end(
-        query: Waiting,
-        steps: Steps,
-        outcome: Outcome,
-        reason: Reason | None = None,
+        query: PendingQuery,
+        steps: Decisions,
+        outcome: QueryOutcome,
+        reason: RefusalReason | None = None,
         answer: Answer | None = None,
     ) -> None:
         query.state = ENDED
-        steps.ends.append(End(query, outcome, reason, answer))
+        steps.ends.append(QueryEnd(query, outcome, reason, answer))

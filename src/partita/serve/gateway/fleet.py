@@ -3,40 +3,135 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections import deque
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, cast
 
 from partita.serve.gateway.estimates import InputFactors, SizeEstimate, Slowdowns, slowed, table_of
-from partita.serve.gateway.waiting import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from partita.serve.gateway.link import Link
-    from partita.serve.gateway.waiting import Waiting
+    from partita.serve.gateway.query import PendingQuery
+    from partita.serve.gateway.routers.port import Choice
+    from partita.serve.problem import ServingProblem
     from partita.serve.worker.wire import Hello
 
 SizeKey = tuple[int, str, int, int, tuple[tuple[int, float], ...]]
 """Compute slices, profile, processes, largest batch, table: workers with equal keys should be alike."""
+
+
 _UNKNOWN = 0.25  # of the deadline: seconds of a batch nobody has measured
 
 
-class ByClass(dict[int, list[float]]):
-    """Figures by batch size for each size class of inputs, made when a class is first asked for.
+class UnreadyReason(StrEnum):
+    """Why a worker cannot answer now, although it is there."""
 
-    Args:
-        make: makes those of a class.
+    SILENT = "silent"
+    """It gives no sign of life."""
+    FAULT = "fault"
+    """It says itself that it cannot: its server does not answer."""
+    STUCK = "stuck"
+    """It runs a batch that it should have answered long ago, and whose deadlines have passed."""
+    RESTING = "resting"
+    """It has failed several batches in a row, and is tried again later."""
+
+
+class Worker:
+    """One worker, on one instance.
+
+    Attributes:
+        name: as `node-0/gpu-3/3g.40gb@4`.
+        hello: what it said it is.
+        link: what the runtime reaches it through.
+        key: of its size.
+        size: what is known of workers like it.
+        slowdown: how it compares with them.
+        group: of workers that take as long.
+        running: its batches by number.
+        bound: queries that wait for this very worker, where the router binds early.
+        bound_s: seconds that those will take.
+        draining: whether it takes nothing new.
+        aside: why it cannot answer now; empty if it can.
+        back_at: when it is tried again, where it rests.
+        overdue: batches of it that take far longer than they should.
+        seen: when it last answered.
+        busy_s: seconds of work, over all its processes.
+        answered: queries.
     """
 
-    __slots__ = ("_make",)
+    __slots__ = (
+        "answered", "aside", "back_at", "bound", "bound_s", "busy_s", "draining", "group", "hello", "key", "link",
+        "name", "overdue", "running", "seen", "size", "slowdown",
+    )  # fmt: skip
 
-    def __init__(self, make: Callable[[int], None]) -> None:
-        super().__init__()
-        self._make = make
+    def __init__(
+        self,
+        hello: Hello,
+        key: SizeKey,
+        size: SizeEstimate,
+        slowdown: Slowdowns,
+        now: float,
+        *,
+        link: Link | None = None,
+    ) -> None:
+        self.name = f"{hello.gpu}/{hello.placement}"
+        self.hello, self.key, self.link, self.size, self.slowdown = hello, key, link, size, slowdown
+        self.group: Group | None = None
+        self.running: dict[int, Batch] = {}
+        self.bound: deque[PendingQuery] = deque()
+        self.bound_s, self.busy_s, self.seen = 0.0, 0.0, now
+        self.draining, self.overdue, self.answered = False, 0, 0
+        self.aside: set[UnreadyReason] = set()
+        self.back_at = math.inf
 
-    def __missing__(self, size_class: int) -> list[float]:
-        """Make the figures of a class."""
-        self._make(size_class)
-        return self[size_class]
+    @property
+    def takes_work(self) -> bool:
+        """Whether it may start another batch."""
+        return (
+            not self.draining
+            and not self.overdue
+            and not self.aside
+            and len(self.running) < self.hello.processes
+        )
+
+
+class Batch:
+    """What a worker runs: queries side by side.
+
+    Attributes:
+        number: unlike that of every other batch of the dispatcher.
+        worker: that runs it.
+        queries: in it; None in the place of one that is waited for no longer.
+        items: their batch sizes added up.
+        begun: moment of its start.
+        input_class: of its queries.
+        trial: whether it is judged by another class.
+        due: latest moment at which one of its queries is of use.
+        expected: seconds it should take.
+        overdue: whether it has taken far longer.
+        stuck: whether nobody waits for it any more.
+    """
+
+    __slots__ = (
+        "begun", "due", "expected", "input_class", "items", "number", "overdue", "queries", "stuck", "trial",
+        "worker",
+    )  # fmt: skip
+
+    def __init__(self, number: int, choice: Choice, begun: float) -> None:
+        worker, queries, items, expected = choice
+        self.number, self.worker, self.items = number, worker, items
+        self.queries: list[PendingQuery | None] = list(queries)
+        self.begun, self.expected = begun, expected
+        self.due = max(query.due for query in queries)
+        self.input_class = queries[0].input_class
+        self.trial = queries[0].size_class != self.input_class
+        self.overdue = self.stuck = False
 
 
 class Group:
@@ -64,6 +159,25 @@ class Group:
         self.price = 1.0
         self.seconds, self.extra = ByClass(make), ByClass(make)
         self.most = 0
+
+
+class ByClass(dict[int, list[float]]):
+    """Figures by batch size for each size class of inputs, made when a class is first asked for.
+
+    Args:
+        make: makes those of a class.
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[int], None]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, size_class: int) -> list[float]:
+        """Make the figures of a class."""
+        self._make(size_class)
+        return self[size_class]
 
 
 class Fleet:
@@ -138,7 +252,7 @@ class Fleet:
         """How many workers can answer."""
         return sum(len(group.members) for group in self.groups)
 
-    def others(self, query: Waiting, than: Worker, now: float) -> bool:
+    def others(self, query: PendingQuery, than: Worker, now: float) -> bool:
         """Return whether another worker could answer a query in time if it started it now."""
         return any(
             query.batch <= group.most and now + group.seconds[query.size_class][query.batch] <= query.due
@@ -146,7 +260,7 @@ class Fleet:
             if any(each is not than for each in group.members)
         )
 
-    def awaited(self, query: Waiting, now: float) -> bool:
+    def awaited(self, query: PendingQuery, now: float) -> bool:
         """Return whether a worker that takes a query's batch size should be able to answer it in time, soon."""
         batch, latest = query.batch, query.due - self._known(query)
         resting = ((each.back_at, each.hello.batch) for each in self.workers if not each.draining)
@@ -160,7 +274,7 @@ class Fleet:
         resting = (each.hello.batch for each in self.workers if each.back_at < math.inf and not each.draining)
         return self.most or max((*(most for _, most in self.coming), *resting), default=0)
 
-    def _known(self, query: Waiting) -> float:
+    def _known(self, query: PendingQuery) -> float:
         """Return the least seconds of a query on workers that are there or were; 0 where none took it."""
         tables = (size.seconds_of(query.size_class) for size in self._sizes.values())
         return min((table[query.batch] for table in tables if query.batch < len(table)), default=0.0)
@@ -288,3 +402,126 @@ def _compute(profile: str) -> int:
     """Return the compute slices in a profile's name, as 3 of `3g.40gb`; 0 where it is no MIG profile."""
     slices = profile.partition("g.")[0]
     return int(slices) if slices.isdigit() else 0
+
+
+def part_size(fleet: Fleet, batch: int, left: float, size_class: int = 0) -> int:
+    """Return the rows that a query of a batch size is run in at a time: all of them if a worker takes them in time.
+
+    Else as many as one does, and where none does, as the largest batch has; 0 if no worker is there or awaited.
+
+    Args:
+        fleet: the workers.
+        batch: rows of the query.
+        left: seconds that it has.
+        size_class: of its inputs.
+    """
+    most = min(fleet.most_awaited, batch)
+    quickest = fleet.quickest[size_class]
+    if not fleet.most or quickest[most] <= left:
+        return most
+    # A larger batch never takes less.
+    low, high = 0, most
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if quickest[middle] <= left else (low, middle)
+    return low or most
+
+
+def least_seconds(fleet: Fleet, batch: int, size: int, size_class: int = 0) -> float:
+    """Return the seconds that all workers need at least for a query in parts of so many rows; 0 without workers."""
+    rate = 0.0
+    for group in fleet.groups:
+        rows = min(size, group.most)
+        slots = sum(each.hello.processes for each in group.members)
+        rate += slots * rows / group.seconds[size_class][rows]
+    return batch / rate if rate else 0.0
+
+
+_DRIFT = 0.2
+"""Half the sum of differences between two distributions of batch sizes above which prices are made anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceQuestion:
+    """What prices depend on.
+
+    Attributes:
+        sizes: of the workers.
+        slots: batches that run side by side on all workers of each size.
+        seconds: of batch sizes 1, 2, ... on each size, inf where it takes none such.
+        share: of queries of each batch size, adding up to 1.
+        deadline: seconds.
+        quantile: share of the queries that must be answered by then.
+    """
+
+    sizes: tuple[SizeKey, ...]
+    slots: tuple[int, ...]
+    seconds: tuple[tuple[float, ...], ...]
+    share: tuple[float, ...]
+    deadline: float
+    quantile: float
+
+    def differs(self, other: PriceQuestion | None) -> bool:
+        """Return whether the other's prices may be unlike these."""
+        if other is None or (self.sizes, self.slots) != (other.sizes, other.slots):
+            return True
+        changes = (abs(a - b) for a, b in zip(self.share, other.share, strict=True))
+        return sum(changes) / 2 > _DRIFT
+
+
+def price_question(
+    fleet: Fleet, queries: Mapping[int, int], deadline: float, quantile: float
+) -> PriceQuestion | None:
+    """Return what to ask; None where there is nothing to choose between."""
+    slots: dict[SizeKey, int] = {}
+    seconds: dict[SizeKey, tuple[float, ...]] = {}
+    for group in fleet.groups:
+        slots[group.key] = slots.get(group.key, 0) + sum(each.hello.processes for each in group.members)
+        own = group.size.seconds[1:]
+        seconds[group.key] = (*own, *[float("inf")] * (fleet.most - len(own)))
+    counts = _in_parts(queries, fleet.most)
+    total = sum(counts)
+    if len(slots) < 2 or not total:
+        return None
+    return PriceQuestion(
+        tuple(slots),
+        tuple(slots.values()),
+        tuple(seconds.values()),
+        tuple(count / total for count in counts),
+        deadline,
+        quantile,
+    )
+
+
+def _in_parts(queries: Mapping[int, int], most: int) -> list[int]:
+    """Return how many queries have each batch size from 1 to `most`; larger ones are run in parts of so many rows."""
+    counts = [0] * (most + 1)
+    for batch, count in queries.items():
+        counts[min(batch, most)] += count * max(1, batch // most) if most else 0
+        if batch > most and most and batch % most:
+            counts[batch % most] += count
+    return counts[1:]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Flows:
+    """What the fluid model reads of a problem; the sizes may be of several models of GPU."""
+
+    profiles: tuple[SizeKey, ...]
+    latency: NDArray[np.float64]
+    share: NDArray[np.float64]
+    deadline: float
+    quantile: float
+
+
+def fluid_prices(asked: PriceQuestion) -> dict[SizeKey, float]:
+    """Return the prices, the dearest 1. Takes milliseconds, and long imports at first: for a thread."""
+    import numpy as np  # noqa: PLC0415 -- the gateway starts without waiting for it
+
+    from partita.serve.fluid import second_prices  # noqa: PLC0415 -- likewise
+
+    flows = _Flows(
+        asked.sizes, np.array(asked.seconds), np.array(asked.share), asked.deadline, asked.quantile
+    )
+    prices = second_prices(cast("ServingProblem", flows), np.array(asked.slots)).tolist()
+    return dict(zip(asked.sizes, prices, strict=True))

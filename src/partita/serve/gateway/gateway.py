@@ -9,46 +9,28 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, PartitaError, nearest
-from partita.serve.gateway import prices
-from partita.serve.gateway.folder import WorkersFolder
-from partita.serve.gateway.link import Link
-from partita.serve.gateway.observed import rates, write_rates
-from partita.serve.gateway.oip import Model
-from partita.serve.gateway.route import Route, fits, possible
+from partita.serve.gateway.fleet import UnreadyReason, fluid_prices
+from partita.serve.gateway.link import Link, WorkersFolder
+from partita.serve.gateway.route import Route, ServedService, fits, no_starts, possible
 from partita.serve.gateway.routers import ROUTERS
-from partita.serve.gateway.values import (
-    Ended,
-    FailedError,
+from partita.serve.gateway.statistics import (
     GatewaySnapshot,
-    Reason,
-    RefusedError,
-    ServedService,
+    QueryRecord,
     ServiceStatistics,
-    no_starts,
+    rates,
+    write_rates,
 )
-from partita.serve.gateway.waiting import Aside
 from partita.serve.gateway.watchdog import LOOK_S, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
-    from partita.serve.gateway.values import Starts
-    from partita.serve.gateway.waiting import Asker, Waiting
+    from partita.serve.gateway.oip import Model
+    from partita.serve.gateway.query import AnswerReceiver, PendingQuery
+    from partita.serve.gateway.route import WorkerStarts
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
-
-__all__ = [
-    "Ended",
-    "FailedError",
-    "Gateway",
-    "GatewaySnapshot",
-    "Model",
-    "Reason",
-    "RefusedError",
-    "ServedService",
-    "ServiceStatistics",
-]
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.005
@@ -86,8 +68,8 @@ class Gateway:
         router: str = "late-binding",
         batching: bool = True,
         rates: Path | None = None,
-        on_end: Callable[[Ended], None] | None = None,
-        starts: Starts = no_starts,
+        on_end: Callable[[QueryRecord], None] | None = None,
+        starts: WorkerStarts = no_starts,
     ) -> None:
         if router not in ROUTERS:
             close = nearest(router, list(ROUTERS))
@@ -179,11 +161,13 @@ class Gateway:
         """
         return await self._routes[service].infer(query, deadline_s)
 
-    def ask(self, service: str, query: Query, deadline_s: float | None, asker: Asker) -> Waiting:
+    def ask(
+        self, service: str, query: Query, deadline_s: float | None, asker: AnswerReceiver
+    ) -> PendingQuery:
         """Ask likewise without awaiting: `asker` is told the answer or the error, maybe before this returns."""
         return self._routes[service].ask(query, deadline_s, asker)
 
-    def forget(self, service: str, waiting: Waiting) -> None:
+    def forget(self, service: str, waiting: PendingQuery) -> None:
         """Take a query out of the queue that `ask` put there."""
         self._routes[service].forget(waiting)
 
@@ -232,7 +216,7 @@ class Gateway:
     def said_beat(self, link: Link, fault: str | None) -> None:
         """Hear whether a worker can answer."""
         worker = link.worker
-        if worker is None or (fault is not None) == (Aside.FAULT in worker.aside):
+        if worker is None or (fault is not None) == (UnreadyReason.FAULT in worker.aside):
             return
         if fault is not None:
             _log.warning("%s cannot answer: %s", worker.name, fault)
@@ -306,7 +290,7 @@ class Gateway:
             for route in self._routes.values():
                 question = route.new_question(time.monotonic())
                 if question is not None:
-                    route.dispatcher.fleet.set_prices(await asyncio.to_thread(prices.answer, question))
+                    route.dispatcher.fleet.set_prices(await asyncio.to_thread(fluid_prices, question))
             await asyncio.sleep(_PRICES_S)
 
     async def _keep_rates(self, path: Path) -> None:

@@ -23,6 +23,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from partita.errors import InputError
 from partita.serve.gateway.access import host_and_port
+from partita.serve.gateway.logs import ErrorCounter
 from partita.serve.gateway.oip import (
     VERSION,
     RequestError,
@@ -40,8 +41,7 @@ from partita.serve.gateway.oip import (
     server_metadata,
     statistics,
 )
-from partita.serve.gateway.refusals import Refusals
-from partita.serve.gateway.values import FailedError, Reason, RefusedError
+from partita.serve.gateway.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.tensors import Tensor
 
 if TYPE_CHECKING:
@@ -199,10 +199,10 @@ class InferenceService:
     """
 
     def __init__(
-        self, models: ModelRepository, authenticator: Authenticator, refusals: Refusals | None = None
+        self, models: ModelRepository, authenticator: Authenticator, refusals: ErrorCounter | None = None
     ) -> None:
         self._models = models
-        self._refusals = refusals or Refusals()
+        self._refusals = refusals or ErrorCounter()
         self._authenticator = authenticator
         self._health = HealthService(models)
         self._streams: set[asyncio.Task[None]] = set()
@@ -290,7 +290,7 @@ class InferenceService:
                 if request is None:
                     raise RequestError(_MALFORMED, reason="malformed")
                 return await answer(request, context)
-            except (RequestError, RefusedError, FailedError) as error:
+            except (RequestError, QueryRefusedError, QueryFailedError) as error:
                 code, trailing = _status(error, context)
                 self._count(code, error, name, context)
                 await context.abort(code, str(error), trailing)
@@ -342,10 +342,10 @@ class InferenceService:
                     left.cancel()
 
     def _count(self, code: grpc.StatusCode, error: Exception, method: str, context: Context) -> None:
-        if isinstance(error, RequestError | RefusedError):
+        if isinstance(error, RequestError | QueryRefusedError):
             reason = str(error.reason)
         else:
-            reason = "failed" if isinstance(error, FailedError) else "internal"
+            reason = "failed" if isinstance(error, QueryFailedError) else "internal"
         self._refusals.count(("grpc", code.name, reason), context.peer(), method, str(error))
 
     async def _take(
@@ -370,7 +370,7 @@ class InferenceService:
             return _STREAMED(error_message=_MALFORMED)
         try:
             return _STREAMED(infer_response=await self._infer(request, context))
-        except (RequestError, RefusedError, FailedError) as error:
+        except (RequestError, QueryRefusedError, QueryFailedError) as error:
             self._count(_status(error, context)[0], error, "ModelStreamInfer", context)
             # The identity tells the client which of its requests it was.
             return _STREAMED(error_message=str(error), infer_response={"id": request.id})
@@ -393,17 +393,21 @@ def _reader(name: str) -> Callable[[bytes], Proto | None]:
 
 
 def _status(
-    error: RequestError | RefusedError | FailedError, context: Context
+    error: RequestError | QueryRefusedError | QueryFailedError, context: Context
 ) -> tuple[grpc.StatusCode, tuple[tuple[str, str], ...]]:
     """Return the code of an error, and the metadata that go with it: when to try again (gRFC A6)."""
     if isinstance(error, RequestError):
         return _CODES.get(error.status, grpc.StatusCode.INVALID_ARGUMENT), ()
-    if isinstance(error, FailedError):
+    if isinstance(error, QueryFailedError):
         return grpc.StatusCode.INTERNAL, ()
     left = context.time_remaining()
-    if error.reason is Reason.LATE and left is not None and left <= error.retry_after_s:
+    if error.reason is RefusalReason.LATE and left is not None and left <= error.retry_after_s:
         return grpc.StatusCode.DEADLINE_EXCEEDED, ()
-    code = grpc.StatusCode.RESOURCE_EXHAUSTED if error.reason is Reason.FULL else grpc.StatusCode.UNAVAILABLE
+    code = (
+        grpc.StatusCode.RESOURCE_EXHAUSTED
+        if error.reason is RefusalReason.FULL
+        else grpc.StatusCode.UNAVAILABLE
+    )
     after = max(1, round(error.retry_after_s * 1000))
     return code, (("grpc-retry-pushback-ms", str(after)), ("partita-reason", str(error.reason)))
 

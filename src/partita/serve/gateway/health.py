@@ -4,25 +4,38 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from partita.serve.gateway.waiting import Aside
+from partita.serve.gateway.fleet import Batch, Fleet, UnreadyReason, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from partita.serve.gateway.fleet import Fleet
-    from partita.serve.gateway.waiting import Batch, Waiting, Worker
+    from partita.serve.gateway.query import PendingQuery
 
 _OVERDUE = 4.0  # times its estimate: then a batch is overdue
-_LEAST_S = 0.05  # but never sooner: a host that is out of breath is no failure
+
+
+_LEAST_OVERDUE_S = 0.05  # but never sooner: a host that is out of breath is no failure
+
+
 _HOPELESS = 4.0  # times as long, and its deadlines past: then nobody waits for it any more
+
+
 _FAILURES = 3  # failed batches in a row: then a worker rests
+
+
 _REST_S = (1.0, 30.0)
+
+
 _TRY_S = (0.25, 30.0)  # between two queries of a size class that is refused: the first time, and at most
+
+
 _FORGET_S = 0.25  # without a batch: then corrections of a size are forgotten
+
+
 _EVERY_S = 0.02
 
 
-class Health:
+class WorkerHealth:
     """Corrects estimates, and judges by batches which workers can be given more.
 
     Args:
@@ -66,7 +79,7 @@ class Health:
             self._fleet.free(worker)
         return rests
 
-    def tries(self, query: Waiting, now: float) -> bool:
+    def tries(self, query: PendingQuery, now: float) -> bool:
         """Say whether a query is let through, of a size class that is held to be too slow for its deadline.
 
         Else nothing more would be learned of the class. One is, now and then, if the table says that it is quick
@@ -103,7 +116,7 @@ class Health:
             for each in batches
             if each.overdue
             and not each.stuck
-            and (Aside.SILENT in each.worker.aside or now - each.begun > _HOPELESS * patience(each))
+            and (UnreadyReason.SILENT in each.worker.aside or now - each.begun > _HOPELESS * patience(each))
         ]
 
     def suspect(self, batch: Batch) -> None:
@@ -190,4 +203,4 @@ def _probed(worker: Worker, now: float) -> bool:
 
 def patience(batch: Batch) -> float:
     """Return the seconds after which a batch is overdue."""
-    return max(_OVERDUE * batch.expected, _LEAST_S)
+    return max(_OVERDUE * batch.expected, _LEAST_OVERDUE_S)

@@ -24,7 +24,7 @@ from partita.serve.gateway.oip import (
     statistics,
 )
 from partita.serve.gateway.oip_json import write_answer
-from partita.serve.gateway.values import FailedError, Reason, RefusedError
+from partita.serve.gateway.query import QueryFailedError, QueryRefusedError, RefusalReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -215,14 +215,14 @@ def error_reply(error: BaseException, request: str) -> Reply:
     """Return what is said of an error; one that nobody foresaw is logged, with the request."""
     if isinstance(error, RequestError):
         return failure(error.what, error.status, _CHALLENGE if error.status == 401 else (), error.reason)
-    if isinstance(error, RefusedError):
+    if isinstance(error, QueryRefusedError):
         return unavailable(str(error), str(error.reason), error.retry_after_s)
-    if isinstance(error, FailedError):
+    if isinstance(error, QueryFailedError):
         return failure(str(error), 500)
     _LOG.error("a fault in partita itself at %s", request, exc_info=error)
     return failure("a fault in partita itself; its log says more", 500, reason="internal")
 
 
-def draining() -> RefusedError:
+def draining() -> QueryRefusedError:
     """Return what is said while nothing new is taken."""
-    return RefusedError(Reason.DRAINING, _RETRY_S)
+    return QueryRefusedError(RefusalReason.DRAINING, _RETRY_S)

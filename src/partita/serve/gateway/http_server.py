@@ -36,10 +36,10 @@ from partita.serve.gateway.http_message import (
     unavailable,
     unpacked,
 )
+from partita.serve.gateway.logs import ErrorCounter
 from partita.serve.gateway.oip import RequestError, header_deadline, quoted
 from partita.serve.gateway.oip_json import read_request
-from partita.serve.gateway.refusals import Refusals
-from partita.serve.gateway.values import Reason, RefusedError
+from partita.serve.gateway.query import QueryRefusedError, RefusalReason
 
 if TYPE_CHECKING:
     import socket
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.access import Tls
     from partita.serve.gateway.http_api import BodyWanted, HttpApi
     from partita.serve.gateway.oip_json import InferRequest
-    from partita.serve.gateway.waiting import Waiting
+    from partita.serve.gateway.query import PendingQuery
     from partita.serve.tensors import Answer
 
 
@@ -119,7 +119,7 @@ class Connections:
         refusals: counts and logs errors.
     """
 
-    def __init__(self, api: HttpApi, limits: ConnectionLimits, refusals: Refusals) -> None:
+    def __init__(self, api: HttpApi, limits: ConnectionLimits, refusals: ErrorCounter) -> None:
         self.api, self.limits, self.refusals = api, limits, refusals
         self.open: set[HttpConnection] = set()
         self.room = max(limits.bodies, 4 * api.models.limits.body)
@@ -159,7 +159,7 @@ class HttpConnection(asyncio.Protocol):
         self._chunks: ChunkedBody | None = None
         self._service = ""
         self._request: InferRequest | None = None
-        self._waiting: Waiting | None = None
+        self._waiting: PendingQuery | None = None
         self._keep_alive = True
         self._ended = False  # whether the client sends nothing more
         self._reading = False
@@ -455,7 +455,7 @@ class HttpConnection(asyncio.Protocol):
         if self._held > self._wanted.most:
             self._break_off(self._reply_to(too_large(self._wanted.most)))
         elif self._shared.room < 0 and not whole:
-            self._break_off(self._reply_to(RefusedError(Reason.FULL, 1.0)))
+            self._break_off(self._reply_to(QueryRefusedError(RefusalReason.FULL, 1.0)))
         elif whole:
             self._whole()
         return whole
@@ -646,11 +646,11 @@ class HttpServer:
         *,
         tls: Tls | None = None,
         limits: ConnectionLimits | None = None,
-        refusals: Refusals | None = None,
+        refusals: ErrorCounter | None = None,
     ) -> None:
         self._application = api
         self._listener, self._tls = listener, tls
-        self._connections = Connections(api, limits or ConnectionLimits(), refusals or Refusals())
+        self._connections = Connections(api, limits or ConnectionLimits(), refusals or ErrorCounter())
         self._server: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 

@@ -1,32 +1,40 @@
-"""A connection to one worker: frames in both directions, as they come, without a task of its own."""
+"""Connections to workers: found in a folder; frames in both directions, read as they come, without a task."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
 
-from partita.serve.gateway.peer import peer_of
-from partita.serve.worker.wire import HEAD, FrameKind, Hello, frame, run_parts, unpack_done
+from partita.serve.gateway.peer import PeerProcess, peer_of
+from partita.serve.worker.wire import HEAD, FrameKind, Hello, frame, run_parts, short_path, unpack_done
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from partita.serve.gateway.peer import Peer
-    from partita.serve.gateway.waiting import Worker
+    from partita.serve.gateway.fleet import Worker
     from partita.serve.tensors import Answer, Query
 
 MOST_HEADER = 16 << 20
+
+
 MOST_DATA = 1 << 30
-_LARGE = 1 << 16
+
+
+_LARGE_BATCH = 1 << 16
+
+
 _DONE = int(
     FrameKind.DONE
 )  # a member of an enumeration is looked up slowly, and this is looked at for each batch
 
 
-class Ears(Protocol):
+class LinkHandler(Protocol):
     """Hears what workers say."""
 
     def connected(self, link: Link) -> None:
@@ -72,12 +80,12 @@ class Link(asyncio.Protocol):
         ears: told what it says.
     """
 
-    def __init__(self, name: str, ears: Ears) -> None:
+    def __init__(self, name: str, ears: LinkHandler) -> None:
         self.name = name
         self.worker: Worker | None = None
         self.service = ""
         self.heard = True
-        self.peer: Peer | None = None
+        self.peer: PeerProcess | None = None
         self._ears = ears
         self._transport: asyncio.Transport | None = None
         self._part: memoryview | None = None  # a frame that came in pieces
@@ -116,7 +124,7 @@ class Link(asyncio.Protocol):
         """Ask for a batch."""
         if self._transport is not None:
             parts = run_parts(number, queries, orjson.dumps)
-            if sum(map(len, parts)) < _LARGE:
+            if sum(map(len, parts)) < _LARGE_BATCH:
                 self._transport.write(b"".join(parts))
             else:
                 self._transport.writelines(parts)  # does not copy them
@@ -200,3 +208,122 @@ def _loaded(text: memoryview) -> Any:  # noqa: ANN401 -- whatever is JSON
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return json.loads(bytes(text))  # takes half of a surrogate pair, as errors' texts may have one
+
+
+_SUFFIX = ".sock"
+
+
+_EVERY_S = 0.05
+
+
+_REST_S = (1.0, 30.0)  # before one that talked nonsense is tried again: the first time, and at most
+
+
+_REFUSALS = 2  # in a row: then nobody listens there any more
+
+
+class WorkersFolder:
+    """Connects once to every socket in a folder, for as long as it is there.
+
+    Args:
+        folder: where sockets appear; need not be there yet.
+        protocol: makes the protocol of a connection to the socket of a name.
+    """
+
+    def __init__(self, folder: Path, protocol: Callable[[str], asyncio.Protocol]) -> None:
+        self._folder, self._protocol = folder, protocol
+        self._known: set[str] = set()
+        self._silent: set[str] = set()
+        self._refused: dict[str, int] = {}
+        self._resting: dict[str, tuple[float, float]] = {}  # until when, and for how long
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def start(self) -> None:
+        """Watch; return when what is there is connected."""
+        self._look_again()
+        if self._connecting:
+            await asyncio.wait(set(self._connecting))
+
+    def scan(self) -> set[asyncio.Task[None]]:
+        """Look at once; return the connections on their way."""
+        there = self._names()
+        self._known &= there
+        self._refused = {name: times for name, times in self._refused.items() if name in there}
+        self._resting = {name: rest for name, rest in self._resting.items() if name in there}
+        now = asyncio.get_running_loop().time()
+        for name in there - self._known:
+            if name in self._resting and now < self._resting[name][0]:
+                continue
+            self._known.add(name)
+            task = asyncio.get_running_loop().create_task(self._connect(name))
+            self._connecting.add(task)
+            task.add_done_callback(self._connecting.discard)
+        return set(self._connecting)
+
+    def silent(self) -> bool:
+        """Return whether some worker has not yet said what it is."""
+        return bool(self._silent)
+
+    def spoke(self, name: str) -> None:
+        """Hear that a worker has said what it is."""
+        self._silent.discard(name)
+
+    def lost(self, name: str, *, again: bool, fault: bool = False) -> None:
+        """Hear that a connection ended.
+
+        Args:
+            name: of the socket.
+            again: whether it may be tried again, if it is still there.
+            fault: whether that can wait: each time twice as long.
+        """
+        self._silent.discard(name)
+        if fault:
+            first, most = _REST_S
+            pause = min(most, 2.0 * self._resting[name][1]) if name in self._resting else first
+            self._resting[name] = asyncio.get_running_loop().time() + pause, pause
+        if again:
+            self._known.discard(name)
+
+    async def close(self) -> None:
+        """Watch no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for task in set(self._connecting):
+            task.cancel()
+        await asyncio.gather(*self._connecting, return_exceptions=True)
+
+    def _look_again(self) -> None:
+        self.scan()
+        self._timer = asyncio.get_running_loop().call_later(_EVERY_S, self._look_again)
+
+    def _names(self) -> set[str]:
+        try:
+            with os.scandir(self._folder) as entries:
+                return {each.name for each in entries if each.name.endswith(_SUFFIX) and each.name[0] != "."}
+        except OSError:
+            return set()
+
+    async def _connect(self, name: str) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            self._silent.add(name)
+            with short_path(self._folder) as base:
+                await loop.create_unix_connection(lambda: self._protocol(name), f"{base}/{name}")
+        except ConnectionRefusedError:
+            self._silent.discard(name)
+            self._stale(name)
+        except OSError:
+            self._silent.discard(name)
+            self._known.discard(name)  # it is tried again if it is still there
+        else:
+            self._refused.pop(name, None)
+
+    def _stale(self, name: str) -> None:
+        """Remove the socket of a worker that is dead; workers listen before their socket has its name."""
+        times = self._refused[name] = self._refused.get(name, 0) + 1
+        if times >= _REFUSALS:
+            with suppress(OSError):
+                (self._folder / name).unlink()
+        self._known.discard(name)

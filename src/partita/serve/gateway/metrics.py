@@ -13,19 +13,20 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from partita.serve.gateway.refusals import Refusals
-from partita.serve.gateway.values import DECISION_EDGES_S, Outcome
+from partita.serve.gateway.logs import ErrorCounter
+from partita.serve.gateway.query import QueryOutcome
+from partita.serve.gateway.statistics import DECISION_EDGES_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from partita.serve.gateway.values import Ended, GatewaySnapshot, ServiceView, WorkerView
+    from partita.serve.gateway.statistics import GatewaySnapshot, QueryRecord, ServiceView, WorkerView
 
 _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histogram's buckets, in seconds."""
-_ANSWERED = Outcome.ANSWERED  # looked up once: enumerations are slow at it
+_ANSWERED = QueryOutcome.ANSWERED  # looked up once: enumerations are slow at it
 _INSTANCE = ("service", "instance", "profile")
 
 
@@ -51,8 +52,8 @@ class Metrics(Collector):
 
     def __init__(self, services: Sequence[str]) -> None:
         self._latency = {service: _Latency() for service in services}
-        self._ended: dict[tuple[str, Outcome, bool], int] = {}
-        self.refusals = Refusals()
+        self._ended: dict[tuple[str, QueryOutcome, bool], int] = {}
+        self.refusals = ErrorCounter()
         self._snapshot: Callable[[], GatewaySnapshot] | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -61,7 +62,7 @@ class Metrics(Collector):
         """Have the page show the gateway's state too."""
         self._snapshot = snapshot
 
-    def on_end(self, ended: Ended) -> None:
+    def on_end(self, ended: QueryRecord) -> None:
         """Count a query."""
         service, _, seconds, in_time, outcome, _, _, _ = ended
         kind = (service, outcome, in_time)
@@ -117,8 +118,8 @@ class Metrics(Collector):
         return found
 
 
-def _word(outcome: Outcome, *, in_time: bool) -> str:
-    if outcome is not Outcome.ANSWERED:
+def _word(outcome: QueryOutcome, *, in_time: bool) -> str:
+    if outcome is not QueryOutcome.ANSWERED:
         return str(outcome)
     return "in_time" if in_time else "late"
 

@@ -12,14 +12,14 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from partita import __version__
-from partita.serve.gateway.values import FailedError, Reason, RefusedError
+from partita.serve.gateway.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.tensors import APART, ITEM_BYTES, Query, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
     from partita.serve.gateway.gateway import Gateway
-    from partita.serve.gateway.values import Counted, ServiceStatistics
+    from partita.serve.gateway.statistics import Count, ServiceStatistics
     from partita.serve.tensors import Answer, Batching, Buffer, Parameters, Tensor
 
 VERSION = "1"
@@ -152,7 +152,7 @@ class ModelRepository:
         """
         model = self.model(service, version)
         if not model.known:
-            raise RefusedError(Reason.NO_WORKER, 1.0)
+            raise QueryRefusedError(RefusalReason.NO_WORKER, 1.0)
         return model
 
     def signature(self, service: str, version: str = "") -> Signature:
@@ -175,7 +175,7 @@ def checked(answer: Answer) -> Answer:
         return answer
     if answer.invalid:
         raise RequestError(answer.error, reason="model")
-    raise FailedError(answer.error)
+    raise QueryFailedError(answer.error)
 
 
 # What a request's tensors are checked against.
@@ -623,5 +623,5 @@ def _statistics(name: str, seen: ServiceStatistics) -> dict[str, Any]:
     }
 
 
-def _counted(value: Counted) -> dict[str, int]:
+def _counted(value: Count) -> dict[str, int]:
     return {"count": value.count, "ns": int(value.seconds * 1e9)}

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 _CREDENTIALS = struct.Struct("3i")
 """Pid, uid and gid of whoever listens (unix(7), SO_PEERCRED)."""
+
+
 _MODULE = b"partita.serve.worker"
 
 
-class Work(NamedTuple):
+class ThreadTimes(NamedTuple):
     """What the threads of a process have done.
 
     Attributes:
@@ -30,7 +32,7 @@ class Work(NamedTuple):
     runnable_s: dict[int, float]
 
 
-class Peer:
+class PeerProcess:
     """A worker's process. Its pid cannot become another's meanwhile: a handle of it is held (pidfd_open(2)).
 
     Attributes:
@@ -53,7 +55,7 @@ class Peer:
             os.close(self._handle)
             self._handle = -1
 
-    def work(self) -> Work | None:
+    def work(self) -> ThreadTimes | None:
         """Return what its threads have done so far, None if it is gone."""
         cpu_s, runnable_s = 0.0, {}
         try:
@@ -64,7 +66,7 @@ class Peer:
                     runnable_s[int(task.name)] = (int(run) + int(wait)) / 1e9
         except (OSError, ValueError):
             return None
-        return Work(cpu_s, runnable_s)
+        return ThreadTimes(cpu_s, runnable_s)
 
     def is_worker(self) -> bool:
         """Say whether its command line is that of a worker."""
@@ -87,13 +89,13 @@ class Peer:
         return True
 
 
-def peer_of(transport: asyncio.Transport) -> Peer | None:
+def peer_of(transport: asyncio.Transport) -> PeerProcess | None:
     """Return the process that listens at the other end, None where that cannot be told."""
     found = transport.get_extra_info("socket")
     try:
         pid, _, _ = _CREDENTIALS.unpack(
             found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
-        return Peer(pid)
+        return PeerProcess(pid)
     except (OSError, AttributeError):
         return None

@@ -5,48 +5,109 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from partita.serve.gateway import prices
-from partita.serve.gateway.dispatcher import Dispatcher, End, Settings
+from partita.serve.gateway.dispatcher import Decisions, Dispatcher, DispatcherSettings
 from partita.serve.gateway.estimates import size_class_of
-from partita.serve.gateway.ledger import TICK, Ledger
-from partita.serve.gateway.observed import LARGEST, Observed
+from partita.serve.gateway.fleet import PriceQuestion, Worker, least_seconds, part_size, price_question
 from partita.serve.gateway.oip import Model
-from partita.serve.gateway.splitting import SplitQuery, least_seconds, part_size
-from partita.serve.gateway.values import (
-    Ended,
-    FailedError,
-    Outcome,
-    Reason,
-    RefusedError,
+from partita.serve.gateway.query import (
+    ENDED,
+    AnswerReceiver,
+    Payload,
+    PendingQuery,
+    QueryEnd,
+    QueryFailedError,
+    QueryOutcome,
+    QueryRefusedError,
+    RefusalReason,
+    SplitQuery,
+)
+from partita.serve.gateway.statistics import (
+    LARGEST,
+    ROUNDING_S,
+    ObservedQueries,
+    QueryRecord,
+    ServiceCounters,
     ServiceView,
-    State,
+    WorkerStatus,
     WorkerView,
 )
-from partita.serve.gateway.waiting import ENDED, Asked, Waiting
 from partita.serve.worker.spec import MOST_ROWS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
-    from partita.serve.gateway.dispatcher import Steps
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.routers.port import Router
-    from partita.serve.gateway.values import ServedService, Starts
-    from partita.serve.gateway.waiting import Asker, Worker
     from partita.serve.tensors import Answer, Batching, Query
     from partita.serve.worker.wire import Hello
 
+Size = tuple[str, str, int]
+"""Model of GPU, profile, processes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedService:
+    """A service as the workload has it.
+
+    Attributes:
+        name: of the service.
+        model: that it serves.
+        deadline_s: seconds from a query's arrival to its latest answer, where the query has none of its own.
+        quantile: share of the queries that must be answered by then.
+        table: by size, seconds of a batch of each measured batch size; for workers that do not bring their own.
+    """
+
+    name: str
+    model: str
+    deadline_s: float
+    quantile: float = 0.95
+    table: Mapping[Size, Mapping[int, float]] = field(default_factory=dict)
+
+
+class WorkerStarts(Protocol):
+    """Tells when workers are started anew."""
+
+    def __call__(self, service: str, now: float, hung_s: float) -> Sequence[tuple[float, int]]:
+        """Return when each worker of a service that is not ready was or will be started, and its largest batch.
+
+        Args:
+            service: its name.
+            now: the moment, on the monotonic clock.
+            hung_s: seconds until workers that run but hang will have been ended.
+        """
+        ...
+
+
+def no_starts(service: str, now: float, hung_s: float) -> tuple[tuple[float, int], ...]:
+    """Return nothing: it is not known who starts workers."""
+    del service, now, hung_s
+    return ()
+
+
 _LOG = logging.getLogger("partita.serve")
+
+
 _RETRY_S = 1.0
+
+
 _LONGEST_S = 86_400.0
+
+
 _MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
+
+
 _OUT_OF_TIME = 2.0
 """Times as long as the last worker took to start, after which one that is not there yet is not counted on."""
-_ANSWERS = (Outcome.ANSWERED, Outcome.INVALID)
-_NO_ROOM = frozenset({Reason.NO_WORKER, Reason.LATE})
+
+
+_ANSWERS = (QueryOutcome.ANSWERED, QueryOutcome.INVALID)
+
+
+_NO_ROOM = frozenset({RefusalReason.NO_WORKER, RefusalReason.LATE})
 
 
 class Route:
@@ -67,13 +128,13 @@ class Route:
         router: type[Router],
         *,
         batching: bool,
-        on_end: Callable[[Ended], None] | None,
-        starts: Starts,
+        on_end: Callable[[QueryRecord], None] | None,
+        starts: WorkerStarts,
         hung_s: Callable[[Iterable[Link]], float],
     ) -> None:
         self.service = service
-        self.dispatcher = Dispatcher(Settings(service.deadline_s, batching), router)
-        self.ledger, self.observed = Ledger(), Observed()
+        self.dispatcher = Dispatcher(DispatcherSettings(service.deadline_s, batching), router)
+        self.ledger, self.observed = ServiceCounters(), ObservedQueries()
         self.hung = 0  # workers that were ended because of it
         self.model = Model(
             service.name, service.model, (), (), 0, service.deadline_s, service.quantile, known=False
@@ -86,7 +147,7 @@ class Route:
         self._sized = False  # whether the inputs of queries differ in more than their rows
         self._splits: set[SplitQuery] = set()
         self._largest = min(LARGEST, _measured_in_time(service) or LARGEST)
-        self._priced: prices.Question | None = None
+        self._priced: PriceQuestion | None = None
 
     async def infer(self, query: Query, deadline_s: float | None) -> Answer:
         """Return the answer to a query."""
@@ -98,7 +159,7 @@ class Route:
             self.forget(waiting)
             raise
 
-    def ask(self, query: Query, deadline_s: float | None, asker: Asker) -> Waiting:
+    def ask(self, query: Query, deadline_s: float | None, asker: AnswerReceiver) -> PendingQuery:
         """Take a query whose end `asker` is told, maybe before this returns."""
         now = time.monotonic()
         batch = (query.batch or 1) if self._rows else 1
@@ -106,11 +167,11 @@ class Route:
             self.observed.add(batch, now)
         else:
             self._observe(batch, now)
-        allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + TICK
+        allowed = min(_LONGEST_S, self.service.deadline_s if deadline_s is None else deadline_s) + ROUNDING_S
         alike = None if self._all_alike and query.parameters is None else self._alike(query)
         size_class = size_class_of(query, batch) if self._sized else 0
-        waiting = Waiting(
-            batch, now, allowed, payload=Asked(query, asker), alike=alike, size_class=size_class
+        waiting = PendingQuery(
+            batch, now, allowed, payload=Payload(query, asker), alike=alike, size_class=size_class
         )
         fleet = self.dispatcher.fleet
         if (
@@ -126,13 +187,13 @@ class Route:
         self.carry_out(steps, now)
         return waiting
 
-    def forget(self, waiting: Waiting) -> None:
+    def forget(self, waiting: PendingQuery) -> None:
         """Take a query out of the queue, if it has not ended."""
         now = time.monotonic()
         if waiting.split is None:
             self.carry_out(self.dispatcher.cancel(waiting), now)
         elif waiting.state != ENDED:
-            self._end_split(waiting.split, End(waiting, Outcome.CANCELLED), now)
+            self._end_split(waiting.split, QueryEnd(waiting, QueryOutcome.CANCELLED), now)
 
     def join(self, link: Link, hello: Hello) -> Worker:
         """Take a worker in."""
@@ -188,7 +249,7 @@ class Route:
         self.carry_out(self.dispatcher.tick(now), now)
         self._split_too_large(now)
 
-    def carry_out(self, steps: Steps, now: float) -> None:
+    def carry_out(self, steps: Decisions, now: float) -> None:
         """Send batches to their workers, and hand answers and refusals back."""
         for batch in steps.starts:
             link = batch.worker.link
@@ -199,9 +260,9 @@ class Route:
         for end in steps.ends:
             self._end(end, now)
 
-    def new_question(self, now: float) -> prices.Question | None:
+    def new_question(self, now: float) -> PriceQuestion | None:
         """Return what the prices should be asked anew for, None if they are still good."""
-        found = prices.question(
+        found = price_question(
             self.dispatcher.fleet,
             self.observed.queries(now),
             self.service.deadline_s,
@@ -245,14 +306,14 @@ class Route:
             batch -= self._largest
         self.observed.add(batch, now)
 
-    def _split(self, whole: Waiting, size: int, now: float) -> None:
+    def _split(self, whole: PendingQuery, size: int, now: float) -> None:
         """Ask a query in parts of at most so many rows, unless all workers together could not answer it in time."""
         query = whole.payload.query if whole.payload else None
         assert query is not None  # noqa: S101 -- it was asked
         split = SplitQuery(whole, query, self._alike(query))
         self._splits.add(split)
         if least_seconds(self.dispatcher.fleet, whole.batch, size, whole.input_class) > whole.due - now:
-            self._end_split(split, End(whole, Outcome.REFUSED, Reason.LATE), now)
+            self._end_split(split, QueryEnd(whole, QueryOutcome.REFUSED, RefusalReason.LATE), now)
         else:
             self._feed(split, now)
 
@@ -263,7 +324,7 @@ class Route:
             size = part_size(self.dispatcher.fleet, whole.batch, whole.due - now, whole.input_class)
             self._arrive(split.next(size or whole.batch), now)
 
-    def _arrive(self, query: Waiting, now: float) -> None:
+    def _arrive(self, query: PendingQuery, now: float) -> None:
         begun = time.perf_counter()
         steps = self.dispatcher.arrive(query, now)
         self.ledger.decided(time.perf_counter() - begun)
@@ -274,7 +335,7 @@ class Route:
         for query in self.dispatcher.too_large() if self.model.batching.rows else ():
             self._split_again(query, now)
 
-    def _split_again(self, query: Waiting, now: float) -> None:
+    def _split_again(self, query: PendingQuery, now: float) -> None:
         if query.split is None:
             self._split(
                 query, part_size(self.dispatcher.fleet, query.batch, query.due - now, query.input_class), now
@@ -283,14 +344,14 @@ class Route:
             query.split.again(query)
             self._feed(query.split, now)
 
-    def _part_ended(self, split: SplitQuery, end: End, now: float) -> None:
+    def _part_ended(self, split: SplitQuery, end: QueryEnd, now: float) -> None:
         whole = split.ended(end, now)
         if whole is not None:
             self._end_split(split, whole, now)
         else:
             self._feed(split, now)
 
-    def _end_split(self, split: SplitQuery, end: End, now: float) -> None:
+    def _end_split(self, split: SplitQuery, end: QueryEnd, now: float) -> None:
         """End a query that was asked in parts; those that are still under way are of no use any more."""
         split.whole.state = ENDED
         self._splits.discard(split)
@@ -298,7 +359,7 @@ class Route:
         for part in list(split.under_way):
             self.carry_out(self.dispatcher.cancel(part), now)
 
-    def _act(self, decide: Callable[[Worker, float], Steps], worker: Worker) -> float:
+    def _act(self, decide: Callable[[Worker, float], Decisions], worker: Worker) -> float:
         now = time.monotonic()
         self._look_ahead(now)
         self.carry_out(decide(worker, now), now)
@@ -316,7 +377,7 @@ class Route:
             if now - at < _OUT_OF_TIME * self._load_s
         )
 
-    def _end(self, end: End, now: float) -> None:
+    def _end(self, end: QueryEnd, now: float) -> None:
         query = end.query
         if query.batch > self.dispatcher.fleet.most and self._is_too_large(end):
             self._split_again(query, now)
@@ -325,16 +386,16 @@ class Route:
         else:
             self._end_whole(end, now)
 
-    def _is_too_large(self, end: End) -> bool:
+    def _is_too_large(self, end: QueryEnd) -> bool:
         """Return whether a query ends because the workers that there are take fewer rows."""
         query, outcome, reason, answer = end
         if not 0 < self.dispatcher.fleet.most < query.batch or not self.model.batching.rows:
             return False
-        return reason in _NO_ROOM or (outcome is Outcome.FAILED and answer is None)
+        return reason in _NO_ROOM or (outcome is QueryOutcome.FAILED and answer is None)
 
-    def _end_whole(self, end: End, now: float) -> None:
+    def _end_whole(self, end: QueryEnd, now: float) -> None:
         query, outcome, reason, answer = end
-        if outcome is Outcome.ANSWERED:
+        if outcome is QueryOutcome.ANSWERED:
             self.ledger.answered(query, now)
         else:
             self.ledger.failed(query, now, outcome, reason)
@@ -347,28 +408,32 @@ class Route:
         if self._on_end is not None:
             self._on_end(self._ended(query, now, outcome, reason))
 
-    def _ended(self, query: Waiting, now: float, outcome: Outcome, reason: Reason | None) -> Ended:
-        return Ended(
+    def _ended(
+        self, query: PendingQuery, now: float, outcome: QueryOutcome, reason: RefusalReason | None
+    ) -> QueryRecord:
+        return QueryRecord(
             self.service.name,
             query.worker.name if query.worker and outcome in _ANSWERS else "",
             now - query.arrived,
-            outcome is Outcome.ANSWERED and now <= query.due,
+            outcome is QueryOutcome.ANSWERED and now <= query.due,
             outcome,
             reason,
             query.batch,
             (query.begun if query.tries else now) - query.arrived,
         )
 
-    def _error(self, outcome: Outcome, reason: Reason | None, answer: Answer | None) -> BaseException:
+    def _error(
+        self, outcome: QueryOutcome, reason: RefusalReason | None, answer: Answer | None
+    ) -> BaseException:
         if reason is not None:
             # A queue that is too long now has emptied, one way or the other, after a deadline.
-            soon = reason in {Reason.LATE, Reason.FULL}
-            return RefusedError(reason, self.service.deadline_s if soon else _RETRY_S)
-        if outcome is Outcome.CANCELLED:
+            soon = reason in {RefusalReason.LATE, RefusalReason.FULL}
+            return QueryRefusedError(reason, self.service.deadline_s if soon else _RETRY_S)
+        if outcome is QueryOutcome.CANCELLED:
             return asyncio.CancelledError()
         if answer is None or answer.error is None:
-            return RefusedError(Reason.WORKER_LOST, _RETRY_S)
-        return FailedError(answer.error)
+            return QueryRefusedError(RefusalReason.WORKER_LOST, _RETRY_S)
+        return QueryFailedError(answer.error)
 
     def _table(self, hello: Hello) -> Mapping[int, float]:
         """Return the table of a worker's profile and processes; of its GPU's model it says nothing."""
@@ -417,7 +482,9 @@ class Route:
         if was.batching.rows and not batching.rows:  # parts of theirs may have been answered by each other
             for split in list(self._splits):
                 self._end_split(
-                    split, End(split.whole, Outcome.REFUSED, Reason.WORKER_LOST), time.monotonic()
+                    split,
+                    QueryEnd(split.whole, QueryOutcome.REFUSED, RefusalReason.WORKER_LOST),
+                    time.monotonic(),
                 )
 
     def _tell_batching(self, batching: Batching, batch: int) -> None:
@@ -455,13 +522,13 @@ def fits(model: Model, hello: Hello) -> bool:
 
 def _view(service: str, worker: Worker) -> WorkerView:
     if worker.draining:
-        state = State.DRAINING
+        state = WorkerStatus.DRAINING
     elif worker.aside:
-        state = State.SUSPECTED
+        state = WorkerStatus.SUSPECTED
     elif worker.overdue:
-        state = State.SLOW
+        state = WorkerStatus.SLOW
     else:
-        state = State.BUSY if worker.running else State.IDLE
+        state = WorkerStatus.BUSY if worker.running else WorkerStatus.IDLE
     return WorkerView(
         service,
         worker.name,

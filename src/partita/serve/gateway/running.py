@@ -15,7 +15,7 @@ from partita.serve.gateway.grpc_server import GrpcServer, InferenceService
 from partita.serve.gateway.http_api import HttpApi
 from partita.serve.gateway.http_server import HttpServer
 from partita.serve.gateway.oip import ModelRepository
-from partita.serve.gateway.values import State
+from partita.serve.gateway.statistics import WorkerStatus
 
 if TYPE_CHECKING:
     import socket
@@ -199,7 +199,7 @@ async def _tell_silence(gateway: Gateway) -> None:
     known: set[str] = set()
     while True:
         workers = gateway.snapshot().workers
-        silent = {each.name for each in workers if each.state is State.SUSPECTED}
+        silent = {each.name for each in workers if each.state is WorkerStatus.SUSPECTED}
         for name in sorted(silent - known):
             more = {"event": "suspected", "instance": name}
             _LOG.warning("%s fails or does not answer: it gets nothing new until it does", name, extra=more)

@@ -22,22 +22,32 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from partita.serve.gateway.link import Link
-    from partita.serve.gateway.peer import Work
+    from partita.serve.gateway.peer import ThreadTimes
 
 LOOK_S = 0.1
 """Seconds between two looks, at least."""
+
+
 _MOST_STEP_S = 0.2
+
+
 _BEATS = 4
 """Signs of life that a worker may miss before nothing more is sent to it."""
+
+
 _BUSY = 0.2
 """Share of a core's time from which a process computes. Threads that wait for the interpreter use a hundredth."""
+
+
 _EAGER = 0.9
 """Share of the time from which a thread computes that ran or would have, if a busy host had let it."""
+
+
 _SAMPLE_S = 0.25
 """Seconds between two looks at what a process does, at least."""
 
 
-class Found(NamedTuple):
+class LivenessReport(NamedTuple):
     """What a look found.
 
     Attributes:
@@ -61,7 +71,7 @@ class _Pulse:
         self.unheard_s = 0.0  # since anything came
         self.silent_s = 0.0  # likewise, but for time in which it has computed
         self.stuck_s = 0.0  # with a batch that nobody waits for
-        self.sample: tuple[float, Work] | None = None  # seconds unheard, and what it had done by then
+        self.sample: tuple[float, ThreadTimes] | None = None  # seconds unheard, and what it had done by then
 
 
 class Watchdog:
@@ -90,9 +100,9 @@ class Watchdog:
             default=0.0,
         )
 
-    def look(self, now: float) -> Found:
+    def look(self, now: float) -> LivenessReport:
         """Look at all workers; one that hangs is told each time, until it is forgotten."""
-        found = Found([], [], [])
+        found = LivenessReport([], [], [])
         step = 0.0 if self._looked is None else min(now - self._looked, _MOST_STEP_S)
         self._looked = now
         for link, pulse in self._pulses.items():
@@ -114,7 +124,7 @@ def limit(link: Link) -> float:
     return link.worker.hello.hang_timeout_s if link.worker is not None else HANG_TIMEOUT_S
 
 
-def _listen(link: Link, pulse: _Pulse, step: float, found: Found) -> None:
+def _listen(link: Link, pulse: _Pulse, step: float, found: LivenessReport) -> None:
     """Count the silence of a worker of which nothing came since the last look."""
     beat_s = link.worker.hello.beat_s if link.worker is not None else LOOK_S
     if not beat_s:
@@ -148,14 +158,14 @@ def _computes(link: Link, pulse: _Pulse) -> bool:
     return before is not None and _worked(before[1], work, pulse.unheard_s - before[0])
 
 
-def _worked(before: Work, after: Work, seconds: float) -> bool:
+def _worked(before: ThreadTimes, after: ThreadTimes, seconds: float) -> bool:
     return after.cpu_s - before.cpu_s > _BUSY * seconds or any(
         runnable_s - before.runnable_s.get(thread, runnable_s) > _EAGER * seconds
         for thread, runnable_s in after.runnable_s.items()
     )
 
 
-def _look_for_stuck(link: Link, pulse: _Pulse, step: float, found: Found) -> None:
+def _look_for_stuck(link: Link, pulse: _Pulse, step: float, found: LivenessReport) -> None:
     running = link.worker.running.values() if link.worker is not None else ()
     if not any(batch.stuck for batch in running):
         pulse.stuck_s = 0.0

@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from partita.serve.gateway.query import QUEUED
 from partita.serve.gateway.routers.port import Choice
-from partita.serve.gateway.waiting import QUEUED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.serve.gateway.fleet import Fleet, Group
+    from partita.serve.gateway.fleet import Fleet, Group, Worker
+    from partita.serve.gateway.query import PendingQuery
     from partita.serve.gateway.routers.port import Rules
-    from partita.serve.gateway.waiting import Waiting, Worker
 
 
 class BoundQueues:
@@ -27,18 +27,18 @@ class BoundQueues:
         self._fleet, self._rules = fleet, rules
         self._ready: list[Worker] = []
         self._waiting = 0
-        self.dropped: list[Waiting] = []
+        self.dropped: list[PendingQuery] = []
 
     @property
     def waiting(self) -> int:
         """Queries that wait."""
         return self._waiting
 
-    def choose(self, query: Waiting, now: float) -> Worker | None:
+    def choose(self, query: PendingQuery, now: float) -> Worker | None:
         """Return the worker to bind a query to, None if it should be refused."""
         raise NotImplementedError
 
-    def put(self, query: Waiting, now: float) -> bool:
+    def put(self, query: PendingQuery, now: float) -> bool:
         """Bind a query; False if no worker would answer it in time."""
         worker = self.choose(query, now)
         if worker is None or worker.group is None:
@@ -53,21 +53,21 @@ class BoundQueues:
         self._ready.append(worker)
         return True
 
-    def waits(self, query: Waiting, now: float) -> None:
+    def waits(self, query: PendingQuery, now: float) -> None:
         """Hear that a query could not start on arrival."""
 
     def freed(self, worker: Worker) -> None:
         """Hear that a worker is idle."""
         self._ready.append(worker)
 
-    def removed(self, query: Waiting) -> None:
+    def removed(self, query: PendingQuery) -> None:
         """Hear that a waiting query has ended."""
         self._waiting -= 1
         worker = query.worker
         if worker is not None and worker.group is not None:
             worker.bound_s -= worker.group.seconds[query.size_class][query.batch]
 
-    def lost(self, worker: Worker) -> Sequence[Waiting]:
+    def lost(self, worker: Worker) -> Sequence[PendingQuery]:
         """Return the queries that were bound to a worker."""
         found = [query for query in worker.bound if query.state == QUEUED]
         worker.bound.clear()
@@ -75,7 +75,7 @@ class BoundQueues:
         self._waiting -= len(found)
         return found
 
-    def larger(self, than: int) -> Sequence[Waiting]:
+    def larger(self, than: int) -> Sequence[PendingQuery]:
         """Return nothing: each query waits for a worker that takes it."""
         del than
         return ()
@@ -143,7 +143,7 @@ class BoundQueues:
         return Choice(worker, queries, total, group.seconds[queries[0].size_class][total])
 
     @staticmethod
-    def _joins(query: Waiting, head: Waiting, group: Group, joint: tuple[int, int, float]) -> bool:
+    def _joins(query: PendingQuery, head: PendingQuery, group: Group, joint: tuple[int, int, float]) -> bool:
         total, items, left = joint
         table = group.seconds[head.size_class]
         return (
@@ -154,7 +154,7 @@ class BoundQueues:
             and table[items] - table[total] <= table[query.batch]
         )
 
-    def _popped(self, worker: Worker, group: Group) -> Waiting:
+    def _popped(self, worker: Worker, group: Group) -> PendingQuery:
         query = worker.bound.popleft()
         self._waiting -= 1
         worker.bound_s = (
@@ -162,7 +162,7 @@ class BoundQueues:
         )
         return query
 
-    def _usable(self, query: Waiting) -> list[tuple[Worker, float]]:
+    def _usable(self, query: PendingQuery) -> list[tuple[Worker, float]]:
         """Return the workers that can run a query, from small slices to large, and the seconds it takes there."""
         several = self._fleet.able > 1
         return [

@@ -9,9 +9,9 @@ from partita.serve.gateway.routers.port import Choice
 from partita.serve.gateway.routers.shared import SharedQueue
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.fleet import Fleet, Group
+    from partita.serve.gateway.fleet import Fleet, Group, Worker
+    from partita.serve.gateway.query import PendingQuery
     from partita.serve.gateway.routers.port import Rules
-    from partita.serve.gateway.waiting import Waiting, Worker
 
 
 class Fifs(SharedQueue):
@@ -27,7 +27,7 @@ class Fifs(SharedQueue):
         self._turns = count()
         self._idle_since: dict[Worker, int] = {}
 
-    def put(self, query: Waiting, now: float) -> bool:
+    def put(self, query: PendingQuery, now: float) -> bool:
         """Let a query wait; False if it would wait too long."""
         query.key = 0.0 if query.tries else query.arrived
         return super().put(query, now)
@@ -36,7 +36,7 @@ class Fifs(SharedQueue):
         """Put a worker at the end of the line."""
         self._idle_since[worker] = next(self._turns)
 
-    def lost(self, worker: Worker) -> tuple[Waiting, ...]:
+    def lost(self, worker: Worker) -> tuple[PendingQuery, ...]:
         """Forget a worker's turn."""
         self._idle_since.pop(worker, None)
         return ()
@@ -57,7 +57,7 @@ class Fifs(SharedQueue):
                 return self._start(query, found, now)
         return None
 
-    def _longest_idle(self, query: Waiting) -> tuple[Worker, Group] | None:
+    def _longest_idle(self, query: PendingQuery) -> tuple[Worker, Group] | None:
         several = self._fleet.able > 1
         options = [
             (self._idle_since.get(worker, -1), group.key, worker.name, worker, group)
@@ -68,7 +68,7 @@ class Fifs(SharedQueue):
         ]
         return min(options)[3:] if options else None
 
-    def _start(self, query: Waiting, found: tuple[Worker, Group], now: float) -> Choice:
+    def _start(self, query: PendingQuery, found: tuple[Worker, Group], now: float) -> Choice:
         worker, group = found
         self._queues.pop(query.kind)
         self._fleet.unidle(worker)

@@ -8,16 +8,16 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from partita.serve.gateway.query import QUEUED
 from partita.serve.gateway.routers.port import Choice
 from partita.serve.gateway.routers.shared import SharedQueue
-from partita.serve.gateway.waiting import QUEUED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.serve.gateway.fleet import Fleet, Group
+    from partita.serve.gateway.fleet import Fleet, Group, Worker
+    from partita.serve.gateway.query import PendingQuery
     from partita.serve.gateway.routers.port import Rules
-    from partita.serve.gateway.waiting import Waiting, Worker
 
 _TICK = 1e-9
 
@@ -39,7 +39,7 @@ class LateBinding(SharedQueue):
         self._kinds: Sequence[int] | None = None
         self._groups: Sequence[Group] | None = None
 
-    def put(self, query: Waiting, now: float) -> bool:
+    def put(self, query: PendingQuery, now: float) -> bool:
         """Let a query wait; False if it would wait too long."""
         query.weight = self._weight(query)
         self._kinds, self._groups = (query.kind,), None
@@ -67,12 +67,12 @@ class LateBinding(SharedQueue):
                 return None
         return None
 
-    def _weight(self, query: Waiting) -> float:
+    def _weight(self, query: PendingQuery) -> float:
         fleet = self._fleet
         least = fleet.quickest[query.size_class][query.batch] if query.batch <= fleet.most else 0.0
         return 1.0 / max(query.allowed - least, _TICK)
 
-    def _best(self, now: float) -> tuple[Waiting | None, Group | None]:
+    def _best(self, now: float) -> tuple[PendingQuery | None, Group | None]:
         kinds = self._kinds or list(self._queues.kinds)
         groups = [each for each in self._groups or self._fleet.groups if each.idle]
         quickest = self._fleet.quickest
@@ -91,7 +91,7 @@ class LateBinding(SharedQueue):
                         least, best, where = score, query, group
         return best, where
 
-    def _candidate(self, kind: int, now: float) -> Waiting | None:
+    def _candidate(self, kind: int, now: float) -> PendingQuery | None:
         """Return the first query of a kind that some worker can still answer, None if there is none."""
         heap = self._queues.heaps[kind]
         if heap:
@@ -103,7 +103,7 @@ class LateBinding(SharedQueue):
                 return query
         return self._head(kind, now)
 
-    def _start(self, query: Waiting, group: Group, now: float) -> Choice:
+    def _start(self, query: PendingQuery, group: Group, now: float) -> Choice:
         self._queues.pop(query.kind)
         worker = self._fleet.take(group, query.avoid)
         queries = [query]
@@ -113,7 +113,7 @@ class LateBinding(SharedQueue):
                 self._started(each, now)
         return Choice(worker, queries, items, group.seconds[query.size_class][items])
 
-    def _allowed(self, query: Waiting, group: Group) -> bool:
+    def _allowed(self, query: PendingQuery, group: Group) -> bool:
         """Return whether a group has an idle worker other than the one that failed a query, if there is any other."""
         avoid = query.avoid
         return self._fleet.able == 1 or any(each is not avoid for each in group.idle)

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.serve.gateway.fleet import Fleet
-    from partita.serve.gateway.waiting import Waiting, Worker
+    from partita.serve.gateway.fleet import Fleet, Worker
+    from partita.serve.gateway.query import PendingQuery
 
 
 class Choice(NamedTuple):
     """A batch to start: worker, queries, their batch sizes added up, and the seconds that it should take."""
 
     worker: Worker
-    queries: list[Waiting]
+    queries: list[PendingQuery]
     items: int
     expected: float
 
@@ -37,7 +37,7 @@ class Rules(NamedTuple):
 class Router(Protocol):
     """Keeps the queries that wait, and chooses among them whenever something changed."""
 
-    dropped: list[Waiting]
+    dropped: list[PendingQuery]
     """Queries that can no longer be answered in time; whoever reads them empties the list."""
 
     def __init__(self, fleet: Fleet, rules: Rules) -> None: ...
@@ -47,11 +47,11 @@ class Router(Protocol):
         """Queries that wait."""
         ...
 
-    def put(self, query: Waiting, now: float) -> bool:
+    def put(self, query: PendingQuery, now: float) -> bool:
         """Let a query wait; False if it is of no use, as it would be late."""
         ...
 
-    def waits(self, query: Waiting, now: float) -> None:
+    def waits(self, query: PendingQuery, now: float) -> None:
         """Hear that a query could not start on arrival."""
         ...
 
@@ -63,15 +63,15 @@ class Router(Protocol):
         """Return a batch to start now, None if there is none."""
         ...
 
-    def removed(self, query: Waiting) -> None:
+    def removed(self, query: PendingQuery) -> None:
         """Hear that a waiting query has ended."""
         ...
 
-    def lost(self, worker: Worker) -> Sequence[Waiting]:
+    def lost(self, worker: Worker) -> Sequence[PendingQuery]:
         """Return the queries that wait for this very worker, which takes nothing new, and let them wait no more."""
         ...
 
-    def larger(self, than: int) -> Sequence[Waiting]:
+    def larger(self, than: int) -> Sequence[PendingQuery]:
         """Return the queries that wait of more rows than so many, which are then not to wait any more."""
         ...
 

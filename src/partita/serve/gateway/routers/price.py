@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from partita.serve.gateway.routers.bound import BoundQueues
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.waiting import Waiting, Worker
+    from partita.serve.gateway.fleet import Worker
+    from partita.serve.gateway.query import PendingQuery
 
 
 class Price(BoundQueues):
@@ -17,7 +18,7 @@ class Price(BoundQueues):
     Of equally cheap ones the one that is idle first takes it; where none answers it in time it is refused.
     """
 
-    def choose(self, query: Waiting, now: float) -> Worker | None:
+    def choose(self, query: PendingQuery, now: float) -> Worker | None:
         """Return the worker to bind a query to, None if it should be refused."""
         left, least, best = query.due - now, (math.inf, math.inf), None
         for worker, seconds in self._usable(query):

@@ -5,16 +5,15 @@ from __future__ import annotations
 from heapq import heapify, heappop, heapreplace
 from typing import TYPE_CHECKING
 
-from partita.serve.gateway.pace import Pace
-from partita.serve.gateway.queues import Queues
-from partita.serve.gateway.waiting import KIND_SHIFT, QUEUED
+from partita.serve.gateway.query import KIND_SHIFT, QUEUED
+from partita.serve.gateway.routers.queues import Pace, Queues
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.serve.gateway.fleet import Fleet, Group
+    from partita.serve.gateway.fleet import Fleet, Group, Worker
+    from partita.serve.gateway.query import PendingQuery
     from partita.serve.gateway.routers.port import Rules
-    from partita.serve.gateway.waiting import Waiting, Worker
 
 _BATCH = (1 << KIND_SHIFT) - 1
 _HURRY = 0.95
@@ -32,14 +31,14 @@ class SharedQueue:
         self._fleet, self._rules = fleet, rules
         self._queues = Queues()
         self._paces: dict[int, Pace] = {}
-        self.dropped: list[Waiting] = []
+        self.dropped: list[PendingQuery] = []
 
     @property
     def waiting(self) -> int:
         """Queries that wait."""
         return self._queues.waiting
 
-    def put(self, query: Waiting, now: float) -> bool:
+    def put(self, query: PendingQuery, now: float) -> bool:
         """Let a query wait; False if it would wait too long."""
         pace = self._paces.get(query.kind)
         if pace is not None and self._too_late(query, pace, now):
@@ -47,24 +46,24 @@ class SharedQueue:
         self._queues.put(query)
         return True
 
-    def waits(self, query: Waiting, now: float) -> None:
+    def waits(self, query: PendingQuery, now: float) -> None:
         """Hear that a query could not start on arrival."""
         pace = self._paces.get(query.kind)
         if pace is None:
             pace = self._paces[query.kind] = Pace(2.0 * self._rules.deadline)
         pace.waits(now)
 
-    def removed(self, query: Waiting) -> None:
+    def removed(self, query: PendingQuery) -> None:
         """Hear that a waiting query has ended."""
         del query
         self._queues.gone()
 
-    def lost(self, worker: Worker) -> Sequence[Waiting]:
+    def lost(self, worker: Worker) -> Sequence[PendingQuery]:
         """Return nothing: no query waits for one worker."""
         del worker
         return ()
 
-    def larger(self, than: int) -> Sequence[Waiting]:
+    def larger(self, than: int) -> Sequence[PendingQuery]:
         """Return the queries that wait of more rows than so many, which are then not to wait any more."""
         queues = self._queues
         return [
@@ -75,7 +74,7 @@ class SharedQueue:
             if query.state == QUEUED
         ]
 
-    def _too_late(self, query: Waiting, pace: Pace, now: float) -> bool:
+    def _too_late(self, query: PendingQuery, pace: Pace, now: float) -> bool:
         if not self._rules.early or query.tries or query.batch > self._fleet.most:
             return False
         wait = pace.wait(self._queues.before(query), now)
@@ -87,14 +86,14 @@ class SharedQueue:
             group.idle and group.seconds[query.size_class][query.batch] <= left for group in fleet.groups
         )
 
-    def _started(self, query: Waiting, now: float) -> None:
+    def _started(self, query: PendingQuery, now: float) -> None:
         pace = self._paces.get(query.kind)
         if pace is not None:
             pace.started(now)
             if self._queues.head(query.kind) is None:
                 pace.emptied()
 
-    def _head(self, kind: int, now: float) -> Waiting | None:
+    def _head(self, kind: int, now: float) -> PendingQuery | None:
         """Return the first query of a kind that some worker can still answer; drop those before it."""
         queues, fleet = self._queues, self._fleet
         while (query := queues.head(kind)) is not None:
@@ -111,7 +110,7 @@ class SharedQueue:
             pace.emptied()
         return None
 
-    def _join(self, group: Group, queries: list[Waiting], now: float) -> int:
+    def _join(self, group: Group, queries: list[PendingQuery], now: float) -> int:
         """Take waiting queries along with the one of a batch, and return their batch sizes added up.
 
         Earliest deadline first, while the joint batch meets every deadline in it, costs no more than it would to run
@@ -142,7 +141,7 @@ class SharedQueue:
         return total
 
     def _fits(
-        self, query: Waiting, head: Waiting, group: Group, joint: tuple[int, float], now: float
+        self, query: PendingQuery, head: PendingQuery, group: Group, joint: tuple[int, float], now: float
     ) -> bool:
         total, left = joint
         items = total + query.batch
@@ -159,7 +158,7 @@ class SharedQueue:
             and not self._starts_elsewhere(query, now)
         )
 
-    def _starts_elsewhere(self, query: Waiting, now: float) -> bool:
+    def _starts_elsewhere(self, query: PendingQuery, now: float) -> bool:
         fleet, left = self._fleet, query.due - now
         return fleet.idlers > 0 and any(
             group.idle and group.seconds[query.size_class][query.batch] <= left for group in fleet.groups

@@ -10,13 +10,18 @@ from tests.serve.gateway.front_fake import ECHO, FakeGateway
 
 from partita.serve.gateway.logs import logged
 from partita.serve.gateway.metrics import Metrics
-from partita.serve.gateway.values import Ended, Outcome, Reason
+from partita.serve.gateway.query import QueryOutcome, RefusalReason
+from partita.serve.gateway.statistics import QueryRecord
 
 
 def ended(
-    outcome: Outcome, seconds: float = 0.01, *, in_time: bool = False, reason: Reason | None = None
-) -> Ended:
-    return Ended("echo", "", seconds, in_time, outcome, reason, 1, 0.0)
+    outcome: QueryOutcome,
+    seconds: float = 0.01,
+    *,
+    in_time: bool = False,
+    reason: RefusalReason | None = None,
+) -> QueryRecord:
+    return QueryRecord("echo", "", seconds, in_time, outcome, reason, 1, 0.0)
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
@@ -32,11 +37,11 @@ def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
 def test_every_end_is_counted_once():
     metrics = Metrics(["echo"])
     for each in (
-        ended(Outcome.ANSWERED, 0.004, in_time=True),
-        ended(Outcome.ANSWERED, 0.005, in_time=True),
-        ended(Outcome.ANSWERED, 60.0),
-        ended(Outcome.REFUSED, reason=Reason.LATE),
-        ended(Outcome.CANCELLED),
+        ended(QueryOutcome.ANSWERED, 0.004, in_time=True),
+        ended(QueryOutcome.ANSWERED, 0.005, in_time=True),
+        ended(QueryOutcome.ANSWERED, 60.0),
+        ended(QueryOutcome.REFUSED, reason=RefusalReason.LATE),
+        ended(QueryOutcome.CANCELLED),
     ):
         metrics.on_end(each)
     found = samples(metrics)

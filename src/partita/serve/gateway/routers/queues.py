@@ -1,15 +1,11 @@
-"""Waiting queries, a heap per kind (batch size and size class), ended ones deleted when they come up."""
+"""Waiting queries in the order of their keys, and how fast they drain."""
 
 from __future__ import annotations
 
 from bisect import bisect_left, insort
 from heapq import heappop, heappush
-from typing import TYPE_CHECKING
 
-from partita.serve.gateway.waiting import QUEUED
-
-if TYPE_CHECKING:
-    from partita.serve.gateway.waiting import Waiting
+from partita.serve.gateway.query import QUEUED, PendingQuery
 
 
 class Queues:
@@ -24,13 +20,13 @@ class Queues:
     __slots__ = ("_largest", "_number", "heaps", "kinds", "waiting")
 
     def __init__(self) -> None:
-        self.heaps: dict[int, list[tuple[float, int, Waiting]]] = {}
+        self.heaps: dict[int, list[tuple[float, int, PendingQuery]]] = {}
         self._largest: dict[int, float] = {}  # key since the heap was last empty
         self._number = 0
         self.kinds: list[int] = []
         self.waiting = 0
 
-    def put(self, query: Waiting) -> None:
+    def put(self, query: PendingQuery) -> None:
         """Add a query."""
         heap = self.heaps.get(query.kind)
         if heap is None:
@@ -45,7 +41,7 @@ class Queues:
         heappush(heap, (query.key, self._number, query))
         self.waiting += 1
 
-    def head(self, kind: int) -> Waiting | None:
+    def head(self, kind: int) -> PendingQuery | None:
         """Return the first query of a kind, None if there is none any more."""
         heap = self.heaps[kind]
         while heap:
@@ -67,7 +63,7 @@ class Queues:
         """Count one query less: its state says that it does not wait."""
         self.waiting -= 1
 
-    def before(self, query: Waiting) -> int:
+    def before(self, query: PendingQuery) -> int:
         """Return how many queries of its kind stand before a query that is not yet in."""
         heap = self.heaps.get(query.kind)
         if not heap:
@@ -76,3 +72,47 @@ class Queues:
         if query.key >= self._largest[query.kind]:
             return len(heap)
         return sum(1 for key, _, _ in heap if key <= query.key)
+
+
+_ENOUGH = 4
+"""Starts that tell a pace."""
+
+
+class Pace:
+    """Starts of one batch size while some of it wait.
+
+    Args:
+        horizon: seconds of the past that count; older starts fade.
+    """
+
+    __slots__ = ("_horizon", "_since", "_starts")
+
+    def __init__(self, horizon: float) -> None:
+        self._horizon = horizon
+        self._since: float | None = None
+        self._starts = 0.0
+
+    def waits(self, now: float) -> None:
+        """Say that a query waits which could not start at once."""
+        if self._since is None:
+            self._since, self._starts = now, 0.0
+
+    def started(self, now: float) -> None:
+        """Count a start of a query that has waited."""
+        if self._since is not None:
+            self._starts += 1.0
+            if now - self._since > self._horizon:
+                self._since, self._starts = (self._since + now) / 2, self._starts / 2
+
+    def emptied(self) -> None:
+        """Say that nothing waits any more."""
+        self._since = None
+
+    def wait(self, before: int, now: float) -> float:
+        """Return the seconds until a query starts that has so many before it; 0 while nothing is known."""
+        if self._since is None or not before:
+            return 0.0
+        span = now - self._since
+        if self._starts < _ENOUGH and span < self._horizon / 2:
+            return 0.0
+        return before * span / max(self._starts, 1.0)

@@ -6,8 +6,7 @@ from tests.serve.gateway.rehearsal import hello
 from tests.serve.problems import sublinear
 
 from partita.serve.fluid import second_prices
-from partita.serve.gateway.fleet import Fleet
-from partita.serve.gateway.prices import answer, question
+from partita.serve.gateway.fleet import Fleet, fluid_prices, price_question
 
 FOUND = sublinear()
 COUNTS = np.array([3, 2, 1])
@@ -25,9 +24,9 @@ def fleet() -> Fleet:
 
 def test_prices_are_those_of_the_fluid_model() -> None:
     made = fleet()
-    asked = question(made, QUERIES, FOUND.deadline, FOUND.quantile)
+    asked = price_question(made, QUERIES, FOUND.deadline, FOUND.quantile)
     assert asked is not None
-    found = answer(asked)
+    found = fluid_prices(asked)
     by_profile = {key[1]: price for key, price in found.items()}
     assert [by_profile[each] for each in FOUND.profiles] == pytest.approx(
         second_prices(FOUND, COUNTS).tolist()
@@ -38,24 +37,24 @@ def test_prices_are_those_of_the_fluid_model() -> None:
 
 def test_prices_are_asked_for_anew_when_workers_or_batch_sizes_change() -> None:
     made = fleet()
-    asked = question(made, QUERIES, FOUND.deadline, FOUND.quantile)
+    asked = price_question(made, QUERIES, FOUND.deadline, FOUND.quantile)
     assert asked is not None
     assert asked.differs(None)
-    again = question(made, {**QUERIES, 1: 150}, FOUND.deadline, FOUND.quantile)
+    again = price_question(made, {**QUERIES, 1: 150}, FOUND.deadline, FOUND.quantile)
     assert again is not None
     assert not again.differs(asked)
-    other = question(made, {1: 100}, FOUND.deadline, FOUND.quantile)
+    other = price_question(made, {1: 100}, FOUND.deadline, FOUND.quantile)
     assert other is not None
     assert other.differs(asked)
     made.join(hello(FOUND.profiles[0], {1: 1.0}, batch=8, gpu=9), {}, 0.0)
-    more = question(made, QUERIES, FOUND.deadline, FOUND.quantile)
+    more = price_question(made, QUERIES, FOUND.deadline, FOUND.quantile)
     assert more is not None
     assert more.differs(asked)
 
 
 def test_nothing_is_asked_where_there_is_nothing_to_choose() -> None:
     made = Fleet(4.0)
-    assert question(made, QUERIES, 4.0, 0.95) is None
+    assert price_question(made, QUERIES, 4.0, 0.95) is None
     made.join(hello(), {}, 0.0)
-    assert question(made, QUERIES, 4.0, 0.95) is None
-    assert question(fleet(), {}, 4.0, 0.95) is None
+    assert price_question(made, QUERIES, 4.0, 0.95) is None
+    assert price_question(fleet(), {}, 4.0, 0.95) is None

@@ -1,0 +1,267 @@
+"""A query between its arrival and its end: what is kept of it, how it ends, and how a large one is asked in parts."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from partita.errors import PartitaError
+from partita.serve.rows import UnlikePartsError, split_off, stacked_answers
+from partita.serve.tensors import Answer, Query
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable
+
+    from partita.serve.gateway.fleet import Worker
+
+QUEUED, RUNNING, ENDED = 0, 1, 2
+"""Where a query is."""
+
+
+KIND_SHIFT = 17
+"""Bits of a kind that are the batch size; the size class is above them."""
+
+
+class QueryOutcome(StrEnum):
+    """How a query ended."""
+
+    ANSWERED = "answered"
+    INVALID = "invalid"
+    """A worker answered that the query itself is at fault."""
+    FAILED = "failed"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+
+
+class RefusalReason(StrEnum):
+    """Why a query is refused."""
+
+    LATE = "late"
+    """Its deadline cannot be met, or the queue in front of it says so."""
+    NO_WORKER = "no_worker"
+    """No worker takes queries of its service and batch size."""
+    DRAINING = "draining"
+    """The gateway is about to end."""
+    FULL = "full"
+    """Too many queries wait."""
+    WORKER_LOST = "worker_lost"
+    """Its worker is gone or does not answer, and there is no second try, or no time for one."""
+
+
+class QueryRefusedError(PartitaError):
+    """A query that the gateway does not take, or no longer.
+
+    Args:
+        reason: one of `Reason`; it compares equal to its text.
+        retry_after_s: seconds after which another try may be of use.
+    """
+
+    def __init__(self, reason: RefusalReason, retry_after_s: float) -> None:
+        super().__init__(_REFUSALS[reason])
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+_REFUSALS = {
+    RefusalReason.LATE: "the deadline cannot be met",
+    RefusalReason.NO_WORKER: "no worker is ready for it",
+    RefusalReason.DRAINING: "the gateway is draining",
+    RefusalReason.FULL: "too many queries wait",
+    RefusalReason.WORKER_LOST: "its worker is gone or does not answer",
+}
+
+
+class QueryFailedError(PartitaError):
+    """A query that a worker answered with an error of its own, again on the second try if there was time."""
+
+
+class AnswerReceiver(Protocol):
+    """Who awaits an answer: a future, or what costs less."""
+
+    def done(self) -> bool:
+        """Return whether it awaits nothing any more."""
+        ...
+
+    def set_result(self, result: Answer, /) -> None:
+        """Hear the answer."""
+        ...
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Hear why there is none."""
+        ...
+
+
+class Payload(NamedTuple):
+    """What the runtime wants to find again: the query itself, and whoever awaits its answer."""
+
+    query: Query
+    asker: AnswerReceiver
+
+
+class PendingQuery:
+    """One query between its arrival and its end.
+
+    Attributes:
+        batch: its batch size.
+        input_class: size class of its inputs; 0 where all queries of its service have the same.
+        size_class: the class that it is judged by; 0 where it is tried although its class is held to be too slow.
+        kind: queries of one kind stand in one queue: they have one batch size and one size class.
+        arrived: moment of arrival.
+        allowed: seconds from then to the latest moment of its answer.
+        due: that moment.
+        alike: queries that can share a batch have equal ones.
+        payload: what is sent, and who awaits it; None in simulations.
+        weight: what a second of its slack weighs against prices.
+        key: queries of one batch size start in this order.
+        state: `QUEUED`, `RUNNING` or `ENDED`.
+        begun: when it last started.
+        tries: how often it started.
+        runs: how many workers run it now: more than one where the first takes far longer than it should.
+        avoid: the worker that failed it.
+        seconds: that its batch took in the worker.
+        split: its parts, where it is asked in parts; or what it is a part of.
+        row: of the whole, that a part begins with.
+    """
+
+    __slots__ = (
+        "alike", "allowed", "arrived", "avoid", "batch", "begun", "due", "input_class", "key", "kind", "payload",
+        "row", "runs", "seconds", "size_class", "split", "state", "tries", "weight", "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        batch: int,
+        arrived: float,
+        allowed: float,
+        *,
+        payload: Payload | None = None,
+        alike: Hashable = None,
+        size_class: int = 0,
+    ) -> None:
+        self.input_class = self.size_class = size_class
+        self.kind = size_class << KIND_SHIFT | batch
+        self.batch, self.arrived, self.allowed, self.due = batch, arrived, allowed, arrived + allowed
+        self.payload, self.alike = payload, alike
+        self.weight, self.key = 0.0, self.due
+        self.state, self.tries, self.runs, self.begun, self.seconds = QUEUED, 0, 0, 0.0, 0.0
+        self.avoid: Worker | None = None
+        self.worker: Worker | None = None
+        self.split: SplitQuery | None = None
+        self.row = 0
+
+    def try_anyhow(self) -> None:
+        """Judge it by what the table says, not by what was observed of its size class."""
+        self.size_class, self.kind = 0, self.batch
+
+
+class QueryEnd(NamedTuple):
+    """A query that has ended: how, why it was refused, and its answer where a worker gave one."""
+
+    query: PendingQuery
+    outcome: QueryOutcome
+    reason: RefusalReason | None = None
+    answer: Answer | None = None
+
+
+PARTS_AT_ONCE = 64
+"""Parts of one query that wait or run at the same time: the next ones follow as these end, so that no query fills the
+queue, or holds up the event loop, by itself."""
+
+
+class SplitQuery:
+    """Parts of one query. Each has all of its rows' inputs, its deadline, and a second try of its own.
+
+    Attributes:
+        whole: the query as it came.
+        under_way: its parts that wait or run.
+
+    Args:
+        whole: as it came, or was waiting.
+        query: what it asks.
+        alike: what its parts have in common with queries that can share a batch.
+    """
+
+    def __init__(self, whole: PendingQuery, query: Query, alike: Hashable) -> None:
+        whole.split = self
+        whole.state = RUNNING
+        self.whole = whole
+        self.under_way: dict[PendingQuery, None] = {}
+        self._left = deque([(whole.row, query, whole.tries)])
+        self._alike = alike
+        self._begun = math.inf
+        self._answers: dict[int, tuple[int, Answer]] = {}
+
+    @property
+    def more(self) -> bool:
+        """Whether another part is to be asked now."""
+        return bool(self._left) and self.whole.state != ENDED and len(self.under_way) < PARTS_AT_ONCE
+
+    def next(self, size: int) -> PendingQuery:
+        """Return the next part, of so many rows at most; there must be one."""
+        row, query, tries = self._left.popleft()
+        first, rest = split_off(query, size)
+        if rest is not None:
+            self._left.appendleft((row + size, rest, tries))
+        whole = self.whole
+        assert whole.payload is not None  # noqa: S101 -- it was asked
+        asked = Payload(first, whole.payload.asker)
+        part = PendingQuery(
+            first.batch,
+            whole.arrived,
+            whole.allowed,
+            payload=asked,
+            alike=self._alike,
+            size_class=whole.input_class,
+        )
+        part.split, part.row, part.tries = self, row, tries
+        self.under_way[part] = None
+        return part
+
+    def again(self, part: PendingQuery) -> None:
+        """Let a part be asked in smaller ones."""
+        del self.under_way[part]
+        assert part.payload is not None  # noqa: S101 -- it was asked
+        self._left.appendleft((part.row, part.payload.query, part.tries))
+
+    def ended(self, end: QueryEnd, now: float) -> QueryEnd | None:
+        """Hear how a part has ended; return how the whole has, if it has by that.
+
+        The whole is answered when all parts are. Where one is not, neither is the whole, for the same reason.
+        """
+        part, outcome, reason, answer = end
+        self.under_way.pop(part, None)
+        if self.whole.state == ENDED:
+            return None
+        whole = self.whole
+        if part.tries:
+            whole.tries, whole.worker = max(whole.tries, part.tries), part.worker
+            self._begun = min(self._begun, part.begun)
+            whole.begun, whole.seconds = self._begun, now - self._begun
+        if outcome is QueryOutcome.ANSWERED and answer is not None:
+            self._answers[part.row] = part.batch, answer
+            if self._left or self.under_way:
+                return None
+            answer, outcome = self._together()
+        whole.state = ENDED
+        return end._replace(query=whole, outcome=outcome, reason=reason, answer=answer)
+
+    def _part(self, query: Query, row: int) -> PendingQuery:
+        whole = self.whole
+        asker = whole.payload.asker if whole.payload else None
+        assert asker is not None  # noqa: S101 -- it was asked
+        part = PendingQuery(
+            query.batch, whole.arrived, whole.allowed, payload=Payload(query, asker), alike=self._alike
+        )
+        part.split, part.row = self, row
+        self.under_way[part] = None
+        return part
+
+    def _together(self) -> tuple[Answer, QueryOutcome]:
+        try:
+            found = [self._answers[row] for row in sorted(self._answers)]
+            whole = stacked_answers([answer for _, answer in found], [rows for rows, _ in found])
+        except UnlikePartsError as error:
+            return Answer(error=f"it was run in parts, and {error}"), QueryOutcome.FAILED
+        return whole, QueryOutcome.ANSWERED

@@ -1,0 +1,324 @@
+"""What the gateway counts: of each service since the start, and of the last seconds, from which plans are made."""
+
+from __future__ import annotations
+
+import json
+import time
+from bisect import bisect_left
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from partita.files import replacing
+from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+    from pathlib import Path
+
+ROUNDING_S = 1e-9
+"""Seconds by which an answer may be late without counting so: the sum of roundings, not of waiting."""
+
+
+_MICROSECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
+
+
+DECISION_EDGES_S = tuple(each / 1e6 for each in _MICROSECONDS)
+"""Up to how many seconds a routing decision took, in the gateway's histogram."""
+
+
+@dataclass(frozen=True, slots=True)
+class Count:
+    """How often something happened, and the seconds of all of it together."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatistics:
+    """What one service has done since the gateway started, as Triton's statistics extension counts.
+
+    Attributes:
+        items: inferences: the batch sizes of all answered queries added up.
+        executions: batches that workers ran.
+        last_at: when a query was last answered, in seconds since 1970; 0 if never.
+        success: answered queries, with the seconds from arrival to answer.
+        fail: failed and refused queries, alike.
+        queue: answered queries, with the seconds they waited in the gateway.
+        compute: answered queries, with the seconds that their batches took in the worker.
+        batches: by batch size, executions and their seconds in the worker.
+        refused: by reason.
+        in_time: queries answered within their deadline.
+        cancelled: queries whose client left.
+        retried: queries that were started a second time.
+    """
+
+    items: int
+    executions: int
+    last_at: float
+    success: Count
+    fail: Count
+    queue: Count
+    compute: Count
+    batches: Mapping[int, Count]
+    refused: Mapping[RefusalReason, int]
+    in_time: int
+    cancelled: int
+    retried: int
+
+
+class ServiceCounters:
+    """Counts and seconds since the start."""
+
+    __slots__ = (
+        "_batches", "_cancelled", "_compute", "_decisions", "_fail", "_in_time", "_items", "_last", "_queue",
+        "_refused", "_success",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self._success, self._fail, self._queue, self._compute = [0, 0.0], [0, 0.0], 0.0, 0.0
+        self._batches: dict[int, list[float]] = {}
+        self._refused = dict.fromkeys(RefusalReason, 0)
+        self._items = self._in_time = self._cancelled = 0
+        self._last = 0.0
+        self._decisions = [0] * (len(DECISION_EDGES_S) + 1)
+
+    def decided(self, seconds: float) -> None:
+        """Count a decision and how long it took."""
+        self._decisions[bisect_left(DECISION_EDGES_S, seconds)] += 1
+
+    def executed(self, items: int, seconds: float) -> None:
+        """Count a batch that a worker ran."""
+        entry = self._batches.get(items)
+        if entry is None:
+            entry = self._batches[items] = [0, 0.0]
+        entry[0] += 1
+        entry[1] += seconds
+
+    def answered(self, query: PendingQuery, now: float) -> None:
+        """Count an answer."""
+        self._success[0] += 1
+        self._success[1] += now - query.arrived
+        self._queue += query.begun - query.arrived
+        self._compute += query.seconds
+        self._items += query.batch
+        self._last = time.time()
+        if now <= query.due:
+            self._in_time += 1
+
+    def failed(
+        self, query: PendingQuery, now: float, outcome: QueryOutcome, reason: RefusalReason | None
+    ) -> None:
+        """Count a query that ended without an answer."""
+        if outcome is QueryOutcome.CANCELLED:
+            self._cancelled += 1
+            return
+        self._fail[0] += 1
+        self._fail[1] += now - query.arrived
+        if reason is not None:
+            self._refused[reason] += 1
+
+    @property
+    def decisions(self) -> tuple[int, ...]:
+        """How many decisions took up to each of `DECISION_EDGES_S`, and how many longer."""
+        return tuple(self._decisions)
+
+    def statistics(self, retried: int) -> ServiceStatistics:
+        """Return all of it; the dispatcher counts what was retried."""
+        success = int(self._success[0])
+        return ServiceStatistics(
+            items=self._items,
+            executions=int(sum(count for count, _ in self._batches.values())),
+            last_at=self._last,
+            success=Count(success, self._success[1]),
+            fail=Count(int(self._fail[0]), self._fail[1]),
+            queue=Count(success, self._queue),
+            compute=Count(success, self._compute),
+            batches={size: Count(int(each[0]), each[1]) for size, each in sorted(self._batches.items())},
+            refused=dict(self._refused),
+            in_time=self._in_time,
+            cancelled=self._cancelled,
+            retried=retried,
+        )
+
+
+class QueryRecord(NamedTuple):
+    """A query that came to its end.
+
+    Attributes:
+        service: that was asked.
+        worker: that answered, as `node-0/gpu-3/3g.40gb@4`; empty if none did.
+        latency_s: seconds from arrival to end.
+        in_time: whether it was answered within its deadline.
+        outcome: how it ended.
+        reason: why it was refused.
+        batch: its batch size.
+        queue_s: seconds it waited before it last started; all of its latency if it never did.
+    """
+
+    service: str
+    worker: str
+    latency_s: float
+    in_time: bool
+    outcome: QueryOutcome
+    reason: RefusalReason | None
+    batch: int
+    queue_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceView:
+    """One service now.
+
+    Attributes:
+        name: of the service.
+        waiting: queries in the queue.
+        in_flight: queries that workers are running.
+        decisions: how many decisions took up to each of `DECISION_EDGES_S`; the last are those that took longer.
+        statistics: since the start.
+        hung: workers that were ended because they hung.
+    """
+
+    name: str
+    waiting: int
+    in_flight: int
+    decisions: tuple[int, ...]
+    statistics: ServiceStatistics
+    hung: int = 0
+
+    @property
+    def attainment(self) -> float:
+        """Share of the ended queries, other than cancelled ones, that were answered in time; 1 before the first."""
+        ended = self.statistics.success.count + self.statistics.fail.count
+        return self.statistics.in_time / ended if ended else 1.0
+
+
+class WorkerStatus(StrEnum):
+    """What a worker is doing."""
+
+    IDLE = "idle"
+    BUSY = "busy"
+    SLOW = "slow"
+    """It has not answered for several times what it should have taken, and gets nothing new until it does."""
+    SUSPECTED = "suspected"
+    """It cannot answer: it gives no sign of life, says so itself, fails all it gets, or runs what nobody awaits."""
+    DRAINING = "draining"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """One worker now.
+
+    Attributes:
+        service: that it answers for.
+        name: as `node-0/gpu-3/3g.40gb@4`.
+        profile: of its instance.
+        pid: of its first process.
+        state: what it is doing.
+        running: batches under way.
+        processes: batches it runs side by side.
+        busy_s: seconds of work so far, over all its processes.
+        answered: queries.
+        slowdown: what its batches take by what batches take on its size.
+    """
+
+    service: str
+    name: str
+    profile: str
+    pid: int
+    state: WorkerStatus
+    running: int
+    processes: int
+    busy_s: float
+    answered: int
+    slowdown: float
+
+
+@dataclass(frozen=True, slots=True)
+class GatewaySnapshot:
+    """The gateway now."""
+
+    services: tuple[ServiceView, ...]
+    workers: tuple[WorkerView, ...]
+    draining: bool
+
+
+WINDOW_S = 30
+"""Seconds of the past that count."""
+
+
+LARGEST = 1_024
+"""Rows of the largest queries that plans know."""
+
+
+LEAST_QUERIES = 100
+"""Queries in the window from which a service's rate is told. A test query to an idle service says nothing of what it
+will be asked, and a plan for so little would take from it what it needs a moment later."""
+
+
+class ObservedQueries:
+    """Items and batch sizes of the last `WINDOW_S` seconds, second by second; refused queries count too."""
+
+    __slots__ = ("_first", "_seconds")
+
+    def __init__(self) -> None:
+        self._seconds: dict[int, dict[int, int]] = {}
+        self._first: int | None = None
+
+    def add(self, batch: int, now: float) -> None:
+        """Count a query."""
+        second = int(now)
+        counts = self._seconds.get(second)
+        if counts is None:
+            counts = self._seconds[second] = {}
+            if self._first is None:
+                self._first = second
+            self._forget(second)
+        counts[batch] = counts.get(batch, 0) + 1
+
+    def queries(self, now: float) -> dict[int, int]:
+        """Return the queries in the window by batch size."""
+        self._forget(int(now))
+        total: dict[int, int] = {}
+        for counts in self._seconds.values():
+            for batch, count in counts.items():
+                total[batch] = total.get(batch, 0) + count
+        return dict(sorted(total.items()))
+
+    def span(self, now: float) -> float:
+        """Return the seconds of the window in which queries could have come; at least 1."""
+        if self._first is None:
+            return 1.0
+        return min(float(WINDOW_S), max(1.0, now - self._first))
+
+    def _forget(self, second: int) -> None:
+        for old in [each for each in self._seconds if each <= second - WINDOW_S]:
+            del self._seconds[old]
+        if not self._seconds:
+            self._first = None
+
+
+def rates(services: Iterable[tuple[str, ObservedQueries]], now: float) -> dict[str, object]:
+    """Return the rate in items/s and the shares of batch sizes of services that were asked often enough for it."""
+    found: dict[str, object] = {}
+    for name, observed in services:
+        queries = observed.queries(now)
+        total = sum(queries.values())
+        if total >= LEAST_QUERIES:
+            items = sum(batch * count for batch, count in queries.items())
+            found[name] = {
+                "rate": round(items / observed.span(now), 3),
+                "batches": {str(batch): round(count / total, 6) for batch, count in queries.items()},
+            }
+    return found
+
+
+def write_rates(path: Path, found: Mapping[str, object]) -> None:
+    """Write what was observed, so that nobody ever reads half of it.
+
+    Raises:
+        PartitaError: it cannot be written.
+    """
+    with replacing(path) as stream:
+        stream.write(json.dumps(found) + "\n")
