@@ -11,7 +11,7 @@ import pytest
 
 from partita.jobs.run.watcher import OomDetector
 from partita.oom import DONE, FAILED, OUT_OF_MEMORY, Ending, checked_pattern, classify
-from partita.perf.measure.worker import ran_out
+from partita.perf.measure.model_process import ran_out
 
 CORPUS = [json.loads(line) for line in (Path(__file__).parent / "corpus.jsonl").read_text().splitlines()]
 TRACEBACK = 'Traceback (most recent call last):\n  File "train.py", line 9, in <module>\n    main()\n'

@@ -12,10 +12,8 @@ from partita.cli.perf_table import batch_sizes
 from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from partita.perf.measure.cell import Effort, Setup
-    from partita.perf.measure.course import Course
-    from partita.perf.measure.journal import Journal
-    from partita.perf.measure.meter import Meter
+    from partita.perf.measure.cell import Effort, Meter, Setup
+    from partita.perf.measure.measurement import Grid, MeasurementJournal
 
 Shapes = Annotated[
     list[str] | None,
@@ -139,32 +137,39 @@ def _setup(
     """Return what is measured, ONNX Runtime's version, and the device's meter; NVML stays open in the stack."""
     import os  # noqa: PLC0415 -- not needed for --help
 
-    from partita.perf.measure import choosing  # noqa: PLC0415
-    from partita.perf.measure.cell import Setup  # noqa: PLC0415
+    from partita.perf.measure.cell import NoMeter, Setup  # noqa: PLC0415
+    from partita.perf.measure.device import (  # noqa: PLC0415
+        CUDA,
+        choose_device,
+        cores,
+        declared_inputs,
+        providers,
+        runtime,
+        wanted_device,
+    )
     from partita.perf.measure.inputs import feed  # noqa: PLC0415
-    from partita.perf.measure.journal import digest  # noqa: PLC0415
-    from partita.perf.measure.meter import NoMeter  # noqa: PLC0415
+    from partita.perf.measure.measurement import digest  # noqa: PLC0415
 
     digest(path)  # a file that is not there is told before anything is started
-    there = choosing.runtime()
-    wanted = choosing.wanted(asked, os.environ, has_cuda=choosing.CUDA in there.providers)
+    there = runtime()
+    wanted = wanted_device(asked, os.environ, has_cuda=CUDA in there.providers)
     meter: Meter = NoMeter()
     if wanted.lower() == "cpu":
-        device = choosing.choose(wanted, there, stand_in)
+        device = choose_device(wanted, there, stand_in)
     else:
         from partita.perf.measure.nvml import NvmlMeter, nvml_library  # noqa: PLC0415 -- for real GPUs alone
 
         stack.enter_context(nvml_library())
-        device = choosing.choose(wanted, there, stand_in)
+        device = choose_device(wanted, there, stand_in)
         meter = NvmlMeter(device)
-    fed = feed(choosing.declared(path, device), given, batch_dim)
-    setup = Setup(path, fed, device, choosing.providers(device), effort, choosing.cores())
+    fed = feed(declared_inputs(path, device), given, batch_dim)
+    setup = Setup(path, fed, device, providers(device), effort, cores())
     return setup, there.version, meter
 
 
-def _course(found: Setup, batches: str | None, max_processes: int, max_latency_ms: float | None) -> Course:
+def _course(found: Setup, batches: str | None, max_processes: int, max_latency_ms: float | None) -> Grid:
     """Return the cells to measure; a model that knows one batch size alone has that one by default."""
-    from partita.perf.measure.course import Course  # noqa: PLC0415
+    from partita.perf.measure.measurement import Grid  # noqa: PLC0415
 
     fixed = found.feed.fixed
     default = [fixed] if fixed else [2**power for power in range(8)]
@@ -175,17 +180,16 @@ def _course(found: Setup, batches: str | None, max_processes: int, max_latency_m
             where="--batches",
             hint=f"give --batches {fixed}, or export the model with a symbolic batch dimension",
         )
-    return Course(tuple(sizes), max_processes, max_latency_ms)
+    return Grid(tuple(sizes), max_processes, max_latency_ms)
 
 
-def _journal(found: Setup, version: str, out: Path | None) -> Journal:
-    from partita.perf.measure.journal import Journal  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.measure.measuring import head  # noqa: PLC0415
+def _journal(found: Setup, version: str, out: Path | None) -> MeasurementJournal:
+    from partita.perf.measure.measurement import MeasurementJournal, head  # noqa: PLC0415 -- not for --help
 
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         what = "this is a directory, not a file" if out.is_dir() else f"there is no directory {out.parent}"
         raise InputError(what, where=str(out), hint="the table is written there at the end")
-    return Journal(out and out.with_name(f"{out.name}.measuring"), head(found, version))
+    return MeasurementJournal(out and out.with_name(f"{out.name}.measuring"), head(found, version))
 
 
 def _quantiles(text: str) -> tuple[str, ...]:

@@ -13,18 +13,14 @@ from partita import __version__
 from partita.cli.options import echo, stderr
 from partita.cli.perf_table import write
 from partita.errors import PartitaError
-from partita.perf.measure.measuring import measure
-from partita.perf.measure.rows import to_table
+from partita.perf.measure.measurement import measure, to_table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from partita.perf.measure.cell import Setup
-    from partita.perf.measure.course import Cell, Course, Result
-    from partita.perf.measure.journal import Journal
-    from partita.perf.measure.measuring import Progress
-    from partita.perf.measure.meter import Meter
+    from partita.perf.measure.cell import GridPoint, Meter, PointResult, Setup
+    from partita.perf.measure.measurement import Grid, MeasurementJournal, MeasurementProgress
     from partita.perf.table import PerfTable
 
 
@@ -37,7 +33,7 @@ class Target:
     version: str
 
 
-def tell_plan(setup: Setup, course: Course, journal: Journal) -> None:
+def tell_plan(setup: Setup, course: Grid, journal: MeasurementJournal) -> None:
     """Write what would be measured to stdout."""
     device, effort, left = setup.device, setup.effort, len(course.remaining(journal.results))
     echo(f"model      {setup.path}")
@@ -52,7 +48,7 @@ def tell_plan(setup: Setup, course: Course, journal: Journal) -> None:
     echo(f"time       {_duration(least)} to {_duration(most)}, and loading the model once a cell and process")
 
 
-def carry_out(setup: Setup, course: Course, journal: Journal, meter: Meter, target: Target) -> None:
+def carry_out(setup: Setup, course: Grid, journal: MeasurementJournal, meter: Meter, target: Target) -> None:
     """Measure, and write the table, also when interrupted.
 
     Raises:
@@ -87,7 +83,7 @@ def _write(table: PerfTable, target: Target) -> None:
     write(table, target.out)
 
 
-def _table(setup: Setup, journal: Journal, target: Target) -> PerfTable:
+def _table(setup: Setup, journal: MeasurementJournal, target: Target) -> PerfTable:
     where = f", {setup.cores} cores shared out" if setup.effort.threads is None else ""
     where = f", {setup.effort.threads} threads a process" if setup.effort.threads else where
     on_cpu = where if setup.device.kind == "cpu" else ""
@@ -98,14 +94,14 @@ def _table(setup: Setup, journal: Journal, target: Target) -> PerfTable:
     return to_table(journal.results, model=target.model, device=setup.device, made_by=made_by)
 
 
-def _reasons(course: Course, results: tuple[Result, ...]) -> tuple[str, ...]:
+def _reasons(course: Grid, results: tuple[PointResult, ...]) -> tuple[str, ...]:
     """Return why cells were not tried, each reason once."""
     done = {result.cell for result in results}
     found = (course.ruled_out(cell, results) for cell in course.cells() if cell not in done)
     return tuple(dict.fromkeys(reason for reason in found if reason))
 
 
-def _interrupted(course: Course, journal: Journal) -> str:
+def _interrupted(course: Grid, journal: MeasurementJournal) -> str:
     left = len(course.remaining(journal.results))
     if journal.path is None:
         return f"interrupted with {left} cells left; only with --out FILE can it go on from there"
@@ -113,7 +109,7 @@ def _interrupted(course: Course, journal: Journal) -> str:
 
 
 @contextmanager
-def _telling(setup: Setup) -> Iterator[Callable[[Progress], None]]:
+def _telling(setup: Setup) -> Iterator[Callable[[MeasurementProgress], None]]:
     """Yield what tells progress on stderr: a line for each finished cell; on a terminal also what runs now."""
     console = stderr()
     echo(f"measuring {setup.path} on {setup.device.title}", err=True)
@@ -122,7 +118,7 @@ def _telling(setup: Setup) -> Iterator[Callable[[Progress], None]]:
         return
     with console.status("...") as status:
 
-        def tell(progress: Progress) -> None:
+        def tell(progress: MeasurementProgress) -> None:
             if progress.result is None:
                 left = f"about {_duration(progress.seconds_left)} left"
                 status.update(f"{_named(progress.cell)}, cell {progress.done + 1}, {left}")
@@ -132,7 +128,7 @@ def _telling(setup: Setup) -> Iterator[Callable[[Progress], None]]:
         yield tell
 
 
-def _tell_result(progress: Progress, setup: Setup, say: Callable[[str], None]) -> None:
+def _tell_result(progress: MeasurementProgress, setup: Setup, say: Callable[[str], None]) -> None:
     result = progress.result
     if result is None:
         return
@@ -146,7 +142,7 @@ def _tell_result(progress: Progress, setup: Setup, say: Callable[[str], None]) -
         say("note: its latencies were not steady after the warm-up")
 
 
-def _figures(result: Result) -> str:
+def _figures(result: PointResult) -> str:
     if result.throughput is None:
         return "memory ran out"
     shown = [f"{result.throughput:.4g} items/s"]
@@ -159,7 +155,7 @@ def _figures(result: Result) -> str:
     return ", ".join(shown + [form.format(value) for value, form in optional if value is not None])
 
 
-def _named(cell: Cell) -> str:
+def _named(cell: GridPoint) -> str:
     return f"batch {cell.batch}, {cell.processes} process" + ("" if cell.processes == 1 else "es")
 
 

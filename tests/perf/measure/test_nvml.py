@@ -10,10 +10,10 @@ from tests.perf.measure.metered import MeteredNvml
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model, gpu_names
-from partita.perf.measure.choosing import CUDA, Runtime, choose, providers, wanted
+from partita.perf.measure.device import CUDA, OnnxRuntime, choose_device, providers, wanted_device
 from partita.perf.measure.nvml import NvmlMeter, gpu_device, nvml_library, whole_profile
 
-WITH_CUDA = Runtime("1.20", (CUDA, "CPUExecutionProvider"))
+WITH_CUDA = OnnxRuntime("1.20", (CUDA, "CPUExecutionProvider"))
 
 
 def install(monkeypatch: pytest.MonkeyPatch, fake: MeteredNvml) -> MeteredNvml:
@@ -89,9 +89,9 @@ def test_a_gpu_that_is_not_there_or_not_usable_is_told():
     with pytest.raises(InputError, match="NVML"):
         gpu_device("MIG-none")
     with pytest.raises(InputError, match="built without CUDA") as caught:
-        choose("0", Runtime("1.20", ("CPUExecutionProvider",)), None)
+        choose_device("0", OnnxRuntime("1.20", ("CPUExecutionProvider",)), None)
     assert "onnxruntime-gpu" in str(caught.value.hint)
-    assert choose("0", WITH_CUDA, None).gpu == "h100-80gb"
+    assert choose_device("0", WITH_CUDA, None).gpu == "h100-80gb"
 
 
 def test_a_host_without_a_driver_is_told(whole):
@@ -114,7 +114,7 @@ def test_a_host_without_a_driver_is_told(whole):
     ],
 )
 def test_the_device_is_the_one_asked_for_or_the_one_cuda_would_see(asked, environ, has_cuda, expected):
-    assert wanted(asked, environ, has_cuda=has_cuda) == expected
+    assert wanted_device(asked, environ, has_cuda=has_cuda) == expected
 
 
 def metered(fake: MeteredNvml, device: str) -> NvmlMeter:

@@ -1,25 +1,122 @@
-"""Measures one cell: starts its processes together, lets them run long enough, and reads what they did."""
+"""Measures one cell of the grid: starts its processes together, lets them run long enough, reads what they did."""
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from partita.errors import PartitaError
-from partita.perf.measure.course import Result
-from partita.perf.measure.processes import OutOfMemoryError, listen, workers
-from partita.perf.measure.statistics import common_window, order_statistic, repetitions
+from partita.perf.measure.model_process import OutOfMemoryError, listen, model_processes
+from partita.perf.operating_point import strictest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from partita.perf.measure.course import Cell
     from partita.perf.measure.device import Device
     from partita.perf.measure.inputs import Feed
-    from partita.perf.measure.meter import Meter, Reading
-    from partita.perf.measure.processes import Worker
+    from partita.perf.measure.model_process import ModelProcess
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class GridPoint:
+    """What is measured at a time: so many processes side by side, each with batches of one size."""
+
+    processes: int
+    batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class PointResult:
+    """What a cell gave. Whatever was not measured is None.
+
+    Attributes:
+        seconds: what measuring it took, start of the processes included.
+        throughput: items/s of all processes together; None if memory ran out.
+        latency_ms: latency of one batch by quantile, those quantiles only for which there were repetitions enough.
+        memory_mb: of all processes together at their peak, in MB of 1e6 bytes.
+        memory_source: how that was read, in words.
+        repetitions: that the figures rest on.
+        steady: whether the warm-up ended because the latencies were steady.
+    """
+
+    cell: GridPoint
+    seconds: float
+    throughput: float | None = None
+    latency_ms: Mapping[str, float] = field(default_factory=dict)
+    memory_mb: float | None = None
+    memory_source: str = ""
+    utilization: float | None = None
+    power_w: float | None = None
+    repetitions: int = 0
+    steady: bool = True
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether memory ran out."""
+        return self.throughput is None
+
+    @property
+    def worst_ms(self) -> float:
+        """The latency at the strictest quantile there is; 0 without any."""
+        strict = strictest(self.latency_ms)
+        return 0.0 if strict is None else self.latency_ms[strict]
+
+
+@dataclass(frozen=True, slots=True)
+class MeterReading:
+    """What the device told of the window; None is what it did not tell.
+
+    Attributes:
+        memory_mb: of the measured processes at their peak, in MB of 1e6 bytes.
+        memory_source: how that was read, in words.
+        utilization: share of the time in which a kernel ran, 0 to 1.
+    """
+
+    memory_mb: float | None = None
+    memory_source: str = ""
+    utilization: float | None = None
+    power_w: float | None = None
+
+
+class Meter(Protocol):
+    """Reads a device from the begin of a window to its end."""
+
+    def prepare(self) -> None:
+        """Note what is in use before the processes start."""
+        ...
+
+    def begin(self, pids: Sequence[int]) -> None:
+        """Note where the counters stand."""
+        ...
+
+    def sample(self) -> None:
+        """Look at what has no counter; called several times a second."""
+        ...
+
+    def end(self) -> MeterReading:
+        """Return what was read since `begin`."""
+        ...
+
+
+class NoMeter:
+    """For a CPU: its processes tell their memory themselves, and nothing tells the power."""
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def begin(self, pids: Sequence[int]) -> None:
+        """Do nothing."""
+
+    def sample(self) -> None:
+        """Do nothing."""
+
+    def end(self) -> MeterReading:
+        """Return that nothing was read."""
+        return MeterReading()
+
 
 MB = 1e6
 START_SECONDS = 600.0
@@ -79,7 +176,7 @@ class Setup:
         return {"CUDA_VISIBLE_DEVICES": self.device.uuid or ""}
 
 
-def measure_cell(setup: Setup, cell: Cell, meter: Meter) -> Result:
+def measure_cell(setup: Setup, cell: GridPoint, meter: Meter) -> PointResult:
     """Measure one cell in processes of its own, so that none inherits the memory of another.
 
     Raises:
@@ -89,11 +186,11 @@ def measure_cell(setup: Setup, cell: Cell, meter: Meter) -> Result:
     began = time.monotonic()
     meter.prepare()
     try:
-        with workers(cell.processes, _spec(setup, cell), setup.environ) as group:
+        with model_processes(cell.processes, _spec(setup, cell), setup.environ) as group:
             steady = _ready(group)
             ended, reading = _window(group, setup.effort, meter)
     except OutOfMemoryError:
-        return Result(cell, time.monotonic() - began)
+        return PointResult(cell, time.monotonic() - began)
     runs = [[(begin, end) for begin, end in line["runs"]] for line in ended]
     window = common_window(runs)
     if window is None or not window.latencies:
@@ -103,7 +200,7 @@ def measure_cell(setup: Setup, cell: Cell, meter: Meter) -> Result:
             hint="raise --max-seconds, or leave large batches out",
         )
     on_cpu = setup.device.kind == "cpu"
-    return Result(
+    return PointResult(
         cell,
         seconds=time.monotonic() - began,
         throughput=window.per_second * cell.batch,
@@ -117,7 +214,7 @@ def measure_cell(setup: Setup, cell: Cell, meter: Meter) -> Result:
     )
 
 
-def _spec(setup: Setup, cell: Cell) -> dict[str, Any]:
+def _spec(setup: Setup, cell: GridPoint) -> dict[str, Any]:
     return {
         "do": "run",
         "path": str(setup.path),
@@ -128,7 +225,7 @@ def _spec(setup: Setup, cell: Cell) -> dict[str, Any]:
     }
 
 
-def _ready(group: Sequence[Worker]) -> bool:
+def _ready(group: Sequence[ModelProcess]) -> bool:
     """Wait until all processes are warm, and return whether all became steady."""
     steady: dict[int, bool] = {}
     for worker, line in listen(group, time.monotonic() + START_SECONDS):
@@ -138,7 +235,9 @@ def _ready(group: Sequence[Worker]) -> bool:
     raise PartitaError(f"the processes were not ready in {START_SECONDS:g} s")
 
 
-def _window(group: Sequence[Worker], effort: Effort, meter: Meter) -> tuple[list[Mapping[str, Any]], Reading]:
+def _window(
+    group: Sequence[ModelProcess], effort: Effort, meter: Meter
+) -> tuple[list[Mapping[str, Any]], MeterReading]:
     """Start all at one time, stop them once they have run long and often enough, and return what each says."""
     begin = time.monotonic() + _TOGETHER
     for worker in group:
@@ -178,3 +277,56 @@ def _resident(ended: Sequence[Mapping[str, Any]]) -> float | None:
     """Return what the processes tell themselves; None if one cannot."""
     peaks = [line["peak_rss"] for line in ended]
     return None if None in peaks else sum(peaks) / MB
+
+
+Run: TypeAlias = tuple[float, float]
+"""Begin and end of one repetition in seconds of the host's monotonic clock, which all processes share."""
+
+
+CONFIDENCE = 0.95
+
+
+def repetitions(quantile: float) -> int:
+    """Return the least repetitions from which a quantile is told: 29 for p90, 299 for p99.
+
+    So many that the largest of them lies above the quantile with 95 % confidence, whatever the distribution (Hahn and
+    Meeker, Statistical Intervals, section 5.2.3: 1 - q^n >= confidence).
+    """
+    return math.ceil(math.log(1.0 - CONFIDENCE) / math.log(quantile))
+
+
+def order_statistic(ascending: Sequence[float], quantile: float) -> float:
+    """Return the smallest value that at least this share of the values does not exceed: one that was measured."""
+    return ascending[max(math.ceil(quantile * len(ascending)) - 1, 0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """What ran while all processes ran.
+
+    Attributes:
+        seconds: how long that was.
+        per_second: repetitions per second of all processes together.
+        latencies: seconds of each repetition that lies within, ascending.
+    """
+
+    seconds: float
+    per_second: float
+    latencies: tuple[float, ...]
+
+
+def common_window(processes: Iterable[Sequence[Run]]) -> Window | None:
+    """Return what ran between the last process's first begin and the first process's last end; None if nothing did.
+
+    A repetition that reaches over an end counts by its share within, so that long ones are not rounded away.
+    """
+    each = [runs for runs in processes if runs]
+    if not each:
+        return None
+    begin, end = max(runs[0][0] for runs in each), min(runs[-1][1] for runs in each)
+    if end <= begin:
+        return None
+    every = [run for runs in each for run in runs]
+    share = sum(max(min(e, end) - max(b, begin), 0.0) / (e - b) for b, e in every if e > b)
+    within = sorted(e - b for b, e in every if b >= begin and e <= end)
+    return Window(end - begin, share / (end - begin), tuple(within))

@@ -12,8 +12,8 @@ import pynvml as nvml
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_called
+from partita.perf.measure.cell import MeterReading
 from partita.perf.measure.device import Device
-from partita.perf.measure.meter import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -169,10 +169,10 @@ class NvmlMeter:
             busy = _told(nvml.nvmlDeviceGetUtilizationRates, self._handle)
             self._busy += [] if busy is None else [busy.gpu / 100.0]
 
-    def end(self) -> Reading:
+    def end(self) -> MeterReading:
         """Return what was read since `begin`."""
         self.sample()
-        return Reading(
+        return MeterReading(
             memory_mb=max(self._memory, default=None),
             memory_source=self._source,
             utilization=mean(self._busy) if self._busy else None,

@@ -1,0 +1,288 @@
+"""A measurement: the grid of batch sizes and processes, what is done already, and the rows of the table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from statistics import mean
+from typing import TYPE_CHECKING, Any
+
+from partita.errors import InputError
+from partita.files import json_value
+from partita.perf.measure.cell import GridPoint, PointResult, measure_cell
+from partita.perf.table import Measurement, PerfTable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from partita.perf.measure.cell import Meter, Setup
+    from partita.perf.measure.device import Device
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """All that was asked for.
+
+    Attributes:
+        max_processes: processes go from 1 to this.
+        max_latency_ms: beyond this latency larger batches are not tried; None tries all.
+    """
+
+    batches: tuple[int, ...]
+    max_processes: int = 1
+    max_latency_ms: float | None = None
+
+    def cells(self) -> tuple[GridPoint, ...]:
+        """Return all cells: one process first, small batches first."""
+        return tuple(GridPoint(p, b) for p in range(1, self.max_processes + 1) for b in sorted(self.batches))
+
+    def remaining(self, results: Sequence[PointResult]) -> tuple[GridPoint, ...]:
+        """Return the cells that are neither done nor ruled out."""
+        done = {result.cell for result in results}
+        return tuple(c for c in self.cells() if c not in done and self.ruled_out(c, results) is None)
+
+    def ruled_out(self, cell: GridPoint, results: Iterable[PointResult]) -> str | None:
+        """Return why a cell is not worth trying: none larger than one that failed is. None if it is worth it."""
+        for result in results:
+            smaller = result.cell.batch <= cell.batch and result.cell.processes <= cell.processes
+            if smaller and result.cell != cell:
+                reason = self.stop(result)
+                if reason:
+                    return reason
+        return None
+
+    def stop(self, result: PointResult) -> str | None:
+        """Return why nothing larger than this cell is tried, None if it may be."""
+        at = f"batch {result.cell.batch}, {_processes(result.cell.processes)}"
+        if result.out_of_memory:
+            return f"memory ran out at {at}"
+        if self.max_latency_ms is not None and result.worst_ms > self.max_latency_ms:
+            return f"{at} took {result.worst_ms:.4g} ms, over --max-latency-ms {self.max_latency_ms:g}"
+        return None
+
+    def seconds_left(self, results: Sequence[PointResult], *, guess: float) -> float:
+        """Return the seconds still to go, as the cells until now took; by a guess before there are any."""
+        each = mean(result.seconds for result in results) if results else guess
+        return each * len(self.remaining(results))
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
+
+
+_TOLD = {
+    "model": "the model's file",
+    "device": "the device",
+    "inputs": "the shapes of its inputs",
+    "settings": "the quantiles, seconds or threads asked for",
+    "runtime": "ONNX Runtime",
+}
+
+
+def digest(path: Path) -> str:
+    """Return the SHA-256 of a file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError("no such file", where=str(path), hint="see `ls` for the name") from None
+    except IsADirectoryError:
+        raise InputError("this is a directory, not a file", where=str(path)) from None
+    except OSError as error:
+        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+
+
+class MeasurementJournal:
+    """The finished cells of one measurement; each is on the disk before the next begins.
+
+    Args:
+        path: the journal's file; None keeps nothing.
+        head: what must be the same for results to belong together: model, device, inputs, settings, runtime.
+    """
+
+    def __init__(self, path: Path | None, head: Mapping[str, Any]) -> None:
+        self.path = path
+        self._head = json.loads(json.dumps(head))
+        self._whole = 0
+        self.results = self._read()
+
+    def add(self, result: PointResult) -> None:
+        """Keep a result.
+
+        Raises:
+            InputError: the file cannot be written to.
+        """
+        self.results = (*self.results, result)
+        if self.path is None:
+            return
+        lines = [asdict(result)] if self._whole else [{"head": self._head}, asdict(result)]
+        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        try:
+            with self.path.open("r+b" if self._whole else "wb") as stream:
+                stream.seek(self._whole)
+                stream.truncate()
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+        except OSError as error:
+            raise InputError(f"cannot be written: {error.strerror}", where=str(self.path)) from None
+        self._whole += len(text)
+
+    def done(self) -> None:
+        """Forget it: the table is whole."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+
+    def _read(self) -> tuple[PointResult, ...]:
+        if self.path is None or not self.path.exists():
+            return ()
+        try:
+            content = self.path.read_bytes()
+        except OSError:
+            raise InputError("cannot be read", where=str(self.path), hint=self._away()) from None
+        # What follows the last line's end was being written when the measurement was killed.
+        whole = content[: content.rfind(b"\n") + 1]
+        if not whole:
+            return ()
+        try:
+            head, *rows = map(json_value, whole.splitlines())
+            self._compare(head["head"])
+            found = tuple(_result(row) for row in rows)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise InputError(
+                "this is no journal of a measurement", where=str(self.path), hint=self._away()
+            ) from None
+        self._whole = len(whole)
+        return found
+
+    def _compare(self, there: Mapping[str, Any]) -> None:
+        for name, value in self._head.items():
+            if there.get(name) != value:
+                raise InputError(
+                    f"{_TOLD[name]} changed since this measurement began: {there.get(name)} then, {value} now",
+                    where=str(self.path),
+                    hint=f"measure as then, or begin anew: {self._away()}",
+                )
+
+    def _away(self) -> str:
+        return f"`rm {self.path}`"
+
+
+def _result(row: Mapping[str, Any]) -> PointResult:
+    return PointResult(**{**row, "cell": GridPoint(**row["cell"])})
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementProgress:
+    """How far a measurement is.
+
+    Attributes:
+        result: of the cell that has just ended; None when one begins.
+        seconds_left: as the cells so far took.
+    """
+
+    cell: GridPoint
+    done: int
+    left: int
+    seconds_left: float
+    result: PointResult | None = None
+
+
+def head(setup: Setup, version: str) -> dict[str, Any]:
+    """Return what must not change between the parts of one measurement.
+
+    Raises:
+        InputError: the model cannot be read.
+    """
+    effort, device = setup.effort, setup.device
+    return {
+        "model": digest(setup.path),
+        "device": f"{device.gpu} {device.profile}, {device.title}"
+        + (f", {device.uuid}" if device.uuid else ""),
+        "inputs": [[each.name, each.dtype, list(each.dims)] for each in setup.feed.inputs],
+        "settings": [list(effort.quantiles), effort.seconds, effort.max_seconds, effort.threads, setup.cores],
+        "runtime": version,
+    }
+
+
+def measure(
+    setup: Setup,
+    course: Grid,
+    journal: MeasurementJournal,
+    meter: Meter,
+    tell: Callable[[MeasurementProgress], None],
+) -> None:
+    """Measure all cells that are neither done nor ruled out; each is in the journal before the next begins.
+
+    Raises:
+        InputError: the model cannot be run.
+        PartitaError: a process failed.
+    """
+    guess = setup.effort.seconds + setup.effort.warmup_seconds / 4
+    while remaining := course.remaining(journal.results):
+        cell = remaining[0]
+        left = course.seconds_left(journal.results, guess=guess)
+        tell(MeasurementProgress(cell, len(journal.results), len(remaining), left))
+        result = measure_cell(setup, cell, meter)
+        journal.add(result)
+        remaining = course.remaining(journal.results)
+        left = course.seconds_left(journal.results, guess=guess)
+        tell(MeasurementProgress(cell, len(journal.results), len(remaining), left, result))
+
+
+def to_table(results: Iterable[PointResult], *, model: str, device: Device, made_by: str) -> PerfTable:
+    """Return one row for each quantile of each cell that ran.
+
+    A stand-in's rows count as estimated, so that plans mark what rests on them.
+
+    Args:
+        results: what was measured.
+        model: its name in the table.
+        device: where.
+        made_by: the program, date and runtime, in words.
+    """
+    rows = [
+        Measurement(
+            model=model,
+            gpu=device.gpu,
+            profile=device.profile,
+            batch=result.cell.batch,
+            processes=result.cell.processes,
+            throughput=_rounded(result.throughput),
+            latency_ms=_rounded(latency),
+            quantile=quantile,
+            memory_mb=_maybe(result.memory_mb),
+            utilization=_maybe(result.utilization),
+            power_w=_maybe(result.power_w),
+            source=_row_source(result, device, made_by),
+            estimated=device.stand_in,
+        )
+        for result in sorted(results, key=lambda each: each.cell)
+        if result.throughput is not None
+        for quantile, latency in sorted(result.latency_ms.items(), key=lambda each: float(each[0]))
+    ]
+    return PerfTable(rows)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")  # repetitions differ by more
+
+
+def _maybe(value: float | None) -> float | None:
+    return None if value is None else _rounded(value)
+
+
+def _row_source(result: PointResult, device: Device, made_by: str) -> str:
+    parts = [device.note, made_by, f"{result.repetitions} repetitions"]
+    if result.memory_mb is not None:
+        parts.append(f"memory: {result.memory_source}")
+    if not result.steady:
+        parts.append("latencies not steady before measuring")
+    return "; ".join(parts)
