@@ -12,17 +12,15 @@ import numpy as np
 from benchmarks.report import table
 from benchmarks.serving_cases import DATA, GPUS, LARGEST, MEDIANS, Case, cases, models, problem
 from benchmarks.serving_cases import table as perf_table
-from partita.serve.cuts.homogeneous import Homogeneous
-from partita.serve.cuts.paris import Paris
-from partita.serve.cuts.search import Search
+from partita.serve.cuts import Homogeneous, Paris, Search
 from partita.serve.fluid import fluid_cut, fluid_rate
-from partita.serve.outcome import TICK, Router
+from partita.serve.problem import TICK, SimulatedRouter
 from partita.serve.routers.elsa import Elsa
 from partita.serve.routers.fifs import Fifs
 from partita.serve.routers.kairos import Kairos
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.routers.price import Price
-from partita.serve.throughput import Throughput, throughput, unit_traffic
+from partita.serve.simulation import Throughput, throughput, unit_traffic
 from partita.sim.arrivals import Traffic
 from partita.sim.batches import empirical_share
 from partita.sim.trace import read_trace
@@ -193,7 +191,9 @@ class _Bench:
         }
 
     @staticmethod
-    def _of_bound(given: ServingProblem, counts: np.ndarray, router: Router, traffic: list[Traffic]) -> float:
+    def _of_bound(
+        given: ServingProblem, counts: np.ndarray, router: SimulatedRouter, traffic: list[Traffic]
+    ) -> float:
         """Return throughput over the cut's fluid bound; 0 where the cut cannot answer enough at any rate."""
         bound = fluid_rate(given, counts, served=given.quantile).rate
         return throughput(given, counts, router, traffic, bound).rate / bound if bound > 0 else 0.0
@@ -270,7 +270,9 @@ def _summary(found: list[_Measured]) -> str:
     )
 
 
-def _largest_in_time(given: ServingProblem, counts: np.ndarray, router: Router, traffic: Traffic) -> float:
+def _largest_in_time(
+    given: ServingProblem, counts: np.ndarray, router: SimulatedRouter, traffic: Traffic
+) -> float:
     took = router.on(given, counts)(traffic).latency
     largest = traffic.batch >= np.quantile(traffic.batch, 0.95)
     return float(np.mean(took[largest] <= given.deadline + TICK))
@@ -339,7 +341,7 @@ missed; mean over {seeds} seeds of {queries:,} queries each, with half the width
 search never sees these seeds. In the long run no router can exceed the second fluid bound. The first asks for every
 query to be in time, which the quantile does not, so that it can be exceeded.
 """
-_ROUTED: tuple[Router, ...] = (LateBinding(), Kairos(), Price(), Elsa(), Fifs())
+_ROUTED: tuple[SimulatedRouter, ...] = (LateBinding(), Kairos(), Price(), Elsa(), Fifs())
 _ROUTERS = """\
 ### Routers on the same cuts (median 8)
 

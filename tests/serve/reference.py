@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from partita.serve.fluid import second_prices
-from partita.serve.outcome import REFUSED, TICK, Outcome
+from partita.serve.problem import REFUSED, TICK, ServingOutcome
 from partita.serve.routers.kairos import LATE, match, relative_speed
 from partita.sim.clock import SimulatedClock
 from partita.sim.kernel import Kernel
@@ -36,7 +36,7 @@ def bound_on_arrival(
     counts: np.ndarray,
     traffic: Traffic,
     choose: Choose,
-) -> Outcome:
+) -> ServingOutcome:
     """Simulate a router that binds at once.
 
     `choose` sees, per instance, the wait, the latency and the moment of the answer, and names an instance or none.
@@ -54,7 +54,7 @@ def bound_on_arrival(
             idle_at[chosen] = max(now, idle_at[chosen]) + latency[chosen]
             took.append(idle_at[chosen] - now)
             by.append(chosen)
-    return Outcome(np.array(took), np.array(by, dtype=np.int16))
+    return ServingOutcome(np.array(took), np.array(by, dtype=np.int16))
 
 
 def elsa(deadline: float) -> Choose:
@@ -91,7 +91,7 @@ class LateBindingReference:
         costs = {k: self.price[k] * self.latency(k, batch) for k in self.present}
         return float(costs[size] / min(costs.values()) - 1.0)
 
-    def run(self, traffic: Traffic) -> Outcome:
+    def run(self, traffic: Traffic) -> ServingOutcome:
         self.traffic, self.clock = traffic, SimulatedClock()
         self.kernel = Kernel(self.clock)
         self.took = np.full(len(traffic), np.inf)
@@ -99,7 +99,7 @@ class LateBindingReference:
         for query, now in enumerate(traffic.arrival.tolist()):
             self.kernel.at(now, partial(self.arrives, query), LAST)
         self.kernel.run()
-        return Outcome(self.took, self.by)
+        return ServingOutcome(self.took, self.by)
 
     def arrives(self, query: int) -> None:
         batch = int(self.traffic.batch[query])
@@ -161,7 +161,7 @@ class KairosReference:
         own = float(self.problem.latency[self.sizes[instance], self.traffic.batch[query] - 1])
         return own if own <= self.problem.deadline else np.inf
 
-    def run(self, traffic: Traffic) -> Outcome:
+    def run(self, traffic: Traffic) -> ServingOutcome:
         self.traffic, self.clock = traffic, SimulatedClock()
         self.kernel = Kernel(self.clock)
         self.waiting: list[int] = []
@@ -170,7 +170,7 @@ class KairosReference:
         for query, now in enumerate(traffic.arrival.tolist()):
             self.kernel.at(now, partial(self.arrives, query), LAST)
         self.kernel.run()
-        return Outcome(self.took, self.by)
+        return ServingOutcome(self.took, self.by)
 
     def arrives(self, query: int) -> None:
         self.waiting.append(query)

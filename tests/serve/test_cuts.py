@@ -7,16 +7,21 @@ import pytest
 from tests.serve.problems import A100, problem, sublinear
 
 from partita.errors import InfeasibleError
-from partita.serve.cut import ServingCut
-from partita.serve.cuts.fluid import FluidCut
-from partita.serve.cuts.homogeneous import BestHomogeneous, Homogeneous
-from partita.serve.cuts.paris import Paris, nearest_cut
-from partita.serve.cuts.random_cut import RandomCut
-from partita.serve.cuts.search import Search, starts
+from partita.serve.cuts import (
+    BestHomogeneous,
+    FluidCut,
+    Homogeneous,
+    Paris,
+    RandomCut,
+    Search,
+    nearest_cut,
+    starts,
+)
 from partita.serve.fluid import fluid_rate
+from partita.serve.problem import ServingCut
 from partita.serve.routers.elsa import Elsa
 from partita.serve.routers.late_binding import LateBinding
-from partita.serve.throughput import keeps, largest_rate, unit_traffic
+from partita.serve.simulation import keeps, largest_rate, unit_traffic
 
 if TYPE_CHECKING:
     from partita.serve.problem import Multiset, ServingProblem

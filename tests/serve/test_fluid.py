@@ -12,7 +12,7 @@ from partita.serve.fluid import fluid_cut, fluid_rate, second_prices
 from partita.serve.routers.elsa import Elsa
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.routers.price import Price
-from partita.serve.throughput import largest_rate, throughput, unit_traffic
+from partita.serve.simulation import largest_rate, throughput, unit_traffic
 
 
 def test_one_size_serves_at_most_its_instances_over_the_mean_latency() -> None:

@@ -17,23 +17,23 @@ from tests.serve.reference import (
 )
 
 from partita.serve.fluid import fluid_rate, second_prices
-from partita.serve.outcome import REFUSED, TICK, Outcome, Router
+from partita.serve.problem import REFUSED, TICK, ServingOutcome, SimulatedRouter
 from partita.serve.routers.elsa import Elsa
 from partita.serve.routers.fifs import Fifs
 from partita.serve.routers.kairos import Kairos, match
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.routers.price import Price
-from partita.serve.throughput import unit_traffic
+from partita.serve.simulation import unit_traffic
 from partita.sim.arrivals import Traffic
 
 if TYPE_CHECKING:
     from partita.serve.problem import ServingProblem
 
-ROUTERS: list[Router] = [Elsa(), Fifs(), Price(), LateBinding(), Kairos()]
+ROUTERS: list[SimulatedRouter] = [Elsa(), Fifs(), Price(), LateBinding(), Kairos()]
 COUNTS = np.array([3, 1, 1])
 
 
-def same(one: Outcome, other: Outcome) -> None:
+def same(one: ServingOutcome, other: ServingOutcome) -> None:
     np.testing.assert_array_equal(one.instance, other.instance)
     np.testing.assert_array_equal(one.latency, other.latency)
 
@@ -135,7 +135,7 @@ def test_first_idle_is_first_served_in_order_of_arrival() -> None:
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_an_instance_runs_one_query_at_a_time_each_for_its_latency(
-    router: Router, data: st.DataObject
+    router: SimulatedRouter, data: st.DataObject
 ) -> None:
     found, counts = data.draw(random_problems())
     queries = data.draw(traffic(found.latency.shape[1]))
@@ -153,7 +153,7 @@ def test_an_instance_runs_one_query_at_a_time_each_for_its_latency(
 
 
 @pytest.mark.parametrize("router", [Price(), LateBinding()], ids=lambda router: type(router).__name__)
-def test_what_is_answered_is_in_time_however_much_comes(router: Router) -> None:
+def test_what_is_answered_is_in_time_however_much_comes(router: SimulatedRouter) -> None:
     found = sublinear()
     seen = router.on(found, COUNTS)(busy(found, COUNTS, 5_000, 4.0, 2))
     answered = seen.latency[seen.instance != REFUSED]
@@ -197,7 +197,7 @@ def test_late_binding_answers_queries_of_one_batch_size_in_order() -> None:
 
 
 @pytest.mark.parametrize("router", ROUTERS, ids=lambda router: type(router).__name__)
-def test_what_no_slice_can_run_is_refused_and_stops_nothing(router: Router) -> None:
+def test_what_no_slice_can_run_is_refused_and_stops_nothing(router: SimulatedRouter) -> None:
     found = problem([[1.0, np.inf]] * 3, [0.96, 0.04], 5.0)
     queries = Traffic(np.array([0.0, 0.1, 0.2]), np.array([1, 2, 1]))
     seen = router.on(found, np.array([1, 0, 0]))(queries)

@@ -5,13 +5,10 @@ import pytest
 from tests.serve.problems import problem, sublinear
 
 from partita.errors import InfeasibleError
-from partita.serve.cut import ServingCut
-from partita.serve.cuts.homogeneous import Homogeneous
-from partita.serve.evaluation import evaluate
-from partita.serve.outcome import REFUSED, Outcome
+from partita.serve.cuts import Homogeneous
+from partita.serve.problem import REFUSED, ServingCut, ServingOutcome
 from partita.serve.routers.late_binding import LateBinding
-from partita.serve.simulation import simulate
-from partita.serve.throughput import unit_traffic
+from partita.serve.simulation import evaluate, simulate, unit_traffic
 from partita.sim.arrivals import Traffic
 
 
@@ -19,7 +16,7 @@ def test_an_evaluation_counts_what_was_in_time_late_and_refused_and_how_busy_eac
     found = problem([[2.0], [1.0], [0.5]], [1.0], 2.5)
     cut = ServingCut.of([(2, 1, 0)])
     traffic = Traffic(np.array([0.0, 0.0, 1.0, 2.0]), np.array([1, 1, 1, 1]))
-    outcome = Outcome(np.array([2.0, 1.0, 3.0, np.inf]), np.array([0, 2, 0, REFUSED], dtype=np.int16))
+    outcome = ServingOutcome(np.array([2.0, 1.0, 3.0, np.inf]), np.array([0, 2, 0, REFUSED], dtype=np.int16))
     seen = evaluate(found, cut, traffic, outcome)
     assert (seen.queries, seen.in_time, seen.refused, seen.attainment) == (4, 2, 1, 0.5)
     assert seen.latency == (2.0, np.inf, np.inf, np.inf)

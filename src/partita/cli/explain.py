@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from partita.cli.loading import Loaded
     from partita.planning.explain import Binding, Sensitivity
     from partita.planning.plan import Plan
-    from partita.serve.reserving.slices import SliceOf
+    from partita.serve.reserving.services import SliceOf
     from partita.workload import ServiceSpec
 
 MOST_SERVICES = 20
@@ -112,7 +112,7 @@ def _explained(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
 
 def _explained_cut(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
     from partita.planning.explain import sensitivities  # noqa: PLC0415 -- slow to import
-    from partita.serve.reserving.slices import slices_of  # noqa: PLC0415
+    from partita.serve.reserving.services import slices_of  # noqa: PLC0415
 
     service = next(each for each in loaded.cuts if each.spec.name == spec.name)
     slices = slices_of(made, service, loaded.formulation.problem.pools)

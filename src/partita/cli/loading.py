@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
     from partita.perf.table import PerfTable
     from partita.planning.formulate import Formulation
-    from partita.serve.reserving.asked import CutService
+    from partita.serve.reserving.services import CutService
     from partita.workload import Workload
 
 
@@ -59,7 +59,7 @@ def formulated(path: Path, workload: Workload, table: PerfTable) -> Loaded:
         InfeasibleError: a service that can run on no profile; `where` as above.
     """
     from partita.planning.formulate import formulate  # noqa: PLC0415 -- numpy and pydantic are slow to import
-    from partita.serve.reserving.asked import cut_services  # noqa: PLC0415
+    from partita.serve.reserving.services import cut_services  # noqa: PLC0415
 
     made = formulate(workload, table)
     return Loaded(path, workload, table, made, cut_services(workload, made.problem.pools, made.measured))

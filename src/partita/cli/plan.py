@@ -117,16 +117,15 @@ def plan_and_notes(
 def _with_cuts(
     loaded: Loaded, share: Callable[[Problem], Plan], watch: Deadline, seed: int, *, best_effort: bool
 ) -> tuple[Plan, tuple[str, ...]]:
-    from partita.serve.reserving.best_effort import reserve_best_effort  # noqa: PLC0415 -- numba is slow to import
-    from partita.serve.reserving.planning import plan_reserving  # noqa: PLC0415
-    from partita.serve.reserving.told import told  # noqa: PLC0415
+    from partita.serve.reserving.planning import plan_reserving, reserve_best_effort  # noqa: PLC0415
+    from partita.serve.reserving.reservation import describe  # noqa: PLC0415
     from partita.workload import locating  # noqa: PLC0415
 
     problem = loaded.formulation.problem
     reserving = reserve_best_effort if best_effort else plan_reserving
     with locating(loaded.path):
         found = reserving(problem, loaded.cuts, share, watch, seed=seed)
-    return found.plan, (*loaded.notes, *(told(each, problem.pools) for each in found.made))
+    return found.plan, (*loaded.notes, *(describe(each, problem.pools) for each in found.made))
 
 
 def _planned(problem: Problem, planner: PlannerName, watch: Deadline, seed: int) -> Plan:
@@ -160,8 +159,10 @@ def _check(loaded: Loaded, path: Path, output: Format) -> None:
 
         faults += check_reserved(found, loaded.cuts, loaded.formulation.problem.pools)
     if output is not Format.TABLE:
-        told = [{"where": fault.where, "what": fault.what} for fault in faults]
-        emit({"plan": str(path), "workload": str(loaded.path), "meets": not faults, "faults": told}, output)
+        describe = [{"where": fault.where, "what": fault.what} for fault in faults]
+        emit(
+            {"plan": str(path), "workload": str(loaded.path), "meets": not faults, "faults": describe}, output
+        )
     elif not faults:
         stdout().print(f"{path} meets {loaded.path}", markup=False)
     else:

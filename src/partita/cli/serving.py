@@ -16,9 +16,8 @@ if TYPE_CHECKING:
     from partita.cli.loading import Loaded
     from partita.perf.table import Measurement
     from partita.planning.problem import Pool
-    from partita.serve.cut import Cutter
-    from partita.serve.outcome import Router
-    from partita.serve.problem import ServingProblem
+    from partita.serve.cuts import Cutter
+    from partita.serve.problem import ServingProblem, SimulatedRouter
     from partita.serve.simulation import Simulation
     from partita.sim.arrivals import Traffic
     from partita.workload import ServiceSpec
@@ -85,7 +84,7 @@ def load_asked(path: Path, service: str | None, ask: Ask) -> Asked:
     from partita.cli.loading import load  # noqa: PLC0415
     from partita.serve.fluid import fluid_gpus  # noqa: PLC0415
     from partita.serve.problem import ServingProblem  # noqa: PLC0415
-    from partita.serve.reserving.asked import QUANTILE  # noqa: PLC0415
+    from partita.serve.reserving.services import QUANTILE  # noqa: PLC0415
 
     loaded = load(path)
     spec = _service(loaded, service)
@@ -179,7 +178,7 @@ def _queries(
     """Return latencies (K, B), the share of each batch size (B,), and the traffic."""
     import numpy as np  # noqa: PLC0415 -- slow to import
 
-    from partita.serve.latency import latency_table  # noqa: PLC0415
+    from partita.serve.problem import latency_table  # noqa: PLC0415
     from partita.sim.arrivals import Traffic  # noqa: PLC0415
     from partita.sim.batches import draw, empirical_share  # noqa: PLC0415
     from partita.sim.trace import read_trace  # noqa: PLC0415
@@ -211,7 +210,7 @@ def _share(spec: ServiceSpec, ask: Ask, largest: int, in_time: int) -> NDArray[n
     """
     import numpy as np  # noqa: PLC0415 -- slow to import
 
-    from partita.serve.reserving.asked import SIGMA, share_of  # noqa: PLC0415
+    from partita.serve.reserving.services import SIGMA, share_of  # noqa: PLC0415
     from partita.sim.batches import lognormal_share  # noqa: PLC0415
 
     if ask.median is not None:
@@ -238,7 +237,7 @@ def play(asked: Asked, cut: str, router: str, seed: int) -> Simulation:
     from partita.serve.routers.price import Price  # noqa: PLC0415
     from partita.serve.simulation import simulate  # noqa: PLC0415
 
-    routers: dict[str, Router] = {
+    routers: dict[str, SimulatedRouter] = {
         "late-binding": LateBinding(),
         "price": Price(),
         "elsa": Elsa(),
@@ -248,12 +247,8 @@ def play(asked: Asked, cut: str, router: str, seed: int) -> Simulation:
     return simulate(asked.problem, _cutter(cut, routers[router], seed), routers[router], asked.traffic)
 
 
-def _cutter(name: str, router: Router, seed: int) -> Cutter:
-    from partita.serve.cuts.fluid import FluidCut  # noqa: PLC0415 -- numba is slow to import
-    from partita.serve.cuts.homogeneous import BestHomogeneous  # noqa: PLC0415
-    from partita.serve.cuts.paris import Paris  # noqa: PLC0415
-    from partita.serve.cuts.random_cut import RandomCut  # noqa: PLC0415
-    from partita.serve.cuts.search import Search  # noqa: PLC0415
+def _cutter(name: str, router: SimulatedRouter, seed: int) -> Cutter:
+    from partita.serve.cuts import BestHomogeneous, FluidCut, Paris, RandomCut, Search  # noqa: PLC0415
 
     cutters: dict[str, Cutter] = {
         "search": Search(router),

@@ -180,7 +180,7 @@ def simulate(
 
 def _data(asked: Asked, found: Simulation, cut: CutName, router: RouterName) -> dict[str, Any]:
     """Return what is shown, as plain data; a latency of None is that of a refused query."""
-    from partita.serve.evaluation import QUANTILES  # noqa: PLC0415 -- slow to import
+    from partita.serve.simulation import QUANTILES  # noqa: PLC0415 -- slow to import
 
     problem, seen = asked.problem, found.evaluation
     names = zip(problem.profiles, found.cut.counts.tolist(), strict=True)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from partita.control.demand import Demand
     from partita.planning.plan import Plan
     from partita.planning.problem import Pool, Problem
-    from partita.serve.reserving.asked import CutService
+    from partita.serve.reserving.services import CutService
     from partita.transition.deployment import Deployment
     from partita.workload import ServiceSpec
 
@@ -89,9 +89,8 @@ class FileWorkbook:
             TooFewGpusError,
             plan_best_effort,
         )
-        from partita.serve.reserving.best_effort import reserve_best_effort  # noqa: PLC0415
-        from partita.serve.reserving.planning import plan_reserving  # noqa: PLC0415
-        from partita.serve.reserving.running import running, shared_part  # noqa: PLC0415
+        from partita.serve.reserving.planning import plan_reserving, reserve_best_effort  # noqa: PLC0415
+        from partita.serve.reserving.reservation import running, shared_part  # noqa: PLC0415
         from partita.transition.nearest_plan import nearest_plan  # noqa: PLC0415
 
         problem, seed = self._problem(demand, gpus), self.planning.seed
@@ -160,7 +159,7 @@ def cuts_at(loaded: Loaded, demand: Demand) -> tuple[CutService, ...]:
     Raises:
         InfeasibleError: too few of a service's queries can be answered in time.
     """
-    from partita.serve.reserving.asked import cut_services  # noqa: PLC0415 -- slow to import
+    from partita.serve.reserving.services import cut_services  # noqa: PLC0415 -- slow to import
     from partita.workload import Batches  # noqa: PLC0415
 
     written = {cut.spec.name: cut.shares for cut in loaded.cuts}

@@ -10,7 +10,7 @@ import numpy as np
 
 from partita.deadline import Deadline
 from partita.milp import INFINITY, Program
-from partita.serve.cut import ServingCut
+from partita.serve.problem import ServingCut
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -1,22 +1,32 @@
-"""The problem of serving one model's queries on GPUs that can be cut."""
+"""The problem of serving one model's queries on GPUs that can be cut, a cut of them, and what came of its queries."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from partita.mig.layout import maximal_multisets
+from partita.mig.layout import Layout, layout_of, maximal_multisets
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from numpy.typing import NDArray
 
     from partita.mig.gpu import GpuModel
+    from partita.perf.table import Measurement
+    from partita.sim.arrivals import Traffic
+
 
 Multiset = tuple[int, ...]
 """Instances of each size on one GPU, in the order of the GPU's profiles."""
+REFUSED = -1
+"""Instance of a query that was refused."""
+TICK = 1e-9
+"""Seconds by which an answer may be late without counting so: the sum of roundings, not of waiting."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,3 +72,79 @@ class ServingProblem:
     def with_gpus(self, gpus: int) -> ServingProblem:
         """Return the same problem on another number of GPUs."""
         return replace(self, gpus=gpus)
+
+
+def latency_table(
+    rows: Iterable[Measurement], profiles: Sequence[str], max_batch: int
+) -> NDArray[np.float64]:
+    """Return the seconds of batch sizes 1 to `max_batch` on each profile, shape (K, max_batch).
+
+    Between measured batches the latency is interpolated piecewise linearly; below the smallest it is that of the
+    smallest (the query is padded), above the largest it is inf: nobody has seen it run.
+
+    Args:
+        rows: measurements of one model on one GPU at one quantile; those with one process count.
+        profiles: the K sizes.
+        max_batch: largest batch size of a query.
+    """
+    table = np.full((len(profiles), max_batch), np.inf)
+    batches = np.arange(1, max_batch + 1)
+    single = [row for row in rows if row.processes == 1]
+    for index, profile in enumerate(profiles):
+        seen = sorted((row.batch, row.latency_ms / 1000) for row in single if row.profile == profile)
+        if seen:
+            at, seconds = zip(*seen, strict=True)
+            table[index] = np.interp(batches, at, seconds, right=np.inf)
+    return table
+
+
+@dataclass(frozen=True, slots=True)
+class ServingCut:
+    """How each GPU is cut: one multiset per GPU, sorted, so that equal cuts compare equal."""
+
+    gpus: tuple[Multiset, ...]
+
+    @classmethod
+    def of(cls, gpus: Iterable[Multiset]) -> ServingCut:
+        """Return the cut of GPUs in any order."""
+        return cls(tuple(sorted(gpus, reverse=True)))
+
+    @property
+    def counts(self) -> NDArray[np.int64]:
+        """Instances of each size on all GPUs together, shape (K,)."""
+        return np.asarray(np.array(self.gpus, dtype=np.int64).sum(axis=0))
+
+    def layouts(self, gpu: GpuModel) -> tuple[Layout, ...]:
+        """Return a legal layout for each GPU, as the planner places them."""
+        return tuple(layout_of(gpu, each) for each in self.gpus)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServingOutcome:
+    """The end of each of N queries, in order of arrival.
+
+    Attributes:
+        latency: seconds from arrival to answer, inf if refused, shape (N,).
+        instance: number of the instance that answered, `REFUSED` if none, shape (N,). Instances are numbered
+            size after size, from small to large.
+    """
+
+    latency: NDArray[np.float64]
+    instance: NDArray[np.int16]
+
+    def attainment(self, deadline: float) -> float:
+        """Return the share of queries answered within the deadline, the first tenth left out as warm-up."""
+        steady = self.latency[len(self.latency) // 10 :]
+        return float(np.count_nonzero(steady <= deadline + TICK) / len(steady))
+
+
+Serve = Callable[["Traffic"], ServingOutcome]
+"""Simulates the serving of queries by one router on one cut."""
+
+
+class SimulatedRouter(Protocol):
+    """Decides which instance answers which query, and when it starts."""
+
+    def on(self, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
+        """Return what serves queries on instances in these counts, shape (K,)."""
+        ...

@@ -1,23 +1,42 @@
-"""One simulation from beginning to end: cut, route, and say what came of it and what the cut would hold."""
+"""Simulates a cut and a router: what came of the queries, and the largest rate that the cut would hold."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from partita.errors import InfeasibleError
-from partita.serve.evaluation import Evaluation, evaluate
 from partita.serve.fluid import fluid_rate
-from partita.serve.throughput import Throughput, enough_queries, throughput, unit_traffic
+from partita.serve.problem import REFUSED, TICK
+from partita.sim.arrivals import Traffic, poisson
+from partita.sim.batches import draw
 
 if TYPE_CHECKING:
-    from partita.serve.cut import Cutter, ServingCut
-    from partita.serve.outcome import Outcome, Router
-    from partita.serve.problem import ServingProblem
-    from partita.sim.arrivals import Traffic
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from partita.mig.layout import Placement
+    from partita.serve.cuts import Cutter
+    from partita.serve.problem import (
+        Serve,
+        ServingCut,
+        ServingOutcome,
+        ServingProblem,
+        SimulatedRouter,
+    )
+
 
 _SEEDS = (11, 12, 13)
 _QUERIES = 20_000
+QUANTILES = (0.5, 0.9, 0.95, 0.99)
+_STUDENT_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""Two-sided 95 % points of Student's t for 1 to 9 degrees of freedom."""
+_SMALLEST = 1e-6
+"""Part of the first guess below which a rate counts as zero."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +52,15 @@ class Simulation:
     """
 
     cut: ServingCut
-    outcome: Outcome
+    outcome: ServingOutcome
     evaluation: Evaluation
     holds: Throughput
     bound: float
 
 
-def simulate(problem: ServingProblem, cutter: Cutter, router: Router, traffic: Traffic) -> Simulation:
+def simulate(
+    problem: ServingProblem, cutter: Cutter, router: SimulatedRouter, traffic: Traffic
+) -> Simulation:
     """Cut the GPUs, serve the traffic, and measure what the cut holds.
 
     Raises:
@@ -62,4 +83,153 @@ def simulate(problem: ServingProblem, cutter: Cutter, router: Router, traffic: T
         evaluate(problem, cut, traffic, outcome),
         throughput(problem, cut.counts, router, unit, bound),
         bound,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """Queries per second: the mean over independent seeds, and half the width of its 95 % confidence interval."""
+
+    rate: float
+    half_width: float
+
+
+def throughput(
+    problem: ServingProblem,
+    counts: NDArray[np.int64],
+    router: SimulatedRouter,
+    traffic: Sequence[Traffic],
+    guess: float,
+) -> Throughput:
+    """Return the latency-bounded throughput of a router on instances in these counts.
+
+    Args:
+        problem: latencies, the deadline and its quantile.
+        counts: instances of each size, shape (K,).
+        router: who answers what.
+        traffic: of unit rate, one per seed; two at least for a confidence interval, ten at most.
+        guess: queries per second to start from.
+    """
+    serve = router.on(problem, counts)
+    rates = [
+        largest_rate(lambda rate, each=each: keeps(problem, serve, [each], rate), guess)  # type: ignore[misc]
+        for each in traffic
+    ]
+    if len(rates) < 2:
+        return Throughput(rates[0], float("inf"))
+    return Throughput(fmean(rates), _STUDENT_T[len(rates) - 2] * stdev(rates) / len(rates) ** 0.5)
+
+
+def keeps(problem: ServingProblem, serve: Serve, traffic: Sequence[Traffic], rate: float) -> bool:
+    """Say whether at this rate the asked share of queries meets the deadline, over all traffic together."""
+    met = fmean(serve(each.faster(rate)).attainment(problem.deadline) for each in traffic)
+    return met >= problem.quantile
+
+
+def largest_rate(kept: Callable[[float], bool], guess: float, tolerance: float = 0.002) -> float:
+    """Return a rate that is kept while one larger by the tolerance is not, by doubling and bisection.
+
+    The same traffic is squeezed to each rate, so that noise hardly ever breaks monotony.
+
+    Args:
+        kept: whether a rate is kept; the answer is one for which it was true, or 0.
+        guess: where to start, positive.
+        tolerance: relative.
+    """
+    low = high = guess
+    if kept(guess):
+        while kept(high := high * 1.15):
+            low = high
+    else:
+        while not kept(low := low / 1.3):
+            high = low
+            if low < guess * _SMALLEST:
+                return 0.0
+    while high - low > tolerance * high:
+        middle = (low + high) / 2
+        low, high = (middle, high) if kept(middle) else (low, middle)
+    return low
+
+
+def unit_traffic(share: NDArray[np.float64], queries: int, seed: int) -> Traffic:
+    """Return Poisson traffic of one query per second with batch sizes drawn from `share`."""
+    rng = np.random.default_rng(seed)
+    return Traffic(poisson(1.0, queries, rng), draw(share, queries, rng))
+
+
+def enough_queries(problem: ServingProblem, queries: int) -> int:
+    """Return so many queries, or 100 for each instance there can be: waiting needs time to build up."""
+    return max(queries, 100 * problem.gpus * problem.gpu.compute_slices)
+
+
+@dataclass(frozen=True, slots=True)
+class SliceUse:
+    """What one instance did: the GPU's number, its placement, queries answered and share of the time busy."""
+
+    gpu: int
+    placement: Placement
+    queries: int
+    busy: float
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """The whole of a simulation.
+
+    Attributes:
+        queries: how many arrived.
+        seconds: from the first arrival to the last.
+        in_time: queries answered within the deadline.
+        refused: queries that were not answered at all.
+        latency: seconds at each of `QUANTILES`, over all queries, inf where that falls on a refused one.
+        slices: in order of GPU and start.
+    """
+
+    queries: int
+    seconds: float
+    in_time: int
+    refused: int
+    latency: tuple[float, ...]
+    slices: tuple[SliceUse, ...]
+
+    @property
+    def attainment(self) -> float:
+        """Share of all queries that were answered within the deadline."""
+        return self.in_time / self.queries
+
+
+def evaluate(
+    problem: ServingProblem, cut: ServingCut, traffic: Traffic, outcome: ServingOutcome
+) -> Evaluation:
+    """Return what an outcome amounts to, warm-up included."""
+    latency = np.sort(outcome.latency)
+    at = [min(len(latency) - 1, int(np.ceil(q * len(latency))) - 1) for q in QUANTILES]
+    return Evaluation(
+        queries=len(latency),
+        seconds=float(traffic.arrival[-1] - traffic.arrival[0]),
+        in_time=int(np.count_nonzero(latency <= problem.deadline + TICK)),
+        refused=int(np.count_nonzero(outcome.instance == REFUSED)),
+        latency=tuple(float(latency[index]) for index in at),
+        slices=_slices(problem, cut, traffic, outcome),
+    )
+
+
+def _slices(
+    problem: ServingProblem, cut: ServingCut, traffic: Traffic, outcome: ServingOutcome
+) -> tuple[SliceUse, ...]:
+    size_of = np.repeat(np.arange(len(cut.counts)), cut.counts)
+    answered = outcome.instance != REFUSED
+    by, batch = outcome.instance[answered], traffic.batch[answered]
+    queries = np.bincount(by, minlength=len(size_of))
+    work = np.bincount(by, weights=problem.latency[size_of[by], batch - 1], minlength=len(size_of))
+    ends = traffic.arrival[answered] + outcome.latency[answered]
+    span = float(ends.max() - traffic.arrival[0]) if len(ends) else 1.0
+    free = {
+        name: iter(np.flatnonzero(size_of == index).tolist()) for index, name in enumerate(problem.profiles)
+    }
+    return tuple(
+        SliceUse(gpu, placement, int(queries[number]), float(work[number] / span))
+        for gpu, layout in enumerate(cut.layouts(problem.gpu))
+        for placement in layout
+        for number in [next(free[placement.profile])]
     )

@@ -1,4 +1,4 @@
-"""Tensors and queries of the Open Inference Protocol v2, as the gateway and its workers hand them on.
+"""Tensors and queries of the Open Inference Protocol v2, as the gateway and workers pass, join and cut them.
 
 A tensor's data are raw bytes in row-major order, little-endian, as the protocol's binary tensor extension has them;
 elements of type BYTES each follow their length in four bytes. Nothing is decoded on the way from client to worker.
@@ -8,13 +8,18 @@ What is made for each query is a named tuple: that takes half the time of a froz
 
 from __future__ import annotations
 
+import math
+import struct
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Parameters: TypeAlias = dict[str, dict[str, Any]]
 """The protocol's parameters: of a request or an answer itself under the empty name, of a tensor under its own."""
-
 ITEM_BYTES = {
     "BOOL": 1,
     "UINT8": 1,
@@ -31,6 +36,7 @@ ITEM_BYTES = {
     "FP64": 8,
 }
 """Bytes of one element of each datatype of fixed size; BYTES is the one without."""
+_LENGTH = struct.Struct("<I")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,3 +123,142 @@ class Answer(NamedTuple):
     error: str | None = None
     invalid: bool = False
     parameters: Parameters | None = None
+
+
+class UnlikePartsError(Exception):
+    """Answers to parts of a query are not parts of one answer."""
+
+
+def joined(queries: Sequence[Query]) -> Query:
+    """Return one query with the rows of all, which must have inputs of the same names, types and further sizes."""
+    if len(queries) == 1:
+        return queries[0]
+    rows = sum(query.batch for query in queries)
+    by_name = [{each.name: each.data for each in query.inputs} for query in queries]
+    inputs = tuple(
+        Tensor(
+            each.name,
+            each.datatype,
+            (rows, *each.shape[1:]),
+            b"".join(one[each.name] for one in by_name),
+        )
+        for each in queries[0].inputs
+    )
+    asked = [query.outputs for query in queries]
+    wanted = tuple(dict.fromkeys(name for names in asked for name in names)) if all(asked) else ()
+    return Query(inputs, wanted)
+
+
+def cut(query: Query, most: int | None) -> list[Query]:
+    """Return a query in parts of at most so many rows, in their order; itself if it has no more."""
+    rows = query.batch
+    if most is None or rows <= most:
+        return [query]
+    sizes = [min(most, rows - start) for start in range(0, rows, most)]
+    pieces = [cut_rows(each, sizes) for each in query.inputs]
+    return [
+        Query(tuple(piece[index] for piece in pieces), query.outputs, query.parameters)
+        for index in range(len(sizes))
+    ]
+
+
+def split_off(query: Query, rows: int) -> tuple[Query, Query | None]:
+    """Return the first rows of a query, and a query of the rest; None if there is no rest."""
+    left = query.batch - rows
+    if left <= 0:
+        return query, None
+    pairs = [_split_off(each, rows) for each in query.inputs]
+    first, rest = (Query(tuple(side), query.outputs, query.parameters) for side in zip(*pairs, strict=True))
+    return first, rest
+
+
+def cut_rows(tensor: Tensor, rows: Sequence[int]) -> list[Tensor]:
+    """Return a tensor in parts of so many rows each, which are views of its data."""
+    data = memoryview(tensor.data)
+    per_row = math.prod(tensor.shape[1:])
+    ends = _ends(tensor.datatype, data, [each * per_row for each in rows])
+    return [
+        Tensor(tensor.name, tensor.datatype, (each, *tensor.shape[1:]), data[start:end])
+        for each, start, end in zip(rows, [0, *ends], ends, strict=False)
+    ]
+
+
+def stacked(parts: Sequence[Sequence[Tensor]]) -> tuple[Tensor, ...]:
+    """Return the outputs of several batches as those of all their rows.
+
+    Raises:
+        UnlikePartsError: they are not of the same names, types and further sizes.
+    """
+    if len(parts) == 1:
+        return tuple(parts[0])
+    if any(len(part) != len(parts[0]) for part in parts):
+        raise UnlikePartsError("one of them has other outputs than another")
+    found = []
+    for same in zip(*parts, strict=True):
+        first = same[0]
+        for each in same:
+            if (each.name, each.datatype, each.shape[1:]) != (first.name, first.datatype, first.shape[1:]):
+                raise UnlikePartsError(
+                    f"output {first.name} is {first.datatype} {list(first.shape)} in one part of the query and "
+                    f"{each.datatype} {list(each.shape)} in another"
+                )
+        rows = sum(each.shape[0] for each in same)
+        data = b"".join(each.data for each in same)
+        found.append(Tensor(first.name, first.datatype, (rows, *first.shape[1:]), data))
+    return tuple(found)
+
+
+def stacked_answers(parts: Sequence[Answer], rows: Sequence[int]) -> Answer:
+    """Return the answers to parts of a query as that to the whole, with the parameters that all have alike.
+
+    Args:
+        parts: the answers.
+        rows: of each part.
+
+    Raises:
+        UnlikePartsError: their outputs do not fit together, or are not rows of the parts.
+    """
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    for part, wanted in zip(parts, rows, strict=True):
+        for each in part.outputs:
+            if each.shape[:1] != (wanted,):
+                raise UnlikePartsError(f"output {each.name} is {list(each.shape)} for {wanted} rows")
+    outputs = stacked([each.outputs for each in parts])
+    if first.parameters is None:
+        return Answer(outputs)
+    common = {
+        name: {
+            key: value
+            for key, value in told.items()
+            if all(
+                key in (found := (each.parameters or {}).get(name, {})) and found[key] == value
+                for each in parts
+            )
+        }
+        for name, told in first.parameters.items()
+    }
+    return Answer(outputs, parameters={name: told for name, told in common.items() if told} or None)
+
+
+def _split_off(tensor: Tensor, rows: int) -> tuple[Tensor, Tensor]:
+    name, datatype, (all_rows, *further), data = tensor
+    view = memoryview(data)
+    (end,) = _ends(datatype, view, [rows * math.prod(further)])
+    return (
+        Tensor(name, datatype, (rows, *further), view[:end]),
+        Tensor(name, datatype, (all_rows - rows, *further), view[end:]),
+    )
+
+
+def _ends(datatype: str, data: memoryview, elements: Sequence[int]) -> list[int]:
+    ends, at = [], 0
+    for count in elements:
+        if datatype in ITEM_BYTES:
+            at += count * ITEM_BYTES[datatype]
+        else:
+            for _ in range(count):
+                at += _LENGTH.size + _LENGTH.unpack_from(data, at)[0]
+        ends.append(at)
+    return ends

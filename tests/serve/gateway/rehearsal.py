@@ -12,7 +12,7 @@ from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
 from partita.serve.gateway.query import PendingQuery
 from partita.serve.gateway.query import QueryOutcome as Ending
 from partita.serve.gateway.routers import ROUTERS
-from partita.serve.outcome import REFUSED, TICK, Outcome
+from partita.serve.problem import REFUSED, TICK, ServingOutcome
 from partita.serve.tensors import Answer, Batching
 from partita.serve.worker.wire import Hello
 
@@ -75,7 +75,7 @@ class Rehearsal:
                 worker, _ = self.dispatcher.join(said, {}, 0.0)
                 self.number[worker] = number
 
-    def run(self, traffic: Traffic, tick: float | None = None) -> Outcome:
+    def run(self, traffic: Traffic, tick: float | None = None) -> ServingOutcome:
         self.took = np.full(len(traffic), np.inf)
         self.by = np.full(len(traffic), REFUSED, dtype=np.int16)
         self.index: dict[PendingQuery, int] = {}
@@ -98,7 +98,7 @@ class Rehearsal:
                 self.index[query] = at
                 at += 1
                 self._carry_out(self.dispatcher.arrive(query, arrival), arrival)
-        return Outcome(self.took, self.by)
+        return ServingOutcome(self.took, self.by)
 
     def _carry_out(self, steps: Decisions, now: float) -> None:
         for batch in steps.starts:

@@ -12,10 +12,9 @@ from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
 from partita.serve.gateway.query import PendingQuery
 from partita.serve.gateway.query import QueryOutcome as Ending
 from partita.serve.gateway.routers import ROUTERS
-from partita.serve.outcome import REFUSED, TICK
-from partita.serve.problem import ServingProblem
+from partita.serve.problem import REFUSED, TICK, ServingProblem
 from partita.serve.routers.late_binding import LateBinding
-from partita.serve.throughput import unit_traffic
+from partita.serve.simulation import unit_traffic
 from partita.sim.arrivals import Traffic
 
 COUNTS = np.array([3, 2, 1])

@@ -21,8 +21,18 @@ from partita.serve.gateway.query import (
     RefusalReason,
 )
 from partita.serve.gateway.route import ServedService
-from partita.serve.rows import cut, joined, split_off, stacked
-from partita.serve.tensors import APART, Answer, Batching, Query, Tensor, TensorSpec
+from partita.serve.tensors import (
+    APART,
+    Answer,
+    Batching,
+    Query,
+    Tensor,
+    TensorSpec,
+    cut,
+    joined,
+    split_off,
+    stacked,
+)
 from partita.serve.worker.batching import decode_texts, encode_texts
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 from partita.perf.table import Measurement, PerfTable
 from partita.planning.formulate import Formulation, formulate
-from partita.serve.reserving.asked import CutService, cut_services
+from partita.serve.reserving.services import CutService, cut_services
 from partita.workload import Batches, LimitsSpec, PoolSpec, ServiceSpec, Slo, Workload
 
 SPEEDS = {

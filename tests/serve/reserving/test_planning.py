@@ -11,12 +11,10 @@ from partita.deadline import Deadline
 from partita.errors import InfeasibleError
 from partita.planning.check import check_plan, requirements
 from partita.planning.exact import ExactPlanner, TooFewGpusError, plan_best_effort
-from partita.serve.outcome import Outcome
-from partita.serve.reserving.best_effort import reserve_best_effort
+from partita.serve.problem import ServingOutcome
 from partita.serve.reserving.check import check_reserved, schedule_fault
-from partita.serve.reserving.planning import plan_reserving
-from partita.serve.reserving.running import running, shared_part
-from partita.serve.reserving.told import told
+from partita.serve.reserving.planning import plan_reserving, reserve_best_effort
+from partita.serve.reserving.reservation import describe, running, shared_part
 from partita.sim.arrivals import Traffic
 from partita.transition.deployment import deployment_of
 from partita.workload import Batches, PoolSpec, Slo
@@ -24,14 +22,14 @@ from partita.workload import Batches, PoolSpec, Slo
 if TYPE_CHECKING:
     from partita.planning.plan import Plan
     from partita.planning.problem import Problem
-    from partita.serve.reserving.planning import Reserved
+    from partita.serve.reserving.planning import ReservedPlan
     from partita.workload import Workload
 
 A30, A100 = "a30-24gb", "a100-40gb"
 SHARING = service(name="share", cut=None, batches=None, rate=300, slo=Slo(latency_ms=200))
 
 
-def planned(asked: Workload) -> Reserved:
+def planned(asked: Workload) -> ReservedPlan:
     made, cuts = formulated(asked)
     found = plan_reserving(made.problem, cuts, ExactPlanner().plan, Deadline())
     assert check_plan(found.plan, requirements(asked), made.measured) == []
@@ -66,7 +64,7 @@ def test_the_pool_that_costs_least_is_taken_and_that_is_said(cost: float, pool: 
     asked = workload(service(rate=2000), gpus=pools, objective="cost")
     found = planned(asked)
     assert {gpu.model for gpu in found.plan.gpus} == {pool}
-    assert "the best pool of" in told(found.made[0], formulated(asked)[0].problem.pools)
+    assert "the best pool of" in describe(found.made[0], formulated(asked)[0].problem.pools)
 
 
 def test_a_pool_that_the_others_need_is_left_to_them() -> None:
@@ -186,10 +184,12 @@ def test_a_schedule_in_which_an_instance_runs_two_queries_at_once_is_found() -> 
     counts, own = np.array([1, 0, 0]), problem.latency[0, 0]
     both = Traffic(np.array([1.0, 1.0 + own / 2]), np.array([1, 1]))
     one = np.zeros(2, dtype=np.int16)
-    late = Outcome(np.array([own, 1.5 * own]), one)
+    late = ServingOutcome(np.array([own, 1.5 * own]), one)
     assert schedule_fault(problem, counts, both, late) is None
-    assert schedule_fault(problem, counts, both, Outcome(np.array([own, own]), one)) is not None
-    assert schedule_fault(problem, counts, both, Outcome(np.array([own / 2, 1.5 * own]), one)) is not None
+    assert schedule_fault(problem, counts, both, ServingOutcome(np.array([own, own]), one)) is not None
+    assert (
+        schedule_fault(problem, counts, both, ServingOutcome(np.array([own / 2, 1.5 * own]), one)) is not None
+    )
 
 
 def test_a_table_without_one_of_the_pools_gives_the_other() -> None:

@@ -8,8 +8,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from partita.errors import PartitaError
-from partita.serve.rows import UnlikePartsError, split_off, stacked_answers
-from partita.serve.tensors import Answer, Query
+from partita.serve.tensors import Answer, Query, UnlikePartsError, split_off, stacked_answers
 
 if TYPE_CHECKING:
     from collections.abc import Hashable

@@ -14,7 +14,7 @@ import numpy as np
 
 from partita.milp import new_solver
 from partita.planning.check import Fault
-from partita.serve.outcome import REFUSED, TICK
+from partita.serve.problem import REFUSED, TICK
 from partita.serve.routers.late_binding import LateBinding
 from partita.sim.arrivals import Traffic, poisson
 from partita.sim.batches import draw
@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from partita.planning.plan import Plan
     from partita.planning.problem import Pool
-    from partita.serve.outcome import Outcome
-    from partita.serve.problem import ServingProblem
-    from partita.serve.reserving.asked import CutService
+    from partita.serve.problem import ServingOutcome, ServingProblem
+    from partita.serve.reserving.services import CutService
 
 ROUTER = LateBinding()
 """Who routes the queries: the gateway's default."""
@@ -143,7 +142,7 @@ def _traffic(problem: ServingProblem, rate: float) -> Iterator[Traffic]:
 
 
 def schedule_fault(
-    problem: ServingProblem, counts: NDArray[np.int64], traffic: Traffic, outcome: Outcome
+    problem: ServingProblem, counts: NDArray[np.int64], traffic: Traffic, outcome: ServingOutcome
 ) -> str | None:
     """Return why an outcome could not be, None if it could: queries run one at a time, none before it arrives.
 

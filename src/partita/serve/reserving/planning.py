@@ -1,4 +1,4 @@
-"""A plan with both parts: whole GPUs for services with a cut, and what is left for those that share."""
+"""A plan of both parts: whole GPUs for services with a cut, and the rest for those that share."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
 from partita.planning.assemble import assemble
-from partita.planning.plan import GpuConfig, Objective, Plan, Solver
+from partita.planning.exact import TooFewGpusError
+from partita.planning.plan import GpuConfig, Objective, Plan, ServiceCapacity, Solver
 from partita.planning.problem import Service, Size
-from partita.serve.reserving.reserve import Reserver
+from partita.serve.reserving.reservation import (
+    GpuReservation,
+    Reserver,
+    instance_points,
+    least_gpus,
+    most_held,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,20 +26,21 @@ if TYPE_CHECKING:
     from partita.deadline import Deadline
     from partita.perf.operating_point import OperatingPoint
     from partita.planning.problem import Problem
-    from partita.serve.reserving.asked import CutService
-    from partita.serve.reserving.reserve import Reservation
-    from partita.serve.reserving.running import Running
+    from partita.serve.reserving.reservation import RunningGpus
+    from partita.serve.reserving.services import CutService
+
 
 _TRIES = 16
 """Choices of pools that are tried where the GPUs left over do not suffice for the services that share."""
+_ROUNDING = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
-class Reserved:
+class ReservedPlan:
     """A plan, and the reservations in it."""
 
     plan: Plan
-    made: tuple[Reservation, ...]
+    made: tuple[GpuReservation, ...]
 
 
 def plan_reserving(
@@ -42,8 +50,8 @@ def plan_reserving(
     watch: Deadline,
     *,
     seed: int = 0,
-    running: Mapping[str, Running] | None = None,
-) -> Reserved:
+    running: Mapping[str, RunningGpus] | None = None,
+) -> ReservedPlan:
     """Return the plan of a workload some of whose services have a cut.
 
     Those with the highest priority choose first. The bound is the sum of those of both parts.
@@ -61,9 +69,9 @@ def plan_reserving(
         PartitaError: the time was over before any plan was found.
     """
     if not services:
-        return Reserved(share(problem), ())
+        return ReservedPlan(share(problem), ())
     reserver = Reserver(problem, watch, seed, running or {})
-    made: Sequence[Reservation] = _cheapest(reserver, services)
+    made: Sequence[GpuReservation] = _cheapest(reserver, services)
     try:
         plan = plan_rest(reserver.problem, made, share)
     except InfeasibleError:
@@ -72,27 +80,112 @@ def plan_reserving(
     return joined(problem, plan, made, bound, watch.seconds)
 
 
-def counts_left(problem: Problem, made: Sequence[Reservation]) -> list[int | None]:
-    """Return how many GPUs of each pool are left."""
-    used = Counter({each.offer.pool: 0 for each in made})
-    for each in made:
-        used[each.offer.pool] += len(each.cut.gpus)
-    return [None if pool.count is None else pool.count - used[at] for at, pool in enumerate(problem.pools)]
+def reserve_best_effort(
+    problem: Problem,
+    services: Sequence[CutService],
+    share: Callable[[Problem], Plan],
+    watch: Deadline,
+    *,
+    seed: int = 0,
+    running: Mapping[str, RunningGpus] | None = None,
+) -> ReservedPlan:
+    """Return the plan that meets the most services by priority; arguments as for `plan_reserving`.
+
+    A service with a cut that cannot be met wholly, or only at the cost of one of higher priority that shares, gets
+    what GPUs are left over in the end, and holds less than its rate. The bound is that of meeting just this much.
+
+    Args:
+        problem: as there.
+        services: as there.
+        share: plans the services that share as far as GPUs go.
+        watch: as there.
+        seed: as there.
+        running: as there.
+
+    Raises:
+        InfeasibleError: not a single service can be met even partly.
+    """
+    reserver = Reserver(problem, watch, seed, running or {})
+    made = _met(reserver, services)
+    rest = _rest(problem, made, share)
+    while made and _highest_short(problem, rest) > made[-1].service.spec.priority:
+        made = made[:-1]
+        rest = _rest(problem, made, share)
+    whole = {each.service.index for each in made}
+    for service in by_priority([each for each in services if each.index not in whole]):
+        if (part := _part(reserver, service, made, rest)) is not None:
+            made = [*made, part]
+    if not made and not rest.gpus:
+        raise InfeasibleError("no service can be met, not even partly", where="gpus", hint="raise `count`")
+    bound = rest.objective.lower_bound + sum(reserver.bound(each.service) for each in made)
+    found = joined(problem, rest, made, bound, watch.seconds)
+    return ReservedPlan(replace(found.plan, services=_listed(found.plan, problem, services)), found.made)
 
 
-def by_priority(services: Sequence[CutService]) -> list[CutService]:
-    """Return the services of higher priority first."""
-    return sorted(services, key=lambda each: (-each.spec.priority, each.index))
+def _met(reserver: Reserver, services: Sequence[CutService]) -> list[GpuReservation]:
+    """Return reservations for those that can be met wholly, in order of priority."""
+    made: list[GpuReservation] = []
+    for service in by_priority(services):
+        try:
+            made.append(reserver.options(service, counts_left(reserver.problem, made))[0])
+        except TooFewGpusError:
+            continue
+    return made
 
 
-def _cheapest(reserver: Reserver, services: Sequence[CutService]) -> list[Reservation]:
-    made: list[Reservation] = []
+def _rest(problem: Problem, made: Sequence[GpuReservation], share: Callable[[Problem], Plan]) -> Plan:
+    try:
+        return plan_rest(problem, made, share)
+    except InfeasibleError:  # not one of them can be met even partly
+        return plan_rest(problem.with_services(()), made, share)
+
+
+def _highest_short(problem: Problem, rest: Plan) -> float:
+    """Return the highest priority of those that share and fall short, minus infinity if none does."""
+    given = {service.name: service.capacity for service in rest.services}
+    short = [each for each in problem.services if given.get(each.name, 0.0) < each.rate * (1 - _ROUNDING)]
+    return max((each.priority for each in short), default=float("-inf"))
+
+
+def _part(
+    reserver: Reserver, service: CutService, made: Sequence[GpuReservation], rest: Plan
+) -> GpuReservation | None:
+    """Return what is left over for a service, in the pool where it holds the most; None if that is nothing."""
+    left = counts_left(reserver.problem, made)
+    for pool in pools_of(reserver.problem, rest, left):
+        left[pool] = None if (n := left[pool]) is None else n - 1
+    parts = [
+        (held, offer)
+        for offer in service.offers
+        if (n := left[offer.pool])
+        and (held := most_held(service, offer, n, reserver.watch, reserver.seed)) is not None
+    ]
+    if not parts or reserver.watch.over:
+        return None
+    held, offer = max(parts, key=lambda part: part[0].rate)
+    spec = replace(service.spec, rate=held.rate * service.items, headroom=0.0, min_replicas=1, spread=1)
+    less = replace(service, spec=spec)
+    points = instance_points(less, offer, held, reserver.seed)
+    return GpuReservation(less, offer, held.cut, points, least_gpus(less, offer.problem))
+
+
+def _listed(plan: Plan, problem: Problem, services: Sequence[CutService]) -> tuple[ServiceCapacity, ...]:
+    """Return all services with the rates that they ask, those that got nothing too, in the workload's order."""
+    given = {service.name: service.capacity for service in plan.services}
+    asked = [(each.name, each.asked_rate, each.latency_slo_ms) for each in problem.services]
+    for each in sorted(services, key=lambda each: each.index):
+        asked.insert(each.index, (each.spec.name, each.spec.rate, each.spec.slo.latency_ms))
+    return tuple(ServiceCapacity(name, rate, given.get(name, 0.0), slo) for name, rate, slo in asked)
+
+
+def _cheapest(reserver: Reserver, services: Sequence[CutService]) -> list[GpuReservation]:
+    made: list[GpuReservation] = []
     for service in by_priority(services):
         made.append(reserver.options(service, counts_left(reserver.problem, made))[0])
     return made
 
 
-def plan_rest(problem: Problem, made: Sequence[Reservation], share: Callable[[Problem], Plan]) -> Plan:
+def plan_rest(problem: Problem, made: Sequence[GpuReservation], share: Callable[[Problem], Plan]) -> Plan:
     """Plan the services that share on what reservations leave.
 
     Raises:
@@ -107,9 +200,9 @@ def plan_rest(problem: Problem, made: Sequence[Reservation], share: Callable[[Pr
 def _other_pools(
     reserver: Reserver,
     services: Sequence[CutService],
-    first: Sequence[Reservation],
+    first: Sequence[GpuReservation],
     share: Callable[[Problem], Plan],
-) -> tuple[Sequence[Reservation], Plan]:
+) -> tuple[Sequence[GpuReservation], Plan]:
     """Return the cheapest of other choices of pools that leaves enough for the rest.
 
     Raises:
@@ -140,7 +233,7 @@ def _other_pools(
 
 
 def _rest_bound(
-    reserver: Reserver, made: Sequence[Reservation], plan: Plan, share: Callable[[Problem], Plan]
+    reserver: Reserver, made: Sequence[GpuReservation], plan: Plan, share: Callable[[Problem], Plan]
 ) -> float:
     """Return a bound of the rest's part that holds whichever GPUs are reserved.
 
@@ -153,17 +246,30 @@ def _rest_bound(
     return min(plan.objective.lower_bound, share(problem).objective.lower_bound)
 
 
+def by_priority(services: Sequence[CutService]) -> list[CutService]:
+    """Return the services of higher priority first."""
+    return sorted(services, key=lambda each: (-each.spec.priority, each.index))
+
+
+def counts_left(problem: Problem, made: Sequence[GpuReservation]) -> list[int | None]:
+    """Return how many GPUs of each pool are left."""
+    used = Counter({each.offer.pool: 0 for each in made})
+    for each in made:
+        used[each.offer.pool] += len(each.cut.gpus)
+    return [None if pool.count is None else pool.count - used[at] for at, pool in enumerate(problem.pools)]
+
+
 def joined(
-    problem: Problem, rest: Plan, made: Sequence[Reservation], bound: float, seconds: float
-) -> Reserved:
+    problem: Problem, rest: Plan, made: Sequence[GpuReservation], bound: float, seconds: float
+) -> ReservedPlan:
     """Return the plan with both parts, services in the workload's order."""
     whole = with_reserved(problem, made)
     solver = replace(rest.solver, seconds=seconds)
     plan = assemble(whole, _configs(whole, rest, made), lower_bound=bound, solver=solver)
-    return Reserved(plan, tuple(made))
+    return ReservedPlan(plan, tuple(made))
 
 
-def with_reserved(problem: Problem, made: Sequence[Reservation]) -> Problem:
+def with_reserved(problem: Problem, made: Sequence[GpuReservation]) -> Problem:
     """Return the problem with the reserved services among the others, each with what its instances give."""
     used = {(size.pool, size.profile) for size in problem.sizes}
     used |= {(each.offer.pool, profile) for each in made for profile in each.points}
@@ -185,7 +291,7 @@ def _moved(problem: Problem, service: Service, sizes: Sequence[Size]) -> tuple[O
     return tuple(points.get(size) for size in sizes)
 
 
-def _service(made: Reservation, sizes: Sequence[Size]) -> Service:
+def _service(made: GpuReservation, sizes: Sequence[Size]) -> Service:
     spec = made.service.spec
     return Service(
         name=spec.name,
@@ -202,7 +308,7 @@ def _service(made: Reservation, sizes: Sequence[Size]) -> Service:
     )
 
 
-def _configs(whole: Problem, rest: Plan, made: Sequence[Reservation]) -> Counter[GpuConfig]:
+def _configs(whole: Problem, rest: Plan, made: Sequence[GpuReservation]) -> Counter[GpuConfig]:
     """Return the configurations of all GPUs."""
     sizes = {(size.pool, size.profile): k for k, size in enumerate(whole.sizes)}
     services = {service.name: s for s, service in enumerate(whole.services)}

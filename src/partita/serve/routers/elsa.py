@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from partita.serve.outcome import REFUSED, Outcome
+from partita.serve.problem import REFUSED, ServingOutcome
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from partita.serve.outcome import Serve
-    from partita.serve.problem import ServingProblem
+    from partita.serve.problem import Serve, ServingProblem
     from partita.sim.arrivals import Traffic
 
 
@@ -39,8 +38,8 @@ class Elsa:
         latency = problem.latency
         longest_wait = problem.deadline / self.alpha - self.beta * latency
 
-        def serve(traffic: Traffic) -> Outcome:
-            return Outcome(*_elsa(traffic.arrival, traffic.batch, size_of, latency, longest_wait))
+        def serve(traffic: Traffic) -> ServingOutcome:
+            return ServingOutcome(*_elsa(traffic.arrival, traffic.batch, size_of, latency, longest_wait))
 
         return serve
 

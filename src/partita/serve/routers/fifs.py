@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numba import njit
 
-from partita.serve.outcome import REFUSED, Outcome
+from partita.serve.problem import REFUSED, ServingOutcome
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from partita.serve.outcome import Serve
-    from partita.serve.problem import ServingProblem
+    from partita.serve.problem import Serve, ServingProblem
     from partita.sim.arrivals import Traffic
 
 
@@ -26,8 +25,8 @@ class Fifs:
         """Return what serves queries on these instances. Only what no size can run is refused."""
         size_of = np.repeat(np.arange(len(counts)), counts)
 
-        def serve(traffic: Traffic) -> Outcome:
-            return Outcome(*_fifs(traffic.arrival, traffic.batch, size_of, problem.latency))
+        def serve(traffic: Traffic) -> ServingOutcome:
+            return ServingOutcome(*_fifs(traffic.arrival, traffic.batch, size_of, problem.latency))
 
         return serve
 

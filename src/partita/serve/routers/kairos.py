@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numba import njit
 
-from partita.serve.outcome import REFUSED, TICK, Outcome
+from partita.serve.problem import REFUSED, TICK, ServingOutcome
 from partita.serve.routers.heap import drop_first, push
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from partita.serve.outcome import Serve
-    from partita.serve.problem import ServingProblem
+    from partita.serve.problem import Serve, ServingProblem
     from partita.sim.arrivals import Traffic
 
 LATE = 1e3
@@ -45,8 +44,8 @@ class Kairos:
         rules = Rules(latency, relative_speed(problem, counts), latency.min(axis=0), problem.deadline + TICK)
         size_of = np.repeat(np.arange(len(counts)), counts)
 
-        def serve(traffic: Traffic) -> Outcome:
-            return Outcome(*_kairos(traffic.arrival, traffic.batch, size_of, rules, self.window))
+        def serve(traffic: Traffic) -> ServingOutcome:
+            return ServingOutcome(*_kairos(traffic.arrival, traffic.batch, size_of, rules, self.window))
 
         return serve
 

@@ -9,14 +9,13 @@ import numpy as np
 from numba import njit
 
 from partita.serve.fluid import second_prices
-from partita.serve.outcome import REFUSED, TICK, Outcome
+from partita.serve.problem import REFUSED, TICK, ServingOutcome
 from partita.serve.routers.heap import drop_first, push
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from partita.serve.outcome import Serve
-    from partita.serve.problem import ServingProblem
+    from partita.serve.problem import Serve, ServingProblem
     from partita.sim.arrivals import Traffic
 
 
@@ -47,9 +46,9 @@ class LateBinding:
         quickest, deadline = latency.min(axis=0), problem.deadline + TICK
         rules = _Rules(latency, extra, quickest, self.urgency / (deadline - quickest), deadline)
 
-        def serve(traffic: Traffic) -> Outcome:
+        def serve(traffic: Traffic) -> ServingOutcome:
             queues = _queues(traffic.batch, latency.shape[1])
-            return Outcome(*_late_binding(traffic.arrival, traffic.batch, counts, rules, queues))
+            return ServingOutcome(*_late_binding(traffic.arrival, traffic.batch, counts, rules, queues))
 
         return serve
 

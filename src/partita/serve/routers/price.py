@@ -9,13 +9,12 @@ import numpy as np
 from numba import njit
 
 from partita.serve.fluid import second_prices
-from partita.serve.outcome import REFUSED, Outcome
+from partita.serve.problem import REFUSED, ServingOutcome
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from partita.serve.outcome import Serve
-    from partita.serve.problem import ServingProblem
+    from partita.serve.problem import Serve, ServingProblem
     from partita.sim.arrivals import Traffic
 
 
@@ -33,8 +32,8 @@ class Price:
         cost = second_prices(problem, counts)[:, None] * problem.latency
         tables = _Tables(problem.latency, cost, problem.deadline - problem.latency)
 
-        def serve(traffic: Traffic) -> Outcome:
-            return Outcome(*_price(traffic.arrival, traffic.batch, size_of, tables))
+        def serve(traffic: Traffic) -> ServingOutcome:
+            return ServingOutcome(*_price(traffic.arrival, traffic.batch, size_of, tables))
 
         return serve
 

@@ -14,8 +14,16 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.serve.rows import UnlikePartsError, cut, cut_rows, joined, stacked_answers
-from partita.serve.tensors import ITEM_BYTES, Answer, Query
+from partita.serve.tensors import (
+    ITEM_BYTES,
+    Answer,
+    Query,
+    UnlikePartsError,
+    cut,
+    cut_rows,
+    joined,
+    stacked_answers,
+)
 from partita.serve.worker.wire import MOST_DATA, pack_done
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from tests.serve.reserving.cases import cut_service
 from partita.deadline import Deadline
 from partita.errors import InfeasibleError, PartitaError
 from partita.serve.fluid import fluid_gpus, fluid_rate
-from partita.serve.reserving.fewest import MOST_GPUS, fewest, least_gpus, most_held
+from partita.serve.reserving.reservation import MOST_GPUS, fewest, least_gpus, most_held
 from partita.serve.routers.late_binding import LateBinding
-from partita.serve.throughput import unit_traffic
+from partita.serve.simulation import unit_traffic
 from partita.workload import Batches
 
 WATCH = Deadline()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from partita.perf.table import Measurement
-from partita.serve.latency import latency_table
+from partita.serve.problem import latency_table
 
 
 def row(profile: str, batch: int, latency_ms: float, processes: int = 1) -> Measurement:

@@ -1,4 +1,4 @@
-"""From a workload to what its services with a cut ask: batch sizes, a deadline, and the GPUs that could do it."""
+"""Services with a cut: the batch sizes and deadlines that a workload asks for, and the pools that could meet them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import numpy as np
 from partita.errors import InfeasibleError, InputError
 from partita.perf.operating_point import strictest
 from partita.planning.formulate import allows, plain, quantile_of
-from partita.serve.latency import latency_table
-from partita.serve.problem import ServingProblem
+from partita.serve.problem import ServingProblem, latency_table
 from partita.sim.batches import lognormal_share
 from partita.workload.model import LARGEST_BATCH
 
@@ -22,8 +21,10 @@ if TYPE_CHECKING:
 
     from partita.perf.table import Measurement
     from partita.planning.formulate import Measured
+    from partita.planning.plan import Plan
     from partita.planning.problem import Pool
     from partita.workload import Batches, ServiceSpec, Workload
+
 
 QUANTILE = 0.95
 """Share of the queries that must be in time where the SLO does not say (that of PARIS and ELSA)."""
@@ -33,7 +34,7 @@ SIGMA = 0.9
 
 
 @dataclass(frozen=True, eq=False)
-class Offer:
+class PoolProblem:
     """One GPU of a pool, as a problem of serving the queries.
 
     Attributes:
@@ -68,7 +69,7 @@ class CutService:
     spec: ServiceSpec
     cut: str
     items: float
-    offers: tuple[Offer, ...]
+    offers: tuple[PoolProblem, ...]
     notes: tuple[str, ...]
 
     @property
@@ -99,7 +100,7 @@ def cut_services(workload: Workload, pools: Sequence[Pool], measured: Measured) 
 
 def _cut_service(index: int, spec: ServiceSpec, pools: Sequence[Pool], measured: Measured) -> CutService:
     mine = [each for each in enumerate(pools) if spec.pools is None or each[1].name in spec.pools]
-    rows = {pool.gpu.name: _rows(spec, pool, measured) for _, pool in mine}
+    rows = {pool.gpu.name: _rows_that_count(spec, pool, measured) for _, pool in mine}
     largest = max((row.batch for found in rows.values() for row in found), default=0)
     if not largest:
         raise InputError(
@@ -129,7 +130,7 @@ def _cut_service(index: int, spec: ServiceSpec, pools: Sequence[Pool], measured:
     )
 
 
-def _rows(spec: ServiceSpec, pool: Pool, measured: Measured) -> list[Measurement]:
+def _rows_that_count(spec: ServiceSpec, pool: Pool, measured: Measured) -> list[Measurement]:
     """Return the rows that count, each profile that is allowed with its own or those of its plain one."""
     known = measured.of(spec.model, pool.gpu.name)
     quantile = quantile_of(known, spec.slo.quantile) or strictest({row.quantile for row in known})
@@ -163,7 +164,7 @@ def share_of(batches: Batches, largest: int) -> NDArray[np.float64]:
 
 def _offer(
     pool: tuple[int, Pool], rows: list[Measurement], share: NDArray[np.float64], spec: ServiceSpec, most: int
-) -> Offer | None:
+) -> PoolProblem | None:
     index, gpu = pool[0], pool[1].gpu
     names = [profile.name for profile in gpu.profiles if any(r.profile == profile.name for r in rows)]
     if not names:
@@ -175,7 +176,7 @@ def _offer(
     takes = tuple((b + 1, float(own[b])) for b, own in zip(largest, latency, strict=True))
     quantile = QUANTILE if spec.slo.quantile is None else spec.slo.quantile
     problem = ServingProblem(gpu.restricted(names), 1, latency[:, : len(share)], share, deadline, quantile)
-    return Offer(
+    return PoolProblem(
         index, problem, takes, rows[0].quantile, frozenset(row.profile for row in rows if row.estimated)
     )
 
@@ -199,7 +200,7 @@ def _too_slow(index: int, spec: ServiceSpec, problem: ServingProblem) -> Infeasi
     )
 
 
-def _notes(spec: ServiceSpec, pools: Sequence[Pool], offers: Sequence[Offer]) -> list[str]:
+def _notes(spec: ServiceSpec, pools: Sequence[Pool], offers: Sequence[PoolProblem]) -> list[str]:
     said = []
     for offer in offers:
         gpu = pools[offer.pool].gpu.name
@@ -212,3 +213,56 @@ def _notes(spec: ServiceSpec, pools: Sequence[Pool], offers: Sequence[Offer]) ->
             part = float(offer.problem.share[never].sum())
             said.append(f"queries of {never[0] + 1} items and more ({part:.2%}) are never in time on {gpu}")
     return [f"{spec.name}: {note}" for note in said]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceOf:
+    """One profile.
+
+    Attributes:
+        instances: how many the plan has.
+        largest: items of the largest query that it answers in time, 0 if none.
+        latency_ms: of that query.
+        part: share of the queries that it could answer in time, 0 to 1.
+        throughput: items/s of one instance when the cut serves all that it holds; None where the plan has none.
+        estimated: whether a latency is an estimate.
+    """
+
+    gpu: str
+    profile: str
+    instances: int
+    largest: int
+    latency_ms: float
+    part: float
+    throughput: float | None
+    estimated: bool
+
+
+def slices_of(plan: Plan, service: CutService, pools: Sequence[Pool]) -> list[SliceOf]:
+    """Return the profiles that a service could run on, of each GPU from small to large."""
+    name, found = service.spec.name, []
+    for offer in service.offers:
+        gpu, problem = pools[offer.pool].gpu.name, offer.problem
+        for k, profile in enumerate(problem.profiles):
+            there = [
+                each
+                for planned in plan.gpus
+                if planned.model == gpu
+                for each in planned.instances
+                if each.service == name and each.placement.profile == profile
+            ]
+            batch, seconds = offer.takes[k]
+            in_time = problem.latency[k] <= problem.deadline
+            found.append(
+                SliceOf(
+                    gpu=gpu,
+                    profile=profile,
+                    instances=len(there),
+                    largest=batch,
+                    latency_ms=seconds * 1000 if batch else 0.0,
+                    part=float(problem.share[in_time].sum()),
+                    throughput=there[0].point.throughput if there else None,
+                    estimated=profile in offer.estimated,
+                )
+            )
+    return found

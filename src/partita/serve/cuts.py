@@ -1,0 +1,270 @@
+"""How to cut GPUs for the queries of one model: search by simulation (the default), and what it is compared with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from partita.deadline import Deadline
+from partita.errors import InfeasibleError
+from partita.milp import INFINITY, Program
+from partita.serve.fluid import fluid_cut, fluid_rate
+from partita.serve.problem import ServingCut
+from partita.serve.routers.late_binding import LateBinding
+from partita.serve.simulation import enough_queries, keeps, largest_rate, throughput, unit_traffic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from partita.serve.problem import ServingProblem, SimulatedRouter
+    from partita.sim.arrivals import Traffic
+
+
+class Cutter(Protocol):
+    """Chooses how to cut the GPUs."""
+
+    def cut(self, problem: ServingProblem) -> ServingCut:
+        """Return a legal cut of all GPUs of the problem.
+
+        Raises:
+            InfeasibleError: a batch size that comes cannot be answered in time on any size.
+        """
+        ...
+
+
+_MARGINS = (1.0, 0.9, 0.8, 0.65)
+_RECUT_MARGIN = 0.8
+_BETTER = 1.003
+"""A cut must keep a rate larger by this factor to replace another: less is noise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Takes the best start, then re-cuts one GPU at a time while a simulation finds more throughput.
+
+    All cuts are compared under the same traffic, so what comes out is never worse there than the best start.
+
+    Attributes:
+        router: what will route the queries.
+        queries: in each simulation, more where there are many GPUs.
+        seeds: of traffic, pooled.
+        tries: re-cuts that are simulated before a cut counts as a local optimum, the most promising first by
+            their fluid rate.
+        rounds: most improvements.
+        over: true once the best cut so far is wanted.
+    """
+
+    router: SimulatedRouter = field(default_factory=LateBinding)
+    queries: int = 20_000
+    seeds: tuple[int, ...] = (101, 102)
+    tries: int = 16
+    rounds: int = 20
+    over: Callable[[], bool] = lambda: False
+
+    def cut(self, problem: ServingProblem) -> ServingCut:
+        """Return the best cut found.
+
+        Raises:
+            InfeasibleError: no start answers enough queries in time at any rate.
+        """
+        queries = enough_queries(problem, self.queries)
+        traffic = [unit_traffic(problem.share, queries, seed) for seed in self.seeds]
+        best, rate = None, 0.0
+        for start in starts(problem):
+            if best is not None and self.over():
+                break
+            if (found := self._rate(problem, start, traffic, above=rate)) > rate:
+                best, rate = start, found
+        if best is None:
+            raise InfeasibleError(
+                f"no cut answers {problem.quantile:.0%} of the queries within {problem.deadline * 1000:g} ms",
+                hint="allow a longer latency, or send smaller batches",
+            )
+        for _ in range(self.rounds):
+            better = self._better(problem, best, traffic, rate)
+            if better is None:
+                break
+            best, rate = better
+        return best
+
+    def _better(
+        self, problem: ServingProblem, best: ServingCut, traffic: Sequence[Traffic], rate: float
+    ) -> tuple[ServingCut, float] | None:
+        """Return the first of the promising re-cuts that keeps a larger rate, and that rate."""
+        for cut in _recuts(problem, best)[: self.tries]:
+            if self.over():
+                break
+            if (found := self._rate(problem, cut, traffic, above=rate)) > rate:
+                return cut, found
+        return None
+
+    def _rate(
+        self, problem: ServingProblem, cut: ServingCut, traffic: Sequence[Traffic], above: float
+    ) -> float:
+        """Return the largest rate that a cut keeps, or 0 if it is hardly larger than `above`."""
+        serve = self.router.on(problem, cut.counts)
+        guess = above * _BETTER or fluid_rate(problem, cut.counts, served=problem.quantile).rate
+        if guess <= 0 or (above > 0 and not keeps(problem, serve, traffic, guess)):
+            return 0.0
+        return largest_rate(lambda rate: keeps(problem, serve, traffic, rate), guess)
+
+
+def starts(problem: ServingProblem) -> list[ServingCut]:
+    """Return the cuts that the search starts from: fluid ones, with time left for waiting, and homogeneous ones."""
+    served = (1.0, problem.quantile)
+    fluid = [fluid_cut(problem, served=part, margin=margin)[0] for part in served for margin in _MARGINS]
+    alike = [Homogeneous(size).cut(problem) for size in range(len(problem.profiles))]
+    return list(dict.fromkeys([*fluid, *alike]))
+
+
+def _recuts(problem: ServingProblem, cut: ServingCut) -> list[ServingCut]:
+    """Return the cuts that differ on one GPU, those of largest fluid rate first."""
+    found = {
+        ServingCut.of([*cut.gpus[:index], other, *cut.gpus[index + 1 :]])
+        for index in map(cut.gpus.index, set(cut.gpus))  # GPUs that are cut alike give the same cuts
+        for other in problem.multisets
+    } - {cut}
+
+    def promise(each: ServingCut) -> tuple[float, tuple[tuple[int, ...], ...]]:
+        fluid = fluid_rate(problem, each.counts, served=problem.quantile, margin=_RECUT_MARGIN)
+        return -fluid.rate, each.gpus
+
+    return sorted(found, key=promise)
+
+
+@dataclass(frozen=True, slots=True)
+class FluidCut:
+    """Cuts by the integer fluid model.
+
+    Attributes:
+        margin: part of the deadline that a query may take to run; the rest is left for waiting.
+    """
+
+    margin: float = 1.0
+
+    def cut(self, problem: ServingProblem) -> ServingCut:
+        """Return the cut."""
+        return fluid_cut(problem, served=1.0, margin=self.margin)[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Paris:
+    """The partitioning of PARIS and ELSA (DAC'22, section IV.B), with utilisation relative to a size's own peak.
+
+    Attributes:
+        knee: part of its peak throughput from which a size counts as well used.
+    """
+
+    knee: float = 0.8
+
+    def cut(self, problem: ServingProblem) -> ServingCut:
+        """Return the cut nearest to what PARIS asks for."""
+        return nearest_cut(problem, self.instances(problem))
+
+    def knees(self, problem: ServingProblem) -> NDArray[np.int64]:
+        """Return each size's smallest batch with `knee` of its peak throughput, shape (K,)."""
+        batch = np.arange(1, problem.latency.shape[1] + 1)
+        rate = batch / problem.latency
+        return np.asarray(np.argmax(rate >= self.knee * rate.max(axis=1, keepdims=True), axis=1) + 1)
+
+    def instances(self, problem: ServingProblem) -> NDArray[np.float64]:
+        """Return N_k, not yet whole: R_k G / sum_j(j R_j), R_k the time size k spends on its batch sizes.
+
+        Size k owns the batch sizes above the last smaller size's knee up to its own; the largest owns the rest.
+
+        Raises:
+            InfeasibleError: a size cannot run a batch size that it owns.
+        """
+        knees = self.knees(problem)
+        knees[-1] = problem.latency.shape[1]
+        work, below = np.zeros(len(knees)), 0
+        for k, knee in enumerate(knees):
+            own = [b for b in range(below, knee) if problem.share[b] > 0]
+            work[k] = problem.share[own] @ problem.latency[k, own]
+            below = max(below, int(knee))
+        if not np.isfinite(work).all():
+            name = problem.profiles[int(np.argmax(~np.isfinite(work)))]
+            raise InfeasibleError(
+                f"PARIS gives {name} batch sizes that it cannot run",
+                hint="choose another cut, such as search",
+            )
+        return np.asarray(work * problem.gpu.compute_slices * problem.gpus / (problem.compute @ work))
+
+
+def nearest_cut(problem: ServingProblem, wanted: NDArray[np.float64]) -> ServingCut:
+    """Return the legal cut of all GPUs with the fewest compute slices given to other sizes than wanted.
+
+    Args:
+        problem: its GPUs.
+        wanted: instances of each size, not necessarily whole, shape (K,).
+    """
+    sizes, multisets = len(wanted), problem.multisets
+    program = Program()
+    rows = program.add_rows(wanted, wanted)
+    gpus = program.add_rows(np.array([float(problem.gpus)]), np.array([float(problem.gpus)]))
+    for sign in (1.0, -1.0):  # short of what is wanted, and over it
+        entries = [(np.array([rows + k], dtype=np.int32), np.array([sign])) for k in range(sizes)]
+        program.add_columns(problem.compute.astype(np.float64), np.full(sizes, INFINITY), entries)
+    all_rows = np.append(np.arange(rows, rows + sizes), gpus).astype(np.int32)
+    ways = [(all_rows, np.append(np.array(each, dtype=np.float64), 1.0)) for each in multisets]
+    none, limit = np.zeros(len(ways)), np.full(len(ways), float(problem.gpus))
+    first = program.add_columns(none, limit, ways, integer=True)
+    numbers = np.rint(program.solve(Deadline()).columns[first:]).astype(int)
+    return ServingCut.of(each for each, n in zip(multisets, numbers, strict=True) for _ in range(n))
+
+
+_SEED, _QUERIES = 101, 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Homogeneous:
+    """Cuts every GPU into instances of one size alone; slices left over stay empty.
+
+    Attributes:
+        size: index of the size, from 0.
+    """
+
+    size: int
+
+    def cut(self, problem: ServingProblem) -> ServingCut:
+        """Return the cut."""
+        most = max(each[self.size] for each in problem.multisets)
+        one = tuple(most if k == self.size else 0 for k in range(len(problem.profiles)))
+        return ServingCut.of([one] * problem.gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class BestHomogeneous:
+    """Takes the homogeneous cut of largest throughput in simulation, GPU(max) of PARIS and ELSA.
+
+    Attributes:
+        router: what will route the queries.
+    """
+
+    router: SimulatedRouter
+
+    def cut(self, problem: ServingProblem) -> ServingCut:
+        """Return the cut."""
+        traffic = [unit_traffic(problem.share, enough_queries(problem, _QUERIES), _SEED)]
+
+        def rate(cut: ServingCut) -> float:
+            guess = fluid_rate(problem, cut.counts, served=problem.quantile).rate
+            return throughput(problem, cut.counts, self.router, traffic, guess).rate if guess > 0 else 0.0
+
+        return max((Homogeneous(size).cut(problem) for size in range(len(problem.profiles))), key=rate)
+
+
+@dataclass(frozen=True, slots=True)
+class RandomCut:
+    """Cuts each GPU in one of the ways that leave nothing more to fit, all equally likely."""
+
+    seed: int = 0
+
+    def cut(self, problem: ServingProblem) -> ServingCut:
+        """Return the cut, the same for the same seed."""
+        return ServingCut.of(Random(self.seed).choices(problem.multisets, k=problem.gpus))
