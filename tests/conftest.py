@@ -41,6 +41,7 @@ DEPENDENCIES = {
     "rich": ["tests/cli/test_plan_view.py", "tests/cli/test_gpus.py"],
     "nvidia-ml-py": ["tests/drive/test_survey.py", "tests/jobs/energy/test_nvml.py"],
     "pyarrow": ["tests/perf/test_reading.py"],
+    "narwhals": ["tests/perf/test_frames.py"],
     "onnx": ["tests/jobs/memory"],
     "onnxruntime": ["tests/serve/worker/test_onnx_runtime.py"],
     "httptools": ["tests/serve/gateway/test_http_server.py", "tests/serve/gateway/test_http_exchanges.py"],

@@ -10,6 +10,7 @@ from typing import IO, TYPE_CHECKING
 
 from partita.errors import InputError
 from partita.files import replacing
+from partita.frames import columns_of
 from partita.perf.columns import COLUMNS, NUMBERS, OPTIONAL, REQUIRED, implausible, measurements, read_header
 from partita.perf.records import Notation, plain_name, read_records, refuse
 from partita.perf.table import PerfTable
@@ -53,10 +54,11 @@ def read_table(path: Path | str) -> PerfTable:
     return read_tables([path])
 
 
-def read_tables(paths: Iterable[Path | str]) -> PerfTable:
+def read_tables(sources: Iterable[object]) -> PerfTable:
     """Read performance tables and join them.
 
-    The table's notes say which columns were passed over and which rows are implausible.
+    Each is the path of a file, CSV or Parquet, or a frame of pandas, polars or Arrow. The table's notes say which
+    columns were passed over and which rows are implausible.
 
     Raises:
         InputError: as `read_table`, or the same point in two places.
@@ -64,10 +66,10 @@ def read_tables(paths: Iterable[Path | str]) -> PerfTable:
     rows: list[Measurement] = []
     places: list[tuple[_Source, int]] = []
     notes: list[str] = []
-    for path in paths:
-        source = _parquet(path) if Path(path).suffix.lower() in PARQUET else _csv(path)
+    for each in sources:
+        source = _source_of(each)
         found, faults = measurements(source.columns)
-        told = [InputError(each.what, where=source.place(each.row), hint=each.hint) for each in faults]
+        told = [InputError(fault.what, where=source.place(fault.row), hint=fault.hint) for fault in faults]
         refuse(source.path, [*source.faults, *told])
         if source.extra:
             notes.append(f"{source.path}: passed over: {', '.join(map(repr, source.extra))}")
@@ -113,6 +115,14 @@ def _refuse_duplicates(rows: Sequence[Measurement], places: Sequence[str], path:
                 )
             )
     refuse(path, faults)
+
+
+def _source_of(given: object) -> _Source:
+    if not isinstance(given, str | Path):
+        columns = columns_of(given)
+        filled = bool(next(iter(columns.values()), ()))
+        return _source("the frame", list(columns), columns if filled else {}, where="the frame")
+    return _parquet(given) if Path(given).suffix.lower() in PARQUET else _csv(given)
 
 
 def _csv(path: Path | str) -> _Source:
@@ -198,7 +208,7 @@ def write_table(table: PerfTable, path: Path | str) -> None:
 
 def write_csv(table: PerfTable, stream: IO[str]) -> None:
     """Write a table as CSV to an open text stream."""
-    names = _filled(table)
+    names = columns_filled(table)
     out = csv.writer(stream, lineterminator="\n")
     quoted = csv.writer(stream, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     out.writerow(names)
@@ -207,7 +217,8 @@ def write_csv(table: PerfTable, stream: IO[str]) -> None:
         writer.writerow([_plain(getattr(row, name)) for name in names])
 
 
-def _filled(table: PerfTable) -> list[str]:
+def columns_filled(table: PerfTable) -> list[str]:
+    """Return the names of the columns that a table has: all that are required, and the others that a row fills."""
     return [*REQUIRED, *(name for name in OPTIONAL if any(not _empty(getattr(row, name)) for row in table))]
 
 
@@ -227,7 +238,7 @@ def _as_parquet(table: PerfTable, name: str) -> bytes:
         raise InputError(
             "Parquet tables need pyarrow", where=name, hint="pip install 'partita[parquet]'"
         ) from None
-    columns = {each: [getattr(row, each) for row in table] for each in _filled(table)}
+    columns = {each: [getattr(row, each) for row in table] for each in columns_filled(table)}
     buffer = io.BytesIO()
     parquet.write_table(pa.table(columns), buffer)
     return buffer.getvalue()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from partita.frames import frame_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -62,6 +64,32 @@ class PerfTable:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @classmethod
+    def from_frame(cls, frame: object) -> PerfTable:
+        """Return the table that a frame of pandas, polars or Arrow holds; its columns are those of the files.
+
+        Raises:
+            InputError: columns are missing, or rows cannot be used; all are counted, and every kind is told.
+        """
+        from partita.perf.reading import read_tables  # noqa: PLC0415 -- which makes tables itself
+
+        return read_tables([frame])
+
+    def to_frame(self, backend: str | None = None) -> Any:  # noqa: ANN401 -- of the library that is there
+        """Return the rows as a frame; optional columns that no row fills are left out.
+
+        Args:
+            backend: `pandas`, `polars` or `pyarrow`; None for the one that is imported already, or else installed.
+        """
+        from partita.perf.reading import columns_filled  # noqa: PLC0415 -- as above
+
+        names = columns_filled(self)
+        return frame_of({name: [getattr(row, name) for row in self._rows] for name in names}, backend)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return the rows as an Arrow stream: `polars.DataFrame(table)` and `pyarrow.table(table)` read it."""
+        return self.to_frame("pyarrow").__arrow_c_stream__(requested_schema)
 
     def of(self, model: str, gpu: str) -> tuple[Measurement, ...]:
         """Return the rows of a model on a GPU, none if nobody measured it."""

@@ -1,0 +1,84 @@
+"""Frames of pandas, polars or Arrow to columns and back, through narwhals, which brings none of them."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from partita.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+BACKENDS = ("pandas", "polars", "pyarrow")
+"""What frames are made of; where none is asked for, the first that is imported, or else installed."""
+
+
+def columns_of(frame: object) -> dict[str, list[object]]:
+    """Return the columns of a frame as lists, with None where a value is missing.
+
+    Args:
+        frame: one of pandas, polars (lazy ones too), pyarrow, or another that narwhals knows; or whatever gives
+            itself as an Arrow stream.
+
+    Raises:
+        InputError: it is none, or a column comes twice.
+    """
+    import narwhals.stable.v2 as nw  # noqa: PLC0415 -- only where a frame is met
+
+    try:
+        found = nw.from_native(frame, pass_through=True)
+        if not isinstance(found, nw.DataFrame | nw.LazyFrame):
+            if not hasattr(frame, "__arrow_c_stream__"):
+                raise InputError(
+                    f"{type(frame).__name__} is no table",
+                    hint="give a frame of pandas or polars, an Arrow table, or the path of a file",
+                )
+            found = nw.from_arrow(frame, backend=_backend(None))
+        eager = found.collect() if isinstance(found, nw.LazyFrame) else found
+    except nw.exceptions.NarwhalsError as error:
+        raise InputError(
+            f"this frame cannot be read: {error}", hint="give each column a name of its own"
+        ) from None
+    return {name: _values(eager[name]) for name in eager.columns}
+
+
+def _values(column: Any) -> list[object]:  # noqa: ANN401 -- a series of narwhals
+    """Return the values; pandas marks what is missing with NaN, in texts too."""
+    values: list[object] = column.to_list()
+    if column.null_count():
+        return [
+            None if gone else value for value, gone in zip(values, column.is_null().to_list(), strict=True)
+        ]
+    return values
+
+
+def frame_of(columns: Mapping[str, Sequence[object]], backend: str | None = None) -> Any:  # noqa: ANN401 -- the reader's own
+    """Return columns as a frame.
+
+    Args:
+        columns: lists of one length by name.
+        backend: one of `BACKENDS`; None for the one that is imported already, or else installed.
+
+    Raises:
+        InputError: it is not installed, or there is no such backend.
+    """
+    import narwhals.stable.v2 as nw  # noqa: PLC0415 -- as above
+
+    return nw.from_dict(dict(columns), backend=_backend(backend)).to_native()
+
+
+def _backend(asked: str | None) -> Any:  # noqa: ANN401 -- one of BACKENDS, which narwhals types as literals
+    if asked is None:
+        there = [name for name in BACKENDS if name in sys.modules] or [n for n in BACKENDS if find_spec(n)]
+        if not there:
+            raise InputError("there is no library of frames", hint="install one: pip install pandas")
+        return there[0]
+    if asked not in BACKENDS:
+        meant = nearest(asked, list(BACKENDS))
+        hint = f"did you mean {meant}?" if meant else f"one of {', '.join(BACKENDS)}"
+        raise InputError(f"frames cannot be made of {asked!r}", hint=hint)
+    if not find_spec(asked):
+        raise InputError(f"{asked} is not installed", hint=f"pip install {asked}")
+    return asked
