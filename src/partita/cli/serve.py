@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,11 +15,23 @@ from partita.cli.drivers import DriverName, ServicesFile
 from partita.cli.options import WorkloadFile, stderr
 from partita.cli.plan import Seed, TimeLimit, plan_and_notes
 from partita.cli.planners import PlannerName
+from partita.drive.state import WORKERS, state_folder
 from partita.errors import InputError
 
 if TYPE_CHECKING:
     from partita.cli.loading import Loaded
+    from partita.cli.staff import Staff
     from partita.planning.plan import Plan
+    from partita.serve.supervisor import Supervisor
+
+    Tables = dict[str, dict[tuple[str, str, int], dict[int, float]]]
+
+_QUANTILE = 0.95
+"""Share of queries that should be in time, where the workload says none."""
+_PACKAGES = (
+    "httptools", "uvloop", "orjson", "grpc", "grpc_health", "grpc_reflection", "google.protobuf",
+    "prometheus_client",
+)  # fmt: skip
 
 
 class LogFormat(StrEnum):
@@ -137,11 +152,19 @@ def serve(
 
     SIGTERM or Ctrl-C finish what is under way; a second one ends at once.
     """
-    from partita.cli.gateway import Asked, open_door, serve_until_told  # noqa: PLC0415 -- loads modules it needs
+    if missing := [name for name in _PACKAGES if find_spec(name.partition(".")[0]) is None]:
+        raise InputError(f"{', '.join(missing)} is not installed", hint='pip install "partita[serve]"')
+    # Else gRPC's core writes lines of its own on stderr, one for each client with a wrong certificate.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
+    from partita.cli.measured_seconds import measured_seconds  # noqa: PLC0415
     from partita.cli.staff import staff  # noqa: PLC0415
+    from partita.control.lock import serving  # noqa: PLC0415
+    from partita.serve.gateway.access import read_endpoint  # noqa: PLC0415
+    from partita.serve.gateway.route import ServedService  # noqa: PLC0415
+    from partita.serve.gateway.server import serve as serve_until_told  # noqa: PLC0415 -- optional packages
 
-    door = open_door(
+    endpoint = read_endpoint(
         listen,
         (port, grpc_port),
         token_file=token_file,
@@ -154,11 +177,35 @@ def serve(
             "--attach starts no workers", hint="leave out --plan and --services, or leave out --attach"
         )
     loaded = load(workload)
-    workers = None
+    tables = measured_seconds(loaded)
+    folder, supervisor = state_folder(), None
     if not attach:
-        workers = staff(loaded, _plan(loaded, plan, time_limit, seed), services, driver, plan)
-    asked = Asked(door, router.value, int(max_body * 2**20), grace, as_json=log_format is LogFormat.JSON)
-    serve_until_told(loaded, workers, asked)
+        made = staff(loaded, _plan(loaded, plan, time_limit, seed), services, driver, plan)
+        supervisor = _supervisor(made, tables, folder / WORKERS, grace)
+    served = [
+        ServedService(
+            each.name,
+            each.model,
+            each.slo.latency_ms / 1000,
+            each.slo.quantile or _QUANTILE,
+            tables[each.name],
+        )
+        for each in loaded.workload.services
+    ]
+    with serving(folder):
+        in_order = serve_until_told(
+            served,
+            folder / WORKERS,
+            endpoint,
+            router=router.value,
+            max_body=int(max_body * 2**20),
+            grace_s=grace,
+            supervisor=supervisor,
+            rates=folder / "rates.json",
+            json_log=log_format is LogFormat.JSON,
+        )
+    if not in_order:
+        raise KeyboardInterrupt
 
 
 def _plan(loaded: Loaded, path: Path | None, time_limit: float, seed: int) -> Plan:
@@ -179,3 +226,29 @@ def _plan(loaded: Loaded, path: Path | None, time_limit: float, seed: int) -> Pl
             hint=f"make a plan of this workload: partita plan -f {loaded.path} --out {path}",
         )
     return plan
+
+
+def _supervisor(made: Staff, tables: Tables, folder: Path, grace_s: float) -> Supervisor:
+    from partita.serve.supervisor import StartOptions, Supervisor  # noqa: PLC0415 -- slow to import
+    from partita.serve.worker_specs import worker_specs  # noqa: PLC0415
+
+    ways = made.ways
+    specs = worker_specs(
+        made.plan,
+        {name: way.backend for name, way in ways.items()},
+        folder,
+        tables=tables,
+        grace_s=grace_s,
+        graces={name: way.grace_s for name, way in ways.items() if way.grace_s is not None},
+        declared={name: way.declared for name, way in ways.items() if way.declared is not None},
+        hang_timeouts={
+            name: way.hang_timeout_s for name, way in ways.items() if way.hang_timeout_s is not None
+        },
+        once=[name for name, way in ways.items() if not way.retry],
+    )
+    return Supervisor(
+        specs,
+        devices=made.devices,
+        starts={name: StartOptions(way.environment, way.start_timeout_s) for name, way in ways.items()},
+        tell=logging.getLogger("partita.serve.workers").warning,
+    )

@@ -69,10 +69,10 @@ def serving(
             listener,
             tls=tls,
             limits=connections,
-            refusals=metrics.refusals,
+            errors=metrics.errors,
         )
         grpc = GrpcServer(
-            InferenceService(models, authenticator, metrics.refusals),
+            InferenceService(models, authenticator, metrics.errors),
             "127.0.0.1",
             0,
             most=models.limits.body,

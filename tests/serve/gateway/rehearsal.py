@@ -18,7 +18,7 @@ from partita.serve.worker.wire import Hello
 
 if TYPE_CHECKING:
     from partita.serve.gateway.dispatcher import Decisions
-    from partita.serve.gateway.fleet import Batch, Worker
+    from partita.serve.gateway.query import Batch, Worker
     from partita.serve.problem import ServingProblem
     from partita.sim.arrivals import Traffic
 

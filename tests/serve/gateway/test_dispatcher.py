@@ -15,7 +15,7 @@ from partita.serve.gateway.routers import ROUTERS
 from partita.serve.tensors import Answer
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.fleet import Batch, Worker
+    from partita.serve.gateway.query import Batch, Worker
 
 PROFILES = {"1g.10gb": {1: 1.0, 8: 5.0}, "3g.40gb": {1: 0.5, 8: 2.0}, "7g.80gb": {4: 0.6}}
 MOST = 12
@@ -360,7 +360,7 @@ def test_a_worker_that_fails_all_it_gets_rests_and_is_tried_again() -> None:
     made = dispatcher(9.0)
     bad, _ = join(made)
     now, failed = 0.0, 0
-    while not bad.aside:
+    while not bad.unready:
         starts = made.arrive(PendingQuery(1, now, 1.5), now).starts
         while starts:
             now += 0.01
@@ -398,7 +398,7 @@ def test_a_closing_dispatcher_refuses_and_finishes() -> None:
     assert made.idle
 
 
-def test_refusals_say_why() -> None:
+def test_errors_say_why() -> None:
     made = dispatcher()
     assert made.arrive(PendingQuery(1, 0.0, 4.0), 0.0).ends[0].reason is RefusalReason.NO_WORKER
     join(made)

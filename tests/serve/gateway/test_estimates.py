@@ -31,7 +31,7 @@ from partita.serve.tensors import Query, Tensor
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.serve.gateway.fleet import Batch
+    from partita.serve.gateway.query import Batch
 
 noise = st.floats(0.95, 1.05)
 batches = st.integers(1, 8)

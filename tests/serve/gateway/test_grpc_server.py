@@ -253,7 +253,7 @@ def test_each_error_has_its_code(server):
 
 
 def test_errors_are_counted_by_code_and_reason(server):
-    counted = server.metrics.refusals.counted
+    counted = server.metrics.errors.counted
     before = counted.copy()
     with client(server) as link:
         for error in (

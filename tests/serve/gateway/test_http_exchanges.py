@@ -15,7 +15,7 @@ from tests.serve.gateway.front_fake import ECHO, EVERY, FakeGateway
 from tests.serve.gateway.front_server import Serving, connected, read_all, serving
 
 from partita.serve.gateway.http_server import ConnectionLimits
-from partita.serve.gateway.logs import ErrorCounter
+from partita.serve.gateway.metrics import ErrorCounter
 from partita.serve.gateway.oip import RequestLimits
 from partita.serve.tensors import Answer, Tensor
 
@@ -470,15 +470,15 @@ def test_slow_clients_have_as_long_as_they_may():
 def test_one_line_of_a_kind_is_logged_in_a_while(caplog):
     caplog.set_level("INFO", "partita.serve.requests")
     now = 0.0
-    refusals = ErrorCounter(lambda: now, every_s=5.0)
+    errors = ErrorCounter(lambda: now, every_s=5.0)
     for _ in range(1000):
-        refusals.count(("http", "400", "invalid"), ("10.0.0.1", 99), "POST '/v2'", "bad\r\nGET / \x1b[31m")
-    refusals.count(("http", "503", "late"), ("::1", 99), "POST '/v2'", "the deadline cannot be met")
+        errors.count(("http", "400", "invalid"), ("10.0.0.1", 99), "POST '/v2'", "bad\r\nGET / \x1b[31m")
+    errors.count(("http", "503", "late"), ("::1", 99), "POST '/v2'", "the deadline cannot be met")
     now = 6.0
-    refusals.count(("http", "400", "invalid"), None, "POST '/v2'", "x" * 1000)
+    errors.count(("http", "400", "invalid"), None, "POST '/v2'", "x" * 1000)
     first, second, third = caplog.records
     assert first.getMessage() == "http 400 (invalid) to 10.0.0.1:99: POST '/v2': bad\\r\\nGET / \\x1b[31m"
     assert (second.levelname, vars(second)["peer"]) == ("WARNING", "[::1]:99")
     assert third.getMessage().endswith("...; 999 more like it before")
     assert len(third.getMessage()) < 400
-    assert refusals.counted["http", "400", "invalid"] == 1001
+    assert errors.counted["http", "400", "invalid"] == 1001

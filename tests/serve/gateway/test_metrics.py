@@ -8,9 +8,9 @@ import logging
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.gateway.front_fake import ECHO, FakeGateway
 
-from partita.serve.gateway.logs import logged
 from partita.serve.gateway.metrics import Metrics
 from partita.serve.gateway.query import QueryOutcome, RefusalReason
+from partita.serve.gateway.server import logged
 from partita.serve.gateway.statistics import QueryRecord
 
 

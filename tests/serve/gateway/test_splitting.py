@@ -38,9 +38,8 @@ from partita.serve.worker.batching import decode_texts, encode_texts
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from partita.serve.gateway.fleet import Worker
     from partita.serve.gateway.link import Link
-    from partita.serve.gateway.query import PendingQuery
+    from partita.serve.gateway.query import PendingQuery, Worker
     from partita.serve.gateway.statistics import QueryRecord
     from partita.serve.worker.wire import Hello
 

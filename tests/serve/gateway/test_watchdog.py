@@ -21,7 +21,7 @@ from tests.serve.worker.client import gateway as reading
 from tests.serve.worker.oip_server import Server, serving
 
 from partita.serve.gateway.gateway import Gateway
-from partita.serve.gateway.peer import ThreadTimes
+from partita.serve.gateway.link import ThreadTimes
 from partita.serve.gateway.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.route import ServedService
 from partita.serve.gateway.statistics import WorkerStatus
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from partita.serve.gateway.link import Link
 
 LIMIT_S = 1.0
 """After which the workers of these tests hang."""
@@ -63,6 +62,8 @@ class Worker:
 
 class Line:
     """A connection as the watchdog sees it."""
+
+    service = "one"
 
     def __init__(self, worker: Worker | None, peer: Peer | None = None) -> None:
         self.worker, self.peer, self.heard = worker, peer, False
@@ -94,8 +95,7 @@ def test_silence_is_told_after_some_missed_beats_and_a_hang_after_the_limit() ->
     seen = Looked(Line(Worker())).go(HANG_TIMEOUT_S - 0.2)
     assert seen.silent == [pytest.approx(2.1, abs=0.15)]
     assert not seen.hung
-    links: list[Link] = [seen.line]  # type: ignore[list-item]
-    assert seen.dog.left_s(links) == pytest.approx(0.2, abs=0.15)
+    assert seen.dog.left_s("one") == pytest.approx(0.2, abs=0.15)
     assert seen.go(0.4).hung[0] == pytest.approx(HANG_TIMEOUT_S, abs=0.15)
 
 

@@ -18,29 +18,7 @@ if TYPE_CHECKING:
 
 _SHORTEST = 16
 _LONGEST = 4096
-
-
-class Authenticator:
-    """Lets in who shows the token; everybody if there is none.
-
-    Args:
-        token: that `Authorization: Bearer` must carry.
-    """
-
-    def __init__(self, token: str | None = None) -> None:
-        self._token = token.encode() if token is not None else None
-
-    def check(self, authorization: bytes | None) -> None:
-        """Look at what a request carries.
-
-        Raises:
-            RequestError: it is not the token.
-        """
-        if self._token is None:
-            return
-        scheme, _, token = (authorization or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not compare_digest(token.strip(), self._token):
-            raise RequestError("send the server's token as `Authorization: Bearer TOKEN`", 401)
+BACKLOG = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +28,45 @@ class Tls:
     cert: Path
     key: Path
     client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where the gateway listens, and who may ask.
+
+    Attributes:
+        host: name or address.
+        port: of HTTP; 0 takes a free one.
+        grpc_port: likewise.
+        token: that requests must carry, None for none.
+        tls: None for plain text.
+    """
+
+    host: str
+    port: int
+    grpc_port: int
+    token: str | None
+    tls: Tls | None
+
+
+def read_endpoint(
+    host: str,
+    ports: tuple[int, int],
+    *,
+    token_file: Path | None,
+    cert: Path | None,
+    key: Path | None,
+    client_ca: Path | None,
+) -> Endpoint:
+    """Return what options name, their files read and checked; `ports` are those of HTTP and gRPC.
+
+    Raises:
+        InputError: a file is missing or cannot be used, or others could ask without leave.
+    """
+    token = read_token(token_file) if token_file is not None else None
+    tls = read_tls(cert, key, client_ca)
+    check_exposure(host, token=token is not None, tls=tls)
+    return Endpoint(host, *ports, token, tls)
 
 
 def read_token(path: Path) -> str:
@@ -128,7 +145,27 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-BACKLOG = 2048
+class Authenticator:
+    """Lets in who shows the token; everybody if there is none.
+
+    Args:
+        token: that `Authorization: Bearer` must carry.
+    """
+
+    def __init__(self, token: str | None = None) -> None:
+        self._token = token.encode() if token is not None else None
+
+    def check(self, authorization: bytes | None) -> None:
+        """Look at what a request carries.
+
+        Raises:
+            RequestError: it is not the token.
+        """
+        if self._token is None:
+            return
+        scheme, _, token = (authorization or b"").partition(b" ")
+        if scheme.lower() != b"bearer" or not compare_digest(token.strip(), self._token):
+            raise RequestError("send the server's token as `Authorization: Bearer TOKEN`", 401)
 
 
 def listening(host: str, port: int, option: str) -> socket.socket:

@@ -10,16 +10,18 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from partita.serve.gateway.fleet import Batch, Fleet, UnreadyReason, Worker
-from partita.serve.gateway.health import WorkerHealth
+from partita.serve.gateway.fleet import Fleet, WorkerHealth
 from partita.serve.gateway.query import (
     ENDED,
     QUEUED,
     RUNNING,
+    Batch,
     PendingQuery,
     QueryEnd,
     QueryOutcome,
     RefusalReason,
+    UnreadyReason,
+    Worker,
 )
 from partita.serve.gateway.routers.port import Router, Rules
 
@@ -275,7 +277,9 @@ class Dispatcher:
         while (choice := router.next(now)) is not None:
             worker, queries = choice.worker, choice.queries
             self._numbers += 1
-            batch = Batch(self._numbers, choice, now)
+            batch = Batch(
+                self._numbers, worker, queries, items=choice.items, expected=choice.expected, begun=now
+            )
             self._running[batch.number] = worker.running[batch.number] = batch
             for query in queries:
                 query.state, query.worker, query.begun = RUNNING, worker, now
@@ -364,16 +368,16 @@ class Dispatcher:
         """Give a worker nothing new, and let nobody count on it."""
         if worker.draining:
             return
-        worker.aside.add(why)
+        worker.unready.add(why)
         self.fleet.retire(worker)
         self._put_again(self._router.lost(worker), now, steps)
 
     def _take_back(self, worker: Worker, why: UnreadyReason) -> None:
         """Count on a worker again, if nothing else speaks against it."""
-        worker.aside.discard(why)
+        worker.unready.discard(why)
         if why is UnreadyReason.RESTING:
             worker.back_at = math.inf
-        if not worker.aside and not worker.draining:
+        if not worker.unready and not worker.draining:
             self.fleet.restore(worker)
             self._router.freed(worker)
 

@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, PartitaError, nearest
-from partita.serve.gateway.fleet import UnreadyReason, fluid_prices
+from partita.serve.gateway.fleet import fluid_prices
 from partita.serve.gateway.link import Link, WorkersFolder
+from partita.serve.gateway.query import UnreadyReason
 from partita.serve.gateway.route import Route, ServedService, fits, no_starts, possible
 from partita.serve.gateway.routers import ROUTERS
 from partita.serve.gateway.statistics import (
@@ -162,10 +163,10 @@ class Gateway:
         return await self._routes[service].infer(query, deadline_s)
 
     def ask(
-        self, service: str, query: Query, deadline_s: float | None, asker: AnswerReceiver
+        self, service: str, query: Query, deadline_s: float | None, receiver: AnswerReceiver
     ) -> PendingQuery:
-        """Ask likewise without awaiting: `asker` is told the answer or the error, maybe before this returns."""
-        return self._routes[service].ask(query, deadline_s, asker)
+        """Ask likewise without awaiting: `receiver` is told the answer or the error, maybe before this returns."""
+        return self._routes[service].ask(query, deadline_s, receiver)
 
     def forget(self, service: str, waiting: PendingQuery) -> None:
         """Take a query out of the queue that `ask` put there."""
@@ -216,7 +217,7 @@ class Gateway:
     def said_beat(self, link: Link, fault: str | None) -> None:
         """Hear whether a worker can answer."""
         worker = link.worker
-        if worker is None or (fault is not None) == (UnreadyReason.FAULT in worker.aside):
+        if worker is None or (fault is not None) == (UnreadyReason.FAULT in worker.unready):
             return
         if fault is not None:
             _log.warning("%s cannot answer: %s", worker.name, fault)

@@ -23,7 +23,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from partita.errors import InputError
 from partita.serve.gateway.access import host_and_port
-from partita.serve.gateway.logs import ErrorCounter
+from partita.serve.gateway.metrics import ErrorCounter
 from partita.serve.gateway.oip import (
     VERSION,
     RequestError,
@@ -57,22 +57,12 @@ Proto: TypeAlias = Any
 Context: TypeAlias = Any
 """Of a call; gRPC has no types."""
 PACKAGE = "inference"
-
-
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
-
-
 HEALTH_SERVICE = "grpc.health.v1.Health"
-
-
 DESCRIPTORS = "open_inference.binpb"
 """The descriptor set beside this module, made of the .proto that is there too."""
-
-
 _MESSAGE_EXTRA = 1 << 16
 """Bytes that names and shapes may take beside the tensors' data."""
-
-
 _MOST_CALLS = 10_000
 
 
@@ -166,26 +156,16 @@ def message(name: str) -> Any:  # noqa: ANN401 -- a class that is made at run ti
 
 
 _LOG = logging.getLogger("partita.serve.grpc")
-
-
 _OPEN = frozenset({"ServerLive", "ServerReady"})
-
-
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
-
-
 _MALFORMED = "malformed message"
-
-
 _UNDER_WAY = 64
 """Requests of one stream that are answered at the same time."""
-
-
 _STREAMED = message("ModelStreamInferResponse")
 
 
@@ -195,14 +175,14 @@ class InferenceService:
     Args:
         models: by their names.
         authenticator: says who may ask.
-        refusals: counts and logs errors.
+        errors: counts and logs errors.
     """
 
     def __init__(
-        self, models: ModelRepository, authenticator: Authenticator, refusals: ErrorCounter | None = None
+        self, models: ModelRepository, authenticator: Authenticator, errors: ErrorCounter | None = None
     ) -> None:
         self._models = models
-        self._refusals = refusals or ErrorCounter()
+        self._errors = errors or ErrorCounter()
         self._authenticator = authenticator
         self._health = HealthService(models)
         self._streams: set[asyncio.Task[None]] = set()
@@ -346,7 +326,7 @@ class InferenceService:
             reason = str(error.reason)
         else:
             reason = "failed" if isinstance(error, QueryFailedError) else "internal"
-        self._refusals.count(("grpc", code.name, reason), context.peer(), method, str(error))
+        self._errors.count(("grpc", code.name, reason), context.peer(), method, str(error))
 
     async def _take(
         self,
@@ -437,14 +417,8 @@ _FIELDS = {
     "BYTES": ("bytes_contents", ""),
 }
 """By datatype, the field of typed contents, and `array`'s code for it."""
-
-
 _PARAMETERS = {bool: "bool_param", int: "int64_param", str: "string_param", float: "double_param"}
-
-
 _RESPONSE = message("ModelInferResponse")
-
-
 _OUTPUT = _RESPONSE.InferOutputTensor
 
 
@@ -558,8 +532,6 @@ def _tell(into: Proto, told: Mapping[str, Any]) -> None:
 
 _LOOK_S = 0.1
 """Seconds between two looks whether what is watched has changed."""
-
-
 _Status = health_pb2.HealthCheckResponse.ServingStatus
 
 

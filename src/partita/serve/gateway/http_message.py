@@ -16,31 +16,15 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from partita.serve.gateway.oip import REASONS, RequestError, quoted
 
 END = b"\r\n\r\n"
-
-
 METHODS = "GET, HEAD, POST"
 """What some path takes, for `Allow`."""
-
-
 _KNOWN = frozenset({b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"TRACE", b"PATCH"})
-
-
 _METHOD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]{1,64})(?: |\Z)")
-
-
 _CONTROLS = re.compile(rb"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?=[^\n])|(?<!\r)\n|\r\n[ \t]")
 """What no head holds: control characters, line ends that are not both of CR and LF, and folded lines."""
-
-
 _HOST = re.compile(rb"(?:\[[0-9A-Za-z:.]+\]|[0-9A-Za-z._~%!$&'()*+,;=-]*)(?::[0-9]*)?")
-
-
 _ABSOLUTE = re.compile(rb"(?i)https?://([^/?#]*)([^?#]*)(?:\?.*)?")
-
-
 _PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-
-
 _SINGLE = frozenset(
     {
         b"authorization", b"content-encoding", b"content-length", b"content-type", b"expect", b"host",
@@ -48,11 +32,7 @@ _SINGLE = frozenset(
     }
 )  # fmt: skip
 """Headers of which a second one would leave open which counts."""
-
-
 _MOST_LENGTH = 15
-
-
 _MOST_PATH = 4096
 
 
@@ -259,21 +239,11 @@ def _segments(target: bytes) -> tuple[str, ...]:
 
 IN_PLACE = 1 << 16
 """Bytes that are unpacked at once; more go to a thread, so that others need not wait."""
-
-
 _WINDOWS = {b"gzip": 31, b"x-gzip": 31, b"deflate": 15}
 """By content coding, zlib's window bits: deflate is the zlib format (RFC 9110, section 8.4.1.2)."""
-
-
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,12})[ \t]*(?:;[\t\x20-\x7e\x80-\xff]*)?")
-
-
 _FIELD = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
-
-
 _LONGEST_LINE = 1024
-
-
 _MOST_TRAILERS = 64
 
 
@@ -417,13 +387,9 @@ class ChunkedBody:
 
 
 JSON = b"application/json"
-
-
 _STATUS_LINES = {
     each.value: b"HTTP/1.1 %d %b\r\n" % (each.value, each.phrase.encode()) for each in HTTPStatus
 }
-
-
 Headers = tuple[tuple[bytes, bytes], ...]
 
 

@@ -36,7 +36,7 @@ from partita.serve.gateway.http_message import (
     unavailable,
     unpacked,
 )
-from partita.serve.gateway.logs import ErrorCounter
+from partita.serve.gateway.metrics import ErrorCounter
 from partita.serve.gateway.oip import RequestError, header_deadline, quoted
 from partita.serve.gateway.oip_json import read_request
 from partita.serve.gateway.query import QueryRefusedError, RefusalReason
@@ -63,7 +63,6 @@ _TOGETHER = 1 << 16
 _AT_ONCE = 32
 """Requests of one connection that are answered before others have their turn."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-
 IDLE, HEAD, BODY, CHUNKS, ANSWERING, SKIPPING, CLOSING, CLOSED = range(8)
 """What a connection does: waits for a request, reads its head, its body, a body in chunks; waits for an answer;
 passes over a body that nobody wants; has sent its last and lets the client finish; is closed."""
@@ -116,11 +115,11 @@ class Connections:
     Args:
         api: answers.
         limits: of connections.
-        refusals: counts and logs errors.
+        errors: counts and logs errors.
     """
 
-    def __init__(self, api: HttpApi, limits: ConnectionLimits, refusals: ErrorCounter) -> None:
-        self.api, self.limits, self.refusals = api, limits, refusals
+    def __init__(self, api: HttpApi, limits: ConnectionLimits, errors: ErrorCounter) -> None:
+        self.api, self.limits, self.errors = api, limits, errors
         self.open: set[HttpConnection] = set()
         self.room = max(limits.bodies, 4 * api.models.limits.body)
         self.heads: dict[bytes, KnownHead] = {}
@@ -612,7 +611,7 @@ class HttpConnection(asyncio.Protocol):
     def _count(self, reply: Reply) -> None:
         peer = self._transport.get_extra_info("peername")
         kind = ("http", str(reply.status), reply.reason)
-        self._shared.refusals.count(kind, peer, self._told(), orjson.loads(reply.body)["error"])
+        self._shared.errors.count(kind, peer, self._told(), orjson.loads(reply.body)["error"])
 
     def _told(self) -> str:
         """Return what was asked for, for a log: nothing of it that may be secret, nothing that is not printable."""
@@ -636,7 +635,7 @@ class HttpServer:
         listener: is closed with the server.
         tls: None for plain HTTP.
         limits: of connections.
-        refusals: counts and logs errors.
+        errors: counts and logs errors.
     """
 
     def __init__(
@@ -646,11 +645,11 @@ class HttpServer:
         *,
         tls: Tls | None = None,
         limits: ConnectionLimits | None = None,
-        refusals: ErrorCounter | None = None,
+        errors: ErrorCounter | None = None,
     ) -> None:
         self._application = api
         self._listener, self._tls = listener, tls
-        self._connections = Connections(api, limits or ConnectionLimits(), refusals or ErrorCounter())
+        self._connections = Connections(api, limits or ConnectionLimits(), errors or ErrorCounter())
         self._server: asyncio.Server | None = None
         self._watching: asyncio.Task[None] | None = None
 

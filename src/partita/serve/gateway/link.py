@@ -5,37 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
+import socket
+import struct
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import orjson
 
-from partita.serve.gateway.peer import PeerProcess, peer_of
 from partita.serve.worker.wire import HEAD, FrameKind, Hello, frame, run_parts, short_path, unpack_done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from pathlib import Path
 
-    from partita.serve.gateway.fleet import Worker
+    from partita.serve.gateway.query import Worker
     from partita.serve.tensors import Answer, Query
 
 MOST_HEADER = 16 << 20
-
-
 MOST_DATA = 1 << 30
-
-
 _LARGE_BATCH = 1 << 16
-
-
-_DONE = int(
-    FrameKind.DONE
-)  # a member of an enumeration is looked up slowly, and this is looked at for each batch
+_DONE = int(FrameKind.DONE)  # looked up once: enumerations are slow at it
 
 
 class LinkHandler(Protocol):
-    """Hears what workers say."""
+    """Hhandler what workers say."""
 
     def connected(self, link: Link) -> None:
         """Hear that a connection is there; what is at its other end is not known yet."""
@@ -77,16 +71,16 @@ class Link(asyncio.Protocol):
 
     Args:
         name: of its socket.
-        ears: told what it says.
+        handler: is told what it says.
     """
 
-    def __init__(self, name: str, ears: LinkHandler) -> None:
+    def __init__(self, name: str, handler: LinkHandler) -> None:
         self.name = name
         self.worker: Worker | None = None
         self.service = ""
         self.heard = True
         self.peer: PeerProcess | None = None
-        self._ears = ears
+        self._handler = handler
         self._transport: asyncio.Transport | None = None
         self._part: memoryview | None = None  # a frame that came in pieces
         self._filled = 0
@@ -98,14 +92,14 @@ class Link(asyncio.Protocol):
         # A stream's, though uvloop's own class is not registered as one.
         self._transport = cast("asyncio.Transport", transport)
         self.peer = peer_of(self._transport)
-        self._ears.connected(self)
+        self._handler.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell that the worker is gone."""
         self._transport = None
         if self.peer is not None:
             self.peer.close()
-        self._ears.lost(self, self._fault or (str(exc) if exc else ""))
+        self._handler.lost(self, self._fault or (str(exc) if exc else ""))
 
     def data_received(self, data: bytes) -> None:
         """Read the frames in what came."""
@@ -173,15 +167,15 @@ class Link(asyncio.Protocol):
         said = _parsed(kind, header, data)
         if kind == _DONE:
             answers, seconds = said
-            if not self._ears.said_done(self, number, answers, seconds):
+            if not self._handler.said_done(self, number, answers, seconds):
                 self.close(f"{len(answers)} answers to a batch of other size")
         elif kind == FrameKind.HELLO and self.worker is None:
-            if not self._ears.said_hello(self, said):
+            if not self._handler.said_hello(self, said):
                 self.close()
         elif kind == FrameKind.BEAT:
-            self._ears.said_beat(self, said)
+            self._handler.said_beat(self, said)
         elif kind == FrameKind.DRAINING:
-            self._ears.said_draining(self)
+            self._handler.said_draining(self)
         else:
             raise _NoFrameError(f"kind {kind}")
 
@@ -210,15 +204,99 @@ def _loaded(text: memoryview) -> Any:  # noqa: ANN401 -- whatever is JSON
         return json.loads(bytes(text))  # takes half of a surrogate pair, as errors' texts may have one
 
 
+# The process at the other end.
+
+_CREDENTIALS = struct.Struct("3i")
+"""Pid, uid and gid of whoever listens (unix(7), SO_PEERCRED)."""
+_MODULE = b"partita.serve.worker"
+
+
+class ThreadTimes(NamedTuple):
+    """What the threads of a process have done.
+
+    Attributes:
+        cpu_s: seconds of CPU, all together.
+        runnable_s: seconds in which each, by its id, ran or waited for a CPU.
+    """
+
+    cpu_s: float
+    runnable_s: dict[int, float]
+
+
+class PeerProcess:
+    """A worker's process. Its pid cannot become another's meanwhile: a handle of it is held (pidfd_open(2)).
+
+    Attributes:
+        pid: of the process that listens.
+
+    Args:
+        pid: as the kernel tells it.
+
+    Raises:
+        OSError: there is no such process any more.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._handle = os.pidfd_open(pid)
+
+    def close(self) -> None:
+        """Let go of it."""
+        if self._handle >= 0:
+            os.close(self._handle)
+            self._handle = -1
+
+    def work(self) -> ThreadTimes | None:
+        """Return what its threads have done so far, None if it is gone."""
+        cpu_s, runnable_s = 0.0, {}
+        try:
+            for task in Path(f"/proc/{self.pid}/task").iterdir():
+                with suppress(OSError):  # that thread has ended
+                    run, wait, _ = (task / "schedstat").read_text(encoding="ascii").split()
+                    cpu_s += int(run) / 1e9
+                    runnable_s[int(task.name)] = (int(run) + int(wait)) / 1e9
+        except (OSError, ValueError):
+            return None
+        return ThreadTimes(cpu_s, runnable_s)
+
+    def is_worker(self) -> bool:
+        """Say whether its command line is that of a worker."""
+        try:
+            return _MODULE in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            return False
+
+    def kill(self) -> bool:
+        """End it, and the processes that it has started, by SIGKILL; False if that is not ours to do."""
+        if self._handle < 0 or self.pid == os.getpid():
+            return False
+        try:
+            signal.pidfd_send_signal(self._handle, 0)  # it is there, so the number of its group is its own
+            if os.getpgid(self.pid) == self.pid:
+                os.killpg(self.pid, signal.SIGKILL)
+            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+        except OSError:
+            return False
+        return True
+
+
+def peer_of(transport: asyncio.Transport) -> PeerProcess | None:
+    """Return the process that listens at the other end, None where that cannot be told."""
+    found = transport.get_extra_info("socket")
+    try:
+        pid, _, _ = _CREDENTIALS.unpack(
+            found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+        )
+        return PeerProcess(pid)
+    except (OSError, AttributeError):
+        return None
+
+
+# The folder in which the sockets of ready workers appear.
+
 _SUFFIX = ".sock"
-
-
 _EVERY_S = 0.05
-
-
 _REST_S = (1.0, 30.0)  # before one that talked nonsense is tried again: the first time, and at most
-
-
 _REFUSALS = 2  # in a row: then nobody listens there any more
 
 

@@ -1,4 +1,4 @@
-"""The metrics page for Prometheus.
+"""The metrics page for Prometheus, and errors that clients were sent: counted, and some of each kind logged.
 
 What each query adds is kept in plain numbers, since prometheus-client's own counters take a lock each time; the page
 is made of them when it is asked for.
@@ -6,23 +6,30 @@ is made of them when it is asked for.
 
 from __future__ import annotations
 
+import logging
+import time
 from bisect import bisect_left
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from partita.serve.gateway.logs import ErrorCounter
 from partita.serve.gateway.query import QueryOutcome
-from partita.serve.gateway.statistics import DECISION_EDGES_S
+from partita.serve.gateway.statistics import (
+    DECISION_EDGES_S,
+    GatewaySnapshot,
+    QueryRecord,
+    ServiceView,
+    WorkerView,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from prometheus_client.metrics_core import Metric
 
-    from partita.serve.gateway.statistics import GatewaySnapshot, QueryRecord, ServiceView, WorkerView
 
 _BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
 """Upper bounds of the latency histogram's buckets, in seconds."""
@@ -30,21 +37,11 @@ _ANSWERED = QueryOutcome.ANSWERED  # looked up once: enumerations are slow at it
 _INSTANCE = ("service", "instance", "profile")
 
 
-class _Latency:
-    """A histogram of one service's answered queries."""
-
-    __slots__ = ("buckets", "seconds")
-
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(_BOUNDS) + 1)
-        self.seconds = 0.0
-
-
 class Metrics(Collector):
     """Counts ended queries and makes the page.
 
     Attributes:
-        refusals: errors that clients were sent.
+        errors: errors that clients were sent.
 
     Args:
         services: names of all services.
@@ -53,7 +50,7 @@ class Metrics(Collector):
     def __init__(self, services: Sequence[str]) -> None:
         self._latency = {service: _Latency() for service in services}
         self._ended: dict[tuple[str, QueryOutcome, bool], int] = {}
-        self.refusals = ErrorCounter()
+        self.errors = ErrorCounter()
         self._snapshot: Callable[[], GatewaySnapshot] | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
@@ -105,7 +102,7 @@ class Metrics(Collector):
             "Requests answered with an error: 4xx and 5xx of HTTP, codes of gRPC",
             labels=("transport", "status", "reason"),
         )
-        for kind, count in sorted(self.refusals.counted.items()):
+        for kind, count in sorted(self.errors.counted.items()):
             found.add_metric(kind, count)
         return found
 
@@ -116,6 +113,16 @@ class Metrics(Collector):
         for service, each in self._latency.items():
             found.add_metric((service,), *_histogram(_BOUNDS, each.buckets, each.seconds))
         return found
+
+
+class _Latency:
+    """A histogram of one service's answered queries."""
+
+    __slots__ = ("buckets", "seconds")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(_BOUNDS) + 1)
+        self.seconds = 0.0
 
 
 def _word(outcome: QueryOutcome, *, in_time: bool) -> str:
@@ -188,3 +195,79 @@ def _workers(workers: Sequence[WorkerView]) -> Iterator[Metric]:
         slow.add_metric(key, each.slowdown)
         state.add_metric((*key, str(each.state)), 1)
     yield from (busy, running, answered, slow, state)
+
+
+# Errors that clients were sent.
+
+
+_LOG = logging.getLogger("partita.serve.requests")
+_EVERY_S = 5.0
+_MOST_TEXT = 300
+ErrorKind = tuple[str, str, str]
+"""Transport (`http`, `grpc`), status (`400`, `INVALID_ARGUMENT`), reason (one word of a fixed list)."""
+
+
+class ErrorCounter:
+    """Counts errors sent to clients; of each kind one is logged in so many seconds, with how many there were since.
+
+    Attributes:
+        counted: errors by their kind.
+
+    Args:
+        clock: seconds, for tests.
+        every_s: seconds between two lines of one kind.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, every_s: float = _EVERY_S) -> None:
+        self.counted: Counter[ErrorKind] = Counter()
+        self._clock, self._every_s = clock, every_s
+        self._logged: dict[ErrorKind, tuple[float, int]] = {}  # when last, and how many had been counted then
+
+    def count(self, kind: ErrorKind, peer: object, asked: str, what: str) -> None:
+        """Count an error.
+
+        Args:
+            kind: of the error.
+            peer: who asked: an address and its port, or None.
+            asked: method and path, without a query and without headers: those may hold secrets.
+            what: the client was told.
+        """
+        self.counted[kind] += 1
+        now, (last, before) = self._clock(), self._logged.get(kind, (-self._every_s, 0))
+        if now - last < self._every_s:
+            return
+        self._logged[kind] = now, self.counted[kind]
+        transport, status, reason = kind
+        more = self.counted[kind] - before - 1
+        unavailable = status.startswith("5") or status in {"UNAVAILABLE", "INTERNAL", "RESOURCE_EXHAUSTED"}
+        _LOG.log(
+            logging.WARNING if unavailable else logging.INFO,
+            "%s %s (%s) to %s: %s: %s%s",
+            transport,
+            status,
+            reason,
+            _address(peer),
+            _printable(asked),
+            _printable(what),
+            f"; {more} more like it before" if more else "",
+            extra={
+                "event": "refused",
+                "transport": transport,
+                "status": status,
+                "reason": reason,
+                "peer": _address(peer),
+                "more": more,
+            },
+        )
+
+
+def _address(peer: object) -> str:
+    if isinstance(peer, tuple) and len(peer) >= 2:
+        return f"[{peer[0]}]:{peer[1]}" if ":" in str(peer[0]) else f"{peer[0]}:{peer[1]}"
+    return _printable(str(peer)) if peer else "a client"
+
+
+def _printable(text: str) -> str:
+    """Return a text that cannot end a line, or do anything else to a terminal."""
+    cut = text if len(text) <= _MOST_TEXT else text[: _MOST_TEXT - 3] + "..."
+    return cut if cut.isprintable() else ascii(cut)[1:-1]

@@ -27,7 +27,6 @@ VERSION = "1"
 NO_JSON = frozenset({"FP16", "BF16"})
 """Datatypes without a form in JSON: their data are binary both ways."""
 MIB = 1 << 20
-
 REASONS = {
     400: "invalid", 401: "unauthorized", 404: "not_found", 405: "method", 408: "timeout", 411: "length_required",
     413: "too_large", 414: "path", 415: "media_type", 417: "expectation", 431: "head_too_large", 500: "failed",

@@ -1,4 +1,7 @@
-"""A query between its arrival and its end: what is kept of it, how it ends, and how a large one is asked in parts."""
+"""Queries between arrival and end, the batches in which they run, and the workers that run these.
+
+These change: one dispatcher owns them. A query too large for a worker is asked in parts (`SplitQuery`).
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,13 @@ from partita.errors import PartitaError
 from partita.serve.tensors import Answer, Query, UnlikePartsError, split_off, stacked_answers
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable, Sequence
 
-    from partita.serve.gateway.fleet import Worker
+    from partita.serve.gateway.estimates import SizeEstimate, Slowdowns
+    from partita.serve.worker.wire import Hello
 
 QUEUED, RUNNING, ENDED = 0, 1, 2
 """Where a query is."""
-
-
 KIND_SHIFT = 17
 """Bits of a kind that are the batch size; the size class is above them."""
 
@@ -49,6 +51,15 @@ class RefusalReason(StrEnum):
     """Its worker is gone or does not answer, and there is no second try, or no time for one."""
 
 
+_REFUSALS = {
+    RefusalReason.LATE: "the deadline cannot be met",
+    RefusalReason.NO_WORKER: "no worker is ready for it",
+    RefusalReason.DRAINING: "the gateway is draining",
+    RefusalReason.FULL: "too many queries wait",
+    RefusalReason.WORKER_LOST: "its worker is gone or does not answer",
+}
+
+
 class QueryRefusedError(PartitaError):
     """A query that the gateway does not take, or no longer.
 
@@ -61,15 +72,6 @@ class QueryRefusedError(PartitaError):
         super().__init__(_REFUSALS[reason])
         self.reason = reason
         self.retry_after_s = retry_after_s
-
-
-_REFUSALS = {
-    RefusalReason.LATE: "the deadline cannot be met",
-    RefusalReason.NO_WORKER: "no worker is ready for it",
-    RefusalReason.DRAINING: "the gateway is draining",
-    RefusalReason.FULL: "too many queries wait",
-    RefusalReason.WORKER_LOST: "its worker is gone or does not answer",
-}
 
 
 class QueryFailedError(PartitaError):
@@ -92,13 +94,6 @@ class AnswerReceiver(Protocol):
         ...
 
 
-class Payload(NamedTuple):
-    """What the runtime wants to find again: the query itself, and whoever awaits its answer."""
-
-    query: Query
-    asker: AnswerReceiver
-
-
 class PendingQuery:
     """One query between its arrival and its end.
 
@@ -111,7 +106,8 @@ class PendingQuery:
         allowed: seconds from then to the latest moment of its answer.
         due: that moment.
         alike: queries that can share a batch have equal ones.
-        payload: what is sent, and who awaits it; None in simulations.
+        query: what is sent to a worker; None in simulations.
+        receiver: awaits the answer; likewise.
         weight: what a second of its slack weighs against prices.
         key: queries of one batch size start in this order.
         state: `QUEUED`, `RUNNING` or `ENDED`.
@@ -125,8 +121,8 @@ class PendingQuery:
     """
 
     __slots__ = (
-        "alike", "allowed", "arrived", "avoid", "batch", "begun", "due", "input_class", "key", "kind", "payload",
-        "row", "runs", "seconds", "size_class", "split", "state", "tries", "weight", "worker",
+        "alike", "allowed", "arrived", "avoid", "batch", "begun", "due", "input_class", "key", "kind", "query",
+        "receiver", "row", "runs", "seconds", "size_class", "split", "state", "tries", "weight", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -135,14 +131,15 @@ class PendingQuery:
         arrived: float,
         allowed: float,
         *,
-        payload: Payload | None = None,
+        query: Query | None = None,
+        receiver: AnswerReceiver | None = None,
         alike: Hashable = None,
         size_class: int = 0,
     ) -> None:
         self.input_class = self.size_class = size_class
         self.kind = size_class << KIND_SHIFT | batch
         self.batch, self.arrived, self.allowed, self.due = batch, arrived, allowed, arrived + allowed
-        self.payload, self.alike = payload, alike
+        self.query, self.receiver, self.alike = query, receiver, alike
         self.weight, self.key = 0.0, self.due
         self.state, self.tries, self.runs, self.begun, self.seconds = QUEUED, 0, 0, 0.0, 0.0
         self.avoid: Worker | None = None
@@ -204,13 +201,12 @@ class SplitQuery:
         if rest is not None:
             self._left.appendleft((row + size, rest, tries))
         whole = self.whole
-        assert whole.payload is not None  # noqa: S101 -- it was asked
-        asked = Payload(first, whole.payload.asker)
         part = PendingQuery(
             first.batch,
             whole.arrived,
             whole.allowed,
-            payload=asked,
+            query=first,
+            receiver=whole.receiver,
             alike=self._alike,
             size_class=whole.input_class,
         )
@@ -221,8 +217,8 @@ class SplitQuery:
     def again(self, part: PendingQuery) -> None:
         """Let a part be asked in smaller ones."""
         del self.under_way[part]
-        assert part.payload is not None  # noqa: S101 -- it was asked
-        self._left.appendleft((part.row, part.payload.query, part.tries))
+        assert part.query is not None  # noqa: S101 -- it was asked
+        self._left.appendleft((part.row, part.query, part.tries))
 
     def ended(self, end: QueryEnd, now: float) -> QueryEnd | None:
         """Hear how a part has ended; return how the whole has, if it has by that.
@@ -246,17 +242,6 @@ class SplitQuery:
         whole.state = ENDED
         return end._replace(query=whole, outcome=outcome, reason=reason, answer=answer)
 
-    def _part(self, query: Query, row: int) -> PendingQuery:
-        whole = self.whole
-        asker = whole.payload.asker if whole.payload else None
-        assert asker is not None  # noqa: S101 -- it was asked
-        part = PendingQuery(
-            query.batch, whole.arrived, whole.allowed, payload=Payload(query, asker), alike=self._alike
-        )
-        part.split, part.row = self, row
-        self.under_way[part] = None
-        return part
-
     def _together(self) -> tuple[Answer, QueryOutcome]:
         try:
             found = [self._answers[row] for row in sorted(self._answers)]
@@ -264,3 +249,174 @@ class SplitQuery:
         except UnlikePartsError as error:
             return Answer(error=f"it was run in parts, and {error}"), QueryOutcome.FAILED
         return whole, QueryOutcome.ANSWERED
+
+
+class Batch:
+    """What a worker runs: queries side by side.
+
+    Attributes:
+        number: unlike that of every other batch of the dispatcher.
+        worker: that runs it.
+        queries: in it; None in the place of one that is waited for no longer.
+        items: their batch sizes added up.
+        begun: moment of its start.
+        input_class: of its queries.
+        trial: whether it is judged by another class.
+        due: latest moment at which one of its queries is of use.
+        expected: seconds it should take.
+        overdue: whether it has taken far longer.
+        stuck: whether nobody waits for it any more.
+    """
+
+    __slots__ = (
+        "begun", "due", "expected", "input_class", "items", "number", "overdue", "queries", "stuck", "trial",
+        "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: int,
+        worker: Worker,
+        queries: Sequence[PendingQuery],
+        *,
+        items: int,
+        expected: float,
+        begun: float,
+    ) -> None:
+        self.number, self.worker, self.items = number, worker, items
+        self.queries: list[PendingQuery | None] = list(queries)
+        self.begun, self.expected = begun, expected
+        self.due = max(query.due for query in queries)
+        self.input_class = queries[0].input_class
+        self.trial = queries[0].size_class != self.input_class
+        self.overdue = self.stuck = False
+
+
+class UnreadyReason(StrEnum):
+    """Why a worker cannot answer now, although it is there."""
+
+    SILENT = "silent"
+    """It gives no sign of life."""
+    FAULT = "fault"
+    """It says itself that it cannot: its server does not answer."""
+    STUCK = "stuck"
+    """It runs a batch that it should have answered long ago, and whose deadlines have passed."""
+    RESTING = "resting"
+    """It has failed several batches in a row, and is tried again later."""
+
+
+class BatchSender(Protocol):
+    """What sends batches to a worker."""
+
+    def run(self, number: int, queries: Sequence[Query]) -> None:
+        """Ask for a batch."""
+        ...
+
+
+class Worker:
+    """One worker, on one instance.
+
+    Attributes:
+        name: as `node-0/gpu-3/3g.40gb@4`.
+        hello: what it said it is.
+        link: sends it batches; None in simulations.
+        key: of its size.
+        size: what is known of workers like it.
+        slowdown: how it compares with them.
+        group: of workers that take as long.
+        running: its batches by number.
+        bound: queries that wait for this very worker, where the router binds early.
+        bound_s: seconds that those will take.
+        draining: whether it takes nothing new.
+        unready: why it cannot answer now; empty if it can.
+        back_at: when it is tried again, where it rests.
+        overdue: batches of it that take far longer than they should.
+        seen: when it last answered.
+        busy_s: seconds of work, over all its processes.
+        answered: queries.
+    """
+
+    __slots__ = (
+        "answered", "back_at", "bound", "bound_s", "busy_s", "draining", "group", "hello", "key", "link", "name",
+        "overdue", "running", "seen", "size", "slowdown", "unready",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        hello: Hello,
+        key: SizeKey,
+        size: SizeEstimate,
+        slowdown: Slowdowns,
+        now: float,
+        *,
+        link: BatchSender | None = None,
+    ) -> None:
+        self.name = f"{hello.gpu}/{hello.placement}"
+        self.hello, self.key, self.link, self.size, self.slowdown = hello, key, link, size, slowdown
+        self.group: Group | None = None
+        self.running: dict[int, Batch] = {}
+        self.bound: deque[PendingQuery] = deque()
+        self.bound_s, self.busy_s, self.seen = 0.0, 0.0, now
+        self.draining, self.overdue, self.answered = False, 0, 0
+        self.unready: set[UnreadyReason] = set()
+        self.back_at = math.inf
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether it may start another batch."""
+        return (
+            not self.draining
+            and not self.overdue
+            and not self.unready
+            and len(self.running) < self.hello.processes
+        )
+
+
+SizeKey = tuple[int, str, int, int, tuple[tuple[int, float], ...]]
+"""Compute slices, profile, processes, largest batch, table: workers with equal keys should be alike."""
+
+
+class Group:
+    """Workers of one size and one slowdown.
+
+    Attributes:
+        key: of their size.
+        steps: of their slowdowns, by band of batch sizes.
+        size: what is known of them.
+        members: the workers in it, in the order of their coming.
+        idle: one entry per batch that could start now; the last is taken first.
+        seconds: of a batch, by size class and batch size.
+        price: what a second is worth; the dearest size's is about 1.
+        extra: by how much a query costs more here than where it is cheapest, by size class and batch size.
+    """
+
+    __slots__ = ("extra", "idle", "key", "members", "most", "price", "seconds", "size", "steps")
+
+    def __init__(
+        self, key: SizeKey, steps: tuple[int, ...], size: SizeEstimate, make: Callable[[int], None]
+    ) -> None:
+        self.key, self.steps, self.size = key, steps, size
+        self.members: dict[Worker, None] = {}
+        self.idle: list[Worker] = []
+        self.price = 1.0
+        self.seconds, self.extra = ByClass(make), ByClass(make)
+        self.most = 0
+
+
+class ByClass(dict[int, list[float]]):
+    """Figures by batch size for each size class of inputs, made when a class is first asked for.
+
+    Args:
+        make: makes those of a class.
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[int], None]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, size_class: int) -> list[float]:
+        """Make the figures of a class."""
+        self._make(size_class)
+        return self[size_class]

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Protocol
 
 from partita.serve.gateway.dispatcher import Decisions, Dispatcher, DispatcherSettings
 from partita.serve.gateway.estimates import size_class_of
-from partita.serve.gateway.fleet import PriceQuestion, Worker, least_seconds, part_size, price_question
+from partita.serve.gateway.fleet import PriceQuestion, least_seconds, part_size, price_question
 from partita.serve.gateway.oip import Model
 from partita.serve.gateway.query import (
     ENDED,
     AnswerReceiver,
-    Payload,
     PendingQuery,
     QueryEnd,
     QueryFailedError,
@@ -24,6 +23,7 @@ from partita.serve.gateway.query import (
     QueryRefusedError,
     RefusalReason,
     SplitQuery,
+    Worker,
 )
 from partita.serve.gateway.statistics import (
     LARGEST,
@@ -38,7 +38,7 @@ from partita.serve.gateway.statistics import (
 from partita.serve.worker.spec import MOST_ROWS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Mapping, Sequence
 
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.routers.port import Router
@@ -89,24 +89,12 @@ def no_starts(service: str, now: float, hung_s: float) -> tuple[tuple[float, int
 
 
 _LOG = logging.getLogger("partita.serve")
-
-
 _RETRY_S = 1.0
-
-
 _LONGEST_S = 86_400.0
-
-
 _MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
-
-
 _OUT_OF_TIME = 2.0
 """Times as long as the last worker took to start, after which one that is not there yet is not counted on."""
-
-
 _ANSWERS = (QueryOutcome.ANSWERED, QueryOutcome.INVALID)
-
-
 _NO_ROOM = frozenset({RefusalReason.NO_WORKER, RefusalReason.LATE})
 
 
@@ -119,7 +107,7 @@ class Route:
         batching: whether waiting queries are joined.
         on_end: is told of every query's end.
         starts: tells when workers are started anew.
-        hung_s: returns the seconds until those of some workers that hang are ended.
+        hung_s: returns the seconds until those of a service's workers that hang are ended.
     """
 
     def __init__(
@@ -130,7 +118,7 @@ class Route:
         batching: bool,
         on_end: Callable[[QueryRecord], None] | None,
         starts: WorkerStarts,
-        hung_s: Callable[[Iterable[Link]], float],
+        hung_s: Callable[[str], float],
     ) -> None:
         self.service = service
         self.dispatcher = Dispatcher(DispatcherSettings(service.deadline_s, batching), router)
@@ -159,8 +147,8 @@ class Route:
             self.forget(waiting)
             raise
 
-    def ask(self, query: Query, deadline_s: float | None, asker: AnswerReceiver) -> PendingQuery:
-        """Take a query whose end `asker` is told, maybe before this returns."""
+    def ask(self, query: Query, deadline_s: float | None, receiver: AnswerReceiver) -> PendingQuery:
+        """Take a query whose end `receiver` is told, maybe before this returns."""
         now = time.monotonic()
         batch = (query.batch or 1) if self._rows else 1
         if batch <= self._largest:
@@ -171,7 +159,7 @@ class Route:
         alike = None if self._all_alike and query.parameters is None else self._alike(query)
         size_class = size_class_of(query, batch) if self._sized else 0
         waiting = PendingQuery(
-            batch, now, allowed, payload=Payload(query, asker), alike=alike, size_class=size_class
+            batch, now, allowed, query=query, receiver=receiver, alike=alike, size_class=size_class
         )
         fleet = self.dispatcher.fleet
         if (
@@ -254,9 +242,7 @@ class Route:
         for batch in steps.starts:
             link = batch.worker.link
             if link is not None:
-                link.run(
-                    batch.number, [each.payload.query for each in batch.queries if each and each.payload]
-                )
+                link.run(batch.number, [each.query for each in batch.queries if each and each.query])
         for end in steps.ends:
             self._end(end, now)
 
@@ -308,7 +294,7 @@ class Route:
 
     def _split(self, whole: PendingQuery, size: int, now: float) -> None:
         """Ask a query in parts of at most so many rows, unless all workers together could not answer it in time."""
-        query = whole.payload.query if whole.payload else None
+        query = whole.query
         assert query is not None  # noqa: S101 -- it was asked
         split = SplitQuery(whole, query, self._alike(query))
         self._splits.add(split)
@@ -370,7 +356,7 @@ class Route:
         fleet = self.dispatcher.fleet
         if not self._load_s:
             return  # none has been there yet
-        ends_s = self._hung_s(each.link for each in fleet.workers if each.link is not None)
+        ends_s = self._hung_s(self.service.name)
         fleet.coming = tuple(
             (max(now, at + self._load_s), batch)
             for at, batch in self._starts(self.service.name, now, ends_s)
@@ -399,12 +385,12 @@ class Route:
             self.ledger.answered(query, now)
         else:
             self.ledger.failed(query, now, outcome, reason)
-        asker = query.payload.asker if query.payload else None
-        if asker is not None and not asker.done():
+        receiver = query.receiver
+        if receiver is not None and not receiver.done():
             if answer is not None and outcome in _ANSWERS:
-                asker.set_result(answer)
+                receiver.set_result(answer)
             else:
-                asker.set_exception(self._error(outcome, reason, answer))
+                receiver.set_exception(self._error(outcome, reason, answer))
         if self._on_end is not None:
             self._on_end(self._ended(query, now, outcome, reason))
 
@@ -523,7 +509,7 @@ def fits(model: Model, hello: Hello) -> bool:
 def _view(service: str, worker: Worker) -> WorkerView:
     if worker.draining:
         state = WorkerStatus.DRAINING
-    elif worker.aside:
+    elif worker.unready:
         state = WorkerStatus.SUSPECTED
     elif worker.overdue:
         state = WorkerStatus.SLOW

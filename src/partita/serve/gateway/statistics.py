@@ -18,11 +18,7 @@ if TYPE_CHECKING:
 
 ROUNDING_S = 1e-9
 """Seconds by which an answer may be late without counting so: the sum of roundings, not of waiting."""
-
-
 _MICROSECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
-
-
 DECISION_EDGES_S = tuple(each / 1e6 for each in _MICROSECONDS)
 """Up to how many seconds a routing decision took, in the gateway's histogram."""
 
@@ -246,12 +242,8 @@ class GatewaySnapshot:
 
 WINDOW_S = 30
 """Seconds of the past that count."""
-
-
 LARGEST = 1_024
 """Rows of the largest queries that plans know."""
-
-
 LEAST_QUERIES = 100
 """Queries in the window from which a service's rate is told. A test query to an idle service says nothing of what it
 will be asked, and a plan for so little would take from it what it needs a moment later."""

@@ -19,30 +19,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from partita.serve.worker.wire import HANG_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from partita.serve.gateway.link import Link
-    from partita.serve.gateway.peer import ThreadTimes
+    from partita.serve.gateway.link import Link, ThreadTimes
 
 LOOK_S = 0.1
 """Seconds between two looks, at least."""
-
-
 _MOST_STEP_S = 0.2
-
-
 _BEATS = 4
 """Signs of life that a worker may miss before nothing more is sent to it."""
-
-
 _BUSY = 0.2
 """Share of a core's time from which a process computes. Threads that wait for the interpreter use a hundredth."""
-
-
 _EAGER = 0.9
 """Share of the time from which a thread computes that ran or would have, if a busy host had let it."""
-
-
 _SAMPLE_S = 0.25
 """Seconds between two looks at what a process does, at least."""
 
@@ -79,6 +66,7 @@ class Watchdog:
 
     def __init__(self) -> None:
         self._pulses: dict[Link, _Pulse] = {}
+        self._suspects: dict[Link, _Pulse] = {}  # at the last look
         self._looked: float | None = None
 
     def watch(self, link: Link) -> None:
@@ -88,14 +76,15 @@ class Watchdog:
     def forget(self, link: Link) -> None:
         """Look after a connection no longer."""
         self._pulses.pop(link, None)
+        self._suspects.pop(link, None)
 
-    def left_s(self, links: Iterable[Link]) -> float:
-        """Return the seconds until those of the workers that hang will have been ended, at most; 0 if none hangs."""
+    def left_s(self, service: str) -> float:
+        """Return the seconds until those of a service's workers that hang are ended, at most; 0 if none hangs."""
         return max(
             (
-                limit(each) - max(pulse.silent_s, pulse.stuck_s)
-                for each in links
-                if (pulse := self._pulses.get(each)) is not None and (pulse.silent or pulse.stuck_s)
+                _limit(link) - max(pulse.silent_s, pulse.stuck_s)
+                for link, pulse in self._suspects.items()
+                if link.service == service
             ),
             default=0.0,
         )
@@ -114,17 +103,25 @@ class Watchdog:
                     pulse.silent = False
                     found.heard.append(link)
             else:
-                _listen(link, pulse, step, found)
-            _look_for_stuck(link, pulse, step, found)
+                _count_silence(link, pulse, step, found)
+            if link.worker is None or not any(batch.stuck for batch in link.worker.running.values()):
+                pulse.stuck_s = 0.0
+                continue
+            pulse.stuck_s += step
+            if pulse.stuck_s > _limit(link):
+                found.hung.append((link, f"it runs a batch whose deadlines are past by {_limit(link):g} s"))
+        self._suspects = {
+            link: pulse for link, pulse in self._pulses.items() if pulse.silent or pulse.stuck_s
+        }
         return found
 
 
-def limit(link: Link) -> float:
+def _limit(link: Link) -> float:
     """Return the seconds after which a worker that does not live hangs."""
     return link.worker.hello.hang_timeout_s if link.worker is not None else HANG_TIMEOUT_S
 
 
-def _listen(link: Link, pulse: _Pulse, step: float, found: LivenessReport) -> None:
+def _count_silence(link: Link, pulse: _Pulse, step: float, found: LivenessReport) -> None:
     """Count the silence of a worker of which nothing came since the last look."""
     beat_s = link.worker.hello.beat_s if link.worker is not None else LOOK_S
     if not beat_s:
@@ -137,9 +134,9 @@ def _listen(link: Link, pulse: _Pulse, step: float, found: LivenessReport) -> No
         pulse.silent = True
         if link.worker is not None:
             found.silent.append(link)
-    if pulse.silent_s > limit(link):
+    if pulse.silent_s > _limit(link):
         said = "gave no sign of life" if link.worker is not None else "did not say what it is"
-        found.hung.append((link, f"it {said} for {limit(link):g} s"))
+        found.hung.append((link, f"it {said} for {_limit(link):g} s"))
 
 
 def _computes(link: Link, pulse: _Pulse) -> bool:
@@ -163,13 +160,3 @@ def _worked(before: ThreadTimes, after: ThreadTimes, seconds: float) -> bool:
         runnable_s - before.runnable_s.get(thread, runnable_s) > _EAGER * seconds
         for thread, runnable_s in after.runnable_s.items()
     )
-
-
-def _look_for_stuck(link: Link, pulse: _Pulse, step: float, found: LivenessReport) -> None:
-    running = link.worker.running.values() if link.worker is not None else ()
-    if not any(batch.stuck for batch in running):
-        pulse.stuck_s = 0.0
-        return
-    pulse.stuck_s += step
-    if pulse.stuck_s > limit(link):
-        found.hung.append((link, f"it runs a batch whose deadlines are past by {limit(link):g} s"))

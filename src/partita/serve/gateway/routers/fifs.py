@@ -9,8 +9,8 @@ from partita.serve.gateway.routers.port import Choice
 from partita.serve.gateway.routers.shared import SharedQueue
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.fleet import Fleet, Group, Worker
-    from partita.serve.gateway.query import PendingQuery
+    from partita.serve.gateway.fleet import Fleet
+    from partita.serve.gateway.query import Group, PendingQuery, Worker
     from partita.serve.gateway.routers.port import Rules
 
 

@@ -15,8 +15,8 @@ from partita.serve.gateway.routers.shared import SharedQueue
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.serve.gateway.fleet import Fleet, Group, Worker
-    from partita.serve.gateway.query import PendingQuery
+    from partita.serve.gateway.fleet import Fleet
+    from partita.serve.gateway.query import Group, PendingQuery, Worker
     from partita.serve.gateway.routers.port import Rules
 
 _TICK = 1e-9

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.serve.gateway.fleet import Fleet, Worker
-    from partita.serve.gateway.query import PendingQuery
+    from partita.serve.gateway.fleet import Fleet
+    from partita.serve.gateway.query import PendingQuery, Worker
 
 
 class Choice(NamedTuple):

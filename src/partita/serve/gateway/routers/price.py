@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 from partita.serve.gateway.routers.bound import BoundQueues
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.fleet import Worker
-    from partita.serve.gateway.query import PendingQuery
+    from partita.serve.gateway.query import PendingQuery, Worker
 
 
 class Price(BoundQueues):

@@ -11,8 +11,8 @@ from partita.serve.gateway.routers.queues import Pace, Queues
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.serve.gateway.fleet import Fleet, Group, Worker
-    from partita.serve.gateway.query import PendingQuery
+    from partita.serve.gateway.fleet import Fleet
+    from partita.serve.gateway.query import Group, PendingQuery, Worker
     from partita.serve.gateway.routers.port import Rules
 
 _BATCH = (1 << KIND_SHIFT) - 1

@@ -1,0 +1,307 @@
+"""A gateway from its start to its end: workers, both transports, signals, log, and an orderly stop."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import logging
+import resource
+import signal
+import sys
+import time
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any
+
+import uvloop
+
+from partita.serve.gateway.access import Authenticator, host_and_port, listening
+from partita.serve.gateway.gateway import Gateway
+from partita.serve.gateway.grpc_server import GrpcServer, InferenceService
+from partita.serve.gateway.http_api import HttpApi
+from partita.serve.gateway.http_server import HttpServer
+from partita.serve.gateway.metrics import Metrics
+from partita.serve.gateway.oip import ModelRepository, RequestLimits
+from partita.serve.gateway.route import no_starts
+from partita.serve.gateway.statistics import WorkerStatus
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+    from pathlib import Path
+
+    from partita.serve.gateway.access import Endpoint
+    from partita.serve.gateway.route import ServedService
+    from partita.serve.supervisor import Supervisor
+
+_LOG = logging.getLogger("partita.serve")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOOK_S = 0.25
+_MOST_NAMES = 5
+_REFUSING_S = 1.0
+"""Seconds in which requests are still refused when all that was under way has ended: clients that keep connections
+hear that these are closed, and load balancers look elsewhere, where a closed port would be an error to them."""
+_YOUNG = 20_000
+"""Objects more than there were before the collector looks: requests under way make and leave some thousands, and none
+of those needs it."""
+
+
+def serve(
+    services: Sequence[ServedService],
+    workers: Path,
+    endpoint: Endpoint,
+    *,
+    router: str,
+    max_body: int,
+    grace_s: float,
+    supervisor: Supervisor | None,
+    rates: Path,
+    json_log: bool,
+) -> bool:
+    """Serve until told to end by SIGTERM or SIGINT, finish what is under way, and return.
+
+    Args:
+        services: that are served.
+        workers: folder of the workers' sockets.
+        endpoint: where to listen, and who may ask.
+        router: name of the policy.
+        max_body: bytes of the largest request.
+        grace_s: seconds for finishing.
+        supervisor: of the workers, not yet started; None where others start them.
+        rates: file to which observed rates are written.
+        json_log: whether log lines are for programs.
+
+    Returns:
+        Whether it ended in order; False if a second signal cut it short.
+
+    Raises:
+        InputError: a port cannot be had, or there is no such router.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:  # each client and each worker is a file
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+    async def serving(listener: socket.socket) -> bool:
+        metrics = Metrics([each.name for each in services])
+        gateway = Gateway(
+            services,
+            workers,
+            router=router,
+            rates=rates,
+            on_end=metrics.on_end,
+            starts=no_starts if supervisor is None else supervisor.starts,
+        )
+        metrics.watch(gateway.snapshot)
+        models = ModelRepository(gateway, [each.name for each in services], RequestLimits(body=max_body))
+        return await _run(models, metrics, endpoint, listener, supervisor=supervisor, grace_s=grace_s)
+
+    with logged(as_json=json_log), listening(endpoint.host, endpoint.port, "--port") as listener:
+        return uvloop.run(serving(listener))
+
+
+async def _run(
+    models: ModelRepository,
+    metrics: Metrics,
+    endpoint: Endpoint,
+    listener: socket.socket,
+    *,
+    supervisor: Supervisor | None,
+    grace_s: float,
+) -> bool:
+    gateway, services = models.gateway, models.services
+    ask, hurry = asyncio.Event(), asyncio.Event()
+    with _signals_to(ask, hurry):
+        async with AsyncExitStack() as stack:
+            if supervisor is not None:
+                supervisor.start()
+                stack.push_async_callback(_stop_workers, supervisor, hurry, grace_s)
+            await gateway.start()
+            stack.push_async_callback(gateway.close)
+            authenticator = Authenticator(endpoint.token)
+            grpc = GrpcServer(
+                InferenceService(models, authenticator, metrics.errors),
+                endpoint.host,
+                endpoint.grpc_port,
+                most=models.limits.body,
+                tls=endpoint.tls,
+            )
+            await grpc.start()
+            stack.push_async_callback(grpc.stop, 0.0)
+            api = HttpApi(models, metrics.page, authenticator)
+            http = HttpServer(api, listener, tls=endpoint.tls, errors=metrics.errors)
+            await http.start()
+            stack.push_async_callback(http.stop, 0.0)
+            _announce(endpoint, listener, grpc, services)
+            gc.collect()
+            gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
+            gc.freeze()  # what planning and imports left lives as long as we do: no collection need look at it
+            async with _readiness_told(gateway, services):
+                await ask.wait()
+            _LOG.info("draining: finishing what is under way within %g seconds", grace_s)
+            await _unless(hurry, _end(gateway, http, grpc, grace_s))
+    _LOG.info("ended")
+    return not hurry.is_set()
+
+
+@contextmanager
+def _signals_to(ask: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
+    """Have the first signal ask for an end, and the next one for haste."""
+
+    def take() -> None:
+        (hurry if ask.is_set() else ask).set()
+
+    loop = asyncio.get_running_loop()
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, take)
+    try:
+        yield
+    finally:
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+
+async def _stop_workers(supervisor: Supervisor, hurry: asyncio.Event, grace_s: float) -> None:
+    await asyncio.to_thread(supervisor.stop, 0.0 if hurry.is_set() else grace_s)
+
+
+def _announce(endpoint: Endpoint, listener: socket.socket, grpc: GrpcServer, services: Sequence[str]) -> None:
+    host, port = listener.getsockname()[:2]
+    at_http = f"{'https' if endpoint.tls else 'http'}://{host_and_port(host, port)}"
+    at_grpc = host_and_port(host, grpc.port)
+    _LOG.info(
+        "serving %d service%s: HTTP at %s, gRPC at %s",
+        len(services),
+        "" if len(services) == 1 else "s",
+        at_http,
+        at_grpc,
+        extra={"event": "listening", "http": at_http, "grpc": at_grpc, "services": list(services)},
+    )
+
+
+async def _end(gateway: Gateway, http: HttpServer, grpc: GrpcServer, grace_s: float) -> None:
+    """Refuse what comes, over new connections too, until all that was under way has ended or the grace is over."""
+    loop = asyncio.get_running_loop()
+    end = loop.time() + grace_s
+
+    def left() -> float:
+        return max(0.0, end - loop.time())
+
+    http.drain()
+    await gateway.drain(left())
+    await http.answered(left())
+    await asyncio.sleep(min(_REFUSING_S, left()))
+    await asyncio.gather(http.stop(left()), grpc.stop(left()))
+
+
+async def _unless(hurry: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+    """Do the work, or leave it when told to hurry."""
+    doing = asyncio.create_task(work)
+    hurrying = asyncio.create_task(hurry.wait())
+    await asyncio.wait((doing, hurrying), return_when=asyncio.FIRST_COMPLETED)
+    for each in (doing, hurrying):
+        each.cancel()
+        with suppress(asyncio.CancelledError):
+            await each
+
+
+@asynccontextmanager
+async def _readiness_told(gateway: Gateway, services: Sequence[str]) -> AsyncIterator[None]:
+    """Log, while the block runs, when a service gets its first worker or has lost its last, and who falls silent."""
+    tasks = [
+        asyncio.create_task(_tell_readiness(gateway, services)),
+        asyncio.create_task(_tell_silence(gateway)),
+    ]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+
+
+async def _tell_readiness(gateway: Gateway, services: Sequence[str]) -> None:
+    known: set[str] = set()
+    waited = [service for service in services if not gateway.ready(service)]
+    if waited:
+        more = f" and {len(waited) - _MOST_NAMES} more" if len(waited) > _MOST_NAMES else ""
+        _LOG.info("waiting for workers of %s%s", ", ".join(waited[:_MOST_NAMES]), more)
+    while True:
+        ready = {service for service in services if gateway.ready(service)}
+        for service in sorted(ready - known):
+            _LOG.info("%s is ready", service, extra={"event": "ready", "service": service})
+        for service in sorted(known - ready):
+            _LOG.warning(
+                "%s has no worker that can answer", service, extra={"event": "not ready", "service": service}
+            )
+        known = ready
+        await asyncio.sleep(_LOOK_S)
+
+
+async def _tell_silence(gateway: Gateway) -> None:
+    known: set[str] = set()
+    while True:
+        workers = gateway.snapshot().workers
+        silent = {each.name for each in workers if each.state is WorkerStatus.SUSPECTED}
+        for name in sorted(silent - known):
+            more = {"event": "suspected", "instance": name}
+            _LOG.warning("%s fails or does not answer: it gets nothing new until it does", name, extra=more)
+        for name in sorted((known - silent) & {each.name for each in workers}):
+            _LOG.info("%s answers again", name, extra={"event": "answers again", "instance": name})
+        known = silent
+        await asyncio.sleep(_LOOK_S)
+
+
+# Log lines on stderr.
+
+_LEVELS = {"partita": logging.INFO, "asyncio": logging.ERROR, "grpc": logging.ERROR}
+_KEPT = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+@contextmanager
+def logged(*, as_json: bool) -> Iterator[None]:
+    """Write on stderr, while the block runs, everything of Partita's log, and of others' what is an error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if as_json else TextFormatter())
+    loggers = [(logging.getLogger(name), level) for name, level in _LEVELS.items()]
+    before = [logger.level for logger, _ in loggers]
+    for logger, level in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for (logger, _), level in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, with what the event was logged with (`extra`)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line."""
+        seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        told: dict[str, Any] = {
+            "time": f"{seconds}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        told.update({key: value for key, value in vars(record).items() if key not in _KEPT})
+        if record.exc_info:
+            told["exception"] = self.formatException(record.exc_info)
+        return json.dumps(told, ensure_ascii=False, default=str)
+
+
+class TextFormatter(logging.Formatter):
+    """Time, level where it is more than news, and text."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, with a traceback below where there is one."""
+        level = "" if record.levelno == logging.INFO else f"{record.levelname.lower()}: "
+        message = record.getMessage()
+        if not message.isprintable():  # what a worker said last may be anything
+            message = message.encode("unicode_escape").decode()
+        text = f"{time.strftime('%H:%M:%S', time.localtime(record.created))} {level}{message}"
+        return f"{text}\n{self.formatException(record.exc_info)}" if record.exc_info else text
