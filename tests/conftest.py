@@ -35,7 +35,7 @@ DEPENDENCIES = {
         "tests/cli/test_streams.py",
     ],
     "numba": ["tests/serve/test_simulation.py", "tests/planning/test_column_generation.py"],
-    "pydantic": ["tests/test_workload.py", "tests/cli/test_schema.py"],
+    "msgspec": ["tests/test_workload.py", "tests/cli/test_schema.py"],
     "pyyaml": ["tests/test_workload.py", "tests/test_nesting.py"],
     "typer": ["tests/cli/test_bad_input.py", "tests/cli/test_gpus.py"],
     "rich": ["tests/cli/test_plan_view.py", "tests/cli/test_gpus.py"],

@@ -14,6 +14,7 @@ import pytest
 from tests.serve.gateway.front_fake import ECHO
 
 from partita.control.rates import RatesFile
+from partita.documents.text import parse
 from partita.errors import InputError
 from partita.files import DEEPEST, json_value
 from partita.jobs.memory.config import read_config
@@ -27,7 +28,6 @@ from partita.serve.worker.spec import read_spec
 from partita.sim.trace import read_trace
 from partita.transition.document import read_transition
 from partita.workload import read_workload
-from partita.workload.document import parse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +97,11 @@ def test_brackets_in_text_and_comments_nest_nothing():
         + "[" * 100
         + "\nd: [1\ne: 2"
     )
-    assert parse(text.partition("\nd")[0], "w.yaml") == {"a": "[" * 100, "b": "[" * 100, "c": "x" + "[" * 100}
+    assert parse(text.partition("\nd")[0], "w.yaml")[0] == {
+        "a": "[" * 100,
+        "b": "[" * 100,
+        "c": "x" + "[" * 100,
+    }
     with pytest.raises(InputError, match="not YAML"):
         parse(text.replace("c: x" + "[" * 100, ""), "w.yaml")
 

@@ -184,7 +184,13 @@ FIELDS = [
     ),
     ("rate: 10", "rate: 10, profiles: []", "7: services[0].profiles", "must be a list, not empty", ""),
     ("rate: 10", "rate: 10, profiles: [3g.20gb]", "7: services[0].profiles[0]", "'3g.20gb'", "did you mean"),
-    ("rate: 10", "rate: 10, cut: serch", "7: services[0].cut", "must be 'search', 'fluid'", "cut: search"),
+    (
+        "rate: 10",
+        "rate: 10, cut: serch",
+        "7: services[0].cut",
+        "must be 'fluid', 'homogeneous'",
+        "cut: search",
+    ),
     ("rate: 10", "rate: 10, cut: search", "7: services[0].cut", "a cut needs batches", "median: 8"),
     ("rate: 10", "rate: 10, batches: {median: 8}", "7: services[0].batches", "without a cut", "cut: search"),
     (
@@ -214,13 +220,13 @@ FIELDS = [
             "8: 0.5",
         )
         for shares, what in (
-            ("{}", "a mapping of batch sizes"),
-            ("[1]", "a mapping of batch sizes"),
-            ("{x: 1}", "'x' is no batch size"),
-            ("{0: 1}", "'0' is no batch size"),
-            ("{1025: 1}", "'1025' is no batch size"),
-            ("{8: -1}", "the share of batch size 8"),
-            ("{8: true}", "the share of batch size 8"),
+            ("{}", "must be a mapping, not empty"),
+            ("[1]", "must be a mapping, not a list"),
+            ("{x: 1}", "x: must be a whole number, not 'x'"),
+            ("{0: 1}", "0: must be at least 1, not 0"),
+            ("{1025: 1}", "1025: must be at most 1024, not 1025"),
+            ("{8: -1}", "8: must be at least 0, not -1"),
+            ("{8: true}", "8: must be a number, not true"),
             ("{8: 0}", "all shares are 0"),
         )
     ),
@@ -265,7 +271,7 @@ FIELDS = [
     ("services:", "limits: {latency_factor: 0}\nservices:", "6: limits.latency_factor", "above 0", ""),
     ("services:", "limits: {forbid: [4g]}\nservices:", "6: limits.forbid[0]", "no combination", "4g+3g"),
     ("services:", "limits: 5\nservices:", "6: limits", "must be a mapping, not 5", ""),
-    ("services:", "objective: money\nservices:", "6: objective", "'gpus', 'cost' or 'watts'", ""),
+    ("services:", "objective: money\nservices:", "6: objective", "'cost', 'gpus' or 'watts'", ""),
     ("services:", "objective: cost\nservices:", "5: gpus[0]", "needs cost_per_hour", "cost_per_hour: 2.5"),
     (
         "services:",
@@ -368,7 +374,8 @@ DOCUMENTS = [
     ("a: [1, 2\nb: 3\n", ":2", "not YAML"),
     ("a: b: c\n", ":1", "not YAML"),
     ("a:\n\t- b\n", ":2", "not YAML"),
-    ('{"a": 1,', ":1", "not YAML"),
+    ('{"a": 1,', ":1", "the file ends in the middle"),
+    ('{"a": 1,, }', ":1", "not YAML"),
     ("a: 1\n---\nb: 2\n", ":2", "a second document"),
     ("a: !!python/object:os.system {}\n", ":1", "tag"),
     ("a: &a [*a]\n", ":1", "no anchor &a"),
@@ -505,7 +512,7 @@ def holds(schema: dict[str, Any], root: dict[str, Any], value: object) -> bool:
     return (
         value in schema.get("enum", [value])
         and value == schema.get("const", value)
-        and isinstance(value, KINDS[schema.get("type", "object")])
+        and isinstance(value, KINDS[schema["type"]] if "type" in schema else object)
         and not (isinstance(value, dict) and not holds_mapping(schema, root, value))
         and not (isinstance(value, list) and not holds_list(schema, root, value))
         and not (isinstance(value, int | float) and not holds_number(schema, value))

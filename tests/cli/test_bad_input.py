@@ -87,7 +87,7 @@ WORKLOADS = {
     "a list": Case(WORKLOAD, "- a\n", r"w\.yaml:1", "a list, not a mapping"),
     "a scalar": Case(WORKLOAD, "words\n", r"w\.yaml:1", "not a mapping"),
     "empty": Case(WORKLOAD, "", r"w\.yaml:1", "empty"),
-    "truncated JSON": Case(WORKLOAD, '{"apiVersion": "partita/v1",', r"w\.yaml:1", "not YAML"),
+    "truncated JSON": Case(WORKLOAD, '{"apiVersion": "partita/v1",', r"w\.yaml:1", "ends in the middle"),
     "no services": Case(
         WORKLOAD[WORKLOAD.index("services:") :], "services: []\n", r"w\.yaml:6: services", "empty"
     ),

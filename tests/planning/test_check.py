@@ -395,8 +395,6 @@ def test_gpus_stand_on_nodes_that_the_pool_has(ids: list[str], pool: RequiredPoo
 
 def test_requirements_take_headroom_and_the_latency_factor_into_account() -> None:
     workload = Workload(
-        apiVersion="partita/v1",
-        kind="Workload",
         gpus=(PoolSpec(model="a100-80gb", count=4),),
         services=(ServiceSpec(name="a", model="m", rate=100.0, slo=Slo(latency_ms=200.0), headroom=0.2),),
         limits=LimitsSpec(latency_factor=0.45, forbid=("4g+3g",)),

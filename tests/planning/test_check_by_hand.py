@@ -565,8 +565,6 @@ def test_figures_are_the_same_but_for_rounding(a: float, b: float, *, same: bool
 
 def test_a_workload_is_asked_for_as_it_is_written() -> None:
     workload = Workload(
-        apiVersion="partita/v1",
-        kind="Workload",
         gpus=(
             PoolSpec(model="a30-24gb", count=3, per_node=5, cost_per_hour=2.5, name="x"),
             PoolSpec(model="a100-80gb"),

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
 
+from partita.documents.codec import Source, convert
 from partita.errors import InfeasibleError, InputError
 from partita.perf.reading import read_table
 from partita.perf.table import Measurement, PerfTable
 from partita.planning.formulate import Formulation, formulate
-from partita.workload import Workload
+from partita.workload import WORKLOAD
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 A100 = "a100-40gb"
 A30 = "a30-24gb"
 SLO = {"latency_ms": 100}
-WORKLOAD = TypeAdapter(Workload)
 
 
 def row(profile: str, throughput: float, latency: float = 50.0, **other: Any) -> Measurement:
@@ -41,7 +40,7 @@ def formulated(rows: list[Measurement], *services: dict[str, Any], **other: Any)
         "services": list(services or [service()]),
         **other,
     }
-    return formulate(WORKLOAD.validate_python(document), PerfTable(rows))
+    return formulate(convert(document, WORKLOAD, Source("w")), PerfTable(rows))
 
 
 def points(made: Formulation, index: int = 0) -> dict[str, float]:
@@ -336,7 +335,7 @@ def parvagpu(shared_data: Path) -> dict[str, Formulation]:
             "services": services,
             "limits": {"latency_factor": 0.45, "max_batch": 128, "max_processes": 5},
         }
-        made[scenario] = formulate(WORKLOAD.validate_python(document), table)
+        made[scenario] = formulate(convert(document, WORKLOAD, Source("w")), table)
     return made
 
 

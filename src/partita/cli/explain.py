@@ -127,21 +127,19 @@ class _Replan:
 
     def __call__(self, service: str, *, rate: float, latency: float) -> float | None:
         """Return the objective with the service's rate and SLO multiplied; None if no plan was found."""
-        from dataclasses import replace  # noqa: PLC0415
-
         from partita.cli.loading import formulated  # noqa: PLC0415 -- slow to import
         from partita.deadline import Deadline  # noqa: PLC0415
         from partita.planning.exact import ExactPlanner  # noqa: PLC0415
 
         workload = self._loaded.workload
         services = tuple(
-            replace(s, rate=s.rate * rate, slo=replace(s.slo, latency_ms=s.slo.latency_ms * latency))
+            s.replace(rate=s.rate * rate, slo=s.slo.replace(latency_ms=s.slo.latency_ms * latency))
             if s.name == service
             else s
             for s in workload.services
         )
         try:
-            changed = formulated(self._loaded.path, replace(workload, services=services), self._loaded.table)
+            changed = formulated(self._loaded.path, workload.replace(services=services), self._loaded.table)
             watch = Deadline(_SECONDS)
             share, problem = ExactPlanner(watch=watch).plan, changed.formulation.problem
             if not changed.cuts:

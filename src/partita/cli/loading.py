@@ -41,7 +41,7 @@ def load(path: Path) -> Loaded:
         InputError: a file that cannot be used; `where` is its `file:line`.
         InfeasibleError: a service that can run on no profile.
     """
-    from partita.perf.reading import read_tables  # noqa: PLC0415 -- numpy and pydantic are slow to import
+    from partita.perf.reading import read_tables  # noqa: PLC0415 -- numpy is slow to import
     from partita.perf.table import PerfTable  # noqa: PLC0415
     from partita.workload import locating, read_workload  # noqa: PLC0415
 
@@ -58,7 +58,7 @@ def formulated(path: Path, workload: Workload, table: PerfTable) -> Loaded:
         InputError: a service that cannot be planned; `where` is the field's path.
         InfeasibleError: a service that can run on no profile; `where` as above.
     """
-    from partita.planning.formulate import formulate  # noqa: PLC0415 -- numpy and pydantic are slow to import
+    from partita.planning.formulate import formulate  # noqa: PLC0415 -- numpy is slow to import
     from partita.serve.reserving.services import cut_services  # noqa: PLC0415
 
     made = formulate(workload, table)

@@ -28,7 +28,7 @@ def schema(
 
     Editors check and complete a workload with it: `partita schema > workload.schema.json`.
     """
-    from partita.workload import workload_schema  # noqa: PLC0415 -- pydantic is slow to import
+    from partita.workload import workload_schema  # noqa: PLC0415 -- msgspec and yaml are slow to import
 
     del document
     emit(workload_schema(), Format.JSON)

@@ -97,10 +97,10 @@ def read_workers(path: Path) -> dict[str, WorkerWay]:
 
 
 def _entries(path: Path) -> list[Fields]:
+    from partita.documents.text import parse  # noqa: PLC0415
     from partita.files import read_text  # noqa: PLC0415 -- not needed for --help
-    from partita.workload.document import parse  # noqa: PLC0415
 
-    data = parse(read_text(path), str(path))
+    data, _ = parse(read_text(path), str(path))
     root = Fields.of(data, str(path), "", "services", "apiVersion kind")
     return [Fields.of(each, str(path), place, *_keys(each)) for place, each in root.items("services")]
 

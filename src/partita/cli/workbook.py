@@ -169,9 +169,9 @@ def cuts_at(loaded: Loaded, demand: Demand) -> tuple[CutService, ...]:
             return spec
         shares = demand.batches[spec.name]
         batches = spec.batches if shares == written[spec.name] else Batches(histogram=dict(shares))
-        return replace(spec, rate=demand.rates[spec.name], batches=batches)
+        return spec.replace(rate=demand.rates[spec.name], batches=batches)
 
-    workload = replace(loaded.workload, services=tuple(map(at, loaded.workload.services)))
+    workload = loaded.workload.replace(services=tuple(map(at, loaded.workload.services)))
     return cut_services(workload, loaded.formulation.problem.pools, loaded.formulation.measured)
 
 

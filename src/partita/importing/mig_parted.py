@@ -11,13 +11,13 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from partita.errors import SHOWN, InputError, together
+from partita.documents.codec import Fault, FieldPath, Source, written
+from partita.documents.text import parse
+from partita.errors import InputError
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, layouts_of
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Layouts
-from partita.workload.document import parse
-from partita.workload.lines import FieldPath, lines_of, written
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -53,16 +53,15 @@ class Entry:
 
 @dataclass
 class Config:
-    """A file of named configs, with the lines of what stands in it."""
+    """A file of named configs, and what is wrong in it."""
 
-    name: str
-    text: str
+    source: Source
     entries: dict[str, tuple[Entry, ...]]
-    faults: list[tuple[FieldPath, str, str | None]] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
 
     def fault(self, path: FieldPath, what: str, hint: str | None = None) -> None:
         """Note what is wrong at a place."""
-        self.faults.append((path, what, hint))
+        self.faults.append(Fault(path, what, hint))
 
     def refuse(self) -> None:
         """Raise what was noted, if anything was.
@@ -70,15 +69,8 @@ class Config:
         Raises:
             InputError: all of it, with its lines.
         """
-        if not self.faults:
-            return
-        shown = self.faults[:SHOWN]
-        lines = lines_of(self.text, [path for path, _, _ in shown])
-        told = [
-            InputError(f"{written(path)}: {what}", where=f"{self.name}:{lines[path]}", hint=hint)
-            for path, what, hint in shown
-        ]
-        raise together(self.name, told, len(self.faults))
+        if self.faults:
+            raise self.source.refusal(self.faults)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +94,16 @@ def read_config(path: Path | str) -> Config:
             with their lines.
     """
     name = "<stdin>" if str(path) == "-" else str(path)
-    text = read_text(path)
-    data = parse(text, name)
+    data, source = parse(read_text(path), name)
     if isinstance(data, dict) and data.get("kind") == "ConfigMap":
-        data, text, name = _inner(data, name)
+        data, source = _inner(data, name)
     if not isinstance(data, dict) or not isinstance(data.get("mig-configs"), dict):
         raise InputError(
             "this is no mig-parted config: it has no mapping mig-configs",
-            where=f"{name}:1",
+            where=f"{source.name}:1",
             hint="see github.com/NVIDIA/mig-parted, or `partita export mig-parted PLAN` for one",
         )
-    config = Config(name, text, {})
+    config = Config(source, {})
     if data.get("version") != "v1":
         config.fault(("version",), f"{data.get('version')!r}, and v1 is read", "write version: v1")
     for key in sorted(data.keys() - {"version", "mig-configs"}):
@@ -125,12 +116,11 @@ def read_config(path: Path | str) -> Config:
     return config
 
 
-def _inner(data: Mapping[str, Any], name: str) -> tuple[object, str, str]:
+def _inner(data: Mapping[str, Any], name: str) -> tuple[Any, Source]:
     found = data.get("data")
     for key, text in found.items() if isinstance(found, dict) else ():
         if isinstance(text, str) and "mig-configs" in text:
-            inner = f"{name} data.{key}"
-            return parse(text, inner), text, inner
+            return parse(text, f"{name} data.{key}")
     raise InputError("this ConfigMap holds no mig-parted config", where=name, hint="name the one that does")
 
 
@@ -215,7 +205,7 @@ def chosen(
     if asked is not None:
         if asked not in config.entries:
             raise InputError(
-                f"no config {asked!r}", where=config.name, hint=f"it has {', '.join(config.entries)}"
+                f"no config {asked!r}", where=config.source.name, hint=f"it has {', '.join(config.entries)}"
             )
         return dict.fromkeys(nodes, (asked, config.entries[asked]))
     own = {node: f"{OWN}{node}" for node in nodes if f"{OWN}{node}" in config.entries}
@@ -226,7 +216,7 @@ def chosen(
         return dict.fromkeys(nodes, only)
     raise InputError(
         f"the file has {len(config.entries)} configs",
-        where=config.name,
+        where=config.source.name,
         hint=f"name one with --config: {', '.join(config.entries)}",
     )
 

@@ -42,7 +42,7 @@ def workload(*services: ServiceSpec, **given: Any) -> Workload:
     pools = given.pop("gpus", (PoolSpec(model="a30-24gb"),))
     limits = LimitsSpec(**given.pop("limits", {}))
     return Workload(
-        apiVersion="partita/v1", kind="Workload", gpus=pools, services=services, limits=limits,
+        gpus=pools, services=services, limits=limits,
         performance=("perf.csv",), **given,
     )  # fmt: skip
 

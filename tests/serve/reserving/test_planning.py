@@ -124,12 +124,12 @@ def test_with_too_few_gpus_what_is_left_serves_as_far_as_it_goes() -> None:
 
 
 def test_a_sharing_service_goes_before_one_of_lower_priority() -> None:
-    high = replace(SHARING, priority=3)
+    high = SHARING.replace(priority=3)
     one = (PoolSpec(model=A30, count=1),)
     assert [
         each.capacity > 0 for each in best_effort(workload(service(rate=100), high, gpus=one)).services
     ] == [False, True]
-    low = replace(SHARING, priority=-3)
+    low = SHARING.replace(priority=-3)
     assert [
         each.capacity > 0 for each in best_effort(workload(service(rate=100), low, gpus=one)).services
     ] == [True, False]

@@ -163,7 +163,7 @@ def _part(
     if not parts or reserver.watch.over:
         return None
     held, offer = max(parts, key=lambda part: part[0].rate)
-    spec = replace(service.spec, rate=held.rate * service.items, headroom=0.0, min_replicas=1, spread=1)
+    spec = service.spec.replace(rate=held.rate * service.items, headroom=0.0, min_replicas=1, spread=1)
     less = replace(service, spec=spec)
     points = instance_points(less, offer, held, reserver.seed)
     return GpuReservation(less, offer, held.cut, points, least_gpus(less, offer.problem))

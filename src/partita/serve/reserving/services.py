@@ -12,7 +12,7 @@ from partita.perf.operating_point import strictest
 from partita.planning.formulate import allows, plain, quantile_of
 from partita.serve.problem import ServingProblem, latency_table
 from partita.sim.batches import lognormal_share
-from partita.workload.model import LARGEST_BATCH
+from partita.workload import LARGEST_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

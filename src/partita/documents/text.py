@@ -1,31 +1,85 @@
-"""YAML and JSON text to plain data, quickly, and with a line for whatever cannot be read.
+"""Text to plain data, YAML 1.2 and JSON, quickly, and with a line for whatever cannot be read.
 
-YAML is read by the core schema of YAML 1.2, not by YAML 1.1: `on` and `no` are text, `1e3` is a number. Data
-are built from the parser's events: that is fast, repeated keys are seen, aliases cannot multiply without
-bound, and nothing but plain values can come out.
+YAML is read by the core schema of YAML 1.2, not by YAML 1.1: `on` and `no` are text, `1e3` is a number. Data are
+built from the parser's events: that is fast, repeated keys are seen, aliases cannot multiply without bound, and
+nothing but plain values can come out.
 """
 
 from __future__ import annotations
 
 import re
+from functools import partial
 from sys import intern
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
+from partita.documents.codec import Source, convert, json_data, json_lines, nearest_lines
 from partita.errors import InputError
-from partita.files import DEEPEST, json_value
+from partita.files import DEEPEST, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+    from partita.documents.codec import FieldPath, Kind
+
+T = TypeVar("T")
 
 MOST_REPEATED = 100_000
 """Values that all aliases together may stand for."""
 
-_TOO_DEEP, _SHALLOW = f"nested more than {DEEPEST} deep", "a workload is four levels deep"
+
+def read(path: Path | str, kind: type[T] | Kind[T]) -> T:
+    """Read a document, YAML or JSON; `-` reads stdin.
+
+    Args:
+        path: the file.
+        kind: the type wanted, or the kind of document, whose header is then required.
+
+    Raises:
+        InputError: the file cannot be read, or all that is wrong in it, each with `file:line`, the field and a hint.
+    """
+    data, source = parse(read_text(path), "<stdin>" if str(path) == "-" else str(path))
+    return convert(data, kind, source)
+
+
+def parse(
+    text: str, name: str, on_object: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> tuple[Any, Source]:
+    """Return the plain data of a YAML or JSON text, and what finds its lines.
+
+    Args:
+        text: the document; what starts like JSON is tried as JSON first, which is ten times as fast.
+        name: what errors call it.
+        on_object: what takes the place of each object of JSON.
+
+    Raises:
+        InputError: it is neither; `where` is `name:line`.
+    """
+    if text.lstrip()[:1] in ("{", "["):
+        try:
+            return json_data(text, name, on_object), Source(name, partial(json_lines, text))
+        except InputError as error:
+            # YAML includes JSON with other rules for keys and quotes; what was cut short is neither.
+            if not error.what.startswith("not JSON"):
+                raise
+    try:
+        return _Builder(_events(text), name).document(), Source(name, partial(_yaml_lines, text))
+    except yaml.YAMLError as error:
+        raise _syntax(error, text, name) from None
+
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+
+def _events(text: str) -> Callable[[], Any]:
+    """Return what gives the parser's next event; the last is the stream's end."""
+    give: Callable[[], Any] = Loader(text).get_event
+    return give
+
+
+_TOO_DEEP, _SHALLOW = f"nested more than {DEEPEST} deep", "no document is more than six levels deep"
 _CONSTANTS: dict[str, bool | float | None] = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL")),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -38,53 +92,11 @@ _QUOTED = re.compile(r"""\"(?:[^"\\]|\\.)*"|'[^']*'|#.*""")
 _FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
 
 
-def parse(text: str, name: str) -> object:
-    """Return the data of a YAML or JSON document.
-
-    Args:
-        text: the document; what starts like JSON is tried as JSON first, which is ten times as fast.
-        name: what errors call it.
-
-    Raises:
-        InputError: `where` is `name:line`.
-    """
-    if text.lstrip()[:1] in ("{", "["):
-        try:
-            return json_value(text, _unrepeated)
-        except ValueError:
-            pass  # YAML includes JSON, and says where the fault is
-    try:
-        return _Builder(events(text), name).document()
-    except yaml.YAMLError as error:
-        raise _syntax(error, text, name) from None
-
-
-def events(text: str) -> Iterator[Any]:
-    """Yield the parser's events.
-
-    Raises:
-        yaml.YAMLError: the text is not YAML.
-    """
-    loader = Loader(text)
-    try:
-        while loader.check_event():
-            yield loader.get_event()
-    finally:
-        loader.dispose()
-
-
-def _unrepeated(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError
-    return found
-
-
 class _Builder:
     """Builds one document. `_size` is how many values the document has so far, those of aliases included."""
 
-    def __init__(self, stream: Iterator[Any], name: str) -> None:
-        self._next: Callable[[], Any] = stream.__next__
+    def __init__(self, give: Callable[[], Any], name: str) -> None:
+        self._next = give
         self._name = name
         self._anchors: dict[str, tuple[object, int]] = {}
         self._size = 0
@@ -195,3 +207,40 @@ def _depth(text: str) -> int:
     """
     bare = _QUOTED.sub("", text)
     return bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}")
+
+
+def _yaml_lines(text: str, paths: Iterable[FieldPath]) -> dict[FieldPath, int]:
+    return nearest_lines(_places(text), paths)
+
+
+def _places(text: str) -> Iterator[tuple[FieldPath, int]]:
+    """Yield the path and line of every mapping entry and list item, in the document's order."""
+    path: list[Any] = []  # one step per open container; None in a mapping that waits for a key
+    give = _events(text)
+    while (kind := type(event := give())) is not yaml.StreamEndEvent:
+        if kind in (yaml.MappingEndEvent, yaml.SequenceEndEvent):
+            path.pop()
+            _close(path)
+            continue
+        if kind not in (yaml.ScalarEvent, yaml.AliasEvent, yaml.MappingStartEvent, yaml.SequenceStartEvent):
+            continue
+        line = event.start_mark.line + 1
+        if path and path[-1] is None:
+            path[-1] = event.value if kind is yaml.ScalarEvent else ""
+            yield tuple(path), line
+            continue
+        if path and isinstance(path[-1], int):
+            path[-1] += 1
+            yield tuple(path), line
+        if kind is yaml.MappingStartEvent:
+            path.append(None)
+        elif kind is yaml.SequenceStartEvent:
+            path.append(-1)
+        else:
+            _close(path)
+
+
+def _close(path: list[Any]) -> None:
+    """Let the mapping that encloses a value that has ended wait for its next key."""
+    if path and isinstance(path[-1], str):
+        path[-1] = None

@@ -1,0 +1,708 @@
+"""Plain data to checked values and back: the one place that decides what a document may hold and how faults are told.
+
+A document is a `Value`, a frozen struct whose annotations say what each field may be:
+
+    class Slo(Value):
+        latency_ms: Annotated[float, Meta(gt=0, description="Longest latency, in milliseconds.", examples=[100])]
+
+`convert` makes it of plain data in C. Only where that fails are the data walked again, in Python, to tell every fault
+with its place, its reason and what mends it. The JSON schema is made from the same annotations.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from math import isfinite
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, TypeVar, dataclass_transform
+
+import msgspec
+from msgspec import Meta, inspect
+
+from partita.errors import InputError, nearest, together
+from partita.files import json_value
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+
+__all__ = [
+    "API",
+    "Fault",
+    "FieldPath",
+    "Kind",
+    "Meta",
+    "Source",
+    "Value",
+    "check",
+    "checked",
+    "convert",
+    "json_data",
+    "json_lines",
+    "parse_json",
+    "path_of",
+    "schema",
+    "to_data",
+    "written",
+]  # fmt: skip
+
+T = TypeVar("T")
+
+API = "partita"
+"""Of `apiVersion: partita/v1`, the name before the number."""
+FieldPath = tuple[str | int, ...]
+"""Keys and list indices from the document's root."""
+
+MOST_FAULTS = 1_000
+"""Faults whose lines are looked up; the rest are counted."""
+
+
+@dataclass_transform(frozen_default=True)
+class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
+    """Base of what stands in documents: frozen, compared by value, and with no fields but those declared.
+
+    A class may have a method `faults`, which yields what is wrong between fields that are each right by themselves.
+    """
+
+    def replace(self, **changes: Any) -> Self:  # noqa: ANN401 -- values of any field
+        """Return a copy with other values in some fields."""
+        return msgspec.structs.replace(self, **changes)
+
+
+class Fault(NamedTuple):
+    """Where in a document something is wrong, what, and how to mend it.
+
+    `first` is where a name that stands twice stood first.
+    """
+
+    path: FieldPath
+    what: str
+    hint: str | None = None
+    first: FieldPath | None = None
+
+
+def check(test: Callable[[Any], object]) -> Meta:
+    """Return what has a field's value go through a test that raises `InputError`, beside its type and bounds."""
+    return Meta(extra={"check": test})
+
+
+def written(path: FieldPath) -> str:
+    """Return a path as users read it: `services[3].slo.latency_ms`."""
+    return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path).lstrip(".")
+
+
+def path_of(text: str) -> FieldPath:
+    """Return the path that `written` wrote."""
+    return tuple(int(index) if index else key for index, key in re.findall(r"\[(\d+)\]|([^.\[\]]+)", text))
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a document came from.
+
+    Attributes:
+        name: what errors call it, mostly the file's path.
+        lines: the line of each of some paths, or of the nearest thing around it; None where there is no text.
+    """
+
+    name: str
+    lines: Callable[[Iterable[FieldPath]], dict[FieldPath, int]] | None = None
+
+    def refusal(self, faults: Sequence[Fault]) -> InputError:
+        """Return one error that tells all faults, each with its line, its field, what is wrong and a hint."""
+        shown = faults[:MOST_FAULTS]
+        wanted = [path for fault in shown for path in (fault.path, fault.first) if path is not None]
+        lines = self.lines(wanted) if self.lines else {}
+        return together(self.name, [self._located(fault, lines) for fault in shown], len(faults))
+
+    def _located(self, fault: Fault, lines: Mapping[FieldPath, int]) -> InputError:
+        at = f"{written(fault.path)}: " if fault.path else ""
+        first = f", on line {lines[fault.first]}" if fault.first and fault.first in lines else ""
+        where = f"{self.name}:{lines[fault.path]}" if fault.path in lines else self.name
+        return InputError(f"{at}{fault.what}{first}", where=where, hint=fault.hint)
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """A kind of document that has a name and a version in its file: `apiVersion: partita/v1`, `kind: Workload`.
+
+    Attributes:
+        name: what `kind` says.
+        type: what its fields become.
+        hint: where such a document comes from, for those who gave something else.
+        others: hints for those who gave a document of another kind.
+        version: the number that is written, and the newest that is read.
+        migrations: from each older version, what makes its fields those of the next.
+    """
+
+    name: str
+    type: type[T]
+    hint: str
+    others: Mapping[str, str] = field(default_factory=dict)
+    version: int = 1
+    migrations: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = field(default_factory=dict)
+
+    @property
+    def header(self) -> dict[str, str]:
+        """The two fields that every document of this kind begins with."""
+        return {"apiVersion": f"{API}/v{self.version}", "kind": self.name}
+
+    def body(self, data: object, source: Source) -> dict[str, Any]:
+        """Return a document's own fields, as those of the newest version.
+
+        Raises:
+            InputError: it is of another kind or version. Of its other fields nothing is told: they may be right.
+        """
+        if not isinstance(data, dict):
+            what = (
+                "empty"
+                if data is None
+                else f"{_shown(data)}, not a mapping"
+                if isinstance(data, list)
+                else "not a mapping"
+            )
+            raise source.refusal([Fault((), f"this document is {what}", self.hint)])
+        faults = [*self._version_faults(data), *self._kind_faults(data)]
+        if faults:
+            raise source.refusal(faults)
+        body = {key: value for key, value in data.items() if key not in ("apiVersion", "kind")}
+        for number in range(_version(data["apiVersion"]), self.version):
+            body = self.migrations[number](body)
+        return body
+
+    def _version_faults(self, data: Mapping[str, Any]) -> Iterator[Fault]:
+        newest = f"write apiVersion: {API}/v{self.version}"
+        text = data.get("apiVersion")
+        if "apiVersion" not in data:
+            yield Fault((), "apiVersion is missing", f"for example apiVersion: {API}/v{self.version}")
+        elif not isinstance(text, str):
+            yield Fault(("apiVersion",), f"must be text, not {_shown(text)}", newest)
+        elif _version(text) > self.version:
+            yield Fault(("apiVersion",), f"{text} is newer than this partita", f"update partita, or {newest}")
+        elif _version(text) < self.version and _version(text) not in self.migrations:
+            yield Fault(("apiVersion",), f"{text!r} is no version of this document", newest)
+
+    def _kind_faults(self, data: Mapping[str, Any]) -> Iterator[Fault]:
+        if "kind" not in data:
+            yield Fault((), "kind is missing", f"for example kind: {self.name}")
+        elif data["kind"] != self.name:
+            hint = self.others.get(str(data["kind"]), f"write kind: {self.name}")
+            yield Fault(("kind",), f"must be {self.name!r}, not {_shown(data['kind'])}", hint)
+
+
+def _version(text: str) -> int:
+    name, _, number = text.partition("/v")
+    return int(number) if name == API and number.isdecimal() and len(number) < 9 else 0
+
+
+# From plain data to values
+
+
+def convert(data: object, kind: type[T] | Kind[T], source: Source) -> T:
+    """Return the value that plain data describe.
+
+    Args:
+        data: dicts, lists, text, numbers, truth values and None; keys are text.
+        kind: the type wanted, or the kind of document, whose header is then required.
+        source: what errors name.
+
+    Raises:
+        InputError: all faults, each with its place.
+    """
+    wanted: Any = kind.type if isinstance(kind, Kind) else kind
+    data = kind.body(data, source) if isinstance(kind, Kind) else data
+    try:
+        value: T = msgspec.convert(data, wanted, str_keys=True)
+    except (msgspec.ValidationError, InputError, OverflowError) as error:
+        faults = list(_walk(_info(wanted), data, (), None)) or [Fault((), str(error))]
+        raise source.refusal(faults) from None
+    test = _test(wanted)
+    if test is not None and (found := test(value)):
+        raise source.refusal(list(found))
+    return value
+
+
+def checked(value: T, name: str = "") -> T:
+    """Return a value that was made in code, held to the same rules as one that was read.
+
+    Raises:
+        InputError: as `convert`; `name` is what it calls the value.
+    """
+    return convert(msgspec.to_builtins(value, str_keys=True), type(value), Source(name))
+
+
+def to_data(value: object) -> Any:  # noqa: ANN401 -- plain data
+    """Return a value as plain data, as it stands in files; keys are text."""
+    return msgspec.to_builtins(value, str_keys=True)
+
+
+@cache
+def _info(kind: Hashable) -> inspect.Type:
+    return inspect.type_info(kind)
+
+
+_Test: TypeAlias = "Callable[[Any], Sequence[Fault]]"
+
+
+@cache
+def _test(kind: Hashable) -> _Test | None:
+    """Return what finds the faults that types and bounds do not show, None if there can be none.
+
+    Made once for each type, so that a million services are tested in a second.
+    """
+    return _made_test(_info(kind))
+
+
+def _made_test(node: inspect.Type) -> _Test | None:
+    if isinstance(node, inspect.Metadata):
+        inner, test = _made_test(node.type), (node.extra or {}).get("check")
+        return inner if test is None else _leaf_test(test)
+    if isinstance(node, inspect.UnionType):
+        return _union_test(node)
+    if isinstance(node, inspect.VarTupleType | inspect.ListType):
+        return _list_test(_made_test(node.item_type))
+    return _test_of_struct(node) if isinstance(node, inspect.StructType) else None
+
+
+def _leaf_test(test: Callable[[Any], object]) -> _Test:
+    def leaf(value: object) -> Sequence[Fault]:
+        try:
+            test(value)
+        except InputError as error:
+            return (Fault((), error.what, error.hint),)
+        return ()
+
+    return leaf
+
+
+def _list_test(test: _Test | None) -> _Test | None:
+    if test is None:
+        return None
+    return lambda values: [_below(index, fault) for index, each in enumerate(values) for fault in test(each)]
+
+
+def _union_test(node: inspect.UnionType) -> _Test | None:
+    by_class: dict[type, _Test] = {}
+    for each in node.types:
+        if (test := _made_test(each)) is not None:
+            bare = _bare(each)
+            by_class[bare.cls if isinstance(bare, inspect.StructType) else _CLASSES[type(bare)]] = test
+    if not by_class:
+        return None
+    return lambda value: by_class[type(value)](value) if type(value) in by_class else ()
+
+
+_CLASSES: dict[type[inspect.Type], type] = {
+    inspect.StrType: str,
+    inspect.IntType: int,
+    inspect.FloatType: float,
+    inspect.VarTupleType: tuple,
+    inspect.DictType: dict,
+}
+
+
+def _bare(node: inspect.Type) -> inspect.Type:
+    while isinstance(node, inspect.Metadata):
+        node = node.type
+    return node
+
+
+def _test_of_struct(node: inspect.StructType) -> _Test | None:
+    made = [(each.name, _made_test(each.type), _example(each)) for each in node.fields]
+    fields = [(name, test, example) for name, test, example in made if test is not None]
+    whole = getattr(node.cls, "faults", None)
+
+    def struct(value: object) -> Sequence[Fault]:
+        found: list[Fault] = []
+        for name, test, example in fields:
+            inner = getattr(value, name)
+            for fault in test(inner) if inner is not None else ():
+                hint = fault.hint or (None if fault.path else example)
+                found.append(_below(name, fault._replace(hint=hint)))
+        return [*found, *whole(value)] if whole else found
+
+    return struct if fields or whole else None
+
+
+def _below(step: str | int, fault: Fault) -> Fault:
+    return fault._replace(
+        path=(step, *fault.path), first=None if fault.first is None else (step, *fault.first)
+    )
+
+
+# What is wrong with plain data
+
+
+def _walk(node: inspect.Type, value: Any, path: FieldPath, example: str | None) -> Iterator[Fault]:  # noqa: ANN401 -- data
+    """Yield all that keeps plain data from being of a type; `example` is a hint for faults of this field."""
+    bare = _bare(node)
+    if isinstance(bare, inspect.UnionType):
+        chosen = _member(bare, value)
+        if isinstance(chosen, str):
+            faults = [Fault(path, chosen, example)]
+        else:
+            faults = [] if chosen is None else list(_walk(chosen, value, path, example))
+    else:
+        faults = list(_WALKS[type(bare)](bare, value, path, example)) if type(bare) in _WALKS else []
+    test = (node.extra or {}).get("check") if isinstance(node, inspect.Metadata) else None
+    if not faults and test is not None:
+        faults = [Fault(path, each.what, each.hint or example) for each in _leaf_test(test)(value)]
+    yield from faults
+
+
+def _member(node: inspect.UnionType, value: object) -> inspect.Type | str | None:
+    """Return the type of a union that a value is meant to be, None if it is null and may be, or why it is none."""
+    if value is None and any(isinstance(each, inspect.NoneType) for each in node.types):
+        return None
+    types = [each for each in node.types if not isinstance(each, inspect.NoneType)]
+    if len(types) == 1:
+        return types[0]
+    structs = [each for each in types if isinstance(each, inspect.StructType)]
+    if isinstance(value, dict) and structs:
+        if len(structs) == 1:
+            return structs[0]
+        tag = value.get(structs[0].tag_field)
+        found = next((each for each in structs if each.tag == tag), None)
+        kinds = _either([repr(each.tag) for each in structs])
+        return found or f"{structs[0].tag_field} must be {kinds}, not {_shown(tag)}"
+    for each in types:
+        if not isinstance(each, inspect.StructType) and not list(_walk(each, value, (), None)):
+            return each
+    alike = next((each for each in types if _alike(each, value)), None)
+    return alike or f"must be {_either([_called(each) for each in types])}, not {_shown(value)}"
+
+
+def _alike(node: inspect.Type, value: object) -> bool:
+    node = _bare(node)
+    if isinstance(node, inspect.VarTupleType | inspect.ListType):
+        return isinstance(value, list)
+    if isinstance(node, inspect.DictType):
+        return isinstance(value, dict)
+    if isinstance(node, inspect.FloatType | inspect.IntType):
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return isinstance(node, inspect.StrType) and isinstance(value, str)
+
+
+def _called(node: inspect.Type) -> str:
+    node = _bare(node)
+    return {
+        inspect.StructType: "a mapping",
+        inspect.DictType: "a mapping",
+        inspect.VarTupleType: "a list",
+        inspect.ListType: "a list",
+        inspect.StrType: "text",
+        inspect.BoolType: "true or false",
+        inspect.IntType: "a whole number",
+        inspect.FloatType: "a number",
+    }.get(type(node), "another value")
+
+
+def _struct(node: inspect.StructType, value: object, path: FieldPath, example: str | None) -> Iterator[Fault]:
+    if not isinstance(value, dict):
+        yield _must(path, "a mapping", value, example)
+        return
+    faults: list[Fault] = []
+    known = [each.encode_name for each in node.fields]
+    for key in value:
+        if key not in known and key != node.tag_field:
+            close = nearest(str(key), known)
+            hint = f"did you mean {close}?" if close else f"the keys here are {', '.join(known)}"
+            faults.append(Fault((*path, key), "unknown key", hint))
+    for each in node.fields:
+        name, like = each.encode_name, _example(each)
+        if name in value:
+            faults += _walk(each.type, value[name], (*path, name), like)
+        elif each.required:
+            faults.append(Fault(path, f"{name} is missing", like))
+    whole = getattr(node.cls, "faults", None)
+    if whole is not None:
+        with suppress(msgspec.ValidationError, InputError, OverflowError):
+            for each in whole(msgspec.convert(value, node.cls, str_keys=True)):
+                first = None if each.first is None else (*path, *each.first)
+                faults.append(Fault((*path, *each.path), each.what, each.hint, first))
+    yield from faults
+
+
+def _mapping(node: inspect.DictType, value: object, path: FieldPath, example: str | None) -> Iterator[Fault]:
+    if not isinstance(value, dict):
+        yield _must(path, "a mapping", value, example)
+        return
+    if len(value) < (node.min_length or 0):
+        yield Fault(path, "must be a mapping, not empty", example)
+    for key, each in value.items():
+        bare = node.key_type.type if isinstance(node.key_type, inspect.Metadata) else node.key_type
+        number = (
+            isinstance(bare, inspect.IntType) and isinstance(key, str) and re.fullmatch(r"0|[1-9]\d*", key)
+        )
+        yield from _walk(node.key_type, int(key) if number else key, (*path, key), example)
+        yield from _walk(node.value_type, each, (*path, key), example)
+
+
+def _number(
+    node: inspect.FloatType | inspect.IntType,
+    value: Any,  # noqa: ANN401 -- data
+    path: FieldPath,
+    example: str | None,
+) -> Iterator[Fault]:
+    whole = isinstance(node, inspect.IntType)
+    right = type(value) is int or (type(value) is float and not whole)
+    if not right:
+        hint = "write the number without quotes" if _is_number(value) else example
+        yield _must(path, "a whole number" if whole else "a number", value, hint)
+    elif not whole and not _finite(value):
+        yield _must(path, "a finite number", value, example)
+    elif node.gt is not None and not value > node.gt:
+        yield _must(path, f"above {node.gt:.15g}", value, example)
+    elif node.ge is not None and not value >= node.ge:
+        yield _must(path, f"at least {node.ge:.15g}", value, example)
+    elif node.lt is not None and not value < node.lt:
+        yield _must(path, f"below {node.lt:.15g}", value, example)
+    elif node.le is not None and not value <= node.le:
+        yield _must(path, f"at most {node.le:.15g}", value, example)
+
+
+def _text(node: inspect.StrType, value: object, path: FieldPath, example: str | None) -> Iterator[Fault]:
+    if not isinstance(value, str):
+        yield _must(path, "text", value, "put it in quotes" if isinstance(value, int | float) else example)
+    elif len(value) < (node.min_length or 0):
+        yield _must(path, "text, not empty", value, example)
+    elif node.max_length is not None and len(value) > node.max_length:
+        yield _must(path, f"at most {node.max_length} characters", value, example)
+    elif node.pattern is not None and not re.search(node.pattern, value):
+        yield _must(path, f"text of the form {node.pattern}", value, example)
+
+
+def _list(
+    node: inspect.VarTupleType | inspect.ListType, value: object, path: FieldPath, example: str | None
+) -> Iterator[Fault]:
+    if not isinstance(value, list | tuple):
+        yield _must(path, "a list", value, example)
+    elif len(value) < (node.min_length or 0):
+        yield Fault(path, "must be a list, not empty", example)
+    else:
+        for index, each in enumerate(value):
+            yield from _walk(node.item_type, each, (*path, index), example)
+
+
+def _flag(_: inspect.BoolType, value: object, path: FieldPath, example: str | None) -> Iterator[Fault]:
+    if not isinstance(value, bool):
+        yield _must(path, "true or false", value, example)
+
+
+def _choice(
+    node: inspect.LiteralType | inspect.EnumType, value: object, path: FieldPath, example: str | None
+) -> Iterator[Fault]:
+    values = node.values if isinstance(node, inspect.LiteralType) else [each.value for each in node.cls]
+    if not any(value == each and type(value) is type(each) for each in values):
+        yield _must(path, _either([repr(each) for each in values]), value, example)
+
+
+_WALKS: dict[type[inspect.Type], Callable[[Any, Any, FieldPath, str | None], Iterator[Fault]]] = {
+    inspect.StructType: _struct,
+    inspect.VarTupleType: _list,
+    inspect.ListType: _list,
+    inspect.DictType: _mapping,
+    inspect.FloatType: _number,
+    inspect.IntType: _number,
+    inspect.StrType: _text,
+    inspect.BoolType: _flag,
+    inspect.LiteralType: _choice,
+    inspect.EnumType: _choice,
+}
+
+
+def _must(path: FieldPath, be: str, value: object, hint: str | None) -> Fault:
+    return Fault(path, f"must be {be}, not {_shown(value)}", hint)
+
+
+def _example(each: inspect.Field) -> str | None:
+    node, examples = each.type, None
+    while isinstance(node, inspect.Metadata):
+        examples = examples or (node.extra_json_schema or {}).get("examples")
+        node = node.type
+    return f"for example {each.encode_name}: {_flow(examples[0])}" if examples else None
+
+
+def _flow(value: object) -> str:
+    """Return a value as YAML writes it on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(each)}" for key, each in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(_flow(each) for each in value) + "]"
+    return str(value)
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
+    if isinstance(value, list | tuple):
+        return "a list" if value else "an empty list"
+    if value is None or isinstance(value, bool):
+        return {None: "nothing", True: "true", False: "false"}[value]
+    if isinstance(value, int) and abs(value) >= 10**15:
+        return f"a number of {len(str(value)):,} digits" if abs(value) < 10**4000 else "a number without end"
+    text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
+    text = f"{value:.15g}" if isinstance(value, int | float) else text
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _either(words: Sequence[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return isinstance(value, str) and float(value) is not None
+    except ValueError:
+        return False
+
+
+def _finite(value: float) -> bool:
+    try:
+        return isfinite(value)
+    except OverflowError:  # a whole number that no float can hold
+        return False
+
+
+# JSON text
+
+
+def parse_json(text: str, kind: type[T] | Kind[T], name: str) -> T:
+    """Return the value that a JSON text describes.
+
+    Raises:
+        InputError: it is no JSON, or not of that kind; all faults are told with their lines.
+    """
+    return convert(json_data(text, name), kind, Source(name, lambda paths: json_lines(text, paths)))
+
+
+class _RepeatedKeyError(Exception):
+    """An object that says a key twice."""
+
+
+def json_data(
+    text: str, name: str, on_object: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> Any:  # noqa: ANN401 -- plain data
+    """Return the plain data of a JSON text.
+
+    Args:
+        text: the document.
+        name: what errors call it.
+        on_object: what takes the place of each object, called when it is complete.
+
+    Raises:
+        InputError: it is empty, ends in the middle, is no JSON, is nested too deep, or has a key twice.
+    """
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise _RepeatedKeyError
+        return found if on_object is None else on_object(found)
+
+    if not text.strip():
+        raise InputError("this document is empty", where=f"{name}:1", hint="write it again")
+    try:
+        return json_value(text, made)
+    except json.JSONDecodeError as error:
+        where = f"{name}:{error.lineno}"
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+            hint = "it was cut short when it was written or copied; write it again"
+            raise InputError("the file ends in the middle", where=where, hint=hint) from None
+        hint = f"see column {error.colno}"
+        raise InputError(f"not JSON: {error.msg[0].lower()}{error.msg[1:]}", where=where, hint=hint) from None
+    except _RepeatedKeyError:
+        seen: dict[FieldPath, int] = {}
+        for path, line in _json_places(text):
+            if path in seen:
+                what = f"key {path[-1]!r} is already on line {seen[path]}"
+                raise InputError(what, where=f"{name}:{line}", hint="keep one of the two") from None
+            seen[path] = line
+        raise
+
+
+def json_lines(text: str, paths: Iterable[FieldPath]) -> dict[FieldPath, int]:
+    """Return the line of each path in a JSON text, or of the nearest thing around it."""
+    return nearest_lines(_json_places(text), paths)
+
+
+def nearest_lines(
+    places: Iterable[tuple[FieldPath, int]], paths: Iterable[FieldPath]
+) -> dict[FieldPath, int]:
+    """Return the line of each path among the places of a document, or of the nearest thing around it."""
+    paths = set(paths)
+    wanted = {path[:n] for path in paths for n in range(len(path) + 1)}
+    found: dict[FieldPath, int] = {(): 1}
+    for path, line in places:
+        if path in wanted:
+            found.setdefault(path, line)
+            if len(found) == len(wanted):
+                break
+    return {
+        path: next(found[path[:n]] for n in range(len(path), -1, -1) if path[:n] in found) for path in paths
+    }
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|\n|[^\s\[\]{},:"]+', re.DOTALL)
+
+
+def _json_places(text: str) -> Iterator[tuple[FieldPath, int]]:
+    """Yield the path and the line of every object's entry and list's item of a JSON text, in their order."""
+    path: list[Any] = []  # one step per open container; None in an object that waits for a key
+    line, fresh = 1, False  # whether a list waits for its next item
+    for token in _TOKEN.finditer(text):
+        mark = token[0]
+        if mark == "\n":
+            line += 1
+            continue
+        if mark in "]}":
+            path.pop()
+            fresh = False
+        elif mark == ",":
+            if isinstance(path[-1], str):
+                path[-1] = None
+            fresh = isinstance(path[-1], int)
+        elif path and path[-1] is None:
+            path[-1] = json.loads(mark)
+            yield tuple(path), line
+        elif mark != ":":
+            if fresh:
+                path[-1] += 1
+                yield tuple(path), line
+            fresh = mark == "["
+            if mark in "[{":
+                path.append(-1 if mark == "[" else None)
+
+
+# JSON schema
+
+
+def schema(kind: Kind[Any]) -> dict[str, Any]:
+    """Return the JSON schema of a kind of document, made from the types of its fields."""
+    made = json.loads(msgspec.json.encode(msgspec.json.schema(kind.type)))
+    parts = made["$defs"]
+    whole = parts.pop(kind.type.__name__)
+    head = {
+        "apiVersion": {
+            "const": kind.header["apiVersion"],
+            "description": f"Version of this document: `{kind.header['apiVersion']}`.",
+            "examples": [kind.header["apiVersion"]],
+            "type": "string",
+        },
+        "kind": {
+            "const": kind.name,
+            "description": "What this document is.",
+            "examples": [kind.name],
+            "type": "string",
+        },
+    }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$defs": parts,
+        **whole,
+        "properties": {**head, **whole["properties"]},
+        "required": [*head, *whole["required"]],
+        "title": f"Partita {kind.name[0].lower()}{kind.name[1:]}, {kind.header['apiVersion']}",
+    }

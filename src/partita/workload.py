@@ -1,0 +1,447 @@
+"""The user's document: GPUs, services with SLOs, and the measurements to plan with.
+
+What each field means, its unit and what it may be stands beside it; errors, the JSON schema and the documentation are
+made from that. `read_workload` reads one from a file; in code, `Workload(gpus=..., services=...)` makes one and
+`checked` holds it to the same rules.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from msgspec.structs import force_setattr
+
+from partita.documents.codec import Fault, Kind, Meta, Value, check, convert, path_of, schema
+from partita.documents.text import parse
+from partita.errors import InputError, PartitaError, nearest
+from partita.files import read_text
+from partita.mig.catalogue import gpu_meant, gpu_model
+from partita.mig.gpu import Combination
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+LARGEST_BATCH = 1_024
+"""Most items of one query."""
+
+Positive = Annotated[float, Meta(gt=0, le=1e15)]
+Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+
+
+def _printable(text: str) -> None:
+    if not text.isprintable():
+        raise InputError("must be text without control characters and halves of surrogate pairs")
+
+
+Name = Annotated[str, Meta(min_length=1, max_length=253), check(_printable)]
+_HISTOGRAM = "for example histogram: {1: 0.5, 8: 0.5}"
+
+
+class Slo(Value):
+    """The latency a service promises."""
+
+    latency_ms: Annotated[
+        Positive, Meta(description="Longest latency of one batch, in milliseconds.", examples=[100])
+    ]
+    quantile: Annotated[
+        Annotated[float, Meta(gt=0, lt=1)] | None,
+        Meta(
+            description="Share of batches that must keep it, above 0 and below 1. The performance table must "
+            "have latencies at this quantile. Without it, the strictest in the table is used, and said.",
+            examples=[0.99],
+        ),
+    ] = None
+
+
+class Batches(Value):
+    """How many items queries come with: a log-normal's `median`, or a `histogram`."""
+
+    median: Annotated[
+        Positive | None,
+        Meta(description="Median of log-normal batch sizes, before they are cut off.", examples=[8]),
+    ] = None
+    sigma: Annotated[
+        Annotated[float, Meta(gt=0, le=10)] | None,
+        Meta(
+            description="Standard deviation of the logarithm of log-normal batch sizes; 0.9 where left out.",
+            examples=[0.9],
+        ),
+    ] = None
+    max: Annotated[
+        Annotated[int, Meta(ge=1, le=LARGEST_BATCH)] | None,
+        Meta(
+            description="Largest of log-normal batch sizes; the largest that was measured where left out.",
+            examples=[32],
+        ),
+    ] = None
+    histogram: Annotated[
+        Annotated[
+            dict[Annotated[int, Meta(ge=1, le=LARGEST_BATCH)], Annotated[float, Meta(ge=0, le=1e15)]],
+            Meta(min_length=1, extra_json_schema={"propertyNames": {"pattern": "^[1-9][0-9]*$"}}),
+        ]
+        | None,
+        Meta(
+            description="Share of the queries of each batch size; they need not add up to 1.",
+            examples=[{"1": 0.5, "8": 0.5}],
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Order the histogram by batch size."""
+        if self.histogram is not None:
+            force_setattr(self, "histogram", dict(sorted(self.histogram.items())))
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong between the fields."""
+        if self.histogram is None and self.median is None:
+            yield Fault(
+                (), "batches need a median or a histogram", "for example batches: {median: 8, max: 32}"
+            )
+        if self.histogram is None:
+            return
+        for name in ("median", "sigma", "max"):
+            if getattr(self, name) is not None:
+                yield Fault((name,), "is for log-normal batch sizes, not beside a histogram", "keep one")
+        if not sum(self.histogram.values()) > 0:
+            yield Fault(("histogram",), "all shares are 0", _HISTOGRAM)
+
+
+class ServiceSpec(Value):
+    """A model that must answer at a rate within a latency."""
+
+    name: Annotated[Name, Meta(description="Name of the service, unlike all others.", examples=["resnet50"])]
+    model: Annotated[
+        Name,
+        Meta(description="The model's name in the performance tables or in `models`.", examples=["resnet50"]),
+    ]
+    rate: Annotated[Positive, Meta(description="Required throughput in items per second.", examples=[829])]
+    slo: Annotated[Slo, Meta(description="The latency it promises.", examples=[{"latency_ms": 100}])]
+    headroom: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Capacity kept above the rate, as a fraction: 0.2 plans for rate x 1.2.",
+            examples=[0.2],
+        ),
+    ] = 0.0
+    min_replicas: Annotated[
+        int, Meta(ge=1, le=1_000_000, description="Fewest instances it runs on.", examples=[2])
+    ] = 1
+    profiles: Annotated[
+        Annotated[tuple[Name, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="Profiles it may run on, by name (`3g.40gb`) or by size (`3g`). Variants with media "
+            "engines (`1g.10gb+me`) must be named. Without it, any profile that has a measurement.",
+            examples=[["2g", "3g.40gb"]],
+        ),
+    ] = None
+    pools: Annotated[
+        Annotated[tuple[Name, ...], Meta(min_length=1)] | None,
+        Meta(
+            description="Pools of `gpus` whose GPUs it may use, by `name`, or by `model` where a pool has no name. "
+            "Without it, any.",
+            examples=[["on-demand"]],
+        ),
+    ] = None
+    priority: Annotated[
+        int,
+        Meta(
+            ge=-1_000_000,
+            le=1_000_000,
+            description="Where not all can be met, higher ones are met first.",
+            examples=[10],
+        ),
+    ] = 0
+    spread: Annotated[int, Meta(ge=1, le=1_000_000, description="Fewest nodes it runs on.", examples=[2])] = 1
+    cut: Annotated[
+        Literal["search", "fluid", "paris", "homogeneous"] | None,
+        Meta(
+            description="Gives it whole GPUs of its own, cut this way into unlike slices for queries of the sizes "
+            "in `batches`, and as few of them as answer `slo.quantile` of the queries (0.95 where left out) "
+            "within the SLO, waiting included. Without it, it shares GPUs with other services.",
+            examples=["search"],
+        ),
+    ] = None
+    batches: Annotated[
+        Batches | None,
+        Meta(
+            description="Batch sizes of its queries; needed with `cut`.",
+            examples=[{"median": 8, "sigma": 0.9, "max": 32}],
+        ),
+    ] = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong between the fields."""
+        if self.cut is not None and self.batches is None:
+            yield Fault(("cut",), "a cut needs batches", "for example batches: {median: 8, max: 32}")
+        if self.cut is None and self.batches is not None:
+            what = "batches without a cut have no meaning"
+            yield Fault(("batches",), what, "write cut: search, or leave out batches")
+
+
+class PoolSpec(Value):
+    """GPUs of one model."""
+
+    model: Annotated[
+        Annotated[str, check(gpu_meant)],
+        Meta(description="GPU in the catalogue; `partita gpus` lists them.", examples=["a100-80gb"]),
+    ]
+    name: Annotated[
+        Name | None,
+        Meta(description="Name of the pool; the model's where left out. Two pools of one model need names."),
+    ] = None
+    count: Annotated[
+        Count | None,
+        Meta(description="How many GPUs there are. Without it, as many as it takes.", examples=[16]),
+    ] = None
+    per_node: Annotated[int, Meta(ge=1, le=1_000_000, description="GPUs in one node.", examples=[8])] = 8
+    cost_per_hour: Annotated[
+        Positive | None,
+        Meta(
+            description="Cost of one GPU per hour, in any currency; needed for `objective: cost`.",
+            examples=[2.5],
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Call the GPU by its name in the catalogue, where an alias was given."""
+        force_setattr(self, "model", gpu_meant(self.model).name)
+
+    @property
+    def label(self) -> str:
+        """The pool's name, or its GPU's where it has none."""
+        return self.name or self.model
+
+
+class LimitsSpec(Value):
+    """What holds for all services and GPUs."""
+
+    max_batch: Annotated[Count | None, Meta(description="Largest batch.", examples=[128])] = None
+    max_processes: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=48,
+            description="Most processes that share one instance through MPS, which takes 48.",
+            examples=[5],
+        ),
+    ] = 1
+    latency_factor: Annotated[
+        float,
+        Meta(
+            gt=0,
+            le=1,
+            description="A batch may take at most this share of the SLO; the rest is left for queueing.",
+            examples=[0.45],
+        ),
+    ] = 1.0
+    forbid: Annotated[
+        tuple[Annotated[str, check(Combination.parse)], ...],
+        Meta(
+            description="Combinations that must not stand on one GPU, by size or profile; old drivers forbid "
+            "`4g+3g`.",
+            examples=[["4g+3g"]],
+        ),
+    ] = ()
+    max_services_per_gpu: Annotated[
+        Count | None, Meta(description="Most services that may share one GPU.", examples=[2])
+    ] = None
+
+    def __post_init__(self) -> None:
+        """Write combinations in one way."""
+        force_setattr(self, "forbid", tuple(str(Combination.parse(each)) for each in self.forbid))
+
+
+class ModelSpec(Value):
+    """A model's work per item, from which performance is estimated where no table has a row."""
+
+    name: Annotated[Name, Meta(description="The model's name, as services write it.", examples=["resnet50"])]
+    gflop: Annotated[
+        Positive, Meta(description="Operations per item, in 10^9 (a multiply-add is two).", examples=[8.2])
+    ]
+    mbytes: Annotated[
+        Positive, Meta(description="Activations read and written per item, in 10^6 bytes.", examples=[60])
+    ]
+    weights_mb: Annotated[
+        Positive, Meta(description="Size of the weights at that precision, in 10^6 bytes.", examples=[102])
+    ]
+    precision: Annotated[
+        Literal["fp32", "tf32", "fp16", "int8"],
+        Meta(description="Arithmetic it runs in.", examples=["fp16"]),
+    ] = "tf32"
+    kernels: Annotated[
+        Count, Meta(description="Kernels launched per batch, about one per operator.", examples=[174])
+    ] = 174
+    live_mb: Annotated[
+        Positive | None,
+        Meta(description="Most activations alive at once per item, in 10^6 bytes; a twentieth of `mbytes`."),
+    ] = None
+
+
+class Workload(Value):
+    """What to plan for: GPUs, services with SLOs, and the measurements to plan with."""
+
+    gpus: Annotated[
+        tuple[PoolSpec, ...],
+        Meta(min_length=1, description="Pools of GPUs.", examples=[[{"model": "a100-80gb", "count": 16}]]),
+    ]
+    services: Annotated[
+        tuple[ServiceSpec, ...],
+        Meta(
+            min_length=1,
+            description="Services to place.",
+            examples=[[{"name": "resnet50", "model": "resnet50", "rate": 829, "slo": {"latency_ms": 100}}]],
+        ),
+    ]
+    performance: Annotated[
+        tuple[Name, ...],
+        Meta(
+            description="Performance tables, CSV or Parquet, relative to this file.", examples=[["perf.csv"]]
+        ),
+    ] = ()
+    limits: Annotated[LimitsSpec, Meta(description="Limits that hold everywhere; all are optional.")] = (
+        LimitsSpec()
+    )
+    models: Annotated[
+        tuple[ModelSpec, ...],
+        Meta(description="Work of models that no table has, for an estimate of their performance."),
+    ] = ()
+    objective: Annotated[
+        Literal["gpus", "cost", "watts"],
+        Meta(description="What is kept smallest: GPUs, cost per hour, or watts (where tables have power)."),
+    ] = "gpus"
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong between the fields."""
+        yield from _repeated("services", [service.name for service in self.services], "service")
+        yield from _repeated("models", [model.name for model in self.models], "model")
+        yield from _repeated("gpus", [pool.label for pool in self.gpus], "pool")
+        yield from _unknown_profiles(self)
+        yield from _unknown_pools(self)
+        yield from _without_cost(self)
+        for index, service in enumerate(self.services):
+            if service.cut is not None and self.objective == "watts":
+                what = "objective watts is not for services with a cut: how busy a slice is decides its power"
+                yield Fault(("services", index, "cut"), what, "write objective: gpus, or leave out cut")
+
+
+def _repeated(name: str, names: list[str], kind: str) -> Iterator[Fault]:
+    if len(set(names)) == len(names):
+        return
+    first: dict[str, int] = {}
+    for index, each in enumerate(names):
+        earlier = first.setdefault(each, index)
+        if earlier != index:
+            hint = "give each pool a name" if kind == "pool" else f"give each {kind} a name of its own"
+            yield Fault((name, index), f"{kind} {each!r} is there already", hint, (name, earlier))
+
+
+def _unknown_profiles(workload: Workload) -> Iterator[Fault]:
+    profiles = [profile for pool in workload.gpus for profile in gpu_model(pool.model).profiles]
+    known = {profile.name: None for profile in profiles} | {profile.size: None for profile in profiles}
+    for index, service in enumerate(workload.services):
+        for at, name in enumerate(service.profiles or ()):
+            if name not in known:
+                close = nearest(name, list(known))
+                hint = f"did you mean {close}?" if close else f"there are {', '.join(known)}"
+                yield Fault(
+                    ("services", index, "profiles", at), f"no GPU of this workload has profile {name!r}", hint
+                )
+
+
+def _unknown_pools(workload: Workload) -> Iterator[Fault]:
+    known = [pool.label for pool in workload.gpus]
+    for index, service in enumerate(workload.services):
+        for at, name in enumerate(service.pools or ()):
+            if name not in known:
+                close = nearest(name, known)
+                named = [pool.label for pool in workload.gpus if pool.model == name]
+                hint = f"did you mean {close}?" if close else f"`gpus` has {', '.join(known)}"
+                hint = f"the pools of {name} are named {', '.join(named)}" if named else hint
+                yield Fault(("services", index, "pools", at), f"there is no pool {name!r}", hint)
+
+
+def _without_cost(workload: Workload) -> Iterator[Fault]:
+    for index, pool in enumerate(workload.gpus):
+        if workload.objective == "cost" and pool.cost_per_hour is None:
+            yield Fault(
+                ("gpus", index), "objective cost needs cost_per_hour", "for example cost_per_hour: 2.5"
+            )
+
+
+def _absent_tables(workload: Workload, folder: Path) -> Iterator[Fault]:
+    for index, name in enumerate(workload.performance):
+        path = folder / name
+        if not path.is_file():
+            what = f"{path} is a directory, not a file" if path.is_dir() else f"there is no file {path}"
+            yield Fault(("performance", index), what, "tables are named relative to the workload's folder")
+
+
+def _without_performance(workload: Workload) -> Iterator[Fault]:
+    if not workload.performance and not workload.models:
+        yield Fault(
+            (),
+            "no performance table and no models",
+            "name tables, as in performance: [perf.csv], or give models for an estimate",
+        )
+
+
+WORKLOAD = Kind(
+    "Workload",
+    Workload,
+    "start with apiVersion: partita/v1 and kind: Workload; `partita schema` prints all fields",
+)
+
+
+def read_workload(path: Path | str) -> Workload:
+    """Read a workload from YAML or JSON; `-` reads stdin.
+
+    Paths of performance tables come back relative to where the command runs, not to the workload's folder.
+
+    Raises:
+        InputError: all that is wrong, up to ten faults with `file:line`, the field's path and a hint.
+    """
+    name = _name(path)
+    data, source = parse(read_text(path), name)
+    if isinstance(data, dict) and "mig-configs" in data:
+        raise InputError(
+            "this is a mig-parted config, not a workload",
+            where=f"{name}:1",
+            hint=f"it says how GPUs are cut: `partita import mig-parted {name} --out layouts.json`",
+        )
+    workload = convert(data, WORKLOAD, source)
+    folder = Path() if str(path) == "-" else Path(path).parent
+    faults = [*_without_performance(workload), *_absent_tables(workload, folder)]
+    if faults:
+        raise source.refusal(faults)
+    return workload.replace(performance=tuple(str(folder / table) for table in workload.performance))
+
+
+def workload_schema() -> dict[str, Any]:
+    """Return the JSON schema of a workload."""
+    return schema(WORKLOAD)
+
+
+@contextmanager
+def locating(path: Path | str) -> Iterator[None]:
+    """Turn a field's path in an error of the block, such as `services[3].slo`, into `file:line`."""
+    try:
+        yield
+    except PartitaError as error:
+        field = path_of(error.where or "")
+        if field and field[0] in Workload.__struct_fields__:
+            line = ""
+            if str(path) != "-":
+                _, source = parse(read_text(path), _name(path))
+                line = f":{source.lines([field])[field]}" if source.lines else ""
+            error.what = f"{error.where}: {error.what}"
+            error.where = f"{_name(path)}{line}"
+        raise
+
+
+def _name(path: Path | str) -> str:
+    return "<stdin>" if str(path) == "-" else str(path)
