@@ -122,10 +122,14 @@ class FakeGateway:
             in_time=5,
             cancelled=2,
             retried=1,
+            invalid=0,
+            failed=0,
+            latency=(*(0,) * 10, 6, *(0,) * 6),
+            decisions=(5,) * 16,
         )
 
     def snapshot(self) -> GatewaySnapshot:
-        views = tuple(ServiceView(name, 3, 2, (5,) * 16, self.statistics(name)) for name in self.models)
+        views = tuple(ServiceView(name, 3, 2, self.statistics(name)) for name in self.models)
         worker = WorkerView(
             "echo", "node-0/gpu-0/1g.10gb@0", "1g.10gb", 42, WorkerStatus.BUSY, 1, 1, 12.5, 6, 1.1
         )

@@ -55,8 +55,7 @@ def serving(
     grace_s: float = 0.5,
 ) -> Iterator[Serving]:
     """Serve while the block runs."""
-    metrics = Metrics(tuple(gateway.models))
-    metrics.watch(gateway.snapshot)
+    metrics = Metrics(gateway.snapshot)
     models = ModelRepository(gateway, tuple(gateway.models), limits)  # type: ignore[arg-type]
     authenticator = Authenticator(token)
     started: list[Serving] = []

@@ -14,9 +14,9 @@ from tests.serve.gateway.workers import Workers, document, query, workers
 
 from partita.errors import InputError
 from partita.serve.gateway.gateway import Gateway
-from partita.serve.gateway.query import QueryOutcome, QueryRefusedError, RefusalReason
+from partita.serve.gateway.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.route import ServedService
-from partita.serve.gateway.statistics import QueryRecord, WorkerStatus
+from partita.serve.gateway.statistics import WorkerStatus
 from partita.serve.worker.spec import DEFAULT_INPUTS, DEFAULT_OUTPUTS, EmulatedSpec
 
 if TYPE_CHECKING:
@@ -68,14 +68,14 @@ def same(answer: Answer, fill: int) -> bool:
 
 
 def test_every_query_gets_its_own_answer(tmp_path: Path) -> None:
-    ended: list[QueryRecord] = []
-
     async def body(_: Workers) -> None:
-        async with gateway(tmp_path, on_end=ended.append) as made:
+        async with gateway(tmp_path) as made:
             answers = await asyncio.gather(*ask(made, 200))
             assert all(same(answer, fill) for fill, answer in enumerate(answers))
             seen = made.statistics("one")
             assert (seen.success.count, seen.items, seen.in_time) == (200, 200, 200)
+            assert (seen.fail.count, seen.cancelled, sum(seen.latency)) == (0, 0, 200)
+            assert sum(each.answered for each in made.snapshot().workers) == 200
             assert sum(size * each.count for size, each in seen.batches.items()) == 200
             assert seen.executions < 200  # some were joined
             model = made.model("one")
@@ -83,8 +83,6 @@ def test_every_query_gets_its_own_answer(tmp_path: Path) -> None:
             assert (model.max_batch, model.inputs[0].name) == (65_536, "INPUT0")
 
     with_workers(tmp_path, body, {1: 0.002, 8: 0.004}, {1: 0.002, 8: 0.004})
-    assert len(ended) == 200
-    assert all(each.outcome is QueryOutcome.ANSWERED and each.worker for each in ended)
 
 
 def test_large_tensors_come_through_whole(tmp_path: Path) -> None:
@@ -207,18 +205,16 @@ def test_draining_refuses_what_comes_and_finishes_what_is_there(tmp_path: Path) 
 
 
 def test_overload_is_refused_while_the_rest_is_in_time(tmp_path: Path) -> None:
-    ended: list[QueryRecord] = []
-
     async def body(_: Workers) -> None:
-        async with gateway(tmp_path, 0.5, on_end=ended.append) as made:
+        async with gateway(tmp_path, 0.5) as made:
             results = await asyncio.gather(*ask(made, 100), return_exceptions=True)
             refused = [each for each in results if isinstance(each, QueryRefusedError)]
             assert 50 <= len(refused) <= 95
             assert all(each.reason is RefusalReason.LATE and each.retry_after_s > 0 for each in refused)
+            told = made.statistics("one").refused
+            assert {reason for reason, count in told.items() if count} == {RefusalReason.LATE}
 
     with_workers(tmp_path, body, {1: 0.05}, batch=1)
-    refused = [each for each in ended if each.outcome is QueryOutcome.REFUSED]
-    assert {each.reason for each in refused} == {RefusalReason.LATE}
 
 
 def test_folders_of_any_length_and_workers_that_come_later(tmp_path: Path) -> None:

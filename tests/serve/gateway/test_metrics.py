@@ -9,19 +9,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.gateway.front_fake import ECHO, FakeGateway
 
 from partita.serve.gateway.metrics import Metrics
-from partita.serve.gateway.query import QueryOutcome, RefusalReason
+from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason
 from partita.serve.gateway.server import logged
-from partita.serve.gateway.statistics import QueryRecord
-
-
-def ended(
-    outcome: QueryOutcome,
-    seconds: float = 0.01,
-    *,
-    in_time: bool = False,
-    reason: RefusalReason | None = None,
-) -> QueryRecord:
-    return QueryRecord("echo", "", seconds, in_time, outcome, reason, 1, 0.0)
+from partita.serve.gateway.statistics import LATENCY_EDGES_S, GatewaySnapshot, ServiceCounters, ServiceView
 
 
 def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
@@ -35,33 +25,43 @@ def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
 
 
 def test_every_end_is_counted_once():
-    metrics = Metrics(["echo"])
-    for each in (
-        ended(QueryOutcome.ANSWERED, 0.004, in_time=True),
-        ended(QueryOutcome.ANSWERED, 0.005, in_time=True),
-        ended(QueryOutcome.ANSWERED, 60.0),
-        ended(QueryOutcome.REFUSED, reason=RefusalReason.LATE),
-        ended(QueryOutcome.CANCELLED),
+    counters = ServiceCounters()
+    for took, allowed in ((0.004, 0.1), (0.005, 0.1), (60.0, 0.1)):
+        counters.answered(PendingQuery(1, 100.0, allowed), 100.0 + took)
+    query = PendingQuery(1, 100.0, 0.1)
+    counters.failed(query, 100.1, QueryOutcome.REFUSED, RefusalReason.LATE)
+    counters.failed(query, 100.1, QueryOutcome.CANCELLED, None)
+    counters.failed(query, 100.1, QueryOutcome.FAILED, None)
+    counters.failed(query, 100.1, QueryOutcome.INVALID, None)
+    view = ServiceView("echo", 0, 0, counters.statistics(0))
+    found = samples(Metrics(lambda: GatewaySnapshot((view,), (), draining=False)))
+    for outcome, count in (
+        ("in_time", 2),
+        ("late", 1),
+        ("refused", 1),
+        ("cancelled", 1),
+        ("failed", 1),
+        ("invalid", 1),
     ):
-        metrics.on_end(each)
-    found = samples(metrics)
-    assert found["partita_requests_total", "in_time echo"] == 2
-    assert found["partita_requests_total", "late echo"] == 1
-    assert found["partita_requests_total", "refused echo"] == 1
-    assert found["partita_requests_total", "cancelled echo"] == 1
+        assert found["partita_requests_total", f"{outcome} echo"] == count
+    assert found["partita_refused_total", "late echo"] == 1
     assert found["partita_request_seconds_count", "echo"] == 3
     assert found["partita_request_seconds_bucket", "0.0025 echo"] == 0
-    assert found["partita_request_seconds_bucket", "0.005 echo"] == 2
+    assert found["partita_request_seconds_bucket", "0.01 echo"] == 2
     assert found["partita_request_seconds_bucket", "10 echo"] == 2
     assert found["partita_request_seconds_bucket", "+Inf echo"] == 3
     assert abs(found["partita_request_seconds_sum", "echo"] - 60.009) < 1e-9
 
 
-def test_the_gateway_s_state_is_on_the_page_once_it_is_watched():
-    metrics = Metrics(["echo"])
-    assert not any(name.startswith("partita_queue") for name, _ in samples(metrics))
-    metrics.watch(FakeGateway(ECHO).snapshot)
-    found = samples(metrics)
+def test_a_latency_on_an_edge_is_in_its_bucket():
+    counters = ServiceCounters()
+    for edge in LATENCY_EDGES_S:
+        counters.answered(PendingQuery(1, 0.0, 1.0), edge)
+    assert counters.statistics(0).latency == (*(1,) * len(LATENCY_EDGES_S), 0)
+
+
+def test_the_gateway_s_state_is_on_the_page():
+    found = samples(Metrics(FakeGateway(ECHO).snapshot))
     assert found["partita_queue_length", "echo"] == 3
     assert found["partita_in_flight", "echo"] == 2
     assert abs(found["partita_slo_attainment", "echo"] - 5 / 7) < 1e-9

@@ -39,8 +39,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.serve.gateway.link import Link
-    from partita.serve.gateway.query import PendingQuery, Worker
-    from partita.serve.gateway.statistics import QueryRecord
+    from partita.serve.gateway.query import PendingQuery, QueryEnd, Worker
     from partita.serve.worker.wire import Hello
 
 
@@ -118,10 +117,16 @@ class World:
     def __init__(
         self, folder: Path, *batches: int, deadline_s: float = 60.0, router: str = "late-binding"
     ) -> None:
-        self.ended: list[QueryRecord] = []
-        self.gateway = Gateway(
-            [ServedService("one", "m", deadline_s)], folder, router=router, on_end=self.ended.append
-        )
+        self.ended: list[QueryEnd] = []
+        self.gateway = Gateway([ServedService("one", "m", deadline_s)], folder, router=router)
+        route = self.gateway._routes["one"]
+        finish = route._finish
+
+        def finished(end: QueryEnd, now: float) -> None:
+            self.ended.append(end)
+            finish(end, now)
+
+        vars(route)["_finish"] = finished
         self.links: list[FakeLink] = []
         for batch in batches:
             self.join(batch)
@@ -182,7 +187,7 @@ def test_whatever_is_asked_of_whichever_workers_everyone_gets_their_own(
     assert [plain(each.answer.outputs) for each in askers] == [plain(plus_one(query)) for query in queries]
     seen = world.gateway.statistics("one")
     assert (seen.success.count, seen.items) == (len(queries), sum(max(1, query.batch) for query in queries))
-    assert [(each.outcome, each.worker != "") for each in world.ended] == [
+    assert [(each.outcome, each.query.worker is not None) for each in world.ended] == [
         (QueryOutcome.ANSWERED, True)
     ] * len(queries)
     assert world.left == 0
@@ -197,7 +202,7 @@ def test_a_large_query_is_counted_once_and_its_batches_each(tmp_path: Path) -> N
     assert (seen.success.count, seen.items, seen.executions, seen.in_time) == (1, 20, 3, 1)
     assert seen.queue.seconds + seen.compute.seconds == pytest.approx(seen.success.seconds, abs=1e-6)
     (ended,) = world.ended
-    assert (ended.batch, ended.in_time) == (20, True)
+    assert (ended.query.batch, ended.outcome) == (20, QueryOutcome.ANSWERED)
 
 
 @pytest.mark.parametrize("listed", [True, False])

@@ -12,11 +12,10 @@ from partita.errors import InputError, PartitaError, nearest
 from partita.serve.gateway.fleet import fluid_prices
 from partita.serve.gateway.link import Link, WorkersFolder
 from partita.serve.gateway.query import UnreadyReason
-from partita.serve.gateway.route import Route, ServedService, fits, no_starts, possible
+from partita.serve.gateway.route import Route, fits, no_starts, possible
 from partita.serve.gateway.routers import ROUTERS
 from partita.serve.gateway.statistics import (
     GatewaySnapshot,
-    QueryRecord,
     ServiceStatistics,
     rates,
     write_rates,
@@ -29,15 +28,14 @@ if TYPE_CHECKING:
 
     from partita.serve.gateway.oip import Model
     from partita.serve.gateway.query import AnswerReceiver, PendingQuery
-    from partita.serve.gateway.route import WorkerStarts
+    from partita.serve.gateway.route import ServedService, WorkerStarts
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
 
 _log = logging.getLogger(__name__)
 _TICK_S = 0.005
-_IDLE_TICKS = (
-    4  # of a service that nobody asks: what it has to correct can wait, and there may be hundreds of them
-)
+_IDLE_TICKS = 4
+"""Ticks between those of a service that nobody asks: what it has to correct can wait, and there may be hundreds."""
 _HELD_UP_S = 0.025
 _POLL_S = 0.001
 _PRICES_S = 2.0
@@ -54,7 +52,6 @@ class Gateway:
         router: name of the policy: `late-binding`, `price`, `elsa` or `fifs`.
         batching: whether waiting queries are joined into batches.
         rates: file to which observed rates are written; none if None.
-        on_end: is told of every query's end, on the event loop.
         starts: tells when workers are started anew, so that queries may wait for them.
 
     Raises:
@@ -69,7 +66,6 @@ class Gateway:
         router: str = "late-binding",
         batching: bool = True,
         rates: Path | None = None,
-        on_end: Callable[[QueryRecord], None] | None = None,
         starts: WorkerStarts = no_starts,
     ) -> None:
         if router not in ROUTERS:
@@ -84,7 +80,6 @@ class Gateway:
                 each,
                 ROUTERS[router],
                 batching=batching,
-                on_end=on_end,
                 starts=starts,
                 hung_s=self._watchdog.left_s,
             )
@@ -121,7 +116,7 @@ class Gateway:
         self._draining = True
         now = time.monotonic()
         for route in self._routes.values():
-            route.carry_out(route.dispatcher.abort(), now)
+            route.execute(route.dispatcher.abort(), now)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -1,14 +1,13 @@
 """The metrics page for Prometheus, and errors that clients were sent: counted, and some of each kind logged.
 
-What each query adds is kept in plain numbers, since prometheus-client's own counters take a lock each time; the page
-is made of them when it is asked for.
+What each query adds is kept in plain numbers (`statistics`), since prometheus-client's own counters take a lock each
+time; the page is made of them when it is asked for.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from bisect import bisect_left
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -16,11 +15,10 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
-from partita.serve.gateway.query import QueryOutcome
 from partita.serve.gateway.statistics import (
     DECISION_EDGES_S,
+    LATENCY_EDGES_S,
     GatewaySnapshot,
-    QueryRecord,
     ServiceView,
     WorkerView,
 )
@@ -31,43 +29,24 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 
-_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0)
-"""Upper bounds of the latency histogram's buckets, in seconds."""
-_ANSWERED = QueryOutcome.ANSWERED  # looked up once: enumerations are slow at it
 _INSTANCE = ("service", "instance", "profile")
 
 
 class Metrics(Collector):
-    """Counts ended queries and makes the page.
+    """Makes the page.
 
     Attributes:
-        errors: errors that clients were sent.
+        errors: those that clients were sent.
 
     Args:
-        services: names of all services.
+        snapshot: returns the gateway's state.
     """
 
-    def __init__(self, services: Sequence[str]) -> None:
-        self._latency = {service: _Latency() for service in services}
-        self._ended: dict[tuple[str, QueryOutcome, bool], int] = {}
+    def __init__(self, snapshot: Callable[[], GatewaySnapshot]) -> None:
         self.errors = ErrorCounter()
-        self._snapshot: Callable[[], GatewaySnapshot] | None = None
+        self._snapshot = snapshot
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
-
-    def watch(self, snapshot: Callable[[], GatewaySnapshot]) -> None:
-        """Have the page show the gateway's state too."""
-        self._snapshot = snapshot
-
-    def on_end(self, ended: QueryRecord) -> None:
-        """Count a query."""
-        service, _, seconds, in_time, outcome, _, _, _ = ended
-        kind = (service, outcome, in_time)
-        self._ended[kind] = self._ended.get(kind, 0) + 1
-        if outcome is _ANSWERED:
-            latency = self._latency[service]
-            latency.buckets[bisect_left(_BOUNDS, seconds)] += 1
-            latency.seconds += seconds
 
     def page(self) -> bytes:
         """Return the page in Prometheus's text format 0.0.4."""
@@ -75,60 +54,20 @@ class Metrics(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Yield all metrics."""
-        yield self._requests()
-        yield self._latencies()
-        yield self._errors()
-        if self._snapshot is not None:
-            snapshot = self._snapshot()
-            yield from _services(snapshot.services)
-            yield from _workers(snapshot.workers)
-            draining = GaugeMetricFamily("partita_draining", "1 while the gateway takes no new queries")
-            draining.add_metric((), int(snapshot.draining))
-            yield draining
-
-    def _requests(self) -> Metric:
-        found = CounterMetricFamily(
-            "partita_requests",
-            "Ended queries: in_time, late, invalid, failed, refused, cancelled",
-            labels=("service", "outcome"),
-        )
-        for (service, outcome, in_time), count in sorted(self._ended.items()):
-            found.add_metric((service, _word(outcome, in_time=in_time)), count)
-        return found
-
-    def _errors(self) -> Metric:
-        found = CounterMetricFamily(
+        snapshot = self._snapshot()
+        yield from _services(snapshot.services)
+        errors = CounterMetricFamily(
             "partita_errors",
             "Requests answered with an error: 4xx and 5xx of HTTP, codes of gRPC",
             labels=("transport", "status", "reason"),
         )
         for kind, count in sorted(self.errors.counted.items()):
-            found.add_metric(kind, count)
-        return found
-
-    def _latencies(self) -> Metric:
-        found = HistogramMetricFamily(
-            "partita_request_seconds", "Seconds from a query's arrival to its answer", labels=("service",)
-        )
-        for service, each in self._latency.items():
-            found.add_metric((service,), *_histogram(_BOUNDS, each.buckets, each.seconds))
-        return found
-
-
-class _Latency:
-    """A histogram of one service's answered queries."""
-
-    __slots__ = ("buckets", "seconds")
-
-    def __init__(self) -> None:
-        self.buckets = [0] * (len(_BOUNDS) + 1)
-        self.seconds = 0.0
-
-
-def _word(outcome: QueryOutcome, *, in_time: bool) -> str:
-    if outcome is not QueryOutcome.ANSWERED:
-        return str(outcome)
-    return "in_time" if in_time else "late"
+            errors.add_metric(kind, count)
+        yield errors
+        yield from _workers(snapshot.workers)
+        draining = GaugeMetricFamily("partita_draining", "1 while the gateway takes no new queries")
+        draining.add_metric((), int(snapshot.draining))
+        yield draining
 
 
 def _histogram(
@@ -144,6 +83,14 @@ def _histogram(
 
 def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
     label = ("service",)
+    requests = CounterMetricFamily(
+        "partita_requests",
+        "Ended queries: in_time, late, invalid, failed, refused, cancelled",
+        labels=("service", "outcome"),
+    )
+    latency = HistogramMetricFamily(
+        "partita_request_seconds", "Seconds from a query's arrival to its answer", labels=label
+    )
     waiting = GaugeMetricFamily("partita_queue_length", "Queries that wait for a worker", labels=label)
     in_flight = GaugeMetricFamily("partita_in_flight", "Queries that workers are running", labels=label)
     attained = GaugeMetricFamily(
@@ -162,6 +109,18 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
     )
     for each in services:
         key, seen = (each.name,), each.statistics
+        outcomes = {
+            "in_time": seen.in_time,
+            "late": seen.success.count - seen.in_time,
+            "invalid": seen.invalid,
+            "failed": seen.failed,
+            "refused": sum(seen.refused.values()),
+            "cancelled": seen.cancelled,
+        }
+        for outcome, count in outcomes.items():
+            if count:
+                requests.add_metric((each.name, outcome), count)
+        latency.add_metric(key, *_histogram(LATENCY_EDGES_S, seen.latency, seen.success.seconds))
         waiting.add_metric(key, each.waiting)
         in_flight.add_metric(key, each.in_flight)
         attained.add_metric(key, each.attainment)
@@ -173,7 +132,8 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
         for reason, count in sorted(seen.refused.items()):
             refused.add_metric((each.name, str(reason)), count)
         # The gateway keeps no sum of them; without one the text format has neither sum nor count.
-        deciding.add_metric(key, *_histogram(DECISION_EDGES_S, each.decisions, None))
+        deciding.add_metric(key, *_histogram(DECISION_EDGES_S, seen.decisions, None))
+    yield from (requests, latency)
     yield from (waiting, in_flight, attained, items, batches, retried, hung, queued, refused, deciding)
 
 

@@ -156,10 +156,9 @@ class ModelRepository:
 
     def signature(self, service: str, version: str = "") -> Signature:
         """Return what requests to a service are checked against; raises as `described` does."""
-        model = self.described(service, version)
         known = self._signatures.get(service)
-        if known is None or known.model is not model:
-            known = self._signatures[service] = Signature(model)
+        if known is None or known.model is not self.gateway.model(service) or version not in ("", VERSION):
+            known = self._signatures[service] = Signature(self.described(service, version))
         return known
 
 

@@ -82,18 +82,17 @@ def serve(
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
     async def serving(listener: socket.socket) -> bool:
-        metrics = Metrics([each.name for each in services])
         gateway = Gateway(
             services,
             workers,
             router=router,
             rates=rates,
-            on_end=metrics.on_end,
             starts=no_starts if supervisor is None else supervisor.starts,
         )
-        metrics.watch(gateway.snapshot)
         models = ModelRepository(gateway, [each.name for each in services], RequestLimits(body=max_body))
-        return await _run(models, metrics, endpoint, listener, supervisor=supervisor, grace_s=grace_s)
+        return await _run(
+            models, Metrics(gateway.snapshot), endpoint, listener, supervisor=supervisor, grace_s=grace_s
+        )
 
     with logged(as_json=json_log), listening(endpoint.host, endpoint.port, "--port") as listener:
         return uvloop.run(serving(listener))

@@ -7,7 +7,7 @@ import time
 from bisect import bisect_left
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from partita.files import replacing
 from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason
@@ -18,9 +18,13 @@ if TYPE_CHECKING:
 
 ROUNDING_S = 1e-9
 """Seconds by which an answer may be late without counting so: the sum of roundings, not of waiting."""
+LATENCY_EDGES_S = (
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 10.0,
+)  # fmt: skip
+"""Up to how many seconds a query took from arrival to answer, in the gateway's histogram."""
 _MICROSECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 DECISION_EDGES_S = tuple(each / 1e6 for each in _MICROSECONDS)
-"""Up to how many seconds a routing decision took, in the gateway's histogram."""
+"""Up to how many seconds a routing decision took, likewise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,14 +37,14 @@ class Count:
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatistics:
-    """What one service has done since the gateway started, as Triton's statistics extension counts.
+    """What one service has done since the gateway started, as Triton's statistics extension counts, and more.
 
     Attributes:
         items: inferences: the batch sizes of all answered queries added up.
         executions: batches that workers ran.
         last_at: when a query was last answered, in seconds since 1970; 0 if never.
         success: answered queries, with the seconds from arrival to answer.
-        fail: failed and refused queries, alike.
+        fail: failed, invalid and refused queries, alike.
         queue: answered queries, with the seconds they waited in the gateway.
         compute: answered queries, with the seconds that their batches took in the worker.
         batches: by batch size, executions and their seconds in the worker.
@@ -48,6 +52,10 @@ class ServiceStatistics:
         in_time: queries answered within their deadline.
         cancelled: queries whose client left.
         retried: queries that were started a second time.
+        invalid: queries that a worker found at fault.
+        failed: queries that workers failed.
+        latency: how many answered queries took up to each of `LATENCY_EDGES_S`; the last are those that took longer.
+        decisions: how many decisions took up to each of `DECISION_EDGES_S`, likewise.
     """
 
     items: int
@@ -62,22 +70,27 @@ class ServiceStatistics:
     in_time: int
     cancelled: int
     retried: int
+    invalid: int
+    failed: int
+    latency: tuple[int, ...]
+    decisions: tuple[int, ...]
 
 
 class ServiceCounters:
-    """Counts and seconds since the start."""
+    """Counts and seconds of one service since the start."""
 
     __slots__ = (
-        "_batches", "_cancelled", "_compute", "_decisions", "_fail", "_in_time", "_items", "_last", "_queue",
-        "_refused", "_success",
+        "_answered", "_answered_s", "_batches", "_compute_s", "_decisions", "_ended", "_failed_s", "_in_time",
+        "_items", "_last_at", "_latency", "_queue_s", "_refused",
     )  # fmt: skip
 
     def __init__(self) -> None:
-        self._success, self._fail, self._queue, self._compute = [0, 0.0], [0, 0.0], 0.0, 0.0
+        self._answered = self._items = self._in_time = 0
+        self._answered_s = self._failed_s = self._queue_s = self._compute_s = self._last_at = 0.0
         self._batches: dict[int, list[float]] = {}
+        self._ended = dict.fromkeys(QueryOutcome, 0)  # without an answer
         self._refused = dict.fromkeys(RefusalReason, 0)
-        self._items = self._in_time = self._cancelled = 0
-        self._last = 0.0
+        self._latency = [0] * (len(LATENCY_EDGES_S) + 1)
         self._decisions = [0] * (len(DECISION_EDGES_S) + 1)
 
     def decided(self, seconds: float) -> None:
@@ -94,12 +107,14 @@ class ServiceCounters:
 
     def answered(self, query: PendingQuery, now: float) -> None:
         """Count an answer."""
-        self._success[0] += 1
-        self._success[1] += now - query.arrived
-        self._queue += query.begun - query.arrived
-        self._compute += query.seconds
+        seconds = now - query.arrived
+        self._answered += 1
+        self._answered_s += seconds
+        self._latency[bisect_left(LATENCY_EDGES_S, seconds)] += 1
+        self._queue_s += query.begun - query.arrived
+        self._compute_s += query.seconds
         self._items += query.batch
-        self._last = time.time()
+        self._last_at = time.time()
         if now <= query.due:
             self._in_time += 1
 
@@ -107,60 +122,34 @@ class ServiceCounters:
         self, query: PendingQuery, now: float, outcome: QueryOutcome, reason: RefusalReason | None
     ) -> None:
         """Count a query that ended without an answer."""
-        if outcome is QueryOutcome.CANCELLED:
-            self._cancelled += 1
-            return
-        self._fail[0] += 1
-        self._fail[1] += now - query.arrived
+        self._ended[outcome] += 1
+        if outcome is not QueryOutcome.CANCELLED:
+            self._failed_s += now - query.arrived
         if reason is not None:
             self._refused[reason] += 1
 
-    @property
-    def decisions(self) -> tuple[int, ...]:
-        """How many decisions took up to each of `DECISION_EDGES_S`, and how many longer."""
-        return tuple(self._decisions)
-
     def statistics(self, retried: int) -> ServiceStatistics:
         """Return all of it; the dispatcher counts what was retried."""
-        success = int(self._success[0])
+        ended = self._ended
+        cancelled = ended[QueryOutcome.CANCELLED]
         return ServiceStatistics(
             items=self._items,
             executions=int(sum(count for count, _ in self._batches.values())),
-            last_at=self._last,
-            success=Count(success, self._success[1]),
-            fail=Count(int(self._fail[0]), self._fail[1]),
-            queue=Count(success, self._queue),
-            compute=Count(success, self._compute),
+            last_at=self._last_at,
+            success=Count(self._answered, self._answered_s),
+            fail=Count(sum(ended.values()) - cancelled, self._failed_s),
+            queue=Count(self._answered, self._queue_s),
+            compute=Count(self._answered, self._compute_s),
             batches={size: Count(int(each[0]), each[1]) for size, each in sorted(self._batches.items())},
             refused=dict(self._refused),
             in_time=self._in_time,
-            cancelled=self._cancelled,
+            cancelled=cancelled,
             retried=retried,
+            invalid=ended[QueryOutcome.INVALID],
+            failed=ended[QueryOutcome.FAILED],
+            latency=tuple(self._latency),
+            decisions=tuple(self._decisions),
         )
-
-
-class QueryRecord(NamedTuple):
-    """A query that came to its end.
-
-    Attributes:
-        service: that was asked.
-        worker: that answered, as `node-0/gpu-3/3g.40gb@4`; empty if none did.
-        latency_s: seconds from arrival to end.
-        in_time: whether it was answered within its deadline.
-        outcome: how it ended.
-        reason: why it was refused.
-        batch: its batch size.
-        queue_s: seconds it waited before it last started; all of its latency if it never did.
-    """
-
-    service: str
-    worker: str
-    latency_s: float
-    in_time: bool
-    outcome: QueryOutcome
-    reason: RefusalReason | None
-    batch: int
-    queue_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +160,6 @@ class ServiceView:
         name: of the service.
         waiting: queries in the queue.
         in_flight: queries that workers are running.
-        decisions: how many decisions took up to each of `DECISION_EDGES_S`; the last are those that took longer.
         statistics: since the start.
         hung: workers that were ended because they hung.
     """
@@ -179,7 +167,6 @@ class ServiceView:
     name: str
     waiting: int
     in_flight: int
-    decisions: tuple[int, ...]
     statistics: ServiceStatistics
     hung: int = 0
 
