@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec.structs import force_setattr
 
-from partita.documents.codec import Fault, Kind, Meta, Value, check, convert, path_of, schema
+from partita.documents.codec import (
+    DocumentKind,
+    Fault,
+    Meta,
+    Value,
+    check,
+    convert,
+    path_of,
+    printable,
+    schema,
+)
 from partita.documents.text import parse
 from partita.errors import InputError, PartitaError, nearest
 from partita.files import read_text
@@ -31,12 +41,7 @@ Positive = Annotated[float, Meta(gt=0, le=1e15)]
 Count = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
 
-def _printable(text: str) -> None:
-    if not text.isprintable():
-        raise InputError("must be text without control characters and halves of surrogate pairs")
-
-
-Name = Annotated[str, Meta(min_length=1, max_length=253), check(_printable)]
+Name = Annotated[str, Meta(min_length=1, max_length=253), check(printable)]
 _HISTOGRAM = "for example histogram: {1: 0.5, 8: 0.5}"
 
 
@@ -390,7 +395,7 @@ def _without_performance(workload: Workload) -> Iterator[Fault]:
         )
 
 
-WORKLOAD = Kind(
+WORKLOAD = DocumentKind(
     "Workload",
     Workload,
     "start with apiVersion: partita/v1 and kind: Workload; `partita schema` prints all fields",

@@ -45,21 +45,21 @@ def test_an_action_is_one_line_with_the_documented_fields(random_request: Make) 
 
 
 BREAKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "kind": (lambda d: d.update(kind="Plan"), "not a Transition"),
-    "version": (lambda d: d.update(apiVersion="partita/v9"), "this partita reads"),
-    "no kind": (lambda d: d.pop("kind"), "not a transition"),
+    "kind": (lambda d: d.update(kind="Plan"), "must be 'Transition', not 'Plan'"),
+    "version": (lambda d: d.update(apiVersion="partita/v9"), "newer than this partita"),
+    "no kind": (lambda d: d.pop("kind"), "kind is missing"),
     "unknown key": (lambda d: d.update(makespam=1), "did you mean makespan"),
-    "action kind": (lambda d: d["actions"][0].update(kind="start"), "no kind of action"),
+    "action kind": (lambda d: d["actions"][0].update(kind="start"), "must be 'create_instance'"),
     "instance": (lambda d: d["actions"][0].update(instance="3g"), "is no placement"),
-    "after": (lambda d: d["actions"][0].update(after=[1]), "ids of actions"),
+    "after": (lambda d: d["actions"][0].update(after=[1]), "after[0]: must be text, not 1"),
     "dangling": (lambda d: d["actions"][0].update(after=["zz"]), "which is no action"),
     "circle": (lambda d: d["actions"][0].update(after=[d["actions"][0]["id"]]), "wait for each other"),
     "seconds": (lambda d: d["actions"][0].update(seconds=-1), "at least 0"),
-    "service": (lambda d: [a.pop("batch", None) for a in d["actions"]], "'batch' is missing"),
+    "service": (lambda d: [a.pop("batch", None) for a in d["actions"]], "batch is missing"),
     "replica": (lambda d: d["actions"][0].update(service="a", model="a", batch=1, processes=1, throughput=1,
                                                    latency_ms=1, kind="create_instance"), "name a service"),
-    "floor": (lambda d: d["services"][0].update(floor="x"), "expected a number"),
-    "gpu": (lambda d: d["target"][0].pop("model"), "'model' is missing"),
+    "floor": (lambda d: d["services"][0].update(floor="x"), "must be a number, not 'x'"),
+    "gpu": (lambda d: d["target"][0].pop("model"), "model is missing"),
 }  # fmt: skip
 
 

@@ -17,7 +17,18 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Self, TypeAlias, TypeVar, dataclass_transform
+from sys import float_info
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Generic,
+    NamedTuple,
+    Self,
+    TypeAlias,
+    TypeVar,
+    dataclass_transform,
+)
 
 import msgspec
 from msgspec import Meta, inspect
@@ -27,25 +38,12 @@ from partita.files import json_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+    from typing import TextIO
 
 __all__ = [
-    "API",
-    "Fault",
-    "FieldPath",
-    "Kind",
-    "Meta",
-    "Source",
-    "Value",
-    "check",
-    "checked",
-    "convert",
-    "json_data",
-    "json_lines",
-    "parse_json",
-    "path_of",
-    "schema",
-    "to_data",
-    "written",
+    "Amount", "Count", "DocumentKind", "Fault", "FieldPath", "Meta", "Source", "Text", "Value", "Whole", "check",
+    "checked", "convert", "json_data", "json_lines", "line", "nearest_lines", "number", "parse_json", "path_of",
+    "printable", "schema", "to_data", "write", "written",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -125,7 +123,7 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind(Generic[T]):
+class DocumentKind(Generic[T]):
     """A kind of document that has a name and a version in its file: `apiVersion: partita/v1`, `kind: Workload`.
 
     Attributes:
@@ -197,10 +195,28 @@ def _version(text: str) -> int:
     return int(number) if name == API and number.isdecimal() and len(number) < 9 else 0
 
 
+# Fields that many documents have
+
+
+def printable(text: str) -> None:
+    """Refuse text with characters that cannot be printed.
+
+    Raises:
+        InputError: it has some.
+    """
+    if not text.isprintable():
+        raise InputError("must be text without control characters and halves of surrogate pairs")
+
+
+Text = Annotated[str, Meta(min_length=1), check(printable)]
+Amount = Annotated[float, Meta(ge=0, le=float_info.max)]
+Whole = Annotated[int, Meta(ge=0)]
+Count = Annotated[int, Meta(ge=1)]
+
 # From plain data to values
 
 
-def convert(data: object, kind: type[T] | Kind[T], source: Source) -> T:
+def convert(data: object, kind: type[T] | DocumentKind[T], source: Source) -> T:
     """Return the value that plain data describe.
 
     Args:
@@ -211,8 +227,8 @@ def convert(data: object, kind: type[T] | Kind[T], source: Source) -> T:
     Raises:
         InputError: all faults, each with its place.
     """
-    wanted: Any = kind.type if isinstance(kind, Kind) else kind
-    data = kind.body(data, source) if isinstance(kind, Kind) else data
+    wanted: Any = kind.type if isinstance(kind, DocumentKind) else kind
+    data = kind.body(data, source) if isinstance(kind, DocumentKind) else data
     try:
         value: T = msgspec.convert(data, wanted, str_keys=True)
     except (msgspec.ValidationError, InputError, OverflowError) as error:
@@ -321,7 +337,10 @@ def _test_of_struct(node: inspect.StructType) -> _Test | None:
             for fault in test(inner) if inner is not None else ():
                 hint = fault.hint or (None if fault.path else example)
                 found.append(_below(name, fault._replace(hint=hint)))
-        return [*found, *whole(value)] if whole else found
+        if whole is not None:
+            with suppress(InputError):  # of a field whose fault is told already
+                found += whole(value)
+        return found
 
     return struct if fields or whole else None
 
@@ -566,10 +585,59 @@ def _finite(value: float) -> bool:
         return False
 
 
+# From values to JSON text
+
+
+def line(value: Value) -> str:
+    """Return a value as JSON on one line, each number in the fewest digits that read back as the same."""
+    return json.dumps(_figures(msgspec.to_builtins(value, str_keys=True)))
+
+
+def number(value: float) -> int | float:
+    """Return a number that JSON writes in the fewest digits: a whole one without `.0`."""
+    return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)
+
+
+def _figures(data: Any) -> Any:  # noqa: ANN401 -- plain data
+    if isinstance(data, float):
+        return number(data)
+    if isinstance(data, dict):
+        return {key: _figures(each) for key, each in data.items()}
+    return [_figures(each) for each in data] if isinstance(data, list | tuple) else data
+
+
+def write(
+    kind: DocumentKind[Any],
+    stream: TextIO,
+    parts: Mapping[str, str | Iterable[str]],
+    head: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a document as JSON of which `diff` can compare two; the text is never held as a whole.
+
+    Args:
+        kind: its kind, whose header comes first.
+        stream: where to.
+        parts: its large fields, each the JSON text of its value, or of each item of a list, which get a line each.
+        head: its small fields, which stand in the first line.
+    """
+    stream.write(json.dumps({**kind.header, **(head or {})})[:-1])
+    for name, part in parts.items():
+        stream.write(f',\n "{name}": ')
+        if isinstance(part, str):
+            stream.write(part)
+            continue
+        separator = "[\n  "
+        for item in part:
+            stream.write(separator + item)
+            separator = ",\n  "
+        stream.write("[]" if separator.startswith("[") else "]")
+    stream.write("}\n")
+
+
 # JSON text
 
 
-def parse_json(text: str, kind: type[T] | Kind[T], name: str) -> T:
+def parse_json(text: str, kind: type[T] | DocumentKind[T], name: str) -> T:
     """Return the value that a JSON text describes.
 
     Raises:
@@ -679,7 +747,7 @@ def _json_places(text: str) -> Iterator[tuple[FieldPath, int]]:
 # JSON schema
 
 
-def schema(kind: Kind[Any]) -> dict[str, Any]:
+def schema(kind: DocumentKind[Any]) -> dict[str, Any]:
     """Return the JSON schema of a kind of document, made from the types of its fields."""
     made = json.loads(msgspec.json.encode(msgspec.json.schema(kind.type)))
     parts = made["$defs"]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-    from partita.documents.codec import FieldPath, Kind
+    from partita.documents.codec import DocumentKind, FieldPath
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ MOST_REPEATED = 100_000
 """Values that all aliases together may stand for."""
 
 
-def read(path: Path | str, kind: type[T] | Kind[T]) -> T:
+def read(path: Path | str, kind: type[T] | DocumentKind[T]) -> T:
     """Read a document, YAML or JSON; `-` reads stdin.
 
     Args:
@@ -57,6 +57,7 @@ def parse(
     Raises:
         InputError: it is neither; `where` is `name:line`.
     """
+    no_json: InputError | None = None
     if text.lstrip()[:1] in ("{", "["):
         try:
             return json_data(text, name, on_object), Source(name, partial(json_lines, text))
@@ -64,12 +65,14 @@ def parse(
             # YAML includes JSON with other rules for keys and quotes; what was cut short is neither.
             if not error.what.startswith("not JSON"):
                 raise
+            no_json = error if _LIKE_JSON.match(text) else None
     try:
         return _Builder(_events(text), name).document(), Source(name, partial(_yaml_lines, text))
     except yaml.YAMLError as error:
-        raise _syntax(error, text, name) from None
+        raise no_json or _syntax(error, text, name) from None
 
 
+_LIKE_JSON = re.compile(r"[\s\[{]*\"")
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 

@@ -4,23 +4,134 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING, Annotated, Any
 
+import msgspec
+
+from partita.documents.codec import (
+    Amount,
+    Count,
+    DocumentKind,
+    Fault,
+    Text,
+    Value,
+    Whole,
+    check,
+    convert,
+    line,
+    write,
+)
+from partita.documents.text import parse
 from partita.errors import InputError
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault
 from partita.perf.operating_point import OperatingPoint
-from partita.planning.fields import Fields, parse_json
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from typing import TextIO
 
-API_VERSION = "partita/v1"
 _MIG_PARTED = re.compile(r"""(?m)^\s*mig-configs\s*:|["']mig-configs["']\s*:""")
 _CACHED_TEXTS = 10_000  # enough for GPUs cut alike that stand together, and little memory
+
+
+class ObjectiveDocument(Value):
+    """What was minimised, how far it came, and the proven lower bound."""
+
+    name: Text
+    value: Amount
+    lower_bound: Amount
+    gap: Amount
+    proven: bool
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield where gap and proof are not those of value and bound."""
+        made = Objective(self.name, self.value, self.lower_bound)
+        if abs(self.gap - made.gap) > 1e-6:
+            yield Fault(("gap",), f"value and lower bound give a gap of {made.gap:.6g}")
+        if self.proven != made.proven:
+            yield Fault(("proven",), f"value and lower bound make this {str(made.proven).lower()}")
+
+
+class SolverDocument(Value):
+    """Who made the plan: planner, seed, and wall-clock seconds of planning."""
+
+    name: Text
+    seed: Whole
+    seconds: Amount
+
+
+class ServiceDocument(Value):
+    """What the plan gives a service: required rate and capacity in items/s, latency SLO in milliseconds."""
+
+    name: Text
+    rate: Amount
+    capacity: Amount
+    latency_slo_ms: Amount
+
+
+class InstanceDocument(Value, omit_defaults=True):
+    """A placed profile with the service that runs on it, and how it is run."""
+
+    profile: Text
+    start: Whole
+    service: Text
+    model: Text
+    batch: Count
+    processes: Count
+    throughput: Amount
+    latency_ms: Amount
+    estimated: bool = False
+
+
+class GpuDocument(Value):
+    """One GPU: `id` is `node-0/gpu-3`, `model` the catalogue's name; `pool` where it is not named after the model."""
+
+    id: Text
+    model: Annotated[str, check(gpu_model)]
+    instances: tuple[InstanceDocument, ...]
+    pool: Text = ""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield where the instances cannot stand together."""
+        found = layout_fault(
+            self.model, tuple(Placement(each.start, each.profile) for each in self.instances)
+        )
+        if found is not None:
+            yield found
+
+
+@lru_cache(maxsize=10_000)
+def layout_fault(model: str, placements: tuple[Placement, ...]) -> Fault | None:
+    """Return the first of a GPU's instances that cannot stand beside those before it, and why; None if all can."""
+    gpu = gpu_model(model)
+    for index, placement in enumerate(placements):
+        if why := fault(gpu, placements[: index + 1]):
+            at = "start" if gpu.has(placement.profile) else "profile"
+            return Fault(("instances", index, at), why, f"see `partita gpus show {model}`")
+    return None
+
+
+class PlanDocument(Value):
+    """A plan as it stands in files."""
+
+    objective: ObjectiveDocument
+    solver: SolverDocument
+    services: tuple[ServiceDocument, ...]
+    gpus: tuple[GpuDocument, ...]
+
+
+PLAN = DocumentKind(
+    "Plan",
+    PlanDocument,
+    "a plan starts with apiVersion: partita/v1 and kind: Plan; `partita plan --out` writes one",
+    others={"Layouts": "layouts have no services: `partita diff` and `partita apply` take them"},
+)
 
 
 def write_plan(plan: Plan, stream: TextIO) -> None:
@@ -29,78 +140,53 @@ def write_plan(plan: Plan, stream: TextIO) -> None:
     The text is never held as a whole, and GPUs that share a tuple of instances share its text.
     """
     objective, solver = plan.objective, plan.solver
-    head = {
-        "name": objective.name,
-        "value": _figure(objective.value),
-        "lower_bound": _figure(objective.lower_bound),
-        "gap": _figure(objective.gap),
-        "proven": bool(objective.proven),
+    services = (
+        ServiceDocument(each.name, *map(_figure, (each.rate, each.capacity, each.latency_slo_ms)))
+        for each in plan.services
+    )
+    parts = {
+        "objective": line(
+            ObjectiveDocument(
+                objective.name,
+                _figure(objective.value),
+                _figure(objective.lower_bound),
+                _figure(objective.gap),
+                bool(objective.proven),
+            )
+        ),
+        "solver": line(SolverDocument(solver.name, int(solver.seed), _figure(solver.seconds))),
+        "services": map(line, services),
+        "gpus": _gpu_lines(plan),
     }
-    stream.write(f'{{"apiVersion": "{API_VERSION}", "kind": "Plan",\n "objective": {json.dumps(head)},\n')
-    by = {"name": solver.name, "seed": int(solver.seed), "seconds": _figure(solver.seconds)}
-    stream.write(f' "solver": {json.dumps(by)},\n "services": [')
-    separator = "\n  "
-    for service in plan.services:
-        stream.write(separator + _service_text(service))
-        separator = ",\n  "
-    stream.write('],\n "gpus": [')
-    _write_gpus(plan, stream)
-    stream.write("]}\n")
+    write(PLAN, stream, parts)
 
 
-def _write_gpus(plan: Plan, stream: TextIO) -> None:
+def _gpu_lines(plan: Plan) -> Iterator[str]:
     texts: dict[int, str] = {}  # by identity, which is safe because the plan keeps the tuples alive
-    models: dict[str, str] = {}
-    separator = "\n  "
+    words: dict[str, str] = {}
     for gpu in plan.gpus:
         text = texts.get(id(gpu.instances))
         if text is None:
             if len(texts) >= _CACHED_TEXTS:
                 texts.clear()
             text = texts[id(gpu.instances)] = ", ".join(map(_instance_text, gpu.instances))
-        model = models.get(gpu.model) or models.setdefault(gpu.model, json.dumps(gpu.model))
+        model = words.get(gpu.model) or words.setdefault(gpu.model, json.dumps(gpu.model))
         pool = f'"pool": {json.dumps(gpu.pool)}, ' if gpu.pool else ""
-        head = f'"id": {json.dumps(gpu.id)}, "model": {model}, {pool}'
-        stream.write(f'{separator}{{{head}"instances": [{text}]}}')
-        separator = ",\n  "
-
-
-def _service_text(service: ServiceCapacity) -> str:
-    return json.dumps(
-        {
-            "name": service.name,
-            "rate": _figure(service.rate),
-            "capacity": _figure(service.capacity),
-            "latency_slo_ms": _figure(service.latency_slo_ms),
-        }
-    )
+        yield f'{{"id": {json.dumps(gpu.id)}, "model": {model}, {pool}"instances": [{text}]}}'
 
 
 def _instance_text(instance: Instance) -> str:
-    point = instance.point
-    data: dict[str, object] = {
-        "profile": instance.placement.profile,
-        "start": int(instance.placement.start),
-        "service": instance.service,
-        "model": instance.model,
-        "batch": int(point.batch),
-        "processes": int(point.processes),
-        "throughput": _number(point.throughput),
-        "latency_ms": _number(point.latency_ms),
-    }
-    if point.estimated:
-        data["estimated"] = True
-    return json.dumps(data)
+    place, point = instance.placement, instance.point
+    document = InstanceDocument(
+        place.profile, int(place.start), instance.service, instance.model, int(point.batch), int(point.processes),
+        float(point.throughput), float(point.latency_ms), bool(point.estimated),
+    )  # fmt: skip
+    return line(document)
 
 
-def _figure(value: float) -> int | float:
+def _figure(value: float) -> float:
     """Return a figure that was computed, without what floating point adds at its end."""
-    return _number(float(f"{value:.12g}"))
-
-
-def _number(value: float) -> int | float:
-    # Whole numbers are written without ".0"; the rest in the fewest digits that read back as the same number.
-    return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)
+    return float(f"{value:.12g}")
 
 
 def read_plan(path: Path | str) -> Plan:
@@ -123,110 +209,57 @@ def parse_plan(text: str, name: str) -> Plan:
             where=name,
             hint=f"bring it in: `partita import mig-parted {name} --out layouts.json`, which diff and apply take",
         )
-    seen: dict[str, dict[str, Any]] = {}
+    seen: dict[InstanceDocument, InstanceDocument] = {}
 
-    def share(found: dict[str, Any]) -> dict[str, Any]:
-        # Equal instances become one object, so that each distinct layout is checked and held once.
-        return seen.setdefault(repr(found), found) if "profile" in found else found
+    def share(found: dict[str, Any]) -> Any:  # noqa: ANN401 -- plain data, or an instance
+        # Equal instances become one value at once, so that each distinct one is held once.
+        if "profile" in found:
+            with suppress(msgspec.ValidationError):
+                made = msgspec.convert(found, InstanceDocument)
+                return seen.setdefault(made, made)
+        return found
 
-    return _plan(parse_json(text, name, share), name)
+    try:
+        data, source = parse(text, name, share)
+        document = convert(data, PLAN, source)
+    except InputError:
+        data, source = parse(text, name)  # faults are told of plain data, each with its place
+        document = convert(data, PLAN, source)
+    return _plan(document)
 
 
-def _plan(value: object, name: str) -> Plan:
-    _check_kind(value, name)
-    root = Fields.of(value, name, "", "apiVersion kind objective solver services gpus")
-    objective = _objective(
-        Fields.of(root.data["objective"], name, "objective", "name value lower_bound gap proven")
+def _plan(document: PlanDocument) -> Plan:
+    objective, solver = document.objective, document.solver
+    return Plan(
+        Objective(objective.name, objective.value, objective.lower_bound),
+        Solver(solver.name, solver.seed, solver.seconds),
+        tuple(
+            ServiceCapacity(each.name, each.rate, each.capacity, each.latency_slo_ms)
+            for each in document.services
+        ),
+        _gpus(document),
     )
-    by = Fields.of(root.data["solver"], name, "solver", "name seed seconds")
-    solver = Solver(by.text("name"), by.whole("seed"), by.number("seconds"))
-    services = tuple(
-        _service(Fields.of(each, name, path, "name rate capacity latency_slo_ms"))
-        for path, each in root.items("services")
-    )
-    return Plan(objective, solver, services, _gpus(root))
 
 
-def _check_kind(value: object, name: str) -> None:
-    if not isinstance(value, dict) or "apiVersion" not in value or "kind" not in value:
-        raise InputError("not a plan: a plan is an object with 'apiVersion' and 'kind'", where=name)
-    version, kind = value["apiVersion"], value["kind"]
-    if kind != "Plan":
-        hint = (
-            "layouts have no services: `partita diff` and `partita apply` take them"
-            if kind == "Layouts"
-            else None
-        )
-        raise InputError(f"this is of kind {kind!r}, not a Plan", where=f"{name}: kind", hint=hint)
-    if version != API_VERSION:
-        newer = isinstance(version, str) and version.startswith("partita/v")
-        raise InputError(
-            f"a plan of version {version!r}, and this partita reads {API_VERSION}",
-            where=f"{name}: apiVersion",
-            hint="it was made by a newer partita; upgrade this one" if newer else None,
-        )
-
-
-def _objective(fields: Fields) -> Objective:
-    found = Objective(fields.text("name"), fields.number("value"), fields.number("lower_bound"))
-    if abs(fields.number("gap") - found.gap) > 1e-6:
-        raise fields.error(f"value and lower bound give a gap of {found.gap:.6g}", "gap")
-    if fields.flag("proven") != found.proven:
-        raise fields.error(f"value and lower bound make this {str(found.proven).lower()}", "proven")
-    return found
-
-
-def _service(fields: Fields) -> ServiceCapacity:
-    rate, capacity = fields.number("rate"), fields.number("capacity")
-    return ServiceCapacity(fields.text("name"), rate, capacity, fields.number("latency_slo_ms"))
-
-
-def _gpus(root: Fields) -> tuple[PlannedGpu, ...]:
-    shared: dict[tuple[str, tuple[int, ...]], tuple[Instance, ...]] = {}
+def _gpus(document: PlanDocument) -> tuple[PlannedGpu, ...]:
+    shared: dict[tuple[int, ...], tuple[Instance, ...]] = {}  # by identity: the document keeps them alive
     gpus = []
-    for path, each in root.items("gpus"):
-        fields = Fields.of(each, root.file, path, "id model instances", "pool")
-        model = fields.text("model")
-        key = (model, tuple(id(item) for _, item in fields.items("instances")))
+    for gpu in document.gpus:
+        key = tuple(map(id, gpu.instances))
         if key not in shared:
-            shared[key] = _instances(fields, model)
-        pool = fields.text("pool") if "pool" in fields.data else ""
-        gpus.append(PlannedGpu(fields.text("id"), model, shared[key], pool))
+            shared[key] = tuple(sorted(map(_instance, gpu.instances), key=lambda each: each.placement))
+        gpus.append(PlannedGpu(gpu.id, gpu.model, shared[key], gpu.pool))
     return tuple(gpus)
 
 
-def _instances(fields: Fields, model: str) -> tuple[Instance, ...]:
-    try:
-        gpu = gpu_model(model)
-    except InputError as error:
-        raise fields.error(error.what, "model", error.hint) from None
-    found: list[Instance] = []
-    for path, each in fields.items("instances"):
-        one = Fields.of(
-            each,
-            fields.file,
-            path,
-            "profile start service model batch processes throughput latency_ms",
-            "estimated",
-        )
-        found.append(_instance(one))
-        if why := fault(gpu, [instance.placement for instance in found]):
-            known = gpu.has(found[-1].placement.profile)
-            raise one.error(why, "start" if known else "profile", f"see `partita gpus show {model}`")
-    return tuple(sorted(found, key=lambda instance: instance.placement))
-
-
-def _instance(fields: Fields) -> Instance:
-    profile = fields.text("profile")
+def _instance(each: InstanceDocument) -> Instance:
     point = OperatingPoint(
-        profile=profile,
-        batch=fields.whole("batch", 1),
-        processes=fields.whole("processes", 1),
-        throughput=fields.number("throughput"),
-        latency_ms=fields.number("latency_ms"),
+        profile=each.profile,
+        batch=each.batch,
+        processes=each.processes,
+        throughput=each.throughput,
+        latency_ms=each.latency_ms,
         quantile="",
-        estimated=fields.flag("estimated"),
+        estimated=each.estimated,
     )
-    return Instance(
-        Placement(fields.whole("start"), profile), fields.text("service"), fields.text("model"), point
-    )
+    return Instance(Placement(each.start, each.profile), each.service, each.model, point)

@@ -6,16 +6,28 @@ what runs where, layouts say how GPUs are cut, with nothing on them.
 
 from __future__ import annotations
 
-import json
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from partita.errors import InputError
+from partita.documents.codec import (
+    Amount,
+    Count,
+    DocumentKind,
+    Fault,
+    Text,
+    Value,
+    Whole,
+    check,
+    convert,
+    line,
+    number,
+    write,
+)
+from partita.documents.text import parse, read
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model
-from partita.mig.layout import Placement, fault
-from partita.planning.document import API_VERSION, parse_plan
-from partita.planning.fields import Fields, parse_json
+from partita.mig.layout import Placement
+from partita.planning.document import layout_fault, parse_plan
 from partita.transition.check import graph_faults
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Layouts, Replica
 from partita.transition.transition import Action, Kind, Transition
@@ -27,74 +39,141 @@ if TYPE_CHECKING:
 
     from partita.planning.plan import Plan
 
-_LAYOUTS = "Layouts"
-_SAYS_LAYOUTS = re.compile(rf'"kind"\s*:\s*"{_LAYOUTS}"')
 
-_REPLICA = "service model batch processes throughput latency_ms"
+class ActionDocument(Value, omit_defaults=True, kw_only=True):
+    """One step on one instance; `after` has the ids of those that must have ended before it begins."""
+
+    id: Text
+    kind: Kind
+    gpu: Text
+    instance: Annotated[str, check(Placement.parse)]
+    service: Text | None = None
+    model: Text | None = None
+    batch: Count | None = None
+    processes: Count | None = None
+    throughput: Amount | None = None
+    latency_ms: Amount | None = None
+    after: tuple[str, ...]
+    seconds: Amount
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what its replica lacks, and whether there is one where there must be none."""
+        yield from _replica_faults(self)
+        if (self.service is None) is (self.kind in (Kind.START_REPLICA, Kind.STOP_REPLICA)):
+            yield Fault((), "actions on replicas name a service, others do not")
+
+
+class DeployedInstanceDocument(Value, omit_defaults=True):
+    """An instance, as `3g.40gb@4`, with the replica on it; `fixed` if it may be neither moved nor destroyed."""
+
+    instance: Annotated[str, check(Placement.parse)]
+    service: Text | None = None
+    model: Text | None = None
+    batch: Count | None = None
+    processes: Count | None = None
+    throughput: Amount | None = None
+    latency_ms: Amount | None = None
+    fixed: bool = False
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what its replica lacks."""
+        yield from _replica_faults(self)
+
+
+_REPLICA = ("service", "model", "batch", "processes", "throughput", "latency_ms")
+
+
+def _replica_faults(document: ActionDocument | DeployedInstanceDocument) -> Iterator[Fault]:
+    lacking = [name for name in _REPLICA if getattr(document, name) is None]
+    if len(lacking) < len(_REPLICA):
+        for name in lacking:
+            yield Fault((), f"{name} is missing", f"a replica has {', '.join(_REPLICA)}")
+
+
+def _replica(document: ActionDocument | DeployedInstanceDocument) -> Replica | None:
+    return None if document.service is None else Replica(*(getattr(document, name) for name in _REPLICA))
+
+
+def _replica_fields(replica: Replica | None) -> dict[str, Any]:
+    return {} if replica is None else {name: getattr(replica, name) for name in _REPLICA}
+
+
+class DeployedGpuDocument(Value):
+    """A GPU with its instances."""
+
+    id: Text
+    model: Text
+    instances: tuple[DeployedInstanceDocument, ...]
+
+
+class FloorDocument(Value):
+    """Items/s that a service does not fall under on the way."""
+
+    name: Text
+    floor: Amount
+
+
+class TransitionDocument(Value):
+    """A transition as it stands in files."""
+
+    algorithm: Text
+    makespan: Amount
+    peak_gpus: Whole
+    moved: Whole
+    services: tuple[FloorDocument, ...]
+    actions: tuple[ActionDocument, ...]
+    target: tuple[DeployedGpuDocument, ...]
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what keeps the actions from being an acyclic graph."""
+        for fault in graph_faults(tuple(map(_action, self.actions))):
+            yield Fault(("actions",), str(fault))
+
+
+TRANSITION = DocumentKind(
+    "Transition",
+    TransitionDocument,
+    "a transition starts with apiVersion: partita/v1 and kind: Transition; `partita diff --out` writes one",
+)
 
 
 def write_transition(transition: Transition, stream: TextIO) -> None:
     """Write the JSON of a transition, one service, one action and one GPU per line."""
     head = {
         "algorithm": transition.algorithm,
-        "makespan": _number(transition.makespan),
+        "makespan": number(transition.makespan),
         "peak_gpus": transition.peak_gpus,
         "moved": transition.moved,
     }
-    stream.write(
-        f'{{"apiVersion": "{API_VERSION}", "kind": "Transition", {json.dumps(head)[1:-1]},\n "services": ['
+    floors = (FloorDocument(name, float(floor)) for name, floor in sorted(transition.floors.items()))
+    gpus = (
+        DeployedGpuDocument(gpu.id, gpu.model, tuple(map(_instance_document, gpu.instances)))
+        for gpu in transition.target.gpus
     )
-    _write_lines(stream, ({"name": n, "floor": _number(f)} for n, f in sorted(transition.floors.items())))
-    stream.write('],\n "actions": [')
-    _write_lines(stream, map(_action_data, transition.actions))
-    stream.write('],\n "target": [')
-    _write_lines(stream, map(_gpu_data, transition.target.gpus))
-    stream.write("]}\n")
-
-
-def _write_lines(stream: TextIO, items: Iterator[dict[str, object]]) -> None:
-    separator = "\n  "
-    for item in items:
-        stream.write(separator + json.dumps(item))
-        separator = ",\n  "
-
-
-def _action_data(action: Action) -> dict[str, object]:
-    return {
-        "id": action.id,
-        "kind": action.kind.value,
-        "gpu": action.gpu,
-        "instance": str(action.placement),
-        **_replica_data(action.replica),
-        "after": list(action.after),
-        "seconds": _number(action.seconds),
+    parts = {
+        "services": map(line, floors),
+        "actions": map(line, map(_action_document, transition.actions)),
+        "target": map(line, gpus),
     }
+    write(TRANSITION, stream, parts, head)
 
 
-def _gpu_data(gpu: DeployedGpu) -> dict[str, object]:
-    return {"id": gpu.id, "model": gpu.model, "instances": [_instance_data(each) for each in gpu.instances]}
+def _action_document(action: Action) -> ActionDocument:
+    return ActionDocument(
+        id=action.id,
+        kind=action.kind,
+        gpu=action.gpu,
+        instance=str(action.placement),
+        **_replica_fields(action.replica),
+        after=action.after,
+        seconds=float(action.seconds),
+    )
 
 
-def _instance_data(each: DeployedInstance) -> dict[str, object]:
-    data = {"instance": str(each.placement), **_replica_data(each.replica)}
-    return {**data, "fixed": True} if each.fixed else data
-
-
-def _replica_data(replica: Replica | None) -> dict[str, object]:
-    if replica is None:
-        return {}
-    return {
-        "service": replica.service,
-        "model": replica.model,
-        "batch": replica.batch,
-        "processes": replica.processes,
-        "throughput": _number(replica.throughput),
-        "latency_ms": _number(replica.latency_ms),
-    }
-
-
-def _number(value: float) -> int | float:
-    return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)
+def _instance_document(each: DeployedInstance) -> DeployedInstanceDocument:
+    return DeployedInstanceDocument(
+        str(each.placement), **_replica_fields(each.replica), fixed=bool(each.fixed)
+    )
 
 
 def read_transition(path: Path | str) -> Transition:
@@ -104,104 +183,89 @@ def read_transition(path: Path | str) -> Transition:
         InputError: the file cannot be read, is cut short, is of another kind or a newer version, a field is
             missing, unknown or wrong, or the actions are no acyclic graph.
     """
-    name = "stdin" if str(path) == "-" else str(path)
-    value = parse_json(read_text(path), name, lambda found: found)
-    _check_kind(value, name)
-    root = Fields.of(
-        value, name, "", "apiVersion kind algorithm makespan peak_gpus moved services actions target"
-    )
-    actions = tuple(_action(each, name, at) for at, each in root.items("actions"))
-    for wrong in graph_faults(actions):
-        raise root.error(str(wrong), "actions")
-    services = [Fields.of(each, name, at, "name floor") for at, each in root.items("services")]
+    document = read(path, TRANSITION)
+    gpus = (DeployedGpu(gpu.id, gpu.model, tuple(map(_instance, gpu.instances))) for gpu in document.target)
     return Transition(
-        algorithm=root.text("algorithm"),
-        actions=actions,
-        floors={each.text("name"): each.number("floor") for each in services},
-        target=Deployment(tuple(_gpu(each, name, at) for at, each in root.items("target"))),
-        makespan=root.number("makespan"),
-        peak_gpus=root.whole("peak_gpus"),
-        moved=root.whole("moved"),
+        algorithm=document.algorithm,
+        actions=tuple(map(_action, document.actions)),
+        floors={each.name: each.floor for each in document.services},
+        target=Deployment(tuple(gpus)),
+        makespan=document.makespan,
+        peak_gpus=document.peak_gpus,
+        moved=document.moved,
     )
 
 
-def _check_kind(value: object, name: str) -> None:
-    if not isinstance(value, dict) or "apiVersion" not in value or "kind" not in value:
-        raise InputError("not a transition: that is an object with 'apiVersion' and 'kind'", where=name)
-    if value["kind"] != "Transition":
-        raise InputError(f"this is of kind {value['kind']!r}, not a Transition", where=f"{name}: kind")
-    if value["apiVersion"] != API_VERSION:
-        raise InputError(
-            f"a transition of version {value['apiVersion']!r}, and this partita reads {API_VERSION}",
-            where=f"{name}: apiVersion",
-        )
-
-
-def _action(value: object, name: str, at: str) -> Action:
-    fields = Fields.of(value, name, at, "id kind gpu instance after seconds", _REPLICA)
-    kind = fields.text("kind")
-    if kind not in list(Kind):
-        raise fields.error(f"no kind of action {kind!r}", "kind", f"there are {', '.join(Kind)}")
-    replica = _replica(fields)
-    if (replica is None) is (Kind(kind) in (Kind.START_REPLICA, Kind.STOP_REPLICA)):
-        raise fields.error("actions on replicas name a service, others do not")
-    after = tuple(item for _, item in fields.items("after"))
-    if not all(isinstance(item, str) for item in after):
-        raise fields.error("expected the ids of actions", "after")
+def _action(document: ActionDocument) -> Action:
+    place = Placement.parse(document.instance)
     return Action(
-        fields.text("id"),
-        Kind(kind),
-        fields.text("gpu"),
-        _placement(fields),
-        replica,
-        tuple(map(str, after)),
-        fields.number("seconds"),
+        document.id, document.kind, document.gpu, place, _replica(document), document.after, document.seconds
     )
 
 
-def _placement(fields: Fields) -> Placement:
-    try:
-        return Placement.parse(fields.text("instance"))
-    except InputError as error:
-        raise fields.error(error.what, "instance", error.hint) from None
+def _instance(document: DeployedInstanceDocument) -> DeployedInstance:
+    return DeployedInstance(Placement.parse(document.instance), _replica(document), document.fixed)
 
 
-def _replica(fields: Fields) -> Replica | None:
-    present = [key for key in _REPLICA.split() if key in fields.data]
-    if not present:
-        return None
-    for key in _REPLICA.split():
-        if key not in present:
-            raise fields.error(f"the key {key!r} is missing")
-    return Replica(
-        fields.text("service"),
-        fields.text("model"),
-        fields.whole("batch", 1),
-        fields.whole("processes", 1),
-        fields.number("throughput"),
-        fields.number("latency_ms"),
-    )
+# Layouts
 
 
-def _gpu(value: object, name: str, at: str) -> DeployedGpu:
-    fields = Fields.of(value, name, at, "id model instances")
-    instances = []
-    for path, each in fields.items("instances"):
-        one = Fields.of(each, name, path, "instance", f"{_REPLICA} fixed")
-        instances.append(DeployedInstance(_placement(one), _replica(one), one.flag("fixed")))
-    return DeployedGpu(fields.text("id"), fields.text("model"), tuple(instances))
+class PlacedDocument(Value):
+    """An instance of a layout."""
+
+    profile: Text
+    start: Whole
+
+
+class CutGpuDocument(Value):
+    """A GPU and how it is cut."""
+
+    id: Text
+    model: Annotated[str, check(gpu_model)]
+    instances: tuple[PlacedDocument, ...]
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield where the instances cannot stand together."""
+        found = layout_fault(
+            self.model, tuple(Placement(each.start, each.profile) for each in self.instances)
+        )
+        if found is not None:
+            yield found
+
+
+class LayoutsDocument(Value):
+    """Layouts as they stand in files."""
+
+    gpus: tuple[CutGpuDocument, ...]
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield GPUs that are there twice."""
+        first: dict[str, int] = {}
+        for index, gpu in enumerate(self.gpus):
+            if first.setdefault(gpu.id, index) != index:
+                yield Fault(
+                    ("gpus", index), f"the GPU {gpu.id} is there twice", None, ("gpus", first[gpu.id])
+                )
+
+
+LAYOUTS = DocumentKind(
+    "Layouts",
+    LayoutsDocument,
+    "layouts start with apiVersion: partita/v1 and kind: Layouts; `partita import` writes them",
+)
 
 
 def write_layouts(layouts: Layouts, stream: TextIO) -> None:
     """Write layouts as JSON, one GPU to a line."""
-    stream.write(f'{{"apiVersion": "{API_VERSION}", "kind": "{_LAYOUTS}",\n "gpus": [')
-    separator = "\n  "
-    for gpu in layouts.gpus:
-        instances = [{"profile": i.placement.profile, "start": i.placement.start} for i in gpu.instances]
-        data = {"id": gpu.id, "model": gpu.model, "instances": instances}
-        stream.write(separator + json.dumps(data))
-        separator = ",\n  "
-    stream.write("]}\n")
+    gpus = (
+        CutGpuDocument(
+            gpu.id,
+            gpu.model,
+            tuple(PlacedDocument(each.placement.profile, each.placement.start) for each in gpu.instances),
+        )
+        for gpu in layouts.gpus
+    )
+    write(LAYOUTS, stream, {"gpus": map(line, gpus)})
 
 
 def read_target(path: Path | str) -> Plan | Layouts:
@@ -215,42 +279,26 @@ def read_target(path: Path | str) -> Plan | Layouts:
     return parse_layouts(text, name) if _SAYS_LAYOUTS.search(text) else parse_plan(text, name)
 
 
-def parse_layouts(text: str, name: str) -> Layouts:
-    """Return the layouts that a JSON text describes.
+_SAYS_LAYOUTS = re.compile(r""""?kind"?\s*:\s*["']?Layouts\b""")
 
-    Args:
-        text: the document.
-        name: what errors call it.
+
+def parse_layouts(text: str, name: str) -> Layouts:
+    """Return the layouts that a text describes; `name` is what errors call it.
 
     Raises:
         InputError: it is of a newer version, a field is missing, unknown or wrong, a GPU or profile is not known, or
             a layout is not legal.
     """
-    root = Fields.of(parse_json(text, name, lambda found: found), name, "", "apiVersion kind gpus")
-    if root.data["apiVersion"] != API_VERSION:
-        raise root.error(f"this partita reads {API_VERSION}", "apiVersion")
-    gpus = tuple(
-        _cut_gpu(Fields.of(each, name, path, "id model instances")) for path, each in root.items("gpus")
+    data, source = parse(text, name)
+    gpus = (
+        DeployedGpu(
+            gpu.id,
+            gpu.model,
+            tuple(
+                DeployedInstance(place, None)
+                for place in sorted(Placement(each.start, each.profile) for each in gpu.instances)
+            ),
+        )
+        for gpu in convert(data, LAYOUTS, source).gpus
     )
-    seen: set[str] = set()
-    for gpu in gpus:
-        if gpu.id in seen:
-            raise InputError(f"the GPU {gpu.id} is there twice", where=f"{name}: gpus")
-        seen.add(gpu.id)
-    return Layouts(gpus)
-
-
-def _cut_gpu(fields: Fields) -> DeployedGpu:
-    model = fields.text("model")
-    try:
-        gpu = gpu_model(model)
-    except InputError as error:
-        raise fields.error(error.what, "model", error.hint) from None
-    found: list[Placement] = []
-    for path, each in fields.items("instances"):
-        one = Fields.of(each, fields.file, path, "profile start")
-        found.append(Placement(one.whole("start"), one.text("profile")))
-        if why := fault(gpu, found):
-            raise one.error(why, "start", f"see `partita gpus show {model}`")
-    instances = tuple(DeployedInstance(placement, None) for placement in sorted(found))
-    return DeployedGpu(fields.text("id"), model, instances)
+    return Layouts(tuple(gpus))
