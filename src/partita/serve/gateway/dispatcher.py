@@ -28,11 +28,13 @@ from partita.serve.gateway.routers.port import Router, Rules
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from partita.serve.gateway.link import Link
+    from partita.serve.gateway.query import BatchSender
     from partita.serve.tensors import Answer
     from partita.serve.worker.wire import Hello
 
 _TRIES = 2
+# Looked up once: enumerations are slow at it.
+_ANSWERED, _INVALID = QueryOutcome.ANSWERED, QueryOutcome.INVALID
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,40 +95,58 @@ class Dispatcher:
         """Whether nothing waits and nothing runs."""
         return not self._router.waiting and not self._running
 
+    # Queries: they come, start, and end.
+
     def arrive(self, query: PendingQuery, now: float) -> Decisions:
         """Take a query, or refuse it at once."""
-        steps = Decisions([], [])
+        decisions = Decisions([], [])
         reason = self._refusal(query, now)
         if reason is None and not self._router.put(query, now):
             reason = self._why_not(query)
         if reason is not None:
-            self._end(query, steps, QueryOutcome.REFUSED, reason)
-            return steps
-        self._start(now, steps)
+            self._end(query, decisions, QueryOutcome.REFUSED, reason)
+            return decisions
+        self._start(now, decisions)
         if query.state == QUEUED:
             self._router.waits(query, now)
-        return steps
+        return decisions
 
-    def cancel(self, query: PendingQuery) -> Decisions:
-        """Forget a query whose client has left."""
-        steps = Decisions([], [])
-        if query.state != ENDED:
-            if query.state == QUEUED:
-                self._end(query, steps, QueryOutcome.CANCELLED)
-                self._router.removed(query)
-            else:
-                self._end(query, steps, QueryOutcome.CANCELLED)
-        return steps
+    def _refusal(self, query: PendingQuery, now: float) -> RefusalReason | None:
+        fleet = self.fleet
+        if self._aborting or (self._closing and query.split is None):  # what has begun in parts is finished
+            return RefusalReason.DRAINING
+        if query.batch > fleet.most:
+            if not fleet.awaited(query, now):
+                return RefusalReason.NO_WORKER
+        elif query.due - now < fleet.quickest[query.size_class][query.batch] and not self._health.tries(
+            query, now
+        ):
+            return RefusalReason.LATE
+        return RefusalReason.FULL if self._router.waiting >= self._settings.most_waiting else None
 
-    def join(
-        self, hello: Hello, seconds: Mapping[int, float], now: float, link: Link | None = None
-    ) -> tuple[Worker, Decisions]:
-        """Add a worker; `seconds` are the table's where it brings none."""
-        worker = self.fleet.join(hello, seconds, now, link)
-        self._router.freed(worker)
-        steps = Decisions([], [])
-        self._settle(now, steps)
-        return worker, steps
+    def _why_not(self, query: PendingQuery) -> RefusalReason:
+        return RefusalReason.NO_WORKER if query.batch > self.fleet.most else RefusalReason.LATE
+
+    def _start(self, now: float, decisions: Decisions) -> None:
+        """Start what the router finds, and end what it dropped."""
+        router = self._router
+        while (choice := router.next(now)) is not None:
+            worker, queries = choice.worker, choice.queries
+            self._numbers += 1
+            batch = Batch(
+                self._numbers, worker, queries, items=choice.items, expected=choice.expected, begun=now
+            )
+            self._running[batch.number] = worker.running[batch.number] = batch
+            for query in queries:
+                query.state, query.worker, query.begun = RUNNING, worker, now
+                query.tries += 1
+                query.runs += 1
+            self.in_flight += len(queries)
+            decisions.starts.append(batch)
+        if router.dropped:
+            for query in router.dropped:
+                self._waited_in_vain(query, decisions)
+            router.dropped.clear()
 
     def done(
         self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float, now: float
@@ -140,10 +160,10 @@ class Dispatcher:
             seconds: that it took in the worker.
             now: the moment.
         """
-        steps = Decisions([], [])
+        decisions = Decisions([], [])
         batch = worker.running.pop(number, None)
         if batch is None:
-            return steps
+            return decisions
         del self._running[number]
         good = True
         for query, answer in zip(batch.queries, answers, strict=True):
@@ -151,33 +171,122 @@ class Dispatcher:
             if query is not None:
                 self.in_flight -= 1
                 query.runs -= 1
-                self._answered(query, answer, batch, (seconds, now), steps)
+                self._answered(query, answer, batch, (seconds, now), decisions)
         if self._health.done(batch, now - batch.begun, now, good=good):
-            self._set_aside(worker, UnreadyReason.RESTING, now, steps)
+            self._mark_unready(worker, UnreadyReason.RESTING, now, decisions)
         if batch.stuck and not any(each.stuck for each in worker.running.values()):
-            self._take_back(worker, UnreadyReason.STUCK)
+            self._mark_ready(worker, UnreadyReason.STUCK)
         if worker.takes_work:
             self._router.freed(worker)
-        self._start(now, steps)
-        return steps
+        self._start(now, decisions)
+        return decisions
+
+    def _answered(
+        self,
+        query: PendingQuery,
+        answer: Answer,
+        batch: Batch,
+        took: tuple[float, float],
+        decisions: Decisions,
+    ) -> None:
+        if query.state == ENDED:
+            return
+        seconds, now = took
+        query.seconds = seconds
+        if answer.error is not None and not answer.invalid:
+            if query.state == RUNNING and not query.runs:
+                self._retry(query, batch.worker, now, decisions, answer)
+            return
+        batch.worker.answered += answer.error is None
+        waits = query.state == QUEUED
+        self._end(
+            query,
+            decisions,
+            _ANSWERED if answer.error is None else _INVALID,
+            answer=answer,
+        )
+        if waits:  # for its second try, which it no longer needs
+            self._router.removed(query)
+        query.worker = batch.worker
+
+    def _retry(
+        self,
+        query: PendingQuery,
+        worker: Worker,
+        now: float,
+        decisions: Decisions,
+        answer: Answer | None = None,
+    ) -> None:
+        """Let a query wait again, before all others, or end it."""
+        if not self._can_retry(query, worker, now) or not self._put_first(query, worker, now):
+            self._end(query, decisions, QueryOutcome.FAILED, answer=answer)
+
+    def _can_retry(self, query: PendingQuery, worker: Worker, now: float) -> bool:
+        fleet, left = self.fleet, query.due - now
+        return (
+            query.tries < _TRIES
+            and worker.hello.retry
+            and left > 0
+            and (query.batch > fleet.most or left >= fleet.quickest[query.size_class][query.batch])
+        )
+
+    def _put_first(self, query: PendingQuery, worker: Worker, now: float) -> bool:
+        query.state, query.avoid, query.key = QUEUED, worker, 0.0
+        if not self._router.put(query, now):
+            return False
+        self.retried += 1
+        return True
+
+    def cancel(self, query: PendingQuery) -> Decisions:
+        """Forget a query whose client has left."""
+        decisions = Decisions([], [])
+        queued = query.state == QUEUED
+        if query.state != ENDED:
+            self._end(query, decisions, QueryOutcome.CANCELLED)
+        if queued:
+            self._router.removed(query)
+        return decisions
+
+    @staticmethod
+    def _end(
+        query: PendingQuery,
+        decisions: Decisions,
+        outcome: QueryOutcome,
+        reason: RefusalReason | None = None,
+        answer: Answer | None = None,
+    ) -> None:
+        query.state = ENDED
+        decisions.ends.append(QueryEnd(query, outcome, reason, answer))
+
+    # Workers: they come, fall silent, are slow, and go.
+
+    def join(
+        self, hello: Hello, seconds: Mapping[int, float], now: float, link: BatchSender | None = None
+    ) -> tuple[Worker, Decisions]:
+        """Add a worker; `seconds` are the table's where it brings none."""
+        worker = self.fleet.join(hello, seconds, now, link)
+        self._router.freed(worker)
+        decisions = Decisions([], [])
+        self._settle(now, decisions)
+        return worker, decisions
 
     def drain(self, worker: Worker, now: float) -> Decisions:
         """Give a worker nothing new."""
-        steps = Decisions([], [])
+        decisions = Decisions([], [])
         if not worker.draining:
             worker.draining = True
             self.fleet.retire(worker)
-            self._put_again(self._router.lost(worker), now, steps)
-            self._settle(now, steps)
-        return steps
+            self._put_again(self._router.lost(worker), now, decisions)
+            self._settle(now, decisions)
+        return decisions
 
     def leave(self, worker: Worker, now: float) -> Decisions:
         """Forget a worker that is gone; what it was running is tried elsewhere."""
-        steps = Decisions([], [])
+        decisions = Decisions([], [])
         worker.draining = True
         self.fleet.leave(worker)
         self._health.left(worker)
-        self._put_again(self._router.lost(worker), now, steps)
+        self._put_again(self._router.lost(worker), now, decisions)
         for batch in worker.running.values():
             del self._running[batch.number]
             for query in batch.queries:
@@ -185,53 +294,119 @@ class Dispatcher:
                     self.in_flight -= 1
                     query.runs -= 1
                     if query.state == RUNNING and not query.runs:
-                        self._retry(query, worker, now, steps)
+                        self._retry(query, worker, now, decisions)
         worker.running.clear()
-        self._settle(now, steps)
-        return steps
+        self._settle(now, decisions)
+        return decisions
 
     def silent(self, worker: Worker, now: float) -> Decisions:
         """Give nothing new to a worker that gives no sign of life, and try elsewhere what can be."""
-        steps = Decisions([], [])
-        self._set_aside(worker, UnreadyReason.SILENT, now, steps)
+        decisions = Decisions([], [])
+        self._mark_unready(worker, UnreadyReason.SILENT, now, decisions)
         for batch in worker.running.values():
             self._health.suspect(batch)
             self._try_elsewhere(batch, now)
-        self._settle(now, steps)
-        return steps
+        self._settle(now, decisions)
+        return decisions
 
     def heard(self, worker: Worker, now: float) -> Decisions:
         """Trust a worker again that gives signs of life."""
-        steps = Decisions([], [])
-        self._take_back(worker, UnreadyReason.SILENT)
-        self._settle(now, steps)
-        return steps
+        decisions = Decisions([], [])
+        self._mark_ready(worker, UnreadyReason.SILENT)
+        self._settle(now, decisions)
+        return decisions
 
     def said_fault(self, worker: Worker, now: float, *, fault: bool) -> Decisions:
         """Give nothing new to a worker while it says that it cannot answer."""
-        steps = Decisions([], [])
+        decisions = Decisions([], [])
         if fault:
-            self._set_aside(worker, UnreadyReason.FAULT, now, steps)
+            self._mark_unready(worker, UnreadyReason.FAULT, now, decisions)
         else:
-            self._take_back(worker, UnreadyReason.FAULT)
-        self._settle(now, steps)
-        return steps
+            self._mark_ready(worker, UnreadyReason.FAULT)
+        self._settle(now, decisions)
+        return decisions
+
+    def _mark_unready(self, worker: Worker, why: UnreadyReason, now: float, decisions: Decisions) -> None:
+        """Give a worker nothing new, and let nobody count on it."""
+        if worker.draining:
+            return
+        worker.unready.add(why)
+        self.fleet.retire(worker)
+        self._put_again(self._router.lost(worker), now, decisions)
+
+    def _mark_ready(self, worker: Worker, why: UnreadyReason) -> None:
+        """Count on a worker again, if nothing else speaks against it."""
+        worker.unready.discard(why)
+        if why is UnreadyReason.RESTING:
+            worker.back_at = math.inf
+        if not worker.unready and not worker.draining:
+            self.fleet.restore(worker)
+            self._router.freed(worker)
+
+    def _settle(self, now: float, decisions: Decisions) -> None:
+        """Start what can start after a change of the fleet."""
+        self._router.expire(now)
+        self._start(now, decisions)
+
+    def _put_again(self, queries: Iterable[PendingQuery], now: float, decisions: Decisions) -> None:
+        """Let queries wait for others than the worker they were bound to; they have not been tried."""
+        for query in queries:
+            if not self._router.put(query, now):
+                self._waited_in_vain(query, decisions)
+
+    def _waited_in_vain(self, query: PendingQuery, decisions: Decisions) -> None:
+        """End a query that nobody will start, unless a worker still runs it."""
+        if query.runs:
+            query.state = RUNNING
+        elif query.tries:
+            self._end(query, decisions, QueryOutcome.FAILED)
+        else:
+            self._end(query, decisions, QueryOutcome.REFUSED, self._why_not(query))
+
+    # Time passes.
 
     def tick(self, now: float) -> Decisions:
         """Let time pass: to be called every few milliseconds while anything waits or runs."""
-        steps = Decisions([], [])
+        decisions = Decisions([], [])
         for batch in self._health.overdue(self._running.values(), now):
             self._health.suspect(batch)
-            self._put_again(self._router.lost(batch.worker), now, steps)
+            self._put_again(self._router.lost(batch.worker), now, decisions)
             self._try_elsewhere(batch, now)
         for batch in self._health.hopeless(self._running.values(), now):
-            self._give_up(batch, now, steps)
+            self._give_up(batch, now, decisions)
         for worker in self._health.rested(now):
-            self._take_back(worker, UnreadyReason.RESTING)
+            self._mark_ready(worker, UnreadyReason.RESTING)
         for worker in self._health.tick(now):
             self._router.freed(worker)
-        self._settle(now, steps)
-        return steps
+        self._settle(now, decisions)
+        return decisions
+
+    def _try_elsewhere(self, batch: Batch, now: float) -> None:
+        """Let others run a batch's queries too, where one could in time; the first answer to each counts."""
+        worker = batch.worker
+        for query in batch.queries:
+            if (
+                query is not None
+                and query.state == RUNNING
+                and query.runs == 1
+                and self._can_retry(query, worker, now)
+                and self.fleet.others(query, worker, now)
+                and not self._put_first(query, worker, now)
+            ):
+                query.state = RUNNING
+
+    def _give_up(self, batch: Batch, now: float, decisions: Decisions) -> None:
+        """Wait no longer for those of a batch's queries that are past their deadline."""
+        for at, query in enumerate(batch.queries):
+            if query is not None and (query.state == ENDED or query.due < now):
+                batch.queries[at] = None
+                self.in_flight -= 1
+                query.runs -= 1
+                if query.state == RUNNING and not query.runs:
+                    self._end(query, decisions, QueryOutcome.FAILED)
+        if batch.due < now:
+            batch.stuck = True
+            self._mark_unready(batch.worker, UnreadyReason.STUCK, now, decisions)
 
     def too_large(self) -> Sequence[PendingQuery]:
         """Take out of the queue, and return, what has more rows than any of the workers there takes.
@@ -252,169 +427,8 @@ class Dispatcher:
     def abort(self) -> Decisions:
         """Refuse all that waits or runs."""
         self._closing = self._aborting = True
-        steps = Decisions([], [])
-        self._settle(math.inf, steps)
+        decisions = Decisions([], [])
+        self._settle(math.inf, decisions)
         for batch in self._running.values():
-            self._give_up(batch, math.inf, steps)
-        return steps
-
-    def _refusal(self, query: PendingQuery, now: float) -> RefusalReason | None:
-        fleet = self.fleet
-        if self._aborting or (self._closing and query.split is None):  # what has begun in parts is finished
-            return RefusalReason.DRAINING
-        if query.batch > fleet.most:
-            if not fleet.awaited(query, now):
-                return RefusalReason.NO_WORKER
-        elif query.due - now < fleet.quickest[query.size_class][query.batch] and not self._health.tries(
-            query, now
-        ):
-            return RefusalReason.LATE
-        return RefusalReason.FULL if self._router.waiting >= self._settings.most_waiting else None
-
-    def _start(self, now: float, steps: Decisions) -> None:
-        """Start what the router finds, and end what it dropped."""
-        router = self._router
-        while (choice := router.next(now)) is not None:
-            worker, queries = choice.worker, choice.queries
-            self._numbers += 1
-            batch = Batch(
-                self._numbers, worker, queries, items=choice.items, expected=choice.expected, begun=now
-            )
-            self._running[batch.number] = worker.running[batch.number] = batch
-            for query in queries:
-                query.state, query.worker, query.begun = RUNNING, worker, now
-                query.tries += 1
-                query.runs += 1
-            self.in_flight += len(queries)
-            steps.starts.append(batch)
-        if router.dropped:
-            self._end_dropped(steps)
-
-    def _settle(self, now: float, steps: Decisions) -> None:
-        """Start what can start after a change of the fleet."""
-        self._router.expire(now)
-        self._start(now, steps)
-
-    def _end_dropped(self, steps: Decisions) -> None:
-        for query in self._router.dropped:
-            self._waited_in_vain(query, steps)
-        self._router.dropped.clear()
-
-    def _waited_in_vain(self, query: PendingQuery, steps: Decisions) -> None:
-        """End a query that nobody will start, unless a worker still runs it."""
-        if query.runs:
-            query.state = RUNNING
-        elif query.tries:
-            self._end(query, steps, QueryOutcome.FAILED)
-        else:
-            self._end(query, steps, QueryOutcome.REFUSED, self._why_not(query))
-
-    def _why_not(self, query: PendingQuery) -> RefusalReason:
-        return RefusalReason.NO_WORKER if query.batch > self.fleet.most else RefusalReason.LATE
-
-    def _answered(
-        self, query: PendingQuery, answer: Answer, batch: Batch, took: tuple[float, float], steps: Decisions
-    ) -> None:
-        if query.state == ENDED:
-            return
-        seconds, now = took
-        query.seconds = seconds
-        if answer.error is not None and not answer.invalid:
-            if query.state == RUNNING and not query.runs:
-                self._retry(query, batch.worker, now, steps, answer)
-            return
-        batch.worker.answered += answer.error is None
-        waits = query.state == QUEUED
-        self._end(
-            query,
-            steps,
-            QueryOutcome.ANSWERED if answer.error is None else QueryOutcome.INVALID,
-            answer=answer,
-        )
-        if waits:  # for its second try, which it no longer needs
-            self._router.removed(query)
-        query.worker = batch.worker
-
-    def _retry(
-        self, query: PendingQuery, worker: Worker, now: float, steps: Decisions, answer: Answer | None = None
-    ) -> None:
-        """Let a query wait again, before all others, or end it."""
-        if not self._can_retry(query, worker, now) or not self._put_first(query, worker, now):
-            self._end(query, steps, QueryOutcome.FAILED, answer=answer)
-
-    def _can_retry(self, query: PendingQuery, worker: Worker, now: float) -> bool:
-        fleet, left = self.fleet, query.due - now
-        return (
-            query.tries < _TRIES
-            and worker.hello.retry
-            and left > 0
-            and (query.batch > fleet.most or left >= fleet.quickest[query.size_class][query.batch])
-        )
-
-    def _put_first(self, query: PendingQuery, worker: Worker, now: float) -> bool:
-        query.state, query.avoid, query.key = QUEUED, worker, 0.0
-        if not self._router.put(query, now):
-            return False
-        self.retried += 1
-        return True
-
-    def _put_again(self, queries: Iterable[PendingQuery], now: float, steps: Decisions) -> None:
-        """Let queries wait for others than the worker they were bound to; they have not been tried."""
-        for query in queries:
-            if not self._router.put(query, now):
-                self._waited_in_vain(query, steps)
-
-    def _set_aside(self, worker: Worker, why: UnreadyReason, now: float, steps: Decisions) -> None:
-        """Give a worker nothing new, and let nobody count on it."""
-        if worker.draining:
-            return
-        worker.unready.add(why)
-        self.fleet.retire(worker)
-        self._put_again(self._router.lost(worker), now, steps)
-
-    def _take_back(self, worker: Worker, why: UnreadyReason) -> None:
-        """Count on a worker again, if nothing else speaks against it."""
-        worker.unready.discard(why)
-        if why is UnreadyReason.RESTING:
-            worker.back_at = math.inf
-        if not worker.unready and not worker.draining:
-            self.fleet.restore(worker)
-            self._router.freed(worker)
-
-    def _try_elsewhere(self, batch: Batch, now: float) -> None:
-        """Let others run a batch's queries too, where one could in time; the first answer to each counts."""
-        worker = batch.worker
-        for query in batch.queries:
-            if (
-                query is not None
-                and query.state == RUNNING
-                and query.runs == 1
-                and self._can_retry(query, worker, now)
-                and self.fleet.others(query, worker, now)
-                and not self._put_first(query, worker, now)
-            ):
-                query.state = RUNNING
-
-    def _give_up(self, batch: Batch, now: float, steps: Decisions) -> None:
-        """Wait no longer for those of a batch's queries that are past their deadline."""
-        for at, query in enumerate(batch.queries):
-            if query is not None and (query.state == ENDED or query.due < now):
-                batch.queries[at] = None
-                self.in_flight -= 1
-                query.runs -= 1
-                if query.state == RUNNING and not query.runs:
-                    self._end(query, steps, QueryOutcome.FAILED)
-        if batch.due < now:
-            batch.stuck = True
-            self._set_aside(batch.worker, UnreadyReason.STUCK, now, steps)
-
-    @staticmethod
-    def _end(
-        query: PendingQuery,
-        steps: Decisions,
-        outcome: QueryOutcome,
-        reason: RefusalReason | None = None,
-        answer: Answer | None = None,
-    ) -> None:
-        query.state = ENDED
-        steps.ends.append(QueryEnd(query, outcome, reason, answer))
+            self._give_up(batch, math.inf, decisions)
+        return decisions

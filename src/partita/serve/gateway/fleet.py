@@ -6,18 +6,21 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
+
+from partita.serve.fluid import second_prices
 from partita.serve.gateway.estimates import InputFactors, SizeEstimate, Slowdowns, slowed, table_of
 from partita.serve.gateway.query import Batch, ByClass, Group, PendingQuery, SizeKey, UnreadyReason, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    import numpy as np
     from numpy.typing import NDArray
 
-    from partita.serve.gateway.link import Link
+    from partita.serve.gateway.query import BatchSender
     from partita.serve.problem import ServingProblem
     from partita.serve.worker.wire import Hello
+
 
 _UNKNOWN = 0.25  # of the deadline: seconds of a batch nobody has measured
 
@@ -47,12 +50,13 @@ class Fleet:
         self.idlers = self.most = 0
 
     def join(
-        self, hello: Hello, seconds: Mapping[int, float], now: float, link: Link | None = None
+        self, hello: Hello, seconds: Mapping[int, float], now: float, link: BatchSender | None = None
     ) -> Worker:
         """Add a worker; all its processes are idle."""
         known = dict(hello.seconds or seconds)
+        slices = hello.profile.partition("g.")[0]  # of compute, as 3 of `3g.40gb`
         key = (
-            _compute(hello.profile),
+            int(slices) if slices.isdigit() else 0,
             hello.profile,
             hello.processes,
             hello.batch,
@@ -89,6 +93,80 @@ class Fleet:
             if worker.takes_work:
                 self._idle_again(worker)
 
+    def regroup(self, worker: Worker) -> None:
+        """Put a worker where its slowdown belongs."""
+        group = worker.group
+        if group is not None:
+            self.rest(worker)
+            emptied = self._exit(worker, group)
+            if not self._enter(worker, group.key) and emptied:
+                self.refresh()
+            if worker.takes_work:
+                self._idle_again(worker)
+
+    def _enter(self, worker: Worker, key: SizeKey) -> bool:
+        """Put a worker into its group; say whether that is a new one."""
+        steps = worker.slowdown.steps
+        group, new = self._by_key.get((key, steps)), False
+        if group is None:
+            group, new = Group(key, steps, worker.size, self._compare), True
+            self._by_key[key, steps] = group
+        group.members[worker] = None
+        worker.group = group
+        if new:
+            self.refresh()
+        return new
+
+    def _exit(self, worker: Worker, group: Group) -> bool:
+        """Take a worker out of its group; say whether that is gone now."""
+        group.members.pop(worker, None)
+        if group.members:
+            return False
+        del self._by_key[group.key, group.steps]
+        return True
+
+    # Which of them could start a batch.
+
+    def free(self, worker: Worker) -> None:
+        """One more batch may start on a worker."""
+        assert worker.group is not None  # noqa: S101 -- callers ask `takes_work`
+        worker.group.idle.append(worker)
+        self.idlers += 1
+
+    def rest(self, worker: Worker) -> None:
+        """Take a worker out of the idle ones."""
+        group = worker.group
+        if group is not None:
+            group.idle[:] = [each for each in group.idle if each is not worker]
+            self.idlers = sum(len(each.idle) for each in self.groups)
+
+    def wake(self, worker: Worker) -> None:
+        """As many batches may start on a worker again as it has idle processes."""
+        self.rest(worker)
+        if worker.group is not None and worker.takes_work:
+            self._idle_again(worker)
+
+    def take(self, group: Group, avoid: Worker | None = None) -> Worker:
+        """Return the idle worker of a group that was idle last, and count it busy."""
+        self.idlers -= 1
+        if group.idle[-1] is avoid:
+            for at in range(len(group.idle) - 2, -1, -1):
+                if group.idle[at] is not avoid:
+                    return group.idle.pop(at)
+        return group.idle.pop()
+
+    def unidle(self, worker: Worker) -> None:
+        """Count one process of an idle worker busy."""
+        if worker.group is not None:
+            worker.group.idle.remove(worker)
+            self.idlers -= 1
+
+    def _idle_again(self, worker: Worker) -> None:
+        for _ in range(worker.hello.processes - len(worker.running)):
+            self.free(worker)
+
+    # What they could answer.
+
     @property
     def able(self) -> int:
         """How many workers can answer."""
@@ -121,50 +199,37 @@ class Fleet:
         tables = (size.seconds_of(query.size_class) for size in self._sizes.values())
         return min((table[query.batch] for table in tables if query.batch < len(table)), default=0.0)
 
-    def rest(self, worker: Worker) -> None:
-        """Take a worker out of the idle ones."""
-        group = worker.group
-        if group is not None:
-            group.idle[:] = [each for each in group.idle if each is not worker]
-            self.idlers = sum(len(each.idle) for each in self.groups)
+    def part_size(self, batch: int, left: float, size_class: int = 0) -> int:
+        """Return the rows of a query that are run at a time: all of them if a worker takes them in time.
 
-    def free(self, worker: Worker) -> None:
-        """One more batch may start on a worker."""
-        assert worker.group is not None  # noqa: S101 -- callers ask `takes_work`
-        worker.group.idle.append(worker)
-        self.idlers += 1
+        Else as many as one does, and where none does, as the largest batch has; 0 if no worker is there or awaited.
 
-    def wake(self, worker: Worker) -> None:
-        """As many batches may start on a worker again as it has idle processes."""
-        self.rest(worker)
-        if worker.group is not None and worker.takes_work:
-            self._idle_again(worker)
+        Args:
+            batch: rows of the query.
+            left: seconds that it has.
+            size_class: of its inputs.
+        """
+        most = min(self.most_awaited, batch)
+        quickest = self.quickest[size_class]
+        if not self.most or quickest[most] <= left:
+            return most
+        # A larger batch never takes less.
+        low, high = 0, most
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if quickest[middle] <= left else (low, middle)
+        return low or most
 
-    def regroup(self, worker: Worker) -> None:
-        """Put a worker where its slowdown belongs."""
-        group = worker.group
-        if group is not None:
-            self.rest(worker)
-            emptied = self._exit(worker, group)
-            if not self._enter(worker, group.key) and emptied:
-                self.refresh()
-            if worker.takes_work:
-                self._idle_again(worker)
+    def least_seconds(self, batch: int, size: int, size_class: int = 0) -> float:
+        """Return the seconds that all workers need at least for a query in parts of so many rows; 0 without any."""
+        rate = 0.0
+        for group in self.groups:
+            rows = min(size, group.most)
+            slots = sum(each.hello.processes for each in group.members)
+            rate += slots * rows / group.seconds[size_class][rows]
+        return batch / rate if rate else 0.0
 
-    def take(self, group: Group, avoid: Worker | None = None) -> Worker:
-        """Return the idle worker of a group that was idle last, and count it busy."""
-        self.idlers -= 1
-        if group.idle[-1] is avoid:
-            for at in range(len(group.idle) - 2, -1, -1):
-                if group.idle[at] is not avoid:
-                    return group.idle.pop(at)
-        return group.idle.pop()
-
-    def unidle(self, worker: Worker) -> None:
-        """Count one process of an idle worker busy."""
-        if worker.group is not None:
-            worker.group.idle.remove(worker)
-            self.idlers -= 1
+    # Tables for decisions.
 
     def set_prices(self, prices: Mapping[SizeKey, float]) -> None:
         """Set what a second of each size is worth; sizes left out are worth what they can do."""
@@ -214,69 +279,8 @@ class Fleet:
             for group, cost in zip(self.groups, costs, strict=True):
                 group.extra[size_class].append(cost / least - 1.0 if cost < math.inf else math.inf)
 
-    def _enter(self, worker: Worker, key: SizeKey) -> bool:
-        """Put a worker into its group; say whether that is a new one."""
-        steps = worker.slowdown.steps
-        group, new = self._by_key.get((key, steps)), False
-        if group is None:
-            group, new = Group(key, steps, worker.size, self._compare), True
-            self._by_key[key, steps] = group
-        group.members[worker] = None
-        worker.group = group
-        if new:
-            self.refresh()
-        return new
 
-    def _exit(self, worker: Worker, group: Group) -> bool:
-        """Take a worker out of its group; say whether that is gone now."""
-        group.members.pop(worker, None)
-        if group.members:
-            return False
-        del self._by_key[group.key, group.steps]
-        return True
-
-    def _idle_again(self, worker: Worker) -> None:
-        for _ in range(worker.hello.processes - len(worker.running)):
-            self.free(worker)
-
-
-def _compute(profile: str) -> int:
-    """Return the compute slices in a profile's name, as 3 of `3g.40gb`; 0 where it is no MIG profile."""
-    slices = profile.partition("g.")[0]
-    return int(slices) if slices.isdigit() else 0
-
-
-def part_size(fleet: Fleet, batch: int, left: float, size_class: int = 0) -> int:
-    """Return the rows that a query of a batch size is run in at a time: all of them if a worker takes them in time.
-
-    Else as many as one does, and where none does, as the largest batch has; 0 if no worker is there or awaited.
-
-    Args:
-        fleet: the workers.
-        batch: rows of the query.
-        left: seconds that it has.
-        size_class: of its inputs.
-    """
-    most = min(fleet.most_awaited, batch)
-    quickest = fleet.quickest[size_class]
-    if not fleet.most or quickest[most] <= left:
-        return most
-    # A larger batch never takes less.
-    low, high = 0, most
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if quickest[middle] <= left else (low, middle)
-    return low or most
-
-
-def least_seconds(fleet: Fleet, batch: int, size: int, size_class: int = 0) -> float:
-    """Return the seconds that all workers need at least for a query in parts of so many rows; 0 without workers."""
-    rate = 0.0
-    for group in fleet.groups:
-        rows = min(size, group.most)
-        slots = sum(each.hello.processes for each in group.members)
-        rate += slots * rows / group.seconds[size_class][rows]
-    return batch / rate if rate else 0.0
+# What a second of each size is worth: the fluid prices for the workers there are and the queries that come.
 
 
 _DRIFT = 0.2
@@ -345,6 +349,15 @@ def _in_parts(queries: Mapping[int, int], most: int) -> list[int]:
     return counts[1:]
 
 
+def fluid_prices(asked: PriceQuestion) -> dict[SizeKey, float]:
+    """Return the prices, the dearest 1. Takes milliseconds: for a thread."""
+    flows = _Flows(
+        asked.sizes, np.array(asked.seconds), np.array(asked.share), asked.deadline, asked.quantile
+    )
+    prices = second_prices(cast("ServingProblem", flows), np.array(asked.slots)).tolist()
+    return dict(zip(asked.sizes, prices, strict=True))
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Flows:
     """What the fluid model reads of a problem; the sizes may be of several models of GPU."""
@@ -356,17 +369,7 @@ class _Flows:
     quantile: float
 
 
-def fluid_prices(asked: PriceQuestion) -> dict[SizeKey, float]:
-    """Return the prices, the dearest 1. Takes milliseconds, and long imports at first: for a thread."""
-    import numpy as np  # noqa: PLC0415 -- the gateway starts without waiting for it
-
-    from partita.serve.fluid import second_prices  # noqa: PLC0415 -- likewise
-
-    flows = _Flows(
-        asked.sizes, np.array(asked.seconds), np.array(asked.share), asked.deadline, asked.quantile
-    )
-    prices = second_prices(cast("ServingProblem", flows), np.array(asked.slots)).tolist()
-    return dict(zip(asked.sizes, prices, strict=True))
+# Workers that are slow or failing: what is expected of each, and when it is trusted again.
 
 
 _OVERDUE = 4.0  # times its estimate: then a batch is overdue

@@ -12,7 +12,7 @@ from partita.errors import InputError, PartitaError, nearest
 from partita.serve.gateway.fleet import fluid_prices
 from partita.serve.gateway.link import Link, WorkersFolder
 from partita.serve.gateway.query import UnreadyReason
-from partita.serve.gateway.route import Route, fits, no_starts, possible
+from partita.serve.gateway.route import Route, no_starts
 from partita.serve.gateway.routers import ROUTERS
 from partita.serve.gateway.statistics import (
     GatewaySnapshot,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
 
-_log = logging.getLogger(__name__)
+_LOG = logging.getLogger(__name__)
 _TICK_S = 0.005
 _IDLE_TICKS = 4
 """Ticks between those of a service that nobody asks: what it has to correct can wait, and there may be hundreds."""
@@ -41,6 +41,7 @@ _POLL_S = 0.001
 _PRICES_S = 2.0
 _RATES_S = 5.0
 _HELLO_S = 1.0
+_MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
 
 
 class Gateway:
@@ -131,6 +132,8 @@ class Gateway:
             with suppress(PartitaError):
                 await asyncio.to_thread(write_rates, self._rates, {})
 
+    # Queries, and what is seen of services.
+
     def model(self, service: str) -> Model | None:
         """Return what a service takes and gives, None if there is no such service."""
         route = self._routes.get(service)
@@ -152,8 +155,8 @@ class Gateway:
             deadline_s: seconds from now to the latest answer; the service's own if None.
 
         Raises:
-            RefusedError: it cannot be answered in time, or not now.
-            FailedError: workers failed it.
+            QueryRefusedError: it cannot be answered in time, or not now.
+            QueryFailedError: workers failed it.
         """
         return await self._routes[service].infer(query, deadline_s)
 
@@ -180,19 +183,27 @@ class Gateway:
             self._draining,
         )
 
+    # What workers say.
+
+    def connected(self, link: Link) -> None:
+        """Look after a connection's life."""
+        self._watchdog.watch(link)
+
     def said_hello(self, link: Link, hello: Hello) -> bool:
         """Take a worker in, if it serves one of the services with the tensors of the others."""
         self._folder.spoke(link.name)
         route = self._routes.get(hello.service)
         if route is None:
             return False
-        if not possible(hello):
-            _log.warning(
+        if not (1 <= hello.batch <= _MOST_BATCH and 1 <= hello.processes <= _MOST_PROCESSES):
+            _LOG.warning(
                 "%s: a worker for batches of %d, %d at once", link.name, hello.batch, hello.processes
             )
             return False
-        if not fits(route.model, hello) and route.dispatcher.fleet.groups:
-            _log.warning("%s: its tensors are not those of the other workers of %s", link.name, hello.service)
+        model = route.model
+        alike = (model.inputs, model.outputs) == (hello.inputs, hello.outputs)
+        if model.known and not alike and route.dispatcher.fleet.groups:
+            _LOG.warning("%s: its tensors are not those of the other workers of %s", link.name, hello.service)
             return False
         link.service = hello.service
         link.worker = route.join(link, hello)
@@ -205,22 +216,24 @@ class Gateway:
             return False
         return self._routes[link.service].done(link.worker, number, answers, seconds)
 
-    def connected(self, link: Link) -> None:
-        """Look after a connection's life."""
-        self._watchdog.watch(link)
-
     def said_beat(self, link: Link, fault: str | None) -> None:
         """Hear whether a worker can answer."""
         worker = link.worker
         if worker is None or (fault is not None) == (UnreadyReason.FAULT in worker.unready):
             return
         if fault is not None:
-            _log.warning("%s cannot answer: %s", worker.name, fault)
+            _LOG.warning("%s cannot answer: %s", worker.name, fault)
         self._routes[link.service].said_fault(worker, fault=fault is not None)
 
     def said_draining(self, link: Link) -> None:
         """Let the worker go, once its replacement, if it is there, is known."""
         self._spawn(self._let_go(link))
+
+    async def _let_go(self, link: Link) -> None:
+        await self._know_all()
+        if link.worker is not None and link in self._links:
+            self._routes[link.service].drain(link.worker)
+            link.drained()
 
     def lost(self, link: Link, why: str) -> None:
         """Try elsewhere what a worker that is gone was running."""
@@ -230,27 +243,9 @@ class Gateway:
             self._routes[link.service].leave(link.worker)
         self._folder.lost(link.name, again=link.worker is not None, fault=bool(why))
         if why:
-            _log.warning("%s: %s", link.worker.name if link.worker else link.name, why)
+            _LOG.warning("%s: %s", link.worker.name if link.worker else link.name, why)
 
-    async def _let_go(self, link: Link) -> None:
-        await self._know_all()
-        if link.worker is not None and link in self._links:
-            self._routes[link.service].drain(link.worker)
-            link.drained()
-
-    async def _know_all(self) -> None:
-        """Return when the workers whose sockets are there have said what they are, or took too long to."""
-        connecting = self._folder.scan()
-        if connecting:
-            await asyncio.wait(connecting, timeout=_HELLO_S)
-        await self._until(lambda: not self._folder.silent(), _HELLO_S)
-
-    @staticmethod
-    async def _until(true: Callable[[], bool], seconds: float) -> None:
-        """Return when something is true, or after so many seconds."""
-        end = time.monotonic() + seconds
-        while not true() and time.monotonic() < end:  # noqa: ASYNC110 -- an event would cost every query something
-            await asyncio.sleep(_POLL_S)
+    # What goes on by itself.
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -270,16 +265,25 @@ class Gateway:
     async def _watch(self) -> None:
         while True:
             found = self._watchdog.look(time.monotonic())
-            for link, act in [(each, Route.heard) for each in found.heard] + [
-                (each, Route.silent) for each in found.silent
-            ]:
+            for link in found.heard:
                 if link.worker is not None:
-                    act(self._routes[link.service], link.worker)
+                    self._routes[link.service].heard(link.worker)
+            for link in found.silent:
+                if link.worker is not None:
+                    self._routes[link.service].silent(link.worker)
             for link, why in found.hung:
-                if link.worker is not None:
-                    self._routes[link.service].hung += 1
-                _end_hung(link, why)
+                self._end_hung(link, why)
             await asyncio.sleep(LOOK_S)
+
+    def _end_hung(self, link: Link, why: str) -> None:
+        """End a worker that hangs, and let its queries go on without it, whether or not its process ends."""
+        if link.worker is not None:
+            self._routes[link.service].hung += 1
+        peer, ended = link.peer, False
+        # One that has said what it is has shown that it is a worker.
+        if peer is not None and (link.worker is not None or peer.is_worker()):
+            ended = peer.kill()
+        link.close(f"{why}: {'killed' if ended else 'left alone, as it is no process of ours'}")
 
     async def _keep_prices(self) -> None:
         while True:
@@ -298,7 +302,21 @@ class Gateway:
                 try:
                     await asyncio.to_thread(write_rates, path, found)
                 except PartitaError as error:
-                    _log.warning("%s", error)
+                    _LOG.warning("%s", error)
+
+    async def _know_all(self) -> None:
+        """Return when the workers whose sockets are there have said what they are, or took too long to."""
+        connecting = self._folder.scan()
+        if connecting:
+            await asyncio.wait(connecting, timeout=_HELLO_S)
+        await self._until(lambda: not self._folder.silent(), _HELLO_S)
+
+    @staticmethod
+    async def _until(true: Callable[[], bool], seconds: float) -> None:
+        """Return when something is true, or after so many seconds."""
+        end = time.monotonic() + seconds
+        while not true() and time.monotonic() < end:  # noqa: ASYNC110 -- an event would cost every query something
+            await asyncio.sleep(_POLL_S)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -308,13 +326,4 @@ class Gateway:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.error("a part of the gateway ended: %s", error, exc_info=error)
-
-
-def _end_hung(link: Link, why: str) -> None:
-    """End a worker that hangs, and let its queries go on without it, whether or not its process ends."""
-    peer, ended = link.peer, False
-    # One that has said what it is has shown that it is a worker.
-    if peer is not None and (link.worker is not None or peer.is_worker()):
-        ended = peer.kill()
-    link.close(f"{why}: {'killed' if ended else 'left alone, as it is no process of ours'}")
+            _LOG.error("a part of the gateway ended: %s", error, exc_info=error)

@@ -110,7 +110,7 @@ class HttpApi:
 
         Raises:
             RequestError: it cannot be answered as it is; nothing is at its path (404).
-            RefusedError: not now.
+            QueryRefusedError: not now.
         """
         path, method = head.path, head.method
         if path not in _OPEN:

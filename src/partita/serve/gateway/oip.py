@@ -147,7 +147,7 @@ class ModelRepository:
 
         Raises:
             RequestError: there is no such service or version.
-            RefusedError: no worker has been there yet to tell.
+            QueryRefusedError: no worker has been there yet to tell.
         """
         model = self.model(service, version)
         if not model.known:
@@ -167,7 +167,7 @@ def checked(answer: Answer) -> Answer:
 
     Raises:
         RequestError: the worker says that the query itself is wrong.
-        FailedError: the worker failed it.
+        QueryFailedError: the worker failed it.
     """
     if answer.error is None:
         return answer

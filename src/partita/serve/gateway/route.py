@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
 from partita.serve.gateway.estimates import size_class_of
-from partita.serve.gateway.fleet import least_seconds, part_size, price_question
+from partita.serve.gateway.fleet import price_question
 from partita.serve.gateway.oip import Model
 from partita.serve.gateway.query import (
     ENDED,
@@ -52,7 +52,6 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("partita.serve")
 _RETRY_S = 1.0
 _LONGEST_S = 86_400.0
-_MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
 _OUT_OF_TIME = 2.0
 """Times as long as the last worker took to start, after which one that is not there yet is not counted on."""
 _ANSWERED, _INVALID = (
@@ -170,7 +169,7 @@ class Route:
         dispatcher = self.dispatcher
         fleet = dispatcher.fleet
         if (batch > fleet.most or fleet.quickest[size_class][batch] > allowed) and not dispatcher.closing:
-            size = part_size(fleet, batch, allowed, size_class)
+            size = fleet.part_size(batch, allowed, size_class)
             if 0 < size < batch:
                 self._split(pending, size, now)
                 return pending
@@ -271,7 +270,7 @@ class Route:
         assert whole.query is not None  # noqa: S101 -- it was asked
         split = SplitQuery(whole, whole.query, self._alike(whole.query))
         self._splits.add(split)
-        if least_seconds(self.dispatcher.fleet, whole.batch, size, whole.input_class) > whole.due - now:
+        if self.dispatcher.fleet.least_seconds(whole.batch, size, whole.input_class) > whole.due - now:
             self._end_split(split, QueryEnd(whole, QueryOutcome.REFUSED, RefusalReason.LATE), now)
         else:
             self._feed(split, now)
@@ -280,7 +279,7 @@ class Route:
         """Ask for more parts of a query, if it has any."""
         while split.more:
             whole = split.whole
-            size = part_size(self.dispatcher.fleet, whole.batch, whole.due - now, whole.input_class)
+            size = self.dispatcher.fleet.part_size(whole.batch, whole.due - now, whole.input_class)
             self._arrive(split.next(size or whole.batch), now)
 
     def _is_too_large(self, end: QueryEnd) -> bool:
@@ -297,7 +296,7 @@ class Route:
 
     def _split_again(self, query: PendingQuery, now: float) -> None:
         if query.split is None:
-            size = part_size(self.dispatcher.fleet, query.batch, query.due - now, query.input_class)
+            size = self.dispatcher.fleet.part_size(query.batch, query.due - now, query.input_class)
             self._split(query, size, now)
         else:
             query.split.again(query)
@@ -487,13 +486,3 @@ def _measured_in_time(service: ServedService) -> int:
     """Return the largest batch that was measured to take no longer than a query has; 0 if none was."""
     rows = (row for table in service.table.values() for row in table.items())
     return max((batch for batch, seconds in rows if seconds <= service.deadline_s), default=0)
-
-
-def possible(hello: Hello) -> bool:
-    """Return whether a worker's numbers make sense."""
-    return 1 <= hello.batch <= _MOST_BATCH and 1 <= hello.processes <= _MOST_PROCESSES
-
-
-def fits(model: Model, hello: Hello) -> bool:
-    """Return whether a worker's tensors are those of the model, as far as they are known."""
-    return not model.known or (model.inputs, model.outputs) == (hello.inputs, hello.outputs)
