@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 import pytest
-from tests.serve.gateway.front_fake import ECHO
+from tests.serve.gateway.fake_gateway import ECHO
 
 from partita.control.rates import RatesFile
 from partita.documents.text import parse

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import grpc
 import pytest
-from tests.serve.gateway.front_fake import ECHO, FakeGateway
-from tests.serve.gateway.front_server import PATIENCE_S, serving
+from tests.serve.gateway.fake_gateway import ECHO, FakeGateway
+from tests.serve.gateway.transports import PATIENCE_S, serving
 
 from partita.errors import InputError
 from partita.serve.gateway.access import Tls, check_exposure, is_loopback, read_tls, read_token

@@ -23,8 +23,8 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
-from tests.serve.gateway.front_fake import ALL_TYPES, ECHO, EVERY, FakeGateway, refused
-from tests.serve.gateway.front_server import Serving, serving
+from tests.serve.gateway.fake_gateway import ALL_TYPES, ECHO, EVERY, FakeGateway, refused
+from tests.serve.gateway.transports import Serving, serving
 from tritonclient.utils import InferenceServerException
 
 from partita.serve.gateway import grpc_server

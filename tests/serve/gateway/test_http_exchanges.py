@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from tests.serve.gateway.front_fake import ECHO, EVERY, FakeGateway
-from tests.serve.gateway.front_server import Serving, connected, read_all, serving
+from tests.serve.gateway.fake_gateway import ECHO, EVERY, FakeGateway
+from tests.serve.gateway.transports import Serving, connected, read_all, serving
 
 from partita.serve.gateway.http_server import ConnectionLimits
 from partita.serve.gateway.metrics import ErrorCounter

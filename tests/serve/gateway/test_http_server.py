@@ -19,8 +19,8 @@ import tritonclient.http as triton
 import tritonclient.http.aio as triton_aio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.serve.gateway.front_fake import ALL_TYPES, ECHO, EVERY, FakeGateway, refused
-from tests.serve.gateway.front_server import Serving, asked, connected, got, posted, read_all, serving, split
+from tests.serve.gateway.fake_gateway import ALL_TYPES, ECHO, EVERY, FakeGateway, refused
+from tests.serve.gateway.transports import Serving, asked, connected, got, posted, read_all, serving, split
 from tritonclient.utils import InferenceServerException
 
 from partita.serve.gateway.http_server import ConnectionLimits

@@ -6,7 +6,7 @@ import json
 import logging
 
 from prometheus_client.parser import text_string_to_metric_families
-from tests.serve.gateway.front_fake import ECHO, FakeGateway
+from tests.serve.gateway.fake_gateway import ECHO, FakeGateway
 
 from partita.serve.gateway.metrics import Metrics
 from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason

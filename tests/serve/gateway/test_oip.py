@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tests.serve.gateway.front_fake import ECHO
+from tests.serve.gateway.fake_gateway import ECHO
 
 from partita.serve.gateway.oip import model_config, model_metadata_and_batch
 from partita.serve.tensors import Batching, TensorSpec

@@ -11,7 +11,7 @@ import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serve.gateway.front_fake import ALL_TYPES, ECHO, ROWS
+from tests.serve.gateway.fake_gateway import ALL_TYPES, ECHO, ROWS
 
 from partita.serve.gateway.oip import Model, RequestError, RequestLimits, Signature, pack_strings
 from partita.serve.gateway.oip_json import InferRequest, read_request, write_answer

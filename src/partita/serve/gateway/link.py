@@ -14,7 +14,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import orjson
 
-from partita.serve.worker.wire import HEAD, FrameKind, Hello, frame, run_parts, short_path, unpack_done
+from partita.serve.worker.wire import (
+    HEAD,
+    MOST_DATA,
+    MOST_HEADER,
+    FrameKind,
+    Hello,
+    frame,
+    run_parts,
+    short_path,
+    unpack_done,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,14 +32,13 @@ if TYPE_CHECKING:
     from partita.serve.gateway.query import Worker
     from partita.serve.tensors import Answer, Query
 
-MOST_HEADER = 16 << 20
-MOST_DATA = 1 << 30
 _LARGE_BATCH = 1 << 16
+"""Bytes from which a batch is not copied into one piece."""
 _DONE = int(FrameKind.DONE)  # looked up once: enumerations are slow at it
 
 
 class LinkHandler(Protocol):
-    """Hhandler what workers say."""
+    """Hears what workers say."""
 
     def connected(self, link: Link) -> None:
         """Hear that a connection is there; what is at its other end is not known yet."""

@@ -19,79 +19,13 @@ if TYPE_CHECKING:
     from partita.serve.gateway.estimates import SizeEstimate, Slowdowns
     from partita.serve.worker.wire import Hello
 
+
 QUEUED, RUNNING, ENDED = 0, 1, 2
 """Where a query is."""
+
+
 KIND_SHIFT = 17
 """Bits of a kind that are the batch size; the size class is above them."""
-
-
-class QueryOutcome(StrEnum):
-    """How a query ended."""
-
-    ANSWERED = "answered"
-    INVALID = "invalid"
-    """A worker answered that the query itself is at fault."""
-    FAILED = "failed"
-    REFUSED = "refused"
-    CANCELLED = "cancelled"
-
-
-class RefusalReason(StrEnum):
-    """Why a query is refused."""
-
-    LATE = "late"
-    """Its deadline cannot be met, or the queue in front of it says so."""
-    NO_WORKER = "no_worker"
-    """No worker takes queries of its service and batch size."""
-    DRAINING = "draining"
-    """The gateway is about to end."""
-    FULL = "full"
-    """Too many queries wait."""
-    WORKER_LOST = "worker_lost"
-    """Its worker is gone or does not answer, and there is no second try, or no time for one."""
-
-
-_REFUSALS = {
-    RefusalReason.LATE: "the deadline cannot be met",
-    RefusalReason.NO_WORKER: "no worker is ready for it",
-    RefusalReason.DRAINING: "the gateway is draining",
-    RefusalReason.FULL: "too many queries wait",
-    RefusalReason.WORKER_LOST: "its worker is gone or does not answer",
-}
-
-
-class QueryRefusedError(PartitaError):
-    """A query that the gateway does not take, or no longer.
-
-    Args:
-        reason: one of `Reason`; it compares equal to its text.
-        retry_after_s: seconds after which another try may be of use.
-    """
-
-    def __init__(self, reason: RefusalReason, retry_after_s: float) -> None:
-        super().__init__(_REFUSALS[reason])
-        self.reason = reason
-        self.retry_after_s = retry_after_s
-
-
-class QueryFailedError(PartitaError):
-    """A query that a worker answered with an error of its own, again on the second try if there was time."""
-
-
-class AnswerReceiver(Protocol):
-    """Who awaits an answer: a future, or what costs less."""
-
-    def done(self) -> bool:
-        """Return whether it awaits nothing any more."""
-        ...
-
-    def set_result(self, result: Answer, /) -> None:
-        """Hear the answer."""
-        ...
-
-    def set_exception(self, exception: BaseException, /) -> None:
-        """Hear why there is none."""
-        ...
 
 
 class PendingQuery:
@@ -152,6 +86,75 @@ class PendingQuery:
         self.size_class, self.kind = 0, self.batch
 
 
+class AnswerReceiver(Protocol):
+    """Who awaits an answer: a future, or what costs less."""
+
+    def done(self) -> bool:
+        """Return whether it awaits nothing any more."""
+        ...
+
+    def set_result(self, result: Answer, /) -> None:
+        """Hear the answer."""
+        ...
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        """Hear why there is none."""
+        ...
+
+
+class QueryOutcome(StrEnum):
+    """How a query ended."""
+
+    ANSWERED = "answered"
+    INVALID = "invalid"
+    """A worker answered that the query itself is at fault."""
+    FAILED = "failed"
+    REFUSED = "refused"
+    CANCELLED = "cancelled"
+
+
+class RefusalReason(StrEnum):
+    """Why a query is refused."""
+
+    LATE = "late"
+    """Its deadline cannot be met, or the queue in front of it says so."""
+    NO_WORKER = "no_worker"
+    """No worker takes queries of its service and batch size."""
+    DRAINING = "draining"
+    """The gateway is about to end."""
+    FULL = "full"
+    """Too many queries wait."""
+    WORKER_LOST = "worker_lost"
+    """Its worker is gone or does not answer, and there is no second try, or no time for one."""
+
+
+_REFUSALS = {
+    RefusalReason.LATE: "the deadline cannot be met",
+    RefusalReason.NO_WORKER: "no worker is ready for it",
+    RefusalReason.DRAINING: "the gateway is draining",
+    RefusalReason.FULL: "too many queries wait",
+    RefusalReason.WORKER_LOST: "its worker is gone or does not answer",
+}
+
+
+class QueryRefusedError(PartitaError):
+    """A query that the gateway does not take, or no longer.
+
+    Args:
+        reason: why.
+        retry_after_s: seconds after which another try may be of use.
+    """
+
+    def __init__(self, reason: RefusalReason, retry_after_s: float) -> None:
+        super().__init__(_REFUSALS[reason])
+        self.reason = reason
+        self.retry_after_s = retry_after_s
+
+
+class QueryFailedError(PartitaError):
+    """A query that a worker answered with an error of its own, again on the second try if there was time."""
+
+
 class QueryEnd(NamedTuple):
     """A query that has ended: how, why it was refused, and its answer where a worker gave one."""
 
@@ -159,6 +162,183 @@ class QueryEnd(NamedTuple):
     outcome: QueryOutcome
     reason: RefusalReason | None = None
     answer: Answer | None = None
+
+
+# What runs them.
+
+
+class Batch:
+    """What a worker runs: queries side by side.
+
+    Attributes:
+        number: unlike that of every other batch of the dispatcher.
+        worker: that runs it.
+        queries: in it; None in the place of one that is waited for no longer.
+        items: their batch sizes added up.
+        begun: moment of its start.
+        input_class: of its queries.
+        trial: whether it is judged by another class.
+        due: latest moment at which one of its queries is of use.
+        expected: seconds it should take.
+        overdue: whether it has taken far longer.
+        stuck: whether nobody waits for it any more.
+    """
+
+    __slots__ = (
+        "begun", "due", "expected", "input_class", "items", "number", "overdue", "queries", "stuck", "trial",
+        "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        number: int,
+        worker: Worker,
+        queries: Sequence[PendingQuery],
+        *,
+        items: int,
+        expected: float,
+        begun: float,
+    ) -> None:
+        self.number, self.worker, self.items = number, worker, items
+        self.queries: list[PendingQuery | None] = list(queries)
+        self.begun, self.expected = begun, expected
+        self.due = max(query.due for query in queries)
+        self.input_class = queries[0].input_class
+        self.trial = queries[0].size_class != self.input_class
+        self.overdue = self.stuck = False
+
+
+class UnreadyReason(StrEnum):
+    """Why a worker cannot answer now, although it is there."""
+
+    SILENT = "silent"
+    """It gives no sign of life."""
+    FAULT = "fault"
+    """It says itself that it cannot: its server does not answer."""
+    STUCK = "stuck"
+    """It runs a batch that it should have answered long ago, and whose deadlines have passed."""
+    RESTING = "resting"
+    """It has failed several batches in a row, and is tried again later."""
+
+
+class Worker:
+    """One worker, on one instance.
+
+    Attributes:
+        name: as `node-0/gpu-3/3g.40gb@4`.
+        hello: what it said it is.
+        link: sends it batches; None in simulations.
+        key: of its size.
+        size: what is known of workers like it.
+        slowdown: how it compares with them.
+        group: of workers that take as long.
+        running: its batches by number.
+        bound: queries that wait for this very worker, where the router binds early.
+        bound_s: seconds that those will take.
+        draining: whether it takes nothing new.
+        unready: why it cannot answer now; empty if it can.
+        back_at: when it is tried again, where it rests.
+        overdue: batches of it that take far longer than they should.
+        seen: when it last answered.
+        busy_s: seconds of work, over all its processes.
+        answered: queries.
+    """
+
+    __slots__ = (
+        "answered", "back_at", "bound", "bound_s", "busy_s", "draining", "group", "hello", "key", "link", "name",
+        "overdue", "running", "seen", "size", "slowdown", "unready",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        hello: Hello,
+        key: SizeKey,
+        size: SizeEstimate,
+        slowdown: Slowdowns,
+        now: float,
+        *,
+        link: BatchSender | None = None,
+    ) -> None:
+        self.name = f"{hello.gpu}/{hello.placement}"
+        self.hello, self.key, self.link, self.size, self.slowdown = hello, key, link, size, slowdown
+        self.group: Group | None = None
+        self.running: dict[int, Batch] = {}
+        self.bound: deque[PendingQuery] = deque()
+        self.bound_s, self.busy_s, self.seen = 0.0, 0.0, now
+        self.draining, self.overdue, self.answered = False, 0, 0
+        self.unready: set[UnreadyReason] = set()
+        self.back_at = math.inf
+
+    @property
+    def takes_work(self) -> bool:
+        """Whether it may start another batch."""
+        return (
+            not self.draining
+            and not self.overdue
+            and not self.unready
+            and len(self.running) < self.hello.processes
+        )
+
+
+class BatchSender(Protocol):
+    """What sends batches to a worker."""
+
+    def run(self, number: int, queries: Sequence[Query]) -> None:
+        """Ask for a batch."""
+        ...
+
+
+SizeKey = tuple[int, str, int, int, tuple[tuple[int, float], ...]]
+"""Compute slices, profile, processes, largest batch, table: workers with equal keys should be alike."""
+
+
+class Group:
+    """Workers of one size and one slowdown.
+
+    Attributes:
+        key: of their size.
+        steps: of their slowdowns, by band of batch sizes.
+        size: what is known of them.
+        members: the workers in it, in the order of their coming.
+        idle: one entry per batch that could start now; the last is taken first.
+        seconds: of a batch, by size class and batch size.
+        price: what a second is worth; the dearest size's is about 1.
+        extra: by how much a query costs more here than where it is cheapest, by size class and batch size.
+    """
+
+    __slots__ = ("extra", "idle", "key", "members", "most", "price", "seconds", "size", "steps")
+
+    def __init__(
+        self, key: SizeKey, steps: tuple[int, ...], size: SizeEstimate, make: Callable[[int], None]
+    ) -> None:
+        self.key, self.steps, self.size = key, steps, size
+        self.members: dict[Worker, None] = {}
+        self.idle: list[Worker] = []
+        self.price = 1.0
+        self.seconds, self.extra = ByClass(make), ByClass(make)
+        self.most = 0
+
+
+class ByClass(dict[int, list[float]]):
+    """Figures by batch size for each size class of inputs, made when a class is first asked for.
+
+    Args:
+        make: makes those of a class.
+    """
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Callable[[int], None]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, size_class: int) -> list[float]:
+        """Make the figures of a class."""
+        self._make(size_class)
+        return self[size_class]
+
+
+# Queries of more rows than a worker takes.
 
 
 PARTS_AT_ONCE = 64
@@ -249,174 +429,3 @@ class SplitQuery:
         except UnlikePartsError as error:
             return Answer(error=f"it was run in parts, and {error}"), QueryOutcome.FAILED
         return whole, QueryOutcome.ANSWERED
-
-
-class Batch:
-    """What a worker runs: queries side by side.
-
-    Attributes:
-        number: unlike that of every other batch of the dispatcher.
-        worker: that runs it.
-        queries: in it; None in the place of one that is waited for no longer.
-        items: their batch sizes added up.
-        begun: moment of its start.
-        input_class: of its queries.
-        trial: whether it is judged by another class.
-        due: latest moment at which one of its queries is of use.
-        expected: seconds it should take.
-        overdue: whether it has taken far longer.
-        stuck: whether nobody waits for it any more.
-    """
-
-    __slots__ = (
-        "begun", "due", "expected", "input_class", "items", "number", "overdue", "queries", "stuck", "trial",
-        "worker",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        number: int,
-        worker: Worker,
-        queries: Sequence[PendingQuery],
-        *,
-        items: int,
-        expected: float,
-        begun: float,
-    ) -> None:
-        self.number, self.worker, self.items = number, worker, items
-        self.queries: list[PendingQuery | None] = list(queries)
-        self.begun, self.expected = begun, expected
-        self.due = max(query.due for query in queries)
-        self.input_class = queries[0].input_class
-        self.trial = queries[0].size_class != self.input_class
-        self.overdue = self.stuck = False
-
-
-class UnreadyReason(StrEnum):
-    """Why a worker cannot answer now, although it is there."""
-
-    SILENT = "silent"
-    """It gives no sign of life."""
-    FAULT = "fault"
-    """It says itself that it cannot: its server does not answer."""
-    STUCK = "stuck"
-    """It runs a batch that it should have answered long ago, and whose deadlines have passed."""
-    RESTING = "resting"
-    """It has failed several batches in a row, and is tried again later."""
-
-
-class BatchSender(Protocol):
-    """What sends batches to a worker."""
-
-    def run(self, number: int, queries: Sequence[Query]) -> None:
-        """Ask for a batch."""
-        ...
-
-
-class Worker:
-    """One worker, on one instance.
-
-    Attributes:
-        name: as `node-0/gpu-3/3g.40gb@4`.
-        hello: what it said it is.
-        link: sends it batches; None in simulations.
-        key: of its size.
-        size: what is known of workers like it.
-        slowdown: how it compares with them.
-        group: of workers that take as long.
-        running: its batches by number.
-        bound: queries that wait for this very worker, where the router binds early.
-        bound_s: seconds that those will take.
-        draining: whether it takes nothing new.
-        unready: why it cannot answer now; empty if it can.
-        back_at: when it is tried again, where it rests.
-        overdue: batches of it that take far longer than they should.
-        seen: when it last answered.
-        busy_s: seconds of work, over all its processes.
-        answered: queries.
-    """
-
-    __slots__ = (
-        "answered", "back_at", "bound", "bound_s", "busy_s", "draining", "group", "hello", "key", "link", "name",
-        "overdue", "running", "seen", "size", "slowdown", "unready",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        hello: Hello,
-        key: SizeKey,
-        size: SizeEstimate,
-        slowdown: Slowdowns,
-        now: float,
-        *,
-        link: BatchSender | None = None,
-    ) -> None:
-        self.name = f"{hello.gpu}/{hello.placement}"
-        self.hello, self.key, self.link, self.size, self.slowdown = hello, key, link, size, slowdown
-        self.group: Group | None = None
-        self.running: dict[int, Batch] = {}
-        self.bound: deque[PendingQuery] = deque()
-        self.bound_s, self.busy_s, self.seen = 0.0, 0.0, now
-        self.draining, self.overdue, self.answered = False, 0, 0
-        self.unready: set[UnreadyReason] = set()
-        self.back_at = math.inf
-
-    @property
-    def takes_work(self) -> bool:
-        """Whether it may start another batch."""
-        return (
-            not self.draining
-            and not self.overdue
-            and not self.unready
-            and len(self.running) < self.hello.processes
-        )
-
-
-SizeKey = tuple[int, str, int, int, tuple[tuple[int, float], ...]]
-"""Compute slices, profile, processes, largest batch, table: workers with equal keys should be alike."""
-
-
-class Group:
-    """Workers of one size and one slowdown.
-
-    Attributes:
-        key: of their size.
-        steps: of their slowdowns, by band of batch sizes.
-        size: what is known of them.
-        members: the workers in it, in the order of their coming.
-        idle: one entry per batch that could start now; the last is taken first.
-        seconds: of a batch, by size class and batch size.
-        price: what a second is worth; the dearest size's is about 1.
-        extra: by how much a query costs more here than where it is cheapest, by size class and batch size.
-    """
-
-    __slots__ = ("extra", "idle", "key", "members", "most", "price", "seconds", "size", "steps")
-
-    def __init__(
-        self, key: SizeKey, steps: tuple[int, ...], size: SizeEstimate, make: Callable[[int], None]
-    ) -> None:
-        self.key, self.steps, self.size = key, steps, size
-        self.members: dict[Worker, None] = {}
-        self.idle: list[Worker] = []
-        self.price = 1.0
-        self.seconds, self.extra = ByClass(make), ByClass(make)
-        self.most = 0
-
-
-class ByClass(dict[int, list[float]]):
-    """Figures by batch size for each size class of inputs, made when a class is first asked for.
-
-    Args:
-        make: makes those of a class.
-    """
-
-    __slots__ = ("_make",)
-
-    def __init__(self, make: Callable[[int], None]) -> None:
-        super().__init__()
-        self._make = make
-
-    def __missing__(self, size_class: int) -> list[float]:
-        """Make the figures of a class."""
-        self._make(size_class)
-        return self[size_class]

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.query import AnswerReceiver
     from partita.serve.tensors import Query
 
+
 ROWS = Batching(rows=True, why="it is made so")
 ECHO = Model(
     "echo",

@@ -1,4 +1,4 @@
-"""A server of both transports in a thread, in models of a gateway that a test makes."""
+"""A server of both transports in a thread, in front of a gateway that a test makes."""
 
 from __future__ import annotations
 
@@ -21,11 +21,12 @@ from partita.serve.gateway.oip import ModelRepository
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tests.serve.gateway.front_fake import FakeGateway
+    from tests.serve.gateway.fake_gateway import FakeGateway
 
     from partita.serve.gateway.access import Tls
     from partita.serve.gateway.http_server import ConnectionLimits
     from partita.serve.gateway.oip import RequestLimits
+
 
 PATIENCE_S = 20.0
 
