@@ -187,14 +187,6 @@ class InferenceService:
         self._health = HealthService(models)
         self._streams: set[asyncio.Task[None]] = set()
 
-    def check(self, context: Context) -> None:
-        """Refuse a call whose client may not ask.
-
-        Raises:
-            RequestError: it shows no token that is good.
-        """
-        self._authenticator.check(_metadata(context, "authorization"))
-
     def handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         """Return what a server needs to find the methods of the protocol, of health and of reflection."""
         return self._protocol(), self._health.handler(), *ReflectionService(self.check).handlers()
@@ -275,13 +267,21 @@ class InferenceService:
                 self._count(code, error, name, context)
                 await context.abort(code, str(error), trailing)
             except Exception as error:
-                if isinstance(error, grpc.aio.AbortError):
+                if isinstance(error, aio.AbortError):
                     raise
                 _LOG.exception("a fault in partita itself at %s", name)
                 self._count(grpc.StatusCode.INTERNAL, error, name, context)
                 await context.abort(grpc.StatusCode.INTERNAL, "a fault in partita itself; its log says more")
 
         return method
+
+    def check(self, context: Context) -> None:
+        """Refuse a call whose client may not ask.
+
+        Raises:
+            RequestError: it shows no token that is good.
+        """
+        self._authenticator.check(_metadata(context, "authorization"))
 
     async def _infer(self, request: Proto, context: Context) -> Proto:
         models, service = self._models, request.model_name
@@ -305,7 +305,13 @@ class InferenceService:
             await context.abort(_CODES[error.status], error.what)
         waiting: asyncio.Queue[asyncio.Task[Proto] | None] = asyncio.Queue()
         room = asyncio.Semaphore(_UNDER_WAY)
-        taking = asyncio.create_task(self._take(requests, context, waiting, room))
+
+        async def take() -> None:
+            async for request in requests:
+                await room.acquire()
+                waiting.put_nowait(asyncio.create_task(self._streamed(request, context)))
+
+        taking = asyncio.create_task(take())
         taking.add_done_callback(lambda _: waiting.put_nowait(None))
         self._streams.add(taking)
         try:
@@ -321,30 +327,6 @@ class InferenceService:
                 if left is not None:
                     left.cancel()
 
-    def _count(self, code: grpc.StatusCode, error: Exception, method: str, context: Context) -> None:
-        if isinstance(error, RequestError | QueryRefusedError):
-            reason = str(error.reason)
-        else:
-            reason = "failed" if isinstance(error, QueryFailedError) else "internal"
-        self._errors.count(("grpc", code.name, reason), context.peer(), method, str(error))
-
-    async def _take(
-        self,
-        requests: AsyncIterator[Proto],
-        context: Context,
-        waiting: asyncio.Queue[asyncio.Task[Proto] | None],
-        room: asyncio.Semaphore,
-    ) -> None:
-        async for request in requests:
-            await room.acquire()
-            waiting.put_nowait(asyncio.create_task(self._streamed(request, context)))
-
-    def end_streams(self) -> None:
-        """Take nothing more from the streams there are: each ends when what it has sent is answered."""
-        self._health.end_watches()
-        for taking in self._streams:
-            taking.cancel()
-
     async def _streamed(self, request: Proto, context: Context) -> Proto:
         if request is None:
             return _STREAMED(error_message=_MALFORMED)
@@ -357,6 +339,19 @@ class InferenceService:
         except Exception:  # noqa: BLE001 -- it ends one request, not the stream
             _LOG.exception("a fault in partita itself at ModelStreamInfer")
             return _STREAMED(error_message="a fault in partita itself; its log says more")
+
+    def end_streams(self) -> None:
+        """Take nothing more from the streams there are: each ends when what it has sent is answered."""
+        self._health.end_watches()
+        for taking in self._streams:
+            taking.cancel()
+
+    def _count(self, code: grpc.StatusCode, error: Exception, method: str, context: Context) -> None:
+        if isinstance(error, RequestError | QueryRefusedError):
+            reason = str(error.reason)
+        else:
+            reason = "failed" if isinstance(error, QueryFailedError) else "internal"
+        self._errors.count(("grpc", code.name, reason), context.peer(), method, str(error))
 
 
 def _reader(name: str) -> Callable[[bytes], Proto | None]:
