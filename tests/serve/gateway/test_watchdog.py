@@ -20,8 +20,8 @@ from tests.serve.gateway.workers import Workers, query, spec, workers
 from tests.serve.worker.client import gateway as reading
 from tests.serve.worker.oip_server import Server, serving
 
+from partita.process.peer import ThreadTimes
 from partita.serve.gateway.gateway import Gateway
-from partita.serve.gateway.link import ThreadTimes
 from partita.serve.gateway.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.route import ServedService
 from partita.serve.gateway.statistics import WorkerStatus

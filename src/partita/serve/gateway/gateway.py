@@ -42,6 +42,7 @@ _PRICES_S = 2.0
 _RATES_S = 5.0
 _HELLO_S = 1.0
 _MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
+_WORKER = "partita.serve.worker"
 
 
 class Gateway:
@@ -281,7 +282,7 @@ class Gateway:
             self._routes[link.service].hung += 1
         peer, ended = link.peer, False
         # One that has said what it is has shown that it is a worker.
-        if peer is not None and (link.worker is not None or peer.is_worker()):
+        if peer is not None and (link.worker is not None or peer.runs(_WORKER)):
             ended = peer.kill()
         link.close(f"{why}: {'killed' if ended else 'left alone, as it is no process of ours'}")
 

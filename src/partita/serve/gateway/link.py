@@ -5,15 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import signal
-import socket
-import struct
 from contextlib import suppress
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import orjson
 
+from partita.process.peer import peer_of
 from partita.serve.worker.wire import (
     HEAD,
     MOST_DATA,
@@ -28,7 +25,9 @@ from partita.serve.worker.wire import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
+    from partita.process.peer import PeerProcess
     from partita.serve.gateway.query import Worker
     from partita.serve.tensors import Answer, Query
 
@@ -100,7 +99,7 @@ class Link(asyncio.Protocol):
         """Take the transport."""
         # A stream's, though uvloop's own class is not registered as one.
         self._transport = cast("asyncio.Transport", transport)
-        self.peer = peer_of(self._transport)
+        self.peer = peer_of(transport.get_extra_info("socket"))
         self._handler.connected(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -211,94 +210,6 @@ def _loaded(text: memoryview) -> Any:  # noqa: ANN401 -- whatever is JSON
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return json.loads(bytes(text))  # takes half of a surrogate pair, as errors' texts may have one
-
-
-# The process at the other end.
-
-_CREDENTIALS = struct.Struct("3i")
-"""Pid, uid and gid of whoever listens (unix(7), SO_PEERCRED)."""
-_MODULE = b"partita.serve.worker"
-
-
-class ThreadTimes(NamedTuple):
-    """What the threads of a process have done.
-
-    Attributes:
-        cpu_s: seconds of CPU, all together.
-        runnable_s: seconds in which each, by its id, ran or waited for a CPU.
-    """
-
-    cpu_s: float
-    runnable_s: dict[int, float]
-
-
-class PeerProcess:
-    """A worker's process. Its pid cannot become another's meanwhile: a handle of it is held (pidfd_open(2)).
-
-    Attributes:
-        pid: of the process that listens.
-
-    Args:
-        pid: as the kernel tells it.
-
-    Raises:
-        OSError: there is no such process any more.
-    """
-
-    def __init__(self, pid: int) -> None:
-        self.pid = pid
-        self._handle = os.pidfd_open(pid)
-
-    def close(self) -> None:
-        """Let go of it."""
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-    def work(self) -> ThreadTimes | None:
-        """Return what its threads have done so far, None if it is gone."""
-        cpu_s, runnable_s = 0.0, {}
-        try:
-            for task in Path(f"/proc/{self.pid}/task").iterdir():
-                with suppress(OSError):  # that thread has ended
-                    run, wait, _ = (task / "schedstat").read_text(encoding="ascii").split()
-                    cpu_s += int(run) / 1e9
-                    runnable_s[int(task.name)] = (int(run) + int(wait)) / 1e9
-        except (OSError, ValueError):
-            return None
-        return ThreadTimes(cpu_s, runnable_s)
-
-    def is_worker(self) -> bool:
-        """Say whether its command line is that of a worker."""
-        try:
-            return _MODULE in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
-        except OSError:
-            return False
-
-    def kill(self) -> bool:
-        """End it, and the processes that it has started, by SIGKILL; False if that is not ours to do."""
-        if self._handle < 0 or self.pid == os.getpid():
-            return False
-        try:
-            signal.pidfd_send_signal(self._handle, 0)  # it is there, so the number of its group is its own
-            if os.getpgid(self.pid) == self.pid:
-                os.killpg(self.pid, signal.SIGKILL)
-            signal.pidfd_send_signal(self._handle, signal.SIGKILL)
-        except OSError:
-            return False
-        return True
-
-
-def peer_of(transport: asyncio.Transport) -> PeerProcess | None:
-    """Return the process that listens at the other end, None where that cannot be told."""
-    found = transport.get_extra_info("socket")
-    try:
-        pid, _, _ = _CREDENTIALS.unpack(
-            found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
-        return PeerProcess(pid)
-    except (OSError, AttributeError):
-        return None
 
 
 # The folder in which the sockets of ready workers appear.

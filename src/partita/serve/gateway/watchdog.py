@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from partita.serve.worker.wire import HANG_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.link import Link, ThreadTimes
+    from partita.process.peer import ThreadTimes
+    from partita.serve.gateway.link import Link
 
 LOOK_S = 0.1
 """Seconds between two looks, at least."""
