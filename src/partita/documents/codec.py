@@ -588,22 +588,15 @@ def _finite(value: float) -> bool:
 # From values to JSON text
 
 
-def line(value: Value) -> str:
-    """Return a value as JSON on one line, each number in the fewest digits that read back as the same."""
-    return json.dumps(_figures(msgspec.to_builtins(value, str_keys=True)))
+def line(value: object) -> str:
+    """Return a value as JSON on one line, in ASCII; whole numbers as `number` returns them have no `.0`."""
+    text = msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
+    return text if text.isascii() else json.dumps(json.loads(text))
 
 
 def number(value: float) -> int | float:
     """Return a number that JSON writes in the fewest digits: a whole one without `.0`."""
     return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)
-
-
-def _figures(data: Any) -> Any:  # noqa: ANN401 -- plain data
-    if isinstance(data, float):
-        return number(data)
-    if isinstance(data, dict):
-        return {key: _figures(each) for key, each in data.items()}
-    return [_figures(each) for each in data] if isinstance(data, list | tuple) else data
 
 
 def write(

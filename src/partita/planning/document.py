@@ -21,6 +21,7 @@ from partita.documents.codec import (
     check,
     convert,
     line,
+    number,
     write,
 )
 from partita.documents.text import parse
@@ -179,14 +180,14 @@ def _instance_text(instance: Instance) -> str:
     place, point = instance.placement, instance.point
     document = InstanceDocument(
         place.profile, int(place.start), instance.service, instance.model, int(point.batch), int(point.processes),
-        float(point.throughput), float(point.latency_ms), bool(point.estimated),
+        number(point.throughput), number(point.latency_ms), bool(point.estimated),
     )  # fmt: skip
     return line(document)
 
 
 def _figure(value: float) -> float:
     """Return a figure that was computed, without what floating point adds at its end."""
-    return float(f"{value:.12g}")
+    return number(float(f"{value:.12g}"))
 
 
 def read_plan(path: Path | str) -> Plan:

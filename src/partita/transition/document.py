@@ -95,7 +95,12 @@ def _replica(document: ActionDocument | DeployedInstanceDocument) -> Replica | N
 
 
 def _replica_fields(replica: Replica | None) -> dict[str, Any]:
-    return {} if replica is None else {name: getattr(replica, name) for name in _REPLICA}
+    if replica is None:
+        return {}
+    return {name: getattr(replica, name) for name in _REPLICA[:-2]} | {
+        "throughput": number(replica.throughput),
+        "latency_ms": number(replica.latency_ms),
+    }
 
 
 class DeployedGpuDocument(Value):
@@ -145,7 +150,7 @@ def write_transition(transition: Transition, stream: TextIO) -> None:
         "peak_gpus": transition.peak_gpus,
         "moved": transition.moved,
     }
-    floors = (FloorDocument(name, float(floor)) for name, floor in sorted(transition.floors.items()))
+    floors = (FloorDocument(name, number(floor)) for name, floor in sorted(transition.floors.items()))
     gpus = (
         DeployedGpuDocument(gpu.id, gpu.model, tuple(map(_instance_document, gpu.instances)))
         for gpu in transition.target.gpus
@@ -166,7 +171,7 @@ def _action_document(action: Action) -> ActionDocument:
         instance=str(action.placement),
         **_replica_fields(action.replica),
         after=action.after,
-        seconds=float(action.seconds),
+        seconds=number(action.seconds),
     )
 
 
