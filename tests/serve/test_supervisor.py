@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,8 +56,8 @@ def gone(pid: int) -> bool:
 
 
 def two(folder: Path) -> tuple[WorkerSpec, ...]:
-    one = replace(spec_of(folder), supervised=True)
-    return one, replace(one, placement="3g.20gb@0")
+    one = spec_of(folder).replace(supervised=True)
+    return one, one.replace(placement="3g.20gb@0")
 
 
 def test_a_worker_that_is_killed_is_replaced_and_that_is_told_once(tmp_path: Path) -> None:
@@ -86,7 +85,7 @@ def test_a_worker_that_is_killed_is_replaced_and_that_is_told_once(tmp_path: Pat
 
 def test_a_worker_that_cannot_start_is_tried_ever_more_rarely(tmp_path: Path) -> None:
     told: list[str] = []
-    broken = replace(spec_of(tmp_path, OnnxSpec(str(tmp_path / "missing.onnx"))), supervised=True)
+    broken = spec_of(tmp_path, OnnxSpec(str(tmp_path / "missing.onnx"))).replace(supervised=True)
     with supervised((broken,), tell=told.append) as keeper:
         until(lambda: keeper.workers()[0].restarts >= 2)
     (text,) = told
@@ -97,7 +96,7 @@ def test_a_worker_that_cannot_start_is_tried_ever_more_rarely(tmp_path: Path) ->
 def test_a_worker_that_is_not_ready_in_time_is_tried_anew(tmp_path: Path) -> None:
     told: list[str] = []
     silent = UpstreamSpec("http://127.0.0.1:9", load_timeout_s=600.0)
-    spec = replace(spec_of(tmp_path, silent), supervised=True)
+    spec = spec_of(tmp_path, silent).replace(supervised=True)
     starts = {spec.service: StartOptions(timeout_s=1.0)}
     with supervised((spec,), starts=starts, tell=told.append) as keeper:
         until(lambda: keeper.workers()[0].restarts >= 1)
@@ -106,7 +105,7 @@ def test_a_worker_that_is_not_ready_in_time_is_tried_anew(tmp_path: Path) -> Non
 
 
 def test_a_worker_that_was_ready_in_time_is_left_alone(tmp_path: Path) -> None:
-    spec = replace(spec_of(tmp_path), supervised=True)
+    spec = spec_of(tmp_path).replace(supervised=True)
     with supervised((spec,), starts={spec.service: StartOptions({"MARK": "here"}, 5.0)}) as keeper:
         until(lambda: ready(keeper))
         (before,) = keeper.workers()
@@ -116,7 +115,7 @@ def test_a_worker_that_was_ready_in_time_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_drained_instances_finish_their_work_and_are_not_replaced(tmp_path: Path) -> None:
-    specs = tuple(replace(each, seconds={1: 0.2}) for each in two(tmp_path))
+    specs = tuple(each.replace(seconds={1: 0.2}) for each in two(tmp_path))
     with supervised(specs) as keeper:
         until(lambda: ready(keeper))
         first = keeper.workers()[0].spec
@@ -133,7 +132,7 @@ def test_drained_instances_finish_their_work_and_are_not_replaced(tmp_path: Path
 
 
 def test_what_does_not_drain_in_time_is_killed(tmp_path: Path) -> None:
-    specs = (replace(spec_of(tmp_path, seconds={1: 600.0}, grace_s=600.0), supervised=True),)
+    specs = (spec_of(tmp_path, seconds={1: 600.0}, grace_s=600.0).replace(supervised=True),)
     keeper = Supervisor(specs)
     keeper.start()
     until(lambda: ready(keeper))
@@ -194,7 +193,7 @@ time.sleep(600)
 
 
 def test_workers_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
-    spec = replace(spec_of(tmp_path), supervised=True)
+    spec = spec_of(tmp_path).replace(supervised=True)
     path = tmp_path / "given"
     path.write_text(spec.text())
     with subprocess.Popen([sys.executable, "-c", ORPHANS, str(path)], stdout=subprocess.PIPE) as process:
@@ -240,7 +239,7 @@ def test_a_plan_says_which_workers_there_are(tmp_path: Path) -> None:
     (guessed,) = worker_specs(plan_of(HERE), {"bert": EmulatedSpec()}, tmp_path)
     (known,) = worker_specs(plan_of(HERE), {"bert": EmulatedSpec()}, tmp_path, tables={"bert": table})
     assert guessed.seconds == {8: 0.04}
-    assert known == replace(guessed, seconds={1: 0.01, 8: 0.03})
+    assert known == guessed.replace(seconds={1: 0.01, 8: 0.03})
     assert (known.service, known.model, known.gpu, known.placement) == (
         "bert",
         "bert-large",
@@ -256,7 +255,7 @@ def test_the_url_of_an_upstream_server_may_name_the_instance(tmp_path: Path) -> 
     assert spec.backend == UpstreamSpec("http://127.0.0.1:804/bert")
     started = UpstreamSpec("http://127.0.0.1:{port}", command=("serve", "{model}", "{port}"))
     (spec,) = worker_specs(plan_of(HERE), {"bert": started}, tmp_path)
-    assert spec.backend == replace(started, command=("serve", "bert-large", "{port}"))
+    assert spec.backend == started.replace(command=("serve", "bert-large", "{port}"))
     with pytest.raises(InputError, match="cannot be filled in"):
         worker_specs(plan_of(HERE), {"bert": UpstreamSpec("http://{prot}")}, tmp_path)
     with pytest.raises(InputError, match="nothing says what runs bert"):

@@ -111,7 +111,7 @@ class Cluster:
         Raises:
             InputError: the file of services cannot be used.
         """
-        from partita.cli.services import read_services  # noqa: PLC0415 -- only where a cluster is driven
+        from partita.serve.services import read_services  # noqa: PLC0415 -- only where a cluster is driven
 
         return read_services(self.services, folder / WORKERS, self.seconds) if self.services else {}
 

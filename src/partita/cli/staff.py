@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.cli.loading import Loaded
-    from partita.cli.services import WorkerWay
     from partita.drive.driver import Observation
     from partita.planning.plan import Plan
+    from partita.serve.services import WorkerSettings
     from partita.serve.worker_specs import PlacedPlan
 
 
@@ -31,7 +31,7 @@ class Staff:
     """
 
     plan: Plan
-    ways: Mapping[str, WorkerWay]
+    ways: Mapping[str, WorkerSettings]
     devices: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
 
@@ -64,8 +64,8 @@ def staff(
     return Staff(found.plan, ways, found.devices)
 
 
-def _ways(loaded: Loaded, services: Path | None) -> Mapping[str, WorkerWay]:
-    from partita.cli.services import WorkerWay, read_workers  # noqa: PLC0415 -- only where services are run
+def _ways(loaded: Loaded, services: Path | None) -> Mapping[str, WorkerSettings]:
+    from partita.serve.services import WorkerSettings, read_workers  # noqa: PLC0415 -- only where services are run
     from partita.serve.worker.spec import EmulatedSpec  # noqa: PLC0415
 
     if services is not None:
@@ -76,7 +76,7 @@ def _ways(loaded: Loaded, services: Path | None) -> Mapping[str, WorkerWay]:
         markup=False,
         soft_wrap=True,
     )
-    return {each.name: WorkerWay(EmulatedSpec()) for each in loaded.workload.services}
+    return {each.name: WorkerSettings(EmulatedSpec()) for each in loaded.workload.services}
 
 
 def _standing(plan: Plan, plan_file: Path | None) -> PlacedPlan:

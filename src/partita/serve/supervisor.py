@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -95,7 +95,7 @@ class WorkerSlot:
             OSError, PartitaError: it cannot be started.
         """
         self.began, self.ready, self.why_killed = now, False, ""
-        self.spec = replace(self.spec, token=secrets.token_hex(6))
+        self.spec = self.spec.replace(token=secrets.token_hex(6))
         with replacing(self._file) as stream:
             stream.write(self.spec.text())
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import math
 import struct
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
+
+from partita.documents.codec import Fault, Meta, Value, check
+from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -39,8 +41,12 @@ ITEM_BYTES = {
 _LENGTH = struct.Struct("<I")
 
 
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
+def _datatype(text: str) -> None:
+    if text not in ITEM_BYTES and text != "BYTES":
+        raise InputError(f"unknown datatype {text!r}", hint=f"known are {', '.join(ITEM_BYTES)}, BYTES")
+
+
+class TensorSpec(Value):
     """What a model takes or gives.
 
     Attributes:
@@ -53,16 +59,24 @@ class TensorSpec:
         any_rank: whether it may have any number of dimensions, as the model says nothing of them; `shape` is empty.
     """
 
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
+    name: Annotated[str, Meta(min_length=1)]
+    datatype: Annotated[str, check(_datatype)]
+    shape: tuple[Annotated[int, Meta(ge=-1)], ...]
     symbols: tuple[str, ...] = ()
     optional: bool = False
     any_rank: bool = False
 
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong between the fields."""
+        if self.symbols and len(self.symbols) != len(self.shape):
+            yield Fault(
+                ("symbols",), "a name for each dimension is needed", "write a text for each, empty for none"
+            )
+        if self.any_rank and self.shape:
+            yield Fault(("any_rank",), "is for tensors without a shape", "write shape: []")
 
-@dataclass(frozen=True, slots=True)
-class Batching:
+
+class Batching(Value):
     """Whether the first dimension of a model's tensors is a batch: rows that do not influence each other's answers.
 
     Attributes:

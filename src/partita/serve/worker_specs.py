@@ -108,8 +108,7 @@ def filled(backend: BackendSpec, words: Mapping[str, str]) -> BackendSpec:
         return backend
     start = words["placement"].partition("@")[2]
     known = {**{word: {**words, "start": start}[word] for word in WORDS}, "port": "{port}"}
-    return replace(
-        backend,
+    return backend.replace(
         url=_filled(backend.url, known),
         command=tuple(_filled(word, known) for word in backend.command),
     )
@@ -218,7 +217,7 @@ class WorkerDocument:
             folder=str(self.folder.resolve()),
             token=words["token"],
             processes=processes,
-            seconds=measured or {batch: float(words["latency_ms"]) / 1000},
+            seconds=dict(measured) if measured else {batch: float(words["latency_ms"]) / 1000},
             grace_s=self.grace_s,
             declared=self.declared,
             hang_timeout_s=self.hang_timeout_s,

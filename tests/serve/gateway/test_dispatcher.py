@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -314,7 +313,7 @@ def test_a_worker_that_says_it_cannot_answer_is_left_alone_until_it_says_it_can(
 
 def test_queries_that_may_run_once_alone_are_never_tried_elsewhere() -> None:
     made = dispatcher(20.0)
-    once, _ = made.join(replace(hello(gpu=0), retry=False), {}, 0.0)
+    once, _ = made.join(hello(gpu=0).replace(retry=False), {}, 0.0)
     query = PendingQuery(1, 0.0, 20.0)
     (batch,) = made.arrive(query, 0.0).starts
     join(made, gpu=1)

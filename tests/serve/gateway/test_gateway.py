@@ -5,7 +5,6 @@ import os
 import signal
 import time
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -312,7 +311,7 @@ def test_unknown_routers_are_named(tmp_path: Path) -> None:
 
 def test_a_worker_that_talks_nonsense_is_tried_again_ever_more_rarely(tmp_path: Path) -> None:
     # Its tensors are those of the others: else it would be of no use, and left alone.
-    made, came = replace(hello(), inputs=DEFAULT_INPUTS, outputs=DEFAULT_OUTPUTS), 0
+    made, came = hello().replace(inputs=DEFAULT_INPUTS, outputs=DEFAULT_OUTPUTS), 0
 
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal came

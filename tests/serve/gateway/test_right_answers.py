@@ -59,7 +59,7 @@ class Served(World):
 
 
 def _fields(said: Any) -> dict[str, Any]:
-    return {name: getattr(said, name) for name in said.__dataclass_fields__}
+    return {name: getattr(said, name) for name in said.__struct_fields__}
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
 import pytest
@@ -138,7 +138,7 @@ class World:
             seconds={1: seconds, batch: seconds}, batch=batch, gpu=len(self.links), batching=batching
         )
         if listed:
-            said = replace(said, inputs=INPUTS)
+            said = said.replace(inputs=INPUTS)
         link = FakeLink(f"worker-{len(self.links)}", self.gateway)
         assert self.gateway.said_hello(cast("Link", link), said)
         self.links.append(link)

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -56,7 +55,7 @@ class Peer:
 
 class Worker:
     def __init__(self, **more: float) -> None:
-        self.hello = replace(hello(), **{"beat_s": 0.5, **more})  # type: ignore[arg-type]
+        self.hello = hello().replace(**{"beat_s": 0.5, **more})
         self.running: dict[int, Batch] = {}
 
 
@@ -303,7 +302,7 @@ def test_estimates_know_the_size_of_inputs(tmp_path: Path) -> None:
 
 
 def test_one_stopped_under_load_is_killed_and_replaced_and_health_is_honest_meanwhile(tmp_path: Path) -> None:
-    made = replace(spec(tmp_path, 0, {1: 0.01}), supervised=True, hang_timeout_s=LIMIT_S)
+    made = spec(tmp_path, 0, {1: 0.01}).replace(supervised=True, hang_timeout_s=LIMIT_S)
     keeper = Supervisor([made])
     ends: dict[str, int] = {}
 

@@ -244,9 +244,9 @@ def test_a_folder_of_any_length_will_do(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "no JSON"),
-        ("{", "no JSON"),
-        ("{}", "'service' is missing"),
+        ("", "is empty"),
+        ("{", "ends in the middle"),
+        ("{}", "service is missing"),
     ],
 )
 def test_what_is_wrong_with_its_specification_is_said(tmp_path: Path, text: str, told: str) -> None:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from partita.documents.codec import Source, convert
 from partita.errors import InputError
 from partita.serve.tensors import Query, Tensor
 from partita.serve.worker.emulated import EmulatedBackend, interpolated
-from partita.serve.worker.spec import EmulatedSpec, parse_spec, read_spec
+from partita.serve.worker.spec import EmulatedSpec, WorkerSpec, read_spec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ GOOD: dict[str, Any] = {
 
 
 def test_the_shortest_specification_is_enough() -> None:
-    spec = parse_spec(GOOD, "spec.json")
+    spec = convert(GOOD, WorkerSpec, Source("spec.json"))
     assert (spec.processes, spec.seconds, spec.supervised) == (1, {}, False)
     assert spec.backend == EmulatedSpec()
     assert spec.profile == "3g.20gb"
@@ -36,44 +37,47 @@ def test_the_shortest_specification_is_enough() -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"service": ""}, "service: this text must not be empty"),
-        ({"batch": 0}, "batch: expected at least 1"),
-        ({"batch": "8"}, "batch: expected a number"),
-        ({"processes": 1.5}, "processes: expected a whole number"),
+        ({"service": ""}, "service: must be text, not empty"),
+        ({"batch": 0}, "batch: must be at least 1"),
+        ({"batch": "8"}, "batch: must be a whole number, not '8'"),
+        ({"processes": 1.5}, "processes: must be a whole number"),
         ({"placement": "3g.20gb"}, "placement: '3g.20gb' is no placement"),
-        ({"token": "../../etc"}, "token: expected letters and digits"),
-        ({"seconds": [1]}, "seconds: expected an object"),
-        ({"seconds": {"0": 1}}, "seconds: expected an object"),
-        ({"seconds": {"1": -1}}, "seconds.1: expected at least 0"),
-        ({"grace": 3}, "unknown key 'grace'"),
-        ({"supervised": 1}, "supervised: expected true or false"),
-        ({"hang_timeout_s": 0.5}, "hang_timeout_s: 0.5 s are too few"),
-        ({"retry": "no"}, "retry: expected true or false"),
-        ({"backend": "onnx"}, "backend: expected a back-end of kind emulated, onnx, upstream"),
-        ({"backend": {"kind": "tensorrt"}}, "expected a back-end of kind"),
-        ({"backend": {"kind": "onnx"}}, "the key 'path' is missing"),
+        ({"token": "../../etc"}, "token: must be letters and digits"),
+        ({"seconds": [1]}, "seconds: must be a mapping"),
+        ({"seconds": {"0": 1}}, "seconds.0: must be at least 1"),
+        ({"seconds": {"1": -1}}, "seconds.1: must be at least 0"),
+        ({"grace": 3}, "grace: unknown key"),
+        ({"supervised": 1}, "supervised: must be true or false"),
+        ({"hang_timeout_s": 0.5}, "hang_timeout_s: must be at least 1, not 0.5"),
+        ({"retry": "no"}, "retry: must be true or false"),
+        ({"backend": "onnx"}, "backend: must be a mapping"),
+        (
+            {"backend": {"kind": "tensorrt"}},
+            "backend: kind must be 'emulated', 'onnx' or 'upstream', not 'tensorrt'",
+        ),
+        ({"backend": {"kind": "onnx"}}, "backend: path is missing"),
         ({"backend": {"kind": "upstream", "url": "ftp://x"}}, "backend.url: 'ftp://x' is no HTTP address"),
-        ({"backend": {"kind": "emulated", "jitter": -1}}, "backend.jitter: expected at least 0"),
-        ({"backend": {"kind": "emulated", "inputs": []}}, "backend.inputs: expected at least one tensor"),
+        ({"backend": {"kind": "emulated", "jitter": -1}}, "backend.jitter: must be at least 0"),
+        ({"backend": {"kind": "emulated", "inputs": []}}, "backend.inputs: must be a list, not empty"),
         (
             {"backend": {"kind": "emulated", "inputs": [{"name": "X", "datatype": "FLOAT", "shape": [-1]}]}},
             "backend.inputs[0].datatype: unknown datatype 'FLOAT'",
         ),
         (
             {"backend": {"kind": "emulated", "outputs": [{"name": "X", "datatype": "FP32", "shape": [-2]}]}},
-            "backend.outputs[0].shape: expected whole numbers",
+            "backend.outputs[0].shape[0]: must be at least -1",
         ),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(change: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError) as caught:
-        parse_spec({**GOOD, **change}, "spec.json")
+        convert({**GOOD, **change}, WorkerSpec, Source("spec.json"))
     assert told in str(caught.value)
     assert str(caught.value).startswith("spec.json: ")
 
 
 def test_a_file_that_is_not_there_is_said(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="No such file"):
+    with pytest.raises(InputError, match="no such file"):
         read_spec(tmp_path / "none.json")
 
 

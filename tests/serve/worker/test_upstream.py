@@ -10,7 +10,6 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -193,7 +192,7 @@ def test_a_server_may_be_started_and_ends_with_its_worker(
         (server,) = children(process.pid)
         process.kill()
         until(lambda: not Path(f"/proc/{server}").exists() or zombie(server))
-    with running(replace(spec, token="a2")) as process:  # noqa: S106 -- no secret
+    with running(spec.replace(token="a2")) as process:  # noqa: S106 -- no secret
         (server,) = children(process.pid)
         process.terminate()
         assert process.wait(30) == 0

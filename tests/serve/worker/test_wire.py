@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 from contextlib import suppress
@@ -11,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partita.documents.codec import parse_json
 from partita.serve.tensors import Answer, Batching, Query, Tensor, TensorSpec
-from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec, WorkerSpec, parse_spec
+from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec, WorkerSpec
 from partita.serve.worker.wire import (
     CHUNK,
     HEAD,
@@ -145,5 +145,5 @@ def test_a_specification_comes_back(backend, seconds, processes, supervised) -> 
     spec = WorkerSpec(
         "s", "m", "node-0/gpu-0", "1g.5gb@6", 8, backend, "/f", "t0", processes, seconds, 2.5, supervised
     )
-    assert parse_spec(json.loads(spec.text()), "spec") == spec
+    assert parse_json(spec.text(), WorkerSpec, "spec") == spec
     assert spec.socket_name == "node-0_gpu-0@6-t0.sock"

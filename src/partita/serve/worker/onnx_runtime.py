@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -308,7 +307,7 @@ def _first_line(error: Exception) -> str:
 
 def _any_batch(side: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
     return tuple(
-        replace(each, shape=(-1, *each.shape[1:]), symbols=("batch", *_names(each)[1:])) for each in side
+        each.replace(shape=(-1, *each.shape[1:]), symbols=("batch", *_names(each)[1:])) for each in side
     )
 
 

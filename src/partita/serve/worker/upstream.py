@@ -13,7 +13,6 @@ import subprocess
 import threading
 import time
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from partita.errors import InputError
@@ -266,7 +265,7 @@ def _with_optional(inputs: Sequence[TensorSpec], config: dict[str, Any] | None) 
         for each in (listed if isinstance(listed, list) else ())
         if isinstance(each, dict) and each.get("optional") is True
     }
-    return tuple(replace(each, optional=each.name in optional) for each in inputs)
+    return tuple(each.replace(optional=each.name in optional) for each in inputs)
 
 
 def _filled(text: str, words: Mapping[str, int]) -> str:

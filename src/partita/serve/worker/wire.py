@@ -22,10 +22,11 @@ import os
 import socket
 import struct
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from partita.documents.codec import Source, Value, convert, to_data
+from partita.errors import InputError
 from partita.serve.tensors import APART, Answer, Batching, Query, Tensor, TensorSpec
 
 if TYPE_CHECKING:
@@ -59,8 +60,7 @@ class FrameKind(IntEnum):
 _RUN = int(FrameKind.RUN)  # looked up once: enumerations are slow at it
 
 
-@dataclass(frozen=True, slots=True)
-class Hello:
+class Hello(Value):
     """What a worker is.
 
     Attributes:
@@ -102,7 +102,7 @@ class Hello:
 
     def packed(self) -> bytes:
         """Return its frame."""
-        return frame(FrameKind.HELLO, 0, {"protocol": PROTOCOL, **asdict(self)})
+        return frame(FrameKind.HELLO, 0, {"protocol": PROTOCOL, **to_data(self)})
 
     @classmethod
     def unpacked(cls, header: dict[str, Any]) -> Hello:
@@ -111,28 +111,13 @@ class Hello:
         Raises:
             ValueError: it is of another protocol, or no HELLO.
         """
-        data = {name: value for name, value in dict(header).items() if name in cls.__slots__}
+        data = {name: value for name, value in dict(header).items() if name in cls.__struct_fields__}
         if header.get("protocol") != PROTOCOL:
             raise ValueError(f"a worker of protocol {header.get('protocol')}, not {PROTOCOL}")
         try:
-            for side in ("inputs", "outputs"):
-                data[side] = tuple(_spec(each) for each in data[side])
-            data["batching"] = Batching(**data["batching"])
-            data["seconds"] = {int(batch): float(each) for batch, each in data["seconds"].items()}
-            return cls(**data)
-        except (KeyError, TypeError) as error:
+            return convert(data, cls, Source("HELLO"))
+        except InputError as error:
             raise ValueError(f"no worker's HELLO: {error}") from None
-
-
-def _spec(told: dict[str, Any]) -> TensorSpec:
-    return TensorSpec(
-        told["name"],
-        told["datatype"],
-        tuple(told["shape"]),
-        tuple(told["symbols"]),
-        told["optional"],
-        told.get("any_rank", False),
-    )
 
 
 _text = json.JSONEncoder(separators=(",", ":")).encode

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from partita.cli.services import WorkerWay, read_services, read_workers
+from partita.documents.codec import parse_json
 from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, UpstreamReplica
 from partita.errors import InputError
+from partita.serve.services import WorkerSettings, read_services, read_workers
 from partita.serve.tensors import TensorSpec
 from partita.serve.worker.spec import (
     UNDECLARED,
@@ -17,7 +17,7 @@ from partita.serve.worker.spec import (
     EmulatedSpec,
     OnnxSpec,
     UpstreamSpec,
-    parse_spec,
+    WorkerSpec,
 )
 
 if TYPE_CHECKING:
@@ -59,33 +59,44 @@ def test_processes_and_servers_that_are_told_are_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("", "expected an object"),
-        ("services: [{name: a}]", "'command' is missing"),
-        ("services: [{name: a, command: serve}]", "list of words"),
-        ("services: [{name: a, command: [serve, 1]}]", "list of words"),
+        ("", "must be a mapping, not nothing"),
+        ("services: [{name: a}]", "command is missing"),
+        ("services: [{name: a, command: serve}]", "must be a list"),
+        ("services: [{name: a, command: [serve, 1]}]", "must be text, not 1"),
         ("services: [{name: a, command: [serve], environmet: {}}]", "unknown key"),
-        ("services: [{name: a, command: [serve], environment: {A: 1}}]", "names and texts"),
-        ("services: [{name: a, start: [x]}]", "'stop' is missing"),
-        ("services: [{name: a, worker: {onyx: m.onnx}}]", "expected one of emulated, onnx, upstream"),
-        ("services: [{name: a, worker: onnx}]", "expected one of"),
-        ("services: [{name: a, worker: {onnx: 3}}]", "expected text"),
-        ("services: [{name: a, worker: {onnx: {path: m, thread: 2}}}]", "unknown key 'thread'"),
+        (
+            "services: [{name: a, command: [serve], environment: {A: 1}}]",
+            "environment.A: must be text, not 1",
+        ),
+        ("services: [{name: a, start: [x]}]", "stop is missing"),
+        ("services: [{name: a, worker: {onyx: m.onnx}}]", "unknown key"),
+        ("services: [{name: a, worker: onnx}]", "must be a mapping, not 'onnx'"),
+        ("services: [{name: a, worker: {onnx: 3}}]", "must be text or a mapping, not 3"),
+        ("services: [{name: a, worker: {onnx: {path: m, thread: 2}}}]", "thread: unknown key"),
         ("services: [{name: a, worker: {upstream: localhost}}]", "no HTTP address"),
-        ("services: [{name: a, worker: {upstream: {url: 'http://h', command: serve}}}]", "a list of words"),
-        ("services: [{name: a, worker: {emulated: yes please}}]", "expected true"),
-        ("services: [{name: a, worker: {emulated: true}, hang_timeout_s: 0}]", "too few"),
-        ("services: [{name: a, worker: {emulated: true}, batch: 8}]", "8 is no batch dimension"),
-        ("services: [{name: a, worker: {emulated: true}, batch: [rows]}]", "is no batch dimension"),
+        ("services: [{name: a, worker: {upstream: {url: 'http://h', command: serve}}}]", "must be a list"),
+        ("services: [{name: a, worker: {emulated: yes please}}]", "must be true or false or a mapping"),
+        ("services: [{name: a, worker: {emulated: false}}]", "must be true"),
+        ("services: [{name: a, worker: {emulated: true, onnx: m}}]", "one of emulated, onnx and upstream"),
+        ("services: [{name: a, worker: {emulated: true}, hang_timeout_s: 0}]", "at least 1"),
+        ("services: [{name: a, worker: {emulated: true}, batch: 8}]", "must be 'none' or 'rows', not 8"),
+        (
+            "services: [{name: a, worker: {emulated: true}, batch: [rows]}]",
+            "must be 'none' or 'rows', not a list",
+        ),
         ("services: [{name: a, worker: {emulated: true}, max_batch_size: 0}]", "max_batch_size"),
         ("services: [{name: a, worker: {emulated: true}, max_batch_size: 1.5}]", "a whole number"),
-        ("services: [{name: a, worker: {emulated: true}, max_batch_size: 65537}]", "more than 65,536"),
+        ("services: [{name: a, worker: {emulated: true}, max_batch_size: 65537}]", "at most 65536"),
         (
             "services: [{name: a, worker: {emulated: true}, batch: none, max_batch_size: 8}]",
             "no batch to limit",
         ),
-        ("services: [{name: a, command: [x], batch: rows}]", "unknown key 'batch'"),
-        ("services: [{name: a, worker: {emulated: true}, retry: 1}]", "expected true or false"),
-        ("services: [{name: a, worker: {emulated: true}, command: [x]}]", "unknown key 'command'"),
+        ("services: [{name: a, command: [x], batch: rows}]", "batch: is not for a service with command"),
+        ("services: [{name: a, worker: {emulated: true}, retry: 1}]", "must be true or false"),
+        (
+            "services: [{name: a, worker: {emulated: true}, command: [x]}]",
+            "command: is not for",
+        ),
         ("services: [", "not YAML"),
     ],
 )
@@ -113,12 +124,14 @@ def test_workers_are_read_and_models_lie_beside_the_file(tmp_path: Path) -> None
     path = tmp_path / "services.yaml"
     path.write_text(WORKERS)
     assert read_workers(path) == {
-        "onnx": WorkerWay(OnnxSpec(str(tmp_path / "models" / "bert.onnx")), {"OMP_NUM_THREADS": "1"}, 5.0),
-        "threads": WorkerWay(OnnxSpec("/models/bert.onnx", 2)),
-        "triton": WorkerWay(UpstreamSpec("http://127.0.0.1:80{start}")),
-        "slow": WorkerWay(EmulatedSpec(inputs=(TensorSpec("X", "FP32", (-1, 3)),), slow_down=2.0)),
-        "plain": WorkerWay(EmulatedSpec(), start_timeout_s=7.0, hang_timeout_s=3.0, retry=False),
-        "started": WorkerWay(UpstreamSpec("http://127.0.0.1:{port}", command=("serve", "{port}"))),
+        "onnx": WorkerSettings(
+            OnnxSpec(str(tmp_path / "models" / "bert.onnx")), {"OMP_NUM_THREADS": "1"}, 5.0
+        ),
+        "threads": WorkerSettings(OnnxSpec("/models/bert.onnx", 2)),
+        "triton": WorkerSettings(UpstreamSpec("http://127.0.0.1:80{start}")),
+        "slow": WorkerSettings(EmulatedSpec(inputs=(TensorSpec("X", "FP32", (-1, 3)),), slow_down=2.0)),
+        "plain": WorkerSettings(EmulatedSpec(), start_timeout_s=7.0, hang_timeout_s=3.0, retry=False),
+        "started": WorkerSettings(UpstreamSpec("http://127.0.0.1:{port}", command=("serve", "{port}"))),
     }
     found = read_services(path, tmp_path / "workers")
     assert list(found) == ["onnx", "threads", "triton", "slow", "plain", "started", "other"]
@@ -149,7 +162,7 @@ def test_what_is_declared_of_the_batch_reaches_the_worker(
     assert worker.document is not None
     words = dict.fromkeys(("service", "model", "gpu", "gpu_model"), "x")
     words |= {"placement": "3g.20gb@4", "batch": "8", "token": "t1", "processes": "1", "latency_ms": "4"}
-    assert parse_spec(json.loads(worker.document(words)), "spec").declared == declared
+    assert parse_json(worker.document(words), WorkerSpec, "spec").declared == declared
 
 
 def test_a_workers_specification_has_what_is_measured_and_what_is_planned(tmp_path: Path) -> None:
@@ -171,13 +184,13 @@ def test_a_workers_specification_has_what_is_measured_and_what_is_planned(tmp_pa
         "token": "t1",
     }
     found = [
-        parse_spec(
-            json.loads(worker.document({**words, "processes": processes, "latency_ms": "40.0"})), "spec"
+        parse_json(
+            worker.document({**words, "processes": processes, "latency_ms": "40.0"}), WorkerSpec, "spec"
         )
         for processes in ("2", "1")
     ]
     assert [each.seconds for each in found] == [{1: 0.01, 8: 0.05}, {8: 0.04}]
     other = worker.document({**words, "gpu_model": "a30-24gb", "processes": "2", "latency_ms": "40.0"})
-    assert parse_spec(json.loads(other), "spec").seconds == {1: 0.02}
+    assert parse_json(other, WorkerSpec, "spec").seconds == {1: 0.02}
     assert found[0].backend == UpstreamSpec("http://127.0.0.1:804")
     assert not found[0].supervised

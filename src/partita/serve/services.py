@@ -1,0 +1,228 @@
+"""How replicas are run, by service: a document that users write, YAML or JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from msgspec import field
+
+from partita.documents.codec import Amount, Fault, Meta, Text, Value
+from partita.documents.text import read
+from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, UpstreamReplica
+from partita.serve.worker.spec import (
+    GRACE_S,
+    LOAD_TIMEOUT_S,
+    MOST_ROWS,
+    Address,
+    BackendSpec,
+    DeclaredBatch,
+    EmulatedSpec,
+    HangTimeout,
+    OnnxSpec,
+    UpstreamSpec,
+)
+from partita.serve.worker.wire import HANG_TIMEOUT_S
+from partita.serve.worker_specs import worker_process
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from partita.serve.worker_specs import SliceSeconds
+
+Words = Annotated[tuple[str, ...], Meta(min_length=1, examples=[["serve", "--port", '"{port}"']])]
+
+
+class WorkerEntry(Value):
+    """What runs a worker's model: each a path, an address or `true`, or a mapping with more fields."""
+
+    onnx: Annotated[Text | OnnxSpec | None, Meta(examples=["model.onnx"])] = None
+    upstream: Annotated[Address | UpstreamSpec | None, Meta(examples=["http://127.0.0.1:8000"])] = None
+    emulated: Annotated[bool | EmulatedSpec | None, Meta(examples=["true"])] = None
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield unless exactly one is there."""
+        there = [each for each in (self.onnx, self.upstream, self.emulated) if each is not None]
+        if len(there) != 1:
+            yield Fault((), "one of emulated, onnx and upstream is needed", "write {onnx: model.onnx}")
+        if self.emulated is False:
+            yield Fault(("emulated",), "must be true or a mapping, not false", "write {emulated: true}")
+
+    def backend(self, folder: Path) -> BackendSpec:
+        """Return what runs the model; a path is taken from a folder."""
+        if self.onnx is not None:
+            spec = OnnxSpec(self.onnx) if isinstance(self.onnx, str) else self.onnx
+            return spec.replace(path=str((folder / spec.path).resolve()))
+        if self.upstream is not None:
+            return UpstreamSpec(self.upstream) if isinstance(self.upstream, str) else self.upstream
+        return self.emulated if isinstance(self.emulated, EmulatedSpec) else EmulatedSpec()
+
+
+class ServiceEntry(Value):
+    """How one service's replicas are run: by a `worker`, by a `command`, or by a server that `start` and `stop` tell.
+
+    Attributes:
+        name: of the service.
+        worker: Partita's own, with what runs the model.
+        command: starts a process for each replica.
+        start: tells a server that runs already of a replica that it is to serve.
+        stop: tells it of one that it is to serve no more.
+        environment: variables beside Partita's own.
+        ready: `port` if a replica is ready when its port answers, or a command that ends well when it is.
+        grace_s: seconds from SIGTERM to SIGKILL.
+        start_timeout_s: seconds a replica may take to become ready.
+        timeout_s: seconds that `start` and `stop` may take.
+        batch: whether the first size of a model's tensors is a batch.
+        max_batch_size: rows that a query may have.
+        hang_timeout_s: seconds without a sign of life after which a worker hangs.
+        retry: whether its queries may run a second time.
+    """
+
+    name: Text
+    worker: Annotated[WorkerEntry | None, Meta(examples=[{"onnx": "model.onnx"}])] = None
+    command: Words | None = None
+    start: Words | None = None
+    stop: Words | None = None
+    environment: Annotated[dict[str, str], Meta(examples=[{"NAME": "value"}])] = field(default_factory=dict)
+    ready: Annotated[Literal["port"] | Words | None, Meta(examples=["port"])] = None
+    grace_s: Amount | None = None
+    start_timeout_s: Amount = LOAD_TIMEOUT_S
+    timeout_s: Amount = LOAD_TIMEOUT_S
+    batch: Annotated[Literal["rows", "none"] | None, Meta(examples=["rows"])] = None
+    max_batch_size: Annotated[Annotated[int, Meta(ge=1, le=MOST_ROWS)] | None, Meta(examples=[MOST_ROWS])] = (
+        None
+    )
+    hang_timeout_s: HangTimeout | None = None
+    retry: bool = True
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong between the fields."""
+        kind = "worker" if self.worker else "start" if self.start else "command"
+        for name in _KINDS[kind]:
+            if getattr(self, name) is None:
+                hint = 'write command: [serve, --port, "{port}"], or worker: {onnx: model.onnx}'
+                yield Fault((), f"{name} is missing", hint)
+        for name in self.__struct_fields__[1:]:
+            given = getattr(self, name) != getattr(_NOTHING, name)
+            if given and name not in (*_KINDS[kind], *_OPTIONAL[kind]):
+                yield Fault((name,), f"is not for a service with {kind}", "leave it out")
+        if self.max_batch_size is not None and self.batch == "none":
+            yield Fault(("max_batch_size",), "there is no batch to limit with `batch: none`", "leave it out")
+
+    @property
+    def declared(self) -> DeclaredBatch | None:
+        """What is said of the model's batch, None if nothing is."""
+        if self.batch is None and self.max_batch_size is None:
+            return None
+        return DeclaredBatch(None if self.batch is None else self.batch == "rows", self.max_batch_size)
+
+
+_NOTHING = ServiceEntry("")
+_KINDS = {"worker": ("worker",), "command": ("command",), "start": ("start", "stop")}
+_OPTIONAL = {
+    "worker": (
+        "environment", "grace_s", "start_timeout_s", "batch", "max_batch_size", "hang_timeout_s", "retry",
+    ),
+    "command": ("environment", "ready", "grace_s", "start_timeout_s"),
+    "start": ("timeout_s",),
+}  # fmt: skip
+
+
+class ServicesDocument(Value):
+    """The services of a file; `apiVersion` and `kind` may stand beside them."""
+
+    services: Annotated[
+        tuple[ServiceEntry, ...], Meta(examples=[[{"name": "resnet50", "command": ["serve"]}]])
+    ]
+    apiVersion: str | None = None  # noqa: N815 -- the document's own spelling
+    kind: str | None = None
+
+
+class WorkerSettings(Value):
+    """How a service's workers are run.
+
+    Attributes:
+        backend: what runs the model.
+        environment: variables of theirs.
+        grace_s: seconds for finishing what they have; None if the file does not say.
+        start_timeout_s: seconds they may take to become ready.
+        declared: what is said of the model's batch.
+        hang_timeout_s: seconds without a sign of life after which they hang; None if the file does not say.
+        retry: whether their queries may run a second time.
+    """
+
+    backend: BackendSpec
+    environment: dict[str, str] = field(default_factory=dict)
+    grace_s: float | None = None
+    start_timeout_s: float = LOAD_TIMEOUT_S
+    declared: DeclaredBatch | None = None
+    hang_timeout_s: float | None = None
+    retry: bool = True
+
+
+def read_services(
+    path: Path, sockets: Path, seconds: Mapping[str, SliceSeconds] | None = None
+) -> dict[str, ReplicaProcess | UpstreamReplica]:
+    """Read how each service's replicas are run.
+
+    Args:
+        path: the file.
+        sockets: the folder of workers' sockets.
+        seconds: what is measured of each service, for emulated workers.
+
+    Raises:
+        InputError: the file cannot be read, or all that is wrong in it.
+    """
+    found = {}
+    for entry in read(path, ServicesDocument).services:
+        found[entry.name] = _run(entry, path.parent, sockets, (seconds or {}).get(entry.name, {}))
+    return found
+
+
+def _run(
+    entry: ServiceEntry, folder: Path, sockets: Path, seconds: SliceSeconds
+) -> ReplicaProcess | UpstreamReplica:
+    grace_s = GRACE_S if entry.grace_s is None else entry.grace_s
+    if entry.worker is not None:
+        return worker_process(
+            entry.worker.backend(folder),
+            sockets,
+            seconds=seconds,
+            declared=entry.declared,
+            environment=entry.environment,
+            grace_s=grace_s,
+            start_timeout_s=entry.start_timeout_s,
+            hang_timeout_s=HANG_TIMEOUT_S if entry.hang_timeout_s is None else entry.hang_timeout_s,
+            retry=entry.retry,
+        )
+    if entry.start is not None:
+        return UpstreamReplica(entry.start, entry.stop or (), entry.timeout_s)
+    ready = entry.ready
+    return ReplicaProcess(
+        entry.command or (),
+        environment=entry.environment,
+        readiness=None if ready is None else PortReady() if ready == "port" else CommandReady(tuple(ready)),
+        grace_s=grace_s,
+        start_timeout_s=entry.start_timeout_s,
+    )
+
+
+def read_workers(path: Path) -> dict[str, WorkerSettings]:
+    """Read how the workers of each service are run, of the services that have a `worker`.
+
+    Raises:
+        InputError: the file cannot be read, or all that is wrong in it.
+    """
+    return {
+        entry.name: WorkerSettings(
+            entry.worker.backend(path.parent),
+            entry.environment,
+            entry.grace_s,
+            entry.start_timeout_s,
+            entry.declared,
+            entry.hang_timeout_s,
+            entry.retry,
+        )
+        for entry in read(path, ServicesDocument).services
+        if entry.worker is not None
+    }
