@@ -1,4 +1,4 @@
-"""A connection of HTTP/1.1: requests are read, answered one after the other, and kept within limits of size and time.
+"""The server of HTTP/1.1: connections read requests, answer them in order, and keep within limits of size and time.
 
 A client that keeps its connection sends the same head over and over. The head of a request to infer that was read
 once is known again byte for byte, so that a request that comes as a whole behind it costs one look into a dictionary.
@@ -63,9 +63,9 @@ _TOGETHER = 1 << 16
 _AT_ONCE = 32
 """Requests of one connection that are answered before others have their turn."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-IDLE, HEAD, BODY, CHUNKS, ANSWERING, SKIPPING, CLOSING, CLOSED = range(8)
-"""What a connection does: waits for a request, reads its head, its body, a body in chunks; waits for an answer;
-passes over a body that nobody wants; has sent its last and lets the client finish; is closed."""
+_LOOK_S = 0.01
+_LAST_S = 1.0
+"""Seconds in which clients may take what they were told last."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +93,100 @@ class ConnectionLimits:
     bodies: int = 1 << 30
 
 
-class KnownHead(NamedTuple):
-    """What the head of a request to infer says that keeps its connection: see `HttpConnection`."""
+class HttpServer:
+    """Serves the api on a socket that listens.
 
-    service: str
-    length: int
-    json_size: int | None
-    deadline_s: float | None
+    Args:
+        api: answers.
+        listener: is closed with the server.
+        tls: None for plain HTTP.
+        limits: of connections.
+        errors: counts and logs errors.
+    """
+
+    def __init__(
+        self,
+        api: HttpApi,
+        listener: socket.socket,
+        *,
+        tls: Tls | None = None,
+        limits: ConnectionLimits | None = None,
+        errors: ErrorCounter | None = None,
+    ) -> None:
+        self._application = api
+        self._listener, self._tls = listener, tls
+        self._connections = Connections(api, limits or ConnectionLimits(), errors or ErrorCounter())
+        self._server: asyncio.Server | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Return when it answers."""
+        context = _context(self._tls) if self._tls is not None else None
+        limits = self._connections.limits
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: HttpConnection(self._connections),
+            sock=self._listener,
+            backlog=BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=limits.head_s if context is not None else None,
+        )
+        self._watching = asyncio.create_task(self._watch(min(1.0, limits.head_s / 10)))
+
+    def drain(self) -> None:
+        """Refuse what comes from now on, also over new connections; each is closed behind its next answer.
+
+        Liveness and metrics are still told.
+        """
+        self._application.draining = True
+        for each in list(self._connections.open):
+            each.drain()
+
+    async def answered(self, seconds: float) -> None:
+        """Return when no answer is waited for and all have been taken, or in so long."""
+        await _until(lambda: not self._connections.under_way, seconds)
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no new connections, and return when the requests under way have ended or the grace is over."""
+        server, self._server = self._server, None
+        if server is None or self._watching is None:
+            return
+        server.close()
+        self.drain()
+        await self.answered(grace_s)
+        for each in list(self._connections.open):
+            each.end()
+        await _until(lambda: not self._connections.open, _LAST_S)
+        for each in list(self._connections.open):
+            each.abort()
+        self._watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._watching
+
+    async def _watch(self, every: float) -> None:
+        """Look at all connections every so many seconds, until cancelled."""
+        while True:
+            await asyncio.sleep(every)
+            self._connections.writer.renew()
+            now = asyncio.get_running_loop().time()
+            for each in list(self._connections.open):
+                each.look(now)
+
+
+async def _until(true: Callable[[], bool], seconds: float) -> None:
+    """Return when something is true, or in so many seconds."""
+    end = asyncio.get_running_loop().time() + seconds
+    while not true() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 -- connections tell nobody
+        await asyncio.sleep(_LOOK_S)
+
+
+def _context(tls: Tls) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tls.cert, tls.key)
+    context.set_alpn_protocols(["http/1.1"])
+    if tls.client_ca is not None:
+        context.load_verify_locations(tls.client_ca)
+        context.verify_mode = ssl.CERT_REQUIRED
+    return context
 
 
 class Connections:
@@ -135,6 +222,20 @@ class Connections:
     def under_way(self) -> bool:
         """Whether an answer is waited for, or has not been taken."""
         return any(each.is_under_way for each in self.open)
+
+
+class KnownHead(NamedTuple):
+    """What the head of a request to infer says that keeps its connection: see `HttpConnection`."""
+
+    service: str
+    length: int
+    json_size: int | None
+    deadline_s: float | None
+
+
+IDLE, HEAD, BODY, CHUNKS, ANSWERING, SKIPPING, CLOSING, CLOSED = range(8)
+"""What a connection does: waits for a request, reads its head, its body, a body in chunks; waits for an answer;
+passes over a body that nobody wants; has sent its last and lets the client finish; is closed."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -182,15 +283,6 @@ class HttpConnection(asyncio.Protocol):
         if len(connections) > limits.connections:
             self._break_off(unavailable("too many connections", "connections", 1.0))
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's
-        """Take what its client waited for out of the queues."""
-        self._shared.open.discard(self)
-        answering, self._state = self._state == ANSWERING, CLOSED
-        self._let_go_of_parts()
-        self._buffer = b""
-        if answering:
-            self._forget()
-
     def data_received(self, data: bytes) -> None:
         """Read on."""
         if self._state == IDLE and not self._buffer and self._unread is None:
@@ -225,72 +317,16 @@ class HttpConnection(asyncio.Protocol):
         if not self._reading:
             self._read()
 
-    # What the gateway tells.
-
-    def done(self) -> bool:
-        """Return whether no answer is waited for any longer."""
-        return self._state != ANSWERING
-
-    def set_result(self, answer: Answer) -> None:
-        """Send the answer."""
-        assert self._request is not None  # noqa: S101 -- it was asked
-        try:
-            reply = answer_reply(self._service, self._request, answer)
-        except Exception as error:  # noqa: BLE001 -- it ends one request, not the dispatcher
-            reply = self._reply_to(error)
-        self._respond(reply)
-
-    def set_exception(self, error: BaseException) -> None:
-        """Send what is said of an error."""
-        self._respond(self._reply_to(draining() if isinstance(error, asyncio.CancelledError) else error))
-
-    # What the server tells.
-
-    def look(self, now: float) -> None:
-        """Close the connection if its client takes too long to send or to receive."""
-        if self._unread is not None:
-            since, unread = self._unread
-            left = self._transport.get_write_buffer_size()
-            if left != unread:
-                self._unread = now, left
-            elif now - since > self._shared.limits.unread_s:
-                self._transport.abort()
-            return
-        limits = self._shared.limits
-        part = "head" if self._state == HEAD or (self._state == IDLE and self._fresh) else "body"
-        allowed = {
-            IDLE: limits.head_s if self._fresh else limits.idle_s,
-            HEAD: limits.head_s,
-            CLOSING: limits.closing_s,
-            CLOSED: limits.unread_s,
-        }.get(self._state, limits.body_s)
-        if self._state == ANSWERING or now - self._since <= allowed:
-            return
-        if self._state == CLOSED:
-            self._transport.abort()
-        elif self._state in (SKIPPING, CLOSING) or (self._state == IDLE and not self._fresh):
-            self._close()
-        else:
-            what = f"the {part} of the request did not come within {allowed:g} seconds"
-            self._break_off(self._reply_to(ProtocolError(what, 408, "timeout")))
-
-    def drain(self) -> None:
-        """Refuse a request that has not come whole."""
-        if self._state in (BODY, CHUNKS):
-            self._break_off(self._reply_to(draining()))
-
-    def end(self) -> None:
-        """Refuse what is under way, and close."""
-        if self._state == ANSWERING:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio's
+        """Take what its client waited for out of the queues."""
+        self._shared.open.discard(self)
+        answering, self._state = self._state == ANSWERING, CLOSED
+        self._let_go_of_parts()
+        self._buffer = b""
+        if answering:
             self._forget()
-            self._send(self._reply_to(draining()), last=True)
-        self._close()
 
-    def abort(self) -> None:
-        """Close without waiting for anything."""
-        self._transport.abort()
-
-    # Reading.
+    # A request: its head, then its body.
 
     def _read(self) -> None:
         """Go on with what has come, as far as it goes."""
@@ -469,6 +505,8 @@ class HttpConnection(asyncio.Protocol):
             self._linger()
         return whole
 
+    # The whole request is asked of the gateway.
+
     def _whole(self) -> None:
         """Ask, now that the body is there."""
         parts, head, wanted = self._parts, self._head, self._wanted
@@ -538,7 +576,26 @@ class HttpConnection(asyncio.Protocol):
             self._state = CLOSED
             self._shared.api.models.gateway.forget(self._service, waiting)
 
-    # Answering.
+    # The gateway tells the answer.
+
+    def done(self) -> bool:
+        """Return whether no answer is waited for any longer."""
+        return self._state != ANSWERING
+
+    def set_result(self, answer: Answer) -> None:
+        """Send the answer."""
+        assert self._request is not None  # noqa: S101 -- it was asked
+        try:
+            reply = answer_reply(self._service, self._request, answer)
+        except Exception as error:  # noqa: BLE001 -- it ends one request, not the dispatcher
+            reply = self._reply_to(error)
+        self._respond(reply)
+
+    def set_exception(self, error: BaseException) -> None:
+        """Send what is said of an error."""
+        self._respond(self._reply_to(draining() if isinstance(error, asyncio.CancelledError) else error))
+
+    # A response, and what follows it.
 
     def _respond(self, reply: Reply) -> None:
         """Send the answer, and go on with the next request."""
@@ -552,12 +609,6 @@ class HttpConnection(asyncio.Protocol):
                 self._close()
             return
         self._next()
-
-    def _next(self) -> None:
-        """Wait for the next request, or go on with it if it is there."""
-        self._state, self._since, self._fresh = IDLE, self._loop.time(), False
-        if (self._buffer or self._ended or self._paused) and not self._reading:
-            self._read()
 
     def _send(self, reply: Reply, *, last: bool = False) -> bool:
         """Write a response; return whether the connection stays open behind it."""
@@ -579,6 +630,12 @@ class HttpConnection(asyncio.Protocol):
         else:
             self._transport.writelines((first, reply.body))
         return not last
+
+    def _next(self) -> None:
+        """Wait for the next request, or go on with it if it is there."""
+        self._state, self._since, self._fresh = IDLE, self._loop.time(), False
+        if (self._buffer or self._ended or self._paused) and not self._reading:
+            self._read()
 
     def _break_off(self, reply: Reply) -> None:
         """Say what is wrong with a request that will not be read to its end, and close."""
@@ -621,103 +678,48 @@ class HttpConnection(asyncio.Protocol):
             return f"POST {quoted(f'/v2/models/{self._service}/infer')}"
         return "no whole request"
 
+    # What the server tells.
 
-_LOOK_S = 0.01
-_LAST_S = 1.0
-"""Seconds in which clients may take what they were told last."""
-
-
-class HttpServer:
-    """Serves the api on a socket that listens.
-
-    Args:
-        api: answers.
-        listener: is closed with the server.
-        tls: None for plain HTTP.
-        limits: of connections.
-        errors: counts and logs errors.
-    """
-
-    def __init__(
-        self,
-        api: HttpApi,
-        listener: socket.socket,
-        *,
-        tls: Tls | None = None,
-        limits: ConnectionLimits | None = None,
-        errors: ErrorCounter | None = None,
-    ) -> None:
-        self._application = api
-        self._listener, self._tls = listener, tls
-        self._connections = Connections(api, limits or ConnectionLimits(), errors or ErrorCounter())
-        self._server: asyncio.Server | None = None
-        self._watching: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Return when it answers."""
-        context = _context(self._tls) if self._tls is not None else None
-        limits = self._connections.limits
-        self._server = await asyncio.get_running_loop().create_server(
-            lambda: HttpConnection(self._connections),
-            sock=self._listener,
-            backlog=BACKLOG,
-            ssl=context,
-            ssl_handshake_timeout=limits.head_s if context is not None else None,
-        )
-        self._watching = asyncio.create_task(self._watch(min(1.0, limits.head_s / 10)))
+    def look(self, now: float) -> None:
+        """Close the connection if its client takes too long to send or to receive."""
+        if self._unread is not None:
+            since, unread = self._unread
+            left = self._transport.get_write_buffer_size()
+            if left != unread:
+                self._unread = now, left
+            elif now - since > self._shared.limits.unread_s:
+                self._transport.abort()
+            return
+        limits = self._shared.limits
+        part = "head" if self._state == HEAD or (self._state == IDLE and self._fresh) else "body"
+        allowed = {
+            IDLE: limits.head_s if self._fresh else limits.idle_s,
+            HEAD: limits.head_s,
+            CLOSING: limits.closing_s,
+            CLOSED: limits.unread_s,
+        }.get(self._state, limits.body_s)
+        if self._state == ANSWERING or now - self._since <= allowed:
+            return
+        if self._state == CLOSED:
+            self._transport.abort()
+        elif self._state in (SKIPPING, CLOSING) or (self._state == IDLE and not self._fresh):
+            self._close()
+        else:
+            what = f"the {part} of the request did not come within {allowed:g} seconds"
+            self._break_off(self._reply_to(ProtocolError(what, 408, "timeout")))
 
     def drain(self) -> None:
-        """Refuse what comes from now on, also over new connections; each is closed behind its next answer.
+        """Refuse a request that has not come whole."""
+        if self._state in (BODY, CHUNKS):
+            self._break_off(self._reply_to(draining()))
 
-        Liveness and metrics are still told.
-        """
-        self._application.draining = True
-        for each in list(self._connections.open):
-            each.drain()
+    def end(self) -> None:
+        """Refuse what is under way, and close."""
+        if self._state == ANSWERING:
+            self._forget()
+            self._send(self._reply_to(draining()), last=True)
+        self._close()
 
-    async def answered(self, seconds: float) -> None:
-        """Return when no answer is waited for and all have been taken, or in so long."""
-        await _until(lambda: not self._connections.under_way, seconds)
-
-    async def stop(self, grace_s: float) -> None:
-        """Take no new connections, and return when the requests under way have ended or the grace is over."""
-        server, self._server = self._server, None
-        if server is None or self._watching is None:
-            return
-        server.close()
-        self.drain()
-        await self.answered(grace_s)
-        for each in list(self._connections.open):
-            each.end()
-        await _until(lambda: not self._connections.open, _LAST_S)
-        for each in list(self._connections.open):
-            each.abort()
-        self._watching.cancel()
-        with suppress(asyncio.CancelledError):
-            await self._watching
-
-    async def _watch(self, every: float) -> None:
-        """Look at all connections every so many seconds, until cancelled."""
-        while True:
-            await asyncio.sleep(every)
-            self._connections.writer.renew()
-            now = asyncio.get_running_loop().time()
-            for each in list(self._connections.open):
-                each.look(now)
-
-
-async def _until(true: Callable[[], bool], seconds: float) -> None:
-    """Return when something is true, or in so many seconds."""
-    end = asyncio.get_running_loop().time() + seconds
-    while not true() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 -- connections tell nobody
-        await asyncio.sleep(_LOOK_S)
-
-
-def _context(tls: Tls) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(tls.cert, tls.key)
-    context.set_alpn_protocols(["http/1.1"])
-    if tls.client_ca is not None:
-        context.load_verify_locations(tls.client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
-    return context
+    def abort(self) -> None:
+        """Close without waiting for anything."""
+        self._transport.abort()
