@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from partita.serve.gateway.access import Authenticator, listening
+from partita.serve.gateway.gateway import ModelRepository
 from partita.serve.gateway.grpc_server import GrpcServer, InferenceService
 from partita.serve.gateway.http_api import HttpApi
 from partita.serve.gateway.http_server import HttpServer
 from partita.serve.gateway.metrics import Metrics
-from partita.serve.gateway.oip import ModelRepository
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

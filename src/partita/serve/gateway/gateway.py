@@ -11,24 +11,24 @@ from typing import TYPE_CHECKING
 from partita.errors import InputError, PartitaError, nearest
 from partita.serve.gateway.fleet import fluid_prices
 from partita.serve.gateway.link import Link, WorkersFolder
-from partita.serve.gateway.query import UnreadyReason
-from partita.serve.gateway.route import Route, no_starts
-from partita.serve.gateway.routers import ROUTERS
-from partita.serve.gateway.statistics import (
-    GatewaySnapshot,
-    ServiceStatistics,
-    rates,
-    write_rates,
+from partita.serve.gateway.oip import VERSION, Model, RequestError, RequestLimits, Signature, quoted
+from partita.serve.gateway.query import (
+    AnswerReceiver,
+    PendingQuery,
+    QueryFailedError,
+    QueryRefusedError,
+    RefusalReason,
+    UnreadyReason,
 )
+from partita.serve.gateway.route import Route, ServedService, WorkerStarts, no_starts
+from partita.serve.gateway.routers import ROUTERS
+from partita.serve.gateway.statistics import GatewaySnapshot, ServiceStatistics, rates, write_rates
 from partita.serve.gateway.watchdog import LOOK_S, Watchdog
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
-    from partita.serve.gateway.oip import Model
-    from partita.serve.gateway.query import AnswerReceiver, PendingQuery
-    from partita.serve.gateway.route import ServedService, WorkerStarts
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
 
@@ -328,3 +328,75 @@ class Gateway:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("a part of the gateway ended: %s", error, exc_info=error)
+
+
+# The gateway as the protocol's two transports see it.
+
+
+class ModelRepository:
+    """The models by name, as both transports see them.
+
+    Args:
+        gateway: answers.
+        services: names of all services.
+        limits: of requests.
+    """
+
+    def __init__(
+        self, gateway: Gateway, services: Sequence[str], limits: RequestLimits | None = None
+    ) -> None:
+        self.gateway = gateway
+        self.services = tuple(services)
+        self.limits = limits or RequestLimits()
+        self._signatures: dict[str, Signature] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether every service has a worker."""
+        return all(map(self.gateway.ready, self.services))
+
+    def model(self, service: str, version: str = "") -> Model:
+        """Return a service's model.
+
+        Raises:
+            RequestError: there is no such service or version.
+        """
+        model = self.gateway.model(service)
+        if model is None:
+            raise RequestError(f"no model {quoted(service)}; POST /v2/repository/index lists them", 404)
+        if version not in ("", VERSION):
+            raise RequestError(f"no version {quoted(version)} of {service}; there is {VERSION}", 404)
+        return model
+
+    def described(self, service: str, version: str = "") -> Model:
+        """Return a service's model once its inputs and outputs are known.
+
+        Raises:
+            RequestError: there is no such service or version.
+            QueryRefusedError: no worker has been there yet to tell.
+        """
+        model = self.model(service, version)
+        if not model.known:
+            raise QueryRefusedError(RefusalReason.NO_WORKER, 1.0)
+        return model
+
+    def signature(self, service: str, version: str = "") -> Signature:
+        """Return what requests to a service are checked against; raises as `described` does."""
+        known = self._signatures.get(service)
+        if known is None or known.model is not self.gateway.model(service) or version not in ("", VERSION):
+            known = self._signatures[service] = Signature(self.described(service, version))
+        return known
+
+
+def checked(answer: Answer) -> Answer:
+    """Return a worker's answer, which has outputs.
+
+    Raises:
+        RequestError: the worker says that the query itself is wrong.
+        QueryFailedError: the worker failed it.
+    """
+    if answer.error is None:
+        return answer
+    if answer.invalid:
+        raise RequestError(answer.error, reason="model")
+    raise QueryFailedError(answer.error)

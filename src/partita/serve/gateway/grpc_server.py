@@ -23,13 +23,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from partita.errors import InputError
 from partita.serve.gateway.access import host_and_port
+from partita.serve.gateway.gateway import checked
 from partita.serve.gateway.metrics import ErrorCounter
 from partita.serve.gateway.oip import (
     VERSION,
     RequestError,
     check_data,
     check_parameters,
-    checked,
     deadline_of,
     elements,
     header_deadline,
@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from partita.serve.gateway.access import Authenticator, Tls
-    from partita.serve.gateway.oip import ModelRepository, RequestLimits, Signature
+    from partita.serve.gateway.gateway import ModelRepository
+    from partita.serve.gateway.oip import RequestLimits, Signature
     from partita.serve.tensors import Answer, Query, TensorSpec
 
 

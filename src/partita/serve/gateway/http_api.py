@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import orjson
 
+from partita.serve.gateway.gateway import checked
 from partita.serve.gateway.http_message import METHODS, Reply, failure, json_reply, unavailable
 from partita.serve.gateway.oip import (
     VERSION,
     RequestError,
-    checked,
     model_config,
     model_metadata_and_batch,
     quoted,
@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from partita.serve.gateway.access import Authenticator
+    from partita.serve.gateway.gateway import ModelRepository
     from partita.serve.gateway.http_message import RequestHead
-    from partita.serve.gateway.oip import ModelRepository
     from partita.serve.gateway.oip_json import InferRequest
     from partita.serve.tensors import Answer
 

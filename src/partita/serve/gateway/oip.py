@@ -12,15 +12,13 @@ from struct import Struct
 from typing import TYPE_CHECKING, Any
 
 from partita import __version__
-from partita.serve.gateway.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.tensors import APART, ITEM_BYTES, Query, TensorSpec
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Mapping, Sequence
 
-    from partita.serve.gateway.gateway import Gateway
     from partita.serve.gateway.statistics import Count, ServiceStatistics
-    from partita.serve.tensors import Answer, Batching, Buffer, Parameters, Tensor
+    from partita.serve.tensors import Batching, Buffer, Parameters, Tensor
 
 VERSION = "1"
 """The one version that every model is served as."""
@@ -105,75 +103,6 @@ class Model:
     quantile: float
     batching: Batching = APART
     known: bool = True
-
-
-class ModelRepository:
-    """The models by name, as both transports see them.
-
-    Args:
-        gateway: answers.
-        services: names of all services.
-        limits: of requests.
-    """
-
-    def __init__(
-        self, gateway: Gateway, services: Sequence[str], limits: RequestLimits | None = None
-    ) -> None:
-        self.gateway = gateway
-        self.services = tuple(services)
-        self.limits = limits or RequestLimits()
-        self._signatures: dict[str, Signature] = {}
-
-    @property
-    def ready(self) -> bool:
-        """Whether every service has a worker."""
-        return all(map(self.gateway.ready, self.services))
-
-    def model(self, service: str, version: str = "") -> Model:
-        """Return a service's model.
-
-        Raises:
-            RequestError: there is no such service or version.
-        """
-        model = self.gateway.model(service)
-        if model is None:
-            raise RequestError(f"no model {quoted(service)}; POST /v2/repository/index lists them", 404)
-        if version not in ("", VERSION):
-            raise RequestError(f"no version {quoted(version)} of {service}; there is {VERSION}", 404)
-        return model
-
-    def described(self, service: str, version: str = "") -> Model:
-        """Return a service's model once its inputs and outputs are known.
-
-        Raises:
-            RequestError: there is no such service or version.
-            QueryRefusedError: no worker has been there yet to tell.
-        """
-        model = self.model(service, version)
-        if not model.known:
-            raise QueryRefusedError(RefusalReason.NO_WORKER, 1.0)
-        return model
-
-    def signature(self, service: str, version: str = "") -> Signature:
-        """Return what requests to a service are checked against; raises as `described` does."""
-        known = self._signatures.get(service)
-        if known is None or known.model is not self.gateway.model(service) or version not in ("", VERSION):
-            known = self._signatures[service] = Signature(self.described(service, version))
-        return known
-
-
-def checked(answer: Answer) -> Answer:
-    """Return a worker's answer, which has outputs.
-
-    Raises:
-        RequestError: the worker says that the query itself is wrong.
-        QueryFailedError: the worker failed it.
-    """
-    if answer.error is None:
-        return answer
-    if answer.invalid:
-        raise RequestError(answer.error, reason="model")
-    raise QueryFailedError(answer.error)
 
 
 # What a request's tensors are checked against.

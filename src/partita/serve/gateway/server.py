@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 import uvloop
 
 from partita.serve.gateway.access import Authenticator, host_and_port, listening
-from partita.serve.gateway.gateway import Gateway
+from partita.serve.gateway.gateway import Gateway, ModelRepository
 from partita.serve.gateway.grpc_server import GrpcServer, InferenceService
 from partita.serve.gateway.http_api import HttpApi
 from partita.serve.gateway.http_server import HttpServer
 from partita.serve.gateway.metrics import Metrics
-from partita.serve.gateway.oip import ModelRepository, RequestLimits
+from partita.serve.gateway.oip import RequestLimits
 from partita.serve.gateway.route import no_starts
 from partita.serve.gateway.statistics import WorkerStatus
 
