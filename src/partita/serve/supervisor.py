@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
 from partita.files import replacing
-from partita.serve.worker.backend import keep_short
+from partita.process.logs import keep_short
 from partita.serve.worker.spec import LOAD_TIMEOUT_S
 from partita.serve.worker_specs import (
     make_folder,

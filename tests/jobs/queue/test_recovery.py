@@ -240,18 +240,18 @@ def test_a_folder_of_another_attempt_is_set_aside_and_never_read_as_this_ones(tm
 def test_a_launch_that_is_not_what_was_submitted_is_not_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    spawn = real._spawn
+    start = real._start_watcher
 
-    def tampered(folder: Path, lock: int, digest: str) -> int:
+    def tampered(folder: Path, lock: int, digest: str) -> None:
         launch = json.loads((folder / "launch.json").read_text())
         launch["command"] = ["sh", "-c", f"echo tampered > {tmp_path / 'tampered'}"]
         if change == "stale":
             launch["attempt"] = 9
         text = json.dumps(launch) + ("" if change != "garbage" else " ")
         (folder / "launch.json").write_text(text)
-        return spawn(folder, lock, digest)
+        start(folder, lock, digest)
 
-    monkeypatch.setattr(real, "_spawn", tampered)
+    monkeypatch.setattr(real, "_start_watcher", tampered)
     with queue(tmp_path) as world:
         job = world.submit("sh", "-c", f"touch {tmp_path / 'ran'}")
         failed = world.until_state(job, *OVER)

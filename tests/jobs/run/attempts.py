@@ -72,11 +72,11 @@ class Attempts:
             if watcher is not None and not (folder / "exit.json").exists():
                 table.send(watcher, signal.SIGKILL)
             ended(folder)
-            variable = f"PARTITA_JOB_PROGRESS={folder}/progress.jsonl".encode()
+            variable = f"PARTITA_JOB_PROGRESS={folder}/progress.jsonl"
             until(partial(_nobody, variable))
 
 
-def _nobody(variable: bytes) -> bool:
+def _nobody(variable: str) -> bool:
     return not table.carrying(variable)
 
 

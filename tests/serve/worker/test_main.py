@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serve.worker.client import gateway, numbered, running, socket_of, spec_of
 
+from partita.process.logs import keep_short
 from partita.serve.tensors import Query, Tensor, TensorSpec
-from partita.serve.worker.backend import keep_short
 from partita.serve.worker.main import Connection
 from partita.serve.worker.spec import EmulatedSpec
 from partita.serve.worker.wire import HEAD, FrameKind, connected, frame

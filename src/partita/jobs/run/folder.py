@@ -45,9 +45,6 @@ WISH = "wish"
 ERRORS = "watcher.log"
 """What went wrong in the watcher itself."""
 
-LOCK_FD = 3
-"""Where the watcher inherits the locked file."""
-
 
 def exists_in(folder: int, name: str) -> bool:
     """Say whether a file is in the folder that is open as this descriptor."""

@@ -21,7 +21,6 @@ from partita.jobs.run.folder import (
     ERRORS,
     EXIT,
     LAUNCH,
-    LOCK_FD,
     PROGRESS,
     WATCH,
     digest_document,
@@ -34,7 +33,8 @@ from partita.jobs.run.folder import (
 )
 from partita.jobs.run.runner import AttemptPhase, AttemptStatus, ForeignAttemptError, JobProgress
 from partita.oom import OUT_OF_MEMORY, Ending
-from partita.process import table
+from partita.process import keeper
+from partita.process.table import boot_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ _WATCHER = """\
 import sys
 sys.path.append(sys.argv[1])
 from partita.jobs.run.watcher import main
-main(sys.argv[2], sys.argv[3])
+main(*sys.argv[2:])
 """
 _ENDED = (AttemptPhase.ENDED, AttemptPhase.LOST)
 
@@ -68,7 +68,6 @@ class RealJobRunner:
     ) -> None:
         self._scale = scale
         self._used = used
-        self._children: set[int] = set()
         self._under_way: dict[Path, AttemptReader] = {}
 
     def start(self, launch: Launch) -> None:
@@ -88,7 +87,7 @@ class RealJobRunner:
                     # Not waiting for the disk: a host that crashes ends the job anyway.
                     document = self._document(launch)
                     write_document(folder, LAUNCH, document, durable=False)
-                    self._children.add(_spawn(launch.folder, lock, digest_document(document)))
+                    _start_watcher(launch.folder, lock, digest_document(document))
         except OSError as error:
             raise PartitaError(
                 f"a job cannot be started: {error.strerror}", where=str(launch.folder)
@@ -100,7 +99,6 @@ class RealJobRunner:
         Raises:
             PartitaError: its folder cannot be read.
         """
-        self._reap()
         attempt = self._under_way.get(folder)
         if attempt is None:
             attempt = self._under_way[folder] = AttemptReader(folder, self._used)
@@ -149,7 +147,7 @@ class RealJobRunner:
             "key": launch.key,
             "record": launch.record,
             "oom_patterns": list(launch.oom_patterns),
-            "boot": table.boot_id(),
+            "boot": boot_id(),
         }
 
     def _defaults(self) -> dict[str, str]:
@@ -160,15 +158,6 @@ class RealJobRunner:
             # Libraries reserve memory for each thread, more than a small simulated instance has.
             found["OMP_NUM_THREADS"] = "1"
         return found
-
-    def _reap(self) -> None:
-        for pid in tuple(self._children):
-            try:
-                gone = os.waitpid(pid, os.WNOHANG)[0] == pid
-            except ChildProcessError:
-                gone = True
-            if gone:
-                self._children.discard(pid)
 
 
 def _require_ours(folder: int, launch: Launch, *, runs: bool) -> None:
@@ -189,24 +178,22 @@ def _require_ours(folder: int, launch: Launch, *, runs: bool) -> None:
         )
 
 
-def _spawn(folder: Path, lock: int, digest: str) -> int:
-    null = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-    errors = str(folder / ERRORS)
-    return os.posix_spawn(
+def _start_watcher(folder: Path, lock: int, digest: str) -> None:
+    # Neither the user's site-packages nor PYTHON* variables, to be small, quick and safe.
+    command = [
         sys.executable,
-        # Neither the user's site-packages nor PYTHON* variables, to be small, quick and safe.
-        [sys.executable, "-I", "-S", "-B", "-c", _WATCHER, _ROOT, str(folder.absolute()), digest],
-        {"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
-        file_actions=[
-            null,
-            (os.POSIX_SPAWN_OPEN, 1, errors, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-            (os.POSIX_SPAWN_DUP2, 1, 2),
-            (os.POSIX_SPAWN_DUP2, lock, LOCK_FD),
-        ],
-        setsid=True,
-        setsigmask=(),
-        setsigdef=(signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD),
-    )
+        "-I",
+        "-S",
+        "-B",
+        "-c",
+        _WATCHER,
+        _ROOT,
+        str(folder.absolute()),
+        digest,
+        str(lock),
+    ]
+    environment = {"PATH": os.defpath, "LC_ALL": "C.UTF-8"}
+    keeper.start(command, environment, output=folder / ERRORS, inherited=(lock,))
 
 
 def _ask(folder: int, grace_s: float) -> None:
@@ -410,16 +397,23 @@ def end_what_is_left(folder: int, path: Path) -> dict[str, Any]:
         launch = read_document(folder, LAUNCH)
     except (OSError, ValueError):
         return _lost("it never began")
-    if launch["boot"] != table.boot_id():
+    if launch["boot"] != boot_id():
         return _lost("the host was started anew while it ran", began=_watched(folder).get("began"))
     watched = _watched(folder)
-    variable = f"PARTITA_JOB_PROGRESS={path.absolute() / PROGRESS}".encode()
-    killed = _kill(watched, variable)
+    began = dict(watched.get("processes", ()))
+    main = watched.get("main")
+    job = keeper.ProcessIdentity(
+        launch["boot"],
+        f"PARTITA_JOB_PROGRESS={path.absolute() / PROGRESS}",
+        main,
+        began.get(main),
+        tuple((pid, at) for pid, at in began.items() if at),
+    )
+    killed, stuck = job.kill(_PATIENCE_S)
     why = _said(folder) or ("its watcher was killed" if watched else "its watcher ended before the job began")
-    stuck = sorted(_alive(watched, variable))
     if stuck:
         why += f", and {len(stuck)} of its processes do not end: is its GPU lost?"
-    return _lost(why, began=watched.get("began"), left=len(killed), stuck=stuck)
+    return _lost(why, began=watched.get("began"), left=len(killed), stuck=sorted(stuck))
 
 
 def _lost(
@@ -454,33 +448,3 @@ def _watched(folder: int) -> dict[str, Any]:
         return read_document(folder, WATCH)
     except (OSError, ValueError):
         return {}
-
-
-def _kill(watched: dict[str, Any], variable: bytes) -> set[int]:
-    killed: set[int] = set()
-    end = time.monotonic() + _PATIENCE_S
-    while time.monotonic() < end:
-        found = _alive(watched, variable)
-        if not found:
-            break
-        for pid in found:
-            table.send(pid, signal.SIGKILL)
-        killed |= found
-        time.sleep(0.01)
-    return killed
-
-
-def _alive(watched: dict[str, Any], variable: bytes) -> set[int]:
-    seen = {pid for pid, ticks in watched.get("processes", []) if ticks and table.started_at(pid) == ticks}
-    found = seen | set(table.carrying(variable))
-    # The session's leader may be gone: what is in its session began after it, and no pid is given out while a
-    # session bears it.
-    if "main" in watched:
-        found |= {pid for pid in table.session(watched["main"]) if _began_after(pid, watched)}
-    return {pid for pid in found if table.started_at(pid) is not None} - {os.getpid()}
-
-
-def _began_after(pid: int, watched: dict[str, Any]) -> bool:
-    main = next((ticks for each, ticks in watched["processes"] if each == watched["main"]), None)
-    began = table.started_at(pid)
-    return main is None or (began is not None and began >= main)

@@ -11,14 +11,11 @@ import time
 from collections import deque
 from contextlib import suppress
 
-from partita.jobs.run import child
 from partita.jobs.run.folder import (
     CHECKPOINT,
     EXIT,
     LAUNCH,
-    LOCK_FD,
     LOG,
-    PART,
     PROGRESS,
     WATCH,
     digest_document,
@@ -28,6 +25,8 @@ from partita.jobs.run.folder import (
 )
 from partita.oom import END, OUT_OF_MEMORY, Ending, classify
 from partita.process import table
+from partita.process.launch import NO_START, NotStartedError, User, become_subreaper, start_as
+from partita.process.logs import BoundedLog
 
 TYPE_CHECKING = False  # typing is a tenth of the watcher's memory
 
@@ -39,19 +38,21 @@ if TYPE_CHECKING:
 _PIPE = 256 * 1024
 _FIRST_S, _MOST_S = 0.02, 1.0
 _WRITE_TRIES = 60
+_OOM_SCORE = 500  # jobs go before services when the host's memory runs out
 
 
-def main(path: str, digest: str) -> None:
-    """Watch the attempt of this folder, whose lock is open as `LOCK_FD`.
+def main(path: str, digest: str, lock: str) -> None:
+    """Watch the attempt of this folder.
 
     Args:
         path: the folder.
         digest: of the document that says what is to be run; another one is not.
+        lock: number of the open file that is the folder's lock; it is held until we end.
     """
     os.umask(0o077)
-    os.set_inheritable(LOCK_FD, False)
-    os.closerange(LOCK_FD + 1, 4096)
-    child.become_watcher()
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.set_inheritable(int(lock), False)
+    become_subreaper("partita-watcher")
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     data = read_file(folder, LAUNCH)
     launch = json.loads(data)
@@ -73,7 +74,7 @@ class Watcher:
         self._limit: int | None = launch["limit_bytes"]
         owner = launch["owner"]
         self._owner = (owner["uid"], owner["gid"]) if os.geteuid() == 0 else None
-        self._log = BoundedLog(folder, launch["log_bytes"], self._owner)
+        self._log = BoundedLog(folder, LOG, launch["log_bytes"], self._owner)
         self._hearing = OomDetector(ours=self._limit is not None, patterns=launch["oom_patterns"])
         self._stopping = Termination(folder, launch["grace_s"])
         self._told = False
@@ -99,17 +100,26 @@ class Watcher:
         try:
             reserve_room(self._folder, EXIT)
             if not genuine:
-                raise child.NotStartedError(f"{LAUNCH} is not what was submitted; nothing was started")
+                raise NotStartedError(f"{LAUNCH} is not what was submitted; nothing was started")
             self._stopping.look()
             if self._stopping.asked:
-                raise child.NotStartedError("stopped before it began")
-            self._main = child.start_job({**self._launch, "watcher": os.getpid()}, self._output)
-        except child.NotStartedError as error:
+                raise NotStartedError("stopped before it began")
+            self._main = start_as(
+                self._launch["command"],
+                self._launch["environment"],
+                directory=self._launch["directory"],
+                user=User(**self._launch["owner"]),
+                umask=self._launch["umask"],
+                output=self._output,
+                data_bytes=self._limit,
+                oom_score=_OOM_SCORE,
+            )
+        except NotStartedError as error:
             self._log.write(f"partita: {error.why}\n".encode())
             self._end(code=error.code, why=error.why)
             return
         except OSError as error:
-            self._end(code=child.NO_START, why=f"cannot be prepared: {error.strerror}")
+            self._end(code=NO_START, why=f"cannot be prepared: {error.strerror}")
             return
         os.close(self._output)
         self._stopping.limit(self._launch["limit_s"])
@@ -437,118 +447,3 @@ class OomDetector:
     def out_of_memory(self, code: int | None) -> bool:
         """Say whether a job that ended with this code ran out of memory."""
         return self.ending(code).verdict == OUT_OF_MEMORY
-
-
-_COPY = 65536
-
-
-class BoundedLog:
-    """Writes output to the head, and what follows to parts of which the last two are kept.
-
-    No error of the disk is raised: what cannot be written is dropped and counted.
-
-    Args:
-        folder: open descriptor of the attempt's folder.
-        most: bytes kept; a quarter more while head and tail are joined in the end.
-        owner: uid and gid that may read it; None if it is ours.
-    """
-
-    def __init__(self, folder: int, most: int, owner: tuple[int, int] | None) -> None:
-        self._folder = folder
-        self._owner = owner
-        self._head = max(1, most // 2)
-        self._each = max(1, most // 4)
-        self._parts: list[tuple[str, int]] = []
-        self._file = self._open(LOG)
-        self._room = self._head
-        self._kept_head = 0
-        self.total = 0
-        self.failed = 0
-
-    def write(self, data: bytes) -> None:
-        """Add output."""
-        view = memoryview(data)
-        while view:
-            if not self._room:
-                self._turn()
-            taken = min(len(view), self._room)
-            self._put(view[:taken])
-            self._room -= taken
-            self.total += taken
-            if not self._parts:
-                self._kept_head = self.total
-            view = view[taken:]
-
-    def finish(self) -> dict[str, int]:
-        """Join head and tail in one file with a line between that tells what was dropped.
-
-        Returns:
-            How many bytes there were, and how many were dropped; how many are in the head; where the tail begins in
-            the output, and where in the file.
-        """
-        self._close()
-        tail = self._parts[0][1] if self._parts else self.total
-        self._file = self._open(LOG)
-        dropped = tail - self._kept_head
-        if dropped:
-            self._put(memoryview(f"\n[partita: {dropped} bytes of output are left out here]\n".encode()))
-        at = self._size()
-        for name, _ in self._parts:
-            self._append(name)
-            self._unlink(name)  # a follower waits for what tells where it is now
-        self._close()
-        dropped += self.failed
-        return {"total": self.total, "dropped": dropped, "head": self._kept_head, "tail": tail, "tail_at": at}
-
-    def _turn(self) -> None:
-        self._close()
-        name = f"{PART}{self.total}"
-        if len(self._parts) == 2:
-            self._unlink(self._parts.pop(0)[0])
-        self._file = self._open(name)
-        self._parts.append((name, self.total))
-        self._room = self._each
-
-    def _open(self, name: str) -> int | None:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-        try:
-            handle = os.open(name, flags, 0o600, dir_fd=self._folder)
-        except OSError:
-            return None
-        if self._owner is not None:
-            os.fchown(handle, *self._owner)
-        return handle
-
-    def _put(self, view: memoryview) -> None:
-        while view:
-            try:
-                written = os.write(self._file, view) if self._file is not None else 0
-            except OSError:
-                written = 0
-            if not written:
-                self.failed += len(view)
-                return
-            view = view[written:]
-
-    def _append(self, name: str) -> None:
-        try:
-            handle = os.open(name, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=self._folder)
-        except OSError:
-            return
-        with os.fdopen(handle, "rb", buffering=0) as stream:
-            while data := stream.read(_COPY):
-                self._put(memoryview(data))
-
-    def _size(self) -> int:
-        return os.fstat(self._file).st_size if self._file is not None else 0
-
-    def _close(self) -> None:
-        if self._file is not None:
-            os.close(self._file)
-            self._file = None
-
-    def _unlink(self, name: str) -> None:
-        try:
-            os.unlink(name, dir_fd=self._folder)
-        except OSError:
-            return

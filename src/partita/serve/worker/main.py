@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, PartitaError
-from partita.serve.worker.backend import keep_short, load, note
+from partita.process.logs import keep_short
+from partita.serve.worker.backend import load, note
 from partita.serve.worker.batching import Lanes
 from partita.serve.worker.spec import read_spec
 from partita.serve.worker.wire import FrameError, FrameKind, Frames, Hello, frame, listening, unpack_run
