@@ -12,10 +12,11 @@ from tests.drive.world import GPU, OTHER, World
 from tests.serve.worker.client import gateway, numbered, until
 
 from partita.drive.driver import Ended, FailedError, InUseError, RefusedError, TimedOutError
-from partita.drive.replicas import ReplicaProcess, ReplicaRecords, ReplicaRunner, started_at
+from partita.drive.replicas import ReplicaProcess, ReplicaRecords, ReplicaRunner
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
 from partita.errors import InputError
 from partita.mig.layout import Placement
+from partita.process.table import started_at
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, WorkerSpec, read_spec
 from partita.serve.worker.wire import FrameKind
 from partita.serve.worker_specs import worker_process

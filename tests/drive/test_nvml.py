@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 import threading
 import time
@@ -14,7 +13,6 @@ import pytest
 from tests.drive.fake_nvml import FakeNvml
 from tests.drive.world import World
 
-from partita.drive import replicas
 from partita.drive.driver import (
     DriveError,
     Ended,
@@ -31,6 +29,7 @@ from partita.drive.nvml.instances import offers
 from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, ReplicaRecords, UpstreamReplica
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
+from partita.process.table import started_at
 from partita.serve.worker.spec import EmulatedSpec
 from partita.serve.worker_specs import worker_process
 from partita.transition.transition import Kind
@@ -107,9 +106,7 @@ def opened(state: Path) -> Iterator[Callable[..., World]]:
         for profile in ("3g.20gb", "1g.5gb"):
             record = records.find(gpu_uuid, Placement(int(start), profile))
             if record is not None and record.alive() and not record.upstream:
-                record.signal(signal.SIGKILL)
-                while record.alive():
-                    time.sleep(0.01)
+                record.process.kill()
 
 
 @pytest.fixture
@@ -437,7 +434,7 @@ def test_a_replica_that_ignores_sigterm_is_killed_with_its_children(world: World
     child = int(log.read_text().split()[1])
     assert not world.instances()[0].busy
     assert world.stop("3g.20gb@4", service="stubborn") is None
-    while replicas.started_at(child) is not None:
+    while started_at(child) is not None:
         time.sleep(0.01)
     assert world.destroy("3g.20gb@4") is None
 
@@ -476,7 +473,7 @@ def test_a_replica_started_just_before_a_kill_is_found_by_its_token(
     later = opened()
     assert later.replica("3g.20gb@4").pid == record.pid
     assert later.stop("3g.20gb@4") is None
-    assert record.leader() is None
+    assert record.process.leader() is None
 
 
 @pytest.mark.usefixtures("nvml")

@@ -5,25 +5,26 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import threading
 import time
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from partita.drive.driver import DriveError, FailedError, InUseError, RefusedError, TimedOutError
 from partita.errors import InputError
 from partita.files import json_value, read_text, replacing
 from partita.mig.layout import Placement
+from partita.process import keeper
+from partita.process.keeper import ProcessIdentity, how_it_ended
+from partita.process.logs import last_line
+from partita.process.table import boot_id, started_at
 from partita.transition.deployment import Replica
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from partita.drive.driver import Identity
 
@@ -154,84 +155,11 @@ def run_command(
     if done.returncode != 0:
         told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise FailedError(
-            f"the command ended with {done.returncode}{': ' + told[0] if told else ''}", where=filled[0]
+            f"the command {how_it_ended(done.returncode)}{': ' + told[0] if told else ''}", where=filled[0]
         )
 
 
 TOKEN_VARIABLE = "PARTITA_REPLICA"  # noqa: S105 -- the name of a variable, no secret
-_PROC = Path("/proc")
-_children: set[int] = set()
-
-
-def spawn(command: Sequence[str], environment: Mapping[str, str], log: Path) -> int:
-    """Start a process as leader of a session and group of its own, its output added to a file; return its pid.
-
-    Raises:
-        FailedError: it cannot be started.
-    """
-    files = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, str(log), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
-        (os.POSIX_SPAWN_DUP2, 1, 2),
-    ]
-    try:
-        pid = os.posix_spawnp(
-            command[0],
-            list(command),
-            dict(environment),
-            file_actions=files,
-            setsid=True,
-            # Python ignores SIGPIPE, and what it starts would inherit that.
-            setsigdef=[signal.SIGPIPE],
-        )
-    except OSError as error:
-        raise FailedError(f"cannot be started: {error.strerror}", where=command[0]) from None
-    _children.add(pid)
-    return pid
-
-
-@cache
-def boot_id() -> str:
-    """Return what tells this boot of the host from all others."""
-    return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
-
-
-def started_at(pid: int) -> int | None:
-    """Return when a process began, in clock ticks since boot; None if it is no more."""
-    if pid in _children:
-        with suppress(ChildProcessError):
-            # A child that ended stays as a zombie until it is waited for; after that its pid may be another's.
-            if os.waitpid(pid, os.WNOHANG)[0] == pid:
-                _children.discard(pid)
-    try:
-        stat = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    # The name, in parentheses, may hold anything; state is the first field after it, start time the twentieth.
-    fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
-
-
-def carrying(token: str) -> Iterator[int]:
-    """Return the pids of the processes whose environment carries a token."""
-    wanted = f"{TOKEN_VARIABLE}={token}".encode()
-    for folder in _PROC.iterdir():
-        if folder.name.isdecimal():
-            with suppress(OSError):
-                if wanted in (folder / "environ").read_bytes().split(b"\0"):
-                    yield int(folder.name)
-
-
-def send(pid: int, which: signal.Signals) -> None:
-    """Send a signal to a process, if it is there still."""
-    with suppress(ProcessLookupError):
-        os.kill(pid, which)
-
-
-def send_group(pid: int, which: signal.Signals) -> None:
-    """Send a signal to the group that a process leads, if it is there still."""
-    with suppress(ProcessLookupError):
-        os.killpg(pid, which)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,30 +191,14 @@ class ReplicaRecord:
     told: bool = False
     draining: bool = False
 
-    def leader(self) -> int | None:
-        """Return the pid of its first process if that lives."""
-        if self.boot != boot_id():
-            return None
-        if self.pid is None:
-            return min(carrying(self.token), default=None)
-        return self.pid if started_at(self.pid) == self.began else None
+    @property
+    def process(self) -> ProcessIdentity:
+        """What its processes are known by."""
+        return ProcessIdentity(self.boot, f"{TOKEN_VARIABLE}={self.token}", self.pid, self.began)
 
     def alive(self) -> bool:
         """Say whether it is there."""
-        return self.boot == boot_id() if self.upstream else self.leader() is not None
-
-    def owns(self, pid: int) -> bool:
-        """Say whether a process is one of its own."""
-        return pid == self.pid or pid in carrying(self.token)
-
-    def signal(self, which: signal.Signals) -> None:
-        """Send a signal to all its processes; to none that only has the pid of one."""
-        leader = self.leader()
-        if leader is not None:
-            send_group(leader, which)
-        if which is signal.SIGKILL:
-            for pid in carrying(self.token):
-                send(pid, which)
+        return self.boot == boot_id() if self.upstream else self.process.leader() is not None
 
 
 def new_record(identity: Identity, placement: Placement, replica: Replica, model: str) -> ReplicaRecord:
@@ -357,16 +269,6 @@ class ReplicaRecords:
         found = (json_value(read_text(path)).get("port") for path in self._folder.glob("*.json"))
         return {port for port in found if port is not None}
 
-    def last_words(self, record: ReplicaRecord) -> str:
-        """Return the last line of its log, empty if there is none."""
-        try:
-            with self.log(record).open("rb") as stream:
-                stream.seek(max(0, self.log(record).stat().st_size - 4096))
-                lines = stream.read().decode(errors="replace").strip().splitlines()
-        except OSError:
-            return ""
-        return lines[-1] if lines else ""
-
     def _path(self, gpu_uuid: str, placement: Placement) -> Path:
         return self._folder / f"{gpu_uuid}@{placement.start}.json"
 
@@ -377,7 +279,6 @@ def _read_record(path: Path) -> ReplicaRecord:
     return replace(found, placement=Placement.parse(data["placement"]), replica=Replica(**data["replica"]))
 
 
-KILLED_S = 30.0
 LOOK_S = 0.05
 
 
@@ -436,7 +337,10 @@ class ReplicaRunner:
                     raise RefusedError(f"nobody to tell for {record.replica.service}", where=gpu)
                 run_command(way.stop, command_words(record, gpu), replica_environment(record), way.timeout_s)
             else:
-                _end_replica(record, way.grace_s if isinstance(way, ReplicaProcess) else GRACE_S, gpu)
+                grace_s = way.grace_s if isinstance(way, ReplicaProcess) else GRACE_S
+                if not record.process.end(grace_s):
+                    where = f"{gpu} {record.placement}"
+                    raise TimedOutError("the replica does not end", where=where, hint="is its GPU lost?")
         self._records.remove(record)
 
     def ready(self, record: ReplicaRecord, gpu: str) -> bool:
@@ -470,8 +374,12 @@ class ReplicaRunner:
             with replacing(told["document"]) as stream:
                 stream.write(way.document(told))
         command = fill_command(way.command, told)
-        pid = spawn(command, {**replica_environment(record), **way.environment}, self._records.log(record))
-        record = replace(record, pid=pid, began=started_at(pid))
+        told_environment = {**replica_environment(record), **way.environment}
+        try:
+            child = keeper.start(command, told_environment, output=self._records.log(record))
+        except OSError as error:
+            raise FailedError(f"cannot be started: {error.strerror}", where=command[0]) from None
+        record = replace(record, pid=child.pid, began=started_at(child.pid))
         self._records.write(record)
         return record
 
@@ -488,7 +396,7 @@ class ReplicaRunner:
                 )
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
-        told = self._records.last_words(record)
+        told = last_line(self._records.log(record))
         raise FailedError(
             f"the replica ended before it was ready{': ' + told if told else ''}",
             where=where,
@@ -534,20 +442,6 @@ def command_words(record: ReplicaRecord, gpu: str) -> dict[str, str]:
 def replica_environment(record: ReplicaRecord) -> dict[str, str]:
     """Return the environment of a replica: ours, and the one device it may use."""
     return {**os.environ, "CUDA_VISIBLE_DEVICES": record.mig_uuid, TOKEN_VARIABLE: record.token}
-
-
-def _end_replica(record: ReplicaRecord, grace_s: float, gpu: str) -> None:
-    for which, patience in ((signal.SIGTERM, grace_s), (signal.SIGKILL, KILLED_S)):
-        record.signal(which)
-        end = time.monotonic() + patience
-        while time.monotonic() < end:
-            if not record.alive():
-                record.signal(signal.SIGKILL)  # what it leaves behind would keep the device in use
-                return
-            time.sleep(LOOK_S)
-    raise TimedOutError(
-        "the replica does not end", where=f"{gpu} {record.placement}", hint="is its GPU lost?"
-    )
 
 
 def _free_port(taken: set[int]) -> int:

@@ -203,7 +203,8 @@ class ProcessIdentity:
             return None
         if self.pid is None:
             return min(table.carrying(self.mark), default=None)
-        return self.pid if table.started_at(self.pid) == self.started else None
+        began = table.started_at(self.pid)
+        return self.pid if began is not None and began == self.started else None
 
     def owns(self, pid: int) -> bool:
         """Say whether a process is one of its own."""

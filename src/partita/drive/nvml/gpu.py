@@ -27,8 +27,8 @@ from partita.drive.nvml import instances
 from partita.drive.nvml.devices import mig_mode
 from partita.drive.nvml.holders import holders, words
 from partita.drive.nvml.instances import raising_driver_errors
-from partita.drive.replicas import boot_id
 from partita.mig import catalogue
+from partita.process.table import boot_id
 from partita.store import Database, Format
 
 if TYPE_CHECKING:
@@ -319,8 +319,8 @@ class Gpu:
         if record is None or not record.alive():
             return replace(bare, busy=bool(pids))
         ready = ask and self._runner.ready(record, self.device.id)
-        replica = ObservedReplica(record.replica, ready, record.draining, record.leader())
-        strangers = not record.upstream and any(not record.owns(pid) for pid in pids)
+        replica = ObservedReplica(record.replica, ready, record.draining, record.process.leader())
+        strangers = not record.upstream and any(not record.process.owns(pid) for pid in pids)
         return replace(bare, replica=replica, busy=strangers)
 
     def _in_mig_mode(self) -> object:

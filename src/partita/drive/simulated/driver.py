@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
-import signal
 import threading
-import time
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -25,7 +23,7 @@ from partita.drive.driver import (
     RefusedError,
     TimedOutError,
 )
-from partita.drive.replicas import KILLED_S, ReplicaRecords
+from partita.drive.replicas import ReplicaRecords
 from partita.drive.simulated import actions, store
 from partita.drive.simulated.actions import JITTER, FaultKind, draw_seconds, place, replica_of
 from partita.drive.simulated.cluster import lose
@@ -339,7 +337,7 @@ class Hosted:
         if record is None or self._records is None:
             return
         if record.mig_uuid != identity.mig_uuid:
-            _kill(record)
+            record.process.kill()
         elif record.alive():
             return
         self._records.remove(record)
@@ -403,15 +401,9 @@ class Hosted:
         told_ready = told is None or told.ready
         ready = told_ready if self._runner is None else self._runner.ready(record, gpu.id)
         draining = record.draining or (told is not None and told.draining)
-        return replace(instance, replica=ObservedReplica(record.replica, ready, draining, record.leader()))
-
-
-def _kill(record: ReplicaRecord) -> None:
-    """End a process by force; asking whether it lives takes it from the kernel's table."""
-    record.signal(signal.SIGKILL)
-    end = time.monotonic() + KILLED_S
-    while record.alive() and time.monotonic() < end:
-        time.sleep(0.01)
+        return replace(
+            instance, replica=ObservedReplica(record.replica, ready, draining, record.process.leader())
+        )
 
 
 def _identity(db: sqlite3.Connection, action: Action) -> Identity:
