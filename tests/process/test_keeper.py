@@ -172,9 +172,8 @@ def test_a_pid_that_is_used_again_or_of_another_boot_names_nobody(tmp_path: Path
 
 
 def test_how_a_process_ended_is_told_in_words() -> None:
-    assert how_it_ended(3) == "ended with exit code 3"
-    assert how_it_ended(-9) == "was killed by SIGKILL"
-    assert how_it_ended(-60) == "was killed by signal 60"
+    assert how_it_ended(3) == "ended with 3"
+    assert how_it_ended(-9) == "was killed by signal 9"
 
 
 def test_a_fork_has_a_keeper_of_its_own(tmp_path: Path) -> None:

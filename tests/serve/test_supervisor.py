@@ -18,7 +18,7 @@ from partita.errors import InputError
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, Solver
-from partita.serve.supervisor import StartOptions, Supervisor, WorkerSlot
+from partita.serve.supervisor import StartOptions, Supervisor
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec
 from partita.serve.worker.wire import FrameKind
 from partita.serve.worker_specs import worker_specs
@@ -260,24 +260,3 @@ def test_the_url_of_an_upstream_server_may_name_the_instance(tmp_path: Path) -> 
         worker_specs(plan_of(HERE), {"bert": UpstreamSpec("http://{prot}")}, tmp_path)
     with pytest.raises(InputError, match="nothing says what runs bert"):
         worker_specs(plan_of(HERE), {}, tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("written", "last"),
-    [
-        ("", ""),
-        ("loading\nout of luck\n", "out of luck"),
-        (
-            "loading\nerror: m: it is no batch\nhint: write none\n",
-            "error: m: it is no batch (hint: write none)",
-        ),
-        ("hint: alone\n", "hint: alone"),
-    ],
-)
-def test_the_last_words_of_a_worker_say_what_is_wrong_before_what_mends_it(
-    tmp_path: Path, written: str, last: str
-) -> None:
-    (spec,) = worker_specs(plan_of(HERE), {"bert": EmulatedSpec()}, tmp_path)
-    post = WorkerSlot(spec, None, StartOptions())
-    post.log.write_text(written)
-    assert post.last_words() == last

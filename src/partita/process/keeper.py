@@ -259,9 +259,4 @@ class ProcessIdentity:
 
 def how_it_ended(code: int) -> str:
     """Return an exit code (-n after signal n) in words that follow "the process"."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    try:
-        return f"was killed by {signal.Signals(-code).name}"
-    except ValueError:  # a real-time signal
-        return f"was killed by signal {-code}"
+    return f"was killed by signal {-code}" if code < 0 else f"ended with {code}"

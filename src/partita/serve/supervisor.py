@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 import random
 import secrets
-import select
 import signal
-import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
 from partita.files import replacing
-from partita.process.logs import keep_short
+from partita.process import keeper
+from partita.process.keeper import how_it_ended
+from partita.process.logs import last_line
 from partita.serve.worker.spec import LOAD_TIMEOUT_S
 from partita.serve.worker_specs import (
     make_folder,
@@ -28,9 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from partita.serve.worker.spec import WorkerSpec
-
-
-_TAIL = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +49,7 @@ class WorkerSlot:
     Attributes:
         spec: of the worker that runs, or ran last.
         device: its CUDA device; None to leave the environment as it is.
-        start_with: what else its processes are started with.
+        options: what else its processes are started with.
         ready: whether the worker that runs has been seen to listen.
         process: None while none runs.
         due: when one is to be started, on the monotonic clock.
@@ -66,9 +62,9 @@ class WorkerSlot:
 
     spec: WorkerSpec
     device: str | None
-    start_with: StartOptions
+    options: StartOptions
     ready: bool = False
-    process: subprocess.Popen[bytes] | None = None
+    process: keeper.Child | None = None
     due: float = 0.0
     began: float = 0.0
     failures: int = 0
@@ -88,8 +84,12 @@ class WorkerSlot:
         name = f"{self.spec.gpu.replace('/', '_')}@{self.spec.placement.partition('@')[2]}.log"
         return Path(self.spec.folder) / name
 
-    def start(self, now: float) -> None:
+    def start(self, now: float, ended: Callable[[], None]) -> None:
         """Start a worker.
+
+        Args:
+            now: the moment, on the monotonic clock.
+            ended: is called, in another thread, when it has ended.
 
         Raises:
             OSError, PartitaError: it cannot be started.
@@ -98,31 +98,16 @@ class WorkerSlot:
         self.spec = self.spec.replace(token=secrets.token_hex(6))
         with replacing(self._file) as stream:
             stream.write(self.spec.text())
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-        log = os.open(self.log, flags, 0o600)
-        try:
-            keep_short(log)  # it may have died of what it wrote
-            self.process = subprocess.Popen(  # noqa: S603 -- our own module
-                [sys.executable, "-m", "partita.serve.worker", str(self._file)],
-                stdin=subprocess.PIPE,  # held: the worker ends when we are gone
-                stdout=log,
-                stderr=log,
-                env=self._environment(),
-                start_new_session=True,  # Ctrl-C is for us to hand on
-            )
-        finally:
-            os.close(log)
-
-    def kill(self) -> None:
-        """End the worker that runs by force, with what it has started: it leads a group of its own."""
-        if self.process is not None and self.process.poll() is None:
-            with suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
+        command = [sys.executable, "-m", "partita.serve.worker", str(self._file)]
+        # It ends with the pipe to it, and so with us.
+        self.process = keeper.start(
+            command, self._environment(), stdin=keeper.PIPE, output=self.log, ended=lambda _: ended()
+        )
 
     def clear(self) -> None:
         """Put away what a worker that ended has left."""
-        if self.process is not None and self.process.stdin is not None:
-            self.process.stdin.close()
+        if self.process is not None:
+            self.process.close()
         self.process = None
         self.kill_at = None
         self._file.unlink(missing_ok=True)
@@ -136,17 +121,7 @@ class WorkerSlot:
     def overdue_at(self) -> float | None:
         """Return when the worker that runs will have taken too long to listen; None once it does."""
         self.ready = self.listens
-        return None if self.ready or self.process is None else self.began + self.start_with.timeout_s
-
-    def last_words(self) -> str:
-        """Return the last line of the log, with the error before it where it is a hint; empty if there is none."""
-        with suppress(OSError), self.log.open("rb") as stream:
-            stream.seek(max(0, self.log.stat().st_size - _TAIL))
-            lines = stream.read().decode(errors="replace").strip().splitlines()
-            if len(lines) > 1 and lines[-1].startswith("hint: "):
-                return f"{lines[-2]} ({lines[-1]})"  # a hint alone says nothing of what is wrong
-            return lines[-1] if lines else ""
-        return ""
+        return None if self.ready or self.process is None else self.began + self.options.timeout_s
 
     @property
     def _file(self) -> Path:
@@ -154,7 +129,7 @@ class WorkerSlot:
 
     def _environment(self) -> Mapping[str, str]:
         pinned = {} if self.device is None else {"CUDA_VISIBLE_DEVICES": self.device}
-        return {**os.environ, **self.start_with.environment, **pinned}
+        return {**os.environ, **self.options.environment, **pinned}
 
 
 STABLE_S = 10.0
@@ -204,18 +179,17 @@ class Supervisor:
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         pins, known = devices or {}, starts or {}
-        posts = [
+        slots = [
             WorkerSlot(spec, pins.get((spec.gpu, spec.placement)), known.get(spec.service, StartOptions()))
             for spec in specs
         ]
-        self._posts = {post.key: post for post in posts}
+        self._slots = {slot.key: slot for slot in slots}
         self._tell = tell
         self._lock = threading.RLock()
         self._random = random.Random()
         self._stopping = False
         self._thread = threading.Thread(target=self._watch, name="supervisor", daemon=True)
-        self._wake, self._waker = os.pipe()
-        os.set_blocking(self._waker, False)
+        self._wake = threading.Event()
 
     def start(self) -> None:
         """Start all workers, and watch them from now on. Their sockets appear when they are ready.
@@ -223,7 +197,7 @@ class Supervisor:
         Raises:
             InputError: their folder cannot be made.
         """
-        for folder in {post.spec.folder for post in self._posts.values()}:
+        for folder in {slot.spec.folder for slot in self._slots.values()}:
             make_folder(Path(folder))
         self._thread.start()
 
@@ -231,8 +205,8 @@ class Supervisor:
         """Return the instances that are kept served, in the order given."""
         with self._lock:
             return tuple(
-                SupervisedWorker(post.spec, post.process.pid if post.process else None, post.restarts)
-                for post in self._posts.values()
+                SupervisedWorker(slot.spec, slot.process.pid if slot.process else None, slot.restarts)
+                for slot in self._slots.values()
             )
 
     def starts(self, service: str, now: float, hung_s: float) -> tuple[tuple[float, int], ...]:
@@ -246,16 +220,16 @@ class Supervisor:
             now: the moment, on the monotonic clock.
             hung_s: seconds until workers that run but hang will have been ended.
         """
-        posts = [post for post in list(self._posts.values()) if post.spec.service == service]
-        return tuple((_starts_at(post, now, hung_s), post.spec.batch) for post in posts if not post.leaving)
+        slots = [slot for slot in list(self._slots.values()) if slot.spec.service == service]
+        return tuple((_starts_at(slot, now, hung_s), slot.spec.batch) for slot in slots if not slot.leaving)
 
     def drain(self, gpu: str, placement: str) -> None:
         """Have an instance served no longer: its worker finishes what it has and ends; returns at once."""
         with self._lock:
-            post = self._posts.get((gpu, placement))
-            if post is not None:
-                self._leave(post, post.spec.grace_s + MARGIN_S)
-        self._look()
+            slot = self._slots.get((gpu, placement))
+            if slot is not None:
+                self._leave(slot, slot.spec.grace_s + MARGIN_S)
+        self._wake.set()
 
     def stop(self, grace_s: float | None = None) -> None:
         """Drain all workers and return when they are gone.
@@ -265,113 +239,90 @@ class Supervisor:
         """
         with self._lock:
             self._stopping = True
-            for post in self._posts.values():
-                self._leave(post, post.spec.grace_s + MARGIN_S if grace_s is None else grace_s)
+            for slot in self._slots.values():
+                self._leave(slot, slot.spec.grace_s + MARGIN_S if grace_s is None else grace_s)
         if self._thread.is_alive():
-            self._look()
+            self._wake.set()
             self._thread.join()
-        os.close(self._wake)
-        os.close(self._waker)
 
-    def _leave(self, post: WorkerSlot, patience_s: float) -> None:
+    def _leave(self, slot: WorkerSlot, patience_s: float) -> None:
         end = time.monotonic() + patience_s
-        if post.process is not None:
-            post.kill_at = end if post.kill_at is None else min(end, post.kill_at)
-            if not post.leaving:
-                post.process.terminate()
-        post.leaving = True
-
-    def _look(self) -> None:
-        with suppress(BlockingIOError):  # woken often enough already
-            os.write(self._waker, b".")
+        if slot.process is not None:
+            slot.kill_at = end if slot.kill_at is None else min(end, slot.kill_at)
+            if not slot.leaving:
+                slot.process.signal(signal.SIGTERM)
+        slot.leaving = True
 
     def _watch(self) -> None:
         while True:
+            self._wake.clear()
             with self._lock:
                 pause = self._tend(time.monotonic())
-                if self._stopping and not self._posts:
+                if self._stopping and not self._slots:
                     return
-                pids = [post.process.pid for post in self._posts.values() if post.process is not None]
-            self._wait(pids, pause)
-
-    def _wait(self, pids: Iterable[int], pause: float | None) -> None:
-        """Return when one of the processes ends, when woken, or after a pause."""
-        poll = select.poll()
-        poll.register(self._wake, select.POLLIN)
-        with ExitStack() as stack:
-            for pid in pids:
-                # Its number cannot be another's: it is our child, and nobody else waits for it.
-                number = os.pidfd_open(pid)
-                stack.callback(os.close, number)
-                poll.register(number, select.POLLIN)
-            found = poll.poll(None if pause is None else 1000 * max(0.0, pause))
-        if any(number == self._wake for number, _ in found):
-            os.read(self._wake, 4096)
+            self._wake.wait(None if pause is None else max(0.0, pause))
 
     def _tend(self, now: float) -> float | None:
         """Do what is due; return the seconds until something is again, None if nothing will be."""
         moments = []
-        for post in list(self._posts.values()):
-            if post.process is not None and post.process.poll() is not None:
-                self._ended(post, now)
-            if post.process is None and post.leaving:
-                del self._posts[post.key]
+        for slot in list(self._slots.values()):
+            if slot.process is not None and slot.process.returncode is not None:
+                self._ended(slot, now)
+            if slot.process is None and slot.leaving:
+                del self._slots[slot.key]
                 continue
-            if post.process is None and post.due <= now:
-                self._start(post, now)
-            moments += self._moments(post, now)
+            if slot.process is None and slot.due <= now:
+                self._start(slot, now)
+            moments += self._moments(slot, now)
         return min(moments) - now if moments else None
 
-    def _moments(self, post: WorkerSlot, now: float) -> list[float]:
-        """Kill a worker whose time is over; return when to look at the post again."""
-        if post.process is None:
-            return [post.due]
-        if post.kill_at is not None and post.kill_at <= now:
-            post.kill()
-            post.kill_at = None
-        if not post.leaving and (late := post.overdue_at()) is not None and late <= now:
-            post.why_killed = f"was not ready within {post.start_with.timeout_s:g} s"
-            post.kill()
-        moments = (post.kill_at, None if post.leaving or post.why_killed else post.overdue_at())
+    def _moments(self, slot: WorkerSlot, now: float) -> list[float]:
+        """Kill a worker whose time is over; return when to look at the slot again."""
+        if slot.process is None:
+            return [slot.due]
+        if slot.kill_at is not None and slot.kill_at <= now:
+            slot.process.kill()
+            slot.kill_at = None
+        if not slot.leaving and (late := slot.overdue_at()) is not None and late <= now:
+            slot.why_killed = f"was not ready within {slot.options.timeout_s:g} s"
+            slot.process.kill()
+        moments = (slot.kill_at, None if slot.leaving or slot.why_killed else slot.overdue_at())
         return [moment for moment in moments if moment is not None]
 
-    def _start(self, post: WorkerSlot, now: float) -> None:
-        post.restarts += post.began > 0
+    def _start(self, slot: WorkerSlot, now: float) -> None:
+        slot.restarts += slot.began > 0
         try:
-            post.start(now)
+            slot.start(now, self._wake.set)
         except (OSError, PartitaError) as error:
-            post.clear()
-            self._failed(post, now, f"cannot be started: {error}")
+            slot.clear()
+            self._failed(slot, now, f"cannot be started: {error}")
 
-    def _ended(self, post: WorkerSlot, now: float) -> None:
-        code = post.process.returncode if post.process is not None else None
-        post.clear()
-        if not post.leaving:
-            killed = (
-                f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with {code}"
-            )
-            how = post.why_killed or killed
-            told = post.last_words()
-            self._failed(post, now, f"{how}{': ' + told if told else ''}; see {post.log}")
+    def _ended(self, slot: WorkerSlot, now: float) -> None:
+        code = slot.process.returncode if slot.process is not None else None
+        slot.clear()
+        if not slot.leaving:
+            how = slot.why_killed or how_it_ended(code or 0)
+            told = last_line(slot.log)
+            self._failed(slot, now, f"{how}{': ' + told if told else ''}; see {slot.log}")
 
-    def _failed(self, post: WorkerSlot, now: float, why: str) -> None:
-        stable = _stable(post, now)
-        post.failures = 1 if stable else post.failures + 1
-        post.due = now if stable else now + _longest_pause(post.failures) * self._random.uniform(*_SPREAD)
-        if post.failures == 1:
-            self._tell(f"the worker of {post.spec.service} on {post.spec.gpu} {post.spec.placement} {why}")
+    def _failed(self, slot: WorkerSlot, now: float, why: str) -> None:
+        stable = _stable(slot, now)
+        slot.failures = 1 if stable else slot.failures + 1
+        slot.due = now if stable else now + _longest_pause(slot.failures) * self._random.uniform(*_SPREAD)
+        if slot.failures == 1:
+            self._tell(f"the worker of {slot.spec.service} on {slot.spec.gpu} {slot.spec.placement} {why}")
 
 
-def _starts_at(post: WorkerSlot, now: float, hung_s: float) -> float:
-    if post.process is None:
-        return max(now, post.due)
-    if not post.listens:
-        return post.began
-    return now + hung_s + (0.0 if _stable(post, now) else _longest_pause(post.failures + 1))
+def _starts_at(slot: WorkerSlot, now: float, hung_s: float) -> float:
+    if slot.process is None:
+        return max(now, slot.due)
+    if not slot.listens:
+        return slot.began
+    return now + hung_s + (0.0 if _stable(slot, now) else _longest_pause(slot.failures + 1))
 
 
-def _stable(post: WorkerSlot, now: float) -> bool:
-    return now - post.began >= STABLE_S
+def _stable(slot: WorkerSlot, now: float) -> bool:
+    return now - slot.began >= STABLE_S
 
 
 def _longest_pause(failures: int) -> float:

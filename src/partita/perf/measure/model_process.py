@@ -10,7 +10,6 @@ import json
 import os
 import selectors
 import signal
-import subprocess
 import sys
 import tempfile
 import threading
@@ -24,6 +23,8 @@ from typing import IO, TYPE_CHECKING, Any, TextIO, cast
 
 from partita.errors import InputError, PartitaError
 from partita.oom import END, OUT_OF_MEMORY, classify
+from partita.process import keeper
+from partita.process.keeper import how_it_ended
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -196,14 +197,12 @@ class ModelProcess:
         self._what = str(spec.get("path", "ONNX Runtime"))
         self._on_host = on_host(spec)
         self._rest = b""
-        # A session of its own: Ctrl-C is for the measuring side, which stops its workers.
-        self._process: subprocess.Popen[bytes] = subprocess.Popen(
+        self._process = keeper.start(
             [sys.executable, "-m", "partita.perf.measure.model_process"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            env={**os.environ, **environ},
-            start_new_session=True,
+            {**os.environ, **environ},
+            stdin=keeper.PIPE,
+            output=keeper.PIPE,
+            errors=self._errors,
         )
         self._input = cast("IO[bytes]", self._process.stdin)
         self.output = cast("IO[bytes]", self._process.stdout)
@@ -242,9 +241,8 @@ class ModelProcess:
         """End the process, whatever it does."""
         self._process.kill()
         self._process.wait()
-        for stream in (self._input, self.output, self._errors):
-            with suppress(BrokenPipeError):
-                stream.close()
+        self._process.close()
+        self._errors.close()
 
     def _failed(self, kind: str, message: str) -> Exception:
         if kind == "memory":
@@ -254,7 +252,7 @@ class ModelProcess:
         return InputError(_first_line(message), where=self._what, hint=_model_hint(message))
 
     def _ended(self) -> Exception:
-        code = self._process.wait()
+        code = self._process.wait() or 0
         if code == -signal.SIGKILL and self._on_host:
             return OutOfMemoryError("the process was killed, as the kernel does when memory runs out")
         self._errors.seek(0)
@@ -263,9 +261,8 @@ class ModelProcess:
         if found.verdict == OUT_OF_MEMORY:
             return OutOfMemoryError(found.text or found.why)
         told = text.splitlines()
-        how = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         last = f": {told[-1]}" if told else ""
-        return PartitaError(f"the process that runs the model ended with {how}{last}", where=self._what)
+        return PartitaError(f"the process that runs the model {how_it_ended(code)}{last}", where=self._what)
 
 
 def _first_line(message: str) -> str:
