@@ -83,7 +83,12 @@ class Fault(NamedTuple):
 
 def check(test: Callable[[Any], object]) -> Meta:
     """Return what has a field's value go through a test that raises `InputError`, beside its type and bounds."""
-    return Meta(extra={"check": test})
+    return Meta(extra={f"check {test.__module__}.{test.__qualname__}": test})  # a field may have several
+
+
+def _tests(node: inspect.Type) -> list[Callable[[Any], object]]:
+    extra = (node.extra or {}) if isinstance(node, inspect.Metadata) else {}
+    return [test for name, test in extra.items() if name.startswith("check ")]
 
 
 def written(path: FieldPath) -> str:
@@ -273,8 +278,8 @@ def _test(kind: Hashable) -> _Test | None:
 
 def _made_test(node: inspect.Type) -> _Test | None:
     if isinstance(node, inspect.Metadata):
-        inner, test = _made_test(node.type), (node.extra or {}).get("check")
-        return inner if test is None else _leaf_test(test)
+        tests = _tests(node)
+        return _leaf_test(tests) if tests else _made_test(node.type)
     if isinstance(node, inspect.UnionType):
         return _union_test(node)
     if isinstance(node, inspect.VarTupleType | inspect.ListType):
@@ -282,10 +287,11 @@ def _made_test(node: inspect.Type) -> _Test | None:
     return _test_of_struct(node) if isinstance(node, inspect.StructType) else None
 
 
-def _leaf_test(test: Callable[[Any], object]) -> _Test:
+def _leaf_test(tests: Sequence[Callable[[Any], object]]) -> _Test:
     def leaf(value: object) -> Sequence[Fault]:
         try:
-            test(value)
+            for test in tests:
+                test(value)
         except InputError as error:
             return (Fault((), error.what, error.hint),)
         return ()
@@ -365,9 +371,8 @@ def _walk(node: inspect.Type, value: Any, path: FieldPath, example: str | None) 
             faults = [] if chosen is None else list(_walk(chosen, value, path, example))
     else:
         faults = list(_WALKS[type(bare)](bare, value, path, example)) if type(bare) in _WALKS else []
-    test = (node.extra or {}).get("check") if isinstance(node, inspect.Metadata) else None
-    if not faults and test is not None:
-        faults = [Fault(path, each.what, each.hint or example) for each in _leaf_test(test)(value)]
+    if not faults and (tests := _tests(node)):
+        faults = [Fault(path, each.what, each.hint or example) for each in _leaf_test(tests)(value)]
     yield from faults
 
 

@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import json
 import re
-import tomllib
-from functools import cache, partial
+from functools import cache
 from importlib import resources
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from partita.errors import SHOWN, InputError, nearest, together
+from partita.documents.codec import Fault, Meta, Text, Value, check, convert
+from partita.documents.toml import parse_toml
+from partita.errors import InputError, nearest
 from partita.files import read_text
 from partita.mig.gpu import Combination, GpuModel, Peak, Profile
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 
@@ -141,7 +142,7 @@ def _own(name: str) -> GpuModel:
     return parse_gpu(text, f"{name}.toml", "catalogue")
 
 
-# The files: a TOML table is read into a `GpuModel`, and all that is wrong in it is told at once.
+# The files
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
 _PROFILE = re.compile(r"(?P<compute>\d+)g\.\d+gb([+-][a-z0-9.]+)*")
@@ -151,68 +152,106 @@ _MOST_SLICES = 16
 _MOST = 10**9
 
 
-class _Table:
-    """A TOML table and its faults, each with the line it stands on."""
+def _gpu_name(text: str) -> None:
+    if not _NAME.fullmatch(text):
+        raise InputError("must be small letters, digits, '-', '_' and '.', as in a100-80gb")
 
-    def __init__(
-        self, data: Mapping[str, Any], where: Callable[[str], str], faults: list[InputError]
-    ) -> None:
-        self.data = data
-        self._where = where
-        self._faults = faults
 
-    def fault(self, what: str, key: str = "", hint: str | None = None) -> None:
-        """Note what is wrong with a field, or with the table."""
-        self._faults.append(InputError(f"{key}: {what}" if key else what, where=self._where(key), hint=hint))
+def _profile_name(text: str) -> None:
+    if not _PROFILE.fullmatch(text):
+        raise InputError("must be of NVIDIA's form, as in 3g.40gb or 1g.10gb+me")
 
-    def known(self, keys: str) -> None:
-        """Note keys that are not among these."""
-        names = keys.split()
-        for key in self.data.keys() - set(names):
-            close = nearest(key, names)
-            self.fault(
-                "there is no such field", key, f"did you mean {close}?" if close else f"known are {keys}"
+
+def _pci(text: str) -> None:
+    if not _PCI.fullmatch(text):
+        raise InputError("must be a PCI device number of four digits, as in 20B2")
+
+
+_Slices = Annotated[int, Meta(ge=1, le=_MOST_SLICES)]
+_Number = Annotated[int, Meta(ge=0, le=_MOST)]
+_Size = Annotated[int, Meta(ge=1, le=_MOST)]
+_Rate = Annotated[float, Meta(gt=0, lt=_MOST)]
+
+
+class ProfileTable(Value):
+    """A profile as it stands in a GPU's file."""
+
+    name: Annotated[Text, check(_profile_name)]
+    compute: _Slices
+    memory: _Slices
+    starts: Annotated[tuple[_Number, ...], Meta(min_length=1, examples=[[0]])]
+    max_instances: _Size
+    aliases: tuple[Text, ...] = ()
+    gi_profile_id: _Number | None = None
+    nvml_profile: _Number | None = None
+    memory_mib: _Size | None = None
+    sms: _Size | None = None
+    copy_engines: _Number | None = None
+    media: bool = False
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong between the fields."""
+        said = _PROFILE.fullmatch(self.name)
+        if said is not None and int(said["compute"]) != self.compute:
+            yield Fault(("compute",), f"{self.name} says {said['compute']} compute slices")
+        if len(set(self.starts)) < len(self.starts):
+            yield Fault(("starts",), "a start is there twice")
+        if self.max_instances > len(self.starts):
+            yield Fault(
+                ("max_instances",), f"must be from 1 to {len(self.starts)}, as many as there are starts"
             )
 
-    def text(self, key: str, default: str | None = None) -> str:
-        """Return a text; one that is not left out is needed without a default."""
-        value = self.data.get(key, default)
-        if not isinstance(value, str) or not value.strip() or not value.isprintable():
-            self.fault("a text is needed", key)
-            return default or "?"
-        return value
 
-    def whole(self, key: str, least: int, most: int = _MOST) -> int:
-        """Return a whole number of that range."""
-        value = self.data.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
-            self.fault(f"a whole number from {least} to {most} is needed", key)
-            return least
-        return value
+class PeakTable(Value):
+    """Peak rates as they stand in a GPU's file."""
 
-    def optional(self, key: str, least: int = 1) -> int | None:
-        """Return a whole number; None where it is left out."""
-        return self.whole(key, least) if key in self.data else None
+    fp32_tflops: _Rate | None = None
+    tf32_tflops: _Rate | None = None
+    fp16_tflops: _Rate | None = None
+    int8_tops: _Rate | None = None
+    bandwidth_gbs: _Rate | None = None
+    source: Any = None
 
-    def rate(self, key: str) -> float | None:
-        """Return a number above zero; None where it is left out."""
-        value = self.data.get(key)
-        if value is None:
-            return None
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < _MOST:
-            self.fault("a number above 0 is needed", key)
-            return None
-        return float(value)
 
-    def texts(self, key: str) -> tuple[str, ...]:
-        """Return a list of texts; empty where it is left out."""
-        value = self.data.get(key, [])
-        if not isinstance(value, list) or not all(
-            isinstance(each, str) and each.isprintable() for each in value
-        ):
-            self.fault("a list of texts is needed", key)
-            return ()
-        return tuple(value)
+class PowerTable(Value):
+    """Power as it stands in a GPU's file."""
+
+    limit_w: _Rate | None = None
+    source: Any = None
+
+
+class GpuTable(Value):
+    """A GPU as it stands in its file."""
+
+    name: Annotated[Text, check(_gpu_name)]
+    compute_slices: _Slices
+    memory_slices: _Slices
+    profile: Annotated[tuple[ProfileTable, ...], Meta(min_length=1)]
+    title: Text | None = None
+    architecture: Text = "unknown"
+    memory_mib: _Size | None = None
+    sms: _Size | None = None
+    aliases: tuple[Text, ...] = ()
+    pci: tuple[Annotated[str, check(_pci)], ...] = ()
+    sources: tuple[Text, ...] = ()
+    forbidden: tuple[Annotated[str, check(Combination.parse)], ...] = ()
+    peak: PeakTable = PeakTable()
+    power: PowerTable = PowerTable()
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is wrong between the GPU and its profiles."""
+        seen: set[str] = set()
+        for index, each in enumerate(self.profile):
+            last = self.memory_slices - each.memory
+            if each.name in seen:
+                yield Fault(("profile", index, "name"), f"{each.name} is there already")
+            seen.add(each.name)
+            if each.compute > self.compute_slices:
+                yield Fault(("profile", index, "compute"), f"must be at most {self.compute_slices}")
+            if last < 0:
+                yield Fault(("profile", index, "memory"), f"must be at most {self.memory_slices}")
+            elif max(each.starts) > last:
+                yield Fault(("profile", index, "starts"), f"must be memory slices from 0 to {last}")
 
 
 def read_gpu(path: Path | str) -> GpuModel:
@@ -236,178 +275,37 @@ def parse_gpu(text: str, name: str, origin: str | None = None) -> GpuModel:
     Raises:
         InputError: as `read_gpu`.
     """
-    try:
-        data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise _no_toml(error, name) from None
-    except RecursionError:
-        raise InputError("not TOML: nested too deep", where=name, hint="a GPU is two levels deep") from None
-    faults: list[InputError] = []
-    places = _Places(text, name)
-    gpu = _gpu(_Table(data, places.top, faults), places, faults, origin or name)
-    if faults:
-        raise together(name, faults[:SHOWN], len(faults))
-    return gpu
-
-
-def _no_toml(error: tomllib.TOMLDecodeError, name: str) -> InputError:
-    what = str(error)
-    at = re.search(r" \(at (line (\d+), column (\d+)|end of document)\)$", what)
-    where = f"{name}:{at[2]}:{at[3]}" if at and at[2] else name
-    told = what[: at.start()] if at and at[2] else what
-    return InputError(
-        f"not TOML: {told[:1].lower()}{told[1:]}",
-        where=where,
-        hint="see `partita gpus show a100-80gb --toml`",
-    )
-
-
-class _Places:
-    """The lines of a file's fields."""
-
-    def __init__(self, text: str, name: str) -> None:
-        self._name = name
-        self._fields: dict[tuple[str, str], int] = {}
-        table, profiles = "", 0
-        for number, line in enumerate(text.splitlines(), 1):
-            if head := re.match(r"\s*\[{1,2}\s*([\w.-]+)\s*\]{1,2}", line):
-                table = head[1]
-                if table == "profile":
-                    table, profiles = f"profile {profiles}", profiles + 1
-                self._fields[table, ""] = number
-            elif key := re.match(r"\s*([\w-]+)\s*=", line):
-                self._fields.setdefault((table, key[1]), number)
-
-    def of(self, table: str, key: str) -> str:
-        """Return the place of a field, or of its table where the field is not there."""
-        line = self._fields.get((table, key)) or self._fields.get((table, "")) or 1
-        return f"{self._name}:{line}"
-
-    def top(self, key: str) -> str:
-        """Return the place of a field or table at the top."""
-        return f"{self._name}:{self._fields.get(('', key)) or self._fields.get((key, '')) or 1}"
-
-
-_KEYS = (
-    "name title architecture compute_slices memory_slices memory_mib sms aliases pci sources forbidden "
-    "peak power profile"
-)
-_RATES = "fp32_tflops tf32_tflops fp16_tflops int8_tops bandwidth_gbs"
-_PROFILE_KEYS = (
-    "name aliases gi_profile_id nvml_profile compute memory starts memory_mib sms copy_engines "
-    "max_instances media"
-)
-
-
-def _gpu(top: _Table, places: _Places, faults: list[InputError], origin: str) -> GpuModel:
-    top.known(_KEYS)
-    name = top.text("name")
-    if not _NAME.fullmatch(name):
-        top.fault("small letters, digits, '-', '_' and '.' are needed, as in a100-80gb", "name")
-    compute, memory = (top.whole(key, 1, _MOST_SLICES) for key in ("compute_slices", "memory_slices"))
-    peak = _Table(_table(top, "peak"), partial(places.of, "peak"), faults)
-    peak.known(f"{_RATES} source")
-    power = _Table(_table(top, "power"), partial(places.of, "power"), faults)
-    power.known("limit_w source")
-    pci = top.texts("pci")
-    if not all(_PCI.fullmatch(each) for each in pci):
-        top.fault("PCI device numbers of four digits are needed, as in 20B2", "pci")
+    data, source = parse_toml(text, name, "see `partita gpus show a100-80gb --toml`")
+    table = convert(data, GpuTable, source)
     return GpuModel(
-        name=name,
-        title=top.text("title", name),
-        architecture=top.text("architecture", "unknown"),
-        compute_slices=compute,
-        memory_slices=memory,
-        profiles=_profiles(top, places, faults, (compute, memory)),
-        aliases=top.texts("aliases"),
-        memory_mib=top.optional("memory_mib"),
-        sms=top.optional("sms"),
-        peak=Peak(**{key: peak.rate(key) for key in _RATES.split()}),
-        power_limit_w=power.rate("limit_w"),
-        sources=top.texts("sources"),
-        forbidden=_forbidden(top),
-        pci=pci,
-        origin=origin,
+        name=table.name,
+        title=table.title or table.name,
+        architecture=table.architecture,
+        compute_slices=table.compute_slices,
+        memory_slices=table.memory_slices,
+        profiles=tuple(map(_profile, table.profile)),
+        aliases=table.aliases,
+        memory_mib=table.memory_mib,
+        sms=table.sms,
+        peak=Peak(**{key: getattr(table.peak, key) for key in _RATES}),
+        power_limit_w=table.power.limit_w,
+        sources=table.sources,
+        forbidden=tuple(map(Combination.parse, table.forbidden)),
+        pci=table.pci,
+        origin=origin or name,
     )
 
 
-def _table(top: _Table, key: str) -> Mapping[str, Any]:
-    value = top.data.get(key, {})
-    if isinstance(value, dict):
-        return value
-    top.fault("a table is needed", key)
-    return {}
+def _profile(table: ProfileTable) -> Profile:
+    fields = {key: getattr(table, key) for key in _PROFILE_KEYS}
+    return Profile(**{**fields, "starts": tuple(sorted(table.starts))})
 
 
-def _forbidden(top: _Table) -> tuple[Combination, ...]:
-    found = []
-    for text in top.texts("forbidden"):
-        try:
-            found.append(Combination.parse(text))
-        except InputError as error:
-            top.fault(error.what, "forbidden", error.hint)
-    return tuple(found)
-
-
-def _profiles(
-    top: _Table, places: _Places, faults: list[InputError], slices: tuple[int, int]
-) -> tuple[Profile, ...]:
-    listed = top.data.get("profile")
-    if not isinstance(listed, list) or not listed or not all(isinstance(each, dict) for each in listed):
-        top.fault("at least one [[profile]] is needed", "profile")
-        return ()
-    found: list[Profile] = []
-    for number, data in enumerate(listed):
-        table = _Table(data, partial(places.of, f"profile {number}"), faults)
-        profile = _profile(table, slices)
-        if profile.name in {each.name for each in found}:
-            table.fault(f"{profile.name} is there already", "name")
-        found.append(profile)
-    return tuple(found)
-
-
-def _profile(table: _Table, slices: tuple[int, int]) -> Profile:
-    table.known(_PROFILE_KEYS)
-    name = table.text("name")
-    compute, memory = table.whole("compute", 1, slices[0]), table.whole("memory", 1, slices[1])
-    said = _PROFILE.fullmatch(name)
-    if said is None:
-        table.fault("NVIDIA's form is needed, as in 3g.40gb or 1g.10gb+me", "name")
-    elif int(said["compute"]) != compute:
-        table.fault(f"{name} says {said['compute']} compute slices", "compute")
-    media = table.data.get("media", False)
-    if not isinstance(media, bool):
-        table.fault("true or false is needed", "media")
-    starts = _starts(table, memory, slices[1])
-    return Profile(
-        name=name,
-        compute=compute,
-        memory=memory,
-        starts=starts,
-        max_instances=table.whole("max_instances", 1, max(1, len(starts))),
-        media=bool(media),
-        memory_mib=table.optional("memory_mib"),
-        sms=table.optional("sms"),
-        gi_profile_id=table.optional("gi_profile_id", 0),
-        nvml_profile=table.optional("nvml_profile", 0),
-        copy_engines=table.optional("copy_engines", 0),
-        aliases=table.texts("aliases"),
-    )
-
-
-def _starts(table: _Table, memory: int, slices: int) -> tuple[int, ...]:
-    value = table.data.get("starts")
-    last = slices - memory
-    if (
-        not isinstance(value, list)
-        or not value
-        or not all(type(each) is int and 0 <= each <= last for each in value)
-    ):
-        table.fault(f"memory slices from 0 to {last} are needed, at least one", "starts")
-        return (0,)
-    if len(set(value)) < len(value):
-        table.fault("a start is there twice", "starts")
-    return tuple(sorted(value))
+_RATES = ("fp32_tflops", "tf32_tflops", "fp16_tflops", "int8_tops", "bandwidth_gbs")
+_PROFILE_KEYS = (
+    "name", "aliases", "gi_profile_id", "nvml_profile", "compute", "memory", "starts", "memory_mib", "sms",
+    "copy_engines", "max_instances", "media",
+)  # fmt: skip
 
 
 def gpu_text(gpu: GpuModel) -> str:
@@ -420,13 +318,13 @@ def gpu_text(gpu: GpuModel) -> str:
     ]
     if gpu.forbidden:
         lines.append(f"forbidden = {_value([str(each) for each in gpu.forbidden])}")
-    rates = _lines(gpu.peak, _RATES.split())
+    rates = _lines(gpu.peak, _RATES)
     if rates:
         lines += ["", "[peak]", *rates]
     if gpu.power_limit_w is not None:
         lines += ["", "[power]", f"limit_w = {_value(gpu.power_limit_w)}"]
     for profile in gpu.profiles:
-        lines += ["", "[[profile]]", *_lines(profile, _PROFILE_KEYS.split())]
+        lines += ["", "[[profile]]", *_lines(profile, _PROFILE_KEYS)]
     return "\n".join(lines) + "\n"
 
 
