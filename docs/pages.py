@@ -33,7 +33,9 @@ What `--help` says of each command, without its frames.
 
 def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:  # noqa: ANN401 -- typer has no public type
     """Yield the words of each command and the command, the whole line first; its words are none."""
-    command = command or command_line()
+    if command is None:
+        command = command_line()
+        command.load_all()
     yield path, command
     for name in sorted(getattr(command, "commands", {})):
         yield from commands(command.commands[name], (*path, name))
@@ -55,6 +57,7 @@ def cli_page() -> str:
 
 def _help(path: tuple[str, ...]) -> str:
     root: Any = command_line()
+    root.load_all()
     for _, command in commands(root):
         command.rich_markup_mode = None  # frames are for terminals
     out = StringIO()

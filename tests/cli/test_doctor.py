@@ -5,12 +5,11 @@ from typing import TYPE_CHECKING
 
 import pynvml
 import pytest
-import typer
 import yaml
 from tests.drive.fake_nvml import FakeNvml
 from typer.testing import CliRunner, Result
 
-from partita.cli import doctor
+from partita.cli.main import app
 from partita.drive.simulated import SimulatedCluster
 
 if TYPE_CHECKING:
@@ -29,9 +28,7 @@ def nvml(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> FakeNvml:
 
 
 def run(*words: str) -> Result:
-    app = typer.Typer()
-    doctor.register(app)
-    return CliRunner().invoke(app, list(words))
+    return CliRunner().invoke(app, ["doctor", *words])
 
 
 def test_a_well_host_ends_with_0_and_shows_what_is_cut(nvml: FakeNvml) -> None:

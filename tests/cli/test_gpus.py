@@ -6,26 +6,18 @@ from typing import TYPE_CHECKING
 
 import pynvml
 import pytest
-import typer
 import yaml
 from tests.cli.commands import Commands
 from tests.drive.fake_nvml import FakeNvml
 from typer.testing import CliRunner
 
-from partita.cli import gpus
 from partita.cli.gpu_files import hoisted
+from partita.cli.main import app
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model, gpu_names, gpu_text, read_gpu
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-app = typer.Typer()
-gpus.register(app)
-
-
-@app.callback()
-def _root() -> None: ...
 
 
 def run(*arguments: str, width: int = 100, encoding: str = "utf-8") -> str:

@@ -2,34 +2,25 @@ from __future__ import annotations
 
 import json
 
-import typer
 from typer.testing import CliRunner
 
-from partita.cli import schema
+from partita.cli.main import app
 from partita.workload import workload_schema
 
 
-def command() -> typer.Typer:
-    app = typer.Typer()
-    schema.register(app)
-    app.callback()(lambda: None)
-    return app
-
-
 def test_the_schema_of_the_workload_goes_to_stdout_as_json() -> None:
-    result = CliRunner().invoke(command(), ["schema", "workload"])
+    result = CliRunner().invoke(app, ["schema", "workload"])
     assert result.exit_code == 0
     assert json.loads(result.stdout) == workload_schema()
 
 
 def test_the_workload_is_what_is_printed_where_no_document_is_named() -> None:
     assert (
-        CliRunner().invoke(command(), ["schema"]).stdout
-        == CliRunner().invoke(command(), ["schema", "workload"]).stdout
+        CliRunner().invoke(app, ["schema"]).stdout == CliRunner().invoke(app, ["schema", "workload"]).stdout
     )
 
 
 def test_a_document_without_schema_is_a_usage_error() -> None:
-    result = CliRunner().invoke(command(), ["schema", "nothing"])
+    result = CliRunner().invoke(app, ["schema", "nothing"])
     assert result.exit_code == 2
     assert "workload" in result.stderr

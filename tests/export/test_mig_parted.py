@@ -4,11 +4,10 @@ import json
 from typing import TYPE_CHECKING
 
 import pytest
-import typer
 import yaml
 from typer.testing import CliRunner
 
-from partita.cli import export
+from partita.cli.main import app
 from partita.errors import InputError
 from partita.export.mig_parted import mig_parted_config
 from partita.mig.layout import Placement
@@ -17,13 +16,6 @@ from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, Solver
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-app = typer.Typer()
-export.register(app)
-
-
-@app.callback()
-def _root() -> None: ...
 
 
 def gpu(gpu_id: str, *profiles: str) -> PlannedGpu:

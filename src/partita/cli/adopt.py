@@ -22,11 +22,6 @@ Placements = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("adopt")(adopt)
-
-
 def adopt(
     gpu: GpuId,
     instances: Placements = None,

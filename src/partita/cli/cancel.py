@@ -28,11 +28,6 @@ _WORDS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("cancel")(cancel)
-
-
 def cancel(
     ids: SomeIds = None,
     *,

@@ -27,11 +27,6 @@ Simulated = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("classify")(classify)
-
-
 def classify(
     log: LogFile,
     *,

@@ -41,16 +41,9 @@ from partita.cli.queue_host import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    import typer
-
     from partita.cli.queue_host import QueueHost
 
 _LONGEST_POLL_S = 0.5
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("daemon")(daemon)
 
 
 def daemon(

@@ -31,11 +31,6 @@ _SIMPLER = (
 )
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("demo")(demo)
-
-
 def demo(*, html: Html = None, seed: Seed = 0) -> None:
     """A day of five services on 24 simulated GPUs: plan, apply, and change twice with the services running.
 

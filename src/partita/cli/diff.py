@@ -45,11 +45,6 @@ DurationsOption = Annotated[
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with a timeline.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("diff")(diff)
-
-
 def diff(
     plans: Plans,
     *,

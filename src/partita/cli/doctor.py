@@ -15,11 +15,6 @@ if TYPE_CHECKING:
 _MARKS = {"ok": "green", "note": "yellow", "mend": "red"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.command()(doctor)
-
-
 def doctor(output: Output = Format.TABLE) -> None:
     """Look at driver, MIG mode, cuts and rivals, and say what mends each fault; change nothing.
 

@@ -37,11 +37,6 @@ _MISSING = "missing"
 _JOULES = {"J": 1.0, "Wh": 3600.0, "kWh": 3.6e6}
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("energy")(energy)
-
-
 def energy(*, by: ByOption = By.GPU, since: Since = "24h", output: Output = Format.TABLE) -> None:
     """Show the energy of jobs and services, and of what nobody holds.
 

@@ -29,11 +29,6 @@ PlanFile = Annotated[
 _SECONDS = 5.0
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("explain")(explain)
-
-
 def explain(
     workload: WorkloadFile,
     *,

@@ -19,11 +19,6 @@ Names = Annotated[
 Every = Annotated[bool, typer.Option("--all", help="Forget all of your own jobs.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("forget")(forget)
-
-
 def forget(names: Names = None, *, every: Every = False, output: Output = Format.TABLE) -> None:
     """Show what is believed of jobs from those before them, or, with names, forget it.
 

@@ -44,11 +44,6 @@ SaveTo = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.add_typer(gpus, name="gpus")
-
-
 @gpus.callback(invoke_without_command=True)
 def catalogue(
     context: typer.Context,

@@ -27,11 +27,6 @@ _WIDE = 100
 """Columns from which the GPUs are shown, too."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("history")(history)
-
-
 def history(
     ids: Chosen = None, *, limit: Limit = 20, me: Mine = False, output: Output = Format.TABLE
 ) -> None:

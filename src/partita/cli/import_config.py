@@ -46,9 +46,9 @@ Nodes = Annotated[
 importing = typer.Typer(help="Read the config of another tool.", no_args_is_help=True)
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.add_typer(importing, name="import")
+@importing.callback()
+def _family() -> None:
+    """Keep the tool's name a word of its own, though it is the only one."""
 
 
 @importing.command("mig-parted")

@@ -24,11 +24,6 @@ Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the jo
 Number = Annotated[int | None, typer.Option("--attempt", min=1, help="Which attempt. (default: the newest)")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("logs")(logs)
-
-
 def logs(job: Id, *, follow: Follow = False, attempt: Number = None) -> None:
     """Show what a job has written, stdout and stderr as they came.
 

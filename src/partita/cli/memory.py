@@ -39,11 +39,6 @@ _TITLES = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("memory")(memory)
-
-
 def memory(
     model: Model,
     *,

@@ -40,11 +40,6 @@ Out = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add these commands to the command line."""
-    app.add_typer(perf, name="perf")
-
-
 @perf.command()
 def check(files: Tables, output: Output = Format.TABLE) -> None:
     """Read tables, say what they hold and what is missing; exit 2 with all faults if they cannot be used."""

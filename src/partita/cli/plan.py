@@ -32,11 +32,6 @@ _SHORT_SECONDS = 5.0
 """Time to find out which services the GPUs do not suffice for."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("plan")(plan)
-
-
 def plan(
     workload: WorkloadFile,
     *,

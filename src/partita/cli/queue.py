@@ -30,11 +30,6 @@ Limit = Annotated[
 All = Annotated[bool, typer.Option("--all", "-a", help="Show all jobs.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("queue")(queue)
-
-
 def queue(
     *, limit: Limit = None, every: All = False, me: Mine = False, output: Output = Format.TABLE
 ) -> None:

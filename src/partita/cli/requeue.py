@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from partita.cli.job_daemon import Ids, Quiet, connect, tell_each
-
-if TYPE_CHECKING:
-    import typer
 
 _WORDS = {
     "": "is stopping and waits again then",
@@ -16,11 +11,6 @@ _WORDS = {
     "failed": "waits again",
     "cancelled": "waits again",
 }
-
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("requeue")(requeue)
 
 
 def requeue(ids: Ids, *, quiet: Quiet = False) -> None:

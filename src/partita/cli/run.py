@@ -92,11 +92,6 @@ Poll = Annotated[float, typer.Option("--poll", min=0.01, help="Seconds between t
 TimeLimit = Annotated[float, typer.Option("--time-limit", min=0.1, help="Seconds of search for each plan.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("run")(run)
-
-
 def run(
     workload: WorkloadFile,
     *,

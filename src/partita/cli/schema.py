@@ -16,11 +16,6 @@ class Document(StrEnum):
     WORKLOAD = "workload"
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command()(schema)
-
-
 def schema(
     document: Annotated[Document, typer.Argument(help="Which document.")] = Document.WORKLOAD,
 ) -> None:

@@ -117,12 +117,10 @@ A deadline comes with a request as header `partita-deadline-ms` or parameter
 `deadline_ms`; without one it is the service's SLO. What cannot be answered in
 time is refused at once: 503 with Retry-After. Metrics are at /metrics."""
 
-
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("serve", epilog=EXAMPLES)(serve)
+app = typer.Typer()
 
 
+@app.command(epilog=EXAMPLES)
 def serve(
     workload: WorkloadFile,
     *,

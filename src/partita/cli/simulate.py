@@ -61,11 +61,6 @@ Columns = Annotated[
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with plots.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("simulate")(simulate)
-
-
 def simulate(
     workload: WorkloadFile,
     *,

@@ -20,11 +20,6 @@ Every = Annotated[float, typer.Option("--every", min=0.1, help="Seconds between 
 Tail = Annotated[int, typer.Option("--tail", min=0, help="Newest entries of the journal that are shown.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("status")(status)
-
-
 def status(
     *,
     watch: Watch = False,

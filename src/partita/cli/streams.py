@@ -84,6 +84,19 @@ def fill_gaps() -> None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: PTH123, SIM115 -- for the process
 
 
+def guard_stdout() -> None:
+    """Have what is written before a command runs, as help is, fail as what a command writes does.
+
+    A terminal that cannot show a name still shows the rest.
+    """
+    plain = sys.stdout  # noqa: TID251
+    if _number(plain) == _STDOUT:
+        plain.flush()
+        sys.stdout = _stream(_Descriptor(_STDOUT, "wb", closefd=False), plain)  # noqa: TID251
+    elif isinstance(plain, io.TextIOWrapper):
+        plain.reconfigure(errors="backslashreplace")
+
+
 @contextmanager
 def apart() -> Iterator[None]:
     """Keep `own` apart from what libraries print, which goes to stderr.
@@ -129,6 +142,10 @@ def _moved(plain: TextIO) -> TextIO:
     plain.flush()
     raw = _Descriptor(os.dup(_STDOUT), "wb")  # like all that Python opens, no child process inherits it
     os.dup2(_STDERR, _STDOUT)
+    return _stream(raw, plain)
+
+
+def _stream(raw: _Descriptor, plain: TextIO) -> TextIO:
     return io.TextIOWrapper(
         io.BufferedWriter(raw), plain.encoding, "backslashreplace", line_buffering=raw.isatty()
     )

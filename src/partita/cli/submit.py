@@ -94,11 +94,10 @@ OomPattern = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("submit", context_settings={"allow_interspersed_args": False})(submit)
+app = typer.Typer()
 
 
+@app.command(context_settings={"allow_interspersed_args": False})
 def submit(
     command: Command,
     *,

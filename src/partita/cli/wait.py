@@ -19,11 +19,6 @@ _SOON_S, _LATER_S = 0.1, 1.0
 _JOBS_PER_S = 1000.0
 
 
-def register(app: typer.Typer) -> None:
-    """Add this command to the command line."""
-    app.command("wait")(wait)
-
-
 def wait(
     ids: Ids,
     *,

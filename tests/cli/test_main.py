@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from partita.cli.main import command_line
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAMES = list(command_line().list_commands())
+OUTSIDE = '''
+def greet(name: str) -> None:
+    """Greet somebody.
+
+    At length.
+    """
+    from partita.cli.options import echo
+    echo(f"hello {name}")
+'''
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_line_of_each_command_is_the_first_of_its_own_help(name: str) -> None:
+    line: Any = command_line()
+    told = line.commands[name].help
+    line.load(name)
+    command = line.commands[name]
+    assert " ".join(command.help.split("\n\n")[0].split()) == told
+    assert command.name == name
+
+
+def test_a_command_imports_no_other_command() -> None:
+    code = (
+        "import sys; sys.argv = ['partita', 'logs', '--help']\n"
+        "from partita.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: print([m for m in sys.modules if m.startswith('partita')], file=sys.stderr)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    assert "'partita.cli.logs'" in loaded
+    for other in ("plan", "submit", "perf", "gpus"):
+        assert f"'partita.cli.{other}'" not in loaded
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> dict[str, str]:
+    """Environment in which another package with a command is installed."""
+    (tmp_path / "greeting.py").write_text(OUTSIDE)
+    about = tmp_path / "greeting-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[partita.commands]\ngreet = greeting:greet\n")
+    return {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "80"}
+
+
+def run(environment: dict[str, str], *words: str, **more: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "partita", *words]
+    return subprocess.run(
+        program, env={**environment, **more}, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def test_a_command_of_another_package_is_in_the_help_and_runs(outside: dict[str, str]) -> None:
+    assert "greet     Greet somebody." in run(outside, "--help").stdout
+    assert run(outside, "greet", "you").stdout == "hello you\n"
+    assert "At length." in run(outside, "greet", "--help").stdout
+
+
+def test_an_unknown_command_names_the_nearest(outside: dict[str, str]) -> None:
+    told = run(outside, "gret")
+    assert told.returncode == 2
+    assert "Did you mean 'greet'" in told.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("partita pla", ["plan"]),
+        ("partita gr", ["greet"]),
+        ("partita plan --planner gre", ["greedy"]),
+        ("partita gpus sh", ["show"]),
+    ],
+)
+def test_a_shell_completes_commands_options_and_values(
+    outside: dict[str, str], words: str, told: list[str]
+) -> None:
+    asked = {"_PARTITA_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    assert run(outside, **asked).stdout.split() == told
+
+
+@pytest.mark.parametrize("words", [("--help",), ("plan", "--help"), ("--version",)])
+def test_a_full_disk_and_a_reader_who_leaves_are_told_of_help_as_of_all_else(words: tuple[str, ...]) -> None:
+    program = [sys.executable, "-m", "partita", *words]
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        told = subprocess.run(program, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (told.returncode, told.stderr) == (
+        1,
+        "error: stdout: cannot be written: No space left on device\n",
+    )
+    end, start = os.pipe()
+    os.close(end)
+    left = subprocess.run(program, stdout=start, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(start)
+    assert (left.returncode, left.stderr) == (141, "")
