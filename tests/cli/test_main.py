@@ -71,6 +71,17 @@ def test_a_command_of_another_package_is_in_the_help_and_runs(outside: dict[str,
     assert "At length." in run(outside, "greet", "--help").stdout
 
 
+def test_a_broken_command_of_another_package_stops_nothing_else(
+    outside: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "greeting.py").write_text("import nothing_of_that_name")
+    assert "the command 'greet' of greeting 1.0 cannot be used" in run(outside, "--help").stdout
+    assert run(outside, "schema", "--help").returncode == 0
+    told = run(outside, "greet", "you")
+    assert told.returncode == 1
+    assert "No module named 'nothing_of_that_name'" in told.stderr
+
+
 def test_an_unknown_command_names_the_nearest(outside: dict[str, str]) -> None:
     told = run(outside, "gret")
     assert told.returncode == 2

@@ -18,6 +18,7 @@ from partita.cli.options import echo
 from partita.cli.streams import ReaderGoneError, apart, fill_gaps, guard_stdout
 from partita.cli.terminal import is_shown, shown
 from partita.errors import InputError, PartitaError
+from partita.registry import registered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -113,8 +114,6 @@ _COMMANDS = {
     "gpus": ("partita.cli.gpus:gpus", "GPUs that are known, and what each can be cut into."),
 }
 """Where each command is, and its line in `partita --help`; the module is imported when the command is called."""
-_OUTSIDE = "partita.commands"
-"""Entry points of other packages' commands: functions that typer makes commands of, or a `typer.Typer` each."""
 
 
 class CommandLine(TyperGroup):
@@ -160,15 +159,21 @@ class CommandLine(TyperGroup):
         return name, command, rest
 
     def _add_outside(self) -> None:
-        """Add the commands of other packages. Their modules are imported for their help."""
+        """Add the commands of other packages, each a function that typer makes a command of, or a `typer.Typer`.
+
+        Their modules are imported for their help. One that is broken says so when it is called.
+        """
         if self._complete:
             return
         self._complete = True
-        from importlib.metadata import entry_points  # noqa: PLC0415 -- slow, and not for the commands that are known
-
-        for each in entry_points(group=_OUTSIDE):
-            if each.name not in self.commands:
-                self.commands[each.name] = _command(each.name, each.load())
+        for name, each in registered("commands").items():
+            if name in self.commands:
+                continue
+            try:
+                self.commands[name] = _command(name, each.load())
+            except PartitaError as error:
+                self.commands[name] = TyperCommand(name, help=error.what)
+                self._places[name] = each.load
 
 
 def _command(name: str, found: Any) -> Any:  # noqa: ANN401 -- as above
