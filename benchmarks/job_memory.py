@@ -11,8 +11,7 @@ from benchmarks.report import table
 from partita.jobs.early_restart import early_restart
 from partita.jobs.job import shares
 from partita.jobs.ladder import Attempt, End, next_attempt
-from partita.jobs.memory.allowance import CONTEXT
-from partita.jobs.memory.bounds import MIB, Bounds, holds, slices, smallest
+from partita.jobs.memory.bounds import CONTEXT, MIB, Bounds, holds, slices, smallest
 from partita.jobs.memory.growth import Growth
 from partita.jobs.memory.history import Ended, History
 

@@ -15,8 +15,8 @@ import onnxruntime as ort
 
 from benchmarks.architectures import ARCHITECTURES, Net
 from benchmarks.report import table
-from partita.jobs.memory.onnx_graph import GraphMemory, read_graph
-from partita.jobs.memory.reuse import arena_bytes, live_peak
+from partita.jobs.memory.arena import arena_bytes, live_peak
+from partita.jobs.memory.onnx import GraphMemory, read_graph
 
 MB = 1e6
 BATCHES = (1, 4, 8)

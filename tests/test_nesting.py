@@ -17,7 +17,7 @@ from partita.control.rates import RatesFile
 from partita.documents.text import parse
 from partita.errors import InputError
 from partita.files import DEEPEST, json_value
-from partita.jobs.memory.config import read_config
+from partita.jobs.memory.checkpoint import read_config
 from partita.jobs.run.folder import read_document
 from partita.perf.reading import read_table
 from partita.planning.document import read_plan

@@ -10,7 +10,7 @@ import typer
 from partita.cli.options import Format, Output, echo, emit, stdout
 
 if TYPE_CHECKING:
-    from partita.jobs.memory.forecast import ModelForecast
+    from partita.jobs.memory.bounds import ModelForecast
     from partita.mig.gpu import GpuModel
 
 Model = Annotated[

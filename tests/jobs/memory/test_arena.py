@@ -10,10 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.jobs.memory.arena import MIB, Arena, Block
-from partita.jobs.memory.graph import Graph
-from partita.jobs.memory.onnx_graph import GraphMemory, read_graph
-from partita.jobs.memory.reuse import arena_bytes, live_peak, reused_peak
+from partita.jobs.memory.arena import MIB, Arena, Block, Graph, arena_bytes, live_peak, reused_peak
+from partita.jobs.memory.onnx import GraphMemory, read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -14,7 +14,7 @@ from partita.jobs.memory.model import forecast_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from partita.jobs.memory.forecast import ModelForecast
+    from partita.jobs.memory.bounds import ModelForecast
 
 GIB = 2**30
 BASE = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32}

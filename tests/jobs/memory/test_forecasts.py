@@ -7,11 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partita.errors import InputError
-from partita.jobs.memory.bounds import MIB, UNLIMITED, Bounds, holds, slices, smallest
-from partita.jobs.memory.declared import Declared
+from partita.jobs.memory.bounds import (
+    MIB,
+    UNLIMITED,
+    Bounds,
+    holds,
+    slices,
+    smallest,
+    training_bytes,
+)
 from partita.jobs.memory.growth import Growth
 from partita.jobs.memory.history import Ended, History
-from partita.jobs.memory.training import training_bytes
 from partita.mig.catalogue import gpu_model
 
 A100 = gpu_model("a100-40gb").restricted(["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"])
@@ -47,10 +53,6 @@ def test_the_smallest_slice_is_the_first_that_holds_the_need():
     assert holds(A100.profile("2g.10gb"), exactly)
     assert more == A100.profile("3g.20gb")
     assert smallest(A100, 1e12) is None
-
-
-def test_what_is_declared_is_an_upper_bound():
-    assert Declared(5.0).bounds() == Bounds(0.0, 5.0)
 
 
 def test_history_without_outcomes_says_nothing():

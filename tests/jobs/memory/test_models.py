@@ -9,12 +9,10 @@ import pytest
 from tests.jobs.memory.model_files import tensor, write_model
 
 from partita.errors import InputError
-from partita.jobs.memory.allowance import CONTEXT, WORKSPACES
-from partita.jobs.memory.graph import Graph
-from partita.jobs.memory.hugging_face import read_transformer
-from partita.jobs.memory.model import forecast_model
-from partita.jobs.memory.onnx_graph import GraphMemory, forecast_graph, read_graph
-from partita.jobs.memory.reuse import live_peak
+from partita.jobs.memory.arena import Graph, live_peak
+from partita.jobs.memory.bounds import CONTEXT, WORKSPACES
+from partita.jobs.memory.model import forecast_model, read_transformer
+from partita.jobs.memory.onnx import GraphMemory, forecast_graph, read_graph
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

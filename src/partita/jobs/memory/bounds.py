@@ -1,17 +1,19 @@
-"""What every memory forecaster says, and the profiles that follow from it."""
+"""Bounds of a job's device memory, the profiles that hold it, and what all forecasts reckon with."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
-from partita.errors import InputError
+from partita.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from partita.mig.gpu import GpuModel, Profile
 
-MIB = 2**20
 
+MIB, GIB = 2**20, 2**30
 UNLIMITED = float("inf")
 
 
@@ -36,14 +38,6 @@ class Bounds:
         return Bounds(lower, upper) if lower <= upper else other
 
 
-class Forecaster(Protocol):
-    """Forecasts the peak of a job's device memory from what it was made with."""
-
-    def bounds(self) -> Bounds:
-        """Return the bounds of the peak in bytes, CUDA context included."""
-        ...
-
-
 def slices(gpu: GpuModel) -> tuple[Profile, ...]:
     """Return the profiles to climb: those whose memory is known, each larger than the one before."""
     climbed: list[Profile] = []
@@ -61,3 +55,97 @@ def holds(profile: Profile, need: float) -> bool:
 def smallest(gpu: GpuModel, need: float) -> Profile | None:
     """Return the smallest profile that has so many bytes; None if none has."""
     return next((profile for profile in slices(gpu) if holds(profile, need)), None)
+
+
+CONTEXT = 0.3 * GIB
+"""The least that a CUDA context takes."""
+
+WORKSPACES = 3.0 * GIB
+"""The most by which estimates from tensors alone were seen to fall short: context, workspaces, fragments."""
+
+
+def with_allowance(lower: float, upper: float) -> Bounds:
+    """Return the bounds of the device memory from those of the tensors, in bytes."""
+    return Bounds(lower + CONTEXT, upper + WORKSPACES)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelForecast:
+    """What a model is expected to need.
+
+    Attributes:
+        parts: bytes, by what they are for. The bounds are their sums.
+        notes: what was taken for granted.
+        facts: of the model, for whoever looks behind the forecast; plain data.
+    """
+
+    parts: Mapping[str, Bounds]
+    notes: tuple[str, ...]
+    facts: Mapping[str, Any]
+
+    def bounds(self) -> Bounds:
+        """Return the bounds of the peak in bytes, CUDA context included."""
+        parts = self.parts.values()
+        return Bounds(sum(part.lower for part in parts), sum(part.upper for part in parts))
+
+
+_BYTES = {
+    "float64": 8.0,
+    "double": 8.0,
+    "float32": 4.0,
+    "float": 4.0,
+    "fp32": 4.0,
+    "float16": 2.0,
+    "half": 2.0,
+    "fp16": 2.0,
+    "bfloat16": 2.0,
+    "bf16": 2.0,
+    "float8_e4m3fn": 1.0,
+    "float8_e5m2": 1.0,
+    "fp8": 1.0,
+    "fp8_e4m3": 1.0,
+    "fp8_e5m2": 1.0,
+    "int8": 1.0,
+    "int4": 0.5,
+    "nvfp4": 0.5,
+}
+
+
+def value_bytes(name: object, where: str) -> float:
+    """Return the bytes of a value of this type, as `bfloat16`.
+
+    Raises:
+        InputError: it is no type that is known.
+    """
+    word = str(name).removeprefix("torch.")
+    if word not in _BYTES:
+        close = nearest(word, list(_BYTES))
+        raise InputError(
+            f"no dtype {word!r}",
+            where=where,
+            hint=f"did you mean {close}?" if close else f"one of {', '.join(_BYTES)}",
+        )
+    return _BYTES[word]
+
+
+Optimiser = Literal["none", "sgd", "momentum", "adam"]
+
+_STATES = {"sgd": 0, "momentum": 1, "adam": 2}
+
+
+def training_bytes(parameters: int, weight_bytes: int, optimiser: Optimiser) -> int:
+    """Return the bytes of weights, gradients and optimiser state.
+
+    The optimiser keeps its states in 4 bytes each, and a copy of the weights in 4 bytes if they have fewer (mixed
+    precision; ZeRO, arXiv 1910.02054, section 3.1). `none` is inference: the weights alone.
+
+    Raises:
+        InputError: an optimiser that is not known.
+    """
+    if optimiser == "none":
+        return weight_bytes
+    if optimiser not in _STATES:
+        known = ", ".join(("none", *_STATES))
+        raise InputError(f"no optimiser {optimiser!r}", hint=f"one of {known}")
+    copy = 4 * parameters if weight_bytes < 4 * parameters else 0
+    return 2 * weight_bytes + copy + 4 * parameters * _STATES[optimiser]

@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 from partita.errors import InputError
-from partita.jobs.memory.config import HEADS, HIDDEN, LAYERS
+from partita.jobs.memory.checkpoint import HEADS, HIDDEN, LAYERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from partita.jobs.memory.config import ModelConfig
+    from partita.jobs.memory.checkpoint import ModelConfig
 
 Kind = Literal["decoder", "encoder", "encoder-decoder"]
 

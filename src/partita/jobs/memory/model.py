@@ -1,19 +1,40 @@
-"""The forecast of a model on disk, with the sizes that were given for it."""
+"""The forecast of a model on disk, with the sizes that were given for it.
+
+A Hugging Face folder is read here: its `config.json` and the headers of its weights are enough. An ONNX file is read
+by `partita.jobs.memory.onnx`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, cast, get_args
 
 from partita.errors import InputError, nearest
-from partita.jobs.memory.dtypes import value_bytes
-from partita.jobs.memory.training import Optimiser
+from partita.jobs.memory.bounds import (
+    CONTEXT,
+    WORKSPACES,
+    Bounds,
+    ModelForecast,
+    Optimiser,
+    training_bytes,
+    value_bytes,
+)
+from partita.jobs.memory.cache import SequenceCache, cache_of, is_known
+from partita.jobs.memory.checkpoint import (
+    HEADS,
+    HIDDEN,
+    LAYERS,
+    ModelConfig,
+    ModelWeights,
+    read_config,
+    read_weights,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
-    from partita.jobs.memory.forecast import ModelForecast
+
 
 _TYPES = ("dtype", "kv_cache_dtype")
 _OPTIMISER = "optimiser"
@@ -65,7 +86,7 @@ def forecast_model(model: Path, words: Iterable[str], option: str = "--with") ->
         raise InputError(
             "this is a part of a model", where=str(model), hint=f"name the folder it is in: {model.parent}"
         )
-    from partita.jobs.memory.onnx_graph import forecast_graph  # noqa: PLC0415 -- only for ONNX
+    from partita.jobs.memory.onnx import forecast_graph  # noqa: PLC0415 -- only for ONNX
 
     if given.types:
         raise InputError(
@@ -75,12 +96,6 @@ def forecast_model(model: Path, words: Iterable[str], option: str = "--with") ->
 
 
 def _transformer(folder: Path, given: Given) -> ModelForecast:
-    from partita.jobs.memory.hugging_face import (  # noqa: PLC0415 -- not for ONNX
-        PREFILL,
-        TransformerMemory,
-        read_transformer,
-    )
-
     sizes = given.sizes
     for name in sizes:
         if name not in TRANSFORMER_NAMES:
@@ -146,3 +161,256 @@ def _optimiser(value: str, option: str) -> Optimiser:
             hint=f"did you mean {close}?" if close else f"one of {', '.join(known)}",
         )
     return cast("Optimiser", value)
+
+
+PREFILL = 8192
+"""Most tokens that a server is taken to compute at once; larger prompts are computed in chunks of so many."""
+
+_STATE_BYTES = 4
+"""Bytes of a value in a state where a runtime keeps it in single precision, whatever the model's type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transformer:
+    """What memory depends on.
+
+    Attributes:
+        model_type: the family, empty if the config does not say.
+        layers: of the decoder, or of the only stack there is.
+        hidden: values of a token between layers.
+        heads: queries in a layer.
+        cache: what is kept of each sequence.
+        weights: the files' content.
+        value: bytes of a value of the model as it is loaded; None where neither the config nor the files say.
+        fp8_cache: whether the checkpoint brings scales for a cache in one byte a value.
+        longest: tokens the model was made for; None if the config does not say.
+    """
+
+    model_type: str
+    layers: int
+    hidden: int
+    heads: int
+    cache: SequenceCache
+    weights: ModelWeights
+    value: float | None = None
+    fp8_cache: bool = False
+    longest: int | None = None
+
+    def kv_bytes_per_token(self, value: float | None = None, *, cross: bool = False) -> Bounds:
+        """Return the cache's bytes for one token within all windows; `value` are bytes of a value in it."""
+        least, most = self.cache.token(cross=cross)
+        low, high = self.cache_value(value)
+        return Bounds(least * low, most * high)
+
+    def cache_value(self, given: float | None = None) -> tuple[float, float]:
+        """Return the fewest and the most bytes of a value in the cache."""
+        if given is not None:
+            return given, given
+        high = self.value or 2.0
+        return (1.0 if self.fp8_cache else high), max(high, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerMemory:
+    """`model`, for transformers: weights, optimiser state, activations, cache, and an allowance.
+
+    Attributes:
+        batch: sequences at a time.
+        tokens: of each sequence: in the cache at the end, or trained on at once.
+        encoder_tokens: that a decoder attends to beside its own; None for what the model says, else `tokens`.
+        prefill: most tokens computed at once while generating.
+        optimiser: `none` for inference.
+        value: bytes of a value of the model when it is loaded; None for as it is stored.
+        cache_value: likewise in the cache; None for the model's.
+    """
+
+    model: Transformer
+    batch: int
+    tokens: int
+    encoder_tokens: int | None = None
+    prefill: int = PREFILL
+    optimiser: Optimiser = "none"
+    value: float | None = None
+    cache_value: float | None = None
+
+    def bounds(self) -> Bounds:
+        """Return the bounds of the peak in bytes."""
+        return self.forecast().bounds()
+
+    def forecast(self) -> ModelForecast:
+        """Return the bounds of each part, and of the whole.
+
+        Raises:
+            InputError: training needs the number of parameters, which the weights' files do not tell.
+        """
+        parts = self._serving() if self.optimiser == "none" else self._training()
+        parts["overhead"] = Bounds(CONTEXT, WORKSPACES)
+        return ModelForecast(parts, self._notes(), self._facts())
+
+    def _weights(self) -> Bounds:
+        """Return the weights as they are loaded: as asked for, else as they are stored or as the config says."""
+        weights, stored = self.model.weights, float(self.model.weights.size)
+        if self.value is not None:
+            cast = weights.cast_to(self.value)
+            return Bounds(cast, cast)
+        said = self.model.value
+        if said is None or not weights.by_type or weights.widest_float() == said:
+            return Bounds(stored, stored)
+        cast = weights.cast_to(said)
+        return Bounds(min(stored, cast), max(stored, cast))
+
+    def _serving(self) -> dict[str, Bounds]:
+        model, cache = self.model, self.model.cache
+        parts = {"weights": self._weights()}
+        low, high = model.cache_value(self.cache_value or self.value)
+        least, most = cache.values(self.tokens)
+        parts["kv_cache"] = Bounds(self.batch * least * low, self.batch * most * high)
+        if cache.cross:
+            least, most = cache.values(self._encoder_tokens(), cross=True)
+            parts["cross_attention_cache"] = Bounds(self.batch * least * low, self.batch * most * high)
+        if cache.state[1]:
+            few, many = cache.state
+            value = self.value or model.value or 2.0
+            wide = max(value, _STATE_BYTES)
+            parts["state"] = Bounds(self.batch * few * value, self.batch * many * wide)
+        parts["activations"] = Bounds(0.0, self._activations())
+        return parts
+
+    def _activations(self) -> float:
+        """Return the most that is computed at once: four times the hidden state; in encoders the scores beside it."""
+        model, value = self.model, self.value or self.model.value or 2.0
+        tokens = self.batch * self.tokens
+        if model.cache.kind == "encoder":
+            scores = self.batch * model.heads * self.tokens**2
+            return value * (4.0 * tokens * model.hidden + scores)
+        if model.cache.kind == "encoder-decoder":  # the encoder takes its input as a whole
+            return value * 4.0 * (self.batch * self._encoder_tokens()) * model.hidden
+        return value * 4.0 * min(tokens, max(self.prefill, self.batch)) * model.hidden
+
+    def _training(self) -> dict[str, Bounds]:
+        """Return the parts of training.
+
+        The lower bound has one layer's activations where they can be recomputed, the upper one all of them
+        (Korthikanti et al., arXiv 2205.05198, section 4.1: s b h (34 + 5 a s / h) bytes a layer in 2-byte values).
+        """
+        model, s, b = self.model, self.tokens, self.batch
+        parameters = model.weights.parameters
+        if parameters is None:
+            raise InputError(
+                "the number of parameters, which training depends on, is not known from these files",
+                where=str(model.weights.files[0].parent),
+                hint="save the model as safetensors",
+            )
+        weights = self._weights()
+        kept = training_bytes(parameters, int(weights.lower), self.optimiser) - weights.lower
+        upper = training_bytes(parameters, int(weights.upper), self.optimiser) - weights.upper
+        layer = s * b * model.hidden * (34.0 + 5.0 * model.heads * s / model.hidden)
+        return {
+            "weights": weights,
+            "gradients_and_optimiser": Bounds(min(kept, upper), max(kept, upper)),
+            "activations": Bounds(layer, layer * model.layers),
+        }
+
+    def _encoder_tokens(self) -> int:
+        return self.encoder_tokens or self.model.cache.encoder_tokens or self.tokens
+
+    def _notes(self) -> tuple[str, ...]:
+        model, notes = self.model, list(self.model.cache.notes)
+        if self.optimiser != "none":
+            return tuple(notes)
+        if model.value is None and self.value is None:
+            notes.append("no dtype is told: a value of the cache is taken to have 2 bytes")
+        if model.fp8_cache and self.cache_value is None:
+            notes.append(
+                "the checkpoint has scales for a cache of 1 byte a value: kv_cache_dtype says which it is"
+            )
+        weights = self._weights()
+        if weights.lower < weights.upper:
+            notes.append("the config's dtype is not that of the files: dtype says in which they are loaded")
+        if model.cache.kind == "decoder" and self.batch * self.tokens > self.prefill:
+            notes.append(f"at most {self.prefill:,} tokens are computed at once: prefill says another number")
+        if model.longest is not None and self.tokens > model.longest:
+            notes.append(f"the model was made for {model.longest:,} tokens")
+        return tuple(notes)
+
+    def _facts(self) -> Mapping[str, object]:
+        model = self.model
+        facts: dict[str, object] = {
+            "kind": model.cache.kind,
+            "model_type": model.model_type,
+            "known": is_known(model.model_type),
+            "parameters": model.weights.parameters,
+            "weight_files": [path.name for path in model.weights.files],
+        }
+        if model.cache.kind != "encoder":
+            given = self.cache_value or self.value
+            token, cross = (model.kv_bytes_per_token(given, cross=each) for each in (False, True))
+            facts["kv_bytes_per_token"] = {"lower": round(token.lower), "upper": round(token.upper)}
+            if model.cache.cross:
+                facts["cross_attention_bytes_per_encoder_token"] = {
+                    "lower": round(cross.lower),
+                    "upper": round(cross.upper),
+                }
+                facts["encoder_tokens"] = self._encoder_tokens()
+        return facts
+
+
+def read_transformer(folder: Path | str) -> Transformer:
+    """Read a folder as Hugging Face has them: `config.json` and the headers of the weights beside it.
+
+    The folder of a model in the hub's cache will do, too: its snapshot is taken that `main` names.
+
+    Raises:
+        InputError: a file that is missing or is not what it should be, a field that is absent or contradicts another.
+    """
+    folder = _snapshot(Path(folder))
+    return transformer_of(read_config(folder / "config.json"), read_weights(folder))
+
+
+def transformer_of(config: ModelConfig, weights: ModelWeights) -> Transformer:
+    """Return what memory depends on.
+
+    Raises:
+        InputError: a field that is absent or contradicts another.
+    """
+    cache = cache_of(config)
+    stack = config.part("decoder") if isinstance(config.fields.get("decoder"), dict) else config
+    encoder = cache.kind == "encoder"
+    stack = stack.part("text_config") if encoder and "text_config" in stack.fields else stack
+    longest = config.fields.get("max_target_positions") or config.fields.get("max_position_embeddings")
+    return Transformer(
+        model_type=config.model_type,
+        layers=stack.whole(
+            "decoder_layers", *LAYERS, "num_transformer_layers", default=1 if encoder else None
+        ),
+        hidden=stack.whole(*HIDDEN, "model_dim", default=1024 if encoder else None),
+        heads=stack.whole(*HEADS, "decoder_attention_heads", default=1),
+        cache=cache,
+        weights=weights,
+        value=_value(config, weights),
+        fp8_cache=_has_cache_scales(config),
+        longest=longest if isinstance(longest, int) else None,
+    )
+
+
+def _snapshot(folder: Path) -> Path:
+    """Return the files' folder of a model in the hub's cache, any other folder as it is."""
+    main = folder / "refs" / "main"
+    if (folder / "config.json").exists() or not main.is_file():
+        return folder
+    return folder / "snapshots" / main.read_text().strip()
+
+
+def _value(config: ModelConfig, weights: ModelWeights) -> float | None:
+    """Return the bytes of a value as the config says, else as most of the weights have it."""
+    said = config.shared("dtype", "torch_dtype")
+    if said in (None, "auto"):
+        return weights.widest_float()
+    return value_bytes(said, f"{config.where}: dtype")
+
+
+def _has_cache_scales(config: ModelConfig) -> bool:
+    quantised = config.shared("quantization_config") or {}
+    if not isinstance(quantised, dict):
+        raise InputError("quantization_config is no object", where=config.where)
+    return bool(quantised.get("kv_cache_scheme") or quantised.get("kv_cache_quant_algo"))

@@ -10,8 +10,8 @@ import pytest
 from tests.jobs.memory.model_files import tensor, write_model, write_weights
 
 from partita.errors import InputError
+from partita.jobs.memory.checkpoint import read_weights
 from partita.jobs.memory.model import forecast_model
-from partita.jobs.memory.weights import read_weights
 
 if TYPE_CHECKING:
     from pathlib import Path
