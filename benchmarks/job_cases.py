@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.jobs.job import Job, job_on
-from partita.jobs.power import PowerModel
+from partita.jobs.simulate import PowerModel
 from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
-    from partita.jobs.simulate import Outcome
+    from partita.jobs.simulate import SimulatedSchedule
 
 DATA = Path(__file__).resolve().parents[1] / "../shared/data"
 # MISO measured these; the double-memory 1g came with later drivers.
@@ -28,7 +28,7 @@ class Case:
     jobs: list[Job]
     power: PowerModel
 
-    def figures(self, outcome: Outcome, gpus: int) -> tuple[float, float, float]:
+    def figures(self, outcome: SimulatedSchedule, gpus: int) -> tuple[float, float, float]:
         """Return mean completion time (s), makespan (s) and energy (kWh)."""
         return outcome.completion, outcome.makespan, self.power.energy(outcome, gpus) / 3.6e6
 

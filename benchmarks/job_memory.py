@@ -8,12 +8,11 @@ from statistics import median
 
 from benchmarks.job_cases import A100, rows
 from benchmarks.report import table
-from partita.jobs.early_restart import early_restart
 from partita.jobs.job import shares
-from partita.jobs.ladder import Attempt, End, next_attempt
 from partita.jobs.memory.bounds import CONTEXT, MIB, Bounds, holds, slices, smallest
 from partita.jobs.memory.growth import Growth
 from partita.jobs.memory.history import Ended, History
+from partita.jobs.restarts import AttemptEnd, SliceAttempt, early_restart, next_attempt
 
 MODELS = {
     # Name: (bytes of weights, KV bytes per token by the formula from the model's config.json, 2-byte values).
@@ -92,7 +91,7 @@ def sessions(seed: int, count: int, trace: str, *, slackens: bool) -> list[Sessi
 def loss(session: Session, *, early: bool, checkpoints: bool) -> tuple[float, int, int]:
     """Return the GPU seconds of steps done in vain (a step is a second), early restarts, and the false ones."""
     profile, lost, early_ones, false = session.first, 0.0, 0, 0
-    attempts: tuple[Attempt, ...] = ()
+    attempts: tuple[SliceAttempt, ...] = ()
     begin = 0
     while True:
         fails = session.fails_at(profile)
@@ -107,11 +106,11 @@ def loss(session: Session, *, early: bool, checkpoints: bool) -> tuple[float, in
             false += fails is None
             lost += 0.0 if checkpoints else (step - begin) * SHARE[profile]
             begin = step if checkpoints else 0
-            attempts = (*attempts, Attempt(profile, End.EARLY_RESTART))
+            attempts = (*attempts, SliceAttempt(profile, AttemptEnd.EARLY_RESTART))
             profile = moved
         elif fails is not None:
             lost += (fails - begin) * SHARE[profile]
-            attempts = (*attempts, Attempt(profile, End.OUT_OF_MEMORY))
+            attempts = (*attempts, SliceAttempt(profile, AttemptEnd.OUT_OF_MEMORY))
             after = next_attempt(A100, attempts, Bounds(lower=MEMORY[profile]), most=len(MEMORY)).profile
             assert after is not None
             profile = after

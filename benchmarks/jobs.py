@@ -15,10 +15,7 @@ from partita.jobs.bound import makespan_bound
 from partita.jobs.check import check_runs
 from partita.jobs.disciplines.fair import Fair
 from partita.jobs.disciplines.lookahead import Lookahead
-from partita.jobs.disciplines.static_ones import StaticOnes
-from partita.jobs.disciplines.tightest_batched import TightestBatched
-from partita.jobs.disciplines.tightest_fifo import TightestFifo
-from partita.jobs.disciplines.whole import Whole
+from partita.jobs.disciplines.simple import StaticOnes, TightestBatched, TightestFifo, Whole
 from partita.jobs.simulate import Reconfiguration, simulate
 
 if TYPE_CHECKING:

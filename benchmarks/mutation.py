@@ -98,7 +98,9 @@ TARGETS = (
         ("jobs/test_check.py",),
         "says whether a schedule of jobs is right",
     ),
-    Target("jobs/ladder", ("jobs/ladder.py",), ("jobs/test_ladder.py",), "what follows an out-of-memory"),
+    Target(
+        "jobs/restarts", ("jobs/restarts.py",), ("jobs/test_restarts.py",), "what follows an out-of-memory"
+    ),
     Target(
         "serve/routers",
         (

@@ -6,7 +6,7 @@ import os
 
 from benchmarks.mutation import _apply, explained, mutants
 
-from partita.jobs.ladder import next_attempt
+from partita.jobs.restarts import next_attempt
 from partita.transition.closure import least_sum
 
 
@@ -36,7 +36,7 @@ def test_a_change_of_a_function_is_what_runs() -> None:
 
 def test_a_change_of_a_constant_reaches_the_defaults_made_of_it() -> None:
     assert next_attempt.__kwdefaults__ == {"most": 4}
-    assert in_a_fork("next_attempt.__kwdefaults__", "jobs/ladder.py", "4", "5")
+    assert in_a_fork("next_attempt.__kwdefaults__", "jobs/restarts.py", "4", "5")
 
 
 def test_each_kind_of_change_is_made() -> None:

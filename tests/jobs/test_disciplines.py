@@ -10,15 +10,10 @@ from hypothesis import strategies as st
 from partita.errors import InfeasibleError, InputError
 from partita.jobs.bound import makespan_bound
 from partita.jobs.check import check_runs
-from partita.jobs.disciplines.board import Board
-from partita.jobs.disciplines.discipline import Discipline, State
+from partita.jobs.disciplines.discipline import Allocation, Discipline, QueueState
 from partita.jobs.disciplines.fair import Fair
-from partita.jobs.disciplines.lookahead import Lookahead
-from partita.jobs.disciplines.priced import Priced
-from partita.jobs.disciplines.static_ones import StaticOnes
-from partita.jobs.disciplines.tightest_batched import TightestBatched
-from partita.jobs.disciplines.tightest_fifo import TightestFifo
-from partita.jobs.disciplines.whole import Whole
+from partita.jobs.disciplines.lookahead import Lookahead, Priced
+from partita.jobs.disciplines.simple import StaticOnes, TightestBatched, TightestFifo, Whole
 from partita.jobs.job import job_on, shares
 from partita.jobs.partition import empty
 from partita.jobs.simulate import Reconfiguration, simulate
@@ -111,8 +106,8 @@ def test_on_tiny_batches_the_default_is_not_far_from_brute_force(jobs):
 
 def _list_schedule(order, profiles) -> float:
     class Fixed:
-        def decide(self, state: State):
-            board = Board(state)
+        def decide(self, state: QueueState):
+            board = Allocation(state)
             wanted = dict(zip(order, profiles, strict=True))
             for job in sorted(state.waiting, key=list(order).index):
                 if not board.try_start(job, wanted[job]):
@@ -184,20 +179,22 @@ def test_batched_changes_the_layout_less_often_than_fifo():
 
 def test_decisions_do_not_depend_on_anything_but_the_state():
     jobs = [job_on(A100, n, {p: (n + 1) * t for p, t in MOBILENET.items()}) for n in range(12)]
-    state = State(0.0, tuple(jobs), (empty(A100), empty(A100)))
+    state = QueueState(0.0, tuple(jobs), (empty(A100), empty(A100)))
     for make in ALL:
         assert make().decide(state) == make().decide(state)
 
 
 @pytest.mark.parametrize("make", ALL)
 def test_nothing_starts_where_nothing_waits(make):
-    assert make().decide(State(0.0, (), (empty(A100),))) == ()
+    assert make().decide(QueueState(0.0, (), (empty(A100),))) == ()
 
 
 def test_once_the_aged_group_is_served_other_groups_take_the_gpus_that_are_left():
     aged = job_on(A100, 0, {"7g.40gb": 5.0})
     young = [job_on(A100, n, {"1g.5gb": 5.0}, arrival=90.0) for n in range(1, 4)]
-    starts = TightestBatched(patience=50.0).decide(State(100.0, (aged, *young), (empty(A100), empty(A100))))
+    starts = TightestBatched(patience=50.0).decide(
+        QueueState(100.0, (aged, *young), (empty(A100), empty(A100)))
+    )
     assert {start.job for start in starts} == {aged, *young}
 
 

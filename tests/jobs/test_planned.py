@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 
 from partita.jobs.bound import makespan_bound
 from partita.jobs.check import check_runs
-from partita.jobs.disciplines.discipline import Running, State
+from partita.jobs.disciplines.classes import discipline, to_play
+from partita.jobs.disciplines.discipline import QueueState, RunningJob
 from partita.jobs.disciplines.lookahead import RULES, Lookahead
-from partita.jobs.disciplines.planned import Planned, planned, tree
-from partita.jobs.disciplines.whole import Whole
+from partita.jobs.disciplines.planned import PlannedBatch, planned, tree
+from partita.jobs.disciplines.simple import Whole
 from partita.jobs.job import Job, job_on
 from partita.jobs.partition import empty, known
-from partita.jobs.queue.disciplines import discipline, to_play
 from partita.jobs.simulate import Reconfiguration, proceed, simulate
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault
@@ -54,7 +54,7 @@ def test_the_instances_are_a_tree_of_which_all_that_are_apart_go_together(model:
 @given(count=st.integers(1, 16), gpus=st.integers(1, 2), seed=st.integers(0, 4))
 def test_a_plan_is_carried_out_as_it_was_made(count: int, gpus: int, seed: int):
     jobs = tuple(mixed(count + seed)[seed:])
-    state = State(0.0, jobs, tuple(empty(A100) for _ in range(gpus)))
+    state = QueueState(0.0, jobs, tuple(empty(A100) for _ in range(gpus)))
     for plan in planned(state):
         outcome = proceed(state, (), plan, INSTANT)
         assert check_runs(jobs, outcome.runs, A100, gpus) == []
@@ -66,34 +66,34 @@ def test_jobs_that_run_are_planned_around():
     gpu = empty(A100).at([held], [held])
     other = scaling(99, 1.0, 1)
     jobs = tuple(mixed(6))
-    state = State(5.0, jobs, (gpu,), (Running(other, 0, held, 1000.0),))
+    state = QueueState(5.0, jobs, (gpu,), (RunningJob(other, 0, held, 1000.0),))
     for plan in planned(state):
         runs = proceed(state, (), plan, INSTANT).runs
         assert {run.job for run in runs} == set(jobs)
         assert max(run.ended for run in runs) < 1000.0  # nothing waits for it
     # Nobody knows how long what is not ours stays: where nothing else is free, there is no plan.
     whole = Placement(0, "7g.40gb")
-    assert planned(State(5.0, jobs, (empty(A100).at([whole], [whole]),))) == ()
+    assert planned(QueueState(5.0, jobs, (empty(A100).at([whole], [whole]),))) == ()
 
 
 def test_there_is_no_plan_of_too_many_jobs():
-    assert planned(State(0.0, tuple(mixed(60)), (empty(A100),))) == ()
+    assert planned(QueueState(0.0, tuple(mixed(60)), (empty(A100),))) == ()
 
 
 def test_a_plan_stands_until_somebody_else_takes_what_it_waits_for_or_a_gpu_goes():
     gpus = (empty(A100), empty(A100))
-    state = State(0.0, tuple(mixed(8)), gpus)
+    state = QueueState(0.0, tuple(mixed(8)), gpus)
     plan = planned(state)[0]
     assert plan.stands(state)
     assert not plan.stands(replace(state, gpus=gpus[:1]))
     whole = Placement(0, "7g.40gb")
     theirs = empty(A100).at([whole], [whole])
     assert not plan.stands(replace(state, gpus=(theirs, theirs)))
-    assert plan.stands(State(0.0, (), (theirs,)))
+    assert plan.stands(QueueState(0.0, (), (theirs,)))
     # The default then chooses anew, and goes on where it can.
     lookahead = Lookahead(longer=float("inf"), rules=(Whole(),))
     lookahead.decide(state)
-    assert isinstance(lookahead._rule, Planned)
+    assert isinstance(lookahead._rule, PlannedBatch)
     starts = lookahead.decide(replace(state, gpus=(theirs, gpus[1])))
     assert starts
     assert all(start.gpu == 1 for start in starts)
@@ -118,7 +118,7 @@ def test_the_makespan_alone_can_be_asked_for():
 
 
 def test_foretelling_starts_changes_nothing_and_plans_nothing():
-    state = State(0.0, tuple(mixed(10)), (empty(A100),))
+    state = QueueState(0.0, tuple(mixed(10)), (empty(A100),))
     which = discipline("lookahead")
     before = which.decide(state)
     assert to_play(which).decide(state) == before
@@ -133,12 +133,12 @@ def test_idle_instances_do_not_decide_where_a_job_starts(profile: str, taken: in
     seconds = {p.name: 3600.0 for p in gpu.profiles if p.memory >= wanted.memory and not p.media}
     busy = Placement(taken, "1g.10gb")
     first, second = job_on(gpu, 1, {"1g.10gb": 3600.0}), job_on(gpu, 2, seconds, arrival=6.0)
-    running = (Running(first, 0, busy, 3600.0),)
+    running = (RunningJob(first, 0, busy, 3600.0),)
     kept = set()
     for gone in range(7):
         idle = [Placement(start, "1g.10gb") for start in range(7) if start != taken][gone:]
         partition = known(gpu, (*idle, busy), (busy,))
-        (start,) = Lookahead().decide(State(6.0, (second,), (partition,), running))
+        (start,) = Lookahead().decide(QueueState(6.0, (second,), (partition,), running))
         kept.add(partition.keeps(start.change))
         best = max(partition.keeps(each) for each in partition.changes(start.change.placement.profile))
         assert partition.keeps(start.change) == best

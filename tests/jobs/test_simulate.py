@@ -5,11 +5,9 @@ from dataclasses import replace
 import pytest
 
 from partita.jobs.check import check_runs
-from partita.jobs.disciplines.tightest_fifo import TightestFifo
-from partita.jobs.disciplines.whole import Whole
+from partita.jobs.disciplines.simple import TightestFifo, Whole
 from partita.jobs.job import Job, job_on
-from partita.jobs.power import PowerModel
-from partita.jobs.simulate import Outcome, Reconfiguration, Run, simulate
+from partita.jobs.simulate import PowerModel, Reconfiguration, Run, SimulatedSchedule, simulate
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
 
@@ -87,7 +85,7 @@ def test_the_checker_finds_what_is_wrong():
     assert check_runs(jobs, outcome.runs, A100, 1) == []
 
     def faults(*runs: Run) -> str:
-        return " ".join(check_runs(jobs, Outcome(runs).runs, A100, 1))
+        return " ".join(check_runs(jobs, SimulatedSchedule(runs).runs, A100, 1))
 
     assert "job 1 runs 0 times" in faults(first)
     assert "shares memory slices" in faults(first, replace(second, placement=first.placement))

@@ -160,8 +160,8 @@ def queue_way(
     """
     from partita.cli.quantities import read_bytes, read_seconds  # noqa: PLC0415 -- slow to import
     from partita.errors import InputError  # noqa: PLC0415
+    from partita.jobs.disciplines.classes import discipline as named  # noqa: PLC0415
     from partita.jobs.queue.access import Access, admins  # noqa: PLC0415
-    from partita.jobs.queue.disciplines import discipline as named  # noqa: PLC0415
     from partita.jobs.queue.settings import Settings  # noqa: PLC0415
     from partita.jobs.queue.submission import read_patterns  # noqa: PLC0415
 

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
-from partita.jobs.disciplines.discipline import Running, State
+from partita.jobs.disciplines.discipline import QueueState, RunningJob
 from partita.jobs.partition import empty
+from partita.mig.gpu import CONTEXT_W, IDLE_W
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from partita.jobs.disciplines.discipline import Discipline, Start
     from partita.jobs.job import Job
     from partita.jobs.partition import Change, Partition
-    from partita.jobs.power import PowerModel
     from partita.mig.gpu import GpuModel
     from partita.mig.layout import Placement
 
@@ -59,7 +59,7 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SimulatedSchedule:
     """The runs of a simulation, in the order in which they began."""
 
     runs: tuple[Run, ...]
@@ -89,7 +89,7 @@ def simulate(
     reconfiguration: Reconfiguration | None = None,
     factors: Mapping[int, float] | None = None,
     power: PowerModel | None = None,
-) -> Outcome:
+) -> SimulatedSchedule:
     """Run jobs to their end on `count` GPUs on which nothing stands at first.
 
     Args:
@@ -105,30 +105,30 @@ def simulate(
     Raises:
         InfeasibleError: the discipline never starts some job.
     """
-    state = State(0.0, (), tuple(empty(gpu) for _ in range(count)))
+    state = QueueState(0.0, (), tuple(empty(gpu) for _ in range(count)))
     arrivals = sorted(jobs, key=_arrival)
     if power is None:
         return proceed(state, arrivals, discipline, reconfiguration, factors)
-    course = _CappedCourse(state, reconfiguration or Reconfiguration(), factors or {}, power)
-    course.play(arrivals, discipline)
-    return Outcome(tuple(course.runs))
+    simulation = _CappedSimulation(state, reconfiguration or Reconfiguration(), factors or {}, power)
+    simulation.play(arrivals, discipline)
+    return SimulatedSchedule(tuple(simulation.runs))
 
 
 def proceed(
-    state: State,
+    state: QueueState,
     arrivals: Sequence[Job],
     discipline: Discipline,
     reconfiguration: Reconfiguration | None = None,
     factors: Mapping[int, float] | None = None,
-) -> Outcome:
+) -> SimulatedSchedule:
     """Go on from a state until all its waiting jobs and all further ones, sorted by arrival, have ended.
 
     Raises:
         InfeasibleError: the discipline never starts some job.
     """
-    course = _Course(state, reconfiguration or Reconfiguration(), factors or {})
-    course.play(arrivals, discipline)
-    return Outcome(tuple(course.runs))
+    simulation = _Simulation(state, reconfiguration or Reconfiguration(), factors or {})
+    simulation.play(arrivals, discipline)
+    return SimulatedSchedule(tuple(simulation.runs))
 
 
 def _arrival(job: Job) -> tuple[float, int]:
@@ -136,10 +136,10 @@ def _arrival(job: Job) -> tuple[float, int]:
 
 
 @dataclass
-class _Course:
+class _Simulation:
     """A simulation under way."""
 
-    state: State
+    state: QueueState
     reconfiguration: Reconfiguration
     factors: Mapping[int, float]
     runs: list[Run] = field(default_factory=list)
@@ -148,7 +148,7 @@ class _Course:
         self.now = self.state.now
         self.gpus: list[Partition] = list(self.state.gpus)
         self.waiting: dict[Job, None] = dict.fromkeys(self.state.waiting)
-        self.running: dict[Job, Running] = {r.job: r for r in self.state.running}
+        self.running: dict[Job, RunningJob] = {r.job: r for r in self.state.running}
         self.used = dict(self.state.used)
         self.ready = [self.now] * len(self.gpus)
         self.ends = [(max(r.until, self.now), i, r.job) for i, r in enumerate(self.state.running)]
@@ -177,9 +177,9 @@ class _Course:
                 f"{len(self.waiting)} jobs are never started by {type(discipline).__name__}"
             )
 
-    def _look(self) -> State:
+    def _look(self) -> QueueState:
         running = tuple(self.running.values())
-        return State(self.now, tuple(self.waiting), tuple(self.gpus), running, self.used)
+        return QueueState(self.now, tuple(self.waiting), tuple(self.gpus), running, self.used)
 
     def _start(self, start: Start) -> None:
         job, placement = start.job, start.change.placement
@@ -190,7 +190,7 @@ class _Course:
             self.ready[start.gpu] = began
         expected = job.seconds[placement.profile]
         ended = began + expected * self.factors.get(job.id, 1.0)
-        self.running[job] = Running(job, start.gpu, placement, began + expected)
+        self.running[job] = RunningJob(job, start.gpu, placement, began + expected)
         heapq.heappush(self.ends, (ended, len(self.runs) + len(self.state.running), job))
         destroyed, created = len(start.change.destroy), start.change.create
         self.runs.append(Run(job, start.gpu, placement, self.now, began, ended, destroyed, created))
@@ -203,7 +203,7 @@ class _Course:
         self.gpus[running.gpu] = self.gpus[running.gpu].end(running.placement)
 
 
-class _CappedCourse(_Course):
+class _CappedSimulation(_Simulation):
     """A simulation in which a GPU whose jobs draw more than its limit slows all of them down alike.
 
     Args:
@@ -215,7 +215,7 @@ class _CappedCourse(_Course):
 
     def __init__(
         self,
-        state: State,
+        state: QueueState,
         reconfiguration: Reconfiguration,
         factors: Mapping[int, float],
         power: PowerModel,
@@ -260,3 +260,54 @@ class _CappedCourse(_Course):
             if due != self.due[job]:
                 self.due[job] = due
                 heapq.heappush(self.ends, (due, len(self.runs) + len(self.ends), job))
+
+
+LIMIT_W = 250.0
+"""The power limit of an A100 PCIe 40GB (NVIDIA A100 data sheet), which is what MISO measured."""
+
+
+@dataclass(frozen=True, slots=True)
+class PowerModel:
+    """What a GPU that several jobs share draws.
+
+    A GPU draws its idle power as long as work remains; more, by a constant, while any process has a CUDA context
+    on it, since that alone takes it out of its lowest clocks, whatever memory it has; and each job adds the
+    energy that its work takes, the same on every slice and at every clock: what it draws beyond these on a whole
+    GPU, times its run time there. Where the jobs side by side would draw more than the limit, the GPU lowers its
+    clocks: all of them slow down until they draw the limit, and take the same energy over a longer time.
+
+    Measured power on a whole A100 is MISO's (github boringlee24/socc22-miso at 39b1ee6), whose readings end at
+    247 W: a card of 250 W. The context is that of arXiv 2605.23918, 26 to 50 W on A100 and H100. That a unit of
+    work takes the same energy everywhere is an assumption, as no counter measures slices.
+
+    Attributes:
+        joules: by job id, the energy of its work beyond idle and context.
+        idle_w: a GPU without any process.
+        context_w: beyond that, while a process has a context on it.
+        limit_w: the most a GPU draws.
+    """
+
+    joules: Mapping[int, float]
+    idle_w: float = IDLE_W
+    context_w: float = CONTEXT_W
+    limit_w: float = LIMIT_W
+
+    def speed(self, watts: float) -> float:
+        """Return the share of their full speed at which jobs run that would draw so much beyond idle and context."""
+        room = self.limit_w - self.idle_w - self.context_w
+        return min(1.0, room / watts) if watts > 0.0 else 1.0
+
+    def energy(self, outcome: SimulatedSchedule, gpus: int) -> float:
+        """Return the joules that this many GPUs take from the first arrival to the last end."""
+        idle = self.idle_w * outcome.makespan * gpus
+        busy = sum(_busy(run for run in outcome.runs if run.gpu == gpu) for gpu in range(gpus))
+        return idle + self.context_w * busy + sum(self.joules[run.job.id] for run in outcome.runs)
+
+
+def _busy(runs: Iterable[Run]) -> float:
+    """Return the seconds in which any of the jobs of a GPU ran."""
+    total, until = 0.0, float("-inf")
+    for began, ended in sorted((run.began, run.ended) for run in runs):
+        total += max(ended - max(began, until), 0.0)
+        until = max(until, ended)
+    return total

@@ -1,20 +1,26 @@
-"""What a queue discipline sees and answers."""
+"""What a queue discipline sees and answers, and what disciplines share.
+
+A discipline is asked again and again. It sees the queue and the GPUs as a `QueueState`, and answers with starts.
+While it decides, an `Allocation` holds what the starts so far leave; a `SliceReservation` keeps slices for a job
+that must not starve.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from partita.mig.layout import Placement, fault
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from partita.jobs.job import Job
     from partita.jobs.partition import Change, Partition
-    from partita.mig.layout import Placement
 
 
 @dataclass(frozen=True, slots=True)
-class Running:
+class RunningJob:
     """A job in its instance.
 
     Attributes:
@@ -38,7 +44,7 @@ class Start:
 
 
 @dataclass(frozen=True, slots=True)
-class State:
+class QueueState:
     """All that a discipline may look at.
 
     Attributes:
@@ -52,13 +58,124 @@ class State:
     now: float
     waiting: tuple[Job, ...]
     gpus: tuple[Partition, ...]
-    running: tuple[Running, ...] = ()
+    running: tuple[RunningJob, ...] = ()
     used: Mapping[str, float] = field(default_factory=dict)
 
 
 class Discipline(Protocol):
     """Decides which waiting jobs start now."""
 
-    def decide(self, state: State) -> tuple[Start, ...]:
+    def decide(self, state: QueueState) -> tuple[Start, ...]:
         """Return the jobs that start now, to be carried out in this order."""
         ...
+
+
+class Allocation:
+    """Collects starts.
+
+    Args:
+        state: where it begins.
+    """
+
+    def __init__(self, state: QueueState) -> None:
+        self.gpus = list(state.gpus)
+        self.starts: list[Start] = []
+        self._profiles = [profile.name for profile in state.gpus[0].gpu.profiles]
+        self._found: dict[str, tuple[int, Change] | None] = {}
+        self._full: bool | None = None  # until the next start
+
+    @property
+    def full(self) -> bool:
+        """Whether no instance of any profile can be put to use any more."""
+        if self._full is None:
+            self._full = all(self.find(profile) is None for profile in self._profiles)
+        return self._full
+
+    def find(self, profile: str) -> tuple[int, Change] | None:
+        """Return where an instance of a profile can be put to use; None if nowhere now.
+
+        Of the GPUs the fullest (best fit), then the one that keeps the most possible, and then the one that
+        has to change the least.
+        """
+        if profile not in self._found:
+            self._found[profile] = self._search(profile)
+        return self._found[profile]
+
+    def start(self, job: Job, gpu: int, change: Change) -> None:
+        """Decide that a job starts."""
+        self.starts.append(Start(job, gpu, change))
+        self.gpus[gpu] = self.gpus[gpu].start(change)
+        self._full = None
+        # What had no room before has none now.
+        self._found = {profile: None for profile, found in self._found.items() if found is None}
+
+    def try_start(self, job: Job, profile: str) -> bool:
+        """Start a job on a profile if that can be; say whether it was."""
+        found = self.find(profile)
+        if found is not None:
+            self.start(job, *found)
+        return found is not None
+
+    def _search(self, profile: str) -> tuple[int, Change] | None:
+        best: tuple[tuple[int, int, int, int], int, Change] | None = None
+        for index, partition in enumerate(self.gpus):
+            change = partition.change(profile)
+            if change is not None:
+                largest, layouts = partition.keeps(change)
+                rank = (-partition.used, -largest, -layouts, len(change.destroy) + change.create)
+                if best is None or rank < best[0]:
+                    best = (rank, index, change)
+        return None if best is None else best[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class SliceReservation:
+    """A placement kept for a job on a GPU, and the instances in use that may outlast its start."""
+
+    gpu: int
+    placement: Placement
+    beside: frozenset[Placement]
+
+    def leaves_room(self, allocation: Allocation, gpu: int, change: Change) -> bool:
+        """Say whether a start still lets the reserved placement come as early as without it."""
+        if gpu != self.gpu:
+            return True
+        model = allocation.gpus[gpu].gpu
+        return fault(model, (*self.beside, self.placement, change.placement)) is None
+
+    def and_beside(self, change: Change) -> SliceReservation:
+        """Return the reservation after a start beside it."""
+        return SliceReservation(self.gpu, self.placement, self.beside | {change.placement})
+
+
+def reserve(state: QueueState, allocation: Allocation, job: Job, profile: str) -> SliceReservation:
+    """Return the placement for a job that is expected to come free first.
+
+    Instances end in the order of `until`; those that the allocation has just started end last.
+    """
+    until = {(r.gpu, r.placement): r.until for r in state.running}
+    best: tuple[float, SliceReservation] | None = None
+    for gpu, partition in enumerate(allocation.gpus):
+        by_end = sorted(partition.busy, key=lambda p: (until.get((gpu, p), float("inf")), p))
+        for start in partition.gpu.profile(profile).starts:
+            placement = Placement(start, profile)
+            ends, stay = state.now, list(by_end)
+            while fault(partition.gpu, (*stay, placement)) is not None:
+                ends = max(ends, until.get((gpu, stay.pop(0)), float("inf")))
+            if best is None or ends < best[0]:
+                best = (ends, SliceReservation(gpu, placement, frozenset(stay)))
+    if best is None:
+        raise AssertionError(f"job {job.id} was promised a profile that no GPU has")
+    return best[1]
+
+
+def start_beside(
+    allocation: Allocation, job: Job, profile: str, kept: SliceReservation
+) -> SliceReservation | None:
+    """Start a job on a profile without delaying a reservation; return what is kept then, None if it cannot."""
+    for gpu, partition in enumerate(allocation.gpus):
+        for change in partition.changes(profile):
+            if kept.leaves_room(allocation, gpu, change):
+                allocation.start(job, gpu, change)
+                return kept.and_beside(change) if gpu == kept.gpu else kept
+    return None

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import TYPE_CHECKING
 
-from partita.jobs.disciplines.board import Board
-from partita.jobs.disciplines.reserve import reserve, start_beside
+from partita.jobs.disciplines.discipline import Allocation, reserve, start_beside
 
 if TYPE_CHECKING:
-    from partita.jobs.disciplines.discipline import Start, State
+    from partita.jobs.disciplines.discipline import QueueState, Start
     from partita.jobs.job import Job
 
 
@@ -27,9 +26,9 @@ class Fair:
 
     patience: float = 4 * 3600.0
 
-    def decide(self, state: State) -> tuple[Start, ...]:
+    def decide(self, state: QueueState) -> tuple[Start, ...]:
         """Return the jobs that fit, in that order."""
-        board, had = Board(state), self._had(state)
+        allocation, had = Allocation(state), self._had(state)
         queues: dict[str, list[Job]] = {}
         for job in sorted(state.waiting, key=lambda each: self._rank(state, 0.0, each), reverse=True):
             queues.setdefault(job.user, []).append(job)
@@ -37,24 +36,24 @@ class Fair:
         first = [(self._rank(state, had.get(user, 0.0), queue[-1]), user) for user, queue in queues.items()]
         heapify(first)
         kept = None
-        while first and not board.full:
+        while first and not allocation.full:
             user = heappop(first)[1]
             job = queues[user].pop()
             profile = job.tightest
             if kept is not None:
-                after = start_beside(board, job, profile, kept)
+                after = start_beside(allocation, job, profile, kept)
                 started, kept = after is not None, after or kept
             else:
-                started = board.try_start(job, profile)
+                started = allocation.try_start(job, profile)
                 if not started and self._aged(state, job):
-                    kept = reserve(state, board, job, profile)
+                    kept = reserve(state, allocation, job, profile)
             if started:
                 had[user] = had.get(user, 0.0) + self._takes(state, job, job.seconds[profile])
             if queues[user]:
                 heappush(first, (self._rank(state, had.get(user, 0.0), queues[user][-1]), user))
-        return tuple(board.starts)
+        return tuple(allocation.starts)
 
-    def _had(self, state: State) -> dict[str, float]:
+    def _had(self, state: QueueState) -> dict[str, float]:
         """Return the GPU seconds of each user, those that their running jobs will still take included."""
         had = dict(state.used)
         for running in state.running:
@@ -62,14 +61,14 @@ class Fair:
             had[job.user] = had.get(job.user, 0.0) + self._takes(state, job, running.until - state.now)
         return had
 
-    def _takes(self, state: State, job: Job, seconds: float) -> float:
+    def _takes(self, state: QueueState, job: Job, seconds: float) -> float:
         gpu = state.gpus[0].gpu
         return max(seconds, 0.0) * gpu.profile(job.tightest).compute / gpu.compute_slices
 
-    def _aged(self, state: State, job: Job) -> bool:
+    def _aged(self, state: QueueState, job: Job) -> bool:
         return state.now - job.arrival >= self.patience
 
-    def _rank(self, state: State, had: float, job: Job) -> tuple[bool, int, float, float, int]:
+    def _rank(self, state: QueueState, had: float, job: Job) -> tuple[bool, int, float, float, int]:
         if self._aged(state, job):
             return (False, 0, 0.0, job.arrival, job.id)
         return (True, -job.priority, had, job.arrival, job.id)

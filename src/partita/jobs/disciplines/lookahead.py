@@ -1,18 +1,113 @@
-"""The default: play several rules to the end of the queue and follow the best."""
+"""The default: play several rules to the end of the queue and follow the best.
+
+Most of the rules are list rules in which a slice has a price: the jobs that it holds up (`Priced`).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
-from partita.jobs.disciplines.planned import Planned, planned
-from partita.jobs.disciplines.priced import Priced
-from partita.jobs.disciplines.tightest_fifo import TightestFifo
-from partita.jobs.disciplines.whole import Whole
+from partita.jobs.disciplines.discipline import Allocation, reserve, start_beside
+from partita.jobs.disciplines.planned import PlannedBatch, planned
+from partita.jobs.disciplines.simple import TightestFifo, Whole
+from partita.jobs.job import shares
 from partita.jobs.simulate import proceed
 
 if TYPE_CHECKING:
-    from partita.jobs.disciplines.discipline import Discipline, Start, State
+    from partita.jobs.disciplines.discipline import Discipline, QueueState, SliceReservation, Start
+    from partita.jobs.job import Job
+
+
+Order = Literal["shortest", "longest", "critical"]
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """Each job takes the slice on which its own time and the time it costs others are least in sum.
+
+    On a slice that is the share w of a GPU, a job that runs t seconds holds up each of those who wait by w t / GPUs.
+    With n of them its cost is t (1 + price w n / GPUs): under load the most work per slice wins, which may be a whole
+    GPU, and when few wait the fastest slice.
+
+    Attributes:
+        order: `shortest` or `longest` first by work, or `critical`: those that alone last much of what remains
+            first, then the shortest.
+        price: how much others' time counts.
+        stretch: how much more than its least cost a job may take rather than wait.
+        horizon: no slice on which a job lasts longer than this many times the work that remains, divided by the
+            GPUs, unless it lasts as long on every slice.
+        critical: a job that alone lasts more than this share of what remains is critical.
+        patience: a job goes before those that came this many seconds after it, whatever its work, and reserves its
+            slice. So none starves, and a batch without further arrivals is left in the best order.
+    """
+
+    order: Order = "shortest"
+    price: float = 1.0
+    stretch: float = 1.5
+    horizon: float = 1.0
+    critical: float = 0.3
+    patience: float = 24 * 3600.0
+
+    def decide(self, state: QueueState) -> tuple[Start, ...]:
+        """Return the jobs that start on a slice at an acceptable cost."""
+        allocation, share = Allocation(state), shares(state.gpus[0].gpu)
+        load = self.price * len(state.waiting) / len(state.gpus)
+        remaining = _remaining(state, share)
+        kept = self._aged(state, allocation)
+        begun = {start.job for start in allocation.starts}
+        for job in self._sorted(state, remaining):
+            if allocation.full:
+                break
+            if job not in begun:
+                kept = self._start(allocation, job, self._choices(job, load, remaining, share), kept)
+        return tuple(allocation.starts)
+
+    def _aged(self, state: QueueState, allocation: Allocation) -> SliceReservation | None:
+        """Start the jobs that are overtaken for too long; return the reservation of the first that does not fit."""
+        newest = max((job.arrival for job in state.waiting), default=0.0)
+        for job in state.waiting:
+            if newest - job.arrival < self.patience:
+                break
+            if not allocation.try_start(job, job.thrifty):
+                return reserve(state, allocation, job, job.thrifty)
+        return None
+
+    def _start(
+        self, allocation: Allocation, job: Job, choices: list[str], kept: SliceReservation | None
+    ) -> SliceReservation | None:
+        """Start a job on the first of its choices that fits; return what is kept then."""
+        for profile in choices:
+            if kept is None:
+                if allocation.try_start(job, profile):
+                    return None
+            elif (after := start_beside(allocation, job, profile, kept)) is not None:
+                return after
+        return kept
+
+    def _choices(self, job: Job, load: float, remaining: float, share: dict[str, float]) -> list[str]:
+        """Return the profiles whose cost is acceptable, the cheapest first."""
+        longest = max(self.horizon * remaining, min(job.seconds.values()) * 1.0001)
+        costs = {p: t * (1.0 + load * share[p]) for p, t in job.seconds.items() if t <= longest}
+        limit = min(costs.values()) * self.stretch
+        return [profile for profile in sorted(costs, key=costs.__getitem__) if costs[profile] <= limit]
+
+    def _sorted(self, state: QueueState, remaining: float) -> list[Job]:
+        if self.order == "critical":
+            return sorted(state.waiting, key=lambda job: _critical_first(job, self.critical * remaining))
+        return sorted(state.waiting, key=lambda job: job.work, reverse=self.order == "longest")
+
+
+def _critical_first(job: Job, longest: float) -> tuple[bool, float]:
+    critical = min(job.seconds.values()) > longest
+    return (not critical, -job.work if critical else job.work)
+
+
+def _remaining(state: QueueState, share: dict[str, float]) -> float:
+    """Return the GPU seconds of work that remain, divided by the GPUs."""
+    running = sum(max(r.until - state.now, 0.0) * share[r.placement.profile] for r in state.running)
+    return (sum(job.work for job in state.waiting) + running) / len(state.gpus)
+
 
 RULES: tuple[Discipline, ...] = (
     Whole(),
@@ -60,12 +155,12 @@ class Lookahead:
     _newest: int = -1
     _waiting: int = 0
 
-    def decide(self, state: State) -> tuple[Start, ...]:
+    def decide(self, state: QueueState) -> tuple[Start, ...]:
         """Return the starts of the rule that does best from here."""
         if not state.waiting:
             return ()
         newest = max(job.id for job in state.waiting)
-        stands = not isinstance(self._rule, Planned) or self._rule.stands(state)
+        stands = not isinstance(self._rule, PlannedBatch) or self._rule.stands(state)
         fewer = 2 * len(state.waiting) <= self._waiting
         if self._rule is None or newest > self._newest or fewer or not stands:
             step = -(-len(state.waiting) // self.most)
@@ -79,7 +174,7 @@ class Lookahead:
         """Return a copy to foretell starts with: it goes on with the rule that is followed, and plans nothing."""
         return replace(self, plans=False)
 
-    def _best(self, state: State, *, sampled: bool) -> Discipline:
+    def _best(self, state: QueueState, *, sampled: bool) -> Discipline:
         played = [(*self._play(state, rule), rule) for rule in self.rules]
         shortest = min(last for _, last, _ in played)
         came = [job.arrival for job in (*state.waiting, *(running.job for running in state.running))]
@@ -91,11 +186,11 @@ class Lookahead:
             return min(played, key=lambda each: (each[1], each[0]))[2]
         return min(played, key=lambda each: each[0] ** self.weight * each[1] ** (1.0 - self.weight))[2]
 
-    def _going_on(self, state: State) -> tuple[Planned, ...]:
+    def _going_on(self, state: QueueState) -> tuple[PlannedBatch, ...]:
         """Return the plan that is followed, if it can still be."""
-        return (self._rule,) if isinstance(self._rule, Planned) and self._rule.stands(state) else ()
+        return (self._rule,) if isinstance(self._rule, PlannedBatch) and self._rule.stands(state) else ()
 
-    def _play(self, state: State, rule: Discipline) -> tuple[float, float]:
+    def _play(self, state: QueueState, rule: Discipline) -> tuple[float, float]:
         """Return the mean completion time and the makespan, from now in seconds, if a rule were followed."""
         ends = [run.ended - state.now for run in proceed(state, (), rule).runs]
         last = max(*ends, *(r.until - state.now for r in state.running), 1e-9)

@@ -6,16 +6,17 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from partita.jobs.disciplines.board import Board
+from partita.jobs.disciplines.discipline import Allocation
 from partita.jobs.job import shares
 from partita.mig.layout import Placement
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from partita.jobs.disciplines.discipline import Start, State
+    from partita.jobs.disciplines.discipline import QueueState, Start
     from partita.jobs.job import Job
     from partita.mig.gpu import GpuModel
+
 
 MOST_WORK = 1400
 """Moves and swaps of one pass of the search, up to which a batch is planned: some tenths of a second."""
@@ -31,7 +32,7 @@ _NOT_NOW = (1, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class InstanceNode:
     """An instance that a GPU may be cut into, once those that contain it are done with.
 
     Attributes:
@@ -45,21 +46,21 @@ class Node:
 
 
 @lru_cache(maxsize=16)
-def tree(gpu: GpuModel) -> tuple[Node, ...]:
+def tree(gpu: GpuModel) -> tuple[InstanceNode, ...]:
     """Return the instances of a model of GPU, each after those that contain it; what overlaps halfway is left out."""
-    nodes: list[Node] = []
+    nodes: list[InstanceNode] = []
     plain = [profile for profile in gpu.profiles if not profile.media]
     for profile in sorted(plain, key=lambda each: (-each.memory, -each.compute, each.name)):
         for start in profile.starts:
             mask = profile.mask(start)
             above = [at for at, node in enumerate(nodes) if node.mask & mask]
             if all(nodes[at].mask | mask == nodes[at].mask for at in above):
-                nodes.append(Node(Placement(start, profile.name), above[-1] if above else None, mask))
+                nodes.append(InstanceNode(Placement(start, profile.name), above[-1] if above else None, mask))
     return tuple(nodes)
 
 
 @dataclass(frozen=True, slots=True)
-class Planned:
+class PlannedBatch:
     """Jobs start on the instances that a plan has for them, in its order, and none in the way of one before it.
 
     Attributes:
@@ -68,9 +69,9 @@ class Planned:
 
     order: tuple[tuple[Job, int, Placement], ...]
 
-    def decide(self, state: State) -> tuple[Start, ...]:
+    def decide(self, state: QueueState) -> tuple[Start, ...]:
         """Return the starts that are due."""
-        board, waiting = Board(state), set(state.waiting)
+        allocation, waiting = Allocation(state), set(state.waiting)
         model = state.gpus[0].gpu
         kept = [0] * len(state.gpus)  # memory slices that jobs before wait for
         for job, gpu, placement in self.order:
@@ -79,15 +80,15 @@ class Planned:
             mask = model.profile(placement.profile).mask(placement.start)
             change = None
             if not kept[gpu] & mask:
-                ways = board.gpus[gpu].changes(placement.profile)
+                ways = allocation.gpus[gpu].changes(placement.profile)
                 change = next((each for each in ways if each.placement == placement), None)
             if change is None:
                 kept[gpu] |= mask
             else:
-                board.start(job, gpu, change)
-        return tuple(board.starts)
+                allocation.start(job, gpu, change)
+        return tuple(allocation.starts)
 
-    def stands(self, state: State) -> bool:
+    def stands(self, state: QueueState) -> bool:
         """Say whether it can still be followed.
 
         It has all that waits, its GPUs are there, and nobody else has taken what it waits for.
@@ -108,7 +109,7 @@ class Planned:
         return True
 
 
-def planned(state: State) -> tuple[Planned, ...]:
+def planned(state: QueueState) -> tuple[PlannedBatch, ...]:
     """Return plans for the jobs that wait, none if there are too many: large instances first, or small ones.
 
     Where something runs already, its instance is the beginning, and only the first of them fits that.
@@ -159,8 +160,8 @@ class _Schedule:
         at: by job, its GPU and node.
     """
 
-    state: State
-    nodes: tuple[Node, ...]
+    state: QueueState
+    nodes: tuple[InstanceNode, ...]
     free: list[list[float]]
     at: list[tuple[int, int]]
     work: list[list[float]] = field(default_factory=list)
@@ -230,7 +231,7 @@ class _Schedule:
         for gpu in touched:
             self.ends[gpu] = self._end(gpu)
 
-    def plan(self, *, large_first: bool) -> Planned:
+    def plan(self, *, large_first: bool) -> PlannedBatch:
         """Return the order of beginnings; on one instance the shortest first, which costs the makespan nothing."""
         begins = [[times[0] for times in self._begins(gpu)] for gpu in range(len(self.free))]
         order = sorted(
@@ -241,7 +242,7 @@ class _Schedule:
                 self.state.waiting[job].id,
             ),
         )
-        return Planned(
+        return PlannedBatch(
             tuple(
                 (self.state.waiting[job], self.at[job][0], self.nodes[self.at[job][1]].placement)
                 for job in order
@@ -249,7 +250,7 @@ class _Schedule:
         )
 
 
-def _placed(state: State, nodes: tuple[Node, ...], profiles: Sequence[str]) -> _Schedule:
+def _placed(state: QueueState, nodes: tuple[InstanceNode, ...], profiles: Sequence[str]) -> _Schedule:
     """Place the longest job first, each on the instance of its profile on which it ends first, large before small.
 
     Of instances on which it ends alike, that beside what runs which keeps the most possible.
@@ -275,8 +276,8 @@ def _placed(state: State, nodes: tuple[Node, ...], profiles: Sequence[str]) -> _
     return _Schedule(state, nodes, free, at)
 
 
-def _ranks(state: State, nodes: tuple[Node, ...]) -> dict[tuple[int, int], tuple[int, int, int]]:
-    """Return, by GPU and node that is free beside what runs, what a board would choose by; least is best.
+def _ranks(state: QueueState, nodes: tuple[InstanceNode, ...]) -> dict[tuple[int, int], tuple[int, int, int]]:
+    """Return, by GPU and node that is free beside what runs, what a allocation would choose by; least is best.
 
     Empty where nothing runs: then the tree's own order packs a batch.
     """
@@ -293,12 +294,12 @@ def _ranks(state: State, nodes: tuple[Node, ...]) -> dict[tuple[int, int], tuple
     return found
 
 
-def _from(ends: Sequence[float], nodes: tuple[Node, ...], node: int) -> float:
+def _from(ends: Sequence[float], nodes: tuple[InstanceNode, ...], node: int) -> float:
     parent = nodes[node].parent
     return max(ends[node], _from(ends, nodes, parent) if parent is not None else 0.0)
 
 
-def _free(state: State, nodes: tuple[Node, ...]) -> list[list[float]]:
+def _free(state: QueueState, nodes: tuple[InstanceNode, ...]) -> list[list[float]]:
     """Return, by GPU and node, the seconds until what runs in its way is expected to end."""
     found = [[0.0] * len(nodes) for _ in state.gpus]
     gpu = state.gpus[0].gpu

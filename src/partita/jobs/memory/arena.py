@@ -1,7 +1,7 @@
 """Which memory the tensors of a graph lie in, and how long each piece is needed, as ONNX Runtime plans it.
 
-A graph is a value here, whoever read it. `live_peak` and `reused_peak` are bounds from liveness; `arena_bytes` is what
-ONNX Runtime's arena has taken from the device in the end, which it never gives back.
+A graph is a value here, whoever read it. `live_peak` and `reused_peak` are bounds from liveness; `arena_bytes` is
+what ONNX Runtime's arena has taken from the device in the end, which it never gives back.
 """
 
 from __future__ import annotations

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 
-
 _TYPES = ("dtype", "kv_cache_dtype")
 _OPTIMISER = "optimiser"
 _SPELLINGS = {"optimizer": _OPTIMISER, "kv_dtype": "kv_cache_dtype", "torch_dtype": "dtype"}

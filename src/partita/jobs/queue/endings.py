@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from partita.jobs import ladder
+from partita.jobs import restarts
 from partita.jobs.memory.bounds import MIB, holds, slices
 from partita.jobs.queue.record import State, Verdict
 from partita.jobs.run.runner import AttemptPhase
@@ -125,10 +125,10 @@ def _climb(job: JobRecord, bounds: Bounds, models: Iterable[GpuModel]) -> JobRec
     if attempt.unsure and any(each.unsure for each in earlier):
         why = f"{attempt.why}, and a larger slice did not help: it may be something else"
         return job.to(State.FAILED, why=why)
-    tried = (ladder.Attempt(attempt.placement.profile, ladder.End.OUT_OF_MEMORY),) * job.tries
+    tried = (restarts.SliceAttempt(attempt.placement.profile, restarts.AttemptEnd.OUT_OF_MEMORY),) * job.tries
     for model in sorted(known, key=lambda model: not model.has(attempt.placement.profile)):
         if model.has(attempt.placement.profile):
-            following = ladder.next_attempt(model, tried, bounds, most=job.asked.most_attempts)
+            following = restarts.next_attempt(model, tried, bounds, most=job.asked.most_attempts)
             profile = following.profile and model.profile(following.profile)
             reason = following.reason
         else:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from partita.jobs.early_restart import early_restart
 from partita.jobs.memory.bounds import MIB
 from partita.jobs.queue.endings import ended, stopping
 from partita.jobs.queue.folders import write_wish
 from partita.jobs.queue.growing import growth_of, within
 from partita.jobs.queue.record import JobRecord, State, Verdict
 from partita.jobs.queue.seen import gone, model_of, models
+from partita.jobs.restarts import early_restart
 from partita.jobs.run.runner import AttemptPhase
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from partita.errors import InfeasibleError
-from partita.jobs.disciplines.discipline import Running, State
+from partita.jobs.disciplines.classes import discipline, to_play
+from partita.jobs.disciplines.discipline import QueueState, RunningJob
 from partita.jobs.job import job_on
-from partita.jobs.queue.disciplines import discipline, to_play
 from partita.jobs.queue.forecast import DEFAULT_SECONDS, forecast, job_for, largest_slice
 from partita.jobs.queue.hosts import can_come_free
 from partita.jobs.simulate import proceed
@@ -159,23 +159,23 @@ class Scheduler:
         jobs = [self._job(job, model, free, largest) for job in view.waiting if job.number not in begun]
         return tuple([job for job in jobs if job is not None])
 
-    def _state(self, view: View, group: Sequence[Host], waiting: tuple[Job, ...]) -> State:
+    def _state(self, view: View, group: Sequence[Host], waiting: tuple[Job, ...]) -> QueueState:
         index = {host.id: i for i, host in enumerate(group)}
         running = tuple(
             self._running(job, group, index[job.attempt.gpu], view)
             for job in view.active
             if job.attempt.gpu in index
         )
-        return State(view.now, waiting, tuple(host.partition for host in group), running, view.used)
+        return QueueState(view.now, waiting, tuple(host.partition for host in group), running, view.used)
 
-    def _running(self, record: JobRecord, group: Sequence[Host], gpu: int, view: View) -> Running:
+    def _running(self, record: JobRecord, group: Sequence[Host], gpu: int, view: View) -> RunningJob:
         attempt, model, now = record.attempt, group[0].model, view.now
         job = self._job(record, model, can_come_free(group), _largest(view)) or _stand_in(record, model)
         # A job that runs longer than expected is expected to run for as long again.
         ran = max(now - (attempt.began or now), 0.0)
         expected = job.seconds.get(attempt.placement.profile) or max(job.seconds.values())
         left = expected - ran if ran < expected else ran
-        return Running(job, gpu, attempt.placement, now + left)
+        return RunningJob(job, gpu, attempt.placement, now + left)
 
     def _predict(
         self, view: View, model: GpuModel, group: Sequence[Host], waiting: tuple[Job, ...]
@@ -198,7 +198,7 @@ class Scheduler:
                 done += job.work
         return found
 
-    def _overrun(self, view: View, state: State) -> bool:
+    def _overrun(self, view: View, state: QueueState) -> bool:
         """Say whether something runs of which nobody knows how long it takes, or longer than was expected."""
         running = {each.job.id: each for each in state.running}
         for record in view.active:

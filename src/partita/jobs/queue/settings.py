@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from partita.jobs.disciplines.classes import DEFAULT
 from partita.jobs.memory.bounds import MIB
-from partita.jobs.queue.disciplines import DEFAULT
 from partita.jobs.queue.shares import HALF_LIFE_S
 
 MOST_WAITING = 10_000

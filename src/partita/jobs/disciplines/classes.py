@@ -1,4 +1,4 @@
-"""The disciplines a queue can follow, by name, and priorities for those that know none."""
+"""Priorities around disciplines that know none, and the disciplines as queues have them, by name."""
 
 from __future__ import annotations
 
@@ -7,21 +7,17 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from partita.jobs.disciplines.board import Board
+from partita.jobs.disciplines.discipline import Allocation, reserve
 from partita.jobs.disciplines.lookahead import Lookahead
-from partita.jobs.disciplines.reserve import reserve
-from partita.jobs.disciplines.static_ones import StaticOnes
-from partita.jobs.disciplines.tightest_batched import TightestBatched
-from partita.jobs.disciplines.tightest_fifo import TightestFifo
-from partita.jobs.disciplines.whole import Whole
+from partita.jobs.disciplines.simple import StaticOnes, TightestBatched, TightestFifo, Whole
 from partita.registry import make
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.jobs.disciplines.discipline import Discipline, Start, State
-    from partita.jobs.disciplines.reserve import Reservation
+    from partita.jobs.disciplines.discipline import Discipline, QueueState, SliceReservation, Start
     from partita.jobs.job import Job
+
 
 DEFAULT = "lookahead"
 
@@ -86,22 +82,22 @@ class Classes:
     make: Callable[[], Discipline]
     _of: dict[int, Discipline] = field(default_factory=dict)
 
-    def decide(self, state: State) -> tuple[Start, ...]:
+    def decide(self, state: QueueState) -> tuple[Start, ...]:
         """Return the starts of all classes."""
         classes: dict[int, list[Job]] = {}
         for job in state.waiting:
             classes.setdefault(job.priority, []).append(job)
         if len(classes) == 1:
             return self._inner(next(iter(classes))).decide(state)
-        board, kept = Board(state), None
+        allocation, kept = Allocation(state), None
         for priority in sorted(classes, reverse=True):
-            here = replace(state, waiting=tuple(classes[priority]), gpus=tuple(board.gpus))
-            _take(board, self._inner(priority).decide(here), kept)
-            begun = {start.job for start in board.starts}
+            here = replace(state, waiting=tuple(classes[priority]), gpus=tuple(allocation.gpus))
+            _take(allocation, self._inner(priority).decide(here), kept)
+            begun = {start.job for start in allocation.starts}
             left = next((job for job in classes[priority] if job not in begun), None)
             if kept is None and left is not None:
-                kept = reserve(state, board, left, left.tightest)
-        return tuple(board.starts)
+                kept = reserve(state, allocation, left, left.tightest)
+        return tuple(allocation.starts)
 
     def _inner(self, priority: int) -> Discipline:
         if priority not in self._of:
@@ -115,15 +111,15 @@ class Classes:
         )
 
 
-def _take(board: Board, starts: tuple[Start, ...], kept: Reservation | None) -> None:
+def _take(allocation: Allocation, starts: tuple[Start, ...], kept: SliceReservation | None) -> None:
     """Carry out starts, apart from those that would delay what is reserved."""
     closed: set[int] = set()  # later starts on such a GPU build on one that was left out
     for start in starts:
         if start.gpu in closed:
             continue
-        if kept is not None and not kept.leaves_room(board, start.gpu, start.change):
+        if kept is not None and not kept.leaves_room(allocation, start.gpu, start.change):
             closed.add(start.gpu)
             continue
-        board.start(start.job, start.gpu, start.change)
+        allocation.start(start.job, start.gpu, start.change)
         if kept is not None and start.gpu == kept.gpu:
             kept = kept.and_beside(start.change)

@@ -1,22 +1,28 @@
 from __future__ import annotations
 
-import signal
 from dataclasses import replace
 
 import pytest
 
-from partita.jobs.early_restart import early_restart, stop_signal
-from partita.jobs.ladder import Attempt, End, Next, next_attempt
 from partita.jobs.memory.bounds import MIB, Bounds
 from partita.jobs.memory.growth import Growth
+from partita.jobs.restarts import (
+    AttemptEnd,
+    NextSlice,
+    SliceAttempt,
+    early_restart,
+    next_attempt,
+)
 from partita.mig.catalogue import gpu_model
 
 A100 = gpu_model("a100-40gb").restricted(["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"])
 GIB = 2**30
 
 
-def climb(*profiles: str, end: End = End.OUT_OF_MEMORY, bounds: Bounds | None = None, most: int = 9) -> Next:
-    return next_attempt(A100, tuple(Attempt(profile, end) for profile in profiles), bounds, most=most)
+def climb(
+    *profiles: str, end: AttemptEnd = AttemptEnd.OUT_OF_MEMORY, bounds: Bounds | None = None, most: int = 9
+) -> NextSlice:
+    return next_attempt(A100, tuple(SliceAttempt(profile, end) for profile in profiles), bounds, most=most)
 
 
 def test_out_of_memory_climbs_to_the_next_slice_with_more_memory():
@@ -37,7 +43,9 @@ def test_the_top_of_the_ladder_and_the_last_attempt_end_it_with_a_reason():
     assert climb("1g.5gb", "2g.10gb", most=2).reason == "out of memory, and that was the last of 2 attempts"
 
 
-@pytest.mark.parametrize("end", [End.FAILED, End.XID, End.KILLED, End.TERMINATED, End.DONE])
+@pytest.mark.parametrize(
+    "end", [AttemptEnd.FAILED, AttemptEnd.XID, AttemptEnd.KILLED, AttemptEnd.TERMINATED, AttemptEnd.DONE]
+)
 def test_nothing_but_out_of_memory_is_tried_again(end):
     assert climb("1g.5gb", end=end).profile is None
 
@@ -66,12 +74,6 @@ def test_a_peak_at_the_slice_itself_is_no_reason():
     assert early_restart(A100, "1g.5gb", Growth([float(exactly)] * 50, 100)) is None
 
 
-def test_a_job_is_asked_first_and_killed_after_its_grace():
-    assert stop_signal(None, 5.0, 60.0) is signal.SIGTERM
-    assert stop_signal(5.0, 30.0, 60.0) is None
-    assert stop_signal(5.0, 65.0, 60.0) is signal.SIGKILL
-
-
 def test_a_job_that_writes_checkpoints_is_restarted_only_shortly_before_it_outgrows_its_slice():
     grown = [line(15 * GIB, steps=steps) for steps in range(12, 34)]
     moves = [early_restart(A100, "1g.5gb", growth, within=5) for growth in grown]
@@ -84,8 +86,10 @@ def test_a_job_that_writes_checkpoints_is_restarted_only_shortly_before_it_outgr
 
 
 def test_a_job_is_tried_four_times_unless_told_otherwise():
-    def after(*profiles: str) -> Next:
-        return next_attempt(A100, tuple(Attempt(profile, End.OUT_OF_MEMORY) for profile in profiles))
+    def after(*profiles: str) -> NextSlice:
+        return next_attempt(
+            A100, tuple(SliceAttempt(profile, AttemptEnd.OUT_OF_MEMORY) for profile in profiles)
+        )
 
     assert after("1g.5gb", "1g.5gb", "2g.10gb").profile == "3g.20gb"
     assert after("1g.5gb", "1g.5gb", "2g.10gb", "3g.20gb").reason == (
@@ -99,6 +103,6 @@ def test_a_slice_of_unknown_memory_is_the_smallest():
         for profile in A100.profiles
     )
     gpu = replace(A100, profiles=unknown)
-    ran_out = (Attempt("1g.5gb", End.OUT_OF_MEMORY),)
+    ran_out = (SliceAttempt("1g.5gb", AttemptEnd.OUT_OF_MEMORY),)
     assert next_attempt(gpu, ran_out).profile == "2g.10gb"
-    assert next_attempt(gpu, (Attempt("2g.10gb", End.OUT_OF_MEMORY),)).profile == "3g.20gb"
+    assert next_attempt(gpu, (SliceAttempt("2g.10gb", AttemptEnd.OUT_OF_MEMORY),)).profile == "3g.20gb"
