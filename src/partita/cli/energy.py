@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from partita.jobs.energy.records import Counter, Entry
+    from partita.jobs.energy import Counter, LedgerEntry
 
 
 class By(StrEnum):
@@ -48,7 +48,7 @@ def energy(*, by: ByOption = By.GPU, since: Since = "24h", output: Output = Form
     from partita.cli.quantities import read_seconds  # noqa: PLC0415 -- not for --help
     from partita.drive.state import state_path  # noqa: PLC0415
     from partita.errors import InputError  # noqa: PLC0415
-    from partita.jobs.energy.ledger import FILE, EnergyLedger  # noqa: PLC0415
+    from partita.jobs.energy import FILE, EnergyLedger  # noqa: PLC0415
 
     seconds = read_seconds(since, "--since")
     path = state_path() / FILE
@@ -76,21 +76,21 @@ def energy(*, by: ByOption = By.GPU, since: Since = "24h", output: Output = Form
         emit({"by": by.value, "since_s": seconds, "rows": rows, "counters": _counters(counters)}, output)
 
 
-def _rows(by: By, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _rows(by: By, entries: Sequence[LedgerEntry]) -> list[dict[str, Any]]:
     """Return a row for each of what is asked for, with the others together, and their sum."""
-    from partita.jobs.energy.attribution import Kind  # noqa: PLC0415 -- not for --help
+    from partita.jobs.energy import OwnerKind  # noqa: PLC0415 -- not for --help
 
-    def name(entry: Entry) -> str:
+    def name(entry: LedgerEntry) -> str:
         owner = entry.owner
         if by is By.GPU:
             return entry.gpu
-        if owner.kind is Kind.UNALLOCATED:
+        if owner.kind is OwnerKind.UNALLOCATED:
             return "unallocated"
         if owner.kind.value == by.value:
             return owner.name
-        return "services" if owner.kind is Kind.SERVICE else "jobs"
+        return "services" if owner.kind is OwnerKind.SERVICE else "jobs"
 
-    groups: dict[str, list[Entry]] = {}
+    groups: dict[str, list[LedgerEntry]] = {}
     for entry in entries:
         groups.setdefault(name(entry), []).append(entry)
     last = ["jobs", "services", "unallocated"]
@@ -104,17 +104,17 @@ def _natural(text: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", text) if part]
 
 
-def _row(name: str, entries: Sequence[Entry]) -> dict[str, Any]:
-    from partita.jobs.energy.attribution import Kind  # noqa: PLC0415 -- not for --help
+def _row(name: str, entries: Sequence[LedgerEntry]) -> dict[str, Any]:
+    from partita.jobs.energy import OwnerKind  # noqa: PLC0415 -- not for --help
 
-    def joules(kind: Kind | None = None) -> float | None:
+    def joules(kind: OwnerKind | None = None) -> float | None:
         chosen = [each.energy for each in entries if kind is None or each.owner.kind is kind]
         measured = [each for each in chosen if each.joules is not None]
         missing = any(each.missing_s > 0.0 for each in chosen)
         return None if missing and not measured else sum(each.idle_j + each.active_j for each in measured)
 
     # The time of a GPU is that of its rest, which is always there; of others that of their instances.
-    rest = [each for each in entries if each.owner.kind is Kind.UNALLOCATED]
+    rest = [each for each in entries if each.owner.kind is OwnerKind.UNALLOCATED]
     seconds = sum(each.energy.seconds for each in rest or entries)
     total = joules()
     return {
@@ -123,9 +123,9 @@ def _row(name: str, entries: Sequence[Entry]) -> dict[str, Any]:
         "mean_w": total / seconds if total is not None and seconds > 0.0 else None,
         "idle_j": sum(each.energy.idle_j for each in entries),
         "active_j": sum(each.energy.active_j for each in entries),
-        "jobs_j": joules(Kind.JOB),
-        "services_j": joules(Kind.SERVICE),
-        "unallocated_j": joules(Kind.UNALLOCATED),
+        "jobs_j": joules(OwnerKind.JOB),
+        "services_j": joules(OwnerKind.SERVICE),
+        "unallocated_j": joules(OwnerKind.UNALLOCATED),
         "seconds": seconds,
         "missing_s": sum(each.energy.missing_s for each in rest or entries),
     }

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from partita.drive.nvml.driver import NvmlEnergyMeter
     from partita.drive.simulated.cluster import SimulatedMeter
-    from partita.jobs.energy.ledger import EnergyLedger
-    from partita.jobs.energy.queue_energy import QueueEnergy
+    from partita.jobs.energy import EnergyLedger, QueueEnergy
     from partita.sim.clock import Clock
 
 
@@ -35,10 +34,13 @@ def measuring(
     Raises:
         PartitaError: no GPU answers, or the port is taken.
     """
-    from partita.jobs.energy.ledger import FILE, EnergyLedger  # noqa: PLC0415 -- only where jobs run
-    from partita.jobs.energy.metrics import serving  # noqa: PLC0415
-    from partita.jobs.energy.queue_energy import QueueEnergy  # noqa: PLC0415
-    from partita.jobs.energy.sampler import EnergySampler  # noqa: PLC0415
+    from partita.jobs.energy import (  # noqa: PLC0415 -- only where jobs run
+        FILE,
+        EnergyLedger,
+        EnergySampler,
+        QueueEnergy,
+        serving,
+    )
 
     with ExitStack() as stack:
         meter = stack.enter_context(closing(_meter(driver, folder, clock)))

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from partita.cli.workplace import Workplace
     from partita.control.sharing import SharedDriver
     from partita.drive.driver import Driver
-    from partita.jobs.energy.attribution import Stay
-    from partita.jobs.energy.queue_energy import QueueEnergy
+    from partita.jobs.energy import QueueEnergy, Stay
     from partita.jobs.queue.access import Access
     from partita.jobs.queue.daemon import QueueService
     from partita.jobs.queue.settings import Settings
@@ -219,7 +218,7 @@ class QueueHost:
         return min(due, self.service.step(now))
 
     def _services(self) -> tuple[Stay, ...]:
-        from partita.jobs.energy.sampler import services_of  # noqa: PLC0415 -- slow to import
+        from partita.jobs.energy import services_of  # noqa: PLC0415 -- slow to import
 
         return services_of(self.driver.observe())
 

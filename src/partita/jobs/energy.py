@@ -1,0 +1,715 @@
+"""Who took the energy of GPUs: attributed between readings of their counters, summed up in a ledger, and exported.
+
+`attribute` says who took what between two readings. `EnergySampler` reads, and writes that down. `QueueEnergy`
+follows which jobs run. `EnergyLedger` is the file: sums by minute for a day, by hour for a quarter, and in all.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from partita.errors import InputError, PartitaError
+from partita.mig.catalogue import gpu_model
+from partita.mig.gpu import LIMIT_W
+from partita.store import Database, Format, UnreadableError, move_away
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from prometheus_client.core import Metric
+
+    from partita.drive.driver import EnergyMeter, EnergyReading, Observation
+    from partita.jobs.queue.record import JobRecord
+    from partita.mig.layout import Placement
+
+
+class OwnerKind(StrEnum):
+    """Who can take energy."""
+
+    JOB = "job"
+    SERVICE = "service"
+    UNALLOCATED = "unallocated"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EnergyOwner:
+    """A job's attempt, a service, or nobody.
+
+    Attributes:
+        name: the job's id (`12`, or `12_3` of an array) or the service's name.
+        attempt: of a job, from 1; 0 for others.
+    """
+
+    kind: OwnerKind
+    name: str = ""
+    attempt: int = 0
+
+
+NOBODY = EnergyOwner(OwnerKind.UNALLOCATED)
+
+
+@dataclass(frozen=True, slots=True)
+class Stay:
+    """Somebody on an instance for a time; a GPU without MIG is one instance with all slices.
+
+    Attributes:
+        gpu: the GPU's id.
+        compute: compute slices of the instance, as a share of the GPU's.
+        memory: memory slices, likewise.
+        began: seconds; may lie before the interval.
+        ended: seconds; infinite while it goes on.
+        activity: mean share of the instance's compute that was at work; None where nothing tells.
+        start: memory slice at which the instance starts.
+    """
+
+    owner: EnergyOwner
+    gpu: str
+    compute: float
+    memory: float
+    began: float
+    ended: float = math.inf
+    activity: float | None = None
+    start: int = 0
+
+    @property
+    def size(self) -> float:
+        """Its share of the GPU."""
+        return (self.compute + self.memory) / 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What a counter said between two readings.
+
+    Attributes:
+        joules: at least 0.
+        idle_w: watts that the GPU draws without work.
+    """
+
+    began: float
+    ended: float
+    joules: float
+    idle_w: float
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one owner took of an interval, and for how many seconds of it somebody of theirs was there."""
+
+    owner: EnergyOwner
+    idle_j: float
+    active_j: float
+    seconds: float
+
+
+def attribute(interval: Interval, stays: Sequence[Stay]) -> tuple[Part, ...]:
+    """Return who took the energy of an interval on one GPU; the parts add up to it.
+
+    The idle part is at most the whole: a GPU that drew less than its idle power did no work.
+
+    Args:
+        interval: not empty.
+        stays: on this GPU, in any order; those outside of the interval count for nothing.
+    """
+    lasts = interval.ended - interval.began
+    idle = min(interval.joules, interval.idle_w * lasts)
+    present = [(stay, during(stay, interval.began, interval.ended)) for stay in stays]
+    present = [(stay, seconds) for stay, seconds in present if seconds > 0.0]
+    sizes = [stay.size * seconds / lasts for stay, seconds in present]
+    by_activity = all(stay.activity is not None for stay, _ in present)
+    loads = [
+        stay.compute * seconds * ((stay.activity or 0.0) if by_activity else 1.0) for stay, seconds in present
+    ]
+    # Records overlap by moments where one follows another on an instance.
+    held, load = max(1.0, math.fsum(sizes)), math.fsum(loads)
+    found: dict[EnergyOwner, Part] = {}
+    for (stay, seconds), size, weight in zip(present, sizes, loads, strict=True):
+        before = found.get(stay.owner, Part(stay.owner, 0.0, 0.0, 0.0))
+        active = (interval.joules - idle) * (weight / load) if load > 0.0 else 0.0
+        found[stay.owner] = Part(
+            stay.owner, before.idle_j + idle * size / held, before.active_j + active, before.seconds + seconds
+        )
+    return (*found.values(), _rest(interval, idle, found))
+
+
+def during(stay: Stay, began: float, ended: float) -> float:
+    """Return for how many seconds of a time a stay lasts."""
+    return max(0.0, min(stay.ended, ended) - max(stay.began, began))
+
+
+def _rest(interval: Interval, idle: float, found: dict[EnergyOwner, Part]) -> Part:
+    """Return what is left for nobody; rounding may make it a little less than nothing."""
+    left = max(0.0, idle - math.fsum(part.idle_j for part in found.values()))
+    active = max(0.0, interval.joules - idle - math.fsum(part.active_j for part in found.values()))
+    return Part(NOBODY, left, active, interval.ended - interval.began)
+
+
+@dataclass(frozen=True, slots=True)
+class Energy:
+    """What somebody took.
+
+    Attributes:
+        idle_j: their share of what the GPUs draw without work, in joules.
+        active_j: what they took beyond it.
+        seconds: for which a counter was read; of all their instances together.
+        missing_s: seconds for which none could be read: what they took then is in none of the sums.
+    """
+
+    idle_j: float = 0.0
+    active_j: float = 0.0
+    seconds: float = 0.0
+    missing_s: float = 0.0
+
+    @property
+    def joules(self) -> float | None:
+        """All of it; None if no counter was ever read meanwhile."""
+        return self.idle_j + self.active_j if self.seconds > 0.0 else None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """What one owner took on one GPU in a moment or more."""
+
+    gpu: str
+    owner: EnergyOwner
+    energy: Energy
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A GPU's counter when it was last read.
+
+    Attributes:
+        at: when, in seconds.
+        joules: None if it could not be read; `why` says why.
+        idle_w: the least that the GPU was seen to draw, or what is known of it.
+    """
+
+    gpu: str
+    uuid: str
+    at: float
+    joules: float | None
+    why: str | None = None
+    idle_w: float | None = None
+
+
+EVERY_S = 10.0
+MOST_IDLE = 0.12
+"""Share of its power limit that a GPU is taken to draw idle until it draws less; MISO has 9 % on an A100."""
+
+_LEAST_S = 2.0
+"""Counters are updated ten times a second or less often: shorter times tell no power."""
+
+
+class EnergySampler:
+    """Samples a meter into a ledger; goes on where the last one stopped.
+
+    Args:
+        meter: reads the counters.
+        ledger: keeps what follows.
+        every_s: seconds between two samples.
+
+    Attributes:
+        models: of the GPUs that were read, the catalogue's names by id.
+    """
+
+    def __init__(self, meter: EnergyMeter, ledger: EnergyLedger, *, every_s: float = EVERY_S) -> None:
+        self._meter = meter
+        self._ledger = ledger
+        self._every_s = every_s
+        self._counters = ledger.counters()
+        self._due = -math.inf
+        self.models: dict[str, str] = {}
+
+    @property
+    def sampled(self) -> float | None:
+        """When the counters were last read; stays that ended later are asked for. None before the first time."""
+        return min((each.at for each in self._counters.values()), default=None)
+
+    def step(self, now: float, stays: Sequence[Stay], *, at_once: bool = False) -> float:
+        """Sample if it is time to; return when it is next.
+
+        Args:
+            now: seconds, of the clock that stays are told by.
+            stays: of all who were on an instance since `sampled`.
+            at_once: whether it is time to, whatever the clock says.
+
+        Raises:
+            PartitaError: no GPU answers, or the ledger cannot be written to.
+        """
+        # A clock that was set back must not keep us waiting.
+        if at_once or now >= self._due or now < self._due - 2.0 * self._every_s:
+            self.sample(now, stays)
+            self._due = now + self._every_s
+        return self._due
+
+    def sample(self, now: float, stays: Sequence[Stay]) -> None:
+        """Read the counters, and write down who took what since they were last read.
+
+        Args:
+            now: as in `step`.
+            stays: likewise.
+
+        Raises:
+            PartitaError: no GPU answers, or the ledger cannot be written to.
+        """
+        # A stay that ends now was there until now.
+        readings = self._meter.energy({(each.gpu, each.start) for each in stays if each.ended >= now})
+        entries: list[LedgerEntry] = []
+        counters = {}
+        for reading in readings:
+            here = [stay for stay in stays if stay.gpu == reading.gpu]
+            last = self._counters.get(reading.gpu)
+            counter = _counter(reading, last, now)
+            counters[reading.gpu] = counter
+            entries += _entries(last, counter, here)
+        self._ledger.add(now, counters.values(), entries)
+        self._counters.update(counters)
+        self.models = {each.gpu: each.model for each in readings}
+
+
+def stay_of(
+    owner: EnergyOwner,
+    gpu: str,
+    model: str,
+    placement: Placement | None,
+    *,
+    began: float = -math.inf,
+    ended: float = math.inf,
+) -> Stay:
+    """Return a stay on an instance, or on a whole GPU without MIG (no placement).
+
+    Raises:
+        InputError: the catalogue has no such GPU or profile.
+    """
+    if placement is None:
+        return Stay(owner, gpu, 1.0, 1.0, began, ended)
+    of = gpu_model(model)
+    profile = of.profile(placement.profile)
+    compute, memory = profile.compute / of.compute_slices, profile.memory / of.memory_slices
+    return Stay(owner, gpu, compute, memory, began, ended, start=placement.start)
+
+
+def services_of(observation: Observation) -> tuple[Stay, ...]:
+    """Return the stays of the replicas of services that are there now."""
+    return tuple(
+        stay_of(
+            EnergyOwner(OwnerKind.SERVICE, each.replica.replica.service), gpu.id, gpu.model, each.placement
+        )
+        for gpu in observation.gpus
+        for each in gpu.instances
+        if each.replica is not None
+    )
+
+
+def _counter(reading: EnergyReading, last: Counter | None, now: float) -> Counter:
+    idle = reading.idle_w
+    if idle is None:
+        most = MOST_IDLE * (gpu_model(reading.model).power_limit_w or LIMIT_W)
+        known = most if last is None or last.idle_w is None else last.idle_w
+        idle = min(known, _watts(last, reading, now))
+    return Counter(reading.gpu, reading.uuid, now, reading.joules, reading.why, idle)
+
+
+def _watts(last: Counter | None, reading: EnergyReading, now: float) -> float:
+    if last is None or last.joules is None or reading.joules is None or now - last.at < _LEAST_S:
+        return math.inf
+    took = reading.joules - last.joules
+    return took / (now - last.at) if took > 0.0 else math.inf
+
+
+def _entries(last: Counter | None, now: Counter, stays: Sequence[Stay]) -> Iterator[LedgerEntry]:
+    """Yield who took what between two readings of a GPU; nothing where no time passed or it is another GPU."""
+    if last is None or last.uuid != now.uuid or now.at <= last.at:
+        return
+    # A counter that fell began anew with the driver.
+    if last.joules is None or now.joules is None or now.joules < last.joules:
+        seconds = {NOBODY: now.at - last.at}
+        for stay in stays:
+            seconds[stay.owner] = seconds.get(stay.owner, 0.0) + during(stay, last.at, now.at)
+        for owner, missing in seconds.items():
+            if missing > 0.0:
+                yield LedgerEntry(now.gpu, owner, Energy(missing_s=missing))
+        return
+    interval = Interval(last.at, now.at, now.joules - last.joules, now.idle_w or 0.0)
+    for part in attribute(interval, stays):
+        yield LedgerEntry(now.gpu, part.owner, Energy(part.idle_j, part.active_j, part.seconds))
+
+
+LOOK_S = 1.0
+"""Seconds between two looks at who runs: the end of an attempt is known as exactly."""
+
+
+class QueueEnergy:
+    """Follows which attempts run, and has their energy sampled.
+
+    Args:
+        sampler: reads the counters.
+        tell: told, once, what went wrong; the queue goes on without its energy.
+    """
+
+    def __init__(self, sampler: EnergySampler, tell: Callable[[str], None] = lambda _: None) -> None:
+        self._sampler = sampler
+        self._tell = tell
+        self._told = ""
+        self._there: dict[EnergyOwner, Stay] = {}
+        self._gone: list[Stay] = []
+        self._due = -math.inf
+
+    def step(
+        self, now: float, jobs: Iterable[JobRecord], services: Callable[[], Sequence[Stay]] = tuple
+    ) -> float:
+        """Look who runs, and sample if it is time to; return when to be called next.
+
+        Args:
+            now: seconds, of the queue's clock.
+            jobs: at least all that run.
+            services: looks at the stays of services on the same GPUs.
+        """
+        if self._due - LOOK_S <= now < self._due:
+            return self._due
+        self._due = now + LOOK_S
+        running = {stay.owner: stay for job in jobs for stay in self._stays(job)}
+        self._gone += [
+            replace(stay, ended=now) for owner, stay in self._there.items() if owner not in running
+        ]
+        # Where others run from now on, what was taken until now is read now: attempts of seconds get theirs too.
+        changed = running.keys() != self._there.keys()
+        self._there = running
+        try:
+            self._sampler.step(now, [*running.values(), *self._gone, *services()], at_once=changed)
+        except PartitaError as error:
+            if self._told != str(error):
+                self._told = str(error)
+                self._tell(f"energy is not measured: {error}")
+            return self._due
+        sampled = self._sampler.sampled
+        self._gone = [stay for stay in self._gone if sampled is None or stay.ended > sampled]
+        return self._due
+
+    def _stays(self, job: JobRecord) -> Iterable[Stay]:
+        attempt = job.attempts[-1] if job.attempts else None
+        if attempt is None or attempt.began is None or attempt.verdict is not None:
+            return
+        model = self._sampler.models.get(attempt.gpu)
+        # Before the first reading no model is known, and nothing was measured either.
+        if model is not None:
+            owner = EnergyOwner(OwnerKind.JOB, job.id, attempt.number)
+            yield stay_of(owner, attempt.gpu, model, attempt.placement, began=attempt.began)
+
+
+FILE = "energy.sqlite3"
+MINUTE_S, HOUR_S = 60, 3600
+MINUTES_S = 25 * HOUR_S
+"""For how long sums by minute are kept; older ones become sums by hour."""
+
+HOURS_S = 92 * 24 * HOUR_S
+MOST_OWNERS = 100_000
+"""Owners of whom the sum over all time is kept, the newest."""
+
+_SCHEMA = """
+CREATE TABLE counters (
+    gpu TEXT PRIMARY KEY, uuid TEXT NOT NULL, at REAL NOT NULL, joules REAL, why TEXT, idle_w REAL
+) WITHOUT ROWID;
+CREATE TABLE sums (
+    slot INTEGER NOT NULL, gpu TEXT NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL, attempt INTEGER NOT NULL,
+    idle_j REAL NOT NULL, active_j REAL NOT NULL, seconds REAL NOT NULL, missing_s REAL NOT NULL,
+    PRIMARY KEY (slot, gpu, kind, name, attempt)
+) WITHOUT ROWID;
+CREATE TABLE totals (
+    seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, name TEXT NOT NULL, attempt INTEGER NOT NULL,
+    idle_j REAL NOT NULL, active_j REAL NOT NULL, seconds REAL NOT NULL, missing_s REAL NOT NULL,
+    UNIQUE (kind, name, attempt)
+);
+"""
+_ADD = """
+idle_j = idle_j + excluded.idle_j, active_j = active_j + excluded.active_j,
+seconds = seconds + excluded.seconds, missing_s = missing_s + excluded.missing_s
+"""
+_ADD_SUM = f"INSERT INTO sums VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET {_ADD}"  # noqa: S608 -- all from constants of this file, as below
+_ADD_TOTAL = f"""
+INSERT INTO totals (kind, name, attempt, idle_j, active_j, seconds, missing_s) VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET {_ADD}
+"""  # noqa: S608
+_TO_HOURS = f"""
+INSERT INTO sums
+SELECT slot / {HOUR_S} * {HOUR_S}, gpu, kind, name, attempt,
+       sum(idle_j), sum(active_j), sum(seconds), sum(missing_s)
+FROM sums WHERE slot < ? AND slot % {HOUR_S} > 0 GROUP BY 1, 2, 3, 4, 5
+ON CONFLICT DO UPDATE SET {_ADD}
+"""  # noqa: S608
+_OLD_JOBS = "kind = 'job' AND name <> '' AND seq <= ?"
+_FOLD = f"""
+INSERT INTO totals (kind, name, attempt, idle_j, active_j, seconds, missing_s)
+SELECT kind, '', 0, sum(idle_j), sum(active_j), sum(seconds), sum(missing_s)
+FROM totals WHERE {_OLD_JOBS} GROUP BY kind ON CONFLICT DO UPDATE SET {_ADD}
+"""  # noqa: S608
+
+
+_FORMAT = Format(
+    name="the energy ledger",
+    version=1,
+    steps={0: _SCHEMA.split(";")},
+    if_damaged="it is left as it is; the daemon sets it aside when it starts, and counts on",
+    if_other="use the partita that made it, or start the daemon, which sets it aside",
+    if_removed="start the daemon again",
+    durable=False,
+    private=True,  # other users' jobs are in it
+)
+
+
+class EnergyLedger:
+    """The file of what was taken. One process writes, any number read.
+
+    Args:
+        path: its file, made if it is not there.
+        mend: given by the one who writes, whom no fault of the file is to stop: a damaged file is set aside, now and
+            later, and another one begun; where none can be used, energy is counted in memory. It is told what was
+            wrong and what was done about it.
+
+        read_only: given by the one who only reads.
+
+    Raises:
+        UnreadableError: without `mend`, it is damaged or of another format, and is left as it is.
+        StoreError: without `mend`, the file cannot be used.
+    """
+
+    def __init__(
+        self, path: Path, mend: Callable[[str], None] | None = None, *, read_only: bool = False
+    ) -> None:
+        self._path = path
+        self._mend = mend
+        self._lock = threading.RLock()
+        self._compacted = 0.0
+        self._file = Database(path, _FORMAT, read_only=read_only) if mend is None else self._usable(mend)
+
+    def add(self, at: float, counters: Iterable[Counter], entries: Iterable[LedgerEntry]) -> None:
+        """Store readings and what follows from them, all or nothing.
+
+        Args:
+            at: end of the time they are of, in seconds.
+            counters: as they were read.
+            entries: who took what.
+
+        Raises:
+            PartitaError: the disk is full, or failed otherwise.
+        """
+        slot = int(at // MINUTE_S) * MINUTE_S
+        with self._writing() as db:
+            for each in counters:
+                row = (each.gpu, each.uuid, each.at, each.joules, each.why, each.idle_w)
+                db.execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?, ?, ?, ?)", row)
+            for entry in entries:
+                who = (entry.owner.kind.value, entry.owner.name, entry.owner.attempt)
+                took = entry.energy
+                sums = (took.idle_j, took.active_j, took.seconds, took.missing_s)
+                db.execute(_ADD_SUM, (slot, entry.gpu, *who, *sums))
+                db.execute(_ADD_TOTAL, (*who, *sums))
+            if abs(at - self._compacted) >= HOUR_S:
+                self._compacted = at
+                _compact(db, at)
+
+    def counters(self) -> dict[str, Counter]:
+        """Return the counters as they were last read, by GPU."""
+        with self._reading() as db:
+            return {row[0]: Counter(*row) for row in db.execute("SELECT * FROM counters ORDER BY gpu")}
+
+    def of(self, owner: EnergyOwner) -> Energy | None:
+        """Return what somebody took in all; None if nothing is known of them."""
+        find = "SELECT idle_j, active_j, seconds, missing_s FROM totals WHERE kind = ? AND name = ? AND attempt = ?"
+        with self._reading() as db:
+            row = db.execute(find, (owner.kind.value, owner.name, owner.attempt)).fetchone()
+        return None if row is None else Energy(*row)
+
+    def joules(self, job: str, attempt: int) -> float | None:
+        """Return the joules that an attempt of a job took so far; None if none were measured, or nobody can tell."""
+        try:
+            found = self.of(EnergyOwner(OwnerKind.JOB, job, attempt))
+        except PartitaError:
+            return None
+        return None if found is None else found.joules
+
+    def since(self, began: float) -> tuple[LedgerEntry, ...]:
+        """Return who took what on which GPU from the minute (a day ago and more: the hour) of a moment on."""
+        find = """
+        SELECT gpu, kind, name, attempt, sum(idle_j), sum(active_j), sum(seconds), sum(missing_s)
+        FROM sums WHERE slot >= ? GROUP BY gpu, kind, name, attempt ORDER BY gpu, kind, name, attempt
+        """
+        with self._reading() as db:
+            rows = db.execute(find, (int(began // MINUTE_S) * MINUTE_S,)).fetchall()
+        return tuple(
+            LedgerEntry(row[0], EnergyOwner(OwnerKind(row[1]), row[2], row[3]), Energy(*row[4:]))
+            for row in rows
+        )
+
+    def last_job(self) -> int:
+        """Return the largest number of a job of which anything is known; 0 for none, or if nobody can tell."""
+        try:
+            with self._reading() as db:
+                (found,) = db.execute(
+                    "SELECT max(CAST(name AS INTEGER)) FROM totals WHERE kind = 'job'"
+                ).fetchone()
+        except PartitaError:
+            return 0
+        return int(found or 0)
+
+    def totals(self) -> dict[tuple[OwnerKind, str], Energy]:
+        """Return what services, nobody, and all jobs together (under no name) took in all; it never sinks."""
+        find = """
+        SELECT kind, CASE kind WHEN 'job' THEN '' ELSE name END AS whose,
+               sum(idle_j), sum(active_j), sum(seconds), sum(missing_s)
+        FROM totals GROUP BY kind, whose ORDER BY kind, whose
+        """
+        with self._reading() as db:
+            return {(OwnerKind(row[0]), row[1]): Energy(*row[2:]) for row in db.execute(find)}
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _usable(self, tell: Callable[[str], None]) -> Database:
+        """Return a ledger that can be written, whatever is there."""
+        try:
+            try:
+                return Database(self._path, _FORMAT)
+            except UnreadableError as error:
+                tell(f"{error}; set aside as {', '.join(move_away(self._path))}, and another one was begun")
+                return Database(self._path, _FORMAT)
+        except PartitaError as error:
+            tell(f"{error}; energy is counted in memory, until the daemon ends")
+            return Database(None, _FORMAT)
+
+    @contextmanager
+    def _mending(self) -> Iterator[Database]:
+        """Use the file; where it turns out to be damaged, have a good one for the next time."""
+        with self._lock:
+            try:
+                yield self._file
+            except UnreadableError:
+                if self._mend is not None:
+                    self._file.close()
+                    self._file = self._usable(self._mend)
+                raise
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._mending() as file, file.transaction() as db:
+            yield db
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._mending() as file, file.reading() as db:
+            yield db
+
+
+def _compact(db: sqlite3.Connection, at: float) -> None:
+    """Make old minutes hours, and forget what is older still."""
+    minutes = int((at - MINUTES_S) // HOUR_S) * HOUR_S
+    db.execute(_TO_HOURS, (minutes,))
+    db.execute(f"DELETE FROM sums WHERE slot < ? AND slot % {HOUR_S} > 0", (minutes,))  # noqa: S608 -- a constant
+    db.execute("DELETE FROM sums WHERE slot < ?", (int(at - HOURS_S),))
+    # What is forgotten of single jobs stays in the sum of all.
+    (newest,) = db.execute("SELECT coalesce(max(seq), 0) FROM totals").fetchone()
+    old = (newest - MOST_OWNERS,)
+    db.execute(_FOLD, old)
+    db.execute(f"DELETE FROM totals WHERE {_OLD_JOBS}", old)  # noqa: S608 -- a constant
+
+
+class EnergyCollector:
+    """A collector of prometheus-client: register it, or have `exposition` write it.
+
+    Jobs are one series together, as each would be a series for ever; `partita energy --by job` tells them apart.
+
+    Args:
+        ledger: what is told of.
+
+    Raises:
+        InputError: prometheus-client is not installed.
+    """
+
+    def __init__(self, ledger: EnergyLedger) -> None:
+        try:
+            import prometheus_client.core  # noqa: F401, PLC0415 -- optional
+        except ImportError:
+            raise InputError("metrics need prometheus-client", hint='pip install "partita[serve]"') from None
+        self._ledger = ledger
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the metrics as they are now."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415 -- optional
+
+        up = GaugeMetricFamily(
+            "partita_gpu_energy_counter_up", "Whether the GPU's energy counter can be read.", labels=["gpu"]
+        )
+        counter = CounterMetricFamily(
+            "partita_gpu_energy_joules", "The GPU's own energy counter.", labels=["gpu", "uuid"]
+        )
+        for each in self._ledger.counters().values():
+            up.add_metric([each.gpu], float(each.joules is not None))
+            if each.joules is not None:
+                counter.add_metric([each.gpu, each.uuid], each.joules)
+        took = CounterMetricFamily(
+            "partita_energy_joules",
+            "Energy attributed to jobs, a service, or nobody: a share of idle power, and the work beyond it.",
+            labels=["kind", "name", "part"],
+        )
+        missing = CounterMetricFamily(
+            "partita_energy_missing_seconds",
+            "Seconds for which no counter could be read: what was taken then is not in the joules.",
+            labels=["kind", "name"],
+        )
+        for (kind, name), energy in self._ledger.totals().items():
+            missing.add_metric([kind.value, name], energy.missing_s)
+            if energy.joules is not None:
+                took.add_metric([kind.value, name, "idle"], energy.idle_j)
+                took.add_metric([kind.value, name, "active"], energy.active_j)
+        yield from (up, counter, took, missing)
+
+
+def exposition(ledger: EnergyLedger) -> bytes:
+    """Return the metrics in Prometheus' text format (0.0.4).
+
+    Raises:
+        InputError: prometheus-client is not installed.
+    """
+    collector = EnergyCollector(ledger)
+    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 -- optional
+
+    registry = CollectorRegistry()
+    registry.register(collector)
+    return generate_latest(registry)
+
+
+@contextmanager
+def serving(ledger: EnergyLedger, port: int, address: str = "127.0.0.1") -> Iterator[int]:
+    """Serve the metrics by HTTP on `/metrics` for a block, from a thread; yield the port (0 asks for any).
+
+    Raises:
+        InputError: prometheus-client is not installed, or the port is taken.
+    """
+    collector = EnergyCollector(ledger)
+    from prometheus_client import CollectorRegistry, start_http_server  # noqa: PLC0415 -- optional
+
+    registry = CollectorRegistry()
+    registry.register(collector)
+    try:
+        server, thread = start_http_server(port, address, registry)
+    except OSError as error:
+        raise InputError(
+            f"port {port} cannot be served on: {error.strerror}",
+            where="--metrics-port",
+            hint="choose another",
+        ) from None
+    try:
+        yield int(server.server_port)
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

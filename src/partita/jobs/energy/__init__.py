@@ -1,1 +1,0 @@
-"""Energy: what each job and service took of what the GPUs' counters say, and what nobody did."""
