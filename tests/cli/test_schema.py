@@ -5,6 +5,7 @@ import json
 from typer.testing import CliRunner
 
 from partita.cli.main import app
+from partita.cli.schema import PublishedDocument
 from partita.workload import workload_schema
 
 
@@ -24,3 +25,10 @@ def test_a_document_without_schema_is_a_usage_error() -> None:
     result = CliRunner().invoke(app, ["schema", "nothing"])
     assert result.exit_code == 2
     assert "workload" in result.stderr
+
+
+def test_every_published_document_has_a_schema() -> None:
+    for name in PublishedDocument:
+        result = CliRunner().invoke(app, ["schema", name])
+        assert result.exit_code == 0, name
+        assert json.loads(result.stdout)["type"] == "object"

@@ -423,14 +423,16 @@ def _called(node: inspect.Type) -> str:
     }.get(type(node), "another value")
 
 
-def _struct(node: inspect.StructType, value: object, path: FieldPath, example: str | None) -> Iterator[Fault]:
+def _struct(
+    node: inspect.StructType | inspect.DataclassType, value: object, path: FieldPath, example: str | None
+) -> Iterator[Fault]:
     if not isinstance(value, dict):
         yield _must(path, "a mapping", value, example)
         return
     faults: list[Fault] = []
     known = [each.encode_name for each in node.fields]
     for key in value:
-        if key not in known and key != node.tag_field:
+        if isinstance(node, inspect.StructType) and key not in known and key != node.tag_field:
             close = nearest(str(key), known)
             hint = f"did you mean {close}?" if close else f"the keys here are {', '.join(known)}"
             faults.append(Fault((*path, key), "unknown key", hint))
@@ -525,6 +527,7 @@ def _choice(
 
 _WALKS: dict[type[inspect.Type], Callable[[Any, Any, FieldPath, str | None], Iterator[Fault]]] = {
     inspect.StructType: _struct,
+    inspect.DataclassType: _struct,  # records of Partita's own, where unknown fields are those of a newer one
     inspect.VarTupleType: _list,
     inspect.ListType: _list,
     inspect.DictType: _mapping,
@@ -745,28 +748,22 @@ def _json_places(text: str) -> Iterator[tuple[FieldPath, int]]:
 # JSON schema
 
 
-def schema(kind: DocumentKind[Any]) -> dict[str, Any]:
+def schema(kind: DocumentKind[Any] | type) -> dict[str, Any]:
     """Return the JSON schema of a kind of document, made from the types of its fields."""
-    made = json.loads(msgspec.json.encode(msgspec.json.schema(kind.type)))
-    parts = made["$defs"]
-    whole = parts.pop(kind.type.__name__)
+    wanted = kind.type if isinstance(kind, DocumentKind) else kind
+    made = json.loads(msgspec.json.encode(msgspec.json.schema(wanted)))
+    parts = made.pop("$defs", {})
+    whole = parts.pop(wanted.__name__) if "$ref" in made else made
+    dialect = {"$schema": "https://json-schema.org/draft/2020-12/schema", "$defs": parts}
+    if not isinstance(kind, DocumentKind):
+        return {**dialect, **whole}
+    about = {"apiVersion": "Version of this document: `{}`.", "kind": "What this document is."}
     head = {
-        "apiVersion": {
-            "const": kind.header["apiVersion"],
-            "description": f"Version of this document: `{kind.header['apiVersion']}`.",
-            "examples": [kind.header["apiVersion"]],
-            "type": "string",
-        },
-        "kind": {
-            "const": kind.name,
-            "description": "What this document is.",
-            "examples": [kind.name],
-            "type": "string",
-        },
+        name: {"const": text, "description": about[name].format(text), "examples": [text], "type": "string"}
+        for name, text in kind.header.items()
     }
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$defs": parts,
+        **dialect,
         **whole,
         "properties": {**head, **whole["properties"]},
         "required": [*head, *whole["required"]],

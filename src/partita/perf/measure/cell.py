@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from msgspec import field
+
+from partita.documents.codec import Value
 from partita.errors import PartitaError
 from partita.perf.measure.model_process import OutOfMemoryError, listen, model_processes
 from partita.perf.operating_point import strictest
@@ -28,8 +31,7 @@ class GridPoint:
     batch: int
 
 
-@dataclass(frozen=True, slots=True)
-class PointResult:
+class PointResult(Value):
     """What a cell gave. Whatever was not measured is None.
 
     Attributes:
@@ -45,7 +47,7 @@ class PointResult:
     cell: GridPoint
     seconds: float
     throughput: float | None = None
-    latency_ms: Mapping[str, float] = field(default_factory=dict)
+    latency_ms: dict[str, float] = field(default_factory=dict)
     memory_mb: float | None = None
     memory_source: str = ""
     utilization: float | None = None

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
+from partita.documents.codec import Source, Value, convert, line
 from partita.errors import InputError
 from partita.files import json_value
 from partita.perf.measure.cell import GridPoint, PointResult, measure_cell
@@ -99,6 +100,12 @@ def digest(path: Path) -> str:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
 
 
+class JournalHead(Value):
+    """The first line of a journal: what must be the same for results to belong together."""
+
+    head: dict[str, Any]
+
+
 class MeasurementJournal:
     """The finished cells of one measurement; each is on the disk before the next begins.
 
@@ -122,8 +129,8 @@ class MeasurementJournal:
         self.results = (*self.results, result)
         if self.path is None:
             return
-        lines = [asdict(result)] if self._whole else [{"head": self._head}, asdict(result)]
-        text = "".join(json.dumps(line) + "\n" for line in lines).encode()
+        lines = [result] if self._whole else [JournalHead(self._head), result]
+        text = "".join(line(each) + "\n" for each in lines).encode()
         try:
             with self.path.open("r+b" if self._whole else "wb") as stream:
                 stream.seek(self._whole)
@@ -151,14 +158,16 @@ class MeasurementJournal:
         whole = content[: content.rfind(b"\n") + 1]
         if not whole:
             return ()
+        source = Source(str(self.path))
         try:
-            head, *rows = map(json_value, whole.splitlines())
-            self._compare(head["head"])
-            found = tuple(_result(row) for row in rows)
-        except (ValueError, TypeError, KeyError, AttributeError):
+            first, *rows = map(json_value, whole.splitlines())
+            head = convert(first, JournalHead, source).head
+            found = tuple(convert(row, PointResult, source) for row in rows)
+        except (ValueError, InputError):
             raise InputError(
                 "this is no journal of a measurement", where=str(self.path), hint=self._away()
             ) from None
+        self._compare(head)
         self._whole = len(whole)
         return found
 
@@ -173,10 +182,6 @@ class MeasurementJournal:
 
     def _away(self) -> str:
         return f"`rm {self.path}`"
-
-
-def _result(row: Mapping[str, Any]) -> PointResult:
-    return PointResult(**{**row, "cell": GridPoint(**row["cell"])})
 
 
 @dataclass(frozen=True, slots=True)
