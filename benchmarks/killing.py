@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.control.cluster_view import ClusterView
-    from partita.drive.driver import Driver, Ended, Observation
+    from partita.drive.driver import ActionResult, Driver, Observation
     from partita.sim.clock import Clock
     from partita.transition.transition import Action
 
@@ -135,7 +135,7 @@ class Watched:
         self._bomb.tick()
         self.observe()
 
-    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         """Wait, and look at the floors."""
         ended = self._driver.wait(until)
         self.observe()
@@ -152,7 +152,7 @@ class Quiet:
     def began(self, action: Action) -> None:
         """Say nothing."""
 
-    def ended(self, ended: Ended, done: int, total: int) -> None:
+    def ended(self, ended: ActionResult, done: int, total: int) -> None:
         """Say nothing."""
 
     def note(self, text: str) -> None:

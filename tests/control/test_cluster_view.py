@@ -22,7 +22,7 @@ from partita.transition.transition import Action, Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from partita.drive.driver import Ended
+    from partita.drive.driver import ActionResult
     from partita.sim.clock import Clock
 
 PLACES = [Placement(0, "4g.20gb"), Placement(4, "3g.20gb")]
@@ -50,7 +50,7 @@ class Asked:
     def begin(self, action: Action) -> None:
         self._driver.begin(action)
 
-    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         return self._driver.wait(until)
 
     def adopt(self, gpu: str, placement: Placement) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.control.cluster_view import ClusterView
-    from partita.drive.driver import Driver, Ended, Observation
+    from partita.drive.driver import ActionResult, Driver, Observation
     from partita.sim.clock import Clock
     from partita.transition.transition import Action
 
@@ -89,7 +89,7 @@ class Watching:
         self._driver.begin(action)
         self._look()
 
-    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         ended = self._driver.wait(until)
         self._look()
         return ended
@@ -110,12 +110,12 @@ class Told:
     """A reporter that remembers."""
 
     notes: list[str] = field(default_factory=list)
-    ends: list[Ended] = field(default_factory=list)
+    ends: list[ActionResult] = field(default_factory=list)
 
     def began(self, action: Action) -> None:
         del action
 
-    def ended(self, ended: Ended, done: int, total: int) -> None:
+    def ended(self, ended: ActionResult, done: int, total: int) -> None:
         assert 0 <= done <= total
         self.ends.append(ended)
 

@@ -11,7 +11,7 @@ import pytest
 from tests.drive.world import GPU, OTHER, World
 from tests.serve.worker.client import gateway, numbered, until
 
-from partita.drive.driver import Ended, FailedError, InUseError, RefusedError, TimedOutError
+from partita.drive.driver import ActionResult, FailedError, InUseError, RefusedError, TimedOutError
 from partita.drive.replicas import ReplicaProcess, ReplicaRecords, ReplicaRunner
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
 from partita.errors import InputError
@@ -214,7 +214,7 @@ def test_two_replicas_start_side_by_side(world: World) -> None:
         world.create(AT, gpu)
     for gpu in (GPU, OTHER):
         world.driver.begin(world.action(Act.START_REPLICA, AT, gpu))
-    ended: list[Ended] = []
+    ended: list[ActionResult] = []
     while found := world.driver.wait():
         ended += found
     assert [each.error for each in ended] == [None, None]

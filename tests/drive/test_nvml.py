@@ -14,8 +14,8 @@ from tests.drive.fake_nvml import FakeNvml
 from tests.drive.world import World
 
 from partita.drive.driver import (
+    ActionResult,
     DriveError,
-    Ended,
     FailedError,
     GpuLostError,
     InUseError,
@@ -551,7 +551,7 @@ def test_actions_run_side_by_side(world: World) -> None:
     for gpu in (world.gpu, world.other):
         for start in range(7):
             world.driver.begin(world.action(Kind.CREATE_INSTANCE, f"1g.5gb@{start}", gpu))
-    ended: list[Ended] = []
+    ended: list[ActionResult] = []
     while found := world.driver.wait():
         ended += found
     assert [each.error for each in ended] == [None] * 14

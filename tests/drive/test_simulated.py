@@ -13,8 +13,8 @@ import pytest
 from tests.drive.world import GPU, OTHER, World
 
 from partita.drive.driver import (
+    ActionResult,
     DriveError,
-    Ended,
     FailedError,
     GpuLostError,
     InUseError,
@@ -149,7 +149,7 @@ def test_independent_actions_run_side_by_side(world: World) -> None:
         for start in range(7):
             world.driver.begin(world.action(Kind.START_REPLICA, f"1g.5gb@{start}", gpu))
     times: list[float] = []
-    ended: list[Ended] = []
+    ended: list[ActionResult] = []
     while found := world.driver.wait():
         times.append(world.driver.clock.now())
         ended += found
@@ -438,7 +438,7 @@ def test_threads_may_begin_actions_at_once(world: World) -> None:
     places = [(gpu, f"1g.5gb@{start}") for gpu in (world.gpu, world.other) for start in range(7)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda p: world.driver.begin(world.action(Kind.CREATE_INSTANCE, p[1], p[0])), places))
-    ended: list[Ended] = []
+    ended: list[ActionResult] = []
     while found := world.driver.wait():
         ended += found
     assert [each.error for each in ended] == [None] * 14

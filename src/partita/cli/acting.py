@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from partita.control.cluster_view import ClusterView
     from partita.control.controller import Controller
     from partita.control.sharing import SharedDriver
-    from partita.drive.driver import Ended
+    from partita.drive.driver import ActionResult
     from partita.transition.transition import Action, Transitioner
 
 
@@ -104,7 +104,7 @@ class Lines:
         self._under_way += 1
         self._show()
 
-    def ended(self, ended: Ended, done: int, total: int) -> None:
+    def ended(self, ended: ActionResult, done: int, total: int) -> None:
         """Tell how an action ended."""
         self._under_way -= 1
         self._done, self._total = done, total

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from partita.control.cluster_view import ClusterView
-    from partita.drive.driver import Ended, Observation
+    from partita.drive.driver import ActionResult, Observation
     from partita.planning.plan import Plan
     from partita.sim.clock import Clock
     from partita.transition.overview import Timeline
@@ -104,7 +104,7 @@ class _Record:
         """Note when."""
         self._begun[action.id] = self._clock.now() - self._zero
 
-    def ended(self, ended: Ended, done: int, total: int) -> None:
+    def ended(self, ended: ActionResult, done: int, total: int) -> None:
         """Note when."""
         del done, total
         name = ended.action.id

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from partita.control.journal import Journal
     from partita.control.retry import Backoff
     from partita.control.snapshot import Snapshot
-    from partita.drive.driver import DriveError, Driver, Ended
+    from partita.drive.driver import ActionResult, DriveError, Driver
     from partita.transition.transition import Action, Transition
 
 _LOOK_S = 1.0
@@ -64,7 +64,7 @@ class Reporter(Protocol):
         """An action has begun."""
         ...
 
-    def ended(self, ended: Ended, done: int, total: int) -> None:
+    def ended(self, ended: ActionResult, done: int, total: int) -> None:
         """An action has ended; so many of all have ended well."""
         ...
 
@@ -127,7 +127,7 @@ class _Carrier:
 
     def run(self) -> Outcome:
         hands, course = self._hands, self._course
-        ended: tuple[Ended, ...] = ()
+        ended: tuple[ActionResult, ...] = ()
         while True:
             self._observe(ended)
             if not self._halting:
@@ -156,7 +156,7 @@ class _Carrier:
         at = self._course.next_try
         return None if at is None or self._halting else min(at, self._hands.driver.clock.now() + _LOOK_S)
 
-    def _observe(self, ended: tuple[Ended, ...]) -> None:
+    def _observe(self, ended: tuple[ActionResult, ...]) -> None:
         hands = self._hands
         seen = self._view.look({each.action.gpu for each in ended})
         # The first look sees all GPUs, and is held against what the transition was made for.
@@ -178,7 +178,7 @@ class _Carrier:
             hands.driver.begin(step)
             hands.reporter.began(step)
 
-    def _end(self, ended: Ended) -> None:
+    def _end(self, ended: ActionResult) -> None:
         error = self._course.end(ended, self._hands.driver.clock.now())
         if error is not None and self._failure is None:
             self._failure = Failure(ended.action, self._course.failures(ended.action), error)

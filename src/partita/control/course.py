@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from partita.control.next_step import Gpus
     from partita.control.retry import Backoff
     from partita.control.snapshot import Key
-    from partita.drive.driver import DriveError, Ended
+    from partita.drive.driver import ActionResult, DriveError
     from partita.transition.transition import Action, Transition
 
 
@@ -74,7 +74,7 @@ class Course:
                 found.append(step)
         return found
 
-    def end(self, ended: Ended, now: float) -> DriveError | None:
+    def end(self, ended: ActionResult, now: float) -> DriveError | None:
         """Take note of how an action ended; return its error if it is not to be tried again."""
         name = ended.action.id.partition("/")[0]
         del self._worked_on[self.under_way.pop(name).gpu][name]
@@ -99,7 +99,9 @@ class Course:
         """When the next of the actions that failed may begin again, None if none waits."""
         return min(self._free.values(), default=None)
 
-    def worked_on(self, ended: tuple[Ended, ...], gpus: Collection[str]) -> Mapping[Key, Action | None]:
+    def worked_on(
+        self, ended: tuple[ActionResult, ...], gpus: Collection[str]
+    ) -> Mapping[Key, Action | None]:
         """Return the instances that are being worked on or just were: the action if it ended well, else None.
 
         Args:

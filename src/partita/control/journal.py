@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from partita.control.goal import Goal
     from partita.control.snapshot import Key
-    from partita.drive.driver import Ended
+    from partita.drive.driver import ActionResult
     from partita.transition.transition import Action, Transition
 
 FILE = "journal.sqlite3"
@@ -163,7 +163,7 @@ class Journal:
             )
 
     def record(
-        self, ended: Sequence[Ended], seen: Snapshot, at: float, gpus: Collection[str] | None = None
+        self, ended: Sequence[ActionResult], seen: Snapshot, at: float, gpus: Collection[str] | None = None
     ) -> None:
         """Write down how actions ended and what is seen now.
 

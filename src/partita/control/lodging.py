@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
     from partita.control.sharing import Place, TenantDriver
-    from partita.drive.driver import Ended
+    from partita.drive.driver import ActionResult
     from partita.jobs.queue.daemon import QueueService
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
@@ -45,7 +45,7 @@ class Lodging:
         self._making: set[Place] = set()
         self._leaving: dict[Place, float] = {}  # not to be destroyed before; inf while that is under way
         self._reserved: Mapping[str, Collection[Placement]] = {}
-        self._ended: list[Ended] = []
+        self._ended: list[ActionResult] = []
 
     def take_in(
         self, service: QueueService, step: Callable[[float], float], answer: Callable[[], None] | None = None
@@ -81,7 +81,7 @@ class Lodging:
             self._making.add((action.gpu, action.placement))
         self._driver.begin(action)
 
-    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         """Return the queue's actions that have ended; never blocks."""
         del until
         self._collect()
@@ -162,7 +162,7 @@ class Lodging:
             else:
                 self._ended.append(ended)
 
-    def _left(self, place: Place, ended: Ended) -> None:
+    def _left(self, place: Place, ended: ActionResult) -> None:
         if ended.error is None:
             del self._leaving[place]
         else:

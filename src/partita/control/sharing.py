@@ -21,7 +21,7 @@ from partita.transition.transition import Kind
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
 
-    from partita.drive.driver import Driver, Ended, ObservedGpu
+    from partita.drive.driver import ActionResult, Driver, ObservedGpu
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
     from partita.transition.transition import Action, Transition
@@ -68,7 +68,7 @@ class SharedDriver:
         self._tenant: Tenant | None = None
         self._waiting: list[Action] = []
         self._under_way: set[str] = set()
-        self._ended: list[Ended] = []
+        self._ended: list[ActionResult] = []
         self.tenants = TenantDriver(inner, self._take)
 
     def lodge(self, tenant: Tenant) -> None:
@@ -113,7 +113,7 @@ class SharedDriver:
         else:
             self._waiting.append(action)
 
-    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         """Return the actions that ended; the tenant takes its steps meanwhile."""
         while True:
             due = self._tenant.step(self.clock.now()) if self._tenant else math.inf
@@ -151,7 +151,7 @@ class SharedDriver:
     def _held(self) -> Collection[Place]:
         return self._tenant.holds() if self._tenant else ()
 
-    def _hand_out(self, ended: Ended) -> None:
+    def _hand_out(self, ended: ActionResult) -> None:
         if ended.action.id in self._under_way:
             self._under_way.remove(ended.action.id)
             self._ended.append(ended)
@@ -170,7 +170,7 @@ class TenantDriver:
     def __init__(self, inner: Driver, look: Callable[[], None]) -> None:
         self._inner = inner
         self._look = look
-        self._ended: list[Ended] = []
+        self._ended: list[ActionResult] = []
 
     @property
     def clock(self) -> Clock:
@@ -185,7 +185,7 @@ class TenantDriver:
         """Start an action."""
         self._inner.begin(action)
 
-    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         """Return the actions that have ended; time passes only while the services' controller waits."""
         del until
         self._look()
@@ -196,7 +196,7 @@ class TenantDriver:
         """Make someone else's instance ours."""
         self._inner.adopt(gpu, placement)
 
-    def hand(self, ended: Ended) -> None:
+    def hand(self, ended: ActionResult) -> None:
         """Take what has ended and is not the services'."""
         self._ended.append(ended)
 

@@ -168,8 +168,53 @@ class TimedOutError(DriveError):
     retry = True
 
 
+def as_drive_error(error: Exception, where: str) -> DriveError:
+    """Return whatever went wrong with an action as one of the port's errors: a thread must not die silently."""
+    if isinstance(error, DriveError):
+        return error
+    if isinstance(error, PartitaError):
+        return FailedError(error.what, where=error.where, hint=error.hint)
+    return FailedError(f"a fault in partita itself: {type(error).__name__}: {error}", where=where)
+
+
+def foreign_error(where: str) -> RefusedError:
+    """Return the error of touching what is not ours."""
+    return RefusedError("the instance is someone else's", where=where, hint="adopt it, or leave this GPU out")
+
+
+def place(action: Action) -> str:
+    """Return where an action happens, in words."""
+    return f"{action.gpu} {action.placement}"
+
+
+def replica_of(action: Action) -> Replica:
+    """Return the replica that an action is about.
+
+    Raises:
+        RefusedError: it names none.
+    """
+    if action.replica is None:
+        raise RefusedError("the action names no replica", where=place(action))
+    return action.replica
+
+
+def require_same(running: Replica, asked: Replica, where: str) -> None:
+    """Refuse to take one replica for another.
+
+    Raises:
+        RefusedError: it is another.
+    """
+    if (running.service, running.model, running.batch, running.processes) != (
+        asked.service,
+        asked.model,
+        asked.batch,
+        asked.processes,
+    ):
+        raise RefusedError(f"a replica of {running.service} runs there already", where=where)
+
+
 @dataclass(frozen=True, slots=True)
-class Ended:
+class ActionResult:
     """An action that has ended; `error` is None if it happened."""
 
     action: Action
@@ -202,7 +247,7 @@ class Driver(Protocol):
         """Start an action and return at once. It raises nothing: whatever goes wrong is told by `wait`."""
         ...
 
-    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         """Return the actions that ended since the last call, in that order; block until there are any.
 
         Args:

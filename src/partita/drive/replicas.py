@@ -12,7 +12,14 @@ import time
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Protocol
 
-from partita.drive.driver import DriveError, FailedError, InUseError, RefusedError, TimedOutError
+from partita.drive.driver import (
+    DriveError,
+    FailedError,
+    InUseError,
+    RefusedError,
+    TimedOutError,
+    require_same,
+)
 from partita.errors import InputError
 from partita.files import json_value, read_text, replacing
 from partita.mig.layout import Placement
@@ -313,7 +320,7 @@ class ReplicaRunner:
         record = self._records.find(identity.gpu_uuid, placement)
         if record is None or not record.alive():
             record = self._launch(way, name, new_record(identity, placement, replica, model))
-        require_same(record, replica)
+        require_same(record.replica, replica, f"{name} {placement}")
         if record.draining:
             raise InUseError("the replica there drains", where=f"{name} {placement}")
         if isinstance(way, UpstreamReplica):
@@ -402,22 +409,6 @@ class ReplicaRunner:
             where=where,
             hint=f"see {self._records.log(record)}",
         )
-
-
-def require_same(record: ReplicaRecord, replica: Replica) -> None:
-    """Refuse to take one replica for another.
-
-    Raises:
-        RefusedError: it is another.
-    """
-    ours, asked = record.replica, replica
-    if (ours.service, ours.model, ours.batch, ours.processes) != (
-        asked.service,
-        asked.model,
-        asked.batch,
-        asked.processes,
-    ):
-        raise RefusedError(f"a replica of {ours.service} runs there already", where=str(record.placement))
 
 
 def command_words(record: ReplicaRecord, gpu: str) -> dict[str, str]:

@@ -10,23 +10,25 @@ from typing import TYPE_CHECKING
 import pynvml as nvml
 
 from partita.drive.driver import (
+    ActionResult,
     Changes,
     DriveError,
-    Ended,
     EnergyReading,
-    FailedError,
     GpuLostError,
     InUseError,
     NoRoomError,
     Observation,
-    RefusedError,
+    as_drive_error,
+    foreign_error,
+    place,
+    replica_of,
+    require_same,
 )
 from partita.drive.nvml.devices import discover
-from partita.drive.nvml.gpu import Gpu, Owned, foreign
+from partita.drive.nvml.gpu import Gpu, Owned
 from partita.drive.nvml.instances import raising_driver_errors
-from partita.drive.replicas import ReplicaRecords, ReplicaRunner, require_same
+from partita.drive.replicas import ReplicaRecords, ReplicaRunner
 from partita.drive.state import REPLICAS
-from partita.errors import PartitaError
 from partita.sim.clock import WallClock
 from partita.transition.transition import Kind
 
@@ -38,7 +40,6 @@ if TYPE_CHECKING:
     from partita.drive.replicas import ReplicaProcess, UpstreamReplica
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
-    from partita.transition.deployment import Replica
     from partita.transition.transition import Action
 
 
@@ -73,7 +74,7 @@ class NvmlDriver:
         patience_s: float = 10.0,
     ) -> None:
         self._clock = WallClock()
-        self._ended: queue.SimpleQueue[Ended] = queue.SimpleQueue()
+        self._ended: queue.SimpleQueue[ActionResult] = queue.SimpleQueue()
         self._under_way = 0
         records = ReplicaRecords(state / REPLICAS)
         owned = Owned(state / "owned.sqlite3")
@@ -119,14 +120,14 @@ class NvmlDriver:
         # A daemon: a controller that is told to stop does not wait for a model to load.
         threading.Thread(target=self._carry_out, args=(action,), name=action.id, daemon=True).start()
 
-    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         """Block until an action ends, or until that time; return those that have ended."""
         if not self._under_way:
             if until is not None:
                 self._clock.sleep_until(until)
             return ()
         timeout = None if until is None else max(0.0, until - self._clock.now())
-        found: list[Ended] = []
+        found: list[ActionResult] = []
         with suppress(queue.Empty):
             found.append(self._ended.get(timeout=timeout))
             while True:
@@ -156,13 +157,9 @@ class NvmlDriver:
         error: DriveError | None = None
         try:
             self._perform(action)
-        except DriveError as told_error:
-            error = told_error
-        except PartitaError as other:
-            error = FailedError(other.what, where=other.where, hint=other.hint)
-        except Exception as bug:  # noqa: BLE001 -- a thread that dies silently would leave the controller waiting
-            error = FailedError(f"a fault in partita itself: {type(bug).__name__}: {bug}", where=action.gpu)
-        self._ended.put(Ended(action, error))
+        except Exception as raised:  # noqa: BLE001 -- else the controller would wait for it for ever
+            error = as_drive_error(raised, place(action))
+        self._ended.put(ActionResult(action, error))
 
     def _perform(self, action: Action) -> None:
         gpu = self._gpu(action.gpu)
@@ -177,30 +174,24 @@ class NvmlDriver:
                 self._stop(gpu, action)
 
     def _start(self, gpu: Gpu, action: Action) -> None:
-        where = f"{action.gpu} {action.placement}"
+        where = place(action)
         found = gpu.at(action.placement)
         if found is None or (found.ours and not found.complete):
             raise NoRoomError("there is no whole instance to run on", where=where)
         if not found.ours:
-            raise foreign(where)
+            raise foreign_error(where)
         if found.busy:
             raise InUseError("another process runs on the instance", where=where)
         self._runner.start(
-            (action.gpu, gpu.device.model.name), found.identity, action.placement, _replica(action)
+            (action.gpu, gpu.device.model.name), found.identity, action.placement, replica_of(action)
         )
 
     def _stop(self, gpu: Gpu, action: Action) -> None:
         found = gpu.at(action.placement)
         record = gpu.record(found) if found is not None else None
         if record is not None:
-            require_same(record, _replica(action))
+            require_same(record.replica, replica_of(action), place(action))
             self._runner.stop(action.gpu, record)
-
-
-def _replica(action: Action) -> Replica:
-    if action.replica is None:
-        raise RefusedError("the action names no replica", where=f"{action.gpu} {action.placement}")
-    return action.replica
 
 
 class NvmlEnergyMeter:

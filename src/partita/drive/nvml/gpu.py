@@ -22,6 +22,7 @@ from partita.drive.driver import (
     ObservedReplica,
     RefusedError,
     TimedOutError,
+    foreign_error,
 )
 from partita.drive.nvml import instances
 from partita.drive.nvml.devices import mig_mode
@@ -220,7 +221,7 @@ class Gpu:
             handle = self._in_mig_mode()
             found = self._at_work(placement)
             if found is not None and not found.ours:
-                raise foreign(where)
+                raise foreign_error(where)
             gi_id = self._create_gpu_instance(handle, placement) if found is None else found.identity.gi_id
             if found is None or not found.complete:
                 self._complete(handle, placement, gi_id)
@@ -241,7 +242,7 @@ class Gpu:
                 self._owned.forget(self.device.uuid, placement)
                 return
             if not found.ours:
-                raise foreign(where)
+                raise foreign_error(where)
             if found.replica is not None:
                 raise InUseError("a replica runs on it", where=where)
             self._destroy_patiently(placement, found.identity.gi_id, where)
@@ -439,8 +440,3 @@ class Gpu:
 
 class _SilentError(FailedError):
     """The GPU answers nothing that can be used, again and again."""
-
-
-def foreign(where: str) -> RefusedError:
-    """Return the error of touching what is not ours."""
-    return RefusedError("the instance is someone else's", where=where, hint="adopt it, or leave this GPU out")

@@ -16,6 +16,10 @@ from partita.drive.driver import (
     ObservedGpu,
     ObservedInstance,
     RefusedError,
+    foreign_error,
+    place,
+    replica_of,
+    require_same,
 )
 from partita.drive.simulated.store import observed_gpu
 from partita.mig.catalogue import gpu_model
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
     import sqlite3
 
     from partita.mig.layout import Placement
-    from partita.transition.deployment import Replica
     from partita.transition.transition import Action, Durations
 
 
@@ -125,9 +128,7 @@ def begin(db: sqlite3.Connection, action: Action, span: Span, mishap: FaultKind 
     gpu = usable(db, action.gpu, span.now)
     found = next((i for i in gpu.instances if i.placement == action.placement), None)
     if found is not None and not found.ours:
-        raise RefusedError(
-            "the instance is someone else's", where=place(action), hint="adopt it, or leave this GPU out"
-        )
+        raise foreign_error(place(action))
     match action.kind:
         case Kind.CREATE_INSTANCE:
             return _begin_create(db, gpu, found, action, span)
@@ -219,11 +220,6 @@ def complete(db: sqlite3.Connection, gpu: str, placement: Placement, rng: random
     db.execute(make, (mig_uuid, gpu, placement.start))
 
 
-def place(action: Action) -> str:
-    """Return where an action happens, in words."""
-    return f"{action.gpu} {action.placement}"
-
-
 def _begin_create(
     db: sqlite3.Connection, gpu: ObservedGpu, found: ObservedInstance | None, action: Action, span: Span
 ) -> float:
@@ -258,7 +254,7 @@ def _begin_start(
     if found.replica is None and found.busy:
         raise InUseError("another process runs on the instance", where=place(action))
     if found.replica is not None:
-        _require_same(found.replica.replica, action)
+        require_same(found.replica.replica, replica_of(action), place(action))
         if found.replica.draining:
             raise InUseError("the replica there drains", where=place(action))
         (ready_at,) = db.execute("SELECT ready_at FROM replicas WHERE gpu = ? AND start = ?", key).fetchone()
@@ -279,32 +275,10 @@ def _begin_stop(
 ) -> float:
     if found is None or found.replica is None:
         return span.now
-    _require_same(found.replica.replica, action)
+    require_same(found.replica.replica, replica_of(action), place(action))
     key = (action.gpu, action.placement.start)
     if mishap is not FaultKind.FAILS:
         drain = "UPDATE replicas SET gone_at = ? WHERE gpu = ? AND start = ? AND gone_at IS NULL"
         db.execute(drain, (span.end, *key))
     (gone_at,) = db.execute("SELECT gone_at FROM replicas WHERE gpu = ? AND start = ?", key).fetchone()
     return span.end if gone_at is None else float(gone_at)
-
-
-def replica_of(action: Action) -> Replica:
-    """Return the replica that an action is about.
-
-    Raises:
-        RefusedError: it names none.
-    """
-    if action.replica is None:
-        raise RefusedError("the action names no replica", where=place(action))
-    return action.replica
-
-
-def _require_same(running: Replica, action: Action) -> None:
-    asked = replica_of(action)
-    if (running.service, running.model, running.batch, running.processes) != (
-        asked.service,
-        asked.model,
-        asked.batch,
-        asked.processes,
-    ):
-        raise RefusedError(f"a replica of {running.service} runs there already", where=place(action))

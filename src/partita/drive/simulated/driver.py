@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.drive.driver import (
+    ActionResult,
     Changes,
     DriveError,
-    Ended,
     FailedError,
     GpuLostError,
     Identity,
@@ -22,14 +22,17 @@ from partita.drive.driver import (
     ObservedReplica,
     RefusedError,
     TimedOutError,
+    as_drive_error,
+    place,
+    replica_of,
 )
 from partita.drive.replicas import ReplicaRecords
 from partita.drive.simulated import actions, store
-from partita.drive.simulated.actions import JITTER, FaultKind, draw_seconds, place, replica_of
+from partita.drive.simulated.actions import JITTER, FaultKind, draw_seconds
 from partita.drive.simulated.cluster import lose
 from partita.drive.simulated.store import ClusterFile, changed, last_change, observation, observed_gpu
 from partita.drive.state import REPLICAS
-from partita.errors import InputError, PartitaError
+from partita.errors import InputError
 from partita.sim.clock import WallClock
 from partita.transition.transition import MEASURED, Kind
 
@@ -166,7 +169,7 @@ class SimulatedDriver:
         with self._lock:
             heapq.heappush(self._ends, (running.end, next(self._order), running))
 
-    def wait(self, until: float | None = None) -> tuple[Ended, ...]:
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         """Let time pass until an action ends, or until that time; return those that have ended.
 
         Raises:
@@ -180,7 +183,7 @@ class SimulatedDriver:
             while self._ends and self._ends[0][0] <= now:
                 over.append(heapq.heappop(self._ends)[2])
             self._hosting -= sum(each.hosted for each in over)
-        return tuple(Ended(each.action, self._finish(each)) for each in over)
+        return tuple(ActionResult(each.action, self._finish(each)) for each in over)
 
     def adopt(self, gpu: str, placement: Placement) -> None:
         """Make someone else's instance ours.
@@ -222,12 +225,8 @@ class SimulatedDriver:
                 self._hosted.start(running.action, self._clock)
             else:
                 self._hosted.stop(running.action)
-        except DriveError as told:
-            error = told
-        except PartitaError as other:
-            error = FailedError(other.what, where=other.where, hint=other.hint)
-        except Exception as bug:  # noqa: BLE001 -- a thread that dies silently would leave the controller waiting
-            error = FailedError(f"a fault in partita itself: {type(bug).__name__}: {bug}")
+        except Exception as raised:  # noqa: BLE001 -- else the controller would wait for it for ever
+            error = as_drive_error(raised, place(running.action))
         over = replace(running, end=self._clock.now(), error=error)
         with self._changed:
             heapq.heappush(self._ends, (over.end, next(self._order), over))
@@ -261,7 +260,7 @@ class SimulatedDriver:
         if running.error is not None:
             return running.error
         if running.hosted:
-            where = actions.place(running.action)
+            where = place(running.action)
             return TimedOutError("no answer in time", where=where) if running.mishap else None
         try:
             with self._store.transaction() as db:
@@ -271,7 +270,7 @@ class SimulatedDriver:
 
 
 def _end(db: sqlite3.Connection, running: _Running) -> DriveError | None:
-    action, where = running.action, actions.place(running.action)
+    action, where = running.action, place(running.action)
     if running.mishap is FaultKind.GPU_LOST:
         lose(db, action.gpu)
         return GpuLostError("the GPU fell off the bus", where=action.gpu)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from partita.transition.transition import MEASURED, Action, Kind
 
 if TYPE_CHECKING:
-    from partita.drive.driver import DriveError, Driver, Ended
+    from partita.drive.driver import ActionResult, DriveError, Driver
     from partita.jobs.queue.record import JobRecord
     from partita.mig.layout import Placement
 
@@ -105,7 +105,7 @@ class Hands:
                 making.begun = True
                 self._driver.begin(making.actions[0])
 
-    def _ended(self, number: int, making: _Making, ended: Ended, now: float) -> None:
+    def _ended(self, number: int, making: _Making, ended: ActionResult, now: float) -> None:
         making.begun = False
         if ended.error is None:
             making.actions.pop(0)
