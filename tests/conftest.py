@@ -56,7 +56,7 @@ DEPENDENCIES = {
 """The tests that meet each dependency's code, as files and folders; they have the mark `dependencies`."""
 
 
-PLANNING = {"cli", "control", "planning", "serve", "transition", "web"}
+PLANNING = {"cli", "control", "planning", "serve", "test_planner.py", "transition", "web"}
 """Folders whose tests may make plans; the others are spared the import of the planners."""
 
 

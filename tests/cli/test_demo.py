@@ -13,10 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from partita.cli.drivers import named
-from partita.cli.loading import load
-from partita.cli.planners import PlannerName, make_planner
 from partita.cli.stage import Act, stage
-from partita.deadline import Deadline
+from partita.planner import plan, read_prepared
 from partita.transition.check import check_transition
 
 if TYPE_CHECKING:
@@ -48,12 +46,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def acts() -> Mapping[str, Act]:
     """The day's transitions, carried out."""
-    plans = {
-        name: make_planner(PlannerName.EXACT, 0, Deadline(30.0)).plan(
-            load(EXAMPLES / f"{name}.yaml").formulation.problem
-        )
-        for name in ("day", "night")
-    }
+    plans = {name: plan(read_prepared(EXAMPLES / f"{name}.yaml")).plan for name in ("day", "night")}
     with stage(named(["a100-80gb"] * 24), seed=0) as scene:
         return {
             name: scene.play(plans[plan], lambda _asked, _way: lambda _observation: None)

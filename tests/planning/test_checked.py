@@ -9,17 +9,20 @@ import pytest
 from benchmarks.checked import PLANNERS, _checked
 from tests.planning.problems import A30, problem
 
-from partita.cli.planners import PlannerName, make_planner
 from partita.deadline import Deadline
 from partita.planning.exact import ExactPlanner
 from partita.planning.problem import Pool
+from partita.registry import make
+from partita.registry import names as names_of
 
 ASKED = problem([Pool("a30", A30)], {"s": (1.0, {"1g.6gb": 2.0})})
 
 
 def test_all_planners_are_wrapped() -> None:
     known = {getattr(import_module(module), name) for module, names in PLANNERS.items() for name in names}
-    assert {type(make_planner(name, 0, Deadline(1.0))) for name in PlannerName} == known
+    assert {
+        type(make("planners", name, seed=0, watch=Deadline(1.0))) for name in names_of("planners")
+    } == known
     assert all(hasattr(planner.plan, "__wrapped__") for planner in known)
 
 

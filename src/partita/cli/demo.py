@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita.cli.options import stdout
+from partita.cli.plan import planned
 from partita.cli.planners import PlannerName
 
 if TYPE_CHECKING:
@@ -16,14 +17,13 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from partita.cli.loading import Loaded
     from partita.cli.stage import Act, Stage
+    from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
 
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report of the day, with timelines.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of durations: same seed, same day.")]
 
-_TIME_LIMIT = 30.0
 _SIMPLER = (
     (PlannerName.WHOLE, "whole GPUs, no MIG"),
     (PlannerName.ONES, "every GPU in sevenths"),
@@ -37,12 +37,12 @@ def demo(*, html: Html = None, seed: Seed = 0) -> None:
     Takes a few seconds, needs no GPU, and leaves nothing behind but the report, where one is asked for.
     """
     from partita.cli.drivers import named  # noqa: PLC0415 -- slow to import
-    from partita.cli.loading import load  # noqa: PLC0415
     from partita.cli.plan_view import plan_table  # noqa: PLC0415
     from partita.cli.stage import stage  # noqa: PLC0415
+    from partita.planner import read_prepared  # noqa: PLC0415
 
     folder = Path(str(resources.files("partita.examples")))
-    day, night = (load(folder / name) for name in ("day.yaml", "night.yaml"))
+    day, night = (read_prepared(folder / name) for name in ("day.yaml", "night.yaml"))
     names = [service.name for service in day.workload.services]
     console = stdout()
     with stage(named(_models(day)), seed) as scene:
@@ -61,7 +61,7 @@ def demo(*, html: Html = None, seed: Seed = 0) -> None:
     _end(console, acts, counts, folder, html)
 
 
-def _models(loaded: Loaded) -> list[str]:
+def _models(loaded: PreparedWorkload) -> list[str]:
     return [pool.model for pool in loaded.workload.gpus for _ in range(pool.count or 0)]
 
 
@@ -69,24 +69,17 @@ def _head(console: Console, text: str) -> None:
     console.print(f"\n{text}", style="bold", markup=False)
 
 
-def _plan(loaded: Loaded, scene: Stage) -> Plan:
+def _plan(loaded: PreparedWorkload, scene: Stage) -> Plan:
     """Return the plan with the fewest GPUs that is nearest to what runs."""
-    from partita.cli.plan import make_plan  # noqa: PLC0415 -- slow to import
-    from partita.control.observed import deployed  # noqa: PLC0415
-    from partita.transition.nearest_plan import nearest_plan  # noqa: PLC0415
+    from partita.control.observed import deployed  # noqa: PLC0415 -- slow to import
 
-    made = make_plan(loaded, PlannerName.EXACT, time_limit=_TIME_LIMIT, seed=0)
-    return nearest_plan(loaded.formulation.problem, made, deployed(scene.observe()))
+    return planned(loaded, PlannerName.EXACT, current=deployed(scene.observe())).plan
 
 
-def _compare(console: Console, loaded: Loaded, plan: Plan) -> dict[str, int]:
+def _compare(console: Console, loaded: PreparedWorkload, by_day: Plan) -> dict[str, int]:
     """Print how many GPUs simpler ways take, and return it."""
-    from partita.cli.plan import make_plan  # noqa: PLC0415 -- slow to import
-
-    counts = {
-        what: len(make_plan(loaded, name, time_limit=_TIME_LIMIT, seed=0).gpus) for name, what in _SIMPLER
-    }
-    counts["this plan"] = len(plan.gpus)
+    counts = {what: len(planned(loaded, name).plan.gpus) for name, what in _SIMPLER}
+    counts["this plan"] = len(by_day.gpus)
     for what, n in counts.items():
         console.print(f"{n:5} GPUs  {what}", markup=False)
     return counts

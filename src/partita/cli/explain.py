@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from partita.cli.options import Format, Output, WorkloadFile, emit, stderr, stdout
-from partita.cli.planners import PlannerName
 from partita.errors import InfeasibleError, InputError, PartitaError, nearest
 
 if TYPE_CHECKING:
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from partita.cli.loading import Loaded
+    from partita.planner import PreparedWorkload
     from partita.planning.explain import Binding, Sensitivity
     from partita.planning.plan import Plan
     from partita.serve.reserving.services import SliceOf
@@ -51,13 +50,13 @@ def explain(
     Of a service with a cut of its own: the largest query that each slice answers in time, the share of the queries
     that are small enough for it, and the items/s that one gives when the cut serves all that it holds.
     """
-    from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
-    from partita.cli.plan import make_plan  # noqa: PLC0415
+    from partita.cli.plan import planned  # noqa: PLC0415
+    from partita.planner import read_prepared  # noqa: PLC0415 -- slow to import
     from partita.planning.document import read_plan  # noqa: PLC0415
 
-    loaded = load(workload)
+    loaded = read_prepared(workload)
     chosen = _chosen(loaded, service)
-    made = read_plan(plan) if plan else make_plan(loaded, PlannerName.EXACT, time_limit=30.0, seed=0)
+    made = read_plan(plan) if plan else planned(loaded).plan
     found = [_explained(loaded, made, spec) for spec in chosen]
     if output is not Format.TABLE:
         emit([_plain(each) for each in found], output)
@@ -66,7 +65,7 @@ def explain(
         _print(each, made)
 
 
-def _chosen(loaded: Loaded, asked: Sequence[str] | None) -> list[ServiceSpec]:
+def _chosen(loaded: PreparedWorkload, asked: Sequence[str] | None) -> list[ServiceSpec]:
     known = {spec.name: spec for spec in loaded.workload.services}
     for name in asked or ():
         if name not in known:
@@ -86,7 +85,7 @@ def _chosen(loaded: Loaded, asked: Sequence[str] | None) -> list[ServiceSpec]:
     return chosen
 
 
-def _explained(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
+def _explained(loaded: PreparedWorkload, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
     if spec.cut is not None:
         return _explained_cut(loaded, made, spec)
     from partita.planning.explain import (  # noqa: PLC0415
@@ -105,26 +104,25 @@ def _explained(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
     return {"service": spec, "gpus": by_gpu, "changes": sensitivities(spec.name, _Replan(loaded))}
 
 
-def _explained_cut(loaded: Loaded, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
+def _explained_cut(loaded: PreparedWorkload, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
     from partita.planning.explain import sensitivities  # noqa: PLC0415 -- slow to import
     from partita.serve.reserving.services import slices_of  # noqa: PLC0415
 
     service = next(each for each in loaded.cuts if each.spec.name == spec.name)
-    slices = slices_of(made, service, loaded.formulation.problem.pools)
+    slices = slices_of(made, service, loaded.problem.pools)
     return {"service": spec, "cuts": slices, "changes": sensitivities(spec.name, _Replan(loaded))}
 
 
 class _Replan:
     """Plans the workload again with one service changed."""
 
-    def __init__(self, loaded: Loaded) -> None:
+    def __init__(self, loaded: PreparedWorkload) -> None:
         self._loaded = loaded
 
     def __call__(self, service: str, *, rate: float, latency: float) -> float | None:
         """Return the objective with the service's rate and SLO multiplied; None if no plan was found."""
-        from partita.cli.loading import formulated  # noqa: PLC0415 -- slow to import
         from partita.deadline import Deadline  # noqa: PLC0415
-        from partita.planning.exact import ExactPlanner  # noqa: PLC0415
+        from partita.planner import plan, prepare  # noqa: PLC0415 -- slow to import
 
         workload = self._loaded.workload
         services = tuple(
@@ -134,14 +132,8 @@ class _Replan:
             for s in workload.services
         )
         try:
-            changed = formulated(self._loaded.path, workload.replace(services=services), self._loaded.table)
-            watch = Deadline(_SECONDS)
-            share, problem = ExactPlanner(watch=watch).plan, changed.formulation.problem
-            if not changed.cuts:
-                return share(problem).objective.value
-            from partita.serve.reserving.planning import plan_reserving  # noqa: PLC0415 -- numba is slow to import
-
-            return plan_reserving(problem, changed.cuts, share, watch).plan.objective.value
+            asked = prepare(workload.replace(services=services), self._loaded.table, self._loaded.path)
+            return plan(asked, deadline=Deadline(_SECONDS)).plan.objective.value
         except (InfeasibleError, PartitaError):
             return None
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from partita.cli.loading import Loaded
+    from partita.planner import PreparedWorkload
     from partita.workload import ServiceSpec
 
 
-def measured_seconds(loaded: Loaded) -> dict[str, dict[tuple[str, str, int], dict[int, float]]]:
+def measured_seconds(loaded: PreparedWorkload) -> dict[str, dict[tuple[str, str, int], dict[int, float]]]:
     """Return the seconds of batches of each service, by GPU model, profile and processes, at its SLO's quantile."""
     return {service.name: seconds_of(loaded, service) for service in loaded.workload.services}
 
 
-def seconds_of(loaded: Loaded, service: ServiceSpec) -> dict[tuple[str, str, int], dict[int, float]]:
+def seconds_of(
+    loaded: PreparedWorkload, service: ServiceSpec
+) -> dict[tuple[str, str, int], dict[int, float]]:
     """Return the same of one service."""
     from partita.planning.formulate import quantile_of  # noqa: PLC0415 -- slow to import
 

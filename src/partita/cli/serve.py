@@ -13,14 +13,13 @@ import typer
 
 from partita.cli.drivers import DriverName, ServicesFile
 from partita.cli.options import WorkloadFile, stderr
-from partita.cli.plan import Seed, TimeLimit, plan_and_notes
-from partita.cli.planners import PlannerName
+from partita.cli.plan import Seed, TimeLimit, planned
 from partita.drive.state import WORKERS, state_folder
 from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from partita.cli.loading import Loaded
     from partita.cli.staff import Staff
+    from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
     from partita.serve.supervisor import Supervisor
 
@@ -154,10 +153,10 @@ def serve(
         raise InputError(f"{', '.join(missing)} is not installed", hint='pip install "partita[serve]"')
     # Else gRPC's core writes lines of its own on stderr, one for each client with a wrong certificate.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from partita.cli.loading import load  # noqa: PLC0415 -- slow to import
     from partita.cli.measured_seconds import measured_seconds  # noqa: PLC0415
     from partita.cli.staff import staff  # noqa: PLC0415
     from partita.control.lock import serving  # noqa: PLC0415
+    from partita.planner import read_prepared  # noqa: PLC0415 -- slow to import
     from partita.serve.gateway.access import read_endpoint  # noqa: PLC0415
     from partita.serve.gateway.route import ServedService  # noqa: PLC0415
     from partita.serve.gateway.server import serve as serve_until_told  # noqa: PLC0415 -- optional packages
@@ -174,7 +173,7 @@ def serve(
         raise InputError(
             "--attach starts no workers", hint="leave out --plan and --services, or leave out --attach"
         )
-    loaded = load(workload)
+    loaded = read_prepared(workload)
     tables = measured_seconds(loaded)
     folder, supervisor = state_folder(), None
     if not attach:
@@ -206,12 +205,12 @@ def serve(
         raise KeyboardInterrupt
 
 
-def _plan(loaded: Loaded, path: Path | None, time_limit: float, seed: int) -> Plan:
+def _plan(loaded: PreparedWorkload, path: Path | None, time_limit: float, seed: int) -> Plan:
     if path is None:
-        made, notes = plan_and_notes(loaded, PlannerName.EXACT, time_limit=time_limit, seed=seed)
-        for note in notes:
+        made = planned(loaded, time_limit=time_limit, seed=seed)
+        for note in made.notes:
             stderr().print(f"note: {note}", markup=False, soft_wrap=True)
-        return made
+        return made.plan
     from partita.planning.document import read_plan  # noqa: PLC0415 -- slow to import
 
     plan = read_plan(path)

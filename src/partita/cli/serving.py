@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from partita.cli.loading import Loaded
     from partita.perf.table import Measurement
+    from partita.planner import PreparedWorkload
     from partita.planning.problem import Pool
     from partita.serve.cuts import Cutter
     from partita.serve.problem import ServingProblem, SimulatedRouter
@@ -81,12 +81,12 @@ def load_asked(path: Path, service: str | None, ask: Ask) -> Asked:
     """
     import numpy as np  # noqa: PLC0415 -- slow to import
 
-    from partita.cli.loading import load  # noqa: PLC0415
+    from partita.planner import read_prepared  # noqa: PLC0415
     from partita.serve.fluid import fluid_gpus  # noqa: PLC0415
     from partita.serve.problem import ServingProblem  # noqa: PLC0415
     from partita.serve.reserving.services import QUANTILE  # noqa: PLC0415
 
-    loaded = load(path)
+    loaded = read_prepared(path)
     spec = _service(loaded, service)
     pool, rows, notes = _pool(loaded, spec)
     names = [p.name for p in pool.gpu.profiles if any(row.profile == p.name for row in rows)]
@@ -118,7 +118,7 @@ _MOST_ITEMS = 1_024
 _MEDIAN = 8.0
 
 
-def _service(loaded: Loaded, name: str | None) -> ServiceSpec:
+def _service(loaded: PreparedWorkload, name: str | None) -> ServiceSpec:
     from partita.errors import nearest  # noqa: PLC0415 -- only needed with a name
 
     services = {each.name: each for each in loaded.workload.services}
@@ -140,7 +140,7 @@ def _service(loaded: Loaded, name: str | None) -> ServiceSpec:
     return services[name]
 
 
-def _pool(loaded: Loaded, spec: ServiceSpec) -> tuple[Pool, list[Measurement], list[str]]:
+def _pool(loaded: PreparedWorkload, spec: ServiceSpec) -> tuple[Pool, list[Measurement], list[str]]:
     """Return the first pool whose GPU the model was measured on, the rows that the service may use, and notes.
 
     Where the SLO's quantile was not measured, the strictest that was is taken, as plans with a cut do.

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from partita.cli.loading import Loaded
     from partita.drive.driver import Observation
+    from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
     from partita.serve.services import WorkerSettings
     from partita.serve.worker_specs import PlacedPlan
@@ -36,7 +36,7 @@ class Staff:
 
 
 def staff(
-    loaded: Loaded, plan: Plan, services: Path | None, driver: DriverName, plan_file: Path | None
+    loaded: PreparedWorkload, plan: Plan, services: Path | None, driver: DriverName, plan_file: Path | None
 ) -> Staff:
     """Return the workers for a plan.
 
@@ -64,7 +64,7 @@ def staff(
     return Staff(found.plan, ways, found.devices)
 
 
-def _ways(loaded: Loaded, services: Path | None) -> Mapping[str, WorkerSettings]:
+def _ways(loaded: PreparedWorkload, services: Path | None) -> Mapping[str, WorkerSettings]:
     from partita.serve.services import WorkerSettings, read_workers  # noqa: PLC0415 -- only where services are run
     from partita.serve.worker.spec import EmulatedSpec  # noqa: PLC0415
 

@@ -339,7 +339,13 @@ def _numbered(merged: MergedPools, found: list[tuple[PoolNode, GpuConfig]], watc
 
 
 class TooFewGpusError(InfeasibleError):
-    """The pools do not have the GPUs that all services together need."""
+    """The pools do not have the GPUs that all services together need.
+
+    Attributes:
+        problem: of those services; None where it is not known.
+    """
+
+    problem: Problem | None = None
 
 
 def too_few_gpus(problem: Problem) -> InfeasibleError:
@@ -355,11 +361,13 @@ def too_few_gpus(problem: Problem) -> InfeasibleError:
         needed[name] = needed.get(name, 0) + int(n)
     there = ", ".join(f"{pool.count} {pool.name}" for pool in problem.pools if pool.count is not None)
     words = " and ".join(f"{n} {name}" for name, n in needed.items() if n)
-    return TooFewGpusError(
+    error = TooFewGpusError(
         f"too few GPUs: {there} cannot meet all services; {words} would",
         where="gpus",
         hint="raise `count`, lower rates, or see what can be met with --best-effort",
     )
+    error.problem = problem
+    return error
 
 
 PROGRAM_SERVICES = 300
@@ -387,11 +395,20 @@ def plan_best_effort(problem: Problem, watch: Deadline, seed: int = 0) -> Plan:
     Raises:
         InfeasibleError: not a single service can be met even partly.
     """
-    planner = ExactPlanner(seed, watch)
     try:
-        return planner.plan(problem)
+        return ExactPlanner(seed, watch).plan(problem)
     except InfeasibleError:
-        shares = met_shares(problem, watch.share(0.5))
+        return plan_what_fits(problem, watch, seed)
+
+
+def plan_what_fits(problem: Problem, watch: Deadline, seed: int = 0) -> Plan:
+    """Return the best-effort plan of a problem whose services cannot all be met.
+
+    Raises:
+        InfeasibleError: not a single service can be met even partly.
+    """
+    planner = ExactPlanner(seed, watch)
+    shares = met_shares(problem, watch.share(0.5))
     kept = [s for s, share in enumerate(shares.met) if share > 0.0]
     if not kept:
         raise InfeasibleError("no service can be met, not even partly", where="gpus", hint="raise `count`")
