@@ -449,13 +449,13 @@ def test_a_recycled_pid_is_never_killed(world: World, opened: Callable[..., Worl
     real = record.pid
     assert real is not None
     assert record.began is not None
-    records.write(replace(record, pid=os.getpid(), token="0" * 32))
+    records.write(record.replace(pid=os.getpid(), token="0" * 32))
     later = opened()
     assert later.instances()[0].replica is None
     assert later.stop("3g.20gb@4") is None  # that would have ended this very process
-    records.write(replace(record, began=record.began - 1, token="0" * 32))
+    records.write(record.replace(began=record.began - 1, token="0" * 32))
     assert opened().instances()[0].replica is None
-    records.write(replace(record, boot="another"))
+    records.write(record.replace(boot="another"))
     assert opened().instances()[0].replica is None
     records.write(record)
     assert opened().stop("3g.20gb@4") is None
@@ -469,7 +469,7 @@ def test_a_replica_started_just_before_a_kill_is_found_by_its_token(
     records = ReplicaRecords(state / "replicas")
     record = records.find(world.seen().uuid, HALF)
     assert record is not None
-    records.write(replace(record, pid=None, began=None))
+    records.write(record.replace(pid=None, began=None))
     later = opened()
     assert later.replica("3g.20gb@4").pid == record.pid
     assert later.stop("3g.20gb@4") is None

@@ -9,9 +9,10 @@ import socket
 import subprocess
 import threading
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from partita.documents.codec import Value, parse_json, to_data
 from partita.drive.driver import (
     DriveError,
     FailedError,
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
 
 GRACE_S = 30.0
+LOOK_S = 0.05
+TOKEN_VARIABLE = "PARTITA_REPLICA"  # noqa: S105 -- the name of a variable, no secret
 
 
 class Readiness(Protocol):
@@ -122,6 +125,280 @@ class UpstreamReplica:
     timeout_s: float = 600.0
 
 
+class ReplicaRecord(Value):
+    """A replica on an instance of this host, as it stands in its file.
+
+    Attributes:
+        token: carried by its processes in their environment.
+        pid: of its first process; None for an upstream server's replica, and just before a process is started.
+        began: when that process began, in ticks since boot.
+        boot: the boot of the host in which it runs.
+        port: given to it; None if its command names none.
+        model: of its GPU; empty in records of earlier versions.
+        upstream: it is a server's that runs already.
+        told: an upstream server has answered that it is ready.
+    """
+
+    gpu_uuid: str
+    placement: str
+    mig_uuid: str
+    replica: Replica
+    token: str
+    boot: str
+    pid: int | None = None
+    began: int | None = None
+    port: int | None = None
+    model: str = ""
+    upstream: bool = False
+    told: bool = False
+    draining: bool = False
+
+    @property
+    def process(self) -> ProcessIdentity:
+        """What its processes are known by."""
+        return ProcessIdentity(self.boot, f"{TOKEN_VARIABLE}={self.token}", self.pid, self.began)
+
+    def alive(self) -> bool:
+        """Say whether it is there."""
+        return self.boot == boot_id() if self.upstream else self.process.leader() is not None
+
+
+def new_record(identity: Identity, placement: Placement, replica: Replica, model: str) -> ReplicaRecord:
+    """Return the record of a replica that is about to be started on a GPU of some model."""
+    return ReplicaRecord(
+        identity.gpu_uuid,
+        str(placement),
+        str(identity.mig_uuid),
+        replica,
+        secrets.token_hex(16),
+        boot_id(),
+        model=model,
+    )
+
+
+class ReplicaRecords:
+    """The folder of records and logs.
+
+    Args:
+        folder: made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    def find(self, gpu_uuid: str, placement: Placement) -> ReplicaRecord | None:
+        """Return the record of the replica at a place, None if there is none.
+
+        Raises:
+            InputError: its file is damaged; it is kept as it is.
+        """
+        path = self._path(gpu_uuid, placement.start)
+        if not path.is_file():
+            return None
+        try:
+            found = parse_json(read_text(path), ReplicaRecord, str(path))
+        except InputError as error:
+            raise InputError(
+                f"a replica's record cannot be read: {error.what}",
+                where=error.where,
+                hint="see which process it names, end that, and remove the file",
+            ) from None
+        return found if found.placement == str(placement) else None
+
+    def write(self, record: ReplicaRecord) -> None:
+        """Write a record, whole or not at all."""
+        with replacing(self._file(record)) as stream:
+            json.dump(to_data(record), stream, indent=2)
+
+    def remove(self, record: ReplicaRecord) -> None:
+        """Remove a record, and the document of its process."""
+        self.document(record).unlink(missing_ok=True)
+        self._file(record).unlink(missing_ok=True)
+
+    def log(self, record: ReplicaRecord) -> Path:
+        """Return the file that its output goes to."""
+        return self._file(record).with_suffix(".log")
+
+    def document(self, record: ReplicaRecord) -> Path:
+        """Return the file that its process reads."""
+        return self._file(record).with_suffix(".document")
+
+    def gpus(self) -> frozenset[str]:
+        """Return the UUIDs of the GPUs that have records."""
+        return frozenset(path.stem.rpartition("@")[0] for path in self._folder.glob("*@*.json"))
+
+    def ports(self) -> set[int]:
+        """Return the ports that replicas were given."""
+        found = (json_value(read_text(path)).get("port") for path in self._folder.glob("*.json"))
+        return {port for port in found if port is not None}
+
+    def _file(self, record: ReplicaRecord) -> Path:
+        return self._path(record.gpu_uuid, Placement.parse(record.placement).start)
+
+    def _path(self, gpu_uuid: str, start: int) -> Path:
+        return self._folder / f"{gpu_uuid}@{start}.json"
+
+
+class ReplicaRunner:
+    """Runs replicas by the commands of their services.
+
+    Args:
+        records: what runs.
+        services: how each service's replicas are run.
+    """
+
+    def __init__(
+        self, records: ReplicaRecords, services: Mapping[str, ReplicaProcess | UpstreamReplica]
+    ) -> None:
+        self._records = records
+        self._services = services
+        self._ports = threading.Lock()
+
+    def start(self, gpu: tuple[str, str], identity: Identity, placement: Placement, replica: Replica) -> None:
+        """Start a replica and return when it is ready; one that runs already is waited for.
+
+        Args:
+            gpu: id and model.
+            identity: of the instance.
+            placement: of the instance.
+            replica: that is to run.
+
+        Raises:
+            DriveError: it does not start, or is not ready in time, or another runs there.
+        """
+        (name, model), method = gpu, self._way(replica.service)
+        record = self._records.find(identity.gpu_uuid, placement)
+        if record is None or not record.alive():
+            record = self._launch(method, name, new_record(identity, placement, replica, model))
+        require_same(record.replica, replica, f"{name} {placement}")
+        if record.draining:
+            raise InUseError("the replica there drains", where=f"{name} {placement}")
+        if isinstance(method, UpstreamReplica):
+            run_command(
+                method.start, command_words(record, name), replica_environment(record), method.timeout_s
+            )
+            self._records.write(record.replace(told=True))
+        else:
+            self._await(record, name, method)
+
+    def stop(self, gpu: str, record: ReplicaRecord) -> None:
+        """Drain a replica, end it, and return when it is gone.
+
+        Raises:
+            DriveError: it does not go.
+        """
+        if record.alive():
+            record = record.replace(draining=True)
+            self._records.write(record)
+            method = self._services.get(record.replica.service)
+            if record.upstream:
+                if not isinstance(method, UpstreamReplica):
+                    raise RefusedError(f"nobody to tell for {record.replica.service}", where=gpu)
+                run_command(
+                    method.stop, command_words(record, gpu), replica_environment(record), method.timeout_s
+                )
+            else:
+                grace_s = method.grace_s if isinstance(method, ReplicaProcess) else GRACE_S
+                if not record.process.end(grace_s):
+                    where = f"{gpu} {record.placement}"
+                    raise TimedOutError("the replica does not end", where=where, hint="is its GPU lost?")
+        self._records.remove(record)
+
+    def ready(self, record: ReplicaRecord, gpu: str) -> bool:
+        """Say whether a replica that is there answers."""
+        method = self._services.get(record.replica.service)
+        if record.upstream:
+            return record.told
+        if not isinstance(method, ReplicaProcess) or method.readiness is None:
+            return True
+        return method.readiness.ready(command_words(record, gpu), replica_environment(record))
+
+    def _way(self, service: str) -> ReplicaProcess | UpstreamReplica:
+        if service not in self._services:
+            raise RefusedError(f"no command is known for {service}", hint="say how its replicas are run")
+        return self._services[service]
+
+    def _launch(
+        self, method: ReplicaProcess | UpstreamReplica, gpu: str, record: ReplicaRecord
+    ) -> ReplicaRecord:
+        if isinstance(method, UpstreamReplica):
+            record = record.replace(upstream=True)
+            self._records.write(record)
+            return record
+        with self._ports:
+            # Written before it is started: if we are killed in between, the token finds the process.
+            if any("{port" in word for word in method.command):
+                record = record.replace(port=_free_port(self._records.ports()))
+            self._records.write(record)
+        told = {**command_words(record, gpu), "document": str(self._records.document(record))}
+        if method.document is not None:
+            with replacing(told["document"]) as stream:
+                stream.write(method.document(told))
+        command = fill_command(method.command, told)
+        told_environment = {**replica_environment(record), **method.environment}
+        try:
+            child = keeper.start(command, told_environment, output=self._records.log(record))
+        except OSError as error:
+            raise FailedError(f"cannot be started: {error.strerror}", where=command[0]) from None
+        record = record.replace(pid=child.pid, began=started_at(child.pid))
+        self._records.write(record)
+        return record
+
+    def _await(self, record: ReplicaRecord, gpu: str, method: ReplicaProcess) -> None:
+        where = f"{gpu} {record.placement}"
+        end = time.monotonic() + method.start_timeout_s
+        pause = LOOK_S
+        while record.alive():
+            if self.ready(record, gpu):
+                return
+            if time.monotonic() > end:
+                raise TimedOutError(
+                    "the replica is not ready", where=where, hint=f"see {self._records.log(record)}"
+                )
+            time.sleep(pause)
+            pause = min(2 * pause, 1.0)
+        told = last_line(self._records.log(record))
+        raise FailedError(
+            f"the replica ended before it was ready{': ' + told if told else ''}",
+            where=where,
+            hint=f"see {self._records.log(record)}",
+        )
+
+
+def command_words(record: ReplicaRecord, gpu: str) -> dict[str, str]:
+    """Return what a command may name."""
+    each = record.replica
+    return {
+        "service": each.service,
+        "model": each.model,
+        "batch": str(each.batch),
+        "processes": str(each.processes),
+        "port": str(record.port or ""),
+        "device": record.mig_uuid,
+        "gpu": gpu,
+        "gpu_model": record.model,
+        "placement": record.placement,
+        "token": record.token,
+        "latency_ms": repr(each.latency_ms),
+        "throughput": repr(each.throughput),
+    }
+
+
+def replica_environment(record: ReplicaRecord) -> dict[str, str]:
+    """Return the environment of a replica: ours, and the one device it may use."""
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": record.mig_uuid, TOKEN_VARIABLE: record.token}
+
+
+def _free_port(taken: set[int]) -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = int(probe.getsockname()[1])
+        if port not in taken:
+            return port
+
+
 def fill_command(command: Sequence[str], words: Mapping[str, str]) -> list[str]:
     """Return a command with its words filled in.
 
@@ -164,281 +441,3 @@ def run_command(
         raise FailedError(
             f"the command {how_it_ended(done.returncode)}{': ' + told[0] if told else ''}", where=filled[0]
         )
-
-
-TOKEN_VARIABLE = "PARTITA_REPLICA"  # noqa: S105 -- the name of a variable, no secret
-
-
-@dataclass(frozen=True, slots=True)
-class ReplicaRecord:
-    """A replica on an instance of this host.
-
-    Attributes:
-        token: carried by its processes in their environment.
-        pid: of its first process; None for an upstream server's replica, and just before a process is started.
-        began: when that process began, in ticks since boot.
-        boot: the boot of the host in which it runs.
-        port: given to it; None if its command names none.
-        model: of its GPU; empty in records of earlier versions.
-        upstream: it is a server's that runs already.
-        told: an upstream server has answered that it is ready.
-    """
-
-    gpu_uuid: str
-    placement: Placement
-    mig_uuid: str
-    replica: Replica
-    token: str
-    boot: str
-    pid: int | None = None
-    began: int | None = None
-    port: int | None = None
-    model: str = ""
-    upstream: bool = False
-    told: bool = False
-    draining: bool = False
-
-    @property
-    def process(self) -> ProcessIdentity:
-        """What its processes are known by."""
-        return ProcessIdentity(self.boot, f"{TOKEN_VARIABLE}={self.token}", self.pid, self.began)
-
-    def alive(self) -> bool:
-        """Say whether it is there."""
-        return self.boot == boot_id() if self.upstream else self.process.leader() is not None
-
-
-def new_record(identity: Identity, placement: Placement, replica: Replica, model: str) -> ReplicaRecord:
-    """Return the record of a replica that is about to be started on a GPU of some model."""
-    return ReplicaRecord(
-        identity.gpu_uuid,
-        placement,
-        str(identity.mig_uuid),
-        replica,
-        secrets.token_hex(16),
-        boot_id(),
-        model=model,
-    )
-
-
-class ReplicaRecords:
-    """The folder of records and logs.
-
-    Args:
-        folder: made if it is not there.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-
-    def find(self, gpu_uuid: str, placement: Placement) -> ReplicaRecord | None:
-        """Return the record of the replica at a place, None if there is none.
-
-        Raises:
-            InputError: its file is damaged; it is kept as it is.
-        """
-        path = self._path(gpu_uuid, placement)
-        try:
-            found = _read_record(path) if path.is_file() else None
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"a replica's record cannot be read: {error}",
-                where=str(path),
-                hint="see which process it names, end that, and remove the file",
-            ) from None
-        return found if found is not None and found.placement == placement else None
-
-    def write(self, record: ReplicaRecord) -> None:
-        """Write a record, whole or not at all."""
-        with replacing(self._path(record.gpu_uuid, record.placement)) as stream:
-            json.dump({**asdict(record), "placement": str(record.placement)}, stream, indent=2)
-
-    def remove(self, record: ReplicaRecord) -> None:
-        """Remove a record, and the document of its process."""
-        self.document(record).unlink(missing_ok=True)
-        self._path(record.gpu_uuid, record.placement).unlink(missing_ok=True)
-
-    def log(self, record: ReplicaRecord) -> Path:
-        """Return the file that its output goes to."""
-        return self._path(record.gpu_uuid, record.placement).with_suffix(".log")
-
-    def document(self, record: ReplicaRecord) -> Path:
-        """Return the file that its process reads."""
-        return self._path(record.gpu_uuid, record.placement).with_suffix(".document")
-
-    def gpus(self) -> frozenset[str]:
-        """Return the UUIDs of the GPUs that have records."""
-        return frozenset(path.stem.rpartition("@")[0] for path in self._folder.glob("*@*.json"))
-
-    def ports(self) -> set[int]:
-        """Return the ports that replicas were given."""
-        found = (json_value(read_text(path)).get("port") for path in self._folder.glob("*.json"))
-        return {port for port in found if port is not None}
-
-    def _path(self, gpu_uuid: str, placement: Placement) -> Path:
-        return self._folder / f"{gpu_uuid}@{placement.start}.json"
-
-
-def _read_record(path: Path) -> ReplicaRecord:
-    data = json_value(read_text(path))
-    found = ReplicaRecord(**data)
-    return replace(found, placement=Placement.parse(data["placement"]), replica=Replica(**data["replica"]))
-
-
-LOOK_S = 0.05
-
-
-class ReplicaRunner:
-    """Runs replicas by the commands of their services.
-
-    Args:
-        records: what runs.
-        services: how each service's replicas are run.
-    """
-
-    def __init__(
-        self, records: ReplicaRecords, services: Mapping[str, ReplicaProcess | UpstreamReplica]
-    ) -> None:
-        self._records = records
-        self._services = services
-        self._ports = threading.Lock()
-
-    def start(self, gpu: tuple[str, str], identity: Identity, placement: Placement, replica: Replica) -> None:
-        """Start a replica and return when it is ready; one that runs already is waited for.
-
-        Args:
-            gpu: id and model.
-            identity: of the instance.
-            placement: of the instance.
-            replica: that is to run.
-
-        Raises:
-            DriveError: it does not start, or is not ready in time, or another runs there.
-        """
-        (name, model), way = gpu, self._way(replica.service)
-        record = self._records.find(identity.gpu_uuid, placement)
-        if record is None or not record.alive():
-            record = self._launch(way, name, new_record(identity, placement, replica, model))
-        require_same(record.replica, replica, f"{name} {placement}")
-        if record.draining:
-            raise InUseError("the replica there drains", where=f"{name} {placement}")
-        if isinstance(way, UpstreamReplica):
-            run_command(way.start, command_words(record, name), replica_environment(record), way.timeout_s)
-            self._records.write(replace(record, told=True))
-        else:
-            self._await(record, name, way)
-
-    def stop(self, gpu: str, record: ReplicaRecord) -> None:
-        """Drain a replica, end it, and return when it is gone.
-
-        Raises:
-            DriveError: it does not go.
-        """
-        if record.alive():
-            record = replace(record, draining=True)
-            self._records.write(record)
-            way = self._services.get(record.replica.service)
-            if record.upstream:
-                if not isinstance(way, UpstreamReplica):
-                    raise RefusedError(f"nobody to tell for {record.replica.service}", where=gpu)
-                run_command(way.stop, command_words(record, gpu), replica_environment(record), way.timeout_s)
-            else:
-                grace_s = way.grace_s if isinstance(way, ReplicaProcess) else GRACE_S
-                if not record.process.end(grace_s):
-                    where = f"{gpu} {record.placement}"
-                    raise TimedOutError("the replica does not end", where=where, hint="is its GPU lost?")
-        self._records.remove(record)
-
-    def ready(self, record: ReplicaRecord, gpu: str) -> bool:
-        """Say whether a replica that is there answers."""
-        way = self._services.get(record.replica.service)
-        if record.upstream:
-            return record.told
-        if not isinstance(way, ReplicaProcess) or way.readiness is None:
-            return True
-        return way.readiness.ready(command_words(record, gpu), replica_environment(record))
-
-    def _way(self, service: str) -> ReplicaProcess | UpstreamReplica:
-        if service not in self._services:
-            raise RefusedError(f"no command is known for {service}", hint="say how its replicas are run")
-        return self._services[service]
-
-    def _launch(
-        self, way: ReplicaProcess | UpstreamReplica, gpu: str, record: ReplicaRecord
-    ) -> ReplicaRecord:
-        if isinstance(way, UpstreamReplica):
-            record = replace(record, upstream=True)
-            self._records.write(record)
-            return record
-        with self._ports:
-            # Written before it is started: if we are killed in between, the token finds the process.
-            if any("{port" in word for word in way.command):
-                record = replace(record, port=_free_port(self._records.ports()))
-            self._records.write(record)
-        told = {**command_words(record, gpu), "document": str(self._records.document(record))}
-        if way.document is not None:
-            with replacing(told["document"]) as stream:
-                stream.write(way.document(told))
-        command = fill_command(way.command, told)
-        told_environment = {**replica_environment(record), **way.environment}
-        try:
-            child = keeper.start(command, told_environment, output=self._records.log(record))
-        except OSError as error:
-            raise FailedError(f"cannot be started: {error.strerror}", where=command[0]) from None
-        record = replace(record, pid=child.pid, began=started_at(child.pid))
-        self._records.write(record)
-        return record
-
-    def _await(self, record: ReplicaRecord, gpu: str, way: ReplicaProcess) -> None:
-        where = f"{gpu} {record.placement}"
-        end = time.monotonic() + way.start_timeout_s
-        pause = LOOK_S
-        while record.alive():
-            if self.ready(record, gpu):
-                return
-            if time.monotonic() > end:
-                raise TimedOutError(
-                    "the replica is not ready", where=where, hint=f"see {self._records.log(record)}"
-                )
-            time.sleep(pause)
-            pause = min(2 * pause, 1.0)
-        told = last_line(self._records.log(record))
-        raise FailedError(
-            f"the replica ended before it was ready{': ' + told if told else ''}",
-            where=where,
-            hint=f"see {self._records.log(record)}",
-        )
-
-
-def command_words(record: ReplicaRecord, gpu: str) -> dict[str, str]:
-    """Return what a command may name."""
-    each = record.replica
-    return {
-        "service": each.service,
-        "model": each.model,
-        "batch": str(each.batch),
-        "processes": str(each.processes),
-        "port": str(record.port or ""),
-        "device": record.mig_uuid,
-        "gpu": gpu,
-        "gpu_model": record.model,
-        "placement": str(record.placement),
-        "token": record.token,
-        "latency_ms": repr(each.latency_ms),
-        "throughput": repr(each.throughput),
-    }
-
-
-def replica_environment(record: ReplicaRecord) -> dict[str, str]:
-    """Return the environment of a replica: ours, and the one device it may use."""
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": record.mig_uuid, TOKEN_VARIABLE: record.token}
-
-
-def _free_port(taken: set[int]) -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = int(probe.getsockname()[1])
-        if port not in taken:
-            return port
