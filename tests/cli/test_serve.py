@@ -392,7 +392,7 @@ def test_beyond_this_host_leave_is_asked_for(workload, commands):
         (("--token-file", "nowhere"), "no such file"),
         (("--plan", "nowhere.json"), "no such file"),
         (("--services", "nowhere.yaml"), "no such file"),
-        (("--listen", "300.300.300.300", "--token-file", "token"), "no address of this host"),
+        (("--listen", "300.300.300.300", "--token-file", "token"), "not an address of this host"),
     ],
 )
 def test_what_is_wrong_is_said_before_anything_starts(workload, commands, words, says):

@@ -76,9 +76,9 @@ def test_clients_with_a_certificate_are_let_in_over_both_transports(certificates
 
 def test_files_that_do_not_belong_together_are_refused(certificates: Path):
     assert read_tls(None, None, None) is None
-    with pytest.raises(InputError, match="no certificate with its key"):
+    with pytest.raises(InputError, match="not a certificate with its key"):
         read_tls(certificates / "server.pem", certificates / "client.key", None)
-    with pytest.raises(InputError, match="no certificate of an authority"):
+    with pytest.raises(InputError, match="not a certificate of an authority"):
         read_tls(certificates / "server.pem", certificates / "server.key", certificates / "names")
     with pytest.raises(InputError, match="certificate and its key"):
         read_tls(certificates / "server.pem", None, None)

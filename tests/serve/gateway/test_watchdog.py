@@ -357,7 +357,7 @@ def test_a_process_that_is_no_worker_is_never_killed(
 
     async def body(process: subprocess.Popen[bytes]) -> None:
         async with gateway(tmp_path) as made:
-            await until(lambda: any("no process of ours" in each for each in caplog.messages))
+            await until(lambda: any("it is not our process" in each for each in caplog.messages))
             assert process.poll() is None
             assert made.snapshot().workers == ()
 

@@ -83,7 +83,7 @@ def read_token(path: Path) -> str:
         or " " in token
     ):
         raise InputError(
-            f"no token: one line of at least {_SHORTEST} letters and digits is expected",
+            f"the file has no token: it needs one line of at least {_SHORTEST} letters and digits",
             where=str(path),
             hint=f"make one: openssl rand -hex 32 > {path}",
         )
@@ -110,13 +110,15 @@ def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls
         context.load_cert_chain(cert, key)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"no certificate with its key: {error}", where=f"{cert}, {key}", hint="give unencrypted PEM files"
+            f"not a certificate with its key: {error}",
+            where=f"{cert}, {key}",
+            hint="give unencrypted PEM files",
         ) from None
     try:
         if client_ca is not None:
             context.load_verify_locations(client_ca)
     except (OSError, ValueError) as error:
-        raise InputError(f"no certificate of an authority: {error}", where=str(client_ca)) from None
+        raise InputError(f"not a certificate of an authority: {error}", where=str(client_ca)) from None
     return Tls(cert, key, client_ca)
 
 
@@ -129,7 +131,7 @@ def check_exposure(host: str, *, token: bool, tls: Tls | None) -> None:
     if token or (tls is not None and tls.client_ca is not None) or is_loopback(host):
         return
     raise InputError(
-        f"{host} can be reached by others, who would need no leave to use the models",
+        f"{host} can be reached by others, who could use the models without permission",
         where="--listen",
         hint="give --token-file FILE (a bearer token), or --tls-cert, --tls-key and --tls-client-ca",
     )
@@ -185,7 +187,7 @@ def listening(host: str, port: int, option: str) -> socket.socket:
         )[0]
     except OSError as error:
         raise InputError(
-            f"{host} is no address of this host: {error.strerror}",
+            f"{host} is not an address of this host: {error.strerror}",
             where="--listen",
             hint="--listen 127.0.0.1 is this host alone, --listen 0.0.0.0 every address of it",
         ) from None

@@ -284,7 +284,7 @@ class Gateway:
         # One that has said what it is has shown that it is a worker.
         if peer is not None and (link.worker is not None or peer.runs(_WORKER)):
             ended = peer.kill()
-        link.close(f"{why}: {'killed' if ended else 'left alone, as it is no process of ours'}")
+        link.close(f"{why}: {'killed' if ended else 'left alone, as it is not our process'}")
 
     async def _keep_prices(self) -> None:
         while True:

@@ -135,14 +135,14 @@ class HttpApi:
         """Return the services, all or the ready ones, as the body of a request asks.
 
         Raises:
-            RequestError: the body is no JSON object.
+            RequestError: the body is not a JSON object.
         """
         try:
             wanted = orjson.loads(body) if body.strip() else {}
         except orjson.JSONDecodeError as error:
             raise RequestError(f"malformed JSON: {error}") from None
         if not isinstance(wanted, dict):
-            raise RequestError("the body is no JSON object")
+            raise RequestError("the body is not a JSON object")
         listed = [(name, self.models.gateway.ready(name)) for name in self.models.services]
         return json_reply(
             repository_index(each for each in listed if each[1] or wanted.get("ready") is not True)

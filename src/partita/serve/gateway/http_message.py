@@ -92,9 +92,9 @@ def check_beginning(data: bytes) -> None:
     """
     found = _METHOD.match(data)
     if found is None:
-        raise ProtocolError("this is no HTTP request")
+        raise ProtocolError("this is not an HTTP request")
     if found[1] not in _KNOWN and found.end() < len(data):
-        raise ProtocolError(f"method {quoted(found[1].decode())} is not known here", 501, "method")
+        raise ProtocolError(f"method {quoted(found[1].decode())} is not supported", 501, "method")
     if _CONTROLS.search(data) is not None:
         raise ProtocolError(
             "control characters, folded lines, or lines that do not end with CR and LF, in the head"
@@ -118,7 +118,7 @@ def read_head(data: bytes) -> RequestHead:
         raise _told(error, data) from None
     version = parser.get_http_version()
     if version not in {"1.0", "1.1"}:
-        raise ProtocolError(f"HTTP/{version} is not spoken here; HTTP/1.1 is", 505, "version")
+        raise ProtocolError(f"HTTP/{version} is not supported; use HTTP/1.1", 505, "version")
     headers = _joined(parsed.headers)
     _check_host(headers.get(b"host"), version)
     method = parser.get_method().decode()
@@ -156,7 +156,7 @@ def _told(error: HttpParserError, data: bytes) -> ProtocolError:
     if b"transfer-encoding" in names and "ransfer-" in what and framed == 1:
         coding = next(line for line in lines if line.startswith(b"transfer-encoding:"))
         if coding.replace(b" ", b"").endswith(b",chunked") and coding.count(b"chunked") == 1:
-            return ProtocolError("of transfer codings only chunked is taken", 501, "framing")
+            return ProtocolError("chunked is the only supported transfer coding", 501, "framing")
     return ProtocolError(f"malformed request: {what}", reason="framing" if framed else "malformed")
 
 
@@ -168,7 +168,7 @@ def _joined(pairs: list[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
     for name, value in pairs:
         if name in headers and name in _SINGLE:
             reason = "host" if name == b"host" else "framing" if name == b"content-length" else "malformed"
-            raise ProtocolError(f"{name.decode()} is there twice", reason=reason)
+            raise ProtocolError(f"{name.decode()} is given twice", reason=reason)
         headers[name] = headers[name] + b", " + value if name in headers else value
     return headers
 
@@ -179,7 +179,7 @@ def _check_host(host: bytes | None, version: str) -> None:
         if version == "1.1":
             raise ProtocolError("a request of HTTP/1.1 needs a Host", reason="host")
     elif _HOST.fullmatch(host) is None:
-        raise ProtocolError(f"Host is {quoted(host.decode('latin-1'))}, no host and port", reason="host")
+        raise ProtocolError(f"Host is {quoted(host.decode('latin-1'))}, not a host and port", reason="host")
 
 
 def _length(headers: dict[bytes, bytes], version: str) -> int | None:
@@ -188,12 +188,12 @@ def _length(headers: dict[bytes, bytes], version: str) -> int | None:
     if coding is not None:
         if length is not None or version == "1.0":
             other = "Content-Length" if length is not None else "HTTP/1.0"
-            raise ProtocolError(f"Transfer-Encoding beside {other}", reason="framing")
+            raise ProtocolError(f"Transfer-Encoding together with {other}", reason="framing")
         codings = [each.strip().lower() for each in coding.split(b",")]
         if codings[-1] != b"chunked" or codings.count(b"chunked") > 1:
             raise ProtocolError("a Transfer-Encoding that does not end with chunked", reason="framing")
         if len(codings) > 1:
-            raise ProtocolError("of transfer codings only chunked is taken", 501, "framing")
+            raise ProtocolError("chunked is the only supported transfer coding", 501, "framing")
         return None
     if length is None:
         return 0
@@ -223,10 +223,10 @@ def _segments(target: bytes) -> tuple[str, ...]:
         if absolute is None:
             return (target.decode("latin-1"),)
         if not absolute[1] or _HOST.fullmatch(absolute[1]) is None:
-            raise ProtocolError("the target is an URL without a host", reason="host")
+            raise ProtocolError("the target is a URL without a host", reason="host")
         path = absolute[2] or b"/"
     if b"#" in path or _PERCENT.search(path) is not None:
-        raise ProtocolError("the path has a # or a % that begins no escape")
+        raise ProtocolError("the path has a # or a % that does not begin an escape")
     if len(path) > _MOST_PATH:
         raise ProtocolError(f"a path of {len(path)} characters, {_MOST_PATH} at most", 414, "path")
     parts = path.split(b"/")[1:]
@@ -265,15 +265,17 @@ def check_body(head: RequestHead, most: int) -> None:
         raise too_large(most)
     expected = headers.get(b"expect")
     if expected is not None and expected.lower() != b"100-continue":
-        raise RequestError(f"Expect is {quoted(expected.decode('latin-1'))}; only 100-continue is known", 417)
+        raise RequestError(
+            f"Expect is {quoted(expected.decode('latin-1'))}; only 100-continue is supported", 417
+        )
     if headers.get(b"content-type", b"").lower().startswith(b"multipart/"):
         raise RequestError(
-            "a form is no request to infer; send JSON, or JSON with binary data behind it", 415
+            "a form is not an inference request; send JSON, or JSON followed by binary data", 415
         )
     coding = content_coding(head)
     if coding is not None and coding not in _WINDOWS:
         raise RequestError(
-            f"content encoding {quoted(coding.decode('latin-1'))}; gzip and deflate are taken", 415
+            f"content encoding {quoted(coding.decode('latin-1'))} is not supported; gzip and deflate are", 415
         )
 
 
@@ -293,7 +295,7 @@ def unpacked(body: bytes, coding: bytes, most: int) -> bytes:
     try:
         found = unpacker.decompress(body, most + 1)
     except zlib.error as error:
-        raise RequestError(f"the body is no {coding.decode()}: {error}") from None
+        raise RequestError(f"the body is not valid {coding.decode()}: {error}") from None
     if len(found) > most:
         raise too_large(most)
     if not unpacker.eof or unpacker.unused_data:
@@ -365,7 +367,7 @@ class ChunkedBody:
         elif line is not None:
             self._trailers += 1
             if self._trailers > _MOST_TRAILERS or _FIELD.fullmatch(line) is None:
-                raise ProtocolError("what follows the chunks are no headers", reason="framing")
+                raise ProtocolError("what follows the chunks is not headers", reason="framing")
         return at
 
     def _end(self, data: bytes, at: int, parts: list[bytes]) -> int:

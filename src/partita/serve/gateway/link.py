@@ -120,7 +120,7 @@ class Link(asyncio.Protocol):
             if data:
                 self._read(data)
         except _NoFrameError as error:
-            self.close(f"what came is no frame: {error}")
+            self.close(f"what came is not a frame: {error}")
 
     def run(self, number: int, queries: Sequence[Query]) -> None:
         """Ask for a batch."""

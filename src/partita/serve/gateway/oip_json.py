@@ -243,7 +243,7 @@ def _document(body: bytes, header_length: int | None, limits: RequestLimits) -> 
         )
     document = _loaded(header)
     if type(document) is not dict:
-        raise RequestError("the body is no JSON object", reason="json")
+        raise RequestError("the body is not a JSON object", reason="json")
     return document
 
 
@@ -323,12 +323,12 @@ def _outputs(listed: list[dict[str, Any]], *, default: bool) -> tuple[list[objec
 def _items(document: dict[str, Any], key: str, most: int) -> list[dict[str, Any]]:
     items = document.get(key)
     if type(items) is not list:
-        raise RequestError(f"{key} is no list of tensors")
+        raise RequestError(f"{key} is not a list of tensors")
     if len(items) > most:
         raise RequestError(f"{len(items)} {key}, {most} at most", 413)
     for each in items:
         if type(each) is not dict:
-            raise RequestError(f"{quoted(each)} among {key} is no tensor")
+            raise RequestError(f"{quoted(each)} among {key} is not a tensor")
     return items
 
 
@@ -376,7 +376,7 @@ _WORDS = {
 def _flat(name: str, shape: Sequence[int], count: int, data: object) -> list[Any]:
     """Return a tensor's elements, which came nested as its shape or flat, and are to be so many."""
     if not isinstance(data, list):
-        raise RequestError(f"input {name}: data is no list", reason="data")
+        raise RequestError(f"input {name}: data is not a list", reason="data")
     flat: list[Any] = data
     depth = 0
     while flat and type(flat[0]) is list:
@@ -483,7 +483,7 @@ def _listed(tensor: Tensor) -> object:
             return [each.decode() for each in unpack_strings(tensor.data)]
         except UnicodeDecodeError:
             raise RequestError(
-                f"output {tensor.name} is no UTF-8 text; ask for it as binary data", reason="data"
+                f"output {tensor.name} is not UTF-8 text; ask for it as binary data", reason="data"
             ) from None
     if tensor.datatype in NO_JSON:
         raise _no_json(tensor.name, tensor.datatype)
