@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.web.test_report import Page, plan
+from tests.web.test_plan_report import Page, plan
 
 from partita.cli.stage import Act
 from partita.mig.layout import Placement
@@ -15,10 +15,8 @@ from partita.transition.deployment import DeployedGpu, DeployedInstance, Deploym
 from partita.transition.overview import timeline
 from partita.transition.shortest import Shortest
 from partita.transition.transition import PAPER, Request
-from partita.web.charts import Scale, axis
-from partita.web.day_report import day_report
-from partita.web.gantt import MOST_GPUS
-from partita.web.transition_report import transition_report
+from partita.web.page import Scale, axis
+from partita.web.transition_report import MOST_GPUS, day_report, transition_report
 
 if TYPE_CHECKING:
     from partita.transition.transition import Transition

@@ -126,7 +126,7 @@ def _end(
 ) -> None:
     if html is not None:
         from partita.files import replacing  # noqa: PLC0415 -- only where something is written
-        from partita.web.day_report import day_report  # noqa: PLC0415
+        from partita.web.transition_report import day_report  # noqa: PLC0415
 
         with replacing(html) as stream:
             stream.write(day_report(acts, counts))

@@ -126,7 +126,7 @@ def _write(made: Plan, out: Path | None, html: Path | None) -> None:
         with replacing(out) as stream:
             write_plan(made, stream)
     if html is not None:
-        from partita.web.report import plan_report  # noqa: PLC0415
+        from partita.web.plan_report import plan_report  # noqa: PLC0415
 
         with replacing(html) as stream:
             stream.write(plan_report(made))

@@ -1,17 +1,31 @@
-"""What all pages share: a frame that needs nothing else, figures at the top, and the looks of services."""
+"""What the pages share: a frame that needs nothing else, services looks, layouts of GPUs, charts over time."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from html import escape
 from importlib import resources
+from math import floor, log10
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from partita.mig.gpu import GpuModel
+    from partita.mig.layout import Placement
+    from partita.transition.overview import Point
+
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 _HUES = 9  # classes h0 to h8 of the style sheet
 _HATCHES = 4  # none, and classes p1 to p3: colour alone never tells two services apart
+_SIGNS = {"stays": "", "goes": "\N{MINUS SIGN} ", "comes": "+ "}
+_HIGH = 100.0
+_TICKS = 6
+# A label whose middle lies further right than this share would be cut off: it ends at its moment.
+_LABEL_FITS = 0.93
+_LEAD = 0.04
+_ROOM = 1.12
 
 
 def page(title: str, styles: Iterable[str], parts: Iterable[str]) -> str:
@@ -47,7 +61,7 @@ def row(cells: Mapping[str, str]) -> str:
     return "<tr>" + "".join(f'<td data-label="{name}">{html}' for name, html in cells.items())
 
 
-def look(number: int) -> str:
+def service_class(number: int) -> str:
     """Return the classes that give the service of this number its look."""
     hatch = (number - 1) % _HATCHES
     return f"h{(number - 1) % _HUES}" + (f" p{hatch}" if hatch else "")
@@ -55,10 +69,140 @@ def look(number: int) -> str:
 
 def key(number: int, name: str) -> str:
     """Return a service's number in its look, and its name."""
-    return f'<span class="key {look(number)}">{number}</span>{escape(name)}'
+    return f'<span class="key {service_class(number)}">{number}</span>{escape(name)}'
 
 
 def left_out(n: int, what: str) -> Iterator[str]:
     """Yield what a page does not show, if there is anything."""
     if n > 0:
         yield f"<p>{n:,} more {what} here; the JSON file has all.</p>"
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceBox:
+    """An instance to draw, its texts not yet escaped.
+
+    Attributes:
+        number: of its service; 0 for none.
+        title: the largest text, after the number.
+        hint: shown where the pointer rests.
+        note: the smallest text.
+        kind: `stays`, or `goes` or `comes` in a change.
+    """
+
+    placement: Placement
+    number: int
+    title: str
+    hint: str
+    note: str = ""
+    kind: str = "stays"
+
+
+def layout(gpu: GpuModel, boxes: Iterable[InstanceBox]) -> Iterator[str]:
+    """Yield the drawing of a GPU whose boxes are sorted by placement."""
+    yield f'<div class=cut style="grid-template-columns:repeat({gpu.memory_slices},1fr)">'
+    at = 0
+    for box in boxes:
+        profile = gpu.profile(box.placement.profile)
+        yield "<div class=free></div>" * (box.placement.start - at)
+        yield _layout_box(box, profile.memory, profile.compute)
+        at = box.placement.start + profile.memory
+    yield "<div class=free></div>" * (gpu.memory_slices - at) + "</div>"
+
+
+def _layout_box(box: InstanceBox, memory: int, compute: int) -> str:
+    size, dot, rest = escape(box.placement.profile).partition(".")
+    classes = (service_class(box.number) if box.number else "none") + (" slim" if memory == 1 else "")
+    if box.kind != "stays":
+        classes += f" {box.kind}"
+    number = f"{box.number} " if box.number else ""
+    note = f"<small>{escape(box.note)}</small>" if box.note else ""
+    return (
+        f'<div class="on {classes}" style="grid-column:span {memory}" title="{escape(box.hint)}">'
+        f"<b>{_SIGNS[box.kind]}{number}{escape(box.title)}</b><i>{size}<s>{dot}{rest}</s></i>"
+        f'{note}<u style="--c:{compute}"></u></div>'
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A level drawn across a chart, and its text."""
+
+    value: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """The seconds that a drawing is wide, from left to right."""
+
+    begin: float
+    end: float
+
+    @classmethod
+    def with_lead(cls, seconds: float) -> Scale:
+        """Return a scale that begins a little before 0, so that what happens at once can be seen."""
+        return cls(-_LEAD * seconds, seconds)
+
+    def share(self, second: float) -> float:
+        """Return where a moment is, 0 for the left end and 1 for the right one."""
+        return (second - self.begin) / (self.end - self.begin) if self.end > self.begin else 0.0
+
+    def ticks(self) -> list[float]:
+        """Return round moments from 0 to at most the end, a handful of them."""
+        if self.end <= 0:
+            return [0.0]
+        rough = self.end / _TICKS
+        unit = 10.0 ** floor(log10(rough))
+        step = next(unit * n for n in (1, 2, 5, 10) if unit * n >= rough)
+        return [step * n for n in range(int(self.end / step + 1e-9) + 1)]
+
+
+def axis(scale: Scale) -> str:
+    """Return the labels of a time axis."""
+    marks = (
+        f'<i{" class=end" if share > _LABEL_FITS else ""} style="left:{share:.3%}">{at:g} s</i>'
+        for at, share in ((at, scale.share(at)) for at in scale.ticks())
+    )
+    return f"<div class=axis>{''.join(marks)}</div>"
+
+
+def figure(value: float) -> str:
+    """Return a number short enough for a drawing."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def steps(
+    first: float, points: Sequence[Point], scale: Scale, line: Level | None, look: str
+) -> Iterator[str]:
+    """Yield a chart of a value that changes in steps.
+
+    Args:
+        first: the value before 0.
+        points: the steps, the first at 0.
+        scale: the seconds that it shows.
+        line: a level to compare with.
+        look: classes.
+    """
+    top = _ROOM * max(first, line.value if line else 0.0, *(point.value for point in points), 1e-9)
+    path = f"M0 {_y(first, top)}" + "".join(
+        f"H{_number(_HIGH * scale.share(point.second))}V{_y(point.value, top)}" for point in points
+    )
+    path += f"H{_HIGH:g}"
+    yield f'<div class="chart {look}">'
+    yield f'<svg viewBox="0 0 {_HIGH:g} {_HIGH:g}" preserveAspectRatio="none" aria-hidden="true">'
+    yield f'<path class=area d="{path}V{_HIGH:g}H0Z"/><path class=edge d="{path}"/>'
+    if line is not None:
+        y = _y(line.value, top)
+        yield f'<path class=level d="M0 {y}H{_HIGH:g}"/></svg>'
+        yield f'<span class=level style="top:{y}%">{escape(line.text)}</span></div>'
+    else:
+        yield "</svg></div>"
+
+
+def _y(value: float, top: float) -> str:
+    return _number(_HIGH * (1 - value / top))
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}".rstrip("0").rstrip(".")

@@ -1,29 +1,58 @@
-"""A transition as one HTML page that needs nothing else: what changes, when, and what each service keeps."""
+"""Transitions as HTML pages that need nothing else: one that is planned, and a day of those that were carried out."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from partita.mig.catalogue import gpu_model
 from partita.planning.explain import id_ranges
 from partita.transition.overview import gpu_changes, service_changes, timeline
-from partita.web.charts import Line, Scale, axis, figure, steps
-from partita.web.cut import Box, cut
-from partita.web.gantt import LEGEND, gantt
-from partita.web.page import TIMES, figures, key, left_out, look, page, row
+from partita.transition.transition import Kind
+from partita.web.page import (
+    TIMES,
+    InstanceBox,
+    Level,
+    Scale,
+    axis,
+    figure,
+    figures,
+    key,
+    layout,
+    left_out,
+    page,
+    row,
+    service_class,
+    steps,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from partita.transition.deployment import DeployedInstance
-    from partita.transition.overview import GpuGroupChange, Point, ServiceChange, Timeline
+    from partita.transition.overview import Bar, GpuGroupChange, Point, ServiceChange, Timeline
     from partita.transition.transition import Request, Transition
 
-STYLES = ("report.css", "transition.css")
-MOST_SERVICES = 200
-MOST_GROUPS = 250
+
+_STYLES = ("report.css", "transition.css")
+_MOST_SERVICES = 200
+_MOST_GROUPS = 250
 _MOST_RANGES = 24
+MOST_GPUS = 256
+_SIGNS = {
+    Kind.CREATE_INSTANCE: "+",
+    Kind.DESTROY_INSTANCE: "\N{MULTIPLICATION SIGN}",
+    Kind.START_REPLICA: "\N{BLACK RIGHT-POINTING TRIANGLE}",
+    Kind.STOP_REPLICA: "\N{BLACK SQUARE}",
+}
+_LEGEND = (
+    "<p class=legend><span class='bar start'>▶ 1 service</span> a replica starts, ready at its right end "
+    "<span class='bar stop'>■ 1 service</span> a replica drains and stops "
+    "<span class='bar create'>+</span> an instance is created "
+    "<span class='bar destroy'>&times;</span> an instance is destroyed. "
+    "A lane is an instance; numbers and hatches are those of the services.</p>"
+)
 
 
 def transition_report(request: Request, transition: Transition) -> str:
@@ -34,14 +63,14 @@ def transition_report(request: Request, transition: Transition) -> str:
     parts = [
         *_head(request, transition, changes),
         "<h2>Services</h2>",
-        *service_table(changes, numbers),
+        *_service_table(changes, numbers),
         "<h2>Timeline</h2>",
-        *course_parts(course, (request.current.used, transition.target.used), changes, numbers),
+        *_timeline_parts(course, (request.current.used, transition.target.used), changes, numbers),
         "<h2>GPUs that change</h2>",
-        *change_cards(gpu_changes(request.current, transition.target), numbers),
+        *_change_cards(gpu_changes(request.current, transition.target), numbers),
         _footer(transition),
     ]
-    return page(f"Transition: {_title(request, transition)}", STYLES, parts)
+    return page(f"Transition: {_title(request, transition)}", _STYLES, parts)
 
 
 def _footer(transition: Transition) -> str:
@@ -81,7 +110,7 @@ def _head(request: Request, transition: Transition, changes: Sequence[ServiceCha
     )
 
 
-def service_table(changes: Sequence[ServiceChange], numbers: Mapping[str, int]) -> Iterator[str]:
+def _service_table(changes: Sequence[ServiceChange], numbers: Mapping[str, int]) -> Iterator[str]:
     """Yield what each service goes through as a table."""
     yield (
         "<p>A service's floor is what was required of it before and is required after, whichever is less. "
@@ -89,7 +118,7 @@ def service_table(changes: Sequence[ServiceChange], numbers: Mapping[str, int]) 
         "</p><table><thead><tr><th>service<th>now/s<th>then/s<th>floor/s<th>least/s<th>over floor<th>replicas"
         "</thead><tbody>"
     )
-    for each in changes[:MOST_SERVICES]:
+    for each in changes[:_MOST_SERVICES]:
         yield row(
             {
                 "service": key(numbers[each.name], each.name),
@@ -102,10 +131,10 @@ def service_table(changes: Sequence[ServiceChange], numbers: Mapping[str, int]) 
             }
         )
     yield "</tbody></table>"
-    yield from left_out(len(changes) - MOST_SERVICES, "services are not listed")
+    yield from left_out(len(changes) - _MOST_SERVICES, "services are not listed")
 
 
-def course_parts(
+def _timeline_parts(
     course: Timeline, used: tuple[int, int], changes: Sequence[ServiceChange], numbers: Mapping[str, int]
 ) -> Iterator[str]:
     """Yield the course of a transition: its actions, GPUs in use, and each service's capacity, over time.
@@ -120,12 +149,12 @@ def course_parts(
     if not seconds:
         yield "<p>Nothing happens.</p>"
         return
-    yield LEGEND
-    yield from gantt(course.bars, Scale(0.0, seconds), numbers)
+    yield _LEGEND
+    yield from _gantt(course.bars, Scale(0.0, seconds), numbers)
     yield "<div class=charts>"
     scale = Scale.with_lead(seconds)
     yield from _gpus_card(course.gpus, used, scale)
-    for each in changes[:MOST_SERVICES]:
+    for each in changes[:_MOST_SERVICES]:
         yield from _capacity_card(each, course.capacity[each.name], scale, numbers[each.name])
     yield "</div>"
 
@@ -133,7 +162,7 @@ def course_parts(
 def _gpus_card(points: Sequence[Point], used: tuple[int, int], scale: Scale) -> Iterator[str]:
     most = max(point.value for point in points)
     yield f"<section class=card><h3>GPUs in use <span>{used[0]} → {used[1]}, most {most:g}</span></h3>"
-    yield from steps(used[0], points, scale, Line(max(used), f"{max(used)} without extra"), "plain")
+    yield from steps(used[0], points, scale, Level(max(used), f"{max(used)} without extra"), "plain")
     yield axis(scale) + "</section>"
 
 
@@ -145,16 +174,16 @@ def _capacity_card(
         f"<section class=card><h3>{key(number, change.name)} "
         f"<span>{figure(change.before)} → {figure(change.after)}/s, least {least}</span></h3>"
     )
-    line = Line(change.floor, f"floor {figure(change.floor)}") if change.floor else None
-    yield from steps(change.before, points, scale, line, look(number))
+    line = Level(change.floor, f"floor {figure(change.floor)}") if change.floor else None
+    yield from steps(change.before, points, scale, line, service_class(number))
     yield axis(scale) + "</section>"
 
 
-def change_cards(groups: Sequence[GpuGroupChange], numbers: Mapping[str, int]) -> Iterator[str]:
+def _change_cards(groups: Sequence[GpuGroupChange], numbers: Mapping[str, int]) -> Iterator[str]:
     """Yield each kind of GPU that changes, drawn before and after."""
     yield "<p>Above as it is now, below as it will be. \N{MINUS SIGN} marks what goes, + what comes.</p>"
     yield "<div class=gpus>"
-    for group in groups[:MOST_GROUPS]:
+    for group in groups[:_MOST_GROUPS]:
         ranges = id_ranges(group.ids)
         ids = ", ".join(map(escape, ranges[:_MOST_RANGES]))
         more = f" and more, {len(group.ids):,} in all" if len(ranges) > _MOST_RANGES else ""
@@ -163,12 +192,12 @@ def change_cards(groups: Sequence[GpuGroupChange], numbers: Mapping[str, int]) -
             f"<p>{ids}{more}</p>"
         )
         gpu = gpu_model(group.model)
-        yield from cut(gpu, _boxes(group.before, group.after, "goes", numbers))
+        yield from layout(gpu, _boxes(group.before, group.after, "goes", numbers))
         yield "<div class=arrow>↓</div>"
-        yield from cut(gpu, _boxes(group.after, group.before, "comes", numbers))
+        yield from layout(gpu, _boxes(group.after, group.before, "comes", numbers))
         yield "</section>"
     yield "</div>"
-    left = groups[MOST_GROUPS:]
+    left = groups[_MOST_GROUPS:]
     yield from left_out(sum(len(group.ids) for group in left), "GPUs change and are not drawn")
 
 
@@ -177,15 +206,165 @@ def _boxes(
     others: Collection[DeployedInstance],
     kind: str,
     numbers: Mapping[str, int],
-) -> Iterator[Box]:
+) -> Iterator[InstanceBox]:
     for each in instances:
         kept = "stays" if each in others else kind
         replica = each.replica
         if replica is None:
             title = "someone else's" if each.fixed else "idle"
-            yield Box(each.placement, 0, title, f"{each.placement}: {title}", kind=kept)
+            yield InstanceBox(each.placement, 0, title, f"{each.placement}: {title}", kind=kept)
             continue
         hint = f"{replica.service} ({replica.model}) on {each.placement}: batch {replica.batch}, "
         hint += f"{replica.throughput:,.6g}/s, {replica.latency_ms:,.6g} ms"
         note = f"{replica.throughput:,.4g}/s"
-        yield Box(each.placement, numbers[replica.service], replica.service, hint, note, kept)
+        yield InstanceBox(each.placement, numbers[replica.service], replica.service, hint, note, kept)
+
+
+def _gantt(bars: Sequence[Bar], scale: Scale, numbers: Mapping[str, int]) -> Iterator[str]:
+    """Yield a row for each GPU that anything happens on, in the order in which it begins.
+
+    Args:
+        bars: actions with their times.
+        scale: the seconds that it shows.
+        numbers: of the services.
+    """
+    per_gpu: dict[str, list[Bar]] = defaultdict(list)
+    for bar in bars:
+        per_gpu[bar.action.gpu].append(bar)
+    yield f'<div class=gantt style="--step:{_step(scale)}">'
+    yield f"<div class=gpu-row><span></span>{axis(scale)}</div>"
+    for name, mine in list(per_gpu.items())[:MOST_GPUS]:
+        lanes = _lanes(mine)
+        yield f'<div class=gpu-row><span>{escape(name)}</span><div class=track style="--lanes:{len(lanes)}">'
+        for number, lane in enumerate(lanes):
+            yield from (_gantt_bar(bar, number, scale, numbers) for bar in lane)
+        yield "</div></div>"
+    yield "</div>"
+    yield from left_out(len(per_gpu) - MOST_GPUS, "GPUs change and are not drawn")
+
+
+def _lanes(bars: Sequence[Bar]) -> list[list[Bar]]:
+    """Return the bars in lanes, what happens on one placement side by side, as few lanes as that takes."""
+    runs: dict[object, list[Bar]] = defaultdict(list)
+    for bar in sorted(bars, key=lambda bar: (bar.begin, bar.end)):
+        runs[bar.action.placement].append(bar)
+    lanes: list[list[Bar]] = []
+    for run in sorted(runs.values(), key=lambda run: (run[0].begin, run[0].action.placement)):
+        free = next((lane for lane in lanes if lane[-1].end <= run[0].begin + 1e-9), None)
+        if free is None:
+            lanes.append(run)
+        else:
+            free.extend(run)
+    return lanes
+
+
+def _gantt_bar(bar: Bar, lane: int, scale: Scale, numbers: Mapping[str, int]) -> str:
+    action = bar.action
+    words = action.kind.value.replace("_", " ")
+    kind = action.kind.value.partition("_")[0]
+    text, style = _SIGNS[action.kind], ""
+    if action.replica is not None:
+        number = numbers[action.replica.service]
+        text += f" {number} {escape(action.replica.service)}"
+        style = " " + service_class(number)
+        words += f" {action.replica.service}"
+    else:
+        text += f" {escape(action.placement.profile)}"
+    hint = escape(f"{words} on {action.placement}, {bar.begin:.1f} to {bar.end:.1f} s")
+    left, right = scale.share(bar.begin), scale.share(bar.end)
+    return (
+        f'<b class="bar {kind}{style}" style="--lane:{lane};left:{left:.3%};width:{right - left:.3%}" '
+        f'title="{hint}">{text}</b>'
+    )
+
+
+def _step(scale: Scale) -> str:
+    marks = scale.ticks()
+    return f"{scale.share(marks[1]):.3%}" if len(marks) > 1 else "100%"
+
+
+class CarriedOut(Protocol):
+    """A transition that was carried out: what was asked and predicted, and how it went."""
+
+    @property
+    def request(self) -> Request:
+        """What was asked."""
+        ...
+
+    @property
+    def transition(self) -> Transition:
+        """What was predicted."""
+        ...
+
+    @property
+    def course(self) -> Timeline:
+        """How it went."""
+        ...
+
+
+def day_report(acts: Mapping[str, CarriedOut], counts: Mapping[str, int]) -> str:
+    """Return the page.
+
+    Args:
+        acts: transitions by name, in their order.
+        counts: GPUs that the first plan takes, by way of planning, the plan's own last.
+    """
+    used = [act.transition.target.used for act in acts.values()]
+    title = f"A day on {max(used)} GPUs, a night on {min(used)}"
+    names = sorted({name for act in acts.values() for name in act.transition.target.capacity()})
+    numbers = {name: n for n, name in enumerate(names, 1)}
+    spare = min((each for act in acts.values() for each in _spare(act)), default=0.0)
+    kept = "<span class=proven>every floor kept" if spare >= 0 else "<span class=open>a floor broken"
+    parts = [
+        f"<h1>{title}, {kept}</span></h1>",
+        *_summary(acts, spare),
+        *_comparison(counts),
+        *(text for name, act in acts.items() for text in _carried_out(name, act, numbers)),
+        "<footer>Drawn by Partita, from a simulated cluster.</footer>",
+    ]
+    return page(title, _STYLES, parts)
+
+
+def _spare(act: CarriedOut) -> Iterator[float]:
+    """Yield how far each service stayed over its floor, as a fraction of it."""
+    for name, floor in act.transition.floors.items():
+        if floor:
+            yield min(point.value for point in act.course.capacity[name]) / floor - 1
+
+
+def _summary(acts: Mapping[str, CarriedOut], spare: float) -> Iterator[str]:
+    changes = [change for act in acts.values() for change in service_changes(act.request, act.transition)]
+    yield from figures(
+        {
+            **{f"{name}, in": f"{_seconds(act):.0f} s" for name, act in acts.items()},
+            "actions": f"{sum(len(act.transition.actions) for act in acts.values()):,}",
+            "replicas stayed": f"{sum(each.stay for each in changes):,}",
+            "moved": f"{sum(each.move for each in changes):,}",
+            "nearest to a floor": f"{spare:+z.1%}",
+        }
+    )
+
+
+def _seconds(act: CarriedOut) -> float:
+    return max((bar.end for bar in act.course.bars), default=0.0)
+
+
+def _comparison(counts: Mapping[str, int]) -> Iterator[str]:
+    most = max(counts.values(), default=1)
+    yield "<h2>GPUs by day, in simpler ways and in this one</h2><div class='card compare'>"
+    for name, n in counts.items():
+        yield f"<span>{escape(name)}</span><div><b style='width:{n / most:.1%}'>{n}</b></div>"
+    yield "</div>"
+
+
+def _carried_out(name: str, act: CarriedOut, numbers: Mapping[str, int]) -> Iterator[str]:
+    changes = service_changes(act.request, act.transition)
+    before, after = act.request.current.used, act.transition.target.used
+    yield f"<h2>{escape(name)}: {before} → {after} GPUs in {_seconds(act):.0f} s</h2>"
+    yield f"<p>Predicted were {act.transition.makespan:.0f} s; below is how it went.</p>"
+    if before:
+        yield from _service_table(changes, numbers)
+    yield from _timeline_parts(act.course, (before, after), changes, numbers)
+    yield f"<details{'' if before else ' open'}><summary>GPUs, before and after</summary>"
+    yield from _change_cards(gpu_changes(act.request.current, act.transition.target), numbers)
+    yield "</details>"

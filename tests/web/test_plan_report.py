@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
-from partita.web.report import MOST_GROUPS, MOST_SERVICES, plan_report
+from partita.web.plan_report import MOST_GROUPS, MOST_SERVICES, plan_report
 
 
 def instance(start: int, profile: str, service: str, *, estimated: bool = False) -> Instance:

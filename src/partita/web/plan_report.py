@@ -15,14 +15,14 @@ from partita.planning.explain import (
     service_overviews,
     verdict,
 )
-from partita.web.cut import Box, cut
-from partita.web.page import TIMES, figures, key, left_out, page, row
+from partita.web.page import TIMES, InstanceBox, figures, key, layout, left_out, page, row
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from partita.planning.explain import GpuGroup, ServiceOverview
     from partita.planning.plan import Instance, Plan
+
 
 MOST_GROUPS = 500
 MOST_SERVICES = 1000
@@ -128,11 +128,11 @@ def _card(group: GpuGroup, numbers: dict[str, int]) -> Iterator[str]:
         ids += f" and more, {len(group.ids):,} in all"
     head = f"{TIMES} {len(group.ids):,} <span>{escape(group.label)}</span>"
     yield f"<section class=gpu><h3>{head}</h3><p>{ids}</p>"
-    yield from cut(gpu, (_box(each, numbers.get(each.service, 0)) for each in group.instances))
+    yield from layout(gpu, (_box(each, numbers.get(each.service, 0)) for each in group.instances))
     yield "</section>"
 
 
-def _box(instance: Instance, index: int) -> Box:
+def _box(instance: Instance, index: int) -> InstanceBox:
     point = instance.point
     about = "≈" if point.estimated else ""
     processes = f", {point.processes} processes" if point.processes > 1 else ""
@@ -140,4 +140,4 @@ def _box(instance: Instance, index: int) -> Box:
     hint += (
         f"batch {point.batch}{processes}, {about}{point.throughput:,.6g}/s, {about}{point.latency_ms:,.6g} ms"
     )
-    return Box(instance.placement, index, instance.service, hint, f"{about}{point.throughput:,.4g}/s")
+    return InstanceBox(instance.placement, index, instance.service, hint, f"{about}{point.throughput:,.4g}/s")
