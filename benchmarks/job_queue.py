@@ -17,12 +17,11 @@ from benchmarks.report import table
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.answers import Answers
-from partita.jobs.queue.daemon import QueueService
 from partita.jobs.queue.folders import make_folders
 from partita.jobs.queue.overview import Overview
-from partita.jobs.queue.settings import Settings
+from partita.jobs.queue.service import QueueService, QueueSettings
 from partita.jobs.queue.socket_server import SocketServer
-from partita.jobs.queue.store import FILE, JobStore
+from partita.jobs.queue.table import FILE, JobStore
 from partita.jobs.run.runner import AttemptPhase, AttemptStatus
 from partita.registry import names
 from partita.sim.clock import WallClock
@@ -89,7 +88,9 @@ def _measure(many: int, discipline: str) -> list[object]:
             closing(SimulatedDriver(path, WallClock(), jitter=0.0)) as driver,
             closing(JobStore(jobs / FILE)) as store,
         ):
-            service = QueueService(driver, Sleepers(), store, jobs, settings=Settings(discipline), tell=print)
+            service = QueueService(
+                driver, Sleepers(), store, jobs, settings=QueueSettings(discipline), tell=print
+            )
             return [discipline, *_figures(service, Answers(service, Access(os.geteuid())), state, many)]
 
 

@@ -17,7 +17,7 @@ from tests.cli.commands import Commands
 from partita.cli.job_daemon import shown_job
 from partita.cli.quantities import read_bytes, read_seconds, shown_bytes, shown_seconds
 from partita.errors import InputError
-from partita.jobs.queue.client import Client, NoDaemonError
+from partita.jobs.queue.client import NoDaemonError, QueueClient
 from partita.jobs.run.real import RealJobRunner
 from partita.jobs.run.runner import AttemptPhase
 
@@ -48,7 +48,7 @@ class Lab:
 
     def _answers(self) -> bool:
         try:
-            with Client(self.commands.state / "jobs") as client:
+            with QueueClient(self.commands.state / "jobs") as client:
                 return bool(client.ask("queue"))
         except NoDaemonError:
             return False

@@ -15,7 +15,7 @@ from tests.cli.commands import Commands
 from tests.serve.worker.client import gateway, until
 
 from partita.errors import InputError, PartitaError
-from partita.jobs.queue.client import Client
+from partita.jobs.queue.client import QueueClient
 from partita.serve.worker.spec import read_spec
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Shop:
             self.process = None
 
     def jobs(self) -> list[dict[str, Any]]:
-        with suppress(PartitaError), Client(self.commands.state / "jobs") as client:
+        with suppress(PartitaError), QueueClient(self.commands.state / "jobs") as client:
             return list(client.ask("queue")["jobs"])
         return []
 

@@ -17,10 +17,9 @@ from partita.control.retry import Backoff
 from partita.control.sharing import SharedDriver
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.memory.bounds import Bounds
-from partita.jobs.queue.daemon import QueueService
-from partita.jobs.queue.record import Asked, JobRecord, Memory, State, Submitter, Verdict
-from partita.jobs.queue.settings import Pace, Settings
-from partita.jobs.queue.store import JobStore
+from partita.jobs.queue.record import AttemptVerdict, JobOptions, JobRecord, JobState, StatedMemory, Submitter
+from partita.jobs.queue.service import PollIntervals, QueueService, QueueSettings
+from partita.jobs.queue.table import JobStore
 from partita.jobs.run.runner import AttemptPhase, AttemptStatus, Launch
 from partita.sim.clock import SimulatedClock
 from partita.transition.shortest import Shortest
@@ -105,7 +104,7 @@ class Day:
             self.runner,
             self.store,
             folder / "attempts",
-            settings=Settings(pace=Pace(making=1.0, running=10.0, cluster=60.0, afresh=600.0)),
+            settings=QueueSettings(pace=PollIntervals(making=1.0, running=10.0, cluster=60.0, afresh=600.0)),
             tell=self.told.append,
         )
         self.lodging.take_in(self.queue, self.queue.step)
@@ -119,7 +118,9 @@ class Day:
 
     def submit(self, seconds: float, gib: float) -> None:
         def made(number: int, now: float) -> list[JobRecord]:
-            asked = Asked(Memory(Bounds(gib * GIB, gib * GIB), "declared"), {"": seconds}, checkpoints=True)
+            asked = JobOptions(
+                StatedMemory(Bounds(gib * GIB, gib * GIB), "declared"), {"": seconds}, checkpoints=True
+            )
             command, ada = ("work", str(seconds)), Submitter(0, 0, "ada")
             return [JobRecord(number, ada, command, "/", environment, f"family-{gib}", now, asked)]
 
@@ -169,9 +170,9 @@ def test_a_day_of_services_and_jobs_keeps_every_floor_and_loses_no_job(day: Day)
     through_the_day(day, submit)
     day.shared.wait(40 * HOUR)
     jobs = day.store.over(1000)
-    assert [job.state for job in jobs] == [State.DONE] * len(work)
+    assert [job.state for job in jobs] == [JobState.DONE] * len(work)
     attempts = [attempt for job in jobs for attempt in job.attempts]
-    yielded = [attempt for attempt in attempts if attempt.verdict is Verdict.YIELDED]
+    yielded = [attempt for attempt in attempts if attempt.verdict is AttemptVerdict.YIELDED]
     assert len(yielded) > 3  # the services took room back, and the jobs came again
     assert len(attempts) == len(jobs) + len(yielded)
     for job in jobs:
@@ -187,12 +188,12 @@ def test_what_a_transition_wants_is_not_given_to_a_job_meanwhile(day: Day) -> No
     for _ in range(40):
         day.submit(10 * HOUR, 4.0)
     day.shared.wait(day.inner.clock.now() + 600.0)
-    running = len([job for job in day.queue.book.active.values() if job.state is State.RUNNING])
+    running = len([job for job in day.queue.book.active.values() if job.state is JobState.RUNNING])
     assert running == 21  # three GPUs of seven
     day.controller.reach(goal(HOURS[18], {"bert": 400.0, "resnet": 300.0}, HOURS[0].capacity()))
-    assert not [job for job in day.queue.book.active.values() if job.state is not State.WAITING]
+    assert not [job for job in day.queue.book.active.values() if job.state is not JobState.WAITING]
     assert {each.attempts[-1].verdict for each in day.queue.book.active.values() if each.attempts} == {
-        Verdict.YIELDED
+        AttemptVerdict.YIELDED
     }
     assert day.lodging.holds() == set()
 
@@ -201,8 +202,8 @@ def test_beside_a_job_that_has_to_go_no_other_begins_in_the_way(day: Day) -> Non
     day.controller.reach(goal(HOURS[0]))
     day.submit(10 * HOUR, 4.0)
     day.shared.wait(day.inner.clock.now() + 600.0)
-    assert [job.state for job in day.queue.book.active.values()] == [State.RUNNING]
+    assert [job.state for job in day.queue.book.active.values()] == [JobState.RUNNING]
     day.controller.reach(goal(HOURS[18], {"bert": 400.0, "resnet": 300.0}, HOURS[0].capacity()))
     assert [[each.verdict for each in job.attempts] for job in day.queue.book.active.values()] == [
-        [Verdict.YIELDED]
+        [AttemptVerdict.YIELDED]
     ]

@@ -45,7 +45,7 @@ from partita.jobs.energy import (
     serving,
     stay_of,
 )
-from partita.jobs.queue.record import Attempt, JobRecord, Submitter, Verdict
+from partita.jobs.queue.record import Attempt, AttemptVerdict, JobRecord, Submitter
 from partita.mig.gpu import CONTEXT_W, IDLE_W
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
@@ -397,7 +397,7 @@ class SteadyMeter:
         return (EnergyReading("g0", "GPU-0", "a100-80gb", 100.0 * self.now, idle_w=40.0),)
 
 
-def attempt_of(number: int, at: str, began: float | None, verdict: Verdict | None = None) -> JobRecord:
+def attempt_of(number: int, at: str, began: float | None, verdict: AttemptVerdict | None = None) -> JobRecord:
     attempt = Attempt(1, "g0", Placement.parse(at), 1, 0.0, began=began, verdict=verdict)
     return JobRecord(number, Submitter(0, 0, "root"), ("true",), "/", "", "f", 0.0, attempts=(attempt,))
 
@@ -408,7 +408,7 @@ def test_attempts_take_what_is_drawn_while_they_run(ledger: EnergyLedger) -> Non
     for now in range(101):
         meter.now = float(now)
         jobs = [attempt_of(1, "3g.40gb@4", 20.0)] if 20 <= now < 50 else []
-        jobs += [attempt_of(2, "1g.10gb@0", None), attempt_of(3, "1g.10gb@1", 0.0, Verdict.DONE)]
+        jobs += [attempt_of(2, "1g.10gb@0", None), attempt_of(3, "1g.10gb@1", 0.0, AttemptVerdict.DONE)]
         energy.step(float(now), jobs)
     first = ledger.joules("1", 1)
     # 30 s, known to a second or so: 60 W of work, and its size's share of 40 W.

@@ -12,7 +12,7 @@ from partita.cli.job_daemon import Quiet, connect, tell_each
 from partita.cli.options import echo
 
 if TYPE_CHECKING:
-    from partita.jobs.queue.client import Client
+    from partita.jobs.queue.client import QueueClient
 
 SomeIds = Annotated[
     list[str] | None, typer.Argument(metavar="[ID...]", help="Jobs: 12, an array 12, a task 12_3.")
@@ -68,7 +68,7 @@ def cancel(
         echo(f"note: {note}", err=True)
 
 
-def _all_of(daemon: Client, user: str | None, *, yes: bool) -> dict[str, Any] | None:
+def _all_of(daemon: QueueClient, user: str | None, *, yes: bool) -> dict[str, Any] | None:
     """Return what names all jobs that a user has now, once it is agreed; None if there are none.
 
     Raises:

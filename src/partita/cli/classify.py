@@ -41,7 +41,7 @@ def classify(
     `failed` and `done` are not. The queue asks the same of the last 256 KiB of a job's output, on every driver.
     """
     from partita import oom  # noqa: PLC0415
-    from partita.jobs.queue.submission import read_patterns  # noqa: PLC0415 -- slow to import
+    from partita.jobs.queue.answers import read_patterns  # noqa: PLC0415 -- slow to import
 
     patterns = read_patterns(oom_pattern or [])
     first, end = _end(log, oom.END)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from partita.jobs.queue.client import Client
+    from partita.jobs.queue.client import QueueClient
 
 Chosen = Annotated[
     list[str] | None, typer.Argument(metavar="[ID...]", help="Jobs. (default: the newest that are over)")
@@ -45,7 +45,7 @@ def history(
         echo("no job is over yet")
 
 
-def _newest(daemon: Client, limit: int, *, mine: bool) -> list[dict[str, Any]]:
+def _newest(daemon: QueueClient, limit: int, *, mine: bool) -> list[dict[str, Any]]:
     jobs: list[dict[str, Any]] = []
     before = None
     while len(jobs) < limit:

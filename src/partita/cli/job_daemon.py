@@ -12,7 +12,7 @@ from partita.cli.terminal import inline
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.jobs.queue.client import Client
+    from partita.jobs.queue.client import QueueClient
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs: 12, an array 12, a task 12_3.")]
 Mine = Annotated[bool, typer.Option("--me", help="Only your own jobs.")]
@@ -22,24 +22,24 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of each 
 _SOON_S = 0.5
 
 
-def connect() -> Client:
+def connect() -> QueueClient:
     """Return a connection to the daemon of the state folder."""
     from partita.drive.state import state_path  # noqa: PLC0415 -- only where a daemon is asked
-    from partita.jobs.queue.client import Client  # noqa: PLC0415
+    from partita.jobs.queue.client import QueueClient  # noqa: PLC0415
     from partita.jobs.queue.folders import jobs_folder  # noqa: PLC0415
 
-    return Client(jobs_folder(state_path()))
+    return QueueClient(jobs_folder(state_path()))
 
 
 def jobs_on_instances() -> dict[tuple[str, str], str]:
     """Return the jobs on instances, by GPU and placement; none if no daemon answers soon, or not to us."""
     from partita.drive.state import state_path  # noqa: PLC0415 -- only where a daemon is asked
     from partita.errors import PartitaError  # noqa: PLC0415
-    from partita.jobs.queue.client import Client  # noqa: PLC0415
+    from partita.jobs.queue.client import QueueClient  # noqa: PLC0415
     from partita.jobs.queue.folders import jobs_folder  # noqa: PLC0415
 
     try:
-        with Client(jobs_folder(state_path()), _SOON_S) as daemon:
+        with QueueClient(jobs_folder(state_path()), _SOON_S) as daemon:
             jobs = daemon.ask("instances")["jobs"]
     except PartitaError:
         return {}

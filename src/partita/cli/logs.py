@@ -15,7 +15,7 @@ from partita.cli.terminal import ProgramOutput, inline
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from partita.jobs.queue.client import Client
+    from partita.jobs.queue.client import QueueClient
 
 _PAUSE_S = 0.3
 
@@ -51,7 +51,7 @@ def _show(chunks: Iterator[bytes]) -> None:
         own().flush()
 
 
-def _written(daemon: Client, job: str, attempt: int | None) -> Iterator[bytes]:
+def _written(daemon: QueueClient, job: str, attempt: int | None) -> Iterator[bytes]:
     """Yield what there is of one attempt."""
     asked: dict[str, Any] = {} if attempt is None else {"attempt": attempt}
     offset = 0
@@ -66,7 +66,7 @@ def _written(daemon: Client, job: str, attempt: int | None) -> Iterator[bytes]:
         yield base64.b64decode(found["data"])
 
 
-def _followed(daemon: Client, job: str, attempt: int | None) -> Iterator[bytes]:
+def _followed(daemon: QueueClient, job: str, attempt: int | None) -> Iterator[bytes]:
     """Yield what an attempt writes and those after it, until the job is over."""
     import time  # noqa: PLC0415 -- only where it waits
 
@@ -94,7 +94,7 @@ def _end(found: dict[str, Any]) -> None:
 
 
 def _patiently(
-    daemon: Client, job: str, offset: int, asked: dict[str, Any], *, patient: bool
+    daemon: QueueClient, job: str, offset: int, asked: dict[str, Any], *, patient: bool
 ) -> dict[str, Any] | None:
     """Return a piece of the log; None while a daemon that was there is away."""
     from partita.jobs.queue.client import NoDaemonError  # noqa: PLC0415 -- only where a daemon is asked

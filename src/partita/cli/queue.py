@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
-    from partita.jobs.queue.client import Client
+    from partita.jobs.queue.client import QueueClient
 
 _PAGE = 2000
 _SHOWN = 40
@@ -52,7 +52,7 @@ def queue(
         echo(line)
 
 
-def _fetch(daemon: Client, most: int | None, *, mine: bool) -> dict[str, Any]:
+def _fetch(daemon: QueueClient, most: int | None, *, mine: bool) -> dict[str, Any]:
     """Return the queue at one moment, read page by page."""
     jobs: list[dict[str, Any]] = []
     page: dict[str, Any] = {}

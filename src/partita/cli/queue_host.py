@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from partita.drive.driver import Driver
     from partita.jobs.energy import QueueEnergy, Stay
     from partita.jobs.queue.access import Access
-    from partita.jobs.queue.daemon import QueueService
-    from partita.jobs.queue.settings import Settings
+    from partita.jobs.queue.service import QueueService, QueueSettings
     from partita.jobs.queue.socket_server import SocketServer
     from partita.jobs.run.runner import JobRunner
 
@@ -115,7 +114,7 @@ class QueueWay:
         recover: whether the store is made anew from what can be read of it and of the attempts on the disk.
     """
 
-    settings: Settings
+    settings: QueueSettings
     access: Access
     memory_scale: float
     metrics_port: int | None
@@ -161,15 +160,15 @@ def queue_way(
     from partita.errors import InputError  # noqa: PLC0415
     from partita.jobs.disciplines.classes import discipline as named  # noqa: PLC0415
     from partita.jobs.queue.access import Access, admins  # noqa: PLC0415
-    from partita.jobs.queue.settings import Settings  # noqa: PLC0415
-    from partita.jobs.queue.submission import read_patterns  # noqa: PLC0415
+    from partita.jobs.queue.answers import read_patterns  # noqa: PLC0415
+    from partita.jobs.queue.service import QueueSettings  # noqa: PLC0415
 
     named(discipline)
     users, groups = admins(admin or ())
     default_s, most_s = _time(limits.default_time, "--default-time"), _time(limits.max_time, "--max-time")
     if default_s is not None and most_s is not None and default_s > most_s:
         raise InputError("it is longer than --max-time", where="--default-time")
-    settings = Settings(
+    settings = QueueSettings(
         discipline,
         log_bytes=read_bytes(keeping.log_size, "--log-size"),
         keep_s=read_seconds(keeping.keep, "--keep"),
@@ -237,9 +236,9 @@ def queue_host(driver: Driver, name: DriverName, folder: Path, way: QueueWay) ->
         PartitaError: its store or its socket cannot be used, or the energy cannot be measured.
     """
     from partita.jobs.queue.answers import Answers  # noqa: PLC0415 -- slow to import
-    from partita.jobs.queue.daemon import QueueService  # noqa: PLC0415
     from partita.jobs.queue.folders import ATTEMPTS, make_folders  # noqa: PLC0415
     from partita.jobs.queue.recovery import open_store, recover  # noqa: PLC0415
+    from partita.jobs.queue.service import QueueService  # noqa: PLC0415
     from partita.jobs.queue.socket_server import SocketServer  # noqa: PLC0415
 
     runner = _runner(name, way.memory_scale)

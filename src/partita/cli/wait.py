@@ -13,7 +13,7 @@ from partita.cli.terminal import inline
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.jobs.queue.client import Client
+    from partita.jobs.queue.client import QueueClient
 
 _SOON_S, _LATER_S = 0.1, 1.0
 _JOBS_PER_S = 1000.0
@@ -54,7 +54,7 @@ def wait(
         raise typer.Exit(1)
 
 
-def _pending(daemon: Client, ids: Sequence[str]) -> int | None:
+def _pending(daemon: QueueClient, ids: Sequence[str]) -> int | None:
     """Return how many are not over; None while the daemon is away."""
     from partita.jobs.queue.client import NoDaemonError  # noqa: PLC0415 -- only where a daemon is asked
 
@@ -64,7 +64,7 @@ def _pending(daemon: Client, ids: Sequence[str]) -> int | None:
         return None
 
 
-def _states(daemon: Client, ids: Sequence[str]) -> list[dict[str, Any]]:
+def _states(daemon: QueueClient, ids: Sequence[str]) -> list[dict[str, Any]]:
     """Return the jobs' states; none while the daemon is away."""
     from partita.jobs.queue.client import NoDaemonError  # noqa: PLC0415 -- only where a daemon is asked
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from partita.drive.driver import Identity, Observation, ObservedGpu, ObservedInstance
-from partita.jobs.queue.record import State, Verdict
+from partita.jobs.queue.record import AttemptVerdict, JobState
 from partita.transition.transition import MEASURED, Action, Kind
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from partita.control.sharing import Place, TenantDriver
     from partita.drive.driver import ActionResult
-    from partita.jobs.queue.daemon import QueueService
+    from partita.jobs.queue.service import QueueService
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
 
@@ -125,10 +125,10 @@ class Lodging:
         going = [
             job
             for job in jobs
-            if job.state is not State.WAITING and (job.attempt.gpu, job.attempt.placement) in self._leaving
+            if job.state is not JobState.WAITING and (job.attempt.gpu, job.attempt.placement) in self._leaving
         ]
         if service is not None and going:
-            service.stop(going, Verdict.YIELDED, "services need its instance")
+            service.stop(going, AttemptVerdict.YIELDED, "services need its instance")
 
     def _leave(self, now: float) -> float:
         """Destroy the instances to be left in which nothing runs any more; return when to try again."""
@@ -148,7 +148,7 @@ class Lodging:
     def _used(self) -> set[Place]:
         """Return the instances that jobs are in, or are about to be."""
         jobs = self._service.book.active.values() if self._service is not None else ()
-        return {(job.attempt.gpu, job.attempt.placement) for job in jobs if job.state is not State.WAITING}
+        return {(job.attempt.gpu, job.attempt.placement) for job in jobs if job.state is not JobState.WAITING}
 
     def _collect(self) -> None:
         for ended in self._driver.wait():

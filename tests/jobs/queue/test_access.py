@@ -11,7 +11,7 @@ from tests.jobs.queue.world import ME, queue
 
 from partita.errors import PartitaError
 from partita.jobs.queue.access import Access, Caller, DeniedError, admins, submitter
-from partita.jobs.queue.record import State
+from partita.jobs.queue.record import JobState
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -52,9 +52,9 @@ def test_another_users_job_is_neither_read_nor_touched(tmp_path: Path, what: str
         job = world.submit("sleep", "60", caller=ALICE)
         with pytest.raises(DeniedError, match=f"job {job} belongs to 54321"):
             world.ask(what, caller=BOB, ids=[job])
-        assert world.job(job).state is State.WAITING
+        assert world.job(job).state is JobState.WAITING
         world.ask("cancel", caller=ROOT, ids=[job])
-        assert world.job(job).state is State.CANCELLED
+        assert world.job(job).state is JobState.CANCELLED
 
 
 def test_others_see_a_job_without_its_name_and_command(tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_job_runs_with_the_rights_of_its_submitter_alone(tmp_path: Path) -> No
     secret.chmod(0o600)
     with queue(tmp_path, access=Access(0)) as world:
         job = world.submit("sh", "-c", f"id -u; id -g; cat {secret}", caller=nobody, directory="/")
-        over = world.until_state(job, State.FAILED)
+        over = world.until_state(job, JobState.FAILED)
         log = world.service.folder_of(over, 1) / "log"
         lines = log.read_text().splitlines()
         assert lines[:2] == [str(entry.pw_uid), str(entry.pw_gid)]
@@ -102,7 +102,7 @@ def test_a_log_that_its_user_has_replaced_by_a_link_is_not_followed(tmp_path: Pa
     secret.write_text("for root")
     with queue(tmp_path, access=Access(0)) as world:
         job = world.submit("true", caller=ME, directory="/")
-        over = world.until_state(job, State.DONE, State.FAILED)
+        over = world.until_state(job, JobState.DONE, JobState.FAILED)
         log = world.service.folder_of(over, 1) / "log"
         log.unlink()
         log.symlink_to(secret)

@@ -11,25 +11,27 @@ from tests.jobs.queue.world import queue
 
 from partita.errors import InputError
 from partita.jobs.queue.access import Access, Caller, DeniedError
-from partita.jobs.queue.dependencies import judged, parse_after
-from partita.jobs.queue.record import OVER, Condition, State
+from partita.jobs.queue.record import OVER, Condition, JobState, judged, parse_after
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.jobs.queue.world import World
 
-STATES = (State.WAITING, State.RUNNING, State.DONE, State.FAILED, State.CANCELLED)
+STATES = (JobState.WAITING, JobState.RUNNING, JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
-def by_definition(condition: Condition, states: tuple[State, ...]) -> bool | None:
+def by_definition(condition: Condition, states: tuple[JobState, ...]) -> bool | None:
     """True if satisfied, False if no end of what is open could satisfy it, else None."""
 
-    def satisfied(ends: tuple[State, ...]) -> bool:
-        done = [end is State.DONE for end in ends]
+    def satisfied(ends: tuple[JobState, ...]) -> bool:
+        done = [end is JobState.DONE for end in ends]
         return {Condition.OK: all(done), Condition.FAIL: not all(done), Condition.ANY: True}[condition]
 
-    ends = [(state,) if state in OVER else (State.DONE, State.FAILED, State.CANCELLED) for state in states]
+    ends = [
+        (state,) if state in OVER else (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
+        for state in states
+    ]
     found = {satisfied(end) for end in product(*ends)}
     if all(state in OVER for state in states):
         return found.pop()
@@ -76,7 +78,7 @@ def test_each_condition_starts_or_cancels_what_waits_for_it(tmp_path: Path) -> N
         world.finish()
         for (word, parent), child in waiting.items():
             starts = word == "any" or (word == "ok") == (parent == good)
-            assert world.job(child).state is (State.DONE if starts else State.CANCELLED), (word, parent)
+            assert world.job(child).state is (JobState.DONE if starts else JobState.CANCELLED), (word, parent)
         never = world.job(waiting["ok", bad])
         assert never.why == f"dependency never satisfied: job {bad} failed"
         assert states(world, both, chain) == ["done", "done"]

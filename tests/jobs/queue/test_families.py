@@ -11,10 +11,17 @@ from tests.jobs.queue.world import ME, queue
 from partita.errors import InputError
 from partita.jobs.memory.bounds import MIB, Bounds
 from partita.jobs.memory.history import Ended, History
-from partita.jobs.queue.families import Families, family_of
-from partita.jobs.queue.forecast import fitting, forecast, largest_slice
-from partita.jobs.queue.reasons import why_on_the_largest
-from partita.jobs.queue.record import Asked, Attempt, JobRecord, Memory, State, Submitter, Verdict
+from partita.jobs.queue.forecast import Families, family_of, fitting, forecast, largest_slice
+from partita.jobs.queue.overview import why_on_the_largest
+from partita.jobs.queue.record import (
+    Attempt,
+    AttemptVerdict,
+    JobOptions,
+    JobRecord,
+    JobState,
+    StatedMemory,
+    Submitter,
+)
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
 
@@ -27,14 +34,14 @@ GIB = 2**30
 
 
 def job(declared: float | None = None, model: tuple[float, float] | None = None) -> JobRecord:
-    memory = Memory()
+    memory = StatedMemory()
     if declared is not None:
-        memory = Memory(Bounds(0.0, declared * GIB), "declared")
+        memory = StatedMemory(Bounds(0.0, declared * GIB), "declared")
     if model is not None:
-        memory = Memory(Bounds(model[0] * GIB, model[1] * GIB), "model")
+        memory = StatedMemory(Bounds(model[0] * GIB, model[1] * GIB), "model")
     family = family_of(1, "exp", ())
     return JobRecord(
-        7, Submitter(1, 1, "ann"), ("x",), "/", "", family, 0.0, Asked(memory=memory), name="exp"
+        7, Submitter(1, 1, "ann"), ("x",), "/", "", family, 0.0, JobOptions(memory=memory), name="exp"
     )
 
 
@@ -42,7 +49,7 @@ def limit(profile: str) -> int:
     return int((A100.profile(profile).memory_mib or 0) * MIB)
 
 
-def attempt(profile: str, verdict: Verdict, peak: float | None = None, at: float = 10.0) -> Attempt:
+def attempt(profile: str, verdict: AttemptVerdict, peak: float | None = None, at: float = 10.0) -> Attempt:
     peak_bytes = None if peak is None else int(peak * GIB)
     return Attempt(
         1, "g", Placement(0, profile), limit(profile), 0.0, ended=at, verdict=verdict, peak_bytes=peak_bytes
@@ -64,7 +71,7 @@ def begins(families: Families, wanted: JobRecord, *models: object) -> list[str]:
 def ran_out_everywhere(wanted: JobRecord) -> Families:
     families = Families()
     for profile in ("1g.10gb", "1g.20gb", "3g.40gb", "7g.80gb"):
-        families.add(wanted, attempt(profile, Verdict.OUT_OF_MEMORY))
+        families.add(wanted, attempt(profile, AttemptVerdict.OUT_OF_MEMORY))
     return families
 
 
@@ -79,9 +86,9 @@ def test_a_family_that_why_on_the_largest_slice_begins_there_again_or_where_its_
 
 def test_what_ran_with_another_forecast_says_nothing_of_this_one():
     families = Families()
-    families.add(job(model=(25, 35)), attempt("3g.40gb", Verdict.DONE))
+    families.add(job(model=(25, 35)), attempt("3g.40gb", AttemptVerdict.DONE))
     assert begins(families, job(model=(45, 50))) == ["7g.80gb"]
-    families.add(job(model=(45, 50)), attempt("7g.80gb", Verdict.OUT_OF_MEMORY))
+    families.add(job(model=(45, 50)), attempt("7g.80gb", AttemptVerdict.OUT_OF_MEMORY))
     assert begins(families, job(model=(25, 35))) == ["3g.40gb"]
 
 
@@ -110,11 +117,11 @@ def test_where_only_a_forecast_goes_beyond_the_largest_slice_no_job_is_said_to_h
     assert (
         told == "by model it needs 37 to 100 GiB, and the largest slice has 79; --memory says it more exactly"
     )
-    families.add(wanted, attempt("3g.40gb", Verdict.OUT_OF_MEMORY))
+    families.add(wanted, attempt("3g.40gb", AttemptVerdict.OUT_OF_MEMORY))
     told = why_on_the_largest(wanted, forecast(wanted, families), largest)
     assert told is not None
     assert told.startswith("by model and history it needs 39.2 to 100 GiB")
-    families.add(wanted, attempt("7g.80gb", Verdict.OUT_OF_MEMORY))
+    families.add(wanted, attempt("7g.80gb", AttemptVerdict.OUT_OF_MEMORY))
     told = why_on_the_largest(wanted, forecast(wanted, families), largest)
     assert told is not None
     assert "ran out of memory on the largest slice" in told
@@ -122,7 +129,7 @@ def test_where_only_a_forecast_goes_beyond_the_largest_slice_no_job_is_said_to_h
 
 def test_a_declaration_is_raised_only_by_jobs_that_declared_the_same():
     families = Families()
-    families.add(job(declared=8), attempt("1g.10gb", Verdict.OUT_OF_MEMORY))
+    families.add(job(declared=8), attempt("1g.10gb", AttemptVerdict.OUT_OF_MEMORY))
     assert begins(families, job(declared=8)) == ["1g.20gb"]
     assert begins(families, job(declared=9)) == ["1g.10gb"]
     assert begins(families, job(declared=30)) == ["3g.40gb"]
@@ -130,28 +137,28 @@ def test_a_declaration_is_raised_only_by_jobs_that_declared_the_same():
 
 def test_one_declaration_that_was_too_large_does_not_bind_its_successors():
     families = Families()
-    families.add(job(declared=70), attempt("7g.80gb", Verdict.DONE))
+    families.add(job(declared=70), attempt("7g.80gb", AttemptVerdict.DONE))
     assert begins(families, job()) == ["1g.10gb"]
-    families.add(job(declared=70), attempt("7g.80gb", Verdict.DONE, peak=15.0))
+    families.add(job(declared=70), attempt("7g.80gb", AttemptVerdict.DONE, peak=15.0))
     assert begins(families, job()) == ["1g.20gb"]
-    families.add(job(declared=70), attempt("7g.80gb", Verdict.DONE, peak=0.5))
+    families.add(job(declared=70), attempt("7g.80gb", AttemptVerdict.DONE, peak=0.5))
     assert begins(families, job()) == ["1g.10gb"]
     assert begins(families, job(declared=12)) == ["1g.20gb"]
 
 
 def test_what_the_ladder_found_is_begun_on():
     families = Families()
-    families.add(job(), attempt("1g.10gb", Verdict.OUT_OF_MEMORY))
-    families.add(job(), attempt("1g.20gb", Verdict.DONE, peak=3.0))
+    families.add(job(), attempt("1g.10gb", AttemptVerdict.OUT_OF_MEMORY))
+    families.add(job(), attempt("1g.20gb", AttemptVerdict.DONE, peak=3.0))
     assert begins(families, job()) == ["1g.20gb"]
-    families.add(job(), attempt("1g.20gb", Verdict.OUT_OF_MEMORY))  # the newest is believed
+    families.add(job(), attempt("1g.20gb", AttemptVerdict.OUT_OF_MEMORY))  # the newest is believed
     assert begins(families, job()) == ["3g.40gb"]
 
 
 def test_what_may_not_have_been_memory_teaches_nothing():
     families = Families()
-    families.add(job(), replace(attempt("3g.40gb", Verdict.OUT_OF_MEMORY), unsure=True))
-    families.add(job(), attempt("3g.40gb", Verdict.FAILED))
+    families.add(job(), replace(attempt("3g.40gb", AttemptVerdict.OUT_OF_MEMORY), unsure=True))
+    families.add(job(), attempt("3g.40gb", AttemptVerdict.FAILED))
     assert begins(families, job()) == ["1g.10gb"]
     assert families.known == ()
 
@@ -166,9 +173,9 @@ def test_the_history_alone_says_what_the_next_one_needs():
 
 def test_what_ended_before_it_was_forgotten_does_not_count():
     families = Families({job().family: 10.0})
-    families.add(job(), attempt("1g.10gb", Verdict.OUT_OF_MEMORY, at=10.0))
+    families.add(job(), attempt("1g.10gb", AttemptVerdict.OUT_OF_MEMORY, at=10.0))
     assert begins(families, job()) == ["1g.10gb"]
-    families.add(job(), attempt("1g.10gb", Verdict.OUT_OF_MEMORY, at=11.0))
+    families.add(job(), attempt("1g.10gb", AttemptVerdict.OUT_OF_MEMORY, at=11.0))
     assert begins(families, job()) == ["1g.20gb"]
     version = families.version(job().family)
     families.forget(job().family, 12.0)
@@ -179,9 +186,9 @@ def test_what_ended_before_it_was_forgotten_does_not_count():
 def test_forgetting_outlives_the_daemon_and_is_each_users_own_affair(tmp_path: Path) -> None:
     told = {"source": "declared", "lower": 0, "upper": 4 * GIB}
     with queue(tmp_path) as world:
-        world.until_state(world.submit("true", name="exp"), State.DONE)
+        world.until_state(world.submit("true", name="exp"), JobState.DONE)
         # A command need not be text that SQLite can hold.
-        first = world.until_state(world.submit("true", "\udcff", memory=told), State.DONE)
+        first = world.until_state(world.submit("true", "\udcff", memory=told), JobState.DONE)
         listed = world.ask("families")["families"]
         assert [(each["name"], each["command"]) for each in listed] == [
             ("exp", None),
@@ -202,7 +209,7 @@ def test_forgetting_outlives_the_daemon_and_is_each_users_own_affair(tmp_path: P
             world.ask("forget", ids=["exp"])
     with queue(tmp_path) as world:
         assert world.ask("families")["families"] == []
-        world.until_state(world.submit("true", name="exp"), State.DONE)
+        world.until_state(world.submit("true", name="exp"), JobState.DONE)
     with queue(tmp_path) as world:
         assert [each["name"] for each in world.ask("families")["families"]] == ["exp"]
         assert world.ask("forget", every=True, caller=ME)["families"]

@@ -11,8 +11,8 @@ import pytest
 from tests.jobs.queue.test_store import flood
 from tests.jobs.queue.world import queue
 
-from partita.jobs.queue.record import State, Verdict
-from partita.jobs.queue.store import JobStore
+from partita.jobs.queue.record import AttemptVerdict, JobState
+from partita.jobs.queue.table import JobStore
 from partita.store import DiskFullError
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def test_cancel_needs_no_room(tmp_path: Path) -> None:
         running = world.submit("sleep", "600")
         deaf = world.submit("sh", "-c", "trap '' TERM; echo; while :; do sleep 0.05; done", grace_s=0.2)
         for job in (running, deaf):
-            world.until_state(job, State.RUNNING)
+            world.until_state(job, JobState.RUNNING)
         waiting = world.submit("true", memory=FAR)
         after = world.submit("true", after=[f"any:{waiting}"])
         never = world.submit("true", after=[f"ok:{waiting}"])
@@ -75,8 +75,8 @@ def test_cancel_needs_no_room(tmp_path: Path) -> None:
         assert "the disk is full" in (world.ask("queue")["trouble"] or "")
         filled(world).full = False
         for job in (running, deaf):
-            assert world.until_state(job, State.CANCELLED).attempt.verdict is Verdict.CANCELLED
-        world.until_state(after, State.DONE)
+            assert world.until_state(job, JobState.CANCELLED).attempt.verdict is AttemptVerdict.CANCELLED
+        world.until_state(after, JobState.DONE)
     with queue(tmp_path) as world:
         assert [each["state"] for each in world.ask("states", ids=[waiting, never])["jobs"]] == [
             "cancelled"
@@ -97,7 +97,7 @@ def test_no_write_that_fails_loses_a_job_or_runs_one_twice(tmp_path: Path) -> No
             failed = filled(world).at <= 0
             assert any("the disk is full" in told for told in world.told) == failed
             jobs = [world.job(each) for each in (done, fails)]
-            assert [job.state for job in jobs] == [State.DONE, State.FAILED], at
+            assert [job.state for job in jobs] == [JobState.DONE, JobState.FAILED], at
             assert [len(job.attempts) for job in jobs] == [1, 1]
         assert [(folder / each).read_text() for each in ("done", "failed")] == ["once\n"] * 2
         at += 1
@@ -126,7 +126,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_jobs_are_cancelled_on_a_disk_that_is_really_full(small_disk: Path) -> None:
     with queue(small_disk) as world:
         running = world.submit("sleep", "600")
-        folder = world.service.folder_of(world.until_state(running, State.RUNNING), 1)
+        folder = world.service.folder_of(world.until_state(running, JobState.RUNNING), 1)
         world.until((folder / "watch.json").exists)
         waiting = world.submit("true", memory=FAR)
         filler = small_disk / "filler"
@@ -139,7 +139,7 @@ def test_jobs_are_cancelled_on_a_disk_that_is_really_full(small_disk: Path) -> N
         assert answer["notes"]
         world.until((folder / "exit.json").exists)
         filler.unlink()
-        world.until_state(running, State.CANCELLED)
+        world.until_state(running, JobState.CANCELLED)
     with queue(small_disk) as world:
         assert [each["state"] for each in world.ask("states", ids=[running, waiting])["jobs"]] == [
             "cancelled"

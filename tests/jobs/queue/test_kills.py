@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from tests.jobs.queue.world import GPU, World, python, queue
 
-from partita.jobs.queue.record import State, Verdict
-from partita.jobs.queue.store import JobStore
+from partita.jobs.queue.record import AttemptVerdict, JobState
+from partita.jobs.queue.table import JobStore
 
 if TYPE_CHECKING:
     import sqlite3
@@ -80,12 +80,12 @@ def test_a_daemon_killed_at_any_write_is_followed_without_loss(tmp_path: Path) -
         with queue(folder) as world:
             world.finish()
             jobs = [world.job(each) for each in (done, fails, greedy)]
-            assert [job.state for job in jobs] == [State.DONE, State.FAILED, State.DONE], (at, jobs)
+            assert [job.state for job in jobs] == [JobState.DONE, JobState.FAILED, JobState.DONE], (at, jobs)
             assert [len(job.attempts) for job in jobs] == [1, 1, 2]
             assert jobs[1].attempt.code == 3
-            assert jobs[2].attempts[0].verdict is Verdict.OUT_OF_MEMORY
+            assert jobs[2].attempts[0].verdict is AttemptVerdict.OUT_OF_MEMORY
             memory = {"source": "declared", "lower": 0, "upper": 39 * 2**30}
-            world.until_state(world.submit("true", memory=memory), State.DONE)  # no slice is lost
+            world.until_state(world.submit("true", memory=memory), JobState.DONE)  # no slice is lost
         assert (folder / "done").read_text() == "once\n"
         assert (folder / "failed").read_text() == "once\n"
         assert (folder / "greedy").read_text() == "once\n" * 2
@@ -97,12 +97,12 @@ def test_running_jobs_are_found_again_and_a_cancel_is_not_forgotten(tmp_path: Pa
     with queue(tmp_path, keep=True) as world:
         job = world.submit("sleep", "600", grace_s=0)
         kept = world.submit("sleep", "600")
-        world.until_state(kept, State.RUNNING)
-        world.until_state(job, State.RUNNING)
+        world.until_state(kept, JobState.RUNNING)
+        world.until_state(job, JobState.RUNNING)
         world.ask("cancel", ids=[job])
-        assert world.job(job).state is State.STOPPING
+        assert world.job(job).state is JobState.STOPPING
     with queue(tmp_path) as world:
-        assert world.job(kept).state is State.RUNNING
-        world.until_state(job, State.CANCELLED)
+        assert world.job(kept).state is JobState.RUNNING
+        world.until_state(job, JobState.CANCELLED)
         assert len(world.job(kept).attempts) == 1
         assert world.job(kept).attempt.gpu == GPU

@@ -8,8 +8,8 @@ import pytest
 from tests.jobs.queue.world import ME, PACE, queue
 
 from partita.errors import InputError
-from partita.jobs.queue.record import State
-from partita.jobs.queue.settings import Settings
+from partita.jobs.queue.record import JobState
+from partita.jobs.queue.service import QueueSettings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,10 +121,10 @@ def rows(world: World) -> dict[str, dict[str, Any]]:
 def test_a_start_that_rests_on_a_guess_is_marked(
     tmp_path: Path, runs: dict[str, Any], waits: dict[str, Any], guessed: list[bool]
 ) -> None:
-    settings = Settings(pace=PACE)
+    settings = QueueSettings(pace=PACE)
     with queue(tmp_path, settings=settings) as world:
         first = world.submit("sleep", "600", memory=LARGE, **runs)
-        world.until_state(first, State.RUNNING)
+        world.until_state(first, JobState.RUNNING)
         second = world.submit("sleep", "600", memory=LARGE, **waits)
         third = world.submit("sleep", "600", memory=LARGE, name="other")
         found = rows(world)
@@ -135,7 +135,7 @@ def test_a_start_that_rests_on_a_guess_is_marked(
 def test_a_start_of_one_that_has_run_for_longer_than_was_expected_is_a_guess(tmp_path: Path) -> None:
     with queue(tmp_path) as world:
         first = world.submit("sleep", "600", memory=LARGE, seconds={"": 0.01})
-        world.until_state(first, State.RUNNING)
+        world.until_state(first, JobState.RUNNING)
         second = world.submit("sleep", "600", memory=LARGE, seconds={"": 600})
         assert rows(world)[second]["start_estimated"] is True
 
@@ -143,7 +143,7 @@ def test_a_start_of_one_that_has_run_for_longer_than_was_expected_is_a_guess(tmp
 def test_of_many_the_first_are_played_and_the_others_guessed(tmp_path: Path) -> None:
     with queue(tmp_path) as world:
         first = world.submit("sleep", "600", memory=LARGE, seconds={"": 60})
-        world.until_state(first, State.RUNNING)
+        world.until_state(first, JobState.RUNNING)
         world.submit("true", array="0-99", memory=LARGE, seconds={"": 60})
         marks = [row["start_estimated"] for row in world.ask("queue")["jobs"][1:]]
         assert marks == [False] * 60 + [True] * 40

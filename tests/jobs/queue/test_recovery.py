@@ -14,10 +14,10 @@ import pytest
 from tests.jobs.queue.world import SCALE, queue
 
 from partita.errors import PartitaError
-from partita.jobs.queue import store
-from partita.jobs.queue.record import OVER, State, Verdict
+from partita.jobs.queue import table
+from partita.jobs.queue.record import OVER, AttemptVerdict, JobState
 from partita.jobs.queue.recovery import LostStoreError, open_store, recover
-from partita.jobs.queue.store import FILE
+from partita.jobs.queue.table import FILE
 from partita.jobs.run import real
 from partita.jobs.run.runner import AttemptPhase
 from partita.store import DamagedError, StoreError
@@ -50,11 +50,11 @@ def populate(world: World) -> dict[str, str]:
         "running": world.submit("sh", "-c", WAIT, str(world.folder / "running"), name="mine", limit_s=900),
     }
     for name in ("cancelled", "running"):
-        world.until_state(jobs[name], State.RUNNING)
+        world.until_state(jobs[name], JobState.RUNNING)
     world.ask("cancel", ids=[jobs["cancelled"]])
-    world.until_state(jobs["cancelled"], State.CANCELLED)
-    world.until_state(jobs["failed"], State.FAILED)
-    world.until_state(jobs["done"], State.DONE)
+    world.until_state(jobs["cancelled"], JobState.CANCELLED)
+    world.until_state(jobs["failed"], JobState.FAILED)
+    world.until_state(jobs["done"], JobState.DONE)
     jobs["task"] = f"{world.submit('true', array='3-4')}_3"
     world.until(lambda: len(world.service.book.active) == 1)
     jobs["waiting"] = world.submit("sh", "-c", 'echo once >> "$0"', str(world.folder / "waiting"), memory=FAR)
@@ -68,12 +68,17 @@ def store_of(folder: Path) -> Path:
 def check_recovered(world: World, jobs: dict[str, str], *, waiting: bool) -> None:
     """What ran goes on, what is over is over, and nothing has run twice."""
     running = world.job(jobs["running"])
-    assert (running.state, len(running.attempts), running.name) == (State.RUNNING, 1, "mine")
+    assert (running.state, len(running.attempts), running.name) == (JobState.RUNNING, 1, "mine")
     assert running.asked.limit_s == 900
     assert (jobs["waiting"] in {job.id for job in world.service.book.active.values()}) == waiting
     (world.folder / "go").touch()
-    world.until_state(jobs["running"], State.DONE)
-    ends = {"done": State.DONE, "failed": State.FAILED, "cancelled": State.CANCELLED, "running": State.DONE}
+    world.until_state(jobs["running"], JobState.DONE)
+    ends = {
+        "done": JobState.DONE,
+        "failed": JobState.FAILED,
+        "cancelled": JobState.CANCELLED,
+        "running": JobState.DONE,
+    }
     for name, state in ends.items():
         world.until(lambda name=name, state=state: world.job(jobs[name]).state is state)  # type: ignore[misc]
         assert len(world.job(jobs[name]).attempts) == 1
@@ -84,7 +89,7 @@ def check_recovered(world: World, jobs: dict[str, str], *, waiting: bool) -> Non
     assert told["attempts"][0]["exit_code"] == 3
     # A job that is taken over can be run again as it was submitted, and no number is given twice.
     world.ask("requeue", ids=[jobs["done"]])
-    world.until(lambda: world.job(jobs["done"]).state is State.DONE)
+    world.until(lambda: world.job(jobs["done"]).state is JobState.DONE)
     assert (world.folder / "done").read_text() == "once\n" * 2
     assert int(world.submit("true")) > int(jobs["waiting"])
 
@@ -184,10 +189,10 @@ def test_a_store_that_was_put_back_from_a_backup_is_not_believed(tmp_path: Path)
         world.service.book.store.close()
     backup = store_of(tmp_path).read_bytes()
     with queue(tmp_path, keep=True) as world:
-        world.until_state(first, State.DONE)
-        world.until_state(second, State.RUNNING)
+        world.until_state(first, JobState.DONE)
+        world.until_state(second, JobState.RUNNING)
         third = world.submit("sh", "-c", 'echo once >> "$0"', str(tmp_path / "third"))
-        world.until_state(third, State.DONE)
+        world.until_state(third, JobState.DONE)
     store_of(tmp_path).write_bytes(backup)
     with (
         pytest.raises(
@@ -198,10 +203,10 @@ def test_a_store_that_was_put_back_from_a_backup_is_not_believed(tmp_path: Path)
         pass
     assert "of which 1 run" in caught.value.what
     with queue(tmp_path, mend=True) as world:
-        assert world.job(second).state is State.RUNNING
+        assert world.job(second).state is JobState.RUNNING
         (tmp_path / "go").touch()
         world.finish()
-        assert [world.job(each).state for each in (first, second, third)] == [State.DONE] * 3
+        assert [world.job(each).state for each in (first, second, third)] == [JobState.DONE] * 3
         assert int(world.submit("true")) == int(third) + 1
     for name in ("first", "second", "third"):
         assert (tmp_path / name).read_text() == "once\n"
@@ -223,13 +228,13 @@ def test_numbers_go_on_where_nothing_but_the_last_one_is_left(tmp_path: Path) ->
 def test_a_folder_of_another_attempt_is_set_aside_and_never_read_as_this_ones(tmp_path: Path) -> None:
     with queue(tmp_path) as world:
         old = world.submit("sh", "-c", "echo old; exit 7")
-        world.until_state(old, State.FAILED)
+        world.until_state(old, JobState.FAILED)
         theirs = world.service.folder_of(world.job(old), 1)
         new = str(int(old) + 1)
         shutil.copytree(theirs, theirs.parent.parent / new / "1")
         assert world.submit("sh", "-c", "echo new") == new
         done = world.until_state(new, *OVER)
-        assert (done.state, done.attempt.code) == (State.DONE, 0)
+        assert (done.state, done.attempt.code) == (JobState.DONE, 0)
         here = world.service.folder_of(done, 1)
         assert (here / "log").read_text() == "new\n"
         assert (here.with_name("1.aside-1") / "log").read_text() == "old\n"
@@ -255,7 +260,7 @@ def test_a_launch_that_is_not_what_was_submitted_is_not_started(
     with queue(tmp_path) as world:
         job = world.submit("sh", "-c", f"touch {tmp_path / 'ran'}")
         failed = world.until_state(job, *OVER)
-        assert (failed.state, failed.attempt.code) == (State.FAILED, 125)
+        assert (failed.state, failed.attempt.code) == (JobState.FAILED, 125)
         assert failed.why == "launch.json is not what was submitted; nothing was started"
     assert not (tmp_path / "tampered").exists()
     assert not (tmp_path / "ran").exists()
@@ -316,7 +321,7 @@ def test_what_is_no_store_or_cannot_be_used_is_told(tmp_path: Path, monkeypatch:
         assert not list(path.parent.glob("*.aside-*"))
         return caught.value
 
-    monkeypatch.setattr(store, "QUEUE", replace(store.QUEUE, patience_s=0.05))
+    monkeypatch.setattr(table, "QUEUE", replace(table.QUEUE, patience_s=0.05))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
@@ -350,19 +355,19 @@ def test_what_was_wanted_of_a_job_outlives_the_store(tmp_path: Path) -> None:
         again = world.submit("sleep", "600", grace_s=0)
         back = world.submit("true")
         for job in (going, again):
-            world.until_state(job, State.RUNNING)
-        world.until_state(back, State.DONE)
+            world.until_state(job, JobState.RUNNING)
+        world.until_state(back, JobState.DONE)
         world.ask("cancel", ids=[going])
-        world.until_state(going, State.STOPPING)
+        world.until_state(going, JobState.STOPPING)
         world.service.step(world.service.now)
         world.ask("requeue", ids=[again, back])
     store_of(tmp_path).unlink()
     with queue(tmp_path, mend=True) as world:
-        assert world.job(going).attempt.wish is Verdict.CANCELLED
+        assert world.job(going).attempt.wish is AttemptVerdict.CANCELLED
         world.until(lambda: len(world.job(again).attempts) == 2)
-        assert world.job(again).attempts[0].verdict is Verdict.REQUEUED
-        world.until(lambda: world.job(back).state is State.DONE)
+        assert world.job(again).attempts[0].verdict is AttemptVerdict.REQUEUED
+        world.until(lambda: world.job(back).state is JobState.DONE)
         assert len(world.job(back).attempts) == 2
         world.service.folder_of(world.job(going), 1)
         real.RealJobRunner(SCALE).stop(world.service.folder_of(world.job(going), 1), grace_s=0.0)
-        world.until_state(going, State.CANCELLED)
+        world.until_state(going, JobState.CANCELLED)

@@ -11,10 +11,10 @@ import pytest
 from tests.jobs.queue.world import PACE, World, queue
 
 from partita.errors import InputError
-from partita.jobs.queue import retention
-from partita.jobs.queue.record import State
-from partita.jobs.queue.settings import Settings
-from partita.jobs.queue.store import QUEUE, JobStore
+from partita.jobs.queue import folders
+from partita.jobs.queue.record import JobState
+from partita.jobs.queue.service import QueueSettings
+from partita.jobs.queue.table import QUEUE, JobStore
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,15 +24,15 @@ DAY = 86400.0
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retention, "EVERY_S", 0.01)
-    monkeypatch.setattr(retention, "PAUSE_S", 0.01)
+    monkeypatch.setattr(folders, "RETENTION_EVERY_S", 0.01)
+    monkeypatch.setattr(folders, "RETENTION_PAUSE_S", 0.01)
 
 
-def settings(**more: object) -> Settings:
-    return replace(Settings(pace=PACE), **more)  # type: ignore[arg-type]
+def settings(**more: object) -> QueueSettings:
+    return replace(QueueSettings(pace=PACE), **more)  # type: ignore[arg-type]
 
 
-def folders(world: World) -> set[str]:
+def kept(world: World) -> set[str]:
     return {each.name for each in (world.folder / "jobs" / "attempts").iterdir()}
 
 
@@ -48,16 +48,14 @@ def test_what_ended_long_ago_is_forgotten_and_nothing_of_an_active_job_goes(tmp_
     with queue(tmp_path, keep=True) as world:
         old = world.submit("echo", "one", environment={"OF": "one"})
         active = world.submit("sh", "-c", "echo begun; while [ ! -e go ]; do sleep 0.05; done")
-        world.until_state(old, State.DONE)
-        world.until_state(active, State.RUNNING)
+        world.until_state(old, JobState.DONE)
+        world.until_state(active, JobState.RUNNING)
         had = world.service.book.store.shares()
     age(tmp_path, 31)
     with queue(tmp_path, settings=settings(keep_s=30 * DAY)) as world:
         new = world.submit("true")
-        world.until(
-            lambda: world.service.book.store.get(int(old)) is None and folders(world) == {active, new}
-        )
-        assert world.job(active).state is State.RUNNING
+        world.until(lambda: world.service.book.store.get(int(old)) is None and kept(world) == {active, new})
+        assert world.job(active).state is JobState.RUNNING
         assert {job["id"] for job in world.ask("history")["jobs"]} <= {new}
         with pytest.raises(InputError, match="there is no job"):
             world.ask("log", ids=[old])
@@ -66,20 +64,20 @@ def test_what_ended_long_ago_is_forgotten_and_nothing_of_an_active_job_goes(tmp_
         with closing(sqlite3.connect(store.path)) as db:
             assert db.execute("SELECT count(*) FROM environments WHERE body LIKE '%OF%'").fetchone() == (0,)
         (tmp_path / "go").touch()
-        world.until_state(active, State.DONE)
+        world.until_state(active, JobState.DONE)
 
 
 def test_files_beyond_the_bound_go_the_oldest_jobs_first_and_history_stays(tmp_path: Path) -> None:
     with queue(tmp_path, settings=settings(keep_bytes=400_000)) as world:
         jobs = [world.submit("head", "-c", "150000", "/dev/zero") for _ in range(4)]
         world.finish()
-        world.until(lambda: folders(world) == set(jobs[-2:]))
+        world.until(lambda: kept(world) == set(jobs[-2:]))
         assert {job["id"] for job in world.ask("history")["jobs"]} == set(jobs)
         with pytest.raises(InputError, match="not kept any more"):
             world.ask("log", ids=jobs[:1])
         assert world.ask("log", ids=jobs[-1:])["data"]
         world.ask("requeue", ids=jobs[:1])
-        world.until_state(jobs[0], State.DONE)
+        world.until_state(jobs[0], JobState.DONE)
         assert len(world.job(jobs[0]).attempts) == 2
 
 
@@ -89,7 +87,7 @@ def test_no_number_is_given_twice_though_all_is_forgotten(tmp_path: Path) -> Non
         world.finish()
     age(tmp_path, 31)
     with queue(tmp_path) as world:
-        world.until(lambda: not folders(world))
+        world.until(lambda: not kept(world))
     with queue(tmp_path) as world:
         assert int(world.submit("true")) == int(last) + 1
 
@@ -100,8 +98,8 @@ def test_links_in_an_attempts_folder_are_not_followed(tmp_path: Path) -> None:
     (precious / "file").write_text("kept")
     with queue(tmp_path, settings=settings(keep_bytes=0)) as world:
         job = world.submit("sh", "-c", f"ln -s {precious} $(dirname $PARTITA_JOB_PROGRESS)/log.7")
-        world.until_state(job, State.DONE)
-        world.until(lambda: not folders(world))
+        world.until_state(job, JobState.DONE)
+        world.until(lambda: not kept(world))
     assert (precious / "file").read_text() == "kept"
 
 
@@ -109,7 +107,7 @@ def test_links_in_an_attempts_folder_are_not_followed(tmp_path: Path) -> None:
 def test_a_store_of_a_format_before_is_taken_over(tmp_path: Path, version: int) -> None:
     with queue(tmp_path) as world:
         job = world.submit("true")
-        world.until_state(job, State.DONE)
+        world.until_state(job, JobState.DONE)
         path = world.service.book.store.path
     with closing(sqlite3.connect(path)) as db:
         if version == 1:
@@ -117,6 +115,6 @@ def test_a_store_of_a_format_before_is_taken_over(tmp_path: Path, version: int) 
         db.executescript(f"DROP TABLE forgotten; PRAGMA user_version = {version};")
     assert QUEUE.version == 3
     with queue(tmp_path) as world:
-        assert world.job(job).state is State.DONE
+        assert world.job(job).state is JobState.DONE
         (share,) = world.service.book.store.shares().values()
         assert abs(share.at - world.service.now) < 60.0

@@ -14,8 +14,7 @@ import pytest
 
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue import socket_server
-from partita.jobs.queue.address import FILE, address
-from partita.jobs.queue.client import Client, NoDaemonError
+from partita.jobs.queue.client import FILE, NoDaemonError, QueueClient, address
 from partita.jobs.queue.socket_server import MOST_CLIENTS, MOST_REQUEST, SocketServer
 
 if TYPE_CHECKING:
@@ -70,13 +69,13 @@ def line(peer: socket.socket) -> dict[str, Any]:
 
 
 def test_a_caller_is_known_by_the_kernel(tmp_path: Path) -> None:
-    with serving(tmp_path), Client(tmp_path) as client:
+    with serving(tmp_path), QueueClient(tmp_path) as client:
         found = client.ask("who", uid=12345)
         assert (found["uid"], found["pid"]) == (os.getuid(), os.getpid())
 
 
 def test_a_refusal_arrives_as_the_error_it_is(tmp_path: Path) -> None:
-    with serving(tmp_path), Client(tmp_path) as client:
+    with serving(tmp_path), QueueClient(tmp_path) as client:
         with pytest.raises(InputError, match="here: not that") as caught:
             client.ask("refuse")
         assert caught.value.hint == "this"
@@ -104,7 +103,7 @@ def test_clients_that_say_nothing_or_take_nothing_hold_nobody_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(socket_server, "PATIENCE_S", 1.0)
-    with serving(tmp_path), raw(tmp_path) as silent, raw(tmp_path) as deaf, Client(tmp_path) as client:
+    with serving(tmp_path), raw(tmp_path) as silent, raw(tmp_path) as deaf, QueueClient(tmp_path) as client:
         silent.sendall(b'{"ask": ')
         deaf.sendall(b'{"ask": "who", "long": 4000000}\n' * 3)
         began = time.monotonic()
@@ -123,7 +122,7 @@ def test_more_clients_than_are_served_at_once_push_out_the_oldest(tmp_path: Path
                 many.append(peer)
                 with address(tmp_path / FILE) as short:
                     peer.connect(short)
-            with Client(tmp_path) as client:
+            with QueueClient(tmp_path) as client:
                 assert client.ask("who")["uid"] == os.getuid()
         finally:
             for peer in many:
@@ -135,12 +134,12 @@ def test_a_client_that_vanishes_is_forgotten(tmp_path: Path) -> None:
         for _ in range(30):
             with raw(tmp_path) as peer:
                 peer.sendall(b'{"ask": "who", "long": 300000}\n')
-        with Client(tmp_path) as client:
+        with QueueClient(tmp_path) as client:
             assert client.ask("who")["uid"] == os.getuid()
 
 
 def test_without_a_daemon_the_command_that_starts_one_is_told(tmp_path: Path) -> None:
-    with Client(tmp_path) as client, pytest.raises(NoDaemonError) as caught:
+    with QueueClient(tmp_path) as client, pytest.raises(NoDaemonError) as caught:
         client.ask("who")
     assert "partita daemon" in (caught.value.hint or "")
 
@@ -148,7 +147,7 @@ def test_without_a_daemon_the_command_that_starts_one_is_told(tmp_path: Path) ->
 def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left, address(tmp_path / FILE) as short:
         left.bind(short)
-    with serving(tmp_path), Client(tmp_path) as client:
+    with serving(tmp_path), QueueClient(tmp_path) as client:
         assert client.ask("who")["uid"] == os.getuid()
     assert not (tmp_path / FILE).exists()
 
@@ -156,5 +155,5 @@ def test_a_socket_that_a_killed_daemon_left_is_replaced(tmp_path: Path) -> None:
 def test_a_state_folder_with_a_long_path_is_no_fault(tmp_path: Path) -> None:
     deep = tmp_path / ("x" * 100) / ("y" * 100)
     deep.mkdir(parents=True)
-    with serving(deep), Client(deep) as client:
+    with serving(deep), QueueClient(deep) as client:
         assert client.ask("who")["uid"] == os.getuid()

@@ -16,21 +16,21 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from tests.jobs.queue.world import GPU, World, queue
 
 from partita.jobs.memory.bounds import Bounds
-from partita.jobs.queue.codec import dumps, loads
 from partita.jobs.queue.record import (
     LEGAL,
     OVER,
-    Asked,
     Attempt,
+    AttemptVerdict,
     IllegalMoveError,
+    JobOptions,
     JobRecord,
-    Memory,
-    State,
+    JobState,
+    StatedMemory,
     Submitter,
-    Verdict,
+    dump_job,
+    load_job,
 )
-from partita.jobs.queue.shares import Share
-from partita.jobs.queue.store import JobStore
+from partita.jobs.queue.table import JobStore, UserShare
 from partita.mig.layout import Placement
 from partita.store import DiskFullError, StoreError
 
@@ -40,21 +40,27 @@ def job(number: int, **more: object) -> JobRecord:
     return replace(base, **more)  # type: ignore[arg-type]
 
 
-ATTEMPT = Attempt(1, GPU, Placement(4, "1g.5gb"), 5, 2.5, (Placement(0, "4g.20gb"),), wish=Verdict.CANCELLED)
+ATTEMPT = Attempt(
+    1, GPU, Placement(4, "1g.5gb"), 5, 2.5, (Placement(0, "4g.20gb"),), wish=AttemptVerdict.CANCELLED
+)
 
 
 def test_a_job_is_read_as_it_was_written() -> None:
-    asked = Asked(Memory(Bounds(1.0, 2.0), "model"), {"1g.5gb": 60.0}, 5.0, checkpoints=True, most_attempts=2)
-    written = job(3, asked=asked, attempts=(ATTEMPT,), array=1, index=2, state=State.STOPPING, why="ü\udcff")
-    assert loads(dumps(written)) == written
-    assert loads(dumps(job(4))) == job(4)
+    asked = JobOptions(
+        StatedMemory(Bounds(1.0, 2.0), "model"), {"1g.5gb": 60.0}, 5.0, checkpoints=True, most_attempts=2
+    )
+    written = job(
+        3, asked=asked, attempts=(ATTEMPT,), array=1, index=2, state=JobState.STOPPING, why="ü\udcff"
+    )
+    assert load_job(dump_job(written)) == written
+    assert load_job(dump_job(job(4))) == job(4)
     assert written.id == "1_2"
     assert written.words == ("true", "2")
 
 
-@pytest.mark.parametrize("old", list(State))
-@pytest.mark.parametrize("new", list(State))
-def test_only_the_transitions_of_the_table_are_made(old: State, new: State) -> None:
+@pytest.mark.parametrize("old", list(JobState))
+@pytest.mark.parametrize("new", list(JobState))
+def test_only_the_transitions_of_the_table_are_made(old: JobState, new: JobState) -> None:
     if new in LEGAL[old]:
         assert job(1, state=old).to(new).state is new
     else:
@@ -71,7 +77,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.path = Path(self.folder.name) / "queue.sqlite3"
         self.store = JobStore(self.path)
         self.held: dict[int, JobRecord] = {}
-        self.shares: dict[str, Share] = {}
+        self.shares: dict[str, UserShare] = {}
 
     @rule(many=st.integers(1, 3), array=st.booleans())
     def submit(self, many: int, *, array: bool) -> None:
@@ -86,8 +92,8 @@ class StoreMachine(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(sorted(self.held)))
         old = self.held[number]
         new = old.to(data.draw(st.sampled_from(sorted(LEGAL[old.state]))))
-        before = self.shares.get("alice", Share(0.0, 0.0))
-        shares = {"alice": Share(before.gpu_seconds + 1.5, before.at + 1.0)}
+        before = self.shares.get("alice", UserShare(0.0, 0.0))
+        shares = {"alice": UserShare(before.gpu_seconds + 1.5, before.at + 1.0)}
         self.store.put([new], shares)
         self.held[number], self.shares = new, shares
 
@@ -178,7 +184,7 @@ def flood(world: World) -> None:
 def test_on_a_full_disk_submissions_are_refused_and_jobs_go_on(tmp_path: Path) -> None:
     with queue(tmp_path) as world:
         running = world.submit("sh", "-c", "echo begun; while [ ! -e go ]; do sleep 0.05; done; echo ended")
-        world.until_state(running, State.RUNNING)
+        world.until_state(running, JobState.RUNNING)
         limits = resource.getrlimit(resource.RLIMIT_FSIZE)
         # A file may not grow beyond this, as on a disk without room.
         resource.setrlimit(resource.RLIMIT_FSIZE, (16384, limits[1]))
@@ -188,10 +194,10 @@ def test_on_a_full_disk_submissions_are_refused_and_jobs_go_on(tmp_path: Path) -
             (tmp_path / "go").touch()
             for _ in range(20):
                 world.service.step(world.service.now)
-            assert world.job(running).state is State.RUNNING  # as far as can be written
+            assert world.job(running).state is JobState.RUNNING  # as far as can be written
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        assert world.until_state(running, State.DONE).attempt.code == 0
+        assert world.until_state(running, JobState.DONE).attempt.code == 0
         world.finish()
     with closing(JobStore(tmp_path / "jobs" / "queue.sqlite3")) as store:
-        assert {each.state for each in store.over(1000)} == {State.DONE}
+        assert {each.state for each in store.over(1000)} == {JobState.DONE}

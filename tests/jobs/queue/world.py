@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.answers import Answers
-from partita.jobs.queue.daemon import QueueService
 from partita.jobs.queue.folders import ATTEMPTS, make_folders
-from partita.jobs.queue.record import OVER, State
+from partita.jobs.queue.record import OVER, JobState
 from partita.jobs.queue.recovery import open_store, recover
-from partita.jobs.queue.settings import Pace, Settings
+from partita.jobs.queue.service import PollIntervals, QueueService, QueueSettings
 from partita.jobs.queue.socket_server import SocketServer
-from partita.jobs.queue.store import FILE
+from partita.jobs.queue.table import FILE
 from partita.jobs.run.real import RealJobRunner
 from partita.sim.clock import WallClock
 from partita.transition.transition import Durations
@@ -29,12 +28,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.jobs.queue.record import JobRecord
-    from partita.jobs.queue.store import JobStore
+    from partita.jobs.queue.table import JobStore
 
 MODEL = "a100-40gb"
 GPU = "node-0/gpu-0"
 SCALE = 1 / 64
-PACE = Pace(making=0.005, running=0.02, cluster=0.2, afresh=1.0, failed=0.1)
+PACE = PollIntervals(making=0.005, running=0.02, cluster=0.2, afresh=1.0, failed=0.1)
 QUICK = Durations(0.02, 0.02, 0.02, 0.02)
 ME = Caller(os.getpid(), os.geteuid(), os.getegid())
 PATIENCE_S = 30.0
@@ -82,7 +81,7 @@ class World:
             due = self.service.step(self.service.now)
             time.sleep(min(max(due - self.service.now, 0.0), 0.02))
 
-    def until_state(self, job: str, *states: State) -> JobRecord:
+    def until_state(self, job: str, *states: JobState) -> JobRecord:
         self.until(lambda: self.job(job).state in states)
         return self.job(job)
 
@@ -100,7 +99,7 @@ def queue(
     store: Callable[[Path], JobStore] | None = None,
     access: Access | None = None,
     discipline: str = "lookahead",
-    settings: Settings | None = None,
+    settings: QueueSettings | None = None,
     keep: bool = False,
     mend: bool = False,
 ) -> Iterator[World]:
@@ -132,7 +131,7 @@ def queue(
             runner,
             opened,
             jobs / ATTEMPTS,
-            settings=settings or Settings(discipline, 2**20, pace=PACE),
+            settings=settings or QueueSettings(discipline, 2**20, pace=PACE),
             tell=told.append,
         )
         world = World(folder, service, Answers(service, access or Access(os.geteuid())), told)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.jobs.run.attempts import ME, Attempts, ended, says, until, watched
 
-from partita.jobs.queue.log_reader import read_log
+from partita.jobs.queue.folders import read_log
 from partita.jobs.run.real import RealJobRunner
 from partita.jobs.run.runner import AttemptPhase, JobUser
 from partita.process import table

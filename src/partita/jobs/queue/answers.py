@@ -1,35 +1,245 @@
-"""What the daemon answers: one function for each thing that can be asked."""
+"""What the daemon answers: one method for each thing that can be asked.
+
+The first part reads a submission as it comes over the wire: checked, bounded, and turned into values.
+"""
 
 from __future__ import annotations
 
 import base64
 import math
 import os
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from partita.errors import InputError
-from partita.jobs.memory.bounds import UNLIMITED, holds, slices
-from partita.jobs.queue import submission
+from partita.jobs.memory.bounds import UNLIMITED, Bounds, holds, slices
 from partita.jobs.queue.access import DeniedError, named, submitter, user_name
-from partita.jobs.queue.chosen import find, ids, names, whole_number
-from partita.jobs.queue.codec import bounds_data
-from partita.jobs.queue.families import family_of, owner_of, shown_family
-from partita.jobs.queue.forecast import fitting, largest_slice
-from partita.jobs.queue.ids import parse_id
-from partita.jobs.queue.listing import row, whole
-from partita.jobs.queue.log_reader import read_log
-from partita.jobs.queue.overview import Overview
-from partita.jobs.queue.reasons import memory_unknown, why_on_the_largest
-from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
+from partita.jobs.queue.folders import read_log
+from partita.jobs.queue.forecast import family_of, fitting, largest_slice, owner_of, shown_family
+from partita.jobs.queue.overview import Overview, memory_unknown, row, whole, why_on_the_largest
+from partita.jobs.queue.record import (
+    DEFAULT_UMASK,
+    OVER,
+    AttemptVerdict,
+    JobOptions,
+    JobRecord,
+    JobState,
+    StatedMemory,
+    bounds_data,
+    names_of,
+    parse_after,
+    parse_array,
+    parse_id,
+)
+from partita.oom import MOST_PATTERNS, checked_pattern
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from partita.jobs.queue.access import Access, Caller
-    from partita.jobs.queue.daemon import QueueService
-    from partita.jobs.queue.record import Submitter
-    from partita.jobs.queue.submission import Submission
+    from partita.jobs.queue.record import Dependency, Submitter
+    from partita.jobs.queue.service import QueueService
+    from partita.jobs.queue.table import JobTable
+
+
+MOST_COMMAND = 128 * 1024
+MOST_ENVIRONMENT = 256 * 1024
+MOST_GRACE_S = 3600.0
+MOST_ATTEMPTS = 20
+MOST_PRIORITY = 1000
+MOST_LIMIT_S = 1e9
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a user submits.
+
+    Attributes:
+        indices: of an array; None without one.
+        user: whom root submits for.
+        after: jobs that it waits for.
+    """
+
+    command: tuple[str, ...]
+    directory: str
+    environment: Mapping[str, str]
+    asked: JobOptions
+    name: str = ""
+    priority: int = 0
+    indices: tuple[int, ...] | None = None
+    user: str | None = None
+    after: tuple[Dependency, ...] = ()
+
+
+def read_submission(body: Mapping[str, Any]) -> Submission:
+    """Return a submission from a request.
+
+    Raises:
+        InputError: a field that is missing, of another kind, or out of bounds.
+    """
+    command = tuple(_strings(body.get("command"), "command"))
+    if not command or not command[0]:
+        raise InputError("there is no command", hint="partita submit -- python train.py")
+    directory = _typed(body, "directory", str)
+    if not directory.startswith("/") or "\0" in directory:
+        raise InputError("the directory is no absolute path", where="directory")
+    _bound(sum(len(word) + 1 for word in command), MOST_COMMAND, "command")
+    array = _typed(body, "array", str, None)
+    return Submission(
+        command,
+        directory,
+        _environment(body.get("environment", {})),
+        JobOptions(
+            _memory(body.get("memory")),
+            _seconds(body.get("seconds", {})),
+            _number(body, "grace_s", 30.0, MOST_GRACE_S),
+            _typed(body, "checkpoints", bool, False),
+            int(_number(body, "most_attempts", 4, MOST_ATTEMPTS, least=1)),
+            _limit(body),
+            int(_number(body, "umask", DEFAULT_UMASK, 0o777)),
+            read_patterns(body.get("oom_patterns", [])),
+        ),
+        name=_name(_typed(body, "name", str, "")),
+        priority=int(_number(body, "priority", 0, MOST_PRIORITY, least=-MOST_PRIORITY)),
+        indices=None if array is None else parse_array(array),
+        user=_typed(body, "user", str, None),
+        after=parse_after(_strings(body.get("after", []), "--after")),
+    )
+
+
+def read_patterns(value: object) -> tuple[str, ...]:
+    """Return the patterns that say in a job's output that memory ran out.
+
+    Raises:
+        InputError: they are no list of regular expressions, too many, or found in every line.
+    """
+    patterns = _strings(value, "oom_patterns")
+    if len(patterns) > MOST_PATTERNS:
+        raise InputError(
+            f"{len(patterns)} patterns; at most {MOST_PATTERNS} are looked for", where="--oom-pattern"
+        )
+    for pattern in patterns:
+        if (why := checked_pattern(pattern)) is not None:
+            raise InputError(
+                why, where="--oom-pattern", hint="write what the line says, as 'no room on the card'"
+            )
+    return tuple(patterns)
+
+
+def _typed(body: Mapping[str, Any], field: str, kind: type[T], *default: Any) -> Any:  # noqa: ANN401 -- JSON
+    value = body.get(field, *default)
+    if default and value == default[0]:
+        return value
+    if not isinstance(value, kind):
+        raise InputError(f"{field} is no {kind.__name__}", where=field)
+    return value
+
+
+def _number(body: Mapping[str, Any], field: str, default: float, most: float, *, least: float = 0.0) -> float:
+    value = body.get(field, default)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+        raise InputError(f"{value!r} is no number from {least:g} to {most:g}", where=field)
+    return float(value)
+
+
+def _strings(value: object, field: str) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(each, str) and "\0" not in each for each in value):
+        raise InputError(f"{field} is no list of words", where=field)
+    return value
+
+
+def _name(name: str) -> str:
+    if len(name) > 64 or not name.isprintable():
+        raise InputError("a name has at most 64 printable characters", where="--name")
+    return name
+
+
+def _bound(size: int, most: int, what: str) -> None:
+    if size > most:
+        raise InputError(f"the {what} has {size} characters; at most {most} are kept", where=what)
+
+
+def _environment(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise InputError("environment is no object", where="environment")
+    _strings(list(value.values()), "environment")
+    if any("=" in name or "\0" in name or not name for name in value):
+        raise InputError("a variable has a name that no variable can have", where="environment")
+    _bound(sum(len(k) + len(v) + 2 for k, v in value.items()), MOST_ENVIRONMENT, "environment")
+    return value
+
+
+def _memory(value: object) -> StatedMemory:
+    if value is None:
+        return StatedMemory()
+    if not isinstance(value, dict) or value.get("source") not in ("declared", "model"):
+        raise InputError("memory is declared, or from a model", where="memory")
+    lower = _number(value, "lower", 0.0, 2.0**50)
+    upper = UNLIMITED if value.get("upper") is None else _number(value, "upper", 0.0, 2.0**50)
+    return StatedMemory(Bounds(lower, upper), value["source"])
+
+
+def _limit(body: Mapping[str, Any]) -> float | None:
+    """Return the time limit: None where nothing was said, infinity where none was wanted."""
+    if body.get("limit_s") is None:
+        return None
+    return _number(body, "limit_s", 0.0, MOST_LIMIT_S) or math.inf
+
+
+def _seconds(value: object) -> dict[str, float]:
+    if not isinstance(value, dict) or len(value) > 64:
+        raise InputError("seconds are no object of profiles", where="--gpu-time")
+    for profile, seconds in value.items():
+        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+            raise InputError(f"{seconds!r} is no time", where="--gpu-time")
+        if not (math.isfinite(seconds) and 0 < seconds <= 1e9):
+            raise InputError(f"{seconds!r} seconds on {profile or 'its slice'}", where="--gpu-time")
+    return {profile: float(seconds) for profile, seconds in value.items()}
+
+
+MOST_IDS = 1000
+
+
+def find(book: JobTable, text: str) -> list[JobRecord]:
+    """Return the job of an id, or the tasks of an array.
+
+    Raises:
+        InputError: there is none.
+    """
+    wanted = parse_id(text)
+    found = book.tasks(wanted)
+    if not found:
+        raise InputError(f"there is no job {text}", hint="`partita queue` and `partita history` list them")
+    return found
+
+
+def ids_of(body: Mapping[str, Any]) -> list[str]:
+    """Return the ids of a request.
+
+    Raises:
+        InputError: there are none, or too many.
+    """
+    found = body.get("ids")
+    if not isinstance(found, list) or not all(isinstance(each, str) for each in found) or not found:
+        raise InputError("no job is named", where="ids")
+    if len(found) > MOST_IDS:
+        raise InputError(f"{len(found)} ids; at most {MOST_IDS} at once", where="ids")
+    return found
+
+
+def whole_number(body: Mapping[str, Any], field: str, default: int) -> int:
+    """Return a number of a request.
+
+    Raises:
+        InputError: it is none from 0 on.
+    """
+    value = body.get(field, default)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise InputError(f"{field} is no whole number", where=field)
+    return value
+
 
 MOST_ROWS = 2000
 MOST_WAITING = 100_000
@@ -82,7 +292,7 @@ class Answers:
         return self._known[asked](caller, body)
 
     def _submit(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = submission.read(body)
+        wanted = read_submission(body)
         who = submitter(caller, wanted.user)
         if wanted.priority > 0 and not self._access.is_admin(caller):
             raise DeniedError(
@@ -146,7 +356,7 @@ class Answers:
     def _notes(self, job: JobRecord, wanted: Submission) -> list[str]:
         """Return what the user should know of a job that was taken in."""
         service = self._service
-        if job.state is State.CANCELLED:
+        if job.state is JobState.CANCELLED:
             return [f"it never starts: {job.why}"]
         models = {host.model.name: host.model for host in service.sight.hosts}.values()
         expected, largest = service.scheduler.expected(job), largest_slice(models)
@@ -204,7 +414,7 @@ class Answers:
     def _requeue(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         chosen = self._chosen(caller, body, "requeue it")
         for job in chosen:
-            if job.state is State.STOPPING and job.attempt.wish is Verdict.CANCELLED:
+            if job.state is JobState.STOPPING and job.attempt.wish is AttemptVerdict.CANCELLED:
                 raise InputError(
                     f"job {job.id} is being cancelled", hint=f"partita wait {job.id}, then again"
                 )
@@ -264,9 +474,9 @@ class Answers:
     def _pending(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         """Count the jobs that are not over, without looking at those that are: asked once a second."""
         del caller  # counts tell nothing that the queue does not
-        wanted = {parse_id(text) for text in ids(body)}
+        wanted = {parse_id(text) for text in ids_of(body)}
         active = self._service.book.active.values()
-        return {"pending": sum(not wanted.isdisjoint(names(job)) for job in active)}
+        return {"pending": sum(not wanted.isdisjoint(names_of(job)) for job in active)}
 
     def _log(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         jobs = self._chosen(caller, body, "read its log")
@@ -310,7 +520,7 @@ class Answers:
         chosen: dict[str, None] = {}
         if body.get("every"):
             chosen = dict.fromkeys(each for each in known if owner_of(each) == caller.uid)
-        for text in ids(body) if body.get("ids") else ():
+        for text in ids_of(body) if body.get("ids") else ():
             chosen |= dict.fromkeys(self._named(caller, text, known))
         told = [self._remembered(each) for each in chosen]
         self._service.forget(chosen)
@@ -347,8 +557,8 @@ class Answers:
             "name": name,
             "command": command,
             "user": user_name(owner_of(family)),
-            "done": sum(each.verdict is Verdict.DONE for each in attempts),
-            "out_of_memory": sum(each.verdict is Verdict.OUT_OF_MEMORY for each in attempts),
+            "done": sum(each.verdict is AttemptVerdict.DONE for each in attempts),
+            "out_of_memory": sum(each.verdict is AttemptVerdict.OUT_OF_MEMORY for each in attempts),
             "memory": bounds_data(history.bounds()),
             "begins_on": fits[0] if fits else None,
         }
@@ -359,7 +569,7 @@ class Answers:
 
     def _chosen(self, caller: Caller, body: Mapping[str, Any], what: str) -> list[JobRecord]:
         """Return the jobs that a request names, all of which the caller may see to."""
-        found = {job.number: job for text in ids(body) for job in find(self._service.book, text)}
+        found = {job.number: job for text in ids_of(body) for job in find(self._service.book, text)}
         for job in found.values():
             self._access.require(caller, job, what)
         return list(found.values())

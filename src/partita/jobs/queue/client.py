@@ -3,15 +3,36 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from partita.errors import InputError, PartitaError
-from partita.jobs.queue.address import FILE, address
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
     from types import TracebackType
+
+
+FILE = "daemon.sock"
+"""The daemon's socket, in the queue's folder."""
+
+
+@contextmanager
+def address(path: Path) -> Iterator[str]:
+    """Yield a short name of a socket that holds while the block runs: its folder by an open descriptor.
+
+    Raises:
+        OSError: the folder cannot be opened.
+    """
+    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
+
 
 PATIENCE_S = 30.0
 
@@ -20,7 +41,7 @@ class NoDaemonError(PartitaError):
     """Nobody answers."""
 
 
-class Client:
+class QueueClient:
     """A connection to the daemon of a state folder, made when something is asked.
 
     Args:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from partita.jobs import restarts
 from partita.jobs.memory.bounds import MIB, holds, slices
-from partita.jobs.queue.record import State, Verdict
+from partita.jobs.queue.record import AttemptVerdict, JobState
 from partita.jobs.run.runner import AttemptPhase
 from partita.oom import OUT_OF_MEMORY
 
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from partita.mig.gpu import GpuModel
     from partita.oom import Ending
 
-_SAID = frozenset({Verdict.OUT_OF_MEMORY, Verdict.FAILED})
-_AGAIN = frozenset({Verdict.REQUEUED, Verdict.YIELDED})
-_COUNTED = frozenset({Verdict.OUT_OF_MEMORY, Verdict.EARLY_RESTART, Verdict.LOST})
+_SAID = frozenset({AttemptVerdict.OUT_OF_MEMORY, AttemptVerdict.FAILED})
+_AGAIN = frozenset({AttemptVerdict.REQUEUED, AttemptVerdict.YIELDED})
+_COUNTED = frozenset({AttemptVerdict.OUT_OF_MEMORY, AttemptVerdict.EARLY_RESTART, AttemptVerdict.LOST})
 
 
 def ended(
@@ -47,21 +47,21 @@ def ended(
         verdict=verdict,
         why=why,
         peak_bytes=look.progress.peak_bytes,
-        unsure=verdict is Verdict.OUT_OF_MEMORY and taken is not None and not taken.sure,
+        unsure=verdict is AttemptVerdict.OUT_OF_MEMORY and taken is not None and not taken.sure,
         said=taken.text if taken is not None and verdict in _SAID else None,
     )
     job = job.with_attempt(attempt)
-    if verdict is Verdict.OUT_OF_MEMORY:
+    if verdict is AttemptVerdict.OUT_OF_MEMORY:
         return _climb(job, bounds, models)
     if verdict in _AGAIN:
-        return replace(job.to(State.WAITING, why=why), tries=job.tries - 1)
+        return replace(job.to(JobState.WAITING, why=why), tries=job.tries - 1)
     if verdict in _COUNTED:
         return _again(job, why)
-    states = {Verdict.DONE: State.DONE, Verdict.CANCELLED: State.CANCELLED}
-    return job.to(states.get(verdict, State.FAILED), why=why)
+    states = {AttemptVerdict.DONE: JobState.DONE, AttemptVerdict.CANCELLED: JobState.CANCELLED}
+    return job.to(states.get(verdict, JobState.FAILED), why=why)
 
 
-def stopping(job: JobRecord, wish: Verdict, why: str | None) -> JobRecord | None:
+def stopping(job: JobRecord, wish: AttemptVerdict, why: str | None) -> JobRecord | None:
     """Return a job on its way to an end: one that waits is there at once; None if it is on it already.
 
     Args:
@@ -69,30 +69,30 @@ def stopping(job: JobRecord, wish: Verdict, why: str | None) -> JobRecord | None
         wish: what for; jobs that wait are only ever cancelled.
         why: told with the attempt.
     """
-    if job.state is State.WAITING:
-        return job.to(State.CANCELLED, why=why) if wish is Verdict.CANCELLED else None
-    if job.attempt.wish in (wish, Verdict.CANCELLED):
+    if job.state is JobState.WAITING:
+        return job.to(JobState.CANCELLED, why=why) if wish is AttemptVerdict.CANCELLED else None
+    if job.attempt.wish in (wish, AttemptVerdict.CANCELLED):
         return None
     asked = replace(job.attempt, wish=wish, why=why)
-    if job.state is not State.STOPPING:
-        job = job.to(State.STOPPING, why=why)
+    if job.state is not JobState.STOPPING:
+        job = job.to(JobState.STOPPING, why=why)
     return job.with_attempt(asked)
 
 
-def _verdict(job: JobRecord, look: AttemptStatus) -> tuple[Verdict, str | None]:
+def _verdict(job: JobRecord, look: AttemptStatus) -> tuple[AttemptVerdict, str | None]:
     if job.attempt.wish is not None:
         return job.attempt.wish, job.attempt.why
     if look.timed_out:
-        return Verdict.TIMEOUT, f"timeout: it ran for its limit of {_span(job.asked.limit_s)}"
+        return AttemptVerdict.TIMEOUT, f"timeout: it ran for its limit of {_span(job.asked.limit_s)}"
     if look.phase is AttemptPhase.LOST:
-        return Verdict.LOST, look.why or "its process is gone, and nobody saw it end"
+        return AttemptVerdict.LOST, look.why or "its process is gone, and nobody saw it end"
     if look.code == 0:
-        return Verdict.DONE, None
+        return AttemptVerdict.DONE, None
     taken, where = _taken_for(job, look), job.attempt.placement.profile
     if look.out_of_memory or (taken is not None and taken.verdict == OUT_OF_MEMORY):
         perhaps = "" if taken is None or taken.sure else "perhaps "
-        return Verdict.OUT_OF_MEMORY, f"{perhaps}out of memory on {where}"
-    return Verdict.FAILED, look.why or _told(look.code)
+        return AttemptVerdict.OUT_OF_MEMORY, f"{perhaps}out of memory on {where}"
+    return AttemptVerdict.FAILED, look.why or _told(look.code)
 
 
 def _span(seconds: float | None) -> str:
@@ -124,7 +124,7 @@ def _climb(job: JobRecord, bounds: Bounds, models: Iterable[GpuModel]) -> JobRec
     earlier = job.attempts[-job.tries : -1] if job.tries > 1 else ()
     if attempt.unsure and any(each.unsure for each in earlier):
         why = f"{attempt.why}, and a larger slice did not help: it may be something else"
-        return job.to(State.FAILED, why=why)
+        return job.to(JobState.FAILED, why=why)
     tried = (restarts.SliceAttempt(attempt.placement.profile, restarts.AttemptEnd.OUT_OF_MEMORY),) * job.tries
     for model in sorted(known, key=lambda model: not model.has(attempt.placement.profile)):
         if model.has(attempt.placement.profile):
@@ -136,14 +136,14 @@ def _climb(job: JobRecord, bounds: Bounds, models: Iterable[GpuModel]) -> JobRec
             reason = f"out of memory on {attempt.placement.profile}"
         if profile and job.tries < job.asked.most_attempts:
             least = int((profile.memory_mib or 0) * MIB)
-            return replace(job.to(State.WAITING, why=reason), at_least_bytes=least)
-    return job.to(State.FAILED, why=_last(job) or f"{attempt.why}, and no larger slice has what it needs")
+            return replace(job.to(JobState.WAITING, why=reason), at_least_bytes=least)
+    return job.to(JobState.FAILED, why=_last(job) or f"{attempt.why}, and no larger slice has what it needs")
 
 
 def _again(job: JobRecord, why: str | None) -> JobRecord:
     if job.tries >= job.asked.most_attempts:
-        return job.to(State.FAILED, why=f"{why}; {_last(job)}")
-    return job.to(State.WAITING, why=why)
+        return job.to(JobState.FAILED, why=f"{why}; {_last(job)}")
+    return job.to(JobState.WAITING, why=why)
 
 
 def _last(job: JobRecord) -> str | None:

@@ -1,18 +1,29 @@
-"""Where the queue keeps what in the state folder."""
+"""What the queue has on the disk beside its store: folders of attempts, their logs, and the last number.
+
+Logs are read by the place in the output, whether the attempt still runs or has ended. What is left of jobs that
+are over goes after a while (`Retention`): a little at a time, and never anything of an active job.
+"""
 
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+from itertools import islice
+from stat import S_ISREG
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
-from partita.jobs.run.folder import WISH
+from partita.files import json_value
+from partita.jobs.run.folder import EXIT, LAUNCH, LOG, PART, WISH
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from partita.jobs.queue.record import Verdict
+    from partita.jobs.queue.record import AttemptVerdict, JobRecord
+    from partita.jobs.queue.service import QueueSettings
+    from partita.jobs.queue.table import JobStore
+
 
 ATTEMPTS = "attempts"
 LAST_NUMBER = "last-number"
@@ -23,7 +34,7 @@ def jobs_folder(state: Path) -> Path:
     return state / "jobs"
 
 
-def write_wish(folder: Path, wish: Verdict) -> None:
+def write_wish(folder: Path, wish: AttemptVerdict) -> None:
     """Leave what was wanted of a job in its newest attempt's folder; that it cannot be written stops nothing."""
     with suppress(OSError):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -92,3 +103,213 @@ def make_folders(state: Path, *, shared: bool) -> Path:
             f"the queue's folders cannot be made: {error.strerror}", where=str(folder)
         ) from None
     return folder
+
+
+CHUNK = 48 * 1024
+
+
+def read_log(folder: Path, offset: int, owners: frozenset[int]) -> tuple[bytes, int]:
+    """Return a piece of the output from a place on, and the place after it; nothing if there is no more yet.
+
+    What was left out, because the output is longer than what is kept of it, is skipped. The folder's files belong to
+    the job's user, who could put anything there: only plain files of theirs are read, and no link is followed.
+
+    Args:
+        folder: the attempt's.
+        offset: bytes of output before it.
+        owners: users whose files are read.
+    """
+    try:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return b"", offset
+    try:
+        joined = _joined(handle)
+        if joined is not None:
+            return _from_joined(handle, offset, owners, *joined)
+        return _from_parts(handle, offset, owners)
+    finally:
+        os.close(handle)
+
+
+def _from_joined(folder: int, offset: int, owners: frozenset[int], tail: int, at: int) -> tuple[bytes, int]:
+    """Read a log whose parts were joined: its tail, from `tail` on in the output, begins at `at` in the file."""
+    if offset >= tail:
+        data = _read(folder, LOG, at + offset - tail, CHUNK, owners)
+        return data, offset + len(data)
+    data = _read(folder, LOG, offset, min(CHUNK, max(at - offset, 0)), owners)
+    after = offset + len(data)
+    return data, tail if after >= at else after
+
+
+def _from_parts(folder: int, offset: int, owners: frozenset[int]) -> tuple[bytes, int]:
+    """Read a log that is being written: a head, and parts named by the bytes before them.
+
+    Its watcher may be joining them just now, so that the head's file is longer than the head.
+    """
+    head = max(_head(folder) - offset, 0)
+    starts = sorted(int(name[len(PART) :]) for name in os.listdir(folder) if name[len(PART) :].isdecimal())
+    for start, name in ((0, LOG), *((start, f"{PART}{start}") for start in starts)):
+        most = CHUNK if start else min(CHUNK, head)
+        data = _read(folder, name, max(offset - start, 0), most, owners)
+        if data:
+            return data, max(offset, start) + len(data)
+    return b"", offset
+
+
+def _joined(folder: int) -> tuple[int, int] | None:
+    """Return where the tail begins in the output and in the file; None while nothing is joined."""
+    try:
+        with _opened(folder, EXIT) as handle:
+            found = json_value(os.read(handle, 65536))["log"]
+        return (int(found["tail"]), int(found["tail_at"])) if found else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _head(folder: int) -> int:
+    """Return the most bytes that the head of a log has: half of what is kept."""
+    try:
+        with _opened(folder, LAUNCH) as handle, os.fdopen(os.dup(handle), "rb") as stream:
+            return int(json_value(stream.read())["log_bytes"]) // 2
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _read(folder: int, name: str, offset: int, most: int, owners: frozenset[int]) -> bytes:
+    try:
+        with _opened(folder, name) as handle:
+            found = os.fstat(handle)
+            if not S_ISREG(found.st_mode) or found.st_uid not in owners:
+                return b""
+            return os.pread(handle, most, offset)
+    except OSError:
+        return b""
+
+
+@contextmanager
+def _opened(folder: int, name: str) -> Iterator[int]:
+    flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    handle = os.open(name, flags, dir_fd=folder)
+    try:
+        yield handle
+    finally:
+        os.close(handle)
+
+
+RETENTION_EVERY_S = 600.0
+"""Seconds between two rounds."""
+
+RETENTION_PAUSE_S = 1.0
+"""Seconds between two steps of a round."""
+
+RETENTION_STEP = 16
+"""Jobs that are looked at in one step: some milliseconds."""
+
+_MOST_FILES = 256
+_GOING = "going-"
+
+
+class Retention:
+    """Goes through the jobs that are over again and again, from the newest to the oldest.
+
+    Those that ended too long ago are forgotten with their files. Of the rest, files are kept while those of newer
+    jobs leave room for them; who loses theirs stays in the history. What users and energy are counted by is kept
+    elsewhere, and does not change.
+
+    Args:
+        store: the open store.
+        folder: of the attempts.
+        settings: say how long, and how much.
+
+    Attributes:
+        due: when it wants to be called next.
+    """
+
+    def __init__(self, store: JobStore, folder: Path, settings: QueueSettings) -> None:
+        self._store, self._folder, self._settings = store, folder, settings
+        self._before: int | None = None
+        self._bytes = 0
+        self._remover: int | None = None
+        self._leftovers = True  # what a killed daemon had begun to remove
+        self.due = float("-inf")
+
+    def step(self, now: float) -> None:
+        """Look at some jobs, if it is time to, and have removed what goes.
+
+        Raises:
+            PartitaError: the store or the folder cannot be used.
+        """
+        if now < self.due:
+            return
+        self.due = now + RETENTION_PAUSE_S
+        if self._removing():
+            return
+        jobs = self._store.over(RETENTION_STEP, self._before)
+        old = [job for job in jobs if now - _ended(job) > self._settings.keep_s]
+        self._remove([*old, *self._beyond([job for job in jobs if job not in old])])
+        if old:
+            self._store.forget(old)
+        self._before = jobs[-1].number if len(jobs) == RETENTION_STEP else None
+        if self._before is None:
+            self._bytes, self.due = 0, now + RETENTION_EVERY_S
+
+    def _beyond(self, jobs: Sequence[JobRecord]) -> list[JobRecord]:
+        """Return the jobs for whose files the newer ones leave no room."""
+        found = []
+        for job in jobs:
+            size = _size(self._folder / job.id)
+            if self._bytes + size > self._settings.keep_bytes and size:
+                found.append(job)
+            else:
+                self._bytes += size
+        return found
+
+    def _remove(self, jobs: Sequence[JobRecord]) -> None:
+        """Have the files of jobs removed by a process of its own: users may have put any number of them there."""
+        going = []
+        try:
+            for job in jobs:
+                # Out of the way first: a job that is requeued begins in a folder of its own.
+                gone = self._folder / f"{_GOING}{job.id}"
+                with suppress(FileNotFoundError):
+                    (self._folder / job.id).rename(gone)
+                    going.append(str(gone))
+            if self._leftovers:
+                going = [str(each) for each in self._folder.glob(f"{_GOING}*")]
+                self._leftovers = False
+            if going:
+                # It follows no links, and leaves other file systems alone.
+                words = ["rm", "-rf", "--one-file-system", "--", *going]
+                self._remover = os.posix_spawnp("rm", words, {"PATH": os.environ.get("PATH", os.defpath)})
+        except OSError as error:
+            raise PartitaError(
+                f"the files of old jobs cannot be removed: {error.strerror}", where=str(self._folder)
+            ) from error
+
+    def _removing(self) -> bool:
+        if self._remover is None:
+            return False
+        try:
+            done = os.waitpid(self._remover, os.WNOHANG)[0] != 0
+        except ChildProcessError:
+            done = True
+        if done:
+            self._remover = None
+        return not done
+
+
+def _ended(job: JobRecord) -> float:
+    """Return when a job that is over ended; one that never began, when it was submitted."""
+    return max((attempt.ended or 0.0 for attempt in job.attempts), default=0.0) or job.submitted
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes on the disk of the files of a job's attempts."""
+    size = 0
+    with suppress(OSError), os.scandir(folder) as attempts:
+        for attempt in attempts:
+            with suppress(OSError), os.scandir(attempt) as files:
+                found = (file.stat(follow_symlinks=False) for file in islice(files, _MOST_FILES))
+                size += sum(each.st_blocks * 512 for each in found)
+    return size

@@ -1,4 +1,7 @@
-"""The queue as a whole: what is expected of it, found at leisure, and all of it at one moment, found at once."""
+"""The whole queue at one moment, as data for those who list it: rows, reasons why jobs wait, and expected starts.
+
+What is another user's business is left out. What is expected is found at leisure (`Outlook`) and serves for a while.
+"""
 
 from __future__ import annotations
 
@@ -12,19 +15,208 @@ from typing import TYPE_CHECKING, Any
 
 from partita.errors import PartitaError
 from partita.jobs.partition import scattered
-from partita.jobs.queue.dependencies import waits_for
-from partita.jobs.queue.forecast import fitting, largest_slice
-from partita.jobs.queue.hosts import can_come_free
-from partita.jobs.queue.listing import row
-from partita.jobs.queue.reasons import Situation, reason
-from partita.jobs.queue.record import State
+from partita.jobs.queue.forecast import called, fitting, largest_slice
+from partita.jobs.queue.record import OVER, JobState, bounds_data, waits_for
+from partita.jobs.queue.scheduler import can_come_free
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
-    from partita.jobs.queue.daemon import QueueService
-    from partita.jobs.queue.record import JobRecord
+    from partita.jobs.queue.forecast import Forecast
+    from partita.jobs.queue.record import Attempt, JobRecord
     from partita.jobs.queue.scheduler import Prediction
+    from partita.jobs.queue.service import QueueService
+    from partita.mig.gpu import GpuModel, Profile
+
+
+ROW_COMMAND = 200
+"""Characters of a command in a list; `history` has all of it."""
+
+
+def row(job: JobRecord, *, open_to: bool) -> dict[str, Any]:
+    """Return a job for a list.
+
+    Args:
+        job: which.
+        open_to: whether who asks may know its name and command.
+    """
+    found: dict[str, Any] = {
+        "id": job.id,
+        "user": job.submitter.name,
+        "state": job.state.value,
+        "priority": job.priority,
+        "submitted": job.submitted,
+        "name": job.name if open_to else None,
+        "command": " ".join(job.words)[:ROW_COMMAND] if open_to else None,
+        "attempts": len(job.attempts),
+        "time_limit_s": job.asked.limit_s,
+        "after": [str(each) for each in job.after],
+    }
+    if job.attempts and job.state is not JobState.WAITING:
+        attempt = job.attempt
+        found |= {"gpu": attempt.gpu, "instance": str(attempt.placement), "began": attempt.began}
+    if job.state in OVER:
+        found["why"] = job.why
+    return found
+
+
+def whole(job: JobRecord, energy: Callable[[str, int], float | None]) -> dict[str, Any]:
+    """Return all of a job, for who may know it; the environment is in no list.
+
+    Args:
+        job: which.
+        energy: the joules that an attempt (the job's id and its number) took; None where they are not known, which
+            is not 0.
+    """
+    memory = job.asked.memory
+    return {
+        **row(job, open_to=True),
+        "command": list(job.words),
+        "directory": job.directory,
+        "memory": {"source": memory.source, **bounds_data(memory.bounds)},
+        "gpu_time": dict(job.asked.seconds),
+        "grace_s": job.asked.grace_s,
+        "most_attempts": job.asked.most_attempts,
+        "verdict": job.why or job.state.value,
+        "attempts": [attempt_data(each) | {"energy_j": energy(job.id, each.number)} for each in job.attempts],
+    }
+
+
+def attempt_data(attempt: Attempt) -> dict[str, Any]:
+    """Return an attempt; what is not known is null."""
+    seconds = None
+    if attempt.began is not None and attempt.ended is not None:
+        seconds = max(attempt.ended - attempt.began, 0.0)
+    return {
+        "attempt": attempt.number,
+        "gpu": attempt.gpu,
+        "instance": str(attempt.placement),
+        "began": attempt.began,
+        "ended": attempt.ended,
+        "seconds": seconds,
+        "exit_code": attempt.code,
+        "verdict": attempt.verdict.value if attempt.verdict else None,
+        "why": attempt.why,
+        "peak_memory_bytes": attempt.peak_bytes,
+        "decided_by": attempt.said,
+        "sure": not attempt.unsure,
+    }
+
+
+GIB = 2**30
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What the reasons of a moment have in common.
+
+    Attributes:
+        models: of the GPUs that jobs may use.
+        discipline: its name.
+        used: GPU seconds each user has had.
+        least: the user who has had the least of those who wait.
+        free: profiles of which an instance could be put to use now.
+        possible: profiles of which one could come free once the queue's own jobs have ended.
+        scattered: profiles for which some GPU has the slices, but not together.
+        until: when a slice of a profile is expected to come free, in words, by profile.
+        ahead: jobs before each waiting one in the order of predicted starts.
+        resting: what is wrong with GPUs that are left alone for a while.
+    """
+
+    models: Sequence[GpuModel]
+    discipline: str
+    used: Mapping[str, float]
+    least: str
+    free: frozenset[str]
+    possible: frozenset[str]
+    scattered: frozenset[str]
+    until: Mapping[str, str]
+    ahead: Mapping[int, int]
+    resting: str | None = None
+
+
+def reason(job: JobRecord, expected: Forecast, now: Situation) -> str:
+    """Return why a job waits."""
+    if not now.models:
+        return now.resting or "no GPU in MIG mode is there"
+    largest = largest_slice(now.models)
+    found = [fitting(model, expected, job.at_least_bytes, largest) for model in now.models]
+    fits = [profiles[0] for profiles in found if profiles]
+    if not fits:
+        return _too_large(job, expected, largest) if largest else memory_unknown(now.models)
+    parts = [job.why] if job.why else []
+    parts.append(_needs(fits[0], job, expected, largest))
+    parts.append(_before(job, fits, now))
+    return "; ".join(parts)
+
+
+def why_on_the_largest(job: JobRecord, expected: Forecast, largest: float) -> str | None:
+    """Return why a job that may need more than the largest slice begins there, and what to do; None if it does not.
+
+    Jobs of its family ran out of memory even there, which may have been a fault that is mended; or only the upper
+    bound of its model's forecast is more than any slice has.
+    """
+    if not largest or expected.need <= expected.need_here(largest):
+        return None
+    if job.asked.memory.source == "model" and expected.bounds.lower < largest:
+        return (
+            f"by {expected.source} it needs {expected.bounds.lower / GIB:.3g} to {expected.bounds.upper / GIB:.3g} "
+            f"GiB, and the largest slice has {largest / GIB:.3g}; --memory says it more exactly"
+        )
+    return (
+        f"earlier jobs of {called(job)} ran out of memory on the largest slice; if that was a fault, "
+        f"`partita forget {job.name or job.id}` begins afresh, and so does a new --memory"
+    )
+
+
+def _needs(profile: Profile, job: JobRecord, expected: Forecast, largest: float) -> str:
+    if job.at_least_bytes > expected.need:
+        return f"needs {profile.name}"
+    if (why := why_on_the_largest(job, expected, largest)) is not None:
+        return f"begins on {profile.name}: {why}"
+    if not expected.need:
+        return f"begins on {profile.name}, nothing is known of its memory"
+    source = {"declared": "declared"}.get(expected.source, f"by {expected.source}")
+    return f"needs {profile.name} ({expected.need / GIB:.3g} GiB {source})"
+
+
+def _before(job: JobRecord, fits: Sequence[Profile], now: Situation) -> str:
+    user = job.submitter.name
+    if (
+        now.discipline == "fair"
+        and user != now.least
+        and now.used.get(user, 0.0) > now.used.get(now.least, 0.0)
+    ):
+        return f"user {user} has had more than their share, {now.least} goes first"
+    ahead = now.ahead.get(job.number, 0)
+    if not any(profile.name in now.possible for profile in fits):
+        return "services or others hold all such slices"
+    if not any(profile.name in now.free for profile in fits):
+        apart = any(profile.name in now.scattered for profile in fits)
+        busy = "slices are free, but not together" if apart else "all busy"
+        until = now.until.get(fits[0].name)
+        if until:
+            busy += f" until ~{until}"
+        return busy + (f", {_jobs(ahead)} first" if ahead else "")
+    return f"{_jobs(ahead)} first" if ahead else "its slice is kept for a job before it, or it starts now"
+
+
+def _jobs(count: int) -> str:
+    return "1 job goes" if count == 1 else f"{count:,} jobs go"
+
+
+def memory_unknown(models: Iterable[GpuModel]) -> str:
+    """Return why jobs cannot be placed on GPUs of whose slices no source says the memory."""
+    names = ", ".join(dict.fromkeys(model.name for model in models))
+    return f"the memory of slices of {names} is not known: give a file that says it with --gpus-file"
+
+
+def _too_large(job: JobRecord, expected: Forecast, largest: float) -> str:
+    need = max(expected.need_here(largest), job.at_least_bytes)
+    return (
+        f"larger than any slice of the GPUs here: needs {need / GIB:.3g} GiB of at most {largest / GIB:.3g}"
+    )
+
 
 FRESH = 5.0
 """Times what it took to make for which an outlook serves even if something has changed."""
@@ -35,7 +227,7 @@ OLD_S = 15.0
 KEPT_S, MOST_KEPT = 30.0, 64
 """Seconds for which a snapshot is kept for the one who reads it page by page, and how many are at most."""
 
-_ORDER = {State.RUNNING: 0, State.STOPPING: 1, State.STARTING: 2, State.WAITING: 3}
+_ORDER = {JobState.RUNNING: 0, JobState.STOPPING: 1, JobState.STARTING: 2, JobState.WAITING: 3}
 
 
 class Outlook:
@@ -123,7 +315,7 @@ class Outlook:
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class QueueSnapshot:
     """All jobs that are not over, as they were at one moment.
 
     Attributes:
@@ -151,10 +343,10 @@ class Overview:
     def __init__(self, service: QueueService) -> None:
         self._service = service
         self._outlook: Outlook | None = None
-        self._kept: OrderedDict[str, tuple[float, Snapshot]] = OrderedDict()
+        self._kept: OrderedDict[str, tuple[float, QueueSnapshot]] = OrderedDict()
         self._number = count(1)
 
-    def snapshot(self, uid: int | None = None) -> Snapshot:
+    def snapshot(self, uid: int | None = None) -> QueueSnapshot:
         """Return the queue as it is now.
 
         Args:
@@ -168,7 +360,7 @@ class Overview:
         waiting.sort(key=lambda job: (rank.get(job.number, last), job.number))
         holding = sorted(book.holding, key=lambda job: (_ORDER[job.state], job.number))
         jobs = tuple(job for job in (*holding, *waiting) if uid is None or job.submitter.uid == uid)
-        return Snapshot(
+        return QueueSnapshot(
             f"{book.version}.{next(self._number)}",
             jobs,
             book.counts(),
@@ -177,7 +369,7 @@ class Overview:
             self._outlook,
         )
 
-    def keep(self, snapshot: Snapshot) -> None:
+    def keep(self, snapshot: QueueSnapshot) -> None:
         """Keep a snapshot of which more will be asked for."""
         now = time.monotonic()
         self._kept[snapshot.revision] = (now, snapshot)
@@ -185,24 +377,24 @@ class Overview:
         while len(self._kept) > MOST_KEPT or next(iter(self._kept.values()))[0] < now - KEPT_S:
             self._kept.popitem(last=False)
 
-    def kept(self, revision: str) -> Snapshot | None:
+    def kept(self, revision: str) -> QueueSnapshot | None:
         """Return a snapshot that was kept; None if it is there no more."""
         found = self._kept.get(revision)
         return found and found[1]
 
     def rows(
-        self, snapshot: Snapshot, offset: int, limit: int, may: Callable[[JobRecord], bool]
+        self, snapshot: QueueSnapshot, offset: int, limit: int, may: Callable[[JobRecord], bool]
     ) -> list[dict[str, Any]]:
         """Return some of a snapshot's jobs as data, in order."""
         return [self._row(job, snapshot, open_to=may(job)) for job in snapshot.jobs[offset : offset + limit]]
 
-    def _row(self, job: JobRecord, snapshot: Snapshot, *, open_to: bool) -> dict[str, Any]:
+    def _row(self, job: JobRecord, snapshot: QueueSnapshot, *, open_to: bool) -> dict[str, Any]:
         shown = row(job, open_to=open_to)
         expected = self._service.scheduler.expected(job)
         if job.number not in self._service.book.active:
             self._service.scheduler.forget(job)
         shown["memory_bytes"] = expected.need or None
-        if job.state is State.WAITING:
+        if job.state is JobState.WAITING:
             shown["reason"] = (
                 waits_for(job) if job.after else reason(job, expected, snapshot.outlook.situation)
             )

@@ -1,21 +1,78 @@
-"""A job in the queue, as a value: what was asked, where it is, and its attempts."""
+"""A job in the queue, as a value: its id, what was asked, where it is, its attempts, and what it waits for. Pure.
+
+`LEGAL` has every transition there is. The last part is how jobs stand in the store, as JSON.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+import json
+import re
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from partita.jobs.memory.bounds import Bounds
+from partita.errors import InputError
+from partita.jobs.memory.bounds import UNLIMITED, Bounds
+from partita.mig.layout import Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from partita.jobs.queue.ids import JobId
-    from partita.mig.layout import Placement
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
 
-class State(StrEnum):
+MOST_TASKS = 10_000
+
+_ID = re.compile(r"(\d{1,15})(?:_(\d{1,9}))?")
+_RANGE = re.compile(r"(\d{1,9})(?:-(\d{1,9}))?")
+
+
+@dataclass(frozen=True, slots=True)
+class JobId:
+    """A job, a whole array, or one task of it.
+
+    Attributes:
+        index: None for a job outside an array, and for all tasks of one.
+    """
+
+    number: int
+    index: int | None = None
+
+    def __str__(self) -> str:
+        return str(self.number) if self.index is None else f"{self.number}_{self.index}"
+
+
+def parse_id(text: str) -> JobId:
+    """Read `12` or `12_3`.
+
+    Raises:
+        InputError: it is neither.
+    """
+    found = _ID.fullmatch(text.strip())
+    if found is None:
+        raise InputError(f"{text!r} is no job id", hint="write 12, or 12_3 for a task of an array")
+    return JobId(int(found[1]), None if found[2] is None else int(found[2]))
+
+
+def parse_array(text: str) -> tuple[int, ...]:
+    """Read `0-9`, or several ranges and numbers as `0-9,20`; in order, each once.
+
+    Raises:
+        InputError: not that, or too many.
+    """
+    indices: set[int] = set()
+    for part in text.split(","):
+        found = _RANGE.fullmatch(part.strip())
+        if found is None:
+            raise InputError(f"{text!r} is no array", where="--array", hint="write 0-9, or 0-9,20")
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last < first or last - first >= MOST_TASKS:
+            raise InputError(f"{part} is no range of 1 to {MOST_TASKS} tasks", where="--array")
+        indices.update(range(first, last + 1))
+    if len(indices) > MOST_TASKS:
+        raise InputError(f"{len(indices)} tasks; an array has at most {MOST_TASKS}", where="--array")
+    return tuple(sorted(indices))
+
+
+class JobState(StrEnum):
     """Where a job is."""
 
     WAITING = "waiting"
@@ -27,7 +84,7 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-class Verdict(StrEnum):
+class AttemptVerdict(StrEnum):
     """How an attempt ended; also what a stop was asked for."""
 
     DONE = "done"
@@ -41,18 +98,18 @@ class Verdict(StrEnum):
     LOST = "lost"
 
 
-OVER = frozenset({State.DONE, State.FAILED, State.CANCELLED})
+OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 """States in which nothing more happens unless the job is requeued."""
 
-LEGAL: Mapping[State, frozenset[State]] = {
-    State.WAITING: frozenset({State.STARTING, State.CANCELLED}),
+LEGAL: Mapping[JobState, frozenset[JobState]] = {
+    JobState.WAITING: frozenset({JobState.STARTING, JobState.CANCELLED}),
     # Back to waiting if its instance could not be made.
-    State.STARTING: frozenset({State.RUNNING, State.STOPPING, State.WAITING}),
-    State.RUNNING: frozenset({State.STOPPING, State.WAITING, State.DONE, State.FAILED}),
-    State.STOPPING: frozenset({State.WAITING, State.DONE, State.FAILED, State.CANCELLED}),
-    State.DONE: frozenset({State.WAITING}),
-    State.FAILED: frozenset({State.WAITING}),
-    State.CANCELLED: frozenset({State.WAITING}),
+    JobState.STARTING: frozenset({JobState.RUNNING, JobState.STOPPING, JobState.WAITING}),
+    JobState.RUNNING: frozenset({JobState.STOPPING, JobState.WAITING, JobState.DONE, JobState.FAILED}),
+    JobState.STOPPING: frozenset({JobState.WAITING, JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
+    JobState.DONE: frozenset({JobState.WAITING}),
+    JobState.FAILED: frozenset({JobState.WAITING}),
+    JobState.CANCELLED: frozenset({JobState.WAITING}),
 }
 """Every transition there is."""
 
@@ -66,7 +123,7 @@ DEFAULT_UMASK = 0o022
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class StatedMemory:
     """What is known of a job's memory when it is submitted.
 
     Attributes:
@@ -78,7 +135,7 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class JobOptions:
     """What the user asked for.
 
     Attributes:
@@ -91,7 +148,7 @@ class Asked:
         oom_patterns: regular expressions that say in its output that memory ran out.
     """
 
-    memory: Memory = Memory()
+    memory: StatedMemory = StatedMemory()
     seconds: Mapping[str, float] = field(default_factory=dict)
     grace_s: float = 30.0
     checkpoints: bool = False
@@ -156,11 +213,11 @@ class Attempt:
     create: bool = True
     device: str | None = None
     key: str | None = None
-    wish: Verdict | None = None
+    wish: AttemptVerdict | None = None
     began: float | None = None
     ended: float | None = None
     code: int | None = None
-    verdict: Verdict | None = None
+    verdict: AttemptVerdict | None = None
     why: str | None = None
     peak_bytes: int | None = None
     unsure: bool = False
@@ -191,12 +248,12 @@ class JobRecord:
     environment: str
     family: str
     submitted: float
-    asked: Asked = Asked()
+    asked: JobOptions = JobOptions()
     name: str = ""
     priority: int = 0
     array: int | None = None
     index: int | None = None
-    state: State = State.WAITING
+    state: JobState = JobState.WAITING
     attempts: tuple[Attempt, ...] = ()
     tries: int = 0
     at_least_bytes: int = 0
@@ -220,7 +277,7 @@ class JobRecord:
             return self.command
         return tuple(word.replace("{index}", str(self.index)) for word in self.command)
 
-    def to(self, state: State, *, why: str | None = None) -> JobRecord:
+    def to(self, state: JobState, *, why: str | None = None) -> JobRecord:
         """Return the job in another state.
 
         Raises:
@@ -233,3 +290,175 @@ class JobRecord:
     def with_attempt(self, attempt: Attempt) -> JobRecord:
         """Return the job with its newest attempt replaced."""
         return replace(self, attempts=(*self.attempts[:-1], attempt))
+
+
+def names_of(job: JobRecord) -> tuple[JobId, ...]:
+    """Return what a job may be called: a task by its array, too."""
+    if job.array is None:
+        return (JobId(job.number),)
+    return (JobId(job.array), JobId(job.array, job.index))
+
+
+MOST_DEPENDENCIES = 100
+"""Dependencies that one job may have."""
+
+NEVER = "dependency never satisfied"
+
+_HINT = "write ok:12, any:12 or fail:12; several as ok:12:13, or parted by commas"
+_WANTS = {
+    Condition.OK: "to be done",
+    Condition.FAIL: "to fail",
+    Condition.ANY: "to end",
+}
+
+
+def parse_dependency(text: str) -> Dependency:
+    """Read `ok:12`.
+
+    Raises:
+        InputError: it is no dependency.
+    """
+    found = parse_after((text,))
+    if len(found) != 1:
+        raise InputError(f"{text!r} is no single dependency", where="--after", hint=_HINT)
+    return found[0]
+
+
+def parse_after(words: Iterable[str]) -> tuple[Dependency, ...]:
+    """Read `ok:12`, `any:12:13`, `fail:12_3`, several in a word parted by commas; each once, in order.
+
+    Raises:
+        InputError: a word that is none, or too many of them.
+    """
+    found: dict[Dependency, None] = {}
+    for part in (part.strip() for word in words for part in word.split(",")):
+        condition, *jobs = part.split(":")
+        if condition not in [each.value for each in Condition] or not jobs:
+            raise InputError(f"{part!r} is no dependency", where="--after", hint=_HINT)
+        found.update(dict.fromkeys(Dependency(Condition(condition), parse_id(job)) for job in jobs))
+    if len(found) > MOST_DEPENDENCIES:
+        raise InputError(f"{len(found)} dependencies; a job has at most {MOST_DEPENDENCIES}", where="--after")
+    return tuple(found)
+
+
+def judged(condition: Condition, tasks: Sequence[JobRecord]) -> bool | None:
+    """Say whether a dependency is satisfied (True), never will be (False), or is open (None).
+
+    An array satisfies it by all of its tasks: `ok` when all are done, `any` when all are over, `fail` when all are
+    over and one of them at least is not done.
+
+    Args:
+        condition: how they must end.
+        tasks: the job, or the tasks of the array, as they are now; none if nothing is known of it any more.
+    """
+    done = [job.state is JobState.DONE for job in tasks]
+    over = [job.state in OVER for job in tasks]
+    if not tasks:
+        return False
+    if condition is Condition.OK and any(ended and not well for ended, well in zip(over, done, strict=True)):
+        return False
+    if not all(over):
+        return None
+    return not all(done) if condition is Condition.FAIL else True
+
+
+def settled(job: JobRecord, tasks_of: Callable[[JobId], Sequence[JobRecord]]) -> JobRecord:
+    """Return a waiting job without the dependencies that are satisfied; cancelled if one never will be.
+
+    Args:
+        job: it waits.
+        tasks_of: the jobs that an id names, as they are now.
+    """
+    left = []
+    for each in job.after:
+        tasks = tasks_of(each.job)
+        verdict = judged(each.condition, tasks)
+        if verdict is False:
+            return job.to(JobState.CANCELLED, why=f"{NEVER}: {_never(each, tasks)}")
+        if verdict is None:
+            left.append(each)
+    return job if len(left) == len(job.after) else replace(job, after=tuple(left))
+
+
+def waits_for(job: JobRecord) -> str:
+    """Return in words what a job waits for."""
+    first = [f"{each.job} {_WANTS[each.condition]}" for each in job.after[:3]]
+    more = f" and {len(job.after) - 3} more" if len(job.after) > 3 else ""
+    return f"waits for job {', for job '.join(first)}{more}"
+
+
+def _never(dependency: Dependency, tasks: Sequence[JobRecord]) -> str:
+    if not tasks:
+        return f"nothing is known of job {dependency.job} any more"
+    if dependency.condition is Condition.FAIL:
+        return f"job {dependency.job} is done, and was to fail"
+    ended = next(job for job in tasks if job.state in OVER and job.state is not JobState.DONE)
+    return f"job {ended.id} {'failed' if ended.state is JobState.FAILED else 'was cancelled'}"
+
+
+def dump_job(job: JobRecord) -> str:
+    """Return a job as JSON."""
+    body = _plain(job)
+    body["submitter"] = _plain(job.submitter)
+    body["asked"] = _plain(job.asked) | {
+        "seconds": dict(job.asked.seconds),
+        "memory": {"source": job.asked.memory.source, **bounds_data(job.asked.memory.bounds)},
+    }
+    body["attempts"] = [_attempt(each) for each in job.attempts]
+    body["after"] = [str(each) for each in job.after]
+    return json.dumps(body, separators=(",", ":"), allow_nan=False)
+
+
+def load_job(text: str) -> JobRecord:
+    """Return the job that `dumps` wrote.
+
+    Raises:
+        ValueError: it did not.
+    """
+    try:
+        body = json.loads(text)
+        asked = body["asked"]
+        memory = StatedMemory(_bounds(asked["memory"]), asked["memory"]["source"])
+        return JobRecord(
+            **body
+            | {
+                "submitter": Submitter(**body["submitter"]),
+                "asked": JobOptions(
+                    **asked | {"memory": memory, "oom_patterns": tuple(asked.get("oom_patterns", ()))}
+                ),
+                "command": tuple(body["command"]),
+                "state": JobState(body["state"]),
+                "attempts": tuple(_read_attempt(each) for each in body["attempts"]),
+                "after": tuple(map(parse_dependency, body.get("after", ()))),
+            }
+        )
+    except (KeyError, TypeError, AttributeError, InputError) as error:
+        raise ValueError(f"not a job: {error}") from error
+
+
+def bounds_data(bounds: Bounds) -> dict[str, float | None]:
+    """Return bounds as JSON can have them: no upper one is null."""
+    return {"lower": bounds.lower, "upper": None if bounds.upper == UNLIMITED else bounds.upper}
+
+
+def _bounds(body: dict[str, Any]) -> Bounds:
+    return Bounds(body["lower"], UNLIMITED if body["upper"] is None else body["upper"])
+
+
+def _plain(value: Any) -> dict[str, Any]:  # noqa: ANN401 -- any dataclass
+    return {each.name: getattr(value, each.name) for each in fields(value)}
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    kept = {name: value for name, value in _plain(attempt).items() if value is not None and value != ()}
+    kept["placement"] = str(attempt.placement)
+    if attempt.destroy:
+        kept["destroy"] = [str(each) for each in attempt.destroy]
+    return kept
+
+
+def _read_attempt(body: dict[str, Any]) -> Attempt:
+    told: dict[str, Any] = {name: AttemptVerdict(body[name]) for name in ("wish", "verdict") if name in body}
+    told["placement"] = Placement.parse(body["placement"])
+    told["destroy"] = tuple(Placement.parse(each) for each in body.get("destroy", ()))
+    return Attempt(**body | told)

@@ -16,11 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from partita.errors import PartitaError
 from partita.files import set_aside
-from partita.jobs.queue.codec import loads
 from partita.jobs.queue.folders import ATTEMPTS, LastNumber
-from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
-from partita.jobs.queue.shares import Share
-from partita.jobs.queue.store import FILE, JobStore
+from partita.jobs.queue.record import OVER, AttemptVerdict, JobRecord, JobState, load_job
+from partita.jobs.queue.table import FILE, JobStore, UserShare
 from partita.jobs.run import folder as names
 from partita.jobs.run.folder import is_watched
 from partita.store import DamagedError, StoreError, empty, finish_rebuilding, has_log, rebuild, salvage
@@ -220,7 +218,7 @@ def _read(folder: Path, newest: int) -> _OnDisk | None:
     try:
         if document is None:
             raise ValueError("no document")
-        job = loads(document["record"])
+        job = load_job(document["record"])
         if (job.id, job.attempt.number) != (folder.name, newest):
             raise ValueError("another attempt's")
         environment = {k: v for k, v in document["environment"].items() if not k.startswith(_OURS)}
@@ -240,15 +238,15 @@ def _as_found(job: JobRecord, path: Path) -> JobRecord:
     ended, began = _document(path, names.EXIT), (_document(path, names.WATCH) or {}).get("began")
     attempt = replace(job.attempt, began=began or job.attempt.decided)
     with suppress(OSError, ValueError):
-        attempt = replace(attempt, wish=Verdict((path / names.WISH).read_text().strip()))
+        attempt = replace(attempt, wish=AttemptVerdict((path / names.WISH).read_text().strip()))
     job = replace(job, attempts=(*job.attempts[:-1], attempt))
     if attempt.wish is not None:
-        return replace(job, state=State.STOPPING)
+        return replace(job, state=JobState.STOPPING)
     if ended is None or ended.get("code") != 0 or ended.get("timed_out"):
-        return replace(job, state=State.RUNNING)
+        return replace(job, state=JobState.RUNNING)
     # What is done needs no second look: there may be thousands.
-    done = replace(attempt, ended=ended.get("ended"), code=0, verdict=Verdict.DONE)
-    return replace(job, state=State.DONE, why=None).with_attempt(done)
+    done = replace(attempt, ended=ended.get("ended"), code=0, verdict=AttemptVerdict.DONE)
+    return replace(job, state=JobState.DONE, why=None).with_attempt(done)
 
 
 def _merge(store: JobStore, found: list[_OnDisk], tell: Callable[[str], None]) -> int:
@@ -292,7 +290,7 @@ class _Salvage:
     def __init__(self) -> None:
         self.jobs: dict[int, JobRecord] = {}
         self.environments: dict[str, dict[str, str]] = {}
-        self.shares: dict[str, Share] = {}
+        self.shares: dict[str, UserShare] = {}
 
 
 def _fill(store: JobStore, salvage: _Salvage) -> None:
@@ -300,8 +298,8 @@ def _fill(store: JobStore, salvage: _Salvage) -> None:
         store.keep_environment(environment)
     jobs = [
         job
-        if job.environment in salvage.environments or job.state is not State.WAITING
-        else job.to(State.CANCELLED, why="its environment was lost with the store; submit it again")
+        if job.environment in salvage.environments or job.state is not JobState.WAITING
+        else job.to(JobState.CANCELLED, why="its environment was lost with the store; submit it again")
         for job in salvage.jobs.values()
     ]
     store.put(jobs, salvage.shares)
@@ -313,11 +311,11 @@ def _salvaged(path: Path) -> _Salvage:
     with suppress(sqlite3.Error), salvage(path) as rows:
         for (body,) in rows("SELECT body FROM jobs NOT INDEXED ORDER BY number"):
             with suppress(ValueError):
-                job = loads(body)
+                job = load_job(body)
                 found.jobs[job.number] = job
         for key, body in rows("SELECT key, body FROM environments ORDER BY key"):
             with suppress(ValueError):
                 found.environments[key] = json.loads(body)
         for user, seconds, at in rows("SELECT user, gpu_seconds, at FROM used ORDER BY user"):
-            found.shares[user] = Share(float(seconds), float(at))
+            found.shares[user] = UserShare(float(seconds), float(at))
     return found

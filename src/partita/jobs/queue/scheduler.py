@@ -1,32 +1,117 @@
-"""What the queue does now, and when what waits will start: pure over jobs and GPUs, apart from what it remembers."""
+"""Which jobs start now on which GPU, and when the others are expected to: pure, apart from what it remembers.
+
+`hosts` says what may be used of the GPUs, from what is observed and what the queue's own jobs hold. `Scheduler` has a
+discipline decide for each model of GPU, and plays it on to predict starts.
+"""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from partita.errors import InfeasibleError
+from partita.errors import InfeasibleError, InputError
 from partita.jobs.disciplines.classes import discipline, to_play
 from partita.jobs.disciplines.discipline import QueueState, RunningJob
 from partita.jobs.job import job_on
+from partita.jobs.partition import known
 from partita.jobs.queue.forecast import DEFAULT_SECONDS, forecast, job_for, largest_slice
-from partita.jobs.queue.hosts import can_come_free
 from partita.jobs.simulate import proceed
+from partita.mig.catalogue import gpu_model
+from partita.mig.layout import Placement, fault
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
     from partita.jobs.disciplines.discipline import Discipline
     from partita.jobs.job import Job
-    from partita.jobs.partition import Change
-    from partita.jobs.queue.families import Families
-    from partita.jobs.queue.forecast import Forecast
-    from partita.jobs.queue.hosts import Host
-    from partita.jobs.queue.record import Asked, JobRecord
+    from partita.jobs.partition import Change, Partition
+    from partita.jobs.queue.forecast import Families, Forecast
+    from partita.jobs.queue.record import Attempt, JobOptions, JobRecord
     from partita.mig.gpu import GpuModel
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A GPU that can be cut.
+
+    Attributes:
+        partition: what stands on it, and what of that is in use.
+        taken: what is in use by others than the queue's jobs: for how long nobody knows.
+    """
+
+    id: str
+    partition: Partition
+    taken: frozenset[Placement] = frozenset()
+
+    @property
+    def model(self) -> GpuModel:
+        """The model of the GPU."""
+        return self.partition.gpu
+
+
+def hosts(observation: Observation, jobs: Iterable[JobRecord]) -> tuple[Host, ...]:
+    """Return the GPUs that jobs may use.
+
+    In use is what is not ours, what serves, what someone else's process runs on, and what the queue's own jobs hold
+    or are about to. A GPU that is lost, not in MIG mode or not in the catalogue is left out, and so is one on which
+    someone has made what our jobs' instances do not go together with.
+    """
+    held: dict[str, list[Attempt]] = {}
+    for job in jobs:
+        held.setdefault(job.attempt.gpu, []).append(job.attempt)
+    found = (_host(gpu, held.get(gpu.id, ())) for gpu in observation.gpus if gpu.mig and not gpu.lost)
+    return tuple(host for host in found if host is not None)
+
+
+def _host(gpu: ObservedGpu, attempts: Sequence[Attempt]) -> Host | None:
+    standing = {each.placement for each in gpu.instances}
+    ours = {attempt.placement for attempt in attempts}
+    taken = frozenset({each.placement for each in gpu.instances if in_use(each)} - ours)
+    busy = taken | ours
+    for attempt in attempts:
+        if attempt.device is None:
+            standing -= set(attempt.destroy)
+        standing.add(attempt.placement)
+    model = catalogued(gpu.model)
+    if model is None:
+        return None
+    try:
+        return Host(gpu.id, known(model, standing, busy), taken)
+    except InputError:
+        return None
+
+
+def catalogued(model: str) -> GpuModel | None:
+    """Return a model of GPU; None if the catalogue does not have it."""
+    try:
+        return gpu_model(model)
+    except InputError:
+        return None
+
+
+def in_use(instance: ObservedInstance) -> bool:
+    """Say whether an instance is not the queue's to use or destroy, whatever its own jobs do."""
+    return not instance.ours or instance.busy or instance.replica is not None
+
+
+def can_come_free(found: Iterable[Host]) -> frozenset[str]:
+    """Return the profiles of which an instance fits on some of these GPUs once the queue's own jobs have ended."""
+    return frozenset().union(*(_fitting_beside(host.model, host.taken) for host in found))
+
+
+@lru_cache(maxsize=1024)
+def _fitting_beside(model: GpuModel, taken: frozenset[Placement]) -> frozenset[str]:
+    return frozenset(
+        profile.name
+        for profile in model.profiles
+        if any(fault(model, (*taken, Placement(start, profile.name))) is None for start in profile.starts)
+    )
+
 
 EXACT = 60
 """Waiting jobs whose start is predicted by playing the discipline on; of the rest it is estimated."""
@@ -57,7 +142,7 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class SchedulerInput:
     """All that is looked at.
 
     Attributes:
@@ -89,13 +174,13 @@ class Scheduler:
         self._families = families
         discipline(name)
         self._disciplines: dict[str, Discipline] = {}
-        self._expected: dict[int, tuple[Asked, int, Forecast]] = {}
+        self._expected: dict[int, tuple[JobOptions, int, Forecast]] = {}
         # By model, what can come free of it, and the largest slice of all models; and the job's number.
         self._jobs: defaultdict[
             tuple[str, frozenset[str], float], dict[int, tuple[JobRecord, int, Job | None]]
         ] = defaultdict(dict)
 
-    def decide(self, view: View) -> tuple[Decision, ...]:
+    def decide(self, view: SchedulerInput) -> tuple[Decision, ...]:
         """Return the jobs that start now."""
         decided: list[Decision] = []
         for model, group in _by_model(view.hosts):
@@ -108,7 +193,7 @@ class Scheduler:
             decided += [Decision(start.job.id, group[start.gpu].id, start.change) for start in starts]
         return tuple(decided)
 
-    def predict(self, view: View) -> dict[int, Prediction]:
+    def predict(self, view: SchedulerInput) -> dict[int, Prediction]:
         """Return when waiting jobs are expected to start; those that nothing here holds are absent.
 
         The oldest `EXACT` of each model of GPU are played to their starts by a copy of the discipline, as if nothing
@@ -154,12 +239,12 @@ class Scheduler:
             self._disciplines[model.name] = discipline(self.name)
         return self._disciplines[model.name]
 
-    def _waiting(self, view: View, group: Sequence[Host], begun: set[int]) -> tuple[Job, ...]:
+    def _waiting(self, view: SchedulerInput, group: Sequence[Host], begun: set[int]) -> tuple[Job, ...]:
         model, free, largest = group[0].model, can_come_free(group), _largest(view)
         jobs = [self._job(job, model, free, largest) for job in view.waiting if job.number not in begun]
         return tuple([job for job in jobs if job is not None])
 
-    def _state(self, view: View, group: Sequence[Host], waiting: tuple[Job, ...]) -> QueueState:
+    def _state(self, view: SchedulerInput, group: Sequence[Host], waiting: tuple[Job, ...]) -> QueueState:
         index = {host.id: i for i, host in enumerate(group)}
         running = tuple(
             self._running(job, group, index[job.attempt.gpu], view)
@@ -168,7 +253,9 @@ class Scheduler:
         )
         return QueueState(view.now, waiting, tuple(host.partition for host in group), running, view.used)
 
-    def _running(self, record: JobRecord, group: Sequence[Host], gpu: int, view: View) -> RunningJob:
+    def _running(
+        self, record: JobRecord, group: Sequence[Host], gpu: int, view: SchedulerInput
+    ) -> RunningJob:
         attempt, model, now = record.attempt, group[0].model, view.now
         job = self._job(record, model, can_come_free(group), _largest(view)) or _stand_in(record, model)
         # A job that runs longer than expected is expected to run for as long again.
@@ -178,7 +265,7 @@ class Scheduler:
         return RunningJob(job, gpu, attempt.placement, now + left)
 
     def _predict(
-        self, view: View, model: GpuModel, group: Sequence[Host], waiting: tuple[Job, ...]
+        self, view: SchedulerInput, model: GpuModel, group: Sequence[Host], waiting: tuple[Job, ...]
     ) -> dict[int, Prediction]:
         first = self._first(waiting)
         state = self._state(view, group, first)
@@ -198,7 +285,7 @@ class Scheduler:
                 done += job.work
         return found
 
-    def _overrun(self, view: View, state: QueueState) -> bool:
+    def _overrun(self, view: SchedulerInput, state: QueueState) -> bool:
         """Say whether something runs of which nobody knows how long it takes, or longer than was expected."""
         running = {each.job.id: each for each in state.running}
         for record in view.active:
@@ -218,7 +305,7 @@ class Scheduler:
         return tuple(sorted(chosen, key=lambda job: (job.arrival, job.id)))
 
 
-def _largest(view: View) -> float:
+def _largest(view: SchedulerInput) -> float:
     return largest_slice({host.model.name: host.model for host in view.hosts}.values())
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from partita.errors import InputError, PartitaError
 from partita.files import json_value
 from partita.jobs.queue.access import Caller, caller_of
-from partita.jobs.queue.address import FILE, address
+from partita.jobs.queue.client import FILE, address
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -1,25 +1,21 @@
-"""The queue as a daemon carries it: what may be asked of it, and the step that it lives by."""
+"""The queue as a daemon carries it: how it is run, what may be asked of it, and the step that it lives by."""
 
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from partita.jobs.queue.book import Book
+from partita.jobs.disciplines.classes import DEFAULT
+from partita.jobs.memory.bounds import MIB
 from partita.jobs.queue.endings import stopping
-from partita.jobs.queue.families import Families
-from partita.jobs.queue.faults import Faults
-from partita.jobs.queue.folders import LastNumber, write_wish
+from partita.jobs.queue.folders import LastNumber, Retention, write_wish
+from partita.jobs.queue.forecast import Families
 from partita.jobs.queue.hands import Hands
-from partita.jobs.queue.loop import Loop
-from partita.jobs.queue.record import OVER, JobRecord, State, Verdict
-from partita.jobs.queue.retention import Retention
-from partita.jobs.queue.runs import Runs
+from partita.jobs.queue.loop import GpuView, Problems, QueueLoop, Runs, Starts
+from partita.jobs.queue.record import OVER, AttemptVerdict, JobRecord, JobState
 from partita.jobs.queue.scheduler import Scheduler
-from partita.jobs.queue.settings import Settings
-from partita.jobs.queue.sight import Sight
-from partita.jobs.queue.starts import Starts
+from partita.jobs.queue.table import HALF_LIFE_S, JobTable
 from partita.store import StoreError
 
 if TYPE_CHECKING:
@@ -27,9 +23,61 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.drive.driver import Driver
-    from partita.jobs.queue.scheduler import Prediction, View
-    from partita.jobs.queue.store import JobStore
+    from partita.jobs.queue.scheduler import Prediction, SchedulerInput
+    from partita.jobs.queue.table import JobStore
     from partita.jobs.run.runner import JobRunner
+
+
+MOST_WAITING = 10_000
+"""Jobs of one user that may wait, unless the daemon is told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class PollIntervals:
+    """How often the queue looks, in seconds.
+
+    Attributes:
+        making: at instances that are being made.
+        running: at processes.
+        cluster: at the GPUs.
+        afresh: after which it decides anew even if nothing has changed: jobs age.
+        failed: before it tries again what could not be done.
+    """
+
+    making: float = 0.02
+    running: float = 0.25
+    cluster: float = 5.0
+    afresh: float = 30.0
+    failed: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """How a queue is run.
+
+    Attributes:
+        discipline: who starts first.
+        log_bytes: most bytes of an attempt's log that are kept.
+        keep_s: seconds after their end at which jobs are forgotten.
+        keep_bytes: most bytes that the files of jobs that are over take in all.
+        oom_patterns: regular expressions that say in any job's output that memory ran out.
+        half_life_s: seconds after which what a user has had counts half.
+        most_waiting: jobs of one user that may wait, each task of an array counted; root may have more.
+        default_limit_s: time limit of jobs that are submitted without one; None for none.
+        most_limit_s: the longest time limit that may be asked for; None for any, and for jobs without one.
+    """
+
+    discipline: str = DEFAULT
+    log_bytes: int = 64 * MIB
+    keep_s: float = 30 * 86400.0
+    keep_bytes: int = 20 * 1024 * MIB
+    half_life_s: float = HALF_LIFE_S
+    most_waiting: int = MOST_WAITING
+    default_limit_s: float | None = None
+    most_limit_s: float | None = None
+    oom_patterns: tuple[str, ...] = ()
+    pace: PollIntervals = PollIntervals()
+
 
 REMEMBERED_JOBS = 5000
 """Jobs that are over from which families are known again when a daemon starts."""
@@ -62,15 +110,15 @@ class QueueService:
         store: JobStore,
         folder: Path,
         *,
-        settings: Settings | None = None,
+        settings: QueueSettings | None = None,
         given: int = 0,
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self.settings, self._folder = settings or Settings(), folder
-        self._faults, hands = Faults(tell), Hands(driver)
+        self.settings, self._folder = settings or QueueSettings(), folder
+        self._faults, hands = Problems(tell), Hands(driver)
         self.families = families = Families(store.forgotten())
         self.scheduler = Scheduler(self.settings.discipline, families)
-        self.book = Book(
+        self.book = JobTable(
             store,
             self.scheduler.forget,
             now=driver.clock.now(),
@@ -78,7 +126,7 @@ class QueueService:
             mark=LastNumber(folder.parent),
             given=given,
         )
-        self.sight = Sight(driver, self.book)
+        self.sight = GpuView(driver, self.book)
         for job in (*reversed(store.over(REMEMBERED_JOBS)), *self.book.active.values()):
             for attempt in job.attempts:
                 families.add(job, attempt)
@@ -98,7 +146,7 @@ class QueueService:
             folder_of=self.folder_of,
         )
         self.book.settle()
-        self._loop = Loop(
+        self._loop = QueueLoop(
             book=self.book,
             sight=self.sight,
             hands=hands,
@@ -148,16 +196,18 @@ class QueueService:
         Returns:
             Why it could not be written yet; None if it was.
         """
-        changed = self._stopping(chosen, Verdict.CANCELLED, None)
+        changed = self._stopping(chosen, AttemptVerdict.CANCELLED, None)
         error = self.book.insist(changed)
-        self._write_wishes(changed, Verdict.CANCELLED)
+        self._write_wishes(changed, AttemptVerdict.CANCELLED)
         if error is not None:
-            asked = [job for job in changed if job.state is State.STOPPING and job.attempt.device is not None]
+            asked = [
+                job for job in changed if job.state is JobState.STOPPING and job.attempt.device is not None
+            ]
             self._faults.each(asked, self._runs.stop)
         self._loop.look_soon()
         return error
 
-    def stop(self, chosen: Iterable[JobRecord], wish: Verdict, why: str | None = None) -> None:
+    def stop(self, chosen: Iterable[JobRecord], wish: AttemptVerdict, why: str | None = None) -> None:
         """Have jobs that are not over end: at once if they wait, else by asking their processes.
 
         Args:
@@ -171,7 +221,9 @@ class QueueService:
         self.book.save(self._stopping(chosen, wish, why))
         self._loop.look_soon()
 
-    def _stopping(self, chosen: Iterable[JobRecord], wish: Verdict, why: str | None) -> list[JobRecord]:
+    def _stopping(
+        self, chosen: Iterable[JobRecord], wish: AttemptVerdict, why: str | None
+    ) -> list[JobRecord]:
         active = [job for job in self._as_they_are(chosen) if job.state not in OVER]
         changed = [stopping(job, wish, why) for job in active]
         return [job for job in changed if job is not None]
@@ -185,14 +237,14 @@ class QueueService:
         changed: list[JobRecord] = []
         for job in self._as_they_are(chosen):
             if job.state in OVER:
-                changed.append(replace(job.to(State.WAITING), tries=0))
-            elif (asked := stopping(job, Verdict.REQUEUED, None)) is not None:
+                changed.append(replace(job.to(JobState.WAITING), tries=0))
+            elif (asked := stopping(job, AttemptVerdict.REQUEUED, None)) is not None:
                 changed.append(asked)
         self.book.save(changed)
-        self._write_wishes(changed, Verdict.REQUEUED)
+        self._write_wishes(changed, AttemptVerdict.REQUEUED)
         self._loop.look_soon()
 
-    def _write_wishes(self, jobs: Iterable[JobRecord], wish: Verdict) -> None:
+    def _write_wishes(self, jobs: Iterable[JobRecord], wish: AttemptVerdict) -> None:
         """Leave what was wanted of jobs that have ended in their folders, where it outlives the store."""
         for job in jobs:
             if job.attempts:
@@ -221,7 +273,7 @@ class QueueService:
         """Return when waiting jobs are expected to start."""
         return self.scheduler.predict(self.view())
 
-    def view(self) -> View:
+    def view(self) -> SchedulerInput:
         """Return what the scheduler looks at."""
         return self._loop.view(self.now)
 
@@ -229,7 +281,7 @@ class QueueService:
         """Return jobs as they are now: what ended by itself a moment ago is not taken for stopped."""
         jobs = list(chosen)
         now = self.now
-        running = [job for job in jobs if job.state is State.RUNNING]
+        running = [job for job in jobs if job.state is JobState.RUNNING]
         with suppress(
             StoreError
         ):  # what could not be written is found again, and is no reason to stop nobody

@@ -1,0 +1,495 @@
+"""The jobs that are not over, in memory and in the store: what is not written is not believed.
+
+`JobStore` is the database. `JobTable` holds the jobs that are not over, and writes each change before it believes
+it, with what follows for jobs that wait for others. `UsageShares` is what each user has had of the GPUs.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from partita.jobs.queue.record import (
+    OVER,
+    Condition,
+    Dependency,
+    JobRecord,
+    JobState,
+    dump_job,
+    load_job,
+    names_of,
+    settled,
+)
+from partita.store import Database, Format, StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from partita.jobs.queue.folders import LastNumber
+    from partita.jobs.queue.record import JobId, JobRecord
+
+
+HALF_LIFE_S = 7 * 86400.0
+"""Seconds after which what a user has had counts half, unless the daemon is told otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserShare:
+    """What a user has had: as many GPU seconds as it counted for at a moment."""
+
+    gpu_seconds: float
+    at: float
+
+
+class UsageShares:
+    """All users' shares; they decay exponentially.
+
+    Args:
+        had: by user.
+        half_life_s: seconds after which what a user has had counts half.
+    """
+
+    def __init__(self, had: Mapping[str, UserShare], half_life_s: float = HALF_LIFE_S) -> None:
+        self._had = dict(had)
+        self._half_life_s = half_life_s
+
+    def at(self, now: float) -> dict[str, float]:
+        """Return the GPU seconds that each user's share counts for."""
+        return {user: self._left(share, now) for user, share in self._had.items()}
+
+    def plus(self, user: str, gpu_seconds: float, now: float) -> UserShare:
+        """Return a user's share after they have had some more."""
+        share = self._had.get(user, UserShare(0.0, now))
+        return UserShare(self._left(share, now) + gpu_seconds, now)
+
+    def put(self, shares: Mapping[str, UserShare]) -> None:
+        """Take in new shares of users."""
+        self._had |= shares
+
+    def _left(self, share: UserShare, now: float) -> float:
+        # A clock that was set back makes nobody's share grow.
+        return share.gpu_seconds * math.exp2(-max(now - share.at, 0.0) / self._half_life_s)
+
+
+FILE = "queue.sqlite3"
+
+_REMEMBERED = 1000
+"""Environments that are not written again when a job has one of them."""
+
+_SCHEMA = """
+CREATE TABLE jobs (
+    number INTEGER PRIMARY KEY, first INTEGER NOT NULL, idx INTEGER, uid INTEGER NOT NULL, over INTEGER NOT NULL,
+    body TEXT NOT NULL
+);
+CREATE INDEX jobs_first ON jobs (first, idx);
+CREATE INDEX jobs_over ON jobs (over, number);
+CREATE INDEX jobs_environment ON jobs (json_extract(body, '$.environment'));
+CREATE TABLE environments (key TEXT PRIMARY KEY, body TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE used (user TEXT PRIMARY KEY, gpu_seconds REAL NOT NULL, at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE forgotten (family TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+"""
+
+_FROM_1 = """
+ALTER TABLE used ADD COLUMN at REAL NOT NULL DEFAULT 0;
+UPDATE used SET at = CAST(strftime('%s', 'now') AS REAL);
+CREATE INDEX jobs_environment ON jobs (json_extract(body, '$.environment'));
+"""
+
+_FROM_2 = """
+CREATE TABLE forgotten (family TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
+"""
+
+QUEUE = Format(
+    name="the queue",
+    version=3,
+    steps={
+        0: _SCHEMA.split(";"),
+        1: (_FROM_1 + _FROM_2).split(";"),
+        2: _FROM_2.split(";"),
+    },
+    if_damaged="it is left as it is; `partita daemon --recover` sets it aside and takes over all that can be read "
+    "of it and of the attempts on the disk: what runs goes on, and nothing runs twice",
+    if_removed="stop the daemon; put the file back, or start `partita daemon --recover`; jobs that run go on",
+    if_full="make room; jobs that run go on meanwhile",
+    private=True,
+)
+
+
+class JobStore(Database):
+    """The open store. One process writes it, the daemon, in one thread at a time.
+
+    Args:
+        path: the file, made if it is not there, for its owner's eyes alone.
+
+    Raises:
+        StoreError: it is damaged, of another version, or cannot be opened. It is left as it is.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        super().__init__(path, QUEUE)
+        self._kept: set[str] = set()  # environments that are known to be there
+
+    def put(self, jobs: Iterable[JobRecord], shares: Mapping[str, UserShare] | None = None) -> None:
+        """Write jobs, new ones and those that are there, and what users have had."""
+        rows = [
+            (
+                job.number,
+                job.array or job.number,
+                job.index,
+                job.submitter.uid,
+                job.state in OVER,
+                dump_job(job),
+            )
+            for job in jobs
+        ]
+        with self.transaction() as db:
+            db.executemany("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?, ?, ?)", rows)
+            had = [(user, share.gpu_seconds, share.at) for user, share in (shares or {}).items()]
+            db.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", had)
+
+    def forget(self, jobs: Sequence[JobRecord]) -> None:
+        """Drop jobs that are over, and the environments that no other job has.
+
+        The newest job of all stays, so that no number is ever given twice.
+        """
+        keys = {job.environment for job in jobs}
+        with self.transaction() as db:
+            db.executemany(
+                "DELETE FROM jobs WHERE number = ? AND over = 1 AND number < (SELECT max(number) FROM jobs)",
+                [(job.number,) for job in jobs],
+            )
+            db.executemany(
+                "DELETE FROM environments WHERE key = ?1 AND NOT EXISTS "
+                "(SELECT 1 FROM jobs WHERE json_extract(body, '$.environment') = ?1)",
+                [(key,) for key in keys],
+            )
+        self._kept -= keys
+
+    def keep_environment(self, environment: Mapping[str, str]) -> str:
+        """Write an environment, once however many jobs have it; return its key."""
+        body = json.dumps(dict(sorted(environment.items())), separators=(",", ":"))
+        key = sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
+        if key not in self._kept:
+            with self.transaction() as db:
+                db.execute("INSERT OR IGNORE INTO environments VALUES (?, ?)", (key, body))
+            self._kept = {key, *list(self._kept)[:_REMEMBERED]}
+        return key
+
+    def environment(self, key: str) -> dict[str, str]:
+        """Return the environment of that key.
+
+        Raises:
+            StoreError: it is not there.
+        """
+        with self.reading() as db:
+            row = db.execute("SELECT body FROM environments WHERE key = ?", (key,)).fetchone()
+            if row is None:
+                raise self.damaged("an environment is missing")
+            found: dict[str, str] = json.loads(row[0])
+            return found
+
+    def shares(self) -> dict[str, UserShare]:
+        """Return what each user has had."""
+        with self.reading() as db:
+            rows = db.execute("SELECT user, gpu_seconds, at FROM used")
+            return {user: UserShare(gpu_seconds, at) for user, gpu_seconds, at in rows}
+
+    def forget_families(self, families: Iterable[str], now: float) -> None:
+        """Write that what ended until now tells nothing of these families any more."""
+        with self.transaction() as db:
+            db.executemany(
+                "INSERT OR REPLACE INTO forgotten VALUES (?, ?)",
+                [(json.dumps(family), now) for family in families],  # SQLite's text holds no half characters
+            )
+
+    def forgotten(self) -> dict[str, float]:
+        """Return when families were forgotten."""
+        with self.reading() as db:
+            found = db.execute("SELECT family, at FROM forgotten").fetchall()
+            return {json.loads(family): float(at) for family, at in found}
+
+    def known(self) -> dict[str, int]:
+        """Return how many attempts each job has, by its id."""
+        with self.reading() as db:
+            rows = db.execute(
+                "SELECT CASE WHEN idx IS NULL THEN number ELSE first || '_' || idx END, "
+                "json_array_length(body, '$.attempts') FROM jobs"
+            )
+            return {str(job): attempts for job, attempts in rows}
+
+    def last_number(self) -> int:
+        """Return the largest number that a job has had, 0 for none."""
+        with self.reading() as db:
+            (found,) = db.execute("SELECT coalesce(max(number), 0) FROM jobs").fetchone()
+            return int(found)
+
+    def active(self) -> list[JobRecord]:
+        """Return the jobs that are not over, in order of their numbers."""
+        return self._read("SELECT body FROM jobs WHERE over = 0 ORDER BY number")
+
+    def get(self, number: int) -> JobRecord | None:
+        """Return the job of that number."""
+        return next(iter(self._read("SELECT body FROM jobs WHERE number = ?", number)), None)
+
+    def tasks(self, first: int, index: int | None = None) -> list[JobRecord]:
+        """Return the tasks of an array, or the one of that index; a job outside an array is its only task."""
+        if index is None:
+            return self._read("SELECT body FROM jobs WHERE first = ? ORDER BY idx", first)
+        return self._read("SELECT body FROM jobs WHERE first = ? AND idx = ?", first, index)
+
+    def over(self, most: int, before: int | None = None, uid: int | None = None) -> list[JobRecord]:
+        """Return the newest jobs that are over, the newest first.
+
+        Args:
+            most: how many at most.
+            before: only jobs of smaller numbers.
+            uid: only this user's.
+        """
+        return self._read(
+            "SELECT body FROM jobs WHERE over = 1 AND (?1 IS NULL OR number < ?1) AND (?2 IS NULL OR uid = ?2) "
+            "ORDER BY number DESC LIMIT ?3",
+            before,
+            uid,
+            most,
+        )
+
+    def _read(self, query: str, *values: object) -> list[JobRecord]:
+        with self.reading() as db:
+            rows = db.execute(query, values).fetchall()
+        try:
+            return [load_job(body) for (body,) in rows]
+        except ValueError as error:
+            raise self.damaged(str(error)) from error
+
+
+class JobTable:
+    """Keeps them in memory and on the disk.
+
+    Args:
+        store: the open store.
+        over: told of each job that is over.
+        now: seconds since 1970; who came under a clock that was ahead has come by now.
+        half_life_s: seconds after which what a user has had counts half.
+        mark: where the largest number that was given is written beside the store; None for nowhere.
+        given: the largest number that is known to have been given to a job, whatever the store and the mark say.
+
+    Attributes:
+        store: the store, for reading.
+        active: jobs that are not over, by number; not to be changed.
+        waiting: those of them that could start.
+        blocked: those that wait for other jobs to end.
+        held: the others: they hold an instance, or are about to.
+        shares: what each user has had.
+        version: grows with every change.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        over: Callable[[JobRecord], None],
+        *,
+        now: float,
+        half_life_s: float = HALF_LIFE_S,
+        mark: LastNumber | None = None,
+        given: int = 0,
+    ) -> None:
+        self.store = store
+        self._over = over
+        self.active: dict[int, JobRecord] = {}
+        self.waiting: dict[int, JobRecord] = {}
+        self.blocked: dict[int, JobRecord] = {}
+        self.held: dict[int, JobRecord] = {}
+        self._unwritten: dict[int, JobRecord] = {}
+        # By what a job may be called, the numbers of those that wait for it.
+        self._dependents: defaultdict[JobId, set[int]] = defaultdict(set)
+        self._tasks_left: Counter[int] = Counter()  # tasks that are not over, by array
+        for job in store.active():
+            self._take_in(_come(job, now))
+        self.shares = UsageShares(store.shares(), half_life_s)
+        self.version = 0
+        self._mark = mark
+        self.last = max(store.last_number(), mark.found if mark is not None else 0, given)
+
+    @property
+    def holding(self) -> list[JobRecord]:
+        """The jobs that hold an instance, or are about to, as they are now."""
+        return list(self.held.values())
+
+    def changed(self) -> None:
+        """Have it known that what is believed of the jobs has changed, though they have not."""
+        self.version += 1
+
+    def get(self, number: int) -> JobRecord | None:
+        """Return the job of a number as it is now; None if there is none."""
+        return self.active.get(number) or self._unwritten.get(number) or self.store.get(number)
+
+    def tasks(self, wanted: JobId) -> list[JobRecord]:
+        """Return the job of an id, or the tasks of an array, as they are now."""
+        single = self.active.get(wanted.number)
+        if wanted.index is None and single is not None and single.array is None:
+            return [single]
+        stored = self.store.tasks(wanted.number, wanted.index)
+        return [self.active.get(job.number) or self._unwritten.get(job.number) or job for job in stored]
+
+    def now(self, job: JobRecord) -> JobRecord:
+        """Return a job as it is now."""
+        return self.get(job.number) or job
+
+    def counts(self) -> dict[str, int]:
+        """Return how many jobs are in each state, apart from those that are over."""
+        holding = Counter(job.state.value for job in self.held.values())
+        waiting = len(self.waiting) + len(self.blocked)
+        return dict(holding) | ({JobState.WAITING.value: waiting} if waiting else {})
+
+    def add(self, jobs: Callable[[int], list[JobRecord]]) -> list[JobRecord]:
+        """Take in new jobs, made when the first number that is free is known.
+
+        Raises:
+            StoreError: they could not be written, and are not there.
+        """
+        made = jobs(self.last + 1)
+        self.save(made)
+        self.last = made[-1].number
+        if self._mark is not None:
+            self._mark.given(self.last)
+        return made
+
+    def save(self, jobs: Sequence[JobRecord], shares: Mapping[str, UserShare] | None = None) -> None:
+        """Write jobs and what users have had, and only then believe them.
+
+        What follows for jobs that wait for these is written with them.
+
+        Raises:
+            StoreError: they could not be written; nothing has changed.
+        """
+        if not jobs:
+            return
+        changed = self._with_dependents(jobs)
+        self.store.put((self._unwritten | changed).values(), shares)
+        self._unwritten = {}
+        self.shares.put(shares or {})
+        self._believe(changed.values())
+
+    def insist(self, jobs: Sequence[JobRecord]) -> StoreError | None:
+        """Believe jobs even if they cannot be written now; they are with the next that can.
+
+        Returns:
+            Why they could not be written; None if they were.
+        """
+        try:
+            self.save(jobs)
+        except StoreError as error:
+            changed = self._with_dependents(jobs)
+            self._unwritten |= changed
+            self._believe(changed.values())
+            return error
+        return None
+
+    def write_what_is_left(self) -> None:
+        """Write what could not be written before.
+
+        Raises:
+            StoreError: it still cannot be.
+        """
+        if self._unwritten:
+            self.store.put(self._unwritten.values())
+            self._unwritten = {}
+
+    def settle(self) -> None:
+        """Go on with jobs that wait for others which ended without their being told, as after a repair.
+
+        Raises:
+            StoreError: it could not be written.
+        """
+        found = self._with_dependents(list(self.blocked.values()))
+        self.save([job for number, job in found.items() if job is not self.blocked.get(number)])
+
+    def _believe(self, jobs: Iterable[JobRecord]) -> None:
+        for job in jobs:
+            self._let_go(job.number)
+            if job.state in OVER:
+                self._over(job)
+            else:
+                self._take_in(job)
+        self.version += 1
+
+    def _take_in(self, job: JobRecord) -> None:
+        self.active[job.number] = job
+        where = (
+            self.held if job.state is not JobState.WAITING else self.blocked if job.after else self.waiting
+        )
+        where[job.number] = job
+        for each in job.after:
+            self._dependents[each.job].add(job.number)
+        if job.array is not None:
+            self._tasks_left[job.array] += 1
+
+    def _let_go(self, number: int) -> None:
+        before = self.active.pop(number, None)
+        if before is None:
+            return
+        for where in (self.waiting, self.blocked, self.held):
+            where.pop(number, None)
+        for each in before.after:
+            self._dependents[each.job].discard(number)
+            if not self._dependents[each.job]:
+                del self._dependents[each.job]
+        if before.array is not None:
+            self._tasks_left[before.array] -= 1
+
+    def _with_dependents(self, jobs: Sequence[JobRecord]) -> dict[int, JobRecord]:
+        """Return jobs with what follows for those that wait for them, and for those that wait for these."""
+        changed = {job.number: job for job in jobs}
+        asked = [job.number for job in jobs if job.after and job.state is JobState.WAITING]
+        ended = [job for job in jobs if job.state in OVER]
+        while asked or ended:
+            tasks_of = self._looking(dict(changed))
+            for number in asked:
+                after = settled(changed.get(number) or self.blocked[number], tasks_of)
+                changed[number] = after
+                if after.state in OVER:
+                    ended.append(after)
+            told = {number for each in ended for number in self._told(each, changed)}
+            asked = sorted(n for n in told if (changed.get(n) or self.blocked[n]).state is JobState.WAITING)
+            ended = []
+        return changed
+
+    def _told(self, ended: JobRecord, changed: Mapping[int, JobRecord]) -> Iterable[int]:
+        """Return the jobs for which the end of one may decide something."""
+        for name in names_of(ended):
+            found: Iterable[int] = self._dependents.get(name, ())
+            if name.index is None and ended.array is not None and self._open(ended.array, changed):
+                # As long as others of the array are open, only a failure decides, and only for those that want none.
+                if ended.state is JobState.DONE:
+                    continue
+                wanted = Dependency(Condition.OK, name)
+                found = [number for number in found if wanted in self.blocked[number].after]
+            yield from found
+
+    def _open(self, array: int, changed: Mapping[int, JobRecord]) -> bool:
+        """Say whether tasks of an array are not over."""
+        ended = sum(
+            job.array == array and job.state in OVER and number in self.active
+            for number, job in changed.items()
+        )
+        return self._tasks_left[array] > ended
+
+    def _looking(self, changed: Mapping[int, JobRecord]) -> Callable[[JobId], Sequence[JobRecord]]:
+        """Return what finds the jobs of an id, each id once: an array has thousands of tasks."""
+        known: dict[JobId, Sequence[JobRecord]] = {}
+
+        def tasks_of(wanted: JobId) -> Sequence[JobRecord]:
+            if wanted not in known:
+                known[wanted] = [changed.get(job.number, job) for job in self.tasks(wanted)]
+            return known[wanted]
+
+        return tasks_of
+
+
+def _come(job: JobRecord, now: float) -> JobRecord:
+    return job if job.submitted <= now else replace(job, submitted=now)
