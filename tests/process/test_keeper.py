@@ -192,3 +192,19 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 """
     assert subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=False).returncode == 4
     assert log.exists()
+
+
+def test_one_of_our_group_dies_with_the_thread_that_started_it(tmp_path: Path) -> None:
+    code = """
+import os, signal
+from partita.process import keeper
+child = keeper.start(["sleep", "60"], os.environ, output=None, apart=False)
+print(child.pid, os.getpgid(child.pid) == os.getpgid(0), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    log = tmp_path / "said"
+    with log.open("w") as said:
+        subprocess.run([sys.executable, "-c", code], check=False, stdout=said)
+    pid, ours = log.read_text().split()
+    assert ours == "True"
+    until(lambda: table.started_at(int(pid)) is None)

@@ -1,12 +1,13 @@
 """Starts processes, learns when they end, knows them again after a restart, and ends them with all they began.
 
-A process that is started here leads a session and a group of its own: Ctrl-C is for us to hand on, and one signal
-reaches all of it. It is taken from the kernel's table as soon as it ends (`Child`), whether or not anybody asks. One
+A process leads a session and a group of its own, unless it is to be of ours: Ctrl-C is for us to hand on, and one
+signal reaches all of it. It is taken from the kernel's table as soon as it ends (`Child`), though nobody asks. One
 that outlives us is known again by a `ProcessIdentity`, which whoever starts it writes down before and after.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -15,6 +16,7 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from partita.process import table
@@ -22,12 +24,12 @@ from partita.process.logs import keep_short
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
-    from pathlib import Path
 
 PIPE = subprocess.PIPE
 KILLED_S = 30.0
 """Seconds after SIGKILL at which a process that does not go (a GPU that hangs) is given up."""
 _LOOK_S = 0.05
+_SET_DEATH_SIGNAL = 1
 
 
 def start(
@@ -35,9 +37,10 @@ def start(
     environment: Mapping[str, str],
     *,
     stdin: int | None = None,
-    output: Path | int,
+    output: Path | int | None,
     errors: IO[bytes] | None = None,
     inherited: Collection[int] = (),
+    apart: bool = True,
     ended: Callable[[Child], None] | None = None,
 ) -> Child:
     """Start a process.
@@ -46,33 +49,38 @@ def start(
         command: the program, found in the environment's PATH, and its arguments.
         environment: all of its environment.
         stdin: `PIPE` for a pipe that ends when we do, so that it can end with us; else it has none.
-        output: the file that its output is added to, cut down first if it has grown long; or `PIPE`.
+        output: the file that its output is added to, cut down first if it has grown long; `PIPE`; None for ours.
         errors: the file of its standard error; with its output if None.
         inherited: open files that it gets under the same numbers, beside these three.
+        apart: whether it leads a session of its own, and may outlive us. Otherwise it is of our group, and the kernel
+            kills it when the thread that starts it ends (PR_SET_PDEATHSIG, prctl(2)).
         ended: is called in a thread of the keeper's once it has ended.
 
     Raises:
         OSError: it cannot be started.
     """
-    log = -1
-    if not isinstance(output, int):
+    prctl = ctypes.CDLL(None).prctl  # before it forks
+    log = None
+    if isinstance(output, Path):
         log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        if log >= 0:
+        if log is not None:
             keep_short(log)  # the last one may have died of what it wrote
         process = subprocess.Popen(  # noqa: S603 -- what is run is for the caller to answer
             list(command),
             env=dict(environment),
             stdin=subprocess.DEVNULL if stdin is None else stdin,
-            stdout=output if isinstance(output, int) else log,
-            stderr=subprocess.STDOUT if errors is None else errors,
+            stdout=log if isinstance(output, Path) else output,
+            stderr=errors if errors is not None or output is None else subprocess.STDOUT,
             pass_fds=tuple(inherited),
-            start_new_session=True,
+            start_new_session=apart,
+            # One call of the system, which takes no lock.
+            preexec_fn=None if apart else lambda: prctl(_SET_DEATH_SIGNAL, signal.SIGKILL),  # noqa: PLW1509
         )
     finally:
-        if log >= 0:
+        if log is not None:
             os.close(log)
-    child = Child(process, ended)
+    child = Child(process, apart=apart, ended=ended)
     _reaper.watch(child)
     return child
 
@@ -86,8 +94,11 @@ class Child:
         stdout: the pipe from it, likewise.
     """
 
-    def __init__(self, process: subprocess.Popen[bytes], ended: Callable[[Child], None] | None) -> None:
+    def __init__(
+        self, process: subprocess.Popen[bytes], *, apart: bool, ended: Callable[[Child], None] | None
+    ) -> None:
         self._process = process
+        self._apart = apart
         self._told = ended
         # What ended is reaped under the lock alone: while somebody else holds it, the pid cannot become another's.
         self._lock = threading.Lock()
@@ -113,10 +124,10 @@ class Child:
                 table.send(self.pid, which)
 
     def kill(self) -> None:
-        """End it by force, with what it has started; nothing where it has ended."""
+        """End it by force, and its group if it leads one; nothing where it has ended."""
         with self._lock:
             if not self._over.is_set():
-                table.send_group(self.pid, signal.SIGKILL)
+                (table.send_group if self._apart else table.send)(self.pid, signal.SIGKILL)
 
     def end(self, grace_s: float) -> int | None:
         """Ask it to end, then end it by force; return `returncode`, None if it does not even go then."""

@@ -5,17 +5,16 @@ The server runs already, or the worker starts it; either way the worker watches 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import signal
 import socket
-import subprocess
 import threading
 import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, TypeAlias
 
 from partita.errors import InputError
+from partita.process import keeper
 from partita.serve.tensors import ITEM_BYTES, Batching, TensorSpec
 from partita.serve.worker.backend import note
 from partita.serve.worker.batching import Joining, run_joined
@@ -43,7 +42,6 @@ _ANSWER_S = 5.0
 PROBE_S = 2.0
 """Seconds between two questions, and that an answer may take."""
 _GRACE_S = 10.0
-_PR_SET_PDEATHSIG = 1
 _Kind: TypeAlias = "tuple[frozenset[TensorSpec], frozenset[TensorSpec], tuple[int | None, bool] | None]"
 """Inputs and outputs, and what the configuration says of batches; None without one."""
 
@@ -375,18 +373,12 @@ class ServerProcess:
     """
 
     def __init__(self, command: Sequence[str]) -> None:
-        prctl = ctypes.CDLL(None).prctl
+        self._closing = False
         try:
-            self._process = subprocess.Popen(  # noqa: S603 -- the user's own command
-                list(command),
-                stdin=subprocess.DEVNULL,
-                preexec_fn=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),  # noqa: PLW1509 -- one call, no lock
-            )
+            # Of the worker's group, so that whoever ends that by force ends the server and what it has started.
+            self._process = keeper.start(command, os.environ, output=None, apart=False, ended=self._ended)
         except OSError as error:
             raise InputError(f"cannot be started: {error.strerror}", where=command[0]) from None
-        self._closing = False
-        self._watcher = threading.Thread(target=self._watch, name="server", daemon=True)
-        self._watcher.start()
 
     @property
     def ended(self) -> int | None:
@@ -396,18 +388,14 @@ class ServerProcess:
     def close(self) -> None:
         """End it."""
         self._closing = True
-        self._process.terminate()
-        self._watcher.join(_GRACE_S)
-        self._process.kill()
-        self._watcher.join()
+        self._process.end(_GRACE_S)
 
     def kill(self) -> None:
         """End it by force; its worker ends as it does whenever its server has."""
         self._process.kill()
 
-    def _watch(self) -> None:
+    def _ended(self, process: keeper.Child) -> None:
         """End the worker when its server ends: there is nothing left to serve with."""
-        code = self._process.wait()
         if not self._closing:
-            note(f"the server ended with {code}")
+            note(f"the server {keeper.how_it_ended(process.returncode or 0)}")
             os.kill(os.getpid(), signal.SIGTERM)
