@@ -23,7 +23,7 @@ BACKLOG = 2048
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Files, in PEM: the server's certificate and key, and the authority whose clients are let in."""
+    """Files, in PEM: the server's certificate and key, and the authority whose clients may connect."""
 
     cert: Path
     key: Path
@@ -37,7 +37,7 @@ class Endpoint:
     Attributes:
         host: name or address.
         port: of HTTP; 0 takes a free one.
-        grpc_port: likewise.
+        grpc_port: of gRPC; 0 takes a free one.
         token: that requests must carry, None for none.
         tls: None for plain text.
     """
@@ -123,7 +123,7 @@ def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls
 
 
 def check_exposure(host: str, *, token: bool, tls: Tls | None) -> None:
-    """Refuse to listen beyond loopback to whoever comes.
+    """Refuse to listen beyond loopback without authentication.
 
     Raises:
         InputError: neither a token nor clients' certificates are asked for there.
@@ -179,7 +179,7 @@ def listening(host: str, port: int, option: str) -> socket.socket:
         option: of the command line that chose the port, for errors.
 
     Raises:
-        InputError: it cannot be had.
+        InputError: the address or the port cannot be used.
     """
     try:
         family, *_, address = socket.getaddrinfo(

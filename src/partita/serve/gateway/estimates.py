@@ -94,7 +94,7 @@ class SizeEstimate:
     def observe_inputs(
         self, size_class: int, batch: int, seconds: float, slowdown: float, now: float, *, trial: bool = False
     ) -> None:
-        """Count a batch of a size class likewise; a trial that takes far less than was known is believed at once."""
+        """Count a batch of a size class. A trial that takes far less than expected is believed at once."""
         self.seen = now
         at = band(batch)
         if self._too_soon((at, size_class), now):
@@ -164,8 +164,8 @@ class _Cell:
 class InputFactors:
     """Seconds of batches by what the table says of them, by the size class of their inputs and the band of the batch.
 
-    A class of which nothing is known gets what its neighbours say, and where there is none on one side the benefit of
-    the doubt: it is tried, and then known. Within a band a larger class never takes less (isotonic regression by
+    An unknown class gets what its neighbours say. Without a neighbour on one side it gets the benefit of the doubt: it
+    is tried, and then known. Within a band a larger class never takes less (isotonic regression by
     pooling adjacent violators; Barlow et al., Statistical Inference under Order Restrictions, 1972).
 
     Args:

@@ -294,7 +294,7 @@ class PriceQuestion:
     Attributes:
         sizes: of the workers.
         slots: batches that run side by side on all workers of each size.
-        seconds: of batch sizes 1, 2, ... on each size, inf where it takes none such.
+        seconds: of batch sizes 1, 2, ... on each size, inf for batches that are too large for it.
         share: of queries of each batch size, adding up to 1.
         deadline: seconds.
         quantile: share of the queries that must be answered by then.
@@ -427,7 +427,7 @@ class WorkerHealth:
         return rests
 
     def tries(self, query: PendingQuery, now: float) -> bool:
-        """Say whether a query is let through, of a size class that is held to be too slow for its deadline.
+        """Say whether to try a query although its size class seems too slow for its deadline.
 
         Else nothing more would be learned of the class. One is, now and then, if the table says that it is quick
         enough; it is then judged by the table.
@@ -453,7 +453,7 @@ class WorkerHealth:
 
     @staticmethod
     def hopeless(batches: Iterable[Batch], now: float) -> list[Batch]:
-        """Return the batches of whose queries those that are past their deadline are waited for no longer.
+        """Return the batches that nobody should wait for, as far as their queries are past their deadlines.
 
         A worker that is alive may take longer than it should: what it answers late is still an answer. One that
         gives no sign of life is waited for until the deadline alone.

@@ -164,7 +164,7 @@ class Gateway:
     def ask(
         self, service: str, query: Query, deadline_s: float | None, receiver: AnswerReceiver
     ) -> PendingQuery:
-        """Ask likewise without awaiting: `receiver` is told the answer or the error, maybe before this returns."""
+        """Ask without awaiting: `receiver` gets the answer or the error, maybe before this returns."""
         return self._routes[service].ask(query, deadline_s, receiver)
 
     def forget(self, service: str, waiting: PendingQuery) -> None:
@@ -218,7 +218,7 @@ class Gateway:
         return self._routes[link.service].done(link.worker, number, answers, seconds)
 
     def said_beat(self, link: Link, fault: str | None) -> None:
-        """Hear whether a worker can answer."""
+        """Take note of whether a worker can answer."""
         worker = link.worker
         if worker is None or (fault is not None) == (UnreadyReason.FAULT in worker.unready):
             return

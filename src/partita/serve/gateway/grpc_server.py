@@ -98,7 +98,7 @@ class GrpcServer:
         """Return when it answers.
 
         Raises:
-            InputError: the port cannot be had.
+            InputError: the port cannot be used.
         """
         address = host_and_port(self._host, self._port)
         try:
@@ -222,7 +222,7 @@ class InferenceService:
             return answer
 
         def ready(request: Proto) -> dict[str, bool]:
-            # Of a model that is not there this is no error, as with Triton: whoever waits for it goes on asking.
+            # An unknown model is not an error, as with Triton: clients that wait for it go on asking.
             return {"ready": request.version in ("", VERSION) and gateway.ready(request.name)}
 
         def metadata(request: Proto) -> dict[str, Any]:

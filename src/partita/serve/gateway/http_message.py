@@ -31,13 +31,13 @@ _SINGLE = frozenset(
         b"inference-header-content-length", b"partita-deadline-ms",
     }
 )  # fmt: skip
-"""Headers of which a second one would leave open which counts."""
+"""If one of these came twice, it would be unclear which one counts."""
 _MOST_LENGTH = 15
 _MOST_PATH = 4096
 
 
 class ProtocolError(RequestError):
-    """What came is no request that can be read, so that what follows on its connection cannot be either.
+    """What came cannot be read as a request, and neither can what follows on its connection.
 
     Args:
         what: one sentence, sent to the client.
@@ -80,12 +80,12 @@ class RequestHead(NamedTuple):
 
     @property
     def expects(self) -> bool:
-        """Whether the client waits for leave to send its body."""
+        """Whether the client waits for 100 Continue before it sends its body."""
         return self.version == "1.1" and self.has_body and b"expect" in self.headers
 
 
 def check_beginning(data: bytes) -> None:
-    """Refuse what cannot become a head, though it may not have come whole yet.
+    """Refuse what cannot become a head; more of it may be on its way.
 
     Raises:
         ProtocolError: it cannot.
@@ -105,7 +105,7 @@ def read_head(data: bytes) -> RequestHead:
     """Return what a head says, `data` being all of it.
 
     Raises:
-        ProtocolError: it is none, or leaves open where its request ends.
+        ProtocolError: it is not a head, or does not say where its request ends.
     """
     check_beginning(data)
     parsed = _Parsed()
@@ -316,7 +316,7 @@ class ChunkedBody:
     __slots__ = ("_left", "_line", "_step", "_trailers")
 
     def __init__(self) -> None:
-        self._line = b""  # of a line that has not come whole
+        self._line = b""  # of a line that is not complete yet
         self._left = 0  # bytes of the chunk
         self._step = self._take_size
         self._trailers = 0

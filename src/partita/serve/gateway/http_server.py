@@ -80,7 +80,7 @@ class ConnectionLimits:
         idle_s: seconds between two requests.
         unread_s: seconds in which a client takes nothing of its answer.
         closing_s: seconds in which a client whose request was broken off may still send, so that it reads why.
-        bodies: bytes that bodies may have together which have not come whole.
+        bodies: bytes that all incomplete bodies may have together.
     """
 
     connections: int = 4096
@@ -195,7 +195,7 @@ class Connections:
     Attributes:
         limits: of each, and of all together.
         open: those there are.
-        room: bytes that are left for bodies which have not come whole.
+        room: bytes that are left for incomplete bodies.
         heads: of requests to infer, by their bytes.
         writer: of responses.
 
@@ -235,7 +235,7 @@ class KnownHead(NamedTuple):
 
 IDLE, HEAD, BODY, CHUNKS, ANSWERING, SKIPPING, CLOSING, CLOSED = range(8)
 """What a connection does: waits for a request, reads its head, its body, a body in chunks; waits for an answer;
-passes over a body that nobody wants; has sent its last and lets the client finish; is closed."""
+skips a body that nobody wants; has sent its last and lets the client finish; is closed."""
 
 
 class HttpConnection(asyncio.Protocol):
@@ -297,7 +297,7 @@ class HttpConnection(asyncio.Protocol):
             self._read()
 
     def eof_received(self) -> bool:
-        """Answer what has come whole: a client may say that it sends no more, and wait (RFC 9112, section 9.6)."""
+        """Answer complete requests: a client may end its side and wait for the answer (RFC 9112, section 9.6)."""
         if self._tls:
             return False  # there, the end of one direction is that of both
         self._ended = True
@@ -709,7 +709,7 @@ class HttpConnection(asyncio.Protocol):
             self._break_off(self._reply_to(ProtocolError(what, 408, "timeout")))
 
     def drain(self) -> None:
-        """Refuse a request that has not come whole."""
+        """Refuse an incomplete request."""
         if self._state in (BODY, CHUNKS):
             self._break_off(self._reply_to(draining()))
 

@@ -40,27 +40,27 @@ class LinkHandler(Protocol):
     """Hears what workers say."""
 
     def connected(self, link: Link) -> None:
-        """Hear that a connection is there; what is at its other end is not known yet."""
+        """A connection is there; what is at its other end is not known yet."""
         ...
 
     def said_hello(self, link: Link, hello: Hello) -> bool:
-        """Hear what a worker is; False if it is of no use."""
+        """A worker said what it is. Return False if it cannot be used."""
         ...
 
     def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> bool:
-        """Hear the answers to a batch; False if they are not as many as its queries."""
+        """A worker answered a batch. Return False if there are not as many answers as queries."""
         ...
 
     def said_beat(self, link: Link, fault: str | None) -> None:
-        """Hear a sign of life, and why the worker cannot answer now if it cannot."""
+        """A worker gave a sign of life, and a reason if it cannot answer now."""
         ...
 
     def said_draining(self, link: Link) -> None:
-        """Hear that a worker is about to end."""
+        """A worker is about to end."""
         ...
 
     def lost(self, link: Link, why: str) -> None:
-        """Hear that a worker is gone; `why` is empty if it left in order."""
+        """A worker is gone; `why` is empty if it left in order."""
         ...
 
 
@@ -73,7 +73,7 @@ class Link(asyncio.Protocol):
     Attributes:
         name: of its socket.
         worker: once it has said what it is.
-        service: likewise.
+        service: that the worker serves, once it has said so.
         heard: whether anything has come since this was last cleared.
         peer: the worker's process, None where the kernel does not tell.
 
@@ -189,7 +189,7 @@ class Link(asyncio.Protocol):
 
 
 class _NoFrameError(Exception):
-    """What came is none of a worker's frames."""
+    """What came is not a frame of a worker."""
 
 
 def _parsed(kind: int, header: memoryview, data: memoryview) -> Any:  # noqa: ANN401 -- by its kind
@@ -264,11 +264,11 @@ class WorkersFolder:
         return bool(self._silent)
 
     def spoke(self, name: str) -> None:
-        """Hear that a worker has said what it is."""
+        """Note that a worker has said what it is."""
         self._silent.discard(name)
 
     def lost(self, name: str, *, again: bool, fault: bool = False) -> None:
-        """Hear that a connection ended.
+        """Note that a connection ended.
 
         Args:
             name: of the socket.

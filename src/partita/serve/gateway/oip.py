@@ -109,7 +109,7 @@ class Model:
 
 
 class Signature:
-    """A model's inputs and outputs by name. A model that lists no inputs is asked whatever comes.
+    """A model's inputs and outputs by name. A model that lists no inputs takes any request.
 
     Attributes:
         binary_only: outputs that have no form in JSON.
@@ -390,7 +390,7 @@ def others(given: Mapping[str, Mapping[str, Any]]) -> Parameters | None:
 def deadline_of(parameters: Mapping[str, Any], limits: RequestLimits) -> float | None:
     """Return the deadline among a request's parameters in seconds, None where there is none.
 
-    It is `deadline_ms`, or Triton's `timeout` in microseconds, of which 0 is none.
+    It is `deadline_ms`, or Triton's `timeout` in microseconds, where 0 means none.
 
     Raises:
         RequestError: it is no positive number, or too large.

@@ -41,7 +41,7 @@ class PendingQuery:
         due: that moment.
         alike: queries that can share a batch have equal ones.
         query: what is sent to a worker; None in simulations.
-        receiver: awaits the answer; likewise.
+        receiver: gets the answer; None in simulations.
         weight: what a second of its slack weighs against prices.
         key: queries of one batch size start in this order.
         state: `QUEUED`, `RUNNING` or `ENDED`.
@@ -94,11 +94,11 @@ class AnswerReceiver(Protocol):
         ...
 
     def set_result(self, result: Answer, /) -> None:
-        """Hear the answer."""
+        """Take the answer."""
         ...
 
     def set_exception(self, exception: BaseException, /) -> None:
-        """Hear why there is none."""
+        """Take the reason why there is none."""
         ...
 
 
@@ -401,7 +401,7 @@ class SplitQuery:
         self._left.appendleft((part.row, part.query, part.tries))
 
     def ended(self, end: QueryEnd, now: float) -> QueryEnd | None:
-        """Hear how a part has ended; return how the whole has, if it has by that.
+        """Take note of a part's end; return how the whole query ended, if it has now.
 
         The whole is answered when all parts are. Where one is not, neither is the whole, for the same reason.
         """

@@ -303,7 +303,7 @@ class Route:
             self._feed(query.split, now)
 
     def _end_split(self, split: SplitQuery, end: QueryEnd, now: float) -> None:
-        """End a query that was asked in parts; those that are still under way are of no use any more."""
+        """End a query that was asked in parts; parts that are still running are cancelled."""
         split.whole.state = ENDED
         self._splits.discard(split)
         self._finish(end, now)

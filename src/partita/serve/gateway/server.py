@@ -75,7 +75,7 @@ def serve(
         Whether it ended in order; False if a second signal cut it short.
 
     Raises:
-        InputError: a port cannot be had, or there is no such router.
+        InputError: a port cannot be used, or there is no such router.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:  # each client and each worker is a file

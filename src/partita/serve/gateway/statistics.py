@@ -24,7 +24,7 @@ LATENCY_EDGES_S = (
 """Up to how many seconds a query took from arrival to answer, in the gateway's histogram."""
 _MICROSECONDS = (1, 2, 5, 10, 15, 20, 30, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)
 DECISION_EDGES_S = tuple(each / 1e6 for each in _MICROSECONDS)
-"""Up to how many seconds a routing decision took, likewise."""
+"""Up to how many seconds a routing decision took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class ServiceStatistics:
         invalid: queries that a worker found at fault.
         failed: queries that workers failed.
         latency: how many answered queries took up to each of `LATENCY_EDGES_S`; the last are those that took longer.
-        decisions: how many decisions took up to each of `DECISION_EDGES_S`, likewise.
+        decisions: how many decisions took up to each of `DECISION_EDGES_S`; the last took longer.
     """
 
     items: int
@@ -294,7 +294,7 @@ def rates(services: Iterable[tuple[str, ObservedQueries]], now: float) -> dict[s
 
 
 def write_rates(path: Path, found: Mapping[str, object]) -> None:
-    """Write what was observed, so that nobody ever reads half of it.
+    """Write what was observed; a reader never sees half of it.
 
     Raises:
         PartitaError: it cannot be written.

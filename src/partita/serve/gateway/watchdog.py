@@ -3,7 +3,7 @@
 Three things look alike from a queue: a worker that computes for longer than predicted, one that hangs, and one that
 is gone. They are told apart so:
 
-- *gone*: its connection ends, which the kernel sees to whatever happens to the process;
+- *gone*: its connection ends; the kernel closes it when the process ends;
 - *hangs*: it gives no sign of life, though a thread of its own has nothing else to do (stopped, deadlocked, a call
   that holds the interpreter and waits), or runs a batch whose queries are all past their deadlines;
 - *slow*: everything else. A process that gives no signs of life but uses the CPU computes, as a call does that holds
@@ -57,7 +57,7 @@ class _Pulse:
     def __init__(self) -> None:
         self.silent = False
         self.unheard_s = 0.0  # since anything came
-        self.silent_s = 0.0  # likewise, but for time in which it has computed
+        self.silent_s = 0.0  # since anything came, without the time in which it computed
         self.stuck_s = 0.0  # with a batch that nobody waits for
         self.sample: tuple[float, ThreadTimes] | None = None  # seconds unheard, and what it had done by then
 
@@ -123,7 +123,7 @@ def _limit(link: Link) -> float:
 
 
 def _count_silence(link: Link, pulse: _Pulse, step: float, found: LivenessReport) -> None:
-    """Count the silence of a worker of which nothing came since the last look."""
+    """Count the silence of a worker that sent nothing since the last look."""
     beat_s = link.worker.hello.beat_s if link.worker is not None else LOOK_S
     if not beat_s:
         return  # of an earlier version: it gives none
