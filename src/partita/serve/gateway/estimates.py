@@ -164,9 +164,9 @@ class _Cell:
 class InputFactors:
     """Seconds of batches by what the table says of them, by the size class of their inputs and the band of the batch.
 
-    An unknown class gets what its neighbours say. Without a neighbour on one side it gets the benefit of the doubt: it
-    is tried, and then known. Within a band a larger class never takes less (isotonic regression by
-    pooling adjacent violators; Barlow et al., Statistical Inference under Order Restrictions, 1972).
+    An unknown class gets what its neighbours say. Without a neighbour on one side it gets the benefit of the doubt:
+    it is tried, and then known. Within a band a larger class never takes less (isotonic regression by pooling
+    adjacent violators; Barlow et al., Statistical Inference under Order Restrictions, 1972).
 
     Args:
         others: what is known from workers of other sizes, for classes that those of this size have not seen.
