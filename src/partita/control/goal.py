@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from partita.control.observed import usable
+from partita.documents.codec import Value, decode, line, to_data
 from partita.errors import InputError
 from partita.mig.layout import Placement
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica, deployment_of
@@ -100,52 +101,74 @@ def refuse_missing(plan: Plan | Layouts, observation: Observation) -> None:
             )
 
 
+class GoalInstance(Value):
+    """An instance of a goal, as `3g.40gb@4`, and what is to run on it."""
+
+    at: str
+    replica: Replica | None
+
+
+class GoalGpu(Value):
+    """A GPU of a goal."""
+
+    id: str
+    model: str
+    instances: tuple[GoalInstance, ...]
+
+
+class GoalDocument(Value):
+    """A goal as it stands in the journal; its fields are those of `Goal`."""
+
+    target: tuple[GoalGpu, ...]
+    old_rates: dict[str, float]
+    new_rates: dict[str, float]
+    algorithm: str = "shortest"
+    extra_gpus: int | None = None
+    forbid: tuple[str, ...] = ()
+    source: str = ""
+
+
 def fingerprint(deployment: Deployment) -> str:
     """Return twelve digits that tell one wanted deployment from another."""
-    return hashlib.sha256(json.dumps(_plain(deployment)).encode()).hexdigest()[:12]
+    return hashlib.sha256(json.dumps(to_data(_goal_gpus(deployment))).encode()).hexdigest()[:12]
 
 
 def goal_text(goal: Goal) -> str:
     """Return a goal as JSON."""
-    rest = {name: getattr(goal, name) for name in ("algorithm", "extra_gpus", "forbid", "source")}
-    rates = {"old_rates": dict(goal.old_rates), "new_rates": dict(goal.new_rates)}
-    return json.dumps({"target": _plain(goal.target), **rates, **rest})
+    rates = dict(goal.old_rates), dict(goal.new_rates)
+    target = _goal_gpus(goal.target)
+    return line(GoalDocument(target, *rates, goal.algorithm, goal.extra_gpus, goal.forbid, goal.source))
 
 
 def goal_of(text: str) -> Goal:
-    """Return the goal that `goal_text` wrote."""
-    data = json.loads(text)
-    data["target"] = _deployment(data["target"])
-    data["forbid"] = tuple(data["forbid"])
-    return Goal(**data)
+    """Return the goal that `goal_text` wrote.
 
-
-def _plain(deployment: Deployment) -> list[dict[str, Any]]:
-    return [
-        {
-            "id": gpu.id,
-            "model": gpu.model,
-            "instances": [
-                {
-                    "at": str(each.placement),
-                    "replica": None if each.replica is None else asdict(each.replica),
-                }
-                for each in gpu.instances
-            ],
-        }
-        for gpu in deployment.gpus
-    ]
-
-
-def _deployment(data: list[dict[str, Any]]) -> Deployment:
-    return Deployment(
-        tuple(
-            DeployedGpu(gpu["id"], gpu["model"], tuple(_instance(each) for each in gpu["instances"]))
-            for gpu in data
-        )
+    Raises:
+        InputError: it did not.
+    """
+    document = decode(text, GoalDocument, "the journal's goal")
+    gpus = (DeployedGpu(gpu.id, gpu.model, tuple(map(_instance, gpu.instances))) for gpu in document.target)
+    return Goal(
+        Deployment(tuple(gpus)),
+        document.old_rates,
+        document.new_rates,
+        document.algorithm,
+        document.extra_gpus,
+        document.forbid,
+        document.source,
     )
 
 
-def _instance(data: dict[str, Any]) -> DeployedInstance:
-    replica = Replica(**data["replica"]) if data["replica"] else None
-    return DeployedInstance(Placement.parse(data["at"]), replica)
+def _goal_gpus(deployment: Deployment) -> tuple[GoalGpu, ...]:
+    return tuple(
+        GoalGpu(
+            gpu.id,
+            gpu.model,
+            tuple(GoalInstance(str(each.placement), each.replica) for each in gpu.instances),
+        )
+        for gpu in deployment.gpus
+    )
+
+
+def _instance(each: GoalInstance) -> DeployedInstance:
+    return DeployedInstance(Placement.parse(each.at), each.replica)

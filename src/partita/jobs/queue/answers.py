@@ -9,8 +9,11 @@ import base64
 import math
 import os
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+from msgspec import field
+
+from partita.documents.codec import Fault, Meta, Source, Value, check, convert, printable
 from partita.errors import InputError
 from partita.jobs.memory.bounds import UNLIMITED, Bounds, holds, slices
 from partita.jobs.queue.access import DeniedError, named, submitter, user_name
@@ -34,7 +37,7 @@ from partita.jobs.queue.record import (
 from partita.oom import MOST_PATTERNS, checked_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from partita.jobs.queue.access import Access, Caller
     from partita.jobs.queue.record import Dependency, Submitter
@@ -48,8 +51,6 @@ MOST_GRACE_S = 3600.0
 MOST_ATTEMPTS = 20
 MOST_PRIORITY = 1000
 MOST_LIMIT_S = 1e9
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,49 +74,113 @@ class Submission:
     after: tuple[Dependency, ...] = ()
 
 
+def _no_nul(text: str) -> None:
+    if "\0" in text:
+        raise InputError("must be text without NUL")
+
+
+def _variable(name: str) -> None:
+    if not name or "=" in name or "\0" in name:
+        raise InputError("must be a name that a variable can have")
+
+
+def _absolute(path: str) -> None:
+    if not path.startswith("/"):
+        raise InputError(f"must be an absolute path, not {path!a:.40}")
+
+
+Word = Annotated[str, check(_no_nul)]
+Bytes = Annotated[float, Meta(ge=0, le=2**50)]
+
+
+class MemoryRequest(Value):
+    """What is declared of a job's memory, or known from its model; no `upper` is no limit."""
+
+    source: Literal["declared", "model"]
+    lower: Bytes = 0.0
+    upper: Bytes | None = None
+
+
+class SubmitRequest(Value):
+    """A submission as it comes over the socket."""
+
+    command: Annotated[tuple[Word, ...], Meta(min_length=1, examples=[["python", "train.py"]])]
+    directory: Annotated[Word, check(_absolute)]
+    environment: dict[Annotated[str, check(_variable)], Word] = field(default_factory=dict)
+    memory: MemoryRequest | None = None
+    seconds: Annotated[dict[str, Annotated[float, Meta(gt=0, le=1e9)]], Meta(max_length=64)] = field(
+        default_factory=dict
+    )
+    grace_s: Annotated[float, Meta(ge=0, le=MOST_GRACE_S)] = 30.0
+    checkpoints: bool = False
+    most_attempts: Annotated[int, Meta(ge=1, le=MOST_ATTEMPTS)] = 4
+    limit_s: Annotated[float, Meta(ge=0, le=MOST_LIMIT_S)] | None = None
+    umask: Annotated[int, Meta(ge=0, le=0o777)] = DEFAULT_UMASK
+    oom_patterns: tuple[Word, ...] = ()
+    name: Annotated[str, Meta(max_length=64), check(printable)] = ""
+    priority: Annotated[int, Meta(ge=-MOST_PRIORITY, le=MOST_PRIORITY)] = 0
+    array: str | None = None
+    user: str | None = None
+    after: tuple[Word, ...] = ()
+
+    def faults(self) -> Iterator[Fault]:
+        """Yield what is empty or larger than is kept."""
+        if not self.command[0]:
+            yield Fault(("command",), "is empty", "partita submit -- python train.py")
+        sizes = {
+            "command": (sum(len(word) + 1 for word in self.command), MOST_COMMAND),
+            "environment": (sum(len(k) + len(v) + 2 for k, v in self.environment.items()), MOST_ENVIRONMENT),
+        }
+        for name, (size, most) in sizes.items():
+            if size > most:
+                yield Fault((name,), f"has {size} characters; at most {most} are kept")
+
+
 def read_submission(body: Mapping[str, Any]) -> Submission:
     """Return a submission from a request.
 
     Raises:
-        InputError: a field that is missing, of another kind, or out of bounds.
+        InputError: all fields that are missing, of another kind, or out of bounds.
     """
-    command = tuple(_strings(body.get("command"), "command"))
-    if not command or not command[0]:
-        raise InputError("there is no command", hint="partita submit -- python train.py")
-    directory = _typed(body, "directory", str)
-    if not directory.startswith("/") or "\0" in directory:
-        raise InputError("the directory is no absolute path", where="directory")
-    _bound(sum(len(word) + 1 for word in command), MOST_COMMAND, "command")
-    array = _typed(body, "array", str, None)
+    fields = {name: value for name, value in body.items() if name != "ask"}
+    asked = convert(fields, SubmitRequest, Source("the submission"))
+    limit_s = asked.limit_s
     return Submission(
-        command,
-        directory,
-        _environment(body.get("environment", {})),
+        asked.command,
+        asked.directory,
+        asked.environment,
         JobOptions(
-            _memory(body.get("memory")),
-            _seconds(body.get("seconds", {})),
-            _number(body, "grace_s", 30.0, MOST_GRACE_S),
-            _typed(body, "checkpoints", bool, False),
-            int(_number(body, "most_attempts", 4, MOST_ATTEMPTS, least=1)),
-            _limit(body),
-            int(_number(body, "umask", DEFAULT_UMASK, 0o777)),
-            read_patterns(body.get("oom_patterns", [])),
+            _memory(asked.memory),
+            asked.seconds,
+            asked.grace_s,
+            asked.checkpoints,
+            asked.most_attempts,
+            # Nothing said is no limit of its own; a limit of 0 is none at all.
+            None if limit_s is None else limit_s or math.inf,
+            asked.umask,
+            read_patterns(asked.oom_patterns),
         ),
-        name=_name(_typed(body, "name", str, "")),
-        priority=int(_number(body, "priority", 0, MOST_PRIORITY, least=-MOST_PRIORITY)),
-        indices=None if array is None else parse_array(array),
-        user=_typed(body, "user", str, None),
-        after=parse_after(_strings(body.get("after", []), "--after")),
+        name=asked.name,
+        priority=asked.priority,
+        indices=None if asked.array is None else parse_array(asked.array),
+        user=asked.user,
+        after=parse_after(asked.after),
     )
 
 
-def read_patterns(value: object) -> tuple[str, ...]:
+def _memory(asked: MemoryRequest | None) -> StatedMemory:
+    if asked is None:
+        return StatedMemory()
+    return StatedMemory(Bounds(asked.lower, UNLIMITED if asked.upper is None else asked.upper), asked.source)
+
+
+def read_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
     """Return the patterns that say in a job's output that memory ran out.
 
     Raises:
-        InputError: they are no list of regular expressions, too many, or found in every line.
+        InputError: one is no regular expression, or found in every line, or they are too many.
     """
-    patterns = _strings(value, "oom_patterns")
+    patterns = tuple(patterns)
     if len(patterns) > MOST_PATTERNS:
         raise InputError(
             f"{len(patterns)} patterns; at most {MOST_PATTERNS} are looked for", where="--oom-pattern"
@@ -125,78 +190,7 @@ def read_patterns(value: object) -> tuple[str, ...]:
             raise InputError(
                 why, where="--oom-pattern", hint="write what the line says, as 'no room on the card'"
             )
-    return tuple(patterns)
-
-
-def _typed(body: Mapping[str, Any], field: str, kind: type[T], *default: Any) -> Any:  # noqa: ANN401 -- JSON
-    value = body.get(field, *default)
-    if default and value == default[0]:
-        return value
-    if not isinstance(value, kind):
-        raise InputError(f"{field} is no {kind.__name__}", where=field)
-    return value
-
-
-def _number(body: Mapping[str, Any], field: str, default: float, most: float, *, least: float = 0.0) -> float:
-    value = body.get(field, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-        raise InputError(f"{value!r} is no number from {least:g} to {most:g}", where=field)
-    return float(value)
-
-
-def _strings(value: object, field: str) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(each, str) and "\0" not in each for each in value):
-        raise InputError(f"{field} is no list of words", where=field)
-    return value
-
-
-def _name(name: str) -> str:
-    if len(name) > 64 or not name.isprintable():
-        raise InputError("a name has at most 64 printable characters", where="--name")
-    return name
-
-
-def _bound(size: int, most: int, what: str) -> None:
-    if size > most:
-        raise InputError(f"the {what} has {size} characters; at most {most} are kept", where=what)
-
-
-def _environment(value: object) -> dict[str, str]:
-    if not isinstance(value, dict):
-        raise InputError("environment is no object", where="environment")
-    _strings(list(value.values()), "environment")
-    if any("=" in name or "\0" in name or not name for name in value):
-        raise InputError("a variable has a name that no variable can have", where="environment")
-    _bound(sum(len(k) + len(v) + 2 for k, v in value.items()), MOST_ENVIRONMENT, "environment")
-    return value
-
-
-def _memory(value: object) -> StatedMemory:
-    if value is None:
-        return StatedMemory()
-    if not isinstance(value, dict) or value.get("source") not in ("declared", "model"):
-        raise InputError("memory is declared, or from a model", where="memory")
-    lower = _number(value, "lower", 0.0, 2.0**50)
-    upper = UNLIMITED if value.get("upper") is None else _number(value, "upper", 0.0, 2.0**50)
-    return StatedMemory(Bounds(lower, upper), value["source"])
-
-
-def _limit(body: Mapping[str, Any]) -> float | None:
-    """Return the time limit: None where nothing was said, infinity where none was wanted."""
-    if body.get("limit_s") is None:
-        return None
-    return _number(body, "limit_s", 0.0, MOST_LIMIT_S) or math.inf
-
-
-def _seconds(value: object) -> dict[str, float]:
-    if not isinstance(value, dict) or len(value) > 64:
-        raise InputError("seconds are no object of profiles", where="--gpu-time")
-    for profile, seconds in value.items():
-        if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-            raise InputError(f"{seconds!r} is no time", where="--gpu-time")
-        if not (math.isfinite(seconds) and 0 < seconds <= 1e9):
-            raise InputError(f"{seconds!r} seconds on {profile or 'its slice'}", where="--gpu-time")
-    return {profile: float(seconds) for profile, seconds in value.items()}
+    return patterns
 
 
 MOST_IDS = 1000
