@@ -77,10 +77,10 @@ def _parvagpu() -> str:
 def _planners(*, quick: bool) -> dict[str, Planner]:
     seconds = 5.0 if quick else GENETIC_SECONDS
     return {
-        "exact": ExactPlanner(watch=Deadline(30.0)),
+        "exact": ExactPlanner(deadline=Deadline(30.0)),
         "greedy": GreedyPlanner(),
-        "mcts": MctsPlanner(watch=Deadline(seconds)),
-        "genetic": GeneticPlanner(watch=Deadline(seconds)),
+        "mcts": MctsPlanner(deadline=Deadline(seconds)),
+        "genetic": GeneticPlanner(deadline=Deadline(seconds)),
         "whole": WholePlanner(),
         "ones": OnesPlanner(),
         "mix": MixPlanner(),

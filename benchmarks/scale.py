@@ -135,7 +135,7 @@ def _pools(seeds: tuple[int, ...]) -> str:
     rows: list[list[object]] = []
     for seed in seeds:
         problem = three_pools(300, seed)
-        plan = ExactPlanner(seed=seed, watch=Deadline(10.0)).plan(problem)
+        plan = ExactPlanner(seed=seed, deadline=Deadline(10.0)).plan(problem)
         objective = plan.objective
         rows.append(
             [

@@ -63,7 +63,7 @@ def whole_rate(name: str) -> float:
 
 def plan_for(rates: Mapping[str, float], seconds: float = 10.0) -> Plan:
     """Return the exact plan for these rates, or the best found in the time."""
-    return ExactPlanner(watch=Deadline(seconds)).plan(problem_of(rates))
+    return ExactPlanner(deadline=Deadline(seconds)).plan(problem_of(rates))
 
 
 def on_cluster(plan: Plan, gpus: int) -> Deployment:

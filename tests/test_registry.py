@@ -50,8 +50,8 @@ def test_names_stand_in_the_order_of_the_alphabet() -> None:
 
 
 def test_what_is_made_gets_the_arguments_it_names_alone() -> None:
-    watch = Deadline(1.0)
-    exact, greedy = (make("planners", name, seed=7, watch=watch) for name in ("exact", "greedy"))
+    deadline = Deadline(1.0)
+    exact, greedy = (make("planners", name, seed=7, deadline=deadline) for name in ("exact", "greedy"))
     assert isinstance(exact, ExactPlanner)
     assert exact.seed == 7
     assert isinstance(greedy, GreedyPlanner)
@@ -77,7 +77,7 @@ def test_another_packages_policies_stand_behind_partitas_and_load_when_asked_for
     )
     assert names("planners")[-3:] == ("whole", "abu", "zabu")
     assert "tabu" not in sys.modules
-    assert make("planners", "abu", seed=3, watch=None).seed == 3
+    assert make("planners", "abu", seed=3, deadline=None).seed == 3
     entry = registered("planners")["abu"]
     assert (entry.package, entry.own) == ("tabu-search 1.2", False)
 
@@ -95,7 +95,7 @@ def test_another_packages_policies_stand_behind_partitas_and_load_when_asked_for
         (
             "bad:Planner",
             "class Planner:\n    def __init__(self, depth): ...",
-            "it asks for depth; a planner is given seed, watch",
+            "it asks for depth; a planner is given seed, deadline",
         ),
     ],
 )
@@ -105,14 +105,14 @@ def test_a_broken_package_is_named_and_stops_nothing_else(
     install(site, "tabu", f"[partita.planners]\ntabu = {place}\n", bad=source)
     sys.modules.pop("bad", None)
     with pytest.raises(PartitaError) as error:
-        make("planners", "tabu", seed=0, watch=None)
+        make("planners", "tabu", seed=0, deadline=None)
     assert error.value.what == f"the planner 'tabu' of tabu 1.2 cannot be used: {told}"
     assert error.value.where == place
     assert (
         error.value.hint
         == "tell those who make tabu, or remove it: pip uninstall tabu; all else works without it"
     )
-    assert isinstance(make("planners", "exact", seed=0, watch=Deadline(1.0)), ExactPlanner)
+    assert isinstance(make("planners", "exact", seed=0, deadline=Deadline(1.0)), ExactPlanner)
 
 
 def test_nobody_takes_a_name_of_partitas_own(site: Path) -> None:

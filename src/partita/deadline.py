@@ -24,7 +24,7 @@ class Deadline:
     """Tells a search when to stop, and is told how far it is.
 
     Attributes:
-        time_limit: wall-clock seconds from the making of the watch.
+        time_limit: wall-clock seconds from when it was made.
         stop: true once the user wants the best so far.
         report: called with progress; it must be cheap and must not raise.
     """
@@ -50,11 +50,11 @@ class Deadline:
         return self.stop() or self.left <= 0.0
 
     def at_most(self, seconds: float) -> Deadline:
-        """Return a watch over the time that is left, or so many seconds if that is less."""
+        """Return a deadline after the time that is left, or so many seconds if that is less."""
         return Deadline(min(self.left, seconds), self.stop, self.report)
 
     def share(self, part: float) -> Deadline:
-        """Return a watch over this part of the time that is left."""
+        """Return a deadline after this part of the time that is left."""
         return Deadline(self.left * part, self.stop, self.report)
 
     def tell(self, best: float | None, bound: float | None) -> None:

@@ -43,7 +43,7 @@ class Solution:
     infeasible: bool
 
 
-_make: Callable[[], highspy.Highs] = highspy.Highs
+_make: Callable[[], highspy.Highs] = highspy.Highs  # whose stubs have no types
 
 _BANNER = (b"Running HiGHS ", b"Includes third-party software ")
 """How the lines begin that HiGHS 1.16 prints in the first `Highs()` of a process, before an option can be set."""
@@ -124,13 +124,25 @@ class Program:
         integer: bool = False,
     ) -> int:
         """Add columns from 0 to `upper`, each with its (rows, coefficients); return the index of the first."""
-        first, count = self.width, len(cost)
-        if not count:
-            return first
-        starts = np.zeros(count, dtype=np.int32)
+        if not len(cost):
+            return self.width
+        starts = np.zeros(len(cost), dtype=np.int32)
         starts[1:] = np.cumsum([len(rows) for rows, _ in entries[:-1]])
-        rows = np.concatenate([rows for rows, _ in entries]).astype(np.int32)
-        values = np.concatenate([values for _, values in entries]).astype(np.float64)
+        rows = np.concatenate([rows for rows, _ in entries])
+        values = np.concatenate([values for _, values in entries])
+        return self.add_packed_columns(cost, upper, (starts, rows, values), integer=integer)
+
+    def add_packed_columns(
+        self,
+        cost: NDArray[np.float64],
+        upper: NDArray[np.float64],
+        packed: tuple[NDArray[np.integer], NDArray[np.integer], NDArray[np.float64]],
+        *,
+        integer: bool = False,
+    ) -> int:
+        """Add columns as above from arrays: where each one's entries start, all rows, and all coefficients."""
+        first, count = self.width, len(cost)
+        starts, rows, values = packed[0].astype(np.int32), packed[1].astype(np.int32), packed[2].astype(float)
         self.solver.addCols(count, cost, np.zeros(count), upper, len(rows), starts, rows, values)
         if integer:
             kinds = np.array([highspy.HighsVarType.kInteger] * count)
@@ -155,29 +167,31 @@ class Program:
         """Require that values . columns stay at least `least` from now on."""
         self.solver.addRow(least, INFINITY, len(columns), columns, values)
 
-    def maximise(self, columns: NDArray[np.int32], values: NDArray[np.float64], watch: Deadline) -> Solution:
+    def maximise(
+        self, columns: NDArray[np.int32], values: NDArray[np.float64], deadline: Deadline
+    ) -> Solution:
         """Maximise values . columns and nothing else; the solution's value and bound are its negative."""
         self.clear_costs()
         self.solver.changeColsCost(len(columns), columns, -values)
-        return self.solve(watch)
+        return self.solve(deadline)
 
-    def solve(self, watch: Deadline, *, enough: float = -INFINITY, offset: float = 0.0) -> Solution:
-        """Minimise until proven, `enough` is reached, or the watch is over.
+    def solve(self, deadline: Deadline, *, enough: float = -INFINITY, offset: float = 0.0) -> Solution:
+        """Minimise until proven, `enough` is reached, or the time is over.
 
         Args:
-            watch: time limit, stop button, and where progress is told.
+            deadline: time limit, stop button, and where progress is told.
             enough: stop at a solution of this objective.
             offset: added to the objective where progress is told.
         """
-        self.solver.setOptionValue("time_limit", float(self.solver.getRunTime() + min(watch.left, 1e9)))
+        self.solver.setOptionValue("time_limit", float(self.solver.getRunTime() + min(deadline.left, 1e9)))
         self.solver.setOptionValue("objective_target", enough)
 
         def look(event: highspy.HighsCallbackEvent) -> None:
-            event.interrupt(watch.stop())
+            event.interrupt(deadline.stop())
 
         def tell(event: highspy.HighsCallbackEvent) -> None:
             best, bound = event.data_out.mip_primal_bound, event.data_out.mip_dual_bound
-            watch.tell(
+            deadline.tell(
                 best + offset if abs(best) < INFINITY else None,
                 bound + offset if abs(bound) < INFINITY else None,
             )

@@ -212,7 +212,7 @@ def plan(
 def _plan_shared(
     problem: Problem, planner: str, deadline: Deadline, seed: int, current: Deployment | None
 ) -> Plan:
-    found: Plan = make("planners", planner, seed=seed, watch=deadline).plan(problem)
+    found: Plan = make("planners", planner, seed=seed, deadline=deadline).plan(problem)
     return found if current is None else nearest_plan(problem, found, current)
 
 

@@ -21,7 +21,7 @@ ASKED = problem([Pool("a30", A30)], {"s": (1.0, {"1g.6gb": 2.0})})
 def test_all_planners_are_wrapped() -> None:
     known = {getattr(import_module(module), name) for module, names in PLANNERS.items() for name in names}
     assert {
-        type(make("planners", name, seed=0, watch=Deadline(1.0))) for name in names_of("planners")
+        type(make("planners", name, seed=0, deadline=Deadline(1.0))) for name in names_of("planners")
     } == known
     assert all(hasattr(planner.plan, "__wrapped__") for planner in known)
 

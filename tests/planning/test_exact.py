@@ -87,7 +87,7 @@ def test_two_services_a_gpu_leave_no_gap_where_one_was() -> None:
         for i in range(24)
     }
     asked = problem([Pool("a100", A100)], runs, max_services_per_gpu=2)
-    plan = ExactPlanner(watch=Deadline(60.0)).plan(asked)
+    plan = ExactPlanner(deadline=Deadline(60.0)).plan(asked)
     assert_right(plan, asked)
     assert plan.objective.value - plan.objective.lower_bound <= 1.0
 
@@ -108,7 +108,7 @@ def test_column_generation_and_the_compact_program_agree(asked: Problem) -> None
 @given(problems())
 @settings(max_examples=60)
 def test_every_plan_is_right(asked: Problem) -> None:
-    assert_right(ExactPlanner(watch=Deadline(1.0)).plan(asked), asked)
+    assert_right(ExactPlanner(deadline=Deadline(1.0)).plan(asked), asked)
 
 
 @given(small_problems(services=4))
@@ -154,13 +154,13 @@ def test_watts_are_those_of_the_instances_in_use() -> None:
     assert len(plan.gpus) == 1
 
 
-@pytest.mark.parametrize("watch", [Deadline(stop=lambda: True), Deadline(0.0)])
-def test_a_stop_returns_a_plan_with_its_gap(watch: Deadline) -> None:
+@pytest.mark.parametrize("deadline", [Deadline(stop=lambda: True), Deadline(0.0)])
+def test_a_stop_returns_a_plan_with_its_gap(deadline: Deadline) -> None:
     runs = {
         f"s{i}": (97.0 + i, {p.name: p.compute * (1.0 + i % 3) for p in A100.profiles}) for i in range(40)
     }
     asked = problem([Pool("a100", A100)], runs)
-    plan = ExactPlanner(watch=watch).plan(asked)
+    plan = ExactPlanner(deadline=deadline).plan(asked)
     assert_right(plan, asked)
 
 
@@ -239,12 +239,12 @@ def asked(services: int, seed: int, **more: object) -> Problem:
     return Problem(pools, tuple(made), sizes, **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("watch", AT_ONCE, ids=IDS)
+@pytest.mark.parametrize("deadline", AT_ONCE, ids=IDS)
 @pytest.mark.parametrize("objective", ["gpus", "cost"])
 @pytest.mark.parametrize("most", [None, 1, 2, 3, 5])
-def test_there_is_a_plan_at_once(watch: Deadline, objective: ObjectiveName, most: int | None) -> None:
+def test_there_is_a_plan_at_once(deadline: Deadline, objective: ObjectiveName, most: int | None) -> None:
     problem = asked(30, 1, objective=objective, max_services_per_gpu=most)
-    plan = ExactPlanner(watch=watch).plan(problem)
+    plan = ExactPlanner(deadline=deadline).plan(problem)
     assert_right(plan, problem)
     assert 0 < plan.objective.lower_bound <= plan.objective.value
 
@@ -252,7 +252,7 @@ def test_there_is_a_plan_at_once(watch: Deadline, objective: ObjectiveName, most
 @pytest.mark.parametrize("most", [None, 2])
 def test_there_is_a_plan_at_once_for_many_services(most: int | None) -> None:
     problem = asked(400, 2, max_services_per_gpu=most)
-    plan = ExactPlanner(watch=Deadline(0.0)).plan(problem)
+    plan = ExactPlanner(deadline=Deadline(0.0)).plan(problem)
     assert_right(plan, problem)
 
 
@@ -272,21 +272,21 @@ def test_services_of_a_scarce_pool_alone_find_room_in_it_at_once(most: int | Non
         for each in problem.services[:5]
     ]
     problem = problem.with_services((*captive, *problem.services[5:]))
-    assert_right(ExactPlanner(watch=Deadline(0.0)).plan(problem), problem)
+    assert_right(ExactPlanner(deadline=Deadline(0.0)).plan(problem), problem)
 
 
 def test_few_services_need_no_time_either() -> None:
     for seed in range(5):
         problem = asked(6, seed, max_services_per_gpu=2)
-        assert_right(ExactPlanner(watch=Deadline(0.0)).plan(problem), problem)
+        assert_right(ExactPlanner(deadline=Deadline(0.0)).plan(problem), problem)
 
 
 def test_a_pool_that_just_suffices_is_enough_at_once() -> None:
     """Covers that are cheapest one by one do not fit the counts: then a greedy pass is what there is."""
     problem = asked(20, 3)
-    needed = len(ExactPlanner(watch=Deadline(2.0)).plan(problem.with_counts({"a": 1, "c": 1})).gpus)
+    needed = len(ExactPlanner(deadline=Deadline(2.0)).plan(problem.with_counts({"a": 1, "c": 1})).gpus)
     tight = problem.with_counts({"a": 10, "b": needed, "c": 30})
-    assert_right(ExactPlanner(watch=Deadline(0.0)).plan(tight), tight)
+    assert_right(ExactPlanner(deadline=Deadline(0.0)).plan(tight), tight)
 
 
 def test_best_effort_keeps_what_it_can_where_services_cannot_be_spread() -> None:

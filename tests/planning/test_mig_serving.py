@@ -169,7 +169,7 @@ def test_mcts_names_the_services_that_too_few_gpus_leave_short() -> None:
 
 def test_a_watch_that_is_over_returns_the_greedy_pass() -> None:
     asked = problem([Pool("a100", A100)], {"s": (71.0, {"1g.5gb": 1.0, "4g.20gb": 3.0})})
-    plan = MctsPlanner(watch=Deadline(stop=lambda: True)).plan(asked)
+    plan = MctsPlanner(deadline=Deadline(stop=lambda: True)).plan(asked)
     assert plan.objective.value == cost(asked, greedy_configs(asked))
 
 
@@ -178,8 +178,8 @@ def test_no_iterations_are_refused() -> None:
         MctsPlanner(iterations=0)
 
 
-def quick(seed: int = 0, watch: Deadline | None = None) -> GeneticPlanner:
-    return GeneticPlanner(seed, 2, 2, 1, watch or Deadline())
+def quick(seed: int = 0, deadline: Deadline | None = None) -> GeneticPlanner:
+    return GeneticPlanner(seed, 2, 2, 1, deadline or Deadline())
 
 
 def placeable(asked: Problem) -> bool:
@@ -220,8 +220,8 @@ def test_it_improves_on_greedy_for_public_services() -> None:
 @pytest.mark.usefixtures("shared_data")
 def test_it_stops_in_time_with_the_best_so_far() -> None:
     asked = mig_serving_24("lognormal", 0)
-    watch = Deadline(time_limit=1.0)
-    plan = GeneticPlanner(rounds_without_gain=10**6, watch=watch).plan(asked)
+    deadline = Deadline(time_limit=1.0)
+    plan = GeneticPlanner(rounds_without_gain=10**6, deadline=deadline).plan(asked)
     assert plan.solver.seconds < 6.0
     assert_right(plan, asked)
 
@@ -230,7 +230,7 @@ def test_it_stops_in_time_with_the_best_so_far() -> None:
 def test_progress_tells_the_best_and_the_bound() -> None:
     told: list[SearchProgress] = []
     asked = mig_serving_24("normal", 0)
-    quick(watch=Deadline(report=told.append)).plan(asked)
+    quick(deadline=Deadline(report=told.append)).plan(asked)
     assert told
     assert all(each.best is not None and each.bound is not None for each in told)
 
@@ -238,7 +238,7 @@ def test_progress_tells_the_best_and_the_bound() -> None:
 def test_a_plan_that_is_proven_optimal_is_not_searched_further() -> None:
     told: list[SearchProgress] = []
     asked = problem([Pool("a100", A100)], {"s": (70.0, {"1g.5gb": 1.0})})
-    plan = GeneticPlanner(watch=Deadline(report=told.append)).plan(asked)
+    plan = GeneticPlanner(deadline=Deadline(report=told.append)).plan(asked)
     assert plan.objective.proven
     assert not told
 

@@ -26,9 +26,9 @@ def test_a_plan_is_found_and_proven_best_wherever_there_is_one(asked: Problem) -
     least = least_objective(asked)
     if least is None:
         with pytest.raises(InfeasibleError):
-            ExactPlanner(watch=Deadline(60.0)).plan(asked)
+            ExactPlanner(deadline=Deadline(60.0)).plan(asked)
         return
-    plan = ExactPlanner(watch=Deadline(60.0)).plan(asked)
+    plan = ExactPlanner(deadline=Deadline(60.0)).plan(asked)
     assert_right(plan, asked)
     assert plan.objective.value == pytest.approx(least)
     assert plan.objective.proven
@@ -77,5 +77,5 @@ def test_a_large_cluster_is_spread_without_a_program() -> None:
         f"s{i}": (30.0 + i, {p.name: p.compute * (1.0 + i % 3) for p in A100.profiles}) for i in range(40)
     }
     asked = spread(problem([Pool("a100", A100, 200, 8)], runs), *[1 + i % 3 for i in range(40)])
-    plan = ExactPlanner(watch=Deadline(5.0)).plan(asked)
+    plan = ExactPlanner(deadline=Deadline(5.0)).plan(asked)
     assert_right(plan, asked)

@@ -63,7 +63,7 @@ def test_every_pool_keeps_to_its_own_count(
     # Of few GPUs, services that share none may want more than is found or proven in time.
     refused = TooFewGpusError if most is None and nodes == 1 else PartitaError
     try:
-        plan = ExactPlanner(watch=Deadline(3.0)).plan(asked)
+        plan = ExactPlanner(deadline=Deadline(3.0)).plan(asked)
     except refused:
         return
     assert_right(plan, asked)

@@ -82,16 +82,16 @@ def assemble(
 
 
 def placed_configs(
-    problem: Problem, configs: Mapping[GpuConfig, int], watch: Deadline | None = None
+    problem: Problem, configs: Mapping[GpuConfig, int], deadline: Deadline | None = None
 ) -> Placed | None:
     """Return where GPUs of these configurations stand; None where no way to spread the services was found.
 
     Args:
         problem: what the configurations were made for.
         configs: how many GPUs have each.
-        watch: when to give up.
+        deadline: when to give up.
     """
-    return place_on_nodes(problem, [_line(configs, index) for index in range(len(problem.pools))], watch)
+    return place_on_nodes(problem, [_line(configs, index) for index in range(len(problem.pools))], deadline)
 
 
 def _named(problem: Problem) -> list[str]:
@@ -180,7 +180,7 @@ Placed = list[tuple[Place, "GpuConfig"]]
 
 
 def place_on_nodes(
-    problem: Problem, lines: Sequence[Sequence[GpuConfig]], watch: Deadline | None = None
+    problem: Problem, lines: Sequence[Sequence[GpuConfig]], deadline: Deadline | None = None
 ) -> Placed | None:
     """Return each GPU with its place, nodes being numbered through all pools; None where that was not found.
 
@@ -191,11 +191,11 @@ def place_on_nodes(
     Args:
         problem: its services say how far they must be spread.
         lines: the configuration of each GPU, pool by pool, no more than the pool has.
-        watch: when to give up; one try is made whatever it says.
+        deadline: when to give up; one try is made whatever it says.
     """
     widest = max((service.spread for service in problem.services), default=1)
     if widest > 1:
-        return _spread(problem, lines, widest, watch or Deadline())
+        return _spread(problem, lines, widest, deadline or Deadline())
     placed: Placed = []
     first = 0
     for pool, line in zip(problem.pools, lines, strict=True):
@@ -214,12 +214,12 @@ def nodes_of(pool: Pool, gpus: int, at_least: int) -> int:
 
 
 def _spread(
-    problem: Problem, lines: Sequence[Sequence[GpuConfig]], widest: int, watch: Deadline
+    problem: Problem, lines: Sequence[Sequence[GpuConfig]], widest: int, deadline: Deadline
 ) -> Placed | None:
     """Try more nodes where a pool has no count, and other orders of the GPUs, until services are spread."""
     longest = max(len(line) for line in lines)
     for attempt in range(max(_ATTEMPTS, longest - widest + 1)):
-        if attempt and watch.over:
+        if attempt and deadline.over:
             return None
         order = random.Random(attempt)
         shuffled = [order.sample(line, len(line)) if attempt else line for line in lines]

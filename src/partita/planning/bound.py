@@ -6,9 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import highspy
 import numpy as np
 
+from partita.deadline import Deadline
 from partita.errors import PartitaError
 from partita.milp import Program
 from partita.planning.compact import round_up
@@ -83,29 +83,26 @@ def relax(problem: Problem) -> CompactRelaxation:
                     sum_k a_{s,k} >= replicas_s                 for each service
                     sum_{p of pool} n_p <= count                for each pool that has a count
     """
-    solver = Program().solver
-    solver.passModel(_relaxation(problem))
-    solver.run()
-    status = solver.getModelStatus()
-    if status == highspy.HighsModelStatus.kInfeasible:
+    solution = _relaxation(problem).solve(Deadline())
+    if solution.infeasible:
         return CompactRelaxation(math.inf, np.zeros(len(problem.services)))
-    if status != highspy.HighsModelStatus.kOptimal:
-        raise PartitaError(f"the relaxation could not be solved ({solver.modelStatusToString(status)})")
-    duals = np.array(solver.getSolution().row_dual)
+    if solution.bound != solution.value:  # a linear program's bound is its value once it is solved
+        raise PartitaError("the relaxation could not be solved")
     first = len(problem.sizes)
-    price = np.maximum(duals[first : first + len(problem.services)], 0.0)
-    return CompactRelaxation(float(solver.getInfo().objective_function_value), price)
+    price = np.maximum(solution.duals[first : first + len(problem.services)], 0.0)
+    return CompactRelaxation(float(solution.value), price)
 
 
-def _relaxation(problem: Problem) -> highspy.HighsLp:
+def _relaxation(problem: Problem) -> Program:
     service, size = np.nonzero(problem.throughput > 0)
     services, sizes, cuts = len(problem.services), len(problem.sizes), len(problem.cuts)
     pools = len(problem.pools)
+    cut_pools = np.array([cut.pool for cut in problem.cuts], dtype=np.int64)
     columns = cuts + len(service)
     given = cuts + np.arange(len(service))
     cut, of = np.nonzero(problem.supply)
     rows = np.concatenate(
-        [of, size, sizes + service, sizes + services + service, sizes + 2 * services + _pools(problem)]
+        [of, size, sizes + service, sizes + services + service, sizes + 2 * services + cut_pools]
     )
     cols = np.concatenate([cut, given, given, given, np.arange(cuts)])
     values = np.concatenate(
@@ -118,23 +115,15 @@ def _relaxation(problem: Problem) -> highspy.HighsLp:
         ]
     )
     counts = [math.inf if pool.count is None else pool.count for pool in problem.pools]
-    lp = highspy.HighsLp()
-    lp.num_col_, lp.num_row_ = columns, sizes + 2 * services + pools
-    lp.col_cost_ = np.concatenate(
+    program = Program()
+    program.add_rows(
+        np.concatenate([np.zeros(sizes), problem.rate, problem.replicas, np.full(pools, -math.inf)]),
+        np.concatenate([np.full(sizes + 2 * services, math.inf), counts]),
+    )
+    cost = np.concatenate(
         [[_gpu_cost(problem, cut.pool) for cut in problem.cuts], problem.instance_cost[service, size]]
     )
-    lp.col_lower_, lp.col_upper_ = np.zeros(columns), np.full(columns, math.inf)
-    lp.row_lower_ = np.concatenate(
-        [np.zeros(sizes), problem.rate, problem.replicas, np.full(pools, -math.inf)]
-    )
-    lp.row_upper_ = np.concatenate([np.full(sizes + 2 * services, math.inf), counts])
     order = np.lexsort((rows, cols))
-    lp.a_matrix_.format_ = highspy.MatrixFormat.kColwise
-    lp.a_matrix_.start_ = np.concatenate([[0], np.cumsum(np.bincount(cols, minlength=columns))])
-    lp.a_matrix_.index_ = rows[order]
-    lp.a_matrix_.value_ = values[order].astype(float)
-    return lp
-
-
-def _pools(problem: Problem) -> NDArray[np.int64]:
-    return np.array([cut.pool for cut in problem.cuts], dtype=np.int64)
+    starts = np.concatenate([[0], np.cumsum(np.bincount(cols, minlength=columns))[:-1]])
+    program.add_packed_columns(cost, np.full(columns, math.inf), (starts, rows[order], values[order]))
+    return program

@@ -93,14 +93,14 @@ class ColumnGeneration:
         self._bound = -INFINITY
         self._best = self._first_prices()
 
-    def run(self, watch: Deadline) -> CoverRelaxation:
-        """Return the relaxation, or as good a one as the watch allows."""
+    def run(self, deadline: Deadline) -> CoverRelaxation:
+        """Return the relaxation, or as good a one as the time allows."""
         offer = self._try(self._best)
         self._master.add(offer, np.arange(len(self._starts)))
         while True:
             value, target = self._master.solve()
-            watch.tell(None, self._bound)
-            if value - self._bound <= PRECISION * abs(value) or watch.over:
+            deadline.tell(None, self._bound)
+            if value - self._bound <= PRECISION * abs(value) or deadline.over:
                 break
             # Smoothed prices often find no better cover although the master's own would.
             if not self._improves(target.towards(self._best, SMOOTHING), target) and not self._improves(
@@ -374,10 +374,12 @@ ROUND_SECONDS = 2.0
 """Most seconds of one round: another choice of covers does more than a longer search among the same."""
 
 _GRACE_SECONDS = 2.0
-"""Time for the first choice even if the watch is over: a plan with a gap is better than none."""
+"""Time for the first choice even if the time is over: a plan with a gap is better than none."""
 
 
-def round_covers(problem: Problem, relaxation: CoverRelaxation, seed: int, watch: Deadline) -> Counts | None:
+def round_covers(
+    problem: Problem, relaxation: CoverRelaxation, seed: int, deadline: Deadline
+) -> Counts | None:
     """Choose one cover for each service and whole GPUs for all, as few as can be found.
 
     Services whose cheapest cover is certain keep it; an integer program chooses for the others among covers
@@ -396,8 +398,8 @@ def round_covers(problem: Problem, relaxation: CoverRelaxation, seed: int, watch
         if index >= ROUNDS and (best is None or best.value(problem) <= near):
             break
         more = _nearly_cheapest(problem, relaxation.prices, covers, 0.01 * 2.0 ** (index % ROUNDS), rng)
-        turn = watch.at_most(ROUND_SECONDS)
-        if best is None and (watch.over or turn.left < _GRACE_SECONDS):
+        turn = deadline.at_most(ROUND_SECONDS)
+        if best is None and (deadline.over or turn.left < _GRACE_SECONDS):
             turn = Deadline(_GRACE_SECONDS)
         choice = _choose(problem, covers, _distinct(covers, offered, more), target, turn)
         if choice is None:
@@ -406,8 +408,8 @@ def round_covers(problem: Problem, relaxation: CoverRelaxation, seed: int, watch
         covers, offered = found.instances.astype(np.int32), more
         if not overflow and (best is None or found.value(problem) < best.value(problem)):
             best = found
-            watch.tell(best.value(problem), relaxation.bound)
-        if best is not None and (reached(best.value(problem), target) or watch.over):
+            deadline.tell(best.value(problem), relaxation.bound)
+        if best is not None and (reached(best.value(problem), target) or deadline.over):
             break
     return best
 
@@ -465,7 +467,7 @@ def _choose(
     covers: NDArray[np.int32],
     alternatives: _Alternatives,
     target: float,
-    watch: Deadline,
+    deadline: Deadline,
 ) -> tuple[Counts, bool] | None:
     """Solve the integer program; also say whether it took GPUs that the pools do not have."""
     services, others = alternatives
@@ -484,7 +486,7 @@ def _choose(
         )
     first = gpus.program.add_columns(cost, np.ones(len(cost)), entries, integer=True)
     standing = float((covers * problem.instance_cost).sum())
-    solution = gpus.program.solve(watch, enough=target - standing, offset=standing)
+    solution = gpus.program.solve(deadline, enough=target - standing, offset=standing)
     if not len(solution.columns):
         return None
     taken = np.flatnonzero(solution.columns[first:] > 0.5)

@@ -151,12 +151,12 @@ class CompactResult:
     infeasible: bool
 
 
-def solve_compact(problem: Problem, watch: Deadline, *, enough: float = -INFINITY) -> CompactResult:
+def solve_compact(problem: Problem, deadline: Deadline, *, enough: float = -INFINITY) -> CompactResult:
     """Solve min cost.n subject to sum_s a[s,k] <= sum_p n[p] supply[p,k] and rates, n and a whole numbers.
 
     Args:
         problem: best with tens of services; the bound closes slowly for more.
-        watch: when to return the best so far.
+        deadline: when to return the best so far.
         enough: stop at a plan of this objective.
     """
     gpus = gpu_supply(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
@@ -165,7 +165,7 @@ def solve_compact(problem: Problem, watch: Deadline, *, enough: float = -INFINIT
     rates = gpus.program.add_rows(np.ones(services), endless)
     replicas = gpus.program.add_rows(problem.replicas.astype(np.float64), endless)
     pairs, first = add_instances(problem, gpus, rates, replicas, problem.instance_cost)
-    solution = gpus.program.solve(watch, enough=enough)
+    solution = gpus.program.solve(deadline, enough=enough)
     bound = round_up(solution.bound, problem)
     if not len(solution.columns):
         return CompactResult(None, bound, solution.infeasible)
@@ -201,7 +201,7 @@ def simplify_cuts(problem: Problem, counts: Counts) -> Counts:
     return replace(counts, cuts=cuts)
 
 
-def solve_dedicated(problem: Problem, watch: Deadline) -> tuple[list[Counts], float]:
+def solve_dedicated(problem: Problem, deadline: Deadline) -> tuple[list[Counts], float]:
     """Return the counts of each service's own GPUs, and the proven bound of the objective.
 
     Whole numbers n[s,p] of GPUs cut by p for service s and a[s,k] of its instances, with
@@ -217,7 +217,7 @@ def solve_dedicated(problem: Problem, watch: Deadline) -> tuple[list[Counts], fl
     pools = {index: row for row, index in enumerate(finite)}
     program.add_rows(np.full(len(finite), -INFINITY), limits)
     spans = [_add_service(problem, program, pools, s) for s in range(len(problem.services))]
-    solution = program.solve(watch)
+    solution = program.solve(deadline)
     if solution.infeasible:
         raise InfeasibleError(
             "too few GPUs to give each service GPUs of its own",

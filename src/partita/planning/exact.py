@@ -75,11 +75,11 @@ class ExactPlanner:
 
     Attributes:
         seed: of the random numbers that shake prices while rounding.
-        watch: time limit and stop button; when it is over, the best so far is returned with its gap.
+        deadline: time limit and stop button; when it is over, the best so far is returned with its gap.
     """
 
     seed: int = 0
-    watch: Deadline = field(default_factory=Deadline)
+    deadline: Deadline = field(default_factory=Deadline)
 
     def plan(self, problem: Problem) -> Plan:
         """Return the plan with the least objective found.
@@ -105,7 +105,7 @@ class ExactPlanner:
             )
         if not math.isfinite(bound):
             bound = lower_bound(problem)
-        solver = Solver("exact", self.seed, self.watch.seconds)
+        solver = Solver("exact", self.seed, self.deadline.seconds)
         return assemble(problem, best.configs, lower_bound=bound, solver=solver, placed=best.placed)
 
     def _searched(self, merged: MergedPools) -> tuple[Counter[GpuConfig] | None, float]:
@@ -126,7 +126,7 @@ class ExactPlanner:
             return None
         if not _spreads(problem := merged.whole):
             return _Found(whole, None, config_value(problem, whole))
-        placed = placed_configs(problem, whole, self.watch)
+        placed = placed_configs(problem, whole, self.deadline)
         if placed is None:
             return None
         configs = Counter(config for _, config in placed)
@@ -141,9 +141,9 @@ class ExactPlanner:
             InfeasibleError: there is no plan.
         """
         problem = merged.problem
-        if self.watch.over or (not _spreads(problem) and problem.max_services_per_gpu in {None, 1}):
+        if self.deadline.over or (not _spreads(problem) and problem.max_services_per_gpu in {None, 1}):
             return best, bound
-        found = solve_on_nodes(merged, best.value if best else math.inf, self.watch, bound)
+        found = solve_on_nodes(merged, best.value if best else math.inf, self.deadline, bound)
         if found is None:
             return best, bound
         if found.infeasible:
@@ -151,7 +151,7 @@ class ExactPlanner:
         bound = max(bound, found.bound)
         if found.placed is None:
             return best, bound
-        other = _numbered(merged, found.placed, self.watch)
+        other = _numbered(merged, found.placed, self.deadline)
         return (other if best is None or other.value < best.value else best), bound
 
     def _greedy(self, merged: MergedPools) -> _Found | None:
@@ -184,16 +184,18 @@ class ExactPlanner:
             OutOfTimeError: none was found.
         """
         if problem.max_services_per_gpu == 1:
-            parts, bound = solve_dedicated(problem, self.watch)
+            parts, bound = solve_dedicated(problem, self.deadline)
             return sum((pack(problem, part) for part in parts), Counter[GpuConfig]()), bound
         sharing = problem.max_services_per_gpu or math.inf
         # Counts say nothing of who shares a GPU: closing their last gap must not take the time of what does.
-        first = replace(self, watch=self.watch.share(_COUNTS_SHARE)) if sharing <= MOST_SHARING else self
+        first = (
+            replace(self, deadline=self.deadline.share(_COUNTS_SHARE)) if sharing <= MOST_SHARING else self
+        )
         counts, bound = first.counts(problem)
         configs = pack(problem, counts)
         if sharing > MOST_SHARING or reached(config_value(problem, configs), bound):
             return configs, bound
-        shared = solve_shared(problem, configs, bound, self.watch, self.seed)
+        shared = solve_shared(problem, configs, bound, self.deadline, self.seed)
         found = [each for each in (configs, shared.configs) if each]
         return min(found, key=lambda each: config_value(problem, each)), max(bound, shared.bound)
 
@@ -207,13 +209,13 @@ class ExactPlanner:
         if len(problem.services) > COMPACT_SERVICES:
             return self._by_columns(problem)
         # Column generation compiles loops first, which on a busy machine may take all the time that there is.
-        seconds = min(_FIRST_TRY_SECONDS, max(1.0, self.watch.left * _FIRST_TRY_SHARE))
-        first = solve_compact(problem, self.watch.at_most(seconds))
+        seconds = min(_FIRST_TRY_SECONDS, max(1.0, self.deadline.left * _FIRST_TRY_SHARE))
+        first = solve_compact(problem, self.deadline.at_most(seconds))
         if first.infeasible:
             raise too_few_gpus(problem)
         if first.counts is None:
             return self._by_columns(problem)
-        if reached(first.counts.value(problem), first.bound) or self.watch.over:
+        if reached(first.counts.value(problem), first.bound) or self.deadline.over:
             return first.counts, first.bound
         try:
             counts, bound = self._by_columns(problem)
@@ -230,10 +232,10 @@ class ExactPlanner:
             round_covers,
         )
 
-        relaxation = ColumnGeneration(problem).run(self.watch)
-        if relaxation.overflow > 1e-6 and not self.watch.over:
+        relaxation = ColumnGeneration(problem).run(self.deadline)
+        if relaxation.overflow > 1e-6 and not self.deadline.over:
             raise too_few_gpus(problem)
-        counts = round_covers(problem, relaxation, self.seed, self.watch) or cut_for(
+        counts = round_covers(problem, relaxation, self.seed, self.deadline) or cut_for(
             problem, relaxation.covers
         )
         bound = round_up(relaxation.bound, problem)
@@ -243,7 +245,7 @@ class ExactPlanner:
 
     def _close(self, problem: Problem, counts: Counts | None, bound: float) -> tuple[Counts, float]:
         """Let the compact program search the gap for the time that is left."""
-        last = solve_compact(problem, self.watch, enough=bound)
+        last = solve_compact(problem, self.deadline, enough=bound)
         if last.infeasible:
             raise too_few_gpus(problem)
         found = [each for each in (counts, last.counts) if each is not None]
@@ -317,7 +319,7 @@ def _within_counts(problem: Problem, configs: Counter[GpuConfig]) -> bool:
     return all(pool.count is None or used[index] <= pool.count for index, pool in enumerate(problem.pools))
 
 
-def _numbered(merged: MergedPools, found: list[tuple[PoolNode, GpuConfig]], watch: Deadline) -> _Found:
+def _numbered(merged: MergedPools, found: list[tuple[PoolNode, GpuConfig]], deadline: Deadline) -> _Found:
     """Return what was found, its nodes numbered through all pools; empty ones of pools without a count are none."""
     problem = merged.whole
     by_pool: dict[int, dict[int, list[GpuConfig]]] = defaultdict(lambda: defaultdict(list))
@@ -333,7 +335,7 @@ def _numbered(merged: MergedPools, found: list[tuple[PoolNode, GpuConfig]], watc
             placed += [((at, position), config) for position, config in enumerate(held)]
         first += len(open_nodes) if pool.count is None else nodes_of(pool, 0, 0)
     # Where exchanges find places for the same GPUs, those stand on fewer nodes.
-    placed = placed_configs(problem, Counter(config for _, config in placed), watch) or placed
+    placed = placed_configs(problem, Counter(config for _, config in placed), deadline) or placed
     configs = Counter(config for _, config in placed)
     return _Found(configs, placed, config_value(problem, configs))
 
@@ -354,7 +356,7 @@ def too_few_gpus(problem: Problem) -> InfeasibleError:
     if not finite:
         return InfeasibleError("no plan exists", hint="see which `profiles` are allowed to each service")
     open_pools = merge_pools(problem.with_counts(finite)).problem
-    plan = ExactPlanner(watch=Deadline(2.0)).counts(open_pools)[0]
+    plan = ExactPlanner(deadline=Deadline(2.0)).counts(open_pools)[0]
     needed: dict[str, int] = {}
     for cut, n in zip(open_pools.cuts, plan.cuts, strict=True):
         name = open_pools.pools[cut.pool].name
@@ -387,7 +389,7 @@ class MetShares:
         return [problem.services[s].name for s in short]
 
 
-def plan_best_effort(problem: Problem, watch: Deadline, seed: int = 0) -> Plan:
+def plan_best_effort(problem: Problem, deadline: Deadline, seed: int = 0) -> Plan:
     """Return the plan that meets the most services by priority, and others as far as it can.
 
     Its objective and bound are those of meeting just these shares.
@@ -396,19 +398,19 @@ def plan_best_effort(problem: Problem, watch: Deadline, seed: int = 0) -> Plan:
         InfeasibleError: not a single service can be met even partly.
     """
     try:
-        return ExactPlanner(seed, watch).plan(problem)
+        return ExactPlanner(seed, deadline).plan(problem)
     except InfeasibleError:
-        return plan_what_fits(problem, watch, seed)
+        return plan_what_fits(problem, deadline, seed)
 
 
-def plan_what_fits(problem: Problem, watch: Deadline, seed: int = 0) -> Plan:
+def plan_what_fits(problem: Problem, deadline: Deadline, seed: int = 0) -> Plan:
     """Return the best-effort plan of a problem whose services cannot all be met.
 
     Raises:
         InfeasibleError: not a single service can be met even partly.
     """
-    planner = ExactPlanner(seed, watch)
-    shares = met_shares(problem, watch.share(0.5))
+    planner = ExactPlanner(seed, deadline)
+    shares = met_shares(problem, deadline.share(0.5))
     kept = [s for s, share in enumerate(shares.met) if share > 0.0]
     if not kept:
         raise InfeasibleError("no service can be met, not even partly", where="gpus", hint="raise `count`")
@@ -434,14 +436,14 @@ def _reduced(problem: Problem, s: int, share: float) -> Service:
     return replace(service, rate=service.rate * share, min_replicas=1, spread=1)
 
 
-def met_shares(problem: Problem, watch: Deadline) -> MetShares:
+def met_shares(problem: Problem, deadline: Deadline) -> MetShares:
     """Return how much of each service can be met with the GPUs there are."""
     if len(problem.services) <= PROGRAM_SERVICES:
-        return _by_program(problem, watch)
-    return _in_order(problem, watch)
+        return _by_program(problem, deadline)
+    return _in_order(problem, deadline)
 
 
-def _by_program(problem: Problem, watch: Deadline) -> MetShares:
+def _by_program(problem: Problem, deadline: Deadline) -> MetShares:
     """Meet the most services of the highest priority, then of the next, and so on; then the most of the others.
 
     The compact program with the rates made elastic: y[s] is 1 if the service is wholly met, f[s] its share.
@@ -467,7 +469,7 @@ def _by_program(problem: Problem, watch: Deadline) -> MetShares:
     for index, (first, level) in enumerate((first, level) for first in (met, share) for level in levels):
         mine = [s for s, service in enumerate(problem.services) if service.priority == level]
         columns, worth = first + np.array(mine, dtype=np.int32), np.ones(len(mine))
-        solution = gpus.program.maximise(columns, worth, watch.share(1.0 / (2 * len(levels) - index)))
+        solution = gpus.program.maximise(columns, worth, deadline.share(1.0 / (2 * len(levels) - index)))
         if not len(solution.columns):
             raise PartitaError("no plan was found in the time there was", hint="raise --time-limit")
         gpus.program.hold(columns, worth, -solution.value - 1e-6)
@@ -475,17 +477,17 @@ def _by_program(problem: Problem, watch: Deadline) -> MetShares:
     return MetShares(np.where(found > 1 - 1e-6, 1.0, np.floor(found * 1e6) / 1e6))
 
 
-def _in_order(problem: Problem, watch: Deadline) -> MetShares:
+def _in_order(problem: Problem, deadline: Deadline) -> MetShares:
     """Take services by priority, then by what they need, for as long as all taken can be met."""
     need = problem.rate / problem.throughput.max(axis=1)
     priority = np.array([service.priority for service in problem.services])
     order = np.lexsort((need, -priority))
     low, high = 0, len(order)
-    while low < high and not watch.over:
+    while low < high and not deadline.over:
         middle = (low + high + 1) // 2
         subset = problem.with_services(tuple(problem.services[s] for s in sorted(order[:middle])))
         try:
-            ExactPlanner(watch=watch.share(0.25)).counts(subset)
+            ExactPlanner(deadline=deadline.share(0.25)).counts(subset)
             low = middle
         except PartitaError:
             high = middle - 1

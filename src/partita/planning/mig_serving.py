@@ -33,10 +33,10 @@ class GreedyPlanner:
     """The fast algorithm of MIG-Serving (arXiv 2109.11067, section 5.2): one pass, no random numbers.
 
     Attributes:
-        watch: only counts the seconds; a pass has nothing to return before its end.
+        deadline: only counts the seconds; a pass has nothing to return before its end.
     """
 
-    watch: Deadline = field(default_factory=Deadline)
+    deadline: Deadline = field(default_factory=Deadline)
 
     def plan(self, problem: Problem) -> Plan:
         """Return the plan of one greedy pass.
@@ -46,7 +46,9 @@ class GreedyPlanner:
         """
         configs = greedy_configs(problem)
         bound = lower_bound(problem)
-        return assemble(problem, configs, lower_bound=bound, solver=Solver("greedy", 0, self.watch.seconds))
+        return assemble(
+            problem, configs, lower_bound=bound, solver=Solver("greedy", 0, self.deadline.seconds)
+        )
 
 
 def greedy_configs(problem: Problem) -> Counter[GpuConfig]:
@@ -117,12 +119,12 @@ class MctsPlanner:
     Its first roll-out is the greedy pass, so its plan is never worse than that one.
 
     Attributes:
-        iterations: roll-outs, if the watch is not over before.
+        iterations: roll-outs, if the time is not over before.
     """
 
     seed: int = 0
     iterations: int = 200
-    watch: Deadline = field(default_factory=Deadline)
+    deadline: Deadline = field(default_factory=Deadline)
 
     def __post_init__(self) -> None:
         if self.iterations < 1:
@@ -138,12 +140,12 @@ class MctsPlanner:
         """
         demand = ServiceDemand(problem)
         bound = lower_bound(problem)
-        search = TreeSearch(demand, random.Random(self.seed), self.watch)
+        search = TreeSearch(demand, random.Random(self.seed), self.deadline)
         configs = search.run(demand.start, gpus_left(problem, {}), self.iterations, bound)
         if configs is None:
             _, done = complete(demand, demand.start, gpus_left(problem, {}))
             raise short_of_gpus(problem, demand.unmet(done).tolist(), "mcts")
-        solver = Solver("mcts", self.seed, self.watch.seconds)
+        solver = Solver("mcts", self.seed, self.deadline.seconds)
         return assemble(problem, configs, lower_bound=bound, solver=solver)
 
 
@@ -164,10 +166,10 @@ class TreeSearch:
     Keeps the pool of good configurations that roll-outs pick from between runs, as it serves any later search.
     """
 
-    def __init__(self, demand: ServiceDemand, rng: random.Random, watch: Deadline) -> None:
+    def __init__(self, demand: ServiceDemand, rng: random.Random, deadline: Deadline) -> None:
         self._demand = demand
         self._random = rng
-        self._watch = watch
+        self._deadline = deadline
         self._pool: dict[bytes, list[GpuConfig]] = {}
 
     def run(
@@ -190,7 +192,7 @@ class TreeSearch:
         scale = max(self._cost(done, best)[0], 1e-9)
         root = _Node(done, left)
         for _ in range(iterations):
-            if self._watch.over or least[0] <= enough:
+            if self._deadline.over or least[0] <= enough:
                 break
             path, way = self._descend(root)
             configs = self._roll_out(path[-1], way)
@@ -230,7 +232,7 @@ class TreeSearch:
             kind = self._kind(node, missing)
             if kind not in self._pool:
                 self._pool[kind] = self._candidates(node, _POOL)
-            if not self._pool[kind] or self._watch.over:
+            if not self._pool[kind] or self._deadline.over:
                 return None
             config = self._random.choice(self._pool[kind])
             configs[config] += 1
@@ -295,7 +297,7 @@ class GeneticPlanner:
 
     Attributes:
         population: deployments kept from round to round.
-        rounds_without_gain: stops after so many rounds that found nothing better, or when the watch is over.
+        rounds_without_gain: stops after so many rounds that found nothing better, or when the time is over.
         iterations: tree search's roll-outs per crossover.
     """
 
@@ -303,7 +305,7 @@ class GeneticPlanner:
     population: int = 6
     rounds_without_gain: int = 10
     iterations: int = 3
-    watch: Deadline = field(default_factory=Deadline)
+    deadline: Deadline = field(default_factory=Deadline)
 
     def __post_init__(self) -> None:
         for name, least in (("population", 1), ("rounds_without_gain", 1), ("iterations", 0)):
@@ -318,7 +320,7 @@ class GeneticPlanner:
         """
         bound = lower_bound(problem)
         configs = _Evolution(self, problem).run(greedy_configs(problem), bound)
-        solver = Solver("genetic", self.seed, self.watch.seconds)
+        solver = Solver("genetic", self.seed, self.deadline.seconds)
         return assemble(problem, configs, lower_bound=bound, solver=solver)
 
 
@@ -337,16 +339,18 @@ class _Evolution:
         self._problem = problem
         self._demand = ServiceDemand(problem)
         self._random = random.Random(planner.seed)
-        self._search = TreeSearch(self._demand, self._random, planner.watch)
+        self._search = TreeSearch(self._demand, self._random, planner.deadline)
 
     def run(self, start: Counter[GpuConfig], bound: float) -> Counter[GpuConfig]:
         """Return the fittest deployment of all rounds."""
-        watch = self._planner.watch
+        deadline = self._planner.deadline
         elite = [start]
         best = self._fitness(start)
         idle = 0
-        while idle < self._planner.rounds_without_gain and not watch.over and not reached(best.cost, bound):
-            watch.tell(best.cost, bound)
+        while (
+            idle < self._planner.rounds_without_gain and not deadline.over and not reached(best.cost, bound)
+        ):
+            deadline.tell(best.cost, bound)
             elite = self._select([*elite, *self._offspring(elite)])
             fittest = self._fitness(elite[0])
             gained = fittest.cost < best.cost or fittest.wanting < best.wanting - _SPARE_GAIN
@@ -355,10 +359,10 @@ class _Evolution:
         return elite[0]
 
     def _offspring(self, elite: list[Counter[GpuConfig]]) -> list[Counter[GpuConfig]]:
-        """Return a mutated and crossed child per place in the population, fewer when the watch is over."""
+        """Return a mutated and crossed child per place in the population, fewer when the time is over."""
         children = []
         for place in range(self._planner.population):
-            if self._planner.watch.over:
+            if self._planner.deadline.over:
                 break
             children.append(self._cross(self._mutate(elite[place % len(elite)])))
         return children

@@ -60,13 +60,13 @@ class NodesResult:
     infeasible: bool
 
 
-def solve_on_nodes(merged: MergedPools, most: float, watch: Deadline, enough: float) -> NodesResult | None:
+def solve_on_nodes(merged: MergedPools, most: float, deadline: Deadline, enough: float) -> NodesResult | None:
     """Return the best plan with its nodes; None where the program would be too large to try.
 
     Args:
         merged: the problem.
         most: objective of a plan that is known, infinity for none.
-        watch: when to return the best so far.
+        deadline: when to return the best so far.
         enough: stop at a plan of this objective.
     """
     problem = merged.problem
@@ -79,7 +79,7 @@ def solve_on_nodes(merged: MergedPools, most: float, watch: Deadline, enough: fl
         made = _by_configs(problem, nodes)
     if made is None:
         return None
-    solution = made.program.solve(watch, enough=enough)
+    solution = made.program.solve(deadline, enough=enough)
     if not len(solution.columns):
         return NodesResult(None, solution.bound, solution.infeasible)
     placed = made.read(solution.columns)

@@ -67,7 +67,7 @@ class SharedResult:
 
 
 def solve_shared(
-    problem: Problem, start: Counter[GpuConfig], known: float, watch: Deadline, seed: int = 0
+    problem: Problem, start: Counter[GpuConfig], known: float, deadline: Deadline, seed: int = 0
 ) -> SharedResult:
     """Choose whole GPUs, each with at most `max_services_per_gpu` services.
 
@@ -85,16 +85,16 @@ def solve_shared(
         problem: one whose `max_services_per_gpu` is at most `MOST_SHARING`.
         start: configurations known to meet all services together.
         known: a bound of the objective that is proven already.
-        watch: when to return the best so far.
+        deadline: when to return the best so far.
         seed: of the choices between columns that are about as sure.
     """
     shapes = _Shapes.of(problem)
     pricing = _Pricing(problem, shapes)
     master = _ConfigMaster(problem)
     master.add(start)
-    prices, bound = _generate(master, pricing, watch.share(_PROVING), _ROUNDS, _CUT_ROUNDS)
+    prices, bound = _generate(master, pricing, deadline.share(_PROVING), _ROUNDS, _CUT_ROUNDS)
     least = max(known, round_up(bound, problem))
-    best = _Best(problem, least, watch)
+    best = _Best(problem, least, deadline)
     best.take(start)
     rng = random.Random(seed)
     fruitless = 0
@@ -102,11 +102,11 @@ def solve_shared(
         if best.done or fruitless == _PATIENCE:
             break
         before = best.value
-        best.take(_dive(problem, shapes, master, watch, rng if turn else None))
+        best.take(_dive(problem, shapes, master, deadline, rng if turn else None))
         if turn < len(_NEARLY) and not best.done:
             master.add(pricing.best(prices, *_NEARLY[turn])[0])
         if not best.done:
-            best.take(master.whole(least, watch.share(0.35)))
+            best.take(master.whole(least, deadline.share(0.35)))
         fruitless = 0 if best.value < before else fruitless + 1
     return SharedResult(best.configs, least)
 
@@ -114,10 +114,10 @@ def solve_shared(
 class _Best:
     """The best configurations found that the pools have GPUs for."""
 
-    def __init__(self, problem: Problem, least: float, watch: Deadline) -> None:
+    def __init__(self, problem: Problem, least: float, deadline: Deadline) -> None:
         self._problem = problem
         self._least = least
-        self._watch = watch
+        self._deadline = deadline
         self.configs: Counter[GpuConfig] | None = None
         self.value = INFINITY
 
@@ -129,43 +129,43 @@ class _Best:
         value = config_value(self._problem, found)
         if value < self.value - 1e-9:
             self.configs, self.value = found, value
-            self._watch.tell(value, self._least)
+            self._deadline.tell(value, self._least)
 
     @property
     def done(self) -> bool:
         """Whether nothing better is worth looking for."""
-        return self._watch.over or reached(self.value, self._least)
+        return self._deadline.over or reached(self.value, self._least)
 
 
 def _generate(
-    master: _ConfigMaster, pricing: _Pricing, watch: Deadline, rounds: int, cuts: int = 0
+    master: _ConfigMaster, pricing: _Pricing, deadline: Deadline, rounds: int, cuts: int = 0
 ) -> tuple[_ServicePrices, float]:
     """Add columns until none is worth more than its GPU; return the last prices and the bound they prove.
 
     Args:
         master: the program.
         pricing: finds columns.
-        watch: when to stop.
+        deadline: when to stop.
         rounds: of pricing at most.
         cuts: how often at most cuts are added when there are no more columns.
     """
     bound = -INFINITY
-    prices, value = master.solve(watch)
+    prices, value = master.solve(deadline)
     for _ in range(rounds):
         found, worth = pricing.best(prices, 1.0 + 1e-9, _KEPT)
         bound = max(bound, value / max(1.0, worth))
-        if watch.over:
+        if deadline.over:
             break
         if not master.add(found):
             if not cuts or not master.cut_off():
                 break
             cuts -= 1
-        prices, value = master.solve(watch)
+        prices, value = master.solve(deadline)
     return prices, bound
 
 
 def _dive(
-    problem: Problem, shapes: _Shapes, known: _ConfigMaster, watch: Deadline, rng: random.Random | None
+    problem: Problem, shapes: _Shapes, known: _ConfigMaster, deadline: Deadline, rng: random.Random | None
 ) -> Counter[GpuConfig] | None:
     """Take GPUs one after the other, those the linear program is surest of; None if time or GPUs run out.
 
@@ -173,18 +173,18 @@ def _dive(
         problem: what the plan is for.
         shapes: of its GPUs.
         known: whose columns are begun with; those that are found come to them.
-        watch: when to give up.
+        deadline: when to give up.
         rng: chooses between columns that are about as sure; None for the surest.
     """
     taken: Counter[GpuConfig] = Counter()
     columns = list(known.used())
     while (rest := _Remainder.of(problem, taken)) is not None:
-        if watch.over:
+        if deadline.over:
             return None
         master = _ConfigMaster(rest.problem)
         master.add(_alone(rest.problem))
         master.add(filter(None, map(rest.inside, columns)))
-        _generate(master, _Pricing(rest.problem, shapes), watch, _DIVE_ROUNDS)
+        _generate(master, _Pricing(rest.problem, shapes), deadline, _DIVE_ROUNDS)
         if master.overflow > 1e-6:
             return None
         weights = {rest.outside(config): weight for config, weight in master.used().items()}
@@ -506,10 +506,10 @@ class _ConfigMaster:
                 values[row] = float(cut.counted(np.array(given)))
         return np.array(list(values), dtype=np.int32), np.array(list(values.values()), dtype=np.float64)
 
-    def solve(self, watch: Deadline) -> tuple[_ServicePrices, float]:
+    def solve(self, deadline: Deadline) -> tuple[_ServicePrices, float]:
         """Return the prices and the value of the linear program."""
         self._program.make_continuous()
-        solution = self._program.solve(Deadline(max(watch.left, 1.0)))
+        solution = self._program.solve(Deadline(max(deadline.left, 1.0)))
         services = len(self._problem.services)
         self._weights = solution.columns
         self.overflow = float(solution.columns[: len(self._problem.pools)].sum())
@@ -547,10 +547,10 @@ class _ConfigMaster:
             self._cuts_of[chosen.service].append((chosen, row))
         return bool(found)
 
-    def whole(self, enough: float, watch: Deadline) -> Counter[GpuConfig] | None:
+    def whole(self, enough: float, deadline: Deadline) -> Counter[GpuConfig] | None:
         """Return the best whole numbers of GPUs over the columns; None if the pools have too few for any."""
         self._program.make_integer()
-        solution = self._program.solve(Deadline(max(watch.left, 1.0), watch.stop), enough=enough)
+        solution = self._program.solve(Deadline(max(deadline.left, 1.0), deadline.stop), enough=enough)
         if not len(solution.columns) or solution.columns[: len(self._problem.pools)].sum() > 0.5:
             return None
         taken = {config: round(solution.columns[column]) for config, column in self._configs.items()}

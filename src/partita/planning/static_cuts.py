@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 class WholePlanner:
     """Whole GPUs, one service each: 7/7 in figure 9 of the paper (arXiv 2109.11067), 4/4 on an A30."""
 
-    watch: Deadline = field(default_factory=Deadline)
+    deadline: Deadline = field(default_factory=Deadline)
 
     def plan(self, problem: Problem) -> Plan:
         """Return the plan.
@@ -32,7 +32,7 @@ class WholePlanner:
         Raises:
             InfeasibleError: a service cannot run so, or the GPUs do not suffice.
         """
-        return _planned(problem, whole_configs(problem), "whole", self.watch)
+        return _planned(problem, whole_configs(problem), "whole", self.deadline)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class OnesPlanner:
     A service that does not run on the smallest size gets GPUs cut into the smallest that it runs on.
     """
 
-    watch: Deadline = field(default_factory=Deadline)
+    deadline: Deadline = field(default_factory=Deadline)
 
     def plan(self, problem: Problem) -> Plan:
         """Return the plan.
@@ -50,14 +50,14 @@ class OnesPlanner:
         Raises:
             InfeasibleError: a service cannot run at all, or the GPUs do not suffice.
         """
-        return _planned(problem, ones_configs(problem), "ones", self.watch)
+        return _planned(problem, ones_configs(problem), "ones", self.deadline)
 
 
 @dataclass(frozen=True, slots=True)
 class MixPlanner:
     """The static cut 4-2-1, one service per GPU: MIX in figure 9 of the paper; 2-1-1 on an A30."""
 
-    watch: Deadline = field(default_factory=Deadline)
+    deadline: Deadline = field(default_factory=Deadline)
 
     def plan(self, problem: Problem) -> Plan:
         """Return the plan.
@@ -65,7 +65,7 @@ class MixPlanner:
         Raises:
             InfeasibleError: a service cannot run so, or the GPUs do not suffice.
         """
-        return _planned(problem, mix_configs(problem), "mix", self.watch)
+        return _planned(problem, mix_configs(problem), "mix", self.deadline)
 
 
 def whole_configs(problem: Problem) -> Counter[GpuConfig]:
@@ -86,9 +86,9 @@ def mix_configs(problem: Problem) -> Counter[GpuConfig]:
     return _one_service_each(problem, {7: (4, 2, 1), 4: (2, 1, 1)}, "mix")
 
 
-def _planned(problem: Problem, configs: Counter[GpuConfig], name: str, watch: Deadline) -> Plan:
+def _planned(problem: Problem, configs: Counter[GpuConfig], name: str, deadline: Deadline) -> Plan:
     bound = lower_bound(problem)
-    return assemble(problem, configs, lower_bound=bound, solver=Solver(name, 0, watch.seconds))
+    return assemble(problem, configs, lower_bound=bound, solver=Solver(name, 0, deadline.seconds))
 
 
 def _one_service_each(
