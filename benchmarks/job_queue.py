@@ -138,7 +138,7 @@ def _settle(service: QueueService) -> None:
 def _decision(service: QueueService, answers: Answers, rng: random.Random) -> float:
     """Time a decision on GPUs of which each has just lost a job, after an arrival; nothing is carried out."""
     answers(ME, _body(rng))
-    view = service.view()
+    view = service.scheduler_input()
     freed = []
     for host in view.hosts:
         placement = min(host.partition.busy, default=None)

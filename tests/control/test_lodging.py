@@ -188,11 +188,11 @@ def test_what_a_transition_wants_is_not_given_to_a_job_meanwhile(day: Day) -> No
     for _ in range(40):
         day.submit(10 * HOUR, 4.0)
     day.shared.wait(day.inner.clock.now() + 600.0)
-    running = len([job for job in day.queue.book.active.values() if job.state is JobState.RUNNING])
+    running = len([job for job in day.queue.table.active.values() if job.state is JobState.RUNNING])
     assert running == 21  # three GPUs of seven
     day.controller.reach(goal(HOURS[18], {"bert": 400.0, "resnet": 300.0}, HOURS[0].capacity()))
-    assert not [job for job in day.queue.book.active.values() if job.state is not JobState.WAITING]
-    assert {each.attempts[-1].verdict for each in day.queue.book.active.values() if each.attempts} == {
+    assert not [job for job in day.queue.table.active.values() if job.state is not JobState.WAITING]
+    assert {each.attempts[-1].verdict for each in day.queue.table.active.values() if each.attempts} == {
         AttemptVerdict.YIELDED
     }
     assert day.lodging.holds() == set()
@@ -202,8 +202,8 @@ def test_beside_a_job_that_has_to_go_no_other_begins_in_the_way(day: Day) -> Non
     day.controller.reach(goal(HOURS[0]))
     day.submit(10 * HOUR, 4.0)
     day.shared.wait(day.inner.clock.now() + 600.0)
-    assert [job.state for job in day.queue.book.active.values()] == [JobState.RUNNING]
+    assert [job.state for job in day.queue.table.active.values()] == [JobState.RUNNING]
     day.controller.reach(goal(HOURS[18], {"bert": 400.0, "resnet": 300.0}, HOURS[0].capacity()))
-    assert [[each.verdict for each in job.attempts] for job in day.queue.book.active.values()] == [
+    assert [[each.verdict for each in job.attempts] for job in day.queue.table.active.values()] == [
         [AttemptVerdict.YIELDED]
     ]

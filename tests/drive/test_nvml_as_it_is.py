@@ -17,7 +17,7 @@ from partita.drive.driver import FailedError, GpuLostError, InUseError, NoRoomEr
 from partita.drive.nvml import NvmlDriver, holders
 from partita.drive.nvml.devices import ListedProfile, models_here, with_nvml_figures
 from partita.jobs.memory.bounds import holds
-from partita.jobs.queue.scheduler import hosts
+from partita.jobs.queue.gpus import hosts
 from partita.mig import catalogue
 from partita.mig.catalogue import gpu_model, gpu_text, parse_gpu
 from partita.mig.layout import Placement, fault

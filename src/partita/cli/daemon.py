@@ -94,7 +94,7 @@ def daemon(
         stack.enter_context(controlling(folder))
         opened = stack.enter_context(open_driver(cluster, folder, lambda: simulated_gpus(simulate or ())))
         host = stack.enter_context(queue_host(opened, driver, folder, way))
-        note(f"serving on {folder / 'jobs'}; {len(host.service.book.active):,} jobs are there")
+        note(f"serving on {folder / 'jobs'}; {len(host.service.table.active):,} jobs are there")
         _loop(host, stop)
 
 

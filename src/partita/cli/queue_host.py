@@ -213,7 +213,7 @@ class QueueHost:
     def step(self, now: float) -> float:
         """Do what is due; return when it wants to be called next."""
         # Before the queue finds what has ended meanwhile: it ran until now as far as anybody knows.
-        due = self.energy.step(now, self.service.book.active.values(), self._services)
+        due = self.energy.step(now, self.service.table.active.values(), self._services)
         return min(due, self.service.step(now))
 
     def _services(self) -> tuple[Stay, ...]:
@@ -276,7 +276,7 @@ def shared_with_jobs(place: Workplace, name: DriverName, way: QueueWay) -> Itera
     with queue_host(lodging, name, state_folder(), way) as host:
         lodging.take_in(host.service, host.step, lambda: host.server.poll(0.0))
         shared.lodge(lodging)
-        note(f"jobs beside services; {len(host.service.book.active):,} jobs are there")
+        note(f"jobs beside services; {len(host.service.table.active):,} jobs are there")
         yield shared
 
 

@@ -121,7 +121,7 @@ class Lodging:
 
     def _ask(self) -> None:
         service = self._service
-        jobs = service.book.active.values() if service is not None else ()
+        jobs = service.table.active.values() if service is not None else ()
         going = [
             job
             for job in jobs
@@ -147,7 +147,7 @@ class Lodging:
 
     def _used(self) -> set[Place]:
         """Return the instances that jobs are in, or are about to be."""
-        jobs = self._service.book.active.values() if self._service is not None else ()
+        jobs = self._service.table.active.values() if self._service is not None else ()
         return {(job.attempt.gpu, job.attempt.placement) for job in jobs if job.state is not JobState.WAITING}
 
     def _collect(self) -> None:

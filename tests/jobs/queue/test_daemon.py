@@ -63,7 +63,7 @@ def test_a_job_larger_than_any_slice_waits_and_says_so(tmp_path: Path) -> None:
         world.until(lambda: bool(world.service.step(world.service.now)))
         job = world.submit("true", memory={"source": "declared", "lower": 0, "upper": 2**40})
         world.submit("true")
-        world.until(lambda: len(world.service.book.active) == 1)
+        world.until(lambda: len(world.service.table.active) == 1)
         assert "larger than any slice of the GPUs here" in world.reasons()[job]
 
 
@@ -254,7 +254,7 @@ def test_jobs_that_need_what_another_start_destroys_start_together(tmp_path: Pat
             world.submit("true", memory=small)
         world.finish()
         assert world.told == []
-        assert {len(job.attempts) for job in world.service.book.store.over(10)} == {1}
+        assert {len(job.attempts) for job in world.service.table.store.over(10)} == {1}
 
 
 def test_higher_priorities_go_first_and_are_not_overtaken(tmp_path: Path) -> None:

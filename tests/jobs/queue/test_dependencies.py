@@ -127,7 +127,7 @@ def test_a_cancelled_or_requeued_job_counts_when_it_is_over(tmp_path: Path) -> N
         assert (alone["state"], alone["over"]) == ("cancelled", True)
         world.ask("requeue", ids=[grandchild, child, parent])
         assert states(world, parent, child, grandchild) == ["waiting"] * 3
-        assert set(world.service.book.blocked) == {int(child), int(grandchild)}
+        assert set(world.service.table.blocked) == {int(child), int(grandchild)}
 
 
 FAR: dict[str, Any] = {"source": "declared", "lower": 0, "upper": 2**40}
@@ -138,7 +138,7 @@ def test_dependencies_outlive_the_daemon(tmp_path: Path) -> None:
         parent = world.submit("true")
         child = world.submit("true", after=[f"ok:{parent}"])
     with queue(tmp_path) as world:
-        assert set(world.service.book.blocked) == {int(child)}
+        assert set(world.service.table.blocked) == {int(child)}
         world.finish()
         assert states(world, parent, child) == ["done", "done"]
 
@@ -147,10 +147,10 @@ def test_large_arrays_wait_for_large_arrays(tmp_path: Path) -> None:
     with queue(tmp_path) as world:
         parent = world.submit("true", array="0-1999", memory=FAR)
         child = world.submit("true", array="0-1999", memory=FAR, after=[f"ok:{parent}"])
-        assert len(world.service.book.blocked) == 2000
+        assert len(world.service.table.blocked) == 2000
         world.ask("cancel", ids=[f"{parent}_7"])
-        assert len(world.service.book.waiting) == 1999
-        assert not world.service.book.blocked
+        assert len(world.service.table.waiting) == 1999
+        assert not world.service.table.blocked
         assert states(world, child) == ["cancelled"]
 
 

@@ -42,7 +42,7 @@ class Full(JobStore):
 
 
 def filled(world: World) -> Full:
-    store = world.service.book.store
+    store = world.service.table.store
     assert isinstance(store, Full)
     return store
 

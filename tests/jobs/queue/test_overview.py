@@ -49,11 +49,11 @@ def test_no_view_fails_while_jobs_start_and_end(tmp_path: Path) -> None:
         def looked() -> bool:
             nonlocal views
             # The newest of what is known, so that nothing is taken from an outlook of before.
-            world.service.book.changed()
+            world.service.table.changed()
             check(world.ask("queue"))
             world.service.predictions()  # of which a view would only leave out the starts
             views += 1
-            return not world.service.book.active
+            return not world.service.table.active
 
         world.until(looked)
         assert views > 40
@@ -104,7 +104,7 @@ def test_ones_own_jobs_alone_are_listed(tmp_path: Path) -> None:
 
 
 def rows(world: World) -> dict[str, dict[str, Any]]:
-    world.service.book.changed()
+    world.service.table.changed()
     world.ask("queue")
     return {row["id"]: row for row in world.ask("queue")["jobs"]}
 

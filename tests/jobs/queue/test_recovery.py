@@ -56,7 +56,7 @@ def populate(world: World) -> dict[str, str]:
     world.until_state(jobs["failed"], JobState.FAILED)
     world.until_state(jobs["done"], JobState.DONE)
     jobs["task"] = f"{world.submit('true', array='3-4')}_3"
-    world.until(lambda: len(world.service.book.active) == 1)
+    world.until(lambda: len(world.service.table.active) == 1)
     jobs["waiting"] = world.submit("sh", "-c", 'echo once >> "$0"', str(world.folder / "waiting"), memory=FAR)
     return jobs
 
@@ -70,7 +70,7 @@ def check_recovered(world: World, jobs: dict[str, str], *, waiting: bool) -> Non
     running = world.job(jobs["running"])
     assert (running.state, len(running.attempts), running.name) == (JobState.RUNNING, 1, "mine")
     assert running.asked.limit_s == 900
-    assert (jobs["waiting"] in {job.id for job in world.service.book.active.values()}) == waiting
+    assert (jobs["waiting"] in {job.id for job in world.service.table.active.values()}) == waiting
     (world.folder / "go").touch()
     world.until_state(jobs["running"], JobState.DONE)
     ends = {
@@ -133,7 +133,7 @@ def test_jobs_that_wait_are_read_from_a_damaged_store(tmp_path: Path) -> None:
     with queue(tmp_path, keep=True) as world:
         jobs = populate(world)
         many = world.submit("true", array="0-399", memory=FAR, name="x" * 60)
-        world.service.book.store.close()
+        world.service.table.store.close()
     path = store_of(tmp_path)
     data = bytearray(path.read_bytes())
     # A page in the middle of the tasks.
@@ -186,7 +186,7 @@ def test_a_store_that_was_put_back_from_a_backup_is_not_believed(tmp_path: Path)
     with queue(tmp_path, keep=True) as world:
         first = world.submit("sh", "-c", 'echo once >> "$0"', str(tmp_path / "first"))
         second = world.submit("sh", "-c", WAIT, str(tmp_path / "second"))
-        world.service.book.store.close()
+        world.service.table.store.close()
     backup = store_of(tmp_path).read_bytes()
     with queue(tmp_path, keep=True) as world:
         world.until_state(first, JobState.DONE)
@@ -284,7 +284,7 @@ def test_a_store_that_goes_while_it_is_open_is_told_and_nothing_is_taken_in(tmp_
 def small_store(path: Path) -> int:
     with queue(path, keep=True) as world:
         world.submit("true", array="0-9", memory=FAR)
-        world.service.book.store.close()
+        world.service.table.store.close()
     return store_of(path).stat().st_size
 
 

@@ -50,16 +50,16 @@ def test_what_ended_long_ago_is_forgotten_and_nothing_of_an_active_job_goes(tmp_
         active = world.submit("sh", "-c", "echo begun; while [ ! -e go ]; do sleep 0.05; done")
         world.until_state(old, JobState.DONE)
         world.until_state(active, JobState.RUNNING)
-        had = world.service.book.store.shares()
+        had = world.service.table.store.shares()
     age(tmp_path, 31)
     with queue(tmp_path, settings=settings(keep_s=30 * DAY)) as world:
         new = world.submit("true")
-        world.until(lambda: world.service.book.store.get(int(old)) is None and kept(world) == {active, new})
+        world.until(lambda: world.service.table.store.get(int(old)) is None and kept(world) == {active, new})
         assert world.job(active).state is JobState.RUNNING
         assert {job["id"] for job in world.ask("history")["jobs"]} <= {new}
         with pytest.raises(InputError, match="there is no job"):
             world.ask("log", ids=[old])
-        store = world.service.book.store
+        store = world.service.table.store
         assert store.shares().keys() == had.keys()
         with closing(sqlite3.connect(store.path)) as db:
             assert db.execute("SELECT count(*) FROM environments WHERE body LIKE '%OF%'").fetchone() == (0,)
@@ -108,7 +108,7 @@ def test_a_store_of_a_format_before_is_taken_over(tmp_path: Path, version: int) 
     with queue(tmp_path) as world:
         job = world.submit("true")
         world.until_state(job, JobState.DONE)
-        path = world.service.book.store.path
+        path = world.service.table.store.path
     with closing(sqlite3.connect(path)) as db:
         if version == 1:
             db.executescript("DROP INDEX jobs_environment; ALTER TABLE used DROP COLUMN at;")
@@ -116,5 +116,5 @@ def test_a_store_of_a_format_before_is_taken_over(tmp_path: Path, version: int) 
     assert QUEUE.version == 3
     with queue(tmp_path) as world:
         assert world.job(job).state is JobState.DONE
-        (share,) = world.service.book.store.shares().values()
+        (share,) = world.service.table.store.shares().values()
         assert abs(share.at - world.service.now) < 60.0

@@ -69,7 +69,7 @@ class World:
 
     def job(self, job: str) -> JobRecord:
         number = int(job)
-        found = self.service.book.active.get(number) or self.service.book.store.get(number)
+        found = self.service.table.active.get(number) or self.service.table.store.get(number)
         assert found is not None
         return found
 
@@ -77,7 +77,9 @@ class World:
         """Have the queue work until something holds."""
         end = time.monotonic() + PATIENCE_S
         while not holds():
-            assert time.monotonic() < end, f"never came to hold; told {self.told}, {self.service.book.active}"
+            assert time.monotonic() < end, (
+                f"never came to hold; told {self.told}, {self.service.table.active}"
+            )
             due = self.service.step(self.service.now)
             time.sleep(min(max(due - self.service.now, 0.0), 0.02))
 
@@ -86,7 +88,7 @@ class World:
         return self.job(job)
 
     def finish(self) -> None:
-        self.until(lambda: not self.service.book.active)
+        self.until(lambda: not self.service.table.active)
 
     def reasons(self) -> dict[str, str]:
         return {job["id"]: job["reason"] for job in self.ask("queue")["jobs"]}
@@ -167,10 +169,10 @@ def served(world: World) -> Iterator[World]:
 
 def end_all(world: World) -> None:
     """Cancel what is there, and wait for the processes to be gone."""
-    if world.service.book.active:
+    if world.service.table.active:
         ids = {
             str(job.array or job.number)
-            for job in world.service.book.active.values()
+            for job in world.service.table.active.values()
             if job.state not in OVER
         }
         world.ask("cancel", ids=sorted(ids))

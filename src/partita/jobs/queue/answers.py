@@ -196,14 +196,14 @@ def read_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
 MOST_IDS = 1000
 
 
-def find(book: JobTable, text: str) -> list[JobRecord]:
+def find(table: JobTable, text: str) -> list[JobRecord]:
     """Return the job of an id, or the tasks of an array.
 
     Raises:
         InputError: there is none.
     """
     wanted = parse_id(text)
-    found = book.tasks(wanted)
+    found = table.tasks(wanted)
     if not found:
         raise InputError(f"there is no job {text}", hint="`partita queue` and `partita history` list them")
     return found
@@ -293,14 +293,14 @@ class Answers:
                 "a priority above 0 puts a job before others' and is for root and the daemon's admins",
                 where="--priority",
             )
-        if len(self._service.book.active) + len(wanted.indices or (0,)) > MOST_WAITING:
+        if len(self._service.table.active) + len(wanted.indices or (0,)) > MOST_WAITING:
             raise InputError(f"the queue holds at most {MOST_WAITING:,} jobs that are not over")
         self._require_quota(who, len(wanted.indices or (0,)))
         asked = replace(wanted.asked, limit_s=self._limit(wanted.asked.limit_s))
         for each in wanted.after:
-            for job in find(self._service.book, str(each.job)):
+            for job in find(self._service.table, str(each.job)):
                 self._access.require(caller, job, "wait for it")
-        key = self._service.book.store.keep_environment(wanted.environment)
+        key = self._service.table.store.keep_environment(wanted.environment)
         family = family_of(who.uid, wanted.name, wanted.command)
 
         def make(first: int, now: float) -> list[JobRecord]:
@@ -312,7 +312,7 @@ class Answers:
             return [replace(job, number=first + i, array=first, index=index) for i, index in tasks]
 
         made = self._service.submit(make)
-        first = self._service.book.now(made[0])
+        first = self._service.table.now(made[0])
         return {"id": str(first.number), "tasks": len(made), "notes": self._notes(first, wanted)}
 
     def _require_quota(self, who: Submitter, more: int) -> None:
@@ -321,11 +321,11 @@ class Answers:
         Raises:
             InputError: it is refused.
         """
-        most, book = self._service.settings.most_waiting, self._service.book
+        most, table = self._service.settings.most_waiting, self._service.table
         if who.uid == 0:
             return
         waits = sum(
-            job.submitter.uid == who.uid for kind in (book.waiting, book.blocked) for job in kind.values()
+            job.submitter.uid == who.uid for kind in (table.waiting, table.blocked) for job in kind.values()
         )
         if waits + more > most:
             raise InputError(
@@ -352,7 +352,7 @@ class Answers:
         service = self._service
         if job.state is JobState.CANCELLED:
             return [f"it never starts: {job.why}"]
-        models = {host.model.name: host.model for host in service.sight.hosts}.values()
+        models = {host.model.name: host.model for host in service.gpus.hosts}.values()
         expected, largest = service.scheduler.expected(job), largest_slice(models)
         found = []
         if models and not any(fitting(model, expected, 0, largest) for model in models):
@@ -389,7 +389,7 @@ class Answers:
 
     def _of_user(self, caller: Caller, owner: object) -> list[JobRecord]:
         who = self._user(caller, owner)
-        return [job for job in self._service.book.active.values() if job.submitter.uid == who.uid]
+        return [job for job in self._service.table.active.values() if job.submitter.uid == who.uid]
 
     def _user(self, caller: Caller, owner: object) -> Submitter:
         """Return the user of that name, the caller without one.
@@ -445,7 +445,7 @@ class Answers:
     def _instances(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         """Say which job is on which instance: as much as the queue tells everybody."""
         del caller, body
-        return {"jobs": [row(job, open_to=False) for job in self._service.book.holding]}
+        return {"jobs": [row(job, open_to=False) for job in self._service.table.holding]}
 
     def _history(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
         if body.get("ids"):
@@ -456,7 +456,7 @@ class Answers:
         if before is not None and not isinstance(before, int):
             raise InputError("before is no number", where="before")
         uid = None if self._access.is_admin(caller) and not body.get("mine") else caller.uid
-        found = self._service.book.store.over(limit, before, uid)
+        found = self._service.table.store.over(limit, before, uid)
         return {
             "jobs": [whole(job, self._energy) for job in found],
             "before": found[-1].number if len(found) == limit else None,
@@ -469,7 +469,7 @@ class Answers:
         """Count the jobs that are not over, without looking at those that are: asked once a second."""
         del caller  # counts tell nothing that the queue does not
         wanted = {parse_id(text) for text in ids_of(body)}
-        active = self._service.book.active.values()
+        active = self._service.table.active.values()
         return {"pending": sum(not wanted.isdisjoint(names_of(job)) for job in active)}
 
     def _log(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -527,7 +527,7 @@ class Answers:
         if named:
             return own or named
         try:
-            jobs = find(self._service.book, text)
+            jobs = find(self._service.table, text)
         except InputError:
             raise InputError(
                 f"nothing is remembered of {text!r}, and it is no job",
@@ -542,7 +542,7 @@ class Answers:
 
     def _remembered(self, family: str) -> dict[str, Any]:
         service = self._service
-        models = {host.model.name: host.model for host in service.sight.hosts}.values()
+        models = {host.model.name: host.model for host in service.gpus.hosts}.values()
         name, command = shown_family(family)
         attempts, history = service.families.attempts(family), service.families.history(family)
         need = min(history.need(), largest_slice(models) or UNLIMITED)
@@ -558,12 +558,12 @@ class Answers:
         }
 
     def _now(self, job: JobRecord) -> dict[str, Any]:
-        now = self._service.book.now(job)
+        now = self._service.table.now(job)
         return {"id": now.id, "state": now.state.value, "over": now.state in OVER, "why": now.why}
 
     def _chosen(self, caller: Caller, body: Mapping[str, Any], what: str) -> list[JobRecord]:
         """Return the jobs that a request names, all of which the caller may see to."""
-        found = {job.number: job for text in ids_of(body) for job in find(self._service.book, text)}
+        found = {job.number: job for text in ids_of(body) for job in find(self._service.table, text)}
         for job in found.values():
             self._access.require(caller, job, what)
         return list(found.values())

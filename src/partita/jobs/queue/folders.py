@@ -79,6 +79,19 @@ class LastNumber:
                 os.close(handle)
 
 
+def make_parent(folder: Path) -> None:
+    """Make the folder of a job's attempts, which its user may pass through.
+
+    Raises:
+        PartitaError: it cannot be made.
+    """
+    try:
+        folder.parent.mkdir(exist_ok=True)
+        folder.parent.chmod(0o711)  # whatever the daemon's umask is
+    except OSError as error:
+        raise PartitaError(f"a job cannot be started: {error.strerror}", where=str(folder)) from error
+
+
 def make_folders(state: Path, *, shared: bool) -> Path:
     """Make the queue's folders and return the first.
 

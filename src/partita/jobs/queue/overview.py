@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from partita.errors import PartitaError
 from partita.jobs.partition import scattered
 from partita.jobs.queue.forecast import called, fitting, largest_slice
+from partita.jobs.queue.gpus import can_come_free
 from partita.jobs.queue.record import OVER, JobState, bounds_data, waits_for
-from partita.jobs.queue.scheduler import can_come_free
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -245,11 +245,11 @@ class Outlook:
     def __init__(self, service: QueueService) -> None:
         self._service = service
         began = time.monotonic()
-        self._version, self._hosts = service.book.version, service.sight.hosts
+        self._version, self._hosts = service.table.version, service.gpus.hosts
         self.predicted: dict[int, Prediction] = {}
         with suppress(PartitaError):  # who asks for the queue gets it, whatever becomes of its future
             self.predicted = service.predictions()
-        waiting = [*service.book.waiting.values(), *service.book.blocked.values()]
+        waiting = [*service.table.waiting.values(), *service.table.blocked.values()]
         waiting.sort(key=lambda job: (self._start(job), job.number))
         self.rank = {job.number: i for i, job in enumerate(waiting)}
         self.situation = self._look(waiting)
@@ -261,7 +261,7 @@ class Outlook:
         age, service = time.monotonic() - self._made, self._service
         if age <= self._fresh:
             return False
-        return age > OLD_S or self._version != service.book.version or self._hosts != service.sight.hosts
+        return age > OLD_S or self._version != service.table.version or self._hosts != service.gpus.hosts
 
     def _start(self, job: JobRecord) -> float:
         found = self.predicted.get(job.number)
@@ -269,10 +269,10 @@ class Outlook:
 
     def _look(self, waiting: Sequence[JobRecord]) -> Situation:
         service = self._service
-        hosts = service.sight.hosts
+        hosts = service.gpus.hosts
         models = {host.model.name: host.model for host in hosts}
         users = {job.submitter.name for job in waiting}
-        used = service.book.shares.at(service.now)
+        used = service.table.shares.at(service.now)
         return Situation(
             models=tuple(models.values()),
             discipline=service.discipline,
@@ -299,7 +299,7 @@ class Outlook:
     def _until(self, waiting: Sequence[JobRecord]) -> dict[str, str]:
         """Return, for each profile, when the first job that begins on it is expected to."""
         found: dict[str, str] = {}
-        models = {host.model.name: host.model for host in self._service.sight.hosts}.values()
+        models = {host.model.name: host.model for host in self._service.gpus.hosts}.values()
         largest = largest_slice(models)
         for job in waiting:
             prediction = self.predicted.get(job.number)
@@ -354,16 +354,16 @@ class Overview:
         """
         if self._outlook is None or self._outlook.stale():
             self._outlook = Outlook(self._service)
-        book, rank = self._service.book, self._outlook.rank
+        table, rank = self._service.table, self._outlook.rank
         last = len(rank)
-        waiting = [*book.waiting.values(), *book.blocked.values()]
+        waiting = [*table.waiting.values(), *table.blocked.values()]
         waiting.sort(key=lambda job: (rank.get(job.number, last), job.number))
-        holding = sorted(book.holding, key=lambda job: (_ORDER[job.state], job.number))
+        holding = sorted(table.holding, key=lambda job: (_ORDER[job.state], job.number))
         jobs = tuple(job for job in (*holding, *waiting) if uid is None or job.submitter.uid == uid)
         return QueueSnapshot(
-            f"{book.version}.{next(self._number)}",
+            f"{table.version}.{next(self._number)}",
             jobs,
-            book.counts(),
+            table.counts(),
             self._service.now,
             self._service.trouble,
             self._outlook,
@@ -391,7 +391,7 @@ class Overview:
     def _row(self, job: JobRecord, snapshot: QueueSnapshot, *, open_to: bool) -> dict[str, Any]:
         shown = row(job, open_to=open_to)
         expected = self._service.scheduler.expected(job)
-        if job.number not in self._service.book.active:
+        if job.number not in self._service.table.active:
             self._service.scheduler.forget(job)
         shown["memory_bytes"] = expected.need or None
         if job.state is JobState.WAITING:

@@ -11,8 +11,8 @@ from partita.jobs.memory.bounds import MIB
 from partita.jobs.queue.endings import stopping
 from partita.jobs.queue.folders import LastNumber, Retention, write_wish
 from partita.jobs.queue.forecast import Families
-from partita.jobs.queue.hands import Hands
-from partita.jobs.queue.loop import GpuView, Problems, QueueLoop, Runs, Starts
+from partita.jobs.queue.gpus import GpuView
+from partita.jobs.queue.loop import Problems, QueueLoop
 from partita.jobs.queue.record import OVER, AttemptVerdict, JobRecord, JobState
 from partita.jobs.queue.scheduler import Scheduler
 from partita.jobs.queue.table import HALF_LIFE_S, JobTable
@@ -97,8 +97,8 @@ class QueueService:
 
     Attributes:
         settings: how it is run.
-        book: the jobs that are not over; for reading.
-        sight: the GPUs as they were last seen; for reading.
+        table: the jobs that are not over; for reading.
+        gpus: the GPUs as they were last seen; for reading.
         scheduler: knows what is expected of jobs.
         families: what is remembered of earlier jobs; for reading.
     """
@@ -115,10 +115,10 @@ class QueueService:
         tell: Callable[[str], None] = lambda _: None,
     ) -> None:
         self.settings, self._folder = settings or QueueSettings(), folder
-        self._faults, hands = Problems(tell), Hands(driver)
-        self.families = families = Families(store.forgotten())
-        self.scheduler = Scheduler(self.settings.discipline, families)
-        self.book = JobTable(
+        self._problems = Problems(tell)
+        self.families = Families(store.forgotten())
+        self.scheduler = Scheduler(self.settings.discipline, self.families)
+        self.table = JobTable(
             store,
             self.scheduler.forget,
             now=driver.clock.now(),
@@ -126,42 +126,28 @@ class QueueService:
             mark=LastNumber(folder.parent),
             given=given,
         )
-        self.sight = GpuView(driver, self.book)
-        for job in (*reversed(store.over(REMEMBERED_JOBS)), *self.book.active.values()):
+        self.gpus = GpuView(driver, self.table)
+        for job in (*reversed(store.over(REMEMBERED_JOBS)), *self.table.active.values()):
             for attempt in job.attempts:
-                families.add(job, attempt)
-        world = (self.book, self.sight, runner)
-        starts = Starts(
-            *world,
-            hands=hands,
-            faults=self._faults,
+                self.families.add(job, attempt)
+        self.table.settle()
+        self._loop = QueueLoop(
+            driver,
+            runner,
+            table=self.table,
+            gpus=self.gpus,
+            scheduler=self.scheduler,
+            families=self.families,
+            problems=self._problems,
+            retention=Retention(store, folder, self.settings),
             folder_of=self.folder_of,
             settings=self.settings,
-        )
-        self._runs = Runs(
-            *world,
-            scheduler=self.scheduler,
-            families=families,
-            faults=self._faults,
-            folder_of=self.folder_of,
-        )
-        self.book.settle()
-        self._loop = QueueLoop(
-            book=self.book,
-            sight=self.sight,
-            hands=hands,
-            starts=starts,
-            runs=self._runs,
-            scheduler=self.scheduler,
-            faults=self._faults,
-            retention=Retention(store, folder, self.settings),
-            pace=self.settings.pace,
         )
 
     @property
     def now(self) -> float:
         """The time on the cluster's clock."""
-        return self.sight.now
+        return self.gpus.now
 
     @property
     def discipline(self) -> str:
@@ -171,7 +157,7 @@ class QueueService:
     @property
     def trouble(self) -> str | None:
         """What is wrong at the moment; None if nothing is."""
-        return self._faults.told or self.sight.resting.why(self.now)
+        return self._problems.told or self.gpus.resting.why(self.now)
 
     def folder_of(self, job: JobRecord, number: int) -> Path:
         """Return the folder of an attempt."""
@@ -186,7 +172,7 @@ class QueueService:
         Raises:
             StoreError: they could not be written, and are not in the queue.
         """
-        return self.book.add(lambda first: jobs(first, self.now))
+        return self.table.add(lambda first: jobs(first, self.now))
 
     def cancel(self, chosen: Iterable[JobRecord]) -> StoreError | None:
         """Have jobs end for good, whatever they are doing, also where nothing can be written.
@@ -197,13 +183,13 @@ class QueueService:
             Why it could not be written yet; None if it was.
         """
         changed = self._stopping(chosen, AttemptVerdict.CANCELLED, None)
-        error = self.book.insist(changed)
+        error = self.table.insist(changed)
         self._write_wishes(changed, AttemptVerdict.CANCELLED)
         if error is not None:
             asked = [
                 job for job in changed if job.state is JobState.STOPPING and job.attempt.device is not None
             ]
-            self._faults.each(asked, self._runs.stop)
+            self._problems.each(asked, self._loop.stop)
         self._loop.look_soon()
         return error
 
@@ -218,7 +204,7 @@ class QueueService:
         Raises:
             StoreError: it could not be written; nothing was stopped.
         """
-        self.book.save(self._stopping(chosen, wish, why))
+        self.table.save(self._stopping(chosen, wish, why))
         self._loop.look_soon()
 
     def _stopping(
@@ -240,7 +226,7 @@ class QueueService:
                 changed.append(replace(job.to(JobState.WAITING), tries=0))
             elif (asked := stopping(job, AttemptVerdict.REQUEUED, None)) is not None:
                 changed.append(asked)
-        self.book.save(changed)
+        self.table.save(changed)
         self._write_wishes(changed, AttemptVerdict.REQUEUED)
         self._loop.look_soon()
 
@@ -257,10 +243,10 @@ class QueueService:
             StoreError: it could not be written; nothing is forgotten.
         """
         chosen, now = list(families), self.now
-        self.book.store.forget_families(chosen, now)
+        self.table.store.forget_families(chosen, now)
         for family in chosen:
             self.families.forget(family, now)
-        self.book.changed()
+        self.table.changed()
 
     def step(self, now: float) -> float:
         """Do what is due, and return when it wants to be called next.
@@ -271,19 +257,17 @@ class QueueService:
 
     def predictions(self) -> dict[int, Prediction]:
         """Return when waiting jobs are expected to start."""
-        return self.scheduler.predict(self.view())
+        return self.scheduler.predict(self.scheduler_input())
 
-    def view(self) -> SchedulerInput:
+    def scheduler_input(self) -> SchedulerInput:
         """Return what the scheduler looks at."""
-        return self._loop.view(self.now)
+        return self._loop.scheduler_input(self.now)
 
     def _as_they_are(self, chosen: Iterable[JobRecord]) -> list[JobRecord]:
         """Return jobs as they are now: what ended by itself a moment ago is not taken for stopped."""
         jobs = list(chosen)
-        now = self.now
-        running = [job for job in jobs if job.state is JobState.RUNNING]
         with suppress(
             StoreError
         ):  # what could not be written is found again, and is no reason to stop nobody
-            self._faults.each(running, lambda job: self._runs.look(job, now))
-        return [self.book.now(job) for job in jobs]
+            self._loop.look_now(job for job in jobs if job.state is JobState.RUNNING)
+        return [self.table.now(job) for job in jobs]
