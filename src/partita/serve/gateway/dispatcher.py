@@ -167,11 +167,25 @@ class Dispatcher:
         del self._running[number]
         good = True
         for query, answer in zip(batch.queries, answers, strict=True):
-            good &= answer.error is None or answer.invalid
-            if query is not None:
-                self.in_flight -= 1
-                query.runs -= 1
-                self._answered(query, answer, batch, (seconds, now), decisions)
+            failed = answer.error is not None and not answer.invalid
+            good = good and not failed
+            if query is None:
+                continue
+            self.in_flight -= 1
+            query.runs -= 1
+            if query.state == ENDED:
+                continue
+            query.seconds = seconds
+            if failed:
+                if query.state == RUNNING and not query.runs:
+                    self._retry(query, worker, now, decisions, answer)
+                continue
+            worker.answered += answer.error is None
+            waits = query.state == QUEUED
+            self._end(query, decisions, _ANSWERED if answer.error is None else _INVALID, answer=answer)
+            if waits:  # for its second try, which it no longer needs
+                self._router.removed(query)
+            query.worker = worker
         if self._health.done(batch, now - batch.begun, now, good=good):
             self._mark_unready(worker, UnreadyReason.RESTING, now, decisions)
         if batch.stuck and not any(each.stuck for each in worker.running.values()):
@@ -180,34 +194,6 @@ class Dispatcher:
             self._router.freed(worker)
         self._start(now, decisions)
         return decisions
-
-    def _answered(
-        self,
-        query: PendingQuery,
-        answer: Answer,
-        batch: Batch,
-        took: tuple[float, float],
-        decisions: Decisions,
-    ) -> None:
-        if query.state == ENDED:
-            return
-        seconds, now = took
-        query.seconds = seconds
-        if answer.error is not None and not answer.invalid:
-            if query.state == RUNNING and not query.runs:
-                self._retry(query, batch.worker, now, decisions, answer)
-            return
-        batch.worker.answered += answer.error is None
-        waits = query.state == QUEUED
-        self._end(
-            query,
-            decisions,
-            _ANSWERED if answer.error is None else _INVALID,
-            answer=answer,
-        )
-        if waits:  # for its second try, which it no longer needs
-            self._router.removed(query)
-        query.worker = batch.worker
 
     def _retry(
         self,
