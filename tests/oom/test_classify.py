@@ -25,11 +25,11 @@ def test_every_text_is_heard_alike_on_every_driver(row):
     assert (found.verdict, found.sure) == right
     real = OomDetector(ours=False)
     real.hear(row["text"].encode())
-    assert real.out_of_memory(row["exit"]) is (row["want"] == "oom")
+    assert (real.ending(row["exit"]).verdict == OUT_OF_MEMORY) is (row["want"] == "oom")
     simulated = OomDetector(ours=True)
     simulated.hear(row["text"].encode())
     # There the host's memory stands for the slice's, and a process that dies of it has run out.
-    if simulated.out_of_memory(row["exit"]) is not (row["want"] == "oom"):
+    if (simulated.ending(row["exit"]).verdict == OUT_OF_MEMORY) is not (row["want"] == "oom"):
         assert simulated.ending(row["exit"]).why == "out of the memory that stands for the slice's"
 
 

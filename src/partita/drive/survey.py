@@ -27,6 +27,11 @@ if TYPE_CHECKING:
     from partita.drive.nvml.devices import NvmlDevice, UnusableGpu
 
 
+NVIDIA = "0x10de"
+_DISPLAY = "0x03"
+DRIVER_FOR_ALL_PROFILES = 525
+
+
 class Level(StrEnum):
     """How much a finding matters: fine as it is, good to know, or in the way of using the GPUs there are."""
 
@@ -50,37 +55,6 @@ class Finding:
     hint: str | None = None
 
 
-NVIDIA = "0x10de"
-_DISPLAY = "0x03"
-_STOP_PLUGIN = "keep it off this node: `kubectl label node NODE nvidia.com/gpu.deploy.device-plugin=false`"
-
-# Programs that cut GPUs, or hold them so that they cannot be cut, by the name of their executable.
-_PROGRAMS: dict[str, tuple[str, str | None]] = {
-    "nvidia-mig-manager": (
-        "cuts GPUs as a node's label says",
-        "`sudo systemctl disable --now nvidia-mig-manager`",
-    ),
-    "nvidia-mig-parted": ("cuts GPUs to a config", "let it end, and do not run it on GPUs that Partita has"),
-    "nvidia-device-plugin": ("hands MIG devices to pods, and reads them only at its start", _STOP_PLUGIN),
-    "gpu-kubelet-plugin": (
-        "cuts GPUs for Kubernetes' resource claims",
-        "keep its claims off this node's GPUs",
-    ),
-    "gpu-feature-discovery": ("labels the node by its MIG devices", None),
-    "nv-hostengine": ("DCGM: watches GPUs; MIG mode cannot be turned on meanwhile", None),
-    "dcgm-exporter": ("DCGM: watches GPUs; MIG mode cannot be turned on meanwhile", None),
-    "nvidia-cuda-mps-control": ("MPS: shares GPUs between processes", None),
-    "kubelet": ("Kubernetes' agent: its pods may use the GPUs", None),
-    "slurmd": ("Slurm's agent: its jobs may use the GPUs", None),
-}
-_FILES = {
-    "etc/nvidia-mig-manager": "nvidia-mig-manager",
-    "etc/systemd/system/nvidia-mig-manager.service": "nvidia-mig-manager",
-    "usr/lib/systemd/system/nvidia-mig-manager.service": "nvidia-mig-manager",
-    "lib/systemd/system/nvidia-mig-manager.service": "nvidia-mig-manager",
-}
-
-
 @dataclass(frozen=True, slots=True)
 class Manager:
     """A program that has a hand in the GPUs.
@@ -94,96 +68,6 @@ class Manager:
     name: str
     does: str
     evidence: str
-
-
-def pci_gpus(root: Path) -> int:
-    """Return how many NVIDIA GPUs are on the PCI bus, with or without a driver."""
-    found = 0
-    for device in (root / "sys/bus/pci/devices").glob("*"):
-        with suppress(OSError):
-            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
-            found += vendor == NVIDIA and kind.startswith(_DISPLAY)
-    return found
-
-
-def managers(root: Path, environ: Mapping[str, str]) -> tuple[Manager, ...]:
-    """Return who else has a hand in the GPUs: running programs, installed services, an orchestrator."""
-    running = dict(_programs(root))
-    found = [Manager(name, _PROGRAMS[name][0], f"process {pid}") for name, pid in sorted(running.items())]
-    for path, name in _FILES.items():
-        if name not in running and (root / path).exists():
-            found.append(
-                Manager(name, f"installed, not running; when it runs it {_PROGRAMS[name][0]}", f"/{path}")
-            )
-    if "KUBERNETES_SERVICE_HOST" in environ:
-        found.append(
-            Manager("kubernetes", "this is a pod; others on the node may cut GPUs", "KUBERNETES_SERVICE_HOST")
-        )
-    return tuple(found)
-
-
-def manager_findings(found: tuple[Manager, ...]) -> Iterator[Finding]:
-    """Return a note for each program that changes GPUs behind our back, with the way to keep it off."""
-    for each in found:
-        hint = _PROGRAMS.get(each.name, ("", None))[1]
-        if hint is not None:
-            yield Finding(
-                Level.NOTE, f"{each.name} has a hand in GPUs here: {each.does}", each.evidence, hint
-            )
-
-
-def fabric_findings(root: Path) -> Iterator[Finding]:
-    """Return a fault if there are NVSwitches and their fabric manager does not run: CUDA does not start then."""
-    switches = list((root / "dev").glob("nvidia-nvswitch*")) if (root / "dev").is_dir() else []
-    if switches and "nv-fabricmanager" not in _names(root).values():
-        yield Finding(
-            Level.MEND,
-            "the fabric manager does not run, so CUDA does not start on GPUs behind NVSwitches",
-            hint="`sudo systemctl enable --now nvidia-fabricmanager`, of the driver's own version",
-        )
-
-
-def permission_findings(root: Path, *, root_user: bool) -> Iterator[Finding]:
-    """Return a fault if this user cannot cut GPUs.
-
-    Access is by the capability `mig/config`: read access to its device file (NVIDIA MIG User Guide, "Device
-    Nodes and Capabilities").
-    """
-    if root_user:
-        return
-    node = _capability(root)
-    if node is None or not os.access(root / node, os.R_OK):
-        allow = f", or once: `sudo setfacl -m u:$USER:r /{node}`" if node else ""
-        yield Finding(
-            Level.MEND, "this user may look at GPUs but not cut them", hint=f"run it with `sudo -E`{allow}"
-        )
-
-
-def _capability(root: Path) -> str | None:
-    try:
-        text = (root / "proc/driver/nvidia/capabilities/mig/config").read_text()
-    except OSError:
-        return None
-    minor = dict(line.split(":", 1) for line in text.splitlines() if ":" in line).get("DeviceFileMinor")
-    return f"dev/nvidia-caps/nvidia-cap{minor.strip()}" if minor else None
-
-
-def _programs(root: Path) -> Iterator[tuple[str, int]]:
-    for pid, name in _names(root).items():
-        if name in _PROGRAMS:
-            yield name, pid
-
-
-def _names(root: Path) -> dict[int, str]:
-    found = {}
-    for folder in (root / "proc").glob("[0-9]*"):
-        with suppress(OSError):
-            first = (folder / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
-            found[int(folder.name)] = first.rpartition("/")[2]
-    return found
-
-
-DRIVER_FOR_ALL_PROFILES = 525
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +93,109 @@ class RealGpu:
     instances: tuple[ObservedInstance, ...] | None = ()
     origin: str | None = None
     left_out: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What this host can do with GPUs.
+
+    Attributes:
+        driver: version of NVIDIA's driver; None without one.
+        state: the state folder.
+        simulated: the simulated cluster; None if there is none, or it cannot be read.
+    """
+
+    driver: str | None
+    gpus: tuple[RealGpu, ...]
+    managers: tuple[Manager, ...]
+    state: Path
+    simulated: Observation | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def mend(self) -> bool:
+        """Whether something is in the way of using what there is."""
+        return any(each.level is Level.MEND for each in self.findings)
+
+
+def survey(state: Path, *, root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> Report:
+    """Look at this host and change nothing.
+
+    Args:
+        state: the state folder; need not be there.
+        root: where the host's files are.
+        environ: variables; the process's own where left out.
+    """
+    real, missing = _real(state, root)
+    others = managers(root, os.environ if environ is None else environ)
+    simulated, raising_driver_errors = _simulated(state)
+    findings: list[Finding] = [*missing]
+    if real is not None:
+        findings += [*real.findings, *fabric_findings(root)]
+        if any(gpu.model for gpu in real.gpus):
+            findings += permission_findings(root, root_user=os.geteuid() == 0)
+    findings += [*manager_findings(others), *_state_findings(state), *raising_driver_errors]
+    driver, gpus = (real.driver, real.gpus) if real else (None, ())
+    return Report(driver, gpus, others, state, simulated, tuple(findings))
+
+
+def _real(state: Path, root: Path) -> tuple[RealHost | None, list[Finding]]:
+    try:
+        found = real_host(state)
+    except DriveError as error:
+        present = pci_gpus(root)
+        if present:
+            what = f"{present} NVIDIA GPUs are here and cannot be used: {error.what}"
+            return None, [Finding(Level.MEND, what, hint=error.hint)]
+        if not absent(error):
+            # Its driver is here all the same, as in a container that shows no PCI devices.
+            return None, [
+                Finding(Level.MEND, f"NVIDIA's driver does not answer: {error.what}", hint=error.hint)
+            ]
+        note = "no NVIDIA GPU on this host; planning and the simulated cluster need none"
+        return None, [Finding(Level.NOTE, note)]
+    if not found.gpus:
+        return found, [
+            Finding(Level.NOTE, "NVIDIA's driver is here and sees no GPU", hint="`lspci -d 10de:`")
+        ]
+    return found, list(_unseen(pci_gpus(root), len(found.gpus)))
+
+
+def _unseen(on_bus: int, seen: int) -> Iterator[Finding]:
+    if on_bus > seen:
+        yield Finding(
+            Level.NOTE,
+            f"{on_bus} NVIDIA GPUs are on the PCI bus, and the driver shows {seen}",
+            hint="as it should be in a container that is given some of them; elsewhere look for Xid errors with "
+            "`dmesg | grep -i xid`, and for GPUs bound to another driver with `lspci -k -d 10de:`",
+        )
+
+
+def _simulated(state: Path) -> tuple[Observation | None, list[Finding]]:
+    path = state / CLUSTER
+    if not path.exists():
+        return None, [Finding(Level.NOTE, "there is no simulated cluster", str(path))]
+    try:
+        driver = SimulatedDriver(path, SimulatedClock())
+        seen = driver.observe()
+        driver.close()
+    except DriveError as error:
+        return None, [Finding(Level.MEND, error.what, str(path), f"move it away: `mv {path} {path}.broken`")]
+    lost = sum(gpu.lost for gpu in seen.gpus)
+    raising_driver_errors = f"the simulated cluster has {len(seen.gpus)} GPUs" + (
+        f", {lost} of them lost" if lost else ""
+    )
+    return seen, [Finding(Level.OK, raising_driver_errors, str(path))]
+
+
+def _state_findings(state: Path) -> Iterator[Finding]:
+    if state.exists() and not (state.is_dir() and os.access(state, os.W_OK | os.X_OK)):
+        yield Finding(
+            Level.MEND,
+            "the state folder cannot be written to",
+            str(state),
+            "set PARTITA_STATE to a folder of yours",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,104 +336,110 @@ def _mig_findings(gpus: list[RealGpu]) -> Iterator[Finding]:
             yield Finding(level, "MIG mode is off", where, turn_on)
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What this host can do with GPUs.
-
-    Attributes:
-        driver: version of NVIDIA's driver; None without one.
-        state: the state folder.
-        simulated: the simulated cluster; None if there is none, or it cannot be read.
-    """
-
-    driver: str | None
-    gpus: tuple[RealGpu, ...]
-    managers: tuple[Manager, ...]
-    state: Path
-    simulated: Observation | None
-    findings: tuple[Finding, ...]
-
-    @property
-    def mend(self) -> bool:
-        """Whether something is in the way of using what there is."""
-        return any(each.level is Level.MEND for each in self.findings)
-
-
-def survey(state: Path, *, root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> Report:
-    """Look at this host and change nothing.
-
-    Args:
-        state: the state folder; need not be there.
-        root: where the host's files are.
-        environ: variables; the process's own where left out.
-    """
-    real, missing = _real(state, root)
-    others = managers(root, os.environ if environ is None else environ)
-    simulated, raising_driver_errors = _simulated(state)
-    findings: list[Finding] = [*missing]
-    if real is not None:
-        findings += [*real.findings, *fabric_findings(root)]
-        if any(gpu.model for gpu in real.gpus):
-            findings += permission_findings(root, root_user=os.geteuid() == 0)
-    findings += [*manager_findings(others), *_state_findings(state), *raising_driver_errors]
-    driver, gpus = (real.driver, real.gpus) if real else (None, ())
-    return Report(driver, gpus, others, state, simulated, tuple(findings))
+_STOP_PLUGIN = "keep it off this node: `kubectl label node NODE nvidia.com/gpu.deploy.device-plugin=false`"
+# Programs that cut GPUs, or hold them so that they cannot be cut, by the name of their executable.
+_PROGRAMS: dict[str, tuple[str, str | None]] = {
+    "nvidia-mig-manager": (
+        "cuts GPUs as a node's label says",
+        "`sudo systemctl disable --now nvidia-mig-manager`",
+    ),
+    "nvidia-mig-parted": ("cuts GPUs to a config", "let it end, and do not run it on GPUs that Partita has"),
+    "nvidia-device-plugin": ("hands MIG devices to pods, and reads them only at its start", _STOP_PLUGIN),
+    "gpu-kubelet-plugin": (
+        "cuts GPUs for Kubernetes' resource claims",
+        "keep its claims off this node's GPUs",
+    ),
+    "gpu-feature-discovery": ("labels the node by its MIG devices", None),
+    "nv-hostengine": ("DCGM: watches GPUs; MIG mode cannot be turned on meanwhile", None),
+    "dcgm-exporter": ("DCGM: watches GPUs; MIG mode cannot be turned on meanwhile", None),
+    "nvidia-cuda-mps-control": ("MPS: shares GPUs between processes", None),
+    "kubelet": ("Kubernetes' agent: its pods may use the GPUs", None),
+    "slurmd": ("Slurm's agent: its jobs may use the GPUs", None),
+}
+_FILES = {
+    "etc/nvidia-mig-manager": "nvidia-mig-manager",
+    "etc/systemd/system/nvidia-mig-manager.service": "nvidia-mig-manager",
+    "usr/lib/systemd/system/nvidia-mig-manager.service": "nvidia-mig-manager",
+    "lib/systemd/system/nvidia-mig-manager.service": "nvidia-mig-manager",
+}
 
 
-def _real(state: Path, root: Path) -> tuple[RealHost | None, list[Finding]]:
-    try:
-        found = real_host(state)
-    except DriveError as error:
-        present = pci_gpus(root)
-        if present:
-            what = f"{present} NVIDIA GPUs are here and cannot be used: {error.what}"
-            return None, [Finding(Level.MEND, what, hint=error.hint)]
-        if not absent(error):
-            # Its driver is here all the same, as in a container that shows no PCI devices.
-            return None, [
-                Finding(Level.MEND, f"NVIDIA's driver does not answer: {error.what}", hint=error.hint)
-            ]
-        note = "no NVIDIA GPU on this host; planning and the simulated cluster need none"
-        return None, [Finding(Level.NOTE, note)]
-    if not found.gpus:
-        return found, [
-            Finding(Level.NOTE, "NVIDIA's driver is here and sees no GPU", hint="`lspci -d 10de:`")
-        ]
-    return found, list(_unseen(pci_gpus(root), len(found.gpus)))
+def pci_gpus(root: Path) -> int:
+    """Return how many NVIDIA GPUs are on the PCI bus, with or without a driver."""
+    found = 0
+    for device in (root / "sys/bus/pci/devices").glob("*"):
+        with suppress(OSError):
+            vendor, kind = ((device / name).read_text().strip() for name in ("vendor", "class"))
+            found += vendor == NVIDIA and kind.startswith(_DISPLAY)
+    return found
 
 
-def _unseen(on_bus: int, seen: int) -> Iterator[Finding]:
-    if on_bus > seen:
-        yield Finding(
-            Level.NOTE,
-            f"{on_bus} NVIDIA GPUs are on the PCI bus, and the driver shows {seen}",
-            hint="as it should be in a container that is given some of them; elsewhere look for Xid errors with "
-            "`dmesg | grep -i xid`, and for GPUs bound to another driver with `lspci -k -d 10de:`",
+def managers(root: Path, environ: Mapping[str, str]) -> tuple[Manager, ...]:
+    """Return who else has a hand in the GPUs: running programs, installed services, an orchestrator."""
+    running = {name: pid for pid, name in _names(root).items() if name in _PROGRAMS}
+    found = [Manager(name, _PROGRAMS[name][0], f"process {pid}") for name, pid in sorted(running.items())]
+    for path, name in _FILES.items():
+        if name not in running and (root / path).exists():
+            found.append(
+                Manager(name, f"installed, not running; when it runs it {_PROGRAMS[name][0]}", f"/{path}")
+            )
+    if "KUBERNETES_SERVICE_HOST" in environ:
+        found.append(
+            Manager("kubernetes", "this is a pod; others on the node may cut GPUs", "KUBERNETES_SERVICE_HOST")
         )
+    return tuple(found)
 
 
-def _simulated(state: Path) -> tuple[Observation | None, list[Finding]]:
-    path = state / CLUSTER
-    if not path.exists():
-        return None, [Finding(Level.NOTE, "there is no simulated cluster", str(path))]
-    try:
-        driver = SimulatedDriver(path, SimulatedClock())
-        seen = driver.observe()
-        driver.close()
-    except DriveError as error:
-        return None, [Finding(Level.MEND, error.what, str(path), f"move it away: `mv {path} {path}.broken`")]
-    lost = sum(gpu.lost for gpu in seen.gpus)
-    raising_driver_errors = f"the simulated cluster has {len(seen.gpus)} GPUs" + (
-        f", {lost} of them lost" if lost else ""
-    )
-    return seen, [Finding(Level.OK, raising_driver_errors, str(path))]
+def manager_findings(found: tuple[Manager, ...]) -> Iterator[Finding]:
+    """Return a note for each program that changes GPUs behind our back, with the way to keep it off."""
+    for each in found:
+        hint = _PROGRAMS.get(each.name, ("", None))[1]
+        if hint is not None:
+            yield Finding(
+                Level.NOTE, f"{each.name} has a hand in GPUs here: {each.does}", each.evidence, hint
+            )
 
 
-def _state_findings(state: Path) -> Iterator[Finding]:
-    if state.exists() and not (state.is_dir() and os.access(state, os.W_OK | os.X_OK)):
+def fabric_findings(root: Path) -> Iterator[Finding]:
+    """Return a fault if there are NVSwitches and their fabric manager does not run: CUDA does not start then."""
+    switches = list((root / "dev").glob("nvidia-nvswitch*")) if (root / "dev").is_dir() else []
+    if switches and "nv-fabricmanager" not in _names(root).values():
         yield Finding(
             Level.MEND,
-            "the state folder cannot be written to",
-            str(state),
-            "set PARTITA_STATE to a folder of yours",
+            "the fabric manager does not run, so CUDA does not start on GPUs behind NVSwitches",
+            hint="`sudo systemctl enable --now nvidia-fabricmanager`, of the driver's own version",
         )
+
+
+def permission_findings(root: Path, *, root_user: bool) -> Iterator[Finding]:
+    """Return a fault if this user cannot cut GPUs.
+
+    Access is by the capability `mig/config`: read access to its device file (NVIDIA MIG User Guide, "Device
+    Nodes and Capabilities").
+    """
+    if root_user:
+        return
+    node = _capability(root)
+    if node is None or not os.access(root / node, os.R_OK):
+        allow = f", or once: `sudo setfacl -m u:$USER:r /{node}`" if node else ""
+        yield Finding(
+            Level.MEND, "this user may look at GPUs but not cut them", hint=f"run it with `sudo -E`{allow}"
+        )
+
+
+def _capability(root: Path) -> str | None:
+    try:
+        text = (root / "proc/driver/nvidia/capabilities/mig/config").read_text()
+    except OSError:
+        return None
+    minor = dict(line.split(":", 1) for line in text.splitlines() if ":" in line).get("DeviceFileMinor")
+    return f"dev/nvidia-caps/nvidia-cap{minor.strip()}" if minor else None
+
+
+def _names(root: Path) -> dict[int, str]:
+    found = {}
+    for folder in (root / "proc").glob("[0-9]*"):
+        with suppress(OSError):
+            first = (folder / "cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
+            found[int(folder.name)] = first.rpartition("/")[2]
+    return found

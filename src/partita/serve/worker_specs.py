@@ -24,6 +24,19 @@ if TYPE_CHECKING:
 
 UNNAMED = "0"
 """The token of a specification that no worker has been started with yet."""
+WORDS = ("gpu", "placement", "start", "service", "model")
+"""What an upstream server's URL and command may name, beside the port."""
+COMMAND = (sys.executable, "-m", "partita.serve.worker", "{document}")
+_ANSWER_S = 2.0
+_MARGIN_S = 1.0
+_MOST_TOLD = 3
+_HINTS = {
+    "served already": "use the workers that run there: partita serve --attach",
+    "not Partita's": "if nobody else counts on it: partita adopt {gpu} {placement} --driver nvml",
+    "in use by another process": "see which with nvidia-smi, and end it",
+}
+SliceSeconds: TypeAlias = "Mapping[tuple[str, str, int], Mapping[int, float]]"
+"""Seconds of a batch, by GPU model, profile and processes, and by batch size."""
 
 
 def worker_specs(
@@ -94,81 +107,49 @@ def _backend_of(backends: Mapping[str, BackendSpec], gpu: str, instance: Instanc
     )
 
 
-WORDS = ("gpu", "placement", "start", "service", "model")
-"""What an upstream server's URL and command may name, beside the port."""
+def worker_process(
+    backend: BackendSpec,
+    folder: Path,
+    *,
+    seconds: SliceSeconds | None = None,
+    declared: DeclaredBatch | None = None,
+    environment: Mapping[str, str] | None = None,
+    grace_s: float = 30.0,
+    start_timeout_s: float = LOAD_TIMEOUT_S,
+    hang_timeout_s: float = HANG_TIMEOUT_S,
+    retry: bool = True,
+) -> ReplicaProcess:
+    """Return how a service's replicas are run as workers, which outlive the controller that starts them.
 
-
-def filled(backend: BackendSpec, words: Mapping[str, str]) -> BackendSpec:
-    """Return the back-end of one instance; the start is taken from its placement.
-
-    Raises:
-        InputError: its URL or command names a word that there is not.
+    Args:
+        backend: what runs the model.
+        folder: where sockets go; made by the first.
+        seconds: seconds of batches by GPU model, profile and processes, from the performance table.
+        declared: what is said of the model's batch.
+        environment: variables beside those of the controller.
+        grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
+        start_timeout_s: seconds it may take to become ready.
+        hang_timeout_s: seconds without a sign of life after which it hangs.
+        retry: whether its queries may run a second time.
     """
-    if not isinstance(backend, UpstreamSpec):
-        return backend
-    start = words["placement"].partition("@")[2]
-    known = {**{word: {**words, "start": start}[word] for word in WORDS}, "port": "{port}"}
-    return backend.replace(
-        url=_filled(backend.url, known),
-        command=tuple(_filled(word, known) for word in backend.command),
+    # Its own grace ends first, so that it can say what was left unfinished.
+    document = WorkerDocument(
+        backend,
+        folder,
+        max(0.0, grace_s - _MARGIN_S),
+        seconds or {},
+        declared or UNDECLARED,
+        hang_timeout_s,
+        retry,
     )
-
-
-def _filled(text: str, words: Mapping[str, str]) -> str:
-    try:
-        return text.format_map(words)
-    except (KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"it cannot be filled in: {error}",
-            where=text,
-            hint=f"it may name {', '.join(f'{{{word}}}' for word in words)}",
-        ) from None
-
-
-def make_folder(folder: Path) -> None:
-    """Make it if it is not there, for its owner alone: who may connect to a socket may ask its model.
-
-    Raises:
-        InputError: it cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    except OSError as error:
-        raise InputError(f"cannot be made: {error.strerror}", where=str(folder)) from None
-
-
-SliceSeconds: TypeAlias = "Mapping[tuple[str, str, int], Mapping[int, float]]"
-"""Seconds of a batch, by GPU model, profile and processes, and by batch size."""
-COMMAND = (sys.executable, "-m", "partita.serve.worker", "{document}")
-_ANSWER_S = 2.0
-_MARGIN_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerReady:
-    """Ready when its socket says HELLO (drive's `Readiness`).
-
-    Attributes:
-        document: makes its specification.
-    """
-
-    document: WorkerDocument
-
-    def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
-        """Say whether it answers."""
-        del environment
-        spec = self.document.spec(words)
-        try:
-            with connected(self.document.folder, spec.socket_name, _ANSWER_S) as stream:
-                found = Frames(stream).next()
-        except (OSError, FrameError):
-            return False
-        if found is None or found.kind != FrameKind.HELLO:
-            return False
-        try:
-            return Hello.unpacked(found.header).service == spec.service
-        except (ValueError, TypeError):
-            return False
+    return ReplicaProcess(
+        COMMAND,
+        environment=environment or {},
+        readiness=WorkerReady(document),
+        grace_s=grace_s,
+        start_timeout_s=start_timeout_s,
+        document=document,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,49 +206,31 @@ class WorkerDocument:
         )
 
 
-def worker_process(
-    backend: BackendSpec,
-    folder: Path,
-    *,
-    seconds: SliceSeconds | None = None,
-    declared: DeclaredBatch | None = None,
-    environment: Mapping[str, str] | None = None,
-    grace_s: float = 30.0,
-    start_timeout_s: float = LOAD_TIMEOUT_S,
-    hang_timeout_s: float = HANG_TIMEOUT_S,
-    retry: bool = True,
-) -> ReplicaProcess:
-    """Return how a service's replicas are run as workers, which outlive the controller that starts them.
+@dataclass(frozen=True, slots=True)
+class WorkerReady:
+    """Ready when its socket says HELLO (drive's `Readiness`).
 
-    Args:
-        backend: what runs the model.
-        folder: where sockets go; made by the first.
-        seconds: seconds of batches by GPU model, profile and processes, from the performance table.
-        declared: what is said of the model's batch.
-        environment: variables beside those of the controller.
-        grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
-        start_timeout_s: seconds it may take to become ready.
-        hang_timeout_s: seconds without a sign of life after which it hangs.
-        retry: whether its queries may run a second time.
+    Attributes:
+        document: makes its specification.
     """
-    # Its own grace ends first, so that it can say what was left unfinished.
-    document = WorkerDocument(
-        backend,
-        folder,
-        max(0.0, grace_s - _MARGIN_S),
-        seconds or {},
-        declared or UNDECLARED,
-        hang_timeout_s,
-        retry,
-    )
-    return ReplicaProcess(
-        COMMAND,
-        environment=environment or {},
-        readiness=WorkerReady(document),
-        grace_s=grace_s,
-        start_timeout_s=start_timeout_s,
-        document=document,
-    )
+
+    document: WorkerDocument
+
+    def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
+        """Say whether it answers."""
+        del environment
+        spec = self.document.spec(words)
+        try:
+            with connected(self.document.folder, spec.socket_name, _ANSWER_S) as stream:
+                found = Frames(stream).next()
+        except (OSError, FrameError):
+            return False
+        if found is None or found.kind != FrameKind.HELLO:
+            return False
+        try:
+            return Hello.unpacked(found.header).service == spec.service
+        except (ValueError, TypeError):
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,28 +244,6 @@ class PlacedPlan:
 
     plan: Plan
     devices: Mapping[tuple[str, str], str]
-
-
-class _Place(NamedTuple):
-    gpu: ObservedGpu
-    found: ObservedInstance
-
-    @property
-    def at(self) -> tuple[str, str]:
-        return self.gpu.id, str(self.found.placement)
-
-
-class _Wanted(NamedTuple):
-    gpu: PlannedGpu
-    instance: Instance
-
-    @property
-    def at(self) -> tuple[str, str]:
-        return self.gpu.id, str(self.instance.placement)
-
-    @property
-    def size(self) -> tuple[str, str]:
-        return self.gpu.model, self.instance.placement.profile
 
 
 def place_on_existing(plan: Plan, seen: Observation, *, plan_file: str = "PLAN") -> PlacedPlan:
@@ -338,6 +279,28 @@ def place_on_existing(plan: Plan, seen: Observation, *, plan_file: str = "PLAN")
     return PlacedPlan(replace(plan, gpus=_named(found)), devices)
 
 
+class _Place(NamedTuple):
+    gpu: ObservedGpu
+    found: ObservedInstance
+
+    @property
+    def at(self) -> tuple[str, str]:
+        return self.gpu.id, str(self.found.placement)
+
+
+class _Wanted(NamedTuple):
+    gpu: PlannedGpu
+    instance: Instance
+
+    @property
+    def at(self) -> tuple[str, str]:
+        return self.gpu.id, str(self.instance.placement)
+
+    @property
+    def size(self) -> tuple[str, str]:
+        return self.gpu.model, self.instance.placement.profile
+
+
 def _named(found: Iterable[tuple[_Wanted, _Place]]) -> tuple[PlannedGpu, ...]:
     ordered = sorted(found, key=lambda pair: (pair[1].gpu.id, pair[1].found.placement))
     return tuple(
@@ -365,13 +328,6 @@ def _why_not(found: ObservedInstance) -> str | None:
     return None if found.identity.mig_uuid is not None else "half made"
 
 
-_HINTS = {
-    "served already": "use the workers that run there: partita serve --attach",
-    "not Partita's": "if nobody else counts on it: partita adopt {gpu} {placement} --driver nvml",
-    "in use by another process": "see which with nvidia-smi, and end it",
-}
-
-
 def _missing(wanted: _Wanted, plan: Plan, places: list[_Place], plan_file: str) -> InputError:
     model, profile = wanted.size
     asked = sum(
@@ -396,4 +352,40 @@ def _missing(wanted: _Wanted, plan: Plan, places: list[_Place], plan_file: str) 
     )
 
 
-_MOST_TOLD = 3
+def filled(backend: BackendSpec, words: Mapping[str, str]) -> BackendSpec:
+    """Return the back-end of one instance; the start is taken from its placement.
+
+    Raises:
+        InputError: its URL or command names a word that there is not.
+    """
+    if not isinstance(backend, UpstreamSpec):
+        return backend
+    start = words["placement"].partition("@")[2]
+    known = {**{word: {**words, "start": start}[word] for word in WORDS}, "port": "{port}"}
+    return backend.replace(
+        url=_filled(backend.url, known),
+        command=tuple(_filled(word, known) for word in backend.command),
+    )
+
+
+def _filled(text: str, words: Mapping[str, str]) -> str:
+    try:
+        return text.format_map(words)
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(
+            f"it cannot be filled in: {error}",
+            where=text,
+            hint=f"it may name {', '.join(f'{{{word}}}' for word in words)}",
+        ) from None
+
+
+def make_folder(folder: Path) -> None:
+    """Make it if it is not there, for its owner alone: who may connect to a socket may ask its model.
+
+    Raises:
+        InputError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise InputError(f"cannot be made: {error.strerror}", where=str(folder)) from None

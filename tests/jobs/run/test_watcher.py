@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partita.jobs.run.watcher import OomDetector
-from partita.oom import END
+from partita.oom import END, OUT_OF_MEMORY
 
 SAID = b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n"
 HOST = [
@@ -25,8 +25,8 @@ def test_words_are_heard_wherever_the_output_is_cut(cuts: list[int], lines: list
         hearing.hear(text[:length])
         text = text[length:]
     hearing.hear(text)
-    assert hearing.out_of_memory(1)
-    assert not hearing.out_of_memory(0)
+    assert hearing.ending(1).verdict == OUT_OF_MEMORY
+    assert hearing.ending(0).verdict != OUT_OF_MEMORY
     assert hearing.ending(1).line == len(lines) + 1
 
 
@@ -35,7 +35,7 @@ def test_the_hosts_words_count_under_a_limit_of_ours_alone(said: bytes) -> None:
     for ours in (True, False):
         hearing = OomDetector(ours=ours)
         hearing.hear(said)
-        assert hearing.out_of_memory(134) is ours
+        assert (hearing.ending(134).verdict == OUT_OF_MEMORY) is ours
 
 
 @pytest.mark.parametrize("piece", [1000, END, 4 * END])
@@ -47,18 +47,18 @@ def test_only_the_end_of_the_output_counts_and_lines_are_numbered_from_its_begin
     hearing.hear(SAID)
     assert hearing.ending(1).line == 200_001
     hearing.hear(b"x" * (END - 100))
-    assert hearing.out_of_memory(1)
+    assert hearing.ending(1).verdict == OUT_OF_MEMORY
     hearing.hear(b"x" * 100)
-    assert not hearing.out_of_memory(1)
+    assert hearing.ending(1).verdict != OUT_OF_MEMORY
 
 
 def test_a_fault_of_the_gpu_is_no_out_of_memory() -> None:
     hearing = OomDetector(ours=False)
     hearing.hear(b"NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus\n" + SAID)
-    assert not hearing.out_of_memory(1)
+    assert hearing.ending(1).verdict != OUT_OF_MEMORY
 
 
 def test_a_users_pattern_is_heard() -> None:
     hearing = OomDetector(ours=False, patterns=["no room on the card"])
     hearing.hear(b"fatal: no room on the card for 3 tiles\n")
-    assert hearing.out_of_memory(3)
+    assert hearing.ending(3).verdict == OUT_OF_MEMORY

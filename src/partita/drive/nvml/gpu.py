@@ -42,109 +42,6 @@ if TYPE_CHECKING:
     from partita.mig.layout import Placement
 
 
-_TABLE = """
-CREATE TABLE owned (
-    gpu_uuid TEXT NOT NULL, start INTEGER NOT NULL, profile TEXT NOT NULL, gi_id INTEGER, mig_uuid TEXT,
-    boot TEXT, PRIMARY KEY (gpu_uuid, start)
-) WITHOUT ROWID
-"""
-
-
-def _since_unversioned(db: sqlite3.Connection) -> list[str]:
-    """Return what brings up a file that was made before it had a version; the first ones had no boot either."""
-    columns = {row[1] for row in db.execute("PRAGMA table_info(owned)")}
-    return [] if "boot" in columns else ["ALTER TABLE owned ADD COLUMN boot TEXT"]
-
-
-_FORMAT = Format(
-    name="the record of our instances",
-    version=1,
-    steps={0: [_TABLE]},
-    unversioned=_since_unversioned,
-    patience_s=30.0,
-    raises=DriveError,
-)
-
-
-class Owned:
-    """The record of our instances.
-
-    A row without `gi_id` is an intent: a GPU instance found there that has no compute instance is ours, made
-    just before its maker was killed. A row without `mig_uuid` is a GPU instance without compute instance.
-    Instances do not outlive a reboot (github.com/NVIDIA/k8s-device-plugin issue 225), so a row of an earlier boot
-    claims nothing: what stands there now, someone else made since, at times with the same ids.
-
-    Args:
-        path: SQLite file, made if it is not there.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        with self._db():
-            pass
-
-    def intend(self, gpu_uuid: str, placement: Placement) -> None:
-        """Record that an instance is about to be made."""
-        self._write(gpu_uuid, placement, None, None)
-
-    def record(self, identity: Identity, placement: Placement) -> None:
-        """Record an instance that is ours, as far as it is made."""
-        self._write(identity.gpu_uuid, placement, identity.gi_id, identity.mig_uuid)
-
-    def forget(self, gpu_uuid: str, placement: Placement) -> None:
-        """Record that an instance is no more."""
-        with self._db() as db:
-            db.execute("DELETE FROM owned WHERE gpu_uuid = ? AND start = ?", (gpu_uuid, placement.start))
-
-    def void(self, gpu_uuid: str, standing: Iterable[Identity]) -> None:
-        """Record that of a GPU's instances none is ours but those that stand.
-
-        What someone else destroys and makes again has its old UUID if it gets the old ids: once an instance of ours
-        is seen to be gone, what comes in its place is not ours.
-        """
-        there = {identity.gi_id for identity in standing}
-        with self._db() as db:
-            rows = db.execute(
-                "SELECT start, gi_id FROM owned WHERE gpu_uuid = ? AND gi_id IS NOT NULL", (gpu_uuid,)
-            )
-            gone = [(gpu_uuid, start, gi_id) for start, gi_id in rows.fetchall() if gi_id not in there]
-            db.executemany("DELETE FROM owned WHERE gpu_uuid = ? AND start = ? AND gi_id = ?", gone)
-
-    def ours(self, found: Iterable[tuple[Placement, Identity]]) -> set[Identity]:
-        """Return the identities of those instances that are ours."""
-        query = "SELECT gpu_uuid, start, profile, gi_id, mig_uuid FROM owned WHERE boot IS NULL OR boot = ?"
-        with closing(Database(self._path, _FORMAT)) as file, file.reading() as db:
-            rows = db.execute(query, (boot_id(),)).fetchall()
-        known = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
-        mine = set()
-        for placement, identity in found:
-            key = (identity.gpu_uuid, placement.start, placement.profile)
-            if key in known and _matches(identity, *known[key]):
-                mine.add(identity)
-        return mine
-
-    def _write(self, gpu_uuid: str, placement: Placement, gi_id: int | None, mig_uuid: str | None) -> None:
-        row = (gpu_uuid, placement.start, placement.profile, gi_id, mig_uuid, boot_id())
-        with self._db() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO owned (gpu_uuid, start, profile, gi_id, mig_uuid, boot) "
-                "VALUES (?, ?, ?, ?, ?, ?)",
-                row,
-            )
-
-    @contextmanager
-    def _db(self) -> Iterator[sqlite3.Connection]:
-        # Opened each time: threads of actions write, and may outlive the driver.
-        with closing(Database(self._path, _FORMAT)) as file, file.transaction() as db:
-            yield db
-
-
-def _matches(found: Identity, gi_id: int | None, mig_uuid: str | None) -> bool:
-    if gi_id is None:
-        return found.ci_id is None
-    return found.gi_id == gi_id and (mig_uuid is None or found.mig_uuid in (None, mig_uuid))
-
-
 FIRST_PAUSE_S = 0.05
 LOOKS = 5
 _SILENT = {nvml.NVML_ERROR_UNKNOWN, nvml.NVML_ERROR_TIMEOUT}
@@ -440,3 +337,106 @@ class Gpu:
 
 class _SilentError(FailedError):
     """The GPU answers nothing that can be used, again and again."""
+
+
+_TABLE = """
+CREATE TABLE owned (
+    gpu_uuid TEXT NOT NULL, start INTEGER NOT NULL, profile TEXT NOT NULL, gi_id INTEGER, mig_uuid TEXT,
+    boot TEXT, PRIMARY KEY (gpu_uuid, start)
+) WITHOUT ROWID
+"""
+
+
+def _since_unversioned(db: sqlite3.Connection) -> list[str]:
+    """Return what brings up a file that was made before it had a version; the first ones had no boot either."""
+    columns = {row[1] for row in db.execute("PRAGMA table_info(owned)")}
+    return [] if "boot" in columns else ["ALTER TABLE owned ADD COLUMN boot TEXT"]
+
+
+_FORMAT = Format(
+    name="the record of our instances",
+    version=1,
+    steps={0: [_TABLE]},
+    unversioned=_since_unversioned,
+    patience_s=30.0,
+    raises=DriveError,
+)
+
+
+class Owned:
+    """The record of our instances.
+
+    A row without `gi_id` is an intent: a GPU instance found there that has no compute instance is ours, made
+    just before its maker was killed. A row without `mig_uuid` is a GPU instance without compute instance.
+    Instances do not outlive a reboot (github.com/NVIDIA/k8s-device-plugin issue 225), so a row of an earlier boot
+    claims nothing: what stands there now, someone else made since, at times with the same ids.
+
+    Args:
+        path: SQLite file, made if it is not there.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with self._db():
+            pass
+
+    def intend(self, gpu_uuid: str, placement: Placement) -> None:
+        """Record that an instance is about to be made."""
+        self._write(gpu_uuid, placement, None, None)
+
+    def record(self, identity: Identity, placement: Placement) -> None:
+        """Record an instance that is ours, as far as it is made."""
+        self._write(identity.gpu_uuid, placement, identity.gi_id, identity.mig_uuid)
+
+    def forget(self, gpu_uuid: str, placement: Placement) -> None:
+        """Record that an instance is no more."""
+        with self._db() as db:
+            db.execute("DELETE FROM owned WHERE gpu_uuid = ? AND start = ?", (gpu_uuid, placement.start))
+
+    def void(self, gpu_uuid: str, standing: Iterable[Identity]) -> None:
+        """Record that of a GPU's instances none is ours but those that stand.
+
+        What someone else destroys and makes again has its old UUID if it gets the old ids: once an instance of ours
+        is seen to be gone, what comes in its place is not ours.
+        """
+        there = {identity.gi_id for identity in standing}
+        with self._db() as db:
+            rows = db.execute(
+                "SELECT start, gi_id FROM owned WHERE gpu_uuid = ? AND gi_id IS NOT NULL", (gpu_uuid,)
+            )
+            gone = [(gpu_uuid, start, gi_id) for start, gi_id in rows.fetchall() if gi_id not in there]
+            db.executemany("DELETE FROM owned WHERE gpu_uuid = ? AND start = ? AND gi_id = ?", gone)
+
+    def ours(self, found: Iterable[tuple[Placement, Identity]]) -> set[Identity]:
+        """Return the identities of those instances that are ours."""
+        query = "SELECT gpu_uuid, start, profile, gi_id, mig_uuid FROM owned WHERE boot IS NULL OR boot = ?"
+        with closing(Database(self._path, _FORMAT)) as file, file.reading() as db:
+            rows = db.execute(query, (boot_id(),)).fetchall()
+        known = {(row[0], row[1], row[2]): (row[3], row[4]) for row in rows}
+        mine = set()
+        for placement, identity in found:
+            key = (identity.gpu_uuid, placement.start, placement.profile)
+            if key in known and _matches(identity, *known[key]):
+                mine.add(identity)
+        return mine
+
+    def _write(self, gpu_uuid: str, placement: Placement, gi_id: int | None, mig_uuid: str | None) -> None:
+        row = (gpu_uuid, placement.start, placement.profile, gi_id, mig_uuid, boot_id())
+        with self._db() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO owned (gpu_uuid, start, profile, gi_id, mig_uuid, boot) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                row,
+            )
+
+    @contextmanager
+    def _db(self) -> Iterator[sqlite3.Connection]:
+        # Opened each time: threads of actions write, and may outlive the driver.
+        with closing(Database(self._path, _FORMAT)) as file, file.transaction() as db:
+            yield db
+
+
+def _matches(found: Identity, gi_id: int | None, mig_uuid: str | None) -> bool:
+    if gi_id is None:
+        return found.ci_id is None
+    return found.gi_id == gi_id and (mig_uuid is None or found.mig_uuid in (None, mig_uuid))

@@ -23,9 +23,9 @@ from partita.drive.nvml import instances
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+
 ROOT = Path("/")
 """Where the host's files are."""
-
 # Programs that have GPUs open as their office, the likeliest first, and what makes each let go.
 _OFFICES: dict[str, str] = {
     "nv-hostengine": "DCGM: `sudo systemctl restart nvidia-dcgm`, or stop it while you cut",
@@ -46,6 +46,11 @@ _OFFICES: dict[str, str] = {
 _ORDER = {name: n for n, name in enumerate(_OFFICES)}
 _NAME_BYTES = 15
 """The kernel cuts the names of processes to these."""
+_SHOWN = 4
+_NOBODY = (
+    "a monitor may have it open: restart DCGM (`sudo systemctl restart nvidia-dcgm`) and its exporter; "
+    "`sudo fuser -v /dev/nvidia* /dev/nvidia-caps/*` shows all that have"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,13 +105,6 @@ def words(found: tuple[Holder, ...]) -> tuple[str, str]:
     told = ", ".join(f"{each.name} (process {each.pid}) {each.how}" for each in shown)
     mend = dict.fromkeys(each.advice or f"end process {each.pid}" for each in shown)
     return told + more, "; ".join(mend)
-
-
-_SHOWN = 4
-_NOBODY = (
-    "a monitor may have it open: restart DCGM (`sudo systemctl restart nvidia-dcgm`) and its exporter; "
-    "`sudo fuser -v /dev/nvidia* /dev/nvidia-caps/*` shows all that have"
-)
 
 
 def _holder(root: Path, pid: int, how: str) -> Holder:

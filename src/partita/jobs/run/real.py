@@ -51,6 +51,11 @@ from partita.jobs.run.watcher import main
 main(*sys.argv[2:])
 """
 _ENDED = (AttemptPhase.ENDED, AttemptPhase.LOST)
+_ASK_S = 1.0
+"""Seconds between two questions for the memory in use."""
+_MOST_BYTES = 1 << 20
+_SAMPLES = 300
+_PATIENCE_S = 2.0
 
 
 class RealJobRunner:
@@ -128,15 +133,19 @@ class RealJobRunner:
         }
         if launch.index is not None:
             ours["PARTITA_ARRAY_INDEX"] = str(launch.index)
+        # Output that goes to a pipe would otherwise lie in Python's buffer, and be lost with a killed job.
+        defaults = {"PYTHONUNBUFFERED": "1"}
         if self._scale is not None:
             ours["PARTITA_JOB_SIMULATED"] = "1"
+            # Libraries reserve memory for each thread, more than a small simulated instance has.
+            defaults["OMP_NUM_THREADS"] = "1"
         inherited = {k: v for k, v in launch.environment.items() if not k.startswith("PARTITA_JOB_")}
         return {
             "job": launch.job,
             "attempt": launch.attempt,
             "command": list(launch.command),
             "directory": str(launch.directory),
-            "environment": {**self._defaults(), **inherited, **ours},
+            "environment": {**defaults, **inherited, **ours},
             "owner": asdict(launch.owner),
             "limit_bytes": None if self._scale is None else int(launch.memory_bytes * self._scale),
             "scale": self._scale,
@@ -149,15 +158,6 @@ class RealJobRunner:
             "oom_patterns": list(launch.oom_patterns),
             "boot": boot_id(),
         }
-
-    def _defaults(self) -> dict[str, str]:
-        """Return what a job's environment has unless its owner says otherwise."""
-        # Output that goes to a pipe would otherwise lie in Python's buffer, and be lost with a killed job.
-        found = {"PYTHONUNBUFFERED": "1"}
-        if self._scale is not None:
-            # Libraries reserve memory for each thread, more than a small simulated instance has.
-            found["OMP_NUM_THREADS"] = "1"
-        return found
 
 
 def _require_ours(folder: int, launch: Launch, *, runs: bool) -> None:
@@ -220,10 +220,6 @@ def _wake(folder: int) -> None:
                     signal.pidfd_send_signal(handle, signal.SIGTERM)
         finally:
             os.close(handle)
-
-
-_ASK_S = 1.0
-"""Seconds between two questions for the memory in use."""
 
 
 class AttemptReader:
@@ -319,10 +315,6 @@ def _ended(found: dict[str, Any], progress: JobProgress, scale: float | None) ->
     )
 
 
-_MOST_BYTES = 1 << 20
-_SAMPLES = 300
-
-
 class ProgressReader:
     """The reports of one attempt, the newest few hundred."""
 
@@ -378,9 +370,6 @@ class ProgressReader:
 
 def _count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 60
-
-
-_PATIENCE_S = 2.0
 
 
 def end_what_is_left(folder: int, path: Path) -> dict[str, Any]:

@@ -1,4 +1,8 @@
-"""The watcher's life: start the job, watch it, end what it leaves, write how it ended."""
+"""The watcher of one attempt: a tiny process that outlives the queue, with the standard library alone.
+
+It starts the job as the one who submitted it, keeps a bounded log, hears out-of-memory in it, ends the job when it is
+asked to, ends what the job leaves behind, and writes how it ended as its last act.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +27,7 @@ from partita.jobs.run.folder import (
     reserve_room,
     write_document,
 )
-from partita.oom import END, OUT_OF_MEMORY, Ending, classify
+from partita.oom import END, Ending, classify
 from partita.process import table
 from partita.process.launch import NO_START, NotStartedError, User, become_subreaper, start_as
 from partita.process.logs import BoundedLog
@@ -39,6 +43,13 @@ _PIPE = 256 * 1024
 _FIRST_S, _MOST_S = 0.02, 1.0
 _WRITE_TRIES = 60
 _OOM_SCORE = 500  # jobs go before services when the host's memory runs out
+LEFT_S = 5.0
+"""Seconds that what a job leaves behind has between SIGTERM and SIGKILL."""
+TERM_AT = 0.8
+"""Share of the grace after which a job that reports steps, and so is asked by the file, gets SIGTERM as well."""
+GONE_S = 30.0
+"""Seconds after SIGKILL at which a process that does not go (a GPU that hangs) is given up."""
+_AGAIN_S = 0.1
 
 
 def main(path: str, digest: str, lock: str) -> None:
@@ -75,8 +86,8 @@ class Watcher:
         owner = launch["owner"]
         self._owner = (owner["uid"], owner["gid"]) if os.geteuid() == 0 else None
         self._log = BoundedLog(folder, LOG, launch["log_bytes"], self._owner)
-        self._hearing = OomDetector(ours=self._limit is not None, patterns=launch["oom_patterns"])
-        self._stopping = Termination(folder, launch["grace_s"])
+        self._oom = OomDetector(ours=self._limit is not None, patterns=launch["oom_patterns"])
+        self._termination = Termination(folder, launch["grace_s"])
         self._told = False
         self._main = 0
         self._code: int | None = None
@@ -90,7 +101,7 @@ class Watcher:
         self._wake, self._waker = os.pipe()
 
     def run(self, *, genuine: bool = True) -> None:
-        """Do all of it.
+        """Start the job, watch it, end what it leaves, and write how it ended.
 
         Args:
             genuine: whether what is to be run is what the queue wrote.
@@ -101,8 +112,8 @@ class Watcher:
             reserve_room(self._folder, EXIT)
             if not genuine:
                 raise NotStartedError(f"{LAUNCH} is not what was submitted; nothing was started")
-            self._stopping.look()
-            if self._stopping.asked:
+            self._termination.look()
+            if self._termination.asked:
                 raise NotStartedError("stopped before it began")
             self._main = start_as(
                 self._launch["command"],
@@ -122,7 +133,7 @@ class Watcher:
             self._end(code=NO_START, why=f"cannot be prepared: {error.strerror}")
             return
         os.close(self._output)
-        self._stopping.limit(self._launch["limit_s"])
+        self._termination.limit(self._launch["limit_s"])
         self._note([self._main])
         self._watch()
         self._end(code=self._code, why=self._why())
@@ -162,12 +173,12 @@ class Watcher:
                 self._look()
                 pause = min(2 * pause, _MOST_S)
                 due = time.monotonic() + pause
-            self._stopping.act(self._below, reports=self._reports)
-            timeout = self._stopping.next_look(due) - time.monotonic()
+            self._termination.act(self._below, reports=self._reports)
+            timeout = self._termination.next_look(due) - time.monotonic()
             for handle, what in poll.poll(max(0, int(timeout * 1000)) + 1):
                 if handle == self._wake:
                     os.read(self._wake, 4096)
-                    self._stopping.look(told=self._told)
+                    self._termination.look(told=self._told)
                 elif not self._drain() and what & select.POLLHUP:
                     poll.unregister(self._pipe)
         # What is in the pipe and no more: someone far away may hold its other end.
@@ -183,15 +194,15 @@ class Watcher:
             except ChildProcessError:
                 return False
             if pid == 0:
-                return not self._stopping.given_up()
+                return not self._termination.given_up()
             self._cpu_s += used.ru_utime + used.ru_stime
             if pid == self._main and self._code is None:
                 self._code = os.waitstatus_to_exitcode(status)
-                self._stopping.main_ended(len(self._below()))
+                self._termination.main_ended(len(self._below()))
 
     def _look(self) -> None:
         """See what is asked, which processes there are, and what memory they have in sum."""
-        self._stopping.look(told=self._told)
+        self._termination.look(told=self._told)
         found = self._below()
         used = sum(map(table.memory, found))
         self._peak = max(self._peak, used)
@@ -201,7 +212,7 @@ class Watcher:
             self._over = True
             said = f"partita: its processes have {used} bytes together, and its instance {self._limit}\n"
             self._log.write(said.encode())
-            self._stopping.kill_now()
+            self._termination.kill_now()
 
     def _below(self) -> list[int]:
         return table.descendants(os.getpid())
@@ -219,7 +230,7 @@ class Watcher:
             data = os.read(self._pipe, _PIPE)
         except BlockingIOError:
             return False
-        self._hearing.hear(data)
+        self._oom.hear(data)
         self._log.write(data)
         return bool(data)
 
@@ -238,12 +249,12 @@ class Watcher:
             return f"its processes do not end: {self._below()}; is its GPU lost?"
         if self._over:
             return "its processes had more memory together than its instance"
-        if self._code == -signal.SIGKILL and not self._stopping.killed:
+        if self._code == -signal.SIGKILL and not self._termination.killed:
             return "killed (SIGKILL) by somebody else, perhaps the host, out of memory"
         return None
 
     def _taken_for(self, code: int | None) -> dict[str, Any]:
-        found = self._hearing.ending(code)
+        found = self._oom.ending(code)
         return {name: getattr(found, name) for name in ("verdict", "why", "sure", "unclear", "line", "text")}
 
     def _end(self, *, code: int | None, why: str | None) -> None:
@@ -256,12 +267,12 @@ class Watcher:
             "out_of_memory": self._over,
             "ending": None if self._over else self._taken_for(code),
             # Not the clock, which may have jumped.
-            "timed_out": self._stopping.timed_out,
+            "timed_out": self._termination.timed_out,
             "began": self._began if self._main else None,
             "ended": self._began + lasted,
             "peak_bytes": self._peak or None,
             "cpu_s": round(self._cpu_s, 3),
-            "left": self._stopping.left,
+            "left": self._termination.left,
             "stuck": self._below(),
             "log": self._log.finish(),
         }
@@ -272,18 +283,6 @@ class Watcher:
                 time.sleep(1.0)  # a full disk, and no room was set aside
             else:
                 return
-
-
-LEFT_S = 5.0
-"""Seconds that what a job leaves behind has between SIGTERM and SIGKILL."""
-
-TERM_AT = 0.8
-"""Share of the grace after which a job that reports steps, and so is asked by the file, gets SIGTERM as well."""
-
-GONE_S = 30.0
-"""Seconds after SIGKILL at which a process that does not go (a GPU that hangs) is given up."""
-
-_AGAIN_S = 0.1
 
 
 class Termination:
@@ -414,7 +413,7 @@ class Termination:
 
 
 class OomDetector:
-    """Listens to output: only its end is kept, and nothing is looked for in it while the job runs.
+    """Keeps the end of a job's output as it streams by, and says in the end what the job is taken for.
 
     Args:
         ours: the job runs under a memory limit of ours, so that the host's memory stands for the slice's.
@@ -443,7 +442,3 @@ class OomDetector:
         before, end = text[:-END], text[-END:]
         first = 1 + self._dropped_lines + before.count(b"\n")
         return classify(code, end, first=first, host_memory=self._ours, patterns=self._patterns)
-
-    def out_of_memory(self, code: int | None) -> bool:
-        """Say whether a job that ended with this code ran out of memory."""
-        return self.ending(code).verdict == OUT_OF_MEMORY

@@ -23,6 +23,17 @@ if TYPE_CHECKING:
     from partita.perf.measure.model_process import ModelProcess
 
 
+MB = 1e6
+START_SECONDS = 600.0
+"""The longest that a model may take to load; large ones come over the network."""
+_RESIDENT = "peak resident set of the whole processes"
+_TOGETHER = 0.05
+_LOOK_EVERY = 0.1
+CONFIDENCE = 0.95
+Run: TypeAlias = tuple[float, float]
+"""Begin and end of one repetition in seconds of the host's monotonic clock, which all processes share."""
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class GridPoint:
     """What is measured at a time: so many processes side by side, each with batches of one size."""
@@ -65,67 +76,6 @@ class PointResult(Value):
         """The latency at the strictest quantile there is; 0 without any."""
         strict = strictest(self.latency_ms)
         return 0.0 if strict is None else self.latency_ms[strict]
-
-
-@dataclass(frozen=True, slots=True)
-class MeterReading:
-    """What the device told of the window; None is what it did not tell.
-
-    Attributes:
-        memory_mb: of the measured processes at their peak, in MB of 1e6 bytes.
-        memory_source: how that was read, in words.
-        utilization: share of the time in which a kernel ran, 0 to 1.
-    """
-
-    memory_mb: float | None = None
-    memory_source: str = ""
-    utilization: float | None = None
-    power_w: float | None = None
-
-
-class Meter(Protocol):
-    """Reads a device from the begin of a window to its end."""
-
-    def prepare(self) -> None:
-        """Note what is in use before the processes start."""
-        ...
-
-    def begin(self, pids: Sequence[int]) -> None:
-        """Note where the counters stand."""
-        ...
-
-    def sample(self) -> None:
-        """Look at what has no counter; called several times a second."""
-        ...
-
-    def end(self) -> MeterReading:
-        """Return what was read since `begin`."""
-        ...
-
-
-class NoMeter:
-    """For a CPU: its processes tell their memory themselves, and nothing tells the power."""
-
-    def prepare(self) -> None:
-        """Do nothing."""
-
-    def begin(self, pids: Sequence[int]) -> None:
-        """Do nothing."""
-
-    def sample(self) -> None:
-        """Do nothing."""
-
-    def end(self) -> MeterReading:
-        """Return that nothing was read."""
-        return MeterReading()
-
-
-MB = 1e6
-START_SECONDS = 600.0
-"""The longest that a model may take to load; large ones come over the network."""
-_RESIDENT = "peak resident set of the whole processes"
-_TOGETHER = 0.05
-_LOOK_EVERY = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,11 +231,57 @@ def _resident(ended: Sequence[Mapping[str, Any]]) -> float | None:
     return None if None in peaks else sum(peaks) / MB
 
 
-Run: TypeAlias = tuple[float, float]
-"""Begin and end of one repetition in seconds of the host's monotonic clock, which all processes share."""
+@dataclass(frozen=True, slots=True)
+class MeterReading:
+    """What the device told of the window; None is what it did not tell.
+
+    Attributes:
+        memory_mb: of the measured processes at their peak, in MB of 1e6 bytes.
+        memory_source: how that was read, in words.
+        utilization: share of the time in which a kernel ran, 0 to 1.
+    """
+
+    memory_mb: float | None = None
+    memory_source: str = ""
+    utilization: float | None = None
+    power_w: float | None = None
 
 
-CONFIDENCE = 0.95
+class Meter(Protocol):
+    """Reads a device from the begin of a window to its end."""
+
+    def prepare(self) -> None:
+        """Note what is in use before the processes start."""
+        ...
+
+    def begin(self, pids: Sequence[int]) -> None:
+        """Note where the counters stand."""
+        ...
+
+    def sample(self) -> None:
+        """Look at what has no counter; called several times a second."""
+        ...
+
+    def end(self) -> MeterReading:
+        """Return what was read since `begin`."""
+        ...
+
+
+class NoMeter:
+    """For a CPU: its processes tell their memory themselves, and nothing tells the power."""
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def begin(self, pids: Sequence[int]) -> None:
+        """Do nothing."""
+
+    def sample(self) -> None:
+        """Do nothing."""
+
+    def end(self) -> MeterReading:
+        """Return that nothing was read."""
+        return MeterReading()
 
 
 def repetitions(quantile: float) -> int:

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 CPU = "cpu"
 """In the column `gpu`: no GPU of the catalogue has this name, so no plan takes the row for a GPU's."""
+CUDA = "CUDAExecutionProvider"
+_CPU_PROVIDER = "CPUExecutionProvider"
+_DESCRIBE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +71,6 @@ class Device:
 def cpu_device(title: str, cores: int) -> Device:
     """Return this host's CPU, under names that no plan takes for a GPU."""
     return Device("cpu", CPU, "host", f"{title}, {cores} {'core' if cores == 1 else 'cores'}")
-
-
-CUDA = "CUDAExecutionProvider"
-_CPU_PROVIDER = "CPUExecutionProvider"
-_DESCRIBE_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)

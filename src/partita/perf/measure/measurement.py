@@ -23,6 +23,15 @@ if TYPE_CHECKING:
     from partita.perf.measure.device import Device
 
 
+_TOLD = {
+    "model": "the model's file",
+    "device": "the device",
+    "inputs": "the shapes of its inputs",
+    "settings": "the quantiles, seconds or threads asked for",
+    "runtime": "ONNX Runtime",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Grid:
     """All that was asked for.
@@ -70,17 +79,66 @@ class Grid:
         return each * len(self.remaining(results))
 
 
+@dataclass(frozen=True, slots=True)
+class MeasurementProgress:
+    """How far a measurement is.
+
+    Attributes:
+        result: of the cell that has just ended; None when one begins.
+        seconds_left: as the cells so far took.
+    """
+
+    cell: GridPoint
+    done: int
+    left: int
+    seconds_left: float
+    result: PointResult | None = None
+
+
+def measure(
+    setup: Setup,
+    course: Grid,
+    journal: MeasurementJournal,
+    meter: Meter,
+    tell: Callable[[MeasurementProgress], None],
+) -> None:
+    """Measure all cells that are neither done nor ruled out; each is in the journal before the next begins.
+
+    Raises:
+        InputError: the model cannot be run.
+        PartitaError: a process failed.
+    """
+    guess = setup.effort.seconds + setup.effort.warmup_seconds / 4
+    while remaining := course.remaining(journal.results):
+        cell = remaining[0]
+        left = course.seconds_left(journal.results, guess=guess)
+        tell(MeasurementProgress(cell, len(journal.results), len(remaining), left))
+        result = measure_cell(setup, cell, meter)
+        journal.add(result)
+        remaining = course.remaining(journal.results)
+        left = course.seconds_left(journal.results, guess=guess)
+        tell(MeasurementProgress(cell, len(journal.results), len(remaining), left, result))
+
+
+def head(setup: Setup, version: str) -> dict[str, Any]:
+    """Return what must not change between the parts of one measurement.
+
+    Raises:
+        InputError: the model cannot be read.
+    """
+    effort, device = setup.effort, setup.device
+    return {
+        "model": digest(setup.path),
+        "device": f"{device.gpu} {device.profile}, {device.title}"
+        + (f", {device.uuid}" if device.uuid else ""),
+        "inputs": [[each.name, each.dtype, list(each.dims)] for each in setup.feed.inputs],
+        "settings": [list(effort.quantiles), effort.seconds, effort.max_seconds, effort.threads, setup.cores],
+        "runtime": version,
+    }
+
+
 def _processes(count: int) -> str:
     return "1 process" if count == 1 else f"{count} processes"
-
-
-_TOLD = {
-    "model": "the model's file",
-    "device": "the device",
-    "inputs": "the shapes of its inputs",
-    "settings": "the quantiles, seconds or threads asked for",
-    "runtime": "ONNX Runtime",
-}
 
 
 def digest(path: Path) -> str:
@@ -182,64 +240,6 @@ class MeasurementJournal:
 
     def _away(self) -> str:
         return f"`rm {self.path}`"
-
-
-@dataclass(frozen=True, slots=True)
-class MeasurementProgress:
-    """How far a measurement is.
-
-    Attributes:
-        result: of the cell that has just ended; None when one begins.
-        seconds_left: as the cells so far took.
-    """
-
-    cell: GridPoint
-    done: int
-    left: int
-    seconds_left: float
-    result: PointResult | None = None
-
-
-def head(setup: Setup, version: str) -> dict[str, Any]:
-    """Return what must not change between the parts of one measurement.
-
-    Raises:
-        InputError: the model cannot be read.
-    """
-    effort, device = setup.effort, setup.device
-    return {
-        "model": digest(setup.path),
-        "device": f"{device.gpu} {device.profile}, {device.title}"
-        + (f", {device.uuid}" if device.uuid else ""),
-        "inputs": [[each.name, each.dtype, list(each.dims)] for each in setup.feed.inputs],
-        "settings": [list(effort.quantiles), effort.seconds, effort.max_seconds, effort.threads, setup.cores],
-        "runtime": version,
-    }
-
-
-def measure(
-    setup: Setup,
-    course: Grid,
-    journal: MeasurementJournal,
-    meter: Meter,
-    tell: Callable[[MeasurementProgress], None],
-) -> None:
-    """Measure all cells that are neither done nor ruled out; each is in the journal before the next begins.
-
-    Raises:
-        InputError: the model cannot be run.
-        PartitaError: a process failed.
-    """
-    guess = setup.effort.seconds + setup.effort.warmup_seconds / 4
-    while remaining := course.remaining(journal.results):
-        cell = remaining[0]
-        left = course.seconds_left(journal.results, guess=guess)
-        tell(MeasurementProgress(cell, len(journal.results), len(remaining), left))
-        result = measure_cell(setup, cell, meter)
-        journal.add(result)
-        remaining = course.remaining(journal.results)
-        left = course.seconds_left(journal.results, guess=guess)
-        tell(MeasurementProgress(cell, len(journal.results), len(remaining), left, result))
 
 
 def to_table(results: Iterable[PointResult], *, model: str, device: Device, made_by: str) -> PerfTable:
