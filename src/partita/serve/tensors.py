@@ -16,7 +16,7 @@ from partita.documents.codec import Fault, Meta, Value, check
 from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
@@ -137,6 +137,28 @@ class Answer(NamedTuple):
     error: str | None = None
     invalid: bool = False
     parameters: Parameters | None = None
+
+
+def pack_texts(texts: Iterable[bytes]) -> bytes:
+    """Return the data of a BYTES tensor: each element after its length in four bytes, little-endian."""
+    return b"".join([part for each in texts for part in (_LENGTH.pack(len(each)), each)])
+
+
+def unpack_texts(data: Buffer) -> list[bytes]:
+    """Return the elements of a BYTES tensor.
+
+    Raises:
+        ValueError: the data end within one.
+    """
+    view, at, found = memoryview(data), 0, []
+    while at < len(view):
+        size = _LENGTH.unpack_from(view, at)[0] if len(view) - at >= _LENGTH.size else len(view)
+        at += _LENGTH.size
+        if at + size > len(view):
+            raise ValueError("the data of a BYTES tensor end within an element")
+        found.append(bytes(view[at : at + size]))
+        at += size
+    return found
 
 
 class UnlikePartsError(Exception):

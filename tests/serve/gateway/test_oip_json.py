@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serve.gateway.fake_gateway import ALL_TYPES, ECHO, ROWS
 
-from partita.serve.gateway.oip import Model, RequestError, RequestLimits, Signature, pack_strings
+from partita.serve.gateway.oip import Model, RequestError, RequestLimits, Signature
 from partita.serve.gateway.oip_json import InferRequest, read_request, write_answer
-from partita.serve.tensors import APART, ITEM_BYTES, Answer, Parameters, Query, Tensor, TensorSpec
+from partita.serve.tensors import APART, ITEM_BYTES, Answer, Parameters, Query, Tensor, TensorSpec, pack_texts
 
 LIMITS = RequestLimits(strings=50, tensors=20)
 NUMPY = {
@@ -591,7 +591,7 @@ def test_each_input_gets_its_own_data_again(order: str) -> None:
 
 X = Tensor("x", "FP32", (1, 3), memoryview(np.array([0.1, -2, 3e38], "<f4").tobytes()))
 Y = Tensor("y", "INT64", (1, 1), np.array([-(2**63)], "<i8").tobytes())
-TEXT = Tensor("t", "BYTES", (1, 2), pack_strings(["ä".encode(), b""]))
+TEXT = Tensor("t", "BYTES", (1, 2), pack_texts(["ä".encode(), b""]))
 
 
 def request(binary: dict[str, bool], *, default: bool = False, name: str = "") -> InferRequest:
@@ -655,7 +655,7 @@ def test_numbers_that_json_lacks_are_written_as_triton_writes_them(datatype, val
     dtype = "<f4" if datatype == "FP32" else "<f8"
     outputs = (
         Tensor("null", datatype, (len(values),), np.array(values, dtype).tobytes()),
-        Tensor("t", "BYTES", (1,), pack_strings([b"null, null"])),
+        Tensor("t", "BYTES", (1,), pack_texts([b"null, null"])),
         Y,
     )
     body, _ = write_answer("m", request({}), Answer(outputs))

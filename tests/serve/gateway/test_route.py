@@ -30,10 +30,11 @@ from partita.serve.tensors import (
     TensorSpec,
     cut,
     joined,
+    pack_texts,
     split_off,
     stacked,
 )
-from partita.serve.worker.batching import decode_texts, encode_texts
+from partita.serve.worker.batching import decode_texts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,7 +108,7 @@ def plus_one(query: Query) -> tuple[Tensor, ...]:
 
 def asking(rows: int, first: int = 0) -> Query:
     data = bytes((first + each) % 256 for each in range(rows) for _ in range(2))
-    texts = encode_texts(str(first + each).encode() for each in range(rows))
+    texts = pack_texts(str(first + each).encode() for each in range(rows))
     return Query((Tensor("X", "UINT8", (rows, 2), data), Tensor("T", "BYTES", (rows, 1), texts)))
 
 

@@ -9,15 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.serve.tensors import APART, ITEM_BYTES, Answer, Parameters, Query, Tensor
-from partita.serve.worker.batching import (
-    InvalidQueryError,
-    Joining,
-    Lanes,
-    decode_texts,
-    encode_texts,
-    run_joined,
-)
+from partita.serve.tensors import APART, ITEM_BYTES, Answer, Parameters, Query, Tensor, pack_texts
+from partita.serve.worker.batching import InvalidQueryError, Joining, Lanes, decode_texts, run_joined
 from partita.serve.worker.wire import Frames, unpack_done
 
 if TYPE_CHECKING:
@@ -42,7 +35,7 @@ def queries(draw: st.DrawFn) -> list[Query]:
         texts = draw(st.lists(st.binary(max_size=5), min_size=rows, max_size=rows))
         inputs = [
             Tensor("A", datatype, (rows, width), numbers),
-            Tensor("B", "BYTES", (rows, 1), encode_texts(texts)),
+            Tensor("B", "BYTES", (rows, 1), pack_texts(texts)),
         ]
         wanted = draw(st.sampled_from([(), ("B",), ("A", "B"), ("B", "A")]))
         found.append(Query(tuple(draw(st.permutations(inputs))), wanted))
@@ -164,12 +157,12 @@ def test_what_else_a_client_says_is_said_for_it_alone_and_answers_keep_what_thei
 
 @given(TEXTS)
 def test_texts_come_back(texts: list[bytes]) -> None:
-    assert decode_texts(encode_texts(texts)) == texts
+    assert decode_texts(pack_texts(texts)) == texts
 
 
 @given(TEXTS, st.integers(1, 9))
 def test_texts_cut_short_are_told(texts: list[bytes], cut: int) -> None:
-    data = encode_texts([*texts, b"the last"])
+    data = pack_texts([*texts, b"the last"])
     with pytest.raises(InvalidQueryError, match="end within an element"):
         decode_texts(data[:-cut])
 

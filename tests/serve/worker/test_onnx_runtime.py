@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from tests.serve.worker.client import gateway, running, spec_of
 
 from partita.errors import InputError
-from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
-from partita.serve.worker.batching import decode_texts, encode_texts
+from partita.serve.tensors import Answer, Query, Tensor, TensorSpec, pack_texts
+from partita.serve.worker.batching import decode_texts
 from partita.serve.worker.onnx_runtime import OnnxBackend
 from partita.serve.worker.spec import DeclaredBatch, OnnxSpec
 
@@ -130,7 +130,7 @@ def test_texts_and_other_types_go_through(tmp_path: Path) -> None:
     queries = [
         Query(
             (
-                Tensor("T", "BYTES", (len(some), 1), encode_texts(each.encode() for each in some)),
+                Tensor("T", "BYTES", (len(some), 1), pack_texts(each.encode() for each in some)),
                 Tensor("N", "INT8", (len(some),), bytes(range(len(some)))),
             )
         )

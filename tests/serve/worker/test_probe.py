@@ -11,8 +11,8 @@ import pytest
 from tests.serve.worker.models import APART, ROWS, Example, info, node, simple, weights
 
 from partita.errors import InputError
-from partita.serve.tensors import Answer, Query, Tensor, TensorSpec
-from partita.serve.worker.batching import decode_texts, encode_texts
+from partita.serve.tensors import Answer, Query, Tensor, TensorSpec, pack_texts
+from partita.serve.worker.batching import decode_texts
 from partita.serve.worker.onnx_runtime import NUMPY, OnnxBackend
 from partita.serve.worker.probe import RowDependence, probe
 from partita.serve.worker.spec import DeclaredBatch, OnnxSpec
@@ -70,7 +70,7 @@ def query(feed: dict[str, np.ndarray]) -> Query:
 
 def tensor(name: str, array: np.ndarray) -> Tensor:
     if array.dtype == object:
-        return Tensor(name, "BYTES", array.shape, encode_texts(each.encode() for each in array.reshape(-1)))
+        return Tensor(name, "BYTES", array.shape, pack_texts(each.encode() for each in array.reshape(-1)))
     return Tensor(name, _DATATYPES[array.dtype], array.shape, array.tobytes())
 
 

@@ -18,8 +18,8 @@ from tests.serve.worker.client import gateway, running, spec_of, until
 from tests.serve.worker.oip_server import Server, serving
 
 from partita.errors import InputError
-from partita.serve.tensors import Answer, Parameters, Query, Tensor, TensorSpec
-from partita.serve.worker.batching import InvalidQueryError, decode_texts, encode_texts
+from partita.serve.tensors import Answer, Parameters, Query, Tensor, TensorSpec, pack_texts
+from partita.serve.worker.batching import InvalidQueryError, decode_texts
 from partita.serve.worker.oip_client import UpstreamError, read_answer, write_query
 from partita.serve.worker.spec import UNDECLARED, DeclaredBatch, UpstreamSpec
 from partita.serve.worker.upstream import UpstreamBackend
@@ -45,7 +45,7 @@ def upstream(server: Server, request: pytest.FixtureRequest) -> Iterator[Upstrea
 
 def asking(*rows: int, texts: tuple[str, ...] | None = None) -> Query:
     data = bytes(value for row in rows for value in (row, row + 1))
-    said = encode_texts(each.encode() for each in (texts or ("grüß",) * len(rows)))
+    said = pack_texts(each.encode() for each in (texts or ("grüß",) * len(rows)))
     return Query((Tensor("X", "UINT8", (len(rows), 2), data), Tensor("T", "BYTES", (len(rows), 1), said)))
 
 
@@ -310,7 +310,7 @@ def test_what_json_cannot_carry_is_told() -> None:
     with pytest.raises(InvalidQueryError, match="BF16"):
         write_query(Query((Tensor("X", "BF16", (1,), bytes(2)),)), binary=False)
     with pytest.raises(InvalidQueryError, match="UTF-8"):
-        write_query(Query((Tensor("X", "BYTES", (1,), encode_texts([b"\xff"])),)), binary=False)
+        write_query(Query((Tensor("X", "BYTES", (1,), pack_texts([b"\xff"])),)), binary=False)
 
 
 def test_numbers_that_a_server_hides_behind_null_are_told_and_tokens_read() -> None:

@@ -36,13 +36,12 @@ from partita.serve.gateway.oip import (
     model_config,
     model_metadata,
     others,
-    pack_strings,
     repository_index,
     server_metadata,
     statistics,
 )
 from partita.serve.gateway.query import QueryFailedError, QueryRefusedError, RefusalReason
-from partita.serve.tensors import Tensor
+from partita.serve.tensors import Tensor, pack_texts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -477,7 +476,7 @@ def _contents(each: Proto, count: int) -> bytes:
     if len(values) != count:
         raise RequestError(f"input {each.name}: {len(values)} elements in {field}, its shape has {count}")
     if not code:
-        return pack_strings(values)
+        return pack_texts(values)
     try:
         return array(code, values).tobytes()
     except OverflowError:

@@ -319,29 +319,6 @@ def check_data(name: str, datatype: str, count: int, data: Buffer, limits: Reque
     )
 
 
-def pack_strings(strings: Sequence[bytes]) -> bytes:
-    """Return the elements as a tensor's data."""
-    return b"".join([part for each in strings for part in (_LENGTH.pack(len(each)), each)])
-
-
-def unpack_strings(data: Buffer) -> list[bytes]:
-    """Return the elements of a tensor's data.
-
-    Raises:
-        ValueError: they are cut short.
-    """
-    view, at, found = memoryview(data), 0, []
-    while at < len(view):
-        if at + 4 > len(view):
-            raise ValueError("data of BYTES are cut short")
-        start = at + 4
-        at = start + _LENGTH.unpack_from(view, at)[0]
-        if at > len(view):
-            raise ValueError("data of BYTES are cut short")
-        found.append(bytes(view[start:at]))
-    return found
-
-
 # Parameters of a request and of its tensors.
 
 _NOT_SERVED = {

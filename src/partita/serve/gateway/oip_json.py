@@ -25,11 +25,9 @@ from partita.serve.gateway.oip import (
     deadline_of,
     elements,
     others,
-    pack_strings,
     quoted,
-    unpack_strings,
 )
-from partita.serve.tensors import Query, Tensor
+from partita.serve.tensors import Query, Tensor, pack_texts, unpack_texts
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Mapping, Sequence
@@ -411,7 +409,7 @@ def _packed(name: str, datatype: str, flat: list[Any], most_strings: int) -> byt
         _check_kinds(name, "BYTES", kinds, {str})
         if len(flat) > most_strings:
             raise RequestError(f"input {name}: {len(flat)} elements of BYTES, {most_strings} at most", 413)
-        return pack_strings([each.encode() for each in flat])
+        return pack_texts([each.encode() for each in flat])
     if datatype == "BOOL":
         _check_kinds(name, datatype, kinds, {bool})
         return bytes(flat)
@@ -480,7 +478,7 @@ def _listed(tensor: Tensor) -> object:
     """Return a tensor's data, flat, for orjson with OPT_SERIALIZE_NUMPY."""
     if tensor.datatype == "BYTES":
         try:
-            return [each.decode() for each in unpack_strings(tensor.data)]
+            return [each.decode() for each in unpack_texts(tensor.data)]
         except UnicodeDecodeError:
             raise RequestError(
                 f"output {tensor.name} is not UTF-8 text; ask for it as binary data", reason="data"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import queue
-import struct
 import threading
 import time
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from partita.serve.tensors import (
     cut_rows,
     joined,
     stacked_answers,
+    unpack_texts,
 )
 from partita.serve.worker.wire import MOST_DATA, pack_done
 
@@ -259,26 +259,13 @@ def _wanted(query: Query, outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     return tuple(by_name[name] for name in query.outputs)
 
 
-_LENGTH = struct.Struct("<I")
-
-
-def encode_texts(texts: Iterable[bytes]) -> bytes:
-    """Return the data of a BYTES tensor: each element after its length in four bytes, little-endian."""
-    return b"".join(_LENGTH.pack(len(text)) + text for text in texts)
-
-
 def decode_texts(data: Buffer) -> list[bytes]:
     """Return the elements of a BYTES tensor.
 
     Raises:
         InvalidQueryError: the data end within one.
     """
-    view, at, found = memoryview(data), 0, []
-    while at < len(view):
-        size = _LENGTH.unpack_from(view, at)[0] if len(view) - at >= _LENGTH.size else len(view)
-        at += _LENGTH.size
-        if at + size > len(view):
-            raise InvalidQueryError("the data of a BYTES tensor end within an element")
-        found.append(bytes(view[at : at + size]))
-        at += size
-    return found
+    try:
+        return unpack_texts(data)
+    except ValueError as error:
+        raise InvalidQueryError(str(error)) from None

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from partita.files import json_value
-from partita.serve.tensors import ITEM_BYTES, Answer, Tensor
-from partita.serve.worker.batching import InvalidQueryError, decode_texts, encode_texts
+from partita.serve.tensors import ITEM_BYTES, Answer, Tensor, pack_texts
+from partita.serve.worker.batching import InvalidQueryError, decode_texts
 
 if TYPE_CHECKING:
     import socket
@@ -330,7 +330,7 @@ def _packed(name: str, datatype: str, values: Any) -> bytes:  # noqa: ANN401 -- 
         what = "null where it has NaN or an infinity" if datatype in _FRACTIONS else "null for an element"
         raise InvalidQueryError(f"output {name}: the server writes {what}, and which it is cannot be told")
     if datatype == "BYTES":
-        return encode_texts(_written(each) for each in flat)
+        return pack_texts(_written(each) for each in flat)
     if datatype == "BOOL" and not all(each in (0, 1) for each in flat):
         raise ValueError(f"output {name} is BOOL, and not all of its elements are true or false")
     return struct.pack(f"<{len(flat)}{_CODES[datatype]}", *flat)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from partita.errors import InputError
-from partita.serve.tensors import Answer, Batching, Query, Tensor, TensorSpec
+from partita.serve.tensors import Answer, Batching, Query, Tensor, TensorSpec, pack_texts
 from partita.serve.worker.backend import note
-from partita.serve.worker.batching import InvalidQueryError, Joining, decode_texts, encode_texts, run_joined
+from partita.serve.worker.batching import InvalidQueryError, Joining, decode_texts, run_joined
 from partita.serve.worker.probe import ProbeResult, RowDependence, probe
 from partita.serve.worker.spec import UNDECLARED
 
@@ -341,7 +341,7 @@ def _padded(array: Any, rows: int) -> Any:  # noqa: ANN401 -- any datatype
 
 def _as_tensor(name: str, datatype: str, array: Any) -> Tensor:  # noqa: ANN401 -- any datatype
     if datatype == "BYTES":
-        data = encode_texts(str(each).encode() for each in array.reshape(-1))
+        data = pack_texts(str(each).encode() for each in array.reshape(-1))
     else:
         data = np.ascontiguousarray(array, NUMPY[datatype]).tobytes()
     return Tensor(name, datatype, tuple(array.shape), data)
