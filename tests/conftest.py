@@ -39,7 +39,7 @@ DEPENDENCIES = {
     "pyyaml": ["tests/test_workload.py", "tests/test_nesting.py"],
     "typer": ["tests/cli/test_bad_input.py", "tests/cli/test_gpus.py"],
     "rich": ["tests/cli/test_plan_view.py", "tests/cli/test_gpus.py"],
-    "nvidia-ml-py": ["tests/drive/test_survey.py", "tests/drive/test_nvml_energy.py"],
+    "nvidia-ml-py": ["tests/drive/test_survey.py", "tests/drive/test_nvml.py"],
     "pyarrow": ["tests/perf/test_reading.py"],
     "narwhals": ["tests/perf/test_frames.py"],
     "onnx": ["tests/jobs/memory"],

@@ -1,16 +1,20 @@
+"""NVML's energy counters and memory, through the binding and a simulated library."""
+
 from __future__ import annotations
 
+import ctypes
 import os
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pynvml
 import pytest
-from tests.drive.fake_nvml import FakeNvml
+from tests.drive.fake_nvml import CodeError, FakeNvml
 from tests.drive.world import World
 
 from partita.drive.driver import (
@@ -25,7 +29,8 @@ from partita.drive.driver import (
 )
 from partita.drive.nvml import NvmlDriver
 from partita.drive.nvml.devices import list_profiles
-from partita.drive.nvml.instances import offers
+from partita.drive.nvml.driver import NvmlEnergyMeter
+from partita.drive.nvml.instances import offers, used_bytes
 from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, ReplicaRecords, UpstreamReplica
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
@@ -36,6 +41,7 @@ from partita.transition.transition import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
 
 HALF = Placement.parse("3g.20gb@4")
 NAP = (sys.executable, "-c", "import time; time.sleep(600)")
@@ -567,3 +573,61 @@ def test_a_damaged_record_is_kept_and_named(world: World, state: Path) -> None:
     assert str(path) in str(error.where)
     assert path.read_text(encoding="utf-8") == "{"
     path.unlink()
+
+
+class Counting(FakeNvml):
+    """A library whose cards count energy, in millijoules."""
+
+    millijoules: int | None = 1_234_567
+    used = 5 << 30
+
+    def _nvmlDeviceGetTotalEnergyConsumption(self, device: Any, result: Any) -> None:  # noqa: N802 -- NVML's name
+        del device
+        if self.millijoules is None:
+            raise CodeError(pynvml.NVML_ERROR_NOT_SUPPORTED)
+        result._obj.value = self.millijoules
+
+    def _nvmlDeviceGetMemoryInfo(self, device: Any, result: Any) -> None:  # noqa: N802 -- NVML's name
+        assert ctypes.cast(device, ctypes.c_void_p).value == self.cards[0].address
+        result._obj.used = self.used
+
+
+@pytest.fixture
+def library(monkeypatch: pytest.MonkeyPatch) -> Counting:
+    found = Counting("a100-80gb", "a100-80gb")
+    monkeypatch.setattr(pynvml, "nvmlLib", found)
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    monkeypatch.setattr(pynvml, "_LoadNvmlLibrary", lambda: None)
+    return found
+
+
+def test_counters_are_read_in_joules(library: Counting) -> None:
+    with closing(NvmlEnergyMeter()) as meter:
+        found = meter.energy()
+    assert [(each.gpu, each.joules) for each in found] == [
+        ("node-0/gpu-0", 1234.567),
+        ("node-0/gpu-1", 1234.567),
+    ]
+    assert [each.uuid for each in found] == [card.uuid for card in library.cards]
+
+
+def test_a_gpu_without_a_counter_or_off_the_bus_says_so(library: Counting) -> None:
+    with closing(NvmlEnergyMeter()) as meter:
+        library.cards[1].lost = True
+        assert (meter.energy()[1].joules, bool(meter.energy()[1].why)) == (None, True)
+        library.cards[1].lost = False
+        library.millijoules = None
+        assert (meter.energy()[0].joules, bool(meter.energy()[0].why)) == (None, True)
+
+
+def test_no_driver_is_an_error(library: Counting) -> None:
+    library.failing["nvmlInitWithFlags"] = [pynvml.NVML_ERROR_DRIVER_NOT_LOADED]
+    with pytest.raises(DriveError):
+        NvmlEnergyMeter()
+
+
+def test_memory_in_use_is_none_where_the_instance_is_gone(library: Counting) -> None:
+    pynvml.nvmlInit()
+    assert used_bytes(library.cards[0].uuid) == 5 << 30
+    assert used_bytes("MIG-gone") is None
+    pynvml.nvmlShutdown()

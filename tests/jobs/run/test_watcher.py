@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import partita
 from partita.jobs.run.watcher import OomDetector
 from partita.oom import END, OUT_OF_MEMORY
 
+ROOT = Path(partita.__file__).parents[1]
 SAID = b"torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 20.00 GiB\n"
 HOST = [
     b"Traceback (most recent call last):\nMemoryError\n",
@@ -62,3 +68,25 @@ def test_a_users_pattern_is_heard() -> None:
     hearing = OomDetector(ours=False, patterns=["no room on the card"])
     hearing.hear(b"fatal: no room on the card for 3 tiles\n")
     assert hearing.ending(3).verdict == OUT_OF_MEMORY
+
+
+def test_the_watcher_imports_next_to_nothing() -> None:
+    script = (
+        f"import sys; sys.path.append({str(ROOT)!r}); import partita.jobs.run.watcher; print(*sys.modules)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", script], capture_output=True, text=True, check=True
+    ).stdout.split()
+    heavy = {"pathlib", "dataclasses", "typing", "threading", "subprocess", "hashlib", "logging", "tempfile"}
+    assert not heavy & set(found)
+    assert {name for name in found if name.startswith("partita.")} == {
+        "partita.jobs",
+        "partita.jobs.run",
+        "partita.jobs.run.folder",
+        "partita.jobs.run.watcher",
+        "partita.oom",
+        "partita.process",
+        "partita.process.launch",
+        "partita.process.logs",
+        "partita.process.table",
+    }

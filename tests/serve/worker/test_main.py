@@ -16,7 +16,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serve.worker.client import gateway, numbered, running, socket_of, spec_of
 
-from partita.process.logs import keep_short
 from partita.serve.tensors import Query, Tensor, TensorSpec
 from partita.serve.worker.main import Connection
 from partita.serve.worker.spec import EmulatedSpec
@@ -258,20 +257,6 @@ def test_what_is_wrong_with_its_specification_is_said(tmp_path: Path, text: str,
     assert done.returncode == 2
     assert told in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_a_log_keeps_its_end(tmp_path: Path) -> None:
-    path = tmp_path / "worker.log"
-    number = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    try:
-        os.write(number, b"".join(b"line %d\n" % i for i in range(1000)))
-        keep_short(number, most=100, kept=50)
-        os.write(number, b"and on\n")
-    finally:
-        os.close(number)
-    assert path.read_bytes().splitlines()[0] == b"[...]"
-    assert path.read_bytes().endswith(b"line 998\nline 999\nand on\n")
-    assert path.stat().st_size < 100
 
 
 def test_an_emulated_worker_imports_nothing_heavy() -> None:
