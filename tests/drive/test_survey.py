@@ -12,7 +12,7 @@ from tests.drive.world import World
 
 from partita.drive.nvml import NvmlDriver
 from partita.drive.simulated import SimulatedCluster
-from partita.drive.survey import Level, survey
+from partita.drive.survey import Severity, survey
 from partita.mig import catalogue
 from partita.mig.catalogue import gpu_model
 
@@ -59,7 +59,7 @@ def test_a_host_without_gpus_has_nothing_to_mend(tmp_path: Path) -> None:
     report = look(tmp_path)
     assert not report.mend
     assert report.driver is None
-    assert found(report, "no NVIDIA GPU").level is Level.NOTE
+    assert found(report, "no NVIDIA GPU").level is Severity.NOTE
     assert not (tmp_path / "state").exists()
 
 
@@ -92,7 +92,7 @@ def test_gpus_in_mig_mode_are_well(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ("3g.20gb@0", False, True),
         ("3g.20gb@4", True, False),
     ]
-    assert found(report, "not ours").level is Level.NOTE
+    assert found(report, "not ours").level is Severity.NOTE
     assert not any(name.startswith("nvmlDeviceSet") for name in fake.calls)
 
 
@@ -158,7 +158,7 @@ def test_a_driver_without_gpus_is_noted(tmp_path: Path, monkeypatch: pytest.Monk
     install(FakeNvml(), monkeypatch)
     report = look(tmp_path)
     assert not report.mend
-    assert found(report, "sees no GPU").level is Level.NOTE
+    assert found(report, "sees no GPU").level is Severity.NOTE
 
 
 def test_a_user_who_may_not_cut_is_told_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def test_a_user_who_may_not_see_what_is_cut_is_told_so(
     fake.permission = False
     report = look(tmp_path)
     assert report.gpus[0].instances is None
-    assert found(report, "for root to see").level is Level.OK
+    assert found(report, "for root to see").level is Severity.OK
 
 
 def test_switches_without_their_fabric_manager_are_to_be_mended(
@@ -220,7 +220,7 @@ def test_the_simulated_cluster_is_reported(tmp_path: Path) -> None:
     report = look(tmp_path)
     assert report.simulated is not None
     assert [gpu.model for gpu in report.simulated.gpus] == ["a100-40gb", "a30-24gb"]
-    assert found(report, "2 GPUs, 1 of them lost").level is Level.OK
+    assert found(report, "2 GPUs, 1 of them lost").level is Severity.OK
 
 
 def test_a_simulated_cluster_that_cannot_be_read_is_to_be_mended_and_kept(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_a_driver_that_places_profiles_elsewhere_than_the_catalogue_is_noted(
     catalogue.reset()
     fake.elsewhere["3g.20gb"] = (0,)
     noted = found(look(tmp_path), "places 3g.20gb at (0,)")
-    assert noted.level is Level.NOTE
+    assert noted.level is Severity.NOTE
     assert "--from-nvml" in str(noted.hint)
 
 
@@ -301,7 +301,7 @@ def test_memory_tells_which_gpu_a_name_means(
     (gpu,) = report.gpus
     assert gpu.model in ("h100-80gb", "graphics-device-80gb")
     if name == "NVIDIA H100":
-        assert found(report, "taken for h100-80gb").level is Level.NOTE
+        assert found(report, "taken for h100-80gb").level is Severity.NOTE
     seen = gpu_model(str(gpu.model)).profile("1g.10gb")
     assert (seen.memory_mib, seen.starts) == (9984, (0, 1, 2, 3, 4, 5, 6))
 
@@ -318,7 +318,7 @@ def test_the_smaller_of_two_memories_is_used_and_said(
         for p in own.profiles
     )
     install(FakeNvml(replace(own, profiles=less)), monkeypatch)
-    assert found(look(tmp_path), "gives 1g.12gb 10875 MiB").level is Level.NOTE
+    assert found(look(tmp_path), "gives 1g.12gb 10875 MiB").level is Severity.NOTE
     held = gpu_model("h100-94gb")
     assert held.profile("1g.12gb").memory_mib == 10875
     assert held.profile("7g.94gb").memory_mib == own.profile("7g.94gb").memory_mib

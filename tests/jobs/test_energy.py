@@ -24,7 +24,7 @@ from typer.testing import CliRunner
 from partita.cli.main import app
 from partita.drive.driver import EnergyReading, FailedError
 from partita.drive.simulated import SimulatedCluster
-from partita.drive.simulated.cluster import SimulatedMeter
+from partita.drive.simulated.cluster import SimulatedEnergyMeter
 from partita.errors import InputError
 from partita.jobs.energy import (
     FILE,
@@ -319,7 +319,7 @@ def test_a_simulated_gpu_draws_idle_power_and_its_busy_slices(tmp_path: Path) ->
     cluster = SimulatedCluster.create(path, [("g0", "a100-80gb"), ("g1", "a100-80gb")])
     cluster.create_foreign("g0", Placement.parse("3g.40gb@4"))
     clock = SimulatedClock()
-    meter = SimulatedMeter(path, clock)
+    meter = SimulatedEnergyMeter(path, clock)
     try:
         meter.energy()
         clock.sleep_until(100.0)
@@ -424,7 +424,10 @@ def test_attempts_of_seconds_that_follow_each_other_each_take_what_their_work_dr
     cluster = SimulatedCluster.create(path, [("g0", "a100-80gb")])
     cluster.create_foreign("g0", Placement.parse("3g.40gb@4"))
     work = (400 - IDLE_W - CONTEXT_W) * 3 / 7 + CONTEXT_W
-    with closing(EnergyLedger(tmp_path / FILE)) as ledger, closing(SimulatedMeter(path, clock)) as meter:
+    with (
+        closing(EnergyLedger(tmp_path / FILE)) as ledger,
+        closing(SimulatedEnergyMeter(path, clock)) as meter,
+    ):
         energy = QueueEnergy(EnergySampler(meter, ledger))
         for second in range(40):
             clock.sleep_until(float(second))

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.drive.nvml.driver import NvmlEnergyMeter
-    from partita.drive.simulated.cluster import SimulatedMeter
+    from partita.drive.simulated.cluster import SimulatedEnergyMeter
     from partita.jobs.energy import EnergyLedger, QueueEnergy
     from partita.sim.clock import Clock
 
@@ -51,11 +51,11 @@ def measuring(
         yield ledger, QueueEnergy(EnergySampler(meter, ledger), tell)
 
 
-def _meter(driver: DriverName, folder: Path, clock: Clock) -> NvmlEnergyMeter | SimulatedMeter:
+def _meter(driver: DriverName, folder: Path, clock: Clock) -> NvmlEnergyMeter | SimulatedEnergyMeter:
     if driver is DriverName.NVML:
         from partita.drive.nvml.driver import NvmlEnergyMeter  # noqa: PLC0415 -- each driver imports its own modules
 
         return NvmlEnergyMeter()
-    from partita.drive.simulated.cluster import SimulatedMeter  # noqa: PLC0415 -- as above
+    from partita.drive.simulated.cluster import SimulatedEnergyMeter  # noqa: PLC0415 -- as above
 
-    return SimulatedMeter(folder / CLUSTER, clock)
+    return SimulatedEnergyMeter(folder / CLUSTER, clock)

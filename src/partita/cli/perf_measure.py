@@ -143,16 +143,16 @@ def _setup(
         choose_device,
         cores,
         declared_inputs,
+        device_to_measure,
         providers,
         runtime,
-        wanted_device,
     )
     from partita.perf.measure.inputs import feed  # noqa: PLC0415
     from partita.perf.measure.measurement import digest  # noqa: PLC0415
 
     digest(path)  # a file that is not there is told before anything is started
     there = runtime()
-    wanted = wanted_device(asked, os.environ, has_cuda=CUDA in there.providers)
+    wanted = device_to_measure(asked, os.environ, has_cuda=CUDA in there.providers)
     meter: Meter = NoMeter()
     if wanted.lower() == "cpu":
         device = choose_device(wanted, there, stand_in)
@@ -184,12 +184,15 @@ def _course(found: Setup, batches: str | None, max_processes: int, max_latency_m
 
 
 def _journal(found: Setup, version: str, out: Path | None) -> MeasurementJournal:
-    from partita.perf.measure.measurement import MeasurementJournal, head  # noqa: PLC0415 -- not for --help
+    from partita.perf.measure.measurement import (  # noqa: PLC0415 -- not needed for --help
+        MeasurementJournal,
+        journal_head,
+    )
 
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         what = "this is a directory, not a file" if out.is_dir() else f"there is no directory {out.parent}"
         raise InputError(what, where=str(out), hint="the table is written there at the end")
-    return MeasurementJournal(out and out.with_name(f"{out.name}.measuring"), head(found, version))
+    return MeasurementJournal(out and out.with_name(f"{out.name}.measuring"), journal_head(found, version))
 
 
 def _quantiles(text: str) -> tuple[str, ...]:

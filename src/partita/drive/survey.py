@@ -13,8 +13,8 @@ import pynvml as nvml
 
 from partita.drive.driver import DriveError, ObservedInstance
 from partita.drive.nvml.devices import discover, mig_mode
-from partita.drive.nvml.gpu import Owned
-from partita.drive.nvml.holders import holders, words
+from partita.drive.nvml.gpu import OwnedInstances
+from partita.drive.nvml.holders import describe_holders, find_holders
 from partita.drive.nvml.instances import list_instances, raising_driver_errors, running_processes
 from partita.drive.simulated import SimulatedDriver
 from partita.drive.state import CLUSTER
@@ -32,7 +32,7 @@ _DISPLAY = "0x03"
 DRIVER_FOR_ALL_PROFILES = 525
 
 
-class Level(StrEnum):
+class Severity(StrEnum):
     """How much a finding matters: fine as it is, good to know, or in the way of using the GPUs there are."""
 
     OK = "ok"
@@ -49,7 +49,7 @@ class Finding:
         hint: what mends it, if possible a command.
     """
 
-    level: Level
+    level: Severity
     what: str
     where: str | None = None
     hint: str | None = None
@@ -115,7 +115,7 @@ class Report:
     @property
     def mend(self) -> bool:
         """Whether something is in the way of using what there is."""
-        return any(each.level is Level.MEND for each in self.findings)
+        return any(each.level is Severity.MEND for each in self.findings)
 
 
 def survey(state: Path, *, root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> Report:
@@ -146,17 +146,17 @@ def _real(state: Path, root: Path) -> tuple[RealHost | None, list[Finding]]:
         present = pci_gpus(root)
         if present:
             what = f"{present} NVIDIA GPUs are here and cannot be used: {error.what}"
-            return None, [Finding(Level.MEND, what, hint=error.hint)]
+            return None, [Finding(Severity.MEND, what, hint=error.hint)]
         if not absent(error):
             # Its driver is here all the same, as in a container that shows no PCI devices.
             return None, [
-                Finding(Level.MEND, f"NVIDIA's driver does not answer: {error.what}", hint=error.hint)
+                Finding(Severity.MEND, f"NVIDIA's driver does not answer: {error.what}", hint=error.hint)
             ]
         note = "no NVIDIA GPU on this host; planning and the simulated cluster need none"
-        return None, [Finding(Level.NOTE, note)]
+        return None, [Finding(Severity.NOTE, note)]
     if not found.gpus:
         return found, [
-            Finding(Level.NOTE, "NVIDIA's driver is here and sees no GPU", hint="`lspci -d 10de:`")
+            Finding(Severity.NOTE, "NVIDIA's driver is here and sees no GPU", hint="`lspci -d 10de:`")
         ]
     return found, list(_unseen(pci_gpus(root), len(found.gpus)))
 
@@ -164,7 +164,7 @@ def _real(state: Path, root: Path) -> tuple[RealHost | None, list[Finding]]:
 def _unseen(on_bus: int, seen: int) -> Iterator[Finding]:
     if on_bus > seen:
         yield Finding(
-            Level.NOTE,
+            Severity.NOTE,
             f"{on_bus} NVIDIA GPUs are on the PCI bus, and the driver shows {seen}",
             hint="as it should be in a container that is given some of them; elsewhere look for Xid errors with "
             "`dmesg | grep -i xid`, and for GPUs bound to another driver with `lspci -k -d 10de:`",
@@ -174,24 +174,26 @@ def _unseen(on_bus: int, seen: int) -> Iterator[Finding]:
 def _simulated(state: Path) -> tuple[Observation | None, list[Finding]]:
     path = state / CLUSTER
     if not path.exists():
-        return None, [Finding(Level.NOTE, "there is no simulated cluster", str(path))]
+        return None, [Finding(Severity.NOTE, "there is no simulated cluster", str(path))]
     try:
         driver = SimulatedDriver(path, SimulatedClock())
         seen = driver.observe()
         driver.close()
     except DriveError as error:
-        return None, [Finding(Level.MEND, error.what, str(path), f"move it away: `mv {path} {path}.broken`")]
+        return None, [
+            Finding(Severity.MEND, error.what, str(path), f"move it away: `mv {path} {path}.broken`")
+        ]
     lost = sum(gpu.lost for gpu in seen.gpus)
     raising_driver_errors = f"the simulated cluster has {len(seen.gpus)} GPUs" + (
         f", {lost} of them lost" if lost else ""
     )
-    return seen, [Finding(Level.OK, raising_driver_errors, str(path))]
+    return seen, [Finding(Severity.OK, raising_driver_errors, str(path))]
 
 
 def _state_findings(state: Path) -> Iterator[Finding]:
     if state.exists() and not (state.is_dir() and os.access(state, os.W_OK | os.X_OK)):
         yield Finding(
-            Level.MEND,
+            Severity.MEND,
             "the state folder cannot be written to",
             str(state),
             "set PARTITA_STATE to a folder of yours",
@@ -254,7 +256,7 @@ def _gpu(device: NvmlDevice, state: Path) -> RealGpu:
         return raising_driver_errors
     placed = [(device.placed(each)[1], each.identity) for each in found]
     record = state / "owned.sqlite3"
-    ours = Owned(record).ours(placed) if record.is_file() else set()
+    ours = OwnedInstances(record).ours(placed) if record.is_file() else set()
     busy = running_processes(handle)
     instances = tuple(
         ObservedInstance(placement, identity, ours=identity in ours, busy=bool(busy.get(identity.gi_id)))
@@ -265,7 +267,7 @@ def _gpu(device: NvmlDevice, state: Path) -> RealGpu:
 
 def _unusable(gpu: UnusableGpu, *, alone: bool) -> Finding:
     """Return why a GPU is left out: to be mended where something helps, or where no other is left to cut."""
-    level = Level.MEND if gpu.mend or alone else Level.NOTE
+    level = Severity.MEND if gpu.mend or alone else Severity.NOTE
     hint = gpu.mend or "nothing makes it one that can be cut: Partita uses GPUs with MIG alone"
     return Finding(level, f"it is left out: {gpu.why}", f"GPU {gpu.index} ({gpu.name})", hint)
 
@@ -274,7 +276,7 @@ def _driver_findings(version: str) -> Iterator[Finding]:
     major = version.partition(".")[0]
     old = major.isdecimal() and int(major) < DRIVER_FOR_ALL_PROFILES
     yield Finding(
-        Level.NOTE if old else Level.OK,
+        Severity.NOTE if old else Severity.OK,
         f"NVIDIA driver {version}" + (", too old for some profiles" if old else ""),
         hint=f"update it to {DRIVER_FOR_ALL_PROFILES} or newer" if old else None,
     )
@@ -285,14 +287,14 @@ def _model_findings(device: NvmlDevice) -> Iterator[Finding]:
     where = f"GPU {device.index} ({device.name})"
     if device.known is None:
         yield Finding(
-            Level.NOTE,
+            Severity.NOTE,
             f"it is not in the catalogue: its profiles are read from NVML, as {device.model.name}",
             where,
             "to plan for it, keep them: `partita gpus --from-nvml --out FILE`, and name the file with --gpus-file",
         )
     for note in device.notes:
         yield Finding(
-            Level.NOTE,
+            Severity.NOTE,
             note,
             where,
             "plans that were made elsewhere may not know it: `partita gpus --from-nvml --out FILE` writes what the "
@@ -302,11 +304,11 @@ def _model_findings(device: NvmlDevice) -> Iterator[Finding]:
 
 def _held(gpu: RealGpu, device: NvmlDevice) -> Iterator[Finding]:
     """Return who keeps MIG mode from being turned on: it needs a GPU that nobody has open."""
-    found = () if gpu.mig else holders(device.handle(), None)
+    found = () if gpu.mig else find_holders(device.handle(), None)
     if found:
-        who, mend = words(found)
+        who, mend = describe_holders(found)
         yield Finding(
-            Level.NOTE,
+            Severity.NOTE,
             f"MIG mode cannot be turned on meanwhile: {who}",
             f"GPU {gpu.index} ({gpu.name})",
             mend,
@@ -315,7 +317,7 @@ def _held(gpu: RealGpu, device: NvmlDevice) -> Iterator[Finding]:
 
 def _mig_findings(gpus: list[RealGpu]) -> Iterator[Finding]:
     # Some GPUs without MIG beside some with it is a choice; none with it leaves nothing to cut.
-    level = Level.NOTE if any(gpu.mig for gpu in gpus) else Level.MEND
+    level = Severity.NOTE if any(gpu.mig for gpu in gpus) else Severity.MEND
     for gpu in gpus:
         where = f"GPU {gpu.index} ({gpu.name})"
         if gpu.mig:
@@ -325,9 +327,11 @@ def _mig_findings(gpus: list[RealGpu]) -> Iterator[Finding]:
                 else f"{len(gpu.instances)} instances"
             )
             foreign = sum(not each.ours for each in gpu.instances or ())
-            yield Finding(Level.OK, f"{gpu.model}, MIG mode is on, {cut}", where)
+            yield Finding(Severity.OK, f"{gpu.model}, MIG mode is on, {cut}", where)
             if foreign:
-                yield Finding(Level.NOTE, f"{foreign} of its instances are not ours, and left alone", where)
+                yield Finding(
+                    Severity.NOTE, f"{foreign} of its instances are not ours, and left alone", where
+                )
         elif gpu.pending:
             reset = f"with nothing running on it: `sudo nvidia-smi -i {gpu.index} --gpu-reset`"
             yield Finding(level, "MIG mode is turned on by the next reset", where, reset)
@@ -396,7 +400,7 @@ def manager_findings(found: tuple[Manager, ...]) -> Iterator[Finding]:
         hint = _PROGRAMS.get(each.name, ("", None))[1]
         if hint is not None:
             yield Finding(
-                Level.NOTE, f"{each.name} has a hand in GPUs here: {each.does}", each.evidence, hint
+                Severity.NOTE, f"{each.name} has a hand in GPUs here: {each.does}", each.evidence, hint
             )
 
 
@@ -405,7 +409,7 @@ def fabric_findings(root: Path) -> Iterator[Finding]:
     switches = list((root / "dev").glob("nvidia-nvswitch*")) if (root / "dev").is_dir() else []
     if switches and "nv-fabricmanager" not in _names(root).values():
         yield Finding(
-            Level.MEND,
+            Severity.MEND,
             "the fabric manager does not run, so CUDA does not start on GPUs behind NVSwitches",
             hint="`sudo systemctl enable --now nvidia-fabricmanager`, of the driver's own version",
         )
@@ -423,7 +427,7 @@ def permission_findings(root: Path, *, root_user: bool) -> Iterator[Finding]:
     if node is None or not os.access(root / node, os.R_OK):
         allow = f", or once: `sudo setfacl -m u:$USER:r /{node}`" if node else ""
         yield Finding(
-            Level.MEND, "this user may look at GPUs but not cut them", hint=f"run it with `sudo -E`{allow}"
+            Severity.MEND, "this user may look at GPUs but not cut them", hint=f"run it with `sudo -E`{allow}"
         )
 
 

@@ -20,7 +20,7 @@ from partita.perf.measure.cell import (
     repetitions,
 )
 from partita.perf.measure.device import Device
-from partita.perf.measure.inputs import Fed, Feed
+from partita.perf.measure.inputs import FedInput, Feed
 from partita.perf.measure.model_process import Warmup
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Notes:
 
 
 def setup(path: Path, *providers: str) -> Setup:
-    feed = Feed((Fed("x", "float32", (None, 32)),))
+    feed = Feed((FedInput("x", "float32", (None, 32)),))
     return Setup(path, feed, GPU, providers, Effort(("0.5",), 0.3, 10.0, 1.0, 1), 2)
 
 

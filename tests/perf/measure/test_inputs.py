@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from partita.errors import InputError
-from partita.perf.measure.inputs import Fed, Input, feed, parse_shapes
+from partita.perf.measure.inputs import FedInput, Input, feed, parse_shapes
 
 IMAGE = Input("x", "tensor(float)", ("batch", 3, "height", None))
 
@@ -13,7 +13,7 @@ def test_sizes_come_by_input_and_by_dimension():
     assert feed([IMAGE], given).inputs[0].shape(8) == (8, 3, 224, 160)
     tokens = Input("ids", "tensor(int64)", ("batch", "tokens"))
     (fed,) = feed([tokens], parse_shapes(["tokens=128"])).inputs
-    assert fed == Fed("ids", "int64", (None, 128))
+    assert fed == FedInput("ids", "int64", (None, 128))
     assert fed.shape(4) == (4, 128)
 
 

@@ -10,7 +10,7 @@ from tests.perf.measure.metered import MeteredNvml
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model, gpu_names
-from partita.perf.measure.device import CUDA, OnnxRuntime, choose_device, providers, wanted_device
+from partita.perf.measure.device import CUDA, OnnxRuntime, choose_device, device_to_measure, providers
 from partita.perf.measure.nvml import NvmlMeter, gpu_device, nvml_library, whole_profile
 
 WITH_CUDA = OnnxRuntime("1.20", (CUDA, "CPUExecutionProvider"))
@@ -114,7 +114,7 @@ def test_a_host_without_a_driver_is_told(whole):
     ],
 )
 def test_the_device_is_the_one_asked_for_or_the_one_cuda_would_see(asked, environ, has_cuda, expected):
-    assert wanted_device(asked, environ, has_cuda=has_cuda) == expected
+    assert device_to_measure(asked, environ, has_cuda=has_cuda) == expected
 
 
 def metered(fake: MeteredNvml, device: str) -> NvmlMeter:

@@ -148,7 +148,7 @@ def discover(node: str) -> tuple[tuple[NvmlDevice, ...], tuple[UnusableGpu, ...]
     with raising_driver_errors():
         count = nvml.nvmlDeviceGetCount()
     found = [_look(index, f"{node}/gpu-{index}") for index in range(count)]
-    devices = _of_one_mind([each for each in found if isinstance(each, NvmlDevice)])
+    devices = _with_one_model_per_name([each for each in found if isinstance(each, NvmlDevice)])
     catalogue.add(device.model for device in devices)
     return devices, tuple(each for each in found if isinstance(each, UnusableGpu))
 
@@ -175,7 +175,7 @@ def mig_mode(handle: object) -> tuple[bool, bool]:
     return current == nvml.NVML_DEVICE_MIG_ENABLE, pending == nvml.NVML_DEVICE_MIG_ENABLE
 
 
-def _of_one_mind(devices: list[NvmlDevice]) -> tuple[NvmlDevice, ...]:
+def _with_one_model_per_name(devices: list[NvmlDevice]) -> tuple[NvmlDevice, ...]:
     """Return the devices with one model for each name: a name in a document means one thing."""
     by_name: defaultdict[str, list[GpuModel]] = defaultdict(list)
     for device in devices:
@@ -195,7 +195,7 @@ def _look(index: int, gpu_id: str) -> NvmlDevice | UnusableGpu:
             profiles = list_profiles(handle)
             found = recognize(handle, name, profiles)
             if found is None:
-                return _unread(index, name, on=mig_mode(handle)[0])
+                return _unreadable_model(index, name, on=mig_mode(handle)[0])
             offers = instances.offers(found.model, profiles)
             uuid = nvml.nvmlDeviceGetUUID(handle)
             return NvmlDevice(gpu_id, uuid, found.model, offers, name, found.known, found.notes)
@@ -203,7 +203,7 @@ def _look(index: int, gpu_id: str) -> NvmlDevice | UnusableGpu:
         return UnusableGpu(index, name, error.what, error.hint or "see `nvidia-smi -q`")
 
 
-def _unread(index: int, name: str, *, on: bool) -> UnusableGpu:
+def _unreadable_model(index: int, name: str, *, on: bool) -> UnusableGpu:
     why = "it is not in the catalogue, and NVML does not tell its profiles"
     file = "or name a file that describes it: --gpus-file"
     if on:

@@ -25,7 +25,7 @@ from partita.drive.driver import (
     require_same,
 )
 from partita.drive.nvml.devices import discover
-from partita.drive.nvml.gpu import Gpu, Owned
+from partita.drive.nvml.gpu import NvmlGpu, OwnedInstances
 from partita.drive.nvml.instances import raising_driver_errors
 from partita.drive.replicas import ReplicaRecords, ReplicaRunner
 from partita.drive.state import REPLICAS
@@ -77,13 +77,13 @@ class NvmlDriver:
         self._ended: queue.SimpleQueue[ActionResult] = queue.SimpleQueue()
         self._under_way = 0
         records = ReplicaRecords(state / REPLICAS)
-        owned = Owned(state / "owned.sqlite3")
+        owned = OwnedInstances(state / "owned.sqlite3")
         self._runner = ReplicaRunner(records, services)
         with raising_driver_errors():
             nvml.nvmlInit()
         devices, self.unusable = discover(node)
         self._gpus = {
-            device.id: Gpu(
+            device.id: NvmlGpu(
                 device, owned, records, self._runner, patience_s=patience_s, allow_mig_mode=allow_mig_mode
             )
             for device in devices
@@ -147,7 +147,7 @@ class NvmlDriver:
         """Let go of NVML; replicas run on."""
         nvml.nvmlShutdown()
 
-    def _gpu(self, gpu_id: str) -> Gpu:
+    def _gpu(self, gpu_id: str) -> NvmlGpu:
         if gpu_id not in self._gpus:
             known = ", ".join(self._gpus) or "none"
             raise GpuLostError("there is no such GPU", where=gpu_id, hint=f"this host has {known}")
@@ -173,7 +173,7 @@ class NvmlDriver:
             case Kind.STOP_REPLICA:
                 self._stop(gpu, action)
 
-    def _start(self, gpu: Gpu, action: Action) -> None:
+    def _start(self, gpu: NvmlGpu, action: Action) -> None:
         where = place(action)
         found = gpu.at(action.placement)
         if found is None or (found.ours and not found.complete):
@@ -186,7 +186,7 @@ class NvmlDriver:
             (action.gpu, gpu.device.model.name), found.identity, action.placement, replica_of(action)
         )
 
-    def _stop(self, gpu: Gpu, action: Action) -> None:
+    def _stop(self, gpu: NvmlGpu, action: Action) -> None:
         found = gpu.at(action.placement)
         record = gpu.record(found) if found is not None else None
         if record is not None:

@@ -26,7 +26,7 @@ from partita.drive.driver import (
 )
 from partita.drive.nvml import instances
 from partita.drive.nvml.devices import mig_mode
-from partita.drive.nvml.holders import holders, words
+from partita.drive.nvml.holders import describe_holders, find_holders
 from partita.drive.nvml.instances import raising_driver_errors
 from partita.mig import catalogue
 from partita.process.table import boot_id
@@ -49,7 +49,7 @@ _SILENT = {nvml.NVML_ERROR_UNKNOWN, nvml.NVML_ERROR_TIMEOUT}
 _CHANGED = {nvml.NVML_ERROR_NOT_FOUND, nvml.NVML_ERROR_INVALID_ARGUMENT}
 
 
-class Gpu:
+class NvmlGpu:
     """A GPU of this host.
 
     Args:
@@ -64,7 +64,7 @@ class Gpu:
     def __init__(
         self,
         device: NvmlDevice,
-        owned: Owned,
+        owned: OwnedInstances,
         records: ReplicaRecords,
         runner: ReplicaRunner,
         *,
@@ -245,7 +245,7 @@ class Gpu:
             )
         activation = nvml.nvmlDeviceSetMigMode(handle, nvml.NVML_DEVICE_MIG_ENABLE)
         if activation == nvml.NVML_ERROR_IN_USE:
-            who, mend = words(holders(handle, None))
+            who, mend = describe_holders(find_holders(handle, None))
             raise InUseError(f"MIG mode cannot be turned on: {who}", where=self.device.id, hint=mend)
         handle = self.device.handle()
         if not mig_mode(handle)[0]:
@@ -327,7 +327,7 @@ class Gpu:
                 return
 
     def _kept(self, handle: object, gi_id: int, where: str, *, busy: bool) -> DriveError:
-        who, mend = words(holders(handle, gi_id))
+        who, mend = describe_holders(find_holders(handle, gi_id))
         if busy:
             return InUseError(f"NVML: In use by another client: {who}", where=where, hint=mend)
         return FailedError(
@@ -363,7 +363,7 @@ _FORMAT = Format(
 )
 
 
-class Owned:
+class OwnedInstances:
     """The record of our instances.
 
     A row without `gi_id` is an intent: a GPU instance found there that has no compute instance is ours, made
@@ -416,7 +416,7 @@ class Owned:
         mine = set()
         for placement, identity in found:
             key = (identity.gpu_uuid, placement.start, placement.profile)
-            if key in known and _matches(identity, *known[key]):
+            if key in known and _same_instance(identity, *known[key]):
                 mine.add(identity)
         return mine
 
@@ -436,7 +436,7 @@ class Owned:
             yield db
 
 
-def _matches(found: Identity, gi_id: int | None, mig_uuid: str | None) -> bool:
+def _same_instance(found: Identity, gi_id: int | None, mig_uuid: str | None) -> bool:
     if gi_id is None:
         return found.ci_id is None
     return found.gi_id == gi_id and (mig_uuid is None or found.mig_uuid in (None, mig_uuid))

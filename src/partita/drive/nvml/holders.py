@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path("/")
 """Where the host's files are."""
 # Programs that have GPUs open as their office, the likeliest first, and what makes each let go.
-_OFFICES: dict[str, str] = {
+_KNOWN_PROGRAMS: dict[str, str] = {
     "nv-hostengine": "DCGM: `sudo systemctl restart nvidia-dcgm`, or stop it while you cut",
     "dcgm-exporter": "DCGM's exporter: restart it, or stop it while you cut",
     "nvsm_core": "NVSM: `sudo systemctl stop nvsm`, and start it afterwards",
@@ -43,7 +43,7 @@ _OFFICES: dict[str, str] = {
     "nvtop": "a monitor: end it",
     "nvidia-smi": "a monitor: end it",
 }
-_ORDER = {name: n for n, name in enumerate(_OFFICES)}
+_ORDER = {name: n for n, name in enumerate(_KNOWN_PROGRAMS)}
 _NAME_BYTES = 15
 """The kernel cuts the names of processes to these."""
 _SHOWN = 4
@@ -69,7 +69,7 @@ class Holder:
     advice: str | None = None
 
 
-def holders(device: object, gi_id: int | None) -> tuple[Holder, ...]:
+def find_holders(device: object, gi_id: int | None) -> tuple[Holder, ...]:
     """Return who holds a GPU instance, or a whole GPU: whoever computes first, then DCGM, then others.
 
     Args:
@@ -93,7 +93,7 @@ def holders(device: object, gi_id: int | None) -> tuple[Holder, ...]:
     )
 
 
-def words(found: tuple[Holder, ...]) -> tuple[str, str]:
+def describe_holders(found: tuple[Holder, ...]) -> tuple[str, str]:
     """Return who holds it as a sentence, and what to do as a hint; what to look at where nobody is seen."""
     if not found:
         return (
@@ -109,7 +109,7 @@ def words(found: tuple[Holder, ...]) -> tuple[str, str]:
 
 def _holder(root: Path, pid: int, how: str) -> Holder:
     name = _program(root, pid)
-    return Holder(pid, name, how, _OFFICES.get(name))
+    return Holder(pid, name, how, _KNOWN_PROGRAMS.get(name))
 
 
 def _program(root: Path, pid: int) -> str:
@@ -120,7 +120,7 @@ def _program(root: Path, pid: int) -> str:
     with suppress(OSError):
         first = (root / f"proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode(errors="replace")
         name = first.rpartition("/")[2] or name
-    cut = next((each for each in _OFFICES if len(name) == _NAME_BYTES and each.startswith(name)), name)
+    cut = next((each for each in _KNOWN_PROGRAMS if len(name) == _NAME_BYTES and each.startswith(name)), name)
     return "".join(each if each.isprintable() else "?" for each in cut)
 
 

@@ -76,7 +76,7 @@ def inject(db: sqlite3.Connection, fault: InjectedFault) -> None:
     )
 
 
-def strike(db: sqlite3.Connection, action: Action) -> FaultKind | None:
+def next_fault(db: sqlite3.Connection, action: Action) -> FaultKind | None:
     """Return what goes wrong with this action, by the oldest fault that matches it, and count it."""
     rows = db.execute(
         "SELECT seq, mishap, skip FROM faults WHERE times > 0 AND (kind IS NULL OR kind = ?)"
@@ -103,7 +103,7 @@ def draw_seconds(rng: random.Random, seconds: Durations, jitter: float, kind: Ki
     return seconds.of(kind) * math.exp(rng.gauss(-jitter * jitter / 2, jitter))
 
 
-class Span(NamedTuple):
+class ActionTiming(NamedTuple):
     """When it begins, how long it takes by itself, and after how long a start is given up, in seconds."""
 
     now: float
@@ -116,7 +116,7 @@ class Span(NamedTuple):
         return self.now + self.seconds
 
 
-def begin(db: sqlite3.Connection, action: Action, span: Span, mishap: FaultKind | None) -> float:
+def begin(db: sqlite3.Connection, action: Action, span: ActionTiming, mishap: FaultKind | None) -> float:
     """Begin an action; return when it ends.
 
     Raises:
@@ -168,7 +168,7 @@ def ready(db: sqlite3.Connection, action: Action, now: float) -> bool:
     return row is not None and bool(row[0])
 
 
-def undo(db: sqlite3.Connection, action: Action) -> None:
+def undo_half(db: sqlite3.Connection, action: Action) -> None:
     """Leave behind what an action leaves that took its time and then failed."""
     key = (action.gpu, action.placement.start)
     if action.kind is Kind.CREATE_INSTANCE:
@@ -221,7 +221,11 @@ def complete(db: sqlite3.Connection, gpu: str, placement: Placement, rng: random
 
 
 def _begin_create(
-    db: sqlite3.Connection, gpu: ObservedGpu, found: ObservedInstance | None, action: Action, span: Span
+    db: sqlite3.Connection,
+    gpu: ObservedGpu,
+    found: ObservedInstance | None,
+    action: Action,
+    span: ActionTiming,
 ) -> float:
     if found is None:
         insert_instance(db, gpu, action.placement, ours=True)
@@ -229,7 +233,7 @@ def _begin_create(
 
 
 def _begin_destroy(
-    db: sqlite3.Connection, found: ObservedInstance | None, action: Action, span: Span
+    db: sqlite3.Connection, found: ObservedInstance | None, action: Action, span: ActionTiming
 ) -> float:
     if found is None:
         return span.now
@@ -245,7 +249,7 @@ def _begin_start(
     db: sqlite3.Connection,
     found: ObservedInstance | None,
     action: Action,
-    span: Span,
+    span: ActionTiming,
     mishap: FaultKind | None,
 ) -> float:
     key = (action.gpu, action.placement.start)
@@ -270,7 +274,7 @@ def _begin_stop(
     db: sqlite3.Connection,
     found: ObservedInstance | None,
     action: Action,
-    span: Span,
+    span: ActionTiming,
     mishap: FaultKind | None,
 ) -> float:
     if found is None or found.replica is None:

@@ -137,7 +137,7 @@ _TABLE = "CREATE TABLE IF NOT EXISTS energy (gpu TEXT PRIMARY KEY, at REAL NOT N
 _WRITE = "INSERT OR REPLACE INTO energy (gpu, at, joules) VALUES (?, ?, ?)"
 
 
-class SimulatedMeter:
+class SimulatedEnergyMeter:
     """Reads the counters of a simulated cluster, which live in its file.
 
     Args:

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
+class _RunningAction:
     """An action under way, or refused at its beginning and not yet told.
 
     Attributes:
@@ -108,7 +108,7 @@ class SimulatedDriver:
         if runner is not None and not isinstance(clock, WallClock):
             self._store.close()
             raise InputError("processes live by the wall clock", where="--services", hint="add --clock wall")
-        self._hosted = Hosted(self._store, Path(path).parent / REPLICAS, runner)
+        self._hosted = HostedReplicas(self._store, Path(path).parent / REPLICAS, runner)
         self._clock = clock
         self._seconds = seconds
         self._jitter = jitter
@@ -117,7 +117,7 @@ class SimulatedDriver:
         self._changed = threading.Condition(self._lock)
         self._order = count()
         # Actions under way by their end, those of one end in the order in which they began; processes apart.
-        self._ends: list[tuple[float, int, _Running]] = []
+        self._ends: list[tuple[float, int, _RunningAction]] = []
         self._hosting = 0
 
     @property
@@ -159,7 +159,7 @@ class SimulatedDriver:
             with self._store.transaction() as db:
                 running = self._begin(db, action)
         except DriveError as error:
-            running = _Running(action, self._clock.now(), error=error)
+            running = _RunningAction(action, self._clock.now(), error=error)
         if running.hosted:
             # A daemon: a controller that is told to stop does not wait for a model to load.
             with self._lock:
@@ -218,7 +218,7 @@ class SimulatedDriver:
                     return
                 self._changed.wait(None if math.isinf(left) else left)
 
-    def _host(self, running: _Running) -> None:
+    def _host(self, running: _RunningAction) -> None:
         error: DriveError | None = None
         try:
             if running.action.kind is Kind.START_REPLICA:
@@ -232,11 +232,11 @@ class SimulatedDriver:
             heapq.heappush(self._ends, (over.end, next(self._order), over))
             self._changed.notify_all()
 
-    def _begin(self, db: sqlite3.Connection, action: Action) -> _Running:
+    def _begin(self, db: sqlite3.Connection, action: Action) -> _RunningAction:
         store.current_time(db, self._clock)
         now = store.store_time(db, self._clock)
         seconds = draw_seconds(store.draw_random(db), self._seconds, self._jitter, action.kind)
-        mishap = actions.strike(db, action)
+        mishap = actions.next_fault(db, action)
         hosted = (
             self._hosted.runs
             and action.kind in {Kind.START_REPLICA, Kind.STOP_REPLICA}
@@ -247,16 +247,16 @@ class SimulatedDriver:
                 self._hosted.clear(db, action)
             if hosted:
                 # The file has it become ready never, and drain for long: its process says when.
-                span = actions.Span(now, self._start_timeout, self._start_timeout)
+                span = actions.ActionTiming(now, self._start_timeout, self._start_timeout)
                 actions.begin(db, action, span, FaultKind.NEVER_READY)
-                return _Running(action, math.inf, mishap, hosted=True)
-            end = actions.begin(db, action, actions.Span(now, seconds, self._start_timeout), mishap)
+                return _RunningAction(action, math.inf, mishap, hosted=True)
+            end = actions.begin(db, action, actions.ActionTiming(now, seconds, self._start_timeout), mishap)
         except DriveError as error:
             # Told by `wait`; the transaction ends well, so that a fault that struck is counted.
-            return _Running(action, now, error=error)
-        return _Running(action, end, mishap)
+            return _RunningAction(action, now, error=error)
+        return _RunningAction(action, end, mishap)
 
-    def _finish(self, running: _Running) -> DriveError | None:
+    def _finish(self, running: _RunningAction) -> DriveError | None:
         if running.error is not None:
             return running.error
         if running.hosted:
@@ -269,13 +269,13 @@ class SimulatedDriver:
             return error
 
 
-def _end(db: sqlite3.Connection, running: _Running) -> DriveError | None:
+def _end(db: sqlite3.Connection, running: _RunningAction) -> DriveError | None:
     action, where = running.action, place(running.action)
     if running.mishap is FaultKind.GPU_LOST:
         lose(db, action.gpu)
         return GpuLostError("the GPU fell off the bus", where=action.gpu)
     if running.mishap is FaultKind.FAILS:
-        actions.undo(db, action)
+        actions.undo_half(db, action)
         return FailedError("unknown error of the driver", where=where)
     actions.finish(db, action, running.end, store.draw_random(db))
     if action.kind is Kind.START_REPLICA and not actions.ready(db, action, running.end):
@@ -295,7 +295,7 @@ _WHO = (
 )
 
 
-class Hosted:
+class HostedReplicas:
     """The processes of a simulated cluster's replicas.
 
     Args:

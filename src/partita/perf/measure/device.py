@@ -96,7 +96,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def wanted_device(asked: str | None, environ: Mapping[str, str], has_cuda: bool) -> str:  # noqa: FBT001 -- one fact of three
+def device_to_measure(asked: str | None, environ: Mapping[str, str], has_cuda: bool) -> str:  # noqa: FBT001 -- one fact of three
     """Return `cpu`, or the GPU or MIG instance to measure: as asked for, else what CUDA would see."""
     if asked is not None:
         return asked.strip()

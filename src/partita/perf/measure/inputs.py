@@ -10,6 +10,7 @@ from partita.errors import InputError, nearest
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+
 Dim: TypeAlias = int | str | None
 
 TYPES = {
@@ -44,7 +45,7 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
-class Fed:
+class FedInput:
     """An input as it is fed.
 
     Attributes:
@@ -65,7 +66,7 @@ class Fed:
 class Feed:
     """All inputs as they are fed, and the batch size where the model knows only one."""
 
-    inputs: tuple[Fed, ...]
+    inputs: tuple[FedInput, ...]
     fixed: int | None = None
 
 
@@ -140,7 +141,7 @@ def _pinned(inputs: Sequence[Input], batch_dim: str) -> set[int]:
     return {dim for dim in found if isinstance(dim, int)}
 
 
-def _fed(each: Input, given: Mapping[str, tuple[int, ...]], batch_dim: str, symbols: set[str]) -> Fed:
+def _fed(each: Input, given: Mapping[str, tuple[int, ...]], batch_dim: str, symbols: set[str]) -> FedInput:
     dtype = TYPES.get(each.type)
     if dtype is None:
         raise InputError(
@@ -156,7 +157,7 @@ def _fed(each: Input, given: Mapping[str, tuple[int, ...]], batch_dim: str, symb
             dims.append(None)
         else:
             dims.append(_size(each, dim, None if sizes is None else sizes[at], given))
-    return Fed(each.name, dtype, tuple(dims))
+    return FedInput(each.name, dtype, tuple(dims))
 
 
 def _size(each: Input, dim: Dim, asked: int | None, given: Mapping[str, tuple[int, ...]]) -> int:

@@ -120,7 +120,7 @@ def measure(
         tell(MeasurementProgress(cell, len(journal.results), len(remaining), left, result))
 
 
-def head(setup: Setup, version: str) -> dict[str, Any]:
+def journal_head(setup: Setup, version: str) -> dict[str, Any]:
     """Return what must not change between the parts of one measurement.
 
     Raises:
