@@ -21,9 +21,7 @@ from partita.serve.routers.kairos import Kairos
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.routers.price import Price
 from partita.serve.simulation import Throughput, throughput, unit_traffic
-from partita.sim.arrivals import Traffic
-from partita.sim.batches import empirical_share
-from partita.sim.trace import read_trace
+from partita.sim.traffic import Traffic, empirical_share, read_trace
 
 if TYPE_CHECKING:
     from partita.perf.table import PerfTable

@@ -11,7 +11,7 @@ import numpy as np
 from partita.mig.catalogue import gpu_model
 from partita.perf.reading import read_table
 from partita.serve.problem import ServingProblem, latency_table
-from partita.sim.batches import lognormal_share
+from partita.sim.traffic import lognormal_share
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

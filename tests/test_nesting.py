@@ -25,7 +25,7 @@ from partita.serve.gateway.oip import RequestError, RequestLimits, Signature
 from partita.serve.gateway.oip_json import read_request
 from partita.serve.worker.oip_client import UpstreamError, read_answer
 from partita.serve.worker.spec import read_spec
-from partita.sim.trace import read_trace
+from partita.sim.traffic import read_trace
 from partita.transition.document import read_transition
 from partita.workload import read_workload
 

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from partita.mig.catalogue import gpu_model
 from partita.serve.problem import ServingProblem
-from partita.sim.arrivals import Traffic
+from partita.sim.traffic import Traffic
 
 A100 = gpu_model("a100-40gb").restricted(["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"])
 A30 = gpu_model("a30-24gb").restricted(["1g.6gb", "2g.12gb", "4g.24gb"])

@@ -12,14 +12,13 @@ import numpy as np
 from partita.serve.fluid import second_prices
 from partita.serve.problem import REFUSED, TICK, ServingOutcome
 from partita.serve.routers.kairos import LATE, match, relative_speed
-from partita.sim.clock import SimulatedClock
-from partita.sim.kernel import Kernel
+from partita.sim.clock import Kernel, SimulatedClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from partita.serve.problem import ServingProblem
-    from partita.sim.arrivals import Traffic
+    from partita.sim.traffic import Traffic
 
     Choose = Callable[[list[float], list[float], list[float]], int | None]
 

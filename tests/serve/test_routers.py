@@ -24,7 +24,7 @@ from partita.serve.routers.kairos import Kairos, match
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.routers.price import Price
 from partita.serve.simulation import unit_traffic
-from partita.sim.arrivals import Traffic
+from partita.sim.traffic import Traffic
 
 if TYPE_CHECKING:
     from partita.serve.problem import ServingProblem

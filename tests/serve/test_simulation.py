@@ -9,7 +9,7 @@ from partita.serve.cuts import Homogeneous
 from partita.serve.problem import REFUSED, ServingCut, ServingOutcome
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.simulation import evaluate, simulate, unit_traffic
-from partita.sim.arrivals import Traffic
+from partita.sim.traffic import Traffic
 
 
 def test_an_evaluation_counts_what_was_in_time_late_and_refused_and_how_busy_each_slice_was() -> None:

@@ -201,7 +201,7 @@ def _runner(cluster: Cluster, folder: Path) -> ReplicaRunner | None:
 
 def make_clock(name: ClockName | None) -> Clock | None:
     """Return the clock of that name, None for no name: the cluster knows its own."""
-    from partita.sim.clock import SimulatedClock, WallClock  # noqa: PLC0415 -- only where a cluster is driven
+    from partita.sim.clock import SimulatedClock, WallClock  # noqa: PLC0415 -- numpy is slow to import
 
     if name is None:
         return None

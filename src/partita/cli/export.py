@@ -30,8 +30,8 @@ def mig_parted(plan: PlanFile, out: Out = None) -> None:
     Apply it on each node with `nvidia-mig-parted apply -f FILE -c partita-node-0`. GPUs that the plan does
     not use are not mentioned, and so left as they are.
     """
-    from partita.export.mig_parted import mig_parted_config  # noqa: PLC0415 -- only this command needs it
     from partita.files import replacing  # noqa: PLC0415
+    from partita.mig_parted import mig_parted_config  # noqa: PLC0415 -- only this command needs it
     from partita.transition.document import read_target  # noqa: PLC0415
 
     text = to_yaml(mig_parted_config(read_target(plan)))

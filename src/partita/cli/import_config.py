@@ -67,7 +67,7 @@ def mig_parted(
     mention stay cut as they are. Nothing runs on layouts: applying them stops the services of the cluster.
     """
     from partita.files import replacing  # noqa: PLC0415 -- not for --help
-    from partita.importing.mig_parted import as_layouts, read_config  # noqa: PLC0415
+    from partita.mig_parted import as_layouts, read_config  # noqa: PLC0415
     from partita.transition.document import write_layouts  # noqa: PLC0415
 
     read = read_config(config)

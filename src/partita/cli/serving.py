@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from partita.serve.cuts import Cutter
     from partita.serve.problem import ServingProblem, SimulatedRouter
     from partita.serve.simulation import Simulation
-    from partita.sim.arrivals import Traffic
+    from partita.sim.traffic import Traffic
     from partita.workload import ServiceSpec
 
 
@@ -34,7 +34,7 @@ class Arrivals:
 
     def times(self, rate: float, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return about as many arrival times as asked, at so many per second on average."""
-        from partita.sim.arrivals import day_curve, gamma, poisson  # noqa: PLC0415 -- slow to import
+        from partita.sim.traffic import day_curve, gamma, poisson  # noqa: PLC0415 -- numpy is slow to import
 
         if self.process == "gamma":
             return gamma(rate, self.queries, rng, self.variation)
@@ -179,9 +179,7 @@ def _queries(
     import numpy as np  # noqa: PLC0415 -- slow to import
 
     from partita.serve.problem import latency_table  # noqa: PLC0415
-    from partita.sim.arrivals import Traffic  # noqa: PLC0415
-    from partita.sim.batches import draw, empirical_share  # noqa: PLC0415
-    from partita.sim.trace import read_trace  # noqa: PLC0415
+    from partita.sim.traffic import Traffic, draw, empirical_share, read_trace  # noqa: PLC0415 -- numpy is slow to import
 
     largest = min(_MOST_ITEMS, max(row.batch for row in rows))
     latency = latency_table(rows, names, largest)
@@ -211,7 +209,7 @@ def _share(spec: ServiceSpec, ask: Ask, largest: int, in_time: int) -> NDArray[n
     import numpy as np  # noqa: PLC0415 -- slow to import
 
     from partita.serve.reserving.services import SIGMA, share_of  # noqa: PLC0415
-    from partita.sim.batches import lognormal_share  # noqa: PLC0415
+    from partita.sim.traffic import lognormal_share  # noqa: PLC0415
 
     if ask.median is not None:
         return lognormal_share(ask.median, ask.sigma or SIGMA, largest)

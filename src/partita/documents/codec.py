@@ -348,17 +348,17 @@ def _bare(node: inspect.Type) -> inspect.Type:
 
 
 def _test_of_struct(node: inspect.StructType) -> _Test | None:
-    made = [(each.name, _made_test(each.type), _example(each)) for each in node.fields]
-    fields = [(name, test, example) for name, test, example in made if test is not None]
+    made = [(each, _made_test(each.type), _example(each)) for each in node.fields]
+    fields = [(each.name, each.encode_name, test, like) for each, test, like in made if test is not None]
     whole = getattr(node.cls, "faults", None)
 
     def struct(value: object) -> Sequence[Fault]:
         found: list[Fault] = []
-        for name, test, example in fields:
+        for name, key, test, example in fields:
             inner = getattr(value, name)
             for fault in test(inner) if inner is not None else ():
                 hint = fault.hint or (None if fault.path else example)
-                found.append(_below(name, fault._replace(hint=hint)))
+                found.append(_below(key, fault._replace(hint=hint)))
         if whole is not None:
             with suppress(InputError):  # of a field whose fault is told already
                 found += whole(value)
@@ -427,6 +427,8 @@ def _alike(node: inspect.Type, value: object) -> bool:
 
 def _called(node: inspect.Type) -> str:
     node = _bare(node)
+    if isinstance(node, inspect.LiteralType):
+        return _either([repr(each) for each in node.values])
     return {
         inspect.StructType: "a mapping",
         inspect.DictType: "a mapping",

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.serve.problem import ServingProblem, SimulatedRouter
-    from partita.sim.arrivals import Traffic
+    from partita.sim.traffic import Traffic
 
 
 class Cutter(Protocol):

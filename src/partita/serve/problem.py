@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from partita.mig.gpu import GpuModel
     from partita.perf.table import Measurement
-    from partita.sim.arrivals import Traffic
+    from partita.sim.traffic import Traffic
 
 
 Multiset = tuple[int, ...]

@@ -11,8 +11,7 @@ import numpy as np
 from partita.errors import InfeasibleError
 from partita.serve.fluid import fluid_rate
 from partita.serve.problem import REFUSED, TICK
-from partita.sim.arrivals import Traffic, poisson
-from partita.sim.batches import draw
+from partita.sim.traffic import Traffic, draw, poisson
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.dispatcher import Decisions
     from partita.serve.gateway.query import Batch, Worker
     from partita.serve.problem import ServingProblem
-    from partita.sim.arrivals import Traffic
+    from partita.sim.traffic import Traffic
 
 GOOD = Answer()
 ROWS = Batching(rows=True, why="it is made so")

@@ -15,7 +15,7 @@ from partita.serve.gateway.routers import ROUTERS
 from partita.serve.problem import REFUSED, TICK, ServingProblem
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.simulation import unit_traffic
-from partita.sim.arrivals import Traffic
+from partita.sim.traffic import Traffic
 
 COUNTS = np.array([3, 2, 1])
 

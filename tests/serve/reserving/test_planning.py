@@ -15,7 +15,7 @@ from partita.serve.problem import ServingOutcome
 from partita.serve.reserving.check import check_reserved, schedule_fault
 from partita.serve.reserving.planning import plan_reserving, reserve_best_effort
 from partita.serve.reserving.reservation import describe, running, shared_part
-from partita.sim.arrivals import Traffic
+from partita.sim.traffic import Traffic
 from partita.transition.deployment import deployment_of
 from partita.workload import Batches, PoolSpec, Slo
 

@@ -16,8 +16,7 @@ from partita.milp import new_solver
 from partita.planning.check import Fault
 from partita.serve.problem import REFUSED, TICK
 from partita.serve.routers.late_binding import LateBinding
-from partita.sim.arrivals import Traffic, poisson
-from partita.sim.batches import draw
+from partita.sim.traffic import Traffic, draw, poisson
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from partita.serve.cuts import Cutter
     from partita.serve.problem import ServingProblem
     from partita.serve.reserving.services import CutService, PoolProblem
-    from partita.sim.arrivals import Traffic
+    from partita.sim.traffic import Traffic
     from partita.transition.deployment import DeployedGpu, Replica
 
 

@@ -11,7 +11,7 @@ from partita.errors import InfeasibleError, InputError
 from partita.perf.operating_point import strictest
 from partita.planning.formulate import allows, plain, quantile_of
 from partita.serve.problem import ServingProblem, latency_table
-from partita.sim.batches import lognormal_share
+from partita.sim.traffic import lognormal_share
 from partita.workload import LARGEST_BATCH
 
 if TYPE_CHECKING:

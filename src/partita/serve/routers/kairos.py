@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.serve.problem import Serve, ServingProblem
-    from partita.sim.arrivals import Traffic
+    from partita.sim.traffic import Traffic
 
 LATE = 1e3
 """Deadlines that an answer counts for which would be late: the last choice of a matching."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from partita.serve.problem import Serve, ServingProblem
-    from partita.sim.arrivals import Traffic
+    from partita.sim.traffic import Traffic
 
 
 @dataclass(frozen=True, slots=True)

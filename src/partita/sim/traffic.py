@@ -1,26 +1,127 @@
-"""Replays traces: queries as they once arrived."""
+"""Traffic: when queries arrive and of which sizes, made by a law or replayed from a trace."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import ceil, isfinite
+from math import ceil, erf, isfinite, log, sqrt
 from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from partita.errors import InputError, nearest
 from partita.perf.records import number_hint, read_records, refuse
-from partita.sim.arrivals import Traffic
-
-Value = TypeVar("Value", int, float)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from partita.perf.records import Records
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Traffic:
+    """N queries in order of arrival: `arrival` in seconds from 0, and `batch`, the items of each; shape (N,)."""
+
+    arrival: NDArray[np.float64]
+    batch: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.arrival)
+
+    def faster(self, factor: float) -> Traffic:
+        """Return the same queries with all times divided by `factor`."""
+        return Traffic(self.arrival / factor, self.batch)
+
+    def denser(self, copies: int, spread: float, rng: np.random.Generator) -> Traffic:
+        """Return each query so many times, copies shifted by up to `spread` seconds to either side."""
+        times = np.repeat(self.arrival, copies) + rng.uniform(-spread, spread, len(self) * copies)
+        times = np.maximum(0.0, times)
+        order = np.argsort(times, kind="stable")
+        return Traffic(times[order], np.repeat(self.batch, copies)[order])
+
+
+def poisson(rate: float, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Return arrival times of a Poisson process of `rate` per second, shape (count,)."""
+    return np.cumsum(rng.exponential(1 / rate, count))
+
+
+def gamma(rate: float, count: int, rng: np.random.Generator, variation: float) -> NDArray[np.float64]:
+    """Return arrival times whose gaps are gamma distributed, shape (count,).
+
+    Args:
+        rate: arrivals per second.
+        count: how many.
+        rng: source of chance.
+        variation: coefficient of variation of the gaps: 1 is Poisson, more is burstier.
+    """
+    shape = variation**-2
+    return np.cumsum(rng.gamma(shape, 1 / (rate * shape), count))
+
+
+def day_curve(
+    rate: float, seconds: float, rng: np.random.Generator, *, swing: float, period: float = 86_400.0
+) -> NDArray[np.float64]:
+    """Return arrival times of a Poisson process of rate x (1 - swing cos(2 pi t / period)), up to `seconds`.
+
+    Args:
+        rate: mean arrivals per second over a period.
+        seconds: end of the time that is looked at.
+        rng: source of chance.
+        swing: from 0 (flat) to 1 (nothing arrives at the trough, which is at time 0).
+        period: seconds from trough to trough.
+    """
+    grid = np.linspace(0.0, seconds, max(1000, int(seconds / period * 1000)))
+    turn = 2 * np.pi / period
+    expected = rate * (grid - swing * np.sin(turn * grid) / turn)
+    arrivals = np.sort(rng.uniform(0.0, expected[-1], rng.poisson(expected[-1])))
+    return np.asarray(np.interp(arrivals, expected, grid))
+
+
+_LEAST = 1e-6
+"""Share of a distribution below which what is left of it after a cut means nothing."""
+
+
+def lognormal_share(median: float, sigma: float, largest: int) -> NDArray[np.float64]:
+    """Return the share of each batch size from 1 to `largest` under a log-normal, cut off there, shape (largest,).
+
+    Size b stands for (b - 1/2, b + 1/2], size 1 for all below 3/2 (PARIS and ELSA, DAC'22, uses sigma 0.9).
+
+    Args:
+        median: of the log-normal before it is cut off.
+        sigma: standard deviation of the logarithm.
+        largest: largest batch size; larger ones do not come.
+
+    Raises:
+        InputError: next to nothing of the log-normal is within it.
+    """
+    below = [0.5 * (1 + erf((log(b + 0.5) - log(median)) / (sigma * sqrt(2)))) for b in range(1, largest + 1)]
+    share = np.diff(below, prepend=0.0)
+    if below[-1] < _LEAST:
+        raise InputError(
+            f"hardly any batch size of a log-normal of median {median:g} and sigma {sigma:g} is at most {largest}",
+            hint="choose a smaller median",
+        )
+    return np.asarray(share / share.sum())
+
+
+def empirical_share(batch: NDArray[np.int64], largest: int) -> NDArray[np.float64]:
+    """Return the share of each batch size from 1 to `largest` among those seen, larger ones left out."""
+    seen = np.bincount(batch[batch <= largest], minlength=largest + 1)[1:]
+    return np.asarray(seen / seen.sum())
+
+
+def draw(share: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return batch sizes drawn independently, shape (count,)."""
+    edges = np.cumsum(share)[:-1]
+    return np.searchsorted(edges, rng.random(count), side="right") + 1
+
+
+Value = TypeVar("Value", int, float)
+
 
 COLUMNS = ("seconds", "batch", "tokens")
 """What `columns` may name: the time, and the size as items or as tokens."""

@@ -12,20 +12,24 @@ import pytest
 import yaml
 from tests.cli.commands import Commands
 from tests.control.world import deployment
+from typer.testing import CliRunner
 
+from partita.cli.main import app
 from partita.errors import InputError
-from partita.export.mig_parted import mig_parted_config
-from partita.importing.mig_parted import as_layouts, read_config
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement, legal_layouts
+from partita.mig_parted import as_layouts, mig_parted_config, read_config
+from partita.perf.operating_point import OperatingPoint
 from partita.planning.document import read_plan
+from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, Solver
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Layouts
 from partita.transition.document import parse_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CASE = Path(__file__).resolve().parents[2].parent / "shared" / "cases" / "33-mig-parted-config-not-read"
+
+CASE = Path(__file__).resolve().parents[1].parent / "shared" / "cases" / "33-mig-parted-config-not-read"
 LAB = """version: v1
 mig-configs:
   lab:
@@ -158,27 +162,27 @@ def test_names_that_some_drivers_print_are_known(write: Callable[[str], Path]) -
 
 def test_one_in_a_kubernetes_configmap_is_taken_out(write: Callable[[str], Path]) -> None:
     text = yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "data": {"config.yaml": LAB}})
-    assert set(read_config(write(text)).entries) == {"lab"}
+    assert set(read_config(write(text)).configs) == {"lab"}
 
 
 @pytest.mark.parametrize(
     ("old", "new", "line", "said"),
     [
-        ("version: v1", "version: v2", 1, "v1 is read"),
-        ("devices: [0]", "devices: some", 4, "a list of indices"),
-        ("devices: [0]", "devices: [-1]", 4, "a list of indices"),
-        ("      mig-enabled: false\n", "      mig-enabled: no\n", 5, "true or false"),
-        ("      mig-enabled: false\n", "", 4, "true or false"),
+        ("version: v1", "version: v2", 1, "version: must be 'v1', not 'v2'"),
+        ("devices: [0]", "devices: some", 4, "devices: must be 'all' or a list, not 'some'"),
+        ("devices: [0]", "devices: [-1]", 4, "must be at least 0"),
+        ("      mig-enabled: false\n", "      mig-enabled: no\n", 5, "must be true or false"),
+        ("      mig-enabled: false\n", "", 4, "mig-enabled is missing"),
         ("mig-enabled: false", "mig-enabled: false\n      mig-devices: {1g.10gb: 1}", 6, "mig-enabled is false"),
-        ('"2g.20gb": 3', '"2g.20gb": three', 8, "profiles to counts"),
+        ('"2g.20gb": 3', '"2g.20gb": three', 9, "must be a whole number, not 'three'"),
         ('"2g.20gb": 3', '"1c.2g.20gb": 3', 9, "compute instances of a part"),
-        ('"0x233010DE"', "0x2330", 11, "PCI numbers"),
-        ("      devices: all\n", "      devices: all\n      device: 3\n", 13, "no such field"),
+        ('"0x233010DE"', "0x2330", 11, "a PCI number"),
+        ("      devices: all\n", "      devices: all\n      device: 3\n", 13, "device: unknown key"),
         ('"2g.20gb": 3', '"2g.10gb": 3', 9, "which has no 2g.10gb"),
         ('"2g.20gb": 3', '"2g.20gb": 4', 8, "do not fit on node-0/gpu-1"),
         ("devices: [1]", "devices: [7]", 6, "there is no GPU 7"),
         ("mig-configs", "mig-config", 1, "no mig-parted config"),
-        (LAB, "version: v1\nmig-configs: {}\n", 2, "at least one config"),
+        (LAB, "version: v1\nmig-configs: {}\n", 2, "must be a mapping, not empty"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_used_is_told_with_its_line(
@@ -312,3 +316,89 @@ def test_without_a_cluster_the_gpus_have_to_be_said(partita: Commands, tmp_path:
     told = partita("import", "mig-parted", tmp_path / "config.yaml")
     assert told.code == 2
     assert "--gpus a100-80gb:8" in told.err
+
+
+def gpu(gpu_id: str, *profiles: str) -> PlannedGpu:
+    made = (
+        Instance(Placement(n, p), "s", "m", OperatingPoint(p, 1, 1, 1.0, 1.0, ""))
+        for n, p in enumerate(profiles)
+    )
+    return PlannedGpu(gpu_id, "a100-80gb", tuple(made))
+
+
+def plan(*gpus: PlannedGpu) -> Plan:
+    return Plan(Objective("gpus", len(gpus), len(gpus)), Solver("exact", 0, 0.1), (), gpus)
+
+
+def test_each_node_has_a_config_in_which_gpus_with_equal_counts_share_an_entry() -> None:
+    config = mig_parted_config(
+        plan(
+            gpu("node-0/gpu-3", "1g.10gb", "3g.40gb", "1g.10gb"),
+            gpu("node-0/gpu-1", "3g.40gb", "1g.10gb", "1g.10gb"),
+            gpu("node-0/gpu-2", "7g.80gb"),
+            gpu("node-1/gpu-10", "1g.10gb+me"),
+        )
+    )
+    assert config == {
+        "version": "v1",
+        "mig-configs": {
+            "partita-node-0": [
+                {"devices": [1, 3], "mig-enabled": True, "mig-devices": {"1g.10gb": 2, "3g.40gb": 1}},
+                {"devices": [2], "mig-enabled": True, "mig-devices": {"7g.80gb": 1}},
+            ],
+            "partita-node-1": [{"devices": [10], "mig-enabled": True, "mig-devices": {"1g.10gb+me": 1}}],
+        },
+    }
+
+
+def test_node_names_of_a_cluster_are_kept() -> None:
+    config = mig_parted_config(plan(gpu("rack/host.example.org/gpu-0", "7g.80gb")))
+    assert list(config["mig-configs"]) == ["partita-rack/host.example.org"]
+
+
+@pytest.mark.parametrize("name", ["gpu-0", "node-0/3", "/gpu-1", "node-0/gpu-x"])
+def test_a_gpu_without_node_or_index_is_refused(name: str) -> None:
+    with pytest.raises(InputError, match="does not say the node and the index"):
+        mig_parted_config(plan(gpu(name, "7g.80gb")))
+
+
+DOCUMENT = {
+    "apiVersion": "partita/v1",
+    "kind": "Plan",
+    "objective": {"name": "gpus", "value": 1, "lower_bound": 1, "gap": 0.0, "proven": True},
+    "solver": {"name": "exact", "seed": 0, "seconds": 0.05},
+    "services": [],
+    "gpus": [
+        {
+            "id": "node-0/gpu-0",
+            "model": "a100-80gb",
+            "instances": [
+                {
+                    "profile": "3g.40gb",
+                    "start": 4,
+                    "service": "s",
+                    "model": "m",
+                    "batch": 1,
+                    "processes": 1,
+                    "throughput": 1,
+                    "latency_ms": 1,
+                }
+            ],
+        }
+    ],
+}
+
+
+def test_the_command_writes_yaml_with_devices_and_counts_on_one_line(tmp_path: Path) -> None:
+    path, out = tmp_path / "plan.json", tmp_path / "mig.yaml"
+    path.write_text(json.dumps(DOCUMENT))
+    result = CliRunner().invoke(app, ["export", "mig-parted", str(path)], catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "devices: [0]" in result.stdout
+    assert "mig-devices: {3g.40gb: 1}" in result.stdout
+    assert yaml.safe_load(result.stdout)["mig-configs"]["partita-node-0"][0]["mig-enabled"] is True
+    result = CliRunner().invoke(
+        app, ["export", "mig-parted", str(path), "--out", str(out)], catch_exceptions=False
+    )
+    assert result.stdout == ""
+    assert yaml.safe_load(out.read_text())["version"] == "v1"

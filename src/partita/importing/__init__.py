@@ -1,1 +1,0 @@
-"""Configs of other tools as documents of ours."""
