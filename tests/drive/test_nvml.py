@@ -294,7 +294,7 @@ def test_a_creation_killed_half_way_is_known_as_ours_and_completed(
 
     for killed in (
         "partita.drive.nvml.instances.create_compute_instance",
-        "partita.drive.nvml.gpu.Owned.record",
+        "partita.drive.nvml.gpu.OwnedInstances.record",
     ):
         with monkeypatch.context() as patch:
             patch.setattr(killed, die)
