@@ -32,7 +32,7 @@ OWN = "partita"
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class PolicyGroup:
     """A kind of policy.
 
     Attributes:
@@ -47,16 +47,16 @@ class Group:
 
 
 GROUPS = {
-    "planners": Group("planner", "--planner", "plan"),
-    "transition_algorithms": Group("transition algorithm", "--algorithm", "transition"),
-    "routers": Group("router", "--router"),
-    "cuts": Group("cut", "--cut", "cut"),
-    "disciplines": Group("discipline", "--discipline", "decide"),
-    "forecasters": Group("forecaster"),
-    "drivers": Group("driver", "--driver", "observe"),
-    "importers": Group("importer"),
-    "exporters": Group("exporter"),
-    "commands": Group("command"),
+    "planners": PolicyGroup("planner", "--planner", "plan"),
+    "transition_algorithms": PolicyGroup("transition algorithm", "--algorithm", "transition"),
+    "routers": PolicyGroup("router", "--router"),
+    "cuts": PolicyGroup("cut", "--cut", "cut"),
+    "disciplines": PolicyGroup("discipline", "--discipline", "decide"),
+    "forecasters": PolicyGroup("forecaster"),
+    "drivers": PolicyGroup("driver", "--driver", "observe"),
+    "importers": PolicyGroup("importer"),
+    "exporters": PolicyGroup("exporter"),
+    "commands": PolicyGroup("command"),
 }
 """The kinds there are; the entry points of `planners` stand in the group `partita.planners`."""
 

@@ -28,7 +28,6 @@ from partita.serve.gateway.query import (
     SplitQuery,
 )
 from partita.serve.gateway.statistics import (
-    LARGEST,
     ROUNDING_S,
     ObservedQueries,
     ServiceCounters,
@@ -37,6 +36,7 @@ from partita.serve.gateway.statistics import (
     WorkerView,
 )
 from partita.serve.worker.spec import MOST_ROWS
+from partita.workload import LARGEST_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -137,7 +137,7 @@ class Route:
         self._all_alike = False  # whether all of its queries may be joined, whatever their inputs
         self._sized = False  # whether the inputs of queries differ in more than their rows
         self._splits: set[SplitQuery] = set()
-        self._largest = min(LARGEST, _measured_in_time(service) or LARGEST)
+        self._largest = min(LARGEST_BATCH, _measured_in_time(service) or LARGEST_BATCH)
         self._priced: PriceQuestion | None = None
 
     # From a query to its answer.

@@ -229,8 +229,6 @@ class GatewaySnapshot:
 
 WINDOW_S = 30
 """Seconds of the past that count."""
-LARGEST = 1_024
-"""Rows of the largest queries that plans know."""
 LEAST_QUERIES = 100
 """Queries in the window from which a service's rate is told. A test query to an idle service says nothing of what it
 will be asked, and a plan for so little would take from it what it needs a moment later."""
