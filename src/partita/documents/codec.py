@@ -411,7 +411,7 @@ def _member(node: inspect.UnionType, value: object) -> inspect.Type | str | None
         if not isinstance(each, inspect.StructType) and not list(_walk(each, value, (), None)):
             return each
     alike = next((each for each in types if _alike(each, value)), None)
-    return alike or f"must be {_either([_called(each) for each in types])}, not {_shown(value)}"
+    return alike or f"must be {_either(list(dict.fromkeys(map(_called, types))))}, not {_shown(value)}"
 
 
 def _alike(node: inspect.Type, value: object) -> bool:
