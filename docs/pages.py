@@ -9,7 +9,8 @@ from io import StringIO
 from typing import TYPE_CHECKING, Any
 
 from partita.cli.main import command_line
-from partita.workload import workload_schema
+from partita.documents.codec import schema as schema_of
+from partita.workload import WORKLOAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -68,12 +69,12 @@ def _help(path: tuple[str, ...]) -> str:
 
 def schema_text() -> str:
     """Return docs/workload.schema.json: what `partita schema` prints."""
-    return json.dumps(workload_schema(), indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(schema_of(WORKLOAD), indent=2, ensure_ascii=False) + "\n"
 
 
 def workload_tables() -> str:
     """Return a table of fields for each part of a workload, made from its schema."""
-    schema = workload_schema()
+    schema = schema_of(WORKLOAD)
     parts = [
         ("The document", schema),
         ("`gpus[]`", schema["$defs"]["PoolSpec"]),

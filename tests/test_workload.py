@@ -15,8 +15,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from partita.documents.codec import schema as schema_of
 from partita.errors import InputError
-from partita.workload import LimitsSpec, Slo, Workload, read_workload, workload_schema
+from partita.workload import WORKLOAD, LimitsSpec, Slo, Workload, read_workload
 
 MINIMAL = """\
 apiVersion: partita/v1
@@ -548,7 +549,7 @@ def described(schema: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def test_the_schema_takes_what_is_read_and_refuses_what_is_not() -> None:
-    schema = workload_schema()
+    schema = schema_of(WORKLOAD)
     assert holds(schema, schema, yaml.safe_load(MINIMAL))
     assert holds(schema, schema, yaml.safe_load(FULL.replace("1e3", "1000.0")))
     assert not holds(schema, schema, yaml.safe_load(MINIMAL.replace("rate: 10", "rate: 0")))
@@ -556,7 +557,7 @@ def test_the_schema_takes_what_is_read_and_refuses_what_is_not() -> None:
 
 
 def test_every_field_of_the_schema_says_what_it_means_and_its_examples_hold() -> None:
-    schema = workload_schema()
+    schema = schema_of(WORKLOAD)
     for field in described(schema):
         assert field["description"]
         for example in field.get("examples", []):

@@ -11,7 +11,17 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from partita.documents.codec import Fault, FieldPath, Meta, Source, Value, Whole, check, convert, written
+from partita.documents.codec import (
+    DocumentSource,
+    FieldFault,
+    FieldPath,
+    Meta,
+    Value,
+    Whole,
+    check,
+    convert,
+    written,
+)
 from partita.documents.text import parse
 from partita.errors import InputError
 from partita.files import read_text
@@ -68,12 +78,12 @@ class ConfigEntry(Value, rename="kebab"):
     ] = None
     device_filter: _Pci | tuple[_Pci, ...] | None = None
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what is wrong between the fields."""
         if self.mig_enabled and self.mig_devices is None:
-            yield Fault((), "mig-devices is missing", 'for example mig-devices: {"1g.10gb": 7}')
+            yield FieldFault((), "mig-devices is missing", 'for example mig-devices: {"1g.10gb": 7}')
         if not self.mig_enabled and self.counts:
-            yield Fault(("mig-devices",), "MIG devices, and mig-enabled is false", "leave one out")
+            yield FieldFault(("mig-devices",), "MIG devices, and mig-enabled is false", "leave one out")
 
     @property
     def counts(self) -> dict[str, int]:
@@ -101,7 +111,7 @@ class ConfigDocument(Value, rename="kebab"):
 class Config:
     """A file's named configs, and where it is from."""
 
-    source: Source
+    source: DocumentSource
     configs: Mapping[str, tuple[ConfigEntry, ...]]
 
 
@@ -125,7 +135,7 @@ def read_config(path: Path | str) -> Config:
     return Config(source, convert(data, ConfigDocument, source).mig_configs)
 
 
-def _inner(data: Mapping[str, Any], name: str) -> tuple[Any, Source]:
+def _inner(data: Mapping[str, Any], name: str) -> tuple[Any, DocumentSource]:
     found = data.get("data")
     for key, text in found.items() if isinstance(found, dict) else ():
         if isinstance(text, str) and "mig-configs" in text:
@@ -196,12 +206,12 @@ def as_layouts(config: Config, there: Sequence[DeployedGpu], asked: str | None =
         by_node[node][index] = gpu
     found: dict[str, DeployedGpu] = {}
     notes: list[str] = []
-    faults: list[Fault] = []
+    faults: list[FieldFault] = []
     for node, (name, entries) in chosen(config, asked, list(by_node)).items():
         notes.append(f"{node}: {name}")
         try:
             made, told = _node(("mig-configs", name), entries, by_node[node])
-        except _MisfitError as error:
+        except _UnfitError as error:
             faults.append(error.fault)
             continue
         found |= made
@@ -214,12 +224,12 @@ def as_layouts(config: Config, there: Sequence[DeployedGpu], asked: str | None =
     return ImportedLayouts(Layouts(tuple(found.get(gpu.id, gpu) for gpu in there)), tuple(notes))
 
 
-class _MisfitError(Exception):
+class _UnfitError(Exception):
     """A config asks a GPU for what it does not have or cannot hold."""
 
     def __init__(self, path: FieldPath, what: str, hint: str | None = None) -> None:
         super().__init__(what)
-        self.fault = Fault(path, what, hint)
+        self.fault = FieldFault(path, what, hint)
 
 
 def _node(
@@ -228,7 +238,7 @@ def _node(
     """Return what a node's entries ask of its GPUs, and notes; of two for one GPU the later holds.
 
     Raises:
-        _MisfitError: the first that cannot be.
+        _UnfitError: the first that cannot be.
     """
     found: dict[str, DeployedGpu] = {}
     notes: list[str] = []
@@ -239,7 +249,7 @@ def _node(
         for index in indices:
             if index not in gpus:
                 there = ", ".join(map(str, sorted(gpus))) or "none"
-                raise _MisfitError((*path, "devices"), f"there is no GPU {index}: the node has {there}")
+                raise _UnfitError((*path, "devices"), f"there is no GPU {index}: the node has {there}")
         fitting = [gpus[index] for index in indices if entry.for_gpu(gpu_model(gpus[index].model))]
         if entry.device_filter is not None and not fitting:
             notes.append(f"{written(path)}: no GPU here has a PCI number of its device-filter")
@@ -263,13 +273,13 @@ def _cut(path: FieldPath, asked: Mapping[str, int], gpu: DeployedGpu) -> Deploye
         if profile is None:
             known = ", ".join(each.name for each in model.profiles)
             what = f"{gpu.id} is a {gpu.model}, which has no {name}"
-            raise _MisfitError((*path, name), what, f"it has {known}")
+            raise _UnfitError((*path, name), what, f"it has {known}")
         counts[profile.name] += count
     placements = _placed(model.restricted(counts), counts, {each.placement for each in gpu.instances})
     if placements is None:
         words = " + ".join(f"{count} x {name}" for name, count in counts.items())
         what = f"{words} do not fit on {gpu.id}, a {gpu.model}"
-        raise _MisfitError(path, what, f"see `partita gpus show {gpu.model}`")
+        raise _UnfitError(path, what, f"see `partita gpus show {gpu.model}`")
     return DeployedGpu(gpu.id, gpu.model, tuple(DeployedInstance(each, None) for each in placements))
 
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec.structs import force_setattr
 
 from partita.documents.codec import (
     DocumentKind,
-    Fault,
+    FieldFault,
     Meta,
     Value,
     check,
     convert,
     path_of,
     printable,
-    schema,
 )
 from partita.documents.text import parse
 from partita.errors import InputError, PartitaError, nearest
@@ -99,19 +98,19 @@ class Batches(Value):
         if self.histogram is not None:
             force_setattr(self, "histogram", dict(sorted(self.histogram.items())))
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what is wrong between the fields."""
         if self.histogram is None and self.median is None:
-            yield Fault(
+            yield FieldFault(
                 (), "batches need a median or a histogram", "for example batches: {median: 8, max: 32}"
             )
         if self.histogram is None:
             return
         for name in ("median", "sigma", "max"):
             if getattr(self, name) is not None:
-                yield Fault((name,), "is for log-normal batch sizes, not beside a histogram", "keep one")
+                yield FieldFault((name,), "is for log-normal batch sizes, not beside a histogram", "keep one")
         if not sum(self.histogram.values()) > 0:
-            yield Fault(("histogram",), "all shares are 0", _HISTOGRAM)
+            yield FieldFault(("histogram",), "all shares are 0", _HISTOGRAM)
 
 
 class ServiceSpec(Value):
@@ -179,13 +178,13 @@ class ServiceSpec(Value):
         ),
     ] = None
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what is wrong between the fields."""
         if self.cut is not None and self.batches is None:
-            yield Fault(("cut",), "a cut needs batches", "for example batches: {median: 8, max: 32}")
+            yield FieldFault(("cut",), "a cut needs batches", "for example batches: {median: 8, max: 32}")
         if self.cut is None and self.batches is not None:
             what = "batches without a cut have no meaning"
-            yield Fault(("batches",), what, "write cut: search, or leave out batches")
+            yield FieldFault(("batches",), what, "write cut: search, or leave out batches")
 
 
 class PoolSpec(Value):
@@ -320,7 +319,7 @@ class Workload(Value):
         Meta(description="What is kept smallest: GPUs, cost per hour, or watts (where tables have power)."),
     ] = "gpus"
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what is wrong between the fields."""
         yield from _repeated("services", [service.name for service in self.services], "service")
         yield from _repeated("models", [model.name for model in self.models], "model")
@@ -331,10 +330,10 @@ class Workload(Value):
         for index, service in enumerate(self.services):
             if service.cut is not None and self.objective == "watts":
                 what = "objective watts is not for services with a cut: how busy a slice is decides its power"
-                yield Fault(("services", index, "cut"), what, "write objective: gpus, or leave out cut")
+                yield FieldFault(("services", index, "cut"), what, "write objective: gpus, or leave out cut")
 
 
-def _repeated(name: str, names: list[str], kind: str) -> Iterator[Fault]:
+def _repeated(name: str, names: list[str], kind: str) -> Iterator[FieldFault]:
     if len(set(names)) == len(names):
         return
     first: dict[str, int] = {}
@@ -342,10 +341,10 @@ def _repeated(name: str, names: list[str], kind: str) -> Iterator[Fault]:
         earlier = first.setdefault(each, index)
         if earlier != index:
             hint = "give each pool a name" if kind == "pool" else f"give each {kind} a name of its own"
-            yield Fault((name, index), f"{kind} {each!r} is there already", hint, (name, earlier))
+            yield FieldFault((name, index), f"{kind} {each!r} is there already", hint, (name, earlier))
 
 
-def _unknown_profiles(workload: Workload) -> Iterator[Fault]:
+def _unknown_profiles(workload: Workload) -> Iterator[FieldFault]:
     profiles = [profile for pool in workload.gpus for profile in gpu_model(pool.model).profiles]
     known = {profile.name: None for profile in profiles} | {profile.size: None for profile in profiles}
     for index, service in enumerate(workload.services):
@@ -353,12 +352,12 @@ def _unknown_profiles(workload: Workload) -> Iterator[Fault]:
             if name not in known:
                 close = nearest(name, list(known))
                 hint = f"did you mean {close}?" if close else f"there are {', '.join(known)}"
-                yield Fault(
+                yield FieldFault(
                     ("services", index, "profiles", at), f"no GPU of this workload has profile {name!r}", hint
                 )
 
 
-def _unknown_pools(workload: Workload) -> Iterator[Fault]:
+def _unknown_pools(workload: Workload) -> Iterator[FieldFault]:
     known = [pool.label for pool in workload.gpus]
     for index, service in enumerate(workload.services):
         for at, name in enumerate(service.pools or ()):
@@ -367,28 +366,30 @@ def _unknown_pools(workload: Workload) -> Iterator[Fault]:
                 named = [pool.label for pool in workload.gpus if pool.model == name]
                 hint = f"did you mean {close}?" if close else f"`gpus` has {', '.join(known)}"
                 hint = f"the pools of {name} are named {', '.join(named)}" if named else hint
-                yield Fault(("services", index, "pools", at), f"there is no pool {name!r}", hint)
+                yield FieldFault(("services", index, "pools", at), f"there is no pool {name!r}", hint)
 
 
-def _without_cost(workload: Workload) -> Iterator[Fault]:
+def _without_cost(workload: Workload) -> Iterator[FieldFault]:
     for index, pool in enumerate(workload.gpus):
         if workload.objective == "cost" and pool.cost_per_hour is None:
-            yield Fault(
+            yield FieldFault(
                 ("gpus", index), "objective cost needs cost_per_hour", "for example cost_per_hour: 2.5"
             )
 
 
-def _absent_tables(workload: Workload, folder: Path) -> Iterator[Fault]:
+def _absent_tables(workload: Workload, folder: Path) -> Iterator[FieldFault]:
     for index, name in enumerate(workload.performance):
         path = folder / name
         if not path.is_file():
             what = f"{path} is a directory, not a file" if path.is_dir() else f"there is no file {path}"
-            yield Fault(("performance", index), what, "tables are named relative to the workload's folder")
+            yield FieldFault(
+                ("performance", index), what, "tables are named relative to the workload's folder"
+            )
 
 
-def _without_performance(workload: Workload) -> Iterator[Fault]:
+def _without_performance(workload: Workload) -> Iterator[FieldFault]:
     if not workload.performance and not workload.models:
-        yield Fault(
+        yield FieldFault(
             (),
             "no performance table and no models",
             "name tables, as in performance: [perf.csv], or give models for an estimate",
@@ -424,11 +425,6 @@ def read_workload(path: Path | str) -> Workload:
     if faults:
         raise source.refusal(faults)
     return workload.replace(performance=tuple(str(folder / table) for table in workload.performance))
-
-
-def workload_schema() -> dict[str, Any]:
-    """Return the JSON schema of a workload."""
-    return schema(WORKLOAD)
 
 
 @contextmanager

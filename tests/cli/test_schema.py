@@ -6,13 +6,14 @@ from typer.testing import CliRunner
 
 from partita.cli.main import app
 from partita.cli.schema import PublishedDocument
-from partita.workload import workload_schema
+from partita.documents.codec import schema as schema_of
+from partita.workload import WORKLOAD
 
 
 def test_the_schema_of_the_workload_goes_to_stdout_as_json() -> None:
     result = CliRunner().invoke(app, ["schema", "workload"])
     assert result.exit_code == 0
-    assert json.loads(result.stdout) == workload_schema()
+    assert json.loads(result.stdout) == schema_of(WORKLOAD)
 
 
 def test_the_workload_is_what_is_printed_where_no_document_is_named() -> None:

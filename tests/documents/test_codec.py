@@ -13,7 +13,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partita.documents import codec
-from partita.documents.codec import DocumentKind, Fault, Meta, Source, Text, Value, check, convert
+from partita.documents.codec import (
+    DocumentKind,
+    DocumentSource,
+    FieldFault,
+    Meta,
+    Text,
+    Value,
+    check,
+    convert,
+)
 from partita.documents.text import parse
 from partita.errors import InputError
 
@@ -52,14 +61,14 @@ class Drawing(Value):
     label: Literal["none"] | tuple[Text, ...] | None = None
     record: Record | None = None
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         if self.label == "none" and self.shapes:
-            yield Fault(("label",), "shapes have labels")
+            yield FieldFault(("label",), "shapes have labels")
 
 
 def faults_of(data: object) -> str:
     with pytest.raises(InputError) as caught:
-        convert(data, Drawing, Source("drawing"))
+        convert(data, Drawing, DocumentSource("drawing"))
     return f"{caught.value} ({caught.value.hint})"
 
 
@@ -72,7 +81,7 @@ def test_every_kind_of_value_is_made_and_comes_back() -> None:
         "label": ["a", "b"],
         "record": {"number": 3, "newer": True},
     }
-    made = convert(data, Drawing, Source("drawing"))
+    made = convert(data, Drawing, DocumentSource("drawing"))
     assert made == Drawing("d", (Circle(1.0), Square(2)), Colour.BLUE, {1: 4}, ("a", "b"), Record(3))
     assert codec.checked(made) == made
     assert codec.decode(codec.line(made), Drawing, "drawing") == made
@@ -131,7 +140,7 @@ OLD = DocumentKind(
 
 def test_a_document_of_an_older_version_is_brought_to_the_newest_step_by_step() -> None:
     old = {"apiVersion": "partita/v1", "kind": "Drawing", "title": "d", "colour": "BLUE"}
-    assert convert(old, OLD, Source("drawing")) == Drawing("d", colour=Colour.BLUE)
+    assert convert(old, OLD, DocumentSource("drawing")) == Drawing("d", colour=Colour.BLUE)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +155,7 @@ def test_a_document_of_an_older_version_is_brought_to_the_newest_step_by_step() 
 def test_of_another_kind_or_version_nothing_else_is_told(change: dict[str, Any], told: str) -> None:
     document = {"apiVersion": "partita/v3", "kind": "Drawing", "nonsense": 1, **change}
     with pytest.raises(InputError) as caught:
-        convert(document, OLD, Source("drawing"))
+        convert(document, OLD, DocumentSource("drawing"))
     assert told in f"{caught.value} ({caught.value.hint})"
     assert "nonsense" not in str(caught.value)
 

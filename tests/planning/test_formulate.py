@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.documents.codec import Source, convert
+from partita.documents.codec import DocumentSource, convert
 from partita.errors import InfeasibleError, InputError
 from partita.perf.reading import read_table
 from partita.perf.table import Measurement, PerfTable
@@ -40,7 +40,7 @@ def formulated(rows: list[Measurement], *services: dict[str, Any], **other: Any)
         "services": list(services or [service()]),
         **other,
     }
-    return formulate(convert(document, WORKLOAD, Source("w")), PerfTable(rows))
+    return formulate(convert(document, WORKLOAD, DocumentSource("w")), PerfTable(rows))
 
 
 def points(made: Formulation, index: int = 0) -> dict[str, float]:
@@ -335,7 +335,7 @@ def parvagpu(shared_data: Path) -> dict[str, Formulation]:
             "services": services,
             "limits": {"latency_factor": 0.45, "max_batch": 128, "max_processes": 5},
         }
-        made[scenario] = formulate(convert(document, WORKLOAD, Source("w")), table)
+        made[scenario] = formulate(convert(document, WORKLOAD, DocumentSource("w")), table)
     return made
 
 

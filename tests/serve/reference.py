@@ -8,11 +8,12 @@ from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
+from tests.sim.kernel import Kernel
 
 from partita.serve.fluid import second_prices
 from partita.serve.problem import REFUSED, TICK, ServingOutcome
 from partita.serve.routers.kairos import LATE, match, relative_speed
-from partita.sim.clock import Kernel, SimulatedClock
+from partita.sim.clock import SimulatedClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable

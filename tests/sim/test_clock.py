@@ -5,8 +5,9 @@ import time
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.sim.kernel import Kernel
 
-from partita.sim.clock import Kernel, SimulatedClock, WallClock
+from partita.sim.clock import SimulatedClock, WallClock
 
 
 def test_simulated_time_passes_only_where_something_waits_and_never_goes_back() -> None:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
-from partita.errors import PartitaError
-from partita.files import json_value
+from partita.documents.codec import decode, line
+from partita.errors import InputError, PartitaError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,14 +131,14 @@ def _locked(who: Controller | None, taken: str, hint: str) -> LockedError:
 def _read(stream: TextIO) -> Controller | None:
     stream.seek(0)
     try:
-        return Controller(**json_value(stream.read()))
-    except (ValueError, TypeError):
+        return decode(stream.read(), Controller, stream.name)
+    except InputError:
         return None  # empty after an orderly end, or cut short by a crash
 
 
 def _write(stream: TextIO, who: Controller) -> None:
     stream.truncate(0)
-    json.dump(asdict(who), stream)
+    stream.write(line(who))
     stream.flush()
 
 

@@ -40,10 +40,33 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
     from typing import TextIO
 
+
 __all__ = [
-    "Amount", "Count", "DocumentKind", "Fault", "FieldPath", "Meta", "Source", "Text", "Value", "Whole", "check",
-    "checked", "convert", "json_data", "json_lines", "line", "nearest_lines", "number", "parse_json", "path_of",
-    "printable", "schema", "to_data", "write", "written",
+    "Amount",
+    "Count",
+    "DocumentKind",
+    "DocumentSource",
+    "FieldFault",
+    "FieldPath",
+    "Meta",
+    "Text",
+    "Value",
+    "Whole",
+    "check",
+    "checked",
+    "convert",
+    "json_data",
+    "json_lines",
+    "line",
+    "nearest_lines",
+    "number",
+    "parse_json",
+    "path_of",
+    "printable",
+    "schema",
+    "to_data",
+    "write",
+    "written",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -69,7 +92,7 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
         return msgspec.structs.replace(self, **changes)
 
 
-class Fault(NamedTuple):
+class FieldFault(NamedTuple):
     """Where in a document something is wrong, what, and how to mend it.
 
     `first` is where a name that stands twice stood first.
@@ -102,7 +125,7 @@ def path_of(text: str) -> FieldPath:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class DocumentSource:
     """Where a document came from.
 
     Attributes:
@@ -113,14 +136,14 @@ class Source:
     name: str
     lines: Callable[[Iterable[FieldPath]], dict[FieldPath, int]] | None = None
 
-    def refusal(self, faults: Sequence[Fault]) -> InputError:
+    def refusal(self, faults: Sequence[FieldFault]) -> InputError:
         """Return one error that tells all faults, each with its line, its field, what is wrong and a hint."""
         shown = faults[:MOST_FAULTS]
         wanted = [path for fault in shown for path in (fault.path, fault.first) if path is not None]
         lines = self.lines(wanted) if self.lines else {}
         return together(self.name, [self._located(fault, lines) for fault in shown], len(faults))
 
-    def _located(self, fault: Fault, lines: Mapping[FieldPath, int]) -> InputError:
+    def _located(self, fault: FieldFault, lines: Mapping[FieldPath, int]) -> InputError:
         at = f"{written(fault.path)}: " if fault.path else ""
         first = f", on line {lines[fault.first]}" if fault.first and fault.first in lines else ""
         where = f"{self.name}:{lines[fault.path]}" if fault.path in lines else self.name
@@ -152,7 +175,7 @@ class DocumentKind(Generic[T]):
         """The two fields that every document of this kind begins with."""
         return {"apiVersion": f"{API}/v{self.version}", "kind": self.name}
 
-    def body(self, data: object, source: Source) -> dict[str, Any]:
+    def body(self, data: object, source: DocumentSource) -> dict[str, Any]:
         """Return a document's own fields, as those of the newest version.
 
         Raises:
@@ -166,7 +189,7 @@ class DocumentKind(Generic[T]):
                 if isinstance(data, list)
                 else "not a mapping"
             )
-            raise source.refusal([Fault((), f"this document is {what}", self.hint)])
+            raise source.refusal([FieldFault((), f"this document is {what}", self.hint)])
         faults = [*self._version_faults(data), *self._kind_faults(data)]
         if faults:
             raise source.refusal(faults)
@@ -175,24 +198,26 @@ class DocumentKind(Generic[T]):
             body = self.migrations[number](body)
         return body
 
-    def _version_faults(self, data: Mapping[str, Any]) -> Iterator[Fault]:
+    def _version_faults(self, data: Mapping[str, Any]) -> Iterator[FieldFault]:
         newest = f"write apiVersion: {API}/v{self.version}"
         text = data.get("apiVersion")
         if "apiVersion" not in data:
-            yield Fault((), "apiVersion is missing", f"for example apiVersion: {API}/v{self.version}")
+            yield FieldFault((), "apiVersion is missing", f"for example apiVersion: {API}/v{self.version}")
         elif not isinstance(text, str):
-            yield Fault(("apiVersion",), f"must be text, not {_shown(text)}", newest)
+            yield FieldFault(("apiVersion",), f"must be text, not {_shown(text)}", newest)
         elif _version(text) > self.version:
-            yield Fault(("apiVersion",), f"{text} is newer than this partita", f"update partita, or {newest}")
+            yield FieldFault(
+                ("apiVersion",), f"{text} is newer than this partita", f"update partita, or {newest}"
+            )
         elif _version(text) < self.version and _version(text) not in self.migrations:
-            yield Fault(("apiVersion",), f"{text!r} is no version of this document", newest)
+            yield FieldFault(("apiVersion",), f"{text!r} is no version of this document", newest)
 
-    def _kind_faults(self, data: Mapping[str, Any]) -> Iterator[Fault]:
+    def _kind_faults(self, data: Mapping[str, Any]) -> Iterator[FieldFault]:
         if "kind" not in data:
-            yield Fault((), "kind is missing", f"for example kind: {self.name}")
+            yield FieldFault((), "kind is missing", f"for example kind: {self.name}")
         elif data["kind"] != self.name:
             hint = self.others.get(str(data["kind"]), f"write kind: {self.name}")
-            yield Fault(("kind",), f"must be {self.name!r}, not {_shown(data['kind'])}", hint)
+            yield FieldFault(("kind",), f"must be {self.name!r}, not {_shown(data['kind'])}", hint)
 
 
 def _version(text: str) -> int:
@@ -221,7 +246,7 @@ Count = Annotated[int, Meta(ge=1)]
 # From plain data to values
 
 
-def convert(data: object, kind: type[T] | DocumentKind[T], source: Source) -> T:
+def convert(data: object, kind: type[T] | DocumentKind[T], source: DocumentSource) -> T:
     """Return the value that plain data describe.
 
     Args:
@@ -237,7 +262,7 @@ def convert(data: object, kind: type[T] | DocumentKind[T], source: Source) -> T:
     try:
         value: T = msgspec.convert(data, wanted, str_keys=True)
     except (msgspec.ValidationError, InputError, OverflowError) as error:
-        faults = list(_walk(_info(wanted), data, (), None)) or [Fault((), str(error))]
+        faults = list(_walk(_info(wanted), data, (), None)) or [FieldFault((), str(error))]
         raise source.refusal(faults) from None
     test = _test(wanted)
     if test is not None and (found := test(value)):
@@ -251,7 +276,7 @@ def checked(value: T, name: str = "") -> T:
     Raises:
         InputError: as `convert`; `name` is what it calls the value.
     """
-    return convert(msgspec.to_builtins(value, str_keys=True), type(value), Source(name))
+    return convert(msgspec.to_builtins(value, str_keys=True), type(value), DocumentSource(name))
 
 
 def to_data(value: object) -> Any:  # noqa: ANN401 -- plain data
@@ -264,7 +289,7 @@ def _info(kind: Hashable) -> inspect.Type:
     return inspect.type_info(kind)
 
 
-_Test: TypeAlias = "Callable[[Any], Sequence[Fault]]"
+_Test: TypeAlias = "Callable[[Any], Sequence[FieldFault]]"
 
 
 @cache
@@ -290,12 +315,12 @@ def _made_test(node: inspect.Type) -> _Test | None:
 
 
 def _leaf_test(tests: Sequence[Callable[[Any], object]]) -> _Test:
-    def leaf(value: object) -> Sequence[Fault]:
+    def leaf(value: object) -> Sequence[FieldFault]:
         try:
             for test in tests:
                 test(value)
         except InputError as error:
-            return (Fault((), error.what, error.hint),)
+            return (FieldFault((), error.what, error.hint),)
         return ()
 
     return leaf
@@ -311,7 +336,7 @@ def _mapping_test(keys: _Test | None, values: _Test | None) -> _Test | None:
     if keys is None and values is None:
         return None
 
-    def mapping(value: Mapping[Any, Any]) -> Sequence[Fault]:
+    def mapping(value: Mapping[Any, Any]) -> Sequence[FieldFault]:
         return [
             _below(str(key), fault)
             for key, each in value.items()
@@ -352,8 +377,8 @@ def _test_of_struct(node: inspect.StructType) -> _Test | None:
     fields = [(each.name, each.encode_name, test, like) for each, test, like in made if test is not None]
     whole = getattr(node.cls, "faults", None)
 
-    def struct(value: object) -> Sequence[Fault]:
-        found: list[Fault] = []
+    def struct(value: object) -> Sequence[FieldFault]:
+        found: list[FieldFault] = []
         for name, key, test, example in fields:
             inner = getattr(value, name)
             for fault in test(inner) if inner is not None else ():
@@ -367,7 +392,7 @@ def _test_of_struct(node: inspect.StructType) -> _Test | None:
     return struct if fields or whole else None
 
 
-def _below(step: str | int, fault: Fault) -> Fault:
+def _below(step: str | int, fault: FieldFault) -> FieldFault:
     return fault._replace(
         path=(step, *fault.path), first=None if fault.first is None else (step, *fault.first)
     )
@@ -376,19 +401,19 @@ def _below(step: str | int, fault: Fault) -> Fault:
 # What is wrong with plain data
 
 
-def _walk(node: inspect.Type, value: Any, path: FieldPath, example: str | None) -> Iterator[Fault]:  # noqa: ANN401 -- data
+def _walk(node: inspect.Type, value: Any, path: FieldPath, example: str | None) -> Iterator[FieldFault]:  # noqa: ANN401 -- data
     """Yield all that keeps plain data from being of a type; `example` is a hint for faults of this field."""
     bare = _bare(node)
     if isinstance(bare, inspect.UnionType):
         chosen = _member(bare, value)
         if isinstance(chosen, str):
-            faults = [Fault(path, chosen, example)]
+            faults = [FieldFault(path, chosen, example)]
         else:
             faults = [] if chosen is None else list(_walk(chosen, value, path, example))
     else:
         faults = list(_WALKS[type(bare)](bare, value, path, example)) if type(bare) in _WALKS else []
     if not faults and (tests := _tests(node)):
-        faults = [Fault(path, each.what, each.hint or example) for each in _leaf_test(tests)(value)]
+        faults = [FieldFault(path, each.what, each.hint or example) for each in _leaf_test(tests)(value)]
     yield from faults
 
 
@@ -443,40 +468,42 @@ def _called(node: inspect.Type) -> str:
 
 def _struct(
     node: inspect.StructType | inspect.DataclassType, value: object, path: FieldPath, example: str | None
-) -> Iterator[Fault]:
+) -> Iterator[FieldFault]:
     if not isinstance(value, dict):
         yield _must(path, "a mapping", value, example)
         return
-    faults: list[Fault] = []
+    faults: list[FieldFault] = []
     known = [each.encode_name for each in node.fields]
     for key in value:
         if isinstance(node, inspect.StructType) and key not in known and key != node.tag_field:
             close = nearest(str(key), known)
             hint = f"did you mean {close}?" if close else f"the keys here are {', '.join(known)}"
-            faults.append(Fault((*path, key), "unknown key", hint))
+            faults.append(FieldFault((*path, key), "unknown key", hint))
     for each in node.fields:
         name, like = each.encode_name, _example(each)
         if name in value:
             faults += _walk(each.type, value[name], (*path, name), like)
         elif each.required:
-            faults.append(Fault(path, f"{name} is missing", like))
+            faults.append(FieldFault(path, f"{name} is missing", like))
     whole = getattr(node.cls, "faults", None)
     if whole is not None:
         with suppress(msgspec.ValidationError, InputError, OverflowError):
             for each in whole(msgspec.convert(value, node.cls, str_keys=True)):
                 first = None if each.first is None else (*path, *each.first)
-                faults.append(Fault((*path, *each.path), each.what, each.hint, first))
+                faults.append(FieldFault((*path, *each.path), each.what, each.hint, first))
     yield from faults
 
 
-def _mapping(node: inspect.DictType, value: object, path: FieldPath, example: str | None) -> Iterator[Fault]:
+def _mapping(
+    node: inspect.DictType, value: object, path: FieldPath, example: str | None
+) -> Iterator[FieldFault]:
     if not isinstance(value, dict):
         yield _must(path, "a mapping", value, example)
         return
     if len(value) < (node.min_length or 0):
-        yield Fault(path, "must be a mapping, not empty", example)
+        yield FieldFault(path, "must be a mapping, not empty", example)
     if node.max_length is not None and len(value) > node.max_length:
-        yield Fault(path, f"must have at most {node.max_length} keys, and has {len(value)}")
+        yield FieldFault(path, f"must have at most {node.max_length} keys, and has {len(value)}")
     for key, each in value.items():
         bare = node.key_type.type if isinstance(node.key_type, inspect.Metadata) else node.key_type
         number = (
@@ -491,7 +518,7 @@ def _number(
     value: Any,  # noqa: ANN401 -- data
     path: FieldPath,
     example: str | None,
-) -> Iterator[Fault]:
+) -> Iterator[FieldFault]:
     whole = isinstance(node, inspect.IntType)
     right = type(value) is int or (type(value) is float and not whole)
     if not right:
@@ -509,7 +536,7 @@ def _number(
         yield _must(path, f"at most {node.le:.15g}", value, example)
 
 
-def _text(node: inspect.StrType, value: object, path: FieldPath, example: str | None) -> Iterator[Fault]:
+def _text(node: inspect.StrType, value: object, path: FieldPath, example: str | None) -> Iterator[FieldFault]:
     if not isinstance(value, str):
         yield _must(path, "text", value, "put it in quotes" if isinstance(value, int | float) else example)
     elif len(value) < (node.min_length or 0):
@@ -522,32 +549,32 @@ def _text(node: inspect.StrType, value: object, path: FieldPath, example: str | 
 
 def _list(
     node: inspect.VarTupleType | inspect.ListType, value: object, path: FieldPath, example: str | None
-) -> Iterator[Fault]:
+) -> Iterator[FieldFault]:
     if not isinstance(value, list | tuple):
         yield _must(path, "a list", value, example)
     elif len(value) < (node.min_length or 0):
-        yield Fault(path, "must be a list, not empty", example)
+        yield FieldFault(path, "must be a list, not empty", example)
     elif node.max_length is not None and len(value) > node.max_length:
-        yield Fault(path, f"must have at most {node.max_length} items, and has {len(value)}")
+        yield FieldFault(path, f"must have at most {node.max_length} items, and has {len(value)}")
     else:
         for index, each in enumerate(value):
             yield from _walk(node.item_type, each, (*path, index), example)
 
 
-def _flag(_: inspect.BoolType, value: object, path: FieldPath, example: str | None) -> Iterator[Fault]:
+def _flag(_: inspect.BoolType, value: object, path: FieldPath, example: str | None) -> Iterator[FieldFault]:
     if not isinstance(value, bool):
         yield _must(path, "true or false", value, example)
 
 
 def _choice(
     node: inspect.LiteralType | inspect.EnumType, value: object, path: FieldPath, example: str | None
-) -> Iterator[Fault]:
+) -> Iterator[FieldFault]:
     values = node.values if isinstance(node, inspect.LiteralType) else [each.value for each in node.cls]
     if not any(value == each and type(value) is type(each) for each in values):
         yield _must(path, _either([repr(each) for each in values]), value, example)
 
 
-_WALKS: dict[type[inspect.Type], Callable[[Any, Any, FieldPath, str | None], Iterator[Fault]]] = {
+_WALKS: dict[type[inspect.Type], Callable[[Any, Any, FieldPath, str | None], Iterator[FieldFault]]] = {
     inspect.StructType: _struct,
     inspect.DataclassType: _struct,  # records of Partita's own, where unknown fields are those of a newer one
     inspect.VarTupleType: _list,
@@ -562,8 +589,8 @@ _WALKS: dict[type[inspect.Type], Callable[[Any, Any, FieldPath, str | None], Ite
 }
 
 
-def _must(path: FieldPath, be: str, value: object, hint: str | None) -> Fault:
-    return Fault(path, f"must be {be}, not {_shown(value)}", hint)
+def _must(path: FieldPath, be: str, value: object, hint: str | None) -> FieldFault:
+    return FieldFault(path, f"must be {be}, not {_shown(value)}", hint)
 
 
 def _example(each: inspect.Field) -> str | None:
@@ -678,7 +705,7 @@ def parse_json(text: str, kind: type[T] | DocumentKind[T], name: str) -> T:
     Raises:
         InputError: it is no JSON, or not of that kind; all faults are told with their lines.
     """
-    return convert(json_data(text, name), kind, Source(name, lambda paths: json_lines(text, paths)))
+    return convert(json_data(text, name), kind, DocumentSource(name, lambda paths: json_lines(text, paths)))
 
 
 class _RepeatedKeyError(Exception):

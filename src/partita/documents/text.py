@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from partita.documents.codec import Source, convert, json_data, json_lines, nearest_lines
+from partita.documents.codec import DocumentSource, convert, json_data, json_lines, nearest_lines
 from partita.errors import InputError
 from partita.files import DEEPEST, read_text
 
@@ -46,7 +46,7 @@ def read(path: Path | str, kind: type[T] | DocumentKind[T]) -> T:
 
 def parse(
     text: str, name: str, on_object: Callable[[dict[str, Any]], dict[str, Any]] | None = None
-) -> tuple[Any, Source]:
+) -> tuple[Any, DocumentSource]:
     """Return the plain data of a YAML or JSON text, and what finds its lines.
 
     Args:
@@ -60,14 +60,14 @@ def parse(
     no_json: InputError | None = None
     if text.lstrip()[:1] in ("{", "["):
         try:
-            return json_data(text, name, on_object), Source(name, partial(json_lines, text))
+            return json_data(text, name, on_object), DocumentSource(name, partial(json_lines, text))
         except InputError as error:
             # YAML includes JSON with other rules for keys and quotes; what was cut short is neither.
             if not error.what.startswith("not JSON"):
                 raise
             no_json = error if _LIKE_JSON.match(text) else None
     try:
-        return _Builder(_events(text), name).document(), Source(name, partial(_yaml_lines, text))
+        return _Builder(_events(text), name).document(), DocumentSource(name, partial(_yaml_lines, text))
     except yaml.YAMLError as error:
         raise no_json or _syntax(error, text, name) from None
 

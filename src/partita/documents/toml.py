@@ -7,7 +7,7 @@ import tomllib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from partita.documents.codec import Source, nearest_lines
+from partita.documents.codec import DocumentSource, nearest_lines
 from partita.errors import InputError
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from partita.documents.codec import FieldPath
 
 
-def parse_toml(text: str, name: str, hint: str) -> tuple[dict[str, Any], Source]:
+def parse_toml(text: str, name: str, hint: str) -> tuple[dict[str, Any], DocumentSource]:
     """Return the plain data of a TOML text, and what finds its lines; `hint` is for text that is none.
 
     Raises:
@@ -32,7 +32,7 @@ def parse_toml(text: str, name: str, hint: str) -> tuple[dict[str, Any], Source]
         raise InputError(f"not TOML: {told[:1].lower()}{told[1:]}", where=where, hint=hint) from None
     except RecursionError:
         raise InputError("not TOML: nested too deep", where=name, hint=hint) from None
-    return data, Source(name, partial(_lines, text))
+    return data, DocumentSource(name, partial(_lines, text))
 
 
 def _lines(text: str, paths: Iterable[FieldPath]) -> dict[FieldPath, int]:

@@ -14,7 +14,7 @@ from partita.documents.codec import (
     Amount,
     Count,
     DocumentKind,
-    Fault,
+    FieldFault,
     Text,
     Value,
     Whole,
@@ -50,13 +50,13 @@ class ObjectiveDocument(Value):
     gap: Amount
     proven: bool
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield where gap and proof are not those of value and bound."""
         made = Objective(self.name, self.value, self.lower_bound)
         if abs(self.gap - made.gap) > 1e-6:
-            yield Fault(("gap",), f"value and lower bound give a gap of {made.gap:.6g}")
+            yield FieldFault(("gap",), f"value and lower bound give a gap of {made.gap:.6g}")
         if self.proven != made.proven:
-            yield Fault(("proven",), f"value and lower bound make this {str(made.proven).lower()}")
+            yield FieldFault(("proven",), f"value and lower bound make this {str(made.proven).lower()}")
 
 
 class SolverDocument(Value):
@@ -98,7 +98,7 @@ class GpuDocument(Value):
     instances: tuple[InstanceDocument, ...]
     pool: Text = ""
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield where the instances cannot stand together."""
         found = layout_fault(
             self.model, tuple(Placement(each.start, each.profile) for each in self.instances)
@@ -108,13 +108,13 @@ class GpuDocument(Value):
 
 
 @lru_cache(maxsize=10_000)
-def layout_fault(model: str, placements: tuple[Placement, ...]) -> Fault | None:
+def layout_fault(model: str, placements: tuple[Placement, ...]) -> FieldFault | None:
     """Return the first of a GPU's instances that cannot stand beside those before it, and why; None if all can."""
     gpu = gpu_model(model)
     for index, placement in enumerate(placements):
         if why := fault(gpu, placements[: index + 1]):
             at = "start" if gpu.has(placement.profile) else "profile"
-            return Fault(("instances", index, at), why, f"see `partita gpus show {model}`")
+            return FieldFault(("instances", index, at), why, f"see `partita gpus show {model}`")
     return None
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import field
 
-from partita.documents.codec import Amount, Fault, Meta, Text, Value
+from partita.documents.codec import Amount, FieldFault, Meta, Text, Value
 from partita.documents.text import read
 from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, UpstreamReplica
 from partita.serve.worker.spec import (
@@ -40,13 +40,13 @@ class WorkerEntry(Value):
     upstream: Annotated[Address | UpstreamSpec | None, Meta(examples=["http://127.0.0.1:8000"])] = None
     emulated: Annotated[bool | EmulatedSpec | None, Meta(examples=["true"])] = None
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield unless exactly one is there."""
         there = [each for each in (self.onnx, self.upstream, self.emulated) if each is not None]
         if len(there) != 1:
-            yield Fault((), "one of emulated, onnx and upstream is needed", "write {onnx: model.onnx}")
+            yield FieldFault((), "one of emulated, onnx and upstream is needed", "write {onnx: model.onnx}")
         if self.emulated is False:
-            yield Fault(("emulated",), "must be true or a mapping, not false", "write {emulated: true}")
+            yield FieldFault(("emulated",), "must be true or a mapping, not false", "write {emulated: true}")
 
     def backend(self, folder: Path) -> BackendSpec:
         """Return what runs the model; a path is taken from a folder."""
@@ -95,19 +95,21 @@ class ServiceEntry(Value):
     hang_timeout_s: HangTimeout | None = None
     retry: bool = True
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what is wrong between the fields."""
         kind = "worker" if self.worker else "start" if self.start else "command"
         for name in _KINDS[kind]:
             if getattr(self, name) is None:
                 hint = 'write command: [serve, --port, "{port}"], or worker: {onnx: model.onnx}'
-                yield Fault((), f"{name} is missing", hint)
+                yield FieldFault((), f"{name} is missing", hint)
         for name in self.__struct_fields__[1:]:
             given = getattr(self, name) != getattr(_NOTHING, name)
             if given and name not in (*_KINDS[kind], *_OPTIONAL[kind]):
-                yield Fault((name,), f"is not for a service with {kind}", "leave it out")
+                yield FieldFault((name,), f"is not for a service with {kind}", "leave it out")
         if self.max_batch_size is not None and self.batch == "none":
-            yield Fault(("max_batch_size",), "there is no batch to limit with `batch: none`", "leave it out")
+            yield FieldFault(
+                ("max_batch_size",), "there is no batch to limit with `batch: none`", "leave it out"
+            )
 
     @property
     def declared(self) -> DeclaredBatch | None:

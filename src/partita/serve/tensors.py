@@ -12,7 +12,7 @@ import math
 import struct
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeAlias
 
-from partita.documents.codec import Fault, Meta, Value, check
+from partita.documents.codec import FieldFault, Meta, Value, check
 from partita.errors import InputError
 
 if TYPE_CHECKING:
@@ -66,14 +66,14 @@ class TensorSpec(Value):
     optional: bool = False
     any_rank: bool = False
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what is wrong between the fields."""
         if self.symbols and len(self.symbols) != len(self.shape):
-            yield Fault(
+            yield FieldFault(
                 ("symbols",), "a name for each dimension is needed", "write a text for each, empty for none"
             )
         if self.any_rank and self.shape:
-            yield Fault(("any_rank",), "is for tensors without a shape", "write shape: []")
+            yield FieldFault(("any_rank",), "is for tensors without a shape", "write shape: []")
 
 
 class Batching(Value):

@@ -128,7 +128,7 @@ COLUMNS = ("seconds", "batch", "tokens")
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class TraceFormat:
     """A published layout of traces: how its columns give a query's time, and its items or tokens."""
 
     name: str
@@ -139,23 +139,23 @@ class Format:
 
 
 FORMATS = (
-    Format("Partita's own", "seconds", batch="batch", needs=("seconds", "batch")),
+    TraceFormat("Partita's own", "seconds", batch="batch", needs=("seconds", "batch")),
     # github Azure/AzurePublicDataset, AzureLLMInferenceTrace of 2023 and 2024
-    Format(
+    TraceFormat(
         "Azure's LLM traces",
         "TIMESTAMP",
         tokens="ContextTokens + GeneratedTokens",
         needs=("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
     ),
     # github HPMLL/BurstGPT; a request that failed has no response tokens
-    Format(
+    TraceFormat(
         "BurstGPT",
         "Timestamp",
         tokens="Request tokens + Response tokens",
         needs=("Timestamp", "Request tokens", "Response tokens"),
     ),
     # github kvcache-ai/Mooncake, FAST25-release/traces; milliseconds
-    Format(
+    TraceFormat(
         "Mooncake",
         "timestamp * 0.001",
         tokens="input_length + output_length",
@@ -213,7 +213,7 @@ def read_trace(
     return Traffic(arrival[order], np.array(sizes, dtype=np.int64)[order])
 
 
-def _recognised(records: Records) -> Format:
+def _recognised(records: Records) -> TraceFormat:
     found = next((each for each in FORMATS if records.has(*each.needs)), None)
     if found is None:
         known = "; ".join(f"{each.name} ({','.join(each.needs)})" for each in FORMATS)
@@ -225,7 +225,7 @@ def _recognised(records: Records) -> Format:
     return found
 
 
-def _named(columns: Mapping[str, str], records: Records) -> Format:
+def _named(columns: Mapping[str, str], records: Records) -> TraceFormat:
     for name in columns:
         if name not in COLUMNS:
             close = nearest(name, list(COLUMNS))
@@ -238,14 +238,14 @@ def _named(columns: Mapping[str, str], records: Records) -> Format:
         raise InputError("a query's size is batch or tokens, not both", where="--columns", hint="name one")
     seconds = columns.get("seconds", "seconds")
     if "tokens" in columns:
-        return Format("named", seconds, tokens=columns["tokens"])
+        return TraceFormat("named", seconds, tokens=columns["tokens"])
     if "batch" not in columns and not records.has("batch"):
         raise InputError(
             "nothing says how large a query is",
             where="--columns",
             hint=f"add batch=COLUMN or tokens=COLUMN; the file's columns are {', '.join(records.header)}",
         )
-    return Format("named", seconds, batch=columns.get("batch", "batch"))
+    return TraceFormat("named", seconds, batch=columns.get("batch", "batch"))
 
 
 def _parsed(

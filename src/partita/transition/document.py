@@ -13,7 +13,7 @@ from partita.documents.codec import (
     Amount,
     Count,
     DocumentKind,
-    Fault,
+    FieldFault,
     Text,
     Value,
     Whole,
@@ -56,11 +56,11 @@ class ActionDocument(Value, omit_defaults=True, kw_only=True):
     after: tuple[str, ...]
     seconds: Amount
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what its replica lacks, and whether there is one where there must be none."""
         yield from _replica_faults(self)
         if (self.service is None) is (self.kind in (Kind.START_REPLICA, Kind.STOP_REPLICA)):
-            yield Fault((), "actions on replicas name a service, others do not")
+            yield FieldFault((), "actions on replicas name a service, others do not")
 
 
 class DeployedInstanceDocument(Value, omit_defaults=True):
@@ -75,7 +75,7 @@ class DeployedInstanceDocument(Value, omit_defaults=True):
     latency_ms: Amount | None = None
     fixed: bool = False
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what its replica lacks."""
         yield from _replica_faults(self)
 
@@ -83,11 +83,11 @@ class DeployedInstanceDocument(Value, omit_defaults=True):
 _REPLICA = ("service", "model", "batch", "processes", "throughput", "latency_ms")
 
 
-def _replica_faults(document: ActionDocument | DeployedInstanceDocument) -> Iterator[Fault]:
+def _replica_faults(document: ActionDocument | DeployedInstanceDocument) -> Iterator[FieldFault]:
     lacking = [name for name in _REPLICA if getattr(document, name) is None]
     if len(lacking) < len(_REPLICA):
         for name in lacking:
-            yield Fault((), f"{name} is missing", f"a replica has {', '.join(_REPLICA)}")
+            yield FieldFault((), f"{name} is missing", f"a replica has {', '.join(_REPLICA)}")
 
 
 def _replica(document: ActionDocument | DeployedInstanceDocument) -> Replica | None:
@@ -129,10 +129,10 @@ class TransitionDocument(Value):
     actions: tuple[ActionDocument, ...]
     target: tuple[DeployedGpuDocument, ...]
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what keeps the actions from being an acyclic graph."""
         for fault in graph_faults(tuple(map(_action, self.actions))):
-            yield Fault(("actions",), str(fault))
+            yield FieldFault(("actions",), str(fault))
 
 
 TRANSITION = DocumentKind(
@@ -229,7 +229,7 @@ class CutGpuDocument(Value):
     model: Annotated[str, check(gpu_model)]
     instances: tuple[PlacedDocument, ...]
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield where the instances cannot stand together."""
         found = layout_fault(
             self.model, tuple(Placement(each.start, each.profile) for each in self.instances)
@@ -243,12 +243,12 @@ class LayoutsDocument(Value):
 
     gpus: tuple[CutGpuDocument, ...]
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield GPUs that are there twice."""
         first: dict[str, int] = {}
         for index, gpu in enumerate(self.gpus):
             if first.setdefault(gpu.id, index) != index:
-                yield Fault(
+                yield FieldFault(
                     ("gpus", index), f"the GPU {gpu.id} is there twice", None, ("gpus", first[gpu.id])
                 )
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from partita.documents.codec import Source, convert
+from partita.documents.codec import DocumentSource, convert
 from partita.errors import InputError
 from partita.serve.tensors import Query, Tensor
 from partita.serve.worker.emulated import EmulatedBackend, interpolated
@@ -28,7 +28,7 @@ GOOD: dict[str, Any] = {
 
 
 def test_the_shortest_specification_is_enough() -> None:
-    spec = convert(GOOD, WorkerSpec, Source("spec.json"))
+    spec = convert(GOOD, WorkerSpec, DocumentSource("spec.json"))
     assert (spec.processes, spec.seconds, spec.supervised) == (1, {}, False)
     assert spec.backend == EmulatedSpec()
     assert spec.profile == "3g.20gb"
@@ -71,7 +71,7 @@ def test_the_shortest_specification_is_enough() -> None:
 )
 def test_what_is_wrong_is_said_with_its_place(change: dict[str, Any], told: str) -> None:
     with pytest.raises(InputError) as caught:
-        convert({**GOOD, **change}, WorkerSpec, Source("spec.json"))
+        convert({**GOOD, **change}, WorkerSpec, DocumentSource("spec.json"))
     assert told in str(caught.value)
     assert str(caught.value).startswith("spec.json: ")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import field
 
-from partita.documents.codec import Fault, Meta, Source, Value, check, convert, printable
+from partita.documents.codec import DocumentSource, FieldFault, Meta, Value, check, convert, printable
 from partita.errors import InputError
 from partita.jobs.memory.bounds import UNLIMITED, Bounds, holds, slices
 from partita.jobs.queue.access import DeniedError, named, submitter, user_name
@@ -123,17 +123,17 @@ class SubmitRequest(Value):
     user: str | None = None
     after: tuple[Word, ...] = ()
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what is empty or larger than is kept."""
         if not self.command[0]:
-            yield Fault(("command",), "is empty", "partita submit -- python train.py")
+            yield FieldFault(("command",), "is empty", "partita submit -- python train.py")
         sizes = {
             "command": (sum(len(word) + 1 for word in self.command), MOST_COMMAND),
             "environment": (sum(len(k) + len(v) + 2 for k, v in self.environment.items()), MOST_ENVIRONMENT),
         }
         for name, (size, most) in sizes.items():
             if size > most:
-                yield Fault((name,), f"has {size} characters; at most {most} are kept")
+                yield FieldFault((name,), f"has {size} characters; at most {most} are kept")
 
 
 def read_submission(body: Mapping[str, Any]) -> Submission:
@@ -143,7 +143,7 @@ def read_submission(body: Mapping[str, Any]) -> Submission:
         InputError: all fields that are missing, of another kind, or out of bounds.
     """
     fields = {name: value for name, value in body.items() if name != "ask"}
-    asked = convert(fields, SubmitRequest, Source("the submission"))
+    asked = convert(fields, SubmitRequest, DocumentSource("the submission"))
     limit_s = asked.limit_s
     return Submission(
         asked.command,

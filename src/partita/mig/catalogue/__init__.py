@@ -11,7 +11,7 @@ from functools import cache
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any
 
-from partita.documents.codec import Fault, Meta, Text, Value, check, convert
+from partita.documents.codec import FieldFault, Meta, Text, Value, check, convert
 from partita.documents.toml import parse_toml
 from partita.errors import InputError, nearest
 from partita.files import read_text
@@ -189,15 +189,15 @@ class ProfileTable(Value):
     copy_engines: _Number | None = None
     media: bool = False
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what is wrong between the fields."""
         said = _PROFILE.fullmatch(self.name)
         if said is not None and int(said["compute"]) != self.compute:
-            yield Fault(("compute",), f"{self.name} says {said['compute']} compute slices")
+            yield FieldFault(("compute",), f"{self.name} says {said['compute']} compute slices")
         if len(set(self.starts)) < len(self.starts):
-            yield Fault(("starts",), "a start is there twice")
+            yield FieldFault(("starts",), "a start is there twice")
         if self.max_instances > len(self.starts):
-            yield Fault(
+            yield FieldFault(
                 ("max_instances",), f"must be from 1 to {len(self.starts)}, as many as there are starts"
             )
 
@@ -238,20 +238,20 @@ class GpuTable(Value):
     peak: PeakTable = PeakTable()
     power: PowerTable = PowerTable()
 
-    def faults(self) -> Iterator[Fault]:
+    def faults(self) -> Iterator[FieldFault]:
         """Yield what is wrong between the GPU and its profiles."""
         seen: set[str] = set()
         for index, each in enumerate(self.profile):
             last = self.memory_slices - each.memory
             if each.name in seen:
-                yield Fault(("profile", index, "name"), f"{each.name} is there already")
+                yield FieldFault(("profile", index, "name"), f"{each.name} is there already")
             seen.add(each.name)
             if each.compute > self.compute_slices:
-                yield Fault(("profile", index, "compute"), f"must be at most {self.compute_slices}")
+                yield FieldFault(("profile", index, "compute"), f"must be at most {self.compute_slices}")
             if last < 0:
-                yield Fault(("profile", index, "memory"), f"must be at most {self.memory_slices}")
+                yield FieldFault(("profile", index, "memory"), f"must be at most {self.memory_slices}")
             elif max(each.starts) > last:
-                yield Fault(("profile", index, "starts"), f"must be memory slices from 0 to {last}")
+                yield FieldFault(("profile", index, "starts"), f"must be memory slices from 0 to {last}")
 
 
 def read_gpu(path: Path | str) -> GpuModel:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
-from partita.documents.codec import Source, Value, convert, line
+from partita.documents.codec import DocumentSource, Value, convert, line
 from partita.errors import InputError
 from partita.files import json_value
 from partita.perf.measure.cell import GridPoint, PointResult, measure_cell
@@ -216,7 +216,7 @@ class MeasurementJournal:
         whole = content[: content.rfind(b"\n") + 1]
         if not whole:
             return ()
-        source = Source(str(self.path))
+        source = DocumentSource(str(self.path))
         try:
             first, *rows = map(json_value, whole.splitlines())
             head = convert(first, JournalHead, source).head

@@ -25,7 +25,7 @@ from contextlib import contextmanager
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from partita.documents.codec import Source, Value, convert, to_data
+from partita.documents.codec import DocumentSource, Value, convert, to_data
 from partita.errors import InputError
 from partita.serve.tensors import APART, Answer, Batching, Query, Tensor, TensorSpec
 
@@ -115,7 +115,7 @@ class Hello(Value):
         if header.get("protocol") != PROTOCOL:
             raise ValueError(f"a worker of protocol {header.get('protocol')}, not {PROTOCOL}")
         try:
-            return convert(data, cls, Source("HELLO"))
+            return convert(data, cls, DocumentSource("HELLO"))
         except InputError as error:
             raise ValueError(f"no worker's HELLO: {error}") from None
 
