@@ -140,10 +140,12 @@ def _setup(
     from partita.perf.measure.cell import NoMeter, Setup  # noqa: PLC0415
     from partita.perf.measure.device import (  # noqa: PLC0415
         CUDA,
+        NvmlMeter,
         choose_device,
         cores,
         declared_inputs,
         device_to_measure,
+        nvml_library,
         providers,
         runtime,
     )
@@ -157,8 +159,6 @@ def _setup(
     if wanted.lower() == "cpu":
         device = choose_device(wanted, there, stand_in)
     else:
-        from partita.perf.measure.nvml import NvmlMeter, nvml_library  # noqa: PLC0415 -- for real GPUs alone
-
         stack.enter_context(nvml_library())
         device = choose_device(wanted, there, stand_in)
         meter = NvmlMeter(device)

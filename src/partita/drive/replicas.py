@@ -6,10 +6,11 @@ import json
 import os
 import secrets
 import socket
-import subprocess
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from partita.documents.codec import Value, parse_json, to_data
@@ -32,7 +33,6 @@ from partita.transition.deployment import Replica
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from partita.drive.driver import Identity
 
@@ -424,20 +424,17 @@ def run_command(
         FailedError: it does not end with 0, or not in time, or cannot be run.
     """
     filled = fill_command(command, words)
-    try:
-        done = subprocess.run(  # noqa: S603 -- the user's own command
-            filled,
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            timeout=timeout_s,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise FailedError(f"the command failed: {error}", where=filled[0]) from None
-    if done.returncode != 0:
-        told = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
-        raise FailedError(
-            f"the command {how_it_ended(done.returncode)}{': ' + told[0] if told else ''}", where=filled[0]
-        )
+    with tempfile.TemporaryFile() as errors:
+        try:
+            child = keeper.start(filled, environment, output=Path(os.devnull), errors=errors)
+        except OSError as error:
+            raise FailedError(f"the command failed: {error}", where=filled[0]) from None
+        code = child.wait(timeout_s)
+        if code is None:
+            child.kill()
+            raise FailedError(f"the command did not end in {timeout_s:g} s", where=filled[0])
+        if code != 0:
+            errors.seek(0)
+            told = errors.read().decode(errors="replace").strip().splitlines()[-1:]
+            last = f": {told[0]}" if told else ""
+            raise FailedError(f"the command {how_it_ended(code)}{last}", where=filled[0])

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import os
 import platform
-from dataclasses import dataclass
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from statistics import mean
+from typing import TYPE_CHECKING, Any, Literal
+
+import pynvml as nvml
 
 from partita.errors import InputError
-from partita.mig.catalogue import gpu_model
+from partita.mig.catalogue import gpu_called, gpu_model
+from partita.perf.measure.cell import MB, MeterReading
 from partita.perf.measure.inputs import Input
 from partita.perf.measure.model_process import OutOfMemoryError, ask_model_process
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from partita.mig.gpu import GpuModel, Profile
 
 
 CPU = "cpu"
@@ -22,6 +30,7 @@ CPU = "cpu"
 CUDA = "CUDAExecutionProvider"
 _CPU_PROVIDER = "CPUExecutionProvider"
 _DESCRIBE_SECONDS = 600.0
+MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,32 +77,12 @@ class Device:
         return Device(self.kind, name, profile, self.title, self.uuid, stand_in=True)
 
 
-def cpu_device(title: str, cores: int) -> Device:
-    """Return this host's CPU, under names that no plan takes for a GPU."""
-    return Device("cpu", CPU, "host", f"{title}, {cores} {'core' if cores == 1 else 'cores'}")
-
-
 @dataclass(frozen=True, slots=True)
 class OnnxRuntime:
     """The ONNX Runtime there is: its version and the providers that it was built with."""
 
     version: str
     providers: tuple[str, ...]
-
-
-def runtime() -> OnnxRuntime:
-    """Return the ONNX Runtime there is, asked in a process of its own.
-
-    Raises:
-        InputError: there is none.
-    """
-    told = ask_model_process({"do": "describe"}, {}, _DESCRIBE_SECONDS)
-    return OnnxRuntime(told["version"], tuple(told["providers"]))
-
-
-def cores() -> int:
-    """Return the cores that this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 def device_to_measure(asked: str | None, environ: Mapping[str, str], has_cuda: bool) -> str:  # noqa: FBT001 -- one fact of three
@@ -116,7 +105,6 @@ def choose_device(asked: str, found: OnnxRuntime, stand_in: str | None) -> Devic
     if asked.lower() == "cpu":
         device = cpu_device(_cpu_title(), cores())
         return device if stand_in is None else device.posing_as(stand_in)
-    from partita.perf.measure.nvml import gpu_device  # noqa: PLC0415 -- eight thousand lines, for real GPUs alone
 
     device = gpu_device(asked, stand_in)
     if CUDA not in found.providers:
@@ -126,6 +114,72 @@ def choose_device(asked: str, found: OnnxRuntime, stand_in: str | None) -> Devic
             hint="pip install onnxruntime-gpu in place of onnxruntime, or measure with --device cpu",
         )
     return device
+
+
+def cpu_device(title: str, cores: int) -> Device:
+    """Return this host's CPU, under names that no plan takes for a GPU."""
+    return Device("cpu", CPU, "host", f"{title}, {cores} {'core' if cores == 1 else 'cores'}")
+
+
+def gpu_device(asked: str, stand_in: str | None = None) -> Device:
+    """Return the GPU or MIG instance of an index, a UUID, or the start of a UUID that is enough.
+
+    Args:
+        asked: as CUDA_VISIBLE_DEVICES takes it; indices are NVML's, in the order of PCI addresses.
+        stand_in: names for a GPU that the catalogue does not have, as `Device.posing_as` takes them.
+
+    Raises:
+        InputError: there is none, it is not in the catalogue, or its MIG mode asks for an instance.
+    """
+    try:
+        handle = _handle(asked)
+        mig = bool(_is_mig(handle))
+        whole = nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle) if mig else handle
+        title, uuid = nvml.nvmlDeviceGetName(whole), nvml.nvmlDeviceGetUUID(handle)
+        if not mig and _mig_mode(handle):
+            raise InputError(
+                f"MIG mode is on: {title} has no work of its own, only its instances have",
+                where="--device",
+                hint="name an instance: --device MIG-..., as `nvidia-smi -L` lists them",
+            )
+        attributes = nvml.nvmlDeviceGetAttributes(handle) if mig else None
+        total = _ask_nvml(nvml.nvmlDeviceGetMemoryInfo, whole)
+        memory = total.total / MIB if total is not None else None
+    except nvml.NVMLError as error:
+        raise InputError(f"NVML: {error}", where=f"--device {asked}", hint="see `nvidia-smi -L`") from None
+    kind = f"one instance of {title}" if mig else f"the whole {title}, MIG off"
+    model = gpu_called(title, memory)
+    if model is None:
+        unnamed = Device("mig" if mig else "gpu", title, "whole", kind, uuid)
+        if stand_in is None:
+            raise InputError(
+                f"{title} is not in the catalogue",
+                where="--device",
+                hint="name a file that describes it: `partita gpus --from-nvml --out my-gpu.toml`, then --gpus-file "
+                "my-gpu.toml; or give --as GPU/PROFILE to have its figures stand in for another's, marked so",
+            )
+        return unnamed.posing_as(stand_in)
+    if stand_in is not None:
+        raise InputError(
+            f"{title} has a name of its own in the catalogue, {model.name}", where="--as", hint="leave it out"
+        )
+    profile = whole_profile(model) if attributes is None else _profile_of(model, attributes)
+    return Device("mig" if mig else "gpu", model.name, profile.name, kind, uuid)
+
+
+def runtime() -> OnnxRuntime:
+    """Return the ONNX Runtime there is, asked in a process of its own.
+
+    Raises:
+        InputError: there is none.
+    """
+    told = ask_model_process({"do": "describe"}, {}, _DESCRIBE_SECONDS)
+    return OnnxRuntime(told["version"], tuple(told["providers"]))
+
+
+def cores() -> int:
+    """Return the cores that this process may use."""
+    return len(os.sched_getaffinity(0))
 
 
 def providers(device: Device) -> tuple[str, ...]:
@@ -152,3 +206,146 @@ def _cpu_title() -> str:
     lines = path.read_text().splitlines() if path.exists() else []
     named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(named, platform.machine())
+
+
+@contextmanager
+def nvml_library() -> Iterator[None]:
+    """Keep NVML open.
+
+    Raises:
+        InputError: there is no NVIDIA driver, or it does not answer.
+    """
+    try:
+        nvml.nvmlInit()
+    except nvml.NVMLError as error:
+        raise InputError(
+            f"NVML: {error}", where="--device", hint="see `partita doctor`, or measure with --device cpu"
+        ) from None
+    try:
+        yield
+    finally:
+        nvml.nvmlShutdown()
+
+
+def whole_profile(model: GpuModel) -> Profile:
+    """Return the profile that takes all of a GPU: what a GPU without MIG is listed as."""
+    return max((p for p in model.profiles if p.plain), key=lambda p: (p.compute, p.memory))
+
+
+def _handle(asked: str) -> Any:  # noqa: ANN401 -- ctypes
+    if asked.isdecimal():
+        return nvml.nvmlDeviceGetHandleByIndex(int(asked))
+    return nvml.nvmlDeviceGetHandleByUUID(asked)
+
+
+def _is_mig(handle: object) -> bool:
+    return bool(nvml.nvmlDeviceIsMigDeviceHandle(handle).value)
+
+
+def _mig_mode(handle: object) -> bool:
+    try:
+        current, _ = nvml.nvmlDeviceGetMigMode(handle)
+    except nvml.NVMLError_NotSupported:
+        return False
+    return bool(current == nvml.NVML_DEVICE_MIG_ENABLE)
+
+
+def _profile_of(model: GpuModel, attributes: Any) -> Profile:  # noqa: ANN401 -- ctypes
+    """Return the plain profile of so many compute slices whose memory is nearest to the instance's."""
+    slices, memory = attributes.gpuInstanceSliceCount, attributes.memorySizeMB
+    if attributes.computeInstanceSliceCount != slices:
+        raise InputError(
+            f"this compute instance has {attributes.computeInstanceSliceCount} of its GPU instance's {slices} slices",
+            where="--device",
+            hint="performance tables have whole GPU instances: create one compute instance that takes all of it",
+        )
+    fitting = [p for p in model.profiles if p.plain and p.compute == slices and p.memory_mib]
+    if not fitting:
+        raise InputError(f"{model.name} has no profile of {slices} slices", where="--device")
+    return min(fitting, key=lambda p: abs((p.memory_mib or 0) - memory))
+
+
+@dataclass
+class NvmlMeter:
+    """Memory per process, energy and utilization of a GPU, by NVML.
+
+    On a MIG instance energy and utilization are those of the whole GPU with whatever else runs there, so they are not
+    told. Where NVML does not list our processes (another namespace of process numbers), memory is what the device has
+    in use beyond what it had before they started.
+    """
+
+    device: Device
+    _before: float | None = None
+    _pids: frozenset[int] = frozenset()
+    _memory: list[float] = field(default_factory=list)
+    _source: str = ""
+    _watts: list[float] = field(default_factory=list)
+    _busy: list[float] = field(default_factory=list)
+    _energy: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        self._handle = nvml.nvmlDeviceGetHandleByUUID(self.device.uuid or "")
+
+    def prepare(self) -> None:
+        """Note the memory in use before any of our processes is there."""
+        used = _ask_nvml(nvml.nvmlDeviceGetMemoryInfo, self._handle)
+        self._before = None if used is None else used.used / MB
+
+    def begin(self, pids: Sequence[int]) -> None:
+        """Note where the counters stand."""
+        self._pids = frozenset(pids)
+        self._memory, self._watts, self._busy = [], [], []
+        self._energy = self._joules()
+
+    def sample(self) -> None:
+        """Look at memory, power and utilization."""
+        memory = self._own_memory()
+        self._memory += [] if memory is None else [memory]
+        if self.device.kind == "gpu":
+            power = _ask_nvml(nvml.nvmlDeviceGetPowerUsage, self._handle)
+            self._watts += [] if power is None else [power / 1e3]
+            busy = _ask_nvml(nvml.nvmlDeviceGetUtilizationRates, self._handle)
+            self._busy += [] if busy is None else [busy.gpu / 100.0]
+
+    def end(self) -> MeterReading:
+        """Return what was read since `begin`."""
+        self.sample()
+        return MeterReading(
+            memory_mb=max(self._memory, default=None),
+            memory_source=self._source,
+            utilization=mean(self._busy) if self._busy else None,
+            power_w=self._power(),
+        )
+
+    def _power(self) -> float | None:
+        after = self._joules()
+        if self._energy and after and after[0] > self._energy[0] and after[1] > self._energy[1]:
+            return (after[1] - self._energy[1]) / (after[0] - self._energy[0])
+        return mean(self._watts) if self._watts else None
+
+    def _joules(self) -> tuple[float, float] | None:
+        """Return the time in seconds and the energy counter in joules; None where it is not this device's alone."""
+        if self.device.kind != "gpu":
+            return None
+        counter = _ask_nvml(nvml.nvmlDeviceGetTotalEnergyConsumption, self._handle)
+        return None if counter is None else (time.monotonic(), counter / 1e3)
+
+    def _own_memory(self) -> float | None:
+        listed = _ask_nvml(nvml.nvmlDeviceGetComputeRunningProcesses, self._handle) or []
+        own = [each.usedGpuMemory for each in listed if each.pid in self._pids]
+        if len(own) == len(self._pids) and None not in own:
+            self._source = "by NVML per process"
+            return float(sum(own)) / MB
+        used = _ask_nvml(nvml.nvmlDeviceGetMemoryInfo, self._handle)
+        if used is None or self._before is None:
+            return None
+        self._source = "by NVML, the device's use beyond that before the processes started"
+        return float(used.used) / MB - self._before
+
+
+def _ask_nvml(ask: Callable[[Any], Any], handle: object) -> Any:  # noqa: ANN401 -- ctypes
+    """Return what NVML tells, None where this device or this user does not get to know it."""
+    try:
+        return ask(handle)
+    except nvml.NVMLError:
+        return None

@@ -10,8 +10,17 @@ from tests.perf.measure.metered import MeteredNvml
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model, gpu_names
-from partita.perf.measure.device import CUDA, OnnxRuntime, choose_device, device_to_measure, providers
-from partita.perf.measure.nvml import NvmlMeter, gpu_device, nvml_library, whole_profile
+from partita.perf.measure.device import (
+    CUDA,
+    NvmlMeter,
+    OnnxRuntime,
+    choose_device,
+    device_to_measure,
+    gpu_device,
+    nvml_library,
+    providers,
+    whole_profile,
+)
 
 WITH_CUDA = OnnxRuntime("1.20", (CUDA, "CPUExecutionProvider"))
 
@@ -127,7 +136,7 @@ def metered(fake: MeteredNvml, device: str) -> NvmlMeter:
 def test_a_whole_gpu_tells_memory_of_our_processes_energy_and_utilization(whole, monkeypatch):
     meter = metered(whole, "0")
     now = iter([100.0, 110.0])
-    monkeypatch.setattr("partita.perf.measure.nvml.time.monotonic", lambda: next(now))
+    monkeypatch.setattr("partita.perf.measure.device.time.monotonic", lambda: next(now))
     meter.begin([os.getpid()])
     whole.millijoules += 2_500_000
     meter.sample()
