@@ -42,7 +42,7 @@ def test_a_command_imports_no_other_command() -> None:
         "except SystemExit: print([m for m in sys.modules if m.startswith('partita')], file=sys.stderr)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
-    assert "'partita.cli.logs'" in loaded
+    assert "'partita.cli.queue'" in loaded
     for other in ("plan", "submit", "perf", "gpus"):
         assert f"'partita.cli.{other}'" not in loaded
 

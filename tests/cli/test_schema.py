@@ -4,8 +4,8 @@ import json
 
 from typer.testing import CliRunner
 
+from partita.cli.convert import PublishedDocument
 from partita.cli.main import app
-from partita.cli.schema import PublishedDocument
 from partita.documents.codec import schema as schema_of
 from partita.workload import WORKLOAD
 

@@ -12,8 +12,7 @@ from tests.cli.commands import Commands
 from tests.control.world import deployment, gpu
 
 from partita.cli.drivers import DriverName
-from partita.cli.status import _looking
-from partita.cli.status_view import status_table
+from partita.cli.status import _looking, status_table
 from partita.drive.simulated import SimulatedCluster
 from partita.mig.layout import Placement
 

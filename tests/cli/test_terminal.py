@@ -171,7 +171,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 def hostile_jobs(world: World) -> list[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PARTITA_STATE", str(world.folder))
-        from partita.cli.job_daemon import connect  # noqa: PLC0415 -- used once
+        from partita.cli.queue import connect  # noqa: PLC0415 -- used once
 
         ids = []
         with connect() as daemon:

@@ -8,7 +8,7 @@ import pytest
 from tests.cli.test_cuts import LARGE, SLICES, SMALL, WORKLOAD
 from tests.control.world import World
 
-from partita.cli.workbook import Planning, WorkloadFile
+from partita.cli.run import Planning, WatchedWorkload
 from partita.control.demand import Demand
 from partita.control.keep import Keeper, Way
 from partita.control.replanning import Holding
@@ -54,7 +54,7 @@ def cut_of(world: World) -> list[str]:
 
 def test_through_a_day_of_shifting_batch_sizes_the_cut_follows_and_floors_are_kept(world: World) -> None:
     day = Day()
-    source = WorkloadFile(world.folder / "workload.yaml", Planning(30.0, 0, lambda: False))
+    source = WatchedWorkload(world.folder / "workload.yaml", Planning(30.0, 0, lambda: False))
     keeper = Keeper(world.controller, source, day, Holding(0.1, 300.0, 0.15), Way("shortest", None))
     keeper.look(0.0)
     small = cut_of(world)
@@ -88,6 +88,6 @@ def test_through_a_day_of_shifting_batch_sizes_the_cut_follows_and_floors_are_ke
 def test_the_demand_that_is_written_names_batch_sizes_of_services_with_a_cut_alone(world: World) -> None:
     path = world.folder / "workload.yaml"
     path.write_text(path.read_text().replace(SMALL, LARGE))
-    demand = WorkloadFile(path, Planning(30.0, 0, lambda: False)).read().demand
+    demand = WatchedWorkload(path, Planning(30.0, 0, lambda: False)).read().demand
     assert demand.rates == {"search": 300.0, "photos": 90.0}
     assert demand.batches == {"search": {12: 0.5, 16: 0.5}}

@@ -141,7 +141,7 @@ def _way(controller: Controller, goal: Goal, shown: Observation) -> tuple[Reques
 
 
 def _way_data(ordered: tuple[Request, Transition], shown: Observation) -> dict[str, Any]:
-    from partita.cli.way_view import way_data  # noqa: PLC0415
+    from partita.cli.changes import way_data  # noqa: PLC0415
     from partita.control.snapshot import snapshot  # noqa: PLC0415
 
     return {"state": snapshot(shown).fingerprint, **way_data(*ordered)}
@@ -192,7 +192,7 @@ def _tell(reached: Reached, data: dict[str, Any], output: Format) -> None:
 
 def _show(data: dict[str, Any], output: Format) -> None:
     if output is Format.TABLE:
-        from partita.cli.way_view import print_way  # noqa: PLC0415
+        from partita.cli.changes import print_way  # noqa: PLC0415
 
         print_way(stdout(), data)
         if data["actions"]:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from typing import TYPE_CHECKING
+import os
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from partita.cli.acting import asked_to_stop
 from partita.cli.drivers import (
@@ -16,32 +20,37 @@ from partita.cli.drivers import (
     open_driver,
     simulated_gpus,
 )
-from partita.cli.queue_host import (
-    Admins,
-    DefaultTime,
-    Discipline,
-    HalfLife,
-    JobLimits,
-    Keep,
-    Keeping,
-    KeepLogs,
-    LogSize,
-    MaxTime,
-    MaxWaiting,
-    MetricsPort,
-    OomPatterns,
-    Recover,
-    Scale,
-    note,
-    queue_host,
-    queue_way,
-    safe_state_folder,
-)
+from partita.cli.options import stderr
+from partita.cli.quantities import read_bytes, read_limit, read_seconds
+from partita.cli.terminal import inline
+from partita.control.lock import controlling
+from partita.control.lodging import Lodging
+from partita.control.sharing import SharedDriver
+from partita.drive.nvml.driver import NvmlEnergyMeter
+from partita.drive.nvml.instances import used_bytes
+from partita.drive.simulated.cluster import SimulatedEnergyMeter
+from partita.drive.state import CLUSTER, host_folder, require_safe, state_folder, state_path
+from partita.errors import InputError
+from partita.jobs.disciplines.classes import discipline as named
+from partita.jobs.energy import FILE, EnergyLedger, EnergySampler, QueueEnergy, services_of, serving
+from partita.jobs.queue.access import Access, admins
+from partita.jobs.queue.answers import Answers, read_patterns
+from partita.jobs.queue.folders import ATTEMPTS, make_folders
+from partita.jobs.queue.recovery import open_store, recover
+from partita.jobs.queue.service import QueueService, QueueSettings
+from partita.jobs.queue.socket_server import SocketServer
+from partita.jobs.run.real import RealJobRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
-    from partita.cli.queue_host import QueueHost
+    from partita.cli.workplace import Workplace
+    from partita.drive.driver import Driver
+    from partita.jobs.energy import Stay
+    from partita.jobs.run.runner import JobRunner
+    from partita.sim.clock import Clock
+
 
 _LONGEST_POLL_S = 0.5
 
@@ -72,9 +81,6 @@ def daemon(
     that user. On the simulated cluster the processes are real, and so is running out of memory. Beside services, on
     what they leave free, `partita run --jobs` runs the same queue.
     """
-    from partita.control.lock import controlling  # noqa: PLC0415 -- slow to import
-    from partita.drive.state import host_folder  # noqa: PLC0415
-
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
     way = queue_way(
@@ -102,3 +108,277 @@ def _loop(host: QueueHost, stop: Callable[[], bool]) -> None:
     while not stop():
         due = host.step(host.service.now)
         host.server.poll(min(due - host.service.now, _LONGEST_POLL_S))
+
+
+Discipline = Annotated[
+    str,
+    typer.Option(
+        "--discipline",
+        help="Who starts first: lookahead, makespan, fair, tightest-fifo, tightest-batched, whole, static-ones.",
+    ),
+]
+Admins = Annotated[
+    list[str] | None,
+    typer.Option("--admin", metavar="USER|@GROUP", help="May act on everybody's jobs; may be given again."),
+]
+LogSize = Annotated[
+    str, typer.Option("--log-size", metavar="SIZE", help="Most that is kept of an attempt's log.")
+]
+Keep = Annotated[
+    str, typer.Option("--keep", metavar="TIME", help="After which jobs that have ended are forgotten.")
+]
+KeepLogs = Annotated[
+    str,
+    typer.Option("--keep-logs", metavar="SIZE", help="Most that the logs of ended jobs take; the oldest go."),
+]
+HalfLife = Annotated[
+    str,
+    typer.Option(
+        "--half-life", metavar="TIME", help="After which what a user has had counts half, for `fair`."
+    ),
+]
+MaxWaiting = Annotated[
+    int,
+    typer.Option(
+        "--max-waiting", min=1, metavar="N", help="Most jobs of one user that wait; root is exempt."
+    ),
+]
+DefaultTime = Annotated[
+    str | None,
+    typer.Option("--default-time", metavar="TIME", help="Time limit of jobs without --time. (default: none)"),
+]
+MaxTime = Annotated[
+    str | None,
+    typer.Option("--max-time", metavar="TIME", help="Longest time limit that jobs may have. (default: none)"),
+]
+OomPatterns = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--oom-pattern",
+        metavar="REGEX",
+        help="A line of a job's output with this says that GPU memory ran out; may be given again.",
+    ),
+]
+Recover = Annotated[
+    bool,
+    typer.Option(
+        "--recover",
+        help="Take over jobs from a damaged or lost store, and from the attempts on the disk. Nothing runs twice.",
+    ),
+]
+Scale = Annotated[
+    float,
+    typer.Option(
+        "--memory-scale",
+        min=1e-6,
+        max=1.0,
+        help="Memory of simulated instances, as a share of the real ones.",
+    ),
+]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="Serve the energy of GPUs and jobs to Prometheus, on 127.0.0.1.",
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class QueueWay:
+    """How a queue is run, and for whom.
+
+    Attributes:
+        memory_scale: memory of simulated instances over that of real ones.
+        metrics_port: where energy is served to Prometheus; None for nowhere.
+        recover: whether the store is made anew from what can be read of it and of the attempts on the disk.
+    """
+
+    settings: QueueSettings
+    access: Access
+    memory_scale: float
+    metrics_port: int | None
+    recover: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """What is kept of jobs, how long it counts, and what is heard in their output, as it was written."""
+
+    log_size: str
+    keep: str
+    keep_logs: str
+    half_life: str
+    oom_patterns: list[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JobLimits:
+    """What jobs are held to, as it was written."""
+
+    max_waiting: int
+    default_time: str | None
+    max_time: str | None
+
+
+def queue_way(
+    discipline: str,
+    admin: list[str] | None,
+    keeping: Keeping,
+    limits: JobLimits,
+    *,
+    memory_scale: float,
+    metrics_port: int | None,
+    recover: bool,
+) -> QueueWay:
+    """Return what the options say.
+
+    Raises:
+        InputError: there is no such discipline, user, group, size or time.
+    """
+    named(discipline)
+    users, groups = admins(admin or ())
+    default_s, most_s = _time(limits.default_time, "--default-time"), _time(limits.max_time, "--max-time")
+    if default_s is not None and most_s is not None and default_s > most_s:
+        raise InputError("it is longer than --max-time", where="--default-time")
+    settings = QueueSettings(
+        discipline,
+        log_bytes=read_bytes(keeping.log_size, "--log-size"),
+        keep_s=read_seconds(keeping.keep, "--keep"),
+        keep_bytes=read_bytes(keeping.keep_logs, "--keep-logs"),
+        half_life_s=max(read_seconds(keeping.half_life, "--half-life"), 1.0),
+        most_waiting=limits.max_waiting,
+        default_limit_s=default_s,
+        most_limit_s=most_s,
+        oom_patterns=read_patterns(keeping.oom_patterns or []),
+    )
+    return QueueWay(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port, recover)
+
+
+def safe_state_folder() -> Path:
+    """Return the state folder of who runs a queue, made if it is not there; root's must be safe from others.
+
+    Raises:
+        InputError: it cannot be made, or another user could write it.
+    """
+    if os.geteuid() == 0:
+        require_safe(state_path(), "jobs")
+    return state_folder()
+
+
+def _time(text: str | None, where: str) -> float | None:
+    return None if text is None else read_limit(text, where) or None
+
+
+@dataclass(frozen=True, slots=True)
+class QueueHost:
+    """A queue with its socket and its measurements of energy, on the cluster that `driver` drives."""
+
+    service: QueueService
+    server: SocketServer
+    energy: QueueEnergy
+    driver: Driver
+
+    def step(self, now: float) -> float:
+        """Do what is due; return when it wants to be called next."""
+        # Before the queue finds what has ended meanwhile: it ran until now as far as anybody knows.
+        due = self.energy.step(now, self.service.table.active.values(), self._services)
+        return min(due, self.service.step(now))
+
+    def _services(self) -> tuple[Stay, ...]:
+        return services_of(self.driver.observe())
+
+
+@contextmanager
+def queue_host(driver: Driver, name: DriverName, folder: Path, way: QueueWay) -> Iterator[QueueHost]:
+    """Open the queue of a cluster for a block.
+
+    Args:
+        driver: of the cluster, for the queue.
+        name: which driver that is.
+        folder: the state folder.
+        way: how it is run.
+
+    Raises:
+        PartitaError: its store or its socket cannot be used, or the energy cannot be measured.
+    """
+    runner = _runner(name, way.memory_scale)
+    jobs = make_folders(folder, shared=os.geteuid() == 0)
+    with ExitStack() as stack:
+        ledger, energy = stack.enter_context(measuring(name, folder, driver.clock, note, way.metrics_port))
+        opened = recover(jobs, note) if way.recover else open_store(jobs)
+        store = stack.enter_context(closing(opened))
+        service = QueueService(
+            driver,
+            runner,
+            store,
+            jobs / ATTEMPTS,
+            settings=way.settings,
+            given=ledger.last_job(),
+            tell=note,
+        )
+        server = SocketServer(jobs, Answers(service, way.access, ledger.joules))
+        yield QueueHost(service, stack.enter_context(closing(server)), energy, driver)
+
+
+@contextmanager
+def shared_with_jobs(place: Workplace, name: DriverName, way: QueueWay) -> Iterator[SharedDriver]:
+    """Open the queue beside services for a block; yield the services' view of the cluster.
+
+    Raises:
+        PartitaError: as for `queue_host`.
+    """
+    shared = SharedDriver(place.driver)
+    lodging = Lodging(shared.tenants)
+    with queue_host(lodging, name, state_folder(), way) as host:
+        lodging.take_in(host.service, host.step, lambda: host.server.poll(0.0))
+        shared.lodge(lodging)
+        note(f"jobs beside services; {len(host.service.table.active):,} jobs are there")
+        yield shared
+
+
+def _runner(name: DriverName, scale: float) -> JobRunner:
+    if name is DriverName.SIMULATED:
+        return RealJobRunner(scale)
+
+    return RealJobRunner(used=used_bytes)
+
+
+def note(text: str) -> None:
+    """Tell something on stderr."""
+    stderr().print(f"note: {inline(text)}", soft_wrap=True)
+
+
+@contextmanager
+def measuring(
+    driver: DriverName, folder: Path, clock: Clock, tell: Callable[[str], None], metrics_port: int | None
+) -> Iterator[tuple[EnergyLedger, QueueEnergy]]:
+    """Open the ledger of energy for a block, and what fills it.
+
+    Args:
+        driver: of the cluster.
+        folder: the state folder.
+        clock: of the cluster.
+        tell: told what goes wrong later.
+        metrics_port: where to serve the metrics; None for nowhere.
+
+    Raises:
+        PartitaError: no GPU answers, or the port is taken.
+    """
+    with ExitStack() as stack:
+        meter = stack.enter_context(closing(_meter(driver, folder, clock)))
+        ledger = stack.enter_context(closing(EnergyLedger(folder / FILE, tell)))
+        if metrics_port is not None:
+            port = stack.enter_context(serving(ledger, metrics_port))
+            tell(f"metrics on http://127.0.0.1:{port}/metrics")
+        yield ledger, QueueEnergy(EnergySampler(meter, ledger), tell)
+
+
+def _meter(driver: DriverName, folder: Path, clock: Clock) -> NvmlEnergyMeter | SimulatedEnergyMeter:
+    if driver is DriverName.NVML:
+        return NvmlEnergyMeter()
+
+    return SimulatedEnergyMeter(folder / CLUSTER, clock)

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
+from rich.live import Live
+from rich.text import Text
 
+from partita.cli.changes import print_way, way_data
+from partita.cli.drivers import named
+from partita.cli.mosaic import ASCII, COLOURS, UNICODE, ClusterMap
 from partita.cli.options import stdout
-from partita.cli.plan import planned
-from partita.cli.planners import PlannerName
+from partita.cli.plan import PlannerName, plan_table, planned
+from partita.cli.stage import stage
+from partita.control.observed import deployed
+from partita.files import replacing
+from partita.planner import read_prepared
+from partita.planning.explain import amount, verdict
+from partita.web.transition_report import day_report
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from rich.console import Console
+    from rich.console import Console, ConsoleOptions, RenderResult
 
     from partita.cli.stage import Act, Stage
+    from partita.drive.driver import Observation
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
+    from partita.transition.transition import Request, Transition
+
 
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report of the day, with timelines.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of durations: same seed, same day.")]
@@ -36,11 +51,6 @@ def demo(*, html: Html = None, seed: Seed = 0) -> None:
 
     Takes a few seconds, needs no GPU, and leaves nothing behind but the report, where one is asked for.
     """
-    from partita.cli.drivers import named  # noqa: PLC0415 -- slow to import
-    from partita.cli.plan_view import plan_table  # noqa: PLC0415
-    from partita.cli.stage import stage  # noqa: PLC0415
-    from partita.planner import read_prepared  # noqa: PLC0415
-
     folder = Path(str(resources.files("partita.examples")))
     day, night = (read_prepared(folder / name) for name in ("day.yaml", "night.yaml"))
     names = [service.name for service in day.workload.services]
@@ -71,8 +81,6 @@ def _head(console: Console, text: str) -> None:
 
 def _plan(loaded: PreparedWorkload, scene: Stage) -> Plan:
     """Return the plan with the fewest GPUs that is nearest to what runs."""
-    from partita.control.observed import deployed  # noqa: PLC0415 -- slow to import
-
     return planned(loaded, PlannerName.EXACT, current=deployed(scene.observe())).plan
 
 
@@ -87,14 +95,6 @@ def _compare(console: Console, loaded: PreparedWorkload, by_day: Plan) -> dict[s
 
 def _act(console: Console, scene: Stage, plan: Plan, names: Sequence[str]) -> Act:
     """Bring the cluster to a plan, and print how that went."""
-    from partita.cli.cluster_map import ClusterMap  # noqa: PLC0415 -- rich is slow to import
-    from partita.cli.demo_view import watching  # noqa: PLC0415
-    from partita.cli.way_view import print_way, way_data  # noqa: PLC0415
-    from partita.planning.explain import (  # noqa: PLC0415
-        amount,
-        verdict,
-    )
-
     with watching(console, names) as show:
         act = scene.play(plan, show)
     if act.request.current.used:
@@ -125,9 +125,6 @@ def _end(
     console: Console, acts: Mapping[str, Act], counts: Mapping[str, int], folder: Path, html: Path | None
 ) -> None:
     if html is not None:
-        from partita.files import replacing  # noqa: PLC0415 -- only where something is written
-        from partita.web.transition_report import day_report  # noqa: PLC0415
-
         with replacing(html) as stream:
             stream.write(day_report(acts, counts))
     lines = (
@@ -136,3 +133,72 @@ def _end(
         "Your own:   partita plan -f workload.yaml --out plan.json, then partita apply plan.json",
     )
     console.print("\n" + "\n".join(lines), markup=False, soft_wrap=True)
+
+
+_BAR = 30
+
+
+@contextmanager
+def watching(
+    console: Console, names: Sequence[str]
+) -> Iterator[Callable[[Request, Transition], Callable[[Observation], None]]]:
+    """Yield what a stage is to show a way with: on a terminal the cluster as it changes, else nothing.
+
+    Args:
+        console: where.
+        names: of the services, in the order of their numbers.
+    """
+    if not console.is_terminal:
+        yield lambda _asked, _way: lambda _observation: None
+        return
+
+    with Live(console=console, transient=True, auto_refresh=False) as live:
+
+        def show(asked: Request, way: Transition) -> Callable[[Observation], None]:
+            def see(observation: Observation) -> None:
+                levels = Group(ClusterMap(observation, names), "", Levels(observation, names, asked, way))
+                live.update(levels, refresh=True)
+
+            return see
+
+        yield show
+
+
+class Levels:
+    """A bar for each service: how much it can answer now, with a mark where its floor is.
+
+    Args:
+        observation: the cluster.
+        names: of the services.
+        asked: what is on its way: the widest bar is what a service has at most before and after.
+        way: the way there.
+    """
+
+    def __init__(
+        self, observation: Observation, names: Sequence[str], asked: Request, way: Transition
+    ) -> None:
+        now = deployed(observation)
+        self._now = now.capacity()
+        self._used = now.used
+        self._names = names
+        self._floors = way.floors
+        before, after = asked.current.capacity(), way.target.capacity()
+        self._tops = {name: max(before.get(name, 0.0), after.get(name, 0.0), 1e-9) * 1.05 for name in names}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        full, border = ("#", ASCII.border) if options.ascii_only else ("\N{FULL BLOCK}", UNICODE.border)
+        longest = max(map(len, self._names), default=0)
+        yield f"{self._used} GPUs in use"
+        for n, name in enumerate(self._names, 1):
+            now, floor, top = self._now.get(name, 0.0), self._floors.get(name, 0.0), self._tops[name]
+            cells = list((full * round(min(1.0, now / top) * _BAR)).ljust(_BAR))
+            if floor:
+                cells[min(_BAR - 1, int(floor / top * _BAR))] = border
+            yield Text.assemble(
+                (f"{n} ", "bold"),
+                name.ljust(longest + 1),
+                ("".join(cells), COLOURS[(n - 1) % len(COLOURS)]),
+                f" {now:>7,.0f}/s",
+                (f"  floor {floor:,.0f}" if floor else "", "dim"),
+                no_wrap=True,
+            )

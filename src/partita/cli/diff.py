@@ -8,15 +8,26 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.drivers import Cluster, DriverName, DriverOption
+from partita.cli.changes import gpu_changes_table, print_way, way_data
+from partita.cli.drivers import Cluster, DriverName, DriverOption, enough_gpus
 from partita.cli.options import DryRun, Format, Out, Output, emit_document, stdout
 from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbid, make_transitioner
+from partita.cli.workplace import rehearsal
+from partita.control.controller import ordered, request, standing_rates
+from partita.control.goal import goal_for, refuse_missing
+from partita.control.observed import deployed
+from partita.drive.state import state_path
 from partita.errors import InputError
+from partita.files import replacing
+from partita.transition.deployment import DeployedGpu, Deployment, deployment_of
+from partita.transition.document import read_target, write_transition
+from partita.transition.transition import MEASURED, PAPER, Request
+from partita.web.transition_report import transition_report
 
 if TYPE_CHECKING:
     from partita.planning.plan import Plan
     from partita.transition.deployment import Layouts
-    from partita.transition.transition import Durations, Request, Transition
+    from partita.transition.transition import Durations, Transition
 
 CHANGES_FOUND = 3
 
@@ -63,9 +74,6 @@ def diff(
     Changes nothing. Exits with 3 if there are changes, with 0 if there are none, and with 4 if the extra GPUs do
     not suffice. `least` is the worst capacity of every order in which the actions may happen, not of one schedule.
     """
-    from partita.control.controller import ordered  # noqa: PLC0415 -- slow to import
-    from partita.transition.document import read_target  # noqa: PLC0415
-
     *current, target = _paths(plans)
     seconds = _seconds(durations)
     wanted = read_target(target)
@@ -97,11 +105,6 @@ def _paths(plans: list[Path]) -> list[Path]:
 
 
 def _seconds(name: DurationsName) -> Durations:
-    from partita.transition.transition import (  # noqa: PLC0415
-        MEASURED,
-        PAPER,
-    )
-
     return MEASURED if name is DurationsName.MEASURED else PAPER
 
 
@@ -113,14 +116,6 @@ def _between(
     forbid: tuple[str, ...],
 ) -> Request:
     """Return the transition asked for between two plans, on GPUs that suffice for both."""
-    from partita.cli.drivers import enough_gpus  # noqa: PLC0415
-    from partita.transition.deployment import (  # noqa: PLC0415
-        DeployedGpu,
-        Deployment,
-        deployment_of,
-    )
-    from partita.transition.transition import Request  # noqa: PLC0415
-
     current, target = deployment_of(now), deployment_of(wanted)
     standing = {gpu.id: gpu for gpu in current.gpus}
     there = enough_gpus(now.gpus, wanted.gpus, extra_gpus or 0)
@@ -145,12 +140,6 @@ def _from_cluster(
     algorithm: AlgorithmName,
     driver: DriverName,
 ) -> Request:
-    from partita.cli.workplace import rehearsal  # noqa: PLC0415 -- slow to import
-    from partita.control.controller import request, standing_rates  # noqa: PLC0415
-    from partita.control.goal import goal_for, refuse_missing  # noqa: PLC0415
-    from partita.control.observed import deployed  # noqa: PLC0415
-    from partita.drive.state import state_path  # noqa: PLC0415
-
     cluster = Cluster(driver)
     if not cluster.exists(state_path()):
         raise InputError(
@@ -169,27 +158,16 @@ def _from_cluster(
 
 
 def _write(asked: Request, found: Transition, out: Path | None, html: Path | None) -> None:
-    from partita.files import replacing  # noqa: PLC0415 -- only where something is written
-
     if out is not None:
-        from partita.transition.document import write_transition  # noqa: PLC0415
-
         with replacing(out) as stream:
             write_transition(found, stream)
     if html is not None:
-        from partita.web.transition_report import transition_report  # noqa: PLC0415
-
         with replacing(html) as stream:
             stream.write(transition_report(asked, found))
 
 
 def _show(asked: Request, found: Transition, output: Format) -> None:
-    from partita.transition.document import write_transition  # noqa: PLC0415 -- slow to import
-
     if output is Format.TABLE:
-        from partita.cli.change_view import gpu_changes_table  # noqa: PLC0415
-        from partita.cli.way_view import print_way, way_data  # noqa: PLC0415
-
         console = stdout()
         print_way(console, way_data(asked, found))
         if found.actions:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import typer
+from rich.text import Text
 
 from partita.cli.options import Format, Output, emit, stdout
+from partita.drive.state import state_path
+from partita.drive.survey import survey
 
 if TYPE_CHECKING:
     from partita.drive.driver import ObservedInstance
@@ -21,9 +24,6 @@ def doctor(output: Output = Format.TABLE) -> None:
     Ends with 1 if something is in the way of using the GPUs there are, with 0 otherwise, GPU or not. A GPU that is
     left out is named with the reason and what helps.
     """
-    from partita.drive.state import state_path  # noqa: PLC0415 -- not for --help
-    from partita.drive.survey import survey  # noqa: PLC0415
-
     report = survey(state_path())
     if output is Format.TABLE:
         _print(report)
@@ -92,8 +92,6 @@ def _simulated(report: Report) -> list[dict[str, Any]] | None:
 
 
 def _print(report: Report) -> None:
-    from rich.text import Text  # noqa: PLC0415 -- rich is slow to import
-
     console = stdout()
     for finding in report.findings:
         line = Text(f"{finding.level.value:>4}  ", style=_MARKS[finding.level.value])

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
+from rich.table import Table
 
 from partita.cli.options import Format, Output, WorkloadFile, emit, stderr, stdout
+from partita.cli.plan import planned
+from partita.deadline import Deadline
 from partita.errors import InfeasibleError, InputError, PartitaError, nearest
+from partita.planner import plan, prepare, read_prepared
+from partita.planning.document import read_plan
+from partita.planning.explain import bindings, number, sensitivities
+from partita.serve.reserving.services import slices_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from rich.table import Table
 
     from partita.planner import PreparedWorkload
     from partita.planning.explain import Binding, Sensitivity
@@ -50,10 +57,6 @@ def explain(
     Of a service with a cut of its own: the largest query that each slice answers in time, the share of the queries
     that are small enough for it, and the items/s that one gives when the cut serves all that it holds.
     """
-    from partita.cli.plan import planned  # noqa: PLC0415
-    from partita.planner import read_prepared  # noqa: PLC0415 -- slow to import
-    from partita.planning.document import read_plan  # noqa: PLC0415
-
     loaded = read_prepared(workload)
     chosen = _chosen(loaded, service)
     made = read_plan(plan) if plan else planned(loaded).plan
@@ -88,10 +91,6 @@ def _chosen(loaded: PreparedWorkload, asked: Sequence[str] | None) -> list[Servi
 def _explained(loaded: PreparedWorkload, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
     if spec.cut is not None:
         return _explained_cut(loaded, made, spec)
-    from partita.planning.explain import (  # noqa: PLC0415
-        bindings,
-        sensitivities,
-    )
 
     measured = loaded.formulation.measured
     by_gpu = {}
@@ -105,9 +104,6 @@ def _explained(loaded: PreparedWorkload, made: Plan, spec: ServiceSpec) -> dict[
 
 
 def _explained_cut(loaded: PreparedWorkload, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
-    from partita.planning.explain import sensitivities  # noqa: PLC0415 -- slow to import
-    from partita.serve.reserving.services import slices_of  # noqa: PLC0415
-
     service = next(each for each in loaded.cuts if each.spec.name == spec.name)
     slices = slices_of(made, service, loaded.problem.pools)
     return {"service": spec, "cuts": slices, "changes": sensitivities(spec.name, _Replan(loaded))}
@@ -121,9 +117,6 @@ class _Replan:
 
     def __call__(self, service: str, *, rate: float, latency: float) -> float | None:
         """Return the objective with the service's rate and SLO multiplied; None if no plan was found."""
-        from partita.deadline import Deadline  # noqa: PLC0415
-        from partita.planner import plan, prepare  # noqa: PLC0415 -- slow to import
-
         workload = self._loaded.workload
         services = tuple(
             s.replace(rate=s.rate * rate, slo=s.slo.replace(latency_ms=s.slo.latency_ms * latency))
@@ -139,8 +132,6 @@ class _Replan:
 
 
 def _plain(found: dict[str, Any]) -> dict[str, Any]:
-    from dataclasses import asdict  # noqa: PLC0415
-
     if "cuts" in found:
         return {
             "service": found["service"].name,
@@ -158,9 +149,6 @@ def _plain(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _print(found: dict[str, Any], made: Plan) -> None:
-    from rich import box  # noqa: PLC0415 -- rich is slow to import
-    from rich.table import Table  # noqa: PLC0415
-
     spec: ServiceSpec = found["service"]
     console = stdout()
     console.print(
@@ -191,9 +179,6 @@ def _print(found: dict[str, Any], made: Plan) -> None:
 
 
 def _slice_table(slices: Sequence[SliceOf]) -> Table:
-    from rich import box  # noqa: PLC0415 -- rich is slow to import
-    from rich.table import Table  # noqa: PLC0415
-
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False)
     table.add_column("slice", no_wrap=True)
     for name in ("used", "largest query", "ms", "of queries", "items/s each"):
@@ -224,17 +209,15 @@ def _cells(each: Binding) -> tuple[str, ...]:
     return (each.profile, str(each.instances or "-"), *runs, why, second)
 
 
-def _batch(row: Any) -> str:  # noqa: ANN401 -- a measurement or an operating point, which show alike
+def _batch(row: Any) -> str:  # noqa: ANN401 -- a row of either kind
     return f"{row.batch}x{row.processes}" if row.processes > 1 else str(row.batch)
 
 
-def _rate(row: Any) -> str:  # noqa: ANN401 -- as above
+def _rate(row: Any) -> str:  # noqa: ANN401 -- a row of either kind
     return f"{'≈' if row.estimated else ''}{row.throughput:,.4g}"
 
 
 def _difference(change: Sensitivity, made: Plan) -> str:
-    from partita.planning.explain import number  # noqa: PLC0415 -- slow to import
-
     unit = {"gpus": "GPUs", "cost": "per hour", "watts": "W"}[made.objective.name]
     if change.objective is None:
         return "no plan is found with the GPUs there are"

@@ -6,10 +6,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
 from partita.cli.gpu_files import gpus_folder
+from partita.cli.mosaic import ASCII, UNICODE, mosaic
 from partita.cli.options import Format, Output, echo, emit, stderr, stdout
+from partita.drive.nvml.devices import models_here
 from partita.errors import InputError
+from partita.files import replacing
+from partita.mig.catalogue import gpu_meant, gpu_model, gpu_names, gpu_text
+from partita.mig.layout import legal_layouts, maximal_layouts, maximal_multisets
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,7 +68,6 @@ def catalogue(
     """
     if context.invoked_subcommand:
         return
-    from partita.mig.catalogue import gpu_model, gpu_names  # noqa: PLC0415 -- not for --help
 
     if out is not None and not from_nvml:
         raise InputError("only what NVML tells is written", where="--out", hint="add --from-nvml")
@@ -71,7 +77,6 @@ def catalogue(
     if output is not Format.TABLE:
         emit([_facts(gpu) for gpu in models], output)
         return
-    from rich.table import Table  # noqa: PLC0415 -- rich is slow to import
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("name", no_wrap=True)
@@ -89,8 +94,6 @@ def catalogue(
 
 def _of_this_host() -> list[GpuModel]:
     """Return the models of this host's GPUs, each once, and tell of those that cannot be read."""
-    from partita.drive.nvml.devices import models_here  # noqa: PLC0415 -- imports NVIDIA's binding
-
     models, left_out = models_here()
     for each in left_out:
         stderr().print(f"note: {each.told}", markup=False, soft_wrap=True)
@@ -98,9 +101,6 @@ def _of_this_host() -> list[GpuModel]:
 
 
 def _save(models: list[GpuModel], out: Path) -> None:
-    from partita.files import replacing  # noqa: PLC0415
-    from partita.mig.catalogue import gpu_text  # noqa: PLC0415
-
     folder = out.is_dir() or out.suffix != ".toml"
     if not models:
         raise InputError("there is no GPU here to write", where=str(out), hint="see `partita doctor`")
@@ -130,12 +130,8 @@ def show(
     output: Output = Format.TABLE,
 ) -> None:
     """Show a GPU's profiles and all ways to cut it to the full, slice by slice."""
-    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not for --help
-
     gpu = gpu_meant(name)
     if toml:
-        from partita.mig.catalogue import gpu_text  # noqa: PLC0415
-
         echo(gpu_text(gpu), newline=False)
         return
     cut = gpu.forbidding(forbid or ()).restricted(_chosen(gpu, profiles))
@@ -166,8 +162,6 @@ def _chosen(gpu: GpuModel, words: list[str] | None) -> list[str]:
 
 
 def _cut_facts(gpu: GpuModel) -> dict[str, Any]:
-    from partita.mig.layout import legal_layouts, maximal_layouts, maximal_multisets  # noqa: PLC0415
-
     return {
         "cut_into": [profile.name for profile in gpu.profiles],
         "forbidden": [str(combination) for combination in gpu.forbidden],
@@ -211,9 +205,6 @@ def _profile_facts(profile: Profile) -> dict[str, Any]:
 
 
 def _print_profiles(console: Console, gpu: GpuModel) -> None:
-    from rich.table import Table  # noqa: PLC0415 -- rich is slow to import
-    from rich.text import Text  # noqa: PLC0415
-
     origin = "" if gpu.origin == "catalogue" else f", from {gpu.origin}"
     console.print(Text.assemble((gpu.name, "bold"), f"  {gpu.title}, {gpu.architecture}{origin}"))
     console.print(
@@ -232,9 +223,6 @@ def _print_profiles(console: Console, gpu: GpuModel) -> None:
 
 
 def _print_cuts(console: Console, gpu: GpuModel) -> None:
-    from partita.cli.mosaic import ASCII, UNICODE, mosaic  # noqa: PLC0415 -- not for --help
-    from partita.mig.layout import legal_layouts, maximal_layouts, maximal_multisets  # noqa: PLC0415
-
     ways: dict[tuple[tuple[str, int], ...], list[Layout]] = {}
     for layout in maximal_layouts(gpu):
         ways.setdefault(tuple(layout.counts.items()), []).append(layout)

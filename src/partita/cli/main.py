@@ -66,11 +66,11 @@ _COMMANDS = {
         "partita.cli.queue:queue",
         "Show the jobs that run and wait, each with its reason and when it is expected to start.",
     ),
-    "logs": ("partita.cli.logs:logs", "Show what a job has written, stdout and stderr as they came."),
-    "cancel": ("partita.cli.cancel:cancel", "Cancel jobs, whole arrays, or tasks of one; or all of yours."),
-    "wait": ("partita.cli.wait:wait", "Wait until jobs are over: done, failed or cancelled."),
+    "logs": ("partita.cli.queue:logs", "Show what a job has written, stdout and stderr as they came."),
+    "cancel": ("partita.cli.queue:cancel", "Cancel jobs, whole arrays, or tasks of one; or all of yours."),
+    "wait": ("partita.cli.queue:wait", "Wait until jobs are over: done, failed or cancelled."),
     "requeue": (
-        "partita.cli.requeue:requeue",
+        "partita.cli.queue:requeue",
         "Have jobs run again under their ids, with all attempts kept: those that are over, and those that run.",
     ),
     "history": (
@@ -78,19 +78,19 @@ _COMMANDS = {
         "Show the attempts of jobs: instance, seconds, exit code, verdict, peak memory and energy.",
     ),
     "classify": (
-        "partita.cli.classify:classify",
+        "partita.cli.forecast:classify",
         "Say what an ended attempt would be taken for, and which line decided: partita classify log --exit 1.",
     ),
     "memory": (
-        "partita.cli.memory:memory",
+        "partita.cli.forecast:memory",
         "Say how much GPU memory a model is forecast to need: partita memory hf-folder --with batch=8,tokens=8192.",
     ),
     "forget": (
-        "partita.cli.forget:forget",
+        "partita.cli.history:forget",
         "Show what is believed of jobs from those before them, or, with names, forget it.",
     ),
     "energy": (
-        "partita.cli.energy:energy",
+        "partita.cli.history:energy",
         "Show the energy of jobs and services, and of what nobody holds.",
     ),
     "doctor": (
@@ -98,15 +98,15 @@ _COMMANDS = {
         "Look at driver, MIG mode, cuts and rivals, and say what mends each fault; change nothing.",
     ),
     "schema": (
-        "partita.cli.schema:schema",
+        "partita.cli.convert:schema",
         "Print the JSON schema of a document, with what each field means.",
     ),
     "demo": (
         "partita.cli.demo:demo",
         "A day of five services on 24 simulated GPUs: plan, apply, and change twice with the services running.",
     ),
-    "export": ("partita.cli.export:export", "Write a plan in the format of another tool."),
-    "import": ("partita.cli.import_config:importing", "Read the config of another tool."),
+    "export": ("partita.cli.convert:export", "Write a plan in the format of another tool."),
+    "import": ("partita.cli.convert:importing", "Read the config of another tool."),
     "perf": (
         "partita.cli.perf:perf",
         "Performance tables: what a model does on a slice. Check, show, import, estimate and measure them.",

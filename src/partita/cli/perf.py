@@ -2,22 +2,50 @@
 
 from __future__ import annotations
 
+import csv
+from dataclasses import asdict, dataclass
+from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
 from partita.cli import perf_measure
-from partita.cli.options import Format, Output, echo
-from partita.cli.perf_table import batch_sizes, write
+from partita.cli.options import Format, Output, echo, emit, stdout
+from partita.cli.perf_table import batch_sizes, plural, write
 from partita.errors import InputError, nearest
+from partita.mig.catalogue import gpu_meant, gpu_model
+from partita.perf.columns import profile_name, quantile_text
+from partita.perf.estimate import ModelWork, estimate_table, plain_profiles, read_works
+from partita.perf.importers import (
+    import_columns,
+    import_migprofiler,
+    import_model_analyzer,
+    import_parvagpu,
+    import_perf_analyzer,
+)
+from partita.perf.operating_point import (
+    Limits,
+    ModelClass,
+    OperatingPoint,
+    model_classes,
+    operating_points,
+    strictest,
+)
+from partita.perf.reading import read_tables
+from partita.perf.table import PerfTable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
+
+    from rich.console import Console
 
     from partita.mig.gpu import GpuModel, Profile
-    from partita.perf.estimate import ModelWork
-    from partita.perf.table import PerfTable
+    from partita.perf.table import Measurement
+
 
 perf = typer.Typer(
     help="Performance tables: what a model does on a slice. Check, show, import, estimate and measure them.",
@@ -25,7 +53,7 @@ perf = typer.Typer(
 )
 imports = typer.Typer(help="Turn other tools' measurements into a performance table.", no_args_is_help=True)
 perf.add_typer(imports, name="import")
-perf.command("measure")(perf_measure.measure)
+perf.command("measure")(perf_measure.measure_command)
 
 Tables = Annotated[list[Path], typer.Argument(metavar="FILE", help="Tables, CSV or Parquet; - is stdin.")]
 Raw = Annotated[Path, typer.Argument(metavar="PATH", help="What the tool wrote.")]
@@ -43,11 +71,8 @@ Out = Annotated[
 @perf.command()
 def check(files: Tables, output: Output = Format.TABLE) -> None:
     """Read tables, say what they hold and what is missing; exit 2 with all faults if they cannot be used."""
-    from partita.cli import perf_check  # noqa: PLC0415 -- rich is slow to import
-    from partita.perf.reading import read_tables  # noqa: PLC0415
-
     table = read_tables(files)
-    perf_check.render(perf_check.summary(table), output)
+    render_check(summary(table), output)
     for note in table.notes:
         echo(f"note: {note}", err=True)
 
@@ -68,25 +93,18 @@ def show(
     output: Output = Format.TABLE,
 ) -> None:
     """Show the best throughput of each profile, the operating point under an SLO, and the shape by batch."""
-    from partita.cli import perf_show  # noqa: PLC0415 -- rich is slow to import
-    from partita.perf.columns import quantile_text  # noqa: PLC0415
-    from partita.perf.reading import read_tables  # noqa: PLC0415
-
     if slo is not None and not slo > 0:
         raise InputError(
             f"an SLO of {slo:g} ms cannot be kept", where="--slo", hint="give milliseconds above zero"
         )
     table = _selected(read_tables(files), model, gpu)
-    asked = perf_show.Asked(None if quantile is None else quantile_text(quantile), slo, max_processes)
-    perf_show.render(perf_show.views(table, asked), asked, output)
+    asked = Asked(None if quantile is None else quantile_text(quantile), slo, max_processes)
+    render_show(views(table, asked), asked, output)
 
 
 @imports.command()
 def parvagpu(path: Raw, gpu: Gpu = "a100-80gb", model: AnyModel = None, out: Out = None) -> None:
     """Import ParvaGPU's raw tables: a file, or the folder prof_data with one file per model."""
-    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.importers import import_parvagpu  # noqa: PLC0415
-
     write(import_parvagpu(path, gpu_meant(gpu), model=model), out)
 
 
@@ -106,9 +124,6 @@ def perf_analyzer(
     out: Out = None,
 ) -> None:
     """Import the CSV that Triton's perf_analyzer writes with -f."""
-    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.importers import import_perf_analyzer  # noqa: PLC0415 -- not for --help
-
     measured = gpu_meant(gpu)
     told = _profile(measured, profile)
     table = import_perf_analyzer(
@@ -128,9 +143,6 @@ def model_analyzer(
     out: Out = None,
 ) -> None:
     """Import the metrics-model-inference.csv that Triton's Model Analyzer writes."""
-    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.importers import import_model_analyzer  # noqa: PLC0415 -- not for --help
-
     measured = gpu_meant(gpu)
     told = _profile(measured, profile)
     write(import_model_analyzer(path, measured.name, told, model=model, concurrency=concurrency), out)
@@ -149,9 +161,6 @@ def migprofiler(
     out: Out = None,
 ) -> None:
     """Import a CSV of MIGProfiler (MIGPerf): model_name, batch_size, latency, throughput, mig_profile."""
-    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.importers import import_migprofiler  # noqa: PLC0415
-
     measured = gpu_meant(gpu)
     told = None if profile is None else _profile(measured, profile)
     write(import_migprofiler(path, measured, profile=told, model=model, seq_length=seq_length), out)
@@ -175,9 +184,6 @@ def any_csv(
     out: Out = None,
 ) -> None:
     """Import any CSV, or JSON lines, by the names of its columns."""
-    from partita.cli.pairs import pairs  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.importers import import_columns  # noqa: PLC0415
-
     table = import_columns(path, pairs(columns, "--columns"), pairs(values, "--set"))
     write(table, out)
 
@@ -201,10 +207,6 @@ def estimate(
     out: Out = None,
 ) -> None:
     """Estimate models that nobody measured, from their work and the GPU's peak rates."""
-    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.estimate import ModelWork, estimate_table, read_works  # noqa: PLC0415
-    from partita.perf.table import PerfTable  # noqa: PLC0415
-
     given: Sequence[ModelWork]
     if works is not None and model is None:
         given = read_works(works)
@@ -230,14 +232,10 @@ def estimate(
 
 
 def _profile(gpu: GpuModel, profile: str) -> Profile:
-    from partita.perf.columns import profile_name  # noqa: PLC0415 -- not needed for --help
-
     return gpu.profile(profile_name(profile))
 
 
 def _selected(table: PerfTable, model: str | None, gpu: str | None) -> PerfTable:
-    from partita.perf.table import PerfTable  # noqa: PLC0415 -- not needed for --help
-
     gpus = sorted({row.gpu for row in table})
     for option, value, known in (("--model", model, list(table.models)), ("--gpu", gpu, gpus)):
         if value is not None and value not in known:
@@ -250,3 +248,314 @@ def _selected(table: PerfTable, model: str | None, gpu: str | None) -> PerfTable
     if not len(chosen):
         raise InputError(f"no rows of {model!r} on {gpu!r}", where="--gpu")
     return chosen
+
+
+ESTIMATED = "≈ estimated by a formula, not measured"
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """What tables hold of one model on one GPU, and which profiles have no row."""
+
+    model: str
+    gpu: str
+    rows: int
+    estimated: int
+    profiles: dict[str, int]
+    missing: list[str]
+    batches: list[int]
+    processes: list[int]
+    quantiles: list[str]
+
+
+def summary(table: PerfTable) -> list[Holding]:
+    """Return what a table holds, model by model."""
+    return [_holding(table.of(model, gpu)) for model in table.models for gpu in table.gpus(model)]
+
+
+def _holding(rows: tuple[Measurement, ...]) -> Holding:
+    gpu = gpu_model(rows[0].gpu)
+    counts = {p.name: sum(row.profile == p.name for row in rows) for p in gpu.profiles}
+    return Holding(
+        model=rows[0].model,
+        gpu=gpu.name,
+        rows=len(rows),
+        estimated=sum(row.estimated for row in rows),
+        profiles={name: count for name, count in counts.items() if count},
+        missing=[p.name for p in plain_profiles(gpu) if not counts[p.name]],
+        batches=sorted({row.batch for row in rows}),
+        processes=sorted({row.processes for row in rows}),
+        quantiles=sorted({row.quantile for row in rows}),
+    )
+
+
+def render_check(holdings: list[Holding], form: Format) -> None:
+    """Write the summary to stdout."""
+    if form is not Format.TABLE:
+        emit([asdict(holding) for holding in holdings], form)
+        return
+    console = stdout()
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("model", "gpu"):
+        table.add_column(name, overflow="fold")
+    table.add_column("rows", justify="right")
+    for name in ("profiles", "batch", "processes", "latency", "no row on"):
+        table.add_column(name, overflow="fold")
+    for each in holdings:
+        table.add_row(
+            escape(f"≈\N{NO-BREAK SPACE}{each.model}" if each.estimated else each.model),
+            each.gpu,
+            f"{each.rows:,}",
+            " ".join(_short(name, each) for name in each.profiles),
+            _span(each.batches),
+            _span(each.processes),
+            " ".join(each.quantiles),
+            " ".join(each.missing) or "-",
+        )
+    console.print(table)
+    console.print()
+    models, gpus = {each.model for each in holdings}, {each.gpu for each in holdings}
+    console.print(
+        f"{plural(sum(each.rows for each in holdings), 'row')}, {plural(len(models), 'model')}, "
+        f"{plural(len(gpus), 'GPU')}. No row on a profile: it is not planned there."
+    )
+    if any(each.estimated for each in holdings):
+        console.print(ESTIMATED)
+
+
+def _short(name: str, holding: Holding) -> str:
+    """Return the size alone, as in `2g`, where no other profile there is has it."""
+    size, _, _ = name.partition(".")
+    alike = [other for other in (*holding.profiles, *holding.missing) if other.startswith(f"{size}.")]
+    return name if len(alike) > 1 else size
+
+
+def _span(values: list[int]) -> str:
+    return f"{values[0]}-{values[-1]}" if len(values) > 1 else str(values[0])
+
+
+BLOCKS = " ▁▂▃▄▅▆▇█"
+EIGHTHS = " ▏▎▍▌▋▊▉"
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What the user asked for: quantile, SLO in milliseconds, most processes; None for no matter."""
+
+    quantile: str | None
+    slo_ms: float | None
+    max_processes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """One model on one GPU.
+
+    Attributes:
+        best: operating point per profile without an SLO.
+        under: the same under the SLO, if one is asked for.
+        by_batch: operating point per profile and batch without an SLO.
+        by_batch_under: the same under the SLO.
+    """
+
+    model: str
+    gpu: str
+    quantile: str
+    best: dict[str, OperatingPoint]
+    under: dict[str, OperatingPoint]
+    by_batch: dict[str, dict[int, OperatingPoint]]
+    by_batch_under: dict[str, dict[int, OperatingPoint]]
+    classes: dict[int, ModelClass]
+
+    @property
+    def estimated(self) -> bool:
+        """Whether any row is an estimate."""
+        return any(point.estimated for point in self.best.values())
+
+
+def views(table: PerfTable, asked: Asked) -> list[View]:
+    """Return what to show, model by model; a note on stderr names those without the asked quantile.
+
+    Raises:
+        InputError: none has it.
+    """
+    found = []
+    for model in table.models:
+        for gpu in table.gpus(model):
+            rows = table.of(model, gpu)
+            there = sorted({row.quantile for row in rows})
+            if asked.quantile is not None and asked.quantile not in there:
+                only = " ".join(there)
+                echo(f"note: {model} on {gpu} has no latency at {asked.quantile}, only {only}", err=True)
+            else:
+                found.append(_view(rows, asked))
+    if not found:
+        raise InputError(f"no latency at quantile {asked.quantile}", where="--quantile", hint="leave it out")
+    return found
+
+
+def _view(rows: tuple[Measurement, ...], asked: Asked) -> View:
+    gpu = gpu_model(rows[0].gpu)
+    quantile = asked.quantile or strictest(row.quantile for row in rows) or "mean"
+    most = asked.max_processes or max(row.processes for row in rows)
+    free = Limits(inf, quantile, max_processes=most)
+    slo = Limits(inf if asked.slo_ms is None else asked.slo_ms, quantile, max_processes=most)
+    best = operating_points(rows, free)
+    return View(
+        model=rows[0].model,
+        gpu=gpu.name,
+        quantile=quantile,
+        best={profile.name: best[profile.name] for profile in gpu.profiles if profile.name in best},
+        under=operating_points(rows, slo),
+        by_batch=_by_batch(rows, free),
+        by_batch_under=_by_batch(rows, slo),
+        classes=model_classes(rows, gpu),
+    )
+
+
+def _by_batch(rows: tuple[Measurement, ...], limits: Limits) -> dict[str, dict[int, OperatingPoint]]:
+    found: dict[str, dict[int, OperatingPoint]] = {}
+    for batch in sorted({row.batch for row in rows}):
+        for profile, point in operating_points((row for row in rows if row.batch == batch), limits).items():
+            found.setdefault(profile, {})[batch] = point
+    return found
+
+
+def render_show(found: list[View], asked: Asked, form: Format) -> None:
+    """Write the views to stdout; with a single one, its throughput by batch as bars."""
+    if form is not Format.TABLE:
+        emit([_plain(view, asked) for view in found], form)
+        return
+    console = stdout()
+    for view in found:
+        _draw(console, view, asked)
+        console.print()
+    if len(found) == 1:
+        _bars(console, found[0], asked)
+        console.print()
+    else:
+        console.print("--model NAME draws the throughput of each batch.")
+    if any(view.estimated for view in found):
+        console.print(ESTIMATED)
+
+
+def _plain(view: View, asked: Asked) -> dict[str, Any]:
+    return {
+        "model": view.model,
+        "gpu": view.gpu,
+        "quantile": view.quantile,
+        "estimated": view.estimated,
+        "slo_ms": asked.slo_ms,
+        "best": [asdict(point) for point in view.best.values()],
+        "operating_points": [asdict(view.under[name]) for name in view.best if name in view.under],
+        "classes": [
+            {"batch": batch, "class": str(each.growth), "ratio": round(each.ratio, 3)}
+            for batch, each in view.classes.items()
+        ],
+    }
+
+
+def _draw(console: Console, view: View, asked: Asked) -> None:
+    latency = "mean latency" if view.quantile == "mean" else f"latency at quantile {view.quantile}"
+    mark = "≈ " if view.estimated else ""
+    console.print(Text.assemble((f"{mark}{view.model}", "bold"), f" on {view.gpu}, {latency}"))
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("profile")
+    table.add_column("items/s", justify="right")
+    table.add_column("/slice", justify="right")
+    table.add_column("batch", justify="right")
+    table.add_column("ms", justify="right")
+    if asked.slo_ms is not None:
+        table.add_column(f"in {asked.slo_ms:g} ms", justify="right")
+        table.add_column("batch", justify="right")
+        table.add_column("ms", justify="right")
+    batches = sorted({batch for points in view.by_batch.values() for batch in points})
+    table.add_column(f"batch {batches[0]} to {batches[-1]}" if len(batches) > 1 else "", no_wrap=True)
+    gpu = gpu_model(view.gpu)
+    for name, point in view.best.items():
+        under = [] if asked.slo_ms is None else _cells(view.under.get(name))
+        per_slice = f"{point.throughput / gpu.profile(name).compute:,.0f}"
+        best = _cells(point)
+        table.add_row(name, best[0], per_slice, *best[1:], *under, _spark(view.by_batch[name], batches))
+    console.print(table)
+    console.print(_class_line(view.classes))
+
+
+def _cells(point: OperatingPoint | None) -> list[str]:
+    """Throughput, batch (with processes) and latency as text; dashes where the SLO cannot be kept."""
+    if point is None:
+        return ["none", "-", "-"]
+    batch = f"{point.batch}" if point.processes == 1 else f"{point.processes}x{point.batch}"
+    mark = "≈" if point.estimated else ""
+    return [f"{mark}{_number(point.throughput)}", batch, _number(point.latency_ms)]
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _spark(points: dict[int, OperatingPoint], batches: list[int]) -> str:
+    """Return a block per batch, its height the throughput relative to the best of this profile."""
+    peak = max(point.throughput for point in points.values())
+    heights = [points[b].throughput / peak if b in points else 0.0 for b in batches]
+    return "".join(BLOCKS[max(1, round(8 * height))] if height else " " for height in heights)
+
+
+def _class_line(classes: dict[int, ModelClass]) -> str:
+    if not classes:
+        return "class: not known, no batch ran on the whole GPU and on a smaller profile"
+    runs: list[tuple[str, list[int]]] = []
+    for batch, each in classes.items():
+        if not runs or runs[-1][0] != each.growth:
+            runs.append((str(each.growth), []))
+        runs[-1][1].append(batch)
+    parts = [
+        f"{name} at batch {found[0]}" + (f" to {found[-1]}" if len(found) > 1 else "") for name, found in runs
+    ]
+    return "class: " + ", ".join(parts)
+
+
+def _bars(console: Console, view: View, asked: Asked) -> None:
+    slo = "" if asked.slo_ms is None else f": █ within {asked.slo_ms:g} ms, ░ what more time would give"
+    console.print(f"items/s by profile and batch, at the best number of processes{slo}")
+    peak = max(point.throughput for point in view.best.values())
+    label = max(len(name) for name in view.best)
+    room = max(console.width - label - 24, 10)
+    for name in view.best:
+        head = name
+        for batch, point in view.by_batch[name].items():
+            under = view.by_batch_under.get(name, {}).get(batch)
+            within = under.throughput if under else 0.0
+            solid = _bar(within / peak * room)
+            light = "░" * (round(point.throughput / peak * room) - len(solid))
+            more = "" if within == point.throughput else f" of {_number(point.throughput)}"
+            number = f" {_number(within)}{more}"
+            line = Text.assemble(f"{head:<{label}} {batch:>4} ", (solid, "cyan"), (light, "dim"), number)
+            console.print(line, no_wrap=True, overflow="crop")
+            head = ""
+
+
+def _bar(length: float) -> str:
+    whole = int(length)
+    return "█" * whole + EIGHTHS[int((length - whole) * 8)].strip()
+
+
+def pairs(given: Iterable[str] | None, option: str) -> dict[str, str]:
+    """Return the pairs of an option that may be given several times, each with pairs between commas.
+
+    A value that holds a comma stands in double quotes, as in CSV.
+
+    Raises:
+        InputError: something else than NAME=VALUE, or a name twice; `where` is `option`.
+    """
+    found: dict[str, str] = {}
+    for part in (
+        each for text in given or () for each in next(csv.reader([text], skipinitialspace=True), [])
+    ):
+        name, equals, value = part.partition("=")
+        if not (name.strip() and equals and value.strip()):
+            raise InputError(f"{part!r} is no NAME=VALUE", where=option, hint=f"for example {option} a=b,c=d")
+        if name.strip() in found:
+            raise InputError(f"{name.strip()} is there twice", where=option)
+        found[name.strip()] = value.strip()
+    return found

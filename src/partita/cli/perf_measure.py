@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import os
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.perf_table import batch_sizes
-from partita.errors import InputError
+from partita import __version__
+from partita.cli.options import echo, stderr
+from partita.cli.perf_table import batch_sizes, write
+from partita.errors import InputError, PartitaError
+from partita.perf.columns import quantile_text
+from partita.perf.measure.cell import Effort, NoMeter, Setup
+from partita.perf.measure.device import (
+    CUDA,
+    NvmlMeter,
+    choose_device,
+    cores,
+    declared_inputs,
+    device_to_measure,
+    nvml_library,
+    providers,
+    runtime,
+)
+from partita.perf.measure.inputs import feed, parse_shapes
+from partita.perf.measure.measurement import Grid, MeasurementJournal, digest, journal_head, measure, to_table
 
 if TYPE_CHECKING:
-    from partita.perf.measure.cell import Effort, Meter, Setup
-    from partita.perf.measure.measurement import Grid, MeasurementJournal
+    from collections.abc import Callable, Iterator
+
+    from partita.perf.measure.cell import GridPoint, Meter, PointResult
+    from partita.perf.measure.measurement import MeasurementProgress
+    from partita.perf.table import PerfTable
+
 
 Shapes = Annotated[
     list[str] | None,
@@ -50,7 +74,7 @@ OutFile = Annotated[
 ]
 
 
-def measure(
+def measure_command(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model, an ONNX file.")],
     *,
     out: OutFile = None,
@@ -95,10 +119,6 @@ def measure(
 
     Random inputs: normal floats, integers 0 or 1. Ctrl-C leaves a table of what is done; the same command goes on.
     """
-    from partita.cli import perf_measured  # noqa: PLC0415 -- not needed for --help
-    from partita.perf.measure.cell import Effort  # noqa: PLC0415
-    from partita.perf.measure.inputs import parse_shapes  # noqa: PLC0415
-
     if max_seconds < seconds:
         raise InputError(
             f"at most {max_seconds:g} s and at least {seconds:g} s", where="--max-seconds", hint="raise it"
@@ -118,10 +138,10 @@ def measure(
         course = _course(found, batches, max_processes, max_latency_ms)
         journal = _journal(found, version, out)
         if dry_run:
-            perf_measured.tell_plan(found, course, journal)
+            tell_plan(found, course, journal)
             return
-        target = perf_measured.Target(out, name or model.stem, version)
-        perf_measured.carry_out(found, course, journal, meter, target)
+        target = Target(out, name or model.stem, version)
+        carry_out(found, course, journal, meter, target)
 
 
 def _setup(
@@ -135,23 +155,6 @@ def _setup(
     stack: ExitStack,
 ) -> tuple[Setup, str, Meter]:
     """Return what is measured, ONNX Runtime's version, and the device's meter; NVML stays open in the stack."""
-    import os  # noqa: PLC0415 -- not needed for --help
-
-    from partita.perf.measure.cell import NoMeter, Setup  # noqa: PLC0415
-    from partita.perf.measure.device import (  # noqa: PLC0415
-        CUDA,
-        NvmlMeter,
-        choose_device,
-        cores,
-        declared_inputs,
-        device_to_measure,
-        nvml_library,
-        providers,
-        runtime,
-    )
-    from partita.perf.measure.inputs import feed  # noqa: PLC0415
-    from partita.perf.measure.measurement import digest  # noqa: PLC0415
-
     digest(path)  # a file that is not there is told before anything is started
     there = runtime()
     wanted = device_to_measure(asked, os.environ, has_cuda=CUDA in there.providers)
@@ -169,8 +172,6 @@ def _setup(
 
 def _course(found: Setup, batches: str | None, max_processes: int, max_latency_ms: float | None) -> Grid:
     """Return the cells to measure; a model that knows one batch size alone has that one by default."""
-    from partita.perf.measure.measurement import Grid  # noqa: PLC0415
-
     fixed = found.feed.fixed
     default = [fixed] if fixed else [2**power for power in range(8)]
     sizes = default if batches is None else batch_sizes(batches)
@@ -184,11 +185,6 @@ def _course(found: Setup, batches: str | None, max_processes: int, max_latency_m
 
 
 def _journal(found: Setup, version: str, out: Path | None) -> MeasurementJournal:
-    from partita.perf.measure.measurement import (  # noqa: PLC0415 -- not needed for --help
-        MeasurementJournal,
-        journal_head,
-    )
-
     if out is not None and (out.is_dir() or not out.parent.is_dir()):
         what = "this is a directory, not a file" if out.is_dir() else f"there is no directory {out.parent}"
         raise InputError(what, where=str(out), hint="the table is written there at the end")
@@ -196,8 +192,6 @@ def _journal(found: Setup, version: str, out: Path | None) -> MeasurementJournal
 
 
 def _quantiles(text: str) -> tuple[str, ...]:
-    from partita.perf.columns import quantile_text  # noqa: PLC0415 -- not needed for --help
-
     try:
         found = {quantile_text(part) for part in text.split(",")}
     except InputError as error:
@@ -205,3 +199,144 @@ def _quantiles(text: str) -> tuple[str, ...]:
     if "mean" in found:
         raise InputError("a mean is no quantile", where="--quantiles", hint="write p50 for the median")
     return tuple(sorted(found, key=float))
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where the table goes, the model's name in it, and the version of ONNX Runtime."""
+
+    out: Path | None
+    model: str
+    version: str
+
+
+def tell_plan(setup: Setup, course: Grid, journal: MeasurementJournal) -> None:
+    """Write what would be measured to stdout."""
+    device, effort, left = setup.device, setup.effort, len(course.remaining(journal.results))
+    echo(f"model      {setup.path}")
+    for each in setup.feed.inputs:
+        shape = ", ".join("batch" if size is None else str(size) for size in each.dims)
+        echo(f"input      {each.name}: {each.dtype}[{shape}]")
+    echo(f"device     {device.title}; in the table {device.gpu} {device.profile}")
+    echo(f"batches    {', '.join(map(str, course.batches))}")
+    echo(f"processes  {'1' if course.max_processes == 1 else f'1 to {course.max_processes}'}")
+    echo(f"cells      {len(course.cells())}, {left} of them left")
+    least, most = effort.seconds * left, (effort.max_seconds + effort.warmup_seconds) * left
+    echo(f"time       {_duration(least)} to {_duration(most)}, and loading the model once a cell and process")
+
+
+def carry_out(setup: Setup, course: Grid, journal: MeasurementJournal, meter: Meter, target: Target) -> None:
+    """Measure, and write the table, also when interrupted.
+
+    Raises:
+        typer.Exit: with 130, it was interrupted.
+        PartitaError: a process failed, or nothing could be measured.
+    """
+    if journal.results:
+        echo(f"going on from {journal.path}: {len(journal.results)} cells are done", err=True)
+    try:
+        with _telling(setup) as tell:
+            measure(setup, course, journal, meter, tell)
+    except KeyboardInterrupt:
+        table = _table(setup, journal, target)
+        if len(table):
+            _write(table, target)
+        echo(_interrupted(course, journal), err=True)
+        raise typer.Exit(130) from None
+    for reason in _reasons(course, journal.results):
+        echo(f"note: {reason}; nothing larger is tried", err=True)
+    table = _table(setup, journal, target)
+    if not len(table):
+        raise PartitaError(
+            "no cell could be measured",
+            where=str(setup.path),
+            hint="try smaller batches or longer --max-seconds",
+        )
+    _write(table, target)
+    journal.done()
+
+
+def _write(table: PerfTable, target: Target) -> None:
+    write(table, target.out)
+
+
+def _table(setup: Setup, journal: MeasurementJournal, target: Target) -> PerfTable:
+    where = f", {setup.cores} cores shared out" if setup.effort.threads is None else ""
+    where = f", {setup.effort.threads} threads a process" if setup.effort.threads else where
+    on_cpu = where if setup.device.kind == "cpu" else ""
+    made_by = (
+        f"partita {__version__} perf measure, {datetime.now(tz=UTC):%Y-%m-%d}, "
+        f"ONNX Runtime {target.version}{on_cpu}"
+    )
+    return to_table(journal.results, model=target.model, device=setup.device, made_by=made_by)
+
+
+def _reasons(course: Grid, results: tuple[PointResult, ...]) -> tuple[str, ...]:
+    """Return why cells were not tried, each reason once."""
+    done = {result.cell for result in results}
+    found = (course.ruled_out(cell, results) for cell in course.cells() if cell not in done)
+    return tuple(dict.fromkeys(reason for reason in found if reason))
+
+
+def _interrupted(course: Grid, journal: MeasurementJournal) -> str:
+    left = len(course.remaining(journal.results))
+    if journal.path is None:
+        return f"interrupted with {left} cells left; only with --out FILE can it go on from there"
+    return f"interrupted with {left} cells left; the same command goes on with them"
+
+
+@contextmanager
+def _telling(setup: Setup) -> Iterator[Callable[[MeasurementProgress], None]]:
+    """Yield what tells progress on stderr: a line for each finished cell; on a terminal also what runs now."""
+    console = stderr()
+    echo(f"measuring {setup.path} on {setup.device.title}", err=True)
+    if not console.is_terminal:
+        yield lambda progress: _tell_result(progress, setup, lambda line: echo(line, err=True))
+        return
+    with console.status("...") as status:
+
+        def tell(progress: MeasurementProgress) -> None:
+            if progress.result is None:
+                left = f"about {_duration(progress.seconds_left)} left"
+                status.update(f"{_named(progress.cell)}, cell {progress.done + 1}, {left}")
+            else:
+                _tell_result(progress, setup, lambda line: console.print(line, markup=False))
+
+        yield tell
+
+
+def _tell_result(progress: MeasurementProgress, setup: Setup, say: Callable[[str], None]) -> None:
+    result = progress.result
+    if result is None:
+        return
+    left = f", about {_duration(progress.seconds_left)} left" if progress.left else ""
+    say(f"{_named(result.cell)}: {_figures(result)}{left}")
+    missing = [each for each in setup.effort.quantiles if each not in result.latency_ms]
+    if missing and not result.out_of_memory:
+        quantiles = ", ".join(f"p{100 * float(each):g}" for each in missing)
+        say(f"note: {result.repetitions} repetitions are too few for {quantiles}; raise --max-seconds")
+    if not result.steady:
+        say("note: its latencies were not steady after the warm-up")
+
+
+def _figures(result: PointResult) -> str:
+    if result.throughput is None:
+        return "memory ran out"
+    shown = [f"{result.throughput:.4g} items/s"]
+    shown += [f"p{100 * float(each):g} {value:.4g} ms" for each, value in result.latency_ms.items()]
+    optional = (
+        (result.memory_mb, "{:,.0f} MB"),
+        (result.power_w, "{:.0f} W"),
+        (result.utilization, "{:.0%} busy"),
+    )
+    return ", ".join(shown + [form.format(value) for value, form in optional if value is not None])
+
+
+def _named(cell: GridPoint) -> str:
+    return f"batch {cell.batch}, {cell.processes} process" + ("" if cell.processes == 1 else "es")
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

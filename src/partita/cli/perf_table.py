@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from partita.cli.options import echo
 from partita.cli.streams import own
 from partita.errors import InputError
+from partita.perf.reading import write_csv, write_table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -35,8 +36,6 @@ def plural(count: int, word: str) -> str:
 
 def write(table: PerfTable, out: Path | None) -> None:
     """Write a table to a file, or as CSV to stdout."""
-    from partita.perf.reading import write_csv, write_table  # noqa: PLC0415 -- not needed for --help
-
     if out is None:
         write_csv(table, own())
     else:

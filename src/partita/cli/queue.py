@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import base64
+import os
+import sys
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from partita.cli.job_daemon import Mine, connect, shown_job
 from partita.cli.options import Format, Output, echo, emit, stdout
-from partita.cli.terminal import inline
+from partita.cli.quantities import read_seconds, shown_bytes, shown_moment
+from partita.cli.streams import own
+from partita.cli.terminal import ProgramOutput, inline
+from partita.drive.state import state_path
+from partita.errors import InputError, PartitaError
+from partita.jobs.queue.client import NoDaemonError, QueueClient
+from partita.jobs.queue.folders import jobs_folder
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
-    from rich.table import Table
-
-    from partita.jobs.queue.client import QueueClient
 
 _PAGE = 2000
 _SHOWN = 40
@@ -69,10 +77,6 @@ def _fetch(daemon: QueueClient, most: int | None, *, mine: bool) -> dict[str, An
 
 
 def _table(found: dict[str, Any]) -> Table:
-    from rich.table import Table  # noqa: PLC0415 -- rich is slow to import
-    from rich.text import Text  # noqa: PLC0415
-
-    from partita.cli.quantities import shown_bytes  # noqa: PLC0415
 
     *names, job_name, where = _HEADS
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -96,8 +100,6 @@ def _table(found: dict[str, Any]) -> Table:
 
 def _lines(found: dict[str, Any]) -> Iterator[str]:
     """Yield a line for each job, none folded: to fit a table takes a second for a thousand rows."""
-    from partita.cli.quantities import shown_bytes  # noqa: PLC0415 -- only for the table
-
     rows = [_HEADS]
     for job in found["jobs"]:
         name = inline(shown_job(job["name"], job["command"]))
@@ -117,8 +119,6 @@ _COLOURS = {"running": "green", "stopping": "yellow", "starting": "cyan"}
 
 
 def _start(job: dict[str, Any], now: float) -> str:
-    from partita.cli.quantities import shown_moment  # noqa: PLC0415 -- only for the table
-
     if job["state"] != "waiting":
         return shown_moment(job["began"], now)
     mark = "~" if job["start_estimated"] else ""
@@ -142,3 +142,295 @@ def _foot(found: dict[str, Any]) -> list[str]:
     if found["trouble"]:
         lines.append(f"trouble: {inline(found['trouble'])}")
     return lines
+
+
+Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs: 12, an array 12, a task 12_3.")]
+Mine = Annotated[bool, typer.Option("--me", help="Only your own jobs.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of each job.")]
+
+
+_SOON_S = 0.5
+
+
+def connect() -> QueueClient:
+    """Return a connection to the daemon of the state folder."""
+    return QueueClient(jobs_folder(state_path()))
+
+
+def jobs_on_instances() -> dict[tuple[str, str], str]:
+    """Return the jobs on instances, by GPU and placement; none if no daemon answers soon, or not to us."""
+    try:
+        with QueueClient(jobs_folder(state_path()), _SOON_S) as daemon:
+            jobs = daemon.ask("instances")["jobs"]
+    except PartitaError:
+        return {}
+    return {(job["gpu"], job["instance"]): job["id"] for job in jobs}
+
+
+def shown_job(name: str | None, command: str | None) -> str:
+    """Return what a job is called in a table: its name, or its command on one line, less the program's folder."""
+    program, space, words = " ".join((command or "").split()).partition(" ")
+    return name or program.rpartition("/")[2] + space + words
+
+
+def tell_each(jobs: Sequence[dict[str, Any]], words: dict[str, str], *, quiet: bool) -> None:
+    """Say on stderr what became of each job.
+
+    Args:
+        jobs: each with its id, its state and the one it had.
+        words: by the state it had; `{}` is what is said of any other.
+        quiet: say nothing.
+    """
+    if quiet:
+        return
+    for job in jobs:
+        text = words.get(job["was"], words[""]).format(**job)
+        echo(f"job {job['id']}: {inline(text)}", err=True)
+
+
+_PAUSE_S = 0.3
+
+Id = Annotated[str, typer.Argument(metavar="ID", help="The job: 12, or a task 12_3.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on until the job is over.")]
+Number = Annotated[int | None, typer.Option("--attempt", min=1, help="Which attempt. (default: the newest)")]
+
+
+def logs(job: Id, *, follow: Follow = False, attempt: Number = None) -> None:
+    """Show what a job has written, stdout and stderr as they came.
+
+    With --follow from one attempt to the next, until the job is over. Ctrl-C ends the command and not the job. On a
+    terminal only text and its colours are passed on; into a pipe or a file every byte is.
+    """
+    with connect() as daemon:
+        chunks = _followed(daemon, job, attempt) if follow else _written(daemon, job, attempt)
+        if own().isatty():
+            _show(chunks)
+            return
+        for chunk in chunks:
+            own().buffer.write(chunk)
+            own().buffer.flush()
+
+
+def _show(chunks: Iterator[bytes]) -> None:
+    output = ProgramOutput()
+    try:
+        for chunk in chunks:
+            own().write(output.feed(chunk))
+            own().flush()
+    finally:
+        own().write(output.end())
+        own().flush()
+
+
+def _written(daemon: QueueClient, job: str, attempt: int | None) -> Iterator[bytes]:
+    """Yield what there is of one attempt."""
+    asked: dict[str, Any] = {} if attempt is None else {"attempt": attempt}
+    offset = 0
+    while True:
+        found = daemon.ask("log", ids=[job], offset=offset, **asked)
+        if found["attempt"] == 0:
+            echo(f"job {found['id']} is {found['state']} and has written nothing yet", err=True)
+        if not found["data"]:
+            return
+        asked = {"attempt": found["attempt"]}
+        offset = found["next"]
+        yield base64.b64decode(found["data"])
+
+
+def _followed(daemon: QueueClient, job: str, attempt: int | None) -> Iterator[bytes]:
+    """Yield what an attempt writes and those after it, until the job is over."""
+    number, offset = attempt, 0
+    while True:
+        asked: dict[str, Any] = {} if number is None else {"attempt": number}
+        found = _patiently(daemon, job, offset, asked, patient=number is not None)
+        if found is not None and found["data"]:
+            number, offset = found["attempt"], found["next"]
+            yield base64.b64decode(found["data"])
+            continue
+        if found is not None and found["ended"] and found["attempt"] < found["attempts"]:
+            number, offset = found["attempt"] + 1, 0
+            echo(f"attempt {number} of job {found['id']}", err=True)
+            continue
+        if found is not None and found["state"] in {"done", "failed", "cancelled"}:
+            _end(found)
+            return
+        time.sleep(_PAUSE_S)
+
+
+def _end(found: dict[str, Any]) -> None:
+    why = f": {inline(found['why'])}" if found["why"] else ""
+    echo(f"job {found['id']} {found['state']}{why}", err=True)
+
+
+def _patiently(
+    daemon: QueueClient, job: str, offset: int, asked: dict[str, Any], *, patient: bool
+) -> dict[str, Any] | None:
+    """Return a piece of the log; None while a daemon that was there is away."""
+    try:
+        return daemon.ask("log", ids=[job], offset=offset, **asked)
+    except NoDaemonError:
+        if not patient:
+            raise
+        return None
+
+
+SomeIds = Annotated[
+    list[str] | None, typer.Argument(metavar="[ID...]", help="Jobs: 12, an array 12, a task 12_3.")
+]
+
+_WORDS = {
+    "": "is stopping; it may checkpoint first",
+    "waiting": "cancelled",
+    "stopping": "is stopping already",
+    "done": "was done already",
+    "failed": "had failed already",
+    "cancelled": "was cancelled already",
+}
+
+
+def cancel(
+    ids: SomeIds = None,
+    *,
+    every: Annotated[
+        bool, typer.Option("--all", help="All of your jobs; with --user, of that user's.")
+    ] = False,
+    me: Annotated[bool, typer.Option("--me", help="All of your own jobs, also as root.")] = False,
+    user: Annotated[str | None, typer.Option(help="Whose jobs --all means; for root and admins.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --all.")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cancel jobs, whole arrays, or tasks of one; or all of yours.
+
+    One that runs gets SIGTERM and after its grace SIGKILL. Cancelling twice is no error. It works on a full
+    disk, too.
+    """
+    every = every or me
+    if bool(ids) == every:
+        raise InputError(
+            "ids beside --all" if ids else "no job is named",
+            hint="partita cancel 12, or partita cancel --all",
+        )
+    if user is not None and (me or not every):
+        raise InputError("--user says whose jobs --all means", where="--user")
+    if every and not me and user is None and os.geteuid() == 0:
+        raise InputError(
+            "whose jobs? root may cancel everybody's",
+            where="--all",
+            hint="add --user NAME, or --me for root's own",
+        )
+    with connect() as daemon:
+        asked = _all_of(daemon, user, yes=yes) if every else {"ids": ids}
+        found = daemon.ask("cancel", **asked) if asked else {"jobs": [], "notes": []}
+    tell_each(found["jobs"], _WORDS, quiet=quiet)
+    for note in found["notes"]:
+        echo(f"note: {note}", err=True)
+
+
+def _all_of(daemon: QueueClient, user: str | None, *, yes: bool) -> dict[str, Any] | None:
+    """Return what names all jobs that a user has now, once it is agreed; None if there are none.
+
+    Raises:
+        InputError: there is nobody to ask.
+        Exit: it is not agreed.
+    """
+    found = daemon.ask("mine", owner=user)
+    jobs = "1 job" if found["jobs"] == 1 else f"{found['jobs']:,} jobs"
+    if not found["jobs"]:
+        echo(f"{found['user']} has no jobs that wait or run", err=True)
+        return None
+    if not yes:
+        if not sys.stdin.isatty():
+            raise InputError(
+                "there is no terminal to ask on", where="--all", hint=f"add --yes to cancel {jobs}"
+            )
+        try:
+            agreed = typer.confirm(f"Cancel {jobs} of {found['user']}?", err=True)
+        except typer.Abort:
+            raise KeyboardInterrupt from None  # Ctrl-C at the prompt is an interruption like any other
+        if not agreed:
+            raise typer.Exit(1)
+    # What is submitted meanwhile was not agreed to.
+    return {"owner": user, "newest": found["newest"]}
+
+
+_POLL_S, _LATER_S = 0.1, 1.0
+_JOBS_PER_S = 1000.0
+
+
+def wait(
+    ids: Ids,
+    *,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of each job.")] = False,
+    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Give up after this, as 10m.")] = None,
+) -> None:
+    """Wait until jobs are over: done, failed or cancelled.
+
+    Ends with 0 if all are done, with 1 if any failed or was cancelled, or time ran out. Ctrl-C ends the wait and
+    not the jobs. A daemon that is started again meanwhile is found again.
+    """
+    until = None if timeout is None else time.monotonic() + read_seconds(timeout, "--timeout")
+    pause, told = _POLL_S, set[str]()
+    with connect() as daemon:
+        jobs = daemon.ask("states", ids=ids)["jobs"]
+        pending = _tell(jobs, told, quiet=quiet)
+        while pending:
+            if until is not None and time.monotonic() >= until:
+                raise PartitaError(f"not over yet: {pending} of {len(jobs)}")
+            time.sleep(pause)
+            pause = min(pause * 1.2, _LATER_S)
+            if _pending(daemon, ids) != pending:
+                jobs = _states(daemon, ids) or jobs
+                pending = _tell(jobs, told, quiet=quiet)
+                # Who waits for thousands is told of each, but does not keep the daemon busy with that.
+                pause = max(pause, len(jobs) / _JOBS_PER_S)
+    if any(job["state"] != "done" for job in jobs):
+        raise typer.Exit(1)
+
+
+def _pending(daemon: QueueClient, ids: Sequence[str]) -> int | None:
+    """Return how many are not over; None while the daemon is away."""
+    try:
+        return int(daemon.ask("pending", ids=list(ids))["pending"])
+    except NoDaemonError:
+        return None
+
+
+def _states(daemon: QueueClient, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the jobs' states; none while the daemon is away."""
+    try:
+        found: list[dict[str, Any]] = daemon.ask("states", ids=list(ids))["jobs"]
+    except NoDaemonError:
+        return []
+    return found
+
+
+def _tell(jobs: Sequence[dict[str, Any]], told: set[str], *, quiet: bool) -> int:
+    """Tell of the jobs that are over and were not told of; return how many are not over."""
+    over = [job for job in jobs if job["over"]]
+    for job in over:
+        if job["id"] not in told and not quiet:
+            why = f": {inline(job['why'])}" if job["why"] else ""
+            echo(f"job {job['id']} {job['state']}{why}", err=True)
+        told.add(job["id"])
+    return len(jobs) - len(over)
+
+
+_REQUEUED = {
+    "": "is stopping and waits again then",
+    "waiting": "waits already",
+    "done": "waits again",
+    "failed": "waits again",
+    "cancelled": "waits again",
+}
+
+
+def requeue(ids: Ids, *, quiet: Quiet = False) -> None:
+    """Have jobs run again under their ids, with all attempts kept: those that are over, and those that run.
+
+    One that runs gets SIGTERM, so that it can checkpoint, and after its grace SIGKILL.
+    """
+    with connect() as daemon:
+        jobs = daemon.ask("requeue", ids=ids)["jobs"]
+    # One that waits for a job which failed is cancelled again.
+    tell_each([job for job in jobs if not job["over"]], _REQUEUED, quiet=quiet)
+    tell_each([job for job in jobs if job["over"]], {"": "{state}: {why}"}, quiet=quiet)

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from partita.cli.acting import asked_to_stop, lines, make_controller
-from partita.cli.drivers import (
-    AllowMigMode,
-    ClockName,
-    Cluster,
-    DriverName,
-    DriverOption,
-    ServicesFile,
-    Simulate,
-    named,
-    refuse_unrunnable,
-    simulated_gpus,
-    whole_nodes,
-)
-from partita.cli.options import WorkloadFile, stderr
-from partita.cli.queue_host import (
+from partita.cli.daemon import (
     Admins,
     DefaultTime,
     Discipline,
@@ -44,14 +32,43 @@ from partita.cli.queue_host import (
     safe_state_folder,
     shared_with_jobs,
 )
+from partita.cli.drivers import (
+    AllowMigMode,
+    ClockName,
+    Cluster,
+    DriverName,
+    DriverOption,
+    ServicesFile,
+    Simulate,
+    named,
+    refuse_unrunnable,
+    simulated_gpus,
+    whole_nodes,
+)
+from partita.cli.options import WorkloadFile, stderr
+from partita.cli.serve import measured_seconds
 from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, make_transitioner
+from partita.cli.workplace import workplace
+from partita.control.demand import Demand
+from partita.control.keep import Keeper, Way
+from partita.control.rates import FILE, RatesFile
+from partita.control.replanning import Holding
+from partita.control.stops import StopRequestedError
+from partita.deadline import Deadline
+from partita.drive.state import state_folder
+from partita.errors import InputError
+from partita.planner import plan, read_prepared
+from partita.transition.deployment import Deployment
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from partita.cli.acting import Stop
-    from partita.cli.workbook import FileWorkbook
     from partita.control.controller import Reached
-    from partita.control.keep import Keeper
     from partita.control.sharing import SharedDriver
+    from partita.planner import PreparedWorkload
+    from partita.planning.plan import Plan
+
 
 RunClock = Annotated[
     ClockName | None,
@@ -133,16 +150,6 @@ def run(
     With --jobs it carries the queue of jobs, too, as `partita daemon` does alone: jobs run on slices that services
     leave free, and checkpoint and wait again when a transition wants them.
     """
-    from partita.cli.measured_seconds import measured_seconds  # noqa: PLC0415 -- slow to import
-    from partita.cli.workbook import Planning  # noqa: PLC0415
-    from partita.cli.workbook import WorkloadFile as Source  # noqa: PLC0415
-    from partita.cli.workplace import workplace  # noqa: PLC0415
-    from partita.control.keep import Keeper, Way  # noqa: PLC0415
-    from partita.control.rates import FILE, RatesFile  # noqa: PLC0415
-    from partita.control.replanning import Holding  # noqa: PLC0415
-    from partita.drive.state import state_folder  # noqa: PLC0415
-    from partita.errors import InputError  # noqa: PLC0415
-
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
     way = (
@@ -166,7 +173,7 @@ def run(
     if way is not None:
         safe_state_folder()
     with asked_to_stop() as stop, lines() as reporter:
-        source = Source(workload, Planning(time_limit, seed, stop))
+        source = WatchedWorkload(workload, Planning(time_limit, seed, stop))
         first = source.read()  # a fault in it is told before anything is opened
         cluster = Cluster(driver, lives_by, services, allow_mig_mode, measured_seconds(first.loaded))
         refuse_unrunnable(cluster, first.demand.rates)
@@ -186,8 +193,6 @@ def run(
 
 
 def _loop(keeper: Keeper, stop: Stop, poll: float, shared: SharedDriver | None) -> None:
-    from partita.control.stops import StopRequestedError  # noqa: PLC0415 -- only where it acts
-
     try:
         while not stop():
             _tell(keeper.look(time.monotonic()))
@@ -216,7 +221,6 @@ def _gpus_of(first: FileWorkbook) -> list[tuple[str, str]]:
     pools = first.loaded.workload.gpus
     if all(pool.count is not None for pool in pools):
         return named([pool.model for pool in pools for _ in range(pool.count or 0)])
-    from partita.transition.deployment import Deployment  # noqa: PLC0415 -- only for a cluster that is made
 
     many = {pool.model: _PLENTY for pool in pools}
     made = first.plan(first.demand, many, Deployment(()))
@@ -226,3 +230,83 @@ def _gpus_of(first: FileWorkbook) -> list[tuple[str, str]]:
 _PLENTY = 1_000_000
 _STOPS_S = 0.5
 """Most seconds for which a wish to stop is not noticed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planning:
+    """How plans are made: seconds of search at most, seed, and when the user wants the best so far."""
+
+    time_limit: float
+    seed: int
+    stop: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class FileWorkbook:
+    """A workload as it was read (control's `Workbook`)."""
+
+    document: str
+    loaded: PreparedWorkload
+    planning: Planning
+
+    @property
+    def demand(self) -> Demand:
+        """What services are asked, as written: all rates, and batch sizes of those with a cut."""
+        rates = {service.name: service.rate for service in self.loaded.workload.services}
+        return Demand(rates, {cut.spec.name: cut.shares for cut in self.loaded.cuts})
+
+    @property
+    def forbid(self) -> tuple[str, ...]:
+        """Combinations of instances that must not stand together."""
+        return self.loaded.workload.limits.forbid
+
+    def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
+        """Return the plan with the fewest GPUs that is nearest to what runs; with too few, by priority.
+
+        Arguments as in control's `Workbook`.
+
+        Raises:
+            InfeasibleError: there is no plan at all.
+        """
+        asked = self.loaded.at(demand.rates, demand.batches, gpus)
+        deadline = Deadline(self.planning.time_limit, self.planning.stop)
+        return plan(asked, deadline=deadline, seed=self.planning.seed, best_effort=True, current=current).plan
+
+
+class WatchedWorkload:
+    """A workload's file and the tables it names (control's `Source`); `-` is read once.
+
+    Args:
+        path: the file.
+        planning: how plans are made.
+    """
+
+    def __init__(self, path: Path, planning: Planning) -> None:
+        self._path = path
+        self._planning = planning
+        self._last: FileWorkbook | None = None
+
+    def read(self) -> FileWorkbook:
+        """Return the workload as it is now.
+
+        Raises:
+            InputError: it cannot be read.
+            InfeasibleError: a service can run nowhere.
+        """
+        if self._last is not None and (str(self._path) == "-" or self._fingerprint() == self._last.document):
+            return self._last
+        loaded = read_prepared(self._path)
+        self._tables = tuple(loaded.workload.performance)
+        self._last = FileWorkbook(self._fingerprint(), loaded, self._planning)
+        return self._last
+
+    _tables: tuple[str, ...] = ()
+
+    def _fingerprint(self) -> str:
+        digest = hashlib.sha256()
+        for name in (str(self._path), *self._tables):
+            try:
+                digest.update(hashlib.sha256(Path(name).read_bytes()).digest())
+            except OSError:
+                digest.update(b"-")
+        return digest.hexdigest()

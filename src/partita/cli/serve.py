@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import dataclass, field
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,18 +12,34 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.drivers import DriverName, ServicesFile
+from partita.cli.drivers import ClockName, Cluster, DriverName, ServicesFile, open_driver
 from partita.cli.options import WorkloadFile, stderr
 from partita.cli.plan import Seed, TimeLimit, planned
+from partita.control.lock import serving
 from partita.drive.state import WORKERS, state_folder
 from partita.errors import InputError
+from partita.planner import read_prepared
+from partita.planning.document import read_plan
+from partita.planning.formulate import quantile_of
+from partita.serve.gateway.access import read_endpoint
+from partita.serve.gateway.route import ServedService
+from partita.serve.gateway.server import serve as serve_until_told
+from partita.serve.services import WorkerSettings, read_workers
+from partita.serve.supervisor import StartOptions, Supervisor
+from partita.serve.worker.spec import EmulatedSpec
+from partita.serve.worker_specs import place_on_existing, worker_specs
 
 if TYPE_CHECKING:
-    from partita.cli.staff import Staff
+    from collections.abc import Mapping
+
+    from partita.drive.driver import Observation
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
-    from partita.serve.supervisor import Supervisor
+    from partita.serve.worker_specs import PlacedPlan
+    from partita.workload import ServiceSpec
 
+
+if TYPE_CHECKING:
     Tables = dict[str, dict[tuple[str, str, int], dict[int, float]]]
 
 _QUANTILE = 0.95
@@ -153,13 +170,6 @@ def serve(
         raise InputError(f"{', '.join(missing)} is not installed", hint='pip install "partita[serve]"')
     # Else gRPC's core writes lines of its own on stderr, one for each client with a wrong certificate.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-    from partita.cli.measured_seconds import measured_seconds  # noqa: PLC0415
-    from partita.cli.staff import staff  # noqa: PLC0415
-    from partita.control.lock import serving  # noqa: PLC0415
-    from partita.planner import read_prepared  # noqa: PLC0415 -- slow to import
-    from partita.serve.gateway.access import read_endpoint  # noqa: PLC0415
-    from partita.serve.gateway.route import ServedService  # noqa: PLC0415
-    from partita.serve.gateway.server import serve as serve_until_told  # noqa: PLC0415 -- optional packages
 
     endpoint = read_endpoint(
         listen,
@@ -211,7 +221,6 @@ def _plan(loaded: PreparedWorkload, path: Path | None, time_limit: float, seed: 
         for note in made.notes:
             stderr().print(f"note: {note}", markup=False, soft_wrap=True)
         return made.plan
-    from partita.planning.document import read_plan  # noqa: PLC0415 -- slow to import
 
     plan = read_plan(path)
     known = {service.name for service in loaded.workload.services}
@@ -226,9 +235,6 @@ def _plan(loaded: PreparedWorkload, path: Path | None, time_limit: float, seed: 
 
 
 def _supervisor(made: Staff, tables: Tables, folder: Path, grace_s: float) -> Supervisor:
-    from partita.serve.supervisor import StartOptions, Supervisor  # noqa: PLC0415 -- slow to import
-    from partita.serve.worker_specs import worker_specs  # noqa: PLC0415
-
     ways = made.ways
     specs = worker_specs(
         made.plan,
@@ -249,3 +255,88 @@ def _supervisor(made: Staff, tables: Tables, folder: Path, grace_s: float) -> Su
         starts={name: StartOptions(way.environment, way.start_timeout_s) for name, way in ways.items()},
         tell=logging.getLogger("partita.serve.workers").warning,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Staff:
+    """The workers to start.
+
+    Attributes:
+        plan: whose instances get one each.
+        ways: how each service's are run.
+        devices: CUDA device by GPU id and placement; empty where there are no GPUs.
+    """
+
+    plan: Plan
+    ways: Mapping[str, WorkerSettings]
+    devices: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+
+def staff(
+    loaded: PreparedWorkload, plan: Plan, services: Path | None, driver: DriverName, plan_file: Path | None
+) -> Staff:
+    """Return the workers for a plan.
+
+    Args:
+        loaded: the workload.
+        plan: what runs where.
+        services: file that says how each service is run; emulated without it.
+        driver: on the GPUs of this host, or on none.
+        plan_file: where the plan is from.
+
+    Raises:
+        InputError: the file of services cannot be used, or the plan's instances do not stand free on this host.
+        DriveError: the host's GPUs do not answer.
+    """
+    if driver is DriverName.SIMULATED:
+        return Staff(plan, _ways(loaded, services))
+    if services is None:
+        raise InputError(
+            "nothing says what runs on the GPUs",
+            where="--services",
+            hint="write {services: [{name: resnet50, worker: {onnx: resnet50.onnx}}]} to a file",
+        )
+    ways = _ways(loaded, services)
+    found = _standing(plan, plan_file)
+    return Staff(found.plan, ways, found.devices)
+
+
+def _ways(loaded: PreparedWorkload, services: Path | None) -> Mapping[str, WorkerSettings]:
+    if services is not None:
+        return read_workers(services)
+    stderr().print(
+        "note: nothing says how the services are run (--services): their workers are emulated; they take as "
+        "long as the table says and answer with what they were asked",
+        markup=False,
+        soft_wrap=True,
+    )
+    return {each.name: WorkerSettings(EmulatedSpec()) for each in loaded.workload.services}
+
+
+def _standing(plan: Plan, plan_file: Path | None) -> PlacedPlan:
+    return place_on_existing(plan, _seen(), plan_file=str(plan_file or "PLAN"))
+
+
+def _seen() -> Observation:
+    """Return the GPUs of this host as they are; nothing is changed."""
+    with open_driver(Cluster(DriverName.NVML, ClockName.WALL), state_folder(), list) as driver:
+        return driver.observe()
+
+
+def measured_seconds(loaded: PreparedWorkload) -> dict[str, dict[tuple[str, str, int], dict[int, float]]]:
+    """Return the seconds of batches of each service, by GPU model, profile and processes, at its SLO's quantile."""
+    return {service.name: seconds_of(loaded, service) for service in loaded.workload.services}
+
+
+def seconds_of(
+    loaded: PreparedWorkload, service: ServiceSpec
+) -> dict[tuple[str, str, int], dict[int, float]]:
+    """Return the same of one service."""
+    found: dict[tuple[str, str, int], dict[int, float]] = {}
+    for gpu in {pool.gpu.name for pool in loaded.formulation.problem.pools}:
+        rows = loaded.formulation.measured.of(service.model, gpu)
+        quantile = quantile_of(rows, service.slo.quantile)
+        for row in rows:
+            if row.quantile == quantile:
+                found.setdefault((gpu, row.profile, row.processes), {})[row.batch] = row.latency_ms / 1000
+    return found

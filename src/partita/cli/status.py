@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from partita.cli.drivers import Cluster, DriverName, DriverOption, open_driver
+from partita.cli.mosaic import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.cli.options import Format, Output, emit, stdout
+from partita.cli.queue import jobs_on_instances
+from partita.control.journal import FILE, Journal
+from partita.control.lock import holder
+from partita.control.observed import deployed, serving
+from partita.control.snapshot import snapshot
+from partita.drive.state import state_path
+from partita.errors import InputError
+from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
-    from partita.cli.status_data import Status
+    from rich.console import Console, ConsoleOptions, RenderResult
+
+    from partita.cli.mosaic import Marks
+    from partita.control.journal import Entry, Progress
+    from partita.control.lock import Controller
+    from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
+
 
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")]
 Every = Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks of --watch.")]
@@ -32,17 +53,12 @@ def status(
 
     Changes nothing, and may be asked while a controller acts.
     """
-    from partita.cli.status_data import status_data  # noqa: PLC0415 -- slow to import
-    from partita.cli.status_view import status_table  # noqa: PLC0415
-
     with _looking(driver) as look:
         if not watch:
             _show(look(tail), output, status_data, status_table)
         elif output is Format.TABLE and stdout().is_terminal:
             _live(lambda: status_table(look(tail)), every)
         else:
-            import time  # noqa: PLC0415
-
             while True:
                 _show(look(tail), output, status_data, status_table)
                 time.sleep(every)
@@ -58,9 +74,6 @@ def _show(
 
 
 def _live(view: Callable[[], Any], every: float) -> None:
-    import time  # noqa: PLC0415 -- only for --watch
-
-    from rich.live import Live  # noqa: PLC0415
 
     with Live(view(), console=stdout(), screen=True, auto_refresh=False) as live:
         while True:
@@ -71,13 +84,6 @@ def _live(view: Callable[[], Any], every: float) -> None:
 @contextmanager
 def _looking(driver: DriverName) -> Iterator[Callable[[int], Status]]:
     """Yield a function that looks at the cluster, its journal and its controller."""
-    from partita.cli.job_daemon import jobs_on_instances  # noqa: PLC0415
-    from partita.cli.status_data import Status  # noqa: PLC0415 -- slow to import
-    from partita.control.journal import FILE, Journal  # noqa: PLC0415
-    from partita.control.lock import holder  # noqa: PLC0415
-    from partita.drive.state import state_path  # noqa: PLC0415
-    from partita.errors import InputError  # noqa: PLC0415
-
     folder = state_path()
     # By the cluster's own clock: on a simulated one nothing is shown that has not happened yet, and on the wall clock
     # time passes here as it does for whoever acts.
@@ -100,3 +106,203 @@ def _looking(driver: DriverName) -> Iterator[Callable[[int], Status]]:
             tail=tuple(journal.tail(tail)) if journal else (),
             jobs=jobs_on_instances(),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """A cluster, the goal that its controller is at, who that is, and the newest entries of the journal.
+
+    Attributes:
+        jobs: ids of those that run, or are about to, by GPU and placement.
+    """
+
+    observation: Observation
+    progress: Progress | None
+    controller: Controller | None
+    tail: tuple[Entry, ...]
+    jobs: Mapping[tuple[str, str], str] = field(default_factory=dict)
+
+    def job(self, gpu: ObservedGpu, instance: ObservedInstance) -> str | None:
+        """Return the id of the job on an instance; None if there is none, or nobody knows."""
+        return self.jobs.get((gpu.id, str(instance.placement)))
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceStatus:
+    """Capacity that is ready, the floor that is kept now and the rate that is wanted, in items/s."""
+
+    name: str
+    capacity: float
+    floor: float
+    required: float
+
+
+def services(status: Status) -> list[ServiceStatus]:
+    """Return all services that run or are wanted."""
+    capacity = deployed(status.observation).capacity()
+    goal = status.progress.goal if status.progress else None
+    wanted = dict(goal.new_rates) if goal else {}
+    reached = status.progress is not None and status.progress.state == "reached"
+    floor = wanted if reached else goal.guaranteed if goal else {}
+    return [
+        ServiceStatus(name, capacity.get(name, 0.0), floor.get(name, 0.0), wanted.get(name, 0.0))
+        for name in sorted(capacity.keys() | wanted.keys())
+    ]
+
+
+def status_data(status: Status) -> dict[str, Any]:
+    """Return a status as plain data."""
+    progress = status.progress
+    return {
+        "state": snapshot(status.observation).fingerprint,
+        "controller": asdict(status.controller) if status.controller else None,
+        "goal": None
+        if progress is None
+        else {
+            "state": progress.state.value,
+            "command": progress.command,
+            "actions_done": progress.done,
+            "actions": progress.actions,
+            "replans": progress.replans,
+        },
+        "services": [asdict(each) for each in services(status)],
+        "gpus": [_gpu_data(status, gpu) for gpu in status.observation.gpus],
+        "journal": [asdict(entry) for entry in status.tail],
+    }
+
+
+def _gpu_data(status: Status, gpu: ObservedGpu) -> dict[str, Any]:
+    return {
+        "id": gpu.id,
+        "uuid": gpu.uuid,
+        "model": gpu.model,
+        "mig": gpu.mig,
+        "lost": gpu.lost,
+        "instances": [
+            {
+                "profile": each.placement.profile,
+                "start": each.placement.start,
+                "mig_uuid": each.identity.mig_uuid,
+                "ours": each.ours,
+                "busy": each.busy,
+                "service": each.replica.replica.service if each.replica else None,
+                "job": (job := status.job(gpu, each)),
+                "state": state_of(each, job),
+            }
+            for each in gpu.instances
+        ],
+    }
+
+
+def state_of(instance: ObservedInstance, job: str | None = None) -> str:
+    """Return the state of an instance and of what runs on it, in a word."""
+    if instance.replica is None:
+        return "busy" if job or instance.busy else "idle" if instance.complete else "incomplete"
+    return "draining" if instance.replica.draining else "ready" if serving(instance) else "starting"
+
+
+_COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
+_MOST_GPUS = 64
+
+
+def status_table(status: Status) -> StatusView:
+    """Return what is printed of a status; it fits itself to the console."""
+    return StatusView(status)
+
+
+class StatusView:
+    """A status as rich renders it."""
+
+    def __init__(self, status: Status) -> None:
+        self._status = status
+        self._services = services(status)
+        names = [each.name for each in self._services]
+        self._colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        marks = ASCII if options.ascii_only else UNICODE
+        yield from self._head()
+        yield ""
+        yield self._service_table(marks)
+        used = [gpu for gpu in self._status.observation.gpus if gpu.instances or gpu.lost or not gpu.mig]
+        for gpu in used[:_MOST_GPUS]:
+            yield ""
+            yield from self._gpu(gpu, options.max_width, marks)
+        idle = len(self._status.observation.gpus) - len(used)
+        yield ""
+        yield f"{len(used)} GPUs in use, {idle} empty" + (
+            f"; {len(used) - _MOST_GPUS} of them in -o json only" if len(used) > _MOST_GPUS else ""
+        )
+        yield from self._journal(marks)
+
+    def _head(self) -> RenderResult:
+        status, progress = self._status, self._status.progress
+        yield Text(f"state {snapshot(status.observation).fingerprint}", style="bold")
+        yield Text(f"controller: {status.controller or 'none at work'}")
+        if progress is not None:
+            replans = f", ordered anew {progress.replans} times" if progress.replans else ""
+            done = f"{progress.done}/{progress.actions} actions{replans}"
+            text = Text(
+                f"goal: {progress.state.value}, {done}", "green" if progress.state == "reached" else "yellow"
+            )
+            text.append(f"  {progress.command}", "dim")
+            yield text
+
+    def _service_table(self, marks: Marks) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        table.add_column("service", overflow="fold", min_width=8)
+        for name in ("capacity/s", "floor/s", "required/s"):
+            table.add_column(name, justify="right", no_wrap=True)
+        table.add_column("")
+        for each in self._services:
+            short = each.capacity < each.floor * (1 - 1e-9)
+            table.add_row(
+                Text(marks.plain(each.name), self._colours[each.name]),
+                *(f"{value:,.6g}" for value in (each.capacity, each.floor, each.required)),
+                Text("under its floor", "red") if short else "",
+            )
+        return table
+
+    def _gpu(self, gpu: ObservedGpu, width: int, marks: Marks) -> RenderResult:
+
+        head = Text(f"{marks.plain(gpu.id)}  {gpu.model}", no_wrap=True, overflow="crop")
+        if gpu.lost or not gpu.mig:
+            head.append("  lost" if gpu.lost else "  MIG mode off", "red")
+        yield head
+        if gpu.lost or not gpu.mig:
+            return
+        items = [(each.placement, _label(each, self._status.job(gpu, each))) for each in gpu.instances]
+        names = {_label(each, None): each.replica.replica.service for each in gpu.instances if each.replica}
+        rows = mosaic_rows(gpu_model(gpu.model), items, width, marks)
+        yield from mosaic_texts(
+            rows, marks, lambda cell: self._colours.get(names.get(cell.label or "", ""), "dim")
+        )
+
+    def _journal(self, marks: Marks) -> RenderResult:
+        if self._status.tail:
+            yield ""
+        for entry in self._status.tail:
+            end = "under way" if entry.ended is None else f"{entry.ended - entry.at:.1f} s"
+            text = Text(f"{_time(entry.at)}  {marks.plain(entry.text.replace('_', ' '))}", overflow="fold")
+            text.append(f"  {end}", "dim")
+            if entry.error:
+                text.append(f"  {marks.plain(entry.error)}", "red")
+            yield text
+
+
+def _label(instance: ObservedInstance, job: str | None) -> str:
+    state = state_of(instance)
+    if instance.replica is None and job is not None:
+        return f"job {job}"
+    if instance.replica is None:
+        return "someone else's" if not instance.ours else state
+    service = instance.replica.replica.service
+    return service if state == "ready" else f"{service} {state}"
+
+
+def _time(at: float) -> str:
+    """Return a moment: the time of day on the wall clock, seconds on a simulated one."""
+    if at < 1e9:
+        return f"{at:10.1f} s"
+
+    return datetime.fromtimestamp(at).astimezone().strftime("%m-%d %H:%M:%S")

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+import shlex
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partita.cli.job_daemon import connect
 from partita.cli.options import echo
+from partita.cli.quantities import read_bytes, read_limit, read_seconds
+from partita.cli.queue import connect
+from partita.errors import InputError
+from partita.jobs.memory.model import forecast_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -152,11 +157,6 @@ def _require_program(command: Sequence[str]) -> None:
     Raises:
         InputError: it is such.
     """
-    import shlex  # noqa: PLC0415 -- only here
-    import shutil  # noqa: PLC0415
-
-    from partita.errors import InputError  # noqa: PLC0415 -- only to tell a fault
-
     first, rest = command[0], shlex.join(command[1:])
     if Path(first).exists() or shutil.which(first):
         return
@@ -188,14 +188,11 @@ def _umask() -> int:
 def _limit(text: str | None) -> float | None:
     if text is None:
         return None
-    from partita.cli.quantities import read_limit  # noqa: PLC0415 -- only where it is asked for
 
     return read_limit(text, "--time")
 
 
 def _directory() -> str:
-    from partita.errors import InputError  # noqa: PLC0415 -- only to tell a fault
-
     try:
         return str(Path.cwd())
     except OSError:
@@ -205,15 +202,11 @@ def _directory() -> str:
 def _grace(text: str | None) -> dict[str, Any]:
     if text is None:
         return {}
-    from partita.cli.quantities import read_seconds  # noqa: PLC0415 -- only where it is asked for
 
     return {"grace_s": read_seconds(text, "--checkpoint-grace"), "checkpoints": True}
 
 
 def _memory(declared: str | None, like: Path | None, sizes: Sequence[str]) -> dict[str, Any] | None:
-    from partita.cli.quantities import read_bytes  # noqa: PLC0415 -- only where it is asked for
-    from partita.errors import InputError  # noqa: PLC0415
-
     if declared is not None and like is not None:
         raise InputError("--memory and --like both say what it needs", hint="give one of them")
     if sizes and like is None:
@@ -222,7 +215,6 @@ def _memory(declared: str | None, like: Path | None, sizes: Sequence[str]) -> di
         return {"source": "declared", "lower": 0.0, "upper": float(read_bytes(declared, "--memory"))}
     if like is None:
         return None
-    from partita.jobs.memory.model import forecast_model  # noqa: PLC0415
 
     forecast = forecast_model(like, sizes, "--like-with")
     for note in forecast.notes:
@@ -232,9 +224,6 @@ def _memory(declared: str | None, like: Path | None, sizes: Sequence[str]) -> di
 
 def _times(words: Sequence[str]) -> dict[str, float]:
     """Read `2h`, or `1g.10gb=6h` and `7g.80gb=1h`, several in a word parted by commas."""
-    from partita.cli.quantities import read_seconds  # noqa: PLC0415 -- only where it is asked for
-    from partita.errors import InputError  # noqa: PLC0415
-
     found: dict[str, float] = {}
     for word in (part for each in words for part in each.split(",")):
         profile, given, time = word.rpartition("=")

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
 
+from partita import oom
 from partita.cli.options import Format, Output, echo, emit, stdout
+from partita.cli.quantities import shown_bytes
+from partita.errors import InputError
+from partita.jobs.memory.bounds import slices, smallest
+from partita.jobs.memory.model import forecast_model
+from partita.jobs.queue.answers import read_patterns
+from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
     from partita.jobs.memory.bounds import ModelForecast
     from partita.mig.gpu import GpuModel
+    from partita.oom import Ending
+
 
 Model = Annotated[
     Path,
@@ -51,18 +62,15 @@ def memory(
     It needs surely more than the lower bound and at most the upper one. `submit --like` uses the same numbers: a job
     begins on the smallest slice that holds the upper bound, on the largest where none does but one holds the lower.
     """
-    from partita.jobs.memory.model import forecast_model  # noqa: PLC0415 -- not for --help
-    from partita.mig.catalogue import gpu_model  # noqa: PLC0415
-
     slices = gpu_model(gpu)
     found = forecast_model(model, sizes or ())
     if output is not Format.TABLE:
-        emit(_data(model, found, slices), output)
+        emit(_forecast_data(model, found, slices), output)
         return
     _print(found, slices)
 
 
-def _data(model: Path, found: ModelForecast, gpu: GpuModel) -> dict[str, Any]:
+def _forecast_data(model: Path, found: ModelForecast, gpu: GpuModel) -> dict[str, Any]:
     bounds = found.bounds()
     return {
         "model": str(model),
@@ -83,24 +91,17 @@ def _data(model: Path, found: ModelForecast, gpu: GpuModel) -> dict[str, Any]:
 
 def _slice(gpu: GpuModel, lower: float, upper: float) -> str | None:
     """Return the profile that a job begins on, as the queue has it; None if it is larger than any."""
-    from partita.jobs.memory.bounds import slices  # noqa: PLC0415 -- as above
-
     if (holding := _smallest(gpu, upper)) is not None:
         return holding
     return slices(gpu)[-1].name if _smallest(gpu, lower + 1.0) is not None else None
 
 
 def _smallest(gpu: GpuModel, need: float) -> str | None:
-    from partita.jobs.memory.bounds import smallest  # noqa: PLC0415 -- as above
-
     profile = smallest(gpu, need)
     return None if profile is None else profile.name
 
 
 def _print(found: ModelForecast, gpu: GpuModel) -> None:
-    from rich.table import Table  # noqa: PLC0415 -- rich is slow to import
-
-    from partita.cli.quantities import shown_bytes  # noqa: PLC0415
 
     bounds = found.bounds()
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -116,3 +117,66 @@ def _print(found: ModelForecast, gpu: GpuModel) -> None:
     echo(f"on {gpu.name}: {larger if begins is None else f'a job begins on {begins}'}")
     for note in found.notes:
         echo(f"note: {note}", err=True)
+
+
+LogFile = Annotated[Path, typer.Argument(metavar="LOG", help="What it wrote; - is stdin.")]
+Code = Annotated[
+    int,
+    typer.Option("--exit", metavar="CODE", help="Its exit code; 128 + n, or -n, if signal n ended it."),
+]
+Pattern = Annotated[
+    list[str] | None,
+    typer.Option("--oom-pattern", metavar="REGEX", help="As for submit; may be given again."),
+]
+Simulated = Annotated[
+    bool, typer.Option("--simulated", help="It ran on a simulated instance, whose memory is the host's.")
+]
+
+
+def classify(
+    log: LogFile,
+    *,
+    code: Code,
+    oom_pattern: Pattern = None,
+    simulated: Simulated = False,
+    output: Output = Format.TABLE,
+) -> None:
+    """Say what an ended attempt would be taken for, and which line decided: partita classify log --exit 1.
+
+    `out-of-memory` (of the GPU) is tried again on the next larger slice, where it is not sure on one at most;
+    `failed` and `done` are not. The queue asks the same of the last 256 KiB of a job's output, on every driver.
+    """
+    patterns = read_patterns(oom_pattern or [])
+    first, end = _end(log, oom.END)
+    found = oom.classify(code, end, first=first, host_memory=simulated, patterns=patterns)
+    if output is not Format.TABLE:
+        emit(_ending_data(found), output)
+        return
+    echo(found.verdict if found.sure else f"{found.verdict}, not sure")
+    echo(f"  why: {found.why}")
+    if found.line is not None:
+        echo(f"  line {found.line:,}: {found.text}")
+
+
+def _ending_data(found: Ending) -> dict[str, Any]:
+    return {
+        "verdict": found.verdict,
+        "sure": found.sure,
+        "why": found.why,
+        "line": found.line,
+        "text": found.text,
+    }
+
+
+def _end(log: Path, most: int) -> tuple[int, bytes]:
+    """Return the end of a log, and the number of its first line."""
+    try:
+        with sys.stdin.buffer if str(log) == "-" else log.open("rb") as stream:
+            first, end = 1, b""
+            while part := stream.read(1 << 20):
+                end += part
+                first += end[:-most].count(b"\n")
+                end = end[-most:]
+            return first, end
+    except OSError as error:
+        raise InputError(f"it cannot be read: {error.strerror}", where=str(log)) from error

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+from rich.text import Text
 
 from partita.cli.mosaic import ASCII, UNICODE, mosaic_rows, mosaic_texts
+from partita.mig.catalogue import gpu_model
+from partita.planning.explain import id_ranges
+from partita.transition.overview import gpu_changes, service_changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-    from rich.text import Text
 
     from partita.cli.mosaic import Marks
     from partita.transition.deployment import DeployedInstance, Deployment
+    from partita.transition.transition import Request, Transition
+
 
 MOST_GROUPS = 12
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
@@ -38,16 +46,11 @@ def gpu_changes_table(current: Deployment, target: Deployment) -> RenderableType
 
 class _ChangeView:
     def __init__(self, current: Deployment, target: Deployment) -> None:
-        from partita.transition.overview import gpu_changes  # noqa: PLC0415 -- only where changes are shown
-
         self._groups = gpu_changes(current, target)
         names = sorted(current.capacity().keys() | target.capacity().keys())
         self._colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.text import Text  # noqa: PLC0415 -- rich is slow to import
-
-        from partita.planning.explain import id_ranges  # noqa: PLC0415
 
         marks = ASCII if options.ascii_only else UNICODE
         for group in self._groups[:MOST_GROUPS]:
@@ -66,9 +69,6 @@ class _ChangeView:
             yield f"\nand {sum(len(group.ids) for group in left):,} more GPUs, all in the HTML report and -o json"
 
     def _drawn(self, side: _Side, model: str, width: int, marks: Marks) -> Iterator[Text]:
-        from rich.text import Text  # noqa: PLC0415 -- rich is slow to import
-
-        from partita.mig.catalogue import gpu_model  # noqa: PLC0415
 
         labels = {
             each.placement: _label(each, "" if each in side.others else side.sign) for each in side.instances
@@ -86,3 +86,61 @@ def _label(instance: DeployedInstance, sign: str) -> str:
     if instance.replica is None:
         return f"{sign}someone else's" if instance.fixed else f"{sign}idle"
     return f"{sign}{instance.replica.service}"
+
+
+def way_data(asked: Request, way: Transition) -> dict[str, Any]:
+    """Return a way as plain data: what happens, how long it takes, and what each service keeps."""
+    return {
+        "algorithm": way.algorithm,
+        "actions": dict(sorted(Counter(action.kind.value for action in way.actions).items())),
+        "seconds": round(way.makespan, 3),
+        "gpus": {
+            "before": asked.current.used,
+            "after": way.target.used,
+            "peak": way.peak_gpus,
+            "there": len(asked.current.gpus),
+        },
+        "replicas_moved": way.moved,
+        "services": [
+            {
+                "name": each.name,
+                "capacity_before": round(each.before, 6),
+                "capacity_after": round(each.after, 6),
+                "floor": round(each.floor, 6),
+                "least": round(each.least, 6),
+                "replicas": each.replicas,
+            }
+            for each in service_changes(asked, way)
+        ],
+    }
+
+
+def print_way(console: Console, data: dict[str, Any]) -> None:
+    """Print what `way_data` returned."""
+    actions, gpus = data["actions"], data["gpus"]
+    if not actions:
+        console.print("nothing to do: all runs as the plan wants it")
+        return
+    kinds = ", ".join(f"{n} {kind.partition('_')[0]}" for kind, n in actions.items())
+    console.print(f"{sum(actions.values())} actions, about {data['seconds']:.0f} s: {kinds}", markup=False)
+    extra = gpus["peak"] - max(gpus["before"], gpus["after"])
+    beyond = f", {extra} of them extra" if extra > 0 else ""
+    console.print(
+        f"{gpus['before']} GPUs in use, {gpus['after']} at the end, at most {gpus['peak']} of {gpus['there']} "
+        f"meanwhile{beyond}",
+        markup=False,
+    )
+    _print_services(console, data["services"])
+
+
+def _print_services(console: Console, services: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("service", overflow="fold", min_width=8)
+    for name in ("capacity/s", "then", "floor", "least"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("replicas", min_width=8)
+    for each in services:
+        figures = (each["capacity_before"], each["capacity_after"], each["floor"], each["least"])
+        replicas = ", ".join(f"{n} {what}" for what, n in each["replicas"].items() if n) or "none"
+        table.add_row(each["name"], *(f"{value:,.6g}" for value in figures), replicas)
+    console.print(table)

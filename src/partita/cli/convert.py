@@ -1,19 +1,69 @@
-"""`partita import`: configs of other tools as documents that diff and apply read."""
+"""`partita export`: plans in the formats of other tools."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+import yaml
 
 from partita.cli.drivers import Cluster, DriverName, DriverOption, simulated_gpus
-from partita.cli.options import Format, emit_document, stderr
+from partita.cli.options import Format, echo, emit, emit_document, stderr
+from partita.cli.workplace import rehearsal
+from partita.control.observed import deployed
+from partita.documents.codec import schema as schema_of
+from partita.drive.state import state_path
 from partita.errors import InputError
+from partita.files import replacing
+from partita.mig_parted import as_layouts, mig_parted_config, read_config
+from partita.transition.deployment import DeployedGpu
+from partita.transition.document import read_target, write_layouts
 
 if TYPE_CHECKING:
-    from partita.transition.deployment import DeployedGpu
+    from collections.abc import Mapping
+
+
+PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan or layouts (JSON); - is stdin.")]
+ExportOut = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write here and not to stdout.")
+]
+
+export = typer.Typer(help="Write a plan in the format of another tool.", no_args_is_help=True)
+
+
+@export.callback()
+def _export_family() -> None:
+    """Keep the tool's name a word of its own, though it is the only one."""
+
+
+@export.command("mig-parted")
+def export_mig_parted(plan: PlanFile, out: ExportOut = None) -> None:
+    """Write a config that nvidia-mig-parted reads, with one named config per node.
+
+    Apply it on each node with `nvidia-mig-parted apply -f FILE -c partita-node-0`. GPUs that the plan does
+    not use are not mentioned, and so left as they are.
+    """
+    text = to_yaml(mig_parted_config(read_target(plan)))
+    if out is None:
+        echo(text, newline=False)
+        return
+    with replacing(out) as stream:
+        stream.write(text)
+
+
+def to_yaml(config: Mapping[str, Any]) -> str:
+    """Return a config as YAML, with the devices of an entry on one line and its counts on another."""
+    # The C writer is ten times as fast, and absent where PyYAML was built without libyaml.
+    dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+    text: str = yaml.dump(
+        config, Dumper=dumper, sort_keys=False, default_flow_style=None, allow_unicode=True, width=2**30
+    )
+    return text
+
 
 ConfigFile = Annotated[
     Path, typer.Argument(metavar="CONFIG", help="Config (YAML), or a ConfigMap that holds one; - is stdin.")
@@ -47,12 +97,12 @@ importing = typer.Typer(help="Read the config of another tool.", no_args_is_help
 
 
 @importing.callback()
-def _family() -> None:
+def _import_family() -> None:
     """Keep the tool's name a word of its own, though it is the only one."""
 
 
 @importing.command("mig-parted")
-def mig_parted(
+def import_mig_parted(
     config: ConfigFile,
     *,
     name: ConfigName = None,
@@ -66,10 +116,6 @@ def mig_parted(
     A config has counts alone: starts are chosen here, so that what stands stays where it can. GPUs that it does not
     mention stay cut as they are. Nothing runs on layouts: applying them stops the services of the cluster.
     """
-    from partita.files import replacing  # noqa: PLC0415 -- not for --help
-    from partita.mig_parted import as_layouts, read_config  # noqa: PLC0415
-    from partita.transition.document import write_layouts  # noqa: PLC0415
-
     read = read_config(config)
     there = _given(gpus, node) if gpus else _of_cluster(driver, node)
     found = as_layouts(read, there, name)
@@ -83,8 +129,6 @@ def mig_parted(
 
 
 def _given(gpus: list[str], nodes: list[str] | None) -> list[DeployedGpu]:
-    from partita.transition.deployment import DeployedGpu  # noqa: PLC0415
-
     models = [model for _, model in simulated_gpus(gpus)]
     return [
         DeployedGpu(f"{node}/gpu-{index}", model, ())
@@ -94,10 +138,6 @@ def _given(gpus: list[str], nodes: list[str] | None) -> list[DeployedGpu]:
 
 
 def _of_cluster(driver: DriverName, nodes: list[str] | None) -> list[DeployedGpu]:
-    from partita.cli.workplace import rehearsal  # noqa: PLC0415 -- slow to import
-    from partita.control.observed import deployed  # noqa: PLC0415
-    from partita.drive.state import state_path  # noqa: PLC0415
-
     cluster = Cluster(driver)
     if not cluster.exists(state_path()):
         raise InputError(
@@ -117,3 +157,40 @@ def _of_cluster(driver: DriverName, nodes: list[str] | None) -> list[DeployedGpu
             hint=f"it has {', '.join(gpu.id for gpu in found) or 'none'}",
         )
     return there
+
+
+class PublishedDocument(StrEnum):
+    """Documents that have a schema."""
+
+    WORKLOAD = "workload"
+    PLAN = "plan"
+    LAYOUTS = "layouts"
+    TRANSITION = "transition"
+    SERVICES = "services"
+    GPU = "gpu"
+    RATES = "rates"
+
+
+_TYPES = {
+    PublishedDocument.WORKLOAD: ("partita.workload", "WORKLOAD"),
+    PublishedDocument.PLAN: ("partita.planning.document", "PLAN"),
+    PublishedDocument.LAYOUTS: ("partita.transition.document", "LAYOUTS"),
+    PublishedDocument.TRANSITION: ("partita.transition.document", "TRANSITION"),
+    PublishedDocument.SERVICES: ("partita.serve.services", "ServicesDocument"),
+    PublishedDocument.GPU: ("partita.mig.catalogue", "GpuTable"),
+    PublishedDocument.RATES: ("partita.control.rates", "RatesDocument"),
+}
+"""Where each document's type is; its module is imported when it is asked for."""
+
+
+def schema(
+    document: Annotated[
+        PublishedDocument, typer.Argument(help="Which document.")
+    ] = PublishedDocument.WORKLOAD,
+) -> None:
+    """Print the JSON schema of a document, with what each field means.
+
+    Editors check and complete a workload with it: `partita schema > workload.schema.json`.
+    """
+    module, name = _TYPES[document]
+    emit(schema_of(getattr(import_module(module), name)), Format.JSON)
