@@ -13,16 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec.structs import force_setattr
 
-from partita.documents.codec import (
-    DocumentKind,
-    FieldFault,
-    Meta,
-    Value,
-    check,
-    convert,
-    path_of,
-    printable,
-)
+from partita.documents.codec import DocumentKind, FieldFault, Meta, Value, check, convert, path_of, printable
 from partita.documents.text import parse
 from partita.errors import InputError, PartitaError, nearest
 from partita.files import read_text

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from partita.control.observed import usable
-from partita.documents.codec import Value, decode, line, to_data
+from partita.documents.codec import Value, to_data
+from partita.documents.json_text import decode, line
 from partita.errors import InputError
 from partita.mig.layout import Placement
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica, deployment_of

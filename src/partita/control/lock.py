@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO
 
-from partita.documents.codec import decode, line
+from partita.documents.json_text import decode, line
 from partita.errors import InputError, PartitaError
 
 if TYPE_CHECKING:

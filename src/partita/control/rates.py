@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Protocol
 from msgspec import field
 
 from partita.control.demand import Demand
-from partita.documents.codec import Amount, Meta, Value, parse_json
+from partita.documents.codec import Amount, Meta, Value
+from partita.documents.json_text import parse_json
 from partita.files import read_text
 from partita.workload import LARGEST_BATCH
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
 
-from partita.documents.codec import DocumentSource, convert, json_data, json_lines, nearest_lines
+from partita.documents.codec import DocumentSource, convert
+from partita.documents.json_text import json_data, json_lines, nearest_lines
 from partita.errors import InputError
 from partita.files import DEEPEST, read_text
 

@@ -7,7 +7,8 @@ import tomllib
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from partita.documents.codec import DocumentSource, nearest_lines
+from partita.documents.codec import DocumentSource
+from partita.documents.json_text import nearest_lines
 from partita.errors import InputError
 
 if TYPE_CHECKING:

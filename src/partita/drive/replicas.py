@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from partita.documents.codec import Value, parse_json, to_data
+from partita.documents.codec import Value, to_data
+from partita.documents.json_text import parse_json
 from partita.drive.driver import (
     DriveError,
     FailedError,

@@ -20,10 +20,8 @@ from partita.documents.codec import (
     Whole,
     check,
     convert,
-    line,
-    number,
-    write,
 )
+from partita.documents.json_text import line, number, write
 from partita.documents.text import parse
 from partita.errors import InputError
 from partita.files import read_text

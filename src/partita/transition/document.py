@@ -19,10 +19,8 @@ from partita.documents.codec import (
     Whole,
     check,
     convert,
-    line,
-    number,
-    write,
 )
+from partita.documents.json_text import line, number, write
 from partita.documents.text import parse, read
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model
