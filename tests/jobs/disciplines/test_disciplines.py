@@ -22,6 +22,7 @@ from partita.mig.catalogue import gpu_model
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+
 PLAIN = ["1g.5gb", "2g.10gb", "3g.20gb", "4g.20gb", "7g.40gb"]
 A100 = gpu_model("a100-40gb").restricted(PLAIN)
 ALL: list[Callable[[], Discipline]] = [

@@ -19,6 +19,7 @@ from partita.jobs.queue.table import QUEUE, JobStore
 if TYPE_CHECKING:
     from pathlib import Path
 
+
 DAY = 86400.0
 
 

@@ -6,7 +6,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.jobs.queue.test_store import job
+from tests.jobs.queue.test_table import job
 from tests.jobs.queue.world import queue
 
 from partita.errors import InputError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.jobs.queue.world import World
+
 
 STATES = (JobState.WAITING, JobState.RUNNING, JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
