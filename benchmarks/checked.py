@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from partita.perf.table import Measurement, PerfTable
-from partita.planning.check import Fault, RequiredPool, RequiredService, Requirements, check_plan
+from partita.planning.check import RequiredPool, RequiredService, Requirements, Violation, check_plan
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,7 +44,7 @@ def _checked(make: Make) -> Make:
     return plan
 
 
-def faults(plan: Plan, asked: Problem) -> list[Fault]:
+def faults(plan: Plan, asked: Problem) -> list[Violation]:
     """Return what the checker finds wrong in a plan for a problem."""
     return check_plan(plan, _required(asked), _table(asked))
 

@@ -31,7 +31,7 @@ from partita.transition.check import check_transition
 from partita.transition.exchange_compact import ExchangeCompact
 from partita.transition.nearest_plan import nearest_plan
 from partita.transition.shortest import Shortest, search
-from partita.transition.transition import MEASURED, PAPER, Kind, Request
+from partita.transition.transition import MEASURED, PAPER, ActionKind, Request
 
 if TYPE_CHECKING:
     from benchmarks.transition_cases import Change
@@ -127,8 +127,14 @@ def _pairs(n: int) -> str:
 def _paper_actions(found: Transition) -> dict[str, int]:
     """Count as the paper does: starts, stops, and GPUs that are cut anew; no migration is counted as one."""
     kinds = Counter(action.kind for action in found.actions)
-    cut = {a.gpu for a in found.actions if a.kind in (Kind.CREATE_INSTANCE, Kind.DESTROY_INSTANCE)}
-    return {"starts": kinds[Kind.START_REPLICA], "stops": kinds[Kind.STOP_REPLICA], "cut": len(cut)}
+    cut = {
+        a.gpu for a in found.actions if a.kind in (ActionKind.CREATE_INSTANCE, ActionKind.DESTROY_INSTANCE)
+    }
+    return {
+        "starts": kinds[ActionKind.START_REPLICA],
+        "stops": kinds[ActionKind.STOP_REPLICA],
+        "cut": len(cut),
+    }
 
 
 DAY_SEED, DAY_SEEDS = 9, 12

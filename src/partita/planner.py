@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from partita.planning.check import Fault
+    from partita.planning.check import Violation
     from partita.planning.formulate import Formulation
     from partita.planning.plan import Plan
     from partita.planning.problem import Pool, Problem
@@ -263,7 +263,7 @@ def _errors_located(path: Path | None) -> AbstractContextManager[None]:
     return nullcontext() if path is None else locating(path)
 
 
-def check(plan: Plan, prepared: PreparedWorkload) -> list[Fault]:
+def check(plan: Plan, prepared: PreparedWorkload) -> list[Violation]:
     """Return all that is wrong in a plan for a workload, by the independent checkers; nothing for a right one."""
     faults = check_plan(plan, requirements(prepared.workload), prepared.formulation.measured)
     if prepared.cuts:

@@ -19,7 +19,7 @@ from partita.control.journal import FILE
 from partita.control.lock import controlling
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster
 from partita.mig.layout import Placement
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -214,7 +214,7 @@ def test_an_action_that_fails_for_ever_is_said_with_the_way_on(
     partita: Commands, day: Path, night: Path
 ) -> None:
     partita("apply", day, "--yes")
-    cluster(partita).inject(InjectedFault(FaultKind.FAILS, Kind.STOP_REPLICA, gpu=gpu(0), times=5))
+    cluster(partita).inject(InjectedFault(FaultKind.FAILS, ActionKind.STOP_REPLICA, gpu=gpu(0), times=5))
     result = partita("apply", night, "--yes")
     assert result.code == 1
     assert "failed after 5 tries" in result.err

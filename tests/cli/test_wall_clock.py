@@ -13,7 +13,7 @@ from tests.control.world import MODEL, deployment, gpu, replica
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock, WallClock
-from partita.transition.transition import Action, Durations, Kind
+from partita.transition.transition import Action, ActionKind, Durations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,12 +45,12 @@ def driver(partita: Commands) -> Iterator[SimulatedDriver]:
     made.close()
 
 
-def action(kind: Kind) -> Action:
-    wants = kind in {Kind.START_REPLICA, Kind.STOP_REPLICA}
+def action(kind: ActionKind) -> Action:
+    wants = kind in {ActionKind.START_REPLICA, ActionKind.STOP_REPLICA}
     return Action(kind.value, kind, gpu(0), WHOLE, replica("bert", "7g.40gb") if wants else None, (), 1.0)
 
 
-def do(driver: SimulatedDriver, *kinds: Kind) -> None:
+def do(driver: SimulatedDriver, *kinds: ActionKind) -> None:
     for kind in kinds:
         driver.begin(action(kind))
         (ended,) = driver.wait()
@@ -86,9 +86,9 @@ def test_what_nobody_waits_for_any_more_becomes_ready_to_all(
     partita: Commands, driver: SimulatedDriver
 ) -> None:
     plan = partita.plan("plan.json", deployment("7g.40gb@0=bert", ""))
-    do(driver, Kind.CREATE_INSTANCE)
+    do(driver, ActionKind.CREATE_INSTANCE)
     slow = opened(partita, WallClock(), Durations(0.1, 0.1, 2.0, 0.1))
-    slow.begin(action(Kind.START_REPLICA))
+    slow.begin(action(ActionKind.START_REPLICA))
     slow.close()  # its controller is killed
     assert instance(partita) == "starting"
     assert becomes(partita, "ready")
@@ -100,9 +100,9 @@ def test_a_replica_that_drains_is_gone_when_its_time_is_over(
     partita: Commands, driver: SimulatedDriver
 ) -> None:
     empty = partita.plan("empty.json", deployment("7g.40gb@0=other", ""))
-    do(driver, Kind.CREATE_INSTANCE, Kind.START_REPLICA)
+    do(driver, ActionKind.CREATE_INSTANCE, ActionKind.START_REPLICA)
     slow = opened(partita, WallClock(), Durations(0.1, 0.1, 0.1, 2.0))
-    slow.begin(action(Kind.STOP_REPLICA))
+    slow.begin(action(ActionKind.STOP_REPLICA))
     slow.close()
     assert instance(partita) == "draining"
     assert becomes(partita, "idle")
@@ -110,7 +110,7 @@ def test_a_replica_that_drains_is_gone_when_its_time_is_over(
 
 
 def test_half_way_is_shown_half_way(partita: Commands, driver: SimulatedDriver) -> None:
-    driver.begin(action(Kind.CREATE_INSTANCE))
+    driver.begin(action(ActionKind.CREATE_INSTANCE))
     assert instance(partita) == "incomplete"
     driver.wait()
     assert instance(partita) == "idle"
@@ -119,10 +119,10 @@ def test_half_way_is_shown_half_way(partita: Commands, driver: SimulatedDriver) 
 def test_a_clock_that_is_ahead_is_ahead_for_all(partita: Commands) -> None:
     """Simulated time took the cluster beyond the system's clock; in wall-clock time it goes on from there."""
     simulated = opened(partita, SimulatedClock(time.time() + 1e6))
-    do(simulated, Kind.CREATE_INSTANCE)
+    do(simulated, ActionKind.CREATE_INSTANCE)
     simulated.close()
     wall = opened(partita, WallClock(), Durations(0.1, 0.1, 1.0, 0.1))
-    wall.begin(action(Kind.START_REPLICA))
+    wall.begin(action(ActionKind.START_REPLICA))
     assert instance(partita) == "starting"
     assert becomes(partita, "ready")
     wall.close()
@@ -130,8 +130,8 @@ def test_a_clock_that_is_ahead_is_ahead_for_all(partita: Commands) -> None:
 
 def test_on_a_simulated_clock_no_time_passes_by_itself(partita: Commands) -> None:
     driver = opened(partita, SimulatedClock(), Durations(0.02, 0.02, 0.05, 0.05))
-    do(driver, Kind.CREATE_INSTANCE)
-    driver.begin(action(Kind.START_REPLICA))
+    do(driver, ActionKind.CREATE_INSTANCE)
+    driver.begin(action(ActionKind.START_REPLICA))
     driver.close()
     time.sleep(0.1)
     assert instance(partita) == "starting"
@@ -140,8 +140,8 @@ def test_on_a_simulated_clock_no_time_passes_by_itself(partita: Commands) -> Non
 def test_the_cluster_remembers_its_clock_until_another_is_asked_for(partita: Commands) -> None:
     plan = partita.plan("plan.json", deployment("7g.40gb@0=bert", ""))
     driver = opened(partita, WallClock())
-    do(driver, Kind.CREATE_INSTANCE)
-    driver.begin(action(Kind.START_REPLICA))
+    do(driver, ActionKind.CREATE_INSTANCE)
+    driver.begin(action(ActionKind.START_REPLICA))
     driver.close()
     # By a simulated clock it takes no time, and starts from the time that has passed.
     assert partita("apply", plan, "--yes", "--clock", "simulated").code == 0

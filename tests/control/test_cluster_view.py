@@ -17,7 +17,7 @@ from partita.drive.driver import Changes, DriveError, Observation, ObservesChang
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
-from partita.transition.transition import Action, Kind
+from partita.transition.transition import Action, ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -98,16 +98,16 @@ def meddle(cluster: SimulatedCluster, driver: SimulatedDriver, what: str, on: st
         "pass": lambda: driver.wait(driver.clock.now() + 3.0),
     }
     kinds = {
-        "create": Kind.CREATE_INSTANCE,
-        "start": Kind.START_REPLICA,
-        "stop": Kind.STOP_REPLICA,
-        "destroy": Kind.DESTROY_INSTANCE,
+        "create": ActionKind.CREATE_INSTANCE,
+        "start": ActionKind.START_REPLICA,
+        "stop": ActionKind.STOP_REPLICA,
+        "destroy": ActionKind.DESTROY_INSTANCE,
     }
     try:
         if what in doings:
             doings[what]()
         else:
-            wants = kinds[what] in {Kind.START_REPLICA, Kind.STOP_REPLICA}
+            wants = kinds[what] in {ActionKind.START_REPLICA, ActionKind.STOP_REPLICA}
             one = replica("bert", at.profile) if wants else None
             driver.begin(Action("a", kinds[what], on, at, one, (), 1.0))
     except DriveError:

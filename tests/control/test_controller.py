@@ -12,7 +12,7 @@ from partita.control.stops import StoppedError, StopRequestedError
 from partita.drive.simulated import FaultKind, InjectedFault
 from partita.errors import InfeasibleError
 from partita.mig.layout import Placement
-from partita.transition.transition import Action, Kind
+from partita.transition.transition import Action, ActionKind
 
 DAY = deployment("7g.40gb@0=bert", "4g.20gb@0=resnet 3g.20gb@4=resnet")
 NIGHT = deployment("4g.20gb@0=bert 2g.10gb@4=resnet 1g.5gb@6=resnet")
@@ -69,8 +69,10 @@ def test_the_same_seed_gives_the_same_run(tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize("mishap", [FaultKind.FAILS, FaultKind.IN_USE, FaultKind.TIMES_OUT])
-@pytest.mark.parametrize("kind", list(Kind))
-def test_an_action_that_fails_for_a_while_is_tried_again(world: World, kind: Kind, mishap: FaultKind) -> None:
+@pytest.mark.parametrize("kind", list(ActionKind))
+def test_an_action_that_fails_for_a_while_is_tried_again(
+    world: World, kind: ActionKind, mishap: FaultKind
+) -> None:
     at_day(world)
     world.cluster.inject(InjectedFault(mishap, kind, times=3))
     to_night(world)
@@ -78,16 +80,16 @@ def test_an_action_that_fails_for_a_while_is_tried_again(world: World, kind: Kin
 
 
 def test_a_replica_that_never_becomes_ready_is_stopped_before_it_is_started_again(world: World) -> None:
-    world.cluster.inject(InjectedFault(FaultKind.NEVER_READY, Kind.START_REPLICA, times=2))
+    world.cluster.inject(InjectedFault(FaultKind.NEVER_READY, ActionKind.START_REPLICA, times=2))
     at_day(world)
-    stops = [a for a in world.driver.began if a.kind is Kind.STOP_REPLICA]
+    stops = [a for a in world.driver.began if a.kind is ActionKind.STOP_REPLICA]
     assert len(stops) == 2
 
 
 def test_an_action_that_fails_for_ever_stops_everything_in_a_safe_state(world: World) -> None:
     at_day(world)
     world.driver.floors = RATES
-    world.cluster.inject(InjectedFault(FaultKind.FAILS, Kind.START_REPLICA, times=1000))
+    world.cluster.inject(InjectedFault(FaultKind.FAILS, ActionKind.START_REPLICA, times=1000))
     with pytest.raises(StoppedError, match=r"start replica of (bert|resnet) failed after 5 tries") as caught:
         world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
     assert "partita apply plan.json" in str(caught.value.hint)
@@ -100,7 +102,7 @@ def test_an_action_that_fails_for_ever_stops_everything_in_a_safe_state(world: W
 
 def test_what_was_stopped_is_reached_once_the_cause_is_mended(world: World) -> None:
     at_day(world)
-    world.cluster.inject(InjectedFault(FaultKind.FAILS, Kind.STOP_REPLICA, gpu=gpu(0), times=5))
+    world.cluster.inject(InjectedFault(FaultKind.FAILS, ActionKind.STOP_REPLICA, gpu=gpu(0), times=5))
     with pytest.raises(StoppedError):
         world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
     world.wake()
@@ -108,7 +110,7 @@ def test_what_was_stopped_is_reached_once_the_cause_is_mended(world: World) -> N
 
 
 def test_retries_wait_longer_each_time(world: World) -> None:
-    world.cluster.inject(InjectedFault(FaultKind.IN_USE, Kind.CREATE_INSTANCE, gpu=gpu(0), times=4))
+    world.cluster.inject(InjectedFault(FaultKind.IN_USE, ActionKind.CREATE_INSTANCE, gpu=gpu(0), times=4))
     world.jitter = 0.0
     world.reach(goal(deployment("7g.40gb@0=bert")))
     begun = [entry.at for entry in world.journal.tail(50) if entry.text.startswith("create")]
@@ -119,7 +121,7 @@ def test_retries_wait_longer_each_time(world: World) -> None:
 
 def test_a_lost_gpu_is_replanned_around(world: World) -> None:
     at_day(world)
-    world.cluster.inject(InjectedFault(FaultKind.GPU_LOST, Kind.CREATE_INSTANCE))
+    world.cluster.inject(InjectedFault(FaultKind.GPU_LOST, ActionKind.CREATE_INSTANCE))
     world.controller.reach(goal(NIGHT, RATES, DAY.capacity()))
     assert world.running() == contents(NIGHT)
     assert any("is lost" in note for note in world.told.notes)
@@ -135,7 +137,7 @@ def test_without_enough_gpus_left_it_says_so_and_stops(world: World) -> None:
 
 def test_a_gpu_lost_half_way_with_no_other_leaves_the_journal_at_stopped(world: World) -> None:
     world.cluster.lose(gpu(2))
-    world.cluster.inject(InjectedFault(FaultKind.GPU_LOST, Kind.START_REPLICA))
+    world.cluster.inject(InjectedFault(FaultKind.GPU_LOST, ActionKind.START_REPLICA))
     with pytest.raises(InfeasibleError):
         world.controller.reach(goal(DAY))
     progress = world.journal.progress()
@@ -215,7 +217,7 @@ def test_a_foreign_instance_is_planned_around_and_never_touched(world: World) ->
 
 
 def test_an_instance_half_made_by_a_killed_controller_is_completed_or_cleared(world: World) -> None:
-    half = Action("a0", Kind.CREATE_INSTANCE, gpu(0), Placement(0, "3g.20gb"), None, (), 1.0)
+    half = Action("a0", ActionKind.CREATE_INSTANCE, gpu(0), Placement(0, "3g.20gb"), None, (), 1.0)
     world.driver.begin(half)
     world.wake()
     assert [str(each.placement) for each in world.now().gpus[0].instances] == ["3g.20gb@0"]

@@ -19,7 +19,7 @@ from partita.drive.driver import DriveError
 from partita.drive.simulated import FaultKind, InjectedFault
 from partita.errors import InfeasibleError
 from partita.mig.layout import Placement
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 GPUS = 4
 LAYOUTS = (
@@ -126,11 +126,11 @@ class Machine(RuleBasedStateMachine):
         mishap=st.sampled_from(
             [FaultKind.FAILS, FaultKind.IN_USE, FaultKind.NEVER_READY, FaultKind.TIMES_OUT]
         ),
-        kind=st.sampled_from(list(Kind)),
+        kind=st.sampled_from(list(ActionKind)),
         skip=st.integers(0, 3),
         times=st.integers(1, 6),
     )
-    def have_fail(self, mishap: FaultKind, kind: Kind, skip: int, times: int) -> None:
+    def have_fail(self, mishap: FaultKind, kind: ActionKind, skip: int, times: int) -> None:
         self.faults += 1
         self.world.cluster.inject(InjectedFault(mishap, kind, times=times, skip=skip))
 

@@ -21,7 +21,7 @@ from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault, maximal_layouts
 from partita.sim.clock import SimulatedClock
 from partita.transition.shortest import Shortest
-from partita.transition.transition import MEASURED, Action, Kind
+from partita.transition.transition import MEASURED, Action, ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -41,7 +41,7 @@ class Squatter:
         self.reserved: list[Mapping[str, Collection[Placement]]] = []
         self.asked: list[float] = []
         for place in places:
-            driver.begin(self._action(Kind.CREATE_INSTANCE, place))
+            driver.begin(self._action(ActionKind.CREATE_INSTANCE, place))
 
     def holds(self) -> Collection[Place]:
         return tuple(self.held)
@@ -59,15 +59,15 @@ class Squatter:
     def step(self, now: float) -> float:
         for each in self.driver.wait(now):
             assert each.error is None
-            if each.action.kind is Kind.DESTROY_INSTANCE:
+            if each.action.kind is ActionKind.DESTROY_INSTANCE:
                 del self.held[each.action.gpu, each.action.placement]
         for place in [place for place, until in self.held.items() if until <= now]:
             self.held[place] = math.nan  # it goes
-            self.driver.begin(self._action(Kind.DESTROY_INSTANCE, place))
+            self.driver.begin(self._action(ActionKind.DESTROY_INSTANCE, place))
         return min((until for until in self.held.values() if until > now), default=math.inf)
 
     @staticmethod
-    def _action(kind: Kind, place: Place) -> Action:
+    def _action(kind: ActionKind, place: Place) -> Action:
         return Action(f"job/{kind.value}/{place[0]}/{place[1]}", kind, *place, None, (), 0.0)
 
 

@@ -9,7 +9,7 @@ from tests.control.world import replica
 
 from partita.control.snapshot import Fact, Snapshot, moved
 from partita.mig.layout import Placement
-from partita.transition.transition import Action, Kind
+from partita.transition.transition import Action, ActionKind
 
 BERT = Fact(ours=True, busy=False, mig_uuid="MIG-1", serves="bert batch 8", settling=False)
 IDLE = replace(BERT, serves=None)
@@ -20,7 +20,7 @@ def seen(fact: Fact | None, gpu: str = "ready") -> Snapshot:
     return Snapshot({"g0": gpu}, {KEY: fact} if fact else {})
 
 
-def ours(kind: Kind) -> Action:
+def ours(kind: ActionKind) -> Action:
     return Action(
         "a0",
         kind,
@@ -57,26 +57,26 @@ def test_a_replica_that_was_starting_or_draining_may_change_by_itself(now: Fact)
 @pytest.mark.parametrize(
     ("kind", "before", "now"),
     [
-        (Kind.CREATE_INSTANCE, None, IDLE),
-        (Kind.DESTROY_INSTANCE, IDLE, None),
-        (Kind.START_REPLICA, IDLE, BERT),
-        (Kind.STOP_REPLICA, BERT, IDLE),
+        (ActionKind.CREATE_INSTANCE, None, IDLE),
+        (ActionKind.DESTROY_INSTANCE, IDLE, None),
+        (ActionKind.START_REPLICA, IDLE, BERT),
+        (ActionKind.STOP_REPLICA, BERT, IDLE),
     ],
 )
-def test_our_own_doing_is_no_change(kind: Kind, before: Fact | None, now: Fact | None) -> None:
+def test_our_own_doing_is_no_change(kind: ActionKind, before: Fact | None, now: Fact | None) -> None:
     assert moved(seen(before), seen(now), {KEY: ours(kind)}) == []
 
 
 @pytest.mark.parametrize(
     ("kind", "now", "told"),
     [
-        (Kind.CREATE_INSTANCE, None, "is gone"),
-        (Kind.DESTROY_INSTANCE, IDLE, "is there again"),
-        (Kind.START_REPLICA, IDLE, "does not run bert batch 8 any more"),
-        (Kind.START_REPLICA, replace(BERT, ours=False), "was taken by someone else"),
+        (ActionKind.CREATE_INSTANCE, None, "is gone"),
+        (ActionKind.DESTROY_INSTANCE, IDLE, "is there again"),
+        (ActionKind.START_REPLICA, IDLE, "does not run bert batch 8 any more"),
+        (ActionKind.START_REPLICA, replace(BERT, ours=False), "was taken by someone else"),
     ],
 )
-def test_our_own_doing_undone_at_once_is_told(kind: Kind, now: Fact | None, told: str) -> None:
+def test_our_own_doing_undone_at_once_is_told(kind: ActionKind, now: Fact | None, told: str) -> None:
     assert moved(seen(None), seen(now), {KEY: ours(kind)}) == [f"g0: 3g.20gb@4 {told}"]
 
 

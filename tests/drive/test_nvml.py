@@ -37,7 +37,7 @@ from partita.mig.layout import Placement
 from partita.process.table import started_at
 from partita.serve.worker.spec import EmulatedSpec
 from partita.serve.worker_specs import worker_process
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -298,7 +298,7 @@ def test_a_creation_killed_half_way_is_known_as_ours_and_completed(
     ):
         with monkeypatch.context() as patch:
             patch.setattr(killed, die)
-            world.driver.begin(world.action(Kind.CREATE_INSTANCE, "3g.20gb@4"))
+            world.driver.begin(world.action(ActionKind.CREATE_INSTANCE, "3g.20gb@4"))
             while not nvml.cards[0].cuts:
                 time.sleep(0.01)
             time.sleep(0.05)
@@ -500,7 +500,7 @@ def test_cutting_does_not_ask_replicas_whether_they_are_ready(
 
 def test_a_replica_is_ready_when_its_port_answers(world: World) -> None:
     world.create("3g.20gb@4")
-    world.driver.begin(world.action(Kind.START_REPLICA, "3g.20gb@4", service="server"))
+    world.driver.begin(world.action(ActionKind.START_REPLICA, "3g.20gb@4", service="server"))
     assert world.driver.wait(until=world.driver.clock.now() + 0.05) == ()
     while world.instances()[0].replica is None:
         time.sleep(0.01)
@@ -556,7 +556,7 @@ def test_an_upstream_server_is_told(world: World, opened: Callable[..., World], 
 def test_actions_run_side_by_side(world: World) -> None:
     for gpu in (world.gpu, world.other):
         for start in range(7):
-            world.driver.begin(world.action(Kind.CREATE_INSTANCE, f"1g.5gb@{start}", gpu))
+            world.driver.begin(world.action(ActionKind.CREATE_INSTANCE, f"1g.5gb@{start}", gpu))
     ended: list[ActionResult] = []
     while found := world.driver.wait():
         ended += found

@@ -22,7 +22,7 @@ from partita.serve.worker.wire import FrameKind
 from partita.serve.worker_specs import worker_process
 from partita.sim.clock import SimulatedClock, WallClock
 from partita.transition.transition import MEASURED, Durations
-from partita.transition.transition import Kind as Act
+from partita.transition.transition import ActionKind as Act
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

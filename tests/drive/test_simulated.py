@@ -33,7 +33,7 @@ from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, 
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault
 from partita.sim.clock import SimulatedClock, WallClock
-from partita.transition.transition import MEASURED, Action, Durations, Kind
+from partita.transition.transition import MEASURED, Action, ActionKind, Durations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -157,7 +157,7 @@ def test_independent_actions_run_side_by_side(world: World) -> None:
     began = world.driver.clock.now()
     for gpu in (world.gpu, world.other):
         for start in range(7):
-            world.driver.begin(world.action(Kind.START_REPLICA, f"1g.5gb@{start}", gpu))
+            world.driver.begin(world.action(ActionKind.START_REPLICA, f"1g.5gb@{start}", gpu))
     times: list[float] = []
     ended: list[ActionResult] = []
     while found := world.driver.wait():
@@ -173,7 +173,7 @@ def test_waiting_until_a_moment_lets_a_simulated_clock_reach_it(world: World) ->
     assert world.driver.wait(until=100.0) == ()
     assert world.driver.clock.now() == 100.0
     world.create("3g.20gb@4")
-    world.driver.begin(world.action(Kind.START_REPLICA, "3g.20gb@4"))
+    world.driver.begin(world.action(ActionKind.START_REPLICA, "3g.20gb@4"))
     soon = world.driver.clock.now() + 1
     assert world.driver.wait(until=soon) == ()
     assert world.driver.clock.now() == soon
@@ -192,7 +192,7 @@ def test_the_same_seed_gives_the_same_cluster_to_the_last_digit(tmp_path: Path) 
         driver = SimulatedDriver(tmp_path / name, SimulatedClock())
         for start in range(4):
             driver.begin(
-                Action(str(start), Kind.CREATE_INSTANCE, "g", Placement(start, "1g.6gb"), None, (), 1.0)
+                Action(str(start), ActionKind.CREATE_INSTANCE, "g", Placement(start, "1g.6gb"), None, (), 1.0)
             )
         while driver.wait():
             pass
@@ -214,7 +214,7 @@ def test_several_drivers_see_one_cluster_and_one_time(world: World, path: Path) 
 def test_a_killed_creation_leaves_an_instance_without_compute_instance_that_creating_completes(
     world: World, killed: Callable[[World], World]
 ) -> None:
-    world.driver.begin(world.action(Kind.CREATE_INSTANCE, "3g.20gb@4"))
+    world.driver.begin(world.action(ActionKind.CREATE_INSTANCE, "3g.20gb@4"))
     world = killed(world)
     (half,) = world.instances()
     assert half.ours
@@ -232,7 +232,7 @@ def test_a_killed_destruction_leaves_an_instance_that_can_be_destroyed_or_comple
     world.create("3g.20gb@4")
     world.create("3g.20gb@0")
     for at in ("3g.20gb@4", "3g.20gb@0"):
-        world.driver.begin(world.action(Kind.DESTROY_INSTANCE, at))
+        world.driver.begin(world.action(ActionKind.DESTROY_INSTANCE, at))
     world = killed(world)
     assert [each.complete for each in world.instances()] == [False, False]
     assert world.destroy("3g.20gb@4") is None
@@ -246,8 +246,8 @@ def test_replicas_outlive_their_controller_and_become_ready_or_drain_by_themselv
     for at in ("3g.20gb@4", "3g.20gb@0"):
         world.create(at)
     world.start("3g.20gb@0")
-    world.driver.begin(world.action(Kind.START_REPLICA, "3g.20gb@4"))
-    world.driver.begin(world.action(Kind.STOP_REPLICA, "3g.20gb@0"))
+    world.driver.begin(world.action(ActionKind.START_REPLICA, "3g.20gb@4"))
+    world.driver.begin(world.action(ActionKind.STOP_REPLICA, "3g.20gb@0"))
     world = killed(world)
     assert world.replica("3g.20gb@0").draining
     assert not world.replica("3g.20gb@4").ready
@@ -258,11 +258,11 @@ def test_replicas_outlive_their_controller_and_become_ready_or_drain_by_themselv
 
 def test_asking_again_waits_for_the_same_end(world: World, killed: Callable[[World], World]) -> None:
     world.create("3g.20gb@4")
-    world.driver.begin(world.action(Kind.START_REPLICA, "3g.20gb@4"))
+    world.driver.begin(world.action(ActionKind.START_REPLICA, "3g.20gb@4"))
     world = killed(world)
     assert world.start("3g.20gb@4") is None
     assert world.replica("3g.20gb@4").ready
-    world.driver.begin(world.action(Kind.STOP_REPLICA, "3g.20gb@4"))
+    world.driver.begin(world.action(ActionKind.STOP_REPLICA, "3g.20gb@4"))
     world = killed(world)
     assert isinstance(world.start("3g.20gb@4"), InUseError)
     assert world.stop("3g.20gb@4") is None
@@ -272,7 +272,7 @@ def test_asking_again_waits_for_the_same_end(world: World, killed: Callable[[Wor
 def test_a_create_that_fails_leaves_nothing_and_succeeds_when_the_fault_is_over(
     world: World, cluster: SimulatedCluster
 ) -> None:
-    cluster.inject(InjectedFault(FaultKind.FAILS, Kind.CREATE_INSTANCE, times=2))
+    cluster.inject(InjectedFault(FaultKind.FAILS, ActionKind.CREATE_INSTANCE, times=2))
     for _ in range(2):
         error = world.create("3g.20gb@4")
         assert isinstance(error, FailedError)
@@ -283,7 +283,7 @@ def test_a_create_that_fails_leaves_nothing_and_succeeds_when_the_fault_is_over(
 
 def test_a_destroy_says_in_use_as_often_as_asked(world: World, cluster: SimulatedCluster) -> None:
     world.create("3g.20gb@4")
-    cluster.inject(InjectedFault(FaultKind.IN_USE, Kind.DESTROY_INSTANCE, world.gpu, HALF, times=2))
+    cluster.inject(InjectedFault(FaultKind.IN_USE, ActionKind.DESTROY_INSTANCE, world.gpu, HALF, times=2))
     assert isinstance(world.destroy("3g.20gb@4"), InUseError)
     assert isinstance(world.destroy("3g.20gb@4"), InUseError)
     assert world.instances()[0].complete
@@ -304,7 +304,7 @@ def test_a_replica_that_never_becomes_ready_times_out_and_can_be_stopped(
 
 def test_a_replica_that_fails_to_start_is_gone(world: World, cluster: SimulatedCluster) -> None:
     world.create("3g.20gb@4")
-    cluster.inject(InjectedFault(FaultKind.FAILS, Kind.START_REPLICA))
+    cluster.inject(InjectedFault(FaultKind.FAILS, ActionKind.START_REPLICA))
     assert isinstance(world.start("3g.20gb@4"), FailedError)
     assert world.instances()[0].replica is None
 
@@ -312,7 +312,7 @@ def test_a_replica_that_fails_to_start_is_gone(world: World, cluster: SimulatedC
 def test_a_stop_that_fails_leaves_the_replica_answering(world: World, cluster: SimulatedCluster) -> None:
     world.create("3g.20gb@4")
     world.start("3g.20gb@4")
-    cluster.inject(InjectedFault(FaultKind.FAILS, Kind.STOP_REPLICA))
+    cluster.inject(InjectedFault(FaultKind.FAILS, ActionKind.STOP_REPLICA))
     assert isinstance(world.stop("3g.20gb@4"), FailedError)
     assert world.replica("3g.20gb@4").ready
     assert not world.replica("3g.20gb@4").draining
@@ -327,7 +327,7 @@ def test_an_action_may_time_out_although_it_happened(world: World, cluster: Simu
 def test_a_gpu_that_disappears_takes_all_with_it(world: World, cluster: SimulatedCluster) -> None:
     world.create("3g.20gb@4")
     world.start("3g.20gb@4")
-    cluster.inject(InjectedFault(FaultKind.GPU_LOST, Kind.CREATE_INSTANCE))
+    cluster.inject(InjectedFault(FaultKind.GPU_LOST, ActionKind.CREATE_INSTANCE))
     assert isinstance(world.create("3g.20gb@0"), GpuLostError)
     assert world.seen().lost
     assert world.instances() == ()
@@ -338,7 +338,7 @@ def test_a_gpu_that_disappears_takes_all_with_it(world: World, cluster: Simulate
 
 
 def test_a_gpu_lost_meanwhile_fails_what_was_under_way(world: World, cluster: SimulatedCluster) -> None:
-    world.driver.begin(world.action(Kind.CREATE_INSTANCE, "3g.20gb@4"))
+    world.driver.begin(world.action(ActionKind.CREATE_INSTANCE, "3g.20gb@4"))
     cluster.lose(world.gpu)
     (ended,) = world.driver.wait()
     assert isinstance(ended.error, GpuLostError)
@@ -388,7 +388,7 @@ def test_a_foreign_process_makes_an_instance_busy(world: World, cluster: Simulat
 def test_what_others_destroy_is_gone_and_what_was_being_made_there_failed(
     world: World, cluster: SimulatedCluster
 ) -> None:
-    world.driver.begin(world.action(Kind.CREATE_INSTANCE, "3g.20gb@4"))
+    world.driver.begin(world.action(ActionKind.CREATE_INSTANCE, "3g.20gb@4"))
     cluster.destroy_behind_our_back(world.gpu, HALF)
     (ended,) = world.driver.wait()
     assert isinstance(ended.error, FailedError)
@@ -396,7 +396,7 @@ def test_what_others_destroy_is_gone_and_what_was_being_made_there_failed(
 
 def test_a_replica_killed_before_it_was_ready_has_failed(world: World, cluster: SimulatedCluster) -> None:
     world.create("3g.20gb@4")
-    world.driver.begin(world.action(Kind.START_REPLICA, "3g.20gb@4"))
+    world.driver.begin(world.action(ActionKind.START_REPLICA, "3g.20gb@4"))
     cluster.kill_replica(world.gpu, HALF)
     (ended,) = world.driver.wait()
     assert isinstance(ended.error, FailedError)
@@ -413,7 +413,7 @@ def test_without_mig_mode_nothing_is_made(world: World, cluster: SimulatedCluste
 
 def test_an_action_without_its_replica_is_refused(world: World) -> None:
     world.create("3g.20gb@4")
-    world.driver.begin(replace(world.action(Kind.START_REPLICA, "3g.20gb@4"), replica=None))
+    world.driver.begin(replace(world.action(ActionKind.START_REPLICA, "3g.20gb@4"), replica=None))
     (ended,) = world.driver.wait()
     assert isinstance(ended.error, RefusedError)
 
@@ -421,15 +421,15 @@ def test_an_action_without_its_replica_is_refused(world: World) -> None:
 @pytest.mark.usefixtures("cluster")
 def test_durations_are_near_the_measured_means(path: Path) -> None:
     driver = SimulatedDriver(path, SimulatedClock())
-    spent = {Kind.CREATE_INSTANCE: 0.0, Kind.DESTROY_INSTANCE: 0.0}
+    spent = {ActionKind.CREATE_INSTANCE: 0.0, ActionKind.DESTROY_INSTANCE: 0.0}
     for n in range(200):
         for kind in spent:
             before = driver.clock.now()
             driver.begin(Action(str(n), kind, "node-0/gpu-0", HALF, None, (), 1.0))
             assert driver.wait()[0].error is None
             spent[kind] += driver.clock.now() - before
-    assert spent[Kind.CREATE_INSTANCE] / 200 == pytest.approx(MEASURED.create_instance, rel=0.1)
-    assert spent[Kind.DESTROY_INSTANCE] / 200 == pytest.approx(MEASURED.destroy_instance, rel=0.1)
+    assert spent[ActionKind.CREATE_INSTANCE] / 200 == pytest.approx(MEASURED.create_instance, rel=0.1)
+    assert spent[ActionKind.DESTROY_INSTANCE] / 200 == pytest.approx(MEASURED.destroy_instance, rel=0.1)
     driver.close()
 
 
@@ -437,7 +437,7 @@ def test_durations_are_near_the_measured_means(path: Path) -> None:
 def test_on_the_wall_clock_actions_take_their_time(path: Path) -> None:
     driver = SimulatedDriver(path, WallClock(), seconds=Durations(0.05, 0.05, 0.05, 0.05), jitter=0.0)
     began = driver.clock.now()
-    driver.begin(Action("1", Kind.CREATE_INSTANCE, "node-0/gpu-0", HALF, None, (), 1.0))
+    driver.begin(Action("1", ActionKind.CREATE_INSTANCE, "node-0/gpu-0", HALF, None, (), 1.0))
     assert driver.wait(until=began + 0.01) == ()
     assert len(driver.wait()) == 1
     assert 0.05 <= driver.clock.now() - began < 5
@@ -447,7 +447,11 @@ def test_on_the_wall_clock_actions_take_their_time(path: Path) -> None:
 def test_threads_may_begin_actions_at_once(world: World) -> None:
     places = [(gpu, f"1g.5gb@{start}") for gpu in (world.gpu, world.other) for start in range(7)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda p: world.driver.begin(world.action(Kind.CREATE_INSTANCE, p[1], p[0])), places))
+        list(
+            pool.map(
+                lambda p: world.driver.begin(world.action(ActionKind.CREATE_INSTANCE, p[1], p[0])), places
+            )
+        )
     ended: list[ActionResult] = []
     while found := world.driver.wait():
         ended += found
@@ -460,13 +464,13 @@ import sys
 from partita.drive.simulated import SimulatedDriver
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
-from partita.transition.transition import Action, Kind
+from partita.transition.transition import Action, ActionKind
 driver = SimulatedDriver(sys.argv[1], SimulatedClock())
 sys.stdout.write("ready\\n"); sys.stdout.flush()
 n = 0
 while True:
     for start in range(int(sys.argv[2]), 7, 2):
-        for kind in (Kind.CREATE_INSTANCE, Kind.DESTROY_INSTANCE):
+        for kind in (ActionKind.CREATE_INSTANCE, ActionKind.DESTROY_INSTANCE):
             n += 1
             driver.begin(Action(str(n), kind, "node-0/gpu-0", Placement(start, "1g.5gb"), None, (), 1.0))
             (ended,) = driver.wait()
@@ -498,7 +502,7 @@ def test_a_process_killed_at_any_moment_leaves_a_cluster_that_can_be_used(path: 
         (left, _) = driver.observe().gpus
         assert len(left.instances) <= 1
         for each in left.instances:
-            driver.begin(Action("x", Kind.DESTROY_INSTANCE, left.id, each.placement, None, (), 1.0))
+            driver.begin(Action("x", ActionKind.DESTROY_INSTANCE, left.id, each.placement, None, (), 1.0))
             assert driver.wait()[0].error is None
         driver.close()
 
@@ -542,7 +546,12 @@ GPUS = st.sampled_from([GPU, OTHER])
 PLACES = st.sampled_from(["3g.20gb@4", "1g.5gb@4", "2g.10gb@0", "7g.40gb@0"])
 
 
-KINDS_IN_ORDER = (Kind.CREATE_INSTANCE, Kind.START_REPLICA, Kind.STOP_REPLICA, Kind.DESTROY_INSTANCE)
+KINDS_IN_ORDER = (
+    ActionKind.CREATE_INSTANCE,
+    ActionKind.START_REPLICA,
+    ActionKind.STOP_REPLICA,
+    ActionKind.DESTROY_INSTANCE,
+)
 KINDS = st.sampled_from(KINDS_IN_ORDER)
 
 
@@ -562,7 +571,7 @@ class ClusterMachine(RuleBasedStateMachine):
         self.now = 0.0
 
     @rule(kinds=st.lists(KINDS, min_size=1, max_size=3), at=PLACES, gpu=GPUS)
-    def begin(self, kinds: list[Kind], at: str, gpu: str) -> None:
+    def begin(self, kinds: list[ActionKind], at: str, gpu: str) -> None:
         for kind in kinds:
             action = self.world.action(kind, at, gpu)
             self.world.driver.begin(action)
@@ -576,7 +585,7 @@ class ClusterMachine(RuleBasedStateMachine):
                 self.wait()
 
     @rule(mishap=st.sampled_from([*[None] * 5, *FaultKind]), kind=KINDS)
-    def trouble(self, mishap: FaultKind | None, kind: Kind) -> None:
+    def trouble(self, mishap: FaultKind | None, kind: ActionKind) -> None:
         if mishap is not None:
             self.cluster.inject(InjectedFault(mishap, kind))
 
@@ -645,13 +654,13 @@ class ClusterMachine(RuleBasedStateMachine):
 
 def effect(action: Action, found: ObservedInstance | None) -> bool:
     match action.kind:
-        case Kind.CREATE_INSTANCE:
+        case ActionKind.CREATE_INSTANCE:
             return found is not None and found.complete
-        case Kind.DESTROY_INSTANCE:
+        case ActionKind.DESTROY_INSTANCE:
             return found is None
-        case Kind.START_REPLICA:
+        case ActionKind.START_REPLICA:
             return found is not None and found.replica is not None and found.replica.ready
-        case Kind.STOP_REPLICA:
+        case ActionKind.STOP_REPLICA:
             return found is None or found.replica is None
 
 

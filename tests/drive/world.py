@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from partita.mig.layout import Placement
 from partita.transition.deployment import Replica
-from partita.transition.transition import Action, Kind
+from partita.transition.transition import Action, ActionKind
 
 if TYPE_CHECKING:
     from partita.drive.driver import DriveError, Driver, ObservedGpu, ObservedInstance, ObservedReplica
@@ -26,10 +26,10 @@ class World:
     other: str = OTHER
     ids: count[int] = field(default_factory=count)
 
-    def action(self, kind: Kind, at: str, gpu: str | None = None, service: str | None = None) -> Action:
+    def action(self, kind: ActionKind, at: str, gpu: str | None = None, service: str | None = None) -> Action:
         name = service or "bert"
         replica = Replica(name, name, batch=8, processes=1, throughput=100.0, latency_ms=20.0)
-        wants = kind in {Kind.START_REPLICA, Kind.STOP_REPLICA}
+        wants = kind in {ActionKind.START_REPLICA, ActionKind.STOP_REPLICA}
         return Action(
             f"a{next(self.ids)}",
             kind,
@@ -41,7 +41,7 @@ class World:
         )
 
     def do(
-        self, kind: Kind, at: str, gpu: str | None = None, service: str | None = None
+        self, kind: ActionKind, at: str, gpu: str | None = None, service: str | None = None
     ) -> DriveError | None:
         """Perform one action to its end."""
         one = self.action(kind, at, gpu, service)
@@ -51,16 +51,16 @@ class World:
         return ended.error
 
     def create(self, at: str, gpu: str | None = None) -> DriveError | None:
-        return self.do(Kind.CREATE_INSTANCE, at, gpu)
+        return self.do(ActionKind.CREATE_INSTANCE, at, gpu)
 
     def destroy(self, at: str, gpu: str | None = None) -> DriveError | None:
-        return self.do(Kind.DESTROY_INSTANCE, at, gpu)
+        return self.do(ActionKind.DESTROY_INSTANCE, at, gpu)
 
     def start(self, at: str, gpu: str | None = None, service: str | None = None) -> DriveError | None:
-        return self.do(Kind.START_REPLICA, at, gpu, service)
+        return self.do(ActionKind.START_REPLICA, at, gpu, service)
 
     def stop(self, at: str, gpu: str | None = None, service: str | None = None) -> DriveError | None:
-        return self.do(Kind.STOP_REPLICA, at, gpu, service)
+        return self.do(ActionKind.STOP_REPLICA, at, gpu, service)
 
     def instances(self, gpu: str | None = None) -> tuple[ObservedInstance, ...]:
         return self.seen(gpu).instances

@@ -19,7 +19,7 @@ from partita.planning.check import (
     Requirements,
     check_plan,
     close,
-    layout_faults,
+    layout_violations,
     requirements,
 )
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
@@ -523,7 +523,7 @@ TOY = GpuModel(
     ],
 )
 def test_instances_stand_together_as_the_profiles_say(places: str, what: list[str]) -> None:
-    assert list(layout_faults(TOY, [Placement.parse(each) for each in places.split()])) == what
+    assert list(layout_violations(TOY, [Placement.parse(each) for each in places.split()])) == what
 
 
 @pytest.mark.parametrize(
@@ -541,7 +541,7 @@ def test_instances_stand_together_as_the_profiles_say(places: str, what: list[st
 )
 def test_rules_count_sizes_and_profiles(rule: str, places: str, *, broken: bool) -> None:
     gpu_ = TOY.forbidding([rule])
-    found = list(layout_faults(gpu_, [Placement.parse(each) for each in places.split()]))
+    found = list(layout_violations(gpu_, [Placement.parse(each) for each in places.split()]))
     assert found == ([f"{rule} is forbidden"] if broken else [])
 
 

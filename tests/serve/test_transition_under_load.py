@@ -27,7 +27,7 @@ from partita.serve.worker.spec import EmulatedSpec
 from partita.serve.worker_specs import worker_process
 from partita.sim.clock import WallClock
 from partita.transition.shortest import Shortest
-from partita.transition.transition import MEASURED, Durations, Kind
+from partita.transition.transition import MEASURED, ActionKind, Durations
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,5 +137,5 @@ def test_a_repartition_under_load_fails_no_request_and_keeps_the_floor(tmp_path:
 
         assert asyncio.run(body()) == []
         assert contents(deployed(place.driver.observe())) == contents(BEFORE)
-        stopped = [each for each in place.watching.began if each.kind is Kind.STOP_REPLICA]
+        stopped = [each for each in place.watching.began if each.kind is ActionKind.STOP_REPLICA]
         assert len(stopped) >= 4

@@ -12,14 +12,14 @@ from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault
 from partita.transition.check import (
     ActionGraph,
-    Stories,
+    InstanceHistories,
     check_transition,
     least_capacity,
     most_in_use,
-    placement_faults,
+    placement_violations,
 )
 from partita.transition.shortest import Shortest
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -61,15 +61,15 @@ def brute_force(request: Request, graph: ActionGraph) -> tuple[dict[str, float],
         }
         for i in begun:
             action = graph.actions[i]
-            if action.kind is Kind.STOP_REPLICA and action.replica:
+            if action.kind is ActionKind.STOP_REPLICA and action.replica:
                 capacity[action.replica.service] -= action.replica.throughput
-            if action.kind is Kind.CREATE_INSTANCE:
+            if action.kind is ActionKind.CREATE_INSTANCE:
                 standing[action.gpu].append(action.placement)
         for i in ended:
             action = graph.actions[i]
-            if action.kind is Kind.START_REPLICA and action.replica:
+            if action.kind is ActionKind.START_REPLICA and action.replica:
                 capacity[action.replica.service] += action.replica.throughput
-            if action.kind is Kind.DESTROY_INSTANCE:
+            if action.kind is ActionKind.DESTROY_INSTANCE:
                 standing[action.gpu].remove(action.placement)
         least = {name: min(value, capacity[name]) for name, value in least.items()}
         models = {gpu.id: gpu.model for gpu in request.current.gpus}
@@ -115,10 +115,10 @@ def test_layouts_are_faulted_just_when_some_order_makes_one_illegal(random_reque
     request, transition = small(random_request, seed)
     for actions in (transition.actions, loosened(transition, seed)):
         graph = ActionGraph(actions)
-        stories = Stories(request, graph)
-        assert not stories.faults
+        stories = InstanceHistories(request, graph)
+        assert not stories.violations
         _, legal, _ = brute_force(request, graph)
-        assert legal == (not list(placement_faults(request, graph, stories.lifetimes)))
+        assert legal == (not list(placement_violations(request, graph, stories.lifetimes)))
 
 
 @given(seed=SEEDS)
@@ -127,7 +127,7 @@ def test_gpus_in_use_are_bounded_in_all_orders(random_request: Make, seed: int) 
     for actions in (transition.actions, loosened(transition, seed)):
         graph = ActionGraph(actions)
         _, _, most = brute_force(request, graph)
-        assert most <= most_in_use(graph, Stories(request, graph).lifetimes)
+        assert most <= most_in_use(graph, InstanceHistories(request, graph).lifetimes)
 
 
 @given(seed=SEEDS)
@@ -141,7 +141,7 @@ def test_leaving_out_an_edge_is_noticed_where_it_matters(random_request: Make, s
     about = {each.where for each in found} - {"makespan", "peak_gpus"}
     if broken or not legal or most > request.gpu_budget:
         assert about
-    elif most_in_use(graph, Stories(request, graph).lifetimes) <= request.gpu_budget:
+    elif most_in_use(graph, InstanceHistories(request, graph).lifetimes) <= request.gpu_budget:
         assert not about
 
 
@@ -159,7 +159,7 @@ def sample(random_request: Make) -> tuple[Request, Transition]:
     return request, transition
 
 
-def first(transition: Transition, kind: Kind) -> int:
+def first(transition: Transition, kind: ActionKind) -> int:
     return next(i for i, action in enumerate(transition.actions) if action.kind is kind)
 
 
@@ -189,8 +189,10 @@ def test_a_gpu_that_is_not_there_is_a_fault(sample: tuple[Request, Transition]) 
     assert "there is no GPU" in said(request, change(transition, 0, gpu="node-99/gpu-0"))
 
 
-@pytest.mark.parametrize("kind", list(Kind))
-def test_leaving_out_any_kind_of_action_is_a_fault(sample: tuple[Request, Transition], kind: Kind) -> None:
+@pytest.mark.parametrize("kind", list(ActionKind))
+def test_leaving_out_any_kind_of_action_is_a_fault(
+    sample: tuple[Request, Transition], kind: ActionKind
+) -> None:
     request, transition = sample
     gone = transition.actions[first(transition, kind)]
     rest = tuple(
@@ -206,11 +208,11 @@ def test_leaving_out_any_kind_of_action_is_a_fault(sample: tuple[Request, Transi
 
 def test_a_replica_nobody_knows_is_a_fault(sample: tuple[Request, Transition]) -> None:
     request, transition = sample
-    stopped = {(a.gpu, a.placement) for a in transition.actions if a.kind is Kind.STOP_REPLICA}
+    stopped = {(a.gpu, a.placement) for a in transition.actions if a.kind is ActionKind.STOP_REPLICA}
     index = next(
         i
         for i, a in enumerate(transition.actions)
-        if a.kind is Kind.START_REPLICA and (a.gpu, a.placement) not in stopped
+        if a.kind is ActionKind.START_REPLICA and (a.gpu, a.placement) not in stopped
     )
     known = transition.actions[index].replica
     assert known is not None
@@ -244,16 +246,16 @@ def test_another_target_is_a_fault(sample: tuple[Request, Transition]) -> None:
 def test_a_budget_that_some_order_overdraws_is_a_fault(sample: tuple[Request, Transition]) -> None:
     request, transition = sample
     free = tuple(
-        replace(action, after=()) if action.kind is Kind.CREATE_INSTANCE else action
+        replace(action, after=()) if action.kind is ActionKind.CREATE_INSTANCE else action
         for action in transition.actions
     )
     most = transition.peak_gpus
-    assert most_in_use(ActionGraph(free), Stories(request, ActionGraph(free)).lifetimes) >= most
+    assert most_in_use(ActionGraph(free), InstanceHistories(request, ActionGraph(free)).lifetimes) >= most
 
 
 def test_actions_on_a_fixed_instance_are_a_fault(sample: tuple[Request, Transition]) -> None:
     request, transition = sample
-    stopped = transition.actions[first(transition, Kind.STOP_REPLICA)]
+    stopped = transition.actions[first(transition, ActionKind.STOP_REPLICA)]
     gpus = tuple(
         replace(
             gpu,

@@ -10,24 +10,24 @@ from tests.transition.small import ONE, SECONDS, THREE, TWO, WEB, at, deployed
 
 from partita.transition.check import (
     ActionGraph,
-    Stories,
-    Use,
+    GpuUse,
+    InstanceHistories,
     check_transition,
     least_capacity,
     most_in_use,
     uses,
 )
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
-from partita.transition.transition import Action, Durations, Kind, Request, Transition
+from partita.transition.transition import Action, ActionKind, Durations, Request, Transition
 
 CREATE, DESTROY, START, STOP = (
-    Kind.CREATE_INSTANCE,
-    Kind.DESTROY_INSTANCE,
-    Kind.START_REPLICA,
-    Kind.STOP_REPLICA,
+    ActionKind.CREATE_INSTANCE,
+    ActionKind.DESTROY_INSTANCE,
+    ActionKind.START_REPLICA,
+    ActionKind.STOP_REPLICA,
 )
 WHOLE = "4g.24gb@0"
-Line = tuple[Kind, str, str, "Replica | None", str]
+Line = tuple[ActionKind, str, str, "Replica | None", str]
 
 
 def actions(*lines: Line) -> tuple[Action, ...]:
@@ -460,10 +460,10 @@ def test_a_budget_that_some_order_overdraws_is_told() -> None:
     assert found(asked(0.0, extra_gpus=0), loose, peak_gpus=2, makespan=13.0) == [what]
 
 
-def in_use(current: Deployment, done: tuple[Action, ...]) -> tuple[list[Use], int]:
+def in_use(current: Deployment, done: tuple[Action, ...]) -> tuple[list[GpuUse], int]:
     graph = ActionGraph(done)
-    stories = Stories(asked(0.0, current=current), graph)
-    assert stories.faults == []
+    stories = InstanceHistories(asked(0.0, current=current), graph)
+    assert stories.violations == []
     return uses(graph, stories.lifetimes), most_in_use(graph, stories.lifetimes)
 
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from partita.transition.exchange_compact import ExchangeCompact
 from partita.transition.overview import service_changes, timeline
 from partita.transition.shortest import Shortest
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +33,9 @@ def test_replicas_that_stay_move_come_end_and_stand_in_add_up(
     request = random_request(seed)
     way = Shortest(tries=4).transition(request)
     now, then = replicas(request.current), replicas(way.target)
-    starts = Counter(a.replica.service for a in way.actions if a.replica and a.kind is Kind.START_REPLICA)
+    starts = Counter(
+        a.replica.service for a in way.actions if a.replica and a.kind is ActionKind.START_REPLICA
+    )
     for each in service_changes(request, way):
         assert min(each.replicas.values()) >= 0
         assert each.stay + each.move + each.end == now[each.name]

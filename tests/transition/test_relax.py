@@ -17,7 +17,7 @@ from partita.transition.check import check_transition
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
 from partita.transition.relax import relax
 from partita.transition.schedule import Step, create, destroy, outcome, start, stop
-from partita.transition.transition import Durations, Kind, Request
+from partita.transition.transition import ActionKind, Durations, Request
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -489,6 +489,6 @@ def test_whatever_is_safe_one_after_the_other_is_safe_in_every_order(seed: int, 
     assert [
         str(each) for each in check_transition(request, found) if "not known to run" not in each.what
     ] == []
-    assert sum(action.kind is Kind.CREATE_INSTANCE for action in found.actions) == sum(
-        step.kind is Kind.CREATE_INSTANCE for step in steps
+    assert sum(action.kind is ActionKind.CREATE_INSTANCE for action in found.actions) == sum(
+        step.kind is ActionKind.CREATE_INSTANCE for step in steps
     )

@@ -18,7 +18,7 @@ from partita.transition.check import check_transition
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
 from partita.transition.exchange_compact import ExchangeCompact
 from partita.transition.shortest import Shortest
-from partita.transition.transition import MEASURED, Kind, Request
+from partita.transition.transition import MEASURED, ActionKind, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -208,7 +208,7 @@ def test_a_replica_that_can_be_spared_goes_first_and_needs_no_other_gpu() -> Non
     asked = Request(Deployment(now), Deployment(then), {"a": 10.0}, {"a": 5.0, "b": 2.0}, MEASURED, 0)
     found = Shortest().transition(asked)
     assert check_transition(asked, found) == []
-    assert found.actions[0].kind is Kind.STOP_REPLICA
+    assert found.actions[0].kind is ActionKind.STOP_REPLICA
     assert found.moved == 1
 
 
@@ -217,7 +217,7 @@ def test_an_instance_of_the_same_place_gets_another_replica_without_being_cut_an
     then = (gpu(0, ("4g.24gb@0", replica("b", 10.0))),)
     asked = Request(Deployment(now), Deployment(then), {"a": 10.0}, {"b": 10.0}, MEASURED)
     found = Shortest().transition(asked)
-    assert [action.kind for action in found.actions] == [Kind.STOP_REPLICA, Kind.START_REPLICA]
+    assert [action.kind for action in found.actions] == [ActionKind.STOP_REPLICA, ActionKind.START_REPLICA]
 
 
 def test_fixed_instances_stay_and_are_built_around() -> None:

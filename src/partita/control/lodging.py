@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from partita.drive.driver import Identity, Observation, ObservedGpu, ObservedInstance
 from partita.jobs.queue.record import AttemptVerdict, JobState
-from partita.transition.transition import MEASURED, Action, Kind
+from partita.transition.transition import MEASURED, Action, ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -76,7 +76,7 @@ class Lodging:
 
     def begin(self, action: Action) -> None:
         """Start an action of the queue's."""
-        if action.kind is Kind.CREATE_INSTANCE:
+        if action.kind is ActionKind.CREATE_INSTANCE:
             self._own.add((action.gpu, action.placement))
             self._making.add((action.gpu, action.placement))
         self._driver.begin(action)
@@ -140,7 +140,7 @@ class Lodging:
                 self._leaving[place] = math.inf
                 name = f"{_LEAVE}{place[0]}-{place[1]}"
                 seconds = MEASURED.destroy_instance
-                self._driver.begin(Action(name, Kind.DESTROY_INSTANCE, *place, None, (), seconds))
+                self._driver.begin(Action(name, ActionKind.DESTROY_INSTANCE, *place, None, (), seconds))
             else:
                 del self._leaving[place]
         return min((moment for moment in self._leaving.values() if moment > now), default=math.inf)
@@ -153,7 +153,7 @@ class Lodging:
     def _collect(self) -> None:
         for ended in self._driver.wait():
             place = (ended.action.gpu, ended.action.placement)
-            if ended.action.kind is Kind.CREATE_INSTANCE:
+            if ended.action.kind is ActionKind.CREATE_INSTANCE:
                 self._making.discard(place)
             elif ended.error is None:
                 self._own.discard(place)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from partita.control.observed import serving
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from partita.drive.driver import ObservedGpu, ObservedInstance
@@ -30,13 +30,13 @@ def next_step(action: Action, cluster: Gpus) -> Action | None:
     """
     found = _found(action, cluster)
     match action.kind:
-        case Kind.CREATE_INSTANCE:
+        case ActionKind.CREATE_INSTANCE:
             return None if found is not None and found.ours and found.complete else action
-        case Kind.DESTROY_INSTANCE:
+        case ActionKind.DESTROY_INSTANCE:
             return None if found is None else _clear(action, found) or action
-        case Kind.STOP_REPLICA:
+        case ActionKind.STOP_REPLICA:
             return None if found is None or found.replica is None else action
-        case Kind.START_REPLICA:
+        case ActionKind.START_REPLICA:
             return _start(action, found)
 
 
@@ -44,7 +44,7 @@ def _start(action: Action, found: ObservedInstance | None) -> Action | None:
     if found is None:
         return action  # the driver says what is wrong
     if not found.complete:
-        return _before(action, Kind.CREATE_INSTANCE)
+        return _before(action, ActionKind.CREATE_INSTANCE)
     if found.replica is None:
         return action
     if serving(found) == action.replica:
@@ -60,7 +60,7 @@ def restart(action: Action, cluster: Gpus) -> Action | None:
     A replica that was not ready in time is stopped: to wait for it once more would be no new try.
     """
     found = _found(action, cluster)
-    if action.kind is Kind.START_REPLICA and found is not None and serving(found) != action.replica:
+    if action.kind is ActionKind.START_REPLICA and found is not None and serving(found) != action.replica:
         return _clear(action, found)
     return None
 
@@ -69,10 +69,10 @@ def _clear(action: Action, found: ObservedInstance) -> Action | None:
     """Return the stop of a replica that is in the way."""
     if found.replica is None or not found.ours:
         return None
-    return replace(_before(action, Kind.STOP_REPLICA), replica=found.replica.replica)
+    return replace(_before(action, ActionKind.STOP_REPLICA), replica=found.replica.replica)
 
 
-def _before(action: Action, kind: Kind) -> Action:
+def _before(action: Action, kind: ActionKind) -> Action:
     return replace(action, id=f"{action.id}/{kind.value}", kind=kind, replica=None, after=())
 
 

@@ -16,7 +16,7 @@ from partita.control.cluster_view import changes
 from partita.drive.driver import Changes, Observation
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import fault
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping
@@ -99,7 +99,7 @@ class SharedDriver:
         for gpu in transition.target.gpus if transition else ():
             wanted[gpu.id] += [each.placement for each in gpu.instances]
         for action in transition.actions if transition else ():
-            if action.kind is Kind.CREATE_INSTANCE:
+            if action.kind is ActionKind.CREATE_INSTANCE:
                 wanted[action.gpu].append(action.placement)
         self._tenant.reserve(wanted)
         for action in transition.actions if transition else ():
@@ -139,7 +139,7 @@ class SharedDriver:
 
     def _clear(self, action: Action) -> bool:
         """Say whether nothing of the tenant's is in the way of an action; if something is, ask for it."""
-        if self._tenant is None or action.kind is not Kind.CREATE_INSTANCE:
+        if self._tenant is None or action.kind is not ActionKind.CREATE_INSTANCE:
             return True
         held = [placement for gpu, placement in self._tenant.holds() if gpu == action.gpu]
         gpu = self._inner.observe().gpu(action.gpu) if held else None

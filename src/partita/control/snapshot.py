@@ -8,7 +8,7 @@ from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING
 
 from partita.control.observed import serving
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -125,11 +125,11 @@ def _own_undone(action: Action | None, found: Fact | None) -> str | None:
         return None
     wanted = None if action.replica is None else words(action.replica)
     match action.kind:
-        case Kind.DESTROY_INSTANCE:
+        case ActionKind.DESTROY_INSTANCE:
             return None if found is None else "is there again"
-        case Kind.START_REPLICA:
+        case ActionKind.START_REPLICA:
             return None if found and found.serves == wanted else f"does not run {wanted} any more"
-        case Kind.CREATE_INSTANCE | Kind.STOP_REPLICA:
+        case ActionKind.CREATE_INSTANCE | ActionKind.STOP_REPLICA:
             return "is gone" if found is None or found.mig_uuid is None else None
 
 

@@ -444,15 +444,15 @@ def polish(problem: Problem, configs: Counter[GpuConfig]) -> Counter[GpuConfig]:
     instances = sum(len(config.assignment) * n for config, n in configs.items())
     if instances > POLISHED_INSTANCES and not spread and problem.max_services_per_gpu is None:
         return configs
-    board = _Board(problem, configs)
+    contents = _GpuContents(problem, configs)
     if instances <= POLISHED_INSTANCES:
-        board.lessen_mixing()
-    board.spread_out()
-    board.keep_limit()
-    return board.configs()
+        contents.lessen_mixing()
+    contents.spread_out()
+    contents.keep_limit()
+    return contents.configs()
 
 
-class _Board:
+class _GpuContents:
     """GPUs one by one: how many instances of (size, service) each holds."""
 
     def __init__(self, problem: Problem, configs: Counter[GpuConfig]) -> None:

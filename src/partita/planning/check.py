@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from partita.workload import PoolSpec, ServiceSpec, Workload
 
 
-__all__ = ["Fault", "check_plan"]
+__all__ = ["Violation", "check_plan"]
 
 
-def check_plan(plan: Plan, wanted: Requirements, rows: Rows) -> list[Fault]:
+def check_plan(plan: Plan, wanted: Requirements, rows: Rows) -> list[Violation]:
     """Return all that is wrong in a plan; an empty list for a right one.
 
     Args:
@@ -35,12 +35,16 @@ def check_plan(plan: Plan, wanted: Requirements, rows: Rows) -> list[Fault]:
     groups = _groups(plan)
     checker = GpuChecker(wanted, rows)
     return [
-        *_id_faults(plan),
-        *(fault for group in groups for fault in checker.check(group.label, group.model, group.instances)),
-        *_pool_faults(wanted, groups),
-        *_listed_faults(plan, wanted.services),
-        *_service_faults(plan, wanted.services, groups),
-        *_objective_faults(plan, wanted, groups, checker),
+        *_id_violations(plan),
+        *(
+            violation
+            for group in groups
+            for violation in checker.check(group.label, group.model, group.instances)
+        ),
+        *_pool_violations(wanted, groups),
+        *_listed_violations(plan, wanted.services),
+        *_service_violations(plan, wanted.services, groups),
+        *_objective_violations(plan, wanted, groups, checker),
     ]
 
 
@@ -73,15 +77,15 @@ def _node(gpu_id: str) -> str:
     return gpu_id.rpartition("/")[0]
 
 
-def _id_faults(plan: Plan) -> Iterator[Fault]:
+def _id_violations(plan: Plan) -> Iterator[Violation]:
     for gpu_id, n in Counter(gpu.id for gpu in plan.gpus).items():
         if n > 1:
-            yield Fault(gpu_id, f"{n} GPUs have this id")
+            yield Violation(gpu_id, f"{n} GPUs have this id")
         if not _node(gpu_id):
-            yield Fault(gpu_id, "the id does not say the node, as in node-0/gpu-3")
+            yield Violation(gpu_id, "the id does not say the node, as in node-0/gpu-3")
 
 
-def _pool_faults(wanted: Requirements, groups: list[_Group]) -> Iterator[Fault]:
+def _pool_violations(wanted: Requirements, groups: list[_Group]) -> Iterator[Violation]:
     """Yield GPUs that stand in no pool, and pools that hold too many, in all or in a node.
 
     A GPU that does not say its pool may stand in any of its model that all its services may use. Some way to put
@@ -103,17 +107,17 @@ def _pool_faults(wanted: Requirements, groups: list[_Group]) -> Iterator[Fault]:
             if all(s.pools is None or wanted.pools[index].name in s.pools for s in services)
         ]
         if group.pool and not mine:
-            yield Fault(group.label, f"the workload has no pool {group.pool} of {group.model}")
+            yield Violation(group.label, f"the workload has no pool {group.pool} of {group.model}")
         elif mine and not fitting:
             limited = ", ".join(s.name for s in services if s.pools is not None)
-            yield Fault(group.label, f"no pool of {group.model} is open to all its services ({limited})")
+            yield Violation(group.label, f"no pool of {group.model} is open to all its services ({limited})")
         elif mine:
             asked[frozenset(fitting)] += len(group.ids)
     yield from _crowded(wanted.pools, asked)
-    yield from _node_faults(wanted.pools, groups)
+    yield from _node_violations(wanted.pools, groups)
 
 
-def _crowded(pools: Sequence[RequiredPool], asked: Counter[frozenset[int]]) -> Iterator[Fault]:
+def _crowded(pools: Sequence[RequiredPool], asked: Counter[frozenset[int]]) -> Iterator[Violation]:
     unions = {frozenset[int]()}
     for each in asked:
         unions |= {each | other for other in unions}
@@ -123,10 +127,10 @@ def _crowded(pools: Sequence[RequiredPool], asked: Counter[frozenset[int]]) -> I
         used = sum(n for each, n in asked.items() if each <= union)
         if None not in counts and used > there:
             names = ", ".join(dict.fromkeys(pools[i].name or pools[i].gpu.name for i in sorted(union)))
-            yield Fault(names, f"{used} GPUs used of {there}")
+            yield Violation(names, f"{used} GPUs used of {there}")
 
 
-def _node_faults(pools: Sequence[RequiredPool], groups: list[_Group]) -> Iterator[Fault]:
+def _node_violations(pools: Sequence[RequiredPool], groups: list[_Group]) -> Iterator[Violation]:
     on: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     for group in groups:
         on[group.model, group.pool].update(map(_node, group.ids))
@@ -134,7 +138,7 @@ def _node_faults(pools: Sequence[RequiredPool], groups: list[_Group]) -> Iterato
         for gpu_id in group.ids:
             position = _POSITION.search(gpu_id)
             if position and size is not None and int(position[1]) >= size:
-                yield Fault(gpu_id, f"no such position in a node of {size}, whose last is gpu-{size - 1}")
+                yield Violation(gpu_id, f"no such position in a node of {size}, whose last is gpu-{size - 1}")
     for (model, name), uses in on.items():
         mine = _mine(pools, model, name)
         if mine:
@@ -150,13 +154,13 @@ def _mine(pools: Sequence[RequiredPool], model: str, name: str) -> list[Required
     return [pool for pool in pools if pool.gpu.name == model and name in ("", pool.name)]
 
 
-def _too_many_on(model: str, uses: Counter[str], size: int) -> Iterator[Fault]:
+def _too_many_on(model: str, uses: Counter[str], size: int) -> Iterator[Violation]:
     for node, used in uses.items():
         if used > size:
-            yield Fault(node, f"{used} GPUs {model} in a node of {size}")
+            yield Violation(node, f"{used} GPUs {model} in a node of {size}")
 
 
-def _too_many_nodes(where: str, uses: Sequence[int], mine: Sequence[RequiredPool]) -> Iterator[Fault]:
+def _too_many_nodes(where: str, uses: Sequence[int], mine: Sequence[RequiredPool]) -> Iterator[Violation]:
     """Yield that GPUs stand on more nodes than there are, or on nodes that are not so large.
 
     Args:
@@ -171,9 +175,9 @@ def _too_many_nodes(where: str, uses: Sequence[int], mine: Sequence[RequiredPool
         return  # more on a node than any holds, which is told of the node
     sizes = sorted((size for pool in mine for size in _nodes_of(pool, len(uses))), reverse=True)
     if len(uses) > len(sizes):
-        yield Fault(where, f"{len(uses)} nodes used of {len(sizes)}")
+        yield Violation(where, f"{len(uses)} nodes used of {len(sizes)}")
     elif any(used > size for used, size in zip(uses, sizes, strict=False)):
-        yield Fault(where, f"{len(uses)} nodes used, and not so many have as many GPUs")
+        yield Violation(where, f"{len(uses)} nodes used, and not so many have as many GPUs")
 
 
 def _nodes_of(pool: RequiredPool, most: int) -> list[int]:
@@ -184,30 +188,32 @@ def _nodes_of(pool: RequiredPool, most: int) -> list[int]:
     return [pool.per_node] * min(full, most) + [rest] * (rest > 0)
 
 
-def _listed_faults(plan: Plan, services: Sequence[RequiredService]) -> Iterator[Fault]:
+def _listed_violations(plan: Plan, services: Sequence[RequiredService]) -> Iterator[Violation]:
     wanted = {service.name: service for service in services}
     listed = Counter(service.name for service in plan.services)
     for name, n in listed.items():
         if n > 1:
-            yield Fault(f"service {name}", f"listed {n} times")
+            yield Violation(f"service {name}", f"listed {n} times")
         if name not in wanted:
-            yield Fault(f"service {name}", "not in the workload")
+            yield Violation(f"service {name}", "not in the workload")
     for name in wanted:
         if name not in listed:
-            yield Fault(f"service {name}", "missing in the plan")
+            yield Violation(f"service {name}", "missing in the plan")
     for service in plan.services:
         asked = wanted.get(service.name)
         if asked and not close(service.rate, asked.asked_rate):
             what = f"rate {service.rate:g}, the workload asks {asked.asked_rate:g}"
-            yield Fault(f"service {service.name}", what)
+            yield Violation(f"service {service.name}", what)
         if asked and not close(service.latency_slo_ms, asked.latency_slo_ms):
-            yield Fault(
+            yield Violation(
                 f"service {service.name}",
                 f"SLO {service.latency_slo_ms:g} ms, the workload asks {asked.latency_slo_ms:g} ms",
             )
 
 
-def _service_faults(plan: Plan, services: Sequence[RequiredService], groups: list[_Group]) -> Iterator[Fault]:
+def _service_violations(
+    plan: Plan, services: Sequence[RequiredService], groups: list[_Group]
+) -> Iterator[Violation]:
     capacity: defaultdict[str, float] = defaultdict(float)
     replicas: Counter[str] = Counter()
     for group in groups:
@@ -217,18 +223,18 @@ def _service_faults(plan: Plan, services: Sequence[RequiredService], groups: lis
     for listed in plan.services:
         held = capacity[listed.name]
         if not close(listed.capacity, held):
-            yield Fault(
+            yield Violation(
                 f"service {listed.name}", f"capacity {listed.capacity:g}, its instances give {held:g}"
             )
     nodes = _nodes({s.name for s in services if s.spread > 1}, groups)
     for service in services:
         where = f"service {service.name}"
         if not capacity[service.name] >= service.rate * (1 - 1e-9):
-            yield Fault(where, f"capacity {capacity[service.name]:g} is below the rate {service.rate:g}")
+            yield Violation(where, f"capacity {capacity[service.name]:g} is below the rate {service.rate:g}")
         if replicas[service.name] < service.min_replicas:
-            yield Fault(where, f"{replicas[service.name]} replicas of at least {service.min_replicas}")
+            yield Violation(where, f"{replicas[service.name]} replicas of at least {service.min_replicas}")
         if service.spread > 1 and len(nodes[service.name]) < service.spread:
-            yield Fault(where, f"on {len(nodes[service.name])} nodes of at least {service.spread}")
+            yield Violation(where, f"on {len(nodes[service.name])} nodes of at least {service.spread}")
 
 
 def _nodes(names: set[str], groups: list[_Group]) -> dict[str, set[str]]:
@@ -240,12 +246,14 @@ def _nodes(names: set[str], groups: list[_Group]) -> dict[str, set[str]]:
     return nodes
 
 
-def _objective_faults(
+def _objective_violations(
     plan: Plan, wanted: Requirements, groups: list[_Group], checker: GpuChecker
-) -> Iterator[Fault]:
+) -> Iterator[Violation]:
     objective = plan.objective
     if not objective.lower_bound <= objective.value + 1e-6 * max(1.0, abs(objective.value)):
-        yield Fault("objective", f"lower bound {objective.lower_bound:g} above the value {objective.value:g}")
+        yield Violation(
+            "objective", f"lower bound {objective.lower_bound:g} above the value {objective.value:g}"
+        )
     if objective.name == "gpus":
         least = most = float(len(plan.gpus))
     elif objective.name == "cost":
@@ -253,12 +261,12 @@ def _objective_faults(
     elif objective.name == "watts":
         least = most = sum(checker.watts(each.model, each.instances) * len(each.ids) for each in groups)
     else:
-        yield Fault("objective", f"{objective.name!r} is none of gpus, cost, watts")
+        yield Violation("objective", f"{objective.name!r} is none of gpus, cost, watts")
         return
     slack = 1e-6 * max(1.0, abs(most))
     if not least - slack <= objective.value <= most + slack:
         held = f"{least:g}" if close(least, most) else f"{least:g} to {most:g}"
-        yield Fault("objective", f"value {objective.value:g}, the plan holds {held}")
+        yield Violation("objective", f"value {objective.value:g}, the plan holds {held}")
 
 
 def _cost(plan: Plan, pools: Sequence[RequiredPool]) -> tuple[float, float]:
@@ -284,7 +292,7 @@ def _fill(pools: list[tuple[float, int | None]], used: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
+class Violation:
     """One thing that is wrong: where in the plan, and what."""
 
     where: str
@@ -320,24 +328,24 @@ class GpuChecker:
         self._services = {service.name: service for service in wanted.services}
         self._index: dict[tuple[str, str, float | None], dict[_Key, Measurement]] = {}
 
-    def check(self, where: str, model: str, instances: Sequence[Instance]) -> Iterator[Fault]:
+    def check(self, where: str, model: str, instances: Sequence[Instance]) -> Iterator[Violation]:
         """Yield what is wrong on one GPU, or on several that are cut alike."""
         gpu = self._gpus.get(model)
         if gpu is None:
-            yield Fault(where, f"the workload has no GPUs {model}")
+            yield Violation(where, f"the workload has no GPUs {model}")
             return
-        for why in layout_faults(gpu, [instance.placement for instance in instances]):
-            yield Fault(where, why)
+        for why in layout_violations(gpu, [instance.placement for instance in instances]):
+            yield Violation(where, why)
         services = {instance.service for instance in instances}
         limit = self._wanted.max_services_per_gpu
         if limit is not None and len(services) > limit:
-            yield Fault(where, f"{len(services)} services share it, at most {limit} may")
+            yield Violation(where, f"{len(services)} services share it, at most {limit} may")
         if len(services) > 1:
             for name in sorted(services & {each.name for each in self._wanted.services if each.alone}):
-                yield Fault(where, f"service {name} must have its GPUs for itself")
+                yield Violation(where, f"service {name} must have its GPUs for itself")
         for instance in instances:
-            for why in self._instance_faults(gpu, instance):
-                yield Fault(f"{where}, {instance.placement}", why)
+            for why in self._instance_violations(gpu, instance):
+                yield Violation(f"{where}, {instance.placement}", why)
 
     def watts(self, model: str, instances: Sequence[Instance]) -> float:
         """Return the power of a GPU's instances by the table; NaN where it has none."""
@@ -348,7 +356,7 @@ class GpuChecker:
         row = self._row(service, model, instance) if service else None
         return math.nan if row is None or row.power_w is None else row.power_w
 
-    def _instance_faults(self, gpu: GpuModel, instance: Instance) -> Iterator[str]:
+    def _instance_violations(self, gpu: GpuModel, instance: Instance) -> Iterator[str]:
         service = self._services.get(instance.service)
         if service is None:
             yield f"service {instance.service} is not in the workload"
@@ -357,13 +365,13 @@ class GpuChecker:
             yield f"runs model {instance.model}, service {service.name} is {service.model}"
         if not _allowed(service, instance.placement.profile):
             yield f"service {service.name} may not run on {instance.placement.profile}"
-        yield from self._limit_faults(service, instance)
+        yield from self._limit_violations(service, instance)
         if service.alone:
-            yield from self._alone_faults(service, gpu, instance)
+            yield from self._alone_violations(service, gpu, instance)
         else:
-            yield from self._row_faults(service, gpu, instance)
+            yield from self._row_violations(service, gpu, instance)
 
-    def _limit_faults(self, service: RequiredService, instance: Instance) -> Iterator[str]:
+    def _limit_violations(self, service: RequiredService, instance: Instance) -> Iterator[str]:
         point, wanted = instance.point, self._wanted
         if service.alone and point.processes != 1:
             yield f"{point.processes} processes, one runs a query at a time"
@@ -374,7 +382,7 @@ class GpuChecker:
         if point.processes > wanted.max_processes:
             yield f"{point.processes} processes, at most {wanted.max_processes} may share an instance"
 
-    def _alone_faults(self, service: RequiredService, gpu: GpuModel, instance: Instance) -> Iterator[str]:
+    def _alone_violations(self, service: RequiredService, gpu: GpuModel, instance: Instance) -> Iterator[str]:
         """Yield what is wrong with the largest query an instance takes; its throughput is a matter of traffic."""
         point, profile = instance.point, instance.placement.profile
         if point.profile != profile:
@@ -388,7 +396,7 @@ class GpuChecker:
         if rows and point.estimated != any(row.estimated for row in rows):
             yield "wrongly marked as measured or as an estimate"
 
-    def _row_faults(self, service: RequiredService, gpu: GpuModel, instance: Instance) -> Iterator[str]:
+    def _row_violations(self, service: RequiredService, gpu: GpuModel, instance: Instance) -> Iterator[str]:
         point = instance.point
         if point.profile != instance.placement.profile:
             yield f"its operating point is for {point.profile}"
@@ -460,7 +468,7 @@ def _allowed(service: RequiredService, profile: str) -> bool:
     return names is None or profile in names or (_plain(profile) == profile and _size(profile) in names)
 
 
-def layout_faults(gpu: GpuModel, placements: Sequence[Placement]) -> Iterator[str]:
+def layout_violations(gpu: GpuModel, placements: Sequence[Placement]) -> Iterator[str]:
     """Yield why instances cannot stand together on a GPU (NVIDIA MIG User Guide, "Supported MIG Profiles")."""
     known = {profile.name: profile for profile in gpu.profiles}
     taken = [0] * gpu.memory_slices
@@ -478,10 +486,10 @@ def layout_faults(gpu: GpuModel, placements: Sequence[Placement]) -> Iterator[st
     for memory_slice, n in enumerate(taken):
         if n > 1:
             yield f"{n} instances overlap in memory slice {memory_slice}"
-    yield from _count_faults(gpu, placed)
+    yield from _count_violations(gpu, placed)
 
 
-def _count_faults(gpu: GpuModel, placed: list[Profile]) -> Iterator[str]:
+def _count_violations(gpu: GpuModel, placed: list[Profile]) -> Iterator[str]:
     compute = sum(profile.compute for profile in placed)
     if compute > gpu.compute_slices:
         yield f"{compute} compute slices used of {gpu.compute_slices}"

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model
-from partita.planning.check import Fault, layout_faults
+from partita.planning.check import Violation, layout_violations
 from partita.transition.closure import least_sum
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
     from partita.transition.transition import Action, Request, Transition
 
 
-__all__ = ["Fault", "check_transition", "least_capacity"]
+__all__ = ["Violation", "check_transition", "least_capacity"]
 
 
-def check_transition(request: Request, transition: Transition) -> list[Fault]:
+def check_transition(request: Request, transition: Transition) -> list[Violation]:
     """Return all that is wrong in a transition; an empty list for a right one.
 
     What is guaranteed of the GPUs in use is an upper bound on every order (see `check_gpus.py`).
     """
-    faults = list(graph_faults(transition.actions))
-    if faults:
-        return faults
+    violations = list(graph_violations(transition.actions))
+    if violations:
+        return violations
     graph = ActionGraph(transition.actions)
-    stories = Stories(request, graph)
-    if stories.faults:
-        return stories.faults
+    histories = InstanceHistories(request, graph)
+    if histories.violations:
+        return histories.violations
     return [
-        *placement_faults(request, graph, stories.lifetimes),
-        *_floor_faults(request, transition, graph),
-        *_target_faults(request, transition, stories),
-        *_replica_faults(request, transition),
-        *budget_faults(request, graph, stories.lifetimes),
-        *_prediction_faults(request, transition, graph, stories),
+        *placement_violations(request, graph, histories.lifetimes),
+        *_floor_violations(request, transition, graph),
+        *_target_violations(request, transition, histories),
+        *_replica_violations(request, transition),
+        *budget_violations(request, graph, histories.lifetimes),
+        *_prediction_violations(request, transition, graph, histories),
     ]
 
 
@@ -65,45 +65,47 @@ def least_capacity(request: Request, graph: ActionGraph) -> dict[str, float]:
     weights: dict[str, dict[int, float]] = defaultdict(dict)
     for i, action in enumerate(graph.actions):
         if action.replica is not None:
-            sign = 1.0 if action.kind is Kind.START_REPLICA else -1.0
+            sign = 1.0 if action.kind is ActionKind.START_REPLICA else -1.0
             weights[action.replica.service][i] = sign * action.replica.throughput
     names = {*capacity, *weights}
     return {name: capacity.get(name, 0.0) + least_sum(weights.get(name, {}), graph.direct) for name in names}
 
 
-def _floor_faults(request: Request, transition: Transition, graph: ActionGraph) -> Iterator[Fault]:
+def _floor_violations(request: Request, transition: Transition, graph: ActionGraph) -> Iterator[Violation]:
     if dict(transition.floors) != request.floors:
-        yield Fault("floors", "they are not those that were asked for")
+        yield Violation("floors", "they are not those that were asked for")
     least = least_capacity(request, graph)
     for service, floor in request.floors.items():
         found = least.get(service, 0.0)
         if found < floor - 1e-6 * max(1.0, floor):
-            yield Fault(
+            yield Violation(
                 service, f"may fall to {found:.6g} items/s in some order, under its floor of {floor:.6g}"
             )
 
 
-def _target_faults(request: Request, transition: Transition, stories: Stories) -> Iterator[Fault]:
+def _target_violations(
+    request: Request, transition: Transition, histories: InstanceHistories
+) -> Iterator[Violation]:
     reached = {
         (gpu.id, each.placement): each.replica for gpu in transition.target.gpus for each in gpu.instances
     }
     if [(gpu.id, gpu.model) for gpu in transition.target.gpus] != [
         (gpu.id, gpu.model) for gpu in request.current.gpus
     ]:
-        yield Fault("target", "its GPUs are not those that there are")
-    if reached != stories.final:
+        yield Violation("target", "its GPUs are not those that there are")
+    if reached != histories.final:
         wrong = sorted(
             f"{gpu} {placement}"
-            for gpu, placement in reached.keys() | stories.final.keys()
+            for gpu, placement in reached.keys() | histories.final.keys()
             if (gpu, placement) not in reached
-            or (gpu, placement) not in stories.final
-            or reached[gpu, placement] != stories.final[gpu, placement]
+            or (gpu, placement) not in histories.final
+            or reached[gpu, placement] != histories.final[gpu, placement]
         )
-        yield Fault("target", f"the actions lead elsewhere on {', '.join(wrong[:5])}")
+        yield Violation("target", f"the actions lead elsewhere on {', '.join(wrong[:5])}")
     if _contents(request.target, _fixed(request.target)) != _contents(
         transition.target, _fixed(request.current)
     ):
-        yield Fault("target", "it is not the wanted deployment with its GPUs in another order")
+        yield Violation("target", "it is not the wanted deployment with its GPUs in another order")
 
 
 def _fixed(deployment: Deployment) -> set[tuple[str, str]]:
@@ -124,7 +126,7 @@ def _contents(deployment: Deployment, without: set[tuple[str, str]]) -> Counter[
     return found
 
 
-def _replica_faults(request: Request, transition: Transition) -> Iterator[Fault]:
+def _replica_violations(request: Request, transition: Transition) -> Iterator[Violation]:
     """Yield replicas that neither deployment runs on such an instance: nobody says what they can do there."""
     known = {
         (gpu.model, each.placement.profile, each.replica)
@@ -135,54 +137,57 @@ def _replica_faults(request: Request, transition: Transition) -> Iterator[Fault]
     models = {gpu.id: gpu.model for gpu in request.current.gpus}
     for action in transition.actions:
         if action.replica and (models[action.gpu], action.placement.profile, action.replica) not in known:
-            yield Fault(
+            yield Violation(
                 action.id, f"{action.replica.service} is not known to run so on {action.placement.profile}"
             )
-        if action.kind in (Kind.CREATE_INSTANCE, Kind.DESTROY_INSTANCE) and action.replica is not None:
-            yield Fault(action.id, "an action on an instance names a replica")
+        if (
+            action.kind in (ActionKind.CREATE_INSTANCE, ActionKind.DESTROY_INSTANCE)
+            and action.replica is not None
+        ):
+            yield Violation(action.id, "an action on an instance names a replica")
         if action.seconds != request.durations.of(action.kind):
-            yield Fault(action.id, f"takes {action.seconds:g} s, not what such actions are said to take")
+            yield Violation(action.id, f"takes {action.seconds:g} s, not what such actions are said to take")
 
 
-def _prediction_faults(
-    request: Request, transition: Transition, graph: ActionGraph, stories: Stories
-) -> Iterator[Fault]:
+def _prediction_violations(
+    request: Request, transition: Transition, graph: ActionGraph, histories: InstanceHistories
+) -> Iterator[Violation]:
     makespan = max((graph.end(i) for i in range(len(graph.actions))), default=0.0)
     if abs(makespan - transition.makespan) > 1e-6 * max(1.0, makespan):
-        yield Fault("makespan", f"{transition.makespan:g} s are promised, it is {makespan:g} s")
-    peak = peak_as_soon_as_possible(graph, stories.lifetimes)
+        yield Violation("makespan", f"{transition.makespan:g} s are promised, it is {makespan:g} s")
+    peak = peak_as_soon_as_possible(graph, histories.lifetimes)
     if peak != transition.peak_gpus:
-        yield Fault("peak_gpus", f"{transition.peak_gpus} are promised, it is {peak}")
+        yield Violation("peak_gpus", f"{transition.peak_gpus} are promised, it is {peak}")
     moved = sum(
         1
         for gpu in request.current.gpus
         for each in gpu.instances
-        if each.replica and stories.final.get((gpu.id, each.placement)) != each.replica
+        if each.replica and histories.final.get((gpu.id, each.placement)) != each.replica
     )
     if moved != transition.moved:
-        yield Fault("moved", f"{transition.moved} replicas are promised, it is {moved}")
+        yield Violation("moved", f"{transition.moved} replicas are promised, it is {moved}")
 
 
-def graph_faults(actions: Sequence[Action]) -> Iterator[Fault]:
+def graph_violations(actions: Sequence[Action]) -> Iterator[Violation]:
     """Yield why the actions are no acyclic graph."""
     for name, n in Counter(action.id for action in actions).items():
         if n > 1:
-            yield Fault(name, f"{n} actions have this id")
+            yield Violation(name, f"{n} actions have this id")
     known = {action.id for action in actions}
     for action in actions:
         for name in action.after:
             if name not in known:
-                yield Fault(action.id, f"comes after {name}, which is no action")
+                yield Violation(action.id, f"comes after {name}, which is no action")
     left = {action.id: set(action.after) & known for action in actions}
     while free := [name for name, after in left.items() if not after & left.keys()]:
         for name in free:
             del left[name]
     if left:
-        yield Fault(min(left), f"this action and {len(left) - 1} more wait for each other for ever")
+        yield Violation(min(left), f"this action and {len(left) - 1} more wait for each other for ever")
 
 
 class ActionGraph:
-    """The partial order of actions whose graph has no faults. Actions are named by their index."""
+    """The partial order of actions whose graph has no violations. Actions are named by their index."""
 
     def __init__(self, actions: Sequence[Action]) -> None:
         self.actions = actions
@@ -240,11 +245,11 @@ class Lifetime:
     gone: int | None
 
 
-class Stories:
-    """What happens on every placement. `faults` says where that is impossible or left to chance."""
+class InstanceHistories:
+    """What happens on every placement. `violations` says where that is impossible or left to chance."""
 
     def __init__(self, request: Request, graph: ActionGraph) -> None:
-        self.faults: list[Fault] = []
+        self.violations: list[Violation] = []
         self.lifetimes: list[Lifetime] = []
         self.final: dict[tuple[str, Placement], Replica | None] = {}
         self._graph = graph
@@ -258,7 +263,7 @@ class Stories:
             if action.gpu in gpus:
                 on.setdefault((action.gpu, action.placement), []).append(i)
             else:
-                self.faults.append(Fault(action.id, f"there is no GPU {action.gpu}"))
+                self.violations.append(Violation(action.id, f"there is no GPU {action.gpu}"))
         for (gpu, placement), found in on.items():
             self._tell(gpu, placement, found)
 
@@ -266,7 +271,7 @@ class Stories:
         first = self._there.get((gpu, placement))
         where = f"{gpu} {placement}"
         if first is not None and first.fixed and found:
-            self.faults.append(Fault(where, "this instance is fixed, and an action is on it"))
+            self.violations.append(Violation(where, "this instance is fixed, and an action is on it"))
         line = self._line(where, found)
         present, replica = first is not None, first.replica if first else None
         made: int | None = None
@@ -282,7 +287,9 @@ class Stories:
         for a, b in pairwise(line):
             if not graph.ordered(a, b):
                 one, other = graph.actions[a].id, graph.actions[b].id
-                self.faults.append(Fault(where, f"actions {one} and {other} may happen in either order"))
+                self.violations.append(
+                    Violation(where, f"actions {one} and {other} may happen in either order")
+                )
         return line
 
     def _step(
@@ -292,32 +299,36 @@ class Stories:
         action = self._graph.actions[i]
         why = _impossible(action.kind, action.replica, present=present, running=replica)
         if why:
-            self.faults.append(Fault(action.id, why))
-        if action.kind is Kind.CREATE_INSTANCE:
+            self.violations.append(Violation(action.id, why))
+        if action.kind is ActionKind.CREATE_INSTANCE:
             return True, None, i
-        if action.kind is Kind.DESTROY_INSTANCE:
+        if action.kind is ActionKind.DESTROY_INSTANCE:
             self.lifetimes.append(Lifetime(action.gpu, action.placement, made, i))
             return False, None, None
-        return present, action.replica if action.kind is Kind.START_REPLICA else None, made
+        return present, action.replica if action.kind is ActionKind.START_REPLICA else None, made
 
 
-def _impossible(kind: Kind, replica: Replica | None, *, present: bool, running: Replica | None) -> str | None:
-    if kind is Kind.CREATE_INSTANCE:
+def _impossible(
+    kind: ActionKind, replica: Replica | None, *, present: bool, running: Replica | None
+) -> str | None:
+    if kind is ActionKind.CREATE_INSTANCE:
         return "creates an instance that is there already" if present else None
     if not present:
         return "there is no such instance then"
-    if kind is Kind.STOP_REPLICA:
+    if kind is ActionKind.STOP_REPLICA:
         return (
             None if running == replica and replica is not None else "stops a replica that does not run there"
         )
     if running is not None:
         return f"{running.service} still runs there"
-    if kind is Kind.START_REPLICA and replica is None:
+    if kind is ActionKind.START_REPLICA and replica is None:
         return "starts no replica"
     return None
 
 
-def placement_faults(request: Request, graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> Iterator[Fault]:
+def placement_violations(
+    request: Request, graph: ActionGraph, lifetimes: Sequence[Lifetime]
+) -> Iterator[Violation]:
     """Yield the sets of instances that may stand together in some order and are not legal.
 
     Two lifetimes of a GPU coexist in some order unless one's end comes before the other's beginning in every
@@ -334,32 +345,34 @@ def placement_faults(request: Request, graph: ActionGraph, lifetimes: Sequence[L
         try:
             gpu = gpu_model(models[gpu_id]).forbidding(request.forbid)
         except InputError as error:
-            yield Fault(gpu_id, error.what)
+            yield Violation(gpu_id, error.what)
             continue
-        yield from _gpu_faults(gpu_id, gpu, graph, mine)
+        yield from _gpu_violations(gpu_id, gpu, graph, mine)
 
 
-def _gpu_faults(where: str, gpu: GpuModel, graph: ActionGraph, mine: list[Lifetime]) -> Iterator[Fault]:
+def _gpu_violations(
+    where: str, gpu: GpuModel, graph: ActionGraph, mine: list[Lifetime]
+) -> Iterator[Violation]:
     beside: dict[int, set[int]] = {i: set() for i in range(len(mine))}
     wrong = False
     for i, one in enumerate(mine):
-        for why in layout_faults(gpu, [one.placement]):
+        for why in layout_violations(gpu, [one.placement]):
             wrong = True
-            yield Fault(where, why)
+            yield Violation(where, why)
         for j in range(i):
             if apart(graph, one, mine[j]):
                 continue
             beside[i].add(j)
             beside[j].add(i)
-            for why in layout_faults(gpu, (one.placement, mine[j].placement)):
+            for why in layout_violations(gpu, (one.placement, mine[j].placement)):
                 wrong = True
-                yield Fault(where, f"{one.placement} beside {mine[j].placement} in some order: {why}")
+                yield Violation(where, f"{one.placement} beside {mine[j].placement} in some order: {why}")
     if wrong:
         return
     for clique in _maximal_cliques(beside):
         placements = sorted(mine[i].placement for i in clique)
-        for why in layout_faults(gpu, placements):
-            yield Fault(where, f"{' '.join(map(str, placements))} in some order: {why}")
+        for why in layout_violations(gpu, placements):
+            yield Violation(where, f"{' '.join(map(str, placements))} in some order: {why}")
 
 
 def apart(graph: ActionGraph, one: Lifetime, other: Lifetime) -> bool:
@@ -387,7 +400,7 @@ def _maximal_cliques(beside: dict[int, set[int]]) -> Iterator[set[int]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class GpuUse:
     """A GPU from its first instance until, in every order, it has none.
 
     Attributes:
@@ -399,7 +412,7 @@ class Use:
     closes: tuple[int, ...]
 
 
-def uses(graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> list[Use]:
+def uses(graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> list[GpuUse]:
     """Return the uses of all GPUs.
 
     Lifetimes that are linked by others with which they may coexist are one use. Two uses of a GPU are then
@@ -422,10 +435,10 @@ def _linked(graph: ActionGraph, mine: list[Lifetime]) -> Iterator[list[Lifetime]
         yield group
 
 
-def _use(linked: Sequence[Lifetime]) -> Use:
+def _use(linked: Sequence[Lifetime]) -> GpuUse:
     made = [each.made for each in linked]
     gone = [each.gone for each in linked]
-    return Use(
+    return GpuUse(
         () if None in made else tuple(i for i in made if i is not None),
         () if None in gone else tuple(i for i in gone if i is not None),
     )
@@ -449,7 +462,7 @@ def most_in_use(graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> int:
     return len(found) - _matching(after)
 
 
-def _ended_before(graph: ActionGraph, one: Use, other: Use) -> bool:
+def _ended_before(graph: ActionGraph, one: GpuUse, other: GpuUse) -> bool:
     return one is not other and all(graph.ordered(a, b) for a in one.closes for b in other.opens)
 
 
@@ -483,11 +496,15 @@ def _free_end(
     return None, came
 
 
-def budget_faults(request: Request, graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> Iterator[Fault]:
+def budget_violations(
+    request: Request, graph: ActionGraph, lifetimes: Sequence[Lifetime]
+) -> Iterator[Violation]:
     """Yield a budget of extra GPUs that some order may overdraw."""
     most = most_in_use(graph, lifetimes)
     if most > request.gpu_budget:
-        yield Fault("extra_gpus", f"{most} GPUs may be in use at once in some order, of {request.gpu_budget}")
+        yield Violation(
+            "extra_gpus", f"{most} GPUs may be in use at once in some order, of {request.gpu_budget}"
+        )
 
 
 def peak_as_soon_as_possible(graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> int:

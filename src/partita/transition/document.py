@@ -26,9 +26,9 @@ from partita.files import read_text
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
 from partita.planning.document import layout_fault, parse_plan
-from partita.transition.check import graph_faults
+from partita.transition.check import graph_violations
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Layouts, Replica
-from partita.transition.transition import Action, Kind, Transition
+from partita.transition.transition import Action, ActionKind, Transition
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +42,7 @@ class ActionDocument(Value, omit_defaults=True, kw_only=True):
     """One step on one instance; `after` has the ids of those that must have ended before it begins."""
 
     id: Text
-    kind: Kind
+    kind: ActionKind
     gpu: Text
     instance: Annotated[str, check(Placement.parse)]
     service: Text | None = None
@@ -57,7 +57,7 @@ class ActionDocument(Value, omit_defaults=True, kw_only=True):
     def faults(self) -> Iterator[FieldFault]:
         """Yield what its replica lacks, and whether there is one where there must be none."""
         yield from _replica_faults(self)
-        if (self.service is None) is (self.kind in (Kind.START_REPLICA, Kind.STOP_REPLICA)):
+        if (self.service is None) is (self.kind in (ActionKind.START_REPLICA, ActionKind.STOP_REPLICA)):
             yield FieldFault((), "actions on replicas name a service, others do not")
 
 
@@ -129,8 +129,8 @@ class TransitionDocument(Value):
 
     def faults(self) -> Iterator[FieldFault]:
         """Yield what keeps the actions from being an acyclic graph."""
-        for fault in graph_faults(tuple(map(_action, self.actions))):
-            yield FieldFault(("actions",), str(fault))
+        for violation in graph_violations(tuple(map(_action, self.actions))):
+            yield FieldFault(("actions",), str(violation))
 
 
 TRANSITION = DocumentKind(

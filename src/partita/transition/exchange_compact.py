@@ -54,14 +54,14 @@ class ExchangeCompact:
         return found
 
     def _within(self, request: Request) -> Transition | None:
-        board = PlayedDeployment(request)
+        working = WorkingDeployment(request)
         try:
-            _exchange(board, request)
-            _compact(board, request)
+            _exchange(working, request)
+            _compact(working, request)
         except NoSpotError:
             return None
         return relax(
-            request, board.steps, "exchange-compact", after=board.after, one_per_gpu=self.one_per_gpu
+            request, working.steps, "exchange-compact", after=working.after, one_per_gpu=self.one_per_gpu
         )
 
     def _refusal(self, request: Request) -> InfeasibleError:
@@ -87,7 +87,7 @@ def _kinds(deployment: Deployment) -> Iterator[_Kind]:
                 yield gpu.model, each.placement.profile, each.replica
 
 
-def _exchange(board: PlayedDeployment, request: Request) -> None:
+def _exchange(working: WorkingDeployment, request: Request) -> None:
     """Give each service the instances it is to have, one service after the other."""
     now, then = Counter(_kinds(request.current)), Counter(_kinds(request.target))
     adds: dict[str, list[_Kind]] = defaultdict(list)
@@ -95,16 +95,16 @@ def _exchange(board: PlayedDeployment, request: Request) -> None:
         adds[kind[2].service].append(kind)
     drops: dict[str, list[tuple[Spot, Replica]]] = defaultdict(list)
     surplus = now - then
-    for (gpu, place), replica in list(board.replicas()):
-        kind = (board.model(gpu), place.profile, replica)
+    for (gpu, place), replica in list(working.replicas()):
+        kind = (working.model(gpu), place.profile, replica)
         if surplus[kind] > 0:
             surplus[kind] -= 1
             drops[replica.service].append(((gpu, place), replica))
     for service in dict.fromkeys([*adds, *drops]):
-        _exchange_one(board, adds[service], drops[service])
+        _exchange_one(working, adds[service], drops[service])
 
 
-def _exchange_one(board: PlayedDeployment, adds: list[_Kind], drops: list[tuple[Spot, Replica]]) -> None:
+def _exchange_one(working: WorkingDeployment, adds: list[_Kind], drops: list[tuple[Spot, Replica]]) -> None:
     adds.sort(key=lambda kind: -kind[2].throughput)
     drops.sort(key=lambda drop: -drop[1].throughput)
     started: list[int | None] = []
@@ -119,56 +119,58 @@ def _exchange_one(board: PlayedDeployment, adds: list[_Kind], drops: list[tuple[
         if not paired:
             unpaired.append((model, profile, replica))
             continue
-        started.append(board.put(board.spot(model, profile, paired[0][0][0]), replica))
+        started.append(working.put(working.spot(model, profile, paired[0][0][0]), replica))
         for spot, _ in paired:
-            board.take(spot, started[-1:])
-    started += [board.put(board.spot(model, profile, ""), replica) for model, profile, replica in unpaired]
+            working.take(spot, started[-1:])
+    started += [
+        working.put(working.spot(model, profile, ""), replica) for model, profile, replica in unpaired
+    ]
     for spot, _ in drops:
-        board.take(spot, started)
+        working.take(spot, started)
 
 
-def _compact(board: PlayedDeployment, request: Request) -> None:
+def _compact(working: WorkingDeployment, request: Request) -> None:
     """Make the wanted GPUs one by one, the one that is nearest to done first."""
     gpus = {gpu.id: gpu for gpu in request.current.gpus}
     goals = [(gpu.model, content(gpu)) for gpu in request.target.gpus]
     goals = [goal for goal in goals if goal[1]]
     while goals:
-        for goal, gpu, found in _candidates(board, request, gpus, goals):
-            saved = len(board.steps), {name: dict(there) for name, there in board.there.items()}
+        for goal, gpu, found in _candidates(working, request, gpus, goals):
+            saved = len(working.steps), {name: dict(there) for name, there in working.there.items()}
             try:
-                _make(board, gpu, found)
+                _make(working, gpu, found)
             except NoSpotError:
-                del board.steps[saved[0] :]
-                board.there = saved[1]
-                board.after = defaultdict(set, {i: a for i, a in board.after.items() if i < saved[0]})
+                del working.steps[saved[0] :]
+                working.there = saved[1]
+                working.after = defaultdict(set, {i: a for i, a in working.after.items() if i < saved[0]})
                 continue
             goals.remove(goal)
-            board.closed.add(gpu)
+            working.closed.add(gpu)
             break
         else:
             raise NoSpotError
-    for gpu, there in board.there.items():
-        if gpu not in board.closed:
+    for gpu, there in working.there.items():
+        if gpu not in working.closed:
             for place in list(there):
-                board.destroy((gpu, place))
+                working.destroy((gpu, place))
 
 
 def _candidates(
-    board: PlayedDeployment,
+    working: WorkingDeployment,
     request: Request,
     gpus: dict[str, DeployedGpu],
     goals: list[tuple[str, Content]],
 ) -> Iterator[tuple[tuple[str, Content], str, Fit]]:
     """Yield goals with GPUs that could become them, those with most in place first."""
-    open_gpus = [gpu for gpu in board.there if gpu not in board.closed]
-    held = {gpu: _held(board, gpu) for gpu in open_gpus}
-    can_open = board.can_open
-    opens = {gpu: not board.in_use(gpu) for gpu in open_gpus}
+    open_gpus = [gpu for gpu in working.there if gpu not in working.closed]
+    held = {gpu: _held(working, gpu) for gpu in open_gpus}
+    can_open = working.can_open
+    opens = {gpu: not working.in_use(gpu) for gpu in open_gpus}
     ranked: list[tuple[int, int, bool, int, tuple[str, Content], str]] = []
     for goal in dict.fromkeys(goals):
         wanted = Counter(goal[1])
         for gpu in open_gpus:
-            if board.model(gpu) != goal[0] or (opens[gpu] and not can_open):
+            if working.model(gpu) != goal[0] or (opens[gpu] and not can_open):
                 continue
             total = held[gpu].total()
             kept = sum(min(n, held[gpu][pair]) for pair, n in wanted.items()) if total else 0
@@ -178,42 +180,42 @@ def _candidates(
         empties += opened
         if opened and empties > len(goals):
             continue
-        found = fit(rules(goal[0], request.forbid), gpus[gpu], goal[1], board.there[gpu])
+        found = fit(rules(goal[0], request.forbid), gpus[gpu], goal[1], working.there[gpu])
         if found is not None:
             yield goal, gpu, found
 
 
-def _held(board: PlayedDeployment, gpu: str) -> Counter[tuple[str, Replica | None]]:
-    return Counter((place.profile, replica) for place, replica in board.there[gpu].items() if replica)
+def _held(working: WorkingDeployment, gpu: str) -> Counter[tuple[str, Replica | None]]:
+    return Counter((place.profile, replica) for place, replica in working.there[gpu].items() if replica)
 
 
-def _make(board: PlayedDeployment, gpu: str, found: Fit) -> None:
+def _make(working: WorkingDeployment, gpu: str, found: Fit) -> None:
     """Make a GPU what it is to be: move what does not belong away, gather what does."""
     wanted = found.wanted
-    for place, replica in list(board.there[gpu].items()):
+    for place, replica in list(working.there[gpu].items()):
         if replica is not None and wanted.get(place) != replica:
-            spot = board.spot(board.model(gpu), place.profile, gpu, without=[gpu])
-            board.take((gpu, place), [board.put(spot, replica)])
-    for place in [place for place in board.there[gpu] if place not in wanted]:
-        board.destroy((gpu, place))
+            spot = working.spot(working.model(gpu), place.profile, gpu, without=[gpu])
+            working.take((gpu, place), [working.put(spot, replica)])
+    for place in [place for place in working.there[gpu] if place not in wanted]:
+        working.destroy((gpu, place))
     for place, replica in wanted.items():
-        if place in board.there[gpu] and board.there[gpu][place] == replica:
+        if place in working.there[gpu] and working.there[gpu][place] == replica:
             continue
-        started = board.put((gpu, place), replica)
+        started = working.put((gpu, place), replica)
         if replica is not None:
-            board.take(_source(board, gpu, place.profile, replica), [started])
+            working.take(_source(working, gpu, place.profile, replica), [started])
 
 
-def _source(board: PlayedDeployment, gpu: str, profile: str, replica: Replica) -> Spot:
+def _source(working: WorkingDeployment, gpu: str, profile: str, replica: Replica) -> Spot:
     """Return where such a replica runs on a GPU that is not done, on the same node if possible."""
     node = gpu.rpartition("/")[0]
     found = [
         spot
-        for spot, each in board.replicas()
+        for spot, each in working.replicas()
         if each == replica
         and spot[0] != gpu
         and spot[1].profile == profile
-        and board.model(spot[0]) == board.model(gpu)
+        and working.model(spot[0]) == working.model(gpu)
     ]
     return min(found, key=lambda spot: spot[0].rpartition("/")[0] != node)
 
@@ -225,7 +227,7 @@ class NoSpotError(Exception):
     """There is no room for an instance within the budget."""
 
 
-class PlayedDeployment:
+class WorkingDeployment:
     """What stands after the steps so far. A stopped replica leaves an idle instance until its slices are wanted.
 
     Attributes:

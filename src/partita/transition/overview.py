@@ -6,8 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from partita.transition.check import ActionGraph, Stories, least_capacity, uses
-from partita.transition.transition import Kind
+from partita.transition.check import ActionGraph, InstanceHistories, least_capacity, uses
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -71,7 +71,7 @@ def service_changes(request: Request, transition: Transition) -> tuple[ServiceCh
     before, after = request.current.capacity(), transition.target.capacity()
     least = least_capacity(request, ActionGraph(transition.actions))
     spots, target = _spots(request.current), _spots(transition.target)
-    started = [a for a in transition.actions if a.kind is Kind.START_REPLICA]
+    started = [a for a in transition.actions if a.kind is ActionKind.START_REPLICA]
     again = {(a.gpu, a.placement) for a in started}
     starts = Counter(a.replica.service for a in started if a.replica)
     changes = []
@@ -174,7 +174,7 @@ def timeline(request: Request, transition: Transition, ran: Mapping[str, Bar] | 
     for bar in bars:
         replica = bar.action.replica
         if replica is not None:
-            started = bar.action.kind is Kind.START_REPLICA
+            started = bar.action.kind is ActionKind.START_REPLICA
             change = (bar.end, replica.throughput) if started else (bar.begin, -replica.throughput)
             changes.setdefault(replica.service, []).append(change)
     first = request.current.capacity()
@@ -187,7 +187,7 @@ def timeline(request: Request, transition: Transition, ran: Mapping[str, Bar] | 
 
 def _in_use(request: Request, graph: ActionGraph, bars: Sequence[Bar]) -> tuple[Point, ...]:
     found = []
-    for use in uses(graph, Stories(request, graph).lifetimes):
+    for use in uses(graph, InstanceHistories(request, graph).lifetimes):
         if use.opens:
             found.append((min(bars[i].begin for i in use.opens), 1.0))
         if use.closes:

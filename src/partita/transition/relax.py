@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from partita.transition.nearest import conflict, legal, rules
 from partita.transition.schedule import outcome
-from partita.transition.transition import Action, Kind, Transition
+from partita.transition.transition import Action, ActionKind, Transition
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -219,9 +219,9 @@ class _Relaxation:
         spans: dict[str, list[_Span]] = defaultdict(list)
         for i, step in enumerate(self._steps):
             spot = (step.gpu, step.placement)
-            if step.kind is Kind.CREATE_INSTANCE:
+            if step.kind is ActionKind.CREATE_INSTANCE:
                 standing[spot] = i
-            elif step.kind is Kind.DESTROY_INSTANCE:
+            elif step.kind is ActionKind.DESTROY_INSTANCE:
                 spans[step.gpu].append((standing.pop(spot), i))
         for (gpu_id, _), made in standing.items():
             spans[gpu_id].append((made, None))
@@ -234,9 +234,9 @@ class _Relaxation:
             waits.add(last)
         if self._one_per_gpu and gpu.last is not None:
             waits.add(gpu.last)
-        if step.kind is Kind.CREATE_INSTANCE:
+        if step.kind is ActionKind.CREATE_INSTANCE:
             waits |= self._room(gpu, step.placement) | self._entry(step.gpu)
-        if step.kind is Kind.STOP_REPLICA:
+        if step.kind is ActionKind.STOP_REPLICA:
             waits |= self._replaced(step, waits)
         return waits
 
@@ -289,14 +289,14 @@ class _Relaxation:
         self._last[step.gpu, step.placement] = i
         gpu.last = i
         gpu.left -= 1
-        if step.kind is Kind.CREATE_INSTANCE:
+        if step.kind is ActionKind.CREATE_INSTANCE:
             gpu.present.add(step.placement)
-        elif step.kind is Kind.DESTROY_INSTANCE:
+        elif step.kind is ActionKind.DESTROY_INSTANCE:
             gpu.present.discard(step.placement)
             gpu.gone.append((step.placement, i))
             if not gpu.present:
                 self._give_up(gpu)
-        elif step.kind is Kind.START_REPLICA and step.replica:
+        elif step.kind is ActionKind.START_REPLICA and step.replica:
             self._spare[step.replica.service].bring(i, self._end[i], step.replica.throughput)
 
     def _give_up(self, gpu: _Gpu) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from partita.mig.layout import Placement
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment
 from partita.transition.nearest import conflict, legal, rules
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     import random
@@ -30,7 +30,7 @@ _PATIENCE = 3
 """Times that a way on may be sought, for each instance that comes or goes."""
 
 
-class Stuck(Exception):  # noqa: N818 -- a state of the search, not an error of the user
+class StuckError(Exception):
     """Nothing can go on: what is left would break a floor or the budget."""
 
 
@@ -57,7 +57,7 @@ def order(
     Raises:
         Stuck: floors and budget leave no way on that is known.
     """
-    cluster = SimulatedCluster(request, wanted)
+    cluster = ScheduleSimulation(request, wanted)
     patience = _PATIENCE * (len(cluster.olds) + len(cluster.news) + 1)
     while True:
         if extra_first:
@@ -75,23 +75,23 @@ def order(
         elif not cluster.olds and not cluster.news:
             return cluster.steps
         elif patience <= 0 or not unstick(cluster, extra_first=extra_first):
-            raise Stuck
+            raise StuckError
         else:
             patience -= 1
 
 
-def _come(cluster: SimulatedCluster) -> None:
+def _come(cluster: ScheduleSimulation) -> None:
     for new in [each for each in cluster.news if not each.begun and not each.blockers]:
         if cluster.can_open(new.gpu):
             cluster.come(new)
 
 
-def _make_way(cluster: SimulatedCluster, shake: random.Random | None) -> None:
+def _make_way(cluster: ScheduleSimulation, shake: random.Random | None) -> None:
     """Stop what is in the way of new replicas, where floors allow all that one of them needs."""
     short = shortage(cluster)
     waiting = [each for each in cluster.news if each.blockers and not each.begun]
 
-    def urgency(new: New) -> float:
+    def urgency(new: NewInstance) -> float:
         service = new.replica.service if new.replica else ""
         cost = sum(1.0 for old in new.blockers if not old.begun)
         value = short.get(service, 0.0) - 0.01 * cost
@@ -104,7 +104,7 @@ def _make_way(cluster: SimulatedCluster, shake: random.Random | None) -> None:
                 cluster.go(old)
 
 
-def shortage(cluster: SimulatedCluster) -> dict[str, float]:
+def shortage(cluster: ScheduleSimulation) -> dict[str, float]:
     """Return how much of what must go cannot yet be spared, as a share, of each service."""
     must: dict[str, float] = defaultdict(float)
     for old in dict.fromkeys(old for new in cluster.news for old in new.blockers if not old.begun):
@@ -113,14 +113,14 @@ def shortage(cluster: SimulatedCluster) -> dict[str, float]:
     return {name: max(0.0, 1.0 - cluster.spare(name) / amount) for name, amount in must.items() if amount > 0}
 
 
-def _close(cluster: SimulatedCluster) -> None:
+def _close(cluster: ScheduleSimulation) -> None:
     """Empty GPUs that nothing comes to, where new ones wait for the budget."""
     waiting = {new.gpu for new in cluster.news if not new.begun and not new.blockers}
     missing = len(waiting) - (cluster.budget - len(cluster.in_use))
     if missing <= 0:
         return
     coming = {new.gpu for new in cluster.news}
-    per_gpu: dict[str, list[Old]] = defaultdict(list)
+    per_gpu: dict[str, list[OldInstance]] = defaultdict(list)
     for old in cluster.olds:
         if old.gpu not in coming:
             per_gpu[old.gpu].append(old)
@@ -133,7 +133,7 @@ def _close(cluster: SimulatedCluster) -> None:
                 cluster.go(old)
 
 
-def _go(cluster: SimulatedCluster) -> None:
+def _go(cluster: ScheduleSimulation) -> None:
     """Stop what is in nobody's way, as far as nobody else needs what its service can spare."""
     needed = dict.fromkeys(old for new in cluster.news for old in new.blockers if not old.begun)
     reserve: dict[str, float] = defaultdict(float)
@@ -148,7 +148,7 @@ def _go(cluster: SimulatedCluster) -> None:
 
 
 @dataclass(slots=True, eq=False)
-class Old:
+class OldInstance:
     """An instance that loses its replica, or is destroyed, or both.
 
     Attributes:
@@ -166,7 +166,7 @@ class Old:
 
 
 @dataclass(slots=True, eq=False)
-class New:
+class NewInstance:
     """An instance that is made, or gets another replica, or both.
 
     Attributes:
@@ -180,25 +180,27 @@ class New:
     placement: Placement
     replica: Replica | None
     made: bool
-    blockers: list[Old] = field(default_factory=list)
-    goes_again: Old | None = None
+    blockers: list[OldInstance] = field(default_factory=list)
+    goes_again: OldInstance | None = None
     begun: bool = False
 
 
-def differences(request: Request, wanted: Mapping[str, Wanted]) -> tuple[list[Old], list[New]]:
+def differences(
+    request: Request, wanted: Mapping[str, Wanted]
+) -> tuple[list[OldInstance], list[NewInstance]]:
     """Return what must go and what must come to have what is wanted on every GPU."""
-    olds: list[Old] = []
-    news: list[New] = []
+    olds: list[OldInstance] = []
+    news: list[NewInstance] = []
     for gpu in request.current.gpus:
         now = {each.placement: each.replica for each in gpu.instances if not each.fixed}
         then = wanted[gpu.id]
         mine_old = [
-            Old(gpu.id, place, replica, destroyed=place not in then)
+            OldInstance(gpu.id, place, replica, destroyed=place not in then)
             for place, replica in now.items()
             if place not in then or (replica is not None and replica != then[place])
         ]
         mine_new = [
-            New(gpu.id, place, replica, made=place not in now)
+            NewInstance(gpu.id, place, replica, made=place not in now)
             for place, replica in then.items()
             if place not in now or (replica is not None and replica != now[place])
         ]
@@ -212,8 +214,8 @@ def differences(request: Request, wanted: Mapping[str, Wanted]) -> tuple[list[Ol
 
 
 def _blockers(
-    request: Request, model: str, new: New, olds: list[Old], then: frozenset[Placement]
-) -> list[Old]:
+    request: Request, model: str, new: NewInstance, olds: list[OldInstance], then: frozenset[Placement]
+) -> list[OldInstance]:
     if not new.made:
         return [old for old in olds if old.placement == new.placement]
     gpu = rules(model, request.forbid)
@@ -228,7 +230,7 @@ def _blockers(
     return blockers if legal(gpu, frozenset(beside)) else going
 
 
-class SimulatedCluster:
+class ScheduleSimulation:
     """What stands, what is ready, what is to come and to go, on a simulated clock.
 
     Attributes:
@@ -256,7 +258,7 @@ class SimulatedCluster:
         self.ready: dict[str, float] = defaultdict(float, request.current.capacity())
         self.steps: list[Step] = []
         self._coming = Counter(new.gpu for new in news)
-        self._behind: dict[Old, list[New]] = defaultdict(list)
+        self._behind: dict[OldInstance, list[NewInstance]] = defaultdict(list)
         for new in news:
             for old in new.blockers:
                 self._behind[old].append(new)
@@ -282,7 +284,7 @@ class SimulatedCluster:
         floor = self.floors[service]
         return self.ready[service] - floor + 1e-9 * max(1.0, floor)
 
-    def can_go(self, olds: Iterable[Old]) -> bool:
+    def can_go(self, olds: Iterable[OldInstance]) -> bool:
         """Say whether all of these may stop now."""
         need: dict[str, float] = defaultdict(float)
         for old in olds:
@@ -302,7 +304,7 @@ class SimulatedCluster:
         there = self.running[gpu]
         return placement not in there and legal(model, frozenset((*there, placement)))
 
-    def go(self, old: Old) -> None:
+    def go(self, old: OldInstance) -> None:
         """Begin to stop and destroy."""
         old.begun = True
         if old.replica is None:
@@ -311,7 +313,7 @@ class SimulatedCluster:
         self.ready[old.replica.service] -= old.replica.throughput
         self._after(stop(old.gpu, old.placement, old.replica), lambda: self._stopped(old))
 
-    def come(self, new: New) -> None:
+    def come(self, new: NewInstance) -> None:
         """Begin to create and start."""
         new.begun = True
         self.in_use.add(new.gpu)
@@ -321,12 +323,12 @@ class SimulatedCluster:
         else:
             self._made(new)
 
-    def expect(self, new: New) -> None:
+    def expect(self, new: NewInstance) -> None:
         """Add what is to come."""
         self.news[new] = None
         self._coming[new.gpu] += 1
 
-    def wait_for(self, new: New, old: Old) -> None:
+    def wait_for(self, new: NewInstance, old: OldInstance) -> None:
         """Let what is to come wait for what is to go."""
         new.blockers.append(old)
         self._behind[old].append(new)
@@ -342,14 +344,14 @@ class SimulatedCluster:
         end = self._now + self.request.durations.of(step.kind)
         heapq.heappush(self._events, (end, next(self._tie), then))
 
-    def _stopped(self, old: Old) -> None:
+    def _stopped(self, old: OldInstance) -> None:
         self.running[old.gpu][old.placement] = None
         if old.destroyed:
             self._after(destroy(old.gpu, old.placement), lambda: self._gone(old))
         else:
             self._gone(old)
 
-    def _gone(self, old: Old) -> None:
+    def _gone(self, old: OldInstance) -> None:
         del self.olds[old]
         for new in self._behind.pop(old, []):
             new.blockers.remove(old)
@@ -358,13 +360,13 @@ class SimulatedCluster:
             if not self.running[old.gpu] and not self._coming[old.gpu]:
                 self.in_use.discard(old.gpu)
 
-    def _made(self, new: New) -> None:
+    def _made(self, new: NewInstance) -> None:
         if new.replica is None:
             self._arrived(new)
         else:
             self._after(start(new.gpu, new.placement, new.replica), lambda: self._arrived(new))
 
-    def _arrived(self, new: New) -> None:
+    def _arrived(self, new: NewInstance) -> None:
         del self.news[new]
         self._coming[new.gpu] -= 1
         self.running[new.gpu][new.placement] = new.replica
@@ -375,7 +377,7 @@ class SimulatedCluster:
             self.olds[new.goes_again] = None
 
 
-def unstick(cluster: SimulatedCluster, *, extra_first: bool) -> bool:
+def unstick(cluster: ScheduleSimulation, *, extra_first: bool) -> bool:
     """Change what is to come and to go so that something can; say whether that was possible.
 
     Either temporary replicas stand in while old ones are replaced, in free slices of GPUs in use or, if the
@@ -390,7 +392,7 @@ def unstick(cluster: SimulatedCluster, *, extra_first: bool) -> bool:
     return any(way(cluster) for way in ways) or stand_in(cluster, open_gpus=True)
 
 
-def _move_to_empty(cluster: SimulatedCluster) -> bool:
+def _move_to_empty(cluster: ScheduleSimulation) -> bool:
     found = min(_movable(cluster), default=None)
     if found is None:
         return False
@@ -398,7 +400,7 @@ def _move_to_empty(cluster: SimulatedCluster) -> bool:
     return True
 
 
-def spread(cluster: SimulatedCluster, shake: random.Random | None) -> None:
+def spread(cluster: ScheduleSimulation, shake: random.Random | None) -> None:
     """Let what GPUs are to hold come on empty ones instead, where nothing stays on them anyway.
 
     As many as the budget allows: it costs no replica its place, and saves the wait for what is in the way.
@@ -408,7 +410,7 @@ def spread(cluster: SimulatedCluster, shake: random.Random | None) -> None:
         _move(cluster, gpu, empty)
 
 
-def _movable(cluster: SimulatedCluster) -> list[tuple[int, int, str, str]]:
+def _movable(cluster: ScheduleSimulation) -> list[tuple[int, int, str, str]]:
     """Return the GPUs whose future could be another's, if the budget has one more.
 
     Returns:
@@ -432,13 +434,13 @@ def _movable(cluster: SimulatedCluster) -> list[tuple[int, int, str, str]]:
     return found
 
 
-def _move(cluster: SimulatedCluster, gpu: str, empty: str) -> None:
+def _move(cluster: ScheduleSimulation, gpu: str, empty: str) -> None:
     cluster.forget(gpu)
     cluster.wanted[empty], cluster.wanted[gpu] = cluster.wanted[gpu], {}
     for place, replica in cluster.running[gpu].items():
-        cluster.olds[Old(gpu, place, replica, destroyed=True)] = None
+        cluster.olds[OldInstance(gpu, place, replica, destroyed=True)] = None
     for place, replica in cluster.wanted[empty].items():
-        cluster.expect(New(empty, place, replica, made=True))
+        cluster.expect(NewInstance(empty, place, replica, made=True))
 
 
 _LOOKED_AT = 40
@@ -452,7 +454,7 @@ class _Spot:
     replica: Replica
 
 
-def stand_in(cluster: SimulatedCluster, *, open_gpus: bool = False) -> bool:
+def stand_in(cluster: ScheduleSimulation, *, open_gpus: bool = False) -> bool:
     """Let temporary replicas come that make one waiting instance possible, that which needs the fewest.
 
     Args:
@@ -470,7 +472,7 @@ def stand_in(cluster: SimulatedCluster, *, open_gpus: bool = False) -> bool:
     return True
 
 
-def stand_in_for_all(cluster: SimulatedCluster) -> None:
+def stand_in_for_all(cluster: ScheduleSimulation) -> None:
     """Let temporary replicas come for all that waits and for which what is coming anyway is not enough.
 
     As many as there is room for where they are in nobody's way: more to do, in less time.
@@ -486,7 +488,7 @@ def stand_in_for_all(cluster: SimulatedCluster) -> None:
             search.spend(new)
 
 
-def _waiting(cluster: SimulatedCluster) -> list[New]:
+def _waiting(cluster: ScheduleSimulation) -> list[NewInstance]:
     waiting = [
         new
         for new in cluster.news
@@ -502,17 +504,17 @@ class _Search:
         spare: what each service is taken to have beyond its floor.
     """
 
-    def __init__(self, cluster: SimulatedCluster, *, open_gpus: bool, in_the_way: bool) -> None:
+    def __init__(self, cluster: ScheduleSimulation, *, open_gpus: bool, in_the_way: bool) -> None:
         self._cluster = cluster
         self._in_the_way = in_the_way
         self._templates = known_replicas(cluster.request)
         self._taken: dict[str, list[Placement]] = defaultdict(list)
-        self._spent: set[Old] = set()
+        self._spent: set[OldInstance] = set()
         coming = {new.gpu for new in cluster.news}
         self._openable = cluster.budget - len(cluster.in_use | coming) if open_gpus else 0
         self.spare = {service: cluster.spare(service) for service in {s for _, s in self._templates}}
 
-    def spots_for(self, new: New) -> list[_Spot] | None:
+    def spots_for(self, new: NewInstance) -> list[_Spot] | None:
         """Return temporary replicas that let all in the way of an instance go; None if there is no room."""
         chosen: list[_Spot] = []
         for service, amount in self._needs(new).items():
@@ -525,14 +527,14 @@ class _Search:
                 still -= chosen[-1].replica.throughput
         return chosen
 
-    def _needs(self, new: New) -> dict[str, float]:
+    def _needs(self, new: NewInstance) -> dict[str, float]:
         needs: dict[str, float] = defaultdict(float)
         for old in new.blockers:
             if old.replica is not None and not old.begun and old not in self._spent:
                 needs[old.replica.service] += old.replica.throughput
         return needs
 
-    def spend(self, new: New) -> None:
+    def spend(self, new: NewInstance) -> None:
         """Count what is in the way of an instance as gone."""
         for service, amount in self._needs(new).items():
             self.spare[service] -= amount
@@ -545,10 +547,12 @@ class _Search:
                 self._openable -= 1
             self._taken[spot.gpu].append(spot.placement)
             self.spare[spot.replica.service] += spot.replica.throughput
-            leaves = Old(spot.gpu, spot.placement, spot.replica, destroyed=True, there=False)
+            leaves = OldInstance(spot.gpu, spot.placement, spot.replica, destroyed=True, there=False)
             for new in self._behind(spot):
                 self._cluster.wait_for(new, leaves)
-            self._cluster.expect(New(spot.gpu, spot.placement, spot.replica, made=True, goes_again=leaves))
+            self._cluster.expect(
+                NewInstance(spot.gpu, spot.placement, spot.replica, made=True, goes_again=leaves)
+            )
 
     def _unused(self, gpu: str) -> bool:
         return gpu not in self._cluster.in_use and not self._taken[gpu]
@@ -569,7 +573,7 @@ class _Search:
                             waiting.append(spot)
         yield from waiting
 
-    def _beside(self, spot: _Spot, chosen: Sequence[_Spot], new: New) -> bool:
+    def _beside(self, spot: _Spot, chosen: Sequence[_Spot], new: NewInstance) -> bool:
         """Say whether a spot is beside those chosen and not where the new instance is to come."""
         model = rules(self._cluster.models[spot.gpu], self._cluster.request.forbid)
         taken = [*self._taken[spot.gpu], *(each.placement for each in chosen if each.gpu == spot.gpu)]
@@ -581,7 +585,7 @@ class _Search:
                 return False
         return not any(conflict(model, spot.placement, placement) for placement in taken)
 
-    def _behind(self, spot: _Spot) -> list[New]:
+    def _behind(self, spot: _Spot) -> list[NewInstance]:
         """Return what is to come and would have to wait for a replica there."""
         model = rules(self._cluster.models[spot.gpu], self._cluster.request.forbid)
         return [
@@ -620,7 +624,7 @@ def known_replicas(request: Request) -> dict[tuple[str, str], list[tuple[str, Re
 class Step:
     """An action without its place in a graph."""
 
-    kind: Kind
+    kind: ActionKind
     gpu: str
     placement: Placement
     replica: Replica | None = None
@@ -628,22 +632,22 @@ class Step:
 
 def create(gpu: str, placement: Placement) -> Step:
     """Return the step that makes an instance."""
-    return Step(Kind.CREATE_INSTANCE, gpu, placement)
+    return Step(ActionKind.CREATE_INSTANCE, gpu, placement)
 
 
 def destroy(gpu: str, placement: Placement) -> Step:
     """Return the step that destroys an instance."""
-    return Step(Kind.DESTROY_INSTANCE, gpu, placement)
+    return Step(ActionKind.DESTROY_INSTANCE, gpu, placement)
 
 
 def start(gpu: str, placement: Placement, replica: Replica) -> Step:
     """Return the step that starts a replica."""
-    return Step(Kind.START_REPLICA, gpu, placement, replica)
+    return Step(ActionKind.START_REPLICA, gpu, placement, replica)
 
 
 def stop(gpu: str, placement: Placement, replica: Replica) -> Step:
     """Return the step that drains and stops a replica."""
-    return Step(Kind.STOP_REPLICA, gpu, placement, replica)
+    return Step(ActionKind.STOP_REPLICA, gpu, placement, replica)
 
 
 def outcome(current: Deployment, steps: Iterable[Step]) -> Deployment:
@@ -651,10 +655,10 @@ def outcome(current: Deployment, steps: Iterable[Step]) -> Deployment:
     there = {(gpu.id, each.placement): each for gpu in current.gpus for each in gpu.instances}
     for step in steps:
         key = (step.gpu, step.placement)
-        if step.kind is Kind.DESTROY_INSTANCE:
+        if step.kind is ActionKind.DESTROY_INSTANCE:
             del there[key]
         else:
-            replica = step.replica if step.kind is Kind.START_REPLICA else None
+            replica = step.replica if step.kind is ActionKind.START_REPLICA else None
             there[key] = DeployedInstance(step.placement, replica)
     on: dict[str, list[DeployedInstance]] = {gpu.id: [] for gpu in current.gpus}
     for (gpu_id, _), each in there.items():

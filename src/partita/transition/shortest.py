@@ -13,8 +13,8 @@ from partita.errors import InfeasibleError
 from partita.mig.layout import Placement
 from partita.transition.nearest import legal, nearest, rules
 from partita.transition.relax import relax
-from partita.transition.schedule import Stuck, create, destroy, order, start, stop
-from partita.transition.transition import Kind
+from partita.transition.schedule import StuckError, create, destroy, order, start, stop
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -89,7 +89,7 @@ class Shortest:
             steps = order(
                 request, wanted, shake, extra_first=bool(number % 2), stand_ins_first=number % 4 > 1
             )
-        except Stuck:
+        except StuckError:
             return None
         return relax(request, steps, _NAME)
 
@@ -322,9 +322,9 @@ def _reusing(request: Request, steps: list[Step]) -> list[Step]:
         makes = [
             j
             for j in range(i + 1, len(steps))
-            if steps[j].gpu == step.gpu and steps[j].kind is Kind.CREATE_INSTANCE
+            if steps[j].gpu == step.gpu and steps[j].kind is ActionKind.CREATE_INSTANCE
         ]
-        if step.kind is Kind.DESTROY_INSTANCE and makes and steps[makes[0]].placement == step.placement:
+        if step.kind is ActionKind.DESTROY_INSTANCE and makes and steps[makes[0]].placement == step.placement:
             fewer = [each for j, each in enumerate(steps) if j not in (i, makes[0])]
             if _most_in_use(request, fewer) <= request.gpu_budget:
                 steps = fewer
@@ -337,6 +337,8 @@ def _most_in_use(request: Request, steps: Sequence[Step]) -> int:
     standing = Counter({gpu.id: len(gpu.instances) for gpu in request.current.gpus})
     most = request.current.used
     for step in steps:
-        standing[step.gpu] += (step.kind is Kind.CREATE_INSTANCE) - (step.kind is Kind.DESTROY_INSTANCE)
+        standing[step.gpu] += (step.kind is ActionKind.CREATE_INSTANCE) - (
+            step.kind is ActionKind.DESTROY_INSTANCE
+        )
         most = max(most, sum(1 for n in standing.values() if n))
     return most

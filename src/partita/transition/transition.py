@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from partita.transition.deployment import Deployment, Replica
 
 
-class Kind(StrEnum):
+class ActionKind(StrEnum):
     """What an action does."""
 
     CREATE_INSTANCE = "create_instance"
@@ -38,7 +38,7 @@ class Action:
     """
 
     id: str
-    kind: Kind
+    kind: ActionKind
     gpu: str
     placement: Placement
     replica: Replica | None
@@ -55,7 +55,7 @@ class Durations:
     start_replica: float
     stop_replica: float
 
-    def of(self, kind: Kind) -> float:
+    def of(self, kind: ActionKind) -> float:
         """Return the seconds of one action of this kind."""
         return float(getattr(self, kind.value))
 

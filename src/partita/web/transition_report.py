@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from partita.mig.catalogue import gpu_model
 from partita.planning.explain import id_ranges
 from partita.transition.overview import gpu_changes, service_changes, timeline
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 from partita.web.page import (
     TIMES,
     InstanceBox,
@@ -41,10 +41,10 @@ _MOST_GROUPS = 250
 _MOST_RANGES = 24
 MOST_GPUS = 256
 _SIGNS = {
-    Kind.CREATE_INSTANCE: "+",
-    Kind.DESTROY_INSTANCE: "\N{MULTIPLICATION SIGN}",
-    Kind.START_REPLICA: "\N{BLACK RIGHT-POINTING TRIANGLE}",
-    Kind.STOP_REPLICA: "\N{BLACK SQUARE}",
+    ActionKind.CREATE_INSTANCE: "+",
+    ActionKind.DESTROY_INSTANCE: "\N{MULTIPLICATION SIGN}",
+    ActionKind.START_REPLICA: "\N{BLACK RIGHT-POINTING TRIANGLE}",
+    ActionKind.STOP_REPLICA: "\N{BLACK SQUARE}",
 }
 _LEGEND = (
     "<p class=legend><span class='bar start'>▶ 1 service</span> a replica starts, ready at its right end "

@@ -30,7 +30,7 @@ from partita.drive.nvml.instances import raising_driver_errors
 from partita.drive.replicas import ReplicaRecords, ReplicaRunner
 from partita.drive.state import REPLICAS
 from partita.sim.clock import WallClock
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -164,13 +164,13 @@ class NvmlDriver:
     def _perform(self, action: Action) -> None:
         gpu = self._gpu(action.gpu)
         match action.kind:
-            case Kind.CREATE_INSTANCE:
+            case ActionKind.CREATE_INSTANCE:
                 gpu.create(action.placement)
-            case Kind.DESTROY_INSTANCE:
+            case ActionKind.DESTROY_INSTANCE:
                 gpu.destroy(action.placement)
-            case Kind.START_REPLICA:
+            case ActionKind.START_REPLICA:
                 self._start(gpu, action)
-            case Kind.STOP_REPLICA:
+            case ActionKind.STOP_REPLICA:
                 self._stop(gpu, action)
 
     def _start(self, gpu: NvmlGpu, action: Action) -> None:

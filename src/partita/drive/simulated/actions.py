@@ -24,7 +24,7 @@ from partita.drive.driver import (
 from partita.drive.simulated.store import observed_gpu
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import fault
-from partita.transition.transition import Kind
+from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
     import random
@@ -60,7 +60,7 @@ class InjectedFault:
     """
 
     mishap: FaultKind
-    kind: Kind | None = None
+    kind: ActionKind | None = None
     gpu: str | None = None
     placement: Placement | None = None
     times: int = 1
@@ -98,7 +98,7 @@ def next_fault(db: sqlite3.Connection, action: Action) -> FaultKind | None:
 JITTER = 0.3
 
 
-def draw_seconds(rng: random.Random, seconds: Durations, jitter: float, kind: Kind) -> float:
+def draw_seconds(rng: random.Random, seconds: Durations, jitter: float, kind: ActionKind) -> float:
     """Return how long one action takes, log-normal around the mean of its kind."""
     return seconds.of(kind) * math.exp(rng.gauss(-jitter * jitter / 2, jitter))
 
@@ -130,13 +130,13 @@ def begin(db: sqlite3.Connection, action: Action, span: ActionTiming, mishap: Fa
     if found is not None and not found.ours:
         raise foreign_error(place(action))
     match action.kind:
-        case Kind.CREATE_INSTANCE:
+        case ActionKind.CREATE_INSTANCE:
             return _begin_create(db, gpu, found, action, span)
-        case Kind.DESTROY_INSTANCE:
+        case ActionKind.DESTROY_INSTANCE:
             return _begin_destroy(db, found, action, span)
-        case Kind.START_REPLICA:
+        case ActionKind.START_REPLICA:
             return _begin_start(db, found, action, span, mishap)
-        case Kind.STOP_REPLICA:
+        case ActionKind.STOP_REPLICA:
             return _begin_stop(db, found, action, span, mishap)
 
 
@@ -149,15 +149,15 @@ def finish(db: sqlite3.Connection, action: Action, now: float, rng: random.Rando
     key = (action.gpu, action.placement.start)
     gpu = usable(db, action.gpu, now)
     found = next((i for i in gpu.instances if i.placement == action.placement), None)
-    if action.kind is Kind.CREATE_INSTANCE:
+    if action.kind is ActionKind.CREATE_INSTANCE:
         if found is None:
             raise FailedError("the instance went away while it was made", where=place(action))
         complete(db, action.gpu, action.placement, rng)
-    elif action.kind is Kind.DESTROY_INSTANCE:
+    elif action.kind is ActionKind.DESTROY_INSTANCE:
         if found is not None and found.complete:
             raise FailedError("the instance was made anew while it was destroyed", where=place(action))
         db.execute("DELETE FROM instances WHERE gpu = ? AND start = ? AND ci_id IS NULL", key)
-    elif action.kind is Kind.START_REPLICA and (found is None or not found.replica):
+    elif action.kind is ActionKind.START_REPLICA and (found is None or not found.replica):
         raise FailedError("the replica ended before it was ready", where=place(action))
 
 
@@ -171,9 +171,9 @@ def ready(db: sqlite3.Connection, action: Action, now: float) -> bool:
 def undo_half(db: sqlite3.Connection, action: Action) -> None:
     """Leave behind what an action leaves that took its time and then failed."""
     key = (action.gpu, action.placement.start)
-    if action.kind is Kind.CREATE_INSTANCE:
+    if action.kind is ActionKind.CREATE_INSTANCE:
         db.execute("DELETE FROM instances WHERE gpu = ? AND start = ? AND ci_id IS NULL", key)
-    elif action.kind is Kind.START_REPLICA:
+    elif action.kind is ActionKind.START_REPLICA:
         db.execute("DELETE FROM replicas WHERE gpu = ? AND start = ?", key)
 
 

@@ -34,7 +34,7 @@ from partita.drive.simulated.store import ClusterFile, changed, last_change, obs
 from partita.drive.state import REPLICAS
 from partita.errors import InputError
 from partita.sim.clock import WallClock
-from partita.transition.transition import MEASURED, Kind
+from partita.transition.transition import MEASURED, ActionKind
 
 if TYPE_CHECKING:
     import sqlite3
@@ -221,7 +221,7 @@ class SimulatedDriver:
     def _host(self, running: _RunningAction) -> None:
         error: DriveError | None = None
         try:
-            if running.action.kind is Kind.START_REPLICA:
+            if running.action.kind is ActionKind.START_REPLICA:
                 self._hosted.start(running.action, self._clock)
             else:
                 self._hosted.stop(running.action)
@@ -239,7 +239,7 @@ class SimulatedDriver:
         mishap = actions.next_fault(db, action)
         hosted = (
             self._hosted.runs
-            and action.kind in {Kind.START_REPLICA, Kind.STOP_REPLICA}
+            and action.kind in {ActionKind.START_REPLICA, ActionKind.STOP_REPLICA}
             and mishap in {None, FaultKind.TIMES_OUT}
         )
         try:
@@ -278,7 +278,7 @@ def _end(db: sqlite3.Connection, running: _RunningAction) -> DriveError | None:
         actions.undo_half(db, action)
         return FailedError("unknown error of the driver", where=where)
     actions.finish(db, action, running.end, store.draw_random(db))
-    if action.kind is Kind.START_REPLICA and not actions.ready(db, action, running.end):
+    if action.kind is ActionKind.START_REPLICA and not actions.ready(db, action, running.end):
         return TimedOutError("the replica is not ready", where=where, hint="look at its log")
     if running.mishap is FaultKind.TIMES_OUT:
         return TimedOutError("no answer in time", where=where)

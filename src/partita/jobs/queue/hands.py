@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.transition.transition import MEASURED, Action, Kind
+from partita.transition.transition import MEASURED, Action, ActionKind
 
 if TYPE_CHECKING:
     from partita.drive.driver import ActionResult, DriveError, Driver
@@ -33,7 +33,7 @@ class _Making:
     @property
     def destroys(self) -> bool:
         """Whether something is still to be destroyed."""
-        return bool(self.actions) and self.actions[0].kind is Kind.DESTROY_INSTANCE
+        return bool(self.actions) and self.actions[0].kind is ActionKind.DESTROY_INSTANCE
 
 
 class Hands:
@@ -65,9 +65,11 @@ class Hands:
     def make(self, job: JobRecord) -> None:
         """Have the instance of a job's newest attempt made; what is done already is not done again."""
         attempt = job.attempt
-        wanted: list[tuple[Kind, Placement]] = [(Kind.DESTROY_INSTANCE, each) for each in attempt.destroy]
+        wanted: list[tuple[ActionKind, Placement]] = [
+            (ActionKind.DESTROY_INSTANCE, each) for each in attempt.destroy
+        ]
         if attempt.create:
-            wanted.append((Kind.CREATE_INSTANCE, attempt.placement))
+            wanted.append((ActionKind.CREATE_INSTANCE, attempt.placement))
         actions = [
             Action(
                 f"job-{job.id}-{attempt.number}-{i}",

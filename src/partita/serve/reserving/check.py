@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from partita.milp import new_solver
-from partita.planning.check import Fault
+from partita.planning.check import Violation
 from partita.serve.problem import REFUSED, TICK
 from partita.serve.routers.late_binding import LateBinding
 from partita.sim.traffic import Traffic, draw, poisson
@@ -39,7 +39,7 @@ TOLERANCE = 0.2
 """The queries that are not in time may be more than the quantile allows by this part."""
 
 
-def check_reserved(plan: Plan, services: Sequence[CutService], pools: Sequence[Pool]) -> list[Fault]:
+def check_reserved(plan: Plan, services: Sequence[CutService], pools: Sequence[Pool]) -> list[Violation]:
     """Return what is wrong with the capacities of services with a cut; an empty list if nothing is.
 
     Args:
@@ -50,7 +50,7 @@ def check_reserved(plan: Plan, services: Sequence[CutService], pools: Sequence[P
     return [fault for service in services for fault in _faults(plan, service, pools)]
 
 
-def _faults(plan: Plan, service: CutService, pools: Sequence[Pool]) -> Iterator[Fault]:
+def _faults(plan: Plan, service: CutService, pools: Sequence[Pool]) -> Iterator[Violation]:
     name = service.spec.name
     by_model: dict[str, Counter[str]] = defaultdict(Counter)
     batches: set[tuple[str, str, int]] = set()
@@ -63,21 +63,23 @@ def _faults(plan: Plan, service: CutService, pools: Sequence[Pool]) -> Iterator[
             batches.add((gpu.model, each.placement.profile, each.point.batch))
             capacity += each.point.throughput
     if len(by_model) != 1:
-        yield Fault(f"service {name}", f"on {len(by_model)} models of GPU, its cut is of one")
+        yield Violation(f"service {name}", f"on {len(by_model)} models of GPU, its cut is of one")
         return
     model, counts = by_model.popitem()
     offer = next((each for each in service.offers if pools[each.pool].gpu.name == model), None)
     if offer is None or counts.keys() - set(offer.problem.profiles):
-        yield Fault(f"service {name}", f"a slice of {model} cannot run it")
+        yield Violation(f"service {name}", f"a slice of {model} cannot run it")
         return
     takes = dict(zip(offer.problem.profiles, offer.takes, strict=True))
     for _, profile, batch in sorted(batches):
         if batch != takes[profile][0]:
-            yield Fault(f"service {name}", f"{profile} takes {takes[profile][0]} items in time, not {batch}")
+            yield Violation(
+                f"service {name}", f"{profile} takes {takes[profile][0]} items in time, not {batch}"
+            )
     problem = offer.problem.with_gpus(gpus[model])
     at = np.array([counts[profile] for profile in problem.profiles])
     for what in _rate_faults(problem, at, capacity / service.items):
-        yield Fault(f"service {name}", what)
+        yield Violation(f"service {name}", what)
 
 
 def _rate_faults(problem: ServingProblem, counts: NDArray[np.int64], rate: float) -> Iterator[str]:
