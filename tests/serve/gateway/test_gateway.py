@@ -75,7 +75,8 @@ def test_every_query_gets_its_own_answer(tmp_path: Path) -> None:
             assert (seen.success.count, seen.items, seen.in_time) == (200, 200, 200)
             assert (seen.fail.count, seen.cancelled, sum(seen.latency)) == (0, 0, 200)
             assert sum(each.answered for each in made.snapshot().workers) == 200
-            assert sum(size * each.count for size, each in seen.batches.items()) == 200
+            ran = sum(size * each.count for size, each in seen.batches.items())
+            assert 200 <= ran <= 200 + seen.retried  # on a busy host some are tried elsewhere, too
             assert seen.executions < 200  # some were joined
             model = made.model("one")
             assert model is not None

@@ -111,7 +111,7 @@ class Gateway:
         self._draining = True
         for route in self._routes.values():
             route.dispatcher.close()
-        await self._until(lambda: all(each.dispatcher.idle for each in self._routes.values()), grace_s)
+        await until(lambda: all(each.dispatcher.idle for each in self._routes.values()), grace_s)
 
     async def close(self) -> None:
         """Leave the workers; what is still there is refused."""
@@ -128,7 +128,7 @@ class Gateway:
         for link in set(self._links):
             link.drained()
             link.close()
-        await self._until(lambda: not self._links, _HELLO_S)
+        await until(lambda: not self._links, _HELLO_S)
         if self._rates is not None and self._wrote_rates:
             with suppress(PartitaError):
                 await asyncio.to_thread(write_rates, self._rates, {})
@@ -310,14 +310,7 @@ class Gateway:
         connecting = self._folder.scan()
         if connecting:
             await asyncio.wait(connecting, timeout=_HELLO_S)
-        await self._until(lambda: not self._folder.silent(), _HELLO_S)
-
-    @staticmethod
-    async def _until(true: Callable[[], bool], seconds: float) -> None:
-        """Return when something is true, or after so many seconds."""
-        end = time.monotonic() + seconds
-        while not true() and time.monotonic() < end:  # noqa: ASYNC110 -- an event would cost every query something
-            await asyncio.sleep(_POLL_S)
+        await until(lambda: not self._folder.silent(), _HELLO_S)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -328,6 +321,13 @@ class Gateway:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             _LOG.error("a part of the gateway ended: %s", error, exc_info=error)
+
+
+async def until(true: Callable[[], bool], seconds: float) -> None:
+    """Return when something is true, or after so many seconds."""
+    end = time.monotonic() + seconds
+    while not true() and time.monotonic() < end:  # noqa: ASYNC110 -- an event would cost every query something
+        await asyncio.sleep(_POLL_S)
 
 
 # The gateway as the protocol's two transports see it.

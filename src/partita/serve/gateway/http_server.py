@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 import orjson
 
 from partita.serve.gateway.access import BACKLOG
+from partita.serve.gateway.gateway import until
 from partita.serve.gateway.http_api import answer_reply, draining, error_reply, json_length
 from partita.serve.gateway.http_message import (
     END,
@@ -43,7 +44,6 @@ from partita.serve.gateway.query import QueryRefusedError, RefusalReason
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Callable
 
     from partita.serve.gateway.access import Tls
     from partita.serve.gateway.http_api import BodyWanted, HttpApi
@@ -63,7 +63,6 @@ _TOGETHER = 1 << 16
 _AT_ONCE = 32
 """Requests of one connection that are answered before others have their turn."""
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-_LOOK_S = 0.01
 _LAST_S = 1.0
 """Seconds in which clients may take what they were told last."""
 
@@ -143,7 +142,7 @@ class HttpServer:
 
     async def answered(self, seconds: float) -> None:
         """Return when no answer is waited for and all have been taken, or in so long."""
-        await _until(lambda: not self._connections.under_way, seconds)
+        await until(lambda: not self._connections.under_way, seconds)
 
     async def stop(self, grace_s: float) -> None:
         """Take no new connections, and return when the requests under way have ended or the grace is over."""
@@ -155,7 +154,7 @@ class HttpServer:
         await self.answered(grace_s)
         for each in list(self._connections.open):
             each.end()
-        await _until(lambda: not self._connections.open, _LAST_S)
+        await until(lambda: not self._connections.open, _LAST_S)
         for each in list(self._connections.open):
             each.abort()
         self._watching.cancel()
@@ -170,13 +169,6 @@ class HttpServer:
             now = asyncio.get_running_loop().time()
             for each in list(self._connections.open):
                 each.look(now)
-
-
-async def _until(true: Callable[[], bool], seconds: float) -> None:
-    """Return when something is true, or in so many seconds."""
-    end = asyncio.get_running_loop().time() + seconds
-    while not true() and asyncio.get_running_loop().time() < end:  # noqa: ASYNC110 -- connections tell nobody
-        await asyncio.sleep(_LOOK_S)
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
