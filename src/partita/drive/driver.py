@@ -169,7 +169,7 @@ class TimedOutError(DriveError):
 
 
 def as_drive_error(error: Exception, where: str) -> DriveError:
-    """Return whatever went wrong with an action as one of the port's errors: a thread must not die silently."""
+    """Return any exception of an action as one of the port's errors, so that the controller always gets a result."""
     if isinstance(error, DriveError):
         return error
     if isinstance(error, PartitaError):
@@ -199,7 +199,7 @@ def replica_of(action: Action) -> Replica:
 
 
 def require_same(running: Replica, asked: Replica, where: str) -> None:
-    """Refuse to take one replica for another.
+    """Refuse a replica that is not the one asked for.
 
     Raises:
         RefusedError: it is another.

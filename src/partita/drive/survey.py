@@ -1,4 +1,4 @@
-"""What this host can do with GPUs, who else has a hand in them, and what is missing; it changes nothing."""
+"""What this host can do with GPUs, which other programs manage them, and what is missing; it changes nothing."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ os.register_at_fork(after_in_child=_reaper.forget)
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """What a process and those that it has started are known by, whoever started them and whenever.
+    """How a process and its descendants are recognized, whoever started them.
 
     Attributes:
         boot: the boot of the host in which it runs.

@@ -105,7 +105,7 @@ class WorkerSlot:
         )
 
     def clear(self) -> None:
-        """Put away what a worker that ended has left."""
+        """Remove the files of a worker that has ended."""
         if self.process is not None:
             self.process.close()
         self.process = None
@@ -224,7 +224,7 @@ class Supervisor:
         return tuple((_starts_at(slot, now, hung_s), slot.spec.batch) for slot in slots if not slot.leaving)
 
     def drain(self, gpu: str, placement: str) -> None:
-        """Have an instance served no longer: its worker finishes what it has and ends; returns at once."""
+        """Stop serving an instance: its worker finishes what it has and ends. Returns at once."""
         with self._lock:
             slot = self._slots.get((gpu, placement))
             if slot is not None:
@@ -263,7 +263,7 @@ class Supervisor:
             self._wake.wait(None if pause is None else max(0.0, pause))
 
     def _tend(self, now: float) -> float | None:
-        """Do what is due; return the seconds until something is again, None if nothing will be."""
+        """Do what is due; return the seconds until the next time, None if there is none."""
         moments = []
         for slot in list(self._slots.values()):
             if slot.process is not None and slot.process.returncode is not None:
@@ -326,5 +326,5 @@ def _stable(slot: WorkerSlot, now: float) -> bool:
 
 
 def _longest_pause(failures: int) -> float:
-    """Return the seconds before a worker is started anew that has ended soon so many times in a row, at most."""
+    """Return the longest pause before a restart, after so many early ends in a row."""
     return _SPREAD[1] * min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2.0 ** min(failures - 1, 20))

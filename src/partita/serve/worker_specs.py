@@ -1,4 +1,4 @@
-"""What the workers of a plan are started with."""
+"""The specifications of a plan's workers: under a supervisor on existing instances, or as replicas of a driver."""
 
 from __future__ import annotations
 
@@ -154,7 +154,7 @@ def worker_process(
 
 @dataclass(frozen=True, slots=True)
 class WorkerDocument:
-    """Makes the specification of one service's worker from what a driver knows of it.
+    """Makes the specification of one service's worker from the words of `ReplicaProcess`.
 
     Attributes:
         backend: what runs the model.
@@ -184,7 +184,7 @@ class WorkerDocument:
         return self.spec(words).text()
 
     def spec(self, words: Mapping[str, str]) -> WorkerSpec:
-        """Return the specification itself, from the words of drive's `Process`."""
+        """Return the specification itself, from the words of `ReplicaProcess`."""
         batch, processes = int(words["batch"]), int(words["processes"])
         profile = words["placement"].partition("@")[0]
         measured = self.seconds.get((words["gpu_model"], profile, processes))
@@ -235,7 +235,7 @@ class WorkerReady:
 
 @dataclass(frozen=True, slots=True)
 class PlacedPlan:
-    """A plan on the instances that stand.
+    """A plan mapped to existing instances.
 
     Attributes:
         plan: the plan, its instances named as they are found.
@@ -247,7 +247,7 @@ class PlacedPlan:
 
 
 def place_on_existing(plan: Plan, seen: Observation, *, plan_file: str = "PLAN") -> PlacedPlan:
-    """Return a plan on the instances that stand, each where it is planned or on one of the same size.
+    """Map a plan to existing instances: each to its planned place, or to a free one of the same size.
 
     A plan's GPUs are alike up to their names, and so are instances of one profile on GPUs of one model: a transition
     leaves instances where they are if it can, so what stands need not have the plan's names.
@@ -380,7 +380,7 @@ def _filled(text: str, words: Mapping[str, str]) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Make it if it is not there, for its owner alone: who may connect to a socket may ask its model.
+    """Make a folder, readable by its owner only: whoever can connect to a socket can query its model.
 
     Raises:
         InputError: it cannot be made.

@@ -1,4 +1,4 @@
-"""A GPU's model as NVML tells of it: read anew where the catalogue lacks it, and held against what it says.
+"""The GPUs of this host that can be cut, and the model of each: the catalogue's, or read from NVML.
 
 The numbers that NVML lists are the GPU's own: where they and the catalogue differ, its starts and counts are
 taken, and of two figures of memory the smaller. Names of profiles differ between drivers (an A100's 3g.40gb was
@@ -120,7 +120,7 @@ class NvmlDevice:
 
 @dataclass(frozen=True, slots=True)
 class UnusableGpu:
-    """A GPU that cannot be driven, and why; `mend` says what helps, where something could."""
+    """A GPU that cannot be driven, and why; `mend` says what helps, if anything does."""
 
     index: int
     name: str
@@ -253,7 +253,7 @@ class ListedProfile:
 
 @dataclass(frozen=True, slots=True)
 class RecognizedModel:
-    """What a device is taken for.
+    """The model that a device was recognized as.
 
     Attributes:
         model: with NVML's own figures in it.
@@ -272,7 +272,7 @@ def list_profiles(device: object) -> tuple[ListedProfile, ...]:
 
 
 def printable(text: str) -> str:
-    """Return a name that NVML tells with what no terminal should be sent taken out."""
+    """Return a name from NVML without characters that a terminal should not get."""
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
@@ -398,7 +398,7 @@ def with_nvml_figures(known: GpuModel, profiles: Iterable[ListedProfile]) -> Gpu
 
 
 def merge_models(models: Sequence[GpuModel]) -> GpuModel:
-    """Return what holds of all these, which have one name: the profiles that all have, with the smallest memory."""
+    """Return one model for GPUs of one name: the profiles that all have, with the smallest memory."""
     first, *rest = models
     for other in rest:
         both = [(one, other.profile(one.name)) for one in first.profiles if other.has(one.name)]

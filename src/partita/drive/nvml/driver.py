@@ -1,4 +1,4 @@
-"""Drives the GPUs of this host: one thread for each action under way."""
+"""Drives the GPUs of this host, with a thread for each action under way, and reads their energy counters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which instances are ours: by identity, on disk before and after each is made."""
+"""One real GPU: what is on it, its instances created and destroyed, and the record of those that are ours."""
 
 from __future__ import annotations
 
@@ -183,7 +183,7 @@ class NvmlGpu:
         raise FailedError("its instances change while they are listed", where=self.device.id)
 
     def _at_work(self, placement: Placement) -> ObservedInstance | None:
-        """Return what stands at a placement, for whoever acts on this GPU alone: what is gone is no longer ours."""
+        """Return the instance at a placement, and forget ours that are gone. The caller holds the GPU's lock."""
         _, seen = self._look(ask=False)
         self._owned.void(self.device.uuid, [each.identity for each in seen])
         return next((each for each in seen if each.placement == placement), None)
@@ -336,7 +336,7 @@ class NvmlGpu:
 
 
 class _SilentError(FailedError):
-    """The GPU answers nothing that can be used, again and again."""
+    """The GPU answered several times with nothing but "unknown error" or "timeout"."""
 
 
 _TABLE = """
@@ -385,7 +385,7 @@ class OwnedInstances:
         self._write(gpu_uuid, placement, None, None)
 
     def record(self, identity: Identity, placement: Placement) -> None:
-        """Record an instance that is ours, as far as it is made."""
+        """Record an instance of ours, as far as it is created."""
         self._write(identity.gpu_uuid, placement, identity.gi_id, identity.mig_uuid)
 
     def forget(self, gpu_uuid: str, placement: Placement) -> None:
@@ -394,7 +394,7 @@ class OwnedInstances:
             db.execute("DELETE FROM owned WHERE gpu_uuid = ? AND start = ?", (gpu_uuid, placement.start))
 
     def void(self, gpu_uuid: str, standing: Iterable[Identity]) -> None:
-        """Record that of a GPU's instances none is ours but those that stand.
+        """Forget the instances of a GPU that are not among those that exist.
 
         What someone else destroys and makes again has its old UUID if it gets the old ids: once an instance of ours
         is seen to be gone, what comes in its place is not ours.

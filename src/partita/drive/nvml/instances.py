@@ -1,4 +1,12 @@
-"""NVML's error codes as the port's errors."""
+"""GPU instances and compute instances of one device, in NVML's own terms made plain, and NVML's errors as the port's.
+
+Traps that the binding leaves to its callers: profile *information* is asked for by an enumeration, everything
+else by the profile id found in it; lists and counts are passed by reference; a placement's size is in memory
+slices. What may be made is never asked of `nvmlDeviceGetGpuInstanceRemainingCapacity` or read off `nvidia-smi mig
+-lgip`'s column of free instances: they count compute slices and overrate what has a place
+(github.com/NVIDIA/dgx-spark-playbooks, MIG on DGX Station). Every instance is made at a placement of our own
+choosing, and the driver is asked for exactly that.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Failures on request: what goes wrong, for which actions, how often."""
+"""What each kind of action does to a simulated GPU as it begins and ends, how long it takes, and injected faults.
+
+Between the two the rows say what real hardware would: a GPU instance without its compute instance, a replica
+that is not ready yet, one that drains. A process killed there leaves just that behind.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +55,7 @@ class FaultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """A mishap that is to come.
+    """A fault that will hit coming actions.
 
     Attributes:
         kind: of the actions that it hits; None for any. So with `gpu` and `placement`.
@@ -68,7 +72,7 @@ class InjectedFault:
 
 
 def inject(db: sqlite3.Connection, fault: InjectedFault) -> None:
-    """Store a fault, behind those that are there."""
+    """Add a fault after those that wait."""
     placement = str(fault.placement) if fault.placement else None
     row = (fault.mishap, fault.kind, fault.gpu, placement, fault.times, fault.skip)
     db.execute(
@@ -77,7 +81,7 @@ def inject(db: sqlite3.Connection, fault: InjectedFault) -> None:
 
 
 def next_fault(db: sqlite3.Connection, action: Action) -> FaultKind | None:
-    """Return what goes wrong with this action, by the oldest fault that matches it, and count it."""
+    """Return the fault that hits this action, the oldest that matches, and count it; None if none does."""
     rows = db.execute(
         "SELECT seq, mishap, skip FROM faults WHERE times > 0 AND (kind IS NULL OR kind = ?)"
         " AND (gpu IS NULL OR gpu = ?) AND (placement IS NULL OR placement = ?) ORDER BY seq",
@@ -169,7 +173,7 @@ def ready(db: sqlite3.Connection, action: Action, now: float) -> bool:
 
 
 def undo_half(db: sqlite3.Connection, action: Action) -> None:
-    """Leave behind what an action leaves that took its time and then failed."""
+    """Leave the state that a failed action leaves behind."""
     key = (action.gpu, action.placement.start)
     if action.kind is ActionKind.CREATE_INSTANCE:
         db.execute("DELETE FROM instances WHERE gpu = ? AND start = ? AND ci_id IS NULL", key)
@@ -214,7 +218,7 @@ def insert_instance(db: sqlite3.Connection, gpu: ObservedGpu, placement: Placeme
 
 
 def complete(db: sqlite3.Connection, gpu: str, placement: Placement, rng: random.Random) -> None:
-    """Make the compute instance of a GPU instance, if it has none, with a MIG UUID that never was before."""
+    """Make the compute instance of a GPU instance, if it has none, with a new MIG UUID."""
     mig_uuid = f"MIG-{uuid.UUID(int=rng.getrandbits(128), version=4)}"
     make = "UPDATE instances SET ci_id = 0, mig_uuid = ? WHERE gpu = ? AND start = ? AND ci_id IS NULL"
     db.execute(make, (mig_uuid, gpu, placement.start))

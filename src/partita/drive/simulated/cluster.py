@@ -1,4 +1,9 @@
-"""The simulated cluster from outside: made, and troubled as the real world troubles one."""
+"""A simulated cluster from outside: created, troubled as the real world troubles one, and its energy counters.
+
+A GPU draws its idle power, and for each busy instance the instance's share of the compute slices of what is left to
+the power limit: work at full load. Power is taken to have been since the last reading what it is now, so that
+counters are as exact as they are read often.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class SimulatedCluster:
-    """A cluster that is there: what happens to it that no driver of ours does.
+    """An existing cluster, and what others do to it: losses, foreign instances, killed processes.
 
     Args:
         path: its file.
@@ -63,12 +68,12 @@ class SimulatedCluster:
         return cls(path)
 
     def inject(self, fault: InjectedFault) -> None:
-        """Have something go wrong with actions to come."""
+        """Let coming actions fail."""
         with self._store.transaction() as db:
             actions.inject(db, fault)
 
     def lose(self, gpu: str) -> None:
-        """Make a GPU fall off the bus, with all that is on it."""
+        """Let a GPU fall off the bus, with everything on it."""
         with self._store.transaction() as db:
             lose(db, gpu)
 
@@ -85,7 +90,7 @@ class SimulatedCluster:
             db.execute("UPDATE gpus SET mig = ? WHERE id = ?", (on, gpu))
 
     def create_foreign(self, gpu: str, placement: Placement, *, busy: bool = False) -> None:
-        """Have someone else create an instance; `busy` if a process of theirs runs on it.
+        """Let someone else create an instance; `busy` if a process of theirs runs on it.
 
         Raises:
             DriveError: the GPU's rules do not allow it, or it is lost, or MIG is off.
@@ -96,13 +101,13 @@ class SimulatedCluster:
             self._set_busy(db, gpu, placement, busy=busy)
 
     def destroy_behind_our_back(self, gpu: str, placement: Placement) -> None:
-        """Have someone else destroy an instance, whoever's it is, and what runs on it."""
+        """Let someone else destroy an instance, ours or not, and what runs on it."""
         with self._store.transaction() as db:
             _require(db, gpu, placement)
             db.execute("DELETE FROM instances WHERE gpu = ? AND start = ?", (gpu, placement.start))
 
     def set_busy(self, gpu: str, placement: Placement, *, busy: bool) -> None:
-        """Have someone else's process run on an instance, or end."""
+        """Let someone else's process start or end on an instance."""
         with self._store.transaction() as db:
             self._set_busy(db, gpu, placement, busy=busy)
 
@@ -122,7 +127,7 @@ class SimulatedCluster:
 
 
 def lose(db: sqlite3.Connection, gpu: str) -> None:
-    """Make a GPU fall off the bus, with all that is on it."""
+    """Let a GPU fall off the bus, with everything on it."""
     db.execute("DELETE FROM instances WHERE gpu = ?", (gpu,))
     db.execute("UPDATE gpus SET lost = 1 WHERE id = ?", (gpu,))
 

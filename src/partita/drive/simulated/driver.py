@@ -1,4 +1,4 @@
-"""Drives a simulated cluster, on a simulated clock or the wall clock."""
+"""Drives a simulated cluster, on a simulated clock or the wall clock; its replicas may be real processes."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class _RunningAction:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """How far changes are known: the number of the last one of a row, and the time that had passed then."""
+    """How far changes are known: the number of the last change of a row, and the time of that look."""
 
     version: int
     at: float
@@ -315,7 +315,7 @@ class HostedReplicas:
         return self._runner is not None
 
     def seen(self, observation: Observation) -> Observation:
-        """Return an observation with what processes do in place of what the cluster's file says of their replicas."""
+        """Return an observation with replicas as their processes are, not as the cluster's file says."""
         if self._records is None:
             return observation
         hosts = self._records.gpus()
@@ -324,7 +324,7 @@ class HostedReplicas:
         )
 
     def gpus(self, db: sqlite3.Connection) -> set[str]:
-        """Return the GPUs that have records: what processes do there is written down nowhere."""
+        """Return the GPUs that have records: what their processes do is in no table."""
         hosts = self._records.gpus() if self._records is not None else frozenset()
         find = "SELECT id FROM gpus WHERE uuid = ?"
         return {name for uuid in hosts for (name,) in db.execute(find, (uuid,))}

@@ -1,4 +1,4 @@
-"""The simulated cluster's SQLite file: one transaction at a time, whatever process or thread it is in."""
+"""The simulated cluster's file: its tables, its seed and clock, and its rows as values of the port."""
 
 from __future__ import annotations
 

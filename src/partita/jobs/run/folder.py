@@ -1,4 +1,4 @@
-"""The names of what is in an attempt's folder, and how long its log's parts are."""
+"""The folder of an attempt: the names of its files, its lock, and its JSON documents, whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs attempts as real processes, each with a watcher of its own that outlives us."""
+"""Runs attempts as real processes, each with a watcher that outlives us, and reads their folders."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class RealJobRunner:
             ) from error
 
     def look(self, folder: Path) -> AttemptStatus:
-        """Return an attempt as it is now; one that nobody watches is ended and lost.
+        """Return the status of an attempt now; one without a watcher is ended, and lost.
 
         Raises:
             PartitaError: its folder cannot be read.
@@ -223,7 +223,7 @@ def _wake(folder: int) -> None:
 
 
 class AttemptReader:
-    """What is known of an attempt from look to look, so that a look is a few calls of the system.
+    """Reads an attempt's folder; remembers what does not change, so that a look costs a few system calls.
 
     Args:
         folder: the attempt's.
@@ -242,7 +242,7 @@ class AttemptReader:
         self._known = False
 
     def look(self) -> AttemptStatus:
-        """Return it as it is now; one that nobody watches is ended and lost.
+        """Return its status now; an attempt without a watcher is ended, and lost.
 
         Raises:
             PartitaError: its folder cannot be read.
@@ -326,7 +326,7 @@ class ProgressReader:
         self._allocated: deque[tuple[int, int]] = deque(maxlen=_SAMPLES)
 
     def read(self, folder: int) -> None:
-        """Take in what was added to the file in the folder that is open as this descriptor."""
+        """Read what was added to the file, in the folder that is open as this descriptor."""
         try:
             size = os.stat(PROGRESS, dir_fd=folder, follow_symlinks=False).st_size
         except OSError:

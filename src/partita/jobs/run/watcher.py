@@ -187,7 +187,7 @@ class Watcher:
                 break
 
     def _reap(self) -> bool:
-        """Take in who ended; say whether somebody is left who has not been given up."""
+        """Reap what has ended; say whether a process is left that has not been given up."""
         while True:
             try:
                 pid, status, used = os.wait4(-1, os.WNOHANG)
@@ -201,7 +201,7 @@ class Watcher:
                 self._termination.main_ended(len(self._below()))
 
     def _look(self) -> None:
-        """See what is asked, which processes there are, and what memory they have in sum."""
+        """Look for a request to stop, list the processes, and add up their memory."""
         self._termination.look(told=self._told)
         found = self._below()
         used = sum(map(table.memory, found))
@@ -235,7 +235,7 @@ class Watcher:
         return bool(data)
 
     def _note(self, pids: list[int]) -> None:
-        """Write down who there is, for the one who finds that this watcher was killed."""
+        """Write down which processes there are, for whoever finds that this watcher was killed."""
         self._seen = pids
         seen = [[pid, table.started_at(pid)] for pid in pids]
         found = {"watcher": os.getpid(), "main": self._main, "began": self._began, "processes": seen}
@@ -340,7 +340,7 @@ class Termination:
             self._ask(self._grace_s)
 
     def main_ended(self, left: int) -> None:
-        """Take in that the main process has ended and left others; what is left of a grace stays theirs."""
+        """Note that the main process has ended and left others; they have what is left of a grace."""
         self._main_ended = True
         if self._asked is None and left:
             self.left = left
@@ -437,7 +437,7 @@ class OomDetector:
             self._dropped_lines += dropped.count(b"\n")
 
     def ending(self, code: int | None) -> Ending:
-        """Return what a job that ended with this code is taken for."""
+        """Return the verdict on a job that ended with this code."""
         text = b"".join(self._parts)
         before, end = text[:-END], text[-END:]
         first = 1 + self._dropped_lines + before.count(b"\n")

@@ -36,14 +36,14 @@ Run: TypeAlias = tuple[float, float]
 
 @dataclass(frozen=True, slots=True, order=True)
 class GridPoint:
-    """What is measured at a time: so many processes side by side, each with batches of one size."""
+    """One cell: a number of processes side by side, each with batches of one size."""
 
     processes: int
     batch: int
 
 
 class PointResult(Value):
-    """What a cell gave. Whatever was not measured is None.
+    """The figures of one cell. What was not measured is None.
 
     Attributes:
         seconds: what measuring it took, start of the processes included.
@@ -233,7 +233,7 @@ def _resident(ended: Sequence[Mapping[str, Any]]) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class MeterReading:
-    """What the device told of the window; None is what it did not tell.
+    """The device's readings over the window; None where it gave none.
 
     Attributes:
         memory_mb: of the measured processes at their peak, in MB of 1e6 bytes.

@@ -35,7 +35,7 @@ _TOLD = {
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """All that was asked for.
+    """The cells that were asked for.
 
     Attributes:
         max_processes: processes go from 1 to this.
