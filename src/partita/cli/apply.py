@@ -19,10 +19,10 @@ from partita.cli.drivers import (
     Simulate,
     refuse_unrunnable,
     simulated_gpus,
-    whole_nodes,
 )
 from partita.cli.options import DryRun, Format, Output, emit, stdout
 from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbid, make_transitioner
+from partita.transition.between import whole_nodes
 
 if TYPE_CHECKING:
     from partita.control.controller import Controller, Reached

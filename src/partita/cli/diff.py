@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita.cli.changes import gpu_changes_table, print_way, way_data
-from partita.cli.drivers import Cluster, DriverName, DriverOption, enough_gpus
+from partita.cli.drivers import Cluster, DriverName, DriverOption
 from partita.cli.options import DryRun, Format, Out, Output, emit_document, stdout
 from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbid, make_transitioner
 from partita.cli.workplace import rehearsal
@@ -19,7 +19,7 @@ from partita.control.observed import deployed
 from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.files import replacing
-from partita.transition.deployment import DeployedGpu, Deployment, deployment_of
+from partita.transition.between import request_between
 from partita.transition.document import read_target, write_transition
 from partita.transition.transition import MEASURED, PAPER, Request
 from partita.web.transition_report import transition_report
@@ -78,7 +78,7 @@ def diff(
     seconds = _seconds(durations)
     wanted = read_target(target)
     if current:
-        asked = _between(read_target(current[0]), wanted, seconds, extra_gpus, tuple(forbid or ()))
+        asked = request_between(read_target(current[0]), wanted, seconds, extra_gpus, tuple(forbid or ()))
     else:
         asked = _from_cluster(
             wanted,
@@ -106,29 +106,6 @@ def _paths(plans: list[Path]) -> list[Path]:
 
 def _seconds(name: DurationsName) -> Durations:
     return MEASURED if name is DurationsName.MEASURED else PAPER
-
-
-def _between(
-    now: Plan | Layouts,
-    wanted: Plan | Layouts,
-    seconds: Durations,
-    extra_gpus: int | None,
-    forbid: tuple[str, ...],
-) -> Request:
-    """Return the transition asked for between two plans, on GPUs that suffice for both."""
-    current, target = deployment_of(now), deployment_of(wanted)
-    standing = {gpu.id: gpu for gpu in current.gpus}
-    there = enough_gpus(now.gpus, wanted.gpus, extra_gpus or 0)
-    gpus = tuple(standing.get(name, DeployedGpu(name, model, ())) for name, model in there)
-    return Request(
-        Deployment(gpus),
-        target,
-        {service.name: service.rate for service in now.services},
-        {service.name: service.rate for service in wanted.services},
-        seconds,
-        extra_gpus,
-        forbid,
-    )
 
 
 def _from_cluster(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -22,10 +20,8 @@ if TYPE_CHECKING:
     from partita.drive.nvml import NvmlDriver
     from partita.drive.replicas import ReplicaProcess, ReplicaRunner, UpstreamReplica
     from partita.drive.simulated import SimulatedDriver
-    from partita.planning.plan import PlannedGpu
     from partita.serve.worker_specs import SliceSeconds
     from partita.sim.clock import Clock
-    from partita.transition.deployment import DeployedGpu
 
 _MOST_SIMULATED = 100_000
 _PER_NODE = 8
@@ -229,30 +225,3 @@ def simulated_gpus(asked: Sequence[str]) -> list[tuple[str, str]]:
 def named(models: Sequence[str]) -> list[tuple[str, str]]:
     """Return the models with ids, eight GPUs to a node."""
     return [(f"node-{i // _PER_NODE}/gpu-{i % _PER_NODE}", model) for i, model in enumerate(models)]
-
-
-def whole_nodes(gpus: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """Return these GPUs and those beside them in nodes of eight: a transition needs some room."""
-    found = dict(gpus)
-    for name, model in gpus:
-        node = name.rpartition("/")[0]
-        for i in range(_PER_NODE) if node else ():
-            found.setdefault(f"{node}/gpu-{i}", model)
-    return list(found.items())
-
-
-def enough_gpus(
-    now: Sequence[PlannedGpu | DeployedGpu], wanted: Sequence[PlannedGpu | DeployedGpu], extra: int
-) -> list[tuple[str, str]]:
-    """Return ids and models of GPUs that suffice for two plans and `extra` more of each model wanted.
-
-    They are the GPUs of the plans, in whole nodes; where one id has two models, it is the first plan's.
-    """
-    there = dict(whole_nodes([(gpu.id, gpu.model) for gpu in (*wanted, *now)]))
-    used = Counter(gpu.model for gpu in now)
-    needed = Counter(gpu.model for gpu in wanted)
-    spare = count()
-    for model in sorted(needed):
-        missing = max(used[model], needed[model]) + extra - Counter(there.values())[model]
-        there.update((f"spare/gpu-{next(spare)}", model) for _ in range(missing))
-    return list(there.items())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,12 +11,11 @@ from rich.table import Table
 
 from partita.cli.options import Format, Output, WorkloadFile, emit, stderr, stdout
 from partita.cli.plan import planned
-from partita.deadline import Deadline
-from partita.errors import InfeasibleError, InputError, PartitaError, nearest
-from partita.planner import plan, prepare, read_prepared
+from partita.errors import InputError, nearest
+from partita.explanation import ServiceExplanation, explain_service
+from partita.planner import read_prepared
 from partita.planning.document import read_plan
-from partita.planning.explain import bindings, number, sensitivities
-from partita.serve.reserving.services import slices_of
+from partita.planning.explain import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +30,6 @@ MOST_SERVICES = 20
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", metavar="PLAN", help="Explain this plan.  [default: plan anew]")
 ]
-_SECONDS = 5.0
 
 
 def explain(
@@ -60,9 +57,9 @@ def explain(
     loaded = read_prepared(workload)
     chosen = _chosen(loaded, service)
     made = read_plan(plan) if plan else planned(loaded).plan
-    found = [_explained(loaded, made, spec) for spec in chosen]
+    found = [explain_service(loaded, made, spec) for spec in chosen]
     if output is not Format.TABLE:
-        emit([_plain(each) for each in found], output)
+        emit([each.to_dict() for each in found], output)
         return
     for each in found:
         _print(each, made)
@@ -88,82 +85,22 @@ def _chosen(loaded: PreparedWorkload, asked: Sequence[str] | None) -> list[Servi
     return chosen
 
 
-def _explained(loaded: PreparedWorkload, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
-    if spec.cut is not None:
-        return _explained_cut(loaded, made, spec)
-
-    measured = loaded.formulation.measured
-    by_gpu = {}
-    open_to = {pool.model for pool in loaded.workload.gpus if spec.pools is None or pool.label in spec.pools}
-    for gpu in (each for each in measured.gpus if each.name in open_to):
-        limits = measured.point_limits(spec, gpu.name)
-        if limits is not None:
-            rows = [row for row in measured.of(spec.model, gpu.name) if row.quantile == limits.quantile]
-            by_gpu[gpu.name] = bindings(made, spec.name, gpu.name, rows, limits)
-    return {"service": spec, "gpus": by_gpu, "changes": sensitivities(spec.name, _Replan(loaded))}
-
-
-def _explained_cut(loaded: PreparedWorkload, made: Plan, spec: ServiceSpec) -> dict[str, Any]:
-    service = next(each for each in loaded.cuts if each.spec.name == spec.name)
-    slices = slices_of(made, service, loaded.problem.pools)
-    return {"service": spec, "cuts": slices, "changes": sensitivities(spec.name, _Replan(loaded))}
-
-
-class _Replan:
-    """Plans the workload again with one service changed."""
-
-    def __init__(self, loaded: PreparedWorkload) -> None:
-        self._loaded = loaded
-
-    def __call__(self, service: str, *, rate: float, latency: float) -> float | None:
-        """Return the objective with the service's rate and SLO multiplied; None if no plan was found."""
-        workload = self._loaded.workload
-        services = tuple(
-            s.replace(rate=s.rate * rate, slo=s.slo.replace(latency_ms=s.slo.latency_ms * latency))
-            if s.name == service
-            else s
-            for s in workload.services
-        )
-        try:
-            asked = prepare(workload.replace(services=services), self._loaded.table, self._loaded.path)
-            return plan(asked, deadline=Deadline(_SECONDS)).plan.objective.value
-        except (InfeasibleError, PartitaError):
-            return None
-
-
-def _plain(found: dict[str, Any]) -> dict[str, Any]:
-    if "cuts" in found:
-        return {
-            "service": found["service"].name,
-            "pools": found["service"].pools,
-            "cut": found["service"].cut,
-            "slices": [asdict(each) for each in found["cuts"]],
-            "changes": [asdict(each) for each in found["changes"]],
-        }
-    return {
-        "service": found["service"].name,
-        "pools": found["service"].pools,
-        "gpus": {gpu: [asdict(each) for each in bound] for gpu, bound in found["gpus"].items()},
-        "changes": [asdict(each) for each in found["changes"]],
-    }
-
-
-def _print(found: dict[str, Any], made: Plan) -> None:
-    spec: ServiceSpec = found["service"]
+def _print(found: ServiceExplanation, made: Plan) -> None:
+    spec = found.service
     console = stdout()
     console.print(
         f"{spec.name}  {spec.rate:g} items/s, SLO {spec.slo.latency_ms:g} ms", style="bold", markup=False
     )
     if spec.pools is not None:
         console.print(f"  may use GPUs of {', '.join(spec.pools)} alone", markup=False)
-    if "cuts" in found:
-        console.print(_slice_table(found["cuts"]))
-    for gpu, bound in found.get("gpus", {}).items():
+    if found.slices is not None:
+        console.print(_slice_table(found.slices))
+    for gpu, bound in found.gpus.items():
         table = Table(
             box=box.SIMPLE_HEAD,
             padding=(0, 1, 0, 0),
             pad_edge=False,
-            title=gpu if len(found["gpus"]) > 1 else None,
+            title=gpu if len(found.gpus) > 1 else None,
         )
         table.add_column("profile", no_wrap=True)
         for name in ("used", "batch", "ms", "items/s"):
@@ -173,7 +110,7 @@ def _print(found: dict[str, Any], made: Plan) -> None:
         for each in bound:
             table.add_row(*_cells(each))
         console.print(table)
-    for change in found["changes"]:
+    for change in found.changes:
         console.print(f"  {change.change}: {_difference(change, made)}", markup=False)
     console.print()
 

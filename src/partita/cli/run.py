@@ -43,7 +43,6 @@ from partita.cli.drivers import (
     named,
     refuse_unrunnable,
     simulated_gpus,
-    whole_nodes,
 )
 from partita.cli.options import WorkloadFile, stderr
 from partita.cli.serve import measured_seconds
@@ -58,6 +57,7 @@ from partita.deadline import Deadline
 from partita.drive.state import state_folder
 from partita.errors import InputError
 from partita.planner import plan, read_prepared
+from partita.transition.between import whole_nodes
 from partita.transition.deployment import Deployment
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from html import escape
 from importlib import resources
@@ -28,16 +29,20 @@ _LEAD = 0.04
 _ROOM = 1.12
 
 
-def page(title: str, styles: Iterable[str], parts: Iterable[str]) -> str:
+def page(title: str, styles: Iterable[str], parts: Iterable[str], *, embedded: bool = False) -> str:
     """Return a page: no scripts, nothing from elsewhere.
 
     Args:
         title: as text.
         styles: style sheets of this folder.
         parts: HTML of the body.
+        embedded: a part of somebody else's page, as a notebook is: its looks are for itself alone.
     """
     folder = resources.files(__package__)
     sheets = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in styles)
+    if embedded:
+        own = _WHOLE_PAGE.sub(r"\1&", sheets)
+        return "\n".join(("<div class=partita>", f"<style>\n.partita {{\n{own}}}</style>", *parts, "</div>"))
     return "\n".join(
         (
             '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
@@ -47,6 +52,10 @@ def page(title: str, styles: Iterable[str], parts: Iterable[str]) -> str:
             "</html>\n",
         )
     )
+
+
+_WHOLE_PAGE = re.compile(r"(?m)^(\s*)(:root|body)(?= \{)")
+"""The selectors of rules for a whole page."""
 
 
 def figures(values: Mapping[str, str]) -> Iterator[str]:

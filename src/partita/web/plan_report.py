@@ -29,8 +29,11 @@ MOST_SERVICES = 1000
 _MOST_RANGES = 24
 
 
-def plan_report(plan: Plan) -> str:
-    """Return the page. It is at most a few megabytes: of very large plans it says what it leaves out."""
+def plan_report(plan: Plan, *, embedded: bool = False) -> str:
+    """Return the page, or a part for somebody else's.
+
+    It is at most a few megabytes: of very large plans it says what it leaves out.
+    """
     groups = gpu_groups(plan)
     services = service_overviews(plan, groups)
     numbers = {each.service.name: n for n, each in enumerate(services, 1)}
@@ -40,7 +43,7 @@ def plan_report(plan: Plan) -> str:
         *_gpu_cards(groups, numbers),
         "<footer>Drawn by Partita. The JSON file of the plan says the same in full.</footer>",
     )
-    return page(f"Plan: {amount(plan)}", ("report.css",), parts)
+    return page(f"Plan: {amount(plan)}", ("report.css",), parts, embedded=embedded)
 
 
 def _head(plan: Plan, groups: Sequence[GpuGroup]) -> Iterator[str]:

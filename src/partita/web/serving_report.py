@@ -22,13 +22,16 @@ _BEYOND = 1.25
 """Deadlines that the histogram is wide; later answers stand in its last bin."""
 
 
-def serving_report(data: dict[str, Any], problem: ServingProblem, found: Simulation) -> str:
-    """Return the page.
+def serving_report(
+    data: dict[str, Any], problem: ServingProblem, found: Simulation, *, embedded: bool = False
+) -> str:
+    """Return the page, or a part for somebody else's.
 
     Args:
         data: what `partita simulate -o json` prints.
         problem: what was served.
         found: how.
+        embedded: for somebody else's page.
     """
     parts = (
         f"<h1>{data['attainment']:.3%} of {data['queries']:,} queries in time</h1>",
@@ -39,7 +42,7 @@ def serving_report(data: dict[str, Any], problem: ServingProblem, found: Simulat
         *_slices(data),
         "<footer>Simulated and drawn by Partita.</footer>",
     )
-    return page(f"Serving {data['service']}", STYLES, parts)
+    return page(f"Serving {data['service']}", STYLES, parts, embedded=embedded)
 
 
 def _figures(data: dict[str, Any]) -> dict[str, str]:

@@ -55,8 +55,8 @@ _LEGEND = (
 )
 
 
-def transition_report(request: Request, transition: Transition) -> str:
-    """Return the page of a transition that the checker found right, with its predicted course."""
+def transition_report(request: Request, transition: Transition, *, embedded: bool = False) -> str:
+    """Return the page, or a part for somebody else's, of a transition that the checker found right."""
     changes = service_changes(request, transition)
     numbers = {each.name: n for n, each in enumerate(changes, 1)}
     course = timeline(request, transition)
@@ -70,7 +70,7 @@ def transition_report(request: Request, transition: Transition) -> str:
         *_change_cards(gpu_changes(request.current, transition.target), numbers),
         _footer(transition),
     ]
-    return page(f"Transition: {_title(request, transition)}", _STYLES, parts)
+    return page(f"Transition: {_title(request, transition)}", _STYLES, parts, embedded=embedded)
 
 
 def _footer(transition: Transition) -> str:

@@ -1,0 +1,265 @@
+"""The library, through `import partita` alone."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import polars as pl
+import pytest
+
+import partita
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "src" / "partita" / "examples"
+TABLE = pd.DataFrame(
+    {
+        "model": ["bert"] * 6,
+        "gpu": ["a100-80gb"] * 6,
+        "profile": ["1g.10gb", "1g.10gb", "2g.20gb", "2g.20gb", "7g.80gb", "7g.80gb"],
+        "batch": [1, 8] * 3,
+        "processes": [1] * 6,
+        "throughput": [50.0, 120, 95, 250, 300, 850],
+        "latency_ms": [20.0, 66, 10, 32, 3.4, 9.4],
+        "quantile": ["0.99"] * 6,
+    }
+)
+
+
+def workload(rate: float = 300, **more: Any) -> partita.Workload:
+    service = partita.ServiceSpec("search", model="bert", rate=rate, slo=partita.Slo(40), **more)
+    return partita.Workload(gpus=(partita.PoolSpec("a100-80gb", count=4),), services=(service,))
+
+
+@pytest.fixture(scope="module")
+def planned() -> partita.PlannedWorkload:
+    return partita.plan(workload(), TABLE)
+
+
+def run(text: str) -> str:
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
+    return done.stdout
+
+
+def test_import_takes_next_to_nothing_and_prints_nothing() -> None:
+    told = run(
+        "import time, sys; before = time.process_time(); import partita; after = time.process_time()\n"
+        "print(after - before, [m for m in sys.modules if m.startswith('partita.') or m == 'numpy'])"
+    )
+    seconds, modules = told.split(maxsplit=1)
+    assert float(seconds) < 0.1
+    assert modules.strip() == "[]"
+
+
+def test_all_names_are_there_and_documented() -> None:
+    assert set(partita.__all__) <= set(dir(partita))
+    for name in partita.__all__:
+        assert getattr(partita, name).__doc__, name
+    with pytest.raises(AttributeError, match="has no attribute 'plann'"):
+        _ = partita.plann
+
+
+def test_names_are_typed_for_those_who_check_types(tmp_path: Path) -> None:
+    file = tmp_path / "user.py"
+    file.write_text(
+        "import partita\n"
+        "plan = partita.plan('w.yaml')\n"
+        "reveal_type(plan.objective.value)\n"
+        "reveal_type(partita.read_workload('w.yaml').services)\n"
+        "partita.plan(3)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--no-incremental", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert 'Revealed type is "float"' in done.stdout or 'Revealed type is "builtins.float"' in done.stdout
+    assert "ServiceSpec" in done.stdout
+    assert 'Argument 1 to "plan" has incompatible type "int"' in done.stdout
+
+
+def test_five_lines_plan_a_workload_from_a_frame(planned: partita.PlannedWorkload) -> None:
+    assert planned.objective.value == 1
+    assert planned.objective.proven
+    assert repr(planned) == "<1 GPU, proven optimal (bound 1), for 1 service>"
+    frame = planned.to_frame("pandas")
+    assert frame["throughput"].sum() >= 300
+    assert set(frame["service"]) == {"search"}
+    assert planned.services_frame("polars").row(0, named=True)["instances"] == len(frame)
+    assert planned.performance.models == ("bert",)
+
+
+@pytest.mark.parametrize(
+    "given", [TABLE, pl.DataFrame(TABLE), [TABLE.head(3), TABLE.tail(3)], partita.PerfTable.from_frame(TABLE)]
+)
+def test_a_table_may_come_in_any_form(given: object, planned: partita.PlannedWorkload) -> None:
+    assert partita.plan(workload(), given).to_dict()["gpus"] == planned.to_dict()["gpus"]
+
+
+def test_a_workload_may_be_made_of_plain_values() -> None:
+    plain = partita.Workload(
+        gpus=[{"model": "A100-SXM4-80GB"}],  # type: ignore[arg-type]  # as notebooks write it
+        services=[{"name": "s", "model": "bert", "rate": 10, "slo": {"latency_ms": 40}}],  # type: ignore[arg-type]
+    )
+    assert partita.plan(plain, TABLE).gpus[0].model == "a100-80gb"
+
+
+def test_files_are_planned_as_the_command_does(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    made = partita.plan(EXAMPLES / "workload.yaml")
+    made.save(tmp_path / "plan.json")
+    assert partita.check(tmp_path / "plan.json", EXAMPLES / "workload.yaml")
+    read = partita.read_plan(tmp_path / "plan.json")
+    assert [gpu.id for gpu in read.gpus] == [gpu.id for gpu in made.gpus]
+    assert len(partita.diff(read, made)) == 0
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "partita",
+            "plan",
+            "-f",
+            str(EXAMPLES / "workload.yaml"),
+            "--check",
+            str(tmp_path / "plan.json"),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert made.notes
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_checker_says_what_is_wrong(planned: partita.PlannedWorkload) -> None:
+    assert partita.check(planned)
+    found = partita.check(planned, workload(rate=2000), TABLE)
+    assert not found
+    assert found.to_frame("pandas")["where"].tolist() == [where for where, _ in found.faults]
+    assert found.to_dict()["meets"] is False
+    with pytest.raises(partita.InputError, match="nothing says which workload the plan is for"):
+        partita.check(planned.plan)
+
+
+def test_what_if_changes_a_copy() -> None:
+    before = workload()
+    after = partita.replace(
+        before, services={"search": {"rate": 3000, "slo": {"quantile": 0.99}}}, objective="gpus"
+    )
+    assert (before.services[0].rate, after.services[0].rate) == (300, 3000)
+    assert (after.services[0].slo.latency_ms, after.services[0].slo.quantile) == (40, 0.99)
+    assert partita.plan(after, TABLE).objective.value > 1
+    wider = partita.replace(before, gpus=[partita.PoolSpec("a100-80gb")])
+    assert wider.gpus[0].count is None
+    with pytest.raises(partita.InputError, match="rate") as error:
+        partita.replace(before, services={"search": {"rate": -1}})
+    assert error.value.hint
+    with pytest.raises(partita.InputError, match="no service 'serch'") as error:
+        partita.replace(before, services={"serch": {"rate": 1}})
+    assert error.value.hint == "did you mean search?"
+    with pytest.raises(partita.InputError, match="unknown key"):
+        partita.replace(before, objectiv="cost")
+    with pytest.raises(partita.InputError, match="not empty"):
+        partita.replace(before, services={"search": None})
+
+
+def test_errors_are_those_of_the_command_line() -> None:
+    with pytest.raises(partita.InfeasibleError, match="search") as short:
+        partita.plan(workload(rate=1e6), TABLE)
+    assert short.value.hint
+    with pytest.raises(partita.InputError, match="rate: must be") as wrong:
+        partita.plan(workload(rate=-3), TABLE)
+    assert wrong.value.where == "the workload"
+    with pytest.raises(partita.InputError, match="there is no planner 'exat'") as unknown:
+        partita.plan(workload(), TABLE, planner="exat")
+    assert unknown.value.hint == "did you mean exact?"
+    with pytest.raises(partita.InputError, match="no such file"):
+        partita.read_workload("nowhere.yaml")
+    with pytest.raises(partita.PartitaError, match="bert"):
+        partita.plan(workload())
+
+
+def test_an_explanation_has_a_row_for_each_profile(planned: partita.PlannedWorkload) -> None:
+    found = partita.explain(planned, ["search"])
+    frame = found.to_frame("pandas")
+    assert frame["profile"].tolist() == ["1g.10gb", "2g.20gb", "7g.80gb"]
+    assert frame["binds"].tolist()[0] == "latency"
+    assert [each["change"] for each in found.to_dict()["services"][0]["changes"]] == [
+        "rate +10 %",
+        "SLO +20 %",
+    ]
+    with pytest.raises(partita.InputError, match="no service 'serch'"):
+        partita.explain(planned, ["serch"])
+
+
+def test_the_way_between_two_plans(planned: partita.PlannedWorkload, tmp_path: Path) -> None:
+    more = partita.plan(workload(rate=1500), TABLE)
+    found = partita.diff(planned, more)
+    assert len(found) == len(found.to_frame("polars")) == len(found.to_dict()["actions"]) > 0
+    assert found.seconds > 0
+    assert len(partita.diff(more, more)) == 0
+    more.save(tmp_path / "more.json")
+    assert (
+        len(
+            partita.diff(
+                planned.plan, tmp_path / "more.json", algorithm="exchange-compact", durations="paper"
+            )
+        )
+        > 0
+    )
+    for wrong in ({"algorithm": "shorter"}, {"durations": "guessed"}):
+        with pytest.raises(partita.InputError):
+            partita.diff(planned, more, **wrong)  # type: ignore[arg-type]
+
+
+def test_queries_are_simulated() -> None:
+    asked = partita.replace(
+        workload(rate=200), services={"search": {"cut": "fluid", "batches": {"median": 2, "max": 8}}}
+    )
+    found = partita.simulate(asked, TABLE, cut="fluid", gpus=1, queries=2000)
+    assert 0 < found.attainment <= 1
+    assert len(found.to_frame("pandas")) == len(found.simulation.evaluation.slices)
+    assert found.to_dict()["router"] == "late-binding"
+    assert "in time" in repr(found)
+    assert "Slices" in found._repr_html_()
+    for wrong, told in (({"cut": "fluidd"}, "fluid"), ({"router": "fif"}, "fifs")):
+        with pytest.raises(partita.InputError) as error:
+            partita.simulate(asked, TABLE, gpus=1, queries=2000, **wrong)  # type: ignore[arg-type]
+        assert error.value.hint == f"did you mean {told}?"
+
+
+def test_the_catalogue_is_a_mapping_and_a_frame() -> None:
+    known = partita.catalogue()
+    assert known["a100-80gb"].profile("1g.10gb").compute == 1
+    assert len(known) == len(list(known)) >= 24
+    assert {"gpu", "profile", "memory_mib"} <= set(known.to_frame("polars").columns)
+
+
+def test_results_draw_themselves_for_a_notebook(planned: partita.PlannedWorkload, tmp_path: Path) -> None:
+    results: list[Any] = [
+        planned,
+        partita.check(planned),
+        partita.explain(planned),
+        partita.diff(planned, planned),
+        partita.catalogue(),
+    ]
+    for each in results:
+        html = each._repr_html_()
+        assert html.startswith("<div class=partita>"), each
+        assert html.count("<div") == html.count("</div"), each
+        style = html.partition("<style>")[2].partition("</style>")[0]
+        assert style.strip().startswith(".partita {"), each
+        assert not any(line.strip().startswith((":root", "body")) for line in style.splitlines()), each
+        assert "<script" not in html
+    assert "search" in planned._repr_html_()
+    page = planned.to_html(tmp_path / "plan.html")
+    assert page.startswith("<!doctype html>")
+    assert (tmp_path / "plan.html").read_text() == page
+
+
+def test_planning_again_gives_the_same_plan(planned: partita.PlannedWorkload) -> None:
+    again = partita.plan(planned.workload, planned.performance, seed=0)
+    assert again.gpus == planned.gpus
