@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from partita.process.logs import keep_short, last_line
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from partita.process.logs import BoundedLog, keep_short, last_line
 
 
 @pytest.mark.parametrize(
@@ -46,3 +46,32 @@ def test_a_log_keeps_its_end(tmp_path: Path) -> None:
     assert path.read_bytes().splitlines()[0] == b"[...]"
     assert path.read_bytes().endswith(b"line 998\nline 999\nand on\n")
     assert path.stat().st_size < 100
+
+
+@given(
+    pieces=st.lists(st.binary(max_size=60), max_size=30),
+    most=st.integers(4, 200),
+)
+def test_a_bounded_log_has_the_head_and_the_tail_and_says_what_is_left_out(
+    pieces: list[bytes], most: int
+) -> None:
+    whole = b"".join(pieces)
+    with TemporaryDirectory() as path:
+        folder = os.open(path, os.O_RDONLY)
+        try:
+            log = BoundedLog(folder, "log", most, None)
+            for piece in pieces:
+                log.write(piece)
+                assert sum(each.stat().st_size for each in Path(path).iterdir()) <= most
+            told = log.finish()
+        finally:
+            os.close(folder)
+        (only,) = Path(path).iterdir()
+        kept = only.read_bytes()
+    assert told["total"] == len(whole)
+    head, tail = kept[: told["head"]], kept[told["tail_at"] :]
+    assert whole.startswith(head)
+    assert whole[told["tail"] :] == tail
+    assert told["dropped"] == len(whole) - len(head) - len(tail)
+    assert (b"bytes of output are left out here" in kept) == (told["dropped"] > 0)
+    assert len(whole) > most or kept == whole
