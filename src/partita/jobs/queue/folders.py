@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from partita.errors import PartitaError
 from partita.files import json_value
 from partita.jobs.run.folder import EXIT, LAUNCH, LOG, PART, WISH
+from partita.process import keeper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -243,7 +244,7 @@ class Retention:
         self._store, self._folder, self._settings = store, folder, settings
         self._before: int | None = None
         self._bytes = 0
-        self._remover: int | None = None
+        self._remover: keeper.Child | None = None
         self._leftovers = True  # what a killed daemon had begun to remove
         self.due = float("-inf")
 
@@ -294,22 +295,15 @@ class Retention:
             if going:
                 # It follows no links, and leaves other file systems alone.
                 words = ["rm", "-rf", "--one-file-system", "--", *going]
-                self._remover = os.posix_spawnp("rm", words, {"PATH": os.environ.get("PATH", os.defpath)})
+                environment = {"PATH": os.environ.get("PATH", os.defpath)}
+                self._remover = keeper.start(words, environment, output=None)
         except OSError as error:
             raise PartitaError(
                 f"the files of old jobs cannot be removed: {error.strerror}", where=str(self._folder)
             ) from error
 
     def _removing(self) -> bool:
-        if self._remover is None:
-            return False
-        try:
-            done = os.waitpid(self._remover, os.WNOHANG)[0] != 0
-        except ChildProcessError:
-            done = True
-        if done:
-            self._remover = None
-        return not done
+        return self._remover is not None and self._remover.returncode is None
 
 
 def _ended(job: JobRecord) -> float:
