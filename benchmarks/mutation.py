@@ -104,28 +104,20 @@ TARGETS = (
     Target(
         "serve/routers",
         (
-            "serve/routers/elsa.py",
+            "serve/routers/bound.py",
+            "serve/routers/compiling.py",
             "serve/routers/fifs.py",
-            "serve/routers/heap.py",
-            "serve/routers/late_binding.py",
-            "serve/routers/price.py",
             "serve/routers/kairos.py",
+            "serve/routers/late_binding.py",
+            "serve/routers/shared.py",
         ),
-        ("serve/test_routers.py",),
-        "who answers which query, simulated",
-    ),
-    Target(
-        "serve/gateway/routers",
         (
-            "serve/gateway/routers/bound.py",
-            "serve/gateway/routers/elsa.py",
-            "serve/gateway/routers/fifs.py",
-            "serve/gateway/routers/late_binding.py",
-            "serve/gateway/routers/price.py",
-            "serve/gateway/routers/shared.py",
+            "serve/test_routers.py",
+            "serve/gateway/test_dispatcher.py",
+            "serve/gateway/test_queues.py",
+            "serve/gateway/test_routing.py",
         ),
-        ("serve/gateway/test_routing.py", "serve/gateway/test_dispatcher.py", "serve/gateway/test_fleet.py"),
-        "who answers which query, live",
+        "who answers which query, live and simulated",
     ),
 )
 

@@ -15,11 +15,10 @@ from benchmarks.serving_cases import table as perf_table
 from partita.serve.cuts import Homogeneous, Paris, Search
 from partita.serve.fluid import fluid_cut, fluid_rate
 from partita.serve.problem import TICK, SimulatedRouter
-from partita.serve.routers.elsa import Elsa
+from partita.serve.routers.bound import Elsa, Price
 from partita.serve.routers.fifs import Fifs
 from partita.serve.routers.kairos import Kairos
 from partita.serve.routers.late_binding import LateBinding
-from partita.serve.routers.price import Price
 from partita.serve.simulation import Throughput, throughput, unit_traffic
 from partita.sim.traffic import Traffic, empirical_share, read_trace
 
@@ -82,7 +81,7 @@ class _Bench:
     def best_alike(self, given: ServingProblem, guess: float) -> tuple[float, int]:
         traffic = self.traffic(given)
         rates = [
-            (throughput(given, Homogeneous(k).cut(given).counts, Fifs(), traffic, guess).rate, k)
+            (throughput(given, Homogeneous(k).cut(given).counts, Fifs, traffic, guess).rate, k)
             for k in range(len(given.profiles))
         ]
         return max(rates)
@@ -95,8 +94,8 @@ class _Bench:
         cut = Search().cut(given)
         seconds = time.perf_counter() - started
         paris_cut = Paris().cut(given)
-        ours = throughput(given, cut.counts, LateBinding(), traffic, bound_all)
-        paris = throughput(given, paris_cut.counts, Elsa(), traffic, bound_all).rate
+        ours = throughput(given, cut.counts, LateBinding, traffic, bound_all)
+        paris = throughput(given, paris_cut.counts, Elsa, traffic, bound_all).rate
         alike, size = self.best_alike(given, bound_all)
         return _Measured(
             case,
@@ -107,8 +106,8 @@ class _Bench:
             size,
             bound_all,
             bound,
-            _largest_in_time(given, cut.counts, LateBinding(), traffic[0].faster(ours.rate)),
-            _largest_in_time(given, paris_cut.counts, Elsa(), traffic[0].faster(paris)),
+            _largest_in_time(given, cut.counts, LateBinding, traffic[0].faster(ours.rate)),
+            _largest_in_time(given, paris_cut.counts, Elsa, traffic[0].faster(paris)),
             seconds,
         )
 
@@ -235,7 +234,7 @@ class _Bench:
                     got = self.best_alike(given, rate * gpus / GPUS)[0]
                 else:
                     cut = Search().cut(given)
-                    got = throughput(given, cut.counts, LateBinding(), self.traffic(given), rate / 2).rate
+                    got = throughput(given, cut.counts, LateBinding, self.traffic(given), rate / 2).rate
                 share = min(share, got / rate)
             best = max(best, (float(share), first))
         return best
@@ -285,7 +284,7 @@ def azure(measured: PerfTable) -> str:
             given = problem(measured, "bert", empirical_share(trace.batch, LARGEST), 1.5, gpus)
             cut = Search().cut(given)
             dense = trace if copies == 1 else trace.denser(copies, 30.0, np.random.default_rng(7))
-            serve = LateBinding().on(given, cut.counts)
+            serve = LateBinding.on(given, cut.counts)
             started = time.perf_counter()
             result = serve(dense)
             seconds = time.perf_counter() - started
@@ -311,11 +310,11 @@ def speed(measured: PerfTable, queries: int) -> str:
     bound = fluid_rate(given, counts, served=given.quantile).rate
     rows: list[list[object]] = []
     for router, target in (
-        (Elsa(), "10"),
-        (LateBinding(), "2"),
-        (Price(), "-"),
+        (Elsa, "10"),
+        (LateBinding, "2"),
+        (Price, "-"),
         (Kairos(), "-"),
-        (Fifs(), "-"),
+        (Fifs, "-"),
     ):
         serve = router.on(given, counts)
         rate = throughput(given, counts, router, [Traffic(unit.arrival[:40_000], unit.batch[:40_000])], bound)
@@ -339,7 +338,7 @@ missed; mean over {seeds} seeds of {queries:,} queries each, with half the width
 search never sees these seeds. In the long run no router can exceed the second fluid bound. The first asks for every
 query to be in time, which the quantile does not, so that it can be exceeded.
 """
-_ROUTED: tuple[SimulatedRouter, ...] = (LateBinding(), Kairos(), Price(), Elsa(), Fifs())
+_ROUTED: tuple[SimulatedRouter, ...] = (LateBinding, Kairos(), Price, Elsa, Fifs)
 _ROUTERS = """\
 ### Routers on the same cuts (median 8)
 

@@ -13,11 +13,8 @@ from partita.registry import make
 from partita.serve.fluid import fluid_gpus
 from partita.serve.problem import ServingProblem, latency_table
 from partita.serve.reserving.services import QUANTILE, SIGMA, share_of
-from partita.serve.routers.elsa import Elsa
-from partita.serve.routers.fifs import Fifs
+from partita.serve.routers import ROUTERS
 from partita.serve.routers.kairos import Kairos
-from partita.serve.routers.late_binding import LateBinding
-from partita.serve.routers.price import Price
 from partita.serve.simulation import QUANTILES, simulate
 from partita.sim.traffic import Traffic, draw, empirical_share, lognormal_share, read_trace
 
@@ -230,13 +227,7 @@ def play(asked: AskedSimulation, cut: str, router: str, seed: int) -> Simulation
         InputError: there is no cut or router of that name.
         InfeasibleError: the cut can answer too few of the queries in time.
     """
-    routers: dict[str, SimulatedRouter] = {
-        "late-binding": LateBinding(),
-        "price": Price(),
-        "elsa": Elsa(),
-        "fifs": Fifs(),
-        "kairos": Kairos(),
-    }
+    routers: dict[str, SimulatedRouter] = {**ROUTERS, "kairos": Kairos()}
     if router not in routers:
         meant = nearest(router, list(routers))
         hint = f"did you mean {meant}?" if meant else f"one of {', '.join(routers)}"

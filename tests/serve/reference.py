@@ -60,7 +60,7 @@ def bound_on_arrival(
 def elsa(deadline: float) -> Choose:
     def choose(waits: list[float], latency: list[float], ends: list[float]) -> int | None:
         for instance, (wait, own) in enumerate(zip(waits, latency, strict=True)):
-            if wait < deadline - own:
+            if wait + own <= deadline + TICK:
                 return instance
         return ends.index(min(ends)) if min(ends) < np.inf else None
 

@@ -19,7 +19,7 @@ from partita.serve.cuts import (
 )
 from partita.serve.fluid import fluid_rate
 from partita.serve.problem import ServingCut
-from partita.serve.routers.elsa import Elsa
+from partita.serve.routers.bound import Elsa
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.simulation import keeps, largest_rate, unit_traffic
 
@@ -83,8 +83,8 @@ def test_homogeneous_cuts_have_as_many_of_one_size_as_fit() -> None:
 def test_the_best_homogeneous_cut_is_that_of_the_size_that_holds_most() -> None:
     flat = problem([[1.0]] * 3, [1.0], 4.0)
     whole = problem([[3.9], [3.9], [0.1]], [1.0], 4.0)
-    assert BestHomogeneous(LateBinding()).cut(flat).counts.tolist() == [4, 0, 0]
-    assert BestHomogeneous(Elsa()).cut(whole).counts.tolist() == [0, 0, 1]
+    assert BestHomogeneous(LateBinding).cut(flat).counts.tolist() == [4, 0, 0]
+    assert BestHomogeneous(Elsa).cut(whole).counts.tolist() == [0, 0, 1]
 
 
 def test_random_cuts_are_maximal_and_repeat_with_their_seed() -> None:

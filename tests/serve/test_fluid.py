@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from tests.serve.problems import problem, random_problems, sublinear
 
 from partita.serve.fluid import fluid_cut, fluid_rate, second_prices
-from partita.serve.routers.elsa import Elsa
+from partita.serve.routers.bound import Elsa, Price
 from partita.serve.routers.late_binding import LateBinding
-from partita.serve.routers.price import Price
 from partita.serve.simulation import largest_rate, throughput, unit_traffic
 
 
@@ -55,7 +54,7 @@ def test_the_fluid_cut_is_the_best_of_all_cuts(drawn, gpus: int, served: float) 
     ]
 
 
-@pytest.mark.parametrize("router", [Elsa(), Price(), LateBinding()], ids=lambda each: type(each).__name__)
+@pytest.mark.parametrize("router", [Elsa, Price, LateBinding], ids=lambda each: type(each).__name__)
 @pytest.mark.parametrize("counts", [(4, 0, 0), (2, 1, 0), (0, 0, 2), (4, 2, 1)])
 def test_no_router_exceeds_the_fluid_bound(router, counts: tuple[int, ...]) -> None:
     found, here = sublinear(deadline=12.0), np.array(counts)
@@ -70,8 +69,8 @@ def test_late_binding_holds_more_than_elsa_and_first_idle_on_the_same_cut() -> N
     found, counts = sublinear(), np.array([4, 2, 1])
     traffic = [unit_traffic(found.share, 10_000, seed) for seed in (1, 2)]
     assert (
-        throughput(found, counts, LateBinding(), traffic, 1.0).rate
-        > 1.1 * throughput(found, counts, Elsa(), traffic, 1.0).rate
+        throughput(found, counts, LateBinding, traffic, 1.0).rate
+        > 1.1 * throughput(found, counts, Elsa, traffic, 1.0).rate
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Protocol
 
@@ -59,7 +59,7 @@ class Search:
         over: true once the best cut so far is wanted.
     """
 
-    router: SimulatedRouter = field(default_factory=LateBinding)
+    router: SimulatedRouter = LateBinding
     queries: int = 20_000
     seeds: tuple[int, ...] = (101, 102)
     tries: int = 16

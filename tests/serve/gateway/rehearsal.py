@@ -11,8 +11,8 @@ from partita.serve.fluid import second_prices
 from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
 from partita.serve.gateway.query import PendingQuery
 from partita.serve.gateway.query import QueryOutcome as Ending
-from partita.serve.gateway.routers import ROUTERS
 from partita.serve.problem import REFUSED, TICK, ServingOutcome
+from partita.serve.routers import ROUTERS
 from partita.serve.tensors import Answer, Batching
 from partita.serve.worker.wire import Hello
 

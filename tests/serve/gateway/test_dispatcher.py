@@ -10,7 +10,7 @@ from tests.serve.gateway.rehearsal import GOOD, hello
 
 from partita.serve.gateway.dispatcher import Decisions, Dispatcher, DispatcherSettings
 from partita.serve.gateway.query import ENDED, PendingQuery, QueryOutcome, RefusalReason
-from partita.serve.gateway.routers import ROUTERS
+from partita.serve.routers import ROUTERS
 from partita.serve.tensors import Answer
 
 if TYPE_CHECKING:

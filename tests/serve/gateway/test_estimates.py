@@ -25,7 +25,7 @@ from partita.serve.gateway.estimates import (
     table_of,
 )
 from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason
-from partita.serve.gateway.routers import ROUTERS
+from partita.serve.routers import ROUTERS
 from partita.serve.tensors import Query, Tensor
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from partita.serve.gateway.query import PendingQuery
-from partita.serve.gateway.routers.queues import Queues
+from partita.serve.routers.shared import Queues
 
 
 def test_a_batch_size_is_listed_once_however_many_came_and_went():

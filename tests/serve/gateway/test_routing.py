@@ -11,8 +11,8 @@ from partita.serve.fluid import fluid_rate
 from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
 from partita.serve.gateway.query import PendingQuery
 from partita.serve.gateway.query import QueryOutcome as Ending
-from partita.serve.gateway.routers import ROUTERS
 from partita.serve.problem import REFUSED, TICK, ServingProblem
+from partita.serve.routers import ROUTERS
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.simulation import unit_traffic
 from partita.sim.traffic import Traffic
@@ -35,7 +35,7 @@ def test_without_joining_and_with_equal_deadlines_it_decides_as_the_simulated_ro
 ) -> None:
     found, counts = data.draw(random_problems())
     queries = possible(found, counts, data.draw(traffic(found.latency.shape[1])))
-    mine, pure = Rehearsal(found, counts).run(queries), LateBinding().on(found, counts)(queries)
+    mine, pure = Rehearsal(found, counts).run(queries), LateBinding.on(found, counts)(queries)
     np.testing.assert_array_equal(mine.instance, pure.instance)
     np.testing.assert_allclose(mine.latency, pure.latency, rtol=1e-12)
 
@@ -45,7 +45,7 @@ def test_under_load_it_decides_as_the_simulated_router(load: float) -> None:
     found = sublinear()
     rate = load * fluid_rate(found, COUNTS, served=1.0).rate
     queries = unit_traffic(found.share, 3_000, 1).faster(rate)
-    mine, pure = Rehearsal(found, COUNTS).run(queries), LateBinding().on(found, COUNTS)(queries)
+    mine, pure = Rehearsal(found, COUNTS).run(queries), LateBinding.on(found, COUNTS)(queries)
     np.testing.assert_array_equal(mine.instance, pure.instance)
 
 

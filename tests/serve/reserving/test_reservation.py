@@ -50,7 +50,7 @@ def test_what_is_found_holds_the_rate_on_other_traffic_and_one_gpu_less_does_not
     gpus = len(found.held.cut.gpus)
     assert gpus >= found.least == least_gpus(service, offer.problem)
     assert found.held.rate >= service.rate
-    serve = LateBinding().on(offer.problem.with_gpus(gpus), found.held.cut.counts)
+    serve = LateBinding.on(offer.problem.with_gpus(gpus), found.held.cut.counts)
     unseen = unit_traffic(offer.problem.share, 40_000, 77)
     assert serve(unseen.faster(service.rate)).attainment(offer.problem.deadline) >= 0.945
     less = most_held(service, offer, gpus - 1, WATCH) if gpus > 1 else None

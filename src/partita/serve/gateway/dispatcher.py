@@ -23,7 +23,7 @@ from partita.serve.gateway.query import (
     UnreadyReason,
     Worker,
 )
-from partita.serve.gateway.routers.port import Router, Rules
+from partita.serve.routers.port import Router, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

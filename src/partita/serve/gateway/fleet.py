@@ -34,6 +34,9 @@ class Fleet:
         coming: when workers that are not there now should be able to answer, with the largest batch of each.
         quickest: least seconds of each batch size on any worker, by size class.
         least: least cost of each batch size on any worker, by size class.
+        columns: by size class and batch size: the seconds on each group, and by how much it costs more there than
+            where it is cheapest; those of a class are made with `quickest`.
+        idle: the idle workers of each group.
         most: the largest batch that some worker takes.
     """
 
@@ -45,6 +48,8 @@ class Fleet:
         self.workers: dict[Worker, None] = {}
         self.groups: list[Group] = []
         self.quickest, self.least = ByClass(self._compare), ByClass(self._compare)
+        self.columns: dict[int, list[tuple[list[float], list[float]]]] = {}
+        self.idle: list[list[Worker]] = []
         self._inputs = InputFactors()
         self.coming: tuple[tuple[float, int], ...] = ()
         self.idlers = self.most = 0
@@ -240,12 +245,13 @@ class Fleet:
         """Make the tables anew."""
         self.groups = sorted(self._by_key.values(), key=lambda group: (group.key, group.steps))
         self.most = max((len(group.size.seconds) - 1 for group in self.groups), default=0)
+        self.idle = [group.idle for group in self.groups]
         self.quickest.clear()
         self.least.clear()
-        for group in self.groups:
-            group.most = len(group.size.seconds) - 1
+        self.columns.clear()
+        for at, group in enumerate(self.groups):
+            group.at, group.most = at, len(group.size.seconds) - 1
             group.seconds.clear()
-            group.extra.clear()
             self._tabulate(group, 0)
         for group in self.groups:
             group.price = self._price(group)
@@ -265,10 +271,10 @@ class Fleet:
         """Make the tables of a size class."""
         quickest = self.quickest[size_class] = [0.0]
         cheapest = self.least[size_class] = [0.0]
+        columns = self.columns[size_class] = [([], [])]
         for group in self.groups:
             if size_class not in group.seconds:
                 self._tabulate(group, size_class)
-            group.extra[size_class] = [0.0]
         for batch in range(1, self.most + 1):
             seconds = [group.seconds[size_class][batch] for group in self.groups]
             quickest.append(min(seconds))
@@ -276,8 +282,8 @@ class Fleet:
             usable = [cost for cost, own in zip(costs, seconds, strict=True) if own <= self._deadline]
             least = min(usable or costs)
             cheapest.append(least)
-            for group, cost in zip(self.groups, costs, strict=True):
-                group.extra[size_class].append(cost / least - 1.0 if cost < math.inf else math.inf)
+            extra = [cost / least - 1.0 if cost < math.inf else math.inf for cost in costs]
+            columns.append((seconds, extra))
 
 
 # What a second of each size is worth: the fluid prices for the workers there are and the queries that come.

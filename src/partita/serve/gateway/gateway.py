@@ -21,9 +21,9 @@ from partita.serve.gateway.query import (
     UnreadyReason,
 )
 from partita.serve.gateway.route import Route, ServedService, WorkerStarts, no_starts
-from partita.serve.gateway.routers import ROUTERS
 from partita.serve.gateway.statistics import GatewaySnapshot, ServiceStatistics, rates, write_rates
 from partita.serve.gateway.watchdog import LOOK_S, Watchdog
+from partita.serve.routers import ROUTERS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence

@@ -303,10 +303,10 @@ class Group:
         idle: one entry per batch that could start now; the last is taken first.
         seconds: of a batch, by size class and batch size.
         price: what a second is worth; the dearest size's is about 1.
-        extra: by how much a query costs more here than where it is cheapest, by size class and batch size.
+        at: its place among the groups of its fleet.
     """
 
-    __slots__ = ("extra", "idle", "key", "members", "most", "price", "seconds", "size", "steps")
+    __slots__ = ("at", "idle", "key", "members", "most", "price", "seconds", "size", "steps")
 
     def __init__(
         self, key: SizeKey, steps: tuple[int, ...], size: SizeEstimate, make: Callable[[int], None]
@@ -315,8 +315,8 @@ class Group:
         self.members: dict[Worker, None] = {}
         self.idle: list[Worker] = []
         self.price = 1.0
-        self.seconds, self.extra = ByClass(make), ByClass(make)
-        self.most = 0
+        self.seconds = ByClass(make)
+        self.most = self.at = 0
 
 
 class ByClass(dict[int, list[float]]):

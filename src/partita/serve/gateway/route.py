@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from partita.serve.gateway.fleet import PriceQuestion
     from partita.serve.gateway.link import Link
     from partita.serve.gateway.query import AnswerReceiver, Worker
-    from partita.serve.gateway.routers.port import Router
+    from partita.serve.routers.port import Router
     from partita.serve.tensors import Answer, Batching, Query
     from partita.serve.worker.wire import Hello
 

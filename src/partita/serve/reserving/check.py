@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from partita.serve.problem import ServingOutcome, ServingProblem
     from partita.serve.reserving.services import CutService
 
-ROUTER = LateBinding()
+ROUTER = LateBinding
 """Who routes the queries: the gateway's default."""
 
 QUERIES, RUNS = 20_000, 5

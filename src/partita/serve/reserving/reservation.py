@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 MOST_GPUS = 500
 """Beyond, a simulation takes too long to search with."""
-ROUTER = LateBinding()
+ROUTER = LateBinding
 """Who routes the queries: the gateway's default."""
 _QUERIES, _SEEDS = 20_000, 5
 _NOISE = 1.01

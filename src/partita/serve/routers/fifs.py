@@ -1,55 +1,133 @@
-"""First idle, first served: the baseline of PARIS and ELSA (DAC'22), and what most servers do."""
+"""First idle, first served: what most servers do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from itertools import count
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numba import njit
-
-from partita.serve.problem import REFUSED, ServingOutcome
+from partita.serve.routers.compiling import compiled
+from partita.serve.routers.port import Choice
+from partita.serve.routers.shared import SharedQueue
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
-    from partita.serve.problem import Serve, ServingProblem
+    from partita.serve.gateway.fleet import Fleet
+    from partita.serve.gateway.query import Group, PendingQuery, Worker
+    from partita.serve.problem import Serve, ServingOutcome, ServingProblem
+    from partita.serve.routers.port import Rules
     from partita.sim.traffic import Traffic
 
 
-@dataclass(frozen=True, slots=True)
-class Fifs:
-    """One queue in order of arrival; the instance that has been idle for longest, or is idle next, takes its head."""
+class Fifs(SharedQueue):
+    """The worker that has been idle for longest takes the query that came first, of those it can run at all.
 
-    def on(self, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
-        """Return what serves queries on these instances. Only what no size can run is refused."""
+    The baseline of PARIS and ELSA (DAC'22). The gateway refuses what can no longer be in time; in simulations, as in
+    the paper, such queries are run all the same.
+
+    Args:
+        fleet: the workers.
+        rules: that hold for all routers.
+    """
+
+    def __init__(self, fleet: Fleet, rules: Rules) -> None:
+        super().__init__(fleet, rules)
+        self._turns = count()
+        self._idle_since: dict[Worker, int] = {}
+
+    def put(self, query: PendingQuery, now: float) -> bool:
+        """Let a query wait; False if it would wait too long."""
+        query.key = 0.0 if query.tries else query.arrived
+        return super().put(query, now)
+
+    def freed(self, worker: Worker) -> None:
+        """Put a worker at the end of the line."""
+        self._idle_since[worker] = next(self._turns)
+
+    def lost(self, worker: Worker) -> tuple[PendingQuery, ...]:
+        """Forget a worker's turn."""
+        self._idle_since.pop(worker, None)
+        return ()
+
+    def expire(self, now: float) -> None:
+        """Drop what can no longer be answered in time."""
+        for kind in list(self._queues.kinds):
+            self._head(kind, now)
+
+    def next(self, now: float) -> Choice | None:
+        """Return a batch to start now, None if there is none."""
+        if not (self._queues.waiting and self._fleet.idlers):
+            return None
+        heads = [query for kind in list(self._queues.kinds) if (query := self._head(kind, now)) is not None]
+        for query in sorted(heads, key=lambda each: each.key):
+            found = self._longest_idle(query)
+            if found is not None:
+                return self._start(query, found, now)
+        return None
+
+    def _longest_idle(self, query: PendingQuery) -> tuple[Worker, Group] | None:
+        several = self._fleet.able > 1
+        options = [
+            (self._idle_since.get(worker, -1), group.key, worker.name, worker, group)
+            for group in self._fleet.groups
+            if query.batch <= group.most
+            for worker in set(group.idle)
+            if not (several and worker is query.avoid)
+        ]
+        return min(options)[3:] if options else None
+
+    def _start(self, query: PendingQuery, found: tuple[Worker, Group], now: float) -> Choice:
+        worker, group = found
+        self._queues.pop(query.kind)
+        self._fleet.unidle(worker)
+        queries = [query]
+        items = self._join(group, queries, now) if self._rules.batching else query.batch
+        for each in queries:
+            self._started(each, now)
+        return Choice(worker, queries, items, group.seconds[query.size_class][items])
+
+    @classmethod
+    def on(cls, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
+        """Return what serves queries on these instances in simulation. Only what no size can run is refused."""
+        import numpy as np  # noqa: PLC0415 -- the gateway starts without it
+
+        from partita.serve.problem import REFUSED, ServingOutcome  # noqa: PLC0415 -- likewise
+
         size_of = np.repeat(np.arange(len(counts)), counts)
+        run = compiled(_first_idle)
 
         def serve(traffic: Traffic) -> ServingOutcome:
-            return ServingOutcome(*_fifs(traffic.arrival, traffic.batch, size_of, problem.latency))
+            took = np.full(len(traffic), np.inf)
+            by = np.full(len(traffic), REFUSED, dtype=np.int16)
+            run(traffic.arrival, traffic.batch, size_of, problem.latency, np.zeros(len(size_of)), took, by)
+            return ServingOutcome(took, by)
 
         return serve
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _fifs(
+def _first_idle(  # noqa: PLR0917 -- compiled code takes no keywords
     arrival: NDArray[np.float64],
     batch: NDArray[np.int64],
     size_of: NDArray[np.int64],
     latency: NDArray[np.float64],
-) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-    instances, queries = len(size_of), len(arrival)
-    idle_at = np.zeros(instances)
-    took = np.full(queries, np.inf)
-    by = np.full(queries, REFUSED, dtype=np.int16)
-    for q in range(queries):
+    idle_at: NDArray[np.float64],
+    took: NDArray[np.float64],
+    by: NDArray[np.int16],
+) -> None:
+    """Simulate, query by query; fill in who took each, and for how long.
+
+    Who takes a query is known on its arrival: in order of arrival, the instance that has been idle for longest, or is
+    idle next, of those that can run it. That is the queue's order without a queue.
+    """
+    for q in range(len(arrival)):
         now, b = arrival[q], batch[q] - 1
-        first, soonest = REFUSED, np.inf
-        for p in range(instances):
-            if idle_at[p] < soonest and latency[size_of[p], b] < np.inf:
+        first, soonest = -1, math.inf
+        for p in range(len(size_of)):
+            if idle_at[p] < soonest and latency[size_of[p], b] < math.inf:
                 first, soonest = p, idle_at[p]
-        if first != REFUSED:
+        if first >= 0:
             idle_at[first] = max(now, soonest) + latency[size_of[first], b]
             took[q] = idle_at[first] - now
             by[q] = first
-    return took, by

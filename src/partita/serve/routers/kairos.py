@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from numba import njit
 
 from partita.serve.problem import REFUSED, TICK, ServingOutcome
-from partita.serve.routers.heap import drop_first, push
+from partita.serve.routers.compiling import compiled, drop_first, push
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -41,16 +40,20 @@ class Kairos:
     def on(self, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
         """Return what serves queries on these instances."""
         latency = np.where((counts > 0)[:, None], problem.feasible, np.inf)
-        rules = Rules(latency, relative_speed(problem, counts), latency.min(axis=0), problem.deadline + TICK)
+        tables = _Tables(
+            latency, relative_speed(problem, counts), latency.min(axis=0), problem.deadline + TICK
+        )
         size_of = np.repeat(np.arange(len(counts)), counts)
 
+        run = compiled(_kairos)
+
         def serve(traffic: Traffic) -> ServingOutcome:
-            return ServingOutcome(*_kairos(traffic.arrival, traffic.batch, size_of, rules, self.window))
+            return ServingOutcome(*run(traffic.arrival, traffic.batch, size_of, tables, self.window))
 
         return serve
 
 
-class Rules(NamedTuple):
+class _Tables(NamedTuple):
     """What decides.
 
     Seconds of batch b on size k, (K, B); how much faster each size is than the slowest, (K,); least seconds of each
@@ -72,12 +75,11 @@ def relative_speed(problem: ServingProblem, counts: NDArray[np.int64]) -> NDArra
     return np.asarray(present[:, shared[-1]].max() / problem.latency[:, shared[-1]])
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
 def _kairos(
     arrival: NDArray[np.float64],
     batch: NDArray[np.int64],
     size_of: NDArray[np.int64],
-    rules: Rules,
+    tables: _Tables,
     window: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
     instances, queries = len(size_of), len(arrival)
@@ -107,7 +109,7 @@ def _kairos(
         count, before = 0, queries
         while following[before] < queries and count < window:
             q = following[before]
-            if arrival[q] + rules.deadline - now < rules.quickest[batch[q] - 1]:
+            if arrival[q] + tables.deadline - now < tables.quickest[batch[q] - 1]:
                 following[before] = following[q]
                 last = before if last == q else last
                 continue
@@ -116,13 +118,13 @@ def _kairos(
             before = q
         if count == 0:
             continue
-        cost = _cost(now, oldest[:count], arrival, batch, size_of, idle_at, rules)
+        cost = _cost(now, oldest[:count], arrival, batch, size_of, idle_at, tables)
         chosen = match(cost)
         before = queries
         for row in range(count):
             q, p = oldest[row], chosen[row]
-            seconds = rules.latency[size_of[p], batch[q] - 1]
-            if idle_at[p] <= now and now + seconds <= arrival[q] + rules.deadline:
+            seconds = tables.latency[size_of[p], batch[q] - 1]
+            if idle_at[p] <= now and now + seconds <= arrival[q] + tables.deadline:
                 following[before] = following[q]
                 last = before if last == q else last
                 idle_at[p] = now + seconds
@@ -135,7 +137,6 @@ def _kairos(
     return took, by
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
 def _cost(  # noqa: PLR0917 -- compiled code takes no keywords
     now: float,
     oldest: NDArray[np.int64],
@@ -143,20 +144,19 @@ def _cost(  # noqa: PLR0917 -- compiled code takes no keywords
     batch: NDArray[np.int64],
     size_of: NDArray[np.int64],
     idle_at: NDArray[np.float64],
-    rules: Rules,
+    tables: _Tables,
 ) -> NDArray[np.float64]:
     cost = np.empty((len(oldest), len(size_of)))
     for row in range(len(oldest)):
         q = oldest[row]
         for p in range(len(size_of)):
             k = size_of[p]
-            end = max(now, idle_at[p]) + rules.latency[k, batch[q] - 1]
-            in_time = end <= arrival[q] + rules.deadline
-            cost[row, p] = (end - now if in_time else LATE * rules.deadline) * rules.speed[k]
+            end = max(now, idle_at[p]) + tables.latency[k, batch[q] - 1]
+            in_time = end <= arrival[q] + tables.deadline
+            cost[row, p] = (end - now if in_time else LATE * tables.deadline) * tables.speed[k]
     return cost
 
 
-@njit(cache=True, nogil=True)
 def match(cost: NDArray[np.float64]) -> NDArray[np.int64]:
     """Return the column of each row in the matching of least cost, by shortest augmenting paths (Jonker-Volgenant).
 
@@ -199,7 +199,6 @@ class _Path(NamedTuple):
     done: NDArray[np.bool_]
 
 
-@njit(cache=True, nogil=True)
 def _nearest(
     at: int, reduced: NDArray[np.float64], down: NDArray[np.float64], path: _Path
 ) -> tuple[int, float]:

@@ -1,71 +1,217 @@
-"""Late binding: a query waits in a shared queue until a slice that suits it is idle. The default router."""
+"""Late binding: a query waits in one queue until a slice that suits it is idle. The default router.
+
+`cheapest` is the policy. The gateway asks it for each kind of query that waits (`LateBinding._best`), and the
+simulation for each batch size (`_choose`), compiled. Where deadlines are equal and nothing is joined, the two decide
+alike.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
-import numpy as np
-from numba import njit
-
-from partita.serve.fluid import second_prices
-from partita.serve.problem import REFUSED, TICK, ServingOutcome
-from partita.serve.routers.heap import drop_first, push
+from partita.serve.gateway.query import QUEUED
+from partita.serve.routers.compiling import compiled, drop_first, push
+from partita.serve.routers.port import Choice
+from partita.serve.routers.shared import SharedQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+    import numpy as np
     from numpy.typing import NDArray
 
-    from partita.serve.problem import Serve, ServingProblem
+    from partita.serve.gateway.fleet import Fleet
+    from partita.serve.gateway.query import Group, PendingQuery, Worker
+    from partita.serve.problem import Serve, ServingOutcome, ServingProblem
+    from partita.serve.routers.port import Rules
     from partita.sim.traffic import Traffic
 
+_TICK = 1e-9
 
-@dataclass(frozen=True, slots=True)
-class LateBinding:
-    """Gives each query to a slice only when it starts.
 
-    A query that arrives while slices are idle starts on the cheapest of them (price x latency, the prices being the
-    fluid model's) that meets its deadline; otherwise it waits. A slice that becomes idle takes, of the oldest
-    waiting query of each batch size that it can answer in time, the one of least
+def cheapest(  # noqa: PLR0917 -- compiled code takes no keywords
+    seconds: Sequence[float],
+    extra: Sequence[float],
+    idle: Sequence[Any] | NDArray[np.int64],
+    first: int,
+    end: int,
+    left: float,
+    hurry: float,
+    least: float,
+) -> tuple[float, int]:
+    """Return the least score of a query on a size, and that size, -1 if no score is below `least`.
 
-        (what it costs here / what it costs on its cheapest size) - 1 + urgency x (its slack / its slack on arrival),
+    Its score on a size is
 
-    slack being the time it can still wait for its quickest size. All queries of one batch size have one deadline
-    after arrival, so the oldest is the one with the earliest deadline; no slice that could answer it in time is left
-    idle when a query arrives or ends. What no size can answer in time any more is refused, and takes nobody's time.
+        (what it costs there / what it costs on its cheapest size) - 1 + (its slack / its slack on arrival),
 
-    Attributes:
-        urgency: weight of the earliest deadline against prices.
+    slack being the time that it can still wait for its quickest size. So the cheapest size takes it, and of several
+    queries the one whose deadline is near goes first.
+
+    Args:
+        seconds: that the query takes on each size, infinite where it cannot run.
+        extra: the first part of its score on each size.
+        idle: of each size, something that is true while an instance is idle.
+        first: size to begin with.
+        end: size to end before.
+        left: seconds until its deadline.
+        hurry: the second part of its score.
+        least: score that counts as found already.
+    """
+    best = -1
+    for size in range(first, end):
+        if idle[size] and seconds[size] <= left:
+            score = extra[size] + hurry
+            if score < least:
+                least, best = score, size
+    return least, best
+
+
+class LateBinding(SharedQueue):
+    """Gives each query to a slice only when it starts: it pairs the first query of each kind with idle workers.
+
+    A query that arrives while workers are idle starts on the best of them that meets its deadline, or else waits. A
+    worker that becomes idle takes the best of the first queries of each kind. In simulations all queries of one batch
+    size have one deadline after arrival, so the first is the oldest. What no size can answer in time any more is
+    refused, and takes nobody's time.
+
+    Args:
+        fleet: the workers.
+        rules: that hold for all routers.
     """
 
-    urgency: float = 1.0
+    def __init__(self, fleet: Fleet, rules: Rules) -> None:
+        super().__init__(fleet, rules)
+        self._kinds: Sequence[int] | None = None
+        self._group: Group | None = None
 
-    def on(self, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
-        """Return what serves queries on these instances."""
+    def put(self, query: PendingQuery, now: float) -> bool:
+        """Let a query wait; False if it would wait too long."""
+        query.weight = self._weight(query)
+        self._kinds, self._group = (query.kind,), None
+        return super().put(query, now)
+
+    def freed(self, worker: Worker) -> None:
+        """Look at this worker's group alone: nothing that waits suits the workers that were idle before."""
+        self._kinds, self._group = None, worker.group
+
+    def expire(self, now: float) -> None:
+        """Drop what can no longer be answered in time."""
+        self._kinds = self._group = None
+        for kind in list(self._queues.kinds):
+            self._head(kind, now)
+
+    def next(self, now: float) -> Choice | None:
+        """Return a batch to start now, None if there is none."""
+        while self._queues.waiting and self._fleet.idlers:
+            dropped = len(self.dropped)
+            best, group = self._best(now)
+            self._kinds = self._group = None  # another query is now the first of its kind
+            if best is not None and group is not None:
+                return self._start(best, group, now)
+            if len(self.dropped) == dropped:
+                return None
+        return None
+
+    def _weight(self, query: PendingQuery) -> float:
+        fleet = self._fleet
+        least = fleet.quickest[query.size_class][query.batch] if query.batch <= fleet.most else 0.0
+        return 1.0 / max(query.allowed - least, _TICK)
+
+    def _best(self, now: float) -> tuple[PendingQuery | None, Group | None]:
+        fleet, only = self._fleet, self._group
+        first, end = (0, len(fleet.groups)) if only is None else (only.at, only.at + 1)
+        groups, quickest, columns = fleet.groups, fleet.quickest, fleet.columns
+        least, best, where = math.inf, None, None
+        for kind in self._kinds or list(self._queues.kinds):
+            query = self._candidate(kind, now)
+            if query is None:
+                continue
+            batch, size_class = query.batch, query.size_class
+            left = query.due - now
+            hurry = query.weight * (left - quickest[size_class][batch])
+            seconds, extra = columns[size_class][batch]
+            idle = fleet.idle if query.avoid is None else self._idle_for(query)
+            least, size = cheapest(seconds, extra, idle, first, end, left, hurry, least)
+            if size >= 0:
+                best, where = query, groups[size]
+        return best, where
+
+    def _candidate(self, kind: int, now: float) -> PendingQuery | None:
+        """Return the first query of a kind that some worker can still answer, None if there is none."""
+        heap = self._queues.heaps[kind]
+        if heap:
+            query = heap[0][2]
+            if query.batch > self._fleet.most:
+                return None
+            quickest = self._fleet.quickest[query.size_class][query.batch]
+            if query.state == QUEUED and query.due - now >= quickest:
+                return query
+        return self._head(kind, now)
+
+    def _start(self, query: PendingQuery, group: Group, now: float) -> Choice:
+        self._queues.pop(query.kind)
+        worker = self._fleet.take(group, query.avoid)
+        queries = [query]
+        items = self._join(group, queries, now) if self._rules.batching else query.batch
+        if self._paces:
+            for each in queries:
+                self._started(each, now)
+        return Choice(worker, queries, items, group.seconds[query.size_class][items])
+
+    def _idle_for(self, query: PendingQuery) -> list[bool]:
+        """Return which groups have an idle worker other than the one that failed a query, if there is any other."""
+        avoid, alone = query.avoid, self._fleet.able == 1
+        return [any(alone or each is not avoid for each in group.idle) for group in self._fleet.groups]
+
+    @classmethod
+    def on(cls, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
+        """Return what serves queries on these instances in simulation."""
+        import numpy as np  # noqa: PLC0415 -- the gateway starts without it
+
+        from partita.serve.fluid import second_prices  # noqa: PLC0415 -- likewise
+        from partita.serve.problem import REFUSED, TICK, ServingOutcome  # noqa: PLC0415 -- likewise
+
         latency = np.where((counts > 0)[:, None], problem.feasible, np.inf)
-        extra = relative_cost(second_prices(problem, counts), latency)
+        cost = second_prices(problem, counts)[:, None] * latency
+        least = cost.min(axis=0)
+        least[~np.isfinite(least)] = 1.0  # no size can answer it
         quickest, deadline = latency.min(axis=0), problem.deadline + TICK
-        rules = _Rules(latency, extra, quickest, self.urgency / (deadline - quickest), deadline)
+        tables = _Tables(
+            np.ascontiguousarray(latency.T),
+            np.ascontiguousarray((cost / least - 1.0).T),
+            quickest,
+            1.0 / (deadline - quickest),
+            deadline,
+        )
+        total, batches = int(counts.sum()), latency.shape[1]
+        size_of = np.repeat(np.arange(len(counts)), counts)
+        stacks = np.zeros((len(counts), max(1, total)), dtype=np.int64)
+        for size, n in enumerate(counts.tolist()):
+            stacks[size, :n] = np.flatnonzero(size_of == size)[::-1]  # the first on top
+        run = compiled(_late_binding)
 
         def serve(traffic: Traffic) -> ServingOutcome:
-            queues = _queues(traffic.batch, latency.shape[1])
-            return ServingOutcome(*_late_binding(traffic.arrival, traffic.batch, counts, rules, queues))
+            by_batch = np.argsort(traffic.batch.astype(np.int16), kind="stable")  # a radix sort: linear time
+            head = np.searchsorted(traffic.batch[by_batch], np.arange(1, batches + 1))
+            queues = _Queues(by_batch, head, head.copy(), np.full(batches, np.inf))
+            end_at, end_of = np.empty(total + 1), np.empty(total + 1, dtype=np.int64)
+            instances = _Instances(size_of, stacks.copy(), counts.copy(), end_at, end_of)
+            took = np.full(len(traffic), np.inf)
+            by = np.full(len(traffic), REFUSED, dtype=np.int16)
+            run(traffic.arrival, traffic.batch, tables, queues, instances, took, by)
+            return ServingOutcome(took, by)
 
         return serve
 
 
-def relative_cost(price: NDArray[np.float64], latency: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return by how much a query of batch b costs more on size k than on its cheapest, 0 there; shape (K, B)."""
-    cost = price[:, None] * latency
-    least = cost.min(axis=0)
-    least[~np.isfinite(least)] = 1.0  # no size can answer it
-    return np.asarray(cost / least - 1.0)
-
-
-class _Rules(NamedTuple):
+class _Tables(NamedTuple):
     """What decides.
 
-    Seconds and relative extra cost of batch b on size k, shape (K, B); of each batch size the least seconds and the
-    weight of a second of slack, shape (B,); seconds from arrival to the latest answer.
+    Seconds and relative extra cost of batch b on size k at [b - 1, k], shape (B, K); of each batch size the least
+    seconds and the weight of a second of slack, shape (B,); seconds from arrival to the latest answer.
     """
 
     latency: NDArray[np.float64]
@@ -87,28 +233,29 @@ class _Queues(NamedTuple):
     oldest: NDArray[np.float64]
 
 
-def _queues(batch: NDArray[np.int64], largest: int) -> _Queues:
-    by_batch = np.argsort(batch.astype(np.int16), kind="stable")  # a radix sort: linear time
-    first = np.searchsorted(batch[by_batch], np.arange(1, largest + 1))
-    return _Queues(by_batch, first, first.copy(), np.full(largest, np.inf))
+class _Instances(NamedTuple):
+    """Of each instance its size; of each size a stack of idle instances, and how many; a heap of ends and whose."""
+
+    size_of: NDArray[np.int64]
+    stacks: NDArray[np.int64]
+    idle: NDArray[np.int64]
+    end_at: NDArray[np.float64]
+    end_of: NDArray[np.int64]
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _late_binding(
+def _late_binding(  # noqa: PLR0917 -- as above
     arrival: NDArray[np.float64],
     batch: NDArray[np.int64],
-    counts: NDArray[np.int64],
-    rules: _Rules,
+    tables: _Tables,
     queues: _Queues,
-) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
-    """Simulate, from one arrival or end of a query to the next."""
-    size_of, idle = _instances(counts)
-    idling = counts.copy()
+    instances: _Instances,
+    took: NDArray[np.float64],
+    by: NDArray[np.int16],
+) -> None:
+    """Simulate, from one arrival or end of a query to the next; fill in who took each, and for how long."""
+    size_of, stacks, idle, end_at, end_of = instances
     idlers = len(size_of)
-    end_at, end_of = np.empty(len(size_of) + 1), np.empty(len(size_of) + 1, dtype=np.int64)
-    took = np.full(len(arrival), np.inf)
-    by = np.full(len(arrival), REFUSED, dtype=np.int16)
-    sizes, batches = rules.latency.shape
+    batches, sizes = tables.latency.shape
     running = waiting = arrived = 0
     while arrived < len(arrival) or (running > 0 and waiting > 0):
         if running > 0 and (arrived == len(arrival) or end_at[0] <= arrival[arrived]):
@@ -116,8 +263,8 @@ def _late_binding(
             running -= 1
             drop_first(end_at, end_of, running)
             k = size_of[p]
-            idle[k, idling[k]] = p
-            idling[k] += 1
+            stacks[k, idle[k]] = p
+            idle[k] += 1
             idlers += 1
             choice = (k, k + 1, 0, batches)
         else:
@@ -129,32 +276,30 @@ def _late_binding(
             arrived += 1
             choice = (0, sizes, b, b + 1)
         while waiting > 0 and idlers > 0:
-            size, b, dropped = _choose(now, arrival, rules, queues, idling, choice)
+            size, b, dropped = _choose(now, arrival, tables, queues, idle, choice)
             waiting -= dropped
             if size >= 0:
                 q = queues.by_batch[queues.head[b]]
                 _pop(queues, b, arrival)
                 waiting -= 1
-                idling[size] -= 1
+                idle[size] -= 1
                 idlers -= 1
-                by[q] = idle[size, idling[size]]
-                end = now + rules.latency[size, b]
+                by[q] = stacks[size, idle[size]]
+                end = now + tables.latency[b, size]
                 took[q] = end - arrival[q]
                 push(end_at, end_of, running, (end, by[q]))
                 running += 1
             elif dropped == 0:
                 break
             choice = (0, sizes, 0, batches)  # another query is now the oldest of its batch size
-    return took, by
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def _choose(  # noqa: PLR0917 -- compiled code takes no keywords
+def _choose(  # noqa: PLR0917 -- as above
     now: float,
     arrival: NDArray[np.float64],
-    rules: _Rules,
+    tables: _Tables,
     queues: _Queues,
-    idling: NDArray[np.int64],
+    idle: NDArray[np.int64],
     choice: tuple[int, int, int, int],
 ) -> tuple[int, int, int]:
     """Return the size and the queue that fit best, size -1 if none does, and how many queries came too late.
@@ -162,47 +307,32 @@ def _choose(  # noqa: PLR0917 -- compiled code takes no keywords
     Args:
         now: seconds.
         arrival: of all queries.
-        rules: what decides.
+        tables: what decides.
         queues: what waits; queries that no size can answer in time are dropped from the heads.
-        idling: idle instances of each size.
+        idle: idle instances of each size.
         choice: sizes from, to, and batch sizes from, to, the ends excluded.
     """
     from_size, to_size, from_batch, to_batch = choice
-    best, size, queue, dropped = np.inf, -1, -1, 0
+    least, size, queue, dropped = math.inf, -1, -1, 0
     for b in range(from_batch, to_batch):
-        quickest = rules.quickest[b]
-        while queues.oldest[b] + rules.deadline - now < quickest:
+        quickest = tables.quickest[b]
+        while queues.oldest[b] + tables.deadline - now < quickest:
             _pop(queues, b, arrival)
             dropped += 1
-        if queues.oldest[b] == np.inf:
+        if queues.oldest[b] == math.inf:
             continue
-        left = queues.oldest[b] + rules.deadline - now
-        hurry = rules.weight[b] * (left - quickest)
-        for k in range(from_size, to_size):
-            score = rules.extra[k, b] + hurry
-            if idling[k] > 0 and rules.latency[k, b] <= left and score < best:
-                best, size, queue = score, k, b
+        left = queues.oldest[b] + tables.deadline - now
+        hurry = tables.weight[b] * (left - quickest)
+        least, found = cheapest(
+            tables.latency[b], tables.extra[b], idle, from_size, to_size, left, hurry, least
+        )
+        if found >= 0:
+            size, queue = found, b
     return size, queue, dropped
 
 
-@njit(cache=True, nogil=True)
 def _pop(queues: _Queues, b: int, arrival: NDArray[np.float64]) -> None:
     """Take the oldest query of batch size b from its queue."""
     queues.head[b] += 1
     there = queues.head[b] < queues.tail[b]
-    queues.oldest[b] = arrival[queues.by_batch[queues.head[b]]] if there else np.inf
-
-
-@njit(cache=True, nogil=True)
-def _instances(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the size of each instance, and a stack per size with all its instances, the first on top."""
-    total = counts.sum()
-    size_of = np.empty(total, dtype=np.int64)
-    idle = np.empty((len(counts), max(1, total)), dtype=np.int64)
-    base = 0
-    for k in range(len(counts)):
-        for i in range(counts[k]):
-            size_of[base + i] = k
-            idle[k, counts[k] - 1 - i] = base + i
-        base += counts[k]
-    return size_of, idle
+    queues.oldest[b] = arrival[queues.by_batch[queues.head[b]]] if there else math.inf

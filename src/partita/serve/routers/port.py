@@ -1,4 +1,4 @@
-"""What a router is to the dispatcher."""
+"""What a router is to the gateway's dispatcher, and to simulations."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
+
     from partita.serve.gateway.fleet import Fleet
     from partita.serve.gateway.query import PendingQuery, Worker
+    from partita.serve.problem import Serve, ServingProblem
 
 
 class Choice(NamedTuple):
@@ -41,6 +45,11 @@ class Router(Protocol):
     """Queries that can no longer be answered in time; whoever reads them empties the list."""
 
     def __init__(self, fleet: Fleet, rules: Rules) -> None: ...
+
+    @classmethod
+    def on(cls, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
+        """Return what serves queries by this policy in simulation, on instances in these counts, shape (K,)."""
+        ...
 
     @property
     def waiting(self) -> int:
