@@ -40,6 +40,24 @@ def random_problems(draw: st.DrawFn) -> tuple[ServingProblem, np.ndarray]:
 
 
 @st.composite
+def exact_problems(draw: st.DrawFn) -> tuple[ServingProblem, np.ndarray, Traffic]:
+    """Draw a problem, counts and traffic in eighths of a second: sums have no roundings, and there are many ties."""
+    batches = draw(st.integers(1, 4))
+    eighths = st.integers(1, 16)
+    rows = [[draw(eighths) / 8 for _ in range(batches)] for _ in range(3)]
+    for row in rows:
+        if draw(st.booleans()):
+            row[-1] = np.inf
+    share = np.full(batches, 1 / batches)
+    found = problem(rows, share.tolist(), draw(st.integers(4, 40)) / 8)
+    counts = np.array([draw(st.integers(0, 3)) for _ in range(3)])
+    counts[draw(st.integers(0, 2))] += 1
+    gaps = draw(st.lists(st.integers(0, 6), min_size=1, max_size=60))
+    sizes = draw(st.lists(st.integers(1, batches), min_size=len(gaps), max_size=len(gaps)))
+    return found, counts, Traffic(np.cumsum(gaps) / 8, np.array(sizes))
+
+
+@st.composite
 def traffic(draw: st.DrawFn, batches: int) -> Traffic:
     """Draw up to 60 queries, some of them at the same time."""
     gaps = draw(st.lists(st.one_of(st.just(0.0), st.floats(0.0, 1.5)), min_size=1, max_size=60))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,16 @@ def hello(
     )
 
 
+def _keep(router: Any, worker: Worker, now: float) -> None:
+    del router, worker, now
+
+
+def _first(router: Any, kind: int, now: float) -> PendingQuery | None:
+    del now
+    first: PendingQuery | None = router._queues.head(kind)
+    return first
+
+
 class Rehearsal:
     """One cut, one router, some traffic."""
 
@@ -53,20 +63,29 @@ class Rehearsal:
         batching: bool = False,
         early: bool = False,
         most_batch: int | None = None,
+        patient: bool = False,
     ) -> None:
+        """With `patient`, queries that are late run all the same, as in simulations of ELSA and FIFS."""
+        kind = ROUTERS[router]
+        if patient:
+            kind = type("Patient", (kind,), {"_prune": _keep, "_head": _first})
         self.allowed = problem.deadline + TICK
-        self.dispatcher = Dispatcher(DispatcherSettings(problem.deadline, batching, early), ROUTERS[router])
+        self.dispatcher = Dispatcher(DispatcherSettings(problem.deadline, batching, early), kind)
         self.number: dict[Worker, int] = {}
-        self._join(problem, counts, most_batch)
+        # Late binding takes the last of the idle ones first, the others the first.
+        numbers = range(int(counts.sum()))
+        self._join(problem, counts, most_batch, numbers[::-1] if router == "late-binding" else numbers)
         prices = second_prices(problem, counts)
         names = dict(zip(problem.profiles, prices.tolist(), strict=True))
         groups = self.dispatcher.fleet.groups
         self.dispatcher.fleet.set_prices({group.key: names[group.key[1]] for group in groups})
         self.batches: list[Batch] = []
 
-    def _join(self, problem: ServingProblem, counts: np.ndarray, most_batch: int | None) -> None:
+    def _join(
+        self, problem: ServingProblem, counts: np.ndarray, most_batch: int | None, numbers: range
+    ) -> None:
         sizes = [size for size, n in enumerate(counts.tolist()) for _ in range(n)]
-        for number in reversed(range(len(sizes))):  # the first is to be on top
+        for number in numbers:
             row = problem.latency[sizes[number]].tolist()
             table = {batch: seconds for batch, seconds in enumerate(row, 1) if seconds < np.inf}
             if table:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.serve.gateway.rehearsal import Rehearsal, hello
-from tests.serve.problems import A30, random_problems, sublinear, traffic
+from tests.serve.problems import A30, exact_problems, random_problems, sublinear, traffic
 
 from partita.serve.fluid import fluid_rate
 from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
@@ -38,6 +38,19 @@ def test_without_joining_and_with_equal_deadlines_it_decides_as_the_simulated_ro
     mine, pure = Rehearsal(found, counts).run(queries), LateBinding.on(found, counts)(queries)
     np.testing.assert_array_equal(mine.instance, pure.instance)
     np.testing.assert_allclose(mine.latency, pure.latency, rtol=1e-12)
+
+
+@pytest.mark.parametrize("router", ROUTERS)
+@given(st.data())
+@settings(max_examples=100)
+def test_every_router_decides_alike_live_and_in_simulation(router: str, data: st.DataObject) -> None:
+    found, counts, queries = data.draw(exact_problems())
+    queries = possible(found, counts, queries)
+    late = router in {"elsa", "fifs"}
+    mine = Rehearsal(found, counts, router=router, patient=late).run(queries)
+    pure = ROUTERS[router].on(found, counts)(queries)
+    np.testing.assert_array_equal(mine.instance, pure.instance)
+    np.testing.assert_array_equal(mine.latency, pure.latency)
 
 
 @pytest.mark.parametrize("load", [0.5, 0.95, 1.3])
