@@ -28,9 +28,9 @@ from partita.drive.driver import (
     TimedOutError,
 )
 from partita.drive.nvml import NvmlDriver
-from partita.drive.nvml.devices import list_profiles
+from partita.drive.nvml.devices import list_profiles, offers
 from partita.drive.nvml.driver import NvmlEnergyMeter
-from partita.drive.nvml.instances import offers, used_bytes
+from partita.drive.nvml.instances import used_bytes
 from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, ReplicaRecords, UpstreamReplica
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement

@@ -16,9 +16,10 @@ from partita.cli.options import echo, stderr
 from partita.cli.perf_table import batch_sizes, write
 from partita.errors import InputError, PartitaError
 from partita.perf.columns import quantile_text
-from partita.perf.measure.cell import Effort, NoMeter, Setup
+from partita.perf.measure.cell import Effort, Setup
 from partita.perf.measure.device import (
     CUDA,
+    NoMeter,
     NvmlMeter,
     choose_device,
     cores,
@@ -34,7 +35,8 @@ from partita.perf.measure.measurement import Grid, MeasurementJournal, digest, j
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from partita.perf.measure.cell import GridPoint, Meter, PointResult
+    from partita.perf.measure.cell import GridPoint, PointResult
+    from partita.perf.measure.device import Meter
     from partita.perf.measure.measurement import MeasurementProgress
     from partita.perf.table import PerfTable
 

@@ -12,14 +12,13 @@ from partita.errors import InputError
 from partita.perf.measure.cell import (
     Effort,
     GridPoint,
-    MeterReading,
     Setup,
     common_window,
     measure_cell,
     order_statistic,
     repetitions,
 )
-from partita.perf.measure.device import Device
+from partita.perf.measure.device import Device, MeterReading
 from partita.perf.measure.inputs import FedInput, Feed
 from partita.perf.measure.model_process import Warmup
 

@@ -19,15 +19,14 @@ from typing import TYPE_CHECKING, Any
 import pynvml as nvml
 
 from partita.drive.driver import DriveError
-from partita.drive.nvml import instances
-from partita.drive.nvml.instances import raising_driver_errors
+from partita.drive.nvml.instances import GpuInstance, OfferedProfile, raising_driver_errors
 from partita.mig import catalogue
 from partita.mig.catalogue import gpu_model, gpu_names, gpus_called, gpus_on_pci
 from partita.mig.gpu import GpuModel, Profile
 from partita.mig.layout import Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 
 MIB = 1024 * 1024
@@ -70,7 +69,7 @@ class NvmlDevice:
     id: str
     uuid: str
     model: GpuModel
-    offers: tuple[instances.OfferedProfile, ...]
+    offers: tuple[OfferedProfile, ...]
     name: str = ""
     known: GpuModel | None = None
     notes: tuple[str, ...] = ()
@@ -89,7 +88,7 @@ class NvmlDevice:
         with raising_driver_errors(self.id, of_gpu=True):
             return nvml.nvmlDeviceGetHandleByUUID(self.uuid)
 
-    def placed(self, found: instances.GpuInstance) -> tuple[NvmlDevice, Placement]:
+    def placed(self, found: GpuInstance) -> tuple[NvmlDevice, Placement]:
         """Return where an instance stands, and the device with a model that has its profile.
 
         One of a profile that the device does not list gets one of its own, so that its slices are seen as taken.
@@ -112,7 +111,7 @@ class NvmlDevice:
         return replace(
             self,
             model=found.model,
-            offers=instances.offers(found.model, profiles),
+            offers=offers(found.model, profiles),
             known=found.known,
             notes=found.notes,
         )
@@ -196,9 +195,9 @@ def _look(index: int, gpu_id: str) -> NvmlDevice | UnusableGpu:
             found = recognize(handle, name, profiles)
             if found is None:
                 return _unreadable_model(index, name, on=mig_mode(handle)[0])
-            offers = instances.offers(found.model, profiles)
             uuid = nvml.nvmlDeviceGetUUID(handle)
-            return NvmlDevice(gpu_id, uuid, found.model, offers, name, found.known, found.notes)
+            offered = offers(found.model, profiles)
+            return NvmlDevice(gpu_id, uuid, found.model, offered, name, found.known, found.notes)
     except DriveError as error:
         return UnusableGpu(index, name, error.what, error.hint or "see `nvidia-smi -q`")
 
@@ -554,3 +553,13 @@ def _smaller(one: Profile, other: Profile) -> Profile:
     known = [each for each in (one.memory_mib, other.memory_mib) if each is not None]
     starts = tuple(each for each in one.starts if each in other.starts) or one.starts
     return replace(one, starts=starts, memory_mib=min(known, default=None))
+
+
+def offers(model: GpuModel, profiles: Collection[ListedProfile]) -> tuple[OfferedProfile, ...]:
+    """Return what a device lists under the names of its model."""
+    by_number = {each.nvml_profile: each for each in model.profiles if each.nvml_profile is not None}
+    return tuple(
+        OfferedProfile(by_number[each.number], each.id, each.count, each.memory_mib, each.starts, each.size)
+        for each in profiles
+        if each.number in by_number
+    )

@@ -31,8 +31,7 @@ from partita.drive.driver import (
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
-    from partita.drive.nvml.devices import ListedProfile
-    from partita.mig.gpu import GpuModel, Profile
+    from partita.mig.gpu import Profile
 
 
 _OLD_DRIVER = "the driver and nvidia-ml-py do not go together: update the older; see `partita doctor`"
@@ -122,16 +121,6 @@ class GpuInstance:
     size: int
     identity: Identity
     compute_instances: int
-
-
-def offers(model: GpuModel, profiles: Collection[ListedProfile]) -> tuple[OfferedProfile, ...]:
-    """Return what a device lists under the names of its model."""
-    by_number = {each.nvml_profile: each for each in model.profiles if each.nvml_profile is not None}
-    return tuple(
-        OfferedProfile(by_number[each.number], each.id, each.count, each.memory_mib, each.starts, each.size)
-        for each in profiles
-        if each.number in by_number
-    )
 
 
 def list_instances(

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from msgspec import field
 
 from partita.documents.codec import Value
 from partita.errors import PartitaError
+from partita.perf.measure.device import MB
 from partita.perf.measure.model_process import OutOfMemoryError, listen, model_processes
 from partita.perf.operating_point import strictest
 
@@ -18,12 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from partita.perf.measure.device import Device
+    from partita.perf.measure.device import Device, Meter, MeterReading
     from partita.perf.measure.inputs import Feed
     from partita.perf.measure.model_process import ModelProcess
 
 
-MB = 1e6
 START_SECONDS = 600.0
 """The longest that a model may take to load; large ones come over the network."""
 _RESIDENT = "peak resident set of the whole processes"
@@ -229,59 +229,6 @@ def _resident(ended: Sequence[Mapping[str, Any]]) -> float | None:
     """Return what the processes tell themselves; None if one cannot."""
     peaks = [line["peak_rss"] for line in ended]
     return None if None in peaks else sum(peaks) / MB
-
-
-@dataclass(frozen=True, slots=True)
-class MeterReading:
-    """The device's readings over the window; None where it gave none.
-
-    Attributes:
-        memory_mb: of the measured processes at their peak, in MB of 1e6 bytes.
-        memory_source: how that was read, in words.
-        utilization: share of the time in which a kernel ran, 0 to 1.
-    """
-
-    memory_mb: float | None = None
-    memory_source: str = ""
-    utilization: float | None = None
-    power_w: float | None = None
-
-
-class Meter(Protocol):
-    """Reads a device from the begin of a window to its end."""
-
-    def prepare(self) -> None:
-        """Note what is in use before the processes start."""
-        ...
-
-    def begin(self, pids: Sequence[int]) -> None:
-        """Note where the counters stand."""
-        ...
-
-    def sample(self) -> None:
-        """Look at what has no counter; called several times a second."""
-        ...
-
-    def end(self) -> MeterReading:
-        """Return what was read since `begin`."""
-        ...
-
-
-class NoMeter:
-    """For a CPU: its processes tell their memory themselves, and nothing tells the power."""
-
-    def prepare(self) -> None:
-        """Do nothing."""
-
-    def begin(self, pids: Sequence[int]) -> None:
-        """Do nothing."""
-
-    def sample(self) -> None:
-        """Do nothing."""
-
-    def end(self) -> MeterReading:
-        """Return that nothing was read."""
-        return MeterReading()
 
 
 def repetitions(quantile: float) -> int:

@@ -9,13 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import pynvml as nvml
 
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_called, gpu_model
-from partita.perf.measure.cell import MB, MeterReading
 from partita.perf.measure.inputs import Input
 from partita.perf.measure.model_process import OutOfMemoryError, ask_model_process
 
@@ -30,6 +29,7 @@ CPU = "cpu"
 CUDA = "CUDAExecutionProvider"
 _CPU_PROVIDER = "CPUExecutionProvider"
 _DESCRIBE_SECONDS = 600.0
+MB = 1e6
 MIB = 1024 * 1024
 
 
@@ -263,6 +263,59 @@ def _profile_of(model: GpuModel, attributes: Any) -> Profile:  # noqa: ANN401 --
     if not fitting:
         raise InputError(f"{model.name} has no profile of {slices} slices", where="--device")
     return min(fitting, key=lambda p: abs((p.memory_mib or 0) - memory))
+
+
+@dataclass(frozen=True, slots=True)
+class MeterReading:
+    """The device's readings over the window; None where it gave none.
+
+    Attributes:
+        memory_mb: of the measured processes at their peak, in MB of 1e6 bytes.
+        memory_source: how that was read, in words.
+        utilization: share of the time in which a kernel ran, 0 to 1.
+    """
+
+    memory_mb: float | None = None
+    memory_source: str = ""
+    utilization: float | None = None
+    power_w: float | None = None
+
+
+class Meter(Protocol):
+    """Reads a device from the begin of a window to its end."""
+
+    def prepare(self) -> None:
+        """Note what is in use before the processes start."""
+        ...
+
+    def begin(self, pids: Sequence[int]) -> None:
+        """Note where the counters stand."""
+        ...
+
+    def sample(self) -> None:
+        """Look at what has no counter; called several times a second."""
+        ...
+
+    def end(self) -> MeterReading:
+        """Return what was read since `begin`."""
+        ...
+
+
+class NoMeter:
+    """For a CPU: its processes tell their memory themselves, and nothing tells the power."""
+
+    def prepare(self) -> None:
+        """Do nothing."""
+
+    def begin(self, pids: Sequence[int]) -> None:
+        """Do nothing."""
+
+    def sample(self) -> None:
+        """Do nothing."""
+
+    def end(self) -> MeterReading:
+        """Return that nothing was read."""
+        return MeterReading()
 
 
 @dataclass

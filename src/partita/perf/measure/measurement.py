@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from partita.perf.measure.cell import Meter, Setup
-    from partita.perf.measure.device import Device
+    from partita.perf.measure.cell import Setup
+    from partita.perf.measure.device import Device, Meter
 
 
 _TOLD = {
