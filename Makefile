@@ -9,7 +9,7 @@ COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-ver
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt \
 	pyproject.toml --group build
 
-.PHONY: demo test coverage lint bench mutate device docs lock clean
+.PHONY: demo test coverage lint bench mutate device docs site lock clean
 
 demo: .venv/core
 	$(BIN)/partita demo
@@ -36,6 +36,11 @@ device: .venv/dev
 
 docs: .venv/dev
 	$(BIN)/python -m docs.generate $(ARGS)
+	$(BIN)/python -m docs.notebook $(ARGS)
+
+# The documentation as a site, into site/; a link that leads nowhere fails.
+site: .venv/docs
+	$(BIN)/mkdocs build --quiet
 
 lock: .venv/uv/bin/uv
 	$(COMPILE) --output-file lock/core.txt
@@ -43,7 +48,7 @@ lock: .venv/uv/bin/uv
 	$(COMPILE) --group docs --constraints lock/dev.txt --output-file lock/docs.txt
 
 clean:
-	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache
 
 .venv/core: lock/core.txt pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -53,6 +58,10 @@ clean:
 
 .venv/dev: .venv/core lock/dev.txt
 	$(BIN)/pip install --quiet --require-hashes --requirement lock/dev.txt
+	touch $@
+
+.venv/docs: .venv/dev lock/docs.txt
+	$(BIN)/pip install --quiet --require-hashes --requirement lock/docs.txt
 	touch $@
 
 .venv/uv/bin/uv:
