@@ -13,6 +13,7 @@ import pytest
 import yaml
 from tests.cli.commands import Commands
 
+from partita.cli.options import indented_json
 from partita.mig import catalogue
 
 PARTITA = str(Path(sys.executable).parent / "partita")
@@ -171,3 +172,11 @@ def test_without_streams_no_file_takes_their_numbers(environment, tmp_path):
     out = tmp_path / "plan.json"
     subprocess.run([sys.executable, "-c", UNSET, out], env=environment, check=True)
     assert out.read_text() == "the plan"
+
+
+@pytest.mark.parametrize("odd", ["plain", float("nan"), "half \udcff", "über\n\x1b"])
+def test_long_json_is_indented_as_short_json_is(odd: object) -> None:
+    row = {"id": "12", "after": [], "seconds": {}, "deep": [[1, 2.5, None], {"a": [True]}], "odd": odd}
+    for many in (1, 3000):
+        value = {"jobs": [row] * many}
+        assert indented_json(value) == json.dumps(value, indent=2, ensure_ascii=False)

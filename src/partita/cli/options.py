@@ -79,9 +79,26 @@ def emit(value: object, form: Format) -> None:
             text = yaml.safe_dump(value, sort_keys=False)  # which escapes all that is not ASCII
         echo(text, newline=False)
     else:
-        import json  # noqa: PLC0415
+        echo(json_shown(indented_json(value)))
 
-        echo(json_shown(json.dumps(value, indent=2, ensure_ascii=False)))
+
+_LARGE = 100_000
+"""Characters from which on it pays to import what indents faster."""
+
+
+def indented_json(value: object) -> str:
+    """Return plain data as `json.dumps` indents it, which it does in Python: that takes seconds for a long queue."""
+    import json  # noqa: PLC0415
+
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) >= _LARGE:
+        import msgspec  # noqa: PLC0415 -- slow to import beside a short text
+
+        try:
+            return msgspec.json.format(text, indent=2)
+        except (msgspec.DecodeError, UnicodeEncodeError):
+            pass  # NaN, or half a character: no JSON for others than Python
+    return json.dumps(value, indent=2, ensure_ascii=False)
 
 
 def clean(value: object) -> object:
