@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from partita.serve.fluid import second_prices
-from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
+from partita.serve.gateway.dispatcher import Dispatcher
 from partita.serve.gateway.query import PendingQuery
 from partita.serve.gateway.query import QueryOutcome as Ending
 from partita.serve.problem import REFUSED, TICK, ServingOutcome
 from partita.serve.routers import ROUTERS
+from partita.serve.routers.port import Rules
 from partita.serve.tensors import Answer, Batching
 from partita.serve.worker.wire import Hello
 
@@ -70,7 +71,7 @@ class Rehearsal:
         if patient:
             kind = type("Patient", (kind,), {"_prune": _keep, "_head": _first})
         self.allowed = problem.deadline + TICK
-        self.dispatcher = Dispatcher(DispatcherSettings(problem.deadline, batching, early), kind)
+        self.dispatcher = Dispatcher(Rules(problem.deadline, batching, early), kind)
         self.number: dict[Worker, int] = {}
         # Late binding takes the last of the idle ones first, the others the first.
         numbers = range(int(counts.sum()))

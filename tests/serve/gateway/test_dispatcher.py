@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.serve.gateway.rehearsal import GOOD, hello
 
-from partita.serve.gateway.dispatcher import Decisions, Dispatcher, DispatcherSettings
+from partita.serve.gateway.dispatcher import Decisions, Dispatcher
 from partita.serve.gateway.query import ENDED, PendingQuery, QueryOutcome, RefusalReason
 from partita.serve.routers import ROUTERS
+from partita.serve.routers.port import Rules
 from partita.serve.tensors import Answer
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ class Traffic(RuleBasedStateMachine):
     @initialize(router=st.sampled_from(sorted(ROUTERS)), batching=st.booleans(), early=st.booleans())
     def begin(self, *, router: str, batching: bool, early: bool) -> None:
         self.router, self.batching = router, batching
-        self.dispatcher = Dispatcher(DispatcherSettings(4.0, batching, early, MOST), ROUTERS[router])
+        self.dispatcher = Dispatcher(Rules(4.0, batching, early), ROUTERS[router], MOST)
         self.now = 0.0
         self.queries: list[PendingQuery] = []
         self.ended: dict[PendingQuery, QueryOutcome] = {}
@@ -162,7 +163,7 @@ TestTraffic.settings = settings(max_examples=60, stateful_step_count=40)
 
 
 def dispatcher(deadline: float = 4.0, **more: bool) -> Dispatcher:
-    return Dispatcher(DispatcherSettings(deadline, **more), ROUTERS["late-binding"])
+    return Dispatcher(Rules(deadline, **more), ROUTERS["late-binding"])
 
 
 def join(made: Dispatcher, now: float = 0.0, **more: object) -> tuple[Worker, Decisions]:
@@ -324,7 +325,7 @@ def test_queries_that_may_run_once_alone_are_never_tried_elsewhere() -> None:
 
 @pytest.mark.parametrize("router", ["late-binding", "fifs"])
 def test_queries_wait_for_a_worker_that_will_be_there_in_time_and_for_no_other(router: str) -> None:
-    made = Dispatcher(DispatcherSettings(9.0), ROUTERS[router])
+    made = Dispatcher(Rules(9.0), ROUTERS[router])
     gone, _ = join(made)
     made.fleet.coming = ((2.0, 8),)  # a batch takes one second
     assert made.leave(gone, 0.0).ends == []
@@ -374,7 +375,7 @@ def test_a_worker_that_fails_all_it_gets_rests_and_is_tried_again() -> None:
 
 @pytest.mark.parametrize("router", sorted(ROUTERS))
 def test_a_draining_worker_finishes_and_gets_nothing_new(router: str) -> None:
-    made = Dispatcher(DispatcherSettings(9.0), ROUTERS[router])
+    made = Dispatcher(Rules(9.0), ROUTERS[router])
     old, _ = join(made, gpu=0)
     running, waiting = PendingQuery(1, 0.0, 9.0), PendingQuery(1, 0.0, 9.0)
     (batch,) = made.arrive(running, 0.0).starts

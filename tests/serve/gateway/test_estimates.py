@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.serve.gateway.rehearsal import GOOD, hello
 
-from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
+from partita.serve.gateway.dispatcher import Dispatcher
 from partita.serve.gateway.estimates import (
     STEP,
     InputFactors,
@@ -26,6 +26,7 @@ from partita.serve.gateway.estimates import (
 )
 from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason
 from partita.serve.routers import ROUTERS
+from partita.serve.routers.port import Rules
 from partita.serve.tensors import Query, Tensor
 
 if TYPE_CHECKING:
@@ -308,7 +309,7 @@ class Bimodal:
 
     def __init__(self, workers: int = 2, took: Callable[[int], float] | None = None, **more: object) -> None:
         router = ROUTERS[str(more.pop("router", "late-binding"))]
-        self.dispatcher = Dispatcher(DispatcherSettings(2.0, batching=False), router)
+        self.dispatcher = Dispatcher(Rules(2.0, batching=False), router)
         for gpu in range(workers):
             self.dispatcher.join(hello(seconds={1: 0.1}, batch=1, gpu=gpu), {}, 0.0)
         self.took = took or (lambda size_class: 0.01 if size_class < LONG else 1.0)

@@ -8,12 +8,13 @@ from tests.serve.gateway.rehearsal import Rehearsal, hello
 from tests.serve.problems import A30, exact_problems, random_problems, sublinear, traffic
 
 from partita.serve.fluid import fluid_rate
-from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
+from partita.serve.gateway.dispatcher import Dispatcher
 from partita.serve.gateway.query import PendingQuery
 from partita.serve.gateway.query import QueryOutcome as Ending
 from partita.serve.problem import REFUSED, TICK, ServingProblem
 from partita.serve.routers import ROUTERS
 from partita.serve.routers.late_binding import LateBinding
+from partita.serve.routers.port import Rules
 from partita.serve.simulation import unit_traffic
 from partita.sim.traffic import Traffic
 
@@ -125,7 +126,7 @@ def test_elsa_takes_the_smallest_slice_that_is_in_time(data: st.DataObject) -> N
 )
 def test_elsa_promises_what_a_worker_of_two_processes_holds(deadline: float, answered: int) -> None:
     # Two run at once; who waits behind n others starts when the first is done and their share of two processes is.
-    dispatcher = Dispatcher(DispatcherSettings(deadline, batching=False, early=True), ROUTERS["elsa"])
+    dispatcher = Dispatcher(Rules(deadline, batching=False, early=True), ROUTERS["elsa"])
     dispatcher.join(hello(seconds={1: 1.0}, processes=2), {}, 0.0)
     refused = 0
     for _ in range(4):

@@ -7,7 +7,6 @@ waits, and which worker takes it, is the router's matter; what became of each qu
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from partita.serve.gateway.fleet import Fleet, WorkerHealth
@@ -23,35 +22,18 @@ from partita.serve.gateway.query import (
     UnreadyReason,
     Worker,
 )
-from partita.serve.routers.port import Router, Rules
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from partita.serve.gateway.query import BatchSender
+    from partita.serve.routers.port import Router, Rules
     from partita.serve.tensors import Answer
     from partita.serve.worker.wire import Hello
 
 _TRIES = 2
 # Looked up once: enumerations are slow at it.
 _ANSWERED, _INVALID = QueryOutcome.ANSWERED, QueryOutcome.INVALID
-
-
-@dataclass(frozen=True, slots=True)
-class DispatcherSettings:
-    """How a dispatcher works.
-
-    Attributes:
-        deadline: seconds from arrival to the latest answer, where a query has none of its own.
-        batching: whether waiting queries are joined.
-        early: whether queries are refused on arrival when the queue before them is too long.
-        most_waiting: queries that may wait.
-    """
-
-    deadline: float
-    batching: bool = True
-    early: bool = True
-    most_waiting: int = 4096
 
 
 class Decisions(NamedTuple):
@@ -65,14 +47,14 @@ class Dispatcher:
     """Decides for one service.
 
     Args:
-        settings: how it works.
+        rules: that hold for all routers.
         router: the policy.
+        most_waiting: queries that may wait.
     """
 
-    def __init__(self, settings: DispatcherSettings, router: type[Router]) -> None:
-        self._settings = settings
-        self.fleet = Fleet(settings.deadline)
-        rules = Rules(settings.deadline, settings.batching, settings.early)
+    def __init__(self, rules: Rules, router: type[Router], most_waiting: int = 4096) -> None:
+        self._most_waiting = most_waiting
+        self.fleet = Fleet(rules.deadline)
         self._router: Router = router(self.fleet, rules)
         self._health = WorkerHealth(self.fleet)
         self._numbers = 0
@@ -122,7 +104,7 @@ class Dispatcher:
             query, now
         ):
             return RefusalReason.LATE
-        return RefusalReason.FULL if self._router.waiting >= self._settings.most_waiting else None
+        return RefusalReason.FULL if self._router.waiting >= self._most_waiting else None
 
     def _why_not(self, query: PendingQuery) -> RefusalReason:
         return RefusalReason.NO_WORKER if query.batch > self.fleet.most else RefusalReason.LATE

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from partita.serve.gateway.dispatcher import Dispatcher, DispatcherSettings
+from partita.serve.gateway.dispatcher import Dispatcher
 from partita.serve.gateway.estimates import size_class_of
 from partita.serve.gateway.fleet import price_question
 from partita.serve.gateway.oip import Model
@@ -35,6 +35,7 @@ from partita.serve.gateway.statistics import (
     WorkerStatus,
     WorkerView,
 )
+from partita.serve.routers.port import Rules
 from partita.serve.worker.spec import MOST_ROWS
 from partita.workload import LARGEST_BATCH
 
@@ -124,7 +125,7 @@ class Route:
         hung_s: Callable[[str], float],
     ) -> None:
         self.service = service
-        self.dispatcher = Dispatcher(DispatcherSettings(service.deadline_s, batching), router)
+        self.dispatcher = Dispatcher(Rules(service.deadline_s, batching), router)
         self.counters, self.observed = ServiceCounters(), ObservedQueries()
         self.hung = 0  # workers that were ended because of it
         self.model = Model(
