@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from partita.errors import InfeasibleError, InputError, nearest
-from partita.perf.operating_point import strictest
 from partita.registry import make
 from partita.serve.fluid import fluid_gpus
 from partita.serve.problem import ServingProblem, latency_table
-from partita.serve.reserving.services import QUANTILE, SIGMA, share_of
+from partita.serve.reserving.services import QUANTILE, SIGMA, serving_rows, share_of
 from partita.serve.routers import ROUTERS
 from partita.serve.routers.kairos import Kairos
 from partita.serve.simulation import QUANTILES, simulate
@@ -146,24 +145,13 @@ def _service(loaded: PreparedWorkload, name: str | None) -> ServiceSpec:
 
 
 def _pool(loaded: PreparedWorkload, spec: ServiceSpec) -> tuple[Pool, list[Measurement], list[str]]:
-    """Return the first pool whose GPU the model was measured on, the rows that the service may use, and notes.
-
-    Where the SLO's quantile was not measured, the strictest that was is taken, as plans with a cut do.
-    """
-    from partita.planning.formulate import (  # noqa: PLC0415
-        allows,
-        quantile_of,
-    )
-
+    """Return the first pool whose GPU the model was measured on, the rows that the service may use, and notes."""
     for pool in loaded.formulation.problem.pools:
-        known = loaded.formulation.measured.of(spec.model, pool.gpu.name)
-        asked = quantile_of(known, spec.slo.quantile)
-        quantile = asked or strictest({row.quantile for row in known})
-        allowed = {profile.name for profile in pool.gpu.profiles if allows(spec, profile)}
-        rows = [r for r in known if r.quantile == quantile and r.processes == 1 and r.profile in allowed]
+        rows = serving_rows(spec, pool, loaded.formulation.measured)
         if rows:
-            notes = [] if asked else [f"no latency at quantile {spec.slo.quantile}; taken is {quantile}"]
-            return pool, rows, notes
+            taken, asked = rows[0].quantile, spec.slo.quantile
+            there = asked is None or (taken != "mean" and float(taken) == asked)
+            return pool, rows, [] if there else [f"no latency at quantile {asked}; taken is {taken}"]
     raise InputError(
         f"no row with one process for {spec.model}",
         where=str(loaded.path or "the workload"),

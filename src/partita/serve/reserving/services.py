@@ -100,7 +100,7 @@ def cut_services(workload: Workload, pools: Sequence[Pool], measured: Measured) 
 
 def _cut_service(index: int, spec: ServiceSpec, pools: Sequence[Pool], measured: Measured) -> CutService:
     mine = [each for each in enumerate(pools) if spec.pools is None or each[1].name in spec.pools]
-    rows = {pool.gpu.name: _rows_that_count(spec, pool, measured) for _, pool in mine}
+    rows = {pool.gpu.name: serving_rows(spec, pool, measured) for _, pool in mine}
     largest = max((row.batch for found in rows.values() for row in found), default=0)
     if not largest:
         raise InputError(
@@ -130,8 +130,11 @@ def _cut_service(index: int, spec: ServiceSpec, pools: Sequence[Pool], measured:
     )
 
 
-def _rows_that_count(spec: ServiceSpec, pool: Pool, measured: Measured) -> list[Measurement]:
-    """Return the rows that count, each profile that is allowed with its own or those of its plain one."""
+def serving_rows(spec: ServiceSpec, pool: Pool, measured: Measured) -> list[Measurement]:
+    """Return the rows with one process that a service may use, of each allowed profile or else of its plain one.
+
+    Where the SLO's quantile was not measured, they are those of the strictest that was.
+    """
     known = measured.of(spec.model, pool.gpu.name)
     quantile = quantile_of(known, spec.slo.quantile) or strictest({row.quantile for row in known})
     single = [row for row in known if row.quantile == quantile and row.processes == 1]
