@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from itertools import product
+from math import comb, prod
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -28,7 +29,6 @@ from partita.planning.mig_serving import (
     PairSearch,
     ServiceDemand,
     TreeSearch,
-    count_configs,
     gpus_left,
     greedy_configs,
     packed,
@@ -39,6 +39,7 @@ from partita.planning.problem import Pool, Problem
 
 if TYPE_CHECKING:
     from collections import Counter
+    from collections.abc import Iterable
 
 
 @given(problems())
@@ -247,6 +248,19 @@ def test_a_plan_that_is_proven_optimal_is_not_searched_further() -> None:
 def test_parameters_out_of_range_are_refused(values: tuple[int, int, int]) -> None:
     with pytest.raises(InputError, match=r"is (0|-1)"):
         GeneticPlanner(0, *values)
+
+
+def count_configs(multisets: Iterable[tuple[int, ...]], services: int) -> int:
+    """Return how many ways there are to give every instance of one of the multisets to a service.
+
+    Instances of one size are interchangeable: k of them go to n services in C(n+k-1, k) ways (MIG-Serving,
+    section 5.1, counts these).
+
+    Args:
+        multisets: instances of each size.
+        services: how many services there are.
+    """
+    return sum(prod(comb(services + k - 1, k) for k in counts) for counts in multisets)
 
 
 @pytest.mark.parametrize(("services", "configs"), [(12, 157_830), (13, 234_702)])

@@ -1,4 +1,8 @@
-"""From configurations to a plan: starts on each GPU, GPUs on nodes, names, and what each service gets."""
+"""From counts to a plan: which services share a GPU, where each GPU stands, and where its instances start.
+
+`pack` gives the instances of counts to GPUs, and exchanges between GPUs lessen the mixing. `assemble` makes the plan
+of the configurations that come of it: starts on each GPU, GPUs on nodes, names, and what each service gets.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,16 @@ from partita.deadline import Deadline
 from partita.errors import PartitaError
 from partita.mig.layout import Placement, layout_of
 from partita.planning.compact import simplify_cuts
-from partita.planning.plan import GpuConfig, Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
+from partita.planning.plan import (
+    GpuConfig,
+    Instance,
+    Objective,
+    Plan,
+    PlannedGpu,
+    ServiceCapacity,
+    Solver,
+    gpus_used,
+)
 from partita.planning.problem import WATTS_PER_GPU, merge_pools
 
 if TYPE_CHECKING:
@@ -27,294 +40,7 @@ if TYPE_CHECKING:
     from partita.planning.problem import Pool, Problem
 
 
-def assemble(
-    problem: Problem,
-    configs: Mapping[GpuConfig, int],
-    *,
-    lower_bound: float,
-    solver: Solver,
-    placed: Placed | None = None,
-) -> Plan:
-    """Return the plan in which so many GPUs have each configuration.
-
-    GPUs of one configuration share one tuple of instances. Nodes are numbered through all pools, a pool with
-    a count having as many as its GPUs fill.
-
-    Args:
-        problem: what the configurations were made for.
-        configs: how many GPUs have each.
-        lower_bound: proven, in units of the objective.
-        solver: who made the configurations.
-        placed: where each GPU stands, if that is known.
-
-    Raises:
-        PartitaError: no way was found to spread the services over as many nodes as they must be.
-    """
-    maker = _Maker(problem)
-    placed = placed or placed_configs(problem, configs)
-    if placed is None:
-        raise PartitaError(
-            "no way was found to spread the services over as many nodes as asked, nor proof that there is none",
-            where="services",
-            hint="lower `spread`, add nodes, or try --planner exact, which finds a way or proves that there is none",
-        )
-    named = _named(problem)
-    gpus = tuple(
-        PlannedGpu(
-            f"node-{node}/gpu-{position}",
-            problem.pools[config.pool].gpu.name,
-            maker.instances(config),
-            named[config.pool],
-        )
-        for (node, position), config in placed
-    )
-    value = _value(problem, configs)
-    if problem.objective == "watts":
-        # Planners count this for every GPU, and no GPU is used without an instance; the value does not.
-        instances = sum(len(config.assignment) * n for config, n in configs.items())
-        lower_bound -= WATTS_PER_GPU * instances
-    return Plan(
-        objective=Objective(problem.objective, value, min(lower_bound, value)),
-        solver=solver,
-        services=maker.capacities(configs),
-        gpus=gpus,
-    )
-
-
-def placed_configs(
-    problem: Problem, configs: Mapping[GpuConfig, int], deadline: Deadline | None = None
-) -> Placed | None:
-    """Return where GPUs of these configurations stand; None where no way to spread the services was found.
-
-    Args:
-        problem: what the configurations were made for.
-        configs: how many GPUs have each.
-        deadline: when to give up.
-    """
-    return place_on_nodes(problem, [_line(configs, index) for index in range(len(problem.pools))], deadline)
-
-
-def _named(problem: Problem) -> list[str]:
-    """Return what a plan's GPUs say of their pool: nothing where the model says it all."""
-    models = Counter(pool.gpu.name for pool in problem.pools)
-    return [
-        "" if pool.name == pool.gpu.name and models[pool.gpu.name] == 1 else pool.name
-        for pool in problem.pools
-    ]
-
-
-def _line(configs: Mapping[GpuConfig, int], pool: int) -> list[GpuConfig]:
-    """Return one entry per GPU of a pool, GPUs of one service beside each other."""
-    mine = sorted((c for c in configs if c.pool == pool), key=lambda c: (c.assignment[0][1], c.assignment))
-    return [config for config in mine for _ in repeat(None, configs[config])]
-
-
-def _value(problem: Problem, configs: Mapping[GpuConfig, int]) -> float:
-    """Return the objective of the configurations: what the user is told, in whole GPUs, currency or watts."""
-    total: dict[int, int] = defaultdict(int)
-    for config, n in configs.items():
-        total[config.pool] += n
-    if problem.objective == "watts":
-        watts = problem.instance_cost
-        return float(sum(n * watts[s, k] for config, n in configs.items() for k, s in config.assignment))
-    return float(sum(problem.gpu_cost(pool) * n for pool, n in total.items()))
-
-
-class _Maker:
-    """Makes instances, each distinct one once."""
-
-    def __init__(self, problem: Problem) -> None:
-        self._problem = problem
-        self._gpus = [_used_profiles(problem, index) for index in range(len(problem.pools))]
-        self._made: dict[tuple[int, int, int], Instance] = {}
-        self._tuples: dict[GpuConfig, tuple[Instance, ...]] = {}
-
-    def instances(self, config: GpuConfig) -> tuple[Instance, ...]:
-        """Return the instances of a configuration with their starts, in the order of starts."""
-        if config not in self._tuples:
-            self._tuples[config] = self._place(config)
-        return self._tuples[config]
-
-    def _place(self, config: GpuConfig) -> tuple[Instance, ...]:
-        gpu = self._gpus[config.pool]
-        waiting: dict[str, list[tuple[int, int]]] = defaultdict(list)
-        for k, s in reversed(config.assignment):
-            waiting[self._problem.sizes[k].profile].append((k, s))
-        counts = tuple(len(waiting[profile.name]) for profile in gpu.profiles)
-        return tuple(self._instance(p, *waiting[p.profile].pop()) for p in layout_of(gpu, counts))
-
-    def _instance(self, placement: Placement, k: int, s: int) -> Instance:
-        key = (placement.start, k, s)
-        if key not in self._made:
-            service = self._problem.services[s]
-            point = service.points[k]
-            if point is None:
-                raise AssertionError(f"{service.name} cannot run on {placement.profile}")
-            self._made[key] = Instance(placement, service.name, service.model, point)
-        return self._made[key]
-
-    def capacities(self, configs: Mapping[GpuConfig, int]) -> tuple[ServiceCapacity, ...]:
-        """Return what each service gets."""
-        throughput = self._problem.throughput
-        given: dict[int, float] = defaultdict(float)
-        for config, n in configs.items():
-            for k, s in config.assignment:
-                given[s] += n * float(throughput[s, k])
-        return tuple(
-            ServiceCapacity(service.name, service.asked_rate, given[s], service.latency_slo_ms)
-            for s, service in enumerate(self._problem.services)
-        )
-
-
-def _used_profiles(problem: Problem, pool: int) -> GpuModel:
-    names = [size.profile for size in problem.sizes if size.pool == pool]
-    return problem.pools[pool].gpu.with_plain(names)
-
-
-_ATTEMPTS = 20
-
-Place = tuple[int, int]
-"""A node and a position in it, both counted from 0."""
-
-Placed = list[tuple[Place, "GpuConfig"]]
-
-
-def place_on_nodes(
-    problem: Problem, lines: Sequence[Sequence[GpuConfig]], deadline: Deadline | None = None
-) -> Placed | None:
-    """Return each GPU with its place, nodes being numbered through all pools; None where that was not found.
-
-    GPUs fill node after node unless a service must be spread; then nodes are filled in turn, and GPUs change
-    places until every service stands on as many nodes as it must. A GPU may go to a pool that is like its own.
-    That none was found proves nothing (`planning/on_nodes.py` does).
-
-    Args:
-        problem: its services say how far they must be spread.
-        lines: the configuration of each GPU, pool by pool, no more than the pool has.
-        deadline: when to give up; one try is made whatever it says.
-    """
-    widest = max((service.spread for service in problem.services), default=1)
-    if widest > 1:
-        return _spread(problem, lines, widest, deadline or Deadline())
-    placed: Placed = []
-    first = 0
-    for pool, line in zip(problem.pools, lines, strict=True):
-        for index, config in enumerate(line):
-            node, position = divmod(index, pool.per_node)
-            placed.append(((first + node, position), config))
-        first += nodes_of(pool, len(line), 0)
-    return placed
-
-
-def nodes_of(pool: Pool, gpus: int, at_least: int) -> int:
-    """Return how many nodes a pool has: those that its count fills, or without one as many as are wanted."""
-    if pool.count is not None:
-        return math.ceil(pool.count / pool.per_node)
-    return max(math.ceil(gpus / pool.per_node), at_least if gpus else 0)
-
-
-def _spread(
-    problem: Problem, lines: Sequence[Sequence[GpuConfig]], widest: int, deadline: Deadline
-) -> Placed | None:
-    """Try more nodes where a pool has no count, and other orders of the GPUs, until services are spread."""
-    longest = max(len(line) for line in lines)
-    for attempt in range(max(_ATTEMPTS, longest - widest + 1)):
-        if attempt and deadline.over:
-            return None
-        order = random.Random(attempt)
-        shuffled = [order.sample(line, len(line)) if attempt else line for line in lines]
-        nodes = _Nodes(problem, shuffled, min(widest + attempt, longest))
-        if nodes.spread():
-            return nodes.placed()
-    return None
-
-
-class _Nodes:
-    """All places there are, filled node by node in turn."""
-
-    def __init__(self, problem: Problem, lines: Sequence[Sequence[GpuConfig]], widest: int) -> None:
-        self._merged = merge_pools(problem)
-        self._alike = {m: group for group, ms in enumerate(self._merged.members) for m in ms}
-        self._wanted = {s: each.spread for s, each in enumerate(problem.services) if each.spread > 1}
-        self._places: list[Place] = []
-        self._held: list[GpuConfig | None] = []
-        self._pool: list[int] = []
-        first = 0
-        for index, (pool, line) in enumerate(zip(problem.pools, lines, strict=True)):
-            nodes = nodes_of(pool, len(line), widest)
-            room = nodes * pool.per_node if pool.count is None else pool.count
-            places = sorted((divmod(i, pool.per_node) for i in range(room)), key=lambda p: (p[1], p[0]))
-            for i, (node, position) in enumerate(places):
-                self._places.append((first + node, position))
-                self._held.append(line[i] if i < len(line) else None)
-                self._pool.append(index)
-            first += nodes
-        self._spreading = [
-            {s for _, s in config.assignment if s in self._wanted} if config else set[int]()
-            for config in self._held
-        ]
-        self._on: dict[int, Counter[int]] = defaultdict(Counter)
-        for at, services in enumerate(self._spreading):
-            for s in services:
-                self._on[s][self._places[at][0]] += 1
-
-    def placed(self) -> Placed:
-        """Return each GPU with its place, as a configuration of the pool in which that is."""
-        order = sorted(range(len(self._places)), key=self._places.__getitem__)
-        return [
-            (self._places[at], self._merged.beside(config, self._pool[at]))
-            for at in order
-            if (config := self._held[at]) is not None
-        ]
-
-    def spread(self) -> bool:
-        """Exchange places while that brings a service onto one more node; say whether all are spread."""
-        short = self._short()
-        while short:
-            if not any(self._widen(s) for s in short):
-                return False
-            short = self._short()
-        return True
-
-    def _short(self) -> list[int]:
-        return [s for s, spread in self._wanted.items() if self._nodes(s) < spread]
-
-    def _nodes(self, s: int) -> int:
-        return sum(1 for n in self._on[s].values() if n)
-
-    def _widen(self, s: int) -> bool:
-        on = self._on[s]
-        for source in [at for at, services in enumerate(self._spreading) if s in services]:
-            for target, (node, _) in enumerate(self._places):
-                if on[node] or self._alike[self._pool[target]] != self._alike[self._pool[source]]:
-                    continue
-                if self._gain(source, target) > 0:
-                    self._swap(source, target)
-                    return True
-        return False
-
-    def _gain(self, a: int, b: int) -> int:
-        """Return by how many nodes services that are short are short by less after an exchange."""
-        from_a, from_b = self._spreading[a], self._spreading[b]
-        node_a, node_b = self._places[a][0], self._places[b][0]
-        moves = [(s, node_a, node_b) for s in from_a - from_b] + [
-            (s, node_b, node_a) for s in from_b - from_a
-        ]
-        total = 0
-        for s, source, target in moves:
-            before = self._nodes(s)
-            after = before - (self._on[s][source] == 1) + (self._on[s][target] == 0)
-            total += min(after, self._wanted[s]) - min(before, self._wanted[s])
-        return total
-
-    def _swap(self, a: int, b: int) -> None:
-        for at, to in ((a, b), (b, a)):
-            for s in self._spreading[at]:
-                self._on[s][self._places[at][0]] -= 1
-                self._on[s][self._places[to][0]] += 1
-        self._held[a], self._held[b] = self._held[b], self._held[a]
-        self._spreading[a], self._spreading[b] = self._spreading[b], self._spreading[a]
-
+# --- from counts to GPUs
 
 _Slots = tuple[tuple[int, int], ...]
 
@@ -428,6 +154,8 @@ def _merge(lanes: list[list[tuple[_Slots, int]]]) -> Iterator[tuple[_Slots, int]
                 position[index] += 1
                 left[index] = lane[position[index]][1] if position[index] < len(lane) else 0
 
+
+# --- exchanges between GPUs: fewer services on each, and none on too few
 
 POLISHED_INSTANCES = 5000
 """Beyond so many instances the layout along GPUs is left as it is: exchanges would take minutes."""
@@ -599,3 +327,296 @@ class _GpuContents:
             cut.pool == self._pools[gpu] and all(cut.counts[j] >= n for j, n in counts.items())
             for cut in self._problem.cuts
         )
+
+
+# --- from configurations to a plan
+
+
+def assemble(
+    problem: Problem,
+    configs: Mapping[GpuConfig, int],
+    *,
+    lower_bound: float,
+    solver: Solver,
+    placed: Placed | None = None,
+) -> Plan:
+    """Return the plan in which so many GPUs have each configuration.
+
+    GPUs of one configuration share one tuple of instances. Nodes are numbered through all pools, a pool with
+    a count having as many as its GPUs fill.
+
+    Args:
+        problem: what the configurations were made for.
+        configs: how many GPUs have each.
+        lower_bound: proven, in units of the objective.
+        solver: who made the configurations.
+        placed: where each GPU stands, if that is known.
+
+    Raises:
+        PartitaError: no way was found to spread the services over as many nodes as they must be.
+    """
+    maker = _Maker(problem)
+    placed = placed or placed_configs(problem, configs)
+    if placed is None:
+        raise PartitaError(
+            "no way was found to spread the services over as many nodes as asked, nor proof that there is none",
+            where="services",
+            hint="lower `spread`, add nodes, or try --planner exact, which finds a way or proves that there is none",
+        )
+    named = _named(problem)
+    gpus = tuple(
+        PlannedGpu(
+            f"node-{node}/gpu-{position}",
+            problem.pools[config.pool].gpu.name,
+            maker.instances(config),
+            named[config.pool],
+        )
+        for (node, position), config in placed
+    )
+    value = _value(problem, configs)
+    if problem.objective == "watts":
+        # Planners count this for every GPU, and no GPU is used without an instance; the value does not.
+        instances = sum(len(config.assignment) * n for config, n in configs.items())
+        lower_bound -= WATTS_PER_GPU * instances
+    return Plan(
+        objective=Objective(problem.objective, value, min(lower_bound, value)),
+        solver=solver,
+        services=maker.capacities(configs),
+        gpus=gpus,
+    )
+
+
+def _named(problem: Problem) -> list[str]:
+    """Return what a plan's GPUs say of their pool: nothing where the model says it all."""
+    models = Counter(pool.gpu.name for pool in problem.pools)
+    return [
+        "" if pool.name == pool.gpu.name and models[pool.gpu.name] == 1 else pool.name
+        for pool in problem.pools
+    ]
+
+
+def _line(configs: Mapping[GpuConfig, int], pool: int) -> list[GpuConfig]:
+    """Return one entry per GPU of a pool, GPUs of one service beside each other."""
+    mine = sorted((c for c in configs if c.pool == pool), key=lambda c: (c.assignment[0][1], c.assignment))
+    return [config for config in mine for _ in repeat(None, configs[config])]
+
+
+def _value(problem: Problem, configs: Mapping[GpuConfig, int]) -> float:
+    """Return the objective of the configurations: what the user is told, in whole GPUs, currency or watts."""
+    if problem.objective == "watts":
+        watts = problem.instance_cost
+        return float(sum(n * watts[s, k] for config, n in configs.items() for k, s in config.assignment))
+    return float(sum(problem.gpu_cost(pool) * n for pool, n in gpus_used(configs).items()))
+
+
+class _Maker:
+    """Makes instances, each distinct one once."""
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self._gpus = [_used_profiles(problem, index) for index in range(len(problem.pools))]
+        self._made: dict[tuple[int, int, int], Instance] = {}
+        self._tuples: dict[GpuConfig, tuple[Instance, ...]] = {}
+
+    def instances(self, config: GpuConfig) -> tuple[Instance, ...]:
+        """Return the instances of a configuration with their starts, in the order of starts."""
+        if config not in self._tuples:
+            self._tuples[config] = self._place(config)
+        return self._tuples[config]
+
+    def _place(self, config: GpuConfig) -> tuple[Instance, ...]:
+        gpu = self._gpus[config.pool]
+        waiting: dict[str, list[tuple[int, int]]] = defaultdict(list)
+        for k, s in reversed(config.assignment):
+            waiting[self._problem.sizes[k].profile].append((k, s))
+        counts = tuple(len(waiting[profile.name]) for profile in gpu.profiles)
+        return tuple(self._instance(p, *waiting[p.profile].pop()) for p in layout_of(gpu, counts))
+
+    def _instance(self, placement: Placement, k: int, s: int) -> Instance:
+        key = (placement.start, k, s)
+        if key not in self._made:
+            service = self._problem.services[s]
+            point = service.points[k]
+            if point is None:
+                raise AssertionError(f"{service.name} cannot run on {placement.profile}")
+            self._made[key] = Instance(placement, service.name, service.model, point)
+        return self._made[key]
+
+    def capacities(self, configs: Mapping[GpuConfig, int]) -> tuple[ServiceCapacity, ...]:
+        """Return what each service gets."""
+        throughput = self._problem.throughput
+        given: dict[int, float] = defaultdict(float)
+        for config, n in configs.items():
+            for k, s in config.assignment:
+                given[s] += n * float(throughput[s, k])
+        return tuple(
+            ServiceCapacity(service.name, service.asked_rate, given[s], service.latency_slo_ms)
+            for s, service in enumerate(self._problem.services)
+        )
+
+
+def _used_profiles(problem: Problem, pool: int) -> GpuModel:
+    names = [size.profile for size in problem.sizes if size.pool == pool]
+    return problem.pools[pool].gpu.with_plain(names)
+
+
+# --- which node each GPU stands on
+
+Place = tuple[int, int]
+"""A node and a position in it, both counted from 0."""
+
+
+Placed = list[tuple[Place, "GpuConfig"]]
+
+
+_ATTEMPTS = 20
+
+
+def placed_configs(
+    problem: Problem, configs: Mapping[GpuConfig, int], deadline: Deadline | None = None
+) -> Placed | None:
+    """Return where GPUs of these configurations stand; None where no way to spread the services was found.
+
+    Args:
+        problem: what the configurations were made for.
+        configs: how many GPUs have each.
+        deadline: when to give up.
+    """
+    return place_on_nodes(problem, [_line(configs, index) for index in range(len(problem.pools))], deadline)
+
+
+def place_on_nodes(
+    problem: Problem, lines: Sequence[Sequence[GpuConfig]], deadline: Deadline | None = None
+) -> Placed | None:
+    """Return each GPU with its place, nodes being numbered through all pools; None where that was not found.
+
+    GPUs fill node after node unless a service must be spread; then nodes are filled in turn, and GPUs change
+    places until every service stands on as many nodes as it must. A GPU may go to a pool that is like its own.
+    That none was found proves nothing (`planning/on_nodes.py` does).
+
+    Args:
+        problem: its services say how far they must be spread.
+        lines: the configuration of each GPU, pool by pool, no more than the pool has.
+        deadline: when to give up; one try is made whatever it says.
+    """
+    widest = max((service.spread for service in problem.services), default=1)
+    if widest > 1:
+        return _spread(problem, lines, widest, deadline or Deadline())
+    placed: Placed = []
+    first = 0
+    for pool, line in zip(problem.pools, lines, strict=True):
+        for index, config in enumerate(line):
+            node, position = divmod(index, pool.per_node)
+            placed.append(((first + node, position), config))
+        first += nodes_of(pool, len(line), 0)
+    return placed
+
+
+def nodes_of(pool: Pool, gpus: int, at_least: int) -> int:
+    """Return how many nodes a pool has: those that its count fills, or without one as many as are wanted."""
+    if pool.count is not None:
+        return math.ceil(pool.count / pool.per_node)
+    return max(math.ceil(gpus / pool.per_node), at_least if gpus else 0)
+
+
+def _spread(
+    problem: Problem, lines: Sequence[Sequence[GpuConfig]], widest: int, deadline: Deadline
+) -> Placed | None:
+    """Try more nodes where a pool has no count, and other orders of the GPUs, until services are spread."""
+    longest = max(len(line) for line in lines)
+    for attempt in range(max(_ATTEMPTS, longest - widest + 1)):
+        if attempt and deadline.over:
+            return None
+        order = random.Random(attempt)
+        shuffled = [order.sample(line, len(line)) if attempt else line for line in lines]
+        nodes = _Nodes(problem, shuffled, min(widest + attempt, longest))
+        if nodes.spread():
+            return nodes.placed()
+    return None
+
+
+class _Nodes:
+    """All places there are, filled node by node in turn."""
+
+    def __init__(self, problem: Problem, lines: Sequence[Sequence[GpuConfig]], widest: int) -> None:
+        self._merged = merge_pools(problem)
+        self._alike = {m: group for group, ms in enumerate(self._merged.members) for m in ms}
+        self._wanted = {s: each.spread for s, each in enumerate(problem.services) if each.spread > 1}
+        self._places: list[Place] = []
+        self._held: list[GpuConfig | None] = []
+        self._pool: list[int] = []
+        first = 0
+        for index, (pool, line) in enumerate(zip(problem.pools, lines, strict=True)):
+            nodes = nodes_of(pool, len(line), widest)
+            room = nodes * pool.per_node if pool.count is None else pool.count
+            places = sorted((divmod(i, pool.per_node) for i in range(room)), key=lambda p: (p[1], p[0]))
+            for i, (node, position) in enumerate(places):
+                self._places.append((first + node, position))
+                self._held.append(line[i] if i < len(line) else None)
+                self._pool.append(index)
+            first += nodes
+        self._spreading = [
+            {s for _, s in config.assignment if s in self._wanted} if config else set[int]()
+            for config in self._held
+        ]
+        self._on: dict[int, Counter[int]] = defaultdict(Counter)
+        for at, services in enumerate(self._spreading):
+            for s in services:
+                self._on[s][self._places[at][0]] += 1
+
+    def placed(self) -> Placed:
+        """Return each GPU with its place, as a configuration of the pool in which that is."""
+        order = sorted(range(len(self._places)), key=self._places.__getitem__)
+        return [
+            (self._places[at], self._merged.beside(config, self._pool[at]))
+            for at in order
+            if (config := self._held[at]) is not None
+        ]
+
+    def spread(self) -> bool:
+        """Exchange places while that brings a service onto one more node; say whether all are spread."""
+        short = self._short()
+        while short:
+            if not any(self._widen(s) for s in short):
+                return False
+            short = self._short()
+        return True
+
+    def _short(self) -> list[int]:
+        return [s for s, spread in self._wanted.items() if self._nodes(s) < spread]
+
+    def _nodes(self, s: int) -> int:
+        return sum(1 for n in self._on[s].values() if n)
+
+    def _widen(self, s: int) -> bool:
+        on = self._on[s]
+        for source in [at for at, services in enumerate(self._spreading) if s in services]:
+            for target, (node, _) in enumerate(self._places):
+                if on[node] or self._alike[self._pool[target]] != self._alike[self._pool[source]]:
+                    continue
+                if self._gain(source, target) > 0:
+                    self._swap(source, target)
+                    return True
+        return False
+
+    def _gain(self, a: int, b: int) -> int:
+        """Return by how many nodes services that are short are short by less after an exchange."""
+        from_a, from_b = self._spreading[a], self._spreading[b]
+        node_a, node_b = self._places[a][0], self._places[b][0]
+        moves = [(s, node_a, node_b) for s in from_a - from_b] + [
+            (s, node_b, node_a) for s in from_b - from_a
+        ]
+        total = 0
+        for s, source, target in moves:
+            before = self._nodes(s)
+            after = before - (self._on[s][source] == 1) + (self._on[s][target] == 0)
+            total += min(after, self._wanted[s]) - min(before, self._wanted[s])
+        return total
+
+    def _swap(self, a: int, b: int) -> None:
+        for at, to in ((a, b), (b, a)):
+            for s in self._spreading[at]:
+                self._on[s][self._places[at][0]] -= 1
+                self._on[s][self._places[to][0]] += 1
+        self._held[a], self._held[b] = self._held[b], self._held[a]
+        self._spreading[a], self._spreading[b] = self._spreading[b], self._spreading[a]

@@ -28,8 +28,14 @@ if TYPE_CHECKING:
 
 
 GROUPS = 300
+
+
 SMOOTHING = 0.7
+
+
 PRECISION = 1e-8
+
+
 OVERFLOW_COST = 1e4
 """Price of a GPU that a pool does not have, in units of the dearest GPU."""
 
@@ -227,6 +233,8 @@ class _CoverMaster:
         return covers, (np.concatenate(services), np.concatenate(others))
 
 
+# --- pricing: the cheapest integer cover of each service at given prices per instance, exactly
+
 NODE_LIMIT = 20_000
 """Nodes of one service's search before its relaxation's bound is taken instead; almost never reached."""
 
@@ -363,15 +371,22 @@ def _search(  # noqa: PLR0917 -- compiled functions take no keywords
     return best_cost, best_short, True
 
 
+# --- rounding: one cover per service, chosen so that together they fit on whole GPUs
+
 ALTERNATIVES = 3000
 """Covers offered to one integer program beside those that stand."""
 
+
 ROUNDS = 4
+
+
 MOST_ROUNDS = 10
 """Rounds where the best choice is more than a GPU above the bound: a slow machine gets less far in each."""
 
+
 ROUND_SECONDS = 2.0
 """Most seconds of one round: another choice of covers does more than a longer search among the same."""
+
 
 _GRACE_SECONDS = 2.0
 """Time for the first choice even if the time is over: a plan with a gap is better than none."""

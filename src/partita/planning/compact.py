@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from partita.planning.problem import Problem
 
+
 TOLERANCE = 1e-6
 """Distance below which an objective counts as having reached its bound."""
 
@@ -58,6 +59,9 @@ class OutOfTimeError(PartitaError):
             "no plan was found in the time there was, nor proof that there is none", hint="raise --time-limit"
         )
         self.bound = bound
+
+
+# --- the part that all programs share
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,9 @@ def gpu_supply(
     return GpuSupply(program, sizes, counts, cuts, extra)
 
 
+# --- all services at once
+
+
 @dataclass(frozen=True, slots=True)
 class CompactResult:
     """Counts (None if none were found), the proven bound, and whether there is proof that no plan exists."""
@@ -177,7 +184,11 @@ def solve_compact(problem: Problem, deadline: Deadline, *, enough: float = -INFI
     return CompactResult(counts if counts.meets_rates(problem) else None, bound, infeasible=False)
 
 
+# --- plainer cuts
+
 _SECONDS = 2.0
+
+
 _GPU = 100.0
 """Weight of a GPU where the objective does not count GPUs."""
 
@@ -199,6 +210,9 @@ def simplify_cuts(problem: Problem, counts: Counts) -> Counts:
         return counts
     cuts = np.rint(solution.columns[gpus.cuts : gpus.cuts + len(every)]).astype(np.int64)
     return replace(counts, cuts=cuts)
+
+
+# --- one service per GPU
 
 
 def solve_dedicated(problem: Problem, deadline: Deadline) -> tuple[list[Counts], float]:

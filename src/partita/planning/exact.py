@@ -26,7 +26,7 @@ from partita.planning.compact import (
 )
 from partita.planning.mig_serving import greedy_configs
 from partita.planning.on_nodes import nodes_there, solve_on_nodes
-from partita.planning.plan import GpuConfig, Plan, ServiceCapacity, Solver
+from partita.planning.plan import GpuConfig, Plan, ServiceCapacity, Solver, gpus_used
 from partita.planning.problem import merge_pools
 from partita.planning.shared_gpus import MOST_SHARING, config_value, solve_shared
 
@@ -40,17 +40,17 @@ if TYPE_CHECKING:
     from partita.planning.problem import MergedPools, Problem, Service
 
 
-__all__ = ["ExactPlanner", "TooFewGpusError"]
-
-
 COMPACT_SERVICES = 16
 """Up to here the compact program alone is tried first: it is quick and needs nothing compiled."""
+
 
 CLOSING_SERVICES = 400
 """Up to here the compact program is asked to close what gap column generation leaves."""
 
+
 _FIRST_TRY_SECONDS, _FIRST_TRY_SHARE = 10.0, 0.25
 """The compact program's first try: so many seconds, or this share of the time if that is less."""
+
 
 _COUNTS_SHARE = 0.25
 """Share of the time for counts where few services may share a GPU."""
@@ -267,9 +267,7 @@ def _by_pools(problem: Problem) -> list[list[int]]:
 
 def _left_over(problem: Problem, services: Sequence[int], taken: Counter[GpuConfig]) -> Problem:
     """Return the problem of some services on the GPUs that are not taken."""
-    used = Counter[int]()
-    for config, n in taken.items():
-        used[config.pool] += n
+    used = gpus_used(taken)
     counts = {
         pool.name: None if pool.count is None else max(0, pool.count - used[index])
         for index, pool in enumerate(problem.pools)
@@ -313,9 +311,7 @@ def _spreads(problem: Problem) -> bool:
 
 def _within_counts(problem: Problem, configs: Counter[GpuConfig]) -> bool:
     """Say whether no pool holds more GPUs than it has: packing adds some where it must keep services apart."""
-    used = Counter[int]()
-    for config, n in configs.items():
-        used[config.pool] += n
+    used = gpus_used(configs)
     return all(pool.count is None or used[index] <= pool.count for index, pool in enumerate(problem.pools))
 
 
@@ -371,6 +367,8 @@ def too_few_gpus(problem: Problem) -> InfeasibleError:
     error.problem = problem
     return error
 
+
+# --- too few GPUs: which services to meet, by priority, and how far the others
 
 PROGRAM_SERVICES = 300
 """Up to here an integer program says which services to meet; beyond, they are taken in turn while they fit."""

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from partita.planning.plan import Instance, Plan, ServiceCapacity
 
 
+# --- summed up: what each service got, and the GPUs that are cut alike
+
 _INDEXED = re.compile(r"(.*\D)(\d+)")
 
 
@@ -166,6 +168,9 @@ def number(value: float) -> str:
     """Return a whole number in full, another with the digits that matter."""
     value = round(value, 6)
     return f"{value:z,.0f}" if value == int(value) else f"{value:z,.2f}"
+
+
+# --- explained: what binds each service, what a change would do, and the next best point
 
 
 class Binds(StrEnum):

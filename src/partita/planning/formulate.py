@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from partita.workload import ModelSpec, ServiceSpec, Workload
 
 
+Points = dict[tuple[str, str], OperatingPoint]
+"""Operating points by GPU and profile."""
+
+
 MOST_GPUS = 1_000_000
 """GPUs that one service may take at least; a plan names each GPU."""
 
@@ -181,8 +185,7 @@ def _refuse_unmetered(kinds: Iterable[Points]) -> None:
         )
 
 
-Points = dict[tuple[str, str], OperatingPoint]
-"""Operating points by GPU and profile."""
+# --- what is known of each model on each GPU, and the operating points that follow
 
 
 def allows(service: ServiceSpec, profile: Profile) -> bool:
@@ -300,6 +303,9 @@ def quantile_of(rows: Sequence[Measurement], asked: float | None) -> str | None:
     return next((q for q in there if q != "mean" and float(q) == asked), None)
 
 
+# --- what is assumed
+
+
 def notes(workload: Workload, measured: Measured) -> tuple[str, ...]:
     """Return a sentence for each thing assumed: which latencies, estimates and GPUs, and what is not looked at."""
     ignored = [pool.label for pool in workload.gpus if pool.cost_per_hour is not None]
@@ -345,7 +351,9 @@ def names(words: Iterable[str], most: int = 5) -> str:
     return ", ".join(words)
 
 
-MOST = 10
+# --- why a service can run nowhere, and what would let it
+
+_MOST_NAMED = 10
 """Kinds of service that one error names."""
 
 
@@ -411,7 +419,7 @@ def refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[i
     if not kinds:
         return
     lines = []
-    for alike in list(kinds.values())[:MOST]:
+    for alike in list(kinds.values())[:_MOST_NAMED]:
         service = workload.services[alike[0]]
         like = f" and {len(alike) - 1} like it" if len(alike) > 1 else ""
         why = _why_pools(service, workload, measured) or _why(service, measured)
@@ -421,7 +429,9 @@ def refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[i
     else:
         what = "\n  ".join(f"{reason}; {hint}" for reason, hint in lines)
         hint = (
-            "mend each as it says" if len(kinds) <= MOST else f"and {len(kinds) - MOST} more kinds of service"
+            "mend each as it says"
+            if len(kinds) <= _MOST_NAMED
+            else f"and {len(kinds) - _MOST_NAMED} more kinds of service"
         )
     raise InfeasibleError(what, where=f"services[{next(iter(kinds.values()))[0]}]", hint=hint)
 

@@ -265,8 +265,7 @@ def _by_configs(problem: Problem, nodes: Sequence[PoolNode]) -> _ConfigsOnNodes 
                     values[stands[s]] = 1
             rows = [*values, *made.gpu(v)]
             entries.append(_entry(rows, [*values.values(), *made.gpu_values(v)]))
-            own = sum(problem.instance_cost[s, k] for k, s in config.assignment)
-            cost.append(problem.gpu_cost(config.pool) + float(own))
+            cost.append(problem.config_cost(config))
         upper = np.full(len(cost), min(float(node.gpus), INFINITY))
         first = made.program.add_columns(np.array(cost), upper, entries, integer=True)
         found += [(first + i, node, config) for i, config in enumerate(listed[node.pool])]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from partita.mig.layout import Placement
     from partita.perf.operating_point import OperatingPoint
     from partita.planning.problem import Problem
@@ -100,13 +103,22 @@ class Planner(Protocol):
         ...
 
 
-Assignment = tuple[tuple[int, int], ...]
-"""What runs on one GPU: pairs of (index of size, index of service), sorted."""
-
-
 @dataclass(frozen=True, slots=True)
 class GpuConfig:
-    """One GPU's cut with a service on each instance, before starts and names are chosen."""
+    """One GPU's cut with a service on each instance, before starts and names are chosen.
+
+    Attributes:
+        pool: index of its pool.
+        assignment: what runs on it: pairs of (index of size, index of service), sorted.
+    """
 
     pool: int
-    assignment: Assignment
+    assignment: tuple[tuple[int, int], ...]
+
+
+def gpus_used(configs: Mapping[GpuConfig, int]) -> Counter[int]:
+    """Return how many GPUs of each pool have a configuration."""
+    used: Counter[int] = Counter()
+    for config, n in configs.items():
+        used[config.pool] += n
+    return used

@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 
 WATTS_PER_GPU = 1e-6
 
+
 RATE_SLACK = 1e-9
 """Share of a rate that may be missing because of rounding in sums of throughputs, as in `milp.FEASIBILITY`."""
+
 
 ObjectiveName = Literal["gpus", "cost", "watts"]
 
@@ -164,6 +166,10 @@ class Problem:
         """
         return {"gpus": 1.0, "cost": self.pools[pool].cost, "watts": WATTS_PER_GPU}[self.objective]
 
+    def config_cost(self, config: GpuConfig) -> float:
+        """Return what one GPU of a configuration adds to the objective."""
+        return self.gpu_cost(config.pool) + float(sum(self.instance_cost[s, k] for k, s in config.assignment))
+
     def with_services(self, services: tuple[Service, ...]) -> Problem:
         """Return the same problem for other services."""
         return replace(self, services=services)
@@ -184,6 +190,9 @@ class Cut:
 
 def _contained(counts: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return counts != other and all(a <= b for a, b in zip(counts, other, strict=True))
+
+
+# --- pools that are alike to every service are one pool to a search
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import numpy as np
 from partita.deadline import Deadline
 from partita.milp import INFINITY, Program
 from partita.planning.compact import reached, round_up
-from partita.planning.plan import GpuConfig
+from partita.planning.plan import GpuConfig, gpus_used
 from partita.planning.problem import RATE_SLACK
 
 if TYPE_CHECKING:
@@ -28,32 +28,43 @@ if TYPE_CHECKING:
 MOST_SHARING = 4
 """Most services on a GPU for which all ways to share its slots are priced."""
 
+
 _ROUNDS = 300
+
+
 _CUT_ROUNDS = 12
 """How often cuts are looked for at most."""
+
 
 _VIOLATED = 0.02
 """Share of its right side by which the linear program must miss a cut for it to be added."""
 
+
 _PROVING = 0.4
 """Share of the time in which the bound is raised; the rest is for plans."""
+
 
 _KEPT = 40
 """Columns added in a round, the most promising ones."""
 
+
 _DIVE_ROUNDS = 25
 """Most rounds of pricing between two decisions of a dive."""
+
 
 _PATIENCE = 6
 """Turns without a better plan after which the search ends though there is time."""
 
+
 _SURE = 0.95
 """What the linear program takes this much of is taken in a dive without a further look."""
+
 
 _NEARLY = ((0.85, 2000), (0.7, 6000), (0.5, 15000))
 """Columns for the integer program: worth at least this share of their GPU, and at most so many, turn by turn.
 
 Whole numbers seldom fit the columns alone that the linear program mixes."""
+
 
 _Part = tuple[int, ...]
 
@@ -483,14 +494,10 @@ class _ConfigMaster:
         """Add configurations as columns; say whether there were new ones."""
         new = [config for config in dict.fromkeys(configs) if config not in self._configs]
         entries = [self._entries(config) for config in new]
-        cost = np.array([self._cost(config) for config in new])
+        cost = np.array([self._problem.config_cost(config) for config in new])
         first = self._program.add_columns(cost, np.full(len(new), INFINITY), entries)
         self._configs.update({config: first + i for i, config in enumerate(new)})
         return bool(new)
-
-    def _cost(self, config: GpuConfig) -> float:
-        own = sum(self._problem.instance_cost[s, k] for k, s in config.assignment)
-        return self._problem.gpu_cost(config.pool) + float(own)
 
     def _entries(self, config: GpuConfig) -> tuple[NDArray[np.int32], NDArray[np.float64]]:
         services = len(self._problem.services)
@@ -557,11 +564,12 @@ class _ConfigMaster:
         return Counter({config: n for config, n in taken.items() if n})
 
 
+# --- what configurations cost, whether they suffice, and what they can do without
+
+
 def config_value(problem: Problem, configs: Mapping[GpuConfig, int]) -> float:
     """Return the objective, GPUs beyond a pool's count being dearer than any that are there."""
-    used = Counter[int]()
-    for config, n in configs.items():
-        used[config.pool] += n
+    used = gpus_used(configs)
     value = sum(n * problem.gpu_cost(pool) for pool, n in sorted(used.items()))
     if problem.instance_cost.any():
         for config, n in configs.items():

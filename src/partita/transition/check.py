@@ -168,6 +168,9 @@ def _prediction_violations(
         yield Violation("moved", f"{transition.moved} replicas are promised, it is {moved}")
 
 
+# --- the graph: what comes before what in every order
+
+
 def graph_violations(actions: Sequence[Action]) -> Iterator[Violation]:
     """Yield why the actions are no acyclic graph."""
     for name, n in Counter(action.id for action in actions).items():
@@ -233,6 +236,9 @@ class ActionGraph:
     def end(self, i: int) -> float:
         """When an action ends if all begin as soon as they may."""
         return self.begin[i] + self.actions[i].seconds
+
+
+# --- instances: what happens to each, and what stands beside what in some order
 
 
 @dataclass(frozen=True, slots=True)
@@ -397,6 +403,9 @@ def _maximal_cliques(beside: dict[int, set[int]]) -> Iterator[set[int]]:
             stack.append((clique | {i}, candidates & beside[i], excluded & beside[i]))
             candidates = candidates - {i}
             excluded = excluded | {i}
+
+
+# --- GPUs in use: a bound that holds in every order
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 
 _REPLICA, _INSTANCE, _IN_USE, _SAME_ID = 1000.0, 10.0, 5.0, 1.0
+
+
 _NEVER = -1e9
+
+
 _ROUNDS = 20
 """After so many, what is promised too much is let be, unless it cannot be had at all."""
 
@@ -174,8 +178,11 @@ def _running(gpu: DeployedGpu) -> Wanted:
     return {each.placement: each.replica for each in gpu.instances if not each.fixed}
 
 
+# --- one GPU: the layout of what it is to hold that leaves the most where it is
+
 Content = tuple[tuple[str, "Replica | None"], ...]
 """What a GPU is to hold, wherever it starts: profiles and replicas."""
+
 
 Wanted = dict["Placement", "Replica | None"]
 """What one GPU is to hold, and where; its fixed instances are not in it."""

@@ -130,6 +130,7 @@ def _instances(problem: Problem, pool: int, content: list[tuple[int, int]]) -> t
 
 _SECONDS = 2.0
 
+
 _FRESH = 0.25
 """Instances kept that one more new instance is worth avoiding."""
 

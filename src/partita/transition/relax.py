@@ -305,6 +305,9 @@ class _Relaxation:
         gpu.entry = None
 
 
+# --- what a service can spare: a stop is safe once it has taken tokens worth its throughput
+
+
 @dataclass(slots=True)
 class Token:
     """Throughput that a service has beyond its floor.

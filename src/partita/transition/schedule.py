@@ -26,6 +26,148 @@ if TYPE_CHECKING:
     from partita.transition.transition import Request
 
 
+# --- steps one after the other: the form in which algorithms think, before a graph frees their order
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """An action without its place in a graph."""
+
+    kind: ActionKind
+    gpu: str
+    placement: Placement
+    replica: Replica | None = None
+
+
+def create(gpu: str, placement: Placement) -> Step:
+    """Return the step that makes an instance."""
+    return Step(ActionKind.CREATE_INSTANCE, gpu, placement)
+
+
+def destroy(gpu: str, placement: Placement) -> Step:
+    """Return the step that destroys an instance."""
+    return Step(ActionKind.DESTROY_INSTANCE, gpu, placement)
+
+
+def start(gpu: str, placement: Placement, replica: Replica) -> Step:
+    """Return the step that starts a replica."""
+    return Step(ActionKind.START_REPLICA, gpu, placement, replica)
+
+
+def stop(gpu: str, placement: Placement, replica: Replica) -> Step:
+    """Return the step that drains and stops a replica."""
+    return Step(ActionKind.STOP_REPLICA, gpu, placement, replica)
+
+
+def outcome(current: Deployment, steps: Iterable[Step]) -> Deployment:
+    """Return what runs after the steps."""
+    there = {(gpu.id, each.placement): each for gpu in current.gpus for each in gpu.instances}
+    for step in steps:
+        key = (step.gpu, step.placement)
+        if step.kind is ActionKind.DESTROY_INSTANCE:
+            del there[key]
+        else:
+            replica = step.replica if step.kind is ActionKind.START_REPLICA else None
+            there[key] = DeployedInstance(step.placement, replica)
+    on: dict[str, list[DeployedInstance]] = {gpu.id: [] for gpu in current.gpus}
+    for (gpu_id, _), each in there.items():
+        on[gpu_id].append(each)
+    return Deployment(
+        tuple(
+            DeployedGpu(gpu.id, gpu.model, tuple(sorted(on[gpu.id], key=lambda each: each.placement)))
+            for gpu in current.gpus
+        )
+    )
+
+
+# --- what must go and what must come
+
+
+@dataclass(slots=True, eq=False)
+class OldInstance:
+    """An instance that loses its replica, or is destroyed, or both.
+
+    Attributes:
+        destroyed: whether the instance goes too.
+        there: False for a temporary one that is still to come.
+        begun: whether it has begun to go.
+    """
+
+    gpu: str
+    placement: Placement
+    replica: Replica | None
+    destroyed: bool
+    there: bool = True
+    begun: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class NewInstance:
+    """An instance that is made, or gets another replica, or both.
+
+    Attributes:
+        made: whether the instance is made, or is there already.
+        blockers: what must be gone before it can come.
+        goes_again: what it becomes when it has come, if it is temporary.
+        begun: whether it has begun to come.
+    """
+
+    gpu: str
+    placement: Placement
+    replica: Replica | None
+    made: bool
+    blockers: list[OldInstance] = field(default_factory=list)
+    goes_again: OldInstance | None = None
+    begun: bool = False
+
+
+def differences(
+    request: Request, wanted: Mapping[str, Wanted]
+) -> tuple[list[OldInstance], list[NewInstance]]:
+    """Return what must go and what must come to have what is wanted on every GPU."""
+    olds: list[OldInstance] = []
+    news: list[NewInstance] = []
+    for gpu in request.current.gpus:
+        now = {each.placement: each.replica for each in gpu.instances if not each.fixed}
+        then = wanted[gpu.id]
+        mine_old = [
+            OldInstance(gpu.id, place, replica, destroyed=place not in then)
+            for place, replica in now.items()
+            if place not in then or (replica is not None and replica != then[place])
+        ]
+        mine_new = [
+            NewInstance(gpu.id, place, replica, made=place not in now)
+            for place, replica in then.items()
+            if place not in now or (replica is not None and replica != now[place])
+        ]
+        fixed = frozenset(each.placement for each in gpu.instances if each.fixed)
+        stay = fixed | frozenset(now.keys() & then.keys())
+        for new in mine_new:
+            new.blockers = _blockers(request, gpu.model, new, mine_old, stay | frozenset(then))
+        olds += mine_old
+        news += mine_new
+    return olds, news
+
+
+def _blockers(
+    request: Request, model: str, new: NewInstance, olds: list[OldInstance], then: frozenset[Placement]
+) -> list[OldInstance]:
+    if not new.made:
+        return [old for old in olds if old.placement == new.placement]
+    gpu = rules(model, request.forbid)
+    going = [old for old in olds if old.destroyed]
+    blockers = [old for old in going if conflict(gpu, old.placement, new.placement)]
+    beside = then | {
+        old.placement
+        for old in going
+        if old not in blockers and not any(conflict(gpu, old.placement, place) for place in then)
+    }
+    # A rule on three instances or more, where no two conflict: wait for all that goes.
+    return blockers if legal(gpu, frozenset(beside)) else going
+
+
+# --- the schedule
+
 _PATIENCE = 3
 """Times that a way on may be sought, for each instance that comes or goes."""
 
@@ -147,87 +289,7 @@ def _go(cluster: ScheduleSimulation) -> None:
             cluster.go(old)
 
 
-@dataclass(slots=True, eq=False)
-class OldInstance:
-    """An instance that loses its replica, or is destroyed, or both.
-
-    Attributes:
-        destroyed: whether the instance goes too.
-        there: False for a temporary one that is still to come.
-        begun: whether it has begun to go.
-    """
-
-    gpu: str
-    placement: Placement
-    replica: Replica | None
-    destroyed: bool
-    there: bool = True
-    begun: bool = False
-
-
-@dataclass(slots=True, eq=False)
-class NewInstance:
-    """An instance that is made, or gets another replica, or both.
-
-    Attributes:
-        made: whether the instance is made, or is there already.
-        blockers: what must be gone before it can come.
-        goes_again: what it becomes when it has come, if it is temporary.
-        begun: whether it has begun to come.
-    """
-
-    gpu: str
-    placement: Placement
-    replica: Replica | None
-    made: bool
-    blockers: list[OldInstance] = field(default_factory=list)
-    goes_again: OldInstance | None = None
-    begun: bool = False
-
-
-def differences(
-    request: Request, wanted: Mapping[str, Wanted]
-) -> tuple[list[OldInstance], list[NewInstance]]:
-    """Return what must go and what must come to have what is wanted on every GPU."""
-    olds: list[OldInstance] = []
-    news: list[NewInstance] = []
-    for gpu in request.current.gpus:
-        now = {each.placement: each.replica for each in gpu.instances if not each.fixed}
-        then = wanted[gpu.id]
-        mine_old = [
-            OldInstance(gpu.id, place, replica, destroyed=place not in then)
-            for place, replica in now.items()
-            if place not in then or (replica is not None and replica != then[place])
-        ]
-        mine_new = [
-            NewInstance(gpu.id, place, replica, made=place not in now)
-            for place, replica in then.items()
-            if place not in now or (replica is not None and replica != now[place])
-        ]
-        fixed = frozenset(each.placement for each in gpu.instances if each.fixed)
-        stay = fixed | frozenset(now.keys() & then.keys())
-        for new in mine_new:
-            new.blockers = _blockers(request, gpu.model, new, mine_old, stay | frozenset(then))
-        olds += mine_old
-        news += mine_new
-    return olds, news
-
-
-def _blockers(
-    request: Request, model: str, new: NewInstance, olds: list[OldInstance], then: frozenset[Placement]
-) -> list[OldInstance]:
-    if not new.made:
-        return [old for old in olds if old.placement == new.placement]
-    gpu = rules(model, request.forbid)
-    going = [old for old in olds if old.destroyed]
-    blockers = [old for old in going if conflict(gpu, old.placement, new.placement)]
-    beside = then | {
-        old.placement
-        for old in going
-        if old not in blockers and not any(conflict(gpu, old.placement, place) for place in then)
-    }
-    # A rule on three instances or more, where no two conflict: wait for all that goes.
-    return blockers if legal(gpu, frozenset(beside)) else going
+# --- the cluster while steps are simulated
 
 
 class ScheduleSimulation:
@@ -618,54 +680,3 @@ def known_replicas(request: Request) -> dict[tuple[str, str], list[tuple[str, Re
         key: sorted(pairs, key=lambda pair: (-pair[1].throughput, pair[0], str(pair[1])))
         for key, pairs in found.items()
     }
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """An action without its place in a graph."""
-
-    kind: ActionKind
-    gpu: str
-    placement: Placement
-    replica: Replica | None = None
-
-
-def create(gpu: str, placement: Placement) -> Step:
-    """Return the step that makes an instance."""
-    return Step(ActionKind.CREATE_INSTANCE, gpu, placement)
-
-
-def destroy(gpu: str, placement: Placement) -> Step:
-    """Return the step that destroys an instance."""
-    return Step(ActionKind.DESTROY_INSTANCE, gpu, placement)
-
-
-def start(gpu: str, placement: Placement, replica: Replica) -> Step:
-    """Return the step that starts a replica."""
-    return Step(ActionKind.START_REPLICA, gpu, placement, replica)
-
-
-def stop(gpu: str, placement: Placement, replica: Replica) -> Step:
-    """Return the step that drains and stops a replica."""
-    return Step(ActionKind.STOP_REPLICA, gpu, placement, replica)
-
-
-def outcome(current: Deployment, steps: Iterable[Step]) -> Deployment:
-    """Return what runs after the steps."""
-    there = {(gpu.id, each.placement): each for gpu in current.gpus for each in gpu.instances}
-    for step in steps:
-        key = (step.gpu, step.placement)
-        if step.kind is ActionKind.DESTROY_INSTANCE:
-            del there[key]
-        else:
-            replica = step.replica if step.kind is ActionKind.START_REPLICA else None
-            there[key] = DeployedInstance(step.placement, replica)
-    on: dict[str, list[DeployedInstance]] = {gpu.id: [] for gpu in current.gpus}
-    for (gpu_id, _), each in there.items():
-        on[gpu_id].append(each)
-    return Deployment(
-        tuple(
-            DeployedGpu(gpu.id, gpu.model, tuple(sorted(on[gpu.id], key=lambda each: each.placement)))
-            for gpu in current.gpus
-        )
-    )
