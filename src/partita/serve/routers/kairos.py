@@ -40,7 +40,7 @@ class Kairos:
     def on(self, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
         """Return what serves queries on these instances."""
         latency = np.where((counts > 0)[:, None], problem.feasible, np.inf)
-        tables = _Tables(
+        tables = _MatchingTables(
             latency, relative_speed(problem, counts), latency.min(axis=0), problem.deadline + TICK
         )
         size_of = np.repeat(np.arange(len(counts)), counts)
@@ -53,7 +53,7 @@ class Kairos:
         return serve
 
 
-class _Tables(NamedTuple):
+class _MatchingTables(NamedTuple):
     """What decides.
 
     Seconds of batch b on size k, (K, B); how much faster each size is than the slowest, (K,); least seconds of each
@@ -79,7 +79,7 @@ def _kairos(
     arrival: NDArray[np.float64],
     batch: NDArray[np.int64],
     size_of: NDArray[np.int64],
-    tables: _Tables,
+    tables: _MatchingTables,
     window: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.int16]]:
     instances, queries = len(size_of), len(arrival)
@@ -144,7 +144,7 @@ def _cost(  # noqa: PLR0917 -- compiled code takes no keywords
     batch: NDArray[np.int64],
     size_of: NDArray[np.int64],
     idle_at: NDArray[np.float64],
-    tables: _Tables,
+    tables: _MatchingTables,
 ) -> NDArray[np.float64]:
     cost = np.empty((len(oldest), len(size_of)))
     for row in range(len(oldest)):
