@@ -11,8 +11,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+TYPE_CHECKING = False  # typing is a tenth of a job's watcher's memory, and every watcher imports this
 if TYPE_CHECKING:
     from partita.errors import InfeasibleError, InputError, PartitaError
     from partita.library import (

@@ -66,7 +66,7 @@ def require_safe(folder: Path, *inside: str) -> None:
     Raises:
         InputError: it is not safe; says which folder or file and why.
     """
-    _require_safe_way(folder)
+    _require_safe_path(folder)
     for each in (folder, *(folder / name for name in inside)):
         for found in each.iterdir() if each.is_dir() else ():
             status = found.lstat()
@@ -74,7 +74,7 @@ def require_safe(folder: Path, *inside: str) -> None:
                 _refuse(folder, found, status, {0, os.geteuid()}, last=True)
 
 
-def _require_safe_way(folder: Path) -> None:
+def _require_safe_path(folder: Path) -> None:
     at, waiting, links = Path("/"), list(folder.absolute().parts[1:]), 0
     trusted = {0, os.geteuid()}
     _refuse(folder, at, at.lstat(), trusted, last=not waiting)

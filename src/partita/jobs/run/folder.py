@@ -1,4 +1,8 @@
-"""The folder of an attempt: the names of its files, its lock, and its JSON documents, whole or not at all."""
+"""The folder of an attempt: the names of its files, its lock, and its JSON documents, whole or not at all.
+
+The documents are read and written by hand, not with the codec: the watcher, of which there are as many as jobs,
+imports next to nothing, and these are written on a disk that may be full.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +48,9 @@ WISH = "wish"
 
 ERRORS = "watcher.log"
 """What went wrong in the watcher itself."""
+
+ROOM = 4096
+"""Bytes set aside for how the attempt ended, so that a full disk can be told of."""
 
 
 def exists_in(folder: int, name: str) -> bool:
@@ -101,10 +108,6 @@ try:
     from _blake2 import blake2b  # what hashlib has it from, without OpenSSL's three megabytes
 except ImportError:
     from hashlib import blake2b
-
-
-ROOM = 4096
-"""Bytes set aside for how the attempt ended, so that a full disk can be told of."""
 
 
 def read_document(folder: int, name: str) -> dict[str, Any]:

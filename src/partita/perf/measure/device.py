@@ -59,7 +59,7 @@ class Device:
             return f"measured on {self.title} as a stand-in for {self.gpu} {self.profile}, NOT on that GPU"
         return f"measured on {self.title}"
 
-    def posing_as(self, text: str) -> Device:
+    def as_stand_in_for(self, text: str) -> Device:
         """Return the device under the names of another, `a100-80gb/3g.40gb`, as a stand-in that says so.
 
         Raises:
@@ -104,7 +104,7 @@ def choose_device(asked: str, found: OnnxRuntime, stand_in: str | None) -> Devic
     """
     if asked.lower() == "cpu":
         device = cpu_device(_cpu_title(), cores())
-        return device if stand_in is None else device.posing_as(stand_in)
+        return device if stand_in is None else device.as_stand_in_for(stand_in)
 
     device = gpu_device(asked, stand_in)
     if CUDA not in found.providers:
@@ -126,7 +126,7 @@ def gpu_device(asked: str, stand_in: str | None = None) -> Device:
 
     Args:
         asked: as CUDA_VISIBLE_DEVICES takes it; indices are NVML's, in the order of PCI addresses.
-        stand_in: names for a GPU that the catalogue does not have, as `Device.posing_as` takes them.
+        stand_in: names for a GPU that the catalogue does not have, as `Device.as_stand_in_for` takes them.
 
     Raises:
         InputError: there is none, it is not in the catalogue, or its MIG mode asks for an instance.
@@ -158,7 +158,7 @@ def gpu_device(asked: str, stand_in: str | None = None) -> Device:
                 hint="name a file that describes it: `partita gpus --from-nvml --out my-gpu.toml`, then --gpus-file "
                 "my-gpu.toml; or give --as GPU/PROFILE to have its figures stand in for another's, marked so",
             )
-        return unnamed.posing_as(stand_in)
+        return unnamed.as_stand_in_for(stand_in)
     if stand_in is not None:
         raise InputError(
             f"{title} has a name of its own in the catalogue, {model.name}", where="--as", hint="leave it out"
