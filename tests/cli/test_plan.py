@@ -249,7 +249,7 @@ def test_words_of_a_closed_list_are_plain_text_in_json_and_yaml() -> None:
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     code = "import sys, partita.cli.main; print([m for m in sys.modules])"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    for heavy in ("numpy", "numba", "highspy", "pydantic", "yaml", "rich"):
+    for heavy in ("numpy", "numba", "highspy", "msgspec", "yaml", "rich"):
         assert f"'{heavy}'" not in loaded
 
 

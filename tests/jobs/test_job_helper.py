@@ -118,5 +118,5 @@ def test_importing_it_imports_nothing_heavy() -> None:
         "import sys; before = set(sys.modules); import partita.job; print(*sorted(set(sys.modules) - before))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    heavy = {"typing", "dataclasses", "re", "json", "pathlib", "threading", "inspect", "numpy", "pydantic"}
+    heavy = {"typing", "dataclasses", "re", "json", "pathlib", "threading", "inspect", "numpy", "msgspec"}
     assert not heavy & set(found.stdout.split())
