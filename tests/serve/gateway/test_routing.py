@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.serve.gateway.rehearsal import Rehearsal, hello
+from tests.serve.gateway.rehearsal import GOOD, Rehearsal, hello
 from tests.serve.problems import A30, exact_problems, random_problems, sublinear, traffic
 
 from partita.serve.fluid import fluid_rate
@@ -16,6 +16,7 @@ from partita.serve.routers import ROUTERS
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.routers.port import Rules
 from partita.serve.simulation import unit_traffic
+from partita.serve.tensors import Answer
 from partita.sim.traffic import Traffic
 
 COUNTS = np.array([3, 2, 1])
@@ -133,3 +134,59 @@ def test_elsa_promises_what_a_worker_of_two_processes_holds(deadline: float, ans
         steps = dispatcher.arrive(PendingQuery(1, 0.0, deadline), 0.0)
         refused += sum(outcome is Ending.REFUSED for _, outcome, _, _ in steps.ends)
     assert 4 - refused == answered
+
+
+@pytest.mark.parametrize("router", ["elsa", "price"])
+def test_what_was_bound_to_a_lost_worker_starts_elsewhere_and_only_there(router: str) -> None:
+    made = Dispatcher(Rules(9.0, batching=False), ROUTERS[router])
+    workers = [made.join(hello(gpu=gpu).replace(retry=False), {}, 0.0)[0] for gpu in range(2)]
+    first, second, third = (PendingQuery(1, 0.0, 9.0) for _ in range(3))
+    batches = [made.arrive(query, 0.0).starts[0] for query in (first, second)]
+    assert made.arrive(third, 0.0).starts == []
+    lost, other = third.worker, next(each for each in workers if each is not third.worker)
+    assert lost is not None
+    made.silent(lost, 0.1)
+    assert third.worker is other
+    made.heard(lost, 0.2)
+    own = {batch.worker: batch.number for batch in batches}
+    assert made.done(lost, own[lost], [GOOD], 1.0, 1.0).starts == []
+    (start,) = made.done(other, own[other], [GOOD], 1.0, 1.0).starts
+    assert (start.worker, start.queries) == (other, [third])
+
+
+@pytest.mark.parametrize("router", ["elsa", "price"])
+def test_a_bound_query_that_can_no_longer_be_in_time_is_refused(router: str) -> None:
+    made = Dispatcher(Rules(9.0, batching=False), ROUTERS[router])
+    worker, _ = made.join(hello(), {}, 0.0)
+    (batch,) = made.arrive(PendingQuery(1, 0.0, 9.0), 0.0).starts
+    late = PendingQuery(1, 0.0, 2.1)
+    assert made.arrive(late, 0.0).ends == []
+    decided = made.done(worker, batch.number, [GOOD], 1.5, 1.5)
+    assert decided.starts == []
+    assert [end.query for end in decided.ends if end.outcome is Ending.REFUSED] == [late]
+
+
+@pytest.mark.parametrize("router", ["late-binding", "fifs"])
+def test_a_second_try_comes_before_all_that_wait(router: str) -> None:
+    made = Dispatcher(Rules(9.0, batching=False), ROUTERS[router])
+    worker, _ = made.join(hello(), {}, 0.0)
+    again, other = PendingQuery(1, 0.2, 9.0), PendingQuery(1, 0.3, 5.0)
+    made.arrive(again, 0.2)
+    made.arrive(other, 0.3)
+    made.fleet.coming = ((0.5, 8),)
+    assert made.leave(worker, 0.4).ends == []
+    _, decided = made.join(hello(gpu=1), {}, 0.5)
+    assert [start.queries for start in decided.starts] == [[again]]
+
+
+@pytest.mark.parametrize("router", sorted(ROUTERS))
+def test_a_second_try_goes_to_another_worker_if_there_is_any(router: str) -> None:
+    for others in (0, 1):
+        made = Dispatcher(Rules(9.0, batching=False), ROUTERS[router])
+        workers = [made.join(hello(gpu=gpu), {}, 0.0)[0] for gpu in range(1 + others)]
+        (batch,) = made.arrive(PendingQuery(1, 0.0, 9.0), 0.0).starts
+        assert made.waiting == 0
+        broken = Answer(error="out of memory")
+        (again,) = made.done(batch.worker, batch.number, [broken], 0.1, 0.1).starts
+        assert (again.worker is batch.worker) == (not others)
+        assert again.worker in workers
