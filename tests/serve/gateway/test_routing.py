@@ -140,7 +140,7 @@ def test_elsa_promises_what_a_worker_of_two_processes_holds(deadline: float, ans
 def test_what_was_bound_to_a_lost_worker_starts_elsewhere_and_only_there(router: str) -> None:
     made = Dispatcher(Rules(9.0, batching=False), ROUTERS[router])
     workers = [made.join(hello(gpu=gpu).replace(retry=False), {}, 0.0)[0] for gpu in range(2)]
-    first, second, third = (PendingQuery(1, 0.0, 9.0) for _ in range(3))
+    first, second, third = (PendingQuery(1, 0.0, allowed) for allowed in (1.5, 1.5, 9.0))
     batches = [made.arrive(query, 0.0).starts[0] for query in (first, second)]
     assert made.arrive(third, 0.0).starts == []
     lost, other = third.worker, next(each for each in workers if each is not third.worker)
