@@ -8,12 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from partita.errors import InfeasibleError, InputError, nearest
-from partita.registry import make
+from partita.registry import load, make
 from partita.serve.fluid import fluid_gpus
 from partita.serve.problem import ServingProblem, latency_table
 from partita.serve.reserving.services import QUANTILE, SIGMA, serving_rows, share_of
-from partita.serve.routers import ROUTERS
-from partita.serve.routers.kairos import Kairos
 from partita.serve.simulation import QUANTILES, simulate
 from partita.sim.traffic import Traffic, draw, empirical_share, lognormal_share, read_trace
 
@@ -215,12 +213,9 @@ def play(asked: AskedSimulation, cut: str, router: str, seed: int) -> Simulation
         InputError: there is no cut or router of that name.
         InfeasibleError: the cut can answer too few of the queries in time.
     """
-    routers: dict[str, SimulatedRouter] = {**ROUTERS, "kairos": Kairos()}
-    if router not in routers:
-        meant = nearest(router, list(routers))
-        hint = f"did you mean {meant}?" if meant else f"one of {', '.join(routers)}"
-        raise InputError(f"there is no router {router!r}", where="--router", hint=hint)
-    chosen = routers[router]
+    found = load("routers", router)
+    # Those that run live are made by the gateway, with its workers; others are made here.
+    chosen: SimulatedRouter = found if hasattr(found, "put") else found()
     return simulate(asked.problem, make("cuts", cut, router=chosen, seed=seed), chosen, asked.traffic)
 
 

@@ -20,11 +20,12 @@ from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.files import replacing
 from partita.mig_parted import as_layouts, mig_parted_config, read_config
+from partita.registry import make, registered
 from partita.transition.deployment import DeployedGpu
 from partita.transition.document import read_target, write_layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan or layouts (JSON); - is stdin.")]
@@ -194,3 +195,28 @@ def schema(
     """
     module, name = _TYPES[document]
     emit(schema_of(getattr(import_module(module), name)), Format.JSON)
+
+
+def _add_outside_exporters() -> None:
+    """Add the exporters of other packages: functions from a plan to text, or to plain data, written as YAML."""
+    for name, each in registered("exporters").items():
+        if not each.own:
+            export.command(name, help=f"Write a plan for {name}, with {each.package}.")(
+                _outside_exporter(name)
+            )
+
+
+def _outside_exporter(name: str) -> Callable[..., None]:
+    def run(plan: PlanFile, out: Out = None) -> None:
+        made = make("exporters", name, plan=read_target(plan))
+        text = made if isinstance(made, str) else to_yaml(made)
+        if out is None:
+            echo(text, newline=False)
+            return
+        with replacing(out) as stream:
+            stream.write(text)
+
+    return run
+
+
+_add_outside_exporters()

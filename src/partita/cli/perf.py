@@ -37,9 +37,10 @@ from partita.perf.operating_point import (
 )
 from partita.perf.reading import read_tables
 from partita.perf.table import PerfTable
+from partita.registry import make, registered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from rich.console import Console
 
@@ -559,3 +560,30 @@ def pairs(given: Iterable[str] | None, option: str) -> dict[str, str]:
             raise InputError(f"{name.strip()} is there twice", where=option)
         found[name.strip()] = value.strip()
     return found
+
+
+def _add_outside_importers() -> None:
+    """Add the importers of other packages: functions from a path, and what they ask for by name, to a table."""
+    for name, each in registered("importers").items():
+        if not each.own:
+            imports.command(name, help=f"Import what {name} writes, with {each.package}.")(
+                _outside_importer(name)
+            )
+
+
+def _outside_importer(name: str) -> Callable[..., None]:
+    def run(
+        path: Raw,
+        *,
+        values: Annotated[
+            list[str] | None,
+            typer.Option("--set", metavar="NAME=VALUE,...", help="What the importer asks for, by name."),
+        ] = None,
+        out: Out = None,
+    ) -> None:
+        write(make("importers", name, path=path, **pairs(values, "--set")), out)
+
+    return run
+
+
+_add_outside_importers()

@@ -5,27 +5,18 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
+from partita import registry
 from partita.cli.options import Format, Out, Output, WorkloadFile, clean, echo, emit, stdout
 from partita.cli.perf import pairs
 from partita.files import replacing
 from partita.planner import read_prepared
 from partita.simulator import Arrivals, SimulationRequest, ask, play, simulation_data
 from partita.web.serving_report import serving_report
-
-
-class CutName(StrEnum):
-    """The cuts there are."""
-
-    SEARCH = "search"
-    FLUID = "fluid"
-    PARIS = "paris"
-    HOMOGENEOUS = "homogeneous"
-    RANDOM = "random"
 
 
 class ArrivalsName(StrEnum):
@@ -36,15 +27,13 @@ class ArrivalsName(StrEnum):
     DAY = "day"
 
 
-class RouterName(StrEnum):
-    """The routers there are."""
+if TYPE_CHECKING:
+    from typing import TypeAlias
 
-    LATE_BINDING = "late-binding"
-    PRICE = "price"
-    ELSA = "elsa"
-    FIFS = "fifs"
-    KAIROS = "kairos"
-
+    CutName: TypeAlias = str
+    RouterName: TypeAlias = str
+else:
+    CutName, RouterName = Literal[registry.names("cuts")], Literal[registry.names("routers")]
 
 Trace = Annotated[
     Path | None,
@@ -120,8 +109,8 @@ def simulate(
     ] = None,
     cut: Annotated[
         CutName, typer.Option(help="How the GPUs are cut; homogeneous takes the best size.")
-    ] = CutName.SEARCH,
-    router: Annotated[RouterName, typer.Option(help="Who answers which query.")] = RouterName.LATE_BINDING,
+    ] = "search",
+    router: Annotated[RouterName, typer.Option(help="Who answers which query.")] = "late-binding",
     seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and batch sizes.")] = 0,
     html: Html = None,
     out: Out = None,
@@ -150,8 +139,8 @@ def simulate(
             seed,
         ),
     )
-    found = play(asked, cut.value, router.value, seed)
-    data = simulation_data(asked, found, cut.value, router.value)
+    found = play(asked, cut, router, seed)
+    data = simulation_data(asked, found, cut, router)
     if out is not None:
         with replacing(out) as stream:
             stream.write(json.dumps(clean(data), indent=2) + "\n")

@@ -6,13 +6,13 @@ import heapq
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tests.serve.live_routers import ROUTERS
 
 from partita.serve.fluid import second_prices
 from partita.serve.gateway.dispatcher import Dispatcher
 from partita.serve.gateway.query import PendingQuery
 from partita.serve.gateway.query import QueryOutcome as Ending
 from partita.serve.problem import REFUSED, TICK, ServingOutcome
-from partita.serve.routers import ROUTERS
 from partita.serve.routers.port import Rules
 from partita.serve.tensors import Answer, Batching
 from partita.serve.worker.wire import Hello

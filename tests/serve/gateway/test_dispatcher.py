@@ -7,10 +7,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.serve.gateway.rehearsal import GOOD, hello
+from tests.serve.live_routers import ROUTERS
 
 from partita.serve.gateway.dispatcher import Decisions, Dispatcher
 from partita.serve.gateway.query import ENDED, PendingQuery, QueryOutcome, RefusalReason
-from partita.serve.routers import ROUTERS
 from partita.serve.routers.port import Rules
 from partita.serve.tensors import Answer
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.serve.gateway.rehearsal import GOOD, hello
+from tests.serve.live_routers import ROUTERS
 
 from partita.serve.gateway.dispatcher import Dispatcher
 from partita.serve.gateway.estimates import (
@@ -25,7 +26,6 @@ from partita.serve.gateway.estimates import (
     table_of,
 )
 from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason
-from partita.serve.routers import ROUTERS
 from partita.serve.routers.port import Rules
 from partita.serve.tensors import Query, Tensor
 

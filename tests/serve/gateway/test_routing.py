@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.serve.gateway.rehearsal import GOOD, Rehearsal, hello
+from tests.serve.live_routers import ROUTERS
 from tests.serve.problems import A30, exact_problems, random_problems, sublinear, traffic
 
 from partita.serve.fluid import fluid_rate
@@ -12,7 +13,6 @@ from partita.serve.gateway.dispatcher import Dispatcher
 from partita.serve.gateway.query import PendingQuery
 from partita.serve.gateway.query import QueryOutcome as Ending
 from partita.serve.problem import REFUSED, TICK, ServingProblem
-from partita.serve.routers import ROUTERS
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.routers.port import Rules
 from partita.serve.simulation import unit_traffic

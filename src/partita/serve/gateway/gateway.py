@@ -8,7 +8,7 @@ import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, PartitaError, nearest
+from partita.errors import PartitaError
 from partita.serve.gateway.fleet import fluid_prices
 from partita.serve.gateway.link import Link, WorkersFolder
 from partita.serve.gateway.oip import VERSION, Model, RequestError, RequestLimits, Signature, quoted
@@ -23,7 +23,7 @@ from partita.serve.gateway.query import (
 from partita.serve.gateway.route import Route, ServedService, WorkerStarts, no_starts
 from partita.serve.gateway.statistics import GatewaySnapshot, ServiceStatistics, rates, write_rates
 from partita.serve.gateway.watchdog import LOOK_S, Watchdog
-from partita.serve.routers import ROUTERS
+from partita.serve.routers import live_router
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -70,17 +70,12 @@ class Gateway:
         rates: Path | None = None,
         starts: WorkerStarts = no_starts,
     ) -> None:
-        if router not in ROUTERS:
-            close = nearest(router, list(ROUTERS))
-            raise InputError(
-                f"unknown router {router}",
-                hint=f"did you mean {close}?" if close else f"known are {', '.join(ROUTERS)}",
-            )
+        policy = live_router(router)
         self._watchdog = Watchdog()
         self._routes = {
             each.name: Route(
                 each,
-                ROUTERS[router],
+                policy,
                 batching=batching,
                 starts=starts,
                 hung_s=self._watchdog.left_s,

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from partita.serve.routers.bound import Elsa, Price
-from partita.serve.routers.fifs import Fifs
-from partita.serve.routers.late_binding import LateBinding
+from partita.errors import InputError
+from partita.registry import load
 
 if TYPE_CHECKING:
     from partita.serve.routers.port import Router
 
-ROUTERS: dict[str, type[Router]] = {
-    "late-binding": LateBinding,
-    "price": Price,
-    "elsa": Elsa,
-    "fifs": Fifs,
-}
-"""Routers of the gateway by their names; the first is the default."""
+
+def live_router(name: str) -> type[Router]:
+    """Return the router of a name, for live queries.
+
+    Raises:
+        InputError: there is none, or it is for simulations alone.
+        PartitaError: the package that brings it is broken.
+    """
+    found: type[Router] = load("routers", name)
+    if not hasattr(found, "put"):
+        raise InputError(
+            f"the router {name!r} is for simulations alone", where="--router", hint="--router late-binding"
+        )
+    return found

@@ -1,0 +1,190 @@
+"""A small package of somebody else's that brings one policy of each kind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "src" / "partita" / "examples"
+
+ENTRY_POINTS = """\
+[partita.planners]
+tabu = outside:TabuPlanner
+[partita.transition_algorithms]
+hurried = outside:Hurried
+[partita.routers]
+first = outside:First
+[partita.cuts]
+largest = outside:Largest
+[partita.disciplines]
+last-in = outside:LastIn
+[partita.importers]
+bench-tool = outside:import_bench
+[partita.exporters]
+sheet = outside:export_sheet
+[partita.commands]
+greet = outside:greet
+"""
+
+MODULE = '''\
+"""Policies of another package."""
+import csv
+from dataclasses import replace
+from pathlib import Path
+from partita.jobs.disciplines.fair import Fair
+from partita.perf.table import Measurement, PerfTable
+from partita.planning.mig_serving import GreedyPlanner
+from partita.serve.cuts import Paris
+from partita.serve.routers.fifs import Fifs
+from partita.transition.shortest import Shortest
+
+class TabuPlanner:
+    def __init__(self, deadline):
+        self.inner = GreedyPlanner(deadline=deadline)
+    def plan(self, problem):
+        made = self.inner.plan(problem)
+        return replace(made, solver=replace(made.solver, name="tabu"))
+
+class Hurried:
+    def transition(self, request):
+        return replace(Shortest().transition(request), algorithm="hurried")
+
+class First(Fifs):
+    """Queries in order of arrival."""
+
+class Largest:
+    def cut(self, problem):
+        return Paris().cut(problem)
+
+class LastIn(Fair):
+    """Jobs in an order of its own."""
+
+def import_bench(path, gpu):
+    rows = csv.DictReader(Path(path).open())
+    return PerfTable(
+        Measurement(r["net"], gpu, r["slice"], int(r["b"]), 1, float(r["ips"]), float(r["ms"]), "mean") for r in rows
+    )
+
+def export_sheet(plan):
+    return "".join(f"{gpu.id};{len(gpu.instances)}\\n" for gpu in plan.gpus)
+
+def greet(name: str) -> None:
+    """Greet somebody."""
+    from partita.cli.options import echo
+    echo(f"hello {name}")
+'''
+
+
+@pytest.fixture(scope="module")
+def outside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of processes that have the package installed."""
+    site = tmp_path_factory.mktemp("site")
+    info = site / "outside-2.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside\nVersion: 2.0\n")
+    (info / "entry_points.txt").write_text(ENTRY_POINTS)
+    (site / "outside.py").write_text(MODULE)
+    state = tmp_path_factory.mktemp("state")
+    return {
+        **os.environ,
+        "PYTHONPATH": str(site),
+        "PARTITA_STATE": str(state),
+        "COLUMNS": "120",
+        "NO_COLOR": "1",
+    }
+
+
+def partita(outside: dict[str, str], *words: object, code: int = 0) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "partita", *map(str, words)],
+        env=outside,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    return done.stdout
+
+
+def python(outside: dict[str, str], text: str) -> Any:
+    done = subprocess.run(
+        [sys.executable, "-c", text], env=outside, capture_output=True, text=True, check=False, cwd=EXAMPLES
+    )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_its_command_is_in_the_help_and_runs(outside: dict[str, str]) -> None:
+    assert "Greet somebody." in partita(outside, "--help")
+    assert partita(outside, "greet", "you") == "hello you\n"
+
+
+def test_its_planner_plans(outside: dict[str, str], tmp_path: Path) -> None:
+    out = tmp_path / "plan.json"
+    python(
+        outside,
+        f"import partita; partita.plan('workload.yaml', planner='tabu').save({str(out)!r}); print('true')",
+    )
+    assert json.loads(out.read_text())["solver"]["name"] == "tabu"
+    assert partita(outside, "export", "sheet", out).startswith("node-0/gpu-0;")
+    assert "outside 2.0" in partita(outside, "export", "--help")
+
+
+def test_its_transition_algorithm_orders(outside: dict[str, str]) -> None:
+    found = python(
+        outside,
+        "import json, partita; w = partita.read_workload('workload.yaml'); now = partita.plan(w, planner='greedy')\n"
+        "more = partita.plan(partita.replace(w, services={w.services[0].name: {'rate': 9000}}), planner='tabu')\n"
+        "print(json.dumps(partita.diff(now, more, algorithm='hurried').transition.algorithm))",
+    )
+    assert found == "hurried"
+
+
+def test_its_router_and_its_cut_are_simulated(outside: dict[str, str]) -> None:
+    help_text = partita(outside, "simulate", "--help")
+    assert "largest" in help_text
+    words = (
+        "--service",
+        "text-embedding",
+        "--queries",
+        500,
+        "--cut",
+        "largest",
+        "--router",
+        "first",
+        "-o",
+        "json",
+    )
+    told = json.loads(partita(outside, "simulate", "-f", EXAMPLES / "queries.yaml", "--gpus", 4, *words))
+    assert (told["cut"]["name"], told["router"]) == ("largest", "first")
+
+
+def test_its_router_is_for_live_queries_too(outside: dict[str, str]) -> None:
+    found = python(
+        outside,
+        "import json; from partita.serve.routers import live_router\n"
+        "print(json.dumps(live_router('first').__name__))",
+    )
+    assert found == "First"
+
+
+def test_its_discipline_is_followed(outside: dict[str, str]) -> None:
+    found = python(
+        outside,
+        "import json; from partita.registry import make, names\n"
+        "print(json.dumps([type(make('disciplines', 'last-in')).__name__, 'last-in' in names('disciplines')]))",
+    )
+    assert found == ["LastIn", True]
+
+
+def test_its_importer_reads(outside: dict[str, str], tmp_path: Path) -> None:
+    assert "bench-tool" in partita(outside, "perf", "import", "--help")
+    (tmp_path / "raw.csv").write_text("net,slice,b,ips,ms\nbert,1g.10gb,8,120,66\n")
+    told = partita(outside, "perf", "import", "bench-tool", tmp_path / "raw.csv", "--set", "gpu=a100-80gb")
+    assert told.splitlines()[1] == "bert,a100-80gb,1g.10gb,8,1,120.0,66.0,mean"
