@@ -190,3 +190,16 @@ def test_a_second_try_goes_to_another_worker_if_there_is_any(router: str) -> Non
         (again,) = made.done(batch.worker, batch.number, [broken], 0.1, 0.1).starts
         assert (again.worker is batch.worker) == (not others)
         assert again.worker in workers
+
+
+@pytest.mark.parametrize("router", sorted(ROUTERS))
+def test_a_query_that_is_given_up_waits_no_more_and_holds_nobody_up(router: str) -> None:
+    made = Dispatcher(Rules(2.5, batching=False), ROUTERS[router])
+    made.join(hello(), {}, 0.0)
+    made.arrive(PendingQuery(1, 0.0, 2.5), 0.0)
+    waiting = PendingQuery(1, 0.0, 2.5)
+    made.arrive(waiting, 0.0)
+    assert made.waiting == 1
+    made.cancel(waiting)
+    assert made.waiting == 0
+    assert made.arrive(PendingQuery(1, 0.0, 2.5), 0.0).ends == [], "only the first stands before it"
