@@ -76,7 +76,7 @@ def export_sheet(plan):
 
 def greet(name: str) -> None:
     """Greet somebody."""
-    from partita.cli.options import echo
+    from partita.cli.main import echo
     echo(f"hello {name}")
 '''
 
