@@ -157,3 +157,24 @@ def test_a_state_folder_with_a_long_path_is_no_fault(tmp_path: Path) -> None:
     deep.mkdir(parents=True)
     with serving(deep), QueueClient(deep) as client:
         assert client.ask("who")["uid"] == os.getuid()
+
+
+def test_a_buffer_that_is_full_between_two_pieces_does_not_end_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel takes whole pieces, and then none at all: the rest is sent when it takes more."""
+    monkeypatch.setattr(socket_server, "_CHUNK", 1)  # so that it is always full between two pieces
+    answer = {"text": "x" * 3_000}
+    with closing(SocketServer(tmp_path, lambda _caller, _body: answer)) as server:
+        peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with closing(peer):
+            peer.connect(str(tmp_path / "daemon.sock"))
+            peer.sendall(b"{}\n")
+            for _ in range(8):
+                server.poll(0.1)
+            peer.settimeout(5.0)
+            heard = b""
+            while not heard.endswith(b"\n"):
+                heard += peer.recv(65536)
+                server.poll(0.0)
+    assert len(heard) > 3_000

@@ -160,7 +160,10 @@ class SocketServer:
         if client.peer.fileno() < 0:
             return
         while client.answer:
-            sent = client.peer.send(client.answer[:_CHUNK])
+            try:
+                sent = client.peer.send(client.answer[:_CHUNK])
+            except BlockingIOError:
+                break  # full just between two pieces: what is left goes when there is room again
             client.last = time.monotonic()
             del client.answer[:sent]
             if sent < _CHUNK:
