@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry, generate_latest
 from typer.testing import CliRunner
 
 from partita.cli.main import app
@@ -31,6 +32,7 @@ from partita.jobs.energy import (
     HOUR_S,
     NOBODY,
     Energy,
+    EnergyCollector,
     EnergyLedger,
     EnergyOwner,
     EnergySampler,
@@ -41,7 +43,6 @@ from partita.jobs.energy import (
     QueueEnergy,
     Stay,
     attribute,
-    exposition,
     serving,
     stay_of,
 )
@@ -344,7 +345,9 @@ def test_prometheus_gets_counters_that_say_what_is_missing(ledger: EnergyLedger)
     for at, joules in ((0.0, 0.0), (10.0, 1000.0), (20.0, None)):
         meter.joules = joules
         sampler.sample(at, [STAY])
-    text = exposition(ledger).decode()
+    registry = CollectorRegistry()
+    registry.register(EnergyCollector(ledger))
+    text = generate_latest(registry).decode()
     assert 'partita_gpu_energy_counter_up{gpu="g0"} 0.0' in text
     assert "partita_gpu_energy_joules_total{" not in text
     assert 'partita_energy_joules_total{kind="job",name="",part="active"} 500.0' in text

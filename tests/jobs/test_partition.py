@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from partita.errors import InputError
-from partita.jobs.partition import Change, Partition, empty, fragmentation, reachable, scattered
+from partita.jobs.partition import Change, Partition, empty, reachable, scattered
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement, fault, legal_layouts, maximal_layouts
 
@@ -116,17 +116,6 @@ def test_only_an_instance_in_use_can_end():
         standing("2g.10gb@0").end(Placement(0, "2g.10gb"))
     with pytest.raises(InputError, match="does not stand"):
         Partition(Layout(A100), frozenset({Placement(0, "2g.10gb")}))
-
-
-def test_fragmentation_is_the_share_of_free_slices_that_the_profiles_asked_for_cannot_use():
-    assert fragmentation(empty(A100), ["1g.5gb"]) == 0.0
-    assert fragmentation(empty(A100), ["3g.20gb"]) == pytest.approx(1 / 7)
-    assert fragmentation(standing("3g.20gb@0 3g.20gb@4", busy="3g.20gb@0 3g.20gb@4"), ["1g.5gb"]) == 1.0
-    assert fragmentation(standing("7g.40gb@0", busy="7g.40gb@0"), ["1g.5gb"]) == 0.0
-    # Idle instances are free: they can be destroyed.
-    assert fragmentation(standing("1g.5gb@3"), ["7g.40gb"]) == 0.0
-    # One job in the middle costs the whole GPU.
-    assert fragmentation(standing("1g.5gb@3", busy="1g.5gb@3"), ["7g.40gb"]) == 1.0
 
 
 @given(st.lists(st.sampled_from(PLAIN), max_size=7), st.data())

@@ -623,7 +623,7 @@ def _compact(db: sqlite3.Connection, at: float) -> None:
 
 
 class EnergyCollector:
-    """A collector of prometheus-client: register it, or have `exposition` write it.
+    """A collector of prometheus-client: register it.
 
     Jobs are one series together, as each would be a series for ever; `partita energy --by job` tells them apart.
 
@@ -671,20 +671,6 @@ class EnergyCollector:
                 took.add_metric([kind.value, name, "idle"], energy.idle_j)
                 took.add_metric([kind.value, name, "active"], energy.active_j)
         yield from (up, counter, took, missing)
-
-
-def exposition(ledger: EnergyLedger) -> bytes:
-    """Return the metrics in Prometheus' text format (0.0.4).
-
-    Raises:
-        InputError: prometheus-client is not installed.
-    """
-    collector = EnergyCollector(ledger)
-    from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 -- optional
-
-    registry = CollectorRegistry()
-    registry.register(collector)
-    return generate_latest(registry)
 
 
 @contextmanager

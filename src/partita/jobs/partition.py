@@ -14,7 +14,7 @@ from operator import or_
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError
-from partita.mig.layout import Layout, Placement, fault, legal_layouts, maximal_layouts
+from partita.mig.layout import Layout, Placement, fault, maximal_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -211,27 +211,6 @@ def known(gpu: GpuModel, standing: Iterable[Placement], busy: Iterable[Placement
         InputError: no legal layout, or an instance in use that does not stand.
     """
     return empty(gpu).at(standing, busy)
-
-
-def fragmentation(partition: Partition, asked: Iterable[str]) -> float:
-    """Return the share of the free compute slices that instances of the profiles asked for cannot use.
-
-    Free is what is not in use: idle instances can be destroyed. 0.0 on a GPU that is wholly in use.
-
-    Raises:
-        InputError: a profile that the GPU does not have.
-    """
-    gpu, wanted = partition.gpu, {partition.gpu.profile(name).name for name in asked}
-    used = partition.used
-    if used == gpu.compute_slices:
-        return 0.0
-    usable = max(
-        layout.compute - used
-        for layout in legal_layouts(gpu)
-        if partition.busy <= set(layout)
-        and all(p.profile in wanted for p in layout if p not in partition.busy)
-    )
-    return 1.0 - usable / (gpu.compute_slices - used)
 
 
 def scattered(partition: Partition, profile: str) -> bool:

@@ -28,7 +28,7 @@ from partita.serve.gateway.watchdog import Watchdog
 from partita.serve.supervisor import Supervisor
 from partita.serve.tensors import Query, Tensor, TensorSpec
 from partita.serve.worker.spec import EmulatedSpec, UpstreamSpec
-from partita.serve.worker.wire import HANG_TIMEOUT_S, connected, pack_run
+from partita.serve.worker.wire import HANG_TIMEOUT_S, connected, run_parts
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -414,6 +414,6 @@ def test_signs_of_life_never_wait_for_a_gateway_that_reads_nothing(tmp_path: Pat
         made = spec(tmp_path, 0, {})
         with connected(tmp_path, made.socket_name, 20.0) as deaf, reading(made) as other:
             deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            deaf.sendall(pack_run(1, [query(20_000)]))
+            deaf.sendall(b"".join(run_parts(1, [query(20_000)])))
             for _ in range(3):
                 other.beat()

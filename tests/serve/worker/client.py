@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 from partita.serve.tensors import Answer, Query, Tensor
 from partita.serve.worker.spec import EmulatedSpec, WorkerSpec
-from partita.serve.worker.wire import Frame, FrameKind, Frames, Hello, connected, frame, pack_run, unpack_done
+from partita.serve.worker.wire import (
+    Frame,
+    FrameKind,
+    Frames,
+    Hello,
+    connected,
+    frame,
+    run_parts,
+    unpack_done,
+)
 
 if TYPE_CHECKING:
     import socket
@@ -88,7 +97,7 @@ class Gateway:
 
     def send(self, *queries: Query) -> int:
         number = next(self.numbers)
-        self.stream.sendall(pack_run(number, queries))
+        self.stream.sendall(b"".join(run_parts(number, queries)))
         return number
 
     def next(self) -> Frame:

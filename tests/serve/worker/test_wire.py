@@ -22,7 +22,7 @@ from partita.serve.worker.wire import (
     Hello,
     frame,
     pack_done,
-    pack_run,
+    run_parts,
     unpack_done,
     unpack_run,
 )
@@ -79,7 +79,7 @@ PIECES = st.lists(st.integers(1, 60), max_size=8)
 @given(st.lists(st.lists(QUERIES, max_size=3), max_size=4), PIECES)
 def test_batches_come_as_they_were_sent(batches: list[list[Query]], pieces: list[int]) -> None:
     batches.append([BIG])
-    sent = b"".join(pack_run(number, batch) for number, batch in enumerate(batches))
+    sent = b"".join(b"".join(run_parts(number, batch)) for number, batch in enumerate(batches))
     frames = received(sent, pieces)
     for number, batch in enumerate(batches):
         found = frames.next()
@@ -99,7 +99,7 @@ def test_answers_come_as_they_were_sent(answers: list[Answer], seconds: float, p
 
 @given(st.lists(QUERIES, min_size=1, max_size=3), st.integers(1, 50))
 def test_a_frame_cut_short_is_told(queries: list[Query], cut: int) -> None:
-    sent = pack_run(1, queries)
+    sent = b"".join(run_parts(1, queries))
     with pytest.raises(FrameError, match="ended within a frame"):
         received(sent[:-cut] if cut < len(sent) - 1 else sent[:1], []).next()
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from partita.serve.fluid import second_prices
 from partita.serve.gateway.estimates import InputFactors, SizeEstimate, Slowdowns, slowed, table_of
 from partita.serve.gateway.query import Batch, ByClass, Group, PendingQuery, SizeKey, UnreadyReason, Worker
 
@@ -357,6 +356,9 @@ def _in_parts(queries: Mapping[int, int], most: int) -> list[int]:
 
 def fluid_prices(asked: PriceQuestion) -> dict[SizeKey, float]:
     """Return the prices, the dearest 1. Takes milliseconds: for a thread."""
+    # Most gateways ask for no prices: they start without HiGHS, in a third of the time.
+    from partita.serve.fluid import second_prices  # noqa: PLC0415
+
     flows = _Flows(
         asked.sizes, np.array(asked.seconds), np.array(asked.share), asked.deadline, asked.quantile
     )

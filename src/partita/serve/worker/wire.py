@@ -138,15 +138,10 @@ def frame(
     return b"".join(_parts(kind, number, b"" if header is None else dumped(header), list(data)))
 
 
-def pack_run(number: int, queries: Sequence[Query], dumped: Callable[[object], bytes] = _dumped) -> bytes:
-    """Return the frame that asks for one batch."""
-    return b"".join(run_parts(number, queries, dumped))
-
-
 def run_parts(
     number: int, queries: Sequence[Query], dumped: Callable[[object], bytes] = _dumped
 ) -> list[Buffer]:
-    """Return the same in parts: the queries' data as they are, not copied."""
+    """Return the frame that asks for one batch, in parts: the queries' data as they are, not copied."""
     header, data = [], []
     for query in queries:
         inputs = query.inputs
