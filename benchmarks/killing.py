@@ -8,12 +8,10 @@ import signal
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from partita.control.carry_out import Hands
 from partita.control.controller import Controller
+from partita.control.executor import Backoff, TransitionExecutor, deployed, serving
 from partita.control.goal import Goal, fingerprint
 from partita.control.journal import FILE, Journal
-from partita.control.observed import deployed, serving
-from partita.control.retry import Backoff
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from partita.control.cluster_view import ClusterView
+    from partita.control.executor import ClusterView
     from partita.drive.driver import ActionResult, Driver, Observation
     from partita.sim.clock import Clock
     from partita.transition.transition import Action
@@ -172,7 +170,7 @@ def go(folder: Path, texts: tuple[str, ...], bomb: Bomb) -> Watched:
     goal = Goal(where, old, target.capacity(), source=source)
     clock = SimulatedClock()
     driver = Watched(SimulatedDriver(folder / CLUSTER, clock), goal.guaranteed, bomb)
-    hands = Hands(driver, journal, Quiet(), Backoff(), random.Random(0))
+    hands = TransitionExecutor(driver, journal, Quiet(), Backoff(), random.Random(0))
     controller = Controller(hands, Shortest(), MEASURED, "partita apply night.json")
     controller.wake(driver.observe())
     controller.reach(goal)

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from tests.serve.gateway.fake_gateway import ECHO
 
-from partita.control.rates import RatesFile
+from partita.control.reconciler import RatesFile
 from partita.documents.text import parse
 from partita.errors import InputError
 from partita.files import DEEPEST, json_value

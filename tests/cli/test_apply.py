@@ -15,8 +15,7 @@ import typer
 from tests.cli.commands import Commands
 from tests.control.world import deployment, gpu
 
-from partita.control.journal import FILE
-from partita.control.lock import controlling
+from partita.control.journal import FILE, controlling
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster
 from partita.mig.layout import Placement
 from partita.transition.transition import ActionKind

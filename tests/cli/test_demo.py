@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from partita.cli.drivers import named
-from partita.cli.stage import Act, stage
+from partita.cli.cluster import named
+from partita.cli.demo import Act, stage
 from partita.planner import plan, read_prepared
 from partita.transition.check import check_transition
 

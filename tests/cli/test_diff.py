@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tests.cli.commands import Commands
 
-from partita.cli.mosaic import UNICODE
+from partita.cli.drawing import UNICODE
 from partita.transition.document import read_transition
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from tests.cli.commands import Commands
 from tests.drive.fake_nvml import FakeNvml
 from typer.testing import CliRunner
 
-from partita.cli.gpu_files import hoisted
 from partita.cli.main import app
+from partita.cli.options import hoisted
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model, gpu_names, gpu_text, read_gpu
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.cli.commands import Commands
 
-from partita.cli.quantities import read_bytes, read_seconds, shown_bytes, shown_seconds
+from partita.cli.options import read_bytes, read_seconds, shown_bytes, shown_seconds
 from partita.cli.queue import shown_job
 from partita.errors import InputError
 from partita.jobs.queue.client import NoDaemonError, QueueClient

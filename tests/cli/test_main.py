@@ -19,7 +19,7 @@ def greet(name: str) -> None:
 
     At length.
     """
-    from partita.cli.options import echo
+    from partita.cli.output import echo
     echo(f"hello {name}")
 '''
 
@@ -54,7 +54,9 @@ def outside(tmp_path: Path) -> dict[str, str]:
     about = tmp_path / "greeting-1.0.dist-info"
     about.mkdir()
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: greeting\nVersion: 1.0\n")
-    (about / "entry_points.txt").write_text("[partita.commands]\ngreet = greeting:greet\n")
+    (about / "entry_points.txt").write_text(
+        "[partita.commands]\ngreet = greeting:greet\n[partita.planners]\nlucky = greeting:Lucky\n"
+    )
     return {**os.environ, "PYTHONPATH": str(tmp_path), "COLUMNS": "80"}
 
 
@@ -69,6 +71,28 @@ def test_a_command_of_another_package_is_in_the_help_and_runs(outside: dict[str,
     assert "greet     Greet somebody." in run(outside, "--help").stdout
     assert run(outside, "greet", "you").stdout == "hello you\n"
     assert "At length." in run(outside, "greet", "--help").stdout
+
+
+def test_a_planner_of_another_package_is_in_the_help_of_the_option_and_completed(
+    outside: dict[str, str],
+) -> None:
+    told = run(outside, "plan", "--help", COLUMNS="200").stdout
+    assert "exact|genetic|greedy|mcts|mix|ones|whole|lucky" in told
+    refused = run(outside, "plan", "-f", "-", "--planner", "lukcy")
+    assert refused.returncode == 2
+    assert "'lucky'" in refused.stderr
+
+
+def test_the_help_of_plan_needs_no_solver() -> None:
+    code = (
+        "import sys; sys.argv = ['partita', 'plan', '--help']\n"
+        "from partita.cli.main import main\n"
+        "try: main()\n"
+        "except SystemExit: print(list(sys.modules), file=sys.stderr)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
+    for heavy in ("numpy", "highspy", "numba", "msgspec", "yaml"):
+        assert f"'{heavy}'" not in loaded
 
 
 def test_a_broken_command_of_another_package_stops_nothing_else(

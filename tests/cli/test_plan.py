@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tests.cli.commands import Commands
 
-from partita.cli.options import Format, clean
+from partita.cli.output import Format, clean
 from partita.planning.explain import Binds
 
 if TYPE_CHECKING:

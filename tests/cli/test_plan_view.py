@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from partita.cli.mosaic import ASCII, UNICODE, Marks, mosaic
-from partita.cli.plan import plan_table
+from partita.cli.drawing import ASCII, UNICODE, Marks, mosaic
+from partita.cli.plan_view import plan_table
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement, maximal_layouts
 from partita.perf.operating_point import OperatingPoint

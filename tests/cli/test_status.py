@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.cli.commands import Commands
 from tests.control.world import deployment, gpu
 
-from partita.cli.drivers import DriverName
+from partita.cli.cluster import DriverName
 from partita.cli.status import _looking, status_table
 from partita.drive.simulated import SimulatedCluster
 from partita.mig.layout import Placement

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from tests.cli.commands import Commands
 
-from partita.cli.options import indented_json
+from partita.cli.output import indented_json
 from partita.mig import catalogue
 
 PARTITA = str(Path(sys.executable).parent / "partita")
@@ -155,7 +155,7 @@ def test_a_command_without_streams_does_what_it_is_told(environment):
 
 UNSET = """
 import os, sys
-from partita.cli.streams import fill_gaps
+from partita.cli.output import fill_gaps
 for each in (0, 1, 2):
     os.close(each)
 sys.stdout = sys.stderr = None

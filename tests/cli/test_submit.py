@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.cli.commands import Commands
 
-from partita.cli.quantities import read_bytes, read_limit
+from partita.cli.options import read_bytes, read_limit
 from partita.errors import InputError
 
 if TYPE_CHECKING:

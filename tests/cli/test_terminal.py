@@ -16,10 +16,19 @@ import yaml
 from tests.cli.commands import Commands
 from tests.jobs.queue.world import queue, served
 
-from partita.cli.console import SafeConsole
+from partita.cli.drawing import SafeConsole
 from partita.cli.main import main
-from partita.cli.options import Format, echo, emit, emit_document, stdout
-from partita.cli.terminal import ProgramOutput, inline, json_shown, shown
+from partita.cli.output import (
+    Format,
+    ProgramOutput,
+    echo,
+    emit,
+    emit_document,
+    inline,
+    json_shown,
+    shown,
+    stdout,
+)
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
 from partita.planning.document import write_plan

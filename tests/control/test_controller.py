@@ -7,8 +7,8 @@ from itertools import pairwise
 import pytest
 from tests.control.world import World, contents, deployment, goal, gpu
 
+from partita.control.controller import StoppedError, StopRequestedError
 from partita.control.journal import JournalError, State
-from partita.control.stops import StoppedError, StopRequestedError
 from partita.drive.simulated import FaultKind, InjectedFault
 from partita.errors import InfeasibleError
 from partita.mig.layout import Placement

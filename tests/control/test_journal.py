@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.control.world import SLICES, deployment, goal
 
+from partita.control.executor import Fact, Snapshot
 from partita.control.goal import goal_of, goal_text
 from partita.control.journal import FILE, Journal, JournalError, State
-from partita.control.snapshot import Fact, Snapshot
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.control.world import MODEL, World, gpu
 
-from partita.control.demand import Demand
 from partita.control.journal import JournalError
-from partita.control.keep import Keeper, Way, free_gpus
-from partita.control.replanning import Holding
+from partita.control.reconciler import Demand, Holding, Reaching, Reconciler, free_gpus
 from partita.drive.simulated import FaultKind, InjectedFault
 from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import Placement
@@ -74,12 +72,12 @@ def shelf() -> Shelf:
 
 
 @pytest.fixture
-def keeper(world: World, shelf: Shelf) -> Keeper:
-    return Keeper(world.controller, shelf, shelf, Holding(0.1, 300.0), Way("shortest", None))
+def keeper(world: World, shelf: Shelf) -> Reconciler:
+    return Reconciler(world.controller, shelf, shelf, Holding(0.1, 300.0), Reaching("shortest", None))
 
 
 def test_the_first_look_plans_and_acts_and_the_next_does_nothing(
-    world: World, keeper: Keeper, shelf: Shelf
+    world: World, keeper: Reconciler, shelf: Shelf
 ) -> None:
     reached = keeper.look(0.0)
     assert reached is not None
@@ -90,7 +88,7 @@ def test_the_first_look_plans_and_acts_and_the_next_does_nothing(
 
 
 def test_a_rate_beyond_the_band_waits_for_the_holding_time(
-    world: World, keeper: Keeper, shelf: Shelf
+    world: World, keeper: Reconciler, shelf: Shelf
 ) -> None:
     keeper.look(0.0)
     shelf.rates["bert"] = 1400.0
@@ -100,7 +98,7 @@ def test_a_rate_beyond_the_band_waits_for_the_holding_time(
 
 
 def test_a_replica_that_died_is_replaced_without_a_new_plan(
-    world: World, keeper: Keeper, shelf: Shelf
+    world: World, keeper: Reconciler, shelf: Shelf
 ) -> None:
     keeper.look(0.0)
     world.cluster.kill_replica(gpu(0), Placement(0, "7g.40gb"))
@@ -110,7 +108,7 @@ def test_a_replica_that_died_is_replaced_without_a_new_plan(
 
 
 def test_with_gpus_gone_it_plans_at_once_for_the_rest_and_again_when_they_are_back(
-    world: World, keeper: Keeper, shelf: Shelf
+    world: World, keeper: Reconciler, shelf: Shelf
 ) -> None:
     shelf.rates["bert"] = 2100.0
     keeper.look(0.0)
@@ -124,7 +122,7 @@ def test_with_gpus_gone_it_plans_at_once_for_the_rest_and_again_when_they_are_ba
 
 
 def test_a_workload_that_cannot_be_read_is_told_once_and_the_last_one_kept(
-    world: World, keeper: Keeper, shelf: Shelf
+    world: World, keeper: Reconciler, shelf: Shelf
 ) -> None:
     keeper.look(0.0)
     shelf.error = InputError("nonsense", where="w.yaml:3")
@@ -135,13 +133,13 @@ def test_a_workload_that_cannot_be_read_is_told_once_and_the_last_one_kept(
     assert len([note for note in world.told.notes if "w.yaml:3: nonsense" in note]) == 1
 
 
-def test_a_workload_that_never_could_be_read_ends_it(keeper: Keeper, shelf: Shelf) -> None:
+def test_a_workload_that_never_could_be_read_ends_it(keeper: Reconciler, shelf: Shelf) -> None:
     shelf.error = InputError("nonsense")
     with pytest.raises(InputError):
         keeper.look(0.0)
 
 
-def test_what_fails_is_tried_again_after_longer_and_longer(world: World, keeper: Keeper) -> None:
+def test_what_fails_is_tried_again_after_longer_and_longer(world: World, keeper: Reconciler) -> None:
     world.cluster.inject(InjectedFault(FaultKind.FAILS, times=15))
     assert keeper.look(0.0) is None
     assert keeper.look(0.1) is None, "it did not wait"
@@ -152,7 +150,7 @@ def test_what_fails_is_tried_again_after_longer_and_longer(world: World, keeper:
     assert any("looking again in" in note for note in world.told.notes)
 
 
-def test_without_any_gpu_it_goes_on_looking(world: World, keeper: Keeper) -> None:
+def test_without_any_gpu_it_goes_on_looking(world: World, keeper: Reconciler) -> None:
     for index in range(3):
         world.cluster.lose(gpu(index))
     assert keeper.look(0.0) is None
@@ -161,7 +159,7 @@ def test_without_any_gpu_it_goes_on_looking(world: World, keeper: Keeper) -> Non
 
 
 def test_a_journal_that_cannot_be_written_ends_it(
-    world: World, keeper: Keeper, monkeypatch: pytest.MonkeyPatch
+    world: World, keeper: Reconciler, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
         raise JournalError("the journal cannot be used: database or disk is full")
@@ -177,7 +175,7 @@ def test_a_gpu_with_someone_elses_instance_is_not_planned_with(world: World) -> 
     assert free_gpus(world.now()) == {MODEL: 1}
 
 
-def test_a_changed_workload_takes_its_new_rates(world: World, keeper: Keeper, shelf: Shelf) -> None:
+def test_a_changed_workload_takes_its_new_rates(world: World, keeper: Reconciler, shelf: Shelf) -> None:
     keeper.look(0.0)
     shelf.book = replace(shelf.book, document="e", demand=Demand({"bert": 1000.0}))
     keeper.look(400.0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from partita.control.lock import FILE, LockedError, controlling, holder, serving
+from partita.control.journal import LOCK_FILE, LockedError, controlling, holder, serving
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HOLD = """
 import sys, time
 from pathlib import Path
-from partita.control.lock import controlling
+from partita.control.journal import controlling
 with controlling(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)
@@ -64,7 +64,7 @@ def test_after_an_orderly_end_nothing_is_said(tmp_path: Path) -> None:
 
 
 def test_a_lock_file_cut_short_by_a_crash_is_no_obstacle(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_text('{"host": "a", "pi')
+    (tmp_path / LOCK_FILE).write_text('{"host": "a", "pi')
     with controlling(tmp_path) as before:
         assert before is None
 

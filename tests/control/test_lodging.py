@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.control.world import CLUSTER, MODEL, Told, Watching, deployment, goal, gpu
 
-from partita.control.carry_out import Hands
 from partita.control.controller import Controller
+from partita.control.executor import Backoff, TransitionExecutor
 from partita.control.journal import FILE, Journal
-from partita.control.lodging import Lodging
-from partita.control.retry import Backoff
-from partita.control.sharing import SharedDriver
+from partita.control.sharing import QueueTenant, SharedDriver
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.memory.bounds import Bounds
 from partita.jobs.queue.record import AttemptVerdict, JobOptions, JobRecord, JobState, StatedMemory, Submitter
@@ -94,7 +92,7 @@ class Day:
         SimulatedCluster.create(folder / CLUSTER, [(gpu(i), MODEL) for i in range(4)], seed=7).close()
         self.inner = SimulatedDriver(folder / CLUSTER, SimulatedClock(), jitter=0.2)
         self.shared = SharedDriver(self.inner)
-        self.lodging = Lodging(self.shared.tenants)
+        self.lodging = QueueTenant(self.shared.tenants)
         self.store = JobStore(folder / "queue.sqlite3")
         (folder / "attempts").mkdir()
         self.runner = Working(self.inner.clock)
@@ -111,7 +109,7 @@ class Day:
         self.shared.lodge(self.lodging)
         self.journal = Journal(folder / FILE)
         self.watching = Watching(self.shared, {})
-        hands = Hands(
+        hands = TransitionExecutor(
             self.watching, self.journal, Told(), Backoff(), random.Random(0), ahead=self.shared.expect
         )
         self.controller = Controller(hands, Shortest(), MEASURED, "test")

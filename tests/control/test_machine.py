@@ -12,9 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from tests.control.world import Watching, World, contents, deployment, gpu
 
-from partita.control.controller import standing_rates
+from partita.control.controller import StoppedError, standing_rates
 from partita.control.goal import Goal, fingerprint
-from partita.control.stops import StoppedError
 from partita.drive.driver import DriveError
 from partita.drive.simulated import FaultKind, InjectedFault
 from partita.errors import InfeasibleError

@@ -9,9 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.control.demand import Demand, distance
-from partita.control.rates import RatesFile
-from partita.control.replanning import LEAST_RATE, Holding, Planned, judge, wanted
+from partita.control.reconciler import (
+    LEAST_RATE,
+    Demand,
+    Holding,
+    Planned,
+    RatesFile,
+    distance,
+    judge,
+    wanted,
+)
 from partita.errors import InputError
 
 if TYPE_CHECKING:

@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.control.world import CLUSTER, MODEL, Told, Watching, deployment, goal, gpu
 
-from partita.control.carry_out import Hands
 from partita.control.controller import Controller
+from partita.control.executor import Backoff, TransitionExecutor
 from partita.control.journal import FILE, Journal
-from partita.control.retry import Backoff
 from partita.control.sharing import Place, SharedDriver, TenantDriver, in_the_way
 from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
@@ -83,7 +82,7 @@ class Shared:
         self.shared.wait(5.0)
         self.watching = Watching(self.shared, {})
         self.journal = Journal(folder / FILE)
-        hands = Hands(
+        hands = TransitionExecutor(
             self.watching, self.journal, Told(), Backoff(), random.Random(0), ahead=self.shared.expect
         )
         self.controller = Controller(hands, Shortest(), MEASURED, "test")

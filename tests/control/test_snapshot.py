@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from tests.control.world import replica
 
-from partita.control.snapshot import Fact, Snapshot, moved
+from partita.control.executor import Fact, Snapshot, moved
 from partita.mig.layout import Placement
 from partita.transition.transition import Action, ActionKind
 

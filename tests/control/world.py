@@ -6,12 +6,10 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from partita.control.carry_out import Hands
 from partita.control.controller import Controller
+from partita.control.executor import Backoff, TransitionExecutor, deployed
 from partita.control.goal import Goal, fingerprint
 from partita.control.journal import FILE, Journal
-from partita.control.observed import deployed
-from partita.control.retry import Backoff
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
@@ -23,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from partita.control.cluster_view import ClusterView
+    from partita.control.executor import ClusterView
     from partita.drive.driver import ActionResult, Driver, Observation
     from partita.sim.clock import Clock
     from partita.transition.transition import Action
@@ -153,7 +151,9 @@ class World:
         )
         self.journal = Journal(self.folder / FILE)
         self.told = Told()
-        hands = Hands(self.driver, self.journal, self.told, Backoff(), random.Random(0), self.asked)
+        hands = TransitionExecutor(
+            self.driver, self.journal, self.told, Backoff(), random.Random(0), self.asked
+        )
         self.controller = Controller(
             hands, Shortest(), MEASURED, "partita apply plan.json", self.most_replans
         )

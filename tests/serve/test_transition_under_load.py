@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING
 from tests.control.world import CLUSTER, MODEL, Told, Watching, contents, deployment, goal, gpu
 from tests.serve.worker.client import numbered
 
-from partita.control.carry_out import Hands
 from partita.control.controller import Controller
+from partita.control.executor import Backoff, TransitionExecutor, deployed
 from partita.control.journal import FILE, Journal
-from partita.control.observed import deployed
-from partita.control.retry import Backoff
 from partita.drive.replicas import ReplicaRecords, ReplicaRunner
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.drive.state import REPLICAS, WORKERS
@@ -59,7 +57,9 @@ class Place:
         self.driver = SimulatedDriver(folder / CLUSTER, WallClock(), seconds=SOON, runner=runner)
         self.watching = Watching(self.driver, {})
         self.journal = Journal(folder / FILE)
-        hands = Hands(self.watching, self.journal, Told(), Backoff(), random.Random(0), lambda: False)
+        hands = TransitionExecutor(
+            self.watching, self.journal, Told(), Backoff(), random.Random(0), lambda: False
+        )
         self.controller = Controller(hands, Shortest(), MEASURED, "partita apply plan.json")
 
     def reach(self, wanted: Goal) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.web.test_plan_report import Page, plan
 
-from partita.cli.stage import Act
+from partita.cli.demo import Act
 from partita.mig.layout import Placement
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
 from partita.transition.overview import timeline

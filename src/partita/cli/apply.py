@@ -1,15 +1,22 @@
-"""`partita apply`: carry out a plan."""
+"""`partita apply` and `partita adopt`: a cluster brought to a plan, and instances of others taken over."""
 
 from __future__ import annotations
 
+import random
+import shlex
+import signal
 import sys
+import threading
+import time
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partita.cli.acting import asked_to_stop, lines, make_controller
-from partita.cli.drivers import (
+from partita import registry
+from partita.cli.cluster import (
     AllowMigMode,
     ClockOption,
     Cluster,
@@ -18,19 +25,158 @@ from partita.cli.drivers import (
     ServicesFile,
     Simulate,
     refuse_unrunnable,
+    rehearsal,
     simulated_gpus,
+    workplace,
 )
-from partita.cli.options import DryRun, Format, Output, emit, stdout
-from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbid, make_transitioner
+from partita.cli.diff import print_way, way_data
+from partita.cli.options import Algorithm, ExtraGpus, Forbid
+from partita.cli.output import DryRun, Format, Output, emit, stderr, stdout
+from partita.control.controller import Controller, MovedError, request, standing_rates
+from partita.control.executor import Backoff, TransitionExecutor, deployed, moved, snapshot
+from partita.control.goal import goal_for, refuse_missing
+from partita.errors import InputError
+from partita.mig.layout import Placement
 from partita.transition.between import whole_nodes
+from partita.transition.document import read_target
+from partita.transition.transition import MEASURED
 
 if TYPE_CHECKING:
-    from partita.control.controller import Controller, Reached
+    from collections.abc import Callable, Iterator
+    from types import FrameType
+
+    from rich.status import Status
+
+    from partita.cli.cluster import Workplace
+    from partita.control.controller import Reached
+    from partita.control.executor import ClusterView, Reporter
     from partita.control.goal import Goal
-    from partita.drive.driver import Observation
+    from partita.control.sharing import SharedDriver
+    from partita.drive.driver import ActionResult, Observation
     from partita.planning.plan import Plan
     from partita.transition.deployment import Layouts
-    from partita.transition.transition import Request, Transition
+    from partita.transition.transition import Action, Request, Transition
+
+
+class Stop:
+    """Whether someone has asked the command to stop; calling it tells."""
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+
+    def __call__(self) -> bool:
+        """Say whether it was asked."""
+        return self._asked.is_set()
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal; a second one ends the command at once."""
+        if self():
+            signal.default_int_handler(number, frame)
+        self._asked.set()
+        sys.stderr.write("\nstopping: waiting for what is under way; once more to leave at once\n")
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until asked."""
+        self._asked.wait(seconds)
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Stop]:
+    """Have SIGINT and SIGTERM ask for a stop while the block runs."""
+    stop = Stop()
+    before = {number: signal.signal(number, stop.ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def make_controller(
+    place: Workplace,
+    algorithm: str,
+    reporter: Reporter,
+    stop: Callable[[], bool],
+    shared: SharedDriver | None = None,
+) -> Controller:
+    """Return the controller of a command, which sees the cluster through `shared` if others use it, too."""
+    hands = TransitionExecutor(place.driver, place.journal, reporter, Backoff(), random.Random(0), stop)
+    if shared is not None:
+        hands = replace(hands, driver=shared, ahead=shared.expect)
+    return Controller(hands, registry.make("transition_algorithms", algorithm), MEASURED, this_command())
+
+
+def this_command() -> str:
+    """Return the command line that runs, as it would be typed."""
+    return shlex.join(["partita", *sys.argv[1:]])
+
+
+class Lines:
+    """Progress on stderr: on a terminal one line that changes, else a line for each action."""
+
+    def __init__(self, status: Status | None = None) -> None:
+        self._console = stderr()
+        self._status = status
+        self._under_way = 0
+        self._done, self._total = 0, 0
+        self._since = time.monotonic()
+
+    def began(self, action: Action) -> None:
+        """Count an action."""
+        del action
+        self._under_way += 1
+        self._show()
+
+    def ended(self, ended: ActionResult, done: int, total: int) -> None:
+        """Tell how an action ended."""
+        self._under_way -= 1
+        self._done, self._total = done, total
+        text = f"{done}/{total}  {told(ended.action)}"
+        if ended.error is not None:
+            self._print(f"{text}: {ended.error.what}")
+        elif self._status is None:
+            self._print(text)
+        self._show()
+
+    def note(self, text: str) -> None:
+        """Tell something."""
+        self._print(f"note: {text}")
+
+    def observed(self, view: ClusterView) -> None:
+        """Show nothing of the cluster itself."""
+
+    def _show(self) -> None:
+        if self._status is not None:
+            self._status.update(f"{self._done}/{self._total} done, {self._under_way} under way{self._left()}")
+
+    def _left(self) -> str:
+        """Say how long the rest takes if it goes on as it went."""
+        if not 0 < self._done < self._total:
+            return ""
+        return (
+            f", about {(time.monotonic() - self._since) / self._done * (self._total - self._done):.0f} s left"
+        )
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def lines() -> Iterator[Lines]:
+    """Yield a reporter for a terminal or a log."""
+    console = stderr()
+    if not console.is_terminal:
+        yield Lines()
+        return
+    with console.status("looking") as status:
+        yield Lines(status)
+
+
+def told(action: Action) -> str:
+    """Return an action in words."""
+    service = f"{action.replica.service} on " if action.replica else ""
+    return f"{action.kind.value.replace('_', ' ')}  {service}{action.gpu} {action.placement}"
+
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan or layouts (JSON); - is stdin.")]
 
@@ -46,7 +192,7 @@ def apply(
         ),
     ] = None,
     extra_gpus: ExtraGpus = None,
-    algorithm: Algorithm = AlgorithmName.SHORTEST,
+    algorithm: Algorithm = "shortest",
     driver: DriverOption = DriverName.SIMULATED,
     clock: ClockOption = None,
     simulate: Simulate = None,
@@ -61,9 +207,6 @@ def apply(
     Shows the way first and asks on a terminal. Refuses (5) if the cluster has moved since it was shown. Ctrl-C
     finishes what is under way and stops; the same command goes on from there, also after a crash.
     """
-    from partita.cli.workplace import rehearsal, workplace  # noqa: PLC0415 -- slow to import
-    from partita.transition.document import read_target  # noqa: PLC0415
-
     wanted = read_target(plan)
     cluster = Cluster(driver, clock, services, allow_mig_mode)
     refuse_unrunnable(cluster, (service.name for service in wanted.services))
@@ -71,7 +214,7 @@ def apply(
     opened = rehearsal if dry_run else workplace
     with opened(cluster, lambda: there) as place:
         with lines() as reporter:
-            controller = make_controller(place, make_transitioner(algorithm), reporter, lambda: False)
+            controller = make_controller(place, algorithm, reporter, lambda: False)
             shown = place.driver.observe()
             _refuse_other(expect, controller, shown)
             goal = _goal(
@@ -89,7 +232,7 @@ def apply(
             return
         _agree(data, output, yes=yes)
         with lines() as reporter, asked_to_stop() as stop:
-            controller = make_controller(place, make_transitioner(algorithm), reporter, stop)
+            controller = make_controller(place, algorithm, reporter, stop)
             _refuse_moved(shown, place.driver.observe())
             controller.wake(shown)
             reached = controller.reach(goal, ordered)
@@ -97,8 +240,6 @@ def apply(
 
 
 def _refuse_other(expect: str | None, controller: Controller, shown: Observation) -> None:
-    from partita.control.snapshot import moved, snapshot  # noqa: PLC0415
-    from partita.control.stops import MovedError  # noqa: PLC0415
 
     now = snapshot(shown)
     if expect is None or now.fingerprint == expect:
@@ -120,9 +261,6 @@ def _goal(
     extra_gpus: int | None,
     forbid: tuple[str, ...],
 ) -> Goal:
-    from partita.control.controller import standing_rates  # noqa: PLC0415
-    from partita.control.goal import goal_for, refuse_missing  # noqa: PLC0415
-    from partita.control.observed import deployed  # noqa: PLC0415
 
     refuse_missing(wanted, shown)
     journal = controller.hands.journal
@@ -133,16 +271,12 @@ def _goal(
 
 
 def _way(controller: Controller, goal: Goal, shown: Observation) -> tuple[Request, Transition]:
-    from partita.control.controller import request  # noqa: PLC0415
-    from partita.control.observed import deployed  # noqa: PLC0415
 
     way = controller.preview(goal, shown)
     return request(goal, deployed(shown), controller.durations), way
 
 
 def _way_data(ordered: tuple[Request, Transition], shown: Observation) -> dict[str, Any]:
-    from partita.cli.changes import way_data  # noqa: PLC0415
-    from partita.control.snapshot import snapshot  # noqa: PLC0415
 
     return {"state": snapshot(shown).fingerprint, **way_data(*ordered)}
 
@@ -158,8 +292,6 @@ def _agree(data: dict[str, Any], output: Format, *, yes: bool) -> None:
     if yes or not data["actions"]:
         return
     if not sys.stdin.isatty():
-        from partita.errors import InputError  # noqa: PLC0415
-
         raise InputError(
             "there is no terminal to ask on", where="apply", hint="look with --dry-run, then add --yes"
         )
@@ -172,8 +304,6 @@ def _agree(data: dict[str, Any], output: Format, *, yes: bool) -> None:
 
 
 def _refuse_moved(shown: Observation, found: Observation) -> None:
-    from partita.control.snapshot import moved, snapshot  # noqa: PLC0415
-    from partita.control.stops import MovedError  # noqa: PLC0415
 
     if changes := moved(snapshot(shown), snapshot(found)):
         raise MovedError(changes, hint="nothing was begun; look at the way that it is now, and apply again")
@@ -192,11 +322,60 @@ def _tell(reached: Reached, data: dict[str, Any], output: Format) -> None:
 
 def _show(data: dict[str, Any], output: Format) -> None:
     if output is Format.TABLE:
-        from partita.cli.changes import print_way  # noqa: PLC0415
-
         print_way(stdout(), data)
         if data["actions"]:
             state = data["state"]
             stdout().print(f"state {state}: `--expect {state}` refuses any other", markup=False)
     else:
         emit(data, output)
+
+
+GpuId = Annotated[str, typer.Argument(metavar="GPU", help="Id of the GPU, as `partita status` shows it.")]
+Placements = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[INSTANCE]...", help="Profile and start: 3g.40gb@4. (default: all that are not ours)"
+    ),
+]
+
+
+def adopt(
+    gpu: GpuId,
+    instances: Placements = None,
+    *,
+    driver: DriverOption = DriverName.SIMULATED,
+    dry_run: DryRun = False,
+) -> None:
+    """Take over instances that someone else made: from then on a plan may use, move and destroy them.
+
+    Partita never touches an instance that it did not make, and plans around it. Adopt one only if nobody else counts
+    on it.
+    """
+    with workplace(Cluster(driver), _refuse_making) as place:
+        for placement in _chosen(place.driver.observe(), gpu, instances or []):
+            if not dry_run:
+                place.driver.adopt(gpu, placement)
+            stdout().print(f"{'would adopt' if dry_run else 'adopted'} {gpu} {placement}", markup=False)
+
+
+def _refuse_making() -> list[tuple[str, str]]:
+
+    raise InputError("there is no simulated cluster yet", hint="`partita apply PLAN` makes one")
+
+
+def _chosen(seen: Observation, gpu: str, asked: list[str]) -> list[Placement]:
+
+    found = seen.gpu(gpu)
+    if found is None:
+        raise InputError(f"no GPU {gpu!r}", hint="see `partita status`")
+    foreign = [each.placement for each in found.instances if not each.ours]
+    wanted = [Placement.parse(word) for word in asked] or foreign
+    if not wanted:
+        raise InputError("no instance of someone else's to adopt", where=gpu)
+    for placement in wanted:
+        if placement not in foreign:
+            others = ", ".join(map(str, foreign)) or "none"
+            raise InputError(
+                f"{placement} is no instance of someone else's", where=gpu, hint=f"there: {others}"
+            )
+    return wanted

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from partita.cli.drivers import Cluster, DriverName, DriverOption, simulated_gpus
-from partita.cli.options import Format, echo, emit, emit_document, stderr
-from partita.cli.workplace import rehearsal
-from partita.control.observed import deployed
+from partita.cli.cluster import Cluster, DriverName, DriverOption, rehearsal, simulated_gpus
+from partita.cli.output import Format, echo, emit, emit_document, stderr
+from partita.control.executor import deployed
 from partita.documents.codec import schema as schema_of
 from partita.drive.state import state_path
 from partita.errors import InputError
@@ -179,7 +178,7 @@ _TYPES = {
     PublishedDocument.TRANSITION: ("partita.transition.document", "TRANSITION"),
     PublishedDocument.SERVICES: ("partita.serve.services", "ServicesDocument"),
     PublishedDocument.GPU: ("partita.mig.catalogue", "GpuTable"),
-    PublishedDocument.RATES: ("partita.control.rates", "RatesDocument"),
+    PublishedDocument.RATES: ("partita.control.reconciler", "RatesDocument"),
 }
 """Where each document's type is; its module is imported when it is asked for."""
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.acting import asked_to_stop
-from partita.cli.drivers import (
+from partita.cli.apply import asked_to_stop
+from partita.cli.cluster import (
     AllowMigMode,
     ClockName,
     Cluster,
@@ -20,12 +20,10 @@ from partita.cli.drivers import (
     open_driver,
     simulated_gpus,
 )
-from partita.cli.options import stderr
-from partita.cli.quantities import read_bytes, read_limit, read_seconds
-from partita.cli.terminal import inline
-from partita.control.lock import controlling
-from partita.control.lodging import Lodging
-from partita.control.sharing import SharedDriver
+from partita.cli.options import read_bytes, read_limit, read_seconds
+from partita.cli.output import inline, stderr
+from partita.control.journal import controlling
+from partita.control.sharing import QueueTenant, SharedDriver
 from partita.drive.nvml.driver import NvmlEnergyMeter
 from partita.drive.nvml.instances import used_bytes
 from partita.drive.simulated.cluster import SimulatedEnergyMeter
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from partita.cli.workplace import Workplace
+    from partita.cli.cluster import Workplace
     from partita.drive.driver import Driver
     from partita.jobs.energy import Stay
     from partita.jobs.run.runner import JobRunner
@@ -332,7 +330,7 @@ def shared_with_jobs(place: Workplace, name: DriverName, way: QueueWay) -> Itera
         PartitaError: as for `queue_host`.
     """
     shared = SharedDriver(place.driver)
-    lodging = Lodging(shared.tenants)
+    lodging = QueueTenant(shared.tenants)
     with queue_host(lodging, name, state_folder(), way) as host:
         lodging.take_in(host.service, host.step, lambda: host.server.poll(0.0))
         shared.lodge(lodging)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,16 +15,24 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from partita.cli.changes import print_way, way_data
-from partita.cli.drivers import named
-from partita.cli.mosaic import ASCII, COLOURS, UNICODE, ClusterMap
-from partita.cli.options import stdout
-from partita.cli.plan import PlannerName, plan_table, planned
-from partita.cli.stage import stage
-from partita.control.observed import deployed
+from partita.cli.apply import make_controller
+from partita.cli.cluster import Workplace, named
+from partita.cli.diff import print_way, way_data
+from partita.cli.drawing import ASCII, COLOURS, UNICODE, ClusterMap
+from partita.cli.output import stderr, stdout
+from partita.cli.plan import planned
+from partita.cli.plan_view import plan_table
+from partita.control.controller import request, standing_rates
+from partita.control.executor import deployed
+from partita.control.goal import goal_for
+from partita.control.journal import FILE, Journal
+from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.files import replacing
 from partita.planner import read_prepared
 from partita.planning.explain import amount, verdict
+from partita.sim.clock import SimulatedClock
+from partita.transition.overview import Bar, timeline
+from partita.transition.transition import MEASURED
 from partita.web.transition_report import day_report
 
 if TYPE_CHECKING:
@@ -29,20 +40,22 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from partita.cli.stage import Act, Stage
-    from partita.drive.driver import Observation
+    from partita.control.executor import ClusterView
+    from partita.drive.driver import ActionResult, Observation
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
-    from partita.transition.transition import Request, Transition
+    from partita.sim.clock import Clock
+    from partita.transition.overview import Timeline
+    from partita.transition.transition import Action, Request, Transition
 
 
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report of the day, with timelines.")]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of durations: same seed, same day.")]
 
 _SIMPLER = (
-    (PlannerName.WHOLE, "whole GPUs, no MIG"),
-    (PlannerName.ONES, "every GPU in sevenths"),
-    (PlannerName.GREEDY, "the paper's greedy"),
+    ("whole", "whole GPUs, no MIG"),
+    ("ones", "every GPU in sevenths"),
+    ("greedy", "the paper's greedy"),
 )
 
 
@@ -81,7 +94,7 @@ def _head(console: Console, text: str) -> None:
 
 def _plan(loaded: PreparedWorkload, scene: Stage) -> Plan:
     """Return the plan with the fewest GPUs that is nearest to what runs."""
-    return planned(loaded, PlannerName.EXACT, current=deployed(scene.observe())).plan
+    return planned(loaded, "exact", current=deployed(scene.observe())).plan
 
 
 def _compare(console: Console, loaded: PreparedWorkload, by_day: Plan) -> dict[str, int]:
@@ -202,3 +215,117 @@ class Levels:
                 (f"  floor {floor:,.0f}" if floor else "", "dim"),
                 no_wrap=True,
             )
+
+
+_TIMES_FASTER = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """A transition that was carried out: what was asked and predicted, and how it went."""
+
+    plan: Plan
+    request: Request
+    transition: Transition
+    course: Timeline
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return max((bar.end for bar in self.course.bars), default=0.0)
+
+    def least(self, service: str) -> float:
+        """Return the least capacity that a service had, in items/s."""
+        return min((point.value for point in self.course.capacity.get(service, ())), default=0.0)
+
+
+class Stage:
+    """The cluster, with one thing after the other done on it.
+
+    Args:
+        place: its driver and journal.
+    """
+
+    def __init__(self, place: Workplace) -> None:
+        self._place = place
+
+    def observe(self) -> Observation:
+        """Return the cluster as it is."""
+        return self._place.driver.observe()
+
+    def play(self, plan: Plan, show: Callable[[Request, Transition], Callable[[Observation], None]]) -> Act:
+        """Bring the cluster to a plan.
+
+        Args:
+            plan: what is wanted.
+            show: is told the way before it is gone, and returns what is to see the cluster on that way.
+        """
+        driver, journal = self._place.driver, self._place.journal
+        now = deployed(driver.observe())
+        rates = standing_rates(journal.promised(), now)
+        goal = goal_for(plan, rates, None, algorithm="shortest", extra_gpus=None)
+        record = _Record(driver.clock)
+        controller = make_controller(self._place, "shortest", record, lambda: False)
+        asked = request(goal, now, MEASURED)
+        found = controller.preview(goal, driver.observe())
+        record.see = show(asked, found)
+        controller.reach(goal)
+        return Act(plan, asked, found, timeline(asked, found, record.bars))
+
+
+class _Record:
+    """Writes down when actions ran (control's `Reporter`)."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.bars: dict[str, Bar] = {}
+        self.see: Callable[[Observation], None] = lambda _: None
+        self._clock = clock
+        self._zero = clock.now()
+        self._begun: dict[str, float] = {}
+
+    def began(self, action: Action) -> None:
+        """Note when."""
+        self._begun[action.id] = self._clock.now() - self._zero
+
+    def ended(self, ended: ActionResult, done: int, total: int) -> None:
+        """Note when."""
+        del done, total
+        name = ended.action.id
+        self.bars[name] = Bar(ended.action, self._begun[name], self._clock.now() - self._zero)
+
+    def note(self, text: str) -> None:
+        """Tell it."""
+        stderr().print(f"note: {text}", markup=False)
+
+    def observed(self, view: ClusterView) -> None:
+        """Show it."""
+        self.see(view.observation)
+
+
+class _FastClock(SimulatedClock):
+    """A simulated clock that lets one watch."""
+
+    def sleep_until(self, moment: float) -> None:
+        """Wait a fraction of the time, and make it `moment`."""
+        time.sleep(max(0.0, moment - self.now()) / _TIMES_FASTER)
+        super().sleep_until(moment)
+
+
+@contextmanager
+def stage(gpus: Sequence[tuple[str, str]], seed: int) -> Iterator[Stage]:
+    """Make a cluster for the block: on a terminal slow enough to watch, else as fast as it goes.
+
+    Args:
+        gpus: pairs of id and model.
+        seed: of durations.
+    """
+    with tempfile.TemporaryDirectory(prefix="partita-demo-") as folder:
+        path = Path(folder) / "cluster.sqlite3"
+        SimulatedCluster.create(path, gpus, seed=seed).close()
+        clock = _FastClock() if stdout().is_terminal else SimulatedClock()
+        driver, journal = SimulatedDriver(path, clock), Journal(Path(folder) / FILE)
+        try:
+            yield Stage(Workplace(driver, journal))
+        finally:
+            journal.close()
+            driver.close()

@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.table import Table
+from rich.text import Text
 
-from partita.cli.changes import gpu_changes_table, print_way, way_data
-from partita.cli.drivers import Cluster, DriverName, DriverOption
-from partita.cli.options import DryRun, Format, Out, Output, emit_document, stdout
-from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, Forbid, make_transitioner
-from partita.cli.workplace import rehearsal
+from partita import registry
+from partita.cli.cluster import Cluster, DriverName, DriverOption, rehearsal
+from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
+from partita.cli.options import Algorithm, ExtraGpus, Forbid
+from partita.cli.output import DryRun, Format, Out, Output, emit_document, stdout
 from partita.control.controller import ordered, request, standing_rates
+from partita.control.executor import deployed
 from partita.control.goal import goal_for, refuse_missing
-from partita.control.observed import deployed
 from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.files import replacing
+from partita.mig.catalogue import gpu_model
+from partita.planning.explain import id_ranges
 from partita.transition.between import request_between
 from partita.transition.document import read_target, write_transition
+from partita.transition.overview import gpu_changes, service_changes
 from partita.transition.transition import MEASURED, PAPER, Request
 from partita.web.transition_report import transition_report
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+
+    from partita.cli.drawing import Marks
     from partita.planning.plan import Plan
-    from partita.transition.deployment import Layouts
-    from partita.transition.transition import Durations, Transition
+    from partita.transition.deployment import DeployedInstance, Deployment, Layouts
+    from partita.transition.transition import Durations, Request, Transition
+
 
 CHANGES_FOUND = 3
 
@@ -59,7 +72,7 @@ Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report 
 def diff(
     plans: Plans,
     *,
-    algorithm: Algorithm = AlgorithmName.SHORTEST,
+    algorithm: Algorithm = "shortest",
     extra_gpus: ExtraGpus = None,
     durations: DurationsOption = DurationsName.MEASURED,
     driver: DriverOption = DriverName.SIMULATED,
@@ -88,7 +101,7 @@ def diff(
             algorithm=algorithm,
             driver=driver,
         )
-    found = ordered(make_transitioner(algorithm), asked)
+    found = ordered(registry.make("transition_algorithms", algorithm), asked)
     if not dry_run:
         _write(asked, found, out, html)
     _show(asked, found, output)
@@ -114,7 +127,7 @@ def _from_cluster(
     *,
     extra_gpus: int | None,
     forbid: tuple[str, ...],
-    algorithm: AlgorithmName,
+    algorithm: str,
     driver: DriverName,
 ) -> Request:
     cluster = Cluster(driver)
@@ -151,3 +164,125 @@ def _show(asked: Request, found: Transition, output: Format) -> None:
             console.print(gpu_changes_table(asked.current, found.target))
     else:
         emit_document(lambda stream: write_transition(found, stream), output)
+
+
+MOST_GROUPS = 12
+_COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
+_HEAD = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """A GPU before or after; `sign` marks those instances that the other side does not have."""
+
+    name: str
+    sign: str
+    instances: tuple[DeployedInstance, ...]
+    others: tuple[DeployedInstance, ...]
+
+
+def gpu_changes_table(current: Deployment, target: Deployment) -> RenderableType:
+    """Return what is printed of the GPUs that change; `-` marks what goes and `+` what comes."""
+    return _ChangeView(current, target)
+
+
+class _ChangeView:
+    def __init__(self, current: Deployment, target: Deployment) -> None:
+        self._groups = gpu_changes(current, target)
+        names = sorted(current.capacity().keys() | target.capacity().keys())
+        self._colours = {name: _COLOURS[i % len(_COLOURS)] for i, name in enumerate(names)}
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+
+        marks = ASCII if options.ascii_only else UNICODE
+        for group in self._groups[:MOST_GROUPS]:
+            yield ""
+            head = Text(f"{marks.times} {len(group.ids):,}", "bold", no_wrap=True, overflow="crop")
+            head.append(f"  {group.model}  ", "not bold")
+            head.append(marks.plain(", ".join(id_ranges(group.ids[:200]))), "dim not bold")
+            yield head
+            for side in (
+                _Side("now", "-", group.before, group.after),
+                _Side("then", "+", group.after, group.before),
+            ):
+                yield from self._drawn(side, group.model, options.max_width, marks)
+        left = self._groups[MOST_GROUPS:]
+        if left:
+            yield f"\nand {sum(len(group.ids) for group in left):,} more GPUs, all in the HTML report and -o json"
+
+    def _drawn(self, side: _Side, model: str, width: int, marks: Marks) -> Iterator[Text]:
+
+        labels = {
+            each.placement: _label(each, "" if each in side.others else side.sign) for each in side.instances
+        }
+        services = {labels[each.placement]: each.replica.service for each in side.instances if each.replica}
+        rows = mosaic_rows(gpu_model(model), list(labels.items()), width - _HEAD, marks)
+        lines = mosaic_texts(
+            rows, marks, lambda cell: self._colours.get(services.get(cell.label or "", ""), "dim")
+        )
+        for number, line in enumerate(lines):
+            yield Text((side.name if number == 0 else "").ljust(_HEAD), no_wrap=True) + line
+
+
+def _label(instance: DeployedInstance, sign: str) -> str:
+    if instance.replica is None:
+        return f"{sign}someone else's" if instance.fixed else f"{sign}idle"
+    return f"{sign}{instance.replica.service}"
+
+
+def way_data(asked: Request, way: Transition) -> dict[str, Any]:
+    """Return a way as plain data: what happens, how long it takes, and what each service keeps."""
+    return {
+        "algorithm": way.algorithm,
+        "actions": dict(sorted(Counter(action.kind.value for action in way.actions).items())),
+        "seconds": round(way.makespan, 3),
+        "gpus": {
+            "before": asked.current.used,
+            "after": way.target.used,
+            "peak": way.peak_gpus,
+            "there": len(asked.current.gpus),
+        },
+        "replicas_moved": way.moved,
+        "services": [
+            {
+                "name": each.name,
+                "capacity_before": round(each.before, 6),
+                "capacity_after": round(each.after, 6),
+                "floor": round(each.floor, 6),
+                "least": round(each.least, 6),
+                "replicas": each.replicas,
+            }
+            for each in service_changes(asked, way)
+        ],
+    }
+
+
+def print_way(console: Console, data: dict[str, Any]) -> None:
+    """Print what `way_data` returned."""
+    actions, gpus = data["actions"], data["gpus"]
+    if not actions:
+        console.print("nothing to do: all runs as the plan wants it")
+        return
+    kinds = ", ".join(f"{n} {kind.partition('_')[0]}" for kind, n in actions.items())
+    console.print(f"{sum(actions.values())} actions, about {data['seconds']:.0f} s: {kinds}", markup=False)
+    extra = gpus["peak"] - max(gpus["before"], gpus["after"])
+    beyond = f", {extra} of them extra" if extra > 0 else ""
+    console.print(
+        f"{gpus['before']} GPUs in use, {gpus['after']} at the end, at most {gpus['peak']} of {gpus['there']} "
+        f"meanwhile{beyond}",
+        markup=False,
+    )
+    _print_services(console, data["services"])
+
+
+def _print_services(console: Console, services: list[dict[str, Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("service", overflow="fold", min_width=8)
+    for name in ("capacity/s", "then", "floor", "least"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("replicas", min_width=8)
+    for each in services:
+        figures = (each["capacity_before"], each["capacity_after"], each["floor"], each["least"])
+        replicas = ", ".join(f"{n} {what}" for what, n in each["replicas"].items() if n) or "none"
+        table.add_row(each["name"], *(f"{value:,.6g}" for value in figures), replicas)
+    console.print(table)

@@ -9,7 +9,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from partita.cli.options import Format, Output, WorkloadFile, emit, stderr, stdout
+from partita.cli.output import Format, Output, WorkloadFile, emit, stderr, stdout
 from partita.cli.plan import planned
 from partita.errors import InputError, nearest
 from partita.explanation import ServiceExplanation, explain_service

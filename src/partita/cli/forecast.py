@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from partita import oom
-from partita.cli.options import Format, Output, echo, emit, stdout
-from partita.cli.quantities import shown_bytes
+from partita.cli.options import shown_bytes
+from partita.cli.output import Format, Output, echo, emit, stdout
 from partita.errors import InputError
 from partita.jobs.memory.bounds import slices, smallest
 from partita.jobs.memory.model import forecast_model

@@ -11,10 +11,9 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from partita.cli.options import Format, Output, echo, emit, stdout
-from partita.cli.quantities import read_seconds, shown_bytes, shown_seconds
+from partita.cli.options import read_seconds, shown_bytes, shown_seconds
+from partita.cli.output import Format, Output, echo, emit, inline, stdout
 from partita.cli.queue import Mine, connect, shown_job
-from partita.cli.terminal import inline
 from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.jobs.energy import FILE, EnergyLedger, OwnerKind

@@ -13,10 +13,8 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from partita import __version__
-from partita.cli.gpu_files import GpusFile, hoisted, use_gpu_files
-from partita.cli.options import echo
-from partita.cli.streams import ReaderGoneError, apart, fill_gaps, guard_stdout
-from partita.cli.terminal import is_shown, shown
+from partita.cli.options import GpusFile, hoisted, use_gpu_files
+from partita.cli.output import ReaderGoneError, apart, echo, fill_gaps, guard_stdout, is_shown, shown
 from partita.errors import InputError, PartitaError
 from partita.registry import registered
 
@@ -42,7 +40,7 @@ _COMMANDS = {
         "Show the cluster: GPUs, services and jobs on them, who acts on it, how far that is, and the journal.",
     ),
     "adopt": (
-        "partita.cli.adopt:adopt",
+        "partita.cli.apply:adopt",
         "Take over instances that someone else made: from then on a plan may use, move and destroy them.",
     ),
     "explain": (
@@ -94,7 +92,7 @@ _COMMANDS = {
         "Show the energy of jobs and services, and of what nobody holds.",
     ),
     "doctor": (
-        "partita.cli.doctor:doctor",
+        "partita.cli.gpus:doctor",
         "Look at driver, MIG mode, cuts and rivals, and say what mends each fault; change nothing.",
     ),
     "schema": (

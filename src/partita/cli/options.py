@@ -1,112 +1,237 @@
-"""Options that several commands share, and what stands behind them."""
+"""Options that several commands share, and how the values that users write are read and shown."""
 
 from __future__ import annotations
 
-from enum import Enum, StrEnum
-from math import isfinite
+import os
+import re
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from partita.cli.streams import own, width
-from partita.cli.terminal import JsonWriter, is_shown, json_shown, shown
+from partita import registry
+from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import TextIO
+    from collections.abc import Sequence
 
-    from rich.console import Console
-
-
-class Format(StrEnum):
-    """What stdout carries."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
+    from partita.mig.gpu import GpuModel
 
 
-WorkloadFile = Annotated[
-    Path, typer.Option("-f", "--file", metavar="WORKLOAD", help="Workload (YAML or JSON); - is stdin.")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([KMGT])(i?)B?|B)", re.IGNORECASE)
+_LIMIT = re.compile(r"(?:(\d+)-)?(\d+)(?::(\d+))?(?::(\d+))?")
+_TIME = re.compile(r"(\d+(?:\.\d+)?)\s*([smhd])")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def read_bytes(text: str, where: str) -> int:
+    """Read `12GiB` (2^30), `12GB` (10^9), `12G` (2^30, as NVIDIA's tools count) or `12B`.
+
+    Raises:
+        InputError: it is no size, or a number without a unit, which each would take for another.
+    """
+    number = text.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", number) and float(number) > 0:
+        raise InputError(f"{number} has no unit", where=where, hint=f"write {number}GiB or {number}MiB")
+    found = _SIZE.fullmatch(number)
+    if found is None or float(found[1]) <= 0:
+        raise InputError(f"{text!r} is no size", where=where, hint="write 12GiB or 900MiB")
+    power = " KMGT".index((found[2] or " ").upper())
+    decimal = text.strip().upper().endswith("B") and not found[3]
+    return int(float(found[1]) * (1000 if decimal else 1024) ** power)
+
+
+def read_seconds(text: str, where: str) -> float:
+    """Read `2h`, `1h30m`, `45s`, `2d`, or seconds as `90`.
+
+    Raises:
+        InputError: it is no time.
+    """
+    written = text.strip()
+    if re.fullmatch(r"\d+(\.\d+)?", written):
+        return float(written)
+    parts = _TIME.findall(written)
+    if not parts or _TIME.sub("", written).strip():
+        raise InputError(f"{text!r} is no time", where=where, hint="write 2h, 1h30m or 45s")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def read_limit(text: str, where: str) -> float:
+    """Read a time limit as Slurm has it (`90` minutes, `30:00`, `2:30:00`, `1-12`, `1-12:00`), or as `90m`, `2h30m`.
+
+    Returns:
+        Seconds; 0 for `unlimited`.
+
+    Raises:
+        InputError: it is no time, or none at all.
+    """
+    written = text.strip()
+    found = _LIMIT.fullmatch(written)
+    if written.lower() == "unlimited":
+        return 0.0
+    seconds = _clocked(*found.groups()) if found is not None else read_seconds(written, where)
+    if not seconds:
+        raise InputError(
+            "a limit of no time", where=where, hint="leave it out, or write unlimited, for no limit"
+        )
+    return seconds
+
+
+def _clocked(days: str | None, *parts: str | None) -> float:
+    # With days the first number is hours, else minutes, unless all three are there.
+    given = [int(part) for part in parts if part is not None]
+    units = [3600.0, 60.0, 1.0] if days is not None or len(given) == 3 else [60.0, 1.0]
+    return int(days or 0) * 86400.0 + sum(n * unit for n, unit in zip(given, units, strict=False))
+
+
+def shown_bytes(size: float | None) -> str:
+    """Return a size for people; `-` if it is not known."""
+    if size is None:
+        return "-"
+    return f"{size / 2**30:.3g} GiB" if size >= 2**30 else f"{size / 2**20:.3g} MiB"
+
+
+def shown_seconds(seconds: float | None) -> str:
+    """Return a time for people: `45 s`, `12:30`, `2:05:00`, `3 d 02:00`; `-` if it is not known."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.3g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02}:{minutes:02}"
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+def shown_moment(at: float | None, now: float) -> str:
+    """Return a moment: the time of day, with the date if it is another day's; `-` if it is not known."""
+    if at is None:
+        return "-"
+    from datetime import datetime  # noqa: PLC0415 -- only where a moment is shown
+
+    moment, today = datetime.fromtimestamp(at).astimezone(), datetime.fromtimestamp(now).astimezone()
+    return moment.strftime("%H:%M:%S" if moment.date() == today.date() else "%m-%d %H:%M")
+
+
+def _names(group: str) -> Any:  # noqa: ANN401 -- a type that is made when it runs
+    """Return the type of an option that takes a registered name: `--help` lists them, and shells complete them."""
+    return Literal[registry.names(group)]
+
+
+if TYPE_CHECKING:
+    PlannerName = str
+    AlgorithmName = str
+else:
+    PlannerName = _names("planners")
+    AlgorithmName = _names("transition_algorithms")
+
+Planner = Annotated[
+    PlannerName,
+    typer.Option("--planner", help="Algorithm: exact proves its plan; the others are the paper's."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Write no files.")]
-Output = Annotated[Format, typer.Option("-o", "--output", help="Format on stdout.")]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write the result to this file too.")]
+Algorithm = Annotated[
+    AlgorithmName,
+    typer.Option("--algorithm", help="How the way is ordered: shortest, or the paper's exchange-compact."),
+]
+ExtraGpus = Annotated[
+    int | None,
+    typer.Option(
+        "--extra-gpus",
+        min=0,
+        help="GPUs that may be in use meanwhile, beyond those used before and after. (default: as many as help)",
+    ),
+]
+
+Forbid = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--forbid",
+        metavar="COMBINATION",
+        help="Combination that no GPU may hold on the way, as in 4g+3g. Repeatable. (plans do not record it)",
+    ),
+]
 
 
-def stdout() -> Console:
-    """Return the console for data: plain where stdout is no terminal, colour off with NO_COLOR."""
-    from partita.cli.console import SafeConsole  # noqa: PLC0415 -- rich is slow to import
+OPTION = "--gpus-file"
+VARIABLE = "PARTITA_CONFIG"
 
-    # No text is markup: names may hold brackets.
-    return SafeConsole(file=own(), width=width(), highlight=False, soft_wrap=False, markup=False)
-
-
-def stderr() -> Console:
-    """Return the console for progress and notes."""
-    from partita.cli.console import SafeConsole  # noqa: PLC0415 -- rich is slow to import
-
-    return SafeConsole(stderr=True, highlight=False, markup=False)
-
-
-def echo(text: str, *, err: bool = False, newline: bool = True) -> None:
-    """Write text to stdout or to stderr; what a terminal would act on is written as an escape."""
-    typer.echo(shown(text), file=None if err else own(), err=err, nl=newline)  # noqa: TID251 -- the one place
+GpusFile = Annotated[
+    list[Path] | None,
+    typer.Option(
+        OPTION,
+        metavar="FILE",
+        envvar="PARTITA_GPUS_FILE",
+        help="GPU of your own (TOML), as `partita gpus show NAME --toml` writes it. Repeatable, anywhere.",
+    ),
+]
 
 
-def emit_document(write: Callable[[TextIO], None], form: Format) -> None:
-    """Write a document to stdout as JSON, which is streamed, or as YAML."""
-    if form is Format.JSON:
-        write(cast("TextIO", JsonWriter(own())))
-        return
-    import io  # noqa: PLC0415 -- only for YAML
-    import json  # noqa: PLC0415
+def gpus_folder() -> Path:
+    """Return the folder whose TOML files are GPUs of the user's own; it need not be there.
 
-    text = io.StringIO()
-    write(text)
-    emit(json.loads(text.getvalue()), form)
-
-
-def emit(value: object, form: Format) -> None:
-    """Write plain data to stdout as JSON or YAML, numbers without what floating point adds at their ends."""
-    value = clean(value)
-    if form is Format.YAML:
-        import yaml  # noqa: PLC0415
-
-        text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True)
-        if not is_shown(text):
-            text = yaml.safe_dump(value, sort_keys=False)  # which escapes all that is not ASCII
-        echo(text, newline=False)
-    else:
-        echo(json_shown(indented_json(value)))
+    It is `gpus` in `PARTITA_CONFIG`, or in `partita` under the user's configuration folder (XDG Base Directory
+    Specification).
+    """
+    asked = os.environ.get(VARIABLE)
+    if asked:
+        return Path(asked).expanduser() / "gpus"
+    base = os.environ.get("XDG_CONFIG_HOME", "")
+    # The specification has relative paths ignored.
+    root = Path(base) if Path(base).is_absolute() else Path.home() / ".config"
+    return root / "partita" / "gpus"
 
 
-_LARGE = 100_000
-"""Characters from which on it pays to import what indents faster."""
+def use_gpu_files(named: Sequence[Path]) -> None:
+    """Have this process know the GPUs of these files and of the configuration folder, and no others' from before.
+
+    Raises:
+        InputError: a file cannot be used, or two of them have one GPU.
+    """
+    folder = gpus_folder()
+    in_folder = sorted(folder.glob("*.toml")) if folder.is_dir() else []
+    if not (named or in_folder or "partita.mig.catalogue" in sys.modules):
+        return  # a command that only shows its help needs no catalogue
+    from partita.mig import catalogue  # noqa: PLC0415 -- as above
+
+    catalogue.reset()
+    catalogue.add([*_read(in_folder), *_read(named)])  # what is named comes before what lies there
 
 
-def indented_json(value: object) -> str:
-    """Return plain data as `json.dumps` indents it, which it does in Python: that takes seconds for a long queue."""
-    import json  # noqa: PLC0415
+def _read(paths: Sequence[Path]) -> list[GpuModel]:
+    from partita.errors import InputError  # noqa: PLC0415
+    from partita.mig.catalogue import read_gpu  # noqa: PLC0415
 
-    text = json.dumps(value, ensure_ascii=False)
-    if len(text) >= _LARGE:
-        import msgspec  # noqa: PLC0415 -- slow to import beside a short text
+    found: dict[str, GpuModel] = {}
+    for path in paths:
+        gpu = read_gpu(path)
+        if gpu.name in found:
+            raise InputError(
+                f"{gpu.name} is in {found[gpu.name].origin} too",
+                where=str(path),
+                hint="give one of them another name, or leave it out",
+            )
+        found[gpu.name] = gpu
+    return list(found.values())
 
-        try:
-            return msgspec.json.format(text, indent=2)
-        except (msgspec.DecodeError, UnicodeEncodeError):
-            pass  # NaN, or half a character: no JSON for others than Python
-    return json.dumps(value, indent=2, ensure_ascii=False)
 
+def hoisted(arguments: Sequence[str]) -> list[str]:
+    """Return the words of a command line with `--gpus-file` in front, wherever it stands before a `--`.
 
-def clean(value: object) -> object:
-    """Return plain data with its numbers to twelve digits, and no negative zero."""
-    if isinstance(value, Enum):
-        return clean(value.value)  # a kind of text for JSON, and nothing for YAML
-    if isinstance(value, float):
-        return float(f"{value:z.12g}") if isfinite(value) else value
-    if isinstance(value, dict):
-        return {key: clean(each) for key, each in value.items()}
-    return [clean(each) for each in value] if isinstance(value, list | tuple) else value
+    Words behind `submit` are left alone: they may be a job's command.
+    """
+    front: list[str] = []
+    rest: list[str] = []
+    words = iter(arguments)
+    for word in words:
+        if word in ("--", "submit"):
+            return [*front, *rest, word, *words]
+        if word == OPTION:
+            front += [word, *[value for value in [next(words, None)] if value is not None]]
+        elif word.startswith(f"{OPTION}="):
+            front.append(word)
+        else:
+            rest.append(word)
+    return [*front, *rest]

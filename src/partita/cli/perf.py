@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from partita.cli import perf_measure
-from partita.cli.options import Format, Output, echo, emit, stdout
+from partita.cli.output import Format, Output, echo, emit, stdout
 from partita.cli.perf_table import batch_sizes, plural, write
 from partita.errors import InputError, nearest
 from partita.mig.catalogue import gpu_meant, gpu_model

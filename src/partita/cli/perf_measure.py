@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from partita import __version__
-from partita.cli.options import echo, stderr
+from partita.cli.output import echo, stderr
 from partita.cli.perf_table import batch_sizes, write
 from partita.errors import InputError, PartitaError
 from partita.perf.columns import quantile_text

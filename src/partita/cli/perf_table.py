@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from partita.cli.options import echo
-from partita.cli.streams import own
+from partita.cli.output import echo, own
 from partita.errors import InputError
 from partita.perf.reading import write_csv, write_table
 

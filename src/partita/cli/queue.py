@@ -12,10 +12,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from partita.cli.options import Format, Output, echo, emit, stdout
-from partita.cli.quantities import read_seconds, shown_bytes, shown_moment
-from partita.cli.streams import own
-from partita.cli.terminal import ProgramOutput, inline
+from partita.cli.options import read_seconds, shown_bytes, shown_moment
+from partita.cli.output import Format, Output, ProgramOutput, echo, emit, inline, own, stdout
 from partita.drive.state import state_path
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue.client import NoDaemonError, QueueClient

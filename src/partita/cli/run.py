@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.acting import asked_to_stop, lines, make_controller
+from partita.cli.apply import asked_to_stop, lines, make_controller
+from partita.cli.cluster import (
+    AllowMigMode,
+    ClockName,
+    Cluster,
+    DriverName,
+    DriverOption,
+    ServicesFile,
+    Simulate,
+    named,
+    refuse_unrunnable,
+    simulated_gpus,
+    workplace,
+)
 from partita.cli.daemon import (
     Admins,
     DefaultTime,
@@ -32,27 +45,11 @@ from partita.cli.daemon import (
     safe_state_folder,
     shared_with_jobs,
 )
-from partita.cli.drivers import (
-    AllowMigMode,
-    ClockName,
-    Cluster,
-    DriverName,
-    DriverOption,
-    ServicesFile,
-    Simulate,
-    named,
-    refuse_unrunnable,
-    simulated_gpus,
-)
-from partita.cli.options import WorkloadFile, stderr
+from partita.cli.options import Algorithm, ExtraGpus
+from partita.cli.output import WorkloadFile, stderr
 from partita.cli.serve import measured_seconds
-from partita.cli.transitioners import Algorithm, AlgorithmName, ExtraGpus, make_transitioner
-from partita.cli.workplace import workplace
-from partita.control.demand import Demand
-from partita.control.keep import Keeper, Way
-from partita.control.rates import FILE, RatesFile
-from partita.control.replanning import Holding
-from partita.control.stops import StopRequestedError
+from partita.control.controller import StopRequestedError
+from partita.control.reconciler import FILE, Demand, Holding, RatesFile, Reaching, Reconciler
 from partita.deadline import Deadline
 from partita.drive.state import state_folder
 from partita.errors import InputError
@@ -63,7 +60,7 @@ from partita.transition.deployment import Deployment
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from partita.cli.acting import Stop
+    from partita.cli.apply import Stop
     from partita.control.controller import Reached
     from partita.control.sharing import SharedDriver
     from partita.planner import PreparedWorkload
@@ -121,7 +118,7 @@ def run(
     time_limit: TimeLimit = 30.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random choices.")] = 0,
     extra_gpus: ExtraGpus = None,
-    algorithm: Algorithm = AlgorithmName.SHORTEST,
+    algorithm: Algorithm = "shortest",
     driver: DriverOption = DriverName.SIMULATED,
     clock: RunClock = None,
     simulate: Simulate = None,
@@ -182,17 +179,17 @@ def run(
                 workplace(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first))
             )
             shared = stack.enter_context(shared_with_jobs(place, driver, way)) if way else None
-            controller = make_controller(place, make_transitioner(algorithm), reporter, stop, shared)
+            controller = make_controller(place, algorithm, reporter, stop, shared)
             measured = RatesFile(rates or state_folder() / FILE)
             holding = Holding(dead_band, hold, batch_shift)
-            keeper = Keeper(controller, source, measured, holding, Way(algorithm.value, extra_gpus))
+            keeper = Reconciler(controller, source, measured, holding, Reaching(algorithm, extra_gpus))
             if once:
                 _tell(keeper.step(time.monotonic()))
             else:
                 _loop(keeper, stop, poll, shared)
 
 
-def _loop(keeper: Keeper, stop: Stop, poll: float, shared: SharedDriver | None) -> None:
+def _loop(keeper: Reconciler, stop: Stop, poll: float, shared: SharedDriver | None) -> None:
     try:
         while not stop():
             _tell(keeper.look(time.monotonic()))

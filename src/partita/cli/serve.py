@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.drivers import ClockName, Cluster, DriverName, ServicesFile, open_driver
-from partita.cli.options import WorkloadFile, stderr
+from partita.cli.cluster import ClockName, Cluster, DriverName, ServicesFile, open_driver
+from partita.cli.output import WorkloadFile, stderr
 from partita.cli.plan import Seed, TimeLimit, planned
-from partita.control.lock import serving
+from partita.control.journal import serving
 from partita.drive.state import WORKERS, state_folder
 from partita.errors import InputError
 from partita.planner import read_prepared

@@ -11,7 +11,7 @@ import typer
 from rich.table import Table
 
 from partita import registry
-from partita.cli.options import Format, Out, Output, WorkloadFile, clean, echo, emit, stdout
+from partita.cli.output import Format, Out, Output, WorkloadFile, clean, echo, emit, stdout
 from partita.cli.perf import pairs
 from partita.files import replacing
 from partita.planner import read_prepared

@@ -13,14 +13,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from partita.cli.drivers import Cluster, DriverName, DriverOption, open_driver
-from partita.cli.mosaic import ASCII, UNICODE, mosaic_rows, mosaic_texts
-from partita.cli.options import Format, Output, emit, stdout
+from partita.cli.cluster import Cluster, DriverName, DriverOption, open_driver
+from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
+from partita.cli.output import Format, Output, emit, stdout
 from partita.cli.queue import jobs_on_instances
-from partita.control.journal import FILE, Journal
-from partita.control.lock import holder
-from partita.control.observed import deployed, serving
-from partita.control.snapshot import snapshot
+from partita.control.executor import deployed, serving, snapshot
+from partita.control.journal import FILE, Journal, holder
 from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_model
@@ -30,9 +28,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console, ConsoleOptions, RenderResult
 
-    from partita.cli.mosaic import Marks
-    from partita.control.journal import Entry, Progress
-    from partita.control.lock import Controller
+    from partita.cli.drawing import Marks
+    from partita.control.journal import Controller, Entry, Progress
     from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from partita.cli.options import echo
-from partita.cli.quantities import read_bytes, read_limit, read_seconds
+from partita.cli.options import read_bytes, read_limit, read_seconds
+from partita.cli.output import echo
 from partita.cli.queue import connect
 from partita.errors import InputError
 from partita.jobs.memory.model import forecast_model

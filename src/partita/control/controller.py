@@ -5,22 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.control.carry_out import carry_out
+from partita.control.executor import deployed, execute, moved, snapshot
 from partita.control.journal import JournalError, State
-from partita.control.observed import deployed
-from partita.control.snapshot import moved, snapshot
-from partita.control.stops import StoppedError, StopRequestedError
 from partita.drive.driver import DriveError
-from partita.errors import PartitaError
+from partita.errors import SHOWN, PartitaError
 from partita.transition.check import check_transition
 from partita.transition.transition import Request
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from partita.control.carry_out import Hands, Outcome
+    from partita.control.executor import Outcome, Snapshot, TransitionExecutor
     from partita.control.goal import Goal
-    from partita.control.snapshot import Snapshot
     from partita.drive.driver import Observation
     from partita.transition.deployment import Deployment
     from partita.transition.transition import Durations, Transition, Transitioner
@@ -44,7 +40,7 @@ class Controller:
         most_replans: how often the way is ordered anew because someone else changed the cluster.
     """
 
-    hands: Hands
+    hands: TransitionExecutor
     transitioner: Transitioner
     durations: Durations
     command: str
@@ -96,7 +92,7 @@ class Controller:
                 goal = goal.onto(transition.target)
                 self.hands.journal.begin_round(goal, transition, clock.now())
                 self.hands.ahead(transition)
-                outcome = carry_out(self.hands, transition, before)
+                outcome = execute(self.hands, transition, before)
                 actions += outcome.done
                 if not outcome.complete:
                     self._go_on(outcome, replans)
@@ -205,3 +201,24 @@ def still_served(goal: Goal, current: Deployment) -> str:
     return ", ".join(
         f"{name} {capacity.get(name, 0.0):g}/{goal.new_rates.get(name, 0.0):g}" for name in names
     )
+
+
+class StoppedError(PartitaError):
+    """The goal was not reached; what runs is safe, and nothing is under way."""
+
+
+class StopRequestedError(PartitaError):
+    """Asked to stop on the way; what runs is safe, and nothing is under way (exit code 130)."""
+
+    exit_code = 130
+
+
+class MovedError(PartitaError):
+    """The cluster is not the one that was shown (exit code 5)."""
+
+    exit_code = 5
+
+    def __init__(self, changes: Sequence[str], *, hint: str | None = None) -> None:
+        shown = "\n  ".join(changes[:SHOWN]) or "nobody wrote down how it was then"
+        more = f"\n  and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
+        super().__init__(f"the cluster has moved since:\n  {shown}{more}", hint=hint)

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from partita.control.observed import usable
+from partita.control.executor import usable
 from partita.documents.codec import Value, to_data
 from partita.documents.json_text import decode, line
 from partita.errors import InputError

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import tempfile
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -10,18 +11,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.options import stderr
-from partita.drive.state import CLUSTER, REPLICAS, WORKERS
+from partita.cli.output import stderr
+from partita.control.journal import FILE, Journal, controlling
+from partita.drive.replicas import ReplicaRecords, ReplicaRunner
+from partita.drive.simulated import SimulatedCluster, SimulatedDriver
+from partita.drive.state import CLUSTER, REPLICAS, WORKERS, host_folder, state_folder, state_path
+from partita.errors import InputError
+from partita.mig.catalogue import gpu_meant
+from partita.serve.services import read_services
+from partita.sim.clock import SimulatedClock, WallClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from partita.drive.driver import Driver
     from partita.drive.nvml import NvmlDriver
-    from partita.drive.replicas import ReplicaProcess, ReplicaRunner, UpstreamReplica
-    from partita.drive.simulated import SimulatedDriver
+    from partita.drive.replicas import ReplicaProcess, UpstreamReplica
     from partita.serve.worker_specs import SliceSeconds
     from partita.sim.clock import Clock
+
 
 _MOST_SIMULATED = 100_000
 _PER_NODE = 8
@@ -107,8 +115,6 @@ class Cluster:
         Raises:
             InputError: the file of services cannot be used.
         """
-        from partita.serve.services import read_services  # noqa: PLC0415 -- only where a cluster is driven
-
         return read_services(self.services, folder / WORKERS, self.seconds) if self.services else {}
 
     def exists(self, folder: Path) -> bool:
@@ -124,8 +130,6 @@ def refuse_unrunnable(cluster: Cluster, services: Iterable[str]) -> None:
     """
     if cluster.driver is not DriverName.NVML and cluster.services is None:
         return
-    from partita.drive.state import state_path  # noqa: PLC0415 -- only where replicas are run
-    from partita.errors import InputError  # noqa: PLC0415
 
     known = cluster.runs(state_path())
     if missing := sorted(set(services) - known.keys()):
@@ -169,7 +173,6 @@ def _nvml(cluster: Cluster, folder: Path) -> NvmlDriver:
 
 
 def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]]) -> SimulatedDriver:
-    from partita.drive.simulated import SimulatedCluster, SimulatedDriver  # noqa: PLC0415 -- as above
 
     path = folder / CLUSTER
     if not path.exists():
@@ -190,15 +193,12 @@ def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str
 def _runner(cluster: Cluster, folder: Path) -> ReplicaRunner | None:
     if cluster.services is None:
         return None
-    from partita.drive.replicas import ReplicaRecords, ReplicaRunner  # noqa: PLC0415 -- only where replicas are run
 
     return ReplicaRunner(ReplicaRecords(folder / REPLICAS), cluster.runs(folder))
 
 
 def make_clock(name: ClockName | None) -> Clock | None:
     """Return the clock of that name, None for no name: the cluster knows its own."""
-    from partita.sim.clock import SimulatedClock, WallClock  # noqa: PLC0415 -- numpy is slow to import
-
     if name is None:
         return None
     return SimulatedClock() if name is ClockName.SIMULATED else WallClock()
@@ -210,9 +210,6 @@ def simulated_gpus(asked: Sequence[str]) -> list[tuple[str, str]]:
     Raises:
         InputError: a word that is none, or an unknown model.
     """
-    from partita.errors import InputError  # noqa: PLC0415 -- only where it is asked for
-    from partita.mig.catalogue import gpu_meant  # noqa: PLC0415
-
     models: list[str] = []
     for word in asked:
         model, _, count = word.rpartition(":")
@@ -225,3 +222,53 @@ def simulated_gpus(asked: Sequence[str]) -> list[tuple[str, str]]:
 def named(models: Sequence[str]) -> list[tuple[str, str]]:
     """Return the models with ids, eight GPUs to a node."""
     return [(f"node-{i // _PER_NODE}/gpu-{i % _PER_NODE}", model) for i, model in enumerate(models)]
+
+
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """A cluster and its journal."""
+
+    driver: Driver
+    journal: Journal
+
+
+@contextmanager
+def workplace(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> Iterator[Workplace]:
+    """Open the cluster to act on it, as its one controller.
+
+    Args:
+        cluster: which.
+        gpus: what a simulated one is made of, if there is none.
+
+    Raises:
+        LockedError: another controller acts on it.
+        JournalError: its journal cannot be read.
+    """
+    folder = state_folder()
+    with ExitStack() as stack:
+        if cluster.driver is DriverName.NVML:
+            stack.enter_context(
+                controlling(host_folder())
+            )  # whatever the state folder, the GPUs are the same
+        killed = stack.enter_context(controlling(folder))
+        if killed is not None:
+            stderr().print(f"note: the controller before was killed: {killed}", markup=False, soft_wrap=True)
+        journal = Journal(folder / FILE)
+        stack.callback(journal.close)
+        yield Workplace(stack.enter_context(open_driver(cluster, folder, gpus)), journal)
+
+
+@contextmanager
+def rehearsal(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> Iterator[Workplace]:
+    """Open the cluster to look at it and change nothing; a simulated one that is not there is made for the block.
+
+    Raises:
+        JournalError: its journal cannot be read.
+    """
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        folder = state_path()
+        journal = Journal((folder if (folder / FILE).exists() else scratch) / FILE)
+        stack.callback(journal.close)
+        place = folder if cluster.exists(folder) else scratch
+        yield Workplace(stack.enter_context(open_driver(cluster, place, gpus)), journal)

@@ -1,24 +1,49 @@
-"""A GPU's layout in the terminal: a row of slices, instances as wide as the memory slices they take."""
+"""What views draw: a console that is safe for any text, the mosaic of a GPU, the map of a cluster."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import accumulate, zip_longest
 from typing import TYPE_CHECKING
 
 from rich.cells import cell_len, set_cell_size
-from rich.text import Text
+from rich.console import Console
+from rich.segment import Segment
+from rich.text import Span, Text
 
+from partita.cli.output import is_shown, shown
 from partita.mig.catalogue import gpu_model
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.console import ConsoleOptions, RenderableType, RenderResult
 
     from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
     from partita.mig.gpu import GpuModel
     from partita.mig.layout import Placement
+
+
+class SafeConsole(Console):
+    """A console that shows all text as `shown` has it, whatever a view puts into it."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render something; text before it is laid out, so that columns stay columns."""
+        if isinstance(renderable, Text) and not is_shown(renderable.plain):
+            renderable = _shown_text(renderable)
+        for segment in super().render(renderable, options):
+            if segment.control or is_shown(segment.text):
+                yield segment
+            else:
+                yield Segment(shown(segment.text), segment.style)
+
+
+def _shown_text(text: Text) -> Text:
+    parts = [shown(each) for each in text.plain]
+    at = [0, *accumulate(map(len, parts))]
+    made = text.blank_copy("".join(parts))
+    made.spans = [Span(at[min(s.start, len(parts))], at[min(s.end, len(parts))], s.style) for s in text.spans]
+    return made
 
 
 _WIDEST_SLICE = 18  # wider rows are no easier to read
