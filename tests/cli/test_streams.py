@@ -13,6 +13,7 @@ import pytest
 import yaml
 from tests.cli.commands import Commands
 
+from partita.cli import gpus
 from partita.cli.output import indented_json
 from partita.mig import catalogue
 
@@ -87,7 +88,7 @@ def test_in_one_process_too_a_library_that_prints_is_kept_apart(commands, monkey
         print("said by a library")  # noqa: T201 -- as libraries do
         return listed()
 
-    monkeypatch.setattr(catalogue, "gpu_names", loud)
+    monkeypatch.setattr(gpus, "gpu_names", loud)
     for _ in range(2):
         done = commands("gpus", "-o", "json")
         assert json.loads(done.out)

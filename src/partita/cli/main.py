@@ -129,7 +129,9 @@ class CommandLine(TyperGroup):
         """Put the command itself in the place of its line, unless it is there already."""
         place = self._places.pop(name, None)
         if place is not None:
-            self.commands[name] = _command(name, place())
+            with apart():  # libraries print while they are imported, too
+                found = place()
+            self.commands[name] = _command(name, found)
 
     def load_all(self) -> None:
         """Load every command: for the documentation."""
