@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from partita.process.logs import BoundedLog, keep_short, last_line
@@ -48,6 +48,7 @@ def test_a_log_keeps_its_end(tmp_path: Path) -> None:
     assert path.stat().st_size < 100
 
 
+@example(pieces=[bytes(62)], most=62)
 @given(
     pieces=st.lists(st.binary(max_size=60), max_size=30),
     most=st.integers(4, 200),

@@ -67,8 +67,8 @@ class BoundedLog:
         self._folder = folder
         self._name = name
         self._owner = owner
-        self._head = max(1, most // 2)
         self._each = max(1, most // 4)
+        self._head = max(1, most - 2 * self._each)
         self._parts: list[tuple[str, int]] = []
         self._file = self._open(self._name)
         self._room = self._head

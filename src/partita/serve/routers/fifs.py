@@ -60,8 +60,9 @@ class Fifs(SharedQueue):
         """Return a batch to start now, None if there is none."""
         if not (self._queues.waiting and self._fleet.idlers):
             return None
-        heads = [query for kind in list(self._queues.kinds) if (query := self._head(kind, now)) is not None]
-        for query in sorted(heads, key=lambda each: each.key):
+        queues = self._queues
+        heads = [queues.heaps[kind][0] for kind in list(queues.kinds) if self._head(kind, now) is not None]
+        for _, _, query in sorted(heads):  # of those that came at one moment, the one that was put first
             found = self._longest_idle(query)
             if found is not None:
                 return self._start(query, found, now)
