@@ -15,8 +15,8 @@ from partita.errors import PartitaError
 from partita.store import (
     DamagedError,
     Database,
+    DatabaseFormat,
     DiskFullError,
-    Format,
     FormatError,
     StoreError,
     UnreadableError,
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-V1 = Format("the shelf", 1, {0: ["CREATE TABLE books (title TEXT)"]}, patience_s=0.05)
+V1 = DatabaseFormat("the shelf", 1, {0: ["CREATE TABLE books (title TEXT)"]}, patience_s=0.05)
 V2 = replace(
     V1,
     version=2,

@@ -47,7 +47,7 @@ class FormatError(UnreadableError):
 
 
 @dataclass(frozen=True, slots=True)
-class Format:
+class DatabaseFormat:
     """What a kind of database looks like, and how it is spoken of.
 
     Attributes:
@@ -125,7 +125,7 @@ class Database:
     def __init__(
         self,
         path: Path | str | None,
-        format: Format,  # noqa: A002 -- the word for it
+        format: DatabaseFormat,  # noqa: A002 -- the word for it
         *,
         fill: Callable[[sqlite3.Connection], None] | None = None,
         read_only: bool = False,

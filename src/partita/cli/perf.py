@@ -255,7 +255,7 @@ ESTIMATED = "≈ estimated by a formula, not measured"
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
+class TableContents:
     """What tables hold of one model on one GPU, and which profiles have no row."""
 
     model: str
@@ -269,15 +269,15 @@ class Holding:
     quantiles: list[str]
 
 
-def summary(table: PerfTable) -> list[Holding]:
+def summary(table: PerfTable) -> list[TableContents]:
     """Return what a table holds, model by model."""
     return [_holding(table.of(model, gpu)) for model in table.models for gpu in table.gpus(model)]
 
 
-def _holding(rows: tuple[Measurement, ...]) -> Holding:
+def _holding(rows: tuple[Measurement, ...]) -> TableContents:
     gpu = gpu_model(rows[0].gpu)
     counts = {p.name: sum(row.profile == p.name for row in rows) for p in gpu.profiles}
-    return Holding(
+    return TableContents(
         model=rows[0].model,
         gpu=gpu.name,
         rows=len(rows),
@@ -290,7 +290,7 @@ def _holding(rows: tuple[Measurement, ...]) -> Holding:
     )
 
 
-def render_check(holdings: list[Holding], form: Format) -> None:
+def render_check(holdings: list[TableContents], form: Format) -> None:
     """Write the summary to stdout."""
     if form is not Format.TABLE:
         emit([asdict(holding) for holding in holdings], form)
@@ -324,7 +324,7 @@ def render_check(holdings: list[Holding], form: Format) -> None:
         console.print(ESTIMATED)
 
 
-def _short(name: str, holding: Holding) -> str:
+def _short(name: str, holding: TableContents) -> str:
     """Return the size alone, as in `2g`, where no other profile there is has it."""
     size, _, _ = name.partition(".")
     alike = [other for other in (*holding.profiles, *holding.missing) if other.startswith(f"{size}.")]

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderResult
 
     from partita.cli.drawing import Marks
-    from partita.control.journal import Controller, Entry, Progress
+    from partita.control.journal import ActingProcess, Entry, Progress
     from partita.drive.driver import Observation, ObservedGpu, ObservedInstance
 
 
@@ -115,7 +115,7 @@ class Status:
 
     observation: Observation
     progress: Progress | None
-    controller: Controller | None
+    controller: ActingProcess | None
     tail: tuple[Entry, ...]
     jobs: Mapping[tuple[str, str], str] = field(default_factory=dict)
 

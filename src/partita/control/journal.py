@@ -18,7 +18,7 @@ from partita.control.executor import Fact, Snapshot
 from partita.control.goal import goal_of, goal_text
 from partita.documents.json_text import decode, line
 from partita.errors import InputError, PartitaError
-from partita.store import Database, Format
+from partita.store import Database, DatabaseFormat
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -65,7 +65,7 @@ _ANEW = (
     "start a new one: `mv {path} {path}.kept`; what runs is observed anew, only the rates promised until now are "
     "forgotten (the capacity that runs takes their place)"
 )
-_FORMAT = Format(
+_FORMAT = DatabaseFormat(
     name="the journal",
     version=1,
     steps={0: _SCHEMA.split(";")},
@@ -326,7 +326,7 @@ _TRIES, _PAUSE_S = 5, 0.05  # `holder` takes the lock for an instant, too
 
 
 @dataclass(frozen=True, slots=True)
-class Controller:
+class ActingProcess:
     """The process that acts on a cluster, or serves from a state folder.
 
     Attributes:
@@ -349,7 +349,7 @@ class LockedError(PartitaError):
 
 
 @contextmanager
-def controlling(folder: Path) -> Iterator[Controller | None]:
+def controlling(folder: Path) -> Iterator[ActingProcess | None]:
     """Be the one controller while the block runs. Yields the one before if it was killed, else None.
 
     The lock is the kernel's (flock), so that a killed process holds nothing; the text in the file is for people.
@@ -363,7 +363,7 @@ def controlling(folder: Path) -> Iterator[Controller | None]:
 
 
 @contextmanager
-def serving(folder: Path) -> Iterator[Controller | None]:
+def serving(folder: Path) -> Iterator[ActingProcess | None]:
     """Be the one gateway on a state folder while the block runs, likewise.
 
     Raises:
@@ -376,7 +376,7 @@ def serving(folder: Path) -> Iterator[Controller | None]:
 
 
 @contextmanager
-def _alone(path: Path, taken: str, hint: str) -> Iterator[Controller | None]:
+def _alone(path: Path, taken: str, hint: str) -> Iterator[ActingProcess | None]:
     try:
         stream = path.open("a+", encoding="utf-8")
     except OSError as error:
@@ -385,14 +385,14 @@ def _alone(path: Path, taken: str, hint: str) -> Iterator[Controller | None]:
         if not _take(stream):
             raise _locked(_read(stream), taken, hint)
         before = _read(stream)
-        _write(stream, Controller(socket.gethostname(), os.getpid(), time.time(), _command()))
+        _write(stream, ActingProcess(socket.gethostname(), os.getpid(), time.time(), _command()))
         try:
             yield before
         finally:
             stream.truncate(0)
 
 
-def holder(folder: Path) -> Controller | None:
+def holder(folder: Path) -> ActingProcess | None:
     """Return the controller that acts on this cluster now, None if there is none."""
     try:
         stream = (folder / LOCK_FILE).open(encoding="utf-8")
@@ -418,7 +418,7 @@ def _take(stream: TextIO) -> bool:
     return False
 
 
-def _locked(who: Controller | None, taken: str, hint: str) -> LockedError:
+def _locked(who: ActingProcess | None, taken: str, hint: str) -> LockedError:
     if who is None:
         return LockedError(taken, hint=f"try again when it has ended{hint}")
     stop = (
@@ -430,15 +430,15 @@ def _locked(who: Controller | None, taken: str, hint: str) -> LockedError:
     )
 
 
-def _read(stream: TextIO) -> Controller | None:
+def _read(stream: TextIO) -> ActingProcess | None:
     stream.seek(0)
     try:
-        return decode(stream.read(), Controller, stream.name)
+        return decode(stream.read(), ActingProcess, stream.name)
     except InputError:
         return None  # empty after an orderly end, or cut short by a crash
 
 
-def _write(stream: TextIO, who: Controller) -> None:
+def _write(stream: TextIO, who: ActingProcess) -> None:
     stream.truncate(0)
     stream.write(line(who))
     stream.flush()

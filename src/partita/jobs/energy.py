@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from partita.errors import InputError, PartitaError
 from partita.mig.catalogue import gpu_model
 from partita.mig.gpu import LIMIT_W
-from partita.store import Database, Format, UnreadableError, move_away
+from partita.store import Database, DatabaseFormat, UnreadableError, move_away
 
 if TYPE_CHECKING:
     import sqlite3
@@ -453,7 +453,7 @@ FROM totals WHERE {_OLD_JOBS} GROUP BY kind ON CONFLICT DO UPDATE SET {_ADD}
 """  # noqa: S608
 
 
-_FORMAT = Format(
+_FORMAT = DatabaseFormat(
     name="the energy ledger",
     version=1,
     steps={0: _SCHEMA.split(";")},

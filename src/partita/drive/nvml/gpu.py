@@ -30,7 +30,7 @@ from partita.drive.nvml.holders import describe_holders, find_holders
 from partita.drive.nvml.instances import raising_driver_errors
 from partita.mig import catalogue
 from partita.process.table import boot_id
-from partita.store import Database, Format
+from partita.store import Database, DatabaseFormat
 
 if TYPE_CHECKING:
     import sqlite3
@@ -353,7 +353,7 @@ def _since_unversioned(db: sqlite3.Connection) -> list[str]:
     return [] if "boot" in columns else ["ALTER TABLE owned ADD COLUMN boot TEXT"]
 
 
-_FORMAT = Format(
+_FORMAT = DatabaseFormat(
     name="the record of our instances",
     version=1,
     steps={0: [_TABLE]},

@@ -17,7 +17,7 @@ from partita.drive.driver import (
 )
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock, WallClock
-from partita.store import Database, Format
+from partita.store import Database, DatabaseFormat
 from partita.transition.deployment import Replica
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ _TRIGGERS = [
 ]
 """Have every change of a row written down, whoever makes it."""
 
-_FORMAT = Format(
+_FORMAT = DatabaseFormat(
     name="the simulated cluster",
     version=2,
     steps={0: [*_TABLES.split(";"), *_SINCE_2.split(";"), *_TRIGGERS], 1: [*_SINCE_2.split(";"), *_TRIGGERS]},

@@ -24,7 +24,7 @@ from partita.jobs.queue.record import (
     names_of,
     settled,
 )
-from partita.store import Database, Format, StoreError
+from partita.store import Database, DatabaseFormat, StoreError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -104,7 +104,7 @@ _FROM_2 = """
 CREATE TABLE forgotten (family TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
 """
 
-QUEUE = Format(
+QUEUE = DatabaseFormat(
     name="the queue",
     version=3,
     steps={
