@@ -29,12 +29,12 @@ RATES = {"bert": 400.0, "resnet": 300.0}
 
 FAST = """
 import time, sys
-from partita.cli import drivers, main
+from partita.cli import cluster, main
 class Fast:
     def now(self): return time.monotonic() * 20
     def sleep_until(self, moment): time.sleep(max(0.0, moment - self.now()) / 20)
     def catch_up(self, moment): pass
-drivers.make_clock = lambda name: Fast()
+cluster.make_clock = lambda name: Fast()
 main.main()
 """
 """The command, with a clock on which a replica starts in two seconds."""
