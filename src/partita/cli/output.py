@@ -126,7 +126,9 @@ def apart() -> Iterator[None]:
     if plain is _printed:
         yield
         return
-    if _own is None or _printed is None:
+    if (
+        _own is None or _printed is None or plain is not _own
+    ):  # the first time, or stdout has been redirected since
         _own, _printed = (_moved(plain), plain) if _number(plain) == _STDOUT else (plain, sys.stderr)
     mine, theirs = _own, _printed
     sys.stdout = theirs  # noqa: TID251
