@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from partita.control.controller import Controller
-from partita.control.executor import Backoff, TransitionExecutor, deployed, serving
+from partita.control.executor import TransitionExecutor, deployed, serving
 from partita.control.goal import Goal, fingerprint
 from partita.control.journal import FILE, Journal
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
+from partita.executor import Backoff
 from partita.mig.layout import Placement
 from partita.sim.clock import SimulatedClock
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica

@@ -10,10 +10,11 @@ import pytest
 from tests.control.world import CLUSTER, MODEL, Told, Watching, deployment, goal, gpu
 
 from partita.control.controller import Controller
-from partita.control.executor import Backoff, TransitionExecutor
+from partita.control.executor import TransitionExecutor
 from partita.control.journal import FILE, Journal
 from partita.control.sharing import QueueTenant, SharedDriver
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
+from partita.executor import Backoff
 from partita.jobs.memory.bounds import Bounds
 from partita.jobs.queue.record import AttemptVerdict, JobOptions, JobRecord, JobState, StatedMemory, Submitter
 from partita.jobs.queue.service import PollIntervals, QueueService, QueueSettings

@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 from tests.control.world import CLUSTER, MODEL, Told, Watching, deployment, goal, gpu
 
 from partita.control.controller import Controller
-from partita.control.executor import Backoff, TransitionExecutor
+from partita.control.executor import TransitionExecutor
 from partita.control.journal import FILE, Journal
 from partita.control.sharing import Place, SharedDriver, TenantDriver, in_the_way
 from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
+from partita.executor import Backoff
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement, fault, maximal_layouts
 from partita.sim.clock import SimulatedClock

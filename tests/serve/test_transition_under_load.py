@@ -14,11 +14,12 @@ from tests.control.world import CLUSTER, MODEL, Told, Watching, contents, deploy
 from tests.serve.worker.client import numbered
 
 from partita.control.controller import Controller
-from partita.control.executor import Backoff, TransitionExecutor, deployed
+from partita.control.executor import TransitionExecutor, deployed
 from partita.control.journal import FILE, Journal
 from partita.drive.replicas import ReplicaRecords, ReplicaRunner
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.drive.state import REPLICAS, WORKERS
+from partita.executor import Backoff
 from partita.serve.gateway.gateway import Gateway
 from partita.serve.gateway.route import ServedService
 from partita.serve.worker.spec import EmulatedSpec

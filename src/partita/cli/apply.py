@@ -33,9 +33,10 @@ from partita.cli.diff import print_way, way_data
 from partita.cli.options import Algorithm, ExtraGpus, Forbid
 from partita.cli.output import DryRun, Format, Output, emit, stderr, stdout
 from partita.control.controller import Controller, MovedError, request, standing_rates
-from partita.control.executor import Backoff, TransitionExecutor, deployed, moved, snapshot
+from partita.control.executor import TransitionExecutor, deployed, moved, snapshot
 from partita.control.goal import goal_for, refuse_missing
 from partita.errors import InputError
+from partita.executor import Backoff
 from partita.mig.layout import Placement
 from partita.transition.between import whole_nodes
 from partita.transition.document import read_target

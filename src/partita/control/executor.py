@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from partita.drive.driver import Changes, GpuLostError, Observation, ObservesChanges
 from partita.errors import PartitaError
+from partita.executor import ActionExecutor
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment
 from partita.transition.transition import ActionKind
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         ObservedGpu,
         ObservedInstance,
     )
+    from partita.executor import Backoff, TaskResult
     from partita.transition.deployment import Replica
     from partita.transition.transition import Action, Transition
 
@@ -337,134 +339,6 @@ def _found(action: Action, cluster: Gpus) -> ObservedInstance | None:
     return next((each for each in gpu.instances if each.placement == action.placement), None) if gpu else None
 
 
-class Schedule:
-    """The course of one transition. It decides and acts on nothing itself.
-
-    Args:
-        transition: what is carried out.
-        backoff: how often a failed action is tried again.
-        rng: for the jitter of waits.
-    """
-
-    def __init__(self, transition: Transition, backoff: Backoff, rng: random.Random) -> None:
-        self._backoff = backoff
-        self._rng = rng
-        self._actions = {action.id: action for action in transition.actions}
-        self._waits = {action.id: len(set(action.after)) for action in transition.actions}
-        self._followers: dict[str, list[str]] = defaultdict(list)
-        for action in transition.actions:
-            for earlier in set(action.after):
-                self._followers[earlier].append(action.id)
-        self._free = {name: 0.0 for name, n in self._waits.items() if n == 0}  # -> when it may begin
-        self._failures: dict[str, int] = defaultdict(int)
-        self.under_way: dict[str, Action] = {}
-        self._worked_on: dict[str, dict[str, Key]] = defaultdict(dict)  # GPU -> action's id -> instance
-        self.done = 0
-
-    @property
-    def total(self) -> int:
-        """Actions of the transition."""
-        return len(self._actions)
-
-    @property
-    def over(self) -> bool:
-        """Whether all has ended well."""
-        return self.done == self.total
-
-    def begin(self, cluster: Gpus, now: float) -> list[Action]:
-        """Return what is to begin now, and count it as under way.
-
-        What is found done already is counted as done, and what comes after it considered at once.
-        """
-        found = []
-        pending = deque(name for name, at in self._free.items() if at <= now)
-        while pending:
-            name = pending.popleft()
-            action = self._actions[name]
-            before = restart(action, cluster) if self._failures[name] else None
-            step = before or next_step(action, cluster)
-            del self._free[name]
-            if step is None:
-                pending += self._end(name)
-            else:
-                self.under_way[name] = step
-                self._worked_on[step.gpu][name] = key_of(step)
-                found.append(step)
-        return found
-
-    def end(self, ended: ActionResult, now: float) -> DriveError | None:
-        """Take note of how an action ended; return its error if it is not to be tried again."""
-        name = ended.action.id.partition("/")[0]
-        del self._worked_on[self.under_way.pop(name).gpu][name]
-        if ended.error is None:
-            if ended.action.id == name:
-                self._end(name)
-            else:
-                self._free[name] = now  # what was in the way is gone
-            return None
-        self._failures[name] += 1
-        if not ended.error.retry or self._failures[name] >= self._backoff.tries:
-            return ended.error
-        self._free[name] = now + self._backoff.delay(self._failures[name], self._rng)
-        return None
-
-    def failures(self, action: Action) -> int:
-        """Return how often an action has failed."""
-        return self._failures[action.id.partition("/")[0]]
-
-    @property
-    def next_try(self) -> float | None:
-        """When the next of the actions that failed may begin again, None if none waits."""
-        return min(self._free.values(), default=None)
-
-    def worked_on(
-        self, ended: tuple[ActionResult, ...], gpus: Collection[str]
-    ) -> Mapping[Key, Action | None]:
-        """Return the instances that are being worked on or just were: the action if it ended well, else None.
-
-        Args:
-            ended: actions that just have.
-            gpus: whose instances are asked for.
-        """
-        done = {key_of(each.action): None if each.error else each.action for each in ended}
-        under_way = (key for gpu in gpus if gpu in self._worked_on for key in self._worked_on[gpu].values())
-        return {**done, **dict.fromkeys(under_way)}
-
-    def _end(self, name: str) -> list[str]:
-        self.done += 1
-        freed = []
-        for later in self._followers[name]:
-            self._waits[later] -= 1
-            if self._waits[later] == 0:
-                self._free[later] = 0.0
-                freed.append(later)
-        return freed
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """Bounded retries with exponential back-off and jitter.
-
-    Attributes:
-        tries: how often an action is tried at most.
-        first: seconds before the second try.
-        factor: by how much each wait is longer than the one before.
-        most: longest wait in seconds.
-        jitter: share of a wait that is left to chance, so that failures of one cause do not come back as one.
-    """
-
-    tries: int = 5
-    first: float = 1.0
-    factor: float = 2.0
-    most: float = 60.0
-    jitter: float = 0.5
-
-    def delay(self, failures: int, rng: random.Random) -> float:
-        """Return the seconds to wait after so many failures (1 or more)."""
-        full = min(self.most, self.first * self.factor ** (failures - 1))
-        return full * (1 - self.jitter * rng.random())
-
-
 _LOOK_S = 1.0
 
 
@@ -540,7 +414,7 @@ class TransitionExecutor:
     ahead: Callable[[Transition | None], None] = lambda _: None
 
 
-def execute(hands: TransitionExecutor, transition: Transition, before: Snapshot) -> Outcome:
+def execute(setup: TransitionExecutor, transition: Transition, before: Snapshot) -> Outcome:
     """Carry out a transition that was made for the cluster as it was seen `before`.
 
     Each time anything has ended, what has changed on the cluster is observed, and compared with what was there, less
@@ -551,79 +425,127 @@ def execute(hands: TransitionExecutor, transition: Transition, before: Snapshot)
         JournalError: the journal cannot be written any more.
         DriveError: the cluster cannot be observed any more.
     """
-    course = Schedule(transition, hands.backoff, hands.rng)
     try:
-        return _Execution(hands, course, before).run()
+        return _Execution(setup, transition, before).run()
     except PartitaError:
-        while hands.driver.wait():
+        while setup.driver.wait():
             pass
         raise
 
 
 class _Execution:
-    def __init__(self, hands: TransitionExecutor, course: Schedule, before: Snapshot) -> None:
-        self._hands = hands
-        self._course = course
-        self._view = ClusterView(hands.driver)
+    """A transition under way. A task of its executor is the id of one of the transition's actions."""
+
+    def __init__(self, setup: TransitionExecutor, transition: Transition, before: Snapshot) -> None:
+        self._setup = setup
+        self._executor: ActionExecutor[str] = ActionExecutor(setup.driver, setup.backoff, setup.rng)
+        self._actions = {action.id: action for action in transition.actions}
+        self._earlier = {action.id: len(set(action.after)) for action in transition.actions}  # not done yet
+        self._followers: dict[str, list[str]] = defaultdict(list)
+        for action in transition.actions:
+            for earlier in set(action.after):
+                self._followers[earlier].append(action.id)
+            if not action.after:
+                self._executor.add(action.id)
+        self._worked_on: dict[str, dict[str, Key]] = defaultdict(dict)  # GPU -> task -> instance
+        self._done = 0
+        self._view = ClusterView(setup.driver)
         self._shown: Snapshot | None = before
         self._moved: list[str] = []
         self._failure: Failure | None = None
 
     def run(self) -> Outcome:
-        hands, course = self._hands, self._course
-        ended: tuple[ActionResult, ...] = ()
+        ended: list[TaskResult[str]] = []
         while True:
-            self._observe(ended)
+            self._observe(tuple(each.action for each in ended))
             if not self._halting:
                 self._begin()
-            elif not course.under_way:
+            elif not self._executor.under_way:
                 break
-            if course.over:
+            if self._complete:
                 break
-            ended = hands.driver.wait(self._until())
+            ended = self._executor.wait(self._until())
             for each in ended:
                 self._end(each)
         return Outcome(
-            course.over,
-            course.done,
+            self._complete,
+            self._done,
             tuple(self._moved),
             self._failure,
-            stopped=not course.over and hands.stop(),
+            stopped=not self._complete and self._setup.stop(),
         )
 
     @property
+    def _complete(self) -> bool:
+        return self._done == len(self._actions)
+
+    @property
     def _halting(self) -> bool:
-        return bool(self._moved or self._failure or self._hands.stop())
+        return bool(self._moved or self._failure or self._setup.stop())
 
     def _until(self) -> float | None:
         """Return until when to wait: for an action's end, or else not so long that a wish to stop is missed."""
-        at = self._course.next_try
-        return None if at is None or self._halting else min(at, self._hands.driver.clock.now() + _LOOK_S)
+        at = self._executor.next_due
+        return None if at is None or self._halting else min(at, self._setup.driver.clock.now() + _LOOK_S)
 
     def _observe(self, ended: tuple[ActionResult, ...]) -> None:
-        hands = self._hands
+        setup = self._setup
         seen = self._view.look({each.action.gpu for each in ended})
         # The first look sees all GPUs, and is held against what the transition was made for.
         before, self._shown = self._shown or seen.before, None
-        for text in moved(before, seen.now, self._course.worked_on(ended, seen.gpus)):
+        ours: dict[Key, Action | None] = {
+            key_of(each.action): None if each.error else each.action for each in ended
+        }
+        for gpu in seen.gpus:
+            ours.update(dict.fromkeys(self._worked_on.get(gpu, {}).values()))
+        for text in moved(before, seen.now, ours):
             self._moved.append(text)
-            hands.journal.note(f"someone else's doing: {text}", hands.driver.clock.now())
-            hands.reporter.note(f"someone else changed the cluster: {text}")
-        hands.journal.record(ended, seen.now, hands.driver.clock.now(), seen.gpus)
-        hands.reporter.observed(self._view)
+            setup.journal.note(f"someone else's doing: {text}", setup.driver.clock.now())
+            setup.reporter.note(f"someone else changed the cluster: {text}")
+        setup.journal.record(ended, seen.now, setup.driver.clock.now(), seen.gpus)
+        setup.reporter.observed(self._view)
 
     def _begin(self) -> None:
-        hands = self._hands
-        now = hands.driver.clock.now()
-        steps = self._course.begin(self._view, now)
+        """Begin what may begin. What is found done already counts as done; its followers are considered at once."""
+        setup = self._setup
+        now = setup.driver.clock.now()
+        steps: list[tuple[str, Action]] = []
+        pending = deque(self._executor.due(now))
+        while pending:
+            name = pending.popleft()
+            action = self._actions[name]
+            before = restart(action, self._view) if self._executor.failures(name) else None
+            step = before or next_step(action, self._view)
+            if step is None:
+                pending += self._succeed(name)
+            else:
+                steps.append((name, step))
         if steps:
-            hands.journal.intend(steps, now)
-        for step in steps:
-            hands.driver.begin(step)
-            hands.reporter.began(step)
+            setup.journal.intend([step for _, step in steps], now)
+        for name, step in steps:
+            self._worked_on[step.gpu][name] = key_of(step)
+            self._executor.begin(name, step)
+            setup.reporter.began(step)
 
-    def _end(self, ended: ActionResult) -> None:
-        error = self._course.end(ended, self._hands.driver.clock.now())
-        if error is not None and self._failure is None:
-            self._failure = Failure(ended.action, self._course.failures(ended.action), error)
-        self._hands.reporter.ended(ended, self._course.done, self._course.total)
+    def _end(self, ended: TaskResult[str]) -> None:
+        name, action = ended.task, ended.action.action
+        del self._worked_on[action.gpu][name]
+        if ended.failure is not None:
+            self._failure = self._failure or Failure(action, ended.tries, ended.failure)
+        elif ended.action.error is None and action.id == name:
+            self._succeed(name)
+        elif ended.action.error is None:
+            self._executor.add(name)  # what was in the way is gone
+        self._setup.reporter.ended(ended.action, self._done, len(self._actions))
+
+    def _succeed(self, name: str) -> list[str]:
+        """Count an action as done; return those that may begin now, which wait from here on."""
+        self._executor.drop(name)
+        self._done += 1
+        freed = []
+        for later in self._followers[name]:
+            self._earlier[later] -= 1
+            if self._earlier[later] == 0:
+                self._executor.add(later)
+                freed.append(later)
+        return freed

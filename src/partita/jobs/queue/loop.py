@@ -23,7 +23,7 @@ from partita.jobs.queue.access import owner
 from partita.jobs.queue.endings import ended, stopping
 from partita.jobs.queue.folders import make_parent, write_wish
 from partita.jobs.queue.gpus import device_of, gone, model_of, models
-from partita.jobs.queue.hands import Hands
+from partita.jobs.queue.placement_executor import PlacementExecutor
 from partita.jobs.queue.record import Attempt, AttemptVerdict, JobRecord, JobState, dump_job
 from partita.jobs.queue.scheduler import SchedulerInput
 from partita.jobs.restarts import early_restart
@@ -125,7 +125,8 @@ class QueueLoop:
         folder_of: Callable[[JobRecord, int], Path],
         settings: QueueSettings,
     ) -> None:
-        self._hands, self._runner, self._table, self._gpus = Hands(driver), runner, table, gpus
+        self._placements = PlacementExecutor(driver)
+        self._runner, self._table, self._gpus = runner, table, gpus
         self._scheduler, self._families, self._problems = scheduler, families, problems
         self._retention, self._folder_of, self._settings = retention, folder_of, settings
         self._pace = settings.pace
@@ -154,7 +155,7 @@ class QueueLoop:
                 self._observe()
                 for host in self._gpus.hosts:
                     reachable(host.partition.layout)  # finds a model's layouts before a job waits for it
-            self._hands.poll(now)
+            self._placements.poll(now)
             self._start_and_stop()
             self._table.write_what_is_left()
             if now >= self._due["look"]:
@@ -173,7 +174,7 @@ class QueueLoop:
         return self._next()
 
     def _next(self) -> float:
-        if self._hands.busy or self._hands.made:
+        if self._placements.busy or self._placements.made:
             return self._now + self._pace.making
         due = [self._retention.due, self._now + self._pace.cluster]
         if self._table.held:
@@ -221,7 +222,7 @@ class QueueLoop:
         """Bring every job that starts or stops one step on, whoever began it."""
         changing = [job for job in self._table.holding if job.state in (JobState.STARTING, JobState.STOPPING)]
         self._problems.each(changing, self._bring_on)
-        self._hands.poll(self._now)
+        self._placements.poll(self._now)
 
     def _bring_on(self, job: JobRecord) -> None:
         if job.attempt.device is None:
@@ -233,12 +234,12 @@ class QueueLoop:
 
     def _make_instance(self, job: JobRecord) -> None:
         """Bring a job on that starts, or stops, and whose instance is not known to stand."""
-        if job.state is JobState.STARTING and not self._hands.has(job.number):
-            self._hands.make(job)
-        if job.number in self._hands.made:
-            self._placed(job, self._hands.made[job.number])
-            self._hands.made.pop(job.number)
-        elif job.state is JobState.STOPPING and not self._hands.has(job.number):
+        if job.state is JobState.STARTING and not self._placements.has(job.number):
+            self._placements.make(job)
+        if job.number in self._placements.made:
+            self._placed(job, self._placements.made[job.number])
+            self._placements.made.pop(job.number)
+        elif job.state is JobState.STOPPING and not self._placements.has(job.number):
             self._withdraw(job, job.attempt.why)
 
     def _placed(self, job: JobRecord, error: DriveError | None) -> None:
