@@ -21,7 +21,7 @@ coverage: .venv/dev
 	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term $(ARGS)
 
 lint: .venv/dev
-	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports
+	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/vulture
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks
@@ -40,7 +40,7 @@ docs: .venv/dev
 
 # The documentation as a site, into site/; a link that leads nowhere fails.
 site: .venv/docs
-	$(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 lock: .venv/uv/bin/uv
 	$(COMPILE) --output-file lock/core.txt
