@@ -19,7 +19,6 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO, cast
 
-import msgspec
 import typer
 
 from partita.errors import PartitaError
@@ -347,6 +346,8 @@ def indented_json(value: object) -> str:
     """Return plain data as `json.dumps` indents it, which it does in Python: that takes seconds for a long queue."""
     text = json.dumps(value, ensure_ascii=False)
     if len(text) >= _LARGE:
+        import msgspec  # noqa: PLC0415 -- not for --help
+
         try:
             return msgspec.json.format(text, indent=2)
         except (msgspec.DecodeError, UnicodeEncodeError):
