@@ -1,4 +1,4 @@
-"""Policies by name, Partita's own and other packages': planners, routers, cuts, importers, commands and the like.
+"""Policies by name, Partita's own and other packages': planners, routers, cuts, drivers, commands and the like.
 
 Each is an entry point of an installed package, in the group of its kind. A package that brings a planner says in its
 `pyproject.toml`:
@@ -52,6 +52,7 @@ GROUPS = {
     "routers": PolicyGroup("router", "--router"),
     "cuts": PolicyGroup("cut", "--cut", "cut"),
     "disciplines": PolicyGroup("discipline", "--discipline", "decide"),
+    "drivers": PolicyGroup("driver", "--driver", "begin"),
     "importers": PolicyGroup("importer"),
     "exporters": PolicyGroup("exporter"),
     "commands": PolicyGroup("command"),

@@ -11,7 +11,7 @@ from rich.console import Console
 from tests.cli.commands import Commands
 from tests.control.world import deployment, gpu
 
-from partita.cli.cluster import DriverName
+from partita.cli.cluster import SIMULATED
 from partita.cli.status import _looking, status_table
 from partita.drive.simulated import SimulatedCluster
 from partita.mig.layout import Placement
@@ -99,7 +99,7 @@ def test_watching_shows_it_again_until_it_is_stopped(
 
 @pytest.mark.usefixtures("partita")
 def test_it_is_drawn_in_colour_on_a_terminal() -> None:
-    with _looking(DriverName.SIMULATED) as look:
+    with _looking(SIMULATED) as look:
         console = Console(record=True, width=100, force_terminal=True)
         console.print(status_table(look(3)))
     assert "bert" in console.export_text()

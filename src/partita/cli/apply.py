@@ -17,10 +17,10 @@ import typer
 
 from partita import registry
 from partita.cli.cluster import (
+    SIMULATED,
     AllowMigMode,
     ClockOption,
     Cluster,
-    DriverName,
     DriverOption,
     ServicesFile,
     Simulate,
@@ -194,7 +194,7 @@ def apply(
     ] = None,
     extra_gpus: ExtraGpus = None,
     algorithm: Algorithm = "shortest",
-    driver: DriverOption = DriverName.SIMULATED,
+    driver: DriverOption = SIMULATED,
     clock: ClockOption = None,
     simulate: Simulate = None,
     services: ServicesFile = None,
@@ -344,7 +344,7 @@ def adopt(
     gpu: GpuId,
     instances: Placements = None,
     *,
-    driver: DriverOption = DriverName.SIMULATED,
+    driver: DriverOption = SIMULATED,
     dry_run: DryRun = False,
 ) -> None:
     """Take over instances that someone else made: from then on a plan may use, move and destroy them.

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from partita import registry
+from partita.cli.options import DriverName
 from partita.cli.output import stderr
 from partita.control.journal import FILE, Journal, controlling
-from partita.drive.replicas import ReplicaRecords, ReplicaRunner
-from partita.drive.simulated import SimulatedCluster, SimulatedDriver
-from partita.drive.state import CLUSTER, REPLICAS, WORKERS, host_folder, state_folder, state_path
+from partita.drive.state import CLUSTER, WORKERS, host_folder, state_folder, state_path
 from partita.errors import InputError
 from partita.mig.catalogue import gpu_meant
 from partita.serve.services import read_services
@@ -24,8 +24,7 @@ from partita.sim.clock import SimulatedClock, WallClock
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-    from partita.drive.driver import Driver
-    from partita.drive.nvml import NvmlDriver
+    from partita.drive.driver import ClosableDriver, Driver
     from partita.drive.replicas import ReplicaProcess, UpstreamReplica
     from partita.serve.worker_specs import SliceSeconds
     from partita.sim.clock import Clock
@@ -35,11 +34,8 @@ _MOST_SIMULATED = 100_000
 _PER_NODE = 8
 
 
-class DriverName(StrEnum):
-    """The drivers there are."""
-
-    SIMULATED = "simulated"
-    NVML = "nvml"
+SIMULATED, NVML = "simulated", "nvml"
+"""Partita's own drivers; other packages register theirs (`partita.registry`)."""
 
 
 class ClockName(StrEnum):
@@ -52,7 +48,9 @@ class ClockName(StrEnum):
 DriverOption = Annotated[
     DriverName,
     typer.Option(
-        "--driver", envvar="PARTITA_DRIVER", help="The cluster: simulated, or the GPUs of this host."
+        "--driver",
+        envvar="PARTITA_DRIVER",
+        help="The cluster: simulated, or the GPUs of this host through nvml.",
     ),
 ]
 ClockOption = Annotated[
@@ -103,7 +101,7 @@ class Cluster:
         seconds: what is measured of each service, for emulated workers.
     """
 
-    driver: DriverName
+    driver: str
     clock: ClockName | None = None
     services: Path | None = None
     allow_mig_mode: bool = False
@@ -118,8 +116,8 @@ class Cluster:
         return read_services(self.services, folder / WORKERS, self.seconds) if self.services else {}
 
     def exists(self, folder: Path) -> bool:
-        """Say whether it is there; the GPUs of this host always are."""
-        return self.driver is DriverName.NVML or (folder / CLUSTER).exists()
+        """Say whether it is there; all but a simulated one always are."""
+        return self.driver != SIMULATED or (folder / CLUSTER).exists()
 
 
 def refuse_unrunnable(cluster: Cluster, services: Iterable[str]) -> None:
@@ -128,7 +126,7 @@ def refuse_unrunnable(cluster: Cluster, services: Iterable[str]) -> None:
     Raises:
         InputError: there are any.
     """
-    if cluster.driver is not DriverName.NVML and cluster.services is None:
+    if cluster.driver == SIMULATED and cluster.services is None:
         return
 
     known = cluster.runs(state_path())
@@ -147,54 +145,37 @@ def open_driver(
 ) -> Iterator[Driver]:
     """Open the driver of a cluster for a block.
 
+    What is registered as its driver (`partita.drivers`) is called with those of these arguments that it names:
+    `folder`, `gpus` and `allow_mig_mode`; `clock`, None for the driver's own; `services`, which says how the replicas
+    of each are run, None if the user named no file; `tell`, a function that notes something to the user.
+
     Args:
         cluster: which.
         folder: the state folder.
-        gpus: pairs of id and model that a simulated cluster is made of if there is none.
+        gpus: returns pairs of id and model that a simulated cluster is made of if there is none.
 
     Raises:
         DriveError: there is no such cluster, or it does not answer.
         InputError: the file of services cannot be used.
     """
-    made = _nvml(cluster, folder) if cluster.driver is DriverName.NVML else _simulated(cluster, folder, gpus)
+    driver: ClosableDriver = registry.make(
+        "drivers",
+        cluster.driver,
+        folder=folder,
+        gpus=gpus,
+        clock=make_clock(cluster.clock),
+        services=cluster.runs(folder) if cluster.services else None,
+        allow_mig_mode=cluster.allow_mig_mode,
+        tell=_note,
+    )
     try:
-        yield made
+        yield driver
     finally:
-        made.close()
+        driver.close()
 
 
-def _nvml(cluster: Cluster, folder: Path) -> NvmlDriver:
-    from partita.drive.nvml import NvmlDriver  # noqa: PLC0415 -- each driver imports its own modules
-
-    made = NvmlDriver(folder, cluster.runs(folder), allow_mig_mode=cluster.allow_mig_mode)
-    for each in made.unusable:
-        stderr().print(f"note: {each.told}", markup=False, soft_wrap=True)
-    return made
-
-
-def _simulated(cluster: Cluster, folder: Path, gpus: Callable[[], list[tuple[str, str]]]) -> SimulatedDriver:
-
-    path = folder / CLUSTER
-    if not path.exists():
-        made = gpus()
-        # Made beside it and renamed, so that nobody ever finds half a cluster.
-        part = path.with_suffix(".part")
-        part.unlink(missing_ok=True)
-        SimulatedCluster.create(part, made).close()
-        part.replace(path)
-        stderr().print(
-            f"note: made a simulated cluster of {len(made)} {'GPU' if len(made) == 1 else 'GPUs'}: {path}",
-            markup=False,
-            soft_wrap=True,
-        )
-    return SimulatedDriver(path, make_clock(cluster.clock), runner=_runner(cluster, folder))
-
-
-def _runner(cluster: Cluster, folder: Path) -> ReplicaRunner | None:
-    if cluster.services is None:
-        return None
-
-    return ReplicaRunner(ReplicaRecords(folder / REPLICAS), cluster.runs(folder))
+def _note(text: str) -> None:
+    stderr().print(f"note: {text}", markup=False, soft_wrap=True)
 
 
 def make_clock(name: ClockName | None) -> Clock | None:
@@ -246,7 +227,7 @@ def workplace(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> It
     """
     folder = state_folder()
     with ExitStack() as stack:
-        if cluster.driver is DriverName.NVML:
+        if cluster.driver == NVML:
             stack.enter_context(
                 controlling(host_folder())
             )  # whatever the state folder, the GPUs are the same

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from partita.cli.cluster import Cluster, DriverName, DriverOption, rehearsal, simulated_gpus
+from partita.cli.cluster import SIMULATED, Cluster, DriverOption, rehearsal, simulated_gpus
 from partita.cli.output import Format, echo, emit, emit_document, stderr
 from partita.control.executor import deployed
 from partita.documents.codec import schema as schema_of
@@ -108,7 +108,7 @@ def import_mig_parted(
     name: ConfigName = None,
     gpus: Gpus = None,
     node: Nodes = None,
-    driver: DriverOption = DriverName.SIMULATED,
+    driver: DriverOption = SIMULATED,
     out: Out = None,
 ) -> None:
     """Read a config of nvidia-mig-parted as layouts, which `partita diff` and `partita apply` take.
@@ -137,7 +137,7 @@ def _given(gpus: list[str], nodes: list[str] | None) -> list[DeployedGpu]:
     ]
 
 
-def _of_cluster(driver: DriverName, nodes: list[str] | None) -> list[DeployedGpu]:
+def _of_cluster(driver: str, nodes: list[str] | None) -> list[DeployedGpu]:
     cluster = Cluster(driver)
     if not cluster.exists(state_path()):
         raise InputError(

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from partita import registry
 from partita.cli.apply import asked_to_stop
 from partita.cli.cluster import (
+    NVML,
+    SIMULATED,
     AllowMigMode,
     ClockName,
     Cluster,
-    DriverName,
     DriverOption,
     Simulate,
     open_driver,
@@ -24,6 +26,7 @@ from partita.cli.options import read_bytes, read_limit, read_seconds
 from partita.cli.output import inline, stderr
 from partita.control.journal import controlling
 from partita.control.sharing import QueueTenant, SharedDriver
+from partita.drive.driver import EnergyMeter
 from partita.drive.nvml.driver import NvmlEnergyMeter
 from partita.drive.nvml.instances import used_bytes
 from partita.drive.simulated.cluster import SimulatedEnergyMeter
@@ -40,14 +43,13 @@ from partita.jobs.queue.socket_server import SocketServer
 from partita.jobs.run.real import RealJobRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
     from partita.cli.cluster import Workplace
-    from partita.drive.driver import Driver
+    from partita.drive.driver import Driver, EnergyReading
     from partita.jobs.energy import Stay
     from partita.jobs.run.runner import JobRunner
-    from partita.sim.clock import Clock
 
 
 _LONGEST_POLL_S = 0.5
@@ -55,7 +57,7 @@ _LONGEST_POLL_S = 0.5
 
 def daemon(
     *,
-    driver: DriverOption = DriverName.SIMULATED,
+    driver: DriverOption = SIMULATED,
     simulate: Simulate = None,
     discipline: Discipline = "lookahead",
     admin: Admins = None,
@@ -93,7 +95,7 @@ def daemon(
     cluster = Cluster(driver, ClockName.WALL, None, allow_mig_mode)
     folder = safe_state_folder()
     with asked_to_stop() as stop, ExitStack() as stack:
-        if driver is DriverName.NVML:
+        if driver == NVML:
             stack.enter_context(controlling(host_folder()))
         stack.enter_context(controlling(folder))
         opened = stack.enter_context(open_driver(cluster, folder, lambda: simulated_gpus(simulate or ())))
@@ -112,7 +114,8 @@ Discipline = Annotated[
     str,
     typer.Option(
         "--discipline",
-        help="Who starts first: lookahead, makespan, fair, tightest-fifo, tightest-batched, whole, static-ones.",
+        autocompletion=lambda: list(registry.names("disciplines")),
+        help=f"Who starts first: {', '.join(registry.names('disciplines'))}.",
     ),
 ]
 Admins = Annotated[
@@ -291,7 +294,7 @@ class QueueHost:
 
 
 @contextmanager
-def queue_host(driver: Driver, name: DriverName, folder: Path, way: QueueWay) -> Iterator[QueueHost]:
+def queue_host(driver: Driver, name: str, folder: Path, way: QueueWay) -> Iterator[QueueHost]:
     """Open the queue of a cluster for a block.
 
     Args:
@@ -306,7 +309,7 @@ def queue_host(driver: Driver, name: DriverName, folder: Path, way: QueueWay) ->
     runner = _runner(name, way.memory_scale)
     jobs = make_folders(folder, shared=os.geteuid() == 0)
     with ExitStack() as stack:
-        ledger, energy = stack.enter_context(measuring(name, folder, driver.clock, note, way.metrics_port))
+        ledger, energy = stack.enter_context(measuring(driver, name, folder, note, way.metrics_port))
         opened = recover(jobs, note) if way.recover else open_store(jobs)
         store = stack.enter_context(closing(opened))
         service = QueueService(
@@ -323,7 +326,7 @@ def queue_host(driver: Driver, name: DriverName, folder: Path, way: QueueWay) ->
 
 
 @contextmanager
-def shared_with_jobs(place: Workplace, name: DriverName, way: QueueWay) -> Iterator[SharedDriver]:
+def shared_with_jobs(place: Workplace, name: str, way: QueueWay) -> Iterator[SharedDriver]:
     """Open the queue beside services for a block; yield the services' view of the cluster.
 
     Raises:
@@ -338,11 +341,10 @@ def shared_with_jobs(place: Workplace, name: DriverName, way: QueueWay) -> Itera
         yield shared
 
 
-def _runner(name: DriverName, scale: float) -> JobRunner:
-    if name is DriverName.SIMULATED:
+def _runner(name: str, scale: float) -> JobRunner:
+    if name == SIMULATED:
         return RealJobRunner(scale)
-
-    return RealJobRunner(used=used_bytes)
+    return RealJobRunner(used=used_bytes) if name == NVML else RealJobRunner()
 
 
 def note(text: str) -> None:
@@ -352,14 +354,14 @@ def note(text: str) -> None:
 
 @contextmanager
 def measuring(
-    driver: DriverName, folder: Path, clock: Clock, tell: Callable[[str], None], metrics_port: int | None
+    driver: Driver, name: str, folder: Path, tell: Callable[[str], None], metrics_port: int | None
 ) -> Iterator[tuple[EnergyLedger, QueueEnergy]]:
     """Open the ledger of energy for a block, and what fills it.
 
     Args:
         driver: of the cluster.
+        name: which driver that is.
         folder: the state folder.
-        clock: of the cluster.
         tell: told what goes wrong later.
         metrics_port: where to serve the metrics; None for nowhere.
 
@@ -367,7 +369,7 @@ def measuring(
         PartitaError: no GPU answers, or the port is taken.
     """
     with ExitStack() as stack:
-        meter = stack.enter_context(closing(_meter(driver, folder, clock)))
+        meter = stack.enter_context(_meter(driver, name, folder))
         ledger = stack.enter_context(closing(EnergyLedger(folder / FILE, tell)))
         if metrics_port is not None:
             port = stack.enter_context(serving(ledger, metrics_port))
@@ -375,8 +377,22 @@ def measuring(
         yield ledger, QueueEnergy(EnergySampler(meter, ledger), tell)
 
 
-def _meter(driver: DriverName, folder: Path, clock: Clock) -> NvmlEnergyMeter | SimulatedEnergyMeter:
-    if driver is DriverName.NVML:
-        return NvmlEnergyMeter()
+@contextmanager
+def _meter(driver: Driver, name: str, folder: Path) -> Iterator[EnergyMeter]:
+    """Open what reads the counters of a cluster for a block; another package's driver may be a meter itself."""
+    if name == NVML:
+        with closing(NvmlEnergyMeter()) as of_host:
+            yield of_host
+    elif name == SIMULATED:
+        with closing(SimulatedEnergyMeter(folder / CLUSTER, driver.clock)) as simulated:
+            yield simulated
+    else:
+        yield driver if isinstance(driver, EnergyMeter) else NoMeter()
 
-    return SimulatedEnergyMeter(folder / CLUSTER, clock)
+
+class NoMeter:
+    """The meter of GPUs that have no counters."""
+
+    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:  # noqa: ARG002 -- the port's
+        """Return nothing."""
+        return ()

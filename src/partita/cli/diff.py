@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from partita import registry
-from partita.cli.cluster import Cluster, DriverName, DriverOption, rehearsal
+from partita.cli.cluster import SIMULATED, Cluster, DriverOption, rehearsal
 from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.cli.options import Algorithm, ExtraGpus, Forbid
 from partita.cli.output import DryRun, Format, Out, Output, emit_document, stdout
@@ -75,7 +75,7 @@ def diff(
     algorithm: Algorithm = "shortest",
     extra_gpus: ExtraGpus = None,
     durations: DurationsOption = DurationsName.MEASURED,
-    driver: DriverOption = DriverName.SIMULATED,
+    driver: DriverOption = SIMULATED,
     forbid: Forbid = None,
     html: Html = None,
     out: Out = None,
@@ -128,7 +128,7 @@ def _from_cluster(
     extra_gpus: int | None,
     forbid: tuple[str, ...],
     algorithm: str,
-    driver: DriverName,
+    driver: str,
 ) -> Request:
     cluster = Cluster(driver)
     if not cluster.exists(state_path()):

@@ -124,9 +124,15 @@ def _names(group: str) -> Any:  # noqa: ANN401 -- a type that is made when it ru
 if TYPE_CHECKING:
     PlannerName = str
     AlgorithmName = str
+    RouterName = str
+    CutName = str
+    DriverName = str
 else:
     PlannerName = _names("planners")
     AlgorithmName = _names("transition_algorithms")
+    RouterName = _names("routers")
+    CutName = _names("cuts")
+    DriverName = _names("drivers")
 
 Planner = Annotated[
     PlannerName,

@@ -13,10 +13,10 @@ import typer
 
 from partita.cli.apply import asked_to_stop, lines, make_controller
 from partita.cli.cluster import (
+    SIMULATED,
     AllowMigMode,
     ClockName,
     Cluster,
-    DriverName,
     DriverOption,
     ServicesFile,
     Simulate,
@@ -119,7 +119,7 @@ def run(
     seed: Annotated[int, typer.Option(min=0, help="Seed of random choices.")] = 0,
     extra_gpus: ExtraGpus = None,
     algorithm: Algorithm = "shortest",
-    driver: DriverOption = DriverName.SIMULATED,
+    driver: DriverOption = SIMULATED,
     clock: RunClock = None,
     simulate: Simulate = None,
     services: ServicesFile = None,

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.cluster import ClockName, Cluster, DriverName, ServicesFile, open_driver
+from partita.cli.cluster import SIMULATED, ClockName, Cluster, ServicesFile, open_driver
+from partita.cli.options import DriverName, RouterName
 from partita.cli.output import WorkloadFile, stderr
 from partita.cli.plan import Seed, TimeLimit, planned
 from partita.control.journal import serving
@@ -24,6 +25,7 @@ from partita.planning.formulate import quantile_of
 from partita.serve.gateway.access import read_endpoint
 from partita.serve.gateway.route import ServedService
 from partita.serve.gateway.server import serve as serve_until_told
+from partita.serve.routers import live_router
 from partita.serve.services import WorkerSettings, read_workers
 from partita.serve.supervisor import StartOptions, Supervisor
 from partita.serve.worker.spec import EmulatedSpec
@@ -32,7 +34,6 @@ from partita.serve.worker_specs import place_on_existing, worker_specs
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from partita.drive.driver import Observation
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
     from partita.serve.worker_specs import PlacedPlan
@@ -55,15 +56,6 @@ class LogFormat(StrEnum):
 
     TEXT = "text"
     JSON = "json"
-
-
-class GatewayRouter(StrEnum):
-    """The routers that there are for real queries."""
-
-    LATE_BINDING = "late-binding"
-    PRICE = "price"
-    ELSA = "elsa"
-    FIFS = "fifs"
 
 
 PlanFile = Annotated[
@@ -113,7 +105,9 @@ Driver = Annotated[
         help="Where its workers run: nvml, each on one of this host's MIG instances that stand; simulated, on none.",
     ),
 ]
-Router = Annotated[GatewayRouter, typer.Option(help="Who answers which query.")]
+Router = Annotated[
+    RouterName, typer.Option(help="Who answers which query; kairos does in simulations alone.")
+]
 
 EXAMPLES = """Ask it with curl, or with NVIDIA's client (pip install "tritonclient\\[all]"):
 
@@ -143,7 +137,7 @@ def serve(
     plan: PlanFile = None,
     attach: Attach = False,
     services: ServicesFile = None,
-    driver: Driver = DriverName.SIMULATED,
+    driver: Driver = SIMULATED,
     listen: Listen = "127.0.0.1",
     port: Port = 8000,
     grpc_port: GrpcPort = 8001,
@@ -151,7 +145,7 @@ def serve(
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
-    router: Router = GatewayRouter.LATE_BINDING,
+    router: Router = "late-binding",
     max_body: MaxBody = 64.0,
     grace: Grace = 30.0,
     log_format: LogForm = LogFormat.TEXT,
@@ -171,6 +165,7 @@ def serve(
     # Else gRPC's core writes lines of its own on stderr, one for each client with a wrong certificate.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
+    live_router(router)  # one that cannot be used is told before anything is started
     endpoint = read_endpoint(
         listen,
         (port, grpc_port),
@@ -204,7 +199,7 @@ def serve(
             served,
             folder / WORKERS,
             endpoint,
-            router=router.value,
+            router=router,
             max_body=int(max_body * 2**20),
             grace_s=grace,
             supervisor=supervisor,
@@ -273,7 +268,7 @@ class Staff:
 
 
 def staff(
-    loaded: PreparedWorkload, plan: Plan, services: Path | None, driver: DriverName, plan_file: Path | None
+    loaded: PreparedWorkload, plan: Plan, services: Path | None, driver: str, plan_file: Path | None
 ) -> Staff:
     """Return the workers for a plan.
 
@@ -288,7 +283,7 @@ def staff(
         InputError: the file of services cannot be used, or the plan's instances do not stand free on this host.
         DriveError: the host's GPUs do not answer.
     """
-    if driver is DriverName.SIMULATED:
+    if driver == SIMULATED:
         return Staff(plan, _ways(loaded, services))
     if services is None:
         raise InputError(
@@ -297,7 +292,7 @@ def staff(
             hint="write {services: [{name: resnet50, worker: {onnx: resnet50.onnx}}]} to a file",
         )
     ways = _ways(loaded, services)
-    found = _standing(plan, plan_file)
+    found = _standing(plan, plan_file, driver)
     return Staff(found.plan, ways, found.devices)
 
 
@@ -313,14 +308,11 @@ def _ways(loaded: PreparedWorkload, services: Path | None) -> Mapping[str, Worke
     return {each.name: WorkerSettings(EmulatedSpec()) for each in loaded.workload.services}
 
 
-def _standing(plan: Plan, plan_file: Path | None) -> PlacedPlan:
-    return place_on_existing(plan, _seen(), plan_file=str(plan_file or "PLAN"))
-
-
-def _seen() -> Observation:
-    """Return the GPUs of this host as they are; nothing is changed."""
-    with open_driver(Cluster(DriverName.NVML, ClockName.WALL), state_folder(), list) as driver:
-        return driver.observe()
+def _standing(plan: Plan, plan_file: Path | None, driver: str) -> PlacedPlan:
+    """Place a plan on the GPUs of this host as they are; nothing is changed."""
+    with open_driver(Cluster(driver, ClockName.WALL), state_folder(), list) as opened:
+        seen = opened.observe()
+    return place_on_existing(plan, seen, plan_file=str(plan_file or "PLAN"))
 
 
 def measured_seconds(loaded: PreparedWorkload) -> dict[str, dict[tuple[str, str, int], dict[int, float]]]:

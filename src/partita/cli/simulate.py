@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 
-from partita import registry
+from partita.cli.options import CutName, RouterName
 from partita.cli.output import Format, Out, Output, WorkloadFile, clean, echo, emit, stdout
 from partita.cli.perf import pairs
 from partita.files import replacing
@@ -26,14 +26,6 @@ class ArrivalsName(StrEnum):
     GAMMA = "gamma"
     DAY = "day"
 
-
-if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    CutName: TypeAlias = str
-    RouterName: TypeAlias = str
-else:
-    CutName, RouterName = Literal[registry.names("cuts")], Literal[registry.names("routers")]
 
 Trace = Annotated[
     Path | None,

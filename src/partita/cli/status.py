@@ -13,7 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from partita.cli.cluster import Cluster, DriverName, DriverOption, open_driver
+from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_driver
 from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.cli.output import Format, Output, emit, stdout
 from partita.cli.queue import jobs_on_instances
@@ -43,7 +43,7 @@ def status(
     watch: Watch = False,
     every: Every = 1.0,
     tail: Tail = 8,
-    driver: DriverOption = DriverName.SIMULATED,
+    driver: DriverOption = SIMULATED,
     output: Output = Format.TABLE,
 ) -> None:
     """Show the cluster: GPUs, services and jobs on them, who acts on it, how far that is, and the journal.
@@ -79,7 +79,7 @@ def _live(view: Callable[[], Any], every: float) -> None:
 
 
 @contextmanager
-def _looking(driver: DriverName) -> Iterator[Callable[[int], Status]]:
+def _looking(driver: str) -> Iterator[Callable[[int], Status]]:
     """Yield a function that looks at the cluster, its journal and its controller."""
     folder = state_path()
     # By the cluster's own clock: on a simulated one nothing is shown that has not happened yet, and on the wall clock

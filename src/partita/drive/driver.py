@@ -268,6 +268,14 @@ class Driver(Protocol):
         ...
 
 
+class ClosableDriver(Driver, Protocol):
+    """What a package registers in the group `partita.drivers` makes: a driver of the command line's clusters."""
+
+    def close(self) -> None:
+        """Let go of the cluster, which goes on as it is."""
+        ...
+
+
 @runtime_checkable
 class ObservesChanges(Protocol):
     """A driver that can say what changed at a cost that does not grow with the cluster."""
@@ -310,6 +318,7 @@ class EnergyReading:
     idle_w: float | None = None
 
 
+@runtime_checkable
 class EnergyMeter(Protocol):
     """Reads the energy counters of a cluster's GPUs."""
 

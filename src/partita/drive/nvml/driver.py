@@ -33,7 +33,7 @@ from partita.sim.clock import WallClock
 from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from pathlib import Path
 
     from partita.drive.nvml.devices import NvmlDevice
@@ -45,6 +45,24 @@ if TYPE_CHECKING:
 
 _POLL_S = 1.0
 """Seconds after which all GPUs are looked at, and not those alone on which an action has ended."""
+
+
+def open_nvml(
+    folder: Path,
+    tell: Callable[[str], None],
+    *,
+    services: Mapping[str, ReplicaProcess | UpstreamReplica] | None = None,
+    allow_mig_mode: bool = False,
+) -> NvmlDriver:
+    """Return the driver of this host's GPUs; tell of those that it cannot use.
+
+    Raises:
+        DriveError: there is no NVIDIA driver, or it does not answer.
+    """
+    made = NvmlDriver(folder, services or {}, allow_mig_mode=allow_mig_mode)
+    for each in made.unusable:
+        tell(each.told)
+    return made
 
 
 class NvmlDriver:

@@ -26,22 +26,22 @@ from partita.drive.driver import (
     place,
     replica_of,
 )
-from partita.drive.replicas import ReplicaRecords
+from partita.drive.replicas import ReplicaRecords, ReplicaRunner
 from partita.drive.simulated import actions, store
 from partita.drive.simulated.actions import JITTER, FaultKind, draw_seconds
-from partita.drive.simulated.cluster import lose
+from partita.drive.simulated.cluster import SimulatedCluster, lose
 from partita.drive.simulated.store import ClusterFile, changed, last_change, observation, observed_gpu
-from partita.drive.state import REPLICAS
+from partita.drive.state import CLUSTER, REPLICAS
 from partita.errors import InputError
 from partita.sim.clock import WallClock
 from partita.transition.transition import MEASURED, ActionKind
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from partita.drive.driver import ObservedGpu, ObservedInstance
-    from partita.drive.replicas import ReplicaRecord, ReplicaRunner
+    from partita.drive.replicas import ReplicaProcess, ReplicaRecord, UpstreamReplica
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
     from partita.transition.transition import Action, Durations
@@ -69,6 +69,40 @@ class _Mark:
 
     version: int
     at: float
+
+
+def open_simulated(
+    folder: Path,
+    gpus: Callable[[], Sequence[tuple[str, str]]],
+    tell: Callable[[str], None],
+    *,
+    clock: Clock | None = None,
+    services: Mapping[str, ReplicaProcess | UpstreamReplica] | None = None,
+) -> SimulatedDriver:
+    """Return the driver of the cluster of a state folder, which is made if there is none.
+
+    Args:
+        folder: the state folder.
+        gpus: returns the ids and models of a new cluster's GPUs.
+        tell: told of a new cluster.
+        clock: the time it lives by; None for the one that it lived by last.
+        services: how each service's replicas are run; None has them simulated.
+
+    Raises:
+        DriveError: the cluster's file cannot be used.
+        InputError: processes on a simulated clock.
+    """
+    path = folder / CLUSTER
+    if not path.exists():
+        made = gpus()
+        # Made beside it and renamed, so that nobody ever finds half a cluster.
+        part = path.with_suffix(".part")
+        part.unlink(missing_ok=True)
+        SimulatedCluster.create(part, made).close()
+        part.replace(path)
+        tell(f"made a simulated cluster of {len(made)} {'GPU' if len(made) == 1 else 'GPUs'}: {path}")
+    runner = None if services is None else ReplicaRunner(ReplicaRecords(folder / REPLICAS), services)
+    return SimulatedDriver(path, clock, runner=runner)
 
 
 class SimulatedDriver:
