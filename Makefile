@@ -15,10 +15,10 @@ demo: .venv/core
 	$(BIN)/partita demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 coverage: .venv/dev
-	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist loadfile --cov --cov-report=term $(ARGS)
+	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal --cov --cov-report=term $(ARGS)
 
 lint: .venv/dev
 	$(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy && $(BIN)/lint-imports && $(BIN)/vulture
