@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from partita.cli.cluster import named
-from partita.cli.demo import Act, stage
+from partita.cli.demo import DemoStep, demo_cluster
 from partita.planner import plan, read_prepared
 from partita.transition.check import check_transition
 
@@ -44,12 +44,12 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def acts() -> Mapping[str, Act]:
+def acts() -> Mapping[str, DemoStep]:
     """The day's transitions, carried out."""
     plans = {name: plan(read_prepared(EXAMPLES / f"{name}.yaml")).plan for name in ("day", "night")}
-    with stage(named(["a100-80gb"] * 24), seed=0) as scene:
+    with demo_cluster(named(["a100-80gb"] * 24), seed=0) as demo:
         return {
-            name: scene.play(plans[plan], lambda _asked, _way: lambda _observation: None)
+            name: demo.reach(plans[plan], lambda _asked, _way: lambda _observation: None)
             for name, plan in (("set up", "day"), ("evening", "night"), ("morning", "day"))
         }
 
@@ -100,7 +100,9 @@ def test_a_terminal_shows_the_cluster_while_it_changes(tmp_path: Path) -> None:
     assert "2- 4g" in text
 
 
-def test_the_days_transitions_are_right_and_keep_their_floors_as_they_went(acts: Mapping[str, Act]) -> None:
+def test_the_days_transitions_are_right_and_keep_their_floors_as_they_went(
+    acts: Mapping[str, DemoStep],
+) -> None:
     assert [act.transition.target.used for act in acts.values()] == [16, 5, 16]
     for act in acts.values():
         assert check_transition(act.request, act.transition) == []
@@ -111,7 +113,7 @@ def test_the_days_transitions_are_right_and_keep_their_floors_as_they_went(acts:
     assert not any(acts["set up"].transition.floors.values())
 
 
-def test_durations_vary_so_that_the_course_is_not_what_was_predicted(acts: Mapping[str, Act]) -> None:
+def test_durations_vary_so_that_the_course_is_not_what_was_predicted(acts: Mapping[str, DemoStep]) -> None:
     for act in acts.values():
         assert act.seconds != pytest.approx(act.transition.makespan, rel=1e-3)
         assert act.seconds < 2 * act.transition.makespan

@@ -9,7 +9,7 @@ from tests.cli.test_cuts import LARGE, SLICES, SMALL, WORKLOAD
 from tests.control.world import World
 
 from partita.cli.run import Planning, WatchedWorkload
-from partita.control.reconciler import Demand, Holding, Reaching, Reconciler
+from partita.control.reconciler import Demand, Hysteresis, Reconciler, TransitionOptions
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,7 +53,9 @@ def cut_of(world: World) -> list[str]:
 def test_through_a_day_of_shifting_batch_sizes_the_cut_follows_and_floors_are_kept(world: World) -> None:
     day = Day()
     source = WatchedWorkload(world.folder / "workload.yaml", Planning(30.0, 0, lambda: False))
-    keeper = Reconciler(world.controller, source, day, Holding(0.1, 300.0, 0.15), Reaching("shortest", None))
+    keeper = Reconciler(
+        world.controller, source, day, Hysteresis(0.1, 300.0, 0.15), TransitionOptions("shortest", None)
+    )
     keeper.look(0.0)
     small = cut_of(world)
     world.driver.floors = {"search": 300.0, "photos": 90.0}

@@ -148,7 +148,7 @@ def test_a_transition_looks_at_what_its_actions_changed(tmp_path: Path) -> None:
     asked = Asked(SimulatedDriver(tmp_path / CLUSTER, SimulatedClock()))
     assert isinstance(asked, ObservesChanges)
     controller = replace(
-        world.controller, hands=replace(world.controller.hands, driver=asked), most_replans=0
+        world.controller, executor=replace(world.controller.executor, driver=asked), most_replans=0
     )
     target = deployment(*["4g.20gb@0=bert 3g.20gb@4=resnet"] * 12)
     reached = controller.reach(goal(target))

@@ -182,7 +182,7 @@ def test_a_replica_that_dies_meanwhile_is_replaced(world: World) -> None:
 def test_a_cluster_that_never_stops_changing_is_given_up(world: World) -> None:
     at_day(world)
     world.controller = type(world.controller)(
-        world.controller.hands, world.controller.transitioner, world.controller.durations, "partita", 2
+        world.controller.executor, world.controller.transitioner, world.controller.durations, "partita", 2
     )
     free = iter([Placement(start, "1g.5gb") for start in range(7)])
     looks = iter(range(1000))

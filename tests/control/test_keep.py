@@ -9,7 +9,7 @@ import pytest
 from tests.control.world import MODEL, World, gpu
 
 from partita.control.journal import JournalError
-from partita.control.reconciler import Demand, Holding, Reaching, Reconciler, free_gpus
+from partita.control.reconciler import Demand, Hysteresis, Reconciler, TransitionOptions, free_gpus
 from partita.drive.simulated import FaultKind, InjectedFault
 from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import Placement
@@ -73,7 +73,9 @@ def shelf() -> Shelf:
 
 @pytest.fixture
 def keeper(world: World, shelf: Shelf) -> Reconciler:
-    return Reconciler(world.controller, shelf, shelf, Holding(0.1, 300.0), Reaching("shortest", None))
+    return Reconciler(
+        world.controller, shelf, shelf, Hysteresis(0.1, 300.0), TransitionOptions("shortest", None)
+    )
 
 
 def test_the_first_look_plans_and_acts_and_the_next_does_nothing(

@@ -110,10 +110,10 @@ class Day:
         self.shared.lodge(self.lodging)
         self.journal = Journal(folder / FILE)
         self.watching = Watching(self.shared, {})
-        hands = TransitionExecutor(
+        executor = TransitionExecutor(
             self.watching, self.journal, Told(), Backoff(), random.Random(0), ahead=self.shared.expect
         )
-        self.controller = Controller(hands, Shortest(), MEASURED, "test")
+        self.controller = Controller(executor, Shortest(), MEASURED, "test")
 
     def submit(self, seconds: float, gib: float) -> None:
         def made(number: int, now: float) -> list[JobRecord]:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from partita.control.reconciler import (
     LEAST_RATE,
     Demand,
-    Holding,
+    Hysteresis,
     Planned,
     RatesFile,
     distance,
@@ -24,7 +24,7 @@ from partita.errors import InputError
 if TYPE_CHECKING:
     from pathlib import Path
 
-HOLDING = Holding(dead_band=0.1, hold_s=300.0)
+HYSTERESIS = Hysteresis(dead_band=0.1, hold_s=300.0)
 PLANNED = Planned(at=1000.0, document="d", demand=Demand({"bert": 100.0}, {"bert": {1: 0.5, 8: 0.5}}))
 
 
@@ -44,12 +44,12 @@ PLANNED = Planned(at=1000.0, document="d", demand=Demand({"bert": 100.0}, {"bert
 def test_a_plan_is_left_when_a_rate_leaves_its_band_or_the_file_changes(
     document: str, rate: float, now: float, why: str | None, now_or_held: str
 ) -> None:
-    verdict = judge(PLANNED, document, Demand({"bert": rate}), now, HOLDING)
+    verdict = judge(PLANNED, document, Demand({"bert": rate}), now, HYSTERESIS)
     assert (verdict.why, verdict.now) == (why, now_or_held == "now")
 
 
 def test_the_first_plan_is_made_at_once() -> None:
-    assert judge(None, "d", Demand({}), 0.0, HOLDING).now
+    assert judge(None, "d", Demand({}), 0.0, HYSTERESIS).now
 
 
 @given(st.lists(st.floats(1.0, 1000.0), min_size=1, max_size=50), st.floats(1.0, 100.0))
@@ -57,10 +57,10 @@ def test_whatever_the_rates_do_plans_are_held(rates: list[float], step: float) -
     planned, made, now = PLANNED, [PLANNED.at], PLANNED.at
     for rate in rates:
         now += step
-        if judge(planned, "d", Demand({"bert": rate}), now, HOLDING).now:
+        if judge(planned, "d", Demand({"bert": rate}), now, HYSTERESIS).now:
             planned = Planned(now, "d", Demand({"bert": rate}))
             made.append(now)
-    assert all(b - a >= HOLDING.hold_s for a, b in pairwise(made))
+    assert all(b - a >= HYSTERESIS.hold_s for a, b in pairwise(made))
 
 
 @pytest.mark.parametrize(
@@ -74,8 +74,8 @@ def test_whatever_the_rates_do_plans_are_held(rates: list[float], step: float) -
 )
 def test_a_plan_is_left_when_batch_sizes_shift(shares: dict[int, float], why: str | None) -> None:
     asked = Demand({"bert": 100.0}, {"bert": shares})
-    assert judge(PLANNED, "d", asked, 2000.0, HOLDING).why == why
-    assert not judge(PLANNED, "d", asked, 1299.0, HOLDING).now
+    assert judge(PLANNED, "d", asked, 2000.0, HYSTERESIS).why == why
+    assert not judge(PLANNED, "d", asked, 1299.0, HYSTERESIS).now
 
 
 SHARES = st.dictionaries(st.integers(1, 6), st.floats(0.01, 1.0), min_size=1)

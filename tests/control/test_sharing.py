@@ -83,10 +83,10 @@ class Shared:
         self.shared.wait(5.0)
         self.watching = Watching(self.shared, {})
         self.journal = Journal(folder / FILE)
-        hands = TransitionExecutor(
+        executor = TransitionExecutor(
             self.watching, self.journal, Told(), Backoff(), random.Random(0), ahead=self.shared.expect
         )
-        self.controller = Controller(hands, Shortest(), MEASURED, "test")
+        self.controller = Controller(executor, Shortest(), MEASURED, "test")
 
     def close(self) -> None:
         self.journal.close()

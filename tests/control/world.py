@@ -152,11 +152,11 @@ class World:
         )
         self.journal = Journal(self.folder / FILE)
         self.told = Told()
-        hands = TransitionExecutor(
+        executor = TransitionExecutor(
             self.driver, self.journal, self.told, Backoff(), random.Random(0), self.asked
         )
         self.controller = Controller(
-            hands, Shortest(), MEASURED, "partita apply plan.json", self.most_replans
+            executor, Shortest(), MEASURED, "partita apply plan.json", self.most_replans
         )
 
     def asked(self) -> bool:

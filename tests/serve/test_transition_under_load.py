@@ -58,10 +58,10 @@ class Place:
         self.driver = SimulatedDriver(folder / CLUSTER, WallClock(), seconds=SOON, runner=runner)
         self.watching = Watching(self.driver, {})
         self.journal = Journal(folder / FILE)
-        hands = TransitionExecutor(
+        executor = TransitionExecutor(
             self.watching, self.journal, Told(), Backoff(), random.Random(0), lambda: False
         )
-        self.controller = Controller(hands, Shortest(), MEASURED, "partita apply plan.json")
+        self.controller = Controller(executor, Shortest(), MEASURED, "partita apply plan.json")
 
     def reach(self, wanted: Goal) -> None:
         now = deployed(self.driver.observe()).capacity()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.web.test_plan_report import Page, plan
 
-from partita.cli.demo import Act
+from partita.cli.demo import DemoStep
 from partita.mig.layout import Placement
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
 from partita.transition.overview import timeline
@@ -148,7 +148,7 @@ def test_an_axis_has_a_handful_of_round_moments(seconds: float) -> None:
 def test_a_day_compares_ways_of_planning_and_shows_each_transition_as_it_went() -> None:
     asked = request()
     found = made(asked)
-    act = Act(plan("bert"), asked, found, timeline(asked, found))
+    act = DemoStep(plan("bert"), asked, found, timeline(asked, found))
     text = Page(day_report({"Evening": act}, {"whole <GPUs>": 3, "this plan": 2})).text
     assert "A day on 2 GPUs, a night on 2" in text
     assert "whole <GPUs>3" in text.replace("\n", "")

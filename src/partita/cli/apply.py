@@ -24,10 +24,10 @@ from partita.cli.cluster import (
     DriverOption,
     ServicesFile,
     Simulate,
+    open_cluster,
+    open_read_only,
     refuse_unrunnable,
-    rehearsal,
     simulated_gpus,
-    workplace,
 )
 from partita.cli.diff import print_way, way_data
 from partita.cli.options import Algorithm, ExtraGpus, Forbid
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from rich.status import Status
 
-    from partita.cli.cluster import Workplace
+    from partita.cli.cluster import OpenCluster
     from partita.control.controller import Reached
     from partita.control.executor import ClusterView, Reporter
     from partita.control.goal import Goal
@@ -94,17 +94,17 @@ def asked_to_stop() -> Iterator[Stop]:
 
 
 def make_controller(
-    place: Workplace,
+    opened: OpenCluster,
     algorithm: str,
     reporter: Reporter,
     stop: Callable[[], bool],
     shared: SharedDriver | None = None,
 ) -> Controller:
     """Return the controller of a command, which sees the cluster through `shared` if others use it, too."""
-    hands = TransitionExecutor(place.driver, place.journal, reporter, Backoff(), random.Random(0), stop)
+    executor = TransitionExecutor(opened.driver, opened.journal, reporter, Backoff(), random.Random(0), stop)
     if shared is not None:
-        hands = replace(hands, driver=shared, ahead=shared.expect)
-    return Controller(hands, registry.make("transition_algorithms", algorithm), MEASURED, this_command())
+        executor = replace(executor, driver=shared, ahead=shared.expect)
+    return Controller(executor, registry.make("transition_algorithms", algorithm), MEASURED, this_command())
 
 
 def this_command() -> str:
@@ -212,11 +212,11 @@ def apply(
     cluster = Cluster(driver, clock, services, allow_mig_mode)
     refuse_unrunnable(cluster, (service.name for service in wanted.services))
     there = simulated_gpus(simulate or ()) or whole_nodes([(gpu.id, gpu.model) for gpu in wanted.gpus])
-    opened = rehearsal if dry_run else workplace
-    with opened(cluster, lambda: there) as place:
+    opening = open_read_only if dry_run else open_cluster
+    with opening(cluster, lambda: there) as opened:
         with lines() as reporter:
-            controller = make_controller(place, algorithm, reporter, lambda: False)
-            shown = place.driver.observe()
+            controller = make_controller(opened, algorithm, reporter, lambda: False)
+            shown = opened.driver.observe()
             _refuse_other(expect, controller, shown)
             goal = _goal(
                 wanted,
@@ -233,8 +233,8 @@ def apply(
             return
         _agree(data, output, yes=yes)
         with lines() as reporter, asked_to_stop() as stop:
-            controller = make_controller(place, algorithm, reporter, stop)
-            _refuse_moved(shown, place.driver.observe())
+            controller = make_controller(opened, algorithm, reporter, stop)
+            _refuse_moved(shown, opened.driver.observe())
             controller.wake(shown)
             reached = controller.reach(goal, ordered)
         _tell(reached, data, output)
@@ -245,7 +245,7 @@ def _refuse_other(expect: str | None, controller: Controller, shown: Observation
     now = snapshot(shown)
     if expect is None or now.fingerprint == expect:
         return
-    known = controller.hands.journal.seen()
+    known = controller.executor.journal.seen()
     changes = moved(known, now) if known is not None and known.fingerprint == expect else []
     raise MovedError(
         changes or [f"its state is {now.fingerprint}, not {expect}"],
@@ -264,7 +264,7 @@ def _goal(
 ) -> Goal:
 
     refuse_missing(wanted, shown)
-    journal = controller.hands.journal
+    journal = controller.executor.journal
     rates = standing_rates(journal.promised(), deployed(shown))
     return goal_for(
         wanted, rates, journal.unfinished(), algorithm=algorithm, extra_gpus=extra_gpus, forbid=forbid
@@ -352,10 +352,10 @@ def adopt(
     Partita never touches an instance that it did not make, and plans around it. Adopt one only if nobody else counts
     on it.
     """
-    with workplace(Cluster(driver), _refuse_making) as place:
-        for placement in _chosen(place.driver.observe(), gpu, instances or []):
+    with open_cluster(Cluster(driver), _refuse_making) as opened:
+        for placement in _chosen(opened.driver.observe(), gpu, instances or []):
             if not dry_run:
-                place.driver.adopt(gpu, placement)
+                opened.driver.adopt(gpu, placement)
             stdout().print(f"{'would adopt' if dry_run else 'adopted'} {gpu} {placement}", markup=False)
 
 

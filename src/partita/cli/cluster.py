@@ -206,7 +206,7 @@ def named(models: Sequence[str]) -> list[tuple[str, str]]:
 
 
 @dataclass(frozen=True, slots=True)
-class Workplace:
+class OpenCluster:
     """A cluster and its journal."""
 
     driver: Driver
@@ -214,7 +214,7 @@ class Workplace:
 
 
 @contextmanager
-def workplace(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> Iterator[Workplace]:
+def open_cluster(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> Iterator[OpenCluster]:
     """Open the cluster to act on it, as its one controller.
 
     Args:
@@ -236,11 +236,11 @@ def workplace(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> It
             stderr().print(f"note: the controller before was killed: {killed}", markup=False, soft_wrap=True)
         journal = Journal(folder / FILE)
         stack.callback(journal.close)
-        yield Workplace(stack.enter_context(open_driver(cluster, folder, gpus)), journal)
+        yield OpenCluster(stack.enter_context(open_driver(cluster, folder, gpus)), journal)
 
 
 @contextmanager
-def rehearsal(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> Iterator[Workplace]:
+def open_read_only(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> Iterator[OpenCluster]:
     """Open the cluster to look at it and change nothing; a simulated one that is not there is made for the block.
 
     Raises:
@@ -251,5 +251,7 @@ def rehearsal(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) -> It
         folder = state_path()
         journal = Journal((folder if (folder / FILE).exists() else scratch) / FILE)
         stack.callback(journal.close)
-        place = folder if cluster.exists(folder) else scratch
-        yield Workplace(stack.enter_context(open_driver(cluster, place, gpus)), journal)
+        yield OpenCluster(
+            stack.enter_context(open_driver(cluster, folder if cluster.exists(folder) else scratch, gpus)),
+            journal,
+        )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 import yaml
 
-from partita.cli.cluster import SIMULATED, Cluster, DriverOption, rehearsal, simulated_gpus
+from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_read_only, simulated_gpus
 from partita.cli.output import Format, echo, emit, emit_document, stderr
 from partita.control.executor import deployed
 from partita.documents.codec import schema as schema_of
@@ -145,8 +145,8 @@ def _of_cluster(driver: str, nodes: list[str] | None) -> list[DeployedGpu]:
             where=str(state_path()),
             hint="say it: --gpus a100-80gb:8, or --driver nvml for the GPUs of this host",
         )
-    with rehearsal(cluster, list) as place:
-        found = deployed(place.driver.observe()).gpus
+    with open_read_only(cluster, list) as opened:
+        found = deployed(opened.driver.observe()).gpus
     # What is fixed is someone else's, and no wish of ours.
     mine = [replace(gpu, instances=tuple(i for i in gpu.instances if not i.fixed)) for gpu in found]
     there = [gpu for gpu in mine if nodes is None or gpu.id.rpartition("/")[0] in nodes]

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
 
-    from partita.cli.cluster import Workplace
+    from partita.cli.cluster import OpenCluster
     from partita.drive.driver import Driver, EnergyReading
     from partita.jobs.energy import Stay
     from partita.jobs.run.runner import JobRunner
@@ -83,7 +83,7 @@ def daemon(
     """
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
-    way = queue_way(
+    queue = queue_options(
         discipline,
         admin,
         keeping,
@@ -99,7 +99,7 @@ def daemon(
             stack.enter_context(controlling(host_folder()))
         stack.enter_context(controlling(folder))
         opened = stack.enter_context(open_driver(cluster, folder, lambda: simulated_gpus(simulate or ())))
-        host = stack.enter_context(queue_host(opened, driver, folder, way))
+        host = stack.enter_context(queue_host(opened, driver, folder, queue))
         note(f"serving on {folder / 'jobs'}; {len(host.service.table.active):,} jobs are there")
         _loop(host, stop)
 
@@ -189,7 +189,7 @@ MetricsPort = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class QueueWay:
+class QueueOptions:
     """How a queue is run, and for whom.
 
     Attributes:
@@ -225,7 +225,7 @@ class JobLimits:
     max_time: str | None
 
 
-def queue_way(
+def queue_options(
     discipline: str,
     admin: list[str] | None,
     keeping: Keeping,
@@ -234,7 +234,7 @@ def queue_way(
     memory_scale: float,
     metrics_port: int | None,
     recover: bool,
-) -> QueueWay:
+) -> QueueOptions:
     """Return what the options say.
 
     Raises:
@@ -256,7 +256,7 @@ def queue_way(
         most_limit_s=most_s,
         oom_patterns=read_patterns(keeping.oom_patterns or []),
     )
-    return QueueWay(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port, recover)
+    return QueueOptions(settings, Access(os.geteuid(), users, groups), memory_scale, metrics_port, recover)
 
 
 def safe_state_folder() -> Path:
@@ -294,47 +294,47 @@ class QueueHost:
 
 
 @contextmanager
-def queue_host(driver: Driver, name: str, folder: Path, way: QueueWay) -> Iterator[QueueHost]:
+def queue_host(driver: Driver, name: str, folder: Path, options: QueueOptions) -> Iterator[QueueHost]:
     """Open the queue of a cluster for a block.
 
     Args:
         driver: of the cluster, for the queue.
         name: which driver that is.
         folder: the state folder.
-        way: how it is run.
+        options: how it is run.
 
     Raises:
         PartitaError: its store or its socket cannot be used, or the energy cannot be measured.
     """
-    runner = _runner(name, way.memory_scale)
+    runner = _runner(name, options.memory_scale)
     jobs = make_folders(folder, shared=os.geteuid() == 0)
     with ExitStack() as stack:
-        ledger, energy = stack.enter_context(measuring(driver, name, folder, note, way.metrics_port))
-        opened = recover(jobs, note) if way.recover else open_store(jobs)
+        ledger, energy = stack.enter_context(measuring(driver, name, folder, note, options.metrics_port))
+        opened = recover(jobs, note) if options.recover else open_store(jobs)
         store = stack.enter_context(closing(opened))
         service = QueueService(
             driver,
             runner,
             store,
             jobs / ATTEMPTS,
-            settings=way.settings,
+            settings=options.settings,
             given=ledger.last_job(),
             tell=note,
         )
-        server = SocketServer(jobs, Answers(service, way.access, ledger.joules))
+        server = SocketServer(jobs, Answers(service, options.access, ledger.joules))
         yield QueueHost(service, stack.enter_context(closing(server)), energy, driver)
 
 
 @contextmanager
-def shared_with_jobs(place: Workplace, name: str, way: QueueWay) -> Iterator[SharedDriver]:
+def shared_with_jobs(opened: OpenCluster, name: str, options: QueueOptions) -> Iterator[SharedDriver]:
     """Open the queue beside services for a block; yield the services' view of the cluster.
 
     Raises:
         PartitaError: as for `queue_host`.
     """
-    shared = SharedDriver(place.driver)
+    shared = SharedDriver(opened.driver)
     lodging = QueueTenant(shared.tenants)
-    with queue_host(lodging, name, state_folder(), way) as host:
+    with queue_host(lodging, name, state_folder(), options) as host:
         lodging.take_in(host.service, host.step, lambda: host.server.poll(0.0))
         shared.lodge(lodging)
         note(f"jobs beside services; {len(host.service.table.active):,} jobs are there")

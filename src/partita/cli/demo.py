@@ -16,7 +16,7 @@ from rich.live import Live
 from rich.text import Text
 
 from partita.cli.apply import make_controller
-from partita.cli.cluster import Workplace, named
+from partita.cli.cluster import OpenCluster, named
 from partita.cli.diff import print_way, way_data
 from partita.cli.drawing import ASCII, COLOURS, UNICODE, ClusterMap
 from partita.cli.output import stderr, stdout
@@ -68,18 +68,18 @@ def demo(*, html: Html = None, seed: Seed = 0) -> None:
     day, night = (read_prepared(folder / name) for name in ("day.yaml", "night.yaml"))
     names = [service.name for service in day.workload.services]
     console = stdout()
-    with stage(named(_models(day)), seed) as scene:
+    with demo_cluster(named(_models(day)), seed) as demo:
         console.print("By day: the fewest GPUs that meet five services", style="bold")
-        by_day = _plan(day, scene)
+        by_day = _plan(day, demo)
         console.print(plan_table(by_day, drawn=False))
         console.print()
         counts = _compare(console, day, by_day)
         _head(console, "Applied to 24 simulated A100s in three nodes")
-        setup = _act(console, scene, by_day, names)
+        setup = _act(console, demo, by_day, names)
         _head(console, "In the evening rates fall to a third: planned anew, changed while serving")
-        evening = _act(console, scene, _plan(night, scene), names)
+        evening = _act(console, demo, _plan(night, demo), names)
         _head(console, "In the morning they rise again")
-        morning = _act(console, scene, _plan(day, scene), names)
+        morning = _act(console, demo, _plan(day, demo), names)
     acts = {"Setting up": setup, "Evening": evening, "Morning": morning}
     _end(console, acts, counts, folder, html)
 
@@ -92,9 +92,9 @@ def _head(console: Console, text: str) -> None:
     console.print(f"\n{text}", style="bold", markup=False)
 
 
-def _plan(loaded: PreparedWorkload, scene: Stage) -> Plan:
+def _plan(loaded: PreparedWorkload, demo: DemoCluster) -> Plan:
     """Return the plan with the fewest GPUs that is nearest to what runs."""
-    return planned(loaded, "exact", current=deployed(scene.observe())).plan
+    return planned(loaded, "exact", current=deployed(demo.observe())).plan
 
 
 def _compare(console: Console, loaded: PreparedWorkload, by_day: Plan) -> dict[str, int]:
@@ -106,10 +106,10 @@ def _compare(console: Console, loaded: PreparedWorkload, by_day: Plan) -> dict[s
     return counts
 
 
-def _act(console: Console, scene: Stage, plan: Plan, names: Sequence[str]) -> Act:
+def _act(console: Console, demo: DemoCluster, plan: Plan, names: Sequence[str]) -> DemoStep:
     """Bring the cluster to a plan, and print how that went."""
     with watching(console, names) as show:
-        act = scene.play(plan, show)
+        act = demo.reach(plan, show)
     if act.request.current.used:
         console.print(f"{amount(plan)}, {verdict(plan)}", markup=False)
         print_way(console, way_data(act.request, act.transition))
@@ -119,11 +119,11 @@ def _act(console: Console, scene: Stage, plan: Plan, names: Sequence[str]) -> Ac
             f"{len(act.transition.actions)} actions, carried out in {act.seconds:.0f} s", markup=False
         )
     console.print()
-    console.print(ClusterMap(scene.observe(), names))
+    console.print(ClusterMap(demo.observe(), names))
     return act
 
 
-def _kept(act: Act) -> str:
+def _kept(act: DemoStep) -> str:
     """Say in words how near any service came to its floor."""
     floors = {name: floor for name, floor in act.transition.floors.items() if floor}
     name, margin = min(
@@ -135,7 +135,7 @@ def _kept(act: Act) -> str:
 
 
 def _end(
-    console: Console, acts: Mapping[str, Act], counts: Mapping[str, int], folder: Path, html: Path | None
+    console: Console, acts: Mapping[str, DemoStep], counts: Mapping[str, int], folder: Path, html: Path | None
 ) -> None:
     if html is not None:
         with replacing(html) as stream:
@@ -155,7 +155,7 @@ _BAR = 30
 def watching(
     console: Console, names: Sequence[str]
 ) -> Iterator[Callable[[Request, Transition], Callable[[Observation], None]]]:
-    """Yield what a stage is to show a way with: on a terminal the cluster as it changes, else nothing.
+    """Yield what shows a transition: on a terminal the cluster as it changes, else nothing.
 
     Args:
         console: where.
@@ -221,7 +221,7 @@ _TIMES_FASTER = 40.0
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class DemoStep:
     """A transition that was carried out: what was asked and predicted, and how it went."""
 
     plan: Plan
@@ -239,38 +239,40 @@ class Act:
         return min((point.value for point in self.course.capacity.get(service, ())), default=0.0)
 
 
-class Stage:
+class DemoCluster:
     """The cluster, with one thing after the other done on it.
 
     Args:
-        place: its driver and journal.
+        opened: its driver and journal.
     """
 
-    def __init__(self, place: Workplace) -> None:
-        self._place = place
+    def __init__(self, opened: OpenCluster) -> None:
+        self._opened = opened
 
     def observe(self) -> Observation:
         """Return the cluster as it is."""
-        return self._place.driver.observe()
+        return self._opened.driver.observe()
 
-    def play(self, plan: Plan, show: Callable[[Request, Transition], Callable[[Observation], None]]) -> Act:
+    def reach(
+        self, plan: Plan, show: Callable[[Request, Transition], Callable[[Observation], None]]
+    ) -> DemoStep:
         """Bring the cluster to a plan.
 
         Args:
             plan: what is wanted.
-            show: is told the way before it is gone, and returns what is to see the cluster on that way.
+            show: is told the transition before it begins, and returns what sees the cluster meanwhile.
         """
-        driver, journal = self._place.driver, self._place.journal
+        driver, journal = self._opened.driver, self._opened.journal
         now = deployed(driver.observe())
         rates = standing_rates(journal.promised(), now)
         goal = goal_for(plan, rates, None, algorithm="shortest", extra_gpus=None)
         record = _Record(driver.clock)
-        controller = make_controller(self._place, "shortest", record, lambda: False)
+        controller = make_controller(self._opened, "shortest", record, lambda: False)
         asked = request(goal, now, MEASURED)
         found = controller.preview(goal, driver.observe())
         record.see = show(asked, found)
         controller.reach(goal)
-        return Act(plan, asked, found, timeline(asked, found, record.bars))
+        return DemoStep(plan, asked, found, timeline(asked, found, record.bars))
 
 
 class _Record:
@@ -312,7 +314,7 @@ class _FastClock(SimulatedClock):
 
 
 @contextmanager
-def stage(gpus: Sequence[tuple[str, str]], seed: int) -> Iterator[Stage]:
+def demo_cluster(gpus: Sequence[tuple[str, str]], seed: int) -> Iterator[DemoCluster]:
     """Make a cluster for the block: on a terminal slow enough to watch, else as fast as it goes.
 
     Args:
@@ -325,7 +327,7 @@ def stage(gpus: Sequence[tuple[str, str]], seed: int) -> Iterator[Stage]:
         clock = _FastClock() if stdout().is_terminal else SimulatedClock()
         driver, journal = SimulatedDriver(path, clock), Journal(Path(folder) / FILE)
         try:
-            yield Stage(Workplace(driver, journal))
+            yield DemoCluster(OpenCluster(driver, journal))
         finally:
             journal.close()
             driver.close()

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from partita import registry
-from partita.cli.cluster import SIMULATED, Cluster, DriverOption, rehearsal
+from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_read_only
 from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
 from partita.cli.options import Algorithm, ExtraGpus, Forbid
 from partita.cli.output import DryRun, Format, Out, Output, emit_document, stdout
@@ -137,12 +137,12 @@ def _from_cluster(
             where=str(state_path()),
             hint="name the plan that runs now: `partita diff CURRENT TARGET`; or make one: `partita apply PLAN`",
         )
-    with rehearsal(cluster, list) as place:
-        shown = place.driver.observe()
+    with open_read_only(cluster, list) as opened:
+        shown = opened.driver.observe()
         refuse_missing(wanted, shown)
         now = deployed(shown)
-        rates = standing_rates(place.journal.promised(), now)
-        unfinished = place.journal.unfinished()
+        rates = standing_rates(opened.journal.promised(), now)
+        unfinished = opened.journal.unfinished()
     goal = goal_for(wanted, rates, unfinished, algorithm=algorithm, extra_gpus=extra_gpus, forbid=forbid)
     return request(goal, now, seconds)
 

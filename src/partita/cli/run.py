@@ -21,9 +21,9 @@ from partita.cli.cluster import (
     ServicesFile,
     Simulate,
     named,
+    open_cluster,
     refuse_unrunnable,
     simulated_gpus,
-    workplace,
 )
 from partita.cli.daemon import (
     Admins,
@@ -41,7 +41,7 @@ from partita.cli.daemon import (
     OomPatterns,
     Recover,
     Scale,
-    queue_way,
+    queue_options,
     safe_state_folder,
     shared_with_jobs,
 )
@@ -49,7 +49,7 @@ from partita.cli.options import Algorithm, ExtraGpus
 from partita.cli.output import WorkloadFile, stderr
 from partita.cli.serve import measured_seconds
 from partita.control.controller import StopRequestedError
-from partita.control.reconciler import FILE, Demand, Holding, RatesFile, Reaching, Reconciler
+from partita.control.reconciler import FILE, Demand, Hysteresis, RatesFile, Reconciler, TransitionOptions
 from partita.deadline import Deadline
 from partita.drive.state import state_folder
 from partita.errors import InputError
@@ -149,8 +149,8 @@ def run(
     """
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
-    way = (
-        queue_way(
+    queue = (
+        queue_options(
             discipline,
             admin,
             keeping,
@@ -167,7 +167,7 @@ def run(
         raise InputError(
             "jobs take real time", where="--jobs", hint="leave out --once, and --clock simulated"
         )
-    if way is not None:
+    if queue is not None:
         safe_state_folder()
     with asked_to_stop() as stop, lines() as reporter:
         source = WatchedWorkload(workload, Planning(time_limit, seed, stop))
@@ -175,14 +175,16 @@ def run(
         cluster = Cluster(driver, lives_by, services, allow_mig_mode, measured_seconds(first.loaded))
         refuse_unrunnable(cluster, first.demand.rates)
         with ExitStack() as stack:
-            place = stack.enter_context(
-                workplace(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first))
+            opened = stack.enter_context(
+                open_cluster(cluster, lambda: simulated_gpus(simulate or ()) or _gpus_of(first))
             )
-            shared = stack.enter_context(shared_with_jobs(place, driver, way)) if way else None
-            controller = make_controller(place, algorithm, reporter, stop, shared)
+            shared = stack.enter_context(shared_with_jobs(opened, driver, queue)) if queue else None
+            controller = make_controller(opened, algorithm, reporter, stop, shared)
             measured = RatesFile(rates or state_folder() / FILE)
-            holding = Holding(dead_band, hold, batch_shift)
-            keeper = Reconciler(controller, source, measured, holding, Reaching(algorithm, extra_gpus))
+            hysteresis = Hysteresis(dead_band, hold, batch_shift)
+            keeper = Reconciler(
+                controller, source, measured, hysteresis, TransitionOptions(algorithm, extra_gpus)
+            )
             if once:
                 _tell(keeper.step(time.monotonic()))
             else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from partita.control.executor import deployed, execute, moved, snapshot
+from partita.control.executor import deployed, moved, snapshot
 from partita.control.journal import JournalError, State
 from partita.drive.driver import DriveError
 from partita.errors import SHOWN, PartitaError
@@ -40,7 +40,7 @@ class Controller:
         most_replans: how often the way is ordered anew because someone else changed the cluster.
     """
 
-    hands: TransitionExecutor
+    executor: TransitionExecutor
     transitioner: Transitioner
     durations: Durations
     command: str
@@ -57,19 +57,19 @@ class Controller:
 
     def wake(self, observation: Observation) -> None:
         """Tell what has happened since a controller last looked, by what is observed now."""
-        hands = self.hands
-        now = hands.driver.clock.now()
-        before = hands.journal.seen()
-        killed = hands.journal.recover(now)
+        executor = self.executor
+        now = executor.driver.clock.now()
+        before = executor.journal.seen()
+        killed = executor.journal.recover(now)
         if killed:
-            hands.reporter.note(
+            executor.reporter.note(
                 f"the last controller was killed with {len(killed)} actions under way; going on"
             )
         found = snapshot(observation)
         for text in moved(before, found, killed) if before else []:
-            hands.journal.note(f"someone else's doing: {text}", now)
-            hands.reporter.note(f"since the last look: {text}")
-        hands.journal.record((), found, now)
+            executor.journal.note(f"someone else's doing: {text}", now)
+            executor.reporter.note(f"since the last look: {text}")
+        executor.journal.record((), found, now)
 
     def reach(self, goal: Goal, shown: tuple[Request, Transition] | None = None) -> Reached:
         """Bring the cluster to a goal.
@@ -83,16 +83,16 @@ class Controller:
             StoppedError: an action failed for ever, or the cluster does not stop changing.
             StopRequestedError: asked to stop.
         """
-        clock = self.hands.driver.clock
+        clock = self.executor.driver.clock
         began, actions, replans = clock.now(), 0, 0
         transition, before = self._look(goal, shown)
-        self.hands.journal.begin_goal(goal, self.command, clock.now())
+        self.executor.journal.begin_goal(goal, self.command, clock.now())
         try:
             while transition.actions:
                 goal = goal.onto(transition.target)
-                self.hands.journal.begin_round(goal, transition, clock.now())
-                self.hands.ahead(transition)
-                outcome = execute(self.hands, transition, before)
+                self.executor.journal.begin_round(goal, transition, clock.now())
+                self.executor.ahead(transition)
+                outcome = self.executor.execute(transition, before)
                 actions += outcome.done
                 if not outcome.complete:
                     self._go_on(outcome, replans)
@@ -102,28 +102,28 @@ class Controller:
             self._stopped(goal, error)
             raise
         finally:
-            self.hands.ahead(None)
-        self.hands.journal.end_goal(State.REACHED, clock.now())
+            self.executor.ahead(None)
+        self.executor.journal.end_goal(State.REACHED, clock.now())
         return Reached(clock.now() - began, actions, replans)
 
     def _look(
         self, goal: Goal, shown: tuple[Request, Transition] | None = None
     ) -> tuple[Transition, Snapshot]:
-        observation = self.hands.driver.observe()
+        observation = self.executor.driver.observe()
         asked = request(goal, deployed(observation), self.durations)
         transition = shown[1] if shown and shown[0] == asked else ordered(self.transitioner, asked)
         before = snapshot(observation)
-        self.hands.journal.record((), before, self.hands.driver.clock.now())
+        self.executor.journal.record((), before, self.executor.driver.clock.now())
         return transition, before
 
     def _stopped(self, goal: Goal, error: PartitaError) -> None:
         if isinstance(error, JournalError | DriveError):
             return  # there is nothing to write to, or nothing to look at
-        now = self.hands.driver.clock.now()
-        self.hands.journal.note(str(error), now)
-        self.hands.journal.end_goal(State.STOPPED, now)
-        served = still_served(goal, deployed(self.hands.driver.observe()))
-        self.hands.reporter.note(f"nothing is under way any more; served of required items/s: {served}")
+        now = self.executor.driver.clock.now()
+        self.executor.journal.note(str(error), now)
+        self.executor.journal.end_goal(State.STOPPED, now)
+        served = still_served(goal, deployed(self.executor.driver.observe()))
+        self.executor.reporter.note(f"nothing is under way any more; served of required items/s: {served}")
 
     def _go_on(self, outcome: Outcome, replans: int) -> None:
         """Return if the way is to be ordered anew.

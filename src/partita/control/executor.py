@@ -30,6 +30,277 @@ if TYPE_CHECKING:
     from partita.transition.deployment import Replica
     from partita.transition.transition import Action, Transition
 
+_LOOK_S = 1.0
+"""Most seconds after which a wish to stop is noticed while nothing but a failed action's next try is awaited."""
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionExecutor:
+    """Carries out transitions.
+
+    Attributes:
+        stop: true once no further action is to begin.
+        rng: for the jitter of waits.
+        ahead: is told each transition before it begins, and None when a goal is reached or given up.
+    """
+
+    driver: Driver
+    journal: Journal
+    reporter: Reporter
+    backoff: Backoff
+    rng: random.Random
+    stop: Callable[[], bool] = lambda: False
+    ahead: Callable[[Transition | None], None] = lambda _: None
+
+    def execute(self, transition: Transition, before: Snapshot) -> Outcome:
+        """Carry out a transition that was made for the cluster as it was seen `before`.
+
+        Each time an action has ended, what has changed on the cluster is observed and compared with what was there,
+        less our own changes: an action begins only on a cluster that nobody else has changed. Whatever happens, what
+        is under way is waited for.
+
+        Raises:
+            JournalError: the journal cannot be written any more.
+            DriveError: the cluster cannot be observed any more.
+        """
+        try:
+            return _Execution(self, transition, before).run()
+        except PartitaError:
+            while self.driver.wait():
+                pass
+            raise
+
+
+class Reporter(Protocol):
+    """Is told what happens; must be cheap and not raise."""
+
+    def began(self, action: Action) -> None:
+        """An action has begun."""
+        ...
+
+    def ended(self, ended: ActionResult, done: int, total: int) -> None:
+        """An action has ended; so many of all have ended well."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+        ...
+
+    def observed(self, view: ClusterView) -> None:
+        """The cluster has been looked at; the view goes on changing."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An action that is not tried again, how often it was tried, and why it failed the last time."""
+
+    action: Action
+    tries: int
+    error: DriveError
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a transition ended. Nothing of it is under way any more.
+
+    Attributes:
+        complete: all of it was done.
+        done: actions that ended well.
+        moved: what someone else changed meanwhile, in words.
+        failure: the action that failed for good, if one did.
+        stopped: it was asked to stop.
+    """
+
+    complete: bool
+    done: int
+    moved: tuple[str, ...] = ()
+    failure: Failure | None = None
+    stopped: bool = False
+
+    @property
+    def replan(self) -> bool:
+        """Whether the cluster is another than the one that the transition was made for."""
+        return bool(self.moved) or (self.failure is not None and isinstance(self.failure.error, GpuLostError))
+
+
+class _Execution:
+    """A transition under way. A task of its executor is the id of one of the transition's actions."""
+
+    def __init__(self, setup: TransitionExecutor, transition: Transition, before: Snapshot) -> None:
+        self._setup = setup
+        self._executor: ActionExecutor[str] = ActionExecutor(setup.driver, setup.backoff, setup.rng)
+        self._actions = {action.id: action for action in transition.actions}
+        self._earlier = {action.id: len(set(action.after)) for action in transition.actions}  # not done yet
+        self._followers: dict[str, list[str]] = defaultdict(list)
+        for action in transition.actions:
+            for earlier in set(action.after):
+                self._followers[earlier].append(action.id)
+            if not action.after:
+                self._executor.add(action.id)
+        self._worked_on: dict[str, dict[str, Key]] = defaultdict(dict)  # GPU -> task -> instance
+        self._done = 0
+        self._view = ClusterView(setup.driver)
+        self._shown: Snapshot | None = before
+        self._moved: list[str] = []
+        self._failure: Failure | None = None
+
+    def run(self) -> Outcome:
+        ended: list[TaskResult[str]] = []
+        while True:
+            self._observe(tuple(each.action for each in ended))
+            if not self._halting:
+                self._begin()
+            elif not self._executor.under_way:
+                break
+            if self._complete:
+                break
+            ended = self._executor.wait(self._until())
+            for each in ended:
+                self._end(each)
+        return Outcome(
+            self._complete,
+            self._done,
+            tuple(self._moved),
+            self._failure,
+            stopped=not self._complete and self._setup.stop(),
+        )
+
+    @property
+    def _complete(self) -> bool:
+        return self._done == len(self._actions)
+
+    @property
+    def _halting(self) -> bool:
+        return bool(self._moved or self._failure or self._setup.stop())
+
+    def _until(self) -> float | None:
+        """Return until when to wait: for an action's end, or else not so long that a wish to stop is missed."""
+        at = self._executor.next_due
+        return None if at is None or self._halting else min(at, self._setup.driver.clock.now() + _LOOK_S)
+
+    def _observe(self, ended: tuple[ActionResult, ...]) -> None:
+        setup = self._setup
+        seen = self._view.look({each.action.gpu for each in ended})
+        # The first look sees all GPUs, and is held against what the transition was made for.
+        before, self._shown = self._shown or seen.before, None
+        ours: dict[Key, Action | None] = {
+            key_of(each.action): None if each.error else each.action for each in ended
+        }
+        for gpu in seen.gpus:
+            ours.update(dict.fromkeys(self._worked_on.get(gpu, {}).values()))
+        for text in moved(before, seen.now, ours):
+            self._moved.append(text)
+            setup.journal.note(f"someone else's doing: {text}", setup.driver.clock.now())
+            setup.reporter.note(f"someone else changed the cluster: {text}")
+        setup.journal.record(ended, seen.now, setup.driver.clock.now(), seen.gpus)
+        setup.reporter.observed(self._view)
+
+    def _begin(self) -> None:
+        """Begin what may begin. What is found done already counts as done; its followers are considered at once."""
+        setup = self._setup
+        now = setup.driver.clock.now()
+        steps: list[tuple[str, Action]] = []
+        pending = deque(self._executor.due(now))
+        while pending:
+            name = pending.popleft()
+            action = self._actions[name]
+            before = restart(action, self._view) if self._executor.failures(name) else None
+            step = before or next_step(action, self._view)
+            if step is None:
+                pending += self._succeed(name)
+            else:
+                steps.append((name, step))
+        if steps:
+            setup.journal.intend([step for _, step in steps], now)
+        for name, step in steps:
+            self._worked_on[step.gpu][name] = key_of(step)
+            self._executor.begin(name, step)
+            setup.reporter.began(step)
+
+    def _end(self, ended: TaskResult[str]) -> None:
+        name, action = ended.task, ended.action.action
+        del self._worked_on[action.gpu][name]
+        if ended.failure is not None:
+            self._failure = self._failure or Failure(action, ended.tries, ended.failure)
+        elif ended.action.error is None and action.id == name:
+            self._succeed(name)
+        elif ended.action.error is None:
+            self._executor.add(name)  # what was in the way is gone
+        self._setup.reporter.ended(ended.action, self._done, len(self._actions))
+
+    def _succeed(self, name: str) -> list[str]:
+        """Count an action as done; return those that may begin now, which wait from here on."""
+        self._executor.drop(name)
+        self._done += 1
+        freed = []
+        for later in self._followers[name]:
+            self._earlier[later] -= 1
+            if self._earlier[later] == 0:
+                self._executor.add(later)
+                freed.append(later)
+        return freed
+
+
+def next_step(action: Action, cluster: ClusterView) -> Action | None:
+    """Return the action itself, another one that must come before it, or None if its effect is there already.
+
+    What a killed controller or a failed try left behind is cleared away first: a replica that is not ready or
+    drains is stopped, an instance without its compute instance is completed. Neither counts towards a
+    service's capacity, so no floor depends on it.
+    """
+    found = _found(action, cluster)
+    match action.kind:
+        case ActionKind.CREATE_INSTANCE:
+            return None if found is not None and found.ours and found.complete else action
+        case ActionKind.DESTROY_INSTANCE:
+            return None if found is None else _clear(action, found) or action
+        case ActionKind.STOP_REPLICA:
+            return None if found is None or found.replica is None else action
+        case ActionKind.START_REPLICA:
+            return _start(action, found)
+
+
+def _start(action: Action, found: ObservedInstance | None) -> Action | None:
+    if found is None:
+        return action  # the driver says what is wrong
+    if not found.complete:
+        return _before(action, ActionKind.CREATE_INSTANCE)
+    if found.replica is None:
+        return action
+    if serving(found) == action.replica:
+        return None
+    if found.replica.replica == action.replica and not found.replica.draining:
+        return action  # it goes on becoming ready
+    return _clear(action, found)
+
+
+def restart(action: Action, cluster: ClusterView) -> Action | None:
+    """Return what must come before an action that has failed is tried again, None if nothing.
+
+    A replica that was not ready in time is stopped: to wait for it once more would be no new try.
+    """
+    found = _found(action, cluster)
+    if action.kind is ActionKind.START_REPLICA and found is not None and serving(found) != action.replica:
+        return _clear(action, found)
+    return None
+
+
+def _clear(action: Action, found: ObservedInstance) -> Action | None:
+    """Return the stop of a replica that is in the way."""
+    if found.replica is None or not found.ours:
+        return None
+    return replace(_before(action, ActionKind.STOP_REPLICA), replica=found.replica.replica)
+
+
+def _before(action: Action, kind: ActionKind) -> Action:
+    return replace(action, id=f"{action.id}/{kind.value}", kind=kind, replica=None, after=())
+
+
+def _found(action: Action, cluster: ClusterView) -> ObservedInstance | None:
+    gpu = cluster.gpu(action.gpu)
+    return next((each for each in gpu.instances if each.placement == action.placement), None) if gpu else None
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -269,283 +540,3 @@ def _instance(instance: ObservedInstance) -> DeployedInstance:
     if not instance.ours or instance.busy:
         return DeployedInstance(instance.placement, None, fixed=True)
     return DeployedInstance(instance.placement, serving(instance))
-
-
-class Gpus(Protocol):
-    """A cluster as it was observed."""
-
-    def gpu(self, gpu_id: str) -> ObservedGpu | None:
-        """Return the GPU of that id, None if there is none."""
-        ...
-
-
-def next_step(action: Action, cluster: Gpus) -> Action | None:
-    """Return the action itself, another one that must come before it, or None if its effect is there already.
-
-    What a killed controller or a failed try left behind is cleared away first: a replica that is not ready or
-    drains is stopped, an instance without its compute instance is completed. Neither counts towards a
-    service's capacity, so no floor depends on it.
-    """
-    found = _found(action, cluster)
-    match action.kind:
-        case ActionKind.CREATE_INSTANCE:
-            return None if found is not None and found.ours and found.complete else action
-        case ActionKind.DESTROY_INSTANCE:
-            return None if found is None else _clear(action, found) or action
-        case ActionKind.STOP_REPLICA:
-            return None if found is None or found.replica is None else action
-        case ActionKind.START_REPLICA:
-            return _start(action, found)
-
-
-def _start(action: Action, found: ObservedInstance | None) -> Action | None:
-    if found is None:
-        return action  # the driver says what is wrong
-    if not found.complete:
-        return _before(action, ActionKind.CREATE_INSTANCE)
-    if found.replica is None:
-        return action
-    if serving(found) == action.replica:
-        return None
-    if found.replica.replica == action.replica and not found.replica.draining:
-        return action  # it goes on becoming ready
-    return _clear(action, found)
-
-
-def restart(action: Action, cluster: Gpus) -> Action | None:
-    """Return what must come before an action that has failed is tried again, None if nothing.
-
-    A replica that was not ready in time is stopped: to wait for it once more would be no new try.
-    """
-    found = _found(action, cluster)
-    if action.kind is ActionKind.START_REPLICA and found is not None and serving(found) != action.replica:
-        return _clear(action, found)
-    return None
-
-
-def _clear(action: Action, found: ObservedInstance) -> Action | None:
-    """Return the stop of a replica that is in the way."""
-    if found.replica is None or not found.ours:
-        return None
-    return replace(_before(action, ActionKind.STOP_REPLICA), replica=found.replica.replica)
-
-
-def _before(action: Action, kind: ActionKind) -> Action:
-    return replace(action, id=f"{action.id}/{kind.value}", kind=kind, replica=None, after=())
-
-
-def _found(action: Action, cluster: Gpus) -> ObservedInstance | None:
-    gpu = cluster.gpu(action.gpu)
-    return next((each for each in gpu.instances if each.placement == action.placement), None) if gpu else None
-
-
-_LOOK_S = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """An action that is not tried again, how often it was tried, and why it failed the last time."""
-
-    action: Action
-    tries: int
-    error: DriveError
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """How a transition ended. Nothing of it is under way any more.
-
-    Attributes:
-        complete: all of it was done.
-        done: actions that ended well.
-        moved: what someone else changed meanwhile, in words.
-        failure: the action that failed for good, if one did.
-        stopped: it was asked to stop.
-    """
-
-    complete: bool
-    done: int
-    moved: tuple[str, ...] = ()
-    failure: Failure | None = None
-    stopped: bool = False
-
-    @property
-    def replan(self) -> bool:
-        """Whether the cluster is another than the one that the transition was made for."""
-        return bool(self.moved) or (self.failure is not None and isinstance(self.failure.error, GpuLostError))
-
-
-class Reporter(Protocol):
-    """Is told what happens; must be cheap and not raise."""
-
-    def began(self, action: Action) -> None:
-        """An action has begun."""
-        ...
-
-    def ended(self, ended: ActionResult, done: int, total: int) -> None:
-        """An action has ended; so many of all have ended well."""
-        ...
-
-    def note(self, text: str) -> None:
-        """Something that a person should know."""
-        ...
-
-    def observed(self, view: ClusterView) -> None:
-        """The cluster has been looked at; the view goes on changing."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class TransitionExecutor:
-    """What is needed to act.
-
-    Attributes:
-        stop: true once no further action is to begin.
-        rng: for the jitter of waits.
-        ahead: is told each transition before it begins, and None when a goal is reached or given up.
-    """
-
-    driver: Driver
-    journal: Journal
-    reporter: Reporter
-    backoff: Backoff
-    rng: random.Random
-    stop: Callable[[], bool] = lambda: False
-    ahead: Callable[[Transition | None], None] = lambda _: None
-
-
-def execute(setup: TransitionExecutor, transition: Transition, before: Snapshot) -> Outcome:
-    """Carry out a transition that was made for the cluster as it was seen `before`.
-
-    Each time anything has ended, what has changed on the cluster is observed, and compared with what was there, less
-    our own doing: an action begins only on a cluster that nobody else has changed. Whatever happens, what is
-    under way is waited for.
-
-    Raises:
-        JournalError: the journal cannot be written any more.
-        DriveError: the cluster cannot be observed any more.
-    """
-    try:
-        return _Execution(setup, transition, before).run()
-    except PartitaError:
-        while setup.driver.wait():
-            pass
-        raise
-
-
-class _Execution:
-    """A transition under way. A task of its executor is the id of one of the transition's actions."""
-
-    def __init__(self, setup: TransitionExecutor, transition: Transition, before: Snapshot) -> None:
-        self._setup = setup
-        self._executor: ActionExecutor[str] = ActionExecutor(setup.driver, setup.backoff, setup.rng)
-        self._actions = {action.id: action for action in transition.actions}
-        self._earlier = {action.id: len(set(action.after)) for action in transition.actions}  # not done yet
-        self._followers: dict[str, list[str]] = defaultdict(list)
-        for action in transition.actions:
-            for earlier in set(action.after):
-                self._followers[earlier].append(action.id)
-            if not action.after:
-                self._executor.add(action.id)
-        self._worked_on: dict[str, dict[str, Key]] = defaultdict(dict)  # GPU -> task -> instance
-        self._done = 0
-        self._view = ClusterView(setup.driver)
-        self._shown: Snapshot | None = before
-        self._moved: list[str] = []
-        self._failure: Failure | None = None
-
-    def run(self) -> Outcome:
-        ended: list[TaskResult[str]] = []
-        while True:
-            self._observe(tuple(each.action for each in ended))
-            if not self._halting:
-                self._begin()
-            elif not self._executor.under_way:
-                break
-            if self._complete:
-                break
-            ended = self._executor.wait(self._until())
-            for each in ended:
-                self._end(each)
-        return Outcome(
-            self._complete,
-            self._done,
-            tuple(self._moved),
-            self._failure,
-            stopped=not self._complete and self._setup.stop(),
-        )
-
-    @property
-    def _complete(self) -> bool:
-        return self._done == len(self._actions)
-
-    @property
-    def _halting(self) -> bool:
-        return bool(self._moved or self._failure or self._setup.stop())
-
-    def _until(self) -> float | None:
-        """Return until when to wait: for an action's end, or else not so long that a wish to stop is missed."""
-        at = self._executor.next_due
-        return None if at is None or self._halting else min(at, self._setup.driver.clock.now() + _LOOK_S)
-
-    def _observe(self, ended: tuple[ActionResult, ...]) -> None:
-        setup = self._setup
-        seen = self._view.look({each.action.gpu for each in ended})
-        # The first look sees all GPUs, and is held against what the transition was made for.
-        before, self._shown = self._shown or seen.before, None
-        ours: dict[Key, Action | None] = {
-            key_of(each.action): None if each.error else each.action for each in ended
-        }
-        for gpu in seen.gpus:
-            ours.update(dict.fromkeys(self._worked_on.get(gpu, {}).values()))
-        for text in moved(before, seen.now, ours):
-            self._moved.append(text)
-            setup.journal.note(f"someone else's doing: {text}", setup.driver.clock.now())
-            setup.reporter.note(f"someone else changed the cluster: {text}")
-        setup.journal.record(ended, seen.now, setup.driver.clock.now(), seen.gpus)
-        setup.reporter.observed(self._view)
-
-    def _begin(self) -> None:
-        """Begin what may begin. What is found done already counts as done; its followers are considered at once."""
-        setup = self._setup
-        now = setup.driver.clock.now()
-        steps: list[tuple[str, Action]] = []
-        pending = deque(self._executor.due(now))
-        while pending:
-            name = pending.popleft()
-            action = self._actions[name]
-            before = restart(action, self._view) if self._executor.failures(name) else None
-            step = before or next_step(action, self._view)
-            if step is None:
-                pending += self._succeed(name)
-            else:
-                steps.append((name, step))
-        if steps:
-            setup.journal.intend([step for _, step in steps], now)
-        for name, step in steps:
-            self._worked_on[step.gpu][name] = key_of(step)
-            self._executor.begin(name, step)
-            setup.reporter.began(step)
-
-    def _end(self, ended: TaskResult[str]) -> None:
-        name, action = ended.task, ended.action.action
-        del self._worked_on[action.gpu][name]
-        if ended.failure is not None:
-            self._failure = self._failure or Failure(action, ended.tries, ended.failure)
-        elif ended.action.error is None and action.id == name:
-            self._succeed(name)
-        elif ended.action.error is None:
-            self._executor.add(name)  # what was in the way is gone
-        self._setup.reporter.ended(ended.action, self._done, len(self._actions))
-
-    def _succeed(self, name: str) -> list[str]:
-        """Count an action as done; return those that may begin now, which wait from here on."""
-        self._executor.drop(name)
-        self._done += 1
-        freed = []
-        for later in self._followers[name]:
-            self._earlier[later] -= 1
-            if self._earlier[later] == 0:
-                self._executor.add(later)
-                freed.append(later)
-        return freed

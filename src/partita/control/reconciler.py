@@ -28,6 +28,318 @@ if TYPE_CHECKING:
     from partita.transition.deployment import Deployment
 
 
+@dataclass(frozen=True, slots=True)
+class Hysteresis:
+    """How calm planning is.
+
+    Attributes:
+        dead_band: a rate may leave the planned one by this fraction before anything is done.
+        hold_s: seconds for which a plan is held at least.
+        batch_shift: share of a service's queries that may change size (total variation) before anything is done.
+    """
+
+    dead_band: float = 0.1
+    hold_s: float = 300.0
+    batch_shift: float = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class TransitionOptions:
+    """How goals are reached: the transition's algorithm and its extra GPUs, None for any number."""
+
+    algorithm: str
+    extra_gpus: int | None
+
+
+class Reconciler:
+    """The loop's body. It keeps the last good workload and rates where the newest cannot be read.
+
+    Args:
+        controller: acts.
+        source: the workload.
+        rates: what is measured.
+        hysteresis: how calm planning is.
+        options: how goals are reached.
+    """
+
+    def __init__(
+        self,
+        controller: Controller,
+        source: Source,
+        rates: Rates,
+        hysteresis: Hysteresis,
+        options: TransitionOptions,
+    ) -> None:
+        self._controller = controller
+        self._source = source
+        self._measured = rates
+        self._hysteresis = hysteresis
+        self._options = options
+        self._workbook: Workbook | None = None
+        self._demand = Demand({})
+        self._planned: Planned | None = None
+        self._plan: Plan | None = None
+        self._settled: str | None = None  # state of the cluster in which nothing is left to do
+        self._there: Mapping[str, int] = {}  # GPUs that the plan was made for
+        self._not_before = float("-inf")
+        self._failures = 0
+        self._told = ""
+
+    def look(self, now: float) -> Reached | None:
+        """Take a step; what fails is told, and tried again after a while, longer each time.
+
+        Args:
+            now: seconds on a clock of the caller's, for hold times.
+
+        Raises:
+            InputError: the workload cannot be read and never could.
+            StopRequestedError: asked to stop on the way.
+            JournalError: the journal cannot be used any more.
+        """
+        if now < self._not_before:
+            return None
+        try:
+            found = self.step(now)
+        except (StopRequestedError, JournalError):
+            raise
+        except PartitaError as error:
+            if self._workbook is None:
+                raise
+            self._failures += 1
+            wait = self._controller.executor.backoff.delay(self._failures, self._controller.executor.rng)
+            self._not_before = now + wait
+            self._tell(f"{error}; looking again in {wait:.0f} s")
+            return None
+        self._failures = 0
+        return found
+
+    def step(self, now: float) -> Reached | None:
+        """Look once, and act if there is something to do.
+
+        Args:
+            now: seconds on a clock of the caller's, for hold times.
+
+        Raises:
+            InputError: the workload cannot be read and never could.
+            InfeasibleError: there is no plan, or no transition to it.
+            StoppedError: an action failed for ever, or the cluster does not stop changing.
+            StopRequestedError: asked to stop on the way.
+        """
+        self._read()
+        self._replan(now)
+        return self._act()
+
+    def _read(self) -> None:
+        try:
+            workbook, demand = self._source.read(), self._measured.measured()
+        except (InputError, InfeasibleError) as error:
+            if self._workbook is None:
+                raise
+            self._tell(f"{error}; going on with what was read before")
+            return
+        self._workbook, self._demand = workbook, demand
+
+    def _replan(self, now: float) -> None:
+        workbook = self._workbook
+        if workbook is None:
+            raise AssertionError("nothing was read")
+        current = deployed(self._controller.executor.driver.observe())
+        there = free_gpus(current)
+        demand = wanted(workbook.demand, self._demand)
+        verdict = judge(self._planned, workbook.document, demand, now, self._hysteresis)
+        why = self._outgrown(there) or (verdict.why if verdict.now else None)
+        if why is None:
+            return
+        self._tell(f"planning: {why}")
+        self._plan = workbook.plan(demand, there, current)
+        self._planned = Planned(now, workbook.document, demand)
+        self._there = there
+        self._settled = None
+
+    def _outgrown(self, there: Mapping[str, int]) -> str | None:
+        """Say why the plan is not for the GPUs there are, None if it is: this does not wait for the hold time."""
+        if self._plan is None:
+            return None
+        if not _fits(self._plan, there):
+            return "GPUs of the plan are gone"
+        return (
+            "there are other GPUs now, and the plan fell short"
+            if _short(self._plan) and there != self._there
+            else None
+        )
+
+    def _act(self) -> Reached | None:
+        controller, plan, workbook = self._controller, self._plan, self._workbook
+        observation = controller.executor.driver.observe()
+        if plan is None or workbook is None or snapshot(observation).fingerprint == self._settled:
+            return None
+        journal = controller.executor.journal
+        goal = goal_for(
+            plan,
+            standing_rates(journal.promised(), deployed(observation)),
+            journal.unfinished(),
+            algorithm=self._options.algorithm,
+            extra_gpus=self._options.extra_gpus,
+            forbid=workbook.forbid,
+        )
+        controller.wake(observation)
+        reached = controller.reach(goal)
+        self._settled = snapshot(controller.executor.driver.observe()).fingerprint
+        return reached
+
+    def _tell(self, text: str) -> None:
+        """Tell something once, however often it comes."""
+        if text != self._told:
+            self._controller.executor.reporter.note(text)
+        self._told = text
+
+
+def free_gpus(current: Deployment) -> dict[str, int]:
+    """Return how many GPUs of each model hold nothing that must stay."""
+    return dict(Counter(gpu.model for gpu in current.gpus if not any(each.fixed for each in gpu.instances)))
+
+
+def _fits(plan: Plan, there: Mapping[str, int]) -> bool:
+    needed = Counter(gpu.model for gpu in plan.gpus)
+    return all(n <= there.get(model, 0) for model, n in needed.items())
+
+
+def _short(plan: Plan) -> bool:
+    return any(service.capacity < service.rate * (1 - 1e-6) for service in plan.services)
+
+
+LEAST_RATE = 1e-3
+"""Items/s that an idle service is planned for: it keeps a replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the present plan was made for.
+
+    Attributes:
+        at: when, in seconds on the caller's clock.
+        document: fingerprint of the workload's text and tables.
+        demand: of each service.
+    """
+
+    at: float
+    document: str
+    demand: Demand
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why to plan anew, None if there is no reason, and whether the plan is still held."""
+
+    why: str | None
+    held: bool = False
+
+    @property
+    def now(self) -> bool:
+        """Whether to plan now."""
+        return self.why is not None and not self.held
+
+
+def wanted(written: Demand, measured: Demand) -> Demand:
+    """Return what to plan for: as measured, or as written where nobody measures.
+
+    Args:
+        written: of all services; batch sizes of those that are cut by them.
+        measured: batch sizes of other services, and other services, count for nothing.
+    """
+    return Demand(
+        {name: max(measured.rates.get(name, rate), LEAST_RATE) for name, rate in written.rates.items()},
+        {name: measured.batches.get(name, shares) for name, shares in written.batches.items()},
+    )
+
+
+def judge(
+    planned: Planned | None, document: str, demand: Demand, now: float, hysteresis: Hysteresis
+) -> Verdict:
+    """Say whether to plan anew.
+
+    Args:
+        planned: what the present plan was made for; None if there is none.
+        document: fingerprint of the workload as it is now.
+        demand: of each service now.
+        now: seconds, on the clock of `planned.at`.
+        hysteresis: how calm planning is.
+    """
+    if planned is None:
+        return Verdict("there is no plan yet")
+    if document != planned.document:
+        why: str | None = "the workload has changed"
+    else:
+        why = _left(planned.demand.rates, demand.rates, hysteresis) or _shifted(
+            planned.demand, demand, hysteresis
+        )
+    return Verdict(why, held=now < planned.at + hysteresis.hold_s)
+
+
+def _left(planned: Mapping[str, float], rates: Mapping[str, float], hysteresis: Hysteresis) -> str | None:
+    for name, rate in sorted(rates.items()):
+        was = planned.get(name)
+        if was is None or abs(rate - was) > hysteresis.dead_band * was:
+            return f"{name} is at {rate:g} items/s" + ("" if was is None else f", planned for {was:g}")
+    return None
+
+
+def _shifted(planned: Demand, demand: Demand, hysteresis: Hysteresis) -> str | None:
+    for name, shares in sorted(demand.batches.items()):
+        was = planned.batches.get(name)
+        if was is None or (moved := distance(was, shares)) > hysteresis.batch_shift:
+            part = "" if was is None else f" of {moved:.0%} of its queries"
+            return f"{name} has other batch sizes{part} than planned for"
+    return None
+
+
+class Workbook(Protocol):
+    """The workload as it is written now, and how to plan it."""
+
+    @property
+    def document(self) -> str:
+        """Fingerprint of the text and of the tables that it names."""
+        ...
+
+    @property
+    def demand(self) -> Demand:
+        """What services are asked, as written: all rates, and batch sizes of those that are cut by them."""
+        ...
+
+    @property
+    def forbid(self) -> tuple[str, ...]:
+        """Combinations of instances that must not stand together."""
+        ...
+
+    def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
+        """Return the plan with the fewest GPUs, of those the one nearest to what runs.
+
+        Where they do not suffice, the plan that meets the most services by priority.
+
+        Args:
+            demand: what to plan each service for.
+            gpus: how many GPUs of each model may be used.
+            current: what runs.
+
+        Raises:
+            InfeasibleError: there is no plan at all.
+        """
+        ...
+
+
+class Source(Protocol):
+    """Where the workload is read from."""
+
+    def read(self) -> Workbook:
+        """Return the workload as it is now.
+
+        Raises:
+            InputError: it cannot be read.
+            InfeasibleError: a service can run nowhere.
+        """
+        ...
+
+
 Shares = Mapping[int, float]
 """Share of the queries by batch size, adding up to 1."""
 
@@ -109,306 +421,3 @@ class RatesFile:
             {name: each.rate for name, each in told.items()},
             {name: each.shares for name, each in told.items() if each.shares},
         )
-
-
-class Workbook(Protocol):
-    """The workload as it is written now, and how to plan it."""
-
-    @property
-    def document(self) -> str:
-        """Fingerprint of the text and of the tables that it names."""
-        ...
-
-    @property
-    def demand(self) -> Demand:
-        """What services are asked, as written: all rates, and batch sizes of those that are cut by them."""
-        ...
-
-    @property
-    def forbid(self) -> tuple[str, ...]:
-        """Combinations of instances that must not stand together."""
-        ...
-
-    def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
-        """Return the plan with the fewest GPUs, of those the one nearest to what runs.
-
-        Where they do not suffice, the plan that meets the most services by priority.
-
-        Args:
-            demand: what to plan each service for.
-            gpus: how many GPUs of each model may be used.
-            current: what runs.
-
-        Raises:
-            InfeasibleError: there is no plan at all.
-        """
-        ...
-
-
-class Source(Protocol):
-    """Where the workload is read from."""
-
-    def read(self) -> Workbook:
-        """Return the workload as it is now.
-
-        Raises:
-            InputError: it cannot be read.
-            InfeasibleError: a service can run nowhere.
-        """
-        ...
-
-
-LEAST_RATE = 1e-3
-"""Items/s that an idle service is planned for: it keeps a replica."""
-
-
-@dataclass(frozen=True, slots=True)
-class Holding:
-    """How calm planning is.
-
-    Attributes:
-        dead_band: a rate may leave the planned one by this fraction before anything is done.
-        hold_s: seconds for which a plan is held at least.
-        batch_shift: share of a service's queries that may change size (total variation) before anything is done.
-    """
-
-    dead_band: float = 0.1
-    hold_s: float = 300.0
-    batch_shift: float = 0.15
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What the present plan was made for.
-
-    Attributes:
-        at: when, in seconds on the caller's clock.
-        document: fingerprint of the workload's text and tables.
-        demand: of each service.
-    """
-
-    at: float
-    document: str
-    demand: Demand
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """Why to plan anew, None if there is no reason, and whether the plan is still held."""
-
-    why: str | None
-    held: bool = False
-
-    @property
-    def now(self) -> bool:
-        """Whether to plan now."""
-        return self.why is not None and not self.held
-
-
-def wanted(written: Demand, measured: Demand) -> Demand:
-    """Return what to plan for: as measured, or as written where nobody measures.
-
-    Args:
-        written: of all services; batch sizes of those that are cut by them.
-        measured: batch sizes of other services, and other services, count for nothing.
-    """
-    return Demand(
-        {name: max(measured.rates.get(name, rate), LEAST_RATE) for name, rate in written.rates.items()},
-        {name: measured.batches.get(name, shares) for name, shares in written.batches.items()},
-    )
-
-
-def judge(planned: Planned | None, document: str, demand: Demand, now: float, holding: Holding) -> Verdict:
-    """Say whether to plan anew.
-
-    Args:
-        planned: what the present plan was made for; None if there is none.
-        document: fingerprint of the workload as it is now.
-        demand: of each service now.
-        now: seconds, on the clock of `planned.at`.
-        holding: how calm planning is.
-    """
-    if planned is None:
-        return Verdict("there is no plan yet")
-    if document != planned.document:
-        why: str | None = "the workload has changed"
-    else:
-        why = _left(planned.demand.rates, demand.rates, holding) or _shifted(planned.demand, demand, holding)
-    return Verdict(why, held=now < planned.at + holding.hold_s)
-
-
-def _left(planned: Mapping[str, float], rates: Mapping[str, float], holding: Holding) -> str | None:
-    for name, rate in sorted(rates.items()):
-        was = planned.get(name)
-        if was is None or abs(rate - was) > holding.dead_band * was:
-            return f"{name} is at {rate:g} items/s" + ("" if was is None else f", planned for {was:g}")
-    return None
-
-
-def _shifted(planned: Demand, demand: Demand, holding: Holding) -> str | None:
-    for name, shares in sorted(demand.batches.items()):
-        was = planned.batches.get(name)
-        if was is None or (moved := distance(was, shares)) > holding.batch_shift:
-            part = "" if was is None else f" of {moved:.0%} of its queries"
-            return f"{name} has other batch sizes{part} than planned for"
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Reaching:
-    """How goals are reached: the transition's algorithm and its extra GPUs, None for any number."""
-
-    algorithm: str
-    extra_gpus: int | None
-
-
-class Reconciler:
-    """The loop's body. It keeps the last good workload and rates where the newest cannot be read.
-
-    Args:
-        controller: acts.
-        source: the workload.
-        rates: what is measured.
-        holding: how calm planning is.
-        way: how goals are reached.
-    """
-
-    def __init__(
-        self, controller: Controller, source: Source, rates: Rates, holding: Holding, way: Reaching
-    ) -> None:
-        self._controller = controller
-        self._source = source
-        self._measured = rates
-        self._holding = holding
-        self._way = way
-        self._workbook: Workbook | None = None
-        self._demand = Demand({})
-        self._planned: Planned | None = None
-        self._plan: Plan | None = None
-        self._settled: str | None = None  # state of the cluster in which nothing is left to do
-        self._there: Mapping[str, int] = {}  # GPUs that the plan was made for
-        self._not_before = float("-inf")
-        self._failures = 0
-        self._told = ""
-
-    def look(self, now: float) -> Reached | None:
-        """Take a step; what fails is told, and tried again after a while, longer each time.
-
-        Args:
-            now: seconds on a clock of the caller's, for holding.
-
-        Raises:
-            InputError: the workload cannot be read and never could.
-            StopRequestedError: asked to stop on the way.
-            JournalError: the journal cannot be used any more.
-        """
-        if now < self._not_before:
-            return None
-        try:
-            found = self.step(now)
-        except (StopRequestedError, JournalError):
-            raise
-        except PartitaError as error:
-            if self._workbook is None:
-                raise
-            self._failures += 1
-            wait = self._controller.hands.backoff.delay(self._failures, self._controller.hands.rng)
-            self._not_before = now + wait
-            self._tell(f"{error}; looking again in {wait:.0f} s")
-            return None
-        self._failures = 0
-        return found
-
-    def step(self, now: float) -> Reached | None:
-        """Look once, and act if there is something to do.
-
-        Args:
-            now: seconds on a clock of the caller's, for holding.
-
-        Raises:
-            InputError: the workload cannot be read and never could.
-            InfeasibleError: there is no plan, or no way to it.
-            StoppedError: an action failed for ever, or the cluster does not stop changing.
-            StopRequestedError: asked to stop on the way.
-        """
-        self._read()
-        self._replan(now)
-        return self._act()
-
-    def _read(self) -> None:
-        try:
-            workbook, demand = self._source.read(), self._measured.measured()
-        except (InputError, InfeasibleError) as error:
-            if self._workbook is None:
-                raise
-            self._tell(f"{error}; going on with what was read before")
-            return
-        self._workbook, self._demand = workbook, demand
-
-    def _replan(self, now: float) -> None:
-        workbook = self._workbook
-        if workbook is None:
-            raise AssertionError("nothing was read")
-        current = deployed(self._controller.hands.driver.observe())
-        there = free_gpus(current)
-        demand = wanted(workbook.demand, self._demand)
-        verdict = judge(self._planned, workbook.document, demand, now, self._holding)
-        why = self._outgrown(there) or (verdict.why if verdict.now else None)
-        if why is None:
-            return
-        self._tell(f"planning: {why}")
-        self._plan = workbook.plan(demand, there, current)
-        self._planned = Planned(now, workbook.document, demand)
-        self._there = there
-        self._settled = None
-
-    def _outgrown(self, there: Mapping[str, int]) -> str | None:
-        """Say why the plan is not for the GPUs there are, None if it is: this waits for no holding time."""
-        if self._plan is None:
-            return None
-        if not _fits(self._plan, there):
-            return "GPUs of the plan are gone"
-        return (
-            "there are other GPUs now, and the plan fell short"
-            if _short(self._plan) and there != self._there
-            else None
-        )
-
-    def _act(self) -> Reached | None:
-        controller, plan, workbook = self._controller, self._plan, self._workbook
-        observation = controller.hands.driver.observe()
-        if plan is None or workbook is None or snapshot(observation).fingerprint == self._settled:
-            return None
-        journal = controller.hands.journal
-        goal = goal_for(
-            plan,
-            standing_rates(journal.promised(), deployed(observation)),
-            journal.unfinished(),
-            algorithm=self._way.algorithm,
-            extra_gpus=self._way.extra_gpus,
-            forbid=workbook.forbid,
-        )
-        controller.wake(observation)
-        reached = controller.reach(goal)
-        self._settled = snapshot(controller.hands.driver.observe()).fingerprint
-        return reached
-
-    def _tell(self, text: str) -> None:
-        """Tell something once, however often it comes."""
-        if text != self._told:
-            self._controller.hands.reporter.note(text)
-        self._told = text
-
-
-def free_gpus(current: Deployment) -> dict[str, int]:
-    """Return how many GPUs of each model hold nothing that must stay."""
-    return dict(Counter(gpu.model for gpu in current.gpus if not any(each.fixed for each in gpu.instances)))
-
-
-def _fits(plan: Plan, there: Mapping[str, int]) -> bool:
-    needed = Counter(gpu.model for gpu in plan.gpus)
-    return all(n <= there.get(model, 0) for model, n in needed.items())
-
-
-def _short(plan: Plan) -> bool:
-    return any(service.capacity < service.rate * (1 - 1e-6) for service in plan.services)
