@@ -19,13 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
 
     from partita.control.journal import Journal
-    from partita.drive.driver import (
-        ActionResult,
-        DriveError,
-        Driver,
-        ObservedGpu,
-        ObservedInstance,
-    )
+    from partita.drive.driver import ActionResult, DriveError, Driver, ObservedGpu, ObservedInstance
     from partita.executor import Backoff, TaskResult
     from partita.transition.deployment import Replica
     from partita.transition.transition import Action, Transition
@@ -455,8 +449,7 @@ def moved(before: Snapshot, now: Snapshot, ours: Mapping[Key, Action | None] | N
         ours: instances that this controller worked on meanwhile: the action that ended well, or None where it
             is under way or failed, so that anything but another's hand may be found.
     """
-    mine = ours or {}
-    return [*_gpus_moved(before, now), *_instances_moved(before, now, mine)]
+    return [*_gpus_moved(before, now), *_instances_moved(before, now, ours or {})]
 
 
 def _gpus_moved(before: Snapshot, now: Snapshot) -> Iterator[str]:
