@@ -79,11 +79,15 @@ _PLACES = 8
 
 
 def _told(alike: Sequence[InputError], path: str) -> str:
-    """Return the first of faults of one kind with its hint, and where the others are."""
+    """Return the first of faults of one kind with its hint, and where the others are, or what if all are there."""
     first, others = alike[0], alike[1:]
     told = f"{first} ({first.hint})" if first.hint else str(first)
     if not others:
         return told
+    if all(each.where == first.where for each in others):
+        hidden = len(others) - _PLACES
+        more = [f"and {hidden:,} more like it"] if hidden > 0 else []
+        return "; ".join([told, *(each.what for each in others[:_PLACES]), *more])
     places = [(each.where or "").removeprefix(path).lstrip(": ") for each in others]
     lines = "lines " if len(places) > 1 else "line "
     named = ", ".join(places[:_PLACES]) + (", ..." if len(places) > _PLACES else "")

@@ -82,6 +82,11 @@ def test_equal_deployments_have_nothing_to_do_and_exit_with_0(partita: Commands,
     assert (done.code, done.out) == (0, "nothing to do: all runs as the plan wants it\n")
 
 
+def test_one_gpu_is_one(tmp_path: Path, partita: Commands, night: Path) -> None:
+    more = write(tmp_path / "more.json", {"a": 380}, [instance(0, "4g.40gb", "a")])
+    assert "\n1 GPU in use, 1 at the end" in partita("diff", night, more).out
+
+
 def test_changes_exit_with_3_and_show_what_moves_the_floors_and_the_gpus_before_and_after(
     partita: Commands, day: Path, night: Path
 ) -> None:

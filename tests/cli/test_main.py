@@ -31,6 +31,7 @@ def test_the_line_of_each_command_is_the_first_of_its_own_help(name: str) -> Non
     line.load(name)
     command = line.commands[name]
     assert " ".join(command.help.split("\n\n")[0].split()) == told
+    assert "\n" not in command.help.replace("\n\n", ""), "a paragraph is broken where the terminal is not"
     assert command.name == name
 
 

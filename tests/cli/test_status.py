@@ -103,3 +103,18 @@ def test_it_is_drawn_in_colour_on_a_terminal() -> None:
         console = Console(record=True, width=100, force_terminal=True)
         console.print(status_table(look(3)))
     assert "bert" in console.export_text()
+
+
+def test_one_gpu_is_one_and_a_table_without_services_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    partita = Commands(tmp_path, monkeypatch, capsys)
+    names = [f"node-0/gpu-{n}" for n in range(8)]
+    cuts: list[dict[str, object]] = [{"id": each, "model": "a100-40gb", "instances": []} for each in names]
+    cuts[0]["instances"] = [{"profile": "7g.40gb", "start": 0}]
+    path = tmp_path / "layouts.json"
+    path.write_text(json.dumps({"apiVersion": "partita/v1", "kind": "Layouts", "gpus": cuts}))
+    assert partita("apply", path, "--yes").code == 0
+    out = partita("status").out
+    assert "1 GPU in use, 7 empty" in out
+    assert "capacity/s" not in out

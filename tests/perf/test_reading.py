@@ -144,6 +144,12 @@ def test_gpus_and_profiles_are_read_as_nvidia_smi_and_kubernetes_print_them(
     assert (row.gpu, row.profile) == ("a100-80gb", "1g.10gb")
 
 
+def test_columns_that_lack_are_all_named(tmp_path: Path) -> None:
+    error = refused(table(tmp_path, "1,2", header="batch,tput"))
+    for name in set(HEADER.split(",")) - {"batch"}:
+        assert f"no column '{name}'" in error.what
+
+
 def test_every_kind_of_fault_is_told_at_once_with_its_count_and_places(tmp_path: Path) -> None:
     lines = [GOOD.replace("358.3", "x").replace(",8,", f",{b},") for b in range(1, 14)]
     lines += [GOOD.replace("1g.10gb", "1g.5gb"), GOOD.replace("22.3", "-1"), "a,b"]

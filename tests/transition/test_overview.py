@@ -44,6 +44,17 @@ def test_replicas_that_stay_move_come_end_and_stand_in_add_up(
         assert each.least >= each.floor - 1e-6
 
 
+def test_nothing_left_of_a_sum_is_0_without_a_sign(
+    random_request: Callable[..., Request], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = random_request(1)
+    way = Shortest(tries=1).transition(request)
+    left = dict.fromkeys(request.current.capacity(), -1e-13)
+    monkeypatch.setattr("partita.transition.overview.least_capacity", lambda *_: left)
+    assert left
+    assert {f"{each.least:,.6g}" for each in service_changes(request, way)} == {"0"}
+
+
 if TYPE_CHECKING:
     Make = Callable[..., Request]
 

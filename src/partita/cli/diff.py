@@ -266,9 +266,10 @@ def print_way(console: Console, data: dict[str, Any]) -> None:
     kinds = ", ".join(f"{n} {kind.partition('_')[0]}" for kind, n in actions.items())
     console.print(f"{sum(actions.values())} actions, about {data['seconds']:.0f} s: {kinds}", markup=False)
     extra = gpus["peak"] - max(gpus["before"], gpus["after"])
+    word = "GPU" if gpus["before"] == 1 else "GPUs"
     beyond = f", {extra} of them extra" if extra > 0 else ""
     console.print(
-        f"{gpus['before']} GPUs in use, {gpus['after']} at the end, at most {gpus['peak']} of {gpus['there']} "
+        f"{gpus['before']} {word} in use, {gpus['after']} at the end, at most {gpus['peak']} of {gpus['there']} "
         f"meanwhile{beyond}",
         markup=False,
     )

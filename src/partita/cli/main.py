@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from functools import partial, wraps
 from io import TextIOWrapper
@@ -114,6 +115,10 @@ _COMMANDS = {
 """Where each command is, and its line in `partita --help`; the module is imported when the command is called."""
 
 
+_LINE_END = re.compile(r"(?<=\S)\n(?=[\w`'\"(~&])")
+"""An end of a line inside a paragraph: rich would keep it, and the terminal breaks lines at its own width."""
+
+
 class CommandLine(TyperGroup):
     """All commands, each imported when it is called, or when its own help is asked."""
 
@@ -199,6 +204,8 @@ def _command(name: str, found: Any) -> Any:  # noqa: ANN401 -- as above
         command = waiting.pop()
         waiting.extend(getattr(command, "commands", {}).values())
         command.callback = command.callback and _kept_apart(command.callback)
+        if command.help and "\b" not in command.help:  # that is how a help says that its lines stay
+            command.help = _LINE_END.sub(" ", command.help)
         for parameter in command.params:
             parameter.show_envvar = False
     return made

@@ -219,15 +219,16 @@ class StatusView:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         marks = ASCII if options.ascii_only else UNICODE
         yield from self._head()
-        yield ""
-        yield self._service_table(marks)
+        if self._services:
+            yield ""
+            yield self._service_table(marks)
         used = [gpu for gpu in self._status.observation.gpus if gpu.instances or gpu.lost or not gpu.mig]
         for gpu in used[:_MOST_GPUS]:
             yield ""
             yield from self._gpu(gpu, options.max_width, marks)
         idle = len(self._status.observation.gpus) - len(used)
         yield ""
-        yield f"{len(used)} GPUs in use, {idle} empty" + (
+        yield f"{len(used)} GPU{'s' * (len(used) != 1)} in use, {idle} empty" + (
             f"; {len(used) - _MOST_GPUS} of them in -o json only" if len(used) > _MOST_GPUS else ""
         )
         yield from self._journal(marks)

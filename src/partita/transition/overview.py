@@ -87,7 +87,7 @@ def service_changes(request: Request, transition: Transition) -> tuple[ServiceCh
                 before.get(name, 0.0),
                 after.get(name, 0.0),
                 transition.floors.get(name, 0.0),
-                least.get(name, 0.0),
+                round(least.get(name, 0.0), 9) + 0.0,  # what a sum leaves of 0, and -0, are 0
                 stay,
                 move,
                 new=come - move,
