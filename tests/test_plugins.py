@@ -24,6 +24,10 @@ first = outside:First
 largest = outside:Largest
 [partita.disciplines]
 last-in = outside:LastIn
+[partita.forecasters]
+by-command = outside:ByCommand
+[partita.drivers]
+loft = outside:open_loft
 [partita.importers]
 bench-tool = outside:import_bench
 [partita.exporters]
@@ -37,7 +41,9 @@ MODULE = '''\
 import csv
 from dataclasses import replace
 from pathlib import Path
+from partita.drive.simulated.driver import open_simulated
 from partita.jobs.disciplines.fair import Fair
+from partita.jobs.memory.bounds import Bounds
 from partita.perf.table import Measurement, PerfTable
 from partita.planning.mig_serving import GreedyPlanner
 from partita.serve.cuts import Paris
@@ -64,6 +70,17 @@ class Largest:
 
 class LastIn(Fair):
     """Jobs in an order of its own."""
+
+def open_loft(folder, tell, clock):
+    tell("the loft is open")
+    folder.mkdir(exist_ok=True)
+    return open_simulated(folder, lambda: [("loft/gpu-0", "a100-80gb")], tell, clock=clock)
+
+class ByCommand:
+    def forecast(self, job, past):
+        if job.command == ("broken",):
+            raise RuntimeError("no such command")
+        return Bounds(15.0 * 2**30, 30.0 * 2**30) if job.command == ("train",) else Bounds()
 
 def import_bench(path, gpu):
     rows = csv.DictReader(Path(path).open())
@@ -95,7 +112,7 @@ def outside(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": str(site),
         "PARTITA_STATE": str(state),
-        "COLUMNS": "120",
+        "COLUMNS": "160",
         "NO_COLOR": "1",
     }
 
@@ -126,24 +143,27 @@ def test_its_command_is_in_the_help_and_runs(outside: dict[str, str]) -> None:
 
 
 def test_its_planner_plans(outside: dict[str, str], tmp_path: Path) -> None:
+    assert "tabu" in partita(outside, "plan", "--help")
     out = tmp_path / "plan.json"
-    python(
-        outside,
-        f"import partita; partita.plan('workload.yaml', planner='tabu').save({str(out)!r}); print('true')",
-    )
+    partita(outside, "plan", "-f", EXAMPLES / "workload.yaml", "--planner", "tabu", "--out", out)
     assert json.loads(out.read_text())["solver"]["name"] == "tabu"
     assert partita(outside, "export", "sheet", out).startswith("node-0/gpu-0;")
     assert "outside 2.0" in partita(outside, "export", "--help")
 
 
-def test_its_transition_algorithm_orders(outside: dict[str, str]) -> None:
+def test_its_transition_algorithm_orders(outside: dict[str, str], tmp_path: Path) -> None:
+    now, more = tmp_path / "now.json", tmp_path / "more.json"
     found = python(
         outside,
         "import json, partita; w = partita.read_workload('workload.yaml'); now = partita.plan(w, planner='greedy')\n"
         "more = partita.plan(partita.replace(w, services={w.services[0].name: {'rate': 9000}}), planner='tabu')\n"
+        f"now.save({str(now)!r}); more.save({str(more)!r})\n"
         "print(json.dumps(partita.diff(now, more, algorithm='hurried').transition.algorithm))",
     )
     assert found == "hurried"
+    assert "hurried" in partita(outside, "diff", "--help")
+    told = json.loads(partita(outside, "diff", now, more, "--algorithm", "hurried", "-o", "json", code=3))
+    assert told["algorithm"] == "hurried"
 
 
 def test_its_router_and_its_cut_are_simulated(outside: dict[str, str]) -> None:
@@ -166,6 +186,7 @@ def test_its_router_and_its_cut_are_simulated(outside: dict[str, str]) -> None:
 
 
 def test_its_router_is_for_live_queries_too(outside: dict[str, str]) -> None:
+    assert "first" in partita(outside, "serve", "--help")
     found = python(
         outside,
         "import json; from partita.serve.routers import live_router\n"
@@ -181,6 +202,80 @@ def test_its_discipline_is_followed(outside: dict[str, str]) -> None:
         "print(json.dumps([type(make('disciplines', 'last-in')).__name__, 'last-in' in names('disciplines')]))",
     )
     assert found == ["LastIn", True]
+
+
+@pytest.mark.parametrize("command", ["daemon", "run"])
+def test_its_discipline_is_an_option_of_the_queue(outside: dict[str, str], command: str) -> None:
+    assert "last-in" in partita(outside, command, "--help")
+
+
+@pytest.mark.parametrize("command", ["apply", "adopt", "daemon", "diff", "run", "serve", "status"])
+def test_its_driver_is_an_option_of_every_command_that_has_one(outside: dict[str, str], command: str) -> None:
+    assert "loft" in partita(outside, command, "--help")
+
+
+def test_its_driver_drives(outside: dict[str, str], tmp_path: Path) -> None:
+    """It is given what it names alone, and needs no simulated cluster to be there before."""
+    there = {**outside, "PARTITA_STATE": str(tmp_path / "state")}
+    done = subprocess.run(
+        [sys.executable, "-m", "partita", "status", "--driver", "loft", "-o", "json"],
+        env=there,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("note: the loft is open\n")
+    assert [gpu["id"] for gpu in json.loads(done.stdout)["gpus"]] == ["loft/gpu-0"]
+
+
+def test_its_driver_and_its_discipline_carry_the_queue(outside: dict[str, str], tmp_path: Path) -> None:
+    there = {**outside, "PARTITA_STATE": str(tmp_path / "state")}
+    words = [sys.executable, "-m", "partita", "daemon", "--driver", "loft", "--discipline", "last-in"]
+    with subprocess.Popen(words, env=there, stderr=subprocess.PIPE, text=True) as daemon:
+        assert daemon.stderr is not None
+        try:
+            told = next(line for line in daemon.stderr if line.startswith("note: serving on"))
+            assert told.endswith("0 jobs are there\n")
+            partita(there, "submit", "--memory", "1GiB", "--", "true")
+            partita(there, "wait", "1")
+        finally:
+            daemon.terminate()
+            daemon.communicate(timeout=30)
+    assert daemon.returncode == 0
+
+
+def test_its_forecaster_tightens_what_is_known_and_replaces_nothing(outside: dict[str, str]) -> None:
+    """It raises a declaration and never lowers it; what contradicts the rest is left out; a fault stops nothing."""
+    found = python(
+        outside,
+        """
+import json, warnings
+from partita.jobs.memory.bounds import Bounds
+from partita.jobs.queue.forecast import Families, forecast
+from partita.jobs.queue.record import JobOptions, JobRecord, StatedMemory, Submitter
+warnings.simplefilter("ignore")
+def told(command, source="none", lower=0.0, upper=float("inf")):
+    memory = StatedMemory(Bounds(lower * 2**30, upper * 2**30), source)
+    job = JobRecord(1, Submitter(1, 1, "ann"), (command,), "/", "", "f", 0.0, JobOptions(memory=memory))
+    found = forecast(job, Families())
+    return [found.source, found.bounds.lower / 2**30, found.need / 2**30]
+print(json.dumps([
+    told("train"), told("other"), told("broken"),
+    told("train", "declared", upper=60.0), told("train", "declared", upper=10.0),
+    told("train", "model", 5.0, 40.0), told("train", "model", 40.0, 50.0),
+]))
+""",
+    )
+    assert found == [
+        ["by-command", 15.0, 30.0],
+        ["none", 0.0, 0.0],
+        ["none", 0.0, 0.0],
+        ["declared and by-command", 15.0, 60.0],
+        ["declared", 0.0, 10.0],
+        ["model and by-command", 15.0, 30.0],
+        ["model", 40.0, 50.0],
+    ]
 
 
 def test_its_importer_reads(outside: dict[str, str], tmp_path: Path) -> None:

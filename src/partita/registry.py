@@ -52,6 +52,7 @@ GROUPS = {
     "routers": PolicyGroup("router", "--router"),
     "cuts": PolicyGroup("cut", "--cut", "cut"),
     "disciplines": PolicyGroup("discipline", "--discipline", "decide"),
+    "forecasters": PolicyGroup("forecaster", method="forecast"),
     "drivers": PolicyGroup("driver", "--driver", "begin"),
     "importers": PolicyGroup("importer"),
     "exporters": PolicyGroup("exporter"),

@@ -6,14 +6,18 @@ What its user said comes first. `Families` remembers how earlier jobs of its fam
 from __future__ import annotations
 
 import math
+import warnings
 from collections import defaultdict, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Protocol
 
+from partita.errors import PartitaError
 from partita.jobs.job import job_on, shares
 from partita.jobs.memory.bounds import MIB, UNLIMITED, Bounds, holds, slices
 from partita.jobs.memory.history import Ended, History
 from partita.jobs.queue.record import AttemptVerdict
+from partita.registry import RegistryWarning, make, registered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -141,7 +145,7 @@ class Forecast:
     """What is expected of a job.
 
     Attributes:
-        source: what the memory comes from: `declared`, `model`, `history`, several of them, or `none`.
+        source: what the memory comes from: `declared`, `model`, names of forecasters, several of them, or `none`.
         need: bytes its slice must have; 0 where nothing is known.
         firm: bytes of these that somebody's word or a model's weights stand for. The rest is what earlier jobs went
             through, which never asks for more than the largest slice there is: a job begins there all the same.
@@ -161,8 +165,60 @@ class Forecast:
         return min(self.need, max(largest, self.firm))
 
 
+class Forecaster(Protocol):
+    """Bounds the memory of waiting jobs; a package registers its own in the group `partita.forecasters`."""
+
+    def forecast(self, job: JobRecord, past: History) -> Bounds:
+        """Return the bounds of a job's memory in bytes; `Bounds()` where nothing is known of it.
+
+        Args:
+            job: which waits.
+            past: how the jobs of its family ended that tell something of it.
+        """
+        ...
+
+
+_HISTORY = "history"
+
+
+class HistoryForecaster:
+    """What the ends of earlier jobs say."""
+
+    def forecast(self, job: JobRecord, past: History) -> Bounds:  # noqa: ARG002 -- the port's
+        """Return the bounds that the family's jobs showed."""
+        return past.bounds()
+
+
+@cache
+def forecasters() -> dict[str, Forecaster]:
+    """Return those that are registered, by name; Partita's own comes first. A warning tells of one that is broken."""
+    found: dict[str, Forecaster] = {}
+    for name, entry in registered("forecasters").items():
+        try:
+            found[name] = make("forecasters", name)
+        except PartitaError as error:
+            if entry.own:
+                raise
+            warnings.warn(f"{error.what}; jobs are forecast without it", RegistryWarning, stacklevel=2)
+    return found
+
+
+def _said(name: str, forecaster: Forecaster, job: JobRecord, past: History) -> Bounds:
+    """Return what a forecaster says; nothing, and a warning, if one of another package fails."""
+    try:
+        return forecaster.forecast(job, past)
+    except Exception as error:
+        if name == _HISTORY:
+            raise
+        what = (
+            f"the forecaster {name!r} failed: {type(error).__name__}: {error}; jobs are forecast without it"
+        )
+        warnings.warn(what, RegistryWarning, stacklevel=2)
+        return Bounds()
+
+
 def forecast(job: JobRecord, families: Families) -> Forecast:
-    """Return what is expected of a job.
+    """Return what is expected of a job: what was stated of it, tightened by each forecaster in turn.
 
     The history of its family tightens what a model says, and where they contradict, it is believed, unless it is that
     of other models or sizes. A declaration it only ever raises, and only by what jobs that declared the same went
@@ -171,24 +227,40 @@ def forecast(job: JobRecord, families: Families) -> Forecast:
     asked, past = job.asked.memory, families.history(job.family)
     if asked.source == "declared":
         past = past.declaring(asked.bounds.upper)
-        history = Bounds(past.bounds().lower)
-    else:
-        past = past.forecasting(asked.bounds.upper) if asked.source == "model" else past
-        history = past.bounds()
-    bounds = asked.bounds.tightened(history)
+    elif asked.source == "model":
+        past = past.forecasting(asked.bounds.upper)
+    bounds, beside = asked.bounds, Bounds()  # beside: what all but history say
     sources = [] if asked.source == "none" else [asked.source]
-    if bounds != asked.bounds:
-        sources.append("history")
+    for name, forecaster in forecasters().items():
+        said = _said(name, forecaster, job, past)
+        if asked.source == "declared":
+            said = Bounds(said.lower)
+        # Of those that contradict what was known before, history alone is believed.
+        if name != _HISTORY:
+            if said.lower > bounds.upper or said.upper < bounds.lower:
+                continue
+            beside = beside.tightened(said)
+        tighter = bounds.tightened(said)
+        if tighter != bounds:
+            bounds = tighter
+            sources.append(name)
     known, timed = _known(job.asked.seconds, families.seconds(job.family), job.asked.limit_s)
     return Forecast(
-        bounds, " and ".join(sources) or "none", _need(asked, past, bounds), _firm(asked), known, timed
+        bounds,
+        " and ".join(sources) or "none",
+        _need(asked, past, bounds, beside),
+        _firm(asked),
+        known,
+        timed,
     )
 
 
-def _need(asked: StatedMemory, past: History, bounds: Bounds) -> float:
+def _need(asked: StatedMemory, past: History, bounds: Bounds, beside: Bounds) -> float:
     """Return the bytes that a job's slice should have; 0 for the smallest one."""
     if asked.source == "none":
-        return past.need()
+        # Within what other forecasters say; where history says nothing, as much as they say.
+        need, more = past.need(), beside.lower + 1.0 if beside.lower else 0.0
+        return min(max(need or (beside.upper if beside.upper != UNLIMITED else more), more), beside.upper)
     # Without an upper bound the smallest slice is tried first, and the ladder climbed from there.
     return bounds.upper if bounds.upper != UNLIMITED else bounds.lower + 1.0 * (bounds.lower > 0)
 
