@@ -283,3 +283,19 @@ def test_its_importer_reads(outside: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "raw.csv").write_text("net,slice,b,ips,ms\nbert,1g.10gb,8,120,66\n")
     told = partita(outside, "perf", "import", "bench-tool", tmp_path / "raw.csv", "--set", "gpu=a100-80gb")
     assert told.splitlines()[1] == "bert,a100-80gb,1g.10gb,8,1,120.0,66.0,mean"
+
+
+def test_what_cannot_be_taken_is_a_note(outside: dict[str, str], tmp_path: Path) -> None:
+    info = tmp_path / "rival-1.0.dist-info"
+    info.mkdir()
+    (info / "entry_points.txt").write_text("[partita.planners]\nexact = rival:Planner\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "partita", "plan", "--help"],
+        env={**outside, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stderr == (
+        "note: the planner 'exact' of rival 1.0 is passed over: Partita has one of that name\n"
+    )
