@@ -387,10 +387,10 @@ def _meter(driver: Driver, name: str, folder: Path) -> Iterator[EnergyMeter]:
         with closing(SimulatedEnergyMeter(folder / CLUSTER, driver.clock)) as simulated:
             yield simulated
     else:
-        yield driver if isinstance(driver, EnergyMeter) else NoMeter()
+        yield driver if isinstance(driver, EnergyMeter) else NoEnergyMeter()
 
 
-class NoMeter:
+class NoEnergyMeter:
     """The meter of GPUs that have no counters."""
 
     def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:  # noqa: ARG002 -- the port's
