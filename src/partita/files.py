@@ -45,8 +45,19 @@ def read_bytes(path: Path | str) -> bytes:
     if str(path) == "-":
         stream = getattr(sys.stdin, "buffer", None)
         return sys.stdin.read().encode() if stream is None else stream.read()
-    try:
+    with reading(path):
         return Path(path).read_bytes()
+
+
+@contextmanager
+def reading(path: Path | str) -> Iterator[None]:
+    """Say of a file what keeps it from being read.
+
+    Raises:
+        InputError: missing, a directory or unreadable.
+    """
+    try:
+        yield
     except FileNotFoundError:
         raise InputError("no such file", where=str(path), hint="see `ls` for the name") from None
     except IsADirectoryError:

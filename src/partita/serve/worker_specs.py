@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from partita.drive.replicas import ReplicaProcess
 from partita.errors import InputError
 from partita.planning.plan import PlannedGpu
-from partita.serve.worker.spec import GRACE_S, LOAD_TIMEOUT_S, UNDECLARED, UpstreamSpec, WorkerSpec
+from partita.serve.worker.spec import GRACE_S, LOAD_TIMEOUT_S, UNDECLARED, UpstreamSpec, WorkerSpec, fill_in
 from partita.serve.worker.wire import HANG_TIMEOUT_S, FrameError, FrameKind, Frames, Hello, connected
 
 if TYPE_CHECKING:
@@ -362,21 +362,11 @@ def filled(backend: BackendSpec, words: Mapping[str, str]) -> BackendSpec:
         return backend
     start = words["placement"].partition("@")[2]
     known = {**{word: {**words, "start": start}[word] for word in WORDS}, "port": "{port}"}
+    hint = f"it may name {', '.join(f'{{{word}}}' for word in known)}"
     return backend.replace(
-        url=_filled(backend.url, known),
-        command=tuple(_filled(word, known) for word in backend.command),
+        url=fill_in(backend.url, known, hint),
+        command=tuple(fill_in(word, known, hint) for word in backend.command),
     )
-
-
-def _filled(text: str, words: Mapping[str, str]) -> str:
-    try:
-        return text.format_map(words)
-    except (KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"it cannot be filled in: {error}",
-            where=text,
-            hint=f"it may name {', '.join(f'{{{word}}}' for word in words)}",
-        ) from None
 
 
 def make_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from partita.documents.codec import DocumentSource, Value, convert
 from partita.documents.json_text import line
 from partita.errors import InputError
-from partita.files import json_value
+from partita.files import json_value, reading
 from partita.perf.measure.cell import GridPoint, PointResult, measure_cell
 from partita.perf.table import Measurement, PerfTable
 
@@ -148,15 +148,8 @@ def digest(path: Path) -> str:
     Raises:
         InputError: it cannot be read.
     """
-    try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except FileNotFoundError:
-        raise InputError("no such file", where=str(path), hint="see `ls` for the name") from None
-    except IsADirectoryError:
-        raise InputError("this is a directory, not a file", where=str(path)) from None
-    except OSError as error:
-        raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
+    with reading(path), path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 class JournalHead(Value):

@@ -16,6 +16,7 @@ from partita.serve.tensors import TensorSpec
 from partita.serve.worker.wire import HANG_TIMEOUT_S
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 DEFAULT_INPUTS = (TensorSpec("INPUT0", "FP32", (-1, 16)),)
@@ -172,3 +173,15 @@ def read_spec(path: Path | str) -> WorkerSpec:
         InputError: the file cannot be read, or fields are missing, unknown or wrong.
     """
     return parse_json(read_text(path), WorkerSpec, str(path))
+
+
+def fill_in(text: str, words: Mapping[str, str | int], hint: str) -> str:
+    """Return a URL or a word of a command with its `{names}` filled in.
+
+    Raises:
+        InputError: it names what is not among the words, or is no format; `hint` says what it may name.
+    """
+    try:
+        return text.format_map(words)
+    except (KeyError, ValueError, IndexError) as error:
+        raise InputError(f"it cannot be filled in: {error}", where=text, hint=hint) from None

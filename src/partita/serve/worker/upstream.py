@@ -19,11 +19,11 @@ from partita.serve.tensors import ITEM_BYTES, Batching, TensorSpec
 from partita.serve.worker.backend import note
 from partita.serve.worker.batching import Joining, run_joined
 from partita.serve.worker.oip_client import OipClient, UpstreamError, read_answer, write_query
-from partita.serve.worker.spec import UNDECLARED
+from partita.serve.worker.spec import UNDECLARED, fill_in
 from partita.serve.worker.wire import HANG_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from partita.serve.tensors import Answer, Query
@@ -34,6 +34,7 @@ BINARY = "binary_tensor_data"
 """The binary tensor extension's name in a server's metadata (Triton's protocol extensions)."""
 _APART_FOR_SEQUENCES = Batching(why="its server keeps the state of sequences for it")
 _LOOK_S = 0.25
+_FILL_HINT = "with a command it may name {port}; write {{ for a brace"
 _CHANGED = "the server has loaded a model of other inputs, outputs or batches"
 _RELOAD_S = 2.0
 """Seconds after which a server in use is asked again what its model takes."""
@@ -81,8 +82,8 @@ class UpstreamBackend:
         self.inputs: tuple[TensorSpec, ...] = ()
         self.outputs: tuple[TensorSpec, ...] = ()
         words = {"port": free_port()} if spec.command else {}
-        self._url = _filled(spec.url, words)
-        command = [_filled(word, words) for word in spec.command]
+        self._url = fill_in(spec.url, words, _FILL_HINT)
+        command = [fill_in(word, words, _FILL_HINT) for word in spec.command]
         self._server = ServerProcess(command) if command else None
         self._clients = [OipClient(self._url, spec.timeout_s, again=retry) for _ in range(lanes)]
         self._path = f"/v2/models/{spec.model or model}"
@@ -264,17 +265,6 @@ def _with_optional(inputs: Sequence[TensorSpec], config: dict[str, Any] | None) 
         if isinstance(each, dict) and each.get("optional") is True
     }
     return tuple(each.replace(optional=each.name in optional) for each in inputs)
-
-
-def _filled(text: str, words: Mapping[str, int]) -> str:
-    try:
-        return text.format_map(words)
-    except (KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"it cannot be filled in: {error}",
-            where=text,
-            hint="with a command it may name {port}; write {{ for a brace",
-        ) from None
 
 
 class ServerHealth:
