@@ -91,3 +91,16 @@ def test_results_of_others_actions_are_passed_over() -> None:
     tasks = executor(driver)
     driver.ended.append(ActionResult(replace(ACTION, id="someone else's")))
     assert tasks.wait(None) == []
+
+
+def test_results_that_somebody_else_waited_for_are_taken() -> None:
+    driver = FakeDriver(FailedError("no"))
+    tasks = executor(driver)
+    tasks.begin("task", ACTION)
+    assert tasks.has("task")
+    (ended,) = tasks.take(driver.wait())
+    assert (ended.task, ended.tries, tasks.has("task"), tasks.next_due) == ("task", 1, True, 1.0)
+    tasks.drop("task")
+    assert not tasks.has("task")
+    tasks.add("task", 5.0)
+    assert (tasks.due(4.0), tasks.due(5.0)) == ([], ["task"])

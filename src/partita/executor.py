@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterable
 
     from partita.drive.driver import ActionResult, DriveError, Driver
     from partita.transition.transition import Action
@@ -87,9 +88,13 @@ class ActionExecutor(Generic[Task]):
         """When the next of the waiting tasks may begin, None if none waits."""
         return min(self._waiting.values(), default=None)
 
-    def add(self, task: Task) -> None:
-        """Have a task wait that may begin at once."""
-        self._waiting[task] = 0.0
+    def add(self, task: Task, not_before: float = 0.0) -> None:
+        """Have a task wait that may begin at that time, or else at once."""
+        self._waiting[task] = not_before
+
+    def has(self, task: Task) -> bool:
+        """Say whether a task waits or its action is under way."""
+        return task in self._waiting or task in self._under_way.values()
 
     def due(self, now: float) -> list[Task]:
         """Return the waiting tasks that may begin."""
@@ -116,7 +121,10 @@ class ActionExecutor(Generic[Task]):
         Raises:
             DriveError: the cluster cannot be reached.
         """
-        ended = self._driver.wait(until)
+        return self.take(self._driver.wait(until))
+
+    def take(self, ended: Iterable[ActionResult]) -> list[TaskResult[Task]]:
+        """Return how the actions that were begun here ended, for those who wait for the driver themselves."""
         return [self._end(each) for each in ended if each.action.id in self._under_way]
 
     def _end(self, ended: ActionResult) -> TaskResult[Task]:

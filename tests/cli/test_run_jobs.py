@@ -7,19 +7,28 @@ import os
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.cli.commands import Commands
 from tests.serve.worker.client import gateway, until
 
+from partita.cli.cluster import OpenCluster
+from partita.cli.daemon import QueueOptions, shared_with_jobs
+from partita.control.journal import FILE, Journal
+from partita.drive.driver import EnergyReading
+from partita.drive.simulated import SimulatedCluster, SimulatedDriver
+from partita.drive.state import CLUSTER
 from partita.errors import InputError, PartitaError
+from partita.jobs.queue.access import Access
 from partita.jobs.queue.client import QueueClient
+from partita.jobs.queue.service import QueueSettings
 from partita.serve.worker.spec import read_spec
+from partita.sim.clock import WallClock
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
 TABLE = """model,gpu,profile,batch,processes,throughput,latency_ms,quantile
@@ -141,3 +150,29 @@ def test_jobs_want_the_wall_clock(shop: Shop) -> None:
     found = shop.commands("run", "-f", "workload.yaml", "--jobs", "--once")
     assert found.code == 2
     assert "jobs take real time" in found.err
+
+
+class MeteredDriver(SimulatedDriver):
+    """Another package's driver, which has energy counters."""
+
+    readings = 0
+
+    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:
+        del busy
+        self.readings += 1
+        return (EnergyReading("node-0/gpu-0", "GPU-0", "a100-40gb", 100.0 * self.readings),)
+
+
+def test_energy_beside_services_is_read_from_the_driver_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTITA_STATE", str(tmp_path))
+    SimulatedCluster.create(tmp_path / CLUSTER, [("node-0/gpu-0", "a100-40gb")]).close()
+    options = QueueOptions(QueueSettings(), Access(os.geteuid()), 1.0, None, recover=False)
+    with (
+        closing(MeteredDriver(tmp_path / CLUSTER, WallClock())) as driver,
+        closing(Journal(tmp_path / FILE)) as journal,
+        shared_with_jobs(OpenCluster(driver, journal), "metered", options) as shared,
+    ):
+        shared.wait(driver.clock.now())
+        assert driver.readings

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Book:
+class PlannableWorkload:
     """A workload of one service that takes a whole GPU for every 700 items/s."""
 
     document: str = "d"
@@ -50,69 +50,69 @@ class Book:
 
 
 @dataclass
-class Shelf:
+class ChangingSource:
     """A source and rates that tests change."""
 
-    book: Book = field(default_factory=Book)
+    workload: PlannableWorkload = field(default_factory=PlannableWorkload)
     rates: dict[str, float] = field(default_factory=dict)
     error: Exception | None = None
 
-    def read(self) -> Book:
+    def read(self) -> PlannableWorkload:
         if self.error is not None:
             raise self.error
-        return self.book
+        return self.workload
 
     def measured(self) -> Demand:
         return Demand(dict(self.rates))
 
 
 @pytest.fixture
-def shelf() -> Shelf:
-    return Shelf()
+def source() -> ChangingSource:
+    return ChangingSource()
 
 
 @pytest.fixture
-def keeper(world: World, shelf: Shelf) -> Reconciler:
+def keeper(world: World, source: ChangingSource) -> Reconciler:
     return Reconciler(
-        world.controller, shelf, shelf, Hysteresis(0.1, 300.0), TransitionOptions("shortest", None)
+        world.controller, source, source, Hysteresis(0.1, 300.0), TransitionOptions("shortest", None)
     )
 
 
 def test_the_first_look_plans_and_acts_and_the_next_does_nothing(
-    world: World, keeper: Reconciler, shelf: Shelf
+    world: World, keeper: Reconciler, source: ChangingSource
 ) -> None:
     reached = keeper.look(0.0)
     assert reached is not None
     assert reached.actions == 2
     assert keeper.look(1.0) is None
-    assert len(shelf.book.planned) == 1
+    assert len(source.workload.planned) == 1
     assert world.now().capacity() == {"bert": 700.0}
 
 
 def test_a_rate_beyond_the_band_waits_for_the_holding_time(
-    world: World, keeper: Reconciler, shelf: Shelf
+    world: World, keeper: Reconciler, source: ChangingSource
 ) -> None:
     keeper.look(0.0)
-    shelf.rates["bert"] = 1400.0
+    source.rates["bert"] = 1400.0
     assert keeper.look(299.0) is None
     keeper.look(300.0)
     assert world.now().capacity() == {"bert": 1400.0}
 
 
 def test_a_replica_that_died_is_replaced_without_a_new_plan(
-    world: World, keeper: Reconciler, shelf: Shelf
+    world: World, keeper: Reconciler, source: ChangingSource
 ) -> None:
     keeper.look(0.0)
     world.cluster.kill_replica(gpu(0), Placement(0, "7g.40gb"))
     keeper.look(1.0)
     assert world.now().capacity() == {"bert": 700.0}
-    assert len(shelf.book.planned) == 1
+    assert len(source.workload.planned) == 1
 
 
 def test_with_gpus_gone_it_plans_at_once_for_the_rest_and_again_when_they_are_back(
-    world: World, keeper: Reconciler, shelf: Shelf
+    world: World, keeper: Reconciler, source: ChangingSource
 ) -> None:
-    shelf.rates["bert"] = 2100.0
+    source.rates["bert"] = 2100.0
     keeper.look(0.0)
     world.cluster.lose(gpu(2))
     keeper.look(1.0)
@@ -120,14 +120,14 @@ def test_with_gpus_gone_it_plans_at_once_for_the_rest_and_again_when_they_are_ba
     world.cluster.restore(gpu(2))
     keeper.look(2.0)
     assert world.now().capacity() == {"bert": 2100.0}
-    assert [n for _, n in shelf.book.planned] == [3, 2, 3]
+    assert [n for _, n in source.workload.planned] == [3, 2, 3]
 
 
 def test_a_workload_that_cannot_be_read_is_told_once_and_the_last_one_kept(
-    world: World, keeper: Reconciler, shelf: Shelf
+    world: World, keeper: Reconciler, source: ChangingSource
 ) -> None:
     keeper.look(0.0)
-    shelf.error = InputError("nonsense", where="w.yaml:3")
+    source.error = InputError("nonsense", where="w.yaml:3")
     world.cluster.kill_replica(gpu(0), Placement(0, "7g.40gb"))
     keeper.look(1.0)
     keeper.look(2.0)
@@ -135,8 +135,8 @@ def test_a_workload_that_cannot_be_read_is_told_once_and_the_last_one_kept(
     assert len([note for note in world.told.notes if "w.yaml:3: nonsense" in note]) == 1
 
 
-def test_a_workload_that_never_could_be_read_ends_it(keeper: Reconciler, shelf: Shelf) -> None:
-    shelf.error = InputError("nonsense")
+def test_a_workload_that_never_could_be_read_ends_it(keeper: Reconciler, source: ChangingSource) -> None:
+    source.error = InputError("nonsense")
     with pytest.raises(InputError):
         keeper.look(0.0)
 
@@ -177,8 +177,10 @@ def test_a_gpu_with_someone_elses_instance_is_not_planned_with(world: World) -> 
     assert free_gpus(world.now()) == {MODEL: 1}
 
 
-def test_a_changed_workload_takes_its_new_rates(world: World, keeper: Reconciler, shelf: Shelf) -> None:
+def test_a_changed_workload_takes_its_new_rates(
+    world: World, keeper: Reconciler, source: ChangingSource
+) -> None:
     keeper.look(0.0)
-    shelf.book = replace(shelf.book, document="e", demand=Demand({"bert": 1000.0}))
+    source.workload = replace(source.workload, document="e", demand=Demand({"bert": 1000.0}))
     keeper.look(400.0)
     assert world.now().capacity() == {"bert": 1400.0}

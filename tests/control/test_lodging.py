@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from partita.control.controller import Controller
 from partita.control.executor import TransitionExecutor
 from partita.control.journal import FILE, Journal
 from partita.control.sharing import QueueTenant, SharedDriver
-from partita.drive.simulated import SimulatedCluster, SimulatedDriver
+from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
 from partita.executor import Backoff
 from partita.jobs.memory.bounds import Bounds
 from partita.jobs.queue.record import AttemptVerdict, JobOptions, JobRecord, JobState, StatedMemory, Submitter
@@ -22,7 +23,7 @@ from partita.jobs.queue.table import JobStore
 from partita.jobs.run.runner import AttemptPhase, AttemptStatus, Launch
 from partita.sim.clock import SimulatedClock
 from partita.transition.shortest import Shortest
-from partita.transition.transition import MEASURED
+from partita.transition.transition import MEASURED, ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -93,21 +94,21 @@ class Day:
         SimulatedCluster.create(folder / CLUSTER, [(gpu(i), MODEL) for i in range(4)], seed=7).close()
         self.inner = SimulatedDriver(folder / CLUSTER, SimulatedClock(), jitter=0.2)
         self.shared = SharedDriver(self.inner)
-        self.lodging = QueueTenant(self.shared.tenants)
+        self.tenant = QueueTenant(self.shared.tenants)
         self.store = JobStore(folder / "queue.sqlite3")
         (folder / "attempts").mkdir()
         self.runner = Working(self.inner.clock)
         self.told: list[str] = []
         self.queue = QueueService(
-            self.lodging,
+            self.tenant,
             self.runner,
             self.store,
             folder / "attempts",
             settings=QueueSettings(pace=PollIntervals(making=1.0, running=10.0, cluster=60.0, afresh=600.0)),
             tell=self.told.append,
         )
-        self.lodging.take_in(self.queue, self.queue.step)
-        self.shared.lodge(self.lodging)
+        self.tenant.attach(self.queue, self.queue.step)
+        self.shared.share_with(self.tenant)
         self.journal = Journal(folder / FILE)
         self.watching = Watching(self.shared, {})
         executor = TransitionExecutor(
@@ -194,10 +195,10 @@ def test_what_a_transition_wants_is_not_given_to_a_job_meanwhile(day: Day) -> No
     assert {each.attempts[-1].verdict for each in day.queue.table.active.values() if each.attempts} == {
         AttemptVerdict.YIELDED
     }
-    assert day.lodging.holds() == set()
+    assert day.tenant.holds() == set()
 
 
-def test_beside_a_job_that_has_to_go_no_other_begins_in_the_way(day: Day) -> None:
+def test_beside_a_job_that_has_to_go_no_other_begins_blocking_instances(day: Day) -> None:
     day.controller.reach(goal(HOURS[0]))
     day.submit(10 * HOUR, 4.0)
     day.shared.wait(day.inner.clock.now() + 600.0)
@@ -206,3 +207,15 @@ def test_beside_a_job_that_has_to_go_no_other_begins_in_the_way(day: Day) -> Non
     assert [[each.verdict for each in job.attempts] for job in day.queue.table.active.values()] == [
         [AttemptVerdict.YIELDED]
     ]
+
+
+def test_an_instance_that_is_to_be_left_is_destroyed_though_the_driver_fails_at_it(
+    day: Day, tmp_path: Path
+) -> None:
+    day.controller.reach(goal(HOURS[0]))
+    day.submit(10 * HOUR, 4.0)
+    day.shared.wait(day.inner.clock.now() + 600.0)
+    with closing(SimulatedCluster(tmp_path / CLUSTER)) as cluster:
+        cluster.inject(InjectedFault(FaultKind.FAILS, ActionKind.DESTROY_INSTANCE, times=7))
+    day.controller.reach(goal(HOURS[18], {"bert": 400.0, "resnet": 300.0}, HOURS[0].capacity()))
+    assert day.tenant.holds() == set()

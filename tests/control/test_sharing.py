@@ -13,7 +13,7 @@ from tests.control.world import CLUSTER, MODEL, Told, Watching, deployment, goal
 from partita.control.controller import Controller
 from partita.control.executor import TransitionExecutor
 from partita.control.journal import FILE, Journal
-from partita.control.sharing import Place, SharedDriver, TenantDriver, in_the_way
+from partita.control.sharing import Place, SharedDriver, TenantDriver, blocking_instances
 from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.executor import Backoff
@@ -79,7 +79,7 @@ class Shared:
         self.inner = SimulatedDriver(folder / CLUSTER, SimulatedClock(), jitter=0.0)
         self.shared = SharedDriver(self.inner)
         self.tenant = Squatter(self.shared.tenants, places)
-        self.shared.lodge(self.tenant)
+        self.shared.share_with(self.tenant)
         self.shared.wait(5.0)
         self.watching = Watching(self.shared, {})
         self.journal = Journal(folder / FILE)
@@ -146,7 +146,7 @@ def test_the_fewest_instances_go_and_only_the_tenants(data: st.DataObject) -> No
         lost=False,
         instances=tuple(ObservedInstance(p, nobody, ours=True) for p in standing),
     )
-    going = in_the_way(found, wanted, held)
+    going = blocking_instances(found, wanted, held)
     others = [each for each in standing if each not in held]
     assert set(going) <= set(held)
     if wanted in others:

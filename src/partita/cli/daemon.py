@@ -294,7 +294,9 @@ class QueueHost:
 
 
 @contextmanager
-def queue_host(driver: Driver, name: str, folder: Path, options: QueueOptions) -> Iterator[QueueHost]:
+def queue_host(
+    driver: Driver, name: str, folder: Path, options: QueueOptions, meters: Driver | None = None
+) -> Iterator[QueueHost]:
     """Open the queue of a cluster for a block.
 
     Args:
@@ -302,6 +304,7 @@ def queue_host(driver: Driver, name: str, folder: Path, options: QueueOptions) -
         name: which driver that is.
         folder: the state folder.
         options: how it is run.
+        meters: the driver of the cluster itself, where `driver` is a view of it: it may have energy counters.
 
     Raises:
         PartitaError: its store or its socket cannot be used, or the energy cannot be measured.
@@ -309,7 +312,9 @@ def queue_host(driver: Driver, name: str, folder: Path, options: QueueOptions) -
     runner = _runner(name, options.memory_scale)
     jobs = make_folders(folder, shared=os.geteuid() == 0)
     with ExitStack() as stack:
-        ledger, energy = stack.enter_context(measuring(driver, name, folder, note, options.metrics_port))
+        ledger, energy = stack.enter_context(
+            measuring(meters or driver, name, folder, note, options.metrics_port)
+        )
         opened = recover(jobs, note) if options.recover else open_store(jobs)
         store = stack.enter_context(closing(opened))
         service = QueueService(
@@ -333,10 +338,10 @@ def shared_with_jobs(opened: OpenCluster, name: str, options: QueueOptions) -> I
         PartitaError: as for `queue_host`.
     """
     shared = SharedDriver(opened.driver)
-    lodging = QueueTenant(shared.tenants)
-    with queue_host(lodging, name, state_folder(), options) as host:
-        lodging.take_in(host.service, host.step, lambda: host.server.poll(0.0))
-        shared.lodge(lodging)
+    tenant = QueueTenant(shared.tenants)
+    with queue_host(tenant, name, state_folder(), options, opened.driver) as host:
+        tenant.attach(host.service, host.step, lambda: host.server.poll(0.0))
+        shared.share_with(tenant)
         note(f"jobs beside services; {len(host.service.table.active):,} jobs are there")
         yield shared
 

@@ -215,7 +215,7 @@ def _tell(reached: Reached | None) -> None:
         stderr().print(f"reached in {reached.seconds:.0f} s with {reached.actions} actions", markup=False)
 
 
-def _gpus_of(first: FileWorkbook) -> list[tuple[str, str]]:
+def _gpus_of(first: FileWorkload) -> list[tuple[str, str]]:
     """Return the GPUs of a simulated cluster for a workload: those it names, or as many as its plan takes."""
     pools = first.loaded.workload.gpus
     if all(pool.count is not None for pool in pools):
@@ -241,8 +241,8 @@ class Planning:
 
 
 @dataclass(frozen=True, slots=True)
-class FileWorkbook:
-    """A workload as it was read (control's `Workbook`)."""
+class FileWorkload:
+    """A workload as it was read (control's `CurrentWorkload`)."""
 
     document: str
     loaded: PreparedWorkload
@@ -262,7 +262,7 @@ class FileWorkbook:
     def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
         """Return the plan with the fewest GPUs that is nearest to what runs; with too few, by priority.
 
-        Arguments as in control's `Workbook`.
+        Arguments as in control's `CurrentWorkload`.
 
         Raises:
             InfeasibleError: there is no plan at all.
@@ -283,9 +283,9 @@ class WatchedWorkload:
     def __init__(self, path: Path, planning: Planning) -> None:
         self._path = path
         self._planning = planning
-        self._last: FileWorkbook | None = None
+        self._last: FileWorkload | None = None
 
-    def read(self) -> FileWorkbook:
+    def read(self) -> FileWorkload:
         """Return the workload as it is now.
 
         Raises:
@@ -296,7 +296,7 @@ class WatchedWorkload:
             return self._last
         loaded = read_prepared(self._path)
         self._tables = tuple(loaded.workload.performance)
-        self._last = FileWorkbook(self._fingerprint(), loaded, self._planning)
+        self._last = FileWorkload(self._fingerprint(), loaded, self._planning)
         return self._last
 
     _tables: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Brings a cluster to a goal: observe, order the way, act, and look again until nothing is left to do."""
+"""Brings a cluster to a goal: observe, ask for a transition, execute it, and look again until nothing is left."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Controller:
 
     Attributes:
         durations: how long actions are predicted to take.
-        most_replans: how often the way is ordered anew because someone else changed the cluster.
+        most_replans: how many more transitions are asked for because someone else changed the cluster.
     """
 
     executor: TransitionExecutor
@@ -47,7 +47,7 @@ class Controller:
     most_replans: int = 10
 
     def preview(self, goal: Goal, observation: Observation) -> Transition:
-        """Return the way from what is observed to a goal, and act on nothing.
+        """Return the transition from what is observed to a goal, and act on nothing.
 
         Raises:
             InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
@@ -76,7 +76,7 @@ class Controller:
 
         Args:
             goal: what is to run.
-            shown: a way that was ordered before, and for what; it is gone if that is still what is asked.
+            shown: a transition that was made before, and for what; it is executed if that is still what is asked.
 
         Raises:
             InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
@@ -126,7 +126,7 @@ class Controller:
         self.executor.reporter.note(f"nothing is under way any more; served of required items/s: {served}")
 
     def _go_on(self, outcome: Outcome, replans: int) -> None:
-        """Return if the way is to be ordered anew.
+        """Return if another transition is to be asked for.
 
         Raises:
             StoppedError: an action failed for ever, or the cluster does not stop changing.
@@ -208,7 +208,7 @@ class StoppedError(PartitaError):
 
 
 class StopRequestedError(PartitaError):
-    """Asked to stop on the way; what runs is safe, and nothing is under way (exit code 130)."""
+    """Asked to stop before the goal was reached; what runs is safe, and nothing is under way (exit code 130)."""
 
     exit_code = 130
 

@@ -220,7 +220,7 @@ class _Execution:
         elif ended.action.error is None and action.id == name:
             self._succeed(name)
         elif ended.action.error is None:
-            self._executor.add(name)  # what was in the way is gone
+            self._executor.add(name)  # what had to come before it is done
         self._setup.reporter.ended(ended.action, self._done, len(self._actions))
 
     def _succeed(self, name: str) -> list[str]:
@@ -281,7 +281,7 @@ def restart(action: Action, cluster: ClusterView) -> Action | None:
 
 
 def _clear(action: Action, found: ObservedInstance) -> Action | None:
-    """Return the stop of a replica that is in the way."""
+    """Return the stop of the replica that has to go first."""
     if found.replica is None or not found.ours:
         return None
     return replace(_before(action, ActionKind.STOP_REPLICA), replica=found.replica.replica)
@@ -447,7 +447,7 @@ def moved(before: Snapshot, now: Snapshot, ours: Mapping[Key, Action | None] | N
         before: the cluster as it was.
         now: the cluster as it is.
         ours: instances that this controller worked on meanwhile: the action that ended well, or None where it
-            is under way or failed, so that anything but another's hand may be found.
+            is under way or failed, so that only what someone else did is told.
     """
     return [*_gpus_moved(before, now), *_instances_moved(before, now, ours or {})]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """A wanted deployment and the limits of the way to it.
+    """A wanted deployment and the limits of the transition to it.
 
     Attributes:
         target: what is to run; its GPUs' ids are a wish.
@@ -47,7 +47,7 @@ class Goal:
 
     @property
     def guaranteed(self) -> dict[str, float]:
-        """Items/s that each service was promised all along the way, and so while it is not yet at its end."""
+        """Items/s that each service is promised throughout the transition."""
         both = self.old_rates.keys() & self.new_rates.keys()
         return {name: min(self.old_rates[name], self.new_rates[name]) for name in sorted(both)}
 
@@ -71,7 +71,7 @@ def goal_for(
 ) -> Goal:
     """Return the goal of bringing a cluster to a plan, or to layouts.
 
-    If the way to the same plan was left half-way, its GPUs are those that it was put onto then.
+    If a transition to the same plan was not finished, its GPUs are those that it was put onto then.
     """
     target = deployment_of(plan)
     source = fingerprint(target)

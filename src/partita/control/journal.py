@@ -81,7 +81,7 @@ _Rows = dict[str, "Fact | str"]
 
 
 class State(StrEnum):
-    """Where a goal is: on its way, reached, stopped before that, or replaced by another."""
+    """Where a goal is: under way, reached, stopped before that, or replaced by another."""
 
     RUNNING = "running"
     REACHED = "reached"
@@ -150,7 +150,7 @@ class Journal:
         return self._goal
 
     def begin_round(self, goal: Goal, transition: Transition, at: float) -> None:
-        """Write down the way that is to be gone now, and the goal on the physical GPUs that it leads to."""
+        """Write down the transition that begins now, and the goal on the physical GPUs that it leads to."""
         row = (self._goal, at, len(transition.actions), transition.makespan, transition.moved)
         with self._file.transaction() as db:
             db.execute("UPDATE goals SET document = ? WHERE id = ?", (goal_text(goal), self._goal))
@@ -204,7 +204,7 @@ class Journal:
             db.execute("INSERT INTO notes (goal, at, text) VALUES (?, ?, ?)", (self._goal, at, text))
 
     def end_goal(self, state: State, at: float) -> None:
-        """Write down that the goal was reached, or that it was stopped on the way."""
+        """Write down that the goal was reached, or that it was stopped before that."""
         ended = None if state is State.STOPPED else at
         with self._file.transaction() as db:
             db.execute("UPDATE goals SET state = ?, ended = ? WHERE id = ?", (state, ended, self._goal))
@@ -242,7 +242,7 @@ class Journal:
     def promised(self) -> Mapping[str, float] | None:
         """Return the rates that are required of what runs now, None if nothing was ever applied.
 
-        On the way from one to another it is what both require: less is guaranteed of nothing.
+        Until a goal is reached it is what both the last one and this one require: less is guaranteed of nothing.
         """
         with self._file.reading() as db:
             row = db.execute("SELECT document, state FROM goals ORDER BY id DESC LIMIT 1").fetchone()

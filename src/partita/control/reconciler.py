@@ -75,7 +75,7 @@ class Reconciler:
         self._measured = rates
         self._hysteresis = hysteresis
         self._options = options
-        self._workbook: Workbook | None = None
+        self._workload: CurrentWorkload | None = None
         self._demand = Demand({})
         self._planned: Planned | None = None
         self._plan: Plan | None = None
@@ -93,7 +93,7 @@ class Reconciler:
 
         Raises:
             InputError: the workload cannot be read and never could.
-            StopRequestedError: asked to stop on the way.
+            StopRequestedError: asked to stop before the goal was reached.
             JournalError: the journal cannot be used any more.
         """
         if now < self._not_before:
@@ -103,7 +103,7 @@ class Reconciler:
         except (StopRequestedError, JournalError):
             raise
         except PartitaError as error:
-            if self._workbook is None:
+            if self._workload is None:
                 raise
             self._failures += 1
             wait = self._controller.executor.backoff.delay(self._failures, self._controller.executor.rng)
@@ -123,7 +123,7 @@ class Reconciler:
             InputError: the workload cannot be read and never could.
             InfeasibleError: there is no plan, or no transition to it.
             StoppedError: an action failed for ever, or the cluster does not stop changing.
-            StopRequestedError: asked to stop on the way.
+            StopRequestedError: asked to stop before the goal was reached.
         """
         self._read()
         self._replan(now)
@@ -131,28 +131,28 @@ class Reconciler:
 
     def _read(self) -> None:
         try:
-            workbook, demand = self._source.read(), self._measured.measured()
+            workload, demand = self._source.read(), self._measured.measured()
         except (InputError, InfeasibleError) as error:
-            if self._workbook is None:
+            if self._workload is None:
                 raise
             self._tell(f"{error}; going on with what was read before")
             return
-        self._workbook, self._demand = workbook, demand
+        self._workload, self._demand = workload, demand
 
     def _replan(self, now: float) -> None:
-        workbook = self._workbook
-        if workbook is None:
+        workload = self._workload
+        if workload is None:
             raise AssertionError("nothing was read")
         current = deployed(self._controller.executor.driver.observe())
         there = free_gpus(current)
-        demand = wanted(workbook.demand, self._demand)
-        verdict = judge(self._planned, workbook.document, demand, now, self._hysteresis)
+        demand = wanted(workload.demand, self._demand)
+        verdict = judge(self._planned, workload.document, demand, now, self._hysteresis)
         why = self._outgrown(there) or (verdict.why if verdict.now else None)
         if why is None:
             return
         self._tell(f"planning: {why}")
-        self._plan = workbook.plan(demand, there, current)
-        self._planned = Planned(now, workbook.document, demand)
+        self._plan = workload.plan(demand, there, current)
+        self._planned = Planned(now, workload.document, demand)
         self._there = there
         self._settled = None
 
@@ -169,9 +169,9 @@ class Reconciler:
         )
 
     def _act(self) -> Reached | None:
-        controller, plan, workbook = self._controller, self._plan, self._workbook
+        controller, plan, workload = self._controller, self._plan, self._workload
         observation = controller.executor.driver.observe()
-        if plan is None or workbook is None or snapshot(observation).fingerprint == self._settled:
+        if plan is None or workload is None or snapshot(observation).fingerprint == self._settled:
             return None
         journal = controller.executor.journal
         goal = goal_for(
@@ -180,7 +180,7 @@ class Reconciler:
             journal.unfinished(),
             algorithm=self._options.algorithm,
             extra_gpus=self._options.extra_gpus,
-            forbid=workbook.forbid,
+            forbid=workload.forbid,
         )
         controller.wake(observation)
         reached = controller.reach(goal)
@@ -293,7 +293,7 @@ def _shifted(planned: Demand, demand: Demand, hysteresis: Hysteresis) -> str | N
     return None
 
 
-class Workbook(Protocol):
+class CurrentWorkload(Protocol):
     """The workload as it is written now, and how to plan it."""
 
     @property
@@ -330,7 +330,7 @@ class Workbook(Protocol):
 class Source(Protocol):
     """Where the workload is read from."""
 
-    def read(self) -> Workbook:
+    def read(self) -> CurrentWorkload:
         """Return the workload as it is now.
 
         Raises:

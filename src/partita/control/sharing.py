@@ -7,6 +7,7 @@ two views of one driver in one thread: while the controller waits for its action
 from __future__ import annotations
 
 import math
+import random
 from collections import defaultdict
 from dataclasses import replace
 from itertools import combinations
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from partita.control.executor import changes
 from partita.drive.driver import Changes, Identity, Observation, ObservedGpu, ObservedInstance
+from partita.executor import ActionExecutor, Backoff
 from partita.jobs.queue.record import AttemptVerdict, JobState
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import fault
@@ -41,7 +43,7 @@ class Tenant(Protocol):
         ...
 
     def reserve(self, wanted: Mapping[str, Collection[Placement]]) -> None:
-        """Learn which placements services will want, by GPU; nothing new may begin in their way."""
+        """Learn which placements services will want, by GPU; nothing new may begin where it would block them."""
         ...
 
     def vacate(self, places: Collection[Place]) -> None:
@@ -59,8 +61,8 @@ class Tenant(Protocol):
 class SharedDriver:
     """The services' view of a cluster that they share with a tenant (the port's `Driver`).
 
-    The tenant's instances are not seen. Whatever of them is in the way of an instance that is to be created goes
-    first: the action begins when the room is free.
+    The tenant's instances are not seen. Those that block an instance that is to be created go first: its action
+    begins when there is room.
 
     Args:
         inner: drives the cluster.
@@ -72,10 +74,10 @@ class SharedDriver:
         self._waiting: list[Action] = []
         self._under_way: set[str] = set()
         self._ended: list[ActionResult] = []
-        self.tenants = TenantDriver(inner, self._take)
+        self.tenants = TenantDriver(inner, self._poll)
 
-    def lodge(self, tenant: Tenant) -> None:
-        """Take a tenant in; it drives through `tenants`."""
+    def share_with(self, tenant: Tenant) -> None:
+        """Share the cluster with a tenant, which drives through `tenants`."""
         self._tenant = tenant
 
     @property
@@ -95,7 +97,7 @@ class SharedDriver:
         return Changes((seen.mark, held), without(Observation(seen.gpus), held).gpus, seen.gone)
 
     def expect(self, transition: Transition | None) -> None:
-        """Learn what is about to be done, so that whatever is in its way is asked to go at once; None: nothing."""
+        """Learn what is about to be done, so that what blocks it is asked to go at once; None for nothing."""
         if self._tenant is None:
             return
         wanted: dict[str, list[Placement]] = defaultdict(list)
@@ -106,12 +108,12 @@ class SharedDriver:
                 wanted[action.gpu].append(action.placement)
         self._tenant.reserve(wanted)
         for action in transition.actions if transition else ():
-            self._clear(action)
+            self._make_room(action)
 
     def begin(self, action: Action) -> None:
         """Start an action, or ask for the room it needs and start it once that is free."""
         self._under_way.add(action.id)
-        if self._clear(action):
+        if self._make_room(action):
             self._inner.begin(action)
         else:
             self._waiting.append(action)
@@ -129,24 +131,24 @@ class SharedDriver:
                 return ()
             moment = min(last, due)
             for each in self._inner.wait(moment if math.isfinite(moment) else None):
-                self._hand_out(each)
+                self._dispatch(each)
 
     def adopt(self, gpu: str, placement: Placement) -> None:
         """Make someone else's instance ours."""
         self._inner.adopt(gpu, placement)
 
     def _begin_waiting(self) -> None:
-        for action in [each for each in self._waiting if self._clear(each)]:
+        for action in [each for each in self._waiting if self._make_room(each)]:
             self._waiting.remove(action)
             self._inner.begin(action)
 
-    def _clear(self, action: Action) -> bool:
-        """Say whether nothing of the tenant's is in the way of an action; if something is, ask for it."""
+    def _make_room(self, action: Action) -> bool:
+        """Say whether the tenant leaves room for an action; if not, have it vacate what blocks it."""
         if self._tenant is None or action.kind is not ActionKind.CREATE_INSTANCE:
             return True
         held = [placement for gpu, placement in self._tenant.holds() if gpu == action.gpu]
         gpu = self._inner.observe().gpu(action.gpu) if held else None
-        blocking = in_the_way(gpu, action.placement, held) if gpu else ()
+        blocking = blocking_instances(gpu, action.placement, held) if gpu else ()
         if blocking:
             self._tenant.vacate([(action.gpu, each) for each in blocking])
         return not blocking
@@ -154,17 +156,17 @@ class SharedDriver:
     def _held(self) -> Collection[Place]:
         return self._tenant.holds() if self._tenant else ()
 
-    def _hand_out(self, ended: ActionResult) -> None:
+    def _dispatch(self, ended: ActionResult) -> None:
         if ended.action.id in self._under_way:
             self._under_way.remove(ended.action.id)
             self._ended.append(ended)
         else:
-            self.tenants.hand(ended)
+            self.tenants.deliver(ended)
 
-    def _take(self) -> None:
+    def _poll(self) -> None:
         """Look, without waiting, for what has ended."""
         for each in self._inner.wait(self.clock.now()):
-            self._hand_out(each)
+            self._dispatch(each)
 
 
 class TenantDriver:
@@ -199,8 +201,8 @@ class TenantDriver:
         """Make someone else's instance ours."""
         self._inner.adopt(gpu, placement)
 
-    def hand(self, ended: ActionResult) -> None:
-        """Take what has ended and is not the services'."""
+    def deliver(self, ended: ActionResult) -> None:
+        """Be told of an action that has ended and is not the services'."""
         self._ended.append(ended)
 
 
@@ -217,7 +219,9 @@ def without(observation: Observation, places: Collection[Place]) -> Observation:
     )
 
 
-def in_the_way(gpu: ObservedGpu, wanted: Placement, held: Collection[Placement]) -> tuple[Placement, ...]:
+def blocking_instances(
+    gpu: ObservedGpu, wanted: Placement, held: Collection[Placement]
+) -> tuple[Placement, ...]:
     """Return which held instances must go so that a wanted one fits beside all others: the fewest, small ones first.
 
     Held instances that do not stand yet count as if they did. None if the wanted one stands already, and all of them
@@ -235,10 +239,9 @@ def in_the_way(gpu: ObservedGpu, wanted: Placement, held: Collection[Placement])
     return tuple(mine)
 
 
-_AGAIN_S = 1.0
+_BACKOFF = Backoff(most=8.0)
 _ANSWERED_S = 0.05
 """Most seconds for which somebody who speaks to the queue is kept waiting."""
-_LEAVE = "leave-"
 _NOBODY = Identity("", 0, 0, None)
 
 
@@ -259,14 +262,15 @@ class QueueTenant:
         self._service: QueueService | None = None
         self._own: set[Place] = set()
         self._making: set[Place] = set()
-        self._leaving: dict[Place, float] = {}  # not to be destroyed before; inf while that is under way
+        self._leaving: set[Place] = set()
+        self._destroying: ActionExecutor[Place] = ActionExecutor(driver, _BACKOFF, random.Random(0))
         self._reserved: Mapping[str, Collection[Placement]] = {}
         self._ended: list[ActionResult] = []
 
-    def take_in(
+    def attach(
         self, service: QueueService, step: Callable[[float], float], answer: Callable[[], None] | None = None
     ) -> None:
-        """Take in the queue that drives through this; what its jobs hold already is its own.
+        """Attach the queue that drives through this; what its jobs hold already is its own.
 
         Args:
             service: the queue.
@@ -320,22 +324,22 @@ class QueueTenant:
 
     def vacate(self, places: Collection[Place]) -> None:
         """Have jobs checkpoint and wait again, and their instances destroyed."""
-        for place in places:
-            self._leaving.setdefault(place, -math.inf)
-        self._ask()
+        self._leaving.update(places)
+        self._yield_jobs()
 
     def step(self, now: float) -> float:
         """Let the queue do what is due, and destroy what is to be left."""
         self._collect()
         due = self._step(now)
-        self._ask()
-        due = min(due, self._leave(now))
+        self._yield_jobs()
+        due = min(due, self._destroy(now))
         if self._answer is None:
             return due
         self._answer()
         return min(due, now + _ANSWERED_S)
 
-    def _ask(self) -> None:
+    def _yield_jobs(self) -> None:
+        """Have the jobs yield that run on instances to be left."""
         service = self._service
         jobs = service.table.active.values() if service is not None else ()
         going = [
@@ -346,20 +350,23 @@ class QueueTenant:
         if service is not None and going:
             service.stop(going, AttemptVerdict.YIELDED, "services need its instance")
 
-    def _leave(self, now: float) -> float:
+    def _destroy(self, now: float) -> float:
         """Destroy the instances to be left in which nothing runs any more; return when to try again."""
-        used = self._used()
-        for place, not_before in list(self._leaving.items()):
-            if place in used or place in self._making or not_before > now:
+        free = self._leaving - self._used() - self._making
+        for place in free:
+            if not self._destroying.has(place):
+                self._destroying.add(place)
+        for place in self._destroying.due(now):
+            if place in free & self._own:
+                name, seconds = f"leave-{place[0]}-{place[1]}", MEASURED.destroy_instance
+                action = Action(name, ActionKind.DESTROY_INSTANCE, *place, None, (), seconds)
+                self._destroying.begin(place, action)
                 continue
-            if place in self._own:
-                self._leaving[place] = math.inf
-                name = f"{_LEAVE}{place[0]}-{place[1]}"
-                seconds = MEASURED.destroy_instance
-                self._driver.begin(Action(name, ActionKind.DESTROY_INSTANCE, *place, None, (), seconds))
-            else:
-                del self._leaving[place]
-        return min((moment for moment in self._leaving.values() if moment > now), default=math.inf)
+            self._destroying.drop(place)
+            if place in free:  # it does not stand any more
+                self._leaving.discard(place)
+        due = self._destroying.next_due
+        return math.inf if due is None else due
 
     def _used(self) -> set[Place]:
         """Return the instances that jobs are in, or are about to be."""
@@ -367,26 +374,27 @@ class QueueTenant:
         return {(job.attempt.gpu, job.attempt.placement) for job in jobs if job.state is not JobState.WAITING}
 
     def _collect(self) -> None:
-        for ended in self._driver.wait():
-            place = (ended.action.gpu, ended.action.placement)
-            if ended.action.kind is ActionKind.CREATE_INSTANCE:
+        ended = self._driver.wait()
+        for each in ended:
+            place = (each.action.gpu, each.action.placement)
+            if each.action.kind is ActionKind.CREATE_INSTANCE:
                 self._making.discard(place)
-            elif ended.error is None:
+            elif each.error is None:
                 self._own.discard(place)
-            if ended.action.id.startswith(_LEAVE):
-                self._left(place, ended)
-            else:
-                self._ended.append(ended)
-
-    def _left(self, place: Place, ended: ActionResult) -> None:
-        if ended.error is None:
-            del self._leaving[place]
-        else:
-            self._leaving[place] = self.clock.now() + _AGAIN_S
+        destroyed = self._destroying.take(ended)
+        for result in destroyed:
+            if result.action.error is None:
+                self._destroying.drop(result.task)
+                self._leaving.discard(result.task)
+            elif result.failure is not None:
+                # Services wait for the room: it is tried for as long as that takes.
+                self._destroying.add(result.task, self.clock.now() + _BACKOFF.most)
+        own = {result.action.action.id for result in destroyed}
+        self._ended += [each for each in ended if each.action.id not in own]
 
     def _gpu(self, gpu: ObservedGpu) -> ObservedGpu:
         """Return a GPU with what the queue may not use marked as another's."""
-        mine = self._own - self._leaving.keys()
+        mine = self._own - self._leaving
         seen = [
             each if (gpu.id, each.placement) in mine else replace(each, ours=False) for each in gpu.instances
         ]

@@ -395,7 +395,7 @@ def managers(root: Path, environ: Mapping[str, str]) -> tuple[Manager, ...]:
 
 
 def manager_findings(found: tuple[Manager, ...]) -> Iterator[Finding]:
-    """Return a note for each program that changes GPUs behind our back, with the way to keep it off."""
+    """Return a note for each program that changes GPUs behind our back, with how to keep it off."""
     for each in found:
         hint = _PROGRAMS.get(each.name, ("", None))[1]
         if hint is not None:

@@ -78,7 +78,7 @@ class Partition:
         return tuple(p for p in self.layout if p not in self.busy)
 
     def changes(self, profile: str) -> tuple[Change, ...]:
-        """Return every way to put an instance of a profile to use, the best first.
+        """Return every change that puts an instance of a profile to use, the best first.
 
         The one beside which the largest slice can still start, and of those the one that keeps the most maximal
         layouts reachable. Idle instances count as free slices: they can be destroyed in a fraction of a second, and
@@ -94,9 +94,9 @@ class Partition:
         return found
 
     def change(self, profile: str) -> Change | None:
-        """Return the best way to put an instance of a profile to use; None if there is none now."""
-        ways = self.changes(profile)
-        return ways[0] if ways else None
+        """Return the best change that puts an instance of a profile to use; None if there is none now."""
+        found = self.changes(profile)
+        return found[0] if found else None
 
     def start(self, change: Change) -> Partition:
         """Return the GPU after a change, with the instance in use.
@@ -148,18 +148,18 @@ class Partition:
         return found
 
     def _ways(self, profile: str) -> list[Change]:
-        ways = []
+        found = []
         for start in self.gpu.profile(profile).starts:
             placement = Placement(start, profile)
             if placement in self.busy:
                 continue
             if placement in self.layout:
-                ways.append(Change(placement, create=False))
+                found.append(Change(placement, create=False))
             elif _mask(self.gpu, (placement,)) & self._busy_mask:
                 continue
             elif fault(self.gpu, (*self.busy, placement)) is None:
-                ways.append(Change(placement, self._in_the_way(placement)))
-        return ways
+                found.append(Change(placement, self._in_the_way(placement)))
+        return found
 
     def _in_the_way(self, placement: Placement) -> tuple[Placement, ...]:
         """Return the idle instances of least loss without which the placement is legal."""

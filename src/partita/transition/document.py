@@ -110,7 +110,7 @@ class DeployedGpuDocument(Value):
 
 
 class FloorDocument(Value):
-    """Items/s that a service does not fall under on the way."""
+    """Items/s that a service does not fall under during the transition."""
 
     name: Text
     floor: Amount

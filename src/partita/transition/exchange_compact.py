@@ -74,7 +74,7 @@ class ExchangeCompact:
                     hint=f"allow {extra} extra GPUs, or use the algorithm `shortest`",
                 )
         return InfeasibleError(
-            f"exchange and compact finds no way on the {len(request.current.gpus)} GPUs there are",
+            f"exchange and compact finds no transition on the {len(request.current.gpus)} GPUs there are",
             where="extra_gpus",
             hint="use the algorithm `shortest`, or add GPUs",
         )

@@ -196,7 +196,7 @@ def content(gpu: DeployedGpu) -> Content:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A way to put a content onto a GPU: what stays, and where everything goes."""
+    """How a content is put onto a GPU: what stays, and where everything goes."""
 
     kept: int
     reused: int
@@ -204,7 +204,7 @@ class Fit:
 
 
 def fit(gpu: GpuModel, there: DeployedGpu, wanted: Content, now: Wanted) -> Fit | None:
-    """Return the best way to put a content onto a GPU beside its fixed instances, None if there is none.
+    """Return how a content is best put onto a GPU beside its fixed instances, None if it cannot be.
 
     The best leaves the most replicas where they are, then uses the most instances again, then has the fewest new
     instances in the way of old ones.

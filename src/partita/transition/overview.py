@@ -30,7 +30,7 @@ class ServiceChange:
         move: replicas that end while another of their service comes elsewhere.
         new: replicas that come beyond that.
         end: replicas that end beyond that.
-        stand_in: replicas that start and stop again on the way, to keep the floor meanwhile.
+        stand_in: replicas that start and stop again during the transition, to keep the floor.
     """
 
     name: str

@@ -169,7 +169,7 @@ def _blockers(
 # --- the schedule
 
 _PATIENCE = 3
-"""Times that a way on may be sought, for each instance that comes or goes."""
+"""Times that a next step may be sought, for each instance that comes or goes."""
 
 
 class StuckError(Exception):
@@ -197,7 +197,7 @@ def order(
         stand_ins_first: use temporary replicas before waiting for lasting ones.
 
     Raises:
-        Stuck: floors and budget leave no way on that is known.
+        Stuck: floors and budget allow no further step that is known.
     """
     cluster = ScheduleSimulation(request, wanted)
     patience = _PATIENCE * (len(cluster.olds) + len(cluster.news) + 1)
@@ -450,8 +450,8 @@ def unstick(cluster: ScheduleSimulation, *, extra_first: bool) -> bool:
         cluster: in which nothing is under way and nothing can begin.
         extra_first: use another GPU even if free slices would do.
     """
-    ways = [_move_to_empty, stand_in] if extra_first else [stand_in, _move_to_empty]
-    return any(way(cluster) for way in ways) or stand_in(cluster, open_gpus=True)
+    steps = [_move_to_empty, stand_in] if extra_first else [stand_in, _move_to_empty]
+    return any(step(cluster) for step in steps) or stand_in(cluster, open_gpus=True)
 
 
 def _move_to_empty(cluster: ScheduleSimulation) -> bool:
@@ -506,7 +506,7 @@ def _move(cluster: ScheduleSimulation, gpu: str, empty: str) -> None:
 
 
 _LOOKED_AT = 40
-"""Waiting instances for which a way on is sought at a time."""
+"""Waiting instances for which a next step is sought at a time."""
 
 
 @dataclass(frozen=True, slots=True)

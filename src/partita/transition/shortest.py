@@ -154,7 +154,7 @@ def search(request: Request, expanded: int | None = None) -> list[Step] | None:
 
     Best first through all states of the cluster: a move adds an instance with a replica that either deployment
     knows, or removes one. States that differ only by the order of like GPUs are one. None means that there is
-    no way at all if fewer than `expanded` states can be reached.
+    no transition at all if fewer than `expanded` states can be reached.
 
     Args:
         request: what is asked.

@@ -125,7 +125,7 @@ class Transition:
 
 
 class Transitioner(Protocol):
-    """An algorithm that orders the way from one deployment to another."""
+    """An algorithm that makes the transition from one deployment to another."""
 
     def transition(self, request: Request) -> Transition:
         """Return a transition that keeps the floors in every order its graph allows.

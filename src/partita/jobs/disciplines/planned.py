@@ -80,8 +80,8 @@ class PlannedBatch:
             mask = model.profile(placement.profile).mask(placement.start)
             change = None
             if not kept[gpu] & mask:
-                ways = allocation.gpus[gpu].changes(placement.profile)
-                change = next((each for each in ways if each.placement == placement), None)
+                changes = allocation.gpus[gpu].changes(placement.profile)
+                change = next((each for each in changes if each.placement == placement), None)
             if change is None:
                 kept[gpu] |= mask
             else:

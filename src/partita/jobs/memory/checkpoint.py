@@ -1,6 +1,6 @@
 """A model on disk: the fields of its `config.json`, and the parameters and bytes of its weights.
 
-Families name one field in several ways; it is asked for by any of them. Weights are read from their headers alone.
+Families name one field differently; it is asked for by any of these names. Weights are read from their headers alone.
 """
 
 from __future__ import annotations

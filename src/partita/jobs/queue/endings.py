@@ -62,7 +62,7 @@ def ended(
 
 
 def stopping(job: JobRecord, wish: AttemptVerdict, why: str | None) -> JobRecord | None:
-    """Return a job on its way to an end: one that waits is there at once; None if it is on it already.
+    """Return a job that is to end: one that waits ends at once; None if it is ending already.
 
     Args:
         job: not over.

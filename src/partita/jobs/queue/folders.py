@@ -284,7 +284,7 @@ class Retention:
         going = []
         try:
             for job in jobs:
-                # Out of the way first: a job that is requeued begins in a folder of its own.
+                # Renamed first: a job that is requeued begins in a folder of its own.
                 gone = self._folder / f"{_GOING}{job.id}"
                 with suppress(FileNotFoundError):
                     (self._folder / job.id).rename(gone)

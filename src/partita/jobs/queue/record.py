@@ -177,7 +177,7 @@ class Condition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """A job, a whole array or one of its tasks that has to end in some way before another job starts."""
+    """A job, a whole array or one of its tasks that has to end, as the condition says, before another job starts."""
 
     condition: Condition
     job: JobId
