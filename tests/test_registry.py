@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,8 +19,7 @@ from partita.planning.mig_serving import GreedyPlanner
 from partita.registry import RegistryWarning, load, make, names, registered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
 
 @pytest.fixture
@@ -150,6 +152,54 @@ def test_what_cannot_be_read_or_is_no_group_is_told(site: Path) -> None:
     texts = [str(each.message) for each in told]
     assert any("odd 1.2 registers something in the group partita.plannners" in text for text in texts)
     assert any("what torn 1 registers cannot be read" in text for text in texts)
+
+
+def older(site: Path, keep: Callable[[str], bool]) -> None:
+    """Put an installation of Partita in front that has the groups alone whose text is kept."""
+    registry._all.cache_clear()
+    here = next(iter(Path(each) for each in sys.path if list(Path(each).glob("partita-*.dist-info"))))
+    (info,) = here.glob("partita-*.dist-info")
+    groups = (info / "entry_points.txt").read_text(encoding="utf-8").split("\n\n")
+    (site / info.name).mkdir()
+    (site / info.name / "entry_points.txt").write_text("\n\n".join(filter(keep, groups)), encoding="utf-8")
+
+
+def test_an_installation_that_is_older_than_the_code_says_how_it_is_mended(site: Path) -> None:
+    older(site, lambda group: "partita.drivers" not in group)
+    program = [sys.executable, "-m", "partita", "status", "--driver", "simulated"]
+    environment = {**os.environ, "PYTHONPATH": str(site)}
+    told = subprocess.run(program, env=environment, capture_output=True, text=True, check=False)
+    root = Path(__file__).resolve().parents[1]
+    assert told.returncode == 1
+    assert told.stderr == (
+        "error: the installation of Partita is older than its code: "
+        "it lacks the driver 'simulated', the driver 'nvml'\n"
+        f"hint: install it again: pip install -e {root}\n"
+    )
+    with pytest.raises(PartitaError, match="older than its code"):
+        load("drivers", "simulated")
+
+
+def test_one_name_that_the_installation_lacks_is_told(site: Path) -> None:
+    older(site, lambda _: True)
+    info = next(site.glob("partita-*.dist-info")) / "entry_points.txt"
+    info.write_text(info.read_text().replace("greedy = partita.planning", "greedy = partita.plan_of_old"))
+    with pytest.raises(PartitaError, match=r"it lacks the planner 'greedy'$"):
+        registry.require_current()
+    with pytest.raises(PartitaError, match=r"No module named 'partita.plan_of_old'") as error:
+        load("planners", "greedy")
+    assert str(error.value.hint).startswith("install it again: pip install -e /")
+
+
+def test_an_installed_package_that_lacks_a_group_says_how_it_is_mended(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(registry, "_CHECKOUT", str(site))
+    registry.require_current()
+    older(site, lambda group: "partita.routers" not in group)
+    with pytest.raises(PartitaError, match=r"it lacks every router$") as error:
+        registry.require_current()
+    assert error.value.hint == "install it again: pip install --force-reinstall partita"
 
 
 def test_a_path_with_what_is_no_folder_is_read(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 OWN = "partita"
 """The package whose names nobody takes away."""
 
+_CHECKOUT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))  # noqa: PTH100, PTH120 -- as below
+"""The project's folder, where this is an editable installation; else it has no `pyproject.toml`."""
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyGroup:
@@ -106,7 +109,7 @@ class Registered:
         """Return the error that says what is wrong with it, and how to get on."""
         package = self.package.split()[0]
         mend = (
-            "install Partita again: pip install --force-reinstall partita"
+            _install_again()
             if self.own
             else f"tell those who make {package}, or remove it: pip uninstall {package}; all else works without it"
         )
@@ -135,10 +138,11 @@ def load(group: str, name: str) -> Any:  # noqa: ANN401 -- what it is depends on
 
     Raises:
         InputError: nobody registers that name.
-        PartitaError: its package is broken.
+        PartitaError: its package is broken, or Partita's installation is older than its code.
     """
     known = registered(group)
     if name not in known:
+        require_current()
         kind = GROUPS[group]
         meant = nearest(name, list(known))
         hint = f"did you mean {meant}?" if meant else f"one of {', '.join(known)}"
@@ -173,6 +177,34 @@ def make(group: str, name: str, **given: object) -> Any:  # noqa: ANN401 -- as a
     if method is not None and not callable(getattr(made, method, None)):
         raise entry.broken(f"{type(made).__name__} has no method {method!r}")
     return made
+
+
+def require_current() -> None:
+    """Refuse an installation that is older than its code, as it is after a `git pull` alone, or that is damaged.
+
+    Names are registered when a package is installed, so such an installation lacks names that the code has.
+
+    Raises:
+        PartitaError: it lacks some; the hint says how to install it again.
+    """
+    own = {each for by_name in _all().values() for each in by_name.values() if each.own}
+    there = {(each.group, each.name, each.place) for each in own}
+    declared = _read(os.path.join(_CHECKOUT, "pyproject.toml"), OWN)  # noqa: PTH118 -- as below
+    lacking = [
+        f"the {GROUPS[each.group].noun} {each.name!r}"
+        for each in declared
+        if (each.group, each.name, each.place) not in there
+    ] or [f"every {kind.noun}" for group, kind in GROUPS.items() if group not in {each.group for each in own}]
+    if lacking:
+        told = ", ".join(lacking[:3]) + (f" and {len(lacking) - 3} more" if len(lacking) > 3 else "")
+        raise PartitaError(
+            f"the installation of Partita is older than its code: it lacks {told}", hint=_install_again()
+        )
+
+
+def _install_again() -> str:
+    editable = os.path.exists(os.path.join(_CHECKOUT, "pyproject.toml"))  # noqa: PTH110, PTH118 -- as below
+    return f"install it again: pip install {f'-e {_CHECKOUT}' if editable else '--force-reinstall partita'}"
 
 
 @cache
@@ -229,7 +261,7 @@ def _entries() -> Iterator[Registered]:
 
 
 def _read(file: str, package: str) -> Iterator[Registered]:
-    """Yield the entry points of one package in groups of Partita."""
+    """Yield the entry points of one package in groups of Partita, from its `entry_points.txt` or `pyproject.toml`."""
     try:
         with open(file, encoding="utf-8") as stream:  # noqa: PTH123 -- as above
             text = stream.read()
@@ -238,16 +270,16 @@ def _read(file: str, package: str) -> Iterator[Registered]:
     except (OSError, UnicodeDecodeError) as error:
         _warn(f"what {package} registers cannot be read: {file}: {error}")
         return
-    if "[partita." not in text:
+    if "partita." not in text:
         return
     group = None
     for line in map(str.strip, text.splitlines()):
         if line.startswith("["):
-            kind = line.strip("[]").strip()
+            kind = line.strip("[] ").removeprefix("project.entry-points.").strip('"')
             group = kind.removeprefix("partita.") if kind.startswith("partita.") else None
             if group is not None and group not in GROUPS:
                 _warn(f"{package} registers something in the group {kind}; Partita's are {', '.join(GROUPS)}")
                 group = None
         elif group is not None and line and line[0] not in "#;":
-            name, _, place = (part.strip() for part in line.partition("="))
+            name, _, place = (part.strip(' "') for part in line.partition("="))
             yield Registered(group, name, place.partition("[")[0].strip(), package)

@@ -7,13 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from partita.cli.main import command_line
+from partita.cli.main import CommandLine, command_line
+from partita.registry import names
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-NAMES = list(command_line().list_commands())
+NAMES = list(command_line().commands)
 OUTSIDE = '''
+def other(name: str = ")") -> None:
+    return None
+
 def greet(name: str) -> None:
     """Greet somebody.
 
@@ -27,12 +31,18 @@ def greet(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_line_of_each_command_is_the_first_of_its_own_help(name: str) -> None:
     line: Any = command_line()
-    told = line.commands[name].help
+    told = line.get_command(None, name).help
+    assert line.commands[name].callback is None, "the line is known without the command"
     line.load(name)
     command = line.commands[name]
     assert " ".join(command.help.split("\n\n")[0].split()) == told
     assert "\n" not in command.help.replace("\n\n", ""), "a paragraph is broken where the terminal is not"
     assert command.name == name
+
+
+def test_commands_stand_in_the_order_in_which_they_are_met() -> None:
+    assert [*CommandLine.order] == NAMES, "a command of Partita's that has no place in the order"
+    assert set(NAMES) == set(names("commands"))
 
 
 def test_a_command_imports_no_other_command() -> None:
@@ -72,6 +82,26 @@ def test_a_command_of_another_package_is_in_the_help_and_runs(outside: dict[str,
     assert "greet     Greet somebody." in run(outside, "--help").stdout
     assert run(outside, "greet", "you").stdout == "hello you\n"
     assert "At length." in run(outside, "greet", "--help").stdout
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ('import sys; sys.exit("imported")\ndef greet():\n  """Greet\n  all."""', "Greet all."),
+        ('def greet(\n    name: str = "(:",\n) -> None:\n    """Greet one."""', "Greet one."),
+        ('def greet():\n    return 1\n\ndef other():\n    """Other."""', ""),
+        (
+            "import typer\ngreet = typer.Typer(help='Greet by hand.')\n@greet.callback()\ndef all(): ...",
+            "Greet by hand.",
+        ),
+    ],
+)
+def test_the_line_of_a_command_is_read_and_where_there_is_none_the_command_is_imported(
+    outside: dict[str, str], tmp_path: Path, source: str, told: str
+) -> None:
+    (tmp_path / "greeting.py").write_text(source)
+    line = next(each for each in run(outside, "--help").stdout.splitlines() if each.startswith("│ greet "))
+    assert line.strip("│ ").removeprefix("greet").strip() == told
 
 
 def test_a_planner_of_another_package_is_in_the_help_of_the_option_and_completed(

@@ -32,15 +32,15 @@ ExportOut = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write here and not to stdout.")
 ]
 
-export = typer.Typer(help="Write a plan in the format of another tool.", no_args_is_help=True)
+exports = typer.Typer(no_args_is_help=True)
 
 
-@export.callback()
-def _export_family() -> None:
-    """Keep the tool's name a word of its own, though it is the only one."""
+@exports.callback()
+def export() -> None:
+    """Write a plan in the format of another tool."""
 
 
-@export.command("mig-parted")
+@exports.command("mig-parted")
 def export_mig_parted(plan: PlanFile, out: ExportOut = None) -> None:
     """Write a config that nvidia-mig-parted reads, with one named config per node.
 
@@ -93,15 +93,15 @@ Nodes = Annotated[
     ),
 ]
 
-importing = typer.Typer(help="Read the config of another tool.", no_args_is_help=True)
+imports = typer.Typer(no_args_is_help=True)
 
 
-@importing.callback()
-def _import_family() -> None:
-    """Keep the tool's name a word of its own, though it is the only one."""
+@imports.callback()
+def import_() -> None:
+    """Read the config of another tool."""
 
 
-@importing.command("mig-parted")
+@imports.command("mig-parted")
 def import_mig_parted(
     config: ConfigFile,
     *,
@@ -200,7 +200,7 @@ def _add_outside_exporters() -> None:
     """Add the exporters of other packages: functions from a plan to text, or to plain data, written as YAML."""
     for name, each in registered("exporters").items():
         if not each.own:
-            export.command(name, help=f"Write a plan for {name}, with {each.package}.")(
+            exports.command(name, help=f"Write a plan for {name}, with {each.package}.")(
                 _outside_exporter(name)
             )
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from partita.mig.layout import Layout
 
 
-gpus = typer.Typer(help="GPUs that are known, and what each can be cut into.", no_args_is_help=False)
+app = typer.Typer(no_args_is_help=False)
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="GPU, as `partita gpus` names it.")]
 Forbid = Annotated[
@@ -56,8 +56,8 @@ SaveTo = Annotated[
 ]
 
 
-@gpus.callback(invoke_without_command=True)
-def catalogue(
+@app.callback(invoke_without_command=True)
+def gpus(
     context: typer.Context,
     *,
     from_nvml: Annotated[
@@ -66,7 +66,9 @@ def catalogue(
     out: SaveTo = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """List the GPUs that are known, and where they are from: the catalogue, a file of your own, or NVML.
+    """GPUs that are known, and what each can be cut into.
+
+    Without a command they are listed, with where each is from: the catalogue, a file of your own, or NVML.
 
     What NVML tells can be saved, to plan for a GPU elsewhere or for one that the catalogue lacks:
     `partita gpus --from-nvml --out my-gpu.toml`.
@@ -125,7 +127,7 @@ def _save(models: list[GpuModel], out: Path) -> None:
         )
 
 
-@gpus.command()
+@app.command()
 def show(
     name: Name,
     *,

@@ -48,13 +48,10 @@ if TYPE_CHECKING:
     from partita.perf.table import Measurement
 
 
-perf = typer.Typer(
-    help="Performance tables: what a model does on a slice. Check, show, import, estimate and measure them.",
-    no_args_is_help=True,
-)
+app = typer.Typer(no_args_is_help=True)
 imports = typer.Typer(help="Turn other tools' measurements into a performance table.", no_args_is_help=True)
-perf.add_typer(imports, name="import")
-perf.command("measure")(perf_measure.measure_command)
+app.add_typer(imports, name="import")
+app.command("measure")(perf_measure.measure_command)
 
 Tables = Annotated[list[Path], typer.Argument(metavar="FILE", help="Tables, CSV or Parquet; - is stdin.")]
 Raw = Annotated[Path, typer.Argument(metavar="PATH", help="What the tool wrote.")]
@@ -69,7 +66,12 @@ Out = Annotated[
 ]
 
 
-@perf.command()
+@app.callback()
+def perf() -> None:
+    """Performance tables: what a model does on a slice. Check, show, import, estimate and measure them."""
+
+
+@app.command()
 def check(files: Tables, output: Output = Format.TABLE) -> None:
     """Read tables, say what they hold and what is missing; exit 2 with all faults if they cannot be used."""
     table = read_tables(files)
@@ -78,7 +80,7 @@ def check(files: Tables, output: Output = Format.TABLE) -> None:
         echo(f"note: {note}", err=True)
 
 
-@perf.command()
+@app.command()
 def show(
     files: Tables,
     *,
@@ -189,7 +191,7 @@ def any_csv(
     write(table, out)
 
 
-@perf.command()
+@app.command()
 def estimate(
     works: Annotated[
         Path | None,
