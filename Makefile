@@ -9,13 +9,18 @@ COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-ver
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt \
 	pyproject.toml --group build
 
-.PHONY: demo test coverage lint bench mutate device docs site lock clean
+.PHONY: demo test test-kubernetes coverage lint bench mutate device docs site lock clean
 
 demo: .venv/core
 	$(BIN)/partita demo
 
 test: .venv/dev
 	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal $(ARGS)
+
+# Needs Go the first time, and 12 minutes then: a real Kubernetes control plane from source, kept in ~/.cache/partita.
+test-kubernetes: .venv/dev
+	tests/kubernetes/control_plane/build.sh
+	$(BIN)/python -m pytest --quiet tests/kubernetes $(ARGS)
 
 coverage: .venv/dev
 	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal --cov --cov-report=term $(ARGS)

@@ -1,0 +1,85 @@
+#!/usr/bin/env bash
+# Builds a real Kubernetes control plane for the tests from the Go module proxy alone, and prints the folder of its
+# programs: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok. What is there already is not made again.
+#   build.sh [KUBERNETES_VERSION]
+# It needs Go, 3 GB of memory and 4 GB of disk. The first time takes about 12 minutes of two cores, later calls none.
+# The folder is $PARTITA_CONTROL_PLANE, or CACHE/partita/control-plane/VERSION; Go's own build cache stays where Go has it.
+set -euo pipefail
+version=${1:-1.37.2} etcd=v3.7.3 kwok=v0.8.0 needs=1.26
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/partita/control-plane
+at=$(realpath -m "${PARTITA_CONTROL_PLANE:-$cache/$version}")
+programs=(etcd kwok kube-scheduler kube-controller-manager kube-apiserver)
+
+say() { echo "control plane: $*" >&2; }
+fail() {
+    say "$1"
+    say "hint: $2"
+    exit 1
+}
+missing() { for program in "${programs[@]}"; do [ -x "$at/bin/$program" ] || echo "$program"; done; }
+
+if [ -z "$(missing)" ]; then
+    echo "$at/bin"
+    exit
+fi
+command -v go > /dev/null || fail "Go is not installed, and $at/bin has no $(missing | paste -sd' ')" \
+    "install Go $needs or newer, or put the programs there"
+found=$(go env GOVERSION) && found=${found#go}
+[ "$(printf '%s\n' "$needs" "$found" | sort -V | head -1)" = "$needs" ] || fail "Go $found is too old for Kubernetes $version" \
+    "install Go $needs or newer"
+
+mkdir -p "$at"/{bin,kubernetes,kwok,etcd}
+exec 9> "$at/lock"
+flock 9 # two builds at a time need twice the memory
+export GOFLAGS="-buildvcs=false -trimpath -mod=mod" CGO_ENABLED=0 GOTOOLCHAIN=local
+
+# A module that only says which programs it wants.
+module() {
+    local folder=$1
+    shift
+    { printf '//go:build tools\n\npackage tools\n\n'; printf 'import _ "%s"\n' "$@"; } > "$folder/tools.go"
+    cd "$folder"
+    [ -s go.sum ] || go mod tidy >> "$at/build.log" 2>&1 || fail "the modules cannot be had, see $at/build.log" "is GOPROXY reachable?"
+}
+# One by one: side by side, linkers need twice the memory. A program that is half written is never taken for a whole one.
+build() {
+    local program=$1 path=$2 stamp=${3:-}
+    [ -x "$at/bin/$program" ] && return
+    say "building $program ($(date +%T))"
+    nice -n 10 go build -p "${JOBS:-2}" -ldflags "-s -w $stamp" -o "$at/bin/.$program" "$path" >> "$at/build.log" 2>&1 ||
+        fail "$program does not build, see $at/build.log" "remove $at and try again"
+    mv "$at/bin/.$program" "$at/bin/$program"
+}
+
+# Other versions of the same libraries: a module for each.
+printf 'module partita.test/etcd\ngo %s.0\nrequire go.etcd.io/etcd/server/v3 %s\n' "$needs" "$etcd" > "$at/etcd/go.mod"
+printf 'module partita.test/kwok\ngo %s.0\nrequire sigs.k8s.io/kwok %s\n' "$needs" "$kwok" > "$at/kwok/go.mod"
+rm -f "$at"/{etcd,kwok,kubernetes}/go.sum
+say "Kubernetes $version into $at, about 12 minutes of two cores the first time"
+module "$at/etcd" go.etcd.io/etcd/server/v3
+build etcd go.etcd.io/etcd/server/v3
+module "$at/kwok" sigs.k8s.io/kwok/cmd/kwok
+build kwok sigs.k8s.io/kwok/cmd/kwok
+
+# Kubernetes replaces its staging modules by folders of its own repository. A dependency's replacements do not count, so
+# they are written here, with the version that goes with it: 1.37.2 has v0.37.2. Its own go.mod lists them.
+cd "$at/kubernetes"
+go mod download "k8s.io/kubernetes@v$version" >> "$at/build.log" 2>&1 || fail "Kubernetes $version cannot be had, see $at/build.log" \
+    "is GOPROXY reachable, and is there such a version?"
+theirs=$(go env GOMODCACHE)/cache/download/k8s.io/kubernetes/@v/v$version.mod
+{
+    echo "module partita.test/kubernetes"
+    grep -E '^go ' "$theirs"
+    echo "require k8s.io/kubernetes v$version"
+    echo "replace ("
+    grep -oE 'k8s\.io/[a-z-]+ => \./staging' "$theirs" | cut -d' ' -f1 | sort -u | sed "s|.*|& => & v0.${version#*.}|"
+    echo ")"
+} > go.mod
+commands=k8s.io/kubernetes/cmd
+module "$at/kubernetes" $commands/kube-apiserver $commands/kube-controller-manager $commands/kube-scheduler
+# Without a version they say v0.0.0, and feature gates go by it.
+base=k8s.io/component-base/version minor=${version#*.} minor=${minor%%.*}
+stamp="-X $base.gitVersion=v$version -X $base.gitMajor=${version%%.*} -X $base.gitMinor=$minor -X $base.gitCommit=unknown -X $base.gitTreeState=clean"
+for program in kube-scheduler kube-controller-manager kube-apiserver; do build $program $commands/$program "$stamp"; done
+say "ready ($(date +%T))"
+echo "$at/bin"
