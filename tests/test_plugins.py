@@ -256,7 +256,7 @@ from partita.jobs.queue.forecast import Families, forecast
 from partita.jobs.queue.record import JobOptions, JobRecord, StatedMemory, Submitter
 warnings.simplefilter("ignore")
 def told(command, source="none", lower=0.0, upper=float("inf")):
-    memory = StatedMemory(Bounds(lower * 2**30, upper * 2**30), source)
+    memory = StatedMemory(source, lower * 2**30, upper * 2**30)
     job = JobRecord(1, Submitter(1, 1, "ann"), (command,), "/", "", "f", 0.0, JobOptions(memory=memory))
     found = forecast(job, Families())
     return [found.source, found.bounds.lower / 2**30, found.need / 2**30]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -125,6 +126,25 @@ def test_what_was_seen_last_is_read_back(
     again = Journal(path)
     assert again.seen() == Snapshot(gpus, other)
     again.close()
+
+
+def test_what_an_older_version_saw_is_read_and_what_is_damaged_told(tmp_path: Path) -> None:
+    Journal(tmp_path / FILE).close()
+    rows = [("g0", "", '"ready"'), ("g0", "1g.5gb@0", '[true, false, "MIG-1", null, false]')]
+    with closing(sqlite3.connect(tmp_path / FILE)) as db, db:
+        db.executemany("INSERT INTO seen VALUES (?, ?, ?)", rows)
+    with closing(Journal(tmp_path / FILE)) as journal:
+        fact = Fact(ours=True, busy=False, mig_uuid="MIG-1", serves=None, settling=False)
+        seen = journal.seen()
+        assert seen == Snapshot({"g0": "ready"}, {("g0", "1g.5gb@0"): fact})
+        assert seen.fingerprint == "452ee5fb0dae"
+    with closing(sqlite3.connect(tmp_path / FILE)) as db, db:
+        db.execute("UPDATE seen SET fact = '[true]' WHERE placement <> ''")
+    with (
+        closing(Journal(tmp_path / FILE)) as journal,
+        pytest.raises(JournalError, match="is damaged: a fact"),
+    ):
+        journal.seen()
 
 
 def test_old_goals_are_forgotten_in_the_end(tmp_path: Path) -> None:

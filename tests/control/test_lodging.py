@@ -16,7 +16,6 @@ from partita.control.journal import FILE, Journal
 from partita.control.sharing import QueueTenant, SharedDriver
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
 from partita.executor import Backoff
-from partita.jobs.memory.bounds import Bounds
 from partita.jobs.queue.record import AttemptVerdict, JobOptions, JobRecord, JobState, StatedMemory, Submitter
 from partita.jobs.queue.service import PollIntervals, QueueService, QueueSettings
 from partita.jobs.queue.table import JobStore
@@ -119,7 +118,7 @@ class Day:
     def submit(self, seconds: float, gib: float) -> None:
         def made(number: int, now: float) -> list[JobRecord]:
             asked = JobOptions(
-                StatedMemory(Bounds(gib * GIB, gib * GIB), "declared"), {"": seconds}, checkpoints=True
+                StatedMemory("declared", gib * GIB, gib * GIB), {"": seconds}, checkpoints=True
             )
             command, ada = ("work", str(seconds)), Submitter(0, 0, "ada")
             return [JobRecord(number, ada, command, "/", environment, f"family-{gib}", now, asked)]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from tests.control.world import replica
 
@@ -12,7 +10,7 @@ from partita.mig.layout import Placement
 from partita.transition.transition import Action, ActionKind
 
 BERT = Fact(ours=True, busy=False, mig_uuid="MIG-1", serves="bert batch 8", settling=False)
-IDLE = replace(BERT, serves=None)
+IDLE = BERT._replace(serves=None)
 KEY = ("g0", "3g.20gb@4")
 
 
@@ -37,11 +35,11 @@ def ours(kind: ActionKind) -> Action:
     [
         (None, BERT, "is new"),
         (BERT, None, "is gone"),
-        (BERT, replace(BERT, mig_uuid="MIG-2"), "was made anew"),
-        (BERT, replace(BERT, ours=False), "is someone else's"),
-        (BERT, replace(BERT, busy=True), "is in use by someone else's process"),
+        (BERT, BERT._replace(mig_uuid="MIG-2"), "was made anew"),
+        (BERT, BERT._replace(ours=False), "is someone else's"),
+        (BERT, BERT._replace(busy=True), "is in use by someone else's process"),
         (BERT, IDLE, "does not run bert batch 8 any more"),
-        (BERT, replace(IDLE, settling=True), "does not run bert batch 8 any more"),
+        (BERT, IDLE._replace(settling=True), "does not run bert batch 8 any more"),
         (IDLE, BERT, "runs something new"),
     ],
 )
@@ -49,9 +47,9 @@ def test_a_change_by_someone_else_is_told(before: Fact | None, now: Fact | None,
     assert moved(seen(before), seen(now)) == [f"g0: 3g.20gb@4 {told}"]
 
 
-@pytest.mark.parametrize("now", [BERT, IDLE, replace(IDLE, settling=True)])
+@pytest.mark.parametrize("now", [BERT, IDLE, IDLE._replace(settling=True)])
 def test_a_replica_that_was_starting_or_draining_may_change_by_itself(now: Fact) -> None:
-    assert moved(seen(replace(IDLE, settling=True)), seen(now)) == []
+    assert moved(seen(IDLE._replace(settling=True)), seen(now)) == []
 
 
 @pytest.mark.parametrize(
@@ -73,7 +71,7 @@ def test_our_own_doing_is_no_change(kind: ActionKind, before: Fact | None, now: 
         (ActionKind.CREATE_INSTANCE, None, "is gone"),
         (ActionKind.DESTROY_INSTANCE, IDLE, "is there again"),
         (ActionKind.START_REPLICA, IDLE, "does not run bert batch 8 any more"),
-        (ActionKind.START_REPLICA, replace(BERT, ours=False), "was taken by someone else"),
+        (ActionKind.START_REPLICA, BERT._replace(ours=False), "was taken by someone else"),
     ],
 )
 def test_our_own_doing_undone_at_once_is_told(kind: ActionKind, now: Fact | None, told: str) -> None:
@@ -90,6 +88,6 @@ def test_a_lost_gpu_is_told_once_and_not_for_each_instance() -> None:
 
 
 def test_the_fingerprint_changes_with_what_a_transition_depends_on() -> None:
-    found = {seen(fact).fingerprint for fact in (None, BERT, IDLE, replace(BERT, mig_uuid="x"))}
+    found = {seen(fact).fingerprint for fact in (None, BERT, IDLE, BERT._replace(mig_uuid="x"))}
     assert len(found) == 4
-    assert seen(BERT).fingerprint == seen(replace(BERT)).fingerprint
+    assert seen(BERT).fingerprint == seen(BERT).fingerprint

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import defaultdict, deque
-from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from partita.documents.json_text import line
 from partita.drive.driver import Changes, GpuLostError, Observation, ObservesChanges
 from partita.errors import PartitaError
 from partita.executor import ActionExecutor
@@ -374,9 +374,8 @@ Key = tuple[str, str]
 """A GPU's id and a placement as text."""
 
 
-@dataclass(frozen=True, slots=True)
-class Fact:
-    """What was seen of one instance.
+class Fact(NamedTuple):
+    """What was seen of one instance; the journal has it as a list.
 
     Attributes:
         mig_uuid: changes at a re-creation with other ids; None while there is no compute instance.
@@ -401,8 +400,8 @@ class Snapshot:
     @property
     def fingerprint(self) -> str:
         """Twelve digits that change when anything does that a transition depends on."""
-        rows = sorted([key, astuple(fact)] for key, fact in self.instances.items())
-        text = json.dumps([sorted(self.gpus.items()), rows])
+        rows = sorted([key, fact] for key, fact in self.instances.items())
+        text = line([sorted(self.gpus.items()), rows])
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from partita.control.executor import usable
-from partita.documents.codec import Value, to_data
+from partita.documents.codec import Value
 from partita.documents.json_text import decode, line
 from partita.errors import InputError
 from partita.mig.layout import Placement
@@ -131,7 +130,7 @@ class GoalDocument(Value):
 
 def fingerprint(deployment: Deployment) -> str:
     """Return twelve digits that tell one wanted deployment from another."""
-    return hashlib.sha256(json.dumps(to_data(_goal_gpus(deployment))).encode()).hexdigest()[:12]
+    return hashlib.sha256(line(_goal_gpus(deployment)).encode()).hexdigest()[:12]
 
 
 def goal_text(goal: Goal) -> str:

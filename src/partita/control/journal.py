@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import socket
 import sys
 import time
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, TextIO
@@ -226,11 +225,15 @@ class Journal:
     def _known(self) -> dict[str, _Rows]:
         """Return what was seen last, by GPU; changing it is remembering."""
         if self._seen is None:
-            self._seen = {}
+            found: dict[str, _Rows] = {}
             with self._file.reading() as db:
                 for gpu, placement, fact in db.execute("SELECT gpu, placement, fact FROM seen"):
-                    told = json.loads(fact)
-                    self._seen.setdefault(gpu, {})[placement] = Fact(*told) if placement else told
+                    try:
+                        told = decode(fact, Fact, "a fact") if placement else decode(fact, str, "a fact")
+                    except InputError as error:
+                        raise self._file.damaged(str(error)) from error
+                    found.setdefault(gpu, {})[placement] = told
+            self._seen = found
         return self._seen
 
     def unfinished(self) -> Goal | None:
@@ -297,16 +300,12 @@ def _difference(
     nothing: _Rows = {}
     gone = [(gpu, at) for gpu, rows in before.items() for at in rows if at not in now.get(gpu, nothing)]
     new = [
-        (gpu, at, _text(fact))
+        (gpu, at, line(fact))
         for gpu, rows in now.items()
         for at, fact in rows.items()
         if before.get(gpu, nothing).get(at) != fact
     ]
     return gone, new
-
-
-def _text(fact: Fact | str) -> str:
-    return json.dumps(fact if isinstance(fact, str) else astuple(fact))
 
 
 def _snapshot(known: Mapping[str, _Rows]) -> Snapshot:

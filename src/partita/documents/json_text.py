@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from partita.documents.codec import DocumentSource, convert
+from partita.documents.codec import DocumentSource, convert, to_data
 from partita.errors import InputError
 from partita.files import json_value
 
@@ -29,7 +29,7 @@ def decode(text: str | bytes, kind: type[T], name: str) -> T:
     """
     try:
         return msgspec.json.decode(text, type=kind)
-    except (msgspec.DecodeError, InputError, OverflowError):
+    except (msgspec.DecodeError, InputError, OverflowError, RecursionError):
         return parse_json(text if isinstance(text, str) else text.decode("utf-8", "replace"), kind, name)
 
 
@@ -145,8 +145,19 @@ def _json_places(text: str) -> Iterator[tuple[FieldPath, int]]:
 
 def line(value: object) -> str:
     """Return a value as JSON on one line, in ASCII; whole numbers as `number` returns them have no `.0`."""
-    text = msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
+    except UnicodeEncodeError:
+        return json.dumps(to_data(value))
     return text if text.isascii() else json.dumps(json.loads(text))
+
+
+def compact(value: object) -> str:
+    """Return a value as JSON in few characters; half a surrogate pair, as names of files may have, is escaped."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return json.dumps(to_data(value), separators=(",", ":"))
 
 
 def number(value: float) -> int | float:

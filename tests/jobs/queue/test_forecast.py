@@ -10,7 +10,7 @@ from tests.jobs.queue.world import ME, queue
 
 from partita.errors import InputError
 from partita.jobs.job import shares
-from partita.jobs.memory.bounds import MIB, Bounds
+from partita.jobs.memory.bounds import MIB
 from partita.jobs.memory.history import Ended, History
 from partita.jobs.queue.forecast import (
     DEFAULT_SECONDS,
@@ -47,9 +47,9 @@ GIB = 2**30
 def job(declared: float | None = None, model: tuple[float, float] | None = None) -> JobRecord:
     memory = StatedMemory()
     if declared is not None:
-        memory = StatedMemory(Bounds(0.0, declared * GIB), "declared")
+        memory = StatedMemory("declared", 0.0, declared * GIB)
     if model is not None:
-        memory = StatedMemory(Bounds(model[0] * GIB, model[1] * GIB), "model")
+        memory = StatedMemory("model", model[0] * GIB, model[1] * GIB)
     family = family_of(1, "exp", ())
     return JobRecord(
         7, Submitter(1, 1, "ann"), ("x",), "/", "", family, 0.0, JobOptions(memory=memory), name="exp"

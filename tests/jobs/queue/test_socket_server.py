@@ -14,6 +14,7 @@ import pytest
 
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue import socket_server
+from partita.jobs.queue.answers import Answer
 from partita.jobs.queue.client import FILE, NoDaemonError, QueueClient, address
 from partita.jobs.queue.socket_server import MOST_CLIENTS, MOST_REQUEST, SocketServer
 
@@ -24,12 +25,19 @@ if TYPE_CHECKING:
     from partita.jobs.queue.access import Caller
 
 
-def answer(caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+class Heard(Answer, kw_only=True):
+    uid: int
+    pid: int
+    heard: dict[str, Any]
+    long: str
+
+
+def answer(caller: Caller, body: Mapping[str, Any]) -> Heard:
     if body["ask"] == "refuse":
         raise InputError("not that", where="here", hint="this")
     if body["ask"] == "break":
         raise RuntimeError("broken")
-    return {"uid": caller.uid, "pid": caller.pid, "heard": body, "long": "x" * int(body.get("long", 0))}
+    return Heard(uid=caller.uid, pid=caller.pid, heard=dict(body), long="x" * int(body.get("long", 0)))
 
 
 @contextmanager
@@ -91,6 +99,20 @@ def test_garbage_is_refused(tmp_path: Path, garbage: bytes) -> None:
         assert line(peer)["error"]["exit_code"] == 2
         peer.sendall(b'{"ask": "who"}\n')
         assert line(peer)["ok"]
+
+
+def test_an_answer_is_what_clients_of_every_version_read(tmp_path: Path) -> None:
+    with serving(tmp_path), raw(tmp_path) as peer:
+        peer.sendall(b'{"ask": "who", "name": "\\udcff"}\n{"ask": "refuse"}\n')
+        heard = b""
+        while heard.count(b"\n") < 2:
+            heard += peer.recv(65536)
+    told, refused = heard.splitlines()
+    heard_of = '{"ask":"who","name":"\\udcff"}'
+    assert (
+        told.decode() == f'{{"ok":true,"uid":{os.getuid()},"pid":{os.getpid()},"heard":{heard_of},"long":""}}'
+    )
+    assert refused == (b'{"ok":false,"error":{"what":"not that","where":"here","hint":"this","exit_code":2}}')
 
 
 def test_a_request_without_end_is_refused(tmp_path: Path) -> None:
@@ -164,8 +186,8 @@ def test_a_buffer_that_is_full_between_two_pieces_does_not_end_the_answer(
 ) -> None:
     """The kernel takes whole pieces, and then none at all: the rest is sent when it takes more."""
     monkeypatch.setattr(socket_server, "_CHUNK", 1)  # so that it is always full between two pieces
-    answer = {"text": "x" * 3_000}
-    with closing(SocketServer(tmp_path, lambda _caller, _body: answer)) as server:
+    long = Heard(uid=0, pid=0, heard={}, long="x" * 3_000)
+    with closing(SocketServer(tmp_path, lambda _caller, _body: long)) as server:
         peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         with closing(peer):
             peer.connect(str(tmp_path / "daemon.sock"))

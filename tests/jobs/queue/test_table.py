@@ -15,13 +15,16 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.jobs.queue.world import GPU, World, queue
 
-from partita.jobs.memory.bounds import Bounds
+from partita.errors import InputError
 from partita.jobs.queue.record import (
     LEGAL,
     OVER,
     Attempt,
     AttemptVerdict,
+    Condition,
+    Dependency,
     IllegalMoveError,
+    JobId,
     JobOptions,
     JobRecord,
     JobState,
@@ -47,7 +50,7 @@ ATTEMPT = Attempt(
 
 def test_a_job_is_read_as_it_was_written() -> None:
     asked = JobOptions(
-        StatedMemory(Bounds(1.0, 2.0), "model"), {"1g.5gb": 60.0}, 5.0, checkpoints=True, most_attempts=2
+        StatedMemory("model", 1.0, 2.0), {"1g.5gb": 60.0}, 5.0, checkpoints=True, most_attempts=2
     )
     written = job(
         3, asked=asked, attempts=(ATTEMPT,), array=1, index=2, state=JobState.STOPPING, why="ü\udcff"
@@ -56,6 +59,57 @@ def test_a_job_is_read_as_it_was_written() -> None:
     assert load_job(dump_job(job(4))) == job(4)
     assert written.id == "1_2"
     assert written.words == ("true", "2")
+
+
+OLD = (  # as two earlier versions wrote it
+    (
+        '{"number":3,"submitter":{"uid":0,"gid":0,"name":"root"},"command":["true","{index}"],"directory":"/",'
+        '"environment":"key","family":"family","submitted":1.5,"asked":{"memory":{"source":"model","lower":1.0,'
+        '"upper":null},"seconds":{"1g.5gb":60.0},"grace_s":5.0,"checkpoints":true,"most_attempts":2},"name":"",'
+        '"priority":0,"array":1,"index":2,"state":"stopping","attempts":[{"number":1,"gpu":"node-0/gpu-0",'
+        '"placement":"1g.5gb@4","limit_bytes":5,"decided":2.5,"destroy":["4g.20gb@0"],"create":true,'
+        '"wish":"cancelled","unsure":false}],"tries":0,"at_least_bytes":0,"why":"\\u00fc\\udcff"}'
+    ),
+    (
+        '{"number":3,"submitter":{"uid":0,"gid":0,"name":"root"},"command":["true","{index}"],"directory":"/",'
+        '"environment":"key","family":"family","submitted":1.5,"asked":{"memory":{"source":"model","lower":1,'
+        '"upper":null},"seconds":{"1g.5gb":60},"grace_s":5,"checkpoints":true,"most_attempts":2,"limit_s":null,'
+        '"umask":18,"oom_patterns":["no room"]},"name":"","priority":0,"array":1,"index":2,"state":"stopping",'
+        '"attempts":[{"number":1,"gpu":"node-0/gpu-0","placement":"1g.5gb@4","limit_bytes":5,"decided":2.5,'
+        '"destroy":["4g.20gb@0"],"create":true,"wish":"cancelled","unsure":false}],"tries":0,"at_least_bytes":0,'
+        '"after":["ok:1"],"why":null}'
+    ),
+)
+
+
+@pytest.mark.parametrize("text", OLD)
+def test_a_job_that_an_older_version_wrote_is_read(text: str) -> None:
+    found = load_job(text)
+    assert (found.id, found.state, found.attempts) == ("1_2", JobState.STOPPING, (ATTEMPT,))
+    assert found.asked.memory == StatedMemory("model", 1.0)
+    assert (found.asked.seconds, found.asked.most_attempts) == ({"1g.5gb": 60.0}, 2)
+    assert load_job(dump_job(found)) == found
+    assert [found.why, found.after, found.asked.oom_patterns] in (
+        ["ü\udcff", (), ()],
+        [None, (Dependency(Condition.OK, JobId(1)),), ("no room",)],
+    )
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ('"number":3', '"number":"3"', "number: must be a whole number"),
+        ('"1g.5gb@4"', '"1g"', "is no placement"),
+        ('"stopping"', '"asleep"', "state: must be"),
+        ('"lower":1.0', '"lower":-1.0', "cannot need between -1"),
+        ('"umask"', '"mask"', "mask"),
+        ('"why":null}', '"why"', "ends in the middle"),
+    ],
+)
+def test_what_is_no_job_is_told(before: str, after: str, told: str) -> None:
+    text = OLD[before in {'"umask"', '"why":null}'}].replace(before, after)
+    with pytest.raises(InputError, match=told):
+        load_job(text)
 
 
 @pytest.mark.parametrize("old", list(JobState))

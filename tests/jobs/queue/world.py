@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
+from partita.documents.json_text import compact
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.answers import Answers
@@ -56,16 +58,19 @@ class World:
 
     def submit(self, *command: str, caller: Caller = ME, **more: Any) -> str:
         body = {
-            "ask": "submit",
+            "what": "submit",
             "command": list(command),
             "directory": str(self.folder),
             "environment": {"PATH": os.environ["PATH"]},
             **more,
         }
-        return str(self.answers(caller, body)["id"])
+        return str(self.ask(caller=caller, **body)["id"])
 
     def ask(self, what: str, caller: Caller = ME, **more: Any) -> dict[str, Any]:
-        return self.answers(caller, {"ask": what, **more})
+        """Return an answer as it comes over the socket."""
+        found: dict[str, Any] = json.loads(compact(self.answers(caller, {"ask": what, **more})))
+        assert found.pop("ok")
+        return found
 
     def job(self, job: str) -> JobRecord:
         number = int(job)

@@ -1,6 +1,7 @@
 """What the daemon answers: one method for each thing that can be asked.
 
-The first part reads a submission as it comes over the wire: checked, bounded, and turned into values.
+Before that stand the requests and answers as they go over the socket: the codec checks what is asked, and writes what
+is answered. The first of them is a submission.
 """
 
 from __future__ import annotations
@@ -11,15 +12,25 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from msgspec import field
+from msgspec import UNSET, UnsetType, field
+from msgspec.structs import astuple
 
-from partita.documents.codec import DocumentSource, FieldFault, Meta, Value, check, convert, printable
+from partita.documents.codec import DocumentSource, FieldFault, Meta, Value, Whole, check, convert, printable
 from partita.errors import InputError
-from partita.jobs.memory.bounds import UNLIMITED, Bounds, holds, slices
+from partita.jobs.memory.bounds import UNLIMITED, holds, slices
 from partita.jobs.queue.access import DeniedError, named, submitter, user_name
 from partita.jobs.queue.folders import read_log
 from partita.jobs.queue.forecast import family_of, fitting, largest_slice, owner_of, shown_family
-from partita.jobs.queue.overview import Overview, memory_unknown, row, whole, why_on_the_largest
+from partita.jobs.queue.overview import (
+    HistoryRow,
+    JobRow,
+    Overview,
+    QueueRow,
+    memory_unknown,
+    row,
+    whole,
+    why_on_the_largest,
+)
 from partita.jobs.queue.record import (
     DEFAULT_UMASK,
     OVER,
@@ -28,7 +39,6 @@ from partita.jobs.queue.record import (
     JobRecord,
     JobState,
     StatedMemory,
-    bounds_data,
     names_of,
     parse_after,
     parse_array,
@@ -136,21 +146,19 @@ class SubmitRequest(Value):
                 yield FieldFault((name,), f"has {size} characters; at most {most} are kept")
 
 
-def read_submission(body: Mapping[str, Any]) -> Submission:
-    """Return a submission from a request.
+def submission(asked: SubmitRequest) -> Submission:
+    """Return what a request submits.
 
     Raises:
-        InputError: all fields that are missing, of another kind, or out of bounds.
+        InputError: the array, a pattern or a dependency is none.
     """
-    fields = {name: value for name, value in body.items() if name != "ask"}
-    asked = convert(fields, SubmitRequest, DocumentSource("the submission"))
     limit_s = asked.limit_s
     return Submission(
         asked.command,
         asked.directory,
         asked.environment,
         JobOptions(
-            _memory(asked.memory),
+            StatedMemory() if asked.memory is None else StatedMemory(*astuple(asked.memory)),
             asked.seconds,
             asked.grace_s,
             asked.checkpoints,
@@ -166,12 +174,6 @@ def read_submission(body: Mapping[str, Any]) -> Submission:
         user=asked.user,
         after=parse_after(asked.after),
     )
-
-
-def _memory(asked: MemoryRequest | None) -> StatedMemory:
-    if asked is None:
-        return StatedMemory()
-    return StatedMemory(Bounds(asked.lower, UNLIMITED if asked.upper is None else asked.upper), asked.source)
 
 
 def read_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
@@ -196,6 +198,175 @@ def read_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
 MOST_IDS = 1000
 
 
+class QueueRequest(Value, forbid_unknown_fields=False):
+    """What is asked over the socket; what only a newer client says is passed over."""
+
+
+class IdsRequest(QueueRequest):
+    """Jobs, whole arrays or tasks of one, by their ids."""
+
+    ids: Annotated[tuple[str, ...], Meta(min_length=1, max_length=MOST_IDS)]
+
+
+class UserRequest(QueueRequest):
+    """A user's jobs; without a name the caller's."""
+
+    owner: str | None = None
+
+
+class CancelRequest(UserRequest):
+    """Jobs to be cancelled: by their ids, or a user's up to the newest one that was counted."""
+
+    ids: Annotated[tuple[str, ...], Meta(max_length=MOST_IDS)] = ()
+    newest: Whole | None = None
+
+
+class QueuePageRequest(QueueRequest):
+    """A part of the queue; `revision` is of the snapshot that the parts before were of."""
+
+    offset: Whole = 0
+    limit: Whole | None = None
+    revision: str | None = None
+    mine: bool = False
+
+
+class HistoryRequest(QueueRequest):
+    """Jobs by their ids, or the newest that are over, of numbers below `before`."""
+
+    ids: Annotated[tuple[str, ...], Meta(max_length=MOST_IDS)] = ()
+    limit: Whole = 50
+    before: int | None = None
+    mine: bool = False
+
+
+class LogRequest(IdsRequest):
+    """A piece of a job's output from a place on; without an attempt of the newest one."""
+
+    attempt: Whole | None = None
+    offset: Whole = 0
+
+
+class ForgetRequest(QueueRequest):
+    """Families to be forgotten: by their names or the ids of jobs, or all of the caller's."""
+
+    ids: Annotated[tuple[str, ...], Meta(max_length=MOST_IDS)] = ()
+    every: bool = False
+
+
+class Answer(Value):
+    """What is answered over the socket; a refusal has `ok: false`."""
+
+    ok: bool = True
+
+
+class SubmittedAnswer(Answer, kw_only=True):
+    """What became of a submission."""
+
+    id: str
+    tasks: int
+    notes: tuple[str, ...]
+
+
+class JobNow(Value):
+    """Where a job is; `was` is where it was before it was cancelled or requeued."""
+
+    id: str
+    state: JobState
+    over: bool
+    why: str | None
+    was: JobState | UnsetType = UNSET
+
+
+class JobsNowAnswer(Answer, kw_only=True):
+    """Where jobs are now."""
+
+    jobs: tuple[JobNow, ...]
+    notes: tuple[str, ...] | UnsetType = UNSET
+
+
+class UserJobsAnswer(Answer, kw_only=True):
+    """How many jobs a user has that are not over, and the number of the newest."""
+
+    user: str
+    jobs: int
+    newest: int
+
+
+class QueuePageAnswer(Answer, kw_only=True):
+    """A part of the queue as it was at one moment."""
+
+    revision: str
+    jobs: tuple[QueueRow, ...]
+    total: int
+    counts: dict[str, int]
+    now: float
+    discipline: str
+    trouble: str | None
+
+
+class ExpiredAnswer(Answer):
+    """The snapshot that the parts before were of is there no more."""
+
+    expired: bool = True
+
+
+class InstancesAnswer(Answer, kw_only=True):
+    """The jobs that hold an instance, as much as everybody may know."""
+
+    jobs: tuple[JobRow, ...]
+
+
+class HistoryAnswer(Answer, kw_only=True):
+    """All of some jobs; `before` is what to ask with for older ones, null if there are none."""
+
+    jobs: tuple[HistoryRow, ...]
+    before: int | UnsetType | None = UNSET
+
+
+class PendingAnswer(Answer, kw_only=True):
+    """How many of some jobs are not over."""
+
+    pending: int
+
+
+class LogAnswer(Answer, kw_only=True):
+    """A piece of an attempt's output in Base64, and the place after it."""
+
+    id: str
+    state: JobState
+    attempts: int
+    attempt: int
+    why: str | None
+    data: str
+    next: int
+    ended: bool
+
+
+class FamilyMemory(Value):
+    """Bytes that the jobs of a family have shown to need; no `upper` is no limit."""
+
+    lower: float
+    upper: float | None
+
+
+class FamilyRow(Value):
+    """What is remembered of a family; `command` is null for one that goes by its name."""
+
+    name: str
+    command: str | None
+    user: str
+    done: int
+    out_of_memory: int
+    memory: FamilyMemory
+    begins_on: str | None
+
+
+class FamiliesAnswer(Answer, kw_only=True):
+    """Families, with what is remembered of them."""
+
+    families: tuple[FamilyRow, ...]
+
+
 def find(table: JobTable, text: str) -> list[JobRecord]:
     """Return the job of an id, or the tasks of an array.
 
@@ -207,32 +378,6 @@ def find(table: JobTable, text: str) -> list[JobRecord]:
     if not found:
         raise InputError(f"there is no job {text}", hint="`partita queue` and `partita history` list them")
     return found
-
-
-def ids_of(body: Mapping[str, Any]) -> list[str]:
-    """Return the ids of a request.
-
-    Raises:
-        InputError: there are none, or too many.
-    """
-    found = body.get("ids")
-    if not isinstance(found, list) or not all(isinstance(each, str) for each in found) or not found:
-        raise InputError("no job is named", where="ids")
-    if len(found) > MOST_IDS:
-        raise InputError(f"{len(found)} ids; at most {MOST_IDS} at once", where="ids")
-    return found
-
-
-def whole_number(body: Mapping[str, Any], field: str, default: int) -> int:
-    """Return a number of a request.
-
-    Raises:
-        InputError: it is none from 0 on.
-    """
-    value = body.get(field, default)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise InputError(f"{field} is no whole number", where=field)
-    return value
 
 
 MOST_ROWS = 2000
@@ -258,22 +403,22 @@ class Answers:
         self._energy = energy
         self._access = access
         self._overview = Overview(service)
-        self._known: dict[str, Callable[[Caller, Mapping[str, Any]], dict[str, Any]]] = {
-            "submit": self._submit,
-            "cancel": self._cancel,
-            "mine": self._mine,
-            "requeue": self._requeue,
-            "queue": self._queue,
-            "instances": self._instances,
-            "history": self._history,
-            "states": self._states,
-            "pending": self._pending,
-            "log": self._log,
-            "families": self._families,
-            "forget": self._forget,
+        self._known: dict[str, tuple[type[Value], Callable[[Caller, Any], Answer]]] = {
+            "submit": (SubmitRequest, self._submit),
+            "cancel": (CancelRequest, self._cancel),
+            "mine": (UserRequest, self._mine),
+            "requeue": (IdsRequest, self._requeue),
+            "queue": (QueuePageRequest, self._queue),
+            "instances": (QueueRequest, self._instances),
+            "history": (HistoryRequest, self._history),
+            "states": (IdsRequest, self._states),
+            "pending": (IdsRequest, self._pending),
+            "log": (LogRequest, self._log),
+            "families": (QueueRequest, self._families),
+            "forget": (ForgetRequest, self._forget),
         }
 
-    def __call__(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+    def __call__(self, caller: Caller, body: Mapping[str, Any]) -> Answer:
         """Answer a request.
 
         Raises:
@@ -283,10 +428,13 @@ class Answers:
         asked = body.get("ask")
         if not isinstance(asked, str) or asked not in self._known:
             raise InputError(f"this daemon knows nothing of {asked!r}", hint="is it older than the command?")
-        return self._known[asked](caller, body)
+        kind, answer = self._known[asked]
+        fields = {name: value for name, value in body.items() if name != "ask"}
+        source = DocumentSource("the submission" if kind is SubmitRequest else "the request")
+        return answer(caller, convert(fields, kind, source))
 
-    def _submit(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        wanted = read_submission(body)
+    def _submit(self, caller: Caller, request: SubmitRequest) -> SubmittedAnswer:
+        wanted = submission(request)
         who = submitter(caller, wanted.user)
         if wanted.priority > 0 and not self._access.is_admin(caller):
             raise DeniedError(
@@ -296,7 +444,7 @@ class Answers:
         if len(self._service.table.active) + len(wanted.indices or (0,)) > MOST_WAITING:
             raise InputError(f"the queue holds at most {MOST_WAITING:,} jobs that are not over")
         self._require_quota(who, len(wanted.indices or (0,)))
-        asked = replace(wanted.asked, limit_s=self._limit(wanted.asked.limit_s))
+        asked = wanted.asked.replace(limit_s=self._limit(wanted.asked.limit_s))
         for each in wanted.after:
             for job in find(self._service.table, str(each.job)):
                 self._access.require(caller, job, "wait for it")
@@ -313,7 +461,8 @@ class Answers:
 
         made = self._service.submit(make)
         first = self._service.table.now(made[0])
-        return {"id": str(first.number), "tasks": len(made), "notes": self._notes(first, wanted)}
+        notes = tuple(self._notes(first, wanted))
+        return SubmittedAnswer(id=str(first.number), tasks=len(made), notes=notes)
 
     def _require_quota(self, who: Submitter, more: int) -> None:
         """Refuse a submission of which too many jobs would wait.
@@ -368,157 +517,146 @@ class Answers:
             found.append(f"no GPU here has {', '.join(unknown)}: that run time is not used")
         return found
 
-    def _cancel(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        chosen = self._cancellable(caller, body)
+    def _cancel(self, caller: Caller, request: CancelRequest) -> JobsNowAnswer:
+        if request.newest is None:
+            chosen = self._chosen(caller, request.ids, "cancel it")
+        else:
+            chosen = [job for job in self._of_user(caller, request.owner) if job.number <= request.newest]
         error = self._service.cancel([job for job in chosen if job.state not in OVER])
-        notes = [f"{error}; it is remembered, and written when it can be"] if error is not None else []
-        return {"jobs": [self._now(job) | {"was": job.state.value} for job in chosen], "notes": notes}
+        notes = () if error is None else (f"{error}; it is remembered, and written when it can be",)
+        return JobsNowAnswer(jobs=tuple(self._now(job, was=job.state) for job in chosen), notes=notes)
 
-    def _cancellable(self, caller: Caller, body: Mapping[str, Any]) -> list[JobRecord]:
-        """Return the jobs of a request to cancel: those that it names, or a user's up to the newest one counted."""
-        if "owner" not in body:
-            return self._chosen(caller, body, "cancel it")
-        newest = whole_number(body, "newest", 0)
-        return [job for job in self._of_user(caller, body["owner"]) if job.number <= newest]
-
-    def _mine(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _mine(self, caller: Caller, request: UserRequest) -> UserJobsAnswer:
         """Count a user's jobs that are not over, so that they can be cancelled together."""
-        jobs = self._of_user(caller, body.get("owner"))
+        jobs = self._of_user(caller, request.owner)
         newest = max((job.number for job in jobs), default=0)
-        return {"user": self._user(caller, body.get("owner")).name, "jobs": len(jobs), "newest": newest}
+        return UserJobsAnswer(user=self._user(caller, request.owner).name, jobs=len(jobs), newest=newest)
 
-    def _of_user(self, caller: Caller, owner: object) -> list[JobRecord]:
+    def _of_user(self, caller: Caller, owner: str | None) -> list[JobRecord]:
         who = self._user(caller, owner)
         return [job for job in self._service.table.active.values() if job.submitter.uid == who.uid]
 
-    def _user(self, caller: Caller, owner: object) -> Submitter:
+    def _user(self, caller: Caller, owner: str | None) -> Submitter:
         """Return the user of that name, the caller without one.
 
         Raises:
             DeniedError: it is another user, and the caller no admin.
             InputError: there is no such user.
         """
-        if owner is not None and not isinstance(owner, str):
-            raise InputError("the owner is no name", where="--user")
         who = named(caller, owner)
         if who.uid != caller.uid and not self._access.is_admin(caller):
             raise DeniedError("only root and the daemon's admins act on another user's jobs", where="--user")
         return who
 
-    def _requeue(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        chosen = self._chosen(caller, body, "requeue it")
+    def _requeue(self, caller: Caller, request: IdsRequest) -> JobsNowAnswer:
+        chosen = self._chosen(caller, request.ids, "requeue it")
         for job in chosen:
             if job.state is JobState.STOPPING and job.attempt.wish is AttemptVerdict.CANCELLED:
                 raise InputError(
                     f"job {job.id} is being cancelled", hint=f"partita wait {job.id}, then again"
                 )
         self._service.requeue(chosen)
-        return {"jobs": [self._now(job) | {"was": job.state.value} for job in chosen]}
+        return JobsNowAnswer(jobs=tuple(self._now(job, was=job.state) for job in chosen))
 
-    def _queue(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        offset, limit = (
-            whole_number(body, "offset", 0),
-            min(whole_number(body, "limit", MOST_ROWS), MOST_ROWS),
-        )
-        revision = body.get("revision")
-        if isinstance(revision, str):
-            found = self._overview.kept(revision)
+    def _queue(self, caller: Caller, request: QueuePageRequest) -> QueuePageAnswer | ExpiredAnswer:
+        offset, limit = request.offset, min(MOST_ROWS if request.limit is None else request.limit, MOST_ROWS)
+        if request.revision is not None:
+            found = self._overview.kept(request.revision)
             if found is None:
-                return {"expired": True}
+                return ExpiredAnswer()
         else:
-            found = self._overview.snapshot(caller.uid if body.get("mine") else None)
+            found = self._overview.snapshot(caller.uid if request.mine else None)
         if offset + limit < len(found.jobs):
             self._overview.keep(found)
         admin = self._access.is_admin(caller)
-        return {
-            "revision": found.revision,
-            "jobs": self._overview.rows(
+        return QueuePageAnswer(
+            revision=found.revision,
+            jobs=self._overview.rows(
                 found, offset, limit, lambda job: admin or job.submitter.uid == caller.uid
             ),
-            "total": len(found.jobs),
-            "counts": found.counts,
-            "now": found.now,
-            "discipline": self._service.discipline,
-            "trouble": found.trouble,
-        }
+            total=len(found.jobs),
+            counts=found.counts,
+            now=found.now,
+            discipline=self._service.discipline,
+            trouble=found.trouble,
+        )
 
-    def _instances(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _instances(self, _: Caller, __: QueueRequest) -> InstancesAnswer:
         """Say which job is on which instance: as much as the queue tells everybody."""
-        del caller, body
-        return {"jobs": [row(job, open_to=False) for job in self._service.table.holding]}
+        return InstancesAnswer(jobs=tuple(row(job, open_to=False) for job in self._service.table.holding))
 
-    def _history(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        if body.get("ids"):
-            chosen = self._chosen(caller, body, "read it")
-            return {"jobs": [whole(job, self._energy) for job in chosen]}
-        limit = min(whole_number(body, "limit", 50), MOST_ROWS)
-        before = body.get("before")
-        if before is not None and not isinstance(before, int):
-            raise InputError("before is no number", where="before")
-        uid = None if self._access.is_admin(caller) and not body.get("mine") else caller.uid
-        found = self._service.table.store.over(limit, before, uid)
-        return {
-            "jobs": [whole(job, self._energy) for job in found],
-            "before": found[-1].number if len(found) == limit else None,
-        }
+    def _history(self, caller: Caller, request: HistoryRequest) -> HistoryAnswer:
+        if request.ids:
+            chosen = self._chosen(caller, request.ids, "read it")
+            return HistoryAnswer(jobs=tuple(whole(job, self._energy) for job in chosen))
+        limit = min(request.limit, MOST_ROWS)
+        uid = None if self._access.is_admin(caller) and not request.mine else caller.uid
+        found = self._service.table.store.over(limit, request.before, uid)
+        return HistoryAnswer(
+            jobs=tuple(whole(job, self._energy) for job in found),
+            before=found[-1].number if found and len(found) == limit else None,
+        )
 
-    def _states(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {"jobs": [self._now(job) for job in self._chosen(caller, body, "wait for it")]}
+    def _states(self, caller: Caller, request: IdsRequest) -> JobsNowAnswer:
+        return JobsNowAnswer(jobs=tuple(map(self._now, self._chosen(caller, request.ids, "wait for it"))))
 
-    def _pending(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Count the jobs that are not over, without looking at those that are: asked once a second."""
-        del caller  # counts tell nothing that the queue does not
-        wanted = {parse_id(text) for text in ids_of(body)}
+    def _pending(self, _: Caller, request: IdsRequest) -> PendingAnswer:
+        """Count the jobs that are not over, without looking at those that are: asked once a second.
+
+        Counts tell nothing that the queue does not.
+        """
+        wanted = set(map(parse_id, request.ids))
         active = self._service.table.active.values()
-        return {"pending": sum(not wanted.isdisjoint(names_of(job)) for job in active)}
+        return PendingAnswer(pending=sum(not wanted.isdisjoint(names_of(job)) for job in active))
 
-    def _log(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
-        jobs = self._chosen(caller, body, "read its log")
+    def _log(self, caller: Caller, request: LogRequest) -> LogAnswer:
+        jobs = self._chosen(caller, request.ids, "read its log")
         if len(jobs) != 1:
             raise InputError(
                 f"{len(jobs)} tasks have a log each", hint=f"write one: partita logs {jobs[0].id}"
             )
         job = jobs[0]
         newest = len(job.attempts)
-        number = whole_number(body, "attempt", newest)
-        here = {"id": job.id, "state": job.state.value, "attempts": newest, "attempt": number, "why": job.why}
+        number = newest if request.attempt is None else request.attempt
+        answer = LogAnswer(
+            id=job.id,
+            state=job.state,
+            attempts=newest,
+            attempt=number,
+            why=job.why,
+            data="",
+            next=0,
+            ended=False,
+        )
         if newest == 0 and number == 0:
-            return {**here, "data": "", "next": 0, "ended": False}
+            return answer
         if not 1 <= number <= newest:
             raise InputError(f"job {job.id} has no attempt {number}, but {newest}", where="--attempt")
-        attempt = job.attempts[number - 1]
-        offset = whole_number(body, "offset", 0)
-        folder, ended = self._service.folder_of(job, number), attempt.verdict is not None
+        folder = self._service.folder_of(job, number)
+        ended = job.attempts[number - 1].verdict is not None
         if ended and not folder.exists():
             raise InputError(
                 f"the log of job {job.id} is not kept any more",
                 hint="--keep-logs of the daemon says how much is",
             )
-        owners = frozenset({job.submitter.uid, os.geteuid()})
-        data, following = read_log(folder, offset, owners)
-        return {
-            **here,
-            "data": base64.b64encode(data).decode(),
-            "next": following,
-            "ended": ended,
-        }
+        data, following = read_log(folder, request.offset, frozenset({job.submitter.uid, os.geteuid()}))
+        return answer.replace(data=base64.b64encode(data).decode(), next=following, ended=ended)
 
-    def _families(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _families(self, caller: Caller, _: QueueRequest) -> FamiliesAnswer:
         """Say what is remembered of the families that the caller may see to."""
-        del body
         mine = [each for each in self._service.families.known if self._may_forget(caller, each)]
-        return {"families": [self._remembered(each) for each in mine]}
+        return FamiliesAnswer(families=tuple(map(self._remembered, mine)))
 
-    def _forget(self, caller: Caller, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _forget(self, caller: Caller, request: ForgetRequest) -> FamiliesAnswer:
         known = [each for each in self._service.families.known if self._may_forget(caller, each)]
         chosen: dict[str, None] = {}
-        if body.get("every"):
+        if request.every:
             chosen = dict.fromkeys(each for each in known if owner_of(each) == caller.uid)
-        for text in ids_of(body) if body.get("ids") else ():
+        for text in request.ids:
             chosen |= dict.fromkeys(self._named(caller, text, known))
-        told = [self._remembered(each) for each in chosen]
+        told = tuple(map(self._remembered, chosen))
         self._service.forget(chosen)
-        return {"families": told}
+        return FamiliesAnswer(families=told)
 
     def _named(self, caller: Caller, text: str, known: Sequence[str]) -> list[str]:
         """Return the family of that name, the caller's own before others', or that of a job."""
@@ -540,30 +678,37 @@ class Answers:
     def _may_forget(self, caller: Caller, family: str) -> bool:
         return owner_of(family) == caller.uid or self._access.is_admin(caller)
 
-    def _remembered(self, family: str) -> dict[str, Any]:
+    def _remembered(self, family: str) -> FamilyRow:
         service = self._service
         models = {host.model.name: host.model for host in service.gpus.hosts}.values()
         name, command = shown_family(family)
         attempts, history = service.families.attempts(family), service.families.history(family)
-        need = min(history.need(), largest_slice(models) or UNLIMITED)
+        bounds, need = history.bounds(), min(history.need(), largest_slice(models) or UNLIMITED)
         fits = [p.name for model in models for p in slices(model) if holds(p, need)][:1]
-        return {
-            "name": name,
-            "command": command,
-            "user": user_name(owner_of(family)),
-            "done": sum(each.verdict is AttemptVerdict.DONE for each in attempts),
-            "out_of_memory": sum(each.verdict is AttemptVerdict.OUT_OF_MEMORY for each in attempts),
-            "memory": bounds_data(history.bounds()),
-            "begins_on": fits[0] if fits else None,
-        }
+        return FamilyRow(
+            name=name,
+            command=command,
+            user=user_name(owner_of(family)),
+            done=sum(each.verdict is AttemptVerdict.DONE for each in attempts),
+            out_of_memory=sum(each.verdict is AttemptVerdict.OUT_OF_MEMORY for each in attempts),
+            memory=FamilyMemory(bounds.lower, None if bounds.upper == UNLIMITED else bounds.upper),
+            begins_on=fits[0] if fits else None,
+        )
 
-    def _now(self, job: JobRecord) -> dict[str, Any]:
+    def _now(self, job: JobRecord, was: JobState | UnsetType = UNSET) -> JobNow:
         now = self._service.table.now(job)
-        return {"id": now.id, "state": now.state.value, "over": now.state in OVER, "why": now.why}
+        return JobNow(now.id, now.state, now.state in OVER, now.why, was)
 
-    def _chosen(self, caller: Caller, body: Mapping[str, Any], what: str) -> list[JobRecord]:
-        """Return the jobs that a request names, all of which the caller may see to."""
-        found = {job.number: job for text in ids_of(body) for job in find(self._service.table, text)}
+    def _chosen(self, caller: Caller, ids: Iterable[str], what: str) -> list[JobRecord]:
+        """Return the jobs that a request names, all of which the caller may see to.
+
+        Raises:
+            InputError: it names none, or one that is not there.
+            DeniedError: one is another user's.
+        """
+        found = {job.number: job for text in ids for job in find(self._service.table, text)}
+        if not found:
+            raise InputError("no job is named", where="ids")
         for job in found.values():
             self._access.require(caller, job, what)
         return list(found.values())

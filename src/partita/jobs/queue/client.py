@@ -1,4 +1,8 @@
-"""The other end of the daemon's socket."""
+"""The other end of the daemon's socket.
+
+Answers come as plain data, which commands print: to import the codec takes as long as the daemon takes to answer, and
+the daemon has written them with it.
+"""
 
 from __future__ import annotations
 

@@ -7,20 +7,24 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
+from msgspec import UNSET, UnsetType
+
+from partita.documents.codec import Value
 from partita.errors import PartitaError
 from partita.jobs.partition import scattered
 from partita.jobs.queue.forecast import called, fitting, largest_slice
 from partita.jobs.queue.gpus import can_come_free
-from partita.jobs.queue.record import OVER, JobState, bounds_data, waits_for
+from partita.jobs.queue.record import OVER, AttemptVerdict, JobState, StatedMemory, waits_for
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from partita.jobs.queue.forecast import Forecast
     from partita.jobs.queue.record import Attempt, JobRecord
@@ -33,24 +37,109 @@ ROW_COMMAND = 200
 """Characters of a command in a list; `history` has all of it."""
 
 
-def row(job: JobRecord, *, open_to: bool) -> dict[str, Any]:
+class JobRow(Value):
+    """A job in a list. What is not everybody's business is null; what does not apply to its state is left out."""
+
+    id: str
+    user: str
+    state: JobState
+    priority: int
+    submitted: float
+    name: str | None
+    command: str | tuple[str, ...] | None
+    attempts: int | tuple[AttemptRow, ...]
+    time_limit_s: float | None
+    after: tuple[str, ...]
+    gpu: str | UnsetType = UNSET
+    instance: str | UnsetType = UNSET
+    began: float | UnsetType | None = UNSET
+    why: str | UnsetType | None = UNSET
+
+
+class QueueRow(JobRow):
+    """A job that is not over, with what is expected of it."""
+
+    memory_bytes: float | None = None
+    reason: str | None = None
+    start: float | UnsetType | None = UNSET
+    start_estimated: bool | UnsetType | None = UNSET
+
+
+class HistoryRow(JobRow, kw_only=True):
+    """All of a job, for who may know it; the environment is in no list."""
+
+    directory: str
+    memory: StatedMemory
+    gpu_time: Mapping[str, float]
+    grace_s: float
+    most_attempts: int
+    verdict: str
+
+
+class AttemptRow(Value):
+    """An attempt; what is not known is null."""
+
+    attempt: int
+    gpu: str
+    instance: str
+    began: float | None
+    ended: float | None
+    seconds: float | None
+    exit_code: int | None
+    verdict: AttemptVerdict | None
+    why: str | None
+    peak_memory_bytes: int | None
+    decided_by: str | None
+    sure: bool
+    energy_j: float | None
+
+
+def row(job: JobRecord, *, open_to: bool) -> JobRow:
     """Return a job for a list.
 
     Args:
         job: which.
         open_to: whether who asks may know its name and command.
     """
+    return JobRow(**_fields(job, open_to=open_to))
+
+
+def whole(job: JobRecord, energy: Callable[[str, int], float | None]) -> HistoryRow:
+    """Return all of a job.
+
+    Args:
+        job: which.
+        energy: the joules that an attempt (the job's id and its number) took; None where they are not known, which
+            is not 0.
+    """
+    told = {
+        "command": job.words,
+        "attempts": tuple(_attempt_row(each, energy(job.id, each.number)) for each in job.attempts),
+    }
+    return HistoryRow(
+        **_fields(job, open_to=True) | told,
+        directory=job.directory,
+        memory=job.asked.memory,
+        gpu_time=job.asked.seconds,
+        grace_s=job.asked.grace_s,
+        most_attempts=job.asked.most_attempts,
+        verdict=job.why or job.state.value,
+    )
+
+
+def _fields(job: JobRecord, *, open_to: bool) -> dict[str, Any]:
+    """Return the fields of a job's row."""
     found: dict[str, Any] = {
         "id": job.id,
         "user": job.submitter.name,
-        "state": job.state.value,
+        "state": job.state,
         "priority": job.priority,
         "submitted": job.submitted,
         "name": job.name if open_to else None,
         "command": " ".join(job.words)[:ROW_COMMAND] if open_to else None,
         "attempts": len(job.attempts),
         "time_limit_s": job.asked.limit_s,
-        "after": [str(each) for each in job.after],
+        "after": tuple(map(str, job.after)),
     }
     if job.attempts and job.state is not JobState.WAITING:
         attempt = job.attempt
@@ -60,47 +149,25 @@ def row(job: JobRecord, *, open_to: bool) -> dict[str, Any]:
     return found
 
 
-def whole(job: JobRecord, energy: Callable[[str, int], float | None]) -> dict[str, Any]:
-    """Return all of a job, for who may know it; the environment is in no list.
-
-    Args:
-        job: which.
-        energy: the joules that an attempt (the job's id and its number) took; None where they are not known, which
-            is not 0.
-    """
-    memory = job.asked.memory
-    return {
-        **row(job, open_to=True),
-        "command": list(job.words),
-        "directory": job.directory,
-        "memory": {"source": memory.source, **bounds_data(memory.bounds)},
-        "gpu_time": dict(job.asked.seconds),
-        "grace_s": job.asked.grace_s,
-        "most_attempts": job.asked.most_attempts,
-        "verdict": job.why or job.state.value,
-        "attempts": [attempt_data(each) | {"energy_j": energy(job.id, each.number)} for each in job.attempts],
-    }
-
-
-def attempt_data(attempt: Attempt) -> dict[str, Any]:
-    """Return an attempt; what is not known is null."""
+def _attempt_row(attempt: Attempt, energy_j: float | None) -> AttemptRow:
     seconds = None
     if attempt.began is not None and attempt.ended is not None:
         seconds = max(attempt.ended - attempt.began, 0.0)
-    return {
-        "attempt": attempt.number,
-        "gpu": attempt.gpu,
-        "instance": str(attempt.placement),
-        "began": attempt.began,
-        "ended": attempt.ended,
-        "seconds": seconds,
-        "exit_code": attempt.code,
-        "verdict": attempt.verdict.value if attempt.verdict else None,
-        "why": attempt.why,
-        "peak_memory_bytes": attempt.peak_bytes,
-        "decided_by": attempt.said,
-        "sure": not attempt.unsure,
-    }
+    return AttemptRow(
+        attempt=attempt.number,
+        gpu=attempt.gpu,
+        instance=str(attempt.placement),
+        began=attempt.began,
+        ended=attempt.ended,
+        seconds=seconds,
+        exit_code=attempt.code,
+        verdict=attempt.verdict,
+        why=attempt.why,
+        peak_memory_bytes=attempt.peak_bytes,
+        decided_by=attempt.said,
+        sure=not attempt.unsure,
+        energy_j=energy_j,
+    )
 
 
 GIB = 2**30
@@ -384,16 +451,18 @@ class Overview:
 
     def rows(
         self, snapshot: QueueSnapshot, offset: int, limit: int, may: Callable[[JobRecord], bool]
-    ) -> list[dict[str, Any]]:
-        """Return some of a snapshot's jobs as data, in order."""
-        return [self._row(job, snapshot, open_to=may(job)) for job in snapshot.jobs[offset : offset + limit]]
+    ) -> tuple[QueueRow, ...]:
+        """Return some of a snapshot's jobs, in order."""
+        chosen = snapshot.jobs[offset : offset + limit]
+        return tuple(self._row(job, snapshot, open_to=may(job)) for job in chosen)
 
-    def _row(self, job: JobRecord, snapshot: QueueSnapshot, *, open_to: bool) -> dict[str, Any]:
-        shown = row(job, open_to=open_to)
+    def _row(self, job: JobRecord, snapshot: QueueSnapshot, *, open_to: bool) -> QueueRow:
+        shown = _fields(job, open_to=open_to)
         expected = self._service.scheduler.expected(job)
         if job.number not in self._service.table.active:
             self._service.scheduler.forget(job)
         shown["memory_bytes"] = expected.need or None
+        shown["reason"] = job.why
         if job.state is JobState.WAITING:
             shown["reason"] = (
                 waits_for(job) if job.after else reason(job, expected, snapshot.outlook.situation)
@@ -401,6 +470,4 @@ class Overview:
             prediction = None if job.after else snapshot.outlook.predicted.get(job.number)
             shown["start"] = prediction and prediction.start
             shown["start_estimated"] = prediction and prediction.guessed
-        else:
-            shown["reason"] = job.why
-        return shown
+        return QueueRow(**shown)

@@ -1,22 +1,29 @@
 """A job in the queue, as a value: its id, what was asked, where it is, its attempts, and what it waits for. Pure.
 
-`LEGAL` has every transition there is. The last part is how jobs stand in the store, as JSON.
+`LEGAL` has every transition there is. The last part is how jobs stand in the store.
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import re
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING
 
+from msgspec import field
+from msgspec.structs import asdict
+
+from partita.documents.codec import Value
+from partita.documents.json_text import compact, decode
 from partita.errors import InputError
 from partita.jobs.memory.bounds import UNLIMITED, Bounds
 from partita.mig.layout import Placement
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
 
 MOST_TASKS = 10_000
@@ -122,20 +129,33 @@ DEFAULT_UMASK = 0o022
 """The umask of jobs whose submitter did not say theirs."""
 
 
-@dataclass(frozen=True, slots=True)
-class StatedMemory:
+class StatedMemory(Value):
     """What is known of a job's memory when it is submitted.
 
     Attributes:
         source: `declared`, `model`, or `none`.
+        lower: bytes that it needs more than.
+        upper: bytes that it needs at most; None where that is not known.
+
+    Raises:
+        InputError: the bounds are negative or cross.
     """
 
-    bounds: Bounds = field(default_factory=Bounds)
     source: str = "none"
+    lower: float = 0.0
+    upper: float | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what is no bounds."""
+        _ = self.bounds
+
+    @property
+    def bounds(self) -> Bounds:
+        """The bytes that it needs, as bounds."""
+        return Bounds(self.lower, UNLIMITED if self.upper is None else self.upper)
 
 
-@dataclass(frozen=True, slots=True)
-class JobOptions:
+class JobOptions(Value):
     """What the user asked for.
 
     Attributes:
@@ -248,7 +268,7 @@ class JobRecord:
     environment: str
     family: str
     submitted: float
-    asked: JobOptions = JobOptions()
+    asked: JobOptions = dataclasses.field(default_factory=JobOptions)
     name: str = ""
     priority: int = 0
     array: int | None = None
@@ -396,69 +416,90 @@ def _never(dependency: Dependency, tasks: Sequence[JobRecord]) -> str:
     return f"job {ended.id} {'failed' if ended.state is JobState.FAILED else 'was cancelled'}"
 
 
+class AttemptDocument(Value, omit_defaults=True):
+    """An attempt as it stands in the store: the fields of `Attempt`, placements as `3g.40gb@4`."""
+
+    number: int
+    gpu: str
+    placement: str
+    limit_bytes: int
+    decided: float
+    destroy: tuple[str, ...] = ()
+    create: bool = True
+    device: str | None = None
+    key: str | None = None
+    wish: AttemptVerdict | None = None
+    began: float | None = None
+    ended: float | None = None
+    code: int | None = None
+    verdict: AttemptVerdict | None = None
+    why: str | None = None
+    peak_bytes: int | None = None
+    unsure: bool = False
+    said: str | None = None
+
+
+class JobDocument(Value):
+    """A job as it stands in the store: the fields of `JobRecord`, dependencies as `ok:12`."""
+
+    number: int
+    submitter: Submitter
+    command: tuple[str, ...]
+    directory: str
+    environment: str
+    family: str
+    submitted: float
+    asked: JobOptions = JobOptions()
+    name: str = ""
+    priority: int = 0
+    array: int | None = None
+    index: int | None = None
+    state: JobState = JobState.WAITING
+    attempts: tuple[AttemptDocument, ...] = ()
+    tries: int = 0
+    at_least_bytes: int = 0
+    after: tuple[str, ...] = ()
+    why: str | None = None
+
+
 def dump_job(job: JobRecord) -> str:
     """Return a job as JSON."""
-    body = _plain(job)
-    body["submitter"] = _plain(job.submitter)
-    body["asked"] = _plain(job.asked) | {
-        "seconds": dict(job.asked.seconds),
-        "memory": {"source": job.asked.memory.source, **bounds_data(job.asked.memory.bounds)},
-    }
-    body["attempts"] = [_attempt(each) for each in job.attempts]
-    body["after"] = [str(each) for each in job.after]
-    return json.dumps(body, separators=(",", ":"), allow_nan=False)
+    fields = dict(zip(JobDocument.__struct_fields__, _job_values(job), strict=True))
+    fields["attempts"] = tuple(map(_attempt_document, job.attempts))
+    fields["after"] = tuple(map(str, job.after))
+    return compact(JobDocument(**fields))
 
 
 def load_job(text: str) -> JobRecord:
-    """Return the job that `dumps` wrote.
+    """Return the job that `dump_job` wrote, of this version or of an older one.
 
     Raises:
-        ValueError: it did not.
+        InputError: it did not.
     """
-    try:
-        body = json.loads(text)
-        asked = body["asked"]
-        memory = StatedMemory(_bounds(asked["memory"]), asked["memory"]["source"])
-        return JobRecord(
-            **body
-            | {
-                "submitter": Submitter(**body["submitter"]),
-                "asked": JobOptions(
-                    **asked | {"memory": memory, "oom_patterns": tuple(asked.get("oom_patterns", ()))}
-                ),
-                "command": tuple(body["command"]),
-                "state": JobState(body["state"]),
-                "attempts": tuple(_read_attempt(each) for each in body["attempts"]),
-                "after": tuple(map(parse_dependency, body.get("after", ()))),
-            }
-        )
-    except (KeyError, TypeError, AttributeError, InputError) as error:
-        raise ValueError(f"not a job: {error}") from error
+    document = decode(text, JobDocument, "a job")
+    return JobRecord(
+        **asdict(document)
+        | {
+            "attempts": tuple(map(_attempt, document.attempts)),
+            "after": tuple(map(parse_dependency, document.after)),
+        }
+    )
 
 
-def bounds_data(bounds: Bounds) -> dict[str, float | None]:
-    """Return bounds as JSON can have them: no upper one is null."""
-    return {"lower": bounds.lower, "upper": None if bounds.upper == UNLIMITED else bounds.upper}
+_job_values = attrgetter(*JobDocument.__struct_fields__)
+_attempt_values = attrgetter(*AttemptDocument.__struct_fields__)
 
 
-def _bounds(body: dict[str, Any]) -> Bounds:
-    return Bounds(body["lower"], UNLIMITED if body["upper"] is None else body["upper"])
+def _attempt_document(attempt: Attempt) -> AttemptDocument:
+    fields = dict(zip(AttemptDocument.__struct_fields__, _attempt_values(attempt), strict=True))
+    fields["placement"] = str(attempt.placement)
+    fields["destroy"] = tuple(map(str, attempt.destroy))
+    return AttemptDocument(**fields)
 
 
-def _plain(value: Any) -> dict[str, Any]:  # noqa: ANN401 -- any dataclass
-    return {each.name: getattr(value, each.name) for each in fields(value)}
-
-
-def _attempt(attempt: Attempt) -> dict[str, Any]:
-    kept = {name: value for name, value in _plain(attempt).items() if value is not None and value != ()}
-    kept["placement"] = str(attempt.placement)
-    if attempt.destroy:
-        kept["destroy"] = [str(each) for each in attempt.destroy]
-    return kept
-
-
-def _read_attempt(body: dict[str, Any]) -> Attempt:
-    told: dict[str, Any] = {name: AttemptVerdict(body[name]) for name in ("wish", "verdict") if name in body}
-    told["placement"] = Placement.parse(body["placement"])
-    told["destroy"] = tuple(Placement.parse(each) for each in body.get("destroy", ()))
-    return Attempt(**body | told)
+def _attempt(document: AttemptDocument) -> Attempt:
+    places = {
+        "placement": Placement.parse(document.placement),
+        "destroy": tuple(map(Placement.parse, document.destroy)),
+    }
+    return Attempt(**asdict(document) | places)

@@ -14,7 +14,8 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from partita.errors import PartitaError
+from partita.documents.json_text import decode
+from partita.errors import InputError, PartitaError
 from partita.files import set_aside
 from partita.jobs.queue.folders import ATTEMPTS, LastNumber
 from partita.jobs.queue.record import OVER, AttemptVerdict, JobRecord, JobState, load_job
@@ -310,12 +311,12 @@ def _salvaged(path: Path) -> _Salvage:
     found = _Salvage()
     with suppress(sqlite3.Error), salvage(path) as rows:
         for (body,) in rows("SELECT body FROM jobs NOT INDEXED ORDER BY number"):
-            with suppress(ValueError):
-                job = load_job(body)
+            with suppress(InputError):
+                job = load_job(str(body))
                 found.jobs[job.number] = job
         for key, body in rows("SELECT key, body FROM environments ORDER BY key"):
-            with suppress(ValueError):
-                found.environments[key] = json.loads(body)
+            with suppress(InputError):
+                found.environments[key] = decode(str(body), dict[str, str], "an environment")
         for user, seconds, at in rows("SELECT user, gpu_seconds, at FROM used ORDER BY user"):
             found.shares[user] = UserShare(float(seconds), float(at))
     return found

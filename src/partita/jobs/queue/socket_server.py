@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import errno
-import json
 import selectors
 import socket
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from partita.documents.codec import Value
+from partita.documents.json_text import compact, decode
 from partita.errors import InputError, PartitaError
-from partita.files import json_value
 from partita.jobs.queue.access import Caller, caller_of
 from partita.jobs.queue.client import FILE, address
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    Handler = Callable[[Caller, Mapping[str, Any]], Mapping[str, Any]]
+    Handler = Callable[[Caller, Mapping[str, Any]], Value]
 
 MOST_REQUEST = 2**20
 """Bytes of a request; the environment is most of it."""
@@ -29,6 +29,22 @@ PATIENCE_S = 30.0
 """Seconds after which a client is let go that neither asks nor takes its answer."""
 
 _CHUNK = 65536
+
+
+class RefusalReason(Value):
+    """What went wrong, where, what mends it, and the exit code of the command that asked."""
+
+    what: str
+    where: str | None
+    hint: str | None
+    exit_code: int
+
+
+class Refusal(Value):
+    """The answer to a request that is refused."""
+
+    ok: bool
+    error: RefusalReason
 
 
 class _Client:
@@ -48,7 +64,7 @@ class SocketServer:
     Args:
         folder: where the socket is. A socket that a killed daemon left is replaced: who makes a server holds the
             daemon's lock.
-        handler: answers a request; what it raises is told to the client.
+        handler: answers a request, with `ok` set; what it raises is told to the client.
 
     Raises:
         PartitaError: the socket cannot be made.
@@ -140,21 +156,16 @@ class SocketServer:
                 self._drop(client)  # asks and asks, and reads nothing
                 return
         if len(client.heard) > MOST_REQUEST:
-            client.answer += _encoded(_refusal(InputError(f"a request has at most {MOST_REQUEST} bytes")))
+            client.answer += _refusal(InputError(f"a request has at most {MOST_REQUEST} bytes"))
             client.heard.clear()
 
     def _answer(self, caller: Caller, line: bytes) -> bytes:
         try:
-            body = json_value(line)
-            if not isinstance(body, dict):
-                raise InputError("a request is a JSON object")
-            return _encoded({"ok": True, **self._handler(caller, body)})
+            return _encoded(self._handler(caller, decode(line, dict[str, Any], "the request")))
         except PartitaError as error:
-            return _encoded(_refusal(error))
-        except ValueError:
-            return _encoded(_refusal(InputError("a request is a JSON object on one line")))
+            return _refusal(error)
         except Exception as error:  # noqa: BLE001 -- one request's fault must not end the daemon
-            return _encoded(_refusal(PartitaError(f"a fault in the daemon: {type(error).__name__}: {error}")))
+            return _refusal(PartitaError(f"a fault in the daemon: {type(error).__name__}: {error}"))
 
     def _send(self, client: _Client) -> None:
         if client.peer.fileno() < 0:
@@ -190,10 +201,10 @@ class SocketServer:
         client.peer.close()
 
 
-def _refusal(error: PartitaError) -> dict[str, Any]:
-    told = {"what": error.what, "where": error.where, "hint": error.hint, "exit_code": error.exit_code}
-    return {"ok": False, "error": told}
+def _refusal(error: PartitaError) -> bytes:
+    told = RefusalReason(error.what, error.where, error.hint, error.exit_code)
+    return _encoded(Refusal(ok=False, error=told))
 
 
-def _encoded(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, separators=(",", ":")).encode() + b"\n"
+def _encoded(answer: Value) -> bytes:
+    return compact(answer).encode() + b"\n"

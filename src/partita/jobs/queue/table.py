@@ -6,13 +6,14 @@ it, with what follows for jobs that wait for others. `UsageShares` is what each 
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from partita.documents.json_text import compact, decode, line
+from partita.errors import InputError
 from partita.jobs.queue.record import (
     OVER,
     Condition,
@@ -172,7 +173,7 @@ class JobStore(Database):
 
     def keep_environment(self, environment: Mapping[str, str]) -> str:
         """Write an environment, once however many jobs have it; return its key."""
-        body = json.dumps(dict(sorted(environment.items())), separators=(",", ":"))
+        body = compact(dict(sorted(environment.items())))
         key = sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
         if key not in self._kept:
             with self.transaction() as db:
@@ -190,8 +191,10 @@ class JobStore(Database):
             row = db.execute("SELECT body FROM environments WHERE key = ?", (key,)).fetchone()
             if row is None:
                 raise self.damaged("an environment is missing")
-            found: dict[str, str] = json.loads(row[0])
-            return found
+        try:
+            return decode(row[0], dict[str, str], "an environment")
+        except InputError as error:
+            raise self.damaged(str(error)) from error
 
     def shares(self) -> dict[str, UserShare]:
         """Return what each user has had."""
@@ -204,14 +207,17 @@ class JobStore(Database):
         with self.transaction() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO forgotten VALUES (?, ?)",
-                [(json.dumps(family), now) for family in families],  # SQLite's text holds no half characters
+                [(line(family), now) for family in families],  # SQLite's text holds no half characters
             )
 
     def forgotten(self) -> dict[str, float]:
         """Return when families were forgotten."""
         with self.reading() as db:
             found = db.execute("SELECT family, at FROM forgotten").fetchall()
-            return {json.loads(family): float(at) for family, at in found}
+        try:
+            return {decode(family, str, "a family"): float(at) for family, at in found}
+        except InputError as error:
+            raise self.damaged(str(error)) from error
 
     def known(self) -> dict[str, int]:
         """Return how many attempts each job has, by its id."""
@@ -263,7 +269,7 @@ class JobStore(Database):
             rows = db.execute(query, values).fetchall()
         try:
             return [load_job(body) for (body,) in rows]
-        except ValueError as error:
+        except InputError as error:
             raise self.damaged(str(error)) from error
 
 
