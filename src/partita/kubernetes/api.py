@@ -1,0 +1,858 @@
+"""Speaks to a Kubernetes API server; nothing else in the program does.
+
+Written are plain dicts. Read are values of the types that a `Kind` names, with only the fields that somebody reads:
+8,000 GPUs' ResourceSlices are 100 MB of JSON, and become 16 MB. The official client gives what every client needs and
+gets wrong alone: kubeconfigs, contexts, exec plugins, tokens that rotate, TLS, proxies. Its models (0.2 ms an object)
+and its informer are not used: while the API server is away, that informer tries again without a pause, it never asks
+for bookmarks, and a connection that was cut holds it for ever.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import importlib.util
+import os
+import random
+import threading
+import time
+import warnings
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn
+
+import msgspec
+
+from partita.errors import InputError
+from partita.kubernetes.objects import (
+    ExpiredError,
+    InvalidError,
+    KubernetesError,
+    NoKindError,
+    NotFoundError,
+    ObjectMeta,
+    Status,
+    T,
+    UnreachableError,
+    not_accepted,
+    refusal,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from kubernetes.client.api_client import ApiClient
+    from kubernetes.client.rest import RESTResponse
+
+    from partita.kubernetes.objects import Body, Kind
+
+FIELD_MANAGER = "partita"
+"""Who owns the fields that Partita writes, as `kubectl get -o yaml --show-managed-fields` tells."""
+_PAGE = 500  # objects in one answer to a list
+_REQUEST_S = 30.0
+_WATCH_S = 30  # after which the server ends a watch, with a bookmark; it is begun again where it ended
+_SILENCE_S = _WATCH_S + 10.0  # without a byte from a watch: the connection was cut
+_LONGEST_PAUSE_S = 5.0
+_RENEWAL_S = 10.0  # between looks for other credentials
+_TRIES = 6  # of a request that the server asks to send again later
+
+
+# Requests
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """What is asked of the server.
+
+    Attributes:
+        how: the type of the body's content.
+        path: where the kind's own for that name is not meant.
+    """
+
+    verb: str
+    kind: Kind[Any]
+    namespace: str | None = None
+    name: str | None = None
+    subresource: str | None = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    body: Any = None
+    how: str | None = None
+    path: str | None = None
+
+    @property
+    def resource(self) -> str:
+        """As rights write it: `resourceclaims/status`."""
+        return "/".join(filter(None, (self.kind.plural, self.subresource)))
+
+    @property
+    def where(self) -> str:
+        """What errors call the object."""
+        return self.kind.called(self.name, self.namespace)
+
+    @property
+    def url(self) -> str:
+        """The path asked."""
+        return self.path or self.kind.path(self.namespace, self.name, self.subresource)
+
+
+class RateLimit:
+    """At most so many requests a second over time, and so many at once after a pause. Waits where there are more."""
+
+    def __init__(self, a_second: float, at_once: int) -> None:
+        self._a_second = a_second
+        self._at_once = at_once
+        self._left = float(at_once)
+        self._at = time.monotonic()
+        self._lock = threading.Lock()
+
+    def take(self) -> None:
+        """Wait until the next request may be sent."""
+        with self._lock:
+            now = time.monotonic()
+            self._left = min(float(self._at_once), self._left + (now - self._at) * self._a_second) - 1
+            self._at = now
+            wait = -self._left / self._a_second
+        if wait > 0:
+            time.sleep(wait)
+
+
+class _ListMeta(msgspec.Struct, frozen=True, rename="camel"):
+    resource_version: str = ""
+    continue_: str = msgspec.field(name="continue", default="")
+
+
+class _Page(msgspec.Struct, Generic[T]):
+    metadata: _ListMeta
+    items: list[T] | None = None
+
+
+class _RawPage(msgspec.Struct):
+    metadata: _ListMeta
+    items: list[msgspec.Raw] | None = None
+
+
+class _Event(msgspec.Struct):
+    type: str
+    object: msgspec.Raw
+
+
+class _Named(msgspec.Struct, frozen=True):
+    metadata: ObjectMeta
+
+
+@cache
+def _decoder(wanted: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 -- a type, or a generic one with its parameter
+    return msgspec.json.Decoder(wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class Listed(Generic[T]):
+    """All objects of a kind at one moment.
+
+    Attributes:
+        version: the cluster's, from which a watch goes on.
+        unreadable: by namespace and name, why an object is not of the type that was asked for.
+    """
+
+    items: tuple[T, ...]
+    version: str
+    unreadable: Mapping[tuple[str, str], str]
+
+
+class _Connection:
+    """The official client, shared by all that speak to one server."""
+
+    def __init__(self, connect: Callable[[], ApiClient]) -> None:
+        self.client = connect()
+        self._connect = connect
+        self._renewed = float("-inf")
+        self._lock = threading.Lock()
+
+    def close(self) -> None:
+        client: Any = self.client  # untyped
+        client.close()
+
+    def renew(self, refused: ApiClient) -> bool:
+        """Read the credentials anew, which `refused` had and which are not accepted; say whether to try again."""
+        with self._lock:
+            if self.client is refused:
+                if time.monotonic() < self._renewed + _RENEWAL_S:
+                    return False
+                self.client = self._connect()
+                self._renewed = time.monotonic()
+            return True
+
+
+class KubernetesApi:
+    """An API server, for any number of threads.
+
+    All methods raise the errors of `objects.py`: `UnreachableError` where there is no answer, `ForbiddenError` and so
+    on. A write that fails has not happened, with the exception of `UnreachableError`.
+
+    Args:
+        connect: makes the official client, whose configuration holds where to and as whom; called again where the
+            credentials are not accepted any more, since files may hold others by now.
+        namespace: of objects for which none is named.
+        rate: how many requests are sent.
+
+    Attributes:
+        writes: how many writes were sent, by verb and resource (`resourceclaims/status`).
+    """
+
+    def __init__(self, connect: Callable[[], ApiClient], namespace: str, rate: RateLimit) -> None:
+        self.namespace = namespace
+        self.writes: Counter[tuple[str, str]] = Counter()
+        self._connection = _Connection(connect)
+        self._rate = rate
+        self._guard: Callable[[], None] | None = None
+
+    def guarded(self, guard: Callable[[], None]) -> KubernetesApi:
+        """Return this API with something that is called before each write, and raises where it must not happen."""
+        guarded = copy.copy(self)
+        guarded._guard = guard  # noqa: SLF001 -- of this class
+        return guarded
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._connection.close()
+
+    # Reading
+
+    def get(self, kind: Kind[T], name: str, namespace: str | None = None) -> T:
+        """Return an object."""
+        return self._read(
+            kind, self._ask(_Request(verb="get", kind=kind, namespace=namespace or self.namespace, name=name))
+        )
+
+    def list_objects(
+        self, kind: Kind[T], namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> Listed[T]:
+        """Return all objects of a kind, page by page.
+
+        Args:
+            kind: which.
+            namespace: where; None for every one.
+            labels: a selector, as `kubectl get -l` takes it.
+            fields: likewise, as `--field-selector`.
+
+        Raises:
+            ExpiredError: it took so long that the server forgot the version; list again.
+        """
+        items: list[T] = []
+        unreadable: dict[tuple[str, str], str] = {}
+        query = {"limit": str(_PAGE), "labelSelector": labels, "fieldSelector": fields}
+        while True:
+            page = _page(
+                kind,
+                self._ask(_Request(verb="list", kind=kind, namespace=namespace, query=query)),
+                unreadable,
+            )
+            items += page.items or []
+            query["continue"] = page.metadata.continue_
+            if not page.metadata.continue_:
+                return Listed(tuple(items), page.metadata.resource_version, unreadable)
+
+    def watch(
+        self, kind: Kind[T], namespace: str | None = None, *, labels: str = "", fields: str = ""
+    ) -> Cache[T]:
+        """Return a cache of all objects of a kind, which a thread keeps up until it is closed; arguments as above."""
+        return Cache(self, kind, namespace, labels, fields)
+
+    # Writing
+
+    def create(
+        self, kind: Kind[T], body: Body, *, name: str | None = None, subresource: str | None = None
+    ) -> T:
+        """Make an object.
+
+        Args:
+            kind: of which kind.
+            body: the object; where it names no namespace, it is this API's.
+            name: of the object whose subresource is made (`eviction` of a pod).
+            subresource: which.
+
+        Raises:
+            ExistsError: there is one of that name.
+        """
+        namespace = self._namespace(body)
+        called = name or body.get("metadata", {}).get("name")
+        sent = _whole(kind, body)
+        path = kind.path(namespace, name, subresource)
+        request = _Request(
+            verb="create",
+            kind=kind,
+            namespace=namespace,
+            name=called,
+            subresource=subresource,
+            body=sent,
+            path=path,
+        )
+        return self._read(kind, self._write(request))
+
+    def replace(self, kind: Kind[T], body: Body, *, subresource: str | None = None) -> T:
+        """Put a whole object in the place of the one there is.
+
+        Raises:
+            ConflictError: it is not the version any more that `metadata.resourceVersion` names.
+        """
+        namespace, name = self._namespace(body), body["metadata"]["name"]
+        sent = _whole(kind, body)
+        request = _Request(
+            verb="update", kind=kind, namespace=namespace, name=name, subresource=subresource, body=sent
+        )
+        return self._read(kind, self._write(request))
+
+    def patch(
+        self,
+        kind: Kind[T],
+        name: str,
+        changes: Body | list[Body],
+        namespace: str | None = None,
+        *,
+        subresource: str | None = None,
+    ) -> T:
+        """Change some fields.
+
+        Args:
+            kind: of which kind.
+            name: of which object.
+            changes: a merge patch (fields; None takes one away), or a list of operations (a JSON patch).
+            namespace: the object's.
+            subresource: which part of the object.
+
+        Raises:
+            ConflictError: it is not the version any more that the changes name as `metadata.resourceVersion`.
+        """
+        how = "application/json-patch+json" if isinstance(changes, list) else "application/merge-patch+json"
+        request = _Request(
+            verb="patch",
+            kind=kind,
+            namespace=namespace or self.namespace,
+            name=name,
+            subresource=subresource,
+            body=changes,
+            how=how,
+        )
+        return self._read(kind, self._write(request))
+
+    def apply(self, kind: Kind[T], body: Body, *, subresource: str | None = None, force: bool = False) -> T:
+        """Have the object be as said in the fields that are said (server-side apply); it is made if it is not there.
+
+        Fields that were applied before and are not said any more go.
+
+        Args:
+            kind: of which kind.
+            body: what is said.
+            subresource: which part of the object.
+            force: take fields that others own.
+
+        Raises:
+            ConflictError: someone else owns one of the fields, which the text names.
+        """
+        request = _Request(
+            verb="patch",
+            kind=kind,
+            namespace=self._namespace(body),
+            name=body["metadata"]["name"],
+            subresource=subresource,
+            query={"force": "true"} if force else {},
+            body=_whole(kind, body),
+            how="application/apply-patch+yaml",
+        )
+        return self._read(kind, self._write(request))
+
+    def delete(
+        self,
+        kind: Kind[T],
+        name: str,
+        namespace: str | None = None,
+        *,
+        uid: str | None = None,
+        grace_s: int | None = None,
+        propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
+    ) -> bool:
+        """Ask an object to go; return False if it was not there.
+
+        Args:
+            kind: of which kind.
+            name: of which object.
+            namespace: the object's.
+            uid: only if it is this one, and not another that was made in its place.
+            grace_s: seconds that a pod has to end.
+            propagation: what becomes of the objects that it owns.
+
+        Raises:
+            ConflictError: it is another one.
+        """
+        body = {
+            "preconditions": {"uid": uid} if uid else None,
+            "gracePeriodSeconds": grace_s,
+            "propagationPolicy": propagation,
+        }
+        options = {key: value for key, value in body.items() if value is not None}
+        place = namespace or self.namespace
+        try:
+            self._write(_Request(verb="delete", kind=kind, namespace=place, name=name, body=options))
+        except NoKindError:
+            raise
+        except NotFoundError:
+            return False
+        return True
+
+    # How
+
+    def _namespace(self, body: Body) -> str:
+        namespace: str = body.get("metadata", {}).get("namespace") or self.namespace
+        return namespace
+
+    def _read(self, kind: Kind[T], answer: bytes) -> T:
+        try:
+            value: T = _decoder(kind.type).decode(answer)
+        except msgspec.ValidationError as error:
+            name = _decoder(_Named).decode(answer).metadata
+            where = kind.called(name.name, name.namespace)
+            hint = "is its CustomResourceDefinition of another version of partita?"
+            raise InvalidError(f"it cannot be read: {error}", where=where, hint=hint) from None
+        return value
+
+    def _write(self, request: _Request) -> bytes:
+        if self._guard is not None:
+            self._guard()
+        self.writes[request.verb, request.resource] += 1
+        query = {**request.query, **({} if request.verb == "delete" else {"fieldManager": FIELD_MANAGER})}
+        return self._ask(replace(request, query=query, how=request.how or "application/json"))
+
+    def _ask(self, request: _Request) -> bytes:
+        """Send a request, again where the server asks for that; return its answer."""
+        for tried in range(1, _TRIES + 1):
+            self._rate.take()
+            client = self._connection.client
+            response = _send(client, request, _REQUEST_S)
+            answer = _body(response, request.where)
+            if response.status < 300:
+                return answer
+            status = _status(answer, response.status)
+            if not_accepted(status) and self._connection.renew(client):
+                continue
+            if status.code != 429 or request.subresource == "eviction" or tried == _TRIES:
+                break
+            asked = status.details.retry_after_seconds if status.details else 0
+            time.sleep((asked or 1) * (0.5 + random.random()))
+        raise _refused(request, status)
+
+    def events(
+        self, kind: Kind[Any], namespace: str | None, query: Mapping[str, str], stop: Callable[[Any], None]
+    ) -> Iterator[_Event]:
+        """Yield what happens to objects, for a cache; `stop` is given what ends it from another thread."""
+        from urllib3.exceptions import HTTPError  # noqa: PLC0415 -- of the extra
+
+        how = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_S)}
+        request = _Request(verb="watch", kind=kind, namespace=namespace, query={**query, **how})
+        self._rate.take()
+        client = self._connection.client
+        response = _send(client, request, _SILENCE_S)
+        try:
+            if response.status >= 300:
+                status = _status(_body(response, request.where), response.status)
+                if not_accepted(status):
+                    self._connection.renew(client)
+                raise _refused(request, status)
+            stop(response.response)
+            rest = b""
+            for piece in response.response.stream(1 << 16):
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    event: _Event = _decoder(_Event).decode(line)
+                    if event.type == "ERROR":
+                        raise _refused(request, _status(event.object, 500))
+                    yield event
+        except (HTTPError, OSError) as error:
+            _away(error, request.where)
+        finally:
+            response.response.close()
+
+
+def _refused(request: _Request, status: Status) -> KubernetesError:
+    return refusal(status, request.verb, request.kind, request.resource, request.where)
+
+
+def _whole(kind: Kind[Any], body: Body) -> Body:
+    return {"apiVersion": kind.api_version, "kind": kind.name, **body}
+
+
+def _send(client: ApiClient, request: _Request, silence_s: float) -> RESTResponse:
+    """Send a request; `silence_s` is how long the server may say nothing."""
+    from kubernetes.client.exceptions import ApiException  # noqa: PLC0415 -- of the extra
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415
+
+    headers = {"Accept": "application/json", **({"Content-Type": request.how} if request.how else {})}
+    applied = request.how is not None and "yaml" in request.how
+    try:
+        ready = client.param_serialize(
+            _METHODS[request.verb],
+            request.url,
+            query_params=[(key, value) for key, value in request.query.items() if value],
+            header_params=headers,
+            body=msgspec.json.encode(request.body) if applied else request.body,
+            auth_settings=["BearerToken"],
+        )
+        return client.call_api(*ready, _request_timeout=(_REQUEST_S, silence_s))
+    except (HTTPError, OSError) as error:
+        _away(error, request.where)
+    except ApiException as error:  # of TLS
+        reason = str(error.reason).splitlines()[-1]
+        hint = "check the certificates in the kubeconfig"
+        raise UnreachableError(reason, where=request.where, hint=hint) from None
+
+
+def _body(response: Any, where: str) -> bytes:  # noqa: ANN401 -- the client's, untyped
+    from urllib3.exceptions import HTTPError  # noqa: PLC0415 -- of the extra
+
+    try:
+        answer: bytes = response.read()
+    except (HTTPError, OSError) as error:
+        _away(error, where)
+    return answer
+
+
+_METHODS = {
+    "get": "GET",
+    "list": "GET",
+    "watch": "GET",
+    "create": "POST",
+    "update": "PUT",
+    "patch": "PATCH",
+    "delete": "DELETE",
+}
+
+
+def _status(answer: bytes | msgspec.Raw, code: int) -> Status:
+    try:
+        found: Status = _decoder(Status).decode(answer)
+    except msgspec.DecodeError:
+        return Status(bytes(answer)[:200].decode(errors="replace").strip(), "", code)
+    return msgspec.structs.replace(found, code=found.code or code)
+
+
+def _away(error: Exception, where: str) -> NoReturn:
+    """Tell that there was no answer.
+
+    Raises:
+        UnreachableError: always.
+    """
+    said = str(getattr(error, "reason", None) or error).rpartition("object at 0x")[2].partition(">: ")
+    raise UnreachableError(f"no answer from the API server: {said[2] or said[0]}", where=where) from None
+
+
+def _page(kind: Kind[T], answer: bytes, unreadable: dict[tuple[str, str], str]) -> _Page[T]:
+    try:
+        page: _Page[T] = _decoder(_Page[kind.type]).decode(answer)  # type: ignore[name-defined]
+    except msgspec.ValidationError:
+        raw: _RawPage = _decoder(_RawPage).decode(answer)
+        items: list[T] = []
+        for each in raw.items or []:
+            try:
+                items.append(_decoder(kind.type).decode(each))
+            except msgspec.ValidationError as error:
+                found = _decoder(_Named).decode(each).metadata
+                unreadable[found.namespace, found.name] = str(error)
+        return _Page(raw.metadata, items)
+    return page
+
+
+# Watching
+
+
+@dataclass(frozen=True, slots=True)
+class Change(Generic[T]):
+    """What happened to an object: `old` is None if it is new, `new` is None if it is gone."""
+
+    old: T | None
+    new: T | None
+
+
+class Cache(Generic[T]):
+    """The objects of a kind as they are, kept up by a thread of its own (an informer).
+
+    Whatever happens to the connection, it goes on: a watch that ended is begun again where it ended, one that says
+    nothing for 40 s counts as cut, and where the server has forgotten that version, everything is listed anew and
+    what changed meanwhile is told. Objects are values; who read them holds no lock.
+
+    Attributes:
+        unreadable: by namespace and name, why an object is not of the kind's type. Such objects are not in the cache.
+        error: why the last try to list or watch failed; None while all is well.
+    """
+
+    def __init__(
+        self, api: KubernetesApi, kind: Kind[T], namespace: str | None, labels: str, fields: str
+    ) -> None:
+        self.kind = kind
+        self.unreadable: dict[tuple[str, str], str] = {}
+        self.error: KubernetesError | None = None
+        self._api = api
+        self._namespace = namespace
+        self._labels, self._fields = labels, fields
+        self._objects: dict[tuple[str, str], T] = {}
+        self._version = 0
+        self._from = ""  # where the next watch begins; empty: list first
+        self._heard = float("-inf")
+        self._listeners: list[Callable[[Change[T]], None]] = []
+        self._changed = threading.Condition()
+        self._closed = threading.Event()
+        self._response: Any = None
+        self._thread = threading.Thread(target=self._run, name=f"watch {kind.plural}", daemon=True)
+        self._thread.start()
+
+    def get(self, name: str, namespace: str | None = None) -> T | None:
+        """Return an object, None if there is none."""
+        place = (namespace or self._api.namespace) if self.kind.namespaced else ""
+        return self._objects.get((place, name))
+
+    def values(self) -> tuple[T, ...]:
+        """Return all objects."""
+        with self._changed:
+            return tuple(self._objects.values())
+
+    @property
+    def version(self) -> int:
+        """The cluster's resource version up to which everything is in the cache; 0 before the first list."""
+        return self._version
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since the server was heard of: at most 30 while all is well, infinite before the first list."""
+        return time.monotonic() - self._heard
+
+    def wait_for(self, version: str | int, timeout_s: float) -> bool:
+        """Wait until what was written at a version is in the cache; say whether it is.
+
+        Args:
+            version: `metadata.resource_version` of an answer to a write.
+            timeout_s: how long to wait at most.
+        """
+        wanted = int(version)
+        return self.wait_until(lambda: self._version >= wanted, timeout_s)
+
+    def wait_until(self, condition: Callable[[], object], timeout_s: float) -> bool:
+        """Wait until a condition on what is cached holds, asked after each change; say whether it does."""
+        with self._changed:
+            return bool(self._changed.wait_for(lambda: self._closed.is_set() or condition(), timeout_s))
+
+    def synced(self, timeout_s: float) -> Cache[T]:
+        """Wait for the first list; return this cache.
+
+        Raises:
+            KubernetesError: why it could not be listed in time.
+        """
+        if not self.wait_for(1, timeout_s):
+            raise self.error or UnreachableError(
+                "the API server does not answer in time", where=self.kind.plural
+            )
+        return self
+
+    def listen(self, listener: Callable[[Change[T]], None]) -> None:
+        """Have something told of each change from now on, in the cache's thread; it must be quick and not raise."""
+        self._listeners.append(listener)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closed.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._interrupt()
+        self._thread.join(timeout=_SILENCE_S)
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._closed.is_set():
+            began = time.monotonic()
+            try:
+                if not self._from:
+                    self._list()
+                self._follow()
+            except ExpiredError as error:
+                self._from = ""
+                self._fail(error)
+            except KubernetesError as error:
+                self._fail(error)
+                failures += 1
+                longest = min(_LONGEST_PAUSE_S, 0.1 * 2.0 ** min(failures, 10))
+                self._closed.wait(longest * (0.5 + random.random() / 2))
+            else:
+                failures = 0
+                if time.monotonic() - began < 1:
+                    self._closed.wait(1)  # a server that ends each watch at once is not asked without end
+
+    def _list(self) -> None:
+        found = self._api.list_objects(self.kind, self._namespace, labels=self._labels, fields=self._fields)
+        now = {(each.metadata.namespace, each.metadata.name): each for each in found.items}
+        before = self._objects
+        with self._changed:
+            self._objects = now
+            self.unreadable = dict(found.unreadable)
+        for key, each in now.items():
+            was = before.get(key)
+            if was is None or was.metadata.resource_version != each.metadata.resource_version:
+                self._tell(Change(was, each))
+        for key in before.keys() - now.keys():
+            self._tell(Change(before[key], None))
+        self._from = found.version
+        self._hear(int(found.version))
+
+    def _follow(self) -> None:
+        query = {"resourceVersion": self._from, "labelSelector": self._labels, "fieldSelector": self._fields}
+        for event in self._api.events(self.kind, self._namespace, query, self._began):
+            named: ObjectMeta = _decoder(_Named).decode(event.object).metadata
+            if event.type != "BOOKMARK":
+                self._take(event, named)
+            self._from = named.resource_version
+            self._hear(int(named.resource_version))
+
+    def _began(self, response: Any) -> None:  # noqa: ANN401 -- urllib3's
+        self._response = response
+        self._fail(None)
+        if self._closed.is_set():
+            self._interrupt()
+
+    def _interrupt(self) -> None:
+        if self._response is not None:
+            with suppress(ValueError, OSError):  # it has ended by itself
+                self._response.shutdown()
+
+    def _take(self, event: _Event, named: ObjectMeta) -> None:
+        key = named.namespace, named.name
+        new: T | None = None
+        self.unreadable.pop(key, None)
+        if event.type != "DELETED":
+            try:
+                new = _decoder(self.kind.type).decode(event.object)
+            except msgspec.ValidationError as error:
+                self.unreadable[key] = str(error)
+        with self._changed:
+            old = self._objects.pop(key, None) if new is None else self._objects.get(key)
+            if new is not None:
+                self._objects[key] = new
+        if old is not None or new is not None:
+            self._tell(Change(old, new))
+
+    def _tell(self, change: Change[T]) -> None:
+        for listener in self._listeners:
+            listener(change)
+
+    def _fail(self, error: KubernetesError | None) -> None:
+        with self._changed:
+            self.error = error
+            self._changed.notify_all()
+
+    def _hear(self, version: int) -> None:
+        with self._changed:
+            self._version = version
+            self._heard = time.monotonic()
+            self._changed.notify_all()
+
+
+# Connecting
+
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+
+
+def open_api(
+    kubeconfig: str | None = None,
+    context: str | None = None,
+    namespace: str | None = None,
+    *,
+    requests_per_s: float = 100.0,
+    burst: int = 200,
+) -> KubernetesApi:
+    """Return the API server of a kubeconfig, or, in a pod without one, of the cluster around it.
+
+    Args:
+        kubeconfig: paths as in KUBECONFIG, which is read where None is given, and else `~/.kube/config`.
+        context: of the kubeconfig; its current one where None is given.
+        namespace: of objects for which none is named; the context's, or the pod's, where None is given.
+        requests_per_s: most requests a second over time.
+        burst: most requests at once.
+
+    Raises:
+        InputError: there is no configuration, or it cannot be read.
+    """
+    if importlib.util.find_spec("kubernetes.client") is None:
+        raise InputError("the Kubernetes client is not installed", hint="pip install 'partita[kubernetes]'")
+    own = ""
+
+    def connect() -> ApiClient:
+        nonlocal own
+        client, own = _connected(kubeconfig or os.environ.get("KUBECONFIG") or _default_kubeconfig(), context)
+        return client
+
+    api = KubernetesApi(connect, "", RateLimit(requests_per_s, burst))
+    api.namespace = namespace or own
+    return api
+
+
+def _connected(paths: str | None, context: str | None) -> tuple[ApiClient, str]:
+    """Return a client, and the namespace of its context or pod."""
+    from kubernetes.client.api_client import ApiClient  # noqa: PLC0415 -- of the extra, and 0.7 s
+    from kubernetes.client.configuration import Configuration  # noqa: PLC0415
+
+    settings = Configuration()
+    if paths or "KUBERNETES_SERVICE_HOST" not in os.environ:
+        namespace = _from_kubeconfig(settings, paths, context)
+    else:
+        namespace = _in_cluster(settings)
+    settings.retries = False  # what may be tried again is decided here
+    settings.connection_pool_maxsize = 32
+    settings.keep_alive = True
+    if not settings.verify_ssl:
+        from urllib3.exceptions import InsecureRequestWarning  # noqa: PLC0415 -- of the extra
+
+        warnings.simplefilter("ignore", InsecureRequestWarning)  # the kubeconfig says so
+    client = ApiClient(settings)
+    client.user_agent = "partita"
+    return client, namespace
+
+
+def _default_kubeconfig() -> str | None:
+    path = Path("~/.kube/config").expanduser()
+    return str(path) if path.exists() else None
+
+
+def _from_kubeconfig(settings: Any, paths: str | None, context: str | None) -> str:  # noqa: ANN401 -- the client's
+    """Fill the client's settings in; return the context's namespace."""
+    import yaml  # noqa: PLC0415 -- only for its errors
+
+    load = _kubernetes_config()
+
+    hint = "name one with --kubeconfig or KUBECONFIG; `kubectl config get-contexts` lists contexts"
+    if paths is None:
+        raise InputError("there is no kubeconfig, and this is no pod of a cluster", hint=hint)
+    missing = [path for path in paths.split(os.pathsep) if path and not Path(path).expanduser().exists()]
+    if missing and len(missing) == len(paths.split(os.pathsep)):
+        raise InputError("there is no such kubeconfig", where=missing[0], hint=hint)
+    try:
+        contexts, active = load.list_kube_config_contexts(paths)
+        load.load_kube_config(paths, context=context, client_configuration=settings, persist_config=False)
+    except (load.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError) as error:
+        raise InputError(f"the kubeconfig cannot be used: {error}", where=paths, hint=hint) from None
+    chosen: Sequence[Any] = [each for each in contexts if context is None or each["name"] == context]
+    found = active if context is None else next(iter(chosen))
+    return str(found["context"].get("namespace") or "default")
+
+
+def _kubernetes_config() -> Any:  # noqa: ANN401 -- untyped
+    return importlib.import_module("kubernetes.config")  # of the extra
+
+
+def _in_cluster(settings: Any) -> str:  # noqa: ANN401 -- the client's
+    """Fill the client's settings in, from the pod's service account; return its namespace."""
+    load = _kubernetes_config()
+    try:
+        load.load_incluster_config(client_configuration=settings)
+    except (load.ConfigException, OSError) as error:
+        hint = "does the pod's spec say automountServiceAccountToken: false?"
+        raise InputError(f"the pod's service account cannot be used: {error}", hint=hint) from None
+    path = _ACCOUNT / "namespace"
+    return path.read_text(encoding="utf-8").strip() if path.exists() else "default"

@@ -1,0 +1,212 @@
+"""Kubernetes objects as they are read, their kinds, and the errors of the API server."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from partita.errors import PartitaError
+
+# Objects
+
+
+class OwnerReference(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """An object that another belongs to."""
+
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+
+
+class ObjectMeta(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What every object says of itself.
+
+    Attributes:
+        creation_timestamp: as RFC 3339.
+        deletion_timestamp: when it was asked to go, None if it was not.
+    """
+
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str = ""
+    deletion_timestamp: str | None = None
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    owner_references: tuple[OwnerReference, ...] = ()
+    finalizers: tuple[str, ...] = ()
+
+
+class KubernetesObject(msgspec.Struct, frozen=True, rename="camel", kw_only=True, gc=False):
+    """Base of the types that are read. Fields that a type does not declare are passed over."""
+
+    metadata: ObjectMeta
+
+
+T = TypeVar("T", bound=KubernetesObject)
+Body = dict[str, Any]
+"""An object or a part of one, as JSON has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """A kind of object, and the type that is read of it.
+
+    Attributes:
+        name: as manifests write it: `ResourceClaim`.
+        plural: as paths and rights write it: `resourceclaims`.
+        type: what is read.
+        group: `resource.k8s.io`; empty for the core's kinds.
+    """
+
+    name: str
+    plural: str
+    type: type[T]
+    version: str = "v1"
+    group: str = ""
+    namespaced: bool = True
+
+    @property
+    def api_version(self) -> str:
+        """As manifests write it: `resource.k8s.io/v1`."""
+        return f"{self.group}/{self.version}" if self.group else self.version
+
+    def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+        """Return the path of an object, or of all of them (in every namespace where none is given)."""
+        steps = ["/apis" if self.group else "/api", self.api_version]
+        if self.namespaced and namespace:
+            steps += ["namespaces", namespace]
+        return "/".join([*steps, self.plural, *(step for step in (name, subresource) if step)])
+
+    def called(self, name: str | None, namespace: str | None) -> str:
+        """Return what errors call an object: `ResourceClaim default/resnet50-0`."""
+        place = f"{namespace}/" if self.namespaced and namespace else ""
+        return f"{self.name} {place}{name}" if name else f"{self.plural}{f' in {namespace}' if place else ''}"
+
+
+# Errors
+
+
+class KubernetesError(PartitaError):
+    """The API server did not do what it was asked."""
+
+
+class UnreachableError(KubernetesError):
+    """There was no answer, or it said that the server cannot answer now; a write may have happened all the same."""
+
+
+class ForbiddenError(KubernetesError):
+    """The rights do not suffice, or the credentials are not accepted."""
+
+
+class RefusedByClusterError(KubernetesError):
+    """A quota or an admission rule refuses the object."""
+
+
+class NotFoundError(KubernetesError):
+    """There is no such object."""
+
+
+class NoKindError(NotFoundError):
+    """The server does not know this kind of object."""
+
+
+class ConflictError(KubernetesError):
+    """Somebody else changed the object meanwhile, or owns the field that was to change."""
+
+
+class ExistsError(ConflictError):
+    """An object of that name is there already."""
+
+
+class InvalidError(KubernetesError):
+    """The server does not accept the object; the text names the fields."""
+
+
+class ExpiredError(KubernetesError):
+    """The server has forgotten the version from which a watch or a list was to go on."""
+
+
+class ThrottledError(KubernetesError):
+    """The server is too busy, or a disruption budget forbids an eviction now."""
+
+
+class _Cause(msgspec.Struct, frozen=True):
+    field: str = ""
+    message: str = ""
+
+
+class _Details(msgspec.Struct, frozen=True, rename="camel"):
+    causes: tuple[_Cause, ...] = ()
+    retry_after_seconds: int = 0
+
+
+class Status(msgspec.Struct, frozen=True):
+    """What the server says of a request that it did not fulfil."""
+
+    message: str = ""
+    reason: str = ""
+    code: int = 0
+    details: _Details | None = None
+
+
+def refusal(status: Status, verb: str, kind: Kind[Any], resource: str, where: str) -> KubernetesError:
+    """Return the error that a server's answer stands for.
+
+    Args:
+        status: the answer.
+        verb: what was asked, as rights write it.
+        kind: of what.
+        resource: likewise as rights write it: `pods/eviction`.
+        where: the object's name.
+    """
+    said = status.message or status.reason or f"HTTP {status.code}"
+    low = said.lower()
+    if not_accepted(status):
+        hint = "renew them; `kubectl auth whoami` with the same kubeconfig and context says who they are"
+        return ForbiddenError("the API server does not accept the credentials", where=where, hint=hint)
+    if status.code == 403 and " cannot " in said:
+        group = kind.group or '""'
+        right = f"{{apiGroups: [{group}], resources: [{resource}], verbs: [{verb}]}}"
+        hint = f"grant it in a Role: {right}"
+        return ForbiddenError(f"no right to {verb} {resource}: {said}", where=where, hint=hint)
+    if status.code == 403 or (status.code in (400, 422) and "denied" in low and _RULES.search(low)):
+        return RefusedByClusterError(
+            said, where=where, hint="raise the quota or change the rule that says so"
+        )
+    if status.code == 404 and _NO_KIND.search(low):
+        what = f"the API server does not know {resource} of {kind.api_version}"
+        ours = kind.group == "partita.dev"
+        hint = "`kubectl apply -f deploy/crds`" if ours else "its Kubernetes is older, or that API is off"
+        return NoKindError(what, where=where, hint=hint)
+    if status.code in (400, 413, 415, 422):
+        causes = status.details.causes if status.details else ()
+        fields = "; ".join(f"{each.field}: {each.message}" for each in causes if each.field)
+        return InvalidError(fields or said, where=where)
+    code = min(status.code, 500)
+    error, words = _BY_CODE.get((code, status.reason)) or _BY_CODE.get((code, "")) or _OTHER
+    return error(words.format(said=said), where=where)
+
+
+def not_accepted(status: Status) -> bool:
+    """Say whether the server does not know who asks, so that other credentials may help."""
+    return status.code == 401 or (status.code == 403 and "system:anonymous" in status.message)
+
+
+_RULES = re.compile("admission|policy")
+_NO_KIND = re.compile("could not find the requested resource|page not found")
+_OTHER: tuple[type[KubernetesError], str] = (KubernetesError, "{said}")
+_BY_CODE: dict[tuple[int, str], tuple[type[KubernetesError], str]] = {
+    (404, ""): (NotFoundError, "{said}"),
+    (409, "AlreadyExists"): (ExistsError, "it is there already"),
+    (409, ""): (ConflictError, "somebody else changed it: {said}"),
+    (410, ""): (ExpiredError, "{said}"),
+    (429, ""): (ThrottledError, "{said}"),
+    (500, ""): (UnreachableError, "the API server cannot answer now: {said}"),
+}
