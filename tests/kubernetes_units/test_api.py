@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from partita.kubernetes.api import KubernetesApi
 
 
-class ConfigMap(KubernetesObject):
+class ConfigMap(KubernetesObject, frozen=True):
     """What these tests read."""
 
     data: dict[str, str] = field(default_factory=dict)
@@ -72,7 +73,7 @@ def told(cache: Cache[ConfigMap]) -> list[tuple[dict[str, str] | None, dict[str,
     found: list[tuple[dict[str, str] | None, dict[str, str] | None]] = []
 
     def listener(change: Change[ConfigMap]) -> None:
-        found.append((change.old and change.old.data, change.new and change.new.data))
+        found.append((change.old.data if change.old else None, change.new.data if change.new else None))
 
     cache.listen(listener)
     return found
@@ -227,7 +228,7 @@ def test_a_token_that_rotates_is_read_anew(server: ApiServer, api: KubernetesApi
 def test_a_busy_server_is_asked_again(
     server: ApiServer, api: KubernetesApi, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.random, "random", lambda: -0.5)
+    monkeypatch.setattr(random, "random", lambda: -0.5)
     busy = 429, {"reason": "TooManyRequests", "message": "busy", "details": {"retryAfterSeconds": 1}}
     server.refusals = [busy, busy]
     assert api.create(CONFIG_MAPS, {"metadata": {"name": "a"}}).metadata.name == "a"
@@ -311,7 +312,7 @@ def test_an_object_of_another_shape_is_named(server: ApiServer, api: KubernetesA
         api.replace(ODD, {"metadata": {"name": "a"}, "data": {"n": "1"}})
 
 
-class OddMap(KubernetesObject):
+class OddMap(KubernetesObject, frozen=True):
     """Another version's idea of a ConfigMap."""
 
     data: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -341,8 +342,13 @@ def test_writes_are_counted_and_guarded(server: ApiServer, api: KubernetesApi) -
 
 def test_no_more_requests_than_the_limit_allows() -> None:
     limit = RateLimit(100, 10)
+
+    def take() -> None:
+        for _ in range(5):
+            limit.take()
+
     began = time.monotonic()
-    threads = [threading.Thread(target=lambda: [limit.take() for _ in range(5)]) for _ in range(6)]
+    threads = [threading.Thread(target=take) for _ in range(6)]
     for each in threads:
         each.start()
     for each in threads:

@@ -1,10 +1,10 @@
 """Speaks to a Kubernetes API server; nothing else in the program does.
 
 Written are plain dicts. Read are values of the types that a `Kind` names, with only the fields that somebody reads:
-8,000 GPUs' ResourceSlices are 100 MB of JSON, and become 16 MB. The official client gives what every client needs and
-gets wrong alone: kubeconfigs, contexts, exec plugins, tokens that rotate, TLS, proxies. Its models (0.2 ms an object)
-and its informer are not used: while the API server is away, that informer tries again without a pause, it never asks
-for bookmarks, and a connection that was cut holds it for ever.
+8,000 GPUs' ResourceSlices are 136 MB of JSON; they take 31 MiB and 0.3 s of CPU, 1,012 MiB as dicts, 3.4 GiB and 42 s
+as the official client's models. What that client is for is what every client needs: kubeconfigs, contexts, exec
+plugins, tokens that rotate, TLS, proxies. Its informer is not used either: while the API server is away it keeps a
+core busy, it asks for no bookmarks, and a connection that was cut holds it for ever.
 """
 
 from __future__ import annotations
