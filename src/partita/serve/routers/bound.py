@@ -1,7 +1,8 @@
 """Routers that bind a query to a worker on arrival: ELSA, and the cheapest worker that is in time.
 
-A policy is one function that ranks a worker for a query; the least rank takes it. The gateway ranks its workers with
-it (`BoundQueues.choose`), and the simulation its instances (`_bind_on_arrival`), compiled.
+A policy takes the first worker that is in time, or ranks those that are; the least rank takes the query. The gateway
+goes through its workers so (`BoundQueues.choose`), and the simulation through its instances (`_bind_on_arrival`),
+compiled.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from partita.serve.routers.compiling import compiled
 from partita.serve.routers.port import Choice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -25,28 +26,19 @@ if TYPE_CHECKING:
     from partita.serve.routers.port import Rules
     from partita.sim.traffic import Traffic
 
-TAKEN = (-math.inf, 0.0)
-"""Rank of a worker that takes the query, whatever the ranks of those after it."""
-NEVER = (math.inf, 0.0)
-"""Rank of a worker that does not take the query, and least rank of all that are passed over."""
+NOBODY = (math.inf, 0.0)
+"""Rank that every worker in time is below."""
 
 
-def elsa_rank(wait: float, seconds: float, price: float, left: float) -> tuple[float, float]:  # noqa: ARG001
-    """Return ELSA's rank: the first worker, from small slices to large, that is in time; else the soonest done.
+def price_rank(wait: float, seconds: float, price: float) -> tuple[float, float]:
+    """Return what a query costs on a worker that is in time, of equal ones the one that is idle first.
 
     Args:
         wait: seconds until the worker could start the query.
-        seconds: that the query takes there; infinite where it cannot run.
+        seconds: that the query takes there.
         price: what a second of the worker is worth.
-        left: seconds until the query's deadline.
     """
-    end = wait + seconds
-    return TAKEN if end <= left else (end, 0.0)
-
-
-def price_rank(wait: float, seconds: float, price: float, left: float) -> tuple[float, float]:
-    """Return what the query costs on a worker that is in time, of equal ones the one that is idle first."""
-    return (price * seconds, wait) if wait + seconds <= left else NEVER
+    return price * seconds, wait
 
 
 class BoundQueues:
@@ -54,12 +46,13 @@ class BoundQueues:
 
     Attributes:
         dropped: queries that came too late.
+        first_fit: whether the first worker that is in time takes a query, and where none is, and nothing is refused
+            early, the one that is done soonest. Without it the worker of least rank takes it, of those in time.
+        rank: of a worker that is in time, see `price_rank`.
     """
 
-    @staticmethod
-    def rank(wait: float, seconds: float, price: float, left: float) -> tuple[float, float]:
-        """Return the rank of a worker for a query: the policy; see `elsa_rank`."""
-        raise NotImplementedError
+    first_fit = False
+    rank = staticmethod(price_rank)
 
     def __init__(self, fleet: Fleet, rules: Rules) -> None:
         self._fleet, self._rules = fleet, rules
@@ -73,10 +66,11 @@ class BoundQueues:
         return self._waiting
 
     def choose(self, query: PendingQuery, now: float) -> Worker | None:
-        """Return the worker of least rank, None if the query should be refused."""
-        rank, early, left = self.rank, self._rules.early, query.due - now
+        """Return the worker to bind a query to, None if it should be refused."""
+        first_fit, rank, left = self.first_fit, self.rank, query.due - now
+        late = first_fit and not self._rules.early
         avoid = query.avoid if query.avoid is not None and self._fleet.able > 1 else None
-        least, chosen = NEVER, None
+        least, soonest, chosen = NOBODY, math.inf, None
         for group in self._fleet.groups:
             if query.batch > group.most:
                 continue
@@ -85,13 +79,14 @@ class BoundQueues:
                 if worker.overdue or worker is avoid:
                     continue
                 wait = self.wait(worker, now)
-                if early and wait + seconds > left:
-                    continue
-                found = rank(wait, seconds, price, left)
-                if found < least:
-                    least, chosen = found, worker
-                    if found == TAKEN:
+                if wait + seconds <= left:
+                    if first_fit:
                         return worker
+                    found = rank(wait, seconds, price)
+                    if found < least:
+                        least, chosen = found, worker
+                elif late and wait + seconds < soonest:
+                    soonest, chosen = wait + seconds, worker
         return chosen
 
     def put(self, query: PendingQuery, now: float) -> bool:
@@ -226,12 +221,14 @@ class Elsa(BoundQueues):
     the paper, it goes to the one that would finish it first.
     """
 
-    rank = staticmethod(elsa_rank)
+    first_fit = True
 
     @classmethod
     def on(cls, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
         """Return what serves queries on these instances in simulation. Only what no size can run is refused."""
-        return _simulated(elsa_rank, problem, counts)
+        import numpy as np  # noqa: PLC0415 -- the gateway starts without it
+
+        return _simulated(cls, problem, counts, np.ones(len(counts)))
 
 
 class Price(BoundQueues):
@@ -240,43 +237,41 @@ class Price(BoundQueues):
     The prices are the fluid model's duals: what a second of each size is worth.
     """
 
-    rank = staticmethod(price_rank)
-
     @classmethod
     def on(cls, problem: ServingProblem, counts: NDArray[np.int64]) -> Serve:
         """Return what serves queries on these instances in simulation."""
         from partita.serve.fluid import second_prices  # noqa: PLC0415 -- the gateway starts without the solver
 
-        return _simulated(price_rank, problem, counts, second_prices(problem, counts))
+        return _simulated(cls, problem, counts, second_prices(problem, counts))
 
 
 def _simulated(
-    rank: Callable[[float, float, float, float], tuple[float, float]],
+    policy: type[BoundQueues],
     problem: ServingProblem,
     counts: NDArray[np.int64],
-    price: NDArray[np.float64] | None = None,
+    price: NDArray[np.float64],
 ) -> Serve:
-    """Return what serves queries on instances that a policy ranks."""
+    """Return what serves queries by a policy on instances in these counts; `price` is a second's of each size."""
     import numpy as np  # noqa: PLC0415 -- the gateway starts without it
 
     from partita.serve.problem import REFUSED, TICK, ServingOutcome  # noqa: PLC0415 -- likewise
 
     size_of = np.repeat(np.arange(len(counts)), counts)
-    prices = np.ones(len(counts)) if price is None else price
-    bind = compiled(_bind_on_arrival, rank=rank)
+    bind = compiled(_bind_on_arrival, first_fit=policy.first_fit, rank=policy.rank)
 
     def serve(traffic: Traffic) -> ServingOutcome:
         idle_at = np.zeros(len(size_of))
         took = np.full(len(traffic), np.inf)
         by = np.full(len(traffic), REFUSED, dtype=np.int16)
         left = problem.deadline + TICK
-        bind(traffic.arrival, traffic.batch, size_of, problem.latency, prices, left, idle_at, took, by)
+        bind(traffic.arrival, traffic.batch, size_of, problem.latency, price, left, idle_at, took, by)
         return ServingOutcome(took, by)
 
     return serve
 
 
-rank = elsa_rank  # stands in the loop below for the policy that it is compiled with
+first_fit, rank = BoundQueues.first_fit, BoundQueues.rank
+"""What the loop below is compiled with in place of a policy's own."""
 
 
 def _bind_on_arrival(  # noqa: PLR0917 -- compiled code takes no keywords
@@ -305,14 +300,25 @@ def _bind_on_arrival(  # noqa: PLR0917 -- compiled code takes no keywords
     """
     for q in range(len(arrival)):
         now, b = arrival[q], batch[q] - 1
-        least, chosen = NEVER, -1
+        least, chosen = NOBODY, -1
         for p in range(len(size_of)):
             k = size_of[p]
-            found = rank(max(0.0, idle_at[p] - now), latency[k, b], price[k], left)
-            if found < least:
-                least, chosen = found, p
-                if found == TAKEN:
+            wait = max(now, idle_at[p]) - now
+            if wait + latency[k, b] <= left:
+                if first_fit:
+                    chosen = p
                     break
+                found = rank(wait, latency[k, b], price[k])
+                if found < least:
+                    least, chosen = found, p
+        if first_fit and chosen < 0:
+            soonest = math.inf
+            for p in range(
+                len(size_of)
+            ):  # apart: few queries are late, and the loop above is passed for each
+                end = max(now, idle_at[p]) + latency[size_of[p], b]
+                if end < soonest:
+                    soonest, chosen = end, p
         if chosen >= 0:
             idle_at[chosen] = max(now, idle_at[chosen]) + latency[size_of[chosen], b]
             took[q] = idle_at[chosen] - now

@@ -56,8 +56,6 @@ class Kairos:
 class _MatchingTables(NamedTuple):
     """What decides, of sizes and of batch sizes.
 
-    Numba's cache names this class: with another name, `_kairos` needs another line.
-
     Seconds of batch b on size k, (K, B); how much faster each size is than the slowest, (K,); least seconds of each
     batch size, (B,); seconds from arrival to the latest answer.
     """

@@ -191,7 +191,7 @@ class LateBinding(SharedQueue):
         stacks = np.zeros((len(counts), max(1, total)), dtype=np.int64)
         for size, n in enumerate(counts.tolist()):
             stacks[size, :n] = np.flatnonzero(size_of == size)[::-1]  # the first on top
-        run = compiled(_late_binding)
+        run = compiled(_late_binding, inline=True)
 
         def serve(traffic: Traffic) -> ServingOutcome:
             by_batch = np.argsort(traffic.batch.astype(np.int16), kind="stable")  # a radix sort: linear time
