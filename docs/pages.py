@@ -8,6 +8,7 @@ from functools import cache
 from io import StringIO
 from typing import TYPE_CHECKING, Any
 
+from partita.cli.commands import RegisteredCommands
 from partita.cli.main import command_line
 from partita.documents.codec import schema as schema_of
 from partita.workload import WORKLOAD
@@ -36,6 +37,7 @@ def commands(command: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[
     """Yield the words of each command and the command, the whole line first; its words are none."""
     if command is None:
         command = command_line()
+    if isinstance(command, RegisteredCommands):
         command.load_all()
     yield path, command
     for name in sorted(getattr(command, "commands", {})):
@@ -58,8 +60,7 @@ def cli_page() -> str:
 
 def _help(path: tuple[str, ...]) -> str:
     root: Any = command_line()
-    root.load_all()
-    for _, command in commands(root):
+    for _, command in commands(root):  # which loads all
         command.rich_markup_mode = None  # frames are for terminals
     out = StringIO()
     with redirect_stdout(out):

@@ -82,10 +82,19 @@ class ByCommand:
             raise RuntimeError("no such command")
         return Bounds(15.0 * 2**30, 30.0 * 2**30) if job.command == ("train",) else Bounds()
 
-def import_bench(path, gpu):
-    rows = csv.DictReader(Path(path).open())
+def import_bench(path, gpu, skip_rows: int = 0, *, rename: "Mapping[str, str]"):
+    """Import what the bench tool writes.
+
+    Args:
+        skip_rows: rows to leave
+            out.
+    """
+    rows = list(csv.DictReader(Path(path).open()))[skip_rows:]
     return PerfTable(
-        Measurement(r["net"], gpu, r["slice"], int(r["b"]), 1, float(r["ips"]), float(r["ms"]), "mean") for r in rows
+        Measurement(
+            rename.get(r["net"], r["net"]), gpu, r["slice"], int(r["b"]), 1, float(r["ips"]), float(r["ms"]), "mean"
+        )
+        for r in rows
     )
 
 def export_sheet(plan):
@@ -281,8 +290,19 @@ print(json.dumps([
 def test_its_importer_reads(outside: dict[str, str], tmp_path: Path) -> None:
     assert "bench-tool" in partita(outside, "perf", "import", "--help")
     (tmp_path / "raw.csv").write_text("net,slice,b,ips,ms\nbert,1g.10gb,8,120,66\n")
-    told = partita(outside, "perf", "import", "bench-tool", tmp_path / "raw.csv", "--set", "gpu=a100-80gb")
-    assert told.splitlines()[1] == "bert,a100-80gb,1g.10gb,8,1,120.0,66.0,mean"
+    help_text = partita(outside, "perf", "import", "bench-tool", "--help")
+    assert "--gpu" in help_text
+    assert "Rows to leave out." in help_text
+    words = ("perf", "import", "bench-tool", tmp_path / "raw.csv")
+    row = "bert,a100-80gb,1g.10gb,8,1,120.0,66.0,mean"
+    assert partita(outside, *words, "--gpu", "a100-80gb").splitlines()[1:] == [row]
+    assert partita(outside, *words, "--set", "gpu=a100-80gb").splitlines()[1:] == [row]
+    skipped = partita(outside, *words, "--gpu", "a100-80gb", "--skip-rows", 1, "--rename", "bert=b,x=y")
+    assert skipped.splitlines()[1:] == []
+    renamed = partita(outside, *words, "--set", "gpu=a100-80gb,skip_rows=0", "--rename", "bert=b")
+    assert renamed.splitlines()[1].startswith("b,")
+    partita(outside, *words, code=2)
+    partita(outside, *words, "--gpu", "a100-80gb", "--skip-rows", "two", code=2)
 
 
 def test_what_cannot_be_taken_is_a_note(outside: dict[str, str], tmp_path: Path) -> None:

@@ -309,11 +309,14 @@ _Counts = tuple[tuple[str, int], ...]
 
 
 def mig_parted_config(plan: Plan | Layouts) -> dict[str, Any]:
-    """Return one named config per node, such as `partita-node-0`.
+    """Make a config that nvidia-mig-parted reads, with one named config per node.
 
-    `devices` are the GPUs' indices on their node, those with equal counts in one entry. GPUs that the plan
-    does not use are not mentioned, and mig-parted leaves those as they are. It is given counts alone and
-    chooses the starts itself, so instances may stand elsewhere than in the plan.
+    Apply it on each node with `nvidia-mig-parted apply -f FILE -c partita-node-0`. GPUs that the plan does not use
+    are not mentioned, and so left as they are. A config has counts alone: mig-parted chooses the starts, so instances
+    may stand elsewhere than in the plan.
+
+    Returns:
+        The config as plain data. `devices` are indices on the node; GPUs with equal counts share an entry.
 
     Raises:
         InputError: a GPU's id does not say its node and index, as in `node-0/gpu-3`.

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from partita.errors import InputError
-from partita.mig.catalogue import gpu_model
 from partita.perf.importers import (
     import_columns,
     import_migprofiler,
@@ -18,8 +17,8 @@ from partita.perf.reading import read_table
 if TYPE_CHECKING:
     from pathlib import Path
 
-A100 = gpu_model("a100-80gb")
-SLICE = A100.profile("2g.20gb")
+A100 = "NVIDIA A100-SXM4-80GB"
+SLICE = "MIG 2g.20gb"
 PARVAGPU = """Mig instance,Batch size,Workload Number,Throughput,Latency
 1,1,1,196.762,0.005
 1,1,2,125.968,0.008
@@ -103,7 +102,7 @@ def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
 
 
 def test_perf_analyzer_gives_a_row_per_quantile_in_milliseconds(tmp_path: Path) -> None:
-    table = import_perf_analyzer(write(tmp_path, PERF_ANALYZER), "a100-80gb", SLICE, model="incept", batch=4)
+    table = import_perf_analyzer(write(tmp_path, PERF_ANALYZER), A100, SLICE, model="incept", batch=4)
     assert [(r.quantile, r.throughput, r.latency_ms) for r in table] == [
         ("0.5", 69.2, 13.891),
         ("0.9", 69.2, 18.795),
@@ -116,24 +115,30 @@ def test_perf_analyzer_gives_a_row_per_quantile_in_milliseconds(tmp_path: Path) 
 
 def test_perf_analyzer_is_kept_at_the_fewest_requests_that_occupy_every_process(tmp_path: Path) -> None:
     path = write(tmp_path, PERF_ANALYZER)
-    two = import_perf_analyzer(path, "a100-80gb", SLICE, model="m", processes=2)
+    two = import_perf_analyzer(path, A100, SLICE, model="m", processes=2)
     assert {r.throughput for r in two} == {87.2}
-    three = import_perf_analyzer(path, "a100-80gb", SLICE, model="m", concurrency=3)
+    three = import_perf_analyzer(path, A100, SLICE, model="m", concurrency=3)
     assert {r.throughput for r in three} == {84.2}
     with pytest.raises(InputError, match="no row at concurrency 7"):
-        import_perf_analyzer(path, "a100-80gb", SLICE, model="m", concurrency=7)
+        import_perf_analyzer(path, A100, SLICE, model="m", concurrency=7)
+
+
+@pytest.mark.parametrize("name", ["batch", "processes", "concurrency"])
+def test_a_count_below_one_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=f"--{name}: must be at least 1, not 0"):
+        import_perf_analyzer(write(tmp_path, PERF_ANALYZER), A100, SLICE, model="m", **{name: 0})
 
 
 def test_measurements_at_request_rates_are_refused_with_the_reason(tmp_path: Path) -> None:
     path = write(tmp_path, PERF_ANALYZER.replace("Concurrency", "Request Rate"))
     with pytest.raises(InputError, match="measured at request rates"):
-        import_perf_analyzer(path, "a100-80gb", SLICE, model="m")
+        import_perf_analyzer(path, A100, SLICE, model="m")
 
 
 def test_model_analyzer_counts_instances_as_processes_and_keeps_the_best_configuration(
     tmp_path: Path,
 ) -> None:
-    table = import_model_analyzer(write(tmp_path, MODEL_ANALYZER), "a100-80gb", SLICE)
+    table = import_model_analyzer(write(tmp_path, MODEL_ANALYZER), A100, SLICE)
     assert [(r.model, r.batch, r.processes, r.throughput, r.quantile, r.latency_ms) for r in table] == [
         ("add_sub", 2, 1, 6226.8, "0.99", 0.5),
         ("add_sub", 2, 1, 6226.8, "mean", 0.4),
@@ -146,15 +151,15 @@ def test_model_analyzer_counts_instances_as_processes_and_keeps_the_best_configu
 
 def test_model_analyzer_can_keep_one_model(tmp_path: Path) -> None:
     path = write(tmp_path, MODEL_ANALYZER)
-    assert import_model_analyzer(path, "a100-80gb", SLICE, model="other").models == ("other",)
+    assert import_model_analyzer(path, A100, SLICE, model="other").models == ("other",)
     with pytest.raises(InputError, match="no rows of model 'third'"):
-        import_model_analyzer(path, "a100-80gb", SLICE, model="third")
+        import_model_analyzer(path, A100, SLICE, model="third")
 
 
 def test_a_latency_below_the_files_resolution_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, MODEL_ANALYZER.replace("15082.8,0.4", "15082.8,0.0"))
     with pytest.raises(InputError, match=r"resnet50.csv:2: p99 Latency \(ms\) is 0"):
-        import_model_analyzer(path, "a100-80gb", SLICE)
+        import_model_analyzer(path, A100, SLICE)
 
 
 BATCHES = """\
@@ -169,7 +174,7 @@ Batch Size,Concurrency,Inferences/Second,p50 latency,p99 latency
 def test_perf_analyzers_own_batches_are_used_and_levels_without_an_answer_are_left_out(
     tmp_path: Path,
 ) -> None:
-    table = import_perf_analyzer(write(tmp_path, BATCHES), "a100-80gb", SLICE, model="m")
+    table = import_perf_analyzer(write(tmp_path, BATCHES), A100, SLICE, model="m")
     assert [(r.batch, r.throughput, r.quantile, r.latency_ms) for r in table] == [
         (1, 70.0, "0.5", 13.891),
         (1, 70.0, "0.99", 21.018),
@@ -177,13 +182,13 @@ def test_perf_analyzers_own_batches_are_used_and_levels_without_an_answer_are_le
         (8, 300.0, "0.99", 31.018),
     ]
     with pytest.raises(InputError, match="says the batch itself, in column 'Batch Size'"):
-        import_perf_analyzer(tmp_path / "resnet50.csv", "a100-80gb", SLICE, model="m", batch=8)
+        import_perf_analyzer(tmp_path / "resnet50.csv", A100, SLICE, model="m", batch=8)
 
 
 def test_perf_analyzers_rows_of_one_concurrency_are_not_taken_for_one_batch(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"resnet50.csv:5: concurrency 1 is there already, with batch 4"):
         import_perf_analyzer(
-            write(tmp_path, PERF_ANALYZER + "1,80,0,0,0,1,1,1\n"), "a100-80gb", SLICE, model="m", batch=4
+            write(tmp_path, PERF_ANALYZER + "1,80,0,0,0,1,1,1\n"), A100, SLICE, model="m", batch=4
         )
 
 

@@ -6,6 +6,7 @@ import re
 from contextlib import suppress
 from functools import wraps
 from importlib.util import find_spec
+from inspect import getdoc
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import typer
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
 _LINE_END = re.compile(r"(?<=\S)\n(?=[\w`'\"(~&])")
 """An end of a line inside a paragraph: rich would keep it, and the terminal breaks lines at its own width."""
+
+_DOCSTRING = re.compile(r'(?:(?!\n\n).)*?:\n\s+"""(.*?)(?:\n\s*\n|""")', re.DOTALL)
+"""From a function's `def` to the end of its docstring's first paragraph, with no blank line before the docstring."""
 
 
 class RegisteredCommands(TyperGroup):
@@ -98,15 +102,28 @@ def _docstring_line(entry: Registered) -> str | None:
     module, _, attribute = entry.place.partition(":")
     with suppress(Exception, SystemExit):  # a package that is broken; loading the command says how
         spec: Any = find_spec(module)
-        text = spec.loader.get_source(module)
-        named = f"(?:{entry.name.replace('-', '_')}_?|{re.escape(attribute)})"
-        # Between the name and the docstring there is no blank line; else it would be another function's.
-        found = re.search(
-            rf'^def {named}\((?:(?!\n\n).)*?:\n\s+"""(.*?)(?:\n\s*\n|""")', text, re.MULTILINE | re.DOTALL
-        )
-        if found is not None:
-            return " ".join(found[1].split())
+        text = "\n" + spec.loader.get_source(module)
+        name = entry.name.replace("-", "_")
+        for each in (name, f"{name}_", attribute):
+            start = text.find(f"\ndef {each}(")
+            found = None if start < 0 else _DOCSTRING.match(text, start + 1)
+            if found is not None:
+                return " ".join(found[1].split())
     return None
+
+
+_SECTION = re.compile(
+    r"^(?:Args|Returns|Yields|Raises|Attributes|Example|Examples):$.*", re.MULTILINE | re.DOTALL
+)
+_ARGUMENT = re.compile(r"^    (\w+): (.*(?:\n {5,}.*)*)", re.MULTILINE)
+
+
+def described(function: Callable[..., object]) -> tuple[str, dict[str, str]]:
+    """Return what a docstring in Google's style says of a function, and of its arguments by name."""
+    text = getdoc(function) or ""
+    arguments = text.partition("\nArgs:\n")[2].partition("\n\n")[0]
+    told = {name: " ".join(words.split()) for name, words in _ARGUMENT.findall(arguments)}
+    return _SECTION.sub("", text).strip(), told
 
 
 def _command(name: str, body: Any) -> Any:  # noqa: ANN401 -- as above

@@ -12,19 +12,22 @@ import typer
 import yaml
 
 from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_read_only, simulated_gpus
+from partita.cli.commands import RegisteredCommands, described
 from partita.cli.output import Format, echo, emit, emit_document, stderr
 from partita.control.executor import deployed
 from partita.documents.codec import schema as schema_of
 from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.files import replacing
-from partita.mig_parted import as_layouts, mig_parted_config, read_config
-from partita.registry import make, registered
+from partita.mig_parted import as_layouts, read_config
+from partita.registry import make
 from partita.transition.deployment import DeployedGpu
 from partita.transition.document import read_target, write_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from partita.registry import Registered
 
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan or layouts (JSON); - is stdin.")]
@@ -32,27 +35,35 @@ ExportOut = Annotated[
     Path | None, typer.Option("--out", metavar="FILE", help="Write here and not to stdout.")
 ]
 
-exports = typer.Typer(no_args_is_help=True)
+
+class Exporters(RegisteredCommands):
+    """A command for each exporter: a function from a plan to text, or to plain data, which is written as YAML."""
+
+    group = "exporters"
+
+    def body(self, entry: Registered) -> Callable[..., None]:
+        """Return the command of an exporter, whose words are its docstring."""
+
+        def run(plan: PlanFile, out: ExportOut = None) -> None:
+            made = make("exporters", entry.name, plan=read_target(plan))
+            text = made if isinstance(made, str) else to_yaml(made)
+            if out is None:
+                echo(text, newline=False)
+                return
+            with replacing(out) as stream:
+                stream.write(text)
+
+        text, _ = described(entry.load())
+        run.__doc__ = text or f"Write a plan for {entry.name}, with {entry.package}."
+        return run
+
+
+exports = typer.Typer(cls=Exporters, no_args_is_help=True)
 
 
 @exports.callback()
 def export() -> None:
     """Write a plan in the format of another tool."""
-
-
-@exports.command("mig-parted")
-def export_mig_parted(plan: PlanFile, out: ExportOut = None) -> None:
-    """Write a config that nvidia-mig-parted reads, with one named config per node.
-
-    Apply it on each node with `nvidia-mig-parted apply -f FILE -c partita-node-0`. GPUs that the plan does
-    not use are not mentioned, and so left as they are.
-    """
-    text = to_yaml(mig_parted_config(read_target(plan)))
-    if out is None:
-        echo(text, newline=False)
-        return
-    with replacing(out) as stream:
-        stream.write(text)
 
 
 def to_yaml(config: Mapping[str, Any]) -> str:
@@ -194,28 +205,3 @@ def schema(
     """
     module, name = _TYPES[document]
     emit(schema_of(getattr(import_module(module), name)), Format.JSON)
-
-
-def _add_outside_exporters() -> None:
-    """Add the exporters of other packages: functions from a plan to text, or to plain data, written as YAML."""
-    for name, each in registered("exporters").items():
-        if not each.own:
-            exports.command(name, help=f"Write a plan for {name}, with {each.package}.")(
-                _outside_exporter(name)
-            )
-
-
-def _outside_exporter(name: str) -> Callable[..., None]:
-    def run(plan: PlanFile, out: Out = None) -> None:
-        made = make("exporters", name, plan=read_target(plan))
-        text = made if isinstance(made, str) else to_yaml(made)
-        if out is None:
-            echo(text, newline=False)
-            return
-        with replacing(out) as stream:
-            stream.write(text)
-
-    return run
-
-
-_add_outside_exporters()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from partita import registry
 from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from partita.mig.gpu import GpuModel
 
@@ -114,6 +115,27 @@ def shown_moment(at: float | None, now: float) -> str:
 
     moment, today = datetime.fromtimestamp(at).astimezone(), datetime.fromtimestamp(now).astimezone()
     return moment.strftime("%H:%M:%S" if moment.date() == today.date() else "%m-%d %H:%M")
+
+
+def pairs(given: Iterable[str] | None, option: str) -> dict[str, str]:
+    """Return the pairs of an option that may be given several times, each with pairs between commas.
+
+    A value that holds a comma stands in double quotes, as in CSV.
+
+    Raises:
+        InputError: something else than NAME=VALUE, or a name twice; `where` is `option`.
+    """
+    found: dict[str, str] = {}
+    for part in (
+        each for text in given or () for each in next(csv.reader([text], skipinitialspace=True), [])
+    ):
+        name, equals, value = part.partition("=")
+        if not (name.strip() and equals and value.strip()):
+            raise InputError(f"{part!r} is no NAME=VALUE", where=option, hint=f"for example {option} a=b,c=d")
+        if name.strip() in found:
+            raise InputError(f"{name.strip()} is there twice", where=option)
+        found[name.strip()] = value.strip()
+    return found
 
 
 def _names(group: str) -> Any:  # noqa: ANN401 -- a type that is made when it runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from dataclasses import asdict, dataclass
 from math import inf
 from pathlib import Path
@@ -13,20 +12,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from partita.cli import perf_measure
+from partita.cli import perf_import, perf_measure
 from partita.cli.output import Format, Output, echo, emit, stdout
-from partita.cli.perf_table import batch_sizes, plural, write
+from partita.cli.perf_table import Out, batch_sizes, plural, write
 from partita.errors import InputError, nearest
 from partita.mig.catalogue import gpu_meant, gpu_model
-from partita.perf.columns import profile_name, quantile_text
+from partita.perf.columns import quantile_text
 from partita.perf.estimate import ModelWork, estimate_table, plain_profiles, read_works
-from partita.perf.importers import (
-    import_columns,
-    import_migprofiler,
-    import_model_analyzer,
-    import_parvagpu,
-    import_perf_analyzer,
-)
 from partita.perf.operating_point import (
     Limits,
     ModelClass,
@@ -37,33 +29,20 @@ from partita.perf.operating_point import (
 )
 from partita.perf.reading import read_tables
 from partita.perf.table import PerfTable
-from partita.registry import make, registered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Sequence
 
     from rich.console import Console
 
-    from partita.mig.gpu import GpuModel, Profile
     from partita.perf.table import Measurement
 
 
 app = typer.Typer(no_args_is_help=True)
-imports = typer.Typer(help="Turn other tools' measurements into a performance table.", no_args_is_help=True)
-app.add_typer(imports, name="import")
+app.add_typer(perf_import.app, name="import")
 app.command("measure")(perf_measure.measure_command)
 
 Tables = Annotated[list[Path], typer.Argument(metavar="FILE", help="Tables, CSV or Parquet; - is stdin.")]
-Raw = Annotated[Path, typer.Argument(metavar="PATH", help="What the tool wrote.")]
-Gpu = Annotated[str, typer.Option("--gpu", help="GPU that was measured, as `partita gpus` names it.")]
-ProfileName = Annotated[str, typer.Option("--profile", help="MIG profile that was measured, as in 2g.20gb.")]
-AnyModel = Annotated[str | None, typer.Option("--model", help="Name of the model.")]
-Concurrency = Annotated[
-    int | None, typer.Option(min=1, help="Keep rows with so many requests in flight; by default the fewest.")
-]
-Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Write CSV, or Parquet, here and not to stdout.")
-]
 
 
 @app.callback()
@@ -103,92 +82,6 @@ def show(
     table = _selected(read_tables(files), model, gpu)
     asked = Asked(None if quantile is None else quantile_text(quantile), slo, max_processes)
     render_show(views(table, asked), asked, output)
-
-
-@imports.command()
-def parvagpu(path: Raw, gpu: Gpu = "a100-80gb", model: AnyModel = None, out: Out = None) -> None:
-    """Import ParvaGPU's raw tables: a file, or the folder prof_data with one file per model."""
-    write(import_parvagpu(path, gpu_meant(gpu), model=model), out)
-
-
-@imports.command()
-def perf_analyzer(
-    path: Raw,
-    *,
-    gpu: Gpu,
-    profile: ProfileName,
-    model: Annotated[str, typer.Option(help="Name of the model, which the file does not say.")],
-    batch: Annotated[
-        int | None,
-        typer.Option(min=1, help="Items per request (-b).  [default: the column Batch Size, or else 1]"),
-    ] = None,
-    processes: Annotated[int, typer.Option(min=1, help="Servers or model instances on the slice.")] = 1,
-    concurrency: Concurrency = None,
-    out: Out = None,
-) -> None:
-    """Import the CSV that Triton's perf_analyzer writes with -f."""
-    measured = gpu_meant(gpu)
-    told = _profile(measured, profile)
-    table = import_perf_analyzer(
-        path, measured.name, told, model=model, batch=batch, processes=processes, concurrency=concurrency
-    )
-    write(table, out)
-
-
-@imports.command()
-def model_analyzer(
-    path: Raw,
-    *,
-    gpu: Gpu,
-    profile: ProfileName,
-    model: Annotated[str | None, typer.Option(help="Import this model alone.")] = None,
-    concurrency: Concurrency = None,
-    out: Out = None,
-) -> None:
-    """Import the metrics-model-inference.csv that Triton's Model Analyzer writes."""
-    measured = gpu_meant(gpu)
-    told = _profile(measured, profile)
-    write(import_model_analyzer(path, measured.name, told, model=model, concurrency=concurrency), out)
-
-
-@imports.command()
-def migprofiler(
-    path: Raw,
-    *,
-    gpu: Gpu,
-    profile: Annotated[
-        str | None, typer.Option(help="MIG profile that was measured, where the file does not say it.")
-    ] = None,
-    model: AnyModel = None,
-    seq_length: Annotated[int | None, typer.Option(min=1, help="Keep this sequence length.")] = None,
-    out: Out = None,
-) -> None:
-    """Import a CSV of MIGProfiler (MIGPerf): model_name, batch_size, latency, throughput, mig_profile."""
-    measured = gpu_meant(gpu)
-    told = None if profile is None else _profile(measured, profile)
-    write(import_migprofiler(path, measured, profile=told, model=model, seq_length=seq_length), out)
-
-
-@imports.command("csv")
-def any_csv(
-    path: Raw,
-    *,
-    columns: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME=COLUMN,...",
-            help="Columns of the file by Partita's names, as in throughput='Items/s',latency_ms='p99 us * 0.001'.",
-        ),
-    ] = None,
-    values: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=VALUE,...", help="One value for all rows, as in gpu=a100-80gb."),
-    ] = None,
-    out: Out = None,
-) -> None:
-    """Import any CSV, or JSON lines, by the names of its columns."""
-    table = import_columns(path, pairs(columns, "--columns"), pairs(values, "--set"))
-    write(table, out)
 
 
 @app.command()
@@ -232,10 +125,6 @@ def estimate(
     if not rows:
         raise InputError("no model fits any profile", hint="lower the precision, or choose a larger GPU")
     write(PerfTable(rows), out)
-
-
-def _profile(gpu: GpuModel, profile: str) -> Profile:
-    return gpu.profile(profile_name(profile))
 
 
 def _selected(table: PerfTable, model: str | None, gpu: str | None) -> PerfTable:
@@ -541,51 +430,3 @@ def _bars(console: Console, view: View, asked: Asked) -> None:
 def _bar(length: float) -> str:
     whole = int(length)
     return "█" * whole + EIGHTHS[int((length - whole) * 8)].strip()
-
-
-def pairs(given: Iterable[str] | None, option: str) -> dict[str, str]:
-    """Return the pairs of an option that may be given several times, each with pairs between commas.
-
-    A value that holds a comma stands in double quotes, as in CSV.
-
-    Raises:
-        InputError: something else than NAME=VALUE, or a name twice; `where` is `option`.
-    """
-    found: dict[str, str] = {}
-    for part in (
-        each for text in given or () for each in next(csv.reader([text], skipinitialspace=True), [])
-    ):
-        name, equals, value = part.partition("=")
-        if not (name.strip() and equals and value.strip()):
-            raise InputError(f"{part!r} is no NAME=VALUE", where=option, hint=f"for example {option} a=b,c=d")
-        if name.strip() in found:
-            raise InputError(f"{name.strip()} is there twice", where=option)
-        found[name.strip()] = value.strip()
-    return found
-
-
-def _add_outside_importers() -> None:
-    """Add the importers of other packages: functions from a path, and what they ask for by name, to a table."""
-    for name, each in registered("importers").items():
-        if not each.own:
-            imports.command(name, help=f"Import what {name} writes, with {each.package}.")(
-                _outside_importer(name)
-            )
-
-
-def _outside_importer(name: str) -> Callable[..., None]:
-    def run(
-        path: Raw,
-        *,
-        values: Annotated[
-            list[str] | None,
-            typer.Option("--set", metavar="NAME=VALUE,...", help="What the importer asks for, by name."),
-        ] = None,
-        out: Out = None,
-    ) -> None:
-        write(make("importers", name, path=path, **pairs(values, "--set")), out)
-
-    return run
-
-
-_add_outside_importers()

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from partita.cli.output import echo, own
 from partita.errors import InputError
 from partita.perf.reading import write_csv, write_table
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from partita.perf.table import PerfTable
+
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write CSV, or Parquet, here and not to stdout.")
+]
 
 
 def batch_sizes(text: str) -> list[int]:

@@ -10,9 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from partita.cli.options import CutName, RouterName
+from partita.cli.options import CutName, RouterName, pairs
 from partita.cli.output import Format, Out, Output, WorkloadFile, clean, echo, emit, stdout
-from partita.cli.perf import pairs
 from partita.files import replacing
 from partita.planner import read_prepared
 from partita.simulator import Arrivals, SimulationRequest, ask, play, simulation_data

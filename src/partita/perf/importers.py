@@ -1,4 +1,8 @@
-"""Importers: other tools' measurements as performance tables, one function for each layout."""
+"""Importers: other tools' measurements as performance tables, one function for each layout.
+
+`partita perf import` has a command for each, with the docstring as help and the parameters as options. So parameters
+are plain values as users write them: a GPU as any program calls it, a profile as `nvidia-smi` or Kubernetes does.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import InputError, nearest
+from partita.mig.catalogue import gpu_meant
 from partita.perf.columns import COLUMNS, NUMBERS, REQUIRED, measurements, profile_name, quantile_text
 from partita.perf.estimate import plain_profiles
 from partita.perf.reading import joined
@@ -24,26 +29,28 @@ if TYPE_CHECKING:
 # Any table whose columns the user names.
 
 
-def import_columns(path: Path | str, columns: Mapping[str, str], values: Mapping[str, str]) -> PerfTable:
-    """Read a table by a mapping of columns.
+def import_columns(path: Path | str, columns: Mapping[str, str], set_: Mapping[str, str]) -> PerfTable:
+    """Import any CSV, or JSON lines, by the names of its columns.
+
+    Columns that the file calls as Partita does need not be named.
 
     Args:
         path: CSV or JSON lines.
-        columns: the column of the file by Partita's name; `p99 * 0.001` multiplies its numbers, and
-            `in + out` adds two. Columns that the file calls as Partita does need no entry.
-        values: one value for all rows, by Partita's name.
+        columns: columns of the file by Partita's names, as in throughput='Items/s',latency_ms='p99 us * 0.001';
+            'in + out' adds two.
+        set_: one value for all rows, as in gpu=a100-80gb.
 
     Raises:
         InputError: an unknown name, a column that the file lacks or has twice, rows that cannot be used, or the
             same point twice.
     """
-    for name in (*columns, *values):
+    for name in (*columns, *set_):
         if name not in COLUMNS:
             close = nearest(name, list(COLUMNS))
             hint = f"did you mean {close}?" if close else f"they are {', '.join(COLUMNS)}"
             raise InputError(f"performance tables have no column {name!r}", hint=hint)
     records = read_records(path)
-    missing = [name for name in REQUIRED if name not in {**columns, **values} and not records.has(name)]
+    missing = [name for name in REQUIRED if name not in {**columns, **set_} and not records.has(name)]
     if missing:
         raise InputError(
             f"nothing says {', '.join(missing)}",
@@ -56,9 +63,9 @@ def import_columns(path: Path | str, columns: Mapping[str, str], values: Mapping
         raise InputError("a header and no rows", where=f"{records.path}:{records.header_line}")
     found, faults = measurements(
         {
-            name: _values(records, name, columns, values)
+            name: _values(records, name, columns, set_)
             for name in COLUMNS
-            if _told(records, name, columns, values)
+            if _told(records, name, columns, set_)
         }
     )
     refuse(
@@ -90,8 +97,8 @@ def _values(
 # ParvaGPU's raw tables (SC'24; github MunQ-Lee/ParvaGPU_SC24, `prof_data/`).
 
 
-def import_parvagpu(path: Path | str, gpu: GpuModel, *, model: str | None = None) -> PerfTable:
-    """Read one raw table, or a folder with one per model.
+def import_parvagpu(path: Path | str, gpu: str = "a100-80gb", *, model: str | None = None) -> PerfTable:
+    """Import ParvaGPU's raw tables: a file, or the folder prof_data with one file per model.
 
     The columns are the instance's compute slices, batch, processes, items/s of *each* process, and seconds
     of a batch. Throughput is multiplied by the processes. Seconds are given to a thousandth only, so
@@ -99,21 +106,21 @@ def import_parvagpu(path: Path | str, gpu: GpuModel, *, model: str | None = None
 
     Args:
         path: a CSV file or a folder of them.
-        gpu: the GPU that was measured (theirs was an A100 80GB).
-        model: the model's name; by default that of the file.
+        gpu: GPU that was measured, as `partita gpus` names it.
+        model: name of the model; by default that of the file.
 
     Raises:
         InputError: no such table, or a row that cannot be used.
     """
-    folder = Path(path)
+    folder, measured = Path(path), gpu_meant(gpu)
     if not folder.is_dir():
-        return PerfTable(_rows(folder, gpu, model or folder.stem))
+        return PerfTable(_rows(folder, measured, model or folder.stem))
     files = sorted(folder.glob("*.csv"))
     if not files:
         raise InputError("no CSV file in this folder", where=str(path), hint="give the folder prof_data")
     if model is not None and len(files) > 1:
         raise InputError(f"{len(files)} files are not one model", where=str(path), hint="leave out --model")
-    return PerfTable(row for file in files for row in _rows(file, gpu, model or file.stem))
+    return PerfTable(row for file in files for row in _rows(file, measured, model or file.stem))
 
 
 def _rows(path: Path, gpu: GpuModel, model: str) -> Iterator[Measurement]:
@@ -176,30 +183,33 @@ class _Point:
 def import_perf_analyzer(
     path: Path | str,
     gpu: str,
-    profile: Profile,
+    profile: str,
     *,
     model: str,
     batch: int | None = None,
     processes: int = 1,
     concurrency: int | None = None,
 ) -> PerfTable:
-    """Read perf_analyzer's CSV, which says neither model nor slice, and the batch in a column of some versions alone.
+    """Import the CSV that Triton's perf_analyzer writes with -f.
 
-    Levels without an answer (no inference in the window) are left out.
+    It says neither model nor slice, and the batch only in some versions. Rows without a completed inference are
+    left out.
 
     Args:
         path: the file.
-        gpu: the GPU's name in the catalogue.
-        profile: the slice that was measured.
-        model: the model's name.
-        batch: items per request (`-b`); by default that of the column, or else 1.
-        processes: servers, or model instances, side by side on the slice.
-        concurrency: requests in flight of the row to keep.
+        gpu: GPU that was measured, as `partita gpus` names it.
+        profile: MIG profile that was measured, as in 2g.20gb.
+        model: name of the model, which the file does not say.
+        batch: items per request (-b); by default the column Batch Size, or else 1.
+        processes: servers or model instances on the slice.
+        concurrency: keep rows with so many requests in flight; by default the fewest that occupy every process.
 
     Raises:
         InputError: not such a file, no row at that concurrency, a batch beside a column of batches, two rows of one
             batch and concurrency, or a field that cannot be used.
     """
+    measured, slice_ = _measured(gpu, profile)
+    _require_positive(batch=batch, processes=processes, concurrency=concurrency)
     records = read_records(path)
     _require_concurrency(records)
     records.require("Inferences/Second")
@@ -221,27 +231,31 @@ def import_perf_analyzer(
             )
         rate = record.number("Inferences/Second")
         points[found] = _Point(model, found[0], processes, found[1], rate, _latencies(record) if rate else {})
-    return _table(points.values(), records.path, gpu, profile, concurrency=concurrency, tool="perf_analyzer")
+    return _table(
+        points.values(), records.path, measured.name, slice_, concurrency=concurrency, tool="perf_analyzer"
+    )
 
 
 def import_model_analyzer(
-    path: Path | str, gpu: str, profile: Profile, *, model: str | None = None, concurrency: int | None = None
+    path: Path | str, gpu: str, profile: str, *, model: str | None = None, concurrency: int | None = None
 ) -> PerfTable:
-    """Read Model Analyzer's `metrics-model-inference.csv`.
+    """Import the metrics-model-inference.csv that Triton's Model Analyzer writes.
 
     Instances of the model on the GPU count as processes. Of several configurations with the same batch and
-    instances, the one of most throughput is kept.
+    instances, the one with the highest throughput is kept.
 
     Args:
         path: the file.
-        gpu: the GPU's name in the catalogue.
-        profile: the slice that was measured.
-        model: keep this model alone; by default all.
-        concurrency: requests in flight of the rows to keep.
+        gpu: GPU that was measured, as `partita gpus` names it.
+        profile: MIG profile that was measured, as in 2g.20gb.
+        model: import this model alone.
+        concurrency: keep rows with so many requests in flight; by default the fewest that occupy every process.
 
     Raises:
         InputError: not such a file, no row at that concurrency, or a field that cannot be used.
     """
+    measured, slice_ = _measured(gpu, profile)
+    _require_positive(concurrency=concurrency)
     records = read_records(path)
     _require_concurrency(records)
     records.require("Model", "Batch", "Throughput (infer/sec)")
@@ -259,7 +273,18 @@ def import_model_analyzer(
     ]
     if not points and records.fields:
         raise InputError(f"no rows of model {model!r}", where=records.path)
-    return _table(points, records.path, gpu, profile, concurrency=concurrency, tool="Model Analyzer")
+    return _table(points, records.path, measured.name, slice_, concurrency=concurrency, tool="Model Analyzer")
+
+
+def _measured(gpu: str, profile: str) -> tuple[GpuModel, Profile]:
+    found = gpu_meant(gpu)
+    return found, found.profile(profile_name(profile))
+
+
+def _require_positive(**counts: int | None) -> None:
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise InputError(f"must be at least 1, not {count}", where=f"--{name}")
 
 
 def _require_concurrency(records: Records) -> None:
@@ -338,28 +363,30 @@ _PROFILE_ID = re.compile(r"MIG_profile_(\d+)", re.IGNORECASE)
 
 def import_migprofiler(
     path: Path | str,
-    gpu: GpuModel,
+    gpu: str,
     *,
-    profile: Profile | None = None,
+    profile: str | None = None,
     model: str | None = None,
     seq_length: int | None = None,
 ) -> PerfTable:
-    """Read a table of one process per instance: milliseconds of a batch (a mean) and items/s.
+    """Import a CSV of MIGProfiler (MIGPerf): model_name, batch_size, latency, throughput, mig_profile.
 
-    The slice stands in the column `mig_profile`, or in a name such as `bert_MIG_profile_9.csv` as the number that
-    `nvidia-smi mig -lgip` prints, or must be told. Its own analysis adds `gract_mean` (activity of the slice) and
-    `fb_used_mean` (MiB), which are kept as utilization and memory.
+    Its rows are of one process per instance: milliseconds of a batch (a mean) and items/s. The profile is read from
+    the column mig_profile, or from a file name such as `bert_MIG_profile_9.csv`, which has the number that
+    `nvidia-smi mig -lgip` prints. Columns gract_mean (activity of the slice) and fb_used_mean (MiB) become
+    utilization and memory.
 
     Args:
         path: the file.
-        gpu: the GPU that was measured.
-        profile: the slice, where the file does not say it.
-        model: the model's name; by default that of the column.
-        seq_length: keep rows with this sequence length; needed where the file has several.
+        gpu: GPU that was measured, as `partita gpus` names it.
+        profile: MIG profile that was measured, where the file does not say it.
+        model: name of the model; by default that of the column.
+        seq_length: keep this sequence length; needed where the file has several.
 
     Raises:
         InputError: not such a file, no slice, several sequence lengths, a point twice, or an unusable field.
     """
+    measured = gpu_meant(gpu)
     records = read_records(path)
     records.require("model_name", "batch_size", "latency", "throughput")
     lengths = _lengths(records)
@@ -372,13 +399,13 @@ def import_migprofiler(
     if seq_length is not None and seq_length not in lengths:
         there = f"it has {', '.join(map(str, lengths))}" if lengths else "it has no sequence lengths"
         raise InputError(f"no row with sequence length {seq_length}", where=records.path, hint=there)
-    told = _told_profile(records, gpu, profile)
+    told = _told_profile(records, measured, profile)
     rows: dict[tuple[str, str, int], Measurement] = {}
     for record in records:
         if seq_length is not None and record.count("seq_length") != seq_length:
             continue
         if record.number("throughput") > 0:
-            row = _row(record, gpu, told, model)
+            row = _row(record, measured, told, model)
             key = (row.model, row.profile, row.batch)
             if key in rows:
                 raise InputError(
@@ -398,12 +425,12 @@ def _lengths(records: Records) -> list[int]:
     return sorted({record.count("seq_length") for record in records})
 
 
-def _told_profile(records: Records, gpu: GpuModel, profile: Profile | None) -> Profile | None:
+def _told_profile(records: Records, gpu: GpuModel, profile: str | None) -> Profile | None:
     """Return the slice of all rows, None where each row says its own."""
     if records.has("mig_profile"):
         return None
     if profile is not None:
-        return profile
+        return gpu.profile(profile_name(profile))
     number = _PROFILE_ID.search(Path(records.path).name)
     found = [each for each in gpu.profiles if number and each.gi_profile_id == int(number[1])]
     if not found:
