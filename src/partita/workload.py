@@ -426,12 +426,11 @@ def locating(path: Path | str) -> Iterator[None]:
     except PartitaError as error:
         field = path_of(error.where or "")
         if field and field[0] in Workload.__struct_fields__:
-            line = ""
+            error.what = f"{error.where}: {error.what}"
+            error.where = _name(path)
             if str(path) != "-":
                 _, source = parse(read_text(path), _name(path))
-                line = f":{source.lines([field])[field]}" if source.lines else ""
-            error.what = f"{error.where}: {error.what}"
-            error.where = f"{_name(path)}{line}"
+                error.where += f":{source.lines([field])[field]}"
         raise
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.documents import codec, json_text
+from partita.documents import codec
 from partita.documents.codec import (
     DocumentKind,
     DocumentSource,
@@ -23,7 +23,7 @@ from partita.documents.codec import (
     check,
     convert,
 )
-from partita.documents.text import parse
+from partita.documents.text import decode, line, parse, parse_json, write
 from partita.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_every_kind_of_value_is_made_and_comes_back() -> None:
     made = convert(data, Drawing, DocumentSource("drawing"))
     assert made == Drawing("d", (Circle(1.0), Square(2)), Colour.BLUE, {1: 4}, ("a", "b"), Record(3))
     assert codec.checked(made) == made
-    assert json_text.decode(json_text.line(made), Drawing, "drawing") == made
+    assert decode(line(made), Drawing, "drawing") == made
     assert made.replace(name="e").name == "e"
 
 
@@ -170,7 +170,7 @@ def test_the_schema_has_the_header_and_every_type() -> None:
 def test_a_document_is_written_line_by_line_and_read_again() -> None:
     stream = io.StringIO()
     shapes = [Circle(1), Circle(0.1)]
-    json_text.write(OLD, stream, {"shapes": map(json_text.line, shapes), "corners": "{}"}, {"name": "d"})
+    write(OLD, stream, {"shapes": map(line, shapes), "corners": "{}"}, {"name": "d"})
     assert stream.getvalue() == (
         '{"apiVersion": "partita/v3", "kind": "Drawing", "name": "d",\n'
         ' "shapes": [\n  {"shape": "circle", "radius": 1},\n  {"shape": "circle", "radius": 0.1}],\n'
@@ -199,15 +199,16 @@ def placed(data: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 def test_json_and_yaml_agree_on_the_line_of_every_path(data: Any, indent: int | None) -> None:
     text = json.dumps({"all": data}, indent=indent, ensure_ascii=True)
     paths = list(placed({"all": data}))
-    found = json_text.json_lines(text, paths)
+    read, source = parse(text, "x")
+    found = source.lines(paths)
     lines = text.splitlines()
     for path in paths:
         if path and isinstance(path[-1], str):
             assert json.dumps(path[-1]) in lines[found[path] - 1]
-    assert json_text.json_data(text, "x") == {"all": data}
+    assert read == {"all": data}
 
 
-@pytest.mark.parametrize("kind", [json_text.parse_json, json_text.decode])
+@pytest.mark.parametrize("kind", [parse_json, decode])
 def test_json_that_is_cut_or_none_is_told_with_its_line(kind: Any) -> None:
     for text, told in {
         "": "x:1: this document is empty",
@@ -216,7 +217,7 @@ def test_json_that_is_cut_or_none_is_told_with_its_line(kind: Any) -> None:
         '{"name": "d",\n "name": "e"}': "x:2: key 'name' is already on line 1",
         '{"name": "d", "nam": 1}': "x:1: nam: unknown key",
     }.items():
-        if kind is json_text.decode and "already" in told:
+        if kind is decode and "already" in told:
             continue
         with pytest.raises(InputError) as caught:
             kind(text, Drawing, "x")

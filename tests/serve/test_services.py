@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from partita.documents.json_text import parse_json
+from partita.documents.text import parse_json
 from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, UpstreamReplica
 from partita.errors import InputError
 from partita.serve.services import WorkerSettings, read_services, read_workers

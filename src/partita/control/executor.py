@@ -7,7 +7,7 @@ from collections import defaultdict, deque
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
-from partita.documents.json_text import line
+from partita.documents.text import line
 from partita.drive.driver import Changes, GpuLostError, Observation, ObservesChanges
 from partita.errors import PartitaError
 from partita.executor import ActionExecutor

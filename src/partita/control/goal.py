@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from partita.control.executor import usable
 from partita.documents.codec import Value
-from partita.documents.json_text import decode, line
+from partita.documents.text import decode, line
 from partita.errors import InputError
 from partita.mig.layout import Placement
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica, deployment_of

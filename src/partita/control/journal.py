@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from partita.control.executor import Fact, Snapshot
 from partita.control.goal import goal_of, goal_text
-from partita.documents.json_text import decode, line
+from partita.documents.text import decode, line
 from partita.errors import InputError, PartitaError
 from partita.store import Database, DatabaseFormat
 

@@ -15,7 +15,7 @@ from partita.control.executor import deployed, snapshot
 from partita.control.goal import goal_for
 from partita.control.journal import JournalError
 from partita.documents.codec import Amount, Meta, Value
-from partita.documents.json_text import parse_json
+from partita.documents.text import parse_json
 from partita.errors import InfeasibleError, InputError, PartitaError
 from partita.files import read_text
 from partita.workload import LARGEST_BATCH

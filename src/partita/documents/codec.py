@@ -121,18 +121,36 @@ class DocumentSource:
 
     Attributes:
         name: what errors call it, mostly the file's path.
-        lines: the line of each of some paths, or of the nearest thing around it; None where there is no text.
+        places: yields the path and the line of each of its parts, in their order; None where there is no text.
     """
 
     name: str
-    lines: Callable[[Iterable[FieldPath]], dict[FieldPath, int]] | None = None
+    places: Callable[[], Iterable[tuple[FieldPath, int]]] | None = None
+
+    def lines(self, paths: Iterable[FieldPath]) -> dict[FieldPath, int]:
+        """Return the line of each path, or of the nearest thing around it; none where there is no text."""
+        if self.places is None:
+            return {}
+        paths = set(paths)
+        wanted = {path[:n] for path in paths for n in range(len(path) + 1)}
+        found: dict[FieldPath, int] = {(): 1}
+        for path, line in self.places():
+            if path in wanted:
+                found.setdefault(path, line)
+                if len(found) == len(wanted):
+                    break
+        return {
+            path: next(found[path[:n]] for n in range(len(path), -1, -1) if path[:n] in found)
+            for path in paths
+        }
 
     def refusal(self, faults: Sequence[FieldFault]) -> InputError:
         """Return one error that tells all faults, each with its line, its field, what is wrong and a hint."""
         shown = faults[:MOST_FAULTS]
         wanted = [path for fault in shown for path in (fault.path, fault.first) if path is not None]
-        lines = self.lines(wanted) if self.lines else {}
-        return together(self.name, [self._located(fault, lines) for fault in shown], len(faults))
+        lines = self.lines(wanted)
+        located = [self._located(fault, lines) for fault in shown]
+        return together(self.name, located, len(faults))
 
     def _located(self, fault: FieldFault, lines: Mapping[FieldPath, int]) -> InputError:
         at = f"{written(fault.path)}: " if fault.path else ""

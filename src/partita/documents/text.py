@@ -1,34 +1,30 @@
-"""Text to plain data, YAML 1.2 and JSON, quickly, and with a line for whatever cannot be read.
+"""Text to plain data and values, and back: JSON, YAML and TOML, with a line for whatever cannot be read.
 
-YAML is read by the core schema of YAML 1.2, not by YAML 1.1: `on` and `no` are text, `1e3` is a number. Data are
-built from the parser's events: that is fast, repeated keys are seen, aliases cannot multiply without bound, and
-nothing but plain values can come out.
+`read` is for what users write, YAML 1.2 or JSON. Workers' processes read JSON alone and import little, so YAML's and
+TOML's parsers are imported when they are needed.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from functools import partial
-from sys import intern
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import yaml
+import msgspec
 
-from partita.documents.codec import DocumentSource, convert
-from partita.documents.json_text import json_data, json_lines, nearest_lines
+from partita.documents.codec import DocumentSource, convert, to_data
 from partita.errors import InputError
-from partita.files import DEEPEST, read_text
+from partita.files import json_value, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
+    from typing import TextIO
 
     from partita.documents.codec import DocumentKind, FieldPath
 
 T = TypeVar("T")
-
-MOST_REPEATED = 100_000
-"""Values that all aliases together may stand for."""
 
 
 def read(path: Path | str, kind: type[T] | DocumentKind[T]) -> T:
@@ -61,190 +57,207 @@ def parse(
     no_json: InputError | None = None
     if text.lstrip()[:1] in ("{", "["):
         try:
-            return json_data(text, name, on_object), DocumentSource(name, partial(json_lines, text))
+            return json_data(text, name, on_object), DocumentSource(name, partial(_json_places, text))
         except InputError as error:
             # YAML includes JSON with other rules for keys and quotes; what was cut short is neither.
             if not error.what.startswith("not JSON"):
                 raise
             no_json = error if _LIKE_JSON.match(text) else None
-    try:
-        return _Builder(_events(text), name).document(), DocumentSource(name, partial(_yaml_lines, text))
-    except yaml.YAMLError as error:
-        raise no_json or _syntax(error, text, name) from None
+    from partita.documents.yaml_text import yaml_data, yaml_places  # noqa: PLC0415 -- workers read no YAML
+
+    return yaml_data(text, name, no_json), DocumentSource(name, partial(yaml_places, text))
 
 
 _LIKE_JSON = re.compile(r"[\s\[{]*\"")
-Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+# JSON
 
 
-def _events(text: str) -> Callable[[], Any]:
-    """Return what gives the parser's next event; the last is the stream's end."""
-    give: Callable[[], Any] = Loader(text).get_event
-    return give
+def decode(text: str | bytes, kind: type[T], name: str) -> T:
+    """Return the value of a JSON text that Partita wrote itself, made in C: of keys that stand twice the last holds.
 
-
-_TOO_DEEP, _SHALLOW = f"nested more than {DEEPEST} deep", "no document is more than six levels deep"
-_CONSTANTS: dict[str, bool | float | None] = {
-    **dict.fromkeys(("", "~", "null", "Null", "NULL")),
-    **dict.fromkeys(("true", "True", "TRUE"), True),
-    **dict.fromkeys(("false", "False", "FALSE"), False),
-    **dict.fromkeys((".nan", ".NaN", ".NAN"), float("nan")),
-    **{sign + word: float(sign + "inf") for sign in ("", "+", "-") for word in (".inf", ".Inf", ".INF")},
-}
-_INTEGER = re.compile(r"[-+]?\d{1,400}")
-_QUOTED = re.compile(r"""\"(?:[^"\\]|\\.)*"|'[^']*'|#.*""")
-_FLOAT = re.compile(r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?")
-
-
-class _Builder:
-    """Builds one document. `_size` is how many values the document has so far, those of aliases included."""
-
-    def __init__(self, give: Callable[[], Any], name: str) -> None:
-        self._next = give
-        self._name = name
-        self._anchors: dict[str, tuple[object, int]] = {}
-        self._size = 0
-        self._repeated = 0
-
-    def document(self) -> object:
-        self._next()  # the stream's start
-        if isinstance(self._next(), yaml.StreamEndEvent):
-            return None
-        value = self._value(self._next(), 0)
-        self._next()  # the document's end
-        after = self._next()
-        if not isinstance(after, yaml.StreamEndEvent):
-            raise self._fault("a second document", after, "keep one document in a file")
-        return value
-
-    def _value(self, event: Any, depth: int) -> object:  # noqa: ANN401 -- PyYAML has no type for events
-        kind = type(event)
-        before = self._size
-        self._size += 1
-        if kind is yaml.AliasEvent:
-            return self._alias(event)
-        if event.tag is not None and event.tag not in ("!", "tag:yaml.org,2002:str"):
-            raise self._fault(f"tag {event.tag} is not read", event, "write plain values without tags")
-        if kind is yaml.ScalarEvent:
-            value = self._scalar(event)
-        elif depth == DEEPEST:
-            raise self._fault(_TOO_DEEP, event, _SHALLOW)
-        elif kind is yaml.MappingStartEvent:
-            value = self._mapping(depth + 1)
-        else:
-            value = self._sequence(depth + 1)
-        if event.anchor is not None:
-            self._anchors[event.anchor] = (value, self._size - before)
-        return value
-
-    def _mapping(self, depth: int) -> dict[str, object]:
-        found: dict[str, object] = {}
-        keys: dict[str, Any] = {}
-        while type(event := self._next()) is not yaml.MappingEndEvent:
-            if type(event) is not yaml.ScalarEvent:
-                raise self._fault("a key must be a word", event, "quote a key that starts with {, [, & or *")
-            key = intern(event.value)
-            if key in keys:
-                first = keys[key].start_mark.line + 1
-                raise self._fault(f"key {key!r} is already on line {first}", event, "keep one of the two")
-            keys[key] = event
-            found[key] = self._value(self._next(), depth)
-        merged = found.pop("<<", {})
-        if not isinstance(merged, dict):
-            raise self._fault("only one mapping can be merged", keys["<<"], "write <<: *anchor of a mapping")
-        return {**merged, **found}
-
-    def _sequence(self, depth: int) -> list[object]:
-        found = []
-        while type(event := self._next()) is not yaml.SequenceEndEvent:
-            found.append(self._value(event, depth))
-        return found
-
-    def _scalar(self, event: Any) -> object:  # noqa: ANN401 -- PyYAML has no type for events
-        text: str = event.value
-        if not event.implicit[0]:  # quoted
-            return text
-        if text in _CONSTANTS:
-            return _CONSTANTS[text]
-        if text[0] in "+-.0123456789":
-            if _INTEGER.fullmatch(text):
-                return int(text)
-            if _FLOAT.fullmatch(text):
-                return float(text)
-        return text
-
-    def _alias(self, event: Any) -> object:  # noqa: ANN401 -- PyYAML has no type for events
-        if event.anchor not in self._anchors:
-            raise self._fault(f"no anchor &{event.anchor} before this alias", event, "write the value itself")
-        value, size = self._anchors[event.anchor]
-        self._size += size
-        self._repeated += size
-        if self._repeated > MOST_REPEATED:
-            raise self._fault(f"aliases stand for more than {MOST_REPEATED} values", event, "write them out")
-        return value
-
-    def _fault(self, what: str, event: Any, hint: str) -> InputError:  # noqa: ANN401 -- as above
-        return InputError(what, where=f"{self._name}:{event.start_mark.line + 1}", hint=hint)
-
-
-def _syntax(error: yaml.YAMLError, text: str, name: str) -> InputError:
-    hint = "check the indentation (spaces, no tabs), and quote text that holds : or #"
-    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark is not None:
-        line = min(error.problem_mark.line + 1, max(1, len(text.splitlines())))
-        if _depth(text[: error.problem_mark.index]) > DEEPEST:
-            return InputError(_TOO_DEEP, where=f"{name}:{line}", hint=_SHALLOW)
-        what = ", ".join(part for part in (error.context, error.problem) if part)
-        return InputError(f"not YAML: {what}", where=f"{name}:{line}", hint=hint)
-    position = getattr(error, "position", 0)
-    line = text.count("\n", 0, position) + 1
-    return InputError(
-        f"not text that YAML allows: {getattr(error, 'reason', error)}",
-        where=f"{name}:{line}",
-        hint="remove control characters; save the file as UTF-8",
-    )
-
-
-def _depth(text: str) -> int:
-    """Return how many brackets are open at the end of a text.
-
-    The parser looks ahead of the builder, and libyaml has a limit of its own from one version to the next.
+    Raises:
+        InputError: as `parse_json`.
     """
-    bare = _QUOTED.sub("", text)
-    return bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}")
+    try:
+        return msgspec.json.decode(text, type=kind)
+    except (msgspec.DecodeError, InputError, OverflowError, RecursionError):
+        return parse_json(text if isinstance(text, str) else text.decode("utf-8", "replace"), kind, name)
 
 
-def _yaml_lines(text: str, paths: Iterable[FieldPath]) -> dict[FieldPath, int]:
-    return nearest_lines(_places(text), paths)
+def parse_json(text: str, kind: type[T] | DocumentKind[T], name: str) -> T:
+    """Return the value that a JSON text describes.
+
+    Raises:
+        InputError: it is no JSON, or not of that kind; all faults are told with their lines.
+    """
+    return convert(json_data(text, name), kind, DocumentSource(name, partial(_json_places, text)))
 
 
-def _places(text: str) -> Iterator[tuple[FieldPath, int]]:
-    """Yield the path and line of every mapping entry and list item, in the document's order."""
-    path: list[Any] = []  # one step per open container; None in a mapping that waits for a key
-    give = _events(text)
-    while (kind := type(event := give())) is not yaml.StreamEndEvent:
-        if kind in (yaml.MappingEndEvent, yaml.SequenceEndEvent):
+class _RepeatedKeyError(Exception):
+    """An object that says a key twice."""
+
+
+def json_data(
+    text: str, name: str, on_object: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+) -> Any:  # noqa: ANN401 -- plain data
+    """Return the plain data of a JSON text.
+
+    Args:
+        text: the document.
+        name: what errors call it.
+        on_object: what takes the place of each object, called when it is complete.
+
+    Raises:
+        InputError: it is empty, ends in the middle, is no JSON, is nested too deep, or has a key twice.
+    """
+
+    def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise _RepeatedKeyError
+        return found if on_object is None else on_object(found)
+
+    if not text.strip():
+        raise InputError("this document is empty", where=f"{name}:1", hint="write it again")
+    try:
+        return json_value(text, made)
+    except json.JSONDecodeError as error:
+        where = f"{name}:{error.lineno}"
+        if error.pos >= len(text.rstrip()) or error.msg.startswith("Unterminated string"):
+            hint = "it was cut short when it was written or copied; write it again"
+            raise InputError("the file ends in the middle", where=where, hint=hint) from None
+        hint = f"see column {error.colno}"
+        raise InputError(f"not JSON: {error.msg[0].lower()}{error.msg[1:]}", where=where, hint=hint) from None
+    except _RepeatedKeyError:
+        seen: dict[FieldPath, int] = {}
+        for path, line in _json_places(text):
+            if path in seen:
+                what = f"key {path[-1]!r} is already on line {seen[path]}"
+                raise InputError(what, where=f"{name}:{line}", hint="keep one of the two") from None
+            seen[path] = line
+        raise
+
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|\n|[^\s\[\]{},:"]+', re.DOTALL)
+
+
+def _json_places(text: str) -> Iterator[tuple[FieldPath, int]]:
+    """Yield the path and the line of every object's entry and list's item of a JSON text, in their order."""
+    path: list[Any] = []  # one step per open container; None in an object that waits for a key
+    line, fresh = 1, False  # whether a list waits for its next item
+    for token in _TOKEN.finditer(text):
+        mark = token[0]
+        if mark == "\n":
+            line += 1
+            continue
+        if mark in "]}":
             path.pop()
-            _close(path)
-            continue
-        if kind not in (yaml.ScalarEvent, yaml.AliasEvent, yaml.MappingStartEvent, yaml.SequenceStartEvent):
-            continue
-        line = event.start_mark.line + 1
-        if path and path[-1] is None:
-            path[-1] = event.value if kind is yaml.ScalarEvent else ""
+            fresh = False
+        elif mark == ",":
+            if isinstance(path[-1], str):
+                path[-1] = None
+            fresh = isinstance(path[-1], int)
+        elif path and path[-1] is None:
+            path[-1] = json.loads(mark)
             yield tuple(path), line
-            continue
-        if path and isinstance(path[-1], int):
-            path[-1] += 1
-            yield tuple(path), line
-        if kind is yaml.MappingStartEvent:
-            path.append(None)
-        elif kind is yaml.SequenceStartEvent:
-            path.append(-1)
-        else:
-            _close(path)
+        elif mark != ":":
+            if fresh:
+                path[-1] += 1
+                yield tuple(path), line
+            fresh = mark == "["
+            if mark in "[{":
+                path.append(-1 if mark == "[" else None)
 
 
-def _close(path: list[Any]) -> None:
-    """Let the mapping that encloses a value that has ended wait for its next key."""
-    if path and isinstance(path[-1], str):
-        path[-1] = None
+# TOML
+
+
+def parse_toml(text: str, name: str, hint: str) -> tuple[dict[str, Any], DocumentSource]:
+    """Return the plain data of a TOML text, and what finds its lines; `hint` is for text that is none.
+
+    Raises:
+        InputError: it is no TOML, with line and column.
+    """
+    import tomllib  # noqa: PLC0415 -- workers read no TOML
+
+    try:
+        data = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        what = str(error)
+        at = re.search(r" \(at (line (\d+), column (\d+)|end of document)\)$", what)
+        where = f"{name}:{at[2]}:{at[3]}" if at and at[2] else name
+        told = what[: at.start()] if at and at[2] else what
+        raise InputError(f"not TOML: {told[:1].lower()}{told[1:]}", where=where, hint=hint) from None
+    except RecursionError:
+        raise InputError("not TOML: nested too deep", where=name, hint=hint) from None
+    return data, DocumentSource(name, partial(_toml_places, text))
+
+
+def _toml_places(text: str) -> Iterator[tuple[FieldPath, int]]:
+    """Yield the path and the line of each table and each of its keys that has a line of its own."""
+    table: FieldPath = ()
+    count: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        if head := re.match(r"\s*(\[{1,2})\s*([\w.-]+)\s*\]{1,2}", line):
+            name = head[2]
+            table = tuple(name.split("."))
+            if head[1] == "[[":
+                table = (*table, count.setdefault(name, 0))
+                count[name] += 1
+            yield table, number
+        elif key := re.match(r"\s*([\w-]+)\s*=", line):
+            yield (*table, key[1]), number
+
+
+# Writing
+
+
+def line(value: object) -> str:
+    """Return a value as JSON on one line, in ASCII; whole numbers as `number` returns them have no `.0`."""
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
+    except UnicodeEncodeError:
+        return json.dumps(to_data(value))
+    return text if text.isascii() else json.dumps(json.loads(text))
+
+
+def compact(value: object) -> str:
+    """Return a value as JSON in few characters; half a surrogate pair, as names of files may have, is escaped."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return json.dumps(to_data(value), separators=(",", ":"))
+
+
+def number(value: float) -> int | float:
+    """Return a number that JSON writes in the fewest digits: a whole one without `.0`."""
+    return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)
+
+
+def write(
+    kind: DocumentKind[Any],
+    stream: TextIO,
+    parts: Mapping[str, str | Iterable[str]],
+    head: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a document as JSON of which `diff` can compare two; the text is never held as a whole.
+
+    Args:
+        kind: its kind, whose header comes first.
+        stream: where to.
+        parts: its large fields, each the JSON text of its value, or of each item of a list, which get a line each.
+        head: its small fields, which stand in the first line.
+    """
+    stream.write(json.dumps({**kind.header, **(head or {})})[:-1])
+    for name, part in parts.items():
+        stream.write(f',\n "{name}": ')
+        if isinstance(part, str):
+            stream.write(part)
+            continue
+        separator = "[\n  "
+        for item in part:
+            stream.write(separator + item)
+            separator = ",\n  "
+        stream.write("[]" if separator.startswith("[") else "]")
+    stream.write("}\n")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from partita.documents.codec import Value, to_data
-from partita.documents.json_text import parse_json
+from partita.documents.text import parse_json
 from partita.drive.driver import (
     DriveError,
     FailedError,

@@ -21,8 +21,7 @@ from partita.documents.codec import (
     check,
     convert,
 )
-from partita.documents.json_text import line, number, write
-from partita.documents.text import parse
+from partita.documents.text import line, number, parse, write
 from partita.errors import InputError
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model

@@ -20,8 +20,7 @@ from partita.documents.codec import (
     check,
     convert,
 )
-from partita.documents.json_text import line, number, write
-from partita.documents.text import parse, read
+from partita.documents.text import line, number, parse, read, write
 from partita.files import read_text
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement

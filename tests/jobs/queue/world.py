@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from partita.documents.json_text import compact
+from partita.documents.text import compact
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.jobs.queue.access import Access, Caller
 from partita.jobs.queue.answers import Answers

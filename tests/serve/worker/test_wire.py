@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from partita.documents.json_text import parse_json
+from partita.documents.text import parse_json
 from partita.serve.tensors import Answer, Batching, Query, Tensor, TensorSpec
 from partita.serve.worker.spec import EmulatedSpec, OnnxSpec, UpstreamSpec, WorkerSpec
 from partita.serve.worker.wire import (

@@ -17,7 +17,7 @@ from msgspec import field
 from msgspec.structs import asdict
 
 from partita.documents.codec import Value
-from partita.documents.json_text import compact, decode
+from partita.documents.text import compact, decode
 from partita.errors import InputError
 from partita.jobs.memory.bounds import UNLIMITED, Bounds
 from partita.mig.layout import Placement

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from partita.documents.json_text import decode
+from partita.documents.text import decode
 from partita.errors import InputError, PartitaError
 from partita.files import set_aside
 from partita.jobs.queue.folders import ATTEMPTS, LastNumber

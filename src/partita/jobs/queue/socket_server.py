@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from partita.documents.codec import Value
-from partita.documents.json_text import compact, decode
+from partita.documents.text import compact, decode
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue.access import Caller, caller_of
 from partita.jobs.queue.client import FILE, address

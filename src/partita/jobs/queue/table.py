@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
-from partita.documents.json_text import compact, decode, line
+from partita.documents.text import compact, decode, line
 from partita.errors import InputError
 from partita.jobs.queue.record import (
     OVER,

@@ -12,7 +12,7 @@ from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any
 
 from partita.documents.codec import FieldFault, Meta, Text, Value, check, convert
-from partita.documents.toml import parse_toml
+from partita.documents.text import parse_toml
 from partita.errors import InputError, nearest
 from partita.files import read_text
 from partita.mig.gpu import Combination, GpuModel, Peak, Profile

@@ -10,7 +10,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from partita.documents.codec import DocumentSource, Value, convert
-from partita.documents.json_text import line
+from partita.documents.text import line
 from partita.errors import InputError
 from partita.files import json_value, reading
 from partita.perf.measure.cell import GridPoint, PointResult, measure_cell

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 from msgspec import field
 
 from partita.documents.codec import Amount, Count, Meta, Text, Value, Whole, check, to_data
-from partita.documents.json_text import parse_json
+from partita.documents.text import parse_json
 from partita.errors import InputError
 from partita.files import read_text
 from partita.serve.tensors import TensorSpec
