@@ -1,21 +1,23 @@
-"""Why a plan is as it is: what binds each service, what a change would do, and the next best way to run it."""
+"""Why a plan is as it is: what binds each service, what a change would do, and the next best operating point."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from partita.deadline import Deadline
 from partita.errors import PartitaError
+from partita.perf.operating_point import OperatingPoint
 from partita.planner import plan, prepare
-from partita.planning.explain import bindings, sensitivities
 from partita.serve.reserving.services import slices_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from partita.perf.operating_point import Limits
+    from partita.perf.table import Measurement
     from partita.planner import PreparedWorkload
-    from partita.planning.explain import Binding, Sensitivity
     from partita.planning.plan import Plan
     from partita.serve.reserving.services import SliceOf
     from partita.workload import ServiceSpec
@@ -50,9 +52,50 @@ class ServiceExplanation:
         return {**found, "changes": [asdict(each) for each in self.changes]}
 
 
+class Binds(StrEnum):
+    """What keeps a service from more throughput on a profile."""
+
+    LATENCY = "latency"
+    MEMORY = "memory"
+    LIMITS = "limits"
+    RATE = "rate"
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What binds a service on one profile.
+
+    Attributes:
+        point: how it runs there; None where it cannot.
+        instances: how many of its instances the plan has there.
+        binds: latency (a faster batch misses the SLO), memory (the next batch did not run), limits (the
+            workload's own `max_batch` or `max_processes`), rate (nothing measured is faster).
+        better: the fastest row that what binds rules out; None where nothing measured is faster.
+        next_best: the second-best point within the limits; None if there is one only.
+    """
+
+    profile: str
+    point: OperatingPoint | None
+    instances: int
+    binds: Binds
+    better: Measurement | None
+    next_best: Measurement | None
+
+
+@dataclass(frozen=True, slots=True)
+class Sensitivity:
+    """What a change of one service alone would do to the objective; None where no plan was found."""
+
+    change: str
+    objective: float | None
+
+
 def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -> ServiceExplanation:
     """Explain one service of a plan. The changes are planned anew, a few seconds each at most."""
-    changes = sensitivities(spec.name, _Replan(prepared))
+    changes = [
+        Sensitivity("rate +10 %", _objective(prepared, spec.name, rate=1.1, latency=1.0)),
+        Sensitivity("SLO +20 %", _objective(prepared, spec.name, rate=1.0, latency=1.2)),
+    ]
     if spec.cut is not None:
         service = next(each for each in prepared.cuts if each.spec.name == spec.name)
         return ServiceExplanation(spec, changes, slices=slices_of(made, service, prepared.problem.pools))
@@ -65,27 +108,92 @@ def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -
         limits = measured.point_limits(spec, gpu.name)
         if limits is not None:
             rows = [row for row in measured.of(spec.model, gpu.name) if row.quantile == limits.quantile]
-            by_gpu[gpu.name] = bindings(made, spec.name, gpu.name, rows, limits)
+            by_gpu[gpu.name] = _bindings(made, spec.name, gpu.name, rows, limits)
     return ServiceExplanation(spec, changes, by_gpu)
 
 
-class _Replan:
-    """Plans the workload again with one service changed."""
+def _objective(prepared: PreparedWorkload, service: str, *, rate: float, latency: float) -> float | None:
+    """Return the objective with the service's rate and SLO multiplied; None if no plan was found."""
+    workload = prepared.workload
+    services = tuple(
+        s.replace(rate=s.rate * rate, slo=s.slo.replace(latency_ms=s.slo.latency_ms * latency))
+        if s.name == service
+        else s
+        for s in workload.services
+    )
+    try:
+        asked = prepare(workload.replace(services=services), prepared.table, prepared.path)
+        return plan(asked, deadline=Deadline(_SECONDS)).plan.objective.value
+    except PartitaError:
+        return None
 
-    def __init__(self, prepared: PreparedWorkload) -> None:
-        self._prepared = prepared
 
-    def __call__(self, service: str, *, rate: float, latency: float) -> float | None:
-        """Return the objective with the service's rate and SLO multiplied; None if no plan was found."""
-        workload = self._prepared.workload
-        services = tuple(
-            s.replace(rate=s.rate * rate, slo=s.slo.replace(latency_ms=s.slo.latency_ms * latency))
-            if s.name == service
-            else s
-            for s in workload.services
+def _bindings(
+    plan: Plan, service: str, gpu: str, rows: Sequence[Measurement], limits: Limits
+) -> list[Binding]:
+    """Return what binds a service on each profile of a GPU that a table has rows of.
+
+    Args:
+        plan: counts the instances.
+        service: its name.
+        gpu: the GPU's name in the catalogue.
+        rows: the model's measurements on that GPU, at the quantile that counts.
+        limits: what the service's operating points must keep to.
+    """
+    instances = [
+        instance.placement.profile
+        for each in plan.gpus
+        if each.model == gpu
+        for instance in each.instances
+        if instance.service == service
+    ]
+    largest = max((row.batch for row in rows), default=0)
+    return [
+        _binding(
+            profile,
+            [row for row in rows if row.profile == profile],
+            limits,
+            largest,
+            instances.count(profile),
         )
-        try:
-            asked = prepare(workload.replace(services=services), self._prepared.table, self._prepared.path)
-            return plan(asked, deadline=Deadline(_SECONDS)).plan.objective.value
-        except PartitaError:
-            return None
+        for profile in dict.fromkeys(row.profile for row in rows)
+    ]
+
+
+def _binding(
+    profile: str, rows: Sequence[Measurement], limits: Limits, largest: int, instances: int
+) -> Binding:
+    ranked = sorted(rows, key=lambda row: (row.throughput, -row.latency_ms), reverse=True)
+    within = [row for row in ranked if limits.allow(row)]
+    best = within[0] if within else None
+    faster = [row for row in ranked if best is None or row.throughput > best.throughput]
+    late = [row for row in faster if row.latency_ms > limits.latency_ms and _keeps_counts(row, limits)]
+    return Binding(
+        profile=profile,
+        point=OperatingPoint.of(best) if best else None,
+        instances=instances,
+        binds=_binds(best, late, faster, largest, rows),
+        better=next(iter(late or faster), None),
+        next_best=within[1] if len(within) > 1 else None,
+    )
+
+
+def _keeps_counts(row: Measurement, limits: Limits) -> bool:
+    return row.processes <= limits.max_processes and (
+        limits.max_batch is None or row.batch <= limits.max_batch
+    )
+
+
+def _binds(
+    best: Measurement | None,
+    late: Sequence[Measurement],
+    faster: Sequence[Measurement],
+    largest: int,
+    rows: Iterable[Measurement],
+) -> Binds:
+    if late or best is None:
+        return Binds.LATENCY
+    if faster:
+        return Binds.LIMITS
+    ran = max(row.batch for row in rows)
+    return Binds.MEMORY if best.batch == ran < largest else Binds.RATE

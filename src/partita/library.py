@@ -29,7 +29,7 @@ from partita.perf.reading import read_tables
 from partita.perf.table import PerfTable
 from partita.planning.document import read_plan as read_plan_file
 from partita.planning.document import write_plan
-from partita.planning.explain import amount, verdict
+from partita.planning.overview import PlanOverview, amount, verdict
 from partita.planning.plan import Plan
 from partita.registry import make
 from partita.transition.between import request_between
@@ -187,7 +187,7 @@ class PlannedWorkload(Result):
             write_plan(self.plan, stream)
 
     def _html(self, *, embedded: bool) -> str:
-        return plan_report(self.plan, embedded=embedded)
+        return plan_report(PlanOverview(self.plan), embedded=embedded)
 
     def __repr__(self) -> str:
         n = len(self.services)

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,7 +14,7 @@ import yaml
 from tests.cli.commands import Commands
 
 from partita.cli.output import Format, clean
-from partita.planning.explain import Binds
+from partita.explanation import Binds
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -200,7 +199,8 @@ def test_one_interrupt_returns_the_best_plan_so_far(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-c", ENDLESS, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    time.sleep(4)
+    assert process.stderr is not None
+    assert "searching" in process.stderr.readline()
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 0, stderr
@@ -212,7 +212,13 @@ ENDLESS = """
 import sys
 from functools import partial
 from partita.planning import mig_serving
-mig_serving.MctsPlanner = partial(mig_serving.MctsPlanner, iterations=10**9)
+
+class Endless(mig_serving.MctsPlanner):
+    def plan(self, problem):
+        print("searching", file=sys.stderr, flush=True)
+        return super().plan(problem)
+
+mig_serving.MctsPlanner = partial(Endless, iterations=10**9)
 from partita.cli.main import main
 main()
 """

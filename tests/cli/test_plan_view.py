@@ -11,10 +11,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from partita.cli.drawing import ASCII, UNICODE, Marks, mosaic
-from partita.cli.plan_view import plan_table
+from partita.cli.plan_view import PlanTable
 from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Layout, Placement, maximal_layouts
 from partita.perf.operating_point import OperatingPoint
+from partita.planning.overview import PlanOverview
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def plan(names: tuple[str, ...] = ("resnet50", "bert"), gpus: int = 3) -> Plan:
 def shown(what: Plan, width: int = 80, encoding: str = "utf-8") -> str:
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding=encoding)
-    Console(file=stream, width=width, highlight=False).print(plan_table(what))
+    Console(file=stream, width=width, highlight=False).print(PlanTable(PlanOverview(what)))
     stream.flush()
     return raw.getvalue().decode(encoding)
 

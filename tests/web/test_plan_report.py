@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from partita.mig.layout import Placement
 from partita.perf.operating_point import OperatingPoint
+from partita.planning.overview import PlanOverview
 from partita.planning.plan import Instance, Objective, Plan, PlannedGpu, ServiceCapacity, Solver
 from partita.web.plan_report import MOST_GROUPS, MOST_SERVICES, plan_report
 
@@ -28,6 +29,10 @@ def plan(*names: str, gpus: int = 3) -> Plan:
     )
 
 
+def report(what: Plan) -> str:
+    return plan_report(PlanOverview(what))
+
+
 class Page(HTMLParser):
     """Collects tags with their attributes, and the text."""
 
@@ -45,13 +50,13 @@ class Page(HTMLParser):
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_no_script() -> None:
-    html = plan_report(plan("resnet50", "bert"))
+    html = report(plan("resnet50", "bert"))
     assert not re.search(r"https?://|url\(|@import", html)
     assert not {tag for tag, _ in Page(html).tags} & {"script", "link", "img", "iframe"}
 
 
 def test_the_figures_at_the_top_are_those_of_the_plan() -> None:
-    text = Page(plan_report(plan("resnet50", "bert"))).text
+    text = Page(report(plan("resnet50", "bert"))).text
     for words in (
         "3 GPUs, proven optimal (bound 3)",
         "lower bound3",
@@ -61,11 +66,11 @@ def test_the_figures_at_the_top_are_those_of_the_plan() -> None:
     ):
         assert words in text.replace("\n", "")
     costly = replace(plan("a"), objective=Objective("cost", 7.5, 7.0))
-    assert "cost per hour7.5" in Page(plan_report(costly)).text
+    assert "cost per hour7.5" in Page(report(costly)).text
 
 
 def test_gpus_cut_alike_are_drawn_once_true_to_their_memory_slices() -> None:
-    tags = Page(plan_report(plan("resnet50", "bert"))).tags
+    tags = Page(report(plan("resnet50", "bert"))).tags
     assert sum(attributes.get("class") == "gpu" for _, attributes in tags) == 1
     assert [a["style"] for _, a in tags if (a.get("class") or "").startswith("on ")] == [
         "grid-column:span 4",
@@ -76,7 +81,7 @@ def test_gpus_cut_alike_are_drawn_once_true_to_their_memory_slices() -> None:
 
 
 def test_services_are_told_apart_by_number_and_hatch_beside_colour() -> None:
-    looks = re.findall(r'class="key ([^"]+)">(\d+)<', plan_report(plan(*"abcdefghi")))
+    looks = re.findall(r'class="key ([^"]+)">(\d+)<', report(plan(*"abcdefghi")))
     assert [number for _, number in looks] == [str(n) for n in range(1, 10)]
     assert len({look for look, _ in looks}) == 9
 
@@ -84,7 +89,7 @@ def test_services_are_told_apart_by_number_and_hatch_beside_colour() -> None:
 @given(st.text(st.characters(exclude_categories=("C", "Z")), min_size=1))
 def test_names_are_escaped_wherever_they_stand(name: str) -> None:
     odd = "<script>alert('1')</script>\"&" + name
-    page = Page(plan_report(plan(odd)))
+    page = Page(report(plan(odd)))
     assert "script" not in {tag for tag, _ in page.tags}
     assert page.text.count(odd) == 3
     assert all(odd in str(a["title"]) for _, a in page.tags if "title" in a)
@@ -92,10 +97,10 @@ def test_names_are_escaped_wherever_they_stand(name: str) -> None:
 
 def test_estimates_are_marked_and_explained() -> None:
     cut = (instance(0, "4g.40gb", "bert", estimated=True),)
-    text = Page(plan_report(replace(plan("bert"), gpus=(PlannedGpu("node-0/gpu-0", "a100-80gb", cut),)))).text
+    text = Page(report(replace(plan("bert"), gpus=(PlannedGpu("node-0/gpu-0", "a100-80gb", cut),)))).text
     assert "≈ marks estimates" in text
     assert "≈100/s" in text
-    assert "≈" not in Page(plan_report(plan("bert"))).text
+    assert "≈" not in Page(report(plan("bert"))).text
 
 
 def test_a_very_large_plan_gives_a_page_of_bounded_size_that_says_what_it_leaves_out() -> None:
@@ -106,13 +111,11 @@ def test_a_very_large_plan_gives_a_page_of_bounded_size_that_says_what_it_leaves
         for cut in [tuple(instance(start, "1g.10gb", name) for start in range(7))]
         for k in range(2)
     )
-    html = plan_report(replace(plan(*names), gpus=gpus))
+    html = report(replace(plan(*names), gpus=gpus))
     assert len(html) < 4_000_000
     assert f"{3000 - MOST_SERVICES:,} more services are not listed" in html
     assert f"{2 * (3000 - MOST_GROUPS):,} more GPUs, cut in 2,500 ways, are not drawn" in html
 
 
 def test_a_plan_without_gpus_has_a_page() -> None:
-    assert "0 GPUs" in plan_report(
-        replace(plan("a"), gpus=(), services=(), objective=Objective("gpus", 0, 0))
-    )
+    assert "0 GPUs" in report(replace(plan("a"), gpus=(), services=(), objective=Objective("gpus", 0, 0)))

@@ -21,7 +21,7 @@ from partita.cli.diff import print_way, way_data
 from partita.cli.drawing import ASCII, COLOURS, UNICODE, ClusterMap
 from partita.cli.output import stderr, stdout
 from partita.cli.plan import planned
-from partita.cli.plan_view import plan_table
+from partita.cli.plan_view import PlanTable
 from partita.control.controller import request, standing_rates
 from partita.control.executor import deployed
 from partita.control.goal import goal_for
@@ -29,7 +29,7 @@ from partita.control.journal import FILE, Journal
 from partita.drive.simulated import SimulatedCluster, SimulatedDriver
 from partita.files import replacing
 from partita.planner import read_prepared
-from partita.planning.explain import amount, verdict
+from partita.planning.overview import PlanOverview, amount, verdict
 from partita.sim.clock import SimulatedClock
 from partita.transition.overview import Bar, timeline
 from partita.transition.transition import MEASURED
@@ -71,7 +71,7 @@ def demo(*, html: Html = None, seed: Seed = 0) -> None:
     with demo_cluster(named(_models(day)), seed) as demo:
         console.print("By day: the fewest GPUs that meet five services", style="bold")
         by_day = _plan(day, demo)
-        console.print(plan_table(by_day, drawn=False))
+        console.print(PlanTable(PlanOverview(by_day), drawn=False))
         console.print()
         counts = _compare(console, day, by_day)
         _head(console, "Applied to 24 simulated A100s in three nodes")

@@ -24,7 +24,7 @@ from partita.drive.state import state_path
 from partita.errors import InputError
 from partita.files import replacing
 from partita.mig.catalogue import gpu_model
-from partita.planning.explain import id_ranges
+from partita.planning.overview import id_ranges
 from partita.transition.between import request_between
 from partita.transition.document import read_target, write_transition
 from partita.transition.overview import gpu_changes, service_changes

@@ -15,13 +15,13 @@ from partita.errors import InputError, nearest
 from partita.explanation import ServiceExplanation, explain_service
 from partita.planner import read_prepared
 from partita.planning.document import read_plan
-from partita.planning.explain import number
+from partita.planning.overview import number
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from partita.explanation import Binding, Sensitivity
     from partita.planner import PreparedWorkload
-    from partita.planning.explain import Binding, Sensitivity
     from partita.planning.plan import Plan
     from partita.serve.reserving.services import SliceOf
     from partita.workload import ServiceSpec

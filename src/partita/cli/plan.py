@@ -55,7 +55,7 @@ def plan(
 
     See it at work: `partita demo`. Ctrl-C returns the best plan so far.
     """
-    from partita.cli.plan_view import show_plan, write_files  # noqa: PLC0415 -- as below
+    from partita.cli.plan_view import show_plan  # noqa: PLC0415 -- as below
     from partita.planner import read_prepared  # noqa: PLC0415 -- numpy and HiGHS are slow to import, and `partita plan --help` needs neither
 
     loaded = read_prepared(workload)
@@ -63,9 +63,7 @@ def plan(
         _check(loaded, check, output)
         return
     made = planned(loaded, planner, time_limit=time_limit, seed=seed, best_effort=best_effort)
-    if not dry_run:
-        write_files(made.plan, out, html)
-    show_plan(made.plan, output)
+    show_plan(made.plan, output, None if dry_run else out, None if dry_run else html)
     for note in made.notes:
         stderr().print(f"note: {note}", markup=False)
 

@@ -12,16 +12,16 @@ from partita.cli.output import Format, emit_document, stdout
 from partita.files import replacing
 from partita.mig.catalogue import gpu_model
 from partita.planning.document import write_plan
-from partita.planning.explain import amount, gpu_groups, id_ranges, replicas_text, service_overviews, verdict
+from partita.planning.overview import PlanOverview, amount, id_ranges, verdict
 from partita.web.plan_report import plan_report
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.console import Console, ConsoleOptions, RenderResult
 
     from partita.cli.drawing import Marks
-    from partita.planning.explain import GpuGroup, ServiceOverview
+    from partita.planning.overview import GpuGroup, ServiceOverview
     from partita.planning.plan import Plan
 
 MOST_SERVICES = 40
@@ -29,42 +29,36 @@ MOST_GROUPS = 12
 _COLOURS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 
 
-def write_files(made: Plan, out: Path | None, html: Path | None) -> None:
-    """Write a plan as a document and as a page, where asked."""
+def show_plan(plan: Plan, output: Format, out: Path | None, html: Path | None) -> None:
+    """Write a plan as a document and as a page, where asked, and print it in a format."""
+    overview = PlanOverview(plan)
     if out is not None:
         with replacing(out) as stream:
-            write_plan(made, stream)
+            write_plan(plan, stream)
     if html is not None:
         with replacing(html) as stream:
-            stream.write(plan_report(made))
-
-
-def show_plan(made: Plan, output: Format) -> None:
-    """Print a plan in a format."""
+            stream.write(plan_report(overview))
     if output is Format.TABLE:
-        stdout().print(plan_table(made))
+        stdout().print(PlanTable(overview))
     else:
-        emit_document(lambda stream: write_plan(made, stream), output)
+        emit_document(lambda stream: write_plan(plan, stream), output)
 
 
-def plan_table(plan: Plan, *, drawn: bool = True) -> RenderableType:
-    """Return what is printed of a plan. It fits itself to the console's width, colour and encoding.
+class PlanTable:
+    """What is printed of a plan. It fits itself to the console's width, colour and encoding.
 
     Args:
-        plan: the plan.
+        overview: of the plan.
         drawn: whether its GPUs are drawn, too.
     """
-    return _PlanView(plan, drawn=drawn)
 
-
-class _PlanView:
-    def __init__(self, plan: Plan, *, drawn: bool) -> None:
-        self._plan = plan
+    def __init__(self, overview: PlanOverview, *, drawn: bool = True) -> None:
+        self._plan = overview.plan
         self._drawn = drawn
-        self._groups = gpu_groups(plan)
-        self._services = service_overviews(plan, self._groups)
+        self._groups = overview.groups
+        self._services = overview.services
         self._colours = {
-            service.name: _COLOURS[index % len(_COLOURS)] for index, service in enumerate(plan.services)
+            service.name: _COLOURS[index % len(_COLOURS)] for index, service in enumerate(self._plan.services)
         }
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
@@ -89,7 +83,6 @@ class _PlanView:
         yield from _left_out(sum(len(group.ids) for group in left), "GPUs")
 
     def _summary(self) -> Text:
-
         solver = self._plan.solver
         text = Text(amount(self._plan), style="bold")
         text.append(f", {verdict(self._plan)}", style="green" if self._plan.objective.proven else "yellow")
@@ -108,7 +101,6 @@ class _PlanView:
         return table
 
     def _group(self, group: GpuGroup, width: int, marks: Marks) -> RenderResult:
-
         head = Text(no_wrap=True, overflow="ellipsis")
         head.append(f"{marks.times} {len(group.ids):,}", style="bold")
         head.append(f"  {marks.plain(group.label)}  ")
@@ -130,7 +122,7 @@ def _figures(each: ServiceOverview, marks: Marks) -> tuple[str, str, str, str, s
         f"{each.spare * 100:+z.0f} %",
         f"{each.service.latency_slo_ms:,.6g}",
         latency,
-        replicas_text(each, marks.times),
+        each.replicas_text(marks.times),
     )
 
 

@@ -9,10 +9,12 @@ from importlib import resources
 from math import floor, log10
 from typing import TYPE_CHECKING
 
+from partita.mig.catalogue import gpu_model
+from partita.planning.overview import id_ranges
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-    from partita.mig.gpu import GpuModel
     from partita.mig.layout import Placement
     from partita.transition.overview import Point
 
@@ -21,6 +23,7 @@ TIMES = "\N{MULTIPLICATION SIGN}"
 _HUES = 9  # classes h0 to h8 of the style sheet
 _HATCHES = 4  # none, and classes p1 to p3: colour alone never tells two services apart
 _SIGNS = {"stays": "", "goes": "\N{MINUS SIGN} ", "comes": "+ "}
+_MOST_RANGES = 24
 _HIGH = 100.0
 _TICKS = 6
 # A label whose middle lies further right than this share would be cut off: it ends at its moment.
@@ -81,6 +84,23 @@ def key(number: int, name: str) -> str:
     return f'<span class="key {service_class(number)}">{number}</span>{escape(name)}'
 
 
+def service_table(
+    columns: Sequence[str], rows: Iterable[tuple[int, str, Sequence[str]]], hidden: int
+) -> Iterator[str]:
+    """Yield a table of services.
+
+    Args:
+        columns: beside that of the service.
+        rows: of each service its number, its name, and HTML by column.
+        hidden: services that are not among the rows.
+    """
+    yield f"<table><thead><tr><th>service<th>{'<th>'.join(columns)}</thead><tbody>"
+    for number, name, cells in rows:
+        yield row({"service": key(number, name), **dict(zip(columns, cells, strict=True))})
+    yield "</tbody></table>"
+    yield from left_out(hidden, "services are not listed")
+
+
 def left_out(n: int, what: str) -> Iterator[str]:
     """Yield what a page does not show, if there is anything."""
     if n > 0:
@@ -107,8 +127,40 @@ class InstanceBox:
     kind: str = "stays"
 
 
-def layout(gpu: GpuModel, boxes: Iterable[InstanceBox]) -> Iterator[str]:
-    """Yield the drawing of a GPU whose boxes are sorted by placement."""
+@dataclass(frozen=True, slots=True)
+class GpuCard:
+    """GPUs that are cut alike, to be drawn once.
+
+    Attributes:
+        model: the catalogue's name.
+        label: what they are called, not yet escaped.
+        layouts: their boxes, sorted by placement; before and after, where they change.
+    """
+
+    model: str
+    label: str
+    ids: Sequence[str]
+    layouts: Sequence[Iterable[InstanceBox]]
+
+
+def gpu_cards(cards: Iterable[GpuCard]) -> Iterator[str]:
+    """Yield the drawings of GPUs side by side."""
+    yield "<div class=gpus>"
+    for card in cards:
+        ranges = id_ranges(card.ids)
+        ids = ", ".join(map(escape, ranges[:_MOST_RANGES]))
+        more = f" and more, {len(card.ids):,} in all" if len(ranges) > _MOST_RANGES else ""
+        yield f"<section class=gpu><h3>{TIMES} {len(card.ids):,} <span>{escape(card.label)}</span></h3>"
+        yield f"<p>{ids}{more}</p>"
+        for number, boxes in enumerate(card.layouts):
+            yield from ("<div class=arrow>↓</div>",) if number else ()
+            yield from _layout(card.model, boxes)
+        yield "</section>"
+    yield "</div>"
+
+
+def _layout(model: str, boxes: Iterable[InstanceBox]) -> Iterator[str]:
+    gpu = gpu_model(model)
     yield f'<div class=cut style="grid-template-columns:repeat({gpu.memory_slices},1fr)">'
     at = 0
     for box in boxes:

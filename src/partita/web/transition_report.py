@@ -6,24 +6,22 @@ from collections import defaultdict
 from html import escape
 from typing import TYPE_CHECKING, Protocol
 
-from partita.mig.catalogue import gpu_model
-from partita.planning.explain import id_ranges
 from partita.transition.overview import gpu_changes, service_changes, timeline
 from partita.transition.transition import ActionKind
 from partita.web.page import (
-    TIMES,
+    GpuCard,
     InstanceBox,
     Level,
     Scale,
     axis,
     figure,
     figures,
+    gpu_cards,
     key,
-    layout,
     left_out,
     page,
-    row,
     service_class,
+    service_table,
     steps,
 )
 
@@ -38,7 +36,7 @@ if TYPE_CHECKING:
 _STYLES = ("report.css", "transition.css")
 _MOST_SERVICES = 200
 _MOST_GROUPS = 250
-_MOST_RANGES = 24
+_COLUMNS = ("now/s", "then/s", "floor/s", "least/s", "over floor", "replicas")
 MOST_GPUS = 256
 _SIGNS = {
     ActionKind.CREATE_INSTANCE: "+",
@@ -115,23 +113,21 @@ def _service_table(changes: Sequence[ServiceChange], numbers: Mapping[str, int])
     yield (
         "<p>A service's floor is what was required of it before and is required after, whichever is less. "
         "<i>Least</i> is its worst capacity of every order in which the actions may happen, however long each takes."
-        "</p><table><thead><tr><th>service<th>now/s<th>then/s<th>floor/s<th>least/s<th>over floor<th>replicas"
-        "</thead><tbody>"
+        "</p>"
     )
-    for each in changes[:_MOST_SERVICES]:
-        yield row(
-            {
-                "service": key(numbers[each.name], each.name),
-                "now/s": f"{each.before:,.6g}",
-                "then/s": f"{each.after:,.6g}",
-                "floor/s": f"{each.floor:,.6g}",
-                "least/s": f"{each.least:,.6g}",
-                "over floor": f"{(each.least / each.floor - 1) * 100:+z.0f} %" if each.floor else "no floor",
-                "replicas": ", ".join(f"{n:,} {what}" for what, n in each.replicas.items() if n) or "none",
-            }
-        )
-    yield "</tbody></table>"
-    yield from left_out(len(changes) - _MOST_SERVICES, "services are not listed")
+    rows = [(numbers[each.name], each.name, _cells(each)) for each in changes[:_MOST_SERVICES]]
+    yield from service_table(_COLUMNS, rows, len(changes) - _MOST_SERVICES)
+
+
+def _cells(each: ServiceChange) -> Sequence[str]:
+    return (
+        f"{each.before:,.6g}",
+        f"{each.after:,.6g}",
+        f"{each.floor:,.6g}",
+        f"{each.least:,.6g}",
+        f"{(each.least / each.floor - 1) * 100:+z.0f} %" if each.floor else "no floor",
+        ", ".join(f"{n:,} {what}" for what, n in each.replicas.items() if n) or "none",
+    )
 
 
 def _timeline_parts(
@@ -182,21 +178,18 @@ def _capacity_card(
 def _change_cards(groups: Sequence[GpuGroupChange], numbers: Mapping[str, int]) -> Iterator[str]:
     """Yield each kind of GPU that changes, drawn before and after."""
     yield "<p>Above as it is now, below as it will be. \N{MINUS SIGN} marks what goes, + what comes.</p>"
-    yield "<div class=gpus>"
-    for group in groups[:_MOST_GROUPS]:
-        ranges = id_ranges(group.ids)
-        ids = ", ".join(map(escape, ranges[:_MOST_RANGES]))
-        more = f" and more, {len(group.ids):,} in all" if len(ranges) > _MOST_RANGES else ""
-        yield (
-            f"<section class=gpu><h3>{TIMES} {len(group.ids):,} <span>{escape(group.model)}</span></h3>"
-            f"<p>{ids}{more}</p>"
+    yield from gpu_cards(
+        GpuCard(
+            group.model,
+            group.model,
+            group.ids,
+            (
+                _boxes(group.before, group.after, "goes", numbers),
+                _boxes(group.after, group.before, "comes", numbers),
+            ),
         )
-        gpu = gpu_model(group.model)
-        yield from layout(gpu, _boxes(group.before, group.after, "goes", numbers))
-        yield "<div class=arrow>↓</div>"
-        yield from layout(gpu, _boxes(group.after, group.before, "comes", numbers))
-        yield "</section>"
-    yield "</div>"
+        for group in groups[:_MOST_GROUPS]
+    )
     left = groups[_MOST_GROUPS:]
     yield from left_out(sum(len(group.ids) for group in left), "GPUs change and are not drawn")
 

@@ -1,0 +1,177 @@
+"""A plan summed up for reading: its figures in words, what each service got, and the GPUs that are cut alike."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from partita.mig.catalogue import gpu_model
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from partita.planning.plan import Instance, Plan, ServiceCapacity
+
+
+@dataclass(frozen=True, eq=False)
+class PlanOverview:
+    """What the terminal and the page show of a plan, worked out once, when it is asked for."""
+
+    plan: Plan
+
+    @cached_property
+    def groups(self) -> list[GpuGroup]:
+        """The GPUs grouped by what they run, the largest groups first."""
+        groups: dict[tuple[str, str, tuple[Instance, ...]], GpuGroup] = {}
+        # GPUs that share one tuple need not be compared by value.
+        known: dict[tuple[str, str, int], GpuGroup] = {}
+        for gpu in self.plan.gpus:
+            key = (gpu.model, gpu.pool, id(gpu.instances))
+            if key not in known:
+                group = GpuGroup(gpu.model, gpu.instances, gpu.pool)
+                known[key] = groups.setdefault((gpu.model, gpu.pool, gpu.instances), group)
+            known[key].ids.append(gpu.id)
+        return sorted(groups.values(), key=lambda group: -len(group.ids))
+
+    @cached_property
+    def services(self) -> list[ServiceOverview]:
+        """What each service got, in the plan's order."""
+        replicas: dict[str, Counter[tuple[str, str]]] = {each.name: Counter() for each in self.plan.services}
+        latency: dict[str, float] = {}
+        estimated: set[str] = set()
+        mixed = len({group.model for group in self.groups}) > 1
+        for group in self.groups:
+            for instance in group.instances:
+                name, point = instance.service, instance.point
+                replicas.setdefault(name, Counter())[group.model, instance.placement.profile] += len(
+                    group.ids
+                )
+                latency[name] = max(latency.get(name, 0.0), point.latency_ms)
+                if point.estimated:
+                    estimated.add(name)
+        return [
+            ServiceOverview(
+                service,
+                service.capacity / service.rate - 1 if service.rate else 0.0,
+                latency.get(service.name),
+                tuple(replicas[service.name].most_common()),
+                mixed,
+                service.name in estimated,
+            )
+            for service in self.plan.services
+        ]
+
+    @property
+    def instances(self) -> int:
+        """How many instances the plan has."""
+        return sum(len(group.instances) * len(group.ids) for group in self.groups)
+
+    @property
+    def compute_used(self) -> float | None:
+        """Share of the compute slices of its GPUs that are in an instance; None where it has no GPUs."""
+        used = there = 0
+        for group in self.groups:
+            gpu = gpu_model(group.model)
+            used += len(group.ids) * sum(gpu.profile(i.placement.profile).compute for i in group.instances)
+            there += len(group.ids) * gpu.compute_slices
+        return used / there if there else None
+
+
+@dataclass(frozen=True, slots=True)
+class GpuGroup:
+    """GPUs of one model, and of one pool where the plan says which, that are cut alike and run the same."""
+
+    model: str
+    instances: tuple[Instance, ...]
+    pool: str = ""
+    ids: list[str] = field(default_factory=list)
+
+    @property
+    def label(self) -> str:
+        """The model, and the pool where it is named otherwise."""
+        return self.model if self.pool in ("", self.model) else f"{self.model} of {self.pool}"
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceOverview:
+    """What a service got.
+
+    Attributes:
+        spare: capacity above the asked rate, as a fraction of it; 0 where no rate is asked.
+        latency_ms: the highest latency among its instances; None if it has none.
+        replicas: instances by GPU model and profile, the most frequent first.
+        mixed: whether the plan has GPUs of several models.
+        estimated: whether one of its operating points is an estimate.
+    """
+
+    service: ServiceCapacity
+    spare: float
+    latency_ms: float | None
+    replicas: tuple[tuple[tuple[str, str], int], ...]
+    mixed: bool
+    estimated: bool
+
+    def replicas_text(self, times: str) -> str:
+        """Return its instances in words, GPU by GPU where the plan has several models; `times` is that sign."""
+        by_gpu: dict[str, list[str]] = {}
+        for (model, profile), n in self.replicas:
+            by_gpu.setdefault(model, []).append(f"{n:,}{times}{profile}")
+        if not self.mixed:
+            return ", ".join(text for texts in by_gpu.values() for text in texts) or "none"
+        return "; ".join(f"{model}: {', '.join(texts)}" for model, texts in by_gpu.items()) or "none"
+
+
+def verdict(plan: Plan) -> str:
+    """Return in words how good the plan is: `proven optimal (bound 12)` or `gap 0.4 % (bound 1,250)`."""
+    bound = f"bound {number(plan.objective.lower_bound)}"
+    if plan.objective.proven:
+        return f"proven optimal ({bound})"
+    return f"gap {plan.objective.gap * 100:.2g} % ({bound})"
+
+
+def amount(plan: Plan) -> str:
+    """Return what the plan takes in words: `12 GPUs`, with cost or watts if those were minimised."""
+    gpus = f"{len(plan.gpus):,} GPU{'' if len(plan.gpus) == 1 else 's'}"
+    models = Counter(gpu.model for gpu in plan.gpus)
+    if len(models) > 1:
+        gpus += f" ({', '.join(f'{n:,} {model}' for model, n in models.most_common())})"
+    value = number(plan.objective.value)
+    return {"cost": f"{gpus} at {value} per hour", "watts": f"{gpus} at {value} W"}.get(
+        plan.objective.name, gpus
+    )
+
+
+def number(value: float) -> str:
+    """Return a whole number in full, another with the digits that matter."""
+    value = round(value, 6)
+    return f"{value:z,.0f}" if value == int(value) else f"{value:z,.2f}"
+
+
+_INDEXED = re.compile(r"(.*\D)(\d+)")
+
+
+def id_ranges(ids: Iterable[str]) -> list[str]:
+    """Return ids with neighbours joined: `node-0/gpu-0..3` for four of them."""
+    ranges: list[tuple[str, int, int] | str] = []
+    for gpu_id in ids:
+        found = _INDEXED.fullmatch(gpu_id)
+        if not found:
+            ranges.append(gpu_id)
+            continue
+        prefix, index = found[1], int(found[2])
+        last = ranges[-1] if ranges else ""
+        if isinstance(last, tuple) and (last[0], last[2] + 1) == (prefix, index):
+            ranges[-1] = (prefix, last[1], index)
+        else:
+            ranges.append((prefix, index, index))
+    return [_range_text(each) for each in ranges]
+
+
+def _range_text(found: tuple[str, int, int] | str) -> str:
+    if isinstance(found, str):
+        return found
+    prefix, first, last = found
+    return f"{prefix}{first}" if first == last else f"{prefix}{first}..{last}"
