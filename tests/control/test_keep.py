@@ -9,7 +9,14 @@ import pytest
 from tests.control.world import MODEL, World, gpu
 
 from partita.control.journal import JournalError
-from partita.control.reconciler import Demand, Hysteresis, Reconciler, TransitionOptions, free_gpus
+from partita.control.reconciler import (
+    Demand,
+    Hysteresis,
+    Planned,
+    Reconciler,
+    TransitionOptions,
+    free_gpus,
+)
 from partita.drive.simulated import FaultKind, InjectedFault
 from partita.errors import InfeasibleError, InputError
 from partita.mig.layout import Placement
@@ -184,3 +191,44 @@ def test_a_changed_workload_takes_its_new_rates(
     source.workload = replace(source.workload, document="e", demand=Demand({"bert": 1000.0}))
     keeper.look(400.0)
     assert world.now().capacity() == {"bert": 1400.0}
+
+
+@dataclass
+class HeldPlans:
+    """Plans that a person lets go, and that outlive a reconciler."""
+
+    approval: bool = False
+    kept: list[tuple[Plan, Planned]] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+
+    def last(self) -> tuple[Plan, Planned] | None:
+        return self.kept[-1] if self.kept else None
+
+    def keep(self, plan: Plan, planned: Planned, why: str) -> None:
+        self.kept.append((plan, planned))
+        self.reasons.append(why)
+
+    def approved(self) -> bool:
+        return self.approval
+
+
+def test_a_plan_waits_for_its_approval_and_the_next_reconciler_goes_on_with_it(
+    world: World, source: ChangingSource
+) -> None:
+    plans = HeldPlans()
+
+    def reconciler() -> Reconciler:
+        options = TransitionOptions("shortest", None)
+        return Reconciler(world.controller, source, source, Hysteresis(0.1, 300.0), options, plans=plans)
+
+    first = reconciler()
+    assert first.look(0.0) is None
+    assert first.look(1.0) is None
+    assert plans.reasons == ["there is no plan yet"]
+    assert not world.now().capacity()
+    plans.approval = True
+    reached = reconciler().look(2.0)
+    assert reached is not None
+    assert reached.actions == 2
+    assert len(plans.kept) == 1
+    assert len(source.workload.planned) == 1

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import random
     from collections.abc import Callable, Collection, Iterator, Mapping
 
-    from partita.control.journal import Journal
+    from partita.control.journal import TransitionJournal
     from partita.drive.driver import ActionResult, DriveError, Driver, ObservedGpu, ObservedInstance
     from partita.executor import Backoff, TaskResult
     from partita.transition.deployment import Replica
@@ -39,7 +39,7 @@ class TransitionExecutor:
     """
 
     driver: Driver
-    journal: Journal
+    journal: TransitionJournal
     reporter: Reporter
     backoff: Backoff
     rng: random.Random

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Protocol, TextIO
 
 from partita.control.executor import Fact, Snapshot
 from partita.control.goal import goal_of, goal_text
@@ -116,6 +116,55 @@ class Progress:
     actions: int
     makespan: float
     replans: int
+
+
+class TransitionJournal(Protocol):
+    """What a controller writes down: what is wanted, begun, done and seen. Where, and how long it lasts, varies.
+
+    All methods raise JournalError where nothing can be written any more; nothing is begun then.
+    """
+
+    def begin_goal(self, goal: Goal, command: str, at: float) -> object:
+        """Write down what is wanted from now on; one not reached until now is replaced."""
+        ...
+
+    def begin_round(self, goal: Goal, transition: Transition, at: float) -> None:
+        """Write down the transition that is carried out now, and the goal on the physical GPUs that it leads to."""
+        ...
+
+    def intend(self, actions: Sequence[Action], at: float) -> None:
+        """Write down actions that are about to begin."""
+        ...
+
+    def record(
+        self, ended: Sequence[ActionResult], seen: Snapshot, at: float, gpus: Collection[str] | None = None
+    ) -> None:
+        """Write down how actions ended and what is seen now, of all GPUs (None) or of some."""
+        ...
+
+    def note(self, text: str, at: float) -> None:
+        """Write down something that a person should know."""
+        ...
+
+    def end_goal(self, state: State, at: float) -> None:
+        """Write down that the goal was reached, or that it was stopped before that."""
+        ...
+
+    def recover(self, at: float) -> Mapping[Key, None]:
+        """Close actions whose end nobody has seen, because their controller was killed; return their instances."""
+        ...
+
+    def seen(self) -> Snapshot | None:
+        """Return what was seen last, None if nothing ever was."""
+        ...
+
+    def unfinished(self) -> Goal | None:
+        """Return the goal that was begun last, if it was not reached."""
+        ...
+
+    def promised(self) -> Mapping[str, float] | None:
+        """Return the rates that are required of what runs now, None if nothing was ever applied."""
+        ...
 
 
 class Journal:

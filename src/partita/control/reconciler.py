@@ -60,6 +60,7 @@ class Reconciler:
         rates: what is measured.
         hysteresis: how calm planning is.
         options: how goals are reached.
+        plans: where plans outlive this process; None to forget them with it.
     """
 
     def __init__(
@@ -69,6 +70,8 @@ class Reconciler:
         rates: Rates,
         hysteresis: Hysteresis,
         options: TransitionOptions,
+        *,
+        plans: KeptPlans | None = None,
     ) -> None:
         self._controller = controller
         self._source = source
@@ -77,8 +80,10 @@ class Reconciler:
         self._options = options
         self._workload: CurrentWorkload | None = None
         self._demand = Demand({})
-        self._planned: Planned | None = None
-        self._plan: Plan | None = None
+        self._plans = plans
+        kept = None if plans is None else plans.last()
+        self._planned: Planned | None = None if kept is None else kept[1]
+        self._plan: Plan | None = None if kept is None else kept[0]
         self._settled: str | None = None  # state of the cluster in which nothing is left to do
         self._there: Mapping[str, int] = {}  # GPUs that the plan was made for
         self._not_before = float("-inf")
@@ -155,6 +160,8 @@ class Reconciler:
         self._planned = Planned(now, workload.document, demand)
         self._there = there
         self._settled = None
+        if self._plans is not None:
+            self._plans.keep(self._plan, self._planned, why)
 
     def _outgrown(self, there: Mapping[str, int]) -> str | None:
         """Say why the plan is not for the GPUs there are, None if it is: this does not wait for the hold time."""
@@ -172,6 +179,8 @@ class Reconciler:
         controller, plan, workload = self._controller, self._plan, self._workload
         observation = controller.executor.driver.observe()
         if plan is None or workload is None or snapshot(observation).fingerprint == self._settled:
+            return None
+        if self._plans is not None and not self._plans.approved():
             return None
         journal = controller.executor.journal
         goal = goal_for(
@@ -291,6 +300,28 @@ def _shifted(planned: Demand, demand: Demand, hysteresis: Hysteresis) -> str | N
             part = "" if was is None else f" of {moved:.0%} of its queries"
             return f"{name} has other batch sizes{part} than planned for"
     return None
+
+
+class KeptPlans(Protocol):
+    """Plans that outlive the process that made them, and that a person may hold back."""
+
+    def last(self) -> tuple[Plan, Planned] | None:
+        """Return the plan that was kept last and what it was made for; None if none is for the present workload."""
+        ...
+
+    def keep(self, plan: Plan, planned: Planned, why: str) -> None:
+        """Keep a plan that was made just now.
+
+        Args:
+            plan: the plan.
+            planned: what it was made for.
+            why: the reason for planning.
+        """
+        ...
+
+    def approved(self) -> bool:
+        """Say whether the plan that was kept last may be carried out now; it is asked before each look."""
+        ...
 
 
 class CurrentWorkload(Protocol):
