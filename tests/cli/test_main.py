@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from typer.testing import CliRunner
 
-from partita.cli.main import CommandLine, command_line
+from partita.cli.commands import RegisteredCommands
+from partita.cli.main import CommandLine, app, command_line
 from partita.registry import names
 
 if TYPE_CHECKING:
@@ -43,6 +46,28 @@ def test_the_line_of_each_command_is_the_first_of_its_own_help(name: str) -> Non
 def test_commands_stand_in_the_order_in_which_they_are_met() -> None:
     assert [*CommandLine.order] == NAMES, "a command of Partita's that has no place in the order"
     assert set(NAMES) == set(names("commands"))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_terminal_breaks_a_choice_or_takes_a_word_of_help_for_markup(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    line = command_line()
+    line.load(name)
+    waiting: list[tuple[tuple[str, ...], Any]] = [((name,), line.commands[name])]
+    while waiting:
+        path, command = waiting.pop()
+        if isinstance(command, RegisteredCommands):
+            command.load_all()
+        waiting += [((*path, each), below) for each, below in getattr(command, "commands", {}).items()]
+        help_text = CliRunner().invoke(app, [*path, "--help"]).stdout
+        texts = [command.help or "", command.epilog or ""]
+        for parameter in command.params:
+            texts.append(getattr(parameter, "help", None) or "")
+            for choice in getattr(parameter.type, "choices", ()):
+                assert re.search(rf"[<| ]{re.escape(choice)}[>| ]", help_text), (path, choice)
+        assert not [text for text in texts if re.search(r"(?<!\\)\[[a-z#/@]", text)]
 
 
 def test_a_command_imports_no_other_command() -> None:
@@ -108,7 +133,7 @@ def test_a_planner_of_another_package_is_in_the_help_of_the_option_and_completed
     outside: dict[str, str],
 ) -> None:
     told = run(outside, "plan", "--help", COLUMNS="200").stdout
-    assert "exact|genetic|greedy|mcts|mix|ones|whole|lucky" in told
+    assert "<exact | genetic | greedy | mcts | mix | ones | whole | lucky>" in told
     refused = run(outside, "plan", "-f", "-", "--planner", "lukcy")
     assert refused.returncode == 2
     assert "'lucky'" in refused.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from importlib.util import find_spec
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -26,6 +26,10 @@ _LINE_END = re.compile(r"(?<=\S)\n(?=[\w`'\"(~&])")
 
 _DOCSTRING = re.compile(r'(?:(?!\n\n).)*?:\n\s+"""(.*?)(?:\n\s*\n|""")', re.DOTALL)
 """From a function's `def` to the end of its docstring's first paragraph, with no blank line before the docstring."""
+
+
+_NARROW = 20
+"""Letters for which a narrow terminal has room beside an option."""
 
 
 class RegisteredCommands(TyperGroup):
@@ -158,6 +162,13 @@ def finish(command: Any) -> None:  # noqa: ANN401 -- as above
         command.help = _LINE_END.sub(" ", command.help)
     for parameter in command.params:
         parameter.show_envvar = False
+        choices = " | ".join(map(str, getattr(parameter.type, "choices", ())))
+        if len(choices) > _NARROW:  # a terminal breaks lines at spaces alone
+            parameter.type.get_metavar = partial(_told, f"<{choices}>")
+
+
+def _told(text: str, **_: object) -> str:
+    return text
 
 
 def _kept_apart(body: Callable[..., object]) -> Callable[..., object]:

@@ -85,7 +85,7 @@ ConfigName = Annotated[
         "--config",
         "-c",
         metavar="NAME",
-        help="Which of its configs.  [default: the only one, or partita-NODE for each node]",
+        help="Which of its configs. (default: the only one, or partita-NODE for each node)",
     ),
 ]
 Gpus = Annotated[
@@ -93,15 +93,13 @@ Gpus = Annotated[
     typer.Option(
         "--gpus",
         metavar="MODEL:COUNT",
-        help="GPUs of each node, in the order of their indices: a100-80gb:8.  [default: those of the cluster]",
+        help="GPUs of each node, in the order of their indices: a100-80gb:8. (default: those of the cluster)",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write here and not to stdout.")]
 Nodes = Annotated[
     list[str] | None,
-    typer.Option(
-        "--node", metavar="NODE", help="Node that it is for. Repeatable.  [default: all, or node-0]"
-    ),
+    typer.Option("--node", metavar="NODE", help="Node that it is for. Repeatable. (default: all, or node-0)"),
 ]
 
 imports = typer.Typer(no_args_is_help=True)
@@ -196,7 +194,7 @@ _TYPES = {
 
 def schema(
     document: Annotated[
-        PublishedDocument, typer.Argument(help="Which document.")
+        PublishedDocument, typer.Argument(metavar="[DOCUMENT]", help="Which document.")
     ] = PublishedDocument.WORKLOAD,
 ) -> None:
     """Print the JSON schema of a document, with what each field means.

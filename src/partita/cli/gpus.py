@@ -43,7 +43,7 @@ Profiles = Annotated[
     typer.Option(
         "--profiles",
         metavar="PROFILES",
-        help="Cut into these alone: names or sizes, as in 1g,3g.  [default: all but +me and other variants]",
+        help="Cut into these alone: names or sizes, as in 1g,3g. (default: all but +me and other variants)",
     ),
 ]
 

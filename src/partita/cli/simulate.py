@@ -61,13 +61,13 @@ def simulate(
         typer.Option(
             min=0.1,
             max=10_000,
-            help="Without a trace: median of log-normal batch sizes.  [default: the service's batches, or else 8, "
-            "as far as sizes can be in time]",
+            help="Without a trace: median of log-normal batch sizes. (default: the service's batches, or else 8, "
+            "as far as sizes can be in time)",
         ),
     ] = None,
     sigma: Annotated[
         float | None,
-        typer.Option(min=0.01, max=10, help="Their sigma.  [default: the service's batches, or else 0.9]"),
+        typer.Option(min=0.01, max=10, help="Their sigma. (default: the service's batches, or else 0.9)"),
     ] = None,
     arrivals: Annotated[
         ArrivalsName,
@@ -87,7 +87,7 @@ def simulate(
         typer.Option(
             min=1,
             max=500,
-            help="GPUs.  [default: the count of the pool, or else the fewest that may hold the rate]",
+            help="GPUs. (default: the count of the pool, or else the fewest that may hold the rate)",
         ),
     ] = None,
     quantile: Annotated[
@@ -95,7 +95,7 @@ def simulate(
         typer.Option(
             min=0.5,
             max=0.9999,
-            help="Share of the queries that should be in time.  [default: that of a service with a cut, or 0.95]",
+            help="Share of the queries that should be in time. (default: that of a service with a cut, or 0.95)",
         ),
     ] = None,
     cut: Annotated[
