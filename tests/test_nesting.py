@@ -18,7 +18,7 @@ from partita.documents.text import parse
 from partita.errors import InputError
 from partita.files import DEEPEST, json_value
 from partita.jobs.memory.checkpoint import read_config
-from partita.jobs.run.folder import read_document
+from partita.jobs.run.documents import ExitDocument, read_document
 from partita.perf.reading import read_table
 from partita.planning.document import read_plan
 from partita.serve.gateway.oip import RequestError, RequestLimits, Signature
@@ -181,8 +181,8 @@ def test_no_document_of_an_attempt_is_nested_too_deep_to_be_refused(tmp_path, te
     (tmp_path / "exit.json").write_text(text)
     folder = os.open(tmp_path, os.O_RDONLY)
     try:
-        with pytest.raises(ValueError, match=r"nested|Expecting"):
-            read_document(folder, "exit.json")
+        with pytest.raises(InputError, match=r"nested|expecting|mapping"):
+            read_document(folder, "exit.json", ExitDocument)
     finally:
         os.close(folder)
 

@@ -15,6 +15,7 @@ import pytest
 from tests.jobs.run.attempts import ME, Attempts, ended, says, until, watched
 
 from partita.jobs.queue.folders import read_log
+from partita.jobs.run import real
 from partita.jobs.run.real import RealJobRunner
 from partita.jobs.run.runner import AttemptPhase, JobUser
 from partita.process import table
@@ -300,6 +301,7 @@ def test_jobs_outlive_a_killed_daemon_and_are_found_by_the_next(attempts: Attemp
 import os
 from pathlib import Path
 from partita.jobs.run.runner import Launch, JobUser
+from partita.jobs.run import real
 from partita.jobs.run.real import RealJobRunner
 me = JobUser({ME.uid}, {ME.gid}, {ME.groups}, {ME.name!r})
 command = ("sh", "-c", "sleep 1; exit 6")
@@ -323,8 +325,11 @@ def test_what_never_began_is_lost(tmp_path: Path, attempts: Attempts) -> None:
     assert RealJobRunner().look(folder).why == "its watcher ended before the job began"
 
 
-def test_a_watcher_that_fails_itself_says_of_what(attempts: Attempts) -> None:
-    found = ended(attempts.start("true", log_bytes="many"))
+def test_a_watcher_that_fails_itself_says_of_what(
+    attempts: Attempts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(real, "_WATCHER", "raise TypeError('no number')")
+    found = ended(attempts.start("true"))
     assert found.phase is AttemptPhase.LOST
     assert str(found.why).startswith("its watcher failed: TypeError")
 

@@ -12,8 +12,9 @@ from itertools import islice
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
-from partita.errors import PartitaError
-from partita.files import json_value
+from partita.documents.json_text import decode
+from partita.errors import InputError, PartitaError
+from partita.jobs.run.documents import ExitDocument, LaunchDocument
 from partita.jobs.run.folder import EXIT, LAUNCH, LOG, PART, WISH
 from partita.process import keeper
 
@@ -175,9 +176,9 @@ def _joined(folder: int) -> tuple[int, int] | None:
     """Return where the tail begins in the output and in the file; None while nothing is joined."""
     try:
         with _opened(folder, EXIT) as handle:
-            found = json_value(os.read(handle, 65536))["log"]
-        return (int(found["tail"]), int(found["tail_at"])) if found else None
-    except (OSError, ValueError, KeyError, TypeError):
+            found = decode(os.read(handle, 65536), ExitDocument, EXIT).log
+        return None if found is None else (found.tail, found.tail_at)
+    except (OSError, InputError):
         return None
 
 
@@ -185,8 +186,8 @@ def _head(folder: int) -> int:
     """Return the most bytes that the head of a log has: half of what is kept."""
     try:
         with _opened(folder, LAUNCH) as handle, os.fdopen(os.dup(handle), "rb") as stream:
-            return int(json_value(stream.read())["log_bytes"]) // 2
-    except (OSError, ValueError, KeyError, TypeError):
+            return decode(stream.read(), LaunchDocument, LAUNCH).log_bytes // 2
+    except (OSError, InputError):
         return 0
 
 

@@ -7,12 +7,11 @@ to another one, and run jobs again that are done. It is refused; `recover` makes
 
 from __future__ import annotations
 
-import json
 import re
 import sqlite3
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from partita.documents.text import decode
 from partita.errors import InputError, PartitaError
@@ -21,12 +20,15 @@ from partita.jobs.queue.folders import ATTEMPTS, LastNumber
 from partita.jobs.queue.record import OVER, AttemptVerdict, JobRecord, JobState, load_job
 from partita.jobs.queue.table import FILE, JobStore, UserShare
 from partita.jobs.run import folder as names
-from partita.jobs.run.folder import is_watched
+from partita.jobs.run.documents import ExitDocument, LaunchDocument, WatchDocument, read_document
+from partita.jobs.run.folder import is_watched, open_folder
 from partita.store import DamagedError, StoreError, empty, finish_rebuilding, has_log, rebuild, salvage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from partita.jobs.run.documents import T
 
 _JOB = re.compile(r"(\d{1,15})(?:_\d{1,9})?")
 _OURS = ("PARTITA_JOB_", "PARTITA_ARRAY_INDEX", "CUDA_VISIBLE_DEVICES")
@@ -164,8 +166,10 @@ def _refuse_old(folder: Path, store: JobStore, found: dict[str, int]) -> None:
         )
     for record in store.active():
         if record.attempts and record.attempt.device is not None and record.id in found:
-            there = _document(folder / ATTEMPTS / record.id / str(record.attempt.number))
-            if there is not None and there.get("key", "") != (record.attempt.key or ""):
+            there = _document(
+                folder / ATTEMPTS / record.id / str(record.attempt.number), names.LAUNCH, LaunchDocument
+            )
+            if there is not None and there.key != (record.attempt.key or ""):
                 raise LostStoreError(
                     f"attempt {record.attempt.number} of job {record.id} in the store is not the one on the disk",
                     where=str(store.path),
@@ -182,13 +186,13 @@ def _number(job: str) -> str:
     return job.partition("_")[0]
 
 
-def _document(folder: Path, name: str = names.LAUNCH) -> dict[str, Any] | None:
+def _document(folder: Path, name: str, kind: type[T]) -> T | None:
     """Return a document of an attempt; None if it is not there or cut short."""
     try:
-        found = json.loads((folder / name).read_bytes())
-    except (OSError, ValueError):
+        with open_folder(folder) as handle:
+            return read_document(handle, name, kind)
+    except (OSError, InputError):
         return None
-    return found if isinstance(found, dict) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,15 +219,15 @@ def _read(folder: Path, newest: int) -> _OnDisk | None:
         PartitaError: an attempt runs of which nothing can be read.
     """
     path = folder / str(newest)
-    document, runs = _document(path), is_watched(path)
+    runs = is_watched(path)
     try:
-        if document is None:
-            raise ValueError("no document")
-        job = load_job(document["record"])
-        if (job.id, job.attempt.number) != (folder.name, newest):
-            raise ValueError("another attempt's")
-        environment = {k: v for k, v in document["environment"].items() if not k.startswith(_OURS)}
-    except (KeyError, ValueError, TypeError, IndexError) as error:
+        with open_folder(path) as handle:
+            launch = read_document(handle, names.LAUNCH, LaunchDocument)
+        job = load_job(launch.record)
+        if job.id != folder.name or not job.attempts or job.attempt.number != newest:
+            raise InputError("another attempt's")
+        environment = {k: v for k, v in launch.environment.items() if not k.startswith(_OURS)}
+    except (OSError, InputError) as error:
         if runs:
             raise PartitaError(
                 f"attempt {newest} of job {folder.name} runs, and what it is cannot be read: {error}",
@@ -236,17 +240,17 @@ def _read(folder: Path, newest: int) -> _OnDisk | None:
 
 def _as_found(job: JobRecord, path: Path) -> JobRecord:
     """Return a job whose process was started, as its folder says it is; what its end means the queue finds out."""
-    ended, began = _document(path, names.EXIT), (_document(path, names.WATCH) or {}).get("began")
-    attempt = replace(job.attempt, began=began or job.attempt.decided)
+    ended, watched = _document(path, names.EXIT, ExitDocument), _document(path, names.WATCH, WatchDocument)
+    attempt = replace(job.attempt, began=job.attempt.decided if watched is None else watched.began)
     with suppress(OSError, ValueError):
         attempt = replace(attempt, wish=AttemptVerdict((path / names.WISH).read_text().strip()))
     job = replace(job, attempts=(*job.attempts[:-1], attempt))
     if attempt.wish is not None:
         return replace(job, state=JobState.STOPPING)
-    if ended is None or ended.get("code") != 0 or ended.get("timed_out"):
+    if ended is None or ended.code != 0 or ended.timed_out:
         return replace(job, state=JobState.RUNNING)
     # What is done needs no second look: there may be thousands.
-    done = replace(attempt, ended=ended.get("ended"), code=0, verdict=AttemptVerdict.DONE)
+    done = replace(attempt, ended=ended.ended, code=0, verdict=AttemptVerdict.DONE)
     return replace(job, state=JobState.DONE, why=None).with_attempt(done)
 
 

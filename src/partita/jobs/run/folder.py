@@ -1,13 +1,11 @@
-"""The folder of an attempt: the names of its files, its lock, and its JSON documents, whole or not at all.
+"""The folder of an attempt: the names of its files, its lock, and its documents, written whole or not at all.
 
-The documents are read and written by hand, not with the codec: the watcher, of which there are as many as jobs,
-imports next to nothing, and these are written on a disk that may be full.
+The watcher imports this, and so next to nothing is imported here. What stands in the documents is in `documents`.
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from contextlib import contextmanager
 
@@ -16,7 +14,6 @@ TYPE_CHECKING = False  # typing is a tenth of the watcher's memory
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-    from typing import Any
 
 
 LAUNCH = "launch.json"
@@ -110,22 +107,8 @@ except ImportError:
     from hashlib import blake2b
 
 
-def read_document(folder: int, name: str) -> dict[str, Any]:
-    """Return a document of the folder that is open as this descriptor.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON.
-    """
-    try:
-        found: dict[str, Any] = json.loads(read_file(folder, name))
-    except RecursionError:  # the job's user can write there too
-        raise ValueError("nested too deep") from None
-    return found
-
-
 def read_file(folder: int, name: str) -> bytes:
-    """Return a small file of the folder.
+    """Return a small file of the folder that is open as this descriptor.
 
     Raises:
         OSError: it cannot be read.
@@ -135,14 +118,9 @@ def read_file(folder: int, name: str) -> bytes:
         return stream.read()
 
 
-def encode_document(document: dict[str, Any]) -> bytes:
-    """Return a document as it is written."""
-    return json.dumps(document).encode() + b"\n"
-
-
-def digest_document(data: bytes | dict[str, Any]) -> str:
-    """Return what tells a document, or its bytes, from all others."""
-    return blake2b(data if isinstance(data, bytes) else encode_document(data), digest_size=16).hexdigest()
+def digest_document(data: bytes) -> str:
+    """Return what tells a document from all others."""
+    return blake2b(data, digest_size=16).hexdigest()
 
 
 def reserve_room(folder: int, name: str) -> None:
@@ -159,13 +137,12 @@ def reserve_room(folder: int, name: str) -> None:
         os.close(handle)
 
 
-def write_document(folder: int, name: str, document: dict[str, Any], *, durable: bool = True) -> None:
+def write_document(folder: int, name: str, data: bytes, *, durable: bool = True) -> None:
     """Write a document, in the room set aside if there is some; a durable one survives a crash of the host.
 
     Raises:
         OSError: it cannot be written.
     """
-    data = encode_document(document)
     handle = _open_part(folder, name)
     try:
         while data:

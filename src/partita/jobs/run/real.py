@@ -10,12 +10,21 @@ import sys
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from msgspec.structs import asdict
+
 import partita
-from partita.errors import PartitaError
+from partita.errors import InputError, PartitaError
+from partita.jobs.run.documents import (
+    ExitDocument,
+    LaunchDocument,
+    WatchDocument,
+    encode_document,
+    read_document,
+)
 from partita.jobs.run.folder import (
     CHECKPOINT,
     ERRORS,
@@ -26,7 +35,6 @@ from partita.jobs.run.folder import (
     digest_document,
     exists_in,
     open_folder,
-    read_document,
     read_file,
     try_lock,
     write_document,
@@ -38,7 +46,6 @@ from partita.process.table import boot_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
 
     from partita.jobs.run.runner import Launch
 
@@ -90,7 +97,7 @@ class RealJobRunner:
                     _require_ours(folder, launch, runs=lock is None)
                 elif lock is not None:
                     # Not waiting for the disk: a host that crashes ends the job anyway.
-                    document = self._document(launch)
+                    document = encode_document(self._document(launch))
                     write_document(folder, LAUNCH, document, durable=False)
                     _start_watcher(launch.folder, lock, digest_document(document))
         except OSError as error:
@@ -122,7 +129,7 @@ class RealJobRunner:
                 _ask(handle, grace_s)
             _wake(handle)
 
-    def _document(self, launch: Launch) -> dict[str, Any]:
+    def _document(self, launch: Launch) -> LaunchDocument:
         folder = launch.folder.absolute()
         ours = {
             "CUDA_VISIBLE_DEVICES": launch.device,
@@ -140,24 +147,24 @@ class RealJobRunner:
             # Libraries reserve memory for each thread, more than a small simulated instance has.
             defaults["OMP_NUM_THREADS"] = "1"
         inherited = {k: v for k, v in launch.environment.items() if not k.startswith("PARTITA_JOB_")}
-        return {
-            "job": launch.job,
-            "attempt": launch.attempt,
-            "command": list(launch.command),
-            "directory": str(launch.directory),
-            "environment": {**defaults, **inherited, **ours},
-            "owner": asdict(launch.owner),
-            "limit_bytes": None if self._scale is None else int(launch.memory_bytes * self._scale),
-            "scale": self._scale,
-            "log_bytes": launch.log_bytes,
-            "grace_s": launch.grace_s,
-            "limit_s": launch.limit_s,
-            "umask": launch.umask,
-            "key": launch.key,
-            "record": launch.record,
-            "oom_patterns": list(launch.oom_patterns),
-            "boot": boot_id(),
-        }
+        return LaunchDocument(
+            job=launch.job,
+            attempt=launch.attempt,
+            command=launch.command,
+            directory=str(launch.directory),
+            environment={**defaults, **inherited, **ours},
+            owner=launch.owner,
+            limit_bytes=None if self._scale is None else int(launch.memory_bytes * self._scale),
+            scale=self._scale,
+            log_bytes=launch.log_bytes,
+            grace_s=launch.grace_s,
+            boot=boot_id(),
+            limit_s=launch.limit_s,
+            umask=launch.umask,
+            key=launch.key,
+            record=launch.record,
+            oom_patterns=launch.oom_patterns,
+        )
 
 
 def _require_ours(folder: int, launch: Launch, *, runs: bool) -> None:
@@ -167,10 +174,10 @@ def _require_ours(folder: int, launch: Launch, *, runs: bool) -> None:
         ForeignAttemptError: it is.
     """
     try:
-        key = read_document(folder, LAUNCH).get("key", "")
-    except ValueError:
-        key = None  # cut short by a crash: whose it was, nobody knows
-    if key != launch.key:
+        ours = read_document(folder, LAUNCH, LaunchDocument).key == launch.key
+    except InputError:
+        ours = False  # cut short by a crash: whose it was, nobody knows
+    if not ours:
         raise ForeignAttemptError(
             f"attempt {launch.attempt} of job {launch.job} cannot begin: its folder holds another one",
             where=str(launch.folder),
@@ -211,8 +218,8 @@ def _ask(folder: int, grace_s: float) -> None:
 
 def _wake(folder: int) -> None:
     """Send the watcher SIGTERM, if it is there; it looks once a second anyway."""
-    with suppress(OSError, ValueError, KeyError):
-        handle = os.pidfd_open(read_document(folder, WATCH)["watcher"])
+    with suppress(OSError, InputError):
+        handle = os.pidfd_open(read_document(folder, WATCH, WatchDocument).watcher)
         try:
             # While the lock is held, the pid that was written under it is the watcher's.
             with try_lock(folder, fcntl.LOCK_SH) as lock:
@@ -252,7 +259,7 @@ class AttemptReader:
                 return self._look(folder)
         except FileNotFoundError:
             return AttemptStatus(AttemptPhase.LOST, why="it never began")
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, InputError) as error:
             raise PartitaError(f"an attempt cannot be read: {error}", where=str(self._folder)) from error
 
     def _look(self, folder: int) -> AttemptStatus:
@@ -260,24 +267,24 @@ class AttemptReader:
             if lock is not None and not exists_in(folder, EXIT):
                 return self._lose(folder)
         if not self._known:
-            with suppress(FileNotFoundError, ValueError):  # what a crash of the host has left is no document
-                launch = read_document(folder, LAUNCH)
-                self._scale = launch["scale"]
-                self._device = launch["environment"]["CUDA_VISIBLE_DEVICES"]
+            with suppress(FileNotFoundError, InputError):  # what a crash of the host has left is no document
+                launch = read_document(folder, LAUNCH, LaunchDocument)
+                self._scale = launch.scale
+                self._device = launch.environment.get("CUDA_VISIBLE_DEVICES", "")
                 self._known = True
         if lock is None:
             return self._running(folder)
-        return _ended(read_document(folder, EXIT), self._progress(folder), self._scale)
+        return _ended(read_document(folder, EXIT, ExitDocument), self._progress(folder), self._scale)
 
     def _lose(self, folder: int) -> AttemptStatus:
         found = end_what_is_left(folder, self._folder)
         with suppress(OSError):  # on a full disk the next look finds the same again
-            write_document(folder, EXIT, found)
+            write_document(folder, EXIT, encode_document(found))
         return _ended(found, self._progress(folder), self._scale)
 
     def _running(self, folder: int) -> AttemptStatus:
         if self._began is None and exists_in(folder, WATCH):
-            self._began = read_document(folder, WATCH)["began"]
+            self._began = read_document(folder, WATCH, WatchDocument).began
         if self._began is not None and self._scale is None and time.monotonic() >= self._ask:
             self._ask = time.monotonic() + _ASK_S
             self._peak = max(self._peak, self._used(self._device) or 0)
@@ -294,24 +301,24 @@ class AttemptReader:
         return replace(found, peak_bytes=max(found.peak_bytes or 0, self._peak) or None)
 
 
-def _ended(found: dict[str, Any], progress: JobProgress, scale: float | None) -> AttemptStatus:
+def _ended(found: ExitDocument, progress: JobProgress, scale: float | None) -> AttemptStatus:
     peak = progress.peak_bytes
     # A watcher of an older version has said only whether.
-    ending = Ending(**found["ending"]) if found.get("ending") else None
-    if scale is not None and found["peak_bytes"] is not None:
-        peak = max(peak or 0, int(found["peak_bytes"] / scale))
+    ending = None if found.ending is None else Ending(**asdict(found.ending))
+    if scale is not None and found.peak_bytes is not None:
+        peak = max(peak or 0, int(found.peak_bytes / scale))
     return AttemptStatus(
-        AttemptPhase.LOST if found.get("lost") else AttemptPhase.ENDED,
-        code=found["code"],
-        timed_out=found.get("timed_out", False),
-        out_of_memory=found["out_of_memory"] or (ending is not None and ending.verdict == OUT_OF_MEMORY),
+        AttemptPhase.LOST if found.lost else AttemptPhase.ENDED,
+        code=found.code,
+        timed_out=found.timed_out,
+        out_of_memory=found.out_of_memory or (ending is not None and ending.verdict == OUT_OF_MEMORY),
         ending=ending,
-        why=found["why"],
-        began=found["began"],
-        ended=found["ended"],
+        why=found.why,
+        began=found.began,
+        ended=found.ended,
         progress=replace(progress, peak_bytes=peak),
-        left=found["left"],
-        stuck=tuple(found["stuck"]),
+        left=found.left,
+        stuck=found.stuck,
     )
 
 
@@ -356,6 +363,7 @@ class ProgressReader:
 
     def _take(self, line: bytes) -> None:
         try:
+            # By hand: a job reports many times a second, and what it writes is told to nobody.
             step, of, allocated, peak = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             return
@@ -372,7 +380,7 @@ def _count(value: object) -> bool:
     return type(value) is int and 0 <= value < 1 << 60
 
 
-def end_what_is_left(folder: int, path: Path) -> dict[str, Any]:
+def end_what_is_left(folder: int, path: Path) -> ExitDocument:
     """Kill the processes of an attempt that nobody watches; return how it ended, as its watcher would have.
 
     A pid alone names nobody: a process is the attempt's if it began when the watcher saw it begin, or is in the
@@ -383,44 +391,39 @@ def end_what_is_left(folder: int, path: Path) -> dict[str, Any]:
         path: of the folder.
     """
     try:
-        launch = read_document(folder, LAUNCH)
-    except (OSError, ValueError):
+        launch = read_document(folder, LAUNCH, LaunchDocument)
+    except (OSError, InputError):
         return _lost("it never began")
-    if launch["boot"] != boot_id():
-        return _lost("the host was started anew while it ran", began=_watched(folder).get("began"))
-    watched = _watched(folder)
-    began = dict(watched.get("processes", ()))
-    main = watched.get("main")
+    try:
+        watched = read_document(folder, WATCH, WatchDocument)
+    except (OSError, InputError):
+        watched = None
+    since = None if watched is None else watched.began
+    if launch.boot != boot_id():
+        return _lost("the host was started anew while it ran", began=since)
+    began = dict(() if watched is None else watched.processes)
+    main = None if watched is None else watched.main
     job = keeper.ProcessIdentity(
-        launch["boot"],
+        launch.boot,
         f"PARTITA_JOB_PROGRESS={path.absolute() / PROGRESS}",
         main,
-        began.get(main),
+        None if main is None else began.get(main),
         tuple((pid, at) for pid, at in began.items() if at),
     )
     killed, stuck = job.kill(_PATIENCE_S)
-    why = _said(folder) or ("its watcher was killed" if watched else "its watcher ended before the job began")
+    why = _said(folder) or (
+        "its watcher ended before the job began" if watched is None else "its watcher was killed"
+    )
     if stuck:
         why += f", and {len(stuck)} of its processes do not end: is its GPU lost?"
-    return _lost(why, began=watched.get("began"), left=len(killed), stuck=sorted(stuck))
+    return _lost(why, began=since, left=len(killed), stuck=tuple(sorted(stuck)))
 
 
 def _lost(
-    why: str, *, began: float | None = None, left: int = 0, stuck: list[int] | None = None
-) -> dict[str, Any]:
-    return {
-        "lost": True,
-        "code": None,
-        "why": why,
-        "out_of_memory": False,
-        "began": began,
-        "ended": max(time.time(), began or 0.0),
-        "peak_bytes": None,
-        "cpu_s": None,
-        "left": left,
-        "stuck": stuck or [],
-        "log": None,
-    }
+    why: str, *, began: float | None = None, left: int = 0, stuck: tuple[int, ...] = ()
+) -> ExitDocument:
+    ended = max(time.time(), began or 0.0)
+    return ExitDocument(None, why, ended, began, lost=True, left=left, stuck=stuck)
 
 
 def _said(folder: int) -> str | None:
@@ -430,10 +433,3 @@ def _said(folder: int) -> str | None:
     except OSError:
         return None
     return f"its watcher failed: {lines[-1]}" if lines else None
-
-
-def _watched(folder: int) -> dict[str, Any]:
-    try:
-        return read_document(folder, WATCH)
-    except (OSError, ValueError):
-        return {}

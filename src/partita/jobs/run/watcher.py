@@ -66,7 +66,7 @@ def main(path: str, digest: str, lock: str) -> None:
     become_subreaper("partita-watcher")
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     data = read_file(folder, LAUNCH)
-    launch = json.loads(data)
+    launch = json.loads(data)  # plain documents, as `documents` says
     del launch["record"]  # for the queue
     Watcher(folder, launch).run(genuine=digest_document(data) == digest)
 
@@ -240,7 +240,7 @@ class Watcher:
         seen = [[pid, table.started_at(pid)] for pid in pids]
         found = {"watcher": os.getpid(), "main": self._main, "began": self._began, "processes": seen}
         try:
-            write_document(self._folder, WATCH, found, durable=False)
+            write_document(self._folder, WATCH, json.dumps(found).encode(), durable=False)
         except OSError:
             return  # a full disk; the processes are found by their session and environment
 
@@ -278,7 +278,7 @@ class Watcher:
         }
         for _ in range(_WRITE_TRIES):
             try:
-                write_document(self._folder, EXIT, found)
+                write_document(self._folder, EXIT, json.dumps(found).encode())
             except OSError:
                 time.sleep(1.0)  # a full disk, and no room was set aside
             else:
