@@ -12,7 +12,7 @@ from itertools import islice
 from stat import S_ISREG
 from typing import TYPE_CHECKING
 
-from partita.documents.json_text import decode
+from partita.documents.text import decode
 from partita.errors import InputError, PartitaError
 from partita.jobs.run.documents import ExitDocument, LaunchDocument
 from partita.jobs.run.folder import EXIT, LAUNCH, LOG, PART, WISH

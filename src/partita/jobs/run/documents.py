@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TypeVar
 
 from partita.documents.codec import Value
-from partita.documents.json_text import compact, decode
+from partita.documents.text import compact, decode
 from partita.jobs.run.folder import read_file
 from partita.jobs.run.runner import JobUser
 
