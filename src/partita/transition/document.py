@@ -37,58 +37,53 @@ if TYPE_CHECKING:
     from partita.planning.plan import Plan
 
 
-class ActionDocument(Value, omit_defaults=True, kw_only=True):
+_REPLICA = ("service", "model", "batch", "processes", "throughput", "latency_ms")
+
+
+class InstanceDocument(Value, omit_defaults=True, kw_only=True):
+    """An instance, as `3g.40gb@4`, and all of a replica on it or nothing."""
+
+    instance: Annotated[str, check(Placement.parse)]
+    service: Text | None = None
+    model: Text | None = None
+    batch: Count | None = None
+    processes: Count | None = None
+    throughput: Amount | None = None
+    latency_ms: Amount | None = None
+
+    def faults(self) -> Iterator[FieldFault]:
+        """Yield what its replica lacks."""
+        lacking = [name for name in _REPLICA if getattr(self, name) is None]
+        if len(lacking) < len(_REPLICA):
+            for name in lacking:
+                yield FieldFault((), f"{name} is missing", f"a replica has {', '.join(_REPLICA)}")
+
+    @property
+    def replica(self) -> Replica | None:
+        """The replica on it."""
+        return None if self.service is None else Replica(*(getattr(self, name) for name in _REPLICA))
+
+
+class ActionDocument(InstanceDocument, kw_only=True):
     """One step on one instance; `after` has the ids of those that must have ended before it begins."""
 
     id: Text
     kind: ActionKind
     gpu: Text
-    instance: Annotated[str, check(Placement.parse)]
-    service: Text | None = None
-    model: Text | None = None
-    batch: Count | None = None
-    processes: Count | None = None
-    throughput: Amount | None = None
-    latency_ms: Amount | None = None
     after: tuple[str, ...]
     seconds: Amount
 
     def faults(self) -> Iterator[FieldFault]:
         """Yield what its replica lacks, and whether there is one where there must be none."""
-        yield from _replica_faults(self)
+        yield from super().faults()
         if (self.service is None) is (self.kind in (ActionKind.START_REPLICA, ActionKind.STOP_REPLICA)):
             yield FieldFault((), "actions on replicas name a service, others do not")
 
 
-class DeployedInstanceDocument(Value, omit_defaults=True):
-    """An instance, as `3g.40gb@4`, with the replica on it; `fixed` if it may be neither moved nor destroyed."""
+class DeployedInstanceDocument(InstanceDocument, kw_only=True):
+    """An instance with the replica on it; `fixed` if it may be neither moved nor destroyed."""
 
-    instance: Annotated[str, check(Placement.parse)]
-    service: Text | None = None
-    model: Text | None = None
-    batch: Count | None = None
-    processes: Count | None = None
-    throughput: Amount | None = None
-    latency_ms: Amount | None = None
     fixed: bool = False
-
-    def faults(self) -> Iterator[FieldFault]:
-        """Yield what its replica lacks."""
-        yield from _replica_faults(self)
-
-
-_REPLICA = ("service", "model", "batch", "processes", "throughput", "latency_ms")
-
-
-def _replica_faults(document: ActionDocument | DeployedInstanceDocument) -> Iterator[FieldFault]:
-    lacking = [name for name in _REPLICA if getattr(document, name) is None]
-    if len(lacking) < len(_REPLICA):
-        for name in lacking:
-            yield FieldFault((), f"{name} is missing", f"a replica has {', '.join(_REPLICA)}")
-
-
-def _replica(document: ActionDocument | DeployedInstanceDocument) -> Replica | None:
-    return None if document.service is None else Replica(*(getattr(document, name) for name in _REPLICA))
 
 
 def _replica_fields(replica: Replica | None) -> dict[str, Any]:
@@ -154,27 +149,30 @@ def write_transition(transition: Transition, stream: TextIO) -> None:
     )
     parts = {
         "services": map(line, floors),
-        "actions": map(line, map(_action_document, transition.actions)),
+        "actions": map(_action_line, transition.actions),
         "target": map(line, gpus),
     }
     write(TRANSITION, stream, parts, head)
 
 
-def _action_document(action: Action) -> ActionDocument:
-    return ActionDocument(
-        id=action.id,
-        kind=action.kind,
-        gpu=action.gpu,
-        instance=str(action.placement),
-        **_replica_fields(action.replica),
-        after=action.after,
-        seconds=number(action.seconds),
+def _action_line(action: Action) -> str:
+    """Return an action as JSON, its fields in the order in which they are read."""
+    return line(
+        {
+            "id": action.id,
+            "kind": action.kind,
+            "gpu": action.gpu,
+            "instance": str(action.placement),
+            **_replica_fields(action.replica),
+            "after": action.after,
+            "seconds": number(action.seconds),
+        }
     )
 
 
 def _instance_document(each: DeployedInstance) -> DeployedInstanceDocument:
     return DeployedInstanceDocument(
-        str(each.placement), **_replica_fields(each.replica), fixed=bool(each.fixed)
+        instance=str(each.placement), **_replica_fields(each.replica), fixed=bool(each.fixed)
     )
 
 
@@ -201,12 +199,12 @@ def read_transition(path: Path | str) -> Transition:
 def _action(document: ActionDocument) -> Action:
     place = Placement.parse(document.instance)
     return Action(
-        document.id, document.kind, document.gpu, place, _replica(document), document.after, document.seconds
+        document.id, document.kind, document.gpu, place, document.replica, document.after, document.seconds
     )
 
 
 def _instance(document: DeployedInstanceDocument) -> DeployedInstance:
-    return DeployedInstance(Placement.parse(document.instance), _replica(document), document.fixed)
+    return DeployedInstance(Placement.parse(document.instance), document.replica, document.fixed)
 
 
 # Layouts
