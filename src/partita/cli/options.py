@@ -6,6 +6,8 @@ import csv
 import os
 import re
 import sys
+from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -181,6 +183,72 @@ Forbid = Annotated[
         help="Combination that no GPU may hold on the way, as in 4g+3g. Repeatable. (plans do not record it)",
     ),
 ]
+
+
+# Of gateways.
+
+
+class LogFormat(StrEnum):
+    """What log lines look like."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+Listen = Annotated[
+    str, typer.Option("--listen", metavar="ADDRESS", help="Beyond this host, a token or TLS is needed.")
+]
+Port = Annotated[int, typer.Option("--port", min=0, max=65_535, help="HTTP port; 0 takes a free one.")]
+GrpcPort = Annotated[
+    int, typer.Option("--grpc-port", min=0, max=65_535, help="gRPC port; 0 takes a free one.")
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file", metavar="FILE", help="Ask every request for this bearer token; health is open."
+    ),
+]
+TlsCert = Annotated[
+    Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate (PEM): serve TLS.")
+]
+TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key (PEM).")]
+TlsClientCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--tls-client-ca", metavar="FILE", help="Let in clients with certificates of this CA (PEM) alone."
+    ),
+]
+MaxBody = Annotated[
+    float, typer.Option("--max-body", metavar="MIB", min=0.01, max=1023, help="Largest request, in MiB.")
+]
+Grace = Annotated[
+    float,
+    typer.Option(
+        "--grace", min=0.0, max=86_400, help="Seconds to finish what is under way when told to end."
+    ),
+]
+LogForm = Annotated[LogFormat, typer.Option("--log-format", help="Log lines on stderr: for people, or JSON.")]
+Router = Annotated[
+    RouterName, typer.Option(help="Who answers which query; kairos does in simulations alone.")
+]
+
+
+_TO_SERVE = (
+    "httptools", "uvloop", "orjson", "grpc", "grpc_health", "grpc_reflection", "google.protobuf",
+    "prometheus_client",
+)  # fmt: skip
+
+
+def need_packages_to_serve() -> None:
+    """Refuse to go on without what a gateway imports, before it is imported.
+
+    Raises:
+        InputError: says what is missing.
+    """
+    if missing := [name for name in _TO_SERVE if find_spec(name.partition(".")[0]) is None]:
+        raise InputError(f"{', '.join(missing)} is not installed", hint='pip install "partita[serve]"')
+    # Else gRPC's core writes lines of its own on stderr, one for each client with a wrong certificate.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 OPTION = "--gpus-file"

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass, field
-from enum import StrEnum
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from partita.cli.cluster import SIMULATED, ClockName, Cluster, ServicesFile, open_driver
-from partita.cli.options import DriverName, RouterName
+from partita.cli.options import (
+    DriverName,
+    Grace,
+    GrpcPort,
+    Listen,
+    LogForm,
+    LogFormat,
+    MaxBody,
+    Port,
+    Router,
+    TlsCert,
+    TlsClientCa,
+    TlsKey,
+    TokenFile,
+    need_packages_to_serve,
+)
 from partita.cli.output import WorkloadFile, stderr
 from partita.cli.plan import Seed, TimeLimit, planned
 from partita.control.journal import serving
@@ -45,58 +57,12 @@ if TYPE_CHECKING:
 
 _QUANTILE = 0.95
 """Share of queries that should be in time, where the workload says none."""
-_PACKAGES = (
-    "httptools", "uvloop", "orjson", "grpc", "grpc_health", "grpc_reflection", "google.protobuf",
-    "prometheus_client",
-)  # fmt: skip
-
-
-class LogFormat(StrEnum):
-    """What log lines look like."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", metavar="PLAN", help="Serve this plan; without it, plan first.")
 ]
 Attach = Annotated[
     bool, typer.Option("--attach", help="Start no workers: use those that `partita run` has started.")
 ]
-Listen = Annotated[
-    str, typer.Option("--listen", metavar="ADDRESS", help="Beyond this host, a token or TLS is needed.")
-]
-Port = Annotated[int, typer.Option("--port", min=0, max=65_535, help="HTTP port; 0 takes a free one.")]
-GrpcPort = Annotated[
-    int, typer.Option("--grpc-port", min=0, max=65_535, help="gRPC port; 0 takes a free one.")
-]
-TokenFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--token-file", metavar="FILE", help="Ask every request for this bearer token; health is open."
-    ),
-]
-TlsCert = Annotated[
-    Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate (PEM): serve TLS.")
-]
-TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key (PEM).")]
-TlsClientCa = Annotated[
-    Path | None,
-    typer.Option(
-        "--tls-client-ca", metavar="FILE", help="Let in clients with certificates of this CA (PEM) alone."
-    ),
-]
-MaxBody = Annotated[
-    float, typer.Option("--max-body", metavar="MIB", min=0.01, max=1023, help="Largest request, in MiB.")
-]
-Grace = Annotated[
-    float,
-    typer.Option(
-        "--grace", min=0.0, max=86_400, help="Seconds to finish what is under way when told to end."
-    ),
-]
-LogForm = Annotated[LogFormat, typer.Option("--log-format", help="Log lines on stderr: for people, or JSON.")]
 Driver = Annotated[
     DriverName,
     typer.Option(
@@ -105,10 +71,6 @@ Driver = Annotated[
         help="Where its workers run: nvml, each on one of this host's MIG instances that stand; simulated, on none.",
     ),
 ]
-Router = Annotated[
-    RouterName, typer.Option(help="Who answers which query; kairos does in simulations alone.")
-]
-
 EXAMPLES = """Ask it with curl, or with NVIDIA's client (pip install "tritonclient\\[all]"):
 
 curl 127.0.0.1:8000/v2/models/SERVICE/infer -d '{"inputs": [{"name":
@@ -160,11 +122,7 @@ def serve(
 
     SIGTERM or Ctrl-C finish what is under way; a second one ends at once.
     """
-    if missing := [name for name in _PACKAGES if find_spec(name.partition(".")[0]) is None]:
-        raise InputError(f"{', '.join(missing)} is not installed", hint='pip install "partita[serve]"')
-    # Else gRPC's core writes lines of its own on stderr, one for each client with a wrong certificate.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-
+    need_packages_to_serve()
     live_router(router)  # one that cannot be used is told before anything is started
     endpoint = read_endpoint(
         listen,
@@ -184,19 +142,9 @@ def serve(
     if not attach:
         made = staff(loaded, _plan(loaded, plan, time_limit, seed), services, driver, plan)
         supervisor = _supervisor(made, tables, folder / WORKERS, grace)
-    served = [
-        ServedService(
-            each.name,
-            each.model,
-            each.slo.latency_ms / 1000,
-            each.slo.quantile or _QUANTILE,
-            tables[each.name],
-        )
-        for each in loaded.workload.services
-    ]
     with serving(folder):
         in_order = serve_until_told(
-            served,
+            served_services(loaded),
             folder / WORKERS,
             endpoint,
             router=router,
@@ -208,6 +156,20 @@ def serve(
         )
     if not in_order:
         raise KeyboardInterrupt
+
+
+def served_services(loaded: PreparedWorkload) -> list[ServedService]:
+    """Return a workload's services as a gateway knows them."""
+    return [
+        ServedService(
+            each.name,
+            each.model,
+            each.slo.latency_ms / 1000,
+            each.slo.quantile or _QUANTILE,
+            seconds_of(loaded, each),
+        )
+        for each in loaded.workload.services
+    ]
 
 
 def _plan(loaded: PreparedWorkload, path: Path | None, time_limit: float, seed: int) -> Plan:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from msgspec import field
 
-from partita.documents.codec import Amount, FieldFault, Meta, Text, Value
+from partita.documents.codec import Amount, FieldFault, Meta, Text, Value, check
 from partita.documents.text import read
 from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, UpstreamReplica
+from partita.errors import InputError, nearest
 from partita.serve.worker.spec import (
     GRACE_S,
     LOAD_TIMEOUT_S,
@@ -25,12 +26,47 @@ from partita.serve.worker.wire import HANG_TIMEOUT_S
 from partita.serve.worker_specs import worker_process
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from pathlib import Path
 
     from partita.serve.worker_specs import SliceSeconds
 
 Words = Annotated[tuple[str, ...], Meta(min_length=1, examples=[["serve", "--port", '"{port}"']])]
+
+
+class WorkerAddress(NamedTuple):
+    """Where a worker listens that runs on another host.
+
+    Attributes:
+        service: that it should serve.
+        host: name or address.
+        port: of TCP.
+    """
+
+    service: str
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        """Return it as URLs have it."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def _host_and_port(text: str) -> tuple[str, int]:
+    """Return what `gpu-host-1:9000` or `[fd00::1]:9000` names.
+
+    Raises:
+        InputError: it is no address with a port.
+    """
+    host, _, port = text.rpartition(":")
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    number = int(port) if port.isascii() and port.isdigit() and len(port) < 6 else 0
+    if not bare or not 0 < number < 65_536 or (":" in bare) != (bare != host) or "/" in bare:
+        raise InputError(f"{text!r} is no address of a worker", hint="write 10.0.0.2:9000")
+    return bare, number
+
+
+HostPort = Annotated[Text, check(_host_and_port)]
 
 
 class WorkerEntry(Value):
@@ -61,9 +97,12 @@ class WorkerEntry(Value):
 class ServiceEntry(Value):
     """How one service's replicas are run: by a `worker`, by a `command`, or by a server that `start` and `stop` tell.
 
+    Or it says with `workers` where they run already, on other hosts.
+
     Attributes:
         name: of the service.
         worker: Partita's own, with what runs the model.
+        workers: addresses of Partita's own on other hosts, which others start.
         command: starts a process for each replica.
         start: tells a server that runs already of a replica that it is to serve.
         stop: tells it of one that it is to serve no more.
@@ -80,6 +119,7 @@ class ServiceEntry(Value):
 
     name: Text
     worker: Annotated[WorkerEntry | None, Meta(examples=[{"onnx": "model.onnx"}])] = None
+    workers: Annotated[tuple[HostPort, ...] | None, Meta(examples=[["10.0.0.2:9000"]])] = None
     command: Words | None = None
     start: Words | None = None
     stop: Words | None = None
@@ -97,7 +137,8 @@ class ServiceEntry(Value):
 
     def faults(self) -> Iterator[FieldFault]:
         """Yield what is wrong between the fields."""
-        kind = "worker" if self.worker else "start" if self.start else "command"
+        given = (name for name in ("worker", "workers", "start") if getattr(self, name) is not None)
+        kind = next(given, "command")
         for name in _KINDS[kind]:
             if getattr(self, name) is None:
                 hint = 'write command: [serve, --port, "{port}"], or worker: {onnx: model.onnx}'
@@ -120,11 +161,12 @@ class ServiceEntry(Value):
 
 
 _NOTHING = ServiceEntry("")
-_KINDS = {"worker": ("worker",), "command": ("command",), "start": ("start", "stop")}
+_KINDS = {"worker": ("worker",), "workers": ("workers",), "command": ("command",), "start": ("start", "stop")}
 _OPTIONAL = {
     "worker": (
         "environment", "grace_s", "start_timeout_s", "batch", "max_batch_size", "hang_timeout_s", "retry",
     ),
+    "workers": (),
     "command": ("environment", "ready", "grace_s", "start_timeout_s"),
     "start": ("timeout_s",),
 }  # fmt: skip
@@ -177,17 +219,17 @@ def read_services(
     """
     found = {}
     for entry in read(path, ServicesDocument).services:
-        found[entry.name] = _run(entry, path.parent, sockets, (seconds or {}).get(entry.name, {}))
+        found[entry.name] = _run(entry, path, sockets, (seconds or {}).get(entry.name, {}))
     return found
 
 
 def _run(
-    entry: ServiceEntry, folder: Path, sockets: Path, seconds: SliceSeconds
+    entry: ServiceEntry, path: Path, sockets: Path, seconds: SliceSeconds
 ) -> ReplicaProcess | UpstreamReplica:
     grace_s = GRACE_S if entry.grace_s is None else entry.grace_s
     if entry.worker is not None:
         return worker_process(
-            entry.worker.backend(folder),
+            entry.worker.backend(path.parent),
             sockets,
             seconds=seconds,
             declared=entry.declared,
@@ -196,6 +238,12 @@ def _run(
             start_timeout_s=entry.start_timeout_s,
             hang_timeout_s=HANG_TIMEOUT_S if entry.hang_timeout_s is None else entry.hang_timeout_s,
             retry=entry.retry,
+        )
+    if entry.workers is not None:
+        raise InputError(
+            f"{entry.name} runs on other hosts, at the addresses in `workers`",
+            where=str(path),
+            hint="those are for partita gateway; say with worker or command how its replicas are started here",
         )
     if entry.start is not None:
         return UpstreamReplica(entry.start, entry.stop or (), entry.timeout_s)
@@ -228,3 +276,33 @@ def read_workers(path: Path) -> dict[str, WorkerSettings]:
         for entry in read(path, ServicesDocument).services
         if entry.worker is not None
     }
+
+
+def read_addresses(path: Path, known: Collection[str]) -> tuple[WorkerAddress, ...]:
+    """Read where the workers of services run that have `workers`.
+
+    Args:
+        path: the file.
+        known: services that may be in it.
+
+    Raises:
+        InputError: the file cannot be read, or all that is wrong in it.
+    """
+    found: dict[str, WorkerAddress] = {}
+    for entry in read(path, ServicesDocument).services:
+        if entry.workers is None:
+            continue
+        if entry.name not in known:
+            raise InputError(
+                f"{entry.name} is not in the workload", where=str(path), hint=nearest(entry.name, [*known])
+            )
+        for text in entry.workers:
+            address = WorkerAddress(entry.name, *_host_and_port(text))
+            other = found.setdefault(str(address), address)
+            if other != address:
+                raise InputError(
+                    f"{address} is a worker of {other.service} and of {entry.name}",
+                    where=str(path),
+                    hint="a worker serves one service",
+                )
+    return tuple(found.values())

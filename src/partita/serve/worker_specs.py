@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 from partita.drive.replicas import ReplicaProcess
 from partita.errors import InputError
 from partita.planning.plan import PlannedGpu
-from partita.serve.worker.spec import GRACE_S, LOAD_TIMEOUT_S, UNDECLARED, UpstreamSpec, WorkerSpec, fill_in
+from partita.serve.worker.spec import (
+    GRACE_S,
+    LOAD_TIMEOUT_S,
+    UNDECLARED,
+    UNNAMED,
+    UpstreamSpec,
+    WorkerSpec,
+    fill_in,
+)
 from partita.serve.worker.wire import HANG_TIMEOUT_S, FrameError, FrameKind, Frames, Hello, connected
 
 if TYPE_CHECKING:
@@ -22,8 +30,6 @@ if TYPE_CHECKING:
     from partita.serve.worker.spec import BackendSpec, DeclaredBatch
 
 
-UNNAMED = "0"
-"""The token of a specification that no worker has been started with yet."""
 WORDS = ("gpu", "placement", "start", "service", "model")
 """What an upstream server's URL and command may name, beside the port."""
 COMMAND = (sys.executable, "-m", "partita.serve.worker", "{document}")

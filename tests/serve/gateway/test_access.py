@@ -3,44 +3,29 @@
 from __future__ import annotations
 
 import http.client
-import shutil
 import ssl
-import subprocess
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import grpc
 import pytest
+from tests.serve.gateway.certificates import make_certificates
 from tests.serve.gateway.fake_gateway import ECHO, FakeGateway
 from tests.serve.gateway.transports import PATIENCE_S, serving
 
 from partita.errors import InputError
-from partita.serve.gateway.access import Tls, check_exposure, is_loopback, read_tls, read_token
+from partita.serve.gateway.access import Tls, check_exposure, read_tls
 from partita.serve.gateway.grpc_server import message
+from partita.serve.worker.listening import read_token
+from partita.serve.worker.spec import is_loopback
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
-
 
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory):
-    """A folder with an authority, and a server's and a client's certificates that it signed."""
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not installed")
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], cwd=folder, check=True, capture_output=True)
-
-    openssl("req", "-x509", *KEY, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority")
-    (folder / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1\n")
-    for name in ("server", "client"):
-        openssl("req", *KEY[:-2], "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
-    return folder
+    return make_certificates(tmp_path_factory.mktemp("tls"))
 
 
 def https_status(port: int, context: ssl.SSLContext) -> int:

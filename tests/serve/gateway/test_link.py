@@ -29,8 +29,10 @@ class Ears:
         self.heard.append(hello)
         return True
 
-    def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> bool:
-        del link
+    def said_done(
+        self, link: Link, number: int, answers: Sequence[Answer], seconds: float, waited: float
+    ) -> bool:
+        del link, waited
         data = [[bytes(tensor.data) for tensor in answer.outputs] for answer in answers]
         self.heard.append((number, data, seconds))
         return True
@@ -41,6 +43,10 @@ class Ears:
     def said_beat(self, link: Link, fault: str | None) -> None:
         assert link.heard
         self.heard.append(("beat", fault))
+
+    def said_load(self, link: Link, batches: int) -> None:
+        del link
+        self.heard.append(("load", batches))
 
     def said_draining(self, link: Link) -> None:
         del link

@@ -83,6 +83,7 @@ class FakeLink:
     gateway: Gateway
     worker: Worker | None = None
     service: str = ""
+    remote: None = None
     runs: dict[int, tuple[Query, ...]] = field(default_factory=dict)
 
     def run(self, number: int, queries: list[Query]) -> None:
@@ -95,7 +96,7 @@ class FakeLink:
         number = next(iter(self.runs))
         queries = self.runs.pop(number)
         made = answers or [Answer(plus_one(query)) for query in queries]
-        assert self.gateway.said_done(cast("Link", self), number, made, 0.001)
+        assert self.gateway.said_done(cast("Link", self), number, made, 0.001, 0.0)
 
 
 def plus_one(query: Query) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def spec(folder: Path, number: int, seconds: dict[int, float], **more: object) -> WorkerSpec:
+def spec(folder: Path | None, number: int, seconds: dict[int, float], **more: object) -> WorkerSpec:
     fields: dict[str, object] = {
         "service": "one",
         "model": "m",
@@ -25,7 +25,7 @@ def spec(folder: Path, number: int, seconds: dict[int, float], **more: object) -
         "placement": "1g.10gb@0",
         "batch": 8,
         "backend": EmulatedSpec(),
-        "folder": str(folder),
+        "folder": str(folder or ""),
         "token": f"t{number}",
         "seconds": seconds,
         "grace_s": 5.0,

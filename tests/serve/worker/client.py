@@ -124,7 +124,8 @@ class Gateway:
     def done(self) -> tuple[int, tuple[Answer, ...], float]:
         found = self.next()
         assert found.kind == FrameKind.DONE
-        return found.number, *unpack_done(found.header, found.data)
+        answers, seconds, _ = unpack_done(found.header, found.data)
+        return found.number, answers, seconds
 
     def ask(self, *queries: Query) -> tuple[Answer, ...]:
         number = self.send(*queries)

@@ -193,7 +193,7 @@ class Kept:
 
 def test_answers_that_no_frame_holds_are_told() -> None:
     kept = Kept()
-    lanes = Lanes(cast("Backend", Growing()), 1, lambda: None, lambda _: None, most=100)
+    lanes = Lanes(cast("Backend", Growing()), 1, lambda _: None, lambda _: None, most=100)
     queries = tuple(Query((Tensor("X", "UINT8", (1,), bytes([size])),)) for size in (60, 101, 50, 40))
     lanes.put(cast("Connection", kept), 7, queries)
     frame = Frames(cast("socket.socket", kept)).next()

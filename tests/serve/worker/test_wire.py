@@ -58,7 +58,7 @@ def received(data: bytes, pieces: list[int]) -> Frames:
             theirs.sendall(data[at:])
 
     threading.Thread(target=send, daemon=True).start()
-    return Frames(Owned(ours))  # type: ignore[arg-type]
+    return Frames(Owned(ours))
 
 
 class Owned:
@@ -94,7 +94,7 @@ def test_answers_come_as_they_were_sent(answers: list[Answer], seconds: float, p
     found = received(pack_done(2**64 - 1, answers, seconds), pieces).next()
     assert found is not None
     assert (found.kind, found.number) == (FrameKind.DONE, 2**64 - 1)
-    assert unpack_done(found.header, found.data) == (tuple(answers), seconds)
+    assert unpack_done(found.header, found.data) == (tuple(answers), seconds, 0.0)
 
 
 @given(st.lists(QUERIES, min_size=1, max_size=3), st.integers(1, 50))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from dataclasses import dataclass
 from hmac import compare_digest
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING
 from partita.errors import InputError
 from partita.files import read_text
 from partita.serve.gateway.oip import RequestError
+from partita.serve.worker.listening import read_token
+from partita.serve.worker.spec import is_loopback
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 
-_SHORTEST = 16
-_LONGEST = 4096
 BACKLOG = 2048
 
 
@@ -69,27 +68,6 @@ def read_endpoint(
     return Endpoint(host, *ports, token, tls)
 
 
-def read_token(path: Path) -> str:
-    """Return the token in a file.
-
-    Raises:
-        InputError: it cannot be read, or holds no token.
-    """
-    token = read_text(path).strip()
-    if (
-        not _SHORTEST <= len(token) <= _LONGEST
-        or not token.isascii()
-        or not token.isprintable()
-        or " " in token
-    ):
-        raise InputError(
-            f"the file has no token: it needs one line of at least {_SHORTEST} letters and digits",
-            where=str(path),
-            hint=f"make one: openssl rand -hex 32 > {path}",
-        )
-    return token
-
-
 def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls | None:
     """Return the files of TLS, checked; None without any.
 
@@ -135,16 +113,6 @@ def check_exposure(host: str, *, token: bool, tls: Tls | None) -> None:
         where="--listen",
         hint="give --token-file FILE (a bearer token), or --tls-cert, --tls-key and --tls-client-ca",
     )
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether an address is this host's own."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class Authenticator:

@@ -131,7 +131,14 @@ class Dispatcher:
             router.dropped.clear()
 
     def done(
-        self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float, now: float
+        self,
+        worker: Worker,
+        number: int,
+        answers: Sequence[Answer],
+        seconds: float,
+        now: float,
+        *,
+        waited: float = 0.0,
     ) -> Decisions:
         """Take a worker's answers to a batch; what an earlier try of a query answers is dropped.
 
@@ -141,6 +148,7 @@ class Dispatcher:
             answers: to its queries, in order.
             seconds: that it took in the worker.
             now: the moment.
+            waited: seconds that it waited in the worker before, for those of other gateways.
         """
         decisions = Decisions([], [])
         batch = worker.running.pop(number, None)
@@ -168,7 +176,7 @@ class Dispatcher:
             if waits:  # for its second try, which it no longer needs
                 self._router.removed(query)
             query.worker = worker
-        if self._health.done(batch, now - batch.begun, now, good=good):
+        if self._health.done(batch, now - batch.begun - waited, now, good=good):
             self._mark_unready(worker, UnreadyReason.RESTING, now, decisions)
         if batch.stuck and not any(each.stuck for each in worker.running.values()):
             self._mark_ready(worker, UnreadyReason.STUCK)
@@ -292,6 +300,16 @@ class Dispatcher:
         else:
             self._mark_ready(worker, UnreadyReason.FAULT)
         self._settle(now, decisions)
+        return decisions
+
+    def said_load(self, worker: Worker, now: float, *, batches: int) -> Decisions:
+        """Take note of how many batches a worker has of other gateways: it runs them before what it gets now."""
+        decisions = Decisions([], [])
+        worker.elsewhere = batches
+        self.fleet.wake(worker)
+        if worker.takes_work:
+            self._router.freed(worker)
+            self._start(now, decisions)
         return decisions
 
     def _mark_unready(self, worker: Worker, why: UnreadyReason, now: float, decisions: Decisions) -> None:

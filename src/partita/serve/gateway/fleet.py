@@ -166,7 +166,7 @@ class Fleet:
             self.idlers -= 1
 
     def _idle_again(self, worker: Worker) -> None:
-        for _ in range(worker.hello.processes - len(worker.running)):
+        for _ in range(worker.hello.processes - len(worker.running) - worker.elsewhere):
             self.free(worker)
 
     # What they could answer.

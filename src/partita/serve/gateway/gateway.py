@@ -1,4 +1,7 @@
-"""The gateway's runtime: connects to the workers of a folder, routes queries to them and hands back their answers."""
+"""The gateway's runtime: connects to workers, routes queries to them and hands back their answers.
+
+Workers are found in a folder, where they are on this host, and by their addresses.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
+from partita.serve.gateway.addresses import OPEN, WorkerAccess, WorkerAddresses
 from partita.serve.gateway.fleet import fluid_prices
 from partita.serve.gateway.link import Link, WorkersFolder
 from partita.serve.gateway.oip import VERSION, Model, RequestError, RequestLimits, Signature, quoted
@@ -26,9 +30,10 @@ from partita.serve.gateway.watchdog import LOOK_S, Watchdog
 from partita.serve.routers import live_router
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from pathlib import Path
 
+    from partita.serve.services import WorkerAddress
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
 
@@ -41,6 +46,10 @@ _POLL_S = 0.001
 _PRICES_S = 2.0
 _RATES_S = 5.0
 _HELLO_S = 1.0
+_REACHED_S = 3.0
+"""Seconds in which a worker that is there can be reached, and has said what it is."""
+_LEAVING_S = 3600.0
+"""Seconds that a worker which is not to be asked any more has for what it runs; one that hangs is found before."""
 _MOST_BATCH, _MOST_PROCESSES = 1 << 16, 1 << 10
 _WORKER = "partita.serve.worker"
 
@@ -50,11 +59,12 @@ class Gateway:
 
     Args:
         services: that it serves.
-        folder: in which the workers' sockets appear.
+        folder: in which the sockets of this host's workers appear.
         router: name of the policy: `late-binding`, `price`, `elsa` or `fifs`.
         batching: whether waiting queries are joined into batches.
         rates: file to which observed rates are written; none if None.
         starts: tells when workers are started anew, so that queries may wait for them.
+        access: what workers on other hosts ask for.
 
     Raises:
         InputError: there is no such router.
@@ -69,6 +79,7 @@ class Gateway:
         batching: bool = True,
         rates: Path | None = None,
         starts: WorkerStarts = no_starts,
+        access: WorkerAccess = OPEN,
     ) -> None:
         policy = live_router(router)
         self._watchdog = Watchdog()
@@ -83,6 +94,9 @@ class Gateway:
             for each in services
         }
         self._folder = WorkersFolder(folder, lambda name: Link(name, self))
+        self._addresses = WorkerAddresses(
+            lambda name, greeting: Link(name, self, greeting), self._leave, access
+        )
         self._rates = rates
         self._wrote_rates = False
         self._links: set[Link] = set()
@@ -100,6 +114,14 @@ class Gateway:
             self._spawn(self._keep_rates(self._rates))
         self._spawn(self._watch())
         self._tick()
+
+    def follow(self, addresses: Iterable[WorkerAddress]) -> None:
+        """Ask the workers at these addresses from now on, and no others but the folder's.
+
+        A worker that is left out gets nothing new once those in its place were reached, and finishes what it has.
+        """
+        if not self._draining:
+            self._addresses.follow(addresses)
 
     async def drain(self, grace_s: float) -> None:
         """Refuse what comes, and return when what is there has ended or the grace is over."""
@@ -120,6 +142,7 @@ class Gateway:
         if self._timer is not None:
             self._timer.cancel()
         await self._folder.close()
+        await self._addresses.close()
         for link in set(self._links):
             link.drained()
             link.close()
@@ -187,9 +210,15 @@ class Gateway:
 
     def said_hello(self, link: Link, hello: Hello) -> bool:
         """Take a worker in, if it serves one of the services with the tensors of the others."""
-        self._folder.spoke(link.name)
+        if link.remote is None:
+            self._folder.spoke(link.name)
+        else:
+            self._addresses.spoke(link.name)
         route = self._routes.get(hello.service)
         if route is None:
+            return False
+        if link.remote is not None and (wanted := self._addresses.service(link.name)) != hello.service:
+            _LOG.warning("%s: a worker of %s, not of %s", link.name, hello.service, wanted)
             return False
         if not (1 <= hello.batch <= _MOST_BATCH and 1 <= hello.processes <= _MOST_PROCESSES):
             _LOG.warning(
@@ -206,11 +235,18 @@ class Gateway:
         self._links.add(link)
         return True
 
-    def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> bool:
+    def said_done(
+        self, link: Link, number: int, answers: Sequence[Answer], seconds: float, waited: float
+    ) -> bool:
         """Hand the answers to a batch back."""
         if link.worker is None:
             return False
-        return self._routes[link.service].done(link.worker, number, answers, seconds)
+        return self._routes[link.service].done(link.worker, number, answers, seconds, waited)
+
+    def said_load(self, link: Link, batches: int) -> None:
+        """Take note of how many batches a worker has of other gateways."""
+        if link.worker is not None:
+            self._routes[link.service].said_load(link.worker, batches)
 
     def said_beat(self, link: Link, fault: str | None) -> None:
         """Take note of whether a worker can answer."""
@@ -231,12 +267,28 @@ class Gateway:
             self._routes[link.service].drain(link.worker)
             link.drained()
 
+    def _leave(self, link: Link) -> None:
+        """Give a worker nothing new that is not to be asked any more, and leave it when it has answered."""
+        self._spawn(self._finish_with(link))
+
+    async def _finish_with(self, link: Link) -> None:
+        await until(lambda: not self._addresses.silent(), _REACHED_S)  # those in its place
+        worker = link.worker
+        if worker is not None and link.open:
+            self._routes[link.service].drain(worker)
+            link.drained()
+            await until(lambda: not worker.running or not link.open, _LEAVING_S)
+        link.close()
+
     def lost(self, link: Link, why: str) -> None:
         """Try elsewhere what a worker that is gone was running."""
         self._links.discard(link)
         self._watchdog.forget(link)
         if link.worker is not None:
             self._routes[link.service].leave(link.worker)
+        if link.remote is not None:
+            self._addresses.lost(link, why)
+            return
         self._folder.lost(link.name, again=link.worker is not None, fault=bool(why))
         if why:
             _LOG.warning("%s: %s", link.worker.name if link.worker else link.name, why)
@@ -305,7 +357,7 @@ class Gateway:
         connecting = self._folder.scan()
         if connecting:
             await asyncio.wait(connecting, timeout=_HELLO_S)
-        await until(lambda: not self._folder.silent(), _HELLO_S)
+        await until(lambda: not (self._folder.silent() or self._addresses.silent()), _HELLO_S)
 
     def _spawn(self, work: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import orjson
 
 from partita.process.peer import peer_of
+from partita.serve.worker.listening import nonce, proof, proves
 from partita.serve.worker.wire import (
     HEAD,
     MOST_DATA,
@@ -47,8 +48,14 @@ class LinkHandler(Protocol):
         """A worker said what it is. Return False if it cannot be used."""
         ...
 
-    def said_done(self, link: Link, number: int, answers: Sequence[Answer], seconds: float) -> bool:
-        """A worker answered a batch. Return False if there are not as many answers as queries."""
+    def said_done(
+        self, link: Link, number: int, answers: Sequence[Answer], seconds: float, waited: float
+    ) -> bool:
+        """A worker answered a batch, which waited for others before. Return False unless each query has an answer."""
+        ...
+
+    def said_load(self, link: Link, batches: int) -> None:
+        """A worker has so many batches of other gateways now."""
         ...
 
     def said_beat(self, link: Link, fault: str | None) -> None:
@@ -71,19 +78,21 @@ class Link(asyncio.Protocol):
     together once.
 
     Attributes:
-        name: of its socket.
+        name: of its socket, or its address.
         worker: once it has said what it is.
         service: that the worker serves, once it has said so.
         heard: whether anything has come since this was last cleared.
-        peer: the worker's process, None where the kernel does not tell.
+        peer: the worker's process, None where the kernel does not tell, as over TCP.
+        remote: how it is greeted over TCP; None of a socket in a folder.
 
     Args:
-        name: of its socket.
+        name: of its socket, or its address.
         handler: is told what it says.
+        remote: how it is greeted over TCP.
     """
 
-    def __init__(self, name: str, handler: LinkHandler) -> None:
-        self.name = name
+    def __init__(self, name: str, handler: LinkHandler, remote: Greeting | None = None) -> None:
+        self.name, self.remote = name, remote
         self.worker: Worker | None = None
         self.service = ""
         self.heard = True
@@ -99,8 +108,16 @@ class Link(asyncio.Protocol):
         """Take the transport."""
         # A stream's, though uvloop's own class is not registered as one.
         self._transport = cast("asyncio.Transport", transport)
-        self.peer = peer_of(transport.get_extra_info("socket"))
+        if self.remote is None:
+            self.peer = peer_of(transport.get_extra_info("socket"))
+        else:
+            self._write(self.remote.greet())
         self._handler.connected(self)
+
+    @property
+    def open(self) -> bool:
+        """Whether it is connected."""
+        return self._transport is not None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell that the worker is gone."""
@@ -133,8 +150,11 @@ class Link(asyncio.Protocol):
 
     def drained(self) -> None:
         """Promise to send nothing more."""
+        self._write(frame(FrameKind.DRAINED, 0))
+
+    def _write(self, message: bytes) -> None:
         if self._transport is not None:
-            self._transport.write(frame(FrameKind.DRAINED, 0))
+            self._transport.write(message)
 
     def close(self, fault: str = "") -> None:
         """End the connection."""
@@ -174,18 +194,60 @@ class Link(asyncio.Protocol):
     def _whole(self, kind: int, number: int, header: memoryview, data: memoryview) -> None:
         said = _parsed(kind, header, data)
         if kind == _DONE:
-            answers, seconds = said
-            if not self._handler.said_done(self, number, answers, seconds):
+            answers, seconds, waited = said
+            if not self._handler.said_done(self, number, answers, seconds, waited):
                 self.close(f"{len(answers)} answers to a batch of other size")
         elif kind == FrameKind.HELLO and self.worker is None:
+            if self.remote is not None and not self.remote.trusted:
+                raise _NoFrameError("it does not prove that it knows the token")
             if not self._handler.said_hello(self, said):
                 self.close()
+            elif said.shares:
+                self._write(frame(FrameKind.SHARE, 0))
+        elif kind == FrameKind.LOAD:
+            self._handler.said_load(self, said)
+        elif kind == FrameKind.CHALLENGE and self.remote is not None:
+            self._write(self.remote.answer(said))
         elif kind == FrameKind.BEAT:
             self._handler.said_beat(self, said)
         elif kind == FrameKind.DRAINING:
             self._handler.said_draining(self)
         else:
             raise _NoFrameError(f"kind {kind}")
+
+
+class Greeting:
+    """What is said over TCP before HELLO, by which both ends know that the other knows the token.
+
+    Attributes:
+        trusted: whether the worker has proved it, or need not.
+
+    Args:
+        token: None where none is asked for.
+    """
+
+    def __init__(self, token: str | None) -> None:
+        self.trusted = token is None
+        self._token, self._nonce = token, nonce()
+
+    def greet(self) -> bytes:
+        """Return what the gateway says first."""
+        return frame(FrameKind.GREET, 0, {"nonce": self._nonce})
+
+    def answer(self, said: Any) -> bytes:  # noqa: ANN401 -- whatever came
+        """Return the answer to a challenge.
+
+        Raises:
+            _NoFrameError: the worker does not know the token, or wants one and there is none.
+        """
+        theirs = said.get("nonce") if isinstance(said, dict) else None
+        if self._token is None or not isinstance(theirs, str):
+            raise _NoFrameError("it asks for a token")
+        nonces = self._nonce, theirs
+        if not proves(said.get("proof"), self._token, "worker", nonces):
+            raise _NoFrameError("it does not know the token")
+        self.trusted = True
+        return frame(FrameKind.PROOF, 0, {"proof": proof(self._token, "gateway", nonces)})
 
 
 class _NoFrameError(Exception):
@@ -200,6 +262,10 @@ def _parsed(kind: int, header: memoryview, data: memoryview) -> Any:  # noqa: AN
             return unpack_done(said, data)
         if kind == FrameKind.BEAT:
             return None if said is None else str(said["fault"])
+        if kind == FrameKind.LOAD:
+            return max(0, int(said["batches"]))
+        if kind == FrameKind.CHALLENGE:
+            return said
         return Hello.unpacked(said) if kind == FrameKind.HELLO else None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError) as error:
         raise _NoFrameError(str(error)) from None

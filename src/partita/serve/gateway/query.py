@@ -239,14 +239,15 @@ class Worker:
         unready: why it cannot answer now; empty if it can.
         back_at: when it is tried again, where it rests.
         overdue: batches of it that take far longer than they should.
+        elsewhere: batches that it has of other gateways.
         seen: when it last answered.
         busy_s: seconds of work, over all its processes.
         answered: queries.
     """
 
     __slots__ = (
-        "answered", "back_at", "bound", "bound_s", "busy_s", "draining", "group", "hello", "key", "link", "name",
-        "overdue", "running", "seen", "size", "slowdown", "unready",
+        "answered", "back_at", "bound", "bound_s", "busy_s", "draining", "elsewhere", "group", "hello", "key", "link",
+        "name", "overdue", "running", "seen", "size", "slowdown", "unready",
     )  # fmt: skip
 
     def __init__(
@@ -265,7 +266,7 @@ class Worker:
         self.running: dict[int, Batch] = {}
         self.bound: deque[PendingQuery] = deque()
         self.bound_s, self.busy_s, self.seen = 0.0, 0.0, now
-        self.draining, self.overdue, self.answered = False, 0, 0
+        self.draining, self.overdue, self.answered, self.elsewhere = False, 0, 0, 0
         self.unready: set[UnreadyReason] = set()
         self.back_at = math.inf
 
@@ -276,7 +277,7 @@ class Worker:
             not self.draining
             and not self.overdue
             and not self.unready
-            and len(self.running) < self.hello.processes
+            and len(self.running) + self.elsewhere < self.hello.processes
         )
 
 

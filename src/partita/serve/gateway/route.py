@@ -183,14 +183,16 @@ class Route:
         self.counters.decided(time.perf_counter() - begun)
         self.execute(decisions, now)
 
-    def done(self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float) -> bool:
+    def done(
+        self, worker: Worker, number: int, answers: Sequence[Answer], seconds: float, waited: float
+    ) -> bool:
         """Take a worker's answers to a batch; False if they are not as many as its queries."""
         batch = worker.running.get(number)
         if batch is None or len(answers) != len(batch.queries):
             return False
         self.counters.executed(batch.items, seconds)
         now, begun = time.monotonic(), time.perf_counter()
-        decisions = self.dispatcher.done(worker, number, answers, seconds, now)
+        decisions = self.dispatcher.done(worker, number, answers, seconds, now, waited=waited)
         self.counters.decided(time.perf_counter() - begun)
         self.execute(decisions, now)
         return True
@@ -351,6 +353,11 @@ class Route:
     def said_fault(self, worker: Worker, *, fault: bool) -> None:
         """Give nothing new to a worker while it says that it cannot answer."""
         self._split_too_large(self._act(partial(self.dispatcher.said_fault, fault=fault), worker))
+
+    def said_load(self, worker: Worker, batches: int) -> None:
+        """Take note of how many batches a worker has of other gateways."""
+        now = time.monotonic()
+        self.execute(self.dispatcher.said_load(worker, now, batches=batches), now)
 
     def _act(self, decide: Callable[[Worker, float], Decisions], worker: Worker) -> float:
         now = time.monotonic()

@@ -11,11 +11,12 @@ import signal
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvloop
 
 from partita.serve.gateway.access import Authenticator, host_and_port, listening
+from partita.serve.gateway.addresses import OPEN
 from partita.serve.gateway.gateway import Gateway, ModelRepository
 from partita.serve.gateway.grpc_server import GrpcServer, InferenceService
 from partita.serve.gateway.http_api import HttpApi
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.serve.gateway.access import Endpoint
+    from partita.serve.gateway.addresses import AddressSource, WorkerAccess
     from partita.serve.gateway.route import ServedService
     from partita.serve.supervisor import Supervisor
 
@@ -46,6 +48,13 @@ _YOUNG = 20_000
 of those needs it."""
 
 
+class Remotes(NamedTuple):
+    """Workers on other hosts: who knows where they are, and what they ask for."""
+
+    source: AddressSource
+    access: WorkerAccess
+
+
 def serve(
     services: Sequence[ServedService],
     workers: Path,
@@ -54,9 +63,10 @@ def serve(
     router: str,
     max_body: int,
     grace_s: float,
-    supervisor: Supervisor | None,
-    rates: Path,
     json_log: bool,
+    supervisor: Supervisor | None = None,
+    rates: Path | None = None,
+    remotes: Remotes | None = None,
 ) -> bool:
     """Serve until told to end by SIGTERM or SIGINT, finish what is under way, and return.
 
@@ -67,9 +77,10 @@ def serve(
         router: name of the policy.
         max_body: bytes of the largest request.
         grace_s: seconds for finishing.
+        json_log: whether log lines are for programs.
         supervisor: of the workers, not yet started; None where others start them.
         rates: file to which observed rates are written.
-        json_log: whether log lines are for programs.
+        remotes: workers on other hosts.
 
     Returns:
         Whether it ended in order; False if a second signal cut it short.
@@ -88,10 +99,17 @@ def serve(
             router=router,
             rates=rates,
             starts=no_starts if supervisor is None else supervisor.starts,
+            access=OPEN if remotes is None else remotes.access,
         )
         models = ModelRepository(gateway, [each.name for each in services], RequestLimits(body=max_body))
         return await _run(
-            models, Metrics(gateway.snapshot), endpoint, listener, supervisor=supervisor, grace_s=grace_s
+            models,
+            Metrics(gateway.snapshot),
+            endpoint,
+            listener,
+            supervisor=supervisor,
+            source=None if remotes is None else remotes.source,
+            grace_s=grace_s,
         )
 
     with logged(as_json=json_log), listening(endpoint.host, endpoint.port, "--port") as listener:
@@ -105,6 +123,7 @@ async def _run(
     listener: socket.socket,
     *,
     supervisor: Supervisor | None,
+    source: AddressSource | None,
     grace_s: float,
 ) -> bool:
     gateway, services = models.gateway, models.services
@@ -116,6 +135,8 @@ async def _run(
                 stack.push_async_callback(_stop_workers, supervisor, hurry, grace_s)
             await gateway.start()
             stack.push_async_callback(gateway.close)
+            if source is not None:
+                await stack.enter_async_context(_background(source.follow(gateway.follow)))
             authenticator = Authenticator(endpoint.token)
             grpc = GrpcServer(
                 InferenceService(models, authenticator, metrics.errors),
@@ -206,17 +227,20 @@ async def _unless(hurry: asyncio.Event, work: Coroutine[None, None, None]) -> No
 @asynccontextmanager
 async def _readiness_told(gateway: Gateway, services: Sequence[str]) -> AsyncIterator[None]:
     """Log, while the block runs, when a service gets its first worker or has lost its last, and who falls silent."""
-    tasks = [
-        asyncio.create_task(_tell_readiness(gateway, services)),
-        asyncio.create_task(_tell_silence(gateway)),
-    ]
+    async with _background(_tell_readiness(gateway, services)), _background(_tell_silence(gateway)):
+        yield
+
+
+@asynccontextmanager
+async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    """Have something go on while the block runs."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        for task in tasks:
-            task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
 
 
 async def _tell_readiness(gateway: Gateway, services: Sequence[str]) -> None:

@@ -43,7 +43,7 @@ class Lanes:
     Args:
         backend: runs each.
         count: how many run side by side.
-        finished: told after each.
+        finished: told after each, with the connection that brought it.
         note: told why one failed.
         most: bytes that the answers to one batch may have: no frame holds more, and one that says so would end the
             connection, and the worker with it.
@@ -53,7 +53,7 @@ class Lanes:
         self,
         backend: Backend,
         count: int,
-        finished: Callable[[], None],
+        finished: Callable[[Connection], None],
         note: Callable[[str], None],
         most: int = MOST_DATA,
     ) -> None:
@@ -61,7 +61,7 @@ class Lanes:
         self._most = most
         self._finished = finished
         self._note = note
-        self._waiting: queue.SimpleQueue[tuple[Connection, int, tuple[Query, ...]] | None] = (
+        self._waiting: queue.SimpleQueue[tuple[Connection, int, tuple[Query, ...], float] | None] = (
             queue.SimpleQueue()
         )
         self._turn = threading.Lock()
@@ -74,11 +74,12 @@ class Lanes:
 
     def put(self, connection: Connection, number: int, queries: tuple[Query, ...]) -> None:
         """Have a batch run, and its connection told; by then if only one may run at once."""
+        came = time.perf_counter()
         if self._threads:
-            self._waiting.put((connection, number, queries))
+            self._waiting.put((connection, number, queries, came))
             return
         with self._turn:
-            done = self._done(0, number, queries)
+            done = self._done(0, number, queries, came)
         self._answer(connection, done)
 
     def close(self) -> None:
@@ -90,17 +91,17 @@ class Lanes:
 
     def _work(self, lane: int) -> None:
         while (batch := self._waiting.get()) is not None:
-            connection, number, queries = batch
-            self._answer(connection, self._done(lane, number, queries) if connection.open else b"")
+            connection, number, queries, came = batch
+            self._answer(connection, self._done(lane, number, queries, came) if connection.open else b"")
 
     def _answer(self, connection: Connection, done: bytes) -> None:
         connection.answer(done)
-        self._finished()
+        self._finished(connection)
 
-    def _done(self, lane: int, number: int, queries: Sequence[Query]) -> bytes:
+    def _done(self, lane: int, number: int, queries: Sequence[Query], came: float) -> bytes:
         began = time.perf_counter()
         answers = _within(self._most, self._answers(lane, queries))
-        return pack_done(number, answers, time.perf_counter() - began)
+        return pack_done(number, answers, time.perf_counter() - began, began - came)
 
     def _answers(self, lane: int, queries: Sequence[Query]) -> Sequence[Answer]:
         faults = [query_fault(query, rows=self._backend.batching.rows) for query in queries]

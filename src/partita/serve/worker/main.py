@@ -1,6 +1,7 @@
 """`python -m partita.serve.worker SPEC.json`: one process for one instance.
 
-It loads the model, listens on a Unix socket, and runs what gateways ask for until it is told to end; then it drains.
+It loads the model, listens on a Unix socket or at an address, and runs what gateways ask for until it is told to end;
+then it drains.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 
     from partita.serve.tensors import Query
     from partita.serve.worker.backend import Backend
-    from partita.serve.worker.spec import WorkerSpec
+    from partita.serve.worker.listening import HealthPage, TlsStream
+    from partita.serve.worker.spec import ListenSpec, WorkerSpec
     from partita.serve.worker.wire import Frame
 
 
@@ -41,6 +43,8 @@ _MISSED = 4
 """Of them may be missed before the worker is held to hang."""
 WINDOW = 256
 """Batches of one connection that wait or run; a gateway that sends more is read no further."""
+_AGAIN_S = 0.001
+"""Seconds before a gateway is told of others' batches that could not be told at once."""
 STALLED_S = 5.0
 """Seconds after which a gateway that does not read its answers is given up."""
 
@@ -54,10 +58,16 @@ def main(arguments: list[str]) -> int:
         spec = read_spec(arguments[0])
         if spec.supervised:
             threading.Thread(target=_watch, name="supervisor", daemon=True).start()
-        if not Path(spec.folder).is_dir():
+        if spec.folder and not Path(spec.folder).is_dir():
             raise InputError("no such folder", where=spec.folder)
+        if os.getpid() == 1:  # as in a container: the kernel ignores what init has no handler for (signal(7))
+            signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        page = _health_page(spec.listen)
         backend = load(spec)
-        finished = Serving(spec, backend).serve()
+        serving = Serving(spec, backend)
+        if page is not None:
+            page.why_not = serving.why_not_ready
+        finished = serving.serve()
         if finished:
             backend.close()
     except PartitaError as error:
@@ -84,6 +94,14 @@ def _watch() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
+def _health_page(listen: ListenSpec | None) -> HealthPage | None:
+    if listen is None or listen.health_port is None:
+        return None
+    from partita.serve.worker.listening import HealthPage  # noqa: PLC0415 -- most workers have a socket in a folder
+
+    return HealthPage(listen.host, listen.health_port)
+
+
 class Serving:
     """Serves one instance.
 
@@ -103,7 +121,10 @@ class Serving:
         )
         self._connections: list[Connection] = []
         self._under_way = 0
+        self._ending = False
         self._changed = threading.Condition()
+        self._shared = False  # whether several gateways want to know of each other's batches
+        self._load = threading.Event()
         self._lanes = Lanes(backend, spec.processes, self._finished, note)
         self._told_to_end, self._tell = os.pipe()
 
@@ -112,12 +133,19 @@ class Serving:
         # Installed before the socket is there: whoever finds that may send SIGTERM at once.
         for which in (signal.SIGTERM, signal.SIGINT):
             signal.signal(which, lambda *_: os.write(self._tell, b"."))
-        folder = Path(self._spec.folder)
-        with listening(folder, self._spec.socket_name) as listener:
-            threading.Thread(target=self._beat, name="beat", daemon=True).start()
-            self._accept(listener)
-            # First of all, so that nobody new comes.
-            (folder / self._spec.socket_name).unlink(missing_ok=True)
+        if self._spec.listen is not None:
+            # Most workers have a socket in a folder, and prove nothing.
+            from partita.serve.worker.listening import Greeter  # noqa: PLC0415 -- as said above
+
+            greeter = Greeter(self._spec.listen, self._welcome, note)
+            with greeter.listen() as listener:
+                self._accept(listener, greeter.greet)
+        else:
+            folder = Path(self._spec.folder)
+            with listening(folder, self._spec.socket_name) as listener:
+                self._accept(listener, self._welcome)
+                # First of all, so that nobody new comes.
+                (folder / self._spec.socket_name).unlink(missing_ok=True)
         finished = self._drain()
         if finished:
             for connection in self._connections:
@@ -125,7 +153,13 @@ class Serving:
             self._lanes.close()
         return finished
 
-    def _accept(self, listener: socket.socket) -> None:
+    def why_not_ready(self) -> str | None:
+        """Say why it cannot answer queries now, None if it can."""
+        return "it is told to end" if self._ending else self._backend.fault
+
+    def _accept(self, listener: socket.socket, take: Callable[[socket.socket], None]) -> None:
+        """Hand connections on until told to end."""
+        threading.Thread(target=self._beat, name="beat", daemon=True).start()
         listener.setblocking(False)
         watched = [listener.fileno(), self._told_to_end]
         while True:
@@ -136,14 +170,20 @@ class Serving:
                 with suppress(
                     OSError
                 ):  # it has gone again, or there is no descriptor left: it will come again
-                    self._welcome(listener.accept()[0])
-            self._connections = [each for each in self._connections if each.open]
+                    take(listener.accept()[0])
+            with self._changed:
+                self._connections = [each for each in self._connections if each.open]
             keep_short(sys.stderr.fileno())
 
-    def _welcome(self, stream: socket.socket) -> None:
+    def _welcome(self, stream: socket.socket | TlsStream) -> None:
         connection = Connection(stream, self._take, self._notify, note)
         connection.start(self._hello)
-        self._connections.append(connection)  # only now may signs of life be sent: HELLO comes first
+        with self._changed:
+            ending = self._ending
+            if not ending:
+                self._connections.append(connection)  # only now may signs of life be sent: HELLO comes first
+        if ending:
+            connection.close()
 
     def _beat(self) -> None:
         """Give signs of life on all connections, from a thread that has nothing else to do.
@@ -160,18 +200,47 @@ class Serving:
     def _take(self, connection: Connection, number: int, queries: tuple[Query, ...]) -> None:
         with self._changed:
             self._under_way += 1
+            connection.under_way += 1
+        if self._shared:
+            self._load.set()
         self._lanes.put(connection, number, queries)
 
-    def _finished(self) -> None:
+    def _finished(self, connection: Connection) -> None:
         with self._changed:
             self._under_way -= 1
+            connection.under_way -= 1
             self._changed.notify_all()
+        if self._shared:
+            self._load.set()
 
     def _notify(self) -> None:
         with self._changed:
             self._changed.notify_all()
+            if not self._shared and sum(each.shares for each in self._connections) > 1:
+                self._shared = True
+                threading.Thread(target=self._tell_load, name="load", daemon=True).start()
+            self._load.set()
+
+    def _tell_load(self) -> None:
+        """Tell each gateway how many batches there are of others, when that has changed.
+
+        From a thread of its own: a gateway that does not read holds up no other one's batches.
+        """
+        while True:
+            self._load.wait()
+            self._load.clear()
+            for connection in self._connections:
+                others = self._under_way - connection.under_way
+                if connection.shares and others != connection.told:
+                    if connection.beat(frame(FrameKind.LOAD, 0, {"batches": others})):
+                        connection.told = others
+                    elif connection.open:  # an answer is on its way to it
+                        time.sleep(_AGAIN_S)
+                        self._load.set()
 
     def _drain(self) -> bool:
+        with self._changed:
+            self._ending = True
         for connection in self._connections:
             connection.drain()
         end = time.monotonic() + self._spec.grace_s
@@ -200,6 +269,7 @@ def _hello(spec: WorkerSpec, backend: Backend, beat_s: float) -> Hello:
         spec.hang_timeout_s,
         spec.retry,
         _age_s(),
+        shares=True,
     )
 
 
@@ -221,18 +291,26 @@ class Connection:
         changed: told when the gateway has drained or gone.
         note: told what was wrong with what came.
         stalled_s: seconds after which it is given up if it does not read.
+
+    Attributes:
+        open: whether it is there.
+        drained: whether it sends nothing more.
+        shares: whether it wants to know of other gateways' batches.
+        told: how many there were when it was last told.
+        under_way: its batches that wait or run.
     """
 
     def __init__(
         self,
-        stream: socket.socket,
+        stream: socket.socket | TlsStream,
         take: Callable[[Connection, int, tuple[Query, ...]], None],
         changed: Callable[[], None],
         note: Callable[[str], None],
         stalled_s: float = STALLED_S,
     ) -> None:
         self.open = True
-        self.drained = False
+        self.drained = self.shares = False
+        self.told = self.under_way = 0
         self._stream = stream
         self._take = take
         self._changed = changed
@@ -268,19 +346,24 @@ class Connection:
         self.send(message)
         self._window.release()
 
-    def beat(self, message: bytes) -> None:
-        """Give a sign of life; not while an answer is on its way, which is one, or the gateway reads nothing."""
+    def beat(self, message: bytes) -> bool:
+        """Give a sign of life; not while an answer is on its way, which is one, or the gateway reads nothing.
+
+        Returns:
+            Whether it was sent.
+        """
         if not self._sending.acquire(blocking=False):
-            return
+            return False
         try:
             if self.open and self._stream.send(message, socket.MSG_DONTWAIT) < len(message):
                 self._shut()  # the rest of it would stand before the next frame
         except BlockingIOError:
-            pass
+            return False
         except OSError:
             self._shut()
         finally:
             self._sending.release()
+        return self.open
 
     def drain(self) -> None:
         """Say that this worker ends."""
@@ -316,6 +399,10 @@ class Connection:
     def _handle(self, found: Frame) -> None:
         if found.kind == FrameKind.DRAINED:
             self.drained = True
+            self._changed()
+            return
+        if found.kind == FrameKind.SHARE:
+            self.shares = True
             self._changed()
             return
         if found.kind != FrameKind.RUN or self.drained:

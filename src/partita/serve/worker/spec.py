@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from sys import float_info
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from msgspec import field
 
-from partita.documents.codec import Amount, Count, Meta, Text, Value, Whole, check, to_data
+from partita.documents.codec import Amount, Count, FieldFault, Meta, Text, Value, Whole, check, to_data
 from partita.documents.text import parse_json
 from partita.errors import InputError
 from partita.files import read_text
@@ -16,7 +17,7 @@ from partita.serve.tensors import TensorSpec
 from partita.serve.worker.wire import HANG_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
 DEFAULT_INPUTS = (TensorSpec("INPUT0", "FP32", (-1, 16)),)
@@ -26,8 +27,12 @@ LOAD_TIMEOUT_S = 600.0
 MOST_ROWS = 65_536
 """Rows that a query may have where whoever owns the model sets no limit, and the highest limit."""
 
+UNNAMED = "0"
+"""The token of a specification that no worker has been started with yet."""
+
 HangTimeout = Annotated[float, Meta(ge=1, le=float_info.max, examples=[HANG_TIMEOUT_S])]
 """Seconds; fewer, and a busy host would look like a hang."""
+Port = Annotated[int, Meta(ge=0, le=65_535)]
 Tensors = Annotated[tuple[TensorSpec, ...], Meta(min_length=1)]
 
 
@@ -48,6 +53,11 @@ def _placement(text: str) -> None:
 def _token(text: str) -> None:
     if not text.isalnum():
         raise InputError("must be letters and digits")
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether an address is this host's own."""
+    return host in ("localhost", "::1") or re.fullmatch(r"127(\.\d{1,3}){3}", host) is not None
 
 
 class EmulatedSpec(Value, tag_field="kind", tag="emulated"):
@@ -114,6 +124,37 @@ class DeclaredBatch(Value):
 UNDECLARED = DeclaredBatch()
 
 
+class ListenSpec(Value):
+    """Where a worker listens for gateways on other hosts.
+
+    Attributes:
+        host: name or address.
+        port: of TCP; 0 takes a free one, which the log tells.
+        token_file: whose token a gateway has to know; needed beyond loopback.
+        cert: file of the certificate (PEM), for TLS.
+        key: file of its key.
+        health_port: of a page with `/healthz` and `/readyz`, for probes; none if None.
+    """
+
+    host: Text
+    port: Port
+    token_file: Text | None = None
+    cert: Text | None = None
+    key: Text | None = None
+    health_port: Port | None = None
+
+    def faults(self) -> Iterator[FieldFault]:
+        """Yield what is wrong between the fields."""
+        if self.token_file is None and not is_loopback(self.host):
+            yield FieldFault(
+                ("host",),
+                f"{self.host} can be reached by others, who could query the model",
+                "name the file of a token: openssl rand -hex 32 > FILE",
+            )
+        if (self.cert is None) != (self.key is None):
+            yield FieldFault(("cert",), "TLS needs a certificate and its key", "name the files of both")
+
+
 class WorkerSpec(Value):
     """What a worker is.
 
@@ -125,7 +166,7 @@ class WorkerSpec(Value):
         batch: the largest batch it takes.
         processes: batches it runs side by side.
         backend: what runs the model.
-        folder: where its socket goes.
+        folder: where its socket goes; empty where it listens at an address.
         token: tells its socket from those of other workers of that instance, before and after it.
         seconds: expected seconds of some batch sizes, from the performance table.
         grace_s: seconds from SIGTERM for finishing what it has.
@@ -133,6 +174,7 @@ class WorkerSpec(Value):
         declared: what is said of the model's batch.
         hang_timeout_s: seconds without a sign of life after which it is held to hang.
         retry: whether its queries may run a second time, elsewhere.
+        listen: the address at which it listens, in the place of a socket in a folder.
     """
 
     service: Text
@@ -141,8 +183,8 @@ class WorkerSpec(Value):
     placement: Annotated[Text, check(_placement)]
     batch: Count
     backend: BackendSpec
-    folder: Text
-    token: Annotated[Text, check(_token)]
+    folder: str = ""
+    token: Annotated[Text, check(_token)] = UNNAMED
     processes: Count = 1
     seconds: dict[Count, Amount] = field(default_factory=dict)
     grace_s: Amount = GRACE_S
@@ -150,6 +192,12 @@ class WorkerSpec(Value):
     declared: DeclaredBatch = UNDECLARED
     hang_timeout_s: HangTimeout = HANG_TIMEOUT_S
     retry: bool = True
+    listen: ListenSpec | None = None
+
+    def faults(self) -> Iterator[FieldFault]:
+        """Yield unless it is said where it listens."""
+        if bool(self.folder) == (self.listen is not None):
+            yield FieldFault(("folder",), "either folder or listen is needed", "write folder: workers")
 
     @property
     def profile(self) -> str:

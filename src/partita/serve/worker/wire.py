@@ -1,4 +1,4 @@
-"""What the gateway and a worker say to each other, over a Unix stream socket on which the worker listens.
+"""What the gateway and a worker say to each other, over a stream socket on which the worker listens: Unix, or TCP.
 
 A frame is a head of 20 bytes, a JSON header and raw data:
 
@@ -12,6 +12,13 @@ own; its header is empty, or says why the worker cannot answer now. A worker tha
 every connection; a gateway that will send it nothing more answers DRAINED; when all have, or are gone, and nothing is
 under way, the worker ends.
 
+A gateway that answers HELLO with SHARE is told by LOAD, whenever that changes, how many batches the worker has of
+other gateways: else two would both take it for idle.
+
+Over TCP the gateway speaks first: GREET, with a nonce. A worker that has a token answers CHALLENGE, with a nonce of
+its own and a proof that it knows the token; the gateway proves the same with PROOF, and only then comes HELLO. The
+token itself is never sent.
+
 Readers believe no frame: each checks sizes before it takes them.
 """
 
@@ -23,7 +30,7 @@ import socket
 import struct
 from contextlib import contextmanager
 from enum import IntEnum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from partita.documents.codec import DocumentSource, Value, convert, to_data
 from partita.errors import InputError
@@ -55,6 +62,11 @@ class FrameKind(IntEnum):
     DRAINING = 4
     DRAINED = 5
     BEAT = 6
+    GREET = 7
+    CHALLENGE = 8
+    PROOF = 9
+    SHARE = 10
+    LOAD = 11
 
 
 _RUN = int(FrameKind.RUN)  # looked up once: enumerations are slow at it
@@ -81,6 +93,7 @@ class Hello(Value):
             hangs and may be killed.
         retry: whether its queries may run a second time, elsewhere.
         load_s: seconds from the start of its process until it was ready; 0 if it does not know.
+        shares: whether it tells of other gateways' batches.
     """
 
     service: str
@@ -99,6 +112,7 @@ class Hello(Value):
     hang_timeout_s: float = HANG_TIMEOUT_S
     retry: bool = True
     load_s: float = 0.0
+    shares: bool = False
 
     def packed(self) -> bytes:
         """Return its frame."""
@@ -166,10 +180,11 @@ def unpack_run(header: list[dict[str, Any]], data: memoryview) -> tuple[Query, .
     return tuple(found)
 
 
-def pack_done(number: int, answers: Sequence[Answer], seconds: float) -> bytes:
-    """Return the frame that answers one batch."""
+def pack_done(number: int, answers: Sequence[Answer], seconds: float, waited: float = 0.0) -> bytes:
+    """Return the frame that answers one batch, which took so many seconds and waited for others before."""
     header = {
         "seconds": seconds,
+        "waited": waited,
         "answers": [
             {"outputs": _listed(answer.outputs), "parameters": answer.parameters}
             if answer.error is None
@@ -182,8 +197,8 @@ def pack_done(number: int, answers: Sequence[Answer], seconds: float) -> bytes:
     )
 
 
-def unpack_done(header: dict[str, Any], data: memoryview) -> tuple[tuple[Answer, ...], float]:
-    """Return the answers of a DONE frame, and the seconds that the batch took in the worker."""
+def unpack_done(header: dict[str, Any], data: memoryview) -> tuple[tuple[Answer, ...], float, float]:
+    """Return the answers of a DONE frame, the seconds that the batch took, and those that it waited in the worker."""
     at, found = 0, []
     for each in header["answers"]:
         if "error" in each:
@@ -191,7 +206,7 @@ def unpack_done(header: dict[str, Any], data: memoryview) -> tuple[tuple[Answer,
             continue
         outputs, at = _taken(each["outputs"], data, at)
         found.append(Answer(outputs, parameters=each["parameters"]))
-    return tuple(found), float(header["seconds"])
+    return tuple(found), float(header["seconds"]), float(header.get("waited", 0.0))
 
 
 def _parts(kind: int, number: int, head: bytes, data: list[Buffer]) -> list[Buffer]:
@@ -216,6 +231,18 @@ class FrameError(Exception):
     """What came is no frame."""
 
 
+class ByteStream(Protocol):
+    """What frames are read from: a blocking socket, or TLS on one."""
+
+    def recv(self, size: int, /) -> bytes:
+        """Return what comes next, at most so many bytes; nothing at the end."""
+        ...
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """Fill a buffer from its beginning with what comes next; return how many bytes that were."""
+        ...
+
+
 class Frame(NamedTuple):
     """A frame as it came."""
 
@@ -229,11 +256,13 @@ class Frames:
     """Frames of one connection, one after the other.
 
     Args:
-        connection: a blocking stream socket.
+        connection: a blocking stream socket, or what can be read like one.
+        most: bytes that a header and the data behind it may have.
     """
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(self, connection: ByteStream, most: tuple[int, int] = (MOST_HEADER, MOST_DATA)) -> None:
         self._connection = connection
+        self._most_header, self._most_data = most
         self._left = memoryview(b"")
 
     def next(self) -> Frame | None:
@@ -247,7 +276,7 @@ class Frames:
         if head is None:
             return None
         header_size, data_size, kind, number = HEAD.unpack(head)
-        if header_size > MOST_HEADER or data_size > MOST_DATA:
+        if header_size > self._most_header or data_size > self._most_data:
             raise FrameError(f"a frame of {header_size} and {data_size} bytes")
         body = self._take(header_size + data_size)
         if body is None:

@@ -1,0 +1,208 @@
+"""Workers that are reached by their addresses: found, proved, let go, cut off, and shared by several gateways."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import subprocess
+import sys
+import time
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+from tests.serve.gateway.certificates import make_certificates
+from tests.serve.gateway.remote import PATIENCE_S, TOKEN, RemoteWorker, free_port, remote_workers
+from tests.serve.gateway.workers import query, spec
+
+from partita.serve.gateway.addresses import WorkerAccess, read_tls_client
+from partita.serve.gateway.gateway import Gateway
+from partita.serve.gateway.query import QueryRefusedError, RefusalReason
+from partita.serve.gateway.route import ServedService
+from partita.serve.services import WorkerAddress
+from partita.serve.worker.spec import ListenSpec
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from partita.serve.tensors import Answer
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificates(tmp_path_factory.mktemp("tls"))
+
+
+@asynccontextmanager
+async def gateway(folder: Path, *addresses: WorkerAddress, **more: object) -> AsyncIterator[Gateway]:
+    made = Gateway([ServedService("one", "m", 20.0)], folder / "none", **more)  # type: ignore[arg-type]
+    await made.start()
+    made.follow(addresses)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
+async def until(true: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE_S
+    while not true():
+        assert time.monotonic() < end, "it did not happen in time"
+        await asyncio.sleep(0.005)
+
+
+def able(made: Gateway) -> int:
+    return made._routes["one"].dispatcher.fleet.able
+
+
+def ask(made: Gateway, count: int, batch: int = 1) -> list[asyncio.Task[Answer]]:
+    return [asyncio.create_task(made.infer("one", query(batch, fill % 256))) for fill in range(count)]
+
+
+def right(answers: list[Answer]) -> bool:
+    return all(set(bytes(each.outputs[0].data)) == {at % 256} for at, each in enumerate(answers))
+
+
+def test_a_worker_that_comes_later_is_found_and_answers(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def body() -> None:
+        async with gateway(tmp_path, WorkerAddress("one", "127.0.0.1", port)) as made:
+            with pytest.raises(QueryRefusedError) as refused:
+                await made.infer("one", query())
+            assert refused.value.reason is RefusalReason.NO_WORKER
+            found.start({1: 0.001}, {"port": port})
+            await until(lambda: able(made) == 1)
+            assert right(await asyncio.gather(*ask(made, 100)))
+
+    with remote_workers(tmp_path) as found:
+        asyncio.run(body())
+
+
+def test_large_queries_pass_over_tcp_and_tls(tmp_path: Path, certificates: Path) -> None:
+    async def body(*workers: RemoteWorker) -> None:
+        plain, sealed = workers
+        tls = WorkerAccess(TOKEN, read_tls_client(certificates / "ca.pem"), "localhost")
+        async with (
+            gateway(tmp_path, plain.address) as one,
+            gateway(tmp_path, sealed.address, access=tls) as other,
+        ):
+            for made in (one, other):
+                await until(lambda made=made: able(made) == 1)  # type: ignore[misc]
+                for batch in (1, 8, 20_000):
+                    answers = await asyncio.gather(*ask(made, 8, batch))
+                    assert right(answers)
+                    assert all(each.outputs[0].shape == (batch, 16) for each in answers)
+
+    files = {"cert": str(certificates / "server.pem"), "key": str(certificates / "server.key")}
+    with remote_workers(tmp_path) as found:
+        plain = found.start({1: 0.001, 20_000: 0.01}, batch=20_000, processes=2)
+        asyncio.run(
+            body(
+                plain,
+                found.start({1: 0.001, 20_000: 0.01}, dict(files), token=True, batch=20_000, processes=2),
+            )
+        )
+
+
+@pytest.mark.parametrize(
+    ("access", "told"),
+    [
+        (WorkerAccess(), "it asks for a token"),
+        (WorkerAccess("another-token-of-some-length"), "it does not know the token"),
+        (WorkerAccess(TOKEN), None),
+    ],
+)
+def test_who_does_not_know_the_token_is_turned_away(
+    tmp_path: Path, access: WorkerAccess, told: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(worker: RemoteWorker) -> None:
+        async with gateway(tmp_path, worker.address, access=access) as made:
+            await until(lambda: able(made) or caplog.text)
+            assert able(made) == (told is None)
+            assert (told or "") in caplog.text
+
+    with remote_workers(tmp_path) as found, caplog.at_level(logging.WARNING):
+        worker = found.start({1: 0.001}, token=True)
+        worker.wait_listening()
+        caplog.clear()
+        asyncio.run(body(worker))
+
+
+def test_a_gateway_with_a_token_trusts_no_worker_without(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(worker: RemoteWorker) -> None:
+        async with gateway(tmp_path, worker.address, access=WorkerAccess(TOKEN)) as made:
+            await until(lambda: "does not prove that it knows the token" in caplog.text)
+            assert not able(made)
+
+    with remote_workers(tmp_path) as found, caplog.at_level(logging.WARNING):
+        asyncio.run(body(found.start({1: 0.001})))
+
+
+def test_a_worker_at_the_address_of_another_service_is_not_asked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def body(worker: RemoteWorker) -> None:
+        wrong = WorkerAddress("two", "127.0.0.1", worker.listen.port)
+        made = Gateway([ServedService("one", "m", 20.0), ServedService("two", "m", 20.0)], tmp_path / "none")
+        await made.start()
+        made.follow([wrong])
+        await until(lambda: "a worker of one, not of two" in caplog.text)
+        assert not made.ready("two")
+        await made.close()
+
+    with remote_workers(tmp_path) as found, caplog.at_level(logging.WARNING):
+        asyncio.run(body(found.start({1: 0.001})))
+
+
+def test_beyond_loopback_a_worker_needs_a_token(tmp_path: Path) -> None:
+    made = spec(None, 0, {1: 0.001}, listen=ListenSpec("127.0.0.1", 0))
+    path = tmp_path / "spec.json"
+    path.write_text(made.text().replace('"host": "127.0.0.1"', '"host": "0.0.0.0"'))
+    ended = subprocess.run(
+        [sys.executable, "-m", "partita.serve.worker", str(path)], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 2
+    assert "listen.host: 0.0.0.0 can be reached by others" in ended.stderr
+    assert "hint: name the file of a token" in ended.stderr
+
+
+def test_addresses_are_followed_and_what_runs_is_finished(tmp_path: Path) -> None:
+    async def body(first: RemoteWorker, second: RemoteWorker) -> None:
+        async with gateway(tmp_path, first.address) as made:
+            await until(lambda: able(made) == 1)
+            asked = ask(made, 6)
+            await until(lambda: made.snapshot().services[0].in_flight)
+            made.follow([second.address])
+            assert right(await asyncio.gather(*asked))
+            await until(lambda: [each.name for each in made.snapshot().workers] == ["node-0/gpu-1/1g.10gb@0"])
+            assert right(await asyncio.gather(*ask(made, 6)))
+            seen = made.statistics("one")
+            assert (seen.success.count, seen.fail.count) == (12, 0)
+
+    with remote_workers(tmp_path) as found:
+        workers = found.start({1: 0.05}), found.start({1: 0.05})
+        for each in workers:
+            each.wait_listening()
+        asyncio.run(body(*workers))
+
+
+def test_a_worker_told_to_end_finishes_and_is_found_again(tmp_path: Path) -> None:
+    async def body(worker: RemoteWorker) -> None:
+        async with gateway(tmp_path, worker.address) as made:
+            await until(lambda: able(made) == 1)
+            asked = ask(made, 1)
+            await until(lambda: made.snapshot().services[0].in_flight)
+            worker.process.terminate()
+            assert right(await asyncio.gather(*asked))
+            assert await asyncio.to_thread(worker.process.wait, PATIENCE_S) == 0
+            await until(lambda: not made.snapshot().workers)
+            found.start({1: 0.001}, {"port": worker.listen.port})
+            await until(lambda: able(made) == 1)
+            assert right(await asyncio.gather(*ask(made, 10)))
+
+    with remote_workers(tmp_path) as found:
+        asyncio.run(body(found.start({1: 0.3})))
