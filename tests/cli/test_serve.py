@@ -161,7 +161,12 @@ def test_it_serves_a_workload_over_both_transports_and_drains(workload):
             made.set_data_from_numpy(value)
             assert (client.infer("search", [made]).as_numpy("OUTPUT0") == value).all()
         workers = served.workers
-        assert len(workers) == len(list((workload.parent / "state" / "workers").glob("*.sock"))) > 0
+        sockets, end = workload.parent / "state" / "workers", time.monotonic() + PATIENCE_S
+        while (
+            not len(workers) == len(list(sockets.glob("*.sock"))) > 0
+        ):  # the gateway is ready with the first
+            assert time.monotonic() < end
+            time.sleep(0.01)
         assert served.end() == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in workers)
         assert list((workload.parent / "state" / "workers").glob("*.sock")) == []
