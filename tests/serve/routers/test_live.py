@@ -6,16 +6,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from tests.serve.gateway.rehearsal import GOOD, Rehearsal, hello
 from tests.serve.live_routers import ROUTERS
-from tests.serve.problems import A30, exact_problems, random_problems, sublinear, traffic
+from tests.serve.problems import exact_problems, random_problems, traffic
 
-from partita.serve.fluid import fluid_rate
 from partita.serve.gateway.dispatcher import Dispatcher
 from partita.serve.gateway.query import PendingQuery
 from partita.serve.gateway.query import QueryOutcome as Ending
-from partita.serve.problem import REFUSED, TICK, ServingProblem
+from partita.serve.problem import TICK, ServingProblem
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.routers.port import Rules
-from partita.serve.simulation import unit_traffic
 from partita.serve.tensors import Answer
 from partita.sim.traffic import Traffic
 
@@ -53,50 +51,6 @@ def test_every_router_decides_alike_live_and_in_simulation(router: str, data: st
     pure = ROUTERS[router].on(found, counts)(queries)
     np.testing.assert_array_equal(mine.instance, pure.instance)
     np.testing.assert_array_equal(mine.latency, pure.latency)
-
-
-@pytest.mark.parametrize("load", [0.5, 0.95, 1.3])
-def test_under_load_it_decides_as_the_simulated_router(load: float) -> None:
-    found = sublinear()
-    rate = load * fluid_rate(found, COUNTS, served=1.0).rate
-    queries = unit_traffic(found.share, 3_000, 1).faster(rate)
-    mine, pure = Rehearsal(found, COUNTS).run(queries), LateBinding.on(found, COUNTS)(queries)
-    np.testing.assert_array_equal(mine.instance, pure.instance)
-
-
-@pytest.mark.parametrize("router", ROUTERS)
-@pytest.mark.parametrize("load", [0.8, 1.2, 1.6, 3.0])
-def test_joining_answers_at_least_as_many_in_time(router: str, load: float) -> None:
-    found = sublinear()
-    rate = load * fluid_rate(found, COUNTS, served=1.0).rate
-    queries = unit_traffic(found.share, 2_000, 2).faster(rate)
-    alone = Rehearsal(found, COUNTS, router=router, early=True).run(queries, tick=0.05)
-    joined = Rehearsal(found, COUNTS, router=router, batching=True, early=True, most_batch=16)
-    outcome = joined.run(queries, tick=0.05)
-    assert outcome.attainment(found.deadline) >= alone.attainment(found.deadline) - 0.01
-
-
-@pytest.mark.parametrize("router", ["late-binding", "price", "elsa"])
-def test_what_is_answered_is_in_time_however_much_comes(router: str) -> None:
-    found = sublinear()
-    rate = 4.0 * fluid_rate(found, COUNTS, served=1.0).rate
-    queries = unit_traffic(found.share, 2_000, 3).faster(rate)
-    seen = Rehearsal(found, COUNTS, router=router, batching=True, early=True).run(queries, tick=0.05)
-    answered = seen.latency[seen.instance != REFUSED]
-    assert len(answered) > 300
-    assert (answered <= found.deadline * 1.001).all()
-
-
-@pytest.mark.parametrize("load", [1.3, 2.0])
-def test_joining_pays_where_a_batch_costs_little_more_than_one(load: float) -> None:
-    batch = np.arange(1, 17)
-    latency = np.array([(1.0 + 0.1 * batch) / slices**0.5 for slices in (1, 2, 4)])
-    found = ServingProblem(A30, 1, latency, np.eye(16)[0], 6.0)
-    queries = unit_traffic(found.share, 3_000, 4).faster(load * fluid_rate(found, COUNTS, served=1.0).rate)
-    alone = Rehearsal(found, COUNTS, early=True).run(queries, tick=0.05)
-    joined = Rehearsal(found, COUNTS, early=True, batching=True).run(queries, tick=0.05)
-    assert alone.attainment(found.deadline) < 0.8
-    assert joined.attainment(found.deadline) > 0.99
 
 
 @given(st.data())
