@@ -35,8 +35,7 @@ def cheapest(  # noqa: PLR0917 -- compiled code takes no keywords
     seconds: Sequence[float],
     extra: Sequence[float],
     idle: Sequence[Any] | NDArray[np.int64],
-    first: int,
-    end: int,
+    sizes: range,
     left: float,
     hurry: float,
     least: float,
@@ -54,14 +53,13 @@ def cheapest(  # noqa: PLR0917 -- compiled code takes no keywords
         seconds: that the query takes on each size, infinite where it cannot run.
         extra: the first part of its score on each size.
         idle: of each size, something that is true while an instance is idle.
-        first: size to begin with.
-        end: size to end before.
+        sizes: that may take it.
         left: seconds until its deadline.
         hurry: the second part of its score.
         least: score that counts as found already.
     """
     best = -1
-    for size in range(first, end):
+    for size in sizes:
         if idle[size] and seconds[size] <= left:
             score = extra[size] + hurry
             if score < least:
@@ -121,35 +119,31 @@ class LateBinding(SharedQueue):
         return 1.0 / max(query.allowed - least, _TICK)
 
     def _best(self, now: float) -> tuple[PendingQuery | None, Group | None]:
-        fleet, only = self._fleet, self._group
-        first, end = (0, len(fleet.groups)) if only is None else (only.at, only.at + 1)
+        fleet, only, heaps = self._fleet, self._group, self._queues.heaps
         groups, quickest, columns = fleet.groups, fleet.quickest, fleet.columns
+        everywhere, most = fleet.idle, fleet.most
+        sizes = range(len(groups)) if only is None else range(only.at, only.at + 1)
         least, best, where = math.inf, None, None
         for kind in self._kinds or list(self._queues.kinds):
-            query = self._candidate(kind, now)
-            if query is None:
+            heap = heaps[kind]
+            query = heap[0][2] if heap else self._head(kind, now)
+            if query is None or query.batch > most:
                 continue
             batch, size_class = query.batch, query.size_class
             left = query.due - now
-            hurry = query.weight * (left - quickest[size_class][batch])
+            slack = left - quickest[size_class][batch]
+            if slack < 0.0 or query.state != QUEUED:
+                query = self._head(kind, now)
+                if query is None:
+                    continue
+                left = query.due - now
+                slack = left - quickest[size_class][batch]
             seconds, extra = columns[size_class][batch]
-            idle = fleet.idle if query.avoid is None else self._idle_for(query)
-            least, size = cheapest(seconds, extra, idle, first, end, left, hurry, least)
+            idle = everywhere if query.avoid is None else self._idle_for(query)
+            least, size = cheapest(seconds, extra, idle, sizes, left, query.weight * slack, least)
             if size >= 0:
                 best, where = query, groups[size]
         return best, where
-
-    def _candidate(self, kind: int, now: float) -> PendingQuery | None:
-        """Return the first query of a kind that some worker can still answer, None if there is none."""
-        heap = self._queues.heaps[kind]
-        if heap:
-            query = heap[0][2]
-            if query.batch > self._fleet.most:
-                return None
-            quickest = self._fleet.quickest[query.size_class][query.batch]
-            if query.state == QUEUED and query.due - now >= quickest:
-                return query
-        return self._head(kind, now)
 
     def _start(self, query: PendingQuery, group: Group, now: float) -> Choice:
         self._queues.pop(query.kind)
@@ -313,6 +307,7 @@ def _choose(  # noqa: PLR0917 -- as above
         choice: sizes from, to, and batch sizes from, to, the ends excluded.
     """
     from_size, to_size, from_batch, to_batch = choice
+    sizes = range(from_size, to_size)
     least, size, queue, dropped = math.inf, -1, -1, 0
     for b in range(from_batch, to_batch):
         quickest = tables.quickest[b]
@@ -323,9 +318,7 @@ def _choose(  # noqa: PLR0917 -- as above
             continue
         left = queues.oldest[b] + tables.deadline - now
         hurry = tables.weight[b] * (left - quickest)
-        least, found = cheapest(
-            tables.latency[b], tables.extra[b], idle, from_size, to_size, left, hurry, least
-        )
+        least, found = cheapest(tables.latency[b], tables.extra[b], idle, sizes, left, hurry, least)
         if found >= 0:
             size, queue = found, b
     return size, queue, dropped
