@@ -43,7 +43,7 @@ from dataclasses import replace
 from pathlib import Path
 from partita.drive.simulated.driver import open_simulated
 from partita.jobs.disciplines.fair import Fair
-from partita.jobs.memory.bounds import Bounds
+from partita.jobs.memory.bounds import Bounds, ModelForecast
 from partita.perf.table import Measurement, PerfTable
 from partita.planning.mig_serving import GreedyPlanner
 from partita.serve.cuts import Paris
@@ -81,6 +81,13 @@ class ByCommand:
         if job.command == ("broken",):
             raise RuntimeError("no such command")
         return Bounds(15.0 * 2**30, 30.0 * 2**30) if job.command == ("train",) else Bounds()
+
+    def forecast_model(self, model, words, option):
+        if model.stem == "broken":
+            raise RuntimeError("no such model")
+        if model.suffix != ".outside":
+            return None
+        return ModelForecast({"tables": Bounds(2.0**30, 3.0 * 2**30)}, words, {"kind": "outside"})
 
 def import_bench(path, gpu, skip_rows: int = 0, *, rename: "Mapping[str, str]"):
     """Import what the bench tool writes.
@@ -285,6 +292,26 @@ print(json.dumps([
         ["model and by-command", 15.0, 30.0],
         ["model", 40.0, 50.0],
     ]
+
+
+def test_its_forecaster_forecasts_models_that_partita_does_not_know(
+    outside: dict[str, str], tmp_path: Path
+) -> None:
+    for name in ("model.outside", "broken.onnx"):
+        (tmp_path / name).touch()
+    told = json.loads(
+        partita(outside, "memory", tmp_path / "model.outside", "--with", "batch=2", "-o", "json")
+    )
+    assert (told["kind"], told["lower"], told["upper"], told["notes"]) == (
+        "outside",
+        2**30,
+        3 * 2**30,
+        ["batch=2"],
+    )
+    assert "tables" in partita(outside, "memory", tmp_path / "model.outside")
+    # Of what it does not know, or fails at, Partita's own says what is wrong.
+    partita(outside, "memory", tmp_path / "broken.onnx", code=2)
+    partita(outside, "memory", tmp_path / "model.safetensors", code=2)
 
 
 def test_its_importer_reads(outside: dict[str, str], tmp_path: Path) -> None:

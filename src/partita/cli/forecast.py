@@ -11,10 +11,10 @@ from rich.table import Table
 
 from partita import oom
 from partita.cli.options import shown_bytes
-from partita.cli.output import Format, Output, echo, emit, stdout
+from partita.cli.output import Format, Output, echo, emit, inline, stdout
 from partita.errors import InputError
 from partita.jobs.memory.bounds import slices, smallest
-from partita.jobs.memory.model import forecast_model
+from partita.jobs.memory.forecasters import forecast_model
 from partita.jobs.queue.answers import read_patterns
 from partita.mig.catalogue import gpu_model
 
@@ -109,7 +109,7 @@ def _print(found: ModelForecast, gpu: GpuModel) -> None:
     for heading in ("at least", "at most"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, part in found.parts.items():
-        table.add_row(_TITLES[name], shown_bytes(part.lower), shown_bytes(part.upper))
+        table.add_row(_TITLES.get(name, inline(name)), shown_bytes(part.lower), shown_bytes(part.upper))
     table.add_row("all", shown_bytes(bounds.lower), shown_bytes(bounds.upper), style="bold")
     stdout().print(table)
     begins = _slice(gpu, bounds.lower, bounds.upper)

@@ -14,7 +14,7 @@ from partita.cli.options import read_bytes, read_limit, read_seconds
 from partita.cli.output import echo
 from partita.cli.queue import connect
 from partita.errors import InputError
-from partita.jobs.memory.model import forecast_model
+from partita.jobs.memory.forecasters import forecast_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

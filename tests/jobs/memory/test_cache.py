@@ -9,7 +9,7 @@ import pytest
 from tests.jobs.memory.model_files import tensor, write_model
 
 from partita.errors import InputError
-from partita.jobs.memory.model import forecast_model
+from partita.jobs.memory.forecasters import forecast_model
 
 if TYPE_CHECKING:
     from pathlib import Path

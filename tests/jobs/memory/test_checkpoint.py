@@ -11,7 +11,7 @@ from tests.jobs.memory.model_files import tensor, write_model, write_weights
 
 from partita.errors import InputError
 from partita.jobs.memory.checkpoint import read_weights
-from partita.jobs.memory.model import forecast_model
+from partita.jobs.memory.forecasters import forecast_model
 
 if TYPE_CHECKING:
     from pathlib import Path

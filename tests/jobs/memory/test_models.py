@@ -11,7 +11,8 @@ from tests.jobs.memory.model_files import tensor, write_model
 from partita.errors import InputError
 from partita.jobs.memory.arena import Graph, live_peak
 from partita.jobs.memory.bounds import CONTEXT, WORKSPACES
-from partita.jobs.memory.model import forecast_model, read_transformer
+from partita.jobs.memory.forecasters import forecast_model
+from partita.jobs.memory.model import read_transformer
 from partita.jobs.memory.onnx import GraphMemory, forecast_graph, read_graph
 
 if TYPE_CHECKING:

@@ -34,6 +34,9 @@ from partita.jobs.memory.checkpoint import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from partita.jobs.memory.history import History
+    from partita.jobs.queue.record import JobRecord
+
 
 _TYPES = ("dtype", "kv_cache_dtype")
 _OPTIMISER = "optimiser"
@@ -62,36 +65,39 @@ class Given:
     option: str
 
 
-def forecast_model(model: Path, words: Iterable[str], option: str = "--with") -> ModelForecast:
-    """Return the forecast for an ONNX file, or for a folder with `config.json` and weights.
+class ModelForecaster:
+    """Partita's own forecaster of models."""
 
-    Args:
-        model: the file or folder.
-        words: `name=value`, several in a word parted by commas; `optimiser` says how it trains, without it inference
-            is meant.
-        option: that the words were given with.
+    def forecast(self, job: JobRecord, past: History) -> Bounds:  # noqa: ARG002 -- the port's
+        """Return nothing: what a model was forecast to need stands with the job that was submitted with it."""
+        return Bounds()
 
-    Raises:
-        InputError: a file that cannot be read, a size that is missing, unknown or no number.
-    """
-    given = _given(words, option)
-    if model.is_dir():
-        return _transformer(model, given)
-    if not model.exists():
-        raise InputError(
-            "no such file or folder", where=str(model), hint="name an ONNX file or a model's folder"
-        )
-    if model.suffix in _PARTS:
-        raise InputError(
-            "this is a part of a model", where=str(model), hint=f"name the folder it is in: {model.parent}"
-        )
-    from partita.jobs.memory.onnx import forecast_graph  # noqa: PLC0415 -- only for ONNX
+    def forecast_model(self, model: Path, words: tuple[str, ...], option: str) -> ModelForecast:
+        """Return the forecast for an ONNX file, or for a folder with `config.json` and weights.
 
-    if given.types:
-        raise InputError(
-            f"an ONNX graph has its own types, and no {next(iter(given.types))}", where=given.option
-        )
-    return forecast_graph(model, given.sizes, given.optimiser, given.option)
+        Raises:
+            InputError: a file that cannot be read, a size that is missing, unknown or no number.
+        """
+        given = _given(words, option)
+        if model.is_dir():
+            return _transformer(model, given)
+        if not model.exists():
+            raise InputError(
+                "no such file or folder", where=str(model), hint="name an ONNX file or a model's folder"
+            )
+        if model.suffix in _PARTS:
+            raise InputError(
+                "this is a part of a model",
+                where=str(model),
+                hint=f"name the folder it is in: {model.parent}",
+            )
+        from partita.jobs.memory.onnx import forecast_graph  # noqa: PLC0415 -- only for ONNX
+
+        if given.types:
+            raise InputError(
+                f"an ONNX graph has its own types, and no {next(iter(given.types))}", where=given.option
+            )
+        return forecast_graph(model, given.sizes, given.optimiser, given.option)
 
 
 def _transformer(folder: Path, given: Given) -> ModelForecast:

@@ -6,23 +6,21 @@ What its user said comes first. `Families` remembers how earlier jobs of its fam
 from __future__ import annotations
 
 import math
-import warnings
 from collections import defaultdict, deque
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
-from partita.errors import PartitaError
 from partita.jobs.job import job_on, shares
 from partita.jobs.memory.bounds import MIB, UNLIMITED, Bounds, holds, slices
+from partita.jobs.memory.forecasters import failed, forecasters
 from partita.jobs.memory.history import Ended, History
 from partita.jobs.queue.record import AttemptVerdict
-from partita.registry import RegistryWarning, make, registered
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from partita.jobs.job import Job
+    from partita.jobs.memory.forecasters import Forecaster
     from partita.jobs.queue.record import Attempt, JobRecord, StatedMemory
     from partita.mig.gpu import GpuModel, Profile
 
@@ -165,19 +163,6 @@ class Forecast:
         return min(self.need, max(largest, self.firm))
 
 
-class Forecaster(Protocol):
-    """Bounds the memory of waiting jobs; a package registers its own in the group `partita.forecasters`."""
-
-    def forecast(self, job: JobRecord, past: History) -> Bounds:
-        """Return the bounds of a job's memory in bytes; `Bounds()` where nothing is known of it.
-
-        Args:
-            job: which waits.
-            past: how the jobs of its family ended that tell something of it.
-        """
-        ...
-
-
 _HISTORY = "history"
 
 
@@ -189,20 +174,6 @@ class HistoryForecaster:
         return past.bounds()
 
 
-@cache
-def forecasters() -> dict[str, Forecaster]:
-    """Return those that are registered, by name; Partita's own comes first. A warning tells of one that is broken."""
-    found: dict[str, Forecaster] = {}
-    for name, entry in registered("forecasters").items():
-        try:
-            found[name] = make("forecasters", name)
-        except PartitaError as error:
-            if entry.own:
-                raise
-            warnings.warn(f"{error.what}; jobs are forecast without it", RegistryWarning, stacklevel=2)
-    return found
-
-
 def _said(name: str, forecaster: Forecaster, job: JobRecord, past: History) -> Bounds:
     """Return what a forecaster says; nothing, and a warning, if one of another package fails."""
     try:
@@ -210,10 +181,7 @@ def _said(name: str, forecaster: Forecaster, job: JobRecord, past: History) -> B
     except Exception as error:
         if name == _HISTORY:
             raise
-        what = (
-            f"the forecaster {name!r} failed: {type(error).__name__}: {error}; jobs are forecast without it"
-        )
-        warnings.warn(what, RegistryWarning, stacklevel=2)
+        failed(name, error)
         return Bounds()
 
 
