@@ -1,9 +1,9 @@
 """Make the generated parts of the documentation, or check them: `python -m docs.generate [--check]`.
 
-Generated are docs/cli.md, docs/workload.schema.json, the tables of fields in docs/file-formats.md and the output of
-console sessions. With `--check` nothing is written; what is stale, a dead link, a command that does not exist or is
-not described, and a session that fails are named, and the exit code is 1. What is stale is decided by shape
-(docs/shape.py), on any versions of what the project depends on.
+Generated are docs/cli.md, docs/workload.schema.json, the tables of fields in docs/file-formats.md, the output of
+console sessions, and deploy/crds. With `--check` nothing is written; what is stale, a dead link, a command that does
+not exist or is not described, and a session that fails are named, and the exit code is 1. What is stale is decided by
+shape (docs/shape.py), on any versions of what the project depends on.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from docs.checks import command_faults, link_faults, undocumented
 from docs.pages import cli_page, schema_text, workload_tables
 from docs.sessions import ROOT, SessionError, rerun
 from docs.shape import page_shape
+
+from partita.kubernetes.crds import definitions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,6 +44,7 @@ def generated() -> Iterator[tuple[str, str]]:
     """
     yield CLI, _kept(_read(CLI), cli_page(), page_shape)
     yield SCHEMA, _kept(_read(SCHEMA) or "null", schema_text(), json.loads)
+    yield from ((f"deploy/crds/{name}", text) for name, text in definitions().items())
     yield FORMATS, _TABLES.sub(lambda found: f"{found[1]}{workload_tables()}{found[2]}", _read(FORMATS))
     with ThreadPoolExecutor() as pool:  # each page waits for its commands most of the time
         yield from zip(SESSIONS, pool.map(lambda name: rerun(_read(name), name), SESSIONS), strict=True)
