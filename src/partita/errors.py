@@ -54,6 +54,16 @@ def nearest(word: str, known: list[str]) -> str | None:
     return next(iter(found or longer), None)
 
 
+def refuse(path: str, faults: Sequence[InputError]) -> None:
+    """Raise one error for all faults of a file: each kind with its places, and how many there are.
+
+    Raises:
+        InputError: there are any.
+    """
+    if faults:
+        raise together(path, faults, len(faults))
+
+
 def together(path: str, faults: Sequence[InputError], total: int) -> InputError:
     """Return one error for the faults of a file: those given, with their places, of `total` that there are.
 

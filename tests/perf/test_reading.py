@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from partita.errors import InputError
-from partita.perf.columns import quantile_text
-from partita.perf.reading import read_table, read_tables, write_table
+from partita.perf.reading import quantile_text, read_table, read_tables, write_table
 from partita.perf.table import Measurement, PerfTable
 
 if TYPE_CHECKING:

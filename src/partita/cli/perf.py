@@ -17,7 +17,6 @@ from partita.cli.output import Format, Output, echo, emit, stdout
 from partita.cli.perf_table import Out, batch_sizes, plural, write
 from partita.errors import InputError, nearest
 from partita.mig.catalogue import gpu_meant, gpu_model
-from partita.perf.columns import quantile_text
 from partita.perf.estimate import ModelWork, estimate_table, plain_profiles, read_works
 from partita.perf.operating_point import (
     Limits,
@@ -27,7 +26,7 @@ from partita.perf.operating_point import (
     operating_points,
     strictest,
 )
-from partita.perf.reading import read_tables
+from partita.perf.reading import quantile_text, read_tables
 from partita.perf.table import PerfTable
 
 if TYPE_CHECKING:

@@ -15,7 +15,6 @@ from partita import __version__
 from partita.cli.output import echo, stderr
 from partita.cli.perf_table import batch_sizes, write
 from partita.errors import InputError, PartitaError
-from partita.perf.columns import quantile_text
 from partita.perf.measure.cell import Effort, Setup
 from partita.perf.measure.device import (
     CUDA,
@@ -31,6 +30,7 @@ from partita.perf.measure.device import (
 )
 from partita.perf.measure.inputs import feed, parse_shapes
 from partita.perf.measure.measurement import Grid, MeasurementJournal, digest, journal_head, measure, to_table
+from partita.perf.reading import quantile_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

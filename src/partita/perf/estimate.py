@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from math import hypot, isfinite
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, nearest
-from partita.perf.records import plain_name, read_records, refuse
+from partita.errors import InputError, nearest, refuse
+from partita.perf.records import plain_name, read_records
 from partita.perf.table import Measurement, PerfTable
 
 if TYPE_CHECKING:

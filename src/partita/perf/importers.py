@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, nearest
+from partita.errors import InputError, nearest, refuse
 from partita.mig.catalogue import gpu_meant
-from partita.perf.columns import COLUMNS, NUMBERS, REQUIRED, measurements, profile_name, quantile_text
 from partita.perf.estimate import plain_profiles
-from partita.perf.reading import joined
-from partita.perf.records import read_records, refuse
+from partita.perf.reading import COLUMNS, NUMBERS, REQUIRED, joined, measurements, profile_name, quantile_text
+from partita.perf.records import read_records
 from partita.perf.table import Measurement, PerfTable
 
 if TYPE_CHECKING:

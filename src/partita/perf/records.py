@@ -17,7 +17,7 @@ from enum import Enum
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from partita.errors import InputError, nearest, together
+from partita.errors import InputError, nearest, refuse
 from partita.files import decoded, json_value, read_bytes
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ DELIMITERS = ",;\t|"
 MOST_BYTES = 2 << 30
 """What a compressed file may unpack to."""
 
+_GZIP = b"\x1f\x8b"
 _FOREIGN = {
     b"PK\x03\x04": ("an Excel workbook or a ZIP archive", "save the sheet as CSV, or unpack the archive"),
     b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "save the sheet as CSV"),
@@ -300,7 +301,6 @@ def read_records(path: Path | str) -> Records:
     """
     name = "<stdin>" if str(path) == "-" else str(path)
     content = _unpacked(read_bytes(path), name)
-    _refuse_foreign(content, name)
     text = decoded(content, name)
     if "\0" in text:
         raise InputError(
@@ -314,19 +314,25 @@ def read_records(path: Path | str) -> Records:
     return _json_records(text, name) if start in ("{", "[") else _delimited(text, name)
 
 
-def _refuse_foreign(content: bytes, name: str) -> None:
+def _unpacked(content: bytes, name: str) -> bytes:
+    """Return what a file holds, unpacked if it is gzip.
+
+    Raises:
+        InputError: damaged, packed twice, or known by its first bytes as what is no text.
+    """
+    if content.startswith(_GZIP):
+        content = _gunzipped(content, name)
     for magic, (what, hint) in _FOREIGN.items():
         if content.startswith(magic):
             named = magic == b"PAR1" and name.lower().endswith((".parquet", ".pq"))
             mend = "write it as CSV or JSON lines" if named else hint
             raise InputError(f"this is {what}, not CSV", where=name, hint=mend)
-    if content.startswith(b"\x1f\x8b"):
+    if content.startswith(_GZIP):
         raise InputError("this is packed twice", where=name, hint="unpack it first: gzip -d")
+    return content
 
 
-def _unpacked(content: bytes, name: str) -> bytes:
-    if not content.startswith(b"\x1f\x8b"):
-        return content
+def _gunzipped(content: bytes, name: str) -> bytes:
     parts, size = [], 0
     while content:
         member = zlib.decompressobj(zlib.MAX_WBITS | 16)
@@ -549,13 +555,3 @@ def _scalar(value: object) -> str:
     if value is None or isinstance(value, list):
         return ""
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def refuse(path: str, faults: Sequence[InputError]) -> None:
-    """Raise one error for all faults of a file: each kind with its places, and how many there are.
-
-    Raises:
-        InputError: there are any.
-    """
-    if faults:
-        raise together(path, faults, len(faults))

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from partita.errors import InputError, nearest
-from partita.perf.records import number_hint, read_records, refuse
+from partita.errors import InputError, nearest, refuse
+from partita.perf.records import number_hint, read_records
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
