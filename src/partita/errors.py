@@ -61,10 +61,10 @@ def refuse(path: str, faults: Sequence[InputError]) -> None:
         InputError: there are any.
     """
     if faults:
-        raise together(path, faults, len(faults))
+        raise combined(path, faults, len(faults))
 
 
-def together(path: str, faults: Sequence[InputError], total: int) -> InputError:
+def combined(path: str, faults: Sequence[InputError], total: int) -> InputError:
     """Return one error for the faults of a file: those given, with their places, of `total` that there are.
 
     Faults that differ only in the values they name are told once, with the places of the others.

@@ -10,7 +10,6 @@ import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -493,7 +492,7 @@ def _prepared(workload: Workload | Path | str, performance: object) -> PreparedW
     else:
         several = isinstance(performance, list | tuple)
         table = read_tables(performance if several else [performance])  # type: ignore[arg-type]  # narrowed above
-    with locating(path) if path else nullcontext():
+    with locating(path):
         return planning.prepare(made, table, path)
 
 

@@ -7,14 +7,12 @@ to it. Services that share GPUs go to a planner (`planning`), those with a `cut`
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from partita.deadline import Deadline
 from partita.errors import InfeasibleError, InputError
 from partita.perf.reading import read_tables
-from partita.perf.table import PerfTable
 from partita.planning.check import check_plan, requirements
 from partita.planning.exact import TooFewGpusError, met_shares, plan_best_effort, plan_what_fits
 from partita.planning.formulate import formulate, names
@@ -25,9 +23,9 @@ from partita.workload import Batches, locating, read_workload
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
+    from partita.perf.table import PerfTable
     from partita.planning.check import Violation
     from partita.planning.formulate import Formulation
     from partita.planning.plan import Plan
@@ -134,7 +132,7 @@ def read_prepared(path: Path) -> PreparedWorkload:
         InfeasibleError: a service that can run on no profile; `where` as above.
     """
     workload = read_workload(path)
-    table = _tables(workload)
+    table = read_tables(workload.performance)
     with locating(path):
         return prepare(workload, table, path)
 
@@ -151,14 +149,10 @@ def prepare(workload: Workload, table: PerfTable | None = None, path: Path | Non
         InputError: a service that cannot be planned; `where` is the field's path, such as `services[3].model`.
         InfeasibleError: a service that can run on no profile; `where` as above.
     """
-    table = _tables(workload) if table is None else table
+    table = read_tables(workload.performance) if table is None else table
     made = formulate(workload, table)
     cuts = cut_services(workload, made.problem.pools, made.measured)
     return PreparedWorkload(workload, table, made, cuts, path)
-
-
-def _tables(workload: Workload) -> PerfTable:
-    return read_tables(workload.performance) if workload.performance else PerfTable(())
 
 
 def plan(
@@ -237,7 +231,7 @@ def _plan_with_cuts(
     def whole(rest: Problem) -> Plan:
         return _plan_shared(rest, planner, deadline, seed, shared)
 
-    with _errors_located(prepared.path):
+    with locating(prepared.path):
         try:
             found = plan_reserving(problem, cuts, whole, deadline, seed=seed, running=runs)
         except InfeasibleError:
@@ -257,10 +251,6 @@ def _plan_with_cuts(
 def _rest(deadline: Deadline) -> Deadline:
     """Return the time for what fits, at least half of all: the proof that not all does may have taken the most."""
     return Deadline(max(deadline.left, deadline.time_limit / 2), deadline.stop, deadline.report)
-
-
-def _errors_located(path: Path | None) -> AbstractContextManager[None]:
-    return nullcontext() if path is None else locating(path)
 
 
 def check(plan: Plan, prepared: PreparedWorkload) -> list[Violation]:

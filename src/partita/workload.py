@@ -419,13 +419,16 @@ def read_workload(path: Path | str) -> Workload:
 
 
 @contextmanager
-def locating(path: Path | str) -> Iterator[None]:
-    """Turn a field's path in an error of the block, such as `services[3].slo`, into `file:line`."""
+def locating(path: Path | str | None) -> Iterator[None]:
+    """Turn a field's path in an error of the block, such as `services[3].slo`, into `file:line`.
+
+    The errors of a workload that is of no file, `path` None, stay as they are.
+    """
     try:
         yield
     except PartitaError as error:
         field = path_of(error.where or "")
-        if field and field[0] in Workload.__struct_fields__:
+        if path is not None and field and field[0] in Workload.__struct_fields__:
             error.what = f"{error.where}: {error.what}"
             error.where = _name(path)
             if str(path) != "-":

@@ -170,7 +170,7 @@ def test_the_schema_has_the_header_and_every_type() -> None:
 def test_a_document_is_written_line_by_line_and_read_again() -> None:
     stream = io.StringIO()
     shapes = [Circle(1), Circle(0.1)]
-    write(OLD, stream, {"shapes": map(line, shapes), "corners": "{}"}, {"name": "d"})
+    write(OLD, stream, {"shapes": [shapes[0], line(shapes[1])], "corners": "{}"}, {"name": "d"})
     assert stream.getvalue() == (
         '{"apiVersion": "partita/v3", "kind": "Drawing", "name": "d",\n'
         ' "shapes": [\n  {"shape": "circle", "radius": 1},\n  {"shape": "circle", "radius": 0.1}],\n'

@@ -33,7 +33,7 @@ from typing import (
 import msgspec
 from msgspec import Meta, inspect
 
-from partita.errors import InputError, nearest, together
+from partita.errors import InputError, combined, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -150,7 +150,7 @@ class DocumentSource:
         wanted = [path for fault in shown for path in (fault.path, fault.first) if path is not None]
         lines = self.lines(wanted)
         located = [self._located(fault, lines) for fault in shown]
-        return together(self.name, located, len(faults))
+        return combined(self.name, located, len(faults))
 
     def _located(self, fault: FieldFault, lines: Mapping[FieldPath, int]) -> InputError:
         at = f"{written(fault.path)}: " if fault.path else ""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from partita.documents.codec import DocumentSource, convert, to_data
+from partita.documents.codec import DocumentSource, Value, convert, to_data
 from partita.errors import InputError
 from partita.files import json_value, read_text
 
@@ -238,7 +238,7 @@ def number(value: float) -> int | float:
 def write(
     kind: DocumentKind[Any],
     stream: TextIO,
-    parts: Mapping[str, str | Iterable[str]],
+    parts: Mapping[str, Value | str | Iterable[Value | str]],
     head: Mapping[str, Any] | None = None,
 ) -> None:
     """Write a document as JSON of which `diff` can compare two; the text is never held as a whole.
@@ -246,18 +246,22 @@ def write(
     Args:
         kind: its kind, whose header comes first.
         stream: where to.
-        parts: its large fields, each the JSON text of its value, or of each item of a list, which get a line each.
+        parts: its large fields, each a value, or the items of a list, which get a line each. Text is JSON already.
         head: its small fields, which stand in the first line.
     """
     stream.write(json.dumps({**kind.header, **(head or {})})[:-1])
     for name, part in parts.items():
         stream.write(f',\n "{name}": ')
-        if isinstance(part, str):
-            stream.write(part)
+        if isinstance(part, Value | str):
+            stream.write(_json(part))
             continue
         separator = "[\n  "
         for item in part:
-            stream.write(separator + item)
+            stream.write(separator + _json(item))
             separator = ",\n  "
         stream.write("[]" if separator.startswith("[") else "]")
     stream.write("}\n")
+
+
+def _json(item: Value | str) -> str:
+    return item if isinstance(item, str) else line(item)

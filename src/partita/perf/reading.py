@@ -456,9 +456,9 @@ def _refuse_duplicates(rows: Sequence[Measurement], places: Sequence[str], path:
     refuse(path, faults)
 
 
-FASTER = 10.0
+_MOST_TIMES_FASTER = 10.0
 """A smaller slice is not so many times as fast as a larger one."""
-APART = 10.0
+_MOST_APART = 10.0
 """Throughput, latency and batch do not differ by such a factor from what they say of each other."""
 _PLACES = 4
 
@@ -498,7 +498,7 @@ def implausible(rows: Sequence[Measurement], place: Callable[[int], str]) -> lis
 def _against_little(rows: Sequence[Measurement]) -> Iterator[tuple[int, float, str]]:
     for index, row in enumerate(rows):
         ratio = row.throughput * row.latency_ms / 1000 / (row.batch * row.processes)
-        if not 1 / APART <= ratio <= APART and not row.estimated:
+        if not 1 / _MOST_APART <= ratio <= _MOST_APART and not row.estimated:
             yield index, ratio, ""
 
 
@@ -520,7 +520,7 @@ def _faster_than_larger(
     slowest: tuple[float, int] | None = None
     for index in sorted(group, key=lambda each: sizes[rows[each].profile], reverse=True):
         throughput = rows[index].throughput
-        if slowest is not None and throughput >= FASTER * slowest[0]:
+        if slowest is not None and throughput >= _MOST_TIMES_FASTER * slowest[0]:
             larger = slowest[1]
             if sizes[rows[index].profile] < sizes[rows[larger].profile]:
                 yield index, throughput / slowest[0], place(larger).rpartition("/")[2]

@@ -142,21 +142,22 @@ def write_plan(plan: Plan, stream: TextIO) -> None:
         ServiceDocument(each.name, *map(_figure, (each.rate, each.capacity, each.latency_slo_ms)))
         for each in plan.services
     )
-    parts = {
-        "objective": line(
-            ObjectiveDocument(
+    write(
+        PLAN,
+        stream,
+        {
+            "objective": ObjectiveDocument(
                 objective.name,
                 _figure(objective.value),
                 _figure(objective.lower_bound),
                 _figure(objective.gap),
                 bool(objective.proven),
-            )
-        ),
-        "solver": line(SolverDocument(solver.name, int(solver.seed), _figure(solver.seconds))),
-        "services": map(line, services),
-        "gpus": _gpu_lines(plan),
-    }
-    write(PLAN, stream, parts)
+            ),
+            "solver": SolverDocument(solver.name, int(solver.seed), _figure(solver.seconds)),
+            "services": services,
+            "gpus": _gpu_lines(plan),
+        },
+    )
 
 
 def _gpu_lines(plan: Plan) -> Iterator[str]:

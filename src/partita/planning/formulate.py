@@ -53,18 +53,18 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
     """
     pools = _pools(workload)
     measured = Measured(workload, table, list({pool.gpu.name: pool.gpu for pool in pools}.values()))
-    refuse_unmeasured(workload, measured)
-    allowed = _Allowed(pools, measured)
+    _refuse_unmeasured(workload, measured)
+    allowed = _PointsOnPools(pools, measured)
     points = {
         index: allowed.points(service)
         for index, service in enumerate(workload.services)
         if service.cut is None
     }
-    refuse_unplaceable(workload, measured, points)
-    _refuse_endless(workload, pools, points)
+    _refuse_unplaceable(workload, measured, points)
+    _refuse_excessive_rates(workload, pools, points)
     kinds = {id(each): each for each in points.values()}
     if workload.objective == "watts":
-        _refuse_unmetered(kinds.values())
+        _refuse_unmeasured_power(kinds.values())
     sizes = _sizes(pools, kinds.values())
     shared = {(id(each), workload.services[index].pools): each for index, each in points.items()}
     on_sizes = {key: _per_size(pools, sizes, each, key[1]) for key, each in shared.items()}
@@ -78,7 +78,7 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
         objective=workload.objective,
         max_services_per_gpu=workload.limits.max_services_per_gpu,
     )
-    return Formulation(problem, measured, notes(workload, measured))
+    return Formulation(problem, measured, _notes(workload, measured))
 
 
 def _pools(workload: Workload) -> tuple[Pool, ...]:
@@ -115,7 +115,7 @@ def _per_size(
     )
 
 
-class _Allowed:
+class _PointsOnPools:
     """Operating points on the GPUs of the pools that a service may use, the same object for services alike."""
 
     def __init__(self, pools: Sequence[Pool], measured: Measured) -> None:
@@ -152,7 +152,7 @@ def _service(spec: ServiceSpec, points: tuple[OperatingPoint | None, ...]) -> Se
     )
 
 
-def _refuse_endless(workload: Workload, pools: Sequence[Pool], points: Mapping[int, Points]) -> None:
+def _refuse_excessive_rates(workload: Workload, pools: Sequence[Pool], points: Mapping[int, Points]) -> None:
     """Refuse rates that so many GPUs would be needed for that nobody means them."""
     most = {(pool.gpu.name, each.name): each.max_instances for pool in pools for each in pool.gpu.profiles}
     for index, of in points.items():
@@ -167,7 +167,7 @@ def _refuse_endless(workload: Workload, pools: Sequence[Pool], points: Mapping[i
             )
 
 
-def _refuse_unmetered(kinds: Iterable[Points]) -> None:
+def _refuse_unmeasured_power(kinds: Iterable[Points]) -> None:
     lacking = sorted(
         {
             f"{gpu} {profile} batch {point.batch} x{point.processes}"
@@ -258,7 +258,7 @@ class Measured:
         within = tuple(bisect_right(latencies, limit) for latencies in self._latencies_of(service.model))
         key = (service.model, service.slo.quantile, service.profiles, within)
         if key not in self._points:
-            self._points[key] = self._work_out(service)
+            self._points[key] = self._operating_points(service)
         return self._points[key]
 
     def _latencies_of(self, model: str) -> list[list[float]]:
@@ -267,7 +267,7 @@ class Measured:
             self._latencies[model] = [sorted({r.latency_ms for r in rows.get(g.name, ())}) for g in self.gpus]
         return self._latencies[model]
 
-    def _work_out(self, service: ServiceSpec) -> Points:
+    def _operating_points(self, service: ServiceSpec) -> Points:
         found: Points = {}
         for gpu in self.gpus:
             limits = self.point_limits(service, gpu.name)
@@ -306,7 +306,7 @@ def quantile_of(rows: Sequence[Measurement], asked: float | None) -> str | None:
 # --- what is assumed
 
 
-def notes(workload: Workload, measured: Measured) -> tuple[str, ...]:
+def _notes(workload: Workload, measured: Measured) -> tuple[str, ...]:
     """Return a sentence for each thing assumed: which latencies, estimates and GPUs, and what is not looked at."""
     ignored = [pool.label for pool in workload.gpus if pool.cost_per_hour is not None]
     costs = []
@@ -357,12 +357,12 @@ _MOST_NAMED = 10
 """Kinds of service that one error names."""
 
 
-class _Why(NamedTuple):
-    reason: str
+class _Reason(NamedTuple):
+    what: str
     hint: str
 
 
-def refuse_unmeasured(workload: Workload, measured: Measured) -> None:
+def _refuse_unmeasured(workload: Workload, measured: Measured) -> None:
     """Refuse models without rows on any GPU, and quantiles that no row has.
 
     Raises:
@@ -401,7 +401,7 @@ def _unmeasured(model: str, where: str, measured: Measured) -> InputError:
     return InputError(f"no measurements of {model!r} on {gpus}", where=where, hint=hint)
 
 
-def refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[int, Points]) -> None:
+def _refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[int, Points]) -> None:
     """Refuse services that have no operating point on any profile.
 
     Args:
@@ -423,7 +423,7 @@ def refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[i
         service = workload.services[alike[0]]
         like = f" and {len(alike) - 1} like it" if len(alike) > 1 else ""
         why = _why_pools(service, workload, measured) or _why(service, measured)
-        lines.append((f"{service.name}{like}: {why.reason}", why.hint))
+        lines.append((f"{service.name}{like}: {why.what}", why.hint))
     if len(kinds) == 1:
         what, hint = lines[0]
     else:
@@ -436,28 +436,30 @@ def refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[i
     raise InfeasibleError(what, where=f"services[{next(iter(kinds.values()))[0]}]", hint=hint)
 
 
-def _why(service: ServiceSpec, measured: Measured) -> _Why:
+def _why(service: ServiceSpec, measured: Measured) -> _Reason:
     rows = [row for gpu in measured.gpus for row in _rows(service, measured, gpu.name)]
     if not rows:
-        return _Why("it fits in the memory of no profile", "use a GPU with more memory, or lower weights_mb")
+        return _Reason(
+            "it fits in the memory of no profile", "use a GPU with more memory, or lower weights_mb"
+        )
     profiles = {(gpu.name, p.name) for gpu in measured.gpus for p in gpu.profiles if allows(service, p)}
     allowed = [row for row in rows if (row.gpu, row.profile) in profiles]
     if not allowed:
         there = names(row.profile for row in rows)
-        return _Why(
+        return _Reason(
             f"no measurement on {names(service.profiles or ())}; no row means that it did not fit in memory",
             f"it was measured on {there}: allow one of these in `profiles`",
         )
     return _why_limits(service, measured, allowed)
 
 
-def _why_pools(service: ServiceSpec, workload: Workload, measured: Measured) -> _Why | None:
+def _why_pools(service: ServiceSpec, workload: Workload, measured: Measured) -> _Reason | None:
     """Return the reason where the service could run on a pool that it may not use."""
     if service.pools is None or not (points := measured.points(service)):
         return None
     able = {gpu for gpu, _ in points}
     others = [pool.label for pool in workload.gpus if pool.model in able]
-    return _Why(
+    return _Reason(
         f"it can run on none of its pools, {names(service.pools)}", f"allow {names(others)} in `pools`"
     )
 
@@ -468,13 +470,13 @@ def _rows(service: ServiceSpec, measured: Measured, gpu: str) -> list[Measuremen
     return [row for row in rows if row.quantile == quantile]
 
 
-def _why_limits(service: ServiceSpec, measured: Measured, allowed: list[Measurement]) -> _Why:
+def _why_limits(service: ServiceSpec, measured: Measured, allowed: list[Measurement]) -> _Reason:
     limits = measured.limits
     batch = limits.max_batch or max(row.batch for row in allowed)
     within = [row for row in allowed if row.batch <= batch and row.processes <= limits.max_processes]
     if not within:
         least = min(allowed, key=lambda row: (row.batch, row.processes))
-        return _Why(
+        return _Reason(
             f"no measurement within limits.max_batch {batch} and limits.max_processes {limits.max_processes}",
             f"the smallest has batch {least.batch} and {least.processes} processes: raise the limits",
         )
@@ -482,7 +484,7 @@ def _why_limits(service: ServiceSpec, measured: Measured, allowed: list[Measurem
     factor, slo = limits.latency_factor, service.slo.latency_ms
     scaled = f" ({factor:g} x {slo:g})" if factor < 1 else ""
     enough = math.ceil(fastest.latency_ms / factor * 10) / 10
-    return _Why(
+    return _Reason(
         f"too slow: one batch may take {measured.limit(service):.4g} ms{scaled}; the fastest takes "
         f"{fastest.latency_ms:.4g} ms, on {fastest.gpu} {fastest.profile} at batch {fastest.batch}",
         f"raise slo.latency_ms to at least {enough:g}{f' (latency_factor {factor:g})' if factor < 1 else ''}",

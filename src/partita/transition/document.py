@@ -147,12 +147,8 @@ def write_transition(transition: Transition, stream: TextIO) -> None:
         DeployedGpuDocument(gpu.id, gpu.model, tuple(map(_instance_document, gpu.instances)))
         for gpu in transition.target.gpus
     )
-    parts = {
-        "services": map(line, floors),
-        "actions": map(_action_line, transition.actions),
-        "target": map(line, gpus),
-    }
-    write(TRANSITION, stream, parts, head)
+    actions = map(_action_line, transition.actions)
+    write(TRANSITION, stream, {"services": floors, "actions": actions, "target": gpus}, head)
 
 
 def _action_line(action: Action) -> str:
@@ -265,7 +261,7 @@ def write_layouts(layouts: Layouts, stream: TextIO) -> None:
         )
         for gpu in layouts.gpus
     )
-    write(LAYOUTS, stream, {"gpus": map(line, gpus)})
+    write(LAYOUTS, stream, {"gpus": gpus})
 
 
 def read_target(path: Path | str) -> Plan | Layouts:

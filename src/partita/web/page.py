@@ -29,7 +29,7 @@ _TICKS = 6
 # A label whose middle lies further right than this share would be cut off: it ends at its moment.
 _LABEL_FITS = 0.93
 _LEAD = 0.04
-_ROOM = 1.12
+_HEADROOM = 1.12
 
 
 def page(title: str, styles: Iterable[str], parts: Iterable[str], *, embedded: bool = False) -> str:
@@ -44,8 +44,10 @@ def page(title: str, styles: Iterable[str], parts: Iterable[str], *, embedded: b
     folder = resources.files(__package__)
     sheets = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in styles)
     if embedded:
-        own = _WHOLE_PAGE.sub(r"\1&", sheets)
-        return "\n".join(("<div class=partita>", f"<style>\n.partita {{\n{own}}}</style>", *parts, "</div>"))
+        scoped = _WHOLE_PAGE.sub(r"\1&", sheets)
+        return "\n".join(
+            ("<div class=partita>", f"<style>\n.partita {{\n{scoped}}}</style>", *parts, "</div>")
+        )
     return "\n".join(
         (
             '<!doctype html>\n<html lang="en">\n<meta charset="utf-8">',
@@ -245,7 +247,7 @@ def steps(
         line: a level to compare with.
         look: classes.
     """
-    top = _ROOM * max(first, line.value if line else 0.0, *(point.value for point in points), 1e-9)
+    top = _HEADROOM * max(first, line.value if line else 0.0, *(point.value for point in points), 1e-9)
     path = f"M0 {_y(first, top)}" + "".join(
         f"H{_number(_HIGH * scale.share(point.second))}V{_y(point.value, top)}" for point in points
     )

@@ -57,13 +57,13 @@ def transition_report(request: Request, transition: Transition, *, embedded: boo
     """Return the page, or a part for somebody else's, of a transition that the checker found right."""
     changes = service_changes(request, transition)
     numbers = {each.name: n for n, each in enumerate(changes, 1)}
-    course = timeline(request, transition)
+    times = timeline(request, transition)
     parts = [
         *_head(request, transition, changes),
         "<h2>Services</h2>",
         *_service_table(changes, numbers),
         "<h2>Timeline</h2>",
-        *_timeline_parts(course, (request.current.used, transition.target.used), changes, numbers),
+        *_timeline_parts(times, (request.current.used, transition.target.used), changes, numbers),
         "<h2>GPUs that change</h2>",
         *_change_cards(gpu_changes(request.current, transition.target), numbers),
         _footer(transition),
@@ -131,27 +131,27 @@ def _cells(each: ServiceChange) -> Sequence[str]:
 
 
 def _timeline_parts(
-    course: Timeline, used: tuple[int, int], changes: Sequence[ServiceChange], numbers: Mapping[str, int]
+    times: Timeline, used: tuple[int, int], changes: Sequence[ServiceChange], numbers: Mapping[str, int]
 ) -> Iterator[str]:
-    """Yield the course of a transition: its actions, GPUs in use, and each service's capacity, over time.
+    """Yield what a transition does: its actions, GPUs in use, and each service's capacity, over time.
 
     Args:
-        course: when what happens.
+        times: when what happens.
         used: GPUs in use before and after.
         changes: what each service goes through.
         numbers: of the services.
     """
-    seconds = max((bar.end for bar in course.bars), default=0.0)
+    seconds = max((bar.end for bar in times.bars), default=0.0)
     if not seconds:
         yield "<p>Nothing happens.</p>"
         return
     yield _LEGEND
-    yield from _gantt(course.bars, Scale(0.0, seconds), numbers)
+    yield from _gantt(times.bars, Scale(0.0, seconds), numbers)
     yield "<div class=charts>"
     scale = Scale.with_lead(seconds)
-    yield from _gpus_card(course.gpus, used, scale)
+    yield from _gpus_card(times.gpus, used, scale)
     for each in changes[:_MOST_SERVICES]:
-        yield from _capacity_card(each, course.capacity[each.name], scale, numbers[each.name])
+        yield from _capacity_card(each, times.capacity[each.name], scale, numbers[each.name])
     yield "</div>"
 
 
@@ -276,7 +276,7 @@ def _step(scale: Scale) -> str:
     return f"{scale.share(marks[1]):.3%}" if len(marks) > 1 else "100%"
 
 
-class CarriedOut(Protocol):
+class ExecutedTransition(Protocol):
     """A transition that was carried out: what was asked and predicted, and how it went."""
 
     @property
@@ -295,12 +295,12 @@ class CarriedOut(Protocol):
         ...
 
 
-def day_report(acts: Mapping[str, CarriedOut], counts: Mapping[str, int]) -> str:
+def day_report(acts: Mapping[str, ExecutedTransition], counts: Mapping[str, int]) -> str:
     """Return the page.
 
     Args:
         acts: transitions by name, in their order.
-        counts: GPUs that the first plan takes, by way of planning, the plan's own last.
+        counts: GPUs that the first plan takes, by kind of planning, this plan's last.
     """
     used = [act.transition.target.used for act in acts.values()]
     title = f"A day on {max(used)} GPUs, a night on {min(used)}"
@@ -312,20 +312,20 @@ def day_report(acts: Mapping[str, CarriedOut], counts: Mapping[str, int]) -> str
         f"<h1>{title}, {kept}</span></h1>",
         *_summary(acts, spare),
         *_comparison(counts),
-        *(text for name, act in acts.items() for text in _carried_out(name, act, numbers)),
+        *(text for name, act in acts.items() for text in _executed(name, act, numbers)),
         "<footer>Drawn by Partita, from a simulated cluster.</footer>",
     ]
     return page(title, _STYLES, parts)
 
 
-def _spare(act: CarriedOut) -> Iterator[float]:
+def _spare(act: ExecutedTransition) -> Iterator[float]:
     """Yield how far each service stayed over its floor, as a fraction of it."""
     for name, floor in act.transition.floors.items():
         if floor:
             yield min(point.value for point in act.course.capacity[name]) / floor - 1
 
 
-def _summary(acts: Mapping[str, CarriedOut], spare: float) -> Iterator[str]:
+def _summary(acts: Mapping[str, ExecutedTransition], spare: float) -> Iterator[str]:
     changes = [change for act in acts.values() for change in service_changes(act.request, act.transition)]
     yield from figures(
         {
@@ -338,7 +338,7 @@ def _summary(acts: Mapping[str, CarriedOut], spare: float) -> Iterator[str]:
     )
 
 
-def _seconds(act: CarriedOut) -> float:
+def _seconds(act: ExecutedTransition) -> float:
     return max((bar.end for bar in act.course.bars), default=0.0)
 
 
@@ -350,7 +350,7 @@ def _comparison(counts: Mapping[str, int]) -> Iterator[str]:
     yield "</div>"
 
 
-def _carried_out(name: str, act: CarriedOut, numbers: Mapping[str, int]) -> Iterator[str]:
+def _executed(name: str, act: ExecutedTransition, numbers: Mapping[str, int]) -> Iterator[str]:
     changes = service_changes(act.request, act.transition)
     before, after = act.request.current.used, act.transition.target.used
     yield f"<h2>{escape(name)}: {before} → {after} GPUs in {_seconds(act):.0f} s</h2>"
