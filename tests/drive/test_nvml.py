@@ -142,7 +142,7 @@ def test_an_instance_is_made_at_exactly_its_placement_used_and_destroyed(
     assert world.create("3g.20gb@4") is None
     assert [str(each) for each in nvml.cards[0].placements] == ["3g.20gb@4"]
     (made,) = world.instances()
-    (compute,) = nvml.cards[0].cuts[made.identity.gi_id].compute.values()
+    (compute,) = nvml.cards[0].cuts[made.identity.instance_id].compute.values()
     assert (made.ours, made.identity.ci_id, made.identity.mig_uuid) == (True, compute.id, compute.uuid)
     assert world.start("3g.20gb@4") is None
     assert world.replica("3g.20gb@4").ready
@@ -252,7 +252,7 @@ def test_destroying_waits_out_a_moment_of_in_use_but_not_for_ever(nvml: FakeNvml
 
 def test_a_strangers_process_makes_an_instance_busy_and_keeps_it(nvml: FakeNvml, world: World) -> None:
     world.create("3g.20gb@4")
-    gi_id = world.instances()[0].identity.gi_id
+    gi_id = world.instances()[0].identity.instance_id
     nvml.cards[0].foreign_pids[gi_id] = {1}
     assert world.instances()[0].busy
     assert isinstance(world.destroy("3g.20gb@4"), InUseError)

@@ -172,7 +172,7 @@ def test_dcgm_is_named_first_with_what_makes_it_let_go(nvml: FakeNvml, impatient
     nv-hostengine` among those who hold GPUs: NVIDIA/dgx-spark-playbooks; the device plugin: HAMi 1088.
     """
     impatient.create("3g.20gb@4")
-    gi_id = impatient.instances()[0].identity.gi_id
+    gi_id = impatient.instances()[0].identity.instance_id
     capability(root, gi_id, 21)
     capability(root, gi_id, 22, "/ci0")
     opens(root, 70, "/usr/bin/nvidia-device-plugin --mig-strategy=mixed", "/dev/nvidia0", "/dev/null")
@@ -193,7 +193,7 @@ def test_dcgm_is_named_first_with_what_makes_it_let_go(nvml: FakeNvml, impatient
 
 def test_whoever_computes_is_named_before_monitors(nvml: FakeNvml, impatient: World, root: Path) -> None:
     impatient.create("3g.20gb@4")
-    gi_id = impatient.instances()[0].identity.gi_id
+    gi_id = impatient.instances()[0].identity.instance_id
     opens(root, 60, "/usr/bin/nv-hostengine -n", "/dev/nvidia0")
     opens(root, 90, "/usr/bin/python train.py", "/dev/nvidia0")
     nvml.cards[0].foreign_pids[gi_id] = {90}
@@ -231,7 +231,7 @@ def test_names_of_processes_are_known_by_their_first_fifteen_letters_and_never_s
 def test_processes_are_listed_by_drivers_that_lack_the_newest_call(nvml: FakeNvml, world: World) -> None:
     """Older libraries lack nvmlDeviceGetComputeRunningProcesses_v3: "function not found" from the binding."""
     world.create("3g.20gb@4")
-    nvml.cards[0].foreign_pids[world.instances()[0].identity.gi_id] = {1}
+    nvml.cards[0].foreign_pids[world.instances()[0].identity.instance_id] = {1}
     nvml.missing = {"nvmlDeviceGetComputeRunningProcesses_v3"}
     assert world.instances()[0].busy
 

@@ -43,14 +43,27 @@ class Identity:
     so an instance that is made again with the ids of one before has its UUID, too.
 
     Attributes:
+        gi_id: None where the driver does not tell it, as on Kubernetes.
         ci_id: None while the GPU instance has no compute instance, as when its maker was killed half-way.
-        mig_uuid: None then, too.
+        mig_uuid: None then, too. Where there is no `gi_id`, what names the instance: on Kubernetes its claim's uid,
+            once the claim holds its device.
     """
 
     gpu_uuid: str
-    gi_id: int
+    gi_id: int | None
     ci_id: int | None
     mig_uuid: str | None
+
+    @property
+    def instance_id(self) -> int:
+        """`gi_id`, for drivers that tell it always.
+
+        Raises:
+            ValueError: this one does not.
+        """
+        if self.gi_id is None:
+            raise ValueError("this driver does not tell the GPU instance's id")
+        return self.gi_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +94,8 @@ class ObservedInstance:
     @property
     def complete(self) -> bool:
         """Whether a replica can start on it; one that is not is completed by creating it again."""
-        return self.identity.ci_id is not None
+        known = self.identity.mig_uuid if self.identity.gi_id is None else self.identity.ci_id
+        return known is not None
 
 
 @dataclass(frozen=True, slots=True)

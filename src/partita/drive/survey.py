@@ -259,7 +259,9 @@ def _gpu(device: NvmlDevice, state: Path) -> RealGpu:
     ours = OwnedInstances(record).ours(placed) if record.is_file() else set()
     busy = running_processes(handle)
     instances = tuple(
-        ObservedInstance(placement, identity, ours=identity in ours, busy=bool(busy.get(identity.gi_id)))
+        ObservedInstance(
+            placement, identity, ours=identity in ours, busy=bool(busy.get(identity.instance_id))
+        )
         for placement, identity in placed
     )
     return replace(raising_driver_errors, instances=instances)

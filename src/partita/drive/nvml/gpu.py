@@ -119,7 +119,9 @@ class NvmlGpu:
             found = self._at_work(placement)
             if found is not None and not found.ours:
                 raise foreign_error(where)
-            gi_id = self._create_gpu_instance(handle, placement) if found is None else found.identity.gi_id
+            gi_id = (
+                self._create_gpu_instance(handle, placement) if found is None else found.identity.instance_id
+            )
             if found is None or not found.complete:
                 self._complete(handle, placement, gi_id)
 
@@ -142,7 +144,7 @@ class NvmlGpu:
                 raise foreign_error(where)
             if found.replica is not None:
                 raise InUseError("a replica runs on it", where=where)
-            self._destroy_patiently(placement, found.identity.gi_id, where)
+            self._destroy_patiently(placement, found.identity.instance_id, where)
             if found.identity.mig_uuid is not None:
                 self._gone.add(found.identity.mig_uuid)
             self._owned.forget(self.device.uuid, placement)
@@ -194,7 +196,7 @@ class NvmlGpu:
         placed = [(self._placement(each), each.identity) for each in found]
         ours = self._owned.ours(placed)
         return tuple(
-            self._instance(at, running.get(identity.gi_id, set()), ours=identity in ours, ask=ask)
+            self._instance(at, running.get(identity.instance_id, set()), ours=identity in ours, ask=ask)
             for at, identity in ((ObservedInstance(*each, ours=False), each[1]) for each in placed)
         )
 

@@ -1,0 +1,363 @@
+"""What a cluster's GPUs hold, by GPU, kept up by watches: nodes, slices, claims and Partita's own pods.
+
+Objects are read from the caches when they are asked for; only what is on which GPU is kept here, so that nothing here
+is ever older than the caches. Each change is numbered, so that whoever looks again is told of what changed alone.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict, defaultdict
+from typing import TYPE_CHECKING, TypeVar
+
+from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
+from partita.kubernetes.api import Change
+from partita.kubernetes.claims import RESOURCE_CLAIM, gpu_of, placement_on, placement_said
+from partita.kubernetes.inventory import (
+    NODE,
+    NVIDIA,
+    RESOURCE_SLICE,
+    GpuCondition,
+    Inventory,
+    Node,
+    NodeInventory,
+    ResourceSlice,
+    node_inventory,
+)
+from partita.kubernetes.objects import KubernetesObject
+from partita.kubernetes.pods import (
+    MANAGER,
+    PLACEMENT,
+    POD,
+    WORKLOAD,
+    instance_name,
+    observed_replica,
+    shortened,
+)
+from partita.mig.layout import fault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from partita.kubernetes.allocation_check import AllocatedDevice
+    from partita.kubernetes.api import Cache, KubernetesApi
+    from partita.kubernetes.claims import ResourceClaim
+    from partita.kubernetes.inventory import ClusterGpu
+    from partita.kubernetes.pods import Pod
+    from partita.mig.layout import Placement
+
+T = TypeVar("T", bound=KubernetesObject)
+_REMEMBERED = 10_000  # pods of ours that are gone, whose names stand in claims a little longer
+
+
+class ClusterState:
+    """The caches, and what they hold by GPU.
+
+    Args:
+        api: the cluster's.
+        workload: whose claims and pods are ours, in the API's namespace.
+        chosen: says whether a GPU is of the cluster that is looked at; others do not exist here.
+        changed: told the ids of GPUs that may have changed, in a cache's thread.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        workload: str,
+        chosen: Callable[[ClusterGpu], bool],
+        changed: Callable[[set[str]], None],
+    ) -> None:
+        self.namespace = api.namespace
+        self._workload = shortened(workload)
+        self._chosen = chosen
+        self._told = changed
+        self._lock = threading.RLock()
+        self._slices_of: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # by node
+        self._on_node: dict[str, NodeInventory] = {}
+        self._gpus: dict[str, ClusterGpu] = {}
+        self._claims_on: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # by GPU
+        self._pods_on: defaultdict[str, set[str]] = defaultdict(set)
+        self._gone_pods: OrderedDict[str, None] = OrderedDict()
+        self._number = 0
+        self._changed_at: OrderedDict[str, int] = OrderedDict()  # by GPU, the latest last
+        selector = ",".join(f"{key}={value}" for key, value in {**MANAGER, WORKLOAD: self._workload}.items())
+        self.nodes: Cache[Node] = api.watch(NODE)
+        self.slices: Cache[ResourceSlice] = api.watch(RESOURCE_SLICE, fields=f"spec.driver={NVIDIA}")
+        self.claims: Cache[ResourceClaim] = api.watch(RESOURCE_CLAIM)
+        self.pods: Cache[Pod] = api.watch(POD, api.namespace, labels=selector)
+        self.nodes.listen(self._node_changed)
+        self.slices.listen(self._slice_changed)
+        self.claims.listen(self._claim_changed)
+        self.pods.listen(self._pod_changed)
+
+    def synced(self, timeout_s: float) -> None:
+        """Wait for the first look at everything.
+
+        Raises:
+            KubernetesError: why there is none in time.
+        """
+        for cache in (self.nodes, self.slices, self.claims, self.pods):
+            cache.synced(timeout_s)
+        # What was listed before the listeners were there; what they were told meanwhile is only said again.
+        self._prime(self.nodes, self._node_changed)
+        self._prime(self.slices, self._slice_changed)
+        self._prime(self.claims, self._claim_changed)
+        self._prime(self.pods, self._pod_changed)
+
+    def close(self) -> None:
+        """End the watches."""
+        for cache in (self.nodes, self.slices, self.claims, self.pods):
+            cache.close()
+
+    # What is there
+
+    @property
+    def inventory(self) -> Inventory:
+        """All GPUs, and what a person should know of them."""
+        with self._lock:
+            notes = [note for name in sorted(self._on_node) for note in self._on_node[name].notes]
+            return Inventory(dict(self._gpus), tuple(notes))
+
+    def gpu(self, gpu_id: str) -> ClusterGpu | None:
+        """Return the GPU of that id, None if there is none."""
+        return self._gpus.get(gpu_id)
+
+    def gpus_of_node(self, node: str) -> tuple[ClusterGpu, ...]:
+        """Return all GPUs of a node, those that are not chosen too."""
+        found = self._on_node.get(node)
+        return found.gpus if found else ()
+
+    def claims_on(self, gpu_id: str) -> tuple[ResourceClaim, ...]:
+        """Return the claims, of whomever, that hold a device of a GPU, and ours that are to."""
+        with self._lock:
+            keys = sorted(self._claims_on.get(gpu_id, ()))
+        found = (self.claims.get(name, namespace) for namespace, name in keys)
+        return tuple(each for each in found if each is not None)
+
+    def allocated_on(self, gpu: ClusterGpu) -> tuple[AllocatedDevice, ...]:
+        """Return the devices of a GPU that stand in claims."""
+        return tuple(
+            device for claim in self.claims_on(gpu.id) for device in claim.devices if gpu_of(device) == gpu.id
+        )
+
+    def pods_on(self, gpu_id: str) -> tuple[Pod, ...]:
+        """Return our pods on a GPU."""
+        with self._lock:
+            names = sorted(self._pods_on.get(gpu_id, ()))
+        return tuple(pod for name in names if (pod := self.pods.get(name, self.namespace)) is not None)
+
+    def ours(self, claim: ResourceClaim) -> bool:
+        """Say whether a claim is of our workload."""
+        labels = claim.metadata.labels
+        return (
+            claim.metadata.namespace == self.namespace
+            and labels.get(WORKLOAD) == self._workload
+            and MANAGER.items() <= labels.items()
+        )
+
+    def strangers(self, claim: ResourceClaim) -> tuple[str, ...]:
+        """Return the names of the pods that use a claim and are not ours.
+
+        A pod that the claim is reserved for may be one of ours that the cache does not show yet, or not any more.
+        """
+        if self.pods.version < int(claim.metadata.resource_version or 0):
+            return ()
+        mine = {
+            pod.metadata.uid for name in self._names(claim) if (pod := self.pods.get(name, self.namespace))
+        }
+        return tuple(
+            each.name
+            for each in claim.status.reserved_for
+            if each.uid not in mine and each.uid not in self._gone_pods
+        )
+
+    def gpus_of(self, claim: ResourceClaim) -> set[str]:
+        """Return the ids of the GPUs of which a claim holds a device; of ours, the one that it is to hold."""
+        found = {gpu_id for device in claim.devices if (gpu_id := gpu_of(device)) is not None}
+        said = placement_said(claim.metadata.annotations.get(PLACEMENT, "")) if self.ours(claim) else None
+        return found | ({said[0]} if said else set())
+
+    def nodes_of(self, claim: ResourceClaim) -> tuple[Node, ...]:
+        """Return the nodes of a claim's GPUs that there are."""
+        names = {gpu_id.rpartition("/")[0] for gpu_id in self.gpus_of(claim)}
+        return tuple(node for name in sorted(names) if (node := self.nodes.get(name)) is not None)
+
+    # As the driver's port has it
+
+    @property
+    def number(self) -> int:
+        """Of the last change."""
+        return self._number
+
+    def changed_since(self, number: int) -> set[str]:
+        """Return the ids of the GPUs that changed after the change of that number."""
+        found = set()
+        with self._lock:
+            for gpu_id, at in reversed(self._changed_at.items()):
+                if at <= number:
+                    break
+                found.add(gpu_id)
+        return found
+
+    def all_gpus(self) -> tuple[str, ...]:
+        """Return the ids of all GPUs of known models."""
+        with self._lock:
+            return tuple(self._gpus)
+
+    def observed(self, gpu_id: str) -> ObservedGpu | None:
+        """Return a GPU as it is now, None if it is not there.
+
+        What is shown is always a legal layout. Where a stranger's device overlaps one of ours, the one whose pod runs
+        is shown, since NVIDIA's driver makes no other; of two that do not run, the stranger's.
+        """
+        gpu = self._gpus.get(gpu_id)
+        if gpu is None or gpu.model is None:
+            return None
+        instances: list[ObservedInstance] = []
+        ranked = sorted(self._instances(gpu), key=lambda each: (each[0], each[1].placement))
+        for _, each in ranked:
+            if fault(gpu.model, (*(other.placement for other in instances), each.placement)) is None:
+                instances.append(each)
+        return ObservedGpu(
+            gpu.id,
+            gpu.uuid,
+            gpu.model.name,
+            mig=gpu.condition in {GpuCondition.READY, GpuCondition.LEAVING},
+            lost=gpu.condition is GpuCondition.LOST,
+            instances=tuple(sorted(instances, key=lambda each: each.placement)),
+        )
+
+    def _instances(self, gpu: ClusterGpu) -> Iterator[tuple[int, ObservedInstance]]:
+        """Yield what stands on a GPU, with a rank: what runs for sure has the lowest."""
+        pods: dict[Placement, Pod] = {}
+        for pod in self.pods_on(gpu.id):
+            said = placement_said(pod.metadata.annotations.get(PLACEMENT, ""))
+            if said is not None and (said[1] not in pods or not pod.leaving):
+                pods[said[1]] = pod
+        shown = set()
+        for claim in self.claims_on(gpu.id):
+            for placement, allocated in self._placements(gpu, claim):
+                mine = self.ours(claim) and claim.metadata.name == instance_name(gpu.id, placement)
+                held = pods.get(placement) if mine else None
+                complete = allocated and not claim.leaving
+                identity = Identity(gpu.uuid, None, None, claim.metadata.uid if complete else None)
+                replica = observed_replica(held) if held is not None else None
+                busy = bool(self.strangers(claim)) if mine else bool(claim.status.reserved_for)
+                rank = 0 if replica and replica.ready else 1 if not mine else 2
+                if mine:
+                    shown.add(placement)
+                yield rank, ObservedInstance(placement, identity, ours=mine, replica=replica, busy=busy)
+        for placement, pod in pods.items():
+            if placement not in shown:  # its claim was taken from it by force; the pod goes on
+                replica = observed_replica(pod)
+                identity = Identity(gpu.uuid, None, None, None)
+                yield 0, ObservedInstance(placement, identity, ours=True, replica=replica)
+
+    def _placements(self, gpu: ClusterGpu, claim: ResourceClaim) -> Iterator[tuple[Placement, bool]]:
+        """Yield what a claim holds of a GPU; what one of ours is to hold where it has no allocation yet."""
+        for device in claim.devices:
+            placement = placement_on(gpu, device) if gpu_of(device) == gpu.id else None
+            if placement is not None:
+                yield placement, True
+        if claim.status.allocation is None and self.ours(claim):
+            said = placement_said(claim.metadata.annotations.get(PLACEMENT, ""))
+            if said is not None and said[0] == gpu.id:
+                yield said[1], False
+
+    # What the caches tell
+
+    def _prime(self, cache: Cache[T], tell: Callable[[Change[T]], None]) -> None:
+        for each in cache.values():
+            current = cache.get(each.metadata.name, each.metadata.namespace)
+            if current is not None:
+                tell(Change(None, current))
+
+    def _node_changed(self, change: Change[Node]) -> None:
+        if change.old is not None and change.new is not None and _same_node(change.old, change.new):
+            return  # a heartbeat
+        one = change.new or change.old
+        if one is not None:
+            self._read_node(one.metadata.name)
+
+    def _slice_changed(self, change: Change[ResourceSlice]) -> None:
+        nodes = set()
+        with self._lock:
+            for each, there in ((change.old, False), (change.new, True)):
+                if each is None or each.spec.node_name is None:
+                    continue
+                known = self._slices_of[each.spec.node_name]
+                (known.add if there else known.discard)((each.metadata.namespace, each.metadata.name))
+                nodes.add(each.spec.node_name)
+        for node in nodes:
+            self._read_node(node)
+
+    def _read_node(self, name: str) -> None:
+        with self._lock:
+            slices = [
+                s for _, key in self._slices_of.get(name, ()) if (s := self.slices.get(key)) is not None
+            ]
+            before = self._on_node.get(name)
+            found = node_inventory(name, self.nodes.get(name), slices, before)
+            if before == found:
+                return
+            self._on_node[name] = found
+            was = {gpu.id for gpu in before.gpus} if before else set()
+            now = {gpu.id: gpu for gpu in found.gpus if gpu.model is not None and self._chosen(gpu)}
+            for gpu_id in was - now.keys():
+                self._gpus.pop(gpu_id, None)
+            self._gpus.update(now)
+            if not found.gpus and not found.notes:
+                del self._on_node[name]
+        self._mark(was | now.keys())
+
+    def _claim_changed(self, change: Change[ResourceClaim]) -> None:
+        touched: set[str] = set()
+        with self._lock:
+            for each, there in ((change.old, False), (change.new, True)):
+                if each is None:
+                    continue
+                for gpu_id in self.gpus_of(each):
+                    known = self._claims_on[gpu_id]
+                    (known.add if there else known.discard)(each.key)
+                    touched.add(gpu_id)
+        self._mark(touched)
+
+    def _pod_changed(self, change: Change[Pod]) -> None:
+        one = change.new or change.old
+        if one is None:
+            return
+        said = placement_said(one.metadata.annotations.get(PLACEMENT, ""))
+        if change.new is None:
+            self._gone_pods[one.metadata.uid] = None
+            while len(self._gone_pods) > _REMEMBERED:
+                self._gone_pods.popitem(last=False)
+        if said is None:
+            return
+        with self._lock:
+            known = self._pods_on[said[0]]
+            (known.discard if change.new is None else known.add)(one.metadata.name)
+        self._mark({said[0]})
+
+    def _mark(self, gpus: set[str]) -> None:
+        if not gpus:
+            return
+        with self._lock:
+            self._number += 1
+            for gpu_id in gpus:
+                self._changed_at[gpu_id] = self._number
+                self._changed_at.move_to_end(gpu_id)
+        self._told(gpus)
+
+    def _names(self, claim: ResourceClaim) -> set[str]:
+        said = placement_said(claim.metadata.annotations.get(PLACEMENT, ""))
+        with self._lock:
+            return set(self._pods_on.get(said[0], ())) if said else set()
+
+
+def _same_node(old: Node, new: Node) -> bool:
+    return (old.ready, old.spec, old.metadata.labels, old.metadata.deletion_timestamp) == (
+        new.ready,
+        new.spec,
+        new.metadata.labels,
+        new.metadata.deletion_timestamp,
+    )

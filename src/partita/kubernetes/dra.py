@@ -1,0 +1,789 @@
+"""Drives GPUs through Dynamic Resource Allocation: an instance is a claim, a replica a pod (the port's `Driver`).
+
+- An instance is a ResourceClaim that Partita allocates on the exact device of the plan. NVIDIA's DRA driver cuts the
+  GPU when a pod that holds the claim starts, and mends it when that pod is gone. So creating takes two writes, and
+  cutting is a part of starting.
+- Before anything counts on an allocation, it is read back and held against the plan (`allocation_check`).
+- A replica is a pod of the service's template, and answers when it is Ready. Deleting it has it drain by its grace.
+- Taints keep strangers' claims off (`fence`), and a PodDisruptionBudget a service others' evictions.
+
+Writes are made by a pool of threads; an action ends when the caches show its effect, so `observe` is never older than
+an action that has ended. While the API server is away nothing fails before its time: writes are tried again.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+from partita.drive.driver import (
+    ActionResult,
+    Changes,
+    DriveError,
+    FailedError,
+    GpuLostError,
+    InUseError,
+    NoRoomError,
+    Observation,
+    RefusedError,
+    TimedOutError,
+    as_drive_error,
+    foreign_error,
+    place,
+    replica_of,
+    require_same,
+)
+from partita.errors import InputError
+from partita.kubernetes.allocation_check import WantedDevice, allocation_faults
+from partita.kubernetes.claims import FINALIZER, RESOURCE_CLAIM, ClaimedInstance, allocated_body, claim_body
+from partita.kubernetes.cluster_state import ClusterState
+from partita.kubernetes.fence import Fence
+from partita.kubernetes.inventory import NVIDIA, GpuCondition
+from partita.kubernetes.objects import (
+    ConflictError,
+    ExistsError,
+    Kind,
+    KubernetesError,
+    KubernetesObject,
+    NotFoundError,
+    ThrottledError,
+    UnreachableError,
+)
+from partita.kubernetes.pods import (
+    GRACE_S,
+    MANAGER,
+    POD,
+    SERVICE,
+    WORKLOAD,
+    PodPlace,
+    instance_name,
+    observed_replica,
+    pod_body,
+    pod_name,
+    shortened,
+    why_not_ready,
+)
+from partita.mig.layout import fault
+from partita.sim.clock import WallClock
+from partita.transition.transition import ActionKind, Durations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from partita.kubernetes.api import KubernetesApi
+    from partita.kubernetes.claims import ResourceClaim
+    from partita.kubernetes.inventory import ClusterGpu, Inventory
+    from partita.kubernetes.objects import Body
+    from partita.kubernetes.pods import Pod
+    from partita.mig.layout import Placement
+    from partita.sim.clock import Clock
+    from partita.transition.transition import Action
+
+T = TypeVar("T")
+
+DURATIONS = Durations(create_instance=0.1, destroy_instance=0.1, start_replica=5.7, stop_replica=32.3)
+"""How long actions take by default: claims are two writes, and cutting (0.13 s, `MEASURED`) falls in the start, with
+which the scheduler and the kubelet need some tenths of a second more."""
+
+_TICK_S = 1.0
+_WRITE_S = 120.0  # after which an action that is only writes is given up, and a stop that is over its grace
+_NEVER = 1_000_000
+"""`minAvailable` of a PodDisruptionBudget: more than there are pods. For pods without a Deployment Kubernetes counts
+neither `maxUnavailable` nor percentages."""
+
+
+class ClusterEvent(KubernetesObject, frozen=True, gc=False):
+    """What a component says of an object."""
+
+    type: str = "Normal"
+    reason: str = ""
+    message: str = ""
+
+
+class PodDisruptionBudget(KubernetesObject, frozen=True, gc=False):
+    """What keeps others' evictions off pods."""
+
+
+EVENT = Kind("Event", "events", ClusterEvent)
+DISRUPTION_BUDGET = Kind("PodDisruptionBudget", "poddisruptionbudgets", PodDisruptionBudget, group="policy")
+
+
+@dataclass(frozen=True, slots=True)
+class DraSettings:
+    """How a cluster is driven.
+
+    Attributes:
+        start_timeout_s: seconds after which a pod that is not ready is given up.
+        keep_off: how strangers' claims are kept off: by `DeviceTaints`, or by other means that are none of Partita's
+            (`None`).
+        writers: most writes under way at once.
+    """
+
+    start_timeout_s: float = 600.0
+    keep_off: Literal["DeviceTaints", "None"] = "DeviceTaints"
+    writers: int = 16
+
+
+@dataclass(slots=True)
+class _Running:
+    """An action under way.
+
+    Attributes:
+        until: when it is given up, by the monotonic clock.
+        uid: of the object whose fate decides.
+        version: up to which the cache must be before an object that it does not show counts as gone.
+        written: all that is to be written is.
+    """
+
+    action: Action
+    until: float
+    uid: str = ""
+    version: int = 0
+    written: bool = False
+    ending: bool = False
+    steps: list[str] = field(default_factory=list)
+
+
+class DraDriver:
+    """A driver of the GPUs of a Kubernetes cluster whose nodes run NVIDIA's DRA driver with dynamic MIG.
+
+    Args:
+        api: the cluster's; claims and pods are made in its namespace.
+        workload: name of the Workload that they are labelled with. What bears another's label is a stranger's.
+        template: returns a service's pod template, and raises `InputError` for one that there is none of.
+        owners: what claims and pods go with, as owner references.
+        chosen: says whether a GPU is of the cluster that is driven.
+        settings: how.
+
+    Raises:
+        DriveError: the cluster cannot be looked at.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        workload: str,
+        template: Callable[[str], Mapping[str, Any]],
+        *,
+        owners: list[Body] | None = None,
+        chosen: Callable[[ClusterGpu], bool] = lambda _: True,
+        settings: DraSettings | None = None,
+        clock: Clock | None = None,
+        patience_s: float = 60.0,
+    ) -> None:
+        self._api = api
+        self._workload = workload
+        self._template = template
+        self._owners = owners or []
+        self._settings = settings or DraSettings()
+        self._clock = clock or WallClock()
+        self._fence = Fence(api)
+        self._lock = threading.RLock()
+        self._news = threading.Condition(self._lock)
+        self._running: dict[str, _Running] = {}
+        self._on_gpu: defaultdict[str, set[str]] = defaultdict(set)  # ids of actions, by GPU
+        self._dirty: set[str] = set()
+        self._ended: list[ActionResult] = []
+        self._making: defaultdict[str, dict[Placement, str]] = defaultdict(
+            dict
+        )  # action, by GPU and placement
+        self._guarded: set[str] = set()
+        self._closed = threading.Event()
+        self._writers = ThreadPoolExecutor(self._settings.writers, thread_name_prefix="dra")
+        self._state = ClusterState(api, workload, chosen, self._changed)
+        try:
+            self._state.synced(patience_s)
+        except KubernetesError as error:
+            self.close()
+            raise _drive_error(error, "the cluster") from None
+
+    @property
+    def clock(self) -> Clock:
+        """The clock that this cluster lives by: the wall's."""
+        return self._clock
+
+    @property
+    def inventory(self) -> Inventory:
+        """All GPUs, those that cannot be used too, and what a person should know of them."""
+        return self._state.inventory
+
+    def observe(self) -> Observation:
+        """Return the cluster as the caches show it."""
+        found = (self._state.observed(gpu_id) for gpu_id in self._state.all_gpus())
+        return Observation(tuple(sorted((gpu for gpu in found if gpu is not None), key=lambda gpu: gpu.id)))
+
+    def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
+        """Return the GPUs that may have changed since the look that gave the mark, and those touched."""
+        number = self._state.number
+        known = isinstance(mark, int)
+        ids = (
+            {*self._state.changed_since(mark), *touched}
+            if isinstance(mark, int)
+            else set(self._state.all_gpus())
+        )
+        found = {gpu_id: self._state.observed(gpu_id) for gpu_id in sorted(ids)}
+        gone = tuple(gpu_id for gpu_id, gpu in found.items() if gpu is None) if known else ()
+        return Changes(number, tuple(gpu for gpu in found.values() if gpu is not None), gone)
+
+    def begin(self, action: Action) -> None:
+        """Start an action; what goes wrong is told by `wait`."""
+        running = _Running(action, time.monotonic() + self._allowed_s(action))
+        with self._lock:
+            self._running[action.id] = running
+            self._on_gpu[action.gpu].add(action.id)
+        self._writers.submit(self._perform, running)
+
+    def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
+        """Return the actions that ended; block until there are any, or until that time."""
+        with self._news:
+            self._dirty |= self._running.keys()
+            while True:
+                self._judge()
+                if self._ended:
+                    over, self._ended = tuple(self._ended), []
+                    return over
+                left = None if until is None else until - self._clock.now()
+                if (left is not None and left <= 0) or (left is None and not self._running):
+                    return ()
+                ticked = not self._news.wait(_TICK_S if left is None else min(left, _TICK_S))
+                if ticked:
+                    self._dirty |= self._running.keys()
+
+    def adopt(self, gpu: str, placement: Placement) -> None:
+        """Refuse: a claim is of whoever made it.
+
+        Raises:
+            RefusedError: always.
+        """
+        hint = "delete it with what uses it, or leave this GPU out"
+        raise RefusedError(
+            "a claim that someone else made stays theirs", where=f"{gpu} {placement}", hint=hint
+        )
+
+    def leftovers(self) -> tuple[str, ...]:
+        """Take away our claims that no pod uses on GPUs that are gone for good; return their names.
+
+        What a node that was deleted leaves behind is claims: its pods go by themselves.
+
+        Raises:
+            KubernetesError: they cannot be written.
+        """
+        found = []
+        for claim in self._state.claims.values():
+            on_nothing = all(self._state.gpu(each) is None for each in self._state.gpus_of(claim))
+            if (
+                self._state.ours(claim)
+                and on_nothing
+                and not self._state.nodes_of(claim)
+                and not claim.status.reserved_for
+            ):
+                self._remove(claim)
+                found.append(claim.metadata.name)
+        return tuple(found)
+
+    def release(self) -> None:
+        """Let strangers have the GPUs again.
+
+        Raises:
+            KubernetesError: the taint rules cannot be taken away.
+        """
+        if self._settings.keep_off == "DeviceTaints":
+            self._fence.lift()
+
+    def close(self) -> None:
+        """Let go of the cluster, which goes on as it is."""
+        self._closed.set()
+        self._writers.shutdown(wait=True, cancel_futures=True)
+        self._state.close()
+
+    # Performing
+
+    def _allowed_s(self, action: Action) -> float:
+        match action.kind:
+            case ActionKind.START_REPLICA:
+                return self._settings.start_timeout_s
+            case ActionKind.STOP_REPLICA:
+                pod = self._pod_at(action.gpu, action.placement)
+                grace = pod.spec.termination_grace_period_seconds if pod else None
+                return (GRACE_S if grace is None else grace) + _WRITE_S
+            case ActionKind.CREATE_INSTANCE | ActionKind.DESTROY_INSTANCE:
+                return _WRITE_S
+
+    def _perform(self, running: _Running) -> None:
+        """Write what an action wants; in a thread of its own."""
+        action = running.action
+        try:
+            match action.kind:
+                case ActionKind.CREATE_INSTANCE:
+                    self._create(running)
+                case ActionKind.DESTROY_INSTANCE:
+                    self._destroy(running)
+                case ActionKind.START_REPLICA:
+                    self._start(running)
+                case ActionKind.STOP_REPLICA:
+                    self._stop(running)
+        except KubernetesError as error:
+            self._end(running, _drive_error(error, place(action)))
+        except InputError as error:
+            where = f"{place(action)}: {error.where}" if error.where else place(action)
+            self._end(running, RefusedError(error.what, where=where, hint=error.hint))
+        except Exception as error:  # noqa: BLE001 -- else the controller would wait for it for ever
+            self._end(running, as_drive_error(error, place(action)))
+        else:
+            with self._news:
+                running.written = True
+                self._dirty.add(action.id)
+                self._news.notify_all()
+
+    def _send(self, running: _Running, write: Callable[[], T]) -> T:
+        """Return what a write returns, which is tried again while the server does not answer.
+
+        Raises:
+            KubernetesError: the server refuses.
+            TimedOutError: it has not answered in the action's time.
+        """
+        pause = 0.2
+        while True:
+            try:
+                return write()
+            except (UnreachableError, ThrottledError) as error:
+                if time.monotonic() + pause > running.until or self._closed.wait(pause):
+                    raise TimedOutError(error.what, where=place(running.action), hint=error.hint) from None
+                pause = min(2 * pause, 5.0)
+
+    def _usable(self, action: Action) -> ClusterGpu:
+        """Return the GPU of an action if it is there and answers.
+
+        Raises:
+            GpuLostError: it is not, or does not.
+        """
+        gpu = self._state.gpu(action.gpu)
+        if gpu is None:
+            raise GpuLostError("there is no such GPU", where=action.gpu)
+        if gpu.condition is GpuCondition.LOST:
+            raise GpuLostError(gpu.why or "it does not answer", where=action.gpu)
+        return gpu
+
+    # Instances
+
+    def _create(self, running: _Running) -> None:
+        action = running.action
+        gpu = self._usable(action)
+        if gpu.condition is not GpuCondition.READY:
+            raise RefusedError(gpu.why or "it cannot be cut", where=action.gpu)
+        device = gpu.devices.get(action.placement)
+        if device is None:
+            raise NoRoomError("the GPU has no such device", where=place(action))
+        instance = ClaimedInstance(gpu, action.placement, device)
+        self._fenced(running, gpu)
+        with self._holding(running, gpu):
+            claim = self._claimed(running, instance)
+            running.uid, running.version = claim.metadata.uid, int(claim.metadata.resource_version)
+            # The place is ours alone until the caches show the claim: whoever comes next sees it there.
+            self._await(running, lambda: self._state.claims.version >= running.version)
+
+    def _holding(self, running: _Running, gpu: ClusterGpu) -> _Held:
+        """Take a placement among the actions of this process, for the time of writing.
+
+        Raises:
+            NoRoomError: what stands, or what is being made, leaves no room for it.
+        """
+        action = running.action
+        if gpu.model is None:
+            raise RefusedError(f"no model is known for the product {gpu.product!r}", where=action.gpu)
+        with self._lock:
+            seen = self._state.observed(gpu.id)
+            standing = {each.placement: each for each in seen.instances} if seen else {}
+            mine = standing.get(action.placement)
+            if mine is not None and not mine.ours:
+                raise foreign_error(place(action))
+            others = {*standing, *self._making[gpu.id]} - {action.placement}
+            why = fault(gpu.model, (*others, action.placement))
+            if why:
+                raise NoRoomError(why, where=place(action))
+            self._making[gpu.id][action.placement] = action.id
+        return _Held(self, gpu.id, action.placement)
+
+    def _claimed(self, running: _Running, instance: ClaimedInstance) -> ResourceClaim:
+        """Return the claim of an instance, made and allocated as far as it is not.
+
+        Raises:
+            KubernetesError: it cannot be.
+            RefusedError: a claim of that name is not ours.
+        """
+        body = claim_body(instance, self._workload, self._owners)
+        while True:
+            try:
+                claim = self._send(running, lambda: self._api.create(RESOURCE_CLAIM, body))
+            except ExistsError:
+                try:
+                    claim = self._send(running, lambda: self._api.get(RESOURCE_CLAIM, instance.name))
+                except NotFoundError:
+                    continue
+            if not self._state.ours(claim):
+                hint = f"kubectl get resourceclaim {instance.name} -n {self._api.namespace} -o yaml"
+                raise RefusedError("a claim of that name is someone else's", where=instance.name, hint=hint)
+            if claim.leaving:
+                self._remove_leaving(running, claim)
+                continue
+            if claim.status.allocation is not None:
+                return claim
+            allocated = self._allocate(running, allocated_body(claim, body, instance))
+            if allocated is not None:
+                return allocated
+
+    def _allocate(self, running: _Running, whole: Body) -> ResourceClaim | None:
+        """Return a claim once it is allocated; None if someone changed it meanwhile: it is to be read again."""
+        try:
+            return self._send(running, lambda: self._api.replace(RESOURCE_CLAIM, whole, subresource="status"))
+        except (ConflictError, NotFoundError):
+            return None
+
+    def _remove_leaving(self, running: _Running, claim: ResourceClaim) -> None:
+        """Have a claim that somebody deleted be gone, once no pod uses it.
+
+        Raises:
+            InUseError: one does.
+        """
+        if self._pod_of(claim) is not None:
+            raise InUseError("its claim was deleted, and its pod runs still", where=claim.metadata.name)
+        self._send(running, lambda: self._let_go(claim))
+        self._await(running, lambda: self._is_gone(claim))
+
+    def _fenced(self, running: _Running, gpu: ClusterGpu) -> None:
+        if self._settings.keep_off != "DeviceTaints":
+            return
+        there = self._state.gpus_of_node(gpu.node)
+        chosen = [each for each in there if self._state.gpu(each.id) is not None]
+        made = self._send(running, lambda: self._fence.keep(chosen, {gpu.node: len(there)}))
+        if made:
+            # What the scheduler allocated before it saw the rule is in the claims' cache by then.
+            self._closed.wait(1.0)
+
+    def _destroy(self, running: _Running) -> None:
+        action = running.action
+        claim = self._state.claims.get(instance_name(action.gpu, action.placement))
+        if claim is None:
+            return
+        if not self._state.ours(claim):
+            raise foreign_error(place(action))
+        if self._pod_of(claim) is not None or self._state.strangers(claim):
+            raise InUseError("a pod uses its claim", where=place(action))
+        running.uid = claim.metadata.uid
+        self._send(running, lambda: self._remove(claim))
+
+    def _remove(self, claim: ResourceClaim) -> None:
+        """Delete a claim of ours, and let it go."""
+        if not claim.leaving:
+            self._api.delete(
+                RESOURCE_CLAIM, claim.metadata.name, claim.metadata.namespace, uid=claim.metadata.uid
+            )
+        self._let_go(claim)
+
+    def _let_go(self, claim: ResourceClaim) -> None:
+        """Take our finalizer off a claim that is to go, if it is there still."""
+        others = [each for each in claim.metadata.finalizers if each != FINALIZER]
+        if len(others) == len(claim.metadata.finalizers):
+            return
+        changes = {"metadata": {"uid": claim.metadata.uid, "finalizers": others}}
+        try:
+            self._api.patch(RESOURCE_CLAIM, claim.metadata.name, changes, claim.metadata.namespace)
+        except (NotFoundError, ConflictError):
+            return  # gone, or another is in its place
+
+    # Replicas
+
+    def _start(self, running: _Running) -> None:
+        action = running.action
+        replica = replica_of(action)
+        self._usable(action)
+        name = instance_name(action.gpu, action.placement)
+        claim = self._state.claims.get(name)
+        if claim is None or claim.status.allocation is None or claim.leaving:
+            raise NoRoomError("there is no whole instance to run on", where=place(action))
+        if not self._state.ours(claim):
+            raise foreign_error(place(action))
+        self._hold_against_plan(action, claim)
+        if self._state.strangers(claim):
+            raise InUseError("another pod uses its claim", where=place(action))
+        gpu = self._usable(action)
+        there = PodPlace(name, f"{action.gpu} {action.placement}", gpu.node, name)
+        body = pod_body(self._template(replica.service), replica, there, self._workload, self._owners)
+        self._guard(running, replica.service)
+        pod = self._pod_at(action.gpu, action.placement)
+        if pod is None:
+            try:
+                pod = self._send(running, lambda: self._api.create(POD, body))
+            except ExistsError:
+                pod = self._send(running, lambda: self._api.get(POD, body["metadata"]["name"]))
+        if pod.metadata.labels.get(WORKLOAD) != shortened(self._workload) or pod.claim != name:
+            raise RefusedError("a pod of that name is someone else's", where=pod.metadata.name)
+        if pod.leaving:
+            raise InUseError("the replica there drains", where=place(action))
+        found = observed_replica(pod)
+        if found is None:
+            raise RefusedError("a pod without its annotations runs there", where=pod.metadata.name)
+        require_same(found.replica, replica, place(action))
+        running.uid, running.version = pod.metadata.uid, int(pod.metadata.resource_version)
+
+    def _guard(self, running: _Running, service: str) -> None:
+        """Have a service's pods kept from others' evictions."""
+        with self._lock:
+            if service in self._guarded:
+                return
+        labels = {WORKLOAD: shortened(self._workload), SERVICE: shortened(service)}
+        body = {
+            "metadata": {
+                "name": shortened(f"{self._workload}-{service}".replace(".", "-")),
+                "labels": {**MANAGER, **labels},
+                "ownerReferences": self._owners,
+            },
+            "spec": {"minAvailable": _NEVER, "selector": {"matchLabels": labels}},
+        }
+        self._send(running, lambda: self._api.apply(DISRUPTION_BUDGET, body, force=True))
+        with self._lock:
+            self._guarded.add(service)
+
+    def _stop(self, running: _Running) -> None:
+        action = running.action
+        pod = self._pod_at(action.gpu, action.placement)
+        if pod is None:
+            self._stop_unknown(running)
+            return
+        found = observed_replica(pod)
+        if found is not None and not pod.ended:
+            require_same(found.replica, replica_of(action), place(action))
+        running.uid = pod.metadata.uid
+        if pod.leaving:
+            return
+        try:
+            self._send(
+                running,
+                lambda: self._api.delete(POD, pod.metadata.name, pod.metadata.namespace, uid=running.uid),
+            )
+        except ConflictError:
+            return  # it is gone, and another is in its place
+
+    def _stop_unknown(self, running: _Running) -> None:
+        """Stop a pod that was just made, and that the cache may not show yet."""
+        action = running.action
+        name = pod_name(replica_of(action).service, instance_name(action.gpu, action.placement))
+        try:
+            pod = self._send(running, lambda: self._api.get(POD, name))
+        except NotFoundError:
+            return
+        if pod.metadata.labels.get(WORKLOAD) == shortened(self._workload):
+            running.uid, running.version = pod.metadata.uid, int(pod.metadata.resource_version)
+            self._send(running, lambda: self._api.delete(POD, name, uid=running.uid))
+
+    # How actions end
+
+    def _judge(self) -> None:
+        """Have those actions end whose effect is there, or can come no more, or that are out of time."""
+        dirty, self._dirty = self._dirty, set()
+        now = time.monotonic()
+        for name in dirty:
+            running = self._running.get(name)
+            if running is None or running.ending:
+                continue
+            over, error = self._verdict(running) if running.written else (False, None)
+            late = now > running.until and self._fresh()
+            if over and error is None:
+                self._finish(running, None)
+            elif (over or late) and running.action.kind is ActionKind.START_REPLICA and running.written:
+                running.ending = True
+                self._writers.submit(self._explain, running, error)
+            elif over or (late and running.written):
+                self._finish(
+                    running,
+                    error or TimedOutError("its effect is not seen in time", where=place(running.action)),
+                )
+
+    def _verdict(self, running: _Running) -> tuple[bool, DriveError | None]:
+        """Say whether an action has ended, and how."""
+        match running.action.kind:
+            case ActionKind.CREATE_INSTANCE:
+                return self._created(running)
+            case ActionKind.DESTROY_INSTANCE:
+                claim = self._state.claims.get(instance_name(running.action.gpu, running.action.placement))
+                return claim is None or claim.metadata.uid != running.uid, None
+            case ActionKind.START_REPLICA:
+                return self._started(running)
+            case ActionKind.STOP_REPLICA:
+                return self._stopped(running)
+
+    def _created(self, running: _Running) -> tuple[bool, DriveError | None]:
+        action = running.action
+        claim = self._state.claims.get(instance_name(action.gpu, action.placement))
+        if claim is None or claim.metadata.uid != running.uid:
+            gone = self._state.claims.version >= running.version
+            return gone, FailedError(
+                "its claim was deleted by someone else", where=place(action)
+            ) if gone else None
+        if claim.status.allocation is None:
+            return False, None
+        try:
+            self._hold_against_plan(action, claim)
+        except DriveError as error:
+            return True, error
+        return True, None
+
+    def _hold_against_plan(self, action: Action, claim: ResourceClaim) -> None:
+        """Hold what stands in a claim against what the plan says.
+
+        Raises:
+            GpuLostError: the GPU is gone meanwhile.
+            NoRoomError: it is not exactly that, or another claim holds what overlaps it.
+        """
+        gpu = self._state.gpu(action.gpu)
+        if gpu is None or gpu.model is None or gpu.pool is None:
+            raise GpuLostError("there is no such GPU", where=action.gpu)
+        minor = int(gpu.id.rpartition("-")[2])
+        called = "/".join(claim.key)
+        wanted = WantedDevice(
+            called, NVIDIA, gpu.pool, minor, action.placement.profile, action.placement.start
+        )
+        faults = allocation_faults(wanted, claim.devices, self._state.allocated_on(gpu), gpu.model)
+        if faults:
+            hint = "`kubectl get resourceclaims -A` shows who holds what; delete the one that should not"
+            raise NoRoomError(
+                f"the allocation is not what was planned: {faults[0]}", where=place(action), hint=hint
+            )
+
+    def _started(self, running: _Running) -> tuple[bool, DriveError | None]:
+        action = running.action
+        gpu = self._state.gpu(action.gpu)
+        if gpu is None or gpu.condition is GpuCondition.LOST:
+            return True, GpuLostError((gpu.why if gpu else None) or "its node is gone", where=action.gpu)
+        pod = self._pod_at(action.gpu, action.placement)
+        if pod is None or pod.metadata.uid != running.uid:
+            gone = self._state.pods.version >= running.version
+            return gone, FailedError(
+                "its pod was deleted by someone else", where=place(action)
+            ) if gone else None
+        if pod.leaving:
+            return True, FailedError("its pod was asked to go by someone else", where=pod.metadata.name)
+        if pod.ended:
+            return True, FailedError(why_not_ready(pod), where=pod.metadata.name)
+        return pod.ready, None
+
+    def _stopped(self, running: _Running) -> tuple[bool, DriveError | None]:
+        action = running.action
+        pod = self._pod_at(action.gpu, action.placement, running.uid)
+        if pod is None:
+            return self._state.pods.version >= running.version, None
+        gpu = self._state.gpu(action.gpu)
+        if gpu is None or gpu.condition is GpuCondition.LOST:
+            return True, GpuLostError((gpu.why if gpu else None) or "its node is gone", where=action.gpu)
+        return False, None
+
+    def _explain(self, running: _Running, error: DriveError | None) -> None:
+        """End the start of a replica that failed, with what the cluster says of its pod."""
+        action = running.action
+        pod = self._pod_at(action.gpu, action.placement, running.uid)
+        said = []
+        if running.uid:
+            try:
+                found = self._api.list_objects(
+                    EVENT, self._api.namespace, fields=f"involvedObject.uid={running.uid}"
+                )
+                said = [f"{each.reason}: {each.message}" for each in found.items if each.type == "Warning"]
+            except KubernetesError:
+                said = []
+        if error is None:
+            waited = f"the replica is not ready after {self._settings.start_timeout_s:g} s"
+            why = why_not_ready(pod) if pod is not None else "its pod is not there"
+            hint = f"kubectl describe pod {pod.metadata.name} -n {self._api.namespace}" if pod else None
+            error = TimedOutError(f"{waited}: {why}", where=place(action), hint=hint)
+        if said:
+            more = "; ".join(list(dict.fromkeys(said))[-3:])
+            error = type(error)(f"{error.what} ({more})", where=error.where, hint=error.hint)
+        with self._news:
+            self._finish(running, error)
+            self._news.notify_all()
+
+    def _end(self, running: _Running, error: DriveError | None) -> None:
+        with self._news:
+            self._finish(running, error)
+            self._news.notify_all()
+
+    def _finish(self, running: _Running, error: DriveError | None) -> None:
+        action = running.action
+        if self._running.pop(action.id, None) is None:
+            return
+        self._on_gpu[action.gpu].discard(action.id)
+        self._ended.append(ActionResult(action, error))
+
+    def _fresh(self) -> bool:
+        """Whether the caches are up to date: while the server is away, nobody's time runs out."""
+        return all(cache.error is None for cache in (self._state.pods, self._state.claims, self._state.nodes))
+
+    # Looking
+
+    def _changed(self, gpus: set[str]) -> None:
+        with self._news:
+            for gpu_id in gpus:
+                self._dirty |= self._on_gpu.get(gpu_id, set())
+            self._news.notify_all()
+
+    def _await(self, running: _Running, condition: Callable[[], bool]) -> None:
+        """Wait in a writer's thread until the caches show something.
+
+        Raises:
+            TimedOutError: not in the action's time.
+        """
+        while not condition():
+            if time.monotonic() > running.until or self._closed.is_set():
+                raise TimedOutError("its effect is not seen in time", where=place(running.action))
+            self._state.claims.wait_until(condition, min(_TICK_S, max(0.0, running.until - time.monotonic())))
+
+    def _is_gone(self, claim: ResourceClaim) -> bool:
+        found = self._state.claims.get(claim.metadata.name)
+        return found is None or found.metadata.uid != claim.metadata.uid
+
+    def _pod_at(self, gpu_id: str, placement: Placement, uid: str | None = None) -> Pod | None:
+        """Return our pod on an instance; of several the one that does not drain."""
+        name = instance_name(gpu_id, placement)
+        found = [
+            pod
+            for pod in self._state.pods_on(gpu_id)
+            if pod.claim == name and (uid is None or pod.metadata.uid == uid)
+        ]
+        return min(found, key=lambda pod: pod.leaving, default=None)
+
+    def _pod_of(self, claim: ResourceClaim) -> Pod | None:
+        gpus = self._state.gpus_of(claim)
+        pods = (pod for gpu_id in gpus for pod in self._state.pods_on(gpu_id))
+        return next((pod for pod in pods if pod.claim == claim.metadata.name), None)
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A placement that this process is making an instance at."""
+
+    driver: DraDriver
+    gpu: str
+    placement: Placement
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, *_: object) -> None:
+        with self.driver._lock:  # noqa: SLF001 -- of the same file
+            self.driver._making[self.gpu].pop(self.placement, None)  # noqa: SLF001
+
+
+def _drive_error(error: KubernetesError, where: str) -> DriveError:
+    """Return what the API server's error is to a controller."""
+    if isinstance(error, UnreachableError | ThrottledError):
+        return FailedError(error.what, where=where, hint=error.hint)
+    hint = error.hint
+    if "resourceclaims/binding" in error.what:
+        hint = (
+            "grant the verb update on resourceclaims/binding in a ClusterRole: it is asked for all namespaces"
+        )
+    return RefusedError(error.what, where=f"{where}: {error.where}" if error.where else where, hint=hint)

@@ -1,0 +1,444 @@
+"""A cluster's GPUs: from the ResourceSlices of NVIDIA's DRA driver, or from the GPU operator's labels on nodes.
+
+The shapes are those that are published:
+
+- ResourceSlices: github kubernetes-sigs/dra-driver-nvidia-gpu, cmd/gpu-kubelet-plugin at 0545e9e. A whole GPU is
+  `gpu-MINOR` with `type` gpu, `uuid` and `productName` (`deviceinfo.go`). With dynamic MIG each profile at each start
+  is a device `gpu-MINOR-mig-PROFILE-ID-START` with `type` mig, `parentUUID`, `profile` and `productName`, where ID is
+  the GPU instance profile's that `nvidia-smi mig -lgip` prints; without dynamic MIG those that stand are devices, and
+  have a `uuid` too (`mig.go`). On Ampere the whole GPU is no device while MIG mode is on, and nothing else is one
+  while it is off (`driver.go`). Taints: `device_health.go`. A pool is a node, and has its name.
+- Pools: KEP 4381. Only the newest generation counts, once it has as many slices as it says.
+- Labels: github NVIDIA/k8s-device-plugin, internal/lm at 062f090 (`resource.go`, `mig-strategy.go`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from partita.kubernetes.objects import Kind, KubernetesObject
+from partita.mig.catalogue import gpu_called
+from partita.mig.layout import Placement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from partita.mig.gpu import GpuModel
+
+NVIDIA = "gpu.nvidia.com"
+"""Name of NVIDIA's DRA driver for GPUs, and the domain of its attributes and taints."""
+OWN_TAINT = "partita.dev/managed"
+"""Keeps strangers' claims off the devices of GPUs that Partita manages."""
+
+
+class Attribute(msgspec.Struct, frozen=True, gc=False):
+    """The value of a device's attribute; others than strings are not read."""
+
+    string: str | None = None
+
+
+class Attributes(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """Those attributes of a device of NVIDIA's driver that say what it is."""
+
+    type: Attribute = Attribute()
+    uuid: Attribute = Attribute()
+    product_name: Attribute = Attribute()
+    profile: Attribute = Attribute()
+    parent_uuid: Attribute = msgspec.field(name="parentUUID", default=Attribute())
+
+
+class Capacity(msgspec.Struct, frozen=True, gc=False):
+    """How much of something a device has, as a quantity."""
+
+    value: str
+
+
+class Capacities(msgspec.Struct, frozen=True, gc=False):
+    """Those capacities of a device that are read."""
+
+    memory: Capacity | None = None
+
+
+class Taint(msgspec.Struct, frozen=True, gc=False):
+    """A taint of a device or a node."""
+
+    key: str
+    effect: str = ""
+    value: str = ""
+
+
+class SliceDevice(msgspec.Struct, frozen=True, gc=False):
+    """A device of a ResourceSlice."""
+
+    name: str
+    attributes: Attributes = Attributes()
+    capacity: Capacities = Capacities()
+    taints: tuple[Taint, ...] = ()
+
+
+class SlicePool(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """Of which pool a slice is a part, of which generation, and how many parts that has."""
+
+    name: str
+    generation: int
+    resource_slice_count: int
+
+
+class SliceSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What a slice says. `node_name` is None for devices that several nodes reach."""
+
+    driver: str
+    pool: SlicePool
+    node_name: str | None = None
+    devices: tuple[SliceDevice, ...] = ()
+
+
+class ResourceSlice(KubernetesObject, frozen=True, gc=False):
+    """A part of what a DRA driver publishes."""
+
+    spec: SliceSpec
+
+
+class NodeCondition(msgspec.Struct, frozen=True, gc=False):
+    """A condition of a node: `Ready` is the one that counts."""
+
+    type: str
+    status: str
+
+
+class NodeSpec(msgspec.Struct, frozen=True, gc=False):
+    """What is asked of a node."""
+
+    unschedulable: bool = False
+
+
+class NodeStatus(msgspec.Struct, frozen=True, gc=False):
+    """How a node is."""
+
+    conditions: tuple[NodeCondition, ...] = ()
+
+
+class Node(KubernetesObject, frozen=True, gc=False):
+    """A node."""
+
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+    @property
+    def ready(self) -> bool:
+        """Whether its kubelet says that it is ready."""
+        return any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
+
+
+RESOURCE_SLICE = Kind(
+    "ResourceSlice", "resourceslices", ResourceSlice, group="resource.k8s.io", namespaced=False
+)
+NODE = Kind("Node", "nodes", Node, namespaced=False)
+
+
+class GpuCondition(StrEnum):
+    """Whether a GPU can be used.
+
+    READY: instances can be made on it. LEAVING: what runs there serves, and nothing new may come. WHOLE: it cannot be
+    cut through DRA. LOST: it does not answer.
+    """
+
+    READY = "ready"
+    LEAVING = "leaving"
+    WHOLE = "whole"
+    LOST = "lost"
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterGpu:
+    """A GPU of a node.
+
+    Attributes:
+        id: the node's name and the GPU's minor number: `node-0/gpu-3`.
+        product: what NVML calls it.
+        model: the catalogue's, None if it knows none like it.
+        pool: of its devices; None where it is known by the node's labels alone.
+        devices: name of the device of each placement at which an instance can be made.
+        whole: name of the device that is all of it; None where it is none.
+        standing: placements of MIG devices that stand whether anybody uses them or not: dynamic MIG is off.
+        why: it is not ready, in words.
+    """
+
+    id: str
+    node: str
+    uuid: str
+    product: str
+    model: GpuModel | None
+    pool: str | None
+    devices: Mapping[Placement, str]
+    whole: str | None = None
+    standing: tuple[Placement, ...] = ()
+    condition: GpuCondition = GpuCondition.READY
+    why: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All its devices."""
+        return (*self.devices.values(), *((self.whole,) if self.whole else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInventory:
+    """The GPUs of one node, and what a person should know of them."""
+
+    gpus: tuple[ClusterGpu, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """All GPUs of a cluster by id, and what a person should know of them."""
+
+    gpus: Mapping[str, ClusterGpu]
+    notes: tuple[str, ...]
+
+
+def read_inventory(slices: Iterable[ResourceSlice], nodes: Iterable[Node]) -> Inventory:
+    """Return all GPUs of a cluster, from its slices where a node has any and else from its labels."""
+    by_node: defaultdict[str, list[ResourceSlice]] = defaultdict(list)
+    for each in slices:
+        if each.spec.driver == NVIDIA and each.spec.node_name:
+            by_node[each.spec.node_name].append(each)
+    known = {node.metadata.name: node for node in nodes}
+    found = [
+        node_inventory(name, known.get(name), by_node.get(name, ())) for name in sorted({*known, *by_node})
+    ]
+    return Inventory(
+        {gpu.id: gpu for each in found for gpu in each.gpus},
+        tuple(note for each in found for note in each.notes),
+    )
+
+
+def node_inventory(
+    name: str, node: Node | None, slices: Sequence[ResourceSlice], before: NodeInventory | None = None
+) -> NodeInventory:
+    """Return the GPUs of one node.
+
+    Args:
+        name: the node's.
+        node: None if it is gone, though its slices are there still.
+        slices: NVIDIA's driver's of this node, of any generation.
+        before: what was found last: it holds while no generation of the slices is complete.
+    """
+    if not slices:
+        return _from_labels(node) if node is not None else NodeInventory()
+    devices = _newest(slices)
+    if devices is None:
+        partial = f"{name}: its ResourceSlices are not complete yet"
+        return NodeInventory(before.gpus if before else (), (partial,))
+    by_minor: defaultdict[int, list[SliceDevice]] = defaultdict(list)
+    notes = []
+    for device in devices:
+        minor = _minor(device.name)
+        if minor is None:
+            if device.attributes.type.string in {"gpu", "mig"}:
+                notes.append(f"{name}: device {device.name} is left out: its name says no GPU")
+            continue
+        by_minor[minor].append(device)
+    pool = slices[0].spec.pool.name
+    found = [_gpu(name, pool, minor, by_minor[minor], notes) for minor in sorted(by_minor)]
+    return NodeInventory(tuple(_on_node(gpu, node) for gpu in found), tuple(notes))
+
+
+def _newest(slices: Sequence[ResourceSlice]) -> list[SliceDevice] | None:
+    """Return the devices of the newest generation that is complete, None if none is."""
+    by_generation: defaultdict[int, list[ResourceSlice]] = defaultdict(list)
+    for each in slices:
+        by_generation[each.spec.pool.generation].append(each)
+    for generation in sorted(by_generation, reverse=True):
+        parts = by_generation[generation]
+        if len(parts) == parts[0].spec.pool.resource_slice_count:
+            return [device for part in parts for device in part.spec.devices]
+    return None
+
+
+_MIG_NAME = re.compile(r"gpu-(?P<minor>\d+)-mig-(?P<profile>.+)-(?P<id>\d+)-(?P<start>\d+)")
+_GPU_NAME = re.compile(r"gpu-(?P<minor>\d+)")
+
+
+def _minor(name: str) -> int | None:
+    found = _MIG_NAME.fullmatch(name) or _GPU_NAME.fullmatch(name)
+    return int(found["minor"]) if found else None
+
+
+def _gpu(node: str, pool: str, minor: int, devices: Sequence[SliceDevice], notes: list[str]) -> ClusterGpu:
+    """Return a GPU as its devices tell it; notes are added."""
+    gpu_id = f"{node}/gpu-{minor}"
+    cut = [each for each in devices if each.attributes.type.string == "mig"]
+    whole = next((each for each in devices if each.attributes.type.string == "gpu"), None)
+    one = whole or devices[0]
+    product = one.attributes.product_name.string or ""
+    uuid = (whole.attributes.uuid if whole else one.attributes.parent_uuid).string or ""
+    memory = max(
+        (mebibytes(each.capacity.memory.value) for each in devices if each.capacity.memory), default=None
+    )
+    model = gpu_called(product, memory)
+    if model is None:
+        notes.append(_unknown(gpu_id, product))
+        return ClusterGpu(
+            gpu_id,
+            node,
+            uuid,
+            product,
+            None,
+            pool,
+            _NO_DEVICES,
+            condition=GpuCondition.WHOLE,
+            why="its model is not known",
+        )
+    names: list[tuple[Placement, str]] = []
+    for each in cut:
+        placement = _placement(model, each)
+        if isinstance(placement, str):
+            notes.append(f"{gpu_id}: device {each.name} is left out: {placement}")
+        else:
+            names.append((placement, each.name))
+    condition, why = _health(cut, whole)
+    stand = {each.name for each in cut if each.attributes.uuid.string}
+    static = tuple(sorted(each for each, name in names if name in stand))
+    if static:
+        why = "its MIG devices stand for good: NVIDIA's driver runs without the feature gate DynamicMIG"
+        condition = condition if condition is GpuCondition.LOST else GpuCondition.WHOLE
+        names = []
+    elif not names and condition is GpuCondition.READY:
+        condition = GpuCondition.WHOLE
+        why = "MIG mode is off, or NVIDIA's driver runs without the feature gate DynamicMIG"
+    return ClusterGpu(
+        gpu_id,
+        node,
+        uuid,
+        product,
+        model,
+        pool,
+        _shared(tuple(sorted(names))),
+        whole.name if whole else None,
+        static,
+        condition,
+        why,
+    )
+
+
+_NO_DEVICES: Mapping[Placement, str] = MappingProxyType({})
+
+
+def _unknown(where: str, product: str) -> str:
+    return f"{where}: no model of GPU is known for the product {product!r}; describe it with --gpus-file"
+
+
+@cache
+def _shared(names: tuple[tuple[Placement, str], ...]) -> Mapping[Placement, str]:
+    """Return the devices by placement; GPUs of one model and number have one table together."""
+    return MappingProxyType(dict(names))
+
+
+def _placement(model: GpuModel, device: SliceDevice) -> Placement | str:
+    """Return where a MIG device stands, or why that cannot be told."""
+    found = _MIG_NAME.fullmatch(device.name)
+    called = device.attributes.profile.string or ""
+    profile = model.profile_called(called)
+    if profile is None:
+        return f"{model.name} has no profile {called!r}"
+    if found is None:
+        return "its name does not say the start"
+    if profile.gi_profile_id is not None and int(found["id"]) != profile.gi_profile_id:
+        return f"its name says profile {found['id']}, and {called} is {profile.gi_profile_id}"
+    start = int(found["start"])
+    if start not in profile.starts:
+        return f"{called} cannot start at {start} on {model.name}"
+    return Placement(start, profile.name)
+
+
+def _health(cut: Sequence[SliceDevice], whole: SliceDevice | None) -> tuple[GpuCondition, str | None]:
+    """Return what the driver's own taints say of a GPU; one of a single MIG device is that device's own affair."""
+    everywhere = [set(each.taints) for each in ([whole] if whole else cut)]
+    for taint in sorted(set.intersection(*everywhere) if everywhere else (), key=lambda each: each.key):
+        if taint.key == f"{NVIDIA}/gpu-lost":
+            return GpuCondition.LOST, "NVIDIA's driver has lost it"
+        if taint.effect in {"NoSchedule", "NoExecute"} and taint.key != OWN_TAINT:
+            return GpuCondition.LEAVING, f"it has the taint {taint.key}={taint.value}:{taint.effect}"
+    return GpuCondition.READY, None
+
+
+def _on_node(gpu: ClusterGpu, node: Node | None) -> ClusterGpu:
+    """Return a GPU with what its node's condition makes of it."""
+    if node is None or node.metadata.deletion_timestamp is not None:
+        return replace(gpu, condition=GpuCondition.LOST, why="its node is gone")
+    if not node.ready:
+        return replace(gpu, condition=GpuCondition.LOST, why="its node is not ready")
+    if node.spec.unschedulable and gpu.condition is GpuCondition.READY:
+        return replace(gpu, condition=GpuCondition.LEAVING, why="its node is cordoned")
+    return gpu
+
+
+_UNITS = {
+    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
+}  # fmt: skip
+_QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>[kMGT]i?|Ki|)")
+
+
+def mebibytes(quantity: str) -> float:
+    """Return a quantity of bytes, such as `80Gi` or `85899345920`, in MiB; 0 if it is none."""
+    found = _QUANTITY.fullmatch(quantity)
+    return float(found["number"]) * _UNITS.get(found["unit"], 1) / 2**20 if found else 0.0
+
+
+# By labels
+
+_CUT_PRODUCT = re.compile(r"-MIG-(?P<profile>\d+g\.\d+gb.*)$")
+
+
+def _from_labels(node: Node) -> NodeInventory:
+    """Return the GPUs that gpu-feature-discovery's labels tell of a node."""
+    name, labels = node.metadata.name, node.metadata.labels
+    product, said = labels.get("nvidia.com/gpu.product"), labels.get("nvidia.com/gpu.count", "")
+    if product is None:
+        return NodeInventory()
+    if product.endswith("-MIG-INVALID") or not said.isdecimal():
+        note = (
+            f"{name}: its labels do not tell its GPUs (nvidia.com/gpu.product is {product}): it is left out"
+        )
+        return NodeInventory((), (note,))
+    cut = _CUT_PRODUCT.search(product)
+    product = _CUT_PRODUCT.sub("", product)
+    memory = labels.get("nvidia.com/gpu.memory", "")
+    model = gpu_called(product, float(memory) if memory.isdecimal() and cut is None else None)
+    if model is None:
+        return NodeInventory((), (_unknown(name, product),))
+    count = int(said)
+    if cut is not None:
+        # With the strategy `single` the count is of MIG devices, of which each GPU has equally many.
+        profile = model.profile_called(cut["profile"])
+        if profile is None or count % profile.max_instances:
+            note = f"{name}: {count} devices of {cut['profile']} do not tell how many GPUs it has: it is left out"
+            return NodeInventory((), (note,))
+        count //= profile.max_instances
+    capable = labels.get("nvidia.com/mig.capable") == "true"
+    why = "there is no DRA driver on its node" if capable else "it cannot be cut"
+    found = [
+        ClusterGpu(
+            f"{name}/gpu-{i}",
+            name,
+            "",
+            product,
+            model,
+            None,
+            _NO_DEVICES,
+            condition=GpuCondition.WHOLE,
+            why=why,
+        )
+        for i in range(count)
+    ]
+    return NodeInventory(tuple(_on_node(gpu, node) for gpu in found))

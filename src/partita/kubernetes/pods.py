@@ -1,0 +1,344 @@
+"""A replica as a pod: how the service's template becomes it, and how it is read back.
+
+A pod takes its slice from the one claim that it names; the template asks for no GPU itself. Labels say whose it is,
+annotations how it runs, and the containers are told the same in their environment.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from partita.drive.driver import ObservedReplica
+from partita.errors import InputError
+from partita.kubernetes.objects import Body, Kind, KubernetesObject
+from partita.transition.deployment import Replica
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from partita.mig.layout import Placement
+
+WORKLOAD = "partita.dev/workload"
+"""Label: the Workload that an object belongs to."""
+SERVICE = "partita.dev/service"
+"""Label: the service whose replica a pod is."""
+INSTANCE = "partita.dev/instance"
+"""Label: the instance that a claim or a pod is about, as `instance_name` writes it."""
+MANAGER = {"app.kubernetes.io/managed-by": "partita"}
+REPLICA = "partita.dev/replica"
+"""Annotation of a pod: how its replica runs, as JSON."""
+PLACEMENT = "partita.dev/placement"
+"""Annotation of a claim and of a pod: the GPU and the placement, as people read them."""
+CLAIM = "partita"
+"""What a pod's spec calls the claim of its slice; containers that want it may name it in `resources.claims`."""
+GRACE_S = 30
+"""Seconds that a pod has to end where its template does not say, as Kubernetes has it."""
+
+
+class ContainerWaiting(msgspec.Struct, frozen=True, gc=False):
+    """Why a container does not run."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerTerminated(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """How a container ended."""
+
+    reason: str = ""
+    exit_code: int = 0
+
+
+class ContainerState(msgspec.Struct, frozen=True, gc=False):
+    """How a container is."""
+
+    waiting: ContainerWaiting | None = None
+    terminated: ContainerTerminated | None = None
+
+
+class ContainerStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """How one container of a pod is, and was before its last restart."""
+
+    name: str
+    state: ContainerState = ContainerState()
+    last_state: ContainerState = ContainerState()
+
+
+class PodCondition(msgspec.Struct, frozen=True, gc=False):
+    """A condition of a pod."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class PodClaim(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """A claim that a pod names."""
+
+    name: str
+    resource_claim_name: str | None = None
+
+
+class PodSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What is read of a pod's spec."""
+
+    node_name: str | None = None
+    resource_claims: tuple[PodClaim, ...] = ()
+    termination_grace_period_seconds: int | None = None
+
+
+class PodStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """How a pod is."""
+
+    phase: str = "Pending"
+    reason: str = ""
+    message: str = ""
+    conditions: tuple[PodCondition, ...] = ()
+    container_statuses: tuple[ContainerStatus, ...] = ()
+    init_container_statuses: tuple[ContainerStatus, ...] = ()
+
+
+class Pod(KubernetesObject, frozen=True, gc=False):
+    """A pod."""
+
+    spec: PodSpec = PodSpec()
+    status: PodStatus = PodStatus()
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it was asked to go: it drains."""
+        return self.metadata.deletion_timestamp is not None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it answers queries, by its readiness probe."""
+        return not self.leaving and any(
+            each.type == "Ready" and each.status == "True" for each in self.status.conditions
+        )
+
+    @property
+    def ended(self) -> bool:
+        """Whether it will never run again."""
+        return self.status.phase in {"Failed", "Succeeded"}
+
+    @property
+    def claim(self) -> str | None:
+        """Name of the claim of its slice."""
+        return next(
+            (each.resource_claim_name for each in self.spec.resource_claims if each.name == CLAIM), None
+        )
+
+
+POD = Kind("Pod", "pods", Pod)
+
+
+class _RunningAs(msgspec.Struct, frozen=True):
+    """A replica as the annotation has it."""
+
+    model: str
+    batch: int
+    processes: int
+    throughput: float
+    latency_ms: float
+
+
+def instance_name(gpu: str, placement: Placement) -> str:
+    """Return the name of an instance as objects and labels can bear it, at most 63 characters.
+
+    Args:
+        gpu: `NODE/gpu-N`.
+        placement: where on it.
+    """
+    profile = re.sub(r"[^a-z0-9]+", "-", placement.profile.replace(".", "").lower())
+    return shortened(f"{gpu.replace('/', '-')}-{profile}-{placement.start}")
+
+
+def shortened(name: str, most: int = 63) -> str:
+    """Return a name that is short enough for a label: a long one's end is replaced by a digest of all of it."""
+    tidy = re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip(".-")
+    if len(tidy) <= most and tidy == name:
+        return tidy
+    digest = hashlib.sha256(name.encode()).hexdigest()[:8]
+    return f"{tidy[: most - 9].strip('.-')}-{digest}"
+
+
+def pod_name(service: str, instance: str) -> str:
+    """Return the name of the pod of a service on an instance: the same whoever asks again."""
+    return shortened(f"{service}-{instance}".replace(".", "-"))
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlace:
+    """Where a replica's pod goes: the instance, the node of its GPU, and the claim on it."""
+
+    instance: str
+    words: str
+    node: str
+    claim: str
+
+
+def pod_body(
+    template: Mapping[str, Any],
+    replica: Replica,
+    place: PodPlace,
+    workload: str,
+    owners: list[Body],
+) -> Body:
+    """Return the pod of a replica.
+
+    Args:
+        template: the service's pod template, with `metadata` and `spec` as a Deployment's.
+        replica: which service, and how it runs.
+        place: where.
+        workload: name of the Workload.
+        owners: what the pod goes with, as owner references.
+
+    Raises:
+        InputError: the template asks for what Partita decides.
+    """
+    for fault in template_faults(template):
+        raise InputError(
+            fault.what, where=f"the pod template of {replica.service}: {fault.where}", hint=fault.hint
+        )
+    metadata, spec = template.get("metadata") or {}, copy.deepcopy(dict(template["spec"]))
+    runs = _RunningAs(replica.model, replica.batch, replica.processes, replica.throughput, replica.latency_ms)
+    spec["resourceClaims"] = [
+        *spec.get("resourceClaims", []),
+        {"name": CLAIM, "resourceClaimName": place.claim},
+    ]
+    for container in _on_slice(spec["containers"]):
+        _give_slice(container, replica)
+    _pin(spec, place.node)
+    return {
+        "metadata": {
+            "name": pod_name(replica.service, place.instance),
+            "labels": {
+                **(metadata.get("labels") or {}),
+                **MANAGER,
+                WORKLOAD: shortened(workload),
+                SERVICE: shortened(replica.service),
+                INSTANCE: place.instance,
+            },
+            "annotations": {
+                **(metadata.get("annotations") or {}),
+                PLACEMENT: place.words,
+                REPLICA: msgspec.json.encode(runs).decode(),
+                f"{SERVICE}-name": replica.service,
+            },
+            "ownerReferences": owners,
+        },
+        "spec": spec,
+    }
+
+
+def template_faults(template: Mapping[str, Any]) -> Iterator[InputError]:
+    """Yield what a service's pod template must not say, each with its field."""
+    spec = template.get("spec")
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    if not isinstance(spec, dict) or not isinstance(containers, list) or not containers:
+        yield InputError(
+            "it has no container", where="spec.containers", hint="write it as a Deployment's template"
+        )
+        return
+    for field in ("nodeName", "schedulingGroup"):
+        if spec.get(field):
+            yield InputError("the node follows from the plan", where=f"spec.{field}", hint="leave it out")
+    if any(each.get("name") == CLAIM for each in spec.get("resourceClaims") or []):
+        hint = "containers may name it in resources.claims; it is made for each replica"
+        yield InputError(f"the claim {CLAIM!r} is Partita's", where="spec.resourceClaims", hint=hint)
+    if spec.get("terminationGracePeriodSeconds") == 0:
+        hint = "leave it out for 30 s; a pod of 0 s is gone before its instance is"
+        yield InputError(
+            "a replica needs time to drain", where="spec.terminationGracePeriodSeconds", hint=hint
+        )
+    if spec.get("restartPolicy", "Always") != "Always":
+        yield InputError(
+            "a replica that ends is started again", where="spec.restartPolicy", hint="leave it out"
+        )
+    for index, container in enumerate(containers):
+        resources = container.get("resources") or {}
+        asked = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+        for name in asked:
+            if name.startswith("nvidia.com/"):
+                field = f"spec.containers[{index}].resources"
+                hint = "leave it out: the plan gives the replica its slice"
+                yield InputError(f"it asks for {name} itself", where=field, hint=hint)
+
+
+def _on_slice(containers: list[Body]) -> list[Body]:
+    """Return the containers that get the slice: those that ask for it by name, or else the first."""
+    asking = [
+        each
+        for each in containers
+        if any(c.get("name") == CLAIM for c in (each.get("resources") or {}).get("claims") or [])
+    ]
+    return asking or containers[:1]
+
+
+def _give_slice(container: Body, replica: Replica) -> None:
+    resources = container.setdefault("resources", {})
+    claims = resources.setdefault("claims", [])
+    if not any(each.get("name") == CLAIM for each in claims):
+        claims.append({"name": CLAIM})
+    told = {
+        "PARTITA_SERVICE": replica.service,
+        "PARTITA_MODEL": replica.model,
+        "PARTITA_BATCH": str(replica.batch),
+        "PARTITA_PROCESSES": str(replica.processes),
+    }
+    kept = [each for each in container.get("env") or [] if each.get("name") not in told]
+    container["env"] = [*({"name": name, "value": value} for name, value in told.items()), *kept]
+
+
+def _pin(spec: Body, node: str) -> None:
+    """Have the scheduler look at one node alone: at a thousand, a pod is bound a hundred times as fast."""
+    here = {"key": "metadata.name", "operator": "In", "values": [node]}
+    affinity = spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
+    required = affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
+    # Terms are alternatives, so each of them needs it.
+    terms = required.get("nodeSelectorTerms") or [{}]
+    required["nodeSelectorTerms"] = [
+        {**term, "matchFields": [*term.get("matchFields", []), here]} for term in terms
+    ]
+
+
+def observed_replica(pod: Pod) -> ObservedReplica | None:
+    """Return a pod's replica, None if its annotations do not tell one."""
+    service = pod.metadata.annotations.get(f"{SERVICE}-name")
+    try:
+        runs = msgspec.json.decode(pod.metadata.annotations.get(REPLICA, ""), type=_RunningAs)
+    except msgspec.DecodeError:
+        return None
+    if service is None:
+        return None
+    replica = Replica(service, runs.model, runs.batch, runs.processes, runs.throughput, runs.latency_ms)
+    return ObservedReplica(replica, ready=pod.ready, draining=pod.leaving)
+
+
+def why_not_ready(pod: Pod) -> str:
+    """Return what keeps a pod from being ready, in the cluster's words."""
+    reasons = (
+        [f"the pod ended: {pod.status.reason or pod.status.phase} {pod.status.message}"] if pod.ended else []
+    )
+    reasons += [
+        f"it is not scheduled: {condition.message or condition.reason}"
+        for condition in pod.status.conditions
+        if condition.type == "PodScheduled" and condition.status == "False"
+    ]
+    for each in (*pod.status.init_container_statuses, *pod.status.container_statuses):
+        waits = each.state.waiting
+        if waits is not None and waits.reason not in {"", "PodInitializing", "ContainerCreating"}:
+            reasons.append(f"container {each.name}: {waits.reason} {waits.message}")
+        ended = each.state.terminated or each.last_state.terminated
+        if ended is not None:
+            reasons.append(f"container {each.name} ended with {ended.exit_code} ({ended.reason})")
+    return (
+        "; ".join(dict.fromkeys(each.strip() for each in reasons)) or "its readiness probe has not succeeded"
+    )
