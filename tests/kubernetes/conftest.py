@@ -63,8 +63,13 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     name = str(admin.call("POST", "/api/v1/namespaces", body)["metadata"]["name"])
     wait_until(lambda: admin.find("serviceaccounts", "default", name), 30.0, "the namespace's account")
     yield name
-    for pod in admin.objects("pods", name):
-        admin.delete("pods", pod["metadata"]["name"], name, grace=0)
+    # What holds devices goes for good, whatever waits for whom; the rest of the namespace goes in its own time.
+    for plural in ("pods", "resourceclaims"):
+        for each in admin.objects(plural, name):
+            called = each["metadata"]["name"]
+            if each["metadata"].get("finalizers"):
+                admin.patch(plural, called, {"metadata": {"finalizers": None}}, name)
+            admin.delete(plural, called, name, grace=0)
     admin.delete("namespaces", name)
 
 

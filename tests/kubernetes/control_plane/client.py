@@ -25,6 +25,15 @@ if TYPE_CHECKING:
 BROKEN = (OSError, http.client.HTTPException)
 """What a connection to a dead or dying server raises."""
 
+CLOSED = (
+    http.client.RemoteDisconnected,
+    ConnectionResetError,
+    BrokenPipeError,
+    ssl.SSLEOFError,
+    ssl.SSLZeroReturnError,
+)
+"""What a kept connection raises that the server closed."""
+
 Object = dict[str, Any]
 
 PATHS = {
@@ -76,10 +85,16 @@ class ApiError(Exception):
 
 @dataclass(frozen=True)
 class Event:
-    """What a watch told: `ADDED`, `MODIFIED`, `DELETED`, `BOOKMARK`; and `SYNCED` once the first list was told."""
+    """What a watch told.
+
+    Attributes:
+        kind: `ADDED`, `MODIFIED`, `DELETED`, and `SYNCED` after each list.
+        version: of the store when it happened; of the list, for what a list told.
+    """
 
     kind: str
     object: Object
+    version: int = 0
 
 
 def path_of(
@@ -170,9 +185,7 @@ class Client:
                 return self._ask(kept, verb, path, body, headers)
             except BROKEN as error:
                 # A server that closed an idle connection took nothing: only then the request may be sent again.
-                if not isinstance(
-                    error, http.client.RemoteDisconnected | ConnectionResetError | BrokenPipeError
-                ):
+                if not isinstance(error, CLOSED):
                     raise
         return self._ask(self._connection(self.timeout), verb, path, body, headers)
 
@@ -305,12 +318,12 @@ class Client:
                 if not since:
                     since, events = self._relist(path, known, query)
                     yield from events
-                    yield Event("SYNCED", {})
+                    yield Event("SYNCED", {}, int(since))
                 for event in self._stream(path, since, stop, query):
                     if event.kind == "ERROR":
                         since = ""
                         break
-                    since = event.object["metadata"]["resourceVersion"]
+                    since = str(event.version)
                     if event.kind == "BOOKMARK":
                         continue
                     uid = event.object["metadata"]["uid"]
@@ -327,16 +340,18 @@ class Client:
 
     def _relist(self, path: str, known: dict[str, Object], query: dict[str, str]) -> tuple[str, list[Event]]:
         answer = self.call("GET", path, None, **query)
+        since = str(answer["metadata"]["resourceVersion"])
         found = {each["metadata"]["uid"]: each for each in answer["items"]}
-        events = [Event("DELETED", known.pop(uid)) for uid in [uid for uid in known if uid not in found]]
+        gone = [uid for uid in known if uid not in found]
+        events = [Event("DELETED", known.pop(uid), int(since)) for uid in gone]
         for uid, each in found.items():
             before = known.get(uid)
             known[uid] = each
             if before is None:
-                events.append(Event("ADDED", each))
+                events.append(Event("ADDED", each, int(since)))
             elif before["metadata"]["resourceVersion"] != each["metadata"]["resourceVersion"]:
-                events.append(Event("MODIFIED", each))
-        return str(answer["metadata"]["resourceVersion"]), events
+                events.append(Event("MODIFIED", each, int(since)))
+        return since, events
 
     def _stream(self, path: str, since: str, stop: Stop, query: dict[str, str]) -> Iterator[Event]:
         asked = {
@@ -359,6 +374,7 @@ class Client:
                 raise ApiError(answer.status, {"message": content.decode(errors="replace")})
             while line := answer.readline():
                 told = json.loads(line)
-                yield Event(told["type"], told["object"])
+                version = told["object"].get("metadata", {}).get("resourceVersion") or 0
+                yield Event(told["type"], told["object"], int(version))
         finally:
             stop.remove(connection)

@@ -345,7 +345,7 @@ class ControlPlane:
         found = {}
         for path in sorted((self.folder / "log").glob("*.log")):
             lines = path.read_text(errors="replace").splitlines()
-            bad = [line for line in lines if not line.startswith("I")]
+            bad = [line for line in lines if not line.startswith("I") and '"level":"INFO"' not in line]
             found[path.stem] = "\n".join(bad[-20:])
         return found
 

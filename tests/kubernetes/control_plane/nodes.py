@@ -42,6 +42,9 @@ FAILS = "test.partita.dev/fails"
 ENDS = "test.partita.dev/ends"
 """Annotation of a pod: how its container ends, as `{"after": 1.5, "code": 137, "reason": "OOMKilled", "log": ""}`."""
 
+VANISHED = "test.partita.dev/vanished"
+"""Annotation of a node that kwok leaves alone."""
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -144,6 +147,7 @@ class _Node:
     checkpoint: dict[str, _Claim] = field(default_factory=dict)
     instances: dict[str, Device] = field(default_factory=dict)
     free_at: float = 0.0
+    done_at: float = 0.0
     epoch: int = 0
     generation: int = 1
     driver: bool = True
@@ -332,7 +336,10 @@ class SimulatedNodes:
             return wanted <= {
                 each["metadata"]["name"]
                 for each in self._client.objects("nodes")
-                if any(c["type"] == "Ready" and c["status"] == "True" for c in each["status"]["conditions"])
+                if any(
+                    c["type"] == "Ready" and c["status"] == "True"
+                    for c in each["status"].get("conditions", ())
+                )
                 and not each["spec"].get("taints")
             }
 
@@ -371,7 +378,21 @@ class SimulatedNodes:
     def vanish(self, name: str) -> None:
         """Cut a node off: it says nothing more, and the cluster finds out after `node_seconds`."""
         self._loop.call(lambda: setattr(self._nodes[name], "lost", True))
-        self._client.patch("nodes", name, {"metadata": {"annotations": {"kwok.x-k8s.io/node": None}}})
+        self._client.patch("nodes", name, {"metadata": {"annotations": {VANISHED: "true"}}})
+
+        def silenced() -> bool:
+            # kwok renews no lease that another holds; it may be renewing it at this moment.
+            lease = self._client.get("leases", name, "kube-node-lease")
+            lease["spec"] |= {"holderIdentity": "vanished", "leaseDurationSeconds": 86400}
+            try:
+                self._client.replace("leases", lease)
+            except ApiError as error:
+                if error.code != 409:
+                    raise
+                return False
+            return True
+
+        wait_until(silenced, 30.0, f"{name} is silent")
 
     def come_back(self, name: str) -> None:
         """Have a node that vanished go on where it was."""
@@ -383,7 +404,9 @@ class SimulatedNodes:
             for function in held:
                 function()
 
-        self._client.patch("nodes", name, {"metadata": {"annotations": {"kwok.x-k8s.io/node": "fake"}}})
+        spec = {"holderIdentity": None, "leaseDurationSeconds": self.plane.node_seconds}
+        self._client.patch("leases", name, {"spec": spec}, "kube-node-lease")
+        self._client.patch("nodes", name, {"metadata": {"annotations": {VANISHED: None}}})
         self._loop.call(go_on)
 
     def lose_gpu(self, name: str, minor: int) -> None:
@@ -691,7 +714,8 @@ class SimulatedNodes:
             return
         entry.completed = True
         pod.claims.append(uid)
-        now = time.monotonic()
+        begin, now = max(begin, node.done_at), time.monotonic()
+        node.done_at = now
         for device in entry.devices:
             node.instances[device.name] = device
             self._records.append(Record("prepare", node.name, pod.key, entry.name, device.name, begin, now))
@@ -912,7 +936,8 @@ class SimulatedNodes:
         entry = node.checkpoint.pop(uid, None)
         pod.claims.remove(uid)
         if entry is not None:
-            now = time.monotonic()
+            begin, now = max(begin, node.done_at), time.monotonic()
+            node.done_at = now
             for device in entry.devices:
                 node.instances.pop(device.name, None)
                 self._records.append(
