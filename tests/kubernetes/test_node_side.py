@@ -326,7 +326,6 @@ def test_a_node_that_vanishes_keeps_its_devices_and_comes_back(world):
     world.claim("a", "gpu-0-mig-1g5gb-19-0")
     world.pod("a", "a")
     world.until_ready("a")
-    world.nodes.add_nodes(1, 0)  # the controller manager sees time pass by the leases of others
     world.nodes.vanish(world.node)
     wait_until(lambda: world.condition("a", "Ready") == "False", 60, "the cluster takes the node for lost")
     world.delete("a")

@@ -381,9 +381,12 @@ class SimulatedNodes:
         self._client.patch("nodes", name, {"metadata": {"annotations": {VANISHED: "true"}}})
 
         def silenced() -> bool:
-            # kwok renews no lease that another holds; it may be renewing it at this moment.
+            # kwok renews no lease that another holds; it may be renewing it at this moment. A lease that changed
+            # without being renewed makes the controller manager (1.37.2) distrust its cache, and mark no node.
             lease = self._client.get("leases", name, "kube-node-lease")
-            lease["spec"] |= {"holderIdentity": "vanished", "leaseDurationSeconds": 86400}
+            renewed = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+            other = {"holderIdentity": "vanished", "leaseDurationSeconds": 86400, "renewTime": renewed}
+            lease["spec"] |= other
             try:
                 self._client.replace("leases", lease)
             except ApiError as error:
