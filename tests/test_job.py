@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import pytest
 
+
 STEPS = """
 import partita.job, sys, time
 kept = []
