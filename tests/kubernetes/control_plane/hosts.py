@@ -1,0 +1,240 @@
+"""Test hosts: network namespaces on a bridge, with addresses of 10.x that reach each other and this process.
+
+A host has a bridge of its own behind one link, and each pod on it a namespace with the pod's address: `cut` takes the
+link down and with it all that runs there, as when a cable is pulled. `LiveRuntime` runs pods' commands as processes
+there, for `nodes.SimulatedNodes`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.kubernetes.control_plane.client import Object
+    from tests.kubernetes.control_plane.cluster import Guard
+
+CAP_NET_ADMIN, CAP_SYS_ADMIN = 12, 21
+
+
+def _ip(*words: object) -> None:
+    done = subprocess.run(["ip", *map(str, words)], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"ip {' '.join(map(str, words))}: {done.stderr.strip()}")
+
+
+def why_no_hosts() -> str | None:
+    """Return why this machine can have no test hosts, None if it can."""
+    if shutil.which("ip") is None:
+        return "there is no `ip` (iproute2)"
+    found = next(
+        line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("CapEff")
+    )
+    capabilities = int(found.split()[1], 16)
+    if not (capabilities >> CAP_NET_ADMIN & 1 and capabilities >> CAP_SYS_ADMIN & 1):
+        return "network namespaces need CAP_NET_ADMIN and CAP_SYS_ADMIN"
+    return None
+
+
+class Host:
+    """A host: its link to the others, and the namespaces of what runs on it."""
+
+    def __init__(self, network: Network, index: int) -> None:
+        self.network, self.index = network, index
+        self.name = f"{network.tag}h{index}"
+        self.subnet = f"10.{network.octet}.{index}"
+        self._next = 2
+        self._spaces: list[str] = []
+        # `up` is the network's end of its link; what runs here joins the bridge behind the other end.
+        _ip("link", "add", f"{self.name}u", "type", "veth", "peer", "name", f"{self.name}d")
+        _ip("link", "add", f"{self.name}b", "type", "bridge")
+        _ip("link", "set", f"{self.name}u", "master", network.bridge)
+        _ip("link", "set", f"{self.name}d", "master", f"{self.name}b")
+        for end in "dbu":
+            _ip("link", "set", f"{self.name}{end}", "up")
+
+    def space(self) -> tuple[str, str]:
+        """Add a network namespace with an address; return its name and the address."""
+        name, address = f"{self.name}p{self._next}", f"{self.subnet}.{self._next}"
+        self._next += 1
+        _ip("netns", "add", name)
+        self._spaces.append(name)
+        _ip("link", "add", f"{name}v", "type", "veth", "peer", "name", "eth0", "netns", name)
+        _ip("link", "set", f"{name}v", "master", f"{self.name}b", "up")
+        _ip("-n", name, "addr", "add", f"{address}/16", "dev", "eth0")
+        _ip("-n", name, "link", "set", "eth0", "up")
+        _ip("-n", name, "link", "set", "lo", "up")
+        _ip("-n", name, "route", "add", "default", "via", self.network.address)
+        return name, address
+
+    def leave(self, space: str) -> None:
+        """Take a namespace away; its link goes with it."""
+        if space in self._spaces:
+            self._spaces.remove(space)
+            _ip("netns", "del", space)
+
+    def cut(self) -> None:
+        """Pull the host's cable: packets to and from it are lost without a word."""
+        _ip("link", "set", f"{self.name}u", "down")
+
+    def join(self) -> None:
+        """Put the cable back."""
+        _ip("link", "set", f"{self.name}u", "up")
+
+    def close(self) -> None:
+        """Take the host away."""
+        for space in list(self._spaces):
+            self.leave(space)
+        for end in "bu":
+            _ip("link", "del", f"{self.name}{end}")
+
+
+class Network:
+    """A bridge with hosts on it; a context manager. This process is at `address`."""
+
+    def __init__(self, hosts: int) -> None:
+        why = why_no_hosts()
+        if why is not None:
+            pytest.skip(f"no test hosts: {why}")
+        self.tag = f"pt{secrets.token_hex(2)}"
+        self.octet = 100 + secrets.randbelow(100)
+        self.bridge = f"{self.tag}br"
+        self.address = f"10.{self.octet}.0.1"
+        self.hosts: list[Host] = []
+        _ip("link", "add", self.bridge, "type", "bridge")
+        _ip("addr", "add", f"{self.address}/16", "dev", self.bridge)
+        _ip("link", "set", self.bridge, "up")
+        try:
+            for index in range(1, hosts + 1):
+                self.hosts.append(Host(self, index))
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take everything away."""
+        for host in self.hosts:
+            host.close()
+        _ip("link", "del", self.bridge)
+
+
+class LiveContainer:
+    """A process in a network namespace of a host."""
+
+    def __init__(self, guard: Guard, host: Host, command: list[str], container: Object, log: Path) -> None:
+        self._guard, self._host, self._log = guard, host, log
+        self._probe: Object = container.get("readinessProbe") or {}
+        self._space, self._address = host.space()
+        env = {each["name"]: each.get("value", "") for each in container.get("env") or ()}
+        told = os.environ | env | {"POD_IP": self._address}
+        with log.open("wb") as file:
+            self.process = guard.start(["ip", "netns", "exec", self._space, *command], file, env=told)
+
+    @property
+    def ip(self) -> str:
+        """Its address."""
+        return self._address
+
+    def ready(self) -> bool:
+        """Ask its readiness probe, from this process; without one it is ready at once."""
+        probe = self._probe
+        if "httpGet" in probe:
+            at = probe["httpGet"]
+            connection = http.client.HTTPConnection(self._address, int(at["port"]), timeout=1.0)
+            try:
+                connection.request("GET", at.get("path", "/"))
+                return 200 <= connection.getresponse().status < 400
+            except (OSError, http.client.HTTPException):
+                return False
+            finally:
+                connection.close()
+        if "tcpSocket" in probe:
+            try:
+                socket.create_connection((self._address, int(probe["tcpSocket"]["port"])), 1.0).close()
+            except OSError:
+                return False
+        return True
+
+    def poll(self) -> int | None:
+        """Return how it ended, as a shell counts it; None while it runs."""
+        code = self.process.poll()
+        return None if code is None else (128 - code if code < 0 else code)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self._signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """Kill it, as a crash would."""
+        self._signal(signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kill it and take its namespace away."""
+        self._guard.end(self.process, signal.SIGKILL)
+        self._host.leave(self._space)
+
+    def log(self) -> str:
+        """Return what it printed."""
+        return self._log.read_text(errors="replace")
+
+    def _signal(self, number: int) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+
+class LiveRuntime:
+    """Runs the command of a pod's first container on the host of its node.
+
+    Args:
+        guard: ends the processes with this one.
+        hosts: by the node's name; pods of other nodes are simulated.
+        command: what to run for a pod in place of its own command.
+    """
+
+    def __init__(
+        self, guard: Guard, hosts: dict[str, Host], command: Callable[[Object], list[str]] | None = None
+    ) -> None:
+        self.guard = guard
+        self.hosts = hosts
+        self.containers: dict[str, LiveContainer] = {}
+        self._command = command
+        self._folder = Path(tempfile.mkdtemp(prefix="partita-pods-"))
+
+    def start(self, node: str, pod: Object) -> LiveContainer | None:
+        """Start a pod's process."""
+        host = self.hosts.get(node)
+        container = pod["spec"]["containers"][0]
+        command = (
+            self._command(pod)
+            if self._command
+            else [*container.get("command", ()), *container.get("args", ())]
+        )
+        if host is None or not command:
+            return None
+        log = self._folder / f"{pod['metadata']['uid']}-{len(self.containers)}.log"
+        found = LiveContainer(self.guard, host, command, container, log)
+        self.containers[f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"] = found
+        return found
+
+    def close(self) -> None:
+        """Remove the logs."""
+        shutil.rmtree(self._folder, ignore_errors=True)

@@ -1,0 +1,251 @@
+"""A proxy before the API server, in which a test counts what a program writes, and cuts, stalls, refuses or kills it.
+
+It ends TLS with a certificate of the test's authority and passes everything on as it is, watches too. Users are known
+by their tokens: a client's certificate does not get through.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import socket
+import ssl
+import threading
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Self
+
+from tests.kubernetes.control_plane.client import BROKEN, Object
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tests.kubernetes.control_plane.cluster import ControlPlane
+
+HOP = {"connection", "host", "keep-alive", "transfer-encoding", "content-length", "te", "upgrade"}
+WRITES = {"POST", "PUT", "PATCH", "DELETE"}
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a client asked."""
+
+    verb: str
+    path: str
+    body: bytes
+
+    @property
+    def plural(self) -> str:
+        """The kind that it is about, and the subresource: `pods`, `resourceclaims/status`."""
+        parts = self.path.split("?")[0].strip("/").split("/")
+        parts = parts[2:] if parts[0] == "api" else parts[3:]
+        if parts[:1] == ["namespaces"] and len(parts) > 2:
+            parts = parts[2:]
+        return "/".join([parts[0], *parts[2:]]) if parts else ""
+
+    @property
+    def write(self) -> bool:
+        """Whether it changes anything."""
+        return self.verb in WRITES
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a client is told instead of what the API server would say."""
+
+    code: int
+    reason: str
+    message: str
+
+    def body(self) -> bytes:
+        """Return it as the API server's `Status`."""
+        status: Object = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "metadata": {}}
+        return json.dumps(
+            status | {"code": self.code, "reason": self.reason, "message": self.message}
+        ).encode()
+
+
+class Proxy:
+    """Passes requests on; a context manager.
+
+    Attributes:
+        before: is asked before a request goes on; an answer of its own is told instead.
+        after: hears of each answer before the client does: by then the API server has done it.
+    """
+
+    def __init__(self, plane: ControlPlane) -> None:
+        self.plane = plane
+        self.before: Callable[[Request], Answer | None] | None = None
+        self.after: Callable[[Request, int], None] | None = None
+        self._lock = threading.Lock()
+        self._asked: list[tuple[Request, int]] = []
+        self._open: set[socket.socket] = set()
+        self._going = threading.Event()
+        self._going.set()
+        self._upstream = ssl.create_default_context(cafile=str(plane.authority.own.certificate))
+        proxy = self
+
+        class Handler(_Handler):
+            owner = proxy
+
+        pair = plane.authority.sign("proxy", "proxy", addresses=("127.0.0.1", "localhost"))
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(pair.certificate, pair.key)
+        self._server = _Server(("127.0.0.1", 0), Handler)
+        self._server.socket = tls.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+        self._thread = threading.Thread(target=self._server.serve_forever, name="proxy", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._going.set()
+        self._server.shutdown()
+        self.cut()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"https://127.0.0.1:{self._server.server_address[1]}"
+
+    def kubeconfig_of(self, account: str, namespace: str) -> Path:
+        """Return a kubeconfig of a service account that leads through here."""
+        return self.plane.kubeconfig_of(account, namespace, self.url)
+
+    @property
+    def asked(self) -> list[tuple[Request, int]]:
+        """All requests that were answered so far, with the codes of the answers."""
+        with self._lock:
+            return list(self._asked)
+
+    def writes(self) -> list[Request]:
+        """Return the writes that the API server took, in order, without leases and events."""
+        return [
+            each
+            for each, code in self.asked
+            if each.write and code < 300 and each.plural not in {"leases", "events"}
+        ]
+
+    def cut(self) -> None:
+        """Break all connections that are open, watches among them."""
+        with self._lock:
+            for each in self._open:
+                with contextlib.suppress(OSError):
+                    each.shutdown(socket.SHUT_RDWR)
+
+    def stall(self) -> None:
+        """Say nothing more, without breaking any connection, until `resume`."""
+        self._going.clear()
+
+    def resume(self) -> None:
+        """End a stall."""
+        self._going.set()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+
+    def handle_error(self, *_: object) -> None:
+        """Say nothing of clients that went away."""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    owner: Proxy
+
+    def setup(self) -> None:
+        super().setup()
+        self.upstream: http.client.HTTPSConnection | None = None
+        with self.owner._lock:
+            self.owner._open.add(self.connection)
+
+    def finish(self) -> None:
+        with self.owner._lock:
+            self.owner._open.discard(self.connection)
+        if self.upstream is not None:
+            self.upstream.close()
+        with contextlib.suppress(OSError, ValueError):
+            super().finish()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _pass(self) -> None:
+        owner = self.owner
+        request = Request(self.command, self.path, self._body())
+        owner._going.wait()
+        own = owner.before(request) if owner.before is not None else None
+        if own is not None:
+            self._say(own.code, "application/json", own.body())
+            return
+        answer = self._ask(request)
+        if answer is None:
+            self.close_connection = True
+            return
+        with owner._lock:
+            owner._asked.append((request, answer.status))
+        if owner.after is not None:
+            owner.after(request, answer.status)
+        kind = answer.getheader("Content-Type", "application/json")
+        if answer.getheader("Content-Length") is not None:
+            self._say(answer.status, kind, answer.read())
+        else:
+            self._stream(answer, kind)
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _pass  # noqa: N815
+
+    def _body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding") == "chunked":
+            parts = []
+            while size := int(self.rfile.readline().split(b";")[0], 16):
+                parts.append(self.rfile.read(size))
+                self.rfile.readline()
+            self.rfile.readline()
+            return b"".join(parts)
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def _ask(self, request: Request) -> http.client.HTTPResponse | None:
+        headers = {key: value for key, value in self.headers.items() if key.lower() not in HOP}
+        for fresh in (False, True):
+            if self.upstream is None or fresh:
+                if self.upstream is not None:
+                    self.upstream.close()
+                port = self.owner.plane.url.rsplit(":", 1)[1]
+                self.upstream = http.client.HTTPSConnection(
+                    "127.0.0.1", int(port), context=self.owner._upstream
+                )
+                fresh = True  # noqa: PLW2901
+            try:
+                self.upstream.request(request.verb, request.path, request.body or None, headers)
+                return self.upstream.getresponse()
+            except BROKEN:
+                if fresh:
+                    return None
+        return None
+
+    def _say(self, code: int, kind: str, body: bytes) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def _stream(self, answer: http.client.HTTPResponse, kind: str) -> None:
+        self.send_response(answer.status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Transfer-Encoding", "chunked")
+        self.end_headers()
+        try:
+            while part := answer.read1(1 << 16):
+                self.owner._going.wait()
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+            self.wfile.write(b"0\r\n\r\n")
+        except BROKEN:
+            self.close_connection = True
