@@ -1,4 +1,4 @@
-"""`partita apply` shows the way, refuses what it must, carries out the rest and goes on after interruptions."""
+"""`partita apply` and `adopt`: what is shown, refused and carried out, what goes on after interruptions, and NVML."""
 
 from __future__ import annotations
 
@@ -7,21 +7,28 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pynvml
 import pytest
 import typer
 from tests.cli.commands import Commands
 from tests.control.world import deployment, gpu
+from tests.drive.fake_nvml import FakeNvml
 
 from partita.control.journal import FILE, controlling
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster
+from partita.mig.catalogue import gpu_model
 from partita.mig.layout import Placement
 from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
     from pathlib import Path
+
 
 DAY = deployment("7g.40gb@0=bert", "4g.20gb@0=resnet 3g.20gb@4=resnet")
 NIGHT = deployment("4g.20gb@0=bert 2g.10gb@4=resnet 1g.5gb@6=resnet")
@@ -285,3 +292,168 @@ def test_status_tells_who_acts_meanwhile(partita: Commands, started: subprocess.
     assert found["controller"]["pid"] == started.pid
     assert found["goal"]["state"] == "running"
     assert "process" in partita("status").out
+
+
+# `partita adopt` takes over what someone else made, and nothing else.
+
+
+@pytest.fixture
+def beside_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Commands:
+    made = Commands(tmp_path, monkeypatch, capsys)
+    made("apply", made.plan("day.json", deployment("3g.20gb@4=bert")), "--yes")
+    SimulatedCluster(made.state / "cluster.sqlite3").create_foreign(gpu(1), Placement(0, "2g.10gb"))
+    return made
+
+
+def test_an_adopted_instance_can_be_destroyed_by_the_next_plan(beside_others: Commands) -> None:
+    whole = beside_others.plan("night.json", deployment("7g.40gb@0=bert"))
+    assert "adopted node-0/gpu-1 2g.10gb@0" in beside_others("adopt", gpu(1)).out
+    assert beside_others("apply", whole, "--yes").code == 0
+    assert "2g.10gb" not in beside_others("status", "--tail", "0").out
+
+
+def test_only_instances_of_someone_else_can_be_adopted(beside_others: Commands) -> None:
+    refused = beside_others("adopt", gpu(1), "3g.20gb@4")
+    assert refused.code == 2
+    assert "there: 2g.10gb@0" in refused.err
+
+
+def test_a_dry_run_adopts_nothing(beside_others: Commands) -> None:
+    assert "would adopt" in beside_others("adopt", gpu(1), "--dry-run").out
+    assert "adopted" in beside_others("adopt", gpu(1)).out
+
+
+def test_an_unknown_gpu_is_refused(beside_others: Commands) -> None:
+    refused = beside_others("adopt", "node-9/gpu-9")
+    assert refused.code == 2
+    assert "partita status" in refused.err
+
+
+NOTHING = deployment("")
+
+
+class OneAtATime:
+    """The simulated NVML, called by many threads as the real one may be."""
+
+    def __init__(self, fake: FakeNvml) -> None:
+        self._fake = fake
+        self._lock = threading.RLock()
+
+    def __getattr__(self, name: str) -> Callable[..., object]:
+        entry = getattr(self._fake, name)
+
+        def locked(*arguments: object) -> object:
+            with self._lock:
+                return entry(*arguments)
+
+        return locked
+
+
+# On GPUs behind NVML: instances are cut, processes run on them, and all of it goes again.
+
+
+@pytest.fixture
+def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
+    fake = FakeNvml("a100-40gb", "a100-40gb", "a100-40gb")
+    monkeypatch.setattr(pynvml, "nvmlLib", OneAtATime(fake))
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    return fake
+
+
+@pytest.fixture
+def on_nvml(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], nvml: FakeNvml
+) -> Iterator[Commands]:
+    del nvml
+    sleeper = [sys.executable, "-c", "import time; time.sleep(600)"]
+    services = [{"name": name, "command": sleeper} for name in ("bert", "resnet")]
+    (tmp_path / "services.yaml").write_text(json.dumps({"services": services}))
+    monkeypatch.setenv("PARTITA_DRIVER", "nvml")
+    monkeypatch.setenv("PARTITA_SERVICES", str(tmp_path / "services.yaml"))
+    made = Commands(tmp_path, monkeypatch, capsys)
+    yield made
+    assert made("apply", made.plan("nothing.json", NOTHING), "--yes").code == 0, "replicas may be left"
+
+
+def test_day_night_and_nothing(on_nvml: Commands) -> None:
+    result = on_nvml("apply", on_nvml.plan("day.json", DAY), "--yes")
+    assert result.code == 0, result.err
+    assert served(on_nvml) == {"bert": 700.0, "resnet": 700.0}
+    night = on_nvml.plan("night.json", NIGHT, {"bert": 400.0, "resnet": 300.0})
+    result = on_nvml("apply", night, "--yes", "-o", "json")
+    assert result.code == 0, result.err
+    assert json.loads(result.out)["took"]["replans"] == 0, result.err
+    assert served(on_nvml) == {"bert": 400.0, "resnet": 300.0}
+    assert "nothing to do" in on_nvml("apply", night).out
+
+
+def test_someone_elses_instance_is_left_alone(on_nvml: Commands, nvml: FakeNvml) -> None:
+    nvml.foreign(0, "3g.20gb@4")
+    assert on_nvml("apply", on_nvml.plan("day.json", DAY), "--yes").code == 0
+    gpus = json.loads(on_nvml("status", "-o", "json").out)["gpus"]
+    assert [
+        (each["profile"], each["start"]) for gpu in gpus for each in gpu["instances"] if not each["ours"]
+    ] == [("3g.20gb", 4)]
+
+
+def test_a_replica_that_was_killed_is_started_again(on_nvml: Commands) -> None:
+    day = on_nvml.plan("day.json", DAY)
+    on_nvml("apply", day, "--yes")
+    (record,) = [
+        json.loads(path.read_text())
+        for path in (on_nvml.state / "replicas").glob("*.json")
+        if "bert" in path.read_text()
+    ]
+    os.kill(record["pid"], signal.SIGKILL)
+    result = on_nvml("apply", day, "--yes")
+    assert result.code == 0, result.err
+    assert "does not run bert batch 8 any more" in result.err
+    assert served(on_nvml) == {"bert": 700.0, "resnet": 700.0}
+
+
+def test_a_service_without_a_command_is_refused_before_anything_is_cut(on_nvml: Commands) -> None:
+    other = on_nvml.plan("other.json", deployment("7g.40gb@0=vgg"))
+    result = on_nvml("apply", other, "--yes")
+    assert result.code == 2
+    assert "nothing says how vgg is run" in result.err
+    gpus = json.loads(on_nvml("status", "-o", "json").out)["gpus"]
+    assert [gpu["instances"] for gpu in gpus] == [[], [], []]
+
+
+def test_gpus_that_are_not_there_are_said(on_nvml: Commands) -> None:
+    many = deployment(*["7g.40gb@0=bert"] * 4)
+    result = on_nvml("apply", on_nvml.plan("many.json", many), "--yes")
+    assert result.code == 2
+    assert "needs 4 GPUs of a100-40gb, and the cluster has 3" in result.err
+
+
+def test_a_gpu_that_the_catalogue_lacks_is_read_planned_for_and_cut(
+    on_nvml: Commands, nvml: FakeNvml, tmp_path: Path
+) -> None:
+    own = gpu_model("a100-40gb")
+    nvml.cards.clear()
+    for _ in range(3):
+        nvml.cards.append(nvml._card(replace(own, aliases=("NVIDIA Odd 40GB",), pci=()), mig=True))
+    found = json.loads(on_nvml("gpus", "--from-nvml", "-o", "json").out)
+    assert [each["name"] for each in found] == ["odd-40gb"]
+    day = on_nvml.plan("day.json", deployment("7g.40gb@0=bert"))
+    day.write_text(day.read_text().replace("a100-40gb", "odd-40gb"))
+    refused = on_nvml("apply", day, "--yes")
+    assert refused.code == 2
+    assert "--gpus-file" in refused.err
+    kept = tmp_path / "odd.toml"
+    assert on_nvml("gpus", "--from-nvml", "--out", kept).code == 0
+    assert on_nvml("apply", day, "--yes", "--gpus-file", kept).code == 0
+    gpus = json.loads(on_nvml("status", "-o", "json").out)["gpus"]
+    assert [gpu["model"] for gpu in gpus] == ["odd-40gb"] * 3
+    assert sum(len(gpu["instances"]) for gpu in gpus) == 1
+    assert on_nvml("diff", day, "--gpus-file", kept).code == 0
+
+
+def test_gpus_that_are_left_out_are_said(on_nvml: Commands, nvml: FakeNvml) -> None:
+    nvml.cards[2].mig_capable = False
+    result = on_nvml("apply", on_nvml.plan("day.json", DAY), "--yes")
+    assert result.code == 0
+    assert "note: GPU 2 (NVIDIA A100-SXM4-40GB) is left out: it has no MIG" in result.err

@@ -1,20 +1,25 @@
+"""The command line as a whole: its help, commands of other packages, and every kind of bad input through it."""
+
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from typer.testing import CliRunner
 
 from partita.cli.commands import RegisteredCommands
-from partita.cli.main import CommandLine, app, command_line
+from partita.cli.main import CommandLine, app, command_line, main
 from partita.registry import names
 
 if TYPE_CHECKING:
     from pathlib import Path
+
 
 NAMES = list(command_line().commands)
 OUTSIDE = '''
@@ -198,3 +203,261 @@ def test_a_full_disk_and_a_reader_who_leaves_are_told_of_help_as_of_all_else(wor
     left = subprocess.run(program, stdout=start, stderr=subprocess.PIPE, text=True, check=False)
     os.close(start)
     assert (left.returncode, left.stderr) == (141, "")
+
+
+WORKLOAD = """\
+apiVersion: partita/v1
+kind: Workload
+performance: [perf.csv]
+gpus:
+  - {model: a100-40gb, count: 2}
+services:
+  - name: a
+    model: small
+    rate: 10
+    slo: {latency_ms: 100}
+"""
+
+TABLE = """\
+model,gpu,profile,batch,processes,throughput,latency_ms,quantile
+small,a100-40gb,1g.5gb,1,1,20,50,0.9
+small,a100-40gb,7g.40gb,1,1,90,10,0.9
+large,a100-40gb,7g.40gb,1,1,9,20,0.9
+"""
+
+
+# Bad input through the command: what it says, how it exits, and that it leaves nothing behind.
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is replaced in a sound input, and what the command says of it: exit code, place, words, hint."""
+
+    old: str
+    new: str
+    where: str
+    says: str
+    code: int = 2
+
+
+WORKLOADS = {
+    "zero rate": Case("rate: 10", "rate: 0", r"w\.yaml:9: services\[0\]\.rate", "above 0"),
+    "negative rate": Case("rate: 10", "rate: -1", r"w\.yaml:9: services\[0\]\.rate", "above 0"),
+    "NaN": Case("rate: 10", "rate: .nan", r"w\.yaml:9: services\[0\]\.rate", "finite"),
+    "infinity": Case("rate: 10", "rate: .inf", r"w\.yaml:9: services\[0\]\.rate", "must be"),
+    "text for a number": Case("rate: 10", "rate: '10'", r"w\.yaml:9: services\[0\]\.rate", "without quotes"),
+    "boolean for a number": Case("rate: 10", "rate: true", r"w\.yaml:9: services\[0\]\.rate", "a number"),
+    "nothing for a number": Case("rate: 10", "rate:", r"w\.yaml:9: services\[0\]\.rate", "not nothing"),
+    "missing field": Case("    rate: 10\n", "", r"w\.yaml:7: services\[0\]", "rate is missing"),
+    "unknown key": Case("rate: 10", "rat: 10", r"w\.yaml:9: services\[0\]\.rat", "did you mean rate?"),
+    "repeated key": Case("rate: 10", "rate: 10\n    rate: 20", r"w\.yaml:10", "already on line 9"),
+    "repeated service": Case("rate: 10", "rate: 10\n  - name: a", r"w\.yaml", "missing"),
+    "zero latency": Case("latency_ms: 100", "latency_ms: 0", r"w\.yaml:10: .*latency_ms", "above 0"),
+    "quantile": Case("100}", "100, quantile: 1}", r"w\.yaml:10: .*quantile", "below 1"),
+    "absent quantile": Case("100}", "100, quantile: 0.99}", r"w\.yaml:10: .*quantile", "only 0.9"),
+    "unknown model": Case(
+        "model: small", "model: smal", r"w\.yaml:8: services\[0\]\.model", "did you mean small"
+    ),
+    "unknown GPU": Case("a100-40gb", "a100-40g", r"w\.yaml:5: gpus\[0\]\.model", "did you mean a100-40gb?"),
+    "no GPUs in a node": Case("count: 2", "per_node: 0", r"w\.yaml:5: gpus\[0\]\.per_node", "at least 1"),
+    "no GPUs": Case("count: 2", "count: 0", r"w\.yaml:5: gpus\[0\]\.count", "at least 1"),
+    "cost without prices": Case(
+        "services:", "objective: cost\nservices:", r"w\.yaml:5: gpus\[0\]", "cost_per_hour"
+    ),
+    "watts without power": Case(
+        "services:", "objective: watts\nservices:", r"w\.yaml:6: objective", "power_w"
+    ),
+    "unknown profile": Case(
+        "rate: 10", "rate: 10\n    profiles: [9g]", r"w\.yaml:10: .*profiles\[0\]", "'9g'"
+    ),
+    "bad combination": Case(
+        "services:", "limits: {forbid: [4g]}\nservices:", r"w\.yaml:6: .*forbid", "4g+3g"
+    ),
+    "newer version": Case("partita/v1", "partita/v2", r"w\.yaml:1: apiVersion", "newer than this partita"),
+    "other kind": Case("kind: Workload", "kind: Plan", r"w\.yaml:2: kind", "Workload"),
+    "syntax": Case("gpus:", "gpus: [", r"w\.yaml:\d", "not YAML"),
+    "a list": Case(WORKLOAD, "- a\n", r"w\.yaml:1", "a list, not a mapping"),
+    "a scalar": Case(WORKLOAD, "words\n", r"w\.yaml:1", "not a mapping"),
+    "empty": Case(WORKLOAD, "", r"w\.yaml:1", "empty"),
+    "truncated JSON": Case(WORKLOAD, '{"apiVersion": "partita/v1",', r"w\.yaml:1", "ends in the middle"),
+    "no services": Case(
+        WORKLOAD[WORKLOAD.index("services:") :], "services: []\n", r"w\.yaml:6: services", "empty"
+    ),
+    "no table": Case("perf.csv", "other.csv", r"w\.yaml:3: performance\[0\]", "no file other.csv"),
+    "table is a directory": Case("perf.csv", ".", r"w\.yaml:3: performance\[0\]", "directory"),
+    "SLO no profile meets": Case("100}", "5}", r"w\.yaml:7: services\[0\]", "at least 10", code=4),
+    "fits no slice it may use": Case(
+        "model: small", "model: large\n    profiles: [1g]", r"w\.yaml:7: services\[0\]", "did not fit", code=4
+    ),
+    "too few GPUs": Case("rate: 10", "rate: 1000", "", "GPUs", code=4),
+    "more nodes than there are": Case("rate: 10", "rate: 10\n    spread: 3", "", "", code=4),
+}
+
+ROW = "small,a100-40gb,1g.5gb,1,1,20,50,0.9"
+TABLES = {
+    "negative throughput": Case("1,1,20,50", "1,1,-20,50", r"perf\.csv:2", "throughput is"),
+    "NaN throughput": Case("1,1,20,50", "1,1,nan,50", r"perf\.csv:2", "throughput is"),
+    "zero latency": Case("1,1,20,50", "1,1,20,0", r"perf\.csv:2", "latency_ms"),
+    "text for a number": Case("1,1,20,50", "1,1,fast,50", r"perf\.csv:2", "throughput is"),
+    "zero batch": Case("1,1,20,50", "0,1,20,50", r"perf\.csv:2", "batch"),
+    "bad quantile": Case("20,50,0.9", "20,50,most", r"perf\.csv:2", "quantile"),
+    "unknown GPU": Case("small,a100-40gb,1g", "small,a100-4gb,1g", r"perf\.csv:2", "a100-40gb"),
+    "unknown profile": Case("1g.5gb", "1g.6gb", r"perf\.csv:2", "1g.5gb"),
+    "repeated row": Case(ROW, f"{ROW}\n{ROW}", r"perf\.csv:3", "perf.csv:2"),
+    "short row": Case("20,50,0.9", "20", r"perf\.csv:2", "fields"),
+    "missing column": Case("latency_ms,", "", r"perf\.csv:", ""),
+    "unknown column": Case("latency_ms", "latencyms", r"perf\.csv:1", "latency_ms"),
+    "header alone": Case(TABLE, TABLE.splitlines()[0] + "\n", r"perf\.csv:1", "rows"),
+    "empty": Case(TABLE, "", r"perf\.csv", "empty"),
+    "binary": Case(TABLE, "\0\1\2", r"perf\.csv", "text"),
+}
+
+PLAN = {"apiVersion": "partita/v1", "kind": "Plan"}
+PLANS = {
+    "truncated": ('{"apiVersion": "partita/v1", "kind": "Plan",\n "gpus": [', r"plan\.json:"),
+    "newer": (json.dumps({**PLAN, "apiVersion": "partita/v2"}), r"plan\.json"),
+    "other kind": (json.dumps({**PLAN, "kind": "Workload"}), r"plan\.json"),
+    "fields missing": (json.dumps(PLAN), r"plan\.json"),
+    "a list": ("[]", r"plan\.json"),
+    "empty": ("", r"plan\.json"),
+    "binary": ("\0", r"plan\.json"),
+}
+
+
+@dataclass(frozen=True)
+class Result:
+    code: object
+    stdout: str
+    stderr: str
+
+
+class Command:
+    """The command `partita` in this process, in a folder of its own."""
+
+    def __init__(
+        self, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        self.folder, self._monkeypatch, self._capsys = folder, monkeypatch, capsys
+        monkeypatch.chdir(folder)
+        self.write("w.yaml", WORKLOAD)
+        self.write("perf.csv", TABLE)
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def files(self) -> set[str]:
+        return {path.name for path in self.folder.iterdir()}
+
+    def run(self, *arguments: str) -> Result:
+        self._monkeypatch.setattr(sys, "argv", ["partita", *arguments])
+        with pytest.raises(SystemExit) as left:
+            main()
+        out, err = self._capsys.readouterr()
+        return Result(left.value.code, out, err)
+
+    def refused(self, code: int, where: str, says: str, *arguments: str) -> str:
+        before = self.files()
+        result = self.run(*arguments)
+        assert result.code == code, result.stderr
+        assert "Traceback" not in result.stderr
+        assert "fault in partita itself" not in result.stderr
+        assert result.stderr.startswith("error: ") or "Usage:" in result.stderr
+        assert re.search(where, result.stderr), result.stderr
+        assert says in result.stderr, result.stderr
+        assert not result.stdout
+        assert self.files() == before
+        return result.stderr
+
+
+@pytest.fixture
+def partita(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(tmp_path, monkeypatch, capsys)
+
+
+MAKE = ("plan", "-f", "w.yaml", "--out", "plan.json")
+
+
+def test_the_sound_input_makes_a_plan(partita: Command) -> None:
+    partita.run(*MAKE)
+    assert json.loads((partita.folder / "plan.json").read_text(encoding="utf-8"))["kind"] == "Plan"
+
+
+@pytest.mark.parametrize("case", WORKLOADS.values(), ids=WORKLOADS.keys())
+def test_a_bad_workload_is_refused_with_its_line_and_a_hint(partita: Command, case: Case) -> None:
+    assert case.old in WORKLOAD
+    partita.write("w.yaml", WORKLOAD.replace(case.old, case.new, 1))
+    said = partita.refused(case.code, case.where, case.says, *MAKE)
+    assert "hint: " in said
+
+
+@pytest.mark.parametrize("case", TABLES.values(), ids=TABLES.keys())
+def test_a_bad_table_is_refused_with_its_line(partita: Command, case: Case) -> None:
+    assert case.old in TABLE
+    partita.write("perf.csv", TABLE.replace(case.old, case.new, 1))
+    partita.refused(case.code, case.where, case.says, *MAKE)
+
+
+@pytest.mark.parametrize(("text", "where"), PLANS.values(), ids=PLANS.keys())
+def test_a_bad_plan_is_refused_with_its_place(partita: Command, text: str, where: str) -> None:
+    partita.write("plan.json", text)
+    partita.refused(2, where, "", "plan", "-f", "w.yaml", "--check", "plan.json")
+
+
+@pytest.mark.parametrize("name", ["nowhere.yaml", "folder"])
+def test_a_workload_that_cannot_be_read_is_refused(partita: Command, name: str) -> None:
+    (partita.folder / "folder").mkdir()
+    partita.refused(2, name, "", "plan", "-f", name, "--out", "plan.json")
+
+
+@pytest.mark.parametrize("name", ["nowhere.json", "folder"])
+def test_a_plan_that_cannot_be_read_is_refused(partita: Command, name: str) -> None:
+    (partita.folder / "folder").mkdir()
+    partita.refused(2, name, "", "plan", "-f", "w.yaml", "--check", name)
+
+
+@pytest.mark.parametrize("place", ["folder", "nowhere/plan.json"])
+def test_a_place_that_cannot_be_written_is_refused(partita: Command, place: str) -> None:
+    (partita.folder / "folder").mkdir()
+    partita.refused(2, place.partition("/")[0], "", "plan", "-f", "w.yaml", "--out", place)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        ("-f", "w.yaml", "--planner", "none"),
+        ("-f", "w.yaml", "--time-limit", "-1"),
+        ("-f", "w.yaml", "-x"),
+    ],
+    ids=["no workload", "unknown planner", "negative time", "unknown option"],
+)
+def test_a_wrong_command_line_is_refused_with_the_usage(partita: Command, arguments: tuple[str, ...]) -> None:
+    partita.refused(2, "Usage:", "", "plan", *arguments)
+
+
+def test_several_faults_are_told_at_once(partita: Command) -> None:
+    partita.write("w.yaml", WORKLOAD.replace("rate: 10", "rate: -1").replace("count: 2", "count: 0"))
+    said = partita.refused(2, r"w\.yaml: 2 faults", "services[0].rate", *MAKE)
+    assert "gpus[0].count" in said
+
+
+def test_an_older_plan_stays_as_it_was_when_planning_fails(partita: Command) -> None:
+    partita.write("plan.json", "old")
+    partita.write("w.yaml", WORKLOAD.replace("rate: 10", "rate: 1000"))
+    partita.refused(4, "", "", *MAKE)
+    assert (partita.folder / "plan.json").read_text(encoding="utf-8") == "old"
+
+
+def test_a_workload_from_stdin_is_refused_as_such(tmp_path: Path) -> None:
+    program = [sys.executable, "-c", "from partita.cli.main import main; main()", "plan", "-f", "-"]
+    done = subprocess.run(
+        program,
+        input=WORKLOAD.replace("rate: 10", "rate: 0"),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: <stdin>:9: services[0].rate: must be above 0")
+    assert not done.stdout

@@ -217,45 +217,6 @@ def test_estimate_refuses_what_it_cannot_use(
     assert said in done.stderr
 
 
-def test_import_writes_a_table_that_reads(partita: Callable[..., Done], tmp_path: Path) -> None:
-    raw = tmp_path / "resnet50.csv"
-    raw.write_text(
-        "Mig instance,Batch size,Workload Number,Throughput,Latency\n1,8,2,185.293,0.043\n1,9,1,0,0\n"
-    )
-    out = tmp_path / "perf.csv"
-    done = partita("import", "parvagpu", raw, "--out", out)
-    assert done.returncode == 0
-    assert "wrote 1 row of 1 model to" in done.stderr
-    (row,) = read_table(out)
-    assert (row.model, row.profile, row.throughput) == ("resnet50", "1g.10gb", 370.586)
-
-
-def test_import_from_triton_is_told_what_the_file_does_not_say(
-    partita: Callable[..., Done], tmp_path: Path
-) -> None:
-    raw = tmp_path / "out.csv"
-    raw.write_text("Concurrency,Inferences/Second,Client Send,p99 latency\n1,70,225,21018\n")
-    words = ("import", "perf-analyzer", raw, "--gpu", "a100-80gb", "--model", "m", "--batch", "4")
-    done = partita(*words, "--profile", "2g.20gb")
-    assert (
-        done.stdout.splitlines()[1]
-        == 'm,a100-80gb,2g.20gb,4,1,70.0,21.018,0.99,"perf_analyzer, concurrency 1"'
-    )
-    assert partita(*words, "--profile", "2g.10gb").returncode == 2
-    assert partita(*words).returncode == 2
-    raw.write_text("Model,Batch,Concurrency,Throughput (infer/sec),p99 Latency (ms)\nm,1,1,70,21\n")
-    done = partita("import", "model-analyzer", raw, "--gpu", "a100-80gb", "--profile", "2g.20gb")
-    assert "m,a100-80gb,2g.20gb,1,1,70.0,21.0,0.99" in done.stdout
-
-
-def test_a_failed_import_leaves_no_file(partita: Callable[..., Done], tmp_path: Path) -> None:
-    out = tmp_path / "perf.csv"
-    done = partita("import", "parvagpu", tmp_path / "none.csv", "--out", out)
-    assert done.returncode == 2
-    assert list(tmp_path.iterdir()) == []
-    assert partita("import", "parvagpu", tmp_path, "--out", out).returncode == 2
-
-
 def test_a_models_name_is_shown_as_it_is(partita: Callable[..., Done], perf_csv: Path) -> None:
     perf_csv.write_text(TABLE.replace("bert", "[red]b"))
     assert "[red]b " in partita("check", perf_csv).stdout

@@ -1,4 +1,4 @@
-"""`partita plan` and `explain` as a user runs them."""
+"""`partita plan` as a user runs it: also with pools, and with services that have a cut of their own."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -15,9 +17,6 @@ from tests.cli.commands import Commands
 
 from partita.cli.output import Format, clean
 from partita.explanation import Binds
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SAMPLE = "src/partita/examples/workload.yaml"
 
@@ -224,28 +223,6 @@ main()
 """
 
 
-def test_explain_says_what_binds_and_what_a_change_would_do() -> None:
-    result = partita("explain", "-f", SAMPLE, "--service", "photo-search")
-    assert result.returncode == 0, result.stderr
-    assert "latency: batch 64" in result.stdout
-    assert "rate +10 %" in result.stdout
-    assert "SLO +20 %" in result.stdout
-    assert "text-embedding" not in result.stdout
-
-
-def test_explain_of_an_unknown_service_names_the_nearest() -> None:
-    result = partita("explain", "-f", SAMPLE, "--service", "photo-serch")
-    assert result.returncode == 2
-    assert "photo-search" in result.stderr
-
-
-def test_explain_in_json_has_every_profile() -> None:
-    found = json.loads(partita("explain", "-f", SAMPLE, "--service", "moderation", "-o", "json").stdout)
-    profiles = [each["profile"] for each in found[0]["gpus"]["a100-80gb"]]
-    assert profiles[0] == "1g.10gb"
-    assert profiles[-1] == "7g.80gb"
-
-
 def test_words_of_a_closed_list_are_plain_text_in_json_and_yaml() -> None:
     value = clean({"profiles": [{"binds": Binds.LATENCY}], "format": Format.YAML})
     assert yaml.safe_load(yaml.safe_dump(value)) == json.loads(json.dumps(value))
@@ -314,3 +291,309 @@ def test_what_check_finds_is_told_as_json_too(tmp_path: Path, run: Commands) -> 
     assert (found.code, data["meets"]) == (1, False)
     assert data["faults"][0]["where"] == "service photo-search"
     assert data["faults"][0]["what"].startswith("capacity ")
+
+
+# Pools of one GPU, and services that may use some of them.
+
+
+POOLS = [
+    {"name": "own", "model": "a30-24gb", "count": 1},
+    {"name": "spot", "model": "a30-24gb", "count": 6, "per_node": 2},
+]
+
+
+@pytest.fixture
+def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    return Commands(tmp_path, monkeypatch, capsys)
+
+
+def asked(folder: Path, **first: object) -> Path:
+    path = workload(folder, gpus=POOLS)
+    document: dict[str, Any] = yaml.safe_load(path.read_text())
+    document["services"][0].update(first)
+    path.write_text(yaml.safe_dump(document))
+    return path
+
+
+def test_a_plan_keeps_services_to_their_pools_and_says_which_they_are(commands: Commands) -> None:
+    path, plan = asked(commands.folder, pools=["spot"], spread=2), commands.folder / "plan.json"
+    page = commands.folder / "plan.html"
+    shown = commands("plan", "-f", path, "--out", plan, "--html", page)
+    assert shown.code == 0
+    assert "a30-24gb of spot" in shown.out
+    assert "a30-24gb of spot" in page.read_text()
+    made = json.loads(plan.read_text())
+    stands = {gpu["pool"] for gpu in made["gpus"] for each in gpu["instances"] if each["service"] == "first"}
+    assert stands == {"spot"}
+    assert made["objective"]["proven"]
+    assert commands("plan", "-f", path, "--check", plan).code == 0
+
+    for gpu in made["gpus"]:
+        if any(each["service"] == "first" for each in gpu["instances"]):
+            gpu["pool"] = "own"
+    plan.write_text(json.dumps(made))
+    result = commands("plan", "-f", path, "--check", plan)
+    assert result.code == 1
+    assert "is open to all its services (first)" in result.out
+
+
+def test_explain_says_which_pools_a_service_may_use(commands: Commands) -> None:
+    path = asked(commands.folder, pools=["spot"])
+    assert "may use GPUs of spot alone" in commands("explain", "-f", path, "--service", "first").out
+    found = json.loads(commands("explain", "-f", path, "-o", "json").out)
+    assert [each["pools"] for each in found] == [["spot"], None]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("spoit", "did you mean spot?"),
+        ("a30-24gb", "the pools of a30-24gb are named own, spot"),
+        ("elsewhere", "`gpus` has own, spot"),
+    ],
+)
+def test_an_unknown_pool_is_told_with_its_line(commands: Commands, name: str, hint: str) -> None:
+    path = asked(commands.folder, pools=["own", name])
+    result = commands("plan", "-f", path)
+    line = path.read_text().splitlines().index(f"  - {name}") + 1
+    assert result.code == 2
+    assert f"workload.yaml:{line}" in result.err
+    assert f"there is no pool '{name}'" in result.err
+    assert hint in result.err
+
+
+# Services with a cut of their own, from the workload to the running cluster.
+
+
+SLICES = {"1g.5gb": 1.0, "2g.10gb": 1.9, "3g.20gb": 2.7, "7g.40gb": 5.5}
+"""How much faster a slice is than the smallest."""
+
+CUT_WORKLOAD = """apiVersion: partita/v1
+kind: Workload
+performance: [perf.csv]
+gpus: [{{model: a100-40gb, count: {count}}}]
+services:
+  - name: search
+    model: bert
+    rate: {rate}
+    slo: {{latency_ms: 60}}
+    cut: {cut}
+    batches: {batches}
+  - {{name: photos, model: vgg, rate: 90, slo: {{latency_ms: 100}}}}
+"""
+
+SMALL, LARGE = "{histogram: {1: 0.7, 2: 0.3}}", "{histogram: {12: 0.5, 16: 0.5}}"
+
+
+@pytest.fixture
+def cutting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    rows = ["model,gpu,profile,batch,processes,throughput,latency_ms,quantile"]
+    for profile, speed in SLICES.items():
+        for batch in (1, 4, 16):
+            ms = 2 + 10 * batch / speed
+            rows.append(f"bert,a100-40gb,{profile},{batch},1,{batch / ms * 1000},{ms},0.99")
+        rows.append(f"vgg,a100-40gb,{profile},8,1,{60 * speed},20,0.99")
+    (tmp_path / "perf.csv").write_text("\n".join(rows) + "\n")
+    return Commands(tmp_path, monkeypatch, capsys)
+
+
+def write(
+    cutting: Commands, rate: float = 300, batches: str = SMALL, count: int = 8, cut: str = "fluid"
+) -> Path:
+    path = cutting.folder / "workload.yaml"
+    path.write_text(CUT_WORKLOAD.format(rate=rate, batches=batches, count=count, cut=cut))
+    return path
+
+
+def planned(cutting: Commands, *words: object, **given: Any) -> tuple[dict[str, Any], str]:
+    result = cutting(
+        "plan",
+        "-f",
+        write(cutting, **given),
+        "-o",
+        "json",
+        "--out",
+        cutting.folder / "plan.json",
+        *words,
+    )
+    assert result.code == 0, result.err
+    return json.loads(result.out), " ".join(result.err.split())
+
+
+def of(plan: dict[str, Any], name: str) -> tuple[dict[str, Any], list[list[dict[str, Any]]]]:
+    service = next(each for each in plan["services"] if each["name"] == name)
+    return service, [gpu["instances"] for gpu in plan["gpus"] if gpu["instances"][0]["service"] == name]
+
+
+@pytest.mark.parametrize("cut", ["search", "fluid", "paris", "homogeneous"])
+def test_a_service_with_a_cut_has_gpus_of_its_own_whose_shares_add_up(cutting: Commands, cut: str) -> None:
+    plan, notes = planned(cutting, cut=cut, rate=900, batches="{median: 4, max: 16}")
+    service, gpus = of(plan, "search")
+    instances = [each for gpu in gpus for each in gpu]
+    assert {each["service"] for each in instances} == {"search"}
+    assert sum(each["throughput"] for each in instances) == pytest.approx(service["capacity"])
+    assert service["capacity"] >= service["rate"] == 900
+    assert all(each["latency_ms"] <= 60 for each in instances)
+    assert plan["objective"]["value"] == len(plan["gpus"])
+    assert f"search: {len(gpus)} a100-40gb alone, cut by {cut} into" in notes
+    again = write(cutting, cut=cut, rate=900, batches="{median: 4, max: 16}")
+    assert cutting("plan", "-f", again, "--check", cutting.folder / "plan.json").code == 0
+
+
+def test_the_same_seed_makes_the_same_plan(cutting: Commands) -> None:
+    once, again = planned(cutting)[0], planned(cutting)[0]
+    for each in (once, again):
+        each["solver"]["seconds"] = 0
+    assert once == again
+
+
+def test_headroom_and_replicas_are_kept(cutting: Commands) -> None:
+    bare = planned(cutting, rate=300)[0]
+    path = write(cutting, rate=300)
+    path.write_text(
+        path.read_text().replace("cut: fluid", "cut: fluid\n    headroom: 1.5\n    min_replicas: 9")
+    )
+    plan = json.loads(cutting("plan", "-f", path, "-o", "json").out)
+    service, gpus = of(plan, "search")
+    assert service["capacity"] >= 300 * 2.5
+    assert sum(map(len, gpus)) >= 9
+    assert len(plan["gpus"]) >= len(bare["gpus"])
+
+
+def test_profiles_are_honoured(cutting: Commands) -> None:
+    path = write(cutting)
+    path.write_text(path.read_text().replace("cut: fluid", "cut: fluid\n    profiles: [2g]"))
+    gpus = of(json.loads(cutting("plan", "-f", path, "-o", "json").out), "search")[1]
+    assert {each["profile"] for gpu in gpus for each in gpu} == {"2g.10gb"}
+
+
+def test_a_deadline_that_no_slice_keeps_is_told_with_its_line(cutting: Commands) -> None:
+    path = write(cutting, batches="{histogram: {16: 1}}")
+    path.write_text(path.read_text().replace("latency_ms: 60", "latency_ms: 20"))
+    result = cutting("plan", "-f", path)
+    assert result.code == 4
+    assert (
+        "workload.yaml:9: services[0].slo.latency_ms: search: no slice answers more than 0 of" in result.err
+    )
+    assert "queries of 16 items take 31.09 ms" in " ".join(result.err.split())
+
+
+def test_too_few_gpus_are_told_and_shared_out_by_priority_when_asked(cutting: Commands) -> None:
+    path = write(cutting, rate=5000, count=2)
+    result = cutting("plan", "-f", path)
+    assert result.code == 4
+    assert "search needs whole ones of its own" in " ".join(result.err.split())
+    plan = json.loads(cutting("plan", "-f", path, "--best-effort", "-o", "json").out)
+    service, gpus = of(plan, "search")
+    assert 0 < service["capacity"] < service["rate"] == 5000
+    assert len(gpus) == 1
+    assert of(plan, "photos")[0]["capacity"] >= 90
+
+
+def test_a_sharing_service_of_higher_priority_goes_first(cutting: Commands) -> None:
+    path = write(cutting, rate=300, count=1)
+    path.write_text(path.read_text().replace("rate: 90", "rate: 90, priority: 5"))
+    plan = json.loads(cutting("plan", "-f", path, "--best-effort", "-o", "json").out)
+    assert [each["capacity"] > 0 for each in plan["services"]] == [False, True]
+    path.write_text(path.read_text().replace("priority: 5", "priority: -5"))
+    plan = json.loads(cutting("plan", "-f", path, "--best-effort", "-o", "json").out)
+    assert [each["capacity"] > 0 for each in plan["services"]] == [True, False]
+
+
+def test_a_capacity_that_the_cut_does_not_hold_is_found_by_the_checker(cutting: Commands) -> None:
+    plan, _ = planned(cutting)
+    text = json.dumps(plan)
+    service, gpus = of(plan, "search")
+    for each in {each["throughput"] for gpu in gpus for each in gpu}:
+        text = text.replace(f'"throughput": {each}', f'"throughput": {each * 1.2}')
+    text = text.replace(f'"capacity": {service["capacity"]}', f'"capacity": {service["capacity"] * 1.2}')
+    (cutting.folder / "bold.json").write_text(text)
+    result = cutting("plan", "-f", write(cutting), "--check", cutting.folder / "bold.json")
+    assert result.code == 1
+    assert "service search: " in result.out
+    assert "at its capacity" in result.out or "no router holds more" in result.out
+
+
+def test_a_stranger_on_its_gpus_is_found_by_the_checker(cutting: Commands) -> None:
+    plan, _ = planned(cutting)
+    mine = next(gpu for gpu in plan["gpus"] if gpu["instances"][0]["service"] == "search")
+    mine["instances"][0].update(service="photos", model="vgg", batch=8, throughput=60, latency_ms=20)
+    (cutting.folder / "mixed.json").write_text(json.dumps(plan))
+    result = cutting("plan", "-f", write(cutting), "--check", cutting.folder / "mixed.json")
+    assert "service search must have its GPUs for itself" in result.out
+
+
+def test_explain_says_what_each_slice_is_to_it(cutting: Commands) -> None:
+    path = write(cutting)
+    data = json.loads(cutting("explain", "-f", path, "--service", "search", "-o", "json").out)[0]
+    assert data["cut"] == "fluid"
+    assert {each["profile"] for each in data["slices"]} == set(SLICES)
+    assert [each["change"] for each in data["changes"]] == ["rate +10 %", "SLO +20 %"]
+    shown = cutting("explain", "-f", path, "--service", "search").out
+    assert "largest query" in shown
+
+
+def test_the_plan_can_be_exported_compared_and_applied(cutting: Commands) -> None:
+    planned(cutting)
+    path = cutting.folder / "plan.json"
+    assert "mig-configs" in cutting("export", "mig-parted", path).out
+    assert cutting("apply", path, "--yes", "--simulate", "a100-40gb:8").code == 0
+    assert cutting("diff", path).code == 0
+    status = json.loads(cutting("status", "-o", "json").out)
+    assert {each["name"]: each["capacity"] >= each["required"] for each in status["services"]} == {
+        "search": True,
+        "photos": True,
+    }
+
+
+def test_simulate_takes_the_batch_sizes_of_the_service(cutting: Commands) -> None:
+    path = write(cutting, batches="{histogram: {1: 0.5, 16: 0.5}}")
+    asked = (
+        "simulate",
+        "-f",
+        path,
+        "--service",
+        "search",
+        "--queries",
+        2000,
+        "--cut",
+        "homogeneous",
+        "-o",
+        "json",
+    )
+    own = json.loads(cutting(*asked).out)
+    assert own["queries"] / own["seconds"] == pytest.approx(300 / 8.5, rel=0.1)
+    other = json.loads(cutting(*asked, "--median", 2, "--sigma", 0.1).out)
+    assert other["queries"] / other["seconds"] == pytest.approx(300 / 2, rel=0.1)
+
+
+def test_the_sample_is_planned_and_held_against_the_checker(cutting: Commands) -> None:
+    sample = Path(str(resources.files("partita.examples"))) / "queries.yaml"
+    made = cutting.folder / "sample.json"
+    assert cutting("plan", "-f", sample, "--out", made).code == 0
+    assert "meets" in cutting("plan", "-f", sample, "--check", made).out
+
+
+def profiles(cutting: Commands) -> list[str]:
+    gpus = json.loads(cutting("status", "-o", "json").out)["gpus"]
+    return sorted(each["profile"] for gpu in gpus for each in gpu["instances"] if each["service"] == "search")
+
+
+def test_when_batch_sizes_shift_run_cuts_anew_and_else_leaves_the_cut_alone(
+    cutting: Commands,
+) -> None:
+    path = write(cutting)
+    rates = cutting.folder / "rates.json"
+
+    def look(demand: dict[str, Any]) -> list[str]:
+        rates.write_text(json.dumps({"search": demand}))
+        result = cutting("run", "-f", path, "--once", "--rates", rates)
+        assert result.code == 0, result.err
+        return profiles(cutting)
+
+    morning = look({"rate": 300, "batches": {"1": 0.7, "2": 0.3}})
+    assert look({"rate": 300, "batches": {"1": 0.69, "2": 0.31}}) == morning
+    noon = look({"rate": 300, "batches": {"12": 0.5, "16": 0.5}})
+    assert noon != morning
+    assert "1g.5gb" not in noon  # too slow for sixteen items
+    assert look({"rate": 300, "batches": {"1": 0.7, "2": 0.3}}) != noon

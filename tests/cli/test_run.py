@@ -1,4 +1,4 @@
-"""`partita run` keeps a cluster to a workload: file, rates, other people's doing, and signals."""
+"""`partita run` keeps a cluster to a workload: file, rates, other people's doing, signals, jobs, workers and cuts."""
 
 from __future__ import annotations
 
@@ -8,17 +8,36 @@ import signal
 import subprocess
 import sys
 import time
-from typing import TYPE_CHECKING
+from contextlib import closing, suppress
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.cli.commands import Commands
+from tests.cli.test_plan import CUT_WORKLOAD, LARGE, SLICES, SMALL
+from tests.control.world import World
+from tests.serve.worker.client import gateway, numbered, until
 
-from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster
+from partita.cli.cluster import OpenCluster
+from partita.cli.daemon import QueueOptions, shared_with_jobs
+from partita.cli.run import Planning, WatchedWorkload
+from partita.control.journal import FILE, Journal
+from partita.control.reconciler import Demand, Hysteresis, Reconciler, TransitionOptions
+from partita.drive.driver import EnergyReading
+from partita.drive.replicas import ReplicaRecords
+from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster, SimulatedDriver
+from partita.drive.state import CLUSTER
+from partita.errors import InputError, PartitaError
+from partita.jobs.queue.access import Access
+from partita.jobs.queue.client import QueueClient
+from partita.jobs.queue.service import QueueSettings
 from partita.mig.layout import Placement
+from partita.serve.worker.spec import WorkerSpec, read_spec
+from partita.sim.clock import WallClock
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterator
     from pathlib import Path
+
 
 TABLE = """model,gpu,profile,batch,processes,throughput,latency_ms,quantile
 bert,a100-40gb,1g.5gb,8,1,100,20,0.99
@@ -192,3 +211,343 @@ def test_a_plan_is_held(partita: Commands) -> None:
     finally:
         running.end(signal.SIGINT)
     assert running.process.returncode == 0
+
+
+# With --jobs: services and jobs on one cluster, with real processes of both, on the wall clock.
+
+
+JOBS_TABLE = """model,gpu,profile,batch,processes,throughput,latency_ms,quantile
+bert,a100-40gb,3g.20gb,8,1,310,20,0.99
+"""
+JOBS_WORKLOAD = """apiVersion: partita/v1
+kind: Workload
+performance: [perf.csv]
+gpus: [{{model: a100-40gb, count: 2}}]
+services:
+  - {{name: bert, model: bert, rate: {rate}, slo: {{latency_ms: 100}}}}
+"""
+# Works until there is a file `finish`, and writes a checkpoint when asked to go.
+JOB = """
+import pathlib, signal, sys, time
+def leave(*_):
+    with open("saved", "a") as stream:
+        stream.write("x")
+    sys.exit(3)
+signal.signal(signal.SIGTERM, leave)
+with open("began", "a") as stream:
+    stream.write("x")
+while not pathlib.Path("finish").exists():
+    time.sleep(0.02)
+"""
+
+
+class Shop:
+    """A controller with a queue, in a process of its own."""
+
+    def __init__(self, commands: Commands) -> None:
+        self.commands = commands
+        self.process: subprocess.Popen[bytes] | None = None
+        self.wish(300)
+        (commands.folder / "perf.csv").write_text(JOBS_TABLE)
+        (commands.folder / "services.yaml").write_text("services: [{name: bert, worker: {emulated: true}}]")
+        (commands.folder / "job.py").write_text(JOB)
+
+    def wish(self, rate: int) -> None:
+        (self.commands.folder / "workload.yaml").write_text(JOBS_WORKLOAD.format(rate=rate))
+
+    def start(self) -> None:
+        folder = self.commands.folder
+        words = ["run", "-f", folder / "workload.yaml", "--services", folder / "services.yaml", "--jobs"]
+        with (folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "partita", *map(str, words), "--hold", "0", "--poll", "0.1"],
+                env={**os.environ, "PARTITA_STATE": str(self.commands.state)},
+                stderr=log,
+            )
+
+    def end(self, number: int) -> None:
+        if self.process is not None:
+            self.process.send_signal(number)
+            self.process.wait(60)
+            self.process = None
+
+    def jobs(self) -> list[dict[str, Any]]:
+        with suppress(PartitaError), QueueClient(self.commands.state / "jobs") as client:
+            return list(client.ask("queue")["jobs"])
+        return []
+
+    def states(self) -> list[str]:
+        return [str(job["state"]) for job in self.jobs()]
+
+    def workers(self) -> int:
+        return len(list((self.commands.state / "workers").glob("*.sock")))
+
+    def count(self, name: str) -> int:
+        path = self.commands.folder / name
+        return len(path.read_text()) if path.exists() else 0
+
+
+@pytest.fixture
+def shop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Shop]:
+    monkeypatch.chdir(tmp_path)
+    made = Shop(Commands(tmp_path, monkeypatch, capsys))
+    yield made
+    (tmp_path / "finish").touch()
+    if made.process is not None:
+        until(lambda: made.states() == [])
+    made.end(signal.SIGTERM)
+    for path in (tmp_path / "state" / "replicas").glob("*.document"):
+        with suppress(InputError, OSError), gateway(read_spec(path)) as one:
+            os.killpg(one.hello.pid, signal.SIGKILL)
+
+
+def test_jobs_use_what_services_leave_and_go_while_services_need_it(shop: Shop) -> None:
+    shop.start()
+    until(lambda: shop.workers() == 1)
+    for _ in range(2):
+        submitted = shop.commands("submit", "--memory", "15GiB", "--", sys.executable, "job.py")
+        assert submitted.code == 0, submitted.err
+    until(lambda: shop.states() == ["running"] * 2 and shop.count("began") == 2)
+    shop.end(signal.SIGKILL)
+    shop.start()
+    until(lambda: shop.states() == ["running"] * 2)
+    assert shop.count("began") == 2
+    shop.wish(1200)
+    until(lambda: shop.workers() == 4)
+    assert shop.states() == ["waiting"] * 2
+    assert all("services need its instance" in job["reason"] for job in shop.jobs())
+    assert shop.count("saved") == 2
+    shop.wish(300)
+    until(lambda: shop.states() == ["running"] * 2 and shop.count("began") == 4)
+    shop.end(signal.SIGTERM)
+    shop.start()
+    until(lambda: shop.states() == ["running"] * 2)
+    (shop.commands.folder / "finish").touch()
+    assert shop.commands("wait", "1", "2").code == 0
+    told = json.loads(shop.commands("history", "-o", "json").out)
+    verdicts = [[attempt["verdict"] for attempt in job["attempts"]] for job in told["jobs"]]
+    assert verdicts == [["yielded", "done"]] * 2
+
+
+def test_jobs_want_the_wall_clock(shop: Shop) -> None:
+    found = shop.commands("run", "-f", "workload.yaml", "--jobs", "--once")
+    assert found.code == 2
+    assert "jobs take real time" in found.err
+
+
+class MeteredDriver(SimulatedDriver):
+    """Another package's driver, which has energy counters."""
+
+    readings = 0
+
+    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:
+        del busy
+        self.readings += 1
+        return (EnergyReading("node-0/gpu-0", "GPU-0", "a100-40gb", 100.0 * self.readings),)
+
+
+def test_energy_beside_services_is_read_from_the_driver_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PARTITA_STATE", str(tmp_path))
+    SimulatedCluster.create(tmp_path / CLUSTER, [("node-0/gpu-0", "a100-40gb")]).close()
+    options = QueueOptions(QueueSettings(), Access(os.geteuid()), 1.0, None, recover=False)
+    with (
+        closing(MeteredDriver(tmp_path / CLUSTER, WallClock())) as driver,
+        closing(Journal(tmp_path / FILE)) as journal,
+        shared_with_jobs(OpenCluster(driver, journal), "metered", options) as shared,
+    ):
+        shared.wait(driver.clock.now())
+        assert driver.readings
+
+
+# With replicas that are workers, on a simulated cluster and the wall clock.
+
+
+WORKERS_TABLE = """model,gpu,profile,batch,processes,throughput,latency_ms,quantile
+bert,a100-40gb,3g.20gb,1,1,200,5,0.99
+bert,a100-40gb,3g.20gb,8,1,310,20,0.99
+"""
+WORKERS_WORKLOAD = """apiVersion: partita/v1
+kind: Workload
+performance: [perf.csv]
+gpus: [{model: a100-40gb, count: 1}]
+services:
+  - {name: bert, model: bert, rate: 500, slo: {latency_ms: 100}}
+"""
+
+
+@pytest.fixture
+def with_workers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Commands]:
+    (tmp_path / "perf.csv").write_text(WORKERS_TABLE)
+    (tmp_path / "workload.yaml").write_text(WORKERS_WORKLOAD)
+    (tmp_path / "services.yaml").write_text("services: [{name: bert, worker: {emulated: true}}]")
+    yield Commands(tmp_path, monkeypatch, capsys)
+    for spec in specs(tmp_path):
+        with suppress(OSError), gateway(spec) as one:  # one that was killed leaves its socket
+            os.killpg(one.hello.pid, signal.SIGKILL)
+
+
+def specs(folder: Path) -> list[WorkerSpec]:
+    found = []
+    for path in (folder / "state" / "replicas").glob("*.document"):
+        with suppress(InputError):  # just removed, with the replica that it was for
+            found.append(read_spec(path))
+    return [each for each in found if (folder / "state" / "workers" / each.socket_name).exists()]
+
+
+def test_once_leaves_workers_that_answer_and_mends_what_died(with_workers: Commands) -> None:
+    folder = with_workers.folder
+    run = ("run", "-f", folder / "workload.yaml", "--once", "--clock", "wall")
+    words = (*run, "--services", folder / "services.yaml")
+    assert with_workers(*words).code == 0
+    found = specs(with_workers.folder)
+    assert len(found) == 2
+    assert all(each.seconds == {1: 0.005, 8: 0.02} for each in found)
+    for each in found:
+        with gateway(each) as one:
+            assert one.ask(numbered(3))[0].error is None
+            last = one.hello.pid
+    os.kill(last, signal.SIGKILL)
+    until(lambda: len(alive(with_workers)) == 1)
+    assert with_workers(*words).code == 0
+    assert len(alive(with_workers)) == 2
+    assert last not in alive(with_workers)
+
+
+def alive(with_workers: Commands) -> set[int]:
+    records = with_workers.state / "replicas"
+    found = set()
+    for spec in specs(with_workers.folder):
+        with suppress(OSError), gateway(spec) as one:  # as above
+            found.add(one.hello.pid)
+    assert ReplicaRecords(records).gpus()
+    return found
+
+
+def test_workers_outlive_a_controller_that_keeps_them(with_workers: Commands) -> None:
+    environment = {**os.environ, "PARTITA_STATE": str(with_workers.state)}
+    command = [
+        sys.executable,
+        "-m",
+        "partita",
+        "run",
+        "-f",
+        str(with_workers.folder / "workload.yaml"),
+        "--poll",
+        "0.05",
+    ]
+    command += ["--services", str(with_workers.folder / "services.yaml")]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            until(lambda: len(specs(with_workers.folder)) == 2)
+            victim = min(alive(with_workers))
+            os.kill(victim, signal.SIGKILL)
+            until(lambda: len(alive(with_workers) - {victim}) == 2)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(60) == 0
+        finally:
+            process.kill()
+    time.sleep(0.05)
+    assert len(alive(with_workers)) == 2
+
+
+def test_workers_on_a_simulated_clock_are_refused_with_what_helps(with_workers: Commands) -> None:
+    folder = with_workers.folder
+    told = with_workers(
+        "run", "-f", folder / "workload.yaml", "--once", "--services", folder / "services.yaml"
+    )
+    assert told.code == 2
+    assert "--clock wall" in told.err
+    (folder / "services.yaml").write_text("services: [{name: vgg, worker: {emulated: true}}]")
+    told = with_workers("run", "-f", folder / "workload.yaml", "--services", folder / "services.yaml")
+    assert told.code == 2
+    assert "nothing says how bert is run" in told.err
+
+
+# A day in which the batch sizes of a service's queries shift: it is cut anew, and served all along.
+
+
+HOUR = 3600.0
+MORNING, NOON = {1: 0.7, 2: 0.3}, {12: 0.5, 16: 0.5}
+
+
+class Day:
+    """What is measured, hour by hour."""
+
+    def __init__(self) -> None:
+        self.now = Demand({})
+
+    def measured(self) -> Demand:
+        return self.now
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    rows = ["model,gpu,profile,batch,processes,throughput,latency_ms,quantile"]
+    for profile, speed in SLICES.items():
+        for batch in (1, 4, 16):
+            ms = 2 + 10 * batch / speed
+            rows.append(f"bert,a100-40gb,{profile},{batch},1,{batch / ms * 1000},{ms},0.99")
+        rows.append(f"vgg,a100-40gb,{profile},8,1,{60 * speed},20,0.99")
+    (tmp_path / "perf.csv").write_text("\n".join(rows) + "\n")
+    (tmp_path / "workload.yaml").write_text(
+        CUT_WORKLOAD.format(rate=300, batches=SMALL, count=8, cut="search")
+    )
+    return World(tmp_path, gpus=8)
+
+
+def cut_of(world: World) -> list[str]:
+    return sorted(
+        each.placement.profile
+        for gpu in world.now().gpus
+        for each in gpu.instances
+        if each.replica and each.replica.service == "search"
+    )
+
+
+def test_through_a_day_of_shifting_batch_sizes_the_cut_follows_and_floors_are_kept(world: World) -> None:
+    day = Day()
+    source = WatchedWorkload(world.folder / "workload.yaml", Planning(30.0, 0, lambda: False))
+    keeper = Reconciler(
+        world.controller, source, day, Hysteresis(0.1, 300.0, 0.15), TransitionOptions("shortest", None)
+    )
+    keeper.look(0.0)
+    small = cut_of(world)
+    world.driver.floors = {"search": 300.0, "photos": 90.0}
+    began = len(world.driver.began)
+
+    day.now = Demand({"search": 310.0}, {"search": {1: 0.65, 2: 0.35}})
+    assert keeper.look(1 * HOUR) is None
+    assert len(world.driver.began) == began, "within both bands nothing is done"
+
+    day.now = Demand({"search": 310.0}, {"search": NOON, "photos": NOON})
+    reached = keeper.look(2 * HOUR)
+    assert reached is not None
+    assert any("search has other batch sizes of 100% of its queries" in note for note in world.told.notes)
+    large = cut_of(world)
+    assert large != small
+    assert "1g.5gb" not in large
+
+    began = len(world.driver.began)
+    day.now = Demand({"search": 350.0}, {"search": NOON})
+    keeper.look(3 * HOUR)
+    if cut_of(world) == large:
+        assert len(world.driver.began) == began, "a cut that holds the new rate is left alone"
+
+    day.now = Demand({"search": 310.0}, {"search": MORNING})
+    keeper.look(4 * HOUR)
+    assert cut_of(world) != large
+    assert world.now().capacity()["search"] >= 310.0
+
+
+def test_the_demand_that_is_written_names_batch_sizes_of_services_with_a_cut_alone(world: World) -> None:
+    path = world.folder / "workload.yaml"
+    path.write_text(path.read_text().replace(SMALL, LARGE))
+    demand = WatchedWorkload(path, Planning(30.0, 0, lambda: False)).read().demand
+    assert demand.rates == {"search": 300.0, "photos": 90.0}
+    assert demand.batches == {"search": {12: 0.5, 16: 0.5}}

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from partita.sim.clock import Clock
 
+
 SOON = Durations(0.02, 0.02, 0.3, 0.3)
 WHOLE = Placement(0, "7g.40gb")
 LONGEST_S = 30.0

@@ -1,4 +1,4 @@
-"""`partita cancel --all`, `--me` and the lists of one's own jobs, against a queue in this process."""
+"""`partita queue` and `cancel`: the lists of one's own jobs, `--all` and `--me`, against a queue in this process."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from tests.cli.commands import Commands
 from tests.jobs.queue.world import queue, served
+
+from partita.cli.queue import shown_job
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -122,3 +124,18 @@ def test_a_long_queue_is_a_line_for_each_job(commands: Commands) -> None:
     assert "larger than any slice of the GPUs here" in lines[-2]
     assert lines[-1] == "600 waiting; discipline lookahead"
     assert "560 more not shown: --all" in commands("queue").out
+
+
+@pytest.mark.parametrize(
+    ("name", "command", "shown"),
+    [
+        ("resnet", "/usr/bin/python train.py", "resnet"),
+        ("", "/opt/env/bin/python train.py /data/x", "python train.py /data/x"),
+        ("", "sh -c echo one\n  echo two", "sh -c echo one echo two"),
+        (None, None, ""),
+    ],
+)
+def test_a_job_is_called_by_its_name_or_its_command(
+    name: str | None, command: str | None, shown: str
+) -> None:
+    assert shown_job(name, command) == shown

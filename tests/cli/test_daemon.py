@@ -1,4 +1,4 @@
-"""The commands of the job queue, against a daemon in a process of its own."""
+"""`partita daemon` as a process of its own, and the commands of the job queue against it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.cli.commands import Commands
 
-from partita.cli.options import read_bytes, read_seconds, shown_bytes, shown_seconds
-from partita.cli.queue import shown_job
-from partita.errors import InputError
 from partita.jobs.queue.client import NoDaemonError, QueueClient
 from partita.jobs.run.real import RealJobRunner
 from partita.jobs.run.runner import AttemptPhase
@@ -24,6 +21,7 @@ from partita.jobs.run.runner import AttemptPhase
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
 
 PATIENCE_S = 40.0
 WAIT = "n=0; while [ ! -e go ] && [ $n -lt 4000 ]; do sleep 0.05; n=$((n + 1)); done"
@@ -234,36 +232,3 @@ def daemon_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture
 def lab_once(daemon_once: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Lab:
     return Lab(Commands(daemon_once, monkeypatch, capsys))
-
-
-def test_sizes_and_times_are_read_and_shown_as_people_write_them() -> None:
-    assert read_bytes("12GiB", "") == read_bytes("12G", "") == 12 * 2**30
-    assert read_bytes("1.5 GB", "") == 1_500_000_000
-    assert read_seconds("1h30m", "") == 5400.0
-    assert read_seconds("90", "") == 90.0
-    assert [shown_seconds(each) for each in (None, 5.0, 65, 3700, 90_000)] == [
-        "-",
-        "5 s",
-        "1:05",
-        "1:01:40",
-        "1 d 01:00",
-    ]
-    assert shown_bytes(12 * 2**30) == "12 GiB"
-    for wrong in ("", "GiB", "-1G", "0", "1h "):
-        with pytest.raises(InputError):
-            read_bytes(wrong, "--memory")
-
-
-@pytest.mark.parametrize(
-    ("name", "command", "shown"),
-    [
-        ("resnet", "/usr/bin/python train.py", "resnet"),
-        ("", "/opt/env/bin/python train.py /data/x", "python train.py /data/x"),
-        ("", "sh -c echo one\n  echo two", "sh -c echo one echo two"),
-        (None, None, ""),
-    ],
-)
-def test_a_job_is_called_by_its_name_or_its_command(
-    name: str | None, command: str | None, shown: str
-) -> None:
-    assert shown_job(name, command) == shown
