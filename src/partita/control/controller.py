@@ -95,7 +95,7 @@ class Controller:
                 outcome = self.executor.execute(transition, before)
                 actions += outcome.done
                 if not outcome.complete:
-                    self._go_on(outcome, replans)
+                    self._require_going_on(outcome, replans)
                     replans += 1
                 transition, before = self._look(goal)
         except PartitaError as error:
@@ -125,27 +125,20 @@ class Controller:
         served = still_served(goal, deployed(self.executor.driver.observe()))
         self.executor.reporter.note(f"nothing is under way any more; served of required items/s: {served}")
 
-    def _go_on(self, outcome: Outcome, replans: int) -> None:
-        """Return if another transition is to be asked for.
+    def _require_going_on(self, outcome: Outcome, replans: int) -> None:
+        """Refuse to ask for another transition unless that may help.
 
         Raises:
             StoppedError: an action failed for ever, or the cluster does not stop changing.
             StopRequestedError: asked to stop.
         """
-        error = self._reason(outcome, replans)
-        if error is not None:
-            raise error
-
-    def _reason(self, outcome: Outcome, replans: int) -> PartitaError | None:
         if outcome.stopped:
-            return StopRequestedError(
-                "stopped as asked, in a safe state", hint=f"go on with `{self.command}`"
-            )
+            raise StopRequestedError("stopped as asked, in a safe state", hint=f"go on with `{self.command}`")
         if outcome.replan and replans < self.most_replans:
-            return None
+            return
         failure = outcome.failure
         if failure is None:
-            return StoppedError(
+            raise StoppedError(
                 f"stopped: someone else changed the cluster {replans + 1} times meanwhile",
                 hint=f"find out who (`partita status` shows what), then go on with `{self.command}`",
             )
@@ -153,7 +146,7 @@ class Controller:
         tries = f" after {failure.tries} tries" if failure.tries > 1 else ""
         service = f" of {action.replica.service}" if action.replica else ""
         mend = f"{failure.error.hint}; then " if failure.error.hint else "mend it, then "
-        return StoppedError(
+        raise StoppedError(
             f"stopped: {action.kind.value.replace('_', ' ')}{service} failed{tries}: {failure.error.what}",
             where=f"{action.gpu} {action.placement}",
             hint=f"{mend}go on with `{self.command}`",

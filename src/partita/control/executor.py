@@ -408,7 +408,7 @@ class Snapshot:
 def snapshot(observation: Observation) -> Snapshot:
     """Return what there is to remember of an observation."""
     return Snapshot(
-        {gpu.id: _condition(gpu) for gpu in observation.gpus},
+        {gpu.id: "lost" if gpu.lost else "ready" if gpu.mig else "MIG mode off" for gpu in observation.gpus},
         {(gpu.id, str(each.placement)): _fact(each) for gpu in observation.gpus for each in gpu.instances},
     )
 
@@ -422,10 +422,6 @@ def words(replica: Replica) -> str:
     """Return a replica in words that tell it from any other: `resnet50 batch 8`, `bert batch 4 x2`."""
     processes = f" x{replica.processes}" if replica.processes > 1 else ""
     return f"{replica.service} batch {replica.batch}{processes}"
-
-
-def _condition(gpu: ObservedGpu) -> str:
-    return "lost" if gpu.lost else "ready" if gpu.mig else "MIG mode off"
 
 
 def _fact(instance: ObservedInstance) -> Fact:
@@ -488,18 +484,14 @@ def _changed(was: Fact | None, found: Fact | None) -> str | None:
     if was is None or found is None:
         return None if was == found else "is new" if was is None else "is gone"
     if (was.ours, was.busy) != (found.ours, found.busy):
-        return _whose(found)
+        if found.busy:
+            return "is in use by someone else's process"
+        return "is ours now" if found.ours else "is someone else's"
     if was.mig_uuid != found.mig_uuid:
         return "was made anew"
     if was.settling or (was.serves == found.serves and not found.settling):
         return None
     return f"does not run {was.serves} any more" if was.serves else "runs something new"
-
-
-def _whose(found: Fact) -> str:
-    if found.busy:
-        return "is in use by someone else's process"
-    return "is ours now" if found.ours else "is someone else's"
 
 
 def deployed(observation: Observation) -> Deployment:
@@ -508,7 +500,20 @@ def deployed(observation: Observation) -> Deployment:
     A replica counts if it is ready and does not drain. An instance that is someone else's, or that someone
     else's process runs on, is fixed. GPUs that are lost or not in MIG mode are left out.
     """
-    return Deployment(tuple(_gpu(gpu) for gpu in observation.gpus if usable(gpu)))
+    gpus = (
+        DeployedGpu(
+            gpu.id, gpu.model, tuple(map(_deployed, sorted(gpu.instances, key=lambda each: each.placement)))
+        )
+        for gpu in observation.gpus
+        if usable(gpu)
+    )
+    return Deployment(tuple(gpus))
+
+
+def _deployed(instance: ObservedInstance) -> DeployedInstance:
+    if not instance.ours or instance.busy:
+        return DeployedInstance(instance.placement, None, fixed=True)
+    return DeployedInstance(instance.placement, serving(instance))
 
 
 def usable(gpu: ObservedGpu) -> bool:
@@ -520,15 +525,3 @@ def serving(instance: ObservedInstance) -> Replica | None:
     """Return the replica that answers queries on an instance, None if none does."""
     found = instance.replica
     return found.replica if found is not None and found.ready and not found.draining else None
-
-
-def _gpu(gpu: ObservedGpu) -> DeployedGpu:
-    return DeployedGpu(
-        gpu.id, gpu.model, tuple(map(_instance, sorted(gpu.instances, key=lambda i: i.placement)))
-    )
-
-
-def _instance(instance: ObservedInstance) -> DeployedInstance:
-    if not instance.ours or instance.busy:
-        return DeployedInstance(instance.placement, None, fixed=True)
-    return DeployedInstance(instance.placement, serving(instance))

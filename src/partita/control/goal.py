@@ -147,7 +147,14 @@ def goal_of(text: str) -> Goal:
         InputError: it did not.
     """
     document = decode(text, GoalDocument, "the journal's goal")
-    gpus = (DeployedGpu(gpu.id, gpu.model, tuple(map(_instance, gpu.instances))) for gpu in document.target)
+    gpus = (
+        DeployedGpu(
+            gpu.id,
+            gpu.model,
+            tuple(DeployedInstance(Placement.parse(each.at), each.replica) for each in gpu.instances),
+        )
+        for gpu in document.target
+    )
     return Goal(
         Deployment(tuple(gpus)),
         document.old_rates,
@@ -168,7 +175,3 @@ def _goal_gpus(deployment: Deployment) -> tuple[GoalGpu, ...]:
         )
         for gpu in deployment.gpus
     )
-
-
-def _instance(each: GoalInstance) -> DeployedInstance:
-    return DeployedInstance(Placement.parse(each.at), each.replica)

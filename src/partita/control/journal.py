@@ -433,7 +433,10 @@ def _alone(path: Path, taken: str, hint: str) -> Iterator[ActingProcess | None]:
         if not _take(stream):
             raise _locked(_read(stream), taken, hint)
         before = _read(stream)
-        _write(stream, ActingProcess(socket.gethostname(), os.getpid(), time.time(), _command()))
+        command = " ".join(["partita", *sys.argv[1:]])
+        stream.truncate(0)
+        stream.write(line(ActingProcess(socket.gethostname(), os.getpid(), time.time(), command)))
+        stream.flush()
         try:
             yield before
         finally:
@@ -484,13 +487,3 @@ def _read(stream: TextIO) -> ActingProcess | None:
         return decode(stream.read(), ActingProcess, stream.name)
     except InputError:
         return None  # empty after an orderly end, or cut short by a crash
-
-
-def _write(stream: TextIO, who: ActingProcess) -> None:
-    stream.truncate(0)
-    stream.write(line(who))
-    stream.flush()
-
-
-def _command() -> str:
-    return " ".join(["partita", *sys.argv[1:]])

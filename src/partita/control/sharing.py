@@ -122,7 +122,9 @@ class SharedDriver:
         """Return the actions that ended; the tenant takes its steps meanwhile."""
         while True:
             due = self._tenant.step(self.clock.now()) if self._tenant else math.inf
-            self._begin_waiting()
+            for action in [each for each in self._waiting if self._make_room(each)]:
+                self._waiting.remove(action)
+                self._inner.begin(action)
             if self._ended:
                 found, self._ended = tuple(self._ended), []
                 return found
@@ -136,11 +138,6 @@ class SharedDriver:
     def adopt(self, gpu: str, placement: Placement) -> None:
         """Make someone else's instance ours."""
         self._inner.adopt(gpu, placement)
-
-    def _begin_waiting(self) -> None:
-        for action in [each for each in self._waiting if self._make_room(each)]:
-            self._waiting.remove(action)
-            self._inner.begin(action)
 
     def _make_room(self, action: Action) -> bool:
         """Say whether the tenant leaves room for an action; if not, have it vacate what blocks it."""

@@ -502,7 +502,7 @@ class EnergyLedger:
             PartitaError: the disk is full, or failed otherwise.
         """
         slot = int(at // MINUTE_S) * MINUTE_S
-        with self._writing() as db:
+        with self._mending() as file, file.transaction() as db:
             for each in counters:
                 row = (each.gpu, each.uuid, each.at, each.joules, each.why, each.idle_w)
                 db.execute("INSERT OR REPLACE INTO counters VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -597,11 +597,6 @@ class EnergyLedger:
                     self._file.close()
                     self._file = self._usable(self._mend)
                 raise
-
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._mending() as file, file.transaction() as db:
-            yield db
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:

@@ -19,7 +19,7 @@ from partita.errors import InputError
 from partita.files import json_value, read_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
 
 LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
@@ -438,14 +438,10 @@ def _stored(path: Path) -> int:
         if not zipfile.is_zipfile(path):
             return path.stat().st_size
         with zipfile.ZipFile(path) as archive:
-            return sum(_tensors(archive.infolist()))
+            return sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
     except (OSError, zipfile.BadZipFile) as error:
         told = getattr(error, "strerror", None) or "no archive of PyTorch's"
         raise InputError(f"cannot be read: {told}", where=str(path)) from None
-
-
-def _tensors(entries: Iterable[zipfile.ZipInfo]) -> Iterable[int]:
-    return (entry.file_size for entry in entries if "/data/" in entry.filename)
 
 
 def _require_content(path: Path, start: bytes) -> None:

@@ -501,7 +501,7 @@ class Answers:
         service = self._service
         if job.state is JobState.CANCELLED:
             return [f"it never starts: {job.why}"]
-        models = {host.model.name: host.model for host in service.gpus.hosts}.values()
+        models = service.gpus.models
         expected, largest = service.scheduler.expected(job), largest_slice(models)
         found = []
         if models and not any(fitting(model, expected, 0, largest) for model in models):
@@ -680,7 +680,7 @@ class Answers:
 
     def _remembered(self, family: str) -> FamilyRow:
         service = self._service
-        models = {host.model.name: host.model for host in service.gpus.hosts}.values()
+        models = service.gpus.models
         name, command = shown_family(family)
         attempts, history = service.families.attempts(family), service.families.history(family)
         bounds, need = history.bounds(), min(history.need(), largest_slice(models) or UNLIMITED)

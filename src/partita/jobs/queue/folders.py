@@ -258,7 +258,7 @@ class Retention:
         if now < self.due:
             return
         self.due = now + RETENTION_PAUSE_S
-        if self._removing():
+        if self._remover is not None and self._remover.returncode is None:
             return
         jobs = self._store.over(RETENTION_STEP, self._before)
         old = [job for job in jobs if now - _ended(job) > self._settings.keep_s]
@@ -302,9 +302,6 @@ class Retention:
             raise PartitaError(
                 f"the files of old jobs cannot be removed: {error.strerror}", where=str(self._folder)
             ) from error
-
-    def _removing(self) -> bool:
-        return self._remover is not None and self._remover.returncode is None
 
 
 def _ended(job: JobRecord) -> float:

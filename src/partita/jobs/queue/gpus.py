@@ -41,6 +41,11 @@ class Host:
         return self.partition.gpu
 
 
+def models_of(hosts: Iterable[Host]) -> tuple[GpuModel, ...]:
+    """Return the models of GPUs, each once."""
+    return tuple({host.model.name: host.model for host in hosts}.values())
+
+
 def hosts(observation: Observation, jobs: Iterable[JobRecord]) -> tuple[Host, ...]:
     """Return the GPUs that jobs may use.
 
@@ -203,6 +208,11 @@ class GpuView:
         if self._of is None or self._of[0] is not now[0] or self._of[1] != now[1]:
             self._hosts, self._of = hosts(self.seen, self._table.holding), now
         return self._hosts
+
+    @property
+    def models(self) -> tuple[GpuModel, ...]:
+        """The models of these GPUs."""
+        return models_of(self.hosts)
 
     def look(self, due: float) -> Observation:
         """Look at the cluster, and again when it is `due`.

@@ -2,12 +2,13 @@
 
 Each step compares what the store says with what is there, and does what is missing. So a start after a kill -9 is no
 special case: an instance half made is completed, a process about to be started is started once, one that runs is
-found again in its folder.
+found again in its folder. `PlacementExecutor` makes the instances.
 """
 
 from __future__ import annotations
 
 import math
+import random
 import secrets
 import time
 from dataclasses import replace
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
+from partita.executor import ActionExecutor, Backoff
 from partita.files import set_aside
 from partita.jobs.memory.bounds import MIB
 from partita.jobs.memory.growth import Growth
@@ -23,12 +25,12 @@ from partita.jobs.queue.access import owner
 from partita.jobs.queue.endings import ended, stopping
 from partita.jobs.queue.folders import make_parent, write_wish
 from partita.jobs.queue.gpus import device_of, gone, model_of, models
-from partita.jobs.queue.placement_executor import PlacementExecutor
 from partita.jobs.queue.record import Attempt, AttemptVerdict, JobRecord, JobState, dump_job
 from partita.jobs.queue.scheduler import SchedulerInput
 from partita.jobs.restarts import early_restart
 from partita.jobs.run.runner import AttemptPhase, ForeignAttemptError, Launch
 from partita.store import StoreError
+from partita.transition.transition import MEASURED, Action, ActionKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -37,12 +39,14 @@ if TYPE_CHECKING:
     from partita.jobs.queue.folders import Retention
     from partita.jobs.queue.forecast import Families
     from partita.jobs.queue.gpus import GpuView
-    from partita.jobs.queue.record import JobOptions
+    from partita.jobs.queue.record import JobOptions, JobRecord
     from partita.jobs.queue.scheduler import Decision, Scheduler
     from partita.jobs.queue.service import QueueSettings
     from partita.jobs.queue.table import JobTable
     from partita.jobs.run.runner import AttemptStatus, JobProgress, JobRunner
     from partita.mig.gpu import GpuModel
+    from partita.mig.layout import Placement
+
 
 _NEVER = float("-inf")
 
@@ -417,3 +421,91 @@ def within(asked: JobOptions, rate: float) -> int | None:
         rate: steps per second.
     """
     return math.ceil(rate * (REPORT_S + asked.grace_s)) if asked.checkpoints else None
+
+
+_BACKOFF = Backoff(tries=5, first=0.5, jitter=0.0)
+
+
+class PlacementExecutor:
+    """Makes the instances of jobs, without waiting for it: what blocks them goes, then they are created.
+
+    Jobs that are decided on together may need what another one's start destroys, so on each GPU nothing is created
+    while anything is still to be destroyed: what is destroyed was idle before, and is needed by none of them.
+
+    Args:
+        driver: the cluster's. Nobody else may wait for its actions.
+    """
+
+    def __init__(self, driver: Driver) -> None:
+        # A task is a job's number and one of its actions' ids: each action has tries of its own.
+        self._executor: ActionExecutor[tuple[int, str]] = ActionExecutor(driver, _BACKOFF, random.Random(0))
+        self._left: dict[int, list[Action]] = {}  # the first is under way, or waits
+        self._made: dict[int, DriveError | None] = {}
+
+    @property
+    def busy(self) -> bool:
+        """Whether anything is under way."""
+        return bool(self._left)
+
+    @property
+    def made(self) -> dict[int, DriveError | None]:
+        """The jobs whose instances stand, or why they do not; the caller takes out what it has seen to."""
+        return self._made
+
+    def has(self, number: int) -> bool:
+        """Say whether a job's instance is under way or made."""
+        return number in self._left or number in self._made
+
+    def make(self, job: JobRecord) -> None:
+        """Have the instance of a job's newest attempt made; what is done already is not done again."""
+        attempt = job.attempt
+        wanted: list[tuple[ActionKind, Placement]] = [
+            (ActionKind.DESTROY_INSTANCE, each) for each in attempt.destroy
+        ]
+        if attempt.create:
+            wanted.append((ActionKind.CREATE_INSTANCE, attempt.placement))
+        self._left[job.number] = [
+            Action(
+                f"job-{job.id}-{attempt.number}-{i}",
+                kind,
+                attempt.gpu,
+                placement,
+                None,
+                (),
+                MEASURED.of(kind),
+            )
+            for i, (kind, placement) in enumerate(wanted)
+        ]
+        self._go_on(job.number)
+
+    def poll(self, now: float) -> None:
+        """Take notice of what has ended, and begin what may begin.
+
+        Raises:
+            DriveError: the cluster cannot be reached.
+        """
+        if not self._left:
+            return
+        for result in self._executor.wait(now):
+            number, _ = result.task
+            if result.failure is not None:
+                del self._left[number]
+                self._made[number] = result.failure
+            elif result.action.error is None:
+                self._executor.drop(result.task)
+                self._left[number].pop(0)
+                self._go_on(number)
+        firsts = [actions[0] for actions in self._left.values()]
+        destroying = {action.gpu for action in firsts if action.kind is ActionKind.DESTROY_INSTANCE}
+        for task in self._executor.due(now):
+            action = self._left[task[0]][0]
+            if action.kind is ActionKind.DESTROY_INSTANCE or action.gpu not in destroying:
+                self._executor.begin(task, action)
+
+    def _go_on(self, number: int) -> None:
+        """Have a job's next action wait; if none is left, its instance stands."""
+        if actions := self._left[number]:
+            self._executor.add((number, actions[0].id))
+        else:
+            del self._left[number]
+            self._made[number] = None

@@ -5,6 +5,7 @@ What is another user's business is left out. What is expected is found at leisur
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -22,13 +23,13 @@ from partita.jobs.partition import scattered
 from partita.jobs.queue.forecast import called, fitting, largest_slice
 from partita.jobs.queue.gpus import can_come_free
 from partita.jobs.queue.record import OVER, AttemptVerdict, JobState, StatedMemory, waits_for
+from partita.jobs.queue.scheduler import Prediction
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from partita.jobs.queue.forecast import Forecast
     from partita.jobs.queue.record import Attempt, JobRecord
-    from partita.jobs.queue.scheduler import Prediction
     from partita.jobs.queue.service import QueueService
     from partita.mig.gpu import GpuModel, Profile
 
@@ -317,7 +318,8 @@ class Outlook:
         with suppress(PartitaError):  # who asks for the queue gets it, whatever becomes of its future
             self.predicted = service.predictions()
         waiting = [*service.table.waiting.values(), *service.table.blocked.values()]
-        waiting.sort(key=lambda job: (self._start(job), job.number))
+        never = Prediction(math.inf, guessed=True)
+        waiting.sort(key=lambda job: (self.predicted.get(job.number, never).start, job.number))
         self.rank = {job.number: i for i, job in enumerate(waiting)}
         self.situation = self._look(waiting)
         self._made = time.monotonic()
@@ -330,18 +332,13 @@ class Outlook:
             return False
         return age > OLD_S or self._version != service.table.version or self._hosts != service.gpus.hosts
 
-    def _start(self, job: JobRecord) -> float:
-        found = self.predicted.get(job.number)
-        return found.start if found else float("inf")
-
     def _look(self, waiting: Sequence[JobRecord]) -> Situation:
         service = self._service
         hosts = service.gpus.hosts
-        models = {host.model.name: host.model for host in hosts}
         users = {job.submitter.name for job in waiting}
         used = service.table.shares.at(service.now)
         return Situation(
-            models=tuple(models.values()),
+            models=service.gpus.models,
             discipline=service.discipline,
             used=used,
             least=min(sorted(users), key=lambda user: used.get(user, 0.0), default=""),
@@ -366,7 +363,7 @@ class Outlook:
     def _until(self, waiting: Sequence[JobRecord]) -> dict[str, str]:
         """Return, for each profile, when the first job that begins on it is expected to."""
         found: dict[str, str] = {}
-        models = {host.model.name: host.model for host in self._service.gpus.hosts}.values()
+        models = self._service.gpus.models
         largest = largest_slice(models)
         for job in waiting:
             prediction = self.predicted.get(job.number)

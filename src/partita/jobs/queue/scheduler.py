@@ -16,7 +16,7 @@ from partita.jobs.disciplines.classes import discipline, to_play
 from partita.jobs.disciplines.discipline import QueueState, RunningJob
 from partita.jobs.job import job_on
 from partita.jobs.queue.forecast import DEFAULT_SECONDS, forecast, job_for, largest_slice
-from partita.jobs.queue.gpus import can_come_free
+from partita.jobs.queue.gpus import can_come_free, models_of
 from partita.jobs.simulate import proceed
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class Scheduler:
 
 
 def _largest(view: SchedulerInput) -> float:
-    return largest_slice({host.model.name: host.model for host in view.hosts}.values())
+    return largest_slice(models_of(view.hosts))
 
 
 def _by_model(found: Sequence[Host]) -> list[tuple[GpuModel, list[Host]]]:

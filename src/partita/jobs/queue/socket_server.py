@@ -101,7 +101,9 @@ class SocketServer:
             client = self._clients.get(key.fd)
             if client is not None:
                 self._serve(client, events)
-        self._let_go_of_the_slow()
+        limit = time.monotonic() - PATIENCE_S
+        for slow in [each for each in self._clients.values() if each.last < limit]:
+            self._drop(slow)
 
     def close(self) -> None:
         """Close all connections and remove the socket."""
@@ -181,11 +183,6 @@ class SocketServer:
                 break
         wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.answer else 0)
         self._selector.modify(client.peer, wanted)
-
-    def _let_go_of_the_slow(self) -> None:
-        limit = time.monotonic() - PATIENCE_S
-        for client in [each for each in self._clients.values() if each.last < limit]:
-            self._drop(client)
 
     def _drop_oldest(self) -> None:
         if self._clients:

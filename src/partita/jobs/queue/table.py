@@ -315,7 +315,7 @@ class JobTable:
         self._dependents: defaultdict[JobId, set[int]] = defaultdict(set)
         self._tasks_left: Counter[int] = Counter()  # tasks that are not over, by array
         for job in store.active():
-            self._take_in(_come(job, now))
+            self._take_in(job if job.submitted <= now else replace(job, submitted=now))
         self.shares = UsageShares(store.shares(), half_life_s)
         self.version = 0
         self._mark = mark
@@ -495,7 +495,3 @@ class JobTable:
             return known[wanted]
 
         return tasks_of
-
-
-def _come(job: JobRecord, now: float) -> JobRecord:
-    return job if job.submitted <= now else replace(job, submitted=now)
