@@ -127,10 +127,13 @@ def test_the_proxy_counts_refuses_stalls_and_cuts(control_plane, namespace):
 
 
 def test_a_real_process_serves_at_its_pods_address_until_it_is_cut_off(control_plane, namespace):
-    with Network(2) as network, SimulatedNodes(control_plane, Timing(scale=0.02)) as side:
+    with (
+        Network(2) as network,
+        LiveRuntime(control_plane.guard) as runtime,
+        SimulatedNodes(control_plane, Timing(scale=0.02), runtime) as side,
+    ):
         names = side.add_nodes(2, 1)
-        runtime = LiveRuntime(control_plane.guard, dict(zip(names, network.hosts, strict=True)))
-        side.runtime = runtime
+        runtime.hosts = dict(zip(names, network.hosts, strict=True))
         admin = control_plane.admin
         for index, node in enumerate(names):
             expression = "device.attributes['gpu.nvidia.com'].profile == '1g.5gb'"
@@ -167,7 +170,6 @@ def test_a_real_process_serves_at_its_pods_address_until_it_is_cut_off(control_p
         admin.delete("pods", "p0", namespace)
         wait_until(lambda: admin.find("pods", "p0", namespace) is None, 20, "it ended when it was asked to")
         assert time.monotonic() - begin < 5.0
-        runtime.close()
 
 
 def fetch(address: str) -> str:

@@ -147,9 +147,10 @@ class Stop:
 
 
 def _shut(connection: http.client.HTTPSConnection) -> None:
+    """End a connection under its reader, and leave the state of TLS to that reader's thread."""
     if connection.sock is not None:
         with contextlib.suppress(OSError):
-            connection.sock.shutdown(socket.SHUT_RDWR)
+            socket.socket.shutdown(connection.sock, socket.SHUT_RDWR)
 
 
 class Client:

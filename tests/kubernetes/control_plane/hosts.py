@@ -202,19 +202,19 @@ class LiveContainer:
 
 
 class LiveRuntime:
-    """Runs the command of a pod's first container on the host of its node.
+    """Runs the command of a pod's first container on the host of its node; a context manager around the node side.
 
     Args:
         guard: ends the processes with this one.
-        hosts: by the node's name; pods of other nodes are simulated.
         command: what to run for a pod in place of its own command.
+
+    Attributes:
+        hosts: by the node's name; pods of other nodes are simulated.
     """
 
-    def __init__(
-        self, guard: Guard, hosts: dict[str, Host], command: Callable[[Object], list[str]] | None = None
-    ) -> None:
+    def __init__(self, guard: Guard, command: Callable[[Object], list[str]] | None = None) -> None:
         self.guard = guard
-        self.hosts = hosts
+        self.hosts: dict[str, Host] = {}
         self.containers: dict[str, LiveContainer] = {}
         self._command = command
         self._folder = Path(tempfile.mkdtemp(prefix="partita-pods-"))
@@ -235,6 +235,8 @@ class LiveRuntime:
         self.containers[f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"] = found
         return found
 
-    def close(self) -> None:
-        """Remove the logs."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

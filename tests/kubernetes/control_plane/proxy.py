@@ -138,7 +138,8 @@ class Proxy:
         with self._lock:
             for each in self._open:
                 with contextlib.suppress(OSError):
-                    each.shutdown(socket.SHUT_RDWR)
+                    # Not TLS's own shutdown: its state is the handler's thread's.
+                    socket.socket.shutdown(each, socket.SHUT_RDWR)
 
     def stall(self) -> None:
         """Say nothing more, without breaking any connection, until `resume`."""
