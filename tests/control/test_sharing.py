@@ -42,7 +42,7 @@ DAY = deployment("4g.20gb@0=bert", "4g.20gb@0=resnet")
 NIGHT = deployment("4g.20gb@0=bert 3g.20gb@4=resnet")
 
 
-class Squatter:
+class OccupyingTenant:
     """A tenant that puts an instance on each place it is given, and needs its grace to leave one."""
 
     def __init__(self, driver: TenantDriver, places: Collection[Place]) -> None:
@@ -82,13 +82,13 @@ class Squatter:
 
 
 class Shared:
-    """Two GPUs shared by a controller of services and a squatter."""
+    """Two GPUs shared by a controller of services and a tenant."""
 
     def __init__(self, folder: Path, places: Collection[Place]) -> None:
         SimulatedCluster.create(folder / CLUSTER, [(gpu(i), MODEL) for i in range(2)], seed=7).close()
         self.inner = SimulatedDriver(folder / CLUSTER, SimulatedClock(), jitter=0.0)
         self.shared = SharedDriver(self.inner)
-        self.tenant = Squatter(self.shared.tenants, places)
+        self.tenant = OccupyingTenant(self.shared.tenants, places)
         self.shared.share_with(self.tenant)
         self.shared.wait(5.0)
         self.watching = Watching(self.shared, {})

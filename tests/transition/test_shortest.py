@@ -184,7 +184,7 @@ def test_a_budget_that_cannot_be_met_names_the_smallest_that_can() -> None:
 def test_where_no_budget_would_do_that_is_said() -> None:
     with pytest.raises(InfeasibleError, match="on the 2 GPUs there are"):
         Shortest().transition(swap(None, spare=0))
-    with pytest.raises(InfeasibleError, match="finds no way"):
+    with pytest.raises(InfeasibleError, match="finds no transition"):
         ExchangeCompact().transition(swap(None, spare=0))
 
 

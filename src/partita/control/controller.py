@@ -67,7 +67,7 @@ class Controller:
             )
         found = snapshot(observation)
         for text in moved(before, found, killed) if before else []:
-            executor.journal.note(f"someone else's doing: {text}", now)
+            executor.journal.note(f"someone else changed: {text}", now)
             executor.reporter.note(f"since the last look: {text}")
         executor.journal.record((), found, now)
 

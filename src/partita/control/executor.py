@@ -185,7 +185,7 @@ class _Execution:
             ours.update(dict.fromkeys(self._worked_on.get(gpu, {}).values()))
         for text in moved(before, seen.now, ours):
             self._moved.append(text)
-            setup.journal.note(f"someone else's doing: {text}", setup.driver.clock.now())
+            setup.journal.note(f"someone else changed: {text}", setup.driver.clock.now())
             setup.reporter.note(f"someone else changed the cluster: {text}")
         setup.journal.record(ended, seen.now, setup.driver.clock.now(), seen.gpus)
         setup.reporter.observed(self._view)

@@ -56,7 +56,7 @@ def state_path() -> Path:
 def require_safe(folder: Path, *inside: str) -> None:
     """Refuse a state folder that another user than root and us owns or can write, or can put another in place of.
 
-    Whoever could would choose what a daemon of root's reads, writes and runs. Every folder and link on the way
+    Whoever could would choose what a daemon of root's reads, writes and runs. Every folder and link on its path
     counts; in a folder such as `/tmp`, where all may make files and remove their own alone (sticky), ours are safe.
 
     Args:

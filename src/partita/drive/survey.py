@@ -33,7 +33,7 @@ DRIVER_FOR_ALL_PROFILES = 525
 
 
 class Severity(StrEnum):
-    """How much a finding matters: fine as it is, good to know, or in the way of using the GPUs there are."""
+    """How much a finding matters: fine as it is, good to know, or keeps the GPUs there are from being used."""
 
     OK = "ok"
     NOTE = "note"
@@ -114,7 +114,7 @@ class Report:
 
     @property
     def mend(self) -> bool:
-        """Whether something is in the way of using what there is."""
+        """Whether something keeps the GPUs there are from being used."""
         return any(each.level is Severity.MEND for each in self.findings)
 
 

@@ -158,10 +158,10 @@ class Partition:
             elif _mask(self.gpu, (placement,)) & self._busy_mask:
                 continue
             elif fault(self.gpu, (*self.busy, placement)) is None:
-                found.append(Change(placement, self._in_the_way(placement)))
+                found.append(Change(placement, self._blocking(placement)))
         return found
 
-    def _in_the_way(self, placement: Placement) -> tuple[Placement, ...]:
+    def _blocking(self, placement: Placement) -> tuple[Placement, ...]:
         """Return the idle instances of least loss without which the placement is legal."""
         slices = _mask(self.gpu, (placement,))
         below = {each for each in self.idle if _mask(self.gpu, (each,)) & slices}

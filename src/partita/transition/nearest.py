@@ -207,7 +207,7 @@ def fit(gpu: GpuModel, there: DeployedGpu, wanted: Content, now: Wanted) -> Fit 
     """Return how a content is best put onto a GPU beside its fixed instances, None if it cannot be.
 
     The best leaves the most replicas where they are, then uses the most instances again, then has the fewest new
-    instances in the way of old ones.
+    instances that block old ones.
 
     Args:
         gpu: the rules.
@@ -223,13 +223,13 @@ def fit(gpu: GpuModel, there: DeployedGpu, wanted: Content, now: Wanted) -> Fit 
         found = _fill(sorted(placements - fixed), wanted, now)
         kept = sum(1 for place, replica in found.items() if replica and now.get(place) == replica)
         reused = len(now.keys() & found.keys())
-        in_the_way = sum(
+        blocking = sum(
             1
             for new in found.keys() - now.keys()
             for old in now.keys() - found.keys()
             if conflict(gpu, new, old)
         )
-        score = (kept, reused, -in_the_way)
+        score = (kept, reused, -blocking)
         if best is None or score > best[0]:
             best = score, found
     return None if best is None else Fit(best[0][0], best[0][1], best[1])

@@ -1,7 +1,7 @@
 """The schedule: steps from what runs to what is wanted, each legal and safe after those before it.
 
 They are simulated: everything happens as soon as floors, slices and GPUs allow it. Where nothing can go on because
-every replica in the way is needed, temporary replicas stand in, or all that a GPU is to hold goes to an empty one.
+every blocking replica is needed, temporary replicas stand in, or all that a GPU is to hold goes to an empty one.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def order(
     """Return steps that lead to what is wanted, one after the other legal and safe.
 
     New replicas come as soon as there is room; old ones go as soon as their service can spare them, first those
-    that stand in the way of what a short service waits for, last those in nobody's way.
+    that block what a short service waits for, last those that block nothing.
 
     Args:
         request: what was asked.
@@ -229,7 +229,7 @@ def _come(cluster: ScheduleSimulation) -> None:
 
 
 def _make_way(cluster: ScheduleSimulation, shake: random.Random | None) -> None:
-    """Stop what is in the way of new replicas, where floors allow all that one of them needs."""
+    """Stop what blocks new replicas, where floors allow all that one of them needs."""
     short = shortage(cluster)
     waiting = [each for each in cluster.news if each.blockers and not each.begun]
 
@@ -240,9 +240,9 @@ def _make_way(cluster: ScheduleSimulation, shake: random.Random | None) -> None:
         return value + (shake.random() if shake else 0.0)
 
     for new in sorted(waiting, key=urgency, reverse=True):
-        in_the_way = [old for old in new.blockers if not old.begun]
-        if cluster.can_go(in_the_way):
-            for old in sorted(in_the_way, key=lambda old: old.placement):
+        blocking = [old for old in new.blockers if not old.begun]
+        if cluster.can_go(blocking):
+            for old in sorted(blocking, key=lambda old: old.placement):
                 cluster.go(old)
 
 
@@ -276,7 +276,7 @@ def _close(cluster: ScheduleSimulation) -> None:
 
 
 def _go(cluster: ScheduleSimulation) -> None:
-    """Stop what is in nobody's way, as far as nobody else needs what its service can spare."""
+    """Stop what blocks nothing, as far as nobody else needs what its service can spare."""
     needed = dict.fromkeys(old for new in cluster.news for old in new.blockers if not old.begun)
     reserve: dict[str, float] = defaultdict(float)
     for old in needed:
@@ -465,7 +465,7 @@ def _move_to_empty(cluster: ScheduleSimulation) -> bool:
 def spread(cluster: ScheduleSimulation, shake: random.Random | None) -> None:
     """Let what GPUs are to hold come on empty ones instead, where nothing stays on them anyway.
 
-    As many as the budget allows: it costs no replica its place, and saves the wait for what is in the way.
+    As many as the budget allows: it costs no replica its place, and saves the wait for what blocks.
     """
     while found := [each for each in _movable(cluster) if each[0] == 0]:
         _, _, gpu, empty = shake.choice(found) if shake else min(found)
@@ -526,7 +526,7 @@ def stand_in(cluster: ScheduleSimulation, *, open_gpus: bool = False) -> bool:
     Returns:
         Whether there was room.
     """
-    search = _Search(cluster, open_gpus=open_gpus, in_the_way=True)
+    search = _Search(cluster, open_gpus=open_gpus, blocking=True)
     found = [spots for new in _waiting(cluster) if (spots := search.spots_for(new))]
     if not found:
         return False
@@ -537,9 +537,9 @@ def stand_in(cluster: ScheduleSimulation, *, open_gpus: bool = False) -> bool:
 def stand_in_for_all(cluster: ScheduleSimulation) -> None:
     """Let temporary replicas come for all that waits and for which what is coming anyway is not enough.
 
-    As many as there is room for where they are in nobody's way: more to do, in less time.
+    As many as there is room for where they block nothing: more to do, in less time.
     """
-    search = _Search(cluster, open_gpus=True, in_the_way=False)
+    search = _Search(cluster, open_gpus=True, blocking=False)
     for new in cluster.news:
         if new.replica is not None and not new.blockers:
             search.spare[new.replica.service] += new.replica.throughput
@@ -566,9 +566,9 @@ class _Search:
         spare: what each service is taken to have beyond its floor.
     """
 
-    def __init__(self, cluster: ScheduleSimulation, *, open_gpus: bool, in_the_way: bool) -> None:
+    def __init__(self, cluster: ScheduleSimulation, *, open_gpus: bool, blocking: bool) -> None:
         self._cluster = cluster
-        self._in_the_way = in_the_way
+        self._blocking = blocking
         self._templates = known_replicas(cluster.request)
         self._taken: dict[str, list[Placement]] = defaultdict(list)
         self._spent: set[OldInstance] = set()
@@ -577,7 +577,7 @@ class _Search:
         self.spare = {service: cluster.spare(service) for service in {s for _, s in self._templates}}
 
     def spots_for(self, new: NewInstance) -> list[_Spot] | None:
-        """Return temporary replicas that let all in the way of an instance go; None if there is no room."""
+        """Return temporary replicas that let all that blocks an instance go; None if there is no room."""
         chosen: list[_Spot] = []
         for service, amount in self._needs(new).items():
             still = amount - self.spare[service]
@@ -597,13 +597,13 @@ class _Search:
         return needs
 
     def spend(self, new: NewInstance) -> None:
-        """Count what is in the way of an instance as gone."""
+        """Count what blocks an instance as gone."""
         for service, amount in self._needs(new).items():
             self.spare[service] -= amount
         self._spent.update(new.blockers)
 
     def add(self, spots: Sequence[_Spot]) -> None:
-        """Let temporary replicas come; what they are in the way of waits for them to go."""
+        """Let temporary replicas come; what they block waits for them to go."""
         for spot in spots:
             if self._unused(spot.gpu):
                 self._openable -= 1
@@ -620,7 +620,7 @@ class _Search:
         return gpu not in self._cluster.in_use and not self._taken[gpu]
 
     def _spots(self, service: str) -> Iterator[_Spot]:
-        """Yield where a replica of a service could stand; in nobody's way, if there is such room."""
+        """Yield where a replica of a service could stand; where it blocks nothing, if there is such room."""
         waiting = []
         for gpu, model in self._cluster.models.items():
             if self._unused(gpu) and self._openable <= 0:
@@ -631,7 +631,7 @@ class _Search:
                     if self._cluster.fits(gpu, spot.placement):
                         if not self._behind(spot):
                             yield spot
-                        elif self._in_the_way:
+                        elif self._blocking:
                             waiting.append(spot)
         yield from waiting
 

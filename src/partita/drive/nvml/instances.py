@@ -65,7 +65,7 @@ _KINDS: dict[int, tuple[type[DriveError], str | None]] = {
     nvml.NVML_ERROR_DEPRECATED: (RefusedError, _OLD_DRIVER),
     nvml.NVML_ERROR_OPERATING_SYSTEM: (
         RefusedError,
-        "the operating system stands in the way: see `dmesg`, and whether a container has the GPU's device files",
+        "the operating system refuses it: see `dmesg`, and whether a container has the GPU's device files",
     ),
     nvml.NVML_ERROR_TIMEOUT: (TimedOutError, None),
 }

@@ -28,7 +28,7 @@ _CHANGE_S = 0.3
 """Seconds to destroy and to create an instance, about."""
 
 _NOT_NOW = (1, 0, 0)
-"""The rank of an instance in whose way something runs: behind all others."""
+"""The rank of an instance that is blocked by what runs: behind all others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def tree(gpu: GpuModel) -> tuple[InstanceNode, ...]:
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """Jobs start on the instances that a plan has for them, in its order, and none in the way of one before it.
+    """Jobs start on the instances that a plan has for them, in its order, and none blocks one before it.
 
     Attributes:
         order: GPU and placement of each job, in the order of their planned beginnings.
@@ -300,7 +300,7 @@ def _from(ends: Sequence[float], nodes: tuple[InstanceNode, ...], node: int) -> 
 
 
 def _free(state: QueueState, nodes: tuple[InstanceNode, ...]) -> list[list[float]]:
-    """Return, by GPU and node, the seconds until what runs in its way is expected to end."""
+    """Return, by GPU and node, the seconds until what blocks it is expected to end."""
     found = [[0.0] * len(nodes) for _ in state.gpus]
     gpu = state.gpus[0].gpu
     known = {(running.gpu, running.placement): running.until - state.now for running in state.running}
