@@ -91,6 +91,34 @@ def test_a_matching_costs_least_of_all(rows: int, more: int, data: st.DataObject
     assert sum(cost[r, c] for r, c in enumerate(chosen)) == pytest.approx(best)
 
 
+def test_a_matching_costs_least_of_all_where_its_paths_are_long() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(300):
+        rows = int(rng.integers(2, 6))
+        columns = int(rng.integers(rows, 6))
+        cost = rng.integers(0, 12, (rows, columns)).astype(float)
+        chosen = match(cost)
+        assert sorted(set(chosen.tolist())) == sorted(chosen.tolist())
+        best = min(sum(cost[r, c] for r, c in enumerate(each)) for each in permutations(range(columns), rows))
+        assert sum(cost[r, c] for r, c in enumerate(chosen)) == best
+
+
+def waiting_to_the_last() -> tuple[ServingProblem, Traffic]:
+    """The second query starts when the first is done, and its answer is then in time to the last bit."""
+    found = problem([[1.0, 0.5]] * 3, [0.5, 0.5], 1.0)
+    second = 0.4999999989999999
+    assert second + (found.deadline + TICK) - 1.0 == 0.5
+    return found, Traffic(np.array([0.0, second]), np.array([1, 2]))
+
+
+@pytest.mark.parametrize("router", [LateBinding, Kairos()], ids=["late-binding", "kairos"])
+def test_a_query_waits_to_the_last_moment_at_which_its_answer_is_in_time(router: SimulatedRouter) -> None:
+    found, queries = waiting_to_the_last()
+    seen = router.on(found, np.array([1, 0, 0]))(queries)
+    assert seen.instance.tolist() == [0, 0]
+    assert seen.latency[1] == pytest.approx(1.0)
+
+
 @given(st.data())
 @settings(max_examples=60, deadline=None)
 def test_elsa_does_what_its_reference_does(data: st.DataObject) -> None:

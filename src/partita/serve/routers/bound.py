@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from partita.serve.routers.port import Rules
     from partita.sim.traffic import Traffic
 
-NOBODY = (math.inf, 0.0)
+NOBODY = (math.inf, math.inf)
 """Rank that every worker in time is below."""
 
 
@@ -143,7 +143,7 @@ class BoundQueues:
         while self._ready:
             worker = self._ready.pop()
             group = worker.group
-            if group is None or not worker.bound or not worker.takes_work:
+            if group is None or not worker.takes_work:
                 continue
             self._prune(worker, now)
             if worker.bound:
@@ -152,21 +152,19 @@ class BoundQueues:
 
     def wait(self, worker: Worker, now: float) -> float:
         """Return the seconds until a worker could start another query after those bound to it."""
-        ahead = worker.bound_s
         processes = worker.hello.processes
+        wait = worker.bound_s / processes
         if len(worker.running) >= processes:
-            first = min(batch.begun + batch.expected for batch in worker.running.values())
-            return max(0.0, first - now) + ahead / processes
-        return ahead / processes
+            wait += max(0.0, min(batch.begun + batch.expected for batch in worker.running.values()) - now)
+        return wait
 
     def _prune(self, worker: Worker, now: float) -> None:
         bound, group = worker.bound, worker.group
         while bound and group is not None:
             query = bound[0]
             if query.state == QUEUED:
-                if query.due - now > (
-                    group.seconds[query.size_class][query.batch] if self._rules.early else 0.0
-                ):
+                left = query.due - now
+                if left >= group.seconds[query.size_class][query.batch] if self._rules.early else left > 0.0:
                     return
                 self.dropped.append(query)
                 self.removed(query)
