@@ -118,7 +118,7 @@ TARGETS = (
             "serve/routers/test_live.py",
             "serve/routers/test_shared.py",
             "serve/routers/test_simulated.py",
-            "serve/gateway/test_dispatcher.py",
+            "serve/dispatching/test_dispatcher.py",
         ),
         "who answers which query, live and simulated",
         examples=25,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from partita.serve.dispatching.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.oip import Model
-from partita.serve.gateway.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.statistics import (
     Count,
     GatewaySnapshot,
@@ -18,7 +18,7 @@ from partita.serve.gateway.statistics import (
 from partita.serve.tensors import Answer, Batching, Tensor, TensorSpec
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.query import AnswerReceiver
+    from partita.serve.dispatching.query import AnswerReceiver
     from partita.serve.tensors import Query
 
 

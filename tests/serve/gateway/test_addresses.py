@@ -15,9 +15,9 @@ from tests.serve.gateway.certificates import make_certificates
 from tests.serve.gateway.remote import PATIENCE_S, TOKEN, RemoteWorker, free_port, remote_workers
 from tests.serve.gateway.workers import query, spec
 
+from partita.serve.dispatching.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.addresses import WorkerAccess, read_tls_client
 from partita.serve.gateway.gateway import Gateway
-from partita.serve.gateway.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.route import ServedService
 from partita.serve.services import WorkerAddress
 from partita.serve.worker.spec import ListenSpec

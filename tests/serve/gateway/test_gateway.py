@@ -8,12 +8,12 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.serve.gateway.rehearsal import hello
+from tests.serve.dispatching.rehearsal import hello
 from tests.serve.gateway.workers import Workers, document, query, workers
 
 from partita.errors import InputError
+from partita.serve.dispatching.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.gateway import Gateway
-from partita.serve.gateway.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.route import ServedService
 from partita.serve.gateway.statistics import WorkerStatus
 from partita.serve.worker.spec import DEFAULT_INPUTS, DEFAULT_OUTPUTS, EmulatedSpec

@@ -27,10 +27,10 @@ from tests.serve.gateway.fake_gateway import ALL_TYPES, ECHO, EVERY, FakeGateway
 from tests.serve.gateway.transports import Serving, serving
 from tritonclient.utils import InferenceServerException
 
+from partita.serve.dispatching.query import QueryFailedError, RefusalReason
 from partita.serve.gateway import grpc_server
 from partita.serve.gateway.grpc_server import message
 from partita.serve.gateway.oip import RequestLimits
-from partita.serve.gateway.query import QueryFailedError, RefusalReason
 from partita.serve.tensors import Answer
 
 if TYPE_CHECKING:

@@ -23,9 +23,9 @@ from tests.serve.gateway.fake_gateway import ALL_TYPES, ECHO, EVERY, FakeGateway
 from tests.serve.gateway.transports import Serving, asked, connected, got, posted, read_all, serving, split
 from tritonclient.utils import InferenceServerException
 
+from partita.serve.dispatching.query import QueryFailedError, RefusalReason
 from partita.serve.gateway.http_server import ConnectionLimits
 from partita.serve.gateway.oip import RequestLimits
-from partita.serve.gateway.query import QueryFailedError, RefusalReason
 from partita.serve.tensors import Answer, Tensor
 
 INFER = "/v2/models/echo/infer"

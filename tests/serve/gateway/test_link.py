@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serve.gateway.rehearsal import hello
+from tests.serve.dispatching.rehearsal import hello
 from tests.serve.gateway.workers import query
 
 from partita.serve.gateway.link import Link

@@ -8,8 +8,8 @@ import logging
 from prometheus_client.parser import text_string_to_metric_families
 from tests.serve.gateway.fake_gateway import ECHO, FakeGateway
 
+from partita.serve.dispatching.query import PendingQuery, QueryOutcome, RefusalReason
 from partita.serve.gateway.metrics import Metrics
-from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason
 from partita.serve.gateway.server import logged
 from partita.serve.gateway.statistics import LATENCY_EDGES_S, GatewaySnapshot, ServiceCounters, ServiceView
 

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.serve.gateway.rehearsal import hello
+from tests.serve.dispatching.rehearsal import hello
 from tests.serve.gateway.test_route import FakeLink, World
 from tests.serve.worker.models import APART, ROWS
 from tests.serve.worker.test_probe import check, query

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serve.gateway.rehearsal import ROWS, hello
+from tests.serve.dispatching.rehearsal import ROWS, hello
 
-from partita.serve.gateway.gateway import Gateway
-from partita.serve.gateway.query import (
+from partita.serve.dispatching.query import (
     PARTS_AT_ONCE,
     QueryFailedError,
     QueryOutcome,
     QueryRefusedError,
     RefusalReason,
 )
+from partita.serve.gateway.gateway import Gateway
 from partita.serve.gateway.route import ServedService
 from partita.serve.tensors import (
     APART,
@@ -39,8 +39,8 @@ from partita.serve.worker.batching import decode_texts
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from partita.serve.dispatching.query import PendingQuery, QueryEnd, Worker
     from partita.serve.gateway.link import Link
-    from partita.serve.gateway.query import PendingQuery, QueryEnd, Worker
     from partita.serve.worker.wire import Hello
 
 

@@ -13,15 +13,15 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.serve.dispatching.rehearsal import hello
 from tests.serve.gateway import hanging
-from tests.serve.gateway.rehearsal import hello
 from tests.serve.gateway.workers import Workers, query, spec, workers
 from tests.serve.worker.client import gateway as reading
 from tests.serve.worker.oip_server import Server, serving
 
 from partita.process.peer import ThreadTimes
+from partita.serve.dispatching.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.gateway import Gateway
-from partita.serve.gateway.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.route import ServedService
 from partita.serve.gateway.statistics import WorkerStatus
 from partita.serve.gateway.watchdog import Watchdog

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-from tests.serve.gateway.rehearsal import GOOD, hello
+from tests.serve.dispatching.rehearsal import GOOD, hello
 from tests.serve.live_routers import ROUTERS
 from tests.serve.problems import problem
 
-from partita.serve.gateway.dispatcher import Dispatcher
-from partita.serve.gateway.query import PendingQuery, QueryOutcome
+from partita.serve.dispatching.dispatcher import Dispatcher
+from partita.serve.dispatching.port import Rules
+from partita.serve.dispatching.query import PendingQuery, QueryOutcome
 from partita.serve.problem import TICK
 from partita.serve.routers.bound import Elsa, Price
-from partita.serve.routers.port import Rules
 from partita.serve.tensors import Answer
 from partita.sim.traffic import Traffic
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.dispatcher import Decisions
-    from partita.serve.gateway.query import Batch, Worker
+    from partita.serve.dispatching.dispatcher import Decisions
+    from partita.serve.dispatching.query import Batch, Worker
 
 BOTH = pytest.mark.parametrize("router", ["elsa", "price"])
 BROKEN = Answer(error="out of memory")

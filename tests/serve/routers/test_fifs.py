@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from tests.serve.gateway.rehearsal import GOOD, hello
+from tests.serve.dispatching.rehearsal import GOOD, hello
 from tests.serve.live_routers import ROUTERS
 
-from partita.serve.gateway.dispatcher import Dispatcher
-from partita.serve.gateway.query import PendingQuery, QueryOutcome
-from partita.serve.routers.port import Rules
+from partita.serve.dispatching.dispatcher import Dispatcher
+from partita.serve.dispatching.port import Rules
+from partita.serve.dispatching.query import PendingQuery, QueryOutcome
 from partita.serve.tensors import Answer
 
 

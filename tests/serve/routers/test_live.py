@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from tests.serve.gateway.rehearsal import GOOD, Rehearsal, hello
+from tests.serve.dispatching.rehearsal import GOOD, Rehearsal, hello
 from tests.serve.live_routers import ROUTERS
 from tests.serve.problems import exact_problems, random_problems, traffic
 
-from partita.serve.gateway.dispatcher import Dispatcher
-from partita.serve.gateway.query import PendingQuery
-from partita.serve.gateway.query import QueryOutcome as Ending
+from partita.serve.dispatching.dispatcher import Dispatcher
+from partita.serve.dispatching.port import Rules
+from partita.serve.dispatching.query import PendingQuery
+from partita.serve.dispatching.query import QueryOutcome as Ending
 from partita.serve.problem import TICK, ServingProblem
 from partita.serve.routers.late_binding import LateBinding
-from partita.serve.routers.port import Rules
 from partita.serve.tensors import Answer
 from partita.sim.traffic import Traffic
 

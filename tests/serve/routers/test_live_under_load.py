@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.serve.gateway.rehearsal import Rehearsal
+from tests.serve.dispatching.rehearsal import Rehearsal
 from tests.serve.live_routers import ROUTERS
 from tests.serve.problems import A30, sublinear
 

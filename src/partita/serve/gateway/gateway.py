@@ -12,11 +12,8 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
-from partita.serve.gateway.addresses import OPEN, WorkerAccess, WorkerAddresses
-from partita.serve.gateway.fleet import fluid_prices
-from partita.serve.gateway.link import Link, WorkersFolder
-from partita.serve.gateway.oip import VERSION, Model, RequestError, RequestLimits, Signature, quoted
-from partita.serve.gateway.query import (
+from partita.serve.dispatching.fleet import fluid_prices
+from partita.serve.dispatching.query import (
     AnswerReceiver,
     PendingQuery,
     QueryFailedError,
@@ -24,6 +21,9 @@ from partita.serve.gateway.query import (
     RefusalReason,
     UnreadyReason,
 )
+from partita.serve.gateway.addresses import OPEN, WorkerAccess, WorkerAddresses
+from partita.serve.gateway.link import Link, WorkersFolder
+from partita.serve.gateway.oip import VERSION, Model, RequestError, RequestLimits, Signature, quoted
 from partita.serve.gateway.route import Route, ServedService, WorkerStarts, no_starts
 from partita.serve.gateway.statistics import GatewaySnapshot, ServiceStatistics, rates, write_rates
 from partita.serve.gateway.watchdog import LOOK_S, Watchdog

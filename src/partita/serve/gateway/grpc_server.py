@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from partita.errors import InputError
+from partita.serve.dispatching.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.gateway.access import host_and_port
 from partita.serve.gateway.gateway import checked
 from partita.serve.gateway.metrics import ErrorCounter
@@ -40,7 +41,6 @@ from partita.serve.gateway.oip import (
     server_metadata,
     statistics,
 )
-from partita.serve.gateway.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.tensors import Tensor, pack_texts
 
 if TYPE_CHECKING:

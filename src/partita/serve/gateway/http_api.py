@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import orjson
 
+from partita.serve.dispatching.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.gateway.gateway import checked
 from partita.serve.gateway.http_message import METHODS, Reply, failure, json_reply, unavailable
 from partita.serve.gateway.oip import (
@@ -24,7 +25,6 @@ from partita.serve.gateway.oip import (
     statistics,
 )
 from partita.serve.gateway.oip_json import write_answer
-from partita.serve.gateway.query import QueryFailedError, QueryRefusedError, RefusalReason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import orjson
 
+from partita.serve.dispatching.query import QueryRefusedError, RefusalReason
 from partita.serve.gateway.access import BACKLOG
 from partita.serve.gateway.gateway import until
 from partita.serve.gateway.http_api import answer_reply, draining, error_reply, json_length
@@ -40,15 +41,14 @@ from partita.serve.gateway.http_message import (
 from partita.serve.gateway.metrics import ErrorCounter
 from partita.serve.gateway.oip import RequestError, header_deadline, quoted
 from partita.serve.gateway.oip_json import read_request
-from partita.serve.gateway.query import QueryRefusedError, RefusalReason
 
 if TYPE_CHECKING:
     import socket
 
+    from partita.serve.dispatching.query import PendingQuery
     from partita.serve.gateway.access import Tls
     from partita.serve.gateway.http_api import BodyWanted, HttpApi
     from partita.serve.gateway.oip_json import InferRequest
-    from partita.serve.gateway.query import PendingQuery
     from partita.serve.tensors import Answer
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.process.peer import PeerProcess
-    from partita.serve.gateway.query import Worker
+    from partita.serve.dispatching.query import Worker
     from partita.serve.tensors import Answer, Query
 
 _LARGE_BATCH = 1 << 16

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from partita.serve.gateway.dispatcher import Dispatcher
-from partita.serve.gateway.estimates import size_class_of
-from partita.serve.gateway.fleet import price_question
-from partita.serve.gateway.oip import Model
-from partita.serve.gateway.query import (
+from partita.serve.dispatching.dispatcher import Dispatcher
+from partita.serve.dispatching.estimates import size_class_of
+from partita.serve.dispatching.fleet import price_question
+from partita.serve.dispatching.port import Rules
+from partita.serve.dispatching.query import (
     ENDED,
     PendingQuery,
     QueryEnd,
@@ -27,6 +27,7 @@ from partita.serve.gateway.query import (
     RefusalReason,
     SplitQuery,
 )
+from partita.serve.gateway.oip import Model
 from partita.serve.gateway.statistics import (
     ROUNDING_S,
     ObservedQueries,
@@ -35,18 +36,17 @@ from partita.serve.gateway.statistics import (
     WorkerStatus,
     WorkerView,
 )
-from partita.serve.routers.port import Rules
 from partita.serve.worker.spec import MOST_ROWS
 from partita.workload import LARGEST_BATCH
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping, Sequence
 
-    from partita.serve.gateway.dispatcher import Decisions
-    from partita.serve.gateway.fleet import PriceQuestion
+    from partita.serve.dispatching.dispatcher import Decisions
+    from partita.serve.dispatching.fleet import PriceQuestion
+    from partita.serve.dispatching.port import Router
+    from partita.serve.dispatching.query import AnswerReceiver, Worker
     from partita.serve.gateway.link import Link
-    from partita.serve.gateway.query import AnswerReceiver, Worker
-    from partita.serve.routers.port import Router
     from partita.serve.tensors import Answer, Batching, Query
     from partita.serve.worker.wire import Hello
 

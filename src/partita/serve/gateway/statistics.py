@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from partita.files import replacing
-from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason
+from partita.serve.dispatching.query import PendingQuery, QueryOutcome, RefusalReason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -8,7 +8,7 @@ from partita.errors import InputError
 from partita.registry import load
 
 if TYPE_CHECKING:
-    from partita.serve.routers.port import Router
+    from partita.serve.dispatching.port import Router
 
 
 def live_router(name: str) -> type[Router]:

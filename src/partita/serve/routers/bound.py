@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from partita.serve.gateway.query import QUEUED
+from partita.serve.dispatching.port import Choice
+from partita.serve.dispatching.query import QUEUED
 from partita.serve.routers.compiling import compiled
-from partita.serve.routers.port import Choice
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from partita.serve.gateway.fleet import Fleet
-    from partita.serve.gateway.query import Group, PendingQuery, Worker
+    from partita.serve.dispatching.fleet import Fleet
+    from partita.serve.dispatching.port import Rules
+    from partita.serve.dispatching.query import Group, PendingQuery, Worker
     from partita.serve.problem import Serve, ServingOutcome, ServingProblem
-    from partita.serve.routers.port import Rules
     from partita.sim.traffic import Traffic
 
 NOBODY = (math.inf, math.inf)

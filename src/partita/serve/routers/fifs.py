@@ -6,18 +6,18 @@ import math
 from itertools import count
 from typing import TYPE_CHECKING
 
+from partita.serve.dispatching.port import Choice
 from partita.serve.routers.compiling import compiled
-from partita.serve.routers.port import Choice
 from partita.serve.routers.shared import SharedQueue
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from partita.serve.gateway.fleet import Fleet
-    from partita.serve.gateway.query import Group, PendingQuery, Worker
+    from partita.serve.dispatching.fleet import Fleet
+    from partita.serve.dispatching.port import Rules
+    from partita.serve.dispatching.query import Group, PendingQuery, Worker
     from partita.serve.problem import Serve, ServingOutcome, ServingProblem
-    from partita.serve.routers.port import Rules
     from partita.sim.traffic import Traffic
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from partita.serve.gateway.query import QUEUED
+from partita.serve.dispatching.port import Choice
+from partita.serve.dispatching.query import QUEUED
 from partita.serve.routers.compiling import compiled, drop_first, push
-from partita.serve.routers.port import Choice
 from partita.serve.routers.shared import SharedQueue
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from partita.serve.gateway.fleet import Fleet
-    from partita.serve.gateway.query import Group, PendingQuery, Worker
+    from partita.serve.dispatching.fleet import Fleet
+    from partita.serve.dispatching.port import Rules
+    from partita.serve.dispatching.query import Group, PendingQuery, Worker
     from partita.serve.problem import Serve, ServingOutcome, ServingProblem
-    from partita.serve.routers.port import Rules
     from partita.sim.traffic import Traffic
 
 _TICK = 1e-9

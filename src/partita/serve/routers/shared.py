@@ -11,14 +11,14 @@ from bisect import bisect_left, insort
 from heapq import heapify, heappop, heappush, heapreplace
 from typing import TYPE_CHECKING
 
-from partita.serve.gateway.query import KIND_SHIFT, QUEUED
+from partita.serve.dispatching.query import KIND_SHIFT, QUEUED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from partita.serve.gateway.fleet import Fleet
-    from partita.serve.gateway.query import Group, PendingQuery, Worker
-    from partita.serve.routers.port import Rules
+    from partita.serve.dispatching.fleet import Fleet
+    from partita.serve.dispatching.port import Rules
+    from partita.serve.dispatching.query import Group, PendingQuery, Worker
 
 _BATCH = (1 << KIND_SHIFT) - 1
 _HURRY = 0.95

@@ -16,7 +16,7 @@ from partita.serve.tensors import Answer, Query, UnlikePartsError, split_off, st
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
 
-    from partita.serve.gateway.estimates import SizeEstimate, Slowdowns
+    from partita.serve.dispatching.estimates import SizeEstimate, Slowdowns
     from partita.serve.worker.wire import Hello
 
 

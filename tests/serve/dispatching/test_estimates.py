@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serve.gateway.rehearsal import GOOD, hello
+from tests.serve.dispatching.rehearsal import GOOD, hello
 from tests.serve.live_routers import ROUTERS
 
-from partita.serve.gateway.dispatcher import Dispatcher
-from partita.serve.gateway.estimates import (
+from partita.serve.dispatching.dispatcher import Dispatcher
+from partita.serve.dispatching.estimates import (
     STEP,
     InputFactors,
     RunningMedian,
@@ -25,14 +25,14 @@ from partita.serve.gateway.estimates import (
     slowed,
     table_of,
 )
-from partita.serve.gateway.query import PendingQuery, QueryOutcome, RefusalReason
-from partita.serve.routers.port import Rules
+from partita.serve.dispatching.port import Rules
+from partita.serve.dispatching.query import PendingQuery, QueryOutcome, RefusalReason
 from partita.serve.tensors import Query, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from partita.serve.gateway.query import Batch
+    from partita.serve.dispatching.query import Batch
 
 noise = st.floats(0.95, 1.05)
 batches = st.integers(1, 8)

@@ -6,16 +6,16 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from tests.serve.gateway.rehearsal import GOOD, hello
+from tests.serve.dispatching.rehearsal import GOOD, hello
 from tests.serve.live_routers import ROUTERS
 
-from partita.serve.gateway.dispatcher import Decisions, Dispatcher
-from partita.serve.gateway.query import ENDED, PendingQuery, QueryOutcome, RefusalReason
-from partita.serve.routers.port import Rules
+from partita.serve.dispatching.dispatcher import Decisions, Dispatcher
+from partita.serve.dispatching.port import Rules
+from partita.serve.dispatching.query import ENDED, PendingQuery, QueryOutcome, RefusalReason
 from partita.serve.tensors import Answer
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.query import Batch, Worker
+    from partita.serve.dispatching.query import Batch, Worker
 
 PROFILES = {"1g.10gb": {1: 1.0, 8: 5.0}, "3g.40gb": {1: 0.5, 8: 2.0}, "7g.80gb": {4: 0.6}}
 MOST = 12

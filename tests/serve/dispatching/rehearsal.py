@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tests.serve.live_routers import ROUTERS
 
+from partita.serve.dispatching.dispatcher import Dispatcher
+from partita.serve.dispatching.port import Rules
+from partita.serve.dispatching.query import PendingQuery
+from partita.serve.dispatching.query import QueryOutcome as Ending
 from partita.serve.fluid import second_prices
-from partita.serve.gateway.dispatcher import Dispatcher
-from partita.serve.gateway.query import PendingQuery
-from partita.serve.gateway.query import QueryOutcome as Ending
 from partita.serve.problem import REFUSED, TICK, ServingOutcome
-from partita.serve.routers.port import Rules
 from partita.serve.tensors import Answer, Batching
 from partita.serve.worker.wire import Hello
 
 if TYPE_CHECKING:
-    from partita.serve.gateway.dispatcher import Decisions
-    from partita.serve.gateway.query import Batch, Worker
+    from partita.serve.dispatching.dispatcher import Decisions
+    from partita.serve.dispatching.query import Batch, Worker
     from partita.serve.problem import ServingProblem
     from partita.sim.traffic import Traffic
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from partita.serve.gateway.fleet import Fleet, WorkerHealth
-from partita.serve.gateway.query import (
+from partita.serve.dispatching.fleet import Fleet, WorkerHealth
+from partita.serve.dispatching.query import (
     ENDED,
     QUEUED,
     RUNNING,
@@ -26,10 +26,11 @@ from partita.serve.gateway.query import (
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from partita.serve.gateway.query import BatchSender
-    from partita.serve.routers.port import Router, Rules
+    from partita.serve.dispatching.port import Router, Rules
+    from partita.serve.dispatching.query import BatchSender
     from partita.serve.tensors import Answer
     from partita.serve.worker.wire import Hello
+
 
 _TRIES = 2
 # Looked up once: enumerations are slow at it.

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from partita.serve.tensors import Query
 
+
 STEP = 1.25
 """Workers whose slowdown differs by less are held to be alike."""
 _KEEP = 1.2  # more than half a step: a worker between two steps does not flutter

@@ -8,15 +8,23 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from partita.serve.gateway.estimates import InputFactors, SizeEstimate, Slowdowns, slowed, table_of
-from partita.serve.gateway.query import Batch, ByClass, Group, PendingQuery, SizeKey, UnreadyReason, Worker
+from partita.serve.dispatching.estimates import InputFactors, SizeEstimate, Slowdowns, slowed, table_of
+from partita.serve.dispatching.query import (
+    Batch,
+    ByClass,
+    Group,
+    PendingQuery,
+    SizeKey,
+    UnreadyReason,
+    Worker,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from numpy.typing import NDArray
 
-    from partita.serve.gateway.query import BatchSender
+    from partita.serve.dispatching.query import BatchSender
     from partita.serve.problem import ServingProblem
     from partita.serve.worker.wire import Hello
 

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from partita.serve.gateway.fleet import Fleet
-    from partita.serve.gateway.query import PendingQuery, Worker
+    from partita.serve.dispatching.fleet import Fleet
+    from partita.serve.dispatching.query import PendingQuery, Worker
     from partita.serve.problem import Serve, ServingProblem
 
 

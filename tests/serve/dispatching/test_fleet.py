@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from tests.serve.gateway.rehearsal import hello
+from tests.serve.dispatching.rehearsal import hello
 from tests.serve.problems import sublinear
 
+from partita.serve.dispatching.fleet import Fleet, fluid_prices, price_question
 from partita.serve.fluid import second_prices
-from partita.serve.gateway.fleet import Fleet, fluid_prices, price_question
 
 FOUND = sublinear()
 COUNTS = np.array([3, 2, 1])
