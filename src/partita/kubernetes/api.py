@@ -215,6 +215,12 @@ class KubernetesApi:
         guarded._guard = guard  # noqa: SLF001 -- of this class
         return guarded
 
+    def within(self, namespace: str) -> KubernetesApi:
+        """Return this API with another namespace for objects for which none is named."""
+        found = copy.copy(self)
+        found.namespace = namespace
+        return found
+
     def close(self) -> None:
         """Close the connections."""
         self._connection.close()

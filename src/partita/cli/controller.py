@@ -1,0 +1,151 @@
+"""`partita controller`: carries Workloads on a Kubernetes cluster."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from partita.cli.output import stderr
+from partita.control.reconciler import Hysteresis
+from partita.kubernetes.api import open_api
+from partita.kubernetes.controller import ClusterController, ControllerSettings
+from partita.kubernetes.dra import DURATIONS, DraDriver, DraSettings
+from partita.kubernetes.health import serve_health
+from partita.kubernetes.leader import Leader
+from partita.kubernetes.pods import template_faults
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from partita.drive.driver import ClosableDriver
+    from partita.errors import InputError
+    from partita.kubernetes.api import KubernetesApi
+    from partita.transition.transition import Durations
+
+
+class DraDrivers:
+    """Drivers through Dynamic Resource Allocation (`ClusterDrivers` of the controller)."""
+
+    durations: Durations = DURATIONS
+
+    def __init__(self, settings: DraSettings) -> None:
+        self._settings = settings
+
+    def open(
+        self,
+        api: KubernetesApi,
+        workload: str,
+        template: Callable[[str], Mapping[str, Any]],
+        chosen: Callable[[str, str], bool],
+    ) -> ClosableDriver:
+        """Return a Workload's driver."""
+        return DraDriver(
+            api,
+            workload,
+            template,
+            chosen=lambda gpu: gpu.model is not None and chosen(gpu.node, gpu.model.name),
+            settings=self._settings,
+        )
+
+    def refusals(self, template: Mapping[str, Any]) -> Iterable[InputError]:
+        """Return what a pod template must not say."""
+        return template_faults(template)
+
+
+def controller(
+    *,
+    kubeconfig: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Kubeconfig. (default: KUBECONFIG, ~/.kube/config, or the pod's own account)"
+        ),
+    ] = None,
+    context: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig. (default: its current one)")
+    ] = None,
+    namespace: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Carry the Workloads of this namespace alone. (default: those of all)"
+        ),
+    ] = None,
+    lease: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="The Lease that says who acts, in the namespace of the pod or the context.",
+        ),
+    ] = "partita-controller",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port of /healthz, /readyz and /metrics; 0 for none.")
+    ] = 8080,
+    dead_band: Annotated[
+        float,
+        typer.Option("--dead-band", min=0.0, help="Plan anew when a rate is off by more than this fraction."),
+    ] = 0.1,
+    hold: Annotated[
+        float, typer.Option("--hold", min=0.0, help="Seconds for which a plan is held at least.")
+    ] = 300.0,
+    poll: Annotated[
+        float,
+        typer.Option(
+            "--poll", min=0.1, help="Seconds between two looks at a Workload of which nothing was heard."
+        ),
+    ] = 5.0,
+    time_limit: Annotated[
+        float, typer.Option("--time-limit", min=0.1, help="Seconds of search for each plan.")
+    ] = 30.0,
+    start_timeout: Annotated[
+        float,
+        typer.Option(
+            "--start-timeout", min=1.0, help="Seconds after which a pod that is not ready is given up."
+        ),
+    ] = 600.0,
+    keep_off: Annotated[
+        Literal["DeviceTaints", "None"],
+        typer.Option(
+            "--keep-off", help="How others' claims are kept off the GPUs; with None that is your affair."
+        ),
+    ] = "DeviceTaints",
+) -> None:
+    """Carry Workloads on a Kubernetes cluster: plan, order, and bring their pods onto exact slices.
+
+    It needs the resources in deploy/crds and NVIDIA's DRA driver. All its state is in the API: start two or more, and
+    one acts, the one that holds the Lease; when it is killed, the next goes on within 20 seconds. A Workload looks
+    like the YAML of `partita plan`, with a pod template; `kubectl get workloads,plans,transitions` shows what comes
+    of it, and `kubectl describe` why. SIGTERM and Ctrl-C begin nothing more and hand the Lease over; what is under
+    way goes on with the next controller.
+    """
+    api = open_api(kubeconfig, context)
+    stop = threading.Event()
+    leader = Leader(api, lease, _tell)
+    settings = ControllerSettings(
+        namespace=namespace,
+        poll_s=poll,
+        time_limit_s=time_limit,
+        hysteresis=Hysteresis(dead_band, hold),
+    )
+    drivers = DraDrivers(DraSettings(start_timeout_s=start_timeout, keep_off=keep_off))
+    made = ClusterController(api, leader, drivers, settings, _tell)
+    end_health = serve_health(made, port) if port else None
+    before = {
+        number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        made.run(stop)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if end_health is not None:
+            end_health()
+        api.close()
+
+
+def _tell(text: str) -> None:
+    """Write a line to the log."""
+    now = datetime.now().astimezone().isoformat(" ", "seconds")
+    stderr().print(f"{now} {text}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,906 @@
+"""Carries Workloads to plans and transitions: `partita controller`.
+
+Level-triggered: each look compares what a Workload asks for with what the caches show, whatever happened in between.
+All state is in the API, so the controller may be killed anywhere; the next one that gets the lease goes on. Decisions
+are those of `control`: when to plan, how to order, what to begin. Here is what joins them to the API:
+
+- `ClusterController` leads, if it holds the lease, and has a `WorkloadKeeper` for each Workload, in its own thread.
+- A `WorkloadKeeper` reads its Workload and tables, refuses what cannot be with a condition, and lets a
+  `control.Reconciler` take its steps through a driver of the Workload's own GPUs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import tempfile
+import threading
+import time
+import traceback
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+import msgspec
+
+from partita import registry
+from partita.control.controller import Controller, StopRequestedError, standing_rates
+from partita.control.executor import TransitionExecutor, changes, deployed
+from partita.control.goal import goal_for
+from partita.control.journal import JournalError
+from partita.control.reconciler import Demand, Hysteresis, Reconciler, TransitionOptions
+from partita.deadline import Deadline
+from partita.documents.codec import to_data
+from partita.drive.driver import DriveError
+from partita.errors import InfeasibleError, InputError, PartitaError
+from partita.executor import Backoff
+from partita.kubernetes.inventory import NODE
+from partita.kubernetes.journal import (
+    PROGRESS_S,
+    ApiJournal,
+    ApiPlans,
+    EventLog,
+    WorkloadRecords,
+    conditions_with,
+    nearest_service,
+)
+from partita.kubernetes.leader import LostLeadershipError
+from partita.kubernetes.objects import (
+    ConflictError,
+    Kind,
+    KubernetesError,
+    KubernetesObject,
+    NotFoundError,
+    UnreachableError,
+)
+from partita.kubernetes.rates import KeptRates, rates_from
+from partita.kubernetes.resources import (
+    FINALIZER,
+    PLANS,
+    TRANSITIONS,
+    WORKLOADS,
+    Condition,
+    WorkloadStatus,
+    read_spec,
+)
+from partita.mig.catalogue import gpu_model
+from partita.perf.reading import read_tables
+from partita.perf.table import PerfTable
+from partita.planner import plan, prepare
+from partita.transition.deployment import Layouts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from partita.drive.driver import ClosableDriver, Observation
+    from partita.kubernetes.api import Cache, KubernetesApi
+    from partita.kubernetes.inventory import Node
+    from partita.kubernetes.leader import Leader
+    from partita.kubernetes.resources import PlanObject, TransitionObject, WorkloadObject, WorkloadSpec
+    from partita.planner import PreparedWorkload
+    from partita.planning.plan import Plan
+    from partita.transition.deployment import Deployment
+    from partita.transition.transition import Durations
+
+_SYNC_S = 60.0
+_TABLES_S = 15.0  # between looks at ConfigMaps
+
+
+class ConfigMap(KubernetesObject, frozen=True):
+    """Texts by key."""
+
+    data: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+CONFIG_MAPS = Kind("ConfigMap", "configmaps", ConfigMap)
+
+
+class ClusterDrivers(Protocol):
+    """Makes drivers, one for each Workload."""
+
+    @property
+    def durations(self) -> Durations:
+        """How long actions are predicted to take."""
+        ...
+
+    def open(
+        self,
+        api: KubernetesApi,
+        workload: str,
+        template: Callable[[str], Mapping[str, Any]],
+        chosen: Callable[[str, str], bool],
+    ) -> ClosableDriver:
+        """Return a driver.
+
+        Args:
+            api: guarded by the lease, in the Workload's namespace.
+            workload: its name.
+            template: returns the pod template of a service; raises `InputError` for one that has none.
+            chosen: says whether a GPU is one of the Workload's, by the node's name and the model's.
+
+        Raises:
+            PartitaError: the cluster cannot be looked at.
+        """
+        ...
+
+    def refusals(self, template: Mapping[str, Any]) -> Iterable[InputError]:
+        """Yield what a pod template must not say."""
+        ...
+
+
+@runtime_checkable
+class ReleasesGpus(Protocol):
+    """A driver that keeps others off its GPUs, until it lets them go."""
+
+    def release(self) -> None:
+        """Let others have the GPUs again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ControllerSettings:
+    """How the controller works.
+
+    Attributes:
+        namespace: whose Workloads it carries; None for those of all.
+        poll_s: seconds between two looks at a Workload of which nothing was heard.
+        time_limit_s: of search for each plan.
+        shutdown_s: most seconds for which actions under way are waited for at an end.
+    """
+
+    namespace: str | None = None
+    poll_s: float = 5.0
+    time_limit_s: float = 30.0
+    seed: int = 0
+    hysteresis: Hysteresis = field(default_factory=Hysteresis)
+    backoff: Backoff = field(default_factory=Backoff)
+    shutdown_s: float = 20.0
+
+
+class ClusterController:
+    """Leads while it holds the lease.
+
+    Args:
+        api: not guarded.
+        leader: a candidate for the lease.
+        drivers: makes drivers.
+        settings: how it works.
+        tell: is told what happens, in words.
+
+    Attributes:
+        keepers: those of the Workloads that are carried now, by namespace and name.
+        ticked: when the main loop was last alive, on the monotonic clock.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        leader: Leader,
+        drivers: ClusterDrivers,
+        settings: ControllerSettings,
+        tell: Callable[[str], None],
+    ) -> None:
+        self.keepers: dict[tuple[str, str], WorkloadKeeper] = {}
+        self.ticked = time.monotonic()
+        self.leader = leader
+        self.api = api
+        self.caches: tuple[Cache[Any], ...] = ()
+        self._drivers = drivers
+        self._settings = settings
+        self._tell = tell
+        self._news = threading.Event()
+
+    def run(self, stop: threading.Event) -> None:
+        """Lead whenever the lease can be had, until asked to stop; what was begun then goes on with the next leader.
+
+        Raises:
+            KubernetesError: there are no rights, or no resources of Partita's in the cluster.
+        """
+        while not stop.is_set():
+            self.ticked = float("inf")  # nothing is due while others lead
+            if self.leader.campaign(stop):
+                try:
+                    self._lead(stop)
+                except UnreachableError as error:
+                    self._tell(f"{error}; trying again")
+                finally:
+                    self.leader.release()
+
+    def _lead(self, stop: threading.Event) -> None:
+        api = self.api.guarded(self.leader.check)
+        with ExitStack() as stack:
+
+            def cached(kind: Kind[Any], namespace: str | None) -> Cache[Any]:
+                cache = api.watch(kind, namespace)
+                stack.callback(cache.close)
+                return cache
+
+            namespace = self._settings.namespace
+            world = _World(
+                api,
+                self._drivers,
+                self._settings,
+                self._tell,
+                cached(WORKLOADS, namespace),
+                cached(PLANS, namespace),
+                cached(TRANSITIONS, namespace),
+                cached(NODE, None),
+            )
+            self.caches = world.caches
+            for each in self.caches:
+                each.synced(_SYNC_S)
+            for each in (world.workloads, world.plans):
+                each.listen(self._changed)
+            stack.callback(self._end_all)
+            self._news.set()
+            while not stop.is_set() and self.leader.leads:
+                self.ticked = time.monotonic()
+                self._news.wait(1.0)
+                if self._news.is_set():
+                    self._news.clear()
+                    self._match(world)
+
+    def _changed(self, change: Any) -> None:  # noqa: ANN401 -- of any kind
+        """Wake who is concerned, in a cache's thread."""
+        found = change.new or change.old
+        names = [found.metadata.name, *(owner.name for owner in found.metadata.owner_references)]
+        for name in names:
+            keeper = self.keepers.get((found.metadata.namespace, name))
+            if keeper is not None:
+                keeper.wake.set()
+        self._news.set()
+
+    def _match(self, world: _World) -> None:
+        """Have a keeper for each Workload."""
+        for key in [key for key, keeper in self.keepers.items() if keeper.over]:
+            del self.keepers[key]
+        for found in world.workloads.values():
+            key = found.metadata.namespace, found.metadata.name
+            if key not in self.keepers:
+                self.keepers[key] = WorkloadKeeper(world, *key, self._news.set)
+
+    def _end_all(self) -> None:
+        for keeper in self.keepers.values():
+            keeper.ask_to_end()
+        until = time.monotonic() + self._settings.shutdown_s
+        for keeper in self.keepers.values():
+            keeper.join(max(0.0, until - time.monotonic()))
+        self.keepers.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _World:
+    """What all keepers share."""
+
+    api: KubernetesApi
+    drivers: ClusterDrivers
+    settings: ControllerSettings
+    tell: Callable[[str], None]
+    workloads: Cache[WorkloadObject]
+    plans: Cache[PlanObject]
+    transitions: Cache[TransitionObject]
+    nodes: Cache[Node]
+
+    @property
+    def caches(self) -> tuple[Cache[Any], ...]:
+        return self.workloads, self.plans, self.transitions, self.nodes
+
+
+class RefusedWorkloadError(PartitaError):
+    """A Workload that cannot be carried.
+
+    Attributes:
+        reason: one word in camel case, for the condition.
+    """
+
+    def __init__(self, reason: str, error: PartitaError) -> None:
+        super().__init__(error.what, where=error.where, hint=error.hint)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    """A Workload as it was read (control's `CurrentWorkload` and `Source`).
+
+    Attributes:
+        document: fingerprint of its spec and its tables.
+        prepared: what planning it needs.
+        stop: true once planning is to end with the best so far.
+    """
+
+    document: str
+    generation: int
+    spec: WorkloadSpec
+    prepared: PreparedWorkload
+    settings: ControllerSettings
+    stop: Callable[[], bool]
+
+    def read(self) -> _Loaded:
+        """Return itself."""
+        return self
+
+    @property
+    def demand(self) -> Demand:
+        """What services are asked, as written."""
+        rates = {service.name: service.rate for service in self.spec.services}
+        return Demand(rates, {cut.spec.name: cut.shares for cut in self.prepared.cuts})
+
+    @property
+    def forbid(self) -> tuple[str, ...]:
+        """Combinations of instances that must not stand together."""
+        return self.spec.limits.forbid
+
+    def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
+        """Return the plan with the fewest GPUs that is nearest to what runs; with too few, by priority."""
+        asked = self.prepared.at(demand.rates, demand.batches, gpus)
+        deadline = Deadline(self.settings.time_limit_s, self.stop)
+        return plan(asked, deadline=deadline, seed=self.settings.seed, best_effort=True, current=current).plan
+
+    @property
+    def models(self) -> frozenset[str]:
+        """The GPUs that it may use, by the catalogue's names."""
+        return frozenset(pool.model for pool in self.spec.gpus)
+
+
+@dataclass(slots=True)
+class _Session:
+    """A Workload under way: as it was read, with all that carries it."""
+
+    loaded: _Loaded
+    driver: ClosableDriver
+    journal: ApiJournal
+    plans: ApiPlans
+    rates: KeptRates
+    reconciler: Reconciler
+    mark: object = None
+    settled: bool = False
+
+
+class WorkloadKeeper:
+    """Carries one Workload, in a thread of its own, until it is gone.
+
+    Attributes:
+        wake: set it to have it look at once.
+    """
+
+    def __init__(self, world: _World, namespace: str, name: str, ended: Callable[[], None]) -> None:
+        self.wake = threading.Event()
+        self.status = WorkloadStatus()
+        self._world = world
+        self._namespace, self._name = namespace, name
+        self._ended = ended
+        self._api = world.api.within(namespace)
+        self._ending = threading.Event()
+        self._records: WorkloadRecords | None = None
+        self._events: EventLog | None = None
+        self._written = WorkloadStatus()
+        self._write_at = float("-inf")
+        self._session: _Session | None = None
+        self._tables = _Tables(self._api)
+        self._failures = 0
+        self._not_before = float("-inf")
+        self._generation = 0
+        self._thread = threading.Thread(target=self._run, name=f"workload {namespace}/{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def over(self) -> bool:
+        """Whether it has ended."""
+        return not self._thread.is_alive()
+
+    def ask_to_end(self) -> None:
+        """Have it begin nothing more."""
+        self._ending.set()
+        self.wake.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for its end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            while not self._ending.is_set():
+                self.wake.clear()
+                try:
+                    if not self._look():
+                        return
+                except LostLeadershipError:
+                    return
+                except PartitaError as error:
+                    self._tell(f"{_text(error)}; looking again")
+                    self._pause()
+                except Exception as error:  # noqa: BLE001 -- one Workload's trouble is none of the others'
+                    self._tell("".join(traceback.format_exception(error)))
+                    text = f"a fault in partita itself: {type(error).__name__}: {error}; see the controller's log"
+                    self._set(Condition("Degraded", "True", "Fault", text))
+                    self._pause()
+                self.wake.wait(self._world.settings.poll_s)
+        finally:
+            self._close_session()
+            self._ended()
+
+    def _look(self) -> bool:
+        """Take a step; return False if the Workload is gone."""
+        found = self._world.workloads.get(self._name, self._namespace)
+        if found is None or (self._records is not None and self._records.owner.uid != found.metadata.uid):
+            return False
+        if self._records is None:
+            self._records = WorkloadRecords(self._api, found, self._world.plans, self._world.transitions)
+            self._events = EventLog(self._records, self._tell)
+            self.status = self._written = found.status
+        self._records.now(found)
+        if found.metadata.deletion_timestamp is not None:
+            return self._delete(found)
+        if FINALIZER not in found.metadata.finalizers:
+            self._finalizers(found, [*found.metadata.finalizers, FINALIZER])
+        self._accept(found)
+        if self._session is not None and time.monotonic() >= self._not_before:
+            self._step(self._session)
+        self._flush(force=False)
+        return True
+
+    # Reading
+
+    def _accept(self, found: WorkloadObject) -> None:
+        """Have a session for the Workload as it is now, or say why it cannot be carried."""
+        self._generation = generation = found.metadata.generation
+        try:
+            loaded = self._read(found)
+        except RefusedWorkloadError as error:
+            self._refuse(error, generation)
+            return
+        before = self._session
+        if before is not None and before.loaded.document == loaded.document:
+            before.loaded = loaded
+            self._set(_accepted(generation))
+            return
+        self._open(loaded)
+        self._failures, self._not_before = 0, float("-inf")
+        self._set(_accepted(generation), state="Planning", services=len(loaded.spec.services))
+
+    def _refuse(self, error: RefusedWorkloadError, generation: int) -> None:
+        hint = f"; {error.hint}" if error.hint else ""
+        on = "; going on with what was accepted before" if self._session is not None else ""
+        text = f"{error}{hint}{on}"
+        self._set(Condition("Accepted", "False", error.reason, text, "", generation))
+        if self._session is None:
+            self.status = msgspec.structs.replace(self.status, state="Refused")
+        self._say(error.reason, text)
+
+    def _read(self, found: WorkloadObject) -> _Loaded:
+        """Return a Workload with its tables.
+
+        Raises:
+            RefusedWorkloadError: it cannot be carried as it is.
+        """
+        name = f"Workload {self._namespace}/{self._name}"
+        try:
+            spec = read_spec(found.spec, name)
+            for at, template in _templates(spec):
+                for fault in self._world.drivers.refusals(template):
+                    raise InputError(fault.what, where=f"{at}.{fault.where}", hint=fault.hint)
+        except InputError as error:
+            raise RefusedWorkloadError("InvalidSpec", error) from None
+        self._refuse_taken(found, spec)
+        table, texts = self._tables.read(spec)
+        digest = hashlib.sha256(msgspec.json.encode([found.spec, texts], order="sorted"))
+        document = digest.hexdigest()[:16]
+        if self._session is not None and self._session.loaded.document == document:
+            return self._session.loaded
+        try:
+            registry.make("transition_algorithms", spec.algorithm)
+            prepared = prepare(spec, table)
+        except InfeasibleError as error:
+            raise RefusedWorkloadError("Infeasible", error) from None
+        except InputError as error:
+            raise RefusedWorkloadError("InvalidSpec", error) from None
+        generation = found.metadata.generation
+        return _Loaded(document, generation, spec, prepared, self._world.settings, self._interrupted)
+
+    def _refuse_taken(self, found: WorkloadObject, spec: WorkloadSpec) -> None:
+        """Refuse a Workload whose GPUs an older one has.
+
+        Raises:
+            RefusedWorkloadError: one has.
+        """
+        mine = {pool.model for pool in spec.gpus}
+        for other in self._world.workloads.values():
+            if other.metadata.uid == found.metadata.uid or _age(other) > _age(found):
+                continue
+            models, nodes = _wanted(other)
+            shared = sorted(mine & models)
+            if not shared:
+                continue
+            both = [
+                node.metadata.name
+                for node in self._world.nodes.values()
+                if _has(node, spec.nodes) and _has(node, nodes)
+            ]
+            if both or not self._world.nodes.values():
+                place = f" on node {min(both)}" if both else ""
+                whose = f"{other.metadata.namespace}/{other.metadata.name}"
+                error = InputError(
+                    f"Workload {whose} has the GPUs of model {shared[0]}{place} already",
+                    where="nodes",
+                    hint="give each Workload nodes of its own with `nodes`, or put the services into one Workload",
+                )
+                raise RefusedWorkloadError("PoolTaken", error)
+
+    # Acting
+
+    def _open(self, loaded: _Loaded) -> None:
+        """Have a session, with the driver of the one before if it is for the same GPUs."""
+        before, world, records, events = self._session, self._world, self._records, self._events
+        if records is None or events is None:
+            raise AssertionError("the Workload was not read")
+        same = before is not None and (
+            (before.loaded.models, before.loaded.spec.nodes) == (loaded.models, loaded.spec.nodes)
+        )
+        if before is not None and same:
+            driver = before.driver
+            self._session = None
+        else:
+            self._close_session()
+            nodes = loaded.spec.nodes
+
+            def chosen(node: str, model: str) -> bool:
+                known = world.nodes.get(node)
+                return model in loaded.models and known is not None and _has(known, nodes)
+
+            driver = world.drivers.open(self._api, self._name, self._template, chosen)
+        spec = loaded.spec
+        journal = ApiJournal(records, events, self._serving)
+        plans = ApiPlans(records, events, loaded.document, manual=spec.approve == "Manual")
+        rates = rates_from(spec.rates, self._api, self._namespace)
+        reconciler = Reconciler(
+            self._controller(driver, journal, spec.algorithm),
+            loaded,
+            rates,
+            world.settings.hysteresis,
+            TransitionOptions(spec.algorithm, spec.extra_gpus),
+            plans=plans,
+        )
+        self._session = _Session(loaded, driver, journal, plans, rates, reconciler)
+
+    def _controller(self, driver: ClosableDriver, journal: ApiJournal, algorithm: str) -> Controller:
+        world = self._world
+        executor = TransitionExecutor(
+            driver,
+            journal,
+            _Reporter(journal, self._tell),
+            world.settings.backoff,
+            random.Random(),
+            self._interrupted,
+        )
+        made = registry.make("transition_algorithms", algorithm)
+        return Controller(executor, made, world.drivers.durations, f"kubectl get workload {self._name}")
+
+    def _template(self, service: str) -> Mapping[str, Any]:
+        """Return a service's pod template as it is now.
+
+        Raises:
+            InputError: it has none.
+        """
+        session = self._session
+        if session is not None:
+            spec = session.loaded.spec
+            for each in spec.services:
+                found = each.pod or spec.pod
+                if each.name == service and found is not None:
+                    return found
+        raise InputError("it has no pod template", where=f"services.{service}.pod", hint="give it a pod")
+
+    def _interrupted(self) -> bool:
+        """Say whether what is under way is to stop: an end was asked for, or the Workload is another."""
+        if self._ending.is_set():
+            return True
+        found = self._world.workloads.get(self._name, self._namespace)
+        if found is None:
+            return False  # the API server may be away, or it is being deleted: its finalizer is ours
+        meta = found.metadata
+        draining = self.status.state == "Draining"
+        return (meta.deletion_timestamp is not None) is not draining or meta.generation != self._generation
+
+    def _step(self, session: _Session) -> None:
+        """Let the reconciler take a step, and put into conditions what comes of it."""
+        seen = changes(session.driver, session.mark, ())
+        session.mark = seen.mark
+        quiet = not seen.gpus and not seen.gone
+        if quiet and session.settled and session.loaded.spec.rates is None:
+            return
+        session.settled = False
+        try:
+            session.reconciler.step(time.monotonic())
+        except StopRequestedError:
+            self.wake.set()
+            return
+        except (JournalError, DriveError) as error:
+            self._tell(f"{error}; looking again")
+            self._pause()
+            return
+        except InfeasibleError as error:
+            planned = session.plans.last() is not None
+            trouble = Condition("Degraded", "True", "NoWay", _text(error))
+            self._set(trouble if planned else Condition("Planned", "False", "Infeasible", _text(error)))
+            self._say("Infeasible", _text(error))
+            self._pause()
+        except PartitaError as error:
+            self._set(Condition("Degraded", "True", "Stopped", _text(error)))
+            self._say("Stopped", _text(error))
+            self._pause()
+        else:
+            self._failures = 0
+            session.settled = True
+            self._set(Condition("Degraded", "False", "AsExpected", ""))
+        self._describe(session, session.driver.observe())
+
+    def _pause(self) -> None:
+        self._failures += 1
+        backoff = self._world.settings.backoff
+        self._not_before = time.monotonic() + backoff.delay(self._failures, random.Random())
+
+    def _delete(self, found: WorkloadObject) -> bool:
+        """End what the Workload runs, as it says; return False once it may go."""
+        if FINALIZER not in found.metadata.finalizers:
+            return False
+        records, events, world = self._records, self._events, self._world
+        if records is None or events is None:
+            raise AssertionError("the Workload was not read")
+        self._generation = found.metadata.generation
+        self._close_session()
+        self._set(Condition("Accepted", "False", "Deleted", "it is deleted"), state="Draining")
+        self._flush(force=True)
+        journal = ApiJournal(records, events, self._serving)
+        driver = world.drivers.open(self._api, self._name, self._template, lambda _node, _model: True)
+        try:
+            if found.spec.get("deletionPolicy", "Drain") == "Drain":
+                observation = driver.observe()
+                old = standing_rates(journal.promised(), deployed(observation))
+                goal = goal_for(Layouts(()), old, journal.unfinished(), algorithm="shortest", extra_gpus=None)
+                self._controller(driver, journal, "shortest").reach(goal)
+            if isinstance(driver, ReleasesGpus):
+                driver.release()
+        except PartitaError as error:
+            self._set(Condition("Degraded", "True", "Stopped", _text(error)))
+            self._flush(force=True)
+            raise
+        finally:
+            driver.close()
+        self._finalizers(found, [each for each in found.metadata.finalizers if each != FINALIZER])
+        return False
+
+    def _finalizers(self, found: WorkloadObject, wanted: Sequence[str]) -> None:
+        meta = {"resourceVersion": found.metadata.resource_version, "finalizers": list(wanted)}
+        with suppress(NotFoundError, ConflictError):  # another look comes
+            self._api.patch(WORKLOADS, self._name, {"metadata": meta})
+
+    def _close_session(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            session.driver.close()
+
+    # Telling
+
+    def _describe(self, session: _Session, observation: Observation) -> None:
+        """Put into the status what is planned and what runs."""
+        current = deployed(observation)
+        self._serving(current.capacity(), current.used)
+        newest = session.plans.newest()
+        generation = self._generation
+        conditions: list[Condition] = []
+        waiting = False
+        if newest is not None and newest.spec.document == session.loaded.document:
+            short = [each.name for each in newest.spec.services if each.capacity < each.rate * (1 - 1e-6)]
+            text = f"{newest.metadata.name}: {newest.spec.used} GPUs"
+            said = f"; the GPUs do not suffice for {', '.join(short)}" if short else ""
+            reason = "BestEffort" if short else "Planned"
+            conditions.append(Condition("Planned", "True", reason, text + said, "", generation))
+            waiting = session.loaded.spec.approve == "Manual" and not session.plans.approved()
+            approved = (
+                Condition(
+                    "Approved",
+                    "False",
+                    "WaitingForApproval",
+                    f"`kubectl partita approve {newest.metadata.name}`",
+                )
+                if waiting
+                else Condition("Approved", "True", "Approved", newest.metadata.name)
+            )
+            conditions.append(approved)
+        rates = newest.spec.rates if newest is not None else session.loaded.demand.rates
+        capacity = current.capacity()
+        behind = sorted(name for name, rate in rates.items() if capacity.get(name, 0.0) < rate * (1 - 1e-6))
+        ready = Condition("Ready", "True", "Serving", "every service has its rate", "", generation)
+        if behind:
+            what = ", ".join(f"{name} {capacity.get(name, 0.0):.0f}/{rates[name]:.0f}" for name in behind[:5])
+            ready = Condition(
+                "Ready", "False", "BelowRate", f"ready of required items/s: {what}", "", generation
+            )
+        conditions += [ready, _measured(session)]
+        session.settled = session.settled and not waiting
+        transitions = self._records.transitions() if self._records is not None else []
+        last = transitions[-1].metadata.name if transitions else ""
+        state = "Waiting" if waiting else "Serving" if not behind else "Degraded"
+        self._set(
+            *conditions,
+            state=state,
+            plan=newest.metadata.name if newest is not None else "",
+            transition=last,
+            services=len(session.loaded.spec.services),
+        )
+
+    def _serving(self, capacity: Mapping[str, float], used: int) -> None:
+        """Take down what is ready, while a transition is under way too."""
+        session = self._session
+        rates: Mapping[str, float] = {}
+        if session is not None:
+            newest = session.plans.newest()
+            rates = newest.spec.rates if newest is not None else session.loaded.demand.rates
+        fields: dict[str, Any] = {"gpus": used, "nearest": nearest_service(capacity, rates)}
+        if session is not None and not session.settled:
+            fields["state"] = "Moving"
+        self.status = msgspec.structs.replace(self.status, **fields)
+        self._flush(force=False)
+
+    def _set(self, *conditions: Condition, **fields: Any) -> None:  # noqa: ANN401 -- the status's fields
+        merged = conditions_with(self.status.conditions, conditions)
+        self.status = msgspec.structs.replace(
+            self.status, conditions=merged, observed_generation=self._generation, **fields
+        )
+
+    def _flush(self, *, force: bool) -> None:
+        """Write the status if it is another, and was not written just now."""
+        now = time.monotonic()
+        if self.status == self._written or (now < self._write_at and not force):
+            return
+        self._write_at = now + PROGRESS_S
+        try:
+            body = {"status": to_data(self.status)}
+            self._api.patch(WORKLOADS, self._name, body, subresource="status")
+        except LostLeadershipError:
+            raise
+        except KubernetesError as error:
+            self._tell(f"the status cannot be written: {error}")
+        else:
+            self._written = self.status
+
+    def _say(self, reason: str, text: str) -> None:
+        if self._events is not None and self._records is not None:
+            owner = self._records.owner
+            about = {"kind": "Workload", "name": owner.name, "uid": owner.uid}
+            self._events.say(about, reason, text, warning=True)
+
+    def _tell(self, text: str) -> None:
+        self._world.tell(f"{self._namespace}/{self._name}: {text}")
+
+
+class _Tables:
+    """Reads the performance tables of a Workload, whose ConfigMaps it looks at now and then."""
+
+    def __init__(self, api: KubernetesApi) -> None:
+        self._api = api
+        self._texts: dict[tuple[str, str], tuple[float, str]] = {}
+        self._last: tuple[list[str], PerfTable] | None = None
+
+    def read(self, spec: WorkloadSpec) -> tuple[PerfTable, list[str]]:
+        """Return the tables joined, and their texts.
+
+        Raises:
+            RefusedWorkloadError: one is missing, or cannot be used.
+            KubernetesError: the API does not answer.
+        """
+        sources = [self._text(index, each) for index, each in enumerate(spec.performance)]
+        texts = [text for _, text in sources]
+        if self._last is None or self._last[0] != texts:
+            self._last = texts, _joined(sources)
+        return self._last[1], texts
+
+    def _text(self, index: int, source: Any) -> tuple[str, str]:  # noqa: ANN401
+        """Return a table's name and text."""
+        if source.csv is not None:
+            return f"performance[{index}].csv", source.csv
+        wanted = source.config_map
+        key = wanted.name, wanted.key
+        name = f"ConfigMap {wanted.name} {wanted.key}"
+        known = self._texts.get(key)
+        if known is not None and time.monotonic() < known[0] + _TABLES_S:
+            return name, known[1]
+        where = f"performance[{index}].configMap"
+        try:
+            data = self._api.get(CONFIG_MAPS, wanted.name).data
+        except NotFoundError:
+            hint = f"make it: `kubectl create configmap {wanted.name} --from-file={wanted.key}`"
+            error = InputError(f"there is no ConfigMap {wanted.name!r}", where=where, hint=hint)
+            raise RefusedWorkloadError("TableMissing", error) from None
+        if wanted.key not in data:
+            hint = f"its keys are {', '.join(sorted(data)) or 'none'}"
+            error = InputError(f"ConfigMap {wanted.name!r} has no key {wanted.key!r}", where=where, hint=hint)
+            raise RefusedWorkloadError("TableMissing", error)
+        self._texts[key] = time.monotonic(), data[wanted.key]
+        return name, data[wanted.key]
+
+
+def _joined(sources: Sequence[tuple[str, str]]) -> PerfTable:
+    """Return tables as one; faults name the table as users know it.
+
+    Raises:
+        RefusedWorkloadError: one cannot be used.
+    """
+    if not sources:
+        return PerfTable(())
+    with tempfile.TemporaryDirectory() as folder:
+        paths = [Path(folder) / f"{index}.csv" for index in range(len(sources))]
+        for path, (_, text) in zip(paths, sources, strict=True):
+            path.write_text(text, encoding="utf-8")
+        try:
+            return read_tables(map(str, paths))
+        except InputError as error:
+            for path, (name, _) in zip(paths, sources, strict=True):
+                error.what = error.what.replace(str(path), name)
+                error.where = error.where and error.where.replace(str(path), name)
+            raise RefusedWorkloadError("TableInvalid", error) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Reporter:
+    """What the executor tells: progress to the journal, the rest to the log."""
+
+    journal: ApiJournal
+    tell: Callable[[str], None]
+
+    def began(self, action: Any) -> None:  # noqa: ANN401
+        """Do nothing: progress tells it."""
+
+    def ended(self, ended: Any, done: int, total: int) -> None:  # noqa: ANN401
+        """Count it, and tell what failed."""
+        self.journal.ended(ended, done, total)
+
+    def note(self, text: str) -> None:
+        """Tell something."""
+        self.tell(text)
+
+    def observed(self, view: Any) -> None:  # noqa: ANN401
+        """Write the progress."""
+        self.journal.observed(view)
+
+
+def _templates(spec: WorkloadSpec) -> list[tuple[str, Mapping[str, Any]]]:
+    found = [(f"services[{index}].pod", each.pod) for index, each in enumerate(spec.services)]
+    return [(at, template) for at, template in [("pod", spec.pod), *found] if template is not None]
+
+
+def _accepted(generation: int) -> Condition:
+    return Condition("Accepted", "True", "Accepted", "", "", generation)
+
+
+def _measured(session: _Session) -> Condition:
+    fault = session.rates.fault
+    if session.loaded.spec.rates is None:
+        return Condition("RatesMeasured", "False", "AsWritten", "the rates are those of the services")
+    if fault is not None:
+        return Condition("RatesMeasured", "False", "Unavailable", f"{_text(fault)}; the last rates hold")
+    return Condition("RatesMeasured", "True", "Measured", "")
+
+
+def _text(error: PartitaError) -> str:
+    return f"{error}; {error.hint}" if error.hint else str(error)
+
+
+def _age(workload: WorkloadObject) -> tuple[str, str]:
+    return workload.metadata.creation_timestamp, workload.metadata.uid
+
+
+def _wanted(workload: WorkloadObject) -> tuple[set[str], Mapping[str, str]]:
+    """Return the models and the node labels of another Workload, as far as they can be read."""
+    models: set[str] = set()
+    pools = workload.spec.get("gpus")
+    for pool in pools if isinstance(pools, list) else []:
+        with suppress(InputError):
+            models.add(gpu_model(str(pool.get("model"))).name)
+    nodes = workload.spec.get("nodes")
+    return models, nodes if isinstance(nodes, dict) else {}
+
+
+def _has(node: Node, labels: Mapping[str, str]) -> bool:
+    return all(node.metadata.labels.get(key) == value for key, value in labels.items())

@@ -1,0 +1,203 @@
+"""One controller acts: the one that holds a Lease. A holder that is killed is followed within 20 seconds.
+
+No clock is compared with another host's. A candidate takes over once it has seen the lease unchanged for as long as
+the lease lasts; the holder counts from before it asked for its last renewal, and stops writing `_MARGIN_S` before
+anybody else may begin.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from partita.kubernetes.objects import (
+    ConflictError,
+    Kind,
+    KubernetesError,
+    KubernetesObject,
+    NotFoundError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from partita.kubernetes.api import KubernetesApi
+    from partita.kubernetes.objects import Body
+
+LEASE_S = 15
+"""How long a lease lasts that is not renewed."""
+_RENEW_S = 3.0
+_MARGIN_S = 5.0
+_LOOK_S = 2.0
+
+
+class LeaseSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """Who holds a lease, since when, and for how long."""
+
+    holder_identity: str | None = None
+    lease_duration_seconds: int | None = None
+    renew_time: str | None = None
+    lease_transitions: int | None = None
+
+
+class Lease(KubernetesObject, frozen=True):
+    """A lease."""
+
+    spec: LeaseSpec = LeaseSpec()
+
+
+LEASES = Kind("Lease", "leases", Lease, group="coordination.k8s.io")
+
+
+class LostLeadershipError(KubernetesError):
+    """Another controller may act by now, so this one may not."""
+
+
+class Leader:
+    """A candidate for a lease in the API's namespace, and its holder from time to time.
+
+    Args:
+        api: the API, not guarded.
+        name: of the Lease.
+        tell: is told what happens, in words.
+    """
+
+    def __init__(self, api: KubernetesApi, name: str, tell: Callable[[str], None]) -> None:
+        self.identity = f"{socket.gethostname()}_{os.getpid()}_{secrets.token_hex(4)}"
+        self._api = api
+        self._name = name
+        self._tell = tell
+        self._lease: Lease | None = None
+        self._seen: tuple[str, float] = ("", 0.0)  # version of another's lease, and since when it is so
+        self._until = float("-inf")  # of our own lease, on the monotonic clock, margin taken off
+        self._over = threading.Event()
+        self._renewing: threading.Thread | None = None
+        self._acquired = ""
+
+    @property
+    def leads(self) -> bool:
+        """Whether this controller may act now."""
+        return time.monotonic() < self._until
+
+    def check(self) -> None:
+        """Return if this controller may act now.
+
+        Raises:
+            LostLeadershipError: it may not.
+        """
+        if not self.leads:
+            raise LostLeadershipError(
+                "this controller does not lead any more; nothing is written",
+                where=f"Lease {self._name}",
+                hint=f"`kubectl get lease {self._name}` says who does",
+            )
+
+    def campaign(self, stop: threading.Event) -> bool:
+        """Wait until this controller leads; return False if it was asked to stop before that."""
+        told = ""
+        while not stop.is_set():
+            try:
+                if self._take():
+                    self._over.clear()
+                    self._renewing = threading.Thread(target=self._renew, name="lease", daemon=True)
+                    self._renewing.start()
+                    self._tell(f"leading as {self.identity}")
+                    return True
+                holder = self._lease.spec.holder_identity if self._lease else None
+                text = f"waiting: {holder} leads"
+            except ConflictError:
+                continue  # somebody was faster
+            except KubernetesError as error:
+                text = f"the lease cannot be taken: {error}"
+            if text != told:
+                self._tell(text)
+            told = text
+            stop.wait(_LOOK_S)
+        return False
+
+    def release(self) -> None:
+        """Let another lead at once. From here on nothing may be written."""
+        self._over.set()
+        if self._renewing is not None:
+            self._renewing.join()
+        held, self._until = self.leads, float("-inf")
+        if held and self._lease is not None:
+            try:
+                self._write({**self._spec(), "holderIdentity": "", "leaseDurationSeconds": 1})
+            except KubernetesError as error:
+                self._tell(f"the lease ends by itself: {error}")
+
+    def _take(self) -> bool:
+        """Look at the lease, and take it if nobody holds it; say whether it is ours."""
+        asked = time.monotonic()
+        try:
+            self._lease = found = self._api.get(LEASES, self._name)
+        except NotFoundError:
+            self._lease = self._api.create(LEASES, {"metadata": {"name": self._name}, "spec": self._spec()})
+            self._until = asked + LEASE_S - _MARGIN_S
+            return True
+        spec, version = found.spec, found.metadata.resource_version
+        if spec.holder_identity:
+            if self._seen[0] != version:
+                self._seen = version, asked
+            if asked < self._seen[1] + (spec.lease_duration_seconds or LEASE_S):
+                return False
+        asked = time.monotonic()
+        self._write(self._spec(taken=(spec.lease_transitions or 0) + 1))
+        self._until = asked + LEASE_S - _MARGIN_S
+        return True
+
+    def _renew(self) -> None:
+        while not self._over.wait(_RENEW_S):
+            asked = time.monotonic()
+            try:
+                self._write(self._spec())
+            except ConflictError:
+                if not self._still_ours():
+                    self._until = float("-inf")
+                    self._tell("another controller has taken the lease")
+                    return
+                continue
+            except KubernetesError as error:
+                if not self.leads:
+                    self._tell(f"the lease could not be renewed in time: {error}")
+                    return
+                continue
+            if not self.leads:
+                return  # it was too late: somebody may have seen it end
+            self._until = asked + LEASE_S - _MARGIN_S
+
+    def _still_ours(self) -> bool:
+        """Look at the lease that somebody else wrote; say whether it is ours all the same."""
+        try:
+            self._lease = self._api.get(LEASES, self._name)
+        except KubernetesError:
+            return self.leads
+        return self._lease.spec.holder_identity == self.identity
+
+    def _write(self, spec: Body) -> None:
+        if self._lease is None:
+            raise AssertionError("there is no lease yet")
+        meta = self._lease.metadata
+        body = {"metadata": {"name": self._name, "resourceVersion": meta.resource_version}, "spec": spec}
+        self._lease = self._api.replace(LEASES, body)
+
+    def _spec(self, taken: int | None = None) -> Body:
+        now = datetime.now(UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
+        if taken is not None or not self._acquired:
+            self._acquired = now
+        before = self._lease.spec.lease_transitions if self._lease else None
+        return {
+            "holderIdentity": self.identity,
+            "leaseDurationSeconds": LEASE_S,
+            "renewTime": now,
+            "acquireTime": self._acquired,
+            "leaseTransitions": taken if taken is not None else before or 0,
+        }
