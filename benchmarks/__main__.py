@@ -19,6 +19,7 @@ NAMES = (
     "jobs",
     "job_queue",
     "model_memory",
+    "kubernetes_allocation",
 )
 
 

@@ -207,6 +207,11 @@ class DraDriver:
         return self._clock
 
     @property
+    def writes(self) -> Mapping[tuple[str, str], int]:
+        """How many writes were sent, by verb and resource."""
+        return self._api.writes
+
+    @property
     def inventory(self) -> Inventory:
         """All GPUs, those that cannot be used too, and what a person should know of them."""
         return self._state.inventory
@@ -264,23 +269,21 @@ class DraDriver:
             "a claim that someone else made stays theirs", where=f"{gpu} {placement}", hint=hint
         )
 
-    def leftovers(self) -> tuple[str, ...]:
-        """Take away our claims that no pod uses on GPUs that are gone for good; return their names.
+    def clear(self) -> tuple[str, ...]:
+        """Take away our claims that are of no use any more; return their names.
 
-        What a node that was deleted leaves behind is claims: its pods go by themselves.
+        Those are claims that somebody deleted, once no pod uses them, and those on GPUs whose node is gone for good:
+        such a node's pods go by themselves, its claims do not.
 
         Raises:
             KubernetesError: they cannot be written.
         """
         found = []
         for claim in self._state.claims.values():
-            on_nothing = all(self._state.gpu(each) is None for each in self._state.gpus_of(claim))
-            if (
-                self._state.ours(claim)
-                and on_nothing
-                and not self._state.nodes_of(claim)
-                and not claim.status.reserved_for
-            ):
+            if not self._state.ours(claim) or claim.status.reserved_for or self._pod_of(claim) is not None:
+                continue
+            lost = all(self._state.gpu(each) is None for each in self._state.gpus_of(claim))
+            if claim.leaving or (lost and not self._state.nodes_of(claim)):
                 self._remove(claim)
                 found.append(claim.metadata.name)
         return tuple(found)
@@ -416,6 +419,9 @@ class DraDriver:
             RefusedError: a claim of that name is not ours.
         """
         body = claim_body(instance, self._workload, self._owners)
+        known = self._state.claims.get(instance.name)
+        if known is not None and self._state.ours(known) and known.status.allocation and not known.leaving:
+            return known
         while True:
             try:
                 claim = self._send(running, lambda: self._api.create(RESOURCE_CLAIM, body))

@@ -51,7 +51,7 @@ class DeviceTaintRule(KubernetesObject, frozen=True, gc=False):
     spec: TaintRuleSpec
 
 
-_KINDS = tuple(
+TAINT_RULES = tuple(
     Kind("DeviceTaintRule", "devicetaintrules", DeviceTaintRule, version, "resource.k8s.io", namespaced=False)
     for version in ("v1", "v1beta2", "v1alpha3")
 )
@@ -119,7 +119,7 @@ class Fence:
         """
         if self._kind is not None:
             return self._kind
-        for kind in _KINDS:
+        for kind in TAINT_RULES:
             try:
                 standing = self._api.list_objects(kind, labels=_LABEL).items
             except NoKindError:

@@ -54,7 +54,7 @@ PATHS = {
     "resourceclaims": "apis/resource.k8s.io/v1",
     "resourceslices": "apis/resource.k8s.io/v1",
     "deviceclasses": "apis/resource.k8s.io/v1",
-    "devicetaintrules": "apis/resource.k8s.io/v1beta2",
+    "devicetaintrules": "apis/resource.k8s.io/v1",
     "roles": "apis/rbac.authorization.k8s.io/v1",
     "rolebindings": "apis/rbac.authorization.k8s.io/v1",
     "clusterroles": "apis/rbac.authorization.k8s.io/v1",

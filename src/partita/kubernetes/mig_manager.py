@@ -1,0 +1,341 @@
+"""Cuts the empty GPUs of nodes without a DRA driver, through the GPU operator's mig-manager.
+
+mig-manager is told a node's config by the label `nvidia.com/mig.config`, a name of the ConfigMap that it mounts, and
+answers by `nvidia.com/mig.config.state`: `pending`, `rebooting`, then `success` or `failed` (github
+NVIDIA/mig-parted, cmd/nvidia-mig-manager/reconfigure_mig.go at 19b6772; the GPU operator's page on MIG). A config
+gives counts, so where instances start is not Partita's choice, and a GPU whose counts change loses all instances that
+it has. So only nodes on which no pod holds a GPU are cut, and they are cordoned meanwhile.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import yaml
+
+from partita.errors import PartitaError
+from partita.kubernetes.inventory import NODE, NVIDIA, RESOURCE_SLICE, node_inventory
+from partita.kubernetes.objects import ConflictError, Kind, KubernetesObject, NotFoundError
+from partita.kubernetes.pods import MANAGER, shortened
+from partita.mig_parted import mig_parted_config
+from partita.transition.deployment import Layouts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from partita.kubernetes.api import KubernetesApi
+    from partita.kubernetes.inventory import Node
+    from partita.kubernetes.objects import Body
+    from partita.planning.plan import Plan
+    from partita.transition.deployment import DeployedGpu
+
+CONFIG = "nvidia.com/mig.config"
+STATE = "nvidia.com/mig.config.state"
+CORDONED = "partita.dev/cordoned"
+"""Annotation of a node that is cordoned while it is cut."""
+_KEY = "config.yaml"
+_POLL_S = 1.0
+_TRIES = 3
+
+
+class UsedResources(msgspec.Struct, frozen=True, gc=False):
+    """What a container asks for."""
+
+    requests: dict[str, Any] = {}
+    limits: dict[str, Any] = {}
+
+
+class UsingContainer(msgspec.Struct, frozen=True, gc=False):
+    """A container, as far as it may hold a GPU."""
+
+    resources: UsedResources = UsedResources()
+
+
+class UsingSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """A pod's spec, as far as it may hold a GPU."""
+
+    containers: tuple[UsingContainer, ...] = ()
+    init_containers: tuple[UsingContainer, ...] = ()
+
+
+class UsingStatus(msgspec.Struct, frozen=True, gc=False):
+    """How far a pod is."""
+
+    phase: str = "Pending"
+
+
+class UsingPod(KubernetesObject, frozen=True, gc=False):
+    """A pod that may hold a GPU."""
+
+    spec: UsingSpec = UsingSpec()
+    status: UsingStatus = UsingStatus()
+
+    @property
+    def holds_gpu(self) -> bool:
+        """Whether it runs, or may, and asks for a GPU or a MIG device."""
+        asked = (
+            name
+            for each in (*self.spec.containers, *self.spec.init_containers)
+            for name in (*each.resources.requests, *each.resources.limits)
+        )
+        return self.status.phase not in {"Succeeded", "Failed"} and any(
+            name.startswith("nvidia.com/") for name in asked
+        )
+
+
+class ConfigMap(KubernetesObject, frozen=True, gc=False):
+    """Named texts."""
+
+    data: dict[str, str] = msgspec.field(default_factory=dict)
+
+
+USING_POD = Kind("Pod", "pods", UsingPod)
+CONFIG_MAP = Kind("ConfigMap", "configmaps", ConfigMap)
+
+
+class NotEmptyError(PartitaError):
+    """A node cannot be cut: something is on its GPUs, or it is not mig-manager's."""
+
+
+class CutFailedError(PartitaError):
+    """mig-manager did not do what it was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutNode:
+    """A node that was cut: the config's name, and the seconds that it took."""
+
+    node: str
+    config: str
+    seconds: float
+
+
+class MigManager:
+    """Has mig-manager cut nodes.
+
+    Args:
+        api: the cluster's.
+        namespace: of the GPU operator.
+        config_map: that mig-manager mounts: the operator's value `migManager.config.name`.
+        timeout_s: how long a node may take, with a reboot if it needs one.
+        settle_s: until a change of the ConfigMap is in mig-manager's volume; a config that is not there yet fails.
+    """
+
+    def __init__(
+        self,
+        api: KubernetesApi,
+        *,
+        namespace: str = "gpu-operator",
+        config_map: str = "partita-mig-parted-config",
+        timeout_s: float = 900.0,
+        settle_s: float = 90.0,
+    ) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._config_map = config_map
+        self._timeout_s = timeout_s
+        self._settle_s = settle_s
+
+    def cut(
+        self, wanted: Plan | Layouts, tell: Callable[[str], None] = lambda _: None
+    ) -> tuple[CutNode, ...]:
+        """Cut all nodes of a plan, one after another; those that are cut so already are left as they are.
+
+        Args:
+            wanted: ids of GPUs are `NODE/gpu-N`.
+            tell: told what happens.
+
+        Raises:
+            NotEmptyError: one of the nodes cannot be cut; none has been touched then.
+            CutFailedError: mig-manager failed, or did not end in time; nodes before that one are cut.
+            KubernetesError: the cluster does not answer, or refuses.
+        """
+        by_node: defaultdict[str, list[Any]] = defaultdict(list)
+        for gpu in wanted.gpus:
+            by_node[gpu.id.rpartition("/")[0]].append(gpu)
+        for node, gpus in by_node.items():
+            self._require_fit(node, gpus)
+            self._require_empty(node)
+        return tuple(self._cut_node(node, gpus, tell) for node, gpus in by_node.items())
+
+    def _require_fit(self, name: str, gpus: list[DeployedGpu]) -> Node:
+        """Return a node that has the GPUs of a plan, and whose GPUs are mig-manager's.
+
+        Raises:
+            NotEmptyError: it has not, or they are not.
+        """
+        try:
+            node = self._api.get(NODE, name)
+        except NotFoundError:
+            raise NotEmptyError("there is no such node", where=name, hint="kubectl get nodes") from None
+        slices = self._api.list_objects(RESOURCE_SLICE, fields=f"spec.nodeName={name}").items
+        if any(each.spec.driver == NVIDIA for each in slices):
+            hint = "use the DRA driver there: it makes instances as pods come"
+            raise NotEmptyError(
+                "NVIDIA's DRA driver has its GPUs, and each GPU has one owner", where=name, hint=hint
+            )
+        if not node.ready:
+            raise NotEmptyError("the node is not ready", where=name)
+        if node.metadata.labels.get("nvidia.com/mig.capable") != "true":
+            raise NotEmptyError("its GPUs cannot be cut: nvidia.com/mig.capable is not true", where=name)
+        found = node_inventory(name, node, ())
+        there = {gpu.id: gpu.model.name if gpu.model else gpu.product for gpu in found.gpus}
+        for gpu in gpus:
+            if there.get(gpu.id) != gpu.model:
+                told = there.get(gpu.id) or f"not there; the node has {len(there)}"
+                raise NotEmptyError(f"the plan says {gpu.model}, and it is {told}", where=gpu.id)
+        return node
+
+    def _require_empty(self, name: str) -> None:
+        """Return if no pod holds a GPU of a node.
+
+        Raises:
+            NotEmptyError: one does.
+        """
+        pods = self._api.list_objects(USING_POD, fields=f"spec.nodeName={name}").items
+        holding = [f"{each.metadata.namespace}/{each.metadata.name}" for each in pods if each.holds_gpu]
+        if holding:
+            raise NotEmptyError(
+                f"{len(holding)} pods hold its GPUs: {', '.join(sorted(holding)[:3])}",
+                where=name,
+                hint="mig-manager destroys instances whose counts change; drain the node first",
+            )
+
+    def _cut_node(self, name: str, gpus: list[DeployedGpu], tell: Callable[[str], None]) -> CutNode:
+        began = time.monotonic()
+        (entries,) = mig_parted_config(Layouts(tuple(gpus)))["mig-configs"].values()
+        text = yaml.safe_dump(entries, sort_keys=True)
+        # mig-manager may miss that a label went and came back, so that another try needs another name.
+        base = shortened(f"partita-{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}", 60)
+        names = [f"{base}-{letter}" for letter in "ab"]
+        node = self._api.get(NODE, name)
+        now, state = node.metadata.labels.get(CONFIG), node.metadata.labels.get(STATE)
+        if now in names and state == "success":
+            tell(f"{name}: is cut as planned already")
+            return CutNode(name, now, time.monotonic() - began)
+        if now == names[0]:
+            names.reverse()
+        self._write_configs(dict.fromkeys(names, entries))
+        mine = not node.spec.unschedulable
+        if mine:
+            self._cordon(name, on=True)
+        try:
+            self._require_empty(name)  # what came before the cordon
+            config = self._apply(name, names, tell)
+            self._verify(name, gpus)
+        finally:
+            if mine:
+                self._cordon(name, on=False)
+        return CutNode(name, config, time.monotonic() - began)
+
+    def _write_configs(self, wanted: Mapping[str, list[Body]]) -> None:
+        """Have configs stand in the ConfigMap, beside those of other nodes."""
+        while True:
+            try:
+                found = self._api.get(CONFIG_MAP, self._config_map, self._namespace)
+            except NotFoundError:
+                found = None
+            known = yaml.safe_load(found.data.get(_KEY, "")) if found is not None else None
+            configs = {**((known or {}).get("mig-configs") or {}), **wanted}
+            text = yaml.safe_dump({"version": "v1", "mig-configs": configs}, sort_keys=True)
+            if found is not None and found.data.get(_KEY) == text:
+                return
+            metadata = {"name": self._config_map, "namespace": self._namespace}
+            body: Body = {"metadata": metadata, "data": {_KEY: text}}
+            try:
+                if found is None:
+                    self._api.create(CONFIG_MAP, {**body, "metadata": {**metadata, "labels": MANAGER}})
+                else:
+                    version = {"metadata": {"resourceVersion": found.metadata.resource_version}}
+                    changes = {**version, "data": body["data"]}
+                    self._api.patch(CONFIG_MAP, self._config_map, changes, self._namespace)
+            except ConflictError:
+                continue  # someone else wrote it meanwhile
+            return
+
+    def _cordon(self, name: str, *, on: bool) -> None:
+        annotation = {CORDONED: "true" if on else None}
+        spec = {"unschedulable": True if on else None}
+        self._api.patch(NODE, name, {"metadata": {"annotations": annotation}, "spec": spec})
+
+    def _apply(self, name: str, configs: list[str], tell: Callable[[str], None]) -> str:
+        """Have mig-manager apply one of two configs that say the same; return which.
+
+        Raises:
+            CutFailedError: it failed, each time that it was asked, or did not end in time.
+        """
+        until = time.monotonic() + self._timeout_s
+        logs = f"kubectl logs -n {self._namespace} -l app=nvidia-mig-manager"
+        for tried in range(_TRIES):
+            config = configs[tried % len(configs)]
+            # The last state goes with the last config, so that nothing that is told is of an earlier one.
+            self._api.patch(NODE, name, {"metadata": {"labels": {CONFIG: config, STATE: None}}})
+            tell(f"{name}: mig-manager is asked for {config}")
+            state = self._settled(name, until)
+            if state == "success":
+                return config
+            if state != "failed":
+                raise CutFailedError(
+                    f"mig-manager has not ended in {self._timeout_s:g} s; its state is {state or 'not told'}",
+                    where=name,
+                    hint="does it run there, and mount the ConfigMap "
+                    f"{self._config_map} (migManager.config.name)? {logs}",
+                )
+            if tried + 1 < _TRIES:
+                tell(f"{name}: it failed; the config may not be in its volume yet")
+                time.sleep(self._settle_s)
+        raise CutFailedError(
+            f"mig-manager failed {_TRIES} times to apply {configs[0]}",
+            where=name,
+            hint=f"does the operator's migManager.config.name say {self._config_map}? {logs}",
+        )
+
+    def _settled(self, name: str, until: float) -> str | None:
+        """Return the state that mig-manager ends in, or the last one in time."""
+        state = None
+        while time.monotonic() < until:
+            state = self._api.get(NODE, name).metadata.labels.get(STATE)
+            if state in {"success", "failed"}:
+                return state
+            time.sleep(_POLL_S)
+        return state
+
+    def _verify(self, name: str, gpus: list[DeployedGpu]) -> None:
+        """Hold what the node's labels say against the plan, where they say it (MIG strategy `mixed`).
+
+        Raises:
+            CutFailedError: they say other counts, or none in time.
+        """
+        wanted = Counter(each.placement.profile for gpu in gpus for each in gpu.instances)
+        found: Mapping[str, int] = {}
+        until = time.monotonic() + self._timeout_s
+        while time.monotonic() < until:
+            labels = self._api.get(NODE, name).metadata.labels
+            if labels.get("nvidia.com/mig.strategy") != "mixed":
+                return
+            found = dict(_counts(labels))
+            if found.items() >= wanted.items():
+                return
+            time.sleep(_POLL_S)
+        raise CutFailedError(
+            f"the node shows {_words(found)} instead of {_words(wanted)}",
+            where=name,
+            hint="kubectl describe node " + name,
+        )
+
+
+def _counts(labels: Mapping[str, str]) -> Iterator[tuple[str, int]]:
+    """Yield how many instances of each profile gpu-feature-discovery's labels say."""
+    for key, value in labels.items():
+        name = key.removeprefix("nvidia.com/mig-")
+        if name != key and name.endswith(".count") and value.isdecimal():
+            yield name.removesuffix(".count").replace(".me", "+me"), int(value)
+
+
+def _words(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} x {name}" for name, count in sorted(counts.items())) or "no instance"
