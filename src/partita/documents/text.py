@@ -253,15 +253,11 @@ def write(
     for name, part in parts.items():
         stream.write(f',\n "{name}": ')
         if isinstance(part, Value | str):
-            stream.write(_json(part))
+            stream.write(part if isinstance(part, str) else line(part))
             continue
         separator = "[\n  "
         for item in part:
-            stream.write(separator + _json(item))
+            stream.write(separator + (item if isinstance(item, str) else line(item)))
             separator = ",\n  "
         stream.write("[]" if separator.startswith("[") else "]")
     stream.write("}\n")
-
-
-def _json(item: Value | str) -> str:
-    return item if isinstance(item, str) else line(item)
