@@ -114,7 +114,10 @@ TARGETS = (
             "serve/routers/shared.py",
         ),
         (
+            "serve/routers/test_bound.py",
             "serve/routers/test_compiling.py",
+            "serve/routers/test_fifs.py",
+            "serve/routers/test_late_binding.py",
             "serve/routers/test_live.py",
             "serve/routers/test_shared.py",
             "serve/routers/test_simulated.py",

@@ -103,6 +103,15 @@ def test_a_matching_costs_least_of_all_where_its_paths_are_long() -> None:
         assert sum(cost[r, c] for r, c in enumerate(chosen)) == best
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_late_binding_and_kairos_do_what_their_references_do_on_slices_of_any_speed(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    found = problem(rng.uniform(0.1, 3.0, (3, 4)).tolist(), [0.25] * 4, float(rng.uniform(2.0, 4.0)))
+    queries = busy(found, COUNTS, 300, float(rng.uniform(0.9, 1.6)), seed)
+    same(LateBinding.on(found, COUNTS)(queries), LateBindingReference(found, COUNTS).run(queries))
+    same(Kairos(3).on(found, COUNTS)(queries), KairosReference(found, COUNTS, 3).run(queries))
+
+
 def waiting_to_the_last() -> tuple[ServingProblem, Traffic]:
     """The second query starts when the first is done, and its answer is then in time to the last bit."""
     found = problem([[1.0, 0.5]] * 3, [0.5, 0.5], 1.0)
