@@ -122,7 +122,6 @@ _MEDIAN = 8.0
 
 
 def _service(loaded: PreparedWorkload, name: str | None) -> ServiceSpec:
-
     services = {each.name: each for each in loaded.workload.services}
     if name is None:
         if len(services) == 1:

@@ -47,7 +47,7 @@ def plan_reserving(
     problem: Problem,
     services: Sequence[CutService],
     share: Callable[[Problem], Plan],
-    watch: Deadline,
+    deadline: Deadline,
     *,
     seed: int = 0,
     running: Mapping[str, RunningGpus] | None = None,
@@ -60,7 +60,7 @@ def plan_reserving(
         problem: the services that share GPUs, on all pools.
         services: those with a cut.
         share: plans the services that share.
-        watch: time limit and stop button.
+        deadline: time limit and stop button.
         seed: of the traffic that cuts are measured with.
         running: what services with a cut run on now, by name.
 
@@ -70,21 +70,21 @@ def plan_reserving(
     """
     if not services:
         return ReservedPlan(share(problem), ())
-    reserver = Reserver(problem, watch, seed, running or {})
+    reserver = Reserver(problem, deadline, seed, running or {})
     made: Sequence[GpuReservation] = _cheapest(reserver, services)
     try:
         plan = plan_rest(reserver.problem, made, share)
     except InfeasibleError:
         made, plan = _other_pools(reserver, services, made, share)
     bound = _rest_bound(reserver, made, plan, share) + sum(map(reserver.bound, services))
-    return joined(problem, plan, made, bound, watch.seconds)
+    return joined(problem, plan, made, bound, deadline.seconds)
 
 
 def reserve_best_effort(
     problem: Problem,
     services: Sequence[CutService],
     share: Callable[[Problem], Plan],
-    watch: Deadline,
+    deadline: Deadline,
     *,
     seed: int = 0,
     running: Mapping[str, RunningGpus] | None = None,
@@ -98,14 +98,14 @@ def reserve_best_effort(
         problem: as there.
         services: as there.
         share: plans the services that share as far as GPUs go.
-        watch: as there.
+        deadline: as there.
         seed: as there.
         running: as there.
 
     Raises:
         InfeasibleError: not a single service can be met even partly.
     """
-    reserver = Reserver(problem, watch, seed, running or {})
+    reserver = Reserver(problem, deadline, seed, running or {})
     made = _met(reserver, services)
     rest = _rest(problem, made, share)
     while made and _highest_short(problem, rest) > made[-1].service.spec.priority:
@@ -118,7 +118,7 @@ def reserve_best_effort(
     if not made and not rest.gpus:
         raise InfeasibleError("no service can be met, not even partly", where="gpus", hint="raise `count`")
     bound = rest.objective.lower_bound + sum(reserver.bound(each.service) for each in made)
-    found = joined(problem, rest, made, bound, watch.seconds)
+    found = joined(problem, rest, made, bound, deadline.seconds)
     return ReservedPlan(replace(found.plan, services=_listed(found.plan, problem, services)), found.made)
 
 
@@ -158,9 +158,9 @@ def _part(
         (held, offer)
         for offer in service.offers
         if (n := left[offer.pool])
-        and (held := most_held(service, offer, n, reserver.watch, reserver.seed)) is not None
+        and (held := most_held(service, offer, n, reserver.deadline, reserver.seed)) is not None
     ]
-    if not parts or reserver.watch.over:
+    if not parts or reserver.deadline.over:
         return None
     held, offer = max(parts, key=lambda part: part[0].rate)
     spec = service.spec.replace(rate=held.rate * service.items, headroom=0.0, min_replicas=1, spread=1)

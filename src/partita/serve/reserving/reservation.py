@@ -94,13 +94,13 @@ class Reserver:
 
     Attributes:
         problem: pools and objective.
-        watch: when it is over, the fewest GPUs so far are taken.
+        deadline: when it is over, the fewest GPUs so far are taken.
         seed: of the traffic that cuts are measured with.
         running: what services run on now, kept where that is as good.
     """
 
     problem: Problem
-    watch: Deadline
+    deadline: Deadline
     seed: int
     running: Mapping[str, RunningGpus] = field(default_factory=dict)
     _known: dict[tuple[int, int, int | None], GpuReservation | None] = field(default_factory=dict)
@@ -153,7 +153,7 @@ class Reserver:
         keep = (
             running.cut(self.problem.pools[offer.pool].gpu.name, offer.problem.profiles) if running else None
         )
-        found = fewest(service, offer, most, self.watch, seed=self.seed, keep=keep)
+        found = fewest(service, offer, most, self.deadline, seed=self.seed, keep=keep)
         if found.held is None:
             return None
         now = running.points(service, found.held) if running and found.held.cut == keep else None
@@ -236,7 +236,7 @@ def fewest(
     service: CutService,
     offer: PoolProblem,
     most: int | None,
-    watch: Deadline,
+    deadline: Deadline,
     *,
     seed: int = 0,
     keep: ServingCut | None = None,
@@ -249,7 +249,7 @@ def fewest(
         service: what is asked.
         offer: one GPU of the pool.
         most: GPUs there are; None for any number.
-        watch: when it is over, the fewest so far is returned.
+        deadline: when it is over, the fewest so far is returned.
         seed: of the traffic that a cut is measured with; a search for cuts never sees this traffic.
         keep: cut that runs now, kept where it needs no more GPUs than another and holds the rate.
 
@@ -259,30 +259,37 @@ def fewest(
     """
     least = least_gpus(service, offer.problem)
     limit = MOST_GPUS if most is None else min(most, MOST_GPUS)
-    probe = _Capacities(service, offer.problem, watch, seed)
+    probe = _Capacities(service, offer.problem, deadline, seed)
     if keep is not None and len(keep.gpus) <= limit:
         probe.found[len(keep.gpus)] = probe.holds(keep)
     short, enough, step = least - 1, least, 1
     while enough <= limit and not probe.enough(enough):
-        _look(watch, None, least)
+        deadline.tell(None, least)
+        if deadline.over:
+            raise PartitaError("no plan was found in the time there was", hint="raise --time-limit")
         short, enough = enough, min(enough + step, limit) if enough < limit else limit + 1
         step *= 2
     if enough > limit:
-        _refuse_hopeless(probe, limit)
+        if (
+            probe.error is not None
+            and limit
+            and not any(held and held.rate > 0 for held in probe.found.values())
+        ):
+            raise probe.error  # no cut answered anything, on any number of GPUs
         if most is None:
             raise _too_many(service, least)
         return Fewest(None, least)
-    while enough - short > 1 and not watch.over:
-        watch.tell(enough, least)
+    while enough - short > 1 and not deadline.over:
+        deadline.tell(enough, least)
         middle = (short + enough) // 2
         short, enough = (short, middle) if probe.enough(middle) else (middle, enough)
     return Fewest(probe.found[enough], least)
 
 
-def cutter(name: str, watch: Deadline) -> Cutter:
-    """Return the cutter that a workload names; a search returns its best when the watch is over."""
+def cutter(name: str, deadline: Deadline) -> Cutter:
+    """Return the cutter that a workload names; a search returns its best when the deadline is over."""
     cutters: dict[str, Cutter] = {
-        "search": Search(ROUTER, over=lambda: watch.over),
+        "search": Search(ROUTER, over=lambda: deadline.over),
         "fluid": FluidCut(),
         "paris": Paris(),
         "homogeneous": BestHomogeneous(ROUTER),
@@ -291,10 +298,10 @@ def cutter(name: str, watch: Deadline) -> Cutter:
 
 
 def most_held(
-    service: CutService, offer: PoolProblem, gpus: int, watch: Deadline, seed: int = 0
+    service: CutService, offer: PoolProblem, gpus: int, deadline: Deadline, seed: int = 0
 ) -> Held | None:
     """Return what the chosen cut of so many GPUs holds; None if nothing."""
-    return _Capacities(service, offer.problem, watch, seed).cut(min(gpus, MOST_GPUS))
+    return _Capacities(service, offer.problem, deadline, seed).cut(min(gpus, MOST_GPUS))
 
 
 def least_gpus(service: CutService, problem: ServingProblem) -> int:
@@ -303,12 +310,6 @@ def least_gpus(service: CutService, problem: ServingProblem) -> int:
     spec = service.spec
     fluid = fluid_gpus(problem, service.rate, served=problem.quantile)
     return max(1, fluid, math.ceil(spec.min_replicas / per_gpu), spec.spread)
-
-
-def _look(watch: Deadline, best: int | None, least: int) -> None:
-    watch.tell(best, least)
-    if watch.over:
-        raise PartitaError("no plan was found in the time there was", hint="raise --time-limit")
 
 
 def _too_many(service: CutService, least: int) -> InfeasibleError:
@@ -321,20 +322,14 @@ def _too_many(service: CutService, least: int) -> InfeasibleError:
     )
 
 
-def _refuse_hopeless(probe: _Capacities, limit: int) -> None:
-    """Pass on why a cutter made no cut that answers anything, if so it was on all numbers of GPUs tried."""
-    if probe.error is not None and not any(held and held.rate > 0 for held in probe.found.values()) and limit:
-        raise probe.error
-
-
 class _Capacities:
     """What the cutter's cut of each number of GPUs holds, each worked out once."""
 
-    def __init__(self, service: CutService, problem: ServingProblem, watch: Deadline, seed: int) -> None:
+    def __init__(self, service: CutService, problem: ServingProblem, deadline: Deadline, seed: int) -> None:
         self._service = service
         self._problem = problem
         self._seed = seed
-        self._cutter = cutter(service.cut, watch)
+        self._cutter = cutter(service.cut, deadline)
         self.found: dict[int, Held | None] = {}
         self.error: InfeasibleError | None = None
 
