@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 _REPLICA = ("service", "model", "batch", "processes", "throughput", "latency_ms")
 
 
-class InstanceDocument(Value, omit_defaults=True, kw_only=True):
+class InstanceReplicaDocument(Value, omit_defaults=True, kw_only=True):
     """An instance, as `3g.40gb@4`, and all of a replica on it or nothing."""
 
     instance: Annotated[str, check(Placement.parse)]
@@ -64,7 +64,7 @@ class InstanceDocument(Value, omit_defaults=True, kw_only=True):
         return None if self.service is None else Replica(*(getattr(self, name) for name in _REPLICA))
 
 
-class ActionDocument(InstanceDocument, kw_only=True):
+class ActionDocument(InstanceReplicaDocument, kw_only=True):
     """One step on one instance; `after` has the ids of those that must have ended before it begins."""
 
     id: Text
@@ -80,7 +80,7 @@ class ActionDocument(InstanceDocument, kw_only=True):
             yield FieldFault((), "actions on replicas name a service, others do not")
 
 
-class DeployedInstanceDocument(InstanceDocument, kw_only=True):
+class DeployedInstanceDocument(InstanceReplicaDocument, kw_only=True):
     """An instance with the replica on it; `fixed` if it may be neither moved nor destroyed."""
 
     fixed: bool = False

@@ -14,7 +14,7 @@ import pytest
 
 from partita.errors import InputError, PartitaError
 from partita.jobs.queue import socket_server
-from partita.jobs.queue.answers import Answer
+from partita.jobs.queue.answers import QueueAnswer
 from partita.jobs.queue.client import FILE, NoDaemonError, QueueClient, address
 from partita.jobs.queue.socket_server import MOST_CLIENTS, MOST_REQUEST, SocketServer
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.access import Caller
 
 
-class Heard(Answer, kw_only=True):
+class Heard(QueueAnswer, kw_only=True):
     uid: int
     pid: int
     heard: dict[str, Any]

@@ -253,13 +253,13 @@ class ForgetRequest(QueueRequest):
     every: bool = False
 
 
-class Answer(Value):
+class QueueAnswer(Value):
     """What is answered over the socket; a refusal has `ok: false`."""
 
     ok: bool = True
 
 
-class SubmittedAnswer(Answer, kw_only=True):
+class SubmittedAnswer(QueueAnswer, kw_only=True):
     """What became of a submission."""
 
     id: str
@@ -277,14 +277,14 @@ class JobNow(Value):
     was: JobState | UnsetType = UNSET
 
 
-class JobsNowAnswer(Answer, kw_only=True):
+class JobsNowAnswer(QueueAnswer, kw_only=True):
     """Where jobs are now."""
 
     jobs: tuple[JobNow, ...]
     notes: tuple[str, ...] | UnsetType = UNSET
 
 
-class UserJobsAnswer(Answer, kw_only=True):
+class UserJobsAnswer(QueueAnswer, kw_only=True):
     """How many jobs a user has that are not over, and the number of the newest."""
 
     user: str
@@ -292,7 +292,7 @@ class UserJobsAnswer(Answer, kw_only=True):
     newest: int
 
 
-class QueuePageAnswer(Answer, kw_only=True):
+class QueuePageAnswer(QueueAnswer, kw_only=True):
     """A part of the queue as it was at one moment."""
 
     revision: str
@@ -304,32 +304,32 @@ class QueuePageAnswer(Answer, kw_only=True):
     trouble: str | None
 
 
-class ExpiredAnswer(Answer):
+class ExpiredAnswer(QueueAnswer):
     """The snapshot that the parts before were of is there no more."""
 
     expired: bool = True
 
 
-class InstancesAnswer(Answer, kw_only=True):
+class InstancesAnswer(QueueAnswer, kw_only=True):
     """The jobs that hold an instance, as much as everybody may know."""
 
     jobs: tuple[JobRow, ...]
 
 
-class HistoryAnswer(Answer, kw_only=True):
+class HistoryAnswer(QueueAnswer, kw_only=True):
     """All of some jobs; `before` is what to ask with for older ones, null if there are none."""
 
     jobs: tuple[HistoryRow, ...]
     before: int | UnsetType | None = UNSET
 
 
-class PendingAnswer(Answer, kw_only=True):
+class PendingAnswer(QueueAnswer, kw_only=True):
     """How many of some jobs are not over."""
 
     pending: int
 
 
-class LogAnswer(Answer, kw_only=True):
+class LogAnswer(QueueAnswer, kw_only=True):
     """A piece of an attempt's output in Base64, and the place after it."""
 
     id: str
@@ -361,7 +361,7 @@ class FamilyRow(Value):
     begins_on: str | None
 
 
-class FamiliesAnswer(Answer, kw_only=True):
+class FamiliesAnswer(QueueAnswer, kw_only=True):
     """Families, with what is remembered of them."""
 
     families: tuple[FamilyRow, ...]
@@ -403,7 +403,7 @@ class Answers:
         self._energy = energy
         self._access = access
         self._overview = Overview(service)
-        self._known: dict[str, tuple[type[Value], Callable[[Caller, Any], Answer]]] = {
+        self._known: dict[str, tuple[type[Value], Callable[[Caller, Any], QueueAnswer]]] = {
             "submit": (SubmitRequest, self._submit),
             "cancel": (CancelRequest, self._cancel),
             "mine": (UserRequest, self._mine),
@@ -418,8 +418,8 @@ class Answers:
             "forget": (ForgetRequest, self._forget),
         }
 
-    def __call__(self, caller: Caller, body: Mapping[str, Any]) -> Answer:
-        """Answer a request.
+    def __call__(self, caller: Caller, body: Mapping[str, Any]) -> QueueAnswer:
+        """QueueAnswer a request.
 
         Raises:
             PartitaError: it is refused; says why.

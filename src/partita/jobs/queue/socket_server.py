@@ -31,7 +31,7 @@ PATIENCE_S = 30.0
 _CHUNK = 65536
 
 
-class RefusalReason(Value):
+class RefusedRequest(Value):
     """What went wrong, where, what mends it, and the exit code of the command that asked."""
 
     what: str
@@ -44,7 +44,7 @@ class Refusal(Value):
     """The answer to a request that is refused."""
 
     ok: bool
-    error: RefusalReason
+    error: RefusedRequest
 
 
 class _Client:
@@ -199,7 +199,7 @@ class SocketServer:
 
 
 def _refusal(error: PartitaError) -> bytes:
-    told = RefusalReason(error.what, error.where, error.hint, error.exit_code)
+    told = RefusedRequest(error.what, error.where, error.hint, error.exit_code)
     return _encoded(Refusal(ok=False, error=told))
 
 
