@@ -52,7 +52,7 @@ class WorkerAddress(NamedTuple):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _host_and_port(text: str) -> tuple[str, int]:
+def host_and_port(text: str) -> tuple[str, int]:
     """Return what `gpu-host-1:9000` or `[fd00::1]:9000` names.
 
     Raises:
@@ -66,7 +66,7 @@ def _host_and_port(text: str) -> tuple[str, int]:
     return bare, number
 
 
-HostPort = Annotated[Text, check(_host_and_port)]
+HostPort = Annotated[Text, check(host_and_port)]
 
 
 class WorkerEntry(Value):
@@ -297,7 +297,7 @@ def read_addresses(path: Path, known: Collection[str]) -> tuple[WorkerAddress, .
                 f"{entry.name} is not in the workload", where=str(path), hint=nearest(entry.name, [*known])
             )
         for text in entry.workers:
-            address = WorkerAddress(entry.name, *_host_and_port(text))
+            address = WorkerAddress(entry.name, *host_and_port(text))
             other = found.setdefault(str(address), address)
             if other != address:
                 raise InputError(

@@ -149,7 +149,7 @@ class ListenSpec(Value):
             yield FieldFault(
                 ("host",),
                 f"{self.host} can be reached by others, who could query the model",
-                "name the file of a token: openssl rand -hex 32 > FILE",
+                "name the file of a token, token_file or --token-file; make one: openssl rand -hex 32 > FILE",
             )
         if (self.cert is None) != (self.key is None):
             yield FieldFault(("cert",), "TLS needs a certificate and its key", "name the files of both")
