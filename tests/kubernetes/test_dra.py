@@ -165,9 +165,12 @@ def test_instances_stand_exactly_where_the_plan_says_and_replicas_run_on_them(wo
     pod = next(iter(world.pods().values()))
     assert pod["metadata"]["labels"]["team"] == "vision"
     told = {each["name"]: each["value"] for each in pod["spec"]["containers"][0]["env"]}
+    assert told.pop("PARTITA_PLACEMENT") in places
     assert told == {
         "PARTITA_SERVICE": "resnet50",
         "PARTITA_MODEL": "resnet50",
+        "PARTITA_GPU": gpu,
+        "PARTITA_LATENCY_MS": "12",
         "PARTITA_BATCH": "8",
         "PARTITA_PROCESSES": "1",
     }

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -23,27 +24,55 @@ from partita.cli.options import (
     TokenFile,
     need_packages_to_serve,
 )
-from partita.cli.output import WorkloadFile  # noqa: TC001 -- typer reads it
 from partita.cli.serve import served_services
 from partita.errors import InputError
 from partita.planner import read_prepared
 from partita.serve.gateway.access import read_endpoint
-from partita.serve.gateway.addresses import WatchedServices, WorkerAccess, read_tls_client
+from partita.serve.gateway.addresses import Served, WatchedFiles, WorkerAccess, read_tls_client
 from partita.serve.gateway.server import Remotes
 from partita.serve.gateway.server import serve as serve_until_told
 from partita.serve.routers import live_router
+from partita.serve.services import read_addresses
 from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:
     import ssl
 
+    from partita.kubernetes.endpoints import ClusterEndpoints
+
+Workload = Annotated[
+    Path | None, typer.Option("-f", "--file", metavar="WORKLOAD", help="Workload (YAML or JSON).")
+]
 Services = Annotated[
-    Path,
+    Path | None,
     typer.Option(
         "--services",
         metavar="FILE",
         envvar="PARTITA_SERVICES",
         help="Addresses of each service's workers (YAML); read again when it changes.",
+    ),
+]
+FromKubernetes = Annotated[
+    str | None,
+    typer.Option(
+        "--kubernetes",
+        metavar="WORKLOAD",
+        help="Serve this Workload of a cluster instead: its services, by the EndpointSlices of their pods.",
+    ),
+]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        "--kubeconfig", metavar="FILE", help="Which cluster.  [default: KUBECONFIG, or the pod's own]"
+    ),
+]
+KubeContext = Annotated[
+    str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.")
+]
+Namespace = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace", "-n", metavar="NAME", help="Of the Workload.  [default: the context's, or the pod's]"
     ),
 ]
 WorkerTokenFile = Annotated[
@@ -75,6 +104,11 @@ services:
 partita gateway -f workload.yaml --services services.yaml
 --worker-token-file token
 
+In a Kubernetes cluster that `partita controller` keeps to a Workload, a
+Service selects the pods of a service, and the gateway follows its endpoints:
+
+partita gateway --kubernetes vision --worker-token-file /secrets/token
+
 Gateways share nothing: each estimates by what it sees, and workers tell each
 of the batches that they have of the others. A host that is cut off is found
 out by its silence; its queries are tried elsewhere in time, or refused."""
@@ -84,9 +118,13 @@ app = typer.Typer()
 
 @app.command(epilog=EXAMPLES)
 def gateway(
-    workload: WorkloadFile,
-    services: Services,
     *,
+    workload: Workload = None,
+    services: Services = None,
+    kubernetes: FromKubernetes = None,
+    kubeconfig: Kubeconfig = None,
+    context: KubeContext = None,
+    namespace: Namespace = None,
     worker_token_file: WorkerTokenFile = None,
     worker_ca: WorkerCa = None,
     worker_name: WorkerName = None,
@@ -120,11 +158,10 @@ def gateway(
         client_ca=tls_client_ca,
     )
     access = _access(worker_token_file, worker_ca, worker_name)
-    served = served_services(read_prepared(workload))
-    source = WatchedServices(services, [each.name for each in served])
+    source = _source(workload, services, kubernetes, Cluster(kubeconfig, context, namespace))
     with tempfile.TemporaryDirectory(prefix="partita-gateway-") as folder:
         in_order = serve_until_told(
-            served,
+            source.found.services,
             Path(folder),
             endpoint,
             router=router,
@@ -135,6 +172,44 @@ def gateway(
         )
     if not in_order:
         raise KeyboardInterrupt
+
+
+class Cluster(NamedTuple):
+    """Which cluster, and where in it."""
+
+    kubeconfig: str | None
+    context: str | None
+    namespace: str | None
+
+
+def _source(
+    workload: Path | None, services: Path | None, kubernetes: str | None, cluster: Cluster
+) -> WatchedFiles | ClusterEndpoints:
+    """Return who knows what to serve.
+
+    Raises:
+        InputError: files and a cluster are given, or too little of either.
+    """
+    files = [path for path in (workload, services) if path is not None]
+    if kubernetes is None and workload is not None and services is not None:
+        return WatchedFiles(files, partial(_read, workload, services))
+    if kubernetes is None or files:
+        raise InputError(
+            "nothing says what to serve, and where its workers are"
+            if not files
+            else "what to serve is unclear",
+            hint="give -f WORKLOAD and --services FILE, or --kubernetes WORKLOAD alone",
+        )
+    # The client of Kubernetes is an extra, and takes long to import.
+    from partita.kubernetes.api import open_api  # noqa: PLC0415 -- as said above
+    from partita.kubernetes.endpoints import ClusterEndpoints  # noqa: PLC0415 -- likewise
+
+    return ClusterEndpoints(open_api(*cluster), kubernetes)
+
+
+def _read(workload: Path, services: Path) -> Served:
+    served = served_services(read_prepared(workload))
+    return Served(served, read_addresses(services, [each.name for each in served]))
 
 
 def _access(token_file: Path | None, ca: Path | None, name: str | None) -> WorkerAccess:

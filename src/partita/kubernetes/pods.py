@@ -214,7 +214,7 @@ def pod_body(
         {"name": CLAIM, "resourceClaimName": place.claim},
     ]
     for container in _on_slice(spec["containers"]):
-        _give_slice(container, replica)
+        _give_slice(container, replica, place.words)
     _pin(spec, place.node)
     return {
         "metadata": {
@@ -282,16 +282,20 @@ def _on_slice(containers: list[Body]) -> list[Body]:
     return asking or containers[:1]
 
 
-def _give_slice(container: Body, replica: Replica) -> None:
+def _give_slice(container: Body, replica: Replica, words: str) -> None:
     resources = container.setdefault("resources", {})
     claims = resources.setdefault("claims", [])
     if not any(each.get("name") == CLAIM for each in claims):
         claims.append({"name": CLAIM})
-    told = {
+    gpu, _, placement = words.rpartition(" ")
+    told = {  # what `partita worker` reads
         "PARTITA_SERVICE": replica.service,
         "PARTITA_MODEL": replica.model,
+        "PARTITA_GPU": gpu,
+        "PARTITA_PLACEMENT": placement,
         "PARTITA_BATCH": str(replica.batch),
         "PARTITA_PROCESSES": str(replica.processes),
+        "PARTITA_LATENCY_MS": f"{replica.latency_ms:g}",
     }
     kept = [each for each in container.get("env") or [] if each.get("name") not in told]
     container["env"] = [*({"name": name, "value": value} for name, value in told.items()), *kept]

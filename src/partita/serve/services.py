@@ -34,6 +34,24 @@ if TYPE_CHECKING:
 Words = Annotated[tuple[str, ...], Meta(min_length=1, examples=[["serve", "--port", '"{port}"']])]
 
 
+class ServerSlice(NamedTuple):
+    """The slice that a server has, and how it runs there.
+
+    Attributes:
+        gpu: id of its GPU.
+        placement: its instance there, as `3g.40gb@4`.
+        batch: the largest batch it takes.
+        processes: batches it runs side by side.
+        seconds: expected seconds of some batch sizes.
+    """
+
+    gpu: str
+    placement: str
+    batch: int
+    processes: int
+    seconds: Mapping[int, float]
+
+
 class WorkerAddress(NamedTuple):
     """Where a worker listens that runs on another host.
 
@@ -41,11 +59,13 @@ class WorkerAddress(NamedTuple):
         service: that it should serve.
         host: name or address.
         port: of TCP.
+        slice: that it has, as others tell; None where only it tells itself.
     """
 
     service: str
     host: str
     port: int
+    slice: ServerSlice | None = None
 
     def __str__(self) -> str:
         """Return it as URLs have it."""

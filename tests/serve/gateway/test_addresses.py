@@ -16,7 +16,7 @@ from tests.serve.gateway.remote import PATIENCE_S, TOKEN, RemoteWorker, free_por
 from tests.serve.gateway.workers import query, spec
 
 from partita.serve.dispatching.query import QueryRefusedError, RefusalReason
-from partita.serve.gateway.addresses import WorkerAccess, read_tls_client
+from partita.serve.gateway.addresses import Served, WorkerAccess, read_tls_client
 from partita.serve.gateway.gateway import Gateway
 from partita.serve.gateway.route import ServedService
 from partita.serve.services import WorkerAddress
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from partita.serve.tensors import Answer
 
 
+SERVICES = [ServedService("one", "m", 20.0)]
+
+
 @pytest.fixture(scope="module")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_certificates(tmp_path_factory.mktemp("tls"))
@@ -36,9 +39,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @asynccontextmanager
 async def gateway(folder: Path, *addresses: WorkerAddress, **more: object) -> AsyncIterator[Gateway]:
-    made = Gateway([ServedService("one", "m", 20.0)], folder / "none", **more)  # type: ignore[arg-type]
+    made = Gateway(SERVICES, folder / "none", **more)  # type: ignore[arg-type]
     await made.start()
-    made.follow(addresses)
+    made.follow(Served(SERVICES, addresses))
     try:
         yield made
     finally:
@@ -147,9 +150,9 @@ def test_a_worker_at_the_address_of_another_service_is_not_asked(
 ) -> None:
     async def body(worker: RemoteWorker) -> None:
         wrong = WorkerAddress("two", "127.0.0.1", worker.listen.port)
-        made = Gateway([ServedService("one", "m", 20.0), ServedService("two", "m", 20.0)], tmp_path / "none")
+        made = Gateway([], tmp_path / "none")
         await made.start()
-        made.follow([wrong])
+        made.follow(Served([*SERVICES, ServedService("two", "m", 20.0)], [wrong]))
         await until(lambda: "a worker of one, not of two" in caplog.text)
         assert not made.ready("two")
         await made.close()
@@ -176,7 +179,7 @@ def test_addresses_are_followed_and_what_runs_is_finished(tmp_path: Path) -> Non
             await until(lambda: able(made) == 1)
             asked = ask(made, 6)
             await until(lambda: made.snapshot().services[0].in_flight)
-            made.follow([second.address])
+            made.follow(Served(SERVICES, [second.address]))
             assert right(await asyncio.gather(*asked))
             await until(lambda: [each.name for each in made.snapshot().workers] == ["node-0/gpu-1/1g.10gb@0"])
             assert right(await asyncio.gather(*ask(made, 6)))
@@ -206,3 +209,26 @@ def test_a_worker_told_to_end_finishes_and_is_found_again(tmp_path: Path) -> Non
 
     with remote_workers(tmp_path) as found:
         asyncio.run(body(found.start({1: 0.3})))
+
+
+def test_services_are_followed_too(tmp_path: Path) -> None:
+    async def body(worker: RemoteWorker) -> None:
+        async with gateway(tmp_path, worker.address) as made:
+            await until(lambda: able(made) == 1)
+            asked = ask(made, 3)
+            await until(lambda: made.snapshot().services[0].in_flight)
+            made.follow(Served([ServedService("two", "m", 20.0)], []))
+            with pytest.raises(QueryRefusedError) as refused:
+                await made.infer("one", query())
+            assert refused.value.reason is RefusalReason.DRAINING
+            assert right(await asyncio.gather(*asked))
+            await until(lambda: made.model("one") is None)
+            made.follow(Served([ServedService("one", "m", 7.0)], [worker.address]))
+            await until(lambda: able(made) == 1)
+            assert right(await asyncio.gather(*ask(made, 3)))
+            model = made.model("one")
+            assert model is not None
+            assert model.deadline_s == 7.0
+
+    with remote_workers(tmp_path) as found:
+        asyncio.run(body(found.start({1: 0.05})))

@@ -411,6 +411,10 @@ class Dispatcher:
         self._closing = True
         return Decisions([], [])
 
+    def open(self) -> None:
+        """Take again what comes."""
+        self._closing = self._aborting
+
     def abort(self) -> Decisions:
         """Refuse all that waits or runs."""
         self._closing = self._aborting = True

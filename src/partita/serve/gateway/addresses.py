@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from partita.errors import InputError, PartitaError
 from partita.serve.gateway.link import Greeting, Link
-from partita.serve.services import read_addresses
 from partita.serve.worker.listening import keep_alive
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from pathlib import Path
 
+    from partita.serve.gateway.route import ServedService
     from partita.serve.services import WorkerAddress
 
 _LOG = logging.getLogger("partita.serve.workers")
@@ -63,59 +63,73 @@ def read_tls_client(ca: Path) -> ssl.SSLContext:
     return context
 
 
-class AddressSource(Protocol):
-    """Knows where workers are."""
+class Served(NamedTuple):
+    """What a gateway serves: services, and where their workers are."""
 
-    async def follow(self, tell: Callable[[Sequence[WorkerAddress]], None]) -> None:
-        """Tell all addresses now, and again whenever they change, until cancelled."""
+    services: Sequence[ServedService]
+    addresses: Sequence[WorkerAddress]
+
+
+class ServiceSource(Protocol):
+    """Knows what to serve."""
+
+    async def follow(self, tell: Callable[[Served], None]) -> None:
+        """Tell what to serve now, and again whenever that changes, until cancelled."""
         ...
 
 
-class WatchedServices:
-    """The addresses in a file of services, read again when it changes.
+class WatchedFiles:
+    """Reads files again when one of them has changed.
 
     Args:
-        path: the file.
-        known: services that may be in it.
+        paths: of the files.
+        read: reads them all.
+
+    Attributes:
+        found: what was read last.
 
     Raises:
-        InputError: the file cannot be used now.
+        InputError: a file cannot be used now.
     """
 
-    def __init__(self, path: Path, known: Collection[str]) -> None:
-        self._path, self._known = path, known
-        self._stamp = self._stamped()
-        self._addresses = read_addresses(path, known)
+    def __init__(self, paths: Sequence[Path], read: Callable[[], Served]) -> None:
+        self._paths, self._read = paths, read
+        self._stamps = self._stamped()
+        self.found = read()
 
-    async def follow(self, tell: Callable[[Sequence[WorkerAddress]], None]) -> None:
-        """Tell all addresses now, and again whenever they change, until cancelled.
+    async def follow(self, tell: Callable[[Served], None]) -> None:
+        """Tell what to serve now, and again whenever that changes, until cancelled.
 
-        A file that cannot be used changes nothing, and is told in the log.
+        Files that cannot be used change nothing, and are told in the log.
         """
-        tell(self._addresses)
+        tell(self.found)
         while True:
             await asyncio.sleep(_LOOK_S)
-            stamp = self._stamped()
-            if stamp == self._stamp:
+            stamps = self._stamped()
+            if stamps == self._stamps:
                 continue
-            self._stamp = stamp
+            self._stamps = stamps
             try:
-                found = await asyncio.to_thread(read_addresses, self._path, self._known)
+                self.found = await asyncio.to_thread(self._read)
             except PartitaError as error:
-                _LOG.warning(
-                    "%s; the addresses of before are kept%s", error, f" ({error.hint})" if error.hint else ""
-                )
+                hint = f" ({error.hint})" if error.hint else ""
+                _LOG.warning("%s%s; what was read before is kept", error, hint)
                 continue
-            _LOG.info("%s has changed: %d workers at addresses", self._path, len(found))
-            tell(found)
+            services, addresses = self.found
+            _LOG.info("read anew: %d services, %d workers at addresses", len(services), len(addresses))
+            tell(self.found)
 
-    def _stamped(self) -> tuple[int, int, int]:
-        """Return what changes with the file, also where a ConfigMap's link leads to another one."""
-        try:
-            found = self._path.stat()
-        except OSError:
-            return 0, 0, 0
-        return found.st_ino, found.st_mtime_ns, found.st_size
+    def _stamped(self) -> list[tuple[int, int, int]]:
+        """Return what changes with the files, also where a ConfigMap's link leads to another one."""
+        found = []
+        for path in self._paths:
+            try:
+                stat = path.stat()
+            except OSError:
+                found.append((0, 0, 0))
+            else:
+                found.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        return found
 
 
 class _Dialled:

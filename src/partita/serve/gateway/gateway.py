@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from partita.errors import PartitaError
@@ -30,10 +31,10 @@ from partita.serve.gateway.watchdog import LOOK_S, Watchdog
 from partita.serve.routers import live_router
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from pathlib import Path
 
-    from partita.serve.services import WorkerAddress
+    from partita.serve.gateway.addresses import Served
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
 
@@ -81,18 +82,11 @@ class Gateway:
         starts: WorkerStarts = no_starts,
         access: WorkerAccess = OPEN,
     ) -> None:
-        policy = live_router(router)
         self._watchdog = Watchdog()
-        self._routes = {
-            each.name: Route(
-                each,
-                policy,
-                batching=batching,
-                starts=starts,
-                hung_s=self._watchdog.left_s,
-            )
-            for each in services
-        }
+        self._route = partial(
+            Route, router=live_router(router), batching=batching, starts=starts, hung_s=self._watchdog.left_s
+        )
+        self._routes = {each.name: self._route(each) for each in services}
         self._folder = WorkersFolder(folder, lambda name: Link(name, self))
         self._addresses = WorkerAddresses(
             lambda name, greeting: Link(name, self, greeting), self._leave, access
@@ -108,20 +102,41 @@ class Gateway:
     async def start(self) -> None:
         """Watch the folder; return when the workers that are already there are known."""
         await self._folder.start()
-        await self._know_all()
+        await self.know_all()
         self._spawn(self._keep_prices())
         if self._rates is not None:
             self._spawn(self._keep_rates(self._rates))
         self._spawn(self._watch())
         self._tick()
 
-    def follow(self, addresses: Iterable[WorkerAddress]) -> None:
-        """Ask the workers at these addresses from now on, and no others but the folder's.
+    def follow(self, served: Served) -> None:
+        """Serve these services from now on, by the workers at these addresses and those of the folder.
 
-        A worker that is left out gets nothing new once those in its place were reached, and finishes what it has.
+        A worker that is left out gets nothing new once those in its place were reached, and finishes what it has. A
+        service that is left out takes no new queries, and finishes those that it has.
         """
-        if not self._draining:
-            self._addresses.follow(addresses)
+        if self._draining:
+            return
+        services = {each.name: each for each in served.services}
+        for name in self._routes.keys() - services.keys():
+            if not self._routes[name].dispatcher.closing:
+                self._routes[name].dispatcher.close()
+                self._spawn(self._end_service(name))
+        for name, service in services.items():
+            if name in self._routes:
+                self._routes[name].change(service)
+            else:
+                self._routes[name] = self._route(service)
+        self._addresses.follow(served.addresses)
+
+    async def _end_service(self, name: str) -> None:
+        route = self._routes[name]
+        dispatcher = route.dispatcher
+        await until(
+            lambda: not dispatcher.closing or (dispatcher.idle and not dispatcher.fleet.workers), _LEAVING_S
+        )
+        if dispatcher.closing:
+            del self._routes[name]
 
     async def drain(self, grace_s: float) -> None:
         """Refuse what comes, and return when what is there has ended or the grace is over."""
@@ -262,7 +277,7 @@ class Gateway:
         self._spawn(self._let_go(link))
 
     async def _let_go(self, link: Link) -> None:
-        await self._know_all()
+        await self.know_all()
         if link.worker is not None and link in self._links:
             self._routes[link.service].drain(link.worker)
             link.drained()
@@ -352,7 +367,7 @@ class Gateway:
                 except PartitaError as error:
                     _LOG.warning("%s", error)
 
-    async def _know_all(self) -> None:
+    async def know_all(self) -> None:
         """Return when the workers whose sockets are there have said what they are, or took too long to."""
         connecting = self._folder.scan()
         if connecting:

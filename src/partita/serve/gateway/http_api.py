@@ -85,7 +85,12 @@ class HttpApi:
     ) -> None:
         self.models = models
         self.draining = False
-        self._authenticator = authenticator
+        self._authenticator, self._metrics = authenticator, metrics
+        self.list_paths()
+
+    def list_paths(self) -> None:
+        """Have a path for each of the services that there are now."""
+        models, metrics = self.models, self._metrics
         live, infer = Reply(200, b'{"live":true}'), {}
         pages: dict[Path, Callable[[], Reply]] = {
             ("healthz",): lambda: Reply(200, b"ok\n", b"text/plain"),

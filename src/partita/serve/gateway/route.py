@@ -141,6 +141,13 @@ class Route:
         self._largest = min(LARGEST_BATCH, _measured_in_time(service) or LARGEST_BATCH)
         self._priced: PriceQuestion | None = None
 
+    def change(self, service: ServedService) -> None:
+        """Serve by these figures from now on: deadline, quantile, and the table of workers that bring none."""
+        self.dispatcher.open()
+        if service != self.service:
+            self.service = service
+            self._update_model()
+
     # From a query to its answer.
 
     async def infer(self, query: Query, deadline_s: float | None) -> Answer:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import uvloop
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from partita.serve.gateway.access import Endpoint
-    from partita.serve.gateway.addresses import AddressSource, WorkerAccess
+    from partita.serve.gateway.addresses import Served, ServiceSource, WorkerAccess
     from partita.serve.gateway.route import ServedService
     from partita.serve.supervisor import Supervisor
 
@@ -51,7 +52,7 @@ of those needs it."""
 class Remotes(NamedTuple):
     """Workers on other hosts: who knows where they are, and what they ask for."""
 
-    source: AddressSource
+    source: ServiceSource
     access: WorkerAccess
 
 
@@ -123,10 +124,10 @@ async def _run(
     listener: socket.socket,
     *,
     supervisor: Supervisor | None,
-    source: AddressSource | None,
+    source: ServiceSource | None,
     grace_s: float,
 ) -> bool:
-    gateway, services = models.gateway, models.services
+    gateway = models.gateway
     ask, hurry = asyncio.Event(), asyncio.Event()
     with _signals_to(ask, hurry):
         async with AsyncExitStack() as stack:
@@ -135,8 +136,6 @@ async def _run(
                 stack.push_async_callback(_stop_workers, supervisor, hurry, grace_s)
             await gateway.start()
             stack.push_async_callback(gateway.close)
-            if source is not None:
-                await stack.enter_async_context(_background(source.follow(gateway.follow)))
             authenticator = Authenticator(endpoint.token)
             grpc = GrpcServer(
                 InferenceService(models, authenticator, metrics.errors),
@@ -148,19 +147,31 @@ async def _run(
             await grpc.start()
             stack.push_async_callback(grpc.stop, 0.0)
             api = HttpApi(models, metrics.page, authenticator)
+            if source is not None:
+                await stack.enter_async_context(_background(source.follow(partial(_follow, models, api))))
+                await gateway.know_all()
             http = HttpServer(api, listener, tls=endpoint.tls, errors=metrics.errors)
             await http.start()
             stack.push_async_callback(http.stop, 0.0)
-            _announce(endpoint, listener, grpc, services)
+            _announce(endpoint, listener, grpc, models.services)
             gc.collect()
             gc.set_threshold(_YOUNG, *gc.get_threshold()[1:])
             gc.freeze()  # what planning and imports left lives as long as we do: no collection need look at it
-            async with _readiness_told(gateway, services):
+            async with _readiness_told(models):
                 await ask.wait()
             _LOG.info("draining: finishing what is under way within %g seconds", grace_s)
             await _unless(hurry, _end(gateway, http, grpc, grace_s))
     _LOG.info("ended")
     return not hurry.is_set()
+
+
+def _follow(models: ModelRepository, api: HttpApi, served: Served) -> None:
+    """Serve from now on what a source tells."""
+    models.gateway.follow(served)
+    names = tuple(each.name for each in served.services)
+    if names != models.services:
+        models.services = names
+        api.list_paths()
 
 
 @contextmanager
@@ -225,9 +236,9 @@ async def _unless(hurry: asyncio.Event, work: Coroutine[None, None, None]) -> No
 
 
 @asynccontextmanager
-async def _readiness_told(gateway: Gateway, services: Sequence[str]) -> AsyncIterator[None]:
+async def _readiness_told(models: ModelRepository) -> AsyncIterator[None]:
     """Log, while the block runs, when a service gets its first worker or has lost its last, and who falls silent."""
-    async with _background(_tell_readiness(gateway, services)), _background(_tell_silence(gateway)):
+    async with _background(_tell_readiness(models)), _background(_tell_silence(models.gateway)):
         yield
 
 
@@ -243,14 +254,14 @@ async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
             await task
 
 
-async def _tell_readiness(gateway: Gateway, services: Sequence[str]) -> None:
-    known: set[str] = set()
-    waited = [service for service in services if not gateway.ready(service)]
+async def _tell_readiness(models: ModelRepository) -> None:
+    gateway, known = models.gateway, set[str]()
+    waited = [service for service in models.services if not gateway.ready(service)]
     if waited:
         more = f" and {len(waited) - _MOST_NAMES} more" if len(waited) > _MOST_NAMES else ""
         _LOG.info("waiting for workers of %s%s", ", ".join(waited[:_MOST_NAMES]), more)
     while True:
-        ready = {service for service in services if gateway.ready(service)}
+        ready = {service for service in models.services if gateway.ready(service)}
         for service in sorted(ready - known):
             _LOG.info("%s is ready", service, extra={"event": "ready", "service": service})
         for service in sorted(known - ready):
