@@ -290,7 +290,10 @@ class Gateway:
         await until(lambda: not self._addresses.silent(), _REACHED_S)  # those in its place
         worker = link.worker
         if worker is not None and link.open:
-            self._routes[link.service].drain(worker)
+            route = self._routes[link.service]
+            dispatcher = route.dispatcher
+            await until(lambda: not dispatcher.closing or dispatcher.idle, _LEAVING_S)  # its service may end
+            route.drain(worker)
             link.drained()
             await until(lambda: not worker.running or not link.open, _LEAVING_S)
         link.close()
