@@ -181,7 +181,7 @@ def test_one_in_a_kubernetes_configmap_is_taken_out(write: Callable[[str], Path]
         ('"2g.20gb": 3', '"2g.10gb": 3', 9, "which has no 2g.10gb"),
         ('"2g.20gb": 3', '"2g.20gb": 4', 8, "do not fit on node-0/gpu-1"),
         ("devices: [1]", "devices: [7]", 6, "there is no GPU 7"),
-        ("mig-configs", "mig-config", 1, "no mig-parted config"),
+        ("mig-configs", "mig-config", 1, "not a mig-parted config"),
         (LAB, "version: v1\nmig-configs: {}\n", 2, "must be a mapping, not empty"),
     ],
 )  # fmt: skip

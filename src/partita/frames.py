@@ -32,7 +32,7 @@ def columns_of(frame: object) -> dict[str, list[object]]:
         if not isinstance(found, nw.DataFrame | nw.LazyFrame):
             if not hasattr(frame, "__arrow_c_stream__"):
                 raise InputError(
-                    f"{type(frame).__name__} is no table",
+                    f"{type(frame).__name__} is not a table",
                     hint="give a frame of pandas or polars, an Arrow table, or the path of a file",
                 )
             found = nw.from_arrow(frame, backend=_backend(None))

@@ -128,7 +128,7 @@ def read_config(path: Path | str) -> Config:
         data, source = _inner(data, name)
     if not isinstance(data, dict) or not isinstance(data.get("mig-configs"), dict):
         raise InputError(
-            "this is no mig-parted config: it has no mapping mig-configs",
+            "this is not a mig-parted config: it has no mapping mig-configs",
             where=f"{source.name}:1",
             hint="see github.com/NVIDIA/mig-parted, or `partita export mig-parted PLAN` for one",
         )
@@ -312,7 +312,7 @@ def mig_parted_config(plan: Plan | Layouts) -> dict[str, Any]:
     """Make a config that nvidia-mig-parted reads, with one named config per node.
 
     Apply it on each node with `nvidia-mig-parted apply -f FILE -c partita-node-0`. GPUs that the plan does not use
-    are not mentioned, and so left as they are. A config has counts alone: mig-parted chooses the starts, so instances
+    are not mentioned, and so left as they are. A config has only counts: mig-parted chooses the starts, so instances
     may stand elsewhere than in the plan.
 
     Returns:

@@ -657,12 +657,12 @@ def _by_words(found: list[Event], text: str, first: int, *, host_memory: bool, a
             vague = vague or event
         else:
             return _decided(event, found[: at + 1], text, first, host_memory=host_memory, aborted=aborted)
-    return _ending(FAILED, "an error that is no out-of-memory" if vague else "no error was recognised", vague)
+    return _ending(FAILED, "an error other than out-of-memory" if vague else "no error was recognised", vague)
 
 
 def _caught(event: Event, after: list[Event], vague: Event | None) -> Ending:
     if event.kind != MEMORY:
-        return _ending(FAILED, "an error that is no out-of-memory", vague or event)
+        return _ending(FAILED, "an error other than out-of-memory", vague or event)
     went_on = next(each for each in after if each.kind == PROGRESS)
     return _ending(FAILED, f"out of memory in line {event.line} was caught: it went on", vague or went_on)
 
@@ -681,7 +681,7 @@ def _decided(
             if found.verdict == OUT_OF_MEMORY and not (direct or event.kind == VAGUE):
                 found.sure, found.why = False, "another error came while an out-of-memory was handled"
             return found
-    return _ending(FAILED, "an error that is no out-of-memory", event)
+    return _ending(FAILED, "an error other than out-of-memory", event)
 
 
 def _of_memory(
@@ -728,7 +728,7 @@ def checked_pattern(pattern: str) -> str | None:
     try:
         found = re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:
-        return f"{pattern!r} is no regular expression: {error}"
+        return f"{pattern!r} is not a regular expression: {error}"
     return "it is found in every line" if found.search("") else None
 
 

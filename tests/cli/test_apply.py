@@ -282,7 +282,7 @@ def test_after_kill_9_the_same_command_goes_on(
     started.wait()
     result = partita("apply", night, "--yes")
     assert result.code == 0
-    assert "the controller before was killed: process" in result.err
+    assert "the previous controller was killed: process" in result.err
     assert "killed with" in result.err
     assert served(partita) == RATES
 
@@ -317,7 +317,7 @@ def test_an_adopted_instance_can_be_destroyed_by_the_next_plan(beside_others: Co
 def test_only_instances_of_someone_else_can_be_adopted(beside_others: Commands) -> None:
     refused = beside_others("adopt", gpu(1), "3g.20gb@4")
     assert refused.code == 2
-    assert "there: 2g.10gb@0" in refused.err
+    assert "those of someone else: 2g.10gb@0" in refused.err
 
 
 def test_a_dry_run_adopts_nothing(beside_others: Commands) -> None:

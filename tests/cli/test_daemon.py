@@ -192,11 +192,11 @@ def test_the_queue_says_why_and_when(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (("submit", "--memory", "much", "--", "true"), "'much' is no size"),
-        (("submit", "--gpu-time", "soon", "--", "true"), "'soon' is no time"),
+        (("submit", "--memory", "much", "--", "true"), "'much' is not a size"),
+        (("submit", "--gpu-time", "soon", "--", "true"), "'soon' is not a time"),
         (
             ("submit", "--gpu-time", "2h,1g.5gb=1h", "--", "true"),
-            "a time for any slice beside times for some",
+            "a time for every slice together with times for some",
         ),
         (("submit", "--like", "m.onnx", "--memory", "1GiB", "--", "true"), "both say what it needs"),
         (("submit", "--like-with", "batch=1", "--", "true"), "there is no model"),

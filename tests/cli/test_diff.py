@@ -198,7 +198,7 @@ def test_the_cluster_is_compared_when_one_plan_is_named(
     [
         (["diff"], "Missing argument"),
         (["diff", "a.json", "b.json", "c.json"], "3 plans are named"),
-        (["diff", "-", "-"], "both plans are to come from stdin"),
+        (["diff", "-", "-"], "only one plan can come from stdin"),
         (["diff", "a.json", "b.json"], "b.json: no such file"),
     ],
 )

@@ -55,7 +55,7 @@ def test_patterns_and_simulated_instances_are_as_for_the_queue(tmp_path, capsys)
 
 @pytest.mark.parametrize(
     ("arguments", "what"),
-    [(["nowhere"], "it cannot be read"), ([".", "--oom-pattern", "("], "no regular expression")],
+    [(["nowhere"], "it cannot be read"), ([".", "--oom-pattern", "("], "not a regular expression")],
 )
 def test_what_cannot_be_done_is_told(arguments, what, capsys):
     from partita.errors import InputError  # noqa: PLC0415 -- used once

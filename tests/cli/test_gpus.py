@@ -85,7 +85,7 @@ def test_facts_that_nobody_published_are_shown_as_unknown_not_guessed() -> None:
     [
         (("show", "a100"), "no GPU 'a100'"),
         (("show", "a100-40gb", "--profiles", "5g"), "no profile '5g'"),
-        (("show", "a100-40gb", "--forbid", "4g"), "no combination"),
+        (("show", "a100-40gb", "--forbid", "4g"), "not a combination"),
     ],
 )
 def test_a_name_that_is_not_known_is_refused_with_a_hint(arguments: tuple[str, ...], what: str) -> None:

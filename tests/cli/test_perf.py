@@ -204,7 +204,7 @@ def test_estimate_says_which_model_fits_no_profile(partita: Callable[..., Done],
         (["--gpu", "a30-24gb"], "nothing to estimate"),
         (["--gpu", "a30-24gb", "--model", "m", "--gflop", "1"], "nothing to estimate"),
         (["--gpu", "a30-24g"], "did you mean a30-24gb?"),
-        (["--gpu", "a30-24gb", "--batches", "1,x"], "'1,x' are no batch sizes"),
+        (["--gpu", "a30-24gb", "--batches", "1,x"], "'1,x' are not batch sizes"),
         (["--gpu", "a30-24gb", "--weights-mb", "1e9"], "no model fits any profile"),
     ],
 )

@@ -228,15 +228,15 @@ def test_what_cannot_be_measured_is_told(partita, tmp_path):
         "perf", "measure", mlp(tmp_path / "one.onnx", batch=1), "--device", "cpu", "--batches", "1,2"
     )
     assert one.code == 2
-    assert "batches of 1 alone" in one.err
+    assert "takes only batches of 1" in one.err
 
 
 @pytest.mark.parametrize(
     ("words", "what"),
     [
         (("--quantiles", "p101"), "--quantiles"),
-        (("--quantiles", "mean"), "a mean is no quantile"),
-        (("--batches", "x"), "are no batch sizes"),
+        (("--quantiles", "mean"), "a mean is not a quantile"),
+        (("--batches", "x"), "are not batch sizes"),
         (("--as", "a100-80gb"), "names no GPU and profile"),
         (("--as", "a100-80gb/3g.20gb"), "has no profile"),
         (("--out", "/none/perf.csv"), "no directory /none"),

@@ -108,10 +108,10 @@ def test_what_is_no_time_limit_is_refused(text: str) -> None:
     ("words", "told"),
     [
         ((), "no job is named"),
-        (("12", "--all"), "ids beside --all"),
-        (("12", "--me"), "ids beside --all"),
-        (("12", "--user", "ann"), "--user says whose jobs --all means"),
-        (("--me", "--user", "ann"), "--user says whose jobs --all means"),
+        (("12", "--all"), "ids together with --all"),
+        (("12", "--me"), "ids together with --all"),
+        (("12", "--user", "ann"), "--user needs --all"),
+        (("--me", "--user", "ann"), "--user needs --all"),
     ],
 )
 def test_what_is_cancelled_has_to_be_clear(commands: Commands, words: tuple[str, ...], told: str) -> None:

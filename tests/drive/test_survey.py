@@ -206,7 +206,7 @@ def test_others_who_manage_gpus_are_named_with_the_way_to_keep_them_off(tmp_path
         ("nvidia-mig-manager", "/etc/nvidia-mig-manager"),
         ("kubernetes", "KUBERNETES_SERVICE_HOST"),
     ]
-    assert "systemctl disable --now nvidia-mig-manager" in str(found(report, "nvidia-mig-manager has").hint)
+    assert "systemctl disable --now nvidia-mig-manager" in str(found(report, "nvidia-mig-manager uses").hint)
     assert not report.mend
 
 

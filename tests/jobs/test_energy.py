@@ -376,7 +376,7 @@ def test_the_command_shows_who_took_what(
     told = run.invoke(app, ["energy"])
     assert "note: g0 has no energy counter: NVML: Not Supported" in told.stderr
     bad = run.invoke(app, ["energy", "--since", "yesterday"])
-    assert "'yesterday' is no time" in str(bad.exception)
+    assert "'yesterday' is not a time" in str(bad.exception)
 
 
 def test_without_measurements_the_command_says_who_measures(

@@ -96,7 +96,7 @@ def test_a_file_comes_before_the_catalogue() -> None:
         ("memory_slices = 4", "memory_slicez = 4", 5, "did you mean memory_slices?"),
         ('aliases = ["NVIDIA X1"]', 'aliases = "NVIDIA X1"', 6, "aliases: must be a list"),
         ('aliases = ["NVIDIA X1"]', 'pci = ["0x20B2"]', 6, "as in 20B2"),
-        ('aliases = ["NVIDIA X1"]', 'forbidden = ["4g"]', 6, "no combination"),
+        ('aliases = ["NVIDIA X1"]', 'forbidden = ["4g"]', 6, "not a combination"),
         ('aliases = ["NVIDIA X1"]', "peak = 3", 6, "peak: must be a mapping, not 3"),
         (
             'aliases = ["NVIDIA X1"]',

@@ -201,8 +201,8 @@ def test_a_multiset_that_does_not_fit_is_refused() -> None:
         ("2g.10gb@1", "cannot start at 1, only at 0, 2, 4"),
         ("3g.20gb@0 2g.10gb@2", "overlaps"),
         ("4g.20gb@0 3g.20gb@4", "3g\\+4g is forbidden"),
-        ("3g.20gb", "no placement"),
-        ("3g.20gb@-4", "no placement"),
+        ("3g.20gb", "not a placement"),
+        ("3g.20gb@-4", "not a placement"),
     ],
 )
 def test_an_illegal_layout_is_refused_with_the_reason(text: str, what: str) -> None:
@@ -231,7 +231,7 @@ def test_a_combination_keeps_the_variant_with_its_profile(text: str, parts: tupl
 
 @pytest.mark.parametrize("text", ["", "4g", "big+small", "4g+", "+3g", "4gx+3g", "4g.20+3g"])
 def test_what_is_no_combination_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="no combination"):
+    with pytest.raises(InputError, match="not a combination"):
         Combination.parse(text)
 
 
@@ -289,13 +289,13 @@ def test_no_instance_at_all_is_a_layout_that_reads_back() -> None:
     assert str(empty) == "-"
     assert Layout.parse(A30, " - ") == Layout.parse(A30, "") == empty
     assert (len(empty), empty.mask, empty.compute, empty.counts, empty.maximal) == (0, 0, 0, {}, False)
-    with pytest.raises(InputError, match="'-' is no placement"):
+    with pytest.raises(InputError, match="'-' is not a placement"):
         Layout.parse(A30, "- -")
 
 
 @pytest.mark.parametrize("text", ["3g.20gb@", "@4", "@", "", "3g.20gb@4@4", "3g.20gb@x"])
 def test_what_lacks_a_profile_or_a_start_is_no_placement(text: str) -> None:
-    with pytest.raises(InputError, match="is no placement"):
+    with pytest.raises(InputError, match="is not a placement"):
         Placement.parse(text)
 
 

@@ -50,7 +50,7 @@ BREAKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "no kind": (lambda d: d.pop("kind"), "kind is missing"),
     "unknown key": (lambda d: d.update(makespam=1), "did you mean makespan"),
     "action kind": (lambda d: d["actions"][0].update(kind="start"), "must be 'create_instance'"),
-    "instance": (lambda d: d["actions"][0].update(instance="3g"), "is no placement"),
+    "instance": (lambda d: d["actions"][0].update(instance="3g"), "is not a placement"),
     "after": (lambda d: d["actions"][0].update(after=[1]), "after[0]: must be text, not 1"),
     "dangling": (lambda d: d["actions"][0].update(after=["zz"]), "which is no action"),
     "circle": (lambda d: d["actions"][0].update(after=[d["actions"][0]["id"]]), "wait for each other"),

@@ -31,7 +31,7 @@ from partita.cli.cluster import (
 )
 from partita.cli.diff import print_way, way_data
 from partita.cli.options import Algorithm, ExtraGpus, Forbid
-from partita.cli.output import DryRun, Format, Output, emit, stderr, stdout
+from partita.cli.output import Format, Output, emit, stderr, stdout
 from partita.control.controller import Controller, MovedError, request, standing_rates
 from partita.control.executor import TransitionExecutor, deployed, moved, snapshot
 from partita.control.goal import goal_for, refuse_missing
@@ -179,6 +179,7 @@ def told(action: Action) -> str:
     return f"{action.kind.value.replace('_', ' ')}  {service}{action.gpu} {action.placement}"
 
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing: only show what would be done.")]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan or layouts (JSON); - is stdin.")]
 
 
@@ -205,8 +206,9 @@ def apply(
 ) -> None:
     """Bring the cluster to a plan, with no service falling under its floor on the way.
 
-    Shows the way first and asks on a terminal. Refuses (5) if the cluster has moved since it was shown. Ctrl-C
-    finishes what is under way and stops; the same command goes on from there, also after a crash.
+    Shows the transition first, and asks for confirmation on a terminal. Refuses (5) if the cluster has moved since
+    it was shown. Ctrl-C finishes what is under way and stops; the same command goes on from there, also after a
+    crash.
     """
     wanted = read_target(plan)
     cluster = Cluster(driver, clock, services, allow_mig_mode)
@@ -249,7 +251,7 @@ def _refuse_other(expect: str | None, controller: Controller, shown: Observation
     changes = moved(known, now) if known is not None and known.fingerprint == expect else []
     raise MovedError(
         changes or [f"its state is {now.fingerprint}, not {expect}"],
-        hint="look at the way that it is now: the same command with --dry-run",
+        hint="look at the transition as it is now: the same command with --dry-run",
     )
 
 
@@ -294,7 +296,9 @@ def _agree(data: dict[str, Any], output: Format, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise InputError(
-            "there is no terminal to ask on", where="apply", hint="look with --dry-run, then add --yes"
+            "there is no terminal on which to ask for confirmation",
+            where="apply",
+            hint="look with --dry-run, then add --yes",
         )
     try:
         agreed = typer.confirm("Go on?", err=True)
@@ -307,7 +311,9 @@ def _agree(data: dict[str, Any], output: Format, *, yes: bool) -> None:
 def _refuse_moved(shown: Observation, found: Observation) -> None:
 
     if changes := moved(snapshot(shown), snapshot(found)):
-        raise MovedError(changes, hint="nothing was begun; look at the way that it is now, and apply again")
+        raise MovedError(
+            changes, hint="nothing was begun; look at the transition as it is now, and apply again"
+        )
 
 
 def _tell(reached: Reached, data: dict[str, Any], output: Format) -> None:
@@ -315,7 +321,7 @@ def _tell(reached: Reached, data: dict[str, Any], output: Format) -> None:
         took = {"seconds": round(reached.seconds, 3), "actions": reached.actions, "replans": reached.replans}
         emit({**data, "took": took}, output)
     elif reached.actions:
-        replans = f", ordered anew {reached.replans} times" if reached.replans else ""
+        replans = f", ordered again {reached.replans} times" if reached.replans else ""
         stdout().print(
             f"reached in {reached.seconds:.0f} s with {reached.actions} actions{replans}", markup=False
         )
@@ -372,11 +378,13 @@ def _chosen(seen: Observation, gpu: str, asked: list[str]) -> list[Placement]:
     foreign = [each.placement for each in found.instances if not each.ours]
     wanted = [Placement.parse(word) for word in asked] or foreign
     if not wanted:
-        raise InputError("no instance of someone else's to adopt", where=gpu)
+        raise InputError("there is no instance of someone else's to adopt", where=gpu)
     for placement in wanted:
         if placement not in foreign:
             others = ", ".join(map(str, foreign)) or "none"
             raise InputError(
-                f"{placement} is no instance of someone else's", where=gpu, hint=f"there: {others}"
+                f"{placement} is not someone else's instance",
+                where=gpu,
+                hint=f"those of someone else: {others}",
             )
     return wanted

@@ -59,7 +59,7 @@ ClockOption = Annotated[
         "--clock",
         envvar="PARTITA_CLOCK",
         help="Clock of a simulated cluster: simulated takes no time, wall takes as long as real GPUs. "
-        "(default: the one that it lives by; simulated for a new one)",
+        "(default: the one it has; simulated for a new one)",
         show_default=False,
     ),
 ]
@@ -195,7 +195,9 @@ def simulated_gpus(asked: Sequence[str]) -> list[tuple[str, str]]:
     for word in asked:
         model, _, count = word.rpartition(":")
         if not count.isdecimal() or not 1 <= int(count) <= _MOST_SIMULATED:
-            raise InputError(f"{word!r} is no model and count", where="--simulate", hint="write a100-80gb:16")
+            raise InputError(
+                f"{word!r} is not a model and a count", where="--simulate", hint="write a100-80gb:16"
+            )
         models += [gpu_meant(model).name] * int(count)
     return named(models)
 
@@ -233,7 +235,9 @@ def open_cluster(cluster: Cluster, gpus: Callable[[], list[tuple[str, str]]]) ->
             )  # whatever the state folder, the GPUs are the same
         killed = stack.enter_context(controlling(folder))
         if killed is not None:
-            stderr().print(f"note: the controller before was killed: {killed}", markup=False, soft_wrap=True)
+            stderr().print(
+                f"note: the previous controller was killed: {killed}", markup=False, soft_wrap=True
+            )
         journal = Journal(folder / FILE)
         stack.callback(journal.close)
         yield OpenCluster(stack.enter_context(open_driver(cluster, folder, gpus)), journal)

@@ -122,8 +122,8 @@ def import_mig_parted(
 ) -> None:
     """Read a config of nvidia-mig-parted as layouts, which `partita diff` and `partita apply` take.
 
-    A config has counts alone: starts are chosen here, so that what stands stays where it can. GPUs that it does not
-    mention stay cut as they are. Nothing runs on layouts: applying them stops the services of the cluster.
+    A config has only counts: starts are chosen here, so that existing instances stay where they can. GPUs that it
+    does not mention stay cut as they are. Nothing runs on layouts: applying them stops the services of the cluster.
     """
     read = read_config(config)
     there = _given(gpus, node) if gpus else _of_cluster(driver, node)
@@ -150,9 +150,9 @@ def _of_cluster(driver: str, nodes: list[str] | None) -> list[DeployedGpu]:
     cluster = Cluster(driver)
     if not cluster.exists(state_path()):
         raise InputError(
-            "there is no simulated cluster to ask which GPUs there are",
+            "there is no simulated cluster whose GPUs could be taken",
             where=str(state_path()),
-            hint="say it: --gpus a100-80gb:8, or --driver nvml for the GPUs of this host",
+            hint="name them: --gpus a100-80gb:8, or --driver nvml for the GPUs of this host",
         )
     with open_read_only(cluster, list) as opened:
         found = deployed(opened.driver.observe()).gpus
@@ -194,7 +194,8 @@ _TYPES = {
 
 def schema(
     document: Annotated[
-        PublishedDocument, typer.Argument(metavar="[DOCUMENT]", help="Which document.")
+        PublishedDocument,
+        typer.Argument(metavar="[DOCUMENT]", help=f"One of {', '.join(PublishedDocument)}."),
     ] = PublishedDocument.WORKLOAD,
 ) -> None:
     """Print the JSON schema of a document, with what each field means.

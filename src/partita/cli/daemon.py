@@ -120,29 +120,29 @@ Discipline = Annotated[
 ]
 Admins = Annotated[
     list[str] | None,
-    typer.Option("--admin", metavar="USER|@GROUP", help="May act on everybody's jobs; may be given again."),
+    typer.Option("--admin", metavar="USER|@GROUP", help="Who may act on everybody's jobs. Repeatable."),
 ]
 LogSize = Annotated[
-    str, typer.Option("--log-size", metavar="SIZE", help="Most that is kept of an attempt's log.")
+    str, typer.Option("--log-size", metavar="SIZE", help="Largest part of an attempt's log that is kept.")
 ]
 Keep = Annotated[
-    str, typer.Option("--keep", metavar="TIME", help="After which jobs that have ended are forgotten.")
+    str, typer.Option("--keep", metavar="TIME", help="Time after which jobs that have ended are forgotten.")
 ]
 KeepLogs = Annotated[
     str,
-    typer.Option("--keep-logs", metavar="SIZE", help="Most that the logs of ended jobs take; the oldest go."),
+    typer.Option(
+        "--keep-logs", metavar="SIZE", help="Most space for the logs of ended jobs; the oldest are removed."
+    ),
 ]
 HalfLife = Annotated[
     str,
     typer.Option(
-        "--half-life", metavar="TIME", help="After which what a user has had counts half, for `fair`."
+        "--half-life", metavar="TIME", help="Time after which what a user has used counts half, for `fair`."
     ),
 ]
 MaxWaiting = Annotated[
     int,
-    typer.Option(
-        "--max-waiting", min=1, metavar="N", help="Most jobs of one user that wait; root is exempt."
-    ),
+    typer.Option("--max-waiting", min=1, metavar="N", help="Most waiting jobs of one user; root is exempt."),
 ]
 DefaultTime = Annotated[
     str | None,
@@ -157,7 +157,7 @@ OomPatterns = Annotated[
     typer.Option(
         "--oom-pattern",
         metavar="REGEX",
-        help="A line of a job's output with this says that GPU memory ran out; may be given again.",
+        help="A line of a job's output that matches says that GPU memory ran out. Repeatable.",
     ),
 ]
 Recover = Annotated[

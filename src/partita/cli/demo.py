@@ -76,7 +76,7 @@ def demo(*, html: Html = None, seed: Seed = 0) -> None:
         counts = _compare(console, day, by_day)
         _head(console, "Applied to 24 simulated A100s in three nodes")
         setup = _act(console, demo, by_day, names)
-        _head(console, "In the evening rates fall to a third: planned anew, changed while serving")
+        _head(console, "In the evening rates fall to a third: planned again, changed while serving")
         evening = _act(console, demo, _plan(night, demo), names)
         _head(console, "In the morning they rise again")
         morning = _act(console, demo, _plan(day, demo), names)

@@ -113,7 +113,7 @@ def _paths(plans: list[Path]) -> list[Path]:
     if len(plans) > 2:
         raise InputError(f"{len(plans)} plans are named", hint="write `partita diff CURRENT TARGET`")
     if [str(path) for path in plans] == ["-", "-"]:
-        raise InputError("both plans are to come from stdin", hint="write one of them to a file")
+        raise InputError("only one plan can come from stdin", hint="write one of them to a file")
     return plans
 
 

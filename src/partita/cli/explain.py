@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MOST_SERVICES = 20
 PlanFile = Annotated[
-    Path | None, typer.Option("--plan", metavar="PLAN", help="Explain this plan. (default: plan anew)")
+    Path | None, typer.Option("--plan", metavar="PLAN", help="Explain this plan. (default: make a new plan)")
 ]
 
 
@@ -38,7 +38,9 @@ def explain(
     plan: PlanFile = None,
     service: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"Service to explain; repeat it. (default: first {MOST_SERVICES})"),
+        typer.Option(
+            metavar="NAME", help=f"Service to explain. Repeatable. (default: first {MOST_SERVICES})"
+        ),
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:

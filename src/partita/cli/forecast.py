@@ -59,8 +59,8 @@ def memory(
 ) -> None:
     """Say how much GPU memory a model is forecast to need: partita memory hf-folder --with batch=8,tokens=8192.
 
-    It needs surely more than the lower bound and at most the upper one. `submit --like` uses the same numbers: a job
-    begins on the smallest slice that holds the upper bound, on the largest where none does but one holds the lower.
+    It certainly needs more than the lower bound, and at most the upper one. `submit --like` uses the same numbers: a
+    job begins on the smallest slice that holds the upper bound, or on the largest if that holds only the lower.
     """
     slices = gpu_model(gpu)
     found = forecast_model(model, sizes or ())
@@ -119,14 +119,14 @@ def _print(found: ModelForecast, gpu: GpuModel) -> None:
         echo(f"note: {note}", err=True)
 
 
-LogFile = Annotated[Path, typer.Argument(metavar="LOG", help="What it wrote; - is stdin.")]
+LogFile = Annotated[Path, typer.Argument(metavar="LOG", help="What the attempt wrote; - is stdin.")]
 Code = Annotated[
     int,
     typer.Option("--exit", metavar="CODE", help="Its exit code; 128 + n, or -n, if signal n ended it."),
 ]
 Pattern = Annotated[
     list[str] | None,
-    typer.Option("--oom-pattern", metavar="REGEX", help="As for submit; may be given again."),
+    typer.Option("--oom-pattern", metavar="REGEX", help="As for submit. Repeatable."),
 ]
 Simulated = Annotated[
     bool, typer.Option("--simulated", help="It ran on a simulated instance, whose memory is the host's.")
@@ -141,10 +141,10 @@ def classify(
     simulated: Simulated = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Say what an ended attempt would be taken for, and which line decided: partita classify log --exit 1.
+    """Say how an ended attempt is classified, and which line decided: partita classify log --exit 1.
 
-    `out-of-memory` (of the GPU) is tried again on the next larger slice, where it is not sure on one at most;
-    `failed` and `done` are not. The queue asks the same of the last 256 KiB of a job's output, on every driver.
+    `out-of-memory` (of the GPU) is tried again on the next larger slice, once at most where it is not sure; `failed`
+    and `done` are not. The queue classifies by the last 256 KiB of a job's output in the same way, on every driver.
     """
     patterns = read_patterns(oom_pattern or [])
     first, end = _end(log, oom.END)

@@ -77,16 +77,22 @@ Namespace = Annotated[
 ]
 WorkerTokenFile = Annotated[
     Path | None,
-    typer.Option("--worker-token-file", metavar="FILE", help="Token that the workers and this gateway know."),
+    typer.Option(
+        "--worker-token-file", metavar="FILE", help="Token that the workers and this gateway share."
+    ),
 ]
 WorkerCa = Annotated[
     Path | None,
-    typer.Option("--worker-ca", metavar="FILE", help="Speak TLS with workers that this CA (PEM) has signed."),
+    typer.Option(
+        "--worker-ca", metavar="FILE", help="Speak TLS with workers whose certificates this CA (PEM) signed."
+    ),
 ]
 WorkerName = Annotated[
     str | None,
     typer.Option(
-        "--worker-name", metavar="NAME", help="In the workers' certificates; else each one's own host is."
+        "--worker-name",
+        metavar="NAME",
+        help="Name in the workers' certificates. (default: each worker's own host)",
     ),
 ]
 

@@ -43,7 +43,7 @@ Profiles = Annotated[
     typer.Option(
         "--profiles",
         metavar="PROFILES",
-        help="Cut into these alone: names or sizes, as in 1g,3g. (default: all but +me and other variants)",
+        help="Cut into these only: names or sizes, as in 1g,3g. (default: all but +me and other variants)",
     ),
 ]
 
@@ -61,7 +61,7 @@ def gpus(
     context: typer.Context,
     *,
     from_nvml: Annotated[
-        bool, typer.Option("--from-nvml", help="List the GPUs of this host as NVML tells of them.")
+        bool, typer.Option("--from-nvml", help="List the GPUs of this host as NVML reports them.")
     ] = False,
     out: SaveTo = None,
     output: Output = Format.TABLE,
@@ -77,7 +77,7 @@ def gpus(
         return
 
     if out is not None and not from_nvml:
-        raise InputError("only what NVML tells is written", where="--out", hint="add --from-nvml")
+        raise InputError("only GPUs that NVML reports are written", where="--out", hint="add --from-nvml")
     models = _of_this_host() if from_nvml else [gpu_model(name) for name in gpu_names()]
     if out is not None:
         _save(models, out)
@@ -260,9 +260,9 @@ _MARKS = {"ok": "green", "note": "yellow", "mend": "red"}
 
 
 def doctor(output: Output = Format.TABLE) -> None:
-    """Look at driver, MIG mode, cuts and rivals, and say what mends each fault; change nothing.
+    """Check driver, MIG mode, layouts and other users of the GPUs; say what mends each fault, and change nothing.
 
-    Ends with 1 if something is in the way of using the GPUs there are, with 0 otherwise, GPU or not. A GPU that is
+    Exits with 1 if something keeps the GPUs from being used, and with 0 otherwise, also without a GPU. A GPU that is
     left out is named with the reason and what helps.
     """
     report = survey(state_path())

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 Chosen = Annotated[
-    list[str] | None, typer.Argument(metavar="[ID...]", help="Jobs. (default: the newest that are over)")
+    list[str] | None, typer.Argument(metavar="[ID...]", help="Jobs. (default: the newest that have ended)")
 ]
 Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="Most jobs shown without ids.")]
 
@@ -50,7 +50,7 @@ def history(
         console = stdout()
         console.print(_attempts_table(jobs, wide=console.width >= _WIDE))
     else:
-        echo("no job is over yet")
+        echo("no job has ended yet")
 
 
 def _newest(daemon: QueueClient, limit: int, *, mine: bool) -> list[dict[str, Any]]:
@@ -139,7 +139,7 @@ _JOULES = {"J": 1.0, "Wh": 3600.0, "kWh": 3.6e6}
 
 
 def energy(*, by: ByOption = By.GPU, since: Since = "24h", output: Output = Format.TABLE) -> None:
-    """Show the energy of jobs and services, and of what nobody holds.
+    """Show the energy of jobs and services, and of slices that nobody uses.
 
     NVML counts whole GPUs. Idle power is shared by size and the rest by activity, or by compute slices where no
     activity is known, so that the shares add up to the counters. Seconds without a counter are missing, never 0.
@@ -271,10 +271,10 @@ Every = Annotated[bool, typer.Option("--all", help="Forget all of your own jobs.
 
 
 def forget(names: Names = None, *, every: Every = False, output: Output = Format.TABLE) -> None:
-    """Show what is believed of jobs from those before them, or, with names, forget it.
+    """Show what jobs are expected to need from earlier ones of their name; with names, forget it.
 
     A job begins on the slice that earlier jobs of its name needed, or, without a name, those of the same command.
-    Without names nothing is changed. Jobs that wait are seen anew at once; the history keeps all attempts.
+    Without names nothing is changed. Jobs that wait are forecast again at once; the history keeps all attempts.
     """
     with connect() as daemon:
         if names or every:

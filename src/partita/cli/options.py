@@ -39,7 +39,7 @@ def read_bytes(text: str, where: str) -> int:
         raise InputError(f"{number} has no unit", where=where, hint=f"write {number}GiB or {number}MiB")
     found = _SIZE.fullmatch(number)
     if found is None or float(found[1]) <= 0:
-        raise InputError(f"{text!r} is no size", where=where, hint="write 12GiB or 900MiB")
+        raise InputError(f"{text!r} is not a size", where=where, hint="write 12GiB or 900MiB")
     power = " KMGT".index((found[2] or " ").upper())
     decimal = text.strip().upper().endswith("B") and not found[3]
     return int(float(found[1]) * (1000 if decimal else 1024) ** power)
@@ -56,7 +56,7 @@ def read_seconds(text: str, where: str) -> float:
         return float(written)
     parts = _TIME.findall(written)
     if not parts or _TIME.sub("", written).strip():
-        raise InputError(f"{text!r} is no time", where=where, hint="write 2h, 1h30m or 45s")
+        raise InputError(f"{text!r} is not a time", where=where, hint="write 2h, 1h30m or 45s")
     return sum(float(number) * _SECONDS[unit] for number, unit in parts)
 
 
@@ -76,7 +76,7 @@ def read_limit(text: str, where: str) -> float:
     seconds = _clocked(*found.groups()) if found is not None else read_seconds(written, where)
     if not seconds:
         raise InputError(
-            "a limit of no time", where=where, hint="leave it out, or write unlimited, for no limit"
+            "the limit is zero", where=where, hint="leave it out, or write unlimited, for no limit"
         )
     return seconds
 
@@ -133,7 +133,9 @@ def pairs(given: Iterable[str] | None, option: str) -> dict[str, str]:
     ):
         name, equals, value = part.partition("=")
         if not (name.strip() and equals and value.strip()):
-            raise InputError(f"{part!r} is no NAME=VALUE", where=option, hint=f"for example {option} a=b,c=d")
+            raise InputError(
+                f"{part!r} is not NAME=VALUE", where=option, hint=f"for example {option} a=b,c=d"
+            )
         if name.strip() in found:
             raise InputError(f"{name.strip()} is there twice", where=option)
         found[name.strip()] = value.strip()
@@ -164,7 +166,9 @@ Planner = Annotated[
 ]
 Algorithm = Annotated[
     AlgorithmName,
-    typer.Option("--algorithm", help="How the way is ordered: shortest, or the paper's exchange-compact."),
+    typer.Option(
+        "--algorithm", help="How the transition is ordered: shortest, or the paper's exchange-compact."
+    ),
 ]
 ExtraGpus = Annotated[
     int | None,
@@ -180,7 +184,8 @@ Forbid = Annotated[
     typer.Option(
         "--forbid",
         metavar="COMBINATION",
-        help="Combination that no GPU may hold on the way, as in 4g+3g. Repeatable. (plans do not record it)",
+        help="Combination that no GPU may hold during the transition, as in 4g+3g. Repeatable. "
+        "(plans do not record it)",
     ),
 ]
 
@@ -196,7 +201,12 @@ class LogFormat(StrEnum):
 
 
 Listen = Annotated[
-    str, typer.Option("--listen", metavar="ADDRESS", help="Beyond this host, a token or TLS is needed.")
+    str,
+    typer.Option(
+        "--listen",
+        metavar="ADDRESS",
+        help="Address to listen on; beyond this host, a token or TLS is needed.",
+    ),
 ]
 Port = Annotated[int, typer.Option("--port", min=0, max=65_535, help="HTTP port; 0 takes a free one.")]
 GrpcPort = Annotated[
@@ -205,7 +215,9 @@ GrpcPort = Annotated[
 TokenFile = Annotated[
     Path | None,
     typer.Option(
-        "--token-file", metavar="FILE", help="Ask every request for this bearer token; health is open."
+        "--token-file",
+        metavar="FILE",
+        help="Require this bearer token of every request but those for health.",
     ),
 ]
 TlsCert = Annotated[
@@ -215,7 +227,7 @@ TlsKey = Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="
 TlsClientCa = Annotated[
     Path | None,
     typer.Option(
-        "--tls-client-ca", metavar="FILE", help="Let in clients with certificates of this CA (PEM) alone."
+        "--tls-client-ca", metavar="FILE", help="Accept only clients with certificates of this CA (PEM)."
     ),
 ]
 MaxBody = Annotated[
@@ -224,12 +236,12 @@ MaxBody = Annotated[
 Grace = Annotated[
     float,
     typer.Option(
-        "--grace", min=0.0, max=86_400, help="Seconds to finish what is under way when told to end."
+        "--grace", min=0.0, max=86_400, help="Seconds to finish what is under way when told to stop."
     ),
 ]
 LogForm = Annotated[LogFormat, typer.Option("--log-format", help="Log lines on stderr: for people, or JSON.")]
 Router = Annotated[
-    RouterName, typer.Option(help="Who answers which query; kairos does in simulations alone.")
+    RouterName, typer.Option(help="Policy that gives queries to slices; kairos is for simulations only.")
 ]
 
 
@@ -260,7 +272,7 @@ GpusFile = Annotated[
         OPTION,
         metavar="FILE",
         envvar="PARTITA_GPUS_FILE",
-        help="GPU of your own (TOML), as `partita gpus show NAME --toml` writes it. Repeatable, anywhere.",
+        help="GPU of your own (TOML), as `partita gpus show NAME --toml` writes it. Repeatable, in any position.",
     ),
 ]
 

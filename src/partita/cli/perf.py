@@ -62,8 +62,8 @@ def check(files: Tables, output: Output = Format.TABLE) -> None:
 def show(
     files: Tables,
     *,
-    model: Annotated[str | None, typer.Option(help="Show this model alone.")] = None,
-    gpu: Annotated[str | None, typer.Option(help="Show this GPU alone.")] = None,
+    model: Annotated[str | None, typer.Option(help="Show only this model.")] = None,
+    gpu: Annotated[str | None, typer.Option(help="Show only this GPU.")] = None,
     slo: Annotated[float | None, typer.Option(help="Latency of a batch to keep, in milliseconds.")] = None,
     quantile: Annotated[
         str | None, typer.Option(help="Latency at this quantile, 0.9, p99 or mean; by default the strictest.")
@@ -73,7 +73,7 @@ def show(
     ] = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show the best throughput of each profile, the operating point under an SLO, and the shape by batch."""
+    """Show the best throughput of each profile, the operating point under an SLO, and the throughput by batch."""
     if slo is not None and not slo > 0:
         raise InputError(
             f"an SLO of {slo:g} ms cannot be kept", where="--slo", hint="give milliseconds above zero"
@@ -90,7 +90,7 @@ def estimate(
         typer.Argument(metavar="WORKS", help="CSV of works: model,gflop,mbytes,weights_mb,precision,..."),
     ] = None,
     *,
-    gpu: Annotated[list[str], typer.Option(help="GPU to estimate for; can be given several times.")],
+    gpu: Annotated[list[str], typer.Option(help="GPU to estimate for. Repeatable.")],
     model: Annotated[str | None, typer.Option(help="Name of one model, without a file of works.")] = None,
     gflop: Annotated[float | None, typer.Option(help="Its 1e9 operations per item.")] = None,
     mbytes: Annotated[float | None, typer.Option(help="Its activations moved per item, in MB.")] = None,
@@ -122,7 +122,7 @@ def estimate(
                 echo(f"note: {work.model} fits no profile of {name}", err=True)
             rows += list(found)
     if not rows:
-        raise InputError("no model fits any profile", hint="lower the precision, or choose a larger GPU")
+        raise InputError("no model fits any profile", hint="choose a lower precision or a larger GPU")
     write(PerfTable(rows), out)
 
 

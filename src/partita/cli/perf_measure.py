@@ -88,7 +88,7 @@ def measure_command(
         typer.Option(help="Batch sizes; by default 1,2,4,8,16,32,64,128, or the only one it takes."),
     ] = None,
     max_processes: Annotated[
-        int, typer.Option(min=1, max=64, help="Measure 1 to so many processes side by side.")
+        int, typer.Option(min=1, max=64, help="Measure 1 to this many processes side by side.")
     ] = 1,
     quantiles: Annotated[str, typer.Option(help="Quantiles of the latency, a row each.")] = "p50,p90,p99",
     shapes: Shapes = None,
@@ -97,18 +97,20 @@ def measure_command(
     ] = "0",
     threads: Annotated[
         int | None,
-        typer.Option(min=1, help="Threads of each process on a CPU; by default the cores, shared out."),
+        typer.Option(
+            min=1, help="Threads of each process on a CPU; by default the cores, divided among them."
+        ),
     ] = None,
-    seconds: Annotated[float, typer.Option(min=0.05, help="Measure each cell at least so long.")] = 3.0,
+    seconds: Annotated[float, typer.Option(min=0.05, help="Measure each cell at least this long.")] = 3.0,
     max_seconds: Annotated[
         float,
         typer.Option(
             min=0.05,
-            help="And at most so long; quantiles that would take more repetitions are left out, and that is said.",
+            help="And at most this long; quantiles that need more repetitions are left out, with a note.",
         ),
     ] = 60.0,
     warmup_seconds: Annotated[
-        float, typer.Option(min=0.0, help="Wait at most so long for steady latencies.")
+        float, typer.Option(min=0.0, help="Wait at most this long for steady latencies.")
     ] = 10.0,
     max_latency_ms: Annotated[
         float | None, typer.Option(min=0.001, help="Try no larger batch once one takes longer than this.")
@@ -179,7 +181,7 @@ def _course(found: Setup, batches: str | None, max_processes: int, max_latency_m
     sizes = default if batches is None else batch_sizes(batches)
     if fixed and sizes != [fixed]:
         raise InputError(
-            f"the model takes batches of {fixed} alone",
+            f"the model takes only batches of {fixed}",
             where="--batches",
             hint=f"give --batches {fixed}, or export the model with a symbolic batch dimension",
         )
@@ -199,7 +201,7 @@ def _quantiles(text: str) -> tuple[str, ...]:
     except InputError as error:
         raise InputError(f"{text!r}: {error.what}", where="--quantiles", hint="write p50,p90,p99") from None
     if "mean" in found:
-        raise InputError("a mean is no quantile", where="--quantiles", hint="write p50 for the median")
+        raise InputError("a mean is not a quantile", where="--quantiles", hint="write p50 for the median")
     return tuple(sorted(found, key=float))
 
 

@@ -28,7 +28,7 @@ def batch_sizes(text: str) -> list[int]:
     parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise InputError(
-            f"{text!r} are no batch sizes", where="--batches", hint="write numbers, as in 1,8,32"
+            f"{text!r} are not batch sizes", where="--batches", hint="write numbers, as in 1,8,32"
         )
     return sorted({int(part) for part in parts})
 

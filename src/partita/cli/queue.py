@@ -144,7 +144,7 @@ def _foot(found: dict[str, Any]) -> list[str]:
 
 Ids = Annotated[list[str], typer.Argument(metavar="ID...", help="Jobs: 12, an array 12, a task 12_3.")]
 Mine = Annotated[bool, typer.Option("--me", help="Only your own jobs.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of each job.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing for each job.")]
 
 
 _SOON_S = 0.5
@@ -290,7 +290,7 @@ def cancel(
     ids: SomeIds = None,
     *,
     every: Annotated[
-        bool, typer.Option("--all", help="All of your jobs; with --user, of that user's.")
+        bool, typer.Option("--all", help="All of your jobs; with --user, all of that user's.")
     ] = False,
     me: Annotated[bool, typer.Option("--me", help="All of your own jobs, also as root.")] = False,
     user: Annotated[str | None, typer.Option(help="Whose jobs --all means; for root and admins.")] = None,
@@ -305,11 +305,11 @@ def cancel(
     every = every or me
     if bool(ids) == every:
         raise InputError(
-            "ids beside --all" if ids else "no job is named",
+            "ids together with --all" if ids else "no job is named",
             hint="partita cancel 12, or partita cancel --all",
         )
     if user is not None and (me or not every):
-        raise InputError("--user says whose jobs --all means", where="--user")
+        raise InputError("--user needs --all", where="--user")
     if every and not me and user is None and os.geteuid() == 0:
         raise InputError(
             "whose jobs? root may cancel everybody's",
@@ -339,7 +339,9 @@ def _all_of(daemon: QueueClient, user: str | None, *, yes: bool) -> dict[str, An
     if not yes:
         if not sys.stdin.isatty():
             raise InputError(
-                "there is no terminal to ask on", where="--all", hint=f"add --yes to cancel {jobs}"
+                "there is no terminal on which to ask for confirmation",
+                where="--all",
+                hint=f"add --yes to cancel {jobs}",
             )
         try:
             agreed = typer.confirm(f"Cancel {jobs} of {found['user']}?", err=True)
@@ -358,8 +360,10 @@ _JOBS_PER_S = 1000.0
 def wait(
     ids: Ids,
     *,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing of each job.")] = False,
-    timeout: Annotated[str | None, typer.Option(metavar="TIME", help="Give up after this, as 10m.")] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing for each job.")] = False,
+    timeout: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Give up after this time, as in 10m.")
+    ] = None,
 ) -> None:
     """Wait until jobs are over: done, failed or cancelled.
 
@@ -423,7 +427,7 @@ _REQUEUED = {
 
 
 def requeue(ids: Ids, *, quiet: Quiet = False) -> None:
-    """Have jobs run again under their ids, with all attempts kept: those that are over, and those that run.
+    """Run jobs again under their ids, with all attempts kept: those that have ended, and those that run.
 
     One that runs gets SIGTERM, so that it can checkpoint, and after its grace SIGKILL.
     """

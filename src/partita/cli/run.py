@@ -72,7 +72,7 @@ RunClock = Annotated[
     typer.Option(
         "--clock",
         envvar="PARTITA_CLOCK",
-        help="Clock of a simulated cluster. (default: wall; with --once the one that it lives by)",
+        help="Clock of a simulated cluster. (default: wall; with --once the one it has)",
         show_default=False,
     ),
 ]
@@ -87,7 +87,7 @@ RatesOption = Annotated[
 ]
 DeadBand = Annotated[
     float,
-    typer.Option("--dead-band", min=0.0, help="Plan anew when a rate is off by more than this fraction."),
+    typer.Option("--dead-band", min=0.0, help="Plan again when a rate differs by more than this fraction."),
 ]
 BatchShift = Annotated[
     float,
@@ -95,14 +95,16 @@ BatchShift = Annotated[
         "--batch-shift",
         min=0.0,
         max=1.0,
-        help="Plan anew when this share of the queries of a service with a cut has other sizes (total variation).",
+        help="Plan again when this share of the queries of a service with a cut has other sizes (total variation).",
     ),
 ]
 Hold = Annotated[float, typer.Option("--hold", min=0.0, help="Seconds for which a plan is held at least.")]
 Jobs = Annotated[
     bool, typer.Option("--jobs", help="Run the queue of jobs, too, on slices that services leave free.")
 ]
-Poll = Annotated[float, typer.Option("--poll", min=0.01, help="Seconds between two looks.")]
+Poll = Annotated[
+    float, typer.Option("--poll", min=0.01, help="Seconds between two observations of the cluster.")
+]
 TimeLimit = Annotated[float, typer.Option("--time-limit", min=0.1, help="Seconds of search for each plan.")]
 
 
@@ -141,10 +143,10 @@ def run(
 ) -> None:
     """Keep a cluster to a workload, until told to stop.
 
-    Plans anew when the file or what is measured has changed: rates, and of services with a cut the batch sizes
+    Plans again when the file or what is measured has changed: rates, and of services with a cut the batch sizes
     of their queries. Mends what others change. SIGTERM or Ctrl-C finish what is under way and end in a safe state.
 
-    With --jobs it carries the queue of jobs, too, as `partita daemon` does alone: jobs run on slices that services
+    With --jobs it runs the queue of jobs, too, as `partita daemon` does alone: jobs run on slices that services
     leave free, and checkpoint and wait again when a transition wants them.
     """
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)

@@ -68,7 +68,7 @@ Driver = Annotated[
     typer.Option(
         "--driver",
         envvar="PARTITA_DRIVER",
-        help="Where its workers run: nvml, each on one of this host's MIG instances that stand; simulated, on none.",
+        help="Where its workers run: nvml, each on one of this host's existing MIG instances; simulated, on none.",
     ),
 ]
 EXAMPLES = """Ask it with curl, or with NVIDIA's client (pip install "tritonclient\\[all]"):
@@ -263,7 +263,7 @@ def _ways(loaded: PreparedWorkload, services: Path | None) -> Mapping[str, Worke
         return read_workers(services)
     stderr().print(
         "note: nothing says how the services are run (--services): their workers are emulated; they take as "
-        "long as the table says and answer with what they were asked",
+        "long as the table says and answer with what they were sent",
         markup=False,
         soft_wrap=True,
     )

@@ -101,7 +101,7 @@ def simulate(
     cut: Annotated[
         CutName, typer.Option(help="How the GPUs are cut; homogeneous takes the best size.")
     ] = "search",
-    router: Annotated[RouterName, typer.Option(help="Who answers which query.")] = "late-binding",
+    router: Annotated[RouterName, typer.Option(help="Policy that gives queries to slices.")] = "late-binding",
     seed: Annotated[int, typer.Option(min=0, help="Seed of arrivals and batch sizes.")] = 0,
     html: Html = None,
     out: Out = None,
@@ -111,7 +111,7 @@ def simulate(
 
     Each query has a batch size of its own, up to the largest that the performance
     table has, and the SLO's latency as its deadline; the table's rows with one
-    process say how long it takes. Says also the largest rate of Poisson arrivals
+    process say how long it takes. Also says the largest rate of Poisson arrivals
     with these batch sizes that the cut holds, and the bound of every router.
     """
     asked = ask(

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")]
-Every = Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two looks of --watch.")]
+Every = Annotated[float, typer.Option("--every", min=0.1, help="Seconds between two updates with --watch.")]
 Tail = Annotated[int, typer.Option("--tail", min=0, help="Newest entries of the journal that are shown.")]
 
 
@@ -46,9 +46,9 @@ def status(
     driver: DriverOption = SIMULATED,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show the cluster: GPUs, services and jobs on them, who acts on it, how far that is, and the journal.
+    """Show the cluster: GPUs, services and jobs on them, who acts on it and with what progress, and the journal.
 
-    Changes nothing, and may be asked while a controller acts.
+    Changes nothing, and may run while a controller acts.
     """
     with _looking(driver) as look:
         if not watch:
@@ -238,7 +238,7 @@ class StatusView:
         yield Text(f"state {snapshot(status.observation).fingerprint}", style="bold")
         yield Text(f"controller: {status.controller or 'none at work'}")
         if progress is not None:
-            replans = f", ordered anew {progress.replans} times" if progress.replans else ""
+            replans = f", ordered again {progress.replans} times" if progress.replans else ""
             done = f"{progress.done}/{progress.actions} actions{replans}"
             text = Text(
                 f"goal: {progress.state.value}, {done}", "green" if progress.state == "reached" else "yellow"

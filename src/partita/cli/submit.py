@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What is run.")]
 MemoryOption = Annotated[
-    str | None, typer.Option("--memory", metavar="SIZE", help="GPU memory it needs at most, as 12GiB.")
+    str | None, typer.Option("--memory", metavar="SIZE", help="Most GPU memory that it needs, as in 12GiB.")
 ]
 Like = Annotated[
     Path | None,
@@ -53,14 +53,14 @@ Array = Annotated[
     ),
 ]
 Priority = Annotated[
-    int, typer.Option(min=-1000, max=1000, help="Larger goes first. Above 0: root and admins only.")
+    int, typer.Option(min=-1000, max=1000, help="Larger starts first. Above 0: root and admins only.")
 ]
 Grace = Annotated[
     str | None,
     typer.Option(
         "--checkpoint-grace",
         metavar="TIME",
-        help="It writes checkpoints, and has so long to do so from SIGTERM to SIGKILL. (default: none, 30s)",
+        help="It writes checkpoints, and has this long from SIGTERM to SIGKILL. (default: no checkpoints, 30s)",
     ),
 ]
 Attempts = Annotated[
@@ -74,7 +74,7 @@ TimeLimit = Annotated[
     typer.Option(
         "--time",
         metavar="TIME",
-        help="End it when it has run so long: 90 (minutes), 2:30:00, 1-12, 90m, 2h, unlimited.",
+        help="End it when it has run this long: 90 (minutes), 2:30:00, 1-12, 90m, 2h, unlimited.",
     ),
 ]
 After = Annotated[
@@ -82,7 +82,7 @@ After = Annotated[
     typer.Option(
         "--after",
         metavar="ok|any|fail:ID",
-        help="Start when job ID is done, has ended, has failed; may be given again.",
+        help="Start when job ID is done (ok), has ended (any), has failed (fail). Repeatable.",
     ),
 ]
 
@@ -94,7 +94,7 @@ OomPattern = Annotated[
     typer.Option(
         "--oom-pattern",
         metavar="REGEX",
-        help="A line of its output with this says that GPU memory ran out; may be given again.",
+        help="A line of its output that matches says that GPU memory ran out. Repeatable.",
     ),
 ]
 
@@ -111,7 +111,9 @@ def submit(
     like_with: LikeWith = None,
     gpu_time: GpuTime = None,
     priority: Priority = 0,
-    name: Annotated[str, typer.Option(help="A name; jobs of one name are expected to need the same.")] = "",
+    name: Annotated[
+        str, typer.Option(help="A name; jobs of one name are expected to need the same memory.")
+    ] = "",
     array: Array = None,
     checkpoint_grace: Grace = None,
     time: TimeLimit = None,
@@ -196,7 +198,7 @@ def _directory() -> str:
     try:
         return str(Path.cwd())
     except OSError:
-        raise InputError("this directory is gone", hint="cd to one that is there") from None
+        raise InputError("this directory no longer exists", hint="cd to one that exists") from None
 
 
 def _grace(text: str | None) -> dict[str, Any]:
@@ -210,7 +212,7 @@ def _memory(declared: str | None, like: Path | None, sizes: Sequence[str]) -> di
     if declared is not None and like is not None:
         raise InputError("--memory and --like both say what it needs", hint="give one of them")
     if sizes and like is None:
-        raise InputError("there is no model that --like-with belongs to", hint="give --like MODEL")
+        raise InputError("--like-with needs --like", hint="give --like MODEL")
     if declared is not None:
         return {"source": "declared", "lower": 0.0, "upper": float(read_bytes(declared, "--memory"))}
     if like is None:
@@ -229,11 +231,13 @@ def _times(words: Sequence[str]) -> dict[str, float]:
         profile, given, time = word.rpartition("=")
         if profile.strip() in found or (given and not profile.strip()):
             raise InputError(
-                f"{word!r} is no new time", where="--gpu-time", hint="write 1g.10gb=6h,7g.80gb=1h"
+                f"{word!r} is not a time, or its profile is given twice",
+                where="--gpu-time",
+                hint="write 1g.10gb=6h,7g.80gb=1h",
             )
         found[profile.strip()] = read_seconds(time, "--gpu-time")
     if "" in found and len(found) > 1:
         raise InputError(
-            "a time for any slice beside times for some", where="--gpu-time", hint="give one kind"
+            "a time for every slice together with times for some", where="--gpu-time", hint="give one kind"
         )
     return found

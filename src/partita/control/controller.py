@@ -68,7 +68,7 @@ class Controller:
         found = snapshot(observation)
         for text in moved(before, found, killed) if before else []:
             executor.journal.note(f"someone else changed: {text}", now)
-            executor.reporter.note(f"since the last look: {text}")
+            executor.reporter.note(f"since the last observation: {text}")
         executor.journal.record((), found, now)
 
     def reach(self, goal: Goal, shown: tuple[Request, Transition] | None = None) -> Reached:

@@ -61,7 +61,7 @@ class JournalError(PartitaError):
 
 
 _ANEW = (
-    "start a new one: `mv {path} {path}.kept`; what runs is observed anew, only the rates promised until now are "
+    "start a new one: `mv {path} {path}.kept`; what runs is observed again, only the rates promised until now are "
     "forgotten (the capacity that runs takes their place)"
 )
 _FORMAT = DatabaseFormat(

@@ -98,7 +98,7 @@ def _require_safe_path(folder: Path) -> None:
             continue
         links += 1
         if links > _MOST_LINKS:
-            raise InputError("the state folder's links lead round in a circle", where=str(folder))
+            raise InputError("the state folder's links form a loop", where=str(folder))
         target = found.readlink()
         at = Path("/") if target.is_absolute() else at
         waiting = [*(target.parts[1:] if target.is_absolute() else target.parts), *waiting]

@@ -402,7 +402,7 @@ def manager_findings(found: tuple[Manager, ...]) -> Iterator[Finding]:
         hint = _PROGRAMS.get(each.name, ("", None))[1]
         if hint is not None:
             yield Finding(
-                Severity.NOTE, f"{each.name} has a hand in GPUs here: {each.does}", each.evidence, hint
+                Severity.NOTE, f"{each.name} uses or changes GPUs here: {each.does}", each.evidence, hint
             )
 
 

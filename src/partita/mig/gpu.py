@@ -94,7 +94,7 @@ class Combination:
         parts = re.split(r"\+(?=\d)", text.strip())
         if len(parts) < 2 or not all(_PART.fullmatch(part) for part in parts):
             raise InputError(
-                f"{text!r} is no combination of instances", hint="write sizes or profiles, as in '4g+3g'"
+                f"{text!r} is not a combination of instances", hint="write sizes or profiles, as in '4g+3g'"
             )
         return cls(tuple(sorted(parts)))
 

@@ -35,7 +35,7 @@ class Placement:
         profile, at, start = text.strip().partition("@")
         if not (profile and at and start.isdecimal()):
             raise InputError(
-                f"{text!r} is no placement", hint="write a profile and its start, as in '3g.20gb@4'"
+                f"{text!r} is not a placement", hint="write a profile and its start, as in '3g.20gb@4'"
             )
         return cls(int(start), profile)
 

@@ -201,7 +201,7 @@ def import_perf_analyzer(
         model: name of the model, which the file does not say.
         batch: items per request (-b); by default the column Batch Size, or else 1.
         processes: servers or model instances on the slice.
-        concurrency: keep rows with so many requests in flight; by default the fewest that occupy every process.
+        concurrency: keep rows with this many requests in flight; by default the fewest that occupy every process.
 
     Raises:
         InputError: not such a file, no row at that concurrency, a batch beside a column of batches, two rows of one
@@ -247,8 +247,8 @@ def import_model_analyzer(
         path: the file.
         gpu: GPU that was measured, as `partita gpus` names it.
         profile: MIG profile that was measured, as in 2g.20gb.
-        model: import this model alone.
-        concurrency: keep rows with so many requests in flight; by default the fewest that occupy every process.
+        model: import only this model.
+        concurrency: keep rows with this many requests in flight; by default the fewest that occupy every process.
 
     Raises:
         InputError: not such a file, no row at that concurrency, or a field that cannot be used.

@@ -496,7 +496,7 @@ def _json_records(text: str, name: str) -> Records:
     places: list[int] = []
     for line, value in _json_values(text, name):
         if not isinstance(value, dict):
-            raise InputError("this line is no JSON object", where=f"{name}:{line}")
+            raise InputError("this line is not a JSON object", where=f"{name}:{line}")
         rows.append(_flat(value))
         places.append(line)
     header = tuple(dict.fromkeys(key for row in rows for key in row))

@@ -192,6 +192,6 @@ def _not_started(command: str, directory: str, user: User, step: str, number: in
         return NotStartedError(f"{command}: no such command", 127)
     if number == errno.ENOEXEC:
         return NotStartedError(
-            f"{command}: no program, and a script needs a first line such as #!/bin/sh", 126
+            f"{command}: not a program; a script needs a first line such as #!/bin/sh", 126
         )
     return NotStartedError(f"{command}: cannot be executed: {said}", 126)

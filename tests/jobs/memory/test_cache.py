@@ -509,7 +509,7 @@ def test_an_unknown_family_widens_the_bounds_and_says_so(tmp_path):
         ),
         (
             {"model_type": "llama", **GROUPED, "num_key_value_heads": "8"},
-            "num_key_value_heads is '8', no positive whole",
+            "num_key_value_heads is '8', not a positive whole",
         ),
         (
             {"model_type": "llama", **GROUPED, "hidden_size": 4097},
@@ -543,7 +543,7 @@ def test_an_unknown_family_widens_the_bounds_and_says_so(tmp_path):
         ),
         (
             {"model_type": "mpt", "d_model": 64, "n_layers": 1, "n_heads": 2, "attn_config": []},
-            "attn_config is no object",
+            "attn_config is not an object",
         ),
         ({"model_type": "llama", **GROUPED, "torch_dtype": "bfloat15"}, "no dtype 'bfloat15'"),
     ],

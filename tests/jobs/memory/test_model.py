@@ -49,8 +49,8 @@ def test_inference_needs_weights_and_cache_and_training_its_optimiser(tmp_path):
     ("config", "what"),
     [
         ("{", "not JSON"),
-        ("[]", "no JSON object"),
-        ({"model_type": "llama"}, "no positive whole number"),
+        ("[]", "not a JSON object"),
+        ({"model_type": "llama"}, "positive whole number"),
         ({**LLAMA_7B, "num_hidden_layers": -1}, "num_hidden_layers"),
     ],
 )
@@ -72,7 +72,7 @@ def test_a_config_that_makes_no_sense_is_refused_with_its_place(tmp_path, config
 )
 def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
     (write_model(tmp_path, LLAMA_7B) / "model.safetensors").write_bytes(content)
-    with pytest.raises(InputError, match="no safetensors file"):
+    with pytest.raises(InputError, match="not a safetensors file"):
         read_transformer(tmp_path)
 
 
@@ -81,8 +81,8 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
     [
         (("batch=8",), "tokens is missing", "--with batch=8 --with tokens=2048"),
         (("batch=8,token=4",), "does not depend on 'token'", "did you mean tokens?"),
-        (("batch=8,tokens=0",), "'tokens=0' is no size", "write batch=8"),
-        (("batch",), "'batch' is no size", "write batch=8"),
+        (("batch=8,tokens=0",), "'tokens=0' is not a size", "write batch=8"),
+        (("batch",), "'batch' is not a size", "write batch=8"),
         (("batch=8,tokens=4", "batch=9"), "batch is there twice", None),
         (("batch=8,tokens=4,optimiser=adan",), "no optimiser 'adan'", "did you mean adam?"),
         (("batch=8,tokens=4,dtype=bfloat15",), "no dtype 'bfloat15'", "did you mean bfloat16?"),

@@ -83,7 +83,7 @@ def test_an_onnx_graph_is_read_with_its_symbolic_dimensions(tmp_path):
         read_graph(path, {"batsh": 2})
     assert caught.value.hint == "did you mean batch?"
     path.write_bytes(b"no protobuf")
-    with pytest.raises(InputError, match="no ONNX model"):
+    with pytest.raises(InputError, match="not an ONNX model"):
         read_graph(path)
     with pytest.raises(InputError, match="cannot be read"):
         read_graph(tmp_path / "none.onnx")

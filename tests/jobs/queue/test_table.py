@@ -99,7 +99,7 @@ def test_a_job_that_an_older_version_wrote_is_read(text: str) -> None:
     ("before", "after", "told"),
     [
         ('"number":3', '"number":"3"', "number: must be a whole number"),
-        ('"1g.5gb@4"', '"1g"', "is no placement"),
+        ('"1g.5gb@4"', '"1g"', "is not a placement"),
         ('"stopping"', '"asleep"', "state: must be"),
         ('"lower":1.0', '"lower":-1.0', "cannot need between -1"),
         ('"umask"', '"mask"', "mask"),

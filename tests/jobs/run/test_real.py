@@ -69,7 +69,7 @@ def test_starting_twice_starts_once(attempts: Attempts) -> None:
     [
         ("no-such-command", 127, "no-such-command: no such command"),
         ("/etc/passwd", 126, "/etc/passwd: cannot be executed: Permission denied"),
-        ("./script", 126, "./script: no program, and a script needs a first line such as #!/bin/sh"),
+        ("./script", 126, "./script: not a program; a script needs a first line such as #!/bin/sh"),
     ],
 )
 def test_what_cannot_be_started_says_why_as_a_shell_does(

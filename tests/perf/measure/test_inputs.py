@@ -60,7 +60,7 @@ def test_what_cannot_be_fed_is_told(inputs, given, batch_dim, what):
 
 @pytest.mark.parametrize("text", ["x", "x=", "=3", "x=3xy", "x=0x3", "x=-1"])
 def test_what_is_no_shape_is_told(text):
-    with pytest.raises(InputError, match="is no shape"):
+    with pytest.raises(InputError, match="is not a shape"):
         parse_shapes([text])
 
 

@@ -103,7 +103,7 @@ def test_results_of_something_else_are_refused(tmp_path, name, what):
 def test_another_file_is_no_journal(tmp_path, text):
     path = tmp_path / "j"
     path.write_text(text, encoding="latin-1")
-    with pytest.raises(InputError, match="no journal"):
+    with pytest.raises(InputError, match="not the journal"):
         MeasurementJournal(path, HEAD)
 
 

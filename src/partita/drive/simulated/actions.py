@@ -159,7 +159,7 @@ def finish(db: sqlite3.Connection, action: Action, now: float, rng: random.Rando
         complete(db, action.gpu, action.placement, rng)
     elif action.kind is ActionKind.DESTROY_INSTANCE:
         if found is not None and found.complete:
-            raise FailedError("the instance was made anew while it was destroyed", where=place(action))
+            raise FailedError("the instance was made again while it was destroyed", where=place(action))
         db.execute("DELETE FROM instances WHERE gpu = ? AND start = ? AND ci_id IS NULL", key)
     elif action.kind is ActionKind.START_REPLICA and (found is None or not found.replica):
         raise FailedError("the replica ended before it was ready", where=place(action))

@@ -141,7 +141,7 @@ class SimulatedDriver:
             store.current_time(db, clock)
         if runner is not None and not isinstance(clock, WallClock):
             self._store.close()
-            raise InputError("processes live by the wall clock", where="--services", hint="add --clock wall")
+            raise InputError("processes need the wall clock", where="--services", hint="add --clock wall")
         self._hosted = HostedReplicas(self._store, Path(path).parent / REPLICAS, runner)
         self._clock = clock
         self._seconds = seconds

@@ -82,7 +82,7 @@ _FORMAT = DatabaseFormat(
     name="the simulated cluster",
     version=2,
     steps={0: [*_TABLES.split(";"), *_SINCE_2.split(";"), *_TRIGGERS], 1: [*_SINCE_2.split(";"), *_TRIGGERS]},
-    if_damaged="remove it, and the files beside it, to start anew; `partita doctor` looks",
+    if_damaged="remove it, and the files beside it, to start again; `partita doctor` looks",
     if_other="use the partita that made it, or remove the file",
     if_removed="run the command again",
     durable=False,
@@ -115,7 +115,7 @@ class ClusterFile(Database):
         if fill is not None and not self.made:
             self.close()
             raise DriveError(
-                "there is a simulated cluster already", where=str(path), hint="remove the file to start anew"
+                "there is a simulated cluster already", where=str(path), hint="remove the file to start again"
             )
 
 

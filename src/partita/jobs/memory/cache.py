@@ -245,7 +245,7 @@ def _openelm(config: ModelConfig) -> SequenceCache:
     layers = config.whole("num_transformer_layers")
     groups = config.sequence("num_kv_heads", layers)
     if groups is None or not all(isinstance(each, int) and each > 0 for each in groups):
-        raise InputError("num_kv_heads is no list of positive whole numbers", where=config.where)
+        raise InputError("num_kv_heads is not a list of positive whole numbers", where=config.where)
     return SequenceCache(own=tuple(_full(1, each, config.whole("head_dim")) for each in groups))
 
 

@@ -94,7 +94,7 @@ class ModelConfig:
                 continue
             if isinstance(value, int) and not isinstance(value, bool) and value > 0:
                 return value
-            raise InputError(f"{name} is {value!r}, no positive whole number", where=self.where)
+            raise InputError(f"{name} is {value!r}, not a positive whole number", where=self.where)
         found = next((self.defaults[name] for name in names if name in self.defaults), default)
         if found is None:
             raise InputError(f"no positive whole number {' or '.join(names)}", where=self.where)
@@ -123,7 +123,7 @@ class ModelConfig:
         if value is None:
             return None
         if not isinstance(value, list | str):
-            raise InputError(f"{name} is no list", where=self.where)
+            raise InputError(f"{name} is not a list", where=self.where)
         if length is not None and len(value) != length:
             raise InputError(f"{name} has {len(value)} entries for {length} layers", where=self.where)
         return list(value)
@@ -136,7 +136,7 @@ class ModelConfig:
         """
         value = self.fields.get(name, {})
         if not isinstance(value, dict):
-            raise InputError(f"{name} is no object", where=self.where)
+            raise InputError(f"{name} is not an object", where=self.where)
         kind = value.get("model_type") or _NESTED_TYPES.get(self.model_type, "")
         return _config(value, f"{self.where}: {name}", kind, _defaults(kind), self.outer)
 
@@ -185,7 +185,7 @@ def read_config(path: Path | str) -> ModelConfig:
     except json.JSONDecodeError as error:
         raise InputError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}") from None
     if not isinstance(fields, dict):
-        raise InputError("no JSON object", where=str(path))
+        raise InputError("not a JSON object", where=str(path))
     kind = fields.get("model_type")
     return _language(_config(fields, str(path), kind if isinstance(kind, str) else "", {}, fields))
 
@@ -344,10 +344,10 @@ def _listed(index: Path) -> list[Path]:
         raise InputError(f"not JSON: {error.msg}", where=f"{index}:{error.lineno}") from None
     except (KeyError, TypeError, AttributeError):
         raise InputError(
-            "weight_map is no object that names a file for each tensor", where=str(index)
+            "weight_map is not an object that names a file for each tensor", where=str(index)
         ) from None
     if outside := next((name for name in names if "/" in name or name in ("", ".", "..")), None):
-        raise InputError(f"weight_map names {outside!r}, no file beside it", where=str(index))
+        raise InputError(f"weight_map names {outside!r}, which is not a file beside it", where=str(index))
     return _there([index.parent / name for name in names], str(index))
 
 
@@ -409,12 +409,12 @@ def _header(path: Path) -> tuple[int, dict[str, int]]:
             _require_content(path, start)
             (length,) = struct.unpack("<Q", start)
             if length > _LONGEST_HEADER:
-                raise InputError("no safetensors file: its header would be too long", where=str(path))
+                raise InputError("not a safetensors file: its header would be too long", where=str(path))
             return _held(json_value(stream.read(length)))
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except (struct.error, ValueError, KeyError, TypeError, AttributeError):
-        raise InputError("no safetensors file: its header cannot be read", where=str(path)) from None
+        raise InputError("not a safetensors file: its header cannot be read", where=str(path)) from None
 
 
 def _held(header: Mapping[str, Any]) -> tuple[int, dict[str, int]]:

@@ -152,7 +152,7 @@ def _given(words: Iterable[str], option: str) -> Given:
 
 def _size(word: str, name: str, value: str, option: str) -> int:
     if not name or not (value.isascii() and value.isdecimal()) or len(value) > 15 or int(value) < 1:
-        raise InputError(f"{word!r} is no size", where=option, hint="write batch=8")
+        raise InputError(f"{word!r} is not a size", where=option, hint="write batch=8")
     return int(value)
 
 
@@ -324,7 +324,7 @@ class TransformerMemory:
         if self.optimiser != "none":
             return tuple(notes)
         if model.value is None and self.value is None:
-            notes.append("no dtype is told: a value of the cache is taken to have 2 bytes")
+            notes.append("no dtype is given: a value of the cache is taken to have 2 bytes")
         if model.fp8_cache and self.cache_value is None:
             notes.append(
                 "the checkpoint has scales for a cache of 1 byte a value: kv_cache_dtype says which it is"
@@ -417,5 +417,5 @@ def _value(config: ModelConfig, weights: ModelWeights) -> float | None:
 def _has_cache_scales(config: ModelConfig) -> bool:
     quantised = config.shared("quantization_config") or {}
     if not isinstance(quantised, dict):
-        raise InputError("quantization_config is no object", where=config.where)
+        raise InputError("quantization_config is not an object", where=config.where)
     return bool(quantised.get("kv_cache_scheme") or quantised.get("kv_cache_quant_algo"))

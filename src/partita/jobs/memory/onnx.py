@@ -125,9 +125,9 @@ def read_graph(path: Path | str, sizes: Mapping[str, int] | None = None, option:
     except OSError as error:
         raise InputError(f"cannot be read: {error.strerror}", where=str(path)) from None
     except Exception as error:  # noqa: BLE001 -- protobuf's and onnx's errors share no base
-        raise InputError(f"no ONNX model: {str(error).splitlines()[0]}", where=str(path)) from None
+        raise InputError(f"not an ONNX model: {str(error).splitlines()[0]}", where=str(path)) from None
     if not model.graph.node:
-        raise InputError("no ONNX model: it has no operators", where=str(path))
+        raise InputError("not an ONNX model: it has no operators", where=str(path))
     return _graph(model, onnx.helper.tensor_dtype_to_np_dtype, dict(sizes or {}), str(path), option)
 
 
@@ -355,7 +355,7 @@ class _Solver:
             self._model = onnx.shape_inference.infer_shapes(self._model)
         except Exception as error:  # noqa: BLE001 -- onnx's errors share no base
             told = str(error).strip().splitlines()[0]
-            raise InputError(f"no ONNX model: {told}", where=self._where) from None
+            raise InputError(f"not an ONNX model: {told}", where=self._where) from None
 
     def _shapes(self) -> dict[str, Shape]:
         """Return the shapes that are wholly known."""

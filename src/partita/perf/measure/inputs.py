@@ -82,7 +82,7 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
         parts = sizes.lower().split("x")
         if not name or not all(part.isdecimal() and int(part) > 0 for part in parts):
             raise InputError(
-                f"{text!r} is no shape", where="--shape", hint="write input=1x3x224x224, or dimension=128"
+                f"{text!r} is not a shape", where="--shape", hint="write input=1x3x224x224, or dimension=128"
             )
         if name in found:
             raise InputError(f"two shapes of {name!r}", where="--shape", hint="keep one of them")

@@ -217,7 +217,7 @@ class MeasurementJournal:
             found = tuple(convert(row, PointResult, source) for row in rows)
         except (ValueError, InputError):
             raise InputError(
-                "this is no journal of a measurement", where=str(self.path), hint=self._away()
+                "this is not the journal of a measurement", where=str(self.path), hint=self._away()
             ) from None
         self._compare(head)
         self._whole = len(whole)
