@@ -203,7 +203,8 @@ class ControlPlane:
                 "spec": {"expirationSeconds": 7200},
             },
         )
-        return self._write(f"{namespace}-{account}", {"token": answer["status"]["token"]}, url)
+        user = {"token": answer["status"]["token"]}
+        return self._write(f"{namespace}-{account}", user, url, namespace)
 
     def kubeconfig_as(self, name: str, user: str, group: str = "", url: str | None = None) -> Path:
         """Return a kubeconfig of a user with a certificate."""
@@ -214,14 +215,16 @@ class ControlPlane:
             name, {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}, url
         )
 
-    def _write(self, name: str, user: dict[str, str], url: str | None) -> Path:
+    def _write(self, name: str, user: dict[str, str], url: str | None, namespace: str = "default") -> Path:
         cluster = {"server": url or self.url, "certificate-authority": str(self.authority.own.certificate)}
         document = {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [{"name": "test", "cluster": cluster}],
             "users": [{"name": name, "user": user}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": name}}],
+            "contexts": [
+                {"name": "test", "context": {"cluster": "test", "user": name, "namespace": namespace}}
+            ],
             "current-context": "test",
         }
         path = self.kubeconfig(name)
