@@ -5,45 +5,28 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
-from tests.kubernetes.control_plane.client import path_of
 from tests.kubernetes.control_plane.cluster import wait_until
+from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes_units.specs import good
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.kubernetes.control_plane.cluster import ControlPlane
     from tests.kubernetes.control_plane.nodes import SimulatedNodes
 
 Object = dict[str, Any]
-CRDS = Path(__file__).parents[2] / "deploy" / "crds"
 PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
 def crds(control_plane: ControlPlane) -> ControlPlane:
     """A control plane that knows Partita's resources."""
-    admin = control_plane.admin
-    for path in sorted(CRDS.glob("*.yaml")):
-        admin.call(
-            "PATCH",
-            f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{path.stem}.partita.dev"
-            "?fieldManager=test",
-            yaml.safe_load(path.read_text()),
-            "application/apply-patch+yaml",
-        )
-    wait_until(
-        lambda: all(
-            admin.raw("GET", path_of(each))[0] == 200 for each in ("workloads", "plans", "transitions")
-        ),
-        30.0,
-        "Partita's resources are served",
-    )
+    install_resources(control_plane)
     return control_plane
 
 

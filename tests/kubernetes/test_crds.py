@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import re
 import subprocess
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import yaml
-from tests.kubernetes.control_plane.client import ApiError, path_of
-from tests.kubernetes.control_plane.cluster import wait_until
+from tests.kubernetes.control_plane.client import ApiError
+from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes_units.specs import BAD, good
 
 from partita.kubernetes.api import open_api
@@ -19,22 +17,11 @@ from partita.kubernetes.resources import PLANS, WORKLOADS
 if TYPE_CHECKING:
     from tests.kubernetes.control_plane.cluster import ControlPlane
 
-CRDS = Path(__file__).parents[2] / "deploy" / "crds"
-
 
 @pytest.fixture(scope="module")
 def crds(control_plane: ControlPlane) -> ControlPlane:
     """A control plane that knows Partita's resources."""
-    admin = control_plane.admin
-    for path in sorted(CRDS.glob("*.yaml")):
-        admin.create("customresourcedefinitions", yaml.safe_load(path.read_text()))
-
-    def served() -> bool:
-        return all(
-            admin.raw("GET", path_of(each))[0] == 200 for each in ("workloads", "plans", "transitions")
-        )
-
-    wait_until(served, 30.0, "Partita's resources are served")
+    install_resources(control_plane)
     return control_plane
 
 

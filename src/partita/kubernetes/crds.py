@@ -135,6 +135,9 @@ _IMMUTABLE = "self == oldSelf", "a plan never changes; change the Workload, and 
 def definitions() -> dict[str, str]:
     """Return the YAML of each definition, by file name."""
     workload = _schema(WorkloadSpec)
+    for name, most in _LONGEST_LIST.items():
+        for at in _named(workload, name):
+            at.setdefault("maxItems", most)
     _add_rules(workload, _RULES)
     workload["properties"]["gpus"]["items"]["properties"]["model"]["maxLength"] = 253
     batches = workload["properties"]["services"]["items"]["properties"]["batches"]["properties"]
@@ -245,9 +248,6 @@ def _schema(kind: type) -> Schema:
     whole = json.loads(msgspec.json.encode(msgspec.json.schema(kind)))
     parts = whole.pop("$defs", {})
     found = _structural(whole, parts)
-    for name, most in _LONGEST_LIST.items():
-        for at in _named(found, name):
-            at.setdefault("maxItems", most)
     if "conditions" in found["properties"]:
         found["properties"]["conditions"] |= {
             "x-kubernetes-list-type": "map",
