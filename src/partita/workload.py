@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec.structs import force_setattr
 
@@ -22,6 +22,8 @@ from partita.mig.gpu import Combination
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from partita.documents.codec import DocumentSource
 
 
 LARGEST_BATCH = 1_024
@@ -402,13 +404,12 @@ def read_workload(path: Path | str) -> Workload:
     Raises:
         InputError: all that is wrong, up to ten faults with `file:line`, the field's path and a hint.
     """
-    name = _name(path)
-    data, source = parse(read_text(path), name)
+    data, source = _parsed(path)
     if isinstance(data, dict) and "mig-configs" in data:
         raise InputError(
             "this is a mig-parted config, not a workload",
-            where=f"{name}:1",
-            hint=f"it says how GPUs are cut: `partita import mig-parted {name} --out layouts.json`",
+            where=f"{source.name}:1",
+            hint=f"it says how GPUs are cut: `partita import mig-parted {source.name} --out layouts.json`",
         )
     workload = convert(data, WORKLOAD, source)
     folder = Path() if str(path) == "-" else Path(path).parent
@@ -432,9 +433,13 @@ def locating(path: Path | str | None) -> Iterator[None]:
             error.what = f"{error.where}: {error.what}"
             error.where = _name(path)
             if str(path) != "-":
-                _, source = parse(read_text(path), _name(path))
+                _, source = _parsed(path)
                 error.where += f":{source.lines([field])[field]}"
         raise
+
+
+def _parsed(path: Path | str) -> tuple[Any, DocumentSource]:
+    return parse(read_text(path), _name(path))
 
 
 def _name(path: Path | str) -> str:

@@ -142,6 +142,7 @@ def write_plan(plan: Plan, stream: TextIO) -> None:
         ServiceDocument(each.name, *map(_figure, (each.rate, each.capacity, each.latency_slo_ms)))
         for each in plan.services
     )
+    gpus = _gpu_lines(plan)
     write(
         PLAN,
         stream,
@@ -155,7 +156,7 @@ def write_plan(plan: Plan, stream: TextIO) -> None:
             ),
             "solver": SolverDocument(solver.name, int(solver.seed), _figure(solver.seconds)),
             "services": services,
-            "gpus": _gpu_lines(plan),
+            "gpus": gpus,
         },
     )
 
