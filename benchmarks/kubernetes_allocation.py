@@ -362,7 +362,7 @@ def run(*, quick: bool) -> str:
         for fenced in (False, True):
             if fenced:
                 counts = {f"node-{index}": GPUS for index in range(CROWDED)}
-                Fence(one.api).keep(one.inventory.gpus.values(), counts)
+                Fence(one.api, "day").keep(one.inventory.gpus.values(), counts)
             found = carry_out(one, by_partita, wanted, limit, lambda: strangers(one, STRANGERS))
             time.sleep(5)
             taints = "a taint rule a pool made just before" if fenced else "no taints"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict, defaultdict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
 from partita.kubernetes.api import Change
@@ -24,7 +24,6 @@ from partita.kubernetes.inventory import (
     ResourceSlice,
     node_inventory,
 )
-from partita.kubernetes.objects import KubernetesObject
 from partita.kubernetes.pods import (
     MANAGER,
     PLACEMENT,
@@ -46,8 +45,135 @@ if TYPE_CHECKING:
     from partita.kubernetes.pods import Pod
     from partita.mig.layout import Placement
 
-T = TypeVar("T", bound=KubernetesObject)
 _REMEMBERED = 10_000  # pods of ours that are gone, whose names stand in claims a little longer
+
+
+class SharedCaches:
+    """What drivers of one cluster share: its nodes with their GPUs, and all claims.
+
+    A list of a thousand nodes' slices is 170 MB of JSON: it is asked for once.
+
+    Args:
+        api: the cluster's.
+    """
+
+    def __init__(self, api: KubernetesApi) -> None:
+        self._lock = threading.RLock()
+        self._slices_of: defaultdict[str, set[str]] = defaultdict(set)  # by node
+        self._on_node: dict[str, NodeInventory] = {}
+        self._users: list[CacheUser] = []
+        self._ready = False
+        self.nodes: Cache[Node] = api.watch(NODE)
+        self.slices: Cache[ResourceSlice] = api.watch(RESOURCE_SLICE, fields=f"spec.driver={NVIDIA}")
+        self.claims: Cache[ResourceClaim] = api.watch(RESOURCE_CLAIM)
+        self.nodes.listen(self._node_changed)
+        self.slices.listen(self._slice_changed)
+        self.claims.listen(self._claim_changed)
+
+    def synced(self, timeout_s: float) -> None:
+        """Wait for the first look at everything.
+
+        Raises:
+            KubernetesError: why there is none in time.
+        """
+        for cache in (self.nodes, self.slices, self.claims):
+            cache.synced(timeout_s)
+        with self._lock:
+            if self._ready:
+                return
+            # What was listed before the listeners were there; what they were told meanwhile is only said again.
+            for each in self.slices.values():
+                if each.spec.node_name is not None and self.slices.get(each.metadata.name) is not None:
+                    self._slices_of[each.spec.node_name].add(each.metadata.name)
+            self._ready = True
+            for name in {*self._slices_of, *(node.metadata.name for node in self.nodes.values())}:
+                self._read_node(name)
+
+    def join(self, user: CacheUser) -> None:
+        """Have a user told of all nodes that there are, and from then on of what changes."""
+        with self._lock:
+            self._users.append(user)
+            for name in list(self._on_node):
+                user.node_changed(name)
+            for claim in self.claims.values():
+                current = self.claims.get(*reversed(claim.key))
+                if current is not None:
+                    user.claim_changed(Change(None, current))
+
+    def leave(self, user: CacheUser) -> None:
+        """Have a user told of nothing any more."""
+        with self._lock:
+            if user in self._users:
+                self._users.remove(user)
+
+    def close(self) -> None:
+        """End the watches."""
+        for cache in (self.nodes, self.slices, self.claims):
+            cache.close()
+
+    def on_node(self, name: str) -> NodeInventory:
+        """Return the GPUs of a node."""
+        return self._on_node.get(name) or NodeInventory()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of the cluster's GPUs."""
+        with self._lock:
+            return tuple(note for name in sorted(self._on_node) for note in self._on_node[name].notes)
+
+    def _node_changed(self, change: Change[Node]) -> None:
+        if change.old is not None and change.new is not None and _same_node(change.old, change.new):
+            return  # a heartbeat
+        one = change.new or change.old
+        if one is not None:
+            self._read_node(one.metadata.name)
+
+    def _slice_changed(self, change: Change[ResourceSlice]) -> None:
+        nodes = set()
+        with self._lock:
+            for each, there in ((change.old, False), (change.new, True)):
+                if each is None or each.spec.node_name is None:
+                    continue
+                known = self._slices_of[each.spec.node_name]
+                (known.add if there else known.discard)(each.metadata.name)
+                nodes.add(each.spec.node_name)
+        for node in nodes:
+            self._read_node(node)
+
+    def _claim_changed(self, change: Change[ResourceClaim]) -> None:
+        with self._lock:
+            for each in self._users:
+                each.claim_changed(change)
+
+    def _read_node(self, name: str) -> None:
+        with self._lock:
+            if not self._ready:
+                return  # all are read once everything is listed
+            known = (self.slices.get(key) for key in self._slices_of.get(name, ()))
+            slices = [each for each in known if each is not None]
+            before = self._on_node.get(name)
+            found = node_inventory(name, self.nodes.get(name), slices, before)
+            if found == before:
+                return
+            if found == NodeInventory():
+                self._on_node.pop(name, None)
+            else:
+                self._on_node[name] = found
+            if before is not None or name in self._on_node:
+                for each in self._users:
+                    each.node_changed(name)
+
+
+class CacheUser(Protocol):
+    """Is told what changes in shared caches, in one of their threads; must be quick and not raise."""
+
+    def node_changed(self, name: str) -> None:
+        """The GPUs of a node are others."""
+        ...
+
+    def claim_changed(self, change: Change[ResourceClaim]) -> None:
+        """A claim came, changed or went."""
+        ...
 
 
 class ClusterState:
@@ -55,6 +181,7 @@ class ClusterState:
 
     Args:
         api: the cluster's.
+        shared: what drivers of this cluster share.
         workload: whose claims and pods are ours, in the API's namespace.
         chosen: says whether a GPU is of the cluster that is looked at; others do not exist here.
         changed: told the ids of GPUs that may have changed, in a cache's thread.
@@ -63,6 +190,7 @@ class ClusterState:
     def __init__(
         self,
         api: KubernetesApi,
+        shared: SharedCaches,
         workload: str,
         chosen: Callable[[ClusterGpu], bool],
         changed: Callable[[set[str]], None],
@@ -72,8 +200,8 @@ class ClusterState:
         self._chosen = chosen
         self._told = changed
         self._lock = threading.RLock()
-        self._slices_of: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # by node
-        self._on_node: dict[str, NodeInventory] = {}
+        self._shared = shared
+        self._of_node: dict[str, tuple[ClusterGpu, ...]] = {}
         self._gpus: dict[str, ClusterGpu] = {}
         self._claims_on: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # by GPU
         self._pods_on: defaultdict[str, set[str]] = defaultdict(set)
@@ -81,13 +209,8 @@ class ClusterState:
         self._number = 0
         self._changed_at: OrderedDict[str, int] = OrderedDict()  # by GPU, the latest last
         selector = ",".join(f"{key}={value}" for key, value in {**MANAGER, WORKLOAD: self._workload}.items())
-        self.nodes: Cache[Node] = api.watch(NODE)
-        self.slices: Cache[ResourceSlice] = api.watch(RESOURCE_SLICE, fields=f"spec.driver={NVIDIA}")
-        self.claims: Cache[ResourceClaim] = api.watch(RESOURCE_CLAIM)
+        self.nodes, self.claims = shared.nodes, shared.claims
         self.pods: Cache[Pod] = api.watch(POD, api.namespace, labels=selector)
-        self.nodes.listen(self._node_changed)
-        self.slices.listen(self._slice_changed)
-        self.claims.listen(self._claim_changed)
         self.pods.listen(self._pod_changed)
 
     def synced(self, timeout_s: float) -> None:
@@ -96,27 +219,28 @@ class ClusterState:
         Raises:
             KubernetesError: why there is none in time.
         """
-        for cache in (self.nodes, self.slices, self.claims, self.pods):
-            cache.synced(timeout_s)
-        # What was listed before the listeners were there; what they were told meanwhile is only said again.
-        self._prime(self.nodes, self._node_changed)
-        self._prime(self.slices, self._slice_changed)
-        self._prime(self.claims, self._claim_changed)
-        self._prime(self.pods, self._pod_changed)
+        self._shared.synced(timeout_s)
+        self.pods.synced(timeout_s)
+        self._shared.join(self)
+        # What was listed before the listener was there; what it was told meanwhile is only said again.
+        for pod in self.pods.values():
+            current = self.pods.get(pod.metadata.name, pod.metadata.namespace)
+            if current is not None:
+                self._pod_changed(Change(None, current))
 
     def close(self) -> None:
-        """End the watches."""
-        for cache in (self.nodes, self.slices, self.claims, self.pods):
-            cache.close()
+        """End what is not shared."""
+        self._shared.leave(self)
+        self.pods.close()
 
     # What is there
 
     @property
     def inventory(self) -> Inventory:
-        """All GPUs, and what a person should know of them."""
+        """All GPUs that are chosen, and what a person should know of the cluster's."""
+        notes = self._shared.notes  # before our lock: whoever tells us of changes holds theirs first
         with self._lock:
-            notes = [note for name in sorted(self._on_node) for note in self._on_node[name].notes]
-            return Inventory(dict(self._gpus), tuple(notes))
+            return Inventory(dict(self._gpus), notes)
 
     def gpu(self, gpu_id: str) -> ClusterGpu | None:
         """Return the GPU of that id, None if there is none."""
@@ -124,8 +248,7 @@ class ClusterState:
 
     def gpus_of_node(self, node: str) -> tuple[ClusterGpu, ...]:
         """Return all GPUs of a node, those that are not chosen too."""
-        found = self._on_node.get(node)
-        return found.gpus if found else ()
+        return self._shared.on_node(node).gpus
 
     def claims_on(self, gpu_id: str) -> tuple[ResourceClaim, ...]:
         """Return the claims, of whomever, that hold a device of a GPU, and ours that are to."""
@@ -266,51 +389,23 @@ class ClusterState:
 
     # What the caches tell
 
-    def _prime(self, cache: Cache[T], tell: Callable[[Change[T]], None]) -> None:
-        for each in cache.values():
-            current = cache.get(each.metadata.name, each.metadata.namespace)
-            if current is not None:
-                tell(Change(None, current))
-
-    def _node_changed(self, change: Change[Node]) -> None:
-        if change.old is not None and change.new is not None and _same_node(change.old, change.new):
-            return  # a heartbeat
-        one = change.new or change.old
-        if one is not None:
-            self._read_node(one.metadata.name)
-
-    def _slice_changed(self, change: Change[ResourceSlice]) -> None:
-        nodes = set()
+    def node_changed(self, name: str) -> None:
+        """Take the GPUs of a node as they are now."""
         with self._lock:
-            for each, there in ((change.old, False), (change.new, True)):
-                if each is None or each.spec.node_name is None:
-                    continue
-                known = self._slices_of[each.spec.node_name]
-                (known.add if there else known.discard)((each.metadata.namespace, each.metadata.name))
-                nodes.add(each.spec.node_name)
-        for node in nodes:
-            self._read_node(node)
-
-    def _read_node(self, name: str) -> None:
-        with self._lock:
-            slices = [
-                s for _, key in self._slices_of.get(name, ()) if (s := self.slices.get(key)) is not None
-            ]
-            before = self._on_node.get(name)
-            found = node_inventory(name, self.nodes.get(name), slices, before)
-            if before == found:
+            found = tuple(
+                gpu for gpu in self._shared.on_node(name).gpus if gpu.model is not None and self._chosen(gpu)
+            )
+            before = self._of_node.get(name, ())
+            if found == before:
                 return
-            self._on_node[name] = found
-            was = {gpu.id for gpu in before.gpus} if before else set()
-            now = {gpu.id: gpu for gpu in found.gpus if gpu.model is not None and self._chosen(gpu)}
-            for gpu_id in was - now.keys():
-                self._gpus.pop(gpu_id, None)
-            self._gpus.update(now)
-            if not found.gpus and not found.notes:
-                del self._on_node[name]
-        self._mark(was | now.keys())
+            self._of_node[name] = found
+            for gpu in before:
+                self._gpus.pop(gpu.id, None)
+            self._gpus.update((gpu.id, gpu) for gpu in found)
+        self._mark({gpu.id for gpu in (*before, *found)})
 
-    def _claim_changed(self, change: Change[ResourceClaim]) -> None:
+    def claim_changed(self, change: Change[ResourceClaim]) -> None:
+        """Take a claim as it is now."""
         touched: set[str] = set()
         with self._lock:
             for each, there in ((change.old, False), (change.new, True)):

@@ -37,10 +37,10 @@ from partita.drive.driver import (
     replica_of,
     require_same,
 )
-from partita.errors import InputError
+from partita.errors import InputError, PartitaError
 from partita.kubernetes.allocation_check import WantedDevice, allocation_faults
 from partita.kubernetes.claims import FINALIZER, RESOURCE_CLAIM, ClaimedInstance, allocated_body, claim_body
-from partita.kubernetes.cluster_state import ClusterState
+from partita.kubernetes.cluster_state import ClusterState, SharedCaches
 from partita.kubernetes.fence import Fence
 from partita.kubernetes.inventory import NVIDIA, GpuCondition
 from partita.kubernetes.objects import (
@@ -65,6 +65,7 @@ from partita.kubernetes.pods import (
     pod_body,
     pod_name,
     shortened,
+    template_faults,
     why_not_ready,
 )
 from partita.mig.layout import fault
@@ -72,7 +73,7 @@ from partita.sim.clock import WallClock
 from partita.transition.transition import ActionKind, Durations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from partita.kubernetes.api import KubernetesApi
     from partita.kubernetes.claims import ResourceClaim
@@ -90,6 +91,8 @@ DURATIONS = Durations(create_instance=0.1, destroy_instance=0.1, start_replica=5
 which the scheduler and the kubelet need some tenths of a second more."""
 
 _TICK_S = 1.0
+_TIDY_S = 1.0  # between two looks at what no action is about
+_LOOK_AGAIN_S = 60.0  # after which taint rules are read anew
 _WRITE_S = 120.0  # after which an action that is only writes is given up, and a stop that is over its grace
 _NEVER = 1_000_000
 """`minAvailable` of a PodDisruptionBudget: more than there are pods. For pods without a Deployment Kubernetes counts
@@ -155,6 +158,7 @@ class DraDriver:
         api: the cluster's; claims and pods are made in its namespace.
         workload: name of the Workload that they are labelled with. What bears another's label is a stranger's.
         template: returns a service's pod template, and raises `InputError` for one that there is none of.
+        shared: what it shares with other drivers of the cluster; None for its own.
         owners: what claims and pods go with, as owner references.
         chosen: says whether a GPU is of the cluster that is driven.
         settings: how.
@@ -169,6 +173,7 @@ class DraDriver:
         workload: str,
         template: Callable[[str], Mapping[str, Any]],
         *,
+        shared: SharedCaches | None = None,
         owners: list[Body] | None = None,
         chosen: Callable[[ClusterGpu], bool] = lambda _: True,
         settings: DraSettings | None = None,
@@ -181,7 +186,7 @@ class DraDriver:
         self._owners = owners or []
         self._settings = settings or DraSettings()
         self._clock = clock or WallClock()
-        self._fence = Fence(api)
+        self._fence = Fence(api, f"{api.namespace}.{workload}")
         self._lock = threading.RLock()
         self._news = threading.Condition(self._lock)
         self._running: dict[str, _Running] = {}
@@ -194,12 +199,17 @@ class DraDriver:
         self._guarded: set[str] = set()
         self._closed = threading.Event()
         self._writers = ThreadPoolExecutor(self._settings.writers, thread_name_prefix="dra")
-        self._state = ClusterState(api, workload, chosen, self._changed)
+        self._own_caches = SharedCaches(api) if shared is None else None
+        self._untidy = threading.Event()
+        self._tidier = threading.Thread(target=self._tidy, name=f"tidy {workload}", daemon=True)
+        caches = shared or self._own_caches or SharedCaches(api)
+        self._state = ClusterState(api, caches, workload, chosen, self._changed)
         try:
             self._state.synced(patience_s)
         except KubernetesError as error:
             self.close()
             raise _drive_error(error, "the cluster") from None
+        self._tidier.start()
 
     @property
     def clock(self) -> Clock:
@@ -269,25 +279,6 @@ class DraDriver:
             "a claim that someone else made stays theirs", where=f"{gpu} {placement}", hint=hint
         )
 
-    def clear(self) -> tuple[str, ...]:
-        """Take away our claims that are of no use any more; return their names.
-
-        Those are claims that somebody deleted, once no pod uses them, and those on GPUs whose node is gone for good:
-        such a node's pods go by themselves, its claims do not.
-
-        Raises:
-            KubernetesError: they cannot be written.
-        """
-        found = []
-        for claim in self._state.claims.values():
-            if not self._state.ours(claim) or claim.status.reserved_for or self._pod_of(claim) is not None:
-                continue
-            lost = all(self._state.gpu(each) is None for each in self._state.gpus_of(claim))
-            if claim.leaving or (lost and not self._state.nodes_of(claim)):
-                self._remove(claim)
-                found.append(claim.metadata.name)
-        return tuple(found)
-
     def release(self) -> None:
         """Let strangers have the GPUs again.
 
@@ -301,7 +292,56 @@ class DraDriver:
         """Let go of the cluster, which goes on as it is."""
         self._closed.set()
         self._writers.shutdown(wait=True, cancel_futures=True)
+        if self._tidier.is_alive():
+            self._untidy.set()
+            self._tidier.join()
         self._state.close()
+        if self._own_caches is not None:
+            self._own_caches.close()
+
+    # Keeping order
+
+    def _tidy(self) -> None:
+        """Keep in order what no action is about, in a thread of its own."""
+        looked = time.monotonic()
+        while not self._closed.wait(_TIDY_S):
+            if time.monotonic() > looked + _LOOK_AGAIN_S:
+                looked = time.monotonic()
+                self._fence.look_again()
+            elif not self._untidy.is_set():
+                continue
+            self._untidy.clear()
+            try:
+                self._keep_off()
+                for claim in self._useless():
+                    self._remove(claim)
+            except PartitaError:  # away, or without the lease: the next time
+                self._untidy.set()
+
+    def _keep_off(self) -> None:
+        """Have strangers kept off all nodes where we have instances, though somebody took the rules away."""
+        if self._settings.keep_off != "DeviceTaints":
+            return
+        ours = (claim for claim in self._state.claims.values() if self._state.ours(claim))
+        nodes = {gpu_id.rpartition("/")[0] for claim in ours for gpu_id in self._state.gpus_of(claim)}
+        there = {node: self._state.gpus_of_node(node) for node in nodes}
+        chosen = [gpu for found in there.values() for gpu in found if self._state.gpu(gpu.id) is not None]
+        self._fence.keep(chosen, {node: len(found) for node, found in there.items()})
+
+    def _useless(self) -> list[ResourceClaim]:
+        """Return our claims that are of no use any more.
+
+        Those are claims that somebody deleted, once no pod uses them, and those on GPUs whose node is gone for good:
+        such a node's pods go by themselves, its claims do not.
+        """
+        found = []
+        for claim in self._state.claims.values():
+            if not self._state.ours(claim) or claim.status.reserved_for or self._pod_of(claim) is not None:
+                continue
+            lost = all(self._state.gpu(each) is None for each in self._state.gpus_of(claim))
+            if claim.leaving or (lost and not self._state.nodes_of(claim)):
+                found.append(claim)
+        return found
 
     # Performing
 
@@ -735,6 +775,7 @@ class DraDriver:
             for gpu_id in gpus:
                 self._dirty |= self._on_gpu.get(gpu_id, set())
             self._news.notify_all()
+        self._untidy.set()
 
     def _await(self, running: _Running, condition: Callable[[], bool]) -> None:
         """Wait in a writer's thread until the caches show something.
@@ -765,6 +806,57 @@ class DraDriver:
         gpus = self._state.gpus_of(claim)
         pods = (pod for gpu_id in gpus for pod in self._state.pods_on(gpu_id))
         return next((pod for pod in pods if pod.claim == claim.metadata.name), None)
+
+
+class DraDrivers:
+    """Makes the drivers of one cluster, one for each Workload; they share what they look at.
+
+    Args:
+        settings: how the cluster is driven.
+    """
+
+    def __init__(self, settings: DraSettings | None = None) -> None:
+        self._settings = settings or DraSettings()
+        self._shared: SharedCaches | None = None
+
+    @property
+    def durations(self) -> Durations:
+        """How long actions are predicted to take."""
+        return DURATIONS
+
+    def open(
+        self,
+        api: KubernetesApi,
+        workload: str,
+        template: Callable[[str], Mapping[str, Any]],
+        chosen: Callable[[str, str], bool],
+    ) -> DraDriver:
+        """Return a driver.
+
+        Args:
+            api: in the Workload's namespace.
+            workload: its name.
+            template: returns the pod template of a service; raises `InputError` for one that has none.
+            chosen: says whether a GPU is one of the Workload's, by the node's name and the model's.
+
+        Raises:
+            DriveError: the cluster cannot be looked at.
+        """
+
+        def ours(gpu: ClusterGpu) -> bool:
+            return gpu.model is not None and chosen(gpu.node, gpu.model.name)
+
+        self._shared = self._shared or SharedCaches(api)
+        return DraDriver(api, workload, template, shared=self._shared, chosen=ours, settings=self._settings)
+
+    def refusals(self, template: Mapping[str, Any]) -> Iterable[InputError]:
+        """Yield what a pod template must not say."""
+        return template_faults(template)
+
+    def close(self) -> None:
+        """End what the drivers share; they are closed before."""
+        if self._shared is not None:
+            self._shared.close()
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ import msgspec
 from partita.drive.driver import RefusedError
 from partita.kubernetes.inventory import NVIDIA, OWN_TAINT, Taint
 from partita.kubernetes.objects import ExistsError, Kind, KubernetesObject, NoKindError
-from partita.kubernetes.pods import MANAGER, shortened
+from partita.kubernetes.pods import MANAGER, WORKLOAD, shortened
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -69,10 +69,12 @@ class Fence:
 
     Args:
         api: the cluster's.
+        owner: whose rules: those of others are left alone.
     """
 
-    def __init__(self, api: KubernetesApi) -> None:
+    def __init__(self, api: KubernetesApi, owner: str) -> None:
         self._api = api
+        self._labels = {**MANAGER, WORKLOAD: shortened(owner)}
         self._kind: Kind[DeviceTaintRule] | None = None
         self._standing: set[TaintSelector] = set()
         self._lock = threading.Lock()
@@ -99,15 +101,21 @@ class Fence:
                 self._standing.add(selector)
             return made
 
+    def look_again(self) -> None:
+        """Forget which rules stand, so that those that somebody took away are made again."""
+        with self._lock:
+            self._kind = None
+            self._standing.clear()
+
     def lift(self) -> None:
-        """Take away all rules of Partita's: strangers may have the devices again.
+        """Take away all rules of this owner: strangers may have the devices again.
 
         Raises:
             KubernetesError: they cannot be written.
         """
         with self._lock:
             kind = self._found()
-            for rule in self._api.list_objects(kind, labels=_LABEL).items:
+            for rule in self._api.list_objects(kind, labels=f"{WORKLOAD}={self._labels[WORKLOAD]}").items:
                 self._api.delete(kind, rule.metadata.name, uid=rule.metadata.uid)
             self._standing.clear()
 
@@ -137,7 +145,7 @@ class Fence:
         name = "-".join(filter(None, ("partita", selector.pool, selector.device)))
         chosen = {"driver": selector.driver, "pool": selector.pool, "device": selector.device}
         body: Body = {
-            "metadata": {"name": shortened(name, 200), "labels": MANAGER},
+            "metadata": {"name": shortened(name, 200), "labels": self._labels},
             "spec": {
                 "deviceSelector": {key: value for key, value in chosen.items() if value},
                 "taint": {"key": OWN_TAINT, "effect": "NoSchedule"},

@@ -18,14 +18,14 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from functools import cache
+from functools import cache, lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from partita.kubernetes.objects import Kind, KubernetesObject
-from partita.mig.catalogue import gpu_called
+from partita.mig.catalogue import gpu_called, gpu_model, gpu_names
 from partita.mig.layout import Placement
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ def _gpu(node: str, pool: str, minor: int, devices: Sequence[SliceDevice], notes
     memory = max(
         (mebibytes(each.capacity.memory.value) for each in devices if each.capacity.memory), default=None
     )
-    model = gpu_called(product, memory)
+    model = _model(product, memory, gpu_names())
     if model is None:
         notes.append(_unknown(gpu_id, product))
         return ClusterGpu(
@@ -299,21 +299,17 @@ def _gpu(node: str, pool: str, minor: int, devices: Sequence[SliceDevice], notes
             condition=GpuCondition.WHOLE,
             why="its model is not known",
         )
-    names: list[tuple[Placement, str]] = []
-    for each in cut:
-        placement = _placement(model, each)
-        if isinstance(placement, str):
-            notes.append(f"{gpu_id}: device {each.name} is left out: {placement}")
-        else:
-            names.append((placement, each.name))
+    said = tuple((each.name, each.attributes.profile.string or "") for each in cut)
+    table, wrong = _table(model.name, said, gpu_names())
+    notes += (f"{gpu_id}: {each}" for each in wrong)
     condition, why = _health(cut, whole)
     stand = {each.name for each in cut if each.attributes.uuid.string}
-    static = tuple(sorted(each for each, name in names if name in stand))
+    static = tuple(sorted(placement for placement, name in table.items() if name in stand))
     if static:
         why = "its MIG devices stand for good: NVIDIA's driver runs without the feature gate DynamicMIG"
         condition = condition if condition is GpuCondition.LOST else GpuCondition.WHOLE
-        names = []
-    elif not names and condition is GpuCondition.READY:
+        table = _NO_DEVICES
+    elif not table and condition is GpuCondition.READY:
         condition = GpuCondition.WHOLE
         why = "MIG mode is off, or NVIDIA's driver runs without the feature gate DynamicMIG"
     return ClusterGpu(
@@ -323,7 +319,7 @@ def _gpu(node: str, pool: str, minor: int, devices: Sequence[SliceDevice], notes
         product,
         model,
         pool,
-        _shared(tuple(sorted(names))),
+        table,
         whole.name if whole else None,
         static,
         condition,
@@ -339,15 +335,37 @@ def _unknown(where: str, product: str) -> str:
 
 
 @cache
-def _shared(names: tuple[tuple[Placement, str], ...]) -> Mapping[Placement, str]:
-    """Return the devices by placement; GPUs of one model and number have one table together."""
-    return MappingProxyType(dict(names))
+def _model(product: str, memory_mib: float | None, _known: tuple[str, ...]) -> GpuModel | None:
+    """Return the model of a product: asked for each GPU of a cluster, of which there are few kinds."""
+    return gpu_called(product, memory_mib)
 
 
-def _placement(model: GpuModel, device: SliceDevice) -> Placement | str:
+@lru_cache(maxsize=512)
+def _table(
+    model: str, said: tuple[tuple[str, str], ...], _known: tuple[str, ...]
+) -> tuple[Mapping[Placement, str], tuple[str, ...]]:
+    """Return the devices by placement, and what is wrong with the others.
+
+    GPUs of one model and number have one table together.
+
+    Args:
+        model: the catalogue's name.
+        said: name and profile of each device.
+    """
+    found: dict[Placement, str] = {}
+    wrong = []
+    for name, profile in said:
+        placement = _placement(gpu_model(model), name, profile)
+        if isinstance(placement, str):
+            wrong.append(f"device {name} is left out: {placement}")
+        else:
+            found[placement] = name
+    return MappingProxyType(dict(sorted(found.items()))), tuple(wrong)
+
+
+def _placement(model: GpuModel, name: str, called: str) -> Placement | str:
     """Return where a MIG device stands, or why that cannot be told."""
-    found = _MIG_NAME.fullmatch(device.name)
-    called = device.attributes.profile.string or ""
+    found = _MIG_NAME.fullmatch(name)
     profile = model.profile_called(called)
     if profile is None:
         return f"{model.name} has no profile {called!r}"
