@@ -229,7 +229,7 @@ def pod(instance: ClaimedInstance) -> Body:
 
 
 def taint_names(cluster: Cluster) -> None:
-    """Taint each device name on all nodes, and wait until the scheduler has surely seen it."""
+    """Taint each device name on all nodes, and wait until the scheduler has nothing to do any more."""
     gpus = [gpu for gpu in cluster.inventory.gpus.values() if gpu.node == "node-0"]
 
     def taint(name: str) -> None:
@@ -238,7 +238,15 @@ def taint_names(cluster: Cluster) -> None:
         cluster.api.create(TAINT_RULES[0], {"metadata": {"name": f"only-{name}"}, "spec": spec})
 
     list(cluster.pool.map(taint, [name for gpu in gpus for name in gpu.names]))
-    time.sleep(60)
+    time.sleep(5)
+    pid = cluster.plane.pid("scheduler")
+
+    def idle() -> bool:
+        before = cpu_seconds(pid)
+        time.sleep(5)
+        return cpu_seconds(pid) - before < 0.1
+
+    until(idle, 300)
 
 
 def carry_out(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -13,47 +13,9 @@ from partita.cli.output import stderr
 from partita.control.reconciler import Hysteresis
 from partita.kubernetes.api import open_api
 from partita.kubernetes.controller import ClusterController, ControllerSettings
-from partita.kubernetes.dra import DURATIONS, DraDriver, DraSettings
+from partita.kubernetes.dra import DraDrivers, DraSettings
 from partita.kubernetes.health import serve_health
 from partita.kubernetes.leader import Leader
-from partita.kubernetes.pods import template_faults
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from partita.drive.driver import ClosableDriver
-    from partita.errors import InputError
-    from partita.kubernetes.api import KubernetesApi
-    from partita.transition.transition import Durations
-
-
-class DraDrivers:
-    """Drivers through Dynamic Resource Allocation (`ClusterDrivers` of the controller)."""
-
-    durations: Durations = DURATIONS
-
-    def __init__(self, settings: DraSettings) -> None:
-        self._settings = settings
-
-    def open(
-        self,
-        api: KubernetesApi,
-        workload: str,
-        template: Callable[[str], Mapping[str, Any]],
-        chosen: Callable[[str, str], bool],
-    ) -> ClosableDriver:
-        """Return a Workload's driver."""
-        return DraDriver(
-            api,
-            workload,
-            template,
-            chosen=lambda gpu: gpu.model is not None and chosen(gpu.node, gpu.model.name),
-            settings=self._settings,
-        )
-
-    def refusals(self, template: Mapping[str, Any]) -> Iterable[InputError]:
-        """Return what a pod template must not say."""
-        return template_faults(template)
 
 
 def controller(
@@ -142,6 +104,7 @@ def controller(
             signal.signal(number, handler)
         if end_health is not None:
             end_health()
+        drivers.close()
         api.close()
 
 
