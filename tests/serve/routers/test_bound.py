@@ -208,13 +208,13 @@ def test_what_can_no_longer_be_in_time_is_refused_by_the_clock_and_waits_no_more
 def test_without_early_refusal_a_late_query_starts_while_its_deadline_is_to_come() -> None:
     found = made("elsa", early=False)
     worker = join(found)
-    for allowed in (9.0, 1.5, 1.6, 9.0):
+    for allowed in (9.0, 1.5, 2.0, 9.0):
         arrive(found, 0.0, allowed)
     (start,) = done(found, worker, 1.0).starts
     assert start.queries[0] is not None
     assert start.queries[0].allowed == 1.5
     decided = done(found, worker, 2.0)
-    assert [end.query.allowed for end in decided.ends if end.outcome is QueryOutcome.REFUSED] == [1.6]
+    assert [end.query.allowed for end in decided.ends if end.outcome is QueryOutcome.REFUSED] == [2.0]
     assert [start.queries[0].allowed for start in decided.starts if start.queries[0]] == [9.0]
 
 
