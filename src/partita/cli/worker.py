@@ -30,7 +30,7 @@ Service = Annotated[
 ModelName = Annotated[
     str | None,
     typer.Option(
-        "--model", metavar="NAME", envvar="PARTITA_MODEL", help="Name of the model.  [default: the service's]"
+        "--model", metavar="NAME", envvar="PARTITA_MODEL", help="Name of the model. (default: the service's)"
     ),
 ]
 OnnxFile = Annotated[
@@ -53,7 +53,7 @@ Gpu = Annotated[
         "--gpu",
         metavar="ID",
         envvar="PARTITA_GPU",
-        help="Id of its GPU.  [default: this host's name, /gpu-0]",
+        help="Id of its GPU. (default: this host's name, /gpu-0)",
     ),
 ]
 PlacedAt = Annotated[
@@ -124,7 +124,7 @@ BatchRows = Annotated[
     bool | None,
     typer.Option(
         "--batch-rows/--no-batch-rows",
-        help="Whether the first size of its tensors is a batch.  [default: as the model says]",
+        help="Whether the first size of its tensors is a batch. (default: as the model says)",
     ),
 ]
 
