@@ -131,7 +131,7 @@ BatchRows = Annotated[
 EXAMPLES = """In a pod, most of it comes from the environment that Partita gives its pods
 (PARTITA_SERVICE, PARTITA_BATCH, PARTITA_PLACEMENT ...):
 
-command: [partita, worker, --upstream, "http://127.0.0.1:8000",
+command: \\[partita, worker, --upstream, "http://127.0.0.1:8000",
 --listen, "0.0.0.0:9000", --token-file, /secrets/token, --health-port, "9001"]
 
 readinessProbe: {httpGet: {path: /readyz, port: 9001}}
