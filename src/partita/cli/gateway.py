@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
@@ -37,6 +36,7 @@ from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from partita.kubernetes.endpoints import ClusterEndpoints
 
@@ -164,23 +164,23 @@ def gateway(
         client_ca=tls_client_ca,
     )
     access = _access(worker_token_file, worker_ca, worker_name)
-    source = _source(workload, services, kubernetes, Cluster(kubeconfig, context, namespace))
-    with tempfile.TemporaryDirectory(prefix="partita-gateway-") as folder:
-        in_order = serve_until_told(
-            source.found.services,
-            Path(folder),
-            endpoint,
-            router=router,
-            max_body=int(max_body * 2**20),
-            grace_s=grace,
-            json_log=log_format is LogFormat.JSON,
-            remotes=Remotes(source, access),
-        )
+    place = ClusterPlace(kubeconfig, context, namespace)
+    source = service_source((workload, services), kubernetes, place, _read)
+    in_order = serve_until_told(
+        source.found.services,
+        None,
+        endpoint,
+        router=router,
+        max_body=int(max_body * 2**20),
+        grace_s=grace,
+        json_log=log_format is LogFormat.JSON,
+        remotes=Remotes(source, access),
+    )
     if not in_order:
         raise KeyboardInterrupt
 
 
-class Cluster(NamedTuple):
+class ClusterPlace(NamedTuple):
     """Which cluster, and where in it."""
 
     kubeconfig: str | None
@@ -188,34 +188,49 @@ class Cluster(NamedTuple):
     namespace: str | None
 
 
-def _source(
-    workload: Path | None, services: Path | None, kubernetes: str | None, cluster: Cluster
+def service_source(
+    files: tuple[Path | None, Path | None],
+    kubernetes: str | None,
+    place: ClusterPlace,
+    read: Callable[[Path, Path], Served],
 ) -> WatchedFiles | ClusterEndpoints:
     """Return who knows what to serve.
 
+    Args:
+        files: the workload, and where its services run.
+        kubernetes: name of a Workload in a cluster.
+        place: which cluster.
+        read: reads the files.
+
     Raises:
-        InputError: files and a cluster are given, or too little of either.
+        InputError: files and a cluster are given, or too little of either; or what is given cannot be used.
     """
-    files = [path for path in (workload, services) if path is not None]
+    workload, services = files
     if kubernetes is None and workload is not None and services is not None:
-        return WatchedFiles(files, partial(_read, workload, services))
-    if kubernetes is None or files:
+        return WatchedFiles((workload, services), partial(read, workload, services))
+    if kubernetes is None or any(files):
         raise InputError(
-            "nothing says what to serve, and where its workers are"
-            if not files
-            else "what to serve is unclear",
+            "what to serve is unclear" if any(files) else "nothing says what to serve, and where it runs",
             hint="give -f WORKLOAD and --services FILE, or --kubernetes WORKLOAD alone",
         )
     # The client of Kubernetes is an extra, and takes long to import.
     from partita.kubernetes.api import open_api  # noqa: PLC0415 -- as said above
     from partita.kubernetes.endpoints import ClusterEndpoints  # noqa: PLC0415 -- likewise
 
-    return ClusterEndpoints(open_api(*cluster), kubernetes)
+    return ClusterEndpoints(open_api(*place), kubernetes)
 
 
 def _read(workload: Path, services: Path) -> Served:
     served = served_services(read_prepared(workload))
-    return Served(served, read_addresses(services, [each.name for each in served]))
+    found = read_addresses(services, [each.name for each in served])
+    for each in found:
+        if each.slice is not None:
+            raise InputError(
+                f"{each} is a tensor server, not a worker of Partita's",
+                where=str(services),
+                hint=f"start one in front of it, and name that: partita worker --upstream http://{each}",
+            )
+    return Served(served, found)
 
 
 def _access(token_file: Path | None, ca: Path | None, name: str | None) -> WorkerAccess:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from msgspec import field
 
-from partita.documents.codec import Amount, FieldFault, Meta, Text, Value, check
+from partita.documents.codec import Amount, Count, FieldFault, Meta, Text, Value, check
 from partita.documents.text import read
 from partita.drive.replicas import CommandReady, PortReady, ReplicaProcess, UpstreamReplica
 from partita.errors import InputError, nearest
@@ -89,6 +89,32 @@ def host_and_port(text: str) -> tuple[str, int]:
 HostPort = Annotated[Text, check(host_and_port)]
 
 
+class ServerEntry(Value):
+    """A tensor server on another host, to which a proxy passes queries that `partita picker` gives it.
+
+    Attributes:
+        server: its address.
+        placement: the instance that it has.
+        gpu: id of its GPU.
+        batch: the largest batch that it runs.
+        processes: batches that it runs side by side.
+        latency_ms: milliseconds of its largest batch, until it is seen how long that takes.
+    """
+
+    server: HostPort
+    placement: Annotated[Text, Meta(examples=["3g.40gb@4"])]
+    gpu: Text | None = None
+    batch: Count = 1
+    processes: Count = 1
+    latency_ms: Amount | None = None
+
+    @property
+    def slice(self) -> ServerSlice:
+        """Its slice, and how it runs there."""
+        seconds = {} if self.latency_ms is None else {self.batch: self.latency_ms / 1000}
+        return ServerSlice(self.gpu or self.server, self.placement, self.batch, self.processes, seconds)
+
+
 class WorkerEntry(Value):
     """What runs a worker's model: each a path, an address or `true`, or a mapping with more fields."""
 
@@ -122,7 +148,7 @@ class ServiceEntry(Value):
     Attributes:
         name: of the service.
         worker: Partita's own, with what runs the model.
-        workers: addresses of Partita's own on other hosts, which others start.
+        workers: addresses of Partita's own on other hosts, which others start; or of tensor servers.
         command: starts a process for each replica.
         start: tells a server that runs already of a replica that it is to serve.
         stop: tells it of one that it is to serve no more.
@@ -139,7 +165,7 @@ class ServiceEntry(Value):
 
     name: Text
     worker: Annotated[WorkerEntry | None, Meta(examples=[{"onnx": "model.onnx"}])] = None
-    workers: Annotated[tuple[HostPort, ...] | None, Meta(examples=[["10.0.0.2:9000"]])] = None
+    workers: Annotated[tuple[HostPort | ServerEntry, ...] | None, Meta(examples=[["10.0.0.2:9000"]])] = None
     command: Words | None = None
     start: Words | None = None
     stop: Words | None = None
@@ -316,8 +342,11 @@ def read_addresses(path: Path, known: Collection[str]) -> tuple[WorkerAddress, .
             raise InputError(
                 f"{entry.name} is not in the workload", where=str(path), hint=nearest(entry.name, [*known])
             )
-        for text in entry.workers:
-            address = WorkerAddress(entry.name, *host_and_port(text))
+        for each in entry.workers:
+            if isinstance(each, ServerEntry):
+                address = WorkerAddress(entry.name, *host_and_port(each.server), each.slice)
+            else:
+                address = WorkerAddress(entry.name, *host_and_port(each))
             other = found.setdefault(str(address), address)
             if other != address:
                 raise InputError(

@@ -31,9 +31,10 @@ from partita.serve.gateway.watchdog import LOOK_S, Watchdog
 from partita.serve.routers import live_router
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
+    from collections.abc import Callable, Coroutine, Iterable, Sequence
     from pathlib import Path
 
+    from partita.serve.dispatching.query import Worker
     from partita.serve.gateway.addresses import Served
     from partita.serve.tensors import Answer, Query
     from partita.serve.worker.wire import Hello
@@ -60,9 +61,10 @@ class Gateway:
 
     Args:
         services: that it serves.
-        folder: in which the sockets of this host's workers appear.
+        folder: in which the sockets of this host's workers appear; None where it has none.
         router: name of the policy: `late-binding`, `price`, `elsa` or `fifs`.
         batching: whether waiting queries are joined into batches.
+        dividing: whether queries of more rows than a worker takes are asked in parts.
         rates: file to which observed rates are written; none if None.
         starts: tells when workers are started anew, so that queries may wait for them.
         access: what workers on other hosts ask for.
@@ -74,22 +76,28 @@ class Gateway:
     def __init__(
         self,
         services: Sequence[ServedService],
-        folder: Path,
+        folder: Path | None,
         *,
         router: str = "late-binding",
         batching: bool = True,
+        dividing: bool = True,
         rates: Path | None = None,
         starts: WorkerStarts = no_starts,
         access: WorkerAccess = OPEN,
     ) -> None:
         self._watchdog = Watchdog()
         self._route = partial(
-            Route, router=live_router(router), batching=batching, starts=starts, hung_s=self._watchdog.left_s
+            Route,
+            router=live_router(router),
+            batching=batching,
+            dividing=dividing,
+            starts=starts,
+            hung_s=self._watchdog.left_s,
         )
         self._routes = {each.name: self._route(each) for each in services}
         self._folder = WorkersFolder(folder, lambda name: Link(name, self))
         self._addresses = WorkerAddresses(
-            lambda name, greeting: Link(name, self, greeting), self._leave, access
+            lambda name, greeting: Link(name, self, greeting), self.let_go, access
         )
         self._rates = rates
         self._wrote_rates = False
@@ -204,6 +212,10 @@ class Gateway:
         """Take a query out of the queue that `ask` put there."""
         self._routes[service].forget(waiting)
 
+    def workers(self, service: str) -> Iterable[Worker]:
+        """Return a service's workers; it must be known."""
+        return self._routes[service].dispatcher.fleet.workers
+
     def statistics(self, service: str) -> ServiceStatistics:
         """Return what a service has done so far; it must be known."""
         return self._routes[service].view().statistics
@@ -282,7 +294,7 @@ class Gateway:
             self._routes[link.service].drain(link.worker)
             link.drained()
 
-    def _leave(self, link: Link) -> None:
+    def let_go(self, link: Link) -> None:
         """Give a worker nothing new that is not to be asked any more, and leave it when it has answered."""
         self._spawn(self._finish_with(link))
 

@@ -8,7 +8,7 @@ import logging
 from array import array
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import grpc
 from google.protobuf import text_format
@@ -44,7 +44,7 @@ from partita.serve.gateway.oip import (
 from partita.serve.tensors import Tensor, pack_texts
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
     from partita.serve.gateway.access import Authenticator, Tls
     from partita.serve.gateway.gateway import ModelRepository
@@ -66,8 +66,20 @@ _MESSAGE_EXTRA = 1 << 16
 _MOST_CALLS = 10_000
 
 
+class GrpcService(Protocol):
+    """Methods that are served."""
+
+    def handlers(self) -> Sequence[Any]:
+        """Return gRPC's handlers of them."""
+        ...
+
+    def end_streams(self) -> None:
+        """End the streams that would go on for ever."""
+        ...
+
+
 class GrpcServer:
-    """Serves the protocol's methods.
+    """Serves methods.
 
     Args:
         service: answers.
@@ -78,7 +90,7 @@ class GrpcServer:
     """
 
     def __init__(
-        self, service: InferenceService, host: str, port: int, *, most: int, tls: Tls | None = None
+        self, service: GrpcService, host: str, port: int, *, most: int, tls: Tls | None = None
     ) -> None:
         self._server = aio.server(
             maximum_concurrent_rpcs=_MOST_CALLS,

@@ -290,11 +290,11 @@ class WorkersFolder:
     """Connects once to every socket in a folder, for as long as it is there.
 
     Args:
-        folder: where sockets appear; need not be there yet.
+        folder: where sockets appear; need not be there yet. None where none ever do.
         protocol: makes the protocol of a connection to the socket of a name.
     """
 
-    def __init__(self, folder: Path, protocol: Callable[[str], asyncio.Protocol]) -> None:
+    def __init__(self, folder: Path | None, protocol: Callable[[str], asyncio.Protocol]) -> None:
         self._folder, self._protocol = folder, protocol
         self._known: set[str] = set()
         self._silent: set[str] = set()
@@ -363,6 +363,8 @@ class WorkersFolder:
         self._timer = asyncio.get_running_loop().call_later(_EVERY_S, self._look_again)
 
     def _names(self) -> set[str]:
+        if self._folder is None:
+            return set()
         try:
             with os.scandir(self._folder) as entries:
                 return {each.name for each in entries if each.name.endswith(_SUFFIX) and each.name[0] != "."}
@@ -370,24 +372,25 @@ class WorkersFolder:
             return set()
 
     async def _connect(self, name: str) -> None:
-        loop = asyncio.get_running_loop()
+        assert self._folder is not None  # noqa: S101 -- the name is of a file in it
+        folder, loop = self._folder, asyncio.get_running_loop()
         try:
             self._silent.add(name)
-            with short_path(self._folder) as base:
+            with short_path(folder) as base:
                 await loop.create_unix_connection(lambda: self._protocol(name), f"{base}/{name}")
         except ConnectionRefusedError:
             self._silent.discard(name)
-            self._stale(name)
+            self._stale(folder, name)
         except OSError:
             self._silent.discard(name)
             self._known.discard(name)  # it is tried again if it is still there
         else:
             self._refused.pop(name, None)
 
-    def _stale(self, name: str) -> None:
+    def _stale(self, folder: Path, name: str) -> None:
         """Remove the socket of a worker that is dead; workers listen before their socket has its name."""
         times = self._refused[name] = self._refused.get(name, 0) + 1
         if times >= _REFUSALS:
             with suppress(OSError):
-                (self._folder / name).unlink()
+                (folder / name).unlink()
         self._known.discard(name)

@@ -113,6 +113,7 @@ class Route:
         batching: whether waiting queries are joined.
         starts: tells when workers are started anew.
         hung_s: returns the seconds until those of a service's workers that hang are ended.
+        dividing: whether queries of more rows than a worker takes are asked in parts.
     """
 
     def __init__(
@@ -121,6 +122,7 @@ class Route:
         router: type[Router],
         *,
         batching: bool,
+        dividing: bool,
         starts: WorkerStarts,
         hung_s: Callable[[str], float],
     ) -> None:
@@ -131,7 +133,7 @@ class Route:
         self.model = Model(
             service.name, service.model, (), (), 0, service.deadline_s, service.quantile, known=False
         )
-        self._starts, self._hung_s = starts, hung_s
+        self._starts, self._hung_s, self._dividing = starts, hung_s, dividing
         self._most = 0  # rows that a worker has taken
         self._load_s = 0.0  # that the last worker took to start
         self._rows = False  # whether the first size of its tensors is a batch
@@ -176,7 +178,11 @@ class Route:
         )
         dispatcher = self.dispatcher
         fleet = dispatcher.fleet
-        if (batch > fleet.most or fleet.quickest[size_class][batch] > allowed) and not dispatcher.closing:
+        if (
+            (batch > fleet.most or fleet.quickest[size_class][batch] > allowed)
+            and not dispatcher.closing
+            and self._dividing
+        ):
             size = fleet.part_size(batch, allowed, size_class)
             if 0 < size < batch:
                 self._split(pending, size, now)
@@ -295,13 +301,13 @@ class Route:
     def _is_too_large(self, end: QueryEnd) -> bool:
         """Return whether a query ends because the workers that there are take fewer rows."""
         query, outcome, reason, answer = end
-        if not 0 < self.dispatcher.fleet.most < query.batch or not self.model.batching.rows:
+        if not (0 < self.dispatcher.fleet.most < query.batch and self.model.batching.rows and self._dividing):
             return False
         return reason in _NO_ROOM or (outcome is QueryOutcome.FAILED and answer is None)
 
     def _split_too_large(self, now: float) -> None:
         """Ask in smaller parts what waits for workers that are no longer there."""
-        for query in self.dispatcher.too_large() if self.model.batching.rows else ():
+        for query in self.dispatcher.too_large() if self.model.batching.rows and self._dividing else ():
             self._split_again(query, now)
 
     def _split_again(self, query: PendingQuery, now: float) -> None:

@@ -58,7 +58,7 @@ class Remotes(NamedTuple):
 
 def serve(
     services: Sequence[ServedService],
-    workers: Path,
+    workers: Path | None,
     endpoint: Endpoint,
     *,
     router: str,
@@ -73,7 +73,7 @@ def serve(
 
     Args:
         services: that are served.
-        workers: folder of the workers' sockets.
+        workers: folder of the sockets of this host's workers; None where it has none.
         endpoint: where to listen, and who may ask.
         router: name of the policy.
         max_body: bytes of the largest request.
@@ -129,7 +129,7 @@ async def _run(
 ) -> bool:
     gateway = models.gateway
     ask, hurry = asyncio.Event(), asyncio.Event()
-    with _signals_to(ask, hurry):
+    with signals_to(ask, hurry):
         async with AsyncExitStack() as stack:
             if supervisor is not None:
                 supervisor.start()
@@ -148,7 +148,7 @@ async def _run(
             stack.push_async_callback(grpc.stop, 0.0)
             api = HttpApi(models, metrics.page, authenticator)
             if source is not None:
-                await stack.enter_async_context(_background(source.follow(partial(_follow, models, api))))
+                await stack.enter_async_context(background(source.follow(partial(_follow, models, api))))
                 await gateway.know_all()
             http = HttpServer(api, listener, tls=endpoint.tls, errors=metrics.errors)
             await http.start()
@@ -160,7 +160,7 @@ async def _run(
             async with _readiness_told(models):
                 await ask.wait()
             _LOG.info("draining: finishing what is under way within %g seconds", grace_s)
-            await _unless(hurry, _end(gateway, http, grpc, grace_s))
+            await unless(hurry, _end(gateway, http, grpc, grace_s))
     _LOG.info("ended")
     return not hurry.is_set()
 
@@ -175,7 +175,7 @@ def _follow(models: ModelRepository, api: HttpApi, served: Served) -> None:
 
 
 @contextmanager
-def _signals_to(ask: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
+def signals_to(ask: asyncio.Event, hurry: asyncio.Event) -> Iterator[None]:
     """Have the first signal ask for an end, and the next one for haste."""
 
     def take() -> None:
@@ -224,7 +224,7 @@ async def _end(gateway: Gateway, http: HttpServer, grpc: GrpcServer, grace_s: fl
     await asyncio.gather(http.stop(left()), grpc.stop(left()))
 
 
-async def _unless(hurry: asyncio.Event, work: Coroutine[None, None, None]) -> None:
+async def unless(hurry: asyncio.Event, work: Coroutine[None, None, None]) -> None:
     """Do the work, or leave it when told to hurry."""
     doing = asyncio.create_task(work)
     hurrying = asyncio.create_task(hurry.wait())
@@ -238,12 +238,12 @@ async def _unless(hurry: asyncio.Event, work: Coroutine[None, None, None]) -> No
 @asynccontextmanager
 async def _readiness_told(models: ModelRepository) -> AsyncIterator[None]:
     """Log, while the block runs, when a service gets its first worker or has lost its last, and who falls silent."""
-    async with _background(_tell_readiness(models)), _background(_tell_silence(models.gateway)):
+    async with background(_tell_readiness(models)), background(_tell_silence(models.gateway)):
         yield
 
 
 @asynccontextmanager
-async def _background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def background(work: Coroutine[None, None, None]) -> AsyncIterator[None]:
     """Have something go on while the block runs."""
     task = asyncio.create_task(work)
     try:

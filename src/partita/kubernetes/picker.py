@@ -1,0 +1,670 @@
+"""An endpoint picker: the gateway's router behind a proxy that others run, as Envoy.
+
+The proxy asks for each request over a stream of its own which endpoint is to have it, and passes it there itself
+(Envoy's external processing; the Endpoint Picker Protocol 1.0 of the Gateway API inference extension). Here a request
+is a query of the gateway's: it waits for a slice that answers it in time, or is refused. An endpoint is a worker to
+which nothing is sent; its batch of one query begins when it is picked, and ends when the answer passes the proxy.
+
+A tensor server joins queries by itself. So as many rows are under way at an endpoint as its plan has in its batches,
+and what they take is learned from when answers come.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import re
+import time
+from contextlib import AsyncExitStack
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from urllib.parse import unquote
+
+import grpc
+import orjson
+import uvloop
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
+from grpc_health.v1 import health, health_pb2
+
+from partita.serve.dispatching.query import QueryFailedError, QueryRefusedError, RefusalReason
+from partita.serve.gateway.access import host_and_port
+from partita.serve.gateway.addresses import Served
+from partita.serve.gateway.gateway import Gateway
+from partita.serve.gateway.grpc_server import GrpcServer
+from partita.serve.gateway.grpc_server import message as oip_message
+from partita.serve.gateway.http_api import json_length
+from partita.serve.gateway.link import Link
+from partita.serve.gateway.oip import RequestError, RequestLimits, deadline_of, header_deadline
+from partita.serve.gateway.server import background, signals_to, unless
+from partita.serve.tensors import Answer, Batching, Query, Tensor
+from partita.serve.worker.wire import Hello
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+
+    from partita.serve.dispatching.query import Worker
+    from partita.serve.gateway.access import Tls
+    from partita.serve.gateway.addresses import ServiceSource
+    from partita.serve.gateway.link import LinkHandler
+    from partita.serve.gateway.route import ServedService
+    from partita.serve.services import WorkerAddress
+    from partita.serve.tensors import Buffer
+
+_LOG = logging.getLogger("partita.serve.picker")
+Proto: TypeAlias = Any
+"""A message. Classes that are made at run time have no static type."""
+DESTINATION = "x-gateway-destination-endpoint"
+"""Header, and key of metadata: the endpoints picked, the best first, as `IP:PORT,IP:PORT`."""
+SUBSET = "x-gateway-destination-endpoint-subset"
+"""Key of metadata: the endpoints among which to pick."""
+LOAD_BALANCER, SUBSET_HINT = "envoy.lb", "envoy.lb.subset_hint"
+"""Namespaces of metadata."""
+SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
+_PIECE = 62_000
+"""Bytes of a body that are handed back at a time, below the 64 KiB that proxies take."""
+_MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/[^/]+)?/infer/?")
+_GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
+_LOOK_S = 0.25
+_BATCHING = Batching(rows=True, why="an endpoint joins queries by itself")
+_LEFT = Answer(error="the client left", invalid=True)
+_FAILED = Answer(error="the server failed")
+_LATE = frozenset({RefusalReason.LATE, RefusalReason.FULL})
+
+
+@cache
+def _pool() -> DescriptorPool:
+    """Return the protocol's messages in a pool of their own, as those of the gateway's."""
+    pool = DescriptorPool()
+    for each in FileDescriptorSet.FromString(files(__package__).joinpath("ext_proc.binpb").read_bytes()).file:
+        pool.Add(each)
+    return pool
+
+
+@cache
+def message(name: str) -> Any:  # noqa: ANN401 -- a class that is made at run time
+    """Return the class of a message of the protocol."""
+    return GetMessageClass(_pool().FindMessageTypeByName(f"partita.ext_proc.{name}"))
+
+
+# What a request asks, as far as it matters to who gets it.
+
+
+class AskedQuery(NamedTuple):
+    """What is asked.
+
+    Attributes:
+        service: that is asked; None where the request does not say.
+        items: its batch size.
+        deadline_s: seconds, None for the service's own.
+        inference: whether it asks to infer: others go anywhere.
+    """
+
+    service: str | None
+    items: int = 1
+    deadline_s: float | None = None
+    inference: bool = True
+
+
+def read_asked(headers: Mapping[str, str], body: bytes, limits: RequestLimits) -> AskedQuery:
+    """Return what a request asks, over HTTP or gRPC; of a body that cannot be read its server says what is wrong.
+
+    Raises:
+        RequestError: its deadline is none.
+    """
+    path = headers.get(":path", "").partition("?")[0]
+    told = headers.get("partita-deadline-ms")
+    deadline_s = header_deadline(None if told is None else told.encode(), limits)
+    if path == _GRPC_PATH:
+        return _grpc_query(body, deadline_s)
+    found = _MODEL.fullmatch(path)
+    if found is None:
+        name = re.match(r"/v2/models/([^/]+)", path)
+        return AskedQuery(unquote(name[1]) if name else None, inference=False)
+    length = (
+        json_length({b"inference-header-content-length": headers[key].encode()})
+        if (key := "inference-header-content-length") in headers
+        else None
+    )
+    try:
+        document = orjson.loads(body[:length])
+        shape = document["inputs"][0]["shape"]
+        parameters = document.get("parameters")
+        items = shape[0] if shape and type(shape[0]) is int else 1
+    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError):
+        return AskedQuery(unquote(found[1]), 1, deadline_s)
+    if deadline_s is None and isinstance(parameters, dict):
+        deadline_s = deadline_of(parameters, limits)
+    return AskedQuery(unquote(found[1]), max(1, items), deadline_s)
+
+
+def _grpc_query(body: bytes, deadline_s: float | None) -> AskedQuery:
+    try:
+        asked = oip_message("ModelInferRequest").FromString(body[5:])  # after flag and length
+    except DecodeError:
+        return AskedQuery(None, 1, deadline_s)
+    shape = asked.inputs[0].shape if asked.inputs else ()
+    return AskedQuery(asked.model_name or None, max(1, shape[0]) if shape else 1, deadline_s)
+
+
+# Endpoints, as the gateway sees them.
+
+
+class EndpointLink(Link):
+    """Stands for an endpoint's connection; what it is asked to run is a request that it may have.
+
+    Attributes:
+        address: of the endpoint.
+        elsewhere: rows under way that are no batches of the gateway's.
+
+    Args:
+        address: of the endpoint.
+        handler: the gateway.
+        begins: told of a query that may go there: by whom, its batch, itself.
+    """
+
+    def __init__(
+        self,
+        address: WorkerAddress,
+        handler: LinkHandler,
+        begins: Callable[[EndpointLink, int, Query], None],
+    ) -> None:
+        super().__init__(str(address), handler)
+        self.address, self._begins = address, begins
+        self._connected = True
+        self.elsewhere = 0
+
+    @property
+    def open(self) -> bool:
+        """Whether queries may go there."""
+        return self._connected
+
+    def run(self, number: int, queries: Sequence[Query]) -> None:
+        """Let a query go there."""
+        (query,) = queries
+        self._begins(self, number, query)
+
+    def take(self, rows: int) -> None:
+        """Count rows that are under way there, or no longer, beside what the gateway counts itself."""
+        if rows:
+            self.elsewhere += rows
+            self._handler.said_load(self, self.elsewhere)
+
+    def close(self, fault: str = "") -> None:
+        """Let nothing more go there."""
+        if self._connected:
+            self._connected = False
+            self._handler.lost(self, fault)
+
+
+def hello_of(address: WorkerAddress, model: str) -> Hello:
+    """Return what an endpoint's worker would say of itself: as many rows at once as its batches have together."""
+    slice_ = address.slice
+    gpu, placement, batch, processes, seconds = slice_ or (str(address), "?@0", 1, 1, {})
+    return Hello(
+        service=address.service,
+        model=model,
+        gpu=gpu,
+        placement=placement,
+        profile=placement.partition("@")[0],
+        batch=batch,
+        processes=batch * processes,
+        pid=0,
+        inputs=(),
+        outputs=(),
+        seconds=dict(seconds),
+        batching=_BATCHING,
+        retry=False,
+    )
+
+
+class Pick:
+    """A request that has its endpoints, until its answer has passed.
+
+    Attributes:
+        endpoints: the best first.
+
+    Args:
+        link: of the first.
+        number: of its batch; None of one that the router did not choose.
+        rows: that it has there.
+        fallback: endpoints that may have it if the first does not answer.
+    """
+
+    def __init__(self, link: EndpointLink, number: int | None, rows: int, fallback: Sequence[str]) -> None:
+        self.endpoints = (link.name, *fallback)
+        self._link, self._number, self._rows = link, number, rows
+        self._begun: float | None = time.monotonic()
+        link.take(rows if number is None else rows - 1)
+
+    def end(self, answer: Answer) -> None:
+        """Say how it ended; only the first time counts."""
+        if self._begun is None:
+            return
+        link, seconds, self._begun = self._link, time.monotonic() - self._begun, None
+        if self._number is not None:
+            link._handler.said_done(link, self._number, (answer,), seconds, 0.0)  # noqa: SLF001 -- of one kind
+        link.take(-self._rows if self._number is None else 1 - self._rows)
+
+
+class _Receiver:
+    """Hears why a query has no endpoint; of its answer it knows already."""
+
+    def __init__(self, picked: asyncio.Future[Pick]) -> None:
+        self._picked = picked
+
+    def done(self) -> bool:
+        return False
+
+    def set_result(self, result: Answer, /) -> None:
+        """Hear that it was answered."""
+
+    def set_exception(self, exception: BaseException, /) -> None:
+        if not self._picked.done():
+            self._picked.set_exception(exception)
+
+
+class EndpointPicker:
+    """Picks endpoints with a gateway that sends nothing.
+
+    Attributes:
+        gateway: with an endpoint in the place of each worker.
+
+    Args:
+        services: that are served.
+        router: name of the policy.
+    """
+
+    def __init__(self, services: Sequence[ServedService], router: str = "late-binding") -> None:
+        self.gateway = Gateway(services, None, router=router, batching=False, dividing=False)
+        self._services = {each.name: each for each in services}
+        self._links: dict[str, EndpointLink] = {}
+        self._picked: dict[int, tuple[asyncio.Future[Pick], int, float]] = {}  # by the query's id
+
+    def follow(self, served: Served) -> None:
+        """Serve these services, by these endpoints, from now on; requests under way elsewhere go on."""
+        self._services = {each.name: each for each in served.services}
+        self.gateway.follow(Served(served.services, ()))
+        wanted = {str(each): each for each in served.addresses if each.service in self._services}
+        for name, link in list(self._links.items()):
+            if wanted.get(name) != link.address:
+                del self._links[name]
+                self.gateway.let_go(link)
+        for name, address in wanted.items():
+            if name not in self._links:
+                link = EndpointLink(address, self.gateway, self._begins)
+                if self.gateway.said_hello(link, hello_of(address, self._services[address.service].model)):
+                    self._links[name] = link
+
+    def ready(self) -> bool:
+        """Return whether every service has an endpoint."""
+        return all(map(self.gateway.ready, self._services))
+
+    async def pick(self, asked: AskedQuery, size: int, subset: frozenset[str] | None) -> Pick:
+        """Return who gets a request, when one can have it.
+
+        Args:
+            asked: what it asks.
+            size: bytes of its body.
+            subset: endpoints among which to pick; None for all.
+
+        Raises:
+            RequestError: there is no such service.
+            QueryRefusedError: nobody answers it in time.
+        """
+        service = self._service(asked.service)
+        deadline_s = self._services[service].deadline_s if asked.deadline_s is None else asked.deadline_s
+        able = {
+            worker.link.name: worker
+            for worker in self.gateway.workers(service)
+            if isinstance(worker.link, EndpointLink) and worker.group is not None
+        }
+        if not able or (subset is not None and subset.isdisjoint(able)):
+            raise QueryRefusedError(RefusalReason.NO_WORKER, 1.0)
+        rows = min(asked.items, max(worker.hello.batch for worker in able.values()))
+        if not asked.inference or (subset is not None and not subset >= able.keys()):
+            among = [worker for name, worker in able.items() if subset is None or name in subset]
+            return self._cheapest(among, rows, deadline_s if asked.inference else math.inf)
+        # Nothing is sent: what counts is how many bytes there are.
+        data = cast("Buffer", range(size))
+        query = Query((Tensor("", "UINT8", (rows, size // rows), data),))
+        picked: asyncio.Future[Pick] = asyncio.get_running_loop().create_future()
+        self._picked[id(query)] = picked, rows, deadline_s
+        waiting = self.gateway.ask(service, query, deadline_s, _Receiver(picked))
+        try:
+            return await picked
+        except asyncio.CancelledError:
+            self.gateway.forget(service, waiting)
+            if picked.done() and not picked.cancelled() and picked.exception() is None:
+                picked.result().end(_LEFT)
+            raise
+        finally:
+            self._picked.pop(id(query), None)
+
+    def _service(self, name: str | None) -> str:
+        if name is None and len(self._services) == 1:
+            return next(iter(self._services))
+        if name not in self._services or name is None:
+            raise RequestError(f"no model {name}" if name else "the request names no model", 404)
+        return name
+
+    def _begins(self, link: EndpointLink, number: int, query: Query) -> None:
+        picked, rows, deadline_s = self._picked.get(id(query), (None, 1, 0.0))
+        if picked is None or picked.done():
+            Pick(link, number, 1, ()).end(_LEFT)
+            return
+        picked.set_result(Pick(link, number, rows, self._fallback(link, rows, deadline_s)))
+
+    def _fallback(self, link: EndpointLink, rows: int, deadline_s: float) -> list[str]:
+        """Return the endpoint to which a proxy may turn if one does not answer: the cheapest other in time."""
+        others = [
+            worker
+            for worker in self.gateway.workers(link.service)
+            if worker.link is not link and worker.takes_work and worker.group is not None
+        ]
+        chosen = min(others, key=lambda worker: _cost(worker, rows, deadline_s), default=None)
+        if chosen is None or not isinstance(chosen.link, EndpointLink):
+            return []
+        return [chosen.link.name]
+
+    def _cheapest(self, workers: Sequence[Worker], rows: int, deadline_s: float) -> Pick:
+        """Pick without the router, among some endpoints alone: who is idle, in time and costs least."""
+        chosen = min(workers, key=lambda worker: (not worker.takes_work, _cost(worker, rows, deadline_s)))
+        if not chosen.takes_work and _cost(chosen, rows, deadline_s) == (True, math.inf):
+            raise QueryRefusedError(RefusalReason.LATE, 1.0)
+        assert isinstance(chosen.link, EndpointLink)  # noqa: S101 -- as all of a picker's are
+        return Pick(chosen.link, None, rows, ())
+
+
+def _cost(worker: Worker, rows: int, deadline_s: float) -> tuple[bool, float]:
+    group = worker.group
+    if group is None or rows > group.most:
+        return True, math.inf
+    seconds = group.seconds[0][rows]
+    return seconds > deadline_s, group.price * seconds
+
+
+# The proxy's side.
+
+
+def serve_picker(source: ServiceSource, endpoint: PickerEndpoint, router: str, *, grace_s: float) -> bool:
+    """Pick endpoints until told to end by SIGTERM or SIGINT, and let what is under way pass.
+
+    Args:
+        source: knows the services and their endpoints.
+        endpoint: where to listen.
+        router: name of the policy.
+        grace_s: seconds in which streams may end.
+
+    Returns:
+        Whether it ended in order; False if a second signal cut it short.
+
+    Raises:
+        InputError: the port cannot be used, or there is no such router.
+    """
+    return uvloop.run(_serve(source, endpoint, router, grace_s))
+
+
+async def _serve(source: ServiceSource, endpoint: PickerEndpoint, router: str, grace_s: float) -> bool:
+    picker = EndpointPicker((), router)
+    limits = RequestLimits()
+    service = PickerService(picker, limits)
+    ask, hurry = asyncio.Event(), asyncio.Event()
+    server = GrpcServer(service, endpoint.host, endpoint.port, most=limits.body, tls=endpoint.tls)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(signals_to(ask, hurry))
+        await picker.gateway.start()
+        stack.push_async_callback(picker.gateway.close)
+        await stack.enter_async_context(background(source.follow(picker.follow)))
+        await stack.enter_async_context(background(service.tell_health()))
+        await server.start()
+        stack.push_async_callback(server.stop, 0.0)
+        at = host_and_port(endpoint.host, server.port)
+        _LOG.info("picking endpoints at %s", at, extra={"event": "listening", "grpc": at})
+        await ask.wait()
+        _LOG.info("draining: streams may end within %g seconds", grace_s)
+        await unless(hurry, server.stop(grace_s))
+    return not hurry.is_set()
+
+
+class PickerEndpoint(NamedTuple):
+    """Where a picker listens: host, port of gRPC (0 takes a free one), and TLS."""
+
+    host: str
+    port: int
+    tls: Tls | None
+
+
+class PickerService:
+    """The methods that a proxy calls, and health (`GrpcService` of the gateway's server).
+
+    Args:
+        picker: picks.
+        limits: of requests.
+    """
+
+    def __init__(self, picker: EndpointPicker, limits: RequestLimits) -> None:
+        self._picker, self._limits = picker, limits
+        self._health = health.aio.HealthServicer()
+
+    def handlers(self) -> tuple[Any, ...]:
+        """Return gRPC's handlers of them."""
+        process = grpc.stream_stream_rpc_method_handler(
+            self.process,
+            message("ProcessingRequest").FromString,
+            message("ProcessingResponse").SerializeToString,
+        )
+        checks = {
+            "Check": grpc.unary_unary_rpc_method_handler(
+                self._health.Check,
+                health_pb2.HealthCheckRequest.FromString,
+                health_pb2.HealthCheckResponse.SerializeToString,
+            ),
+            "Watch": grpc.unary_stream_rpc_method_handler(
+                self._health.Watch,
+                health_pb2.HealthCheckRequest.FromString,
+                health_pb2.HealthCheckResponse.SerializeToString,
+            ),
+        }
+        return (
+            grpc.method_handlers_generic_handler(SERVICE, {"Process": process}),
+            grpc.method_handlers_generic_handler("grpc.health.v1.Health", checks),
+        )
+
+    def end_streams(self) -> None:
+        """End nothing: each stream is one request's, and ends with it."""
+
+    async def tell_health(self) -> None:
+        """Say whether it lives, and whether every service has an endpoint, until cancelled."""
+        serving, not_serving = (
+            health_pb2.HealthCheckResponse.SERVING,
+            health_pb2.HealthCheckResponse.NOT_SERVING,
+        )
+        await self._health.set("liveness", serving)
+        while True:
+            for name in ("", "readiness", SERVICE):
+                await self._health.set(name, serving if self._picker.ready() else not_serving)
+            await asyncio.sleep(_LOOK_S)
+
+    async def process(self, requests: AsyncIterator[Proto], context: object) -> AsyncIterator[Proto]:
+        """Answer what a proxy says of one request."""
+        del context
+        stream = _RequestStream(self._picker, self._limits)
+        try:
+            async for request in requests:
+                async for response in stream.answers(request):
+                    yield response
+                    if response.WhichOneof("response") == "immediate_response":
+                        return
+        finally:
+            stream.end()
+
+
+class _RequestStream:
+    """One request on its way through the proxy."""
+
+    def __init__(self, picker: EndpointPicker, limits: RequestLimits) -> None:
+        self._picker, self._limits = picker, limits
+        self._headers: dict[str, str] = {}
+        self._subset: frozenset[str] | None = None
+        self._body = bytearray()
+        self._modes = message("ProtocolConfiguration")(
+            request_body_mode="FULL_DUPLEX_STREAMED", response_body_mode="FULL_DUPLEX_STREAMED"
+        )
+        self._pick: Pick | None = None
+        self._failed = self._answered = False
+
+    def end(self) -> None:
+        """Take note that the proxy has no more to say."""
+        if self._pick is not None:
+            self._pick.end(_FAILED if self._failed else Answer() if self._answered else _LEFT)
+
+    async def answers(self, request: Proto) -> AsyncIterator[Proto]:
+        """Yield what the proxy is to do."""
+        if request.HasField("protocol_config"):
+            self._modes = request.protocol_config
+        kind = request.WhichOneof("request")
+        if kind == "request_headers":
+            self._headers = _read_headers(request.request_headers.headers)
+            self._subset = _read_subset(request.metadata_context)
+            mode = self._mode("request_body_mode")
+            if request.request_headers.end_of_stream or mode in {"NONE", "STREAMED"}:
+                yield await self._chosen("request_headers")
+            elif mode != "FULL_DUPLEX_STREAMED":  # it waits for this before it sends the body
+                yield _response("request_headers")
+        elif kind in {"request_body", "request_trailers"}:
+            async for each in self._read_body(request, kind):
+                yield each
+        elif kind == "response_headers":
+            self._answered = True
+            self._failed = _read_headers(request.response_headers.headers).get(":status", "").startswith("5")
+            if request.response_headers.end_of_stream or self._mode("response_body_mode") == "NONE":
+                self.end()
+            yield _response(kind)
+        elif kind in {"response_body", "response_trailers"}:
+            if kind == "response_trailers" or request.response_body.end_of_stream:
+                self.end()
+            for each in self._passed(request, kind):
+                yield each
+
+    async def _read_body(self, request: Proto, kind: str) -> AsyncIterator[Proto]:
+        """Gather the body; when all of it is there, choose, and hand it back where the proxy has given it away."""
+        whole = kind == "request_trailers" or request.request_body.end_of_stream
+        mode = self._mode("request_body_mode")
+        if mode in {"NONE", "STREAMED"}:
+            yield _response(kind)
+            return
+        if kind == "request_body":
+            if len(self._body) + len(request.request_body.body) > self._limits.body:
+                yield _refusal(413, f"the body has more than {self._limits.body} bytes")
+                return
+            self._body += request.request_body.body
+        if mode != "FULL_DUPLEX_STREAMED":
+            if kind == "request_trailers":
+                yield _response(kind)
+            elif whole or mode == "BUFFERED_PARTIAL":
+                yield await self._chosen("request_body")
+            return
+        if not whole:
+            return
+        if self._pick is None:
+            yield await self._chosen("request_headers")
+        if self._pick is not None:
+            for each in _pieces("request_body", bytes(self._body), end=kind == "request_body"):
+                yield each
+            if kind == "request_trailers":
+                yield _response(kind)
+
+    def _passed(self, request: Proto, kind: str) -> Iterator[Proto]:
+        """Yield what lets an answer pass as it is."""
+        if kind == "response_body" and self._mode("response_body_mode") == "FULL_DUPLEX_STREAMED":
+            body = request.response_body
+            yield from _pieces("response_body", body.body, end=body.end_of_stream)
+        else:
+            yield _response(kind)
+
+    def _mode(self, name: str) -> str:
+        number = getattr(self._modes, name)
+        return str(message("ProtocolConfiguration").BodySendMode.Name(number))
+
+    async def _chosen(self, kind: str) -> Proto:
+        """Return what tells the proxy where the request goes, or that it is refused."""
+        try:
+            asked = read_asked(self._headers, bytes(self._body), self._limits)
+            size = len(self._body) or int(self._headers.get("content-length", "0") or 0)
+            self._pick = await self._picker.pick(asked, size, self._subset)
+        except QueryRefusedError as error:
+            late = error.reason in _LATE
+            return _refusal(429 if late else 503, str(error), str(error.reason), error.retry_after_s)
+        except RequestError as error:
+            return _refusal(error.status, error.what)
+        except (QueryFailedError, ValueError) as error:
+            return _refusal(400, str(error))
+        endpoints = ",".join(self._pick.endpoints)
+        response = _response(kind)
+        common = getattr(response, kind).response
+        common.header_mutation.set_headers.append(_header(DESTINATION, endpoints))
+        common.clear_route_cache = True
+        response.dynamic_metadata.update({LOAD_BALANCER: {DESTINATION: endpoints}})
+        return response
+
+
+def _response(kind: str) -> Proto:
+    """Return the response to a message of the proxy's that changes nothing."""
+    response = message("ProcessingResponse")()
+    getattr(response, kind).SetInParent()
+    return response
+
+
+def _pieces(kind: str, body: bytes, *, end: bool) -> Iterator[Proto]:
+    """Yield a body in pieces."""
+    for at in range(0, max(1, len(body)), _PIECE):
+        response = _response(kind)
+        streamed = getattr(response, kind).response.body_mutation.streamed_response
+        streamed.body = body[at : at + _PIECE]
+        streamed.end_of_stream = end and at + _PIECE >= len(body)
+        yield response
+
+
+def _refusal(status: int, what: str, reason: str = "", retry_after_s: float = 0.0) -> Proto:
+    response = message("ProcessingResponse")()
+    refusal = response.immediate_response
+    refusal.status.code = status
+    refusal.body = orjson.dumps({"error": what})
+    refusal.details = f"partita: {what}"
+    headers = {"content-type": "application/json", "partita-reason": reason}
+    if retry_after_s:
+        headers["retry-after"] = str(math.ceil(retry_after_s))
+    refusal.headers.set_headers.extend(_header(name, value) for name, value in headers.items() if value)
+    return response
+
+
+def _header(name: str, value: str) -> Proto:
+    made = message("HeaderValueOption")(append_action="OVERWRITE_IF_EXISTS_OR_ADD")
+    made.header.key, made.header.raw_value = name, value.encode()
+    return made
+
+
+def _read_headers(headers: Proto) -> dict[str, str]:
+    return {
+        each.key.lower(): (each.raw_value.decode("latin-1") if each.raw_value else each.value)
+        for each in headers.headers
+    }
+
+
+def _read_subset(metadata: Proto) -> frozenset[str] | None:
+    """Return the endpoints to which the proxy limits the choice: a list, or a text with commas."""
+    hint = metadata.filter_metadata.get(SUBSET_HINT) if SUBSET_HINT in metadata.filter_metadata else None
+    if hint is None or SUBSET not in hint.fields:
+        return None
+    value = hint.fields[SUBSET]
+    texts = (
+        [each.string_value for each in value.list_value.values]
+        if value.WhichOneof("kind") == "list_value"
+        else value.string_value.split(",")
+    )
+    return frozenset(each.strip() for each in texts if each.strip())

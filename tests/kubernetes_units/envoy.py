@@ -1,0 +1,151 @@
+"""A client that speaks external processing as Envoy does, and keeps Envoy's rules."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from partita.kubernetes.picker import SERVICE, message
+
+if TYPE_CHECKING:
+    from grpc import aio
+
+PATIENCE_S = 30.0
+
+
+@dataclass
+class Picked:
+    """What the proxy was told of a request."""
+
+    endpoints: list[str] = field(default_factory=list)
+    metadata: list[str] = field(default_factory=list)
+    status: int | None = None
+    refusal: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    sent: bytes = b""
+
+
+class Stream:
+    """One request: headers, body in chunks, and the answer's headers and body, in the modes of a filter.
+
+    In FULL_DUPLEX_STREAMED the body is sent without waiting, and belongs to the processor: what it hands back is what
+    goes on. In BUFFERED each message is sent when the one before was answered.
+    """
+
+    def __init__(
+        self, channel: aio.Channel, mode: str = "FULL_DUPLEX_STREAMED", *, tells_mode: bool = True
+    ) -> None:
+        ask = channel.stream_stream(
+            f"/{SERVICE}/Process",
+            request_serializer=message("ProcessingRequest").SerializeToString,
+            response_deserializer=message("ProcessingResponse").FromString,
+        )
+        self.call = ask()
+        self.mode, self._tells = mode, tells_mode
+        self.picked = Picked()
+
+    async def send(self, **fields: Any) -> None:
+        request = message("ProcessingRequest")(**fields)
+        if self._tells:
+            request.protocol_config.request_body_mode = self.mode
+            request.protocol_config.response_body_mode = (
+                "FULL_DUPLEX_STREAMED" if self.mode == "FULL_DUPLEX_STREAMED" else "NONE"
+            )
+            self._tells = False
+        await self.call.write(request)
+
+    async def next(self) -> Any:
+        found = await asyncio.wait_for(self.call.read(), PATIENCE_S)
+        assert hasattr(found, "WhichOneof"), "the processor ended the stream"
+        return found
+
+    async def ask(
+        self, headers: dict[str, str], body: bytes, subset: list[str] | None = None, chunk: int = 16_000
+    ) -> Picked:
+        """Send a request; return what becomes of it."""
+        fields: dict[str, Any] = {
+            "request_headers": {"headers": header_map(headers), "end_of_stream": not body}
+        }
+        if subset is not None:
+            fields["metadata_context"] = {
+                "filter_metadata": {
+                    "envoy.lb.subset_hint": struct({"x-gateway-destination-endpoint-subset": subset})
+                }
+            }
+        await self.send(**fields)
+        pieces = [body[at : at + chunk] for at in range(0, len(body), chunk)]
+        if self.mode != "FULL_DUPLEX_STREAMED" and body:
+            if not self._take(await self.next(), "request_headers"):
+                return self.picked
+            pieces = [body] if self.mode == "BUFFERED" else []
+        for at, piece in enumerate(pieces):
+            await self.send(request_body={"body": piece, "end_of_stream": at == len(pieces) - 1})
+        wanted = (["request_headers"] if self.mode == "FULL_DUPLEX_STREAMED" or not body else []) + (
+            ["request_body"] if pieces else []
+        )
+        for kind in wanted:
+            while self._take(await self.next(), kind) and kind == "request_body" and not self._ended:
+                pass
+            if self.picked.status is not None:
+                break
+        return self.picked
+
+    _ended = False
+
+    def _take(self, response: Any, wanted: str) -> bool:
+        kind = response.WhichOneof("response")
+        if kind == "immediate_response":
+            refusal = response.immediate_response
+            self.picked.status, self.picked.body = refusal.status.code, refusal.body
+            self.picked.refusal = read(refusal.headers.set_headers)
+            return False
+        assert kind == wanted, f"{kind} where {wanted} was due"
+        common = getattr(response, kind).response
+        found = read(common.header_mutation.set_headers).get("x-gateway-destination-endpoint")
+        if found:
+            assert common.clear_route_cache
+            self.picked.endpoints = found.split(",")
+            metadata = response.dynamic_metadata.fields["envoy.lb"].struct_value.fields
+            self.picked.metadata = metadata["x-gateway-destination-endpoint"].string_value.split(",")
+        if kind == "request_body":
+            streamed = common.body_mutation.streamed_response
+            if self.mode == "FULL_DUPLEX_STREAMED":
+                assert common.body_mutation.WhichOneof("mutation") == "streamed_response"
+                assert len(streamed.body) < 65_536
+                self.picked.sent += streamed.body
+                self._ended = streamed.end_of_stream
+            else:
+                self._ended = True
+        return True
+
+    async def answer(self, status: int = 200, body: bytes = b"{}") -> None:
+        """Pass the server's answer by the processor."""
+        await self.send(
+            response_headers={"headers": header_map({":status": str(status)}), "end_of_stream": False}
+        )
+        assert (await self.next()).WhichOneof("response") == "response_headers"
+        if self.mode == "FULL_DUPLEX_STREAMED":
+            await self.send(response_body={"body": body, "end_of_stream": True})
+            found = await self.next()
+            assert found.response_body.response.body_mutation.streamed_response.body == body
+            assert found.response_body.response.body_mutation.streamed_response.end_of_stream
+        await self.call.done_writing()
+
+    def cancel(self) -> None:
+        """The client has left."""
+        self.call.cancel()
+
+
+def header_map(headers: dict[str, str]) -> Any:
+    return {"headers": [{"key": key, "raw_value": value.encode()} for key, value in headers.items()]}
+
+
+def struct(fields: dict[str, list[str]]) -> Any:
+    found = message("ProcessingResponse")().dynamic_metadata
+    found.update(fields)
+    return found
+
+
+def read(options: Any) -> dict[str, str]:
+    return {each.header.key: each.header.raw_value.decode() for each in options}
