@@ -220,7 +220,9 @@ def test_endpoints_are_followed_and_none_is_503() -> None:
             await under_way.answer()
             await until(lambda: len(list(made.picker.gateway.workers("search"))) == 1)
             async with asyncio.timeout(PATIENCE_S):
-                while await made.health(module.SERVICE) != health_pb2.HealthCheckResponse.SERVING:
+                while (  # noqa: ASYNC110 -- a test
+                    await made.health(module.SERVICE) != health_pb2.HealthCheckResponse.SERVING
+                ):
                     await asyncio.sleep(0.05)
 
     run(test())
