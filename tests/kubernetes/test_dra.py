@@ -530,6 +530,7 @@ def test_a_cordoned_node_keeps_what_it_has_and_gets_nothing_new(world):
     (error,) = perform(driver, create(gpu, "1g.5gb@1"))
     assert isinstance(error, RefusedError)
     assert "cordoned" in text(error)
+    assert [each.leaving for each in driver.observe().gpus] == [True]
     assert replica_at(driver, gpu, "1g.5gb@0").ready
     done(driver, stop(gpu, "1g.5gb@0"))
     done(driver, destroy(gpu, "1g.5gb@0"))

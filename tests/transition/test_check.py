@@ -269,3 +269,12 @@ def test_actions_on_a_fixed_instance_are_a_fault(sample: tuple[Request, Transiti
     assert "this instance is fixed" in said(
         replace(request, current=replace(request.current, gpus=gpus)), transition
     )
+
+
+def test_what_comes_to_a_gpu_that_leaves_is_a_fault(sample: tuple[Request, Transition]) -> None:
+    request, transition = sample
+    made = next(each for each in transition.actions if each.kind is ActionKind.CREATE_INSTANCE)
+    gpus = tuple(replace(gpu, leaving=gpu.id == made.gpu) for gpu in request.current.gpus)
+    told = replace(request, current=replace(request.current, gpus=gpus))
+    found = [each.what for each in check_transition(told, transition)]
+    assert f"{made.gpu} is to hold nothing any more" in found

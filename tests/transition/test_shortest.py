@@ -17,7 +17,7 @@ from partita.mig.layout import Placement, fault
 from partita.transition.check import check_transition
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment, Replica
 from partita.transition.exchange_compact import ExchangeCompact
-from partita.transition.shortest import Shortest
+from partita.transition.shortest import Shortest, search
 from partita.transition.transition import MEASURED, ActionKind, Request
 
 if TYPE_CHECKING:
@@ -285,3 +285,64 @@ def test_the_same_request_gives_the_same_bytes_in_every_process(random_request: 
         for seed in ("1", "2")
     }
     assert len(texts) == 1
+
+
+@given(seed=SEEDS)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_gpus_that_leave_are_emptied_and_get_nothing(
+    random_request: Make, seed: int, algorithm: Shortest | ExchangeCompact
+) -> None:
+    asked = random_request(seed, gpus=(1, 5))
+    used = [each for each in asked.target.gpus if each.instances]
+    # As many leave as the target can do without, those with the most on them.
+    ids = [each.id for each in sorted(asked.current.gpus, key=lambda each: -len(each.instances))]
+    leaving = set(ids[: len(asked.current.gpus) - len(used)])
+    gpus = tuple(replace(each, leaving=each.id in leaving) for each in asked.current.gpus)
+    told = replace(asked, current=Deployment(gpus), extra_gpus=None)
+    try:
+        found = algorithm.transition(told)
+    except InfeasibleError:
+        return  # too little room is left to keep the floors
+    assert check_transition(told, found) == []
+    assert all(not each.instances for each in found.target.gpus if each.id in leaving)
+    kinds = {action.kind for action in found.actions if action.gpu in leaving}
+    assert kinds <= {ActionKind.STOP_REPLICA, ActionKind.DESTROY_INSTANCE}
+
+
+def test_what_runs_on_a_gpu_that_leaves_goes_once_it_runs_elsewhere() -> None:
+    bert = replica("bert", 10)
+    now = (replace(gpu(0, ("4g.24gb@0", bert)), leaving=True), gpu(1))
+    then = (gpu(0, ("4g.24gb@0", bert)), gpu(1))
+    for algorithm in ALGORITHMS:
+        asked = request(now, then, {"bert": 10.0})
+        found = algorithm.transition(asked)
+        assert check_transition(asked, found) == []
+        assert [(each.kind.value, each.gpu) for each in found.actions] == [
+            ("create_instance", "node-0/gpu-1"),
+            ("start_replica", "node-0/gpu-1"),
+            ("stop_replica", "node-0/gpu-0"),
+            ("destroy_instance", "node-0/gpu-0"),
+        ]
+
+
+def test_the_gpus_that_stay_are_too_few_is_told() -> None:
+    bert = replica("bert", 10)
+    now = (replace(gpu(0, ("4g.24gb@0", bert)), leaving=True), replace(gpu(1), leaving=True))
+    for algorithm in ALGORITHMS:
+        with pytest.raises(InfeasibleError, match="the plan needs 1 GPUs of a30-24gb, and there are 0"):
+            algorithm.transition(request(now, (gpu(0, ("4g.24gb@0", bert)),), {"bert": 10.0}))
+
+
+def test_the_search_of_small_cases_empties_gpus_that_leave() -> None:
+    bert, resnet = replica("bert", 10), replica("resnet", 10)
+    now = (replace(gpu(0, ("2g.12gb@0", bert), ("2g.12gb@2", resnet)), leaving=True), gpu(1), gpu(2))
+    asked = request(
+        now, (gpu(0, ("2g.12gb@0", bert), ("2g.12gb@2", resnet)),), {"bert": 10.0, "resnet": 10.0}
+    )
+    steps = search(asked, 10_000)
+    assert steps is not None
+    assert {step.gpu for step in steps if step.kind is ActionKind.CREATE_INSTANCE} <= {
+        "node-0/gpu-1",
+        "node-0/gpu-2",
+    }
+    assert sum(step.kind is ActionKind.STOP_REPLICA for step in steps) == 2

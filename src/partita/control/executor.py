@@ -408,9 +408,20 @@ class Snapshot:
 def snapshot(observation: Observation) -> Snapshot:
     """Return what there is to remember of an observation."""
     return Snapshot(
-        {gpu.id: "lost" if gpu.lost else "ready" if gpu.mig else "MIG mode off" for gpu in observation.gpus},
+        {gpu.id: _condition(gpu) for gpu in observation.gpus},
         {(gpu.id, str(each.placement)): _fact(each) for gpu in observation.gpus for each in gpu.instances},
     )
+
+
+_READY, _LEAVING = "ready", "to be emptied"
+
+
+def _condition(gpu: ObservedGpu) -> str:
+    if gpu.lost:
+        return "lost"
+    if not gpu.mig:
+        return "MIG mode off"
+    return _LEAVING if gpu.leaving else _READY
 
 
 def key_of(action: Action) -> Key:
@@ -456,7 +467,7 @@ def _gpus_moved(before: Snapshot, now: Snapshot) -> Iterator[str]:
 
 def _instances_moved(before: Snapshot, now: Snapshot, mine: Mapping[Key, Action | None]) -> Iterator[str]:
     for key in sorted(before.instances.keys() | now.instances.keys() | mine.keys()):
-        if now.gpus.get(key[0]) != "ready":
+        if now.gpus.get(key[0]) not in {_READY, _LEAVING}:
             continue  # the GPU itself was told
         was, found = before.instances.get(key), now.instances.get(key)
         why = _own_undone(mine[key], found) if key in mine else _changed(was, found)
@@ -502,7 +513,10 @@ def deployed(observation: Observation) -> Deployment:
     """
     gpus = (
         DeployedGpu(
-            gpu.id, gpu.model, tuple(map(_deployed, sorted(gpu.instances, key=lambda each: each.placement)))
+            gpu.id,
+            gpu.model,
+            tuple(map(_deployed, sorted(gpu.instances, key=lambda each: each.placement))),
+            leaving=gpu.leaving,
         )
         for gpu in observation.gpus
         if usable(gpu)

@@ -204,8 +204,14 @@ class Reconciler:
 
 
 def free_gpus(current: Deployment) -> dict[str, int]:
-    """Return how many GPUs of each model hold nothing that must stay."""
-    return dict(Counter(gpu.model for gpu in current.gpus if not any(each.fixed for each in gpu.instances)))
+    """Return how many GPUs of each model may be planned for: they hold nothing that must stay, and do not leave."""
+    return dict(
+        Counter(
+            gpu.model
+            for gpu in current.gpus
+            if not gpu.leaving and not any(each.fixed for each in gpu.instances)
+        )
+    )
 
 
 def _fits(plan: Plan, there: Mapping[str, int]) -> bool:

@@ -107,6 +107,7 @@ class ObservedGpu:
         model: the catalogue's name.
         lost: fell off the bus, or does not answer.
         mig: whether it can be cut: MIG mode is on, or the driver may turn it on.
+        leaving: what runs there answers still, and is to go elsewhere: its node is cordoned, or it is not healthy.
     """
 
     id: str
@@ -115,6 +116,7 @@ class ObservedGpu:
     mig: bool
     lost: bool
     instances: tuple[ObservedInstance, ...]
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

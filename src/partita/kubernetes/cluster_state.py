@@ -348,6 +348,7 @@ class ClusterState:
             mig=gpu.condition in {GpuCondition.READY, GpuCondition.LEAVING},
             lost=gpu.condition is GpuCondition.LOST,
             instances=tuple(sorted(instances, key=lambda each: each.placement)),
+            leaving=gpu.condition is GpuCondition.LEAVING,
         )
 
     def _instances(self, gpu: ClusterGpu) -> Iterator[tuple[int, ObservedInstance]]:

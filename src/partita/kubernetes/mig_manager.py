@@ -88,14 +88,14 @@ class UsingPod(KubernetesObject, frozen=True, gc=False):
         )
 
 
-class ConfigMap(KubernetesObject, frozen=True, gc=False):
+class MigPartedMap(KubernetesObject, frozen=True, gc=False):
     """Named texts."""
 
     data: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 USING_POD = Kind("Pod", "pods", UsingPod)
-CONFIG_MAP = Kind("ConfigMap", "configmaps", ConfigMap)
+CONFIG_MAP = Kind("ConfigMap", "configmaps", MigPartedMap)
 
 
 class NotEmptyError(PartitaError):

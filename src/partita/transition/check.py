@@ -264,8 +264,10 @@ class InstanceHistories:
             (gpu.id, each.placement): each for gpu in request.current.gpus for each in gpu.instances
         }
         on: dict[tuple[str, Placement], list[int]] = {key: [] for key in self._there}
-        gpus = {gpu.id for gpu in request.current.gpus}
+        gpus = {gpu.id: gpu.leaving for gpu in request.current.gpus}
         for i, action in enumerate(graph.actions):
+            if gpus.get(action.gpu) and action.kind in {ActionKind.CREATE_INSTANCE, ActionKind.START_REPLICA}:
+                self.violations.append(Violation(action.id, f"{action.gpu} is to hold nothing any more"))
             if action.gpu in gpus:
                 on.setdefault((action.gpu, action.placement), []).append(i)
             else:

@@ -43,11 +43,16 @@ class DeployedInstance:
 
 @dataclass(frozen=True, slots=True)
 class DeployedGpu:
-    """A physical GPU: `id` as in plans, the catalogue's `model`, instances by start."""
+    """A physical GPU: `id` as in plans, the catalogue's `model`, instances by start.
+
+    Attributes:
+        leaving: is to hold nothing any more: what runs there goes elsewhere, and nothing comes.
+    """
 
     id: str
     model: str
     instances: tuple[DeployedInstance, ...]
+    leaving: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,7 +162,7 @@ def _candidates(
     goals: list[tuple[str, Content]],
 ) -> Iterator[tuple[tuple[str, Content], str, Fit]]:
     """Yield goals with GPUs that could become them, those with most in place first."""
-    open_gpus = [gpu for gpu in working.there if gpu not in working.closed]
+    open_gpus = [gpu for gpu in working.there if gpu not in working.closed | working.leaving]
     held = {gpu: _held(working, gpu) for gpu in open_gpus}
     can_open = working.can_open
     opens = {gpu: not working.in_use(gpu) for gpu in open_gpus}
@@ -235,11 +235,13 @@ class WorkingDeployment:
         steps: the steps so far.
         after: further steps that a step waits for, by index.
         closed: GPUs on which nothing is put any more.
+        leaving: GPUs on which nothing is put, and from which all goes.
     """
 
     def __init__(self, request: Request) -> None:
         self._request = request
         self._models = {gpu.id: gpu.model for gpu in request.current.gpus}
+        self.leaving = {gpu.id for gpu in request.current.gpus if gpu.leaving}
         self._fixed = {
             gpu.id: frozenset(each.placement for each in gpu.instances if each.fixed)
             for gpu in request.current.gpus
@@ -281,7 +283,7 @@ class WorkingDeployment:
         Raises:
             NoSpotError: there is none within the budget.
         """
-        avoid = {*without, *self.closed}
+        avoid = {*without, *self.closed, *self.leaving}
         node = near.rpartition("/")[0]
         gpus = [gpu for gpu, its in self._models.items() if its == model and gpu not in avoid]
         gpus.sort(key=lambda gpu: gpu.rpartition("/")[0] != node)

@@ -55,7 +55,7 @@ def nearest(request: Request, shake: random.Random | None = None) -> dict[str, W
     _refuse_unknown_fixed(request)
     result: dict[str, Wanted] = {gpu.id: {} for gpu in request.current.gpus}
     for model in sorted({gpu.model for gpu in request.target.gpus}):
-        there = [gpu for gpu in request.current.gpus if gpu.model == model]
+        there = [gpu for gpu in request.current.gpus if gpu.model == model and not gpu.leaving]
         wanted = [(gpu.id, content(gpu)) for gpu in request.target.gpus if gpu.model == model]
         wanted = [(name, each) for name, each in wanted if each]
         if len(wanted) > len(there):

@@ -300,6 +300,7 @@ class ScheduleSimulation:
         olds: what is to go.
         news: what is to come.
         running: what stands on each GPU, fixed instances included.
+        leaving: GPUs to which nothing comes.
         steps: those that have begun, in their order.
     """
 
@@ -312,6 +313,7 @@ class ScheduleSimulation:
         self.news = dict.fromkeys(news)
         self.models = {gpu.id: gpu.model for gpu in request.current.gpus}
         self.fixed = {gpu.id: {e.placement for e in gpu.instances if e.fixed} for gpu in request.current.gpus}
+        self.leaving = {gpu.id for gpu in request.current.gpus if gpu.leaving}
         self.running: dict[str, Wanted] = {
             gpu.id: {each.placement: each.replica for each in gpu.instances} for gpu in request.current.gpus
         }
@@ -483,7 +485,7 @@ def _movable(cluster: ScheduleSimulation) -> list[tuple[int, int, str, str]]:
         return []
     empty: dict[str, str] = {}
     for name, model in cluster.models.items():
-        if name not in taken:
+        if name not in taken and name not in cluster.leaving:
             empty.setdefault(model, name)
     busy = {old.gpu for old in cluster.olds if old.begun} | {new.gpu for new in cluster.news if new.begun}
     found = []
@@ -623,7 +625,7 @@ class _Search:
         """Yield where a replica of a service could stand; where it blocks nothing, if there is such room."""
         waiting = []
         for gpu, model in self._cluster.models.items():
-            if self._unused(gpu) and self._openable <= 0:
+            if gpu in self._cluster.leaving or (self._unused(gpu) and self._openable <= 0):
                 continue
             for profile, replica in self._templates.get((model, service), []):
                 for begin in rules(model, self._cluster.request.forbid).profile(profile).starts:

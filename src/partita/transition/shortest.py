@@ -246,13 +246,15 @@ class _Space:
 
     def key(self, state: _State) -> _State:
         """Return the state with like GPUs in an order that does not depend on which is which."""
-        free = [i for i in range(len(state)) if not self._fixed[i]]
+        alike = [not self._fixed[i] and not self._gpus[i].leaving for i in range(len(state))]
+        free = [i for i in range(len(state)) if alike[i]]
         free.sort(key=lambda i: (self._gpus[i].model, sorted(state[i])))
-        return (*(state[i] for i in free), *(state[i] for i in range(len(state)) if self._fixed[i]))
+        return (*(state[i] for i in free), *(state[i] for i in range(len(state)) if not alike[i]))
 
     def arrived(self, state: _State) -> bool:
-        """Say whether this is the target with its GPUs in some order."""
-        return self._there(state) == self._goal
+        """Say whether this is the target with its GPUs in some order, and nothing on those that leave."""
+        left = any(gpu.leaving and held for gpu, held in zip(self._gpus, state, strict=True))
+        return not left and self._there(state) == self._goal
 
     def _there(self, state: _State) -> Counter[tuple[str, tuple[int, ...]]]:
         return Counter(
@@ -276,6 +278,8 @@ class _Space:
                 if replica is None or replica.throughput <= spare[replica.service]:
                     yield (i, option, False), (*state[:i], held - {option}, *state[i + 1 :])
             model = self._gpus[i].model
+            if self._gpus[i].leaving:
+                continue
             if not held and not self._fixed[i]:
                 if model in opened or used >= self._request.gpu_budget:
                     continue

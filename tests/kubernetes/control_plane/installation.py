@@ -33,7 +33,7 @@ RIGHTS = (
     ("partita.dev", "workloads/finalizers transitions/finalizers", "update"),
     ("", "nodes configmaps", LOOK),
     ("", "pods", f"{LOOK} create delete"),
-    ("", "events", "create patch"),
+    ("", "events", "create patch list"),
     ("policy", "poddisruptionbudgets", f"{LOOK} create delete patch"),
     ("resource.k8s.io", "resourceslices deviceclasses", LOOK),
     ("resource.k8s.io", "devicetaintrules", f"{LOOK} create delete patch"),
