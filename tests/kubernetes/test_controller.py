@@ -5,11 +5,15 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
+import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from tests.kubernetes.control_plane.cluster import wait_until
+from tests.kubernetes.control_plane.client import path_of
+from tests.kubernetes.control_plane.cluster import free_ports, wait_until
 from tests.kubernetes.control_plane.installation import install_resources
+from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
 from tests.kubernetes_units.specs import good
 
 if TYPE_CHECKING:
@@ -17,7 +21,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.kubernetes.control_plane.cluster import ControlPlane
-    from tests.kubernetes.control_plane.nodes import SimulatedNodes
 
 Object = dict[str, Any]
 PATIENCE_S = 120.0
@@ -73,12 +76,42 @@ class Cluster:
             self.namespace,
         )
 
+    def change(self, name: str = "serving", **fields: Any) -> None:
+        """Change a Workload's spec."""
+        path = path_of("workloads", self.namespace, name)
+        self.admin.call("PATCH", path, {"spec": fields}, "application/merge-patch+json")
+
+    def approve(self, plan: str, uid: str) -> None:
+        path = path_of("plans", self.namespace, plan)
+        meta = {"annotations": {"partita.dev/approved": uid}}
+        self.admin.call("PATCH", path, {"metadata": meta}, "application/merge-patch+json")
+
+    def objects(self, plural: str) -> list[Object]:
+        """Return the namespace's objects, in the order of their names' numbers."""
+        found = self.admin.objects(plural, self.namespace)
+        return sorted(found, key=lambda each: (len(each["metadata"]["name"]), each["metadata"]["name"]))
+
+    def holder(self) -> str:
+        found = self.admin.find("leases", f"partita-{self.namespace}", "default") or {"spec": {}}
+        return str(found["spec"].get("holderIdentity", ""))
+
+    def clear(self) -> None:
+        """Delete the Workloads while a controller can drain them."""
+        if any(each.poll() is None for each in self._running):
+            for each in self.objects("workloads"):
+                self.admin.delete("workloads", each["metadata"]["name"], self.namespace)
+            self.wait(lambda: not self.objects("workloads"), "all Workloads are gone")
+
     def workload(self, name: str = "serving") -> Object:
         found = self.admin.find("workloads", name, self.namespace)
         return found or {}
 
     def state(self, name: str = "serving") -> str:
-        return str(self.workload(name).get("status", {}).get("state", ""))
+        """Return the state that belongs to the spec as it is now."""
+        found = self.workload(name)
+        status = found.get("status", {})
+        known = status.get("observedGeneration") == found.get("metadata", {}).get("generation")
+        return str(status.get("state", "")) if known else ""
 
     def condition(self, kind: str, name: str = "serving") -> Object:
         found = self.workload(name).get("status", {}).get("conditions", ())
@@ -104,11 +137,15 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(crds: ControlPlane, nodes: SimulatedNodes, namespace: str, tmp_path: Path) -> Iterator[Cluster]:
-    nodes.add_nodes(1, 4)
-    found = Cluster(crds, nodes, namespace, tmp_path)
-    yield found
-    found.stop()
+def cluster(crds: ControlPlane, namespace: str, tmp_path: Path) -> Iterator[Cluster]:
+    with SimulatedNodes(crds, Timing(scale=0.1)) as nodes:
+        nodes.add_nodes(1, 4)
+        found = Cluster(crds, nodes, namespace, tmp_path)
+        try:
+            yield found
+            found.clear()
+        finally:
+            found.stop()
 
 
 def spec(rate: float = 300, **more: Any) -> Object:
@@ -123,3 +160,242 @@ def test_a_workload_becomes_a_plan_a_transition_and_pods(cluster: Cluster) -> No
     cluster.create(spec(1500))
     cluster.wait(lambda: cluster.state() == "Serving", "it serves")
     assert cluster.ready() >= 2
+    (plan,) = cluster.objects("plans")
+    assert plan["spec"]["why"] == "there is no plan yet"
+    assert plan["status"]["state"] == "Current"
+    (transition,) = cluster.objects("transitions")
+    status = transition["status"]
+    assert status["state"] == "Reached"
+    assert status["done"] == status["actions"] >= 4
+    assert status["writes"] <= 6 * status["actions"]
+    assert {each["type"]: each["status"] for each in status["conditions"]} == {
+        "Progressing": "False",
+        "Degraded": "False",
+        "Reached": "True",
+    }
+    assert {each["type"]: each["status"] for each in cluster.workload()["status"]["conditions"]} == {
+        "Accepted": "True",
+        "Planned": "True",
+        "Approved": "True",
+        "Ready": "True",
+        "Degraded": "False",
+        "RatesMeasured": "False",
+    }
+    reasons = {(each["involvedObject"]["kind"], each["reason"]) for each in cluster.objects("events")}
+    assert {
+        ("Workload", "Planned"),
+        ("Plan", "Planned"),
+        ("Transition", "Began"),
+        ("Transition", "Reached"),
+    } <= reasons
+
+    cluster.change(services=[{**spec()["services"][0], "rate": 300}])
+    cluster.wait(lambda: cluster.workload()["status"]["plan"] == "serving-2", "it is planned anew")
+    cluster.wait(lambda: cluster.state() == "Serving", "it serves less")
+    assert cluster.workload()["status"]["gpus"] == 1
+    assert cluster.objects("plans")[1]["spec"]["why"] == "the workload has changed"
+    assert [each["status"]["state"] for each in cluster.objects("plans")] == ["Superseded", "Current"]
+
+
+def test_a_plan_waits_for_an_approval_that_names_it(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.create(spec(300, approve="Manual"))
+    cluster.wait(lambda: cluster.state() == "Waiting", "it waits")
+    approved = cluster.condition("Approved")
+    assert approved["reason"] == "WaitingForApproval"
+    assert "kubectl partita approve serving-1" in approved["message"]
+    cluster.approve("serving-1", "another-uid")
+    (plan,) = cluster.objects("plans")
+    cluster.wait(lambda: cluster.objects("plans")[0]["status"]["state"] == "Waiting", "the plan waits")
+    assert not cluster.objects("pods")
+    assert cluster.workload()["status"]["gpus"] == 0
+    cluster.approve("serving-1", plan["metadata"]["uid"])
+    cluster.wait(lambda: cluster.state() == "Serving", "it serves")
+    cluster.change(services=[{**spec()["services"][0], "rate": 1500}])
+    cluster.wait(lambda: cluster.workload()["status"]["plan"] == "serving-2", "it is planned anew")
+    cluster.approve("serving-2", plan["metadata"]["uid"])  # of the plan before
+    cluster.wait(lambda: cluster.state() == "Waiting", "the new plan waits")
+    assert cluster.ready() == 1
+    cluster.approve("serving-2", cluster.objects("plans")[1]["metadata"]["uid"])
+    cluster.wait(lambda: cluster.state() == "Serving" and cluster.ready() >= 2, "it serves more")
+
+
+def test_what_cannot_be_carried_has_a_condition_with_a_hint_and_disturbs_nothing(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.create(spec())
+    cluster.wait(lambda: cluster.state() == "Serving", "the first serves")
+
+    def refused(name: str, reason: str, *texts: str) -> None:
+        cluster.wait(lambda: cluster.condition("Accepted", name).get("reason") == reason, f"{name}: {reason}")
+        found = cluster.condition("Accepted", name)
+        assert found["status"] == "False"
+        for text in texts:
+            assert text in found["message"]
+        assert cluster.state(name) == "Refused"
+
+    cluster.create(spec(), "second")
+    refused(
+        "second",
+        "PoolTaken",
+        "serving has the GPUs of model a100-40gb",
+        "give each Workload nodes of its own",
+    )
+    cluster.create(spec(performance=[{"configMap": {"name": "perf"}}], nodes={"no": "node"}), "third")
+    refused(
+        "third",
+        "TableMissing",
+        "performance[0].configMap",
+        "kubectl create configmap perf --from-file=perf.csv",
+    )
+    cluster.admin.create("configmaps", config_map({"perf.csv": "a,b\n1,2\n"}), cluster.namespace)
+    cluster.wait(
+        lambda: cluster.condition("Accepted", "third").get("reason") == "TableInvalid", "the table is wrong"
+    )
+    assert "ConfigMap perf perf.csv" in cluster.condition("Accepted", "third")["message"]
+    cluster.create(spec(gpus=[{"model": "a1000"}]), "fourth")
+    refused("fourth", "InvalidSpec", "a1000")
+    other = spec(nodes={"no": "node"})
+    other["services"][0]["model"] = "unheard-of"
+    cluster.create(other, "fifth")
+    refused("fifth", "InvalidSpec", "services[0].model", "unheard-of")
+    template = spec(nodes={"no": "node"})
+    template["pod"]["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": 1}}
+    cluster.create(template, "sixth")
+    refused("sixth", "InvalidSpec", "pod.spec.containers[0].resources", "nvidia.com/gpu")
+    cluster.create(spec(nodes={"no": "node"}), "seventh")
+    cluster.wait(
+        lambda: cluster.condition("Planned", "seventh").get("reason") == "Infeasible", "there are no GPUs"
+    )
+    assert cluster.state() == "Serving"
+    assert cluster.ready() == 1
+    assert len(cluster.objects("transitions")) == 1
+    cluster.admin.delete("workloads", "serving", cluster.namespace)
+    cluster.wait(
+        lambda: cluster.condition("Accepted", "second").get("status") == "True", "the second has its turn"
+    )
+
+
+def test_with_a_wrong_change_what_was_accepted_before_goes_on(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.create(spec())
+    cluster.wait(lambda: cluster.state() == "Serving", "it serves")
+    cluster.change(services=[{**spec()["services"][0], "profiles": ["9g"]}])
+    cluster.wait(lambda: cluster.condition("Accepted").get("status") == "False", "it is refused")
+    assert "going on with what was accepted before" in cluster.condition("Accepted")["message"]
+    (pod,) = cluster.objects("pods")
+    cluster.admin.delete("pods", pod["metadata"]["name"], cluster.namespace, grace=0)
+    cluster.wait(
+        lambda: (
+            cluster.ready() == 1 and cluster.objects("pods")[0]["metadata"]["uid"] != pod["metadata"]["uid"]
+        ),
+        "the pod is made anew",
+    )
+
+
+@pytest.mark.parametrize("policy", ["Drain", "Orphan"])
+def test_a_workload_that_is_deleted_ends_its_replicas_as_it_says(cluster: Cluster, policy: str) -> None:
+    cluster.controller()
+    cluster.create(spec(1500, deletionPolicy=policy))
+    cluster.wait(lambda: cluster.state() == "Serving", "it serves")
+    pods = cluster.ready()
+    cluster.admin.delete("workloads", "serving", cluster.namespace)
+    cluster.wait(lambda: not cluster.workload(), "it is gone")
+    if policy == "Drain":
+        cluster.wait(lambda: not cluster.objects("pods"), "its pods are gone")
+        cluster.wait(lambda: not cluster.objects("resourceclaims"), "its claims are gone")
+    else:
+        assert cluster.ready() == pods
+    cluster.wait(lambda: not cluster.objects("plans"), "its plans are gone")
+
+
+def test_a_workload_that_is_deleted_half_way_is_drained(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.create(spec(1500))
+    cluster.wait(lambda: cluster.objects("pods"), "it begins")
+    cluster.admin.delete("workloads", "serving", cluster.namespace)
+    cluster.wait(lambda: not cluster.workload(), "it is gone")
+    cluster.wait(lambda: not cluster.objects("pods") and not cluster.objects("resourceclaims"), "all is gone")
+
+
+def test_of_two_controllers_one_acts_and_the_other_follows_within_twenty_seconds(cluster: Cluster) -> None:
+    first = cluster.controller()
+    cluster.create(spec())
+    cluster.wait(lambda: cluster.state() == "Serving", "it serves")
+    second = cluster.controller()
+    cluster.wait(lambda: "waiting: " in cluster.logs(), "the second waits")
+    holder = cluster.holder()
+    first.kill()
+    killed = time.monotonic()
+    cluster.wait(lambda: cluster.holder() not in {holder, ""}, "the second leads", 20.0)
+    assert time.monotonic() - killed < 20.0
+    cluster.change(services=[{**spec()["services"][0], "rate": 1500}])
+    cluster.wait(lambda: cluster.state() == "Serving" and cluster.ready() >= 2, "the second acts")
+    third = cluster.controller()
+    cluster.wait(lambda: cluster.logs().count("waiting: ") == 2, "the third waits")
+    second.send_signal(signal.SIGTERM)  # it hands the lease over, and ends
+    assert second.wait(30) == 0
+    cluster.wait(lambda: cluster.logs().count("leading as") == 3, "the third leads", 5.0)
+    assert third.poll() is None
+
+
+def test_a_holder_that_slept_too_long_writes_nothing_more(cluster: Cluster) -> None:
+    first = cluster.controller()
+    cluster.create(spec())
+    cluster.wait(lambda: cluster.state() == "Serving", "it serves")
+    second = cluster.controller()
+    cluster.wait(lambda: "waiting: " in cluster.logs(), "the second waits")
+    first.send_signal(signal.SIGSTOP)
+    cluster.wait(lambda: cluster.logs().count("leading as") == 2, "the second leads", 30.0)
+    cluster.change(services=[{**spec()["services"][0], "rate": 1500}])
+    first.send_signal(signal.SIGCONT)
+    cluster.wait(lambda: cluster.state() == "Serving" and cluster.ready() >= 2, "the second acts")
+    assert len(cluster.objects("plans")) == 2
+    assert all(each["status"]["state"] == "Reached" for each in cluster.objects("transitions"))
+    assert second.poll() is None
+    assert first.poll() is None
+
+
+def test_while_the_api_server_is_away_nothing_ends_and_then_it_goes_on(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.create(spec())
+    cluster.wait(lambda: cluster.state() == "Serving", "it serves")
+    with cluster.plane.apiserver_away():
+        time.sleep(20)  # longer than the lease
+    cluster.change(services=[{**spec()["services"][0], "rate": 1500}])
+    cluster.wait(lambda: cluster.state() == "Serving" and cluster.ready() >= 2, "it goes on")
+
+
+def test_probes_and_metrics(cluster: Cluster) -> None:
+    (port,) = free_ports(1)
+    cluster.controller("--port", str(port))
+    cluster.create(spec())
+    cluster.wait(lambda: cluster.state() == "Serving", "it serves")
+
+    def page(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    assert page("/healthz") == page("/readyz") == "ok"
+    metrics = page("/metrics")
+    assert "partita_controller_leads 1.0" in metrics
+    assert 'partita_controller_writes_total{resource="plans",verb="create"} 1.0' in metrics
+    assert (
+        f'partita_workload{{name="serving",namespace="{cluster.namespace}",state="Serving"}} 1.0' in metrics
+    )
+
+
+def test_without_partitas_resources_it_says_how_to_make_them(cluster: Cluster, tmp_path: Path) -> None:
+    log = tmp_path / "alone.log"
+    path = cluster.plane.kubeconfig_as("nobody", "nobody")
+    words = [sys.executable, "-m", "partita", "controller", "--kubeconfig", str(path), "--port", "0"]
+    with log.open("wb") as stream:
+        process = subprocess.Popen(words, stderr=stream)
+    try:
+        cluster.wait(lambda: "no right to get leases" in log.read_text(), "it says what is missing")
+    finally:
+        process.kill()
+        process.wait()
+
+
+def config_map(data: Object) -> Object:
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "perf"}, "data": data}

@@ -767,9 +767,7 @@ class WorkloadKeeper:
 
     def _say(self, reason: str, text: str) -> None:
         if self._events is not None and self._records is not None:
-            owner = self._records.owner
-            about = {"kind": "Workload", "name": owner.name, "uid": owner.uid}
-            self._events.say(about, reason, text, warning=True)
+            self._events.say(self._records.about, reason, text, warning=True)
 
     def _tell(self, text: str) -> None:
         self._world.tell(f"{self._namespace}/{self._name}: {text}")

@@ -162,6 +162,11 @@ class WorkloadRecords:
             self.quietly(lambda each=each: self.api.delete(kind, each.metadata.name, self.namespace))  # type: ignore[misc]
         return made
 
+    @property
+    def about(self) -> Body:
+        """What names the Workload in events."""
+        return {"kind": "Workload", "name": self.owner.name, "uid": self.owner.uid}
+
     def reference(self) -> Body:
         """Return what names the Workload as the owner of an object."""
         return {
@@ -201,7 +206,9 @@ class EventLog:
         self._tell = tell
         self._said: dict[tuple[str, str, str], float] = {}
 
-    def say(self, about: Body, reason: str, message: str, *, warning: bool = False) -> None:
+    def say(
+        self, about: Body, reason: str, message: str, *, warning: bool = False, told: bool = False
+    ) -> None:
         """Tell an event.
 
         Args:
@@ -209,6 +216,7 @@ class EventLog:
             reason: one word in camel case.
             message: a sentence.
             warning: whether a person should look.
+            told: whether it stands in the log already.
         """
         now = time.monotonic()
         self._said = {key: at for key, at in self._said.items() if now - at < 60}
@@ -216,7 +224,8 @@ class EventLog:
         if key in self._said or len(self._said) >= self._A_MINUTE:
             return
         self._said[key] = now
-        self._tell(message)
+        if not told:
+            self._tell(message)
         at, namespace = timestamp(), self._records.namespace
         name = f"{about['name']}.{time.time_ns():x}"
         body = {
@@ -273,6 +282,8 @@ class ApiPlans:
             JournalError: it could not be written.
         """
         records, older = self._records, self._records.plans()
+        if older and older[-1].spec.document != planned.document:
+            why = "the workload has changed"
         objective = plan.objective
         spec = PlanSpec(
             workload=records.owner,
@@ -301,11 +312,9 @@ class ApiPlans:
         made = records.create(PLANS, to_data(spec), older)
         said = "proven optimal" if spec.proven else f"at most {spec.gap} from the best"
         text = f"{made.metadata.name}: {spec.used} GPUs, {said}: {why}"
-        for about in (
-            {"kind": "Workload", "name": records.owner.name, "uid": records.owner.uid},
-            {"kind": "Plan", "name": made.metadata.name, "uid": made.metadata.uid},
-        ):
-            self._events.say(about, "Planned", text)
+        self._events.say(records.about, "Planned", text)
+        about = {"kind": "Plan", "name": made.metadata.name, "uid": made.metadata.uid}
+        self._events.say(about, "Planned", text, told=True)
         if older:
             self._state(older[-1], "Superseded")
         self._state(made, "Waiting" if self._manual else "Current")
@@ -524,8 +533,7 @@ class ApiJournal:
         return found[-1] if found else None
 
     def _say(self, reason: str, text: str, *, warning: bool = False) -> None:
-        owner = self._records.owner
-        about = {"kind": "Workload", "name": owner.name, "uid": owner.uid}
+        about = self._records.about
         if self._object is not None:
             meta = self._object.metadata
             about = {"kind": "Transition", "name": meta.name, "uid": meta.uid}

@@ -1,0 +1,177 @@
+"""Rates from a Prometheus and from gateways that answer wrongly, not at all, or start anew."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from partita.errors import InputError
+from partita.kubernetes.rates import GatewayCounters, KeptRates, items_counted, prometheus_rates, rates_from
+from partita.kubernetes.resources import GatewayRates, PrometheusRates, RatesSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class Pages:
+    """A server whose answers tests choose: code and body by path."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, str]] = {}
+        self.asked: list[dict[str, list[str]]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                url = urlsplit(self.path)
+                outer.asked.append(parse_qs(url.query))
+                code, body = outer.answers.get(url.path, (404, ""))
+                self.send_response(code)
+                self.end_headers()
+                self.wfile.write(body.encode())
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+
+    def vector(self, *samples: tuple[dict[str, str], str]) -> None:
+        result = [{"metric": metric, "value": [1.5, value]} for metric, value in samples]
+        data = {"resultType": "vector", "result": result}
+        self.answers["/api/v1/query"] = 200, json.dumps({"status": "success", "data": data})
+
+
+@pytest.fixture
+def pages() -> Iterator[Pages]:
+    found = Pages()
+    yield found
+    found.server.shutdown()
+    found.server.server_close()
+
+
+def source(pages: Pages, **more: str) -> PrometheusRates:
+    return PrometheusRates(f"http://127.0.0.1:{pages.server.server_port}/", "sum(x)", **more)
+
+
+def test_a_vector_is_read_by_the_label_and_what_is_no_rate_is_left_out(pages: Pages) -> None:
+    pages.vector(({"app": "a"}, "12.5"), ({"app": "b"}, "NaN"), ({"app": "c"}, "-1"), ({"app": "d"}, "+Inf"))
+    assert prometheus_rates(source(pages, label="app")) == {"a": 12.5}
+    assert pages.asked[0]["query"] == ["sum(x)"]
+
+
+@pytest.mark.parametrize(
+    ("code", "body", "said"),
+    [
+        (200, '{"status": "success", "data": {"resultType": "vector", "result": []}}', "no result now"),
+        (
+            200,
+            '{"status": "success", "data": {"resultType": "matrix", "result": []}}',
+            "with a matrix, not a vector",
+        ),
+        (
+            200,
+            (
+                '{"status": "success", "data": {"resultType": "vector", "result": '
+                '[{"metric": {"x": "y"}, "value": [1, "2"]}]}}'
+            ),
+            "has no label 'service'",
+        ),
+        (
+            400,
+            '{"status": "error", "errorType": "bad_data", "error": "parse error"}',
+            "answers 400: parse error",
+        ),
+        (200, '{"status": "error", "errorType": "timeout", "error": "too long"}', "timeout: too long"),
+        (200, "<html>", "no answer of a Prometheus"),
+        (503, "starting", "answers 503: starting"),
+    ],
+)
+def test_what_a_prometheus_says_else_is_told(pages: Pages, code: int, body: str, said: str) -> None:
+    pages.answers["/api/v1/query"] = code, body
+    with pytest.raises(InputError, match=said) as found:
+        prometheus_rates(source(pages))
+    assert str(found.value).startswith("Prometheus http://127.0.0.1:")
+
+
+def test_while_a_source_fails_the_last_rates_hold(pages: Pages) -> None:
+    now = [0.0]
+    kept = KeptRates(lambda: prometheus_rates(source(pages)), lambda: now[0])
+    assert kept.measured().rates == {}
+    assert "answers 404" in str(kept.fault)
+    pages.vector(({"service": "a"}, "5"), ({"service": "b"}, "6"))
+    assert kept.measured().rates == {}  # it is not asked all the time
+    now[0] = 15.0
+    assert kept.measured().rates == {"a": 5.0, "b": 6.0}
+    assert str(kept.fault) == "None"
+    pages.server.shutdown()
+    pages.server.server_close()
+    now[0] = 30.0
+    assert kept.measured().rates == {"a": 5.0, "b": 6.0}
+    assert "no answer" in str(kept.fault)
+
+
+PAGE = """# HELP partita_items_total Inferences
+# TYPE partita_items_total counter
+partita_items_total{{service="a"}} {a}
+partita_items_total{{service="b"}} 7.0
+# TYPE partita_other_total counter
+partita_other_total{{service="a"}} 1.0
+"""
+
+
+class EndpointsAlone:
+    """An API that knows the addresses of one Service."""
+
+    def __init__(self, *addresses: str) -> None:
+        self.addresses = addresses
+
+    def list_objects(self, _kind: object, namespace: str, *, labels: str) -> Any:
+        assert namespace == "teams"
+        assert labels == "kubernetes.io/service-name=gw"
+        ends = type("Ends", (), {"addresses": self.addresses})()
+        one = type("Slice", (), {"endpoints": (ends,)})()
+        return type("Listed", (), {"items": (one,)})()
+
+
+def test_gateways_are_counted_from_their_second_reading_on_and_anew_after_a_restart(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [100.0]
+    monkeypatch.setattr("partita.kubernetes.rates.time.monotonic", lambda: now[0])
+    api: Any = EndpointsAlone("127.0.0.1")
+    counters = GatewayCounters(api, "teams", GatewayRates("gw", pages.server.server_port))
+    pages.answers["/metrics"] = 200, PAGE.format(a="100.0")
+    assert counters.rates() == {}
+    now[0] = 110.0
+    pages.answers["/metrics"] = 200, PAGE.format(a="150.0")
+    assert counters.rates() == {"a": 5.0, "b": 0.0}
+    now[0] = 120.0
+    pages.answers["/metrics"] = 200, PAGE.format(a="30.0")
+    assert counters.rates() == {"a": 3.0, "b": 0.0}
+    api.addresses = ()
+    with pytest.raises(InputError, match="Service teams/gw: it has no endpoints"):
+        counters.rates()
+    api.addresses = ("127.0.0.1",)
+    pages.answers["/metrics"] = 500, "no"
+    with pytest.raises(InputError, match="answers 500"):
+        counters.rates()
+
+
+def test_a_page_has_items_by_service() -> None:
+    assert items_counted(PAGE.format(a="2.5")) == {"a": 2.5, "b": 7.0}
+
+
+def test_a_workload_without_a_source_measures_nothing(pages: Pages) -> None:
+    api: Any = EndpointsAlone("127.0.0.1")
+    assert rates_from(None, api, "teams").measured().rates == {}
+    pages.vector(({"service": "a"}, "5"))
+    assert rates_from(RatesSource(prometheus=source(pages)), api, "teams").measured().rates == {"a": 5.0}
+    pages.answers["/metrics"] = 200, PAGE.format(a="100.0")
+    gateway = GatewayRates("gw", pages.server.server_port)
+    assert rates_from(RatesSource(gateway=gateway), api, "teams").measured().rates == {}
