@@ -232,3 +232,43 @@ def test_services_are_followed_too(tmp_path: Path) -> None:
 
     with remote_workers(tmp_path) as found:
         asyncio.run(body(found.start({1: 0.05})))
+
+
+def test_two_gateways_do_not_both_take_a_busy_worker_for_idle(tmp_path: Path) -> None:
+    async def body(*workers: RemoteWorker) -> None:
+        addresses = [each.address for each in workers]
+        async with gateway(tmp_path, *addresses) as one, gateway(tmp_path, *addresses) as other:
+            await until(lambda: able(one) == able(other) == 2)
+            (first,) = ask(one, 1)
+            await until(lambda: sum(each.elsewhere for each in other.workers("one")) == 1)
+            busy = next(each for each in other.workers("one") if each.elsewhere)
+            assert not busy.takes_work
+            (second,) = ask(other, 1)
+            await until(lambda: any(each.running for each in other.workers("one")))
+            assert not busy.running
+            waiting = ask(other, 1)  # nobody is idle now: it waits here, where it could be joined or refused
+            await asyncio.sleep(0)
+            assert other.snapshot().services[0].waiting == 1
+            assert right([await first, await second, *await asyncio.gather(*waiting)][:1])
+            await until(
+                lambda: not any(each.elsewhere for each in (*one.workers("one"), *other.workers("one")))
+            )
+            assert sum(each.answered for each in other.snapshot().workers) == 2
+            # What another gateway's batch made it wait is not taken for slowness.
+            assert all(each.slowdown < 1.5 for each in (*one.snapshot().workers, *other.snapshot().workers))
+
+    with remote_workers(tmp_path) as found:
+        asyncio.run(body(found.start({1: 0.4}), found.start({1: 0.4})))
+
+
+def test_what_a_batch_waited_for_others_is_told(tmp_path: Path) -> None:
+    async def body(worker: RemoteWorker) -> None:
+        async with gateway(tmp_path, worker.address) as one, gateway(tmp_path, worker.address) as other:
+            await until(lambda: able(one) == able(other) == 1)
+            # Both at once, before either has heard of the other's.
+            await asyncio.gather(*[task for _ in range(5) for made in (one, other) for task in ask(made, 1)])
+            for made in (one, other):
+                assert [each.slowdown < 1.5 for each in made.snapshot().workers] == [True]
+
+    with remote_workers(tmp_path) as found:
+        asyncio.run(body(found.start({1: 0.1})))

@@ -73,6 +73,11 @@ class Served(NamedTuple):
 class ServiceSource(Protocol):
     """Knows what to serve."""
 
+    @property
+    def found(self) -> Served:
+        """What to serve now."""
+        ...
+
     async def follow(self, tell: Callable[[Served], None]) -> None:
         """Tell what to serve now, and again whenever that changes, until cancelled."""
         ...
@@ -85,9 +90,6 @@ class WatchedFiles:
         paths: of the files.
         read: reads them all.
 
-    Attributes:
-        found: what was read last.
-
     Raises:
         InputError: a file cannot be used now.
     """
@@ -95,14 +97,19 @@ class WatchedFiles:
     def __init__(self, paths: Sequence[Path], read: Callable[[], Served]) -> None:
         self._paths, self._read = paths, read
         self._stamps = self._stamped()
-        self.found = read()
+        self._found = read()
+
+    @property
+    def found(self) -> Served:
+        """What was read last."""
+        return self._found
 
     async def follow(self, tell: Callable[[Served], None]) -> None:
         """Tell what to serve now, and again whenever that changes, until cancelled.
 
         Files that cannot be used change nothing, and are told in the log.
         """
-        tell(self.found)
+        tell(self._found)
         while True:
             await asyncio.sleep(_LOOK_S)
             stamps = self._stamped()
@@ -110,14 +117,14 @@ class WatchedFiles:
                 continue
             self._stamps = stamps
             try:
-                self.found = await asyncio.to_thread(self._read)
+                self._found = await asyncio.to_thread(self._read)
             except PartitaError as error:
                 hint = f" ({error.hint})" if error.hint else ""
                 _LOG.warning("%s%s; what was read before is kept", error, hint)
                 continue
-            services, addresses = self.found
+            services, addresses = self._found
             _LOG.info("read anew: %d services, %d workers at addresses", len(services), len(addresses))
-            tell(self.found)
+            tell(self._found)
 
     def _stamped(self) -> list[tuple[int, int, int]]:
         """Return what changes with the files, also where a ConfigMap's link leads to another one."""

@@ -361,7 +361,12 @@ class Gateway:
         # One that has said what it is has shown that it is a worker.
         if peer is not None and (link.worker is not None or peer.runs(_WORKER)):
             ended = peer.kill()
-        link.close(f"{why}: {'killed' if ended else 'left alone, as it is not our process'}")
+        left = (
+            "left alone, as it is not our process"
+            if link.remote is None
+            else "its host may be cut off; it is tried again"
+        )
+        link.close(f"{why}: {'killed' if ended else left}")
 
     async def _keep_prices(self) -> None:
         while True:

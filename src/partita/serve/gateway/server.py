@@ -148,6 +148,7 @@ async def _run(
             stack.push_async_callback(grpc.stop, 0.0)
             api = HttpApi(models, metrics.page, authenticator)
             if source is not None:
+                _follow(models, api, source.found)
                 await stack.enter_async_context(background(source.follow(partial(_follow, models, api))))
                 await gateway.know_all()
             http = HttpServer(api, listener, tls=endpoint.tls, errors=metrics.errors)

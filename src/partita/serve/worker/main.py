@@ -179,11 +179,10 @@ class Serving:
         connection = Connection(stream, self._take, self._notify, note)
         connection.start(self._hello)
         with self._changed:
+            self._connections.append(connection)  # only now may signs of life be sent: HELLO comes first
             ending = self._ending
-            if not ending:
-                self._connections.append(connection)  # only now may signs of life be sent: HELLO comes first
-        if ending:
-            connection.close()
+        if ending:  # it came as the end was told
+            connection.drain()
 
     def _beat(self) -> None:
         """Give signs of life on all connections, from a thread that has nothing else to do.
