@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -16,6 +19,7 @@ from partita.kubernetes.api import open_api
 from partita.kubernetes.mig_manager import CutFailedError, MigManager, NotEmptyError
 from partita.mig.layout import Placement
 from partita.transition.deployment import DeployedGpu, DeployedInstance, Layouts
+from partita.transition.document import write_layouts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -263,3 +267,19 @@ def test_what_stands_in_the_end_is_held_against_the_plan(node):
         CutFailedError, match=r"shows 1 x 1g\.5gb instead of 2 x 1g\.5gb, 1 x 2g\.10gb, 2 x 3g\.20gb"
     ):
         node.client(timeout_s=3.0).cut(NIGHT)
+
+
+def test_the_command_cuts_the_nodes_of_a_plan(node, tmp_path):
+    text = io.StringIO()
+    write_layouts(NIGHT, text)
+    plan = tmp_path / "night.json"
+    plan.write_text(text.getvalue())
+    words = ["mig-manager", str(plan), "--kubeconfig", str(node.plane.kubeconfig("admin"))]
+    more = ["--operator-namespace", node.namespace, "--timeout", "20"]
+    command = [sys.executable, "-m", "partita", *words, *more]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{node.name}: cut by partita-{node.name}-")
+    assert "mig-manager is asked for" in done.stderr
+    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert "is cut as planned already" in again.stderr

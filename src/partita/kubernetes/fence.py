@@ -60,7 +60,7 @@ _OLD = (
     "Kubernetes has them from 1.37 on. On 1.36 start kube-apiserver, kube-controller-manager and kube-scheduler with "
     f"{_GATES}, and kube-apiserver with --runtime-config=resource.k8s.io/v1beta2/devicetaintrules=true (on 1.35 "
     "resource.k8s.io/v1alpha3, on 1.34 the gate DRADeviceTaints alone); or keep the nodes to Partita by a node taint "
-    "and set keepOff: None"
+    "and start the controller with --keep-off None"
 )
 
 
