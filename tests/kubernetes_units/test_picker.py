@@ -30,12 +30,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 INFER = {":path": "/v2/models/search/infer", ":method": "POST", "content-type": "application/json"}
-SEARCH = ServedService("search", "m", 1.0)
-SMALL = WorkerAddress(
-    "search", "10.0.0.1", 8000, ServerSlice("a/gpu-0", "1g.5gb@0", 4, 1, {1: 0.02, 4: 0.08})
-)
+SEARCH = ServedService("search", "m", 60.0)
+# So slow that nothing is overdue while a test looks at it.
+SMALL = WorkerAddress("search", "10.0.0.1", 8000, ServerSlice("a/gpu-0", "1g.5gb@0", 4, 1, {1: 8.0, 4: 32.0}))
 LARGE = WorkerAddress(
-    "search", "10.0.0.2", 8000, ServerSlice("b/gpu-0", "7g.40gb@0", 32, 1, {1: 0.005, 32: 0.05})
+    "search", "10.0.0.2", 8000, ServerSlice("b/gpu-0", "7g.40gb@0", 32, 1, {1: 2.0, 32: 20.0})
 )
 
 
@@ -146,7 +145,7 @@ def test_without_a_word_on_modes_it_is_full_duplex_and_requests_without_a_body_g
 
 def test_who_has_to_wait_gets_the_first_slot_and_who_cannot_is_refused() -> None:
     one = WorkerAddress(
-        "search", "10.0.0.3", 8000, ServerSlice("a/gpu-0", "1g.5gb@0", 2, 1, {1: 0.1, 2: 0.1})
+        "search", "10.0.0.3", 8000, ServerSlice("a/gpu-0", "1g.5gb@0", 2, 1, {1: 8.0, 2: 8.0})
     )
 
     async def test() -> None:
@@ -158,7 +157,7 @@ def test_who_has_to_wait_gets_the_first_slot_and_who_cannot_is_refused() -> None
             late, refused = await made.ask(body(1), {**INFER, "partita-deadline-ms": "50"})
             assert (refused.status, refused.refusal["partita-reason"]) == (429, "late")
             assert json.loads(refused.body) == {"error": "the deadline cannot be met"}
-            assert refused.refusal["retry-after"] == "1"
+            assert refused.refusal["retry-after"] == "60"
             await first.answer()
             second, picked = await waiting
             assert picked.endpoints == ["10.0.0.3:8000"]
@@ -243,7 +242,7 @@ def test_a_server_that_fails_all_it_gets_rests() -> None:
 
 
 def test_a_client_that_leaves_frees_its_place_also_while_it_waits() -> None:
-    one = WorkerAddress("search", "10.0.0.3", 8000, ServerSlice("a/gpu-0", "1g.5gb@0", 1, 1, {1: 0.1}))
+    one = WorkerAddress("search", "10.0.0.3", 8000, ServerSlice("a/gpu-0", "1g.5gb@0", 1, 1, {1: 8.0}))
 
     async def test() -> None:
         async with proxy(one) as made:
