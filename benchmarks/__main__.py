@@ -20,6 +20,7 @@ NAMES = (
     "job_queue",
     "model_memory",
     "kubernetes_allocation",
+    "gateway_hosts",
 )
 
 
