@@ -235,9 +235,9 @@ def _text(found: dict[str, list[tuple[float, float, float]]], cut: Counter[str],
     return f"""## The gateway over four hosts
 
 Four emulated slices of 5 ms a query (12 ms for a batch of 8), SLO 200 ms, asked over HTTP in an open loop: 200
-queries/s or, where busy, 500. "One host" has Unix sockets (`partita serve --attach`). "Four hosts" are network namespaces
-behind links of their own (veth), reached over TCP with a token (`partita gateway`). {bench.blocks} blocks of
-{bench.seconds:g} s each, turn by turn; medians of blocks. On two cores with all of it on them.{first}
+queries/s or, where busy, 500. "One host" has Unix sockets (`partita serve --attach`). "Four hosts" are network
+namespaces behind links of their own (veth), reached over TCP with a token (`partita gateway`). {bench.blocks} blocks
+of {bench.seconds:g} s each, turn by turn; medians of blocks. On two cores with all of it on them.{first}
 
 | | p50, ms | p99, ms | p99 of blocks | in time |
 |---|---|---|---|---|
