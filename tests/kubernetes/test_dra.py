@@ -354,6 +354,18 @@ def test_an_overlap_that_the_api_accepted_is_found_before_a_pod_starts(world):
     assert world.pods() == {}
 
 
+def test_an_instance_that_a_stranger_overlaps_is_not_made_again(world):
+    (node,) = world.nodes.add_nodes(1, 1)
+    driver = world.driver()
+    gpu = f"{node}/gpu-0"
+    done(driver, create(gpu, "1g.5gb@6"))
+    stranger(world, "theirs", node, "gpu-0-mig-7g40gb-0-0")
+    wait_until(lambda: "7g.40gb@0" in instances(driver, gpu), 10, "the stranger's is shown")
+    (error,) = perform(driver, create(gpu, "1g.5gb@6"))
+    assert isinstance(error, NoRoomError)
+    assert set(instances(driver, gpu)) == {"7g.40gb@0"}
+
+
 def test_a_strangers_pod_on_our_claim_keeps_it_busy(world):
     (node,) = world.nodes.add_nodes(1, 1)
     driver = world.driver()
@@ -425,6 +437,8 @@ def test_others_evictions_are_refused(world):
 
     wait_until(refused, 30, "evictions are refused")
     done(driver, stop(gpu, "1g.5gb@0"))
+    driver.release()
+    assert world.admin.objects("poddisruptionbudgets", world.namespace) == []
 
 
 # What fails

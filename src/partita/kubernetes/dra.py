@@ -17,7 +17,7 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from partita.drive.driver import (
@@ -148,7 +148,6 @@ class _Running:
     version: int = 0
     written: bool = False
     ending: bool = False
-    steps: list[str] = field(default_factory=list)
 
 
 class DraDriver:
@@ -182,6 +181,7 @@ class DraDriver:
     ) -> None:
         self._api = api
         self._workload = workload
+        self._labels = {**MANAGER, WORKLOAD: shortened(workload)}
         self._template = template
         self._owners = owners or []
         self._settings = settings or DraSettings()
@@ -280,13 +280,15 @@ class DraDriver:
         )
 
     def release(self) -> None:
-        """Let strangers have the GPUs again.
+        """Let strangers have the GPUs again, and keep no evictions off any more.
 
         Raises:
-            KubernetesError: the taint rules cannot be taken away.
+            KubernetesError: the taint rules or the disruption budgets cannot be taken away.
         """
         if self._settings.keep_off == "DeviceTaints":
             self._fence.lift()
+        for each in self._budgets():
+            self._api.delete(DISRUPTION_BUDGET, each.metadata.name, uid=each.metadata.uid)
 
     def close(self) -> None:
         """Let go of the cluster, which goes on as it is."""
@@ -305,13 +307,15 @@ class DraDriver:
         """Keep in order what no action is about, in a thread of its own."""
         looked = time.monotonic()
         while not self._closed.wait(_TIDY_S):
-            if time.monotonic() > looked + _LOOK_AGAIN_S:
-                looked = time.monotonic()
-                self._fence.look_again()
-            elif not self._untidy.is_set():
+            again = time.monotonic() > looked + _LOOK_AGAIN_S
+            if not again and not self._untidy.is_set():
                 continue
             self._untidy.clear()
             try:
+                if again:
+                    looked = time.monotonic()
+                    self._fence.look_again()
+                    self._keep_guards()
                 self._keep_off()
                 for claim in self._useless():
                     self._remove(claim)
@@ -327,6 +331,32 @@ class DraDriver:
         there = {node: self._state.gpus_of_node(node) for node in nodes}
         chosen = [gpu for found in there.values() for gpu in found if self._state.gpu(gpu.id) is not None]
         self._fence.keep(chosen, {node: len(found) for node, found in there.items()})
+
+    def _budgets(self) -> tuple[PodDisruptionBudget, ...]:
+        labels = ",".join(f"{key}={value}" for key, value in self._labels.items())
+        return self._api.list_objects(DISRUPTION_BUDGET, self._api.namespace, labels=labels).items
+
+    def _keep_guards(self) -> None:
+        """Have just those services' pods kept from others' evictions that have any."""
+        there = {each.metadata.labels.get(SERVICE, ""): each for each in self._budgets()}
+        wanted = {pod.metadata.labels.get(SERVICE, "") for pod in self._state.pods.values()}
+        for label in wanted - there.keys():
+            self._api.apply(DISRUPTION_BUDGET, self._budget(label), force=True)
+        for label in there.keys() - wanted:
+            with self._lock:
+                self._guarded.discard(label)
+            self._api.delete(DISRUPTION_BUDGET, there[label].metadata.name, uid=there[label].metadata.uid)
+
+    def _budget(self, label: str) -> Body:
+        """Return the disruption budget of a service, by the label of its pods."""
+        labels = {**self._labels, SERVICE: label}
+        metadata = {
+            "name": shortened(f"{self._workload}-{label}".replace(".", "-")),
+            "labels": labels,
+            "ownerReferences": self._owners,
+        }
+        selector = {WORKLOAD: labels[WORKLOAD], SERVICE: label}
+        return {"metadata": metadata, "spec": {"minAvailable": _NEVER, "selector": {"matchLabels": selector}}}
 
     def _useless(self) -> list[ResourceClaim]:
         """Return our claims that are of no use any more.
@@ -562,6 +592,8 @@ class DraDriver:
         self._guard(running, replica.service)
         pod = self._pod_at(action.gpu, action.placement)
         if pod is None:
+            if gpu.condition is not GpuCondition.READY:
+                raise RefusedError(gpu.why or "nothing new may come", where=action.gpu)
             try:
                 pod = self._send(running, lambda: self._api.create(POD, body))
             except ExistsError:
@@ -578,21 +610,13 @@ class DraDriver:
 
     def _guard(self, running: _Running, service: str) -> None:
         """Have a service's pods kept from others' evictions."""
+        label = shortened(service)
         with self._lock:
-            if service in self._guarded:
+            if label in self._guarded:
                 return
-        labels = {WORKLOAD: shortened(self._workload), SERVICE: shortened(service)}
-        body = {
-            "metadata": {
-                "name": shortened(f"{self._workload}-{service}".replace(".", "-")),
-                "labels": {**MANAGER, **labels},
-                "ownerReferences": self._owners,
-            },
-            "spec": {"minAvailable": _NEVER, "selector": {"matchLabels": labels}},
-        }
-        self._send(running, lambda: self._api.apply(DISRUPTION_BUDGET, body, force=True))
+        self._send(running, lambda: self._api.apply(DISRUPTION_BUDGET, self._budget(label), force=True))
         with self._lock:
-            self._guarded.add(service)
+            self._guarded.add(label)
 
     def _stop(self, running: _Running) -> None:
         action = running.action
@@ -640,6 +664,9 @@ class DraDriver:
             late = now > running.until and self._fresh()
             if over and error is None:
                 self._finish(running, None)
+            elif running.action.kind is ActionKind.CREATE_INSTANCE and isinstance(error, NoRoomError):
+                running.ending = True
+                self._writers.submit(self._withdraw, running, error)
             elif (over or late) and running.action.kind is ActionKind.START_REPLICA and running.written:
                 running.ending = True
                 self._writers.submit(self._explain, running, error)
@@ -727,6 +754,19 @@ class DraDriver:
             return True, GpuLostError((gpu.why if gpu else None) or "its node is gone", where=action.gpu)
         return False, None
 
+    def _withdraw(self, running: _Running, error: DriveError) -> None:
+        """End the making of an instance whose claim is not what it should be, and take the claim away."""
+        name = instance_name(running.action.gpu, running.action.placement)
+        claim = self._state.claims.get(name)
+        if claim is not None and claim.metadata.uid == running.uid and self._pod_of(claim) is None:
+            try:
+                self._send(running, lambda: self._remove(claim))
+            except (KubernetesError, DriveError) as kept:
+                error = type(error)(
+                    f"{error.what}; its claim stays: {kept.what}", where=error.where, hint=error.hint
+                )
+        self._end(running, error)
+
     def _explain(self, running: _Running, error: DriveError | None) -> None:
         """End the start of a replica that failed, with what the cluster says of its pod."""
         action = running.action
@@ -748,9 +788,7 @@ class DraDriver:
         if said:
             more = "; ".join(list(dict.fromkeys(said))[-3:])
             error = type(error)(f"{error.what} ({more})", where=error.where, hint=error.hint)
-        with self._news:
-            self._finish(running, error)
-            self._news.notify_all()
+        self._end(running, error)
 
     def _end(self, running: _Running, error: DriveError | None) -> None:
         with self._news:
