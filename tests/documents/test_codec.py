@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import subprocess
+import sys
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -222,3 +224,29 @@ def test_json_that_is_cut_or_none_is_told_with_its_line(kind: Any) -> None:
         with pytest.raises(InputError) as caught:
             kind(text, Drawing, "x")
         assert str(caught.value).startswith(told)
+
+
+MANY_THREADS = """
+import sys, threading
+from partita.documents.codec import DocumentSource, convert
+
+sys.setswitchinterval(1e-6)
+for index in range(60):
+    fields = "".join(f"    f{n}: Annotated[float, Meta(gt=0)] = 1.0\\n" for n in range(30))
+    names = {}
+    exec("from typing import Annotated\\nfrom msgspec import Meta\\nfrom partita.documents.codec import Value\\n"
+         f"class Part(Value):\\n{fields}class Whole(Value):\\n"
+         + "".join(f"    g{n}: tuple[Part, ...] = ()\\n" for n in range(10)), names)
+    barrier = threading.Barrier(6)
+    def meet():
+        barrier.wait()
+        convert({"g1": [{"f1": 2.0}]}, names["Whole"], DocumentSource("x"))
+    threads = [threading.Thread(target=meet) for _ in range(6)]
+    for each in threads: each.start()
+    for each in threads: each.join()
+"""
+
+
+def test_threads_that_meet_a_type_at_once_do_not_crash_the_interpreter():
+    done = subprocess.run([sys.executable, "-c", MANY_THREADS], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, cast
 
 import pytest
 from tests.kubernetes.control_plane.cluster import ControlPlane, folder_of_programs, wait_until
+from tests.kubernetes.control_plane.installation import Installation
 from tests.kubernetes.control_plane.nodes import SimulatedNodes
+from tests.kubernetes.control_plane.shop import Shop
+from tests.kubernetes.control_plane.watcher import Watcher
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -78,3 +81,15 @@ def nodes(control_plane: ControlPlane) -> Iterator[SimulatedNodes]:
     """A node side without nodes yet; those that a test adds go with it."""
     with SimulatedNodes(control_plane) as side:
         yield side
+
+
+@pytest.fixture
+def shop(
+    control_plane: ControlPlane, nodes: SimulatedNodes, namespace: str, tmp_path: Path
+) -> Iterator[Shop]:
+    """Partita on a control plane, with a watcher beside it; nodes and controllers are the test's to add."""
+    with (
+        Installation(control_plane, namespace, tmp_path) as partita,
+        Watcher(control_plane, namespace) as watcher,
+    ):
+        yield Shop(nodes, partita, watcher, control_plane)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 
 from tests.kubernetes.control_plane.installation import Installation
+from tests.kubernetes.control_plane.shop import NIGHT, rates
 from tests.kubernetes.control_plane.watcher import Watcher
-from tests.kubernetes.test_acceptance import NIGHT, rates
 
 
 def test_what_runs_on_a_cordoned_node_goes_elsewhere(control_plane, nodes, namespace, tmp_path):

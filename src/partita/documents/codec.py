@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
@@ -254,6 +255,22 @@ Count = Annotated[int, Meta(ge=1)]
 
 # From plain data to values
 
+_learnt: set[object] = set()
+_learning = threading.Lock()
+
+
+def readable(kind: type[T]) -> type[T]:
+    """Return a type for msgspec to read, once it knows it.
+
+    What msgspec keeps of a type is made when it is first met, and is in other threads' reach before it is whole: with
+    0.22.0, two threads that meet a type at once crash the interpreter.
+    """
+    if kind not in _learnt:
+        with _learning:
+            msgspec.json.Decoder(kind)
+            _learnt.add(kind)
+    return kind
+
 
 def convert(data: object, kind: type[T] | DocumentKind[T], source: DocumentSource) -> T:
     """Return the value that plain data describe.
@@ -269,7 +286,7 @@ def convert(data: object, kind: type[T] | DocumentKind[T], source: DocumentSourc
     wanted: Any = kind.type if isinstance(kind, DocumentKind) else kind
     data = kind.body(data, source) if isinstance(kind, DocumentKind) else data
     try:
-        value: T = msgspec.convert(data, wanted, str_keys=True)
+        value: T = msgspec.convert(data, readable(wanted), str_keys=True)
     except (msgspec.ValidationError, InputError, OverflowError) as error:
         faults = list(_walk(_info(wanted), data, (), None)) or [FieldFault((), str(error))]
         raise source.refusal(faults) from None
@@ -497,7 +514,7 @@ def _struct(
     whole = getattr(node.cls, "faults", None)
     if whole is not None:
         with suppress(msgspec.ValidationError, InputError, OverflowError):
-            for each in whole(msgspec.convert(value, node.cls, str_keys=True)):
+            for each in whole(msgspec.convert(value, readable(node.cls), str_keys=True)):
                 first = None if each.first is None else (*path, *each.first)
                 faults.append(FieldFault((*path, *each.path), each.what, each.hint, first))
     yield from faults

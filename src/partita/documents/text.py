@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
-from partita.documents.codec import DocumentSource, Value, convert, to_data
+from partita.documents.codec import DocumentSource, Value, convert, readable, to_data
 from partita.errors import InputError
 from partita.files import json_value, read_text
 
@@ -80,7 +80,7 @@ def decode(text: str | bytes, kind: type[T], name: str) -> T:
         InputError: as `parse_json`.
     """
     try:
-        return msgspec.json.decode(text, type=kind)
+        return msgspec.json.decode(text, type=readable(kind))
     except (msgspec.DecodeError, InputError, OverflowError, RecursionError):
         return parse_json(text if isinstance(text, str) else text.decode("utf-8", "replace"), kind, name)
 

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, NoReturn
 
 import msgspec
 
+from partita.documents.codec import readable
 from partita.errors import InputError
 from partita.kubernetes.objects import (
     ExpiredError,
@@ -145,7 +146,7 @@ class _Named(msgspec.Struct, frozen=True):
 
 @cache
 def _decoder(wanted: Any) -> msgspec.json.Decoder[Any]:  # noqa: ANN401 -- a type, or a generic one with its parameter
-    return msgspec.json.Decoder(wanted)
+    return msgspec.json.Decoder(readable(wanted))
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from partita.documents.codec import readable
 from partita.drive.driver import ObservedReplica
 from partita.errors import InputError
 from partita.kubernetes.objects import Body, Kind, KubernetesObject
@@ -317,7 +318,7 @@ def observed_replica(pod: Pod) -> ObservedReplica | None:
     """Return a pod's replica, None if its annotations do not tell one."""
     service = pod.metadata.annotations.get(f"{SERVICE}-name")
     try:
-        runs = msgspec.json.decode(pod.metadata.annotations.get(REPLICA, ""), type=_RunningAs)
+        runs = msgspec.json.decode(pod.metadata.annotations.get(REPLICA, ""), type=readable(_RunningAs))
     except msgspec.DecodeError:
         return None
     if service is None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from partita.control.reconciler import Demand
+from partita.documents.codec import readable
 from partita.errors import InputError, PartitaError
 from partita.kubernetes.objects import Kind, KubernetesObject
 
@@ -96,7 +97,7 @@ def prometheus_rates(source: PrometheusRates) -> dict[str, float]:
     where = f"Prometheus {source.url}"
     body = _fetch("GET", f"{source.url.rstrip('/')}/api/v1/query", where, {"query": source.query})
     try:
-        answer = msgspec.json.decode(body, type=_Answer)
+        answer = msgspec.json.decode(body, type=readable(_Answer))
         if answer.status != "success" or answer.data is None:
             raise InputError(
                 f"{answer.error_type}: {answer.error}", where=where, hint="try the query in its UI"
@@ -105,7 +106,7 @@ def prometheus_rates(source: PrometheusRates) -> dict[str, float]:
             what = f"the query is answered with a {answer.data.result_type}, not a vector"
             hint = f"one number for each value of {source.label!r}: sum by ({source.label}) (rate(...))"
             raise InputError(what, where=where, hint=hint)
-        samples = msgspec.json.decode(answer.data.result, type=list[_Sample])
+        samples = msgspec.json.decode(answer.data.result, type=readable(list[_Sample]))
     except msgspec.DecodeError as error:
         hint = "is this the address of a Prometheus?"
         raise InputError(f"this is no answer of a Prometheus: {error}", where=where, hint=hint) from None

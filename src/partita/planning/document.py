@@ -20,6 +20,7 @@ from partita.documents.codec import (
     Whole,
     check,
     convert,
+    readable,
 )
 from partita.documents.text import line, number, parse, write
 from partita.errors import InputError
@@ -215,7 +216,7 @@ def parse_plan(text: str, name: str) -> Plan:
         # Equal instances become one value at once, so that each distinct one is held once.
         if "profile" in found:
             with suppress(msgspec.ValidationError):
-                made = msgspec.convert(found, InstanceDocument)
+                made = msgspec.convert(found, readable(InstanceDocument))
                 return seen.setdefault(made, made)
         return found
 

@@ -12,6 +12,7 @@ import json
 import socket
 import ssl
 import threading
+import time
 import urllib.parse
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -229,7 +230,12 @@ class Client:
             OSError: the server is not there.
         """
         full = path + ("?" + urllib.parse.urlencode(query) if query else "")
-        code, content = self.raw(verb, full, None if body is None else json.dumps(body).encode(), kind)
+        sent = None if body is None else json.dumps(body).encode()
+        until = time.monotonic() + self.timeout
+        code, content = self.raw(verb, full, sent, kind)
+        while code == 429 and time.monotonic() < until:  # the server took nothing, and asks to be asked again
+            time.sleep(0.2)
+            code, content = self.raw(verb, full, sent, kind)
         try:
             found = json.loads(content)
         except ValueError:

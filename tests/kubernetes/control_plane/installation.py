@@ -240,5 +240,8 @@ class Installation:
         try:
             wait_until(come, seconds, what, every=0.2)
         except TimeoutError as error:
-            said = "\n".join(each.log.read_text(errors="replace")[-3000:] for each in self.running[-3:])
-            raise AssertionError(f"{error}\n{self.status()}\n{said}") from None
+            raise AssertionError(f"{error}\n{self.status()}\n{self.said()}") from None
+
+    def said(self) -> str:
+        """Return what the controllers said last."""
+        return "\n".join(each.log.read_text(errors="replace")[-3000:] for each in self.running[-3:])

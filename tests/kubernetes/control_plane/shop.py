@@ -1,0 +1,114 @@
+"""The five services of the package's example on a control plane, for tests that hold Partita to what it promises."""
+
+from __future__ import annotations
+
+import copy
+from importlib import resources
+from typing import TYPE_CHECKING
+
+import yaml
+
+if TYPE_CHECKING:
+    from tests.kubernetes.control_plane.client import Object
+    from tests.kubernetes.control_plane.cluster import ControlPlane
+    from tests.kubernetes.control_plane.installation import Installation
+    from tests.kubernetes.control_plane.nodes import SimulatedNodes
+    from tests.kubernetes.control_plane.watcher import Watcher
+
+EXAMPLES = resources.files("partita.examples")
+
+
+def example(name: str) -> Object:
+    """Return a Workload's spec from the package's examples, with its table as text and a pod template."""
+    document = yaml.safe_load((EXAMPLES / name).read_text())
+    return {
+        "gpus": [{"model": each["model"]} for each in document["gpus"]],
+        "services": document["services"],
+        "limits": document["limits"],
+        "performance": [{"csv": (EXAMPLES / "perf.csv").read_text()}],
+        "pod": {
+            "spec": {
+                "terminationGracePeriodSeconds": 30,
+                "containers": [{"name": "server", "image": "registry.example/server:1"}],
+            }
+        },
+    }
+
+
+def rates(spec: Object) -> dict[str, float]:
+    """Return the required rate of each service."""
+    return {each["name"]: float(each["rate"]) for each in spec["services"]}
+
+
+def scaled(spec: Object, factor: float) -> Object:
+    """Return a workload whose rates are all that many times as high."""
+    found = copy.deepcopy(spec)
+    for each in found["services"]:
+        each["rate"] = each["rate"] * factor
+    return found
+
+
+DAY, NIGHT = example("day.yaml"), example("night.yaml")
+
+
+class Shop:
+    """Partita on nodes of A100s, with a watcher beside it."""
+
+    def __init__(
+        self, nodes: SimulatedNodes, partita: Installation, watcher: Watcher, plane: ControlPlane
+    ) -> None:
+        self.nodes, self.partita, self.watcher, self.plane = nodes, partita, watcher, plane
+
+    def floors(self, old: Object, new: Object) -> dict[str, float]:
+        """Return what must be kept from one workload to the next: the lesser of both rates."""
+        before, after = rates(old), rates(new)
+        return {name: min(before[name], after[name]) for name in set(before) & set(after)}
+
+    def go(self, old: Object, new: Object) -> float:
+        """Have a workload follow another, and hold it to its floors until it is carried out; return the seconds."""
+        self.watcher.require(self.floors(old, new))
+        self.partita.apply(copy.deepcopy(new))
+        return self.partita.wait_reached()
+
+    def exact(self) -> None:
+        """Hold what is ready, and what there is on the GPUs, to the target."""
+        target = self.partita.target()
+        assert self.watcher.deployed() == target
+        prepared = {
+            f"{node}/gpu-{minor}": 0
+            for node, there in self.nodes.instances().items()
+            for minor in range(8)
+            if there
+        }
+        for node, there in self.nodes.instances().items():
+            for device in there:
+                prepared[f"{node}/gpu-{device.split('-')[1]}"] += 1
+        assert {gpu: count for gpu, count in prepared.items() if count} == {
+            gpu: len(placed) for gpu, placed in target.items()
+        }
+
+    def serve(self, spec: Object, nodes: int, gpus: int) -> None:
+        """Have a workload carried out on fresh nodes, by one controller."""
+        self.nodes.add_nodes(nodes, gpus, "a100-80gb")
+        self.partita.start()
+        self.partita.apply(copy.deepcopy(spec))
+        self.partita.wait_reached()
+
+    def begin(self, old: Object, new: Object, writes: int = 4) -> None:
+        """Have a workload follow another; return when so many pods and claims were written for it."""
+        self.watcher.require(self.floors(old, new))
+        before = self.driven()
+        self.partita.apply(copy.deepcopy(new))
+        self.partita.wait(lambda: self.driven() >= before + writes, f"{writes} writes")
+
+    def driven(self) -> int:
+        """Return how often pods and claims were written."""
+        return sum(each.plural.startswith(("pods", "resourceclaims")) for each in self.partita.proxy.writes())
+
+    def faults(self, *but: str) -> list[str]:
+        """Return what the watcher saw that must not be, without some kinds."""
+        return [
+            f"{each.time} {each.kind}: {each.words}"
+            for each in self.watcher.violations()
+            if each.kind not in but
+        ]
