@@ -130,8 +130,14 @@ class Cluster:
         )
 
     def wait(self, condition: Any, what: str, seconds: float = PATIENCE_S) -> None:
+        def asked() -> object:
+            assert not any(each.poll() for each in self._running if each.poll() != -signal.SIGKILL), (
+                self.logs()
+            )
+            return condition()
+
         try:
-            wait_until(condition, seconds, what)
+            wait_until(asked, seconds, what)
         except TimeoutError as error:
             raise AssertionError(f"{error}\n{self.workload()}\n{self.logs()}") from None
 
@@ -179,7 +185,6 @@ def test_a_workload_becomes_a_plan_a_transition_and_pods(cluster: Cluster) -> No
         "Approved": "True",
         "Ready": "True",
         "Degraded": "False",
-        "RatesMeasured": "False",
     }
     reasons = {(each["involvedObject"]["kind"], each["reason"]) for each in cluster.objects("events")}
     assert {

@@ -30,6 +30,7 @@ from partita.documents.codec import readable
 from partita.errors import InputError
 from partita.kubernetes.objects import (
     ExpiredError,
+    ForbiddenError,
     InvalidError,
     KubernetesError,
     NoKindError,
@@ -652,9 +653,13 @@ class Cache(Generic[T]):
         """Wait for the first list; return this cache.
 
         Raises:
-            KubernetesError: why it could not be listed in time.
+            KubernetesError: why it could not be listed in time; at once where the rights or the kind are missing.
         """
-        if not self.wait_for(1, timeout_s):
+
+        def decided() -> bool:
+            return self._version > 0 or isinstance(self.error, ForbiddenError | NoKindError)
+
+        if not self.wait_until(decided, timeout_s) or not self._version:
             raise self.error or UnreachableError(
                 "the API server does not answer in time", where=self.kind.plural
             )

@@ -408,8 +408,7 @@ class WorkloadKeeper:
                 except LostLeadershipError:
                     return
                 except PartitaError as error:
-                    self._tell(f"{_text(error)}; looking again")
-                    self._pause()
+                    self._trouble("ApiTrouble" if isinstance(error, KubernetesError) else "Stopped", error)
                 except Exception as error:  # noqa: BLE001 -- one Workload's trouble is none of the others'
                     self._tell("".join(traceback.format_exception(error)))
                     text = f"a fault in partita itself: {type(error).__name__}: {error}; see the controller's log"
@@ -426,7 +425,9 @@ class WorkloadKeeper:
         if found is None or (self._records is not None and self._records.owner.uid != found.metadata.uid):
             return False
         if self._records is None:
-            self._records = WorkloadRecords(self._api, found, self._world.plans, self._world.transitions)
+            self._records = WorkloadRecords(
+                self._api, found, self._world.plans, self._world.transitions, self._tell
+            )
             self._events = EventLog(self._records, self._tell)
             self.status = self._written = found.status
         self._records.now(found)
@@ -505,8 +506,9 @@ class WorkloadKeeper:
             RefusedWorkloadError: one has.
         """
         mine = {pool.model for pool in spec.gpus}
+        holding = self._session is not None
         for other in self._world.workloads.values():
-            if other.metadata.uid == found.metadata.uid or _age(other) > _age(found):
+            if other.metadata.uid == found.metadata.uid or not _goes_first(other, found, holding=holding):
                 continue
             models, nodes = _wanted(other)
             shared = sorted(mine & models)
@@ -616,8 +618,7 @@ class WorkloadKeeper:
             self.wake.set()
             return
         except (JournalError, DriveError) as error:
-            self._tell(f"{error}; looking again")
-            self._pause()
+            self._trouble("CannotWrite" if isinstance(error, JournalError) else "CannotObserve", error)
             return
         except InfeasibleError as error:
             planned = session.plans.last() is not None
@@ -634,6 +635,14 @@ class WorkloadKeeper:
             session.settled = True
             self._set(Condition("Degraded", "False", "AsExpected", ""))
         self._describe(session, session.driver.observe())
+
+    def _trouble(self, reason: str, error: PartitaError) -> None:
+        """Say what keeps this from going on, and look again after a while."""
+        self._tell(f"{_text(error)}; looking again")
+        self._set(Condition("Degraded", "True", reason, _text(error)))
+        self._pause()
+        with suppress(LostLeadershipError):
+            self._flush(force=False)
 
     def _pause(self) -> None:
         self._failures += 1
@@ -717,27 +726,32 @@ class WorkloadKeeper:
             ready = Condition(
                 "Ready", "False", "BelowRate", f"ready of required items/s: {what}", "", generation
             )
-        conditions += [ready, _measured(session)]
+        conditions.append(ready)
+        if session.loaded.spec.rates is not None:
+            conditions.append(_measured(session.rates))
         session.settled = session.settled and not waiting
-        transitions = self._records.transitions() if self._records is not None else []
-        last = transitions[-1].metadata.name if transitions else ""
         state = "Waiting" if waiting else "Serving" if not behind else "Degraded"
         self._set(
             *conditions,
             state=state,
-            plan=newest.metadata.name if newest is not None else "",
-            transition=last,
             services=len(session.loaded.spec.services),
         )
+
+    def _newest_transition(self) -> str:
+        found = self._records.transitions() if self._records is not None else []
+        return found[-1].metadata.name if found else ""
 
     def _serving(self, capacity: Mapping[str, float], used: int) -> None:
         """Take down what is ready, while a transition is under way too."""
         session = self._session
         rates: Mapping[str, float] = {}
+        fields: dict[str, Any] = {}
         if session is not None:
             newest = session.plans.newest()
             rates = newest.spec.rates if newest is not None else session.loaded.demand.rates
-        fields: dict[str, Any] = {"gpus": used, "nearest": nearest_service(capacity, rates)}
+            fields["plan"] = newest.metadata.name if newest is not None else ""
+            fields["transition"] = self._newest_transition()
+        fields |= {"gpus": used, "nearest": nearest_service(capacity, rates)}
         if session is not None and not session.settled:
             fields["state"] = "Moving"
         self.status = msgspec.structs.replace(self.status, **fields)
@@ -872,17 +886,33 @@ def _accepted(generation: int) -> Condition:
     return Condition("Accepted", "True", "Accepted", "", "", generation)
 
 
-def _measured(session: _Session) -> Condition:
-    fault = session.rates.fault
-    if session.loaded.spec.rates is None:
-        return Condition("RatesMeasured", "False", "AsWritten", "the rates are those of the services")
-    if fault is not None:
-        return Condition("RatesMeasured", "False", "Unavailable", f"{_text(fault)}; the last rates hold")
+def _measured(rates: KeptRates) -> Condition:
+    if rates.fault is not None:
+        return Condition(
+            "RatesMeasured", "False", "Unavailable", f"{_text(rates.fault)}; the last rates hold"
+        )
     return Condition("RatesMeasured", "True", "Measured", "")
 
 
 def _text(error: PartitaError) -> str:
     return f"{error}; {error.hint}" if error.hint else str(error)
+
+
+def _goes_first(other: WorkloadObject, mine: WorkloadObject, *, holding: bool) -> bool:
+    """Say whether another Workload has GPUs that two want: who has them already, or else the older one.
+
+    Args:
+        other: the other one.
+        mine: this one.
+        holding: whether this one was accepted before.
+    """
+    accepted = next((each for each in other.status.conditions if each.type == "Accepted"), None)
+    held = other.status.gpus > 0 or (accepted is not None and accepted.status == "True")
+    if held is not holding:
+        return held
+    refused = accepted is not None and accepted.observed_generation == other.metadata.generation
+    older = _age(other) < _age(mine)
+    return older and (held or not refused)
 
 
 def _age(workload: WorkloadObject) -> tuple[str, str]:

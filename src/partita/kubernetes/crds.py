@@ -160,7 +160,7 @@ def definitions() -> dict[str, str]:
                 ("GPUs", "integer", ".status.gpus", 0),
                 ("Nearest", "string", ".status.nearest", 0),
                 ("Plan", "string", ".status.plan", 0),
-                ("Reason", "string", ".status.conditions[?(@.status=='False')].reason", 1),
+                ("Reason", "string", ".status.conditions[?(@.type=='Ready')].reason", 1),
             ],
         ),
         _definition(

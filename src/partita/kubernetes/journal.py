@@ -88,7 +88,9 @@ class WorkloadRecords:
     Args:
         api: guarded by the lease.
         workload: the Workload; all that is made here belongs to it and goes with it.
-        plans, transitions: all of them.
+        plans: all of them.
+        transitions: likewise.
+        tell: is told what could not be written, and is not needed.
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class WorkloadRecords:
         workload: WorkloadObject,
         plans: Cache[PlanObject],
         transitions: Cache[TransitionObject],
+        tell: Callable[[str], None],
     ) -> None:
         meta = workload.metadata
         self.api = api
@@ -104,6 +107,8 @@ class WorkloadRecords:
         self.namespace = meta.namespace
         self._plans = plans
         self._transitions = transitions
+        self._tell = tell
+        self._told = ""
         self._known: dict[str, Any] = {}  # what was written last, which a cache may not show yet
 
     def now(self, workload: WorkloadObject) -> None:
@@ -177,13 +182,14 @@ class WorkloadRecords:
             "controller": True,
         }
 
-    def quietly(self, write: Callable[[], object]) -> bool:
-        """Write something without which all goes on; say whether it was written."""
+    def quietly(self, write: Callable[[], object]) -> None:
+        """Write something without which all goes on; what fails is told."""
         try:
             write()
-        except KubernetesError:
-            return False
-        return True
+        except KubernetesError as error:
+            if str(error) != self._told:
+                self._tell(f"{error}; going on without")
+            self._told = str(error)
 
 
 def _number(name: str) -> int:
