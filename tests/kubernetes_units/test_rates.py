@@ -116,10 +116,10 @@ def test_while_a_source_fails_the_last_rates_hold(pages: Pages) -> None:
     assert "no answer" in str(kept.fault)
 
 
-PAGE = """# HELP partita_items_total Inferences
-# TYPE partita_items_total counter
-partita_items_total{{service="a"}} {a}
-partita_items_total{{service="b"}} 7.0
+PAGE = """# HELP partita_offered_items_total Inferences
+# TYPE partita_offered_items_total counter
+partita_offered_items_total{{service="a"}} {a}
+partita_offered_items_total{{service="b"}} 7.0
 # TYPE partita_other_total counter
 partita_other_total{{service="a"}} 1.0
 """

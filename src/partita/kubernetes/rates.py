@@ -196,15 +196,15 @@ class GatewayCounters:
 
 
 def items_counted(page: str) -> dict[str, float]:
-    """Return the counter of items by service of a gateway's metrics page."""
+    """Return the counter of items offered, by service, of a gateway's metrics page; refused ones count."""
     from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 -- of the extra
 
     return {
         sample.labels["service"]: float(sample.value)
         for family in text_string_to_metric_families(page)
-        if family.name == "partita_items"
+        if family.name == "partita_offered_items"
         for sample in family.samples
-        if sample.name == "partita_items_total"
+        if sample.name == "partita_offered_items_total"
     }
 
 

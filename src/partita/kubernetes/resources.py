@@ -131,7 +131,7 @@ class PrometheusRates(Value):
         Text,
         Meta(
             description="Items per second by service, in PromQL.",
-            examples=["sum by (service) (rate(partita_items_total[5m]))"],
+            examples=["sum by (service) (rate(partita_offered_items_total[5m]))"],
         ),
     ]
     label: Annotated[Text, Meta(description="Label that names the service.", examples=["service"])] = (

@@ -97,6 +97,9 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
         "partita_slo_attainment", "Share of ended queries that were answered in time", labels=label
     )
     items = CounterMetricFamily("partita_items", "Inferences: answered queries' batch sizes", labels=label)
+    offered = CounterMetricFamily(
+        "partita_offered_items", "Batch sizes of all queries that came, refused ones too", labels=label
+    )
     batches = CounterMetricFamily("partita_batches", "Batches that workers ran", labels=label)
     retried = CounterMetricFamily("partita_retried", "Queries that were started twice", labels=label)
     hung = CounterMetricFamily("partita_workers_hung", "Workers ended because they hung", labels=label)
@@ -125,6 +128,7 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
         in_flight.add_metric(key, each.in_flight)
         attained.add_metric(key, each.attainment)
         items.add_metric(key, seen.items)
+        offered.add_metric(key, seen.offered)
         batches.add_metric(key, seen.executions)
         retried.add_metric(key, seen.retried)
         hung.add_metric(key, each.hung)
@@ -134,7 +138,19 @@ def _services(services: Sequence[ServiceView]) -> Iterator[Metric]:
         # The gateway keeps no sum of them; without one the text format has neither sum nor count.
         deciding.add_metric(key, *_histogram(DECISION_EDGES_S, seen.decisions, None))
     yield from (requests, latency)
-    yield from (waiting, in_flight, attained, items, batches, retried, hung, queued, refused, deciding)
+    yield from (
+        waiting,
+        in_flight,
+        attained,
+        items,
+        offered,
+        batches,
+        retried,
+        hung,
+        queued,
+        refused,
+        deciding,
+    )
 
 
 def _workers(workers: Sequence[WorkerView]) -> Iterator[Metric]:

@@ -470,7 +470,7 @@ class Route:
             self.service.name,
             self.dispatcher.waiting,
             self.dispatcher.in_flight,
-            self.counters.statistics(self.dispatcher.retried),
+            self.counters.statistics(self.dispatcher.retried, self.observed.items),
             self.hung,
         )
 

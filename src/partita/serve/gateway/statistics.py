@@ -56,6 +56,7 @@ class ServiceStatistics:
         failed: queries that workers failed.
         latency: how many answered queries took up to each of `LATENCY_EDGES_S`; the last are those that took longer.
         decisions: how many decisions took up to each of `DECISION_EDGES_S`; the last took longer.
+        offered: items of all queries that came, refused ones too.
     """
 
     items: int
@@ -74,6 +75,7 @@ class ServiceStatistics:
     failed: int
     latency: tuple[int, ...]
     decisions: tuple[int, ...]
+    offered: int = 0
 
 
 class ServiceCounters:
@@ -128,8 +130,8 @@ class ServiceCounters:
         if reason is not None:
             self._refused[reason] += 1
 
-    def statistics(self, retried: int) -> ServiceStatistics:
-        """Return all of it; the dispatcher counts what was retried."""
+    def statistics(self, retried: int, offered: int = 0) -> ServiceStatistics:
+        """Return all of it; the dispatcher counts what was retried, `ObservedQueries` what was offered."""
         ended = self._ended
         cancelled = ended[QueryOutcome.CANCELLED]
         return ServiceStatistics(
@@ -149,6 +151,7 @@ class ServiceCounters:
             failed=ended[QueryOutcome.FAILED],
             latency=tuple(self._latency),
             decisions=tuple(self._decisions),
+            offered=offered,
         )
 
 
@@ -235,16 +238,22 @@ will be asked, and a plan for so little would take from it what it needs a momen
 
 
 class ObservedQueries:
-    """Items and batch sizes of the last `WINDOW_S` seconds, second by second; refused queries count too."""
+    """Items and batch sizes of the last `WINDOW_S` seconds, second by second; refused queries count too.
 
-    __slots__ = ("_first", "_seconds")
+    Attributes:
+        items: of all queries since the start.
+    """
+
+    __slots__ = ("_first", "_seconds", "items")
 
     def __init__(self) -> None:
+        self.items = 0
         self._seconds: dict[int, dict[int, int]] = {}
         self._first: int | None = None
 
     def add(self, batch: int, now: float) -> None:
         """Count a query."""
+        self.items += batch
         second = int(now)
         counts = self._seconds.get(second)
         if counts is None:
