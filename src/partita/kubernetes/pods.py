@@ -303,7 +303,11 @@ def _give_slice(container: Body, replica: Replica, words: str) -> None:
 
 
 def _pin(spec: Body, node: str) -> None:
-    """Have the scheduler look at one node alone: at a thousand, a pod is bound a hundred times as fast."""
+    """Have the scheduler look at one node alone.
+
+    Where it may look at others, and the pod fits nowhere for a moment, it takes the allocation away from the claim, to
+    try elsewhere (`PostFilter` in pkg/scheduler/framework/plugins/dynamicresources at 1.37.2).
+    """
     here = {"key": "metadata.name", "operator": "In", "values": [node]}
     affinity = spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
     required = affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
