@@ -396,9 +396,9 @@ def run(*, quick: bool) -> str:
             ],
             rows,
         )
-        + "\nWhere the scheduler is to find the node itself and a pod fits nowhere for a moment, it takes the allocation "
-        "away from the claim, to try elsewhere. So Partita names the node in each pod's affinity, and leaves binding to "
-        "the scheduler, which minds the node's other resources.\n"
+        + "\nWhere the scheduler is to find the node itself and a pod fits nowhere for a moment, it takes the "
+        "allocation away from the claim, to try elsewhere. So Partita names the node in each pod's affinity, and "
+        "leaves binding to the scheduler, which minds the node's other resources.\n"
         + f"\nPartita allocates claims on all GPUs of {CROWDED} nodes, and half-way something else happens:\n\n"
         + table(
             [

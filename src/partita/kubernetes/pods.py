@@ -305,7 +305,7 @@ def _give_slice(container: Body, replica: Replica, words: str) -> None:
 def _pin(spec: Body, node: str) -> None:
     """Have the scheduler look at one node alone.
 
-    Where it may look at others, and the pod fits nowhere for a moment, it takes the allocation away from the claim, to
+    Where it may look at others and the pod fits nowhere for a moment, it takes the allocation away from the claim, to
     try elsewhere (`PostFilter` in pkg/scheduler/framework/plugins/dynamicresources at 1.37.2).
     """
     here = {"key": "metadata.name", "operator": "In", "values": [node]}
