@@ -468,7 +468,10 @@ class ApiJournal:
             return  # nothing was to be done, and nothing else is promised
         if not self._begun:
             self._write_goal()
-        status = self._status if self._begun and self._order else TransitionStatus(begun=timestamp())
+        status = self._status
+        if self._order is None:  # nothing was left to be done: what an earlier controller counted holds
+            status = self._object.status if self._object is not None else TransitionStatus()
+            status = msgspec.structs.replace(status, begun=status.begun or timestamp())
         if state is State.REACHED:
             status = msgspec.structs.replace(status, done=status.actions, left="", seconds_left=0)
             self._say("Reached", f"{status.actions} actions done")
