@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.kubernetes.control_plane.client import ApiError, Client
-from tests.kubernetes.control_plane.objects import pod_object
+from tests.kubernetes.control_plane.objects import claim_object, pod_object
+from tests.kubernetes.control_plane.proxy import Answer
 from tests.kubernetes.control_plane.shop import DAY, NIGHT, scaled
 
 if TYPE_CHECKING:
@@ -26,6 +27,31 @@ def test_an_apiserver_that_is_away_for_a_minute(shop: Shop) -> None:
     shop.exact()
     assert shop.faults() == []
     assert shop.partita.running[0].process.poll() is None
+
+
+def test_watches_that_break_stall_and_expire(shop: Shop) -> None:
+    shop.serve(SMALL_DAY, 2, 8)
+    shop.begin(SMALL_DAY, SMALL_NIGHT)
+    for _ in range(10):
+        time.sleep(0.3)
+        shop.partita.proxy.cut()
+    shop.partita.proxy.stall()
+    time.sleep(8.0)
+    shop.partita.proxy.resume()
+    shop.partita.wait_reached()
+    shop.exact()
+    # A watch cannot go on where it was: what changed meanwhile is forgotten (410).
+    shop.begin(SMALL_NIGHT, SMALL_DAY)
+    shop.partita.proxy.before = lambda _: Answer(503, "ServiceUnavailable", "away")
+    shop.partita.proxy.cut()
+    for index in range(20):
+        shop.plane.admin.create("configmaps", {"metadata": {"name": f"c{index}"}}, shop.partita.namespace)
+    shop.plane.compact()
+    shop.plane.restart_apiserver()
+    shop.partita.proxy.before = None
+    shop.partita.wait_reached()
+    shop.exact()
+    assert shop.faults() == []
 
 
 def test_somebody_who_writes_the_same_objects_all_the_time(shop: Shop) -> None:
@@ -60,6 +86,29 @@ def test_somebody_who_writes_the_same_objects_all_the_time(shop: Shop) -> None:
     assert shop.faults() == []
 
 
+def test_a_claim_and_a_pod_that_are_deleted_by_hand(shop: Shop) -> None:
+    """A claim that is in use stays until its pod has gone; a pod is replaced where it was."""
+    shop.serve(SMALL_DAY, 2, 8)
+    admin, namespace, target = shop.plane.admin, shop.partita.namespace, shop.partita.target()
+    first, second, *_ = admin.objects("pods", namespace)
+    claim = first["spec"]["resourceClaims"][0]["resourceClaimName"]
+    admin.delete("resourceclaims", claim, namespace)
+    time.sleep(3.0)
+    assert shop.watcher.deployed() == target
+    admin.delete("pods", second["metadata"]["name"], namespace)
+    uid = second["metadata"]["uid"]
+    shop.partita.wait(
+        lambda: uid not in {each["metadata"]["uid"] for each in admin.objects("pods", namespace)},
+        "it is gone",
+    )
+    shop.partita.wait(lambda: shop.watcher.deployed() == target, "it is replaced", 120.0)
+    shop.go(SMALL_DAY, SMALL_NIGHT)
+    shop.exact()
+    shop.go(SMALL_NIGHT, SMALL_DAY)
+    shop.exact()
+    assert shop.faults() == []
+
+
 def test_a_node_that_is_deleted(shop: Shop) -> None:
     shop.serve(SMALL_DAY, 3, 4)
     lost = next(iter(shop.partita.target())).split("/")[0]
@@ -77,6 +126,31 @@ def test_a_node_that_is_deleted(shop: Shop) -> None:
     capacity = {name: each.now for name, each in shop.watcher.services().items()}
     for name, rate in shop.floors(SMALL_DAY, SMALL_DAY).items():
         assert capacity[name] >= rate
+    assert shop.faults() == []
+
+
+def test_a_pod_that_never_gets_ready(shop: Shop) -> None:
+    shop.nodes.add_nodes(2, 8, "a100-80gb")
+    shop.partita.start("--start-timeout", "5")
+    shop.partita.apply(SMALL_NIGHT)
+    shop.partita.wait_reached()
+    shop.nodes.fail("ready", service="moderation")
+    shop.watcher.require(shop.floors(SMALL_NIGHT, SMALL_DAY))
+    shop.partita.apply(SMALL_DAY)
+    shop.partita.wait(
+        lambda: "moderation" in shop.partita.condition("Degraded").get("message", ""), "it says so", 120.0
+    )
+    condition = shop.partita.condition("Degraded")
+    assert condition["status"] == "True"
+    assert "ready" in condition["message"]
+    shop.nodes.mend()
+    for each in shop.plane.admin.objects("pods", shop.partita.namespace):
+        if not any(
+            c["type"] == "Ready" and c["status"] == "True" for c in each["status"].get("conditions") or ()
+        ):
+            shop.plane.admin.delete("pods", each["metadata"]["name"], shop.partita.namespace)
+    shop.partita.wait_reached()
+    shop.exact()
     assert shop.faults() == []
 
 
@@ -144,3 +218,40 @@ def deny(shop: Shop) -> None:
         return False
 
     shop.partita.wait(works, "the policy is in force")
+
+
+def test_strangers_that_were_there_stay_and_others_are_kept_off(shop: Shop) -> None:
+    shop.nodes.add_nodes(2, 4, "a100-80gb")
+    admin, namespace = shop.plane.admin, shop.partita.namespace
+    expression = "device.attributes['gpu.nvidia.com'].profile == '3g.40gb'"
+
+    def stranger(name: str) -> None:
+        admin.create("resourceclaims", claim_object(name, expression), namespace)
+        admin.create("pods", pod_object(name, name), namespace)
+
+    def ready(name: str) -> bool:
+        conditions = admin.get("pods", name, namespace)["status"].get("conditions") or ()
+        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+
+    stranger("early")
+    shop.partita.wait(lambda: ready("early"), "the stranger runs")
+    shop.partita.start()
+    shop.partita.apply(SMALL_DAY)
+    shop.partita.wait_reached()
+    stranger("late")
+    shop.go(SMALL_DAY, SMALL_NIGHT)
+    assert ready("early")
+    assert admin.get("pods", "late", namespace)["status"]["phase"] == "Pending"
+    assert shop.faults() == []
+
+
+def test_a_node_whose_driver_fails_and_starts_again(shop: Shop) -> None:
+    shop.serve(SMALL_DAY, 2, 8)
+    shop.nodes.fail("prepare", times=3)
+    shop.nodes.fail("unprepare", times=2)
+    shop.begin(SMALL_DAY, SMALL_NIGHT)
+    for node in ("node-0", "node-1"):
+        assert shop.nodes.restart_driver(node, 2.0) == []
+    shop.partita.wait_reached()
+    shop.exact()
+    assert shop.faults() == []
