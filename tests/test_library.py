@@ -5,13 +5,18 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 
 import partita
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "src" / "partita" / "examples"
 TABLE = pd.DataFrame(
@@ -26,6 +31,9 @@ TABLE = pd.DataFrame(
         "quantile": ["0.99"] * 6,
     }
 )
+
+offered: Any = partita
+"""The library as those see it who check no types."""
 
 
 def workload(rate: float = 300, **more: Any) -> partita.Workload:
@@ -263,3 +271,129 @@ def test_results_draw_themselves_for_a_notebook(planned: partita.PlannedWorkload
 def test_planning_again_gives_the_same_plan(planned: partita.PlannedWorkload) -> None:
     again = partita.plan(planned.workload, planned.performance, seed=0)
     assert again.gpus == planned.gpus
+
+
+ROWS = TABLE.to_dict("list")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        TABLE.set_index("model"),
+        TABLE.set_index(["model", "profile"]),
+        TABLE.set_index("model", drop=False),
+        TABLE.astype(dict.fromkeys(("model", "gpu", "profile", "batch", "quantile"), "category")),
+        TABLE.convert_dtypes(),
+        TABLE.convert_dtypes(dtype_backend="pyarrow"),
+        TABLE.assign(**{"7": [[1]] * 6}).rename(columns={"7": 7}),
+        pl.DataFrame(ROWS).with_columns(pl.col("profile").cast(pl.Categorical)).lazy(),
+        pa.table(ROWS).set_column(0, "model", pa.array(ROWS["model"]).dictionary_encode()),
+        pa.table(ROWS).append_column("passed over", pa.array([[1]] * 6)).to_reader(),
+        [TABLE.iloc[:2], TABLE.iloc[2:]],
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_frames_are_read_as_data_scientists_have_them(given: object) -> None:
+    table = partita.read_performance(*(given if isinstance(given, list) else [given]))
+    assert list(table) == list(partita.read_performance(TABLE))
+    assert repr(table) == "<6 measurements: 1 model on 1 GPU>"
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (TABLE["model"], "Series is not a table"),
+        (pl.Series([1]), "Series is not a table"),
+        (TABLE.to_dict("records"), "list is not a table"),
+        (pd.DataFrame(), "it has no columns"),
+        (TABLE.iloc[:0], "a header and no rows"),
+        (pd.DataFrame([[1, 2]]), "its columns are 0, 1"),
+        (TABLE.pivot_table(index="profile", columns="batch", values=["latency_ms"]), "7 faults of 2 kinds"),
+        (pd.concat([TABLE, TABLE[["model"]]], axis=1), "Expected unique column names"),
+        (TABLE.drop(columns="model"), "no column 'model'"),
+        (TABLE.assign(throughput=float("nan")), "throughput is empty"),
+        (TABLE.assign(throughput=[[1.0]] * 6), "throughput is a list, not a single value"),
+        (pl.DataFrame(ROWS).with_columns(pl.concat_list("batch")), "batch is a list, not a single value"),
+        (pl.DataFrame(ROWS).lazy().select("nope"), 'unable to find column "nope"'),
+        (pl.scan_csv("nope.csv"), "No such file or directory"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_what_is_no_table_says_why(given: object, told: str) -> None:
+    with pytest.raises(partita.InputError) as caught:
+        partita.read_performance(given)
+    assert told in str(caught.value)
+    assert "\n\n" not in str(caught.value)
+
+
+def test_of_several_frames_the_error_says_which() -> None:
+    with pytest.raises(partita.InputError, match="frame 2: no column 'model'") as caught:
+        partita.read_performance(TABLE, TABLE.drop(columns="model"))
+    assert caught.value.hint is not None
+    assert caught.value.hint.endswith("give the frame's columns these names")
+
+
+def test_values_of_numpy_and_pandas_are_values() -> None:
+    service = offered.ServiceSpec(
+        np.str_("search"),
+        model="bert",
+        rate=np.float64(300),
+        slo=offered.Slo(np.int64(40)),
+        min_replicas=np.int64(2),
+    )
+    made = partita.Workload(gpus=[partita.PoolSpec("a100-80gb", count=4)], services=pd.Series([service]))  # type: ignore[arg-type]
+    changed = partita.replace(
+        made, services={"search": {"rate": np.float64(200), "slo": {"latency_ms": np.int64(50)}}}
+    )
+    assert (changed.services[0].rate, changed.services[0].slo.latency_ms) == (200, 50)
+    plan = partita.plan(made, TABLE, seed=np.int64(1), time_limit=np.float32(30))  # type: ignore[arg-type]
+    assert plan.services[0].rate == 300
+    with pytest.raises(partita.InputError, match="a generator cannot stand in a document"):
+        partita.plan(partita.Workload(gpus=made.gpus, services=(s for s in [service])), TABLE)  # type: ignore[arg-type]
+
+
+def test_one_name_needs_no_list(planned: partita.PlannedWorkload) -> None:
+    assert len(partita.explain(planned, "search").services) == 1
+    assert len(partita.explain(planned, (name for name in ["search"])).services) == 1
+    assert partita.diff(planned, planned, forbid="4g+3g").to_frame().empty
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (lambda _, __: offered.plan({"gpus": []}, TABLE), "a dict is not a workload"),
+        (lambda _, __: offered.plan(None, TABLE), "a NoneType is not a workload"),
+        (lambda _, __: offered.replace("w.yaml", services={}), "a str is not a workload"),
+        (lambda w, _: offered.replace(w, services=["search"]), "services: must be a mapping, not a list"),
+        (lambda w, _: offered.replace(w, services={"search": 5}), "search: must be a mapping, not 5"),
+        (lambda w, _: offered.plan(w, TABLE, planner=5), "planner: must be text, not 5"),
+        (lambda w, _: offered.plan(w, TABLE, time_limit=float("nan")), "time_limit: must be a finite number"),
+        (lambda w, _: offered.plan(w, TABLE, time_limit=-1), "time_limit: must be at least 0"),
+        (lambda w, _: offered.plan(w, TABLE, seed="a"), "seed: must be a whole number, not 'a'"),
+        (lambda w, _: offered.check(TABLE, w, TABLE), "a DataFrame is not a plan"),
+        (lambda w, p: offered.diff(p, w), "a Workload is not a plan"),
+        (lambda _, p: offered.diff(p, p, extra_gpus=-1), "extra_gpus: must be at least 0, not -1"),
+        (lambda _, p: offered.diff(p, p, extra_gpus=1.5), "extra_gpus: must be a whole number, not 1.5"),
+        (lambda _, p: offered.explain(p, 5), "services: must be"),
+        (lambda _, p: p.to_frame(3), "frames cannot be made of 3"),
+        (lambda _, p: offered.read_plan(p.to_dict()), "the path of a file is needed, not a dict"),
+        (lambda _, __: offered.read_workload(None), "the path of a file is needed, not a NoneType"),
+        (lambda w, _: offered.simulate(w, TABLE, queries=0), "queries: must be at least 1, not 0"),
+        (lambda w, _: offered.simulate(w, TABLE, gpus=0), "gpus: must be at least 1, not 0"),
+        (
+            lambda w, _: offered.simulate(w, TABLE, arrivals="pois"),
+            "arrivals: must be 'day', 'gamma' or 'poisson'",
+        ),
+        (lambda w, _: offered.simulate(w, TABLE, quantile=2), "quantile: must be below 1, not 2"),
+        (lambda w, _: offered.simulate(w, TABLE, seed=-1), "seed: must be at least 0, not -1"),
+        (lambda w, _: offered.simulate(w, TABLE, cut=None), "cut: must be text"),
+        (lambda w, _: offered.simulate(w, TABLE, trace=TABLE), "a DataFrame cannot stand in a document"),
+    ],
+    ids=lambda given: given if isinstance(given, str) else "",
+)
+def test_an_argument_of_another_kind_is_refused_by_its_name(
+    call: Callable[[Any, Any], object], told: str, planned: partita.PlannedWorkload
+) -> None:
+    with pytest.raises(partita.InputError) as caught:
+        call(workload(), planned)
+    assert told in str(caught.value)

@@ -40,8 +40,10 @@ def read_bytes(path: Path | str) -> bytes:
     """Return the content of a file; `-` reads stdin.
 
     Raises:
-        InputError: missing, a directory or unreadable.
+        InputError: missing, a directory, unreadable, or no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InputError(f"the path of a file is needed, not a {type(path).__name__}")
     if str(path) == "-":
         stream = getattr(sys.stdin, "buffer", None)
         return sys.stdin.read().encode() if stream is None else stream.read()

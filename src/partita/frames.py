@@ -20,10 +20,10 @@ def columns_of(frame: object) -> dict[str, list[object]]:
 
     Args:
         frame: one of pandas, polars (lazy ones too), pyarrow, or another that narwhals knows; or whatever gives
-            itself as an Arrow stream.
+            itself as an Arrow stream. The named levels of a pandas index are columns too.
 
     Raises:
-        InputError: it is none, or a column comes twice.
+        InputError: it is not a table, a lazy frame fails, or two columns have one name.
     """
     import narwhals.stable.v2 as nw  # noqa: PLC0415 -- only where a frame is met
 
@@ -31,17 +31,40 @@ def columns_of(frame: object) -> dict[str, list[object]]:
         found = nw.from_native(frame, pass_through=True)
         if not isinstance(found, nw.DataFrame | nw.LazyFrame):
             if not hasattr(frame, "__arrow_c_stream__"):
-                raise InputError(
-                    f"{type(frame).__name__} is not a table",
-                    hint="give a frame of pandas or polars, an Arrow table, or the path of a file",
-                )
-            found = nw.from_arrow(frame, backend=_backend(None))
+                raise _no_table(frame)
+            try:
+                found = nw.from_arrow(frame, backend=_backend(None))
+            except ValueError:  # of pyarrow: a single column is such a stream as well
+                raise _no_table(frame) from None
         eager = found.collect() if isinstance(found, nw.LazyFrame) else found
-    except nw.exceptions.NarwhalsError as error:
-        raise InputError(
-            f"this frame cannot be read: {error}", hint="give each column a name of its own"
-        ) from None
-    return {name: _values(eager[name]) for name in eager.columns}
+    except nw.exceptions.DuplicateError as error:
+        raise _unreadable(error, hint="give each column a name of its own") from None
+    except (nw.exceptions.NarwhalsError, OSError) as error:
+        raise _unreadable(error) from None
+    eager = _with_index(eager)
+    # pandas has names that are no text, and tuples where columns have several levels.
+    return {str(name): _values(eager.get_column(name)) for name in eager.columns}
+
+
+def _no_table(frame: object) -> InputError:
+    return InputError(
+        f"{type(frame).__name__} is not a table",
+        hint="give a frame of pandas or polars, an Arrow table, or the path of a file",
+    )
+
+
+def _unreadable(error: Exception, hint: str | None = None) -> InputError:
+    return InputError(f"this frame cannot be read: {str(error).strip().partition(chr(10) * 2)[0]}", hint=hint)
+
+
+def _with_index(frame: Any) -> Any:  # noqa: ANN401 -- a frame of narwhals
+    """Return a frame with the named levels of its index as columns; only pandas has an index."""
+    import narwhals.stable.v2 as nw  # noqa: PLC0415 -- as above
+
+    index = nw.maybe_get_index(frame)
+    names = [] if index is None else [each for each in index.names if isinstance(each, str)]
+    added = [each for each in names if each not in frame.columns]
+    return nw.from_native(frame.to_native().reset_index(level=added)) if added else frame
 
 
 def _values(column: Any) -> list[object]:  # noqa: ANN401 -- a series of narwhals
@@ -76,7 +99,7 @@ def _backend(asked: str | None) -> Any:  # noqa: ANN401 -- one of BACKENDS, whic
             raise InputError("there is no library of frames", hint="install one: pip install pandas")
         return there[0]
     if asked not in BACKENDS:
-        meant = nearest(asked, list(BACKENDS))
+        meant = nearest(str(asked), list(BACKENDS))
         hint = f"did you mean {meant}?" if meant else f"one of {', '.join(BACKENDS)}"
         raise InputError(f"frames cannot be made of {asked!r}", hint=hint)
     if not find_spec(asked):

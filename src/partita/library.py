@@ -13,12 +13,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from partita import planner as planning
 from partita.control.controller import ordered
 from partita.deadline import Deadline
-from partita.documents.codec import DocumentSource, checked, convert, to_data
+from partita.documents.codec import (
+    Amount,
+    Count,
+    DocumentSource,
+    Meta,
+    Text,
+    Whole,
+    checked,
+    convert,
+    to_data,
+)
 from partita.errors import InputError, nearest
 from partita.explanation import ServiceExplanation, explain_service
 from partita.files import replacing
@@ -436,12 +446,15 @@ def replace(
     Raises:
         InputError: there is no such service or field, or a value that a workload cannot have.
     """
+    workload = _workload(workload)
     known = {each.name: each for each in workload.services}
-    for name in services or ():
+    changes: Mapping[str, Mapping[str, object] | None] = _argument(
+        "services", services or {}, dict[str, dict[str, Any] | None]
+    )
+    for name in changes:
         if name not in known:
             raise _no_service(name, list(known))
     data = to_data(workload)
-    changes = services or {}
     data["services"] = [
         _merged(each, changes.get(each["name"]) or {})
         for each in data["services"]
@@ -468,6 +481,32 @@ def _plain(value: object) -> Any:  # noqa: ANN401 -- plain data
     return [_plain(each) for each in value] if isinstance(value, list | tuple) else to_data(value)
 
 
+def _argument(name: str, value: object, kind: Any) -> Any:  # noqa: ANN401 -- of the type that is asked for
+    """Return an argument, held to its type and bounds as a field of a document is; numpy's numbers are numbers.
+
+    Raises:
+        InputError: it is of another type or out of bounds; `where` is its name.
+    """
+    return convert(to_data(value), kind, DocumentSource(name))
+
+
+def _names(name: str, given: object) -> list[str]:
+    """Return an argument that is names, of which one may stand alone."""
+    if isinstance(given, str):
+        return [given]
+    found: list[str] = _argument(name, list(given) if isinstance(given, Iterable) else given, list[str])
+    return found
+
+
+def _workload(given: object) -> Workload:
+    if isinstance(given, Workload):
+        return checked(given, "the workload")
+    raise InputError(
+        f"a {type(given).__name__} is not a workload",
+        hint="give a partita.Workload, or the path of its file; partita.read_workload reads one",
+    )
+
+
 def _no_service(name: str, known: Sequence[str]) -> InputError:
     close = nearest(name, list(known))
     return InputError(
@@ -484,7 +523,7 @@ def _prepared(workload: Workload | Path | str, performance: object) -> PreparedW
         path = Path(made)
         made = read_workload(path)
     else:
-        made = checked(made, "the workload")
+        made = _workload(made)
     if performance is None:
         table = None
     elif isinstance(performance, PerfTable):
@@ -520,10 +559,10 @@ def plan(
         InputError: a workload or table that cannot be used.
         InfeasibleError: the GPUs do not suffice; says which services would fall short.
     """
+    planner, seed = _argument("planner", planner, Text), _argument("seed", seed, int)
+    deadline = Deadline(_argument("time_limit", time_limit, Amount))
     prepared = _prepared(workload, performance)
-    found = planning.plan(
-        prepared, planner=planner, deadline=Deadline(time_limit), seed=seed, best_effort=best_effort
-    )
+    found = planning.plan(prepared, planner=planner, deadline=deadline, seed=seed, best_effort=best_effort)
     return PlannedWorkload(found.plan, prepared, found.notes)
 
 
@@ -559,12 +598,17 @@ def _plan_and_workload(
 def _plan_of(given: PlannedWorkload | Plan | Path | str) -> Plan:
     if isinstance(given, PlannedWorkload):
         return given.plan
+    if not isinstance(given, Plan | str | Path):
+        raise InputError(
+            f"a {type(given).__name__} is not a plan",
+            hint="give what partita.plan returned, or the path of a plan's file",
+        )
     return given if isinstance(given, Plan) else read_plan(given)
 
 
 def explain(
     plan: PlannedWorkload | Plan | Path | str,
-    services: Iterable[str] | None = None,
+    services: Iterable[str] | str | None = None,
     *,
     workload: Workload | Path | str | None = None,
     performance: object = None,
@@ -573,7 +617,7 @@ def explain(
 
     Args:
         plan: the plan, or the path of its file.
-        services: names; None for all. Each takes up to ten seconds of planning.
+        services: names, or one name; None for all. Each takes up to ten seconds of planning.
         workload: as for `check`.
         performance: as for `plan`.
 
@@ -582,7 +626,7 @@ def explain(
     """
     made, prepared = _plan_and_workload(plan, workload, performance)
     known = {spec.name: spec for spec in prepared.workload.services}
-    chosen = list(known) if services is None else list(services)
+    chosen = list(known) if services is None else _names("services", services)
     for name in chosen:
         if name not in known:
             raise _no_service(name, list(known))
@@ -596,7 +640,7 @@ def diff(
     algorithm: str = "shortest",
     extra_gpus: int | None = None,
     durations: str = "measured",
-    forbid: Iterable[str] = (),
+    forbid: Iterable[str] | str = (),
 ) -> PlannedTransition:
     """Return what lies between two plans: what moves, how long it takes, and what each service keeps.
 
@@ -615,10 +659,10 @@ def diff(
     known = {"measured": MEASURED, "paper": PAPER}
     if durations not in known:
         raise InputError(f"there are no durations {durations!r}", hint="one of measured, paper")
-    request = request_between(
-        _plan_of(current), _plan_of(target), known[durations], extra_gpus, tuple(forbid)
-    )
-    return PlannedTransition(request, ordered(make("transition_algorithms", algorithm), request))
+    extra, forbidden = _argument("extra_gpus", extra_gpus, Whole | None), _names("forbid", forbid)
+    request = request_between(_plan_of(current), _plan_of(target), known[durations], extra, tuple(forbidden))
+    wanted = make("transition_algorithms", _argument("algorithm", algorithm, Text))
+    return PlannedTransition(request, ordered(wanted, request))
 
 
 def simulate(
@@ -640,7 +684,7 @@ def simulate(
     Args:
         workload: the workload, or the path of its file.
         performance: as for `plan`; its rows with one process say how long a query takes.
-        service: name; None where there is one only.
+        service: its name; None for the only one.
         cut: how the GPUs are cut: `search`, `fluid`, `paris`, `homogeneous`, `random`, or another that is installed.
         router: who answers which query: `late-binding`, `price`, `elsa`, `fifs`, `kairos`.
         gpus: how many; None for the count of the pool, or else the fewest that may hold the rate.
@@ -657,11 +701,16 @@ def simulate(
     from partita.simulator import Arrivals, SimulationRequest, ask, play  # noqa: PLC0415 -- numba is slow to import
 
     wanted = SimulationRequest(
-        Arrivals(arrivals, queries=queries),
-        None if trace is None else Path(trace),
-        gpus=gpus,
-        quantile=quantile,
-        seed=seed,
+        Arrivals(
+            _argument("arrivals", arrivals, Literal["poisson", "gamma", "day"]),
+            queries=_argument("queries", queries, Count),
+        ),
+        None if trace is None else Path(_argument("trace", trace, str)),
+        gpus=_argument("gpus", gpus, Count | None),
+        quantile=_argument("quantile", quantile, Annotated[float, Meta(gt=0, lt=1)] | None),
+        seed=_argument("seed", seed, Whole),
     )
-    asked = ask(_prepared(workload, performance), service, wanted)
-    return SimulatedService(asked, play(asked, cut, router, seed), cut, router)
+    cut, router = _argument("cut", cut, Text), _argument("router", router, Text)
+    name = _argument("service", service, Text | None)
+    asked = ask(_prepared(workload, performance), name, wanted)
+    return SimulatedService(asked, play(asked, cut, router, wanted.seed), cut, router)

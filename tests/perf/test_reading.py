@@ -195,7 +195,7 @@ def test_a_missing_column_is_told_with_the_nearest_that_is_there(tmp_path: Path)
         (b"\x00\x01\x02", "not a text file"),
         (b"\xff\xfe\x00", "not UTF-16"),
         (b"caf\xe9,b\n", "not UTF-8"),
-        (b"a,b\n1,2\n", "this is no performance table: its columns are a, b"),
+        (b"a,b\n1,2\n", "this is not a performance table: its columns are a, b"),
         (b"<!DOCTYPE html>", "a web page"),
         (b"PK\x03\x04...", "an Excel workbook"),
         (b"PAR1...", "a Parquet file"),

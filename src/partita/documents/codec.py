@@ -12,6 +12,7 @@ with its place, its reason and what mends it. The JSON schema is made from the s
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from contextlib import suppress
@@ -302,12 +303,28 @@ def checked(value: T, name: str = "") -> T:
     Raises:
         InputError: as `convert`; `name` is what it calls the value.
     """
-    return convert(msgspec.to_builtins(value, str_keys=True), type(value), DocumentSource(name))
+    return convert(to_data(value), type(value), DocumentSource(name))
 
 
 def to_data(value: object) -> Any:  # noqa: ANN401 -- plain data
-    """Return a value as plain data, as it stands in files; keys are text."""
-    return msgspec.to_builtins(value, str_keys=True)
+    """Return a value as plain data, as it stands in files; keys are text, and numpy's values are plain ones.
+
+    Raises:
+        InputError: it holds something that no document can hold.
+    """
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
+
+
+def _plain(value: object) -> object:
+    """Return what numpy, pandas, polars and Arrow have for a number, a text or a list as plain data."""
+    for name in ("tolist", "to_list", "as_py"):
+        if callable(found := getattr(value, name, None)):
+            return found()
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise InputError(
+        f"a {type(value).__name__} cannot stand in a document", hint="give numbers, texts, lists and mappings"
+    )
 
 
 @cache

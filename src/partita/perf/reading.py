@@ -63,8 +63,10 @@ def read_tables(sources: Iterable[object]) -> PerfTable:
     rows: list[Measurement] = []
     places: list[tuple[_Source, int]] = []
     notes: list[str] = []
-    for each in sources:
-        source = _source_of(each)
+    sources = list(sources)
+    frames = sum(not isinstance(each, str | Path) for each in sources)
+    for number, each in enumerate(sources, 1):
+        source = _source_of(each, "the frame" if frames == 1 else f"frame {number}")
         found, faults = measurements(source.columns)
         told = [InputError(fault.what, where=source.place(fault.row), hint=fault.hint) for fault in faults]
         refuse(source.path, [*source.faults, *told])
@@ -100,12 +102,18 @@ class _Source:
         return f"{self.path}: row {row + 1}" if self.lines is None else f"{self.path}:{self.lines[row]}"
 
 
-def _source_of(given: object) -> _Source:
+def _source_of(given: object, name: str) -> _Source:
     if isinstance(given, str | Path):
         return _parquet(given) if Path(given).suffix.lower() in PARQUET else _csv(given)
     columns = columns_of(given)
     filled = bool(next(iter(columns.values()), ()))
-    return _source("the frame", list(columns), columns if filled else {}, where="the frame")
+    return _source(
+        name,
+        list(columns),
+        columns if filled else {},
+        where=name,
+        hint="give the frame's columns these names",
+    )
 
 
 def _csv(path: Path | str) -> _Source:
@@ -160,20 +168,25 @@ def _source(
     where: str,
     lines: Sequence[int] | None = None,
     ragged: Sequence[InputError] = (),
+    hint: str = "`partita perf import csv --columns` maps others",
 ) -> _Source:
     names, extra, wrong = _compared(header)
     if not columns and not ragged and not wrong:
         raise InputError("a header and no rows", where=where, hint="`partita perf import` fills tables")
     if wrong and not names:
         raise InputError(
-            f"this is no performance table: its columns are {', '.join(header)}",
+            f"this is not a performance table: {_columns_it_has(header)}",
             where=where,
             hint="`partita perf import --help` lists what other tools write; `import csv` maps any columns",
         )
-    hint = f"the columns are {', '.join(COLUMNS)}; `partita perf import csv --columns` maps others"
-    faults = [InputError(each, where=where, hint=hint) for each in wrong]
+    needed = f"the columns are {', '.join(COLUMNS)}; {hint}"
+    faults = [InputError(each, where=where, hint=needed) for each in wrong]
     known = {name: columns[written] for name, written in names.items() if written in columns}
     return _Source(path, known, lines, (*faults, *ragged), tuple(extra))
+
+
+def _columns_it_has(header: Sequence[str]) -> str:
+    return f"its columns are {', '.join(header)}" if header else "it has no columns"
 
 
 def _compared(header: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
@@ -240,6 +253,9 @@ def _parsed(values: Sequence[object], name: str, faults: list[RowFault]) -> list
             if value not in known:
                 known[value] = parse(value)
             out.append(known[value])
+        except TypeError:  # a list or the like, which no dictionary takes
+            faults.append(RowFault(row, f"{name} is a {type(value).__name__}, not a single value"))
+            out.append(None)
         except InputError as error:
             shown = "empty" if value is None or value == "" else repr(value)
             faults.append(RowFault(row, f"{name} is {shown}: {error.what}", error.hint))

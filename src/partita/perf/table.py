@@ -65,6 +65,12 @@ class PerfTable:
     def __len__(self) -> int:
         return len(self._rows)
 
+    def __repr__(self) -> str:
+        gpus = len({gpu for _, gpu in self._index})
+        counted = [(len(self), "measurement"), (len(self._gpus), "model"), (gpus, "GPU")]
+        rows, models, on = (f"{n:,} {noun}{'' if n == 1 else 's'}" for n, noun in counted)
+        return f"<{rows}: {models} on {on}>"
+
     @classmethod
     def from_frame(cls, frame: object) -> PerfTable:
         """Return the table that a frame of pandas, polars or Arrow holds; its columns are those of the files.
