@@ -34,6 +34,7 @@ bench-tool = outside:import_bench
 sheet = outside:export_sheet
 [partita.commands]
 greet = outside:greet
+stumble = outside:stumble
 """
 
 MODULE = '''\
@@ -111,6 +112,10 @@ def greet(name: str) -> None:
     """Greet somebody."""
     from partita.cli.main import echo
     echo(f"hello {name}")
+
+def stumble() -> None:
+    """Fail."""
+    raise ZeroDivisionError("of its own")
 '''
 
 
@@ -332,6 +337,17 @@ def test_its_importer_reads(outside: dict[str, str], tmp_path: Path) -> None:
     partita(outside, *words, "--gpu", "a100-80gb", "--skip-rows", "two", code=2)
 
 
+def test_an_error_in_its_policy_is_told_as_its_own(outside: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "partita", "stumble"], env=outside, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "error: a fault in outside 2.0: ZeroDivisionError: of its own",
+        "hint: run it again with --debug and report the traceback to its makers, or: pip uninstall outside",
+    ]
+
+
 def test_what_cannot_be_taken_is_a_note(outside: dict[str, str], tmp_path: Path) -> None:
     info = tmp_path / "rival-1.0.dist-info"
     info.mkdir()
@@ -344,5 +360,5 @@ def test_what_cannot_be_taken_is_a_note(outside: dict[str, str], tmp_path: Path)
         check=True,
     )
     assert done.stderr == (
-        "note: the planner 'exact' of rival 1.0 is passed over: Partita has one of that name\n"
+        "note: the planner 'exact' of rival 1.0 is ignored: Partita has one of that name\n"
     )

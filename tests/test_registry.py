@@ -112,14 +112,14 @@ def test_a_broken_package_is_named_and_stops_nothing_else(
     assert error.value.where == place
     assert (
         error.value.hint
-        == "tell those who make tabu, or remove it: pip uninstall tabu; all else works without it"
+        == "report it to its makers, or remove it: pip uninstall tabu; all else works without it"
     )
     assert isinstance(make("planners", "exact", seed=0, deadline=Deadline(1.0)), ExactPlanner)
 
 
 def test_nobody_takes_a_name_of_partitas_own(site: Path) -> None:
     install(site, "rival", "[partita.planners]\nexact = rival:Planner\n")
-    with pytest.warns(RegistryWarning, match="the planner 'exact' of rival 1.2 is passed over"):
+    with pytest.warns(RegistryWarning, match="the planner 'exact' of rival 1.2 is ignored"):
         assert load("planners", "exact") is ExactPlanner
 
 

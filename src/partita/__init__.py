@@ -6,7 +6,7 @@
     plan.objective.value, plan.objective.proven
     plan.to_frame()
 
-`docs/library.md` tells the whole library. Nothing is imported before it is asked for.
+`docs/library.md` describes the whole library. Nothing is imported before it is asked for.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import what is asked for: the whole library takes half a second, and `import partita` next to nothing."""
+    """Import a name when it is first used: the library takes half a second, `import partita` next to nothing."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415 -- only where something is asked for

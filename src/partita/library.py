@@ -418,7 +418,7 @@ def read_performance(*sources: object) -> PerfTable:
         sources: paths of CSV or Parquet files, or frames of pandas, polars or Arrow.
 
     Raises:
-        InputError: one that cannot be used; all faults are counted, and every kind is told.
+        InputError: one that cannot be used; it counts all faults, and shows each kind.
     """
     return read_tables(sources)
 

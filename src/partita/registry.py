@@ -7,8 +7,8 @@ Each is an entry point of an installed package, in the group of its kind. A pack
     tabu = "partita_tabu:TabuPlanner"
 
 and `partita plan --planner tabu` is there once it is installed. Partita's own are registered in the same way. An
-entry is a class or a function; nothing of its package is imported before it is asked for. A package that is broken
-is told when its policy is used, and stops nothing else.
+entry is a class or a function; nothing of its package is imported before it is asked for. A broken package
+is reported when its policy is used, and stops nothing else.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ class Registered:
         mend = (
             _install_again()
             if self.own
-            else f"tell those who make {package}, or remove it: pip uninstall {package}; all else works without it"
+            else f"report it to its makers, or remove it: pip uninstall {package}; all else works without it"
         )
         return PartitaError(
             f"the {GROUPS[self.group].noun} {self.name!r} of {self.package} cannot be used: {what}",
@@ -123,7 +123,7 @@ class Registered:
 def registered(group: str) -> Mapping[str, Registered]:
     """Return what is registered of a kind, by name: Partita's own first, then others', each by the alphabet.
 
-    Where two packages register one name, Partita's own stays, and of two others neither is taken. A warning tells.
+    Where two packages register one name, Partita's own stays; of two others neither is taken. A warning says so.
     """
     return _all()[group]
 
@@ -179,6 +179,21 @@ def make(group: str, name: str, **given: object) -> Any:  # noqa: ANN401 -- as a
     return made
 
 
+def package_at_fault(error: BaseException) -> str | None:
+    """Return name and version of the other package whose policy an error passed through; None if it was only ours."""
+    modules = {
+        each.place.partition(":")[0].partition(".")[0]: each.package
+        for by_name in _all().values()
+        for each in by_name.values()
+        if not each.own
+    }
+    found, trace = None, error.__traceback__
+    while trace is not None:
+        module = str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0]
+        found, trace = modules.get(module, found), trace.tb_next
+    return found
+
+
 def require_current() -> None:
     """Refuse an installation that is older than its code, as it is after a `git pull` alone, or that is damaged.
 
@@ -229,7 +244,7 @@ def _chosen(by_name: Mapping[str, list[Registered]]) -> Iterator[tuple[str, Regi
             _warn(f"{others} register a {noun} {name!r} each, so neither is taken; uninstall one of them")
             continue
         if len(entries) > 1:
-            _warn(f"the {noun} {name!r} of {others} is passed over: Partita has one of that name")
+            _warn(f"the {noun} {name!r} of {others} is ignored: Partita has one of that name")
         yield name, mine
 
 

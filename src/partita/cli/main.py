@@ -14,7 +14,7 @@ from partita.cli.commands import RegisteredCommands, finish
 from partita.cli.options import GpusFile, hoisted, use_gpu_files
 from partita.cli.output import ReaderGoneError, echo, fill_gaps, guard_stdout, is_shown, shown
 from partita.errors import InputError, PartitaError
-from partita.registry import require_current
+from partita.registry import package_at_fault, require_current
 
 
 class CommandLine(RegisteredCommands):
@@ -116,8 +116,10 @@ def main() -> None:
     except Exception as error:
         if debug:
             raise
-        _tell("error", f"a fault in partita itself: {type(error).__name__}: {error}")
-        _tell("hint", "run it again with --debug and report the traceback")
+        package = package_at_fault(error)
+        _tell("error", f"a fault in {package or 'partita itself'}: {type(error).__name__}: {error}")
+        makers = f" to its makers, or: pip uninstall {package.split()[0]}" if package else ""
+        _tell("hint", f"run it again with --debug and report the traceback{makers}")
         sys.exit(1)
 
 

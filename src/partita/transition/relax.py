@@ -31,7 +31,7 @@ def relax(
 
     An instance's steps keep their order. A creation waits for the destructions of what it cannot stand beside,
     and, on a GPU that was not in use, for a GPU to be given up where the budget needs that. A stop waits for
-    the starts whose throughput replaces it (`tokens.py`). Where a choice is, the step takes what is there
+    the starts whose throughput replaces it. Where there is a choice, the step takes what is there
     earliest, so that the order of the steps is their priority: a serial schedule-generation scheme
     (Kolisch 1996).
 
