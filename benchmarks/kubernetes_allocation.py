@@ -217,7 +217,7 @@ def made(cluster: Cluster, instance: ClaimedInstance) -> None:
     """Make and allocate a claim."""
     body = claim_body(instance, "day", [])
     claim = cluster.api.create(RESOURCE_CLAIM, body)
-    cluster.api.replace(RESOURCE_CLAIM, allocated_body(claim, body, instance), subresource="status")
+    cluster.api.replace(RESOURCE_CLAIM, allocated_body(claim, body, instance, "day"), subresource="status")
 
 
 def pod(instance: ClaimedInstance) -> Body:

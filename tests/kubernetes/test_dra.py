@@ -384,6 +384,25 @@ def test_a_strangers_pod_on_our_claim_keeps_it_busy(world):
 # What others take away
 
 
+def test_a_strangers_pod_that_fits_nowhere_does_not_cost_a_claim_its_device(world):
+    first, _ = world.nodes.add_nodes(2, 1)
+    driver = world.driver()
+    gpu = f"{first}/gpu-0"
+    done(driver, create(gpu, "1g.5gb@0"))
+    (name,) = world.claims()
+    body = pod_object("theirs", name)
+    body["spec"]["containers"][0]["resources"]["requests"] = {"cpu": "10000"}
+    world.admin.create("pods", body, world.namespace)
+
+    def refused() -> bool:
+        conditions = world.pods()["theirs"]["status"].get("conditions") or []
+        return any(each.get("reason") == "Unschedulable" for each in conditions)
+
+    wait_until(refused, 30, "the scheduler has looked at it, and at what it could take away")
+    assert world.claims()[name]["status"]["allocation"]
+    done(driver, start(gpu, "1g.5gb@0"))
+
+
 def test_a_claim_that_somebody_deletes_stays_while_its_pod_runs(world):
     (node,) = world.nodes.add_nodes(1, 1)
     driver = world.driver()

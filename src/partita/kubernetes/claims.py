@@ -78,6 +78,11 @@ class ResourceClaim(KubernetesObject, frozen=True, gc=False):
         return self.metadata.namespace, self.metadata.name
 
     @property
+    def users(self) -> tuple[Consumer, ...]:
+        """The pods that it is reserved for."""
+        return tuple(each for each in self.status.reserved_for if each.resource == "pods")
+
+    @property
     def leaving(self) -> bool:
         """Whether it was asked to go."""
         return self.metadata.deletion_timestamp is not None
@@ -135,11 +140,12 @@ def claim_body(instance: ClaimedInstance, workload: str, owners: list[Body]) -> 
     }
 
 
-def allocated_body(claim: ResourceClaim, body: Body, instance: ClaimedInstance) -> Body:
+def allocated_body(claim: ResourceClaim, body: Body, instance: ClaimedInstance, workload: str) -> Body:
     """Return a claim with the allocation of exactly the instance's device, to be written to its status.
 
     Without the time of the allocation the scheduler would add one when it binds the pod, which the API server then
-    refuses, since an allocation cannot be changed.
+    refuses, since an allocation cannot be changed. And the claim is reserved for Partita: from one that nobody has,
+    or one pod alone, the scheduler takes the allocation away when a pod that names it fits nowhere.
     """
     node = {"key": "metadata.name", "operator": "In", "values": [instance.gpu.node]}
     result = {"request": REQUEST, "driver": NVIDIA, "pool": instance.gpu.pool, "device": instance.device}
@@ -154,7 +160,9 @@ def allocated_body(claim: ResourceClaim, body: Body, instance: ClaimedInstance) 
         "uid": claim.metadata.uid,
         "resourceVersion": claim.metadata.resource_version,
     }
-    return {"metadata": metadata, "spec": body["spec"], "status": {"allocation": allocation}}
+    owner = {"apiGroup": "partita.dev", "resource": "workloads", "name": workload, "uid": claim.metadata.uid}
+    status = {"allocation": allocation, "reservedFor": [owner]}
+    return {"metadata": metadata, "spec": body["spec"], "status": status}
 
 
 _DEVICE = re.compile(r"gpu-(\d+)(-mig-.+)?")

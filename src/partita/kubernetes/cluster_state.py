@@ -289,9 +289,7 @@ class ClusterState:
             pod.metadata.uid for name in self._names(claim) if (pod := self.pods.get(name, self.namespace))
         }
         return tuple(
-            each.name
-            for each in claim.status.reserved_for
-            if each.uid not in mine and each.uid not in self._gone_pods
+            each.name for each in claim.users if each.uid not in mine and each.uid not in self._gone_pods
         )
 
     def gpus_of(self, claim: ResourceClaim) -> set[str]:
@@ -366,7 +364,7 @@ class ClusterState:
                 complete = allocated and not claim.leaving
                 identity = Identity(gpu.uuid, None, None, claim.metadata.uid if complete else None)
                 replica = observed_replica(held) if held is not None else None
-                busy = bool(self.strangers(claim)) if mine else bool(claim.status.reserved_for)
+                busy = bool(self.strangers(claim)) if mine else bool(claim.users)
                 rank = 0 if replica and replica.ready else 1 if not mine else 2
                 if mine:
                     shown.add(placement)

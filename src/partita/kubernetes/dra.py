@@ -366,7 +366,7 @@ class DraDriver:
         """
         found = []
         for claim in self._state.claims.values():
-            if not self._state.ours(claim) or claim.status.reserved_for or self._pod_of(claim) is not None:
+            if not self._state.ours(claim) or claim.users or self._pod_of(claim) is not None:
                 continue
             lost = all(self._state.gpu(each) is None for each in self._state.gpus_of(claim))
             if claim.leaving or (lost and not self._state.nodes_of(claim)):
@@ -508,7 +508,7 @@ class DraDriver:
                 continue
             if claim.status.allocation is not None:
                 return claim
-            allocated = self._allocate(running, allocated_body(claim, body, instance))
+            allocated = self._allocate(running, allocated_body(claim, body, instance, self._workload))
             if allocated is not None:
                 return allocated
 
