@@ -21,6 +21,8 @@ NAMES = (
     "model_memory",
     "kubernetes_allocation",
     "gateway_hosts",
+    "kubernetes_first_fit",
+    "kubernetes_scale",
 )
 
 

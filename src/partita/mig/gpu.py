@@ -142,7 +142,7 @@ class GpuModel:
     origin: str = field(default="catalogue", compare=False)
 
     def __hash__(self) -> int:
-        return hash((self.name, self.profiles, self.forbidden))
+        return hash((self.name, len(self.profiles), self.forbidden))  # it is a key of many caches: be quick
 
     @cached_property
     def _by_name(self) -> dict[str, Profile]:

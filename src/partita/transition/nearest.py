@@ -63,8 +63,16 @@ def nearest(request: Request, shake: random.Random | None = None) -> dict[str, W
                 f"the plan needs {len(wanted)} GPUs of {model}, and there are {len(there)}",
                 hint="plan again with this count, or add GPUs",
             )
-        result.update(_Matching(rules(model, request.forbid), there, wanted).best(shake))
+        result.update(_Matching(rules(model, request.forbid), _concerned(there, wanted), wanted).best(shake))
     return result
+
+
+def _concerned(there: Sequence[DeployedGpu], wanted: Sequence[tuple[str, Content]]) -> list[DeployedGpu]:
+    """Return the GPUs that may get something: of empty ones, which are alike, no more than there is for them."""
+    named = {name for name, _ in wanted}
+    alike = [gpu.id for gpu in there if not gpu.instances and gpu.id not in named]
+    left_out = set(alike[len(wanted) :])
+    return [gpu for gpu in there if gpu.id not in left_out]
 
 
 def _refuse_unknown_fixed(request: Request) -> None:

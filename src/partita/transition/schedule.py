@@ -574,8 +574,16 @@ class _Search:
         self._templates = known_replicas(cluster.request)
         self._taken: dict[str, list[Placement]] = defaultdict(list)
         self._spent: set[OldInstance] = set()
-        coming = {new.gpu for new in cluster.news}
-        self._openable = cluster.budget - len(cluster.in_use | coming) if open_gpus else 0
+        self._coming: dict[str, list[NewInstance]] = defaultdict(list)  # by GPU
+        for new in cluster.news:
+            self._coming[new.gpu].append(new)
+        self._order = {gpu: index for index, gpu in enumerate(cluster.models)}
+        self._touched = [gpu for gpu in cluster.models if gpu in cluster.in_use or gpu in self._coming]
+        self._empty: dict[str, list[str]] = defaultdict(list)  # by model
+        for gpu, model in cluster.models.items():
+            if gpu not in cluster.in_use and gpu not in self._coming and gpu not in cluster.leaving:
+                self._empty[model].append(gpu)
+        self._openable = cluster.budget - len(cluster.in_use | self._coming.keys()) if open_gpus else 0
         self.spare = {service: cluster.spare(service) for service in {s for _, s in self._templates}}
 
     def spots_for(self, new: NewInstance) -> list[_Spot] | None:
@@ -584,7 +592,8 @@ class _Search:
         for service, amount in self._needs(new).items():
             still = amount - self.spare[service]
             while still > 0:
-                spots = [spot for spot in self._spots(service) if self._beside(spot, chosen, new)]
+                gpus = self._gpus(len(chosen) + 1)
+                spots = [spot for spot in self._spots(service, gpus) if self._beside(spot, chosen, new)]
                 if not spots:
                     return None
                 chosen.append(_best(spots, still))
@@ -609,22 +618,35 @@ class _Search:
         for spot in spots:
             if self._unused(spot.gpu):
                 self._openable -= 1
+            empty = self._empty[self._cluster.models[spot.gpu]]
+            if spot.gpu in empty:
+                empty.remove(spot.gpu)
+                self._touched.append(spot.gpu)
             self._taken[spot.gpu].append(spot.placement)
             self.spare[spot.replica.service] += spot.replica.throughput
             leaves = OldInstance(spot.gpu, spot.placement, spot.replica, destroyed=True, there=False)
             for new in self._behind(spot):
                 self._cluster.wait_for(new, leaves)
-            self._cluster.expect(
-                NewInstance(spot.gpu, spot.placement, spot.replica, made=True, goes_again=leaves)
-            )
+            comes = NewInstance(spot.gpu, spot.placement, spot.replica, made=True, goes_again=leaves)
+            self._coming[spot.gpu].append(comes)
+            self._cluster.expect(comes)
 
     def _unused(self, gpu: str) -> bool:
         return gpu not in self._cluster.in_use and not self._taken[gpu]
 
-    def _spots(self, service: str) -> Iterator[_Spot]:
+    def _gpus(self, empty: int) -> list[str]:
+        """Return all GPUs on which anything stands or comes, and so many others of each model: those are alike."""
+        found = self._touched.copy()
+        if self._openable > 0:
+            for gpus in self._empty.values():
+                found += gpus[:empty]
+        return sorted(found, key=self._order.__getitem__)
+
+    def _spots(self, service: str, gpus: Iterable[str]) -> Iterator[_Spot]:
         """Yield where a replica of a service could stand; where it blocks nothing, if there is such room."""
         waiting = []
-        for gpu, model in self._cluster.models.items():
+        for gpu in gpus:
+            model = self._cluster.models[gpu]
             if gpu in self._cluster.leaving or (self._unused(gpu) and self._openable <= 0):
                 continue
             for profile, replica in self._templates.get((model, service), []):
@@ -654,11 +676,8 @@ class _Search:
         model = rules(self._cluster.models[spot.gpu], self._cluster.request.forbid)
         return [
             new
-            for new in self._cluster.news
-            if new.gpu == spot.gpu
-            and new.made
-            and not new.begun
-            and conflict(model, new.placement, spot.placement)
+            for new in self._coming.get(spot.gpu, ())
+            if new.made and not new.begun and conflict(model, new.placement, spot.placement)
         ]
 
 
