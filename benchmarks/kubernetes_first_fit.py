@@ -60,6 +60,12 @@ CONSOLIDATE_S = 3600.0
 """Seconds between two looks at whether moving services frees GPUs."""
 
 
+def model_of(name: str) -> GpuModel:
+    """Return a model with the profiles that claims name; those with media engines nobody asks for."""
+    found = gpu_model(name)
+    return found.restricted([each.name for each in found.profiles if each.plain])
+
+
 @dataclass(frozen=True)
 class Claim:
     """A claim that comes, holds an instance and goes; seconds."""
@@ -433,7 +439,7 @@ def one_node(programs: Path, model: str) -> Iterator[Real]:
             for each in Pool("node-0", made["metadata"]["uid"], gpus).slices():
                 admin.create("resourceslices", each)
             time.sleep(5)  # the scheduler reads the slices, and the node gets ready
-            yield Real(plane, gpu_model(model))
+            yield Real(plane, model_of(model))
         finally:
             plane.stop()
 
@@ -503,7 +509,7 @@ def compare(*, quick: bool) -> tuple[list[list[object]], Counter[tuple[str, str]
     rows: list[list[object]] = []
     worse: Counter[tuple[str, str]] = Counter()
     for name in MODELS[:1] if quick else MODELS:
-        model = gpu_model(name)
+        model = model_of(name)
         for mix in MIXES:
             for seed in SEEDS[:1] if quick else SEEDS:
                 claims = day(mix, seed, model)

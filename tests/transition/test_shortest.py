@@ -74,6 +74,20 @@ def test_shortest_is_never_worse_than_exchange_and_compact(random_request: Make,
     assert found.makespan <= rival.makespan + 1e-6
 
 
+@settings(max_examples=20)
+@given(seed=SEEDS)
+def test_empty_gpus_beyond_those_that_can_be_used_change_nothing(random_request: Make, seed: int) -> None:
+    asked = random_request(seed, gpus=(2, 5), services=4)
+    model = asked.current.gpus[0].model
+    found = []
+    for count in (20, 300):
+        empty = tuple(DeployedGpu(f"node-1/gpu-{number}", model, ()) for number in range(count))
+        more = replace(asked, current=Deployment((*asked.current.gpus, *empty)), extra_gpus=2)
+        found.append(Shortest(tries=8).transition(more))
+        assert check_transition(more, found[-1]) == []
+    assert found[0].actions == found[1].actions
+
+
 @given(seed=SEEDS)
 def test_two_models_of_gpu_and_forbidden_combinations_are_kept_apart(random_request: Make, seed: int) -> None:
     a, b = random_request(seed, gpus=(1, 2)), random_request(seed + 1, gpus=(1, 2), model="a30-24gb")
