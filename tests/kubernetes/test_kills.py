@@ -24,7 +24,7 @@ def test_a_controller_is_killed_after_each_of_its_writes(shop: Shop) -> None:
     Of writes that only tell (status, plans, goals), the first three of each kind kill: one that came first after
     every start would let nobody get any further.
     """
-    shop.serve(SMALL_DAY, 2, 8)
+    shop.serve(DAY, 3, 8)
     before = len(shop.nodes.records)
     deployed = shop.watcher.deployed()
     partita, proxy = shop.partita, shop.partita.proxy
@@ -44,11 +44,11 @@ def test_a_controller_is_killed_after_each_of_its_writes(shop: Shop) -> None:
 
     partita.start()  # one that waits, so that there is always a next one
     proxy.after = kill
-    shop.watcher.require(shop.floors(SMALL_DAY, SMALL_NIGHT))
-    partita.apply(SMALL_NIGHT)
-    until = time.monotonic() + 420.0
+    shop.watcher.require(shop.floors(DAY, NIGHT))
+    partita.apply(NIGHT)
+    until = time.monotonic() + 900.0
     while not partita.reached():
-        assert time.monotonic() < until, f"not within 420 s: {kills}\n{partita.status()}\n{partita.said()}"
+        assert time.monotonic() < until, f"not within 900 s: {kills}\n{partita.status()}\n{partita.said()}"
         if dead.wait(0.2):
             for each in partita.running:
                 if each.process.poll() is not None:
