@@ -110,6 +110,7 @@ class Client:
         self.port = port
         self.outcomes: dict[int, str] = {}
         self.seconds: dict[int, float] = {}
+        self.stopped = False
         self._free: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
 
     async def ask(self, number: int) -> None:
@@ -145,16 +146,19 @@ class Client:
         self.outcomes[number] = outcome
 
     async def steadily(self, rate: float, numbers: range) -> None:
-        """Ask, whatever became of those before."""
+        """Ask, whatever became of those before, until it is stopped."""
         began, asked = time.monotonic(), []
         for at, number in enumerate(numbers):
+            if self.stopped:
+                break
             await asyncio.sleep(max(0.0, began + at / rate - time.monotonic()))
             asked.append(asyncio.create_task(self.ask(number)))
         await asyncio.gather(*asked)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         for _, writer in self._free:
             writer.close()
+        await asyncio.gather(*(writer.wait_closed() for _, writer in self._free))
 
 
 def test_a_host_that_is_cut_off_loses_no_query(tmp_path: Path) -> None:
@@ -189,7 +193,7 @@ def test_a_host_that_is_cut_off_loses_no_query(tmp_path: Path) -> None:
             await asyncio.sleep(0.05)
         await client.steadily(60.0, range(2000, 2120))
         assert Counter(client.outcomes.values())["answered"] == told["answered"] + 120
-        client.close()
+        await client.close()
 
     with Network(4) as network, ExitStack() as stack:
         addresses = [stack.enter_context(worker(tmp_path, host)) for host in network.hosts]
