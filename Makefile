@@ -5,11 +5,12 @@ BIN = .venv/bin
 JOBS ?= 3
 # Tests start hundreds of processes: these read bytecode, and do not compile the same sources again.
 export PYTHONDONTWRITEBYTECODE =
+PROGRAMS = $(shell tests/kubernetes/control_plane/build.sh)
+IMAGE ?= partita:$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' src/partita/__init__.py)
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
-	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt \
-	pyproject.toml --group build
+	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt pyproject.toml
 
-.PHONY: demo test test-kubernetes coverage lint bench mutate device docs site lock clean
+.PHONY: demo test test-kubernetes coverage lint bench mutate device docs site deploy image lock clean
 
 demo: .venv/core
 	$(BIN)/partita demo
@@ -17,7 +18,7 @@ demo: .venv/core
 test: .venv/dev
 	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
-# Needs Go the first time, and 12 minutes then: a real Kubernetes control plane from source, kept in ~/.cache/partita.
+# Needs Go the first time, and 15 minutes then: a real Kubernetes control plane from source, kept in ~/.cache/partita.
 # Each of two processes has one of its own; the tests mostly wait.
 test-kubernetes: .venv/dev
 	tests/kubernetes/control_plane/build.sh
@@ -48,10 +49,23 @@ docs: .venv/dev
 site: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
+# What `kubectl apply -k deploy/kustomize` applies, rendered from the chart by helm, which test-kubernetes builds.
+deploy: .venv/dev
+	$(BIN)/python -m docs.generate --deploy
+	$(PROGRAMS)/helm template partita deploy/chart --namespace partita-system > deploy/kustomize/partita.yaml
+
+# With docker, podman or buildah, whichever there is: IMAGE=registry.example/partita:1 make image
+image:
+	@for builder in docker podman buildah; do \
+		if "$$builder" info > /dev/null 2>&1; then exec "$$builder" build --file deploy/Dockerfile --tag $(IMAGE) .; fi; \
+	done; \
+	echo "image: neither docker, podman nor buildah is here and runs; install or start one of them" >&2; exit 1
+
 lock: .venv/uv/bin/uv
-	$(COMPILE) --output-file lock/core.txt
-	$(COMPILE) --all-extras --group dev --constraints lock/core.txt --output-file lock/dev.txt
-	$(COMPILE) --group docs --constraints lock/dev.txt --output-file lock/docs.txt
+	$(COMPILE) --group build --output-file lock/core.txt
+	$(COMPILE) --group build --all-extras --group dev --constraints lock/core.txt --output-file lock/dev.txt
+	$(COMPILE) --group build --group docs --constraints lock/dev.txt --output-file lock/docs.txt
+	$(COMPILE) --extra serve --extra kubernetes --constraints lock/dev.txt --output-file lock/image.txt
 
 clean:
 	rm -rf .venv build dist site .mypy_cache .pytest_cache .ruff_cache

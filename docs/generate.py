@@ -1,9 +1,9 @@
 """Make the generated parts of the documentation, or check them: `python -m docs.generate [--check]`.
 
 Generated are docs/cli.md, docs/workload.schema.json, the tables of fields in docs/file-formats.md, the output of
-console sessions, and deploy/crds. With `--check` nothing is written; what is stale, a dead link, a command that does
-not exist or is not described, and a session that fails are named, and the exit code is 1. What is stale is decided by
-shape (docs/shape.py), on any versions of what the project depends on.
+console sessions, deploy/crds, and the rights in the chart. With `--check` nothing is written; what is stale, a dead
+link, a command that does not exist or is not described, and a session that fails are named, and the exit code is 1.
+What is stale is decided by shape (docs/shape.py), on any versions of what the project depends on.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from docs.sessions import ROOT, SessionError, rerun
 from docs.shape import page_shape
 
 from partita.kubernetes.crds import definitions
+from partita.kubernetes.rights import roles_document
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,10 +45,16 @@ def generated() -> Iterator[tuple[str, str]]:
     """
     yield CLI, _kept(_read(CLI), cli_page(), page_shape)
     yield SCHEMA, _kept(_read(SCHEMA) or "null", schema_text(), json.loads)
-    yield from ((f"deploy/crds/{name}", text) for name, text in definitions().items())
+    yield from deployed()
     yield FORMATS, _TABLES.sub(lambda found: f"{found[1]}{workload_tables()}{found[2]}", _read(FORMATS))
     with ThreadPoolExecutor() as pool:  # each page waits for its commands most of the time
         yield from zip(SESSIONS, pool.map(lambda name: rerun(_read(name), name), SESSIONS), strict=True)
+
+
+def deployed() -> Iterator[tuple[str, str]]:
+    """Yield the path and the text of each generated file under deploy/, but for what helm renders."""
+    yield from ((f"deploy/crds/{name}", text) for name, text in definitions().items())
+    yield "deploy/chart/files/rights.yaml", roles_document()
 
 
 def _kept(old: str, new: str, shape: Callable[[str], object]) -> str:
@@ -80,12 +87,16 @@ def main() -> None:
     """Make or check."""
     parser = argparse.ArgumentParser(description="Make the generated parts of the documentation.")
     parser.add_argument("--check", action="store_true", help="change nothing; name what is stale or wrong")
+    parser.add_argument(
+        "--deploy", action="store_true", help="only what is under deploy/, which takes no time"
+    )
     os.environ["COLUMNS"] = "80"
-    if parser.parse_args().check:
+    asked = parser.parse_args()
+    if asked.check:
         found = faults()
         print("\n".join(found) if found else "the documentation is up to date")
         sys.exit(bool(found))
-    for name, text in generated():
+    for name, text in deployed() if asked.deploy else generated():
         if text != _read(name):
             (ROOT / name).write_text(text)
             print(f"wrote {name}")

@@ -5,17 +5,43 @@ from __future__ import annotations
 import signal
 import threading
 from datetime import datetime
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from partita.cli.output import stderr
 from partita.control.reconciler import Hysteresis
+from partita.files import read_text
 from partita.kubernetes.api import open_api
 from partita.kubernetes.controller import ClusterController, ControllerSettings
 from partita.kubernetes.dra import DraDrivers, DraSettings
 from partita.kubernetes.health import serve_health
 from partita.kubernetes.leader import Leader
+from partita.kubernetes.objects import KubernetesError
+from partita.kubernetes.rates import GatewayAccess
+from partita.kubernetes.rights import CONTROLLER, missing_rights
+from partita.serve.worker.listening import read_token
+
+if TYPE_CHECKING:
+    from partita.kubernetes.api import KubernetesApi
+
+GatewayTokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--gateway-token-file",
+        metavar="FILE",
+        help="Token of the gateways that count rates (`rates.gateway`).",
+    ),
+]
+GatewayCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--gateway-ca",
+        metavar="FILE",
+        help="Ask those gateways by TLS; this CA (PEM) signed their certificates.",
+    ),
+]
 
 
 def controller(
@@ -73,6 +99,8 @@ def controller(
             "--keep-off", help="How others' claims are kept off the GPUs; with None that is your affair."
         ),
     ] = "DeviceTaints",
+    gateway_token_file: GatewayTokenFile = None,
+    gateway_ca: GatewayCa = None,
 ) -> None:
     """Carry Workloads on a Kubernetes cluster: plan, order, and bring their pods onto exact slices.
 
@@ -90,10 +118,12 @@ def controller(
         poll_s=poll,
         time_limit_s=time_limit,
         hysteresis=Hysteresis(dead_band, hold),
+        gateways=_gateway_access(gateway_token_file, gateway_ca),
     )
     drivers = DraDrivers(DraSettings(start_timeout_s=start_timeout, keep_off=keep_off))
     made = ClusterController(api, leader, drivers, settings, _tell)
     end_health = serve_health(made, port) if port else None
+    _tell_missing_rights(api, namespace)
     before = {
         number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
     }
@@ -106,6 +136,28 @@ def controller(
             end_health()
         drivers.close()
         api.close()
+
+
+def _gateway_access(token_file: Path | None, ca: Path | None) -> GatewayAccess:
+    """Return how gateways are asked.
+
+    Raises:
+        InputError: a file cannot be used.
+    """
+    if ca is not None:
+        read_text(ca)
+    return GatewayAccess(
+        None if token_file is None else read_token(token_file), None if ca is None else str(ca)
+    )
+
+
+def _tell_missing_rights(api: KubernetesApi, namespace: str | None) -> None:
+    """Write to the log which rights are missing; whatever needs them says so, too, when it comes to that."""
+    try:
+        for text in missing_rights(api, CONTROLLER, namespace):
+            _tell(text)
+    except KubernetesError as error:
+        _tell(f"the rights cannot be looked up: {error}")
 
 
 def _tell(text: str) -> None:

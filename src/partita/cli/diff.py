@@ -15,6 +15,15 @@ from rich.text import Text
 from partita import registry
 from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_read_only
 from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
+from partita.cli.on_cluster import (
+    Kubeconfig,
+    KubeContext,
+    KubeNamespace,
+    OnCluster,
+    note,
+    opened,
+    refuse_unused,
+)
 from partita.cli.options import Algorithm, ExtraGpus, Forbid
 from partita.cli.output import DryRun, Format, Out, Output, emit_document, stdout
 from partita.control.controller import ordered, request, standing_rates
@@ -37,6 +46,7 @@ if TYPE_CHECKING:
     from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from partita.cli.drawing import Marks
+    from partita.kubernetes.advice import LiveCluster
     from partita.planning.plan import Plan
     from partita.transition.deployment import DeployedInstance, Deployment, Layouts
     from partita.transition.transition import Durations, Request, Transition
@@ -77,6 +87,13 @@ def diff(
     durations: DurationsOption = DurationsName.MEASURED,
     driver: DriverOption = SIMULATED,
     forbid: Forbid = None,
+    cluster: OnCluster = False,
+    workload: Annotated[
+        str, typer.Option(metavar="NAME", help="With --cluster: the Workload whose replicas run there.")
+    ] = "",
+    kubeconfig: Kubeconfig = None,
+    context: KubeContext = None,
+    namespace: KubeNamespace = None,
     html: Html = None,
     out: Out = None,
     output: Output = Format.TABLE,
@@ -86,12 +103,25 @@ def diff(
 
     Changes nothing. Exits with 3 if there are changes, with 0 if there are none, and with 4 if the extra GPUs do
     not suffice. `least` is the worst capacity of every order in which the actions may happen, not of one schedule.
+
+    With --cluster, what runs now is what a Workload of a Kubernetes cluster runs.
     """
     *current, target = _paths(plans)
+    if not cluster:
+        refuse_unused(kubeconfig, context, namespace)
+    elif current:
+        raise InputError("what runs now is both a plan and a cluster", hint="leave out CURRENT, or --cluster")
     seconds = _seconds(durations)
     wanted = read_target(target)
     if current:
         asked = request_between(read_target(current[0]), wanted, seconds, extra_gpus, tuple(forbid or ()))
+    elif cluster:
+        from partita.kubernetes.advice import look  # noqa: PLC0415 -- of the extra
+
+        with opened(kubeconfig, context, namespace) as api:
+            live = look(api, workload)
+        note(live.notes)
+        asked = from_live(live, wanted, algorithm, extra_gpus, tuple(forbid or ()))
     else:
         asked = _from_cluster(
             wanted,
@@ -101,12 +131,40 @@ def diff(
             algorithm=algorithm,
             driver=driver,
         )
+    show_changes(asked, algorithm, output, None if dry_run else out, None if dry_run else html)
+
+
+def show_changes(asked: Request, algorithm: str, output: Format, out: Path | None, html: Path | None) -> None:
+    """Order what is asked for, write and show it, and leave with the exit code for changes if there are any.
+
+    Raises:
+        InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
+    """
     found = ordered(registry.make("transition_algorithms", algorithm), asked)
-    if not dry_run:
-        _write(asked, found, out, html)
+    _write(asked, found, out, html)
     _show(asked, found, output)
     if found.actions:
         raise typer.Exit(CHANGES_FOUND)
+
+
+def from_live(
+    live: LiveCluster,
+    wanted: Plan | Layouts,
+    algorithm: str,
+    extra_gpus: int | None = None,
+    forbid: tuple[str, ...] = (),
+) -> Request:
+    """Return what is asked for from what runs on a Kubernetes cluster to a plan; what runs is kept until then.
+
+    Raises:
+        InputError: the plan needs GPUs that are not there.
+    """
+    from partita.kubernetes.dra import DURATIONS  # noqa: PLC0415 -- of the extra
+
+    refuse_missing(wanted, live.observation)
+    rates = standing_rates(None, live.current)
+    goal = goal_for(wanted, rates, None, algorithm=algorithm, extra_gpus=extra_gpus, forbid=forbid)
+    return request(goal, live.current, DURATIONS)
 
 
 def _paths(plans: list[Path]) -> list[Path]:

@@ -55,8 +55,19 @@ def explain(
     that are small enough for it, and the items/s that one gives when the cut serves all that it holds.
     """
     loaded = read_prepared(workload)
+    show_explanations(loaded, read_plan(plan) if plan else None, service, output)
+
+
+def show_explanations(
+    loaded: PreparedWorkload, plan: Plan | None, service: Sequence[str] | None, output: Format
+) -> None:
+    """Print the explanations of a plan's services; without a plan, of a new one.
+
+    Raises:
+        InputError: there is no service of that name.
+    """
     chosen = _chosen(loaded, service)
-    made = read_plan(plan) if plan else planned(loaded).plan
+    made = plan or planned(loaded).plan
     found = [explain_service(loaded, made, spec) for spec in chosen]
     if output is not Format.TABLE:
         emit([each.to_dict() for each in found], output)
@@ -72,7 +83,7 @@ def _chosen(loaded: PreparedWorkload, asked: Sequence[str] | None) -> list[Servi
             close = nearest(name, list(known))
             raise InputError(
                 f"no service {name!r}",
-                where=str(loaded.path),
+                where=str(loaded.path) if loaded.path else None,
                 hint=f"did you mean {close}?" if close else None,
             )
     if asked:

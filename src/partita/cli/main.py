@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from io import TextIOWrapper
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,9 @@ from partita.cli.options import GpusFile, hoisted, use_gpu_files
 from partita.cli.output import ReaderGoneError, echo, fill_gaps, guard_stdout, is_shown, shown
 from partita.errors import InputError, PartitaError
 from partita.registry import package_at_fault, require_current
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class CommandLine(RegisteredCommands):
@@ -90,6 +93,21 @@ def _require_shown(arguments: list[str]) -> None:
 
 def main() -> None:
     """Run the command line and leave the process with its exit code."""
+    _run(command_line, "partita")
+
+
+def kubectl_plugin() -> None:
+    """Run the commands of `kubectl partita`, likewise: kubectl finds a program of that name on the PATH."""
+    _run(_plugin, "kubectl partita")
+
+
+def _plugin() -> Any:  # noqa: ANN401 -- typer has no public type
+    from partita.cli import kubectl  # noqa: PLC0415 -- with numpy and HiGHS, which `partita --help` needs not
+
+    return kubectl.command_line()
+
+
+def _run(make: Callable[[], Any], name: str) -> None:
     arguments, debug = _debug(sys.argv[1:])
     fill_gaps()
     guard_stdout()
@@ -100,7 +118,7 @@ def main() -> None:
     try:
         _require_shown(arguments)
         require_current()
-        command_line()(hoisted(arguments), auto_envvar_prefix="PARTITA", prog_name="partita")
+        make()(hoisted(arguments), auto_envvar_prefix="PARTITA", prog_name=name)
     except PartitaError as error:
         if debug:
             raise

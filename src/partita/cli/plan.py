@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from partita.cli.on_cluster import (
+    Kubeconfig,
+    KubeContext,
+    KubeNamespace,
+    OnCluster,
+    note,
+    prepared_on_cluster,
+    refuse_unused,
+)
 from partita.cli.options import Planner
 from partita.cli.output import DryRun, Format, Out, Output, WorkloadFile, emit, stderr, stdout
 from partita.deadline import Deadline
@@ -43,6 +52,10 @@ def plan(
         bool, typer.Option("--best-effort", help="With too few GPUs, meet the most services by priority.")
     ] = False,
     check: PlanToCheck = None,
+    cluster: OnCluster = False,
+    kubeconfig: Kubeconfig = None,
+    context: KubeContext = None,
+    namespace: KubeNamespace = None,
     html: Html = None,
     out: Out = None,
     output: Output = Format.TABLE,
@@ -53,19 +66,27 @@ def plan(
     Reads services, rates and SLOs from the workload, and measurements from the performance tables it names;
     says how each GPU is cut and what runs where. Exits with 4 if the GPUs do not suffice.
 
+    With --cluster the GPUs are those that a Kubernetes cluster has free now, by its ResourceSlices or its
+    nodes' labels.
+
     See it at work: `partita demo`. Ctrl-C returns the best plan so far.
     """
     from partita.cli.plan_view import show_plan  # noqa: PLC0415 -- as below
     from partita.planner import read_prepared  # noqa: PLC0415 -- numpy and HiGHS are slow to import, and `partita plan --help` needs neither
 
     loaded = read_prepared(workload)
+    seen: tuple[str, ...] = ()
+    if cluster:
+        loaded, seen = prepared_on_cluster(loaded, kubeconfig, context, namespace)
+    else:
+        refuse_unused(kubeconfig, context, namespace)
     if check is not None:
         _check(loaded, check, output)
         return
+    note(seen)
     made = planned(loaded, planner, time_limit=time_limit, seed=seed, best_effort=best_effort)
     show_plan(made.plan, output, None if dry_run else out, None if dry_run else html)
-    for note in made.notes:
-        stderr().print(f"note: {note}", markup=False)
+    note(made.notes)
 
 
 def planned(

@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import hashlib
 import random
-import tempfile
 import threading
 import time
 import traceback
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
@@ -50,11 +48,10 @@ from partita.kubernetes.objects import (
     ConflictError,
     Kind,
     KubernetesError,
-    KubernetesObject,
     NotFoundError,
     UnreachableError,
 )
-from partita.kubernetes.rates import KeptRates, rates_from
+from partita.kubernetes.rates import OPEN, GatewayAccess, KeptRates, rates_from
 from partita.kubernetes.resources import (
     FINALIZER,
     PLANS,
@@ -64,9 +61,8 @@ from partita.kubernetes.resources import (
     WorkloadStatus,
     read_spec,
 )
+from partita.kubernetes.tables import RefusedWorkloadError, WorkloadTables
 from partita.mig.catalogue import gpu_model
-from partita.perf.reading import read_tables
-from partita.perf.table import PerfTable
 from partita.planner import plan, prepare
 from partita.transition.deployment import Layouts
 
@@ -84,16 +80,6 @@ if TYPE_CHECKING:
     from partita.transition.transition import Durations
 
 _SYNC_S = 60.0
-_TABLES_S = 15.0  # between looks at ConfigMaps
-
-
-class ConfigMap(KubernetesObject, frozen=True):
-    """Texts by key."""
-
-    data: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-CONFIG_MAPS = Kind("ConfigMap", "configmaps", ConfigMap)
 
 
 class ClusterDrivers(Protocol):
@@ -147,6 +133,7 @@ class ControllerSettings:
         poll_s: seconds between two looks at a Workload of which nothing was heard.
         time_limit_s: of search for each plan.
         shutdown_s: most seconds for which actions under way are waited for at an end.
+        gateways: how those gateways are asked that count rates.
     """
 
     namespace: str | None = None
@@ -156,6 +143,7 @@ class ControllerSettings:
     hysteresis: Hysteresis = field(default_factory=Hysteresis)
     backoff: Backoff = field(default_factory=Backoff)
     shutdown_s: float = 20.0
+    gateways: GatewayAccess = OPEN
 
 
 class ClusterController:
@@ -287,18 +275,6 @@ class _World:
         return self.workloads, self.plans, self.transitions, self.nodes
 
 
-class RefusedWorkloadError(PartitaError):
-    """A Workload that cannot be carried.
-
-    Attributes:
-        reason: one word in camel case, for the condition.
-    """
-
-    def __init__(self, reason: str, error: PartitaError) -> None:
-        super().__init__(error.what, where=error.where, hint=error.hint)
-        self.reason = reason
-
-
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     """A Workload as it was read (control's `CurrentWorkload` and `Source`).
@@ -377,7 +353,7 @@ class WorkloadKeeper:
         self._written = WorkloadStatus()
         self._write_at = float("-inf")
         self._session: _Session | None = None
-        self._tables = _Tables(self._api)
+        self._tables = WorkloadTables(self._api)
         self._failures = 0
         self._not_before = float("-inf")
         self._generation = 0
@@ -554,7 +530,7 @@ class WorkloadKeeper:
         spec = loaded.spec
         journal = ApiJournal(records, events, self._serving)
         plans = ApiPlans(records, events, loaded.document, manual=spec.approve == "Manual")
-        rates = rates_from(spec.rates, self._api, self._namespace)
+        rates = rates_from(spec.rates, self._api, self._namespace, world.settings.gateways)
         reconciler = Reconciler(
             self._controller(driver, journal, spec.algorithm),
             loaded,
@@ -785,73 +761,6 @@ class WorkloadKeeper:
 
     def _tell(self, text: str) -> None:
         self._world.tell(f"{self._namespace}/{self._name}: {text}")
-
-
-class _Tables:
-    """Reads the performance tables of a Workload, whose ConfigMaps it looks at now and then."""
-
-    def __init__(self, api: KubernetesApi) -> None:
-        self._api = api
-        self._texts: dict[tuple[str, str], tuple[float, str]] = {}
-        self._last: tuple[list[str], PerfTable] | None = None
-
-    def read(self, spec: WorkloadSpec) -> tuple[PerfTable, list[str]]:
-        """Return the tables joined, and their texts.
-
-        Raises:
-            RefusedWorkloadError: one is missing, or cannot be used.
-            KubernetesError: the API does not answer.
-        """
-        sources = [self._text(index, each) for index, each in enumerate(spec.performance)]
-        texts = [text for _, text in sources]
-        if self._last is None or self._last[0] != texts:
-            self._last = texts, _joined(sources)
-        return self._last[1], texts
-
-    def _text(self, index: int, source: Any) -> tuple[str, str]:  # noqa: ANN401
-        """Return a table's name and text."""
-        if source.csv is not None:
-            return f"performance[{index}].csv", source.csv
-        wanted = source.config_map
-        key = wanted.name, wanted.key
-        name = f"ConfigMap {wanted.name} {wanted.key}"
-        known = self._texts.get(key)
-        if known is not None and time.monotonic() < known[0] + _TABLES_S:
-            return name, known[1]
-        where = f"performance[{index}].configMap"
-        try:
-            data = self._api.get(CONFIG_MAPS, wanted.name).data
-        except NotFoundError:
-            hint = f"make it: `kubectl create configmap {wanted.name} --from-file={wanted.key}`"
-            error = InputError(f"there is no ConfigMap {wanted.name!r}", where=where, hint=hint)
-            raise RefusedWorkloadError("TableMissing", error) from None
-        if wanted.key not in data:
-            hint = f"its keys are {', '.join(sorted(data)) or 'none'}"
-            error = InputError(f"ConfigMap {wanted.name!r} has no key {wanted.key!r}", where=where, hint=hint)
-            raise RefusedWorkloadError("TableMissing", error)
-        self._texts[key] = time.monotonic(), data[wanted.key]
-        return name, data[wanted.key]
-
-
-def _joined(sources: Sequence[tuple[str, str]]) -> PerfTable:
-    """Return tables as one; faults name the table as users know it.
-
-    Raises:
-        RefusedWorkloadError: one cannot be used.
-    """
-    if not sources:
-        return PerfTable(())
-    with tempfile.TemporaryDirectory() as folder:
-        paths = [Path(folder) / f"{index}.csv" for index in range(len(sources))]
-        for path, (_, text) in zip(paths, sources, strict=True):
-            path.write_text(text, encoding="utf-8")
-        try:
-            return read_tables(map(str, paths))
-        except InputError as error:
-            for path, (name, _) in zip(paths, sources, strict=True):
-                error.what = error.what.replace(str(path), name)
-                error.where = error.where and error.where.replace(str(path), name)
-            raise RefusedWorkloadError("TableInvalid", error) from None
 
 
 @dataclass(frozen=True, slots=True)

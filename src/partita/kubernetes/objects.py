@@ -172,6 +172,10 @@ def refusal(status: Status, verb: str, kind: Kind[Any], resource: str, where: st
         hint = "renew them; `kubectl auth whoami` with the same kubeconfig and context says who they are"
         return ForbiddenError("the API server does not accept the credentials", where=where, hint=hint)
     if status.code == 403 and " cannot " in said:
+        named = _CANNOT.search(
+            said
+        )  # server-side apply asks for create, too; and an allocation for another resource
+        verb, resource = named.groups() if named else (verb, resource)
         group = kind.group or '""'
         right = f"{{apiGroups: [{group}], resources: [{resource}], verbs: [{verb}]}}"
         hint = f"grant it in a Role: {right}"
@@ -199,6 +203,7 @@ def not_accepted(status: Status) -> bool:
     return status.code == 401 or (status.code == 403 and "system:anonymous" in status.message)
 
 
+_CANNOT = re.compile(r'cannot (\w+) resource "([^"]+)"')
 _RULES = re.compile("admission|policy")
 _NO_KIND = re.compile("could not find the requested resource|page not found")
 _OTHER: tuple[type[KubernetesError], str] = (KubernetesError, "{said}")

@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections import defaultdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
@@ -59,7 +59,25 @@ class KeptRates:
         return Demand(dict(self._last))
 
 
-def rates_from(source: RatesSource | None, api: KubernetesApi, namespace: str) -> KeptRates:
+class GatewayAccess(NamedTuple):
+    """How gateways are asked.
+
+    Attributes:
+        token: that they ask for, None for none.
+        ca: file of the authority that signed their certificates; None for plain text.
+    """
+
+    token: str | None = None
+    ca: str | None = None
+
+
+OPEN = GatewayAccess()
+"""Of gateways that ask for nothing."""
+
+
+def rates_from(
+    source: RatesSource | None, api: KubernetesApi, namespace: str, access: GatewayAccess = OPEN
+) -> KeptRates:
     """Return what asks a Workload's source of rates; without one, nothing is measured."""
     if source is None:
         return KeptRates(dict)
@@ -68,7 +86,7 @@ def rates_from(source: RatesSource | None, api: KubernetesApi, namespace: str) -
         return KeptRates(lambda: prometheus_rates(asked))
     if source.gateway is None:
         raise AssertionError("a source is either")
-    return KeptRates(GatewayCounters(api, namespace, source.gateway).rates)
+    return KeptRates(GatewayCounters(api, namespace, source.gateway, access).rates)
 
 
 class _Sample(msgspec.Struct):
@@ -150,10 +168,17 @@ class GatewayCounters:
     A pod that is new counts from its second reading on; one that started anew counts from zero.
     """
 
-    def __init__(self, api: KubernetesApi, namespace: str, source: GatewayRates) -> None:
+    def __init__(
+        self,
+        api: KubernetesApi,
+        namespace: str,
+        source: GatewayRates,
+        access: GatewayAccess = OPEN,
+    ) -> None:
         self._api = api
         self._namespace = namespace
         self._source = source
+        self._access = access
         self._before: dict[str, tuple[float, Mapping[str, float]]] = {}
 
     def rates(self) -> dict[str, float]:
@@ -178,7 +203,8 @@ class GatewayCounters:
         for address in sorted(addresses):
             host = f"[{address}]" if ":" in address else address
             try:
-                page = _fetch("GET", f"http://{host}:{source.port}/metrics", where, {})
+                scheme = "http" if self._access.ca is None else "https"
+                page = _fetch("GET", f"{scheme}://{host}:{source.port}/metrics", where, {}, self._access)
             except InputError as error:
                 fault = error
                 continue
@@ -208,7 +234,9 @@ def items_counted(page: str) -> dict[str, float]:
     }
 
 
-def _fetch(method: str, url: str, where: str, fields: Mapping[str, str]) -> bytes:
+def _fetch(
+    method: str, url: str, where: str, fields: Mapping[str, str], access: GatewayAccess = OPEN
+) -> bytes:
     """Return what a server answers.
 
     Raises:
@@ -216,9 +244,14 @@ def _fetch(method: str, url: str, where: str, fields: Mapping[str, str]) -> byte
     """
     import urllib3  # noqa: PLC0415 -- of the extra
 
+    headers = {"Authorization": f"Bearer {access.token}"} if access.token else {}
+    # Pods are asked by their addresses, which no certificate names.
+    tls: dict[str, Any] = {} if access.ca is None else {"ca_certs": access.ca, "assert_hostname": False}
     try:
-        with urllib3.PoolManager(retries=False, timeout=_TIMEOUT_S) as pool:
-            answer: Any = pool.request(method, url, fields=dict(fields), preload_content=False)
+        with urllib3.PoolManager(retries=False, timeout=_TIMEOUT_S, **tls) as pool:
+            answer: Any = pool.request(
+                method, url, fields=dict(fields), headers=headers, preload_content=False
+            )
             body: bytes = answer.read(_LARGEST_ANSWER)
             answer.release_conn()
     except (urllib3.exceptions.HTTPError, OSError) as error:

@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # Builds a real Kubernetes control plane for the tests from the Go module proxy alone, and prints the folder of its
-# programs: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok. What is there already is not made again.
+# programs: etcd, kube-apiserver, kube-controller-manager, kube-scheduler, kwok, and what installs and looks: helm, kubeconform,
+# kubectl. What is there already is not made again.
 #   build.sh [KUBERNETES_VERSION]
-# It needs Go, 3 GB of memory and 4 GB of disk. The first time takes about 12 minutes of two cores, later calls none.
+# It needs Go, 3 GB of memory and 4 GB of disk. The first time takes about 15 minutes of two cores, later calls none.
 # The folder is $PARTITA_CONTROL_PLANE, or CACHE/partita/control-plane/VERSION; Go's own build cache stays where Go has it.
 set -euo pipefail
-version=${1:-1.37.2} etcd=v3.7.3 kwok=v0.8.0 needs=1.26
+version=${1:-1.37.2} etcd=v3.7.3 kwok=v0.8.0 helm=v4.3.1 kubeconform=v0.8.0 needs=1.26
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/partita/control-plane
 at=$(realpath -m "${PARTITA_CONTROL_PLANE:-$cache/$version}")
-programs=(etcd kwok kube-scheduler kube-controller-manager kube-apiserver)
+programs=(etcd kwok kube-scheduler kube-controller-manager kube-apiserver kubectl kubeconform helm)
 
 say() { echo "control plane: $*" >&2; }
 fail() {
@@ -28,7 +29,7 @@ found=$(go env GOVERSION) && found=${found#go}
 [ "$(printf '%s\n' "$needs" "$found" | sort -V | head -1)" = "$needs" ] || fail "Go $found is too old for Kubernetes $version" \
     "install Go $needs or newer"
 
-mkdir -p "$at"/{bin,kubernetes,kwok,etcd}
+mkdir -p "$at"/{bin,kubernetes,kwok,etcd,helm}
 exec 9> "$at/lock"
 flock 9 # two builds at a time need twice the memory
 export GOFLAGS="-buildvcs=false -trimpath -mod=mod" CGO_ENABLED=0 GOTOOLCHAIN=local
@@ -54,8 +55,10 @@ build() {
 # Other versions of the same libraries: a module for each.
 printf 'module partita.test/etcd\ngo %s.0\nrequire go.etcd.io/etcd/server/v3 %s\n' "$needs" "$etcd" > "$at/etcd/go.mod"
 printf 'module partita.test/kwok\ngo %s.0\nrequire sigs.k8s.io/kwok %s\n' "$needs" "$kwok" > "$at/kwok/go.mod"
-rm -f "$at"/{etcd,kwok,kubernetes}/go.sum
-say "Kubernetes $version into $at, about 12 minutes of two cores the first time"
+printf 'module partita.test/helm\ngo %s.0\nrequire helm.sh/helm/v4 %s\nrequire github.com/yannh/kubeconform %s\n' \
+    "$needs" "$helm" "$kubeconform" > "$at/helm/go.mod"
+rm -f "$at"/{etcd,kwok,helm,kubernetes}/go.sum
+say "Kubernetes $version into $at, about 15 minutes of two cores the first time"
 module "$at/etcd" go.etcd.io/etcd/server/v3
 build etcd go.etcd.io/etcd/server/v3
 module "$at/kwok" sigs.k8s.io/kwok/cmd/kwok
@@ -76,10 +79,13 @@ theirs=$(go env GOMODCACHE)/cache/download/k8s.io/kubernetes/@v/v$version.mod
     echo ")"
 } > go.mod
 commands=k8s.io/kubernetes/cmd
-module "$at/kubernetes" $commands/kube-apiserver $commands/kube-controller-manager $commands/kube-scheduler
+module "$at/kubernetes" $commands/kube-apiserver $commands/kube-controller-manager $commands/kube-scheduler $commands/kubectl
 # Without a version they say v0.0.0, and feature gates go by it.
 base=k8s.io/component-base/version minor=${version#*.} minor=${minor%%.*}
 stamp="-X $base.gitVersion=v$version -X $base.gitMajor=${version%%.*} -X $base.gitMinor=$minor -X $base.gitCommit=unknown -X $base.gitTreeState=clean"
-for program in kube-scheduler kube-controller-manager kube-apiserver; do build $program $commands/$program "$stamp"; done
+for program in kube-scheduler kube-controller-manager kube-apiserver kubectl; do build $program $commands/$program "$stamp"; done
+module "$at/helm" helm.sh/helm/v4/cmd/helm github.com/yannh/kubeconform/cmd/kubeconform
+build kubeconform github.com/yannh/kubeconform/cmd/kubeconform
+build helm helm.sh/helm/v4/cmd/helm
 say "ready ($(date +%T))"
 echo "$at/bin"

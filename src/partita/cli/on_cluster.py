@@ -1,0 +1,95 @@
+"""Options that name a Kubernetes cluster, and what commands show of it without changing anything."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from partita.cli.output import stderr
+from partita.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from contextlib import AbstractContextManager
+
+    from partita.kubernetes.advice import LiveCluster
+    from partita.kubernetes.api import KubernetesApi
+    from partita.planner import PreparedWorkload
+
+OnCluster = Annotated[
+    bool, typer.Option("--cluster", help="Look at a Kubernetes cluster, and change nothing there.")
+]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Kubeconfig. (default: KUBECONFIG, ~/.kube/config, or the pod's own account)"
+    ),
+]
+KubeContext = Annotated[
+    str | None,
+    typer.Option("--context", metavar="NAME", help="Context of the kubeconfig. (default: its current one)"),
+]
+KubeNamespace = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace", "-n", metavar="NAME", help="Namespace in the cluster. (default: the context's)"
+    ),
+]
+
+
+def opened(
+    kubeconfig: str | None, context: str | None, namespace: str | None
+) -> AbstractContextManager[KubernetesApi]:
+    """Return the API of a cluster, to be closed.
+
+    Raises:
+        InputError: there is no configuration, or it cannot be read.
+    """
+    from contextlib import closing  # noqa: PLC0415 -- with the next
+
+    from partita.kubernetes.api import open_api  # noqa: PLC0415 -- of the extra
+
+    return closing(open_api(kubeconfig, context, namespace))
+
+
+def refuse_unused(kubeconfig: str | None, context: str | None, namespace: str | None) -> None:
+    """Refuse options of a cluster where none is meant.
+
+    Raises:
+        InputError: there is one.
+    """
+    given = {"--kubeconfig": kubeconfig, "--context": context, "--namespace": namespace}
+    for name, value in given.items():
+        if value is not None:
+            raise InputError(
+                "it has no meaning without --cluster", where=name, hint="add --cluster, or leave it out"
+            )
+
+
+def prepared_on_cluster(
+    prepared: PreparedWorkload, kubeconfig: str | None, context: str | None, namespace: str | None
+) -> tuple[PreparedWorkload, tuple[str, ...]]:
+    """Return a workload on the GPUs that a cluster has free, and what is to be said of those.
+
+    Raises:
+        InputError: there is no such cluster.
+        KubernetesError: it does not answer, or refuses.
+    """
+    from partita.kubernetes.advice import at_free, look  # noqa: PLC0415 -- of the extra
+
+    with opened(kubeconfig, context, namespace) as api:
+        live = look(api, models={pool.model for pool in prepared.workload.gpus})
+    return at_free(prepared, live), live_notes(live)
+
+
+def live_notes(live: LiveCluster) -> tuple[str, ...]:
+    """Return what is to be said of a cluster's GPUs."""
+    free = ", ".join(f"{count} of {model}" for model, count in sorted(live.free.items())) or "none"
+    return (f"GPUs of the cluster that are free: {free}", *live.notes)
+
+
+def note(texts: Iterable[str]) -> None:
+    """Write notes to stderr."""
+    for text in texts:
+        stderr().print(f"note: {text}", markup=False, soft_wrap=True)

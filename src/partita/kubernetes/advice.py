@@ -1,0 +1,204 @@
+"""What a cluster has and what runs there, for those who only look; nothing here writes.
+
+`partita plan --cluster`, `partita diff --cluster` and the kubectl plugin plan on what this module sees. Where a node
+has no DRA driver, its GPUs are those of the GPU operator's labels: they count for a plan, and what stands on them is
+not seen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from partita.control.executor import deployed
+from partita.control.reconciler import free_gpus
+from partita.drive.driver import Observation
+from partita.errors import InputError
+from partita.kubernetes.cluster_state import ClusterState, SharedCaches
+from partita.kubernetes.inventory import GpuCondition
+from partita.kubernetes.objects import NotFoundError
+from partita.kubernetes.resources import PLANS, WORKLOADS, plan_of, read_spec
+from partita.kubernetes.tables import WorkloadTables
+from partita.planner import prepare
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from partita.kubernetes.api import KubernetesApi
+    from partita.kubernetes.inventory import ClusterGpu, Inventory, Node
+    from partita.kubernetes.resources import PlanObject, WorkloadSpec
+    from partita.planner import PreparedWorkload
+    from partita.planning.plan import Plan
+    from partita.transition.deployment import Deployment
+
+_SYNC_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LiveCluster:
+    """A cluster at one moment.
+
+    Attributes:
+        observation: its GPUs with what stands on them, as a driver would show them.
+        current: what runs on those that can be used; what is not the Workload's is fixed.
+        labelled: ids by model of GPUs that can be cut and are known by labels alone.
+        notes: what a person should know of the GPUs, a sentence each.
+    """
+
+    observation: Observation
+    current: Deployment
+    labelled: Mapping[str, tuple[str, ...]]
+    notes: tuple[str, ...]
+
+    @property
+    def free(self) -> dict[str, int]:
+        """How many GPUs of each model may be planned on: those on which nothing of others stands."""
+        labelled = Counter({model: len(ids) for model, ids in self.labelled.items()})
+        return dict(Counter(free_gpus(self.current)) + labelled)
+
+
+def look(
+    api: KubernetesApi,
+    workload: str = "",
+    nodes: Mapping[str, str] | None = None,
+    models: Iterable[str] | None = None,
+) -> LiveCluster:
+    """Return a cluster as it is now.
+
+    Args:
+        api: of the cluster; its namespace is the Workload's.
+        workload: whose instances are not others'; empty for nobody's.
+        nodes: labels of the nodes that count; none for all.
+        models: of the GPUs that count; None for all.
+
+    Raises:
+        KubernetesError: the cluster does not answer, or refuses.
+    """
+    wanted = dict(nodes or {})
+    only = None if models is None else frozenset(models)
+    shared = SharedCaches(api)
+
+    def chosen(gpu: ClusterGpu) -> bool:
+        node = shared.nodes.get(gpu.node)
+        model = gpu.model.name if gpu.model else ""
+        return (only is None or model in only) and (not wanted or (node is not None and _has(node, wanted)))
+
+    try:
+        state = ClusterState(api, shared, workload, chosen, lambda _: None)
+        try:
+            state.synced(_SYNC_S)
+            inventory = state.inventory
+            seen = [found for gpu_id in state.all_gpus() if (found := state.observed(gpu_id)) is not None]
+            capable = {node.metadata.name for node in shared.nodes.values() if _capable(node)}
+        finally:
+            state.close()
+    finally:
+        shared.close()
+    observation = Observation(tuple(sorted(seen, key=lambda gpu: gpu.id)))
+    labelled: dict[str, tuple[str, ...]] = {}
+    for gpu in sorted(inventory.gpus.values(), key=lambda each: each.id):
+        if _by_labels(gpu) and gpu.node in capable and gpu.model is not None:
+            labelled[gpu.model.name] = (*labelled.get(gpu.model.name, ()), gpu.id)
+    told = {gpu_id for ids in labelled.values() for gpu_id in ids}
+    return LiveCluster(observation, deployed(observation), labelled, tuple(_notes(inventory, told, labelled)))
+
+
+def _by_labels(gpu: ClusterGpu) -> bool:
+    return gpu.pool is None and gpu.condition is GpuCondition.WHOLE
+
+
+def _capable(node: Node) -> bool:
+    return node.metadata.labels.get("nvidia.com/mig.capable") == "true"
+
+
+def _has(node: Node, labels: Mapping[str, str]) -> bool:
+    return labels.items() <= node.metadata.labels.items()
+
+
+def _notes(inventory: Inventory, told: set[str], labelled: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
+    yield from inventory.notes
+    for model, ids in sorted(labelled.items()):
+        yield (
+            f"{len(ids)} GPUs of {model} are known by their nodes' labels alone: they count as free, whatever stands "
+            f"there, and without NVIDIA's DRA driver `partita mig-manager` cuts them"
+        )
+    left: Counter[tuple[str, str]] = Counter()
+    for gpu in inventory.gpus.values():
+        if gpu.condition is not GpuCondition.READY and gpu.id not in told:
+            left[gpu.node, gpu.why or gpu.condition.value] += 1
+    for (node, why), count in sorted(left.items()):
+        yield f"{node}: {count} GPU{'' if count == 1 else 's'} left out: {why}"
+
+
+# Workloads and plans
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterWorkload:
+    """A Workload of a cluster with what planning it needs."""
+
+    name: str
+    spec: WorkloadSpec
+    prepared: PreparedWorkload
+
+    def look(self, api: KubernetesApi) -> LiveCluster:
+        """Return the cluster as it is now for this Workload.
+
+        Raises:
+            KubernetesError: it does not answer, or refuses.
+        """
+        return look(api, self.name, self.spec.nodes, {pool.model for pool in self.spec.gpus})
+
+
+def read_workload_object(api: KubernetesApi, name: str) -> ClusterWorkload:
+    """Return a Workload in the API's namespace.
+
+    Raises:
+        InputError: there is none, or something is wrong in it.
+        InfeasibleError: a service can run on no profile.
+        RefusedWorkloadError: one of its tables is missing or wrong.
+        KubernetesError: the cluster does not answer, or refuses.
+    """
+    called = f"Workload {api.namespace}/{name}"
+    try:
+        found = api.get(WORKLOADS, name)
+    except NotFoundError:
+        hint = f"`kubectl get workloads -n {api.namespace}` lists them"
+        raise InputError("there is no such Workload", where=called, hint=hint) from None
+    spec = read_spec(found.spec, called)
+    table, _ = WorkloadTables(api).read(spec)
+    return ClusterWorkload(name, spec, prepare(spec, table))
+
+
+def at_free(prepared: PreparedWorkload, live: LiveCluster) -> PreparedWorkload:
+    """Return a workload on the GPUs that a cluster has free now, at the rates that it says.
+
+    Raises:
+        InfeasibleError: too few of a service's queries can be answered in time.
+    """
+    rates = {service.name: service.rate for service in prepared.workload.services}
+    return prepared.at(rates, {cut.spec.name: cut.shares for cut in prepared.cuts}, live.free)
+
+
+def plans_of(api: KubernetesApi, workload: str) -> list[PlanObject]:
+    """Return a Workload's Plans in the API's namespace, the oldest first.
+
+    Raises:
+        KubernetesError: the cluster does not answer, or refuses.
+    """
+    found = [
+        each for each in api.list_objects(PLANS, api.namespace).items if each.spec.workload.name == workload
+    ]
+    return sorted(found, key=lambda each: (each.metadata.creation_timestamp, _number(each.metadata.name)))
+
+
+def newest_plan(api: KubernetesApi, workload: str) -> tuple[str, Plan] | None:
+    """Return name and content of a Workload's newest Plan, None if it has none; errors as `plans_of`."""
+    found = plans_of(api, workload)
+    return (found[-1].metadata.name, plan_of(found[-1].spec)) if found else None
+
+
+def _number(name: str) -> int:
+    tail = name.rpartition("-")[2]
+    return int(tail) if tail.isdecimal() else 0
