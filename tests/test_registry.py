@@ -99,6 +99,11 @@ def test_another_packages_policies_stand_behind_partitas_and_load_when_asked_for
             "class Planner:\n    def __init__(self, depth): ...",
             "it asks for depth; a planner is given seed, deadline",
         ),
+        (
+            "bad:Planner",
+            "class Planner:\n    def __init__(self):\n        raise ZeroDivisionError('of its own')\n",
+            "ZeroDivisionError: of its own",
+        ),
     ],
 )
 def test_a_broken_package_is_named_and_stops_nothing_else(
@@ -126,7 +131,7 @@ def test_nobody_takes_a_name_of_partitas_own(site: Path) -> None:
 def test_of_two_packages_with_one_name_neither_is_taken(site: Path) -> None:
     install(site, "one", "[partita.planners]\ntabu = a:A\nonly = a:A\n")
     install(site, "two", "[partita.planners]\ntabu = b:B\n")
-    with pytest.warns(RegistryWarning, match=r"one 1.2 and two 1.2 register a planner 'tabu' each"):
+    with pytest.warns(RegistryWarning, match=r"one 1.2 and two 1.2 each register the planner 'tabu'"):
         assert "tabu" not in names("planners")
     assert "only" in names("planners")
 

@@ -173,7 +173,15 @@ def make(group: str, name: str, **given: object) -> Any:  # noqa: ANN401 -- as a
             f"it asks for {', '.join(missing)}; a {GROUPS[group].noun} is given {', '.join(given)}"
         )
     known = given.keys() if takes_all else given.keys() & {each.name for each in named}
-    made = maker(**{key: given[key] for key in known})
+    arguments = {key: given[key] for key in known}
+    try:
+        made = maker(**arguments)
+    except PartitaError:
+        raise
+    except Exception as error:
+        if entry.own:
+            raise
+        raise entry.broken(f"{type(error).__name__}: {error}") from error
     if method is not None and not callable(getattr(made, method, None)):
         raise entry.broken(f"{type(made).__name__} has no method {method!r}")
     return made
@@ -241,7 +249,7 @@ def _chosen(by_name: Mapping[str, list[Registered]]) -> Iterator[tuple[str, Regi
         others = " and ".join(entry.package for entry in entries if not entry.own)
         noun = GROUPS[entries[0].group].noun
         if mine is None:
-            _warn(f"{others} register a {noun} {name!r} each, so neither is taken; uninstall one of them")
+            _warn(f"{others} each register the {noun} {name!r}, so neither is taken; uninstall one of them")
             continue
         if len(entries) > 1:
             _warn(f"the {noun} {name!r} of {others} is ignored: Partita has one of that name")
