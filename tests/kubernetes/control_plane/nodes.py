@@ -578,9 +578,10 @@ class SimulatedNodes:
                 pod.stage, pod.phase = "ended", body["status"]["phase"]
             else:
                 self._attempt(pod)
-        gates = _gates(pod.object)
         pod.object = body
-        if pod.stage == "running" and gates != _gates(body):
+        # A kubelet writes anew what is not so: readiness gates that opened, or the word of the node controller, which
+        # takes the pods of a silent node for not ready and leaves it to the kubelet to say otherwise.
+        if pod.stage == "running" and not pod.writing and _said_ready(body) != (pod.ready and _gates(body)):
             self._tell(pod)
         if body["metadata"].get("deletionTimestamp"):
             grace = float(body["metadata"].get("deletionGracePeriodSeconds") or 0)
@@ -1101,6 +1102,11 @@ def _gates(pod: Object) -> bool:
     wanted = {each["conditionType"] for each in pod["spec"].get("readinessGates") or ()}
     true = {c["type"] for c in pod["status"].get("conditions") or () if c["status"] == "True"}
     return wanted <= true
+
+
+def _said_ready(pod: Object) -> bool:
+    """Say whether a pod is ready by the server's word."""
+    return any(c["type"] == "Ready" and c["status"] == "True" for c in pod["status"].get("conditions") or ())
 
 
 def _status(pod: _Pod) -> Object:
