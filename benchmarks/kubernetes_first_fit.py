@@ -49,12 +49,13 @@ MIXES: dict[str, dict[str, float]] = {
 }
 """Share of the claims by profile; `1+` is one compute slice with twice the memory."""
 PROFILES = {"1": "1g.10gb", "1+": "1g.20gb", "2": "2g.20gb", "3": "3g.40gb", "4": "4g.40gb", "7": "7g.80gb"}
-BOUND = 32
-"""GPUs of the bounded pool: four nodes of eight."""
-PLENTY = 72
+POOLS = {"plenty": 72, "as many as noon needs": 44, "too few": 32}
+"""GPUs there are. Only the first has room for all; in the second the demand at noon is what the slices add up to."""
+SLICES = 32 * 7
+"""Compute slices to which the load is held."""
 SWING = 0.7
 LOAD = 0.8
-"""Compute slices asked on average, of those of the bounded pool; at the height of the day 1 + SWING times that."""
+"""Compute slices asked on average, of those of the smallest pool; at noon 1 + SWING times that."""
 SEEDS = (1, 2, 3)
 CONSOLIDATE_S = 3600.0
 """Seconds between two looks at whether moving services frees GPUs."""
@@ -76,14 +77,14 @@ class Claim:
     goes: float
 
 
-def day(mix: str, seed: int, model: GpuModel, seconds: float = DAY_S, gpus: int = BOUND) -> list[Claim]:
+def day(mix: str, seed: int, model: GpuModel, slices: int = SLICES) -> list[Claim]:
     """Return a day's claims: a night at both ends, most at noon; half stay for minutes and half for hours."""
     rng = np.random.default_rng([seed, sorted(MIXES).index(mix), MODELS.index(model.name)])
     shares = MIXES[mix]
     compute = sum(share * model.profile(PROFILES[key]).compute for key, share in shares.items())
     stay = 0.5 * (1200.0 + 3.0 * 3600.0)
-    rate = LOAD * gpus * model.compute_slices / compute / stay
-    came = day_curve(rate, seconds, rng, swing=SWING)
+    rate = LOAD * slices / compute / stay
+    came = day_curve(rate, DAY_S, rng, swing=SWING)
     drawn = rng.choice(list(shares), size=len(came), p=list(shares.values()))
     short = rng.random(len(came)) < 0.5
     stays = rng.exponential(np.where(short, 1200.0, 3.0 * 3600.0))
@@ -322,12 +323,12 @@ class Outcome:
     moves: int = 0
 
 
-def play(claims: list[Claim], placer: Placer, model: GpuModel, seconds: float = DAY_S) -> Outcome:
+def play(claims: list[Claim], placer: Placer, model: GpuModel) -> Outcome:
     """Let a day pass; a claim that is refused goes elsewhere."""
     outcome = Outcome(claims=len(claims))
     last, placed = 0.0, set[int]()
-    for at, _, _, claim in _events(claims, seconds):
-        outcome.mean += placer.used * (at - last) / seconds
+    for at, _, _, claim in _events(claims):
+        outcome.mean += placer.used * (at - last) / DAY_S
         last = at
         if claim is None:
             placer.tidy()
@@ -340,18 +341,18 @@ def play(claims: list[Claim], placer: Placer, model: GpuModel, seconds: float = 
         elif claim.number in placed:
             placer.go(claim)
         outcome.peak = max(outcome.peak, placer.used)
-    outcome.mean += placer.used * (seconds - last) / seconds
+    outcome.mean += placer.used * (DAY_S - last) / DAY_S
     outcome.moves = getattr(placer, "moves", 0)
     return outcome
 
 
-def _events(claims: list[Claim], seconds: float) -> list[tuple[float, int, int, Claim | None]]:
+def _events(claims: list[Claim]) -> list[tuple[float, int, int, Claim | None]]:
     found: list[tuple[float, int, int, Claim | None]] = []
     for each in claims:
         found.append((each.came, 1, each.number, each))
-        if each.goes < seconds:
+        if each.goes < DAY_S:
             found.append((each.goes, 0, each.number, each))
-    found += [(at, 2, 0, None) for at in np.arange(CONSOLIDATE_S, seconds, CONSOLIDATE_S).tolist()]
+    found += [(at, 2, 0, None) for at in np.arange(CONSOLIDATE_S, DAY_S, CONSOLIDATE_S).tolist()]
     return sorted(found, key=lambda each: each[:3])
 
 
@@ -449,7 +450,7 @@ def held_against(real: Real, claims: list[Claim]) -> tuple[int, int, int]:
     model = FirstFit(real.model, 8)
     came = refused = other = 0
     placed: set[int] = set()
-    for at, _, _, claim in _events(claims, DAY_S):
+    for at, _, _, claim in _events(claims):
         if claim is None:
             continue
         if at == claim.came:
@@ -498,80 +499,122 @@ def run(*, quick: bool) -> str:
     checks: list[list[object]] = []
     for name in MODELS[:1] if quick else MODELS:
         with one_node(programs, name) as real:
-            claims = day("even", 0, real.model, gpus=8)
+            claims = day("even", 0, real.model, slices=8 * 7)
             checks.append([name, *held_against(real, claims[: 40 if quick else 300])])
-    rows, worse = compare(quick=quick)
-    return report(checks, rows, worse)
+    return report(checks, compare(quick=quick))
 
 
-def compare(*, quick: bool) -> tuple[list[list[object]], Counter[tuple[str, str]]]:
-    """Return a row a day and pool, and how often a way was worse than first fit, by way and by what."""
-    rows: list[list[object]] = []
-    worse: Counter[tuple[str, str]] = Counter()
+def compare(*, quick: bool) -> list[Day]:
+    """Return all days."""
+    found = []
     for name in MODELS[:1] if quick else MODELS:
         model = model_of(name)
         for mix in MIXES:
             for seed in SEEDS[:1] if quick else SEEDS:
                 claims = day(mix, seed, model)
-                for gpus in (PLENTY, BOUND):
-                    first, *others = [play(claims, make(model, gpus), model) for make in WAYS.values()]
-                    for way, found in zip(list(WAYS)[1:], others, strict=True):
-                        worse.update((way, what) for what in _worse(first, found, bounded=gpus == BOUND))
-                    rows.append(
-                        [name, mix, seed, gpus, len(claims), *_cells([first, *others], gpus == BOUND)]
-                    )
-    return rows, worse
+                for pool, gpus in POOLS.items():
+                    outcomes = {way: play(claims, make(model, gpus), model) for way, make in WAYS.items()}
+                    found.append(Day(name, mix, seed, pool, outcomes))
+    return found
 
 
-def _worse(first: Outcome, found: Outcome, *, bounded: bool) -> list[str]:
-    said = {
-        "refused claims": bounded and found.refused > first.refused,
-        "refused slices": bounded and found.refused_slices > first.refused_slices,
-        "GPUs used, mean": not bounded and found.mean > first.mean + 1e-9,
-        "GPUs used, peak": not bounded and found.peak > first.peak,
-    }
-    return [what for what, so in said.items() if so]
+@dataclass(frozen=True)
+class Day:
+    """One day on one pool, by every way."""
+
+    model: str
+    mix: str
+    seed: int
+    pool: str
+    outcomes: dict[str, Outcome]
+
+    def row(self) -> list[object]:
+        """Return it as a row."""
+        first = next(iter(self.outcomes.values()))
+        cells = [
+            f"{each.mean:.2f} / {each.peak}"
+            + (f" / {each.refused} ({each.refused_slices})" if self.pool != "plenty" else "")
+            for each in self.outcomes.values()
+        ]
+        moves = [*self.outcomes.values()][-1].moves
+        return [self.model, self.mix, self.seed, POOLS[self.pool], first.claims, *cells, moves]
+
+    def worse(self, way: str) -> list[bool]:
+        """Say in what a way was worse than first fit: GPUs used in the mean and at most, claims and slices refused.
+
+        Who refuses less uses more: GPUs are compared where nothing is refused.
+        """
+        first, found = self.outcomes["first fit"], self.outcomes[way]
+        free = self.pool == "plenty"
+        return [
+            free and found.mean > first.mean + 1e-9,
+            free and found.peak > first.peak,
+            found.refused > first.refused,
+            found.refused_slices > first.refused_slices,
+        ]
 
 
-def _cells(found: list[Outcome], bounded: bool) -> list[str]:  # noqa: FBT001
-    """Return three columns and the moves: GPUs where none is refused, else refusals too."""
-    cells = [
-        f"{each.mean:.2f} / {each.peak}" + (f" / {each.refused} ({each.refused_slices})" if bounded else "")
-        for each in found
-    ]
-    return [*cells, f"{found[-1].moves:,}"]
+def summary(days: list[Day]) -> list[list[object]]:
+    """Return a row a pool and way: sums over the days, and on how many of them it was worse than first fit."""
+    rows: list[list[object]] = []
+    for pool, gpus in POOLS.items():
+        mine = [each for each in days if each.pool == pool]
+        for way in WAYS:
+            found = [each.outcomes[way] for each in mine]
+            mean = sum(each.mean for each in found) / len(found)
+            peak = sum(each.peak for each in found) / len(found)
+            counts = [sum(column) for column in zip(*(each.worse(way) for each in mine), strict=True)]
+            rows.append(
+                [
+                    f"{pool}: {gpus}",
+                    way,
+                    mean,
+                    peak,
+                    sum(each.refused for each in found),
+                    sum(each.refused_slices for each in found),
+                    " / ".join(map(str, counts)) + f" of {len(mine)}" if way != "first fit" else "-",
+                ]
+            )
+    return rows
 
 
-def report(checks: list[list[object]], rows: list[list[object]], worse: Counter[tuple[str, str]]) -> str:
+def report(checks: list[list[object]], days: list[Day]) -> str:
     """Return the tables' text."""
-    days = len(rows) // 2
-    whats = ["GPUs used, mean", "GPUs used, peak", "refused claims", "refused slices"]
-    counts: list[list[object]] = [
-        [way, *(f"{worse[way, what]} of {days}" for what in whats)] for way in list(WAYS)[1:]
-    ]
     shares = "; ".join(
         f"{mix}: " + ", ".join(f"{share:.0%} {PROFILES[key]}" for key, share in shares.items())
         for mix, shares in MIXES.items()
     )
     return (
         "## First fit and Partita on Kubernetes\n\n24 hours of claims that come, stay and go, the same for all: a "
-        f"Poisson process whose rate swings by {SWING:.0%} between night and noon, stays of 20 minutes (half of the "
-        f"claims) or 3 hours in the mean (exponential), {LOAD:.0%} of the compute slices of {BOUND} GPUs asked on "
-        f"average. Mixes are {shares}. Where {PLENTY} GPUs are there nothing is refused, and what counts is how many "
-        f"are used (mean over the day / peak); where {BOUND} are, also how many claims find no room (and the compute "
-        "slices that they asked for).\n\n"
+        f"Poisson process whose rate swings by {SWING:.0%} between midnight and noon, stays of 20 minutes (half of "
+        f"the claims) or 3 hours in the mean (exponential), {LOAD * SLICES:.0f} compute slices asked on average. "
+        f"Mixes are {shares}. A claim that finds no room goes elsewhere.\n\n"
         "First fit is the scheduler alone: the first device in the order of slices that fits, taken over all nodes, "
-        "which favours it. The model of it was held against the real scheduler (1.37.2), claim by claim on a node of "
-        "eight GPUs:\n\n"
+        "which favours it. The model of it was held against the real scheduler (1.37.2), claim by claim, on a node "
+        "of eight GPUs:\n\n"
         + table(
             ["GPU", "claims", "refused by the scheduler", "on another device than the model says"], checks
         )
-        + "\nPartita without moves places each claim where it places one more instance on what is free. Where all "
-        "claims are services' replicas they may move: when one finds no room, and every "
-        f"{CONSOLIDATE_S / 60:.0f} minutes where fewer GPUs would do, all is planned anew, and a transition that the "
-        "checker holds carries it out, with never fewer instances of a profile than before. Batch jobs never "
-        "move: for them the row without moves holds.\n\n"
-        + table(["GPU", "mix", "seed", "GPUs there", "claims", *WAYS, "moves"], rows)
-        + "\nDays on which each was worse than first fit:\n\n"
-        + table(["way", *whats], counts)
+        + "\nPartita without moves places each claim where it places one more instance on what is free; so it is "
+        "for batch jobs, which never move. With moves all claims are services' replicas: when one finds no room, and "
+        f"every {CONSOLIDATE_S / 60:.0f} minutes where fewer GPUs would do, all is planned anew, and a transition "
+        "that the checker holds carries it out, with never fewer instances of a profile than before. The last column "
+        "says on how many days a way was worse than first fit in GPUs used in the mean / at most (where there is "
+        "room for all), in claims refused / in compute slices refused.\n\n"
+        + table(
+            [
+                "GPUs there",
+                "way",
+                "GPUs used, mean",
+                "peak, mean of the days",
+                "claims refused",
+                "slices refused",
+                "worse on days",
+            ],
+            summary(days),
+        )
+        + "\nWho has room for large claims that first fit has none for has less for small ones after them: where "
+        "there are too few GPUs, fewer slices are refused and at times more claims. Each day: GPUs used in the "
+        "mean / at most / claims refused (slices).\n\n"
+        + table(["GPU", "mix", "seed", "GPUs there", "claims", *WAYS, "moves"], [each.row() for each in days])
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.kubernetes.control_plane.cluster import ControlPlane, folder_of_programs, wait_until
+from tests.kubernetes.control_plane.cluster import ControlPlane, folder_of_programs
 from tests.kubernetes.control_plane.installation import Installation
 from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
 
@@ -26,7 +26,7 @@ MODEL = "a100-80gb"
 GPUS = 8
 FACTOR = 0.1
 """On the rates of `benchmarks.scale`, for about a thousand replicas."""
-SWINGS = (0.6, 1.4)
+SWINGS = (0.4, 1.6)
 """What a replan makes of the rates: of every other service less, of the rest more."""
 SEED = 1
 NAMESPACE = "default"
@@ -104,7 +104,7 @@ class Scene:
             newest = [each for each in partita.transitions() if each["metadata"]["name"] not in before]
             return bool(newest) and bool(newest[-1].get("status", {}).get("actions"))
 
-        wait_until(ordered, PATIENCE_S, "the actions are ordered", every=0.5)
+        partita.wait(ordered, "the actions are ordered", PATIENCE_S)
         first = self.moment()
         partita.wait_reached(PATIENCE_S)
         ended = self.moment()

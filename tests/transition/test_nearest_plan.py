@@ -37,8 +37,8 @@ def moved(plan: Plan, current: Deployment) -> int:
     return Shortest(tries=1).transition(Request(current, deployment_of(plan), {}, {}, MEASURED)).moved
 
 
-def cluster(plan: Plan) -> Deployment:
-    empty = tuple(DeployedGpu(f"node-9/gpu-{i}", GPU.name, ()) for i in range(3))
+def cluster(plan: Plan, empty_gpus: int = 3) -> Deployment:
+    empty = tuple(DeployedGpu(f"node-9/gpu-{i}", GPU.name, ()) for i in range(empty_gpus))
     return Deployment((*deployment_of(plan).gpus, *empty))
 
 
@@ -71,6 +71,14 @@ def test_what_runs_already_is_kept_as_it_is() -> None:
         before, gpus=tuple(replace(g, id=f"node-1/gpu-{i}") for i, g in enumerate(before.gpus[::-1]))
     )
     assert moved(nearest_plan(wanted, before, cluster(turned)), cluster(turned)) == 0
+
+
+def test_empty_gpus_beyond_those_that_can_be_used_change_nothing() -> None:
+    before = ExactPlanner().plan(problem(RATES))
+    wanted = problem({name: 1.6 * rate for name, rate in RATES.items()})
+    plan = ExactPlanner().plan(wanted)
+    few, many = (nearest_plan(wanted, plan, cluster(before, count)) for count in (len(plan.gpus), 500))
+    assert few.gpus == many.gpus
 
 
 def test_a_plan_whose_limits_would_be_broken_is_returned_as_it_is() -> None:

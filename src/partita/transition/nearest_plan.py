@@ -219,7 +219,8 @@ def refill(problem: Problem, counts: Counts, current: Deployment) -> list[Filled
         cuts = [p for p, cut in enumerate(problem.cuts) if cut.pool == index for _ in range(counts.cuts[p])]
         if len(cuts) > len(there):
             return None
-        filled += _match(problem, there, cuts, share, rest)
+        alike = {gpu.id for gpu in [gpu for gpu in there if not gpu.instances][len(cuts) :]}
+        filled += _match(problem, [gpu for gpu in there if gpu.id not in alike], cuts, share, rest)
     for each in filled:
         _complete(problem, each, rest)
     return None if rest.any() or not _within_limits(problem, filled) else filled
