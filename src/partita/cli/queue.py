@@ -36,17 +36,52 @@ Limit = Annotated[
 All = Annotated[bool, typer.Option("--all", "-a", help="Show all jobs.")]
 
 
+Kubernetes = Annotated[
+    bool,
+    typer.Option(
+        "--kubernetes",
+        "-k",
+        help="Show the Kubernetes Jobs of a cluster's queues; so do the next three options.",
+    ),
+]
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Kubeconfig. (default: KUBECONFIG, ~/.kube/config, or the pod's own account)"
+    ),
+]
+Context = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig. (default: its current one)")
+]
+Namespace = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Only Jobs of this namespace. (default: of all)")
+]
+
+
 def queue(
-    *, limit: Limit = None, every: All = False, me: Mine = False, output: Output = Format.TABLE
+    *,
+    limit: Limit = None,
+    every: All = False,
+    me: Mine = False,
+    kubernetes: Kubernetes = False,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
+    namespace: Namespace = None,
+    output: Output = Format.TABLE,
 ) -> None:
     """Show the jobs that run and wait, each with its reason and when it is expected to start.
 
     Other users' jobs are shown without what they run. A start marked ~ is an estimate. Tables show the first jobs in
     order of their starts; json and yaml show all unless --limit is given.
+
+    Of a Kubernetes cluster it shows what `partita controller` has written into its Jobs, with the same reasons.
     """
-    with connect() as daemon:
-        most = limit or (None if every or output is not Format.TABLE else _SHOWN)
-        found = _fetch(daemon, most, mine=me)
+    most = limit or (None if every or output is not Format.TABLE else _SHOWN)
+    if kubernetes or kubeconfig or context or namespace:
+        found = _of_cluster(kubeconfig, context, namespace, most, mine=me)
+    else:
+        with connect() as daemon:
+            found = _fetch(daemon, most, mine=me)
     if output is not Format.TABLE:
         emit(found, output)
         return
@@ -56,6 +91,26 @@ def queue(
         stdout().print(_table(found))
     for line in _foot(found):
         echo(line)
+
+
+def _of_cluster(
+    kubeconfig: str | None, context: str | None, namespace: str | None, most: int | None, *, mine: bool
+) -> dict[str, Any]:
+    """Return the Jobs of a Kubernetes cluster.
+
+    Raises:
+        InputError: only a user's were asked for.
+    """
+    from partita.kubernetes.api import open_api  # noqa: PLC0415 -- only where a cluster is asked
+    from partita.kubernetes.job_view import cluster_queue  # noqa: PLC0415
+
+    if mine:
+        raise InputError("Jobs of a cluster have no user", where="--me", hint="choose with --namespace")
+    api = open_api(kubeconfig, context)
+    try:
+        return cluster_queue(api, namespace, most)
+    finally:
+        api.close()
 
 
 def _fetch(daemon: QueueClient, most: int | None, *, mine: bool) -> dict[str, Any]:
@@ -124,7 +179,7 @@ def _start(job: dict[str, Any], now: float) -> str:
 
 
 def _where(job: dict[str, Any]) -> str:
-    if job["state"] == "waiting":
+    if job["state"] == "waiting" or "instance" not in job:
         return str(job["reason"])
     again = f", attempt {job['attempts']}" if job["attempts"] > 1 else ""
     why = f"; {job['reason']}" if job["reason"] else ""

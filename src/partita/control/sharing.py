@@ -236,6 +236,22 @@ def blocking_instances(
     return tuple(mine)
 
 
+def seen_by_tenant(gpu: ObservedGpu, own: Collection[Place], reserved: Collection[Placement]) -> ObservedGpu:
+    """Return a GPU as a tenant may use it: all but its own instances are another's, and so is what is reserved.
+
+    Where something reserved does not fit beside what has yet to go, the tenant finds a GPU that cannot be, and leaves
+    it alone: what else it made there would have to go as well, and so for ever.
+    """
+    seen = [each if (gpu.id, each.placement) in own else replace(each, ours=False) for each in gpu.instances]
+    standing = [each.placement for each in gpu.instances]
+    seen += [
+        ObservedInstance(wanted, _NOBODY, ours=False, busy=True)
+        for wanted in reserved
+        if wanted not in standing
+    ]
+    return replace(gpu, instances=tuple(seen))
+
+
 _BACKOFF = Backoff(most=8.0)
 _ANSWERED_S = 0.05
 """Most seconds for which somebody who speaks to the queue is kept waiting."""
@@ -391,16 +407,4 @@ class QueueTenant:
 
     def _gpu(self, gpu: ObservedGpu) -> ObservedGpu:
         """Return a GPU with what the queue may not use marked as another's."""
-        mine = self._own - self._leaving
-        seen = [
-            each if (gpu.id, each.placement) in mine else replace(each, ours=False) for each in gpu.instances
-        ]
-        standing = [each.placement for each in gpu.instances]
-        # Where one does not fit beside what has yet to go, the queue finds a GPU that cannot be, and leaves it alone:
-        # what else it made there would have to go as well, and so for ever.
-        seen += [
-            ObservedInstance(wanted, _NOBODY, ours=False, busy=True)
-            for wanted in self._reserved.get(gpu.id, ())
-            if wanted not in standing
-        ]
-        return replace(gpu, instances=tuple(seen))
+        return seen_by_tenant(gpu, self._own - self._leaving, self._reserved.get(gpu.id, ()))

@@ -235,6 +235,34 @@ class KubernetesApi:
             kind, self._ask(_Request(verb="get", kind=kind, namespace=namespace or self.namespace, name=name))
         )
 
+    def read_text(
+        self,
+        kind: Kind[Any],
+        name: str,
+        namespace: str | None = None,
+        *,
+        subresource: str,
+        query: Mapping[str, str],
+    ) -> str:
+        """Return a subresource that is text, as a pod's log.
+
+        Args:
+            kind: of which kind.
+            name: of which object.
+            namespace: the object's.
+            subresource: which: `log`.
+            query: what is asked of it: `{"tailLines": "100"}`.
+        """
+        request = _Request(
+            verb="get",
+            kind=kind,
+            namespace=namespace or self.namespace,
+            name=name,
+            subresource=subresource,
+            query=query,
+        )
+        return self._ask(request).decode(errors="replace")
+
     def list_objects(
         self, kind: Kind[T], namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> Listed[T]:

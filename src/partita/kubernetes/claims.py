@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 FINALIZER = "partita.dev/in-use"
 """Has a claim stay while its pod runs, whoever deletes it."""
+PROTECTION = "resource.kubernetes.io/delete-protection"
+"""Kubernetes' own finalizer: a claim that was made for a pod goes when that pod has ended, and not before."""
+LENT = "partita.dev/lent"
+"""Label of claims that Kubernetes makes for the pods of jobs, and that Partita allocates."""
 REQUEST = "mig"
 DEVICE_CLASS = "mig.nvidia.com"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
 from partita.kubernetes.api import Change
-from partita.kubernetes.claims import RESOURCE_CLAIM, gpu_of, placement_on, placement_said
+from partita.kubernetes.claims import LENT, RESOURCE_CLAIM, gpu_of, placement_on, placement_said
 from partita.kubernetes.inventory import (
     NODE,
     NVIDIA,
@@ -268,6 +268,16 @@ class ClusterState:
         with self._lock:
             names = sorted(self._pods_on.get(gpu_id, ()))
         return tuple(pod for name in names if (pod := self.pods.get(name, self.namespace)) is not None)
+
+    def lent(self) -> Iterator[tuple[str, Placement, ResourceClaim]]:
+        """Yield the claims of jobs' pods that hold a device, with its GPU and placement."""
+        for claim in self.claims.values():
+            if LENT in claim.metadata.labels and claim.metadata.namespace == self.namespace:
+                for device in claim.devices:
+                    gpu = self._gpus.get(gpu_of(device) or "")
+                    placement = placement_on(gpu, device) if gpu is not None else None
+                    if gpu is not None and placement is not None:
+                        yield gpu.id, placement, claim
 
     def ours(self, claim: ResourceClaim) -> bool:
         """Say whether a claim is of our workload."""

@@ -28,12 +28,14 @@ from partita.control.executor import TransitionExecutor, changes, deployed
 from partita.control.goal import goal_for
 from partita.control.journal import JournalError
 from partita.control.reconciler import Demand, Hysteresis, Reconciler, TransitionOptions
+from partita.control.sharing import SharedDriver
 from partita.deadline import Deadline
 from partita.documents.codec import to_data
 from partita.drive.driver import DriveError
 from partita.errors import InfeasibleError, InputError, PartitaError
 from partita.executor import Backoff
 from partita.kubernetes.inventory import NODE
+from partita.kubernetes.jobs import JobTenant, LendsInstances
 from partita.kubernetes.journal import (
     PROGRESS_S,
     ApiJournal,
@@ -319,12 +321,26 @@ class _Loaded:
         return frozenset(pool.model for pool in self.spec.gpus)
 
 
+@dataclass(frozen=True, slots=True)
+class _Ground:
+    """A Workload's GPUs: their driver, as it is to services, and the Jobs on what these leave free."""
+
+    driver: ClosableDriver
+    shared: SharedDriver
+    jobs: JobTenant | None
+
+    def close(self) -> None:
+        if self.jobs is not None:
+            self.jobs.close()
+        self.driver.close()
+
+
 @dataclass(slots=True)
 class _Session:
     """A Workload under way: as it was read, with all that carries it."""
 
     loaded: _Loaded
-    driver: ClosableDriver
+    ground: _Ground
     journal: ApiJournal
     plans: ApiPlans
     rates: KeptRates
@@ -357,6 +373,7 @@ class WorkloadKeeper:
         self._failures = 0
         self._not_before = float("-inf")
         self._generation = 0
+        self._look_in_s = world.settings.poll_s
         self._thread = threading.Thread(target=self._run, name=f"workload {namespace}/{name}", daemon=True)
         self._thread.start()
 
@@ -390,7 +407,7 @@ class WorkloadKeeper:
                     text = f"a fault in partita itself: {type(error).__name__}: {error}; see the controller's log"
                     self._set(Condition("Degraded", "True", "Fault", text))
                     self._pause()
-                self.wake.wait(self._world.settings.poll_s)
+                self.wake.wait(self._look_in_s)
         finally:
             self._close_session()
             self._ended()
@@ -414,8 +431,17 @@ class WorkloadKeeper:
         self._accept(found)
         if self._session is not None and time.monotonic() >= self._not_before:
             self._step(self._session)
+        self._share()
         self._flush(force=False)
         return True
+
+    def _share(self) -> None:
+        """Let Jobs have what services leave free."""
+        self._look_in_s = self._world.settings.poll_s
+        jobs = self._session.ground.jobs if self._session is not None else None
+        if self._session is not None and jobs is not None:
+            now = self._session.ground.driver.clock.now()
+            self._look_in_s = min(self._look_in_s, max(0.0, jobs.step(now) - now))
 
     # Reading
 
@@ -516,7 +542,7 @@ class WorkloadKeeper:
             (before.loaded.models, before.loaded.spec.nodes) == (loaded.models, loaded.spec.nodes)
         )
         if before is not None and same:
-            driver = before.driver
+            ground = before.ground
             self._session = None
         else:
             self._close_session()
@@ -527,21 +553,33 @@ class WorkloadKeeper:
                 return model in loaded.models and known is not None and _has(known, nodes)
 
             driver = world.drivers.open(self._api, self._name, self._template, chosen)
+            ground = self._ground(driver, EventLog(records, self._tell))
         spec = loaded.spec
         journal = ApiJournal(records, events, self._serving)
         plans = ApiPlans(records, events, loaded.document, manual=spec.approve == "Manual")
         rates = rates_from(spec.rates, self._api, self._namespace, world.settings.gateways)
         reconciler = Reconciler(
-            self._controller(driver, journal, spec.algorithm),
+            self._controller(ground.shared, journal, spec.algorithm),
             loaded,
             rates,
             world.settings.hysteresis,
             TransitionOptions(spec.algorithm, spec.extra_gpus),
             plans=plans,
         )
-        self._session = _Session(loaded, driver, journal, plans, rates, reconciler)
+        self._session = _Session(loaded, ground, journal, plans, rates, reconciler)
 
-    def _controller(self, driver: ClosableDriver, journal: ApiJournal, algorithm: str) -> Controller:
+    def _ground(self, driver: ClosableDriver, events: EventLog) -> _Ground:
+        """Share a Workload's GPUs with the Jobs of its queue, where the driver can give them any."""
+        shared = SharedDriver(driver)
+        jobs = None
+        if isinstance(driver, LendsInstances):
+            jobs = JobTenant(
+                self._api, self._name, driver, driver, events, tell=self._tell, wake=self.wake.set
+            )
+            shared.share_with(jobs)
+        return _Ground(driver, shared, jobs)
+
+    def _controller(self, driver: SharedDriver, journal: ApiJournal, algorithm: str) -> Controller:
         world = self._world
         executor = TransitionExecutor(
             driver,
@@ -550,6 +588,7 @@ class WorkloadKeeper:
             world.settings.backoff,
             random.Random(),
             self._interrupted,
+            ahead=driver.expect,
         )
         made = registry.make("transition_algorithms", algorithm)
         return Controller(executor, made, world.drivers.durations, f"kubectl get workload {self._name}")
@@ -582,7 +621,7 @@ class WorkloadKeeper:
 
     def _step(self, session: _Session) -> None:
         """Let the reconciler take a step, and put into conditions what comes of it."""
-        seen = changes(session.driver, session.mark, ())
+        seen = changes(session.ground.shared, session.mark, ())
         session.mark = seen.mark
         quiet = not seen.gpus and not seen.gone
         if quiet and session.settled and session.loaded.spec.rates is None:
@@ -610,7 +649,7 @@ class WorkloadKeeper:
             self._failures = 0
             session.settled = True
             self._set(Condition("Degraded", "False", "AsExpected", ""))
-        self._describe(session, session.driver.observe())
+        self._describe(session, session.ground.shared.observe())
 
     def _trouble(self, reason: str, error: PartitaError) -> None:
         """Say what keeps this from going on, and look again after a while."""
@@ -643,7 +682,7 @@ class WorkloadKeeper:
                 observation = driver.observe()
                 old = standing_rates(journal.promised(), deployed(observation))
                 goal = goal_for(Layouts(()), old, journal.unfinished(), algorithm="shortest", extra_gpus=None)
-                self._controller(driver, journal, "shortest").reach(goal)
+                self._controller(SharedDriver(driver), journal, "shortest").reach(goal)
             if isinstance(driver, ReleasesGpus):
                 driver.release()
         except PartitaError as error:
@@ -663,7 +702,7 @@ class WorkloadKeeper:
     def _close_session(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            session.driver.close()
+            session.ground.close()
 
     # Telling
 

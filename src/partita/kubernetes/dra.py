@@ -39,7 +39,15 @@ from partita.drive.driver import (
 )
 from partita.errors import InputError, PartitaError
 from partita.kubernetes.allocation_check import WantedDevice, allocation_faults
-from partita.kubernetes.claims import FINALIZER, RESOURCE_CLAIM, ClaimedInstance, allocated_body, claim_body
+from partita.kubernetes.claims import (
+    FINALIZER,
+    LENT,
+    PROTECTION,
+    RESOURCE_CLAIM,
+    ClaimedInstance,
+    allocated_body,
+    claim_body,
+)
 from partita.kubernetes.cluster_state import ClusterState, SharedCaches
 from partita.kubernetes.fence import Fence
 from partita.kubernetes.inventory import NVIDIA, GpuCondition
@@ -70,7 +78,7 @@ from partita.kubernetes.pods import (
 )
 from partita.mig.layout import fault
 from partita.sim.clock import WallClock
-from partita.transition.transition import ActionKind, Durations
+from partita.transition.transition import Action, ActionKind, Durations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping
@@ -82,7 +90,6 @@ if TYPE_CHECKING:
     from partita.kubernetes.pods import Pod
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
-    from partita.transition.transition import Action
 
 T = TypeVar("T")
 
@@ -279,6 +286,64 @@ class DraDriver:
             "a claim that someone else made stays theirs", where=f"{gpu} {placement}", hint=hint
         )
 
+    @property
+    def start_timeout_s(self) -> float:
+        """Seconds after which a pod that is not ready is given up."""
+        return self._settings.start_timeout_s
+
+    def lent(self) -> tuple[tuple[str, Placement, ResourceClaim], ...]:
+        """Return the claims of jobs' pods that hold an instance: its GPU, its placement, the claim."""
+        return tuple(self._state.lent())
+
+    def unlent(self) -> tuple[ResourceClaim, ...]:
+        """Return the claims of jobs' pods in this namespace that hold nothing yet."""
+        return tuple(
+            claim
+            for claim in self._state.claims.values()
+            if LENT in claim.metadata.labels
+            and claim.metadata.namespace == self._api.namespace
+            and claim.status.allocation is None
+            and not claim.leaving
+        )
+
+    def lend(self, claim: ResourceClaim, spec: Body, gpu_id: str, placement: Placement) -> None:
+        """Allocate a claim that was made for a pod on an exact instance; return when the caches show it.
+
+        Such a claim has Kubernetes' finalizer, and goes with its pod.
+
+        Args:
+            claim: not allocated yet.
+            spec: its spec, which asks for one device as `REQUEST`.
+            gpu_id: on which GPU.
+            placement: where on it.
+
+        Raises:
+            DriveError: it cannot be allocated there.
+        """
+        action = Action(
+            f"lend {claim.metadata.uid}", ActionKind.CREATE_INSTANCE, gpu_id, placement, None, (), 0.1
+        )
+        running = _Running(action, time.monotonic() + _WRITE_S)
+        gpu = self._usable(action)
+        device = gpu.devices.get(placement)
+        if gpu.condition is not GpuCondition.READY or device is None:
+            raise NoRoomError(gpu.why or "the GPU has no such device", where=place(action))
+        name, protected = claim.metadata.name, [*claim.metadata.finalizers, PROTECTION]
+        meta = {"uid": claim.metadata.uid, "finalizers": list(dict.fromkeys(protected))}
+        try:
+            self._fenced(running, gpu)
+            with self._holding(running, gpu):
+                kept = self._send(running, lambda: self._api.patch(RESOURCE_CLAIM, name, {"metadata": meta}))
+                whole = allocated_body(kept, {"spec": spec}, ClaimedInstance(gpu, placement, device))
+                written = self._send(
+                    running, lambda: self._api.replace(RESOURCE_CLAIM, whole, subresource="status")
+                )
+                version = int(written.metadata.resource_version)
+                self._await(running, lambda: self._state.claims.version >= version)
+            self._hold_against_plan(action, written)
+        except KubernetesError as error:
+            raise _drive_error(error, place(action)) from None
+
     def release(self) -> None:
         """Let strangers have the GPUs again, and keep no evictions off any more.
 
@@ -328,6 +393,7 @@ class DraDriver:
             return
         ours = (claim for claim in self._state.claims.values() if self._state.ours(claim))
         nodes = {gpu_id.rpartition("/")[0] for claim in ours for gpu_id in self._state.gpus_of(claim)}
+        nodes |= {gpu_id.rpartition("/")[0] for gpu_id, _, _ in self._state.lent()}
         there = {node: self._state.gpus_of_node(node) for node in nodes}
         chosen = [gpu for found in there.values() for gpu in found if self._state.gpu(gpu.id) is not None]
         self._fence.keep(chosen, {node: len(found) for node, found in there.items()})

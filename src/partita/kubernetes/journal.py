@@ -236,7 +236,7 @@ class EventLog:
         name = f"{about['name']}.{time.time_ns():x}"
         body = {
             "metadata": {"name": name, "namespace": namespace},
-            "involvedObject": {**about, "namespace": namespace, "apiVersion": "partita.dev/v1alpha1"},
+            "involvedObject": {"apiVersion": "partita.dev/v1alpha1", **about, "namespace": namespace},
             "type": "Warning" if warning else "Normal",
             "reason": reason,
             "message": message[:1024],

@@ -54,6 +54,8 @@ class ContainerTerminated(msgspec.Struct, frozen=True, rename="camel", gc=False)
 
     reason: str = ""
     exit_code: int = 0
+    started_at: str | None = None
+    finished_at: str | None = None
 
 
 class ContainerState(msgspec.Struct, frozen=True, gc=False):
@@ -69,6 +71,7 @@ class ContainerStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
     name: str
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
+    restart_count: int = 0
 
 
 class PodCondition(msgspec.Struct, frozen=True, gc=False):
@@ -85,6 +88,7 @@ class PodClaim(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
     name: str
     resource_claim_name: str | None = None
+    resource_claim_template_name: str | None = None
 
 
 class PodSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
@@ -101,6 +105,7 @@ class PodStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
     phase: str = "Pending"
     reason: str = ""
     message: str = ""
+    start_time: str | None = None
     conditions: tuple[PodCondition, ...] = ()
     container_statuses: tuple[ContainerStatus, ...] = ()
     init_container_statuses: tuple[ContainerStatus, ...] = ()

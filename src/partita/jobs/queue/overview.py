@@ -21,15 +21,16 @@ from partita.documents.codec import Value
 from partita.errors import PartitaError
 from partita.jobs.partition import scattered
 from partita.jobs.queue.forecast import called, fitting, largest_slice
-from partita.jobs.queue.gpus import can_come_free
+from partita.jobs.queue.gpus import can_come_free, models_of
 from partita.jobs.queue.record import OVER, AttemptVerdict, JobState, StatedMemory, waits_for
-from partita.jobs.queue.scheduler import Prediction
+from partita.jobs.queue.scheduler import Prediction, SchedulerInput
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from partita.jobs.queue.forecast import Forecast
     from partita.jobs.queue.record import Attempt, JobRecord
+    from partita.jobs.queue.scheduler import Scheduler
     from partita.jobs.queue.service import QueueService
     from partita.mig.gpu import GpuModel, Profile
 
@@ -203,6 +204,66 @@ class Situation:
     resting: str | None = None
 
 
+def situation(
+    view: SchedulerInput, scheduler: Scheduler, predicted: Mapping[int, Prediction], trouble: str | None
+) -> Situation:
+    """Return what the reasons of a moment have in common.
+
+    Args:
+        view: the jobs that wait, and the GPUs; those that rest too.
+        scheduler: decides on them.
+        predicted: when they are expected to start.
+        trouble: what is wrong at the moment.
+    """
+    never = Prediction(math.inf, guessed=True)
+    waiting = sorted(view.waiting, key=lambda job: (predicted.get(job.number, never).start, job.number))
+    users = {job.submitter.name for job in waiting}
+    return Situation(
+        models=models_of(view.hosts),
+        discipline=scheduler.name,
+        used=view.used,
+        least=min(sorted(users), key=lambda user: view.used.get(user, 0.0), default=""),
+        free=frozenset(
+            profile.name
+            for host in view.hosts
+            for profile in host.model.profiles
+            if host.partition.change(profile.name) is not None
+        ),
+        possible=can_come_free(view.hosts),
+        scattered=frozenset(
+            profile.name
+            for host in view.hosts
+            for profile in host.model.profiles
+            if scattered(host.partition, profile.name)
+        ),
+        until=_until(waiting, models_of(view.hosts), scheduler, predicted),
+        ahead={job.number: i for i, job in enumerate(waiting)},
+        resting=trouble,
+    )
+
+
+def _until(
+    waiting: Sequence[JobRecord],
+    models: Sequence[GpuModel],
+    scheduler: Scheduler,
+    predicted: Mapping[int, Prediction],
+) -> dict[str, str]:
+    """Return, for each profile, when the first job that begins on it is expected to."""
+    found: dict[str, str] = {}
+    largest = largest_slice(models)
+    for job in waiting:
+        prediction = predicted.get(job.number)
+        if prediction is None or not prediction.played:
+            break
+        expected = scheduler.expected(job)
+        for profile in (
+            each for model in models for each in fitting(model, expected, job.at_least_bytes, largest)[:1]
+        ):
+            at = datetime.fromtimestamp(prediction.start).astimezone()
+            found.setdefault(profile.name, at.strftime("%H:%M"))
+    return found
+
+
 def reason(job: JobRecord, expected: Forecast, now: Situation) -> str:
     """Return why a job waits."""
     if not now.models:
@@ -318,10 +379,10 @@ class Outlook:
         with suppress(PartitaError):  # who asks for the queue gets it, whatever becomes of its future
             self.predicted = service.predictions()
         waiting = [*service.table.waiting.values(), *service.table.blocked.values()]
-        never = Prediction(math.inf, guessed=True)
-        waiting.sort(key=lambda job: (self.predicted.get(job.number, never).start, job.number))
-        self.rank = {job.number: i for i, job in enumerate(waiting)}
-        self.situation = self._look(waiting)
+        used = service.table.shares.at(service.now)
+        view = SchedulerInput(service.now, waiting, (), service.gpus.hosts, used)
+        self.situation = situation(view, service.scheduler, self.predicted, service.trouble)
+        self.rank = self.situation.ahead
         self._made = time.monotonic()
         self._fresh = FRESH * (self._made - began)
 
@@ -331,51 +392,6 @@ class Outlook:
         if age <= self._fresh:
             return False
         return age > OLD_S or self._version != service.table.version or self._hosts != service.gpus.hosts
-
-    def _look(self, waiting: Sequence[JobRecord]) -> Situation:
-        service = self._service
-        hosts = service.gpus.hosts
-        users = {job.submitter.name for job in waiting}
-        used = service.table.shares.at(service.now)
-        return Situation(
-            models=service.gpus.models,
-            discipline=service.discipline,
-            used=used,
-            least=min(sorted(users), key=lambda user: used.get(user, 0.0), default=""),
-            free=frozenset(
-                profile.name
-                for host in hosts
-                for profile in host.model.profiles
-                if host.partition.change(profile.name) is not None
-            ),
-            possible=can_come_free(hosts),
-            scattered=frozenset(
-                profile.name
-                for host in hosts
-                for profile in host.model.profiles
-                if scattered(host.partition, profile.name)
-            ),
-            until=self._until(waiting),
-            ahead=self.rank,
-            resting=service.trouble,
-        )
-
-    def _until(self, waiting: Sequence[JobRecord]) -> dict[str, str]:
-        """Return, for each profile, when the first job that begins on it is expected to."""
-        found: dict[str, str] = {}
-        models = self._service.gpus.models
-        largest = largest_slice(models)
-        for job in waiting:
-            prediction = self.predicted.get(job.number)
-            if prediction is None or not prediction.played:
-                break
-            expected = self._service.scheduler.expected(job)
-            for profile in (
-                each for model in models for each in fitting(model, expected, job.at_least_bytes, largest)[:1]
-            ):
-                at = datetime.fromtimestamp(prediction.start).astimezone()
-                found.setdefault(profile.name, at.strftime("%H:%M"))
-        return found
 
 
 @dataclass(frozen=True, slots=True)

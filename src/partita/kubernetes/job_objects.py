@@ -1,0 +1,465 @@
+"""Kubernetes Jobs that wait for a slice: what is read of them, what they ask for, and what is remembered with them.
+
+A Job of Partita's has the label `partita.dev/queue: WORKLOAD`, and its pods hold a claim that Kubernetes makes for
+each of them of the ResourceClaimTemplate `partita`. All that Partita knows of a Job stands in its annotations. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from partita.errors import InputError
+from partita.jobs.queue.endings import ended
+from partita.jobs.queue.forecast import family_of
+from partita.jobs.queue.record import (
+    Attempt,
+    AttemptVerdict,
+    JobOptions,
+    JobRecord,
+    JobState,
+    StatedMemory,
+    Submitter,
+)
+from partita.kubernetes.claims import DEVICE_CLASS, LENT, REQUEST
+from partita.kubernetes.objects import Body, Kind, KubernetesObject
+from partita.kubernetes.pods import CLAIM, GRACE_S, MANAGER, PodClaim
+from partita.mig.layout import Placement
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from partita.jobs.memory.bounds import Bounds
+    from partita.jobs.run.runner import AttemptStatus
+    from partita.kubernetes.objects import OwnerReference
+    from partita.kubernetes.pods import ContainerStatus, Pod
+    from partita.mig.gpu import GpuModel
+
+QUEUE = "partita.dev/queue"
+"""Label of a Job: the Workload, in its namespace, from whose GPUs it gets slices."""
+MEMORY = "partita.dev/memory"
+"""Label or annotation: the most GPU memory that a pod needs (`12Gi`), or both bounds of a forecast (`10Gi-14Gi`)."""
+PRIORITY = "partita.dev/priority"
+"""Label or annotation: a whole number; larger starts first."""
+STATE, REASON = "partita.dev/state", "partita.dev/reason"
+"""Annotations: where the Job is, in one word, and why, in the words of `partita queue`."""
+START = "partita.dev/expected-start"
+"""Annotation: when a Job that waits is expected to start; with `~` before it, an estimate."""
+ATTEMPTS = "partita.dev/attempts"
+"""Annotation: what its pods' ends have shown, as JSON. Without it a Job begins afresh."""
+VERDICT = "partita.dev/verdict"
+"""Annotation of a pod that has ended: what that was taken for."""
+KUEUE = "kueue.x-k8s.io/queue-name"
+"""Label of Kueue's: it alone suspends such a Job, and lets it go."""
+JOB_NAME = "batch.kubernetes.io/job-name"
+"""Label that Kubernetes gives the pods of all Jobs."""
+TEMPLATE = "partita"
+"""Name of the ResourceClaimTemplate of all Jobs in a namespace."""
+
+_HOLDS = f"{{name: {CLAIM}, resourceClaimTemplateName: {TEMPLATE}}}"
+_POLICY = "deploy/jobs has Kubernetes write it into every labelled Job"
+
+
+class JobContainer(msgspec.Struct, frozen=True, gc=False):
+    """A container of a Job's pods."""
+
+    name: str
+    image: str = ""
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    resources: dict[str, Any] = {}
+
+
+class JobPodSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What is read of a Job's pods."""
+
+    containers: tuple[JobContainer, ...] = ()
+    resource_claims: tuple[PodClaim, ...] = ()
+    termination_grace_period_seconds: int | None = None
+
+
+class JobTemplate(msgspec.Struct, frozen=True, gc=False):
+    """The template of a Job's pods."""
+
+    spec: JobPodSpec = JobPodSpec()
+
+
+class JobSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """What a Job asks for."""
+
+    suspend: bool = False
+    active_deadline_seconds: int | None = None
+    template: JobTemplate = JobTemplate()
+
+
+class JobCondition(msgspec.Struct, frozen=True, gc=False):
+    """A condition of a Job."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+
+
+class JobStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """How a Job is."""
+
+    start_time: str | None = None
+    conditions: tuple[JobCondition, ...] = ()
+
+
+class Job(KubernetesObject, frozen=True, gc=False):
+    """A Job."""
+
+    spec: JobSpec = JobSpec()
+    status: JobStatus = JobStatus()
+
+    @property
+    def end(self) -> JobCondition | None:
+        """How it ended, None while it has not."""
+        over = (
+            each
+            for each in self.status.conditions
+            if each.type in {"Complete", "Failed"} and each.status == "True"
+        )
+        return next(over, None)
+
+    @property
+    def of_kueue(self) -> bool:
+        """Whether Kueue suspends it and lets it go."""
+        return KUEUE in self.metadata.labels
+
+    def said(self, key: str) -> str:
+        """Return an annotation, or else a label; empty if it has neither."""
+        return self.metadata.annotations.get(key) or self.metadata.labels.get(key, "")
+
+
+class ResourceClaimTemplate(KubernetesObject, frozen=True, gc=False):
+    """What Kubernetes makes pods' claims of."""
+
+
+JOB = Kind("Job", "jobs", Job, group="batch")
+CLAIM_TEMPLATE = Kind(
+    "ResourceClaimTemplate", "resourceclaimtemplates", ResourceClaimTemplate, group="resource.k8s.io"
+)
+
+# No device fits, so the scheduler never allocates such a claim: Partita does.
+_NONE = [{"cel": {"expression": "false"}}]
+CLAIM_SPEC: Body = {
+    "devices": {
+        "requests": [{"name": REQUEST, "exactly": {"deviceClassName": DEVICE_CLASS, "selectors": _NONE}}]
+    }
+}
+
+
+def claim_template_body() -> Body:
+    """Return the template of the claims of Jobs' pods."""
+    return {
+        "metadata": {"name": TEMPLATE, "labels": MANAGER},
+        "spec": {"metadata": {"labels": {**MANAGER, LENT: "true"}}, "spec": CLAIM_SPEC},
+    }
+
+
+def job_faults(job: Job) -> Iterator[InputError]:
+    """Yield why a Job cannot be given slices, each with its field."""
+    spec = job.spec.template.spec
+    held = [each for each in spec.resource_claims if each.name == CLAIM]
+    if not any(each.resource_claim_template_name == TEMPLATE for each in held):
+        hint = f"add {_HOLDS} to it; {_POLICY}"
+        yield InputError(
+            "its pods do not hold Partita's claim", where="spec.template.spec.resourceClaims", hint=hint
+        )
+    where = "spec.template.spec.containers"
+    if not any(_names_claim(each) for each in spec.containers):
+        hint = f"add {{name: {CLAIM}}} to resources.claims of the one that needs it; {_POLICY}"
+        yield InputError("no container of it uses its slice", where=where, hint=hint)
+    for index, each in enumerate(spec.containers):
+        asked = {**(each.resources.get("requests") or {}), **(each.resources.get("limits") or {})}
+        for name in asked:
+            if name.startswith("nvidia.com/"):
+                hint = "leave it out: Partita gives it its slice"
+                yield InputError(f"it asks for {name} itself", where=f"{where}[{index}].resources", hint=hint)
+    for read in (stated_memory, _priority):
+        try:
+            read(job)
+        except InputError as error:
+            yield error
+
+
+def _names_claim(container: JobContainer) -> bool:
+    return any(each.get("name") == CLAIM for each in container.resources.get("claims") or [])
+
+
+# What is asked for
+
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(?:([kKMGT])(i?)B?|e(\d{1,2}))?")
+
+
+def _bytes(text: str) -> int:
+    """Read a quantity as Kubernetes has it: `12Gi` (2^30), `12G` (10^9).
+
+    Raises:
+        InputError: it is none.
+    """
+    found = _QUANTITY.fullmatch(text.strip())
+    if found is None or float(found[1]) <= 0:
+        raise InputError(f"{text!r} is no amount of memory", where=MEMORY, hint="write 12Gi, or 10Gi-14Gi")
+    power = " KMGT".index((found[2] or " ").upper())
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power * 10 ** int(found[4] or 0))
+
+
+def stated_memory(job: Job) -> StatedMemory:
+    """Return what a Job says of its GPU memory.
+
+    Raises:
+        InputError: it is no amount.
+    """
+    text = job.said(MEMORY)
+    if not text:
+        return StatedMemory()
+    lower, dash, upper = text.rpartition("-")
+    if dash:
+        least, most = _bytes(lower), _bytes(upper)
+        if least > most:
+            raise InputError(
+                f"{text!r}: the first is more than the second", where=MEMORY, hint="write 10Gi-14Gi"
+            )
+        return StatedMemory("model", float(least), float(most))
+    return StatedMemory("declared", 0.0, float(_bytes(text)))
+
+
+def _priority(job: Job) -> int:
+    text = job.said(PRIORITY) or "0"
+    if re.fullmatch(r"-?\d{1,4}", text) is None:
+        raise InputError(f"{text!r} is no priority", where=PRIORITY, hint="write a whole number, as 10")
+    return int(text)
+
+
+def seconds_of(stamp: str | None) -> float | None:
+    """Return the seconds since 1970 of an RFC 3339 time, None for none."""
+    return datetime.fromisoformat(stamp).timestamp() if stamp else None
+
+
+# What is remembered
+
+
+class PodEnd(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a pod ended that counts against the attempts of its Job: the fields of an `Attempt`.
+
+    Attributes:
+        pod: its uid; after restarts of its container within it, with their number.
+    """
+
+    pod: str
+    gpu: str
+    placement: str
+    limit_bytes: int
+    verdict: AttemptVerdict
+    why: str = ""
+    began: float | None = None
+    ended: float | None = None
+    code: int | None = None
+    unsure: bool = False
+    said: str | None = None
+
+    def attempt(self, number: int) -> Attempt:
+        """Return it as the queue has it."""
+        return Attempt(
+            number,
+            self.gpu,
+            Placement.parse(self.placement),
+            self.limit_bytes,
+            self.began or 0.0,
+            began=self.began,
+            ended=self.ended,
+            code=self.code,
+            verdict=self.verdict,
+            why=self.why,
+            unsure=self.unsure,
+            said=self.said,
+        )
+
+
+class JobMemo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What is remembered of a Job.
+
+    Attributes:
+        resumed: Partita let it go, and has not suspended it since.
+        over: why it gets no slice any more; empty while it may.
+        why: why it waits again.
+        tries: of its pods, counted together: ends that led to a larger slice, and losses.
+        at_least_bytes: memory that the next slice must have.
+        ends: those that counted, the newest last.
+    """
+
+    resumed: bool = False
+    over: str = ""
+    why: str = ""
+    tries: int = 0
+    at_least_bytes: int = 0
+    ends: tuple[PodEnd, ...] = ()
+
+    def knows(self, pod: str) -> bool:
+        """Say whether the end of a pod has been counted."""
+        return any(each.pod == pod for each in self.ends)
+
+
+def read_memo(job: Job) -> JobMemo:
+    """Return what is remembered of a Job; nothing where somebody wrote what is none."""
+    try:
+        return msgspec.json.decode(job.metadata.annotations.get(ATTEMPTS, "{}"), type=JobMemo)
+    except msgspec.DecodeError:
+        return JobMemo()
+
+
+def dump_memo(memo: JobMemo) -> str:
+    """Return the annotation of what is remembered."""
+    return msgspec.json.encode(memo).decode()
+
+
+def job_record(job: Job, memo: JobMemo, number: int) -> JobRecord:
+    """Return a Job, or one of its pods, as the queue's decisions see it: one that waits.
+
+    Raises:
+        InputError: what it asks for cannot be read.
+    """
+    spec = job.spec.template.spec
+    command = tuple(word for each in spec.containers[:1] for word in (each.image, *each.command, *each.args))
+    cron = next((each.name for each in job.metadata.owner_references if each.kind == "CronJob"), "")
+    limit = job.spec.active_deadline_seconds
+    grace = spec.termination_grace_period_seconds
+    return JobRecord(
+        number,
+        Submitter(0, 0, job.metadata.namespace),
+        command or (job.metadata.name,),
+        "",
+        "",
+        family_of(0, cron, command or (job.metadata.name,)),
+        seconds_of(job.metadata.creation_timestamp) or 0.0,
+        JobOptions(
+            stated_memory(job),
+            grace_s=float(GRACE_S if grace is None else grace),
+            limit_s=float(limit) if limit else None,
+        ),
+        name=cron,
+        priority=_priority(job),
+        tries=memo.tries,
+        at_least_bytes=memo.at_least_bytes,
+        why=memo.why or None,
+    )
+
+
+def on_slice(
+    record: JobRecord, at: tuple[str, Placement], model: GpuModel | None, began: float, state: JobState
+) -> JobRecord:
+    """Return a record as one that holds an instance, or is about to."""
+    gpu, placement = at
+    memory = model.profile(placement.profile).memory_mib if model is not None else None
+    attempt = Attempt(1, gpu, placement, int((memory or 0) * 2**20), began, device="claim", began=began)
+    return replace(record, state=state, attempts=(attempt,))
+
+
+@dataclass(frozen=True, slots=True)
+class PodEnding:
+    """How a pod was found ended.
+
+    Attributes:
+        pod: its uid; after restarts of its container within it, with their number.
+        now: seconds since 1970.
+    """
+
+    pod: str
+    status: AttemptStatus
+    now: float
+
+
+def after_end(
+    memo: JobMemo, record: JobRecord, ending: PodEnding, bounds: Bounds, models: Iterable[GpuModel]
+) -> tuple[JobMemo, Attempt]:
+    """Return what is remembered after the end of a pod, and that end as it was judged.
+
+    What leads to a larger slice, or counts as a loss, is as in `partita daemon`. Whatever else ends a pod is the
+    affair of the Job's own `backoffLimit` and `podFailurePolicy`. Where several pods run out of memory on the same
+    slices side by side, that is one step up.
+
+    Args:
+        memo: what was remembered.
+        record: the pod on its slice, as `on_slice` makes it.
+        ending: how it was found.
+        bounds: what is known of its memory.
+        models: of the GPUs there are.
+    """
+    before = tuple(each.attempt(number) for number, each in enumerate(memo.ends, 1))
+    this = replace(record.attempt, number=len(before) + 1)
+    again = replace(record, attempts=(*before, this), tries=memo.tries + 1)
+    after = ended(again, ending.status, ending.now, bounds, models)
+    attempt, verdict = after.attempt, after.attempt.verdict
+    counted = {AttemptVerdict.OUT_OF_MEMORY, AttemptVerdict.LOST}
+    if (
+        verdict not in counted
+        or memo.over
+        or memo.knows(ending.pod)
+        or attempt.limit_bytes < memo.at_least_bytes
+    ):
+        return memo, attempt
+    end = PodEnd(
+        ending.pod,
+        attempt.gpu,
+        str(attempt.placement),
+        attempt.limit_bytes,
+        verdict,
+        attempt.why or "",
+        attempt.began,
+        attempt.ended,
+        attempt.code,
+        attempt.unsure,
+        attempt.said,
+    )
+    over = after.why or str(verdict) if after.state is JobState.FAILED else ""
+    changed = msgspec.structs.replace(
+        memo,
+        over=over,
+        why=after.why or "",
+        tries=again.tries,
+        at_least_bytes=after.at_least_bytes,
+        ends=(*memo.ends, end)[-again.asked.most_attempts :],
+    )
+    return changed, attempt
+
+
+# Pods
+
+
+def owner_job(pod: Pod) -> OwnerReference | None:
+    """Return what names the Job of a pod."""
+    return next(
+        (each for each in pod.metadata.owner_references if each.kind == "Job" and each.controller), None
+    )
+
+
+def ended_container(pod: Pod) -> ContainerStatus | None:
+    """Return the container whose end tells how a pod ended: the first that failed, or else the first."""
+    found = [each for each in pod.status.container_statuses if each.state.terminated is not None]
+    failed = (each for each in found if each.state.terminated and each.state.terminated.exit_code)
+    return next(failed, found[0] if found else None)
+
+
+def restarted_container(pod: Pod) -> ContainerStatus | None:
+    """Return a container that failed and was started again within its pod, on the same slice."""
+    return next(
+        (
+            each
+            for each in pod.status.container_statuses
+            if each.restart_count and each.last_state.terminated and each.last_state.terminated.exit_code
+        ),
+        None,
+    )
+
+
+def shown_changes(job: Job, shown: Mapping[str, str | None]) -> dict[str, str | None]:
+    """Return the annotations of a Job that are others than those that are to be shown."""
+    return {key: value for key, value in shown.items() if job.metadata.annotations.get(key) != value}

@@ -1,0 +1,296 @@
+"""Kubernetes Jobs on what services leave free, on a real control plane with a strict node side."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tests.kubernetes.control_plane.client import path_of
+from tests.kubernetes.control_plane.cluster import wait_until
+from tests.kubernetes.control_plane.installation import install_resources
+from tests.kubernetes_units.specs import good
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.kubernetes.control_plane.cluster import ControlPlane
+    from tests.kubernetes.control_plane.nodes import SimulatedNodes
+
+Object = dict[str, Any]
+PATIENCE_S = 60.0
+POLICY = Path(__file__).parents[2] / "deploy" / "jobs" / "policy.yaml"
+ENDS = "test.partita.dev/ends"
+TABLE = """model,gpu,profile,batch,processes,throughput,latency_ms,quantile
+resnet50,a100-40gb,1g.5gb,8,1,100,20,p99
+resnet50,a100-40gb,2g.10gb,8,1,210,18,p99
+resnet50,a100-40gb,3g.20gb,8,1,330,15,p99
+"""
+OUT_OF_MEMORY = "step 1\nstep 2\ntorch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.\n"
+
+
+@pytest.fixture(scope="module")
+def plane(control_plane: ControlPlane) -> ControlPlane:
+    """A control plane that knows Partita's resources, and writes the claim into Jobs."""
+    install_resources(control_plane)
+    for body in yaml.safe_load_all(POLICY.read_text()):
+        plural = {"MutatingAdmissionPolicy": "mutatingadmissionpolicies"}.get(
+            body["kind"], "mutatingadmissionpolicybindings"
+        )
+        at = path_of(plural, None, body["metadata"]["name"])
+        control_plane.admin.call("PATCH", at, body, "application/apply-patch+yaml", fieldManager="test")
+
+    def works() -> bool:
+        body = job_body("probe") | {"metadata": {"name": "probe", "labels": {"partita.dev/queue": "nobody"}}}
+        made = control_plane.admin.call("POST", path_of("jobs", "default"), body, dryRun="All")
+        return bool(made["spec"].get("suspend"))
+
+    wait_until(works, 30.0, "the policy is in force")
+    return control_plane
+
+
+def job_body(name: str, *, memory: str = "", ends: Object | None = None, **spec: Any) -> Object:
+    """Return a plain Job of the queue `serving`."""
+    labels = {"partita.dev/queue": "serving"} | ({"partita.dev/memory": memory} if memory else {})
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "labels": labels},
+        "spec": {
+            "backoffLimit": 6,
+            "template": {
+                "metadata": {"annotations": {ENDS: json.dumps(ends)} if ends else {}},
+                "spec": {
+                    "restartPolicy": "Never",
+                    "terminationGracePeriodSeconds": 2,
+                    "containers": [{"name": "train", "image": "train:1", "command": ["train", name]}],
+                },
+            },
+        }
+        | spec,
+    }
+
+
+class Cluster:
+    """A namespace with one node, a Workload and controllers."""
+
+    def __init__(self, plane: ControlPlane, nodes: SimulatedNodes, namespace: str, folder: Path) -> None:
+        self.plane, self.nodes, self.namespace = plane, nodes, namespace
+        self.admin = plane.admin
+        self._folder = folder
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def controller(self, *words: str) -> subprocess.Popen[bytes]:
+        log = (self._folder / f"controller-{len(self._running)}.log").open("wb")
+        command = [
+            sys.executable, "-m", "partita", "controller", "--kubeconfig", str(self.plane.kubeconfig("admin")),
+            "--namespace", self.namespace, "--lease", f"partita-{self.namespace}", "--poll", "0.5", "--port", "0",
+            "--hold", "1", *words,
+        ]  # fmt: skip
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        log.close()
+        self._running.append(process)
+        return process
+
+    def stop(self) -> None:
+        for process in self._running:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
+
+    def free_lease(self) -> None:
+        lease = self.admin.get("leases", f"partita-{self.namespace}", self.namespace)
+        lease["spec"]["holderIdentity"] = ""
+        self.admin.replace("leases", lease)
+
+    def serve(self, rate: float) -> None:
+        """Have a Workload `serving`, or have it ask for another rate."""
+        spec = good()
+        spec["services"][0]["rate"] = rate
+        spec["performance"] = [{"csv": TABLE}]
+        spec["pod"]["spec"]["terminationGracePeriodSeconds"] = 1
+        if self.admin.find("workloads", "serving", self.namespace) is None:
+            body = {"apiVersion": "partita.dev/v1alpha1", "kind": "Workload", "metadata": {"name": "serving"}}
+            self.admin.create("workloads", body | {"spec": spec}, self.namespace)
+        else:
+            self.admin.patch("workloads", "serving", {"spec": spec}, self.namespace)
+
+    def capacity(self) -> int:
+        """Return how many pods of the service are ready."""
+        return sum(
+            "partita.dev/service" in each["metadata"].get("labels", {}) and _ready(each)
+            for each in self.pods()
+        )
+
+    def submit(self, body: Object) -> None:
+        self.admin.create("jobs", body, self.namespace)
+
+    def job(self, name: str) -> Object:
+        return self.admin.find("jobs", name, self.namespace) or {"metadata": {}, "spec": {}, "status": {}}
+
+    def said(self, name: str, key: str) -> str:
+        return str(self.job(name)["metadata"].get("annotations", {}).get(f"partita.dev/{key}", ""))
+
+    def pods(self) -> list[Object]:
+        return self.admin.objects("pods", self.namespace)
+
+    def pods_of(self, job: str) -> list[Object]:
+        key = "batch.kubernetes.io/job-name"
+        return [each for each in self.pods() if each["metadata"].get("labels", {}).get(key) == job]
+
+    def running(self, job: str) -> int:
+        return sum(_ready(each) for each in self.pods_of(job))
+
+    def slices(self) -> dict[str, str]:
+        """Return the device that each pod has prepared, by the pod's name, from what the node side recorded."""
+        return {each.pod.split("/")[1]: each.device for each in self.nodes.records if each.kind == "prepare"}
+
+    def wait(self, condition: Any, what: str, seconds: float = PATIENCE_S) -> None:
+        try:
+            wait_until(condition, seconds, what)
+        except TimeoutError as error:
+            logs = "\n".join(path.read_text() for path in sorted(self._folder.glob("controller-*.log")))
+            jobs = [
+                (
+                    each["metadata"]["name"],
+                    each["metadata"].get("annotations"),
+                    each["spec"].get("suspend"),
+                    each["status"],
+                )
+                for each in self.admin.objects("jobs", self.namespace)
+            ]
+            pods = [(each["metadata"]["name"], each["status"]["phase"]) for each in self.pods()]
+            workload = self.admin.find("workloads", "serving", self.namespace) or {}
+            text = json.dumps([jobs, pods, workload.get("status")])
+            raise AssertionError(f"{error}\n{text}\n{logs}") from None
+
+
+def _ready(pod: Object) -> bool:
+    ready = (one["status"] == "True" for one in pod["status"].get("conditions", ()) if one["type"] == "Ready")
+    return "deletionTimestamp" not in pod["metadata"] and any(ready)
+
+
+@pytest.fixture
+def cluster(plane: ControlPlane, nodes: SimulatedNodes, namespace: str, tmp_path: Path) -> Iterator[Cluster]:
+    nodes.add_nodes(1, 1)
+    found = Cluster(plane, nodes, namespace, tmp_path)
+    yield found
+    found.stop()
+
+
+def test_three_jobs_are_packed_beside_a_service(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    for name in ("a", "b", "c"):
+        cluster.submit(job_body(name, memory="4Gi"))
+    cluster.wait(lambda: all(cluster.running(name) for name in "abc"), "the Jobs run")
+    prepared = cluster.nodes.prepared()["node-0"]
+    assert len(prepared) == 4
+    assert not [each for each in cluster.nodes.records if each.kind == "refuse"]
+    cluster.wait(lambda: cluster.said("a", "state") == "Running", "it says so")
+    assert " on node-0/gpu-0" in cluster.said("a", "reason")
+
+
+def test_a_job_out_of_memory_gets_the_next_larger_slice(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    body = job_body("grows", ends={"after": 0.5, "code": 1, "log": OUT_OF_MEMORY})
+    cluster.submit(body)
+
+    def grown() -> bool:
+        found = json.loads(cluster.said("grows", "attempts") or "{}")
+        return len(found.get("ends", ())) >= 2
+
+    cluster.wait(grown, "two attempts ran out of memory")
+    ends = json.loads(cluster.said("grows", "attempts"))["ends"]
+    assert [each["placement"].partition("@")[0] for each in ends[:2]] == ["1g.5gb", "1g.10gb"]
+    assert {each["verdict"] for each in ends} == {"out of memory"}
+    assert ends[0]["said"].startswith("torch.OutOfMemoryError")
+    devices = [
+        each.device for each in cluster.nodes.records if each.kind == "prepare" and "grows" in each.pod
+    ]
+    assert ["1g5gb" in devices[0], "1g10gb" in devices[1]] == [True, True]
+    events = [each["reason"] for each in cluster.admin.objects("events", cluster.namespace)]
+    assert "OutOfMemory" in events
+
+
+def test_jobs_yield_to_a_service_that_comes(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    cluster.submit(job_body("large", memory="18Gi"))
+    cluster.wait(lambda: cluster.running("large") == 1, "the Job runs")
+    cluster.serve(640)
+    cluster.wait(lambda: cluster.job("large")["spec"].get("suspend"), "it is suspended")
+    cluster.wait(lambda: cluster.said("large", "state") == "Waiting", "it waits again")
+    assert "services need" in cluster.said("large", "reason")
+    assert not cluster.job("large")["status"].get("failed")
+    order = [each for each in cluster.nodes.records if each.kind in {"prepare", "unprepare"}]
+    assert not [each for each in cluster.nodes.records if each.kind == "refuse"]
+    assert [each.kind for each in order if "large" in each.pod] == ["prepare", "unprepare"]
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.running("large") == 1, "it runs again")
+
+
+def test_another_controller_goes_on(cluster: Cluster) -> None:
+    first = cluster.controller()
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    cluster.submit(job_body("runs", memory="4Gi"))
+    cluster.wait(lambda: cluster.running("runs") == 1, "a Job runs")
+    first.kill()
+    first.wait()
+    before = [each["metadata"]["uid"] for each in cluster.pods_of("runs")]
+    cluster.submit(job_body("waits", memory="4Gi"))
+    name = cluster.pods_of("runs")[0]["metadata"]["name"]
+    cluster.nodes.end_container(cluster.namespace, name, 1, "Error", OUT_OF_MEMORY)
+    cluster.free_lease()
+    cluster.controller()
+    cluster.wait(lambda: cluster.running("waits") == 1, "the next controller starts what waits")
+    cluster.wait(lambda: cluster.running("runs") == 1, "and goes on with what has ended")
+    after = [each for each in cluster.pods_of("runs") if each["metadata"]["uid"] not in before]
+    assert "1g10gb" in cluster.slices()[after[0]["metadata"]["name"]]
+    assert not [each for each in cluster.nodes.records if each.kind == "refuse"]
+
+
+def test_a_deleted_job_frees_its_slice_and_others_jobs_are_left_alone(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    foreign = job_body("foreign", suspend=True)
+    del foreign["metadata"]["labels"]
+    cluster.submit(foreign)
+    kueue = job_body("kueue", memory="4Gi", suspend=True)
+    kueue["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "team"
+    cluster.submit(kueue)
+    cluster.submit(job_body("whole", memory="18Gi", parallelism=1))
+    cluster.wait(lambda: cluster.running("whole") == 1, "it runs")
+    cluster.submit(job_body("next", memory="18Gi"))
+    cluster.wait(lambda: "all busy" in cluster.said("next", "reason"), "the next one waits")
+    cluster.admin.delete("jobs", "whole", cluster.namespace)
+    cluster.wait(lambda: cluster.running("next") == 1, "the next one has its slice")
+    cluster.wait(lambda: cluster.said("kueue", "state") == "Suspended", "Kueue's waits for Kueue")
+    assert cluster.job("kueue")["spec"]["suspend"] is True
+    cluster.admin.patch("jobs", "kueue", {"spec": {"suspend": False}}, cluster.namespace)
+    cluster.admin.delete("jobs", "next", cluster.namespace)
+    cluster.wait(lambda: cluster.running("kueue") == 1, "Kueue lets it go")
+    assert cluster.job("foreign")["spec"]["suspend"] is True
+    assert "annotations" not in cluster.job("foreign")["metadata"]
+
+
+def test_each_pod_of_a_job_has_a_slice_of_its_own(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    ends = {"after": 1.0, "code": 0}
+    cluster.submit(job_body("many", memory="4Gi", ends=ends, parallelism=3, completions=5))
+    cluster.wait(lambda: cluster.job("many")["status"].get("succeeded") == 5, "all are done")
+    cluster.wait(lambda: cluster.said("many", "state") == "Succeeded", "it says so")
+    assert not [each for each in cluster.nodes.records if each.kind == "refuse"]
