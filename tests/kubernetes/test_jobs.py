@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tests.kubernetes.control_plane.nodes import SimulatedNodes
 
 Object = dict[str, Any]
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0
 POLICY = Path(__file__).parents[2] / "deploy" / "jobs" / "policy.yaml"
 ENDS = "test.partita.dev/ends"
 TABLE = """model,gpu,profile,batch,processes,throughput,latency_ms,quantile
