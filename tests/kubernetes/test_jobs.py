@@ -235,8 +235,8 @@ def test_jobs_yield_to_a_service_that_comes(cluster: Cluster) -> None:
     order = [each for each in cluster.nodes.records if each.kind in {"prepare", "unprepare"}]
     assert not [each for each in cluster.nodes.records if each.kind == "refuse"]
     assert [each.kind for each in order if "large" in each.pod] == ["prepare", "unprepare"]
-    cluster.serve(300)
-    cluster.wait(lambda: cluster.running("large") == 1, "it runs again")
+    cluster.nodes.add_nodes(1, 1)
+    cluster.wait(lambda: cluster.running("large") == 1, "it runs again where there is room")
 
 
 def test_another_controller_goes_on(cluster: Cluster) -> None:

@@ -330,9 +330,9 @@ class _Ground:
     jobs: JobTenant | None
 
     def close(self) -> None:
+        self.driver.close()  # what is being written for Jobs does not wait for its effects any more
         if self.jobs is not None:
             self.jobs.close()
-        self.driver.close()
 
 
 @dataclass(slots=True)
@@ -374,6 +374,7 @@ class WorkloadKeeper:
         self._not_before = float("-inf")
         self._generation = 0
         self._look_in_s = world.settings.poll_s
+        self._accepted = "", float("-inf")  # the version that was read last, and when
         self._thread = threading.Thread(target=self._run, name=f"workload {namespace}/{name}", daemon=True)
         self._thread.start()
 
@@ -428,7 +429,9 @@ class WorkloadKeeper:
             return self._delete(found)
         if FINALIZER not in found.metadata.finalizers:
             self._finalizers(found, [*found.metadata.finalizers, FINALIZER])
-        self._accept(found)
+        if self._stale(found):
+            self._accept(found)
+            self._accepted = found.metadata.resource_version, time.monotonic()
         if self._session is not None and time.monotonic() >= self._not_before:
             self._step(self._session)
         self._share()
@@ -444,6 +447,13 @@ class WorkloadKeeper:
             self._look_in_s = min(self._look_in_s, max(0.0, jobs.step(now) - now))
 
     # Reading
+
+    def _stale(self, found: WorkloadObject) -> bool:
+        """Whether a Workload is to be read again: pods of Jobs wake its keeper far more often than it changes."""
+        version, at = self._accepted
+        if self._session is None or version != found.metadata.resource_version:
+            return True
+        return time.monotonic() >= at + self._world.settings.poll_s
 
     def _accept(self, found: WorkloadObject) -> None:
         """Have a session for the Workload as it is now, or say why it cannot be carried."""

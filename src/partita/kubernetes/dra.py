@@ -17,6 +17,7 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -340,9 +341,16 @@ class DraDriver:
                 )
                 version = int(written.metadata.resource_version)
                 self._await(running, lambda: self._state.claims.version >= version)
-            self._hold_against_plan(action, written)
         except KubernetesError as error:
             raise _drive_error(error, place(action)) from None
+        try:
+            self._hold_against_plan(action, written)
+        except DriveError:
+            with suppress(
+                KubernetesError
+            ):  # its pod has it already: its node makes no instance that overlaps
+                self._api.patch(RESOURCE_CLAIM, name, {"status": {"allocation": None}}, subresource="status")
+            raise
 
     def release(self) -> None:
         """Let strangers have the GPUs again, and keep no evictions off any more.

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
+from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -71,7 +71,7 @@ from partita.kubernetes.job_objects import (
     shown_changes,
 )
 from partita.kubernetes.leader import LostLeadershipError
-from partita.kubernetes.objects import NotFoundError, UnreachableError
+from partita.kubernetes.objects import ForbiddenError, NotFoundError, UnreachableError
 from partita.kubernetes.pods import PLACEMENT, POD, why_not_ready
 from partita.oom import classify
 
@@ -211,6 +211,8 @@ class JobTenant:
         self._due = float("-inf")
         self._writers = ThreadPoolExecutor(8, thread_name_prefix="jobs")
         self._lock = threading.Lock()
+        self._saying = threading.Lock()
+        self._outcomes: deque[tuple[str, str]] = deque()  # GPUs, and why nothing could be allocated there
         self._busy: set[str] = set()  # what is being written, by the uid of its Job or pod
         self._making: dict[str, tuple[str, Placement]] = {}  # by the pod's uid
         self._written: dict[
@@ -242,9 +244,8 @@ class JobTenant:
 
     def holds(self) -> Collection[Place]:
         """Return the instances that pods of Jobs hold, or are about to."""
-        making = set(
-            self._making.values()
-        )  # before those that stand: one that just came to stand is in one of both
+        # Before those that stand: what just came to stand is in one of both.
+        making = set(dict(self._making).values())
         return making | {(gpu, placement) for gpu, placement, _ in self._lender.lent()}
 
     def reserve(self, wanted: Mapping[str, Collection[Placement]]) -> None:
@@ -279,6 +280,12 @@ class JobTenant:
     # Looking
 
     def _work(self, now: float) -> float:
+        while self._outcomes:
+            gpu, why = self._outcomes.popleft()
+            if why:
+                self._resting.rest(gpu, why, now)
+            else:
+                self._resting.wake(gpu)
         look = self._look(now)
         if not look.jobs:
             return now + _IDLE_S
@@ -410,6 +417,9 @@ class JobTenant:
                 known.pop(uid)
         for uid in self._pending.keys() - uids:
             del self._pending[uid]
+        self._learnt = {key for key in list(self._learnt) if key.partition("/")[0] in uids}
+        uids |= {each.pod.partition("/")[0] for memo in look.memos.values() for each in memo.ends}
+        self._taught = {key for key in self._taught if key.partition("/")[0] in uids}
 
     # Minding
 
@@ -514,6 +524,9 @@ class JobTenant:
             return self._api.read_text(POD, pod.metadata.name, subresource="log", query=query)
         except NotFoundError:
             return ""
+        except ForbiddenError as error:
+            self._trouble_is(f"{error}; {error.hint}")
+            return ""
         except UnreachableError as error:
             if "no answer" in error.what:
                 raise
@@ -613,11 +626,11 @@ class JobTenant:
             self._annotate(POD, pod.metadata.name, pod.metadata.uid, {PLACEMENT: where})
             self._lender.lend(claim, CLAIM_SPEC, gpu, placement)
         except DriveError as error:
-            self._resting.rest(gpu, f"{where}: {error}", self._driver.clock.now())
+            self._outcomes.append((gpu, f"{where}: {error}"))
             raise
         finally:
             self._making.pop(pod.metadata.uid, None)
-        self._resting.wake(gpu)
+        self._outcomes.append((gpu, ""))
         self._say(job, "Started", f"pod {pod.metadata.name} on {placement} of {gpu}")
 
     # Telling
@@ -695,7 +708,7 @@ class JobTenant:
             "name": job.metadata.name,
             "uid": job.metadata.uid,
         }
-        with self._lock:
+        with self._saying:
             self._events.say(about, reason_word, text, warning=warning)
 
     def _later(self, job: Job, write: Callable[[], None]) -> bool:
