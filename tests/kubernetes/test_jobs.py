@@ -104,7 +104,7 @@ class Cluster:
             process.wait()
 
     def free_lease(self) -> None:
-        lease = self.admin.get("leases", f"partita-{self.namespace}", self.namespace)
+        lease = self.admin.get("leases", f"partita-{self.namespace}", "default")
         lease["spec"]["holderIdentity"] = ""
         self.admin.replace("leases", lease)
 
@@ -129,6 +129,11 @@ class Cluster:
 
     def submit(self, body: Object) -> None:
         self.admin.create("jobs", body, self.namespace)
+
+    def delete(self, job: str) -> None:
+        """Delete a Job as `kubectl delete` does, with its pods."""
+        how = {"propagationPolicy": "Background"}
+        self.admin.call("DELETE", path_of("jobs", self.namespace, job), how)
 
     def job(self, name: str) -> Object:
         return self.admin.find("jobs", name, self.namespace) or {"metadata": {}, "spec": {}, "status": {}}
@@ -274,12 +279,12 @@ def test_a_deleted_job_frees_its_slice_and_others_jobs_are_left_alone(cluster: C
     cluster.wait(lambda: cluster.running("whole") == 1, "it runs")
     cluster.submit(job_body("next", memory="18Gi"))
     cluster.wait(lambda: "all busy" in cluster.said("next", "reason"), "the next one waits")
-    cluster.admin.delete("jobs", "whole", cluster.namespace)
+    cluster.delete("whole")
     cluster.wait(lambda: cluster.running("next") == 1, "the next one has its slice")
     cluster.wait(lambda: cluster.said("kueue", "state") == "Suspended", "Kueue's waits for Kueue")
     assert cluster.job("kueue")["spec"]["suspend"] is True
     cluster.admin.patch("jobs", "kueue", {"spec": {"suspend": False}}, cluster.namespace)
-    cluster.admin.delete("jobs", "next", cluster.namespace)
+    cluster.delete("next")
     cluster.wait(lambda: cluster.running("kueue") == 1, "Kueue lets it go")
     assert cluster.job("foreign")["spec"]["suspend"] is True
     assert "annotations" not in cluster.job("foreign")["metadata"]
