@@ -144,12 +144,13 @@ def claim_body(instance: ClaimedInstance, workload: str, owners: list[Body]) -> 
     }
 
 
-def allocated_body(claim: ResourceClaim, body: Body, instance: ClaimedInstance, workload: str) -> Body:
+def allocated_body(claim: ResourceClaim, body: Body, instance: ClaimedInstance, workload: str | None) -> Body:
     """Return a claim with the allocation of exactly the instance's device, to be written to its status.
 
     Without the time of the allocation the scheduler would add one when it binds the pod, which the API server then
     refuses, since an allocation cannot be changed. And the claim is reserved for Partita: from one that nobody has,
-    or one pod alone, the scheduler takes the allocation away when a pod that names it fits nowhere.
+    or one pod alone, the scheduler takes the allocation away when a pod that names it fits nowhere. A claim that is
+    lent is for its pod alone (`workload` is None): Kubernetes takes it away with that pod, and not if it is reserved.
     """
     node = {"key": "metadata.name", "operator": "In", "values": [instance.gpu.node]}
     result = {"request": REQUEST, "driver": NVIDIA, "pool": instance.gpu.pool, "device": instance.device}
@@ -164,8 +165,15 @@ def allocated_body(claim: ResourceClaim, body: Body, instance: ClaimedInstance, 
         "uid": claim.metadata.uid,
         "resourceVersion": claim.metadata.resource_version,
     }
-    owner = {"apiGroup": "partita.dev", "resource": "workloads", "name": workload, "uid": claim.metadata.uid}
-    status = {"allocation": allocation, "reservedFor": [owner]}
+    status: Body = {"allocation": allocation}
+    if workload is not None:
+        owner = {
+            "apiGroup": "partita.dev",
+            "resource": "workloads",
+            "name": workload,
+            "uid": claim.metadata.uid,
+        }
+        status["reservedFor"] = [owner]
     return {"metadata": metadata, "spec": body["spec"], "status": status}
 
 

@@ -335,7 +335,7 @@ class DraDriver:
             self._fenced(running, gpu)
             with self._holding(running, gpu):
                 kept = self._send(running, lambda: self._api.patch(RESOURCE_CLAIM, name, {"metadata": meta}))
-                whole = allocated_body(kept, {"spec": spec}, ClaimedInstance(gpu, placement, device))
+                whole = allocated_body(kept, {"spec": spec}, ClaimedInstance(gpu, placement, device), None)
                 written = self._send(
                     running, lambda: self._api.replace(RESOURCE_CLAIM, whole, subresource="status")
                 )
