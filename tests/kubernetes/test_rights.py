@@ -27,6 +27,7 @@ from partita.kubernetes.dra import DISRUPTION_BUDGET, EVENT, DraDriver, DraDrive
 from partita.kubernetes.endpoints import ENDPOINT_SLICE, ClusterEndpoints
 from partita.kubernetes.fence import TAINT_RULES
 from partita.kubernetes.inventory import NODE, RESOURCE_SLICE
+from partita.kubernetes.job_objects import CLAIM_TEMPLATE, JOB
 from partita.kubernetes.leader import LEASES, Leader
 from partita.kubernetes.objects import ForbiddenError, Kind, KubernetesError
 from partita.kubernetes.pods import POD, instance_name, pod_name
@@ -49,7 +50,7 @@ KINDS: dict[str, Kind[Any]] = {
     each.plural: each
     for each in (
         NODE, RESOURCE_SLICE, RESOURCE_CLAIM, TAINT_RULES[0], WORKLOADS, PLANS, TRANSITIONS, CONFIG_MAPS, POD,
-        DISRUPTION_BUDGET, EVENT, ENDPOINT_SLICE, LEASES,
+        DISRUPTION_BUDGET, EVENT, ENDPOINT_SLICE, LEASES, JOB, CLAIM_TEMPLATE,
     )
 }  # fmt: skip
 NOT_USED_HERE = {
@@ -69,6 +70,21 @@ def crds(control_plane: ControlPlane) -> ControlPlane:
     return control_plane
 
 
+JOB_THAT_FAILS = {
+    "metadata": {"name": "fails", "labels": {"partita.dev/queue": "serving"}},
+    "spec": {
+        "suspend": True,
+        "backoffLimit": 0,
+        "template": {
+            "metadata": {"annotations": {"test.partita.dev/ends": '{"after": 0.1, "code": 1}'}},
+            "spec": {
+                "restartPolicy": "Never",
+                "containers": [{"name": "a", "image": "a:1", "resources": {"claims": [{"name": "partita"}]}}],
+                "resourceClaims": [{"name": "partita", "resourceClaimTemplateName": "partita"}],
+            },
+        },
+    },
+}
 Asked = set[tuple[str, str]]
 
 
@@ -135,6 +151,8 @@ def request(api: KubernetesApi, verb: str, resource: str) -> None:
     kind = KINDS[plural]
     body = {"metadata": {"name": "none"}}
     match verb:
+        case "get" if sub:
+            api.read_text(kind, "none", subresource=sub, query={})
         case "get":
             api.get(kind, "none")
         case "list":
@@ -190,7 +208,7 @@ def test_all_rights_suffice_and_each_is_used(
 ) -> None:
     """A Workload is made, changed and deleted, and nothing is asked for that is not among the rights."""
     monkeypatch.setattr(journal, "KEPT", 0)  # so that old plans and transitions go
-    nodes.add_nodes(1, 1)
+    nodes.add_nodes(1, 2)
     admin = account.plane.admin
     admin.create("configmaps", {"metadata": {"name": "perf"}, "data": {"perf.csv": TABLE}}, namespace)
     spec = good() | {"performance": [{"configMap": {"name": "perf"}}]}
@@ -210,6 +228,8 @@ def test_all_rights_suffice_and_each_is_used(
         body = {"apiVersion": "partita.dev/v1alpha1", "kind": "Workload", "metadata": {"name": "serving"}}
         admin.create("workloads", {**body, "spec": spec}, namespace)
         wait_until(lambda: state() == ("Serving", 1), PATIENCE_S, f"it serves: {said}")
+        admin.create("jobs", JOB_THAT_FAILS, namespace)
+        wait_until(lambda: ("get", "pods/log") in asked, PATIENCE_S, f"a Job's pod ends: {said}")
         spec["services"][0]["rate"] = 100
         admin.patch("workloads", "serving", {"spec": spec}, namespace)
         wait_until(lambda: state() == ("Serving", 2), PATIENCE_S, f"it serves less: {said}")
@@ -226,7 +246,11 @@ def test_all_rights_suffice_and_each_is_used(
     rights = set(each_verb(CONTROLLER))
     assert asked <= rights
     # The server asks for two of them beside those that are asked for: see the tests of their own.
-    beside = {("update", "resourceclaims/binding"), ("create", "poddisruptionbudgets")}
+    beside = {
+        ("update", "resourceclaims/binding"),
+        ("create", "poddisruptionbudgets"),
+        ("create", "resourceclaimtemplates"),
+    }
     assert rights - asked - beside <= set(NOT_USED_HERE)
 
 

@@ -346,10 +346,11 @@ class DraDriver:
         try:
             self._hold_against_plan(action, written)
         except DriveError:
-            with suppress(
-                KubernetesError
-            ):  # its pod has it already: its node makes no instance that overlaps
-                self._api.patch(RESOURCE_CLAIM, name, {"status": {"allocation": None}}, subresource="status")
+            now = {**whole["metadata"], "resourceVersion": written.metadata.resource_version}
+            body = {**whole, "metadata": now, "status": {}}
+            # Where its pod has it already it stays: the node makes no instance that overlaps.
+            with suppress(KubernetesError):
+                self._api.replace(RESOURCE_CLAIM, body, subresource="status")
             raise
 
     def release(self) -> None:

@@ -121,7 +121,25 @@ CONTROLLER = (
         "update",
         "to allocate a claim on the plan's exact device",
     ),
-    _right(_W, "pods", "get list watch create delete", "a replica is a pod"),
+    _right(
+        _W,
+        "pods",
+        "get list watch create patch delete",
+        "a replica is a pod; which slice a Job's pod has, and how it ended, is written into it",
+    ),
+    _right(_W, "pods/log", "get", "whether a Job's pod ran out of GPU memory"),
+    _right(
+        _W,
+        "jobs.batch",
+        "list watch patch",
+        "labelled Jobs are let go and suspended, and bear why they wait",
+    ),
+    _right(
+        _W,
+        "resourceclaimtemplates.resource.k8s.io",
+        "create patch",
+        "of which Kubernetes makes the claims of Jobs' pods; server-side apply, which also creates",
+    ),
     _right(
         _W,
         "poddisruptionbudgets.policy",
