@@ -451,11 +451,19 @@ class JobTenant:
             ):
                 continue
             record = look.on_slice(self._record(job, memo, uid), at, JobState.RUNNING)
+            self._hold_back(look, job)
             ended = self._found.get(key)
             if ended is None:
                 self._task(key, lambda p=pod, r=record, c=container, k=key: self._find(p, r, c, k))  # type: ignore[misc]
             else:
                 self._draw(look, job, replace(ended, record=record), key)
+
+    @staticmethod
+    def _hold_back(look: _Look, job: Job) -> None:
+        """Give a Job's pods no slice until it is known how the one before ended: it may need a larger one."""
+        uid = job.metadata.uid
+        look.waiting = {number: unit for number, unit in look.waiting.items() if unit.job.metadata.uid != uid}
+        look.shown.setdefault(uid, ("Waiting", "how its last pod ended is being looked at"))
 
     def _find(self, pod: Pod, record: JobRecord, container: ContainerStatus | None, key: str) -> None:
         how = None
