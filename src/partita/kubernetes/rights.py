@@ -143,8 +143,8 @@ CONTROLLER = (
     _right(
         _W,
         "poddisruptionbudgets.policy",
-        "create patch",
-        "to keep others' evictions off a service; server-side apply, which also creates",
+        "list create patch delete",
+        "to keep others' evictions off a service; server-side apply, which also creates; those of no use go",
     ),
     _right(_W, "events", "create list", "to tell what happens; and to say why a pod does not become ready"),
     _right(
