@@ -52,6 +52,8 @@ DEPENDENCIES = {
     "grpcio-reflection": ["tests/serve/gateway/test_grpc_server.py"],
     "protobuf": ["tests/serve/gateway/test_grpc_server.py"],
     "prometheus-client": ["tests/serve/gateway/test_metrics.py"],
+    "kubernetes": ["tests/kubernetes_units/test_api.py"],
+    "urllib3": ["tests/kubernetes_units/test_api.py"],
 }
 """The tests that meet each dependency's code, as files and folders; they have the mark `dependencies`."""
 

@@ -270,7 +270,7 @@ FIELDS = [
     ("services:", "limits: {max_processes: 49}\nservices:", "6: limits.max_processes", "at most 48", ""),
     ("services:", "limits: {latency_factor: 1.5}\nservices:", "6: limits.latency_factor", "at most 1", ""),
     ("services:", "limits: {latency_factor: 0}\nservices:", "6: limits.latency_factor", "above 0", ""),
-    ("services:", "limits: {forbid: [4g]}\nservices:", "6: limits.forbid[0]", "no combination", "4g+3g"),
+    ("services:", "limits: {forbid: [4g]}\nservices:", "6: limits.forbid[0]", "not a combination", "4g+3g"),
     ("services:", "limits: 5\nservices:", "6: limits", "must be a mapping, not 5", ""),
     ("services:", "objective: money\nservices:", "6: objective", "'cost', 'gpus' or 'watts'", ""),
     ("services:", "objective: cost\nservices:", "5: gpus[0]", "needs cost_per_hour", "cost_per_hour: 2.5"),

@@ -199,7 +199,7 @@ def test_the_queue_says_why_and_when(lab: Lab) -> None:
             "a time for every slice together with times for some",
         ),
         (("submit", "--like", "m.onnx", "--memory", "1GiB", "--", "true"), "both say what it needs"),
-        (("submit", "--like-with", "batch=1", "--", "true"), "there is no model"),
+        (("submit", "--like-with", "batch=1", "--", "true"), "--like-with needs --like"),
         (("submit", "--like", "missing.onnx", "--", "true"), "missing.onnx"),
         (("submit", "--array", "9-1", "--", "true"), "no range"),
         (("submit", "--user", "no-such-user", "--", "true"), "user"),

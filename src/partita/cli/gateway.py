@@ -63,7 +63,9 @@ FromKubernetes = Annotated[
 Kubeconfig = Annotated[
     str | None,
     typer.Option(
-        "--kubeconfig", metavar="FILE", help="Which cluster.  [default: KUBECONFIG, or the pod's own]"
+        "--kubeconfig",
+        metavar="FILE",
+        help="Kubeconfig. (default: KUBECONFIG, ~/.kube/config, or the pod's own account)",
     ),
 ]
 KubeContext = Annotated[
@@ -72,7 +74,7 @@ KubeContext = Annotated[
 Namespace = Annotated[
     str | None,
     typer.Option(
-        "--namespace", "-n", metavar="NAME", help="Of the Workload.  [default: the context's, or the pod's]"
+        "--namespace", "-n", metavar="NAME", help="Of the Workload. (default: the context's, or the pod's)"
     ),
 ]
 WorkerTokenFile = Annotated[

@@ -26,8 +26,8 @@ class CommandLine(RegisteredCommands):
     group = "commands"
     order = (
         "plan", "diff", "apply", "run", "status", "adopt", "explain", "simulate", "serve",
-        "gateway", "worker", "controller", "mig-manager", "daemon", "submit", "queue", "logs", "cancel", "wait",
-        "requeue", "history", "classify", "memory", "forget", "energy", "doctor", "schema", "demo", "export",
+        "gateway", "picker", "worker", "controller", "mig-manager", "daemon", "submit", "queue", "logs", "cancel",
+        "wait", "requeue", "history", "classify", "memory", "forget", "energy", "doctor", "schema", "demo", "export",
         "import", "perf", "gpus",
     )  # fmt: skip
 
