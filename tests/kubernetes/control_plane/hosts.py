@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -34,6 +35,19 @@ def _ip(*words: object) -> None:
     done = subprocess.run(["ip", *map(str, words)], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"ip {' '.join(map(str, words))}: {done.stderr.strip()}")
+
+
+def _sweep() -> None:
+    """Take away what tests left that were killed: names have the process id of those that made them."""
+    for folder, kept, words in (
+        ("/run/netns", r"pt([0-9a-f]+)h\d+p\d+", ("netns", "del")),
+        ("/sys/class/net", r"pt([0-9a-f]+)(?:br|h\d+[bu])", ("link", "del")),
+    ):
+        for each in Path(folder).iterdir() if Path(folder).is_dir() else ():
+            found = re.fullmatch(kept, each.name)
+            if found and not Path(f"/proc/{int(found[1], 16)}").exists():
+                with contextlib.suppress(RuntimeError):  # another test was faster
+                    _ip(*words, each.name)
 
 
 def why_no_hosts() -> str | None:
@@ -109,7 +123,8 @@ class Network:
         why = why_no_hosts()
         if why is not None:
             pytest.skip(f"no test hosts: {why}")
-        self.tag = f"pt{secrets.token_hex(2)}"
+        _sweep()
+        self.tag = f"pt{os.getpid():x}"
         self.octet = 100 + secrets.randbelow(100)
         self.bridge = f"{self.tag}br"
         self.address = f"10.{self.octet}.0.1"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -22,7 +21,7 @@ from tests.kubernetes.control_plane.proxy import Proxy
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.kubernetes.control_plane.cluster import ControlPlane
+    from tests.kubernetes.control_plane.cluster import ControlPlane, Guard
 
 CRDS = Path(__file__).parents[3] / "deploy" / "crds"
 ACCOUNT = "partita-controller"
@@ -69,13 +68,12 @@ class Controller:
         ended: whether the test ended it.
     """
 
-    def __init__(self, command: list[str], log: Path) -> None:
+    def __init__(self, guard: Guard, command: list[str], log: Path) -> None:
         self.log = log
         self.ended = False
+        self._guard = guard
         with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True
-            )
+            self.process = guard.start(command, file)
 
     @property
     def pid(self) -> int:
@@ -85,14 +83,12 @@ class Controller:
     def kill(self) -> None:
         """Kill it, as a crash would; return when it is gone."""
         self.ended = True
-        self.process.kill()
-        self.process.wait()
+        self._guard.end(self.process, signal.SIGKILL)
 
     def end(self) -> None:
         """Ask it to end, and wait."""
         self.ended = True
-        self.process.send_signal(signal.SIGTERM)
-        self.process.wait(30.0)
+        self._guard.end(self.process, signal.SIGTERM, 30.0)
 
 
 class Installation:
@@ -153,7 +149,7 @@ class Installation:
             "--namespace", self.namespace, "--lease", self.lease, "--poll", "0.5", "--port", "0", "--hold", "1",
             "--time-limit", "10", "--start-timeout", "60", *words,
         ]  # fmt: skip
-        found = Controller(command, self.folder / f"controller-{self._started}.log")
+        found = Controller(self.plane.guard, command, self.folder / f"controller-{self._started}.log")
         self.running.append(found)
         return found
 
