@@ -1,9 +1,10 @@
 """Make the generated parts of the documentation, or check them: `python -m docs.generate [--check]`.
 
 Generated are docs/cli.md, docs/workload.schema.json, the tables of fields in docs/file-formats.md, the output of
-console sessions, deploy/crds, and the rights in the chart. With `--check` nothing is written; what is stale, a dead
-link, a command that does not exist or is not described, and a session that fails are named, and the exit code is 1.
-What is stale is decided by shape (docs/shape.py), on any versions of what the project depends on.
+console sessions, deploy/crds, and the rights in the chart and in docs/kubernetes.md. With `--check` nothing is
+written; what is stale, a dead link, a command that does not exist or is not described, and a session that fails are
+named, and the exit code is 1. What is stale is decided by shape (docs/shape.py), on any versions of what the project
+depends on.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from difflib import unified_diff
 from typing import TYPE_CHECKING
 
 from docs.checks import command_faults, link_faults, undocumented
-from docs.pages import cli_page, schema_text, workload_tables
+from docs.pages import cli_page, rights_tables, schema_text, workload_tables
 from docs.sessions import ROOT, SessionError, rerun
 from docs.shape import page_shape
 
@@ -29,12 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 CLI, SCHEMA, FORMATS = "docs/cli.md", "docs/workload.schema.json", "docs/file-formats.md"
+KUBERNETES = "docs/kubernetes.md"
 SESSIONS = ("README.md", "docs/getting-started.md", "docs/serving.md", "docs/jobs.md")
 
 _SHOWN = 40
 """Lines of difference that are shown of a page."""
 
 _TABLES = re.compile(r"(<!-- begin workload -->\n).*?(<!-- end workload -->)", re.DOTALL)
+_RIGHTS = re.compile(r"(<!-- begin rights -->\n).*?(<!-- end rights -->)", re.DOTALL)
 
 
 def generated() -> Iterator[tuple[str, str]]:
@@ -52,9 +55,10 @@ def generated() -> Iterator[tuple[str, str]]:
 
 
 def deployed() -> Iterator[tuple[str, str]]:
-    """Yield the path and the text of each generated file under deploy/, but for what helm renders."""
+    """Yield the path and the text of what is made for a cluster, but for what helm renders."""
     yield from ((f"deploy/crds/{name}", text) for name, text in definitions().items())
     yield "deploy/chart/files/rights.yaml", roles_document()
+    yield KUBERNETES, _RIGHTS.sub(lambda found: f"{found[1]}{rights_tables()}{found[2]}", _read(KUBERNETES))
 
 
 def _kept(old: str, new: str, shape: Callable[[str], object]) -> str:
@@ -88,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the generated parts of the documentation.")
     parser.add_argument("--check", action="store_true", help="change nothing; name what is stale or wrong")
     parser.add_argument(
-        "--deploy", action="store_true", help="only what is under deploy/, which takes no time"
+        "--deploy", action="store_true", help="only definitions and rights, which take no time"
     )
     os.environ["COLUMNS"] = "80"
     asked = parser.parse_args()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from partita.cli.commands import RegisteredCommands
 from partita.cli.main import command_line
 from partita.documents.codec import schema as schema_of
+from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, GATEWAY
 from partita.workload import WORKLOAD
 
 if TYPE_CHECKING:
@@ -86,6 +87,27 @@ def workload_tables() -> str:
         ("`models[]`", schema["$defs"]["ModelSpec"]),
     ]
     return "\n".join(f"### {title}\n\n{_table(part)}" for title, part in parts)
+
+
+def rights_tables() -> str:
+    """Return the tables of the rights in a cluster."""
+    parts = []
+    for title, rights in (
+        ("The controller", CONTROLLER),
+        ("The gateway, in the namespace of its Workload", GATEWAY),
+        ("People who want advice", ADVICE),
+        ("People who let plans go", APPROVAL),
+    ):
+        rows = [
+            f"| `{each.resource}{f'.{each.group}' if each.group else ''}` | {', '.join(each.verbs)} "
+            f"| {_SCOPES[each.scope]} | {each.reason} |"
+            for each in rights
+        ]
+        parts.append(f"{title}:\n\n| resource | verbs | where | why |\n|---|---|---|---|\n" + "\n".join(rows))
+    return "\n\n".join(parts) + "\n"
+
+
+_SCOPES = {"cluster": "all", "workloads": "Workloads' namespaces", "home": "its own namespace"}
 
 
 def _table(part: dict[str, Any]) -> str:

@@ -71,7 +71,9 @@ def test_the_server_takes_all_of_it_and_knows_every_field(
     admin = control_plane.admin
     for namespace in ("partita-system", "serving"):
         if admin.find("namespaces", namespace) is None:
-            labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+            labels = dict.fromkeys(
+                ("pod-security.kubernetes.io/enforce", "pod-security.kubernetes.io/warn"), "restricted"
+            )
             admin.create("namespaces", {"metadata": {"name": namespace, "labels": labels}})
     config = f"--kubeconfig={control_plane.kubeconfig('admin')}"
     told = run("kubectl", config, "apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,12 +25,12 @@ DEPLOY = Path(__file__).parents[3] / "deploy"
 
 
 def program(name: str) -> Path:
-    """Return a program; the test is skipped where it was not built."""
+    """Return a program, built or the system's; the test is skipped where there is neither."""
     folder = folder_of_programs()
-    path = None if folder is None else folder / name
-    if path is None or not os.access(path, os.X_OK):
+    found = shutil.which(name, path=f"{folder or ''}{os.pathsep}{os.environ['PATH']}")
+    if found is None:
         pytest.skip(f"there is no {name}: tests/kubernetes/control_plane/build.sh builds it")
-    return path
+    return Path(found)
 
 
 def run(name: str, *words: str | Path, stdin: str | None = None, code: int | None = 0) -> str:
