@@ -76,7 +76,8 @@ def test_the_server_takes_all_of_it_and_knows_every_field(
             )
             admin.create("namespaces", {"metadata": {"name": namespace, "labels": labels}})
     config = f"--kubeconfig={control_plane.kubeconfig('admin')}"
-    told = run("kubectl", config, "apply", "--dry-run=server", "--validate=strict", "-f", "-", stdin=text)
+    strictly = "--server-side", "--force-conflicts", "--dry-run=server", "--validate=strict"
+    told = run("kubectl", config, "apply", *strictly, "-f", "-", stdin=text)
     assert told.count("(server dry run)") == len(objects)
     assert "Warning" not in told
 
@@ -95,10 +96,10 @@ def test_kubectl_applies_the_kustomization(control_plane: ControlPlane) -> None:
     refused = run("kubectl", config, "auth", "can-i", "get", "secrets", "-n", "partita-system",
                   "--as=system:serviceaccount:partita-system:partita-controller", code=None)  # fmt: skip
     assert "no" in refused.split()
-    # It is gone again, but for the resources' definitions, which other tests use.
+    # It goes again, but for the resources' definitions, which other tests use.
     kinds = "clusterroles,clusterrolebindings"
     run("kubectl", config, "delete", kinds, "-l", "app.kubernetes.io/part-of=partita")
-    run("kubectl", config, "delete", "namespace", "partita-system", "--wait=false")
+    run("kubectl", config, "delete", "namespace", "partita-system", "--timeout=90s")
 
 
 def test_helm_installs_and_uninstalls_it(control_plane: ControlPlane, namespace: str) -> None:
@@ -125,9 +126,7 @@ def test_helm_installs_and_uninstalls_it(control_plane: ControlPlane, namespace:
         assert "--keep-off=None" in told
     finally:
         run("helm", config, "uninstall", "try", "--namespace", namespace)
-    assert not of_kind(control_plane.admin.objects("clusterroles"), "ClusterRole").get(
-        "try-partita-controller"
-    )
+    assert control_plane.admin.find("clusterroles", "try-partita-controller") is None
 
 
 @pytest.mark.parametrize(

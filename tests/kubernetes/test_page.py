@@ -17,7 +17,7 @@ import pytest
 from tests.kubernetes.control_plane.cluster import free_ports, wait_until
 from tests.kubernetes.control_plane.hosts import LiveRuntime, Network
 from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
-from tests.kubernetes.control_plane.tools import program
+from tests.kubernetes.control_plane.tools import program, run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -149,7 +149,14 @@ def test_the_page_leads_from_an_empty_cluster_to_a_served_query(
 
 
 @pytest.fixture(autouse=True)
-def no_leftovers(control_plane: ControlPlane) -> Iterator[None]:
+def empty_cluster(control_plane: ControlPlane) -> Iterator[None]:
+    """A cluster that has never heard of Partita, and has no release of it in the end."""
+    admin = control_plane.admin
+    for each in admin.objects("customresourcedefinitions"):
+        admin.delete("customresourcedefinitions", each["metadata"]["name"])
+    wait_until(lambda: not admin.objects("customresourcedefinitions"), 60.0, "Partita's resources are gone")
     yield
+    config = f"--kubeconfig={control_plane.kubeconfig('admin')}"
+    run("helm", config, "uninstall", "partita", "--namespace", "partita-system", "--ignore-not-found")
     for each in control_plane.admin.objects("devicetaintrules"):
         control_plane.admin.delete("devicetaintrules", each["metadata"]["name"])

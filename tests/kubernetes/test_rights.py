@@ -426,8 +426,9 @@ def test_advice_is_read_only_and_its_rights_suffice(
     assert found.look(api).free == {"a100-40gb": 2}
     assert look(api).free == {"a100-40gb": 2}
     assert newest_plan(api, "serving") is None
-    # A table in a ConfigMap is read only where a Workload names one.
-    assert set(each_verb(ADVICE)) - asked <= {("get", "configmaps"), ("watch", "pods")}
+    # Beside these: a table in a ConfigMap, where a Workload names one, and `status` (test_advice.py).
+    beside = {("get", "configmaps"), ("list", "workloads"), ("list", "transitions")}
+    assert set(each_verb(ADVICE)) - asked <= beside | {("watch", each) for each in KINDS}
     assert {verb for verb, _ in asked} <= {"get", "list", "watch"}
     api.close()
 

@@ -11,7 +11,14 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from partita.errors import InputError
-from partita.kubernetes.rates import GatewayCounters, KeptRates, items_counted, prometheus_rates, rates_from
+from partita.kubernetes.rates import (
+    GatewayAccess,
+    GatewayCounters,
+    KeptRates,
+    items_counted,
+    prometheus_rates,
+    rates_from,
+)
 from partita.kubernetes.resources import GatewayRates, PrometheusRates, RatesSource
 
 if TYPE_CHECKING:
@@ -24,6 +31,7 @@ class Pages:
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, str]] = {}
         self.asked: list[dict[str, list[str]]] = []
+        self.token: str | None = None
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,6 +39,8 @@ class Pages:
                 url = urlsplit(self.path)
                 outer.asked.append(parse_qs(url.query))
                 code, body = outer.answers.get(url.path, (404, ""))
+                if outer.token is not None and self.headers["Authorization"] != f"Bearer {outer.token}":
+                    code, body = 401, "who are you?"
                 self.send_response(code)
                 self.end_headers()
                 self.wfile.write(body.encode())
@@ -161,6 +171,16 @@ def test_gateways_are_counted_from_their_second_reading_on_and_anew_after_a_rest
     pages.answers["/metrics"] = 500, "no"
     with pytest.raises(InputError, match="answers 500"):
         counters.rates()
+
+
+def test_gateways_that_ask_for_a_token_get_it(pages: Pages) -> None:
+    """A gateway that listens beyond its host always asks for one, or for a certificate."""
+    api: Any = EndpointsAlone("127.0.0.1")
+    pages.answers["/metrics"], pages.token = (200, PAGE.format(a="100.0")), "secret"
+    source = GatewayRates("gw", pages.server.server_port)
+    with pytest.raises(InputError, match="answers 401"):
+        GatewayCounters(api, "teams", source).rates()
+    assert GatewayCounters(api, "teams", source, GatewayAccess("secret")).rates() == {}
 
 
 def test_a_page_has_items_by_service() -> None:

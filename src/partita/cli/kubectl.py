@@ -297,7 +297,8 @@ def _approve(api: KubernetesApi, name: str) -> str:
     if found.metadata.annotations.get(APPROVED) == found.metadata.uid:
         return f"{name} is approved already"
     _write_approval(api, found.metadata, where)
-    return f"{name} is approved: {found.spec.used} GPUs for {found.spec.workload.name}"
+    gpus = "1 GPU" if found.spec.used == 1 else f"{found.spec.used} GPUs"
+    return f"{name} is approved: {gpus} for {found.spec.workload.name}"
 
 
 def _write_approval(api: KubernetesApi, meta: ObjectMeta, where: str) -> None:

@@ -173,7 +173,8 @@ ADVICE = (
     _right(_C, "resourceslices.resource.k8s.io", "list watch", "which GPUs there are"),
     _right(_C, "resourceclaims.resource.k8s.io", "list watch", "what is in use, by whomever"),
     _right(_W, "pods", "list watch", "which replicas run, for `diff`"),
-    _right(_W, "workloads.partita.dev", "get", "where a Workload of the cluster is named instead of a file"),
+    _right(_W, "workloads.partita.dev", "get list", "a Workload instead of a file; all of them for `status`"),
+    _right(_W, "transitions.partita.dev", "list", "for `status`"),
     _right(_W, "plans.partita.dev", "list", "its newest Plan, for `diff` and `explain`"),
     _right(_W, "configmaps", "get", "its performance tables"),
 )

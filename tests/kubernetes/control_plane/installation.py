@@ -18,6 +18,8 @@ from tests.kubernetes.control_plane.client import ApiError, Object, path_of
 from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.proxy import Proxy
 
+from partita.kubernetes.rights import CONTROLLER
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -25,26 +27,6 @@ if TYPE_CHECKING:
 
 CRDS = Path(__file__).parents[3] / "deploy" / "crds"
 ACCOUNT = "partita-controller"
-LOOK = "get list watch"
-RIGHTS = (
-    ("partita.dev", "workloads plans transitions", f"{LOOK} create delete patch update"),
-    ("partita.dev", "workloads/status plans/status transitions/status", "patch update"),
-    ("partita.dev", "workloads/finalizers transitions/finalizers", "update"),
-    ("", "nodes configmaps", LOOK),
-    ("", "pods", f"{LOOK} create delete patch"),
-    ("", "pods/log", "get"),
-    ("batch", "jobs", f"{LOOK} patch"),
-    ("resource.k8s.io", "resourceclaimtemplates", "create patch"),
-    ("", "events", "create patch list"),
-    ("policy", "poddisruptionbudgets", f"{LOOK} create delete patch"),
-    ("resource.k8s.io", "resourceslices deviceclasses", LOOK),
-    ("resource.k8s.io", "devicetaintrules", f"{LOOK} create delete patch"),
-    ("resource.k8s.io", "resourceclaims", f"{LOOK} create delete patch update"),
-    ("resource.k8s.io", "resourceclaims/status resourceclaims/binding", "patch update"),
-    ("coordination.k8s.io", "leases", "get create update"),
-    ("discovery.k8s.io", "endpointslices", LOOK),
-)
-"""What the controller may do, and nothing else."""
 
 
 def install_resources(plane: ControlPlane) -> None:
@@ -105,10 +87,7 @@ class Installation:
         self.lease = "partita"
         self.running: list[Controller] = []
         install_resources(plane)
-        rules = [
-            {"apiGroups": [group], "resources": kinds.split(), "verbs": verbs.split()}
-            for group, kinds, verbs in RIGHTS
-        ]
+        rules = [each.rule for each in CONTROLLER]
         account: Object = {"kind": "ServiceAccount", "name": ACCOUNT, "namespace": namespace}
         self.admin.create("serviceaccounts", {"metadata": {"name": ACCOUNT}}, namespace)
         role = f"{ACCOUNT}-{namespace}"
