@@ -155,6 +155,15 @@ class Cluster:
         """Return the device that each pod has prepared, by the pod's name, from what the node side recorded."""
         return {each.pod.split("/")[1]: each.device for each in self.nodes.records if each.kind == "prepare"}
 
+    def queue(self) -> Object:
+        """Return what `partita queue` shows of the namespace."""
+        command = [
+            sys.executable, "-m", "partita", "queue", "--kubeconfig", str(self.plane.kubeconfig("admin")),
+            "--namespace", self.namespace, "-o", "json",
+        ]  # fmt: skip
+        found: Object = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
+        return found
+
     def wait(self, condition: Any, what: str, seconds: float = PATIENCE_S) -> None:
         try:
             wait_until(condition, seconds, what)
@@ -200,6 +209,13 @@ def test_three_jobs_are_packed_beside_a_service(cluster: Cluster) -> None:
     assert not [each for each in cluster.nodes.records if each.kind == "refuse"]
     cluster.wait(lambda: cluster.said("a", "state") == "Running", "it says so")
     assert " on node-0/gpu-0" in cluster.said("a", "reason")
+    cluster.submit(job_body("d", memory="18Gi"))
+    cluster.wait(lambda: "all busy" in cluster.said("d", "reason"), "the fourth waits")
+    cluster.wait(lambda: cluster.said("d", "expected-start").startswith("~"), "a start is foretold")
+    rows = {row["name"]: row for row in cluster.queue()["jobs"]}
+    assert [rows[name]["state"] for name in "abcd"] == ["running", "running", "running", "waiting"]
+    assert rows["d"]["reason"] == cluster.said("d", "reason")
+    assert rows["d"]["start_estimated"] is True
 
 
 def test_a_job_out_of_memory_gets_the_next_larger_slice(cluster: Cluster) -> None:
@@ -299,3 +315,18 @@ def test_each_pod_of_a_job_has_a_slice_of_its_own(cluster: Cluster) -> None:
     cluster.wait(lambda: cluster.job("many")["status"].get("succeeded") == 5, "all are done")
     cluster.wait(lambda: cluster.said("many", "state") == "Succeeded", "it says so")
     assert not [each for each in cluster.nodes.records if each.kind == "refuse"]
+
+
+def test_a_pod_that_never_starts_loses_its_slice_and_is_tried_again(cluster: Cluster) -> None:
+    cluster.controller("--start-timeout", "8")
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    body = job_body("stuck", memory="18Gi")
+    body["spec"]["template"]["metadata"]["annotations"]["test.partita.dev/fails"] = "prepare"
+    cluster.submit(body)
+    cluster.wait(lambda: "have not begun" in cluster.said("stuck", "attempts"), "its slice is taken away")
+    cluster.wait(lambda: cluster.said("stuck", "state") == "Stopped", "it is given up after four times")
+    cluster.submit(job_body("next", memory="18Gi"))
+    assert "last of 4 attempts" in cluster.said("stuck", "reason")
+    assert cluster.job("stuck")["spec"]["suspend"] is True
+    cluster.wait(lambda: cluster.running("next") == 1, "the next one has its slice")

@@ -127,11 +127,15 @@ def test_other_ends_are_the_jobs_own_affair(code: int, log: str) -> None:
 
 
 def test_a_pod_that_is_lost_counts_as_an_attempt() -> None:
-    record = job_record(job(), JobMemo(), 1)
-    running = on_slice(record, ("node-0/gpu-0", Placement(0, "1g.5gb")), A100, 0.0, JobState.RUNNING)
-    status = AttemptStatus(AttemptPhase.LOST, why="it did not start")
-    memo, attempt = after_end(JobMemo(), running, PodEnding("a", status, 5.0), Bounds(), [A100])
-    assert (memo.tries, memo.why, attempt.verdict) == (1, "it did not start", AttemptVerdict.LOST)
+    memo = JobMemo()
+    for tries in range(1, 5):
+        record = job_record(job(), memo, 1)
+        starting = on_slice(record, ("node-0/gpu-0", Placement(0, "1g.5gb")), A100, 0.0, JobState.STARTING)
+        status = AttemptStatus(AttemptPhase.LOST, why="it did not start")
+        memo, attempt = after_end(memo, starting, PodEnding(f"{tries}", status, 5.0), Bounds(), [A100])
+        assert (memo.tries, attempt.verdict) == (tries, AttemptVerdict.LOST)
+        assert memo.why.startswith("it did not start")
+    assert memo.over == "it did not start; that was the last of 4 attempts"
 
 
 def test_what_is_remembered_is_read_again() -> None:

@@ -395,7 +395,8 @@ def after_end(
     """
     before = tuple(each.attempt(number) for number, each in enumerate(memo.ends, 1))
     this = replace(record.attempt, number=len(before) + 1)
-    again = replace(record, attempts=(*before, this), tries=memo.tries + 1)
+    # A pod that never began ends as one that ran.
+    again = replace(record, state=JobState.RUNNING, attempts=(*before, this), tries=memo.tries + 1)
     after = ended(again, ending.status, ending.now, bounds, models)
     attempt, verdict = after.attempt, after.attempt.verdict
     counted = {AttemptVerdict.OUT_OF_MEMORY, AttemptVerdict.LOST}

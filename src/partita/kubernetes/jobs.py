@@ -551,7 +551,8 @@ class JobTenant:
             since = self._pending.setdefault(pod.metadata.uid, look.now)
             if look.now < since + self._lender.start_timeout_s:
                 continue
-            why = f"pod {pod.metadata.name} did not start in {self._lender.start_timeout_s:g} s: {why_not_ready(pod)}"
+            told = why_not_ready(pod, "its containers have not begun; `kubectl describe pod` has its events")
+            why = f"pod {pod.metadata.name} did not start in {self._lender.start_timeout_s:g} s: {told}"
             status = AttemptStatus(AttemptPhase.LOST, why=why)
             after, _ = self._after(look, unit.job, unit.record, pod.metadata.uid, status)
             self._later(unit.job, lambda j=unit.job, p=pod, a=after, w=why: self._give_up(j, p, a, w))  # type: ignore[misc]

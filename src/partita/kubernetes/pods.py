@@ -336,8 +336,8 @@ def observed_replica(pod: Pod) -> ObservedReplica | None:
     return ObservedReplica(replica, ready=pod.ready, draining=pod.leaving)
 
 
-def why_not_ready(pod: Pod) -> str:
-    """Return what keeps a pod from being ready, in the cluster's words."""
+def why_not_ready(pod: Pod, otherwise: str = "its readiness probe has not succeeded") -> str:
+    """Return what keeps a pod from being ready, in the cluster's words; something else where it says nothing."""
     reasons = (
         [f"the pod ended: {pod.status.reason or pod.status.phase} {pod.status.message}"] if pod.ended else []
     )
@@ -353,6 +353,4 @@ def why_not_ready(pod: Pod) -> str:
         ended = each.state.terminated or each.last_state.terminated
         if ended is not None:
             reasons.append(f"container {each.name} ended with {ended.exit_code} ({ended.reason})")
-    return (
-        "; ".join(dict.fromkeys(each.strip() for each in reasons)) or "its readiness probe has not succeeded"
-    )
+    return "; ".join(dict.fromkeys(each.strip() for each in reasons)) or otherwise
