@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from functools import partial, wraps
+from functools import wraps
 from importlib.util import find_spec
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -162,13 +162,15 @@ def finish(command: Any) -> None:  # noqa: ANN401 -- as above
         command.help = _LINE_END.sub(" ", command.help)
     for parameter in command.params:
         parameter.show_envvar = False
-        choices = " | ".join(map(str, getattr(parameter.type, "choices", ())))
-        if len(choices) > _NARROW:  # a terminal breaks lines at spaces alone
-            parameter.type.get_metavar = partial(_told, f"<{choices}>")
+        shown = " | ".join(choices(parameter))
+        if len(shown) > _NARROW and not parameter.metavar:  # a terminal breaks lines at spaces alone
+            parameter.metavar = f"<{shown}>"
 
 
-def _told(text: str, **_: object) -> str:
-    return text
+def choices(parameter: Any) -> list[str]:  # noqa: ANN401 -- as above
+    """Return the words that an option or argument may be given; none where it takes any. Typer 0.29 moved them."""
+    kind = getattr(parameter, "type", None) or getattr(parameter, "type_descriptor", None)
+    return [str(each) for each in getattr(kind, "choices", None) or ()]
 
 
 def _kept_apart(body: Callable[..., object]) -> Callable[..., object]:

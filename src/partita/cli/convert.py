@@ -195,7 +195,7 @@ _TYPES = {
 def schema(
     document: Annotated[
         PublishedDocument,
-        typer.Argument(metavar="[DOCUMENT]", help=f"One of {', '.join(PublishedDocument)}."),
+        typer.Argument(help=f"One of {', '.join(PublishedDocument)}."),
     ] = PublishedDocument.WORKLOAD,
 ) -> None:
     """Print the JSON schema of a document, with what each field means.
