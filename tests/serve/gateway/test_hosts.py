@@ -51,7 +51,7 @@ def worker(folder: Path, host: Host) -> Iterator[str]:
         batch=4,
         backend=EmulatedSpec(),
         seconds={1: 0.01, 4: 0.02},
-        hang_timeout_s=2.0,
+        hang_timeout_s=4.0,  # well after it is suspected, which is told apart
         listen=ListenSpec(address, 9000, token_file=str(folder / "token")),
     )
     path = folder / f"worker-{host.index}.json"
@@ -184,7 +184,7 @@ def test_a_host_that_is_cut_off_loses_no_query(tmp_path: Path) -> None:
         assert told["answered"] > 600
         # Whoever was refused heard of it when its time was over, not when a connection was given up.
         assert max(client.seconds.values()) < SLO_S + 5.0
-        assert "does not answer" in said()
+        assert "fails or does not answer" in said()
         network.hosts[0].join()
         network.hosts[1].join()
         end = time.monotonic() + PATIENCE_S

@@ -177,8 +177,8 @@ class Serving:
 
     def _welcome(self, stream: socket.socket | TlsStream) -> None:
         connection = Connection(stream, self._take, self._notify, note)
-        connection.start(self._hello)
-        with self._changed:
+        with self._changed:  # at once, so that whoever has HELLO is told of the end
+            connection.start(self._hello)
             self._connections.append(connection)  # only now may signs of life be sent: HELLO comes first
             ending = self._ending
         if ending:  # it came as the end was told
