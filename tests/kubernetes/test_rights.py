@@ -23,18 +23,25 @@ from partita.kubernetes.advice import look, newest_plan, read_workload_object
 from partita.kubernetes.api import KubernetesApi, open_api
 from partita.kubernetes.claims import RESOURCE_CLAIM
 from partita.kubernetes.controller import ClusterController, ControllerSettings
-from partita.kubernetes.dra import DISRUPTION_BUDGET, EVENT, DraDriver, DraDrivers, DraSettings
-from partita.kubernetes.endpoints import ENDPOINT_SLICE, ClusterEndpoints
+from partita.kubernetes.dra import DraDriver, DraDrivers, DraSettings
+from partita.kubernetes.endpoints import ClusterEndpoints
+from partita.kubernetes.evictions import DISRUPTION_BUDGET
 from partita.kubernetes.fence import TAINT_RULES
 from partita.kubernetes.inventory import NODE, RESOURCE_SLICE
 from partita.kubernetes.job_objects import CLAIM_TEMPLATE, JOB
 from partita.kubernetes.leader import LEASES, Leader
-from partita.kubernetes.objects import ForbiddenError, Kind, KubernetesError
+from partita.kubernetes.objects import (
+    CONFIG_MAP,
+    ENDPOINT_SLICE,
+    EVENT,
+    ForbiddenError,
+    Kind,
+    KubernetesError,
+)
 from partita.kubernetes.pods import POD, instance_name, pod_name
 from partita.kubernetes.rates import GatewayCounters
 from partita.kubernetes.resources import PLANS, TRANSITIONS, WORKLOADS, GatewayRates
 from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, GATEWAY, Right, missing_rights
-from partita.kubernetes.tables import CONFIG_MAPS
 from partita.mig.layout import Placement
 from partita.transition.deployment import Replica
 from partita.transition.transition import Action, ActionKind
@@ -49,7 +56,7 @@ PATIENCE_S = 120.0
 KINDS: dict[str, Kind[Any]] = {
     each.plural: each
     for each in (
-        NODE, RESOURCE_SLICE, RESOURCE_CLAIM, TAINT_RULES[0], WORKLOADS, PLANS, TRANSITIONS, CONFIG_MAPS, POD,
+        NODE, RESOURCE_SLICE, RESOURCE_CLAIM, TAINT_RULES[0], WORKLOADS, PLANS, TRANSITIONS, CONFIG_MAP, POD,
         DISRUPTION_BUDGET, EVENT, ENDPOINT_SLICE, LEASES, JOB, CLAIM_TEMPLATE,
     )
 }  # fmt: skip

@@ -7,7 +7,8 @@ import pytest
 from tests.kubernetes_units.specs import good
 
 from partita.errors import InputError
-from partita.kubernetes.endpoints import EndpointSlice, ready_endpoints, served_by, slice_of
+from partita.kubernetes.endpoints import ready_endpoints, served_by, slice_of
+from partita.kubernetes.objects import EndpointSlice
 from partita.kubernetes.pods import Pod, PodPlace, pod_body
 from partita.serve.gateway.route import ServedService
 from partita.serve.services import ServerSlice

@@ -13,7 +13,7 @@ import typer
 
 from partita import registry
 from partita.cli.options import DriverName
-from partita.cli.output import stderr
+from partita.cli.output import note, stderr
 from partita.control.journal import FILE, Journal, controlling
 from partita.drive.state import CLUSTER, WORKERS, host_folder, state_folder, state_path
 from partita.errors import InputError
@@ -166,16 +166,12 @@ def open_driver(
         clock=make_clock(cluster.clock),
         services=cluster.runs(folder) if cluster.services else None,
         allow_mig_mode=cluster.allow_mig_mode,
-        tell=_note,
+        tell=note,
     )
     try:
         yield driver
     finally:
         driver.close()
-
-
-def _note(text: str) -> None:
-    stderr().print(f"note: {text}", markup=False, soft_wrap=True)
 
 
 def make_clock(name: ClockName | None) -> Clock | None:

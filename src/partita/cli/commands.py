@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import suppress
-from functools import wraps
+from functools import partial, wraps
 from importlib.util import find_spec
 from inspect import getdoc
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -163,14 +163,25 @@ def finish(command: Any) -> None:  # noqa: ANN401 -- as above
     for parameter in command.params:
         parameter.show_envvar = False
         shown = " | ".join(choices(parameter))
-        if len(shown) > _NARROW and not parameter.metavar:  # a terminal breaks lines at spaces alone
-            parameter.metavar = f"<{shown}>"
+        if len(shown) > _NARROW:  # a terminal breaks lines at spaces alone
+            told = partial(_told, f"<{shown}>")
+            if hasattr(parameter, "type"):
+                parameter.type.get_metavar = told
+            else:
+                parameter.display_type = told
 
 
 def choices(parameter: Any) -> list[str]:  # noqa: ANN401 -- as above
-    """Return the words that an option or argument may be given; none where it takes any. Typer 0.29 moved them."""
-    kind = getattr(parameter, "type", None) or getattr(parameter, "type_descriptor", None)
+    """Return the words that an option or argument may be given; none where it takes any.
+
+    Up to typer 0.28 a parameter has a `type` that says so, from 0.29 on a `type_descriptor`.
+    """
+    kind = parameter.type if hasattr(parameter, "type") else parameter.type_descriptor
     return [str(each) for each in getattr(kind, "choices", None) or ()]
+
+
+def _told(text: str, *_: object, **__: object) -> str:
+    return text
 
 
 def _kept_apart(body: Callable[..., object]) -> Callable[..., object]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from partita.cli.options import Kubeconfig, KubeContext
 from partita.cli.output import stderr
 from partita.control.reconciler import Hysteresis
 from partita.files import read_text
@@ -46,15 +47,8 @@ GatewayCa = Annotated[
 
 def controller(
     *,
-    kubeconfig: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Kubeconfig. (default: KUBECONFIG, ~/.kube/config, or the pod's own account)"
-        ),
-    ] = None,
-    context: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig. (default: its current one)")
-    ] = None,
+    kubeconfig: Kubeconfig = None,
+    context: KubeContext = None,
     namespace: Annotated[
         str | None,
         typer.Option(

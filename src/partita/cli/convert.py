@@ -13,7 +13,7 @@ import yaml
 
 from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_read_only, simulated_gpus
 from partita.cli.commands import RegisteredCommands, described
-from partita.cli.output import Format, echo, emit, emit_document, stderr
+from partita.cli.output import Format, echo, emit, emit_document, note
 from partita.control.executor import deployed
 from partita.documents.codec import schema as schema_of
 from partita.drive.state import state_path
@@ -128,8 +128,7 @@ def import_mig_parted(
     read = read_config(config)
     there = _given(gpus, node) if gpus else _of_cluster(driver, node)
     found = as_layouts(read, there, name)
-    for note in found.notes:
-        stderr().print(f"note: {note}", markup=False, soft_wrap=True)
+    note(*found.notes)
     if out is None:
         emit_document(lambda stream: write_layouts(found.layouts, stream), Format.JSON)
         return
@@ -195,7 +194,7 @@ _TYPES = {
 def schema(
     document: Annotated[
         PublishedDocument,
-        typer.Argument(help=f"One of {', '.join(PublishedDocument)}."),
+        typer.Argument(metavar="[DOCUMENT]", help=f"One of {', '.join(PublishedDocument)}."),
     ] = PublishedDocument.WORKLOAD,
 ) -> None:
     """Print the JSON schema of a document, with what each field means.

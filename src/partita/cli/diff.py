@@ -15,17 +15,9 @@ from rich.text import Text
 from partita import registry
 from partita.cli.cluster import SIMULATED, Cluster, DriverOption, open_read_only
 from partita.cli.drawing import ASCII, UNICODE, mosaic_rows, mosaic_texts
-from partita.cli.on_cluster import (
-    Kubeconfig,
-    KubeContext,
-    KubeNamespace,
-    OnCluster,
-    note,
-    opened,
-    refuse_unused,
-)
-from partita.cli.options import Algorithm, ExtraGpus, Forbid
-from partita.cli.output import DryRun, Format, Out, Output, emit_document, stdout
+from partita.cli.on_cluster import OnCluster, opened, refuse_unused
+from partita.cli.options import Algorithm, ExtraGpus, Forbid, Kubeconfig, KubeContext, KubeNamespace
+from partita.cli.output import DryRun, Format, Out, Output, emit_document, note, stdout
 from partita.control.controller import ordered, request, standing_rates
 from partita.control.executor import deployed
 from partita.control.goal import goal_for, refuse_missing
@@ -120,7 +112,7 @@ def diff(
 
         with opened(kubeconfig, context, namespace) as api:
             live = look(api, workload)
-        note(live.notes)
+        note(*live.notes)
         asked = from_live(live, wanted, algorithm, extra_gpus, tuple(forbid or ()))
     else:
         asked = _from_cluster(

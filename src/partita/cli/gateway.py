@@ -11,6 +11,8 @@ import typer
 from partita.cli.options import (
     Grace,
     GrpcPort,
+    Kubeconfig,
+    KubeContext,
     Listen,
     LogForm,
     LogFormat,
@@ -59,17 +61,6 @@ FromKubernetes = Annotated[
         metavar="WORKLOAD",
         help="Serve this Workload of a cluster instead: its services, by the EndpointSlices of their pods.",
     ),
-]
-Kubeconfig = Annotated[
-    str | None,
-    typer.Option(
-        "--kubeconfig",
-        metavar="FILE",
-        help="Kubeconfig. (default: KUBECONFIG, ~/.kube/config, or the pod's own account)",
-    ),
-]
-KubeContext = Annotated[
-    str | None, typer.Option("--context", metavar="NAME", help="Context of the kubeconfig.")
 ]
 Namespace = Annotated[
     str | None,

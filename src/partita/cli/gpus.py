@@ -11,7 +11,7 @@ from rich.text import Text
 
 from partita.cli.drawing import ASCII, UNICODE, mosaic
 from partita.cli.options import gpus_folder
-from partita.cli.output import Format, Output, echo, emit, stderr, stdout
+from partita.cli.output import Format, Output, echo, emit, note, stderr, stdout
 from partita.drive.nvml.devices import models_here
 from partita.drive.state import state_path
 from partita.drive.survey import survey
@@ -102,8 +102,7 @@ def gpus(
 def _of_this_host() -> list[GpuModel]:
     """Return the models of this host's GPUs, each once, and tell of those that cannot be read."""
     models, left_out = models_here()
-    for each in left_out:
-        stderr().print(f"note: {each.told}", markup=False, soft_wrap=True)
+    note(*(each.told for each in left_out))
     return list(models)
 
 

@@ -11,10 +11,10 @@ from rich.table import Table
 from partita.cli.commands import finish
 from partita.cli.diff import from_live, show_changes
 from partita.cli.explain import show_explanations
-from partita.cli.on_cluster import Kubeconfig, KubeContext, KubeNamespace, live_notes, note, opened
-from partita.cli.options import GpusFile, use_gpu_files
-from partita.cli.output import DryRun, Format, Out, Output, emit, stdout
-from partita.cli.plan import Html, Seed, TimeLimit, planned
+from partita.cli.on_cluster import live_notes, opened
+from partita.cli.options import GpusFile, Kubeconfig, KubeContext, KubeNamespace, use_gpu_files
+from partita.cli.output import DryRun, Format, Out, Output, emit, note, stdout
+from partita.cli.plan import BestEffort, Html, Seed, TimeLimit, planned
 from partita.cli.plan_view import show_plan
 from partita.documents.codec import to_data
 from partita.errors import InputError
@@ -66,9 +66,7 @@ def plan(
     name: OptionalName = None,
     *,
     file: File = None,
-    best_effort: Annotated[
-        bool, typer.Option("--best-effort", help="With too few GPUs, meet the most services by priority.")
-    ] = False,
+    best_effort: BestEffort = False,
     time_limit: TimeLimit = 30.0,
     seed: Seed = 0,
     kubeconfig: Kubeconfig = None,
@@ -85,7 +83,7 @@ def plan(
                          hint="write `kubectl partita plan WORKLOAD`, or `kubectl partita plan -f FILE`")  # fmt: skip
     with opened(kubeconfig, context, namespace) as api:
         loaded, live, current = _asked(api, name, file)
-    note(live_notes(live))
+    note(*live_notes(live))
     made = planned(
         at_free(loaded, live),
         time_limit=time_limit,
@@ -94,7 +92,7 @@ def plan(
         current=live.current if current else None,
     )
     show_plan(made.plan, output, None if dry_run else out, None if dry_run else html)
-    note(made.notes)
+    note(*made.notes)
 
 
 def _asked(
@@ -137,7 +135,7 @@ def diff(
     wanted = read_plan(plan_file) if plan_file else newest[1] if newest else None
     if wanted is None:
         raise AssertionError("there is a plan by now")
-    note(live.notes)
+    note(*live.notes)
     spec = found.spec
     asked = from_live(live, wanted, spec.algorithm, spec.extra_gpus, spec.limits.forbid)
     show_changes(asked, spec.algorithm, output, out, html)
@@ -188,7 +186,7 @@ def status(
         }
     rows: list[dict[str, Any]] = []
     for each in sorted(workloads, key=lambda found: found.metadata.name):
-        plan, way = plans.get(each.status.plan), transitions.get(each.status.transition)
+        plan, transition = plans.get(each.status.plan), transitions.get(each.status.transition)
         row: dict[str, Any] = {"name": each.metadata.name, "status": to_data(each.status)}
         if plan is not None:
             spec = plan.spec
@@ -196,8 +194,8 @@ def status(
                 "name": plan.metadata.name, "state": plan.status.state, "gpus": spec.used, "bound": spec.bound,
                 "gap": spec.gap, "proven": spec.proven, "why": spec.why,
             }  # fmt: skip
-        if way is not None:
-            row["transition"] = {"name": way.metadata.name, "status": to_data(way.status)}
+        if transition is not None:
+            row["transition"] = {"name": transition.metadata.name, "status": to_data(transition.status)}
         rows.append(row)
     if output is not Format.TABLE:
         emit(rows, output)
@@ -219,18 +217,15 @@ def _print_status(rows: Sequence[dict[str, Any]], namespace: str) -> None:
                 row["status"]["gpus"],
                 row["status"]["nearest"] or "-",
                 _plan_words(row.get("plan")),
-                _way_words(row.get("transition")),
+                _transition_words(row.get("transition")),
             )
             for row in rows
         ),
     )
     for row in rows:
         for condition in row["status"]["conditions"]:
+            # All should be true but that it is degraded.
             if (condition["status"] == "False") is not (condition["type"] == "Degraded"):
-                if condition["type"] == "RatesMeasured" and condition["reason"] == "AsWritten":
-                    continue
-                if condition["status"] == "True" and condition["type"] != "Degraded":
-                    continue
                 text = f"{row['name']}: {condition['type']} {condition['reason']}: {condition['message']}"
                 stdout().print(text, markup=False, soft_wrap=True)
 
@@ -242,12 +237,12 @@ def _plan_words(plan: dict[str, Any] | None) -> str:
     return f"{plan['name']} {plan['state'] or 'new'}, {plan['gpus']} GPUs, {proof}"
 
 
-def _way_words(way: dict[str, Any] | None) -> str:
-    if way is None:
+def _transition_words(transition: dict[str, Any] | None) -> str:
+    if transition is None:
         return "-"
-    found = way["status"]
+    found = transition["status"]
     left = f", {found['left']} left" if found["state"] == "Running" and found["left"] else ""
-    return f"{way['name']} {found['state'] or 'new'} {found['progress']}{left}"
+    return f"{transition['name']} {found['state'] or 'new'} {found['progress']}{left}"
 
 
 def _table(names: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from partita.cli.options import Kubeconfig, KubeContext
 from partita.cli.output import echo, stderr
 from partita.kubernetes.api import open_api
 from partita.kubernetes.mig_manager import MigManager
@@ -19,15 +20,8 @@ def mig_manager(
         typer.Argument(metavar="PLAN", help="Plan or layouts (JSON) whose GPUs are NODE/gpu-N; - is stdin."),
     ],
     *,
-    kubeconfig: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE", help="Kubeconfig. (default: KUBECONFIG, ~/.kube/config, or the pod's own account)"
-        ),
-    ] = None,
-    context: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig. (default: its current one)")
-    ] = None,
+    kubeconfig: Kubeconfig = None,
+    context: KubeContext = None,
     operator_namespace: Annotated[
         str, typer.Option(metavar="NAME", help="Namespace of NVIDIA's GPU operator.")
     ] = "gpu-operator",

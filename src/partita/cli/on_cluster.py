@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.output import stderr
 from partita.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from contextlib import AbstractContextManager
 
     from partita.kubernetes.advice import LiveCluster
@@ -19,22 +17,6 @@ if TYPE_CHECKING:
 
 OnCluster = Annotated[
     bool, typer.Option("--cluster", help="Look at a Kubernetes cluster, and change nothing there.")
-]
-Kubeconfig = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE", help="Kubeconfig. (default: KUBECONFIG, ~/.kube/config, or the pod's own account)"
-    ),
-]
-KubeContext = Annotated[
-    str | None,
-    typer.Option("--context", metavar="NAME", help="Context of the kubeconfig. (default: its current one)"),
-]
-KubeNamespace = Annotated[
-    str | None,
-    typer.Option(
-        "--namespace", "-n", metavar="NAME", help="Namespace in the cluster. (default: the context's)"
-    ),
 ]
 
 
@@ -87,9 +69,3 @@ def live_notes(live: LiveCluster) -> tuple[str, ...]:
     """Return what is to be said of a cluster's GPUs."""
     free = ", ".join(f"{count} of {model}" for model, count in sorted(live.free.items())) or "none"
     return (f"GPUs of the cluster that are free: {free}", *live.notes)
-
-
-def note(texts: Iterable[str]) -> None:
-    """Write notes to stderr."""
-    for text in texts:
-        stderr().print(f"note: {text}", markup=False, soft_wrap=True)

@@ -190,6 +190,26 @@ Forbid = Annotated[
 ]
 
 
+# Of a Kubernetes cluster.
+
+Kubeconfig = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE", help="Kubeconfig. (default: KUBECONFIG, ~/.kube/config, or the pod's own account)"
+    ),
+]
+KubeContext = Annotated[
+    str | None,
+    typer.Option("--context", metavar="NAME", help="Context of the kubeconfig. (default: its current one)"),
+]
+KubeNamespace = Annotated[
+    str | None,
+    typer.Option(
+        "--namespace", "-n", metavar="NAME", help="Namespace in the cluster. (default: the context's)"
+    ),
+]
+
+
 # Of gateways.
 
 

@@ -308,6 +308,12 @@ def stderr() -> Console:
     return SafeConsole(stderr=True, highlight=False, markup=False)
 
 
+def note(*texts: str) -> None:
+    """Write notes to stderr, a line each."""
+    for text in texts:
+        stderr().print(f"note: {text}", markup=False, soft_wrap=True)
+
+
 def echo(text: str, *, err: bool = False, newline: bool = True) -> None:
     """Write text to stdout or to stderr; what a terminal would act on is written as an escape."""
     typer.echo(shown(text), file=None if err else own(), err=err, nl=newline)  # noqa: TID251 -- the one place

@@ -9,8 +9,6 @@ import typer
 from partita.cli.gateway import (
     ClusterPlace,
     FromKubernetes,
-    Kubeconfig,
-    KubeContext,
     Namespace,
     Services,
     Workload,
@@ -18,6 +16,8 @@ from partita.cli.gateway import (
 )
 from partita.cli.options import (
     Grace,
+    Kubeconfig,
+    KubeContext,
     LogForm,
     LogFormat,
     Router,

@@ -9,17 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from partita.cli.on_cluster import (
-    Kubeconfig,
-    KubeContext,
-    KubeNamespace,
-    OnCluster,
-    note,
-    prepared_on_cluster,
-    refuse_unused,
-)
-from partita.cli.options import Planner
-from partita.cli.output import DryRun, Format, Out, Output, WorkloadFile, emit, stderr, stdout
+from partita.cli.on_cluster import OnCluster, prepared_on_cluster, refuse_unused
+from partita.cli.options import Kubeconfig, KubeContext, KubeNamespace, Planner
+from partita.cli.output import DryRun, Format, Out, Output, WorkloadFile, emit, note, stderr, stdout
 from partita.deadline import Deadline
 from partita.errors import PartitaError
 
@@ -39,6 +31,9 @@ PlanToCheck = Annotated[
     Path | None, typer.Option("--check", metavar="PLAN", help="Plan nothing: say what is wrong in this plan.")
 ]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with the GPUs drawn.")]
+BestEffort = Annotated[
+    bool, typer.Option("--best-effort", help="With too few GPUs, meet the most services by priority.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices: same input and seed, same plan.")]
 
 
@@ -48,9 +43,7 @@ def plan(
     planner: Planner = "exact",
     time_limit: TimeLimit = 30.0,
     seed: Seed = 0,
-    best_effort: Annotated[
-        bool, typer.Option("--best-effort", help="With too few GPUs, meet the most services by priority.")
-    ] = False,
+    best_effort: BestEffort = False,
     check: PlanToCheck = None,
     cluster: OnCluster = False,
     kubeconfig: Kubeconfig = None,
@@ -83,10 +76,10 @@ def plan(
     if check is not None:
         _check(loaded, check, output)
         return
-    note(seen)
+    note(*seen)
     made = planned(loaded, planner, time_limit=time_limit, seed=seed, best_effort=best_effort)
     show_plan(made.plan, output, None if dry_run else out, None if dry_run else html)
-    note(made.notes)
+    note(*made.notes)
 
 
 def planned(

@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from partita.cli.options import read_seconds, shown_bytes, shown_moment
+from partita.cli.options import Kubeconfig, KubeContext, read_seconds, shown_bytes, shown_moment
 from partita.cli.output import Format, Output, ProgramOutput, echo, emit, inline, own, stdout
 from partita.drive.state import state_path
 from partita.errors import InputError, PartitaError
@@ -44,15 +44,6 @@ Kubernetes = Annotated[
         help="Show the Kubernetes Jobs of a cluster's queues; so do the next three options.",
     ),
 ]
-Kubeconfig = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FILE", help="Kubeconfig. (default: KUBECONFIG, ~/.kube/config, or the pod's own account)"
-    ),
-]
-Context = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Context of the kubeconfig. (default: its current one)")
-]
 Namespace = Annotated[
     str | None, typer.Option(metavar="NAME", help="Only Jobs of this namespace. (default: of all)")
 ]
@@ -65,7 +56,7 @@ def queue(
     me: Mine = False,
     kubernetes: Kubernetes = False,
     kubeconfig: Kubeconfig = None,
-    context: Context = None,
+    context: KubeContext = None,
     namespace: Namespace = None,
     output: Output = Format.TABLE,
 ) -> None:

@@ -26,7 +26,7 @@ from partita.cli.options import (
     TokenFile,
     need_packages_to_serve,
 )
-from partita.cli.output import WorkloadFile, stderr
+from partita.cli.output import WorkloadFile, note, stderr
 from partita.cli.plan import Seed, TimeLimit, planned
 from partita.control.journal import serving
 from partita.drive.state import WORKERS, state_folder
@@ -35,7 +35,7 @@ from partita.planner import read_prepared
 from partita.planning.document import read_plan
 from partita.planning.formulate import quantile_of
 from partita.serve.gateway.access import read_endpoint
-from partita.serve.gateway.route import ServedService
+from partita.serve.gateway.route import QUANTILE, ServedService
 from partita.serve.gateway.server import serve as serve_until_told
 from partita.serve.routers import live_router
 from partita.serve.services import WorkerSettings, read_workers
@@ -55,8 +55,6 @@ if TYPE_CHECKING:
 if TYPE_CHECKING:
     Tables = dict[str, dict[tuple[str, str, int], dict[int, float]]]
 
-_QUANTILE = 0.95
-"""Share of queries that should be in time, where the workload says none."""
 PlanFile = Annotated[
     Path | None, typer.Option("--plan", metavar="PLAN", help="Serve this plan; without it, plan first.")
 ]
@@ -165,7 +163,7 @@ def served_services(loaded: PreparedWorkload) -> list[ServedService]:
             each.name,
             each.model,
             each.slo.latency_ms / 1000,
-            each.slo.quantile or _QUANTILE,
+            each.slo.quantile or QUANTILE,
             seconds_of(loaded, each),
         )
         for each in loaded.workload.services
@@ -175,8 +173,7 @@ def served_services(loaded: PreparedWorkload) -> list[ServedService]:
 def _plan(loaded: PreparedWorkload, path: Path | None, time_limit: float, seed: int) -> Plan:
     if path is None:
         made = planned(loaded, time_limit=time_limit, seed=seed)
-        for note in made.notes:
-            stderr().print(f"note: {note}", markup=False, soft_wrap=True)
+        note(*made.notes)
         return made.plan
 
     plan = read_plan(path)

@@ -18,6 +18,7 @@ from partita.documents.codec import Amount, Meta, Value
 from partita.documents.text import parse_json
 from partita.errors import InfeasibleError, InputError, PartitaError
 from partita.files import read_text
+from partita.planning.plan import falls_short
 from partita.workload import LARGEST_BATCH
 
 if TYPE_CHECKING:
@@ -220,7 +221,7 @@ def _fits(plan: Plan, there: Mapping[str, int]) -> bool:
 
 
 def _short(plan: Plan) -> bool:
-    return any(service.capacity < service.rate * (1 - 1e-6) for service in plan.services)
+    return any(falls_short(service.capacity, service.rate) for service in plan.services)
 
 
 LEAST_RATE = 1e-3

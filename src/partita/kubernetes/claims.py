@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from partita.kubernetes.allocation_check import AllocatedDevice
 from partita.kubernetes.inventory import NVIDIA
-from partita.kubernetes.objects import Body, Kind, KubernetesObject
+from partita.kubernetes.objects import Body, Kind, KubernetesObject, timestamp
 from partita.kubernetes.pods import INSTANCE, MANAGER, PLACEMENT, WORKLOAD, instance_name, shortened
 from partita.mig.layout import Placement
 
@@ -155,7 +154,7 @@ def allocated_body(claim: ResourceClaim, body: Body, instance: ClaimedInstance, 
     node = {"key": "metadata.name", "operator": "In", "values": [instance.gpu.node]}
     result = {"request": REQUEST, "driver": NVIDIA, "pool": instance.gpu.pool, "device": instance.device}
     allocation = {
-        "allocationTimestamp": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "allocationTimestamp": timestamp(),
         "devices": {"results": [result]},
         "nodeSelector": {"nodeSelectorTerms": [{"matchFields": [node]}]},
     }

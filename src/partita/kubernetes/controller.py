@@ -66,6 +66,7 @@ from partita.kubernetes.resources import (
 from partita.kubernetes.tables import RefusedWorkloadError, WorkloadTables
 from partita.mig.catalogue import gpu_model
 from partita.planner import plan, prepare
+from partita.planning.plan import falls_short
 from partita.transition.deployment import Layouts
 
 if TYPE_CHECKING:
@@ -725,7 +726,7 @@ class WorkloadKeeper:
         conditions: list[Condition] = []
         waiting = False
         if newest is not None and newest.spec.document == session.loaded.document:
-            short = [each.name for each in newest.spec.services if each.capacity < each.rate * (1 - 1e-6)]
+            short = [each.name for each in newest.spec.services if falls_short(each.capacity, each.rate)]
             text = f"{newest.metadata.name}: {newest.spec.used} GPUs"
             said = f"; the GPUs do not suffice for {', '.join(short)}" if short else ""
             reason = "BestEffort" if short else "Planned"
@@ -744,7 +745,7 @@ class WorkloadKeeper:
             conditions.append(approved)
         rates = newest.spec.rates if newest is not None else session.loaded.demand.rates
         capacity = current.capacity()
-        behind = sorted(name for name, rate in rates.items() if capacity.get(name, 0.0) < rate * (1 - 1e-6))
+        behind = sorted(name for name, rate in rates.items() if falls_short(capacity.get(name, 0.0), rate))
         ready = Condition("Ready", "True", "Serving", "every service has its rate", "", generation)
         if behind:
             what = ", ".join(f"{name} {capacity.get(name, 0.0):.0f}/{rates[name]:.0f}" for name in behind[:5])

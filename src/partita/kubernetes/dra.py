@@ -17,7 +17,7 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -50,21 +50,20 @@ from partita.kubernetes.claims import (
     claim_body,
 )
 from partita.kubernetes.cluster_state import ClusterState, SharedCaches
+from partita.kubernetes.evictions import EvictionGuard
 from partita.kubernetes.fence import Fence
 from partita.kubernetes.inventory import NVIDIA, GpuCondition
 from partita.kubernetes.objects import (
+    EVENT,
     ConflictError,
     ExistsError,
-    Kind,
     KubernetesError,
-    KubernetesObject,
     NotFoundError,
     ThrottledError,
     UnreachableError,
 )
 from partita.kubernetes.pods import (
     GRACE_S,
-    MANAGER,
     POD,
     SERVICE,
     WORKLOAD,
@@ -82,7 +81,7 @@ from partita.sim.clock import WallClock
 from partita.transition.transition import Action, ActionKind, Durations
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 
     from partita.kubernetes.api import KubernetesApi
     from partita.kubernetes.claims import ResourceClaim
@@ -102,25 +101,6 @@ _TICK_S = 1.0
 _TIDY_S = 1.0  # between two looks at what no action is about
 _LOOK_AGAIN_S = 60.0  # after which taint rules are read anew
 _WRITE_S = 120.0  # after which an action that is only writes is given up, and a stop that is over its grace
-_NEVER = 1_000_000
-"""`minAvailable` of a PodDisruptionBudget: more than there are pods. For pods without a Deployment Kubernetes counts
-neither `maxUnavailable` nor percentages."""
-
-
-class ClusterEvent(KubernetesObject, frozen=True, gc=False):
-    """What a component says of an object."""
-
-    type: str = "Normal"
-    reason: str = ""
-    message: str = ""
-
-
-class PodDisruptionBudget(KubernetesObject, frozen=True, gc=False):
-    """What keeps others' evictions off pods."""
-
-
-EVENT = Kind("Event", "events", ClusterEvent)
-DISRUPTION_BUDGET = Kind("PodDisruptionBudget", "poddisruptionbudgets", PodDisruptionBudget, group="policy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,12 +169,12 @@ class DraDriver:
     ) -> None:
         self._api = api
         self._workload = workload
-        self._labels = {**MANAGER, WORKLOAD: shortened(workload)}
         self._template = template
         self._owners = owners or []
         self._settings = settings or DraSettings()
         self._clock = clock or WallClock()
         self._fence = Fence(api, f"{api.namespace}.{workload}")
+        self._evictions = EvictionGuard(api, workload, self._owners)
         self._lock = threading.RLock()
         self._news = threading.Condition(self._lock)
         self._running: dict[str, _Running] = {}
@@ -204,7 +184,6 @@ class DraDriver:
         self._making: defaultdict[str, dict[Placement, str]] = defaultdict(
             dict
         )  # action, by GPU and placement
-        self._guarded: set[str] = set()
         self._closed = threading.Event()
         self._writers = ThreadPoolExecutor(self._settings.writers, thread_name_prefix="dra")
         self._own_caches = SharedCaches(api) if shared is None else None
@@ -242,14 +221,11 @@ class DraDriver:
     def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
         """Return the GPUs that may have changed since the look that gave the mark, and those touched."""
         number = self._state.number
-        known = isinstance(mark, int)
-        ids = (
-            {*self._state.changed_since(mark), *touched}
-            if isinstance(mark, int)
-            else set(self._state.all_gpus())
-        )
+        if not isinstance(mark, int):
+            return Changes(number, self.observe().gpus)
+        ids = self._state.changed_since(mark).union(touched)
         found = {gpu_id: self._state.observed(gpu_id) for gpu_id in sorted(ids)}
-        gone = tuple(gpu_id for gpu_id, gpu in found.items() if gpu is None) if known else ()
+        gone = tuple(gpu_id for gpu_id, gpu in found.items() if gpu is None)
         return Changes(number, tuple(gpu for gpu in found.values() if gpu is not None), gone)
 
     def begin(self, action: Action) -> None:
@@ -361,8 +337,7 @@ class DraDriver:
         """
         if self._settings.keep_off == "DeviceTaints":
             self._fence.lift()
-        for each in self._budgets():
-            self._api.delete(DISRUPTION_BUDGET, each.metadata.name, uid=each.metadata.uid)
+        self._evictions.lift()
 
     def close(self) -> None:
         """Let go of the cluster, which goes on as it is."""
@@ -389,7 +364,8 @@ class DraDriver:
                 if again:
                     looked = time.monotonic()
                     self._fence.look_again()
-                    self._keep_guards()
+                    running = self._state.pods.values()
+                    self._evictions.keep({pod.metadata.labels.get(SERVICE, "") for pod in running})
                 self._keep_off()
                 for claim in self._useless():
                     self._remove(claim)
@@ -406,32 +382,6 @@ class DraDriver:
         there = {node: self._state.gpus_of_node(node) for node in nodes}
         chosen = [gpu for found in there.values() for gpu in found if self._state.gpu(gpu.id) is not None]
         self._fence.keep(chosen, {node: len(found) for node, found in there.items()})
-
-    def _budgets(self) -> tuple[PodDisruptionBudget, ...]:
-        labels = ",".join(f"{key}={value}" for key, value in self._labels.items())
-        return self._api.list_objects(DISRUPTION_BUDGET, self._api.namespace, labels=labels).items
-
-    def _keep_guards(self) -> None:
-        """Have just those services' pods kept from others' evictions that have any."""
-        there = {each.metadata.labels.get(SERVICE, ""): each for each in self._budgets()}
-        wanted = {pod.metadata.labels.get(SERVICE, "") for pod in self._state.pods.values()}
-        for label in wanted - there.keys():
-            self._api.apply(DISRUPTION_BUDGET, self._budget(label), force=True)
-        for label in there.keys() - wanted:
-            with self._lock:
-                self._guarded.discard(label)
-            self._api.delete(DISRUPTION_BUDGET, there[label].metadata.name, uid=there[label].metadata.uid)
-
-    def _budget(self, label: str) -> Body:
-        """Return the disruption budget of a service, by the label of its pods."""
-        labels = {**self._labels, SERVICE: label}
-        metadata = {
-            "name": shortened(f"{self._workload}-{label}".replace(".", "-")),
-            "labels": labels,
-            "ownerReferences": self._owners,
-        }
-        selector = {WORKLOAD: labels[WORKLOAD], SERVICE: label}
-        return {"metadata": metadata, "spec": {"minAvailable": _NEVER, "selector": {"matchLabels": selector}}}
 
     def _useless(self) -> list[ResourceClaim]:
         """Return our claims that are of no use any more.
@@ -534,7 +484,8 @@ class DraDriver:
             # The place is ours alone until the caches show the claim: whoever comes next sees it there.
             self._await(running, lambda: self._state.claims.version >= running.version)
 
-    def _holding(self, running: _Running, gpu: ClusterGpu) -> _Held:
+    @contextmanager
+    def _holding(self, running: _Running, gpu: ClusterGpu) -> Iterator[None]:
         """Take a placement among the actions of this process, for the time of writing.
 
         Raises:
@@ -554,7 +505,11 @@ class DraDriver:
             if why:
                 raise NoRoomError(why, where=place(action))
             self._making[gpu.id][action.placement] = action.id
-        return _Held(self, gpu.id, action.placement)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._making[gpu.id].pop(action.placement, None)
 
     def _claimed(self, running: _Running, instance: ClaimedInstance) -> ResourceClaim:
         """Return the claim of an instance, made and allocated as far as it is not.
@@ -664,7 +619,8 @@ class DraDriver:
         gpu = self._usable(action)
         there = PodPlace(name, f"{action.gpu} {action.placement}", gpu.node, name)
         body = pod_body(self._template(replica.service), replica, there, self._workload, self._owners)
-        self._guard(running, replica.service)
+        label = shortened(replica.service)
+        self._send(running, lambda: self._evictions.guard(label))
         pod = self._pod_at(action.gpu, action.placement)
         if pod is None:
             if gpu.condition is not GpuCondition.READY:
@@ -682,16 +638,6 @@ class DraDriver:
             raise RefusedError("a pod without its annotations runs there", where=pod.metadata.name)
         require_same(found.replica, replica, place(action))
         running.uid, running.version = pod.metadata.uid, int(pod.metadata.resource_version)
-
-    def _guard(self, running: _Running, service: str) -> None:
-        """Have a service's pods kept from others' evictions."""
-        label = shortened(service)
-        with self._lock:
-            if label in self._guarded:
-                return
-        self._send(running, lambda: self._api.apply(DISRUPTION_BUDGET, self._budget(label), force=True))
-        with self._lock:
-            self._guarded.add(label)
 
     def _stop(self, running: _Running) -> None:
         action = running.action
@@ -804,9 +750,8 @@ class DraDriver:
 
     def _started(self, running: _Running) -> tuple[bool, DriveError | None]:
         action = running.action
-        gpu = self._state.gpu(action.gpu)
-        if gpu is None or gpu.condition is GpuCondition.LOST:
-            return True, GpuLostError((gpu.why if gpu else None) or "its node is gone", where=action.gpu)
+        if (lost := self._lost(action)) is not None:
+            return True, lost
         pod = self._pod_at(action.gpu, action.placement)
         if pod is None or pod.metadata.uid != running.uid:
             gone = self._state.pods.version >= running.version
@@ -824,10 +769,14 @@ class DraDriver:
         pod = self._pod_at(action.gpu, action.placement, running.uid)
         if pod is None:
             return self._state.pods.version >= running.version, None
+        lost = self._lost(action)
+        return lost is not None, lost
+
+    def _lost(self, action: Action) -> GpuLostError | None:
         gpu = self._state.gpu(action.gpu)
-        if gpu is None or gpu.condition is GpuCondition.LOST:
-            return True, GpuLostError((gpu.why if gpu else None) or "its node is gone", where=action.gpu)
-        return False, None
+        if gpu is not None and gpu.condition is not GpuCondition.LOST:
+            return None
+        return GpuLostError((gpu.why if gpu else None) or "its node is gone", where=action.gpu)
 
     def _withdraw(self, running: _Running, error: DriveError) -> None:
         """End the making of an instance whose claim is not what it should be, and take the claim away."""
@@ -848,13 +797,10 @@ class DraDriver:
         pod = self._pod_at(action.gpu, action.placement, running.uid)
         said = []
         if running.uid:
-            try:
-                found = self._api.list_objects(
-                    EVENT, self._api.namespace, fields=f"involvedObject.uid={running.uid}"
-                )
+            chosen = f"involvedObject.uid={running.uid}"
+            with suppress(KubernetesError):  # the error itself is told all the same
+                found = self._api.list_objects(EVENT, self._api.namespace, fields=chosen)
                 said = [f"{each.reason}: {each.message}" for each in found.items if each.type == "Warning"]
-            except KubernetesError:
-                said = []
         if error is None:
             waited = f"the replica is not ready after {self._settings.start_timeout_s:g} s"
             why = why_not_ready(pod) if pod is not None else "its pod is not there"
@@ -944,13 +890,7 @@ class DraDrivers:
         template: Callable[[str], Mapping[str, Any]],
         chosen: Callable[[str, str], bool],
     ) -> DraDriver:
-        """Return a driver.
-
-        Args:
-            api: in the Workload's namespace.
-            workload: its name.
-            template: returns the pod template of a service; raises `InputError` for one that has none.
-            chosen: says whether a GPU is one of the Workload's, by the node's name and the model's.
+        """Return a driver; arguments as of the controller's `ClusterDrivers`.
 
         Raises:
             DriveError: the cluster cannot be looked at.
@@ -970,22 +910,6 @@ class DraDrivers:
         """End what the drivers share; they are closed before."""
         if self._shared is not None:
             self._shared.close()
-
-
-@dataclass(frozen=True, slots=True)
-class _Held:
-    """A placement that this process is making an instance at."""
-
-    driver: DraDriver
-    gpu: str
-    placement: Placement
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        with self.driver._lock:  # noqa: SLF001 -- of the same file
-            self.driver._making[self.gpu].pop(self.placement, None)  # noqa: SLF001
 
 
 def _drive_error(error: KubernetesError, where: str) -> DriveError:

@@ -11,83 +11,35 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from partita.errors import InputError
 from partita.kubernetes.claims import placement_said
-from partita.kubernetes.objects import Kind, KubernetesObject
+from partita.kubernetes.objects import ENDPOINT_SLICE
 from partita.kubernetes.pods import PLACEMENT, POD, SERVICE, WORKLOAD, observed_replica, shortened
 from partita.kubernetes.resources import WORKLOADS, read_spec
 from partita.serve.gateway.addresses import Served
-from partita.serve.gateway.route import ServedService
+from partita.serve.gateway.route import QUANTILE, ServedService
 from partita.serve.services import ServerSlice, WorkerAddress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from partita.kubernetes.api import Cache, KubernetesApi
-    from partita.kubernetes.objects import Body
+    from partita.kubernetes.objects import Body, EndpointSlice
     from partita.kubernetes.pods import Pod
 
 _LOG = logging.getLogger("partita.serve.kubernetes")
 PORT_NAME = "partita"
 """Name of the port at which pods' workers listen, where a Service has several."""
-QUANTILE = 0.95
-"""Share of queries that should be in time, where the Workload says none."""
 _SYNC_S = 30.0
 _TOGETHER_S = 0.05
 """Seconds in which changes are waited for that belong together: a pod, its slice, and its endpoint."""
 
 
-class EndpointConditions(msgspec.Struct, frozen=True, gc=False):
-    """Whether an endpoint takes queries; what is unknown (None) counts as ready (EndpointSlice API)."""
-
-    ready: bool | None = None
-    terminating: bool | None = None
-
-
-class EndpointTarget(msgspec.Struct, frozen=True, gc=False):
-    """The object behind an endpoint."""
-
-    kind: str = ""
-    name: str = ""
-
-
-class Endpoint(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """One endpoint of a Service."""
-
-    addresses: tuple[str, ...] = ()
-    conditions: EndpointConditions = EndpointConditions()
-    target_ref: EndpointTarget | None = None
-
-    @property
-    def ready(self) -> bool:
-        """Whether it takes new queries."""
-        return self.conditions.ready is not False and not self.conditions.terminating
-
-
-class EndpointPort(msgspec.Struct, frozen=True, gc=False):
-    """A port of all endpoints of a slice."""
-
-    name: str | None = None
-    port: int | None = None
-
-
-class EndpointSlice(KubernetesObject, frozen=True, gc=False):
-    """Some endpoints of a Service."""
-
-    endpoints: tuple[Endpoint, ...] | None = None
-    ports: tuple[EndpointPort, ...] | None = None
-
-    @property
-    def port(self) -> int | None:
-        """The port of workers: that of the name `partita`, or else the first."""
-        ports = [each for each in self.ports or () if each.port]
-        named = [each for each in ports if each.name == PORT_NAME]
-        return (named or ports)[0].port if ports else None
-
-
-ENDPOINT_SLICE = Kind("EndpointSlice", "endpointslices", EndpointSlice, group="discovery.k8s.io")
+def worker_port(found: EndpointSlice) -> int | None:
+    """Return the port of a slice's workers: that of the name `partita`, or else the first; None without any."""
+    ports = [each for each in found.ports or () if each.port]
+    named = [each for each in ports if each.name == PORT_NAME]
+    return (named or ports)[0].port if ports else None
 
 
 class PodEndpoint(NamedTuple):
@@ -108,7 +60,7 @@ def ready_endpoints(slices: Iterable[EndpointSlice], pods: Mapping[str, Pod]) ->
     """
     found: dict[tuple[str, int], PodEndpoint] = {}
     for each in slices:
-        port = each.port
+        port = worker_port(each)
         for endpoint in each.endpoints or () if port else ():
             target = endpoint.target_ref
             pod = pods.get(target.name) if target is not None and target.kind == "Pod" else None

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from partita.kubernetes.objects import Kind, KubernetesObject
+from partita.kubernetes.objects import Kind, KubernetesObject, bytes_of
 from partita.mig.catalogue import gpu_called, gpu_model, gpu_names
 from partita.mig.layout import Placement
 
@@ -401,16 +401,9 @@ def _on_node(gpu: ClusterGpu, node: Node | None) -> ClusterGpu:
     return gpu
 
 
-_UNITS = {
-    "": 1, "k": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40,
-}  # fmt: skip
-_QUANTITY = re.compile(r"(?P<number>\d+(\.\d+)?)(?P<unit>[kMGT]i?|Ki|)")
-
-
 def mebibytes(quantity: str) -> float:
-    """Return a quantity of bytes, such as `80Gi` or `85899345920`, in MiB; 0 if it is none."""
-    found = _QUANTITY.fullmatch(quantity)
-    return float(found["number"]) * _UNITS.get(found["unit"], 1) / 2**20 if found else 0.0
+    """Return a quantity of bytes in MiB; 0 if it is none."""
+    return (bytes_of(quantity) or 0.0) / 2**20
 
 
 # By labels

@@ -26,7 +26,7 @@ from partita.jobs.queue.record import (
     Submitter,
 )
 from partita.kubernetes.claims import DEVICE_CLASS, LENT, REQUEST
-from partita.kubernetes.objects import Body, Kind, KubernetesObject
+from partita.kubernetes.objects import Body, Kind, KubernetesObject, bytes_of
 from partita.kubernetes.pods import CLAIM, GRACE_S, MANAGER, PodClaim
 from partita.mig.layout import Placement
 
@@ -196,8 +196,6 @@ def _names_claim(container: JobContainer) -> bool:
 
 # What is asked for
 
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(?:([kKMGT])(i?)B?|e(\d{1,2}))?")
-
 
 def _bytes(text: str) -> int:
     """Read a quantity as Kubernetes has it: `12Gi` (2^30), `12G` (10^9).
@@ -205,11 +203,10 @@ def _bytes(text: str) -> int:
     Raises:
         InputError: it is none.
     """
-    found = _QUANTITY.fullmatch(text.strip())
-    if found is None or float(found[1]) <= 0:
+    found = bytes_of(text.strip())
+    if not found:
         raise InputError(f"{text!r} is no amount of memory", where=MEMORY, hint="write 12Gi, or 10Gi-14Gi")
-    power = " KMGT".index((found[2] or " ").upper())
-    return int(float(found[1]) * (1024 if found[3] else 1000) ** power * 10 ** int(found[4] or 0))
+    return int(found)
 
 
 def stated_memory(job: Job) -> StatedMemory:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -22,7 +21,15 @@ from partita.control.goal import Goal
 from partita.control.journal import JournalError, State
 from partita.control.reconciler import Demand, Planned
 from partita.documents.codec import to_data
-from partita.kubernetes.objects import ConflictError, ExistsError, Kind, KubernetesError, KubernetesObject
+from partita.kubernetes.objects import (
+    EVENT,
+    ConflictError,
+    ExistsError,
+    Kind,
+    KubernetesError,
+    KubernetesObject,
+    timestamp,
+)
 from partita.kubernetes.resources import (
     APPROVED,
     PLANS,
@@ -55,18 +62,6 @@ KEPT = 5
 """Plans and Transitions of a Workload that are kept beside the newest."""
 PROGRESS_S = 2.0
 """Least seconds between two writes of progress."""
-
-
-class EventObject(KubernetesObject, frozen=True):
-    """Something that happened to an object; only written."""
-
-
-EVENTS = Kind("Event", "events", EventObject)
-
-
-def timestamp() -> str:
-    """Return now as Kubernetes writes it."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def conditions_with(before: Sequence[Condition], changed: Sequence[Condition]) -> tuple[Condition, ...]:
@@ -246,7 +241,7 @@ class EventLog:
             "lastTimestamp": at,
             "count": 1,
         }
-        self._records.quietly(lambda: self._records.api.create(EVENTS, body))
+        self._records.quietly(lambda: self._records.api.create(EVENT, body))
 
 
 class ApiPlans:
@@ -510,9 +505,6 @@ class ApiJournal:
 
     # The reporter
 
-    def began(self, action: Action) -> None:
-        """Do nothing: progress tells it."""
-
     def ended(self, ended: ActionResult, done: int, total: int) -> None:
         """Tell an action that failed."""
         del total
@@ -530,10 +522,6 @@ class ApiJournal:
         if time.monotonic() >= self._next:
             current = deployed(view.observation)
             self._show(current.capacity(), current.used)
-
-    def stopped(self, text: str) -> None:
-        """Have it known why the goal was not reached."""
-        self._trouble = Condition("Degraded", "True", "Stopped", text)
 
     # How
 

@@ -20,7 +20,7 @@ import yaml
 
 from partita.errors import PartitaError
 from partita.kubernetes.inventory import NODE, NVIDIA, RESOURCE_SLICE, node_inventory
-from partita.kubernetes.objects import ConflictError, Kind, KubernetesObject, NotFoundError
+from partita.kubernetes.objects import CONFIG_MAP, ConflictError, Kind, KubernetesObject, NotFoundError
 from partita.kubernetes.pods import MANAGER, shortened
 from partita.mig_parted import mig_parted_config
 from partita.transition.deployment import Layouts
@@ -88,14 +88,7 @@ class UsingPod(KubernetesObject, frozen=True, gc=False):
         )
 
 
-class MigPartedMap(KubernetesObject, frozen=True, gc=False):
-    """Named texts."""
-
-    data: dict[str, str] = msgspec.field(default_factory=dict)
-
-
 USING_POD = Kind("Pod", "pods", UsingPod)
-CONFIG_MAP = Kind("ConfigMap", "configmaps", MigPartedMap)
 
 
 class NotEmptyError(PartitaError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -88,6 +89,86 @@ class Kind(Generic[T]):
         """Return what errors call an object: `ResourceClaim default/resnet50-0`."""
         place = f"{namespace}/" if self.namespaced and namespace else ""
         return f"{self.name} {place}{name}" if name else f"{self.plural}{f' in {namespace}' if place else ''}"
+
+
+# Kinds that several parts read or write
+
+
+class ConfigMap(KubernetesObject, frozen=True, gc=False):
+    """Texts by key."""
+
+    data: dict[str, str] = {}
+
+
+class ClusterEvent(KubernetesObject, frozen=True, gc=False):
+    """What a component says of an object."""
+
+    type: str = "Normal"
+    reason: str = ""
+    message: str = ""
+
+
+class EndpointConditions(msgspec.Struct, frozen=True, gc=False):
+    """Whether an endpoint takes queries; what is unknown (None) counts as ready (EndpointSlice API)."""
+
+    ready: bool | None = None
+    terminating: bool | None = None
+
+
+class EndpointTarget(msgspec.Struct, frozen=True, gc=False):
+    """The object behind an endpoint."""
+
+    kind: str = ""
+    name: str = ""
+
+
+class SliceEndpoint(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """One endpoint of a Service."""
+
+    addresses: tuple[str, ...] = ()
+    conditions: EndpointConditions = EndpointConditions()
+    target_ref: EndpointTarget | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it takes new queries."""
+        return self.conditions.ready is not False and not self.conditions.terminating
+
+
+class EndpointPort(msgspec.Struct, frozen=True, gc=False):
+    """A port of all endpoints of a slice."""
+
+    name: str | None = None
+    port: int | None = None
+
+
+class EndpointSlice(KubernetesObject, frozen=True, gc=False):
+    """Some endpoints of a Service."""
+
+    endpoints: tuple[SliceEndpoint, ...] | None = None
+    ports: tuple[EndpointPort, ...] | None = None
+
+
+CONFIG_MAP = Kind("ConfigMap", "configmaps", ConfigMap)
+EVENT = Kind("Event", "events", ClusterEvent)
+ENDPOINT_SLICE = Kind("EndpointSlice", "endpointslices", EndpointSlice, group="discovery.k8s.io")
+
+
+_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(?:([kKMGT])(i?)B?|e(\d{1,2}))?")
+
+
+def bytes_of(quantity: str) -> float | None:
+    """Return a quantity of bytes as Kubernetes writes it (`12Gi`, `12G`, `85899345920`); None if it is none."""
+    found = _QUANTITY.fullmatch(quantity)
+    if found is None:
+        return None
+    power = " KMGT".index((found[2] or " ").upper())
+    return float(found[1]) * float((1024 if found[3] else 1000) ** power) * float(f"1e{found[4] or 0}")
+
+
+def timestamp() -> str:
+    """Return now as Kubernetes writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 # Errors

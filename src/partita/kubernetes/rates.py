@@ -13,7 +13,7 @@ import msgspec
 from partita.control.reconciler import Demand
 from partita.documents.codec import readable
 from partita.errors import InputError, PartitaError
-from partita.kubernetes.objects import Kind, KubernetesObject
+from partita.kubernetes.objects import ENDPOINT_SLICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -147,21 +147,6 @@ def _number(text: str) -> float | None:
     return value if math.isfinite(value) and value >= 0 else None
 
 
-class AddressedEndpoint(msgspec.Struct, frozen=True, gc=False):
-    """Where a pod of a Service answers."""
-
-    addresses: tuple[str, ...] = ()
-
-
-class EndpointList(KubernetesObject, frozen=True):
-    """An EndpointSlice, with the addresses alone."""
-
-    endpoints: tuple[AddressedEndpoint, ...] | None = None
-
-
-_ENDPOINT_LISTS = Kind("EndpointSlice", "endpointslices", EndpointList, group="discovery.k8s.io")
-
-
 class GatewayCounters:
     """Counts the items of all pods of a gateway's Service.
 
@@ -190,7 +175,7 @@ class GatewayCounters:
         """
         source = self._source
         labels = f"kubernetes.io/service-name={source.service}"
-        slices = self._api.list_objects(_ENDPOINT_LISTS, self._namespace, labels=labels)
+        slices = self._api.list_objects(ENDPOINT_SLICE, self._namespace, labels=labels)
         addresses = {
             address for each in slices.items for end in each.endpoints or () for address in end.addresses
         }

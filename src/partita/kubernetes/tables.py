@@ -7,10 +7,8 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from partita.errors import InputError, PartitaError
-from partita.kubernetes.objects import Kind, KubernetesObject, NotFoundError
+from partita.kubernetes.objects import CONFIG_MAP, NotFoundError
 from partita.perf.reading import read_tables
 from partita.perf.table import PerfTable
 
@@ -21,15 +19,6 @@ if TYPE_CHECKING:
     from partita.kubernetes.resources import WorkloadSpec
 
 _TABLES_S = 15.0  # between looks at ConfigMaps
-
-
-class ConfigMap(KubernetesObject, frozen=True):
-    """Texts by key."""
-
-    data: dict[str, str] = msgspec.field(default_factory=dict)
-
-
-CONFIG_MAPS = Kind("ConfigMap", "configmaps", ConfigMap)
 
 
 class RefusedWorkloadError(PartitaError):
@@ -77,7 +66,7 @@ class WorkloadTables:
             return name, known[1]
         where = f"performance[{index}].configMap"
         try:
-            data = self._api.get(CONFIG_MAPS, wanted.name).data
+            data = self._api.get(CONFIG_MAP, wanted.name).data
         except NotFoundError:
             hint = f"make it: `kubectl create configmap {wanted.name} --from-file={wanted.key}`"
             error = InputError(f"there is no ConfigMap {wanted.name!r}", where=where, hint=hint)

@@ -38,6 +38,11 @@ class PlannedGpu:
     pool: str = ""
 
 
+def falls_short(capacity: float, rate: float) -> bool:
+    """Say whether a capacity is less than a rate by more than rounding; both in items/s."""
+    return capacity < rate * (1 - 1e-6)
+
+
 @dataclass(frozen=True, slots=True)
 class ServiceCapacity:
     """What the plan gives a service: required rate and capacity in items/s, latency SLO in milliseconds."""

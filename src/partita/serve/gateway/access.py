@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from partita.errors import InputError
 from partita.files import read_text
 from partita.serve.gateway.oip import RequestError
-from partita.serve.worker.listening import read_token
+from partita.serve.worker.listening import read_token, server_context
 from partita.serve.worker.spec import is_loopback
 
 if TYPE_CHECKING:
@@ -78,20 +78,10 @@ def read_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> Tls
         return None
     if cert is None or key is None:
         raise InputError("TLS needs a certificate and its key", hint="give both --tls-cert and --tls-key")
-    import ssl  # noqa: PLC0415 -- only with TLS
-
     for path in (cert, key, client_ca):
         if path is not None:
             read_text(path)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    try:
-        context.load_cert_chain(cert, key)
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"not a certificate with its key: {error}",
-            where=f"{cert}, {key}",
-            hint="give unencrypted PEM files",
-        ) from None
+    context = server_context(cert, key)
     try:
         if client_ca is not None:
             context.load_verify_locations(client_ca)

@@ -65,6 +65,10 @@ Size = tuple[str, str, int]
 """Model of GPU, profile, processes."""
 
 
+QUANTILE = 0.95
+"""Share of the queries that should be in time, where the workload says none."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServedService:
     """A service as the workload has it.
@@ -80,7 +84,7 @@ class ServedService:
     name: str
     model: str
     deadline_s: float
-    quantile: float = 0.95
+    quantile: float = QUANTILE
     table: Mapping[Size, Mapping[int, float]] = field(default_factory=dict)
 
 

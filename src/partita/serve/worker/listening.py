@@ -116,7 +116,7 @@ class Greeter:
     ) -> None:
         self._spec, self._welcome, self._note = spec, welcome, note
         self._token = None if spec.token_file is None else read_token(spec.token_file)
-        self._tls = None if spec.cert is None or spec.key is None else _server_context(spec.cert, spec.key)
+        self._tls = None if spec.cert is None or spec.key is None else server_context(spec.cert, spec.key)
         self._room = threading.Semaphore(_MOST_GREETERS)
 
     def listen(self) -> socket.socket:
@@ -207,7 +207,12 @@ def listening_at(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def _server_context(cert: str, key: str) -> ssl.SSLContext:
+def server_context(cert: Path | str, key: Path | str) -> ssl.SSLContext:
+    """Return the TLS of a server.
+
+    Raises:
+        InputError: the files are no certificate with its key.
+    """
     import ssl  # noqa: PLC0415 -- only with TLS
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

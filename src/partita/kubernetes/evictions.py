@@ -1,0 +1,85 @@
+"""Keeps others' evictions off replicas: a PodDisruptionBudget for each service.
+
+Partita deletes pods itself, in its own checked order, which no budget holds up.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING
+
+from partita.kubernetes.objects import Kind, KubernetesObject
+from partita.kubernetes.pods import MANAGER, SERVICE, WORKLOAD, shortened
+
+if TYPE_CHECKING:
+    from partita.kubernetes.api import KubernetesApi
+    from partita.kubernetes.objects import Body
+
+_NEVER = 1_000_000
+"""`minAvailable` of a budget: more than there are pods. For pods without a Deployment Kubernetes counts neither
+`maxUnavailable` nor percentages."""
+
+
+class PodDisruptionBudget(KubernetesObject, frozen=True, gc=False):
+    """What keeps others' evictions off pods."""
+
+
+DISRUPTION_BUDGET = Kind("PodDisruptionBudget", "poddisruptionbudgets", PodDisruptionBudget, group="policy")
+
+
+class EvictionGuard:
+    """The disruption budgets of one Workload's services, which are named by the labels of their pods.
+
+    All methods raise `KubernetesError` where the budgets cannot be read or written.
+
+    Args:
+        api: the cluster's; budgets are made in its namespace.
+        workload: name of the Workload.
+        owners: what budgets go with, as owner references.
+    """
+
+    def __init__(self, api: KubernetesApi, workload: str, owners: list[Body]) -> None:
+        self._api = api
+        self._workload = workload
+        self._labels = {**MANAGER, WORKLOAD: shortened(workload)}
+        self._owners = owners
+        self._guarded: set[str] = set()
+        self._lock = threading.Lock()
+
+    def guard(self, service: str) -> None:
+        """Have a service's pods kept from others' evictions."""
+        with self._lock:
+            if service in self._guarded:
+                return
+        self._make(service)
+        with self._lock:
+            self._guarded.add(service)
+
+    def keep(self, services: set[str]) -> None:
+        """Have just these services' pods kept from others' evictions, whatever somebody did to the budgets."""
+        there = {each.metadata.labels.get(SERVICE, ""): each.metadata for each in self._budgets()}
+        for service in services - there.keys():
+            self._make(service)
+        for service in there.keys() - services:
+            with self._lock:
+                self._guarded.discard(service)
+            self._api.delete(DISRUPTION_BUDGET, there[service].name, uid=there[service].uid)
+
+    def lift(self) -> None:
+        """Keep no evictions off any more."""
+        for each in self._budgets():
+            self._api.delete(DISRUPTION_BUDGET, each.metadata.name, uid=each.metadata.uid)
+
+    def _budgets(self) -> tuple[PodDisruptionBudget, ...]:
+        labels = ",".join(f"{key}={value}" for key, value in self._labels.items())
+        return self._api.list_objects(DISRUPTION_BUDGET, self._api.namespace, labels=labels).items
+
+    def _make(self, service: str) -> None:
+        chosen = {WORKLOAD: self._labels[WORKLOAD], SERVICE: service}
+        metadata = {
+            "name": shortened(f"{self._workload}-{service}".replace(".", "-")),
+            "labels": {**self._labels, SERVICE: service},
+            "ownerReferences": self._owners,
+        }
+        spec = {"minAvailable": _NEVER, "selector": {"matchLabels": chosen}}
+        self._api.apply(DISRUPTION_BUDGET, {"metadata": metadata, "spec": spec}, force=True)
