@@ -13,7 +13,7 @@ from tests.kubernetes_units.api_server import ApiServer
 
 from partita.errors import InputError
 from partita.kubernetes import api as module
-from partita.kubernetes.api import Cache, Change, RateLimit, open_api
+from partita.kubernetes.api import Cache, CacheChange, RateLimit, open_api
 from partita.kubernetes.objects import (
     ConflictError,
     ExistsError,
@@ -72,7 +72,7 @@ def cache(server: ApiServer, api: KubernetesApi) -> Iterator[Cache[ConfigMap]]:
 def told(cache: Cache[ConfigMap]) -> list[tuple[dict[str, str] | None, dict[str, str] | None]]:
     found: list[tuple[dict[str, str] | None, dict[str, str] | None]] = []
 
-    def listener(change: Change[ConfigMap]) -> None:
+    def listener(change: CacheChange[ConfigMap]) -> None:
         found.append((change.old.data if change.old else None, change.new.data if change.new else None))
 
     cache.listen(listener)

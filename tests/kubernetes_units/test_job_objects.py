@@ -13,8 +13,8 @@ from partita.jobs.memory.bounds import Bounds
 from partita.jobs.queue.record import AttemptVerdict, JobState
 from partita.jobs.run.runner import AttemptPhase, AttemptStatus
 from partita.kubernetes.job_objects import (
-    Job,
     JobMemo,
+    JobObject,
     PodEnding,
     after_end,
     dump_memo,
@@ -51,12 +51,12 @@ BODY: dict[str, Any] = {
 }
 
 
-def job(memory: str = "", **annotations: str) -> Job:
+def job(memory: str = "", **annotations: str) -> JobObject:
     body = copy.deepcopy(BODY)
     if memory:
         body["metadata"]["labels"]["partita.dev/memory"] = memory
     body["metadata"]["annotations"] = {f"partita.dev/{key}": text for key, text in annotations.items()}
-    return msgspec.convert(body, Job)
+    return msgspec.convert(body, JobObject)
 
 
 def end(memo: JobMemo, profile: str, pod: str, code: int = 1, log: str = OOM) -> JobMemo:
@@ -97,7 +97,7 @@ def test_a_job_whose_pods_do_not_hold_the_claim_is_refused() -> None:
     body = copy.deepcopy(BODY)
     del body["spec"]["template"]["spec"]["resourceClaims"]
     body["spec"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
-    faults = [str(each) for each in job_faults(msgspec.convert(body, Job))]
+    faults = [str(each) for each in job_faults(msgspec.convert(body, JobObject))]
     assert len(faults) == 3
     assert "do not hold Partita's claim" in faults[0]
     assert "no container of it uses its slice" in faults[1]

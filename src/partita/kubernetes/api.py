@@ -29,6 +29,7 @@ import msgspec
 from partita.documents.codec import readable
 from partita.errors import InputError
 from partita.kubernetes.objects import (
+    ApiStatus,
     ExpiredError,
     ForbiddenError,
     InvalidError,
@@ -36,7 +37,6 @@ from partita.kubernetes.objects import (
     NoKindError,
     NotFoundError,
     ObjectMeta,
-    Status,
     T,
     UnreachableError,
     not_accepted,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from kubernetes.client.rest import RESTResponse
 
     from partita.kubernetes.objects import Body, Kind
+
 
 FIELD_MANAGER = "partita"
 """Who owns the fields that Partita writes, as `kubectl get -o yaml --show-managed-fields` tells."""
@@ -511,7 +512,7 @@ class KubernetesApi:
             response.response.close()
 
 
-def _refused(request: _Request, status: Status) -> KubernetesError:
+def _refused(request: _Request, status: ApiStatus) -> KubernetesError:
     return refusal(status, request.verb, request.kind, request.resource, request.where)
 
 
@@ -565,11 +566,11 @@ _METHODS = {
 }
 
 
-def _status(answer: bytes | msgspec.Raw, code: int) -> Status:
+def _status(answer: bytes | msgspec.Raw, code: int) -> ApiStatus:
     try:
-        found: Status = _decoder(Status).decode(answer)
+        found: ApiStatus = _decoder(ApiStatus).decode(answer)
     except msgspec.DecodeError:
-        return Status(bytes(answer)[:200].decode(errors="replace").strip(), "", code)
+        return ApiStatus(bytes(answer)[:200].decode(errors="replace").strip(), "", code)
     return msgspec.structs.replace(found, code=found.code or code)
 
 
@@ -603,7 +604,7 @@ def _page(kind: Kind[T], answer: bytes, unreadable: dict[tuple[str, str], str]) 
 
 
 @dataclass(frozen=True, slots=True)
-class Change(Generic[T]):
+class CacheChange(Generic[T]):
     """What happened to an object: `old` is None if it is new, `new` is None if it is gone."""
 
     old: T | None
@@ -635,7 +636,7 @@ class Cache(Generic[T]):
         self._version = 0
         self._from = ""  # where the next watch begins; empty: list first
         self._heard = float("-inf")
-        self._listeners: list[Callable[[Change[T]], None]] = []
+        self._listeners: list[Callable[[CacheChange[T]], None]] = []
         self._changed = threading.Condition()
         self._closed = threading.Event()
         self._response: Any = None
@@ -693,7 +694,7 @@ class Cache(Generic[T]):
             )
         return self
 
-    def listen(self, listener: Callable[[Change[T]], None]) -> None:
+    def listen(self, listener: Callable[[CacheChange[T]], None]) -> None:
         """Have something told of each change from now on, in the cache's thread; it must be quick and not raise."""
         self._listeners.append(listener)
 
@@ -736,9 +737,9 @@ class Cache(Generic[T]):
         for key, each in now.items():
             was = before.get(key)
             if was is None or was.metadata.resource_version != each.metadata.resource_version:
-                self._tell(Change(was, each))
+                self._tell(CacheChange(was, each))
         for key in before.keys() - now.keys():
-            self._tell(Change(before[key], None))
+            self._tell(CacheChange(before[key], None))
         self._from = found.version
         self._hear(int(found.version))
 
@@ -776,9 +777,9 @@ class Cache(Generic[T]):
             if new is not None:
                 self._objects[key] = new
         if old is not None or new is not None:
-            self._tell(Change(old, new))
+            self._tell(CacheChange(old, new))
 
-    def _tell(self, change: Change[T]) -> None:
+    def _tell(self, change: CacheChange[T]) -> None:
         for listener in self._listeners:
             listener(change)
 

@@ -11,7 +11,7 @@ from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
-from partita.kubernetes.api import Change
+from partita.kubernetes.api import CacheChange
 from partita.kubernetes.claims import LENT, RESOURCE_CLAIM, gpu_of, placement_on, placement_said
 from partita.kubernetes.inventory import (
     NODE,
@@ -98,7 +98,7 @@ class SharedCaches:
             for claim in self.claims.values():
                 current = self.claims.get(*reversed(claim.key))
                 if current is not None:
-                    user.claim_changed(Change(None, current))
+                    user.claim_changed(CacheChange(None, current))
 
     def leave(self, user: CacheUser) -> None:
         """Have a user told of nothing any more."""
@@ -121,14 +121,14 @@ class SharedCaches:
         with self._lock:
             return tuple(note for name in sorted(self._on_node) for note in self._on_node[name].notes)
 
-    def _node_changed(self, change: Change[Node]) -> None:
+    def _node_changed(self, change: CacheChange[Node]) -> None:
         if change.old is not None and change.new is not None and _same_node(change.old, change.new):
             return  # a heartbeat
         one = change.new or change.old
         if one is not None:
             self._read_node(one.metadata.name)
 
-    def _slice_changed(self, change: Change[ResourceSlice]) -> None:
+    def _slice_changed(self, change: CacheChange[ResourceSlice]) -> None:
         nodes = set()
         with self._lock:
             for each, there in ((change.old, False), (change.new, True)):
@@ -140,7 +140,7 @@ class SharedCaches:
         for node in nodes:
             self._read_node(node)
 
-    def _claim_changed(self, change: Change[ResourceClaim]) -> None:
+    def _claim_changed(self, change: CacheChange[ResourceClaim]) -> None:
         with self._lock:
             for each in self._users:
                 each.claim_changed(change)
@@ -171,7 +171,7 @@ class CacheUser(Protocol):
         """The GPUs of a node are others."""
         ...
 
-    def claim_changed(self, change: Change[ResourceClaim]) -> None:
+    def claim_changed(self, change: CacheChange[ResourceClaim]) -> None:
         """A claim came, changed or went."""
         ...
 
@@ -226,7 +226,7 @@ class ClusterState:
         for pod in self.pods.values():
             current = self.pods.get(pod.metadata.name, pod.metadata.namespace)
             if current is not None:
-                self._pod_changed(Change(None, current))
+                self._pod_changed(CacheChange(None, current))
 
     def close(self) -> None:
         """End what is not shared."""
@@ -413,7 +413,7 @@ class ClusterState:
             self._gpus.update((gpu.id, gpu) for gpu in found)
         self._mark({gpu.id for gpu in (*before, *found)})
 
-    def claim_changed(self, change: Change[ResourceClaim]) -> None:
+    def claim_changed(self, change: CacheChange[ResourceClaim]) -> None:
         """Take a claim as it is now."""
         touched: set[str] = set()
         with self._lock:
@@ -426,7 +426,7 @@ class ClusterState:
                     touched.add(gpu_id)
         self._mark(touched)
 
-    def _pod_changed(self, change: Change[Pod]) -> None:
+    def _pod_changed(self, change: CacheChange[Pod]) -> None:
         one = change.new or change.old
         if one is None:
             return

@@ -46,13 +46,7 @@ from partita.kubernetes.journal import (
     nearest_service,
 )
 from partita.kubernetes.leader import LostLeadershipError
-from partita.kubernetes.objects import (
-    ConflictError,
-    Kind,
-    KubernetesError,
-    NotFoundError,
-    UnreachableError,
-)
+from partita.kubernetes.objects import ConflictError, Kind, KubernetesError, NotFoundError, UnreachableError
 from partita.kubernetes.rates import OPEN, GatewayAccess, KeptRates, rates_from
 from partita.kubernetes.resources import (
     FINALIZER,

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from partita.kubernetes.pods import ContainerStatus, Pod
     from partita.mig.gpu import GpuModel
 
+
 QUEUE = "partita.dev/queue"
 """Label of a Job: the Workload, in its namespace, from whose GPUs it gets slices."""
 MEMORY = "partita.dev/memory"
@@ -112,7 +113,7 @@ class JobStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
     conditions: tuple[JobCondition, ...] = ()
 
 
-class Job(KubernetesObject, frozen=True, gc=False):
+class JobObject(KubernetesObject, frozen=True, gc=False):
     """A Job."""
 
     spec: JobSpec = JobSpec()
@@ -142,7 +143,7 @@ class ResourceClaimTemplate(KubernetesObject, frozen=True, gc=False):
     """What Kubernetes makes pods' claims of."""
 
 
-JOB = Kind("Job", "jobs", Job, group="batch")
+JOB = Kind("Job", "jobs", JobObject, group="batch")
 CLAIM_TEMPLATE = Kind(
     "ResourceClaimTemplate", "resourceclaimtemplates", ResourceClaimTemplate, group="resource.k8s.io"
 )
@@ -164,7 +165,7 @@ def claim_template_body() -> Body:
     }
 
 
-def job_faults(job: Job) -> Iterator[InputError]:
+def job_faults(job: JobObject) -> Iterator[InputError]:
     """Yield why a Job cannot be given slices, each with its field."""
     spec = job.spec.template.spec
     held = [each for each in spec.resource_claims if each.name == CLAIM]
@@ -209,7 +210,7 @@ def _bytes(text: str) -> int:
     return int(found)
 
 
-def stated_memory(job: Job) -> StatedMemory:
+def stated_memory(job: JobObject) -> StatedMemory:
     """Return what a Job says of its GPU memory.
 
     Raises:
@@ -229,7 +230,7 @@ def stated_memory(job: Job) -> StatedMemory:
     return StatedMemory("declared", 0.0, float(_bytes(text)))
 
 
-def _priority(job: Job) -> int:
+def _priority(job: JobObject) -> int:
     text = job.said(PRIORITY) or "0"
     if re.fullmatch(r"-?\d{1,4}", text) is None:
         raise InputError(f"{text!r} is no priority", where=PRIORITY, hint="write a whole number, as 10")
@@ -305,7 +306,7 @@ class JobMemo(msgspec.Struct, frozen=True, omit_defaults=True):
         return any(each.pod == pod for each in self.ends)
 
 
-def read_memo(job: Job) -> JobMemo:
+def read_memo(job: JobObject) -> JobMemo:
     """Return what is remembered of a Job; nothing where somebody wrote what is none."""
     try:
         return msgspec.json.decode(job.metadata.annotations.get(ATTEMPTS, "{}"), type=JobMemo)
@@ -318,7 +319,7 @@ def dump_memo(memo: JobMemo) -> str:
     return msgspec.json.encode(memo).decode()
 
 
-def job_record(job: Job, memo: JobMemo, number: int) -> JobRecord:
+def job_record(job: JobObject, memo: JobMemo, number: int) -> JobRecord:
     """Return a Job, or one of its pods, as the queue's decisions see it: one that waits.
 
     Raises:
@@ -458,6 +459,6 @@ def restarted_container(pod: Pod) -> ContainerStatus | None:
     )
 
 
-def shown_changes(job: Job, shown: Mapping[str, str | None]) -> dict[str, str | None]:
+def shown_changes(job: JobObject, shown: Mapping[str, str | None]) -> dict[str, str | None]:
     """Return the annotations of a Job that are others than those that are to be shown."""
     return {key: value for key, value in shown.items() if job.metadata.annotations.get(key) != value}

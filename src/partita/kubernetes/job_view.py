@@ -12,7 +12,7 @@ from partita.kubernetes.job_objects import JOB, QUEUE, REASON, START, STATE, sec
 
 if TYPE_CHECKING:
     from partita.kubernetes.api import KubernetesApi
-    from partita.kubernetes.job_objects import Job
+    from partita.kubernetes.job_objects import JobObject
 
 _ORDER = {"running": 0, "yielding": 1, "stopping": 1, "starting": 2, "waiting": 3}
 _NOBODY = "no controller has looked at it: is partita controller running, with a Workload of that name?"
@@ -49,7 +49,7 @@ def cluster_queue(api: KubernetesApi, namespace: str | None, most: int | None) -
     }
 
 
-def _row(job: Job) -> dict[str, Any]:
+def _row(job: JobObject) -> dict[str, Any]:
     annotations = job.metadata.annotations
     start = annotations.get(START)
     try:

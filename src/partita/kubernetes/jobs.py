@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from partita.jobs.queue.scheduler import Decision, Prediction
     from partita.kubernetes.api import Cache, KubernetesApi
     from partita.kubernetes.claims import ResourceClaim
-    from partita.kubernetes.job_objects import Job
+    from partita.kubernetes.job_objects import JobObject
     from partita.kubernetes.journal import EventLog
     from partita.kubernetes.objects import Body
     from partita.kubernetes.pods import ContainerStatus, ContainerTerminated, Pod
@@ -131,7 +131,7 @@ class LendsInstances(Protocol):
 class _Unit:
     """A pod of a Job, or a Job that is to be let go, as decisions see it."""
 
-    job: Job
+    job: JobObject
     record: JobRecord
     pod: Pod | None = None
     claim: ResourceClaim | None = None
@@ -155,7 +155,7 @@ class _Look:
     places: Mapping[str, Place]
     unlent: Mapping[str, ResourceClaim]
     pods: defaultdict[str, list[Pod]] = field(default_factory=lambda: defaultdict(list))
-    jobs: dict[str, Job] = field(default_factory=dict)
+    jobs: dict[str, JobObject] = field(default_factory=dict)
     memos: dict[str, JobMemo] = field(default_factory=dict)
     waiting: dict[int, _Unit] = field(default_factory=dict)
     active: list[_Unit] = field(default_factory=list)
@@ -229,7 +229,7 @@ class JobTenant:
         self._show_at = float("-inf")
         self._template_there = False
         self._trouble = ""
-        self._jobs: Cache[Job] = api.watch(JOB, api.namespace, labels=f"{QUEUE}={queue}")
+        self._jobs: Cache[JobObject] = api.watch(JOB, api.namespace, labels=f"{QUEUE}={queue}")
         self._pods: Cache[Pod] = api.watch(POD, api.namespace, labels=JOB_NAME)
         for cache in (self._jobs, self._pods):
             cache.listen(self._changed)
@@ -314,7 +314,7 @@ class JobTenant:
         self._forget(look)
         return look
 
-    def _take(self, look: _Look, job: Job) -> None:
+    def _take(self, look: _Look, job: JobObject) -> None:
         """Take in what of a Job waits and what runs, or why it does neither."""
         uid, memo = job.metadata.uid, look.memos[job.metadata.uid]
         fault = next(iter(job_faults(job)), None)
@@ -344,7 +344,7 @@ class JobTenant:
             record = self._record(job, memo, f"{uid}/0")
             look.waiting[record.number] = _Unit(job, record)
 
-    def _holding(self, look: _Look, job: Job, pod: Pod) -> _Unit:
+    def _holding(self, look: _Look, job: JobObject, pod: Pod) -> _Unit:
         """Return a pod that holds a slice, or is about to."""
         uid = pod.metadata.uid
         state = JobState.STOPPING if pod.leaving else JobState.RUNNING
@@ -354,7 +354,7 @@ class JobTenant:
         began = seconds_of(pod.status.start_time)
         return _Unit(job, look.on_slice(record, look.places[uid], state, began), pod)
 
-    def _kept(self, look: _Look, job: Job) -> bool:
+    def _kept(self, look: _Look, job: JobObject) -> bool:
         """Say whether a slice is kept for a Job that was let go and whose pod is not there yet."""
         uid = job.metadata.uid
         kept = self._let_go.get(uid)
@@ -368,7 +368,7 @@ class JobTenant:
         look.active.append(_Unit(job, look.on_slice(record, kept[0], JobState.STARTING)))
         return True
 
-    def _take_waiting(self, look: _Look, job: Job) -> None:
+    def _take_waiting(self, look: _Look, job: JobObject) -> None:
         for pod in look.pods[job.metadata.uid]:
             claim = look.unlent.get(pod.metadata.uid)
             if claim is None or pod.leaving or pod.ended or pod.metadata.uid in look.places:
@@ -376,7 +376,7 @@ class JobTenant:
             record = self._record(job, look.memos[job.metadata.uid], pod.metadata.uid)
             look.waiting[record.number] = _Unit(job, record, pod, claim)
 
-    def _record(self, job: Job, memo: JobMemo, key: str) -> JobRecord:
+    def _record(self, job: JobObject, memo: JobMemo, key: str) -> JobRecord:
         number = self._numbers.setdefault(key, max(self._numbers.values(), default=0) + 1)
         record = job_record(job, memo, number)
         known = self._records.get(number)
@@ -385,7 +385,7 @@ class JobTenant:
         self._records[number] = record
         return record
 
-    def _memo(self, job: Job) -> JobMemo:
+    def _memo(self, job: JobObject) -> JobMemo:
         """Return what is remembered of a Job, though the cache may not show yet what was just written."""
         now = self._jobs.get(job.metadata.name) or job
         written = self._written.get(job.metadata.uid)
@@ -393,7 +393,7 @@ class JobTenant:
             return written[1]
         return read_memo(now)
 
-    def _learn(self, job: Job) -> JobMemo:
+    def _learn(self, job: JobObject) -> JobMemo:
         """Return what is remembered of a Job, having learnt from it for the next of its family."""
         memo = self._memo(job)
         for each in memo.ends:
@@ -459,7 +459,7 @@ class JobTenant:
                 self._draw(look, job, replace(ended, record=record), key)
 
     @staticmethod
-    def _hold_back(look: _Look, job: Job) -> None:
+    def _hold_back(look: _Look, job: JobObject) -> None:
         """Give a Job's pods no slice until it is known how the one before ended: it may need a larger one."""
         uid = job.metadata.uid
         look.waiting = {number: unit for number, unit in look.waiting.items() if unit.job.metadata.uid != uid}
@@ -472,13 +472,13 @@ class JobTenant:
         self._found[key] = _Ended(pod, record, self._status(pod, container, how))
 
     def _after(
-        self, look: _Look, job: Job, record: JobRecord, key: str, status: AttemptStatus
+        self, look: _Look, job: JobObject, record: JobRecord, key: str, status: AttemptStatus
     ) -> tuple[JobMemo, Attempt]:
         """Return what is remembered after an end, and that end as it was judged."""
         memo, bounds = look.memos[job.metadata.uid], self._scheduler.expected(record).bounds
         return after_end(memo, record, PodEnding(key, status, look.now), bounds, models(look.seen))
 
-    def _draw(self, look: _Look, job: Job, ended: _Ended, key: str) -> None:
+    def _draw(self, look: _Look, job: JobObject, ended: _Ended, key: str) -> None:
         """Have it written what follows from an end."""
         pod, record, memo = ended.pod, ended.record, look.memos[job.metadata.uid]
         after, attempt = self._after(look, job, record, key, ended.status)
@@ -557,7 +557,7 @@ class JobTenant:
             after, _ = self._after(look, unit.job, unit.record, pod.metadata.uid, status)
             self._later(unit.job, lambda j=unit.job, p=pod, a=after, w=why: self._give_up(j, p, a, w))  # type: ignore[misc]
 
-    def _give_up(self, job: Job, pod: Pod, memo: JobMemo, why: str) -> None:
+    def _give_up(self, job: JobObject, pod: Pod, memo: JobMemo, why: str) -> None:
         self._remember(job, memo, suspend=not job.of_kueue)
         if job.of_kueue:
             self._api.delete(POD, pod.metadata.name, uid=pod.metadata.uid)
@@ -580,7 +580,7 @@ class JobTenant:
 
         self._task(pod.metadata.uid, delete)
 
-    def _suspend(self, job: Job, why: str) -> None:
+    def _suspend(self, job: JobObject, why: str) -> None:
         self._remember(job, msgspec.structs.replace(self._memo(job), why=why), suspend=True)
         self._say(job, "Yielded", f"suspended: {why}")
 
@@ -620,14 +620,14 @@ class JobTenant:
             self._show_at = float("-inf")
             look.active.append(_Unit(job, look.on_slice(unit.record, at, JobState.STARTING), pod))
 
-    def _resume(self, job: Job) -> None:
+    def _resume(self, job: JobObject) -> None:
         try:
             self._remember(job, msgspec.structs.replace(self._memo(job), resumed=True), suspend=False)
         except PartitaError:
             self._let_go.pop(job.metadata.uid, None)
             raise
 
-    def _lend(self, job: Job, pod: Pod, claim: ResourceClaim, at: Place) -> None:
+    def _lend(self, job: JobObject, pod: Pod, claim: ResourceClaim, at: Place) -> None:
         gpu, placement = at
         where = f"{gpu} {placement}"
         try:
@@ -676,7 +676,7 @@ class JobTenant:
                 state, why = "Waiting", "Kubernetes has not made its pods and their claims yet"
             self._write_shown(job, {STATE: state, REASON: why, START: start}, look.now)
 
-    def _write_shown(self, job: Job, shown: dict[str, str | None], now: float) -> None:
+    def _write_shown(self, job: JobObject, shown: dict[str, str | None], now: float) -> None:
         changes = shown_changes(job, shown)
         uid = job.metadata.uid
         if not changes or (
@@ -695,7 +695,7 @@ class JobTenant:
 
     # Writing
 
-    def _remember(self, job: Job, memo: JobMemo, *, suspend: bool | None) -> None:
+    def _remember(self, job: JobObject, memo: JobMemo, *, suspend: bool | None) -> None:
         """Write what is known of a Job, and with it whether it is suspended; None to leave that as it is."""
         body: Body = {"metadata": {"uid": job.metadata.uid}}
         if suspend:
@@ -710,7 +710,7 @@ class JobTenant:
         body: Body = {"metadata": {"uid": uid, "annotations": dict(annotations)}}
         self._api.patch(kind, name, body)  # type: ignore[arg-type]
 
-    def _say(self, job: Job, reason_word: str, text: str, *, warning: bool = False) -> None:
+    def _say(self, job: JobObject, reason_word: str, text: str, *, warning: bool = False) -> None:
         about = {
             "apiVersion": JOB.api_version,
             "kind": JOB.name,
@@ -720,7 +720,7 @@ class JobTenant:
         with self._saying:
             self._events.say(about, reason_word, text, warning=warning)
 
-    def _later(self, job: Job, write: Callable[[], None]) -> bool:
+    def _later(self, job: JobObject, write: Callable[[], None]) -> bool:
         """Write something about a Job, unless something about it is being written."""
         return self._task(job.metadata.uid, write)
 
@@ -761,7 +761,7 @@ def _owner(claim: ResourceClaim) -> str:
     return next((each.uid for each in claim.metadata.owner_references if each.kind == "Pod"), "")
 
 
-def _age(one: Pod | Job) -> tuple[str, str]:
+def _age(one: Pod | JobObject) -> tuple[str, str]:
     return one.metadata.creation_timestamp, one.metadata.name
 
 

@@ -17,13 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from partita.kubernetes.objects import (
-    ConflictError,
-    Kind,
-    KubernetesError,
-    KubernetesObject,
-    NotFoundError,
-)
+from partita.kubernetes.objects import ConflictError, Kind, KubernetesError, KubernetesObject, NotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -228,7 +228,7 @@ class _Details(msgspec.Struct, frozen=True, rename="camel"):
     retry_after_seconds: int = 0
 
 
-class Status(msgspec.Struct, frozen=True):
+class ApiStatus(msgspec.Struct, frozen=True):
     """What the server says of a request that it did not fulfil."""
 
     message: str = ""
@@ -237,7 +237,7 @@ class Status(msgspec.Struct, frozen=True):
     details: _Details | None = None
 
 
-def refusal(status: Status, verb: str, kind: Kind[Any], resource: str, where: str) -> KubernetesError:
+def refusal(status: ApiStatus, verb: str, kind: Kind[Any], resource: str, where: str) -> KubernetesError:
     """Return the error that a server's answer stands for.
 
     Args:
@@ -279,7 +279,7 @@ def refusal(status: Status, verb: str, kind: Kind[Any], resource: str, where: st
     return error(words.format(said=said), where=where)
 
 
-def not_accepted(status: Status) -> bool:
+def not_accepted(status: ApiStatus) -> bool:
     """Say whether the server does not know who asks, so that other credentials may help."""
     return status.code == 401 or (status.code == 403 and "system:anonymous" in status.message)
 

@@ -33,6 +33,7 @@ from partita.workload import ServiceSpec, Workload
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+
 GROUP, VERSION = "partita.dev", "v1alpha1"
 APPROVED = "partita.dev/approved"
 """Annotation of a Plan; a person lets it go by writing the Plan's uid there."""
@@ -292,7 +293,7 @@ class PlacedInstance(Value, rename="camel", omit_defaults=True):
     estimated: bool = False
 
 
-class GpuGroup(Value, omit_defaults=True):
+class GpuGroupRow(Value, omit_defaults=True):
     """GPUs that are cut alike."""
 
     model: Text
@@ -328,7 +329,7 @@ class PlanSpec(Value, rename="camel", omit_defaults=True):
     seconds: Amount
     used: Annotated[Whole, Meta(description="GPUs it takes.")]
     services: tuple[ServiceRow, ...]
-    gpus: tuple[GpuGroup, ...]
+    gpus: tuple[GpuGroupRow, ...]
     batches: Annotated[
         dict[str, dict[str, Amount]],
         Meta(description="Shares of batch sizes that were planned for, of services with a cut."),
@@ -354,7 +355,7 @@ class TransitionSpec(Value, rename="camel", omit_defaults=True):
 
     workload: Owner
     plan: str
-    target: tuple[GpuGroup, ...]
+    target: tuple[GpuGroupRow, ...]
     old_rates: Annotated[dict[str, Amount], Meta(description="Items/s required until now.")]
     new_rates: Annotated[dict[str, Amount], Meta(description="Items/s required from now on.")]
     algorithm: Text
@@ -399,13 +400,13 @@ TRANSITIONS = Kind("Transition", "transitions", TransitionObject, VERSION, GROUP
 # From plans and deployments to groups of GPUs, and back
 
 
-def plan_groups(gpus: Iterable[PlannedGpu]) -> tuple[GpuGroup, ...]:
+def plan_groups(gpus: Iterable[PlannedGpu]) -> tuple[GpuGroupRow, ...]:
     """Return a plan's GPUs with those that are cut alike together."""
     alike: dict[tuple[str, str, tuple[Instance, ...]], list[str]] = {}
     for gpu in gpus:
         alike.setdefault((gpu.model, gpu.pool, gpu.instances), []).append(gpu.id)
     return tuple(
-        GpuGroup(model, tuple(ids), tuple(map(_placed, instances)), pool)
+        GpuGroupRow(model, tuple(ids), tuple(map(_placed, instances)), pool)
         for (model, pool, instances), ids in alike.items()
     )
 
@@ -457,13 +458,13 @@ def _instance(each: PlacedInstance) -> Instance:
     return Instance(placement, each.service, each.model, point)
 
 
-def target_groups(deployment: Deployment) -> tuple[GpuGroup, ...]:
+def target_groups(deployment: Deployment) -> tuple[GpuGroupRow, ...]:
     """Return a deployment's GPUs with those on which the same runs together."""
     alike: dict[tuple[str, tuple[DeployedInstance, ...]], list[str]] = {}
     for gpu in deployment.gpus:
         alike.setdefault((gpu.model, gpu.instances), []).append(gpu.id)
     return tuple(
-        GpuGroup(
+        GpuGroupRow(
             model,
             tuple(ids),
             tuple(_running(each, each.replica) for each in instances if each.replica is not None),
@@ -485,7 +486,7 @@ def _running(each: DeployedInstance, runs: Replica) -> PlacedInstance:
     )
 
 
-def deployment_from(groups: Iterable[GpuGroup]) -> Deployment:
+def deployment_from(groups: Iterable[GpuGroupRow]) -> Deployment:
     """Return the deployment that groups of GPUs describe."""
     found = [
         DeployedGpu(gpu, group.model, instances)
@@ -496,7 +497,7 @@ def deployment_from(groups: Iterable[GpuGroup]) -> Deployment:
     return Deployment(tuple(sorted(found, key=lambda each: each.id)))
 
 
-def _deployed(group: GpuGroup) -> tuple[DeployedInstance, ...]:
+def _deployed(group: GpuGroupRow) -> tuple[DeployedInstance, ...]:
     made = [
         DeployedInstance(
             Placement.parse(each.at),

@@ -11,7 +11,7 @@ from tests.jobs.queue.world import queue
 
 from partita.errors import InputError
 from partita.jobs.queue.access import Access, Caller, DeniedError
-from partita.jobs.queue.record import OVER, Condition, JobState, judged, parse_after
+from partita.jobs.queue.record import OVER, DependencyCondition, JobState, judged, parse_after
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,12 +22,16 @@ if TYPE_CHECKING:
 STATES = (JobState.WAITING, JobState.RUNNING, JobState.DONE, JobState.FAILED, JobState.CANCELLED)
 
 
-def by_definition(condition: Condition, states: tuple[JobState, ...]) -> bool | None:
+def by_definition(condition: DependencyCondition, states: tuple[JobState, ...]) -> bool | None:
     """True if satisfied, False if no end of what is open could satisfy it, else None."""
 
     def satisfied(ends: tuple[JobState, ...]) -> bool:
         done = [end is JobState.DONE for end in ends]
-        return {Condition.OK: all(done), Condition.FAIL: not all(done), Condition.ANY: True}[condition]
+        return {
+            DependencyCondition.OK: all(done),
+            DependencyCondition.FAIL: not all(done),
+            DependencyCondition.ANY: True,
+        }[condition]
 
     ends = [
         (state,) if state in OVER else (JobState.DONE, JobState.FAILED, JobState.CANCELLED)
@@ -39,9 +43,9 @@ def by_definition(condition: Condition, states: tuple[JobState, ...]) -> bool | 
     return False if found == {False} else None
 
 
-@pytest.mark.parametrize("condition", list(Condition))
+@pytest.mark.parametrize("condition", list(DependencyCondition))
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_a_dependency_is_judged_as_it_is_defined(condition: Condition, count: int) -> None:
+def test_a_dependency_is_judged_as_it_is_defined(condition: DependencyCondition, count: int) -> None:
     for states in product(STATES, repeat=count):
         tasks = [job(number, state=state) for number, state in enumerate(states)]
         assert judged(condition, tasks) is by_definition(condition, states), states

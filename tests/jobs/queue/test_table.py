@@ -21,8 +21,8 @@ from partita.jobs.queue.record import (
     OVER,
     Attempt,
     AttemptVerdict,
-    Condition,
     Dependency,
+    DependencyCondition,
     IllegalMoveError,
     JobId,
     JobOptions,
@@ -91,7 +91,7 @@ def test_a_job_that_an_older_version_wrote_is_read(text: str) -> None:
     assert load_job(dump_job(found)) == found
     assert [found.why, found.after, found.asked.oom_patterns] in (
         ["ü\udcff", (), ()],
-        [None, (Dependency(Condition.OK, JobId(1)),), ("no room",)],
+        [None, (Dependency(DependencyCondition.OK, JobId(1)),), ("no room",)],
     )
 
 

@@ -187,7 +187,7 @@ class Submitter:
     name: str
 
 
-class Condition(StrEnum):
+class DependencyCondition(StrEnum):
     """How a job must end for one that waits for it to start."""
 
     OK = "ok"
@@ -199,7 +199,7 @@ class Condition(StrEnum):
 class Dependency:
     """A job, a whole array or one of its tasks that has to end, as the condition says, before another job starts."""
 
-    condition: Condition
+    condition: DependencyCondition
     job: JobId
 
     def __str__(self) -> str:
@@ -326,9 +326,9 @@ NEVER = "dependency never satisfied"
 
 _HINT = "write ok:12, any:12 or fail:12; several as ok:12:13, or parted by commas"
 _WANTS = {
-    Condition.OK: "to be done",
-    Condition.FAIL: "to fail",
-    Condition.ANY: "to end",
+    DependencyCondition.OK: "to be done",
+    DependencyCondition.FAIL: "to fail",
+    DependencyCondition.ANY: "to end",
 }
 
 
@@ -353,15 +353,15 @@ def parse_after(words: Iterable[str]) -> tuple[Dependency, ...]:
     found: dict[Dependency, None] = {}
     for part in (part.strip() for word in words for part in word.split(",")):
         condition, *jobs = part.split(":")
-        if condition not in [each.value for each in Condition] or not jobs:
+        if condition not in [each.value for each in DependencyCondition] or not jobs:
             raise InputError(f"{part!r} is no dependency", where="--after", hint=_HINT)
-        found.update(dict.fromkeys(Dependency(Condition(condition), parse_id(job)) for job in jobs))
+        found.update(dict.fromkeys(Dependency(DependencyCondition(condition), parse_id(job)) for job in jobs))
     if len(found) > MOST_DEPENDENCIES:
         raise InputError(f"{len(found)} dependencies; a job has at most {MOST_DEPENDENCIES}", where="--after")
     return tuple(found)
 
 
-def judged(condition: Condition, tasks: Sequence[JobRecord]) -> bool | None:
+def judged(condition: DependencyCondition, tasks: Sequence[JobRecord]) -> bool | None:
     """Say whether a dependency is satisfied (True), never will be (False), or is open (None).
 
     An array satisfies it by all of its tasks: `ok` when all are done, `any` when all are over, `fail` when all are
@@ -375,11 +375,13 @@ def judged(condition: Condition, tasks: Sequence[JobRecord]) -> bool | None:
     over = [job.state in OVER for job in tasks]
     if not tasks:
         return False
-    if condition is Condition.OK and any(ended and not well for ended, well in zip(over, done, strict=True)):
+    if condition is DependencyCondition.OK and any(
+        ended and not well for ended, well in zip(over, done, strict=True)
+    ):
         return False
     if not all(over):
         return None
-    return not all(done) if condition is Condition.FAIL else True
+    return not all(done) if condition is DependencyCondition.FAIL else True
 
 
 def settled(job: JobRecord, tasks_of: Callable[[JobId], Sequence[JobRecord]]) -> JobRecord:
@@ -410,7 +412,7 @@ def waits_for(job: JobRecord) -> str:
 def _never(dependency: Dependency, tasks: Sequence[JobRecord]) -> str:
     if not tasks:
         return f"nothing is known of job {dependency.job} any more"
-    if dependency.condition is Condition.FAIL:
+    if dependency.condition is DependencyCondition.FAIL:
         return f"job {dependency.job} is done, and was to fail"
     ended = next(job for job in tasks if job.state in OVER and job.state is not JobState.DONE)
     return f"job {ended.id} {'failed' if ended.state is JobState.FAILED else 'was cancelled'}"

@@ -16,8 +16,8 @@ from partita.documents.text import compact, decode, line
 from partita.errors import InputError
 from partita.jobs.queue.record import (
     OVER,
-    Condition,
     Dependency,
+    DependencyCondition,
     JobRecord,
     JobState,
     dump_job,
@@ -473,7 +473,7 @@ class JobTable:
                 # As long as others of the array are open, only a failure decides, and only for those that want none.
                 if ended.state is JobState.DONE:
                     continue
-                wanted = Dependency(Condition.OK, name)
+                wanted = Dependency(DependencyCondition.OK, name)
                 found = [number for number in found if wanted in self.blocked[number].after]
             yield from found
 
