@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.kubernetes.control_plane.cluster import ControlPlane, folder_of_programs
+from tests.kubernetes.control_plane.cluster import ControlPlane, needed_programs
 from tests.kubernetes.control_plane.slices import Gpu, Pool, device_classes, node_object
 
 from benchmarks.report import table
@@ -332,9 +332,7 @@ def run(*, quick: bool) -> str:
     Raises:
         FileNotFoundError: the programs of the control plane are not built.
     """
-    programs = folder_of_programs()
-    if programs is None:
-        raise FileNotFoundError("build the control plane first: tests/kubernetes/control_plane/build.sh")
+    programs = needed_programs()
     sizes = [(25, 100)] if quick else [(25, 100), (250, 1000)]
     limit = 60.0 if quick else 300.0
     rows: list[list[object]] = []

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from tests.kubernetes.control_plane.cluster import ControlPlane, folder_of_programs, wait_until
+from tests.kubernetes.control_plane.cluster import ControlPlane, needed_programs, wait_until
 from tests.kubernetes.control_plane.slices import Gpu, Pool, device_classes, node_object
 
 from benchmarks.report import table
@@ -493,9 +493,7 @@ def run(*, quick: bool) -> str:
     Raises:
         FileNotFoundError: the programs of the control plane are not built.
     """
-    programs = folder_of_programs()
-    if programs is None:
-        raise FileNotFoundError("build the control plane first: tests/kubernetes/control_plane/build.sh")
+    programs = needed_programs()
     checks: list[list[object]] = []
     for name in MODELS[:1] if quick else MODELS:
         with one_node(programs, name) as real:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tests.kubernetes.control_plane.cluster import ControlPlane, folder_of_programs
+from tests.kubernetes.control_plane.cluster import ControlPlane, needed_programs
 from tests.kubernetes.control_plane.installation import Installation
 from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
 
@@ -189,9 +189,7 @@ def run(*, quick: bool) -> str:
     Raises:
         FileNotFoundError: the programs of the control plane are not built.
     """
-    programs = folder_of_programs()
-    if programs is None:
-        raise FileNotFoundError("build the control plane first: tests/kubernetes/control_plane/build.sh")
+    programs = needed_programs()
     nodes, count = (20, 20) if quick else (1000, 300)
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.cli.test_plan import CUT_WORKLOAD, SLICES, SMALL
+from tests.cli.test_plan import CUT_WORKLOAD, SMALL, write_cut_table
 
 from partita.deadline import Deadline
 from partita.errors import InputError
@@ -31,13 +31,7 @@ def asked(request: pytest.FixtureRequest, tmp_path: Path) -> PreparedWorkload:
 
 
 def written(folder: Path, *, cut: bool, count: int = 8) -> PreparedWorkload:
-    rows = ["model,gpu,profile,batch,processes,throughput,latency_ms,quantile"]
-    for profile, speed in SLICES.items():
-        for batch in (1, 4, 16):
-            ms = 2 + 10 * batch / speed
-            rows.append(f"bert,a100-40gb,{profile},{batch},1,{batch / ms * 1000},{ms},0.99")
-        rows.append(f"vgg,a100-40gb,{profile},8,1,{60 * speed},20,0.99")
-    (folder / "perf.csv").write_text("\n".join(rows) + "\n")
+    write_cut_table(folder)
     text = CUT_WORKLOAD.format(rate=900, batches=SMALL, count=count, cut="fluid")
     path = folder / "workload.yaml"
     path.write_text(text if cut else text.replace(CUT, ""))

@@ -7,12 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import pynvml
 import pytest
 import typer
 from tests.cli.commands import Commands
@@ -26,7 +24,7 @@ from partita.mig.layout import Placement
 from partita.transition.transition import ActionKind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 
@@ -334,32 +332,7 @@ def test_an_unknown_gpu_is_refused(beside_others: Commands) -> None:
 NOTHING = deployment("")
 
 
-class OneAtATime:
-    """The simulated NVML, called by many threads as the real one may be."""
-
-    def __init__(self, fake: FakeNvml) -> None:
-        self._fake = fake
-        self._lock = threading.RLock()
-
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        entry = getattr(self._fake, name)
-
-        def locked(*arguments: object) -> object:
-            with self._lock:
-                return entry(*arguments)
-
-        return locked
-
-
 # On GPUs behind NVML: instances are cut, processes run on them, and all of it goes again.
-
-
-@pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-    fake = FakeNvml("a100-40gb", "a100-40gb", "a100-40gb")
-    monkeypatch.setattr(pynvml, "nvmlLib", OneAtATime(fake))
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
-    return fake
 
 
 @pytest.fixture

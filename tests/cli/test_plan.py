@@ -385,15 +385,20 @@ services:
 SMALL, LARGE = "{histogram: {1: 0.7, 2: 0.3}}", "{histogram: {12: 0.5, 16: 0.5}}"
 
 
-@pytest.fixture
-def cutting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+def write_cut_table(folder: Path) -> None:
+    """Write `perf.csv` for `CUT_WORKLOAD` into a folder."""
     rows = ["model,gpu,profile,batch,processes,throughput,latency_ms,quantile"]
     for profile, speed in SLICES.items():
         for batch in (1, 4, 16):
             ms = 2 + 10 * batch / speed
             rows.append(f"bert,a100-40gb,{profile},{batch},1,{batch / ms * 1000},{ms},0.99")
         rows.append(f"vgg,a100-40gb,{profile},8,1,{60 * speed},20,0.99")
-    (tmp_path / "perf.csv").write_text("\n".join(rows) + "\n")
+    (folder / "perf.csv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def cutting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Commands:
+    write_cut_table(tmp_path)
     return Commands(tmp_path, monkeypatch, capsys)
 
 

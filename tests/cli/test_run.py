@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.cli.commands import Commands
-from tests.cli.test_plan import CUT_WORKLOAD, LARGE, SLICES, SMALL
+from tests.cli.test_plan import CUT_WORKLOAD, LARGE, SMALL, write_cut_table
 from tests.control.world import World
 from tests.serve.worker.client import gateway, numbered, until
 
@@ -488,13 +488,7 @@ class Day:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    rows = ["model,gpu,profile,batch,processes,throughput,latency_ms,quantile"]
-    for profile, speed in SLICES.items():
-        for batch in (1, 4, 16):
-            ms = 2 + 10 * batch / speed
-            rows.append(f"bert,a100-40gb,{profile},{batch},1,{batch / ms * 1000},{ms},0.99")
-        rows.append(f"vgg,a100-40gb,{profile},8,1,{60 * speed},20,0.99")
-    (tmp_path / "perf.csv").write_text("\n".join(rows) + "\n")
+    write_cut_table(tmp_path)
     (tmp_path / "workload.yaml").write_text(
         CUT_WORKLOAD.format(rate=300, batches=SMALL, count=8, cut="search")
     )

@@ -20,13 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import numpy as np
-import pynvml
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.cli.commands import Commands
-from tests.cli.test_apply import OneAtATime
 from tests.control.world import deployment
 from tests.drive.fake_nvml import FakeNvml
 from tritonclient.utils import InferenceServerException
@@ -467,14 +465,6 @@ services:
   - {name: net, model: net, rate: 500, slo: {latency_ms: 100, quantile: 0.95}}
 """
 SERVICES = "services: [{name: net, worker: {emulated: true}, environment: {KEY: value}, grace_s: 3}]\n"
-
-
-@pytest.fixture
-def nvml(monkeypatch: pytest.MonkeyPatch) -> FakeNvml:
-    fake = FakeNvml("a100-40gb", "a100-40gb", "a100-40gb")
-    monkeypatch.setattr(pynvml, "nvmlLib", OneAtATime(fake))
-    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
-    return fake
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from tests.kubernetes.control_plane.client import path_of
 from tests.kubernetes.control_plane.cluster import free_ports, wait_until
+from tests.kubernetes.control_plane.controllers import Controllers
 from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
 from tests.kubernetes_units.specs import good
@@ -33,36 +34,10 @@ def crds(control_plane: ControlPlane) -> ControlPlane:
     return control_plane
 
 
-class Cluster:
+class Cluster(Controllers):
     """A namespace with nodes, and controllers that are started and killed."""
 
-    def __init__(self, plane: ControlPlane, nodes: SimulatedNodes, namespace: str, folder: Path) -> None:
-        self.plane, self.nodes, self.namespace = plane, nodes, namespace
-        self.admin = plane.admin
-        self._folder = folder
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def controller(self, *words: str) -> subprocess.Popen[bytes]:
-        """Start a controller."""
-        log = (self._folder / f"controller-{len(self._running)}.log").open("wb")
-        command = [
-            sys.executable, "-m", "partita", "controller", "--kubeconfig", str(self.plane.kubeconfig("admin")),
-            "--namespace", self.namespace, "--lease", f"partita-{self.namespace}", "--poll", "0.5", "--port", "0",
-            "--hold", "5", *words,
-        ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        log.close()
-        self._running.append(process)
-        return process
-
-    def stop(self) -> None:
-        for process in self._running:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-            process.wait()
-
-    def logs(self) -> str:
-        return "\n".join(path.read_text() for path in sorted(self._folder.glob("controller-*.log")))
+    hold_s = 5
 
     def create(self, spec: Object, name: str = "serving") -> None:
         self.admin.create(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ import pytest
 import yaml
 from tests.kubernetes.control_plane.client import path_of
 from tests.kubernetes.control_plane.cluster import wait_until
+from tests.kubernetes.control_plane.controllers import Controllers
 from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes_units.specs import good
 
@@ -76,32 +76,8 @@ def job_body(name: str, *, memory: str = "", ends: Object | None = None, **spec:
     }
 
 
-class Cluster:
+class Cluster(Controllers):
     """A namespace with one node, a Workload and controllers."""
-
-    def __init__(self, plane: ControlPlane, nodes: SimulatedNodes, namespace: str, folder: Path) -> None:
-        self.plane, self.nodes, self.namespace = plane, nodes, namespace
-        self.admin = plane.admin
-        self._folder = folder
-        self._running: list[subprocess.Popen[bytes]] = []
-
-    def controller(self, *words: str) -> subprocess.Popen[bytes]:
-        log = (self._folder / f"controller-{len(self._running)}.log").open("wb")
-        command = [
-            sys.executable, "-m", "partita", "controller", "--kubeconfig", str(self.plane.kubeconfig("admin")),
-            "--namespace", self.namespace, "--lease", f"partita-{self.namespace}", "--poll", "0.5", "--port", "0",
-            "--hold", "1", *words,
-        ]  # fmt: skip
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        log.close()
-        self._running.append(process)
-        return process
-
-    def stop(self) -> None:
-        for process in self._running:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-            process.wait()
 
     def free_lease(self) -> None:
         lease = self.admin.get("leases", f"partita-{self.namespace}", "default")

@@ -55,6 +55,18 @@ def folder_of_programs() -> Path | None:
     return folder if all(os.access(folder / each, os.X_OK) for each in PROGRAMS) else None
 
 
+def needed_programs() -> Path:
+    """Return where `build.sh` puts the programs.
+
+    Raises:
+        FileNotFoundError: they are not there.
+    """
+    found = folder_of_programs()
+    if found is None:
+        raise FileNotFoundError("build the control plane first: tests/kubernetes/control_plane/build.sh")
+    return found
+
+
 def free_ports(count: int) -> list[int]:
     """Return ports of loopback that nobody listens on."""
     with contextlib.ExitStack() as stack:

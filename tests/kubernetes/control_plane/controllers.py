@@ -1,0 +1,51 @@
+"""Controllers of one namespace, as processes that are started, stopped for a while, and killed."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.kubernetes.control_plane.cluster import ControlPlane
+    from tests.kubernetes.control_plane.nodes import SimulatedNodes
+
+
+class Controllers:
+    """A namespace of a cluster with nodes, and its controllers."""
+
+    hold_s = 1
+    """Seconds for which they hold a plan."""
+
+    def __init__(self, plane: ControlPlane, nodes: SimulatedNodes, namespace: str, folder: Path) -> None:
+        self.plane, self.nodes, self.namespace = plane, nodes, namespace
+        self.admin = plane.admin
+        self._folder = folder
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def controller(self, *words: str) -> subprocess.Popen[bytes]:
+        """Start a controller."""
+        log = (self._folder / f"controller-{len(self._running)}.log").open("wb")
+        command = [
+            sys.executable, "-m", "partita", "controller", "--kubeconfig", str(self.plane.kubeconfig("admin")),
+            "--namespace", self.namespace, "--lease", f"partita-{self.namespace}", "--poll", "0.5", "--port", "0",
+            "--hold", str(self.hold_s), *words,
+        ]  # fmt: skip
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        log.close()
+        self._running.append(process)
+        return process
+
+    def stop(self) -> None:
+        """Kill those that run."""
+        for process in self._running:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
+
+    def logs(self) -> str:
+        """Return what they have said."""
+        return "\n".join(path.read_text() for path in sorted(self._folder.glob("controller-*.log")))
