@@ -15,7 +15,6 @@ import pytest
 import typer
 from tests.cli.commands import Commands
 from tests.control.world import deployment, gpu
-from tests.drive.fake_nvml import FakeNvml
 
 from partita.control.journal import FILE, controlling
 from partita.drive.simulated import FaultKind, InjectedFault, SimulatedCluster
@@ -26,6 +25,8 @@ from partita.transition.transition import ActionKind
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.drive.fake_nvml import FakeNvml
 
 
 DAY = deployment("7g.40gb@0=bert", "4g.20gb@0=resnet 3g.20gb@4=resnet")

@@ -26,7 +26,6 @@ import tritonclient.http as triton
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.cli.commands import Commands
 from tests.control.world import deployment
-from tests.drive.fake_nvml import FakeNvml
 from tritonclient.utils import InferenceServerException
 
 from partita.cli.serve import EXAMPLES
@@ -36,6 +35,8 @@ from partita.serve.worker.spec import DEFAULT_INPUTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from tests.drive.fake_nvml import FakeNvml
 
 
 PATIENCE_S = 60.0

@@ -258,7 +258,7 @@ def test_two_gateways_do_not_both_take_a_busy_worker_for_idle(tmp_path: Path) ->
             assert all(each.slowdown < 1.5 for each in (*one.snapshot().workers, *other.snapshot().workers))
 
     with remote_workers(tmp_path) as found:
-        asyncio.run(body(found.start({1: 0.4}), found.start({1: 0.4})))
+        asyncio.run(body(found.start({1: 1.0}), found.start({1: 1.0})))
 
 
 def test_what_a_batch_waited_for_others_is_told(tmp_path: Path) -> None:
