@@ -96,7 +96,7 @@ def rights_tables() -> str:
         ("The controller", CONTROLLER),
         ("The gateway, in the namespace of its Workload", GATEWAY),
         ("People who want advice", ADVICE),
-        ("People who let plans go", APPROVAL),
+        ("People who approve plans", APPROVAL),
     ):
         rows = [
             f"| `{each.resource}{f'.{each.group}' if each.group else ''}` | {', '.join(each.verbs)} "

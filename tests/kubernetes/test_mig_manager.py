@@ -174,7 +174,7 @@ def test_a_node_that_is_cut_as_planned_is_left_alone(node):
     node.client().cut(NIGHT)
     told: list[str] = []
     node.client().cut(NIGHT, told.append)
-    assert told == [f"{node.name}: is cut as planned already"]
+    assert told == [f"{node.name}: the node is cut as planned already"]
     assert len(node.manager.applied) == 1
     node.client().cut(layouts(gpu0="7g.40gb@0"))
     assert len(set(node.manager.applied)) == 2
@@ -258,7 +258,7 @@ def test_a_mig_manager_that_does_not_run_is_told(node):
     node.manager.silent = True
     with pytest.raises(CutFailedError, match="its state is not told") as caught:
         node.client(timeout_s=2.0).cut(NIGHT)
-    assert "does it run there" in str(caught.value.hint)
+    assert "check that it runs there" in str(caught.value.hint)
 
 
 def test_what_stands_in_the_end_is_held_against_the_plan(node):
@@ -280,6 +280,6 @@ def test_the_command_cuts_the_nodes_of_a_plan(node, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{node.name}: cut by partita-{node.name}-")
-    assert "mig-manager is asked for" in done.stderr
+    assert "mig-manager is to apply" in done.stderr
     again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert "is cut as planned already" in again.stderr

@@ -346,7 +346,7 @@ def test_gateways_that_count_are_found_by_endpoint_slices(account: Account, aske
     api = account.have(CONTROLLER)
     missing(api, CONTROLLER, 0)
     asked.clear()
-    with pytest.raises(InputError, match="it has no endpoints"):
+    with pytest.raises(InputError, match="the Service has no endpoints"):
         GatewayCounters(api, account.namespace, GatewayRates("gateway")).rates()
     assert asked == {("list", "endpointslices")}
     api.close()

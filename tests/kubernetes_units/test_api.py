@@ -264,14 +264,14 @@ FIELD = {"field": "data.k", "message": "Too long", "reason": "FieldValueInvalid"
             "rule",
         ),
         (status(422, "Invalid", "bad", causes=[FIELD]), InvalidError, "data.k: Too long", None),
-        (status(409, "AlreadyExists", "there"), ExistsError, "there already", None),
-        (status(409, "Conflict", "modified"), ConflictError, "somebody else changed it", None),
+        (status(409, "AlreadyExists", "there"), ExistsError, "exists already", None),
+        (status(409, "Conflict", "modified"), ConflictError, "another client changed the object", None),
         (status(404, "NotFound", 'namespaces "n" not found'), NotFoundError, 'namespaces "n"', None),
         (
             status(404, "NotFound", "the server could not find the requested resource"),
             NoKindError,
             "does not know configmaps of v1",
-            "older",
+            "too old",
         ),
         (status(410, "Expired", "too old"), ExpiredError, "too old", None),
         (
@@ -308,7 +308,7 @@ def test_an_answer_that_is_no_status_is_told_too(server: ApiServer, api: Kuberne
 
 def test_an_object_of_another_shape_is_named(server: ApiServer, api: KubernetesApi) -> None:
     server.put("a")
-    with pytest.raises(InvalidError, match="ConfigMap teams/a: it cannot be read: Expected `object`"):
+    with pytest.raises(InvalidError, match="ConfigMap teams/a: the object cannot be read: Expected `object`"):
         api.replace(ODD, {"metadata": {"name": "a"}, "data": {"n": "1"}})
 
 
@@ -362,7 +362,7 @@ def test_without_any_configuration_it_says_where_to_name_one(
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KUBECONFIG", raising=False)
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(InputError, match="no kubeconfig, and this is no pod") as found:
+    with pytest.raises(InputError, match="no kubeconfig, and this process does not run") as found:
         open_api()
     assert "--kubeconfig" in str(found.value.hint)
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")

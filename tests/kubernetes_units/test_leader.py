@@ -126,7 +126,7 @@ def test_the_first_leads_and_lets_the_second_at_once_when_it_ends(candidates: An
     stop = threading.Event()
     threading.Timer(0.5, stop.set).start()
     assert not second.campaign(stop)
-    with pytest.raises(LostLeadershipError, match="does not lead any more"):
+    with pytest.raises(LostLeadershipError, match="no longer leads"):
         second.check()
     assert leases.holder == first.identity
     first.release()

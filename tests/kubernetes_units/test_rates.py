@@ -78,7 +78,7 @@ def test_a_vector_is_read_by_the_label_and_what_is_no_rate_is_left_out(pages: Pa
 @pytest.mark.parametrize(
     ("code", "body", "said"),
     [
-        (200, '{"status": "success", "data": {"resultType": "vector", "result": []}}', "no result now"),
+        (200, '{"status": "success", "data": {"resultType": "vector", "result": []}}', "empty result"),
         (
             200,
             '{"status": "success", "data": {"resultType": "matrix", "result": []}}',
@@ -165,7 +165,7 @@ def test_gateways_are_counted_from_their_second_reading_on_and_anew_after_a_rest
     pages.answers["/metrics"] = 200, PAGE.format(a="30.0")
     assert counters.rates() == {"a": 3.0, "b": 0.0}
     api.addresses = ()
-    with pytest.raises(InputError, match="Service teams/gw: it has no endpoints"):
+    with pytest.raises(InputError, match="Service teams/gw: the Service has no endpoints"):
         counters.rates()
     api.addresses = ("127.0.0.1",)
     pages.answers["/metrics"] = 500, "no"

@@ -1,1 +1,1 @@
-"""Carries out plans on a Kubernetes cluster: its GPUs are those of all nodes, and all state is kept in its API."""
+"""Carries out plans on the GPUs of a Kubernetes cluster; all state is kept in the cluster's API."""

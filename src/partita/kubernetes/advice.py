@@ -1,8 +1,7 @@
-"""What a cluster has and what runs there, for those who only look; nothing here writes.
+"""Reads a cluster's GPUs and what runs on them; nothing here writes.
 
-`partita plan --cluster`, `partita diff --cluster` and the kubectl plugin plan on what this module sees. Where a node
-has no DRA driver, its GPUs are those of the GPU operator's labels: they count for a plan, and what stands on them is
-not seen.
+`partita plan --cluster`, `partita diff --cluster` and the kubectl plugin use it. Where a node has no DRA driver, its
+GPUs are known from the GPU operator's labels: they count for a plan, but what runs on them is not known.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ class LiveCluster:
     """A cluster at one moment.
 
     Attributes:
-        observation: its GPUs with what stands on them, as a driver would show them.
-        current: what runs on those that can be used; what is not the Workload's is fixed.
-        labelled: ids by model of GPUs that can be cut and are known by labels alone.
-        notes: what a person should know of the GPUs, a sentence each.
+        observation: its GPUs and their instances, as a driver would observe them.
+        current: what runs on the usable GPUs; instances that are not the Workload's are fixed.
+        labelled: ids, by model, of MIG-capable GPUs that are known from labels alone.
+        notes: warnings about the GPUs, one sentence each.
     """
 
     observation: Observation
@@ -53,7 +52,7 @@ class LiveCluster:
 
     @property
     def free(self) -> dict[str, int]:
-        """How many GPUs of each model may be planned on: those on which nothing of others stands."""
+        """Number of GPUs of each model that a plan may use: those without instances of others."""
         labelled = Counter({model: len(ids) for model, ids in self.labelled.items()})
         return dict(Counter(free_gpus(self.current)) + labelled)
 
@@ -67,10 +66,10 @@ def look(
     """Return a cluster as it is now.
 
     Args:
-        api: of the cluster; its namespace is the Workload's.
-        workload: whose instances are not others'; empty for nobody's.
-        nodes: labels of the nodes that count; none for all.
-        models: of the GPUs that count; None for all.
+        api: the cluster's; its namespace is the Workload's.
+        workload: name of the Workload whose instances may be changed; empty for none.
+        nodes: labels of the nodes to be read; None or empty for all nodes.
+        models: of the GPUs to be read; None for all.
 
     Raises:
         KubernetesError: the cluster does not answer, or refuses.
@@ -120,7 +119,7 @@ def _notes(inventory: Inventory, told: set[str], labelled: Mapping[str, tuple[st
     yield from inventory.notes
     for model, ids in sorted(labelled.items()):
         yield (
-            f"{len(ids)} GPUs of {model} are known by their nodes' labels alone: they count as free, whatever stands "
+            f"{len(ids)} GPUs of {model} are known by their nodes' labels alone: they count as free, whatever runs "
             f"there, and without NVIDIA's DRA driver `partita mig-manager` cuts them"
         )
     left: Counter[tuple[str, str]] = Counter()
@@ -136,7 +135,7 @@ def _notes(inventory: Inventory, told: set[str], labelled: Mapping[str, tuple[st
 
 @dataclass(frozen=True, slots=True)
 class ClusterWorkload:
-    """A Workload of a cluster with what planning it needs."""
+    """A Workload of a cluster, prepared for planning."""
 
     name: str
     spec: WorkloadSpec
@@ -155,9 +154,9 @@ def read_workload_object(api: KubernetesApi, name: str) -> ClusterWorkload:
     """Return a Workload in the API's namespace.
 
     Raises:
-        InputError: there is none, or something is wrong in it.
+        InputError: it does not exist, or has faults.
         InfeasibleError: a service can run on no profile.
-        RefusedWorkloadError: one of its tables is missing or wrong.
+        RefusedWorkloadError: one of its tables is missing or has faults.
         KubernetesError: the cluster does not answer, or refuses.
     """
     called = f"Workload {api.namespace}/{name}"
@@ -172,7 +171,7 @@ def read_workload_object(api: KubernetesApi, name: str) -> ClusterWorkload:
 
 
 def at_free(prepared: PreparedWorkload, live: LiveCluster) -> PreparedWorkload:
-    """Return a workload on the GPUs that a cluster has free now, at the rates that it says.
+    """Return a workload with the GPUs that a cluster has free, at the workload's own rates.
 
     Raises:
         InfeasibleError: too few of a service's queries can be answered in time.
@@ -182,7 +181,7 @@ def at_free(prepared: PreparedWorkload, live: LiveCluster) -> PreparedWorkload:
 
 
 def plans_of(api: KubernetesApi, workload: str) -> list[PlanObject]:
-    """Return a Workload's Plans in the API's namespace, the oldest first.
+    """Return a Workload's Plans in the API's namespace, oldest first.
 
     Raises:
         KubernetesError: the cluster does not answer, or refuses.
@@ -194,7 +193,7 @@ def plans_of(api: KubernetesApi, workload: str) -> list[PlanObject]:
 
 
 def newest_plan(api: KubernetesApi, workload: str) -> tuple[str, Plan] | None:
-    """Return name and content of a Workload's newest Plan, None if it has none; errors as `plans_of`."""
+    """Return the name and content of a Workload's newest Plan; None if it has none. Raises as `plans_of` does."""
     found = plans_of(api, workload)
     return (found[-1].metadata.name, plan_of(found[-1].spec)) if found else None
 

@@ -1,10 +1,10 @@
-"""Speaks to a Kubernetes API server; nothing else in the program does.
+"""The client of the Kubernetes API server; nothing else in the program speaks to it.
 
-Written are plain dicts. Read are values of the types that a `Kind` names, with only the fields that somebody reads:
-8,000 GPUs' ResourceSlices are 136 MB of JSON; they take 31 MiB and 0.3 s of CPU, 1,012 MiB as dicts, 3.4 GiB and 42 s
-as the official client's models. What that client is for is what every client needs: kubeconfigs, contexts, exec
-plugins, tokens that rotate, TLS, proxies. Its informer is not used either: while the API server is away it keeps a
-core busy, it asks for no bookmarks, and a connection that was cut holds it for ever.
+Writes take plain dicts. Reads return values of the type that a `Kind` names, with only the fields that are used. The
+ResourceSlices of 8,000 GPUs are 136 MB of JSON: they take 31 MiB and 0.3 s of CPU this way, 1,012 MiB as dicts, and
+3.4 GiB and 42 s as the official client's models. The official client does what every client needs: kubeconfigs,
+contexts, exec plugins, rotating tokens, TLS, proxies. Its informer is not used: while the API server is unreachable
+it keeps a core busy, it requests no bookmarks, and it never notices that a connection was cut.
 """
 
 from __future__ import annotations
@@ -53,14 +53,14 @@ if TYPE_CHECKING:
 
 
 FIELD_MANAGER = "partita"
-"""Who owns the fields that Partita writes, as `kubectl get -o yaml --show-managed-fields` tells."""
-_PAGE = 500  # objects in one answer to a list
+"""The field manager of what Partita writes, as `kubectl get -o yaml --show-managed-fields` shows it."""
+_PAGE = 500  # objects in one page of a list
 _REQUEST_S = 30.0
-_WATCH_S = 30  # after which the server ends a watch, with a bookmark; it is begun again where it ended
-_SILENCE_S = _WATCH_S + 10.0  # without a byte from a watch: the connection was cut
+_WATCH_S = 30  # after which the server ends a watch with a bookmark; the next watch begins there
+_SILENCE_S = _WATCH_S + 10.0  # a watch that sends nothing for so long has lost its connection
 _LONGEST_PAUSE_S = 5.0
-_RENEWAL_S = 10.0  # between looks for other credentials
-_TRIES = 6  # of a request that the server asks to send again later
+_RENEWAL_S = 10.0  # at least, between two readings of the credentials
+_TRIES = 6  # of a request that the server throttles
 
 
 # Requests
@@ -68,11 +68,11 @@ _TRIES = 6  # of a request that the server asks to send again later
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
-    """What is asked of the server.
+    """A request to the server.
 
     Attributes:
-        how: the type of the body's content.
-        path: where the kind's own for that name is not meant.
+        how: the body's content type.
+        path: of the URL; None for the path that follows from kind, namespace, name and subresource.
     """
 
     verb: str
@@ -87,22 +87,22 @@ class _Request:
 
     @property
     def resource(self) -> str:
-        """As rights write it: `resourceclaims/status`."""
+        """As an RBAC rule names it: `resourceclaims/status`."""
         return "/".join(filter(None, (self.kind.plural, self.subresource)))
 
     @property
     def where(self) -> str:
-        """What errors call the object."""
+        """The object's name in errors."""
         return self.kind.called(self.name, self.namespace)
 
     @property
     def url(self) -> str:
-        """The path asked."""
+        """Path of the request."""
         return self.path or self.kind.path(self.namespace, self.name, self.subresource)
 
 
 class RateLimit:
-    """At most so many requests a second over time, and so many at once after a pause. Waits where there are more."""
+    """A token bucket: limits requests per second, and how many may be sent at once after a pause."""
 
     def __init__(self, a_second: float, at_once: int) -> None:
         self._a_second = a_second
@@ -112,7 +112,7 @@ class RateLimit:
         self._lock = threading.Lock()
 
     def take(self) -> None:
-        """Wait until the next request may be sent."""
+        """Block until the next request may be sent."""
         with self._lock:
             now = time.monotonic()
             self._left = min(float(self._at_once), self._left + (now - self._at) * self._a_second) - 1
@@ -156,8 +156,8 @@ class Listed(Generic[T]):
     """All objects of a kind at one moment.
 
     Attributes:
-        version: the cluster's, from which a watch goes on.
-        unreadable: by namespace and name, why an object is not of the type that was asked for.
+        version: the list's resource version, from which a watch can continue.
+        unreadable: why an object could not be decoded, by namespace and name.
     """
 
     items: tuple[T, ...]
@@ -166,7 +166,7 @@ class Listed(Generic[T]):
 
 
 class _Connection:
-    """The official client, shared by all that speak to one server."""
+    """The official client, shared by all `KubernetesApi` values of one server."""
 
     def __init__(self, connect: Callable[[], ApiClient]) -> None:
         self.client = connect()
@@ -179,7 +179,7 @@ class _Connection:
         client.close()
 
     def renew(self, refused: ApiClient) -> bool:
-        """Read the credentials anew, which `refused` had and which are not accepted; say whether to try again."""
+        """Read the credentials again, since the server did not accept those of `refused`; say whether to retry."""
         with self._lock:
             if self.client is refused:
                 if time.monotonic() < self._renewed + _RENEWAL_S:
@@ -190,19 +190,19 @@ class _Connection:
 
 
 class KubernetesApi:
-    """An API server, for any number of threads.
+    """An API server; safe to use from any number of threads.
 
-    All methods raise the errors of `objects.py`: `UnreachableError` where there is no answer, `ForbiddenError` and so
-    on. A write that fails has not happened, with the exception of `UnreachableError`.
+    All methods raise the errors of `objects.py`, such as `UnreachableError` and `ForbiddenError`. A write that raises
+    has not happened, except after `UnreachableError`: then it may have happened.
 
     Args:
-        connect: makes the official client, whose configuration holds where to and as whom; called again where the
-            credentials are not accepted any more, since files may hold others by now.
-        namespace: of objects for which none is named.
-        rate: how many requests are sent.
+        connect: makes the official client from a configuration of address and credentials. It is called again when
+            the server no longer accepts the credentials, because their files may have changed.
+        namespace: of objects for which no namespace is given.
+        rate: limits the requests.
 
     Attributes:
-        writes: how many writes were sent, by verb and resource (`resourceclaims/status`).
+        writes: writes sent so far, by verb and resource (`resourceclaims/status`).
     """
 
     def __init__(self, connect: Callable[[], ApiClient], namespace: str, rate: RateLimit) -> None:
@@ -213,13 +213,13 @@ class KubernetesApi:
         self._guard: Callable[[], None] | None = None
 
     def guarded(self, guard: Callable[[], None]) -> KubernetesApi:
-        """Return this API with something that is called before each write, and raises where it must not happen."""
+        """Return this API with a guard, which is called before each write and raises to prevent it."""
         guarded = copy.copy(self)
         guarded._guard = guard  # noqa: SLF001 -- of this class
         return guarded
 
     def within(self, namespace: str) -> KubernetesApi:
-        """Return this API with another namespace for objects for which none is named."""
+        """Return this API with another default namespace."""
         found = copy.copy(self)
         found.namespace = namespace
         return found
@@ -245,14 +245,14 @@ class KubernetesApi:
         subresource: str,
         query: Mapping[str, str],
     ) -> str:
-        """Return a subresource that is text, as a pod's log.
+        """Return a subresource that is text, such as a pod's log.
 
         Args:
-            kind: of which kind.
-            name: of which object.
+            kind: the object's.
+            name: the object's.
             namespace: the object's.
-            subresource: which: `log`.
-            query: what is asked of it: `{"tailLines": "100"}`.
+            subresource: for example `log`.
+            query: its parameters, for example `{"tailLines": "100"}`.
         """
         request = _Request(
             verb="get",
@@ -270,13 +270,13 @@ class KubernetesApi:
         """Return all objects of a kind, page by page.
 
         Args:
-            kind: which.
-            namespace: where; None for every one.
-            labels: a selector, as `kubectl get -l` takes it.
-            fields: likewise, as `--field-selector`.
+            kind: of the objects.
+            namespace: of the objects; None for all namespaces.
+            labels: a label selector, as of `kubectl get -l`.
+            fields: a field selector, as of `kubectl get --field-selector`.
 
         Raises:
-            ExpiredError: it took so long that the server forgot the version; list again.
+            ExpiredError: the server dropped the list's version before the last page; list again.
         """
         items: list[T] = []
         unreadable: dict[tuple[str, str], str] = {}
@@ -295,7 +295,7 @@ class KubernetesApi:
     def watch(
         self, kind: Kind[T], namespace: str | None = None, *, labels: str = "", fields: str = ""
     ) -> Cache[T]:
-        """Return a cache of all objects of a kind, which a thread keeps up until it is closed; arguments as above."""
+        """Return a cache of all objects of a kind, up to date until it is closed; arguments as of `list_objects`."""
         return Cache(self, kind, namespace, labels, fields)
 
     # Writing
@@ -303,16 +303,16 @@ class KubernetesApi:
     def create(
         self, kind: Kind[T], body: Body, *, name: str | None = None, subresource: str | None = None
     ) -> T:
-        """Make an object.
+        """Create an object.
 
         Args:
-            kind: of which kind.
-            body: the object; where it names no namespace, it is this API's.
-            name: of the object whose subresource is made (`eviction` of a pod).
-            subresource: which.
+            kind: the object's.
+            body: the object; without a namespace it is created in this API's.
+            name: of the object that a subresource is created for (a pod, for `eviction`).
+            subresource: to be created instead of an object.
 
         Raises:
-            ExistsError: there is one of that name.
+            ExistsError: an object of that name exists.
         """
         namespace = self._namespace(body)
         called = name or body.get("metadata", {}).get("name")
@@ -330,10 +330,10 @@ class KubernetesApi:
         return self._read(kind, self._write(request))
 
     def replace(self, kind: Kind[T], body: Body, *, subresource: str | None = None) -> T:
-        """Put a whole object in the place of the one there is.
+        """Replace an object by another version of it.
 
         Raises:
-            ConflictError: it is not the version any more that `metadata.resourceVersion` names.
+            ConflictError: the object has changed since the version in `metadata.resourceVersion`.
         """
         namespace, name = self._namespace(body), body["metadata"]["name"]
         sent = _whole(kind, body)
@@ -354,14 +354,14 @@ class KubernetesApi:
         """Change some fields.
 
         Args:
-            kind: of which kind.
-            name: of which object.
-            changes: a merge patch (fields; None takes one away), or a list of operations (a JSON patch).
+            kind: the object's.
+            name: the object's.
+            changes: a merge patch as a dict (None removes a field), or a JSON patch as a list of operations.
             namespace: the object's.
-            subresource: which part of the object.
+            subresource: to be changed instead of the object itself.
 
         Raises:
-            ConflictError: it is not the version any more that the changes name as `metadata.resourceVersion`.
+            ConflictError: the object has changed since the version in the patch's `metadata.resourceVersion`.
         """
         how = "application/json-patch+json" if isinstance(changes, list) else "application/merge-patch+json"
         request = _Request(
@@ -376,18 +376,18 @@ class KubernetesApi:
         return self._read(kind, self._write(request))
 
     def apply(self, kind: Kind[T], body: Body, *, subresource: str | None = None, force: bool = False) -> T:
-        """Have the object be as said in the fields that are said (server-side apply); it is made if it is not there.
+        """Set the given fields of an object by server-side apply; create the object if it does not exist.
 
-        Fields that were applied before and are not said any more go.
+        Fields that were applied before and are absent now are removed.
 
         Args:
-            kind: of which kind.
-            body: what is said.
-            subresource: which part of the object.
-            force: take fields that others own.
+            kind: the object's.
+            body: the object's name and the fields to set.
+            subresource: to be changed instead of the object itself.
+            force: take over fields that other managers own.
 
         Raises:
-            ConflictError: someone else owns one of the fields, which the text names.
+            ConflictError: another manager owns one of the fields; the text names it.
         """
         request = _Request(
             verb="patch",
@@ -411,18 +411,18 @@ class KubernetesApi:
         grace_s: int | None = None,
         propagation: Literal["Background", "Foreground", "Orphan"] | None = None,
     ) -> bool:
-        """Ask an object to go; return False if it was not there.
+        """Delete an object; return False if it does not exist.
 
         Args:
-            kind: of which kind.
-            name: of which object.
+            kind: the object's.
+            name: the object's.
             namespace: the object's.
-            uid: only if it is this one, and not another that was made in its place.
+            uid: delete only the object with this uid, not one that has replaced it.
             grace_s: seconds that a pod has to end.
-            propagation: what becomes of the objects that it owns.
+            propagation: what happens to the objects that it owns.
 
         Raises:
-            ConflictError: it is another one.
+            ConflictError: the object has another uid.
         """
         body = {
             "preconditions": {"uid": uid} if uid else None,
@@ -439,7 +439,7 @@ class KubernetesApi:
             return False
         return True
 
-    # How
+    # Sending
 
     def _namespace(self, body: Body) -> str:
         namespace: str = body.get("metadata", {}).get("namespace") or self.namespace
@@ -451,8 +451,8 @@ class KubernetesApi:
         except msgspec.ValidationError as error:
             name = _decoder(_Named).decode(answer).metadata
             where = kind.called(name.name, name.namespace)
-            hint = "is its CustomResourceDefinition of another version of partita?"
-            raise InvalidError(f"it cannot be read: {error}", where=where, hint=hint) from None
+            hint = "check whether its CustomResourceDefinition belongs to another version of partita"
+            raise InvalidError(f"the object cannot be read: {error}", where=where, hint=hint) from None
         return value
 
     def _write(self, request: _Request) -> bytes:
@@ -463,7 +463,7 @@ class KubernetesApi:
         return self._ask(replace(request, query=query, how=request.how or "application/json"))
 
     def _ask(self, request: _Request) -> bytes:
-        """Send a request, again where the server asks for that; return its answer."""
+        """Send a request, and again where the server throttles it or the credentials change; return the answer."""
         for tried in range(1, _TRIES + 1):
             self._rate.take()
             client = self._connection.client
@@ -483,7 +483,7 @@ class KubernetesApi:
     def events(
         self, kind: Kind[Any], namespace: str | None, query: Mapping[str, str], stop: Callable[[Any], None]
     ) -> Iterator[_Event]:
-        """Yield what happens to objects, for a cache; `stop` is given what ends it from another thread."""
+        """Yield the events of a watch; `stop` is called with the response, so that another thread can end it."""
         from urllib3.exceptions import HTTPError  # noqa: PLC0415 -- of the extra
 
         how = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": str(_WATCH_S)}
@@ -521,7 +521,7 @@ def _whole(kind: Kind[Any], body: Body) -> Body:
 
 
 def _send(client: ApiClient, request: _Request, silence_s: float) -> RESTResponse:
-    """Send a request; `silence_s` is how long the server may say nothing."""
+    """Send a request; `silence_s` is how long the server may send nothing."""
     from kubernetes.client.exceptions import ApiException  # noqa: PLC0415 -- of the extra
     from urllib3.exceptions import HTTPError  # noqa: PLC0415
 
@@ -575,7 +575,7 @@ def _status(answer: bytes | msgspec.Raw, code: int) -> ApiStatus:
 
 
 def _away(error: Exception, where: str) -> NoReturn:
-    """Tell that there was no answer.
+    """Report a failed connection.
 
     Raises:
         UnreachableError: always.
@@ -612,15 +612,15 @@ class CacheChange(Generic[T]):
 
 
 class Cache(Generic[T]):
-    """The objects of a kind as they are, kept up by a thread of its own (an informer).
+    """The objects of a kind, kept up to date by a thread of its own (an informer).
 
-    Whatever happens to the connection, it goes on: a watch that ended is begun again where it ended, one that says
-    nothing for 40 s counts as cut, and where the server has forgotten that version, everything is listed anew and
-    what changed meanwhile is told. Objects are values; who read them holds no lock.
+    It survives connection failures. A watch that ended is resumed at its last version. A watch that is silent for
+    40 s counts as cut. If the server no longer has that version, the cache lists all objects again and reports what
+    has changed since. Objects are values, so readers hold no lock.
 
     Attributes:
-        unreadable: by namespace and name, why an object is not of the kind's type. Such objects are not in the cache.
-        error: why the last try to list or watch failed; None while all is well.
+        unreadable: why an object could not be decoded, by namespace and name. Such objects are not in the cache.
+        error: why the last list or watch failed; None if it did not.
     """
 
     def __init__(
@@ -655,26 +655,26 @@ class Cache(Generic[T]):
 
     @property
     def version(self) -> int:
-        """The cluster's resource version up to which everything is in the cache; 0 before the first list."""
+        """The resource version up to which the cache is complete; 0 before the first list."""
         return self._version
 
     @property
     def age_s(self) -> float:
-        """Seconds since the server was heard of: at most 30 while all is well, infinite before the first list."""
+        """Seconds since the server's last answer: normally at most 30, infinite before the first list."""
         return time.monotonic() - self._heard
 
     def wait_for(self, version: str | int, timeout_s: float) -> bool:
-        """Wait until what was written at a version is in the cache; say whether it is.
+        """Wait until the cache includes a version; say whether it does.
 
         Args:
-            version: `metadata.resource_version` of an answer to a write.
-            timeout_s: how long to wait at most.
+            version: `metadata.resource_version` of the answer to a write.
+            timeout_s: seconds to wait at most.
         """
         wanted = int(version)
         return self.wait_until(lambda: self._version >= wanted, timeout_s)
 
     def wait_until(self, condition: Callable[[], object], timeout_s: float) -> bool:
-        """Wait until a condition on what is cached holds, asked after each change; say whether it does."""
+        """Wait until a condition holds, which is evaluated after each change; say whether it holds or was closed."""
         with self._changed:
             return bool(self._changed.wait_for(lambda: self._closed.is_set() or condition(), timeout_s))
 
@@ -682,7 +682,7 @@ class Cache(Generic[T]):
         """Wait for the first list; return this cache.
 
         Raises:
-            KubernetesError: why it could not be listed in time; at once where the rights or the kind are missing.
+            KubernetesError: the list did not come in time; raised at once if the rights or the kind are missing.
         """
 
         def decided() -> bool:
@@ -690,12 +690,12 @@ class Cache(Generic[T]):
 
         if not self.wait_until(decided, timeout_s) or not self._version:
             raise self.error or UnreachableError(
-                "the API server does not answer in time", where=self.kind.plural
+                "the API server did not answer in time", where=self.kind.plural
             )
         return self
 
     def listen(self, listener: Callable[[CacheChange[T]], None]) -> None:
-        """Have something told of each change from now on, in the cache's thread; it must be quick and not raise."""
+        """Call a listener for each change from now on, in the cache's thread. It must be fast and must not raise."""
         self._listeners.append(listener)
 
     def close(self) -> None:
@@ -725,7 +725,9 @@ class Cache(Generic[T]):
             else:
                 failures = 0
                 if time.monotonic() - began < 1:
-                    self._closed.wait(1)  # a server that ends each watch at once is not asked without end
+                    self._closed.wait(
+                        1
+                    )  # a server that ends each watch at once must not be asked in a busy loop
 
     def _list(self) -> None:
         found = self._api.list_objects(self.kind, self._namespace, labels=self._labels, fields=self._fields)
@@ -808,14 +810,14 @@ def open_api(
     requests_per_s: float = 100.0,
     burst: int = 200,
 ) -> KubernetesApi:
-    """Return the API server of a kubeconfig, or, in a pod without one, of the cluster around it.
+    """Return the API server that a kubeconfig names; in a pod without one, the API server of its cluster.
 
     Args:
-        kubeconfig: paths as in KUBECONFIG, which is read where None is given, and else `~/.kube/config`.
-        context: of the kubeconfig; its current one where None is given.
-        namespace: of objects for which none is named; the context's, or the pod's, where None is given.
-        requests_per_s: most requests a second over time.
-        burst: most requests at once.
+        kubeconfig: paths, as in KUBECONFIG; None for those of KUBECONFIG, or else `~/.kube/config`.
+        context: of the kubeconfig; None for its current context.
+        namespace: of objects for which no namespace is given; None for the context's or the pod's.
+        requests_per_s: limit of requests per second over time.
+        burst: limit of requests at once.
 
     Raises:
         InputError: there is no configuration, or it cannot be read.
@@ -844,7 +846,7 @@ def _connected(paths: str | None, context: str | None) -> tuple[ApiClient, str]:
         namespace = _from_kubeconfig(settings, paths, context)
     else:
         namespace = _in_cluster(settings)
-    settings.retries = False  # what may be tried again is decided here
+    settings.retries = False  # `KubernetesApi` decides what is retried
     settings.connection_pool_maxsize = 32
     settings.keep_alive = True
     if not settings.verify_ssl:
@@ -862,14 +864,14 @@ def _default_kubeconfig() -> str | None:
 
 
 def _from_kubeconfig(settings: Any, paths: str | None, context: str | None) -> str:  # noqa: ANN401 -- the client's
-    """Fill the client's settings in; return the context's namespace."""
+    """Fill in the client's settings; return the context's namespace."""
     import yaml  # noqa: PLC0415 -- only for its errors
 
     load = _kubernetes_config()
 
     hint = "name one with --kubeconfig or KUBECONFIG; `kubectl config get-contexts` lists contexts"
     if paths is None:
-        raise InputError("there is no kubeconfig, and this is no pod of a cluster", hint=hint)
+        raise InputError("there is no kubeconfig, and this process does not run in a pod", hint=hint)
     missing = [path for path in paths.split(os.pathsep) if path and not Path(path).expanduser().exists()]
     if missing and len(missing) == len(paths.split(os.pathsep)):
         raise InputError("there is no such kubeconfig", where=missing[0], hint=hint)
@@ -888,12 +890,12 @@ def _kubernetes_config() -> Any:  # noqa: ANN401 -- untyped
 
 
 def _in_cluster(settings: Any) -> str:  # noqa: ANN401 -- the client's
-    """Fill the client's settings in, from the pod's service account; return its namespace."""
+    """Fill in the client's settings from the pod's service account; return its namespace."""
     load = _kubernetes_config()
     try:
         load.load_incluster_config(client_configuration=settings)
     except (load.ConfigException, OSError) as error:
-        hint = "does the pod's spec say automountServiceAccountToken: false?"
+        hint = "check whether the pod's spec says automountServiceAccountToken: false"
         raise InputError(f"the pod's service account cannot be used: {error}", hint=hint) from None
     path = _ACCOUNT / "namespace"
     return path.read_text(encoding="utf-8").strip() if path.exists() else "default"

@@ -1,9 +1,9 @@
-"""The CustomResourceDefinitions of Partita's resources, made of their types.
+"""Generates the CustomResourceDefinitions of Partita's resources from their types.
 
-Kubernetes takes a part of JSON Schema ("structural schemas", apiextensions v1), and rules between fields in CEL. The
-rules say what `WorkloadSpec.faults` says, in the same words; what CEL cannot say (which GPUs, profiles and pools
-there are) becomes the condition `Accepted` of the Workload. Every rule's cost has a bound, which is why lists and
-texts have a longest length here.
+Kubernetes accepts a subset of JSON Schema ("structural schemas", apiextensions v1), and rules between fields in CEL.
+The rules repeat `WorkloadSpec.faults` in the same words. What CEL cannot check (which GPUs, profiles and pools exist)
+is reported by the Workload's condition `Accepted`. The API server bounds the cost of each rule, so lists and texts
+have a maximum length here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Schema = dict[str, Any]
 
-_LONGEST_LIST = {  # of the lists that users write, by field
+_LONGEST_LIST = {  # by field, of the lists that users write
     "gpus": 16,
     "services": 1_000,
     "performance": 64,
@@ -45,9 +45,8 @@ _LONGEST_LIST = {  # of the lists that users write, by field
 _WATTS = "objective watts is not for services with a cut: how busy a slice is decides its power"
 _TABLES = "name tables, as in performance: [{configMap: {name: perf}}], or give models for an estimate"
 _LABEL = "(has({0}.name) ? {0}.name : {0}.model)"
-_RULES: dict[
-    str, list[tuple[str, str, str]]
-] = {  # field's path -> what must hold, what is said, of which field
+# By the path of a field: the rule, its message, and the field that the message is about.
+_RULES: dict[str, list[tuple[str, str, str]]] = {
     "services[]": [
         (
             "!has(self.cut) || has(self.batches)",
@@ -97,7 +96,7 @@ _RULES: dict[
     "rates": [
         (
             "has(self.gateway) != has(self.prometheus)",
-            "rates come either from gateway or from prometheus; leave out rates for those written",
+            "rates come either from gateway or from prometheus; leave out rates to use those of the services",
             "",
         )
     ],
@@ -129,11 +128,11 @@ _RULES: dict[
         ),
     ],
 }
-_IMMUTABLE = "self == oldSelf", "a plan never changes; change the Workload, and another plan is made", ""
+_IMMUTABLE = "self == oldSelf", "a plan never changes; change the Workload to get another plan", ""
 
 
 def definitions() -> dict[str, str]:
-    """Return the YAML of each definition, by file name."""
+    """Return each definition as YAML, by file name."""
     workload = _schema(WorkloadSpec)
     for name, most in _LONGEST_LIST.items():
         for at in _named(workload, name):
@@ -257,7 +256,7 @@ def _schema(kind: type) -> Schema:
 
 
 def _structural(node: Schema, parts: Schema) -> Schema:
-    """Return a JSON schema as Kubernetes takes it: without references, unions with null, examples and defaults."""
+    """Return a JSON schema as Kubernetes accepts it: without references, unions with null, examples and defaults."""
     about = node.get("description")
     if "$ref" in node:
         node = {**parts[node["$ref"].rpartition("/")[2]], **({"description": about} if about else {})}
@@ -272,7 +271,7 @@ def _structural(node: Schema, parts: Schema) -> Schema:
             made |= {name.lower(): node[f"exclusive{name}"], f"exclusive{name}": True}
     for name in ("minimum", "maximum"):
         if abs(made.get(name, 0)) > 1e300:
-            del made[name]  # of Amount: any finite number
+            del made[name]  # `Amount` allows any finite number
     if node.get("x-kubernetes-preserve-unknown-fields"):
         return made
     if "items" in node:
@@ -294,7 +293,7 @@ _KEPT = (
 
 
 def _named(node: Any, name: str) -> list[Schema]:  # noqa: ANN401 -- a schema or a part of one
-    """Return the arrays of that name, wherever they stand."""
+    """Return the schemas of all arrays of that name, at any depth."""
     found: list[Schema] = []
     if isinstance(node, dict):
         for key, each in node.items():

@@ -1,6 +1,6 @@
-"""Keeps others' evictions off replicas: a PodDisruptionBudget for each service.
+"""Protects replicas from evictions by others, with a PodDisruptionBudget for each service.
 
-Partita deletes pods itself, in its own checked order, which no budget holds up.
+Budgets do not apply to Partita itself, which deletes pods in its own checked order.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from partita.kubernetes.objects import Body
 
 _NEVER = 1_000_000
-"""`minAvailable` of a budget: more than there are pods. For pods without a Deployment Kubernetes counts neither
-`maxUnavailable` nor percentages."""
+"""`minAvailable` of a budget: more than any service has pods. Kubernetes supports neither `maxUnavailable` nor
+percentages for pods without a controller that has a scale."""
 
 
 class PodDisruptionBudget(KubernetesObject, frozen=True, gc=False):
-    """What keeps others' evictions off pods."""
+    """A budget that forbids evictions."""
 
 
 DISRUPTION_BUDGET = Kind("PodDisruptionBudget", "poddisruptionbudgets", PodDisruptionBudget, group="policy")
 
 
 class EvictionGuard:
-    """The disruption budgets of one Workload's services, which are named by the labels of their pods.
+    """The disruption budgets of one Workload's services. Services are given as their pods' label has them.
 
-    All methods raise `KubernetesError` where the budgets cannot be read or written.
+    All methods raise `KubernetesError` if the budgets cannot be read or written.
 
     Args:
-        api: the cluster's; budgets are made in its namespace.
+        api: the cluster's; budgets are created in its namespace.
         workload: name of the Workload.
-        owners: what budgets go with, as owner references.
+        owners: owner references of the budgets.
     """
 
     def __init__(self, api: KubernetesApi, workload: str, owners: list[Body]) -> None:
@@ -47,7 +47,7 @@ class EvictionGuard:
         self._lock = threading.Lock()
 
     def guard(self, service: str) -> None:
-        """Have a service's pods kept from others' evictions."""
+        """Protect a service's pods from evictions."""
         with self._lock:
             if service in self._guarded:
                 return
@@ -56,7 +56,7 @@ class EvictionGuard:
             self._guarded.add(service)
 
     def keep(self, services: set[str]) -> None:
-        """Have just these services' pods kept from others' evictions, whatever somebody did to the budgets."""
+        """Protect the pods of exactly these services: create budgets that are missing, delete those of no use."""
         there = {each.metadata.labels.get(SERVICE, ""): each.metadata for each in self._budgets()}
         for service in services - there.keys():
             self._make(service)
@@ -66,7 +66,7 @@ class EvictionGuard:
             self._api.delete(DISRUPTION_BUDGET, there[service].name, uid=there[service].uid)
 
     def lift(self) -> None:
-        """Keep no evictions off any more."""
+        """Delete all budgets of the Workload."""
         for each in self._budgets():
             self._api.delete(DISRUPTION_BUDGET, each.metadata.name, uid=each.metadata.uid)
 

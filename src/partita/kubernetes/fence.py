@@ -1,10 +1,10 @@
-"""Keeps strangers' claims off the GPUs that Partita manages, by device taints.
+"""Keeps the claims of other users off the GPUs that Partita manages, by device taints.
 
-The scheduler allocates claims from a cache of its own, and would give a device to a stranger while Partita allocates
-it. A DeviceTaintRule taints all devices of a pool, or each of a GPU's where only some of a node's are managed; a
-claim that does not tolerate it stays unallocated. Feature gates, by pkg/features/kube_features.go of 1.37.2:
-DRADeviceTaints is alpha from 1.33 and on from 1.36; DRADeviceTaintRules is alpha from 1.35, beta and off in 1.36, on
-from 1.37.
+The scheduler allocates claims from a cache of its own, and could give another user a device that Partita is
+allocating. A DeviceTaintRule taints all devices of a node's pool; where only some GPUs of a node are managed, each of
+their devices has a rule. The scheduler does not allocate a tainted device to a claim without the toleration. Feature
+gates, by pkg/features/kube_features.go of 1.37.2: DRADeviceTaints is alpha from 1.33 and on from 1.36;
+DRADeviceTaintRules is alpha from 1.35, beta and off in 1.36, on from 1.37.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _LABEL = "app.kubernetes.io/managed-by=partita"
 
 
 class TaintSelector(msgspec.Struct, frozen=True, gc=False):
-    """Which devices a rule is for."""
+    """Which devices a rule taints."""
 
     driver: str | None = None
     pool: str | None = None
@@ -39,7 +39,7 @@ class TaintSelector(msgspec.Struct, frozen=True, gc=False):
 
 
 class TaintRuleSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """What a rule says."""
+    """The spec of a rule."""
 
     taint: Taint
     device_selector: TaintSelector | None = None
@@ -69,7 +69,7 @@ class Fence:
 
     Args:
         api: the cluster's.
-        owner: whose rules: those of others are left alone.
+        owner: of the rules, NAMESPACE.WORKLOAD; rules of other owners are never deleted.
     """
 
     def __init__(self, api: KubernetesApi, owner: str) -> None:
@@ -80,15 +80,15 @@ class Fence:
         self._lock = threading.Lock()
 
     def keep(self, gpus: Iterable[ClusterGpu], nodes: Mapping[str, int]) -> int:
-        """Have every device of these GPUs tainted; return how many rules were made.
+        """Taint every device of these GPUs; return how many rules were created.
 
         Args:
             gpus: those that Partita manages.
-            nodes: how many GPUs each node has: one rule does for a node all of whose GPUs are managed.
+            nodes: number of all GPUs of each node; a node whose GPUs are all managed needs only one rule.
 
         Raises:
             RefusedError: the cluster has no device taint rules.
-            KubernetesError: they cannot be written.
+            KubernetesError: the rules cannot be written.
         """
         wanted = _wanted(gpus, nodes)
         with self._lock:
@@ -102,16 +102,16 @@ class Fence:
             return made
 
     def look_again(self) -> None:
-        """Forget which rules stand, so that those that somebody took away are made again."""
+        """Read the rules again at the next `keep`, so that it restores rules that somebody deleted."""
         with self._lock:
             self._kind = None
             self._standing.clear()
 
     def lift(self) -> None:
-        """Take away all rules of this owner: strangers may have the devices again.
+        """Delete all rules of this owner, so that other users may have the devices again.
 
         Raises:
-            KubernetesError: they cannot be written.
+            KubernetesError: the rules cannot be deleted.
         """
         with self._lock:
             kind = self._found()
@@ -120,10 +120,10 @@ class Fence:
             self._standing.clear()
 
     def _found(self) -> Kind[DeviceTaintRule]:
-        """Return the kind as this cluster serves it, having read the rules that stand.
+        """Return the kind in the version that this cluster serves, after reading the existing rules.
 
         Raises:
-            RefusedError: it serves none.
+            RefusedError: the cluster serves no version of it.
         """
         if self._kind is not None:
             return self._kind

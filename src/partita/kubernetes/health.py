@@ -1,4 +1,4 @@
-"""What Kubernetes and Prometheus ask of the controller: /healthz, /readyz and /metrics."""
+"""The HTTP endpoints of the controller: /healthz and /readyz for kubelets, /metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ if TYPE_CHECKING:
     from partita.kubernetes.controller import ClusterController
 
 _HUNG_S = 60.0
-"""Seconds without a sign of the main loop after which it counts as hung."""
+"""Seconds without an iteration of the main loop after which it counts as hung."""
 _STALE_S = 90.0
-"""Seconds without a word of the API server after which the controller is not ready."""
+"""Seconds without an answer of the API server after which the controller is not ready."""
 
 
 def serve_health(controller: ClusterController, port: int) -> Callable[[], None]:
-    """Answer on a port of all addresses; return what ends it.
+    """Serve the endpoints on a port of all addresses; return a function that ends the server.
 
     Raises:
-        InputError: the port cannot be had.
+        InputError: the port cannot be opened.
     """
 
     class Handler(_Handler):
@@ -33,7 +33,7 @@ def serve_health(controller: ClusterController, port: int) -> Callable[[], None]
     try:
         server = ThreadingHTTPServer(("", port), Handler)
     except OSError as error:
-        raise InputError(f"port {port} cannot be had: {error.strerror}", where="--port") from None
+        raise InputError(f"port {port} cannot be opened: {error.strerror}", where="--port") from None
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
 
     def end() -> None:
@@ -44,16 +44,16 @@ def serve_health(controller: ClusterController, port: int) -> Callable[[], None]
 
 
 def _alive(controller: ClusterController) -> str | None:
-    """Return why the controller should be started anew, None if it should not."""
+    """Return why the controller must be restarted; None if it need not be."""
     silent = time.monotonic() - controller.ticked
     return f"the main loop has not moved for {silent:.0f} s" if silent > _HUNG_S else None
 
 
 def _ready(controller: ClusterController) -> str | None:
-    """Return why the controller is not ready, None if it is; one that waits for the lease is."""
+    """Return why the controller is not ready; None if it is. A controller that waits for the lease is ready."""
     for each in controller.caches if controller.leader.leads else ():
         if each.age_s > _STALE_S:
-            return f"{each.kind.plural}: {each.error or 'the API server says nothing'}"
+            return f"{each.kind.plural}: {each.error or 'the API server is silent'}"
     return None
 
 
@@ -79,7 +79,7 @@ def metrics_page(controller: ClusterController) -> bytes:
             yield writes
             age = GaugeMetricFamily(
                 "partita_controller_cache_age_seconds",
-                "Since the API server was heard of",
+                "Seconds since the API server's last answer",
                 labels=("resource",),
             )
             for each in controller.caches:
@@ -114,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
             why = _ASKED[path](self.asked)
             self._answer(503 if why else 200, (why or "ok").encode())
         else:
-            self._answer(404, b"there are /healthz, /readyz and /metrics")
+            self._answer(404, b"no such page; there are /healthz, /readyz and /metrics")
 
     def _answer(self, code: int, body: bytes, kind: str = "text/plain; charset=utf-8") -> None:
         self.send_response(code)

@@ -1,4 +1,4 @@
-"""Kubernetes Jobs as `partita queue` shows them: what the controller has written into their annotations."""
+"""Kubernetes Jobs as `partita queue` shows them, from the annotations that the controller writes."""
 
 from __future__ import annotations
 
@@ -15,19 +15,21 @@ if TYPE_CHECKING:
     from partita.kubernetes.job_objects import JobObject
 
 _ORDER = {"running": 0, "yielding": 1, "stopping": 1, "starting": 2, "waiting": 3}
-_NOBODY = "no controller has looked at it: is partita controller running, with a Workload of that name?"
+_NOBODY = (
+    "no controller has seen it: check that partita controller runs, and that its queue's Workload exists"
+)
 
 
 def cluster_queue(api: KubernetesApi, namespace: str | None, most: int | None) -> dict[str, Any]:
-    """Return the Jobs of Partita's queues that are not over, in the form of the daemon's answer.
+    """Return the unfinished Jobs of Partita's queues, in the form of the daemon's answer.
 
     Args:
         api: the cluster's.
-        namespace: whose Jobs; None for all.
-        most: Jobs returned at most; None for all.
+        namespace: of the Jobs; None for all namespaces.
+        most: limit of the Jobs returned; None for all.
 
     Raises:
-        KubernetesError: they cannot be listed.
+        KubernetesError: the Jobs cannot be listed.
     """
     found = api.list_objects(JOB, namespace, labels=QUEUE).items
     rows = [_row(job) for job in found if job.end is None]
@@ -55,7 +57,7 @@ def _row(job: JobObject) -> dict[str, Any]:
     try:
         memory = stated_memory(job).upper
     except InputError:
-        memory = None  # the reason says so
+        memory = None  # the Job's reason says what is wrong
     words = [word for each in job.spec.template.spec.containers[:1] for word in (*each.command, *each.args)]
     return {
         "id": f"{job.metadata.namespace}/{job.metadata.name}",

@@ -1,8 +1,8 @@
-"""One controller acts: the one that holds a Lease. A holder that is killed is followed within 20 seconds.
+"""Leader election: only the controller that holds a Lease acts. If it is killed, another takes over within 20 s.
 
-No clock is compared with another host's. A candidate takes over once it has seen the lease unchanged for as long as
-the lease lasts; the holder counts from before it asked for its last renewal, and stops writing `_MARGIN_S` before
-anybody else may begin.
+Clocks of different hosts are never compared. A candidate takes over once it has seen the Lease unchanged for the
+whole lease duration. The holder counts that duration from before its last renewal request, and stops writing
+`_MARGIN_S` before anybody else may begin.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from partita.kubernetes.objects import Body
 
 LEASE_S = 15
-"""How long a lease lasts that is not renewed."""
+"""Seconds that a lease lasts without renewal."""
 _RENEW_S = 3.0
 _MARGIN_S = 5.0
 _LOOK_S = 2.0
@@ -51,16 +51,16 @@ LEASES = Kind("Lease", "leases", Lease, group="coordination.k8s.io")
 
 
 class LostLeadershipError(KubernetesError):
-    """Another controller may act by now, so this one may not."""
+    """This controller no longer leads: another one may be acting."""
 
 
 class Leader:
-    """A candidate for a lease in the API's namespace, and its holder from time to time.
+    """A candidate for a Lease in the API's namespace, or its holder.
 
     Args:
-        api: the API, not guarded.
+        api: the API, without a guard.
         name: of the Lease.
-        tell: is told what happens, in words.
+        tell: called with each change, as a sentence for the log.
     """
 
     def __init__(self, api: KubernetesApi, name: str, tell: Callable[[str], None]) -> None:
@@ -69,8 +69,8 @@ class Leader:
         self._name = name
         self._tell = tell
         self._lease: Lease | None = None
-        self._seen: tuple[str, float] = ("", 0.0)  # version of another's lease, and since when it is so
-        self._until = float("-inf")  # of our own lease, on the monotonic clock, margin taken off
+        self._seen: tuple[str, float] = ("", 0.0)  # version of another's lease, and when it was first seen
+        self._until = float("-inf")  # end of our own lease on the monotonic clock, less the margin
         self._over = threading.Event()
         self._renewing: threading.Thread | None = None
         self._acquired = ""
@@ -81,16 +81,16 @@ class Leader:
         return time.monotonic() < self._until
 
     def check(self) -> None:
-        """Return if this controller may act now.
+        """Do nothing while this controller leads.
 
         Raises:
-            LostLeadershipError: it may not.
+            LostLeadershipError: it does not lead.
         """
         if not self.leads:
             raise LostLeadershipError(
-                "this controller does not lead any more; nothing is written",
+                "this controller no longer leads and writes nothing",
                 where=f"Lease {self._name}",
-                hint=f"`kubectl get lease {self._name}` says who does",
+                hint=f"`kubectl get lease {self._name}` shows which one leads",
             )
 
     def campaign(self, stop: threading.Event) -> bool:
@@ -107,7 +107,7 @@ class Leader:
                 holder = self._lease.spec.holder_identity if self._lease else None
                 text = f"waiting: {holder} leads"
             except ConflictError:
-                continue  # somebody was faster
+                continue  # another candidate was faster
             except KubernetesError as error:
                 text = f"the lease cannot be taken: {error}"
             if text != told:
@@ -117,7 +117,7 @@ class Leader:
         return False
 
     def release(self) -> None:
-        """Let another lead at once. From here on nothing may be written."""
+        """Give the Lease up, so that another controller can lead at once. From here on nothing may be written."""
         self._over.set()
         if self._renewing is not None:
             self._renewing.join()
@@ -126,10 +126,10 @@ class Leader:
             try:
                 self._write({**self._spec(), "holderIdentity": "", "leaseDurationSeconds": 1})
             except KubernetesError as error:
-                self._tell(f"the lease ends by itself: {error}")
+                self._tell(f"the lease could not be given up and expires by itself: {error}")
 
     def _take(self) -> bool:
-        """Look at the lease, and take it if nobody holds it; say whether it is ours."""
+        """Read the lease, and take it if nobody holds it; say whether it is ours."""
         asked = time.monotonic()
         try:
             self._lease = found = self._api.get(LEASES, self._name)
@@ -165,11 +165,11 @@ class Leader:
                     return
                 continue
             if not self.leads:
-                return  # it was too late: somebody may have seen it end
+                return  # too late: another candidate may have seen the lease end
             self._until = asked + LEASE_S - _MARGIN_S
 
     def _still_ours(self) -> bool:
-        """Look at the lease that somebody else wrote; say whether it is ours all the same."""
+        """Read the lease after a conflict; say whether this controller still holds it."""
         try:
             self._lease = self._api.get(LEASES, self._name)
         except KubernetesError:

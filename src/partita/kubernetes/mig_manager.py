@@ -1,10 +1,10 @@
 """Cuts the empty GPUs of nodes without a DRA driver, through the GPU operator's mig-manager.
 
-mig-manager is told a node's config by the label `nvidia.com/mig.config`, a name of the ConfigMap that it mounts, and
-answers by `nvidia.com/mig.config.state`: `pending`, `rebooting`, then `success` or `failed` (github
+The node label `nvidia.com/mig.config` names a config in the ConfigMap that mig-manager mounts. mig-manager applies it
+and reports in the label `nvidia.com/mig.config.state`: `pending`, `rebooting`, then `success` or `failed` (github
 NVIDIA/mig-parted, cmd/nvidia-mig-manager/reconfigure_mig.go at 19b6772; the GPU operator's page on MIG). A config
-gives counts, so where instances start is not Partita's choice, and a GPU whose counts change loses all instances that
-it has. So only nodes on which no pod holds a GPU are cut, and they are cordoned meanwhile.
+gives counts, so mig-manager chooses where instances start, and a GPU whose counts change loses all its instances.
+Therefore only nodes on which no pod holds a GPU are cut, and they are cordoned meanwhile.
 """
 
 from __future__ import annotations
@@ -44,27 +44,27 @@ _TRIES = 3
 
 
 class UsedResources(msgspec.Struct, frozen=True, gc=False):
-    """What a container asks for."""
+    """The resources that a container requests."""
 
     requests: dict[str, Any] = {}
     limits: dict[str, Any] = {}
 
 
 class UsingContainer(msgspec.Struct, frozen=True, gc=False):
-    """A container, as far as it may hold a GPU."""
+    """A container, with what says whether it holds a GPU."""
 
     resources: UsedResources = UsedResources()
 
 
 class UsingSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """A pod's spec, as far as it may hold a GPU."""
+    """A pod's spec, with what says whether it holds a GPU."""
 
     containers: tuple[UsingContainer, ...] = ()
     init_containers: tuple[UsingContainer, ...] = ()
 
 
 class UsingStatus(msgspec.Struct, frozen=True, gc=False):
-    """How far a pod is."""
+    """The phase of a pod."""
 
     phase: str = "Pending"
 
@@ -77,7 +77,7 @@ class UsingPod(KubernetesObject, frozen=True, gc=False):
 
     @property
     def holds_gpu(self) -> bool:
-        """Whether it runs, or may, and asks for a GPU or a MIG device."""
+        """Whether it has not ended and requests a GPU or a MIG device."""
         asked = (
             name
             for each in (*self.spec.containers, *self.spec.init_containers)
@@ -92,16 +92,16 @@ USING_POD = Kind("Pod", "pods", UsingPod)
 
 
 class NotEmptyError(PartitaError):
-    """A node cannot be cut: something is on its GPUs, or it is not mig-manager's."""
+    """A node cannot be cut: pods hold its GPUs, or mig-manager does not manage them."""
 
 
 class CutFailedError(PartitaError):
-    """mig-manager did not do what it was asked."""
+    """mig-manager did not apply a config."""
 
 
 @dataclass(frozen=True, slots=True)
 class CutNode:
-    """A node that was cut: the config's name, and the seconds that it took."""
+    """A node that is cut: the name of its config, and the seconds that cutting took."""
 
     node: str
     config: str
@@ -114,9 +114,9 @@ class MigManager:
     Args:
         api: the cluster's.
         namespace: of the GPU operator.
-        config_map: that mig-manager mounts: the operator's value `migManager.config.name`.
-        timeout_s: how long a node may take, with a reboot if it needs one.
-        settle_s: until a change of the ConfigMap is in mig-manager's volume; a config that is not there yet fails.
+        config_map: the ConfigMap that mig-manager mounts: the operator's value `migManager.config.name`.
+        timeout_s: seconds that a node may take, including a reboot.
+        settle_s: seconds until a changed ConfigMap is in mig-manager's volume; before that, a new config fails.
     """
 
     def __init__(
@@ -137,15 +137,15 @@ class MigManager:
     def cut(
         self, wanted: Plan | Layouts, tell: Callable[[str], None] = lambda _: None
     ) -> tuple[CutNode, ...]:
-        """Cut all nodes of a plan, one after another; those that are cut so already are left as they are.
+        """Cut all nodes of a plan, one after another; leave those alone that are cut as planned already.
 
         Args:
-            wanted: ids of GPUs are `NODE/gpu-N`.
-            tell: told what happens.
+            wanted: layouts of GPUs with ids `NODE/gpu-N`.
+            tell: called with each step, as a sentence for the log.
 
         Raises:
-            NotEmptyError: one of the nodes cannot be cut; none has been touched then.
-            CutFailedError: mig-manager failed, or did not end in time; nodes before that one are cut.
+            NotEmptyError: one of the nodes cannot be cut; no node has been changed.
+            CutFailedError: mig-manager failed or timed out; the nodes before that one are cut.
             KubernetesError: the cluster does not answer, or refuses.
         """
         by_node: defaultdict[str, list[Any]] = defaultdict(list)
@@ -157,10 +157,10 @@ class MigManager:
         return tuple(self._cut_node(node, gpus, tell) for node, gpus in by_node.items())
 
     def _require_fit(self, name: str, gpus: list[DeployedGpu]) -> Node:
-        """Return a node that has the GPUs of a plan, and whose GPUs are mig-manager's.
+        """Return a node, having checked that it has the plan's GPUs and that mig-manager can cut them.
 
         Raises:
-            NotEmptyError: it has not, or they are not.
+            NotEmptyError: it has other GPUs, or mig-manager cannot cut them.
         """
         try:
             node = self._api.get(NODE, name)
@@ -168,9 +168,11 @@ class MigManager:
             raise NotEmptyError("there is no such node", where=name, hint="kubectl get nodes") from None
         slices = self._api.list_objects(RESOURCE_SLICE, fields=f"spec.nodeName={name}").items
         if any(each.spec.driver == NVIDIA for each in slices):
-            hint = "use the DRA driver there: it makes instances as pods come"
+            hint = "use the DRA driver there: it creates instances when pods start"
             raise NotEmptyError(
-                "NVIDIA's DRA driver has its GPUs, and each GPU has one owner", where=name, hint=hint
+                "NVIDIA's DRA driver manages its GPUs, and a GPU can have only one manager",
+                where=name,
+                hint=hint,
             )
         if not node.ready:
             raise NotEmptyError("the node is not ready", where=name)
@@ -181,14 +183,14 @@ class MigManager:
         for gpu in gpus:
             if there.get(gpu.id) != gpu.model:
                 told = there.get(gpu.id) or f"not there; the node has {len(there)}"
-                raise NotEmptyError(f"the plan says {gpu.model}, and it is {told}", where=gpu.id)
+                raise NotEmptyError(f"the plan has {gpu.model} here, and the GPU is {told}", where=gpu.id)
         return node
 
     def _require_empty(self, name: str) -> None:
-        """Return if no pod holds a GPU of a node.
+        """Check that no pod holds a GPU of a node.
 
         Raises:
-            NotEmptyError: one does.
+            NotEmptyError: a pod holds one.
         """
         pods = self._api.list_objects(USING_POD, fields=f"spec.nodeName={name}").items
         holding = [f"{each.metadata.namespace}/{each.metadata.name}" for each in pods if each.holds_gpu]
@@ -203,13 +205,13 @@ class MigManager:
         began = time.monotonic()
         (entries,) = mig_parted_config(Layouts(tuple(gpus)))["mig-configs"].values()
         text = yaml.safe_dump(entries, sort_keys=True)
-        # mig-manager may miss that a label went and came back, so that another try needs another name.
+        # mig-manager may miss a label that is removed and set again, so each retry uses the other name.
         base = shortened(f"partita-{name}-{hashlib.sha256(text.encode()).hexdigest()[:8]}", 60)
         names = [f"{base}-{letter}" for letter in "ab"]
         node = self._api.get(NODE, name)
         now, state = node.metadata.labels.get(CONFIG), node.metadata.labels.get(STATE)
         if now in names and state == "success":
-            tell(f"{name}: is cut as planned already")
+            tell(f"{name}: the node is cut as planned already")
             return CutNode(name, now, time.monotonic() - began)
         if now == names[0]:
             names.reverse()
@@ -218,7 +220,7 @@ class MigManager:
         if mine:
             self._cordon(name, on=True)
         try:
-            self._require_empty(name)  # what came before the cordon
+            self._require_empty(name)  # again, for pods that came before the cordon
             config = self._apply(name, names, tell)
             self._verify(name, gpus)
         finally:
@@ -227,7 +229,7 @@ class MigManager:
         return CutNode(name, config, time.monotonic() - began)
 
     def _write_configs(self, wanted: Mapping[str, list[Body]]) -> None:
-        """Have configs stand in the ConfigMap, beside those of other nodes."""
+        """Write configs into the ConfigMap, beside those of other nodes."""
         while True:
             try:
                 found = self._api.get(CONFIG_MAP, self._config_map, self._namespace)
@@ -248,7 +250,7 @@ class MigManager:
                     changes = {**version, "data": body["data"]}
                     self._api.patch(CONFIG_MAP, self._config_map, changes, self._namespace)
             except ConflictError:
-                continue  # someone else wrote it meanwhile
+                continue  # another client has changed it meanwhile
             return
 
     def _cordon(self, name: str, *, on: bool) -> None:
@@ -257,39 +259,39 @@ class MigManager:
         self._api.patch(NODE, name, {"metadata": {"annotations": annotation}, "spec": spec})
 
     def _apply(self, name: str, configs: list[str], tell: Callable[[str], None]) -> str:
-        """Have mig-manager apply one of two configs that say the same; return which.
+        """Have mig-manager apply one of two equal configs; return its name.
 
         Raises:
-            CutFailedError: it failed, each time that it was asked, or did not end in time.
+            CutFailedError: it failed at each try, or timed out.
         """
         until = time.monotonic() + self._timeout_s
         logs = f"kubectl logs -n {self._namespace} -l app=nvidia-mig-manager"
         for tried in range(_TRIES):
             config = configs[tried % len(configs)]
-            # The last state goes with the last config, so that nothing that is told is of an earlier one.
+            # The old state is removed with the old config, so that it cannot be taken for the new config's.
             self._api.patch(NODE, name, {"metadata": {"labels": {CONFIG: config, STATE: None}}})
-            tell(f"{name}: mig-manager is asked for {config}")
+            tell(f"{name}: mig-manager is to apply {config}")
             state = self._settled(name, until)
             if state == "success":
                 return config
             if state != "failed":
                 raise CutFailedError(
-                    f"mig-manager has not ended in {self._timeout_s:g} s; its state is {state or 'not told'}",
+                    f"mig-manager has not finished in {self._timeout_s:g} s; its state is {state or 'unknown'}",
                     where=name,
-                    hint="does it run there, and mount the ConfigMap "
-                    f"{self._config_map} (migManager.config.name)? {logs}",
+                    hint="check that it runs there and mounts the ConfigMap "
+                    f"{self._config_map} (migManager.config.name): {logs}",
                 )
             if tried + 1 < _TRIES:
-                tell(f"{name}: it failed; the config may not be in its volume yet")
+                tell(f"{name}: mig-manager failed; the config may not be in its volume yet")
                 time.sleep(self._settle_s)
         raise CutFailedError(
             f"mig-manager failed {_TRIES} times to apply {configs[0]}",
             where=name,
-            hint=f"does the operator's migManager.config.name say {self._config_map}? {logs}",
+            hint=f"check that the operator's migManager.config.name is {self._config_map}: {logs}",
         )
 
     def _settled(self, name: str, until: float) -> str | None:
-        """Return the state that mig-manager ends in, or the last one in time."""
+        """Return the state in which mig-manager ends, or its state when the time is over."""
         state = None
         while time.monotonic() < until:
             state = self._api.get(NODE, name).metadata.labels.get(STATE)
@@ -299,10 +301,10 @@ class MigManager:
         return state
 
     def _verify(self, name: str, gpus: list[DeployedGpu]) -> None:
-        """Hold what the node's labels say against the plan, where they say it (MIG strategy `mixed`).
+        """Compare the counts in the node's labels with the plan; only the MIG strategy `mixed` has such labels.
 
         Raises:
-            CutFailedError: they say other counts, or none in time.
+            CutFailedError: the labels did not reach the plan's counts in time.
         """
         wanted = Counter(each.placement.profile for gpu in gpus for each in gpu.instances)
         found: Mapping[str, int] = {}
@@ -323,7 +325,7 @@ class MigManager:
 
 
 def _counts(labels: Mapping[str, str]) -> Iterator[tuple[str, int]]:
-    """Yield how many instances of each profile gpu-feature-discovery's labels say."""
+    """Yield the number of instances of each profile, from gpu-feature-discovery's labels."""
     for key, value in labels.items():
         name = key.removeprefix("nvidia.com/mig-")
         if name != key and name.endswith(".count") and value.isdecimal():

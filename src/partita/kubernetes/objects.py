@@ -1,4 +1,4 @@
-"""Kubernetes objects as they are read, their kinds, and the errors of the API server."""
+"""The types of Kubernetes objects that are read, their kinds, and the errors of the API server."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from partita.errors import PartitaError
 
 
 class OwnerReference(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """An object that another belongs to."""
+    """The owner of an object."""
 
     kind: str
     name: str
@@ -24,11 +24,11 @@ class OwnerReference(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class ObjectMeta(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """What every object says of itself.
+    """The metadata of every object.
 
     Attributes:
         creation_timestamp: as RFC 3339.
-        deletion_timestamp: when it was asked to go, None if it was not.
+        deletion_timestamp: when its deletion was requested; None if it was not.
     """
 
     name: str = ""
@@ -45,25 +45,25 @@ class ObjectMeta(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class KubernetesObject(msgspec.Struct, frozen=True, rename="camel", kw_only=True, gc=False):
-    """Base of the types that are read. Fields that a type does not declare are passed over."""
+    """Base of the types that are read. Fields that a type does not declare are ignored."""
 
     metadata: ObjectMeta
 
 
 T = TypeVar("T", bound=KubernetesObject)
 Body = dict[str, Any]
-"""An object or a part of one, as JSON has it."""
+"""An object or a part of one, as JSON data."""
 
 
 @dataclass(frozen=True, slots=True)
 class Kind(Generic[T]):
-    """A kind of object, and the type that is read of it.
+    """A kind of object, and the type that it is read as.
 
     Attributes:
-        name: as manifests write it: `ResourceClaim`.
-        plural: as paths and rights write it: `resourceclaims`.
-        type: what is read.
-        group: `resource.k8s.io`; empty for the core's kinds.
+        name: as in manifests: `ResourceClaim`.
+        plural: as in paths and RBAC rules: `resourceclaims`.
+        type: of the values that are read.
+        group: such as `resource.k8s.io`; empty for the core group.
     """
 
     name: str
@@ -75,18 +75,18 @@ class Kind(Generic[T]):
 
     @property
     def api_version(self) -> str:
-        """As manifests write it: `resource.k8s.io/v1`."""
+        """As in manifests: `resource.k8s.io/v1`."""
         return f"{self.group}/{self.version}" if self.group else self.version
 
     def path(self, namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-        """Return the path of an object, or of all of them (in every namespace where none is given)."""
+        """Return the URL path of an object; without a name of all objects, without a namespace in all namespaces."""
         steps = ["/apis" if self.group else "/api", self.api_version]
         if self.namespaced and namespace:
             steps += ["namespaces", namespace]
         return "/".join([*steps, self.plural, *(step for step in (name, subresource) if step)])
 
     def called(self, name: str | None, namespace: str | None) -> str:
-        """Return what errors call an object: `ResourceClaim default/resnet50-0`."""
+        """Return an object's name in errors: `ResourceClaim default/resnet50-0`."""
         place = f"{namespace}/" if self.namespaced and namespace else ""
         return f"{self.name} {place}{name}" if name else f"{self.plural}{f' in {namespace}' if place else ''}"
 
@@ -101,7 +101,7 @@ class ConfigMap(KubernetesObject, frozen=True, gc=False):
 
 
 class ClusterEvent(KubernetesObject, frozen=True, gc=False):
-    """What a component says of an object."""
+    """An event that a component reported about an object."""
 
     type: str = "Normal"
     reason: str = ""
@@ -109,7 +109,7 @@ class ClusterEvent(KubernetesObject, frozen=True, gc=False):
 
 
 class EndpointConditions(msgspec.Struct, frozen=True, gc=False):
-    """Whether an endpoint takes queries; what is unknown (None) counts as ready (EndpointSlice API)."""
+    """Whether an endpoint takes queries. Unknown (None) counts as ready, as the EndpointSlice API says."""
 
     ready: bool | None = None
     terminating: bool | None = None
@@ -136,7 +136,7 @@ class SliceEndpoint(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class EndpointPort(msgspec.Struct, frozen=True, gc=False):
-    """A port of all endpoints of a slice."""
+    """A port that all endpoints of an EndpointSlice have."""
 
     name: str | None = None
     port: int | None = None
@@ -179,11 +179,11 @@ class KubernetesError(PartitaError):
 
 
 class UnreachableError(KubernetesError):
-    """There was no answer, or it said that the server cannot answer now; a write may have happened all the same."""
+    """The server did not answer, or reported an internal error. A write may have happened all the same."""
 
 
 class ForbiddenError(KubernetesError):
-    """The rights do not suffice, or the credentials are not accepted."""
+    """A right is missing, or the server does not accept the credentials."""
 
 
 class RefusedByClusterError(KubernetesError):
@@ -199,11 +199,11 @@ class NoKindError(NotFoundError):
 
 
 class ConflictError(KubernetesError):
-    """Somebody else changed the object meanwhile, or owns the field that was to change."""
+    """Another client has changed the object meanwhile, or owns the field to be changed."""
 
 
 class ExistsError(ConflictError):
-    """An object of that name is there already."""
+    """An object of that name exists already."""
 
 
 class InvalidError(KubernetesError):
@@ -211,7 +211,7 @@ class InvalidError(KubernetesError):
 
 
 class ExpiredError(KubernetesError):
-    """The server has forgotten the version from which a watch or a list was to go on."""
+    """The server no longer has the version from which a watch or a list was to continue."""
 
 
 class ThrottledError(KubernetesError):
@@ -229,7 +229,7 @@ class _Details(msgspec.Struct, frozen=True, rename="camel"):
 
 
 class ApiStatus(msgspec.Struct, frozen=True):
-    """What the server says of a request that it did not fulfil."""
+    """The server's answer to a request that it did not fulfil."""
 
     message: str = ""
     reason: str = ""
@@ -242,20 +242,19 @@ def refusal(status: ApiStatus, verb: str, kind: Kind[Any], resource: str, where:
 
     Args:
         status: the answer.
-        verb: what was asked, as rights write it.
-        kind: of what.
-        resource: likewise as rights write it: `pods/eviction`.
-        where: the object's name.
+        verb: of the request, as in RBAC rules.
+        kind: of the object.
+        resource: of the request, as in RBAC rules: `pods/eviction`.
+        where: the object's name in errors.
     """
     said = status.message or status.reason or f"HTTP {status.code}"
     low = said.lower()
     if not_accepted(status):
-        hint = "renew them; `kubectl auth whoami` with the same kubeconfig and context says who they are"
+        hint = "renew them; `kubectl auth whoami` with the same kubeconfig and context shows whose they are"
         return ForbiddenError("the API server does not accept the credentials", where=where, hint=hint)
     if status.code == 403 and " cannot " in said:
-        named = _CANNOT.search(
-            said
-        )  # server-side apply asks for create, too; and an allocation for another resource
+        # The missing right can differ from the request: apply also needs create, an allocation also needs binding.
+        named = _CANNOT.search(said)
         verb, resource = named.groups() if named else (verb, resource)
         group = kind.group or '""'
         right = f"{{apiGroups: [{group}], resources: [{resource}], verbs: [{verb}]}}"
@@ -263,12 +262,16 @@ def refusal(status: ApiStatus, verb: str, kind: Kind[Any], resource: str, where:
         return ForbiddenError(f"no right to {verb} {resource}: {said}", where=where, hint=hint)
     if status.code == 403 or (status.code in (400, 422) and "denied" in low and _RULES.search(low)):
         return RefusedByClusterError(
-            said, where=where, hint="raise the quota or change the rule that says so"
+            said, where=where, hint="raise the quota, or change the admission rule that refuses it"
         )
     if status.code == 404 and _NO_KIND.search(low):
         what = f"the API server does not know {resource} of {kind.api_version}"
         ours = kind.group == "partita.dev"
-        hint = "`kubectl apply -f deploy/crds`" if ours else "its Kubernetes is older, or that API is off"
+        hint = (
+            "`kubectl apply -f deploy/crds`"
+            if ours
+            else "its Kubernetes is too old, or has that API switched off"
+        )
         return NoKindError(what, where=where, hint=hint)
     if status.code in (400, 413, 415, 422):
         causes = status.details.causes if status.details else ()
@@ -280,7 +283,7 @@ def refusal(status: ApiStatus, verb: str, kind: Kind[Any], resource: str, where:
 
 
 def not_accepted(status: ApiStatus) -> bool:
-    """Say whether the server does not know who asks, so that other credentials may help."""
+    """Say whether the server does not accept the credentials, so that newer ones may help."""
     return status.code == 401 or (status.code == 403 and "system:anonymous" in status.message)
 
 
@@ -290,8 +293,8 @@ _NO_KIND = re.compile("could not find the requested resource|page not found")
 _OTHER: tuple[type[KubernetesError], str] = (KubernetesError, "{said}")
 _BY_CODE: dict[tuple[int, str], tuple[type[KubernetesError], str]] = {
     (404, ""): (NotFoundError, "{said}"),
-    (409, "AlreadyExists"): (ExistsError, "it is there already"),
-    (409, ""): (ConflictError, "somebody else changed it: {said}"),
+    (409, "AlreadyExists"): (ExistsError, "the object exists already"),
+    (409, ""): (ConflictError, "another client changed the object: {said}"),
     (410, ""): (ExpiredError, "{said}"),
     (429, ""): (ThrottledError, "{said}"),
     (500, ""): (UnreachableError, "the API server cannot answer now: {said}"),

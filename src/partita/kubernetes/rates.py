@@ -1,4 +1,4 @@
-"""Rates that are measured in a cluster: counted by gateways, or answered by a Prometheus."""
+"""Measures the rates of services in a cluster: from the gateways' counters, or by a Prometheus query."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _LARGEST_ANSWER = 16 << 20
 
 
 class KeptRates:
-    """Rates asked of a source now and then (control's `Rates`); while it fails, what it said last holds.
+    """Rates that are read from a source every 15 s (control's `Rates`); if it fails, the last rates hold.
 
     Attributes:
-        fault: why the source failed the last time; None if it did not.
+        fault: why the last reading failed; None if it did not.
 
     Args:
-        ask: returns items/s by service, and raises what it raises.
-        clock: seconds.
+        ask: returns items/s by service, or raises `PartitaError`.
+        clock: returns seconds.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class KeptRates:
         self._next = float("-inf")
 
     def measured(self) -> Demand:
-        """Return what was measured last; services that nobody measures are left out."""
+        """Return the last measured rates; services without a measurement are absent."""
         now = self._clock()
         if now >= self._next:
             self._next = now + _EVERY_S
@@ -60,11 +60,11 @@ class KeptRates:
 
 
 class GatewayAccess(NamedTuple):
-    """How gateways are asked.
+    """Credentials for the gateways' metrics pages.
 
     Attributes:
-        token: that they ask for, None for none.
-        ca: file of the authority that signed their certificates; None for plain text.
+        token: bearer token; None if gateways require none.
+        ca: file of the certificate authority of the gateways; None for plain HTTP.
     """
 
     token: str | None = None
@@ -72,20 +72,20 @@ class GatewayAccess(NamedTuple):
 
 
 OPEN = GatewayAccess()
-"""Of gateways that ask for nothing."""
+"""For gateways that require neither token nor TLS."""
 
 
 def rates_from(
     source: RatesSource | None, api: KubernetesApi, namespace: str, access: GatewayAccess = OPEN
 ) -> KeptRates:
-    """Return what asks a Workload's source of rates; without one, nothing is measured."""
+    """Return the rates of a Workload's source; without a source, nothing is measured."""
     if source is None:
         return KeptRates(dict)
     if source.prometheus is not None:
         asked = source.prometheus
         return KeptRates(lambda: prometheus_rates(asked))
     if source.gateway is None:
-        raise AssertionError("a source is either")
+        raise AssertionError("a source is a gateway or a Prometheus")
     return KeptRates(GatewayCounters(api, namespace, source.gateway, access).rates)
 
 
@@ -107,13 +107,13 @@ class _Answer(msgspec.Struct, rename="camel"):
 
 
 def prometheus_rates(source: PrometheusRates) -> dict[str, float]:
-    """Return items/s by service, as a Prometheus answers a query now.
+    """Return items/s by service, from an instant query to a Prometheus.
 
     Raises:
-        InputError: it does not answer, refuses the query, or answers something else.
+        InputError: it does not answer, refuses the query, or its answer is no vector with the label.
     """
     where = f"Prometheus {source.url}"
-    body = _fetch("GET", f"{source.url.rstrip('/')}/api/v1/query", where, {"query": source.query})
+    body = _fetch(f"{source.url.rstrip('/')}/api/v1/query", where, {"query": source.query})
     try:
         answer = msgspec.json.decode(body, type=readable(_Answer))
         if answer.status != "success" or answer.data is None:
@@ -126,10 +126,10 @@ def prometheus_rates(source: PrometheusRates) -> dict[str, float]:
             raise InputError(what, where=where, hint=hint)
         samples = msgspec.json.decode(answer.data.result, type=readable(list[_Sample]))
     except msgspec.DecodeError as error:
-        hint = "is this the address of a Prometheus?"
+        hint = "check that this is the address of a Prometheus"
         raise InputError(f"this is no answer of a Prometheus: {error}", where=where, hint=hint) from None
     if not samples:
-        raise InputError("the query has no result now", where=where, hint="try the query in its UI")
+        raise InputError("the query has an empty result", where=where, hint="try the query in its UI")
     found: dict[str, float] = {}
     for sample in samples:
         name, rate = sample.metric.get(source.label), _number(sample.value[1])
@@ -142,15 +142,15 @@ def prometheus_rates(source: PrometheusRates) -> dict[str, float]:
 
 
 def _number(text: str) -> float | None:
-    """Return a sample's value if it is a rate: Prometheus writes 0/0 as NaN."""
+    """Return a sample's value, None if it is no rate (Prometheus answers NaN for 0/0)."""
     value = float(text)
     return value if math.isfinite(value) and value >= 0 else None
 
 
 class GatewayCounters:
-    """Counts the items of all pods of a gateway's Service.
+    """Derives rates from the item counters of all pods of a gateway's Service.
 
-    A pod that is new counts from its second reading on; one that started anew counts from zero.
+    A new pod counts from its second reading on. A counter that has fallen was reset, and counts from zero.
     """
 
     def __init__(
@@ -167,11 +167,11 @@ class GatewayCounters:
         self._before: dict[str, tuple[float, Mapping[str, float]]] = {}
 
     def rates(self) -> dict[str, float]:
-        """Return items/s by service since the last reading; nothing at the first.
+        """Return items/s by service since the last reading; empty at the first reading.
 
         Raises:
             InputError: no gateway answers.
-            KubernetesError: its addresses cannot be found.
+            KubernetesError: the gateways' addresses cannot be read.
         """
         source = self._source
         labels = f"kubernetes.io/service-name={source.service}"
@@ -181,7 +181,7 @@ class GatewayCounters:
         }
         where = f"Service {self._namespace}/{source.service}"
         if not addresses:
-            raise InputError("it has no endpoints", where=where, hint="name the gateways' Service")
+            raise InputError("the Service has no endpoints", where=where, hint="name the gateways' Service")
         found: defaultdict[str, float] = defaultdict(float)
         now: dict[str, tuple[float, Mapping[str, float]]] = {}
         fault: InputError | None = None
@@ -189,7 +189,7 @@ class GatewayCounters:
             host = f"[{address}]" if ":" in address else address
             try:
                 scheme = "http" if self._access.ca is None else "https"
-                page = _fetch("GET", f"{scheme}://{host}:{source.port}/metrics", where, {}, self._access)
+                page = _fetch(f"{scheme}://{host}:{source.port}/metrics", where, {}, self._access)
             except InputError as error:
                 fault = error
                 continue
@@ -207,7 +207,7 @@ class GatewayCounters:
 
 
 def items_counted(page: str) -> dict[str, float]:
-    """Return the counter of items offered, by service, of a gateway's metrics page; refused ones count."""
+    """Return a gateway's counters of offered items by service, from its metrics page; refused items count too."""
     from prometheus_client.parser import text_string_to_metric_families  # noqa: PLC0415 -- of the extra
 
     return {
@@ -219,30 +219,28 @@ def items_counted(page: str) -> dict[str, float]:
     }
 
 
-def _fetch(
-    method: str, url: str, where: str, fields: Mapping[str, str], access: GatewayAccess = OPEN
-) -> bytes:
-    """Return what a server answers.
+def _fetch(url: str, where: str, fields: Mapping[str, str], access: GatewayAccess = OPEN) -> bytes:
+    """Return the body of a server's answer to GET.
 
     Raises:
-        InputError: it does not answer, or with an error.
+        InputError: it does not answer, or answers with an error.
     """
     import urllib3  # noqa: PLC0415 -- of the extra
 
     headers = {"Authorization": f"Bearer {access.token}"} if access.token else {}
-    # Pods are asked by their addresses, which no certificate names.
+    # Pods are addressed by IP, and certificates name the Service.
     tls: dict[str, Any] = {} if access.ca is None else {"ca_certs": access.ca, "assert_hostname": False}
     try:
         with urllib3.PoolManager(retries=False, timeout=_TIMEOUT_S, **tls) as pool:
             answer: Any = pool.request(
-                method, url, fields=dict(fields), headers=headers, preload_content=False
+                "GET", url, fields=dict(fields), headers=headers, preload_content=False
             )
             body: bytes = answer.read(_LARGEST_ANSWER)
             answer.release_conn()
     except (urllib3.exceptions.HTTPError, OSError) as error:
-        raise InputError(f"no answer: {error}", where=where, hint="is its address right?") from None
+        raise InputError(f"no answer: {error}", where=where, hint="check its address") from None
     if answer.status >= 300:
-        raise InputError(f"it answers {answer.status}: {_said(body)}", where=where)
+        raise InputError(f"the server answers {answer.status}: {_said(body)}", where=where)
     return body
 
 

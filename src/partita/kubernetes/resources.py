@@ -1,8 +1,8 @@
 """Partita's own resources in the Kubernetes API: `Workload`, `Plan`, `Transition` of partita.dev/v1alpha1.
 
-A Workload is what a user writes: the fields of the YAML document, as they are there, and beside them, in camel case,
-what only a cluster has. A Plan is what was planned for it, and never changes. A Transition is one goal with the
-progress towards it. `crds.py` makes their CustomResourceDefinitions of these types.
+A Workload is what a user writes: the fields of the YAML document under the same names, and in camel case the fields
+that only a cluster needs. A Plan is what was planned for a Workload; it never changes. A Transition is one goal and
+the progress towards it. `crds.py` makes the CustomResourceDefinitions of these types.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 GROUP, VERSION = "partita.dev", "v1alpha1"
 APPROVED = "partita.dev/approved"
-"""Annotation of a Plan; a person lets it go by writing the Plan's uid there."""
+"""Annotation of a Plan: a person approves the Plan by writing its uid there."""
 FINALIZER = "partita.dev/drain"
-"""Keeps a Workload that was deleted until its replicas are gone, or left to themselves, as it says."""
+"""Finalizer of a Workload: it stays after its deletion until its replicas are drained or orphaned."""
 WORKLOAD_LABEL = "partita.dev/workload"
-"""On all that belongs to a Workload: its name."""
+"""Label of all objects that belong to a Workload: its name."""
 
 # What users write
 
@@ -57,7 +57,7 @@ LabelText = Annotated[str, Meta(max_length=63)]
 
 
 class PodService(ServiceSpec):
-    """A model that must answer at a rate within a latency, and the pods that do it."""
+    """A model that must serve a rate within a latency, and the template of its pods."""
 
     name: Annotated[
         str,
@@ -65,8 +65,7 @@ class PodService(ServiceSpec):
             min_length=1,
             max_length=63,
             pattern="^[a-z0-9]([-a-z0-9]*[a-z0-9])?$",
-            description="Name of the service, unlike all others: small letters, digits and `-`, since it becomes a "
-            "label.",
+            description="Name of the service, unique: lower-case letters, digits and `-`, since it becomes a label.",
             examples=["resnet50"],
         ),
     ]
@@ -86,11 +85,12 @@ class TableSource(Value, rename="camel"):
     """A performance table: in a ConfigMap, or as text."""
 
     config_map: Annotated[
-        ConfigMapKey | None, Meta(description="Where it is.", examples=[{"name": "perf", "key": "perf.csv"}])
+        ConfigMapKey | None,
+        Meta(description="The ConfigMap that has it.", examples=[{"name": "perf", "key": "perf.csv"}]),
     ] = None
     csv: Annotated[
         Annotated[str, Meta(min_length=1)] | None,
-        Meta(description="The table itself; the columns of `partita perf`."),
+        Meta(description="The table itself, with the columns of `partita perf`."),
     ] = None
 
     def faults(self) -> Iterator[FieldFault]:
@@ -102,7 +102,7 @@ class TableSource(Value, rename="camel"):
 
 
 class GatewayRates(Value):
-    """Rates that gateways count: the items of their metrics pages, added up over all of a Service's pods."""
+    """Rates that gateways count: the items on their metrics pages, summed over all pods of a Service."""
 
     service: Annotated[
         Text,
@@ -117,14 +117,14 @@ class GatewayRates(Value):
 
 
 class PrometheusRates(Value):
-    """Rates that a Prometheus answers."""
+    """Rates from a Prometheus query."""
 
     url: Annotated[
         str,
         Meta(
             pattern="^https?://",
             max_length=2048,
-            description="Where it is.",
+            description="Address of the Prometheus.",
             examples=["http://prometheus.monitoring:9090"],
         ),
     ]
@@ -141,7 +141,7 @@ class PrometheusRates(Value):
 
 
 class RatesSource(Value):
-    """Where rates are measured. While there is no answer, those that were measured last hold."""
+    """Where rates are measured. While the source does not answer, the last measured rates hold."""
 
     gateway: GatewayRates | None = None
     prometheus: PrometheusRates | None = None
@@ -150,12 +150,14 @@ class RatesSource(Value):
         """Yield what is wrong between the fields."""
         if (self.gateway is None) == (self.prometheus is None):
             yield FieldFault(
-                (), "rates come either from gateway or from prometheus", "leave out rates for those written"
+                (),
+                "rates come either from gateway or from prometheus",
+                "leave out rates to use those of the services",
             )
 
 
 class WorkloadSpec(Workload):
-    """What a Workload asks for: the fields of the YAML document, and what only a cluster has."""
+    """A Workload's spec: the fields of the YAML document, and those that only a cluster needs."""
 
     services: Annotated[  # the same fields, with pods
         tuple[PodService, ...],
@@ -175,15 +177,16 @@ class WorkloadSpec(Workload):
     nodes: Annotated[
         dict[LabelText, LabelText],
         Meta(
-            description="Labels of the nodes whose GPUs it may use. Without any, all that have GPUs of its models.",
+            description="Labels of the nodes whose GPUs it may use. Without labels: all nodes that have GPUs of the "
+            "Workload's models.",
             examples=[{"pool": "serving"}],
         ),
     ] = field(default_factory=dict)
     approve: Annotated[
         Literal["Automatic", "Manual"],
         Meta(
-            description="Manual holds each plan until a person lets it go: `kubectl partita approve PLAN`, or the "
-            "plan's uid as its annotation partita.dev/approved."
+            description="Manual holds each plan until a person approves it: by `kubectl partita approve PLAN`, or by "
+            "writing the plan's uid into its annotation partita.dev/approved."
         ),
     ] = "Automatic"
     algorithm: Annotated[
@@ -197,13 +200,13 @@ class WorkloadSpec(Workload):
     ] = field(name="extraGpus", default=None)
     rates: Annotated[
         RatesSource | None,
-        Meta(description="Where rates are measured; without it, those of `services` hold."),
+        Meta(description="Where rates are measured; without it, the rates in `services` hold."),
     ] = None
     deletion: Annotated[
         Literal["Drain", "Orphan"],
         Meta(
-            description="What becomes of the replicas when the Workload is deleted: Drain ends them by their grace "
-            "period and frees their slices; Orphan leaves them as they are."
+            description="What happens to the replicas when the Workload is deleted: Drain ends them within their "
+            "grace period and frees their slices; Orphan leaves them running."
         ),
     ] = field(name="deletionPolicy", default="Drain")
 
@@ -221,7 +224,7 @@ class WorkloadSpec(Workload):
                 yield FieldFault(
                     ("services", index),
                     "pod is missing",
-                    "give the service a pod, or the workload one for all",
+                    "give each service a pod, or the workload one for all",
                 )
 
 
@@ -229,7 +232,7 @@ def read_spec(spec: object, name: str) -> WorkloadSpec:
     """Return a Workload's spec.
 
     Raises:
-        InputError: all that is wrong, each with its field and a hint, as of a YAML document.
+        InputError: all faults, each with its field and a hint, as for a YAML document.
     """
     return convert(spec, WorkloadSpec, DocumentSource(name))
 
@@ -238,7 +241,7 @@ def read_spec(spec: object, name: str) -> WorkloadSpec:
 
 
 class Condition(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """One thing that is so, is not, or is unknown, and why."""
+    """A condition of a status, as the Kubernetes API conventions define it."""
 
     type: str
     status: Literal["True", "False", "Unknown"]
@@ -249,31 +252,39 @@ class Condition(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class WorkloadStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """How a Workload is."""
+    """The status of a Workload."""
 
     state: Annotated[
-        str, Meta(description="In a word: Refused, Planning, Waiting, Moving, Serving, Draining.")
+        str,
+        Meta(
+            description="In one word: Refused, Planning, Waiting, Moving, Serving, Degraded (below its rates) or "
+            "Draining."
+        ),
     ] = ""
     observed_generation: int = 0
-    services: Annotated[int, Meta(description="How many services it has.")] = 0
+    services: Annotated[int, Meta(description="Number of services.")] = 0
     gpus: Annotated[int, Meta(description="GPUs in use.")] = 0
-    plan: Annotated[str, Meta(description="The Plan that was made last.")] = ""
-    transition: Annotated[str, Meta(description="The Transition that was begun last.")] = ""
+    plan: Annotated[str, Meta(description="The newest Plan.")] = ""
+    transition: Annotated[str, Meta(description="The newest Transition.")] = ""
     nearest: Annotated[
-        str, Meta(description="The service nearest to its required rate: served of required items/s.")
+        str,
+        Meta(
+            description="The service with the least capacity relative to its rate: capacity/rate in items/s.",
+            examples=["resnet50 330/300"],
+        ),
     ] = ""
     conditions: tuple[Condition, ...] = ()
 
 
 class WorkloadObject(KubernetesObject, frozen=True):
-    """A Workload. Its spec is plain data until `read_spec` has looked at it."""
+    """A Workload. Its spec is plain data, which `read_spec` decodes."""
 
     spec: dict[str, Any] = field(default_factory=dict)
     status: WorkloadStatus = WorkloadStatus()
 
 
 class Owner(Value):
-    """A Workload at one moment."""
+    """A Workload at one generation."""
 
     name: Text
     uid: Text
@@ -281,7 +292,7 @@ class Owner(Value):
 
 
 class PlacedInstance(Value, rename="camel", omit_defaults=True):
-    """An instance, as `3g.40gb@4`, with the service that runs on it, and how it is run."""
+    """An instance, the service that runs on it, and the operating point."""
 
     at: Annotated[Text, Meta(description="Profile and start.", examples=["3g.40gb@4"])]
     service: Text
@@ -289,18 +300,23 @@ class PlacedInstance(Value, rename="camel", omit_defaults=True):
     batch: Count
     processes: Count
     throughput: Annotated[Amount, Meta(description="Items per second.")]
-    latency_ms: Annotated[Amount, Meta(description="Of one batch, in milliseconds.")]
+    latency_ms: Annotated[Amount, Meta(description="Milliseconds per batch.")]
     estimated: bool = False
 
 
 class GpuGroupRow(Value, omit_defaults=True):
-    """GPUs that are cut alike."""
+    """GPUs with the same layout and the same services on it."""
 
     model: Text
-    gpus: Annotated[tuple[Text, ...], Meta(description="Their ids, NODE/gpu-N; of a plan they are a wish.")]
+    gpus: Annotated[
+        tuple[Text, ...],
+        Meta(
+            description="Their ids, NODE/gpu-N. In a plan, a transition may choose other GPUs of the model."
+        ),
+    ]
     instances: tuple[PlacedInstance, ...] = ()
     pool: str = ""
-    empty: Annotated[tuple[str, ...], Meta(description="Instances with nothing on them.")] = ()
+    empty: Annotated[tuple[str, ...], Meta(description="Instances on which nothing runs.")] = ()
 
 
 class ServiceRow(Value, rename="camel"):
@@ -318,28 +334,28 @@ class PlanSpec(Value, rename="camel", omit_defaults=True):
     workload: Owner
     document: Annotated[Text, Meta(description="Fingerprint of the Workload and its tables.")]
     why: Annotated[Text, Meta(description="Why it was planned.")]
-    rates: Annotated[dict[str, Amount], Meta(description="Items/s that were planned for.")]
+    rates: Annotated[dict[str, Amount], Meta(description="Planned rates in items/s, by service.")]
     objective: Text
     value: Amount
-    bound: Annotated[Amount, Meta(description="Nothing better than this exists.")]
+    bound: Annotated[Amount, Meta(description="Lower bound of the objective: no plan is better.")]
     gap: Annotated[Text, Meta(description="Distance between value and bound.", examples=["2.1%"])]
-    proven: Annotated[bool, Meta(description="Whether nothing better exists.")]
+    proven: Annotated[bool, Meta(description="Whether the plan is proven optimal.")]
     solver: Text
     seed: Whole
     seconds: Amount
-    used: Annotated[Whole, Meta(description="GPUs it takes.")]
+    used: Annotated[Whole, Meta(description="Number of GPUs in use.")]
     services: tuple[ServiceRow, ...]
     gpus: tuple[GpuGroupRow, ...]
     batches: Annotated[
         dict[str, dict[str, Amount]],
-        Meta(description="Shares of batch sizes that were planned for, of services with a cut."),
+        Meta(description="Planned shares of batch sizes, by service with a cut."),
     ] = field(default_factory=dict)
 
 
 class PlanStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """What became of a plan."""
+    """The status of a Plan."""
 
-    state: Annotated[str, Meta(description="In a word: Waiting, Current, Superseded.")] = ""
+    state: Annotated[str, Meta(description="In one word: Waiting, Current or Superseded.")] = ""
     conditions: tuple[Condition, ...] = ()
 
 
@@ -351,13 +367,13 @@ class PlanObject(KubernetesObject, frozen=True):
 
 
 class TransitionSpec(Value, rename="camel", omit_defaults=True):
-    """A goal: what is to run on which GPUs, and what holds until then."""
+    """A goal: what is to run on which GPUs, and the rates that hold until then."""
 
     workload: Owner
     plan: str
     target: tuple[GpuGroupRow, ...]
-    old_rates: Annotated[dict[str, Amount], Meta(description="Items/s required until now.")]
-    new_rates: Annotated[dict[str, Amount], Meta(description="Items/s required from now on.")]
+    old_rates: Annotated[dict[str, Amount], Meta(description="Rates in items/s before the transition.")]
+    new_rates: Annotated[dict[str, Amount], Meta(description="Rates in items/s after the transition.")]
     algorithm: Text
     source: str = ""
     extra_gpus: Whole | None = None
@@ -365,24 +381,30 @@ class TransitionSpec(Value, rename="camel", omit_defaults=True):
 
 
 class TransitionStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """How far it is."""
+    """The status of a Transition: its progress."""
 
-    state: Annotated[str, Meta(description="In a word: Running, Reached, Stopped, Replaced.")] = ""
-    begun: Annotated[str, Meta(description="When, as RFC 3339.")] = ""
-    ended: Annotated[str, Meta(description="Likewise; empty until then.")] = ""
-    done: Annotated[int, Meta(description="Actions of the present order that have ended well.")] = 0
-    actions: Annotated[int, Meta(description="Actions of the present order.")] = 0
-    progress: Annotated[str, Meta(description="Both in one text.", examples=["12/50"])] = ""
-    replans: Annotated[int, Meta(description="How often the actions were ordered anew.")] = 0
-    left: Annotated[str, Meta(description="How long it still takes, as predicted.", examples=["2m10s"])] = ""
-    seconds_left: Annotated[int, Meta(description="Likewise in seconds.")] = 0
+    state: Annotated[str, Meta(description="In one word: Running, Reached, Stopped or Replaced.")] = ""
+    begun: Annotated[str, Meta(description="Time of its begin, as RFC 3339.")] = ""
+    ended: Annotated[str, Meta(description="Time of its end, as RFC 3339; empty until then.")] = ""
+    done: Annotated[int, Meta(description="Actions of the current schedule that have succeeded.")] = 0
+    actions: Annotated[int, Meta(description="Actions of the current schedule.")] = 0
+    progress: Annotated[
+        str, Meta(description="Succeeded actions of all, in one text.", examples=["12/50"])
+    ] = ""
+    replans: Annotated[int, Meta(description="How often the actions were scheduled again.")] = 0
+    left: Annotated[str, Meta(description="Predicted time to its end.", examples=["2m10s"])] = ""
+    seconds_left: Annotated[int, Meta(description="Predicted seconds to its end.")] = 0
     nearest: Annotated[
-        str, Meta(description="The service nearest to its floor: served of guaranteed items/s.")
+        str,
+        Meta(
+            description="The service with the least capacity relative to its floor: capacity/floor in items/s.",
+            examples=["resnet50 330/300"],
+        ),
     ] = ""
     floors: Annotated[
-        dict[str, float], Meta(description="Items/s that no service falls under on the way.")
+        dict[str, float], Meta(description="Throughput in items/s that each service keeps meanwhile.")
     ] = field(default_factory=dict)
-    writes: Annotated[int, Meta(description="Writes to the API so far, for these actions.")] = 0
+    writes: Annotated[int, Meta(description="Writes to the API so far for this Transition.")] = 0
     conditions: tuple[Condition, ...] = ()
 
 
@@ -401,7 +423,7 @@ TRANSITIONS = Kind("Transition", "transitions", TransitionObject, VERSION, GROUP
 
 
 def plan_groups(gpus: Iterable[PlannedGpu]) -> tuple[GpuGroupRow, ...]:
-    """Return a plan's GPUs with those that are cut alike together."""
+    """Return a plan's GPUs, grouped by layout and services."""
     alike: dict[tuple[str, str, tuple[Instance, ...]], list[str]] = {}
     for gpu in gpus:
         alike.setdefault((gpu.model, gpu.pool, gpu.instances), []).append(gpu.id)
@@ -426,7 +448,7 @@ def _placed(each: Instance) -> PlacedInstance:
 
 
 def plan_of(spec: PlanSpec) -> Plan:
-    """Return the plan that a Plan holds. Like one read from a file, it has no quantiles, power and memory."""
+    """Return the plan of a Plan object. Like a plan read from a file, it has no quantiles, power and memory."""
     gpus = tuple(
         PlannedGpu(gpu, group.model, instances, group.pool)
         for group in spec.gpus
@@ -459,7 +481,7 @@ def _instance(each: PlacedInstance) -> Instance:
 
 
 def target_groups(deployment: Deployment) -> tuple[GpuGroupRow, ...]:
-    """Return a deployment's GPUs with those on which the same runs together."""
+    """Return a deployment's GPUs, grouped by layout and services."""
     alike: dict[tuple[str, tuple[DeployedInstance, ...]], list[str]] = {}
     for gpu in deployment.gpus:
         alike.setdefault((gpu.model, gpu.instances), []).append(gpu.id)

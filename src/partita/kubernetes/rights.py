@@ -1,7 +1,7 @@
-"""What each part of Partita may do in a cluster, and why: the one place where that is written.
+"""The RBAC rights of each part of Partita, with a reason for each: the only place where they are defined.
 
-`docs.generate` makes the roles of the chart (deploy/chart/files/rights.yaml) and the tables of docs/kubernetes.md of
-it. The controller asks at its start whether it has its rights, and names those that it lacks.
+`docs.generate` makes the chart's roles (deploy/chart/files/rights.yaml) and the tables of docs/kubernetes.md from
+them. The controller checks its rights at its start, and logs those that it lacks.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 class Scope(StrEnum):
     """Where a right holds.
 
-    CLUSTER: for all namespaces, and what has none. WORKLOADS: in the namespaces of Workloads. HOME: in the namespace
-    of the pod that has it.
+    CLUSTER: in all namespaces, and for resources without namespace. WORKLOADS: in the namespaces of Workloads. HOME:
+    in the namespace of the pod that has the right.
     """
 
     CLUSTER = "cluster"
@@ -38,9 +38,9 @@ class Right:
     """Some verbs on one resource.
 
     Attributes:
-        group: of the API; empty for the core's.
+        group: API group; empty for the core group.
         resource: with its subresource: `resourceclaims/status`.
-        reason: what would not work without it.
+        reason: what it is needed for.
     """
 
     scope: Scope
@@ -51,7 +51,7 @@ class Right:
 
     @property
     def rule(self) -> dict[str, list[str]]:
-        """As a rule of a role."""
+        """The right as a rule of a Role."""
         return {"apiGroups": [self.group], "resources": [self.resource], "verbs": list(self.verbs)}
 
 
@@ -65,55 +65,55 @@ _C, _W, _H = Scope.CLUSTER, Scope.WORKLOADS, Scope.HOME
 
 CONTROLLER = (
     _right(
-        _H, "leases.coordination.k8s.io", "get create update", "one controller acts: the holder of the Lease"
+        _H,
+        "leases.coordination.k8s.io",
+        "get create update",
+        "leader election: one controller holds the Lease",
     ),
-    _right(_C, "nodes", "list watch", "which nodes there are, ready, cordoned or gone, and their labels"),
-    _right(
-        _C,
-        "resourceslices.resource.k8s.io",
-        "list watch",
-        "which GPUs there are, and their devices",
-    ),
+    _right(_C, "nodes", "list watch", "the nodes and their labels, and whether they are ready or cordoned"),
+    _right(_C, "resourceslices.resource.k8s.io", "list watch", "the GPUs and their devices"),
     _right(
         _C,
         "resourceclaims.resource.k8s.io",
         "list watch",
-        "who holds a device of a GPU, in any namespace: strangers' claims are respected",
+        "who holds a device of a GPU, in any namespace: others' claims are respected",
     ),
     _right(
         _C,
         "resourceclaims/binding.resource.k8s.io",
         "update",
-        "to allocate its claims; Kubernetes asks for it in all namespaces",
+        "to allocate its claims; Kubernetes requires it in all namespaces",
     ),
     _right(
         _C,
         "devicetaintrules.resource.k8s.io",
         "list create delete",
-        "to keep strangers' claims off its GPUs; not needed with keepOff: None",
+        "to keep others' claims off its GPUs; not needed with keepOff: None",
     ),
     _right(
         _W,
         "workloads.partita.dev",
         "list watch patch",
-        "what is asked for; a finalizer, so that replicas drain",
+        "the Workloads; to set a finalizer, so that replicas drain",
     ),
     _right(_W, "workloads/status.partita.dev", "patch", "conditions, state and GPUs in use"),
-    _right(_W, "plans.partita.dev", "list watch create delete", "each plan is an object; old ones go"),
-    _right(_W, "plans/status.partita.dev", "patch", "whether a plan waits, is current or superseded"),
+    _right(
+        _W, "plans.partita.dev", "list watch create delete", "each plan is an object; old ones are deleted"
+    ),
+    _right(_W, "plans/status.partita.dev", "patch", "whether a plan is waiting, current or superseded"),
     _right(
         _W,
         "transitions.partita.dev",
         "get list watch create update delete",
-        "the journal: each goal is an object, written anew when it is planned anew; old ones go",
+        "the journal: each goal is an object, updated when it is planned again; old ones are deleted",
     ),
-    _right(_W, "transitions/status.partita.dev", "patch", "progress, and how a transition ended"),
+    _right(_W, "transitions/status.partita.dev", "patch", "progress and result of a transition"),
     _right(_W, "configmaps", "get", "performance tables"),
     _right(
         _W,
         "resourceclaims.resource.k8s.io",
         "get create patch delete",
-        "an instance is a claim: made, its finalizer taken off, deleted",
+        "each instance is a claim; to remove its finalizer before it is deleted",
     ),
     _right(
         _W,
@@ -125,60 +125,62 @@ CONTROLLER = (
         _W,
         "pods",
         "get list watch create patch delete",
-        "a replica is a pod; which slice a Job's pod has, and how it ended, is written into it",
+        "each replica is a pod; a Job's pod gets annotations with its slice and how it ended",
     ),
-    _right(_W, "pods/log", "get", "whether a Job's pod ran out of GPU memory"),
+    _right(_W, "pods/log", "get", "to see whether a Job's pod ran out of GPU memory"),
     _right(
         _W,
         "jobs.batch",
         "list watch patch",
-        "labelled Jobs are let go and suspended, and bear why they wait",
+        "to resume and suspend labelled Jobs, and to annotate them with why they wait",
     ),
     _right(
         _W,
         "resourceclaimtemplates.resource.k8s.io",
         "create patch",
-        "of which Kubernetes makes the claims of Jobs' pods; server-side apply, which also creates",
+        "the template of the claims of Jobs' pods; by server-side apply, which needs create",
     ),
     _right(
         _W,
         "poddisruptionbudgets.policy",
         "list create patch delete",
-        "to keep others' evictions off a service; server-side apply, which also creates; those of no use go",
+        "to protect services from others' evictions; by server-side apply, which needs create; to delete old ones",
     ),
-    _right(_W, "events", "create list", "to tell what happens; and to say why a pod does not become ready"),
+    _right(_W, "events", "create list", "to report what happens; to read why a pod does not become ready"),
     _right(
         _W,
         "endpointslices.discovery.k8s.io",
         "list",
-        "with rates.gateway: where the gateways' metrics are",
+        "with rates.gateway: the addresses of the gateways' metrics pages",
     ),
 )
-"""What `partita controller` does."""
+"""What `partita controller` needs."""
 
 GATEWAY = (
     _right(
         _W,
         "workloads.partita.dev",
         "list watch",
-        "of one Workload: which services, and what they promise",
+        "the services of one Workload, and their SLOs",
     ),
-    _right(_W, "endpointslices.discovery.k8s.io", "list watch", "which replicas answer, and where"),
-    _right(_W, "pods", "list watch", "which slice each replica has"),
+    _right(_W, "endpointslices.discovery.k8s.io", "list watch", "the addresses of ready replicas"),
+    _right(_W, "pods", "list watch", "the slice of each replica"),
 )
-"""What `partita gateway --kubernetes` does."""
+"""What `partita gateway --kubernetes` needs."""
 
 ADVICE = (
-    _right(_C, "nodes", "list watch", "which nodes there are, and the GPU operator's labels"),
-    _right(_C, "resourceslices.resource.k8s.io", "list watch", "which GPUs there are"),
-    _right(_C, "resourceclaims.resource.k8s.io", "list watch", "what is in use, by whomever"),
-    _right(_W, "pods", "list watch", "which replicas run, for `diff`"),
-    _right(_W, "workloads.partita.dev", "get list", "a Workload instead of a file; all of them for `status`"),
+    _right(_C, "nodes", "list watch", "the nodes and the GPU operator's labels"),
+    _right(_C, "resourceslices.resource.k8s.io", "list watch", "the GPUs"),
+    _right(_C, "resourceclaims.resource.k8s.io", "list watch", "which GPUs are in use, in any namespace"),
+    _right(_W, "pods", "list watch", "the running replicas, for `diff`"),
+    _right(
+        _W, "workloads.partita.dev", "get list", "a Workload instead of a file; all Workloads for `status`"
+    ),
     _right(_W, "transitions.partita.dev", "list", "for `status`"),
-    _right(_W, "plans.partita.dev", "list", "its newest Plan, for `diff` and `explain`"),
-    _right(_W, "configmaps", "get", "its performance tables"),
+    _right(_W, "plans.partita.dev", "list", "a Workload's newest Plan, for `diff` and `explain`"),
+    _right(_W, "configmaps", "get", "a Workload's performance tables"),
 )
-"""What `partita plan --cluster`, `partita diff --cluster` and the plugin's views do: they change nothing."""
+"""What `partita plan --cluster`, `partita diff --cluster` and the plugin's views need: they only read."""
 
 APPROVAL = (
     _right(
@@ -188,10 +190,10 @@ APPROVAL = (
         "`approve` writes the Plan's uid into an annotation",
     ),
 )
-"""What a person needs who lets plans go."""
+"""What a person needs to approve plans."""
 
 ROLES = {"controller": CONTROLLER, "gateway": GATEWAY, "advice": ADVICE, "approval": APPROVAL}
-"""All of them, by name."""
+"""The rights by name of the role."""
 
 
 def roles_document() -> str:
@@ -225,12 +227,12 @@ _REVIEWS = Kind(
 
 
 def missing_rights(api: KubernetesApi, rights: Iterable[Right], namespace: str | None) -> Iterator[str]:
-    """Yield the rights that the account lacks, in words, as the API server answers.
+    """Yield a sentence for each right that the account lacks, by SelfSubjectAccessReviews.
 
     Args:
-        api: of the cluster; its namespace is the pod's own.
-        rights: those that are needed.
-        namespace: of the Workloads; None for all.
+        api: the cluster's; its namespace is the pod's own.
+        rights: to be checked.
+        namespace: of the Workloads; None for all namespaces.
 
     Raises:
         KubernetesError: the server does not answer.

@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from partita.kubernetes.api import KubernetesApi
     from partita.kubernetes.resources import WorkloadSpec
 
-_TABLES_S = 15.0  # between looks at ConfigMaps
+_TABLES_S = 15.0  # between two reads of a ConfigMap
 
 
 class RefusedWorkloadError(PartitaError):
-    """A Workload that cannot be carried.
+    """A Workload that the controller cannot accept.
 
     Attributes:
-        reason: one word in camel case, for the condition.
+        reason: of the condition, one word in camel case.
     """
 
     def __init__(self, reason: str, error: PartitaError) -> None:
@@ -34,7 +34,7 @@ class RefusedWorkloadError(PartitaError):
 
 
 class WorkloadTables:
-    """Reads the performance tables of a Workload, whose ConfigMaps it looks at now and then."""
+    """Reads the performance tables of a Workload, and their ConfigMaps again every 15 s."""
 
     def __init__(self, api: KubernetesApi) -> None:
         self._api = api
@@ -42,10 +42,10 @@ class WorkloadTables:
         self._last: tuple[list[str], PerfTable] | None = None
 
     def read(self, spec: WorkloadSpec) -> tuple[PerfTable, list[str]]:
-        """Return the tables joined, and their texts.
+        """Return all tables as one, and the text of each.
 
         Raises:
-            RefusedWorkloadError: one is missing, or cannot be used.
+            RefusedWorkloadError: a table is missing or cannot be used.
             KubernetesError: the API does not answer.
         """
         sources = [self._text(index, each) for index, each in enumerate(spec.performance)]
@@ -80,10 +80,10 @@ class WorkloadTables:
 
 
 def _joined(sources: Sequence[tuple[str, str]]) -> PerfTable:
-    """Return tables as one; faults name the table as users know it.
+    """Return tables as one; errors call each table by the name that users gave it.
 
     Raises:
-        RefusedWorkloadError: one cannot be used.
+        RefusedWorkloadError: a table cannot be used.
     """
     if not sources:
         return PerfTable(())
