@@ -16,8 +16,10 @@ from __future__ import annotations
 
 import argparse
 import ast
+import contextlib
 import copy
 import functools
+import importlib
 import json
 import os
 import random
@@ -43,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SOURCE = ROOT / "src"
 PAGE = ROOT / "docs" / "mutation.md"
 KEPT = Path(__file__).with_name("mutation.json")
-"""The last whole run of each target."""
+"""The last whole run of each file."""
 SURVIVORS = Path(__file__).with_name("survivors.toml")
 SHARE = 0.95
 """Part of the mutants that tests must notice, those with a reason in `survivors.toml` left out."""
@@ -131,14 +133,14 @@ TARGETS = (
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change: where, what it was and what it is now, and the code of the changed module."""
+    """One change: where, what it was and what it is now, and what compiles the changed module."""
 
     file: str
     line: int
     before: str
     after: str
     function: str | None
-    code: CodeType = field(repr=False, compare=False)
+    code: Callable[[], CodeType] = field(repr=False, compare=False)
 
     @property
     def key(self) -> tuple[str, str, str, str]:
@@ -258,12 +260,20 @@ def mutants(file: str) -> list[Mutant]:
             before, after = _shown(node), _shown(new)
             if before == after:
                 continue
-            put(new)
-            code = compile(ast.fix_missing_locations(tree), str(path), "exec")
-            put(node)
+            code = functools.partial(_compiled, tree, path, put, node, new)
             line = getattr(node, "lineno", 0) or getattr(getattr(node, "target", node), "lineno", 0)
             found.append(Mutant(file, line, before, after, function, code))
     return found
+
+
+def _compiled(
+    tree: ast.Module, path: Path, put: Callable[[ast.AST], None], node: ast.AST, new: ast.AST
+) -> CodeType:
+    """Compile a module with one node in another's place."""
+    put(new)
+    code = compile(ast.fix_missing_locations(tree), str(path), "exec")
+    put(node)
+    return code
 
 
 def _shown(node: ast.AST) -> str:
@@ -334,14 +344,24 @@ class Ran:
 
 
 class Mutating:
-    """A pytest plugin that runs the collected tests against each mutant instead of once."""
+    """A pytest plugin that runs the collected tests against each mutant instead of once.
 
-    def __init__(self, target: Target, chosen: Sequence[Mutant], jobs: int) -> None:
-        self._target, self._chosen, self._jobs = target, chosen, jobs
+    Args:
+        target: whose tests they are.
+        chosen: the mutants of each file.
+        jobs: mutants tried at once.
+        tell: hears what came of a file as soon as its mutants are tried.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        chosen: Mapping[str, Sequence[Mutant]],
+        jobs: int,
+        tell: Callable[[str, Score], None],
+    ) -> None:
+        self._target, self._chosen, self._jobs, self._tell = target, chosen, jobs, tell
         self._failed = False
-        self.survivors: list[Mutant] = []
-        self.uncovered: list[Mutant] = []
-        self.tests = 0
 
     def pytest_collection(self) -> None:
         """Have hypothesis draw the same few examples each time, and stop at the first that fails."""
@@ -377,10 +397,17 @@ class Mutating:
         """Measure each test, then run those that matter for each mutant."""
         items = list(session.items)
         known = [(item, ran) for item in items if (ran := self._measured(item)) is not None]
-        self.tests = len(known)
         if not known:
             raise pytest.UsageError(f"no test of {', '.join(self._target.tests)} passes unchanged")
-        waiting = list(reversed(self._chosen))
+        for file, chosen in self._chosen.items():
+            self._tell(file, self._tried(chosen, known))
+        return True
+
+    def _tried(self, chosen: Sequence[Mutant], known: Sequence[tuple[pytest.Item, Ran]]) -> Score:
+        """Return what came of mutants when the tests that matter for each were run."""
+        survivors: list[Mutant] = []
+        uncovered: list[Mutant] = []
+        waiting = list(reversed(chosen))
         running: dict[int, Mutant] = {}
         while waiting or running:
             while waiting and len(running) < self._jobs:
@@ -390,7 +417,7 @@ class Mutating:
                     key=lambda each: each[0],
                 )
                 if not asked:
-                    self.uncovered.append(mutant)
+                    uncovered.append(mutant)
                     continue
                 pid = os.fork()
                 if not pid:
@@ -399,10 +426,11 @@ class Mutating:
             if running:
                 pid, status = os.wait()
                 if status == 0:
-                    self.survivors.append(running[pid])
+                    survivors.append(running[pid])
                     print(f"survived: {_told(running[pid])}", file=sys.__stderr__, flush=True)
                 del running[pid]
-        return True
+        on = datetime.now(UTC).date().isoformat()
+        return Score(self._target, len(known), len(chosen), tuple(survivors), tuple(uncovered), on)
 
     def _measured(self, item: pytest.Item) -> Ran | None:
         """Run one test unchanged in a fork; None if it fails there or runs none of the code in question."""
@@ -414,7 +442,7 @@ class Mutating:
             lines: dict[str, set[int]] = {
                 str(SOURCE / "partita" / name): set() for name in self._target.files
             }
-            begin = time.process_time()
+            loaded, begin = set(sys.modules), time.process_time()
             sys.settrace(functools.partial(_trace, lines))
             item.config.hook.pytest_runtest_protocol(item=item, nextitem=None)
             sys.settrace(None)
@@ -422,6 +450,7 @@ class Mutating:
                 "failed": self._failed,
                 "seconds": time.process_time() - begin,
                 "lines": {name: sorted(found) for name, found in lines.items() if found},
+                "modules": [name for name in sys.modules if name not in loaded],
             }
             with os.fdopen(writing, "w") as stream:
                 json.dump(told, stream)
@@ -433,6 +462,9 @@ class Mutating:
         result: dict[str, Any] = json.loads(text) if text else {"failed": True}
         if result["failed"] or not result["lines"]:
             return None
+        for name in result["modules"]:  # what a test loads when it runs, each fork would load anew
+            with contextlib.suppress(ImportError):
+                importlib.import_module(name)
         return Ran(result["seconds"], {name: frozenset(each) for name, each in result["lines"].items()})
 
     def _try(self, mutant: Mutant, asked: Sequence[tuple[float, pytest.Item]]) -> None:
@@ -514,7 +546,7 @@ def _apply(mutant: Mutant) -> None:
     if mutant.function is None:
         _replace_constants(module, mutant)
         return
-    code = next(each for each in _codes(mutant.code) if each.co_qualname == mutant.function)
+    code = next(each for each in _codes(mutant.code()) if each.co_qualname == mutant.function)
     for function in _functions(module):
         if function.__qualname__ == mutant.function:
             function.__code__ = code
@@ -553,7 +585,7 @@ def _replace_constants(module: ModuleType, mutant: Mutant) -> None:
         "__file__": module.__file__,
         "__package__": module.__package__,
     }
-    exec(mutant.code, fresh)  # noqa: S102 -- the project's own code, with one constant changed
+    exec(mutant.code(), fresh)  # noqa: S102 -- the project's own code, with one constant changed
     for function in _functions(module):  # defaults are read when a function is made
         made = fresh.get(function.__qualname__)
         if isinstance(made, FunctionType) and made.__module__ == function.__module__:
@@ -585,14 +617,14 @@ def explained() -> dict[tuple[str, str, str, str], str]:
 
 @dataclass(frozen=True)
 class Score:
-    """What came of a target's mutants."""
+    """What came of the mutants of a target, or of one of its files, and on which day."""
 
     target: Target
     tests: int
     mutants: int
     survivors: tuple[Mutant, ...]
     uncovered: tuple[Mutant, ...]
-    on: str = ""
+    on: str
 
     @property
     def alive(self) -> list[Mutant]:
@@ -611,17 +643,24 @@ class Score:
         return 1 - len(self.alive) / max(1, self.mutants)
 
 
-def score(target: Target, *, sample: int | None, seed: int, jobs: int, only: str = "") -> Score:
-    """Run a target's mutants, all or a sample drawn with a seed, and return what came of them."""
+def score(
+    target: Target,
+    files: Sequence[str],
+    tell: Callable[[str, Score], None],
+    *,
+    sample: int | None,
+    seed: int,
+    jobs: int,
+) -> None:
+    """Run the mutants of some of a target's files, all or a sample of each, and tell what came of each file."""
     os.environ["NUMBA_DISABLE_JIT"] = "1"  # before anything imports numba
-    chosen = [each for file in target.files if only in file for each in mutants(file)]
-    if sample is not None and sample < len(chosen):
-        chosen = random.Random(seed).sample(chosen, sample)
-    plugin = Mutating(target, chosen, jobs)
-    files = [str(ROOT / "tests" / name) for name in target.tests if (ROOT / "tests" / name).exists()]
+    chosen = {file: mutants(file) for file in files}
+    if sample is not None:
+        drawn = random.Random(seed)
+        chosen = {file: drawn.sample(found, min(sample, len(found))) for file, found in chosen.items()}
+    tests = [str(ROOT / "tests" / name) for name in target.tests if (ROOT / "tests" / name).exists()]
     quiet = ["-p", "no:terminal", "-p", "no:cacheprovider", "-o", "addopts=", "--import-mode=importlib"]
-    pytest.main([*quiet, *files], plugins=[plugin])
-    return Score(target, plugin.tests, len(chosen), tuple(plugin.survivors), tuple(plugin.uncovered))
+    pytest.main([*quiet, *tests], plugins=[Mutating(target, chosen, jobs, tell)])
 
 
 def main() -> None:
@@ -630,10 +669,12 @@ def main() -> None:
     parser.add_argument(
         "names", nargs="*", help=f"targets: {', '.join(each.name for each in TARGETS)}; all without one"
     )
-    parser.add_argument("--sample", type=int, help="mutants of each target, drawn at random; all without it")
+    parser.add_argument("--sample", type=int, help="mutants of each file, drawn at random; all without it")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="mutants tried at once")
-    parser.add_argument("--file", default="", help="only files whose name contains this")
+    parser.add_argument(
+        "--file", nargs="*", default=[""], help="only files whose name contains this, or one of these"
+    )
     parser.add_argument("--page", action="store_true", help="only write the page anew, from the last runs")
     asked = parser.parse_args()
     if asked.page:
@@ -644,10 +685,10 @@ def main() -> None:
         parser.error(f"no such target; there are {', '.join(each.name for each in TARGETS)}")
     scores = []
     for target in chosen:
-        scores.append(_forked(target, asked))
-        print(_line(scores[-1]), flush=True)
-        if asked.sample is None and not asked.file:
-            _keep(scores[-1])
+        files = [file for file in target.files if any(part in file for part in asked.file)]
+        if files:
+            scores.append(_forked(target, files, asked))
+            print(_line(scores[-1]), flush=True)
     missed = [each for found in scores for each in found.unexplained]
     for each in missed:
         print(f"no test notices {_told(each)}")
@@ -658,26 +699,49 @@ def main() -> None:
         sys.exit(f"{len(missed)} of {total} mutants are noticed by no test and have no reason")
 
 
-def _forked(target: Target, asked: argparse.Namespace) -> Score:
-    """Score a target in a process of its own, since pytest's state does not survive a second run in one process."""
+def _forked(target: Target, files: Sequence[str], asked: argparse.Namespace) -> Score:
+    """Score a target in a process of its own, since pytest's state does not survive a second run in one process.
+
+    What came of a file is kept at once: where a run is broken off, `--file` goes on with the others.
+    """
     reading, writing = os.pipe()
     pid = os.fork()
     if not pid:
-        found = score(target, sample=asked.sample, seed=asked.seed, jobs=asked.jobs, only=asked.file)
         with os.fdopen(writing, "w") as stream:
-            json.dump(_told_of(found), stream)
+
+            def tell(file: str, found: Score) -> None:
+                print(json.dumps([file, _told_of(found)]), file=stream, flush=True)
+
+            score(target, files, tell, sample=asked.sample, seed=asked.seed, jobs=asked.jobs)
         os._exit(0)
     os.close(writing)
+    scores = []
     with os.fdopen(reading) as stream:
-        text = stream.read()
+        for line in stream:
+            file, told = json.loads(line)
+            scores.append(_score(target, told))
+            if asked.sample is None:
+                _keep(file, scores[-1])
     os.waitpid(pid, 0)
-    if not text:
+    if len(scores) < len(files):
         sys.exit(f"{target.name}: its tests could not be run")
-    return _score(target, {**json.loads(text), "on": datetime.now(UTC).date().isoformat()})
+    return _whole(target, scores)
+
+
+def _whole(target: Target, files: Sequence[Score]) -> Score:
+    """Add up what came of a target's files."""
+    return Score(
+        target,
+        max(each.tests for each in files),
+        sum(each.mutants for each in files),
+        tuple(mutant for each in files for mutant in each.survivors),
+        tuple(mutant for each in files for mutant in each.uncovered),
+        min(each.on for each in files),
+    )
 
 
 def _score(target: Target, told: Mapping[str, Any]) -> Score:
-    nothing = compile("", "", "exec")
+    nothing = functools.partial(compile, "", "", "exec")
     listed = {
         kind: tuple(
             Mutant(file, line, before, after, function, nothing)
@@ -698,17 +762,21 @@ def _told_of(found: Score) -> dict[str, Any]:
     }
 
 
-def _keep(found: Score) -> None:
-    """Write down what came of a target, so that targets can be run one at a time."""
+def _keep(file: str, found: Score) -> None:
+    """Write down what came of a file, so that files can be run one at a time."""
     kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    kept[found.target.name] = _told_of(found)
-    KEPT.write_text(json.dumps(kept, indent=1) + "\n")
+    kept[file] = _told_of(found)
+    KEPT.write_text(json.dumps(dict(sorted(kept.items())), indent=1) + "\n")
 
 
 def _kept() -> list[Score]:
-    """Return the last whole run of each target that had one."""
+    """Return the last run of each target of which every file was run whole."""
     kept: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
-    return [_score(target, kept[target.name]) for target in TARGETS if target.name in kept]
+    return [
+        _whole(target, [_score(target, kept[file]) for file in target.files])
+        for target in TARGETS
+        if all(file in kept for file in target.files)
+    ]
 
 
 def _line(found: Score) -> str:
@@ -754,7 +822,8 @@ them and in what they guard, and sees whether a test fails. This page is written
 
 {listed}
 
-Each line is of the day on which its code was last run whole, `python -m benchmarks.mutation NAME`.
+Each line is of the day on which its code was last run whole, `python -m benchmarks.mutation NAME`: of several files,
+the one that was run longest ago.
 
 {stamp()}
 """
