@@ -197,7 +197,7 @@ def test_a_product_that_no_model_knows_is_told():
         "n0", node_called(), [slice_of([whole("gpu-0", "NVIDIA Quux 9000"), *A30_DEVICES[1:2]])]
     )
     assert found.gpus[0].model is None
-    assert "no model of GPU is known for the product 'NVIDIA Quux 9000'" in found.notes[0]
+    assert "the GPU product 'NVIDIA Quux 9000' is of no known model" in found.notes[0]
     assert "--gpus-file" in found.notes[0]
 
 
@@ -220,7 +220,7 @@ def test_devices_that_are_no_gpus_are_passed_over():
     nameless = {"name": "card7", "attributes": {"type": {"string": "gpu"}}}
     found = node_inventory("n0", node_called(), [slice_of([vfio, nameless, *A30_DEVICES])])
     assert [gpu.id for gpu in found.gpus] == ["n0/gpu-0"]
-    assert found.notes == ("n0: device card7 is left out: its name says no GPU",)
+    assert found.notes == ("n0: device card7 is left out: its name does not name a GPU",)
     other = slice_of(A30_DEVICES, driver="dra.example.com")
     assert read_inventory([other], [node_called()]).gpus == {}
 
@@ -292,7 +292,7 @@ def test_labels_of_nodes_that_are_cut_alike_count_mig_devices():
     [
         ({"gpu_product": "NVIDIA-A100-SXM4-40GB-MIG-INVALID", "gpu_count": "0"}, "MIG-INVALID"),
         ({"gpu_product": "NVIDIA-A100-SXM4-40GB-MIG-1g.5gb", "gpu_count": "10"}, "10 devices of 1g.5gb"),
-        ({"gpu_product": "NVIDIA-Quux", "gpu_count": "2"}, "no model of GPU is known"),
+        ({"gpu_product": "NVIDIA-Quux", "gpu_count": "2"}, "is of no known model"),
     ],
 )
 def test_labels_that_do_not_tell_the_gpus_are_told(labels, why):

@@ -17,7 +17,7 @@ from partita.errors import InputError
 from partita.kubernetes.cluster_state import ClusterState, SharedCaches
 from partita.kubernetes.inventory import GpuCondition
 from partita.kubernetes.objects import NotFoundError
-from partita.kubernetes.resources import PLANS, WORKLOADS, plan_of, read_spec
+from partita.kubernetes.resources import PLANS, WORKLOADS, number_of, plan_of, read_spec
 from partita.kubernetes.tables import WorkloadTables
 from partita.planner import prepare
 
@@ -25,13 +25,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from partita.kubernetes.api import KubernetesApi
-    from partita.kubernetes.inventory import ClusterGpu, Inventory, Node
+    from partita.kubernetes.inventory import ClusterGpu, Inventory
     from partita.kubernetes.resources import PlanObject, WorkloadSpec
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
     from partita.transition.deployment import Deployment
 
 _SYNC_S = 60.0
+_CAPABLE = {"nvidia.com/mig.capable": "true"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,9 @@ def look(
     def chosen(gpu: ClusterGpu) -> bool:
         node = shared.nodes.get(gpu.node)
         model = gpu.model.name if gpu.model else ""
-        return (only is None or model in only) and (not wanted or (node is not None and _has(node, wanted)))
+        return (only is None or model in only) and (
+            not wanted or (node is not None and node.has_labels(wanted))
+        )
 
     try:
         state = ClusterState(api, shared, workload, chosen, lambda _: None)
@@ -89,7 +92,7 @@ def look(
             state.synced(_SYNC_S)
             inventory = state.inventory
             seen = [found for gpu_id in state.all_gpus() if (found := state.observed(gpu_id)) is not None]
-            capable = {node.metadata.name for node in shared.nodes.values() if _capable(node)}
+            capable = {node.metadata.name for node in shared.nodes.values() if node.has_labels(_CAPABLE)}
         finally:
             state.close()
     finally:
@@ -105,14 +108,6 @@ def look(
 
 def _by_labels(gpu: ClusterGpu) -> bool:
     return gpu.pool is None and gpu.condition is GpuCondition.WHOLE
-
-
-def _capable(node: Node) -> bool:
-    return node.metadata.labels.get("nvidia.com/mig.capable") == "true"
-
-
-def _has(node: Node, labels: Mapping[str, str]) -> bool:
-    return labels.items() <= node.metadata.labels.items()
 
 
 def _notes(inventory: Inventory, told: set[str], labelled: Mapping[str, tuple[str, ...]]) -> Iterator[str]:
@@ -189,15 +184,10 @@ def plans_of(api: KubernetesApi, workload: str) -> list[PlanObject]:
     found = [
         each for each in api.list_objects(PLANS, api.namespace).items if each.spec.workload.name == workload
     ]
-    return sorted(found, key=lambda each: (each.metadata.creation_timestamp, _number(each.metadata.name)))
+    return sorted(found, key=lambda each: (each.metadata.creation_timestamp, number_of(each.metadata.name)))
 
 
 def newest_plan(api: KubernetesApi, workload: str) -> tuple[str, Plan] | None:
     """Return the name and content of a Workload's newest Plan; None if it has none. Raises as `plans_of` does."""
     found = plans_of(api, workload)
     return (found[-1].metadata.name, plan_of(found[-1].spec)) if found else None
-
-
-def _number(name: str) -> int:
-    tail = name.rpartition("-")[2]
-    return int(tail) if tail.isdecimal() else 0

@@ -1,7 +1,7 @@
-"""Holds the allocations of a cluster against the plan, since the API server checks nothing of them.
+"""Checks the allocations of a cluster against the plan, since the API server does not check them.
 
-It is written apart from what writes them: it reads what stands in the claims, knows devices by their names alone, and
-counts memory slices, compute slices and media engines by itself.
+It shares no code with what writes allocations: it reads them from the claims, knows devices by their names alone, and
+counts memory slices, compute slices and media engines itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _NAME = re.compile(r"gpu-(\d+)(?:-mig-.+-(\d+)-(\d+))?")
 
 @dataclass(frozen=True, slots=True)
 class AllocatedDevice:
-    """A device that stands in a claim's status.
+    """A device in a claim's status.
 
     Attributes:
         claim: the claim's namespace and name.
@@ -37,7 +37,7 @@ class AllocatedDevice:
 
 @dataclass(frozen=True, slots=True)
 class WantedDevice:
-    """What a claim is to hold: one device, and nothing else."""
+    """The only device that a claim may hold; `minor` is the GPU's number on its node."""
 
     claim: str
     driver: str
@@ -50,12 +50,12 @@ class WantedDevice:
 def allocation_faults(
     wanted: WantedDevice, found: Iterable[AllocatedDevice], on_gpu: Iterable[AllocatedDevice], model: GpuModel
 ) -> list[str]:
-    """Return what is wrong with a claim's allocation; nothing where it is exactly what was wanted.
+    """Return the faults of a claim's allocation; none if it is exactly what the plan wants.
 
     Args:
-        wanted: what the plan says.
-        found: what stands in the claim.
-        on_gpu: what stands in all claims, of whomever, on devices of that GPU.
+        wanted: by the plan.
+        found: devices in the claim.
+        on_gpu: devices of the same GPU in all claims, of any user.
         model: the GPU's.
     """
     mine = tuple(found)
@@ -77,7 +77,7 @@ def allocation_faults(
 
 
 def together_faults(devices: Iterable[AllocatedDevice], model: GpuModel) -> list[str]:
-    """Return why a GPU cannot hold the devices that are allocated on it; nothing where it can."""
+    """Return why a GPU cannot hold all the devices that are allocated on it; empty if it can."""
     by_id = {each.gi_profile_id: each for each in model.profiles}
     owners: dict[int, AllocatedDevice] = {}
     sizes: Counter[str] = Counter()
@@ -112,7 +112,7 @@ def together_faults(devices: Iterable[AllocatedDevice], model: GpuModel) -> list
 
 
 def _read(name: str) -> tuple[int, int | None, int | None] | None:
-    """Return what a device's name says: the GPU's number, the profile's id and the start; a whole GPU has no more."""
+    """Return the GPU's number, the profile's id and the start in a device's name; a whole GPU has only the number."""
     found = _NAME.fullmatch(name)
     if found is None:
         return None

@@ -828,7 +828,9 @@ def open_api(
 
     def connect() -> ApiClient:
         nonlocal own
-        client, own = _connected(kubeconfig or os.environ.get("KUBECONFIG") or _default_kubeconfig(), context)
+        usual = Path("~/.kube/config").expanduser()
+        paths = kubeconfig or os.environ.get("KUBECONFIG") or (str(usual) if usual.exists() else None)
+        client, own = _connected(paths, context)
         return client
 
     api = KubernetesApi(connect, "", RateLimit(requests_per_s, burst))
@@ -856,11 +858,6 @@ def _connected(paths: str | None, context: str | None) -> tuple[ApiClient, str]:
     client = ApiClient(settings)
     client.user_agent = "partita"
     return client, namespace
-
-
-def _default_kubeconfig() -> str | None:
-    path = Path("~/.kube/config").expanduser()
-    return str(path) if path.exists() else None
 
 
 def _from_kubeconfig(settings: Any, paths: str | None, context: str | None) -> str:  # noqa: ANN401 -- the client's

@@ -1,10 +1,10 @@
-"""ResourceClaims: what is read of them, and how one is made that holds an exact device.
+"""ResourceClaims: how they are read, and how a claim on an exact device is made, allocated and removed.
 
-A claim of Partita's is allocated by Partita, not by the scheduler, which takes the first device that fits
-(docs/benchmarks.md compares the ways). Its name follows from the GPU and the placement, so that two writers cannot
-make two for one instance, and its finalizer has it outlast the pod that uses it, whoever deletes it. It does not have
-Kubernetes' own finalizer: a claim with that loses its allocation with its last pod (pkg/controller/resourceclaim at
-1.37.2).
+Partita allocates its own claims, since the scheduler would take the first device that fits (docs/benchmarks.md
+compares both). A claim's name follows from the GPU and the placement, so two writers cannot create two claims for one
+instance. Its finalizer keeps it until the pod that uses it has ended, whoever deletes it. It does not have
+Kubernetes' own finalizer: a claim with that one loses its allocation with its last pod (pkg/controller/resourceclaim
+at 1.37.2).
 """
 
 from __future__ import annotations
@@ -17,17 +17,25 @@ import msgspec
 
 from partita.kubernetes.allocation_check import AllocatedDevice
 from partita.kubernetes.inventory import NVIDIA
-from partita.kubernetes.objects import Body, Kind, KubernetesObject, timestamp
+from partita.kubernetes.objects import (
+    Body,
+    ConflictError,
+    Kind,
+    KubernetesObject,
+    NotFoundError,
+    timestamp,
+)
 from partita.kubernetes.pods import INSTANCE, MANAGER, PLACEMENT, WORKLOAD, instance_name, shortened
 from partita.mig.layout import Placement
 
 if TYPE_CHECKING:
+    from partita.kubernetes.api import KubernetesApi
     from partita.kubernetes.inventory import ClusterGpu
 
 FINALIZER = "partita.dev/in-use"
-"""Has a claim stay while its pod runs, whoever deletes it."""
+"""Keeps a claim while its pod runs, whoever deletes the claim."""
 PROTECTION = "resource.kubernetes.io/delete-protection"
-"""Kubernetes' own finalizer: a claim that was made for a pod goes when that pod has ended, and not before."""
+"""Kubernetes' own finalizer: keeps a claim that was made for a pod until that pod has ended."""
 LENT = "partita.dev/lent"
 """Label of claims that Kubernetes makes for the pods of jobs, and that Partita allocates."""
 REQUEST = "mig"
@@ -35,7 +43,7 @@ DEVICE_CLASS = "mig.nvidia.com"
 
 
 class Consumer(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """Who a claim is reserved for."""
+    """A consumer that a claim is reserved for."""
 
     resource: str
     name: str
@@ -43,7 +51,7 @@ class Consumer(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class AllocatedResult(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """A device that a claim holds. With admin access it only looks on."""
+    """A device that a claim holds. With admin access the claim does not occupy the device."""
 
     driver: str
     pool: str
@@ -58,13 +66,13 @@ class AllocatedDevices(msgspec.Struct, frozen=True, gc=False):
 
 
 class ClaimAllocation(msgspec.Struct, frozen=True, gc=False):
-    """What a claim was given."""
+    """The allocation of a claim."""
 
     devices: AllocatedDevices = AllocatedDevices()
 
 
 class ClaimStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """How a claim is."""
+    """The status of a claim."""
 
     allocation: ClaimAllocation | None = None
     reserved_for: tuple[Consumer, ...] = ()
@@ -82,17 +90,17 @@ class ResourceClaim(KubernetesObject, frozen=True, gc=False):
 
     @property
     def users(self) -> tuple[Consumer, ...]:
-        """The pods that it is reserved for."""
+        """The pods that the claim is reserved for."""
         return tuple(each for each in self.status.reserved_for if each.resource == "pods")
 
     @property
     def leaving(self) -> bool:
-        """Whether it was asked to go."""
+        """Whether the claim is being deleted."""
         return self.metadata.deletion_timestamp is not None
 
     @property
     def devices(self) -> tuple[AllocatedDevice, ...]:
-        """The devices of GPUs that it holds for itself."""
+        """The devices of NVIDIA's driver that the claim occupies."""
         if self.status.allocation is None:
             return ()
         called = "/".join(self.key)
@@ -108,7 +116,7 @@ RESOURCE_CLAIM = Kind("ResourceClaim", "resourceclaims", ResourceClaim, group="r
 
 @dataclass(frozen=True, slots=True)
 class ClaimedInstance:
-    """The instance that a claim is to hold: a placement on a GPU, by the name of its device."""
+    """The instance that a claim is to hold: a placement on a GPU, and the name of its device."""
 
     gpu: ClusterGpu
     placement: Placement
@@ -116,15 +124,15 @@ class ClaimedInstance:
 
     @property
     def name(self) -> str:
-        """Of the claim, and of the instance as labels have it."""
+        """Name of the claim, and of the instance in labels."""
         return instance_name(self.gpu.id, self.placement)
 
 
 def claim_body(instance: ClaimedInstance, workload: str, owners: list[Body]) -> Body:
     """Return the claim of an instance, not allocated yet.
 
-    Its selectors say what it holds, for who reads it. They are of no other use: the claim does not tolerate Partita's
-    taint, so the scheduler cannot allocate it on these GPUs, and no other GPU fits the selectors.
+    Its selectors only show people what it holds. The scheduler can never allocate it: the claim does not tolerate
+    Partita's taint on these GPUs, and no other GPU matches the selectors.
     """
     domain = f"device.attributes['{NVIDIA}']"
     chosen = (
@@ -146,10 +154,16 @@ def claim_body(instance: ClaimedInstance, workload: str, owners: list[Body]) -> 
 def allocated_body(claim: ResourceClaim, body: Body, instance: ClaimedInstance, workload: str | None) -> Body:
     """Return a claim with the allocation of exactly the instance's device, to be written to its status.
 
-    Without the time of the allocation the scheduler would add one when it binds the pod, which the API server then
-    refuses, since an allocation cannot be changed. And the claim is reserved for Partita: from one that nobody has,
-    or one pod alone, the scheduler takes the allocation away when a pod that names it fits nowhere. A claim that is
-    lent is for its pod alone (`workload` is None): Kubernetes takes it away with that pod, and not if it is reserved.
+    The allocation has a timestamp: otherwise the scheduler adds one when it binds the pod, and the API server refuses
+    that change of an allocation. The claim is reserved for its Workload: from a claim that is reserved for nobody, or
+    for one pod only, the scheduler removes the allocation when a pod that names the claim fits nowhere.
+
+    Args:
+        claim: as read.
+        body: of which the spec is used.
+        instance: to be allocated.
+        workload: to reserve the claim for. None for a claim that is lent to a Job's pod: Kubernetes removes it with
+            that pod, which a reservation would prevent.
     """
     node = {"key": "metadata.name", "operator": "In", "values": [instance.gpu.node]}
     result = {"request": REQUEST, "driver": NVIDIA, "pool": instance.gpu.pool, "device": instance.device}
@@ -176,17 +190,44 @@ def allocated_body(claim: ResourceClaim, body: Body, instance: ClaimedInstance, 
     return {"metadata": metadata, "spec": body["spec"], "status": status}
 
 
+def remove_claim(api: KubernetesApi, claim: ResourceClaim) -> None:
+    """Delete a claim of Partita's and remove its finalizer.
+
+    Raises:
+        KubernetesError: it cannot be removed.
+    """
+    if not claim.leaving:
+        api.delete(RESOURCE_CLAIM, claim.metadata.name, claim.metadata.namespace, uid=claim.metadata.uid)
+    remove_finalizer(api, claim)
+
+
+def remove_finalizer(api: KubernetesApi, claim: ResourceClaim) -> None:
+    """Remove Partita's finalizer from a claim that is being deleted; do nothing if the claim is gone.
+
+    Raises:
+        KubernetesError: it cannot be removed.
+    """
+    others = [each for each in claim.metadata.finalizers if each != FINALIZER]
+    if len(others) == len(claim.metadata.finalizers):
+        return
+    changes = {"metadata": {"uid": claim.metadata.uid, "finalizers": others}}
+    try:
+        api.patch(RESOURCE_CLAIM, claim.metadata.name, changes, claim.metadata.namespace)
+    except (NotFoundError, ConflictError):
+        return  # the claim is gone, or another one has replaced it
+
+
 _DEVICE = re.compile(r"gpu-(\d+)(-mig-.+)?")
 
 
 def gpu_of(device: AllocatedDevice) -> str | None:
-    """Return the id of the GPU that a device is of, None if its name does not say."""
+    """Return the id of a device's GPU, None if the device's name does not say."""
     found = _DEVICE.fullmatch(device.name)
     return f"{device.pool}/gpu-{found[1]}" if found else None
 
 
 def placement_on(gpu: ClusterGpu, device: AllocatedDevice) -> Placement | None:
-    """Return the placement that a device takes on its GPU, None if unknown; the largest for the whole GPU."""
+    """Return the placement of a device on its GPU, None if unknown; for a whole GPU that of its largest profile."""
     if gpu.model is None:
         return None
     found = next((placement for placement, name in gpu.devices.items() if name == device.name), None)
@@ -203,7 +244,7 @@ def placement_on(gpu: ClusterGpu, device: AllocatedDevice) -> Placement | None:
 
 
 def placement_said(words: str) -> tuple[str, Placement] | None:
-    """Return the GPU and the placement that the annotation of a claim or a pod says, None if it is no such text."""
+    """Return the GPU and the placement in an annotation `PLACEMENT`; None for any other text."""
     gpu, _, placement = words.rpartition(" ")
     profile, at, start = placement.partition("@")
     return (gpu, Placement(int(start), profile)) if gpu and profile and at and start.isdecimal() else None

@@ -1,7 +1,7 @@
-"""What a cluster's GPUs hold, by GPU, kept up by watches: nodes, slices, claims and Partita's own pods.
+"""The state of a cluster's GPUs, from watches on nodes, ResourceSlices, claims and Partita's own pods.
 
-Objects are read from the caches when they are asked for; only what is on which GPU is kept here, so that nothing here
-is ever older than the caches. Each change is numbered, so that whoever looks again is told of what changed alone.
+Only an index by GPU is kept here. Objects are read from the caches on each call, so no answer is older than the
+caches. Each change has a number, so that a later observation can return only what has changed.
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
     from partita.kubernetes.pods import Pod
     from partita.mig.layout import Placement
 
-_REMEMBERED = 10_000  # pods of ours that are gone, whose names stand in claims a little longer
+_REMEMBERED = 10_000  # uids of pods of ours that are gone: claims name them a little longer
 
 
 class SharedCaches:
-    """What drivers of one cluster share: its nodes with their GPUs, and all claims.
+    """Caches that the drivers of one cluster share: its nodes, their GPUs, and all claims.
 
-    A list of a thousand nodes' slices is 170 MB of JSON: it is asked for once.
+    The ResourceSlices of a thousand nodes are 170 MB of JSON, so they are listed only once.
 
     Args:
         api: the cluster's.
@@ -71,17 +71,17 @@ class SharedCaches:
         self.claims.listen(self._claim_changed)
 
     def synced(self, timeout_s: float) -> None:
-        """Wait for the first look at everything.
+        """Wait until everything is listed for the first time.
 
         Raises:
-            KubernetesError: why there is none in time.
+            KubernetesError: that took too long, or failed.
         """
         for cache in (self.nodes, self.slices, self.claims):
             cache.synced(timeout_s)
         with self._lock:
             if self._ready:
                 return
-            # What was listed before the listeners were there; what they were told meanwhile is only said again.
+            # Objects that were listed before the listeners were there; others are only read twice.
             for each in self.slices.values():
                 if each.spec.node_name is not None and self.slices.get(each.metadata.name) is not None:
                     self._slices_of[each.spec.node_name].add(each.metadata.name)
@@ -90,7 +90,7 @@ class SharedCaches:
                 self._read_node(name)
 
     def join(self, user: CacheUser) -> None:
-        """Have a user told of all nodes that there are, and from then on of what changes."""
+        """Notify a user of all nodes and claims, and from then on of changes."""
         with self._lock:
             self._users.append(user)
             for name in list(self._on_node):
@@ -101,7 +101,7 @@ class SharedCaches:
                     user.claim_changed(CacheChange(None, current))
 
     def leave(self, user: CacheUser) -> None:
-        """Have a user told of nothing any more."""
+        """Stop notifying a user."""
         with self._lock:
             if user in self._users:
                 self._users.remove(user)
@@ -117,7 +117,7 @@ class SharedCaches:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a person should know of the cluster's GPUs."""
+        """Warnings about the cluster's GPUs, one sentence each."""
         with self._lock:
             return tuple(note for name in sorted(self._on_node) for note in self._on_node[name].notes)
 
@@ -148,7 +148,7 @@ class SharedCaches:
     def _read_node(self, name: str) -> None:
         with self._lock:
             if not self._ready:
-                return  # all are read once everything is listed
+                return  # `synced` reads all nodes once everything is listed
             known = (self.slices.get(key) for key in self._slices_of.get(name, ()))
             slices = [each for each in known if each is not None]
             before = self._on_node.get(name)
@@ -165,26 +165,26 @@ class SharedCaches:
 
 
 class CacheUser(Protocol):
-    """Is told what changes in shared caches, in one of their threads; must be quick and not raise."""
+    """Is notified of changes in shared caches, in one of their threads. Methods must be fast and must not raise."""
 
     def node_changed(self, name: str) -> None:
-        """The GPUs of a node are others."""
+        """Take note that the GPUs of a node have changed."""
         ...
 
     def claim_changed(self, change: CacheChange[ResourceClaim]) -> None:
-        """A claim came, changed or went."""
+        """Take note that a claim was created, changed or deleted."""
         ...
 
 
 class ClusterState:
-    """The caches, and what they hold by GPU.
+    """The state of the GPUs that one Workload may use. "Ours" are the claims and pods of that Workload.
 
     Args:
         api: the cluster's.
-        shared: what drivers of this cluster share.
-        workload: whose claims and pods are ours, in the API's namespace.
-        chosen: says whether a GPU is of the cluster that is looked at; others do not exist here.
-        changed: told the ids of GPUs that may have changed, in a cache's thread.
+        shared: caches that drivers of this cluster share.
+        workload: name of the Workload, in the API's namespace.
+        chosen: says whether a GPU belongs to this state; other GPUs do not exist here.
+        changed: called with the ids of GPUs that may have changed, in a cache's thread.
     """
 
     def __init__(
@@ -214,51 +214,51 @@ class ClusterState:
         self.pods.listen(self._pod_changed)
 
     def synced(self, timeout_s: float) -> None:
-        """Wait for the first look at everything.
+        """Wait until everything is listed for the first time.
 
         Raises:
-            KubernetesError: why there is none in time.
+            KubernetesError: that took too long, or failed.
         """
         self._shared.synced(timeout_s)
         self.pods.synced(timeout_s)
         self._shared.join(self)
-        # What was listed before the listener was there; what it was told meanwhile is only said again.
+        # Pods that were listed before the listener was there; others are only read twice.
         for pod in self.pods.values():
             current = self.pods.get(pod.metadata.name, pod.metadata.namespace)
             if current is not None:
                 self._pod_changed(CacheChange(None, current))
 
     def close(self) -> None:
-        """End what is not shared."""
+        """End the watch on pods; shared caches stay open."""
         self._shared.leave(self)
         self.pods.close()
 
-    # What is there
+    # GPUs, claims and pods
 
     @property
     def inventory(self) -> Inventory:
-        """All GPUs that are chosen, and what a person should know of the cluster's."""
-        notes = self._shared.notes  # before our lock: whoever tells us of changes holds theirs first
+        """The GPUs of this state, and warnings about all GPUs of the cluster."""
+        notes = self._shared.notes  # before our lock, since notifications take the shared lock first
         with self._lock:
             return Inventory(dict(self._gpus), notes)
 
     def gpu(self, gpu_id: str) -> ClusterGpu | None:
-        """Return the GPU of that id, None if there is none."""
+        """Return the GPU of that id, None if it does not exist."""
         return self._gpus.get(gpu_id)
 
     def gpus_of_node(self, node: str) -> tuple[ClusterGpu, ...]:
-        """Return all GPUs of a node, those that are not chosen too."""
+        """Return all GPUs of a node, including those that are not of this state."""
         return self._shared.on_node(node).gpus
 
     def claims_on(self, gpu_id: str) -> tuple[ResourceClaim, ...]:
-        """Return the claims, of whomever, that hold a device of a GPU, and ours that are to."""
+        """Return all users' claims that hold a device of a GPU, and our claims that are to hold one."""
         with self._lock:
             keys = sorted(self._claims_on.get(gpu_id, ()))
         found = (self.claims.get(name, namespace) for namespace, name in keys)
         return tuple(each for each in found if each is not None)
 
     def allocated_on(self, gpu: ClusterGpu) -> tuple[AllocatedDevice, ...]:
-        """Return the devices of a GPU that stand in claims."""
+        """Return the devices of a GPU that are allocated to claims."""
         return tuple(
             device for claim in self.claims_on(gpu.id) for device in claim.devices if gpu_of(device) == gpu.id
         )
@@ -269,8 +269,23 @@ class ClusterState:
             names = sorted(self._pods_on.get(gpu_id, ()))
         return tuple(pod for name in names if (pod := self.pods.get(name, self.namespace)) is not None)
 
+    def pod_at(self, gpu_id: str, placement: Placement, uid: str | None = None) -> Pod | None:
+        """Return our pod on an instance, with that uid if one is given; of several, one that is not draining."""
+        name = instance_name(gpu_id, placement)
+        found = [
+            pod
+            for pod in self.pods_on(gpu_id)
+            if pod.claim == name and (uid is None or pod.metadata.uid == uid)
+        ]
+        return min(found, key=lambda pod: pod.leaving, default=None)
+
+    def pod_of(self, claim: ResourceClaim) -> Pod | None:
+        """Return our pod that uses a claim."""
+        pods = (pod for gpu_id in self.gpus_of(claim) for pod in self.pods_on(gpu_id))
+        return next((pod for pod in pods if pod.claim == claim.metadata.name), None)
+
     def lent(self) -> Iterator[tuple[str, Placement, ResourceClaim]]:
-        """Yield the claims of jobs' pods that hold a device, with its GPU and placement."""
+        """Yield the GPU, placement and claim of each device that a Job's pod holds."""
         for claim in self.claims.values():
             if LENT in claim.metadata.labels and claim.metadata.namespace == self.namespace:
                 for device in claim.devices:
@@ -280,7 +295,7 @@ class ClusterState:
                         yield gpu.id, placement, claim
 
     def ours(self, claim: ResourceClaim) -> bool:
-        """Say whether a claim is of our workload."""
+        """Say whether a claim belongs to our Workload."""
         labels = claim.metadata.labels
         return (
             claim.metadata.namespace == self.namespace
@@ -291,7 +306,7 @@ class ClusterState:
     def strangers(self, claim: ResourceClaim) -> tuple[str, ...]:
         """Return the names of the pods that use a claim and are not ours.
 
-        A pod that the claim is reserved for may be one of ours that the cache does not show yet, or not any more.
+        Pods of ours that the cache does not show yet, or that are gone, do not count.
         """
         if self.pods.version < int(claim.metadata.resource_version or 0):
             return ()
@@ -303,21 +318,21 @@ class ClusterState:
         )
 
     def gpus_of(self, claim: ResourceClaim) -> set[str]:
-        """Return the ids of the GPUs of which a claim holds a device; of ours, the one that it is to hold."""
+        """Return the ids of the GPUs of a claim's devices; for a claim of ours also the GPU in its annotation."""
         found = {gpu_id for device in claim.devices if (gpu_id := gpu_of(device)) is not None}
         said = placement_said(claim.metadata.annotations.get(PLACEMENT, "")) if self.ours(claim) else None
         return found | ({said[0]} if said else set())
 
     def nodes_of(self, claim: ResourceClaim) -> tuple[Node, ...]:
-        """Return the nodes of a claim's GPUs that there are."""
+        """Return those nodes of a claim's GPUs that exist."""
         names = {gpu_id.rpartition("/")[0] for gpu_id in self.gpus_of(claim)}
         return tuple(node for name in sorted(names) if (node := self.nodes.get(name)) is not None)
 
-    # As the driver's port has it
+    # As the driver's port reports it
 
     @property
     def number(self) -> int:
-        """Of the last change."""
+        """Number of the last change."""
         return self._number
 
     def changed_since(self, number: int) -> set[str]:
@@ -336,10 +351,10 @@ class ClusterState:
             return tuple(self._gpus)
 
     def observed(self, gpu_id: str) -> ObservedGpu | None:
-        """Return a GPU as it is now, None if it is not there.
+        """Return a GPU as it is now, None if it does not exist.
 
-        What is shown is always a legal layout. Where a stranger's device overlaps one of ours, the one whose pod runs
-        is shown, since NVIDIA's driver makes no other; of two that do not run, the stranger's.
+        The result is always a legal layout. If another user's device overlaps one of ours, ours is returned if its
+        pod is ready, since NVIDIA's driver cannot have created both; otherwise the other user's.
         """
         gpu = self._gpus.get(gpu_id)
         if gpu is None or gpu.model is None:
@@ -360,7 +375,7 @@ class ClusterState:
         )
 
     def _instances(self, gpu: ClusterGpu) -> Iterator[tuple[int, ObservedInstance]]:
-        """Yield what stands on a GPU, with a rank: what runs for sure has the lowest."""
+        """Yield a GPU's instances, each with a rank: of overlapping instances, the lower rank certainly exists."""
         pods: dict[Placement, Pod] = {}
         for pod in self.pods_on(gpu.id):
             said = placement_said(pod.metadata.annotations.get(PLACEMENT, ""))
@@ -380,13 +395,13 @@ class ClusterState:
                     shown.add(placement)
                 yield rank, ObservedInstance(placement, identity, ours=mine, replica=replica, busy=busy)
         for placement, pod in pods.items():
-            if placement not in shown:  # its claim was taken from it by force; the pod goes on
+            if placement not in shown:  # somebody removed its claim by force, and the pod goes on
                 replica = observed_replica(pod)
                 identity = Identity(gpu.uuid, None, None, None)
                 yield 0, ObservedInstance(placement, identity, ours=True, replica=replica)
 
     def _placements(self, gpu: ClusterGpu, claim: ResourceClaim) -> Iterator[tuple[Placement, bool]]:
-        """Yield what a claim holds of a GPU; what one of ours is to hold where it has no allocation yet."""
+        """Yield a claim's placements on a GPU and whether they are allocated; unallocated ones only of our claims."""
         for device in claim.devices:
             placement = placement_on(gpu, device) if gpu_of(device) == gpu.id else None
             if placement is not None:
@@ -396,10 +411,10 @@ class ClusterState:
             if said is not None and said[0] == gpu.id:
                 yield said[1], False
 
-    # What the caches tell
+    # Notifications of the caches
 
     def node_changed(self, name: str) -> None:
-        """Take the GPUs of a node as they are now."""
+        """Read the GPUs of a node again."""
         with self._lock:
             found = tuple(
                 gpu for gpu in self._shared.on_node(name).gpus if gpu.model is not None and self._chosen(gpu)
@@ -414,7 +429,7 @@ class ClusterState:
         self._mark({gpu.id for gpu in (*before, *found)})
 
     def claim_changed(self, change: CacheChange[ResourceClaim]) -> None:
-        """Take a claim as it is now."""
+        """Index a claim by the GPUs that it is on now."""
         touched: set[str] = set()
         with self._lock:
             for each, there in ((change.old, False), (change.new, True)):

@@ -1,12 +1,12 @@
-"""Carries Workloads to plans and transitions: `partita controller`.
+"""The controller behind `partita controller`: plans Workloads and carries out the plans.
 
-Level-triggered: each look compares what a Workload asks for with what the caches show, whatever happened in between.
-All state is in the API, so the controller may be killed anywhere; the next one that gets the lease goes on. Decisions
-are those of `control`: when to plan, how to order, what to begin. Here is what joins them to the API:
+It is level-triggered: each step compares the Workload's spec with what the caches show, whatever happened in between.
+All state is in the API, so the controller may be killed at any point, and the next holder of the lease goes on. The
+decisions are those of `control`: when to plan, how to schedule, what to begin. This file connects them to the API:
 
-- `ClusterController` leads, if it holds the lease, and has a `WorkloadKeeper` for each Workload, in its own thread.
-- A `WorkloadKeeper` reads its Workload and tables, refuses what cannot be with a condition, and lets a
-  `control.Reconciler` take its steps through a driver of the Workload's own GPUs.
+- `ClusterController` leads while it holds the lease, and runs a `WorkloadKeeper` for each Workload in its own thread.
+- A `WorkloadKeeper` reads its Workload and tables, reports faults in conditions, and runs the steps of a
+  `control.Reconciler` with a driver of the Workload's GPUs.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ClusterDrivers(Protocol):
 
     @property
     def durations(self) -> Durations:
-        """How long actions are predicted to take."""
+        """Predicted durations of actions."""
         ...
 
     def open(
@@ -98,39 +98,42 @@ class ClusterDrivers(Protocol):
 
         Args:
             api: guarded by the lease, in the Workload's namespace.
-            workload: its name.
-            template: returns the pod template of a service; raises `InputError` for one that has none.
-            chosen: says whether a GPU is one of the Workload's, by the node's name and the model's.
+            workload: name of the Workload.
+            template: returns the pod template of a service; raises `InputError` if the service has none.
+            chosen: says whether a GPU is one of the Workload's, by the names of its node and model.
 
         Raises:
-            PartitaError: the cluster cannot be looked at.
+            PartitaError: the cluster cannot be observed.
         """
         ...
 
     def refusals(self, template: Mapping[str, Any]) -> Iterable[InputError]:
-        """Yield what a pod template must not say."""
+        """Yield the faults of a pod template."""
         ...
 
 
 @runtime_checkable
 class ReleasesGpus(Protocol):
-    """A driver that keeps others off its GPUs, until it lets them go."""
+    """A driver that keeps other users off its GPUs until they are released."""
 
     def release(self) -> None:
-        """Let others have the GPUs again."""
+        """Let other users have the GPUs again."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ControllerSettings:
-    """How the controller works.
+    """Settings of the controller.
 
     Attributes:
-        namespace: whose Workloads it carries; None for those of all.
-        poll_s: seconds between two looks at a Workload of which nothing was heard.
-        time_limit_s: of search for each plan.
-        shutdown_s: most seconds for which actions under way are waited for at an end.
-        gateways: how those gateways are asked that count rates.
+        namespace: of the Workloads; None for all namespaces.
+        poll_s: seconds between two steps of a Workload without changes.
+        time_limit_s: seconds of search for each plan.
+        seed: of planning.
+        hysteresis: when to plan again.
+        backoff: between retries.
+        shutdown_s: seconds to wait for running actions at shutdown.
+        gateways: credentials for the gateways that count rates.
     """
 
     namespace: str | None = None
@@ -144,18 +147,18 @@ class ControllerSettings:
 
 
 class ClusterController:
-    """Leads while it holds the lease.
+    """Runs a keeper for each Workload while it holds the lease.
 
     Args:
-        api: not guarded.
+        api: without a guard.
         leader: a candidate for the lease.
         drivers: makes drivers.
-        settings: how it works.
-        tell: is told what happens, in words.
+        settings: of the controller.
+        tell: called with each event, as a sentence for the log.
 
     Attributes:
-        keepers: those of the Workloads that are carried now, by namespace and name.
-        ticked: when the main loop was last alive, on the monotonic clock.
+        keepers: of the current Workloads, by namespace and name.
+        ticked: time of the main loop's last iteration, on the monotonic clock; infinite while others lead.
     """
 
     def __init__(
@@ -177,13 +180,13 @@ class ClusterController:
         self._news = threading.Event()
 
     def run(self, stop: threading.Event) -> None:
-        """Lead whenever the lease can be had, until asked to stop; what was begun then goes on with the next leader.
+        """Lead whenever the lease is free, until asked to stop; the next leader continues unfinished transitions.
 
         Raises:
-            KubernetesError: there are no rights, or no resources of Partita's in the cluster.
+            KubernetesError: rights or Partita's resource definitions are missing.
         """
         while not stop.is_set():
-            self.ticked = float("inf")  # nothing is due while others lead
+            self.ticked = float("inf")
             if self.leader.campaign(stop):
                 try:
                     self._lead(stop)
@@ -202,7 +205,7 @@ class ClusterController:
                 return cache
 
             namespace = self._settings.namespace
-            world = _World(
+            context = _KeeperContext(
                 api,
                 self._drivers,
                 self._settings,
@@ -212,10 +215,10 @@ class ClusterController:
                 cached(TRANSITIONS, namespace),
                 cached(NODE, None),
             )
-            self.caches = world.caches
+            self.caches = context.caches
             for each in self.caches:
                 each.synced(_SYNC_S)
-            for each in (world.workloads, world.plans):
+            for each in (context.workloads, context.plans):
                 each.listen(self._changed)
             stack.callback(self._end_all)
             self._news.set()
@@ -224,10 +227,10 @@ class ClusterController:
                 self._news.wait(1.0)
                 if self._news.is_set():
                     self._news.clear()
-                    self._match(world)
+                    self._match(context)
 
     def _changed(self, change: Any) -> None:  # noqa: ANN401 -- of any kind
-        """Wake who is concerned, in a cache's thread."""
+        """Wake the keeper that a change concerns; called in a cache's thread."""
         found = change.new or change.old
         names = [found.metadata.name, *(owner.name for owner in found.metadata.owner_references)]
         for name in names:
@@ -236,14 +239,14 @@ class ClusterController:
                 keeper.wake.set()
         self._news.set()
 
-    def _match(self, world: _World) -> None:
-        """Have a keeper for each Workload."""
+    def _match(self, context: _KeeperContext) -> None:
+        """Start a keeper for each Workload that has none, and forget those that have ended."""
         for key in [key for key, keeper in self.keepers.items() if keeper.over]:
             del self.keepers[key]
-        for found in world.workloads.values():
+        for found in context.workloads.values():
             key = found.metadata.namespace, found.metadata.name
             if key not in self.keepers:
-                self.keepers[key] = WorkloadKeeper(world, *key, self._news.set)
+                self.keepers[key] = WorkloadKeeper(context, *key, self._news.set)
 
     def _end_all(self) -> None:
         for keeper in self.keepers.values():
@@ -255,8 +258,8 @@ class ClusterController:
 
 
 @dataclass(frozen=True, slots=True)
-class _World:
-    """What all keepers share."""
+class _KeeperContext:
+    """What all keepers use in common."""
 
     api: KubernetesApi
     drivers: ClusterDrivers
@@ -274,12 +277,12 @@ class _World:
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A Workload as it was read (control's `CurrentWorkload` and `Source`).
+    """A Workload with its tables (control's `CurrentWorkload` and `Source`).
 
     Attributes:
         document: fingerprint of its spec and its tables.
-        prepared: what planning it needs.
-        stop: true once planning is to end with the best so far.
+        prepared: the Workload prepared for planning.
+        stop: says whether planning is to end with the best plan so far.
     """
 
     document: str
@@ -295,48 +298,58 @@ class _Loaded:
 
     @property
     def demand(self) -> Demand:
-        """What services are asked, as written."""
+        """The rates and batch sizes in the spec."""
         rates = {service.name: service.rate for service in self.spec.services}
         return Demand(rates, {cut.spec.name: cut.shares for cut in self.prepared.cuts})
 
     @property
     def forbid(self) -> tuple[str, ...]:
-        """Combinations of instances that must not stand together."""
+        """Combinations of profiles that must not be on one GPU."""
         return self.spec.limits.forbid
 
     def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
-        """Return the plan with the fewest GPUs that is nearest to what runs; with too few, by priority."""
+        """Return the best plan nearest to what runs; if the GPUs do not suffice, services get theirs by priority."""
         asked = self.prepared.at(demand.rates, demand.batches, gpus)
         deadline = Deadline(self.settings.time_limit_s, self.stop)
         return plan(asked, deadline=deadline, seed=self.settings.seed, best_effort=True, current=current).plan
 
     @property
     def models(self) -> frozenset[str]:
-        """The GPUs that it may use, by the catalogue's names."""
+        """The GPU models that it may use, by their names in the catalogue."""
         return frozenset(pool.model for pool in self.spec.gpus)
 
 
 @dataclass(frozen=True, slots=True)
-class _Ground:
-    """A Workload's GPUs: their driver, as it is to services, and the Jobs on what these leave free."""
+class _WorkloadGpus:
+    """Access to a Workload's GPUs.
+
+    Attributes:
+        driver: of the GPUs.
+        shared: the same driver as services use it, with Jobs as tenants.
+        jobs: gives Jobs the slices that services leave free; None if the driver cannot.
+    """
 
     driver: ClosableDriver
     shared: SharedDriver
     jobs: JobTenant | None
 
     def close(self) -> None:
-        self.driver.close()  # what is being written for Jobs does not wait for its effects any more
+        self.driver.close()  # first, so that writes for Jobs no longer wait for their effects
         if self.jobs is not None:
             self.jobs.close()
 
 
 @dataclass(slots=True)
 class _Session:
-    """A Workload under way: as it was read, with all that carries it."""
+    """An accepted Workload, with what plans it and carries out its plans.
+
+    Attributes:
+        mark: of the last observation.
+        settled: whether there is nothing to do until something changes.
+    """
 
     loaded: _Loaded
-    ground: _Ground
-    journal: ApiJournal
+    gpus: _WorkloadGpus
     plans: ApiPlans
     rates: KeptRates
     reconciler: Reconciler
@@ -345,19 +358,19 @@ class _Session:
 
 
 class WorkloadKeeper:
-    """Carries one Workload, in a thread of its own, until it is gone.
+    """Plans one Workload and carries out its plans, in a thread of its own, until the Workload is gone.
 
     Attributes:
-        wake: set it to have it look at once.
+        wake: an event to be set for an immediate step.
     """
 
-    def __init__(self, world: _World, namespace: str, name: str, ended: Callable[[], None]) -> None:
+    def __init__(self, context: _KeeperContext, namespace: str, name: str, ended: Callable[[], None]) -> None:
         self.wake = threading.Event()
         self.status = WorkloadStatus()
-        self._world = world
+        self._context = context
         self._namespace, self._name = namespace, name
         self._ended = ended
-        self._api = world.api.within(namespace)
+        self._api = context.api.within(namespace)
         self._ending = threading.Event()
         self._records: WorkloadRecords | None = None
         self._events: EventLog | None = None
@@ -368,23 +381,23 @@ class WorkloadKeeper:
         self._failures = 0
         self._not_before = float("-inf")
         self._generation = 0
-        self._look_in_s = world.settings.poll_s
-        self._accepted = "", float("-inf")  # the version that was read last, and when
+        self._look_in_s = context.settings.poll_s
+        self._accepted = "", float("-inf")  # resource version and time of the last reading
         self._thread = threading.Thread(target=self._run, name=f"workload {namespace}/{name}", daemon=True)
         self._thread.start()
 
     @property
     def over(self) -> bool:
-        """Whether it has ended."""
+        """Whether its thread has ended."""
         return not self._thread.is_alive()
 
     def ask_to_end(self) -> None:
-        """Have it begin nothing more."""
+        """Ask the thread to end; it begins no further action."""
         self._ending.set()
         self.wake.set()
 
     def join(self, timeout_s: float) -> None:
-        """Wait for its end."""
+        """Wait for the end of the thread."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -398,7 +411,7 @@ class WorkloadKeeper:
                     return
                 except PartitaError as error:
                     self._trouble("ApiTrouble" if isinstance(error, KubernetesError) else "Stopped", error)
-                except Exception as error:  # noqa: BLE001 -- one Workload's trouble is none of the others'
+                except Exception as error:  # noqa: BLE001 -- other Workloads must go on
                     self._tell("".join(traceback.format_exception(error)))
                     text = f"a fault in partita itself: {type(error).__name__}: {error}; see the controller's log"
                     self._set(Condition("Degraded", "True", "Fault", text))
@@ -410,12 +423,12 @@ class WorkloadKeeper:
 
     def _look(self) -> bool:
         """Take a step; return False if the Workload is gone."""
-        found = self._world.workloads.get(self._name, self._namespace)
+        found = self._context.workloads.get(self._name, self._namespace)
         if found is None or (self._records is not None and self._records.owner.uid != found.metadata.uid):
             return False
         if self._records is None:
             self._records = WorkloadRecords(
-                self._api, found, self._world.plans, self._world.transitions, self._tell
+                self._api, found, self._context.plans, self._context.transitions, self._tell
             )
             self._events = EventLog(self._records, self._tell)
             self.status = self._written = found.status
@@ -434,24 +447,24 @@ class WorkloadKeeper:
         return True
 
     def _share(self) -> None:
-        """Let Jobs have what services leave free."""
-        self._look_in_s = self._world.settings.poll_s
-        jobs = self._session.ground.jobs if self._session is not None else None
+        """Let the Jobs take a step."""
+        self._look_in_s = self._context.settings.poll_s
+        jobs = self._session.gpus.jobs if self._session is not None else None
         if self._session is not None and jobs is not None:
-            now = self._session.ground.driver.clock.now()
+            now = self._session.gpus.driver.clock.now()
             self._look_in_s = min(self._look_in_s, max(0.0, jobs.step(now) - now))
 
     # Reading
 
     def _stale(self, found: WorkloadObject) -> bool:
-        """Whether a Workload is to be read again: pods of Jobs wake its keeper far more often than it changes."""
+        """Whether a Workload must be read again; Jobs' pods wake its keeper far more often than it changes."""
         version, at = self._accepted
         if self._session is None or version != found.metadata.resource_version:
             return True
-        return time.monotonic() >= at + self._world.settings.poll_s
+        return time.monotonic() >= at + self._context.settings.poll_s
 
     def _accept(self, found: WorkloadObject) -> None:
-        """Have a session for the Workload as it is now, or say why it cannot be carried."""
+        """Open a session for the current spec, or report in a condition why it is refused."""
         self._generation = generation = found.metadata.generation
         try:
             loaded = self._read(found)
@@ -480,13 +493,13 @@ class WorkloadKeeper:
         """Return a Workload with its tables.
 
         Raises:
-            RefusedWorkloadError: it cannot be carried as it is.
+            RefusedWorkloadError: the spec or a table has faults, or another Workload has the GPUs.
         """
         name = f"Workload {self._namespace}/{self._name}"
         try:
             spec = read_spec(found.spec, name)
             for at, template in _templates(spec):
-                for fault in self._world.drivers.refusals(template):
+                for fault in self._context.drivers.refusals(template):
                     raise InputError(fault.what, where=f"{at}.{fault.where}", hint=fault.hint)
         except InputError as error:
             raise RefusedWorkloadError("InvalidSpec", error) from None
@@ -504,17 +517,17 @@ class WorkloadKeeper:
         except InputError as error:
             raise RefusedWorkloadError("InvalidSpec", error) from None
         generation = found.metadata.generation
-        return _Loaded(document, generation, spec, prepared, self._world.settings, self._interrupted)
+        return _Loaded(document, generation, spec, prepared, self._context.settings, self._interrupted)
 
     def _refuse_taken(self, found: WorkloadObject, spec: WorkloadSpec) -> None:
-        """Refuse a Workload whose GPUs an older one has.
+        """Check that no other Workload has GPUs of this one.
 
         Raises:
-            RefusedWorkloadError: one has.
+            RefusedWorkloadError: another one has them already, or is older.
         """
         mine = {pool.model for pool in spec.gpus}
         holding = self._session is not None
-        for other in self._world.workloads.values():
+        for other in self._context.workloads.values():
             if other.metadata.uid == found.metadata.uid or not _goes_first(other, found, holding=holding):
                 continue
             models, nodes = _wanted(other)
@@ -523,10 +536,10 @@ class WorkloadKeeper:
                 continue
             both = [
                 node.metadata.name
-                for node in self._world.nodes.values()
-                if _has(node, spec.nodes) and _has(node, nodes)
+                for node in self._context.nodes.values()
+                if node.has_labels(spec.nodes) and node.has_labels(nodes)
             ]
-            if both or not self._world.nodes.values():
+            if both or not self._context.nodes.values():
                 place = f" on node {min(both)}" if both else ""
                 whose = f"{other.metadata.namespace}/{other.metadata.name}"
                 error = InputError(
@@ -539,42 +552,42 @@ class WorkloadKeeper:
     # Acting
 
     def _open(self, loaded: _Loaded) -> None:
-        """Have a session, with the driver of the one before if it is for the same GPUs."""
-        before, world, records, events = self._session, self._world, self._records, self._events
+        """Open a session; it takes over the driver of the previous one if the GPUs are the same."""
+        before, context, records, events = self._session, self._context, self._records, self._events
         if records is None or events is None:
             raise AssertionError("the Workload was not read")
         same = before is not None and (
             (before.loaded.models, before.loaded.spec.nodes) == (loaded.models, loaded.spec.nodes)
         )
         if before is not None and same:
-            ground = before.ground
+            gpus = before.gpus
             self._session = None
         else:
             self._close_session()
             nodes = loaded.spec.nodes
 
             def chosen(node: str, model: str) -> bool:
-                known = world.nodes.get(node)
-                return model in loaded.models and known is not None and _has(known, nodes)
+                known = context.nodes.get(node)
+                return model in loaded.models and known is not None and known.has_labels(nodes)
 
-            driver = world.drivers.open(self._api, self._name, self._template, chosen)
-            ground = self._ground(driver, EventLog(records, self._tell))
+            driver = context.drivers.open(self._api, self._name, self._template, chosen)
+            gpus = self._gpus(driver, EventLog(records, self._tell))
         spec = loaded.spec
         journal = ApiJournal(records, events, self._serving)
         plans = ApiPlans(records, events, loaded.document, manual=spec.approve == "Manual")
-        rates = rates_from(spec.rates, self._api, self._namespace, world.settings.gateways)
+        rates = rates_from(spec.rates, self._api, self._namespace, context.settings.gateways)
         reconciler = Reconciler(
-            self._controller(ground.shared, journal, spec.algorithm),
+            self._controller(gpus.shared, journal, spec.algorithm),
             loaded,
             rates,
-            world.settings.hysteresis,
+            context.settings.hysteresis,
             TransitionOptions(spec.algorithm, spec.extra_gpus),
             plans=plans,
         )
-        self._session = _Session(loaded, ground, journal, plans, rates, reconciler)
+        self._session = _Session(loaded, gpus, plans, rates, reconciler)
 
-    def _ground(self, driver: ClosableDriver, events: EventLog) -> _Ground:
-        """Share a Workload's GPUs with the Jobs of its queue, where the driver can give them any."""
+    def _gpus(self, driver: ClosableDriver, events: EventLog) -> _WorkloadGpus:
+        """Share a Workload's GPUs with the Jobs of its queue, if the driver supports it."""
         shared = SharedDriver(driver)
         jobs = None
         if isinstance(driver, LendsInstances):
@@ -582,27 +595,27 @@ class WorkloadKeeper:
                 self._api, self._name, driver, driver, events, tell=self._tell, wake=self.wake.set
             )
             shared.share_with(jobs)
-        return _Ground(driver, shared, jobs)
+        return _WorkloadGpus(driver, shared, jobs)
 
     def _controller(self, driver: SharedDriver, journal: ApiJournal, algorithm: str) -> Controller:
-        world = self._world
+        context = self._context
         executor = TransitionExecutor(
             driver,
             journal,
             _Reporter(journal, self._tell),
-            world.settings.backoff,
+            context.settings.backoff,
             random.Random(),
             self._interrupted,
             ahead=driver.expect,
         )
         made = registry.make("transition_algorithms", algorithm)
-        return Controller(executor, made, world.drivers.durations, f"kubectl get workload {self._name}")
+        return Controller(executor, made, context.drivers.durations, f"kubectl get workload {self._name}")
 
     def _template(self, service: str) -> Mapping[str, Any]:
-        """Return a service's pod template as it is now.
+        """Return a service's current pod template.
 
         Raises:
-            InputError: it has none.
+            InputError: the service has none.
         """
         session = self._session
         if session is not None:
@@ -611,22 +624,24 @@ class WorkloadKeeper:
                 found = each.pod or spec.pod
                 if each.name == service and found is not None:
                     return found
-        raise InputError("it has no pod template", where=f"services.{service}.pod", hint="give it a pod")
+        raise InputError(
+            "the service has no pod template", where=f"services.{service}.pod", hint="give it a pod"
+        )
 
     def _interrupted(self) -> bool:
-        """Say whether what is under way is to stop: an end was asked for, or the Workload is another."""
+        """Say whether running work must stop: the thread is to end, or the Workload has changed."""
         if self._ending.is_set():
             return True
-        found = self._world.workloads.get(self._name, self._namespace)
+        found = self._context.workloads.get(self._name, self._namespace)
         if found is None:
-            return False  # the API server may be away, or it is being deleted: its finalizer is ours
+            return False  # as our finalizer keeps a deleted Workload, the cache may just be incomplete
         meta = found.metadata
         draining = self.status.state == "Draining"
         return (meta.deletion_timestamp is not None) is not draining or meta.generation != self._generation
 
     def _step(self, session: _Session) -> None:
-        """Let the reconciler take a step, and put into conditions what comes of it."""
-        seen = changes(session.ground.shared, session.mark, ())
+        """Let the reconciler take a step, and report the result in conditions."""
+        seen = changes(session.gpus.shared, session.mark, ())
         session.mark = seen.mark
         quiet = not seen.gpus and not seen.gone
         if quiet and session.settled and session.loaded.spec.rates is None:
@@ -654,11 +669,11 @@ class WorkloadKeeper:
             self._failures = 0
             session.settled = True
             self._set(Condition("Degraded", "False", "AsExpected", ""))
-        self._describe(session, session.ground.shared.observe())
+        self._describe(session, session.gpus.shared.observe())
 
     def _trouble(self, reason: str, error: PartitaError) -> None:
-        """Say what keeps this from going on, and look again after a while."""
-        self._tell(f"{_text(error)}; looking again")
+        """Report an error, and try again after a pause."""
+        self._tell(f"{_text(error)}; trying again")
         self._set(Condition("Degraded", "True", reason, _text(error)))
         self._pause()
         with suppress(LostLeadershipError):
@@ -666,14 +681,14 @@ class WorkloadKeeper:
 
     def _pause(self) -> None:
         self._failures += 1
-        backoff = self._world.settings.backoff
+        backoff = self._context.settings.backoff
         self._not_before = time.monotonic() + backoff.delay(self._failures, random.Random())
 
     def _delete(self, found: WorkloadObject) -> bool:
-        """End what the Workload runs, as it says; return False once it may go."""
+        """Drain or orphan the replicas of a deleted Workload; return False once the Workload may go."""
         if FINALIZER not in found.metadata.finalizers:
             return False
-        records, events, world = self._records, self._events, self._world
+        records, events, context = self._records, self._events, self._context
         if records is None or events is None:
             raise AssertionError("the Workload was not read")
         self._generation = found.metadata.generation
@@ -681,7 +696,7 @@ class WorkloadKeeper:
         self._set(Condition("Accepted", "False", "Deleted", "it is deleted"), state="Draining")
         self._flush(force=True)
         journal = ApiJournal(records, events, self._serving)
-        driver = world.drivers.open(self._api, self._name, self._template, lambda _node, _model: True)
+        driver = context.drivers.open(self._api, self._name, self._template, lambda _node, _model: True)
         try:
             if found.spec.get("deletionPolicy", "Drain") == "Drain":
                 observation = driver.observe()
@@ -701,18 +716,18 @@ class WorkloadKeeper:
 
     def _finalizers(self, found: WorkloadObject, wanted: Sequence[str]) -> None:
         meta = {"resourceVersion": found.metadata.resource_version, "finalizers": list(wanted)}
-        with suppress(NotFoundError, ConflictError):  # another look comes
+        with suppress(NotFoundError, ConflictError):  # the next step tries again
             self._api.patch(WORKLOADS, self._name, {"metadata": meta})
 
     def _close_session(self) -> None:
         session, self._session = self._session, None
         if session is not None:
-            session.ground.close()
+            session.gpus.close()
 
-    # Telling
+    # Reporting
 
     def _describe(self, session: _Session, observation: Observation) -> None:
-        """Put into the status what is planned and what runs."""
+        """Write into the status what is planned and what runs."""
         current = deployed(observation)
         self._serving(current.capacity(), current.used)
         newest = session.plans.newest()
@@ -762,7 +777,7 @@ class WorkloadKeeper:
         return found[-1].metadata.name if found else ""
 
     def _serving(self, capacity: Mapping[str, float], used: int) -> None:
-        """Take down what is ready, while a transition is under way too."""
+        """Write into the status what is ready; called during transitions too."""
         session = self._session
         rates: Mapping[str, float] = {}
         fields: dict[str, Any] = {}
@@ -784,7 +799,7 @@ class WorkloadKeeper:
         )
 
     def _flush(self, *, force: bool) -> None:
-        """Write the status if it is another, and was not written just now."""
+        """Write the status if it has changed; unless forced, not more often than every `PROGRESS_S`."""
         now = time.monotonic()
         if self.status == self._written or (now < self._write_at and not force):
             return
@@ -804,29 +819,29 @@ class WorkloadKeeper:
             self._events.say(self._records.about, reason, text, warning=True)
 
     def _tell(self, text: str) -> None:
-        self._world.tell(f"{self._namespace}/{self._name}: {text}")
+        self._context.tell(f"{self._namespace}/{self._name}: {text}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Reporter:
-    """What the executor tells: progress to the journal, the rest to the log."""
+    """The executor's reporter: writes progress to the journal, notes to the log."""
 
     journal: ApiJournal
     tell: Callable[[str], None]
 
     def began(self, action: Any) -> None:  # noqa: ANN401
-        """Do nothing: progress tells it."""
+        """Do nothing: the progress shows it."""
 
     def ended(self, ended: Any, done: int, total: int) -> None:  # noqa: ANN401
-        """Count it, and tell what failed."""
+        """Report an action that has ended to the journal."""
         self.journal.ended(ended, done, total)
 
     def note(self, text: str) -> None:
-        """Tell something."""
+        """Write a note to the log."""
         self.tell(text)
 
     def observed(self, view: Any) -> None:  # noqa: ANN401
-        """Write the progress."""
+        """Report an observation to the journal."""
         self.journal.observed(view)
 
 
@@ -852,12 +867,12 @@ def _text(error: PartitaError) -> str:
 
 
 def _goes_first(other: WorkloadObject, mine: WorkloadObject, *, holding: bool) -> bool:
-    """Say whether another Workload has GPUs that two want: who has them already, or else the older one.
+    """Say whether another Workload comes first for GPUs that both want: if it has them already, or is older.
 
     Args:
-        other: the other one.
-        mine: this one.
-        holding: whether this one was accepted before.
+        other: the other Workload.
+        mine: this Workload.
+        holding: whether this Workload was accepted before.
     """
     accepted = next((each for each in other.status.conditions if each.type == "Accepted"), None)
     held = other.status.gpus > 0 or (accepted is not None and accepted.status == "True")
@@ -873,7 +888,7 @@ def _age(workload: WorkloadObject) -> tuple[str, str]:
 
 
 def _wanted(workload: WorkloadObject) -> tuple[set[str], Mapping[str, str]]:
-    """Return the models and the node labels of another Workload, as far as they can be read."""
+    """Return the models and node labels of another Workload, as far as its spec is valid."""
     models: set[str] = set()
     pools = workload.spec.get("gpus")
     for pool in pools if isinstance(pools, list) else []:
@@ -881,7 +896,3 @@ def _wanted(workload: WorkloadObject) -> tuple[set[str], Mapping[str, str]]:
             models.add(gpu_model(str(pool.get("model"))).name)
     nodes = workload.spec.get("nodes")
     return models, nodes if isinstance(nodes, dict) else {}
-
-
-def _has(node: Node, labels: Mapping[str, str]) -> bool:
-    return all(node.metadata.labels.get(key) == value for key, value in labels.items())

@@ -1,14 +1,15 @@
-"""Drives GPUs through Dynamic Resource Allocation: an instance is a claim, a replica a pod (the port's `Driver`).
+"""The driver for GPUs under Dynamic Resource Allocation: an instance is a claim, a replica is a pod.
 
-- An instance is a ResourceClaim that Partita allocates on the exact device of the plan. NVIDIA's DRA driver cuts the
-  GPU when a pod that holds the claim starts, and mends it when that pod is gone. So creating takes two writes, and
-  cutting is a part of starting.
-- Before anything counts on an allocation, it is read back and held against the plan (`allocation_check`).
-- A replica is a pod of the service's template, and answers when it is Ready. Deleting it has it drain by its grace.
-- Taints keep strangers' claims off (`fence`), and a PodDisruptionBudget a service others' evictions.
+- An instance is a ResourceClaim that Partita allocates on the exact device of the plan. NVIDIA's DRA driver creates
+  the MIG instance when a pod with the claim starts, and destroys it when that pod is gone. So creating an instance
+  takes two writes, and the GPU is cut while the replica starts.
+- Each allocation is read back and compared with the plan before anything relies on it (`allocation_check`).
+- A replica is a pod from the service's template. It serves when it is Ready, and drains when it is deleted, for at
+  most its grace period.
+- Taints keep other users' claims off the GPUs (`fence`); PodDisruptionBudgets prevent evictions (`evictions`).
 
-Writes are made by a pool of threads; an action ends when the caches show its effect, so `observe` is never older than
-an action that has ended. While the API server is away nothing fails before its time: writes are tried again.
+A pool of threads makes the writes. An action ends when the caches show its effect, so `observe` is never older than
+an action that has ended. While the API server is unreachable, writes are retried until the action's time limit.
 """
 
 from __future__ import annotations
@@ -41,13 +42,14 @@ from partita.drive.driver import (
 from partita.errors import InputError, PartitaError
 from partita.kubernetes.allocation_check import WantedDevice, allocation_faults
 from partita.kubernetes.claims import (
-    FINALIZER,
     LENT,
     PROTECTION,
     RESOURCE_CLAIM,
     ClaimedInstance,
     allocated_body,
     claim_body,
+    remove_claim,
+    remove_finalizer,
 )
 from partita.kubernetes.cluster_state import ClusterState, SharedCaches
 from partita.kubernetes.evictions import EvictionGuard
@@ -87,31 +89,29 @@ if TYPE_CHECKING:
     from partita.kubernetes.claims import ResourceClaim
     from partita.kubernetes.inventory import ClusterGpu, Inventory
     from partita.kubernetes.objects import Body
-    from partita.kubernetes.pods import Pod
     from partita.mig.layout import Placement
     from partita.sim.clock import Clock
 
 T = TypeVar("T")
 
 DURATIONS = Durations(create_instance=0.1, destroy_instance=0.1, start_replica=5.7, stop_replica=32.3)
-"""How long actions take by default: claims are two writes, and cutting (0.13 s, `MEASURED`) falls in the start, with
-which the scheduler and the kubelet need some tenths of a second more."""
+"""Default predicted durations. A claim takes two writes. A start includes cutting (0.13 s, `MEASURED`), and some
+tenths of a second of the scheduler and the kubelet."""
 
 _TICK_S = 1.0
-_TIDY_S = 1.0  # between two looks at what no action is about
-_LOOK_AGAIN_S = 60.0  # after which taint rules are read anew
-_WRITE_S = 120.0  # after which an action that is only writes is given up, and a stop that is over its grace
+_TIDY_S = 1.0  # between two checks for what has to be tidied up
+_LOOK_AGAIN_S = 60.0  # between two restorations of taint rules and disruption budgets
+_WRITE_S = 120.0  # limit of an action that only writes, and of a stop after its grace period
 
 
 @dataclass(frozen=True, slots=True)
 class DraSettings:
-    """How a cluster is driven.
+    """Settings of the driver.
 
     Attributes:
         start_timeout_s: seconds after which a pod that is not ready is given up.
-        keep_off: how strangers' claims are kept off: by `DeviceTaints`, or by other means that are none of Partita's
-            (`None`).
-        writers: most writes under way at once.
+        keep_off: what keeps other users' claims off the GPUs: `DeviceTaints`, or `None` if not Partita's concern.
+        writers: limit of concurrent writes.
     """
 
     start_timeout_s: float = 600.0
@@ -124,10 +124,11 @@ class _Running:
     """An action under way.
 
     Attributes:
-        until: when it is given up, by the monotonic clock.
-        uid: of the object whose fate decides.
-        version: up to which the cache must be before an object that it does not show counts as gone.
-        written: all that is to be written is.
+        until: when the action is given up, on the monotonic clock.
+        uid: of the claim or pod that decides how the action ends.
+        version: resource version that the cache must have reached before a missing object counts as deleted.
+        written: whether all its writes are done.
+        ending: whether a thread is already ending it.
     """
 
     action: Action
@@ -142,16 +143,18 @@ class DraDriver:
     """A driver of the GPUs of a Kubernetes cluster whose nodes run NVIDIA's DRA driver with dynamic MIG.
 
     Args:
-        api: the cluster's; claims and pods are made in its namespace.
-        workload: name of the Workload that they are labelled with. What bears another's label is a stranger's.
-        template: returns a service's pod template, and raises `InputError` for one that there is none of.
-        shared: what it shares with other drivers of the cluster; None for its own.
-        owners: what claims and pods go with, as owner references.
-        chosen: says whether a GPU is of the cluster that is driven.
-        settings: how.
+        api: the cluster's; claims and pods are created in its namespace.
+        workload: name of the Workload, which labels its claims and pods. Objects with another label are not touched.
+        template: returns a service's pod template, and raises `InputError` if the service has none.
+        shared: caches that drivers of the cluster share; None for caches of its own.
+        owners: owner references of the claims and pods.
+        chosen: says whether the driver manages a GPU.
+        settings: of the driver; None for the defaults.
+        clock: for `wait`; None for the wall clock.
+        patience_s: seconds to wait for the first observation.
 
     Raises:
-        DriveError: the cluster cannot be looked at.
+        DriveError: the cluster cannot be observed.
     """
 
     def __init__(
@@ -183,13 +186,13 @@ class DraDriver:
         self._ended: list[ActionResult] = []
         self._making: defaultdict[str, dict[Placement, str]] = defaultdict(
             dict
-        )  # action, by GPU and placement
+        )  # actions, by GPU and placement
         self._closed = threading.Event()
         self._writers = ThreadPoolExecutor(self._settings.writers, thread_name_prefix="dra")
-        self._own_caches = SharedCaches(api) if shared is None else None
+        caches = shared or SharedCaches(api)
+        self._own_caches = caches if shared is None else None
         self._untidy = threading.Event()
         self._tidier = threading.Thread(target=self._tidy, name=f"tidy {workload}", daemon=True)
-        caches = shared or self._own_caches or SharedCaches(api)
         self._state = ClusterState(api, caches, workload, chosen, self._changed)
         try:
             self._state.synced(patience_s)
@@ -200,17 +203,17 @@ class DraDriver:
 
     @property
     def clock(self) -> Clock:
-        """The clock that this cluster lives by: the wall's."""
+        """The clock of `wait`."""
         return self._clock
 
     @property
     def writes(self) -> Mapping[tuple[str, str], int]:
-        """How many writes were sent, by verb and resource."""
+        """Writes sent so far, by verb and resource."""
         return self._api.writes
 
     @property
     def inventory(self) -> Inventory:
-        """All GPUs, those that cannot be used too, and what a person should know of them."""
+        """All GPUs, including those that cannot be used, and warnings about them."""
         return self._state.inventory
 
     def observe(self) -> Observation:
@@ -219,7 +222,7 @@ class DraDriver:
         return Observation(tuple(sorted((gpu for gpu in found if gpu is not None), key=lambda gpu: gpu.id)))
 
     def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
-        """Return the GPUs that may have changed since the look that gave the mark, and those touched."""
+        """Return the GPUs that may have changed since the observation that gave the mark, and those touched."""
         number = self._state.number
         if not isinstance(mark, int):
             return Changes(number, self.observe().gpus)
@@ -229,7 +232,7 @@ class DraDriver:
         return Changes(number, tuple(gpu for gpu in found.values() if gpu is not None), gone)
 
     def begin(self, action: Action) -> None:
-        """Start an action; what goes wrong is told by `wait`."""
+        """Start an action; `wait` returns its result."""
         running = _Running(action, time.monotonic() + self._allowed_s(action))
         with self._lock:
             self._running[action.id] = running
@@ -237,7 +240,7 @@ class DraDriver:
         self._writers.submit(self._perform, running)
 
     def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
-        """Return the actions that ended; block until there are any, or until that time."""
+        """Return the actions that have ended; block until there are any, or until that time of the clock."""
         with self._news:
             self._dirty |= self._running.keys()
             while True:
@@ -253,15 +256,13 @@ class DraDriver:
                     self._dirty |= self._running.keys()
 
     def adopt(self, gpu: str, placement: Placement) -> None:
-        """Refuse: a claim is of whoever made it.
+        """Refuse: a claim belongs to whoever created it.
 
         Raises:
             RefusedError: always.
         """
-        hint = "delete it with what uses it, or leave this GPU out"
-        raise RefusedError(
-            "a claim that someone else made stays theirs", where=f"{gpu} {placement}", hint=hint
-        )
+        hint = "delete the claim and the pods that use it, or leave this GPU out"
+        raise RefusedError("somebody else's claim cannot be adopted", where=f"{gpu} {placement}", hint=hint)
 
     @property
     def start_timeout_s(self) -> float:
@@ -269,11 +270,11 @@ class DraDriver:
         return self._settings.start_timeout_s
 
     def lent(self) -> tuple[tuple[str, Placement, ResourceClaim], ...]:
-        """Return the claims of jobs' pods that hold an instance: its GPU, its placement, the claim."""
+        """Return the GPU, placement and claim of each instance that a Job's pod holds."""
         return tuple(self._state.lent())
 
     def unlent(self) -> tuple[ResourceClaim, ...]:
-        """Return the claims of jobs' pods in this namespace that hold nothing yet."""
+        """Return the claims of Jobs' pods in this namespace that are not allocated yet."""
         return tuple(
             claim
             for claim in self._state.claims.values()
@@ -284,18 +285,18 @@ class DraDriver:
         )
 
     def lend(self, claim: ResourceClaim, spec: Body, gpu_id: str, placement: Placement) -> None:
-        """Allocate a claim that was made for a pod on an exact instance; return when the caches show it.
+        """Allocate the claim of a Job's pod on an exact instance; return when the caches show it.
 
-        Such a claim has Kubernetes' finalizer, and goes with its pod.
+        Such a claim gets Kubernetes' finalizer, and is removed with its pod.
 
         Args:
             claim: not allocated yet.
-            spec: its spec, which asks for one device as `REQUEST`.
-            gpu_id: on which GPU.
-            placement: where on it.
+            spec: of the claim, with one request called `REQUEST`.
+            gpu_id: of the instance.
+            placement: of the instance.
 
         Raises:
-            DriveError: it cannot be allocated there.
+            DriveError: the claim cannot be allocated there.
         """
         action = Action(
             f"lend {claim.metadata.uid}", ActionKind.CREATE_INSTANCE, gpu_id, placement, None, (), 0.1
@@ -324,23 +325,23 @@ class DraDriver:
         except DriveError:
             now = {**whole["metadata"], "resourceVersion": written.metadata.resource_version}
             body = {**whole, "metadata": now, "status": {}}
-            # Where its pod has it already it stays: the node makes no instance that overlaps.
+            # If its pod uses the claim already, it keeps the allocation: the node creates no overlapping instance.
             with suppress(KubernetesError):
                 self._api.replace(RESOURCE_CLAIM, body, subresource="status")
             raise
 
     def release(self) -> None:
-        """Let strangers have the GPUs again, and keep no evictions off any more.
+        """Delete the taint rules and the disruption budgets.
 
         Raises:
-            KubernetesError: the taint rules or the disruption budgets cannot be taken away.
+            KubernetesError: they cannot be deleted.
         """
         if self._settings.keep_off == "DeviceTaints":
             self._fence.lift()
         self._evictions.lift()
 
     def close(self) -> None:
-        """Let go of the cluster, which goes on as it is."""
+        """End the threads and watches; what runs in the cluster goes on."""
         self._closed.set()
         self._writers.shutdown(wait=True, cancel_futures=True)
         if self._tidier.is_alive():
@@ -350,10 +351,10 @@ class DraDriver:
         if self._own_caches is not None:
             self._own_caches.close()
 
-    # Keeping order
+    # Tidying up
 
     def _tidy(self) -> None:
-        """Keep in order what no action is about, in a thread of its own."""
+        """Restore fences and budgets and remove useless claims, in a thread of its own."""
         looked = time.monotonic()
         while not self._closed.wait(_TIDY_S):
             again = time.monotonic() > looked + _LOOK_AGAIN_S
@@ -368,12 +369,12 @@ class DraDriver:
                     self._evictions.keep({pod.metadata.labels.get(SERVICE, "") for pod in running})
                 self._keep_off()
                 for claim in self._useless():
-                    self._remove(claim)
-            except PartitaError:  # away, or without the lease: the next time
+                    remove_claim(self._api, claim)
+            except PartitaError:  # the server is unreachable, or the lease is lost: try again next time
                 self._untidy.set()
 
     def _keep_off(self) -> None:
-        """Have strangers kept off all nodes where we have instances, though somebody took the rules away."""
+        """Fence all nodes with instances of ours, in case somebody deleted the rules."""
         if self._settings.keep_off != "DeviceTaints":
             return
         ours = (claim for claim in self._state.claims.values() if self._state.ours(claim))
@@ -384,14 +385,13 @@ class DraDriver:
         self._fence.keep(chosen, {node: len(found) for node, found in there.items()})
 
     def _useless(self) -> list[ResourceClaim]:
-        """Return our claims that are of no use any more.
+        """Return our claims that no pod uses and that were deleted, or whose nodes no longer exist.
 
-        Those are claims that somebody deleted, once no pod uses them, and those on GPUs whose node is gone for good:
-        such a node's pods go by themselves, its claims do not.
+        Kubernetes removes the pods of a deleted node, but not its claims.
         """
         found = []
         for claim in self._state.claims.values():
-            if not self._state.ours(claim) or claim.users or self._pod_of(claim) is not None:
+            if not self._state.ours(claim) or claim.users or self._state.pod_of(claim) is not None:
                 continue
             lost = all(self._state.gpu(each) is None for each in self._state.gpus_of(claim))
             if claim.leaving or (lost and not self._state.nodes_of(claim)):
@@ -405,14 +405,14 @@ class DraDriver:
             case ActionKind.START_REPLICA:
                 return self._settings.start_timeout_s
             case ActionKind.STOP_REPLICA:
-                pod = self._pod_at(action.gpu, action.placement)
+                pod = self._state.pod_at(action.gpu, action.placement)
                 grace = pod.spec.termination_grace_period_seconds if pod else None
                 return (GRACE_S if grace is None else grace) + _WRITE_S
             case ActionKind.CREATE_INSTANCE | ActionKind.DESTROY_INSTANCE:
                 return _WRITE_S
 
     def _perform(self, running: _Running) -> None:
-        """Write what an action wants; in a thread of its own."""
+        """Make an action's writes, in a thread of the pool."""
         action = running.action
         try:
             match action.kind:
@@ -429,7 +429,7 @@ class DraDriver:
         except InputError as error:
             where = f"{place(action)}: {error.where}" if error.where else place(action)
             self._end(running, RefusedError(error.what, where=where, hint=error.hint))
-        except Exception as error:  # noqa: BLE001 -- else the controller would wait for it for ever
+        except Exception as error:  # noqa: BLE001 -- otherwise the controller would wait for the action for ever
             self._end(running, as_drive_error(error, place(action)))
         else:
             with self._news:
@@ -438,11 +438,11 @@ class DraDriver:
                 self._news.notify_all()
 
     def _send(self, running: _Running, write: Callable[[], T]) -> T:
-        """Return what a write returns, which is tried again while the server does not answer.
+        """Return the result of a write, which is retried while the server does not answer.
 
         Raises:
-            KubernetesError: the server refuses.
-            TimedOutError: it has not answered in the action's time.
+            KubernetesError: the server refuses the write.
+            TimedOutError: the action's time limit is over.
         """
         pause = 0.2
         while True:
@@ -454,16 +454,16 @@ class DraDriver:
                 pause = min(2 * pause, 5.0)
 
     def _usable(self, action: Action) -> ClusterGpu:
-        """Return the GPU of an action if it is there and answers.
+        """Return an action's GPU.
 
         Raises:
-            GpuLostError: it is not, or does not.
+            GpuLostError: it does not exist, or does not answer.
         """
         gpu = self._state.gpu(action.gpu)
         if gpu is None:
             raise GpuLostError("there is no such GPU", where=action.gpu)
         if gpu.condition is GpuCondition.LOST:
-            raise GpuLostError(gpu.why or "it does not answer", where=action.gpu)
+            raise GpuLostError(gpu.why or "the GPU does not answer", where=action.gpu)
         return gpu
 
     # Instances
@@ -472,7 +472,7 @@ class DraDriver:
         action = running.action
         gpu = self._usable(action)
         if gpu.condition is not GpuCondition.READY:
-            raise RefusedError(gpu.why or "it cannot be cut", where=action.gpu)
+            raise RefusedError(gpu.why or "the GPU cannot be cut", where=action.gpu)
         device = gpu.devices.get(action.placement)
         if device is None:
             raise NoRoomError("the GPU has no such device", where=place(action))
@@ -481,19 +481,20 @@ class DraDriver:
         with self._holding(running, gpu):
             claim = self._claimed(running, instance)
             running.uid, running.version = claim.metadata.uid, int(claim.metadata.resource_version)
-            # The place is ours alone until the caches show the claim: whoever comes next sees it there.
+            # The placement stays reserved until the caches show the claim, so that the next action sees it.
             self._await(running, lambda: self._state.claims.version >= running.version)
 
     @contextmanager
     def _holding(self, running: _Running, gpu: ClusterGpu) -> Iterator[None]:
-        """Take a placement among the actions of this process, for the time of writing.
+        """Reserve a placement among the actions of this process while it is being written.
 
         Raises:
-            NoRoomError: what stands, or what is being made, leaves no room for it.
+            NoRoomError: existing instances, or those being created, overlap it.
+            RefusedError: the model of the GPU is unknown, or the instance is not ours.
         """
         action = running.action
         if gpu.model is None:
-            raise RefusedError(f"no model is known for the product {gpu.product!r}", where=action.gpu)
+            raise RefusedError(f"the product {gpu.product!r} is of no known model", where=action.gpu)
         with self._lock:
             seen = self._state.observed(gpu.id)
             standing = {each.placement: each for each in seen.instances} if seen else {}
@@ -512,11 +513,12 @@ class DraDriver:
                 self._making[gpu.id].pop(action.placement, None)
 
     def _claimed(self, running: _Running, instance: ClaimedInstance) -> ResourceClaim:
-        """Return the claim of an instance, made and allocated as far as it is not.
+        """Return the claim of an instance; create and allocate it if it is not there.
 
         Raises:
-            KubernetesError: it cannot be.
+            KubernetesError: it cannot be created or allocated.
             RefusedError: a claim of that name is not ours.
+            InUseError: a claim of that name was deleted, and a pod still uses it.
         """
         body = claim_body(instance, self._workload, self._owners)
         known = self._state.claims.get(instance.name)
@@ -543,21 +545,21 @@ class DraDriver:
                 return allocated
 
     def _allocate(self, running: _Running, whole: Body) -> ResourceClaim | None:
-        """Return a claim once it is allocated; None if someone changed it meanwhile: it is to be read again."""
+        """Return the allocated claim; None if another client has changed it, so that it must be read again."""
         try:
             return self._send(running, lambda: self._api.replace(RESOURCE_CLAIM, whole, subresource="status"))
         except (ConflictError, NotFoundError):
             return None
 
     def _remove_leaving(self, running: _Running, claim: ResourceClaim) -> None:
-        """Have a claim that somebody deleted be gone, once no pod uses it.
+        """Finish the deletion of a claim that somebody deleted.
 
         Raises:
-            InUseError: one does.
+            InUseError: a pod still uses it.
         """
-        if self._pod_of(claim) is not None:
-            raise InUseError("its claim was deleted, and its pod runs still", where=claim.metadata.name)
-        self._send(running, lambda: self._let_go(claim))
+        if self._state.pod_of(claim) is not None:
+            raise InUseError("its claim was deleted, and its pod still runs", where=claim.metadata.name)
+        self._send(running, lambda: remove_finalizer(self._api, claim))
         self._await(running, lambda: self._is_gone(claim))
 
     def _fenced(self, running: _Running, gpu: ClusterGpu) -> None:
@@ -567,7 +569,7 @@ class DraDriver:
         chosen = [each for each in there if self._state.gpu(each.id) is not None]
         made = self._send(running, lambda: self._fence.keep(chosen, {gpu.node: len(there)}))
         if made:
-            # What the scheduler allocated before it saw the rule is in the claims' cache by then.
+            # Afterwards the claims' cache has whatever the scheduler allocated before it saw the rule.
             self._closed.wait(1.0)
 
     def _destroy(self, running: _Running) -> None:
@@ -577,54 +579,34 @@ class DraDriver:
             return
         if not self._state.ours(claim):
             raise foreign_error(place(action))
-        if self._pod_of(claim) is not None or self._state.strangers(claim):
+        if self._state.pod_of(claim) is not None or self._state.strangers(claim):
             raise InUseError("a pod uses its claim", where=place(action))
         running.uid = claim.metadata.uid
-        self._send(running, lambda: self._remove(claim))
-
-    def _remove(self, claim: ResourceClaim) -> None:
-        """Delete a claim of ours, and let it go."""
-        if not claim.leaving:
-            self._api.delete(
-                RESOURCE_CLAIM, claim.metadata.name, claim.metadata.namespace, uid=claim.metadata.uid
-            )
-        self._let_go(claim)
-
-    def _let_go(self, claim: ResourceClaim) -> None:
-        """Take our finalizer off a claim that is to go, if it is there still."""
-        others = [each for each in claim.metadata.finalizers if each != FINALIZER]
-        if len(others) == len(claim.metadata.finalizers):
-            return
-        changes = {"metadata": {"uid": claim.metadata.uid, "finalizers": others}}
-        try:
-            self._api.patch(RESOURCE_CLAIM, claim.metadata.name, changes, claim.metadata.namespace)
-        except (NotFoundError, ConflictError):
-            return  # gone, or another is in its place
+        self._send(running, lambda: remove_claim(self._api, claim))
 
     # Replicas
 
     def _start(self, running: _Running) -> None:
         action = running.action
         replica = replica_of(action)
-        self._usable(action)
+        gpu = self._usable(action)
         name = instance_name(action.gpu, action.placement)
         claim = self._state.claims.get(name)
         if claim is None or claim.status.allocation is None or claim.leaving:
-            raise NoRoomError("there is no whole instance to run on", where=place(action))
+            raise NoRoomError("the instance has no allocated claim", where=place(action))
         if not self._state.ours(claim):
             raise foreign_error(place(action))
         self._hold_against_plan(action, claim)
         if self._state.strangers(claim):
             raise InUseError("another pod uses its claim", where=place(action))
-        gpu = self._usable(action)
         there = PodPlace(name, f"{action.gpu} {action.placement}", gpu.node, name)
         body = pod_body(self._template(replica.service), replica, there, self._workload, self._owners)
         label = shortened(replica.service)
         self._send(running, lambda: self._evictions.guard(label))
-        pod = self._pod_at(action.gpu, action.placement)
+        pod = self._state.pod_at(action.gpu, action.placement)
         if pod is None:
             if gpu.condition is not GpuCondition.READY:
-                raise RefusedError(gpu.why or "nothing new may come", where=action.gpu)
+                raise RefusedError(gpu.why or "the GPU takes no new replicas", where=action.gpu)
             try:
                 pod = self._send(running, lambda: self._api.create(POD, body))
             except ExistsError:
@@ -632,7 +614,7 @@ class DraDriver:
         if pod.metadata.labels.get(WORKLOAD) != shortened(self._workload) or pod.claim != name:
             raise RefusedError("a pod of that name is someone else's", where=pod.metadata.name)
         if pod.leaving:
-            raise InUseError("the replica there drains", where=place(action))
+            raise InUseError("the replica there is draining", where=place(action))
         found = observed_replica(pod)
         if found is None:
             raise RefusedError("a pod without its annotations runs there", where=pod.metadata.name)
@@ -641,7 +623,7 @@ class DraDriver:
 
     def _stop(self, running: _Running) -> None:
         action = running.action
-        pod = self._pod_at(action.gpu, action.placement)
+        pod = self._state.pod_at(action.gpu, action.placement)
         if pod is None:
             self._stop_unknown(running)
             return
@@ -657,10 +639,10 @@ class DraDriver:
                 lambda: self._api.delete(POD, pod.metadata.name, pod.metadata.namespace, uid=running.uid),
             )
         except ConflictError:
-            return  # it is gone, and another is in its place
+            return  # it is gone, and another pod has replaced it
 
     def _stop_unknown(self, running: _Running) -> None:
-        """Stop a pod that was just made, and that the cache may not show yet."""
+        """Stop a pod that was just created, and that the cache may not show yet."""
         action = running.action
         name = pod_name(replica_of(action).service, instance_name(action.gpu, action.placement))
         try:
@@ -674,7 +656,7 @@ class DraDriver:
     # How actions end
 
     def _judge(self) -> None:
-        """Have those actions end whose effect is there, or can come no more, or that are out of time."""
+        """End the actions whose effect the caches show or can no longer show, or whose time limit is over."""
         dirty, self._dirty = self._dirty, set()
         now = time.monotonic()
         for name in dirty:
@@ -694,7 +676,7 @@ class DraDriver:
             elif over or (late and running.written):
                 self._finish(
                     running,
-                    error or TimedOutError("its effect is not seen in time", where=place(running.action)),
+                    error or TimedOutError("its effect did not show in time", where=place(running.action)),
                 )
 
     def _verdict(self, running: _Running) -> tuple[bool, DriveError | None]:
@@ -727,11 +709,11 @@ class DraDriver:
         return True, None
 
     def _hold_against_plan(self, action: Action, claim: ResourceClaim) -> None:
-        """Hold what stands in a claim against what the plan says.
+        """Compare a claim's allocation with the plan.
 
         Raises:
-            GpuLostError: the GPU is gone meanwhile.
-            NoRoomError: it is not exactly that, or another claim holds what overlaps it.
+            GpuLostError: the GPU no longer exists.
+            NoRoomError: the claim holds another device, or another claim holds an overlapping one.
         """
         gpu = self._state.gpu(action.gpu)
         if gpu is None or gpu.model is None or gpu.pool is None:
@@ -743,7 +725,7 @@ class DraDriver:
         )
         faults = allocation_faults(wanted, claim.devices, self._state.allocated_on(gpu), gpu.model)
         if faults:
-            hint = "`kubectl get resourceclaims -A` shows who holds what; delete the one that should not"
+            hint = "`kubectl get resourceclaims -A` shows all claims; delete the one that should not be there"
             raise NoRoomError(
                 f"the allocation is not what was planned: {faults[0]}", where=place(action), hint=hint
             )
@@ -752,21 +734,21 @@ class DraDriver:
         action = running.action
         if (lost := self._lost(action)) is not None:
             return True, lost
-        pod = self._pod_at(action.gpu, action.placement)
+        pod = self._state.pod_at(action.gpu, action.placement)
         if pod is None or pod.metadata.uid != running.uid:
             gone = self._state.pods.version >= running.version
             return gone, FailedError(
                 "its pod was deleted by someone else", where=place(action)
             ) if gone else None
         if pod.leaving:
-            return True, FailedError("its pod was asked to go by someone else", where=pod.metadata.name)
+            return True, FailedError("someone else is deleting its pod", where=pod.metadata.name)
         if pod.ended:
             return True, FailedError(why_not_ready(pod), where=pod.metadata.name)
         return pod.ready, None
 
     def _stopped(self, running: _Running) -> tuple[bool, DriveError | None]:
         action = running.action
-        pod = self._pod_at(action.gpu, action.placement, running.uid)
+        pod = self._state.pod_at(action.gpu, action.placement, running.uid)
         if pod is None:
             return self._state.pods.version >= running.version, None
         lost = self._lost(action)
@@ -779,26 +761,28 @@ class DraDriver:
         return GpuLostError((gpu.why if gpu else None) or "its node is gone", where=action.gpu)
 
     def _withdraw(self, running: _Running, error: DriveError) -> None:
-        """End the making of an instance whose claim is not what it should be, and take the claim away."""
+        """End the creation of an instance whose claim holds a wrong allocation, and remove the claim."""
         name = instance_name(running.action.gpu, running.action.placement)
         claim = self._state.claims.get(name)
-        if claim is not None and claim.metadata.uid == running.uid and self._pod_of(claim) is None:
+        if claim is not None and claim.metadata.uid == running.uid and self._state.pod_of(claim) is None:
             try:
-                self._send(running, lambda: self._remove(claim))
+                self._send(running, lambda: remove_claim(self._api, claim))
             except (KubernetesError, DriveError) as kept:
                 error = type(error)(
-                    f"{error.what}; its claim stays: {kept.what}", where=error.where, hint=error.hint
+                    f"{error.what}; its claim cannot be removed: {kept.what}",
+                    where=error.where,
+                    hint=error.hint,
                 )
         self._end(running, error)
 
     def _explain(self, running: _Running, error: DriveError | None) -> None:
-        """End the start of a replica that failed, with what the cluster says of its pod."""
+        """End the failed start of a replica, with the pod's own events in the error."""
         action = running.action
-        pod = self._pod_at(action.gpu, action.placement, running.uid)
+        pod = self._state.pod_at(action.gpu, action.placement, running.uid)
         said = []
         if running.uid:
             chosen = f"involvedObject.uid={running.uid}"
-            with suppress(KubernetesError):  # the error itself is told all the same
+            with suppress(KubernetesError):  # without events the error is reported all the same
                 found = self._api.list_objects(EVENT, self._api.namespace, fields=chosen)
                 said = [f"{each.reason}: {each.message}" for each in found.items if each.type == "Warning"]
         if error is None:
@@ -824,10 +808,10 @@ class DraDriver:
         self._ended.append(ActionResult(action, error))
 
     def _fresh(self) -> bool:
-        """Whether the caches are up to date: while the server is away, nobody's time runs out."""
+        """Whether the caches are up to date; while they are not, no action times out."""
         return all(cache.error is None for cache in (self._state.pods, self._state.claims, self._state.nodes))
 
-    # Looking
+    # Reading the caches
 
     def _changed(self, gpus: set[str]) -> None:
         with self._news:
@@ -837,41 +821,26 @@ class DraDriver:
         self._untidy.set()
 
     def _await(self, running: _Running, condition: Callable[[], bool]) -> None:
-        """Wait in a writer's thread until the caches show something.
+        """Wait in a writer's thread until a condition on the caches holds.
 
         Raises:
-            TimedOutError: not in the action's time.
+            TimedOutError: the action's time limit is over.
         """
         while not condition():
             if time.monotonic() > running.until or self._closed.is_set():
-                raise TimedOutError("its effect is not seen in time", where=place(running.action))
+                raise TimedOutError("its effect did not show in time", where=place(running.action))
             self._state.claims.wait_until(condition, min(_TICK_S, max(0.0, running.until - time.monotonic())))
 
     def _is_gone(self, claim: ResourceClaim) -> bool:
         found = self._state.claims.get(claim.metadata.name)
         return found is None or found.metadata.uid != claim.metadata.uid
 
-    def _pod_at(self, gpu_id: str, placement: Placement, uid: str | None = None) -> Pod | None:
-        """Return our pod on an instance; of several the one that does not drain."""
-        name = instance_name(gpu_id, placement)
-        found = [
-            pod
-            for pod in self._state.pods_on(gpu_id)
-            if pod.claim == name and (uid is None or pod.metadata.uid == uid)
-        ]
-        return min(found, key=lambda pod: pod.leaving, default=None)
-
-    def _pod_of(self, claim: ResourceClaim) -> Pod | None:
-        gpus = self._state.gpus_of(claim)
-        pods = (pod for gpu_id in gpus for pod in self._state.pods_on(gpu_id))
-        return next((pod for pod in pods if pod.claim == claim.metadata.name), None)
-
 
 class DraDrivers:
-    """Makes the drivers of one cluster, one for each Workload; they share what they look at.
+    """Makes the drivers of one cluster, one for each Workload, with shared caches.
 
     Args:
-        settings: how the cluster is driven.
+        settings: of all drivers; None for the defaults.
     """
 
     def __init__(self, settings: DraSettings | None = None) -> None:
@@ -893,7 +862,7 @@ class DraDrivers:
         """Return a driver; arguments as of the controller's `ClusterDrivers`.
 
         Raises:
-            DriveError: the cluster cannot be looked at.
+            DriveError: the cluster cannot be observed.
         """
 
         def ours(gpu: ClusterGpu) -> bool:
@@ -903,22 +872,22 @@ class DraDrivers:
         return DraDriver(api, workload, template, shared=self._shared, chosen=ours, settings=self._settings)
 
     def refusals(self, template: Mapping[str, Any]) -> Iterable[InputError]:
-        """Yield what a pod template must not say."""
+        """Yield the faults of a pod template."""
         return template_faults(template)
 
     def close(self) -> None:
-        """End what the drivers share; they are closed before."""
+        """Close the shared caches; all drivers must be closed before."""
         if self._shared is not None:
             self._shared.close()
 
 
 def _drive_error(error: KubernetesError, where: str) -> DriveError:
-    """Return what the API server's error is to a controller."""
+    """Return an error of the API server as a driver's error."""
     if isinstance(error, UnreachableError | ThrottledError):
         return FailedError(error.what, where=where, hint=error.hint)
     hint = error.hint
     if "resourceclaims/binding" in error.what:
         hint = (
-            "grant the verb update on resourceclaims/binding in a ClusterRole: it is asked for all namespaces"
+            "grant the verb update on resourceclaims/binding in a ClusterRole: it is needed in all namespaces"
         )
     return RefusedError(error.what, where=f"{where}: {error.where}" if error.where else where, hint=hint)

@@ -1,8 +1,8 @@
-"""Where the workers of a cluster's services are: from EndpointSlices, and the pods behind them.
+"""Finds the workers of a cluster's services, for gateways: from EndpointSlices and the pods behind them.
 
-A Service that selects the pods of a service (`partita.dev/service`) makes EndpointSlices, which say who is ready. The
-pod says which slice it has and how it runs there: the labels and annotations that it was given with its claim. What a
-Workload says of its services says what the gateway promises.
+Kubernetes makes EndpointSlices for a Service that selects pods with the label `partita.dev/service`; they say which
+pods are ready. A pod's annotations say which slice it has and how its replica runs. The Workload gives the models and
+SLOs of the services.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("partita.serve.kubernetes")
 PORT_NAME = "partita"
-"""Name of the port at which pods' workers listen, where a Service has several."""
+"""Name of the port at which workers listen, if a Service has several ports."""
 _SYNC_S = 30.0
 _TOGETHER_S = 0.05
-"""Seconds in which changes are waited for that belong together: a pod, its slice, and its endpoint."""
+"""Seconds to wait for further changes, since a pod and its endpoint change together."""
 
 
 def worker_port(found: EndpointSlice) -> int | None:
-    """Return the port of a slice's workers: that of the name `partita`, or else the first; None without any."""
+    """Return the workers' port in an EndpointSlice: the one named `partita`, or else the first; None if none."""
     ports = [each for each in found.ports or () if each.port]
     named = [each for each in ports if each.name == PORT_NAME]
     return (named or ports)[0].port if ports else None
@@ -52,10 +52,10 @@ class PodEndpoint(NamedTuple):
 
 
 def ready_endpoints(slices: Iterable[EndpointSlice], pods: Mapping[str, Pod]) -> list[PodEndpoint]:
-    """Return the endpoints that take queries, in order of their addresses, each once.
+    """Return the endpoints that take queries, without duplicates, sorted by address.
 
     Args:
-        slices: of one namespace.
+        slices: EndpointSlices of one namespace.
         pods: of services, by name.
     """
     found: dict[tuple[str, int], PodEndpoint] = {}
@@ -74,12 +74,12 @@ def ready_endpoints(slices: Iterable[EndpointSlice], pods: Mapping[str, Pod]) ->
 
 
 def service_of(pod: Pod) -> str | None:
-    """Return the service that a pod belongs to; a label may have had to be shortened."""
+    """Return the service of a pod: from the annotation, since a label may be shortened, or else from the label."""
     return pod.metadata.annotations.get(f"{SERVICE}-name") or pod.metadata.labels.get(SERVICE)
 
 
 def slice_of(pod: Pod) -> ServerSlice | None:
-    """Return the slice of a pod and how its replica runs there; None if its annotations do not tell."""
+    """Return the slice of a pod and how its replica runs there; None if its annotations do not say."""
     observed = observed_replica(pod)
     placed = placement_said(pod.metadata.annotations.get(PLACEMENT, ""))
     if observed is None or placed is None:
@@ -92,14 +92,14 @@ def slice_of(pod: Pod) -> ServerSlice | None:
 
 
 def served_by(spec: Body, name: str) -> list[ServedService]:
-    """Return the services of a Workload as a gateway knows them.
+    """Return the services of a Workload, for a gateway.
 
     Args:
         spec: of the Workload.
-        name: what errors call it.
+        name: of the Workload in errors.
 
     Raises:
-        InputError: all that is wrong in it.
+        InputError: all faults of the spec.
     """
     return [
         ServedService(each.name, each.model, each.slo.latency_ms / 1000, each.slo.quantile or QUANTILE)
@@ -108,17 +108,17 @@ def served_by(spec: Body, name: str) -> list[ServedService]:
 
 
 class ClusterEndpoints:
-    """What to serve, from a cluster (the gateway's `ServiceSource`).
+    """The services and workers of a cluster's Workload (the gateway's `ServiceSource`).
 
-    While the API server is away, what it said last holds: connections tell by themselves which workers are gone.
+    While the API server is unreachable, its last answer holds: connections show which workers are gone.
 
     Args:
-        api: of the cluster.
+        api: the cluster's.
         workload: name of the Workload, in the API's namespace.
 
     Raises:
-        KubernetesError: it cannot be read.
-        InputError: there is no such Workload, or something is wrong in it.
+        KubernetesError: the cluster cannot be read.
+        InputError: the Workload does not exist, or has faults.
     """
 
     def __init__(self, api: KubernetesApi, workload: str) -> None:
@@ -141,14 +141,14 @@ class ClusterEndpoints:
 
     @property
     def found(self) -> Served:
-        """What to serve now; of a Workload that cannot be read, what it said before."""
+        """The services and workers now; if the Workload has faults, its last faultless spec holds."""
         try:
             self._services = self._read_services()
             self._told = ""
         except InputError as error:
             if str(error) != self._told:
                 self._told = str(error)
-                _LOG.warning("%s; what it said before is kept", error)
+                _LOG.warning("%s; its last valid spec is kept", error)
         known = {each.name for each in self._services}
         pods = {each.metadata.name: each for each in self._pods.values()}
         return Served(
@@ -162,11 +162,11 @@ class ClusterEndpoints:
 
     def _read_services(self) -> list[ServedService]:
         found = self._workloads.values()
-        # One that is deleted while its replicas drain is served until they are gone.
+        # A deleted Workload is served until its replicas have drained.
         return served_by(found[0].spec, f"Workload {self._workload}") if found else self._services
 
     async def follow(self, tell: Callable[[Served], None]) -> None:
-        """Tell what to serve now, and again whenever that changes, until cancelled."""
+        """Call `tell` with the services and workers, now and after each change, until cancelled."""
         loop, changed = asyncio.get_running_loop(), asyncio.Event()
 
         def hear(_: object) -> None:
@@ -185,6 +185,6 @@ class ClusterEndpoints:
             await asyncio.sleep(_TOGETHER_S)
 
     def close(self) -> None:
-        """Watch no longer."""
+        """End the watches."""
         for cache in self._caches:
             cache.close()

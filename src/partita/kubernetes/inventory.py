@@ -1,14 +1,15 @@
 """A cluster's GPUs: from the ResourceSlices of NVIDIA's DRA driver, or from the GPU operator's labels on nodes.
 
-The shapes are those that are published:
+Sources of the formats:
 
-- ResourceSlices: github kubernetes-sigs/dra-driver-nvidia-gpu, cmd/gpu-kubelet-plugin at 0545e9e. A whole GPU is
-  `gpu-MINOR` with `type` gpu, `uuid` and `productName` (`deviceinfo.go`). With dynamic MIG each profile at each start
-  is a device `gpu-MINOR-mig-PROFILE-ID-START` with `type` mig, `parentUUID`, `profile` and `productName`, where ID is
-  the GPU instance profile's that `nvidia-smi mig -lgip` prints; without dynamic MIG those that stand are devices, and
-  have a `uuid` too (`mig.go`). On Ampere the whole GPU is no device while MIG mode is on, and nothing else is one
-  while it is off (`driver.go`). Taints: `device_health.go`. A pool is a node, and has its name.
-- Pools: KEP 4381. Only the newest generation counts, once it has as many slices as it says.
+- ResourceSlices: github kubernetes-sigs/dra-driver-nvidia-gpu, cmd/gpu-kubelet-plugin at 0545e9e. A whole GPU is a
+  device `gpu-MINOR` with `type` gpu, `uuid` and `productName` (`deviceinfo.go`). With dynamic MIG, each profile at
+  each start is a device `gpu-MINOR-mig-PROFILE-ID-START` with `type` mig, `parentUUID`, `profile` and `productName`,
+  where ID is the GPU instance profile id that `nvidia-smi mig -lgip` prints. Without dynamic MIG, only existing MIG
+  instances are devices, and they also have a `uuid` (`mig.go`). On Ampere only MIG instances are devices while MIG
+  mode is on, and only the whole GPU while it is off (`driver.go`). Taints: `device_health.go`. Each node has one pool
+  of its name.
+- Pools: KEP 4381. Only the newest generation of a pool counts, once all of its slices are there.
 - Labels: github NVIDIA/k8s-device-plugin, internal/lm at 062f090 (`resource.go`, `mig-strategy.go`).
 """
 
@@ -36,17 +37,17 @@ if TYPE_CHECKING:
 NVIDIA = "gpu.nvidia.com"
 """Name of NVIDIA's DRA driver for GPUs, and the domain of its attributes and taints."""
 OWN_TAINT = "partita.dev/managed"
-"""Keeps strangers' claims off the devices of GPUs that Partita manages."""
+"""Key of the taint that keeps other users' claims off the GPUs that Partita manages."""
 
 
 class Attribute(msgspec.Struct, frozen=True, gc=False):
-    """The value of a device's attribute; others than strings are not read."""
+    """The value of a device's attribute; only strings are read."""
 
     string: str | None = None
 
 
 class Attributes(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """Those attributes of a device of NVIDIA's driver that say what it is."""
+    """The attributes that are read of a device of NVIDIA's driver."""
 
     type: Attribute = Attribute()
     uuid: Attribute = Attribute()
@@ -56,13 +57,13 @@ class Attributes(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class Capacity(msgspec.Struct, frozen=True, gc=False):
-    """How much of something a device has, as a quantity."""
+    """A capacity of a device, as a Kubernetes quantity."""
 
     value: str
 
 
 class Capacities(msgspec.Struct, frozen=True, gc=False):
-    """Those capacities of a device that are read."""
+    """The capacities that are read of a device."""
 
     memory: Capacity | None = None
 
@@ -85,7 +86,7 @@ class SliceDevice(msgspec.Struct, frozen=True, gc=False):
 
 
 class SlicePool(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """Of which pool a slice is a part, of which generation, and how many parts that has."""
+    """The pool and generation of a ResourceSlice, and the number of slices in that generation."""
 
     name: str
     generation: int
@@ -93,7 +94,7 @@ class SlicePool(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class SliceSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """What a slice says. `node_name` is None for devices that several nodes reach."""
+    """The spec of a ResourceSlice. `node_name` is None for devices that several nodes can reach."""
 
     driver: str
     pool: SlicePool
@@ -102,26 +103,26 @@ class SliceSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class ResourceSlice(KubernetesObject, frozen=True, gc=False):
-    """A part of what a DRA driver publishes."""
+    """Some of the devices that a DRA driver publishes."""
 
     spec: SliceSpec
 
 
 class NodeCondition(msgspec.Struct, frozen=True, gc=False):
-    """A condition of a node: `Ready` is the one that counts."""
+    """A condition of a node; only `Ready` is used."""
 
     type: str
     status: str
 
 
 class NodeSpec(msgspec.Struct, frozen=True, gc=False):
-    """What is asked of a node."""
+    """The spec of a node; `unschedulable` if it is cordoned."""
 
     unschedulable: bool = False
 
 
 class NodeStatus(msgspec.Struct, frozen=True, gc=False):
-    """How a node is."""
+    """The status of a node."""
 
     conditions: tuple[NodeCondition, ...] = ()
 
@@ -134,8 +135,12 @@ class Node(KubernetesObject, frozen=True, gc=False):
 
     @property
     def ready(self) -> bool:
-        """Whether its kubelet says that it is ready."""
+        """Whether its kubelet reports that it is ready."""
         return any(each.type == "Ready" and each.status == "True" for each in self.status.conditions)
+
+    def has_labels(self, labels: Mapping[str, str]) -> bool:
+        """Say whether it has all these labels with these values."""
+        return labels.items() <= self.metadata.labels.items()
 
 
 RESOURCE_SLICE = Kind(
@@ -147,8 +152,8 @@ NODE = Kind("Node", "nodes", Node, namespaced=False)
 class GpuCondition(StrEnum):
     """Whether a GPU can be used.
 
-    READY: instances can be made on it. LEAVING: what runs there serves, and nothing new may come. WHOLE: it cannot be
-    cut through DRA. LOST: it does not answer.
+    READY: instances can be created. LEAVING: running replicas go on serving, but nothing new may start. WHOLE: it
+    cannot be cut through DRA. LOST: it does not answer.
     """
 
     READY = "ready"
@@ -163,13 +168,13 @@ class ClusterGpu:
 
     Attributes:
         id: the node's name and the GPU's minor number: `node-0/gpu-3`.
-        product: what NVML calls it.
-        model: the catalogue's, None if it knows none like it.
-        pool: of its devices; None where it is known by the node's labels alone.
-        devices: name of the device of each placement at which an instance can be made.
-        whole: name of the device that is all of it; None where it is none.
-        standing: placements of MIG devices that stand whether anybody uses them or not: dynamic MIG is off.
-        why: it is not ready, in words.
+        product: the product name in NVML.
+        model: of the catalogue; None if the catalogue does not have it.
+        pool: of its devices; None if it is known from the node's labels alone.
+        devices: names of its MIG devices, by placement.
+        whole: name of the device that is the whole GPU; None if there is none.
+        standing: placements of static MIG devices, which exist whether used or not because dynamic MIG is off.
+        why: it is not ready.
     """
 
     id: str
@@ -186,13 +191,13 @@ class ClusterGpu:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All its devices."""
+        """Names of all its devices."""
         return (*self.devices.values(), *((self.whole,) if self.whole else ()))
 
 
 @dataclass(frozen=True, slots=True)
 class NodeInventory:
-    """The GPUs of one node, and what a person should know of them."""
+    """The GPUs of one node, and warnings about them."""
 
     gpus: tuple[ClusterGpu, ...] = ()
     notes: tuple[str, ...] = ()
@@ -200,14 +205,14 @@ class NodeInventory:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All GPUs of a cluster by id, and what a person should know of them."""
+    """All GPUs of a cluster by id, and warnings about them."""
 
     gpus: Mapping[str, ClusterGpu]
     notes: tuple[str, ...]
 
 
 def read_inventory(slices: Iterable[ResourceSlice], nodes: Iterable[Node]) -> Inventory:
-    """Return all GPUs of a cluster, from its slices where a node has any and else from its labels."""
+    """Return all GPUs of a cluster, from each node's ResourceSlices, or from its labels if it has no slices."""
     by_node: defaultdict[str, list[ResourceSlice]] = defaultdict(list)
     for each in slices:
         if each.spec.driver == NVIDIA and each.spec.node_name:
@@ -229,9 +234,9 @@ def node_inventory(
 
     Args:
         name: the node's.
-        node: None if it is gone, though its slices are there still.
-        slices: NVIDIA's driver's of this node, of any generation.
-        before: what was found last: it holds while no generation of the slices is complete.
+        node: None if it is gone, though its slices still exist.
+        slices: of NVIDIA's driver on this node, of all generations.
+        before: the previous result, which holds while no generation is complete.
     """
     if not slices:
         return _from_labels(node) if node is not None else NodeInventory()
@@ -245,7 +250,7 @@ def node_inventory(
         minor = _minor(device.name)
         if minor is None:
             if device.attributes.type.string in {"gpu", "mig"}:
-                notes.append(f"{name}: device {device.name} is left out: its name says no GPU")
+                notes.append(f"{name}: device {device.name} is left out: its name does not name a GPU")
             continue
         by_minor[minor].append(device)
     pool = slices[0].spec.pool.name
@@ -254,7 +259,7 @@ def node_inventory(
 
 
 def _newest(slices: Sequence[ResourceSlice]) -> list[SliceDevice] | None:
-    """Return the devices of the newest generation that is complete, None if none is."""
+    """Return the devices of the newest complete generation, None if none is complete."""
     by_generation: defaultdict[int, list[ResourceSlice]] = defaultdict(list)
     for each in slices:
         by_generation[each.spec.pool.generation].append(each)
@@ -275,7 +280,7 @@ def _minor(name: str) -> int | None:
 
 
 def _gpu(node: str, pool: str, minor: int, devices: Sequence[SliceDevice], notes: list[str]) -> ClusterGpu:
-    """Return a GPU as its devices tell it; notes are added."""
+    """Return a GPU from its devices; warnings are appended to `notes`."""
     gpu_id = f"{node}/gpu-{minor}"
     cut = [each for each in devices if each.attributes.type.string == "mig"]
     whole = next((each for each in devices if each.attributes.type.string == "gpu"), None)
@@ -297,7 +302,7 @@ def _gpu(node: str, pool: str, minor: int, devices: Sequence[SliceDevice], notes
             pool,
             _NO_DEVICES,
             condition=GpuCondition.WHOLE,
-            why="its model is not known",
+            why="its model is unknown",
         )
     said = tuple((each.name, each.attributes.profile.string or "") for each in cut)
     table, wrong = _table(model.name, said, gpu_names())
@@ -306,7 +311,7 @@ def _gpu(node: str, pool: str, minor: int, devices: Sequence[SliceDevice], notes
     stand = {each.name for each in cut if each.attributes.uuid.string}
     static = tuple(sorted(placement for placement, name in table.items() if name in stand))
     if static:
-        why = "its MIG devices stand for good: NVIDIA's driver runs without the feature gate DynamicMIG"
+        why = "its MIG devices are static: NVIDIA's driver runs without the feature gate DynamicMIG"
         condition = condition if condition is GpuCondition.LOST else GpuCondition.WHOLE
         table = _NO_DEVICES
     elif not table and condition is GpuCondition.READY:
@@ -331,12 +336,12 @@ _NO_DEVICES: Mapping[Placement, str] = MappingProxyType({})
 
 
 def _unknown(where: str, product: str) -> str:
-    return f"{where}: no model of GPU is known for the product {product!r}; describe it with --gpus-file"
+    return f"{where}: the GPU product {product!r} is of no known model; describe it with --gpus-file"
 
 
 @cache
 def _model(product: str, memory_mib: float | None, _known: tuple[str, ...]) -> GpuModel | None:
-    """Return the model of a product: asked for each GPU of a cluster, of which there are few kinds."""
+    """Return the model of a product; cached, since a cluster has many GPUs of few products."""
     return gpu_called(product, memory_mib)
 
 
@@ -344,12 +349,10 @@ def _model(product: str, memory_mib: float | None, _known: tuple[str, ...]) -> G
 def _table(
     model: str, said: tuple[tuple[str, str], ...], _known: tuple[str, ...]
 ) -> tuple[Mapping[Placement, str], tuple[str, ...]]:
-    """Return the devices by placement, and what is wrong with the others.
-
-    GPUs of one model and number have one table together.
+    """Return the devices by placement, and the faults of the others; GPUs with equal devices share one table.
 
     Args:
-        model: the catalogue's name.
+        model: name in the catalogue.
         said: name and profile of each device.
     """
     found: dict[Placement, str] = {}
@@ -364,7 +367,7 @@ def _table(
 
 
 def _placement(model: GpuModel, name: str, called: str) -> Placement | str:
-    """Return where a MIG device stands, or why that cannot be told."""
+    """Return the placement of a MIG device, or why it is unknown."""
     found = _MIG_NAME.fullmatch(name)
     profile = model.profile_called(called)
     if profile is None:
@@ -380,7 +383,7 @@ def _placement(model: GpuModel, name: str, called: str) -> Placement | str:
 
 
 def _health(cut: Sequence[SliceDevice], whole: SliceDevice | None) -> tuple[GpuCondition, str | None]:
-    """Return what the driver's own taints say of a GPU; one of a single MIG device is that device's own affair."""
+    """Return a GPU's condition by the driver's own taints; a taint counts if all devices of the GPU have it."""
     everywhere = [set(each.taints) for each in ([whole] if whole else cut)]
     for taint in sorted(set.intersection(*everywhere) if everywhere else (), key=lambda each: each.key):
         if taint.key == f"{NVIDIA}/gpu-lost":
@@ -391,7 +394,7 @@ def _health(cut: Sequence[SliceDevice], whole: SliceDevice | None) -> tuple[GpuC
 
 
 def _on_node(gpu: ClusterGpu, node: Node | None) -> ClusterGpu:
-    """Return a GPU with what its node's condition makes of it."""
+    """Return a GPU with its condition adjusted to that of its node."""
     if node is None or node.metadata.deletion_timestamp is not None:
         return replace(gpu, condition=GpuCondition.LOST, why="its node is gone")
     if not node.ready:
@@ -402,7 +405,7 @@ def _on_node(gpu: ClusterGpu, node: Node | None) -> ClusterGpu:
 
 
 def mebibytes(quantity: str) -> float:
-    """Return a quantity of bytes in MiB; 0 if it is none."""
+    """Return a Kubernetes quantity of bytes in MiB; 0 if it is no such quantity."""
     return (bytes_of(quantity) or 0.0) / 2**20
 
 
@@ -412,15 +415,13 @@ _CUT_PRODUCT = re.compile(r"-MIG-(?P<profile>\d+g\.\d+gb.*)$")
 
 
 def _from_labels(node: Node) -> NodeInventory:
-    """Return the GPUs that gpu-feature-discovery's labels tell of a node."""
+    """Return the GPUs of a node by gpu-feature-discovery's labels."""
     name, labels = node.metadata.name, node.metadata.labels
     product, said = labels.get("nvidia.com/gpu.product"), labels.get("nvidia.com/gpu.count", "")
     if product is None:
         return NodeInventory()
     if product.endswith("-MIG-INVALID") or not said.isdecimal():
-        note = (
-            f"{name}: its labels do not tell its GPUs (nvidia.com/gpu.product is {product}): it is left out"
-        )
+        note = f"{name}: its labels do not say its GPUs (nvidia.com/gpu.product is {product}): it is left out"
         return NodeInventory((), (note,))
     cut = _CUT_PRODUCT.search(product)
     product = _CUT_PRODUCT.sub("", product)
@@ -430,10 +431,10 @@ def _from_labels(node: Node) -> NodeInventory:
         return NodeInventory((), (_unknown(name, product),))
     count = int(said)
     if cut is not None:
-        # With the strategy `single` the count is of MIG devices, of which each GPU has equally many.
+        # With the strategy `single`, MIG devices are counted, and each GPU has the same number of them.
         profile = model.profile_called(cut["profile"])
         if profile is None or count % profile.max_instances:
-            note = f"{name}: {count} devices of {cut['profile']} do not tell how many GPUs it has: it is left out"
+            note = f"{name}: {count} devices of {cut['profile']} do not fill whole GPUs: it is left out"
             return NodeInventory((), (note,))
         count //= profile.max_instances
     capable = labels.get("nvidia.com/mig.capable") == "true"

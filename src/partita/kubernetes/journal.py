@@ -1,16 +1,15 @@
-"""Plans and transitions kept in the API, so that whichever controller comes next goes on.
+"""The journal in the API: plans and goals as objects, so that the next controller can continue.
 
-A goal is a Transition: its spec the goal, grouped so that 8,000 GPUs fit in one object, its status the progress. What
-an action did is read from the cluster itself (claims, pods), so actions are not written down one by one: a controller
-that was killed finds what is half done, and actions are idempotent by their effect. A plan is a Plan.
+A plan is a Plan object. A goal is a Transition object: its spec is the goal, grouped so that 8,000 GPUs fit into one
+object, and its status is the progress. Single actions are not written down, since their effects are in the cluster
+(claims, pods): a controller that starts after a crash finds there what is half done, and actions are idempotent.
 
-Writes that decide (a plan, a goal, how it ended) raise `JournalError` where they fail. Progress and events are
-written seldom, and what fails of them is passed over.
+Decisive writes (a plan, a goal, the end of a goal) raise `JournalError` if they fail. Progress and events are written
+rarely, and their failures are only logged.
 """
 
 from __future__ import annotations
 
-import re
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +41,7 @@ from partita.kubernetes.resources import (
     TransitionSpec,
     TransitionStatus,
     deployment_from,
+    number_of,
     plan_groups,
     plan_of,
     target_groups,
@@ -59,13 +59,13 @@ if TYPE_CHECKING:
     from partita.transition.transition import Action, Transition
 
 KEPT = 5
-"""Plans and Transitions of a Workload that are kept beside the newest."""
+"""Number of older Plans and Transitions of a Workload that are kept."""
 PROGRESS_S = 2.0
-"""Least seconds between two writes of progress."""
+"""Minimum seconds between two writes of progress."""
 
 
 def conditions_with(before: Sequence[Condition], changed: Sequence[Condition]) -> tuple[Condition, ...]:
-    """Return conditions with some in the place of those of the same types.
+    """Return conditions in which some replace those of the same types.
 
     A condition's time is that of the last change of its status.
     """
@@ -78,14 +78,14 @@ def conditions_with(before: Sequence[Condition], changed: Sequence[Condition]) -
 
 
 class WorkloadRecords:
-    """A Workload's Plans and Transitions, with the number of each in its name.
+    """A Workload's Plans and Transitions, with a number at the end of each name.
 
     Args:
         api: guarded by the lease.
-        workload: the Workload; all that is made here belongs to it and goes with it.
-        plans: all of them.
-        transitions: likewise.
-        tell: is told what could not be written, and is not needed.
+        workload: owner of all objects that are created here.
+        plans: cache of all Plans.
+        transitions: cache of all Transitions.
+        tell: called with failures of writes that are not decisive, as a sentence for the log.
     """
 
     def __init__(
@@ -104,10 +104,12 @@ class WorkloadRecords:
         self._transitions = transitions
         self._tell = tell
         self._told = ""
-        self._known: dict[str, Any] = {}  # what was written last, which a cache may not show yet
+        self._known: dict[
+            str, Any
+        ] = {}  # the last written object of each kind, which a cache may not show yet
 
     def now(self, workload: WorkloadObject) -> None:
-        """Have the Workload as it is now."""
+        """Take over the current generation of the Workload."""
         self.owner = self.owner.replace(generation=workload.metadata.generation)
 
     def plans(self) -> list[PlanObject]:
@@ -130,20 +132,20 @@ class WorkloadRecords:
             shown = found.get(last.metadata.name)
             if shown is None or int(shown.metadata.resource_version) < int(last.metadata.resource_version):
                 found[last.metadata.name] = last
-        return sorted(found.values(), key=lambda each: _number(each.metadata.name))
+        return sorted(found.values(), key=lambda each: number_of(each.metadata.name))
 
     def remember(self, kind: Kind[T], written: T) -> T:
-        """Have an object known from now on that a cache may not show yet."""
+        """Remember a written object that the cache may not show yet; return it."""
         self._known[kind.plural] = written
         return written
 
     def create(self, kind: Kind[T], spec: Body, older: Sequence[KubernetesObject]) -> T:
-        """Make the next object of a kind, and take away those that are too old to be of interest.
+        """Create the next object of a kind, and delete all but the newest `KEPT` of the older ones.
 
         Raises:
             JournalError: it could not be written.
         """
-        number = _number(older[-1].metadata.name) + 1 if older else 1
+        number = number_of(older[-1].metadata.name) + 1 if older else 1
         meta = {
             "namespace": self.namespace,
             "labels": {WORKLOAD_LABEL: self.owner.name},
@@ -155,7 +157,7 @@ class WorkloadRecords:
                 made = self.remember(kind, self.api.create(kind, body))
                 break
             except ExistsError:
-                number += 1  # of a Workload of that name before this one
+                number += 1  # the name is taken by a deleted Workload of the same name
             except KubernetesError as error:
                 raise JournalError(error.what, where=error.where, hint=error.hint) from None
         for each in older[: -KEPT or None]:
@@ -164,11 +166,11 @@ class WorkloadRecords:
 
     @property
     def about(self) -> Body:
-        """What names the Workload in events."""
+        """Reference to the Workload in events."""
         return {"kind": "Workload", "name": self.owner.name, "uid": self.owner.uid}
 
     def reference(self) -> Body:
-        """Return what names the Workload as the owner of an object."""
+        """Return the owner reference to the Workload."""
         return {
             "apiVersion": "partita.dev/v1alpha1",
             "kind": "Workload",
@@ -178,26 +180,21 @@ class WorkloadRecords:
         }
 
     def quietly(self, write: Callable[[], object]) -> None:
-        """Write something without which all goes on; what fails is told."""
+        """Make a write that is not decisive; its failure is only logged."""
         try:
             write()
         except KubernetesError as error:
             if str(error) != self._told:
-                self._tell(f"{error}; going on without")
+                self._tell(f"{error}; going on without this write")
             self._told = str(error)
 
 
-def _number(name: str) -> int:
-    found = re.search(r"-(\d+)$", name)
-    return int(found[1]) if found else 0
-
-
 class EventLog:
-    """Events on objects, not the same one again and again, and not too many.
+    """Writes events, without repetitions within a minute and at most 30 a minute.
 
     Args:
         records: of the Workload.
-        tell: is told each event too, in words.
+        tell: called with each event's message, for the log.
     """
 
     _A_MINUTE = 30
@@ -210,14 +207,14 @@ class EventLog:
     def say(
         self, about: Body, reason: str, message: str, *, warning: bool = False, told: bool = False
     ) -> None:
-        """Tell an event.
+        """Write an event.
 
         Args:
-            about: the object, as an event names it.
+            about: reference to the object.
             reason: one word in camel case.
             message: a sentence.
-            warning: whether a person should look.
-            told: whether it stands in the log already.
+            warning: whether the event is a warning.
+            told: whether the message is in the log already.
         """
         now = time.monotonic()
         self._said = {key: at for key, at in self._said.items() if now - at < 60}
@@ -245,13 +242,13 @@ class EventLog:
 
 
 class ApiPlans:
-    """A Workload's Plans, as the reconciler keeps them (control's `KeptPlans`).
+    """A Workload's Plans, for the reconciler (control's `KeptPlans`).
 
     Args:
         records: of the Workload.
-        events: is told of each plan.
-        document: fingerprint of the Workload and its tables as they are now.
-        manual: whether a person must let each plan go.
+        events: gets an event for each plan.
+        document: fingerprint of the current Workload and its tables.
+        manual: whether a person must approve each plan.
     """
 
     def __init__(self, records: WorkloadRecords, events: EventLog, document: str, *, manual: bool) -> None:
@@ -261,12 +258,12 @@ class ApiPlans:
         self._manual = manual
 
     def newest(self) -> PlanObject | None:
-        """Return the Plan that was made last, None if none was."""
+        """Return the newest Plan, None if there is none."""
         plans = self._records.plans()
         return plans[-1] if plans else None
 
     def last(self) -> tuple[Plan, Planned] | None:
-        """Return the plan that was made last and what for; None if it was for another state of the Workload."""
+        """Return the newest plan and what it was planned for; None if the Workload has changed since."""
         newest = self.newest()
         if newest is None or newest.spec.document != self._document:
             return None
@@ -277,7 +274,7 @@ class ApiPlans:
         return plan_of(spec), Planned(time.monotonic(), spec.document, Demand(spec.rates, batches))
 
     def keep(self, plan: Plan, planned: Planned, why: str) -> None:
-        """Make a Plan; the one before is superseded.
+        """Create a Plan; it supersedes the previous one.
 
         Raises:
             JournalError: it could not be written.
@@ -321,9 +318,9 @@ class ApiPlans:
         self._state(made, "Waiting" if self._manual else "Current")
 
     def approved(self) -> bool:
-        """Say whether the newest plan may be carried out: always, unless a person must say so, or if one did.
+        """Say whether the newest plan may be carried out: if no approval is needed, or a person has approved it.
 
-        An approval names the Plan's uid, so that it counts for no other plan, and not for a copy of this one.
+        An approval names the Plan's uid, so it holds neither for another plan nor for a copy of this one.
         """
         newest = self.newest()
         if newest is None:
@@ -337,13 +334,13 @@ class ApiPlans:
             return
         name, uid = plan.metadata.name, plan.metadata.uid
         approved = {
-            "Current": ("True", "Approved", "it is carried out"),
+            "Current": ("True", "Approved", "it is being carried out"),
             "Waiting": (
                 "False",
                 "WaitingForApproval",
-                f"let it go: `kubectl partita approve {name}` or `kubectl annotate plan {name} {APPROVED}={uid}`",
+                f"approve it: `kubectl partita approve {name}` or `kubectl annotate plan {name} {APPROVED}={uid}`",
             ),
-            "Superseded": ("False", "Superseded", "a newer plan has taken its place"),
+            "Superseded": ("False", "Superseded", "a newer plan has replaced it"),
         }[state]
         condition = Condition("Approved", *approved)  # type: ignore[arg-type]
         status = {"state": state, "conditions": to_data(conditions_with(plan.status.conditions, [condition]))}
@@ -360,12 +357,12 @@ class ApiPlans:
 
 
 class ApiJournal:
-    """A Workload's goals as Transitions (control's `TransitionJournal`), and the reporter that writes their progress.
+    """A Workload's goals as Transitions (control's `TransitionJournal`); also reports their progress.
 
     Args:
         records: of the Workload.
-        events: is told what a person should know.
-        serving: is told the items/s that each service has ready, now and then.
+        events: gets events on the Transition.
+        serving: called with the ready items/s of each service and the number of GPUs in use, at each report.
     """
 
     def __init__(
@@ -379,19 +376,19 @@ class ApiJournal:
         self._serving = serving
         self._object: TransitionObject | None = None
         self._goal: Goal | None = None
-        self._begun = False  # whether the goal has an object
+        self._begun = False  # whether the goal has a Transition
         self._seen: Snapshot | None = None
         self._status = TransitionStatus()
         self._order: _Order | None = None
         self._replans = 0
-        self._writes = 0  # sent before this goal
+        self._writes = 0  # number of writes before this goal
         self._next = float("-inf")
         self._trouble: Condition | None = None
 
     # The journal
 
     def begin_goal(self, goal: Goal, command: str, at: float) -> None:
-        """Have a goal; it becomes a Transition once there is something to do, or more or less is promised."""
+        """Set the goal; it becomes a Transition once there are actions, or the promised rates change."""
         del command, at
         self._goal = goal
         self._replans = -1
@@ -402,10 +399,10 @@ class ApiJournal:
         self._object = last if self._begun else None
 
     def begin_round(self, goal: Goal, transition: Transition, at: float) -> None:
-        """Write down the goal on the GPUs that it leads to, and what is to be done.
+        """Write the goal with its final GPUs, and the actions' number and floors.
 
         Raises:
-            JournalError: it could not be written.
+            JournalError: the goal could not be written.
         """
         del at
         self._goal = goal
@@ -425,12 +422,12 @@ class ApiJournal:
             self._say("Began", f"{len(transition.actions)} actions, about {_words(transition.makespan)}")
 
     def intend(self, actions: Sequence[Action], at: float) -> None:
-        """Write down nothing: what is half done is read from the cluster."""
+        """Write nothing: what is half done is read from the cluster."""
 
     def record(
         self, ended: Sequence[ActionResult], seen: Snapshot, at: float, gpus: Collection[str] | None = None
     ) -> None:
-        """Count actions that ended."""
+        """Count actions that have ended."""
         del at
         if gpus is None:
             self._seen = seen
@@ -440,12 +437,12 @@ class ApiJournal:
                     self._order.done(each.action.id)
 
     def note(self, text: str, at: float) -> None:
-        """Tell something that a person should know."""
+        """Write an event with a warning."""
         del at
         self._say("Noticed", text, warning=True)
 
     def end_goal(self, state: State, at: float) -> None:
-        """Write down how it ended.
+        """Write how the goal ended.
 
         Raises:
             JournalError: it could not be written.
@@ -460,11 +457,11 @@ class ApiJournal:
             and last.spec.new_rates == goal.new_rates
             and not _unfinished(last)
         ):
-            return  # nothing was to be done, and nothing else is promised
+            return  # there was nothing to do, and the promised rates are the same
         if not self._begun:
             self._write_goal()
         status = self._status
-        if self._order is None:  # nothing was left to be done: what an earlier controller counted holds
+        if self._order is None:  # nothing was left to do: an earlier controller's counts hold
             status = self._object.status if self._object is not None else TransitionStatus()
             status = msgspec.structs.replace(status, begun=status.begun or timestamp())
         if state is State.REACHED:
@@ -482,21 +479,21 @@ class ApiJournal:
         self._write_status(decisive=True)
 
     def recover(self, at: float) -> Mapping[Key, None]:
-        """Return no instances: what a killed controller left half done is known by its labels."""
+        """Return no instances: labels show what a killed controller has left half done."""
         del at
         return {}
 
     def seen(self) -> Snapshot | None:
-        """Return what this controller saw last."""
+        """Return this controller's last observation."""
         return self._seen
 
     def unfinished(self) -> Goal | None:
-        """Return the goal that was begun last, if it was not reached."""
+        """Return the newest goal if it was not reached, else None."""
         last = self._last()
         return _goal(last.spec) if last is not None and _unfinished(last) else None
 
     def promised(self) -> Mapping[str, float] | None:
-        """Return the rates that are required of what runs now, None if nothing was ever begun."""
+        """Return the rates that the current deployment must keep; None if there was never a goal."""
         last = self._last()
         if last is None:
             return None
@@ -506,7 +503,7 @@ class ApiJournal:
     # The reporter
 
     def ended(self, ended: ActionResult, done: int, total: int) -> None:
-        """Tell an action that failed."""
+        """Count an action that has ended, and write an event if it failed."""
         del total
         self._status = msgspec.structs.replace(self._status, done=done)
         if ended.error is not None:
@@ -518,12 +515,12 @@ class ApiJournal:
             self._say("ActionFailed", text, warning=True)
 
     def observed(self, view: ClusterView) -> None:
-        """Write the progress, if it was not written just now."""
+        """Write the progress, at most every `PROGRESS_S`."""
         if time.monotonic() >= self._next:
             current = deployed(view.observation)
             self._show(current.capacity(), current.used)
 
-    # How
+    # Parts
 
     def _last(self) -> TransitionObject | None:
         found = self._records.transitions()
@@ -568,7 +565,7 @@ class ApiJournal:
             return
         meta = self._object.metadata
         body = {"metadata": {"name": meta.name, "namespace": meta.namespace}, "spec": to_data(spec)}
-        try:  # the newest version, since only the status is written beside this
+        try:  # with the newest version: others write only the status
             found = records.api.get(TRANSITIONS, meta.name, meta.namespace).metadata
             body["metadata"] |= {
                 "resourceVersion": found.resource_version,
@@ -620,7 +617,7 @@ class ApiJournal:
 
 
 class _Order:
-    """A transition's actions that are still to be done, and how long they take."""
+    """The remaining actions of a transition."""
 
     def __init__(self, transition: Transition) -> None:
         self._left = {action.id: action for action in transition.actions}
@@ -629,7 +626,7 @@ class _Order:
         self._left.pop(name, None)
 
     def seconds_left(self) -> float:
-        """Return the longest chain of actions that are left, in predicted seconds."""
+        """Return the predicted seconds of the longest chain of remaining actions."""
         ends: dict[str, float] = {}
         waiting = {
             name: sum(1 for each in set(action.after) if each in self._left)
@@ -655,7 +652,7 @@ class _Order:
 
 
 def nearest_service(capacity: Mapping[str, float], required: Mapping[str, float]) -> str:
-    """Return the service that is nearest to what is required of it, in words: `resnet50 330/300`."""
+    """Return the service with the least capacity relative to what is required of it: `resnet50 330/300`."""
     shares = {name: capacity.get(name, 0.0) / rate for name, rate in required.items() if rate > 0}
     if not shares:
         return ""
@@ -664,7 +661,7 @@ def nearest_service(capacity: Mapping[str, float], required: Mapping[str, float]
 
 
 def _words(seconds: float) -> str:
-    """Return a span as `kubectl` writes it: `2m10s`."""
+    """Return a duration as `kubectl` writes it: `2m10s`."""
     whole = round(seconds)
     minutes, rest = divmod(whole, 60)
     return (
@@ -699,7 +696,7 @@ def _ended_conditions(state: State, trouble: Condition | None) -> list[Condition
             Condition("Degraded", "False", "AsExpected", ""),
             Condition("Reached", "True", "Reached", ""),
         ]
-    why = trouble or Condition("Degraded", "True", "Stopped", "it was stopped before it was reached")
+    why = trouble or Condition("Degraded", "True", "Stopped", "the transition was stopped before its end")
     return [
         Condition("Progressing", "False", "Stopped", why.message),
         why,

@@ -1,7 +1,7 @@
-"""A replica as a pod: how the service's template becomes it, and how it is read back.
+"""A replica as a pod: how it is made from the service's template, and how it is read back.
 
-A pod takes its slice from the one claim that it names; the template asks for no GPU itself. Labels say whose it is,
-annotations how it runs, and the containers are told the same in their environment.
+A pod gets its slice from a claim; the template requests no GPU. Labels name the pod's Workload, service and instance.
+Annotations say how the replica runs, and so do environment variables of its containers.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ if TYPE_CHECKING:
 WORKLOAD = "partita.dev/workload"
 """Label: the Workload that an object belongs to."""
 SERVICE = "partita.dev/service"
-"""Label: the service whose replica a pod is."""
+"""Label: the service of a replica's pod."""
 INSTANCE = "partita.dev/instance"
-"""Label: the instance that a claim or a pod is about, as `instance_name` writes it."""
+"""Label: the instance of a claim or a pod, as `instance_name` writes it."""
 MANAGER = {"app.kubernetes.io/managed-by": "partita"}
 REPLICA = "partita.dev/replica"
 """Annotation of a pod: how its replica runs, as JSON."""
 PLACEMENT = "partita.dev/placement"
 """Annotation of a claim and of a pod: the GPU and the placement, as people read them."""
 CLAIM = "partita"
-"""What a pod's spec calls the claim of its slice; containers that want it may name it in `resources.claims`."""
+"""Name of the slice's claim in a pod's spec; containers that use the slice name it in `resources.claims`."""
 GRACE_S = 30
-"""Seconds that a pod has to end where its template does not say, as Kubernetes has it."""
+"""Kubernetes' default of a pod's grace period in seconds."""
 
 
 class ContainerWaiting(msgspec.Struct, frozen=True, gc=False):
-    """Why a container does not run."""
+    """Why a container does not run yet."""
 
     reason: str = ""
     message: str = ""
@@ -59,14 +59,14 @@ class ContainerTerminated(msgspec.Struct, frozen=True, rename="camel", gc=False)
 
 
 class ContainerState(msgspec.Struct, frozen=True, gc=False):
-    """How a container is."""
+    """The state of a container."""
 
     waiting: ContainerWaiting | None = None
     terminated: ContainerTerminated | None = None
 
 
 class ContainerStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """How one container of a pod is, and was before its last restart."""
+    """The state of a container, now and before its last restart."""
 
     name: str
     state: ContainerState = ContainerState()
@@ -100,7 +100,7 @@ class PodSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
 
 
 class PodStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """How a pod is."""
+    """The status of a pod."""
 
     phase: str = "Pending"
     reason: str = ""
@@ -119,12 +119,12 @@ class Pod(KubernetesObject, frozen=True, gc=False):
 
     @property
     def leaving(self) -> bool:
-        """Whether it was asked to go: it drains."""
+        """Whether it is being deleted, and drains."""
         return self.metadata.deletion_timestamp is not None
 
     @property
     def ready(self) -> bool:
-        """Whether it answers queries, by its readiness probe."""
+        """Whether it serves, by its readiness probe."""
         return not self.leaving and any(
             each.type == "Ready" and each.status == "True" for each in self.status.conditions
         )
@@ -146,7 +146,7 @@ POD = Kind("Pod", "pods", Pod)
 
 
 class _RunningAs(msgspec.Struct, frozen=True):
-    """A replica as the annotation has it."""
+    """A replica in the annotation `REPLICA`."""
 
     model: str
     batch: int
@@ -156,18 +156,18 @@ class _RunningAs(msgspec.Struct, frozen=True):
 
 
 def instance_name(gpu: str, placement: Placement) -> str:
-    """Return the name of an instance as objects and labels can bear it, at most 63 characters.
+    """Return the name of an instance, fit for objects and labels: at most 63 characters.
 
     Args:
         gpu: `NODE/gpu-N`.
-        placement: where on it.
+        placement: on the GPU.
     """
     profile = re.sub(r"[^a-z0-9]+", "-", placement.profile.replace(".", "").lower())
     return shortened(f"{gpu.replace('/', '-')}-{profile}-{placement.start}")
 
 
 def shortened(name: str, most: int = 63) -> str:
-    """Return a name that is short enough for a label: a long one's end is replaced by a digest of all of it."""
+    """Return a name that is fit for a label; if it has to be changed, a digest of the whole name ends it."""
     tidy = re.sub(r"[^a-z0-9.-]+", "-", name.lower()).strip(".-")
     if len(tidy) <= most and tidy == name:
         return tidy
@@ -176,13 +176,20 @@ def shortened(name: str, most: int = 63) -> str:
 
 
 def pod_name(service: str, instance: str) -> str:
-    """Return the name of the pod of a service on an instance: the same whoever asks again."""
+    """Return the name of a service's pod on an instance; it is the same at every call."""
     return shortened(f"{service}-{instance}".replace(".", "-"))
 
 
 @dataclass(frozen=True, slots=True)
 class PodPlace:
-    """Where a replica's pod goes: the instance, the node of its GPU, and the claim on it."""
+    """Where a replica's pod runs.
+
+    Attributes:
+        instance: its name, as `instance_name` writes it.
+        words: GPU and placement, as the annotation `PLACEMENT` has them.
+        node: of the GPU.
+        claim: name of the claim.
+    """
 
     instance: str
     words: str
@@ -200,14 +207,14 @@ def pod_body(
     """Return the pod of a replica.
 
     Args:
-        template: the service's pod template, with `metadata` and `spec` as a Deployment's.
-        replica: which service, and how it runs.
-        place: where.
+        template: the service's pod template, with `metadata` and `spec` as in a Deployment.
+        replica: to run.
+        place: where to run it.
         workload: name of the Workload.
-        owners: what the pod goes with, as owner references.
+        owners: owner references of the pod.
 
     Raises:
-        InputError: the template asks for what Partita decides.
+        InputError: the template sets fields that Partita decides.
     """
     for fault in template_faults(template):
         raise InputError(
@@ -245,28 +252,32 @@ def pod_body(
 
 
 def template_faults(template: Mapping[str, Any]) -> Iterator[InputError]:
-    """Yield what a service's pod template must not say, each with its field."""
+    """Yield the faults of a service's pod template, each with its field."""
     spec = template.get("spec")
     containers = spec.get("containers") if isinstance(spec, dict) else None
     if not isinstance(spec, dict) or not isinstance(containers, list) or not containers:
         yield InputError(
-            "it has no container", where="spec.containers", hint="write it as a Deployment's template"
+            "the template has no container",
+            where="spec.containers",
+            hint="write it as a Deployment's template",
         )
         return
     for field in ("nodeName", "schedulingGroup"):
         if spec.get(field):
-            yield InputError("the node follows from the plan", where=f"spec.{field}", hint="leave it out")
+            yield InputError("the plan decides the node", where=f"spec.{field}", hint="leave it out")
     if any(each.get("name") == CLAIM for each in spec.get("resourceClaims") or []):
-        hint = "containers may name it in resources.claims; it is made for each replica"
-        yield InputError(f"the claim {CLAIM!r} is Partita's", where="spec.resourceClaims", hint=hint)
+        hint = "leave it out: Partita adds it for each replica; containers may name it in resources.claims"
+        yield InputError(
+            f"the claim {CLAIM!r} is reserved for Partita", where="spec.resourceClaims", hint=hint
+        )
     if spec.get("terminationGracePeriodSeconds") == 0:
-        hint = "leave it out for 30 s; a pod of 0 s is gone before its instance is"
+        hint = "leave it out for 30 s; with 0 s the pod is gone before its instance"
         yield InputError(
             "a replica needs time to drain", where="spec.terminationGracePeriodSeconds", hint=hint
         )
     if spec.get("restartPolicy", "Always") != "Always":
         yield InputError(
-            "a replica that ends is started again", where="spec.restartPolicy", hint="leave it out"
+            "a replica must be restarted when it ends", where="spec.restartPolicy", hint="leave it out"
         )
     for index, container in enumerate(containers):
         resources = container.get("resources") or {}
@@ -275,11 +286,11 @@ def template_faults(template: Mapping[str, Any]) -> Iterator[InputError]:
             if name.startswith("nvidia.com/"):
                 field = f"spec.containers[{index}].resources"
                 hint = "leave it out: the plan gives the replica its slice"
-                yield InputError(f"it asks for {name} itself", where=field, hint=hint)
+                yield InputError(f"the container requests {name} itself", where=field, hint=hint)
 
 
 def _on_slice(containers: list[Body]) -> list[Body]:
-    """Return the containers that get the slice: those that ask for it by name, or else the first."""
+    """Return the containers that get the slice: those that name its claim, or else the first."""
     asking = [
         each
         for each in containers
@@ -308,15 +319,15 @@ def _give_slice(container: Body, replica: Replica, words: str) -> None:
 
 
 def _pin(spec: Body, node: str) -> None:
-    """Have the scheduler look at one node alone.
+    """Restrict a pod to one node.
 
-    Where it may look at others and the pod fits nowhere for a moment, it takes the allocation away from the claim, to
-    try elsewhere (`PostFilter` in pkg/scheduler/framework/plugins/dynamicresources at 1.37.2).
+    Without this, the scheduler removes the claim's allocation to try other nodes when the pod fits nowhere for a
+    moment (`PostFilter` in pkg/scheduler/framework/plugins/dynamicresources at 1.37.2).
     """
     here = {"key": "metadata.name", "operator": "In", "values": [node]}
     affinity = spec.setdefault("affinity", {}).setdefault("nodeAffinity", {})
     required = affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
-    # Terms are alternatives, so each of them needs it.
+    # The terms are alternatives, so each of them needs the restriction.
     terms = required.get("nodeSelectorTerms") or [{}]
     required["nodeSelectorTerms"] = [
         {**term, "matchFields": [*term.get("matchFields", []), here]} for term in terms
@@ -324,7 +335,7 @@ def _pin(spec: Body, node: str) -> None:
 
 
 def observed_replica(pod: Pod) -> ObservedReplica | None:
-    """Return a pod's replica, None if its annotations do not tell one."""
+    """Return a pod's replica, None if its annotations do not have one."""
     service = pod.metadata.annotations.get(f"{SERVICE}-name")
     try:
         runs = msgspec.json.decode(pod.metadata.annotations.get(REPLICA, ""), type=readable(_RunningAs))
@@ -337,7 +348,7 @@ def observed_replica(pod: Pod) -> ObservedReplica | None:
 
 
 def why_not_ready(pod: Pod, otherwise: str = "its readiness probe has not succeeded") -> str:
-    """Return what keeps a pod from being ready, in the cluster's words; something else where it says nothing."""
+    """Return why a pod is not ready, from its status; `otherwise` if the status gives no reason."""
     reasons = (
         [f"the pod ended: {pod.status.reason or pod.status.phase} {pod.status.message}"] if pod.ended else []
     )

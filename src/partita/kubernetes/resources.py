@@ -419,6 +419,13 @@ WORKLOADS = Kind("Workload", "workloads", WorkloadObject, VERSION, GROUP)
 PLANS = Kind("Plan", "plans", PlanObject, VERSION, GROUP)
 TRANSITIONS = Kind("Transition", "transitions", TransitionObject, VERSION, GROUP)
 
+
+def number_of(name: str) -> int:
+    """Return the number that ends the name of a Plan or a Transition; 0 if none does."""
+    tail = name.rpartition("-")[2]
+    return int(tail) if tail.isdecimal() else 0
+
+
 # From plans and deployments to groups of GPUs, and back
 
 
