@@ -6,6 +6,9 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import pytest
+from grpc.aio import EOF
+
 from partita.kubernetes.picker import SERVICE, message
 
 if TYPE_CHECKING:
@@ -149,3 +152,51 @@ def struct(fields: dict[str, list[str]]) -> Any:
 
 def read(options: Any) -> dict[str, str]:
     return {each.header.key: each.header.raw_value.decode() for each in options}
+
+
+class Published:
+    """The same in Envoy's own published messages: one request at a time, its body in one piece.
+
+    Needs `xds-protos`, which are the gRPC project's, made of Envoy's files.
+    """
+
+    def __init__(self, channel: aio.Channel) -> None:
+        self._core = pytest.importorskip("envoy.config.core.v3.base_pb2")
+        self._messages = pytest.importorskip("envoy.service.ext_proc.v3.external_processor_pb2")
+        stubs = pytest.importorskip("envoy.service.ext_proc.v3.external_processor_pb2_grpc")
+        self.call = stubs.ExternalProcessorStub(channel).Process()
+
+    async def _next(self) -> Any:
+        return await asyncio.wait_for(self.call.read(), PATIENCE_S)
+
+    def _headers(self, headers: dict[str, str], *, end: bool) -> Any:
+        found = [self._core.HeaderValue(key=key, raw_value=value.encode()) for key, value in headers.items()]
+        return self._messages.HttpHeaders(headers=self._core.HeaderMap(headers=found), end_of_stream=end)
+
+    async def ask(self, headers: dict[str, str], body: bytes) -> Picked:
+        """Send a request; return what becomes of it."""
+        asked = self._messages.ProcessingRequest
+        await self.call.write(asked(request_headers=self._headers(headers, end=False)))
+        piece = self._messages.HttpBody(body=body, end_of_stream=True)
+        await self.call.write(asked(request_body=piece))
+        picked, told = Picked(), await self._next()
+        if told.HasField("immediate_response"):
+            picked.status, picked.body = (
+                int(told.immediate_response.status.code),
+                told.immediate_response.body,
+            )
+            return picked
+        found = read(told.request_headers.response.header_mutation.set_headers)
+        picked.endpoints = found["x-gateway-destination-endpoint"].split(",")
+        handed = (await self._next()).request_body.response.body_mutation.streamed_response
+        assert handed.end_of_stream
+        picked.sent = handed.body
+        return picked
+
+    async def answer(self) -> None:
+        """Pass the server's answer by the processor, and end."""
+        ok = self._headers({":status": "200"}, end=True)
+        await self.call.write(self._messages.ProcessingRequest(response_headers=ok))
+        assert (await self._next()).HasField("response_headers")
+        await self.call.done_writing()
+        assert await self._next() is EOF

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.kubernetes_units.envoy import PATIENCE_S, Picked, Stream
 
 from partita.kubernetes import picker as module
-from partita.kubernetes.picker import EndpointPicker, PickerService, message, read_asked
+from partita.kubernetes.picker import EndpointPicker, PickerMetrics, PickerService, message, read_asked
 from partita.serve.gateway.addresses import Served
 from partita.serve.gateway.grpc_server import GrpcServer
 from partita.serve.gateway.grpc_server import message as oip_message
@@ -46,8 +46,8 @@ def body(items: int, **parameters: Any) -> bytes:
 class Proxy:
     """The picker's server and a channel to it."""
 
-    def __init__(self, picker: EndpointPicker, channel: aio.Channel) -> None:
-        self.picker, self.channel = picker, channel
+    def __init__(self, picker: EndpointPicker, channel: aio.Channel, metrics: PickerMetrics) -> None:
+        self.picker, self.channel, self.metrics = picker, channel, metrics
 
     def stream(self, mode: str = "FULL_DUPLEX_STREAMED", **more: bool) -> Stream:
         return Stream(self.channel, mode, **more)
@@ -73,13 +73,14 @@ async def proxy(
     picker = EndpointPicker(())
     await picker.gateway.start()
     picker.follow(Served(services, addresses))
-    service = PickerService(picker, RequestLimits())
+    metrics = PickerMetrics(picker)
+    service = PickerService(picker, RequestLimits(), metrics)
     telling = asyncio.create_task(service.tell_health())
     server = GrpcServer(service, "127.0.0.1", 0, most=1 << 26)
     await server.start()
     try:
         async with aio.insecure_channel(f"127.0.0.1:{server.port}") as channel:
-            yield Proxy(picker, channel)
+            yield Proxy(picker, channel, metrics)
     finally:
         telling.cancel()
         await server.stop(0.0)
@@ -255,6 +256,29 @@ def test_a_client_that_leaves_frees_its_place_also_while_it_waits() -> None:
             await until(lambda: not made.picker.gateway.snapshot().services[0].waiting)
             first.cancel()
             await until(lambda: not made.running())
+
+    run(test())
+
+
+def test_the_metrics_page_tells_of_picks_and_endpoints() -> None:
+    async def test() -> None:
+        async with proxy(SMALL, LARGE) as made:
+            stream, _ = await made.ask(body(16))
+            await made.ask(b"", {":path": "/v2/models/nobody/ready", ":method": "GET"})
+            await made.ask(body(1), {**INFER, "partita-deadline-ms": "soon"})
+            await made.ask(body(1), subset=["10.9.9.9:1"])
+            await stream.answer()
+            await until(lambda: not made.running())
+            lines = made.metrics.page().decode().splitlines()
+            for wanted in (
+                'partita_picks_total{outcome="picked",service="search"} 1.0',
+                'partita_picks_total{outcome="not_found",service=""} 1.0',
+                'partita_picks_total{outcome="no_worker",service="search"} 1.0',
+                'partita_endpoints{service="search"} 2.0',
+                'partita_offered_items_total{service="search"} 16.0',
+            ):
+                assert wanted in lines
+            assert any(line.startswith("partita_decision_seconds_bucket") for line in lines)
 
     run(test())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -17,7 +18,7 @@ from partita.files import read_text
 from partita.kubernetes.api import open_api
 from partita.kubernetes.controller import ClusterController, ControllerSettings
 from partita.kubernetes.dra import DraDrivers, DraSettings
-from partita.kubernetes.health import serve_health
+from partita.kubernetes.health import controller_health, serving_health
 from partita.kubernetes.leader import Leader
 from partita.kubernetes.objects import KubernetesError
 from partita.kubernetes.rates import GatewayAccess
@@ -116,18 +117,16 @@ def controller(
     )
     drivers = DraDrivers(DraSettings(start_timeout_s=start_timeout, keep_off=keep_off))
     made = ClusterController(api, leader, drivers, settings, _tell)
-    end_health = serve_health(made, port) if port else None
-    _tell_missing_rights(api, namespace)
     before = {
         number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
-        made.run(stop)
+        with serving_health(controller_health(made), "", port) if port else nullcontext():
+            _tell_missing_rights(api, namespace)
+            made.run(stop)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if end_health is not None:
-            end_health()
         drivers.close()
         api.close()
 

@@ -44,6 +44,15 @@ ListenAt = Annotated[
     typer.Option("--listen", metavar="ADDRESS", help="Address for the proxy; it passes no queries itself."),
 ]
 PickerPort = Annotated[int, typer.Option("--port", min=0, max=65_535, help="gRPC port; 0 takes a free one.")]
+MetricsPort = Annotated[
+    int,
+    typer.Option(
+        "--metrics-port",
+        min=0,
+        max=65_535,
+        help="HTTP port of /metrics, /healthz and /readyz; 0 takes a free one.",
+    ),
+]
 
 EXAMPLES = """A proxy such as Envoy, set up by a gateway of the Gateway API inference
 extension, asks it for every request which endpoint is to have it:
@@ -77,6 +86,7 @@ def picker(
     namespace: Namespace = None,
     listen: ListenAt = "127.0.0.1",
     port: PickerPort = 9002,
+    metrics_port: MetricsPort = 9090,
     tls_cert: TlsCert = None,
     tls_key: TlsKey = None,
     tls_client_ca: TlsClientCa = None,
@@ -98,7 +108,9 @@ def picker(
     place = ClusterPlace(kubeconfig, context, namespace)
     source = service_source((workload, services), kubernetes, place, _read)
     with logged(as_json=log_format is LogFormat.JSON):
-        in_order = serve_picker(source, PickerEndpoint(listen, port, tls), router, grace_s=grace)
+        in_order = serve_picker(
+            source, PickerEndpoint(listen, port, metrics_port, tls), router, grace_s=grace
+        )
     if not in_order:
         raise KeyboardInterrupt
 

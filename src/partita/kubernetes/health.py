@@ -1,11 +1,12 @@
-"""The HTTP endpoints of the controller: /healthz and /readyz for kubelets, /metrics for Prometheus."""
+"""The HTTP endpoints of a process: /healthz and /readyz for kubelets, /metrics for Prometheus."""
 
 from __future__ import annotations
 
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from partita.errors import InputError
 
@@ -20,27 +21,54 @@ _STALE_S = 90.0
 """Seconds without an answer of the API server after which the controller is not ready."""
 
 
-def serve_health(controller: ClusterController, port: int) -> Callable[[], None]:
-    """Serve the endpoints on a port of all addresses; return a function that ends the server.
+class HealthPages(NamedTuple):
+    """What the endpoints of a process answer; called in other threads than its own.
+
+    Attributes:
+        alive: returns why it must be restarted, None if it need not be.
+        ready: returns why it is not ready, None if it is.
+        metrics: returns the page in Prometheus's text format.
+    """
+
+    alive: Callable[[], str | None]
+    ready: Callable[[], str | None]
+    metrics: Callable[[], bytes]
+
+
+@contextmanager
+def serving_health(pages: HealthPages, host: str, port: int, option: str = "--port") -> Iterator[int]:
+    """Serve the endpoints while the block runs; yield the port.
+
+    Args:
+        pages: what they answer.
+        host: name or address; empty for all addresses.
+        port: of HTTP; 0 takes a free one.
+        option: of the command line that chose the port, for errors.
 
     Raises:
         InputError: the port cannot be opened.
     """
 
     class Handler(_Handler):
-        asked = controller
+        asked = pages
 
     try:
-        server = ThreadingHTTPServer(("", port), Handler)
+        server = ThreadingHTTPServer((host, port), Handler)
     except OSError as error:
-        raise InputError(f"port {port} cannot be opened: {error.strerror}", where="--port") from None
+        raise InputError(f"port {port} cannot be opened: {error.strerror}", where=option) from None
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
-
-    def end() -> None:
+    try:
+        yield int(server.server_address[1])
+    finally:
         server.shutdown()
         server.server_close()
 
-    return end
+
+def controller_health(controller: ClusterController) -> HealthPages:
+    """Return what the endpoints of a controller answer."""
+    return HealthPages(
+        lambda: _alive(controller), lambda: _ready(controller), lambda: metrics_page(controller)
+    )
 
 
 def _alive(controller: ClusterController) -> str | None:
@@ -55,9 +83,6 @@ def _ready(controller: ClusterController) -> str | None:
         if each.age_s > _STALE_S:
             return f"{each.kind.plural}: {each.error or 'the API server is silent'}"
     return None
-
-
-_ASKED = {"/healthz": _alive, "/readyz": _ready}
 
 
 def metrics_page(controller: ClusterController) -> bytes:
@@ -103,15 +128,15 @@ def metrics_page(controller: ClusterController) -> bytes:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    asked: ClusterController
+    asked: HealthPages
 
     def do_GET(self) -> None:
         """Answer."""
         path = self.path.partition("?")[0]
         if path == "/metrics":
-            self._answer(200, metrics_page(self.asked), "text/plain; version=0.0.4; charset=utf-8")
-        elif path in _ASKED:
-            why = _ASKED[path](self.asked)
+            self._answer(200, self.asked.metrics(), "text/plain; version=0.0.4; charset=utf-8")
+        elif path in {"/healthz", "/readyz"}:
+            why = self.asked.alive() if path == "/healthz" else self.asked.ready()
             self._answer(503 if why else 200, (why or "ok").encode())
         else:
             self._answer(404, b"no such page; there are /healthz, /readyz and /metrics")

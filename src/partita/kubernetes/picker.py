@@ -16,10 +16,11 @@ import logging
 import math
 import re
 import time
-from contextlib import AsyncExitStack
+from collections import Counter
+from contextlib import AsyncExitStack, asynccontextmanager
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar, cast
 from urllib.parse import unquote
 
 import grpc
@@ -30,7 +31,9 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message import DecodeError
 from google.protobuf.message_factory import GetMessageClass
 from grpc_health.v1 import health, health_pb2
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
+from partita.kubernetes.health import HealthPages, serving_health
 from partita.serve.dispatching.query import QueryFailedError, QueryRefusedError, RefusalReason
 from partita.serve.gateway.access import host_and_port
 from partita.serve.gateway.addresses import Served
@@ -39,6 +42,7 @@ from partita.serve.gateway.grpc_server import GrpcServer
 from partita.serve.gateway.grpc_server import message as oip_message
 from partita.serve.gateway.http_api import json_length
 from partita.serve.gateway.link import Link
+from partita.serve.gateway.metrics import Metrics
 from partita.serve.gateway.oip import RequestError, RequestLimits, deadline_of, header_deadline
 from partita.serve.gateway.server import background, signals_to, unless
 from partita.serve.tensors import Answer, Batching, Query, Tensor
@@ -46,6 +50,8 @@ from partita.serve.worker.wire import Hello
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+
+    from prometheus_client.metrics_core import Metric
 
     from partita.serve.dispatching.query import Worker
     from partita.serve.gateway.access import Tls
@@ -55,6 +61,7 @@ if TYPE_CHECKING:
     from partita.serve.services import WorkerAddress
     from partita.serve.tensors import Buffer
 
+T = TypeVar("T")
 _LOG = logging.getLogger("partita.serve.picker")
 Proto: TypeAlias = Any
 """A message. Classes that are made at run time have no static type."""
@@ -73,6 +80,10 @@ _LOOK_S = 0.25
 _BATCHING = Batching(rows=True, why="an endpoint joins queries by itself")
 _LEFT = Answer(error="the client left", invalid=True)
 _FAILED = Answer(error="the server failed")
+_LEAVING_S = 1.0
+"""Seconds in which a picker that was told to end still picks, until whoever asks for its health has heard of it."""
+_PAGE_S = 10.0
+_MOST_NAMES = 5
 _LATE = frozenset({RefusalReason.LATE, RefusalReason.FULL})
 
 
@@ -304,6 +315,12 @@ class EndpointPicker:
         """Return whether every service has an endpoint."""
         return all(map(self.gateway.ready, self._services))
 
+    def endpoints(self) -> Counter[str]:
+        """Return how many endpoints each service has."""
+        found = Counter(dict.fromkeys(self._services, 0))
+        found.update(link.service for link in self._links.values())
+        return found
+
     async def pick(self, asked: AskedQuery, size: int, subset: frozenset[str] | None) -> Pick:
         """Return who gets a request, when one can have it.
 
@@ -345,6 +362,13 @@ class EndpointPicker:
         finally:
             self._picked.pop(id(query), None)
 
+    def known(self, name: str | None) -> str:
+        """Return the service that a request means, empty if there is none."""
+        try:
+            return self._service(name)
+        except RequestError:
+            return ""
+
     def _service(self, name: str | None) -> str:
         if name is None and len(self._services) == 1:
             return next(iter(self._services))
@@ -380,6 +404,37 @@ class EndpointPicker:
         return Pick(chosen.link, None, rows, ())
 
 
+class PickerMetrics(Metrics):
+    """Makes the metrics page of a picker: the gateway's own, with picks and endpoints.
+
+    Attributes:
+        picks: by service (empty where there is no such service) and outcome.
+
+    Args:
+        picker: whose.
+    """
+
+    def __init__(self, picker: EndpointPicker) -> None:
+        super().__init__(picker.gateway.snapshot)
+        self.picks: Counter[tuple[str, str]] = Counter()
+        self._picker = picker
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield all metrics."""
+        yield from super().collect()
+        picks = CounterMetricFamily(
+            "partita_picks",
+            "Requests by what the proxy was told: picked, why it was refused, or cancelled",
+            labels=("service", "outcome"),
+        )
+        for key, count in sorted(self.picks.items()):
+            picks.add_metric(key, count)
+        endpoints = GaugeMetricFamily("partita_endpoints", "Endpoints that are known", labels=("service",))
+        for name, count in sorted(self._picker.endpoints().items()):
+            endpoints.add_metric((name,), count)
+        yield from (picks, endpoints)
+
+
 def _cost(worker: Worker, rows: int, deadline_s: float) -> tuple[bool, float]:
     group = worker.group
     if group is None or rows > group.most:
@@ -412,7 +467,8 @@ def serve_picker(source: ServiceSource, endpoint: PickerEndpoint, router: str, *
 async def _serve(source: ServiceSource, endpoint: PickerEndpoint, router: str, grace_s: float) -> bool:
     picker = EndpointPicker((), router)
     limits = RequestLimits()
-    service = PickerService(picker, limits)
+    metrics = PickerMetrics(picker)
+    service = PickerService(picker, limits, metrics)
     ask, hurry = asyncio.Event(), asyncio.Event()
     server = GrpcServer(service, endpoint.host, endpoint.port, most=limits.body, tls=endpoint.tls)
     async with AsyncExitStack() as stack:
@@ -423,32 +479,76 @@ async def _serve(source: ServiceSource, endpoint: PickerEndpoint, router: str, g
         await stack.enter_async_context(background(service.tell_health()))
         await server.start()
         stack.push_async_callback(server.stop, 0.0)
-        at = host_and_port(endpoint.host, server.port)
-        _LOG.info("picking endpoints at %s", at, extra={"event": "listening", "grpc": at})
+        pages = _health_pages(service, metrics)
+        port = await stack.enter_async_context(_serving_pages(pages, endpoint))
+        at, also = host_and_port(endpoint.host, server.port), host_and_port(endpoint.host, port)
+        told = {"event": "listening", "grpc": at, "metrics": f"http://{also}/metrics"}
+        _LOG.info("picking endpoints at %s, metrics at %s", at, told["metrics"], extra=told)
         await ask.wait()
         _LOG.info("draining: streams may end within %g seconds", grace_s)
-        await unless(hurry, server.stop(grace_s))
+        await unless(hurry, _end(service, server, grace_s))
+    _LOG.info("ended")
     return not hurry.is_set()
 
 
+async def _end(service: PickerService, server: GrpcServer, grace_s: float) -> None:
+    """Say that it leaves, pick on until the proxy has had time to hear of it, and let streams end."""
+    service.leaving = True
+    leaving_s = min(_LEAVING_S, grace_s)
+    await asyncio.sleep(leaving_s)
+    await server.stop(grace_s - leaving_s)
+
+
+def _health_pages(service: PickerService, metrics: PickerMetrics) -> HealthPages:
+    """Return what is said over HTTP: found out in the loop, to which all that is known belongs."""
+    loop = asyncio.get_running_loop()
+
+    def asked(find: Callable[[], T]) -> T:
+        async def found() -> T:
+            return find()
+
+        return asyncio.run_coroutine_threadsafe(found(), loop).result(_PAGE_S)
+
+    return HealthPages(
+        lambda: asked(lambda: None), lambda: asked(service.why_not), lambda: asked(metrics.page)
+    )
+
+
+@asynccontextmanager
+async def _serving_pages(pages: HealthPages, endpoint: PickerEndpoint) -> AsyncIterator[int]:
+    """Answer over HTTP while the block runs, and end in another thread: a page may wait for this one's loop."""
+    serving = serving_health(pages, endpoint.host, endpoint.metrics_port, "--metrics-port")
+    port = serving.__enter__()
+    try:
+        yield port
+    finally:
+        await asyncio.to_thread(serving.__exit__, None, None, None)
+
+
 class PickerEndpoint(NamedTuple):
-    """Where a picker listens: host, port of gRPC (0 takes a free one), and TLS."""
+    """Where a picker listens: host, port of gRPC and port of metrics (0 takes a free one), and gRPC's TLS."""
 
     host: str
     port: int
+    metrics_port: int
     tls: Tls | None
 
 
 class PickerService:
     """The methods that a proxy calls, and health (`GrpcService` of the gateway's server).
 
+    Attributes:
+        leaving: whether it is about to end.
+
     Args:
         picker: picks.
         limits: of requests.
+        metrics: counts.
     """
 
-    def __init__(self, picker: EndpointPicker, limits: RequestLimits) -> None:
-        self._picker, self._limits = picker, limits
+    def __init__(self, picker: EndpointPicker, limits: RequestLimits, metrics: PickerMetrics) -> None:
+        self.leaving = False
+        self._picker, self._limits, self._metrics = picker, limits, metrics
         self._health = health.aio.HealthServicer()
 
     def handlers(self) -> tuple[Any, ...]:
@@ -478,6 +578,13 @@ class PickerService:
     def end_streams(self) -> None:
         """End nothing: each stream is one request's, and ends with it."""
 
+    def why_not(self) -> str | None:
+        """Return why it is not ready, None if it is."""
+        if self.leaving:
+            return "it is about to end"
+        missing = sorted(name for name, count in self._picker.endpoints().items() if not count)
+        return f"no endpoint of {', '.join(missing[:_MOST_NAMES])} is ready" if missing else None
+
     async def tell_health(self) -> None:
         """Say whether it lives, and whether every service has an endpoint, until cancelled."""
         serving, not_serving = (
@@ -487,13 +594,13 @@ class PickerService:
         await self._health.set("liveness", serving)
         while True:
             for name in ("", "readiness", SERVICE):
-                await self._health.set(name, serving if self._picker.ready() else not_serving)
+                ready = self._picker.ready() and not self.leaving
+                await self._health.set(name, serving if ready else not_serving)
             await asyncio.sleep(_LOOK_S)
 
-    async def process(self, requests: AsyncIterator[Proto], context: object) -> AsyncIterator[Proto]:
+    async def process(self, requests: AsyncIterator[Proto], _: object) -> AsyncIterator[Proto]:
         """Answer what a proxy says of one request."""
-        del context
-        stream = _RequestStream(self._picker, self._limits)
+        stream = _RequestStream(self._picker, self._limits, self._metrics)
         try:
             async for request in requests:
                 async for response in stream.answers(request):
@@ -507,8 +614,8 @@ class PickerService:
 class _RequestStream:
     """One request on its way through the proxy."""
 
-    def __init__(self, picker: EndpointPicker, limits: RequestLimits) -> None:
-        self._picker, self._limits = picker, limits
+    def __init__(self, picker: EndpointPicker, limits: RequestLimits, metrics: PickerMetrics) -> None:
+        self._picker, self._limits, self._metrics = picker, limits, metrics
         self._headers: dict[str, str] = {}
         self._subset: frozenset[str] | None = None
         self._body = bytearray()
@@ -593,17 +700,23 @@ class _RequestStream:
 
     async def _chosen(self, kind: str) -> Proto:
         """Return what tells the proxy where the request goes, or that it is refused."""
+        asked, refusal, outcome = AskedQuery(None), None, "cancelled"
         try:
             asked = read_asked(self._headers, bytes(self._body), self._limits)
             size = len(self._body) or int(self._headers.get("content-length", "0") or 0)
             self._pick = await self._picker.pick(asked, size, self._subset)
+            outcome = "picked"
         except QueryRefusedError as error:
-            late = error.reason in _LATE
-            return _refusal(429 if late else 503, str(error), str(error.reason), error.retry_after_s)
+            status, outcome = 429 if error.reason in _LATE else 503, str(error.reason)
+            refusal = _refusal(status, str(error), outcome, error.retry_after_s)
         except RequestError as error:
-            return _refusal(error.status, error.what)
+            refusal, outcome = _refusal(error.status, error.what), error.reason
         except (QueryFailedError, ValueError) as error:
-            return _refusal(400, str(error))
+            refusal, outcome = _refusal(400, str(error)), "invalid"
+        finally:
+            self._metrics.picks[self._picker.known(asked.service), outcome] += 1
+        if self._pick is None or refusal is not None:
+            return refusal
         endpoints = ",".join(self._pick.endpoints)
         response = _response(kind)
         common = getattr(response, kind).response
