@@ -30,9 +30,10 @@ def run(*, quick: bool) -> str:
     rows = [_row("once, at every step" if not quick else "once, at every ninth step", once)]
     rows.append(_row("six times, at random steps", many))
     return (
-        f"## Killed controllers\n\nA transition of {actions} actions over {GPUS} simulated A100s, six services, "
-        "killed with SIGKILL before and after each of its journal's writes and after each action's beginning: "
-        f"{bomb.steps} steps. Then a new controller goes on. Floors are looked at whenever anything may change.\n\n"
+        f"## Killed controllers\n\nA transition of {actions} actions over {GPUS} simulated A100s with six "
+        "services. The controller is killed with SIGKILL before and after each write to the journal and after "
+        f"the beginning of each action: {bomb.steps} steps. Then a new controller continues. Floors are checked "
+        "whenever anything may change.\n\n"
         + table(
             [
                 "killed",

@@ -128,9 +128,9 @@ COMPARATORS = (
         "Ray Serve",
         ("ray[serve]", "psutil"),
         "/infer",
-        "56 replicas, max_ongoing_requests 4, RAY_SERVE_THROUGHPUT_OPTIMIZED=1, no dashboard, workers not niced; its "
-        "one proxy pinned as the front, controller, raylet and replicas with the workers; what 56 replicas and their "
-        "keepers do besides fills two cores, so that this says little of its proxy",
+        "56 replicas, max_ongoing_requests 4, RAY_SERVE_THROUGHPUT_OPTIMIZED=1, no dashboard, workers not "
+        "niced; its proxy is pinned as the front, its controller, raylet and replicas as the workers; 56 "
+        "replicas and their management fill two cores by themselves, so the figures say little about the proxy",
         ("python", "{here}/ray_server.py", "{port}", "{workers}"),
         {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_worker_niceness": "0"},
         10.0,
@@ -139,7 +139,8 @@ COMPARATORS = (
         "MLServer",
         ("mlserver", "uvloop<0.22"),
         "/v2/models/emulated/infer",
-        "56 parallel_workers, no adaptive batching, metrics off; uvloop below 0.22, with which its workers start",
+        "56 parallel_workers, no adaptive batching, metrics off; uvloop below 0.22, since its workers do not "
+        "start with later versions",
         ("mlserver", "start", "."),
         {},
         10.0,

@@ -234,15 +234,16 @@ def _text(found: dict[str, list[tuple[float, float, float]]], cut: Counter[str],
     first = "" if may_come_first() else " Other programs ran beside it, with the same priority."
     return f"""## The gateway over four hosts
 
-Four emulated slices of 5 ms a query (12 ms for a batch of 8), SLO 200 ms, asked over HTTP in an open loop: 200
-queries/s or, where busy, 500. "One host" has Unix sockets (`partita serve --attach`). "Four hosts" are network
-namespaces behind links of their own (veth), reached over TCP with a token (`partita gateway`). {bench.blocks} blocks
-of {bench.seconds:g} s each, turn by turn; medians of blocks. On two cores with all of it on them.{first}
+Four emulated slices take 5 ms for a query (12 ms for a batch of 8); the SLO is 200 ms. The load is an open loop over
+HTTP with 200 queries/s, or 500 in rows marked "busy". "One host" uses Unix sockets (`partita serve --attach`). "Four
+hosts" are network namespaces behind links of their own (veth), reached over TCP with a token (`partita gateway`). The
+cases take turns in {bench.blocks} blocks of {bench.seconds:g} s each; figures are medians of blocks. Everything runs
+on the same two cores.{first}
 
 | | p50, ms | p99, ms | p99 of blocks | in time |
 |---|---|---|---|---|
 {chr(10).join(rows)}
 
-One host's link is taken down in the third of ten seconds at {_CUT_RATE:g} queries/s, without a word to anybody. Of
-{sum(cut.values())} queries, counted by the client: {outcomes}.
+In another run, at {_CUT_RATE:g} queries/s, one host's link is taken down in the third of ten seconds, without notice.
+The client counted, of {sum(cut.values())} queries: {outcomes}.
 """

@@ -142,7 +142,7 @@ def _headline(found: Load | None) -> str:
     if found is None:
         return ""
     return (
-        f"\nPartita, JSON, front on one core, asked 2,500 times a second for 10 s: {found.rate:,.0f} answers a "
+        f"\nPartita, JSON, front on one core, with 2,500 requests a second for 10 s: {found.rate:,.0f} answers a "
         f"second, p50 {found.p50:.2f} ms and p99 {found.p99:.2f} ms with the work's 5 ms, {found.failed} of "
         f"{found.sent:,} failed.\n"
     )
@@ -162,29 +162,29 @@ def _decided(counts: dict[float, float]) -> str:
 _INTRODUCTION = """\
 ## The gateway under load
 
-`partita serve` with 56 emulated workers (8 A100 as 7x1g.10gb) that take 5 ms for each query, one at a time, asked
-from outside: over HTTP by oha {oha} (128 connections, open loop, latencies from the moment at which a request was
-due), over gRPC by ghz {ghz}. A request is one FP32 tensor of 16 elements, and so is its answer; JSON is the headline,
-for all servers take it. A rate is sustained if every request is answered, 99 % of them within {most:g} ms more than
-the work; each try lasts 2 s, and the one of three with the median p99 counts. "Front on one core": the server's
-front is pinned to one core of two; its workers and the client share the other, and need more of it for each request
-than the gateway does of its own, so that it is full first. "Anywhere": nothing is pinned. The echo is a bare ASGI
-application on uvicorn with the gateway's settings (uvloop, httptools, no access log) that returns each body.
-It was asked for no more than 10,000 requests/s. "By CPU": the echo's CPU time for each request by the server's, at
-the highest rate that both sustained. Rows with 602 KB are asked with an image, 1 x 3 x 224 x 224 in FP32, as binary
-data, and answer with as much. Wanted of the gateway were 2,500 requests/s, 0.35 of the echo's throughput, and
-decisions under 20 microseconds at p99. Throughput itself cannot show the second: 56 workers of 5 ms answer at most
-11,200 requests/s, and the echo, which waits for nobody, several times that. So it is CPU time that is compared.
+`partita serve` has 56 emulated workers (8 A100 as 7x1g.10gb) that take 5 ms for each query, one at a time. The load
+comes over HTTP from oha {oha} (128 connections, open loop, latencies from the moment at which a request was due), and
+over gRPC from ghz {ghz}. A request is one FP32 tensor of 16 elements, and so is its answer; JSON is the main case,
+since all servers accept it. A rate is sustained if every request is answered, 99 % of them within {most:g} ms more
+than the work. Each try lasts 2 s, and of three tries the one with the median p99 counts. "Front on one core": the
+server's front is pinned to one of two cores. Its workers and the client share the other core and need more time there
+for each request than the gateway does on its own, so the other core is full first. "Anywhere": nothing is pinned. The
+echo is a bare ASGI application on uvicorn with the gateway's settings (uvloop, httptools, no access log) that returns
+each body; it was tried up to 10,000 requests/s. "By CPU": the echo's CPU time per request divided by the server's, at
+the highest rate that both sustained. In rows with 602 KB, request and answer are an image, 1 x 3 x 224 x 224 in FP32,
+as binary data. The aims for the gateway were 2,500 requests/s, 0.35 of the echo's throughput, and decisions under 20
+microseconds at p99. Throughput cannot show the second: 56 workers of 5 ms answer at most 11,200 requests/s, and the
+echo, which has no workers, several times that. So CPU time is compared.
 
 """
 _FIRST = """\
-Other work ran on the same two cores meanwhile. So that it disturbs nothing, all servers, their workers and the
-clients run under SCHED_RR once a server is ready.
+Other programs used the same two cores during the measurement. To keep them from disturbing it, all servers, their
+workers and the clients run under SCHED_RR once a server is ready.
 
 """
-_STEPS = "\nAdded to the work at fixed rates, p50 / p99 in ms (`-`: not tried, for two rates below had failed):\n\n"
+_STEPS = "\nLatency beyond the work at fixed rates, p50 / p99 in ms (`-`: not tried after two lower rates failed):\n\n"
 _DECISIONS = (
-    "\nA routing decision among the 56 instances, inside the gateway, on each arrival and each answer, "
-    "meanwhile: "
+    "\nTime of a routing decision among the 56 instances, inside the gateway, on each arrival and each answer "
+    "during this load: "
 )
-_OTHERS = "\nThe others, each with 56 workers that sleep 5 ms, asked with the same JSON:\n\n"
+_OTHERS = "\nThe other servers, each with 56 workers that sleep 5 ms, get the same JSON:\n\n"

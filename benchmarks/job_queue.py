@@ -67,14 +67,13 @@ def run(*, quick: bool) -> str:
     ]
     return (
         f"## The queue of jobs with {many:,} waiting\n\n"
-        f"On {GPUS} simulated A100-80GB, all in use; memory of half the jobs declared from 4 to 70 GiB, run times "
-        f"of 1 minute to 8 hours, seed {SEED}. Inside the daemon while the {many:,} jobs wait: a submission\n"
-        "from its request to its answer, its commit on the disk included, in wall time; a decision with one slice of "
-        "each GPU free, before every one of which a job has arrived, so that `lookahead` chooses its rule\n"
-        "anew, and the whole overview that `partita queue` asks for, in CPU time. The command is timed with its "
-        "start-up, the best of 5. The\n"
-        "longest decision is the first one, which meets the states of the GPUs for the first time.\n\n"
-        + table(header, rows)
+        f"The {GPUS} simulated A100-80GB are all in use. Half of the jobs declare 4 to 70 GiB of memory; run "
+        f"times are 1 minute to 8 hours; seed {SEED}. Measured inside the daemon while the {many:,} jobs wait: "
+        "a submission from its request to its answer, with its commit on the disk, in wall time; a decision "
+        "with one slice of each GPU free; and the whole overview that `partita queue` requests, both in CPU "
+        "time. A job arrives before each decision, so that `lookahead` chooses its rule anew. The command is "
+        "timed with its start-up, the best of 5. The longest decision is the first one, which meets the states "
+        "of the GPUs for the first time.\n\n" + table(header, rows)
     )
 
 

@@ -31,12 +31,12 @@ DISCIPLINES: dict[str, type[Discipline]] = {
 }
 DEFAULT = "lookahead (default)"
 INTRODUCTION = (
-    "`make bench` reproduces them. Simulated A100-40GB, seeds 0, 1, 2, ...; creating and "
-    "destroying an instance takes the largest mean measured. Energy is idle power (36 W, MISO's "
-    "idle process) from the first arrival to the last end on all GPUs, 26 W while any process has a "
-    "context on a GPU (arXiv 2605.23918), and the measured power of each job beyond both, as much per "
-    "unit of work on every slice (an assumption). The card that MISO measured draws 250 W at most: jobs that "
-    "would draw more together slow down, which no discipline knows before.\n"
+    "`make bench` reproduces these tables. GPUs are simulated A100-40GB, seeds are 0, 1, 2, ...; creating and "
+    "destroying an instance takes the largest measured mean. Energy is idle power (36 W, MISO's idle process) "
+    "from the first arrival to the last end on all GPUs, plus 26 W while any process has a context on a GPU "
+    "(arXiv 2605.23918), plus the measured power of each job beyond both. The energy of a job's work is assumed "
+    "to be the same on every slice. The card that MISO measured draws 250 W at most: jobs that would draw more "
+    "together slow down, which no discipline foresees.\n"
 )
 Figures = dict[str, tuple[float, float, float]]
 
@@ -109,14 +109,14 @@ def _miso(seeds: int) -> str:
                 ratios.append([arrivals, gpus, label, *over, worst])
     head = ["arrivals", "GPUs"]
     return (
-        "### MISO's trace of 100 jobs\n\nThe trace has run times on a whole GPU but no arrivals: its "
-        f"order is shuffled ({seeds} seeds, means), and jobs come at once or by a Poisson process. "
-        "Speeds per slice are MISO's; disciplines know them, and the run times.\n\n"
+        "### MISO's trace of 100 jobs\n\nThe trace has run times on a whole GPU but no arrivals. Its order is "
+        f"shuffled ({seeds} seeds, means), and jobs arrive at once or by a Poisson process. Speeds per slice "
+        "are MISO's; disciplines know them, and the run times.\n\n"
         + table([*head, "discipline", "mean completion (s)", "makespan (s)", "energy (kWh)"], body)
-        + "\nThe default's means over those of the best other discipline for each figure (1.02 or less "
-        "is the aim), and the largest of its figures over `whole`'s in any single run (1 or less "
-        "is). *Wrong*: what a job is told to take is off by a log-normal factor (sigma 0.5) that "
-        "nobody knows.\n\n"
+        + "\nThe first three ratios compare the default's means with those of the best other discipline for "
+        "each figure (aim: 1.02 or less). The last column is the largest ratio of any of its figures to that of "
+        "`whole` in a single run (aim: 1 or less). *Wrong*: the given run time of a job is off by a log-normal "
+        "factor (sigma 0.5) that no discipline knows.\n\n"
         + table([*head, "run times", "completion", "makespan", "energy", "worst over `whole`"], ratios)
     )
 
@@ -144,20 +144,20 @@ def _rodinia(seeds: int) -> str:
         ]
     best = [max(column) for column in zip(*singles, strict=True)]
     return (
-        "### Mixes of Rodinia runs, one GPU, against one job at a time\n\n32 runs, large : small as "
-        f"in CASE ({seeds} seeds), at once; large is what 1g.5gb does not hold. Memory is measured; "
-        "run times are *not known* and modelled: log-normal on a whole GPU (median 20 s, sigma 0.5), "
-        "30 % of it the same on every slice, the rest on as many compute slices as the run fills: 7 "
-        "from 8 GiB on, fewer with the square root of its memory. It draws 20 W and 25 W per filled "
-        "slice beyond idle and context. The paper reports up to 6.20x throughput and 5.93x energy; with another "
-        "model these figures would be others.\n\n"
-        f"With the default, of a single mix at most {best[0]:.2f}x throughput and {best[1]:.2f}x energy "
-        "here. Throughput of unlike runs is held back by the last of them, and by the limit of the card. Energy is "
-        "held back by the assumption that work takes the same energy on every slice, so that only idle power and "
-        f"contexts are saved: even with the 50 W that a context takes at most, {_most_saved(50.0):.2f}x. "
-        "The paper's two figures together say that the GPU drew 1.05 times as much with six runs side by "
-        "side as with one, which holds only "
-        "where a run draws next to nothing beyond idle and context itself.\n\n"
+        "### Mixes of Rodinia runs, one GPU, against one job at a time\n\n32 runs arrive at once, with ratios "
+        f"of large to small runs as in CASE ({seeds} seeds); a run is large if 1g.5gb does not hold it. Memory "
+        "is measured. Run times are *not known* and modelled: log-normal on a whole GPU (median 20 s, sigma "
+        "0.5). 30 % of the run time is the same on every slice; the rest scales with compute slices up to those "
+        "that the run fills: 7 from 8 GiB on, fewer with the square root of its memory. A run draws 20 W plus "
+        "25 W per filled slice beyond idle and context. The paper reports up to 6.20x throughput and 5.93x "
+        "energy; with another model of run times, the figures here would differ.\n\n"
+        f"Here the default reaches at most {best[0]:.2f}x throughput and {best[1]:.2f}x energy for a single "
+        "mix. Throughput of different runs is limited by the last run to end, and by the power limit of the "
+        "card. Energy is limited by the assumption that work takes the same energy on every slice, so that "
+        "only idle power and contexts are saved: even with 50 W for a context, the published maximum, it is "
+        f"{_most_saved(50.0):.2f}x. Together, the paper's two figures imply that the GPU drew 1.05 times as "
+        "much with six runs side by side as with one. That is possible only if a run draws next to nothing "
+        "beyond idle and context.\n\n"
         + table(["large : small", "discipline", "throughput, x", "energy, x", "mean completion, x"], body)
     )
 
@@ -190,10 +190,10 @@ def _batches(count: int) -> str:
         for name, found in rules.items()
     ]
     return (
-        f"### Makespan of random batches against a lower bound\n\n{count} batches of 50 to 500 jobs "
-        "on 1, 2, 4 or 8 GPUs, MISO's models and batches, Philly's run times between a minute and "
-        "two hours. The bound is the larger of the work area (a linear program over maximal layouts) "
-        "and the longest job on its fastest slice. The aim is 1.15 on average.\n\n"
+        f"### Makespan of random batches against a lower bound\n\n{count} batches of 50 to 500 jobs on 1, 2, 4 "
+        "or 8 GPUs, with MISO's models and batches and Philly's run times between a minute and two hours. The "
+        "bound is the larger of the work area (a linear program over maximal layouts) and the longest job on "
+        "its fastest slice. The aim is a ratio of 1.15 on average.\n\n"
         + table(["discipline", "mean makespan / bound", "95 %", "worst"], body)
     )
 
@@ -255,20 +255,20 @@ def _far(count: int) -> str:
 def _memory(count: int) -> str:
     return (
         "### Growing LLM jobs: work lost to out-of-memory\n\nJobs answer requests and keep all tokens in the "
-        "cache; tokens from Azure's traces, KV bytes per token by the formula from four models' configs, peaks "
-        "spread evenly over what a GPU holds, first slices over those that hold the weights, one second a "
-        "request, a forecast every 5. An early restart begins again from the first request, or from where it "
-        "was where the job writes checkpoints. *Slackening* jobs stop growing between 30 and 90 % of their "
-        "steps, which nobody told. The aims: 80 % of the loss removed, false early restarts (the job would have "
-        "fitted) under 5 % of all; where growth stops unannounced the second is missed: whether a job "
-        "will stop cannot be known while there is still something to save. One that writes checkpoints loses "
-        "nothing by waiting, and is moved just before it would fail. The forecast's two numbers "
-        "were chosen with seed 3, these are seed 1.\n\n"
+        "cache. Tokens come from Azure's traces, KV bytes per token from the configs of four models. Peaks are "
+        "spread evenly over the memory of a GPU, and first slices over those that hold the weights. A request "
+        "takes one second; a forecast is made every 5 s. After an early restart a job begins with the first "
+        "request, or continues if it writes checkpoints. *Slackening* jobs stop growing between 30 and 90 % of "
+        "their steps, without notice. The aims are to remove 80 % of the loss, with false early restarts (the "
+        "job would have fitted) under 5 % of all jobs. For slackening jobs the second aim is missed: whether a "
+        "job will stop growing cannot be known while a restart still saves something. A job that writes "
+        "checkpoints loses nothing by waiting, and is moved just before it would fail. The two parameters of "
+        "the forecast were chosen with seed 3; the table is for seed 1.\n\n"
         + early_restarts(count)
-        + "\n### Errors of memory forecasts\n\n`growth`, on the same kinds of jobs (other seeds):\n\n"
+        + "\n### Errors of memory forecasts\n\nForecasts of `growth`, for the same kinds of jobs (other seeds):\n\n"
         + growth_errors(count)
-        + "\nThe first slice of MISO's jobs: what a whole GPU reported taken as `declared`, and "
-        "`history` per model and batch, against the smallest slice that really ran:\n\n"
+        + "\nThe first slice of MISO's jobs, with the memory that a whole GPU reported as `declared`, and with "
+        "`history` per model and batch, against the smallest slice on which the job ran:\n\n"
         + outcomes_errors()
-        + "\n`model` has a section of its own: these data have neither graphs nor configs of the jobs.\n"
+        + "\n`model` has a section of its own, since these data have neither graphs nor configs of the jobs.\n"
     )

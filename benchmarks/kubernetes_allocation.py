@@ -377,10 +377,10 @@ def run(*, quick: bool) -> str:
             one.clear()
     return (
         "## Exact devices on Kubernetes\n\nClaims and their pods on a real control plane (1.37.2) whose nodes, of "
-        "eight A100-80GB each, are fake, until each pod is bound to its node and its claim is reserved for it: from "
-        "there on the kubelet has it. Placements are drawn, at starts that a first fit would not choose; "
-        f"{WRITERS} writers; given up after {limit:g} s. Writes are all that anybody makes of claims and pods, "
-        "without pods' status.\n\n"
+        "eight A100-80GB each, are fake, until each pod is bound to its node and its claim is reserved for it; "
+        "after that it is the kubelet's turn. Placements are random, at starts that a first fit would not "
+        f"choose. There are {WRITERS} writers, and a case ends after {limit:g} s. Writes are those of all "
+        "clients to claims and pods, without the status of pods.\n\n"
         + table(
             [
                 "way",
@@ -394,10 +394,11 @@ def run(*, quick: bool) -> str:
             ],
             rows,
         )
-        + "\nWhere the scheduler is to find the node itself and a pod fits nowhere for a moment, it takes the "
-        "allocation away from the claim, to try elsewhere. So Partita names the node in each pod's affinity, and "
-        "leaves binding to the scheduler, which minds the node's other resources.\n"
-        + f"\nPartita allocates claims on all GPUs of {CROWDED} nodes, and half-way something else happens:\n\n"
+        + "\nIf the scheduler must find the node itself and a pod fits nowhere for a moment, the scheduler "
+        "removes the claim's allocation to try another node. So Partita names the node in each pod's affinity, "
+        "and leaves binding to the scheduler, which accounts for the node's other resources.\n"
+        + f"\nPartita allocates claims on all GPUs of {CROWDED} nodes, and half-way one of these events "
+        "happens:\n\n"
         + table(
             [
                 "what",

@@ -583,22 +583,22 @@ def report(checks: list[list[object]], days: list[Day]) -> str:
         for mix, shares in MIXES.items()
     )
     return (
-        "## First fit and Partita on Kubernetes\n\n24 hours of claims that come, stay and go, the same for all: a "
-        f"Poisson process whose rate swings by {SWING:.0%} between midnight and noon, stays of 20 minutes (half of "
-        f"the claims) or 3 hours in the mean (exponential), {LOAD * SLICES:.0f} compute slices asked on average. "
-        f"Mixes are {shares}. A claim that finds no room goes elsewhere.\n\n"
-        "First fit is the scheduler alone: the first device in the order of slices that fits, taken over all nodes, "
-        "which favours it. The model of it was held against the real scheduler (1.37.2), claim by claim, on a node "
-        "of eight GPUs:\n\n"
+        "## First fit and Partita on Kubernetes\n\nAll ways get the same 24 hours of claims: a Poisson process "
+        f"whose rate swings by {SWING:.0%} between midnight and noon, with exponential stays of 20 minutes "
+        f"(half of the claims) or 3 hours on average, and {LOAD * SLICES:.0f} requested compute slices on "
+        f"average. Mixes are {shares}. A claim that finds no room is refused.\n\n"
+        "First fit is the scheduler alone: the first device that fits, in the order of slices, over all nodes "
+        "together, which favours it. Its model was compared with the real scheduler (1.37.2), claim by claim, "
+        "on a node of eight GPUs:\n\n"
         + table(
             ["GPU", "claims", "refused by the scheduler", "on another device than the model says"], checks
         )
-        + "\nPartita without moves places each claim where it places one more instance on what is free; so it is "
-        "for batch jobs, which never move. With moves all claims are services' replicas: when one finds no room, and "
-        f"every {CONSOLIDATE_S / 60:.0f} minutes where fewer GPUs would do, all is planned anew, and a transition "
-        "that the checker holds carries it out, with never fewer instances of a profile than before. The last column "
-        "says on how many days a way was worse than first fit in GPUs used in the mean / at most (where there is "
-        "room for all), in claims refused / in compute slices refused.\n\n"
+        + "\nPartita without moves places each claim on the free slices, as it places batch jobs, which never "
+        "move. With moves, all claims are replicas of services. When a claim finds no room, and every "
+        f"{CONSOLIDATE_S / 60:.0f} minutes if fewer GPUs would suffice, everything is planned anew and a "
+        "checked transition executes the plan, with never fewer instances of a profile than before. The last "
+        "column says on how many days a way was worse than first fit: in GPUs used in the mean / at most (if "
+        "there is room for all), or in claims refused / compute slices refused.\n\n"
         + table(
             [
                 "GPUs there",
@@ -611,8 +611,8 @@ def report(checks: list[list[object]], days: list[Day]) -> str:
             ],
             summary(days),
         )
-        + "\nWho has room for large claims that first fit has none for has less for small ones after them: where "
-        "there are too few GPUs, fewer slices are refused and at times more claims. Each day: GPUs used in the "
-        "mean / at most / claims refused (slices).\n\n"
+        + "\nA way that has room for large claims that first fit refuses has less room for the small claims "
+        "after them: with too few GPUs, fewer slices are refused, and at times more claims. Each cell has GPUs "
+        "used in the mean / at most / claims refused (slices), for one day.\n\n"
         + table(["GPU", "mix", "seed", "GPUs there", "claims", *WAYS, "moves"], [each.row() for each in days])
     )

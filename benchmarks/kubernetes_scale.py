@@ -265,13 +265,13 @@ def report(nodes: int, count: int, stages: list[Stage], used: tuple[float, float
     return (
         f"## The controller at scale\n\nA real control plane (1.37.2) with {nodes:,} fake nodes of {GPUS} A100-80GB. "
         "Its node side prepares claims and starts pods in a tenth of the measured seconds. One Workload of "
-        f"{count} services (those of *Planning at scale*, seed {SEED}, rates times {FACTOR:g}) is carried out from "
-        f"nothing; then half of the rates go to {low:g} and half to {high:g} of what they were. Writes are all that "
-        "the controller makes, its status and Plans included, without leases and events. Control plane, node side, "
-        "controller and the proxy that counts share the machine with other work, so that seconds of CPU tell more "
-        "than seconds.\n\n"
+        f"{count} services (those of *Planning at scale*, seed {SEED}, rates times {FACTOR:g}) is executed on "
+        f"the empty cluster; then half of the rates are multiplied by {low:g} and half by {high:g}. Writes are "
+        "all writes of the controller, status and Plans included, without leases and events. Control plane, "
+        "node side, controller and the counting proxy share the machine with other programs, so seconds of CPU "
+        "say more than seconds.\n\n"
         + table(header, rows)
-        + f"\nThe controller had {memory:,.0f} MiB at most; over ten seconds it kept at most {cores:.2f} cores busy, "
-        f"and {idle:.3f} with nothing to do. The API server had {server:,.0f} MiB at most. The node side refused "
-        f"{refused} claims.\n\n" + table(["change", "write", "number", "an action"], kinds)
+        + f"\nThe controller used at most {memory:,.0f} MiB, and {cores:.2f} cores over ten seconds; with "
+        f"nothing to do it used {idle:.3f} cores. The API server used at most {server:,.0f} MiB. The node side "
+        f"refused {refused} claims.\n\n" + table(["change", "write", "number", "an action"], kinds)
     )

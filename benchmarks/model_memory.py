@@ -121,9 +121,9 @@ def _text(cases: list[Case]) -> str:
 def _summary(cases: list[Case]) -> str:
     within = sum(c.lower <= c.peak <= c.upper for c in cases)
     return (
-        "The error is that of the expected value, weights once and the arena, against the resident peak, which lies "
-        f"within the bounds in {within} of {len(cases)} cases. All forecasts of that peak, and those of the arena "
-        "against its real growth:"
+        "The error is that of the expected value (weights once, plus the arena) against the resident peak. The "
+        f"peak is within the bounds in {within} of {len(cases)} cases. All forecasts of the peak, and those of "
+        "the arena against its real growth:"
     )
 
 
@@ -131,13 +131,13 @@ def _method() -> str:
     return (
         f"{len(ARCHITECTURES)} public architectures with random weights, built by "
         "`benchmarks/architectures.py` as exporters write them, each run three times by ONNX Runtime "
-        f"{ort.__version__} on the CPU with 2 threads and its default options. In MB of 1e6 bytes. *loaded*: "
-        "resident after loading, beyond the runtime's own, what loading had freed given back. *live*: most "
-        "activations alive at once, each in memory of its own (the forecast before it knew the arena). "
-        "*arena*: by how much ONNX Runtime's arena grew for activations, as its log says, inputs added; "
-        "forecast by replaying the graph's allocations. *bounds*: of the tensors, without the allowance for a "
-        "CUDA context and workspaces (0.3 to 3 GiB), which a CPU has not. *resident peak*: most that was "
-        "resident while running, beyond the runtime's own."
+        f"{ort.__version__} on the CPU with 2 threads and its default options. All sizes are in MB of 1e6 "
+        "bytes. *loaded*: resident memory after loading, without the runtime's own and without memory that "
+        "loading freed. *live*: most activations alive at once, each in memory of its own (the forecast without "
+        "a model of the arena). *arena*: growth of ONNX Runtime's arena for activations, from its log, plus "
+        "inputs; the forecast replays the graph's allocations. *bounds*: of the tensors, without the allowance "
+        "for a CUDA context and workspaces (0.3 to 3 GiB), which a CPU does not need. *resident peak*: most "
+        "resident memory while running, without the runtime's own."
     )
 
 
@@ -172,18 +172,18 @@ def _known(cases: list[Case]) -> str:
     heaviest = max(c.loaded / c.weights for c in cases)
     loading = max(c.loading / c.weights for c in cases if c.weights > 50 * MB)
     return (
-        "What is known of the arena. ONNX Runtime plans before it runs: operators write over inputs that "
-        "nobody reads again, convolutions over what is added to them, and a tensor takes the place of a dead "
-        "one of its shape, which stays allocated until then. The arena splits a free chunk only where half of "
-        "it would be left, and grows by powers of two. From the second run on its memory pattern takes one "
-        "more block beside what the first run left. Replayed, this gives the real growth within 10 % in "
-        f"{exact} of {len(cases)} cases, and to a part in a thousand in {bytewise}. It is too low for "
-        f"{low}: the scratch of kernels takes chunks that no graph shows, and the arena grows by one "
-        "region more, which the upper bound has. It is too high where fusions leave tensors out that the "
-        "forecast does not know of. Not all that the arena takes becomes resident on a CPU, hence the errors "
-        f"above; what a GPU's arena takes is taken. Loaded models take up to {heaviest:.2f} times their "
-        f"weights, and while they are loaded up to {loading:.1f} times, in host memory, which is not forecast. "
-        "Not measured: any GPU, where cuDNN's workspaces and the CUDA context are in the allowance alone, and "
-        "graphs with quantised weights or control flow. How `growth`, `history` and `declared` err is under "
-        "Jobs."
+        "How the arena works: ONNX Runtime plans memory before it runs. An operator may overwrite an input that "
+        "is not read again, a convolution may overwrite the tensor that is added to it, and a tensor takes the "
+        "place of a dead one of the same shape, which stays allocated until then. The arena splits a free "
+        "chunk only if half of it would be left, and grows by powers of two. From the second run on, its "
+        "memory pattern takes one more block in addition to the memory of the first run. Replayed, this gives "
+        f"the real growth within 10 % in {exact} of {len(cases)} cases, and to a part in a thousand in "
+        f"{bytewise}. It is too low for "
+        f"{low}: the scratch memory of kernels takes chunks that the graph does not show, and the arena grows "
+        "by one more region, which the upper bound includes. It is too high if fusions remove tensors without "
+        "the forecast's knowledge. On a CPU not all memory of the arena becomes resident, hence the errors "
+        f"above; on a GPU all of it counts. Loaded models take up to {heaviest:.2f} times their weights, and up "
+        f"to {loading:.1f} times during loading, in host memory, which is not forecast. Not measured are GPUs, "
+        "for which only the allowance covers cuDNN's workspaces and the CUDA context, and graphs with quantised "
+        "weights or control flow. The errors of `growth`, `history` and `declared` are under Jobs."
     )

@@ -45,9 +45,10 @@ def run(*, quick: bool) -> str:
     )  # compiles the pricing kernel, as the first plan on a machine does
     return (
         "## Planning at scale\n\n"
-        "Services of random models of ParvaGPU's table, SLOs of 125 to 2,500 ms and rates of lognormal (2, 1)\n"
-        "best instances, one pool of A100-80GB without count; seconds of planning, in one process, its kernels\n"
-        f"compiled:\n\n{_sizes(cases, seeds)}\n{_pools(seeds)}\n{_command(1000 if quick else 100_000)}\n{_start_up()}"
+        "Each service has a random model of ParvaGPU's table, an SLO of 125 to 2,500 ms, and a rate that is a "
+        "log-normal (2, 1) multiple of its best instance's throughput. There is one pool of A100-80GB without "
+        "a count. Seconds are those of planning in one process with compiled "
+        f"kernels:\n\n{_sizes(cases, seeds)}\n{_pools(seeds)}\n{_command(1000 if quick else 100_000)}\n{_start_up()}"
     )
 
 
@@ -148,8 +149,8 @@ def _pools(seeds: tuple[int, ...]) -> str:
             ]
         )
     return (
-        "300 services on three pools with counts (600 A100-80GB at 2.1, 150 H100-80GB at 3.9, 500 A30 at 0.7 per\n"
-        "hour), objective cost, 10 s:\n\n"
+        "300 services on three pools with counts (600 A100-80GB at 2.1, 150 H100-80GB at 3.9, 500 A30 at 0.7 "
+        "per hour), objective `cost`, time limit 10 s:\n\n"
         + table(["seed", "GPUs", "cost per hour", "proven bound", "gap", "seconds"], rows)
     )
 

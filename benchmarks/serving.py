@@ -261,9 +261,9 @@ def _summary(found: list[_Measured]) -> str:
     large, theirs = np.mean([m.large for m in found]), np.mean([m.large_paris for m in found])
     seconds = [m.seconds for m in found]
     return (
-        f"{text}\n{len(found)} cases. The search took {np.mean(seconds):.1f} s on average, {max(seconds):.1f} s at "
-        f"most. Of the largest twentieth of the queries {large:.0%} are in time at that rate, with PARIS+ELSA "
-        f"{theirs:.0%} at its own.\n"
+        f"{text}\n{len(found)} cases. The search took {np.mean(seconds):.1f} s on average, {max(seconds):.1f} s "
+        f"at most. Of the largest twentieth of the queries, {large:.0%} are in time at that rate; with "
+        f"PARIS+ELSA, {theirs:.0%} at its own rate.\n"
     )
 
 
@@ -330,37 +330,38 @@ def speed(measured: PerfTable, queries: int) -> str:
 
 
 _ONE_MODEL = """\
-Latencies are ParvaGPU's public measurements of the models that run batch 1 to 32 on all five sizes with one
-process; between the measured batches 1, 2, 4, 8, 16 and 32 they are interpolated linearly. {gpus} A100-80GB, Poisson
-arrivals, log-normal batch sizes (sigma 0.9, cut off at 32), SLA 1.5 and 2 times the whole GPU's latency at batch 32.
-Throughput is the largest rate at which 95 % of the queries are answered within the SLA, those refused counting as
-missed; mean over {seeds} seeds of {queries:,} queries each, with half the width of its 95 % confidence interval. The
-search never sees these seeds. In the long run no router can exceed the second fluid bound. The first asks for every
-query to be in time, which the quantile does not, so that it can be exceeded.
+Latencies are ParvaGPU's public measurements of the models that run batch 1 to 32 on all five sizes with one process;
+between the measured batches 1, 2, 4, 8, 16 and 32 they are interpolated linearly. There are {gpus} A100-80GB, Poisson
+arrivals, log-normal batch sizes (sigma 0.9, cut off at 32), and SLAs of 1.5 and 2 times the whole GPU's latency at
+batch 32. Throughput is the largest rate at which 95 % of the queries are answered within the SLA; refused queries
+count as missed. It is the mean over {seeds} seeds of {queries:,} queries each, with half the width of its 95 %
+confidence interval. The search does not use these seeds. In the long run no router can exceed the second fluid bound.
+The first bound requires every query to be in time; the quantile does not, so throughput can exceed it.
 """
 _ROUTED: tuple[SimulatedRouter, ...] = (LateBinding, Kairos(), Price, Elsa, Fifs)
 _ROUTERS = """\
 ### Routers on the same cuts (median 8)
 
-All on the cut that the search finds for late binding at p95, {cases} cases: throughput over the fluid bound of that
-cut, means, and what part of the largest twentieth of the queries is in time at the router's own p95 rate.
+All routers run on the cut that the search finds for late binding at p95, in {cases} cases. The table has the mean
+throughput over the fluid bound of that cut, and the share of the largest twentieth of the queries that is in time at
+the router's own p95 rate.
 
 """
 _TWO_MODELS = f"""\
 ### Two models on {GPUS} GPUs
 
 Median 8, SLA 1.5x. Each model has GPUs of its own; the split is the best of those tried (3 to 5 GPUs for the first
-model with our cuts, 2 to 6 with homogeneous ones). What is compared is the largest common share: each model gets this
-part of the fluid bound that it would have on all {GPUS} GPUs alone.
+model with our cuts, 2 to 6 with homogeneous cuts). The table compares the largest common share: each model reaches
+this share of its fluid bound on all {GPUS} GPUs.
 """
 _AZURE = """\
 ### Azure's hour of LLM requests
 
-A request is a query of one item for each 256 tokens, read and written together, at most 32 items; an item takes what
-an item of ParvaGPU's bert does: a stand-in, for there are no public measurements of an LLM on these slices. SLA 1.5 x
-the whole GPU at 32 items. At 10x and 100x each request comes so many times, shifted by up to 30 s to either side. The
-cut is found by search for Poisson arrivals of the trace's batch sizes. Requests that were refused count as infinitely
-late.
+A request is a query of one item for each 256 tokens, read and written together, with at most 32 items. An item takes
+as long as one of ParvaGPU's bert, since there are no public measurements of an LLM on these slices. The SLA is 1.5
+times the latency of the whole GPU at 32 items. At 10x and 100x each request is repeated so many times, shifted by up
+to 30 s to either side. The cut is found by search for Poisson arrivals with the trace's batch sizes. Refused requests
+count as infinitely late.
 """
 _SPEED = """\
 ### Speed of the simulation

@@ -115,12 +115,11 @@ def _text(seconds: float, tally: Tally, watch: _Watch) -> str:
     failures = "".join(f"\nFailed: {count} x {what}.\n" for what, count in tally.failed.items())
     return (
         f"## Soak\n\n{seconds / 60:g} minutes of {_RATE:g} requests a second (exponential gaps, seed 0) on "
-        f"{_EMULATION.workers} emulated workers of {_EMULATION.latency_ms:g} ms, deadline {_EMULATION.slo_ms:g} ms; "
-        f"every {_KILL_S:g} s one of them is killed with SIGKILL. Half of the requests are JSON over HTTP, four in "
-        "ten binary tensors over HTTP (aiohttp, 100 connections), one in ten gRPC (tritonclient). No two requests "
-        "are alike, and a worker answers with what it was asked, so that each answer is checked from end to end.\n\n"
-        + table(["what", "found"], rows)
-        + failures
+        f"{_EMULATION.workers} emulated workers of {_EMULATION.latency_ms:g} ms, deadline {_EMULATION.slo_ms:g} "
+        f"ms; every {_KILL_S:g} s one of them is killed with SIGKILL. Half of the requests are JSON over HTTP, "
+        "four in ten are binary tensors over HTTP (aiohttp, 100 connections), and one in ten is gRPC "
+        "(tritonclient). Every request is unique and a worker returns its input, so each answer is checked from "
+        "end to end.\n\n" + table(["what", "found"], rows) + failures
     )
 
 

@@ -117,9 +117,10 @@ def _pairs(n: int) -> str:
         _row("exchange and compact, all that is independent at once", parallel, own),
     ]
     return (
-        f"{n} pairs of exact plans of 4 to 64 A100-80GB (seeds 0 to {n - 1}, ParvaGPU's tables, 3 to 12 services\n"
-        "whose rates change), seconds per action as in the paper. `shortest` may use as many extra GPUs as the more\n"
-        "frugal of the two below it did. Averages per pair; the last three columns count pairs.\n"
+        f"{n} pairs of exact plans of 4 to 64 A100-80GB (seeds 0 to {n - 1}, ParvaGPU's tables, 3 to 12 "
+        "services whose rates change), with seconds per action as in the paper. `shortest` may use as many "
+        "extra GPUs as the better of the two variants of exchange and compact. Figures are averages per pair; "
+        "the last three columns count pairs.\n"
         f"Planning by `shortest` took {spent / n:.2g} s per pair.\n\n{table(header, rows)}"
     )
 
@@ -171,10 +172,10 @@ def _day_and_night() -> str:
     header = ["change", "algorithm", "GPUs", "starts", "stops", "GPUs cut", "actions, ours"]
     header += ["as the paper counts", "makespan (s)", "extra GPUs", "checker's faults"]
     return (
-        "Five services by day and by night, rates for which 16 and 5 GPUs are optimal, the paper's seconds. The\n"
-        "paper counts a start, a stop, a migration and the cutting of a GPU as one action each; here migrations are\n"
-        f"counted as a start and a stop, which is to our disadvantage. Rates of seed {DAY_SEED}. {_day_seeds()}\n\n"
-        + table(header, rows)
+        "Five services by day and by night, with rates for which 16 and 5 GPUs are optimal, and the paper's "
+        "seconds. The paper counts a start, a stop, a migration and the cutting of a GPU as one action each; "
+        "here a migration counts as a start and a stop, to our disadvantage. Rates are those of seed "
+        f"{DAY_SEED}. {_day_seeds()}\n\n" + table(header, rows)
     )
 
 
@@ -240,8 +241,8 @@ def _figure_7(*, quick: bool) -> str:
         "checker's faults",
     ]
     return (
-        f"The hours of Jormungandr's figure 7 ({', '.join(map(str, counts))} GPUs), four services whose shares\n"
-        f"drift (seed 7) and whose rates make those counts optimal.\n\n{table(header, rows)}"
+        f"The hours of Jormungandr's figure 7 ({', '.join(map(str, counts))} GPUs), with four services whose "
+        f"shares drift (seed 7) and whose rates make those counts optimal.\n\n{table(header, rows)}"
     )
 
 
@@ -280,7 +281,7 @@ def _thousand(*, quick: bool) -> str:
         "checker's faults",
         "planning (s)",
     ]
-    title = f"A transition of 100 services on about {size:,} GPUs, measured seconds per action."
+    title = f"A transition of 100 services on about {size:,} GPUs, with measured seconds per action."
     return f"{title}\n\n{table(header, rows)}"
 
 
@@ -311,6 +312,6 @@ def _zero_extra(n: int) -> str:
             faults += bool(check_transition(request, found))
     rows: list[list[object]] = [[label, count, n] for label, count in solved.most_common()]
     return (
-        f"Cases without any spare GPU (seeds 0 to {n - 1}: one or two full A30s, two services, 95 to 100 % of the\n"
-        f"capacity needed). The checker finds faults in {faults}.\n\n{table(['', 'solved', 'of'], rows)}"
+        f"Cases without a spare GPU (seeds 0 to {n - 1}): one or two full A30s and two services that need 95 to "
+        f"100 % of the capacity. The checker finds faults in {faults}.\n\n{table(['', 'solved', 'of'], rows)}"
     )
