@@ -182,7 +182,9 @@ Other programs used the same two cores during the measurement. To keep them from
 workers and the clients run under SCHED_RR once a server is ready.
 
 """
-_STEPS = "\nLatency beyond the work at fixed rates, p50 / p99 in ms (`-`: not tried after two lower rates failed):\n\n"
+_STEPS = (
+    "\nLatency beyond the work at fixed rates, p50 / p99 in ms (`-`: not tried: two lower rates failed):\n\n"
+)
 _DECISIONS = (
     "\nTime of a routing decision among the 56 instances, inside the gateway, on each arrival and each answer "
     "during this load: "

@@ -87,15 +87,15 @@ TARGETS = (
         "transition/closure",
         ("transition/closure.py",),
         ("transition/test_closure.py",),
-        "least capacity of all orders",
+        "finds the least capacity over all orders",
     ),
     Target(
         "transition/relax",
         ("transition/relax.py",),
         ("transition/test_relax.py",),
-        "which actions may happen in any order",
+        "decides which actions may happen in any order",
     ),
-    Target("mig/layout", ("mig/layout.py",), ("mig/test_layout.py",), "what a GPU can be cut into"),
+    Target("mig/layout", ("mig/layout.py",), ("mig/test_layout.py",), "says how a GPU can be cut"),
     Target(
         "jobs/check",
         ("jobs/check.py",),
@@ -103,7 +103,10 @@ TARGETS = (
         "says whether a schedule of jobs is right",
     ),
     Target(
-        "jobs/restarts", ("jobs/restarts.py",), ("jobs/test_restarts.py",), "what follows an out-of-memory"
+        "jobs/restarts",
+        ("jobs/restarts.py",),
+        ("jobs/test_restarts.py",),
+        "decides what follows an out-of-memory",
     ),
     Target(
         "serve/routers",
@@ -125,7 +128,7 @@ TARGETS = (
             "serve/routers/test_simulated.py",
             "serve/dispatching/test_dispatcher.py",
         ),
-        "who answers which query, live and simulated",
+        "decides which slice answers which query, live and simulated",
         examples=25,
     ),
 )
@@ -807,23 +810,23 @@ def _page(scores: Sequence[Score]) -> str:
         why for key, why in explained().items() if any(key == each.key for f in scores for each in f.alive)
     )
     left = [f"`{each.name}`" for each in TARGETS if each.name not in {f.target.name for f in scores}]
-    unscored = f"Not run whole yet: {', '.join(left)}.\n\n" if left else ""
+    unscored = f"Not completely run yet: {', '.join(left)}.\n\n" if left else ""
     listed = "\n".join(f"- {n} x {why}" for why, n in reasons.most_common())
     return f"""# Mutation score
 
-The checkers are what the rest stands on, so their tests are tested: `make mutate` changes one thing at a time in
-them and in what they guard, and sees whether a test fails. This page is written by it.
+Everything else relies on the checkers, so their tests are tested: `make mutate` changes one thing at a time in the
+checkers and in the code that they guard, and looks whether a test fails. It also writes this page.
 
-{1 - alive / total:.1%} of {total:,} mutants are noticed. Of the others {alive - missed} have a reason in
-`benchmarks/survivors.toml`, {missed} have none.
+Tests notice {1 - alive / total:.1%} of {total:,} mutants. Of the others, {alive - missed} have a reason in
+`benchmarks/survivors.toml`, and {missed} have none.
 
-{table(["code", "what rests on it", "mutants", "tests", "noticed", "with a reason", "without", "run on"], rows)}
+{table(["code", "purpose", "mutants", "tests", "noticed", "with a reason", "without", "run on"], rows)}
 {unscored}Reasons:
 
 {listed}
 
-Each line is of the day on which its code was last run whole, `python -m benchmarks.mutation NAME`: of several files,
-the one that was run longest ago.
+"run on" is the day of the last complete run of that code, `python -m benchmarks.mutation NAME`; with several files,
+the oldest of their runs.
 
 {stamp()}
 """
