@@ -84,17 +84,23 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """What a change of one service alone would do to the objective; None where no plan was found."""
+    """What a change of one service alone would do.
+
+    Attributes:
+        objective: the best value found; None where no plan was found.
+        proven: whether nothing better exists; False where the search ran out of time.
+    """
 
     change: str
     objective: float | None
+    proven: bool
 
 
 def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -> ServiceExplanation:
     """Explain one service of a plan. The changes are planned anew, a few seconds each at most."""
     changes = [
-        Sensitivity("rate +10 %", _objective(prepared, spec.name, rate=1.1, latency=1.0)),
-        Sensitivity("SLO +20 %", _objective(prepared, spec.name, rate=1.0, latency=1.2)),
+        _sensitivity("rate +10 %", prepared, spec.name, rate=1.1, latency=1.0),
+        _sensitivity("SLO +20 %", prepared, spec.name, rate=1.0, latency=1.2),
     ]
     if spec.cut is not None:
         service = next(each for each in prepared.cuts if each.spec.name == spec.name)
@@ -112,8 +118,10 @@ def explain_service(prepared: PreparedWorkload, made: Plan, spec: ServiceSpec) -
     return ServiceExplanation(spec, changes, by_gpu)
 
 
-def _objective(prepared: PreparedWorkload, service: str, *, rate: float, latency: float) -> float | None:
-    """Return the objective with the service's rate and SLO multiplied; None if no plan was found."""
+def _sensitivity(
+    change: str, prepared: PreparedWorkload, service: str, *, rate: float, latency: float
+) -> Sensitivity:
+    """Plan anew with the service's rate and SLO multiplied."""
     workload = prepared.workload
     services = tuple(
         s.replace(rate=s.rate * rate, slo=s.slo.replace(latency_ms=s.slo.latency_ms * latency))
@@ -123,9 +131,10 @@ def _objective(prepared: PreparedWorkload, service: str, *, rate: float, latency
     )
     try:
         asked = prepare(workload.replace(services=services), prepared.table, prepared.path)
-        return plan(asked, deadline=Deadline(_SECONDS)).plan.objective.value
+        found = plan(asked, deadline=Deadline(_SECONDS)).plan.objective
     except PartitaError:
-        return None
+        return Sensitivity(change, None, proven=False)
+    return Sensitivity(change, found.value, found.proven)
 
 
 def _bindings(

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import yaml
 from tests.cli.commands import Commands
 
+from partita import planner
 from partita.cli.output import Format, clean
 from partita.explanation import Binds
 
@@ -342,6 +344,17 @@ def test_explain_says_which_pools_a_service_may_use(commands: Commands) -> None:
     assert "may use GPUs of spot alone" in commands("explain", "-f", path, "--service", "first").out
     found = json.loads(commands("explain", "-f", path, "-o", "json").out)
     assert [each["pools"] for each in found] == [["spot"], None]
+
+
+def test_explain_says_at_most_where_the_plan_of_a_change_is_not_proven(
+    commands: Commands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # On no machine does a search surely run out of time; a planner that proves less stands for that.
+    monkeypatch.setattr("partita.explanation.plan", partial(planner.plan, planner="whole"))
+    path = workload(commands.folder, gpus=[{"model": "a30-24gb"}])
+    assert "rate +10 %: at most 5 GPUs; fewer are not ruled out" in commands("explain", "-f", path).out
+    found = json.loads(commands("explain", "-f", path, "-o", "json").out)
+    assert found[0]["changes"][0] == {"change": "rate +10 %", "objective": 5.0, "proven": False}
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,8 @@ def _difference(change: Sensitivity, made: Plan) -> str:
     unit = {"gpus": "GPUs", "cost": "per hour", "watts": "W"}[made.objective.name]
     if change.objective is None:
         return "no plan is found with the GPUs there are"
+    if not change.proven:
+        return f"at most {number(change.objective)} {unit}; fewer are not ruled out"
     more = change.objective - made.objective.value
     if abs(more) < 1e-9:
         return f"no change ({number(made.objective.value)} {unit})"
