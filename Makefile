@@ -6,6 +6,7 @@ JOBS ?= 3
 # Tests start hundreds of processes: these read bytecode, and do not compile the same sources again.
 export PYTHONDONTWRITEBYTECODE =
 PROGRAMS = $(shell tests/kubernetes/control_plane/build.sh)
+RENDER = $(PROGRAMS)/helm template partita deploy/chart --namespace partita-system
 IMAGE ?= partita:$(shell sed -n 's/__version__ = "\(.*\)"/\1/p' src/partita/__init__.py)
 COMPILE = .venv/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock' --constraints lock/held.txt pyproject.toml
@@ -49,10 +50,16 @@ docs: .venv/dev
 site: .venv/docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
-# What `kubectl apply -k deploy/kustomize` applies, rendered from the chart by helm, which test-kubernetes builds.
+# What `kubectl apply -k deploy/kustomize` applies, and components for what is optional; rendered from the chart by
+# helm, which test-kubernetes builds.
 deploy: .venv/dev
 	$(BIN)/python -m docs.generate --deploy
-	$(PROGRAMS)/helm template partita deploy/chart --namespace partita-system > deploy/kustomize/partita.yaml
+	$(RENDER) > deploy/kustomize/partita.yaml
+	$(RENDER) --set jobs.enabled=true --show-only templates/jobs.yaml > deploy/kustomize/jobs/jobs.yaml
+	@for part in gateway picker mig-manager; do \
+		$(RENDER) --values deploy/kustomize/$$part/values.yaml --show-only templates/$$part-rights.yaml \
+			--show-only templates/$$part.yaml > deploy/kustomize/$$part/$$part.yaml || exit 1; \
+	done
 
 # With docker, podman or buildah, whichever there is: IMAGE=registry.example/partita:1 make image
 image:

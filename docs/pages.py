@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from partita.cli.commands import RegisteredCommands
 from partita.cli.main import command_line
 from partita.documents.codec import schema as schema_of
-from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, GATEWAY
+from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, GATEWAY, MIG_MANAGER
 from partita.workload import WORKLOAD
 
 if TYPE_CHECKING:
@@ -94,7 +94,8 @@ def rights_tables() -> str:
     parts = []
     for title, rights in (
         ("The controller", CONTROLLER),
-        ("The gateway, in the namespace of its Workload", GATEWAY),
+        ("The gateway and the endpoint picker, in the namespace of their Workload", GATEWAY),
+        ("`partita mig-manager`", MIG_MANAGER),
         ("People who want advice", ADVICE),
         ("People who approve plans", APPROVAL),
     ):
@@ -107,7 +108,12 @@ def rights_tables() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_SCOPES = {"cluster": "all", "workloads": "Workloads' namespaces", "home": "its own namespace"}
+_SCOPES = {
+    "cluster": "all",
+    "workloads": "Workloads' namespaces",
+    "home": "its own namespace",
+    "operator": "the GPU operator's",
+}
 
 
 def _table(part: dict[str, Any]) -> str:

@@ -160,6 +160,7 @@ def test_a_workload_becomes_a_plan_a_transition_and_pods(cluster: Cluster) -> No
         "Approved": "True",
         "Ready": "True",
         "Degraded": "False",
+        "Exposed": "False",  # the pods name no port
     }
     reasons = {(each["involvedObject"]["kind"], each["reason"]) for each in cluster.objects("events")}
     assert {

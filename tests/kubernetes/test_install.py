@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
+from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.tools import DEPLOY, rendered, run, schemas
 
 from partita.cli.main import command_line
-from partita.kubernetes.rights import CONTROLLER, GATEWAY, Scope
+from partita.kubernetes.rights import CONTROLLER, GATEWAY, MIG_MANAGER, Scope
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,8 +25,22 @@ GATEWAY_ON = (
     "--set=gateway.workload=serving",
     "--set=gateway.token.secret=tokens",
 )
+PICKER_ON = ("--set=picker.enabled=true", "--set=picker.workload=serving")
+OTHERS_ON = (
+    *PICKER_ON,
+    "--set=migManager.enabled=true",
+    "--set=migManager.plan.configMap=day",
+    "--set=jobs.enabled=true",
+)
 ALL = (
     *GATEWAY_ON,
+    *OTHERS_ON,
+    "--set=picker.replicas=2",
+    "--set=picker.tls.secret=tls",
+    "--set=picker.tls.clientCa=ca",
+    "--set=networkPolicy.egress.enabled=true",
+    '--set-json=networkPolicy.egress.more=[{"to":[{"ipBlock":{"cidr":"10.0.0.0/8"}}],"ports":[{"port":9090}]}]',
+    '--set-json=networkPolicy.proxies=[{"namespaceSelector":{"matchLabels":{"proxy":"envoy"}}}]',
     "--set=namespace=serving",
     "--set=gateway.tls.secret=tls",
     "--set=gateway.tls.clientCa=ca",
@@ -40,7 +57,10 @@ ALL = (
     "--set=controller.nodeSelector.pool=system",
     "--set=controller.priorityClassName=system-cluster-critical",
 )  # fmt: skip
-WAYS = pytest.mark.parametrize("words", [(), GATEWAY_ON, ALL], ids=["plain", "gateway", "all"])
+WAYS = pytest.mark.parametrize(
+    "words", [(), GATEWAY_ON, OTHERS_ON, ALL], ids=["plain", "gateway", "others", "all"]
+)
+PARTS = ("gateway", "jobs", "mig-manager", "picker")
 
 
 def of_kind(objects: list[Object], kind: str) -> dict[str, Object]:
@@ -60,6 +80,58 @@ def test_the_kustomization_is_what_the_chart_renders() -> None:
     assert written == rendered(), "run `make deploy`"
 
 
+def test_with_all_components_kustomize_makes_what_the_chart_does(tmp_path: Path) -> None:
+    """Each component is what its values add to the chart's objects; a plan of the user's gets into the Job."""
+    files = [DEPLOY / "kustomize" / part / "values.yaml" for part in PARTS if part != "jobs"]
+    wanted = rendered("--set=jobs.enabled=true", *(f"--values={each}" for each in files))
+    (tmp_path / "plan.json").write_text("{}")
+    base = os.path.relpath((DEPLOY / "kustomize").resolve(), tmp_path.resolve())
+    overlay = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [base],
+        "components": [f"{base}/{part}" for part in PARTS],
+        "configMapGenerator": [
+            {"name": "partita-plan", "namespace": "partita-system", "files": ["plan.json"]}
+        ],
+    }
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    made = [each for each in yaml.safe_load_all(run("kubectl", "kustomize", tmp_path)) if each]
+    (plan,) = of_kind(made, "ConfigMap").values()
+    (job,) = of_kind(made, "Job").values()
+    volume = job["spec"]["template"]["spec"]["volumes"][1]["configMap"]
+    assert volume["name"] == plan["metadata"]["name"] != "partita-plan"
+    volume["name"] = "partita-plan"
+    made.remove(plan)
+    made = [each for each in made if each["kind"] != "Namespace"]
+
+    def key(each: Object) -> tuple[str, str, str]:
+        return each["kind"], each["metadata"].get("namespace", ""), each["metadata"]["name"]
+
+    assert sorted(made, key=key) == sorted(wanted, key=key), "run `make deploy`"
+
+
+def test_the_kustomize_patches_that_are_written_down_name_another_workload(tmp_path: Path) -> None:
+    folder = DEPLOY / "kustomize" / "gateway"
+    comment = [
+        line.removeprefix("#").removeprefix(" ")
+        for line in (folder / "kustomization.yaml").read_text().splitlines()
+        if line.startswith("#")
+    ]
+    patches = "\n".join(comment[comment.index("patches:") :])
+    base = os.path.relpath((DEPLOY / "kustomize").resolve(), tmp_path.resolve())
+    text = f"resources: [{base}]\ncomponents: [{base}/gateway]\n{patches}\n"
+    (tmp_path / "kustomization.yaml").write_text(text)
+    made = [each for each in yaml.safe_load_all(run("kubectl", "kustomize", tmp_path)) if each]
+    words = (
+        f"--values={folder / 'values.yaml'}",
+        "--set=gateway.workload=shop",
+        "--set=gateway.namespace=shop",
+    )
+    for kind in ("Deployment", "Role", "RoleBinding"):
+        assert of_kind(made, kind)["partita-gateway"] == of_kind(rendered(*words), kind)["partita-gateway"]
+
+
 @WAYS
 def test_the_server_takes_all_of_it_and_knows_every_field(
     control_plane: ControlPlane, tmp_path: Path, words: tuple[str, ...]
@@ -69,7 +141,7 @@ def test_the_server_takes_all_of_it_and_knows_every_field(
     where = schemas(control_plane, tmp_path)
     run("kubeconform", "-strict", "-summary", f"-schema-location={where}", "-", stdin=text)
     admin = control_plane.admin
-    for namespace in ("partita-system", "serving"):
+    for namespace in ("partita-system", "serving", "gpu-operator"):
         if admin.find("namespaces", namespace) is None:
             labels = dict.fromkeys(
                 ("pod-security.kubernetes.io/enforce", "pod-security.kubernetes.io/warn"), "restricted"
@@ -109,34 +181,76 @@ def test_helm_installs_and_uninstalls_it(control_plane: ControlPlane, namespace:
         "--namespace",
         namespace,
         "--set=crds.install=false",
-        *GATEWAY_ON,
+        *ALL,
         "--set=namespace=" + namespace,
+        "--set=migManager.operatorNamespace=" + namespace,
     )
+
+    def kinds_there() -> dict[str, list[str]]:
+        plurals = (
+            "deployments,jobs,services,serviceaccounts,roles,rolebindings,clusterroles,clusterrolebindings,"
+            "networkpolicies,poddisruptionbudgets,mutatingadmissionpolicies,mutatingadmissionpolicybindings"
+        )
+        chosen = "app.kubernetes.io/instance=try"
+        told = run("kubectl", config, "get", plurals, "-n", namespace, "-l", chosen, "-o", "json")
+        found: dict[str, list[str]] = {}
+        for each in json.loads(told)["items"]:
+            found.setdefault(each["kind"], []).append(each["metadata"]["name"])
+        return found
+
     run("helm", config, "install", "try", chart, *words)
     try:
-        deployments = control_plane.admin.objects("deployments", namespace)
-        assert {each["metadata"]["name"] for each in deployments} == {
+        before = kinds_there()
+        assert set(before["Deployment"]) == {
             "try-partita-controller",
             "try-partita-gateway",
+            "try-partita-picker",
         }
+        assert before["MutatingAdmissionPolicy"] == ["try-partita-jobs"]
+        (job,) = before["Job"]
+        wanted = {each["kind"] for each in rendered(*ALL)} - {"CustomResourceDefinition"}
+        assert set(before) == wanted
         run("helm", config, "upgrade", "try", chart, *words, "--set=controller.keepOff=None")
         told = run(
             "kubectl", config, "-n", namespace, "get", "deployment", "try-partita-controller", "-o", "yaml"
         )
         assert "--keep-off=None" in told
+        assert kinds_there()["Job"] == [job]  # nothing is cut again
+        run(
+            "helm", config, "upgrade", "try", chart, *words, "--set=migManager.plan.configMap=night",
+            "--set=picker.enabled=false",
+        )  # fmt: skip
+        after = kinds_there()
+        assert len(after["Job"]) == 1
+        assert after["Job"] != [job]  # another plan is another Job
+        assert "try-partita-picker" not in after["Deployment"] + after["ServiceAccount"]
     finally:
         run("helm", config, "uninstall", "try", "--namespace", namespace)
-    assert control_plane.admin.find("clusterroles", "try-partita-controller") is None
+    wait_until(lambda: kinds_there() == {}, 60.0, "nothing is left over")
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (("--set=gateway.enabled=true", "--set=gateway.workload=a"), "nothing says who may ask it"),
-        (("--set=gateway.enabled=true", "--set=gateway.token.secret=t"), "minLength"),
+        (
+            ("--set=gateway.enabled=true", "--set=gateway.token.secret=t"),
+            "name a Workload in gateway.workload",
+        ),
         ((*GATEWAY_ON, "--set=gateway.tls.clientCa=ca"), "clients' certificates need TLS"),
         (("--set=controller.keepOff=Maybe",), "keepOff"),
         (("--set=controller.replcas=2",), "replcas"),
+        (("--set=picker.enabled=true",), "name a Workload in picker.workload"),
+        ((*PICKER_ON, "--set=picker.tls.clientCa=ca"), "proxies' certificates need TLS"),
+        (("--set=migManager.enabled=true",), "there is no plan; make a ConfigMap of one"),
+        (
+            ("--set=jobs.enabled=true", "--kube-version=1.35.4"),
+            "is on from Kubernetes 1.36, and this cluster has",
+        ),
+        (("--set=networkPolicy.workers=true",), "there is no gateway that may reach the replicas"),
+        (("--set-json=networkPolicy.clients=[{}]",), "networkPolicy/clients/0"),
+        (("--set=networkPolicy.egress.apiServerPorts={https}",), "apiServerPorts/0"),
+        (("--set=controller.resources.limit.memory=1Gi",), "limit"),
     ],
 )
 def test_values_that_cannot_work_are_refused_with_a_reason(words: tuple[str, ...], said: str) -> None:
@@ -145,10 +259,14 @@ def test_values_that_cannot_work_are_refused_with_a_reason(words: tuple[str, ...
 
 
 def test_pods_are_restricted_and_have_probes_and_limits() -> None:
-    deployments = of_kind(rendered(*ALL), "Deployment")
-    assert set(deployments) == {"partita-controller", "partita-gateway"}
-    for each in deployments.values():
-        assert each["spec"]["replicas"] == 2
+    objects = rendered(*ALL)
+    deployments = of_kind(objects, "Deployment")
+    assert set(deployments) == {"partita-controller", "partita-gateway", "partita-picker"}
+    assert set(of_kind(objects, "PodDisruptionBudget")) == set(deployments)
+    (job,) = of_kind(objects, "Job").values()
+    for each in (*deployments.values(), job):
+        ends = each is job  # a process that ends by itself is asked nothing
+        assert each["spec"].get("replicas", 2) == 2
         pod = each["spec"]["template"]["spec"]
         assert pod["securityContext"]["runAsNonRoot"] is True
         assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -158,7 +276,7 @@ def test_pods_are_restricted_and_have_probes_and_limits() -> None:
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         }
-        assert {"livenessProbe", "readinessProbe", "startupProbe"} <= set(container)
+        assert ends or {"livenessProbe", "readinessProbe", "startupProbe"} <= set(container)
         assert container["resources"]["requests"]
         assert container["resources"]["limits"]
 
@@ -173,8 +291,40 @@ def test_rights_in_one_namespace_are_bound_in_that_namespace_alone() -> None:
     assert cluster == [each.rule for each in CONTROLLER if each.scope is Scope.CLUSTER]
 
 
-def test_a_gateway_may_read_one_workload() -> None:
-    role = of_kind(rendered(*GATEWAY_ON), "Role")["partita-gateway"]
+def test_of_one_picker_no_budget_hinders_a_drain() -> None:
+    assert "partita-picker" not in of_kind(rendered(*PICKER_ON), "PodDisruptionBudget")
+
+
+def test_rights_of_what_is_not_enabled_are_not_made() -> None:
+    kinds = "ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding"
+    names = {name for kind in kinds for name in of_kind(rendered(), kind)}
+    assert not [each for each in names if "gateway" in each or "picker" in each or "mig-manager" in each]
+    assert not [each for each in rendered(*ALL, "--set=rights.create=false") if each["kind"] in kinds]
+
+
+def test_mig_manager_writes_configs_in_the_operators_namespace_alone() -> None:
+    objects = rendered(*OTHERS_ON, "--set=migManager.operatorNamespace=nvidia")
+    role = of_kind(objects, "Role")["partita-mig-manager"]
+    assert role["metadata"]["namespace"] == "nvidia"
+    assert role["rules"] == [each.rule for each in MIG_MANAGER if each.scope is Scope.OPERATOR]
+    cluster = of_kind(objects, "ClusterRole")["partita-mig-manager"]["rules"]
+    assert cluster == [each.rule for each in MIG_MANAGER if each.scope is Scope.CLUSTER]
+
+
+def test_with_one_namespace_the_policy_for_jobs_holds_there_alone() -> None:
+    def binding(*words: str) -> Object:
+        (found,) = of_kind(rendered(*OTHERS_ON, *words), "MutatingAdmissionPolicyBinding").values()
+        return dict(found["spec"])
+
+    assert binding() == {"policyName": "partita-jobs"}
+    assert binding("--set=namespace=serving")["matchResources"] == {
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "serving"}}
+    }
+
+
+@pytest.mark.parametrize(("part", "words"), [("gateway", GATEWAY_ON), ("picker", PICKER_ON)])
+def test_what_serves_queries_may_read_one_workload(part: str, words: tuple[str, ...]) -> None:
+    role = of_kind(rendered(*words), "Role")[f"partita-{part}"]
     assert role["rules"][0]["resourceNames"] == ["serving"]
     verbs = {(each["resources"][0], verb) for each in role["rules"] for verb in each["verbs"]}
     assert verbs == {(each.resource, verb) for each in GATEWAY for verb in each.verbs}
@@ -184,8 +334,9 @@ def test_the_arguments_are_those_of_the_commands() -> None:
     """An option that the command does not have would be told only in a cluster."""
     line = command_line()
     line.load_all()
-    for each in of_kind(rendered(*ALL), "Deployment").values():
+    objects = rendered(*ALL)
+    for each in (*of_kind(objects, "Deployment").values(), *of_kind(objects, "Job").values()):
         (container,) = each["spec"]["template"]["spec"]["containers"]
         command, *words = container["args"]
         known = {name for option in line.commands[command].params for name in option.opts}
-        assert {word.split("=")[0] for word in words} <= known
+        assert {word.split("=")[0] for word in words if not word.startswith("/plan/")} <= known

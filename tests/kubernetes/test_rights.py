@@ -12,6 +12,7 @@ from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.installation import install_resources
 from tests.kubernetes.control_plane.objects import claim_object, pod_object
 from tests.kubernetes.control_plane.tools import grant, revoke
+from tests.kubernetes.test_mig_manager import MAP, OperatorNode
 from tests.kubernetes_units.specs import TABLE, good
 
 from partita.control.reconciler import Hysteresis
@@ -30,6 +31,7 @@ from partita.kubernetes.fence import TAINT_RULES
 from partita.kubernetes.inventory import NODE, RESOURCE_SLICE
 from partita.kubernetes.job_objects import CLAIM_TEMPLATE, JOB
 from partita.kubernetes.leader import LEASES, Leader
+from partita.kubernetes.mig_manager import MigManager
 from partita.kubernetes.objects import (
     CONFIG_MAP,
     ENDPOINT_SLICE,
@@ -41,9 +43,18 @@ from partita.kubernetes.objects import (
 from partita.kubernetes.pods import POD, instance_name, pod_name
 from partita.kubernetes.rates import GatewayCounters
 from partita.kubernetes.resources import PLANS, TRANSITIONS, WORKLOADS, GatewayRates
-from partita.kubernetes.rights import ADVICE, APPROVAL, CONTROLLER, GATEWAY, Right, missing_rights
+from partita.kubernetes.rights import (
+    ADVICE,
+    APPROVAL,
+    CONTROLLER,
+    GATEWAY,
+    MIG_MANAGER,
+    Right,
+    missing_rights,
+)
+from partita.kubernetes.service_objects import SERVICES, ServiceExposure
 from partita.mig.layout import Placement
-from partita.transition.deployment import Replica
+from partita.transition.deployment import DeployedGpu, DeployedInstance, Layouts, Replica
 from partita.transition.transition import Action, ActionKind
 
 if TYPE_CHECKING:
@@ -57,7 +68,7 @@ KINDS: dict[str, Kind[Any]] = {
     each.plural: each
     for each in (
         NODE, RESOURCE_SLICE, RESOURCE_CLAIM, TAINT_RULES[0], WORKLOADS, PLANS, TRANSITIONS, CONFIG_MAP, POD,
-        DISRUPTION_BUDGET, EVENT, ENDPOINT_SLICE, LEASES, JOB, CLAIM_TEMPLATE,
+        DISRUPTION_BUDGET, EVENT, ENDPOINT_SLICE, LEASES, JOB, CLAIM_TEMPLATE, SERVICES,
     )
 }  # fmt: skip
 NOT_USED_HERE = {
@@ -67,6 +78,9 @@ NOT_USED_HERE = {
     ("update", "transitions"): "a transition is planned anew",
     ("list", "events"): "a pod does not become ready",
     ("list", "endpointslices"): "rates.gateway",
+    ("get", "services"): "a Service of that name is there already",
+    ("patch", "services"): "a Service is another than it should be",
+    ("delete", "services"): "a service is no more",
 }
 """Rights that one Workload's quiet life does not need, and when they are; flows of their own try them below."""
 
@@ -220,6 +234,7 @@ def test_all_rights_suffice_and_each_is_used(
     admin.create("configmaps", {"metadata": {"name": "perf"}, "data": {"perf.csv": TABLE}}, namespace)
     spec = good() | {"performance": [{"configMap": {"name": "perf"}}]}
     spec["pod"]["spec"]["terminationGracePeriodSeconds"] = 1
+    spec["pod"]["spec"]["containers"][0]["ports"] = [{"containerPort": 9000}]
     api = account.have(CONTROLLER)
     assert missing(api, CONTROLLER, 0) == []
     asked.clear()
@@ -352,6 +367,48 @@ def test_gateways_that_count_are_found_by_endpoint_slices(account: Account, aske
     api.close()
 
 
+LISTENS = {"spec": {"containers": [{"name": "a", "image": "a:1", "ports": [{"containerPort": 9000}]}]}}
+
+
+@pytest.mark.parametrize("verb", ["list", "create", "get", "patch", "delete"])
+def test_without_a_right_to_services_a_condition_names_it_and_nothing_else_is_kept_back(
+    account: Account, asked: Asked, verb: str
+) -> None:
+    admin, namespace = account.plane.admin, account.namespace
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "controller": True}
+    owner["uid"] = admin.create("configmaps", {"metadata": {"name": "owner"}}, namespace)["metadata"]["uid"]
+
+    def kept(rights: list[Right], *services: str) -> Any:
+        api = account.have(rights)
+        missing(api, CONTROLLER, len(set(each_verb(CONTROLLER)) - set(each_verb(tuple(rights)))))
+        asked.clear()
+        found = ServiceExposure(api, "day", owner, look_s=0.0).keep(dict.fromkeys(services, LISTENS), tuple)
+        api.close()
+        return found
+
+    assert kept(list(CONTROLLER), "a", "b", "c").status == "True"
+    # One to make, one to change, one that is somebody else's, and one that is no more.
+    admin.delete("services", "day-a", namespace)
+    admin.patch("services", "day-b", {"spec": {"selector": {"x": "y"}}}, namespace)
+    port = [{"port": 80}]
+    admin.create("services", {"metadata": {"name": "day-d"}, "spec": {"ports": port}}, namespace)
+    condition = kept(without(CONTROLLER, verb, "services"), "a", "b", "d")
+    assert (condition.type, condition.status) == ("Exposed", "False")
+    assert f"no right to {verb} services" in condition.message
+    assert f"resources: [services], verbs: [{verb}]" in condition.message
+    done = {
+        "create": admin.find("services", "day-a", namespace) is not None,
+        "patch": admin.get("services", "day-b", namespace)["spec"]["selector"].get("x") is None,
+        "delete": admin.find("services", "day-c", namespace) is None,
+    }
+    if verb != "list":
+        assert done == {each: each != verb for each in done}
+    condition = kept(list(CONTROLLER), "a", "b", "d")
+    assert (condition.reason, "somebody else's" in condition.message) == ("NameTaken", True)
+    admin.delete("services", "day-d", namespace)
+    assert kept(list(CONTROLLER), "a", "b", "d").status == "True"
+
+
 def test_a_condition_names_the_right_that_is_missing(
     account: Account, nodes: SimulatedNodes, namespace: str
 ) -> None:
@@ -387,6 +444,54 @@ def test_a_condition_names_the_right_that_is_missing(
         stop.set()
         thread.join()
         api.close()
+
+
+# What runs without a controller
+
+PLAN = Layouts((DeployedGpu(f"{OperatorNode.name}/gpu-0", "a100-40gb", ()),))
+
+
+@pytest.fixture
+def operator_node(crds: ControlPlane, namespace: str) -> Iterator[OperatorNode]:
+    found = OperatorNode(crds, namespace)
+    yield found
+    found.close()
+
+
+@pytest.mark.usefixtures("operator_node")
+def test_mig_manager_needs_no_more_than_its_rights(account: Account, asked: Asked) -> None:
+    api = account.have(MIG_MANAGER)
+    missing(api, MIG_MANAGER, 0)
+    asked.clear()
+    manager = MigManager(api, namespace=account.namespace, settle_s=0.2)
+    plans = [
+        Layouts((replace(PLAN.gpus[0], instances=(DeployedInstance(Placement.parse(at), None),)),))
+        for at in ("3g.20gb@0", "1g.5gb@0")
+    ]
+    for plan in plans:
+        manager.cut(plan)
+    assert asked == set(each_verb(MIG_MANAGER))
+    api.close()
+
+
+@pytest.mark.parametrize(("verb", "resource"), each_verb(MIG_MANAGER))
+def test_mig_manager_says_which_right_it_lacks_and_leaves_no_node_cordoned(
+    account: Account, operator_node: OperatorNode, verb: str, resource: str
+) -> None:
+    if (verb, resource) == ("patch", "configmaps"):  # asked for where the map is there
+        body = {"metadata": {"name": MAP}, "data": {"config.yaml": ""}}
+        account.plane.admin.create("configmaps", body, account.namespace)
+    api = account.have(without(MIG_MANAGER, verb, resource))
+    missing(api, MIG_MANAGER, 1)
+    instances = (DeployedInstance(Placement.parse("3g.20gb@0"), None),)
+    with pytest.raises(ForbiddenError, match=f"no right to {verb} {resource}") as found:
+        MigManager(api, namespace=account.namespace).cut(
+            Layouts((replace(PLAN.gpus[0], instances=instances),))
+        )
+    assert f"resources: [{resource}], verbs: [{verb}]" in str(found.value.hint)
+    node = account.plane.admin.get("nodes", operator_node.name)
+    assert not node["spec"].get("unschedulable")
+    api.close()
 
 
 # Those who only look

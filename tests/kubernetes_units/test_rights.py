@@ -46,8 +46,8 @@ def test_the_chart_is_of_this_version() -> None:
 
 
 def test_the_kustomization_has_all_resources_and_names_files_that_there_are() -> None:
-    found = yaml.safe_load((DEPLOY / "kustomize" / "kustomization.yaml").read_text())
-    assert all((DEPLOY / "kustomize" / each).exists() for each in found["resources"])
+    for path in (DEPLOY / "kustomize").glob("**/kustomization.yaml"):
+        assert all((path.parent / each).exists() for each in yaml.safe_load(path.read_text())["resources"])
     rendered = list(yaml.safe_load_all((DEPLOY / "kustomize" / "partita.yaml").read_text()))
     by_name = {each["metadata"]["name"]: each for each in rendered if each}
     for path in sorted((DEPLOY / "crds").glob("*.yaml")):
@@ -84,17 +84,17 @@ def test_the_schema_takes_the_charts_own_values_and_knows_each_of_them() -> None
         ("gateway", "workload", "Not A Name"),
         ("image", "digest", "1234"),
         ("image", "pullPolicy", "Sometimes"),
+        ("picker", "replicas", 0),
+        ("picker", "resources", {"request": {"cpu": 1}}),
+        ("migManager", "retries", -1),
+        ("migManager", "operatorNamespace", ""),
+        ("jobs", "enabled", "yes"),
+        ("networkPolicy", "clients", [{"pods": {}}]),
+        ("networkPolicy", "egress", {"apiServerPorts": []}),
+        ("controller", "tolerations", [{"effect": "Never"}]),
     ],
 )
 def test_the_schema_refuses_what_would_not_work(part: str, key: str, value: object) -> None:
     given = values()
     given[part][key] = value
     assert faults(given)
-
-
-def test_a_gateway_needs_a_workload() -> None:
-    given = values()
-    given["gateway"]["enabled"] = True
-    assert faults(given)
-    given["gateway"]["workload"] = "serving"
-    assert faults(given) == []

@@ -32,6 +32,18 @@ app.kubernetes.io/component: {{ .component }}
 {{- .Values.gateway.serviceAccount | default (printf "%s-gateway" (include "partita.name" .)) -}}
 {{- end -}}
 
+{{- define "partita.pickerAccount" -}}
+{{- .Values.picker.serviceAccount | default (printf "%s-picker" (include "partita.name" .)) -}}
+{{- end -}}
+
+{{- define "partita.migManagerAccount" -}}
+{{- .Values.migManager.serviceAccount | default (printf "%s-mig-manager" (include "partita.name" .)) -}}
+{{- end -}}
+
+{{- define "partita.pickerNamespace" -}}
+{{- .Values.picker.namespace | default .Values.namespace | default .Release.Namespace -}}
+{{- end -}}
+
 {{- define "partita.gatewayNamespace" -}}
 {{- .Values.gateway.namespace | default .Values.namespace | default .Release.Namespace -}}
 {{- end -}}
@@ -74,5 +86,21 @@ priorityClassName: {{ . }}
 {{- with .root.Values.imagePullSecrets }}
 imagePullSecrets:
   {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{- /* What a pod may reach: names, the API server, and `more`, which is a list of rules of its own. */ -}}
+{{- define "partita.egress" -}}
+# Names.
+- ports:
+    - {port: 53, protocol: UDP}
+    - {port: 53, protocol: TCP}
+# The API server, whose addresses no selector knows.
+- ports:
+    {{- range .root.Values.networkPolicy.egress.apiServerPorts }}
+    - {port: {{ . }}, protocol: TCP}
+    {{- end }}
+{{- with concat .more .root.Values.networkPolicy.egress.more }}
+{{ toYaml . }}
 {{- end }}
 {{- end -}}

@@ -57,6 +57,7 @@ from partita.kubernetes.resources import (
     WorkloadStatus,
     read_spec,
 )
+from partita.kubernetes.service_objects import ServiceExposure
 from partita.kubernetes.tables import RefusedWorkloadError, WorkloadTables
 from partita.mig.catalogue import gpu_model
 from partita.planner import plan, prepare
@@ -353,6 +354,7 @@ class _Session:
     plans: ApiPlans
     rates: KeptRates
     reconciler: Reconciler
+    exposure: ServiceExposure
     mark: object = None
     settled: bool = False
 
@@ -440,8 +442,10 @@ class WorkloadKeeper:
         if self._stale(found):
             self._accept(found)
             self._accepted = found.metadata.resource_version, time.monotonic()
-        if self._session is not None and time.monotonic() >= self._not_before:
-            self._step(self._session)
+        if self._session is not None:
+            self._expose(self._session)
+            if time.monotonic() >= self._not_before:
+                self._step(self._session)
         self._share()
         self._flush(force=False)
         return True
@@ -584,7 +588,8 @@ class WorkloadKeeper:
             TransitionOptions(spec.algorithm, spec.extra_gpus),
             plans=plans,
         )
-        self._session = _Session(loaded, gpus, plans, rates, reconciler)
+        exposure = ServiceExposure(self._api, self._name, records.reference())
+        self._session = _Session(loaded, gpus, plans, rates, reconciler, exposure)
 
     def _gpus(self, driver: ClosableDriver, events: EventLog) -> _WorkloadGpus:
         """Share a Workload's GPUs with the Jobs of its queue, if the driver supports it."""
@@ -638,6 +643,19 @@ class WorkloadKeeper:
         meta = found.metadata
         draining = self.status.state == "Draining"
         return (meta.deletion_timestamp is not None) is not draining or meta.generation != self._generation
+
+    def _expose(self, session: _Session) -> None:
+        """Have a Service for each service, and a condition that says so."""
+        spec = session.loaded.spec
+        templates = {each.name: each.pod or spec.pod or {} for each in spec.services}
+        condition = session.exposure.keep(
+            templates, lambda: deployed(session.gpus.driver.observe()).capacity()
+        )
+        if condition is None:
+            return
+        if condition.status == "False":
+            self._say(condition.reason, condition.message)
+        self._set(condition)
 
     def _step(self, session: _Session) -> None:
         """Let the reconciler take a step, and report the result in conditions."""
@@ -703,6 +721,8 @@ class WorkloadKeeper:
                 old = standing_rates(journal.promised(), deployed(observation))
                 goal = goal_for(Layouts(()), old, journal.unfinished(), algorithm="shortest", extra_gpus=None)
                 self._controller(SharedDriver(driver), journal, "shortest").reach(goal)
+            else:
+                ServiceExposure(self._api, self._name, records.reference()).release()
             if isinstance(driver, ReleasesGpus):
                 driver.release()
         except PartitaError as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from partita.errors import InputError
 from partita.kubernetes.claims import placement_said
 from partita.kubernetes.objects import ENDPOINT_SLICE
-from partita.kubernetes.pods import PLACEMENT, POD, SERVICE, WORKLOAD, observed_replica, shortened
+from partita.kubernetes.pods import PLACEMENT, POD, PORT_NAME, SERVICE, WORKLOAD, observed_replica, shortened
 from partita.kubernetes.resources import WORKLOADS, read_spec
 from partita.serve.gateway.addresses import Served
 from partita.serve.gateway.route import QUANTILE, ServedService
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from partita.kubernetes.pods import Pod
 
 _LOG = logging.getLogger("partita.serve.kubernetes")
-PORT_NAME = "partita"
-"""Name of the port at which workers listen, if a Service has several ports."""
 _SYNC_S = 30.0
 _TOGETHER_S = 0.05
 """Seconds to wait for further changes, since a pod and its endpoint change together."""

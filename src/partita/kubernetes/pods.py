@@ -38,6 +38,8 @@ PLACEMENT = "partita.dev/placement"
 """Annotation of a claim and of a pod: the GPU and the placement, as people read them."""
 CLAIM = "partita"
 """Name of the slice's claim in a pod's spec; containers that use the slice name it in `resources.claims`."""
+PORT_NAME = "partita"
+"""Name of the port at which a pod's workers listen, if it has several ports."""
 GRACE_S = 30
 """Kubernetes' default of a pod's grace period in seconds."""
 

@@ -25,12 +25,13 @@ class Scope(StrEnum):
     """Where a right holds.
 
     CLUSTER: in all namespaces, and for resources without namespace. WORKLOADS: in the namespaces of Workloads. HOME:
-    in the namespace of the pod that has the right.
+    in the namespace of the pod that has the right. OPERATOR: in the namespace of NVIDIA's GPU operator.
     """
 
     CLUSTER = "cluster"
     WORKLOADS = "workloads"
     HOME = "home"
+    OPERATOR = "operator"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def _right(scope: Scope, resource: str, verbs: str, reason: str) -> Right:
     return Right(scope, group, name, tuple(verbs.split()), reason)
 
 
-_C, _W, _H = Scope.CLUSTER, Scope.WORKLOADS, Scope.HOME
+_C, _W, _H, _O = Scope.CLUSTER, Scope.WORKLOADS, Scope.HOME, Scope.OPERATOR
 
 CONTROLLER = (
     _right(
@@ -146,6 +147,12 @@ CONTROLLER = (
         "list create patch delete",
         "to protect services from others' evictions; by server-side apply, which needs create; to delete old ones",
     ),
+    _right(
+        _W,
+        "services",
+        "get list create patch delete",
+        "a headless Service for each service, by which gateways find its pods; others' Services are left alone",
+    ),
     _right(_W, "events", "create list", "to report what happens; to read why a pod does not become ready"),
     _right(
         _W,
@@ -166,7 +173,20 @@ GATEWAY = (
     _right(_W, "endpointslices.discovery.k8s.io", "list watch", "the addresses of ready replicas"),
     _right(_W, "pods", "list watch", "the slice of each replica"),
 )
-"""What `partita gateway --kubernetes` needs."""
+"""What `partita gateway --kubernetes` and `partita picker --kubernetes` need."""
+
+MIG_MANAGER = (
+    _right(
+        _C,
+        "nodes",
+        "get patch",
+        "the GPUs of a node; to cordon it while it is cut, and to set the label that names its config",
+    ),
+    _right(_C, "resourceslices.resource.k8s.io", "list", "whether NVIDIA's DRA driver has the GPUs"),
+    _right(_C, "pods", "list", "whether a pod of any namespace holds one of the GPUs"),
+    _right(_O, "configmaps", "get create patch", "the configs that mig-manager reads"),
+)
+"""What `partita mig-manager` needs."""
 
 ADVICE = (
     _right(_C, "nodes", "list watch", "the nodes and the GPU operator's labels"),
@@ -192,7 +212,13 @@ APPROVAL = (
 )
 """What a person needs to approve plans."""
 
-ROLES = {"controller": CONTROLLER, "gateway": GATEWAY, "advice": ADVICE, "approval": APPROVAL}
+ROLES = {
+    "controller": CONTROLLER,
+    "gateway": GATEWAY,
+    "mig-manager": MIG_MANAGER,
+    "advice": ADVICE,
+    "approval": APPROVAL,
+}
 """The rights by name of the role."""
 
 
@@ -232,13 +258,13 @@ def missing_rights(api: KubernetesApi, rights: Iterable[Right], namespace: str |
     Args:
         api: the cluster's; its namespace is the pod's own.
         rights: to be checked.
-        namespace: of the Workloads; None for all namespaces.
+        namespace: of the Workloads, or of the GPU operator; None for all namespaces.
 
     Raises:
         KubernetesError: the server does not answer.
     """
     for right in rights:
-        where = {Scope.CLUSTER: None, Scope.WORKLOADS: namespace, Scope.HOME: api.namespace}[right.scope]
+        where = {Scope.CLUSTER: None, Scope.HOME: api.namespace}.get(right.scope, namespace)
         name, _, sub = right.resource.partition("/")
         lacking = []
         for verb in right.verbs:
