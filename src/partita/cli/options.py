@@ -162,7 +162,7 @@ else:
 
 Planner = Annotated[
     PlannerName,
-    typer.Option("--planner", help="Algorithm: exact proves its plan; the others are the paper's."),
+    typer.Option("--planner", help="Algorithm; exact proves its plan."),
 ]
 Algorithm = Annotated[
     AlgorithmName,

@@ -48,7 +48,7 @@ class BoundQueues:
         dropped: queries that came too late.
         first_fit: whether the first worker that is in time takes a query, and where none is, and nothing is refused
             early, the one that is done soonest. Without it the worker of least rank takes it, of those in time.
-        rank: of a worker that is in time, see `price_rank`.
+        rank: of a worker that is in time, see `price_rank`; arithmetic alone, without `del`: simulations compile it.
     """
 
     first_fit = False
