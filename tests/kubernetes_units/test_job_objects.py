@@ -99,9 +99,9 @@ def test_a_job_whose_pods_do_not_hold_the_claim_is_refused() -> None:
     body["spec"]["template"]["spec"]["containers"][0]["resources"] = {"limits": {"nvidia.com/gpu": "1"}}
     faults = [str(each) for each in job_faults(msgspec.convert(body, JobObject))]
     assert len(faults) == 3
-    assert "do not hold Partita's claim" in faults[0]
-    assert "no container of it uses its slice" in faults[1]
-    assert "asks for nvidia.com/gpu itself" in faults[2]
+    assert "do not have Partita's claim" in faults[0]
+    assert "none of its containers uses the slice" in faults[1]
+    assert "requests nvidia.com/gpu itself" in faults[2]
 
 
 def test_out_of_memory_climbs_from_slice_to_slice() -> None:

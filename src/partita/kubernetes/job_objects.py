@@ -1,7 +1,7 @@
-"""Kubernetes Jobs that wait for a slice: what is read of them, what they ask for, and what is remembered with them.
+"""Kubernetes Jobs in Partita's queue: their fields, their requests, and the memo in their annotations (pure).
 
-A Job of Partita's has the label `partita.dev/queue: WORKLOAD`, and its pods hold a claim that Kubernetes makes for
-each of them of the ResourceClaimTemplate `partita`. All that Partita knows of a Job stands in its annotations. Pure.
+Such a Job has the label `partita.dev/queue: WORKLOAD`, and Kubernetes makes a claim for each of its pods from the
+ResourceClaimTemplate `partita`. All that Partita knows of a Job is in the Job's annotations.
 """
 
 from __future__ import annotations
@@ -47,22 +47,22 @@ MEMORY = "partita.dev/memory"
 PRIORITY = "partita.dev/priority"
 """Label or annotation: a whole number; larger starts first."""
 STATE, REASON = "partita.dev/state", "partita.dev/reason"
-"""Annotations: where the Job is, in one word, and why, in the words of `partita queue`."""
+"""Annotations: the Job's state in one word, and the reason for it as in `partita queue`."""
 START = "partita.dev/expected-start"
-"""Annotation: when a Job that waits is expected to start; with `~` before it, an estimate."""
+"""Annotation: the predicted start of a waiting Job; an estimate begins with `~`."""
 ATTEMPTS = "partita.dev/attempts"
-"""Annotation: what its pods' ends have shown, as JSON. Without it a Job begins afresh."""
+"""Annotation: the Job's memo (`JobMemo`) as JSON. A Job without it has had no attempts."""
 VERDICT = "partita.dev/verdict"
-"""Annotation of a pod that has ended: what that was taken for."""
+"""Annotation of a pod that has ended: how its end was judged."""
 KUEUE = "kueue.x-k8s.io/queue-name"
-"""Label of Kueue's: it alone suspends such a Job, and lets it go."""
+"""Kueue's label: only Kueue suspends and resumes such a Job."""
 JOB_NAME = "batch.kubernetes.io/job-name"
 """Label that Kubernetes gives the pods of all Jobs."""
 TEMPLATE = "partita"
 """Name of the ResourceClaimTemplate of all Jobs in a namespace."""
 
 _HOLDS = f"{{name: {CLAIM}, resourceClaimTemplateName: {TEMPLATE}}}"
-_POLICY = "deploy/jobs has Kubernetes write it into every labelled Job"
+_POLICY = "the policy in deploy/jobs adds it to every labelled Job"
 
 
 class JobContainer(msgspec.Struct, frozen=True, gc=False):
@@ -76,7 +76,7 @@ class JobContainer(msgspec.Struct, frozen=True, gc=False):
 
 
 class JobPodSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """What is read of a Job's pods."""
+    """The fields that are read of a Job's pod spec."""
 
     containers: tuple[JobContainer, ...] = ()
     resource_claims: tuple[PodClaim, ...] = ()
@@ -90,7 +90,7 @@ class JobTemplate(msgspec.Struct, frozen=True, gc=False):
 
 
 class JobSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """What a Job asks for."""
+    """The spec of a Job."""
 
     suspend: bool = False
     active_deadline_seconds: int | None = None
@@ -107,7 +107,7 @@ class JobCondition(msgspec.Struct, frozen=True, gc=False):
 
 
 class JobStatus(msgspec.Struct, frozen=True, rename="camel", gc=False):
-    """How a Job is."""
+    """The status of a Job."""
 
     start_time: str | None = None
     conditions: tuple[JobCondition, ...] = ()
@@ -121,7 +121,7 @@ class JobObject(KubernetesObject, frozen=True, gc=False):
 
     @property
     def end(self) -> JobCondition | None:
-        """How it ended, None while it has not."""
+        """The condition with which it ended; None while it has not."""
         over = (
             each
             for each in self.status.conditions
@@ -131,7 +131,7 @@ class JobObject(KubernetesObject, frozen=True, gc=False):
 
     @property
     def of_kueue(self) -> bool:
-        """Whether Kueue suspends it and lets it go."""
+        """Whether Kueue suspends and resumes it."""
         return KUEUE in self.metadata.labels
 
     def said(self, key: str) -> str:
@@ -140,7 +140,7 @@ class JobObject(KubernetesObject, frozen=True, gc=False):
 
 
 class ResourceClaimTemplate(KubernetesObject, frozen=True, gc=False):
-    """What Kubernetes makes pods' claims of."""
+    """A template from which Kubernetes makes the claims of pods."""
 
 
 JOB = Kind("Job", "jobs", JobObject, group="batch")
@@ -148,7 +148,7 @@ CLAIM_TEMPLATE = Kind(
     "ResourceClaimTemplate", "resourceclaimtemplates", ResourceClaimTemplate, group="resource.k8s.io"
 )
 
-# No device fits, so the scheduler never allocates such a claim: Partita does.
+# No device matches, so the scheduler never allocates such a claim; Partita does.
 _NONE = [{"cel": {"expression": "false"}}]
 CLAIM_SPEC: Body = {
     "devices": {
@@ -172,18 +172,19 @@ def job_faults(job: JobObject) -> Iterator[InputError]:
     if not any(each.resource_claim_template_name == TEMPLATE for each in held):
         hint = f"add {_HOLDS} to it; {_POLICY}"
         yield InputError(
-            "its pods do not hold Partita's claim", where="spec.template.spec.resourceClaims", hint=hint
+            "its pods do not have Partita's claim", where="spec.template.spec.resourceClaims", hint=hint
         )
     where = "spec.template.spec.containers"
     if not any(_names_claim(each) for each in spec.containers):
         hint = f"add {{name: {CLAIM}}} to resources.claims of the one that needs it; {_POLICY}"
-        yield InputError("no container of it uses its slice", where=where, hint=hint)
+        yield InputError("none of its containers uses the slice", where=where, hint=hint)
     for index, each in enumerate(spec.containers):
         asked = {**(each.resources.get("requests") or {}), **(each.resources.get("limits") or {})}
         for name in asked:
             if name.startswith("nvidia.com/"):
-                hint = "leave it out: Partita gives it its slice"
-                yield InputError(f"it asks for {name} itself", where=f"{where}[{index}].resources", hint=hint)
+                hint = "leave it out: Partita gives the pod its slice"
+                what = f"the container requests {name} itself"
+                yield InputError(what, where=f"{where}[{index}].resources", hint=hint)
     for read in (stated_memory, _priority):
         try:
             read(job)
@@ -195,14 +196,14 @@ def _names_claim(container: JobContainer) -> bool:
     return any(each.get("name") == CLAIM for each in container.resources.get("claims") or [])
 
 
-# What is asked for
+# Memory and priority
 
 
 def _bytes(text: str) -> int:
-    """Read a quantity as Kubernetes has it: `12Gi` (2^30), `12G` (10^9).
+    """Return a Kubernetes quantity in bytes: `12Gi` (2^30), `12G` (10^9).
 
     Raises:
-        InputError: it is none.
+        InputError: it is no quantity.
     """
     found = bytes_of(text.strip())
     if not found:
@@ -211,10 +212,10 @@ def _bytes(text: str) -> int:
 
 
 def stated_memory(job: JobObject) -> StatedMemory:
-    """Return what a Job says of its GPU memory.
+    """Return the GPU memory that a Job states.
 
     Raises:
-        InputError: it is no amount.
+        InputError: the text is no amount of memory.
     """
     text = job.said(MEMORY)
     if not text:
@@ -224,7 +225,7 @@ def stated_memory(job: JobObject) -> StatedMemory:
         least, most = _bytes(lower), _bytes(upper)
         if least > most:
             raise InputError(
-                f"{text!r}: the first is more than the second", where=MEMORY, hint="write 10Gi-14Gi"
+                f"{text!r}: the lower bound exceeds the upper", where=MEMORY, hint="write 10Gi-14Gi"
             )
         return StatedMemory("model", float(least), float(most))
     return StatedMemory("declared", 0.0, float(_bytes(text)))
@@ -233,23 +234,23 @@ def stated_memory(job: JobObject) -> StatedMemory:
 def _priority(job: JobObject) -> int:
     text = job.said(PRIORITY) or "0"
     if re.fullmatch(r"-?\d{1,4}", text) is None:
-        raise InputError(f"{text!r} is no priority", where=PRIORITY, hint="write a whole number, as 10")
+        raise InputError(f"{text!r} is no priority", where=PRIORITY, hint="write a whole number, such as 10")
     return int(text)
 
 
 def seconds_of(stamp: str | None) -> float | None:
-    """Return the seconds since 1970 of an RFC 3339 time, None for none."""
+    """Return an RFC 3339 time in seconds since 1970; None for None or an empty text."""
     return datetime.fromisoformat(stamp).timestamp() if stamp else None
 
 
-# What is remembered
+# The memo
 
 
 class PodEnd(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a pod ended that counts against the attempts of its Job: the fields of an `Attempt`.
+    """A pod's end that counts against the attempts of its Job, with the fields of an `Attempt`.
 
     Attributes:
-        pod: its uid; after restarts of its container within it, with their number.
+        pod: the pod's uid; if its container was restarted, `UID/RESTARTS`.
     """
 
     pod: str
@@ -265,7 +266,7 @@ class PodEnd(msgspec.Struct, frozen=True, omit_defaults=True):
     said: str | None = None
 
     def attempt(self, number: int) -> Attempt:
-        """Return it as the queue has it."""
+        """Return it as an attempt of the queue."""
         return Attempt(
             number,
             self.gpu,
@@ -283,15 +284,15 @@ class PodEnd(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class JobMemo(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What is remembered of a Job.
+    """What Partita remembers of a Job.
 
     Attributes:
-        resumed: Partita let it go, and has not suspended it since.
-        over: why it gets no slice any more; empty while it may.
+        resumed: whether Partita has resumed it, and not suspended it since.
+        over: why it gets no further slice; empty if it may get one.
         why: why it waits again.
-        tries: of its pods, counted together: ends that led to a larger slice, and losses.
+        tries: number of its pods' ends that led to a larger slice or were losses.
         at_least_bytes: memory that the next slice must have.
-        ends: those that counted, the newest last.
+        ends: the newest of those ends, the latest last.
     """
 
     resumed: bool = False
@@ -307,7 +308,7 @@ class JobMemo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 def read_memo(job: JobObject) -> JobMemo:
-    """Return what is remembered of a Job; nothing where somebody wrote what is none."""
+    """Return the memo of a Job; an empty one if its annotation is missing or invalid."""
     try:
         return msgspec.json.decode(job.metadata.annotations.get(ATTEMPTS, "{}"), type=JobMemo)
     except msgspec.DecodeError:
@@ -315,15 +316,15 @@ def read_memo(job: JobObject) -> JobMemo:
 
 
 def dump_memo(memo: JobMemo) -> str:
-    """Return the annotation of what is remembered."""
+    """Return a memo as the text of its annotation."""
     return msgspec.json.encode(memo).decode()
 
 
 def job_record(job: JobObject, memo: JobMemo, number: int) -> JobRecord:
-    """Return a Job, or one of its pods, as the queue's decisions see it: one that waits.
+    """Return a waiting Job, or a waiting pod of it, as a record of the queue.
 
     Raises:
-        InputError: what it asks for cannot be read.
+        InputError: its memory or priority is invalid.
     """
     spec = job.spec.template.spec
     command = tuple(word for each in spec.containers[:1] for word in (each.image, *each.command, *each.args))
@@ -354,7 +355,7 @@ def job_record(job: JobObject, memo: JobMemo, number: int) -> JobRecord:
 def on_slice(
     record: JobRecord, at: tuple[str, Placement], model: GpuModel | None, began: float, state: JobState
 ) -> JobRecord:
-    """Return a record as one that holds an instance, or is about to."""
+    """Return a record that holds an instance, or is getting it."""
     gpu, placement = at
     memory = model.profile(placement.profile).memory_mib if model is not None else None
     attempt = Attempt(1, gpu, placement, int((memory or 0) * 2**20), began, device="claim", began=began)
@@ -363,10 +364,10 @@ def on_slice(
 
 @dataclass(frozen=True, slots=True)
 class PodEnding:
-    """How a pod was found ended.
+    """How a pod has ended.
 
     Attributes:
-        pod: its uid; after restarts of its container within it, with their number.
+        pod: as in `PodEnd`.
         now: seconds since 1970.
     """
 
@@ -378,22 +379,22 @@ class PodEnding:
 def after_end(
     memo: JobMemo, record: JobRecord, ending: PodEnding, bounds: Bounds, models: Iterable[GpuModel]
 ) -> tuple[JobMemo, Attempt]:
-    """Return what is remembered after the end of a pod, and that end as it was judged.
+    """Return the memo after the end of a pod, and that end as it was judged.
 
-    What leads to a larger slice, or counts as a loss, is as in `partita daemon`. Whatever else ends a pod is the
-    affair of the Job's own `backoffLimit` and `podFailurePolicy`. Where several pods run out of memory on the same
-    slices side by side, that is one step up.
+    An end leads to a larger slice, or counts as a loss, by the rules of `partita daemon`. The Job's own
+    `backoffLimit` and `podFailurePolicy` decide about all other ends. If several pods run out of memory on equal
+    slices at the same time, the next slice is only one size larger.
 
     Args:
-        memo: what was remembered.
+        memo: before the end.
         record: the pod on its slice, as `on_slice` makes it.
-        ending: how it was found.
-        bounds: what is known of its memory.
-        models: of the GPUs there are.
+        ending: of the pod.
+        bounds: of its memory.
+        models: of the GPUs that exist.
     """
     before = tuple(each.attempt(number) for number, each in enumerate(memo.ends, 1))
     this = replace(record.attempt, number=len(before) + 1)
-    # A pod that never began ends as one that ran.
+    # The rules judge only running jobs, and this pod may never have started.
     again = replace(record, state=JobState.RUNNING, attempts=(*before, this), tries=memo.tries + 1)
     after = ended(again, ending.status, ending.now, bounds, models)
     attempt, verdict = after.attempt, after.attempt.verdict
@@ -434,14 +435,14 @@ def after_end(
 
 
 def owner_job(pod: Pod) -> OwnerReference | None:
-    """Return what names the Job of a pod."""
+    """Return the owner reference to the Job of a pod; None if it has none."""
     return next(
         (each for each in pod.metadata.owner_references if each.kind == "Job" and each.controller), None
     )
 
 
 def ended_container(pod: Pod) -> ContainerStatus | None:
-    """Return the container whose end tells how a pod ended: the first that failed, or else the first."""
+    """Return the container whose end decides how a pod ended: the first that failed, or else the first."""
     found = [each for each in pod.status.container_statuses if each.state.terminated is not None]
     failed = (each for each in found if each.state.terminated and each.state.terminated.exit_code)
     return next(failed, found[0] if found else None)
@@ -460,5 +461,5 @@ def restarted_container(pod: Pod) -> ContainerStatus | None:
 
 
 def shown_changes(job: JobObject, shown: Mapping[str, str | None]) -> dict[str, str | None]:
-    """Return the annotations of a Job that are others than those that are to be shown."""
+    """Return the annotations that must change for a Job to show these."""
     return {key: value for key, value in shown.items() if job.metadata.annotations.get(key) != value}

@@ -1,24 +1,24 @@
-"""Packs Kubernetes Jobs into what the services of a Workload leave free.
+"""Packs Kubernetes Jobs into the slices that the services of a Workload leave free.
 
-How a Job gets its slice, as it was found to work on Kubernetes 1.37:
+How a Job gets its slice (tried on Kubernetes 1.37):
 
-- A Job's pod template cannot be given a claim later: while a Job is suspended only its pods' node selectors,
-  affinities, tolerations, labels, annotations, scheduling gates and resources may change, `resourceClaims` never.
-  One claim by name would do for one pod alone. So the template names the ResourceClaimTemplate `partita`, and
-  Kubernetes makes a claim for each pod. `deploy/jobs` has a MutatingAdmissionPolicy that writes these lines into
-  every labelled Job, and suspends it; without it users write them.
-- That claim asks for a device that does not exist, so the scheduler leaves it alone, and Partita writes its
-  allocation: exactly the device that the queue's decision names, read back and held against it. Then the scheduler
-  binds the pod there.
-- A suspended Job is let go once a slice is free for one of its pods. Further pods wait for theirs, unscheduled.
+- A claim cannot be added to a Job's pod template later: while a Job is suspended, only its pods' node selectors,
+  affinities, tolerations, labels, annotations, scheduling gates and resources may change, never `resourceClaims`. A
+  claim by name could serve only one pod. So the template names the ResourceClaimTemplate `partita`, and Kubernetes
+  makes a claim for each pod. A MutatingAdmissionPolicy in `deploy/jobs` writes these lines into every labelled Job
+  and suspends it; without the policy users write them.
+- Such a claim requests a device that does not exist, so the scheduler ignores it. Partita allocates exactly the
+  device that the queue's decision names, and compares the written allocation with it. Then the scheduler binds the
+  pod.
+- A suspended Job is resumed when a slice is free for one of its pods. Its other pods wait for theirs, unscheduled.
 - After an out-of-memory the Job's controller makes another pod, whose claim gets the next larger slice.
-- A Job that yields is suspended: its pods get SIGTERM and their grace, and the suspension does not count against
-  `backoffLimit`. Their slices are free when Kubernetes has taken their claims away. Of a Job of Kueue's, which alone
-  may suspend it, the pod that is in the way is deleted; that counts.
+- A Job that yields is suspended: its pods get SIGTERM and their grace period, and the suspension does not count
+  against `backoffLimit`. Their slices are free when Kubernetes has removed their claims. Only Kueue may suspend its
+  Jobs; of such a Job the pod on the slice is deleted, which does count.
 
-Decisions are the queue's own (`jobs.queue.scheduler`), and so are reasons and predicted starts. All that is known
-stands in annotations; whoever is the next controller reads it, and looks at what there is. It all happens in the
-thread of the Workload's keeper, writes in a pool of threads.
+The queue's scheduler (`jobs.queue.scheduler`) makes the decisions, reasons and predicted starts. All state is in
+annotations, from which the next controller continues. Decisions run in the thread of the Workload's keeper, writes in
+a pool of threads.
 """
 
 from __future__ import annotations
@@ -94,16 +94,16 @@ _SOON_S = 0.2
 _IDLE_S = 30.0
 _AGAIN_S = 5.0
 _SHOWN_S = 5.0
-"""Seconds between two looks at what is expected of Jobs, and the least between two writes of a reason."""
-_LET_GO_S = 60.0
-"""Seconds for which a slice is kept for a Job that was let go, until its pod is there."""
+"""Seconds between two predictions of starts; reasons are written at most every twice that."""
+_RESERVED_S = 60.0
+"""Seconds for which a slice is reserved for a resumed Job until its pod exists."""
 _LINES = 4000
-"""Lines at the end of a pod's log that are looked at."""
+"""Number of lines that are read from the end of a pod's log."""
 
 
 @runtime_checkable
 class LendsInstances(Protocol):
-    """A driver that can allocate claims of pods that it did not make."""
+    """A driver that can allocate the claims of Jobs' pods."""
 
     @property
     def start_timeout_s(self) -> float:
@@ -111,25 +111,25 @@ class LendsInstances(Protocol):
         ...
 
     def lent(self) -> Collection[tuple[str, Placement, ResourceClaim]]:
-        """Return the claims of jobs' pods that hold an instance: its GPU, its placement, the claim."""
+        """Return the GPU, placement and claim of each instance that a Job's pod holds."""
         ...
 
     def unlent(self) -> Collection[ResourceClaim]:
-        """Return the claims of jobs' pods that hold nothing yet."""
+        """Return the claims of Jobs' pods that are not allocated yet."""
         ...
 
     def lend(self, claim: ResourceClaim, spec: Body, gpu_id: str, placement: Placement) -> None:
         """Allocate a claim on an exact instance.
 
         Raises:
-            DriveError: it cannot be allocated there.
+            DriveError: the claim cannot be allocated there.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Unit:
-    """A pod of a Job, or a Job that is to be let go, as decisions see it."""
+    """A pod of a Job, or a suspended Job without pods, as the scheduler sees it."""
 
     job: JobObject
     record: JobRecord
@@ -138,15 +138,15 @@ class _Unit:
 
 
 @dataclass(slots=True)
-class _Look:
-    """All that is known at one moment.
+class _Snapshot:
+    """The Jobs, pods and GPUs at one moment.
 
     Attributes:
-        places: what pods hold, or are about to, by their uids.
-        unlent: claims that hold nothing yet, by their pods' uids.
-        pods: by their Jobs' uids.
-        waiting: what could start, by number.
-        active: what holds a slice, or is about to.
+        places: instances that pods hold or are getting, by the pod's uid.
+        unlent: claims that are not allocated yet, by the pod's uid.
+        pods: by their Job's uid.
+        waiting: what could start, by record number.
+        active: what holds a slice, or is getting one.
         shown: state and reason of the Jobs whose pods neither wait nor run, by uid.
     """
 
@@ -164,13 +164,13 @@ class _Look:
     def on_slice(
         self, record: JobRecord, at: Place, state: JobState, began: float | None = None
     ) -> JobRecord:
-        """Return a record as one that holds an instance, or is about to."""
+        """Return a record that holds an instance, or is getting it."""
         return on_slice(record, at, model_of(self.seen, at[0]), self.now if began is None else began, state)
 
 
 @dataclass(frozen=True, slots=True)
 class _Ended:
-    """How a pod was found ended, or its container to have been started again."""
+    """A pod that has ended or whose container was restarted, and how it ended."""
 
     pod: Pod
     record: JobRecord
@@ -184,9 +184,9 @@ class JobTenant:
         api: guarded by the lease, in the Workload's namespace.
         queue: the Workload's name.
         driver: of its GPUs.
-        lender: the same driver, as one that lends.
-        events: told what happens to Jobs.
-        tell: told what goes wrong, in words.
+        lender: the same driver, which allocates claims.
+        events: gets events on Jobs.
+        tell: called with each failure, as a sentence for the log.
         wake: called when there is something to do.
     """
 
@@ -212,19 +212,17 @@ class JobTenant:
         self._writers = ThreadPoolExecutor(8, thread_name_prefix="jobs")
         self._lock = threading.Lock()
         self._saying = threading.Lock()
-        self._outcomes: deque[tuple[str, str]] = deque()  # GPUs, and why nothing could be allocated there
-        self._busy: set[str] = set()  # what is being written, by the uid of its Job or pod
-        self._making: dict[str, tuple[str, Placement]] = {}  # by the pod's uid
-        self._written: dict[
-            str, tuple[int, JobMemo]
-        ] = {}  # by the Job's uid, with the version it was written at
-        self._let_go: dict[str, tuple[Place, float]] = {}  # slices kept for Jobs, until when
+        self._outcomes: deque[tuple[str, str]] = deque()  # of allocations: GPU, and the failure or ""
+        self._busy: set[str] = set()  # uids of Jobs and pods with a write under way
+        self._making: dict[str, tuple[str, Placement]] = {}  # allocations under way, by the pod's uid
+        self._written: dict[str, tuple[int, JobMemo]] = {}  # last written version and memo, by the Job's uid
+        self._reserved_for: dict[str, tuple[Place, float]] = {}  # slice of a resumed Job, and until when
         self._numbers: dict[str, int] = {}
         self._records: dict[int, JobRecord] = {}
-        self._pending: dict[str, float] = {}  # since when a pod with a slice has not started
+        self._pending: dict[str, float] = {}  # when a pod with a slice was first seen pending
         self._taught: set[str] = set()  # ends from which the family has learnt
-        self._learnt: set[str] = set()  # ends that have been drawn consequences of
-        self._found: dict[str, _Ended] = {}  # those that have not yet
+        self._handled: set[str] = set()  # ends whose consequences are written
+        self._found: dict[str, _Ended] = {}  # ends whose consequences are not written yet
         self._showed: dict[str, float] = {}
         self._show_at = float("-inf")
         self._template_there = False
@@ -235,7 +233,7 @@ class JobTenant:
             cache.listen(self._changed)
 
     def close(self) -> None:
-        """Let go of the cluster; Jobs that run go on."""
+        """End the watches and writes; running Jobs go on."""
         self._writers.shutdown(wait=True, cancel_futures=True)
         self._jobs.close()
         self._pods.close()
@@ -243,18 +241,18 @@ class JobTenant:
     # The services' tenant
 
     def holds(self) -> Collection[Place]:
-        """Return the instances that pods of Jobs hold, or are about to."""
-        # Before those that stand: what just came to stand is in one of both.
+        """Return the instances that pods of Jobs hold or are getting."""
+        # First those under way: an allocation that ends meanwhile is then in at least one of the two.
         making = set(dict(self._making).values())
         return making | {(gpu, placement) for gpu, placement, _ in self._lender.lent()}
 
     def reserve(self, wanted: Mapping[str, Collection[Placement]]) -> None:
-        """Learn which placements services will want."""
+        """Set the placements that services will want."""
         self._reserved = wanted
         self._news.set()
 
     def vacate(self, places: Collection[Place]) -> None:
-        """Have the Jobs suspended that hold instances, after their pods' grace."""
+        """Suspend the Jobs that hold these instances; their pods have their grace period."""
         for gpu, placement, claim in self._lender.lent():
             if (gpu, placement) in places:
                 self._yield(claim, f"services need {placement} on {gpu}")
@@ -267,7 +265,7 @@ class JobTenant:
         error = self._jobs.error or self._pods.error
         if not (self._jobs.version and self._pods.version):
             if error is not None and not isinstance(error, UnreachableError):
-                self._trouble_is(f"Jobs cannot be looked at: {error}; {error.hint}")
+                self._trouble_is(f"Jobs cannot be read: {error}; {error.hint}")
             self._due = now + 1.0
             return self._due
         try:
@@ -277,7 +275,7 @@ class JobTenant:
             self._due = now + _AGAIN_S
         return self._due
 
-    # Looking
+    # Reading
 
     def _work(self, now: float) -> float:
         while self._outcomes:
@@ -296,14 +294,16 @@ class JobTenant:
         if now >= self._show_at:
             self._show_at = now + _SHOWN_S
             self._show(look)
-        pressing = any(unit.pod is not None for unit in look.waiting.values()) or self._let_go or self._busy
+        pressing = (
+            any(unit.pod is not None for unit in look.waiting.values()) or self._reserved_for or self._busy
+        )
         return now + (_SOON_S if pressing else _SHOWN_S)
 
-    def _look(self, now: float) -> _Look:
-        making = dict(self._making)  # before those that stand: one that just came to stand is in one of both
+    def _look(self, now: float) -> _Snapshot:
+        making = dict(self._making)  # first, as in `holds`
         lent = {_owner(claim): (gpu, placement) for gpu, placement, claim in self._lender.lent()}
         unlent = {_owner(claim): claim for claim in self._lender.unlent()}
-        look = _Look(now, self._driver.observe(), making | lent, unlent)
+        look = _Snapshot(now, self._driver.observe(), making | lent, unlent)
         for pod in sorted(self._pods.values(), key=_age):
             owner = owner_job(pod)
             if owner is not None:
@@ -314,8 +314,8 @@ class JobTenant:
         self._forget(look)
         return look
 
-    def _take(self, look: _Look, job: JobObject) -> None:
-        """Take in what of a Job waits and what runs, or why it does neither."""
+    def _take(self, look: _Snapshot, job: JobObject) -> None:
+        """Add to the snapshot what of a Job waits and what runs, or why it does neither."""
         uid, memo = job.metadata.uid, look.memos[job.metadata.uid]
         fault = next(iter(job_faults(job)), None)
         if fault is not None:
@@ -329,7 +329,7 @@ class JobTenant:
             why = "; ".join(filter(None, (memo.over or memo.why, job.end.message)))
             look.shown[uid] = ("Succeeded", "") if job.end.type == "Complete" else ("Failed", why)
         elif memo.over:
-            again = f"`kubectl annotate job {job.metadata.name} {ATTEMPTS}-` begins afresh"
+            again = f"`kubectl annotate job {job.metadata.name} {ATTEMPTS}-` lets it start again"
             look.shown[uid] = ("Stopped", f"{memo.over}; {again}")
         elif not job.spec.suspend:
             self._take_waiting(look, job)
@@ -338,14 +338,14 @@ class JobTenant:
         elif job.of_kueue:
             look.shown[uid] = ("Suspended", "Kueue has not admitted it")
         elif memo.resumed:
-            how = "set spec.suspend to false to have it go on"
+            how = "set spec.suspend to false to resume it"
             look.shown[uid] = ("Suspended", f"somebody suspended it; {how}")
         elif not any(pod.leaving for pod in look.pods[uid]):
             record = self._record(job, memo, f"{uid}/0")
             look.waiting[record.number] = _Unit(job, record)
 
-    def _holding(self, look: _Look, job: JobObject, pod: Pod) -> _Unit:
-        """Return a pod that holds a slice, or is about to."""
+    def _holding(self, look: _Snapshot, job: JobObject, pod: Pod) -> _Unit:
+        """Return a pod that holds a slice or is getting one."""
         uid = pod.metadata.uid
         state = JobState.STOPPING if pod.leaving else JobState.RUNNING
         if not pod.leaving and (uid in self._making or pod.status.phase == "Pending"):
@@ -354,21 +354,21 @@ class JobTenant:
         began = seconds_of(pod.status.start_time)
         return _Unit(job, look.on_slice(record, look.places[uid], state, began), pod)
 
-    def _kept(self, look: _Look, job: JobObject) -> bool:
-        """Say whether a slice is kept for a Job that was let go and whose pod is not there yet."""
+    def _kept(self, look: _Snapshot, job: JobObject) -> bool:
+        """Say whether a slice is reserved for a resumed Job whose pod does not exist yet."""
         uid = job.metadata.uid
-        kept = self._let_go.get(uid)
+        kept = self._reserved_for.get(uid)
         if kept is None:
             return False
         there = not job.spec.suspend and any(pod.metadata.uid in look.unlent for pod in look.pods[uid])
         if there or look.now > kept[1] or job.end is not None:
-            del self._let_go[uid]
+            del self._reserved_for[uid]
             return False
         record = self._record(job, look.memos[uid], f"{uid}/0")
         look.active.append(_Unit(job, look.on_slice(record, kept[0], JobState.STARTING)))
         return True
 
-    def _take_waiting(self, look: _Look, job: JobObject) -> None:
+    def _take_waiting(self, look: _Snapshot, job: JobObject) -> None:
         for pod in look.pods[job.metadata.uid]:
             claim = look.unlent.get(pod.metadata.uid)
             if claim is None or pod.leaving or pod.ended or pod.metadata.uid in look.places:
@@ -380,13 +380,13 @@ class JobTenant:
         number = self._numbers.setdefault(key, max(self._numbers.values(), default=0) + 1)
         record = job_record(job, memo, number)
         known = self._records.get(number)
-        if known == record:  # one object while it says the same: what is found out of it is kept with it
+        if known == record:  # the same object, since the scheduler caches by it
             return known
         self._records[number] = record
         return record
 
     def _memo(self, job: JobObject) -> JobMemo:
-        """Return what is remembered of a Job, though the cache may not show yet what was just written."""
+        """Return a Job's memo, from the cache or the last write, whichever is newer."""
         now = self._jobs.get(job.metadata.name) or job
         written = self._written.get(job.metadata.uid)
         if written is not None and int(now.metadata.resource_version) < written[0]:
@@ -394,7 +394,7 @@ class JobTenant:
         return read_memo(now)
 
     def _learn(self, job: JobObject) -> JobMemo:
-        """Return what is remembered of a Job, having learnt from it for the next of its family."""
+        """Return a Job's memo, after its ends have been added to what is known of its family."""
         memo = self._memo(job)
         for each in memo.ends:
             if each.pod not in self._taught:
@@ -402,8 +402,8 @@ class JobTenant:
                 self._families.add(job_record(job, memo, 0), each.attempt(1))
         return memo
 
-    def _forget(self, look: _Look) -> None:
-        """Drop what is known of Jobs and pods that are gone."""
+    def _forget(self, look: _Snapshot) -> None:
+        """Drop the state of Jobs and pods that are gone."""
         uids = {pod.metadata.uid for pod in self._pods.values()}
         for key, number in list(self._numbers.items()):
             job, of_job, _ = key.partition("/")
@@ -412,19 +412,19 @@ class JobTenant:
                 record = self._records.pop(number, None)
                 if record is not None:
                     self._scheduler.forget(record)
-        for known in (self._written, self._let_go, self._showed):
+        for known in (self._written, self._reserved_for, self._showed):
             for uid in known.keys() - look.jobs.keys():
                 known.pop(uid)
         for uid in self._pending.keys() - uids:
             del self._pending[uid]
-        self._learnt = {key for key in list(self._learnt) if key.partition("/")[0] in uids}
+        self._handled = {key for key in list(self._handled) if key.partition("/")[0] in uids}
         uids |= {each.pod.partition("/")[0] for memo in look.memos.values() for each in memo.ends}
         self._taught = {key for key in self._taught if key.partition("/")[0] in uids}
 
-    # Minding
+    # Pods that end, or do not start
 
     def _have_template(self) -> None:
-        """Have the template there of which Kubernetes makes the claims of Jobs' pods."""
+        """Create the template from which Kubernetes makes the claims of Jobs' pods."""
 
         def make() -> None:
             self._api.apply(CLAIM_TEMPLATE, claim_template_body(), force=True)
@@ -433,8 +433,8 @@ class JobTenant:
         if not self._template_there:
             self._task(CLAIM_TEMPLATE.plural, make)
 
-    def _judge(self, look: _Look) -> None:
-        """Draw the consequences of pods that have ended."""
+    def _judge(self, look: _Snapshot) -> None:
+        """Find out how pods have ended, and write what follows."""
         for pod in self._pods.values():
             owner = owner_job(pod)
             job = look.jobs.get(owner.uid) if owner is not None else None
@@ -446,7 +446,7 @@ class JobTenant:
             key = uid if pod.ended or container is None else f"{uid}/{container.restart_count}"
             if (
                 (container is None and not pod.ended)
-                or key in self._learnt
+                or key in self._handled
                 or VERDICT in pod.metadata.annotations
             ):
                 continue
@@ -459,11 +459,11 @@ class JobTenant:
                 self._draw(look, job, replace(ended, record=record), key)
 
     @staticmethod
-    def _hold_back(look: _Look, job: JobObject) -> None:
-        """Give a Job's pods no slice until it is known how the one before ended: it may need a larger one."""
+    def _hold_back(look: _Snapshot, job: JobObject) -> None:
+        """Give a Job's pods no slice until it is known how the previous one ended: they may need a larger one."""
         uid = job.metadata.uid
         look.waiting = {number: unit for number, unit in look.waiting.items() if unit.job.metadata.uid != uid}
-        look.shown.setdefault(uid, ("Waiting", "how its last pod ended is being looked at"))
+        look.shown.setdefault(uid, ("Waiting", "Partita is finding out how its last pod ended"))
 
     def _find(self, pod: Pod, record: JobRecord, container: ContainerStatus | None, key: str) -> None:
         how = None
@@ -472,14 +472,14 @@ class JobTenant:
         self._found[key] = _Ended(pod, record, self._status(pod, container, how))
 
     def _after(
-        self, look: _Look, job: JobObject, record: JobRecord, key: str, status: AttemptStatus
+        self, look: _Snapshot, job: JobObject, record: JobRecord, key: str, status: AttemptStatus
     ) -> tuple[JobMemo, Attempt]:
-        """Return what is remembered after an end, and that end as it was judged."""
+        """Return the memo after an end, and that end as it was judged."""
         memo, bounds = look.memos[job.metadata.uid], self._scheduler.expected(record).bounds
         return after_end(memo, record, PodEnding(key, status, look.now), bounds, models(look.seen))
 
-    def _draw(self, look: _Look, job: JobObject, ended: _Ended, key: str) -> None:
-        """Have it written what follows from an end."""
+    def _draw(self, look: _Snapshot, job: JobObject, ended: _Ended, key: str) -> None:
+        """Write what follows from an end."""
         pod, record, memo = ended.pod, ended.record, look.memos[job.metadata.uid]
         after, attempt = self._after(look, job, record, key, ended.status)
 
@@ -493,7 +493,7 @@ class JobTenant:
             if pod.ended:
                 said = f"{attempt.verdict}: {attempt.why}" if attempt.why else f"{attempt.verdict}"
                 self._annotate(POD, pod.metadata.name, pod.metadata.uid, {VERDICT: said})
-            self._learnt.add(key)
+            self._handled.add(key)
             self._found.pop(key, None)
 
         if self._later(job, write) and key not in self._taught:
@@ -508,7 +508,7 @@ class JobTenant:
             return AttemptStatus(AttemptPhase.LOST, why=why)
         told = None
         if how.reason == "OOMKilled":
-            told = f"container {container.name} had more of the host's memory than its limit (OOMKilled)"
+            told = f"container {container.name} used more of the host's memory than its limit (OOMKilled)"
         ending = classify(how.exit_code, "" if not how.exit_code else self._log(pod, container))
         return AttemptStatus(
             AttemptPhase.ENDED,
@@ -520,10 +520,10 @@ class JobTenant:
         )
 
     def _log(self, pod: Pod, container: ContainerStatus) -> str:
-        """Return the end of what a container that has ended wrote; nothing where its node does not tell.
+        """Return the end of an ended container's log; empty if its node does not have the log.
 
         Raises:
-            UnreachableError: the API server is away.
+            UnreachableError: the API server does not answer.
         """
         query = {"container": container.name, "tailLines": str(_LINES)}
         if not pod.ended:
@@ -540,8 +540,8 @@ class JobTenant:
                 raise
             return ""
 
-    def _mind(self, look: _Look) -> None:
-        """Take slices away from pods that do not start."""
+    def _mind(self, look: _Snapshot) -> None:
+        """Take their slices from pods that do not start in time."""
         for unit in look.active:
             pod = unit.pod
             if pod is None or pod.status.phase != "Pending" or pod.leaving:
@@ -564,7 +564,7 @@ class JobTenant:
         self._say(job, "NotStarted", why, warning=True)
 
     def _yield(self, claim: ResourceClaim, why: str) -> None:
-        """Have the Job of a claim give its slices up."""
+        """Suspend the Job of a claim; delete the claim's pod instead if the Job is Kueue's, or gone."""
         pod = next((each for each in self._pods.values() if each.metadata.uid == _owner(claim)), None)
         owner = owner_job(pod) if pod is not None else None
         if pod is None or owner is None or pod.leaving:
@@ -586,14 +586,14 @@ class JobTenant:
 
     # Deciding
 
-    def _decide(self, look: _Look) -> None:
+    def _decide(self, look: _Snapshot) -> None:
         if not look.waiting:
             return
         for decision in self._scheduler.decide(self._view(look)):
             self._start(look, look.waiting.pop(decision.number), decision)
 
-    def _view(self, look: _Look) -> SchedulerInput:
-        """Return what the scheduler looks at."""
+    def _view(self, look: _Snapshot) -> SchedulerInput:
+        """Return the scheduler's input."""
         active = [unit.record for unit in look.active]
         own = {(each.attempt.gpu, each.attempt.placement) for each in active}
         gpus = (seen_by_tenant(gpu, own, self._reserved.get(gpu.id, ())) for gpu in look.seen.gpus)
@@ -602,15 +602,15 @@ class JobTenant:
         waiting = [look.waiting[number].record for number in sorted(look.waiting)]
         return SchedulerInput(look.now, waiting, active, found, {})
 
-    def _start(self, look: _Look, unit: _Unit, decision: Decision) -> None:
-        """Have what was decided on get its slice."""
+    def _start(self, look: _Snapshot, unit: _Unit, decision: Decision) -> None:
+        """Carry out a decision: allocate the pod's claim, or resume the Job."""
         at = decision.gpu, decision.change.placement
         job, pod, claim = unit.job, unit.pod, unit.claim
         if pod is None or claim is None:
-            self._let_go[job.metadata.uid] = (at, look.now + _LET_GO_S)
+            self._reserved_for[job.metadata.uid] = (at, look.now + _RESERVED_S)
             begun = self._later(job, lambda: self._resume(job))
             if not begun:
-                del self._let_go[job.metadata.uid]
+                del self._reserved_for[job.metadata.uid]
         else:
             self._making[pod.metadata.uid] = at
             begun = self._task(pod.metadata.uid, lambda: self._lend(job, pod, claim, at))
@@ -624,14 +624,14 @@ class JobTenant:
         try:
             self._remember(job, msgspec.structs.replace(self._memo(job), resumed=True), suspend=False)
         except PartitaError:
-            self._let_go.pop(job.metadata.uid, None)
+            self._reserved_for.pop(job.metadata.uid, None)
             raise
 
     def _lend(self, job: JobObject, pod: Pod, claim: ResourceClaim, at: Place) -> None:
         gpu, placement = at
         where = f"{gpu} {placement}"
         try:
-            # Before the slice is held: whoever finds it held knows which it is, though the claim is gone by then.
+            # First, so that the annotation names the slice of every pod that ever held one, even without its claim.
             self._annotate(POD, pod.metadata.name, pod.metadata.uid, {PLACEMENT: where})
             self._lender.lend(claim, CLAIM_SPEC, gpu, placement)
         except DriveError as error:
@@ -642,10 +642,10 @@ class JobTenant:
         self._outcomes.append((gpu, ""))
         self._say(job, "Started", f"pod {pod.metadata.name} on {placement} of {gpu}")
 
-    # Telling
+    # Reporting
 
-    def _show(self, look: _Look) -> None:
-        """Write into Jobs where they are, why, and when they are expected to start."""
+    def _show(self, look: _Snapshot) -> None:
+        """Annotate Jobs with their state, the reason, and the predicted start."""
         view = self._view(look)
         predicted = self._scheduler.predict(view) if view.waiting else {}
         trouble = self._trouble or self._resting.why(look.now)
@@ -696,7 +696,7 @@ class JobTenant:
     # Writing
 
     def _remember(self, job: JobObject, memo: JobMemo, *, suspend: bool | None) -> None:
-        """Write what is known of a Job, and with it whether it is suspended; None to leave that as it is."""
+        """Write a Job's memo, and in the same write whether it is suspended; None leaves that unchanged."""
         body: Body = {"metadata": {"uid": job.metadata.uid}}
         if suspend:
             memo = msgspec.structs.replace(memo, resumed=False)
@@ -721,7 +721,7 @@ class JobTenant:
             self._events.say(about, reason_word, text, warning=warning)
 
     def _later(self, job: JobObject, write: Callable[[], None]) -> bool:
-        """Write something about a Job, unless something about it is being written."""
+        """Write something about a Job in the pool; return False if another write about it is under way."""
         return self._task(job.metadata.uid, write)
 
     def _task(self, key: str, write: Callable[[], None]) -> bool:
@@ -734,10 +734,10 @@ class JobTenant:
             try:
                 write()
             except (NotFoundError, LostLeadershipError):
-                pass  # it is gone, or another controller sees to it
+                pass  # the object is gone, or another controller leads
             except PartitaError as error:
                 self._trouble_is(str(error))
-                time.sleep(_SOON_S)  # what fails at once is not tried without end
+                time.sleep(_SOON_S)  # a write that fails at once must not be repeated in a busy loop
             else:
                 self._trouble = ""
             finally:

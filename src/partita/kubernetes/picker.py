@@ -1,12 +1,12 @@
-"""An endpoint picker: the gateway's router behind a proxy that others run, as Envoy.
+"""An endpoint picker: the gateway's router for a proxy such as Envoy, which forwards the requests itself.
 
-The proxy asks for each request over a stream of its own which endpoint is to have it, and passes it there itself
-(Envoy's external processing; the Endpoint Picker Protocol 1.0 of the Gateway API inference extension). Here a request
-is a query of the gateway's: it waits for a slice that answers it in time, or is refused. An endpoint is a worker to
-which nothing is sent; its batch of one query begins when it is picked, and ends when the answer passes the proxy.
+For each request the proxy opens a stream and asks which endpoint to use (Envoy's external processing; the Endpoint
+Picker Protocol 1.0 of the Gateway API inference extension). Each request is a query of a gateway that sends nothing:
+it waits for a slice that answers it in time, or is refused. Each endpoint is a worker of that gateway. A batch of one
+query begins when its endpoint is picked, and ends when the answer passes the proxy.
 
-A tensor server joins queries by itself. So as many rows are under way at an endpoint as its plan has in its batches,
-and what they take is learned from when answers come.
+The tensor servers at the endpoints join queries themselves. So an endpoint gets as many rows at once as all batches
+of its plan have, and durations are learned from when answers pass.
 """
 
 from __future__ import annotations
@@ -64,16 +64,16 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _LOG = logging.getLogger("partita.serve.picker")
 Proto: TypeAlias = Any
-"""A message. Classes that are made at run time have no static type."""
+"""A message of the protocol. Its class is made at run time and has no static type."""
 DESTINATION = "x-gateway-destination-endpoint"
-"""Header, and key of metadata: the endpoints picked, the best first, as `IP:PORT,IP:PORT`."""
+"""Header and metadata key: the picked endpoints, the best first, as `IP:PORT,IP:PORT`."""
 SUBSET = "x-gateway-destination-endpoint-subset"
-"""Key of metadata: the endpoints among which to pick."""
+"""Metadata key: the endpoints from which to pick."""
 LOAD_BALANCER, SUBSET_HINT = "envoy.lb", "envoy.lb.subset_hint"
-"""Namespaces of metadata."""
+"""Metadata namespaces."""
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 _PIECE = 62_000
-"""Bytes of a body that are handed back at a time, below the 64 KiB that proxies take."""
+"""Bytes of a body in one message back to the proxy, below the proxies' limit of 64 KiB."""
 _MODEL = re.compile(r"/v2/models/([^/]+)(?:/versions/[^/]+)?/infer/?")
 _GRPC_PATH = "/inference.GRPCInferenceService/ModelInfer"
 _LOOK_S = 0.25
@@ -89,7 +89,7 @@ _LATE = frozenset({RefusalReason.LATE, RefusalReason.FULL})
 
 @cache
 def _pool() -> DescriptorPool:
-    """Return the protocol's messages in a pool of their own, as those of the gateway's."""
+    """Return a pool with the protocol's messages alone, apart from those of other libraries."""
     pool = DescriptorPool()
     for each in FileDescriptorSet.FromString(files(__package__).joinpath("ext_proc.binpb").read_bytes()).file:
         pool.Add(each)
@@ -102,17 +102,17 @@ def message(name: str) -> Any:  # noqa: ANN401 -- a class that is made at run ti
     return GetMessageClass(_pool().FindMessageTypeByName(f"partita.ext_proc.{name}"))
 
 
-# What a request asks, as far as it matters to who gets it.
+# Requests, as far as the choice of an endpoint needs them
 
 
 class AskedQuery(NamedTuple):
-    """What is asked.
+    """The fields of a request that the choice of an endpoint needs.
 
     Attributes:
-        service: that is asked; None where the request does not say.
+        service: None if the request does not name it.
         items: its batch size.
-        deadline_s: seconds, None for the service's own.
-        inference: whether it asks to infer: others go anywhere.
+        deadline_s: seconds; None for the service's own deadline.
+        inference: whether it is an inference request; any endpoint can answer others.
     """
 
     service: str | None
@@ -122,10 +122,10 @@ class AskedQuery(NamedTuple):
 
 
 def read_asked(headers: Mapping[str, str], body: bytes, limits: RequestLimits) -> AskedQuery:
-    """Return what a request asks, over HTTP or gRPC; of a body that cannot be read its server says what is wrong.
+    """Return what an HTTP or gRPC request asks. An invalid body is passed on, and the server reports its faults.
 
     Raises:
-        RequestError: its deadline is none.
+        RequestError: its deadline is invalid.
     """
     path = headers.get(":path", "").partition("?")[0]
     told = headers.get("partita-deadline-ms")
@@ -155,27 +155,27 @@ def read_asked(headers: Mapping[str, str], body: bytes, limits: RequestLimits) -
 
 def _grpc_query(body: bytes, deadline_s: float | None) -> AskedQuery:
     try:
-        asked = oip_message("ModelInferRequest").FromString(body[5:])  # after flag and length
+        asked = oip_message("ModelInferRequest").FromString(body[5:])  # after gRPC's flag and length
     except DecodeError:
         return AskedQuery(None, 1, deadline_s)
     shape = asked.inputs[0].shape if asked.inputs else ()
     return AskedQuery(asked.model_name or None, max(1, shape[0]) if shape else 1, deadline_s)
 
 
-# Endpoints, as the gateway sees them.
+# Endpoints as workers of the gateway
 
 
 class EndpointLink(Link):
-    """Stands for an endpoint's connection; what it is asked to run is a request that it may have.
+    """An endpoint in place of a worker's connection: to run a query means to send its request there.
 
     Attributes:
         address: of the endpoint.
-        elsewhere: rows under way that are no batches of the gateway's.
+        elsewhere: rows under way at the endpoint beyond the gateway's own batches.
 
     Args:
         address: of the endpoint.
         handler: the gateway.
-        begins: told of a query that may go there: by whom, its batch, itself.
+        begins: called with this link, the batch's number and the query when its request may go there.
     """
 
     def __init__(
@@ -191,29 +191,29 @@ class EndpointLink(Link):
 
     @property
     def open(self) -> bool:
-        """Whether queries may go there."""
+        """Whether requests may go there."""
         return self._connected
 
     def run(self, number: int, queries: Sequence[Query]) -> None:
-        """Let a query go there."""
+        """Let the request of a query go there."""
         (query,) = queries
         self._begins(self, number, query)
 
     def take(self, rows: int) -> None:
-        """Count rows that are under way there, or no longer, beside what the gateway counts itself."""
+        """Add rows (negative: remove) to those under way there beyond the gateway's own batches."""
         if rows:
             self.elsewhere += rows
             self._handler.said_load(self, self.elsewhere)
 
     def close(self, fault: str = "") -> None:
-        """Let nothing more go there."""
+        """Let no more requests go there."""
         if self._connected:
             self._connected = False
             self._handler.lost(self, fault)
 
 
 def hello_of(address: WorkerAddress, model: str) -> Hello:
-    """Return what an endpoint's worker would say of itself: as many rows at once as its batches have together."""
+    """Return the HELLO of an endpoint as a worker: its processes are all rows of its batches together."""
     slice_ = address.slice
     gpu, placement, batch, processes, seconds = slice_ or (str(address), "?@0", 1, 1, {})
     return Hello(
@@ -234,16 +234,16 @@ def hello_of(address: WorkerAddress, model: str) -> Hello:
 
 
 class Pick:
-    """A request that has its endpoints, until its answer has passed.
+    """A request whose endpoints are picked and whose answer has not passed yet.
 
     Attributes:
         endpoints: the best first.
 
     Args:
-        link: of the first.
-        number: of its batch; None of one that the router did not choose.
-        rows: that it has there.
-        fallback: endpoints that may have it if the first does not answer.
+        link: of the first endpoint.
+        number: of its batch; None if it was picked without the router.
+        rows: of the request.
+        fallback: endpoints to use if the first does not answer.
     """
 
     def __init__(self, link: EndpointLink, number: int | None, rows: int, fallback: Sequence[str]) -> None:
@@ -253,7 +253,7 @@ class Pick:
         link.take(rows if number is None else rows - 1)
 
     def end(self, answer: Answer) -> None:
-        """Say how it ended; only the first time counts."""
+        """Report how it ended; only the first call counts."""
         if self._begun is None:
             return
         link, seconds, self._begun = self._link, time.monotonic() - self._begun, None
@@ -263,7 +263,7 @@ class Pick:
 
 
 class _Receiver:
-    """Hears why a query has no endpoint; of its answer it knows already."""
+    """Receives why a query gets no endpoint; the stream itself sees the answer."""
 
     def __init__(self, picked: asyncio.Future[Pick]) -> None:
         self._picked = picked
@@ -272,7 +272,7 @@ class _Receiver:
         return False
 
     def set_result(self, result: Answer, /) -> None:
-        """Hear that it was answered."""
+        """Do nothing: the stream sees the answer."""
 
     def set_exception(self, exception: BaseException, /) -> None:
         if not self._picked.done():
@@ -283,10 +283,10 @@ class EndpointPicker:
     """Picks endpoints with a gateway that sends nothing.
 
     Attributes:
-        gateway: with an endpoint in the place of each worker.
+        gateway: its workers are the endpoints.
 
     Args:
-        services: that are served.
+        services: to be served.
         router: name of the policy.
     """
 
@@ -297,7 +297,7 @@ class EndpointPicker:
         self._picked: dict[int, tuple[asyncio.Future[Pick], int, float]] = {}  # by the query's id
 
     def follow(self, served: Served) -> None:
-        """Serve these services, by these endpoints, from now on; requests under way elsewhere go on."""
+        """Serve these services with these endpoints from now on; requests at other endpoints go on."""
         self._services = {each.name: each for each in served.services}
         self.gateway.follow(Served(served.services, ()))
         wanted = {str(each): each for each in served.addresses if each.service in self._services}
@@ -322,16 +322,16 @@ class EndpointPicker:
         return found
 
     async def pick(self, asked: AskedQuery, size: int, subset: frozenset[str] | None) -> Pick:
-        """Return who gets a request, when one can have it.
+        """Wait until an endpoint can take a request, and return it.
 
         Args:
-            asked: what it asks.
+            asked: the request.
             size: bytes of its body.
-            subset: endpoints among which to pick; None for all.
+            subset: endpoints from which to pick; None for all.
 
         Raises:
             RequestError: there is no such service.
-            QueryRefusedError: nobody answers it in time.
+            QueryRefusedError: no endpoint can answer it in time.
         """
         service = self._service(asked.service)
         deadline_s = self._services[service].deadline_s if asked.deadline_s is None else asked.deadline_s
@@ -346,7 +346,7 @@ class EndpointPicker:
         if not asked.inference or (subset is not None and not subset >= able.keys()):
             among = [worker for name, worker in able.items() if subset is None or name in subset]
             return self._cheapest(among, rows, deadline_s if asked.inference else math.inf)
-        # Nothing is sent: what counts is how many bytes there are.
+        # The gateway sends nothing, so only the number of bytes matters.
         data = cast("Buffer", range(size))
         query = Query((Tensor("", "UINT8", (rows, size // rows), data),))
         picked: asyncio.Future[Pick] = asyncio.get_running_loop().create_future()
@@ -384,7 +384,7 @@ class EndpointPicker:
         picked.set_result(Pick(link, number, rows, self._fallback(link, rows, deadline_s)))
 
     def _fallback(self, link: EndpointLink, rows: int, deadline_s: float) -> list[str]:
-        """Return the endpoint to which a proxy may turn if one does not answer: the cheapest other in time."""
+        """Return the endpoint to use if the first does not answer: the cheapest other one in time; empty if none."""
         others = [
             worker
             for worker in self.gateway.workers(link.service)
@@ -396,7 +396,7 @@ class EndpointPicker:
         return [chosen.link.name]
 
     def _cheapest(self, workers: Sequence[Worker], rows: int, deadline_s: float) -> Pick:
-        """Pick without the router, among some endpoints alone: who is idle, in time and costs least."""
+        """Pick from some endpoints without the router: idle ones first, then those in time, then the cheapest."""
         chosen = min(workers, key=lambda worker: (not worker.takes_work, _cost(worker, rows, deadline_s)))
         if not chosen.takes_work and _cost(chosen, rows, deadline_s) == (True, math.inf):
             raise QueryRefusedError(RefusalReason.LATE, 1.0)
@@ -443,17 +443,17 @@ def _cost(worker: Worker, rows: int, deadline_s: float) -> tuple[bool, float]:
     return seconds > deadline_s, group.price * seconds
 
 
-# The proxy's side.
+# The server
 
 
 def serve_picker(source: ServiceSource, endpoint: PickerEndpoint, router: str, *, grace_s: float) -> bool:
-    """Pick endpoints until told to end by SIGTERM or SIGINT, and let what is under way pass.
+    """Pick endpoints until SIGTERM or SIGINT, then wait for open streams.
 
     Args:
-        source: knows the services and their endpoints.
+        source: of the services and their endpoints.
         endpoint: where to listen.
         router: name of the policy.
-        grace_s: seconds in which streams may end.
+        grace_s: seconds that open streams have to end.
 
     Returns:
         Whether it ended in order; False if a second signal cut it short.
@@ -526,7 +526,7 @@ async def _serving_pages(pages: HealthPages, endpoint: PickerEndpoint) -> AsyncI
 
 
 class PickerEndpoint(NamedTuple):
-    """Where a picker listens: host, port of gRPC and port of metrics (0 takes a free one), and gRPC's TLS."""
+    """Where a picker listens: host, ports of gRPC and of metrics (0 for a free one), and gRPC's TLS."""
 
     host: str
     port: int
@@ -535,13 +535,13 @@ class PickerEndpoint(NamedTuple):
 
 
 class PickerService:
-    """The methods that a proxy calls, and health (`GrpcService` of the gateway's server).
+    """The gRPC methods that a proxy calls, and health checks (a `GrpcService` for the gateway's server).
 
     Attributes:
         leaving: whether it is about to end.
 
     Args:
-        picker: picks.
+        picker: picks the endpoints.
         limits: of requests.
         metrics: counts.
     """
@@ -552,7 +552,7 @@ class PickerService:
         self._health = health.aio.HealthServicer()
 
     def handlers(self) -> tuple[Any, ...]:
-        """Return gRPC's handlers of them."""
+        """Return the gRPC handlers of the methods."""
         process = grpc.stream_stream_rpc_method_handler(
             self.process,
             message("ProcessingRequest").FromString,
@@ -576,7 +576,7 @@ class PickerService:
         )
 
     def end_streams(self) -> None:
-        """End nothing: each stream is one request's, and ends with it."""
+        """Do nothing: each stream belongs to one request and ends with it."""
 
     def why_not(self) -> str | None:
         """Return why it is not ready, None if it is."""
@@ -586,7 +586,7 @@ class PickerService:
         return f"no endpoint of {', '.join(missing[:_MOST_NAMES])} is ready" if missing else None
 
     async def tell_health(self) -> None:
-        """Say whether it lives, and whether every service has an endpoint, until cancelled."""
+        """Keep the health status up to date until cancelled: ready if every service has an endpoint."""
         serving, not_serving = (
             health_pb2.HealthCheckResponse.SERVING,
             health_pb2.HealthCheckResponse.NOT_SERVING,
@@ -599,7 +599,7 @@ class PickerService:
             await asyncio.sleep(_LOOK_S)
 
     async def process(self, requests: AsyncIterator[Proto], _: object) -> AsyncIterator[Proto]:
-        """Answer what a proxy says of one request."""
+        """Answer the messages of a proxy about one request."""
         stream = _RequestStream(self._picker, self._limits, self._metrics)
         try:
             async for request in requests:
@@ -626,12 +626,12 @@ class _RequestStream:
         self._failed = self._answered = False
 
     def end(self) -> None:
-        """Take note that the proxy has no more to say."""
+        """Take note that the stream has ended."""
         if self._pick is not None:
             self._pick.end(_FAILED if self._failed else Answer() if self._answered else _LEFT)
 
     async def answers(self, request: Proto) -> AsyncIterator[Proto]:
-        """Yield what the proxy is to do."""
+        """Yield the responses to a message of the proxy."""
         if request.HasField("protocol_config"):
             self._modes = request.protocol_config
         kind = request.WhichOneof("request")
@@ -641,7 +641,7 @@ class _RequestStream:
             mode = self._mode("request_body_mode")
             if request.request_headers.end_of_stream or mode in {"NONE", "STREAMED"}:
                 yield await self._chosen("request_headers")
-            elif mode != "FULL_DUPLEX_STREAMED":  # it waits for this before it sends the body
+            elif mode != "FULL_DUPLEX_STREAMED":  # the proxy waits for this before it sends the body
                 yield _response("request_headers")
         elif kind in {"request_body", "request_trailers"}:
             async for each in self._read_body(request, kind):
@@ -659,7 +659,7 @@ class _RequestStream:
                 yield each
 
     async def _read_body(self, request: Proto, kind: str) -> AsyncIterator[Proto]:
-        """Gather the body; when all of it is there, choose, and hand it back where the proxy has given it away."""
+        """Collect the body; pick when it is complete; send it back if the proxy streams in full duplex."""
         whole = kind == "request_trailers" or request.request_body.end_of_stream
         mode = self._mode("request_body_mode")
         if mode in {"NONE", "STREAMED"}:
@@ -687,7 +687,7 @@ class _RequestStream:
                 yield _response(kind)
 
     def _passed(self, request: Proto, kind: str) -> Iterator[Proto]:
-        """Yield what lets an answer pass as it is."""
+        """Yield the responses that pass an answer on unchanged."""
         if kind == "response_body" and self._mode("response_body_mode") == "FULL_DUPLEX_STREAMED":
             body = request.response_body
             yield from _pieces("response_body", body.body, end=body.end_of_stream)
@@ -699,7 +699,7 @@ class _RequestStream:
         return str(message("ProtocolConfiguration").BodySendMode.Name(number))
 
     async def _chosen(self, kind: str) -> Proto:
-        """Return what tells the proxy where the request goes, or that it is refused."""
+        """Return the response with the picked endpoints, or a refusal."""
         asked, refusal, outcome = AskedQuery(None), None, "cancelled"
         try:
             asked = read_asked(self._headers, bytes(self._body), self._limits)
@@ -727,14 +727,14 @@ class _RequestStream:
 
 
 def _response(kind: str) -> Proto:
-    """Return the response to a message of the proxy's that changes nothing."""
+    """Return a response of some kind that changes nothing."""
     response = message("ProcessingResponse")()
     getattr(response, kind).SetInParent()
     return response
 
 
 def _pieces(kind: str, body: bytes, *, end: bool) -> Iterator[Proto]:
-    """Yield a body in pieces."""
+    """Yield a body in pieces of at most `_PIECE` bytes."""
     for at in range(0, max(1, len(body)), _PIECE):
         response = _response(kind)
         streamed = getattr(response, kind).response.body_mutation.streamed_response
@@ -770,7 +770,7 @@ def _read_headers(headers: Proto) -> dict[str, str]:
 
 
 def _read_subset(metadata: Proto) -> frozenset[str] | None:
-    """Return the endpoints to which the proxy limits the choice: a list, or a text with commas."""
+    """Return the endpoints to which the proxy limits the choice, from a list or a comma-separated text."""
     hint = metadata.filter_metadata.get(SUBSET_HINT) if SUBSET_HINT in metadata.filter_metadata else None
     if hint is None or SUBSET not in hint.fields:
         return None
