@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -11,16 +12,32 @@ import sys
 import time
 from collections import Counter
 from contextlib import contextmanager
+from http.client import HTTPConnection
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import pytest
+from tests.kubernetes.control_plane import tensor_server
+from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.hosts import LiveRuntime, Network
 from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
+from tests.kubernetes.control_plane.tensor_server import MODEL
 from tests.kubernetes.test_endpoints import know_workloads, perform
 from tests.kubernetes_units.specs import good
-from tests.serve.gateway.test_hosts import PATIENCE_S, TOKEN, Client, wait_for_workers
+from tests.serve.gateway.test_hosts import (
+    PATIENCE_S,
+    TABLE,
+    TOKEN,
+    WORKLOAD,
+    Client,
+    wait_for_workers,
+    worker,
+)
 
 from partita.kubernetes.api import open_api
 from partita.kubernetes.dra import DraDriver, DraSettings
+from partita.kubernetes.rates import GatewayAccess, GatewayCounters
+from partita.kubernetes.resources import GatewayRates
 from partita.mig.layout import Placement
 from partita.transition.deployment import Replica
 from partita.transition.transition import Action, ActionKind
@@ -29,6 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.kubernetes.control_plane.client import Object
     from tests.kubernetes.control_plane.cluster import ControlPlane
 
 SEARCH = Replica("search", "resnet50", 4, 1, 200.0, 10.0)
@@ -52,24 +70,37 @@ def gateway(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes]
         process.wait()
 
 
+@pytest.mark.parametrize("backend", ["emulated", "sidecar"])
 def test_no_query_fails_while_replicas_move(
-    control_plane: ControlPlane, namespace: str, tmp_path: Path
+    control_plane: ControlPlane, namespace: str, tmp_path: Path, backend: str
 ) -> None:
     know_workloads(control_plane)
     admin, kubeconfig = control_plane.admin, str(control_plane.kubeconfig("admin"))
     token = tmp_path / "token"
     token.write_text(TOKEN)
-    worker = [
-        sys.executable, "-m", "partita", "worker", "--emulated", "--listen", "0.0.0.0:9000",
+    runs = (
+        ["--emulated"] if backend == "emulated" else ["--upstream", "http://127.0.0.1:8000", "--model", MODEL]
+    )
+    command = [
+        sys.executable, "-m", "partita", "worker", *runs, "--listen", "0.0.0.0:9000",
         "--token-file", str(token), "--health-port", "9001", "--grace", "10",
     ]  # fmt: skip
     container = {
         "name": "worker",
         "image": "partita:1",
-        "command": worker,
+        "command": command,
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": 9001}},
     }
-    template = {"spec": {"terminationGracePeriodSeconds": 15, "containers": [container]}}
+    template: Object = {"spec": {"terminationGracePeriodSeconds": 15, "containers": [container]}}
+    if backend == "sidecar":
+        server = {
+            "name": "server",
+            "image": "server:1",
+            "restartPolicy": "Always",
+            "command": [sys.executable, tensor_server.__file__, "8000"],
+            "resources": {"claims": [{"name": "partita"}]},
+        }
+        template["spec"]["initContainers"] = [server]
     spec = good()
     spec["services"] = [{"name": "search", "model": "resnet50", "rate": 10, "slo": {"latency_ms": 2000}}]
     header = {"apiVersion": "partita.dev/v1alpha1", "kind": "Workload", "metadata": {"name": "day"}}
@@ -141,3 +172,79 @@ def test_no_query_fails_while_replicas_move(
             act(ActionKind.DESTROY_INSTANCE, *before, *after)
             driver.release()
             driver.close()
+
+
+def test_the_rates_of_gateways_side_by_side_are_added_up(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two gateways in front of one worker, each in the place of a pod."""
+    (tmp_path / "token").write_text(TOKEN)
+    (tmp_path / "workload.yaml").write_text(WORKLOAD)
+    (tmp_path / "perf.csv").write_text(TABLE)
+    command = [
+        sys.executable, "-m", "partita", "gateway", "-f", "workload.yaml", "--services", "services.yaml",
+        "--listen", "0.0.0.0", "--port", "8000", "--grpc-port", "8001", "--token-file", "token",  # noqa: S104
+        "--worker-token-file", "token",
+    ]  # fmt: skip
+    passed = 0.0
+
+    def now() -> float:
+        return time.monotonic() + passed
+
+    monkeypatch.setattr("partita.kubernetes.rates.time", SimpleNamespace(monotonic=now))
+    guard = control_plane.guard
+    api = open_api(str(control_plane.kubeconfig("admin")), namespace=namespace)
+    with Network(2) as network, worker(tmp_path, network.hosts[0]) as at:
+        (tmp_path / "services.yaml").write_text(f'services: [{{name: search, workers: ["{at}"]}}]')
+        spaces = [host.space() for host in network.hosts]
+        addresses = [address for _, address in spaces]
+        with (tmp_path / "log").open("wb") as log:
+            processes = [
+                guard.start(["ip", "netns", "exec", space, *command], log, cwd=tmp_path)
+                for space, _ in spaces
+            ]
+        try:
+            for each in addresses:
+                wait_until(lambda at=each: _status(at, "/v2/health/ready") == 200, PATIENCE_S, "it is ready")  # type: ignore[misc]
+            body = {
+                "metadata": {"name": "gateways", "labels": {"kubernetes.io/service-name": "gateways"}},
+                "addressType": "IPv4",
+                "endpoints": [{"addresses": [each]} for each in addresses],
+                "ports": [{"name": "http", "port": 8000}],
+            }
+            control_plane.admin.create("endpointslices", body, namespace)
+            counters = GatewayCounters(api, namespace, GatewayRates("gateways", 8000), GatewayAccess(TOKEN))
+            began = now()
+            assert counters.rates() == {}
+            begun = now()
+            asked = 0
+            for address, times, items in ((addresses[0], 30, 2), (addresses[1], 10, 4)):
+                assert {_status(address, "/v2/models/search/infer", items) for _ in range(times)} == {200}
+                asked += times * items
+            ending = now()
+            rate = counters.rates()["search"]
+            assert asked / (now() - began) <= rate <= asked / (ending - begun)
+            guard.end(processes[0], signal.SIGKILL)
+            _status(addresses[1], "/v2/models/search/infer", 1)
+            assert counters.rates()["search"] >= rate  # nobody knows yet where its queries go
+            passed = 100.0
+            _status(addresses[1], "/v2/models/search/infer", 4)
+            assert counters.rates()["search"] < 0.1  # it is listed still, and does not count any more
+        finally:
+            for process in processes:
+                guard.end(process, signal.SIGKILL)
+
+
+def _status(address: str, path: str, items: int = 0) -> int:
+    """Ask a gateway's page, or a query of some items; return the status, 0 if there is no answer."""
+    tensor = {"name": "INPUT0", "datatype": "FP32", "shape": [items, 16], "data": [0.0] * 16 * items}
+    connection = HTTPConnection(address, 8000, timeout=PATIENCE_S)
+    try:
+        body = json.dumps({"inputs": [tensor]}) if items else None
+        headers = {"Authorization": f"Bearer {TOKEN}"}
+        connection.request("POST" if items else "GET", path, body, headers)
+        return connection.getresponse().status
+    except OSError:
+        return 0
+    finally:
+        connection.close()

@@ -14,6 +14,7 @@ from tests.kubernetes.control_plane.client import path_of
 from tests.kubernetes.control_plane.cluster import wait_until
 from tests.kubernetes.control_plane.controllers import Controllers
 from tests.kubernetes.control_plane.installation import install_resources
+from tests.kubernetes.control_plane.tools import run
 from tests.kubernetes_units.specs import good
 
 if TYPE_CHECKING:
@@ -218,6 +219,52 @@ def test_a_job_out_of_memory_gets_the_next_larger_slice(cluster: Cluster) -> Non
     assert "OutOfMemory" in events
 
 
+def test_a_container_that_is_started_again_after_out_of_memory_moves_to_the_next_larger_slice(
+    cluster: Cluster,
+) -> None:
+    cluster.controller()
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    body = job_body("again", ends={"after": 0.5, "code": 1, "log": OUT_OF_MEMORY})
+    body["spec"]["template"]["spec"]["restartPolicy"] = "OnFailure"
+    cluster.submit(body)
+
+    def ends() -> list[Object]:
+        return list(json.loads(cluster.said("again", "attempts") or "{}").get("ends", ()))
+
+    cluster.wait(lambda: len(ends()) >= 2, "two attempts ran out of memory")
+    assert [each["placement"].partition("@")[0] for each in ends()[:2]] == ["1g.5gb", "1g.10gb"]
+    devices = [
+        each.device for each in cluster.nodes.records if each.kind == "prepare" and "again" in each.pod
+    ]
+    assert ["1g5gb" in devices[0], "1g10gb" in devices[1]] == [True, True]
+    assert not cluster.job("again")["status"].get("failed")  # it was suspended, which counts against nothing
+
+
+def test_of_several_pods_only_the_one_out_of_memory_is_replaced(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    body = job_body("two", parallelism=2, completions=2)
+    body["spec"]["template"]["spec"]["restartPolicy"] = "OnFailure"
+    cluster.submit(body)
+    cluster.wait(lambda: cluster.running("two") == 2, "both run")
+    first, other = cluster.pods_of("two")
+    before = cluster.slices()[first["metadata"]["name"]]
+    cluster.nodes.end_container(cluster.namespace, first["metadata"]["name"], 1, "Error", OUT_OF_MEMORY)
+
+    def replaced() -> bool:
+        names = {each["metadata"]["name"] for each in cluster.pods_of("two")}
+        return first["metadata"]["name"] not in names and cluster.running("two") == 2
+
+    cluster.wait(replaced, "it is replaced")
+    uids = {each["metadata"]["uid"] for each in cluster.pods_of("two")}
+    assert other["metadata"]["uid"] in uids  # which ran on all the while
+    (new,) = uids - {other["metadata"]["uid"]}
+    name = next(each["metadata"]["name"] for each in cluster.pods_of("two") if each["metadata"]["uid"] == new)
+    assert ("1g5gb" in before, "1g10gb" in cluster.slices()[name]) == (True, True)
+
+
 def test_jobs_yield_to_a_service_that_comes(cluster: Cluster) -> None:
     cluster.controller()
     cluster.serve(300)
@@ -234,6 +281,88 @@ def test_jobs_yield_to_a_service_that_comes(cluster: Cluster) -> None:
     assert [each.kind for each in order if "large" in each.pod] == ["prepare", "unprepare"]
     cluster.nodes.add_nodes(1, 1)
     cluster.wait(lambda: cluster.running("large") == 1, "it runs again where there is room")
+
+
+def test_kueues_jobs_yield_by_their_pods_and_go_when_kueue_says(cluster: Cluster) -> None:
+    """Kueue is played by its label, and by whoever sets `spec.suspend`."""
+    cluster.controller()
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    body = job_body("admitted", memory="18Gi", suspend=False)
+    body["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "team"
+    cluster.submit(body)
+    cluster.wait(lambda: cluster.running("admitted") == 1, "Kueue's Job runs")
+    (pod,) = cluster.pods_of("admitted")
+    cluster.serve(640)
+    cluster.wait(
+        lambda: (
+            pod["metadata"]["uid"] not in {each["metadata"]["uid"] for each in cluster.pods_of("admitted")}
+        ),
+        "its pod makes room",
+    )
+    cluster.wait(lambda: cluster.capacity() >= 2, "the service has it")
+    cluster.wait(lambda: cluster.said("admitted", "state") == "Waiting", "the next pod waits")
+    assert cluster.job("admitted")["spec"].get("suspend") is False  # that is Kueue's affair
+    assert cluster.running("admitted") == 0
+    cluster.nodes.add_nodes(1, 1)
+    cluster.wait(lambda: cluster.running("admitted") == 1, "it runs where there is room")
+    cluster.admin.patch(
+        "jobs", "admitted", {"spec": {"suspend": True}}, cluster.namespace
+    )  # Kueue preempts it
+    cluster.wait(lambda: cluster.said("admitted", "state") == "Suspended", "it says so")
+    assert cluster.said("admitted", "reason") == "Kueue has not admitted it"
+    cluster.wait(lambda: not cluster.pods_of("admitted"), "its slice is free")
+    cluster.submit(job_body("next", memory="30Gi"))
+    cluster.wait(lambda: cluster.running("next") == 1, "another has all of the GPU")
+    cluster.admin.patch("jobs", "admitted", {"spec": {"suspend": False}}, cluster.namespace)
+    cluster.wait(lambda: cluster.said("admitted", "state") == "Waiting", "it waits for a slice")
+    cluster.delete("next")
+    cluster.wait(lambda: cluster.running("admitted") == 1, "and gets it")
+    assert not [each for each in cluster.nodes.records if each.kind == "refuse"]
+
+
+def test_kubectl_and_the_queue_tell_the_same(cluster: Cluster) -> None:
+    cluster.controller()
+    cluster.serve(300)
+    cluster.wait(lambda: cluster.capacity() >= 1, "the service runs")
+    refused = job_body("refused")
+    limits = {"limits": {"nvidia.com/gpu": "1"}}
+    refused["spec"]["template"]["spec"]["containers"][0]["resources"] = limits
+    kueues = job_body("kueues", memory="4Gi", suspend=True)
+    kueues["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] = "team"
+    for body in (job_body("runs", memory="18Gi"), refused, kueues, job_body("huge", memory="90Gi")):
+        cluster.submit(body)
+    cluster.wait(lambda: cluster.said("runs", "state") == "Running", "one runs")
+    cluster.submit(job_body("waits", memory="18Gi"))
+    states = {
+        "runs": "Running",
+        "refused": "Refused",
+        "kueues": "Suspended",
+        "huge": "Waiting",
+        "waits": "Waiting",
+    }
+    cluster.wait(
+        lambda: all(cluster.said(name, "state") == state for name, state in states.items()), "all are seen"
+    )
+    cluster.wait(lambda: cluster.said("waits", "expected-start"), "a start is foretold")
+    words = ["--kubeconfig", str(cluster.plane.kubeconfig("admin")), "--namespace", cluster.namespace]
+
+    def told() -> bool:
+        """Say whether both say the same; a reason may be written anew between the two."""
+        rows = {row["name"]: row for row in cluster.queue()["jobs"]}
+        table = json.loads(run("kubectl", "get", "jobs", "--output", "json", *words))["items"]
+        found = {each["metadata"]["name"]: each["metadata"]["annotations"] for each in table}
+        return {name: (row["state"], row["reason"]) for name, row in rows.items()} == {
+            name: (notes["partita.dev/state"].lower(), notes["partita.dev/reason"])
+            for name, notes in found.items()
+        }
+
+    cluster.wait(told, "kubectl and the queue tell the same")
+    for name in states:
+        described = run("kubectl", "describe", "job", name, *words)
+        assert f"partita.dev/reason: {cluster.said(name, 'reason')}" in described
+    assert "nvidia.com/gpu" in cluster.said("refused", "reason")
+    assert "all busy" in cluster.said("waits", "reason")
 
 
 def test_another_controller_goes_on(cluster: Cluster) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
+import yaml
 
 from partita.errors import InputError
 from partita.kubernetes.pods import (
@@ -68,6 +71,18 @@ def test_the_first_container_gets_the_slice_unless_another_asks_for_it():
     assert {"name": "PARTITA_BATCH", "value": "4"} in second["env"]
 
 
+def test_the_documented_sidecar_has_the_slice_and_the_worker_is_told_of_it():
+    page = (Path(__file__).parents[2] / "docs" / "kubernetes.md").read_text()
+    (text,) = (each for each in re.findall(r"```yaml\n(.*?)```", page, re.DOTALL) if "initContainers" in each)
+    spec = made(yaml.safe_load(text)["pod"])["spec"]
+    (server,), (worker,) = spec["initContainers"], spec["containers"]
+    assert server["resources"]["claims"] == worker["resources"]["claims"] == [{"name": "partita"}]
+    assert {"name": "PARTITA_SERVICE", "value": "bert"} in worker["env"]
+    port = re.search(r"--http-port=(\d+)", " ".join(server["args"]))
+    assert port is not None
+    assert f"http://127.0.0.1:{port[1]}" in worker["args"]
+
+
 def test_a_template_keeps_what_it_says():
     body = template(
         affinity={
@@ -119,6 +134,10 @@ def test_a_template_keeps_what_it_says():
         (
             {"spec": {"containers": [{"name": "a", "resources": {"limits": {"nvidia.com/gpu": 1}}}]}},
             "spec.containers[0].resources",
+        ),
+        (
+            template(initContainers=[{"name": "a", "resources": {"limits": {"nvidia.com/gpu": 1}}}]),
+            "spec.initContainers[0].resources",
         ),
     ],
 )

@@ -11,6 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 
 from partita.errors import InputError
+from partita.kubernetes.objects import EndpointSlice, EndpointTarget, ObjectMeta, SliceEndpoint
 from partita.kubernetes.rates import (
     GatewayAccess,
     GatewayCounters,
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class Pages:
     """A server whose answers tests choose: code and body by path."""
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self.answers: dict[str, tuple[int, str]] = {}
         self.asked: list[dict[str, list[str]]] = []
         self.token: str | None = None
@@ -48,8 +49,12 @@ class Pages:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server = ThreadingHTTPServer((host, port), Handler)
         threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
 
     def vector(self, *samples: tuple[dict[str, str], str]) -> None:
         result = [{"metric": metric, "value": [1.5, value]} for metric, value in samples]
@@ -61,8 +66,7 @@ class Pages:
 def pages() -> Iterator[Pages]:
     found = Pages()
     yield found
-    found.server.shutdown()
-    found.server.server_close()
+    found.close()
 
 
 def source(pages: Pages, **more: str) -> PrometheusRates:
@@ -136,17 +140,21 @@ partita_other_total{{service="a"}} 1.0
 
 
 class EndpointsAlone:
-    """An API that knows the addresses of one Service."""
+    """An API that knows the addresses of one Service; of pods, where their names are given."""
 
-    def __init__(self, *addresses: str) -> None:
-        self.addresses = addresses
+    def __init__(self, *addresses: str, pods: tuple[str, ...] = ()) -> None:
+        self.addresses, self.pods = addresses, pods
 
     def list_objects(self, _kind: object, namespace: str, *, labels: str) -> Any:
         assert namespace == "teams"
         assert labels == "kubernetes.io/service-name=gw"
-        ends = type("Ends", (), {"addresses": self.addresses})()
-        one = type("Slice", (), {"endpoints": (ends,)})()
-        return type("Listed", (), {"items": (one,)})()
+        targets = [EndpointTarget("Pod", each) for each in self.pods or self.addresses]
+        ends = [
+            SliceEndpoint((each,), target_ref=target)
+            for each, target in zip(self.addresses, targets, strict=True)
+        ]
+        slices = tuple(EndpointSlice(metadata=ObjectMeta(name="gw"), endpoints=(each,)) for each in ends)
+        return type("Listed", (), {"items": slices})()
 
 
 def test_gateways_are_counted_from_their_second_reading_on_and_anew_after_a_restart(
@@ -171,6 +179,82 @@ def test_gateways_are_counted_from_their_second_reading_on_and_anew_after_a_rest
     pages.answers["/metrics"] = 500, "no"
     with pytest.raises(InputError, match="answers 500"):
         counters.rates()
+
+
+class Clock:
+    """Seconds that tests choose."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        monkeypatch.setattr("partita.kubernetes.rates.time.monotonic", lambda: self.now)
+
+
+def test_gateways_side_by_side_are_added_up_and_one_that_dies_does_not_count_for_ever(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, other = Clock(monkeypatch), Pages("127.0.0.2", pages.server.server_port)
+    api: Any = EndpointsAlone("127.0.0.1")
+    counters = GatewayCounters(api, "teams", GatewayRates("gw", pages.server.server_port))
+    counted = {pages: 0.0, other: 1000.0}
+
+    def after(seconds: float, **rates: float) -> dict[str, float]:
+        clock.now += seconds
+        for name, each in (("first", pages), ("other", other)):
+            counted[each] += seconds * rates.get(name, 0.0)
+            each.answers["/metrics"] = 200, PAGE.format(a=counted[each])
+        return counters.rates()
+
+    try:
+        assert after(15.0, first=6.0) == {}
+        assert after(15.0, first=6.0)["a"] == 6.0
+        api.addresses = ("127.0.0.1", "127.0.0.2")
+        # Half of the load has moved to a gateway whose rate is not known yet.
+        assert after(15.0, first=3.0, other=3.0)["a"] == 6.0
+        assert after(15.0, first=3.0, other=4.0)["a"] == 7.0
+    finally:
+        other.close()
+    # It is killed, and still listed: what came there may go elsewhere, or come back.
+    assert after(15.0, first=5.0)["a"] == 7.0
+    assert after(15.0, first=9.0)["a"] == 9.0
+    assert [after(15.0, first=5.0)["a"] for _ in range(3)] == [9.0, 9.0, 5.0]
+    assert after(15.0, first=2.0)["a"] == 2.0
+    api.addresses = ("127.0.0.1",)
+    assert after(15.0, first=1.0)["a"] == 1.0
+
+
+def test_a_gateway_that_was_silent_for_a_while_is_counted_over_that_while(
+    pages: Pages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, other = Clock(monkeypatch), Pages("127.0.0.2", pages.server.server_port)
+    api: Any = EndpointsAlone("127.0.0.1", "127.0.0.2")
+    counters = GatewayCounters(api, "teams", GatewayRates("gw", pages.server.server_port))
+    told = []
+    try:
+        for at, silent in ((0, False), (10, False), (20, True), (30, False)):
+            clock.now = 100.0 + at
+            pages.answers["/metrics"] = 200, PAGE.format(a=4.0 * at)
+            other.answers["/metrics"] = (500, "busy") if silent else (200, PAGE.format(a=2.0 * at))
+            told.append(counters.rates().get("a"))
+    finally:
+        other.close()
+    assert told == [None, 6.0, 6.0, 6.0]
+
+
+def test_a_pod_with_two_addresses_is_one_gateway(pages: Pages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Service of two address families has a slice for each, and a pod is in both."""
+    clock, other = Clock(monkeypatch), Pages("127.0.0.2", pages.server.server_port)
+    api: Any = EndpointsAlone("127.0.0.2", "127.0.0.1", pods=("gw-0", "gw-0"))
+    counters = GatewayCounters(api, "teams", GatewayRates("gw", pages.server.server_port))
+    try:
+        for each in (pages, other):
+            each.answers["/metrics"] = 200, PAGE.format(a=0.0)
+        counters.rates()
+        clock.now += 10.0
+        for each in (pages, other):
+            each.answers["/metrics"] = 200, PAGE.format(a=50.0)
+        assert counters.rates()["a"] == 5.0
+    finally:
+        other.close()
 
 
 def test_gateways_that_ask_for_a_token_get_it(pages: Pages) -> None:

@@ -482,11 +482,19 @@ class JobTenant:
         """Write what follows from an end."""
         pod, record, memo = ended.pod, ended.record, look.memos[job.metadata.uid]
         after, attempt = self._after(look, job, record, key, ended.status)
+        others = any(
+            each.metadata.uid != pod.metadata.uid for each in look.pods[job.metadata.uid] if not each.ended
+        )
 
         def write() -> None:
             if after != memo:
-                stop = bool(after.over) or not pod.ended
+                # A pod whose container is restarted in place keeps its slice, so it must be replaced: by a suspension
+                # of the Job, which counts against nothing, or by its deletion, which spares the Job's other pods.
+                replaced = not pod.ended
+                stop = bool(after.over) or (replaced and not others)
                 self._remember(job, after, suspend=True if stop and not job.of_kueue else None)
+                if replaced and (job.of_kueue or not stop):
+                    self._api.delete(POD, pod.metadata.name, uid=pod.metadata.uid)
                 word = "OutOfMemory" if attempt.verdict is AttemptVerdict.OUT_OF_MEMORY else "Lost"
                 text = f"pod {pod.metadata.name}: {after.over or after.why}"
                 self._say(job, word, text, warning=bool(after.over))

@@ -281,14 +281,15 @@ def template_faults(template: Mapping[str, Any]) -> Iterator[InputError]:
         yield InputError(
             "a replica must be restarted when it ends", where="spec.restartPolicy", hint="leave it out"
         )
-    for index, container in enumerate(containers):
-        resources = container.get("resources") or {}
-        asked = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
-        for name in asked:
-            if name.startswith("nvidia.com/"):
-                field = f"spec.containers[{index}].resources"
-                hint = "leave it out: the plan gives the replica its slice"
-                yield InputError(f"the container requests {name} itself", where=field, hint=hint)
+    for kind in ("containers", "initContainers"):
+        for index, container in enumerate(spec.get(kind) or []):
+            resources = container.get("resources") or {}
+            asked = {**(resources.get("requests") or {}), **(resources.get("limits") or {})}
+            for name in asked:
+                if name.startswith("nvidia.com/"):
+                    field = f"spec.{kind}[{index}].resources"
+                    hint = "leave it out: the plan gives the replica its slice"
+                    yield InputError(f"the container requests {name} itself", where=field, hint=hint)
 
 
 def _on_slice(containers: list[Body]) -> list[Body]:

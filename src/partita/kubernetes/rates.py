@@ -16,13 +16,16 @@ from partita.errors import InputError, PartitaError
 from partita.kubernetes.objects import ENDPOINT_SLICE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from partita.kubernetes.api import KubernetesApi
+    from partita.kubernetes.objects import EndpointSlice
     from partita.kubernetes.resources import GatewayRates, PrometheusRates, RatesSource
 
 _EVERY_S = 15.0
 _TIMEOUT_S = 5.0
+_UNKNOWN_S = 60.0
+"""Seconds for which a gateway without a reading may hold rates up."""
 _LARGEST_ANSWER = 16 << 20
 
 
@@ -148,9 +151,11 @@ def _number(text: str) -> float | None:
 
 
 class GatewayCounters:
-    """Derives rates from the item counters of all pods of a gateway's Service.
+    """Derives rates from the item counters of all pods of a gateway's Service, and adds them up.
 
-    A new pod counts from its second reading on. A counter that has fallen was reset, and counts from zero.
+    A new pod counts from its second reading on. A counter that has fallen was reset, and counts from zero. While a
+    pod is new or does not answer, part of the load is unknown: for up to a minute, no rate falls below the last one.
+    A pod that the Service no longer lists does not count.
     """
 
     def __init__(
@@ -165,6 +170,8 @@ class GatewayCounters:
         self._source = source
         self._access = access
         self._before: dict[str, tuple[float, Mapping[str, float]]] = {}
+        self._unknown: dict[str, float] = {}  # pods without a rate, by address: since when
+        self._last: Mapping[str, float] = {}
 
     def rates(self) -> dict[str, float]:
         """Return items/s by service since the last reading; empty at the first reading.
@@ -176,16 +183,16 @@ class GatewayCounters:
         source = self._source
         labels = f"kubernetes.io/service-name={source.service}"
         slices = self._api.list_objects(ENDPOINT_SLICE, self._namespace, labels=labels)
-        addresses = {
-            address for each in slices.items for end in each.endpoints or () for address in end.addresses
-        }
+        addresses = _one_of_each_pod(slices.items)
         where = f"Service {self._namespace}/{source.service}"
         if not addresses:
             raise InputError("the Service has no endpoints", where=where, hint="name the gateways' Service")
         found: defaultdict[str, float] = defaultdict(float)
+        self._before = {each: known for each, known in self._before.items() if each in addresses}
         now: dict[str, tuple[float, Mapping[str, float]]] = {}
+        known: set[str] = set()
         fault: InputError | None = None
-        for address in sorted(addresses):
+        for address in addresses:
             host = f"[{address}]" if ":" in address else address
             try:
                 scheme = "http" if self._access.ca is None else "https"
@@ -196,14 +203,32 @@ class GatewayCounters:
             at, items = time.monotonic(), items_counted(page.decode("utf-8", "replace"))
             now[address] = at, items
             if address in self._before:
+                known.add(address)
                 then, before = self._before[address]
                 for name, count in items.items():
                     more = count - before.get(name, 0.0)
                     found[name] += (more if more >= 0 else count) / max(at - then, 1e-3)
-        self._before = now
+        self._before |= now
         if fault is not None and not now:
             raise fault
+        ended = time.monotonic()
+        self._unknown = {each: self._unknown.get(each, ended) for each in addresses if each not in known}
+        if any(ended - since < _UNKNOWN_S for since in self._unknown.values()):
+            for name, rate in self._last.items():
+                found[name] = max(found[name], rate)
+        self._last = dict(found)
         return dict(found)
+
+
+def _one_of_each_pod(slices: Iterable[EndpointSlice]) -> list[str]:
+    """Return an address of each pod: with two address families, a pod is in two slices."""
+    found: dict[str, str] = {}
+    for each in slices:
+        for end in each.endpoints or ():
+            for address in end.addresses[:1]:
+                pod = end.target_ref.name if end.target_ref is not None else address
+                found[pod] = min(address, found.get(pod, address))
+    return sorted(found.values())
 
 
 def items_counted(page: str) -> dict[str, float]:

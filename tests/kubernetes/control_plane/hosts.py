@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from tests.kubernetes.control_plane.client import Object
     from tests.kubernetes.control_plane.cluster import Guard
@@ -153,16 +153,30 @@ class Network:
 
 
 class LiveContainer:
-    """A process in a network namespace of a host."""
+    """The process of a pod's container in a network namespace of a host, and those of its sidecars.
 
-    def __init__(self, guard: Guard, host: Host, command: list[str], container: Object, log: Path) -> None:
+    Sidecars are started before it, and end after it.
+    """
+
+    def __init__(
+        self,
+        guard: Guard,
+        host: Host,
+        command: list[str],
+        container: Object,
+        log: Path,
+        *,
+        sidecars: Sequence[list[str]] = (),
+    ) -> None:
         self._guard, self._host, self._log = guard, host, log
         self._probe: Object = container.get("readinessProbe") or {}
         self._space, self._address = host.space()
         env = {each["name"]: each.get("value", "") for each in container.get("env") or ()}
         told = os.environ | env | {"POD_IP": self._address}
+        inside = ["ip", "netns", "exec", self._space]
         with log.open("wb") as file:
-            self.process = guard.start(["ip", "netns", "exec", self._space, *command], file, env=told)
+            self._sidecars = [guard.start([*inside, *each], file, env=told) for each in sidecars]
+            self.process = guard.start([*inside, *command], file, env=told)
 
     @property
     def ip(self) -> str:
@@ -203,8 +217,9 @@ class LiveContainer:
         self._signal(signal.SIGKILL)
 
     def close(self) -> None:
-        """Kill it and take its namespace away."""
-        self._guard.end(self.process, signal.SIGKILL)
+        """Kill it and what stands beside it, and take its namespace away."""
+        for process in (self.process, *self._sidecars):
+            self._guard.end(process, signal.SIGKILL)
         self._host.leave(self._space)
 
     def log(self) -> str:
@@ -216,8 +231,12 @@ class LiveContainer:
             os.killpg(self.process.pid, number)
 
 
+def _command_of(container: Object) -> list[str]:
+    return [*container.get("command", ()), *container.get("args", ())]
+
+
 class LiveRuntime:
-    """Runs the command of a pod's first container on the host of its node; a context manager around the node side.
+    """Runs a pod's first container and its sidecars on the host of its node; a context manager around the node side.
 
     Args:
         guard: ends the processes with this one.
@@ -238,15 +257,13 @@ class LiveRuntime:
         """Start a pod's process."""
         host = self.hosts.get(node)
         container = pod["spec"]["containers"][0]
-        command = (
-            self._command(pod)
-            if self._command
-            else [*container.get("command", ()), *container.get("args", ())]
-        )
+        command = self._command(pod) if self._command else _command_of(container)
+        beside = pod["spec"].get("initContainers") or ()
+        sidecars = [_command_of(each) for each in beside if each.get("restartPolicy") == "Always"]
         if host is None or not command:
             return None
         log = self._folder / f"{pod['metadata']['uid']}-{len(self.containers)}.log"
-        found = LiveContainer(self.guard, host, command, container, log)
+        found = LiveContainer(self.guard, host, command, container, log, sidecars=sidecars)
         self.containers[f"{pod['metadata']['namespace']}/{pod['metadata']['name']}"] = found
         return found
 
