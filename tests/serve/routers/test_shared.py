@@ -40,7 +40,7 @@ def test_what_has_ended_does_not_come_up() -> None:
     queues.put(second)
     queues.put(first)
     first.state = ENDED
-    queues.gone()
+    queues.gone(1)
     assert queues.head(1) is second
     assert queues.waiting == 1
 
@@ -58,6 +58,20 @@ def test_the_queries_before_another_are_those_of_no_later_key() -> None:
     queues.put(query(0.5))
     queues.put(query(0.2))
     assert [queues.before(query(key)) for key in (0.1, 0.3, 0.5, 1.0)] == [0, 1, 2, 2], "3.0 is forgotten"
+
+
+def test_what_has_ended_stands_before_nobody() -> None:
+    queues = Queues()
+    queries = [query(key) for key in (1.0, 2.0, 3.0, 4.0)]
+    for each in queries:
+        queues.put(each)
+    for each in queries[1:3]:
+        each.state = ENDED
+        queues.gone(1)
+    assert [queues.before(query(key)) for key in (2.5, 4.0)] == [1, 2]
+    queues.pop(1)
+    assert queues.head(1) is queries[3]
+    assert [queues.before(query(key)) for key in (2.5, 4.0)] == [0, 1], "the ended ones are out"
 
 
 def test_a_pace_is_known_after_four_starts_or_half_a_horizon() -> None:

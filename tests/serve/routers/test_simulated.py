@@ -20,7 +20,7 @@ from partita.serve.fluid import fluid_rate, second_prices
 from partita.serve.problem import REFUSED, TICK, ServingOutcome, SimulatedRouter
 from partita.serve.routers.bound import Elsa, Price
 from partita.serve.routers.fifs import Fifs
-from partita.serve.routers.kairos import Kairos, match
+from partita.serve.routers.kairos import Kairos, match, relative_speed
 from partita.serve.routers.late_binding import LateBinding
 from partita.serve.simulation import unit_traffic
 from partita.sim.traffic import Traffic
@@ -126,6 +126,24 @@ def test_a_query_waits_to_the_last_moment_at_which_its_answer_is_in_time(router:
     seen = router.on(found, np.array([1, 0, 0]))(queries)
     assert seen.instance.tolist() == [0, 0]
     assert seen.latency[1] == pytest.approx(1.0)
+
+
+def test_a_size_is_as_much_faster_as_it_is_at_the_largest_batch_that_all_present_run() -> None:
+    found = problem([[1.0, 4.0, np.inf], [0.5, 1.0, 3.0], [0.25, np.inf, np.inf]], [0.5, 0.3, 0.2], 9.0)
+    assert relative_speed(found, np.array([1, 1, 0])).tolist() == [1.0, 4.0, 0.0]
+    assert relative_speed(found, np.array([1, 1, 1])).tolist() == [1.0, 2.0, 4.0]
+    unlike = problem([[1.0, np.inf], [np.inf, 1.0], [1.0, 1.0]], [0.5, 0.5], 9.0)
+    assert relative_speed(unlike, np.array([1, 1, 0])).tolist() == [1.0, 1.0, 1.0]
+
+
+def test_kairos_leaves_the_slice_on_which_a_query_is_just_in_time_to_that_query() -> None:
+    _, queries = waiting_to_the_last()
+    found = problem([[1.0, 0.5], [1.0, 0.6], [1.0, 1.0]], [0.5, 0.5], 1.0)
+    just = float(queries.arrival[1])
+    seen = Kairos().on(found, np.array([1, 1, 0]))(
+        Traffic(np.array([0.0, 0.0, just, 0.6]), np.array([1, 1, 2, 2]))
+    )
+    assert seen.instance.tolist() == [1, 0, 0, 1]
 
 
 @given(st.data())

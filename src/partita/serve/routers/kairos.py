@@ -85,7 +85,7 @@ def _kairos(
     instances, queries = len(size_of), len(arrival)
     window = min(window, instances)
     idle_at = np.full(instances, -np.inf)
-    end_at, end_of = np.empty(instances + 1), np.empty(instances + 1, dtype=np.int64)
+    end_at, end_of = np.empty(instances), np.empty(instances, dtype=np.int64)
     took = np.full(queries, np.inf)
     by = np.full(queries, REFUSED, dtype=np.int16)
     following = np.full(
@@ -93,7 +93,7 @@ def _kairos(
     )  # the waiting queries as a chain, from `queries`
     last, oldest = queries, np.empty(window, dtype=np.int64)
     running = arrived = 0
-    while arrived < queries or (running > 0 and following[queries] < queries):
+    while arrived < queries or running > 0:
         if running > 0 and (arrived == queries or end_at[0] <= arrival[arrived]):
             now = end_at[0]
             while running > 0 and end_at[0] <= now:  # all that ends at this moment is idle together
@@ -164,7 +164,7 @@ def match(cost: NDArray[np.float64]) -> NDArray[np.int64]:
         cost: finite, of at most as many rows as columns.
     """
     rows, columns = cost.shape
-    up, down = np.zeros(rows + 1), np.zeros(columns + 1)
+    up, down = np.zeros(rows), np.zeros(columns + 1)
     row_of = np.full(
         columns + 1, rows, dtype=np.int64
     )  # `rows` stands for no row, column `columns` for the root
@@ -203,11 +203,12 @@ def _nearest(
     at: int, reduced: NDArray[np.float64], down: NDArray[np.float64], path: _Path
 ) -> tuple[int, float]:
     """Go on from a column; return the nearest of those that are not done, and how far it is."""
-    nearest, delta = -1, np.inf
+    nearest, delta = at, np.inf
     for j in range(len(reduced)):
         if not path.done[j]:
-            if reduced[j] - down[j] < path.least[j]:
-                path.least[j], path.via[j] = reduced[j] - down[j], at
+            length = reduced[j] - down[j]
+            if length < path.least[j]:
+                path.least[j], path.via[j] = length, at
             if path.least[j] < delta:
                 nearest, delta = j, path.least[j]
     return nearest, delta

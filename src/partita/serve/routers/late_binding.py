@@ -105,10 +105,10 @@ class LateBinding(SharedQueue):
         """Return a batch to start now, None if there is none."""
         while self._queues.waiting and self._fleet.idlers:
             dropped = len(self.dropped)
-            best, group = self._best(now)
+            best = self._best(now)
             self._kinds = self._group = None  # another query is now the first of its kind
-            if best is not None and group is not None:
-                return self._start(best, group, now)
+            if best is not None:
+                return self._start(*best, now)
             if len(self.dropped) == dropped:
                 return None
         return None
@@ -118,41 +118,38 @@ class LateBinding(SharedQueue):
         least = fleet.quickest[query.size_class][query.batch] if query.batch <= fleet.most else 0.0
         return 1.0 / max(query.allowed - least, _TICK)
 
-    def _best(self, now: float) -> tuple[PendingQuery | None, Group | None]:
+    def _best(self, now: float) -> tuple[PendingQuery, Group] | None:
         fleet, only, heaps = self._fleet, self._group, self._queues.heaps
         groups, quickest, columns = fleet.groups, fleet.quickest, fleet.columns
         everywhere, most = fleet.idle, fleet.most
         sizes = range(len(groups)) if only is None else range(only.at, only.at + 1)
-        least, best, where = math.inf, None, None
+        least, best = math.inf, None
         for kind in self._kinds or list(self._queues.kinds):
             heap = heaps[kind]
             query = heap[0][2] if heap else self._head(kind, now)
             if query is None or query.batch > most:
                 continue
             batch, size_class = query.batch, query.size_class
-            left = query.due - now
-            slack = left - quickest[size_class][batch]
-            if slack < 0.0 or query.state != QUEUED:
+            needed = quickest[size_class][batch]
+            if query.due - now < needed or query.state != QUEUED:
                 query = self._head(kind, now)
                 if query is None:
                     continue
-                left = query.due - now
-                slack = left - quickest[size_class][batch]
+            left = query.due - now
             seconds, extra = columns[size_class][batch]
             idle = everywhere if query.avoid is None else self._idle_for(query)
-            least, size = cheapest(seconds, extra, idle, sizes, left, query.weight * slack, least)
+            least, size = cheapest(seconds, extra, idle, sizes, left, query.weight * (left - needed), least)
             if size >= 0:
-                best, where = query, groups[size]
-        return best, where
+                best = query, groups[size]
+        return best
 
     def _start(self, query: PendingQuery, group: Group, now: float) -> Choice:
         self._queues.pop(query.kind)
         worker = self._fleet.take(group, query.avoid)
         queries = [query]
         items = self._join(group, queries, now) if self._rules.batching else query.batch
-        if self._paces:
-            for each in queries:
-                self._started(each, now)
+        for each in queries:
+            self._started(each, now)
         return Choice(worker, queries, items, group.seconds[query.size_class][items])
 
     def _idle_for(self, query: PendingQuery) -> list[bool]:
@@ -182,16 +179,16 @@ class LateBinding(SharedQueue):
         )
         total, batches = int(counts.sum()), latency.shape[1]
         size_of = np.repeat(np.arange(len(counts)), counts)
-        stacks = np.zeros((len(counts), max(1, total)), dtype=np.int64)
+        stacks = np.zeros((len(counts), total), dtype=np.int64)
         for size, n in enumerate(counts.tolist()):
             stacks[size, :n] = np.flatnonzero(size_of == size)[::-1]  # the first on top
         run = compiled(_late_binding, inline=True)
 
         def serve(traffic: Traffic) -> ServingOutcome:
             by_batch = np.argsort(traffic.batch.astype(np.int16), kind="stable")  # a radix sort: linear time
-            head = np.searchsorted(traffic.batch[by_batch], np.arange(1, batches + 1))
+            head = np.searchsorted(traffic.batch[by_batch], np.arange(batches) + 1)
             queues = _Queues(by_batch, head, head.copy(), np.full(batches, np.inf))
-            end_at, end_of = np.empty(total + 1), np.empty(total + 1, dtype=np.int64)
+            end_at, end_of = np.empty(total), np.empty(total, dtype=np.int64)
             instances = _Instances(size_of, stacks.copy(), counts.copy(), end_at, end_of)
             took = np.full(len(traffic), np.inf)
             by = np.full(len(traffic), REFUSED, dtype=np.int16)
@@ -248,10 +245,9 @@ def _late_binding(  # noqa: PLR0917 -- as above
 ) -> None:
     """Simulate, from one arrival or end of a query to the next; fill in who took each, and for how long."""
     size_of, stacks, idle, end_at, end_of = instances
-    idlers = len(size_of)
     batches, sizes = tables.latency.shape
     running = waiting = arrived = 0
-    while arrived < len(arrival) or (running > 0 and waiting > 0):
+    while arrived < len(arrival) or running > 0:
         if running > 0 and (arrived == len(arrival) or end_at[0] <= arrival[arrived]):
             now, p = end_at[0], end_of[0]
             running -= 1
@@ -259,7 +255,6 @@ def _late_binding(  # noqa: PLR0917 -- as above
             k = size_of[p]
             stacks[k, idle[k]] = p
             idle[k] += 1
-            idlers += 1
             choice = (k, k + 1, 0, batches)
         else:
             now, b = arrival[arrived], batch[arrived] - 1
@@ -269,7 +264,7 @@ def _late_binding(  # noqa: PLR0917 -- as above
             waiting += 1
             arrived += 1
             choice = (0, sizes, b, b + 1)
-        while waiting > 0 and idlers > 0:
+        while waiting > 0 and running < len(size_of):
             size, b, dropped = _choose(now, arrival, tables, queues, idle, choice)
             waiting -= dropped
             if size >= 0:
@@ -277,7 +272,6 @@ def _late_binding(  # noqa: PLR0917 -- as above
                 _pop(queues, b, arrival)
                 waiting -= 1
                 idle[size] -= 1
-                idlers -= 1
                 by[q] = stacks[size, idle[size]]
                 end = now + tables.latency[b, size]
                 took[q] = end - arrival[q]
@@ -308,7 +302,8 @@ def _choose(  # noqa: PLR0917 -- as above
     """
     from_size, to_size, from_batch, to_batch = choice
     sizes = range(from_size, to_size)
-    least, size, queue, dropped = math.inf, -1, -1, 0
+    least, dropped = math.inf, 0
+    size = queue = -1
     for b in range(from_batch, to_batch):
         quickest = tables.quickest[b]
         while queues.oldest[b] + tables.deadline - now < quickest:

@@ -60,8 +60,7 @@ class SharedQueue:
 
     def removed(self, query: PendingQuery) -> None:
         """Hear that a waiting query has ended."""
-        del query
-        self._queues.gone()
+        self._queues.gone(query.kind)
 
     def lost(self, worker: Worker) -> Sequence[PendingQuery]:
         """Return nothing: no query waits for one worker."""
@@ -82,14 +81,8 @@ class SharedQueue:
     def _too_late(self, query: PendingQuery, pace: Pace, now: float) -> bool:
         if not self._rules.early or query.tries or query.batch > self._fleet.most:
             return False
-        wait = pace.wait(self._queues.before(query), now)
-        fleet = self._fleet
-        if wait <= _HURRY * (query.due - now - fleet.quickest[query.size_class][query.batch]):
-            return False
-        left = query.due - now
-        return not any(
-            group.idle and group.seconds[query.size_class][query.batch] <= left for group in fleet.groups
-        )
+        slack = query.due - now - self._fleet.quickest[query.size_class][query.batch]
+        return pace.wait(self._queues.before(query), now) > _HURRY * slack
 
     def _started(self, query: PendingQuery, now: float) -> None:
         pace = self._paces.get(query.kind)
@@ -179,11 +172,12 @@ class Queues:
         waiting: how many queries wait.
     """
 
-    __slots__ = ("_largest", "_number", "heaps", "kinds", "waiting")
+    __slots__ = ("_ended", "_largest", "_number", "heaps", "kinds", "waiting")
 
     def __init__(self) -> None:
         self.heaps: dict[int, list[tuple[float, int, PendingQuery]]] = {}
         self._largest: dict[int, float] = {}  # key since the heap was last empty
+        self._ended: dict[int, int] = {}  # how many in the heap wait no more
         self._number = 0
         self.kinds: list[int] = []
         self.waiting = 0
@@ -193,6 +187,7 @@ class Queues:
         heap = self.heaps.get(query.kind)
         if heap is None:
             heap = self.heaps[query.kind] = []
+            self._ended[query.kind] = 0
         if not heap:
             self._largest[query.kind] = query.key
             if query.kind not in self.kinds:  # it is listed until `head` has found it empty
@@ -211,6 +206,7 @@ class Queues:
             if query.state == QUEUED:
                 return query
             heappop(heap)
+            self._ended[kind] -= 1
         at = bisect_left(self.kinds, kind)
         if at < len(self.kinds) and self.kinds[at] == kind:
             del self.kinds[at]
@@ -221,8 +217,9 @@ class Queues:
         heappop(self.heaps[kind])
         self.waiting -= 1
 
-    def gone(self) -> None:
-        """Count one query less: its state says that it does not wait."""
+    def gone(self, kind: int) -> None:
+        """Count one query of a kind less: its state says that it does not wait."""
+        self._ended[kind] += 1
         self.waiting -= 1
 
     def before(self, query: PendingQuery) -> int:
@@ -232,8 +229,8 @@ class Queues:
             return 0
         # Nearly always: of equal deadlines the newest is the latest.
         if query.key >= self._largest[query.kind]:
-            return len(heap)
-        return sum(1 for key, _, _ in heap if key <= query.key)
+            return len(heap) - self._ended[query.kind]
+        return sum(1 for key, _, each in heap if key <= query.key and each.state == QUEUED)
 
 
 _ENOUGH = 4
