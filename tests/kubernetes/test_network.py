@@ -218,7 +218,7 @@ def cluster(*words: str) -> Cluster:
 OURS = ("controller", "gateway", "picker", "mig-manager")
 NEEDED = {
     **{("node", part, port): f"a kubelet probes {part}" for part, port in
-       (("controller", 8080), ("gateway", 8000), ("picker", 9002))},
+       (("controller", 8080), ("gateway", 8000), ("picker", 9090))},
     **{(part, "apiserver", port): f"{part} asks the API server" for part in OURS for port in (443, 6443)},
     ("gateway", "worker", 9000): "queries",
     ("client", "gateway", 8000): "queries over HTTP",
@@ -227,6 +227,7 @@ NEEDED = {
     ("controller", "gateway", 8000): "rates that the gateway counts",
     ("prometheus", "controller", 8080): "metrics are scraped",
     ("prometheus", "gateway", 8000): "metrics are scraped",
+    ("prometheus", "picker", 9090): "metrics are scraped",
 }  # fmt: skip
 PORTS = (22, 53, 80, 443, 6443, 8000, 8001, 8080, 9000, 9001, 9002, 9090)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -74,6 +75,14 @@ class Reader:
         with (self.folder / f"{name}.log").open("wb") as log:
             self._started.append(subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder))
 
+    def gateway_listens(self) -> bool:
+        """Say whether a connection to the gateway is accepted; a person would have waited for its Deployment."""
+        try:
+            socket.create_connection(("127.0.0.1", self.gateway_port), 5.0).close()
+        except OSError:
+            return False
+        return True
+
     def secret(self, name: str, namespace: str) -> Path:
         text = self.type(
             f"kubectl get secret {name} -n {namespace} -o jsonpath='{{.data.token}}' | base64 --decode"
@@ -137,6 +146,7 @@ def test_the_page_leads_from_an_empty_cluster_to_a_served_query(
                         token_file=str(reader.secret("clients", "partita-system")),
                         worker_token_file=str(reader.secret("workers", "partita-system")),
                     )  # fmt: skip
+                    wait_until(reader.gateway_listens, 180.0, "the gateway listens")
         finally:
             reader.close()
         whole = "\n".join(said.values())

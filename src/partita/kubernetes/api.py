@@ -29,6 +29,7 @@ import msgspec
 from partita.documents.codec import readable
 from partita.errors import InputError
 from partita.kubernetes.objects import (
+    OTHER_DEFINITION,
     ApiStatus,
     ExpiredError,
     ForbiddenError,
@@ -451,7 +452,7 @@ class KubernetesApi:
         except msgspec.ValidationError as error:
             name = _decoder(_Named).decode(answer).metadata
             where = kind.called(name.name, name.namespace)
-            hint = "check whether its CustomResourceDefinition belongs to another version of partita"
+            hint = OTHER_DEFINITION if kind.group == "partita.dev" else None
             raise InvalidError(f"the object cannot be read: {error}", where=where, hint=hint) from None
         return value
 
@@ -460,6 +461,8 @@ class KubernetesApi:
             self._guard()
         self.writes[request.verb, request.resource] += 1
         query = {**request.query, **({} if request.verb == "delete" else {"fieldManager": FIELD_MANAGER})}
+        if request.kind.strict and request.verb in {"create", "update"}:
+            query["fieldValidation"] = "Strict"
         return self._ask(replace(request, query=query, how=request.how or "application/json"))
 
     def _ask(self, request: _Request) -> bytes:

@@ -46,7 +46,16 @@ from partita.kubernetes.journal import (
     nearest_service,
 )
 from partita.kubernetes.leader import LostLeadershipError
-from partita.kubernetes.objects import ConflictError, Kind, KubernetesError, NotFoundError, UnreachableError
+from partita.kubernetes.objects import (
+    OTHER_DEFINITION,
+    ConflictError,
+    ForbiddenError,
+    Kind,
+    KubernetesError,
+    NoKindError,
+    NotFoundError,
+    UnreachableError,
+)
 from partita.kubernetes.rates import OPEN, GatewayAccess, KeptRates, rates_from
 from partita.kubernetes.resources import (
     FINALIZER,
@@ -55,6 +64,7 @@ from partita.kubernetes.resources import (
     WORKLOADS,
     Condition,
     WorkloadStatus,
+    lost_fields,
     read_spec,
 )
 from partita.kubernetes.service_objects import ServiceExposure
@@ -78,6 +88,8 @@ if TYPE_CHECKING:
     from partita.transition.transition import Durations
 
 _SYNC_S = 60.0
+_RESOURCES_S = 5.0
+"""Seconds between two looks for resource definitions that are missing."""
 
 
 class ClusterDrivers(Protocol):
@@ -160,6 +172,7 @@ class ClusterController:
     Attributes:
         keepers: of the current Workloads, by namespace and name.
         ticked: time of the main loop's last iteration, on the monotonic clock; infinite while others lead.
+        troubles: why resources cannot be read, by their plural names.
     """
 
     def __init__(
@@ -172,6 +185,7 @@ class ClusterController:
     ) -> None:
         self.keepers: dict[tuple[str, str], WorkloadKeeper] = {}
         self.ticked = time.monotonic()
+        self.troubles: dict[str, str] = {}
         self.leader = leader
         self.api = api
         self.caches: tuple[Cache[Any], ...] = ()
@@ -183,8 +197,10 @@ class ClusterController:
     def run(self, stop: threading.Event) -> None:
         """Lead whenever the lease is free, until asked to stop; the next leader continues unfinished transitions.
 
+        Without Partita's resource definitions it waits for them.
+
         Raises:
-            KubernetesError: rights or Partita's resource definitions are missing.
+            KubernetesError: rights are missing.
         """
         while not stop.is_set():
             self.ticked = float("inf")
@@ -193,6 +209,9 @@ class ClusterController:
                     self._lead(stop)
                 except UnreachableError as error:
                     self._tell(f"{error}; trying again")
+                except NoKindError as error:
+                    self._note_troubles([error])
+                    stop.wait(_RESOURCES_S)
                 finally:
                     self.leader.release()
 
@@ -225,10 +244,23 @@ class ClusterController:
             self._news.set()
             while not stop.is_set() and self.leader.leads:
                 self.ticked = time.monotonic()
+                self._note_troubles(cache.error for cache in self.caches)
                 self._news.wait(1.0)
                 if self._news.is_set():
                     self._news.clear()
                     self._match(context)
+
+    def _note_troubles(self, errors: Iterable[KubernetesError | None]) -> None:
+        """Keep, and log once, which resources cannot be read until somebody changes the cluster."""
+        found = {
+            str(each.where): _text(each) for each in errors if isinstance(each, NoKindError | ForbiddenError)
+        }
+        for name, text in found.items():
+            if self.troubles.get(name) != text:
+                self._tell(f"{text}; what is known of {name} holds until then")
+        for name in self.troubles.keys() - found.keys():
+            self._tell(f"{name} can be read again")
+        self.troubles = found
 
     def _changed(self, change: Any) -> None:  # noqa: ANN401 -- of any kind
         """Wake the keeper that a change concerns; called in a cache's thread."""
@@ -282,12 +314,14 @@ class _Loaded:
 
     Attributes:
         document: fingerprint of its spec and its tables.
+        written: its spec as plain data.
         prepared: the Workload prepared for planning.
         stop: says whether planning is to end with the best plan so far.
     """
 
     document: str
     generation: int
+    written: Mapping[str, Any]
     spec: WorkloadSpec
     prepared: PreparedWorkload
     settings: ControllerSettings
@@ -380,6 +414,7 @@ class WorkloadKeeper:
         self._write_at = float("-inf")
         self._session: _Session | None = None
         self._tables = WorkloadTables(self._api)
+        self._lost: list[str] = []
         self._failures = 0
         self._not_before = float("-inf")
         self._generation = 0
@@ -500,6 +535,7 @@ class WorkloadKeeper:
             RefusedWorkloadError: the spec or a table has faults, or another Workload has the GPUs.
         """
         name = f"Workload {self._namespace}/{self._name}"
+        self._refuse_pruned(found)
         try:
             spec = read_spec(found.spec, name)
             for at, template in _templates(spec):
@@ -521,7 +557,28 @@ class WorkloadKeeper:
         except InputError as error:
             raise RefusedWorkloadError("InvalidSpec", error) from None
         generation = found.metadata.generation
-        return _Loaded(document, generation, spec, prepared, self._context.settings, self._interrupted)
+        return _Loaded(
+            document, generation, found.spec, spec, prepared, self._context.settings, self._interrupted
+        )
+
+    def _refuse_pruned(self, found: WorkloadObject) -> None:
+        """Refuse a spec that lacks fields without having been changed: an older definition has dropped them.
+
+        Raises:
+            RefusedWorkloadError: fields are missing.
+        """
+        before = self._session.loaded if self._session is not None else None
+        if before is None or before.generation != found.metadata.generation:
+            return
+        lost = list(lost_fields(dict(before.written), found.spec))
+        if lost:
+            more = f" and {len(lost) - 5} more" if len(lost) > 5 else ""
+            error = InputError(
+                f"nobody changed it, and the API server has dropped {', '.join(lost[:5])}{more}",
+                where="spec",
+                hint=f"{OTHER_DEFINITION}, and apply the Workload again",
+            )
+            raise RefusedWorkloadError("SchemaChanged", error)
 
     def _refuse_taken(self, found: WorkloadObject, spec: WorkloadSpec) -> None:
         """Check that no other Workload has GPUs of this one.
@@ -826,13 +883,21 @@ class WorkloadKeeper:
         self._write_at = now + PROGRESS_S
         try:
             body = {"status": to_data(self.status)}
-            self._api.patch(WORKLOADS, self._name, body, subresource="status")
+            kept = self._api.patch(WORKLOADS, self._name, body, subresource="status").status
         except LostLeadershipError:
             raise
         except KubernetesError as error:
             self._tell(f"the status cannot be written: {error}")
         else:
             self._written = self.status
+            self._note_lost(kept)
+
+    def _note_lost(self, kept: WorkloadStatus) -> None:
+        """Log once which fields of the status the API server does not keep."""
+        lost = [name for name in kept.__struct_fields__ if getattr(kept, name) != getattr(self.status, name)]
+        if lost and lost != self._lost:
+            self._tell(f"the API server does not keep {', '.join(lost)} of the status; {OTHER_DEFINITION}")
+        self._lost = lost
 
     def _say(self, reason: str, text: str) -> None:
         if self._events is not None and self._records is not None:

@@ -79,6 +79,8 @@ def _alive(controller: ClusterController) -> str | None:
 
 def _ready(controller: ClusterController) -> str | None:
     """Return why the controller is not ready; None if it is. A controller that waits for the lease is ready."""
+    for text in controller.troubles.values():
+        return text
     for each in controller.caches if controller.leader.leads else ():
         if each.age_s > _STALE_S:
             return f"{each.kind.plural}: {each.error or 'the API server is silent'}"

@@ -64,6 +64,7 @@ class Kind(Generic[T]):
         plural: as in paths and RBAC rules: `resourceclaims`.
         type: of the values that are read.
         group: such as `resource.k8s.io`; empty for the core group.
+        strict: whether the API server is to refuse objects with unknown fields, instead of dropping these.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Kind(Generic[T]):
     version: str = "v1"
     group: str = ""
     namespaced: bool = True
+    strict: bool = False
 
     @property
     def api_version(self) -> str:
@@ -237,6 +239,12 @@ class ApiStatus(msgspec.Struct, frozen=True):
     details: _Details | None = None
 
 
+OTHER_DEFINITION = (
+    "its CustomResourceDefinition is of another version; `kubectl apply --server-side -f deploy/crds`"
+)
+"""Hint where the API server does not know a field of Partita's resources."""
+
+
 def refusal(status: ApiStatus, verb: str, kind: Kind[Any], resource: str, where: str) -> KubernetesError:
     """Return the error that a server's answer stands for.
 
@@ -276,7 +284,8 @@ def refusal(status: ApiStatus, verb: str, kind: Kind[Any], resource: str, where:
     if status.code in (400, 413, 415, 422):
         causes = status.details.causes if status.details else ()
         fields = "; ".join(f"{each.field}: {each.message}" for each in causes if each.field)
-        return InvalidError(fields or said, where=where)
+        outdated = kind.group == "partita.dev" and "strict decoding error" in low
+        return InvalidError(fields or said, where=where, hint=OTHER_DEFINITION if outdated else None)
     code = min(status.code, 500)
     error, words = _BY_CODE.get((code, status.reason)) or _BY_CODE.get((code, "")) or _OTHER
     return error(words.format(said=said), where=where)

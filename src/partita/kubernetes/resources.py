@@ -416,8 +416,28 @@ class TransitionObject(KubernetesObject, frozen=True):
 
 
 WORKLOADS = Kind("Workload", "workloads", WorkloadObject, VERSION, GROUP)
-PLANS = Kind("Plan", "plans", PlanObject, VERSION, GROUP)
-TRANSITIONS = Kind("Transition", "transitions", TransitionObject, VERSION, GROUP)
+PLANS = Kind("Plan", "plans", PlanObject, VERSION, GROUP, strict=True)
+TRANSITIONS = Kind("Transition", "transitions", TransitionObject, VERSION, GROUP, strict=True)
+
+
+def lost_fields(before: object, now: object, path: str = "") -> Iterator[str]:
+    """Yield the paths of fields that were there before, and are not now.
+
+    Args:
+        before: plain data.
+        now: likewise.
+        path: of both.
+    """
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key, value in before.items():
+            at = f"{path}.{key}" if path else str(key)
+            if key in now:
+                yield from lost_fields(value, now[key], at)
+            else:
+                yield at
+    elif isinstance(before, list) and isinstance(now, list):
+        for index, (old, new) in enumerate(zip(before, now, strict=False)):
+            yield from lost_fields(old, new, f"{path}[{index}]")
 
 
 def number_of(name: str) -> int:
