@@ -65,6 +65,7 @@ def slowed(spec: Object, token: Path) -> Object:
         "name": "worker",
         "image": "partita:1",
         "command": command,
+        "ports": [{"name": "partita", "containerPort": 9000}],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": 9001}},
     }
     found["pod"] = {"spec": {"terminationGracePeriodSeconds": 30, "containers": [container]}}
@@ -97,9 +98,6 @@ def test_no_request_fails_by_day_by_night_and_by_day(
     token = tmp_path / "token"
     token.write_text(TOKEN)
     day, night = slowed(DAY, token), slowed(NIGHT, token)
-    port = {"name": "partita", "port": 9000}
-    service = {"clusterIP": "None", "selector": {"partita.dev/workload": "shop"}, "ports": [port]}
-    control_plane.admin.create("services", {"metadata": {"name": "shop"}, "spec": service}, namespace)
     shop.serve(day, 3, 8)
     shop.exact()
     kubeconfig = grant(control_plane, "gateway", namespace, GATEWAY)

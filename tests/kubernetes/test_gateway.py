@@ -50,6 +50,8 @@ if TYPE_CHECKING:
     from tests.kubernetes.control_plane.cluster import ControlPlane
 
 SEARCH = Replica("search", "resnet50", 4, 1, 200.0, 10.0)
+REFUSED = ("503 its worker is gone or does not answer", "503 the deadline cannot be met")
+"""What a query may be told whose host is cut off, if its deadline leaves no time for another."""
 
 
 @contextmanager
@@ -70,20 +72,36 @@ def gateway(folder: Path, *words: str) -> Iterator[tuple[subprocess.Popen[bytes]
         process.wait()
 
 
-@pytest.mark.parametrize("backend", ["emulated", "sidecar"])
-def test_no_query_fails_while_replicas_move(
-    control_plane: ControlPlane, namespace: str, tmp_path: Path, backend: str
-) -> None:
-    know_workloads(control_plane)
-    admin, kubeconfig = control_plane.admin, str(control_plane.kubeconfig("admin"))
-    token = tmp_path / "token"
-    token.write_text(TOKEN)
+class Cluster:
+    """Two hosts, a service with replicas on them, and a gateway that follows them."""
+
+    def __init__(self, network: Network, side: SimulatedNodes, driver: DraDriver, names: list[str]) -> None:
+        self.network, self.side, self.names = network, side, names
+        self._driver = driver
+
+    def act(self, kind: ActionKind, *at: tuple[str, str]) -> None:
+        """Carry out an action at some placements of nodes, all at once."""
+        replica = SEARCH if kind in {ActionKind.START_REPLICA, ActionKind.STOP_REPLICA} else None
+        perform(
+            self._driver,
+            *(
+                Action(
+                    f"{kind}{node}{place}", kind, f"{node}/gpu-0", Placement.parse(place), replica, (), 1.0
+                )
+                for node, place in at
+            ),
+        )
+
+
+def pods(folder: Path, backend: str) -> Object:
+    """Return a pod template of a worker that emulates its model, or with a tensor server beside it."""
     runs = (
         ["--emulated"] if backend == "emulated" else ["--upstream", "http://127.0.0.1:8000", "--model", MODEL]
     )
+    (folder / "token").write_text(TOKEN)
     command = [
         sys.executable, "-m", "partita", "worker", *runs, "--listen", "0.0.0.0:9000",
-        "--token-file", str(token), "--health-port", "9001", "--grace", "10",
+        "--token-file", str(folder / "token"), "--health-port", "9001", "--grace", "10",
     ]  # fmt: skip
     container = {
         "name": "worker",
@@ -91,7 +109,7 @@ def test_no_query_fails_while_replicas_move(
         "command": command,
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": 9001}},
     }
-    template: Object = {"spec": {"terminationGracePeriodSeconds": 15, "containers": [container]}}
+    spec: Object = {"terminationGracePeriodSeconds": 15, "containers": [container]}
     if backend == "sidecar":
         server = {
             "name": "server",
@@ -100,78 +118,134 @@ def test_no_query_fails_while_replicas_move(
             "command": [sys.executable, tensor_server.__file__, "8000"],
             "resources": {"claims": [{"name": "partita"}]},
         }
-        template["spec"]["initContainers"] = [server]
+        spec["initContainers"] = [server]
+    return {"spec": spec}
+
+
+@contextmanager
+def cluster(plane: ControlPlane, namespace: str, template: Object) -> Iterator[Cluster]:
+    """A Workload of one service on two nodes with a GPU each, and a Service that selects its pods."""
+    know_workloads(plane)
     spec = good()
     spec["services"] = [{"name": "search", "model": "resnet50", "rate": 10, "slo": {"latency_ms": 2000}}]
     header = {"apiVersion": "partita.dev/v1alpha1", "kind": "Workload", "metadata": {"name": "day"}}
-    admin.create("workloads", {**header, "spec": spec}, namespace)
+    plane.admin.create("workloads", {**header, "spec": spec}, namespace)
     port = {"name": "partita", "port": 9000}
     service = {"clusterIP": "None", "selector": {"partita.dev/service": "search"}, "ports": [port]}
-    admin.create("services", {"metadata": {"name": "search"}, "spec": service}, namespace)
+    plane.admin.create("services", {"metadata": {"name": "search"}, "spec": service}, namespace)
     with (
         Network(2) as network,
-        LiveRuntime(control_plane.guard) as runtime,
-        SimulatedNodes(control_plane, Timing(scale=0.02), runtime) as side,
+        LiveRuntime(plane.guard) as runtime,
+        SimulatedNodes(plane, Timing(scale=0.02), runtime) as side,
     ):
         names = side.add_nodes(2, 1)
         runtime.hosts = dict(zip(names, network.hosts, strict=True))
         driver = DraDriver(
-            open_api(kubeconfig, namespace=namespace),
+            open_api(str(plane.kubeconfig("admin")), namespace=namespace),
             "day",
             lambda _: template,
             settings=DraSettings(start_timeout_s=120.0),
         )
+        try:
+            yield Cluster(network, side, driver, names)
+        finally:
+            driver.release()
+            driver.close()
 
-        def act(kind: ActionKind, *at: tuple[str, str]) -> None:
-            replica = SEARCH if kind in {ActionKind.START_REPLICA, ActionKind.STOP_REPLICA} else None
-            perform(
-                driver,
-                *(
-                    Action(
-                        f"{kind}{node}{place}",
-                        kind,
-                        f"{node}/gpu-0",
-                        Placement.parse(place),
-                        replica,
-                        (),
-                        1.0,
-                    )
-                    for node, place in at
-                ),
-            )
 
-        before = [(name, "1g.5gb@0") for name in names]
-        after = [(name, "2g.10gb@2") for name in names]
-        act(ActionKind.CREATE_INSTANCE, *before, *after)
-        act(ActionKind.START_REPLICA, *before)
+@contextmanager
+def following(plane: ControlPlane, namespace: str, folder: Path) -> Iterator[int]:
+    """A gateway that follows the cluster, and ends in order; yields its port."""
+    kubeconfig = str(plane.kubeconfig("admin"))
+    words = ("--kubernetes", "day", "--kubeconfig", kubeconfig, "--namespace", namespace)
+    with gateway(folder, *words, "--worker-token-file", str(folder / "token")) as (process, port):
+        yield port
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+
+
+async def more_outcomes(client: Client, count: int) -> Counter[str]:
+    """Wait for so many further answers; return what became of those queries that had none before."""
+    known = set(client.outcomes)
+    while len(client.outcomes) < len(known) + count:  # noqa: ASYNC110 -- a test
+        await asyncio.sleep(0.05)
+    return Counter(outcome for number, outcome in client.outcomes.items() if number not in known)
+
+
+@pytest.mark.parametrize("backend", ["emulated", "sidecar"])
+def test_no_query_fails_while_replicas_move(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path, backend: str
+) -> None:
+    with cluster(control_plane, namespace, pods(tmp_path, backend)) as made:
+        before = [(name, "1g.5gb@0") for name in made.names]
+        after = [(name, "2g.10gb@2") for name in made.names]
+        made.act(ActionKind.CREATE_INSTANCE, *before, *after)
+        made.act(ActionKind.START_REPLICA, *before)
 
         async def body(port: int) -> Counter[str]:
             client = Client(port)
             await asyncio.to_thread(wait_for_workers, port, 2)
             asking = asyncio.create_task(client.steadily(20.0, range(100_000)))
-            await asyncio.to_thread(act, ActionKind.START_REPLICA, *after)
-            await asyncio.to_thread(act, ActionKind.STOP_REPLICA, *before)
+            await asyncio.to_thread(made.act, ActionKind.START_REPLICA, *after)
+            await asyncio.to_thread(made.act, ActionKind.STOP_REPLICA, *before)
             await asyncio.to_thread(wait_for_workers, port, 2)
-            asked = len(client.outcomes)
-            while len(client.outcomes) < asked + 40:  # noqa: ASYNC110 -- a test
-                await asyncio.sleep(0.05)
+            await more_outcomes(client, 40)
             client.stopped = True
             await asking
             await client.close()
             return Counter(client.outcomes.values())
 
-        words = ("--kubernetes", "day", "--kubeconfig", kubeconfig, "--namespace", namespace)
         try:
-            with gateway(tmp_path, *words, "--worker-token-file", str(token)) as (process, http_port):
-                told = asyncio.run(body(http_port))
-                assert set(told) == {"answered"}, (told, (tmp_path / "gateway.log").read_text())
-                process.send_signal(signal.SIGTERM)
-                assert process.wait(PATIENCE_S) == 0
+            with following(control_plane, namespace, tmp_path) as port:
+                told = asyncio.run(body(port))
+            assert set(told) == {"answered"}, (told, (tmp_path / "gateway.log").read_text())
         finally:
-            act(ActionKind.STOP_REPLICA, *after)
-            act(ActionKind.DESTROY_INSTANCE, *before, *after)
-            driver.release()
-            driver.close()
+            made.act(ActionKind.STOP_REPLICA, *after)
+            made.act(ActionKind.DESTROY_INSTANCE, *before, *after)
+
+
+def test_a_node_that_is_cut_off_loses_no_query(
+    control_plane: ControlPlane, namespace: str, tmp_path: Path
+) -> None:
+    """Its packets are lost, and its kubelet is silent; the cluster takes its pods out of service seconds later."""
+    with cluster(control_plane, namespace, pods(tmp_path, "emulated")) as made:
+        places = [(name, "1g.5gb@0") for name in made.names]
+        made.act(ActionKind.CREATE_INSTANCE, *places)
+        made.act(ActionKind.START_REPLICA, *places)
+
+        def ready() -> int:
+            found = control_plane.admin.objects("endpointslices", namespace)
+            ends = [end for each in found for end in each["endpoints"] or ()]
+            return sum(bool(end["conditions"].get("ready")) for end in ends)
+
+        async def body(port: int) -> None:
+            client = Client(port)
+            await asyncio.to_thread(wait_for_workers, port, 2)
+            asking = asyncio.create_task(client.steadily(40.0, range(100_000)))
+            assert set(await more_outcomes(client, 40)) == {"answered"}
+            made.network.hosts[0].cut()
+            await asyncio.to_thread(made.side.vanish, made.names[0])
+            await asyncio.to_thread(wait_until, lambda: ready() == 1, PATIENCE_S, "the cluster knows")
+            await asyncio.to_thread(wait_for_workers, port, 1)
+            assert set(await more_outcomes(client, 200)) <= {"answered", *REFUSED}
+            assert set(await more_outcomes(client, 80)) == {"answered"}
+            made.network.hosts[0].join()
+            await asyncio.to_thread(made.side.come_back, made.names[0])
+            await asyncio.to_thread(wait_for_workers, port, 2)
+            assert set(await more_outcomes(client, 80)) == {"answered"}
+            client.stopped = True
+            await asking
+            await client.close()
+            told = Counter(client.outcomes.values())
+            assert set(told) <= {"answered", *REFUSED}  # none is lost, and none waits for longer than it may
+            assert told["answered"] > 0.9 * told.total()
+
+        try:
+            with following(control_plane, namespace, tmp_path) as port:
+                asyncio.run(body(port))
+        finally:
+            made.act(ActionKind.STOP_REPLICA, *places)
+            made.act(ActionKind.DESTROY_INSTANCE, *places)
 
 
 def test_the_rates_of_gateways_side_by_side_are_added_up(
