@@ -21,15 +21,15 @@ CLI_HEAD = """\
 <!-- Made by `make docs`. Do not edit. -->
 # Command line
 
-What `--help` says of each command, without its frames.
+The `--help` of each command, without frames.
 
-- **Streams.** Data go to stdout, progress, notes and errors to stderr. `-o json` and `-o yaml` make it readable by
-  programs; `--out FILE` writes a file, beside its place and then renamed, so that it is never half-written.
+- **Streams.** Data go to stdout; progress, notes and errors go to stderr. `-o json` and `-o yaml` are for programs.
+  `--out FILE` writes a temporary file and renames it, so that FILE is never half-written.
 - **Environment.** Every option can be given as `PARTITA_<COMMAND>_<OPTION>`, in capitals and with `_` for `-`:
-  `PARTITA_PLAN_TIME_LIMIT=60` is `partita plan --time-limit 60`. An option on the command line wins. (`--debug` is
-  read from the command line alone.) `NO_COLOR` turns colour off; without a terminal there is none.
-- **Ctrl-C.** On a search, the first one returns the best plan so far with its gap; the second one ends the command.
-- **Errors** say what is wrong, where, and on a `hint:` line what mends it. `--debug` shows a traceback.
+  `PARTITA_PLAN_TIME_LIMIT=60` is `partita plan --time-limit 60`. An option on the command line wins. (`--debug`
+  works only on the command line.) `NO_COLOR` turns colour off; without a terminal there is none.
+- **Ctrl-C.** During a search, the first one returns the best plan so far with its gap; a second one exits.
+- **Errors** say what is wrong and where, and a `hint:` line says how to correct it. `--debug` shows a traceback.
 - **Exit codes** are in [file-formats.md](file-formats.md#exit-codes).
 """
 
@@ -63,10 +63,18 @@ def _help(path: tuple[str, ...]) -> str:
     root: Any = command_line()
     for _, command in commands(root):  # which loads all
         command.rich_markup_mode = None  # frames are for terminals
+        command.epilog = _as_written(command.epilog)
     out = StringIO()
     with redirect_stdout(out):
         root.main([*path, "--help"], prog_name="partita", standalone_mode=False)
     return "\n".join(line.rstrip() for line in out.getvalue().strip().splitlines())
+
+
+def _as_written(epilog: str | None) -> str | None:
+    """Return an epilog whose lines stay as they are, as on a terminal, without the escapes of its markup."""
+    if epilog is None or epilog.startswith("\b"):
+        return epilog
+    return "\n\n".join(f"\b\n{each}" for each in epilog.replace("\\[", "[").split("\n\n"))
 
 
 def schema_text() -> str:

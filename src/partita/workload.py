@@ -47,7 +47,8 @@ class Slo(Value):
         Annotated[float, Meta(gt=0, lt=1)] | None,
         Meta(
             description="Share of batches that must keep it, above 0 and below 1. The performance table must "
-            "have latencies at this quantile. Without it, the strictest in the table is used, and said.",
+            "have latencies at this quantile. Without it, the strictest quantile in the table is used, and a "
+            "note names it.",
             examples=[0.99],
         ),
     ] = None
@@ -63,14 +64,14 @@ class Batches(Value):
     sigma: Annotated[
         Annotated[float, Meta(gt=0, le=10)] | None,
         Meta(
-            description="Standard deviation of the logarithm of log-normal batch sizes; 0.9 where left out.",
+            description="Standard deviation of the logarithm of log-normal batch sizes; by default 0.9.",
             examples=[0.9],
         ),
     ] = None
     max: Annotated[
         Annotated[int, Meta(ge=1, le=LARGEST_BATCH)] | None,
         Meta(
-            description="Largest of log-normal batch sizes; the largest that was measured where left out.",
+            description="Largest log-normal batch size; by default the largest that was measured.",
             examples=[32],
         ),
     ] = None
@@ -109,7 +110,7 @@ class Batches(Value):
 class ServiceSpec(Value):
     """A model that must answer at a rate within a latency."""
 
-    name: Annotated[Name, Meta(description="Name of the service, unlike all others.", examples=["resnet50"])]
+    name: Annotated[Name, Meta(description="Unique name of the service.", examples=["resnet50"])]
     model: Annotated[
         Name,
         Meta(description="The model's name in the performance tables or in `models`.", examples=["resnet50"]),
@@ -149,7 +150,7 @@ class ServiceSpec(Value):
         Meta(
             ge=-1_000_000,
             le=1_000_000,
-            description="Where not all can be met, higher ones are met first.",
+            description="If not all services can be met, those of higher priority are met first.",
             examples=[10],
         ),
     ] = 0
@@ -157,9 +158,10 @@ class ServiceSpec(Value):
     cut: Annotated[
         Literal["search", "fluid", "paris", "homogeneous"] | None,
         Meta(
-            description="Gives it whole GPUs of its own, cut this way into unlike slices for queries of the sizes "
-            "in `batches`, and as few of them as answer `slo.quantile` of the queries (0.95 where left out) "
-            "within the SLO, waiting included. Without it, it shares GPUs with other services.",
+            description="Gives the service whole GPUs of its own, cut this way into slices of different sizes "
+            "for queries of the sizes in `batches`. It gets the fewest GPUs that answer `slo.quantile` of the "
+            "queries (by default 0.95) within the SLO, waiting included. Without it, the service shares GPUs "
+            "with others.",
             examples=["search"],
         ),
     ] = None
@@ -189,11 +191,11 @@ class PoolSpec(Value):
     ]
     name: Annotated[
         Name | None,
-        Meta(description="Name of the pool; the model's where left out. Two pools of one model need names."),
+        Meta(description="Name of the pool; by default the model's. Two pools of one model need names."),
     ] = None
     count: Annotated[
         Count | None,
-        Meta(description="How many GPUs there are. Without it, as many as it takes.", examples=[16]),
+        Meta(description="Number of GPUs. Without it, as many as needed.", examples=[16]),
     ] = None
     per_node: Annotated[int, Meta(ge=1, le=1_000_000, description="GPUs in one node.", examples=[8])] = 8
     cost_per_hour: Annotated[
@@ -239,8 +241,7 @@ class LimitsSpec(Value):
     forbid: Annotated[
         tuple[Annotated[str, check(Combination.parse)], ...],
         Meta(
-            description="Combinations that must not stand on one GPU, by size or profile; old drivers forbid "
-            "`4g+3g`.",
+            description="Combinations that no GPU may have, by size or profile; old drivers forbid `4g+3g`.",
             examples=[["4g+3g"]],
         ),
     ] = ()
@@ -275,7 +276,10 @@ class ModelSpec(Value):
     ] = 174
     live_mb: Annotated[
         Positive | None,
-        Meta(description="Most activations alive at once per item, in 10^6 bytes; a twentieth of `mbytes`."),
+        Meta(
+            description="Most activations alive at once per item, in 10^6 bytes; by default a twentieth of "
+            "`mbytes`."
+        ),
     ] = None
 
 
@@ -305,11 +309,11 @@ class Workload(Value):
     )
     models: Annotated[
         tuple[ModelSpec, ...],
-        Meta(description="Work of models that no table has, for an estimate of their performance."),
+        Meta(description="Work of models without measurements, from which their performance is estimated."),
     ] = ()
     objective: Annotated[
         Literal["gpus", "cost", "watts"],
-        Meta(description="What is kept smallest: GPUs, cost per hour, or watts (where tables have power)."),
+        Meta(description="What to minimise: GPUs, cost per hour, or watts (where tables have power)."),
     ] = "gpus"
 
     def faults(self) -> Iterator[FieldFault]:

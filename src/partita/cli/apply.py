@@ -204,11 +204,10 @@ def apply(
     output: Output = Format.TABLE,
     dry_run: DryRun = False,
 ) -> None:
-    """Bring the cluster to a plan, with no service falling under its floor on the way.
+    """Apply a plan to the cluster, with every service kept at its floor or above.
 
-    Shows the transition first, and asks for confirmation on a terminal. Refuses (5) if the cluster has moved since
-    it was shown. Ctrl-C finishes what is under way and stops; the same command goes on from there, also after a
-    crash.
+    Shows the transition first, and asks for confirmation on a terminal. Exits with 5 if the cluster has changed since
+    then. Ctrl-C finishes actions under way and stops; the same command continues from there, also after a crash.
     """
     wanted = read_target(plan)
     cluster = Cluster(driver, clock, services, allow_mig_mode)
@@ -341,7 +340,7 @@ GpuId = Annotated[str, typer.Argument(metavar="GPU", help="Id of the GPU, as `pa
 Placements = Annotated[
     list[str] | None,
     typer.Argument(
-        metavar="[INSTANCE]...", help="Profile and start: 3g.40gb@4. (default: all that are not ours)"
+        metavar="[INSTANCE]...", help="Profile and start: 3g.40gb@4. (default: all that Partita did not make)"
     ),
 ]
 
@@ -353,10 +352,10 @@ def adopt(
     driver: DriverOption = SIMULATED,
     dry_run: DryRun = False,
 ) -> None:
-    """Take over instances that someone else made: from then on a plan may use, move and destroy them.
+    """Take over instances that someone else made, so that plans may use, move and destroy them.
 
-    Partita never touches an instance that it did not make, and plans around it. Adopt one only if nobody else counts
-    on it.
+    Partita never touches an instance that it did not make, and plans around it. Adopt one only if nobody else needs
+    it.
     """
     with open_cluster(Cluster(driver), _refuse_making) as opened:
         for placement in _chosen(opened.driver.observe(), gpu, instances or []):

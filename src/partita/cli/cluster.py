@@ -58,8 +58,8 @@ ClockOption = Annotated[
     typer.Option(
         "--clock",
         envvar="PARTITA_CLOCK",
-        help="Clock of a simulated cluster: simulated takes no time, wall takes as long as real GPUs. "
-        "(default: the one it has; simulated for a new one)",
+        help="Clock of a simulated cluster: simulated takes no time, wall takes as long as real GPUs. (default: "
+        "the cluster's own; simulated for a new cluster)",
         show_default=False,
     ),
 ]
@@ -85,7 +85,7 @@ ServicesFile = Annotated[
 AllowMigMode = Annotated[
     bool,
     typer.Option(
-        "--allow-mig-mode", help="Turn MIG mode on where it is off. Without it, such GPUs are left alone."
+        "--allow-mig-mode", help="Turn MIG mode on where it is off. (default: such GPUs are not used)"
     ),
 ]
 

@@ -33,7 +33,7 @@ GatewayTokenFile = Annotated[
     typer.Option(
         "--gateway-token-file",
         metavar="FILE",
-        help="Token of the gateways that count rates (`rates.gateway`).",
+        help="Token for the gateways that measure rates (`rates.gateway`).",
     ),
 ]
 GatewayCa = Annotated[
@@ -41,7 +41,7 @@ GatewayCa = Annotated[
     typer.Option(
         "--gateway-ca",
         metavar="FILE",
-        help="Ask those gateways by TLS; this CA (PEM) signed their certificates.",
+        help="Reach those gateways over TLS; this CA (PEM) signed their certificates.",
     ),
 ]
 
@@ -52,15 +52,13 @@ def controller(
     context: KubeContext = None,
     namespace: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAME", help="Carry the Workloads of this namespace alone. (default: those of all)"
-        ),
+        typer.Option(metavar="NAME", help="Only Workloads of this namespace. (default: all)"),
     ] = None,
     lease: Annotated[
         str,
         typer.Option(
             metavar="NAME",
-            help="The Lease that says who acts, in the namespace of the pod or the context.",
+            help="Lease that decides which controller acts, in the namespace of the pod or the context.",
         ),
     ] = "partita-controller",
     port: Annotated[
@@ -68,16 +66,18 @@ def controller(
     ] = 8080,
     dead_band: Annotated[
         float,
-        typer.Option("--dead-band", min=0.0, help="Plan anew when a rate is off by more than this fraction."),
+        typer.Option(
+            "--dead-band",
+            min=0.0,
+            help="Plan again when a rate differs from the planned one by more than this fraction.",
+        ),
     ] = 0.1,
     hold: Annotated[
         float, typer.Option("--hold", min=0.0, help="Seconds for which a plan is held at least.")
     ] = 300.0,
     poll: Annotated[
         float,
-        typer.Option(
-            "--poll", min=0.1, help="Seconds between two looks at a Workload of which nothing was heard."
-        ),
+        typer.Option("--poll", min=0.1, help="Seconds between two checks of a Workload without events."),
     ] = 5.0,
     time_limit: Annotated[
         float, typer.Option("--time-limit", min=0.1, help="Seconds of search for each plan.")
@@ -90,20 +90,18 @@ def controller(
     ] = 600.0,
     keep_off: Annotated[
         Literal["DeviceTaints", "None"],
-        typer.Option(
-            "--keep-off", help="How others' claims are kept off the GPUs; with None that is your affair."
-        ),
+        typer.Option("--keep-off", help="How other claims are kept off the GPUs; with None, you must do it."),
     ] = "DeviceTaints",
     gateway_token_file: GatewayTokenFile = None,
     gateway_ca: GatewayCa = None,
 ) -> None:
-    """Carry Workloads on a Kubernetes cluster: plan, order, and bring their pods onto exact slices.
+    """Run Workloads on a Kubernetes cluster: plan them, and place their pods on exact slices.
 
-    It needs the resources in deploy/crds and NVIDIA's DRA driver. All its state is in the API: start two or more, and
-    one acts, the one that holds the Lease; when it is killed, the next goes on within 20 seconds. A Workload looks
-    like the YAML of `partita plan`, with a pod template; `kubectl get workloads,plans,transitions` shows what comes
-    of it, and `kubectl describe` why. SIGTERM and Ctrl-C begin nothing more and hand the Lease over; what is under
-    way goes on with the next controller.
+    It needs the resources in deploy/crds and NVIDIA's DRA driver. All its state is in the API. Of two or more
+    controllers, the holder of the Lease acts; when it is killed, the next one continues within 20 seconds. A Workload
+    has the fields of the YAML of `partita plan`, and a pod template. `kubectl get workloads,plans,transitions` shows
+    the state, and `kubectl describe` the reasons. On SIGTERM or Ctrl-C the controller begins nothing new and releases
+    the Lease; the next controller continues the actions under way.
     """
     api = open_api(kubeconfig, context)
     stop = threading.Event()

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan or layouts (JSON); - is stdin.")]
 ExportOut = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Write here and not to stdout.")
+    Path | None, typer.Option("--out", metavar="FILE", help="Write to this file instead of stdout.")
 ]
 
 
@@ -96,7 +96,9 @@ Gpus = Annotated[
         help="GPUs of each node, in the order of their indices: a100-80gb:8. (default: those of the cluster)",
     ),
 ]
-Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Write here and not to stdout.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", metavar="FILE", help="Write to this file instead of stdout.")
+]
 Nodes = Annotated[
     list[str] | None,
     typer.Option("--node", metavar="NODE", help="Node that it is for. Repeatable. (default: all, or node-0)"),

@@ -74,12 +74,12 @@ def daemon(
     allow_mig_mode: AllowMigMode = False,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Run the queue of jobs on a cluster, until told to stop.
+    """Run the queue of jobs on a cluster, until stopped.
 
-    SIGTERM or Ctrl-C end the daemon and not the jobs: they go on, and the next daemon finds them again, also after a
-    kill -9. Run by root it serves all users, each job with the rights of its submitter; run by another user it serves
-    that user. On the simulated cluster the processes are real, and so is running out of memory. Beside services, on
-    what they leave free, `partita run --jobs` runs the same queue.
+    SIGTERM or Ctrl-C end the daemon, not the jobs: they go on, and the next daemon finds them, also after a kill -9.
+    A daemon of root serves all users, each job with the rights of its submitter; a daemon of another user serves only
+    that user. On a simulated cluster processes and memory limits are real. `partita run --jobs` runs the same queue
+    on slices that services leave free.
     """
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)
@@ -123,7 +123,7 @@ Admins = Annotated[
     typer.Option("--admin", metavar="USER|@GROUP", help="Who may act on everybody's jobs. Repeatable."),
 ]
 LogSize = Annotated[
-    str, typer.Option("--log-size", metavar="SIZE", help="Largest part of an attempt's log that is kept.")
+    str, typer.Option("--log-size", metavar="SIZE", help="Most output of an attempt that is kept.")
 ]
 Keep = Annotated[
     str, typer.Option("--keep", metavar="TIME", help="Time after which jobs that have ended are forgotten.")
@@ -137,7 +137,7 @@ KeepLogs = Annotated[
 HalfLife = Annotated[
     str,
     typer.Option(
-        "--half-life", metavar="TIME", help="Time after which what a user has used counts half, for `fair`."
+        "--half-life", metavar="TIME", help="Time after which a user's past use counts half, for `fair`."
     ),
 ]
 MaxWaiting = Annotated[

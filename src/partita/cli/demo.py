@@ -62,7 +62,7 @@ _SIMPLER = (
 def demo(*, html: Html = None, seed: Seed = 0) -> None:
     """A day of five services on 24 simulated GPUs: plan, apply, and change twice with the services running.
 
-    Takes a few seconds, needs no GPU, and leaves nothing behind but the report, where one is asked for.
+    Takes a few seconds, needs no GPU, and leaves nothing behind but the report of --html.
     """
     folder = Path(str(resources.files("partita.examples")))
     day, night = (read_prepared(folder / name) for name in ("day.yaml", "night.yaml"))

@@ -91,12 +91,12 @@ def diff(
     output: Output = Format.TABLE,
     dry_run: DryRun = False,
 ) -> None:
-    """Show what lies between two deployments: what moves, how long it takes, and what each service keeps.
+    """Show the transition between two deployments: what moves, how long it takes, and what each service keeps.
 
-    Changes nothing. Exits with 3 if there are changes, with 0 if there are none, and with 4 if the extra GPUs do
-    not suffice. `least` is the worst capacity of every order in which the actions may happen, not of one schedule.
+    Changes nothing. Exits with 3 if there are changes, with 0 if there are none, and with 4 if the extra GPUs do not
+    suffice. `least` is the lowest capacity over all orders in which the actions may happen, not in one schedule.
 
-    With --cluster, what runs now is what a Workload of a Kubernetes cluster runs.
+    With --cluster, CURRENT is what a Workload of a Kubernetes cluster runs.
     """
     *current, target = _paths(plans)
     if not cluster:

@@ -51,8 +51,8 @@ def explain(
     did not run), limits (the workload's own), or rate (nothing measured is faster). Then what 10 % more rate, and
     a 20 % looser SLO, of this service alone would do to the objective.
 
-    Of a service with a cut of its own: the largest query that each slice answers in time, the share of the queries
-    that are small enough for it, and the items/s that one gives when the cut serves all that it holds.
+    For a service with a cut: the largest query that each slice answers in time, the share of the queries up to that
+    size, and the items/s of one slice when the cut serves as much as it can.
     """
     loaded = read_prepared(workload)
     show_explanations(loaded, read_plan(plan) if plan else None, service, output)

@@ -119,7 +119,7 @@ def _print(found: ModelForecast, gpu: GpuModel) -> None:
         echo(f"note: {note}", err=True)
 
 
-LogFile = Annotated[Path, typer.Argument(metavar="LOG", help="What the attempt wrote; - is stdin.")]
+LogFile = Annotated[Path, typer.Argument(metavar="LOG", help="Output of the attempt; - is stdin.")]
 Code = Annotated[
     int,
     typer.Option("--exit", metavar="CODE", help="Its exit code; 128 + n, or -n, if signal n ended it."),
@@ -143,8 +143,9 @@ def classify(
 ) -> None:
     """Say how an ended attempt is classified, and which line decided: partita classify log --exit 1.
 
-    `out-of-memory` (of the GPU) is tried again on the next larger slice, once at most where it is not sure; `failed`
-    and `done` are not. The queue classifies by the last 256 KiB of a job's output in the same way, on every driver.
+    An attempt that is `out-of-memory` (of the GPU) is tried again on the next larger slice, at most once if unsure;
+    `failed` and `done` are not. The queue classifies by the last 256 KiB of a job's output in the same way, on every
+    driver.
     """
     patterns = read_patterns(oom_pattern or [])
     first, end = _end(log, oom.END)

@@ -89,12 +89,12 @@ WorkerName = Annotated[
     ),
 ]
 
-EXAMPLES = """On each host that has GPUs, start a worker that listens at an address:
+EXAMPLES = """On each host with GPUs, start a worker that listens at an address:
 
-partita worker photo-search --onnx resnet50.onnx --placement 3g.40gb@4
---batch 8 --listen 0.0.0.0:9000 --token-file token
+partita worker --service photo-search --onnx resnet50.onnx
+--placement 3g.40gb@4 --batch 8 --listen 0.0.0.0:9000 --token-file token
 
-Then name the addresses in a file, and start as many gateways as you like:
+Then write the addresses into a file, and start one or more gateways:
 
 services:
   - name: photo-search
@@ -103,14 +103,14 @@ services:
 partita gateway -f workload.yaml --services services.yaml
 --worker-token-file token
 
-In a Kubernetes cluster that `partita controller` keeps to a Workload, a
-Service selects the pods of a service, and the gateway follows its endpoints:
+In a Kubernetes cluster with `partita controller`, a Service selects the pods
+of a Workload, and the gateway follows its endpoints:
 
 partita gateway --kubernetes vision --worker-token-file /secrets/token
 
-Gateways share nothing: each estimates by what it sees, and workers tell each
-of the batches that they have of the others. A host that is cut off is found
-out by its silence; its queries are tried elsewhere in time, or refused."""
+Gateways share nothing: each makes its own estimates, and workers report to
+each the batches that they have from the others. If a host is cut off, its
+queries are tried elsewhere in time, or refused."""
 
 app = typer.Typer()
 
@@ -141,8 +141,8 @@ def gateway(
 ) -> None:
     """Serve a workload's models on workers of other hosts, over HTTP and gRPC (Open Inference Protocol v2).
 
-    It starts no workers: it routes every query to one that answers it in time,
-    wherever that is, and follows the file of addresses while it serves.
+    It starts no workers. It routes every query to a worker that answers it in time, on any host, and reads the file
+    of addresses again when it changes.
 
     SIGTERM or Ctrl-C finish what is under way; a second one ends at once.
     """

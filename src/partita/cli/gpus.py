@@ -35,7 +35,9 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="GPU, as `partita gpus
 Forbid = Annotated[
     list[str] | None,
     typer.Option(
-        "--forbid", metavar="COMBINATION", help="Leave out cuts with this, as in 4g+3g. Repeatable."
+        "--forbid",
+        metavar="COMBINATION",
+        help="Leave out cuts with this combination, as in 4g+3g. Repeatable.",
     ),
 ]
 Profiles = Annotated[
@@ -66,12 +68,12 @@ def gpus(
     out: SaveTo = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """GPUs that are known, and what each can be cut into.
+    """Known GPUs, and how each can be cut.
 
-    Without a command they are listed, with where each is from: the catalogue, a file of your own, or NVML.
+    Without a command, lists all known GPUs and their origin: the catalogue, a file of your own, or NVML.
 
-    What NVML tells can be saved, to plan for a GPU elsewhere or for one that the catalogue lacks:
-    `partita gpus --from-nvml --out my-gpu.toml`.
+    Save what NVML reports, to plan elsewhere or for a GPU that is not in the catalogue: `partita gpus --from-nvml
+    --out my-gpu.toml`.
     """
     if context.invoked_subcommand:
         return
@@ -135,7 +137,7 @@ def show(
     toml: Annotated[bool, typer.Option("--toml", help="Write it as a file for --gpus-file.")] = False,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show a GPU's profiles and all ways to cut it to the full, slice by slice."""
+    """Show a GPU's profiles and all its maximal cuts, slice by slice."""
     gpu = gpu_meant(name)
     if toml:
         echo(gpu_text(gpu), newline=False)
@@ -259,10 +261,10 @@ _MARKS = {"ok": "green", "note": "yellow", "mend": "red"}
 
 
 def doctor(output: Output = Format.TABLE) -> None:
-    """Check driver, MIG mode, layouts and other users of the GPUs; say what mends each fault, and change nothing.
+    """Check driver, MIG mode, layouts and other users of the GPUs; say how to repair each fault, and change nothing.
 
-    Exits with 1 if something keeps the GPUs from being used, and with 0 otherwise, also without a GPU. A GPU that is
-    left out is named with the reason and what helps.
+    Exits with 1 if something keeps the GPUs from being used, and with 0 otherwise, also without a GPU. Names each GPU
+    that is left out, with the reason and a remedy.
     """
     report = survey(state_path())
     if output is Format.TABLE:

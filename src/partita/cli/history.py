@@ -130,7 +130,7 @@ ByOption = Annotated[By, typer.Option("--by", help="What the rows are.")]
 Since = Annotated[
     str,
     typer.Option(
-        "--since", metavar="TIME", help="How far back: 90s, 15m, 24h, 7d. Older than a day by hours."
+        "--since", metavar="TIME", help="How far back: 90s, 15m, 24h, 7d. Beyond a day, in whole hours."
     ),
 ]
 
@@ -271,7 +271,7 @@ Every = Annotated[bool, typer.Option("--all", help="Forget all of your own jobs.
 
 
 def forget(names: Names = None, *, every: Every = False, output: Output = Format.TABLE) -> None:
-    """Show what jobs are expected to need from earlier ones of their name; with names, forget it.
+    """Show the memory that jobs are expected to need, by earlier jobs of their name; with names, forget it.
 
     A job begins on the slice that earlier jobs of its name needed, or, without a name, those of the same command.
     Without names nothing is changed. Jobs that wait are forecast again at once; the history keeps all attempts.

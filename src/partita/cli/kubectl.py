@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     name="kubectl partita",
-    help="See what Partita plans and does for the Workloads of a cluster, and let plans go.",
+    help="See what Partita plans and does for the Workloads of a cluster, and approve plans.",
     epilog="Only `approve` changes the cluster. Exit codes as of `partita`: 3 changes found, 4 infeasible.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -77,7 +77,7 @@ def plan(
     output: Output = Format.TABLE,
     dry_run: DryRun = False,
 ) -> None:
-    """Show what would be planned now: for a Workload, or for a file, on the GPUs that the cluster has free."""
+    """Show the plan that would be made now, for a Workload or for a file, on the GPUs that the cluster has free."""
     if (name is None) == (file is None):
         raise InputError("nothing says what to plan" if name is None else "what to plan is said twice",
                          hint="write `kubectl partita plan WORKLOAD`, or `kubectl partita plan -f FILE`")  # fmt: skip
@@ -121,7 +121,7 @@ def diff(
     out: Out = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show what lies between what a Workload runs now and a plan.
+    """Show the transition from what a Workload runs now to a plan.
 
     Exits with 3 if there are changes, and with 0 if there are none.
     """
@@ -170,7 +170,7 @@ def status(
     namespace: KubeNamespace = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Show the Workloads of a namespace with their newest Plan and Transition, and what is not as it should be."""
+    """Show the Workloads of a namespace with their newest Plan and Transition, and what is wrong."""
     with opened(kubeconfig, context, namespace) as api:
         workloads = [
             each
@@ -264,7 +264,7 @@ def approve(
     context: KubeContext = None,
     namespace: KubeNamespace = None,
 ) -> None:
-    """Let a Plan go that waits for a person (`approve: Manual` in its Workload)."""
+    """Approve a Plan that waits for it (`approve: Manual` in its Workload)."""
     with opened(kubeconfig, context, namespace) as api:
         said = _approve(api, name)
     stdout().print(said, markup=False, soft_wrap=True)

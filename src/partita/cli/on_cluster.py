@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from partita.planner import PreparedWorkload
 
 OnCluster = Annotated[
-    bool, typer.Option("--cluster", help="Look at a Kubernetes cluster, and change nothing there.")
+    bool, typer.Option("--cluster", help="Read a Kubernetes cluster; change nothing there.")
 ]
 
 

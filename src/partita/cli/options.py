@@ -175,7 +175,7 @@ ExtraGpus = Annotated[
     typer.Option(
         "--extra-gpus",
         min=0,
-        help="GPUs that may be in use meanwhile, beyond those used before and after. (default: as many as help)",
+        help="Most GPUs in use during the transition beyond those used before or after. (default: no limit)",
     ),
 ]
 

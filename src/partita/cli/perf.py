@@ -51,7 +51,7 @@ def perf() -> None:
 
 @app.command()
 def check(files: Tables, output: Output = Format.TABLE) -> None:
-    """Read tables, say what they hold and what is missing; exit 2 with all faults if they cannot be used."""
+    """Check tables: say what they contain and what is missing; exit with 2 and all errors if they cannot be used."""
     table = read_tables(files)
     render_check(summary(table), output)
     for note in table.notes:
@@ -92,7 +92,7 @@ def estimate(
     *,
     gpu: Annotated[list[str], typer.Option(help="GPU to estimate for. Repeatable.")],
     model: Annotated[str | None, typer.Option(help="Name of one model, without a file of works.")] = None,
-    gflop: Annotated[float | None, typer.Option(help="Its 1e9 operations per item.")] = None,
+    gflop: Annotated[float | None, typer.Option(help="Its operations per item, in 1e9.")] = None,
     mbytes: Annotated[float | None, typer.Option(help="Its activations moved per item, in MB.")] = None,
     weights_mb: Annotated[float | None, typer.Option(help="Its weights in MB.")] = None,
     precision: Annotated[str, typer.Option(help="Its precision: fp32, tf32, fp16, int8.")] = "tf32",

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from partita.registry import Registered
 
-Raw = Annotated[Path, typer.Argument(metavar="PATH", help="What the tool wrote.")]
+Raw = Annotated[Path, typer.Argument(metavar="PATH", help="Output of the tool.")]
 
 _MAPPING = "Mapping[str, str]"
 _TYPES = {"str": str, "int": int, "float": float, "bool": bool, "Path": Path, _MAPPING: list[str]}

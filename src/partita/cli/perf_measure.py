@@ -71,7 +71,7 @@ OutFile = Annotated[
     typer.Option(
         "--out",
         metavar="FILE",
-        help="Write CSV, or Parquet, here and not to stdout, and go on from where an earlier run stopped.",
+        help="Write CSV, or Parquet, to this file instead of stdout, and continue an earlier run.",
     ),
 ]
 
@@ -121,7 +121,8 @@ def measure_command(
 ) -> None:
     """Measure a model on this CPU, GPU or MIG instance: throughput, latency, memory and power by batch and processes.
 
-    Random inputs: normal floats, integers 0 or 1. Ctrl-C leaves a table of what is done; the same command goes on.
+    Random inputs: normal floats, integers 0 or 1. After Ctrl-C the table has the finished rows; the same command
+    continues.
     """
     if max_seconds < seconds:
         raise InputError(

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from partita.perf.table import PerfTable
 
 Out = Annotated[
-    Path | None, typer.Option("--out", metavar="FILE", help="Write CSV, or Parquet, here and not to stdout.")
+    Path | None,
+    typer.Option("--out", metavar="FILE", help="Write CSV, or Parquet, to this file instead of stdout."),
 ]
 
 

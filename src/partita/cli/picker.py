@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 ListenAt = Annotated[
     str,
-    typer.Option("--listen", metavar="ADDRESS", help="Address for the proxy; it passes no queries itself."),
+    typer.Option("--listen", metavar="ADDRESS", help="Address at which the proxy reaches the picker."),
 ]
 PickerPort = Annotated[int, typer.Option("--port", min=0, max=65_535, help="gRPC port; 0 takes a free one.")]
 MetricsPort = Annotated[
@@ -55,7 +55,7 @@ MetricsPort = Annotated[
 ]
 
 EXAMPLES = """A proxy such as Envoy, set up by a gateway of the Gateway API inference
-extension, asks it for every request which endpoint is to have it:
+extension, asks the picker for an endpoint for every request:
 
 partita picker --kubernetes vision --listen 0.0.0.0
 
@@ -69,8 +69,8 @@ services:
     workers:
       - {server: "10.0.0.2:8000", placement: 3g.40gb@4, batch: 8}
 
-A request that no slice answers in time is refused with 429, and with 503
-where none is ready. Deadlines are those of `partita gateway`."""
+A request that no slice answers in time is refused with 429, and with 503 if
+no server is ready. Deadlines are those of `partita gateway`."""
 
 app = typer.Typer()
 
@@ -94,13 +94,13 @@ def picker(
     grace: Grace = 30.0,
     log_format: LogForm = LogFormat.TEXT,
 ) -> None:
-    """Pick for each request of a proxy, as Envoy, the tensor server that answers it in time.
+    """Pick for each request of a proxy such as Envoy the tensor server that answers it in time.
 
     It speaks Envoy's external processing (the Endpoint Picker Protocol of the
     Gateway API inference extension), with the same routers as `partita gateway`:
     how many items a request has decides on which slice it runs.
 
-    SIGTERM or Ctrl-C let what is under way pass; a second one ends at once.
+    SIGTERM or Ctrl-C finish requests under way; a second one ends at once.
     """
     need_packages_to_serve()
     live_router(router)  # one that cannot be used is told before anything is started

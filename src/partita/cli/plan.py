@@ -25,14 +25,15 @@ if TYPE_CHECKING:
 
 
 TimeLimit = Annotated[
-    float, typer.Option(min=0.1, help="Seconds of search; the best so far is returned then.")
+    float, typer.Option(min=0.1, help="Seconds of search; then the best plan so far is returned.")
 ]
 PlanToCheck = Annotated[
     Path | None, typer.Option("--check", metavar="PLAN", help="Plan nothing: say what is wrong in this plan.")
 ]
 Html = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a report with the GPUs drawn.")]
 BestEffort = Annotated[
-    bool, typer.Option("--best-effort", help="With too few GPUs, meet the most services by priority.")
+    bool,
+    typer.Option("--best-effort", help="With too few GPUs, meet as many services as possible, by priority."),
 ]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of random choices: same input and seed, same plan.")]
 

@@ -45,7 +45,7 @@ Kubernetes = Annotated[
     ),
 ]
 Namespace = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Only Jobs of this namespace. (default: of all)")
+    str | None, typer.Option(metavar="NAME", help="Only Jobs of this namespace. (default: all)")
 ]
 
 
@@ -65,7 +65,7 @@ def queue(
     Other users' jobs are shown without what they run. A start marked ~ is an estimate. Tables show the first jobs in
     order of their starts; json and yaml show all unless --limit is given.
 
-    Of a Kubernetes cluster it shows what `partita controller` has written into its Jobs, with the same reasons.
+    With --kubernetes, shows the Jobs of a cluster, with the reasons that `partita controller` has written into them.
     """
     most = limit or (None if every or output is not Format.TABLE else _SHOWN)
     if kubernetes or kubeconfig or context or namespace:
@@ -240,10 +240,10 @@ Number = Annotated[int | None, typer.Option("--attempt", min=1, help="Which atte
 
 
 def logs(job: Id, *, follow: Follow = False, attempt: Number = None) -> None:
-    """Show what a job has written, stdout and stderr as they came.
+    """Show the output of a job, stdout and stderr in their order.
 
-    With --follow from one attempt to the next, until the job is over. Ctrl-C ends the command and not the job. On a
-    terminal only text and its colours are passed on; into a pipe or a file every byte is.
+    With --follow, continues from one attempt to the next until the job is over. Ctrl-C ends the command, not the job.
+    On a terminal only text and its colours are passed on; a pipe or a file gets every byte.
     """
     with connect() as daemon:
         chunks = _followed(daemon, job, attempt) if follow else _written(daemon, job, attempt)
@@ -343,9 +343,9 @@ def cancel(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before --all.")] = False,
     quiet: Quiet = False,
 ) -> None:
-    """Cancel jobs, whole arrays, or tasks of one; or all of yours.
+    """Cancel jobs, arrays or tasks of an array, or all your jobs.
 
-    One that runs gets SIGTERM and after its grace SIGKILL. Cancelling twice is no error. It works on a full
+    A running job gets SIGTERM, and SIGKILL after its grace. Cancelling twice is no error. The command works on a full
     disk, too.
     """
     every = every or me
@@ -413,8 +413,8 @@ def wait(
 ) -> None:
     """Wait until jobs are over: done, failed or cancelled.
 
-    Ends with 0 if all are done, with 1 if any failed or was cancelled, or time ran out. Ctrl-C ends the wait and
-    not the jobs. A daemon that is started again meanwhile is found again.
+    Exits with 0 if all are done, with 1 if any failed or was cancelled, or time ran out. Ctrl-C ends the wait, not
+    the jobs. The wait survives a restart of the daemon.
     """
     until = None if timeout is None else time.monotonic() + read_seconds(timeout, "--timeout")
     pause, told = _POLL_S, set[str]()
@@ -475,7 +475,7 @@ _REQUEUED = {
 def requeue(ids: Ids, *, quiet: Quiet = False) -> None:
     """Run jobs again under their ids, with all attempts kept: those that have ended, and those that run.
 
-    One that runs gets SIGTERM, so that it can checkpoint, and after its grace SIGKILL.
+    A running job gets SIGTERM, so that it can checkpoint, and SIGKILL after its grace.
     """
     with connect() as daemon:
         jobs = daemon.ask("requeue", ids=ids)["jobs"]

@@ -72,7 +72,7 @@ RunClock = Annotated[
     typer.Option(
         "--clock",
         envvar="PARTITA_CLOCK",
-        help="Clock of a simulated cluster. (default: wall; with --once the one it has)",
+        help="Clock of a simulated cluster. (default: wall; with --once the cluster's own)",
         show_default=False,
     ),
 ]
@@ -111,7 +111,7 @@ TimeLimit = Annotated[float, typer.Option("--time-limit", min=0.1, help="Seconds
 def run(
     workload: WorkloadFile,
     *,
-    once: Annotated[bool, typer.Option("--once", help="Look once, act, and end.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Observe once, act, and exit.")] = False,
     rates: RatesOption = None,
     dead_band: DeadBand = 0.1,
     batch_shift: BatchShift = 0.15,
@@ -141,13 +141,13 @@ def run(
     memory_scale: Scale = 1 / 64,
     metrics_port: MetricsPort = None,
 ) -> None:
-    """Keep a cluster to a workload, until told to stop.
+    """Keep a cluster to a workload, until stopped.
 
-    Plans again when the file or what is measured has changed: rates, and of services with a cut the batch sizes
-    of their queries. Mends what others change. SIGTERM or Ctrl-C finish what is under way and end in a safe state.
+    Plans again when the file or the measured load has changed: rates, and for services with a cut the batch sizes of
+    their queries. Repairs what others change. SIGTERM or Ctrl-C finish actions under way and end in a safe state.
 
-    With --jobs it runs the queue of jobs, too, as `partita daemon` does alone: jobs run on slices that services
-    leave free, and checkpoint and wait again when a transition wants them.
+    With --jobs it also runs the queue of `partita daemon`: jobs run on slices that services leave free, and
+    checkpoint and wait again when a transition needs their slices.
     """
     keeping = Keeping(log_size, keep, keep_logs, half_life, oom_pattern)
     limits = JobLimits(max_waiting, default_time, max_time)

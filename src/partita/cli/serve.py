@@ -69,13 +69,13 @@ Driver = Annotated[
         help="Where its workers run: nvml, each on one of this host's existing MIG instances; simulated, on none.",
     ),
 ]
-EXAMPLES = """Ask it with curl, or with NVIDIA's client (pip install "tritonclient\\[all]"):
+EXAMPLES = """Query it with curl, or with NVIDIA's client (pip install "tritonclient\\[all]"):
 
 curl 127.0.0.1:8000/v2/models/SERVICE/infer -d '{"inputs": [{"name":
 "INPUT0", "datatype": "FP32", "shape": [1, 16], "data": [1, 2, 3, 4, 5, 6, 7,
 8, 9, 10, 11, 12, 13, 14, 15, 16]}]}'
 
-That is what emulated workers take. What a model takes, also from Python:
+Emulated workers take this input. To see the inputs of a model:
 
 curl 127.0.0.1:8000/v2/models/SERVICE
 
@@ -83,9 +83,10 @@ import tritonclient.http as triton
 client = triton.InferenceServerClient("127.0.0.1:8000")
 client.get_model_metadata("SERVICE")
 
-A deadline comes with a request as header `partita-deadline-ms` or parameter
-`deadline_ms`; without one it is the service's SLO. What cannot be answered in
-time is refused at once: 503 with Retry-After. Metrics are at /metrics."""
+A request sets its deadline in the header `partita-deadline-ms` or the
+parameter `deadline_ms`; the default is the service's SLO. A query that cannot
+be answered in time is refused at once: 503 with Retry-After. Metrics are at
+/metrics."""
 
 app = typer.Typer()
 

@@ -107,12 +107,11 @@ def simulate(
     out: Out = None,
     output: Output = Format.TABLE,
 ) -> None:
-    """Simulate one service's queries on unlike slices: attainment, latencies, use.
+    """Simulate one service's queries on slices of different sizes: attainment, latencies, utilisation.
 
-    Each query has a batch size of its own, up to the largest that the performance
-    table has, and the SLO's latency as its deadline; the table's rows with one
-    process say how long it takes. Also says the largest rate of Poisson arrivals
-    with these batch sizes that the cut holds, and the bound of every router.
+    Each query has a batch size of its own, up to the largest that the performance table has, and the SLO's latency as
+    its deadline; the table's rows with one process say how long it takes. Also says the largest rate of Poisson
+    arrivals with these batch sizes that the cut holds, and a bound for every router.
     """
     asked = ask(
         read_prepared(workload),

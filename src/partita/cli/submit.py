@@ -19,7 +19,7 @@ from partita.jobs.memory.forecasters import forecast_model
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="What is run.")]
+Command = Annotated[list[str], typer.Argument(metavar="-- COMMAND...", help="Command to run.")]
 MemoryOption = Annotated[
     str | None, typer.Option("--memory", metavar="SIZE", help="Most GPU memory that it needs, as in 12GiB.")
 ]
@@ -49,7 +49,7 @@ GpuTime = Annotated[
 Array = Annotated[
     str | None,
     typer.Option(
-        "--array", metavar="0-9", help="Run it once for each index; {index} in the command becomes it."
+        "--array", metavar="0-9", help="Run it once for each index; it replaces {index} in the command."
     ),
 ]
 Priority = Annotated[
@@ -125,8 +125,8 @@ def submit(
     """Submit a job: partita submit --memory 12GiB -- python train.py. Prints its id.
 
     It runs in this directory with this environment, on the smallest slice that holds it. Without --memory or --like,
-    what its earlier runs needed counts, or it begins on the smallest slice; out of memory, it is tried again on the
-    next larger one.
+    the need of its earlier runs counts; without any, it begins on the smallest slice. If it runs out of memory, it is
+    tried again on the next larger slice.
     """
     _require_program(command)
     with connect() as daemon:

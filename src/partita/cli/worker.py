@@ -41,11 +41,11 @@ Upstream = Annotated[
     typer.Option(
         "--upstream",
         metavar="URL",
-        help="Server of the Open Inference Protocol v2, as Triton in the same pod.",
+        help="Server of the Open Inference Protocol v2, such as Triton in the same pod.",
     ),
 ]
 Emulated = Annotated[
-    bool, typer.Option("--emulated", help="Take as long as --latency-ms says, and answer with what came.")
+    bool, typer.Option("--emulated", help="Take as long as --latency-ms says, and return the input.")
 ]
 Gpu = Annotated[
     str | None,
@@ -53,7 +53,7 @@ Gpu = Annotated[
         "--gpu",
         metavar="ID",
         envvar="PARTITA_GPU",
-        help="Id of its GPU. (default: this host's name, /gpu-0)",
+        help="Id of its GPU. (default: HOST/gpu-0)",
     ),
 ]
 PlacedAt = Annotated[
@@ -75,7 +75,7 @@ LatencyMs = Annotated[
         "--latency-ms",
         min=0.0,
         envvar="PARTITA_LATENCY_MS",
-        help="Milliseconds of its largest batch, until gateways have seen how long it takes.",
+        help="Milliseconds of its largest batch, until gateways have measured it.",
     ),
 ]
 ListenAt = Annotated[
@@ -84,7 +84,7 @@ ListenAt = Annotated[
         "--listen",
         metavar="ADDRESS",
         envvar="PARTITA_LISTEN",
-        help="Address and port; beyond this host with a token.",
+        help="Address and port; beyond this host, a token is needed.",
     ),
 ]
 TokenFileOfWorker = Annotated[
@@ -93,7 +93,7 @@ TokenFileOfWorker = Annotated[
         "--token-file",
         metavar="FILE",
         envvar="PARTITA_WORKER_TOKEN_FILE",
-        help="Token that the gateways know, and prove to know.",
+        help="Token that the gateways and this worker share.",
     ),
 ]
 WorkerCert = Annotated[
@@ -128,7 +128,7 @@ BatchRows = Annotated[
     ),
 ]
 
-EXAMPLES = """In a pod, most of it comes from the environment that Partita gives its pods
+EXAMPLES = """In a pod, most options come from the environment that Partita gives its pods
 (PARTITA_SERVICE, PARTITA_BATCH, PARTITA_PLACEMENT ...):
 
 command: \\[partita, worker, --upstream, "http://127.0.0.1:8000",
@@ -136,7 +136,7 @@ command: \\[partita, worker, --upstream, "http://127.0.0.1:8000",
 
 readinessProbe: {httpGet: {path: /readyz, port: 9001}}
 
-By hand, to try two on one host:
+By hand, to try it on one host:
 
 partita worker --service search --emulated --latency-ms 5
 --placement 1g.5gb@0 --listen 127.0.0.1:9000"""
@@ -167,11 +167,10 @@ def worker(
     no_retry: NoRetry = False,
     batch_rows: BatchRows = None,
 ) -> None:
-    """Run one worker by itself, at an address, for gateways on other hosts.
+    """Run one worker that listens at an address, for gateways on other hosts.
 
-    It loads the model, listens, and answers what `partita gateway` asks in
-    batches. SIGTERM has it finish what it has: gateways send it nothing more, and
-    it ends within its grace.
+    It loads the model and runs the batches that `partita gateway` sends. On SIGTERM it gets nothing new, finishes its
+    batches, and ends within its grace.
     """
     given = [
         option

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def import_columns(path: Path | str, columns: Mapping[str, str], set_: Mapping[str, str]) -> PerfTable:
     """Import any CSV, or JSON lines, by the names of its columns.
 
-    Columns that the file calls as Partita does need not be named.
+    Columns with Partita's own names need not be listed.
 
     Args:
         path: CSV or JSON lines.
@@ -191,8 +191,8 @@ def import_perf_analyzer(
 ) -> PerfTable:
     """Import the CSV that Triton's perf_analyzer writes with -f.
 
-    It says neither model nor slice, and the batch only in some versions. Rows without a completed inference are
-    left out.
+    The file names neither model nor slice, and the batch only in some versions. Rows without a completed inference
+    are left out.
 
     Args:
         path: the file.
