@@ -44,7 +44,7 @@ def run(*, quick: bool) -> str:
     queries, seeds = (10_000, _SEEDS[:2]) if quick else (30_000, _SEEDS)
     bench = _Bench(queries, seeds)
     parts = [
-        "## Serving one model's queries by unlike slices\n",
+        "## Serving one model's queries on slices of different sizes\n",
         bench.one_model(list(cases(measured, chosen, (8,) if quick else MEDIANS))),
         bench.stricter(list(cases(measured, chosen, (8,)))),
         bench.routers(list(cases(measured, chosen, (8,)))[::3]),
