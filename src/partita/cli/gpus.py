@@ -72,8 +72,8 @@ def gpus(
 
     Without a command, lists all known GPUs and their origin: the catalogue, a file of your own, or NVML.
 
-    Save what NVML reports, to plan elsewhere or for a GPU that is not in the catalogue: `partita gpus --from-nvml
-    --out my-gpu.toml`.
+    Save what NVML reports, to plan elsewhere or for a GPU that is not in the catalogue:
+    `partita gpus --from-nvml --out my-gpu.toml`.
     """
     if context.invoked_subcommand:
         return
