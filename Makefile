@@ -20,10 +20,10 @@ test: .venv/dev
 	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal $(ARGS)
 
 # Needs Go the first time, and 15 minutes then: a real Kubernetes control plane from source, kept in ~/.cache/partita.
-# Each of two processes has one of its own; the tests mostly wait.
+# Each process has a control plane of its own, of 0.7 GB; the tests mostly wait.
 test-kubernetes: .venv/dev
 	tests/kubernetes/control_plane/build.sh
-	$(BIN)/python -m pytest --quiet --numprocesses 2 --dist worksteal tests/kubernetes $(ARGS)
+	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal tests/kubernetes $(ARGS)
 
 coverage: .venv/dev
 	$(BIN)/python -m pytest --quiet --numprocesses $(JOBS) --dist worksteal --cov --cov-report=term $(ARGS)

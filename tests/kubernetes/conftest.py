@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import pytest
-from tests.kubernetes.control_plane.client import ApiError
+from tests.kubernetes.control_plane.client import ApiError, Client, path_of
 from tests.kubernetes.control_plane.cluster import ControlPlane, folder_of_programs, wait_until
 from tests.kubernetes.control_plane.installation import Installation
 from tests.kubernetes.control_plane.nodes import SimulatedNodes
@@ -67,18 +67,25 @@ def namespace(control_plane: ControlPlane) -> Iterator[str]:
     name = str(admin.call("POST", "/api/v1/namespaces", body)["metadata"]["name"])
     wait_until(lambda: admin.find("serviceaccounts", "default", name), 30.0, "the namespace's account")
     yield name
-    # What holds devices goes for good, whatever waits for whom; the rest of the namespace goes in its own time.
-    for plural in ("pods", "resourceclaims"):
-        for each in admin.objects(plural, name):
-            called = each["metadata"]["name"]
-            if each["metadata"].get("finalizers"):
-                try:
-                    admin.patch(plural, called, {"metadata": {"finalizers": None}}, name)
-                except ApiError as error:
-                    if error.code != 404:  # a claim that Kubernetes made for a pod goes with it
-                        raise
-            admin.delete(plural, called, name, grace=0)
+    # What holds devices, and what waits for a controller, goes for good; the rest of the namespace in its own time.
+    for plural in ("workloads", "pods", "resourceclaims"):
+        remove_all(admin, plural, name)
     admin.delete("namespaces", name)
+
+
+def remove_all(admin: Client, plural: str, namespace: str | None = None) -> None:
+    """Delete all objects of a kind, if there is such a kind, whatever they wait for."""
+    if admin.raw("GET", path_of(plural, namespace))[0] == 404:
+        return
+    for each in admin.objects(plural, namespace):
+        meta = each["metadata"]
+        if meta.get("finalizers"):
+            try:
+                admin.patch(plural, meta["name"], {"metadata": {"finalizers": None}}, meta.get("namespace"))
+            except ApiError as error:
+                if error.code != 404:  # a claim that Kubernetes made for a pod goes with it
+                    raise
+        admin.delete(plural, meta["name"], meta.get("namespace"), grace=0)
 
 
 @pytest.fixture

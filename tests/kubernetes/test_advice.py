@@ -43,7 +43,7 @@ class Person:
     def _run(self, *words: str) -> tuple[int, str, str]:
         done = subprocess.run(
             [sys.executable, *words, "--kubeconfig", str(self.kubeconfig), "--namespace", self.namespace],
-            cwd=self.folder, capture_output=True, text=True, timeout=120, check=False,
+            cwd=self.folder, capture_output=True, text=True, timeout=480, check=False,
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr
 

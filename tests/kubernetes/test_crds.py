@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.control_plane.client import ApiError
 from tests.kubernetes.control_plane.installation import install_resources
+from tests.kubernetes.control_plane.tools import run
 from tests.kubernetes_units.specs import BAD, good
 
 from partita.kubernetes.api import open_api
@@ -102,16 +102,4 @@ def test_kubectl_prints_them_as_the_command_does(crds, namespace):
 
 
 def kubectl(plane: ControlPlane, namespace: str, *words: str) -> str:
-    kubeconfig = f"--kubeconfig={plane.kubeconfig('admin')}"
-    try:
-        done = subprocess.run(
-            ["kubectl", kubeconfig, "-n", namespace, *words],
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-    except FileNotFoundError:
-        pytest.skip("there is no kubectl here")
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return run("kubectl", f"--kubeconfig={plane.kubeconfig('admin')}", "-n", namespace, *words)

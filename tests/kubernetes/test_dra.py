@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from tests.kubernetes.control_plane.client import ApiError
-from tests.kubernetes.control_plane.cluster import wait_until
+from tests.kubernetes.control_plane.cluster import PATIENCE, wait_until
+from tests.kubernetes.control_plane.nodes import STRATEGIC
 from tests.kubernetes.control_plane.objects import claim_object, pod_object
 
 from partita.drive.driver import (
@@ -115,10 +116,10 @@ def perform(driver: DraDriver, *actions: Action, seconds: float = 90.0) -> list[
     for each in actions:
         driver.begin(each)
     ended: dict[str, DriveError | None] = {}
-    until = driver.clock.now() + seconds
+    until = driver.clock.now() + PATIENCE * seconds
     while len(ended) < len(actions):
         found = driver.wait(until)
-        assert found, f"not within {seconds} s: {[each for each in actions if each.id not in ended]}"
+        assert found, f"not in time: {[each for each in actions if each.id not in ended]}"
         ended |= {each.action.id: each.error for each in found}
     return [ended[each.id] for each in actions]
 
@@ -594,23 +595,64 @@ def test_a_node_that_is_deleted_takes_its_gpus_along(world):
     assert set(instances(driver, f"{second}/gpu-0")) == {"1g.5gb@0"}
 
 
-def test_a_node_that_is_silent_is_lost_and_comes_back_as_it_was(world):
-    (node,) = world.nodes.add_nodes(1, 1)
+def test_a_node_that_is_silent_is_lost_after_a_while_and_comes_back_as_it_was(world):
+    world.settings = DraSettings(start_timeout_s=60.0, node_timeout_s=6.0)
+    node, other = world.nodes.add_nodes(2, 1)
     driver = world.driver()
     gpu = f"{node}/gpu-0"
-    done(driver, create(gpu, "1g.5gb@0"))
+    done(driver, create(gpu, "1g.5gb@0"), create(gpu, "1g.5gb@1"))
     done(driver, start(gpu, "1g.5gb@0"))
     world.nodes.vanish(node)
     silent = [
         {"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}
     ]  # as the node controller finds
     world.admin.patch("nodes", node, {"status": {"conditions": silent}}, sub="status")
-    wait_until(lambda: driver.observe().gpus[0].lost, 60, "it is lost")
+    wait_until(lambda: driver.silence() is not None, 60, "it is silent")
+    assert not driver.observe().gpu(gpu).lost
+    assert replica_at(driver, gpu, "1g.5gb@0").ready
+    (error,) = perform(driver, start(gpu, "1g.5gb@1"))
+    assert isinstance(error, FailedError)
+    assert error.retry
+    wait_until(lambda: driver.observe().gpu(gpu).lost, 60, "it is lost")
+    assert driver.silence() is None
     assert isinstance(perform(driver, stop(gpu, "1g.5gb@0"))[0], GpuLostError)
+    assert not driver.observe().gpu(f"{other}/gpu-0").lost
     world.nodes.come_back(node)
-    wait_until(lambda: not driver.observe().gpus[0].lost, 60, "it is back")
+    wait_until(lambda: not driver.observe().gpu(gpu).lost, 60, "it is back")
     done(driver, stop(gpu, "1g.5gb@0"))
-    done(driver, destroy(gpu, "1g.5gb@0"))
+    done(driver, destroy(gpu, "1g.5gb@0"), destroy(gpu, "1g.5gb@1"))
+
+
+def test_while_all_nodes_are_silent_what_they_hold_stays_as_it_is_and_nothing_runs_out_of_time(world):
+    """A pod that is given up after 6 s is waited for, for as long as no node speaks."""
+    world.settings = DraSettings(start_timeout_s=6.0, node_timeout_s=0.5)
+    (node,) = world.nodes.add_nodes(1, 1)
+    driver = world.driver()
+    gpu = f"{node}/gpu-0"
+    done(driver, create(gpu, "1g.5gb@0"), create(gpu, "1g.5gb@1"))
+    done(driver, start(gpu, "1g.5gb@0"))
+    before = driver.observe()
+    world.nodes.fail("ready", times=1)
+    driver.begin(start(gpu, "1g.5gb@1"))
+    wait_until(lambda: len(world.pods()) == 2, 20, "the second pod is there")
+    world.nodes.vanish(node)
+    silent = [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}]
+    world.admin.patch("nodes", node, {"status": {"conditions": silent}}, sub="status")
+    wait_until(lambda: driver.silence() is not None, 60, "it is silent")
+    assert "most are silent at once" in driver.silence()
+    for pod in world.pods().values():  # as the node controller does
+        unready = {"conditions": [{"type": "Ready", "status": "False"}]}
+        world.admin.patch(
+            "pods", pod["metadata"]["name"], {"status": unready}, world.namespace, "status", kind=STRATEGIC
+        )
+    assert driver.wait(driver.clock.now() + 10.0) == ()
+    seen = driver.observe()
+    assert [(each.lost, each.leaving) for each in seen.gpus] == [(False, False)]
+    assert seen.gpu(gpu).instances[0] == before.gpu(gpu).instances[0]
+    world.nodes.come_back(node)
+    wait_until(lambda: driver.silence() is None, 60, "it is back")
+    (error,) = perform_begun(driver)
+    assert isinstance(error, TimedOutError)
 
 
 # The API server

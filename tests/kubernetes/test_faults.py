@@ -14,27 +14,90 @@ from tests.kubernetes.control_plane.proxy import Answer
 from tests.kubernetes.control_plane.shop import DAY, NIGHT, scaled
 
 if TYPE_CHECKING:
+    from tests.kubernetes.control_plane.client import Object
     from tests.kubernetes.control_plane.shop import Shop
 
 SMALL_DAY, SMALL_NIGHT = scaled(DAY, 0.3), scaled(NIGHT, 0.45)
 
 
 def test_an_apiserver_that_is_away_for_a_minute(shop: Shop) -> None:
-    """Nodes cannot say that they live meanwhile: the cluster may take their pods for not ready for a moment.
+    """What runs on the nodes serves on, and nothing of it is ended for the outage.
 
-    So a floor may be broken by the cluster; Partita ends no pod for it that was to stay.
+    After it the cluster takes all nodes for silent until each has spoken again, and withdraws the word of their pods.
     """
     shop.serve(SMALL_DAY, 2, 8)
-    before = shop.watcher.deployed()
+    before = shop.pods()
     shop.begin(SMALL_DAY, SMALL_NIGHT)
+    plans = shop.plans()
     shop.plane.kill_apiserver(60.0)
     shop.partita.wait_reached()
     shop.exact()
-    assert shop.faults("floor") == []
-    after = shop.watcher.deployed()
-    gone = sum(len(set(placed.items()) - set(after.get(gpu, {}).items())) for gpu, placed in before.items())
-    assert sum(each.kind == "exit" for each in shop.nodes.records) == gone
+    assert shop.faults() == []
+    assert shop.watcher.unserved(shop.nodes.records) == []
+    assert [each for each in shop.nodes.records if each.kind == "refuse"] == []
+    assert shop.plans() == plans
+    after = shop.pods()
+    assert all(
+        before[each] == after[each] for each in before.keys() & after.keys()
+    )  # what stays was not restarted
     assert shop.partita.running[0].process.poll() is None
+
+
+def test_nodes_that_all_fall_silent_at_once_are_waited_for(shop: Shop) -> None:
+    """As after an outage of the API server: it is told, nothing is moved, and it goes on when they speak again."""
+    names = shop.serve(SMALL_DAY, 2, 8, "--node-timeout", "1")
+    before = shop.pods()
+    shop.begin(SMALL_DAY, SMALL_NIGHT)
+    plans = shop.plans()
+    shop.silence(*names)
+    shop.partita.wait(lambda: shop.partita.condition("Degraded").get("reason") == "NodesSilent", "it says so")
+    condition = shop.partita.condition("Degraded")
+    assert condition["status"] == "True"
+    assert "2 of 2 nodes are not ready: node-0, node-1; most are silent at once" in condition["message"]
+    assert "`kubectl delete node NAME`" in condition["message"]
+    assert shop.partita.status()["state"] == "Degraded"
+    ended = shop.deletions()
+    time.sleep(8.0)  # by far longer than a node that is silent alone is waited for
+    assert shop.deletions() == ended
+    assert shop.plans() == plans
+    for name in names:
+        shop.nodes.come_back(name)
+    shop.partita.wait_reached()
+    assert shop.partita.condition("Degraded")["status"] == "False"
+    shop.exact()
+    assert shop.faults() == []
+    assert shop.watcher.unserved(shop.nodes.records) == []
+    assert shop.plans() == plans
+    after = shop.pods()
+    assert all(
+        before[each] == after[each] for each in before.keys() & after.keys()
+    )  # what stays was not restarted
+
+
+def test_a_node_that_is_silent_for_long_while_others_answer_is_replaced(shop: Shop) -> None:
+    shop.serve(SMALL_DAY, 3, 4, "--node-timeout", "4")
+    lost = next(iter(shop.partita.target())).split("/")[0]
+    shop.silence(lost)
+    shop.partita.wait(lambda: shop.partita.condition("Degraded").get("reason") == "NodesSilent", "it says so")
+    assert (
+        f"1 of 3 nodes are not ready: {lost}; nothing begins" in shop.partita.condition("Degraded")["message"]
+    )
+
+    def moved() -> bool:
+        target = shop.partita.target()
+        return shop.partita.reached() and not any(gpu.startswith(f"{lost}/") for gpu in target)
+
+    shop.partita.wait(moved, "what ran there runs elsewhere", 180.0)
+    shop.nodes.come_back(lost)
+
+    def exact() -> bool:
+        target = shop.partita.target()
+        cut = {gpu: len(placed) for gpu, placed in target.items()}
+        return shop.partita.reached() and shop.watcher.deployed() == target and shop.cut() == cut
+
+    # With what came back with the node there is more than is wanted, there or elsewhere.
+    shop.partita.wait(exact, "one of both is cleared away", 180.0)
+    assert shop.faults("floor") == []
 
 
 def test_watches_that_break_stall_and_expire(shop: Shop) -> None:
@@ -99,17 +162,34 @@ def test_a_claim_and_a_pod_that_are_deleted_by_hand(shop: Shop) -> None:
     shop.serve(SMALL_DAY, 2, 8)
     admin, namespace, target = shop.plane.admin, shop.partita.namespace, shop.partita.target()
     first, second, *_ = admin.objects("pods", namespace)
+
+    def replaced(pod: Object) -> None:
+        """Delete a pod, and wait for another in its place."""
+        admin.delete("pods", pod["metadata"]["name"], namespace)
+        uid = pod["metadata"]["uid"]
+        shop.partita.wait(
+            lambda: uid not in {each["metadata"]["uid"] for each in admin.objects("pods", namespace)},
+            "it is gone",
+        )
+        shop.partita.wait(lambda: shop.watcher.deployed() == target, "it is replaced", 120.0)
+
     claim = first["spec"]["resourceClaims"][0]["resourceClaimName"]
     admin.delete("resourceclaims", claim, namespace)
-    time.sleep(3.0)
-    assert shop.watcher.deployed() == target
-    admin.delete("pods", second["metadata"]["name"], namespace)
-    uid = second["metadata"]["uid"]
     shop.partita.wait(
-        lambda: uid not in {each["metadata"]["uid"] for each in admin.objects("pods", namespace)},
-        "it is gone",
+        lambda: shop.partita.condition("Degraded").get("reason") == "ClaimDeleted", "it says so"
     )
-    shop.partita.wait(lambda: shop.watcher.deployed() == target, "it is replaced", 120.0)
+    condition = shop.partita.condition("Degraded")
+    assert condition["status"] == "True"
+    assert f"somebody deleted ResourceClaim {claim}" in condition["message"]
+    assert f"`kubectl delete pod {first['metadata']['name']}`" in condition["message"]
+    assert shop.watcher.deployed() == target
+    replaced(first)
+    shop.partita.wait(
+        lambda: shop.partita.condition("Degraded").get("status") == "False", "all is well again"
+    )
+    claim = admin.get("resourceclaims", claim, namespace)
+    assert not claim["metadata"].get("deletionTimestamp")
+    replaced(second)
     shop.go(SMALL_DAY, SMALL_NIGHT)
     shop.exact()
     shop.go(SMALL_NIGHT, SMALL_DAY)

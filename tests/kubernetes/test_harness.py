@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -138,7 +137,9 @@ def test_a_real_process_serves_at_its_pods_address_until_it_is_cut_off(control_p
         for index, node in enumerate(names):
             expression = "device.attributes['gpu.nvidia.com'].profile == '1g.5gb'"
             admin.create("resourceclaims", claim_object(f"c{index}", expression), namespace)
-            body = pod_object(f"p{index}", f"c{index}", command=[sys.executable, "-u", "-c", SERVER], grace=5)
+            body = pod_object(
+                f"p{index}", f"c{index}", command=[sys.executable, "-u", "-c", SERVER], grace=60
+            )
             body["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
             body["spec"]["containers"][0]["readinessProbe"] = {"httpGet": {"path": "/", "port": 8080}}
             admin.create("pods", body, namespace)
@@ -166,10 +167,10 @@ def test_a_real_process_serves_at_its_pods_address_until_it_is_cut_off(control_p
         )
         code, log = admin.raw("GET", f"/api/v1/namespaces/{namespace}/pods/p0/log")
         assert (code, log.splitlines()[0]) == (200, b"here I am")
-        begin = time.monotonic()
         admin.delete("pods", "p0", namespace)
-        wait_until(lambda: admin.find("pods", "p0", namespace) is None, 20, "it ended when it was asked to")
-        assert time.monotonic() - begin < 5.0
+        wait_until(lambda: admin.find("pods", "p0", namespace) is None, 20, "it ended")
+        ended = [each.why for each in side.records if (each.kind, each.pod) == ("exit", f"{namespace}/p0")]
+        assert ended == ["0 Completed"]  # when it was asked to: it was not killed at the end of its grace
 
 
 def fetch(address: str) -> str:

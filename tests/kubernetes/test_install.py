@@ -159,7 +159,12 @@ def test_kubectl_applies_the_kustomization(control_plane: ControlPlane) -> None:
     run("kubectl", config, "apply", "--server-side", "-f", DEPLOY / "kustomize" / "namespace.yaml")
     run("kubectl", config, "apply", "--server-side", "--force-conflicts", "-k", DEPLOY / "kustomize")
     run(
-        "kubectl", config, "wait", "--for=condition=Established", "--timeout=60s", "crd/workloads.partita.dev"
+        "kubectl",
+        config,
+        "wait",
+        "--for=condition=Established",
+        "--timeout=240s",
+        "crd/workloads.partita.dev",
     )
     for account in control_plane.admin.objects("serviceaccounts", "partita-system"):
         assert account["metadata"]["name"] in ("default", "partita-controller")
@@ -171,7 +176,7 @@ def test_kubectl_applies_the_kustomization(control_plane: ControlPlane) -> None:
     # It goes again, but for the resources' definitions, which other tests use.
     kinds = "clusterroles,clusterrolebindings"
     run("kubectl", config, "delete", kinds, "-l", "app.kubernetes.io/part-of=partita")
-    run("kubectl", config, "delete", "namespace", "partita-system", "--timeout=90s")
+    run("kubectl", config, "delete", "namespace", "partita-system", "--timeout=240s")
 
 
 def test_helm_installs_and_uninstalls_it(control_plane: ControlPlane, namespace: str) -> None:

@@ -277,9 +277,9 @@ def test_the_command_cuts_the_nodes_of_a_plan(node, tmp_path):
     words = ["mig-manager", str(plan), "--kubeconfig", str(node.plane.kubeconfig("admin"))]
     more = ["--operator-namespace", node.namespace, "--timeout", "20"]
     command = [sys.executable, "-m", "partita", *words, *more]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=480, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"{node.name}: cut by partita-{node.name}-")
     assert "mig-manager is to apply" in done.stderr
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    again = subprocess.run(command, capture_output=True, text=True, timeout=480, check=False)
     assert "is cut as planned already" in again.stderr

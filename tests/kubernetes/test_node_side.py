@@ -122,7 +122,7 @@ def test_a_pod_runs_on_the_device_that_its_claim_is_allocated(world):
     wait_until(lambda: world.phase("a") == "gone", 30, "the pod is gone")
     assert world.nodes.instances() == {world.node: set()}
     kinds = [each.kind for each in world.nodes.records]
-    assert kinds == ["prepare", "ready", "exit", "unprepare"]
+    assert kinds == ["prepare", "ready", "drain", "exit", "unprepare"]
 
 
 def test_the_scheduler_allocates_devices_that_do_not_overlap(world):
@@ -360,4 +360,4 @@ def test_what_is_under_way_survives_a_dead_apiserver(world):
     world.delete("a")
     world.until_gone("a")
     assert world.instances() == set()
-    assert [each.kind for each in world.nodes.records] == ["prepare", "ready", "exit", "unprepare"]
+    assert [each.kind for each in world.nodes.records] == ["prepare", "ready", "drain", "exit", "unprepare"]

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from tests.kubernetes.conftest import remove_all
 from tests.kubernetes.control_plane.cluster import free_ports, wait_until
 from tests.kubernetes.control_plane.hosts import LiveRuntime, Network
 from tests.kubernetes.control_plane.nodes import SimulatedNodes, Timing
@@ -146,7 +147,7 @@ def test_the_page_leads_from_an_empty_cluster_to_a_served_query(
                         token_file=str(reader.secret("clients", "partita-system")),
                         worker_token_file=str(reader.secret("workers", "partita-system")),
                     )  # fmt: skip
-                    wait_until(reader.gateway_listens, 180.0, "the gateway listens")
+                    wait_until(reader.gateway_listens, 60.0, "the gateway listens")
         finally:
             reader.close()
         whole = "\n".join(said.values())
@@ -162,11 +163,21 @@ def test_the_page_leads_from_an_empty_cluster_to_a_served_query(
 def empty_cluster(control_plane: ControlPlane) -> Iterator[None]:
     """A cluster that has never heard of Partita, and has no release of it in the end."""
     admin = control_plane.admin
+    remove_all(admin, "workloads")
     for each in admin.objects("customresourcedefinitions"):
         admin.delete("customresourcedefinitions", each["metadata"]["name"])
     wait_until(lambda: not admin.objects("customresourcedefinitions"), 60.0, "Partita's resources are gone")
     yield
     config = f"--kubeconfig={control_plane.kubeconfig('admin')}"
     run("helm", config, "uninstall", "partita", "--namespace", "partita-system", "--ignore-not-found")
+    for plural in ("workloads", "pods", "resourceclaims"):
+        remove_all(admin, plural)
+    for name in ("shop", "partita-system"):
+        admin.delete("namespaces", name)
+    wait_until(
+        lambda: not (admin.find("namespaces", "shop") or admin.find("namespaces", "partita-system")),
+        60.0,
+        "the namespaces are gone",
+    )
     for each in control_plane.admin.objects("devicetaintrules"):
         control_plane.admin.delete("devicetaintrules", each["metadata"]["name"])

@@ -267,6 +267,31 @@ def test_a_nodes_condition_is_its_gpus(node, condition, why):
     assert why in str(gpu.why)
 
 
+@pytest.mark.parametrize(
+    ("node", "condition", "silent"),
+    [
+        (node_called(ready="Unknown"), GpuCondition.READY, True),
+        (node_called(ready="False", cordoned=True), GpuCondition.LEAVING, True),
+        (node_called(), GpuCondition.READY, False),
+        (None, GpuCondition.LOST, False),
+    ],
+)
+def test_the_gpus_of_a_node_that_is_silent_are_as_they_were(node, condition, silent):
+    (gpu,) = node_inventory("n0", node, [slice_of(A30_DEVICES)], silent=True).gpus
+    assert (gpu.condition, gpu.silent) == (condition, silent)
+
+
+def test_a_node_says_since_when_it_is_not_ready():
+    def node(*conditions: Object) -> Node:
+        return msgspec.convert({"metadata": {"name": "n0"}, "status": {"conditions": conditions}}, Node)
+
+    since = {"type": "Ready", "status": "Unknown", "lastTransitionTime": "1970-01-01T00:01:40Z"}
+    assert node(since).away_s(160.0) == 60.0
+    assert node(since).away_s(40.0) == 0.0  # by another clock
+    assert node(since | {"status": "True"}).away_s(160.0) is None
+    assert node().away_s(160.0) == node({"type": "Ready", "status": "False"}).away_s(160.0) == 0.0
+
+
 def test_labels_tell_gpus_where_there_is_no_dra_driver():
     labels = {
         "gpu_product": "NVIDIA-A100-SXM4-40GB",

@@ -196,3 +196,22 @@ def test_while_the_server_is_away_a_candidate_waits(candidates: Any) -> None:
     leases.away = True
     threading.Timer(0.3, lambda: setattr(leases, "away", False)).start()
     assert first.campaign(threading.Event())
+
+
+def test_a_holder_that_could_not_renew_goes_on_as_soon_as_the_server_is_back(
+    candidates: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else could take its lease, so that nobody's end need be waited for."""
+    leases, first, _, _ = candidates
+    monkeypatch.setattr(module, "LEASE_S", 2)
+    assert first.campaign(threading.Event())
+    leases.away = True
+    until = time.monotonic() + PATIENCE_S
+    while first.leads and time.monotonic() < until:
+        time.sleep(0.01)
+    first.release()
+    assert leases.holder == first.identity
+    monkeypatch.setattr(module, "LEASE_S", 10 * PATIENCE_S)  # longer than anybody waits
+    leases.away = False
+    assert first.campaign(threading.Event())
+    first.check()

@@ -162,6 +162,28 @@ def test_names_are_short_stable_and_of_one_thing_each():
     assert "." not in pod_name("bert.v2", "n0.example-gpu-1-2g10gb-2")
 
 
+def said(**conditions: str) -> list[Object]:
+    return [{"type": name, "status": status} for name, status in conditions.items()]
+
+
+def test_a_pod_is_ready_by_its_kubelets_word_alone():
+    """The node controller takes Ready from the pods of a node that is silent, and nothing else."""
+    body = made(template())
+    assert as_pod(body, conditions=said(Ready="True", ContainersReady="True")).ready
+    assert as_pod(body, conditions=said(Ready="False", ContainersReady="True")).ready
+    assert not as_pod(body, conditions=said(Ready="False", ContainersReady="False")).ready
+    assert not as_pod(body, conditions=said(PodScheduled="True")).ready
+    leaving = {**body, "metadata": {**body["metadata"], "deletionTimestamp": "2026-11-27T00:00:00Z"}}
+    assert not as_pod(leaving, conditions=said(Ready="False", ContainersReady="True")).ready
+
+
+def test_a_pod_with_readiness_gates_is_ready_once_they_are_open():
+    body = made(template(readinessGates=[{"conditionType": "Open"}]))
+    assert not as_pod(body, conditions=said(Ready="False", ContainersReady="True")).ready
+    assert not as_pod(body, conditions=said(Ready="False", ContainersReady="True", Open="False")).ready
+    assert as_pod(body, conditions=said(Ready="False", ContainersReady="True", Open="True")).ready
+
+
 def test_what_keeps_a_pod_from_being_ready_is_told_in_the_clusters_words():
     body = made(template())
     waits = {"name": "a", "state": {"waiting": {"reason": "ImagePullBackOff", "message": "no such image"}}}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from partita.errors import InputError
+from partita.transition.deployment import Deployment
 from partita.transition.document import read_transition, write_transition
 from partita.transition.exchange_compact import ExchangeCompact
 
@@ -32,6 +34,19 @@ def test_what_is_written_is_read_again(random_request: Make, seed: int, tmp_path
     transition = ExchangeCompact().transition(random_request(seed, gpus=(1, 3)))
     path = tmp_path_factory.mktemp("transitions") / "transition.json"
     path.write_text(text_of(transition), encoding="utf-8")
+    assert read_transition(path) == transition
+
+
+def test_a_gpu_that_leaves_is_told_as_such(random_request: Make, tmp_path: Path) -> None:
+    asked = random_request(1, gpus=(2, 3))
+    unused = next(each.id for each in asked.target.gpus if not each.instances)
+    gpus = tuple(replace(each, leaving=each.id == unused) for each in asked.current.gpus)
+    transition = ExchangeCompact().transition(replace(asked, current=Deployment(gpus), extra_gpus=None))
+    text = text_of(transition)
+    assert [each["id"] for each in json.loads(text)["target"] if each.get("leaving")] == [unused]
+    assert text.count("leaving") == 1
+    path = tmp_path / "transition.json"
+    path.write_text(text, encoding="utf-8")
     assert read_transition(path) == transition
 
 

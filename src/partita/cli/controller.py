@@ -23,6 +23,7 @@ from partita.kubernetes.leader import Leader
 from partita.kubernetes.objects import KubernetesError
 from partita.kubernetes.rates import GatewayAccess
 from partita.kubernetes.rights import CONTROLLER, missing_rights
+from partita.kubernetes.silence import NODE_TIMEOUT_S
 from partita.serve.worker.listening import read_token
 
 if TYPE_CHECKING:
@@ -88,6 +89,14 @@ def controller(
             "--start-timeout", min=1.0, help="Seconds after which a pod that is not ready is given up."
         ),
     ] = 600.0,
+    node_timeout: Annotated[
+        float,
+        typer.Option(
+            "--node-timeout",
+            min=0.0,
+            help="Seconds after which a node that is not ready counts as gone, while most are ready.",
+        ),
+    ] = NODE_TIMEOUT_S,
     keep_off: Annotated[
         Literal["DeviceTaints", "None"],
         typer.Option("--keep-off", help="How other claims are kept off the GPUs; with None, you must do it."),
@@ -113,7 +122,7 @@ def controller(
         hysteresis=Hysteresis(dead_band, hold),
         gateways=_gateway_access(gateway_token_file, gateway_ca),
     )
-    drivers = DraDrivers(DraSettings(start_timeout_s=start_timeout, keep_off=keep_off))
+    drivers = DraDrivers(DraSettings(start_timeout, keep_off, node_timeout))
     made = ClusterController(api, leader, drivers, settings, _tell)
     before = {
         number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)

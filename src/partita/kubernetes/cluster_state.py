@@ -7,10 +7,12 @@ caches. Each change has a number, so that a later observation can return only wh
 from __future__ import annotations
 
 import threading
+import time
 from collections import OrderedDict, defaultdict
 from typing import TYPE_CHECKING, Protocol
 
 from partita.drive.driver import Identity, ObservedGpu, ObservedInstance
+from partita.errors import SHOWN
 from partita.kubernetes.api import CacheChange
 from partita.kubernetes.claims import LENT, RESOURCE_CLAIM, gpu_of, placement_on, placement_said
 from partita.kubernetes.inventory import (
@@ -22,6 +24,7 @@ from partita.kubernetes.inventory import (
     Node,
     NodeInventory,
     ResourceSlice,
+    labelled,
     node_inventory,
 )
 from partita.kubernetes.pods import (
@@ -33,6 +36,7 @@ from partita.kubernetes.pods import (
     observed_replica,
     shortened,
 )
+from partita.kubernetes.silence import NODE_TIMEOUT_S, NodeSilence
 from partita.mig.layout import fault
 
 if TYPE_CHECKING:
@@ -55,9 +59,11 @@ class SharedCaches:
 
     Args:
         api: the cluster's.
+        node_timeout_s: seconds after which a node that is not ready, while most are, is lost.
     """
 
-    def __init__(self, api: KubernetesApi) -> None:
+    def __init__(self, api: KubernetesApi, node_timeout_s: float = NODE_TIMEOUT_S) -> None:
+        self._silence = NodeSilence(node_timeout_s)
         self._lock = threading.RLock()
         self._slices_of: defaultdict[str, set[str]] = defaultdict(set)  # by node
         self._on_node: dict[str, NodeInventory] = {}
@@ -86,6 +92,7 @@ class SharedCaches:
                 if each.spec.node_name is not None and self.slices.get(each.metadata.name) is not None:
                     self._slices_of[each.spec.node_name].add(each.metadata.name)
             self._ready = True
+            self._hear()
             for name in {*self._slices_of, *(node.metadata.name for node in self.nodes.values())}:
                 self._read_node(name)
 
@@ -121,22 +128,53 @@ class SharedCaches:
         with self._lock:
             return tuple(note for name in sorted(self._on_node) for note in self._on_node[name].notes)
 
+    def look_again(self) -> None:
+        """See whose silence has lasted too long; to be called about every second."""
+        with self._lock:
+            if self._ready and self._silence.silent:
+                self._hear()
+
+    @property
+    def silence(self) -> NodeSilence:
+        """Which nodes with GPUs do not answer."""
+        return self._silence
+
+    def _hear(self) -> None:
+        """Take all nodes with GPUs as they are now, and read those anew that are lost, or are not any more."""
+        now = time.time()
+        away = {
+            node.metadata.name: node.away_s(now)
+            for node in self.nodes.values()
+            if self._slices_of.get(node.metadata.name) or labelled(node)
+        }
+        before = self._silence.lost
+        self._silence.look(away, time.monotonic())
+        for name in before ^ self._silence.lost:
+            self._read_node(name)
+
     def _node_changed(self, change: CacheChange[Node]) -> None:
         if change.old is not None and change.new is not None and _same_node(change.old, change.new):
             return  # a heartbeat
         one = change.new or change.old
         if one is not None:
-            self._read_node(one.metadata.name)
+            with self._lock:
+                if self._ready:
+                    self._hear()
+                self._read_node(one.metadata.name)
 
     def _slice_changed(self, change: CacheChange[ResourceSlice]) -> None:
-        nodes = set()
+        nodes, other = set(), False
         with self._lock:
             for each, there in ((change.old, False), (change.new, True)):
                 if each is None or each.spec.node_name is None:
                     continue
                 known = self._slices_of[each.spec.node_name]
+                had = bool(known)
                 (known.add if there else known.discard)(each.metadata.name)
+                other = other or bool(known) is not had
                 nodes.add(each.spec.node_name)
+            if other and self._ready:
+                self._hear()
         for node in nodes:
             self._read_node(node)
 
@@ -152,7 +190,8 @@ class SharedCaches:
             known = (self.slices.get(key) for key in self._slices_of.get(name, ()))
             slices = [each for each in known if each is not None]
             before = self._on_node.get(name)
-            found = node_inventory(name, self.nodes.get(name), slices, before)
+            silent = name in self._silence.silent
+            found = node_inventory(name, self.nodes.get(name), slices, before, silent=silent)
             if found == before:
                 return
             if found == NodeInventory():
@@ -205,6 +244,7 @@ class ClusterState:
         self._gpus: dict[str, ClusterGpu] = {}
         self._claims_on: defaultdict[str, set[tuple[str, str]]] = defaultdict(set)  # by GPU
         self._pods_on: defaultdict[str, set[str]] = defaultdict(set)
+        self._silent: set[str] = set()  # nodes of chosen GPUs
         self._gone_pods: OrderedDict[str, None] = OrderedDict()
         self._number = 0
         self._changed_at: OrderedDict[str, int] = OrderedDict()  # by GPU, the latest last
@@ -328,6 +368,29 @@ class ClusterState:
         names = {gpu_id.rpartition("/")[0] for gpu_id in self.gpus_of(claim)}
         return tuple(node for name in sorted(names) if (node := self.nodes.get(name)) is not None)
 
+    @property
+    def silent(self) -> bool:
+        """Whether a node with chosen GPUs is silent."""
+        return bool(self._silent)
+
+    def silence(self) -> str | None:
+        """Return which nodes are silent and what is waited for; None if none is."""
+        with self._lock:
+            names = sorted(self._silent)
+            count = sum(bool(gpus) for gpus in self._of_node.values())
+        if not names:
+            return None
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        text = f"{len(names)} of {count} nodes are not ready: {', '.join(names[:SHOWN])}{more}"
+        if self._shared.silence.most:
+            return (
+                f"{text}; most are silent at once, as after an outage of the API server: nothing is moved until they "
+                "are ready; delete those that are gone for good: `kubectl delete node NAME`"
+            )
+        return (
+            f"{text}; nothing begins until they are ready, or have been silent for so long that they are lost"
+        )
+
     # As the driver's port reports it
 
     @property
@@ -423,6 +486,7 @@ class ClusterState:
             if found == before:
                 return
             self._of_node[name] = found
+            (self._silent.add if any(gpu.silent for gpu in found) else self._silent.discard)(name)
             for gpu in before:
                 self._gpus.pop(gpu.id, None)
             self._gpus.update((gpu.id, gpu) for gpu in found)

@@ -32,7 +32,7 @@ from partita.control.sharing import SharedDriver
 from partita.deadline import Deadline
 from partita.documents.codec import to_data
 from partita.drive.driver import DriveError
-from partita.errors import InfeasibleError, InputError, PartitaError
+from partita.errors import SHOWN, InfeasibleError, InputError, PartitaError
 from partita.executor import Backoff
 from partita.kubernetes.inventory import NODE
 from partita.kubernetes.jobs import JobTenant, LendsInstances
@@ -75,13 +75,15 @@ from partita.planning.plan import falls_short
 from partita.transition.deployment import Layouts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
+    from partita.control.sharing import Place
     from partita.drive.driver import ClosableDriver, Observation
     from partita.kubernetes.api import Cache, KubernetesApi
     from partita.kubernetes.inventory import Node
     from partita.kubernetes.leader import Leader
     from partita.kubernetes.resources import PlanObject, TransitionObject, WorkloadObject, WorkloadSpec
+    from partita.mig.layout import Placement
     from partita.planner import PreparedWorkload
     from partita.planning.plan import Plan
     from partita.transition.deployment import Deployment
@@ -90,6 +92,8 @@ if TYPE_CHECKING:
 _SYNC_S = 60.0
 _RESOURCES_S = 5.0
 """Seconds between two looks for resource definitions that are missing."""
+_LISTEN_S = 1.0
+"""Seconds between two looks for silent nodes while actions are waited for."""
 
 
 class ClusterDrivers(Protocol):
@@ -131,6 +135,24 @@ class ReleasesGpus(Protocol):
 
     def release(self) -> None:
         """Let other users have the GPUs again."""
+        ...
+
+
+@runtime_checkable
+class HearsNodes(Protocol):
+    """A driver of nodes that can be silent."""
+
+    def silence(self) -> str | None:
+        """Return which nodes are silent and what is waited for; None if none is."""
+        ...
+
+
+@runtime_checkable
+class KnowsClaims(Protocol):
+    """A driver whose instances are claims."""
+
+    def deleted_claims(self) -> Sequence[tuple[str, str]]:
+        """Return the claims that somebody deleted while a pod uses them, each with the pod's name."""
         ...
 
 
@@ -368,10 +390,50 @@ class _WorkloadGpus:
     shared: SharedDriver
     jobs: JobTenant | None
 
+    def silence(self) -> str | None:
+        """Return which nodes are silent; None if none is."""
+        return self.driver.silence() if isinstance(self.driver, HearsNodes) else None
+
     def close(self) -> None:
         self.driver.close()  # first, so that writes for Jobs no longer wait for their effects
         if self.jobs is not None:
             self.jobs.close()
+
+
+class _SilenceAwareTenant:
+    """The Jobs of a Workload's queue, which wait while nodes are silent (control's `Tenant`).
+
+    Its steps come while actions are waited for, too, so that silence is reported then.
+
+    Args:
+        jobs: of the queue; None if there are none.
+        silent: called about every second, in the keeper's thread; says whether nodes are silent.
+    """
+
+    def __init__(self, jobs: JobTenant | None, silent: Callable[[], bool]) -> None:
+        self._jobs = jobs
+        self._silent = silent
+
+    def holds(self) -> Collection[Place]:
+        """Return the instances of the Jobs' pods."""
+        return self._jobs.holds() if self._jobs is not None else ()
+
+    def reserve(self, wanted: Mapping[str, Collection[Placement]]) -> None:
+        """Take down which placements services will want."""
+        if self._jobs is not None:
+            self._jobs.reserve(wanted)
+
+    def vacate(self, places: Collection[Place]) -> None:
+        """Free instances."""
+        if self._jobs is not None:
+            self._jobs.vacate(places)
+
+    def step(self, now: float) -> float:
+        """Do what is due; return when to call it again."""
+        soon = now + _LISTEN_S
+        if self._silent() or self._jobs is None:
+            return soon
+        return min(soon, self._jobs.step(now))
 
 
 @dataclass(slots=True)
@@ -385,6 +447,7 @@ class _Session:
 
     loaded: _Loaded
     gpus: _WorkloadGpus
+    journal: ApiJournal
     plans: ApiPlans
     rates: KeptRates
     reconciler: Reconciler
@@ -416,6 +479,7 @@ class WorkloadKeeper:
         self._tables = WorkloadTables(self._api)
         self._lost: list[str] = []
         self._failures = 0
+        self._silence = ""  # what was last reported of silent nodes
         self._not_before = float("-inf")
         self._generation = 0
         self._look_in_s = context.settings.poll_s
@@ -470,6 +534,7 @@ class WorkloadKeeper:
             self._events = EventLog(self._records, self._tell)
             self.status = self._written = found.status
         self._records.now(found)
+        self._look_in_s = self._context.settings.poll_s
         if found.metadata.deletion_timestamp is not None:
             return self._delete(found)
         if FINALIZER not in found.metadata.finalizers:
@@ -479,19 +544,37 @@ class WorkloadKeeper:
             self._accepted = found.metadata.resource_version, time.monotonic()
         if self._session is not None:
             self._expose(self._session)
-            if time.monotonic() >= self._not_before:
-                self._step(self._session)
-        self._share()
+            if not self._silent(self._session.gpus):
+                if time.monotonic() >= self._not_before:
+                    self._step(self._session)
+                self._share(self._session)
         self._flush(force=False)
         return True
 
-    def _share(self) -> None:
+    def _share(self, session: _Session) -> None:
         """Let the Jobs take a step."""
-        self._look_in_s = self._context.settings.poll_s
-        jobs = self._session.gpus.jobs if self._session is not None else None
-        if self._session is not None and jobs is not None:
-            now = self._session.gpus.driver.clock.now()
+        jobs = session.gpus.jobs
+        if jobs is not None:
+            now = session.gpus.driver.clock.now()
             self._look_in_s = min(self._look_in_s, max(0.0, jobs.step(now) - now))
+
+    def _silent(self, gpus: _WorkloadGpus) -> bool:
+        """Say whether nodes are silent, so that nothing is to begin, and report it."""
+        text = gpus.silence()
+        if text is None:
+            self._silence = ""
+            return False
+        trouble = Condition("Degraded", "True", "NodesSilent", text)
+        if text != self._silence:
+            self._silence = text
+            self._say("NodesSilent", text)
+            if self._session is not None:
+                self._session.journal.hindered(trouble)
+                self._session.settled = False
+        self._set(trouble, state="Degraded")
+        with suppress(LostLeadershipError):
+            self._flush(force=False)
+        return True
 
     # Reading
 
@@ -558,7 +641,7 @@ class WorkloadKeeper:
             raise RefusedWorkloadError("InvalidSpec", error) from None
         generation = found.metadata.generation
         return _Loaded(
-            document, generation, found.spec, spec, prepared, self._context.settings, self._interrupted
+            document, generation, found.spec, spec, prepared, self._context.settings, self._outdated
         )
 
     def _refuse_pruned(self, found: WorkloadObject) -> None:
@@ -646,7 +729,7 @@ class WorkloadKeeper:
             plans=plans,
         )
         exposure = ServiceExposure(self._api, self._name, records.reference())
-        self._session = _Session(loaded, gpus, plans, rates, reconciler, exposure)
+        self._session = _Session(loaded, gpus, journal, plans, rates, reconciler, exposure)
 
     def _gpus(self, driver: ClosableDriver, events: EventLog) -> _WorkloadGpus:
         """Share a Workload's GPUs with the Jobs of its queue, if the driver supports it."""
@@ -656,8 +739,9 @@ class WorkloadKeeper:
             jobs = JobTenant(
                 self._api, self._name, driver, driver, events, tell=self._tell, wake=self.wake.set
             )
-            shared.share_with(jobs)
-        return _WorkloadGpus(driver, shared, jobs)
+        gpus = _WorkloadGpus(driver, shared, jobs)
+        shared.share_with(_SilenceAwareTenant(jobs, lambda: self._silent(gpus)))
+        return gpus
 
     def _controller(self, driver: SharedDriver, journal: ApiJournal, algorithm: str) -> Controller:
         context = self._context
@@ -691,7 +775,12 @@ class WorkloadKeeper:
         )
 
     def _interrupted(self) -> bool:
-        """Say whether running work must stop: the thread is to end, or the Workload has changed."""
+        """Say whether running work must stop: it is outdated, or nodes are silent."""
+        session = self._session
+        return self._outdated() or (session is not None and session.gpus.silence() is not None)
+
+    def _outdated(self) -> bool:
+        """Say whether the thread is to end, or the Workload has changed."""
         if self._ending.is_set():
             return True
         found = self._context.workloads.get(self._name, self._namespace)
@@ -743,7 +832,8 @@ class WorkloadKeeper:
         else:
             self._failures = 0
             session.settled = True
-            self._set(Condition("Degraded", "False", "AsExpected", ""))
+            deleted = _claim_trouble(session.gpus.driver)
+            self._set(deleted or Condition("Degraded", "False", "AsExpected", ""))
         self._describe(session, session.gpus.shared.observe())
 
     def _trouble(self, reason: str, error: PartitaError) -> None:
@@ -937,6 +1027,20 @@ def _templates(spec: WorkloadSpec) -> list[tuple[str, Mapping[str, Any]]]:
 
 def _accepted(generation: int) -> Condition:
     return Condition("Accepted", "True", "Accepted", "", "", generation)
+
+
+def _claim_trouble(driver: ClosableDriver) -> Condition | None:
+    """Return the condition of claims that somebody deleted; None if there are none."""
+    found = driver.deleted_claims() if isinstance(driver, KnowsClaims) else ()
+    if not found:
+        return None
+    claims = ", ".join(claim for claim, _ in found[:SHOWN])
+    more = f" and {len(found) - SHOWN} more" if len(found) > SHOWN else ""
+    text = (
+        f"somebody deleted ResourceClaim {claims}{more}; a finalizer keeps it until its pod has ended, then it is "
+        f"created anew; `kubectl delete pod {found[0][1]}` has it created at once"
+    )
+    return Condition("Degraded", "True", "ClaimDeleted", text)
 
 
 def _measured(rates: KeptRates) -> Condition:

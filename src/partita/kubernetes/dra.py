@@ -78,6 +78,7 @@ from partita.kubernetes.pods import (
     template_faults,
     why_not_ready,
 )
+from partita.kubernetes.silence import NODE_TIMEOUT_S
 from partita.mig.layout import fault
 from partita.sim.clock import WallClock
 from partita.transition.transition import Action, ActionKind, Durations
@@ -116,6 +117,7 @@ class DraSettings:
 
     start_timeout_s: float = 600.0
     keep_off: Literal["DeviceTaints", "None"] = "DeviceTaints"
+    node_timeout_s: float = NODE_TIMEOUT_S
     writers: int = 16
 
 
@@ -189,11 +191,12 @@ class DraDriver:
         )  # actions, by GPU and placement
         self._closed = threading.Event()
         self._writers = ThreadPoolExecutor(self._settings.writers, thread_name_prefix="dra")
-        caches = shared or SharedCaches(api)
-        self._own_caches = caches if shared is None else None
+        self._judged = time.monotonic()
+        self._shared = shared or SharedCaches(api, self._settings.node_timeout_s)
+        self._own_caches = self._shared if shared is None else None
         self._untidy = threading.Event()
         self._tidier = threading.Thread(target=self._tidy, name=f"tidy {workload}", daemon=True)
-        self._state = ClusterState(api, caches, workload, chosen, self._changed)
+        self._state = ClusterState(api, self._shared, workload, chosen, self._changed)
         try:
             self._state.synced(patience_s)
         except KubernetesError as error:
@@ -263,6 +266,18 @@ class DraDriver:
         """
         hint = "delete the claim and the pods that use it, or leave this GPU out"
         raise RefusedError("somebody else's claim cannot be adopted", where=f"{gpu} {placement}", hint=hint)
+
+    def silence(self) -> str | None:
+        """Return which nodes are silent and what is waited for; None if none is."""
+        return self._state.silence()
+
+    def deleted_claims(self) -> tuple[tuple[str, str], ...]:
+        """Return the claims that somebody deleted while a pod of ours uses them, each with the pod's name."""
+        leaving = (each for each in self._state.claims.values() if each.leaving and self._state.ours(each))
+        found = ((claim.metadata.name, self._state.pod_of(claim)) for claim in leaving)
+        return tuple(
+            sorted((name, pod.metadata.name) for name, pod in found if pod is not None and not pod.leaving)
+        )
 
     @property
     def start_timeout_s(self) -> float:
@@ -357,6 +372,7 @@ class DraDriver:
         """Restore fences and budgets and remove useless claims, in a thread of its own."""
         looked = time.monotonic()
         while not self._closed.wait(_TIDY_S):
+            self._shared.look_again()
             again = time.monotonic() > looked + _LOOK_AGAIN_S
             if not again and not self._untidy.is_set():
                 continue
@@ -458,12 +474,15 @@ class DraDriver:
 
         Raises:
             GpuLostError: it does not exist, or does not answer.
+            FailedError: its node is not ready, but not lost.
         """
         gpu = self._state.gpu(action.gpu)
         if gpu is None:
             raise GpuLostError("there is no such GPU", where=action.gpu)
         if gpu.condition is GpuCondition.LOST:
             raise GpuLostError(gpu.why or "the GPU does not answer", where=action.gpu)
+        if gpu.silent:
+            raise FailedError("its node is not ready", where=action.gpu)
         return gpu
 
     # Instances
@@ -658,13 +677,17 @@ class DraDriver:
     def _judge(self) -> None:
         """End the actions whose effect the caches show or can no longer show, or whose time limit is over."""
         dirty, self._dirty = self._dirty, set()
-        now = time.monotonic()
+        now, fresh = time.monotonic(), self._fresh()
+        passed, self._judged = min(now - self._judged, 2 * _TICK_S), now
+        if not fresh:
+            for each in self._running.values():
+                each.until += passed
         for name in dirty:
             running = self._running.get(name)
             if running is None or running.ending:
                 continue
             over, error = self._verdict(running) if running.written else (False, None)
-            late = now > running.until and self._fresh()
+            late = now > running.until and fresh
             if over and error is None:
                 self._finish(running, None)
             elif running.action.kind is ActionKind.CREATE_INSTANCE and isinstance(error, NoRoomError):
@@ -808,8 +831,9 @@ class DraDriver:
         self._ended.append(ActionResult(action, error))
 
     def _fresh(self) -> bool:
-        """Whether the caches are up to date; while they are not, no action times out."""
-        return all(cache.error is None for cache in (self._state.pods, self._state.claims, self._state.nodes))
+        """Whether the caches are up to date and no node is silent; otherwise no action times out."""
+        caches = (self._state.pods, self._state.claims, self._state.nodes)
+        return not self._state.silent and all(cache.error is None for cache in caches)
 
     # Reading the caches
 
@@ -868,7 +892,7 @@ class DraDrivers:
         def ours(gpu: ClusterGpu) -> bool:
             return gpu.model is not None and chosen(gpu.node, gpu.model.name)
 
-        self._shared = self._shared or SharedCaches(api)
+        self._shared = self._shared or SharedCaches(api, self._settings.node_timeout_s)
         return DraDriver(api, workload, template, shared=self._shared, chosen=ours, settings=self._settings)
 
     def refusals(self, template: Mapping[str, Any]) -> Iterable[InputError]:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from datetime import datetime
 from enum import StrEnum
 from functools import cache, lru_cache
 from types import MappingProxyType
@@ -108,11 +109,12 @@ class ResourceSlice(KubernetesObject, frozen=True, gc=False):
     spec: SliceSpec
 
 
-class NodeCondition(msgspec.Struct, frozen=True, gc=False):
+class NodeCondition(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """A condition of a node; only `Ready` is used."""
 
     type: str
     status: str
+    last_transition_time: str | None = None
 
 
 class NodeSpec(msgspec.Struct, frozen=True, gc=False):
@@ -141,6 +143,19 @@ class Node(KubernetesObject, frozen=True, gc=False):
     def has_labels(self, labels: Mapping[str, str]) -> bool:
         """Say whether it has all these labels with these values."""
         return labels.items() <= self.metadata.labels.items()
+
+    def away_s(self, now: float) -> float | None:
+        """Return for how many seconds it has not been ready; None if it is.
+
+        Args:
+            now: seconds since 1970. The node's time is the API server's, so clocks may differ.
+        """
+        if self.ready:
+            return None
+        found = next((each for each in self.status.conditions if each.type == "Ready"), None)
+        if found is None or found.last_transition_time is None:
+            return 0.0
+        return max(0.0, now - datetime.fromisoformat(found.last_transition_time).timestamp())
 
 
 RESOURCE_SLICE = Kind(
@@ -175,6 +190,7 @@ class ClusterGpu:
         whole: name of the device that is the whole GPU; None if there is none.
         standing: placements of static MIG devices, which exist whether used or not because dynamic MIG is off.
         why: it is not ready.
+        silent: its node is not ready, but not lost: its instances and pods may be running, and nothing new begins.
     """
 
     id: str
@@ -188,6 +204,7 @@ class ClusterGpu:
     standing: tuple[Placement, ...] = ()
     condition: GpuCondition = GpuCondition.READY
     why: str | None = None
+    silent: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -228,7 +245,12 @@ def read_inventory(slices: Iterable[ResourceSlice], nodes: Iterable[Node]) -> In
 
 
 def node_inventory(
-    name: str, node: Node | None, slices: Sequence[ResourceSlice], before: NodeInventory | None = None
+    name: str,
+    node: Node | None,
+    slices: Sequence[ResourceSlice],
+    before: NodeInventory | None = None,
+    *,
+    silent: bool = False,
 ) -> NodeInventory:
     """Return the GPUs of one node.
 
@@ -237,9 +259,10 @@ def node_inventory(
         node: None if it is gone, though its slices still exist.
         slices: of NVIDIA's driver on this node, of all generations.
         before: the previous result, which holds while no generation is complete.
+        silent: if the node is not ready, it is silent, not lost.
     """
     if not slices:
-        return _from_labels(node) if node is not None else NodeInventory()
+        return _from_labels(node, silent=silent) if node is not None else NodeInventory()
     devices = _newest(slices)
     if devices is None:
         partial = f"{name}: its ResourceSlices are not complete yet"
@@ -255,7 +278,7 @@ def node_inventory(
         by_minor[minor].append(device)
     pool = slices[0].spec.pool.name
     found = [_gpu(name, pool, minor, by_minor[minor], notes) for minor in sorted(by_minor)]
-    return NodeInventory(tuple(_on_node(gpu, node) for gpu in found), tuple(notes))
+    return NodeInventory(tuple(_on_node(gpu, node, silent=silent) for gpu in found), tuple(notes))
 
 
 def _newest(slices: Sequence[ResourceSlice]) -> list[SliceDevice] | None:
@@ -393,12 +416,13 @@ def _health(cut: Sequence[SliceDevice], whole: SliceDevice | None) -> tuple[GpuC
     return GpuCondition.READY, None
 
 
-def _on_node(gpu: ClusterGpu, node: Node | None) -> ClusterGpu:
+def _on_node(gpu: ClusterGpu, node: Node | None, *, silent: bool) -> ClusterGpu:
     """Return a GPU with its condition adjusted to that of its node."""
     if node is None or node.metadata.deletion_timestamp is not None:
         return replace(gpu, condition=GpuCondition.LOST, why="its node is gone")
-    if not node.ready:
+    if not node.ready and not silent:
         return replace(gpu, condition=GpuCondition.LOST, why="its node is not ready")
+    gpu = replace(gpu, silent=not node.ready)
     if node.spec.unschedulable and gpu.condition is GpuCondition.READY:
         return replace(gpu, condition=GpuCondition.LEAVING, why="its node is cordoned")
     return gpu
@@ -411,13 +435,19 @@ def mebibytes(quantity: str) -> float:
 
 # By labels
 
+_PRODUCT = "nvidia.com/gpu.product"
 _CUT_PRODUCT = re.compile(r"-MIG-(?P<profile>\d+g\.\d+gb.*)$")
 
 
-def _from_labels(node: Node) -> NodeInventory:
+def labelled(node: Node) -> bool:
+    """Say whether a node has gpu-feature-discovery's labels."""
+    return _PRODUCT in node.metadata.labels
+
+
+def _from_labels(node: Node, *, silent: bool) -> NodeInventory:
     """Return the GPUs of a node by gpu-feature-discovery's labels."""
     name, labels = node.metadata.name, node.metadata.labels
-    product, said = labels.get("nvidia.com/gpu.product"), labels.get("nvidia.com/gpu.count", "")
+    product, said = labels.get(_PRODUCT), labels.get("nvidia.com/gpu.count", "")
     if product is None:
         return NodeInventory()
     if product.endswith("-MIG-INVALID") or not said.isdecimal():
@@ -453,4 +483,4 @@ def _from_labels(node: Node) -> NodeInventory:
         )
         for i in range(count)
     ]
-    return NodeInventory(tuple(_on_node(gpu, node) for gpu in found))
+    return NodeInventory(tuple(_on_node(gpu, node, silent=silent) for gpu in found))

@@ -500,6 +500,10 @@ class ApiJournal:
         goal = _goal(last.spec)
         return goal.guaranteed if _unfinished(last) else goal.new_rates
 
+    def hindered(self, trouble: Condition) -> None:
+        """Have a Transition say what keeps it from going on, should it stop."""
+        self._trouble = trouble
+
     # The reporter
 
     def ended(self, ended: ActionResult, done: int, total: int) -> None:

@@ -138,7 +138,11 @@ class Leader:
             self._until = asked + LEASE_S - _MARGIN_S
             return True
         spec, version = found.spec, found.metadata.resource_version
-        if spec.holder_identity:
+        if spec.holder_identity not in (
+            None,
+            "",
+            self.identity,
+        ):  # an identity is never used again by another
             if self._seen[0] != version:
                 self._seen = version, asked
             if asked < self._seen[1] + (spec.lease_duration_seconds or LEASE_S):

@@ -93,11 +93,18 @@ class PodClaim(msgspec.Struct, frozen=True, rename="camel", gc=False):
     resource_claim_template_name: str | None = None
 
 
+class ReadinessGate(msgspec.Struct, frozen=True, rename="camel", gc=False):
+    """A condition of a pod that must be true before it is ready."""
+
+    condition_type: str
+
+
 class PodSpec(msgspec.Struct, frozen=True, rename="camel", gc=False):
     """What is read of a pod's spec."""
 
     node_name: str | None = None
     resource_claims: tuple[PodClaim, ...] = ()
+    readiness_gates: tuple[ReadinessGate, ...] = ()
     termination_grace_period_seconds: int | None = None
 
 
@@ -126,10 +133,13 @@ class Pod(KubernetesObject, frozen=True, gc=False):
 
     @property
     def ready(self) -> bool:
-        """Whether it serves, by its readiness probe."""
-        return not self.leaving and any(
-            each.type == "Ready" and each.status == "True" for each in self.status.conditions
-        )
+        """Whether it serves, by its readiness probe and gates, as its kubelet last reported.
+
+        The node controller withdraws `Ready` alone from the pods of a node that is not ready; they may still serve.
+        """
+        true = {each.type for each in self.status.conditions if each.status == "True"}
+        gates = {each.condition_type for each in self.spec.readiness_gates}
+        return not self.leaving and ("Ready" in true or {"ContainersReady", *gates} <= true)
 
     @property
     def ended(self) -> bool:

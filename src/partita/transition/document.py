@@ -95,12 +95,13 @@ def _replica_fields(replica: Replica | None) -> dict[str, Any]:
     }
 
 
-class DeployedGpuDocument(Value):
-    """A GPU with its instances."""
+class DeployedGpuDocument(Value, omit_defaults=True):
+    """A GPU with its instances; `leaving` if nothing may come to it: its node is cordoned, or it is not healthy."""
 
     id: Text
     model: Text
     instances: tuple[DeployedInstanceDocument, ...]
+    leaving: bool = False
 
 
 class FloorDocument(Value):
@@ -144,7 +145,9 @@ def write_transition(transition: Transition, stream: TextIO) -> None:
     }
     floors = (FloorDocument(name, number(floor)) for name, floor in sorted(transition.floors.items()))
     gpus = (
-        DeployedGpuDocument(gpu.id, gpu.model, tuple(map(_instance_document, gpu.instances)))
+        DeployedGpuDocument(
+            gpu.id, gpu.model, tuple(map(_instance_document, gpu.instances)), bool(gpu.leaving)
+        )
         for gpu in transition.target.gpus
     )
     actions = map(_action_line, transition.actions)
@@ -180,7 +183,10 @@ def read_transition(path: Path | str) -> Transition:
             missing, unknown or wrong, or the actions are no acyclic graph.
     """
     document = read(path, TRANSITION)
-    gpus = (DeployedGpu(gpu.id, gpu.model, tuple(map(_instance, gpu.instances))) for gpu in document.target)
+    gpus = (
+        DeployedGpu(gpu.id, gpu.model, tuple(map(_instance, gpu.instances)), gpu.leaving)
+        for gpu in document.target
+    )
     return Transition(
         algorithm=document.algorithm,
         actions=tuple(map(_action, document.actions)),

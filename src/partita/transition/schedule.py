@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING
 
 from partita.mig.layout import Placement
-from partita.transition.deployment import DeployedGpu, DeployedInstance, Deployment
+from partita.transition.deployment import DeployedInstance, Deployment
 from partita.transition.nearest import conflict, legal, rules
 from partita.transition.transition import ActionKind
 
@@ -74,7 +74,7 @@ def outcome(current: Deployment, steps: Iterable[Step]) -> Deployment:
         on[gpu_id].append(each)
     return Deployment(
         tuple(
-            DeployedGpu(gpu.id, gpu.model, tuple(sorted(on[gpu.id], key=lambda each: each.placement)))
+            replace(gpu, instances=tuple(sorted(on[gpu.id], key=lambda each: each.placement)))
             for gpu in current.gpus
         )
     )

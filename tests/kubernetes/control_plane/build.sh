@@ -18,21 +18,60 @@ fail() {
     exit 1
 }
 missing() { for program in "${programs[@]}"; do [ -x "$at/bin/$program" ] || echo "$program"; done; }
+done_if_there() {
+    [ -n "$(missing)" ] || {
+        echo "$at/bin"
+        exit
+    }
+}
 
-if [ -z "$(missing)" ]; then
-    echo "$at/bin"
-    exit
-fi
+done_if_there
 command -v go > /dev/null || fail "Go is not installed, and $at/bin has no $(missing | paste -sd' ')" \
     "install Go $needs or newer, or put the programs there"
 found=$(go env GOVERSION) && found=${found#go}
 [ "$(printf '%s\n' "$needs" "$found" | sort -V | head -1)" = "$needs" ] || fail "Go $found is too old for Kubernetes $version" \
     "install Go $needs or newer"
 
-mkdir -p "$at"/{bin,kubernetes,kwok,etcd,helm}
+mkdir -p "$at"/{bin,kubernetes,kwok,etcd,helm} || fail "$at cannot be made" "set PARTITA_CONTROL_PLANE to a folder with 4 GB of room"
 exec 9> "$at/lock"
-flock 9 # two builds at a time need twice the memory
+flock -n 9 || {
+    say "another build is under way in $at, waiting for it"
+    flock 9 # two builds at a time need twice the memory
+    done_if_there
+}
 export GOFLAGS="-buildvcs=false -trimpath -mod=mod" CGO_ENABLED=0 GOTOOLCHAIN=local
+log=$at/build.log
+: > "$log"
+
+# Runs a command whose output goes to the log; says twice a minute that it is at work, since some take minutes.
+logged() {
+    local what=$1 begun=$SECONDS
+    shift
+    "$@" >> "$log" 2>&1 9>&- &
+    local pid=$!
+    trap 'kill "$pid" 2> /dev/null; exit 130' INT TERM
+    while kill -0 "$pid" 2> /dev/null; do
+        sleep 0.2
+        if [ $((SECONDS - begun)) -ge $((${told:=0} + 30)) ]; then
+            told=$((SECONDS - begun))
+            say "  $what: $told s"
+        fi
+    done
+    told=0
+    wait "$pid"
+}
+# Downloads break now and then: each is tried four times. What was had already is not downloaded again.
+download() {
+    local what=$1 hint=$2 pause
+    shift 2
+    for pause in 5 20 60 no; do
+        logged "downloading $what" "$@" && return
+        say "$what cannot be downloaded: $(tail -1 "$log")"
+        [ "$pause" = no ] && fail "given up; all of it is in $log" "$hint"
+        say "  once more in $pause s"
+        sleep "$pause"
+    done
+}
 
 # A module that only says which programs it wants.
 module() {
@@ -40,16 +79,26 @@ module() {
     shift
     { printf '//go:build tools\n\npackage tools\n\n'; printf 'import _ "%s"\n' "$@"; } > "$folder/tools.go"
     cd "$folder"
-    [ -s go.sum ] || go mod tidy >> "$at/build.log" 2>&1 || fail "the modules cannot be had, see $at/build.log" "is GOPROXY reachable?"
+    say "modules of ${folder##*/} ($(date +%T))"
+    [ -s go.sum ] || download "${folder##*/}" "is GOPROXY ($(go env GOPROXY)) reachable?" go mod tidy
 }
 # One by one: side by side, linkers need twice the memory. A program that is half written is never taken for a whole one.
 build() {
-    local program=$1 path=$2 stamp=${3:-}
+    local program=$1 path=$2 stamp=${3:-} begun=$SECONDS
     [ -x "$at/bin/$program" ] && return
-    say "building $program ($(date +%T))"
-    nice -n 10 go build -p "${JOBS:-2}" -ldflags "-s -w $stamp" -o "$at/bin/.$program" "$path" >> "$at/build.log" 2>&1 ||
-        fail "$program does not build, see $at/build.log" "remove $at and try again"
+    say "building $program, $(missing | wc -l) of ${#programs[@]} left ($(date +%T))"
+    if ! logged "building $program" \
+        nice -n 10 go build -p "${JOBS:-2}" -ldflags "-s -w $stamp" -o "$at/bin/.$program" "$path"; then
+        rm -f "$at/bin/.$program"
+        tail -5 "$log" >&2
+        case $(tail -20 "$log") in
+            *"signal: killed"*) fail "$program does not build: there is too little memory" "with JOBS=1 it needs less" ;;
+            *"no space left"*) fail "$program does not build: the disk is full" "it takes 4 GB: $at, $(go env GOCACHE), $(go env GOMODCACHE)" ;;
+            *) fail "$program does not build, see $log" "if a module is damaged: \`go clean -modcache\`; then try again" ;;
+        esac
+    fi
     mv "$at/bin/.$program" "$at/bin/$program"
+    say "  $program is built, $((SECONDS - begun)) s"
 }
 
 # Other versions of the same libraries: a module for each.
@@ -67,8 +116,8 @@ build kwok sigs.k8s.io/kwok/cmd/kwok
 # Kubernetes replaces its staging modules by folders of its own repository. A dependency's replacements do not count, so
 # they are written here, with the version that goes with it: 1.37.2 has v0.37.2. Its own go.mod lists them.
 cd "$at/kubernetes"
-go mod download "k8s.io/kubernetes@v$version" >> "$at/build.log" 2>&1 || fail "Kubernetes $version cannot be had, see $at/build.log" \
-    "is GOPROXY reachable, and is there such a version?"
+download "Kubernetes $version" "is GOPROXY ($(go env GOPROXY)) reachable, and is there such a version?" \
+    go mod download "k8s.io/kubernetes@v$version"
 theirs=$(go env GOMODCACHE)/cache/download/k8s.io/kubernetes/@v/v$version.mod
 {
     echo "module partita.test/kubernetes"
@@ -87,5 +136,5 @@ for program in kube-scheduler kube-controller-manager kube-apiserver kubectl; do
 module "$at/helm" helm.sh/helm/v4/cmd/helm github.com/yannh/kubeconform/cmd/kubeconform
 build kubeconform github.com/yannh/kubeconform/cmd/kubeconform
 build helm helm.sh/helm/v4/cmd/helm
-say "ready ($(date +%T))"
+say "ready after $((SECONDS / 60)) min ($(date +%T))"
 echo "$at/bin"

@@ -76,16 +76,26 @@ def free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+PATIENCE = 4.0
+"""How many times as long as on an idle machine is waited, since many tests share a machine with much else."""
+
+
 def wait_until(condition: Callable[[], object], seconds: float, what: str, every: float = 0.05) -> None:
     """Wait for a condition.
+
+    Args:
+        condition: is asked again and again.
+        seconds: within which it is due on an idle machine.
+        what: is waited for, in words.
+        every: so many seconds.
 
     Raises:
         TimeoutError: it did not come true in time.
     """
-    until = time.monotonic() + seconds
+    until = time.monotonic() + PATIENCE * seconds
     while not condition():
         if time.monotonic() > until:
-            raise TimeoutError(f"not within {seconds:g} s: {what}")
+            raise TimeoutError(f"not within {PATIENCE * seconds:g} s: {what}")
         time.sleep(every)
 
 
@@ -101,8 +111,16 @@ class Guard:
         """Start a process in a group of its own; `more` goes to `Popen`."""
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                    start_new_session=True, **more)  # type: ignore[call-overload]  # fmt: skip
-        self._tell(f"+{process.pid}")
+        self.adopt(process.pid)
         return process  # type: ignore[no-any-return]
+
+    def adopt(self, group: int) -> None:
+        """Have a process group end with this process that was started by other means."""
+        self._tell(f"+{group}")
+
+    def forget(self, group: int) -> None:
+        """Take it for ended."""
+        self._tell(f"-{group}")
 
     def end(self, process: subprocess.Popen[bytes], sign: int = signal.SIGTERM, seconds: float = 5.0) -> None:
         """End a process and all of its group."""
@@ -114,7 +132,7 @@ class Guard:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-        self._tell(f"-{process.pid}")
+        self.forget(process.pid)
 
     def _tell(self, line: str) -> None:
         assert self._process.stdin is not None
@@ -331,7 +349,8 @@ class ControlPlane:
     def start_scheduler(self) -> None:
         """Start the scheduler."""
         self._start("scheduler", "kube-scheduler", *self._component("scheduler"),
-                    "--kube-api-qps=500", "--kube-api-burst=1000")  # fmt: skip
+                    "--kube-api-qps=500", "--kube-api-burst=1000",
+                    "--pod-max-in-unschedulable-pods-duration=20s")  # fmt: skip
 
     def kill_scheduler(self) -> None:
         """Kill the scheduler; `start_scheduler` brings another."""

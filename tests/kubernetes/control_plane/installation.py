@@ -70,7 +70,7 @@ class Controller:
     def end(self) -> None:
         """Ask it to end, and wait."""
         self.ended = True
-        self._guard.end(self.process, signal.SIGTERM, 30.0)
+        self._guard.end(self.process, signal.SIGTERM, 120.0)
 
 
 class Installation:
@@ -123,14 +123,17 @@ class Installation:
     def start(self, *words: str) -> Controller:
         """Start a controller."""
         self._started += 1
-        command = [
-            sys.executable, "-m", "partita", "controller", "--kubeconfig", str(self._kubeconfig),
-            "--namespace", self.namespace, "--lease", self.lease, "--poll", "0.5", "--port", "0", "--hold", "1",
-            "--time-limit", "10", "--start-timeout", "60", *words,
-        ]  # fmt: skip
+        command = [sys.executable, "-m", "partita", *self.words(*words)]
         found = Controller(self.plane.guard, command, self.folder / f"controller-{self._started}.log")
         self.running.append(found)
         return found
+
+    def words(self, *more: str) -> list[str]:
+        """Return the words of a controller's command line."""
+        return [
+            "controller", "--kubeconfig", str(self._kubeconfig), "--namespace", self.namespace, "--lease", self.lease,
+            "--poll", "0.5", "--port", "0", "--hold", "1", "--time-limit", "10", "--start-timeout", "60", *more,
+        ]  # fmt: skip
 
     def leader(self) -> int | None:
         """Return the process id of the controller that holds the lease, None if nobody does."""

@@ -70,9 +70,11 @@ class Record:
     """Something that the node side did.
 
     Attributes:
-        kind: `prepare`, `unprepare`, `ready`, `exit`, `refuse` (a claim that cannot be prepared) or `destroy`.
+        kind: `prepare`, `unprepare`, `refuse` (a claim that cannot be prepared) or `destroy`; of a container `ready`,
+            `unready`, `drain` (asked to end) or `exit`.
         begin: by `time.monotonic`.
         why: of a refusal.
+        uid: of the pod, where it is about its container.
     """
 
     kind: str
@@ -83,6 +85,7 @@ class Record:
     begin: float
     end: float
     why: str = ""
+    uid: str = ""
 
 
 class Container(Protocol):
@@ -230,7 +233,7 @@ class _Loop:
                 done.set_exception(error)
 
         self.soon(run)
-        return done.result(timeout=60.0)
+        return done.result(timeout=240.0)
 
     def close(self) -> None:
         with self._changed:
@@ -285,7 +288,7 @@ class SimulatedNodes:
         self._watcher.start()
 
     def __enter__(self) -> Self:
-        if not self._synced.wait(30.0):
+        if not self._synced.wait(120.0):
             raise TimeoutError("the node side cannot list pods")
         return self
 
@@ -460,6 +463,7 @@ class SimulatedNodes:
             pod = self._called(namespace, name)
             pod.ready = False
             pod.turn += 1
+            self._note("unready", pod)
             self._tell(pod)
 
         self._loop.call(lose)
@@ -799,9 +803,13 @@ class SimulatedNodes:
         if pod.turn != turn or pod.stage != "running":
             return
         pod.ready = True
-        now = time.monotonic()
-        self._records.append(Record("ready", pod.node.name, pod.key, "", "", now, now))
+        self._note("ready", pod)
         self._tell(pod)
+
+    def _note(self, kind: str, pod: _Pod, why: str = "") -> None:
+        """Record what became of a pod's container."""
+        now = time.monotonic()
+        self._records.append(Record(kind, pod.node.name, pod.key, "", "", now, now, why, pod.uid))
 
     def _probe(self, pod: _Pod, turn: int) -> None:
         """Look at a real process: whether it ended, whether it is ready."""
@@ -823,6 +831,7 @@ class SimulatedNodes:
                     self._is_ready(pod, turn)
                 elif pod.ready and not ready:
                     pod.ready = False
+                    self._note("unready", pod)
                     self._tell(pod)
                 self._later(0.5 if pod.ready else 0.1, lambda: self._probe(pod, turn), pod.node)
 
@@ -863,8 +872,7 @@ class SimulatedNodes:
             "finishedAt": _now(),
             "message": tail,
         }
-        now = time.monotonic()
-        self._records.append(Record("exit", pod.node.name, pod.key, "", "", now, now, f"{code} {reason}"))
+        self._note("exit", pod, f"{code} {reason}")
 
     # --- the end of a pod ---
 
@@ -877,6 +885,7 @@ class SimulatedNodes:
             return  # what is under way sees the grace when it ends
         pod.turn += 1
         turn = pod.turn
+        self._note("drain", pod)
         if pod.container is not None:
             pod.container.terminate()
             self._await_exit(pod, turn, time.monotonic() + grace)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import re
 import socket
 import ssl
 import threading
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from tests.kubernetes.control_plane.cluster import ControlPlane
 
 HOP = {"connection", "host", "keep-alive", "transfer-encoding", "content-length", "te", "upgrade"}
+_VOLATILE = re.compile(
+    r'"(resourceVersion|writes|secondsLeft|left|seconds)":("[^"]*"|[0-9.]+)|"\d{4}-\d\d-\d\dT[^"]*"'
+)
+"""What differs between two writes that say the same."""
+_FREE = {"leases", "events", "selfsubjectaccessreviews"}
 WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 
 
@@ -65,6 +71,60 @@ class Answer:
         return json.dumps(
             status | {"code": self.code, "reason": self.reason, "message": self.message}
         ).encode()
+
+
+class WriteGate:
+    """Lets one write through that was never let through last before, and holds all others until it is opened again.
+
+    Put its methods into a proxy's `before` and `after`. Leases, events and questions pass freely. A write that was
+    once the last passes from then on, and so does what says the same but for times and versions: or else what a
+    controller writes first would be all that ever got through.
+    """
+
+    def __init__(self, died: Callable[[Request], None]) -> None:
+        """Args: `died` is called with the last write, done by the API server and not heard of by whoever wrote it."""
+        self.last: list[Request] = []
+        self._died = died
+        self._known: set[str] = set()
+        self._changed = threading.Condition()
+        self._under_way = False
+        self._closed = False
+        self._open = 0  # how often it was opened
+
+    def before(self, request: Request) -> Answer | None:
+        """Pass, or wait for one's turn."""
+        if not request.write or request.plural in _FREE:
+            return None
+        with self._changed:
+            turn = self._open
+            while self._under_way and turn == self._open:
+                self._changed.wait()
+            if self._closed or turn != self._open:
+                return Answer(503, "ServiceUnavailable", "too late")
+            self._under_way = True
+        return None
+
+    def after(self, request: Request, code: int) -> None:
+        """Let the next one through, unless this was the last."""
+        if not request.write or request.plural in _FREE:
+            return
+        said = f"{request.verb} {request.path} {_VOLATILE.sub('', request.body.decode(errors='replace'))}"
+        with self._changed:
+            if code >= 300 or said in self._known:
+                self._under_way = False
+                self._changed.notify_all()
+                return
+            self._known.add(said)
+            self._closed = True
+            self.last.append(request)
+        self._died(request)
+
+    def open(self) -> None:
+        """Refuse what is held, and let through what comes from now on."""
+        with self._changed:
+            self._open += 1
+            self._under_way = self._closed = False
+            self._changed.notify_all()
 
 
 class Proxy:

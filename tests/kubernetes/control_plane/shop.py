@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from importlib import resources
 from typing import TYPE_CHECKING
 
 import yaml
+from tests.kubernetes.control_plane.watcher import PLACEMENT, SERVICE
 
 if TYPE_CHECKING:
     from tests.kubernetes.control_plane.client import Object
@@ -74,25 +76,24 @@ class Shop:
         """Hold what is ready, and what there is on the GPUs, to the target."""
         target = self.partita.target()
         assert self.watcher.deployed() == target
-        prepared = {
-            f"{node}/gpu-{minor}": 0
-            for node, there in self.nodes.instances().items()
-            for minor in range(8)
-            if there
-        }
-        for node, there in self.nodes.instances().items():
-            for device in there:
-                prepared[f"{node}/gpu-{device.split('-')[1]}"] += 1
-        assert {gpu: count for gpu, count in prepared.items() if count} == {
-            gpu: len(placed) for gpu, placed in target.items()
-        }
+        assert self.cut() == {gpu: len(placed) for gpu, placed in target.items()}
 
-    def serve(self, spec: Object, nodes: int, gpus: int) -> None:
-        """Have a workload carried out on fresh nodes, by one controller."""
-        self.nodes.add_nodes(nodes, gpus, "a100-80gb")
-        self.partita.start()
+    def cut(self) -> dict[str, int]:
+        """Return how many instances there are on each GPU that has any."""
+        found = Counter(
+            f"{node}/gpu-{device.split('-')[1]}"
+            for node, there in self.nodes.instances().items()
+            for device in there
+        )
+        return dict(found)
+
+    def serve(self, spec: Object, nodes: int, gpus: int, *words: str) -> list[str]:
+        """Have a workload carried out on fresh nodes, by one controller with these words; return the nodes' names."""
+        names = self.nodes.add_nodes(nodes, gpus, "a100-80gb")
+        self.partita.start(*words)
         self.partita.apply(copy.deepcopy(spec))
         self.partita.wait_reached()
+        return names
 
     def begin(self, old: Object, new: Object, writes: int = 4) -> None:
         """Have a workload follow another; return when so many pods and claims were written for it."""
@@ -104,6 +105,36 @@ class Shop:
     def driven(self) -> int:
         """Return how often pods and claims were written."""
         return sum(each.plural.startswith(("pods", "resourceclaims")) for each in self.partita.proxy.writes())
+
+    def deletions(self) -> int:
+        """Return how often the controllers deleted a pod or a claim."""
+        return sum(
+            each.verb == "DELETE" and each.plural in {"pods", "resourceclaims"}
+            for each in self.partita.proxy.writes()
+        )
+
+    def pods(self) -> dict[tuple[str, str], str]:
+        """Return the uid of each replica's pod, by its placement as its annotation says it and its service."""
+        return {
+            (each["metadata"]["annotations"][PLACEMENT], each["metadata"]["labels"][SERVICE]): each[
+                "metadata"
+            ]["uid"]
+            for each in self.plane.admin.objects("pods", self.partita.namespace)
+        }
+
+    def plans(self) -> list[str]:
+        """Return the names of all Plans."""
+        return sorted(
+            each["metadata"]["name"] for each in self.plane.admin.objects("plans", self.partita.namespace)
+        )
+
+    def silence(self, *names: str) -> None:
+        """Cut nodes off, and have the cluster find out at once; as the node controller says it."""
+        for name in names:
+            self.nodes.vanish(name)
+        for name in names:
+            said = [{"type": "Ready", "status": "Unknown", "reason": "NodeStatusUnknown"}]
+            self.plane.admin.patch("nodes", name, {"status": {"conditions": said}}, sub="status")
 
     def faults(self, *but: str) -> list[str]:
         """Return what the watcher saw that must not be, without some kinds."""

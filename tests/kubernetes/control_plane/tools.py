@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from partita.kubernetes.rights import Right
 
 Object = dict[str, Any]
+_REFERENCE = re.compile(r'"#/definitions/([^"]+)"')
 DEPLOY = Path(__file__).parents[3] / "deploy"
 
 
@@ -40,7 +42,7 @@ def run(name: str, *words: str | Path, stdin: str | None = None, code: int | Non
         AssertionError: it ends with another code than that.
     """
     command = [program(name), *words]
-    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=480, check=False)
     assert code is None or done.returncode == code, (
         f"{name} ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     )
@@ -64,9 +66,20 @@ def schemas(plane: ControlPlane, folder: Path) -> str:
         for kind in each.get("x-kubernetes-group-version-kind", ()):
             group = kind["group"].split(".")[0]
             parts = [kind["kind"].lower(), *([group] if group else []), kind["version"].lower()]
-            document = {"definitions": definitions, "$ref": f"#/definitions/{name}"}
+            needed = {other: definitions[other] for other in _needed(name, definitions)}
+            document = {"definitions": needed, "$ref": f"#/definitions/{name}"}
             (folder / f"{'-'.join(parts)}.json").write_text(json.dumps(document))
     return f"{folder}/{{{{ .ResourceKind }}}}{{{{ .KindSuffix }}}}.json"
+
+
+def _needed(name: str, definitions: Object) -> set[str]:
+    """Return a definition's name with those of all that it refers to: all of them are 4 MB."""
+    found, new = set(), {name}
+    while new:
+        found |= new
+        refers = {other for each in new for other in _REFERENCE.findall(json.dumps(definitions[each]))}
+        new = refers - found
+    return found
 
 
 def _strict(schema: Object) -> None:

@@ -3,7 +3,9 @@
 It records every event of pods, claims and slices, and replays them in the order of their versions, which are the
 store's and so the same for all kinds. At each of them it holds that
 
-- no service's throughput is under its floor: the sum over its pods that are Ready and not asked to go;
+- no service's throughput is under its floor: the sum over its pods that serve and are not asked to go. A pod serves
+  while its kubelet says so: from the pods of a node that it does not hear Kubernetes takes the condition Ready, and
+  leaves ContainersReady as the kubelet wrote it;
 - no two claims hold devices that take the same memory slice, or more of a counter than a GPU has;
 - a claim of Partita's holds exactly the device that it says it is for;
 - a claim is there for as long as a pod that names it has not ended;
@@ -19,6 +21,7 @@ import json
 import math
 import re
 import threading
+import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -28,9 +31,10 @@ from tests.kubernetes.control_plane.client import Client, Event, Object, Stop
 from tests.kubernetes.control_plane.cluster import wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from tests.kubernetes.control_plane.cluster import ControlPlane
+    from tests.kubernetes.control_plane.nodes import Record
 
 SERVICE = "partita.dev/service"
 REPLICA = "partita.dev/replica"
@@ -110,6 +114,7 @@ class Watcher:
         self._order = itertools.count()
         self._known: dict[str, dict[str, str]] = {plural: {} for plural in KINDS}
         self._floors: list[tuple[int, str, float]] = []
+        self._promised: list[tuple[float, str, float]] = []  # the same by time
         self._expected: set[str] = set()
         self.gaps = 0
         self._synced = {plural: threading.Event() for plural in KINDS}
@@ -122,7 +127,7 @@ class Watcher:
 
     def __enter__(self) -> Self:
         for plural, event in self._synced.items():
-            if not event.wait(30.0):
+            if not event.wait(120.0):
                 raise TimeoutError(f"the watcher cannot list {plural}")
         return self
 
@@ -153,11 +158,10 @@ class Watcher:
         """Hold services to floors from now on; a floor that was set before and is not named ends."""
         version = self._client.version()
         with self._lock:
-            known = {name for _, name, _ in self._floors}
-            for name in known - set(floors):
-                self._floors.append((version, name, 0.0))
-            for name, rate in floors.items():
+            ended = {name: 0.0 for _, name, _ in self._floors if name not in floors}
+            for name, rate in {**ended, **floors}.items():
                 self._floors.append((version, name, rate))
+                self._promised.append((time.monotonic(), name, rate))
 
     def expect(self, claim: str) -> None:
         """Say that somebody else's claim (`NAMESPACE/NAME`) is about to change or to go."""
@@ -185,6 +189,39 @@ class Watcher:
         """Return all that was not as it must be, until now, in order."""
         self.settle()
         return [found for _, found in self._replay() if found is not None]
+
+    def unserved(self, records: Iterable[Record]) -> list[str]:
+        """Return where services fell under their floors by the node side's own word, while nobody heard it, too.
+
+        A pod serves from the moment at which its node found it ready until it is asked to go there, or ends.
+        """
+        self.settle()
+        serves: dict[str, tuple[str, float]] = {}
+        with self._lock:
+            for each in self._heard:
+                body = each.event.object
+                runs = (body["metadata"].get("annotations") or {}).get(REPLICA)
+                if each.plural == "pods" and runs and body["metadata"]["namespace"] == self.namespace:
+                    serves[body["metadata"]["uid"]] = _labels(body)[SERVICE], json.loads(runs)["throughput"]
+            steps = [(at, "floor", name, rate) for at, name, rate in self._promised]
+        steps += [(each.end, each.kind, each.uid, 0.0) for each in records if each.uid in serves]
+        floors: dict[str, float] = {}
+        ready: set[str] = set()
+        found = []
+        for at, kind, name, rate in sorted(steps):
+            if kind == "floor":
+                floors[name] = rate
+            else:
+                (ready.add if kind == "ready" else ready.discard)(name)
+            now: dict[str, float] = defaultdict(float)
+            for uid in ready:
+                now[serves[uid][0]] += serves[uid][1]
+            found += [
+                f"{at:.1f} {kind} {name}: {service} serves {now[service]:g} of {floor:g} items/s"
+                for service, floor in floors.items()
+                if now[service] < floor * (1 - 1e-9)
+            ]
+        return found
 
     def services(self) -> dict[str, Service]:
         """Return what was seen of each service's throughput."""
@@ -367,8 +404,10 @@ def _throughput(pods: dict[str, Object], namespace: str) -> dict[str, float]:
 
 def _ready(pod: Object) -> bool:
     conditions = pod["status"].get("conditions") or ()
-    there = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-    return there and not pod["metadata"].get("deletionTimestamp")
+    true = {each["type"] for each in conditions if each["status"] == "True"}
+    gated = bool(pod["spec"].get("readinessGates"))
+    serves = "Ready" in true or ("ContainersReady" in true and not gated)
+    return serves and not pod["metadata"].get("deletionTimestamp")
 
 
 def _labels(body: Object) -> dict[str, str]:
