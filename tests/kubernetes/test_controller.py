@@ -136,6 +136,17 @@ def spec(rate: float = 300, **more: Any) -> Object:
     return found
 
 
+def on_larger_gpus(**more: Any) -> Object:
+    """Return a spec for A100s of 80 GB, which share no node with those of the others."""
+    found = spec(gpus=[{"model": "a100-80gb"}], **more)
+    table = found["performance"][0]["csv"].replace("a100-40gb", "a100-80gb")
+    for profile in ("1g.5gb", "2g.10gb", "3g.20gb", "7g.40gb"):
+        slices, memory = profile.removesuffix("gb").split("g.")
+        table = table.replace(profile, f"{slices}g.{2 * int(memory)}gb")
+    found["performance"][0]["csv"] = table
+    return found
+
+
 def test_a_workload_becomes_a_plan_a_transition_and_pods(cluster: Cluster) -> None:
     cluster.controller()
     cluster.create(spec(1500))

@@ -11,10 +11,10 @@ import yaml
 from tests.kubernetes.control_plane.client import path_of
 from tests.kubernetes.control_plane.cluster import free_ports, wait_until
 from tests.kubernetes.control_plane.installation import CRDS, install_resources
-from tests.kubernetes.test_controller import Cluster, cluster, crds, spec  # noqa: F401 -- fixtures
+from tests.kubernetes.test_controller import Cluster, cluster, crds, on_larger_gpus, spec  # noqa: F401 -- fixtures
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.kubernetes.control_plane.cluster import ControlPlane
 
@@ -98,22 +98,11 @@ class Ready:
             connection.close()
 
 
-def two(cluster: Cluster, change: Callable[[Object], None]) -> None:  # noqa: F811
+def two(cluster: Cluster, **more: Any) -> None:  # noqa: F811
     """Have two Workloads that serve, the second of which has what an older definition does not know."""
     cluster.nodes.add_nodes(1, 1, "a100-80gb")
-    plain = spec()
-    cluster.create(plain, "plain")
-    other = spec(gpus=[{"model": "a100-80gb"}])
-    other["performance"][0]["csv"] = (
-        other["performance"][0]["csv"]
-        .replace("a100-40gb", "a100-80gb")
-        .replace("1g.5gb", "1g.10gb")
-        .replace("2g.10gb", "2g.20gb")
-        .replace("3g.20gb", "3g.40gb")
-        .replace("7g.40gb", "7g.80gb")
-    )
-    change(other)
-    cluster.create(other)
+    cluster.create(spec(), "plain")
+    cluster.create(on_larger_gpus(**more))
     for name in ("plain", "serving"):
         cluster.wait(lambda name=name: cluster.state(name) == "Serving", f"{name} serves")
 
@@ -127,7 +116,7 @@ def test_a_field_that_an_older_definition_drops_is_named_and_what_was_accepted_g
 ) -> None:
     """It would be another Workload, made by nobody: one without approval, on any node."""
     cluster.controller()
-    two(cluster, lambda other: other.update(extraGpus=1))
+    two(cluster, extraGpus=1)
     running = pods(cluster)
     plans = len(cluster.objects("plans"))
     install(cluster.plane, without("workloads", "spec", "extraGpus"))

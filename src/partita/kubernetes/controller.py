@@ -365,7 +365,20 @@ class _Loaded:
         return self.spec.limits.forbid
 
     def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
-        """Return the best plan nearest to what runs; if the GPUs do not suffice, services get theirs by priority."""
+        """Return the best plan nearest to what runs; if the GPUs do not suffice, services get theirs by priority.
+
+        Raises:
+            InfeasibleError: there is no GPU, or no service can be met even partly.
+        """
+        if not any(gpus.values()):
+            labels = ",".join(f"{key}={value}" for key, value in self.spec.nodes.items())
+            chosen = f" --selector {labels}" if labels else ""
+            raise InfeasibleError(
+                f"no node that it may use has a free GPU of {', '.join(sorted(self.models))}",
+                where="gpus",
+                hint=f"`kubectl get nodes{chosen}` and `kubectl get resourceslices` show which nodes there are and "
+                "their GPUs; GPUs with others' claims are not free",
+            )
         asked = self.prepared.at(demand.rates, demand.batches, gpus)
         deadline = Deadline(self.settings.time_limit_s, self.stop)
         return plan(asked, deadline=deadline, seed=self.settings.seed, best_effort=True, current=current).plan
