@@ -358,9 +358,13 @@ def test_kubectl_and_the_queue_tell_the_same(cluster: Cluster) -> None:
         }
 
     cluster.wait(told, "kubectl and the queue tell the same")
+
+    def described(name: str) -> bool:
+        text = " ".join(run("kubectl", "describe", "job", name, *words).split())  # it breaks long lines
+        return f"partita.dev/reason: {' '.join(cluster.said(name, 'reason').split())}" in text
+
     for name in states:
-        described = run("kubectl", "describe", "job", name, *words)
-        assert f"partita.dev/reason: {cluster.said(name, 'reason')}" in described
+        cluster.wait(lambda name=name: described(name), f"it describes {name} so, too")
     assert "nvidia.com/gpu" in cluster.said("refused", "reason")
     assert "all busy" in cluster.said("waits", "reason")
 
