@@ -310,7 +310,7 @@ def test_a_profile_beside_its_media_variant_counts_once_each() -> None:
     right = single(Placement(0, "1g.10gb"), Placement(1, "1g.10gb+me"))
     assert check_plan(right, ask(), TABLE) == []
     wrong = single(Placement(0, "1g.10gb+me"), Placement(1, "1g.10gb+me"))
-    assert "several instances own the media engines, one can" in [
+    assert "several instances own the media engines, only one can" in [
         f.what for f in check_plan(wrong, ask(), TABLE)
     ]
 
@@ -374,7 +374,7 @@ def test_two_pools_of_one_model_are_counted_together() -> None:
         (
             ["node-0/gpu-0", "node-0/gpu-1", "node-1/gpu-0", "node-1/gpu-1"],
             RequiredPool(A100, 4, 3),
-            "2 nodes used, and not so many have as many GPUs",
+            "2 nodes used, not all of them have as many GPUs as the plan puts there",
         ),
         (["node-0/gpu-1"], RequiredPool(A100, 4, 2), None),
         (["node-0/gpu-2"], RequiredPool(A100, 4, 2), "no such position in a node of 2, whose last is gpu-1"),

@@ -99,7 +99,7 @@ def test_ids_name_one_gpu_and_its_node() -> None:
 
 def test_a_node_holds_so_many_gpus() -> None:
     three = [replace(ONE, id=f"n0/g{n}") for n in range(3)]
-    assert told(plan(*three), wanted()) == ["n0: 3 GPUs a30-24gb in a node of 2"]
+    assert told(plan(*three), wanted()) == ["n0: 3 GPUs of a30-24gb in a node of 2"]
     assert told(plan(*three[:2]), wanted()) == []
     spread = [replace(ONE, id=f"n{n}/g0") for n in range(3)]
     assert told(plan(*spread[:2]), wanted()) == []
@@ -107,12 +107,12 @@ def test_a_node_holds_so_many_gpus() -> None:
     wide = (RequiredPool(A30, 4, 2, name="x"), RequiredPool(A30, 4, 3, name="y"))
     assert told(plan(*three), wanted(pools=wide)) == [], "a GPU that does not say its pool may be of the wide"
     narrow = [replace(each, pool="x") for each in three]
-    assert told(plan(*narrow), wanted(pools=wide)) == ["n0: 3 GPUs a30-24gb in a node of 2"]
+    assert told(plan(*narrow), wanted(pools=wide)) == ["n0: 3 GPUs of a30-24gb in a node of 2"]
 
 
 def test_the_parts_of_a_node_in_two_groups_are_added() -> None:
     other = [gpu(f"n0/g{n}", instance("1g.6gb@1")) for n in (1, 2)]
-    assert told(plan(ONE, *other), wanted()) == ["n0: 3 GPUs a30-24gb in a node of 2"]
+    assert told(plan(ONE, *other), wanted()) == ["n0: 3 GPUs of a30-24gb in a node of 2"]
 
 
 # --- pools
@@ -261,7 +261,7 @@ def test_pools_of_other_models_do_not_count() -> None:
     three = [replace(ONE, id=f"n0/g{n}") for n in range(3)]
     pools = (RequiredPool(gpu_model("a100-80gb"), 9, 8), RequiredPool(A30, 2, 2))
     found = told(plan(*three), wanted(pools=pools))
-    assert found == ["a30-24gb: 3 GPUs used of 2", "n0: 3 GPUs a30-24gb in a node of 2"]
+    assert found == ["a30-24gb: 3 GPUs used of 2", "n0: 3 GPUs of a30-24gb in a node of 2"]
 
 
 def test_gpus_cut_alike_are_told_of_together() -> None:
@@ -465,7 +465,7 @@ def test_the_largest_query_of_an_instance_takes_what_the_table_says_between_its_
     assert alone(point("1g.6gb", 2, latency_ms=40.0), late) == [], "below the first, as the first"
     assert alone(point("1g.6gb", 1, throughput=7.0)) == [], "what it answers in all is a matter of traffic"
     assert alone(point("2g.12gb", 1)) == ["its operating point is for 2g.12gb"]
-    assert alone(point("1g.6gb", 1, 2)) == ["2 processes, one runs a query at a time"]
+    assert alone(point("1g.6gb", 1, 2)) == ["2 processes; a service with `cut` runs one, a query at a time"]
     assert alone(point("1g.6gb", 1, estimated=True)) == ["wrongly marked as measured or as an estimate"]
     four = [replace(row, batch=8, latency_ms=60.0) for row in ROWS if row.batch == 4]
     assert alone(point("1g.6gb", 6, latency_ms=50.0), PerfTable([*ROWS, *four])) == []
@@ -512,9 +512,9 @@ TOY = GpuModel(
         ("1g.1gb@0 1g.1gb@1 1g.1gb@2", []),
         ("1g.1gb@0 1g.1gb@1 1g.1gb@2 1g.1gb@3", ["4 compute slices used of 3"]),
         ("1g.2gb@0 1g.2gb@2", []),
-        ("1g.2gb@0 1g.2gb@2 1g.2gb@4", ["3 instances of 1g.2gb, of which a GPU holds 2"]),
+        ("1g.2gb@0 1g.2gb@2 1g.2gb@4", ["3 instances of 1g.2gb, a GPU holds at most 2"]),
         ("0g.1gb+me@0 1g.1gb@1", []),
-        ("0g.1gb+me@0 0g.1gb+me@1", ["several instances own the media engines, one can"]),
+        ("0g.1gb+me@0 0g.1gb+me@1", ["several instances own the media engines, only one can"]),
         ("1g.1gb@0 1g.1gb@0", ["2 instances overlap in memory slice 0"]),
         ("1g.2gb@0 1g.1gb@1", ["2 instances overlap in memory slice 1"]),
         ("1g.2gb@6", []),

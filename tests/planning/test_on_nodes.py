@@ -41,7 +41,9 @@ def spread(asked: Problem, *nodes: int) -> Problem:
 
 def test_more_nodes_than_there_are_is_refused_with_the_count() -> None:
     asked = problem([Pool("a", A30, 8, 4)], {"bert": (1.0, {"1g.6gb": 5.0})})
-    with pytest.raises(InfeasibleError, match="bert must be spread over 3 nodes, and there are 2") as told:
+    with pytest.raises(
+        InfeasibleError, match="bert must be spread over 3 nodes, and only 2 can run it"
+    ) as told:
         ExactPlanner().plan(spread(asked, 3))
     assert told.value.exit_code == 4
 

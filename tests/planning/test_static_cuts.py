@@ -85,7 +85,7 @@ def test_the_next_pool_serves_what_the_first_cannot(configs_of) -> None:
 @pytest.mark.parametrize("planner", [WholePlanner(), OnesPlanner(), MixPlanner()])
 def test_too_few_gpus_name_the_services_that_are_short(planner) -> None:
     asked = problem([Pool("a100", A100, 1)], {"small": (1.0, ALL), "big": (100.0, ALL)})
-    with pytest.raises(InfeasibleError, match="leaves unmet: big"):
+    with pytest.raises(InfeasibleError, match="cannot meet: big"):
         planner.plan(asked)
 
 
@@ -103,7 +103,7 @@ def test_deployments_are_valid_or_refused(configs_of, asked: Problem) -> None:
         configs = configs_of(asked)
     except InfeasibleError as error:
         assert configs_of is not ones_configs
-        assert "leaves unmet" in error.what  # noqa: PT017 -- either outcome is right, and each is checked
+        assert "cannot meet" in error.what  # noqa: PT017 -- either outcome is right, and each is checked
     else:
         assert_valid(asked, configs)
 

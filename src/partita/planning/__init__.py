@@ -1,1 +1,1 @@
-"""The fewest GPUs, cut how, for whom; with bounds and explanations (pure)."""
+"""Planning: how many GPUs a workload needs, how each is cut, which service runs where; with lower bounds (pure)."""

@@ -1,7 +1,7 @@
 """From counts to a plan: which services share a GPU, where each GPU stands, and where its instances start.
 
-`pack` gives the instances of counts to GPUs, and exchanges between GPUs lessen the mixing. `assemble` makes the plan
-of the configurations that come of it: starts on each GPU, GPUs on nodes, names, and what each service gets.
+`pack` assigns the counted instances to GPUs and exchanges them until few services share a GPU. `assemble` makes a
+plan of the resulting configurations: starts on each GPU, GPUs on nodes, names, and what each service gets.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _Slots = tuple[tuple[int, int], ...]
 
 
 def pack(problem: Problem, counts: Counts, *, simplify: bool = True) -> Counter[GpuConfig]:
-    """Give every instance of the counts a GPU.
+    """Assign every counted instance to a GPU.
 
     First each service fills whole GPUs by itself. The rest is laid out size by size along the remaining
     GPUs, the services in one order, so that most GPUs hold one service per size of their cut; then exchanges
@@ -54,9 +54,9 @@ def pack(problem: Problem, counts: Counts, *, simplify: bool = True) -> Counter[
     GPUs are added.
 
     Args:
-        problem: what the counts are for.
+        problem: the problem that the counts solve.
         counts: cuts that have room for the instances.
-        simplify: whether plainer cuts of as many GPUs are looked for first.
+        simplify: look first for simpler cuts of as many GPUs.
 
     Returns:
         How many GPUs have each configuration.
@@ -70,7 +70,7 @@ def pack(problem: Problem, counts: Counts, *, simplify: bool = True) -> Counter[
 
 
 def _fill_alone(problem: Problem, rest: NDArray[np.int64], cuts: NDArray[np.int64]) -> Counter[GpuConfig]:
-    """Give each service as many whole GPUs as its instances fill; what is given leaves `rest` and `cuts`."""
+    """Give each service as many whole GPUs as its instances fill; subtract them from `rest` and `cuts`."""
     configs: Counter[GpuConfig] = Counter()
     for p in np.argsort(-cuts, kind="stable"):
         supply = problem.supply[p]
@@ -89,7 +89,7 @@ def _fill_alone(problem: Problem, rest: NDArray[np.int64], cuts: NDArray[np.int6
 def _lay_out(
     problem: Problem, rest: NDArray[np.int64], cuts: NDArray[np.int64]
 ) -> Iterator[tuple[GpuConfig, int]]:
-    """Lay what is left along the GPUs that are left: yield configurations and how many GPUs have each."""
+    """Assign the remaining instances to the remaining GPUs; yield configurations and how many GPUs have each."""
     queues = [_Queue(rest[:, k], int(cuts @ problem.supply[:, k])) for k in range(len(problem.sizes))]
     for p in np.argsort(-cuts, kind="stable"):
         gpus = int(cuts[p])
@@ -109,7 +109,7 @@ class _Queue:
         self._spare = supply - int(counts.sum())
 
     def lane(self, gpus: int, per_gpu: int, k: int) -> Iterator[tuple[_Slots, int]]:
-        """Yield what the next GPUs get in this size, as runs of equal content."""
+        """Yield the slots of the next GPUs in this size, and how many GPUs in a row have them."""
         while gpus:
             content, n = self._next(gpus, per_gpu)
             yield tuple((k, s) for s in content), n
@@ -158,15 +158,14 @@ def _merge(lanes: list[list[tuple[_Slots, int]]]) -> Iterator[tuple[_Slots, int]
 # --- exchanges between GPUs: fewer services on each, and none on too few
 
 POLISHED_INSTANCES = 5000
-"""Beyond so many instances the layout along GPUs is left as it is: exchanges would take minutes."""
+"""With more instances than this, none are exchanged: it would take minutes."""
 
 
 def polish(problem: Problem, configs: Counter[GpuConfig]) -> Counter[GpuConfig]:
-    """Exchange instances of equal size between GPUs until no exchange lessens the mixing, then mend the rest.
+    """Exchange instances of equal size between GPUs until no exchange reduces the mixing, then keep the limits.
 
-    Exchanges change neither the number of GPUs nor their cuts. Only where a service stands on fewer GPUs than
-    the nodes it must be spread over, or a GPU holds more services than allowed, and no exchange helps, are
-    instances moved to GPUs that are added.
+    Exchanges change neither the number of GPUs nor their cuts. GPUs are added only where no exchange helps and a
+    service runs on fewer GPUs than the nodes it must be spread over, or a GPU holds more services than allowed.
     """
     spread = any(service.spread > 1 for service in problem.services)
     instances = sum(len(config.assignment) * n for config, n in configs.items())
@@ -225,7 +224,7 @@ class _GpuContents:
         self._move(k, b, gpu_b, gpu_a)
 
     def lessen_mixing(self) -> None:
-        """Exchange while it lets a service leave a GPU without a new one coming to either."""
+        """Exchange instances while a service can leave a GPU and neither GPU gets a new service."""
         improved = True
         while improved:
             improved = False
@@ -234,7 +233,7 @@ class _GpuContents:
                     improved = True
 
     def _improve(self, gpu: int) -> bool:
-        """Let one service leave this GPU, by an exchange with a GPU where it stands already."""
+        """Let one service leave this GPU, by an exchange with a GPU where it runs already."""
         mine = self._services(gpu)
         if len(mine) < 2:
             return False
@@ -242,7 +241,7 @@ class _GpuContents:
             if self._held(gpu, s) > 1:
                 continue
             for other in sorted(self._gpus_of[s] - {gpu}):
-                # Whoever comes back must be here already; then nobody is new on either GPU.
+                # The service that comes back must run here already, so that neither GPU gets a new one.
                 for j, back in sorted(self._slots[other]):
                     if j == k and back != s and back in mine and self._allows(back, other, gpu, s):
                         self._exchange(k, s, gpu, back, other)
@@ -250,7 +249,7 @@ class _GpuContents:
         return False
 
     def _allows(self, back: int, other: int, gpu: int, leaving: int) -> bool:
-        """Say whether both services still stand on enough GPUs after the exchange."""
+        """Return whether both services still run on enough GPUs after the exchange."""
         loses = self._held(other, back) == 1
         services = self._problem.services
         enough_back = not loses or len(self._gpus_of[back]) > services[back].spread
@@ -269,7 +268,7 @@ class _GpuContents:
                     self._exchange(partner[0], s, source, *partner[1:])
 
     def _partners(self, source: int, k: int, s: int) -> Iterator[tuple[int, int, int]]:
-        """Yield (size, service, GPU) that may change places with the service, without standing on too few."""
+        """Yield (size, service, GPU) that may change places with the service and still run on enough GPUs."""
         here = self._services(source)
         for other, slots in enumerate(self._slots):
             if other in self._gpus_of[s]:
@@ -280,7 +279,7 @@ class _GpuContents:
                     yield k, back, other
 
     def keep_limit(self) -> None:
-        """Move the least present services off GPUs that hold more than `max_services_per_gpu`."""
+        """Move the services with the fewest instances off GPUs that hold more than `max_services_per_gpu`."""
         limit = self._limit
         for gpu in range(len(self._slots)):
             while len(self._services(gpu)) > limit:
@@ -291,7 +290,7 @@ class _GpuContents:
     def _room(self, gpu: int, k: int, s: int) -> tuple[int, int]:
         """Return another GPU with room for an instance like those of size k, and its size there.
 
-        At worst it is a new GPU, of this pool unless it is used up and another has such GPUs.
+        If no GPU has room it is a new one: of the same pool, or of an equal pool where that is used up.
         """
         at_home = self._gpus_of[s] if len(self._gpus_of[s]) > self._problem.services[s].spread else set()
         others: list[int] = [*sorted(at_home), *range(len(self._slots))]
@@ -306,7 +305,7 @@ class _GpuContents:
         return self._new(pool, Counter()), alike[pool]
 
     def _alike(self, k: int, s: int) -> dict[int, int]:
-        """Return by pool the size that does the same for the service as size k."""
+        """Return, by pool, the size of the same profile on the same GPU model as size k."""
         sizes, pools = self._problem.sizes, self._problem.pools
         return {
             size.pool: j
@@ -340,17 +339,17 @@ def assemble(
     solver: Solver,
     placed: Placed | None = None,
 ) -> Plan:
-    """Return the plan in which so many GPUs have each configuration.
+    """Return the plan made of these configurations.
 
-    GPUs of one configuration share one tuple of instances. Nodes are numbered through all pools, a pool with
-    a count having as many as its GPUs fill.
+    GPUs of one configuration share one tuple of instances. Nodes are numbered consecutively over all pools. A pool
+    with a count has as many nodes as its GPUs fill.
 
     Args:
-        problem: what the configurations were made for.
+        problem: the problem that the configurations solve.
         configs: how many GPUs have each.
         lower_bound: proven, in units of the objective.
-        solver: who made the configurations.
-        placed: where each GPU stands, if that is known.
+        solver: what made the configurations.
+        placed: the place of each GPU, if it is known.
 
     Raises:
         PartitaError: no way was found to spread the services over as many nodes as they must be.
@@ -375,7 +374,7 @@ def assemble(
     )
     value = _value(problem, configs)
     if problem.objective == "watts":
-        # Planners count this for every GPU, and no GPU is used without an instance; the value does not.
+        # Planners add WATTS_PER_GPU for each GPU, the value does not. A plan has at most one GPU per instance.
         instances = sum(len(config.assignment) * n for config, n in configs.items())
         lower_bound -= WATTS_PER_GPU * instances
     return Plan(
@@ -387,7 +386,7 @@ def assemble(
 
 
 def _named(problem: Problem) -> list[str]:
-    """Return what a plan's GPUs say of their pool: nothing where the model says it all."""
+    """Return, by pool, the pool name that the plan writes: empty where the GPU model alone identifies the pool."""
     models = Counter(pool.gpu.name for pool in problem.pools)
     return [
         "" if pool.name == pool.gpu.name and models[pool.gpu.name] == 1 else pool.name
@@ -402,7 +401,7 @@ def _line(configs: Mapping[GpuConfig, int], pool: int) -> list[GpuConfig]:
 
 
 def _value(problem: Problem, configs: Mapping[GpuConfig, int]) -> float:
-    """Return the objective of the configurations: what the user is told, in whole GPUs, currency or watts."""
+    """Return the objective of the configurations as the user sees it, in whole GPUs, currency or watts."""
     if problem.objective == "watts":
         watts = problem.instance_cost
         return float(sum(n * watts[s, k] for config, n in configs.items() for k, s in config.assignment))
@@ -410,7 +409,7 @@ def _value(problem: Problem, configs: Mapping[GpuConfig, int]) -> float:
 
 
 class _Maker:
-    """Makes instances, each distinct one once."""
+    """Makes instances; equal ones are one object."""
 
     def __init__(self, problem: Problem) -> None:
         self._problem = problem
@@ -478,7 +477,7 @@ def placed_configs(
     """Return where GPUs of these configurations stand; None where no way to spread the services was found.
 
     Args:
-        problem: what the configurations were made for.
+        problem: the problem that the configurations solve.
         configs: how many GPUs have each.
         deadline: when to give up.
     """
@@ -488,16 +487,16 @@ def placed_configs(
 def place_on_nodes(
     problem: Problem, lines: Sequence[Sequence[GpuConfig]], deadline: Deadline | None = None
 ) -> Placed | None:
-    """Return each GPU with its place, nodes being numbered through all pools; None where that was not found.
+    """Return each GPU with its place, nodes numbered consecutively over all pools; None if none was found.
 
     GPUs fill node after node unless a service must be spread; then nodes are filled in turn, and GPUs change
-    places until every service stands on as many nodes as it must. A GPU may go to a pool that is like its own.
-    That none was found proves nothing (`planning/on_nodes.py` does).
+    places until every service runs on as many nodes as it must. A GPU may go to a pool that is like its own.
+    None does not prove that there is no way; `planning/on_nodes.py` proves that.
 
     Args:
         problem: its services say how far they must be spread.
         lines: the configuration of each GPU, pool by pool, no more than the pool has.
-        deadline: when to give up; one try is made whatever it says.
+        deadline: when to give up; one attempt is always made.
     """
     widest = max((service.spread for service in problem.services), default=1)
     if widest > 1:
@@ -513,7 +512,7 @@ def place_on_nodes(
 
 
 def nodes_of(pool: Pool, gpus: int, at_least: int) -> int:
-    """Return how many nodes a pool has: those that its count fills, or without one as many as are wanted."""
+    """Return how many nodes a pool has: as its count fills, or else as `gpus` fill, at least `at_least`."""
     if pool.count is not None:
         return math.ceil(pool.count / pool.per_node)
     return max(math.ceil(gpus / pool.per_node), at_least if gpus else 0)
@@ -536,7 +535,7 @@ def _spread(
 
 
 class _Nodes:
-    """All places there are, filled node by node in turn."""
+    """All places of all nodes, filled with one GPU per node in turn."""
 
     def __init__(self, problem: Problem, lines: Sequence[Sequence[GpuConfig]], widest: int) -> None:
         self._merged = merge_pools(problem)
@@ -565,7 +564,7 @@ class _Nodes:
                 self._on[s][self._places[at][0]] += 1
 
     def placed(self) -> Placed:
-        """Return each GPU with its place, as a configuration of the pool in which that is."""
+        """Return each GPU with its place, its configuration written for the pool of that place."""
         order = sorted(range(len(self._places)), key=self._places.__getitem__)
         return [
             (self._places[at], self._merged.beside(config, self._pool[at]))
@@ -574,7 +573,7 @@ class _Nodes:
         ]
 
     def spread(self) -> bool:
-        """Exchange places while that brings a service onto one more node; say whether all are spread."""
+        """Exchange places while a service gains a node; return whether all are spread."""
         short = self._short()
         while short:
             if not any(self._widen(s) for s in short):
@@ -600,7 +599,7 @@ class _Nodes:
         return False
 
     def _gain(self, a: int, b: int) -> int:
-        """Return by how many nodes services that are short are short by less after an exchange."""
+        """Return how many of the nodes that services still lack an exchange would give them."""
         from_a, from_b = self._spreading[a], self._spreading[b]
         node_a, node_b = self._places[a][0], self._places[b][0]
         moves = [(s, node_a, node_b) for s in from_a - from_b] + [

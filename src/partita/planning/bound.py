@@ -1,4 +1,4 @@
-"""Lower bounds: the paper's, which ignores placement, and the linear relaxation of the compact program."""
+"""Lower bounds: MIG-Serving's, which ignores placement, and the linear relaxation of the compact program."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def lower_bound(problem: Problem) -> float:
 
 
 def rule_free_bound(problem: Problem) -> float:
-    """Return the paper's bound, unrounded: every service on its most efficient size, placement ignored.
+    """Return MIG-Serving's bound, unrounded: every service on its most efficient size, placement ignored.
 
     Sum over services of rate / max_k (throughput / compute slices), in GPUs' worth of compute slices
     (MIG-Serving, arXiv 2109.11067, section 8.1). With pools of unlike GPUs the share of a GPU that a size
-    takes is weighed by what that GPU adds to the objective. Infinite if no size can run a service.
+    takes is weighted by what that GPU adds to the objective. Infinite if no size can run a service.
     """
     return float((problem.rate * _least_cost_per_item(problem)).sum())
 
@@ -51,7 +51,7 @@ def _least_cost_per_item(problem: Problem) -> NDArray[np.float64]:
 
 
 def _gpu_cost(problem: Problem, pool: int) -> float:
-    # Watts are those of instances: what planners add per GPU to use few of them is not in a plan's value.
+    # Watts are those of instances: a plan's value leaves out the WATTS_PER_GPU that planners add per GPU.
     return 0.0 if problem.objective == "watts" else problem.gpu_cost(pool)
 
 
@@ -62,7 +62,7 @@ def lp_bound(problem: Problem) -> float:
 
 @dataclass(frozen=True, slots=True)
 class CompactRelaxation:
-    """Optimum of the linear relaxation, infinite if it has no solution, and what its rates are worth.
+    """Optimum of the linear relaxation, infinite if it has no solution, and the price of each rate.
 
     Attributes:
         price: what one more item/s of each service would add to the optimum, shape (S,).

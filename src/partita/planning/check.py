@@ -75,7 +75,7 @@ class RequiredService:
 
 @dataclass(frozen=True, slots=True)
 class RequiredPool:
-    """GPUs there are: `gpu` with its forbidden combinations, `count` None for any number, cost per hour, name."""
+    """A pool of GPUs: `gpu` with its forbidden combinations, `count` None for any number, `cost` per hour."""
 
     gpu: GpuModel
     count: int | None = None
@@ -194,10 +194,10 @@ def _id_violations(plan: Plan) -> Iterator[Violation]:
 
 
 def _pool_violations(wanted: Requirements, groups: list[_Group]) -> Iterator[Violation]:
-    """Yield GPUs that stand in no pool, and pools that hold too many, in all or in a node.
+    """Yield a violation for GPUs of no pool, and for pools with too many GPUs, in all or in a node.
 
-    A GPU that does not say its pool may stand in any of its model that all its services may use. Some way to put
-    them all must be left: by Hall's theorem there is one if no set of pools is asked for more than it has.
+    A GPU that does not name its pool may be of any pool of its model that all its services may use. By Hall's
+    theorem all GPUs find a pool if no set of pools is asked for more GPUs than it has.
     """
     asked: Counter[frozenset[int]] = Counter()
     known = {service.name: service for service in wanted.services}
@@ -258,38 +258,40 @@ _POSITION = re.compile(r"/gpu-(\d{1,9})$")
 
 
 def _mine(pools: Sequence[RequiredPool], model: str, name: str) -> list[RequiredPool]:
-    """Return the pools that a GPU may be of; one that does not say its pool may be of any of its model."""
+    """Return the pools that a GPU may be of: all of its model where it names none."""
     return [pool for pool in pools if pool.gpu.name == model and name in ("", pool.name)]
 
 
 def _too_many_on(model: str, uses: Counter[str], size: int) -> Iterator[Violation]:
     for node, used in uses.items():
         if used > size:
-            yield Violation(node, f"{used} GPUs {model} in a node of {size}")
+            yield Violation(node, f"{used} GPUs of {model} in a node of {size}")
 
 
 def _too_many_nodes(where: str, uses: Sequence[int], mine: Sequence[RequiredPool]) -> Iterator[Violation]:
-    """Yield that GPUs stand on more nodes than there are, or on nodes that are not so large.
+    """Yield a violation where GPUs are on more nodes than there are, or fill larger nodes than there are.
 
     Args:
-        where: what they are called.
+        where: the pool or GPU model.
         uses: GPUs on each node, the most first.
         mine: the pools that they may be of.
     """
     counts = [pool.count for pool in mine]
     if None not in counts and sum(uses) > sum(count or 0 for count in counts):
-        return  # more GPUs than there are, which is told of them all
+        return  # more GPUs than there are: _crowded says so
     if uses[0] > max(pool.per_node for pool in mine):
-        return  # more on a node than any holds, which is told of the node
+        return  # more on a node than any holds: _too_many_on says so
     sizes = sorted((size for pool in mine for size in _nodes_of(pool, len(uses))), reverse=True)
     if len(uses) > len(sizes):
         yield Violation(where, f"{len(uses)} nodes used of {len(sizes)}")
     elif any(used > size for used, size in zip(uses, sizes, strict=False)):
-        yield Violation(where, f"{len(uses)} nodes used, and not so many have as many GPUs")
+        yield Violation(
+            where, f"{len(uses)} nodes used, not all of them have as many GPUs as the plan puts there"
+        )
 
 
 def _nodes_of(pool: RequiredPool, most: int) -> list[int]:
-    """Return the GPUs of each node of a pool, of no more full nodes than `most`: all are full but the last."""
+    """Return the GPUs of each node of a pool, at most `most` full nodes; only the last node may be partly filled."""
     if pool.count is None:
         return [pool.per_node] * most
     full, rest = divmod(pool.count, pool.per_node)
@@ -378,7 +380,7 @@ def _objective_violations(
 
 
 def _cost(plan: Plan, pools: Sequence[RequiredPool]) -> tuple[float, float]:
-    """Return the least and the most that the GPUs can cost: not the same where they do not say their pool."""
+    """Return the least and the most that the GPUs can cost; they differ where GPUs do not name their pool."""
     least = most = 0.0
     for (model, name), used in Counter((gpu.model, gpu.pool) for gpu in plan.gpus).items():
         mine = sorted(
@@ -399,11 +401,11 @@ def _fill(pools: list[tuple[float, int | None]], used: int) -> float:
     return total
 
 
-# --- one GPU: is its layout legal, and does each instance run as the table says
+# --- one GPU: its layout must be legal, its instances must run as the table says
 
 
 def close(a: float, b: float) -> bool:
-    """Say whether two figures are the same up to what sums in another order change."""
+    """Return whether two figures are equal up to the rounding of sums in another order."""
     return math.isclose(a, b, rel_tol=1e-6, abs_tol=1e-6)
 
 
@@ -466,7 +468,7 @@ class GpuChecker:
     def _limit_violations(self, service: RequiredService, instance: Instance) -> Iterator[str]:
         point, wanted = instance.point, self._wanted
         if service.alone and point.processes != 1:
-            yield f"{point.processes} processes, one runs a query at a time"
+            yield f"{point.processes} processes; a service with `cut` runs one, a query at a time"
         if not point.latency_ms <= service.latency_ms * (1 + 1e-9):
             yield f"latency {point.latency_ms:g} ms is above the {service.latency_ms:g} ms it may take"
         if wanted.max_batch is not None and point.batch > wanted.max_batch:
@@ -475,7 +477,7 @@ class GpuChecker:
             yield f"{point.processes} processes, at most {wanted.max_processes} may share an instance"
 
     def _alone_violations(self, service: RequiredService, gpu: GpuModel, instance: Instance) -> Iterator[str]:
-        """Yield what is wrong with the largest query an instance takes; its throughput is a matter of traffic."""
+        """Yield what is wrong with the largest query an instance takes; its throughput depends on the traffic."""
         point, profile = instance.point, instance.placement.profile
         if point.profile != profile:
             yield f"its operating point is for {point.profile}"
@@ -587,9 +589,9 @@ def _count_violations(gpu: GpuModel, placed: list[Profile]) -> Iterator[str]:
         yield f"{compute} compute slices used of {gpu.compute_slices}"
     for profile, n in Counter(placed).items():
         if n > profile.max_instances:
-            yield f"{n} instances of {profile.name}, of which a GPU holds {profile.max_instances}"
+            yield f"{n} instances of {profile.name}, a GPU holds at most {profile.max_instances}"
     if sum(profile.media for profile in placed) > 1:
-        yield "several instances own the media engines, one can"
+        yield "several instances own the media engines, only one can"
     by_name = Counter(profile.name for profile in placed)
     by_size = Counter(_size(profile.name) for profile in placed)
     for combination in gpu.forbidden:

@@ -47,8 +47,8 @@ class CoverRelaxation:
     Attributes:
         bound: proven lower bound of the objective.
         prices: of one instance of each size, shape (K,), in units of the objective.
-        covers: an integer cover of every service, close to the optimum together, shape (S, K).
-        alternatives: other covers that the optimum mixes in: service of each, shape (A,), and counts (A, K).
+        covers: one integer cover per service, together close to the optimum, shape (S, K).
+        alternatives: other covers in the optimum: service of each, shape (A,), and counts (A, K).
         overflow: GPUs that the pools lack even if GPUs and covers could be split; 0 if enough.
     """
 
@@ -100,7 +100,7 @@ class ColumnGeneration:
         self._best = self._first_prices()
 
     def run(self, deadline: Deadline) -> CoverRelaxation:
-        """Return the relaxation, or as good a one as the time allows."""
+        """Return the relaxation: the best found by the deadline."""
         offer = self._try(self._best)
         self._master.add(offer, np.arange(len(self._starts)))
         while True:
@@ -236,7 +236,7 @@ class _CoverMaster:
 # --- pricing: the cheapest integer cover of each service at given prices per instance, exactly
 
 NODE_LIMIT = 20_000
-"""Nodes of one service's search before its relaxation's bound is taken instead; almost never reached."""
+"""Search nodes per service, after which the relaxation's bound is used; almost never reached."""
 
 
 _BETTER = 1.0 - 1e-12
@@ -374,7 +374,7 @@ def _search(  # noqa: PLR0917 -- compiled functions take no keywords
 # --- rounding: one cover per service, chosen so that together they fit on whole GPUs
 
 ALTERNATIVES = 3000
-"""Covers offered to one integer program beside those that stand."""
+"""Covers offered to one integer program besides the current ones."""
 
 
 ROUNDS = 4
@@ -430,7 +430,7 @@ def round_covers(
 
 
 def cut_for(problem: Problem, covers: NDArray[np.int32]) -> Counts | None:
-    """Return the least GPUs that have just these instances, in no time; None if the pools have too few."""
+    """Return the fewest GPUs that hold these instances, found within `_GRACE_SECONDS`; None if none were found."""
     demand = covers.sum(axis=0).astype(np.float64)
     gpus = gpu_supply(problem, demand, integer=True, extra_cost=None)
     solution = gpus.program.solve(Deadline(_GRACE_SECONDS))
@@ -450,7 +450,7 @@ def _nearly_cheapest(
     shake: float,
     rng: np.random.Generator,
 ) -> _Alternatives:
-    """Return covers other than those that stand, the ones that cost least more than the cheapest first."""
+    """Return covers other than the current ones, sorted by what they cost above the cheapest."""
     cheapest, least = price_covers(problem, prices)
     found, extra = [], []
     for attempt in range(7):
@@ -468,7 +468,7 @@ def _nearly_cheapest(
 
 
 def _distinct(covers: NDArray[np.int32], first: _Alternatives, then: _Alternatives) -> _Alternatives:
-    """Join alternatives without repeated ones and those that stand, as many as one program takes."""
+    """Join alternatives without duplicates and the current covers, as many as one program takes."""
     services, others = np.concatenate([first[0], then[0]]), np.concatenate([first[1], then[1]])
     differs = (others != covers[services]).any(axis=1)
     services, others = services[differs], others[differs]
@@ -484,7 +484,7 @@ def _choose(
     target: float,
     deadline: Deadline,
 ) -> tuple[Counts, bool] | None:
-    """Solve the integer program; also say whether it took GPUs that the pools do not have."""
+    """Solve the integer program; also return whether it used GPUs that the pools do not have."""
     services, others = alternatives
     demand = covers.sum(axis=0).astype(np.float64)
     extra_cost = OVERFLOW_COST * float(problem.cut_cost.max())

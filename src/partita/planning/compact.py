@@ -1,4 +1,4 @@
-"""The compact integer program: instances of one size are interchangeable, so counts say it all."""
+"""The compact integer program: instances of one size are interchangeable, so counts are enough."""
 
 from __future__ import annotations
 
@@ -40,23 +40,24 @@ class Counts:
 
 
 def round_up(bound: float, problem: Problem) -> float:
-    """Return the least objective a plan can have that is not below the bound: whole GPUs are whole."""
+    """Return the least objective that a plan can have at or above the bound: GPUs are counted in whole numbers."""
     if problem.objective == "gpus" and np.isfinite(bound):
         return float(np.ceil(bound - TOLERANCE))
     return bound
 
 
 def reached(value: float, bound: float) -> bool:
-    """Say whether a value has come down to its bound, up to rounding in sums."""
+    """Return whether a value has come down to its bound, up to rounding in sums."""
     return value <= bound + TOLERANCE * max(1.0, abs(bound))
 
 
 class OutOfTimeError(PartitaError):
-    """No plan was found in the time there was, nor proof that there is none; `bound` is of the objective."""
+    """Neither a plan nor a proof that there is none was found in time; `bound` is the objective's lower bound."""
 
     def __init__(self, bound: float) -> None:
         super().__init__(
-            "no plan was found in the time there was, nor proof that there is none", hint="raise --time-limit"
+            "found neither a plan nor a proof that there is none in the time allowed",
+            hint="raise --time-limit",
         )
         self.bound = bound
 
@@ -88,8 +89,8 @@ def add_instances(
     Rates are scaled to 1 so that the solver's absolute tolerances mean the same for each service.
 
     Args:
-        problem: its throughputs and rates.
-        gpus: whose supply the instances take.
+        problem: gives throughputs and rates.
+        gpus: supplies the instances.
         rates: first row of the services' rates.
         replicas: first row of the services' replicas.
         cost: of one instance of size k for service s, shape (S, K).
@@ -116,10 +117,10 @@ def gpu_supply(
     """Start a program with the GPUs of a problem.
 
     Args:
-        problem: its pools and cuts.
+        problem: gives pools and cuts.
         demand: instances of each size already in use, shape (K,).
-        integer: whole GPUs.
-        extra_cost: price of a GPU beyond its pool's count; None for none.
+        integer: whether GPUs come in whole numbers.
+        extra_cost: price of a GPU beyond its pool's count; None allows no such GPU.
     """
     program = Program()
     unlimited = np.full(len(problem.sizes), INFINITY)
@@ -180,11 +181,11 @@ def solve_compact(problem: Problem, deadline: Deadline, *, enough: float = -INFI
     instances[pairs[:, 0], pairs[:, 1]] = np.rint(solution.columns[first:])
     cuts = np.rint(solution.columns[gpus.cuts : gpus.cuts + len(problem.cuts)]).astype(np.int64)
     counts = Counts(cuts, instances)
-    # The solver's tolerances are absolute; a plan that it let fall short is none, though its bound holds.
+    # The solver's tolerances are absolute. A plan that misses a rate by them is dropped; its bound holds.
     return CompactResult(counts if counts.meets_rates(problem) else None, bound, infeasible=False)
 
 
-# --- plainer cuts
+# --- simpler cuts
 
 _SECONDS = 2.0
 
@@ -194,7 +195,7 @@ _GPU = 100.0
 
 
 def simplify_cuts(problem: Problem, counts: Counts) -> Counts:
-    """Return the same instances on GPUs whose cuts hold as few unlike sizes as it costs nothing to.
+    """Return the same instances at the same cost, on cuts of as few different sizes as possible.
 
     A GPU cut into one size serves one service, as a rule; one cut into three serves three.
     """
@@ -223,7 +224,7 @@ def solve_dedicated(problem: Problem, deadline: Deadline) -> tuple[list[Counts],
 
     Raises:
         InfeasibleError: the pools have too few GPUs.
-        OutOfTimeError: none was found.
+        OutOfTimeError: no plan was found in time.
     """
     program = Program()
     finite = [index for index, pool in enumerate(problem.pools) if pool.count is not None]

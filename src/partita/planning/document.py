@@ -40,7 +40,7 @@ _CACHED_TEXTS = 10_000  # enough for GPUs cut alike that stand together, and lit
 
 
 class ObjectiveDocument(Value):
-    """What was minimised, how far it came, and the proven lower bound."""
+    """The objective: its name, the value reached, and the proven lower bound."""
 
     name: Text
     value: Amount
@@ -49,7 +49,7 @@ class ObjectiveDocument(Value):
     proven: bool
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield where gap and proof are not those of value and bound."""
+        """Yield a fault where gap or proof contradict value and bound."""
         made = Objective(self.name, self.value, self.lower_bound)
         if abs(self.gap - made.gap) > 1e-6:
             yield FieldFault(("gap",), f"value and lower bound give a gap of {made.gap:.6g}")
@@ -58,7 +58,7 @@ class ObjectiveDocument(Value):
 
 
 class SolverDocument(Value):
-    """Who made the plan: planner, seed, and wall-clock seconds of planning."""
+    """What made the plan: planner, seed, and wall-clock seconds of planning."""
 
     name: Text
     seed: Whole
@@ -97,7 +97,7 @@ class GpuDocument(Value):
     pool: Text = ""
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield where the instances cannot stand together."""
+        """Yield a fault where the instances cannot stand together."""
         found = layout_fault(
             self.model, tuple(Placement(each.start, each.profile) for each in self.instances)
         )
@@ -117,7 +117,7 @@ def layout_fault(model: str, placements: tuple[Placement, ...]) -> FieldFault | 
 
 
 class PlanDocument(Value):
-    """A plan as it stands in files."""
+    """A plan as files hold it."""
 
     objective: ObjectiveDocument
     solver: SolverDocument
@@ -186,7 +186,7 @@ def _instance_text(instance: Instance) -> str:
 
 
 def _figure(value: float) -> float:
-    """Return a figure that was computed, without what floating point adds at its end."""
+    """Return a computed figure rounded to 12 digits, which drops floating-point noise."""
     return number(float(f"{value:.12g}"))
 
 
@@ -203,12 +203,12 @@ def read_plan(path: Path | str) -> Plan:
 
 
 def parse_plan(text: str, name: str) -> Plan:
-    """Return the plan that a text holds, as `read_plan`; `name` is what errors call the file."""
+    """Return the plan that a text holds, as `read_plan` does; errors call the file `name`."""
     if not text.startswith('{"apiVersion"') and _MIG_PARTED.search(text):
         raise InputError(
             "this is a mig-parted config, not a plan",
             where=name,
-            hint=f"bring it in: `partita import mig-parted {name} --out layouts.json`, which diff and apply take",
+            hint=f"convert it: `partita import mig-parted {name} --out layouts.json`; diff and apply read that file",
         )
     seen: dict[InstanceDocument, InstanceDocument] = {}
 
@@ -224,7 +224,7 @@ def parse_plan(text: str, name: str) -> Plan:
         data, source = parse(text, name, share)
         document = convert(data, PLAN, source)
     except InputError:
-        data, source = parse(text, name)  # faults are told of plain data, each with its place
+        data, source = parse(text, name)  # only plain data keeps the place of each fault
         document = convert(data, PLAN, source)
     return _plan(document)
 

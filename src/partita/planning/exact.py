@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
 
 COMPACT_SERVICES = 16
-"""Up to here the compact program alone is tried first: it is quick and needs nothing compiled."""
+"""Up to this many services the compact program is tried first: it is quick and needs nothing compiled."""
 
 
 CLOSING_SERVICES = 400
-"""Up to here the compact program is asked to close what gap column generation leaves."""
+"""Up to this many services the compact program tries to close the gap that column generation leaves."""
 
 
 _FIRST_TRY_SECONDS, _FIRST_TRY_SHARE = 10.0, 0.25
@@ -61,7 +61,7 @@ class _Found:
     """A plan before it is written out: configurations of the whole problem, and their objective.
 
     Attributes:
-        placed: where each GPU stands; None where no service must be spread and any place will do.
+        placed: the place of each GPU; None where no service must be spread, so that any place will do.
     """
 
     configs: Counter[GpuConfig]
@@ -84,12 +84,11 @@ class ExactPlanner:
     def plan(self, problem: Problem) -> Plan:
         """Return the plan with the least objective found.
 
-        However short the time, there is a plan if one greedy pass finds one: what it takes beyond the time limit is
-        the price.
+        If no other search finds a plan in time, a greedy pass makes one, even past the time limit.
 
         Raises:
             InfeasibleError: there is no plan, with the proof's reason.
-            PartitaError: the time was over before any plan was found, and a greedy pass finds none.
+            PartitaError: no plan was found in time, and a greedy pass finds none.
         """
         refuse_too_few_nodes(problem)
         merged = merge_pools(problem)
@@ -100,7 +99,7 @@ class ExactPlanner:
         best = best or self._greedy(merged)
         if best is None:
             raise PartitaError(
-                "no plan was found in the time there was, nor proof that there is none",
+                "found neither a plan nor a proof that there is none in the time allowed",
                 hint="raise --time-limit, `count` or `max_services_per_gpu`, or lower `spread`",
             )
         if not math.isfinite(bound):
@@ -109,7 +108,7 @@ class ExactPlanner:
         return assemble(problem, best.configs, lower_bound=bound, solver=solver, placed=best.placed)
 
     def _searched(self, merged: MergedPools) -> tuple[Counter[GpuConfig] | None, float]:
-        """Return configurations that take no heed of nodes, None if the time did not suffice, and the bound."""
+        """Return configurations that ignore nodes, None if time ran out, and the bound."""
         try:
             return self.configs(merged.problem)
         except TooFewGpusError:
@@ -120,7 +119,7 @@ class ExactPlanner:
             return None, error.bound
 
     def _placed(self, merged: MergedPools, configs: Counter[GpuConfig]) -> _Found | None:
-        """Return the configurations with their places; None if pools have too few GPUs or nodes are not found."""
+        """Return the configurations with their places; None if a pool has too few GPUs or no places were found."""
         whole = merged.split(configs)
         if not _within_counts(merged.whole, whole):
             return None
@@ -135,7 +134,7 @@ class ExactPlanner:
     def _on_nodes(
         self, merged: MergedPools, best: _Found | None, bound: float
     ) -> tuple[_Found | None, float]:
-        """Let nodes, or whole configurations, take part in the program where it is small enough.
+        """Solve the program with nodes, or with whole configurations, in it where that is small enough.
 
         Raises:
             InfeasibleError: there is no plan.
@@ -155,10 +154,10 @@ class ExactPlanner:
         return (other if best is None or other.value < best.value else best), bound
 
     def _greedy(self, merged: MergedPools) -> _Found | None:
-        """Return the plan of one greedy pass, None if it finds none: what there is when there was no time.
+        """Return the plan of a greedy pass, None if it finds none; used where time ran out.
 
-        A pass may spend a pool on services that could go elsewhere; so there is another one, in which those come
-        first that have the fewest pools to go to.
+        A pass may spend a pool on services that could go elsewhere. A second pass therefore starts with the services
+        that have the fewest pools.
         """
         for classes in ([range(len(merged.problem.services))], _by_pools(merged.problem)):
             configs: Counter[GpuConfig] = Counter()
@@ -177,17 +176,17 @@ class ExactPlanner:
     def configs(self, problem: Problem) -> tuple[Counter[GpuConfig], float]:
         """Return how many GPUs have each configuration, and the proven bound of the objective.
 
-        Nodes are not looked at, and pools may be overdrawn for the sake of `spread` and `max_services_per_gpu`.
+        Nodes are ignored. `spread` and `max_services_per_gpu` may use more GPUs than a pool has.
 
         Raises:
             TooFewGpusError: there is no plan.
-            OutOfTimeError: none was found.
+            OutOfTimeError: no plan was found in time.
         """
         if problem.max_services_per_gpu == 1:
             parts, bound = solve_dedicated(problem, self.deadline)
             return sum((pack(problem, part) for part in parts), Counter[GpuConfig]()), bound
         sharing = problem.max_services_per_gpu or math.inf
-        # Counts say nothing of who shares a GPU: closing their last gap must not take the time of what does.
+        # Counts do not say which services share a GPU. The search that does needs the rest of the time.
         first = (
             replace(self, deadline=self.deadline.share(_COUNTS_SHARE)) if sharing <= MOST_SHARING else self
         )
@@ -204,11 +203,11 @@ class ExactPlanner:
 
         Raises:
             TooFewGpusError: there is no plan.
-            OutOfTimeError: none was found.
+            OutOfTimeError: no plan was found in time.
         """
         if len(problem.services) > COMPACT_SERVICES:
             return self._by_columns(problem)
-        # Column generation compiles loops first, which on a busy machine may take all the time that there is.
+        # Column generation first compiles loops, which on a busy machine may take all the time allowed.
         seconds = min(_FIRST_TRY_SECONDS, max(1.0, self.deadline.left * _FIRST_TRY_SHARE))
         first = solve_compact(problem, self.deadline.at_most(seconds))
         if first.infeasible:
@@ -244,7 +243,7 @@ class ExactPlanner:
         return self._close(problem, counts, bound)
 
     def _close(self, problem: Problem, counts: Counts | None, bound: float) -> tuple[Counts, float]:
-        """Let the compact program search the gap for the time that is left."""
+        """Search the gap with the compact program in the time that is left."""
         last = solve_compact(problem, self.deadline, enough=bound)
         if last.infeasible:
             raise too_few_gpus(problem)
@@ -255,7 +254,7 @@ class ExactPlanner:
 
 
 def _by_pools(problem: Problem) -> list[list[int]]:
-    """Return the services by the pools they can run on: those of pools with a count first, then those of fewest."""
+    """Return the services grouped by their pools: groups without an unlimited pool first, then those of fewest."""
     pools = np.array([size.pool for size in problem.sizes])
     classes: dict[frozenset[int], list[int]] = defaultdict(list)
     for s in range(len(problem.services)):
@@ -266,7 +265,7 @@ def _by_pools(problem: Problem) -> list[list[int]]:
 
 
 def _left_over(problem: Problem, services: Sequence[int], taken: Counter[GpuConfig]) -> Problem:
-    """Return the problem of some services on the GPUs that are not taken."""
+    """Return the problem of some services on the GPUs that are left."""
     used = gpus_used(taken)
     counts = {
         pool.name: None if pool.count is None else max(0, pool.count - used[index])
@@ -276,17 +275,16 @@ def _left_over(problem: Problem, services: Sequence[int], taken: Counter[GpuConf
 
 
 def refuse_too_few_nodes(problem: Problem) -> None:
-    """Refuse services that must stand on more nodes than there are of the pools they can run on.
+    """Refuse services that must be spread over more nodes than can run them.
 
     Raises:
-        InfeasibleError: names the first.
+        InfeasibleError: names the first such service.
     """
     for s, service in enumerate(problem.services):
         there = nodes_there(problem, s) if service.spread > 1 else math.inf
         if service.spread > there:
             raise InfeasibleError(
-                f"{service.name} must be spread over {service.spread} nodes, "
-                f"and there are {there:.0f} that it can run on",
+                f"{service.name} must be spread over {service.spread} nodes, and only {there:.0f} can run it",
                 where="services",
                 hint="lower `spread`, or add nodes",
             )
@@ -310,13 +308,13 @@ def _spreads(problem: Problem) -> bool:
 
 
 def _within_counts(problem: Problem, configs: Counter[GpuConfig]) -> bool:
-    """Say whether no pool holds more GPUs than it has: packing adds some where it must keep services apart."""
+    """Return whether each pool has the GPUs used of it: packing adds some where it must keep services apart."""
     used = gpus_used(configs)
     return all(pool.count is None or used[index] <= pool.count for index, pool in enumerate(problem.pools))
 
 
 def _numbered(merged: MergedPools, found: list[tuple[PoolNode, GpuConfig]], deadline: Deadline) -> _Found:
-    """Return what was found, its nodes numbered through all pools; empty ones of pools without a count are none."""
+    """Return the plan with nodes numbered over all pools; empty nodes of pools without a count are dropped."""
     problem = merged.whole
     by_pool: dict[int, dict[int, list[GpuConfig]]] = defaultdict(lambda: defaultdict(list))
     for node, config in found:
@@ -340,17 +338,17 @@ class TooFewGpusError(InfeasibleError):
     """The pools do not have the GPUs that all services together need.
 
     Attributes:
-        problem: of those services; None where it is not known.
+        problem: what the pools cannot meet; None where it is not known.
     """
 
     problem: Problem | None = None
 
 
 def too_few_gpus(problem: Problem) -> InfeasibleError:
-    """Return the error that says which pools are too small and what would do."""
+    """Return the error that says which pools are too small and how many GPUs would be enough."""
     finite = {pool.name: None for pool in problem.pools if pool.count is not None}
     if not finite:
-        return InfeasibleError("no plan exists", hint="see which `profiles` are allowed to each service")
+        return InfeasibleError("no plan exists", hint="check the `profiles` that each service allows")
     open_pools = merge_pools(problem.with_counts(finite)).problem
     plan = ExactPlanner(deadline=Deadline(2.0)).counts(open_pools)[0]
     needed: dict[str, int] = {}
@@ -371,7 +369,7 @@ def too_few_gpus(problem: Problem) -> InfeasibleError:
 # --- too few GPUs: which services to meet, by priority, and how far the others
 
 PROGRAM_SERVICES = 300
-"""Up to here an integer program says which services to meet; beyond, they are taken in turn while they fit."""
+"""Up to this many services an integer program chooses which to meet; beyond, they are added while they fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -416,7 +414,7 @@ def plan_what_fits(problem: Problem, deadline: Deadline, seed: int = 0) -> Plan:
     try:
         plan = planner.plan(problem.with_services(services))
     except InfeasibleError:
-        # The shares take no heed of nodes: what can be met may not be spread.
+        # The shares ignore nodes, so that services may not spread over as many as they must.
         together = tuple(replace(service, spread=1) for service in services)
         plan = planner.plan(problem.with_services(together))
     given = {service.name: service.capacity for service in plan.services}
@@ -469,14 +467,14 @@ def _by_program(problem: Problem, deadline: Deadline) -> MetShares:
         columns, worth = first + np.array(mine, dtype=np.int32), np.ones(len(mine))
         solution = gpus.program.maximise(columns, worth, deadline.share(1.0 / (2 * len(levels) - index)))
         if not len(solution.columns):
-            raise PartitaError("no plan was found in the time there was", hint="raise --time-limit")
+            raise PartitaError("no plan was found in the time allowed", hint="raise --time-limit")
         gpus.program.hold(columns, worth, -solution.value - 1e-6)
     found = np.maximum(solution.columns[met : met + services], solution.columns[share : share + services])
     return MetShares(np.where(found > 1 - 1e-6, 1.0, np.floor(found * 1e6) / 1e6))
 
 
 def _in_order(problem: Problem, deadline: Deadline) -> MetShares:
-    """Take services by priority, then by what they need, for as long as all taken can be met."""
+    """Meet services by priority, then by the instances they need, as many as can all be met."""
     need = problem.rate / problem.throughput.max(axis=1)
     priority = np.array([service.priority for service in problem.services])
     order = np.lexsort((need, -priority))

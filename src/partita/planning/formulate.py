@@ -27,7 +27,7 @@ Points = dict[tuple[str, str], OperatingPoint]
 
 
 MOST_GPUS = 1_000_000
-"""GPUs that one service may take at least; a plan names each GPU."""
+"""A rate that needs more GPUs than this is refused: a plan names each GPU."""
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ def formulate(workload: Workload, table: PerfTable) -> Formulation:
     thousand services cost little more than one of each kind.
 
     Raises:
-        InputError: a model nobody measured, a quantile that the table lacks, watts without power, or a rate that
-            would take `MOST_GPUS`. `where` is the path of the field, such as `services[3].model`.
+        InputError: a model without measurements, a quantile that the table lacks, watts without power, or a rate
+            that needs more than `MOST_GPUS`. `where` is the path of the field, such as `services[3].model`.
         InfeasibleError: a service that can run on no profile of any pool; `where` as above.
     """
     pools = _pools(workload)
@@ -116,7 +116,7 @@ def _per_size(
 
 
 class _PointsOnPools:
-    """Operating points on the GPUs of the pools that a service may use, the same object for services alike."""
+    """Operating points on the GPUs of the pools that a service may use; equal services share one object."""
 
     def __init__(self, pools: Sequence[Pool], measured: Measured) -> None:
         self._pools = pools
@@ -136,8 +136,8 @@ class _PointsOnPools:
 
 
 def _service(spec: ServiceSpec, points: tuple[OperatingPoint | None, ...]) -> Service:
-    # Every service has an instance, and where any one is enough, the rate matters no more. Solvers cannot hold
-    # numbers of all sizes, so what is next to nothing is raised to a millionth of what the slowest instance does.
+    # Every service has an instance; where any one is enough, the exact rate does not matter. Solvers lose very small
+    # numbers, so a tiny rate is raised to a millionth of the slowest instance's throughput.
     least = min((point.throughput for point in points if point), default=0.0)
     return Service(
         name=spec.name,
@@ -153,7 +153,7 @@ def _service(spec: ServiceSpec, points: tuple[OperatingPoint | None, ...]) -> Se
 
 
 def _refuse_excessive_rates(workload: Workload, pools: Sequence[Pool], points: Mapping[int, Points]) -> None:
-    """Refuse rates that so many GPUs would be needed for that nobody means them."""
+    """Refuse rates that need more than `MOST_GPUS`: most likely a wrong unit."""
     most = {(pool.gpu.name, each.name): each.max_instances for pool in pools for each in pool.gpu.profiles}
     for index, of in points.items():
         spec = workload.services[index]
@@ -201,10 +201,10 @@ def plain(profile: str) -> str:
 
 
 class Measured:
-    """Rows and operating points of a workload's models on its GPUs, each worked out once.
+    """Rows and operating points of a workload's models on its GPUs, each computed once.
 
-    An operating point depends on the latency limit only through which rows keep it, so services are told
-    apart by how many latencies are within the limit, not by the limit: a thousand SLOs make few kinds.
+    An operating point depends on the latency limit only through the rows that keep it. Services are therefore
+    grouped by how many latencies are within the limit, not by the limit: a thousand SLOs make few groups.
     """
 
     def __init__(self, workload: Workload, table: PerfTable, gpus: Sequence[GpuModel]) -> None:
@@ -217,7 +217,7 @@ class Measured:
         self._points: dict[tuple[object, ...], Points] = {}
 
     def rows(self, model: str) -> dict[str, tuple[Measurement, ...]]:
-        """Return the rows of a model by GPU, of the table or else estimated, GPUs without any left out."""
+        """Return the rows of a model by GPU, measured or else estimated; GPUs without rows are left out."""
         if model not in self._rows:
             found = {gpu.name: self._rows_on(model, gpu) for gpu in self.gpus}
             self._rows[model] = {gpu: rows for gpu, rows in found.items() if rows}
@@ -246,7 +246,7 @@ class Measured:
         return self.limits.latency_factor * service.slo.latency_ms
 
     def point_limits(self, service: ServiceSpec, gpu: str) -> Limits | None:
-        """Return what the service's operating points on a GPU must keep to; None if its quantile is not there."""
+        """Return the limits of a service's operating points on a GPU; None if no row has its quantile."""
         quantile = quantile_of(self.of(service.model, gpu), service.slo.quantile)
         if quantile is None:
             return None
@@ -296,24 +296,24 @@ def _work(model: ModelSpec) -> ModelWork:
 
 
 def quantile_of(rows: Sequence[Measurement], asked: float | None) -> str | None:
-    """Return the quantile, as the rows write it, that was asked for; the strictest there is if none was."""
+    """Return the quantile asked for, as the rows write it, or the strictest of the rows if none was."""
     there = {row.quantile for row in rows}
     if asked is None:
         return strictest(there)
     return next((q for q in there if q != "mean" and float(q) == asked), None)
 
 
-# --- what is assumed
+# --- notes: what was assumed
 
 
 def _notes(workload: Workload, measured: Measured) -> tuple[str, ...]:
-    """Return a sentence for each thing assumed: which latencies, estimates and GPUs, and what is not looked at."""
+    """Return a sentence for each assumption: which latencies, estimates and GPUs, and what is ignored."""
     ignored = [pool.label for pool in workload.gpus if pool.cost_per_hour is not None]
     costs = []
     if ignored and workload.objective != "cost":
         costs = [
             (
-                f"cost_per_hour of {names(ignored)} is not looked at: the objective is {workload.objective} "
+                f"cost_per_hour of {names(ignored)} is ignored: the objective is {workload.objective} "
                 "(write objective: cost)"
             )
         ]
@@ -344,14 +344,14 @@ def _notes_on(measured: Measured, model: str, asked: float | None, gpu: str) -> 
 
 
 def names(words: Iterable[str], most: int = 5) -> str:
-    """Return a list in words, its tail counted: `a, b and 7 more`."""
+    """Return a sorted list as text, cut short after `most` words: `a, b and 7 more`."""
     words = sorted(set(words))
     if len(words) > most:
         return f"{', '.join(words[: most - 1])} and {len(words) - most + 1} more"
     return ", ".join(words)
 
 
-# --- why a service can run nowhere, and what would let it
+# --- why a service can run nowhere, and what would change that
 
 _MOST_NAMED = 10
 """Kinds of service that one error names."""
@@ -381,7 +381,7 @@ def _refuse_unmeasured(workload: Workload, measured: Measured) -> None:
             raise InputError(
                 f"{model} has no latencies at quantile {quantile}, only {', '.join(there)}",
                 where=f"services[{index}].slo.quantile",
-                hint="ask a quantile that the performance table has, leave it out to use the strictest, "
+                hint="ask for a quantile that the performance table has, leave it out to use the strictest, "
                 "or measure the model again",
             )
 
@@ -406,11 +406,11 @@ def _refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[
 
     Args:
         workload: what to place.
-        measured: what is known of its models.
+        measured: rows and operating points of its models.
         points: operating points by the service's index in the workload.
 
     Raises:
-        InfeasibleError: says for each kind of service what binds; `where` is the first one.
+        InfeasibleError: gives the reason for each kind of service; `where` is the first one.
     """
     kinds: dict[int, list[int]] = {}
     for index, each in points.items():
@@ -429,7 +429,7 @@ def _refuse_unplaceable(workload: Workload, measured: Measured, points: Mapping[
     else:
         what = "\n  ".join(f"{reason}; {hint}" for reason, hint in lines)
         hint = (
-            "mend each as it says"
+            "change each as its line says"
             if len(kinds) <= _MOST_NAMED
             else f"and {len(kinds) - _MOST_NAMED} more kinds of service"
         )

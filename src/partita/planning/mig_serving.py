@@ -3,7 +3,7 @@
 The *utility* of an instance for a service is its throughput over the service's required rate; the *completion rate* c
 of a service is the sum of its utilities, and a deployment is valid when none is below 1 (sections 4 and 5). A
 *configuration* is a cut with a service on each of its instances; its score is the sum over its instances of (1 - c) u
-(section 5 and appendix A). Replicas and spread, which the paper has not, count once rates are met.
+(section 5 and appendix A). The paper has no replicas and no spread; here they count once rates are met.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ TOLERANCE = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """How far services are: completion rates, instances, and GPUs they stand on; each of shape (S,)."""
+    """How far services are: completion rates, instances, and GPUs they run on; each of shape (S,)."""
 
     rate: NDArray[np.float64]
     instances: NDArray[np.int64]
@@ -64,12 +64,12 @@ class ServiceDemand:
 
     @cached_property
     def share(self) -> NDArray[np.float64]:
-        """Part of a service's replicas that one instance is, 0 where it cannot run; shape (S, K)."""
+        """What share of a service's replicas one instance is, 0 where it cannot run; shape (S, K)."""
         return (self.problem.throughput > 0) / self.problem.replicas[:, None]
 
     @cached_property
     def spread(self) -> NDArray[np.int64]:
-        """Fewest GPUs a service stands on, one for each node it is spread over; shape (S,)."""
+        """Fewest GPUs that a service runs on, one for each node it is spread over; shape (S,)."""
         return np.array([service.spread for service in self.problem.services], dtype=np.int64)
 
     @cached_property
@@ -79,14 +79,14 @@ class ServiceDemand:
 
     @cached_property
     def worth(self) -> NDArray[np.float64]:
-        """Objective that each service's whole rate costs at the prices of the relaxation, shape (S,).
+        """What each service's whole rate costs at the relaxation's prices, in units of the objective, shape (S,).
 
-        At these prices no configuration is worth more than it costs, so that the difference is waste.
+        At these prices no configuration is worth more than it costs; the difference is waste.
         """
         return self.problem.rate * relax(self.problem).price
 
     def value(self, done: Completion, config: GpuConfig) -> float:
-        """Return what a GPU is worth at those prices, what no service lacks left out."""
+        """Return what a GPU is worth at those prices, counting only what services still lack."""
         given = self.after(done, {config: 1}).rate
         useful = np.minimum(given, 1.0) - np.minimum(done.rate, 1.0)
         return float(self.worth @ useful)
@@ -127,7 +127,7 @@ class ServiceDemand:
         return np.maximum(np.where(rate > TOLERANCE, rate, others), 0.0)
 
     def gain(self, done: Completion) -> NDArray[np.float64]:
-        """Return what one instance takes off what is missing, shape (S, K)."""
+        """Return by how much one instance reduces what is missing, shape (S, K)."""
         return np.where((done.rate < 1.0 - TOLERANCE)[:, None], self.utility, self.share)
 
     def weight(self, done: Completion) -> NDArray[np.float64]:
@@ -151,7 +151,7 @@ def short_of_gpus(problem: Problem, unmet: Iterable[int], planner: str) -> Infea
     some = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
     pools = ", ".join(f"{pool.name}: {pool.count}" for pool in problem.pools if pool.count is not None)
     return InfeasibleError(
-        f"{planner} used all GPUs that help ({pools or 'none'}) and leaves unmet: {some}",
+        f"{planner} used all GPUs that help ({pools or 'none'}) and cannot meet: {some}",
         hint="add GPUs, or try --planner exact, which finds a plan if there is one",
     )
 
@@ -166,8 +166,8 @@ LEAST_COST = 1e-9
 class Splits:
     """Every way to divide the sizes of a cut between two services.
 
-    The score adds up over instances, so no way to divide instances of one size scores better than giving them
-    all to one service; only whole sizes need be divided.
+    The score is a sum over instances, so giving all instances of one size to one service scores at least as well as
+    dividing them. Only whole sizes are divided.
 
     Attributes:
         parts: instances of each size that one service gets, over the cost of the GPU; distinct rows, (C, K).
@@ -209,7 +209,7 @@ def _halves(counts: tuple[int, ...], *, shared: bool) -> Iterator[tuple[tuple[in
 
 
 class PairSearch:
-    """The best-scoring configuration of at most two services, followed as services complete.
+    """The best-scoring configuration of at most two services, kept up to date as services complete.
 
     For a given split the best first and the best second service are independent, so one pass over the
     services per part finds the best of all pairs: O(C S) memory and time to start, then O(C) per GPU, and
@@ -236,7 +236,7 @@ class PairSearch:
         return _pair(self._demand, self._weight, split, owners)
 
     def update(self, done: Completion, services: Iterable[int]) -> None:
-        """Take note that these services are now this far."""
+        """Update the scores after these services have come this far."""
         self._weight = self._demand.weight(done)
         for service in services:
             self._score[:, service] = self._splits.parts @ self._weight[service]
@@ -334,7 +334,7 @@ class GreedyPlanner:
     """The fast algorithm of MIG-Serving (arXiv 2109.11067, section 5.2): one pass, no random numbers.
 
     Attributes:
-        deadline: only counts the seconds; a pass has nothing to return before its end.
+        deadline: only measures the seconds; a pass has nothing to return before its end.
     """
 
     deadline: Deadline = field(default_factory=Deadline)
@@ -414,13 +414,13 @@ PICKED = 5
 _POOL = 2  # configurations per kind of completion that roll-outs choose from: more is more random
 
 
-_FAR = 8  # small instances missing from which on completions are of one kind
+_FAR = 8  # with this many small instances missing or more, completions are of one kind
 
 
-_EXPLORATION = 0.1  # of UCT; costs are over that of the greedy completion, so near 1
+_EXPLORATION = 0.1  # UCT's constant; costs are divided by the greedy completion's, so they are near 1
 
 
-_FAILED = 2.0  # what a roll-out counts, on the same scale, that ran out of GPUs
+_FAILED = 2.0  # cost, on the same scale, of a roll-out that ran out of GPUs
 
 
 @dataclass(frozen=True, slots=True)
@@ -430,7 +430,7 @@ class MctsPlanner:
     Its first roll-out is the greedy pass, so its plan is never worse than that one.
 
     Attributes:
-        iterations: roll-outs, if the time is not over before.
+        iterations: most roll-outs.
     """
 
     seed: int = 0
@@ -462,7 +462,7 @@ class MctsPlanner:
 
 @dataclass(slots=True)
 class _Node:
-    """How far services are after the configurations on the way here, and what roll-outs through here cost."""
+    """How far services are after the configurations on the path to a node, and what its roll-outs cost."""
 
     done: Completion
     left: NDArray[np.float64]
@@ -474,7 +474,7 @@ class _Node:
 class TreeSearch:
     """Search for the cheapest GPUs that give services what they lack.
 
-    Keeps the pool of good configurations that roll-outs pick from between runs, as it serves any later search.
+    It keeps the pool of good configurations that roll-outs pick from, which later runs use again.
     """
 
     def __init__(self, demand: ServiceDemand, rng: random.Random, deadline: Deadline) -> None:
@@ -489,7 +489,7 @@ class TreeSearch:
         """Return the cheapest GPUs found after which no service lacks anything, None where none were.
 
         Each iteration walks down the tree by UCT, expands the leaf it comes to, and rolls out from there. The
-        first roll-out is the greedy completion. Of equally cheap ones that which leaves the most to spare wins.
+        first roll-out is the greedy completion. Of equally cheap ones the one with the most spare capacity wins.
 
         Args:
             done: how far services are.
@@ -516,7 +516,7 @@ class TreeSearch:
         return best if math.isfinite(least[0]) else None
 
     def _cost(self, done: Completion, configs: Counter[GpuConfig]) -> tuple[float, float]:
-        """Return what the GPUs cost, and the negative of what services then have to spare."""
+        """Return what the GPUs cost, and the negative of the services' spare capacity."""
         cost = sum(n * self._demand.problem.config_cost(config) for config, n in configs.items())
         return cost, -self._demand.spare(self._demand.after(done, configs))
 
@@ -556,7 +556,7 @@ class TreeSearch:
         return _Node(self._demand.after(node.done, {config: 1}), left)
 
     def _kind(self, node: _Node, missing: NDArray[np.float64]) -> bytes:
-        """Return what completions served alike have in common: small instances missing, up to some."""
+        """Return a key, equal for completions that need similar GPUs: small instances missing, at most `_FAR`."""
         gain = self._demand.gain(node.done)
         least = np.where(gain > 0, gain, np.inf).min(axis=1)
         some = np.minimum(np.ceil(missing / least), _FAR).astype(np.int8)
@@ -565,8 +565,8 @@ class TreeSearch:
     def _candidates(self, node: _Node, most: int) -> list[GpuConfig]:
         """Return good configurations of random unmet services, and for the last mile of all unmet ones.
 
-        The paper ranks them by score. Here those of the best score and the packed ones are ranked by what is of
-        use in them, at the prices of the relaxation, over what they cost.
+        The paper ranks them by score. Here the best-scoring and the packed ones are ranked by what services need of
+        them, at the prices of the relaxation, over what they cost.
         """
         demand, done = self._demand, node.done
         unmet = demand.unmet(done)
@@ -585,7 +585,7 @@ class TreeSearch:
 
 
 def _most_promising(children: Mapping[GpuConfig, _Node], visits: int) -> GpuConfig:
-    """Return the child of least mean cost less the room for surprise (UCT); untried ones come first."""
+    """Return the child of least mean cost minus UCT's exploration term; untried ones come first."""
 
     def rank(config: GpuConfig) -> float:
         node = children[config]
@@ -601,13 +601,13 @@ def _most_promising(children: Mapping[GpuConfig, _Node], visits: int) -> GpuConf
 _ERASED = (0.02, 0.2)  # share of the GPUs that a crossover erases
 
 
-_ERASED_MOST = 60  # and the most of them: refilling more takes longer and does no better
+_ERASED_MOST = 60  # the most that it erases: refilling more takes longer and does no better
 
 
 _SWAPPED = 0.1  # swaps of a mutation, per GPU
 
 
-_SPARE_GAIN = 1e-6  # more to spare counts as a gain from here on
+_SPARE_GAIN = 1e-6  # the least increase of spare capacity that counts as a gain
 
 
 @dataclass(frozen=True, slots=True)
@@ -616,8 +616,8 @@ class GeneticPlanner:
 
     Attributes:
         population: deployments kept from round to round.
-        rounds_without_gain: stops after so many rounds that found nothing better, or when the time is over.
-        iterations: tree search's roll-outs per crossover.
+        rounds_without_gain: rounds without a better plan after which it stops.
+        iterations: roll-outs of the tree search per crossover.
     """
 
     seed: int = 0
@@ -644,7 +644,7 @@ class GeneticPlanner:
 
 
 class _Fitness(NamedTuple):
-    """What a deployment costs, and the negative of what services have to spare: the smaller the better."""
+    """What a deployment costs, and the negative of the services' spare capacity: the smaller the better."""
 
     cost: float
     wanting: float
@@ -696,10 +696,10 @@ class _Evolution:
         return _Fitness(cost, -self._demand.spare(self._demand.after(self._demand.start, configs)))
 
     def _cross(self, parent: Counter[GpuConfig]) -> Counter[GpuConfig]:
-        """Erase random GPUs and let tree search refill what services then lack.
+        """Erase random GPUs and let the tree search add what services then lack.
 
-        The paper does not say how it picks them; here the more a GPU wastes at the prices of the relaxation,
-        the likelier it goes. Without such a bias equally good children are rare, and better ones rarer.
+        The paper does not say how it picks GPUs. Here a GPU is the likelier to go the more it wastes at the prices of
+        the relaxation; without that bias equally good children are rare, and better ones rarer.
         """
         gpus = list(parent.elements())
         share = self._random.uniform(*_ERASED)

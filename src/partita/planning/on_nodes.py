@@ -1,9 +1,9 @@
-"""The whole problem with its nodes in it: which GPU stands where, with a proof where there is no way.
+"""Integer programs with nodes in them: which GPU is on which node, or a proof that there is no way.
 
-Counts say nothing of nodes. Here each node has its own GPUs, and says which services stand on it; services that
-need not be spread stay counts of their pool, since their instances may go to any node that has room. With
-`max_services_per_gpu` a GPU's whole configuration counts, and all there are are listed. Both grow with the nodes, so
-they are for what a heuristic leaves: small clusters, where nodes are scarce.
+Counts ignore nodes. Here each node has its own GPUs and its own instances of the services that must be spread; other
+services stay counts of their pool, since their instances may go to any node that has room. With
+`max_services_per_gpu` the variables are whole configurations of a GPU, all of them listed. Both programs grow with
+the nodes, so they run where heuristics fail: on small clusters, where nodes are scarce.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ MOST_COLUMNS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class PoolNode:
-    """A node: its pool of the merged problem and of the whole one, the GPUs it holds, and its number in its pool."""
+    """A node: its pool in the merged problem and in the whole one, its number of GPUs, and its number in its pool."""
 
     pool: int
     member: int
@@ -88,7 +88,7 @@ def solve_on_nodes(merged: MergedPools, most: float, deadline: Deadline, enough:
 
 
 def nodes_there(problem: Problem, s: int) -> float:
-    """Return on how many nodes a service can stand at most, infinity where a pool has no count."""
+    """Return the most nodes that a service can run on, infinity where a pool has no count."""
     pools = {problem.sizes[k].pool for k in np.flatnonzero(problem.throughput[s])}
     total = 0.0
     for pool in (problem.pools[index] for index in pools):
@@ -97,7 +97,7 @@ def nodes_there(problem: Problem, s: int) -> float:
 
 
 def _nodes(merged: MergedPools, most: float) -> list[PoolNode] | None:
-    """Return all nodes; of a pool without a count one for each GPU that a best plan can have: none need be shared."""
+    """Return all nodes; a pool without a count has a node for each GPU that a best plan can have."""
     problem, found = merged.problem, list[PoolNode]()
     spread = any(service.spread > 1 for service in problem.services)
     for index, pool in enumerate(problem.pools):
@@ -124,7 +124,7 @@ def _nodes(merged: MergedPools, most: float) -> list[PoolNode] | None:
 
 
 def _most_gpus(problem: Problem, pool: int, most: float) -> int:
-    """Return how many GPUs of a pool no best plan exceeds."""
+    """Return an upper bound of the GPUs of a pool in any best plan."""
     runs = [k for k, size in enumerate(problem.sizes) if size.pool == pool]
     best = problem.throughput[:, runs].max(axis=1, initial=0.0)
     able = best > 0
@@ -136,7 +136,10 @@ def _most_gpus(problem: Problem, pool: int, most: float) -> int:
 
 @dataclass(frozen=True)
 class _CountsOnNodes:
-    """Columns `cuts[v]` on, one for each cut of the node's pool; `spread` and `others` list instances."""
+    """The program over counts.
+
+    `cuts[v]` is the first column of node v and its cuts; `spread` and `others` list the columns of instances.
+    """
 
     problem: Problem
     nodes: Sequence[PoolNode]
@@ -146,7 +149,7 @@ class _CountsOnNodes:
     others: Sequence[tuple[int, int, int]]  # column, service, size
 
     def read(self, columns: NDArray[np.float64]) -> list[tuple[PoolNode, GpuConfig]]:
-        """Return each GPU's node and configuration; what need not be spread fills the nodes in turn."""
+        """Return each GPU's node and configuration; services that need not be spread fill the nodes in turn."""
         problem = self.problem
         shape = problem.throughput.shape
         cuts = np.zeros((len(self.nodes), len(problem.cuts)), dtype=np.int64)
@@ -201,7 +204,7 @@ def _by_counts(problem: Problem, nodes: Sequence[PoolNode]) -> _CountsOnNodes | 
     spread = []
     for s in apart:
         for v in range(len(nodes)):
-            stands = made.presence(s, v)
+            stands = made.presence(s)
             for i, k in enumerate(sizes[v]):
                 if problem.throughput[s, k] > 0:
                     entry = _entry(
@@ -223,7 +226,7 @@ def _by_counts(problem: Problem, nodes: Sequence[PoolNode]) -> _CountsOnNodes | 
 
 @dataclass(frozen=True)
 class _ConfigsOnNodes:
-    """Columns `columns`: GPUs of a configuration on a node."""
+    """The program over configurations: each of `columns` is the number of GPUs of a configuration on a node."""
 
     program: Program
     columns: Sequence[tuple[int, PoolNode, GpuConfig]]
@@ -254,7 +257,7 @@ def _by_configs(problem: Problem, nodes: Sequence[PoolNode]) -> _ConfigsOnNodes 
     made = _Rows(problem, nodes)
     found = []
     for v, node in enumerate(nodes):
-        stands = {s: made.presence(s, v) for s, service in enumerate(problem.services) if service.spread > 1}
+        stands = {s: made.presence(s) for s, service in enumerate(problem.services) if service.spread > 1}
         entries, cost = [], []
         for config in listed[node.pool]:
             values: defaultdict[int, float] = defaultdict(float)
@@ -273,7 +276,7 @@ def _by_configs(problem: Problem, nodes: Sequence[PoolNode]) -> _ConfigsOnNodes 
 
 
 def _too_many(problem: Problem) -> bool:
-    """Say whether configurations are too many to list, from below and in no time."""
+    """Return whether there are too many configurations to list, without listing them."""
     services = len(problem.services)
     most = min(problem.max_services_per_gpu or services, services)
     ways = sum(math.prod(math.comb(n + most - 1, n) for n in cut.counts) for cut in problem.cuts)
@@ -281,9 +284,9 @@ def _too_many(problem: Problem) -> bool:
 
 
 def all_configs(problem: Problem, pool: int) -> Iterator[GpuConfig]:
-    """Yield all configurations of a pool that another does not contain, with no more services than may share a GPU.
+    """Yield the configurations of a pool, each with as many services as may share a GPU.
 
-    Where instances cost something, those that leave slots empty, too.
+    Configurations with empty slots come too where instances cost something.
     """
     most = min(problem.max_services_per_gpu or len(problem.services), len(problem.services))
     runs = problem.throughput > 0
@@ -305,7 +308,7 @@ def all_configs(problem: Problem, pool: int) -> Iterator[GpuConfig]:
 
 
 class _Rows:
-    """The rows that both programs have: rates, replicas, GPUs in a node, and on how many nodes a service stands."""
+    """The rows of both programs: rates, replicas, GPUs in a node, and the nodes that a service runs on."""
 
     def __init__(self, problem: Problem, nodes: Sequence[PoolNode]) -> None:
         self._nodes = nodes
@@ -336,9 +339,8 @@ class _Rows:
         """Return how it counts in each."""
         return [1.0, *(value for _, value in self._order.get(v, ()))]
 
-    def presence(self, s: int, v: int) -> int:
-        """Add whether a service stands on a node; return the row in which its instances, or GPUs, there count."""
-        del v
+    def presence(self, s: int) -> int:
+        """Add a column: does a service run on one more node. Return the row of its instances, or GPUs, there."""
         row = self.program.add_rows(np.zeros(1), np.array([INFINITY]))
         entry = _entry([row, self._spread + s], [-1.0, 1.0])
         self.program.add_columns(np.zeros(1), np.ones(1), [entry], integer=True)

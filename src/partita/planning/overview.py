@@ -1,4 +1,4 @@
-"""A plan summed up for reading: its figures in words, what each service got, and the GPUs that are cut alike."""
+"""A summary of a plan for reading: its figures in words, what each service got, and the GPUs that are cut alike."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PlanOverview:
-    """What the terminal and the page show of a plan, worked out once, when it is asked for."""
+    """What the terminal and the page show of a plan, computed once, when it is asked for."""
 
     plan: Plan
 
@@ -115,7 +115,7 @@ class ServiceOverview:
     estimated: bool
 
     def replicas_text(self, times: str) -> str:
-        """Return its instances in words, GPU by GPU where the plan has several models; `times` is that sign."""
+        """Return its instances as text, GPU by GPU where the plan has several models; `times` is the sign between."""
         by_gpu: dict[str, list[str]] = {}
         for (model, profile), n in self.replicas:
             by_gpu.setdefault(model, []).append(f"{n:,}{times}{profile}")

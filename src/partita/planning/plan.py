@@ -39,7 +39,7 @@ class PlannedGpu:
 
 
 def falls_short(capacity: float, rate: float) -> bool:
-    """Say whether a capacity is less than a rate by more than rounding; both in items/s."""
+    """Return whether a capacity is below a rate by more than rounding; both in items/s."""
     return capacity < rate * (1 - 1e-6)
 
 
@@ -55,7 +55,7 @@ class ServiceCapacity:
 
 @dataclass(frozen=True, slots=True)
 class Objective:
-    """What was minimised, how far it came, and the proven lower bound."""
+    """The objective: its name, the value reached, and the proven lower bound."""
 
     name: str
     value: float
@@ -76,7 +76,7 @@ class Objective:
 
 @dataclass(frozen=True, slots=True)
 class Solver:
-    """Who made the plan: planner, seed, and wall-clock seconds of planning."""
+    """What made the plan: planner, seed, and wall-clock seconds of planning."""
 
     name: str
     seed: int

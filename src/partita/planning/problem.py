@@ -37,7 +37,7 @@ class Pool:
 
     Attributes:
         gpu: the model, its forbidden combinations included.
-        count: how many there are; None for as many as it takes.
+        count: how many there are; None for any number.
         per_node: GPUs in one node.
         cost: cost of one GPU per hour, in the user's currency.
     """
@@ -59,7 +59,7 @@ class Service:
         latency_slo_ms: the SLO itself, without any safety factor.
         points: operating point per size, in the order of `Problem.sizes`; None where it cannot run.
         min_replicas: fewest instances.
-        spread: fewest nodes that its instances stand on.
+        spread: fewest nodes that its instances run on.
         priority: higher is met first when not all can be.
     """
 
@@ -192,17 +192,17 @@ def _contained(counts: tuple[int, ...], other: tuple[int, ...]) -> bool:
     return counts != other and all(a <= b for a, b in zip(counts, other, strict=True))
 
 
-# --- pools that are alike to every service are one pool to a search
+# --- pools that no service can tell apart are searched as one
 
 
 @dataclass(frozen=True)
 class MergedPools:
-    """A problem whose pools stand for several of another's.
+    """A problem in which equal pools of another problem are joined.
 
     Attributes:
         problem: the one to search.
-        whole: the one that was asked.
-        members: for each pool of `problem` the pools of `whole` that it stands for; it has as many GPUs as they.
+        whole: the original.
+        members: for each pool of `problem` the pools of `whole` that are joined in it.
     """
 
     problem: Problem
@@ -214,7 +214,7 @@ class MergedPools:
         return self._to(member, config, self.problem)
 
     def beside(self, config: GpuConfig, member: int) -> GpuConfig:
-        """Return a configuration of a pool of `whole` as one of another that is like it."""
+        """Return a configuration of a pool of `whole` as one of an equal pool."""
         return config if config.pool == member else self._to(member, config, self.whole)
 
     def _to(self, member: int, config: GpuConfig, source: Problem) -> GpuConfig:
@@ -229,10 +229,10 @@ class MergedPools:
         return found
 
     def split(self, configs: Mapping[GpuConfig, int]) -> Counter[GpuConfig]:
-        """Return configurations of `problem` as ones of `whole`, each pool holding no more than it has.
+        """Return configurations of `problem` as ones of `whole`, within each pool's count.
 
-        Pools with a count are filled before one without, in the order in which they were written. What is more than
-        all have stands in the last one.
+        Pools with a count are filled before one without, in the order of the workload. GPUs beyond all counts go to
+        the last pool.
         """
         if self.problem is self.whole:
             return Counter(configs)

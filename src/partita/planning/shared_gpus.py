@@ -1,4 +1,4 @@
-"""At most n services on a GPU: column generation over whole GPUs, since counts no longer say it all."""
+"""At most n services on a GPU: column generation over whole GPUs, since counts are no longer enough."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ _ROUNDS = 300
 
 
 _CUT_ROUNDS = 12
-"""How often cuts are looked for at most."""
+"""Most rounds that add cutting planes."""
 
 
 _VIOLATED = 0.02
-"""Share of its right side by which the linear program must miss a cut for it to be added."""
+"""Share of its right side by which the linear program must miss a cutting plane for it to be added."""
 
 
 _PROVING = 0.4
@@ -57,7 +57,7 @@ _PATIENCE = 6
 
 
 _SURE = 0.95
-"""What the linear program takes this much of is taken in a dive without a further look."""
+"""A dive takes every column that has at least this value in the linear program."""
 
 
 _NEARLY = ((0.85, 2000), (0.7, 6000), (0.5, 15000))
@@ -88,16 +88,17 @@ def solve_shared(
     configuration is worth more than its GPU, and before that after division by the worth of the best
     (Farley, 1990).
 
-    Plans are made in turns, for as long as there is time and they get better. A dive takes the GPUs that the linear
-    program is surest of, and prices anew what the services still lack (Sadykov et al., 2019, "Primal heuristics for
-    branch and price"); an integer program then combines the columns of all dives, and others nearly worth their GPU.
+    Plans are made in turns, as long as there is time and they get better. A dive takes the columns of largest value
+    in the linear program, then prices again for what the services still lack (Sadykov et al., 2019, "Primal
+    heuristics for branch and price"). An integer program then combines the columns of all dives and others nearly
+    worth their GPU.
 
     Args:
         problem: one whose `max_services_per_gpu` is at most `MOST_SHARING`.
         start: configurations known to meet all services together.
         known: a bound of the objective that is proven already.
         deadline: when to return the best so far.
-        seed: of the choices between columns that are about as sure.
+        seed: of the random choices between columns of similar value.
     """
     shapes = _Shapes.of(problem)
     pricing = _Pricing(problem, shapes)
@@ -133,7 +134,7 @@ class _Best:
         self.value = INFINITY
 
     def take(self, configs: Counter[GpuConfig] | None) -> None:
-        """Keep configurations if they are right and better."""
+        """Keep configurations if they meet all rates and are better."""
         if not configs or not meets_rates(self._problem, configs):
             return
         found = trim(self._problem, configs)
@@ -157,8 +158,8 @@ def _generate(
         master: the program.
         pricing: finds columns.
         deadline: when to stop.
-        rounds: of pricing at most.
-        cuts: how often at most cuts are added when there are no more columns.
+        rounds: most rounds of pricing.
+        cuts: most rounds that add cutting planes once there are no more columns.
     """
     bound = -INFINITY
     prices, value = master.solve(deadline)
@@ -178,14 +179,14 @@ def _generate(
 def _dive(
     problem: Problem, shapes: _Shapes, known: _ConfigMaster, deadline: Deadline, rng: random.Random | None
 ) -> Counter[GpuConfig] | None:
-    """Take GPUs one after the other, those the linear program is surest of; None if time or GPUs run out.
+    """Take GPUs one after the other, those of largest value in the linear program; None if time or GPUs run out.
 
     Args:
         problem: what the plan is for.
-        shapes: of its GPUs.
-        known: whose columns are begun with; those that are found come to them.
+        shapes: how its GPUs can be divided.
+        known: gives the first columns; new ones are added to it.
         deadline: when to give up.
-        rng: chooses between columns that are about as sure; None for the surest.
+        rng: chooses between columns of similar value; None for the largest.
     """
     taken: Counter[GpuConfig] = Counter()
     columns = list(known.used())
@@ -206,7 +207,7 @@ def _dive(
 
 
 def _surest(weights: dict[GpuConfig, float], rng: random.Random | None) -> Counter[GpuConfig]:
-    """Return what to take of the linear program's solution: whole GPUs, or else those it is surest of."""
+    """Return what to take of the linear program's solution: whole GPUs, or else columns of the largest value."""
     whole = Counter({config: int(weight + 1e-6) for config, weight in weights.items() if weight >= 1 - 1e-6})
     if whole:
         return whole
@@ -253,7 +254,7 @@ class _Remainder:
 
     @classmethod
     def of(cls, problem: Problem, taken: Counter[GpuConfig]) -> _Remainder | None:
-        """Return it, None where nothing is lacking."""
+        """Return the remainder, None where no service lacks anything."""
         rate = problem.rate.astype(np.float64)
         replicas, gpus = Counter[int](), Counter[int]()
         used = Counter[int]()
@@ -269,7 +270,7 @@ class _Remainder:
             more = int(problem.replicas[s]) - replicas[s]
             nodes = service.spread - gpus[s]
             if rate[s] > RATE_SLACK * service.rate or more > 0 or nodes > 0:
-                # One whose rate is met needs an instance more, of any size.
+                # A service whose rate is met may still lack an instance, of any size.
                 left = max(float(rate[s]), 1e-6 * service.rate)
                 lacking.append(
                     (s, replace(service, rate=left, min_replicas=max(more, 1), spread=max(nodes, 1)))
@@ -296,7 +297,7 @@ class _Remainder:
 
 @dataclass(frozen=True, slots=True)
 class _ServicePrices:
-    """Worth of a service's rate, of a replica, of a GPU it stands on, and of cuts; rent of each pool's GPUs."""
+    """Worth of each service's rate, replicas, GPUs, and of the cutting planes; rent of each pool's GPUs."""
 
     rate: NDArray[np.float64]
     replica: NDArray[np.float64]
@@ -307,7 +308,7 @@ class _ServicePrices:
 
 @dataclass(frozen=True, slots=True)
 class _RoundedRate:
-    """A cut: a service's rate counted in whole multiples of a throughput, everything rounded up (Chvatal, Gomory).
+    """A cutting plane: a service's rate in whole multiples of a throughput, all rounded up (Chvatal, Gomory).
 
     With u the throughput that a GPU gives the service, sum u x >= rate. So sum ceil(u / unit) x >= rate / unit, and
     since the left side is a whole number, at least the next whole number.
@@ -323,11 +324,11 @@ class _RoundedRate:
 
     @classmethod
     def of(cls, service: int, unit: float, rate: float) -> _RoundedRate:
-        """Return the cut of a service's rate by a unit."""
+        """Return the cutting plane of a service's rate for a unit."""
         return cls(service, unit, max(1, math.ceil(rate / unit - 1e-6)))
 
     def counted(self, throughput: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Return what GPUs that give so many items/s count."""
+        """Return the coefficients of GPUs that give these items/s."""
         return np.minimum(np.ceil(throughput / self.unit - 1e-9), self.least)
 
 
@@ -347,7 +348,7 @@ class _Shapes:
 
     @classmethod
     def of(cls, problem: Problem) -> _Shapes:
-        """Return those of a problem."""
+        """Return the divisions of a problem's cuts."""
         most = problem.max_services_per_gpu or 1
         divisions = [(cut.pool, d) for cut in problem.cuts for d in _divisions(cut.counts, most)]
         parts = sorted({part for _, division in divisions for part in division})
@@ -379,7 +380,7 @@ class _Pricing:
         self._own_cost = problem.instance_cost @ self._parts.T
 
     def best(self, prices: _ServicePrices, least: float, most: int) -> tuple[list[GpuConfig], float]:
-        """Return the configurations worth at least so much per unit of cost, and the worth of the best one."""
+        """Return at most `most` configurations worth `least` or more per unit of cost, and the worth of the best."""
         worth = prices.rate[:, None] * self._share + prices.replica[:, None] * self._slots - self._own_cost
         for cut, price in prices.cuts:
             worth[cut.service] += price * cut.counted(self._given[cut.service])
@@ -433,7 +434,7 @@ def _divisions(counts: _Part, most: int) -> set[tuple[_Part, ...]]:
 def _most_missed(
     s: int, rate: float, given: NDArray[np.float64], weights: NDArray[np.float64]
 ) -> tuple[_RoundedRate | None, float]:
-    """Return the cut that a solution misses by the largest share of its right side, and that share.
+    """Return the cutting plane that a solution misses by the largest share of its right side, and that share.
 
     Args:
         s: the service.
@@ -462,7 +463,7 @@ class _ConfigMaster:
         services = len(problem.services)
         endless = np.full(services, INFINITY)
         spread = np.array([max(service.spread, 1) for service in problem.services], dtype=np.float64)
-        # A service stands on as many GPUs, and instances, as its rate takes of the largest.
+        # A service needs at least as many GPUs, and instances, as its rate takes of the largest.
         gpus = np.ceil(problem.rate / (problem.throughput @ problem.supply.T).max(axis=1) - 1e-6)
         instances = np.ceil(problem.rate / problem.throughput.max(axis=1) - 1e-6)
         replicas = np.maximum(problem.replicas, instances)
@@ -482,7 +483,7 @@ class _ConfigMaster:
         self.overflow = 0.0
 
     def used(self) -> dict[GpuConfig, float]:
-        """Return the configurations that the last linear program took, and how much of each."""
+        """Return the configurations in the last linear program's solution, and the value of each."""
         found = {
             config: float(self._weights[column])
             for config, column in self._configs.items()
@@ -534,7 +535,7 @@ class _ConfigMaster:
         return found
 
     def cut_off(self) -> bool:
-        """Add for each service the cut that the last solution misses most; say whether there were any."""
+        """Add for each service the cutting plane that the last solution misses most; return whether any was added."""
         gives: defaultdict[int, list[tuple[int, float]]] = defaultdict(list)
         for config, at in self._configs.items():
             for s, throughput in self._gives(config).items():
@@ -564,11 +565,11 @@ class _ConfigMaster:
         return Counter({config: n for config, n in taken.items() if n})
 
 
-# --- what configurations cost, whether they suffice, and what they can do without
+# --- what configurations cost, whether they meet all rates, and which instances they do not need
 
 
 def config_value(problem: Problem, configs: Mapping[GpuConfig, int]) -> float:
-    """Return the objective, GPUs beyond a pool's count being dearer than any that are there."""
+    """Return the objective; a GPU beyond a pool's count costs more than any plan."""
     used = gpus_used(configs)
     value = sum(n * problem.gpu_cost(pool) for pool, n in sorted(used.items()))
     if problem.instance_cost.any():
@@ -592,8 +593,8 @@ def meets_rates(problem: Problem, configs: Mapping[GpuConfig, int]) -> bool:
 def trim(problem: Problem, configs: Counter[GpuConfig]) -> Counter[GpuConfig]:
     """Return the configurations without instances beyond each service's rate, replicas and spread.
 
-    Instances that are a service's only one on their GPU go first, then the smallest: what is left free is
-    whole, and fewer services share GPUs.
+    Instances that are a service's only one on their GPU go first, then the smallest, so that fewer services share
+    a GPU.
     """
     gpus = [(config.pool, list(config.assignment)) for config in configs.elements()]
     rate: defaultdict[int, float] = defaultdict(float)

@@ -30,7 +30,7 @@ class WholePlanner:
         """Return the plan.
 
         Raises:
-            InfeasibleError: a service cannot run so, or the GPUs do not suffice.
+            InfeasibleError: a service cannot run on such a cut, or there are too few GPUs.
         """
         return _planned(problem, whole_configs(problem), "whole", self.deadline)
 
@@ -48,7 +48,7 @@ class OnesPlanner:
         """Return the plan.
 
         Raises:
-            InfeasibleError: a service cannot run at all, or the GPUs do not suffice.
+            InfeasibleError: a service cannot run at all, or there are too few GPUs.
         """
         return _planned(problem, ones_configs(problem), "ones", self.deadline)
 
@@ -63,7 +63,7 @@ class MixPlanner:
         """Return the plan.
 
         Raises:
-            InfeasibleError: a service cannot run so, or the GPUs do not suffice.
+            InfeasibleError: a service cannot run on such a cut, or there are too few GPUs.
         """
         return _planned(problem, mix_configs(problem), "mix", self.deadline)
 
@@ -72,7 +72,7 @@ def whole_configs(problem: Problem) -> Counter[GpuConfig]:
     """Return a deployment on whole GPUs.
 
     Raises:
-        InfeasibleError: a service cannot run so, or the GPUs do not suffice.
+        InfeasibleError: a service cannot run on such a cut, or there are too few GPUs.
     """
     return _one_service_each(problem, {7: (7,), 4: (4,)}, "whole")
 
@@ -81,7 +81,7 @@ def mix_configs(problem: Problem) -> Counter[GpuConfig]:
     """Return a deployment on GPUs cut 4-2-1 (of four compute slices: 2-1-1), one service each.
 
     Raises:
-        InfeasibleError: a service cannot run so, or the GPUs do not suffice.
+        InfeasibleError: a service cannot run on such a cut, or there are too few GPUs.
     """
     return _one_service_each(problem, {7: (4, 2, 1), 4: (2, 1, 1)}, "mix")
 
@@ -140,7 +140,7 @@ def _serve(
     left: NDArray[np.float64],
     configs: Counter[GpuConfig],
 ) -> bool:
-    """Add the GPUs that a service needs to `configs`, taking them off `left`; say whether they suffice."""
+    """Add the GPUs that a service needs to `configs`, taken from `left`; return whether there were enough."""
     throughput = problem.throughput[service]
     each = {pool: float(throughput[sizes].sum()) for pool, sizes in cuts.items()}
     rate, replicas, gpus = float(problem.rate[service]), int(problem.replicas[service]), 0
@@ -167,10 +167,10 @@ def _ceil(quotient: float) -> int:
 def ones_configs(problem: Problem) -> Counter[GpuConfig]:
     """Return a deployment on GPUs cut into as many instances as fit, service after service.
 
-    A GPU that a service leaves room on is filled up by the next.
+    Where a service leaves room on a GPU, the next one fills it.
 
     Raises:
-        InfeasibleError: a service cannot run at all, or the GPUs do not suffice.
+        InfeasibleError: a service cannot run at all, or there are too few GPUs.
     """
     line = _Line(problem)
     unmet = [service for service in range(len(problem.services)) if not line.serve(service)]
