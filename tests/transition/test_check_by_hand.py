@@ -98,12 +98,12 @@ def test_actions_have_ids_of_their_own() -> None:
 
 
 def test_actions_wait_for_actions() -> None:
-    assert found(asked(), changed(0, after=("a9",))) == ["a1: comes after a9, which is no action"]
+    assert found(asked(), changed(0, after=("a9",))) == ["a1: comes after a9, which is not an action"]
 
 
 def test_actions_do_not_wait_for_each_other() -> None:
     assert found(asked(), changed(1, after=("a1", "a3"))) == [
-        "a2: this action and 2 more wait for each other for ever"
+        "a2: this action and 2 more wait for each other forever"
     ]
 
 
@@ -127,8 +127,8 @@ def test_what_comes_before_what_is_told_through_others_and_twice_named_ones() ->
     ("wrong", "what"),
     [
         (changed(0, gpu="node-9/gpu-0"), "a1: there is no GPU node-9/gpu-0"),
-        (changed(0, gpu=ONE), "a1: creates an instance that is there already"),
-        (changed(0, kind=DESTROY), "a1: there is no such instance then"),
+        (changed(0, gpu=ONE), "a1: creates an instance that exists already"),
+        (changed(0, kind=DESTROY), "a1: the instance does not exist at that point"),
         (changed(1, kind=STOP), "a2: stops a replica that does not run there"),
         (changed(1, replica=None), "a2: starts no replica"),
         (changed(2, replica=replace(WEB, batch=4)), "a3: stops a replica that does not run there"),
@@ -137,7 +137,7 @@ def test_what_comes_before_what_is_told_through_others_and_twice_named_ones() ->
         (changed(2, kind=DESTROY, replica=None), "a3: web still runs there"),
         (changed(3, after=()), f"{ONE} 4g.24gb@0: actions a4 and a3 may happen in either order"),
         (changed(3, kind=START, replica=None), "a4: starts no replica"),
-        (changed(3, placement=at("1g.6gb@0")), "a4: there is no such instance then"),
+        (changed(3, placement=at("1g.6gb@0")), "a4: the instance does not exist at that point"),
     ],
 )
 def test_an_impossible_story_is_told(wrong: tuple[Action, ...], what: str) -> None:
@@ -154,7 +154,7 @@ def test_no_action_is_on_a_fixed_instance() -> None:
     (gpu, *rest) = asked().current.gpus
     fixed = replace(gpu, instances=tuple(replace(each, fixed=True) for each in gpu.instances))
     told = found(asked(current=Deployment((fixed, *rest))), RIGHT)
-    assert told == [f"{ONE} 4g.24gb@0: this instance is fixed, and an action is on it"]
+    assert told == [f"{ONE} 4g.24gb@0: this instance is fixed, but an action changes it"]
 
 
 def test_a_fixed_instance_that_is_left_alone_is_no_part_of_what_is_wanted() -> None:
@@ -180,7 +180,7 @@ def test_a_fixed_instance_that_is_left_alone_is_no_part_of_what_is_wanted() -> N
         replace(g, instances=tuple(replace(i, fixed=False) for i in g.instances)) for g in current.gpus
     )
     told = found(asked(0.0, current=Deployment(loose), target=nothing), done, **given)
-    assert told == ["target: it is not the wanted deployment with its GPUs in another order"]
+    assert told == ["target: not the wanted deployment, even with its GPUs in another order"]
 
 
 def quarters(*stand: str) -> Deployment:
@@ -272,7 +272,7 @@ def test_a_stop_before_its_start_breaks_the_floor() -> None:
 
 
 def test_floors_are_those_asked_for() -> None:
-    assert found(asked(), RIGHT, floors={"web": 9.0}) == ["floors: they are not those that were asked for"]
+    assert found(asked(), RIGHT, floors={"web": 9.0}) == ["floors: not the floors that were asked for"]
 
 
 @pytest.mark.parametrize(
@@ -316,8 +316,8 @@ def test_the_least_capacity_of_what_comes_is_none_at_first() -> None:
 def test_the_target_is_what_the_actions_lead_to() -> None:
     wanted = asked().target
     (empty, _) = wanted.gpus
-    lead = "target: the actions lead elsewhere on"
-    other = "target: it is not the wanted deployment with its GPUs in another order"
+    lead = "target: the actions lead to another result on"
+    other = "target: not the wanted deployment, even with its GPUs in another order"
     two = deployed({}, {WHOLE: replace(WEB, batch=4)})
     assert found(asked(), RIGHT, target=two) == [f"{lead} {TWO} 4g.24gb@0", other]
     more = deployed({"1g.6gb@3": WEB}, {WHOLE: WEB})
@@ -325,7 +325,9 @@ def test_the_target_is_what_the_actions_lead_to() -> None:
     assert found(asked(), RIGHT, target=deployed({}, {})) == [f"{lead} {TWO} 4g.24gb@0", other]
     assert found(asked(target=Deployment((empty,))), RIGHT) == [other]
     turned = Deployment(wanted.gpus[::-1])
-    assert found(asked(), RIGHT, target=turned) == ["target: its GPUs are not those that there are"]
+    assert found(asked(), RIGHT, target=turned) == [
+        "target: its GPUs are not those of the current deployment"
+    ]
 
 
 def test_only_five_places_of_many_are_named() -> None:
@@ -345,7 +347,7 @@ def test_as_many_gpus_alike_as_are_wanted_are_reached() -> None:
     one = deployed({WHOLE: WEB}, {})
     still = {"target": one, "makespan": 0.0, "peak_gpus": 1, "moved": 0}
     told = found(asked(current=one, target=deployed({WHOLE: WEB}, {WHOLE: WEB})), (), **still)
-    assert told == ["target: it is not the wanted deployment with its GPUs in another order"]
+    assert told == ["target: not the wanted deployment, even with its GPUs in another order"]
 
 
 def test_gpus_alike_are_counted() -> None:
@@ -363,7 +365,7 @@ def test_gpus_alike_beside_others_are_not_confused() -> None:
     other = deployed({WHOLE: WEB}, {"1g.6gb@0": WEB}, {"1g.6gb@0": WEB})
     still = {"target": one, "makespan": 0.0, "peak_gpus": 3, "moved": 0}
     told = found(asked(current=one, target=other), (), **still)
-    assert told == ["target: it is not the wanted deployment with its GPUs in another order"]
+    assert told == ["target: not the wanted deployment, even with its GPUs in another order"]
 
 
 # --- replicas and durations
@@ -372,7 +374,7 @@ def test_gpus_alike_beside_others_are_not_confused() -> None:
 def test_replicas_run_as_they_are_known_to() -> None:
     fast = replace(WEB, throughput=20.0)
     told = found(asked(), moving(started=fast))
-    assert "a2: web is not known to run so on 4g.24gb" in told
+    assert "a2: neither deployment runs web like this on 4g.24gb" in told
 
 
 def test_actions_on_instances_name_no_replica() -> None:
@@ -383,7 +385,7 @@ def test_actions_on_instances_name_no_replica() -> None:
 
 def test_actions_take_as_long_as_their_kind() -> None:
     told = found(asked(), changed(3, seconds=1.0), makespan=14.0)
-    assert told == ["a4: takes 1 s, not what such actions are said to take"]
+    assert told == ["a4: takes 1 s, not the 2 s of its kind"]
 
 
 # --- predictions
@@ -395,7 +397,7 @@ def test_actions_take_as_long_as_their_kind() -> None:
 )
 def test_the_makespan_is_right_but_for_rounding(makespan: float, *, right: bool) -> None:
     told = found(asked(), RIGHT, makespan=makespan)
-    assert told == ([] if right else [f"makespan: {makespan:g} s are promised, it is 15 s"])
+    assert told == ([] if right else [f"makespan: stated as {makespan:g} s, but it is 15 s"])
 
 
 @pytest.mark.parametrize(("wrong", "right"), [(8e-7, True), (1.2e-6, False)])
@@ -413,7 +415,7 @@ def test_a_short_makespan_may_be_wrong_by_a_microsecond(wrong: float, *, right: 
 def test_counts_that_are_promised_are_right(field: str, by: int) -> None:
     right = {"peak_gpus": 2, "moved": 1}[field]
     (told,) = found(asked(), RIGHT, **{field: right + by})
-    assert told.startswith(f"{field}: {right + by} ")
+    assert told.startswith(f"{field}: stated as {right + by}")
 
 
 def test_a_gpu_is_in_use_until_its_last_instance_has_gone() -> None:
@@ -429,7 +431,7 @@ def test_a_gpu_is_in_use_until_its_last_instance_has_gone() -> None:
     request = asked(0.0, current=current, target=final)
     given = {"target": final, "makespan": 10.0}
     assert found(request, done, **given) == []
-    assert found(request, done, **given, peak_gpus=1) == ["peak_gpus: 1 are promised, it is 2"]
+    assert found(request, done, **given, peak_gpus=1) == ["peak_gpus: stated as 1, but it is 2"]
 
 
 def test_a_gpu_in_use_at_first_is_so_from_the_first_moment() -> None:

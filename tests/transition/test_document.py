@@ -67,7 +67,7 @@ BREAKS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "action kind": (lambda d: d["actions"][0].update(kind="start"), "must be 'create_instance'"),
     "instance": (lambda d: d["actions"][0].update(instance="3g"), "is not a placement"),
     "after": (lambda d: d["actions"][0].update(after=[1]), "after[0]: must be text, not 1"),
-    "dangling": (lambda d: d["actions"][0].update(after=["zz"]), "which is no action"),
+    "dangling": (lambda d: d["actions"][0].update(after=["zz"]), "which is not an action"),
     "circle": (lambda d: d["actions"][0].update(after=[d["actions"][0]["id"]]), "wait for each other"),
     "seconds": (lambda d: d["actions"][0].update(seconds=-1), "at least 0"),
     "service": (lambda d: [a.pop("batch", None) for a in d["actions"]], "batch is missing"),

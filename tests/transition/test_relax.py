@@ -487,7 +487,7 @@ def test_whatever_is_safe_one_after_the_other_is_safe_in_every_order(seed: int, 
     found = relax(request, steps, "x", one_per_gpu=one_per_gpu)
     # A replica that both starts and stops on the way is in neither deployment; that is no matter here.
     assert [
-        str(each) for each in check_transition(request, found) if "not known to run" not in each.what
+        str(each) for each in check_transition(request, found) if "neither deployment runs" not in each.what
     ] == []
     assert sum(action.kind is ActionKind.CREATE_INSTANCE for action in found.actions) == sum(
         step.kind is ActionKind.CREATE_INSTANCE for step in steps

@@ -1,4 +1,4 @@
-"""What lies between two plans: the transition asked for, on GPUs that suffice for both."""
+"""The transition to make between two plans, on GPUs that are enough for both."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def request_between(
     extra_gpus: int | None,
     forbid: tuple[str, ...],
 ) -> Request:
-    """Return the transition asked for between two plans, on GPUs that suffice for both."""
+    """Return the request for a transition between two plans, on GPUs that are enough for both."""
     current, target = deployment_of(now), deployment_of(wanted)
     standing = {gpu.id: gpu for gpu in current.gpus}
     there = enough_gpus(now.gpus, wanted.gpus, extra_gpus or 0)
@@ -55,7 +55,7 @@ def whole_nodes(gpus: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
 def enough_gpus(
     now: Sequence[PlannedGpu | DeployedGpu], wanted: Sequence[PlannedGpu | DeployedGpu], extra: int
 ) -> list[tuple[str, str]]:
-    """Return ids and models of GPUs that suffice for two plans and `extra` more of each model wanted.
+    """Return ids and models of GPUs that are enough for two plans, plus `extra` of each model wanted.
 
     They are the GPUs of the plans, in whole nodes; where one id has two models, it is the first plan's.
     """

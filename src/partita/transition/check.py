@@ -1,9 +1,8 @@
-"""The checker: says what is wrong in a transition.
+"""The checker of transitions; it shares no code with the algorithms that make them.
 
-Written from the definition of a transition and from nothing that makes one. It speaks of every order that the
-graph allows, not of the predicted schedule alone: a state is a set of actions that have ended, closed under
-what comes before them, and actions that have begun because all before them have ended. All of it is
-polynomial in the number of actions.
+It checks every order that the graph allows, not only the predicted schedule. A state is a set of ended actions that
+holds the predecessors of each, plus actions in progress whose predecessors have all ended. All checks are polynomial
+in the number of actions.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ __all__ = ["Violation", "check_transition", "least_capacity"]
 def check_transition(request: Request, transition: Transition) -> list[Violation]:
     """Return all that is wrong in a transition; an empty list for a right one.
 
-    What is guaranteed of the GPUs in use is an upper bound on every order (see `check_gpus.py`).
+    For the GPUs in use it checks an upper bound over all orders (see `most_in_use`).
     """
     violations = list(graph_violations(transition.actions))
     if violations:
@@ -57,9 +56,9 @@ def check_transition(request: Request, transition: Transition) -> list[Violation
 def least_capacity(request: Request, graph: ActionGraph) -> dict[str, float]:
     """Return the least capacity of each service in items/s, over all states of all orders.
 
-    A start counts once it has ended, a stop no longer once it has begun, which it may when all before it has
-    ended. So the least capacity is what there is at first, less the most that stops outweigh starts in a
-    closed set of actions: a minimum closure.
+    A replica counts from the end of its start to the beginning of its stop; a stop may begin when all its
+    predecessors have ended. So the least capacity is the capacity at first plus the least sum of starts minus stops
+    over the closed sets of actions: a minimum closure.
     """
     capacity = request.current.capacity()
     weights: dict[str, dict[int, float]] = defaultdict(dict)
@@ -73,7 +72,7 @@ def least_capacity(request: Request, graph: ActionGraph) -> dict[str, float]:
 
 def _floor_violations(request: Request, transition: Transition, graph: ActionGraph) -> Iterator[Violation]:
     if dict(transition.floors) != request.floors:
-        yield Violation("floors", "they are not those that were asked for")
+        yield Violation("floors", "not the floors that were asked for")
     least = least_capacity(request, graph)
     for service, floor in request.floors.items():
         found = least.get(service, 0.0)
@@ -92,7 +91,7 @@ def _target_violations(
     if [(gpu.id, gpu.model) for gpu in transition.target.gpus] != [
         (gpu.id, gpu.model) for gpu in request.current.gpus
     ]:
-        yield Violation("target", "its GPUs are not those that there are")
+        yield Violation("target", "its GPUs are not those of the current deployment")
     if reached != histories.final:
         wrong = sorted(
             f"{gpu} {placement}"
@@ -101,11 +100,11 @@ def _target_violations(
             or (gpu, placement) not in histories.final
             or reached[gpu, placement] != histories.final[gpu, placement]
         )
-        yield Violation("target", f"the actions lead elsewhere on {', '.join(wrong[:5])}")
+        yield Violation("target", f"the actions lead to another result on {', '.join(wrong[:5])}")
     if _contents(request.target, _fixed(request.target)) != _contents(
         transition.target, _fixed(request.current)
     ):
-        yield Violation("target", "it is not the wanted deployment with its GPUs in another order")
+        yield Violation("target", "not the wanted deployment, even with its GPUs in another order")
 
 
 def _fixed(deployment: Deployment) -> set[tuple[str, str]]:
@@ -113,7 +112,7 @@ def _fixed(deployment: Deployment) -> set[tuple[str, str]]:
 
 
 def _contents(deployment: Deployment, without: set[tuple[str, str]]) -> Counter[tuple[str, object]]:
-    """Return how many GPUs of a model have what on them: profiles and replicas, wherever they start."""
+    """Return how many GPUs of a model hold the same profiles and replicas, wherever those start."""
     found: Counter[tuple[str, object]] = Counter()
     for gpu in deployment.gpus:
         mine = Counter(
@@ -127,7 +126,7 @@ def _contents(deployment: Deployment, without: set[tuple[str, str]]) -> Counter[
 
 
 def _replica_violations(request: Request, transition: Transition) -> Iterator[Violation]:
-    """Yield replicas that neither deployment runs on such an instance: nobody says what they can do there."""
+    """Yield replicas that neither deployment runs on such an instance, as their throughput there is unknown."""
     known = {
         (gpu.model, each.placement.profile, each.replica)
         for deployment in (request.current, request.target)
@@ -138,7 +137,8 @@ def _replica_violations(request: Request, transition: Transition) -> Iterator[Vi
     for action in transition.actions:
         if action.replica and (models[action.gpu], action.placement.profile, action.replica) not in known:
             yield Violation(
-                action.id, f"{action.replica.service} is not known to run so on {action.placement.profile}"
+                action.id,
+                f"neither deployment runs {action.replica.service} like this on {action.placement.profile}",
             )
         if (
             action.kind in (ActionKind.CREATE_INSTANCE, ActionKind.DESTROY_INSTANCE)
@@ -146,7 +146,8 @@ def _replica_violations(request: Request, transition: Transition) -> Iterator[Vi
         ):
             yield Violation(action.id, "an action on an instance names a replica")
         if action.seconds != request.durations.of(action.kind):
-            yield Violation(action.id, f"takes {action.seconds:g} s, not what such actions are said to take")
+            wanted = request.durations.of(action.kind)
+            yield Violation(action.id, f"takes {action.seconds:g} s, not the {wanted:g} s of its kind")
 
 
 def _prediction_violations(
@@ -154,10 +155,10 @@ def _prediction_violations(
 ) -> Iterator[Violation]:
     makespan = max((graph.end(i) for i in range(len(graph.actions))), default=0.0)
     if abs(makespan - transition.makespan) > 1e-6 * max(1.0, makespan):
-        yield Violation("makespan", f"{transition.makespan:g} s are promised, it is {makespan:g} s")
+        yield Violation("makespan", f"stated as {transition.makespan:g} s, but it is {makespan:g} s")
     peak = peak_as_soon_as_possible(graph, histories.lifetimes)
     if peak != transition.peak_gpus:
-        yield Violation("peak_gpus", f"{transition.peak_gpus} are promised, it is {peak}")
+        yield Violation("peak_gpus", f"stated as {transition.peak_gpus}, but it is {peak}")
     moved = sum(
         1
         for gpu in request.current.gpus
@@ -165,14 +166,14 @@ def _prediction_violations(
         if each.replica and histories.final.get((gpu.id, each.placement)) != each.replica
     )
     if moved != transition.moved:
-        yield Violation("moved", f"{transition.moved} replicas are promised, it is {moved}")
+        yield Violation("moved", f"stated as {transition.moved} replicas, but it is {moved}")
 
 
 # --- the graph: what comes before what in every order
 
 
 def graph_violations(actions: Sequence[Action]) -> Iterator[Violation]:
-    """Yield why the actions are no acyclic graph."""
+    """Yield why the actions do not form an acyclic graph."""
     for name, n in Counter(action.id for action in actions).items():
         if n > 1:
             yield Violation(name, f"{n} actions have this id")
@@ -180,13 +181,13 @@ def graph_violations(actions: Sequence[Action]) -> Iterator[Violation]:
     for action in actions:
         for name in action.after:
             if name not in known:
-                yield Violation(action.id, f"comes after {name}, which is no action")
+                yield Violation(action.id, f"comes after {name}, which is not an action")
     left = {action.id: set(action.after) & known for action in actions}
     while free := [name for name, after in left.items() if not after & left.keys()]:
         for name in free:
             del left[name]
     if left:
-        yield Violation(min(left), f"this action and {len(left) - 1} more wait for each other for ever")
+        yield Violation(min(left), f"this action and {len(left) - 1} more wait for each other forever")
 
 
 class ActionGraph:
@@ -243,7 +244,7 @@ class ActionGraph:
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """An instance from the action that makes it to the one that destroys it; None for ever."""
+    """An instance from the action that makes it to the one that destroys it; None where there is no such action."""
 
     gpu: str
     placement: Placement
@@ -252,7 +253,7 @@ class Lifetime:
 
 
 class InstanceHistories:
-    """What happens on every placement. `violations` says where that is impossible or left to chance."""
+    """What happens on every placement. `violations` says where that is impossible or depends on the order."""
 
     def __init__(self, request: Request, graph: ActionGraph) -> None:
         self.violations: list[Violation] = []
@@ -267,19 +268,19 @@ class InstanceHistories:
         gpus = {gpu.id: gpu.leaving for gpu in request.current.gpus}
         for i, action in enumerate(graph.actions):
             if gpus.get(action.gpu) and action.kind in {ActionKind.CREATE_INSTANCE, ActionKind.START_REPLICA}:
-                self.violations.append(Violation(action.id, f"{action.gpu} is to hold nothing any more"))
+                self.violations.append(Violation(action.id, f"{action.gpu} must become empty"))
             if action.gpu in gpus:
                 on.setdefault((action.gpu, action.placement), []).append(i)
             else:
                 self.violations.append(Violation(action.id, f"there is no GPU {action.gpu}"))
         for (gpu, placement), found in on.items():
-            self._tell(gpu, placement, found)
+            self._follow(gpu, placement, found)
 
-    def _tell(self, gpu: str, placement: Placement, found: list[int]) -> None:
+    def _follow(self, gpu: str, placement: Placement, found: list[int]) -> None:
         first = self._there.get((gpu, placement))
         where = f"{gpu} {placement}"
         if first is not None and first.fixed and found:
-            self.violations.append(Violation(where, "this instance is fixed, and an action is on it"))
+            self.violations.append(Violation(where, "this instance is fixed, but an action changes it"))
         line = self._line(where, found)
         present, replica = first is not None, first.replica if first else None
         made: int | None = None
@@ -320,9 +321,9 @@ def _impossible(
     kind: ActionKind, replica: Replica | None, *, present: bool, running: Replica | None
 ) -> str | None:
     if kind is ActionKind.CREATE_INSTANCE:
-        return "creates an instance that is there already" if present else None
+        return "creates an instance that exists already" if present else None
     if not present:
-        return "there is no such instance then"
+        return "the instance does not exist at that point"
     if kind is ActionKind.STOP_REPLICA:
         return (
             None if running == replica and replica is not None else "stops a replica that does not run there"
@@ -339,11 +340,10 @@ def placement_violations(
 ) -> Iterator[Violation]:
     """Yield the sets of instances that may stand together in some order and are not legal.
 
-    Two lifetimes of a GPU coexist in some order unless one's end comes before the other's beginning in every
-    order. Lifetimes of which each two coexist, all coexist in one state: the one where just what comes before
-    the creation of each has ended. So the largest sets that can come about are the maximal cliques of that
-    relation; once each two are disjoint in memory, no clique is larger than a GPU's memory slices, which keeps
-    their number polynomial.
+    Two lifetimes on a GPU coexist in some order unless one ends before the other begins in every order. Lifetimes
+    that coexist pairwise all coexist in one state: the one in which exactly the predecessors of their creations have
+    ended. So the largest possible sets are the maximal cliques of that relation. Where all pairs are disjoint in
+    memory, no clique is larger than a GPU's memory slices, which keeps their number polynomial.
     """
     per_gpu: dict[str, list[Lifetime]] = defaultdict(list)
     for each in lifetimes:
@@ -456,12 +456,12 @@ def _use(linked: Sequence[Lifetime]) -> GpuUse:
 
 
 def most_in_use(graph: ActionGraph, lifetimes: Sequence[Lifetime]) -> int:
-    """Return how many GPUs can be in use at once, at most, in any order.
+    """Return an upper bound of the GPUs in use at once in any order.
 
-    One use comes before another if all that may close the one has ended before anything that opens the other
-    begins. GPUs in use at one moment are never so ordered, so there are no more of them than the largest
-    antichain, which is the least number of chains that cover all uses (Dilworth) and a matching tells. To
-    find the exact maximum would be harder, and a graph should show that its budget is kept.
+    One use comes before another if all that may close the one has ended before anything that opens the other begins.
+    GPUs in use at the same moment are not ordered like that, so there are at most as many as in the largest
+    antichain. Its size is the least number of chains that cover all uses (Dilworth), which a matching gives. The
+    exact maximum would be harder to find.
     """
     found = uses(graph, lifetimes)
     after = [
@@ -510,7 +510,7 @@ def _free_end(
 def budget_violations(
     request: Request, graph: ActionGraph, lifetimes: Sequence[Lifetime]
 ) -> Iterator[Violation]:
-    """Yield a budget of extra GPUs that some order may overdraw."""
+    """Yield a violation if some order may use more GPUs than the budget."""
     most = most_in_use(graph, lifetimes)
     if most > request.gpu_budget:
         yield Violation(

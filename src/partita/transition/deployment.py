@@ -46,7 +46,7 @@ class DeployedGpu:
     """A physical GPU: `id` as in plans, the catalogue's `model`, instances by start.
 
     Attributes:
-        leaving: is to hold nothing any more: what runs there goes elsewhere, and nothing comes.
+        leaving: must become empty: what runs there moves away, and nothing new comes.
     """
 
     id: str
@@ -62,7 +62,7 @@ class Deployment:
     gpus: tuple[DeployedGpu, ...]
 
     def capacity(self) -> dict[str, float]:
-        """Return the throughput of each service in items/s, all its replicas taken as ready."""
+        """Return the throughput of each service in items/s, as if all its replicas were ready."""
         total: dict[str, float] = defaultdict(float)
         for gpu in self.gpus:
             for instance in gpu.instances:
@@ -84,7 +84,7 @@ class Layouts:
 
     @property
     def services(self) -> tuple[ServiceCapacity, ...]:
-        """None: nothing is to run."""
+        """Empty: layouts run nothing."""
         return ()
 
 

@@ -1,7 +1,7 @@
 """Transitions and layouts as JSON documents: written line by line, read with every field checked.
 
-Layouts are what `partita import` makes of another tool's config, for `diff` and `apply` beside plans: a plan says
-what runs where, layouts say how GPUs are cut, with nothing on them.
+`partita import` makes layouts of another tool's config; `diff` and `apply` take them as they take plans. A plan says
+what runs where, layouts only say how GPUs are cut.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _REPLICA = ("service", "model", "batch", "processes", "throughput", "latency_ms"
 
 
 class InstanceReplicaDocument(Value, omit_defaults=True, kw_only=True):
-    """An instance, as `3g.40gb@4`, and all of a replica on it or nothing."""
+    """An instance such as `3g.40gb@4`, with all fields of the replica on it or with none."""
 
     instance: Annotated[str, check(Placement.parse)]
     service: Text | None = None
@@ -52,7 +52,7 @@ class InstanceReplicaDocument(Value, omit_defaults=True, kw_only=True):
     latency_ms: Amount | None = None
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield what its replica lacks."""
+        """Yield the fields that its replica lacks."""
         lacking = [name for name in _REPLICA if getattr(self, name) is None]
         if len(lacking) < len(_REPLICA):
             for name in lacking:
@@ -74,7 +74,7 @@ class ActionDocument(InstanceReplicaDocument, kw_only=True):
     seconds: Amount
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield what its replica lacks, and whether there is one where there must be none."""
+        """Yield the fields that its replica lacks, and a replica that is missing or must not be there."""
         yield from super().faults()
         if (self.service is None) is (self.kind in (ActionKind.START_REPLICA, ActionKind.STOP_REPLICA)):
             yield FieldFault((), "actions on replicas name a service, others do not")
@@ -105,14 +105,14 @@ class DeployedGpuDocument(Value, omit_defaults=True):
 
 
 class FloorDocument(Value):
-    """Items/s that a service does not fall under during the transition."""
+    """Items/s below which a service does not fall during the transition."""
 
     name: Text
     floor: Amount
 
 
 class TransitionDocument(Value):
-    """A transition as it stands in files."""
+    """A transition as files hold it."""
 
     algorithm: Text
     makespan: Amount
@@ -180,7 +180,7 @@ def read_transition(path: Path | str) -> Transition:
 
     Raises:
         InputError: the file cannot be read, is cut short, is of another kind or a newer version, a field is
-            missing, unknown or wrong, or the actions are no acyclic graph.
+            missing, unknown or wrong, or the actions do not form an acyclic graph.
     """
     document = read(path, TRANSITION)
     gpus = (
@@ -227,7 +227,7 @@ class CutGpuDocument(Value):
     instances: tuple[PlacedDocument, ...]
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield where the instances cannot stand together."""
+        """Yield a fault where the instances cannot stand together."""
         found = layout_fault(
             self.model, tuple(Placement(each.start, each.profile) for each in self.instances)
         )
@@ -236,17 +236,17 @@ class CutGpuDocument(Value):
 
 
 class LayoutsDocument(Value):
-    """Layouts as they stand in files."""
+    """Layouts as files hold them."""
 
     gpus: tuple[CutGpuDocument, ...]
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield GPUs that are there twice."""
+        """Yield GPUs that appear twice."""
         first: dict[str, int] = {}
         for index, gpu in enumerate(self.gpus):
             if first.setdefault(gpu.id, index) != index:
                 yield FieldFault(
-                    ("gpus", index), f"the GPU {gpu.id} is there twice", None, ("gpus", first[gpu.id])
+                    ("gpus", index), f"the GPU {gpu.id} appears twice", None, ("gpus", first[gpu.id])
                 )
 
 
@@ -271,10 +271,10 @@ def write_layouts(layouts: Layouts, stream: TextIO) -> None:
 
 
 def read_target(path: Path | str) -> Plan | Layouts:
-    """Read what a cluster is to be brought to, a plan or layouts; `-` reads stdin.
+    """Read the target of a transition, a plan or layouts; `-` reads stdin.
 
     Raises:
-        InputError: as `read_plan`, and of layouts the same.
+        InputError: as `read_plan` and `parse_layouts`.
     """
     name = "stdin" if str(path) == "-" else str(path)
     text = read_text(path)
@@ -285,7 +285,7 @@ _SAYS_LAYOUTS = re.compile(r""""?kind"?\s*:\s*["']?Layouts\b""")
 
 
 def parse_layouts(text: str, name: str) -> Layouts:
-    """Return the layouts that a text describes; `name` is what errors call it.
+    """Return the layouts that a text describes; errors call the file `name`.
 
     Raises:
         InputError: it is of a newer version, a field is missing, unknown or wrong, a GPU or profile is not known, or

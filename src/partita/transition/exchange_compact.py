@@ -28,14 +28,14 @@ _Kind = tuple[str, str, "Replica"]  # model of GPU, profile, replica
 class ExchangeCompact:
     """First exchange instances service by service, then compact them into the wanted GPUs.
 
-    Exchange gives each service its new instances and takes its old ones, wherever there is room. Compact gathers
-    what belongs on one GPU. Where the paper leaves a choice, the first that is found is taken; migrations within
-    a node are preferred. Its guarantee is the floor: a new instance comes up before the old ones go whose joint
-    throughput does not exceed its own, and what is merely too much goes last.
+    Exchange creates each service's new instances, wherever there is room, and removes its old ones. Compact moves
+    together what belongs on one GPU. Where the paper leaves a choice, the first option found is taken, within the
+    node if possible. It keeps the floors: a new instance is paired with old ones of at most its own throughput and is
+    ready before they stop; surplus instances stop last.
 
     Attributes:
-        one_per_gpu: actions run side by side if they concern separate GPUs, as in the paper; otherwise
-            whenever neither needs the other, which is more than the paper does.
+        one_per_gpu: run actions side by side only on separate GPUs, as in the paper; else whenever neither waits for
+            the other.
     """
 
     one_per_gpu: bool = True
@@ -44,10 +44,10 @@ class ExchangeCompact:
         """Return the transition.
 
         Raises:
-            InfeasibleError: the budget is too small; says the smallest that would do.
+            InfeasibleError: the budget is too small; the error says the smallest that is enough.
             InputError: the target has a fixed instance that does not run.
         """
-        nearest(request)  # refuses what no transition can lead to
+        nearest(request)  # raises where no transition can reach the target
         found = self._within(request)
         if found is None:
             raise self._refusal(request)
@@ -190,7 +190,7 @@ def _held(working: WorkingDeployment, gpu: str) -> Counter[tuple[str, Replica | 
 
 
 def _make(working: WorkingDeployment, gpu: str, found: Fit) -> None:
-    """Make a GPU what it is to be: move what does not belong away, gather what does."""
+    """Give a GPU its wanted content: move away what does not belong there, then bring what does."""
     wanted = found.wanted
     for place, replica in list(working.there[gpu].items()):
         if replica is not None and wanted.get(place) != replica:
@@ -207,7 +207,7 @@ def _make(working: WorkingDeployment, gpu: str, found: Fit) -> None:
 
 
 def _source(working: WorkingDeployment, gpu: str, profile: str, replica: Replica) -> Spot:
-    """Return where such a replica runs on a GPU that is not done, on the same node if possible."""
+    """Return where an equal replica runs on a GPU that is not done, on the same node if possible."""
     node = gpu.rpartition("/")[0]
     found = [
         spot
@@ -228,14 +228,14 @@ class NoSpotError(Exception):
 
 
 class WorkingDeployment:
-    """What stands after the steps so far. A stopped replica leaves an idle instance until its slices are wanted.
+    """The deployment after the steps so far. A stopped replica leaves an idle instance until its slices are needed.
 
     Attributes:
         there: replicas by GPU and placement, fixed instances left out; None on idle instances.
         steps: the steps so far.
         after: further steps that a step waits for, by index.
-        closed: GPUs on which nothing is put any more.
-        leaving: GPUs on which nothing is put, and from which all goes.
+        closed: GPUs that have their final content.
+        leaving: GPUs that must become empty.
     """
 
     def __init__(self, request: Request) -> None:
@@ -276,7 +276,7 @@ class WorkingDeployment:
                         yield (gpu, placement), replica
 
     def spot(self, model: str, profile: str, near: str, without: Iterable[str] = ()) -> Spot:
-        """Return where an instance of a profile can come, on the same node if possible.
+        """Return where an instance of a profile can be created, on the same node if possible.
 
         First an idle instance of the profile, then free slices, then slices of idle instances, last an empty GPU.
 
@@ -316,7 +316,7 @@ class WorkingDeployment:
         return place not in busy and legal(rules(self._models[gpu], self._request.forbid), busy | {place})
 
     def put(self, spot: Spot, replica: Replica | None) -> int | None:
-        """Bring a replica up, on a new instance if there is none; return the index of its start."""
+        """Start a replica, on a new instance if there is none; return the index of its start."""
         gpu, place = spot
         if place not in self.there[gpu]:
             self._clear(gpu, place)

@@ -12,7 +12,7 @@ import numpy as np
 
 from partita.errors import InfeasibleError, InputError
 from partita.mig.catalogue import gpu_model
-from partita.mig.layout import Placement, fault, layouts_of
+from partita.mig.layout import fault, layouts_of
 
 if TYPE_CHECKING:
     import random
@@ -33,16 +33,15 @@ _NEVER = -1e9
 
 
 _ROUNDS = 20
-"""After so many, what is promised too much is let be, unless it cannot be had at all."""
+"""After this many rounds overestimated pairs are accepted, unless one is impossible."""
 
 
 def nearest(request: Request, shake: random.Random | None = None) -> dict[str, Wanted]:
     """Return what each physical GPU is to hold.
 
-    An assignment of the target's GPUs to the physical ones of their model. A pair is worth the replicas that
-    stay, then the instances that can be used again. How many can stay, wherever they start, bounds a pair's worth
-    and is cheap for all pairs; legal layouts are looked at for the chosen pairs only, and the assignment is
-    made again where one had promised too much.
+    The target's GPUs are assigned to physical GPUs of their model. A pair is worth the replicas that stay, then the
+    instances that can be reused. An upper bound of that, which ignores starts, is cheap for all pairs. Legal layouts
+    are computed for the chosen pairs only; where the bound was too high, it is lowered and the assignment repeated.
 
     Args:
         request: what was asked.
@@ -68,7 +67,7 @@ def nearest(request: Request, shake: random.Random | None = None) -> dict[str, W
 
 
 def _concerned(there: Sequence[DeployedGpu], wanted: Sequence[tuple[str, Content]]) -> list[DeployedGpu]:
-    """Return the GPUs that may get something: of empty ones, which are alike, no more than there is for them."""
+    """Return the GPUs that may get something; of empty ones, which are interchangeable, as many as are wanted."""
     named = {name for name, _ in wanted}
     alike = [gpu.id for gpu in there if not gpu.instances and gpu.id not in named]
     left_out = set(alike[len(wanted) :])
@@ -95,7 +94,7 @@ class _Matching:
         self._fits: dict[tuple[int, int], Fit | None] = {}
 
     def best(self, shake: random.Random | None) -> dict[str, Wanted]:
-        """Return what each GPU of the model is to hold, of those that are to hold anything."""
+        """Return what each GPU of the model is to hold, without GPUs that are to hold nothing."""
         bound = self._bounds()
         assignment = Assignment(bound + self._wishes(shake))
         for number in count():
@@ -111,7 +110,7 @@ class _Matching:
         return {self._there[int(i)].id: self._placed(j, int(i)) for j, i in enumerate(columns)}
 
     def _bounds(self) -> NDArray[np.float64]:
-        """Return at most what each pair is worth, shape (wanted, there)."""
+        """Return an upper bound of what each pair is worth, shape (wanted, there)."""
         now = [_counts(content(gpu)) for gpu in self._there]
         then = [_counts(each) for _, each in self._wanted]
         replicas = _overlap([counts[0] for counts in then], [counts[0] for counts in now], _REPLICA)
@@ -130,7 +129,7 @@ class _Matching:
         return wishes
 
     def _excess(self, j: int, i: int, bound: NDArray[np.float64]) -> float:
-        """Return by how much a pair is worth less than was thought, now that its layouts are looked at."""
+        """Return by how much the bound of a pair exceeds what its legal layouts are worth."""
         found = self._fit(j, i)
         return float(bound[j, i]) - (
             _NEVER if found is None else found.kept * _REPLICA + found.reused * _INSTANCE
@@ -186,7 +185,7 @@ def _running(gpu: DeployedGpu) -> Wanted:
     return {each.placement: each.replica for each in gpu.instances if not each.fixed}
 
 
-# --- one GPU: the layout of what it is to hold that leaves the most where it is
+# --- one GPU: the layout of its wanted content in which the most stays where it is
 
 Content = tuple[tuple[str, "Replica | None"], ...]
 """What a GPU is to hold, wherever it starts: profiles and replicas."""
@@ -197,7 +196,7 @@ Wanted = dict["Placement", "Replica | None"]
 
 
 def content(gpu: DeployedGpu) -> Content:
-    """Return what a GPU holds beside its fixed instances, in an order of its own."""
+    """Return what a GPU holds beside its fixed instances, sorted, without starts."""
     found = [(each.placement.profile, each.replica) for each in gpu.instances if not each.fixed]
     return tuple(sorted(found, key=lambda pair: (pair[0], str(pair[1]))))
 
@@ -218,7 +217,7 @@ def fit(gpu: GpuModel, there: DeployedGpu, wanted: Content, now: Wanted) -> Fit 
     instances that block old ones.
 
     Args:
-        gpu: the rules.
+        gpu: the GPU model, with the rules for its layouts.
         there: the GPU, for its fixed instances.
         wanted: what it is to hold.
         now: what it holds beside its fixed instances.
@@ -270,7 +269,7 @@ def _layouts(gpu: GpuModel, profiles: tuple[str, ...]) -> tuple[frozenset[Placem
 
 
 class Assignment:
-    """Gives each row a column of its own so that the total value is greatest, also after values have fallen.
+    """Gives each row a column of its own so that the total value is greatest, again each time a value is lowered.
 
     The Hungarian method by shortest augmenting paths (Jonker and Volgenant 1987), each path a row of array
     operations. A value that falls leaves the prices valid, so only its row is assigned again.
@@ -281,7 +280,7 @@ class Assignment:
 
     def __init__(self, value: NDArray[np.float64]) -> None:
         self._rows, m = value.shape
-        # Rows that want nothing make it square: a column that is let go is then never left with a price.
+        # Rows of value 0 make it square, so that a column without a real row never keeps a price.
         self._cost = value.max(initial=0.0) - np.vstack([value, np.zeros((m - self._rows, m))])
         self._column_price = np.zeros(m)
         self._row_price = self._cost.min(axis=1, initial=np.inf)
@@ -300,7 +299,7 @@ class Assignment:
         return self._column[: self._rows].copy()
 
     def lower(self, row: int, column: int, by: float) -> None:
-        """Let the value of a pair fall."""
+        """Lower the value of a pair."""
         self._cost[row, column] += by
         if self._column[row] == column:
             self._column[row] = self._owner[column] = -1
@@ -308,9 +307,8 @@ class Assignment:
     def _augment(self, root: int) -> None:
         cost, owner, column_price = self._cost, self._owner, self._column_price
         distance = np.full(len(owner), np.inf)
-        undone = np.full(
-            len(owner), np.inf
-        )  # the distances of columns that are not done, the others infinite
+        # Distances of the columns that are not done; infinite for the others.
+        undone = np.full(len(owner), np.inf)
         came = np.full(len(owner), -1, dtype=np.int64)
         done: list[int] = []
         row, reached = root, 0.0

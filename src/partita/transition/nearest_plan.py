@@ -1,4 +1,4 @@
-"""Of the plans that are equally good, the one that is nearest to what runs."""
+"""The plan nearest to what runs, among equally good ones."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _SERVICES = 100
-"""Up to here counts are chosen anew; beyond, those of the plan stay."""
+"""Up to this many services counts are chosen again; beyond, those of the plan stay."""
 
 
 def nearest_plan(problem: Problem, plan: Plan, current: Deployment) -> Plan:
@@ -36,8 +36,8 @@ def nearest_plan(problem: Problem, plan: Plan, current: Deployment) -> Plan:
 
     First the counts: an integer program keeps the plan's objective and maximises the instances, per service and
     size, that run already, with few new ones. Then the GPUs: cuts go onto physical GPUs by assignment, and each
-    keeps the replicas it has as far as the counts ask for them. A plan that this would break a limit of
-    (services per GPU, spread over nodes) is returned as it is.
+    keeps its replicas as far as the counts need them. Where that would break a limit (services per GPU, spread over
+    nodes), the plan is returned as it is.
     """
     models = [pool.gpu.name for pool in problem.pools]
     if len(set(models)) < len(models):
@@ -132,15 +132,15 @@ _SECONDS = 2.0
 
 
 _FRESH = 0.25
-"""Instances kept that one more new instance is worth avoiding."""
+"""What a new instance costs, in kept instances."""
 
 
 def nearest_counts(problem: Problem, counts: Counts, now: NDArray[np.int64]) -> Counts | None:
     """Return counts of the same objective that keep the most instances; None if none are found in time.
 
     Args:
-        problem: what is to be met.
-        counts: those of a plan.
+        problem: the services and pools.
+        counts: the counts of a plan.
         now: instances of size k that service s runs on now, shape (S, K).
     """
     gpus = gpu_supply(problem, np.zeros(len(problem.sizes)), integer=True, extra_cost=None)
@@ -173,7 +173,7 @@ def nearest_counts(problem: Problem, counts: Counts, now: NDArray[np.int64]) -> 
         chosen[kept : kept + len(pairs)] + chosen[fresh : fresh + len(pairs)]
     )
     if ((problem.throughput * instances).sum(axis=1) < problem.rate * (1 - 1e-9)).any():
-        return None  # the solver's tolerance was used
+        return None  # a rate is missed by the solver's tolerance
     return Counts(chosen[gpus.cuts : gpus.cuts + len(problem.cuts)], instances)
 
 
@@ -187,7 +187,7 @@ class Filled:
 
 
 def held(problem: Problem, gpu: DeployedGpu) -> Iterator[tuple[int, int]]:
-    """Yield service and size of the replicas on a GPU that run as the problem would have them."""
+    """Yield service and size of the replicas on a GPU that run at the problem's operating points."""
     services = {service.name: s for s, service in enumerate(problem.services)}
     sizes = {(problem.pools[size.pool].gpu.name, size.profile): k for k, size in enumerate(problem.sizes)}
     for each in gpu.instances:
@@ -202,10 +202,10 @@ def held(problem: Problem, gpu: DeployedGpu) -> Iterator[tuple[int, int]]:
 
 
 def refill(problem: Problem, counts: Counts, current: Deployment) -> list[Filled] | None:
-    """Return what each GPU is to hold; None if there are too few or a limit of the problem would be broken.
+    """Return what each GPU is to hold; None if there are too few GPUs or a limit of the problem would be broken.
 
-    Cuts go onto GPUs by assignment, worth what they let stay. Each GPU keeps what the counts still ask for; what is
-    left goes where its service is already, or else together.
+    Cuts go onto GPUs by assignment so that the most replicas stay. Each GPU keeps what the counts still need; other
+    instances go where their service runs already, or else together.
     """
     rest = counts.instances.copy()
     running = np.zeros_like(rest)
@@ -227,7 +227,7 @@ def refill(problem: Problem, counts: Counts, current: Deployment) -> list[Filled
 
 
 def _complete(problem: Problem, filled: Filled, rest: NDArray[np.int64]) -> None:
-    """Give the free instances of a GPU what is left to place."""
+    """Give the free instances of a GPU to services that still lack instances."""
     room = problem.supply[filled.cut].copy()
     for _, k in filled.content:
         room[k] -= 1

@@ -1,4 +1,4 @@
-"""A transition summed up for reading: what each service and each GPU goes through."""
+"""A summary of a transition for reading: how each service and each GPU changes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ServiceChange:
-    """What a service goes through.
+    """How a service changes.
 
     Attributes:
         before: items/s at first.
@@ -46,7 +46,7 @@ class ServiceChange:
 
     @property
     def replicas(self) -> dict[str, int]:
-        """How many replicas go through what."""
+        """The number of replicas by what happens to them."""
         return {
             "stay": self.stay,
             "move": self.move,
@@ -67,7 +67,7 @@ class GpuGroupChange:
 
 
 def service_changes(request: Request, transition: Transition) -> tuple[ServiceChange, ...]:
-    """Return what each service goes through, by name."""
+    """Return how each service changes, by name."""
     before, after = request.current.capacity(), transition.target.capacity()
     least = least_capacity(request, ActionGraph(transition.actions))
     spots, target = _spots(request.current), _spots(transition.target)
@@ -87,7 +87,7 @@ def service_changes(request: Request, transition: Transition) -> tuple[ServiceCh
                 before.get(name, 0.0),
                 after.get(name, 0.0),
                 transition.floors.get(name, 0.0),
-                round(least.get(name, 0.0), 9) + 0.0,  # what a sum leaves of 0, and -0, are 0
+                round(least.get(name, 0.0), 9) + 0.0,  # rounding errors around 0, and -0, become 0
                 stay,
                 move,
                 new=come - move,
@@ -144,7 +144,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Timeline:
-    """Course of a transition.
+    """A transition over time.
 
     Attributes:
         bars: the actions by their beginning.
@@ -158,12 +158,12 @@ class Timeline:
 
 
 def timeline(request: Request, transition: Transition, ran: Mapping[str, Bar] | None = None) -> Timeline:
-    """Return the course of a transition that the checker found right.
+    """Return the timeline of a transition in which the checker found nothing wrong.
 
     Args:
         request: what was asked.
         transition: the actions.
-        ran: by id, when each action really ran; left out, what is predicted.
+        ran: when each action really ran, by id; by default the predicted times.
     """
     graph = ActionGraph(transition.actions)
     bars = [
@@ -196,7 +196,7 @@ def _in_use(request: Request, graph: ActionGraph, bars: Sequence[Bar]) -> tuple[
 
 
 def _points(first: float, changes: list[tuple[float, float]]) -> tuple[Point, ...]:
-    """Return the steps of a value, changes of one moment taken together."""
+    """Return the steps of a value; changes at one moment are one step."""
     at: dict[float, float] = {0.0: first}
     for second, change in sorted(changes):
         at[second] = at.get(second, 0.0) + change

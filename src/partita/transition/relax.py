@@ -1,4 +1,4 @@
-"""From steps one after the other to a graph with only the edges that safety needs."""
+"""From a sequence of steps to a graph with only the edges that safety needs."""
 
 from __future__ import annotations
 
@@ -31,19 +31,18 @@ def relax(
 
     An instance's steps keep their order. A creation waits for the destructions of what it cannot stand beside,
     and, on a GPU that was not in use, for a GPU to be given up where the budget needs that. A stop waits for
-    the starts whose throughput replaces it. Where there is a choice, the step takes what is there
-    earliest, so that the order of the steps is their priority: a serial schedule-generation scheme
-    (Kolisch 1996).
+    the starts whose throughput replaces it. Where there is a choice, the step waits for what is ready earliest, so
+    that the order of the steps is their priority: a serial schedule-generation scheme (Kolisch 1996).
 
     Args:
         request: what was asked.
-        steps: one after the other they are legal, keep the floors and the budget.
-        algorithm: whose they are.
-        after: steps that a step waits for besides, by index.
+        steps: a sequence that is legal and keeps the floors and the budget.
+        algorithm: the name of the algorithm that made them.
+        after: further steps that a step waits for, by index.
         one_per_gpu: each GPU carries out one step at a time.
 
     Raises:
-        ValueError: the steps are not safe even one after the other.
+        ValueError: the steps are not safe even in their sequence.
     """
     walk = _Relaxation(request, steps, after or {}, one_per_gpu=one_per_gpu)
     actions = walk.actions()
@@ -71,7 +70,7 @@ _Span = tuple[int | None, int | None]
 
 
 def _times_of_use(spans: Sequence[_Span], ancestors: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Return a GPU's times of use: the steps of which one begins it, and those of which one ends it, none if open."""
+    """Return a GPU's periods of use: the steps that may begin each, and those that may end it; empty where none."""
     groups: list[list[_Span]] = []
     for span in spans:
         linked = [group for group in groups if any(_may_meet(span, other, ancestors) for other in group)]
@@ -86,7 +85,7 @@ def _times_of_use(spans: Sequence[_Span], ancestors: Sequence[int]) -> list[tupl
 
 
 def _may_meet(one: _Span, other: _Span, ancestors: Sequence[int]) -> bool:
-    """Say whether two instances stand at the same moment in some order."""
+    """Return whether two instances exist at the same moment in some order."""
     return not any(
         gone is not None and made is not None and ancestors[made] >> gone & 1
         for gone, made in ((one[1], other[0]), (other[1], one[0]))
@@ -95,12 +94,12 @@ def _may_meet(one: _Span, other: _Span, ancestors: Sequence[int]) -> bool:
 
 @dataclass(slots=True)
 class _Gpu:
-    """A GPU while the steps are walked through.
+    """The state of a GPU after the steps so far.
 
     Attributes:
-        present: what stands.
-        gone: what stood since the GPU came into use, and the destruction of each.
-        entry: what every creation waits for since then; None while the GPU is not in use.
+        present: its instances.
+        gone: instances destroyed since the GPU came into use, and the step that destroyed each.
+        entry: the steps that every creation waits for since then; None while the GPU is not in use.
         left: steps still to come.
         last: the last step.
     """
@@ -114,8 +113,8 @@ class _Gpu:
 
 
 @dataclass(frozen=True, slots=True)
-class _Leave:
-    """Leave to take a GPU into use: when, after which steps, and whose GPU was given up for it, if any.
+class _Permit:
+    """Permission to take a GPU into use: from when, after which steps, and the GPU that was given up for it, if any.
 
     Attributes:
         entry: that of the GPU given up.
@@ -128,7 +127,7 @@ class _Leave:
 
     @property
     def rank(self) -> tuple[bool, float]:
-        """What is best taken first: not of a GPU that will itself be used again, then the earliest."""
+        """The order of choice: permits of GPUs that will be used again come last, then the earliest comes first."""
         return self.gpu is not None and self.gpu.left > 0, self.ready
 
 
@@ -156,7 +155,7 @@ class _Relaxation:
         for step in steps:
             self._gpus[step.gpu].left += 1
         free = request.gpu_budget - request.current.used
-        self._free = [_Leave()] * max(0, free)
+        self._free = [_Permit()] * max(0, free)
         self._last: dict[tuple[str, Placement], int] = {}
         self._before: list[tuple[int, ...]] = []
         self._ancestors: list[int] = []
@@ -199,8 +198,8 @@ class _Relaxation:
     def peak_gpus(self) -> int:
         """The most GPUs in use at once, if each action begins as soon as it may.
 
-        A GPU is in use from its first instance until it has none in any order: instances of which one may be made
-        before the other has gone belong to one time of use.
+        A GPU is in use from its first instance until it has none in any order. Two instances belong to one period of
+        use if one may be made before the other is gone.
         """
         changes: list[tuple[float, int]] = []
         for spans in self._spans().values():
@@ -246,22 +245,22 @@ class _Relaxation:
         waits = {i for gone, i in gpu.gone if conflict(model, gone, placement)}
         rest = {gone for gone, i in gpu.gone if i not in waits}
         if not legal(model, frozenset({*gpu.present, *rest, placement})):
-            # Rest beside rest, or a rule on three and more: all that went has gone before.
+            # Two of the rest conflict, or a rule on three or more does: wait for all destructions.
             waits |= {i for _, i in gpu.gone}
         return waits
 
     def _entry(self, gpu_id: str) -> set[int]:
-        """Return what a creation waits for so that the budget is kept: on a GPU not in use, for leave to use it."""
+        """Return what a creation waits for to keep the budget: on a GPU not in use, for a permit."""
         gpu = self._gpus[gpu_id]
         if gpu.entry is None:
-            own = [leave for leave in self._free if leave.gpu is gpu]
-            if own:  # nobody else took it: the GPU simply stays in use
+            own = [permit for permit in self._free if permit.gpu is gpu]
+            if own:  # no other GPU took it: this one stays in use
                 self._free.remove(own[0])
                 gpu.entry = own[0].entry
             elif self._free:
-                leave = min(self._free, key=lambda each: each.rank)
-                self._free.remove(leave)
-                gpu.entry = self._reduced({*leave.after, *(i for _, i in gpu.gone)})
+                permit = min(self._free, key=lambda each: each.rank)
+                self._free.remove(permit)
+                gpu.entry = self._reduced({*permit.after, *(i for _, i in gpu.gone)})
                 gpu.gone.clear()
             else:
                 raise ValueError(f"no GPU is left of the budget for {gpu_id}")
@@ -278,7 +277,7 @@ class _Relaxation:
         return set(self._spare[replica.service].take(replica.throughput, known))
 
     def _reduced(self, waits: set[int]) -> tuple[int, ...]:
-        """Leave out what comes before another of them anyway."""
+        """Return the waits without those that another of them implies."""
         implied = 0
         for w in waits:
             implied |= self._ancestors[w]
@@ -301,7 +300,7 @@ class _Relaxation:
 
     def _give_up(self, gpu: _Gpu) -> None:
         closes = self._reduced({i for _, i in gpu.gone})
-        self._free.append(_Leave(max(self._end[i] for i in closes), closes, gpu, gpu.entry or ()))
+        self._free.append(_Permit(max(self._end[i] for i in closes), closes, gpu, gpu.entry or ()))
         gpu.entry = None
 
 
@@ -313,9 +312,9 @@ class Token:
     """Throughput that a service has beyond its floor.
 
     Attributes:
-        ready: when it is there: 0 for what there is at first, else when the start that brings it ends.
+        ready: when it is available: 0 for the initial spare throughput, else the end of the start that brings it.
         left: items/s not yet taken.
-        start: index of the start that brings it; None for what there is at first.
+        start: index of the start that brings it; None for the initial spare throughput.
     """
 
     ready: float
@@ -326,14 +325,14 @@ class Token:
 class Spare:
     """The tokens of one service.
 
-    Every token is taken once at most, and what takes a token of a start comes after that start. So in any state of
-    any order the stops that have begun took no more than the slack at first and the starts that have ended:
-    the floor is kept.
+    A stop takes tokens worth its throughput and comes after their starts; no token is taken twice. So in any state of
+    any order the stops that have begun took at most the initial slack and what the ended starts brought: the floor is
+    kept.
     """
 
     def __init__(self, slack: float, floor: float = 0.0) -> None:
         self._tokens = [Token(0.0, slack, None)] if slack > 0 else []
-        # Sums in another order differ by less than this, and the checker forgives a thousand times as much.
+        # Sums in another order differ by less than this; the checker allows a thousand times as much.
         self._least = 1e-9 * max(1.0, floor)
 
     def bring(self, start: int, ready: float, throughput: float) -> None:
@@ -341,13 +340,13 @@ class Spare:
         self._tokens.append(Token(ready, throughput, start))
 
     def take(self, amount: float, ancestors: int) -> list[int]:
-        """Take tokens worth `amount`, those that are there earliest; return the starts to wait for.
+        """Take tokens worth `amount`, the earliest; return the starts to wait for.
 
-        Of the tokens that are there by the earliest time at which there are enough, those that cost no edge go
-        first: those of starts among the `ancestors` (a bit set) and the slack at first; then the largest.
+        Of the tokens ready by the earliest time at which there are enough, those that cost no edge are taken first:
+        those of starts among the `ancestors` (a bit set) and the initial slack; then the largest.
 
         Raises:
-            ValueError: there is not so much.
+            ValueError: there is less than `amount`.
         """
         by = self._enough_by(amount, ancestors)
         there = [token for token in self._tokens if self._known(token, ancestors) or token.ready <= by]

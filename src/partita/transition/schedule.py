@@ -1,7 +1,7 @@
 """The schedule: steps from what runs to what is wanted, each legal and safe after those before it.
 
-They are simulated: everything happens as soon as floors, slices and GPUs allow it. Where nothing can go on because
-every blocking replica is needed, temporary replicas stand in, or all that a GPU is to hold goes to an empty one.
+The steps are simulated: each begins as soon as floors, slices and GPUs allow it. Where no step can begin because
+every blocking replica is needed, temporary replicas stand in, or an empty GPU takes all that another was to hold.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from partita.transition.transition import Request
 
 
-# --- steps one after the other: the form in which algorithms think, before a graph frees their order
+# --- steps in sequence: what algorithms make, before `relax` turns them into a graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,11 @@ def _blockers(
 # --- the schedule
 
 _PATIENCE = 3
-"""Times that a next step may be sought, for each instance that comes or goes."""
+"""Most times that a deadlock is resolved, per instance that comes or goes."""
 
 
 class StuckError(Exception):
-    """Nothing can go on: what is left would break a floor or the budget."""
+    """No step can begin: each one left would break a floor or the budget."""
 
 
 def order(
@@ -184,20 +184,20 @@ def order(
     extra_first: bool,
     stand_ins_first: bool = False,
 ) -> list[Step]:
-    """Return steps that lead to what is wanted, one after the other legal and safe.
+    """Return a legal and safe sequence of steps to what is wanted.
 
-    New replicas come as soon as there is room; old ones go as soon as their service can spare them, first those
-    that block what a short service waits for, last those that block nothing.
+    New replicas come as soon as there is room. Old ones go as soon as their service can spare them: first those that
+    block the new replicas of a service short of throughput, last those that block nothing.
 
     Args:
         request: what was asked.
         wanted: what each physical GPU is to hold.
-        shake: random numbers that vary the priorities; None for the plain ones.
-        extra_first: use what GPUs the budget has before waiting for room.
+        shake: random numbers that vary the priorities; None for no variation.
+        extra_first: use GPUs left in the budget before waiting for room.
         stand_ins_first: use temporary replicas before waiting for lasting ones.
 
     Raises:
-        Stuck: floors and budget allow no further step that is known.
+        StuckError: no step was found that keeps floors and budget.
     """
     cluster = ScheduleSimulation(request, wanted)
     patience = _PATIENCE * (len(cluster.olds) + len(cluster.news) + 1)
@@ -247,7 +247,7 @@ def _make_way(cluster: ScheduleSimulation, shake: random.Random | None) -> None:
 
 
 def shortage(cluster: ScheduleSimulation) -> dict[str, float]:
-    """Return how much of what must go cannot yet be spared, as a share, of each service."""
+    """Return, by service, the share of the throughput to be stopped that it cannot spare yet."""
     must: dict[str, float] = defaultdict(float)
     for old in dict.fromkeys(old for new in cluster.news for old in new.blockers if not old.begun):
         if old.replica is not None:
@@ -256,7 +256,7 @@ def shortage(cluster: ScheduleSimulation) -> dict[str, float]:
 
 
 def _close(cluster: ScheduleSimulation) -> None:
-    """Empty GPUs that nothing comes to, where new ones wait for the budget."""
+    """Empty GPUs that get nothing new, where other GPUs wait for the budget."""
     waiting = {new.gpu for new in cluster.news if not new.begun and not new.blockers}
     missing = len(waiting) - (cluster.budget - len(cluster.in_use))
     if missing <= 0:
@@ -276,7 +276,7 @@ def _close(cluster: ScheduleSimulation) -> None:
 
 
 def _go(cluster: ScheduleSimulation) -> None:
-    """Stop what blocks nothing, as far as nobody else needs what its service can spare."""
+    """Stop what blocks nothing, as far as its service can spare it beyond what blocks others."""
     needed = dict.fromkeys(old for new in cluster.news for old in new.blockers if not old.begun)
     reserve: dict[str, float] = defaultdict(float)
     for old in needed:
@@ -293,14 +293,14 @@ def _go(cluster: ScheduleSimulation) -> None:
 
 
 class ScheduleSimulation:
-    """What stands, what is ready, what is to come and to go, on a simulated clock.
+    """The instances and replicas now, and those to come and to go, on a simulated clock.
 
     Attributes:
         wanted: what each GPU is to hold.
         olds: what is to go.
         news: what is to come.
-        running: what stands on each GPU, fixed instances included.
-        leaving: GPUs to which nothing comes.
+        running: the instances on each GPU, fixed ones included.
+        leaving: GPUs that must become empty.
         steps: those that have begun, in their order.
     """
 
@@ -332,11 +332,11 @@ class ScheduleSimulation:
 
     @property
     def idle(self) -> bool:
-        """Whether nothing is under way."""
+        """Whether no step is in progress."""
         return not self._events
 
     def advance(self) -> None:
-        """Let time go on to the next moment at which something ends."""
+        """Advance the clock to the next end of a step."""
         self._now = self._events[0][0]
         while self._events and self._events[0][0] <= self._now:
             heapq.heappop(self._events)[2]()
@@ -363,7 +363,7 @@ class ScheduleSimulation:
         return gpu in self.in_use or len(self.in_use) < self.budget
 
     def fits(self, gpu: str, placement: Placement) -> bool:
-        """Say whether an instance may be made beside what stands."""
+        """Return whether an instance may be made beside those on the GPU."""
         model = rules(self.models[gpu], self.request.forbid)
         there = self.running[gpu]
         return placement not in there and legal(model, frozenset((*there, placement)))
@@ -393,7 +393,7 @@ class ScheduleSimulation:
         self._coming[new.gpu] += 1
 
     def wait_for(self, new: NewInstance, old: OldInstance) -> None:
-        """Let what is to come wait for what is to go."""
+        """Make a new instance wait for an old one to go."""
         new.blockers.append(old)
         self._behind[old].append(new)
 
@@ -442,14 +442,14 @@ class ScheduleSimulation:
 
 
 def unstick(cluster: ScheduleSimulation, *, extra_first: bool) -> bool:
-    """Change what is to come and to go so that something can; say whether that was possible.
+    """Change what is to come and to go so that a step can begin; return whether that was possible.
 
     Either temporary replicas stand in while old ones are replaced, in free slices of GPUs in use or, if the
     budget has one, on another GPU; or all that a GPU is to hold goes to an empty GPU instead, and the GPU is
     given up.
 
     Args:
-        cluster: in which nothing is under way and nothing can begin.
+        cluster: one in which no step is in progress and none can begin.
         extra_first: use another GPU even if free slices would do.
     """
     steps = [_move_to_empty, stand_in] if extra_first else [stand_in, _move_to_empty]
@@ -465,9 +465,9 @@ def _move_to_empty(cluster: ScheduleSimulation) -> bool:
 
 
 def spread(cluster: ScheduleSimulation, shake: random.Random | None) -> None:
-    """Let what GPUs are to hold come on empty ones instead, where nothing stays on them anyway.
+    """Use empty GPUs in place of those on which nothing stays, as many as the budget allows.
 
-    As many as the budget allows: it costs no replica its place, and saves the wait for what blocks.
+    No replica loses its place by it, and nothing waits for blocking instances to go.
     """
     while found := [each for each in _movable(cluster) if each[0] == 0]:
         _, _, gpu, empty = shake.choice(found) if shake else min(found)
@@ -475,7 +475,7 @@ def spread(cluster: ScheduleSimulation, shake: random.Random | None) -> None:
 
 
 def _movable(cluster: ScheduleSimulation) -> list[tuple[int, int, str, str]]:
-    """Return the GPUs whose future could be another's, if the budget has one more.
+    """Return the GPUs whose wanted content an empty GPU could take, if the budget allows one more.
 
     Returns:
         Replicas that would lose their place, how many instances wait (negative), the GPU, and the empty one.
@@ -508,7 +508,7 @@ def _move(cluster: ScheduleSimulation, gpu: str, empty: str) -> None:
 
 
 _LOOKED_AT = 40
-"""Waiting instances for which a next step is sought at a time."""
+"""Waiting instances that are considered at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -519,11 +519,11 @@ class _Spot:
 
 
 def stand_in(cluster: ScheduleSimulation, *, open_gpus: bool = False) -> bool:
-    """Let temporary replicas come that make one waiting instance possible, that which needs the fewest.
+    """Add the temporary replicas that free the way for one waiting instance, the one that needs the fewest.
 
     Args:
-        cluster: in which nothing is under way.
-        open_gpus: also on GPUs that are not in use.
+        cluster: one in which no step is in progress.
+        open_gpus: allow GPUs that are not in use.
 
     Returns:
         Whether there was room.
@@ -537,9 +537,9 @@ def stand_in(cluster: ScheduleSimulation, *, open_gpus: bool = False) -> bool:
 
 
 def stand_in_for_all(cluster: ScheduleSimulation) -> None:
-    """Let temporary replicas come for all that waits and for which what is coming anyway is not enough.
+    """Add temporary replicas for all waiting instances for which the new replicas to come are not enough.
 
-    As many as there is room for where they block nothing: more to do, in less time.
+    They go only where they block nothing: more actions, in less time.
     """
     search = _Search(cluster, open_gpus=True, blocking=False)
     for new in cluster.news:
@@ -565,7 +565,7 @@ class _Search:
     """Looks for room for temporary replicas.
 
     Attributes:
-        spare: what each service is taken to have beyond its floor.
+        spare: items/s that each service is assumed to have beyond its floor.
     """
 
     def __init__(self, cluster: ScheduleSimulation, *, open_gpus: bool, blocking: bool) -> None:
@@ -614,7 +614,7 @@ class _Search:
         self._spent.update(new.blockers)
 
     def add(self, spots: Sequence[_Spot]) -> None:
-        """Let temporary replicas come; what they block waits for them to go."""
+        """Add temporary replicas; instances that they block wait for them to go."""
         for spot in spots:
             if self._unused(spot.gpu):
                 self._openable -= 1
@@ -635,7 +635,7 @@ class _Search:
         return gpu not in self._cluster.in_use and not self._taken[gpu]
 
     def _gpus(self, empty: int) -> list[str]:
-        """Return all GPUs on which anything stands or comes, and so many others of each model: those are alike."""
+        """Return all GPUs with instances now or later, and `empty` others of each model, all interchangeable."""
         found = self._touched.copy()
         if self._openable > 0:
             for gpus in self._empty.values():
@@ -660,7 +660,7 @@ class _Search:
         yield from waiting
 
     def _beside(self, spot: _Spot, chosen: Sequence[_Spot], new: NewInstance) -> bool:
-        """Say whether a spot is beside those chosen and not where the new instance is to come."""
+        """Return whether a spot conflicts neither with those chosen nor with the new instance."""
         model = rules(self._cluster.models[spot.gpu], self._cluster.request.forbid)
         taken = [*self._taken[spot.gpu], *(each.placement for each in chosen if each.gpu == spot.gpu)]
         if new.gpu == spot.gpu:
@@ -672,7 +672,7 @@ class _Search:
         return not any(conflict(model, spot.placement, placement) for placement in taken)
 
     def _behind(self, spot: _Spot) -> list[NewInstance]:
-        """Return what is to come and would have to wait for a replica there."""
+        """Return the new instances that would have to wait for a replica there."""
         model = rules(self._cluster.models[spot.gpu], self._cluster.request.forbid)
         return [
             new

@@ -1,4 +1,4 @@
-"""The default algorithm: as much as possible stays, the rest in the shortest time, with the least extra."""
+"""The default algorithm: most replicas stay, the rest move in the shortest time, with the fewest extra GPUs."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ _EFFORT = 15_000
 class Shortest:
     """Keeps the most replicas in place, then orders the rest for the shortest makespan.
 
-    The target's layouts go onto the physical GPUs by assignment (`nearest.py`). A simulation gives an order in
-    which new replicas come as soon as there is room and old ones go as soon as they can be spared (`order.py`,
-    `unstick.py`), tried with varied priorities; where it finds none, small cases are searched exhaustively
-    (`search.py`). Last, the graph keeps only the edges that safety needs (`relax.py`). Extra GPUs are used where
-    they make it shorter, the fewest that do.
+    The target's layouts go onto the physical GPUs by assignment (`nearest.py`). A simulation (`schedule.py`) gives an
+    order in which new replicas come as soon as there is room and old ones go as soon as they can be spared. It runs
+    with varied priorities; where it finds no order, small cases are searched exhaustively (`search`). Last, the graph
+    keeps only the edges that safety needs (`relax.py`). Extra GPUs are used where they shorten the transition, as few
+    as possible.
 
     Attributes:
         seed: of the random numbers that vary the priorities.
@@ -56,7 +56,7 @@ class Shortest:
         """Return the transition that moves the fewest replicas, then is the shortest, of those found.
 
         Raises:
-            InfeasibleError: the budget is too small; says the smallest that would do.
+            InfeasibleError: the budget is too small; the error says the smallest that is enough.
             InputError: the target has a fixed instance that does not run.
         """
         wanted = nearest(request)
@@ -94,7 +94,7 @@ class Shortest:
         return relax(request, steps, _NAME)
 
     def _refusal(self, request: Request, wanted: dict[str, Wanted]) -> InfeasibleError:
-        """Return the error that says the smallest budget that would do, by bisection."""
+        """Return the error that says the smallest budget that is enough, by bisection."""
         asked = request.gpu_budget - _base(request)
         low, high = asked, len(request.current.gpus) - _base(request)
         if low >= high or self._best(replace(request, extra_gpus=high), wanted) is None:
@@ -121,7 +121,7 @@ def _base(request: Request) -> int:
 
 
 def _attempts(most: int, tries: int) -> Iterator[tuple[int, int]]:
-    """Yield budgets and numbers of tries: first the plain ones at both ends of the budget, then all between."""
+    """Yield (extra GPUs, number of the try): first the ends of the budget without variation, then all between."""
     plain = [(0, 0), (most, 1), (0, 1), (most, 0)]
     steps = dict.fromkeys([0, *(1 << k for k in range(most.bit_length())), most])
     rest = [(extra, number) for number in range(1, tries) for extra in steps]
@@ -133,32 +133,32 @@ def _rank(found: Transition) -> tuple[int, float, int, int]:
 
 
 def _one_wave(request: Request) -> float:
-    """Return the seconds of a transition in which no replica waits for another but the one it replaces."""
+    """Return the seconds of a transition in which a replica waits only for the one it replaces."""
     each = request.durations
     return each.create_instance + each.start_replica + each.stop_replica + each.destroy_instance
 
 
 _EXPANDED = 24_000
-"""States looked at, divided by the square of the GPUs in use: all there are of two A30s with two services."""
+"""States expanded, divided by the square of the GPUs in use: enough for all states of two A30s with two services."""
 
 _Held = frozenset[int]
 _State = tuple[_Held, ...]
-"""What stands on each GPU beside its fixed instances, as indices of options."""
+"""The instances on each GPU beside its fixed ones, as indices of options."""
 
 _Move = tuple[int, int, bool]
 """Index of a GPU, an option, and whether it is added."""
 
 
 def search(request: Request, expanded: int | None = None) -> list[Step] | None:
-    """Return steps to the target, one after the other legal and safe, or None if none were found.
+    """Return a legal and safe sequence of steps to the target, or None if none was found.
 
-    Best first through all states of the cluster: a move adds an instance with a replica that either deployment
-    knows, or removes one. States that differ only by the order of like GPUs are one. None means that there is
-    no transition at all if fewer than `expanded` states can be reached.
+    It is a best-first search through the states of the cluster. A move adds an instance with a replica that either
+    deployment has, or removes one. States that differ only by the order of equal GPUs are one. If fewer than
+    `expanded` states can be reached, None proves that there is no transition.
 
     Args:
         request: what is asked.
-        expanded: states looked at; None for what takes a few seconds at most, which for many GPUs is none.
+        expanded: most states to expand; None for a few seconds' worth, which is 0 for many GPUs.
     """
     if expanded is None:
         expanded = _EXPANDED // max(2, request.current.used, request.target.used) ** 2
@@ -245,14 +245,14 @@ class _Space:
         return tuple(sorted(self._kind[option] for option in held))
 
     def key(self, state: _State) -> _State:
-        """Return the state with like GPUs in an order that does not depend on which is which."""
+        """Return the state with equal GPUs sorted by their content."""
         alike = [not self._fixed[i] and not self._gpus[i].leaving for i in range(len(state))]
         free = [i for i in range(len(state)) if alike[i]]
         free.sort(key=lambda i: (self._gpus[i].model, sorted(state[i])))
         return (*(state[i] for i in free), *(state[i] for i in range(len(state)) if not alike[i]))
 
     def arrived(self, state: _State) -> bool:
-        """Say whether this is the target with its GPUs in some order, and nothing on those that leave."""
+        """Return whether this is the target with its GPUs in some order, and the leaving GPUs are empty."""
         left = any(gpu.leaving and held for gpu, held in zip(self._gpus, state, strict=True))
         return not left and self._there(state) == self._goal
 
@@ -262,7 +262,7 @@ class _Space:
         )
 
     def distance(self, state: _State) -> float:
-        """Estimate the moves that are left: instances too few or too many, and GPUs that are not as wanted."""
+        """Estimate the moves left: missing and surplus instances, and GPUs without their wanted content."""
         there = Counter(self._kind[option] for held in state for option in held)
         astray = (there - self._wanted).total() + (self._wanted - there).total()
         return astray + 2.0 * (self._goal - self._there(state)).total()
@@ -319,7 +319,7 @@ class _Space:
 
 
 def _reusing(request: Request, steps: list[Step]) -> list[Step]:
-    """Leave out the destruction of an instance that is the next to be made on its GPU, within the budget."""
+    """Leave out destroying an instance that is the next one created on its GPU, where the budget allows it."""
     i = 0
     while i < len(steps):
         step = steps[i]

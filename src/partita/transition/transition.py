@@ -48,7 +48,7 @@ class Action:
 
 @dataclass(frozen=True, slots=True)
 class Durations:
-    """Predicted seconds per kind of action (defaults and their sources in `durations.py`)."""
+    """Predicted seconds per kind of action (`MEASURED` and `PAPER` below give sources)."""
 
     create_instance: float
     destroy_instance: float
@@ -62,16 +62,16 @@ class Durations:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a transition is asked for.
+    """The transition that is asked for.
 
     Attributes:
         current: what runs, on all GPUs there are.
-        target: what is wanted; ids of GPUs are a wish that an algorithm may map onto others of the same model.
+        target: what is wanted; an algorithm may map its GPUs onto others of the same model.
         old_rates: required items/s of each service until now.
         new_rates: required items/s of each service from now on.
         extra_gpus: GPUs in use at once beyond max(used now, used by the target); None for any number. A GPU is
             in use from the first instance it is given until the last one it loses.
-        forbid: combinations of instances that must not stand together, such as `4g+3g`.
+        forbid: combinations of instances that must not share a GPU, such as `4g+3g`.
     """
 
     current: Deployment
@@ -84,10 +84,10 @@ class Request:
 
     @property
     def floors(self) -> dict[str, float]:
-        """Items/s that no service may fall under: min(old, new required rate), 0 for one that comes or goes.
+        """Items/s below which no service may fall: min(old, new required rate), 0 for one that comes or goes.
 
-        Where there is less already, because a GPU was lost, or the target gives less, because it is the best
-        that can be done, no transition can keep more than that.
+        Where a service has less already, because a GPU was lost, or gets less from the target, because it is a
+        best-effort plan, the floor is that.
         """
         now, then = self.current.capacity(), self.target.capacity()
         both = sorted(set(self.old_rates) & set(self.new_rates))
@@ -131,7 +131,7 @@ class Transitioner(Protocol):
         """Return a transition that keeps the floors in every order its graph allows.
 
         Raises:
-            InfeasibleError: the extra GPUs are too few; says the smallest number that would do.
+            InfeasibleError: the extra GPUs are too few; the error says the smallest number that is enough.
         """
         ...
 
@@ -148,8 +148,8 @@ doi 10.1145/3688351.3689156): a day's 738 s of starting pods (figure 9) over its
 PAPER = Durations(create_instance=24.9, destroy_instance=24.9, start_replica=47.4, stop_replica=37.9)
 """MIG-Serving (arXiv 2109.11067, figure 13c), mapped onto our four kinds.
 
-Its creation (47.4 s) starts a service on an instance that is there, its deletion (37.9 s) stops one. Its
-repartition (49.8 s) takes a GPU's old instances away and makes the new ones: half for each, as what stands
-on one GPU is destroyed side by side, then created side by side. Its migrations (47.9 s to another node, 30.4 s
-within one) end when the new replica is ready and leave the old one to go; here they are a start and a stop.
+Its creation (47.4 s) starts a service on an existing instance, its deletion (37.9 s) stops one. Its repartition
+(49.8 s) destroys a GPU's old instances and creates the new ones: half for each, as the instances of one GPU are
+destroyed side by side, then created side by side. Its migrations (47.9 s to another node, 30.4 s within one) end when
+the new replica is ready, before the old one stops; here they are a start and a stop.
 """
