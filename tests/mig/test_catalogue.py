@@ -109,7 +109,7 @@ def test_a_file_comes_before_the_catalogue() -> None:
         ('name = "1g.3gb"', 'name = "3g.12gb"', 10, "says 3 compute slices"),
         ("starts = [0, 1, 2]", "starts = [0, 4]", 12, "from 0 to 3"),
         ("starts = [0, 1, 2]", "starts = []", 12, "must be a list, not empty"),
-        ("starts = [0, 1, 2]", "starts = [0, 0]", 12, "a start is there twice"),
+        ("starts = [0, 1, 2]", "starts = [0, 0]", 12, "a start appears twice"),
         ("starts = [0]", "starts = [1]", 19, "from 0 to 0"),
         ("max_instances = 3", "max_instances = 4", 13, "from 1 to 3"),
         ("max_instances = 3", "max_instances = 3\nmedia = 1", 14, "true or false"),

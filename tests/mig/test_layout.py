@@ -213,7 +213,7 @@ def test_an_illegal_layout_is_refused_with_the_reason(text: str, what: str) -> N
 
 def test_one_instance_alone_owns_the_media_engines() -> None:
     gpu = gpu_model("a100-40gb")
-    with pytest.raises(InputError, match=r"of which a GPU holds 1|media engines"):
+    with pytest.raises(InputError, match=r"a GPU holds at most 1|media engines"):
         Layout.parse(gpu, "1g.5gb+me@0 1g.5gb+me@1")
 
 
@@ -260,7 +260,7 @@ TOY = GpuModel(
         ("1g.1gb@0 1g.1gb@1 1g.1gb@2", None),
         ("1g.1gb@0 1g.1gb@1 1g.1gb@2 1g.1gb@3", "4 compute slices asked of 3"),
         ("1g.2gb@0 1g.2gb@2", None),
-        ("1g.2gb@0 1g.2gb@2 1g.2gb@4", "3 instances of 1g.2gb, of which a GPU holds 2"),
+        ("1g.2gb@0 1g.2gb@2 1g.2gb@4", "3 instances of 1g.2gb, a GPU holds at most 2"),
         ("0g.1gb+me@0 1g.1gb@1", None),
         ("0g.1gb+me@0 0g.1gb+me@1", "only one instance of a GPU can own its media engines"),
         ("1g.2gb@2 1g.1gb@3", "1g.1gb@3 overlaps another instance"),

@@ -186,7 +186,7 @@ def test_only_the_work_itself_is_needed(tmp_path: Path) -> None:
         ([HEADER, ",1,1,1,,,,"], "models.csv:2: model is empty"),
         ([HEADER, "a,1,1,1,,1.5,,"], "models.csv:2: kernels is 1.5"),
         ([HEADER, "a,1,1,1,bf61,,,"], "models.csv:2: unknown precision"),
-        ([HEADER, "a,1,1,1,,,,", "a,1,1,1,,,,"], "models.csv:3: model 'a' is there twice"),
+        ([HEADER, "a,1,1,1,,,,", "a,1,1,1,,,,"], "models.csv:3: model 'a' appears twice"),
         ([HEADER], "models.csv:1: a header and no rows"),
     ],
 )

@@ -78,7 +78,7 @@ def test_names_and_units_are_those_of_files(table: PerfTable) -> None:
     frame["quantile"] = "p99"
     made = PerfTable.from_frame(frame)
     assert {row.quantile for row in made} == {"0.99"}
-    assert made.notes[0] == "the frame: passed over: 'note'"
+    assert made.notes[0] == "the frame: ignored columns: 'note'"
 
 
 def test_faults_are_told_with_their_rows(table: PerfTable) -> None:
@@ -124,7 +124,7 @@ def test_an_unknown_or_absent_backend_is_told() -> None:
     )
     done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
-        "there is no library of frames | install one: pip install pandas",
+        "no library for frames is installed | install one: pip install pandas",
         "polars is not installed | pip install polars",
     ]
 

@@ -181,7 +181,7 @@ def test_perf_analyzers_own_batches_are_used_and_levels_without_an_answer_are_le
         (8, 300.0, "0.5", 23.891),
         (8, 300.0, "0.99", 31.018),
     ]
-    with pytest.raises(InputError, match="says the batch itself, in column 'Batch Size'"):
+    with pytest.raises(InputError, match="the file has the batch in column 'Batch Size'"):
         import_perf_analyzer(tmp_path / "resnet50.csv", A100, SLICE, model="m", batch=8)
 
 
@@ -268,7 +268,7 @@ def test_any_table_is_imported_by_the_names_of_its_columns(tmp_path: Path) -> No
     for wrong, what in (
         ({**columns, "latency": "p99 us"}, "no column 'latency'"),
         ({**columns, "batch": "B"}, "no column 'B'"),
-        ({k: v for k, v in columns.items() if k != "batch"}, "nothing says batch"),
+        ({k: v for k, v in columns.items() if k != "batch"}, "no column or value for batch"),
     ):
         with pytest.raises(InputError, match=what):
             import_columns(path, wrong, values)
@@ -290,7 +290,7 @@ def test_a_mapped_table_is_held_to_what_tables_are_held_to(tmp_path: Path) -> No
 
 def test_of_two_columns_of_one_name_none_is_taken(tmp_path: Path) -> None:
     twice = write(tmp_path, "Net,Slice,BS,rate,p99,p99\nresnet,1g.10gb,8,347.5,23000,25000\n")
-    with pytest.raises(InputError, match="'p99' is there twice"):
+    with pytest.raises(InputError, match="'p99' appears twice"):
         import_columns(twice, MAPPED, SET)
     apart = write(tmp_path, "Net,Slice,BS,rate,P99,p99\nresnet,1g.10gb,8,347.5,25000,23000\n")
     assert [row.latency_ms for row in import_columns(apart, MAPPED, SET)] == [pytest.approx(23.0)]

@@ -159,7 +159,7 @@ def test_columns_of_another_trace_can_be_named(tmp_path: Path) -> None:
     for columns, what in (
         ({"second": "at_ms"}, "traces have no 'second'"),
         ({"seconds": "at", "batch": "in"}, "no column 'at'"),
-        ({"seconds": "at_ms"}, "how large a query is"),
+        ({"seconds": "at_ms"}, "the size of a query"),
         ({"seconds": "at_ms", "batch": "in", "tokens": "out"}, "not both"),
     ):
         with pytest.raises(InputError, match=what):

@@ -27,7 +27,7 @@ class Profile:
         memory: memory slices it takes, the size of its placement.
         starts: memory slices at which it may start.
         max_instances: most instances of it on one GPU.
-        media: whether it owns the media engines (`+me`), which one instance of a GPU can.
+        media: whether it owns the media engines (`+me`), which only one instance of a GPU can.
         memory_mib: usable memory in MiB; None where no source says.
         sms: streaming multiprocessors; None where no source says.
         gi_profile_id: number that `nvidia-smi mig -lgip` prints.
@@ -169,12 +169,12 @@ class GpuModel:
         return name in self._by_name
 
     def profile_called(self, name: str) -> Profile | None:
-        """Return the profile that a driver calls so, `MIG ` before it or not; None if there is none."""
+        """Return the profile of a driver's name, with or without `MIG ` before it; None if there is none."""
         word = name.strip().removeprefix("MIG ")
         return self._by_name.get(word) or next((p for p in self.profiles if word in p.aliases), None)
 
     def forbidding(self, combinations: Iterable[str]) -> GpuModel:
-        """Return this GPU with these combinations forbidden, beside those that are already.
+        """Return this GPU with these combinations forbidden as well.
 
         Raises:
             InputError: a combination that cannot be read.

@@ -159,7 +159,7 @@ def _count_fault(gpu: GpuModel, counts: Mapping[Profile, int]) -> str | None:
         return f"{compute} compute slices asked of {gpu.compute_slices}"
     for profile, n in counts.items():
         if n > profile.max_instances:
-            return f"{n} instances of {profile.name}, of which a GPU holds {profile.max_instances}"
+            return f"{n} instances of {profile.name}, a GPU holds at most {profile.max_instances}"
     if sum(n for profile, n in counts.items() if profile.media) > 1:
         return "only one instance of a GPU can own its media engines"
     for combination in gpu.forbidden:

@@ -1,1 +1,1 @@
-"""What a model does on a slice: performance tables, operating points, importers and estimates."""
+"""How fast a model runs on a slice: performance tables, operating points, importers and estimates."""

@@ -135,7 +135,7 @@ def estimate_table(
 
 
 def plain_profiles(gpu: GpuModel) -> tuple[Profile, ...]:
-    """Return one profile for each pair of compute and memory slices, the plainest of those alike."""
+    """Return one profile for each pair of compute and memory slices, the one with the shortest name."""
     plain: dict[tuple[int, int], Profile] = {}
     for profile in gpu.profiles:
         key = (profile.compute, profile.memory)
@@ -220,7 +220,7 @@ def read_works(path: Path | str) -> tuple[ModelWork, ...]:
     Optional columns are `precision`, `kernels`, `live_mb` and `source`; the last is for people.
 
     Raises:
-        InputError: no such file, unknown or missing columns, a field that cannot be used, a model twice.
+        InputError: no such file, unknown or missing columns, a field that cannot be used, or the same model twice.
     """
     records = read_records(path)
     records.require(*WORK_COLUMNS)
@@ -242,7 +242,7 @@ def read_works(path: Path | str) -> tuple[ModelWork, ...]:
             faults.append(error)
             continue
         if work.model in works:
-            faults.append(InputError(f"model {work.model!r} is there twice", where=record.place))
+            faults.append(InputError(f"model {work.model!r} appears twice", where=record.place))
         works[work.model] = work
     refuse(records.path, faults)
     if not works:

@@ -52,7 +52,7 @@ def import_columns(path: Path | str, columns: Mapping[str, str], set_: Mapping[s
     missing = [name for name in REQUIRED if name not in {**columns, **set_} and not records.has(name)]
     if missing:
         raise InputError(
-            f"nothing says {', '.join(missing)}",
+            f"no column or value for {', '.join(missing)}",
             where=f"{records.path}:{records.header_line}",
             hint=f"add --columns {missing[0]}=COLUMN or --set {missing[0]}=VALUE; "
             f"the file's columns are {', '.join(records.header)}",
@@ -64,7 +64,7 @@ def import_columns(path: Path | str, columns: Mapping[str, str], set_: Mapping[s
         {
             name: _values(records, name, columns, set_)
             for name in COLUMNS
-            if _told(records, name, columns, set_)
+            if _given(records, name, columns, set_)
         }
     )
     refuse(
@@ -77,7 +77,7 @@ def import_columns(path: Path | str, columns: Mapping[str, str], set_: Mapping[s
     return joined(found, [f"{records.path}:{line}" for line in records.lines], path=records.path)
 
 
-def _told(records: Records, name: str, columns: Mapping[str, str], values: Mapping[str, str]) -> bool:
+def _given(records: Records, name: str, columns: Mapping[str, str], values: Mapping[str, str]) -> bool:
     return name in columns or name in values or records.has(name)
 
 
@@ -215,7 +215,7 @@ def import_perf_analyzer(
     column = next((name for name in BATCHES if records.has(name)), None)
     if column is not None and batch is not None:
         raise InputError(
-            f"the file says the batch itself, in column {column!r}",
+            f"the file has the batch in column {column!r}",
             where=f"{records.path}:{records.header_line}",
             hint="leave out --batch",
         )
@@ -304,7 +304,9 @@ def _latencies(record: Record) -> dict[str, float]:
             value = record.number(column) * (1.0 if match["ms"] else 1e-3)
             if value == 0:
                 raise InputError(
-                    f"{column} is 0", where=record.place, hint="too fast for what the file resolves"
+                    f"{column} is 0",
+                    where=record.place,
+                    hint="the file's resolution is too low for so fast a model",
                 )
             found[quantile_text(match[1])] = value
     return found

@@ -1,4 +1,4 @@
-"""What a table says of a model: its operating point on each profile, and how its throughput grows with slices."""
+"""What a table gives for a model: its operating point on each profile, and how its throughput grows with slices."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Limits:
     max_processes: int = 1
 
     def allow(self, row: Measurement) -> bool:
-        """Say whether a measurement keeps to the limits, its quantile apart."""
+        """Return whether a measurement keeps the limits other than its quantile."""
         return (
             row.latency_ms <= self.latency_ms
             and row.processes <= self.max_processes

@@ -1,7 +1,7 @@
-"""Performance tables: read from CSV, Parquet and frames, and written; what planning could not rely on is refused.
+"""Performance tables: read from CSV, Parquet and frames, and written; what planning cannot rely on is refused.
 
-A source becomes columns, each known by its name in any case; columns become measurements, each value parsed and each
-fault told with its row; the rows of all sources are one table, with notes of what is hard to believe.
+A source becomes columns, with names in any case. Columns become measurements: each value is parsed, and each fault
+has its row. The rows of all sources become one table, with notes of what is hard to believe.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def read_table(path: Path | str) -> PerfTable:
     """Read one performance table; `-` reads CSV from stdin.
 
     Raises:
-        InputError: no such file, no table, or rows that cannot be used; all are counted, and every kind is told.
+        InputError: no such file, no table, or rows that cannot be used; all are counted, and each kind is described.
     """
     return read_tables([path])
 
@@ -55,7 +55,7 @@ def read_tables(sources: Iterable[object]) -> PerfTable:
     """Read performance tables and join them.
 
     Each is the path of a file, CSV or Parquet, or a frame of pandas, polars or Arrow. The table's notes say which
-    columns were passed over and which rows are implausible.
+    columns were ignored and which rows are implausible.
 
     Raises:
         InputError: as `read_table`, or the same point in two places.
@@ -71,7 +71,7 @@ def read_tables(sources: Iterable[object]) -> PerfTable:
         told = [InputError(fault.what, where=source.place(fault.row), hint=fault.hint) for fault in faults]
         refuse(source.path, [*source.faults, *told])
         if source.extra:
-            notes.append(f"{source.path}: passed over: {', '.join(map(repr, source.extra))}")
+            notes.append(f"{source.path}: ignored columns: {', '.join(map(repr, source.extra))}")
         rows += found
         places += [(source, row) for row in range(len(found))]
     stand = [source.place(row) for source, row in places]
@@ -89,7 +89,7 @@ class _Source:
         columns: values by the name of a column of performance tables.
         lines: of each row, None where the file has none.
         faults: what is wrong with the header, and rows of another length.
-        extra: columns that are passed over.
+        extra: columns that are ignored.
     """
 
     path: str
@@ -190,10 +190,10 @@ def _columns_it_has(header: Sequence[str]) -> str:
 
 
 def _compared(header: Sequence[str]) -> tuple[dict[str, str], list[str], list[str]]:
-    """Compare a table's column names with those there are; case, spaces and hyphens do not matter.
+    """Compare a table's column names with the known ones; case, spaces and hyphens do not matter.
 
     Returns:
-        The column of each known name, as the source writes it; columns that are passed over; what is wrong.
+        The column of each known name, as the source writes it; columns that are ignored; what is wrong.
     """
     names: dict[str, str] = {}
     extra, faults = [], []
@@ -202,7 +202,7 @@ def _compared(header: Sequence[str]) -> tuple[dict[str, str], list[str], list[st
         if name not in COLUMNS:
             extra.append(written)
         elif name in names:
-            faults.append(f"column {name!r} is there twice")
+            faults.append(f"column {name!r} appears twice")
         else:
             names[name] = written
     missing = [name for name in REQUIRED if name not in names]
@@ -227,11 +227,11 @@ class RowFault:
 
 
 def measurements(columns: Mapping[str, Sequence[object]]) -> tuple[list[Measurement], list[RowFault]]:
-    """Turn columns into rows. Faulty tables give no rows, and all faults in the order of rows.
+    """Turn columns into rows. A faulty table gives no rows, but all faults in the order of rows.
 
     Args:
-        columns: required and optional columns, all of one length. Without one that is required there are no rows,
-            and the faults of the others are told all the same.
+        columns: required and optional columns, all of one length. If a required one is missing, there are no rows,
+            but the faults of the others are found.
     """
     faults: list[RowFault] = []
     fields: dict[str, Sequence[object]] = {}
@@ -281,7 +281,7 @@ def _profile_error(gpu: object, profile: object) -> InputError | None:
             gpu_model(gpu).profile(profile)
         except InputError as error:
             return error
-    return None  # that one of them is empty, or the GPU unknown, is a fault of its own
+    return None  # an empty cell or an unknown GPU is reported as a fault of its own
 
 
 def _text(value: object) -> str:
@@ -292,7 +292,7 @@ def _text(value: object) -> str:
 
 
 def _gpu(value: object) -> str:
-    """Return the catalogue's name of a GPU, which nvidia-smi and people write otherwise."""
+    """Return the catalogue's name of a GPU, which nvidia-smi and people write in other ways."""
     text = _text(value)
     try:
         return gpu_meant(text).name
@@ -313,7 +313,7 @@ def _profile(value: object) -> str:
 
 
 def profile_name(text: str) -> str:
-    """Return the profile that is written as nvidia-smi (`MIG 1g.10gb`) or Kubernetes (`mig-1g.10gb.me`) do."""
+    """Return the profile of a name as nvidia-smi (`MIG 1g.10gb`) or Kubernetes (`mig-1g.10gb.me`) writes it."""
     bare = _DEVICE.sub("", _MIG.sub("", text.strip())).lower()
     return _VARIANT.sub("+", bare)
 
@@ -431,19 +431,19 @@ _PARSERS: dict[str, Callable[[object], object]] = {
 }
 
 
-# What the rows say together
+# Checks across rows
 
 
 def joined(
     rows: Sequence[Measurement], places: Sequence[str], *, path: str, notes: Iterable[str] = ()
 ) -> PerfTable:
-    """Return rows as a table, with notes of what is hard to believe of them.
+    """Return rows as a table, with notes of what is hard to believe.
 
     Args:
         rows: the measurements.
         places: where each stands.
-        path: what an error about several rows calls their file.
-        notes: what was told before.
+        path: the file's name in an error about several rows.
+        notes: earlier notes, which come first.
 
     Raises:
         InputError: the same point twice.
@@ -473,18 +473,18 @@ def _refuse_duplicates(rows: Sequence[Measurement], places: Sequence[str], path:
 
 
 _MOST_TIMES_FASTER = 10.0
-"""A smaller slice is not so many times as fast as a larger one."""
+"""A slice this many times as fast as a larger one is hard to believe."""
 _MOST_APART = 10.0
-"""Throughput, latency and batch do not differ by such a factor from what they say of each other."""
+"""Throughput, latency and batch that contradict each other by this factor are hard to believe."""
 _PLACES = 4
 
 
 def implausible(rows: Sequence[Measurement], place: Callable[[int], str]) -> list[str]:
-    """Return what is hard to believe of rows, one sentence for each kind, with its first places.
+    """Return notes of rows that are hard to believe, one sentence for each kind, with its first places.
 
-    Two things are held against each other. On a slice whose processes always work, throughput x latency is what is
-    under way: batch x processes (Little's law); a factor of ten is a unit mistaken, as in seconds for milliseconds.
-    And a slice is not ten times as fast as one with more of everything.
+    There are two checks. On a slice whose processes are always busy, throughput x latency is the work in progress:
+    batch x processes (Little's law); a factor of ten means a wrong unit, such as seconds for milliseconds. And a
+    slice is not ten times as fast as a larger one.
 
     Args:
         rows: measurements.

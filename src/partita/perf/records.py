@@ -1,8 +1,8 @@
-"""Delimited text as people and programs really write it, as records that know where they stand.
+"""Delimited text as people and programs write it, read as records that know their line.
 
-Read are CSV with commas, semicolons, tabs, bars or blanks, and JSON lines; UTF-8 and UTF-16, with and without a byte
+It reads CSV with commas, semicolons, tabs, bars or blanks, and JSON lines; UTF-8 and UTF-16, with and without a byte
 order mark; gzip; comment lines; column names in any case; numbers with a decimal comma or with thousands separators,
-where the file leaves no doubt which of the two a comma is.
+where the file shows which of the two a comma is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 DELIMITERS = ",;\t|"
 MOST_BYTES = 2 << 30
-"""What a compressed file may unpack to."""
+"""The largest size to which a compressed file may unpack."""
 
 _GZIP = b"\x1f\x8b"
 _FOREIGN = {
@@ -50,11 +50,11 @@ _FOREIGN = {
     b"version https://git-lfs": ("a pointer of Git LFS", "fetch the file itself: git lfs pull"),
 }
 MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "none", "-", "--", "\\n"})
-"""What programs write, in any case, where they have no value: R, pandas, polars, Excel, BigQuery, databases."""
+"""What R, pandas, polars, Excel, BigQuery and databases write, in any case, where they have no value."""
 
 
 class Notation(Enum):
-    """How a file writes numbers: what a comma in one is, and whether there is one at all."""
+    """How a file writes numbers: whether they have commas, and what a comma means."""
 
     PLAIN = "as programs do"
     POINT = "1,234.5"
@@ -63,7 +63,7 @@ class Notation(Enum):
     UNKNOWN = "1,234 may be either"
 
     def plain(self, text: str) -> str:
-        """Return a number as `float` reads it; what is none, or may mean two things, comes back as it is."""
+        """Return a number as `float` reads it; other and ambiguous text is returned unchanged."""
         if self is Notation.PLAIN:
             return text
         parts = _AFFIXES.fullmatch(text.strip())
@@ -140,7 +140,7 @@ class Record:
         """Return a field as a number, zero or more.
 
         Raises:
-            InputError: it is none, negative or not finite.
+            InputError: it is not a number, negative or not finite.
         """
         text = self.text(name)
         try:
@@ -157,7 +157,7 @@ class Record:
         """Return a field as a whole number above zero.
 
         Raises:
-            InputError: it is none.
+            InputError: it is not a whole number above zero.
         """
         number = self.number(name)
         if number < 1 or not number.is_integer():
@@ -170,7 +170,7 @@ class Records:
     """The header and records of a file, and the line on which each record ends.
 
     Attributes:
-        path: what errors call the file.
+        path: the file's name in errors.
         header: the column names as written, without spaces around them.
         fields: a record's fields, as many as there are columns.
         lines: the line of each record.
@@ -193,7 +193,7 @@ class Records:
 
     @cached_property
     def columns(self) -> dict[str, str]:
-        """The column names as written, by their plain form; of two alike the first."""
+        """The column names as written, by their plain form; of two with the same plain form the first."""
         return {plain_name(name): name for name in reversed(self.header)}
 
     def has(self, *names: str) -> bool:
@@ -223,7 +223,7 @@ class Records:
         alike = [each for each in self.header if plain_name(each) == plain_name(name)]
         if len(alike) > 1 and alike.count(name) != 1:
             raise InputError(
-                f"column {alike[0]!r} is there twice",
+                f"column {alike[0]!r} appears twice",
                 where=f"{self.path}:{self.header_line}",
                 hint="leave one of the two out, or name them apart",
             )
@@ -238,9 +238,9 @@ class Records:
         return found
 
     def numbers(self, expression: str) -> list[str]:
-        """Return a column's numbers, also with a factor (`p99 * 0.001`, `p99 / 1000`), or a sum of such, as text.
+        """Return a column's numbers, a multiple of them (`p99 * 0.001`, `p99 / 1000`), or a sum of such, as text.
 
-        What is no number comes back as it is; an empty field of a sum is none.
+        A field that is not a number is returned unchanged; in a sum it is returned instead of the sum.
 
         Raises:
             InputError: the file has no such column.
@@ -283,7 +283,7 @@ def _sum(texts: tuple[str, ...]) -> str:
 
 
 def plain_name(name: str) -> str:
-    """Return a column's name without what differs between programs: case, spaces and punctuation."""
+    """Return a column's name in lower case, with underscores for spaces and punctuation."""
     return _PUNCTUATION.sub("_", name.casefold()).strip("_")
 
 
@@ -293,8 +293,8 @@ _PUNCTUATION = re.compile(r"[^\w%]+|_+")
 def read_records(path: Path | str) -> Records:
     """Read a file with a header, or JSON lines; `-` reads stdin.
 
-    Passed over are blank lines, lines of empty fields, and lines that begin with `#`; a header that does so itself
-    (as numpy writes it) is known by its number of fields. Empty fields beyond the header's are dropped.
+    It skips blank lines, lines of empty fields, and lines that begin with `#`. A header that begins with `#`, as
+    numpy writes it, is recognised by its number of fields. Empty fields beyond the header's are dropped.
 
     Raises:
         InputError: no such file, not text, not CSV, no header.
@@ -318,7 +318,7 @@ def _unpacked(content: bytes, name: str) -> bytes:
     """Return what a file holds, unpacked if it is gzip.
 
     Raises:
-        InputError: damaged, packed twice, or known by its first bytes as what is no text.
+        InputError: damaged, packed twice, or of a binary format that its first bytes show.
     """
     if content.startswith(_GZIP):
         content = _gunzipped(content, name)
@@ -412,12 +412,12 @@ _QUOTED = re.compile(r'"[^"]*"')
 
 
 def _blank(line: str) -> str:
-    """Return a blank for a line that nothing else parts, as R's `write.table` and numpy's `savetxt` make them."""
+    """Return a blank for a line with blanks and no other delimiter, as of R's `write.table` and numpy's `savetxt`."""
     return " " if " " in _QUOTED.sub("", line).strip() else ","
 
 
 def _with_row_names(rows: list[tuple[int, list[str]]]) -> list[tuple[int, list[str]]]:
-    """Return the rows with an empty name for a first column that counts them, which R gives no name."""
+    """Return the rows with an empty name for a first column of row numbers, which R writes without a name."""
     if len(rows) < 2 or any(len(row) != len(rows[0][1]) + 1 for _, row in rows[1:]):
         return rows
     if [row[0] for _, row in rows[1:]] != [str(number) for number in range(1, len(rows))]:
@@ -433,7 +433,7 @@ def _excel_hint(row: Sequence[str]) -> bool:
 def _with_commented_header(
     rows: list[tuple[int, list[str]]], comments: list[tuple[int, str]], delimiter: str
 ) -> list[tuple[int, list[str]]]:
-    """Return the rows with a header that begins with `#` before them, if the first row is none."""
+    """Return the rows with a header that begins with `#` before them, if the first row is not a header."""
     if rows and any(map(_is_number, rows[0][1])):
         for number, line in comments:
             fields = next(csv.reader([line.lstrip().lstrip("#")], delimiter=delimiter, skipinitialspace=True))
@@ -479,9 +479,9 @@ def _even(
 
 
 def number_hint(text: str) -> str | None:
-    """Return what to say of a text that should have been a number."""
+    """Return the hint for a text that should have been a number."""
     if _THOUSANDS.fullmatch(text.strip()):
-        return "it can mean two things: write a decimal point, and no thousands separator"
+        return "it is ambiguous: write a decimal point, and no thousands separator"
     if _WITH_UNIT.fullmatch(text.strip()):
         return "write the number alone, in the unit of the column"
     return None
@@ -536,12 +536,12 @@ def _once(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise InputError(f"{twice!r} is there twice in one object", hint="keep one of the two")
+        raise InputError(f"{twice!r} appears twice in one object", hint="keep one of the two")
     return found
 
 
 def _flat(value: dict[str, object], before: str = "") -> dict[str, object]:
-    """Return an object's values by their paths: what stands in `data` as `input` is `data.input`."""
+    """Return an object's values by their paths: `input` inside `data` is `data.input`."""
     found: dict[str, object] = {}
     for key, each in value.items():
         if isinstance(each, dict):

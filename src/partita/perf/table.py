@@ -45,7 +45,7 @@ class PerfTable:
     """Measurements, found by model and GPU. Immutable; tables are joined by making a new one.
 
     Attributes:
-        notes: what was noticed when they were read, for the user.
+        notes: remarks of reading them, for the user.
     """
 
     def __init__(self, rows: Iterable[Measurement], notes: Iterable[str] = ()) -> None:
@@ -76,9 +76,9 @@ class PerfTable:
         """Return the table that a frame of pandas, polars or Arrow holds; its columns are those of the files.
 
         Raises:
-            InputError: columns are missing, or rows cannot be used; all are counted, and every kind is told.
+            InputError: columns are missing, or rows cannot be used; all are counted, and each kind is described.
         """
-        from partita.perf.reading import read_tables  # noqa: PLC0415 -- which makes tables itself
+        from partita.perf.reading import read_tables  # noqa: PLC0415 -- it imports this module
 
         return read_tables([frame])
 

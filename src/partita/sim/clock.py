@@ -14,11 +14,11 @@ class Clock(Protocol):
         ...
 
     def sleep_until(self, moment: float) -> None:
-        """Return when it is `moment`; at once if it was before."""
+        """Return when it is `moment`; at once if that is past."""
         ...
 
     def catch_up(self, moment: float) -> None:
-        """Make it `moment` if it is earlier, without waiting: another process has already seen that time."""
+        """Advance to `moment` without waiting if it is earlier: another process has already seen that time."""
         ...
 
 
@@ -37,16 +37,16 @@ class SimulatedClock:
         return self._now
 
     def sleep_until(self, moment: float) -> None:
-        """Make it `moment`, unless it was before."""
+        """Advance to `moment`, unless that is past."""
         self._now = max(self._now, moment)
 
     def catch_up(self, moment: float) -> None:
-        """Make it `moment` if it is earlier."""
+        """Advance to `moment` if it is earlier."""
         self._now = max(self._now, moment)
 
 
 class WallClock:
-    """Real time. Setting the system's clock does not disturb it: it is read once, then counted on."""
+    """Real time. It reads the system's clock once, then counts on, so that setting that clock does not disturb it."""
 
     def __init__(self) -> None:
         self._offset = time.time() - time.monotonic()
@@ -61,5 +61,5 @@ class WallClock:
             time.sleep(left)
 
     def catch_up(self, moment: float) -> None:
-        """Make it `moment` if it is earlier: the system's clock was set back meanwhile."""
+        """Advance to `moment` if it is earlier: the system's clock was set back meanwhile."""
         self._offset = max(self._offset, moment - time.monotonic())

@@ -37,7 +37,7 @@ class Traffic:
         return Traffic(self.arrival / factor, self.batch)
 
     def denser(self, copies: int, spread: float, rng: np.random.Generator) -> Traffic:
-        """Return each query so many times, copies shifted by up to `spread` seconds to either side."""
+        """Return each query `copies` times, shifted by up to `spread` seconds to either side."""
         times = np.repeat(self.arrival, copies) + rng.uniform(-spread, spread, len(self) * copies)
         times = np.maximum(0.0, times)
         order = np.argsort(times, kind="stable")
@@ -55,7 +55,7 @@ def gamma(rate: float, count: int, rng: np.random.Generator, variation: float) -
     Args:
         rate: arrivals per second.
         count: how many.
-        rng: source of chance.
+        rng: random number generator.
         variation: coefficient of variation of the gaps: 1 is Poisson, more is burstier.
     """
     shape = variation**-2
@@ -69,8 +69,8 @@ def day_curve(
 
     Args:
         rate: mean arrivals per second over a period.
-        seconds: end of the time that is looked at.
-        rng: source of chance.
+        seconds: end of the period.
+        rng: random number generator.
         swing: from 0 (flat) to 1 (nothing arrives at the trough, which is at time 0).
         period: seconds from trough to trough.
     """
@@ -82,7 +82,7 @@ def day_curve(
 
 
 _LEAST = 1e-6
-"""Share of a distribution below which what is left of it after a cut means nothing."""
+"""Least share of a log-normal that must lie within the largest batch size."""
 
 
 def lognormal_share(median: float, sigma: float, largest: int) -> NDArray[np.float64]:
@@ -93,10 +93,10 @@ def lognormal_share(median: float, sigma: float, largest: int) -> NDArray[np.flo
     Args:
         median: of the log-normal before it is cut off.
         sigma: standard deviation of the logarithm.
-        largest: largest batch size; larger ones do not come.
+        largest: largest batch size.
 
     Raises:
-        InputError: next to nothing of the log-normal is within it.
+        InputError: the log-normal has hardly any batch size up to `largest`.
     """
     below = [0.5 * (1 + erf((log(b + 0.5) - log(median)) / (sigma * sqrt(2)))) for b in range(1, largest + 1)]
     share = np.diff(below, prepend=0.0)
@@ -164,9 +164,9 @@ FORMATS = (
 )
 
 _LATEST = 1e11
-"""Seconds beyond this are no seconds: since 1970 they would lead to the year 5138."""
+"""Larger times cannot be seconds: since 1970 they would lead to the year 5138."""
 _MOST = 1e9
-"""Items and tokens beyond this are no measurements."""
+"""More items or tokens than this are refused as a mistake."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UTC = re.compile(r"\s*(?:UTC|GMT)$")
 """How BigQuery and others write the offset of UTC, which the standard writes `Z`."""
@@ -179,8 +179,8 @@ def read_trace(
     """Read a trace, CSV or JSON lines, also as gzip: one of `FORMATS`, or with columns that the user names.
 
     A request of an LLM trace becomes a query of ceil((tokens in + tokens out) / tokens_per_item) items, at least one;
-    one that failed when it was recorded counts with the tokens it brought. Times are numbers of seconds or dates with
-    times, in UTC where they have no offset; they count from the first query. Rows may stand in any order.
+    a failed one counts with its recorded tokens. Times are numbers of seconds or dates with times, in UTC where they
+    have no offset; they count from the first query. Rows may be in any order.
 
     Args:
         path: the file; `-` is stdin.
@@ -188,7 +188,7 @@ def read_trace(
         columns: the file's columns, or sums and multiples of them, for `seconds` and for `batch` or `tokens`.
 
     Raises:
-        InputError: no such file, an unknown format, no rows, or rows that cannot be used; each kind is told.
+        InputError: no such file, an unknown format, no rows, or rows that cannot be used; each kind is described.
     """
     records = read_records(path)
     layout = _named(columns, records) if columns else _recognised(records)
@@ -241,7 +241,7 @@ def _named(columns: Mapping[str, str], records: Records) -> TraceFormat:
         return TraceFormat("named", seconds, tokens=columns["tokens"])
     if "batch" not in columns and not records.has("batch"):
         raise InputError(
-            "nothing says how large a query is",
+            "no column gives the size of a query",
             where="--columns",
             hint=f"add batch=COLUMN or tokens=COLUMN; the file's columns are {', '.join(records.header)}",
         )
@@ -264,7 +264,7 @@ def _parsed(
 
 
 def _moment(text: str) -> int:
-    """Return microseconds, of seconds or since 1970, exactly enough to tell gaps apart."""
+    """Return a time in microseconds, since 1970 for a date; a float of seconds since 1970 would blur small gaps."""
     try:
         seconds = float(text)
     except ValueError:

@@ -27,16 +27,16 @@ _added: dict[str, GpuModel] = {}
 
 
 def add(models: Iterable[GpuModel]) -> None:
-    """Have this process know these GPUs too; one of the same name is replaced.
+    """Add GPUs to those that this process knows; one of the same name is replaced.
 
-    So a user's file comes before the catalogue, and what NVML says of a GPU of this host before both.
+    A user's file so replaces the catalogue's, and what NVML says of a GPU of this host replaces both.
     """
     for model in models:
         _added[model.name] = model
 
 
 def reset() -> None:
-    """Have this process know the catalogue's own GPUs alone."""
+    """Forget all GPUs but the catalogue's own."""
     _added.clear()
 
 
@@ -66,10 +66,10 @@ def gpu_model(name: str) -> GpuModel:
 
 
 def gpu_meant(text: str) -> GpuModel:
-    """Return the GPU that a user means: by the catalogue's name in any case, or as other programs print it.
+    """Return the GPU that a user names: by the catalogue's name in any case, or as other programs print it.
 
-    Those are NVML and `nvidia-smi`, a line of `nvidia-smi -L`, and the labels of Kubernetes (with `-MIG-1g.10gb` at
-    their end where each GPU is cut alike). A family alone (`H100`) is none: its members have unlike profiles.
+    Other programs are NVML, `nvidia-smi`, `nvidia-smi -L`, and the labels of Kubernetes (with `-MIG-1g.10gb` at their
+    end where each GPU is cut alike). A family alone (`H100`) names no GPU: its members have different profiles.
 
     Raises:
         InputError: there is none.
@@ -89,12 +89,12 @@ def _is_family(name: str) -> bool:
 
 
 def gpu_called(name: str, memory_mib: float | None = None) -> GpuModel | None:
-    """Return the GPU that NVML, nvidia-smi or a Kubernetes label calls so, None if none is known.
+    """Return the GPU of a name as NVML, nvidia-smi or a Kubernetes label writes it, None if none is known.
 
     Args:
         name: as it is written there.
-        memory_mib: of the whole GPU. Where several are called so, as by `NVIDIA H100`, the one that has most nearly
-            as much is meant; without it the smallest.
+        memory_mib: of the whole GPU. Where several GPUs have the name, such as `NVIDIA H100`, the one with the
+            nearest memory is returned; without it the smallest.
     """
     found = gpus_called(name)
     if not found:
@@ -103,15 +103,15 @@ def gpu_called(name: str, memory_mib: float | None = None) -> GpuModel | None:
 
 
 def gpus_called(name: str) -> tuple[GpuModel, ...]:
-    """Return all GPUs that NVML, nvidia-smi or a Kubernetes label calls so.
+    """Return all GPUs of a name as NVML, nvidia-smi or a Kubernetes label writes it.
 
-    Letters' case, the maker's name in front, and blanks, hyphens and underscores do not count.
+    Case, a leading `NVIDIA`, and the choice of blanks, hyphens or underscores do not matter.
     """
     wanted = _key(name)
     found = (
         model for model in map(gpu_model, gpu_names()) if wanted in map(_key, (model.name, *model.aliases))
     )
-    # A name that is spelt out comes before one that is alike.
+    # An exact match comes first.
     return tuple(sorted(found, key=lambda model: name not in (model.name, *model.aliases)))
 
 
@@ -121,7 +121,7 @@ def gpus_on_pci(number: str) -> tuple[GpuModel, ...]:
 
 
 def _nominal_mib(model: GpuModel) -> float:
-    """Return the memory that the names of a GPU's profiles say, in MiB: most parts have no other figure."""
+    """Return the memory in the names of a GPU's profiles, in MiB: not all GPUs have another figure."""
     said = (re.search(r"\.(\d+)gb", profile.name) for profile in model.profiles)
     return max((int(each[1]) * 1024.0 for each in said if each), default=0.0)
 
@@ -174,7 +174,7 @@ _Rate = Annotated[float, Meta(gt=0, lt=_MOST)]
 
 
 class ProfileTable(Value):
-    """A profile as it stands in a GPU's file."""
+    """A profile in a GPU's file."""
 
     name: Annotated[Text, check(_profile_name)]
     compute: _Slices
@@ -190,12 +190,12 @@ class ProfileTable(Value):
     media: bool = False
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield what is wrong between the fields."""
+        """Yield contradictions between the fields."""
         said = _PROFILE.fullmatch(self.name)
         if said is not None and int(said["compute"]) != self.compute:
             yield FieldFault(("compute",), f"{self.name} says {said['compute']} compute slices")
         if len(set(self.starts)) < len(self.starts):
-            yield FieldFault(("starts",), "a start is there twice")
+            yield FieldFault(("starts",), "a start appears twice")
         if self.max_instances > len(self.starts):
             yield FieldFault(
                 ("max_instances",), f"must be from 1 to {len(self.starts)}, as many as there are starts"
@@ -203,7 +203,7 @@ class ProfileTable(Value):
 
 
 class PeakTable(Value):
-    """Peak rates as they stand in a GPU's file."""
+    """Peak rates in a GPU's file."""
 
     fp32_tflops: _Rate | None = None
     tf32_tflops: _Rate | None = None
@@ -214,14 +214,14 @@ class PeakTable(Value):
 
 
 class PowerTable(Value):
-    """Power as it stands in a GPU's file."""
+    """Power in a GPU's file."""
 
     limit_w: _Rate | None = None
     source: Any = None
 
 
 class GpuTable(Value):
-    """A GPU as it stands in its file."""
+    """A GPU's file."""
 
     name: Annotated[Text, check(_gpu_name)]
     compute_slices: _Slices
@@ -239,7 +239,7 @@ class GpuTable(Value):
     power: PowerTable = PowerTable()
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield what is wrong between the GPU and its profiles."""
+        """Yield contradictions between the GPU and its profiles."""
         seen: set[str] = set()
         for index, each in enumerate(self.profile):
             last = self.memory_slices - each.memory
@@ -258,8 +258,8 @@ def read_gpu(path: Path | str) -> GpuModel:
     """Read a GPU from a file; its `origin` is the file's name.
 
     Raises:
-        InputError: the file cannot be read or is no TOML, or fields are missing, unknown or wrong; all faults are
-            told with their lines.
+        InputError: the file cannot be read or is not TOML, or fields are missing, unknown or wrong; all faults are
+            listed with their lines.
     """
     return parse_gpu(read_text(path), str(path))
 

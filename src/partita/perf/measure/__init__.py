@@ -1,1 +1,1 @@
-"""Measures what an ONNX model does on the device at hand: batches, processes, latency, memory and power."""
+"""Measures an ONNX model on the device at hand: throughput and latency by batch and processes, memory and power."""

@@ -1,4 +1,4 @@
-"""Measures one cell of the grid: starts its processes together, lets them run long enough, reads what they did."""
+"""Measures one cell of the grid: starts its processes together, lets them run long enough, reads their results."""
 
 from __future__ import annotations
 
@@ -46,12 +46,12 @@ class PointResult(Value):
     """The figures of one cell. What was not measured is None.
 
     Attributes:
-        seconds: what measuring it took, start of the processes included.
+        seconds: how long measuring took, start of the processes included.
         throughput: items/s of all processes together; None if memory ran out.
-        latency_ms: latency of one batch by quantile, those quantiles only for which there were repetitions enough.
+        latency_ms: latency of one batch by quantile, only for quantiles with enough repetitions.
         memory_mb: of all processes together at their peak, in MB of 1e6 bytes.
         memory_source: how that was read, in words.
-        repetitions: that the figures rest on.
+        repetitions: how many the figures are of.
         steady: whether the warm-up ended because the latencies were steady.
     """
 
@@ -84,10 +84,10 @@ class Effort:
 
     Attributes:
         quantiles: of the latency, as tables keep them, `mean` excluded.
-        seconds: a window lasts at least this,
-        max_seconds: and at most this, though a quantile may then not be told for want of repetitions.
+        seconds: a window lasts at least this.
+        max_seconds: a window lasts at most this; a quantile with too few repetitions is then left out.
         warmup_seconds: the longest that a process waits for its latencies to become steady.
-        threads: of each process on a CPU; None shares out the cores there are.
+        threads: of each process on a CPU; None divides the cores among the processes.
     """
 
     quantiles: tuple[str, ...]
@@ -98,7 +98,7 @@ class Effort:
 
     @property
     def repetitions(self) -> int:
-        """The repetitions that the strictest quantile takes."""
+        """The repetitions that the strictest quantile needs."""
         return max(map(repetitions, map(float, self.quantiles)))
 
 
@@ -119,7 +119,7 @@ class Setup:
     cores: int
 
     def threads(self, processes: int) -> int:
-        """Return the threads of each of so many processes."""
+        """Return the threads of each process."""
         return self.effort.threads or max(self.cores // processes, 1)
 
     @property
@@ -213,7 +213,7 @@ def _window(
 
 
 def _enough(done: int, seconds: float, effort: Effort) -> bool:
-    # A tenth more, as those that reach over an end of the common window do not count.
+    # A tenth more: repetitions that cross an end of the common window do not count.
     return seconds >= effort.max_seconds or (seconds >= effort.seconds and done >= 1.1 * effort.repetitions)
 
 
@@ -226,16 +226,16 @@ def _latencies(ascending: Sequence[float], quantiles: Sequence[str]) -> dict[str
 
 
 def _resident(ended: Sequence[Mapping[str, Any]]) -> float | None:
-    """Return what the processes tell themselves; None if one cannot."""
+    """Return the peak memory that the processes report, in MB; None if one cannot."""
     peaks = [line["peak_rss"] for line in ended]
     return None if None in peaks else sum(peaks) / MB
 
 
 def repetitions(quantile: float) -> int:
-    """Return the least repetitions from which a quantile is told: 29 for p90, 299 for p99.
+    """Return how many repetitions a quantile needs: 29 for p90, 299 for p99.
 
-    So many that the largest of them lies above the quantile with 95 % confidence, whatever the distribution (Hahn and
-    Meeker, Statistical Intervals, section 5.2.3: 1 - q^n >= confidence).
+    With so many the largest lies above the quantile with 95 % confidence, whatever the distribution (Hahn and Meeker,
+    Statistical Intervals, section 5.2.3: 1 - q^n >= confidence).
     """
     return math.ceil(math.log(1.0 - CONFIDENCE) / math.log(quantile))
 
@@ -247,7 +247,7 @@ def order_statistic(ascending: Sequence[float], quantile: float) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What ran while all processes ran.
+    """The repetitions while all processes ran.
 
     Attributes:
         seconds: how long that was.
@@ -261,9 +261,9 @@ class Window:
 
 
 def common_window(processes: Iterable[Sequence[Run]]) -> Window | None:
-    """Return what ran between the last process's first begin and the first process's last end; None if nothing did.
+    """Return the repetitions between the last process's first begin and the first process's last end; None if none.
 
-    A repetition that reaches over an end counts by its share within, so that long ones are not rounded away.
+    A repetition that crosses an end counts by its share within, so that long ones are not lost.
     """
     each = [runs for runs in processes if runs]
     if not each:

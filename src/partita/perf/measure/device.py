@@ -54,7 +54,7 @@ class Device:
 
     @property
     def note(self) -> str:
-        """What a row of a table must say of where it was measured."""
+        """Where it was measured, for a row of the table."""
         if self.stand_in:
             return f"measured on {self.title} as a stand-in for {self.gpu} {self.profile}, NOT on that GPU"
         return f"measured on {self.title}"
@@ -122,7 +122,7 @@ def cpu_device(title: str, cores: int) -> Device:
 
 
 def gpu_device(asked: str, stand_in: str | None = None) -> Device:
-    """Return the GPU or MIG instance of an index, a UUID, or the start of a UUID that is enough.
+    """Return the GPU or MIG instance of an index, a UUID, or an unambiguous start of a UUID.
 
     Args:
         asked: as CUDA_VISIBLE_DEVICES takes it; indices are NVML's, in the order of PCI addresses.
@@ -138,7 +138,7 @@ def gpu_device(asked: str, stand_in: str | None = None) -> Device:
         title, uuid = nvml.nvmlDeviceGetName(whole), nvml.nvmlDeviceGetUUID(handle)
         if not mig and _mig_mode(handle):
             raise InputError(
-                f"MIG mode is on: {title} has no work of its own, only its instances have",
+                f"MIG mode is on: only the instances of {title} can run a model",
                 where="--device",
                 hint="name an instance: --device MIG-..., as `nvidia-smi -L` lists them",
             )
@@ -156,7 +156,7 @@ def gpu_device(asked: str, stand_in: str | None = None) -> Device:
                 f"{title} is not in the catalogue",
                 where="--device",
                 hint="name a file that describes it: `partita gpus --from-nvml --out my-gpu.toml`, then --gpus-file "
-                "my-gpu.toml; or give --as GPU/PROFILE to have its figures stand in for another's, marked so",
+                "my-gpu.toml; or give --as GPU/PROFILE to use its figures, marked as such, in place of another's",
             )
         return unnamed.as_stand_in_for(stand_in)
     if stand_in is not None:
@@ -168,7 +168,7 @@ def gpu_device(asked: str, stand_in: str | None = None) -> Device:
 
 
 def runtime() -> OnnxRuntime:
-    """Return the ONNX Runtime there is, asked in a process of its own.
+    """Return the ONNX Runtime that is installed, found in a process of its own.
 
     Raises:
         InputError: there is none.
@@ -183,7 +183,7 @@ def cores() -> int:
 
 
 def providers(device: Device) -> tuple[str, ...]:
-    """Return the providers to run with; what CUDA lacks runs on the CPU, as in a server."""
+    """Return the providers to run with; operators that CUDA lacks run on the CPU, as in a server."""
     return (_CPU_PROVIDER,) if device.kind == "cpu" else (CUDA, _CPU_PROVIDER)
 
 
@@ -191,7 +191,7 @@ def declared_inputs(path: Path, device: Device) -> tuple[Input, ...]:
     """Return the inputs that a model declares.
 
     Raises:
-        InputError: it is no model that ONNX Runtime can use.
+        InputError: ONNX Runtime cannot use the model.
     """
     spec = {"do": "describe", "path": str(path), "providers": providers(device), "threads": 1}
     try:
@@ -228,7 +228,7 @@ def nvml_library() -> Iterator[None]:
 
 
 def whole_profile(model: GpuModel) -> Profile:
-    """Return the profile that takes all of a GPU: what a GPU without MIG is listed as."""
+    """Return the profile that takes a whole GPU; tables list a GPU without MIG under it."""
     return max((p for p in model.profiles if p.plain), key=lambda p: (p.compute, p.memory))
 
 
@@ -302,7 +302,7 @@ class Meter(Protocol):
 
 
 class NoMeter:
-    """For a CPU: its processes tell their memory themselves, and nothing tells the power."""
+    """For a CPU: its processes report their own memory, and power is not measured."""
 
     def prepare(self) -> None:
         """Do nothing."""
@@ -322,9 +322,9 @@ class NoMeter:
 class NvmlMeter:
     """Memory per process, energy and utilization of a GPU, by NVML.
 
-    On a MIG instance energy and utilization are those of the whole GPU with whatever else runs there, so they are not
-    told. Where NVML does not list our processes (another namespace of process numbers), memory is what the device has
-    in use beyond what it had before they started.
+    On a MIG instance NVML has energy and utilization only of the whole GPU with all that runs there, so they are left
+    out. Where NVML does not list our processes (another namespace of process numbers), memory is the device's use
+    minus its use before they started.
     """
 
     device: Device
@@ -397,7 +397,7 @@ class NvmlMeter:
 
 
 def _ask_nvml(ask: Callable[[Any], Any], handle: object) -> Any:  # noqa: ANN401 -- ctypes
-    """Return what NVML tells, None where this device or this user does not get to know it."""
+    """Return NVML's answer, None where it has none for this device or this user."""
     try:
         return ask(handle)
     except nvml.NVMLError:

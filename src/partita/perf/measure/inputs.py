@@ -74,7 +74,7 @@ def parse_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
     """Read `input=1x3x224x224` and `symbol=128`.
 
     Raises:
-        InputError: not so written, or a name twice.
+        InputError: written otherwise, or the same name twice.
     """
     found: dict[str, tuple[int, ...]] = {}
     for text in texts:
@@ -99,8 +99,8 @@ def feed(inputs: Sequence[Input], given: Mapping[str, tuple[int, ...]], batch_di
         batch_dim: the position of the batch in each input, or the name of its symbolic dimension.
 
     Raises:
-        InputError: a shape that is not known or contradicts the model, an element type that cannot be made up, or no
-            batch dimension.
+        InputError: a shape that is unknown or contradicts the model, an element type without random data, or no batch
+            dimension.
     """
     _refuse_unknown(inputs, given)
     symbols = _batch_symbols(inputs, batch_dim)

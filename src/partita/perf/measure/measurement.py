@@ -1,4 +1,4 @@
-"""A measurement: the grid of batch sizes and processes, what is done already, and the rows of the table."""
+"""A measurement: the grid of batch sizes and processes, the cells that are done, and the rows of the table."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from partita.perf.measure.device import Device, Meter
 
 
-_TOLD = {
+_HEAD_WORDS = {
     "model": "the model's file",
     "device": "the device",
     "inputs": "the shapes of its inputs",
@@ -56,7 +56,7 @@ class Grid:
         return tuple(c for c in self.cells() if c not in done and self.ruled_out(c, results) is None)
 
     def ruled_out(self, cell: GridPoint, results: Iterable[PointResult]) -> str | None:
-        """Return why a cell is not worth trying: none larger than one that failed is. None if it is worth it."""
+        """Return why a cell is not tried: it is larger than one that failed. None if it is tried."""
         for result in results:
             smaller = result.cell.batch <= cell.batch and result.cell.processes <= cell.processes
             if smaller and result.cell != cell:
@@ -75,7 +75,7 @@ class Grid:
         return None
 
     def seconds_left(self, results: Sequence[PointResult], *, guess: float) -> float:
-        """Return the seconds still to go, as the cells until now took; by a guess before there are any."""
+        """Return the seconds left, if cells take as long as those so far; by a guess before the first."""
         each = mean(result.seconds for result in results) if results else guess
         return each * len(self.remaining(results))
 
@@ -86,7 +86,7 @@ class MeasurementProgress:
 
     Attributes:
         result: of the cell that has just ended; None when one begins.
-        seconds_left: as the cells so far took.
+        seconds_left: if cells take as long as those so far.
     """
 
     cell: GridPoint
@@ -98,7 +98,7 @@ class MeasurementProgress:
 
 def measure(
     setup: Setup,
-    course: Grid,
+    grid: Grid,
     journal: MeasurementJournal,
     meter: Meter,
     tell: Callable[[MeasurementProgress], None],
@@ -110,14 +110,14 @@ def measure(
         PartitaError: a process failed.
     """
     guess = setup.effort.seconds + setup.effort.warmup_seconds / 4
-    while remaining := course.remaining(journal.results):
+    while remaining := grid.remaining(journal.results):
         cell = remaining[0]
-        left = course.seconds_left(journal.results, guess=guess)
+        left = grid.seconds_left(journal.results, guess=guess)
         tell(MeasurementProgress(cell, len(journal.results), len(remaining), left))
         result = measure_cell(setup, cell, meter)
         journal.add(result)
-        remaining = course.remaining(journal.results)
-        left = course.seconds_left(journal.results, guess=guess)
+        remaining = grid.remaining(journal.results)
+        left = grid.seconds_left(journal.results, guess=guess)
         tell(MeasurementProgress(cell, len(journal.results), len(remaining), left, result))
 
 
@@ -195,7 +195,7 @@ class MeasurementJournal:
         self._whole += len(text)
 
     def done(self) -> None:
-        """Forget it: the table is whole."""
+        """Delete the journal: the table is complete."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
 
@@ -206,7 +206,7 @@ class MeasurementJournal:
             content = self.path.read_bytes()
         except OSError:
             raise InputError("cannot be read", where=str(self.path), hint=self._away()) from None
-        # What follows the last line's end was being written when the measurement was killed.
+        # The measurement was killed while it wrote what follows the last line's end.
         whole = content[: content.rfind(b"\n") + 1]
         if not whole:
             return ()
@@ -227,9 +227,9 @@ class MeasurementJournal:
         for name, value in self._head.items():
             if there.get(name) != value:
                 raise InputError(
-                    f"{_TOLD[name]} changed since this measurement began: {there.get(name)} then, {value} now",
+                    f"{_HEAD_WORDS[name]} changed since this measurement began: {there.get(name)} then, {value} now",
                     where=str(self.path),
-                    hint=f"measure as then, or begin anew: {self._away()}",
+                    hint=f"measure as then, or start again: {self._away()}",
                 )
 
     def _away(self) -> str:
@@ -239,12 +239,12 @@ class MeasurementJournal:
 def to_table(results: Iterable[PointResult], *, model: str, device: Device, made_by: str) -> PerfTable:
     """Return one row for each quantile of each cell that ran.
 
-    A stand-in's rows count as estimated, so that plans mark what rests on them.
+    A stand-in's rows count as estimated, so that plans mark what uses them.
 
     Args:
         results: what was measured.
         model: its name in the table.
-        device: where.
+        device: where it was measured.
         made_by: the program, date and runtime, in words.
     """
     rows = [

@@ -1,4 +1,4 @@
-"""A process that runs the model, and the side that holds it; they speak in lines of JSON.
+"""A process that runs the model, and its parent's side; they exchange lines of JSON.
 
 `python -m partita.perf.measure.model_process` ends when its stdin ends, so that none outlives the command that
 started it, however that ended.
@@ -35,8 +35,8 @@ _HOST = "CPUExecutionProvider"
 
 
 def main() -> None:
-    """Describe a model, or run it until told to stop; what to do is the first line of stdin."""
-    # Libraries print to stdout as they please: the protocol keeps a copy of it, and they get stderr.
+    """Describe a model, or run it until told to stop, as the first line of stdin says."""
+    # Libraries print to stdout. The protocol keeps a copy of it, and the libraries get stderr instead.
     said = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     spec = json.loads(sys.stdin.readline())
@@ -49,7 +49,7 @@ def main() -> None:
             _run(spec, told, said)
     except ImportError as error:
         _say(said, error="missing", message=str(error))
-    except Exception as error:  # noqa: BLE001 -- whatever ONNX Runtime raises is the parent's to tell
+    except Exception as error:  # noqa: BLE001 -- the parent reports whatever ONNX Runtime raises
         memory = ran_out(error, on_host=on_host(spec))
         _say(said, error="memory" if memory else "model", message=str(error))
     os._exit(0)  # the listening thread holds stdin, which an orderly end would wait for
@@ -61,7 +61,7 @@ def on_host(spec: Mapping[str, Any]) -> bool:
 
 
 def ran_out(error: Exception, *, on_host: bool) -> bool:
-    """Say whether an exception tells that the memory of the device ran out."""
+    """Return whether an exception means that the device's memory ran out."""
     # As the interpreter would have written it: ONNX Runtime's exceptions are RuntimeErrors by another name.
     text = f"Traceback (most recent call last):\n{type(error).__name__}: {error}"
     return classify(1, text, host_memory=on_host).verdict == OUT_OF_MEMORY
@@ -79,7 +79,7 @@ def _say(said: TextIO, **fields: object) -> None:
 
 
 def _describe(spec: Mapping[str, Any]) -> dict[str, object]:
-    """Return what ONNX Runtime there is, and a model's inputs where one is named."""
+    """Return ONNX Runtime's version and providers, and a model's inputs where one is named."""
     import onnxruntime as ort  # noqa: PLC0415 -- optional
 
     found: dict[str, object] = {"version": ort.__version__, "providers": ort.get_available_providers()}
@@ -123,7 +123,7 @@ def _run(spec: Mapping[str, Any], told: SimpleQueue[dict[str, Any]], said: TextI
     session, data = _session(spec), _data(spec)
     steady = _warm_up(session, data, spec["warmup_s"])
     _say(said, ready=True, steady=steady)
-    # The device stays busy until all processes are ready: one that rests loses its clocks and caches again.
+    # The device stays busy until all processes are ready: an idle one lowers its clocks and loses its caches.
     while told.empty():
         session.run(None, data)
     begin = told.get()["begin"]
@@ -140,7 +140,7 @@ def _run(spec: Mapping[str, Any], told: SimpleQueue[dict[str, Any]], said: TextI
             spoke = after
     _say(said, runs=runs, peak_rss=_peak_rss())
     told.get()  # "stop"
-    told.get()  # there is no more to come: it ends with its stdin
+    told.get()  # nothing more comes: the process ends with its stdin
 
 
 def _warm_up(session: Any, data: Mapping[str, Any], longest: float) -> bool:  # noqa: ANN401
@@ -155,7 +155,7 @@ def _warm_up(session: Any, data: Mapping[str, Any], longest: float) -> bool:  # 
 
 
 def _peak_rss() -> int | None:
-    """Return the most bytes of this process that were resident; None where the host does not say."""
+    """Return the peak resident set of this process in bytes; None where the host does not say."""
     status = Path("/proc/self/status")
     if not status.exists():
         return None
@@ -189,7 +189,7 @@ class ModelProcess:
     """One worker process: `say` and `heard` are lines of JSON; a worker that fails or ends raises in `heard`.
 
     Attributes:
-        output: what it says, for a selector.
+        output: its output, for a selector.
     """
 
     def __init__(self, spec: Mapping[str, Any], environ: Mapping[str, str]) -> None:
@@ -214,7 +214,7 @@ class ModelProcess:
         return self._process.pid
 
     def say(self, **fields: object) -> None:
-        """Send a line; a worker that is gone is found out when it is heard."""
+        """Send a line; if the process is gone, `heard` raises."""
         with suppress(BrokenPipeError):
             self._input.write(json.dumps(fields).encode() + b"\n")
             self._input.flush()
@@ -223,7 +223,7 @@ class ModelProcess:
         """Return the lines that came, waiting for some bytes.
 
         Raises:
-            OutOfMemoryError: its device ran out of memory; the kernel kills where that is the host's.
+            OutOfMemoryError: its device ran out of memory; on the host that is a kill by the kernel.
             InputError: the model cannot be run.
             PartitaError: the process ended otherwise.
         """
@@ -300,7 +300,7 @@ def listen(group: Sequence[ModelProcess], until: float) -> Iterator[tuple[ModelP
     """Yield what workers say until a time of the monotonic clock.
 
     Raises:
-        as `Worker.heard`.
+        as `ModelProcess.heard`.
     """
     with selectors.DefaultSelector() as selector:
         for each in group:
@@ -316,7 +316,7 @@ def ask_model_process(spec: Mapping[str, Any], environ: Mapping[str, str], secon
     """Return a single worker's only answer.
 
     Raises:
-        as `Worker.heard`, and PartitaError where there is none in time.
+        as `ModelProcess.heard`, and PartitaError where there is none in time.
     """
     with model_processes(1, spec, environ) as group:
         for _, line in listen(group, time.monotonic() + seconds):
