@@ -59,7 +59,7 @@ def run(effort: Effort | None = None, *, state: Path | None = None) -> dict[str,
             "driver": _said(nvml.nvmlSystemGetDriverVersion),
             "nvml": _said(nvml.nvmlSystemGetNVMLVersion),
             "binding": getattr(nvml, "__version__", "?"),
-            "left_out": [each.told for each in left_out],
+            "left_out": [each.note for each in left_out],
             "findings": [_finding(each) for each in survey(state or Path("/nonexistent")).findings],
             "gpus": [_gpu(device, asked, end) for device in devices],
         }

@@ -277,7 +277,7 @@ def test_gpus_of_two_models_are_told_apart_and_costs_that_are_ignored_are_said(
     assert "h100-80gb: 1\N{MULTIPLICATION SIGN}7g.80gb" in result.out
     assert "+0 %" in result.out
     assert "-0 " not in result.out
-    assert "cost_per_hour of a100-80gb, hopper is not looked at" in " ".join(result.err.split())
+    assert "cost_per_hour of a100-80gb, hopper is ignored" in " ".join(result.err.split())
     assert "h100-80gb: 1\N{MULTIPLICATION SIGN}7g.80gb" in (tmp_path / "p.html").read_text()
 
 

@@ -209,7 +209,7 @@ def ours(kind: ActionKind) -> Action:
     [
         (None, BERT, "is new"),
         (BERT, None, "is gone"),
-        (BERT, BERT._replace(mig_uuid="MIG-2"), "was made anew"),
+        (BERT, BERT._replace(mig_uuid="MIG-2"), "was created again"),
         (BERT, BERT._replace(ours=False), "is someone else's"),
         (BERT, BERT._replace(busy=True), "is in use by someone else's process"),
         (BERT, IDLE, "does not run bert batch 8 any more"),
@@ -243,7 +243,7 @@ def test_our_own_doing_is_no_change(kind: ActionKind, before: Fact | None, now: 
     ("kind", "now", "told"),
     [
         (ActionKind.CREATE_INSTANCE, None, "is gone"),
-        (ActionKind.DESTROY_INSTANCE, IDLE, "is there again"),
+        (ActionKind.DESTROY_INSTANCE, IDLE, "exists again"),
         (ActionKind.START_REPLICA, IDLE, "does not run bert batch 8 any more"),
         (ActionKind.START_REPLICA, BERT._replace(ours=False), "was taken by someone else"),
     ],

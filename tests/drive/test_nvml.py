@@ -417,7 +417,7 @@ def test_gpus_without_mig_or_unknown_are_left_out_and_told(
     assert [gpu.id for gpu in driver.observe().gpus] == ["node-0/gpu-3"]
     assert [(each.index, each.why) for each in driver.unusable] == [
         (0, "it has no MIG"),
-        (1, "it is not in the catalogue, and NVML does not tell its profiles while MIG mode is off"),
+        (1, "it is not in the catalogue, and NVML does not list its profiles while MIG mode is off"),
         (2, "NVML: GPU is lost"),
     ]
 

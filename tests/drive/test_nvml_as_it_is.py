@@ -115,7 +115,7 @@ def test_a_remnant_that_stays_is_told_and_stays_ours(
     error = impatient.destroy("3g.20gb@4")
     assert isinstance(error, FailedError)
     assert error.retry
-    assert "calls it destroyed" in error.what
+    assert "NVML reports success" in error.what
     (remnant,) = opened().instances()
     assert (remnant.ours, remnant.complete) == (True, False)
     nvml.cards[0].remnants = 0
@@ -208,7 +208,7 @@ def test_where_nobody_is_seen_the_hint_says_where_to_look(nvml: FakeNvml, impati
     nvml.cards[0].held = True
     error = impatient.destroy("3g.20gb@4")
     assert error is not None
-    assert "nobody is seen to hold it" in error.what
+    assert "no process is seen to hold it" in error.what
     assert "fuser -v /dev/nvidia*" in str(error.hint)
 
 
@@ -366,7 +366,7 @@ def test_a_mode_that_is_pending_is_not_set_again_and_waits_for_its_reset(
     for _ in range(2):
         error = world.create("3g.20gb@4")
         assert isinstance(error, RefusedError)
-        assert "in a VM that may not, reboot it" in str(error.hint)
+        assert "a VM that cannot do so must be rebooted" in str(error.hint)
     assert fake.calls.count("nvmlDeviceSetMigMode") == 1
     fake.reset(0)
     assert world.create("3g.20gb@4") is None

@@ -150,7 +150,7 @@ def test_who_keeps_mig_mode_from_being_turned_on_is_named(
     process(tmp_path, 60, "/usr/bin/nv-hostengine -n")
     (tmp_path / "root/proc/60/fd").mkdir()
     (tmp_path / "root/proc/60/fd/5").symlink_to("/dev/nvidia0")
-    told = found(look(tmp_path), "cannot be turned on meanwhile: nv-hostengine (process 60)")
+    told = found(look(tmp_path), "cannot be turned on now: nv-hostengine (process 60)")
     assert "nvidia-dcgm" in str(told.hint)
 
 
@@ -181,7 +181,7 @@ def test_a_user_who_may_not_see_what_is_cut_is_told_so(
     fake.permission = False
     report = look(tmp_path)
     assert report.gpus[0].instances is None
-    assert found(report, "for root to see").level is Severity.OK
+    assert found(report, "only root sees").level is Severity.OK
 
 
 def test_switches_without_their_fabric_manager_are_to_be_mended(
@@ -276,7 +276,7 @@ def test_a_gpu_that_cannot_be_read_is_left_out_with_what_helps(
     report = look(tmp_path)
     assert report.mend
     assert report.gpus[1].model is None
-    assert "NVML does not tell its profiles" in str(report.gpus[1].left_out)
+    assert "NVML does not list its profiles" in str(report.gpus[1].left_out)
     assert "sudo nvidia-smi -i 1 -mig 1" in str(found(report, "left out").hint)
 
 
@@ -301,7 +301,7 @@ def test_memory_tells_which_gpu_a_name_means(
     (gpu,) = report.gpus
     assert gpu.model in ("h100-80gb", "graphics-device-80gb")
     if name == "NVIDIA H100":
-        assert found(report, "taken for h100-80gb").level is Severity.NOTE
+        assert found(report, "memory is that of h100-80gb").level is Severity.NOTE
     seen = gpu_model(str(gpu.model)).profile("1g.10gb")
     assert (seen.memory_mib, seen.starts) == (9984, (0, 1, 2, 3, 4, 5, 6))
 

@@ -104,7 +104,7 @@ def gpus(
 def _of_this_host() -> list[GpuModel]:
     """Return the models of this host's GPUs, each once, and tell of those that cannot be read."""
     models, left_out = models_here()
-    note(*(each.told for each in left_out))
+    note(*(each.note for each in left_out))
     return list(models)
 
 

@@ -137,7 +137,7 @@ def pairs(given: Iterable[str] | None, option: str) -> dict[str, str]:
                 f"{part!r} is not NAME=VALUE", where=option, hint=f"for example {option} a=b,c=d"
             )
         if name.strip() in found:
-            raise InputError(f"{name.strip()} is there twice", where=option)
+            raise InputError(f"{name.strip()} appears twice", where=option)
         found[name.strip()] = value.strip()
     return found
 

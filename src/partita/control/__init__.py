@@ -1,1 +1,1 @@
-"""The loop that brings a cluster to what is wanted: observe, plan, transition, act; and its journal."""
+"""The loop that brings a cluster to a goal: observe, plan, transition, execute; and its journal."""

@@ -1,4 +1,4 @@
-"""Brings a cluster to a goal: observe, ask for a transition, execute it, and look again until nothing is left."""
+"""Brings a cluster to a goal: observe, make a transition, execute it, and repeat until nothing is left to do."""
 
 from __future__ import annotations
 
@@ -47,23 +47,23 @@ class Controller:
     most_replans: int = 10
 
     def preview(self, goal: Goal, observation: Observation) -> Transition:
-        """Return the transition from what is observed to a goal, and act on nothing.
+        """Return the transition from what is observed to a goal, without executing anything.
 
         Raises:
-            InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
-            PartitaError: the checker finds a fault in what the algorithm made.
+            InfeasibleError: there are too few GPUs, or too few extra ones are allowed.
+            PartitaError: the checker finds a fault in the algorithm's transition.
         """
         return ordered(self.transitioner, request(goal, deployed(observation), self.durations))
 
     def wake(self, observation: Observation) -> None:
-        """Tell what has happened since a controller last looked, by what is observed now."""
+        """Report and record what has changed since the last controller's last observation."""
         executor = self.executor
         now = executor.driver.clock.now()
         before = executor.journal.seen()
         killed = executor.journal.recover(now)
         if killed:
             executor.reporter.note(
-                f"the last controller was killed with {len(killed)} actions under way; going on"
+                f"the last controller was killed with {len(killed)} actions in progress; going on"
             )
         found = snapshot(observation)
         for text in moved(before, found, killed) if before else []:
@@ -76,11 +76,11 @@ class Controller:
 
         Args:
             goal: what is to run.
-            shown: a transition that was made before, and for what; it is executed if that is still what is asked.
+            shown: a request and its transition made before; it is executed if the request is still the same.
 
         Raises:
-            InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
-            StoppedError: an action failed for ever, or the cluster does not stop changing.
+            InfeasibleError: there are too few GPUs, or too few extra ones are allowed.
+            StoppedError: an action failed for good, or the cluster does not stop changing.
             StopRequestedError: asked to stop.
         """
         clock = self.executor.driver.clock
@@ -118,18 +118,18 @@ class Controller:
 
     def _stopped(self, goal: Goal, error: PartitaError) -> None:
         if isinstance(error, JournalError | DriveError):
-            return  # there is nothing to write to, or nothing to look at
+            return  # the journal cannot be written, or the cluster cannot be observed
         now = self.executor.driver.clock.now()
         self.executor.journal.note(str(error), now)
         self.executor.journal.end_goal(State.STOPPED, now)
         served = still_served(goal, deployed(self.executor.driver.observe()))
-        self.executor.reporter.note(f"nothing is under way any more; served of required items/s: {served}")
+        self.executor.reporter.note(f"no action is in progress; served of required items/s: {served}")
 
     def _require_going_on(self, outcome: Outcome, replans: int) -> None:
-        """Refuse to ask for another transition unless that may help.
+        """Raise unless another transition may help.
 
         Raises:
-            StoppedError: an action failed for ever, or the cluster does not stop changing.
+            StoppedError: an action failed for good, or the cluster does not stop changing.
             StopRequestedError: asked to stop.
         """
         if outcome.stopped:
@@ -145,7 +145,7 @@ class Controller:
         action = failure.action
         tries = f" after {failure.tries} tries" if failure.tries > 1 else ""
         service = f" of {action.replica.service}" if action.replica else ""
-        mend = f"{failure.error.hint}; then " if failure.error.hint else "mend it, then "
+        mend = f"{failure.error.hint}; then " if failure.error.hint else "correct it, then "
         raise StoppedError(
             f"stopped: {action.kind.value.replace('_', ' ')}{service} failed{tries}: {failure.error.what}",
             where=f"{action.gpu} {action.placement}",
@@ -154,11 +154,11 @@ class Controller:
 
 
 def ordered(transitioner: Transitioner, asked: Request) -> Transition:
-    """Return the transition that an algorithm makes, held against the checker.
+    """Return the transition that an algorithm makes, if the checker finds nothing wrong in it.
 
     Raises:
-        InfeasibleError: the GPUs there are, or the extra ones allowed, are too few.
-        PartitaError: the checker finds a fault in what the algorithm made.
+        InfeasibleError: there are too few GPUs, or too few extra ones are allowed.
+        PartitaError: the checker finds a fault in the algorithm's transition.
     """
     found = transitioner.transition(asked)
     if faults := check_transition(asked, found):
@@ -170,7 +170,7 @@ def ordered(transitioner: Transitioner, asked: Request) -> Transition:
 
 
 def request(goal: Goal, current: Deployment, durations: Durations) -> Request:
-    """Return what a transition is asked for, from what runs to a goal."""
+    """Return the request for a transition from what runs to a goal."""
     return Request(
         current,
         goal.target,
@@ -183,12 +183,12 @@ def request(goal: Goal, current: Deployment, durations: Durations) -> Request:
 
 
 def standing_rates(promised: Mapping[str, float] | None, current: Deployment) -> Mapping[str, float]:
-    """Return the rates to keep: those promised, or what runs where no journal tells what was promised."""
+    """Return the rates to keep: those promised, or the capacity that runs where no journal has promises."""
     return current.capacity() if promised is None else promised
 
 
 def still_served(goal: Goal, current: Deployment) -> str:
-    """Return each service's capacity, beside what was promised, in words."""
+    """Return each service's capacity and promised rate as text."""
     capacity = current.capacity()
     names = sorted(goal.new_rates.keys() | capacity.keys())
     return ", ".join(
@@ -197,11 +197,11 @@ def still_served(goal: Goal, current: Deployment) -> str:
 
 
 class StoppedError(PartitaError):
-    """The goal was not reached; what runs is safe, and nothing is under way."""
+    """The goal was not reached; what runs is safe, and no action is in progress."""
 
 
 class StopRequestedError(PartitaError):
-    """Asked to stop before the goal was reached; what runs is safe, and nothing is under way (exit code 130)."""
+    """Asked to stop before the goal was reached; what runs is safe, and no action is in progress (exit code 130)."""
 
     exit_code = 130
 
@@ -212,6 +212,6 @@ class MovedError(PartitaError):
     exit_code = 5
 
     def __init__(self, changes: Sequence[str], *, hint: str | None = None) -> None:
-        shown = "\n  ".join(changes[:SHOWN]) or "nobody wrote down how it was then"
+        shown = "\n  ".join(changes[:SHOWN]) or "its earlier state was not recorded"
         more = f"\n  and {len(changes) - SHOWN} more" if len(changes) > SHOWN else ""
-        super().__init__(f"the cluster has moved since:\n  {shown}{more}", hint=hint)
+        super().__init__(f"the cluster has changed since:\n  {shown}{more}", hint=hint)

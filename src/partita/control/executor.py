@@ -1,4 +1,4 @@
-"""Carries out one transition: begins what may begin, side by side, and stops where someone else interferes."""
+"""Executes one transition: begins actions side by side as their predecessors end, and stops if someone interferes."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from partita.transition.transition import Action, Transition
 
 _LOOK_S = 1.0
-"""Most seconds after which a wish to stop is noticed while nothing but a failed action's next try is awaited."""
+"""Most seconds until a request to stop is noticed while only a failed action's next try is awaited."""
 
 
 @dataclass(frozen=True, slots=True)
 class TransitionExecutor:
-    """Carries out transitions.
+    """Executes transitions.
 
     Attributes:
-        stop: true once no further action is to begin.
+        stop: returns true once no further action is to begin.
         rng: for the jitter of waits.
-        ahead: is told each transition before it begins, and None when a goal is reached or given up.
+        ahead: called with each transition before it begins, and with None when a goal is reached or given up.
     """
 
     driver: Driver
@@ -47,11 +47,10 @@ class TransitionExecutor:
     ahead: Callable[[Transition | None], None] = lambda _: None
 
     def execute(self, transition: Transition, before: Snapshot) -> Outcome:
-        """Carry out a transition that was made for the cluster as it was seen `before`.
+        """Execute a transition that was made for the cluster as it was in `before`.
 
-        Each time an action has ended, what has changed on the cluster is observed and compared with what was there,
-        less our own changes: an action begins only on a cluster that nobody else has changed. Whatever happens, what
-        is under way is waited for.
+        Each time an action has ended, the cluster's changes are observed and compared with our own: an action begins
+        only while nobody else has changed the cluster. Whatever happens, it waits for the actions in progress.
 
         Raises:
             JournalError: the journal cannot be written any more.
@@ -66,14 +65,14 @@ class TransitionExecutor:
 
 
 class Reporter(Protocol):
-    """Is told what happens; must be cheap and not raise."""
+    """Receives what happens; its methods must be cheap and not raise."""
 
     def began(self, action: Action) -> None:
         """An action has begun."""
         ...
 
     def ended(self, ended: ActionResult, done: int, total: int) -> None:
-        """An action has ended; so many of all have ended well."""
+        """An action has ended; `done` of `total` have ended well."""
         ...
 
     def note(self, text: str) -> None:
@@ -81,7 +80,7 @@ class Reporter(Protocol):
         ...
 
     def observed(self, view: ClusterView) -> None:
-        """The cluster has been looked at; the view goes on changing."""
+        """The cluster has been observed; the view goes on changing."""
         ...
 
 
@@ -96,10 +95,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a transition ended. Nothing of it is under way any more.
+    """How a transition ended. None of its actions is in progress.
 
     Attributes:
-        complete: all of it was done.
+        complete: all actions ended well.
         done: actions that ended well.
         moved: what someone else changed meanwhile, in words.
         failure: the action that failed for good, if one did.
@@ -114,12 +113,12 @@ class Outcome:
 
     @property
     def replan(self) -> bool:
-        """Whether the cluster is another than the one that the transition was made for."""
+        """Whether the cluster is no longer the one that the transition was made for."""
         return bool(self.moved) or (self.failure is not None and isinstance(self.failure.error, GpuLostError))
 
 
 class _Execution:
-    """A transition under way. A task of its executor is the id of one of the transition's actions."""
+    """A transition in progress. A task of its executor is the id of one of the transition's actions."""
 
     def __init__(self, setup: TransitionExecutor, transition: Transition, before: Snapshot) -> None:
         self._setup = setup
@@ -169,14 +168,14 @@ class _Execution:
         return bool(self._moved or self._failure or self._setup.stop())
 
     def _until(self) -> float | None:
-        """Return until when to wait: for an action's end, or else not so long that a wish to stop is missed."""
+        """Return until when to wait: None for an action's end, else soon enough to notice a request to stop."""
         at = self._executor.next_due
         return None if at is None or self._halting else min(at, self._setup.driver.clock.now() + _LOOK_S)
 
     def _observe(self, ended: tuple[ActionResult, ...]) -> None:
         setup = self._setup
         seen = self._view.look({each.action.gpu for each in ended})
-        # The first look sees all GPUs, and is held against what the transition was made for.
+        # The first look sees all GPUs; it is compared with what the transition was made for.
         before, self._shown = self._shown or seen.before, None
         ours: dict[Key, Action | None] = {
             key_of(each.action): None if each.error else each.action for each in ended
@@ -239,9 +238,9 @@ class _Execution:
 def next_step(action: Action, cluster: ClusterView) -> Action | None:
     """Return the action itself, another one that must come before it, or None if its effect is there already.
 
-    What a killed controller or a failed try left behind is cleared away first: a replica that is not ready or
-    drains is stopped, an instance without its compute instance is completed. Neither counts towards a
-    service's capacity, so no floor depends on it.
+    What a killed controller or a failed try left is removed first: a replica that is not ready or drains is stopped,
+    an instance without its compute instance is completed. Neither counts towards a service's capacity, so no floor
+    depends on it.
     """
     found = _found(action, cluster)
     match action.kind:
@@ -270,9 +269,9 @@ def _start(action: Action, found: ObservedInstance | None) -> Action | None:
 
 
 def restart(action: Action, cluster: ClusterView) -> Action | None:
-    """Return what must come before an action that has failed is tried again, None if nothing.
+    """Return what must come before a failed action is tried again, None if nothing.
 
-    A replica that was not ready in time is stopped: to wait for it once more would be no new try.
+    A replica that was not ready in time is stopped: waiting for it again would not be a new try.
     """
     found = _found(action, cluster)
     if action.kind is ActionKind.START_REPLICA and found is not None and serving(found) != action.replica:
@@ -298,7 +297,7 @@ def _found(action: Action, cluster: ClusterView) -> ObservedInstance | None:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """What two looks saw of the GPUs that may have changed between them.
+    """What two looks at the cluster saw of the GPUs that may have changed between them.
 
     Attributes:
         gpus: ids of those GPUs; the snapshots are of them alone.
@@ -310,13 +309,12 @@ class Difference:
 
 
 class ClusterView:
-    """The cluster as it was when it was last looked at.
+    """The cluster as it was at the last look.
 
-    A look costs as much as has changed, where the driver can say what that is, and as much as the whole cluster
-    where it cannot.
+    The cost of a look grows with the changes, where the driver can name them, else with the cluster.
 
     Args:
-        driver: is asked.
+        driver: observes the cluster.
     """
 
     def __init__(self, driver: Driver) -> None:
@@ -353,10 +351,10 @@ class ClusterView:
 
 
 def changes(driver: Driver, mark: object | None, touched: Collection[str]) -> Changes:
-    """Return what has changed by any driver: of one that cannot say, all GPUs count as changed.
+    """Return what has changed; if the driver cannot say, all GPUs count as changed.
 
     Args:
-        driver: is asked.
+        driver: observes the cluster.
         mark: of the last look, None for the first.
         touched: ids of GPUs on which actions have ended since then.
 
@@ -375,12 +373,12 @@ Key = tuple[str, str]
 
 
 class Fact(NamedTuple):
-    """What was seen of one instance; the journal has it as a list.
+    """The state of one instance as it was observed; the journal has it as a list.
 
     Attributes:
         mig_uuid: changes at a re-creation with other ids; None while there is no compute instance.
         serves: the replica that answers queries, in words.
-        settling: a replica that is not ready yet or drains, and so will change by itself.
+        settling: whether its replica is not ready yet or drains, and so will change by itself.
     """
 
     ours: bool
@@ -392,7 +390,7 @@ class Fact(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was seen of a cluster: each GPU's condition and each instance."""
+    """The state of a cluster as it was observed: each GPU's condition and each instance."""
 
     gpus: Mapping[str, str]
     instances: Mapping[Key, Fact]
@@ -406,7 +404,7 @@ class Snapshot:
 
 
 def snapshot(observation: Observation) -> Snapshot:
-    """Return what there is to remember of an observation."""
+    """Return the part of an observation that later ones are compared with."""
     return Snapshot(
         {gpu.id: _condition(gpu) for gpu in observation.gpus},
         {(gpu.id, str(each.placement)): _fact(each) for gpu in observation.gpus for each in gpu.instances},
@@ -430,7 +428,7 @@ def key_of(action: Action) -> Key:
 
 
 def words(replica: Replica) -> str:
-    """Return a replica in words that tell it from any other: `resnet50 batch 8`, `bert batch 4 x2`."""
+    """Return a replica as text that identifies it: `resnet50 batch 8`, `bert batch 4 x2`."""
     processes = f" x{replica.processes}" if replica.processes > 1 else ""
     return f"{replica.service} batch {replica.batch}{processes}"
 
@@ -452,8 +450,8 @@ def moved(before: Snapshot, now: Snapshot, ours: Mapping[Key, Action | None] | N
     Args:
         before: the cluster as it was.
         now: the cluster as it is.
-        ours: instances that this controller worked on meanwhile: the action that ended well, or None where it
-            is under way or failed, so that only what someone else did is told.
+        ours: instances that this controller worked on meanwhile, so that only others' changes are returned: the
+            action that ended well, or None where it is in progress or failed.
     """
     return [*_gpus_moved(before, now), *_instances_moved(before, now, ours or {})]
 
@@ -462,13 +460,13 @@ def _gpus_moved(before: Snapshot, now: Snapshot) -> Iterator[str]:
     for gpu in sorted(before.gpus.keys() | now.gpus.keys()):
         was, found = before.gpus.get(gpu), now.gpus.get(gpu)
         if was != found:
-            yield f"{gpu}: " + ("is new" if was is None else f"is {found or 'not there any more'}")
+            yield f"{gpu}: " + ("is new" if was is None else f"is {found or 'gone'}")
 
 
 def _instances_moved(before: Snapshot, now: Snapshot, mine: Mapping[Key, Action | None]) -> Iterator[str]:
     for key in sorted(before.instances.keys() | now.instances.keys() | mine.keys()):
         if now.gpus.get(key[0]) not in {_READY, _LEAVING}:
-            continue  # the GPU itself was told
+            continue  # _gpus_moved names the GPU itself
         was, found = before.instances.get(key), now.instances.get(key)
         why = _own_undone(mine[key], found) if key in mine else _changed(was, found)
         if why:
@@ -476,7 +474,7 @@ def _instances_moved(before: Snapshot, now: Snapshot, mine: Mapping[Key, Action 
 
 
 def _own_undone(action: Action | None, found: Fact | None) -> str | None:
-    """Say what has become of an instance that we worked on, None for what we meant or may have left."""
+    """Return what someone else did to an instance that we worked on, None if nothing is certain."""
     if found is not None and (not found.ours or found.busy):
         return "was taken by someone else"
     if action is None:
@@ -484,7 +482,7 @@ def _own_undone(action: Action | None, found: Fact | None) -> str | None:
     wanted = None if action.replica is None else words(action.replica)
     match action.kind:
         case ActionKind.DESTROY_INSTANCE:
-            return None if found is None else "is there again"
+            return None if found is None else "exists again"
         case ActionKind.START_REPLICA:
             return None if found and found.serves == wanted else f"does not run {wanted} any more"
         case ActionKind.CREATE_INSTANCE | ActionKind.STOP_REPLICA:
@@ -499,7 +497,7 @@ def _changed(was: Fact | None, found: Fact | None) -> str | None:
             return "is in use by someone else's process"
         return "is ours now" if found.ours else "is someone else's"
     if was.mig_uuid != found.mig_uuid:
-        return "was made anew"
+        return "was created again"
     if was.settling or (was.serves == found.serves and not found.settling):
         return None
     return f"does not run {was.serves} any more" if was.serves else "runs something new"

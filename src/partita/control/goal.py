@@ -27,7 +27,7 @@ class Goal:
     """A wanted deployment and the limits of the transition to it.
 
     Attributes:
-        target: what is to run; its GPUs' ids are a wish.
+        target: what is to run; a transition may map its GPUs onto others of the same model.
         old_rates: required items/s of each service until now.
         new_rates: required items/s of each service from now on.
         algorithm: name of the transition's algorithm.
@@ -51,7 +51,7 @@ class Goal:
         return {name: min(self.old_rates[name], self.new_rates[name]) for name in sorted(both)}
 
     def onto(self, target: Deployment) -> Goal:
-        """Return this goal with its target on those physical GPUs, what is not ours left out."""
+        """Return this goal with its target on these physical GPUs, without fixed instances."""
         gpus = tuple(
             DeployedGpu(gpu.id, gpu.model, tuple(each for each in gpu.instances if not each.fixed))
             for gpu in target.gpus
@@ -70,7 +70,7 @@ def goal_for(
 ) -> Goal:
     """Return the goal of bringing a cluster to a plan, or to layouts.
 
-    If a transition to the same plan was not finished, its GPUs are those that it was put onto then.
+    An unfinished goal of the same plan keeps the physical GPUs that were chosen for it.
     """
     target = deployment_of(plan)
     source = fingerprint(target)
@@ -81,7 +81,7 @@ def goal_for(
 
 
 def refuse_missing(plan: Plan | Layouts, observation: Observation) -> None:
-    """Refuse a plan for GPUs that are not there.
+    """Refuse a plan for more GPUs than there are.
 
     Raises:
         InputError: it needs more GPUs of a model than can be used.
@@ -117,7 +117,7 @@ class GoalGpu(Value):
 
 
 class GoalDocument(Value):
-    """A goal as it stands in the journal; its fields are those of `Goal`."""
+    """A goal in the journal; its fields are those of `Goal`."""
 
     target: tuple[GoalGpu, ...]
     old_rates: dict[str, float]
@@ -129,7 +129,7 @@ class GoalDocument(Value):
 
 
 def fingerprint(deployment: Deployment) -> str:
-    """Return twelve digits that tell one wanted deployment from another."""
+    """Return twelve hexadecimal digits that identify a wanted deployment."""
     return hashlib.sha256(line(_goal_gpus(deployment)).encode()).hexdigest()[:12]
 
 
@@ -144,7 +144,7 @@ def goal_of(text: str) -> Goal:
     """Return the goal that `goal_text` wrote.
 
     Raises:
-        InputError: it did not.
+        InputError: the text is not of that form.
     """
     document = decode(text, GoalDocument, "the journal's goal")
     gpus = (

@@ -1,4 +1,4 @@
-"""The journal: what a controller wants, intends, has done and has seen, on the disk before it matters."""
+"""The journal: what a controller wants, intends, has done and has seen, on the disk before it acts on it."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ class JournalError(PartitaError):
 
 
 _ANEW = (
-    "start a new one: `mv {path} {path}.kept`; what runs is observed again, only the rates promised until now are "
-    "forgotten (the capacity that runs takes their place)"
+    "start a new one: `mv {path} {path}.kept`; what runs is observed again, but the rates promised until now are "
+    "lost (the capacity that runs replaces them)"
 )
 _FORMAT = DatabaseFormat(
     name="the journal",
@@ -80,7 +80,7 @@ _Rows = dict[str, "Fact | str"]
 
 
 class State(StrEnum):
-    """Where a goal is: under way, reached, stopped before that, or replaced by another."""
+    """Where a goal is: in progress, reached, stopped before that, or replaced by another."""
 
     RUNNING = "running"
     REACHED = "reached"
@@ -90,7 +90,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A line of the journal: when, on the cluster's clock, and what, and why it failed if it did."""
+    """A line of the journal: when it began, on the cluster's clock, what it was, when it ended, and its error."""
 
     at: float
     text: str
@@ -103,9 +103,9 @@ class Progress:
     """How far the newest goal is.
 
     Attributes:
-        done: actions of the present transition that have ended well.
-        actions: actions of the present transition.
-        replans: transitions that were begun for this goal before the present one.
+        done: actions of the current transition that have ended well.
+        actions: actions of the current transition.
+        replans: earlier transitions for this goal.
     """
 
     goal: Goal
@@ -119,17 +119,17 @@ class Progress:
 
 
 class TransitionJournal(Protocol):
-    """What a controller writes down: what is wanted, begun, done and seen. Where, and how long it lasts, varies.
+    """What a controller writes down: what is wanted, begun, done and seen, in a file or elsewhere.
 
-    All methods raise JournalError where nothing can be written any more; nothing is begun then.
+    All methods raise JournalError where nothing can be written any more; no action begins then.
     """
 
     def begin_goal(self, goal: Goal, command: str, at: float) -> object:
-        """Write down what is wanted from now on; one not reached until now is replaced."""
+        """Write down the goal from now on; it replaces one that was not reached."""
         ...
 
     def begin_round(self, goal: Goal, transition: Transition, at: float) -> None:
-        """Write down the transition that is carried out now, and the goal on the physical GPUs that it leads to."""
+        """Write down the transition that begins now, and the goal on the physical GPUs that it leads to."""
         ...
 
     def intend(self, actions: Sequence[Action], at: float) -> None:
@@ -139,7 +139,7 @@ class TransitionJournal(Protocol):
     def record(
         self, ended: Sequence[ActionResult], seen: Snapshot, at: float, gpus: Collection[str] | None = None
     ) -> None:
-        """Write down how actions ended and what is seen now, of all GPUs (None) or of some."""
+        """Write down how actions ended and the state of all GPUs (None) or of some."""
         ...
 
     def note(self, text: str, at: float) -> None:
@@ -151,11 +151,11 @@ class TransitionJournal(Protocol):
         ...
 
     def recover(self, at: float) -> Mapping[Key, None]:
-        """Close actions whose end nobody has seen, because their controller was killed; return their instances."""
+        """Close actions that a killed controller left open; return their instances."""
         ...
 
     def seen(self) -> Snapshot | None:
-        """Return what was seen last, None if nothing ever was."""
+        """Return the last recorded state of the cluster, None if there is none."""
         ...
 
     def unfinished(self) -> Goal | None:
@@ -163,12 +163,12 @@ class TransitionJournal(Protocol):
         ...
 
     def promised(self) -> Mapping[str, float] | None:
-        """Return the rates that are required of what runs now, None if nothing was ever applied."""
+        """Return the rates that what runs now must give, None if nothing was ever applied."""
         ...
 
 
 class Journal:
-    """A journal in a file, made if it is not there.
+    """A journal in a file, created if it does not exist.
 
     Args:
         path: the file.
@@ -188,7 +188,7 @@ class Journal:
         self._file.close()
 
     def begin_goal(self, goal: Goal, command: str, at: float) -> int:
-        """Write down what is wanted from now on; return its number. One not reached until now is replaced."""
+        """Write down the goal from now on; return its number. It replaces one that was not reached."""
         with self._file.transaction() as db:
             db.execute("UPDATE goals SET state = ?, ended = ? WHERE ended IS NULL", (State.REPLACED, at))
             row = (at, command, goal_text(goal), State.RUNNING)
@@ -226,9 +226,9 @@ class Journal:
 
         Args:
             ended: actions that ended.
-            seen: what is seen, of all GPUs or of some.
+            seen: the state of all GPUs or of some.
             at: when, on the cluster's clock.
-            gpus: the GPUs that were looked at; those of them that were not seen are gone. None for all.
+            gpus: the GPUs that were observed; those of them not in `seen` are gone. None for all.
         """
         close = "UPDATE actions SET ended = ?, error = ? WHERE round = ? AND id = ? AND ended IS NULL"
         rows = [(at, str(each.error) if each.error else None, self._round, each.action.id) for each in ended]
@@ -258,7 +258,7 @@ class Journal:
             db.execute("UPDATE goals SET state = ?, ended = ? WHERE id = ?", (state, ended, self._goal))
 
     def recover(self, at: float) -> Mapping[Key, None]:
-        """Close actions whose end nobody has seen, because their controller was killed; return their instances."""
+        """Close actions that a killed controller left open; return their instances."""
         with self._file.transaction() as db:
             rows = db.execute(
                 "UPDATE actions SET ended = ?, error = ? WHERE ended IS NULL RETURNING gpu, placement",
@@ -267,12 +267,12 @@ class Journal:
         return dict.fromkeys((gpu, placement) for gpu, placement in rows)
 
     def seen(self) -> Snapshot | None:
-        """Return what was seen last, None if nothing ever was."""
+        """Return the last recorded state of the cluster, None if there is none."""
         known = self._known()
         return _snapshot(known) if known else None
 
     def _known(self) -> dict[str, _Rows]:
-        """Return what was seen last, by GPU; changing it is remembering."""
+        """Return the last recorded state, by GPU; `record` changes it in place."""
         if self._seen is None:
             found: dict[str, _Rows] = {}
             with self._file.reading() as db:
@@ -292,9 +292,9 @@ class Journal:
         return goal_of(row[0]) if row is not None and row[1] is None else None
 
     def promised(self) -> Mapping[str, float] | None:
-        """Return the rates that are required of what runs now, None if nothing was ever applied.
+        """Return the rates that what runs now must give, None if nothing was ever applied.
 
-        Until a goal is reached it is what both the last one and this one require: less is guaranteed of nothing.
+        Until a goal is reached, that is the lesser of what the last goal and this one require.
         """
         with self._file.reading() as db:
             row = db.execute("SELECT document, state FROM goals ORDER BY id DESC LIMIT 1").fetchone()
@@ -393,17 +393,17 @@ class ActingProcess:
 
 
 class LockedError(PartitaError):
-    """Another process does what one alone may do."""
+    """Another process holds the lock."""
 
 
 @contextmanager
 def controlling(folder: Path) -> Iterator[ActingProcess | None]:
-    """Be the one controller while the block runs. Yields the one before if it was killed, else None.
+    """Hold the controllers' lock while the block runs. Yields the last controller if it was killed, else None.
 
-    The lock is the kernel's (flock), so that a killed process holds nothing; the text in the file is for people.
+    The kernel holds the lock (flock), so that a killed process frees it; the text in the file is for people.
 
     Raises:
-        LockedError: another controller acts on this cluster; says which.
+        LockedError: another controller acts on this cluster; the error names it.
         PartitaError: the lock's file cannot be opened.
     """
     with _alone(folder / LOCK_FILE, "another controller acts on this cluster", "") as before:
@@ -412,10 +412,10 @@ def controlling(folder: Path) -> Iterator[ActingProcess | None]:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[ActingProcess | None]:
-    """Be the one gateway on a state folder while the block runs, likewise.
+    """Hold the lock of a state folder's gateway while the block runs, as `controlling` does.
 
     Raises:
-        LockedError: another gateway serves from there; says which.
+        LockedError: another gateway serves from there; the error names it.
         PartitaError: the lock's file cannot be opened.
     """
     hint = ", or set PARTITA_STATE to a folder of this one's own"
@@ -477,7 +477,7 @@ def _locked(who: ActingProcess | None, taken: str, hint: str) -> LockedError:
     )
     return LockedError(
         f"{taken}: {who}",
-        hint=f"wait until it has ended, or have it stop in a safe state: `{stop}`{hint}",
+        hint=f"wait until it has ended, or stop it in a safe state: `{stop}`{hint}",
     )
 
 

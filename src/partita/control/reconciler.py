@@ -1,4 +1,4 @@
-"""Keeps a cluster to a workload: when to plan anew, for which rates, and how to reach the plan."""
+"""Keeps a cluster to a workload: when to plan again, for which rates, and how to reach the plan."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Hysteresis:
-    """How calm planning is.
+    """What keeps planning from following every small change.
 
     Attributes:
-        dead_band: a rate may leave the planned one by this fraction before anything is done.
-        hold_s: seconds for which a plan is held at least.
-        batch_shift: share of a service's queries that may change size (total variation) before anything is done.
+        dead_band: fraction by which a rate may differ from the planned one without a new plan.
+        hold_s: least seconds between two plans.
+        batch_shift: share of a service's queries that may change size (total variation) without a new plan.
     """
 
     dead_band: float = 0.1
@@ -53,15 +53,15 @@ class TransitionOptions:
 
 
 class Reconciler:
-    """The loop's body. It keeps the last good workload and rates where the newest cannot be read.
+    """The loop's body. It keeps the last valid workload and rates where the newest cannot be read.
 
     Args:
-        controller: acts.
-        source: the workload.
-        rates: what is measured.
-        hysteresis: how calm planning is.
+        controller: brings the cluster to a plan.
+        source: gives the workload.
+        rates: gives the measured demand.
+        hysteresis: how far demand may change without a new plan.
         options: how goals are reached.
-        plans: where plans outlive this process; None to forget them with it.
+        plans: keeps plans beyond this process; None keeps none.
     """
 
     def __init__(
@@ -86,16 +86,16 @@ class Reconciler:
         self._planned: Planned | None = None if kept is None else kept[1]
         self._plan: Plan | None = None if kept is None else kept[0]
         self._settled: str | None = None  # state of the cluster in which nothing is left to do
-        self._there: Mapping[str, int] = {}  # GPUs that the plan was made for
+        self._there: Mapping[str, int] = {}  # the GPUs there were when the plan was made
         self._not_before = float("-inf")
         self._failures = 0
         self._told = ""
 
     def look(self, now: float) -> Reached | None:
-        """Take a step; what fails is told, and tried again after a while, longer each time.
+        """Take a step; a failure is reported, and the step tried again after a while, longer each time.
 
         Args:
-            now: seconds on a clock of the caller's, for hold times.
+            now: seconds on any clock, for hold times.
 
         Raises:
             InputError: the workload cannot be read and never could.
@@ -120,15 +120,15 @@ class Reconciler:
         return found
 
     def step(self, now: float) -> Reached | None:
-        """Look once, and act if there is something to do.
+        """Observe once, and act if there is something to do.
 
         Args:
-            now: seconds on a clock of the caller's, for hold times.
+            now: seconds on any clock, for hold times.
 
         Raises:
             InputError: the workload cannot be read and never could.
             InfeasibleError: there is no plan, or no transition to it.
-            StoppedError: an action failed for ever, or the cluster does not stop changing.
+            StoppedError: an action failed for good, or the cluster does not stop changing.
             StopRequestedError: asked to stop before the goal was reached.
         """
         self._read()
@@ -165,7 +165,7 @@ class Reconciler:
             self._plans.keep(self._plan, self._planned, why)
 
     def _outgrown(self, there: Mapping[str, int]) -> str | None:
-        """Say why the plan is not for the GPUs there are, None if it is: this does not wait for the hold time."""
+        """Return why the plan does not fit the GPUs there are, None if it does; the hold time does not matter."""
         if self._plan is None:
             return None
         if not _fits(self._plan, there):
@@ -198,14 +198,14 @@ class Reconciler:
         return reached
 
     def _tell(self, text: str) -> None:
-        """Tell something once, however often it comes."""
+        """Report a text, but not the same one twice in a row."""
         if text != self._told:
             self._controller.executor.reporter.note(text)
         self._told = text
 
 
 def free_gpus(current: Deployment) -> dict[str, int]:
-    """Return how many GPUs of each model may be planned for: they hold nothing that must stay, and do not leave."""
+    """Return how many GPUs of each model a plan may use: they hold nothing fixed, and need not become empty."""
     return dict(
         Counter(
             gpu.model
@@ -230,10 +230,10 @@ LEAST_RATE = 1e-3
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What the present plan was made for.
+    """What the current plan was made for.
 
     Attributes:
-        at: when, in seconds on the caller's clock.
+        at: when, in seconds on the clock of `Reconciler.look`.
         document: fingerprint of the workload's text and tables.
         demand: of each service.
     """
@@ -245,7 +245,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Why to plan anew, None if there is no reason, and whether the plan is still held."""
+    """Why to plan again, None if there is no reason, and whether the plan is still held."""
 
     why: str | None
     held: bool = False
@@ -257,11 +257,11 @@ class Verdict:
 
 
 def wanted(written: Demand, measured: Demand) -> Demand:
-    """Return what to plan for: as measured, or as written where nobody measures.
+    """Return the demand to plan for: as measured, or as written where nothing is measured.
 
     Args:
-        written: of all services; batch sizes of those that are cut by them.
-        measured: batch sizes of other services, and other services, count for nothing.
+        written: rates of all services, and batch sizes of services with a `cut`.
+        measured: rates and batch sizes; those that `written` does not have are ignored.
     """
     return Demand(
         {name: max(measured.rates.get(name, rate), LEAST_RATE) for name, rate in written.rates.items()},
@@ -272,14 +272,14 @@ def wanted(written: Demand, measured: Demand) -> Demand:
 def judge(
     planned: Planned | None, document: str, demand: Demand, now: float, hysteresis: Hysteresis
 ) -> Verdict:
-    """Say whether to plan anew.
+    """Return whether and why to plan again.
 
     Args:
-        planned: what the present plan was made for; None if there is none.
+        planned: what the current plan was made for; None if there is none.
         document: fingerprint of the workload as it is now.
         demand: of each service now.
         now: seconds, on the clock of `planned.at`.
-        hysteresis: how calm planning is.
+        hysteresis: how far demand may change without a new plan.
     """
     if planned is None:
         return Verdict("there is no plan yet")
@@ -310,10 +310,10 @@ def _shifted(planned: Demand, demand: Demand, hysteresis: Hysteresis) -> str | N
 
 
 class KeptPlans(Protocol):
-    """Plans that outlive the process that made them, and that a person may hold back."""
+    """Keeps plans beyond the process that made them, and lets a person hold them back."""
 
     def last(self) -> tuple[Plan, Planned] | None:
-        """Return the plan that was kept last and what it was made for; None if none is for the present workload."""
+        """Return the plan that was kept last and what it was made for; None if none is for the current workload."""
         ...
 
     def keep(self, plan: Plan, planned: Planned, why: str) -> None:
@@ -327,7 +327,7 @@ class KeptPlans(Protocol):
         ...
 
     def approved(self) -> bool:
-        """Say whether the plan that was kept last may be carried out now; it is asked before each look."""
+        """Return whether the plan that was kept last may be executed now; called before each execution."""
         ...
 
 
@@ -341,18 +341,18 @@ class CurrentWorkload(Protocol):
 
     @property
     def demand(self) -> Demand:
-        """What services are asked, as written: all rates, and batch sizes of those that are cut by them."""
+        """The demand as written: all rates, and batch sizes of services with a `cut`."""
         ...
 
     @property
     def forbid(self) -> tuple[str, ...]:
-        """Combinations of instances that must not stand together."""
+        """Combinations of instances that must not share a GPU."""
         ...
 
     def plan(self, demand: Demand, gpus: Mapping[str, int], current: Deployment) -> Plan:
-        """Return the plan with the fewest GPUs, of those the one nearest to what runs.
+        """Return the plan with the fewest GPUs, among those the one nearest to what runs.
 
-        Where they do not suffice, the plan that meets the most services by priority.
+        With too few GPUs it is the plan that meets the most services by priority.
 
         Args:
             demand: what to plan each service for.
@@ -388,7 +388,7 @@ class Demand:
 
     Attributes:
         rates: items/s by service.
-        batches: shares of batch sizes by service, of those for which they are known.
+        batches: shares of batch sizes by service, where they are known.
     """
 
     rates: Mapping[str, float]
@@ -404,7 +404,7 @@ FILE = "rates.json"
 
 
 class ServiceRate(Value):
-    """How a service is asked: items/s, and the weight of each batch size where that is known."""
+    """The demand of a service: items/s, and the weight of each batch size where that is known."""
 
     rate: Annotated[Amount, Meta(description="Items per second.", examples=[812.5])]
     batches: Annotated[
@@ -424,13 +424,13 @@ RatesDocument = dict[str, Amount | ServiceRate]
 
 
 class Rates(Protocol):
-    """Tells how each service is asked now."""
+    """Gives the demand of each service now."""
 
     def measured(self) -> Demand:
-        """Return what is measured; services that nobody measures are left out.
+        """Return what is measured; services without measurements are left out.
 
         Raises:
-            InputError: there is something, and it cannot be read.
+            InputError: the measurements cannot be read.
         """
         ...
 
@@ -439,7 +439,7 @@ class RatesFile:
     """Rates that someone writes to a JSON file: items/s, and shares of batch sizes where they are known.
 
     Args:
-        path: the file; while it is not there, nothing is measured.
+        path: the file; while it does not exist, nothing is measured.
     """
 
     def __init__(self, path: Path) -> None:
@@ -449,7 +449,7 @@ class RatesFile:
         """Return what the file says.
 
         Raises:
-            InputError: it is no object of rates that are not negative, or a batch size or its share is none.
+            InputError: it is not an object of rates of zero or more, or a batch size or its weight is wrong.
         """
         if not self._path.exists():
             return Demand({})

@@ -1,7 +1,7 @@
-"""One cluster for services and jobs: jobs stand on what services leave free, and go when a transition wants it.
+"""One cluster for services and jobs: jobs use what services leave free, and leave when a transition needs it.
 
-The controller of the services and the queue of the jobs each drive the cluster as if it were theirs alone, through
-two views of one driver in one thread: while the controller waits for its actions, the queue takes its steps.
+The services' controller and the jobs' queue each drive the cluster as if it were theirs alone, through two views of
+one driver in one thread: while the controller waits for its actions, the queue takes its steps.
 """
 
 from __future__ import annotations
@@ -36,33 +36,33 @@ Place = tuple[str, "Placement"]
 
 
 class Tenant(Protocol):
-    """Who uses what services leave free."""
+    """Uses what services leave free."""
 
     def holds(self) -> Collection[Place]:
         """Return the instances that are its own: in use, idle, or being made or destroyed."""
         ...
 
     def reserve(self, wanted: Mapping[str, Collection[Placement]]) -> None:
-        """Learn which placements services will want, by GPU; nothing new may begin where it would block them."""
+        """Take note of the placements that services will want, by GPU; nothing may begin that would block them."""
         ...
 
     def vacate(self, places: Collection[Place]) -> None:
-        """Be told to free instances: what runs there checkpoints and is queued again, and they are destroyed.
+        """Free instances: what runs there checkpoints and is queued again, and they are destroyed.
 
-        They are free when `holds` does not name them any more. Being told again is no error.
+        They are free when `holds` no longer names them. A repeated call is no error.
         """
         ...
 
     def step(self, now: float) -> float:
-        """Do what is due; return the time at which it wants to be called again at the latest."""
+        """Do what is due; return the latest time of the next call."""
         ...
 
 
 class SharedDriver:
-    """The services' view of a cluster that they share with a tenant (the port's `Driver`).
+    """The services' view of a cluster that they share with a tenant; it is a `Driver`.
 
-    The tenant's instances are not seen. Those that block an instance that is to be created go first: its action
-    begins when there is room.
+    It hides the tenant's instances. Those that block the creation of an instance must go first: the action begins
+    when there is room.
 
     Args:
         inner: drives the cluster.
@@ -82,7 +82,7 @@ class SharedDriver:
 
     @property
     def clock(self) -> Clock:
-        """The clock that this cluster lives by."""
+        """The clock of this cluster."""
         return self._inner.clock
 
     def observe(self) -> Observation:
@@ -90,14 +90,14 @@ class SharedDriver:
         return without(self._inner.observe(), self._held())
 
     def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
-        """Return what has changed; what the tenant took or gave up has, too."""
+        """Return what has changed, with the GPUs on which the tenant took or freed an instance."""
         held = frozenset(self._held())
         inner, was = mark if isinstance(mark, tuple) else (None, frozenset())
         seen = changes(self._inner, inner, {*touched, *(gpu for gpu, _ in held ^ was)})
         return Changes((seen.mark, held), without(Observation(seen.gpus), held).gpus, seen.gone)
 
     def expect(self, transition: Transition | None) -> None:
-        """Learn what is about to be done, so that what blocks it is asked to go at once; None for nothing."""
+        """Take note of the next transition and ask what blocks it to leave at once; None for no transition."""
         if self._tenant is None:
             return
         wanted: dict[str, list[Placement]] = defaultdict(list)
@@ -111,7 +111,7 @@ class SharedDriver:
             self._make_room(action)
 
     def begin(self, action: Action) -> None:
-        """Start an action, or ask for the room it needs and start it once that is free."""
+        """Begin an action, or ask for the room it needs and begin it once that is free."""
         self._under_way.add(action.id)
         if self._make_room(action):
             self._inner.begin(action)
@@ -140,7 +140,7 @@ class SharedDriver:
         self._inner.adopt(gpu, placement)
 
     def _make_room(self, action: Action) -> bool:
-        """Say whether the tenant leaves room for an action; if not, have it vacate what blocks it."""
+        """Return whether the tenant leaves room for an action; if not, have it vacate what blocks it."""
         if self._tenant is None or action.kind is not ActionKind.CREATE_INSTANCE:
             return True
         held = [placement for gpu, placement in self._tenant.holds() if gpu == action.gpu]
@@ -161,13 +161,13 @@ class SharedDriver:
             self.tenants.deliver(ended)
 
     def _poll(self) -> None:
-        """Look, without waiting, for what has ended."""
+        """Collect, without waiting, the actions that have ended."""
         for each in self._inner.wait(self.clock.now()):
             self._dispatch(each)
 
 
 class TenantDriver:
-    """The tenant's view (the port's `Driver`): it sees the whole cluster, and never blocks."""
+    """The tenant's view of the cluster, a `Driver`: it shows the whole cluster, and never blocks."""
 
     def __init__(self, inner: Driver, look: Callable[[], None]) -> None:
         self._inner = inner
@@ -176,7 +176,7 @@ class TenantDriver:
 
     @property
     def clock(self) -> Clock:
-        """The clock that this cluster lives by."""
+        """The clock of this cluster."""
         return self._inner.clock
 
     def observe(self) -> Observation:
@@ -184,7 +184,7 @@ class TenantDriver:
         return self._inner.observe()
 
     def begin(self, action: Action) -> None:
-        """Start an action."""
+        """Begin an action."""
         self._inner.begin(action)
 
     def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
@@ -199,7 +199,7 @@ class TenantDriver:
         self._inner.adopt(gpu, placement)
 
     def deliver(self, ended: ActionResult) -> None:
-        """Be told of an action that has ended and is not the services'."""
+        """Take in an ended action that is not the services'."""
         self._ended.append(ended)
 
 
@@ -219,10 +219,10 @@ def without(observation: Observation, places: Collection[Place]) -> Observation:
 def blocking_instances(
     gpu: ObservedGpu, wanted: Placement, held: Collection[Placement]
 ) -> tuple[Placement, ...]:
-    """Return which held instances must go so that a wanted one fits beside all others: the fewest, small ones first.
+    """Return the held instances that must go so that a wanted one fits: the fewest, small ones first.
 
-    Held instances that do not stand yet count as if they did. None if the wanted one stands already, and all of them
-    if it does not fit beside what is not held either: then the driver says what is wrong.
+    Held instances that do not exist yet count as if they did. The result is empty if the wanted one exists already,
+    and all of them if it does not fit even without them: then the driver says what is wrong.
     """
     others = [each.placement for each in gpu.instances if each.placement not in held]
     if wanted in others:
@@ -237,10 +237,10 @@ def blocking_instances(
 
 
 def seen_by_tenant(gpu: ObservedGpu, own: Collection[Place], reserved: Collection[Placement]) -> ObservedGpu:
-    """Return a GPU as a tenant may use it: all but its own instances are another's, and so is what is reserved.
+    """Return a GPU as a tenant may use it: all but its own instances belong to others, and so do reserved placements.
 
-    Where something reserved does not fit beside what has yet to go, the tenant finds a GPU that cannot be, and leaves
-    it alone: what else it made there would have to go as well, and so for ever.
+    Where a reserved placement overlaps an instance that has yet to go, the tenant sees an illegal layout and leaves
+    the GPU alone: what it created there would soon have to go as well.
     """
     seen = [each if (gpu.id, each.placement) in own else replace(each, ours=False) for each in gpu.instances]
     standing = [each.placement for each in gpu.instances]
@@ -254,15 +254,15 @@ def seen_by_tenant(gpu: ObservedGpu, own: Collection[Place], reserved: Collectio
 
 _BACKOFF = Backoff(most=8.0)
 _ANSWERED_S = 0.05
-"""Most seconds for which somebody who speaks to the queue is kept waiting."""
+"""Most seconds for which a client of the queue waits for an answer."""
 _NOBODY = Identity("", 0, 0, None)
 
 
 class QueueTenant:
-    """Stands between a queue and the cluster: the queue's driver (the port's `Driver`), and the services' tenant.
+    """The queue's `Driver` and the services' `Tenant` at once.
 
-    To the queue, all that it did not create itself is in use, and so is what services are about to want. What it has
-    to leave is in use from then on; its jobs checkpoint and wait again, and the instance is destroyed.
+    To the queue, all that it did not create itself is in use, and so is what services are about to want. An instance
+    that it must leave is in use from then on: its job checkpoints and waits again, and the instance is destroyed.
 
     Args:
         driver: the tenant's view of the cluster.
@@ -283,12 +283,12 @@ class QueueTenant:
     def attach(
         self, service: QueueService, step: Callable[[float], float], answer: Callable[[], None] | None = None
     ) -> None:
-        """Attach the queue that drives through this; what its jobs hold already is its own.
+        """Attach the queue that drives through this; instances that its jobs hold already are its own.
 
         Args:
             service: the queue.
-            step: does what is due for it, and returns when it wants to be called next.
-            answer: answers whoever speaks to it, without waiting.
+            step: does what is due for the queue, and returns the latest time of the next call.
+            answer: answers the queue's clients, without waiting.
         """
         self._service, self._step, self._answer = service, step, answer
         self._own |= self._used()
@@ -297,7 +297,7 @@ class QueueTenant:
 
     @property
     def clock(self) -> Clock:
-        """The clock that this cluster lives by."""
+        """The clock of this cluster."""
         return self._driver.clock
 
     def observe(self) -> Observation:
@@ -308,7 +308,7 @@ class QueueTenant:
         return Observation(tuple(self._gpu(gpu) for gpu in found.gpus))
 
     def begin(self, action: Action) -> None:
-        """Start an action of the queue's."""
+        """Begin an action of the queue."""
         if action.kind is ActionKind.CREATE_INSTANCE:
             self._own.add((action.gpu, action.placement))
             self._making.add((action.gpu, action.placement))
@@ -332,16 +332,16 @@ class QueueTenant:
         return self._own | self._used()
 
     def reserve(self, wanted: Mapping[str, Collection[Placement]]) -> None:
-        """Learn which placements services will want."""
+        """Take note of the placements that services will want."""
         self._reserved = wanted
 
     def vacate(self, places: Collection[Place]) -> None:
-        """Have jobs checkpoint and wait again, and their instances destroyed."""
+        """Have jobs checkpoint and wait again, and destroy their instances."""
         self._leaving.update(places)
         self._yield_jobs()
 
     def step(self, now: float) -> float:
-        """Let the queue do what is due, and destroy what is to be left."""
+        """Let the queue do what is due, and destroy the instances that it must leave."""
         self._collect()
         due = self._step(now)
         self._yield_jobs()
@@ -352,7 +352,7 @@ class QueueTenant:
         return min(due, now + _ANSWERED_S)
 
     def _yield_jobs(self) -> None:
-        """Have the jobs yield that run on instances to be left."""
+        """Make the jobs on instances that must be left yield."""
         service = self._service
         jobs = service.table.active.values() if service is not None else ()
         going = [
@@ -364,7 +364,7 @@ class QueueTenant:
             service.stop(going, AttemptVerdict.YIELDED, "services need its instance")
 
     def _destroy(self, now: float) -> float:
-        """Destroy the instances to be left in which nothing runs any more; return when to try again."""
+        """Destroy the instances to be left on which no job runs any more; return when to try again."""
         free = self._leaving - self._used() - self._making
         for place in free:
             if not self._destroying.has(place):
@@ -376,13 +376,13 @@ class QueueTenant:
                 self._destroying.begin(place, action)
                 continue
             self._destroying.drop(place)
-            if place in free:  # it does not stand any more
+            if place in free:  # it is gone already
                 self._leaving.discard(place)
         due = self._destroying.next_due
         return math.inf if due is None else due
 
     def _used(self) -> set[Place]:
-        """Return the instances that jobs are in, or are about to be."""
+        """Return the instances that jobs run on, or are about to."""
         jobs = self._service.table.active.values() if self._service is not None else ()
         return {(job.attempt.gpu, job.attempt.placement) for job in jobs if job.state is not JobState.WAITING}
 
@@ -400,11 +400,11 @@ class QueueTenant:
                 self._destroying.drop(result.task)
                 self._leaving.discard(result.task)
             elif result.failure is not None:
-                # Services wait for the room: it is tried for as long as that takes.
+                # Services wait for the room, so destroying is tried until it succeeds.
                 self._destroying.add(result.task, self.clock.now() + _BACKOFF.most)
         own = {result.action.action.id for result in destroyed}
         self._ended += [each for each in ended if each.action.id not in own]
 
     def _gpu(self, gpu: ObservedGpu) -> ObservedGpu:
-        """Return a GPU with what the queue may not use marked as another's."""
+        """Return a GPU in which all that the queue may not use belongs to others."""
         return seen_by_tenant(gpu, self._own - self._leaving, self._reserved.get(gpu.id, ()))

@@ -1,1 +1,1 @@
-"""The only code that touches hardware or clusters: one port, several drivers."""
+"""The only code that touches hardware or clusters: one interface, several drivers."""

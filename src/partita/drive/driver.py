@@ -1,22 +1,24 @@
-"""The port: observe a cluster, perform actions on it, and fail in words that a controller can act on.
+"""The interface of drivers: observe a cluster, perform actions on it, raise errors that a controller can handle.
 
 A driver performs actions side by side: `begin` starts one and returns at once, `wait` returns those that
 have ended. So a controller is one loop in one thread whatever it drives, and on a simulated clock it is
-deterministic; threads, watches and polling are each driver's own affair.
+deterministic. Threads, watches and polling are internal to each driver.
 
-What a slow, eventually consistent driver (Kubernetes) must do to fit:
+A slow, eventually consistent driver (Kubernetes) must do the following:
 
-- `begin` writes the wish (a claim, a pod, a node's label) and returns. The action has *ended* when what is
-  observed says so, not when the server took the wish; only then does `wait` return it.
-- `observe` may be old, but never older than an action that `wait` has returned: whoever saw an action end
-  must find its effect. Where watches lag, wait for the resource version of the last write.
+- `begin` writes the desired state (a claim, a pod, a node's label) and returns. The action has *ended* when its
+    effect
+  is observed, not when the server accepted the write; only then does `wait` return it.
+- `observe` may be old, but never older than an action that `wait` has returned: after an action has ended, its effect
+  must be visible. Where watches lag, wait for the resource version of the last write.
 - Actions are idempotent by their effect: what is done already ends at once, what is half done is completed.
 - Other actors are normal. An instance or a pod without our label is observed with `ours=False` and never
   touched; a conflicting write is a `RefusedError`, and the controller observes and plans again.
 - `observe_changes` is optional (`ObservesChanges`). Without it everything is observed after each action that
-  ends, which is quadratic in the size of a transition. A watch is such an offer: its resource version is the mark.
-- An action that outlives its time ends with `TimedOutError`. Its wish may still come true, so it is withdrawn
-  if it can be, and the controller observes before it tries again.
+  ends, which is quadratic in the size of a transition. With a watch, the resource version is the mark.
+- An action that takes too long ends with `TimedOutError`. It may still happen, so it is withdrawn if possible, and
+    the
+  controller observes before it tries again.
 """
 
 from __future__ import annotations
@@ -37,16 +39,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """What tells one instance from another of equal placement, as far as the hardware tells.
+    """What distinguishes instances of equal placement, as far as the hardware shows it.
 
-    A simulated GPU gives another UUID at every creation. NVIDIA's are made of the ids (they are UUIDs of version 5),
-    so an instance that is made again with the ids of one before has its UUID, too.
+    A simulated GPU gives a new UUID at every creation. NVIDIA's are computed from the ids (UUIDs of version 5), so an
+    instance that is created again with the same ids has the same UUID.
 
     Attributes:
-        gi_id: None where the driver does not tell it, as on Kubernetes.
-        ci_id: None while the GPU instance has no compute instance, as when its maker was killed half-way.
-        mig_uuid: None then, too. Where there is no `gi_id`, what names the instance: on Kubernetes its claim's uid,
-            once the claim holds its device.
+        gi_id: the GPU instance's id; None where the driver does not know it, as on Kubernetes.
+        ci_id: the compute instance's id; None while there is none, as after a creation that was killed half-way.
+        mig_uuid: None then, too. Where there is no `gi_id`, it identifies the instance: on Kubernetes it is the uid
+            of the claim, once the claim holds its device.
     """
 
     gpu_uuid: str
@@ -56,19 +58,19 @@ class Identity:
 
     @property
     def instance_id(self) -> int:
-        """`gi_id`, for drivers that tell it always.
+        """`gi_id`, for drivers that always know it.
 
         Raises:
             ValueError: this one does not.
         """
         if self.gi_id is None:
-            raise ValueError("this driver does not tell the GPU instance's id")
+            raise ValueError("this driver does not know the GPU instance's id")
         return self.gi_id
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedReplica:
-    """A replica as it was found: `ready` answers queries, `draining` takes no new ones."""
+    """A replica as it was observed: `ready` answers queries, `draining` takes no new ones."""
 
     replica: Replica
     ready: bool
@@ -78,11 +80,11 @@ class ObservedReplica:
 
 @dataclass(frozen=True, slots=True)
 class ObservedInstance:
-    """An instance as it was found.
+    """An instance as it was observed.
 
     Attributes:
         ours: made or adopted by Partita; others are never touched.
-        busy: a process that is no replica of ours runs on it.
+        busy: a process that is not a replica of ours runs on it.
     """
 
     placement: Placement
@@ -93,21 +95,22 @@ class ObservedInstance:
 
     @property
     def complete(self) -> bool:
-        """Whether a replica can start on it; one that is not is completed by creating it again."""
+        """Whether a replica can start on it. An incomplete instance is completed by creating it again."""
         known = self.identity.mig_uuid if self.identity.gi_id is None else self.identity.ci_id
         return known is not None
 
 
 @dataclass(frozen=True, slots=True)
 class ObservedGpu:
-    """A GPU as it was found.
+    """A GPU as it was observed.
 
     Attributes:
-        id: `node-0/gpu-3`, stable while the hardware is.
+        id: `node-0/gpu-3`, stable as long as the hardware is unchanged.
         model: the catalogue's name.
         lost: fell off the bus, or does not answer.
         mig: whether it can be cut: MIG mode is on, or the driver may turn it on.
-        leaving: what runs there answers still, and is to go elsewhere: its node is cordoned, or it is not healthy.
+        leaving: whether it must become empty, though what runs there still answers: its node is cordoned, or it is
+            not healthy.
     """
 
     id: str
@@ -135,9 +138,9 @@ class Changes:
     """What may have changed since an earlier look.
 
     Attributes:
-        mark: what the next look is given; its content is the driver's own affair.
+        mark: argument of the next look; only the driver interprets it.
         gpus: GPUs that may have changed, as they are now.
-        gone: ids of GPUs that are not there any more.
+        gone: ids of GPUs that are gone.
     """
 
     mark: object
@@ -146,23 +149,23 @@ class Changes:
 
 
 class DriveError(PartitaError):
-    """An action that did not happen as far as is known; `retry` says whether trying again can help."""
+    """An action did not happen as far as is known; `retry` says whether trying again can help."""
 
     retry = False
 
 
 class InUseError(DriveError):
-    """The instance is still in use; a moment after its process exits it is not."""
+    """The instance is still in use, as it is for a moment after its process has exited."""
 
     retry = True
 
 
 class NoRoomError(DriveError):
-    """The placement is not free, or the GPU has none like it, or a replica finds no instance there."""
+    """The placement is not free, or the GPU does not have it, or there is no instance for a replica."""
 
 
 class GpuLostError(DriveError):
-    """The GPU is not there: it fell off the bus, does not answer, or never was."""
+    """The GPU is gone: it fell off the bus, does not answer, or never existed."""
 
 
 class RefusedError(DriveError):
@@ -176,7 +179,7 @@ class FailedError(DriveError):
 
 
 class TimedOutError(DriveError):
-    """It did not end in time; it may have happened all the same: observe before trying again.
+    """The action did not end in time, but may have happened: observe before trying again.
 
     A replica that is not ready in time is left as it is: stop it before starting it again.
     """
@@ -185,7 +188,7 @@ class TimedOutError(DriveError):
 
 
 def as_drive_error(error: Exception, where: str) -> DriveError:
-    """Return any exception of an action as one of the port's errors, so that the controller always gets a result."""
+    """Return any exception of an action as a `DriveError`, so that the controller always gets a result."""
     if isinstance(error, DriveError):
         return error
     if isinstance(error, PartitaError):
@@ -194,12 +197,12 @@ def as_drive_error(error: Exception, where: str) -> DriveError:
 
 
 def foreign_error(where: str) -> RefusedError:
-    """Return the error of touching what is not ours."""
+    """Return the error of an action on an instance that is not ours."""
     return RefusedError("the instance is someone else's", where=where, hint="adopt it, or leave this GPU out")
 
 
 def place(action: Action) -> str:
-    """Return where an action happens, in words."""
+    """Return where an action happens, as text."""
     return f"{action.gpu} {action.placement}"
 
 
@@ -248,11 +251,11 @@ class Driver(Protocol):
 
     @property
     def clock(self) -> Clock:
-        """The clock that this cluster lives by."""
+        """The clock of this cluster."""
         ...
 
     def observe(self) -> Observation:
-        """Return the cluster as it is now, actions under way half done.
+        """Return the cluster as it is now, with actions in progress half done.
 
         Raises:
             DriveError: nothing can be observed at all.
@@ -260,18 +263,18 @@ class Driver(Protocol):
         ...
 
     def begin(self, action: Action) -> None:
-        """Start an action and return at once. It raises nothing: whatever goes wrong is told by `wait`."""
+        """Begin an action and return at once. It raises nothing: `wait` returns whatever goes wrong."""
         ...
 
     def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         """Return the actions that ended since the last call, in that order; block until there are any.
 
         Args:
-            until: time on `clock` at which to return none. Without it, none are returned when none are under
-                way.
+            until: time on `clock` at which to return without any. By default it returns without any only when none is
+                in progress.
 
         Raises:
-            DriveError: the cluster cannot be reached at all; what has ended is told by a later call.
+            DriveError: the cluster cannot be reached at all; a later call returns what has ended.
         """
         ...
 
@@ -285,10 +288,10 @@ class Driver(Protocol):
 
 
 class ClosableDriver(Driver, Protocol):
-    """What a package registers in the group `partita.drivers` makes: a driver of the command line's clusters."""
+    """A driver as a package registers it in the group `partita.drivers`, for the command line's clusters."""
 
     def close(self) -> None:
-        """Let go of the cluster, which goes on as it is."""
+        """Release the cluster, which goes on as it is."""
         ...
 
 
@@ -299,13 +302,13 @@ class ObservesChanges(Protocol):
     def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
         """Return the GPUs that may have changed since the look that gave the mark.
 
-        Put onto what was seen then, they give what `observe` would return now, with this exception: where a driver
-        can only poll, what others did to a GPU that is not in `touched` may be told up to a second late. It is
-        told by a later look all the same, never lost.
+        Applied to what was seen then, they give what `observe` would return now, with one exception: where a driver
+        can only poll, changes by others on a GPU that is not in `touched` may be returned up to a second late, by a
+        later look.
 
         Args:
-            mark: of the last look; None to be told of every GPU.
-            touched: GPUs that must be looked at anew, since actions on them have ended.
+            mark: of the last look; None for all GPUs.
+            touched: GPUs that must be observed again, since actions on them have ended.
 
         Raises:
             DriveError: nothing can be observed at all.
@@ -321,8 +324,8 @@ class EnergyReading:
         gpu: the GPU's id.
         uuid: of the GPU.
         model: the catalogue's name.
-        joules: since some moment that only a new start of the driver changes; None if it cannot be read.
-        why: why it cannot.
+        joules: since a moment that only a restart of the driver changes; None if it cannot be read.
+        why: why it cannot be read.
         idle_w: watts it draws without work, where that is known.
     """
 
@@ -339,7 +342,7 @@ class EnergyMeter(Protocol):
     """Reads the energy counters of a cluster's GPUs."""
 
     def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:
-        """Return the counters as they are now; a counter that cannot be read is told as such.
+        """Return the counters as they are now; one that cannot be read says why.
 
         Args:
             busy: instances (GPU's id and start) on which a job runs, which a simulated counter cannot see itself.

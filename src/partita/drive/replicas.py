@@ -1,4 +1,4 @@
-"""Replicas as processes of this host: started, watched and ended, whichever driver cuts the GPUs."""
+"""Replicas as processes of this host: started, watched and ended, for any driver."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Readiness(Protocol):
     """Says whether a replica answers."""
 
     def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
-        """Say whether it does now.
+        """Return whether it answers now.
 
         Args:
-            words: what templates may name, as in `Process`.
+            words: values by the names of `ReplicaProcess.command`.
             environment: the replica's.
         """
         ...
@@ -58,13 +58,13 @@ class Readiness(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class PortReady:
-    """Ready when it accepts connections on its port, as given to it by `{port}`."""
+    """Ready when it accepts connections on the port that it was given as `{port}`."""
 
     host: str = "127.0.0.1"
     timeout_s: float = 1.0
 
     def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
-        """Say whether it accepts a connection."""
+        """Return whether it accepts a connection."""
         del environment
         try:
             with socket.create_connection((self.host, int(words["port"])), self.timeout_s):
@@ -81,7 +81,7 @@ class CommandReady:
     timeout_s: float = 5.0
 
     def ready(self, words: Mapping[str, str], environment: Mapping[str, str]) -> bool:
-        """Run the command and say whether it ended with 0 in time."""
+        """Run the command and return whether it ended with 0 in time."""
         try:
             run_command(self.command, words, environment, self.timeout_s)
         except DriveError:
@@ -96,11 +96,11 @@ class ReplicaProcess:
     Attributes:
         command: words, in which `{service}`, `{model}`, `{batch}`, `{processes}`, `{port}`, `{device}`, `{gpu}`,
             `{gpu_model}`, `{placement}`, `{token}`, `{latency_ms}`, `{throughput}` and `{document}` are filled in.
-        environment: variables beside those of the controller.
+        environment: variables in addition to the controller's.
         readiness: None if it is ready as soon as it runs.
         grace_s: seconds from SIGTERM, on which it drains, to SIGKILL.
         start_timeout_s: seconds it may take to become ready.
-        document: makes the text of the file `{document}` from the other words, before the process is started.
+        document: makes the text of the file `{document}` from the other values, before the process is started.
     """
 
     command: tuple[str, ...]
@@ -113,10 +113,10 @@ class ReplicaProcess:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamReplica:
-    """A server that runs already is told of each replica: by one command when it starts, one when it stops.
+    """A server that runs already gets each replica by one command and loses it by another.
 
     Attributes:
-        start: ends with 0 when the replica answers; words as in `Process`.
+        start: ends with 0 when the replica answers; names as in `ReplicaProcess.command`.
         stop: ends with 0 when the replica has drained and left the device.
         timeout_s: seconds either may take.
     """
@@ -127,17 +127,17 @@ class UpstreamReplica:
 
 
 class ReplicaRecord(Value):
-    """A replica on an instance of this host, as it stands in its file.
+    """A replica on an instance of this host, as its file holds it.
 
     Attributes:
-        token: carried by its processes in their environment.
+        token: identifies its processes, which have it in their environment.
         pid: of its first process; None for an upstream server's replica, and just before a process is started.
         began: when that process began, in ticks since boot.
         boot: the boot of the host in which it runs.
-        port: given to it; None if its command names none.
+        port: given to it; None if its command has no `{port}`.
         model: of its GPU; empty in records of earlier versions.
-        upstream: it is a server's that runs already.
-        told: an upstream server has answered that it is ready.
+        upstream: whether it belongs to a server that runs already.
+        told: whether the upstream server has confirmed that it is ready.
     """
 
     gpu_uuid: str
@@ -156,11 +156,11 @@ class ReplicaRecord(Value):
 
     @property
     def process(self) -> ProcessIdentity:
-        """What its processes are known by."""
+        """What identifies its processes."""
         return ProcessIdentity(self.boot, f"{TOKEN_VARIABLE}={self.token}", self.pid, self.began)
 
     def alive(self) -> bool:
-        """Say whether it is there."""
+        """Return whether it still runs."""
         return self.boot == boot_id() if self.upstream else self.process.leader() is not None
 
 
@@ -181,7 +181,7 @@ class ReplicaRecords:
     """The folder of records and logs.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -242,10 +242,10 @@ class ReplicaRecords:
 
 
 class ReplicaRunner:
-    """Runs replicas by the commands of their services.
+    """Runs replicas with the commands of their services.
 
     Args:
-        records: what runs.
+        records: the replicas that run.
         services: how each service's replicas are run.
     """
 
@@ -257,18 +257,18 @@ class ReplicaRunner:
         self._ports = threading.Lock()
 
     def start(self, gpu: tuple[str, str], identity: Identity, placement: Placement, replica: Replica) -> None:
-        """Start a replica and return when it is ready; one that runs already is waited for.
+        """Start a replica and return when it is ready; if it runs already, only wait.
 
         Args:
             gpu: id and model.
             identity: of the instance.
             placement: of the instance.
-            replica: that is to run.
+            replica: the replica to run.
 
         Raises:
             DriveError: it does not start, or is not ready in time, or another runs there.
         """
-        (name, model), method = gpu, self._way(replica.service)
+        (name, model), method = gpu, self._method(replica.service)
         record = self._records.find(identity.gpu_uuid, placement)
         if record is None or not record.alive():
             record = self._launch(method, name, new_record(identity, placement, replica, model))
@@ -287,7 +287,7 @@ class ReplicaRunner:
         """Drain a replica, end it, and return when it is gone.
 
         Raises:
-            DriveError: it does not go.
+            DriveError: it does not end.
         """
         if record.alive():
             record = record.replace(draining=True)
@@ -295,7 +295,7 @@ class ReplicaRunner:
             method = self._services.get(record.replica.service)
             if record.upstream:
                 if not isinstance(method, UpstreamReplica):
-                    raise RefusedError(f"nobody to tell for {record.replica.service}", where=gpu)
+                    raise RefusedError(f"no command is known that stops {record.replica.service}", where=gpu)
                 run_command(
                     method.stop, command_words(record, gpu), replica_environment(record), method.timeout_s
                 )
@@ -307,7 +307,7 @@ class ReplicaRunner:
         self._records.remove(record)
 
     def ready(self, record: ReplicaRecord, gpu: str) -> bool:
-        """Say whether a replica that is there answers."""
+        """Return whether a running replica answers."""
         method = self._services.get(record.replica.service)
         if record.upstream:
             return record.told
@@ -315,7 +315,7 @@ class ReplicaRunner:
             return True
         return method.readiness.ready(command_words(record, gpu), replica_environment(record))
 
-    def _way(self, service: str) -> ReplicaProcess | UpstreamReplica:
+    def _method(self, service: str) -> ReplicaProcess | UpstreamReplica:
         if service not in self._services:
             raise RefusedError(f"no command is known for {service}", hint="say how its replicas are run")
         return self._services[service]
@@ -328,18 +328,18 @@ class ReplicaRunner:
             self._records.write(record)
             return record
         with self._ports:
-            # Written before it is started: if we are killed in between, the token finds the process.
+            # Written before the start: if we are killed in between, the token finds the process.
             if any("{port" in word for word in method.command):
                 record = record.replace(port=_free_port(self._records.ports()))
             self._records.write(record)
-        told = {**command_words(record, gpu), "document": str(self._records.document(record))}
+        words = {**command_words(record, gpu), "document": str(self._records.document(record))}
         if method.document is not None:
-            with replacing(told["document"]) as stream:
-                stream.write(method.document(told))
-        command = fill_command(method.command, told)
-        told_environment = {**replica_environment(record), **method.environment}
+            with replacing(words["document"]) as stream:
+                stream.write(method.document(words))
+        command = fill_command(method.command, words)
+        environment = {**replica_environment(record), **method.environment}
         try:
-            child = keeper.start(command, told_environment, output=self._records.log(record))
+            child = keeper.start(command, environment, output=self._records.log(record))
         except OSError as error:
             raise FailedError(f"cannot be started: {error.strerror}", where=command[0]) from None
         record = record.replace(pid=child.pid, began=started_at(child.pid))
@@ -359,16 +359,16 @@ class ReplicaRunner:
                 )
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
-        told = last_line(self._records.log(record))
+        last = last_line(self._records.log(record))
         raise FailedError(
-            f"the replica ended before it was ready{': ' + told if told else ''}",
+            f"the replica ended before it was ready{': ' + last if last else ''}",
             where=where,
             hint=f"see {self._records.log(record)}",
         )
 
 
 def command_words(record: ReplicaRecord, gpu: str) -> dict[str, str]:
-    """Return what a command may name."""
+    """Return the values that a command may use, by name."""
     each = record.replica
     return {
         "service": each.service,
@@ -401,10 +401,10 @@ def _free_port(taken: set[int]) -> int:
 
 
 def fill_command(command: Sequence[str], words: Mapping[str, str]) -> list[str]:
-    """Return a command with its words filled in.
+    """Return a command with its values filled in.
 
     Raises:
-        RefusedError: it names one that there is not.
+        RefusedError: it uses an unknown name.
     """
     try:
         return [word.format_map(words) for word in command]

@@ -1,4 +1,4 @@
-"""The folder of everything that outlives a command: the journal, the simulated cluster, what is ours on real GPUs."""
+"""The folder of all that outlives a command: the journal, the simulated cluster, which real instances are ours."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ _MOST_LINKS = 40
 
 
 def state_folder() -> Path:
-    """Return the state folder, made if it is not there.
+    """Return the state folder, created if it does not exist.
 
     It is `PARTITA_STATE`, or `partita` under the user's state folder (XDG Base Directory Specification).
 
     Raises:
-        InputError: it cannot be made.
+        InputError: it cannot be created.
     """
     folder = state_path()
     try:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
         raise InputError(
-            f"the state folder cannot be made: {error.strerror}",
+            f"the state folder cannot be created: {error.strerror}",
             where=str(folder),
             hint=f"set {VARIABLE} to a folder that you can write to",
         ) from None
@@ -48,29 +48,31 @@ def state_path() -> Path:
     if asked:
         return Path(asked).expanduser()
     base = os.environ.get("XDG_STATE_HOME", "")
-    # The specification has relative paths ignored.
+    # The specification says to ignore relative paths.
     root = Path(base) if Path(base).is_absolute() else Path.home() / ".local" / "state"
     return root / "partita"
 
 
 def require_safe(folder: Path, *inside: str) -> None:
-    """Refuse a state folder that another user than root and us owns or can write, or can put another in place of.
+    """Refuse a state folder that a user other than root and us owns, can write to or can replace.
 
-    Whoever could would choose what a daemon of root's reads, writes and runs. Every folder and link on its path
-    counts; in a folder such as `/tmp`, where all may make files and remove their own alone (sticky), ours are safe.
+    Such a user could choose what a daemon of root reads, writes and runs. Every folder and link on the path is
+    checked. A folder such as `/tmp` is safe, where all may create files but only remove their own (sticky).
 
     Args:
-        folder: the state folder; it need not be there yet.
-        inside: names of folders in it that are looked into, as into itself.
+        folder: the state folder; it need not exist yet.
+        inside: names of folders in it whose files are checked, as its own are.
 
     Raises:
-        InputError: it is not safe; says which folder or file and why.
+        InputError: it is not safe; the error says which folder or file and why.
     """
     _require_safe_path(folder)
     for each in (folder, *(folder / name for name in inside)):
         for found in each.iterdir() if each.is_dir() else ():
             status = found.lstat()
-            if not stat.S_ISSOCK(status.st_mode):  # which everybody may connect to, and which is made anew
+            if not stat.S_ISSOCK(
+                status.st_mode
+            ):  # all may connect to a socket, and it is always created again
                 _refuse(folder, found, status, {0, os.geteuid()}, last=True)
 
 
@@ -87,7 +89,7 @@ def _require_safe_path(folder: Path) -> None:
         try:
             status = found.lstat()
         except FileNotFoundError:
-            return  # it is made by us, below what is safe
+            return  # we create it, inside a safe folder
         except OSError as error:
             raise InputError(
                 f"the state folder cannot be reached: {error.strerror}", where=str(found)
@@ -138,10 +140,10 @@ def _group(gid: int) -> str:
 
 
 def host_folder() -> Path:
-    """Return a folder that all users of this host share, made if it is not there: real GPUs have one controller.
+    """Return a folder that all users of this host share, created if it does not exist: real GPUs have one controller.
 
-    `/run/lock/partita`, which a reboot empties (Filesystem Hierarchy Standard 3.0, section 3.15), or a folder under
-    the temporary one where that cannot be made.
+    It is `/run/lock/partita`, which a reboot empties (Filesystem Hierarchy Standard 3.0, section 3.15), or a folder
+    under the temporary one where that cannot be created.
     """
     for folder in (Path("/run/lock/partita"), Path(tempfile.gettempdir()) / "partita-lock"):
         try:

@@ -33,7 +33,7 @@ DRIVER_FOR_ALL_PROFILES = 525
 
 
 class Severity(StrEnum):
-    """How much a finding matters: fine as it is, good to know, or keeps the GPUs there are from being used."""
+    """How much a finding matters: nothing to do, good to know, or keeps the host's GPUs from being used."""
 
     OK = "ok"
     NOTE = "note"
@@ -46,7 +46,7 @@ class Finding:
 
     Attributes:
         where: the GPU, file or program it concerns; None for the host.
-        hint: what mends it, if possible a command.
+        hint: what helps, if possible a command.
     """
 
     level: Severity
@@ -57,12 +57,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Manager:
-    """A program that has a hand in the GPUs.
+    """A program that uses or changes the GPUs.
 
     Attributes:
         name: of the program.
         does: what it does to them.
-        evidence: how we know: `process 123`, a file, a variable.
+        evidence: where it was found: `process 123`, a file, a variable.
     """
 
     name: str
@@ -75,13 +75,13 @@ class RealGpu:
     """A GPU on this host.
 
     Attributes:
-        name: as NVML says.
+        name: NVML's name.
         model: the model's name; None if it cannot be driven.
         origin: where the model is from: the catalogue, a file, or NVML.
         left_out: why it cannot be driven; None if it can.
         mig: whether MIG mode is on.
         pending: whether it will be after the next reset.
-        instances: what is cut, ours and others'; None if this user may not see it.
+        instances: its instances, ours and others'; None if this user may not see them.
     """
 
     index: int
@@ -114,27 +114,27 @@ class Report:
 
     @property
     def mend(self) -> bool:
-        """Whether something keeps the GPUs there are from being used."""
+        """Whether something keeps the host's GPUs from being used."""
         return any(each.level is Severity.MEND for each in self.findings)
 
 
 def survey(state: Path, *, root: Path = Path("/"), environ: Mapping[str, str] | None = None) -> Report:
-    """Look at this host and change nothing.
+    """Return what this host can do with GPUs; change nothing.
 
     Args:
-        state: the state folder; need not be there.
+        state: the state folder, which need not exist.
         root: where the host's files are.
-        environ: variables; the process's own where left out.
+        environ: environment variables; by default the process's own.
     """
     real, missing = _real(state, root)
     others = managers(root, os.environ if environ is None else environ)
-    simulated, raising_driver_errors = _simulated(state)
+    simulated, cluster_findings = _simulated(state)
     findings: list[Finding] = [*missing]
     if real is not None:
         findings += [*real.findings, *fabric_findings(root)]
         if any(gpu.model for gpu in real.gpus):
             findings += permission_findings(root, root_user=os.geteuid() == 0)
-    findings += [*manager_findings(others), *_state_findings(state), *raising_driver_errors]
+    findings += [*manager_findings(others), *_state_findings(state), *cluster_findings]
     driver, gpus = (real.driver, real.gpus) if real else (None, ())
     return Report(driver, gpus, others, state, simulated, tuple(findings))
 
@@ -148,7 +148,7 @@ def _real(state: Path, root: Path) -> tuple[RealHost | None, list[Finding]]:
             what = f"{present} NVIDIA GPUs are here and cannot be used: {error.what}"
             return None, [Finding(Severity.MEND, what, hint=error.hint)]
         if not absent(error):
-            # Its driver is here all the same, as in a container that shows no PCI devices.
+            # The driver is here, as in a container that shows no PCI devices.
             return None, [
                 Finding(Severity.MEND, f"NVIDIA's driver does not answer: {error.what}", hint=error.hint)
             ]
@@ -166,7 +166,7 @@ def _unseen(on_bus: int, seen: int) -> Iterator[Finding]:
         yield Finding(
             Severity.NOTE,
             f"{on_bus} NVIDIA GPUs are on the PCI bus, and the driver shows {seen}",
-            hint="as it should be in a container that is given some of them; elsewhere look for Xid errors with "
+            hint="normal in a container that is given some of them; elsewhere look for Xid errors with "
             "`dmesg | grep -i xid`, and for GPUs bound to another driver with `lspci -k -d 10de:`",
         )
 
@@ -184,10 +184,8 @@ def _simulated(state: Path) -> tuple[Observation | None, list[Finding]]:
             Finding(Severity.MEND, error.what, str(path), f"move it away: `mv {path} {path}.broken`")
         ]
     lost = sum(gpu.lost for gpu in seen.gpus)
-    raising_driver_errors = f"the simulated cluster has {len(seen.gpus)} GPUs" + (
-        f", {lost} of them lost" if lost else ""
-    )
-    return seen, [Finding(Severity.OK, raising_driver_errors, str(path))]
+    what = f"the simulated cluster has {len(seen.gpus)} GPUs" + (f", {lost} of them lost" if lost else "")
+    return seen, [Finding(Severity.OK, what, str(path))]
 
 
 def _state_findings(state: Path) -> Iterator[Finding]:
@@ -210,10 +208,10 @@ class RealHost:
 
 
 def real_host(state: Path) -> RealHost:
-    """Return what NVML tells.
+    """Return what NVML shows.
 
     Args:
-        state: the state folder, for which instances are ours; need not be there.
+        state: the state folder, which says which instances are ours; it need not exist.
 
     Raises:
         DriveError: there is no driver, or it does not answer.
@@ -239,7 +237,7 @@ def real_host(state: Path) -> RealHost:
 
 
 def absent(error: DriveError) -> bool:
-    """Say whether there is no driver at all, as on a host without GPUs."""
+    """Return whether there is no driver at all, as on a host without GPUs."""
     codes = {nvml.NVML_ERROR_LIBRARY_NOT_FOUND, nvml.NVML_ERROR_DRIVER_NOT_LOADED}
     return getattr(error.__cause__, "value", None) in codes
 
@@ -247,13 +245,13 @@ def absent(error: DriveError) -> bool:
 def _gpu(device: NvmlDevice, state: Path) -> RealGpu:
     handle = device.handle()
     on, pending = mig_mode(handle)
-    raising_driver_errors = RealGpu(
+    gpu = RealGpu(
         device.index, device.name, device.model.name, device.uuid, on, pending, None, device.model.origin
     )
     try:
         found = list_instances(handle, device.offers) if on else ()
     except nvml.NVMLError_NoPermission:
-        return raising_driver_errors
+        return gpu
     placed = [(device.placed(each)[1], each.identity) for each in found]
     record = state / "owned.sqlite3"
     ours = OwnedInstances(record).ours(placed) if record.is_file() else set()
@@ -264,13 +262,13 @@ def _gpu(device: NvmlDevice, state: Path) -> RealGpu:
         )
         for placement, identity in placed
     )
-    return replace(raising_driver_errors, instances=instances)
+    return replace(gpu, instances=instances)
 
 
 def _unusable(gpu: UnusableGpu, *, alone: bool) -> Finding:
-    """Return why a GPU is left out: to be mended where something helps, or where no other is left to cut."""
+    """Return why a GPU is left out: as MEND where something helps, or where no other GPU can be cut."""
     level = Severity.MEND if gpu.mend or alone else Severity.NOTE
-    hint = gpu.mend or "nothing makes it one that can be cut: Partita uses GPUs with MIG alone"
+    hint = gpu.mend or "nothing can be done: Partita uses only GPUs with MIG"
     return Finding(level, f"it is left out: {gpu.why}", f"GPU {gpu.index} ({gpu.name})", hint)
 
 
@@ -285,7 +283,7 @@ def _driver_findings(version: str) -> Iterator[Finding]:
 
 
 def _model_findings(device: NvmlDevice) -> Iterator[Finding]:
-    """Return what NVML and the catalogue do not agree on."""
+    """Return where NVML and the catalogue differ."""
     where = f"GPU {device.index} ({device.name})"
     if device.known is None:
         yield Finding(
@@ -299,40 +297,38 @@ def _model_findings(device: NvmlDevice) -> Iterator[Finding]:
             Severity.NOTE,
             note,
             where,
-            "plans that were made elsewhere may not know it: `partita gpus --from-nvml --out FILE` writes what the "
-            "driver tells, `nvidia-smi mig -lgip` and `-lgipp` show it",
+            "plans made elsewhere may not know it: `partita gpus --from-nvml --out FILE` writes the driver's "
+            "figures, `nvidia-smi mig -lgip` and `-lgipp` show them",
         )
 
 
 def _held(gpu: RealGpu, device: NvmlDevice) -> Iterator[Finding]:
-    """Return who keeps MIG mode from being turned on: it needs a GPU that nobody has open."""
+    """Return who keeps MIG mode from being turned on: that needs a GPU that no process has open."""
     found = () if gpu.mig else find_holders(device.handle(), None)
     if found:
         who, mend = describe_holders(found)
         yield Finding(
             Severity.NOTE,
-            f"MIG mode cannot be turned on meanwhile: {who}",
+            f"MIG mode cannot be turned on now: {who}",
             f"GPU {gpu.index} ({gpu.name})",
             mend,
         )
 
 
 def _mig_findings(gpus: list[RealGpu]) -> Iterator[Finding]:
-    # Some GPUs without MIG beside some with it is a choice; none with it leaves nothing to cut.
+    # Some GPUs in MIG mode and some not may be intended; with none in MIG mode nothing can be cut.
     level = Severity.NOTE if any(gpu.mig for gpu in gpus) else Severity.MEND
     for gpu in gpus:
         where = f"GPU {gpu.index} ({gpu.name})"
         if gpu.mig:
             cut = (
-                "what is cut is for root to see"
-                if gpu.instances is None
-                else f"{len(gpu.instances)} instances"
+                "only root sees its instances" if gpu.instances is None else f"{len(gpu.instances)} instances"
             )
             foreign = sum(not each.ours for each in gpu.instances or ())
             yield Finding(Severity.OK, f"{gpu.model}, MIG mode is on, {cut}", where)
             if foreign:
                 yield Finding(
-                    Severity.NOTE, f"{foreign} of its instances are not ours, and left alone", where
+                    Severity.NOTE, f"{foreign} of its instances are not ours and stay as they are", where
                 )
         elif gpu.pending:
             reset = f"with nothing running on it: `sudo nvidia-smi -i {gpu.index} --gpu-reset`"
@@ -356,8 +352,8 @@ _PROGRAMS: dict[str, tuple[str, str | None]] = {
         "keep its claims off this node's GPUs",
     ),
     "gpu-feature-discovery": ("labels the node by its MIG devices", None),
-    "nv-hostengine": ("DCGM: watches GPUs; MIG mode cannot be turned on meanwhile", None),
-    "dcgm-exporter": ("DCGM: watches GPUs; MIG mode cannot be turned on meanwhile", None),
+    "nv-hostengine": ("DCGM: watches GPUs; MIG mode cannot be turned on while it runs", None),
+    "dcgm-exporter": ("DCGM: watches GPUs; MIG mode cannot be turned on while it runs", None),
     "nvidia-cuda-mps-control": ("MPS: shares GPUs between processes", None),
     "kubelet": ("Kubernetes' agent: its pods may use the GPUs", None),
     "slurmd": ("Slurm's agent: its jobs may use the GPUs", None),
@@ -381,7 +377,7 @@ def pci_gpus(root: Path) -> int:
 
 
 def managers(root: Path, environ: Mapping[str, str]) -> tuple[Manager, ...]:
-    """Return who else has a hand in the GPUs: running programs, installed services, an orchestrator."""
+    """Return what else uses or changes the GPUs: running programs, installed services, an orchestrator."""
     running = {name: pid for pid, name in _names(root).items() if name in _PROGRAMS}
     found = [Manager(name, _PROGRAMS[name][0], f"process {pid}") for name, pid in sorted(running.items())]
     for path, name in _FILES.items():
@@ -397,7 +393,7 @@ def managers(root: Path, environ: Mapping[str, str]) -> tuple[Manager, ...]:
 
 
 def manager_findings(found: tuple[Manager, ...]) -> Iterator[Finding]:
-    """Return a note for each program that changes GPUs behind our back, with how to keep it off."""
+    """Return a note for each program that may interfere with the GPUs, with how to keep it off."""
     for each in found:
         hint = _PROGRAMS.get(each.name, ("", None))[1]
         if hint is not None:
@@ -407,7 +403,7 @@ def manager_findings(found: tuple[Manager, ...]) -> Iterator[Finding]:
 
 
 def fabric_findings(root: Path) -> Iterator[Finding]:
-    """Return a fault if there are NVSwitches and their fabric manager does not run: CUDA does not start then."""
+    """Return a finding if there are NVSwitches but no fabric manager runs, as CUDA then does not start."""
     switches = list((root / "dev").glob("nvidia-nvswitch*")) if (root / "dev").is_dir() else []
     if switches and "nv-fabricmanager" not in _names(root).values():
         yield Finding(
@@ -418,7 +414,7 @@ def fabric_findings(root: Path) -> Iterator[Finding]:
 
 
 def permission_findings(root: Path, *, root_user: bool) -> Iterator[Finding]:
-    """Return a fault if this user cannot cut GPUs.
+    """Return a finding if this user cannot cut GPUs.
 
     Access is by the capability `mig/config`: read access to its device file (NVIDIA MIG User Guide, "Device
     Nodes and Capabilities").

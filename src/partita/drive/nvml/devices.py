@@ -1,9 +1,9 @@
 """The GPUs of this host that can be cut, and the model of each: the catalogue's, or read from NVML.
 
-The numbers that NVML lists are the GPU's own: where they and the catalogue differ, its starts and counts are
-taken, and of two figures of memory the smaller. Names of profiles differ between drivers (an A100's 3g.40gb was
-3g.39gb under 535 and 545, github.com/NVIDIA/mig-parted issue 31; a GB300's 1g is 1g.35gb under 59x and 1g.31gb
-under 61x, github.com/NVIDIA/dgx-spark-playbooks), their numbers do not: profiles are told by number.
+Where NVML and the catalogue differ, NVML's starts and counts are used, and the smaller of two figures of memory.
+Names of profiles differ between drivers (an A100's 3g.40gb was 3g.39gb under 535 and 545,
+github.com/NVIDIA/mig-parted issue 31; a GB300's 1g is 1g.35gb under 59x and 1g.31gb under 61x,
+github.com/NVIDIA/dgx-spark-playbooks), but their numbers do not: profiles are identified by number.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 
 MIB = 1024 * 1024
-# A driver that is newer than the binding lists profiles beyond the binding's last (0x11 in nvidia-ml-py 13.615). One
-# that the library does not know is an invalid argument, and there are gaps.
+# A driver newer than the binding lists profiles beyond the binding's last (0x11 in nvidia-ml-py 13.615). Numbers that
+# the driver does not know are invalid arguments; there are gaps between the numbers.
 _PROFILES = range(32)
-# What the numbers stand for in names: NVML_GPU_INSTANCE_PROFILE_* in pynvml.py of nvidia-ml-py 13.615.
+# The suffixes of profiles' names by number: NVML_GPU_INSTANCE_PROFILE_* in pynvml.py of nvidia-ml-py 13.615.
 _SUFFIXES = {
     7: "+me",
     8: "+me",
@@ -51,19 +51,19 @@ _MEDIA = {7, 8, 15, 16}
 # github.com/NVIDIA/mig-parted pull requests 166 and 187); on a virtualisation host it is 2 % less. Products that NVML
 # calls by one name differ by more: 80GB and 94GB by 15 %.
 _LEAST, _MOST = 0.95, 1.10
-# Where only the name says it: what is usable is at most that, up to rounding, and has been up to 14 % less.
+# Where only the name gives the memory: usable memory is at most that, up to rounding, and was up to 14 % less.
 _LEAST_NOMINAL, _MOST_NOMINAL = 0.70, 1.02
 
 
 @dataclass(frozen=True, slots=True)
 class NvmlDevice:
-    """A GPU that can be cut, as it was when it was found.
+    """A GPU that can be cut, as it was when it was discovered.
 
     Attributes:
-        name: as NVML calls it.
-        model: with NVML's own figures in it.
-        known: the catalogue's or a user's, before them; None if the model was read from NVML alone.
-        notes: where they differ.
+        name: NVML's name.
+        model: its model with NVML's figures.
+        known: the model of the catalogue or a user's file; None if the model was read from NVML alone.
+        notes: where the two differ.
     """
 
     id: str
@@ -76,11 +76,11 @@ class NvmlDevice:
 
     @property
     def index(self) -> int:
-        """NVML's index of it."""
+        """NVML's index."""
         return int(self.id.rpartition("-")[2])
 
     def handle(self) -> object:
-        """Return NVML's handle of it as it is now.
+        """Return NVML's current handle.
 
         Raises:
             GpuLostError: it does not answer.
@@ -89,9 +89,9 @@ class NvmlDevice:
             return nvml.nvmlDeviceGetHandleByUUID(self.uuid)
 
     def placed(self, found: GpuInstance) -> tuple[NvmlDevice, Placement]:
-        """Return where an instance stands, and the device with a model that has its profile.
+        """Return an instance's placement, and the device with a model that has its profile.
 
-        One of a profile that the device does not list gets one of its own, so that its slices are seen as taken.
+        A profile that the device does not list is added to the model, so that the instance's slices count as taken.
         """
         offer = next((each for each in self.offers if each.id == found.profile_id), None)
         if offer is not None:
@@ -103,7 +103,7 @@ class NvmlDevice:
         return replace(self, model=model), Placement(found.start, profile.name)
 
     def read_again(self, handle: object) -> NvmlDevice:
-        """Return it as it is now: with MIG mode on, NVML tells more."""
+        """Return the device read again: with MIG mode on, NVML says more."""
         profiles = list_profiles(handle)
         found = recognize(handle, self.name, profiles)
         if found is None or found.model.name != self.model.name:
@@ -119,7 +119,7 @@ class NvmlDevice:
 
 @dataclass(frozen=True, slots=True)
 class UnusableGpu:
-    """A GPU that cannot be driven, and why; `mend` says what helps, if anything does."""
+    """A GPU that cannot be driven, and why; `mend` is what helps, if anything does."""
 
     index: int
     name: str
@@ -127,7 +127,7 @@ class UnusableGpu:
     mend: str | None = None
 
     @property
-    def told(self) -> str:
+    def note(self) -> str:
         """Which GPU is left out, why, and what helps."""
         more = f"; {self.mend}" if self.mend else ""
         return f"GPU {self.index} ({self.name}) is left out: {self.why}{more}"
@@ -136,7 +136,7 @@ class UnusableGpu:
 def discover(node: str) -> tuple[tuple[NvmlDevice, ...], tuple[UnusableGpu, ...]]:
     """Return the GPUs that can be cut, in NVML's order (of PCI addresses), and those that cannot.
 
-    Their models are known by name to this process from here on, with NVML's figures in them.
+    It adds their models, with NVML's figures, to those that this process knows by name.
 
     Args:
         node: the first part of their ids, `node-0` of `node-0/gpu-3`.
@@ -203,7 +203,7 @@ def _look(index: int, gpu_id: str) -> NvmlDevice | UnusableGpu:
 
 
 def _unreadable_model(index: int, name: str, *, on: bool) -> UnusableGpu:
-    why = "it is not in the catalogue, and NVML does not tell its profiles"
+    why = "it is not in the catalogue, and NVML does not list its profiles"
     file = "or name a file that describes it: --gpus-file"
     if on:
         return UnusableGpu(index, name, why, f"run it with `sudo -E`, update the driver, {file}")
@@ -229,13 +229,13 @@ class ListedProfile:
 
     Attributes:
         number: value of `NVML_GPU_INSTANCE_PROFILE_*`.
-        id: the number by which all other calls know it, `nvidia-smi mig -lgip`'s ID.
+        id: the number that all other calls take, the ID of `nvidia-smi mig -lgip`.
         slices: compute slices.
         count: most instances.
         memory_mib: memory of one instance in MiB.
-        name: as NVML calls it, without `MIG `; None where it does not say.
+        name: NVML's name without `MIG `; None where it gives none.
         starts: memory slices at which it may start; None where the device does not say while MIG is off.
-        size: memory slices of one instance; None likewise.
+        size: memory slices of one instance; None where `starts` is.
     """
 
     number: int
@@ -255,9 +255,9 @@ class RecognizedModel:
     """The model that a device was recognized as.
 
     Attributes:
-        model: with NVML's own figures in it.
-        known: the catalogue's, or that of a user's file, before NVML's figures; None if the model is read alone.
-        notes: where they differ, for the user to read.
+        model: the model with NVML's figures.
+        known: the model of the catalogue or a user's file; None if the model was read from NVML alone.
+        notes: where the two differ, for the user.
     """
 
     model: GpuModel
@@ -266,7 +266,7 @@ class RecognizedModel:
 
 
 def list_profiles(device: object) -> tuple[ListedProfile, ...]:
-    """Return all profiles that a device offers, those that neither binding nor catalogue know among them."""
+    """Return all profiles that a device offers, also those that neither binding nor catalogue know."""
     return tuple(found for number in _PROFILES if (found := _listed(device, number)) is not None)
 
 
@@ -296,7 +296,7 @@ def _listed(device: object, number: int) -> ListedProfile | None:
 
 
 def _profile_info(device: object, number: int) -> tuple[Any, str | None]:
-    """Return a profile's information, and its name where the driver tells it.
+    """Return a profile's information, and its name where the driver gives it.
 
     `nvmlDeviceGetGpuInstanceProfileInfo` is deprecated and has no name; `...InfoV` has one, came later, and is
     refused while MIG mode is off. A driver has the first, the second, or both: the binding raises "function not
@@ -334,11 +334,11 @@ def _placements(device: object, profile_id: int) -> tuple[tuple[int, ...] | None
 
 
 def recognize(device: object, name: str, profiles: Sequence[ListedProfile]) -> RecognizedModel | None:
-    """Return what a device is; None if nothing is known of it and its profiles cannot be read while MIG is off.
+    """Return a device's model; None if it is unknown and its profiles cannot be read while MIG is off.
 
     Args:
         device: NVML's handle.
-        name: as NVML calls it.
+        name: NVML's name.
         profiles: as it lists them.
     """
     pci = _pci(device)
@@ -355,18 +355,16 @@ def recognize(device: object, name: str, profiles: Sequence[ListedProfile]) -> R
     taken = own_name in gpu_names()
     model = _model(f"{own_name}-nvml" if taken else own_name, name, pci, profiles, _total_mib(device))
     note = (
-        f"what is known as {named[0].name} has other memory: its profiles are read from NVML"
-        if named
-        else None
+        f"its memory differs from that of {named[0].name}: its profiles are read from NVML" if named else None
     )
     return RecognizedModel(model, None, (note,) if note else ())
 
 
 def with_nvml_figures(known: GpuModel, profiles: Iterable[ListedProfile]) -> GpuModel | None:
-    """Return a model with NVML's figures in it; None if a device with these profiles is another.
+    """Return a model with NVML's figures; None if a device with these profiles is of another model.
 
-    The smaller memory is taken, NVML's starts, sizes and counts, and its profiles: one that it does not list cannot
-    be made, and one that the catalogue lacks can.
+    The result has the smaller memory, NVML's starts, sizes and counts, and NVML's profiles: a profile that it does
+    not list cannot be created, and one that the catalogue lacks can.
     """
     found = []
     for each in profiles:
@@ -397,7 +395,7 @@ def with_nvml_figures(known: GpuModel, profiles: Iterable[ListedProfile]) -> Gpu
 
 
 def merge_models(models: Sequence[GpuModel]) -> GpuModel:
-    """Return one model for GPUs of one name: the profiles that all have, with the smallest memory."""
+    """Return one model for GPUs of one name: the profiles that all of them have, with the smallest memory."""
     first, *rest = models
     for other in rest:
         both = [(one, other.profile(one.name)) for one in first.profiles if other.has(one.name)]
@@ -406,10 +404,10 @@ def merge_models(models: Sequence[GpuModel]) -> GpuModel:
 
 
 def with_unknown(model: GpuModel, profile_id: int, start: int, size: int) -> tuple[GpuModel, Profile]:
-    """Return a model with a profile for an instance of a kind that its device does not list, and that profile.
+    """Return a model with a profile for an instance that no listed profile matches, and that profile.
 
-    It is never planned for: it is no plain profile, and no device offers it. Its compute slices are taken as its
-    share of the memory slices, or the most that a profile of at most that size has: what is left is not overrated.
+    Plans never use it: it is not a plain profile, and no device offers it. Its compute slices are its share of the
+    memory slices, or the most of any profile of at most that size, so that the rest of the GPU is not overestimated.
     """
     name = f"{_compute_of(model, size)}g.{size}slices+profile{profile_id}"
     if model.has(name):
@@ -439,7 +437,7 @@ def _same(known: GpuModel, each: ListedProfile) -> Profile | None:
 def _another(named: Sequence[GpuModel], taken: GpuModel) -> Iterator[str]:
     if named and taken not in named:
         others = " and ".join(each.name for each in named)
-        yield f"NVML's name for it is that of {others}, with other memory: it is taken for {taken.name}"
+        yield f"NVML gives it the name of {others}, but its memory is that of {taken.name}, which is used"
 
 
 def _agree(profile: Profile, each: ListedProfile) -> bool:
@@ -474,7 +472,7 @@ def _model(
     made: dict[str, Profile] = {}
     for each in sorted(profiles, key=lambda each: (each.slices, each.size or 0, each.number)):
         called = _name(each, total)
-        if called in made:  # two of one size that the names do not tell apart
+        if called in made:  # two profiles of one size with the same name
             called = f"{called}+profile{each.id}"
         made[called] = _profile(each, called)
     found = tuple(made.values())
@@ -556,7 +554,7 @@ def _smaller(one: Profile, other: Profile) -> Profile:
 
 
 def offers(model: GpuModel, profiles: Collection[ListedProfile]) -> tuple[OfferedProfile, ...]:
-    """Return what a device lists under the names of its model."""
+    """Return the profiles that a device lists, under the names of its model."""
     by_number = {each.nvml_profile: each for each in model.profiles if each.nvml_profile is not None}
     return tuple(
         OfferedProfile(by_number[each.number], each.id, each.count, each.memory_mib, each.starts, each.size)

@@ -1,4 +1,4 @@
-"""Drives the GPUs of this host, with a thread for each action under way, and reads their energy counters."""
+"""Drives the GPUs of this host, with a thread for each action in progress, and reads their energy counters."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 
 _POLL_S = 1.0
-"""Seconds after which all GPUs are looked at, and not those alone on which an action has ended."""
+"""Seconds between observations of all GPUs; in between only GPUs on which an action has ended are observed."""
 
 
 def open_nvml(
@@ -54,22 +54,22 @@ def open_nvml(
     services: Mapping[str, ReplicaProcess | UpstreamReplica] | None = None,
     allow_mig_mode: bool = False,
 ) -> NvmlDriver:
-    """Return the driver of this host's GPUs; tell of those that it cannot use.
+    """Return the driver of this host's GPUs; call `tell` with a note on each that it cannot use.
 
     Raises:
         DriveError: there is no NVIDIA driver, or it does not answer.
     """
     made = NvmlDriver(folder, services or {}, allow_mig_mode=allow_mig_mode)
     for each in made.unusable:
-        tell(each.told)
+        tell(each.note)
     return made
 
 
 class NvmlDriver:
-    """A driver of this host's GPUs (the port's `Driver`), on the wall clock.
+    """A `Driver` of this host's GPUs, on the wall clock.
 
-    It destroys and uses what it created or was told to adopt, and nothing else. Who made what is recorded in
-    the state folder before and after, so that a killed controller's half-made instances are known as ours.
+    It destroys and uses only instances that it created or was told to adopt. Each creation is recorded in the state
+    folder before and after, so that half-made instances of a killed controller are known as ours.
 
     Args:
         state: the state folder.
@@ -121,7 +121,7 @@ class NvmlDriver:
         return Observation(tuple(gpu.observe() for gpu in self._gpus.values()))
 
     def observe_changes(self, mark: object | None, touched: Collection[str]) -> Changes:
-        """Return the GPUs touched, as they are now; NVML tells of no changes, so all others once a second.
+        """Return the GPUs touched, as they are now; NVML reports no changes, so all others once a second.
 
         Raises:
             DriveError: NVML does not answer.
@@ -133,10 +133,10 @@ class NvmlDriver:
         return Changes(now, self.observe().gpus)
 
     def begin(self, action: Action) -> None:
-        """Start an action in a thread of its own; what goes wrong is told by `wait`."""
+        """Begin an action in a thread of its own; `wait` returns what goes wrong."""
         self._under_way += 1
         # A daemon: a controller that is told to stop does not wait for a model to load.
-        threading.Thread(target=self._carry_out, args=(action,), name=action.id, daemon=True).start()
+        threading.Thread(target=self._run, args=(action,), name=action.id, daemon=True).start()
 
     def wait(self, until: float | None = None) -> tuple[ActionResult, ...]:
         """Block until an action ends, or until that time; return those that have ended."""
@@ -154,7 +154,7 @@ class NvmlDriver:
         return tuple(found)
 
     def adopt(self, gpu: str, placement: Placement) -> None:
-        """Make an instance ours that someone else created.
+        """Make an instance that someone else created ours.
 
         Raises:
             DriveError: there is no such instance.
@@ -162,7 +162,7 @@ class NvmlDriver:
         self._gpu(gpu).adopt(placement)
 
     def close(self) -> None:
-        """Let go of NVML; replicas run on."""
+        """Close NVML; replicas run on."""
         nvml.nvmlShutdown()
 
     def _gpu(self, gpu_id: str) -> NvmlGpu:
@@ -171,11 +171,11 @@ class NvmlDriver:
             raise GpuLostError("there is no such GPU", where=gpu_id, hint=f"this host has {known}")
         return self._gpus[gpu_id]
 
-    def _carry_out(self, action: Action) -> None:
+    def _run(self, action: Action) -> None:
         error: DriveError | None = None
         try:
             self._perform(action)
-        except Exception as raised:  # noqa: BLE001 -- else the controller would wait for it for ever
+        except Exception as raised:  # noqa: BLE001 -- else the controller would wait forever
             error = as_drive_error(raised, place(action))
         self._ended.put(ActionResult(action, error))
 
@@ -195,7 +195,7 @@ class NvmlDriver:
         where = place(action)
         found = gpu.at(action.placement)
         if found is None or (found.ours and not found.complete):
-            raise NoRoomError("there is no whole instance to run on", where=where)
+            raise NoRoomError("there is no complete instance to run on", where=where)
         if not found.ours:
             raise foreign_error(where)
         if found.busy:
@@ -227,12 +227,12 @@ class NvmlEnergyMeter:
             nvml.nvmlInit()
         self._devices, _ = discover(node)
 
-    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:  # noqa: ARG002 -- the port's
+    def energy(self, busy: Collection[tuple[str, int]] = ()) -> tuple[EnergyReading, ...]:  # noqa: ARG002 -- of the interface
         """Return the counters as they are now."""
         return tuple(_read(device) for device in self._devices)
 
     def close(self) -> None:
-        """Let go of NVML."""
+        """Close NVML."""
         nvml.nvmlShutdown()
 
 

@@ -1,4 +1,4 @@
-"""One real GPU: what is on it, its instances created and destroyed, and the record of those that are ours."""
+"""One real GPU: its instances, how they are created and destroyed, and the record of those that are ours."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 FIRST_PAUSE_S = 0.05
 LOOKS = 5
 _SILENT = {nvml.NVML_ERROR_UNKNOWN, nvml.NVML_ERROR_TIMEOUT}
-# What someone destroys between two calls is not found, or no valid argument: look again.
+# An instance that someone destroys between two calls is "not found" or an "invalid argument": look again.
 _CHANGED = {nvml.NVML_ERROR_NOT_FOUND, nvml.NVML_ERROR_INVALID_ARGUMENT}
 
 
@@ -53,11 +53,11 @@ class NvmlGpu:
     """A GPU of this host.
 
     Args:
-        device: as it was found.
+        device: as it was discovered.
         owned: which instances are ours.
         records: which replicas run.
         runner: says which of them answer.
-        patience_s: seconds for which "in use" is taken for a process that is just going.
+        patience_s: seconds for which "in use" may be a process that is just ending.
         allow_mig_mode: whether MIG mode may be turned on where it is off.
     """
 
@@ -77,18 +77,18 @@ class NvmlGpu:
         self._runner = runner
         self._patience_s = patience_s
         self._allow_mig_mode = allow_mig_mode
-        # Creating and destroying on one GPU take turns, as they do in the driver below.
+        # Creating and destroying on one GPU take turns, as they do in NVIDIA's driver.
         self._turn = threading.Lock()
         self._gone: set[str] = set()
 
     def observe(self) -> ObservedGpu:
-        """Return the GPU as it is now, each replica asked whether it is ready; lost if it does not answer.
+        """Return the GPU as it is now, asking each replica whether it is ready; lost if the GPU does not answer.
 
-        A GPU that answers nothing but "unknown error" or "timeout" for a while is lost for this observation: one sick
-        GPU does not hide the others.
+        A GPU that answers only "unknown error" or "timeout" for a while counts as lost in this observation, so that
+        one broken GPU does not hide the others.
 
         Raises:
-            DriveError: it answers something else.
+            DriveError: it answers with another error.
         """
         device, model = self.device, self.device.model.name
         try:
@@ -111,7 +111,7 @@ class NvmlGpu:
         """Create an instance, or complete one of ours that is half made.
 
         Raises:
-            DriveError: it cannot be.
+            DriveError: it cannot be created.
         """
         where = f"{self.device.id} {placement}"
         with self._turn, raising_driver_errors(where):
@@ -126,13 +126,13 @@ class NvmlGpu:
                 self._complete(handle, placement, gi_id)
 
     def destroy(self, placement: Placement) -> None:
-        """Destroy an instance of ours, and see that it is gone; nothing must run on it.
+        """Destroy an instance of ours, and check that it is gone; nothing may run on it.
 
-        NVML calls a destroy a success at times while the GPU instance stands on without its compute instance
-        (github.com/NVIDIA/go-nvml issue 146). Such a remnant stays ours, and destroying it again is tried.
+        NVML at times reports success while the GPU instance remains without its compute instance
+        (github.com/NVIDIA/go-nvml issue 146). Such a remnant stays ours, and is destroyed again.
 
         Raises:
-            DriveError: it is not ours, in use for longer than a process takes to go, or there still.
+            DriveError: it is not ours, in use for longer than a process takes to end, or still there.
         """
         where = f"{self.device.id} {placement}"
         with self._turn, raising_driver_errors(where):
@@ -150,7 +150,7 @@ class NvmlGpu:
             self._owned.forget(self.device.uuid, placement)
 
     def adopt(self, placement: Placement) -> None:
-        """Make an instance ours that someone else created.
+        """Make an instance that someone else created ours.
 
         Raises:
             DriveError: there is none.
@@ -161,7 +161,7 @@ class NvmlGpu:
         self._owned.record(found.identity, placement)
 
     def record(self, instance: ObservedInstance) -> ReplicaRecord | None:
-        """Return the record of the replica on an instance, None if there is none of this very instance."""
+        """Return the record of the replica on this instance, None if there is none."""
         found = self._records.find(self.device.uuid, instance.placement)
         return found if found is not None and found.mig_uuid == instance.identity.mig_uuid else None
 
@@ -175,7 +175,7 @@ class NvmlGpu:
                     return on, self._instances(handle, ask=ask) if on else ()
             except (FailedError, TimedOutError) as error:
                 code = getattr(error.__cause__, "value", None)
-                if code in _SILENT:  # transient more often than not, unlike "GPU is lost"
+                if code in _SILENT:  # often transient, unlike "GPU is lost"
                     if n == LOOKS - 1:
                         raise _SilentError(error.what, where=error.where, hint=error.hint) from error
                     time.sleep(pause)
@@ -204,7 +204,7 @@ class NvmlGpu:
         name = self.device.model.name
         device, placement = self.device.placed(found)
         if not catalogue.gpu_model(name).has(placement.profile):
-            # Other GPUs of this model may have unlisted instances of their own: one name, one model.
+            # Unlisted profiles of other GPUs of this model are in the catalogue's model: one name, one model.
             self.device = replace(self.device, model=catalogue.gpu_model(name))
             device, placement = self.device.placed(found)
             catalogue.add([device.model])
@@ -226,10 +226,10 @@ class NvmlGpu:
     def _in_mig_mode(self) -> object:
         """Return the GPU's handle with MIG mode on, turned on if that is allowed.
 
-        Turning it on may unbind and reset the GPU, and change what was asked of it before (nvml.h,
-        nvmlDeviceSetMigMode): its handle and its profiles are asked anew. On Ampere it needs a reset, which a VM may
-        not be able to do (github.com/kubernetes-sigs/dra-driver-nvidia-gpu issue 883); from Hopper on it does not,
-        and does not outlive a reset either (github.com/NVIDIA/gpu-admin-tools issue 2). Partita never turns it off.
+        Turning it on may unbind and reset the GPU and change what was read before (nvml.h, nvmlDeviceSetMigMode), so
+        its handle and profiles are read again. On Ampere it needs a reset, which a VM may not be able to do
+        (github.com/kubernetes-sigs/dra-driver-nvidia-gpu issue 883). From Hopper on it needs none, and a reset turns
+        it off (github.com/NVIDIA/gpu-admin-tools issue 2). Partita never turns it off.
 
         Raises:
             DriveError: it is off, and must not or cannot be turned on.
@@ -261,7 +261,7 @@ class NvmlGpu:
             "MIG mode is turned on by the next reset",
             where=self.device.id,
             hint=f"with nothing running on it: sudo nvidia-smi -i {self.device.index} --gpu-reset; "
-            "in a VM that may not, reboot it",
+            "a VM that cannot do so must be rebooted",
         )
 
     def _create_gpu_instance(self, handle: object, placement: Placement) -> int:
@@ -284,29 +284,29 @@ class NvmlGpu:
         return gi_id
 
     def _complete(self, handle: object, placement: Placement, gi_id: int) -> None:
-        """Make the compute instance; a GPU instance that gets none is taken back, and stays ours until it is gone.
+        """Create the compute instance; if that fails, the GPU instance is destroyed, and stays ours until it is gone.
 
-        Half an instance that nobody takes back blocks its slices for good (dra-driver-nvidia-gpu issue 1452).
+        A half-made instance that is left would block its slices for good (dra-driver-nvidia-gpu issue 1452).
         """
         slices = self.device.model.profile(placement.profile).compute
         try:
             ci_id, mig_uuid = instances.create_compute_instance(handle, gi_id, slices, self._gone)
         except nvml.NVMLError:
-            with suppress(DriveError, nvml.NVMLError):  # the first error is the one to tell
+            with suppress(DriveError, nvml.NVMLError):  # the first error is the one to raise
                 self._destroy_patiently(placement, gi_id, f"{self.device.id} {placement}")
                 self._owned.forget(self.device.uuid, placement)
             raise
         self._owned.record(Identity(self.device.uuid, gi_id, ci_id, mig_uuid), placement)
 
     def _destroy_patiently(self, placement: Placement, gi_id: int, where: str) -> None:
-        """Destroy an instance and see that it is gone, again while it says "in use" or stands on.
+        """Destroy an instance and check that it is gone; try again while it is "in use" or remains.
 
-        A process that has ended holds on to its instance for a moment, and so does whatever looked at it
+        A process that has ended, or a program that has looked at the instance, holds it for another moment
         (github.com/kubernetes-sigs/dra-driver-nvidia-gpu issue 907).
 
         Raises:
-            InUseError: it is in use for longer; says by whom, as far as that can be seen.
-            FailedError: NVML calls it destroyed, and it is there.
+            InUseError: it is in use for longer; the error names who holds it, as far as that can be seen.
+            FailedError: NVML reports success, but it is still there.
         """
         end = time.monotonic() + self._patience_s
         pause = FIRST_PAUSE_S
@@ -323,7 +323,7 @@ class NvmlGpu:
                 raise self._kept(handle, gi_id, where, busy=busy)
             time.sleep(pause)
             pause = min(2 * pause, 1.0)
-            # Meanwhile someone else may have made another of that id: it is looked at again before it is touched.
+            # Someone else may have created another instance of that id meanwhile, so it is checked again.
             found = self.at(placement)
             if found is None or not found.ours or found.identity.gi_id != gi_id:
                 return
@@ -333,7 +333,7 @@ class NvmlGpu:
         if busy:
             return InUseError(f"NVML: In use by another client: {who}", where=where, hint=mend)
         return FailedError(
-            f"NVML calls it destroyed, and GPU instance {gi_id} is there still: {who}", where=where, hint=mend
+            f"NVML reports success, but GPU instance {gi_id} is still there: {who}", where=where, hint=mend
         )
 
 
@@ -350,7 +350,7 @@ CREATE TABLE owned (
 
 
 def _since_unversioned(db: sqlite3.Connection) -> list[str]:
-    """Return what brings up a file that was made before it had a version; the first ones had no boot either."""
+    """Return the migration of a file from before versions; the first such files lacked the column `boot`."""
     columns = {row[1] for row in db.execute("PRAGMA table_info(owned)")}
     return [] if "boot" in columns else ["ALTER TABLE owned ADD COLUMN boot TEXT"]
 
@@ -368,13 +368,13 @@ _FORMAT = DatabaseFormat(
 class OwnedInstances:
     """The record of our instances.
 
-    A row without `gi_id` is an intent: a GPU instance found there that has no compute instance is ours, made
-    just before its maker was killed. A row without `mig_uuid` is a GPU instance without compute instance.
-    Instances do not outlive a reboot (github.com/NVIDIA/k8s-device-plugin issue 225), so a row of an earlier boot
-    claims nothing: what stands there now, someone else made since, at times with the same ids.
+    A row without `gi_id` is an intent: a GPU instance there without a compute instance is ours, created just before
+    its controller was killed. A row without `mig_uuid` is a GPU instance without compute instance. Instances do not
+    outlive a reboot (github.com/NVIDIA/k8s-device-plugin issue 225), so rows of an earlier boot do not
+    count: what is there now was created by someone else since, at times with the same ids.
 
     Args:
-        path: SQLite file, made if it is not there.
+        path: SQLite file, created if it does not exist.
     """
 
     def __init__(self, path: Path) -> None:
@@ -383,7 +383,7 @@ class OwnedInstances:
             pass
 
     def intend(self, gpu_uuid: str, placement: Placement) -> None:
-        """Record that an instance is about to be made."""
+        """Record that an instance is about to be created."""
         self._write(gpu_uuid, placement, None, None)
 
     def record(self, identity: Identity, placement: Placement) -> None:
@@ -391,15 +391,15 @@ class OwnedInstances:
         self._write(identity.gpu_uuid, placement, identity.gi_id, identity.mig_uuid)
 
     def forget(self, gpu_uuid: str, placement: Placement) -> None:
-        """Record that an instance is no more."""
+        """Record that an instance is gone."""
         with self._db() as db:
             db.execute("DELETE FROM owned WHERE gpu_uuid = ? AND start = ?", (gpu_uuid, placement.start))
 
     def void(self, gpu_uuid: str, standing: Iterable[Identity]) -> None:
-        """Forget the instances of a GPU that are not among those that exist.
+        """Forget the instances of a GPU that no longer exist.
 
-        What someone else destroys and makes again has its old UUID if it gets the old ids: once an instance of ours
-        is seen to be gone, what comes in its place is not ours.
+        An instance that someone else destroys and creates again has its old UUID if it gets the old ids. So once an
+        instance of ours is gone, what comes in its place is not ours.
         """
         there = {identity.gi_id for identity in standing}
         with self._db() as db:

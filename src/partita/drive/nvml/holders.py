@@ -1,11 +1,11 @@
-"""Who holds an instance that NVML calls "in use", as far as this host's files and NVML tell (Linux).
+"""Which processes hold an instance that NVML calls "in use", as far as this host's files and NVML show (Linux).
 
-NVML lists the processes that compute, and nothing else: a monitor that has an instance's device file open keeps it
-from being destroyed and is in no list. DCGM does so at times even where it need not (github.com/NVIDIA/DCGM issues
-95 and 276), a device plugin has the GPU open all along (github.com/Project-HAMi/HAMi issue 1088), and
-nvidia-persistenced keeps a GPU from being reset (github.com/NVIDIA/gpu-operator issue 118). What has a device file
-open is read from `/proc/PID/fd`; which file is an instance's, from `/proc/driver/nvidia/capabilities` (NVIDIA MIG
-User Guide, "Device Nodes and Capabilities"). Other users' processes are seen by root alone.
+NVML lists only the processes that compute. A monitor that has an instance's device file open keeps it from being
+destroyed but is in no list. DCGM does so at times without need (github.com/NVIDIA/DCGM issues 95 and 276), a device
+plugin always has the GPU open (github.com/Project-HAMi/HAMi issue 1088), and nvidia-persistenced keeps a GPU from
+being reset (github.com/NVIDIA/gpu-operator issue 118). `/proc/PID/fd` shows who has a device file open;
+`/proc/driver/nvidia/capabilities` shows which file is an instance's (NVIDIA MIG User Guide, "Device Nodes and
+Capabilities"). Only root sees other users' processes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ROOT = Path("/")
 """Where the host's files are."""
-# Programs that have GPUs open as their office, the likeliest first, and what makes each let go.
+# Programs whose work is to have GPUs open, the likeliest first, and what makes each release them.
 _KNOWN_PROGRAMS: dict[str, str] = {
     "nv-hostengine": "DCGM: `sudo systemctl restart nvidia-dcgm`, or stop it while you cut",
     "dcgm-exporter": "DCGM's exporter: restart it, or stop it while you cut",
@@ -45,7 +45,7 @@ _KNOWN_PROGRAMS: dict[str, str] = {
 }
 _ORDER = {name: n for n, name in enumerate(_KNOWN_PROGRAMS)}
 _NAME_BYTES = 15
-"""The kernel cuts the names of processes to these."""
+"""The kernel cuts names of processes to this length."""
 _SHOWN = 4
 _NOBODY = (
     "a monitor may have it open: restart DCGM (`sudo systemctl restart nvidia-dcgm`) and its exporter; "
@@ -59,8 +59,8 @@ class Holder:
 
     Attributes:
         name: of its program.
-        how: what of the GPU it has.
-        advice: what makes it let go; None for a program that is here to compute.
+        how: how it holds it.
+        advice: what makes it release it; None for a program that computes.
     """
 
     pid: int
@@ -70,7 +70,7 @@ class Holder:
 
 
 def find_holders(device: object, gi_id: int | None) -> tuple[Holder, ...]:
-    """Return who holds a GPU instance, or a whole GPU: whoever computes first, then DCGM, then others.
+    """Return who holds a GPU instance, or a whole GPU: computing processes first, then DCGM, then others.
 
     Args:
         device: NVML's handle of the GPU.
@@ -83,7 +83,7 @@ def find_holders(device: object, gi_id: int | None) -> tuple[Holder, ...]:
     minor = _minor(device)
     files = _instance_files(root, minor, gi_id) | ({f"nvidia{minor}"} if minor is not None else set())
     for pid, name in _opened(root, files):
-        # Everything that computes has these open too, and is told already.
+        # Computing processes have these open too, and are listed already.
         found.setdefault(pid, _holder(root, pid, f"has /dev/{name} open"))
     computes = {pid for pid, each in found.items() if each.advice is None and pid in pids}
     return tuple(
@@ -94,10 +94,10 @@ def find_holders(device: object, gi_id: int | None) -> tuple[Holder, ...]:
 
 
 def describe_holders(found: tuple[Holder, ...]) -> tuple[str, str]:
-    """Return who holds it as a sentence, and what to do as a hint; what to look at where nobody is seen."""
+    """Return who holds it as a sentence, and what to do as a hint; where to look if no holder is seen."""
     if not found:
         return (
-            "nobody is seen to hold it",
+            "no process is seen to hold it",
             _NOBODY,
         )
     shown = found[:_SHOWN]
@@ -113,7 +113,7 @@ def _holder(root: Path, pid: int, how: str) -> Holder:
 
 
 def _program(root: Path, pid: int) -> str:
-    """Return the name of a process's program as it is known here; its pid may be another container's, and unknown."""
+    """Return the name of a process's program, `?` if the pid is not known here, as of another container."""
     name = "?"
     with suppress(OSError):
         name = (root / f"proc/{pid}/comm").read_text(errors="replace").strip()

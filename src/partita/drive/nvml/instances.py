@@ -1,11 +1,10 @@
-"""GPU instances and compute instances of one device, in NVML's own terms made plain, and NVML's errors as the port's.
+"""GPU instances and compute instances of one device through NVML, and NVML's errors as `DriveError`s.
 
-Traps that the binding leaves to its callers: profile *information* is asked for by an enumeration, everything
-else by the profile id found in it; lists and counts are passed by reference; a placement's size is in memory
-slices. What may be made is never asked of `nvmlDeviceGetGpuInstanceRemainingCapacity` or read off `nvidia-smi mig
--lgip`'s column of free instances: they count compute slices and overrate what has a place
-(github.com/NVIDIA/dgx-spark-playbooks, MIG on DGX Station). Every instance is made at a placement of our own
-choosing, and the driver is asked for exactly that.
+The binding has traps: profile *information* is asked for by an enumeration, everything else by the profile id found
+in it; lists and counts are passed by reference; a placement's size is in memory slices. Neither
+`nvmlDeviceGetGpuInstanceRemainingCapacity` nor `nvidia-smi mig -lgip`'s column of free instances says what can be
+created: both count compute slices and overestimate what fits (github.com/NVIDIA/dgx-spark-playbooks, MIG on DGX
+Station). So every instance is created at a placement that we choose.
 """
 
 from __future__ import annotations
@@ -34,23 +33,23 @@ if TYPE_CHECKING:
     from partita.mig.gpu import Profile
 
 
-_OLD_DRIVER = "the driver and nvidia-ml-py do not go together: update the older; see `partita doctor`"
+_OLD_DRIVER = "the driver and nvidia-ml-py do not match: update the older one; see `partita doctor`"
 _KINDS: dict[int, tuple[type[DriveError], str | None]] = {
     nvml.NVML_ERROR_IN_USE: (InUseError, None),
-    # What has no place is "insufficient resources". An invalid argument is not: a handle that went stale under us, or
-    # a call that this driver does not take (nvml.h, nvmlDeviceCreateGpuInstanceWithPlacement).
+    # An instance that does not fit is "insufficient resources". An invalid argument is something else: a stale
+    # handle, or a call that this driver does not take (nvml.h, nvmlDeviceCreateGpuInstanceWithPlacement).
     nvml.NVML_ERROR_INSUFFICIENT_RESOURCES: (NoRoomError, None),
     nvml.NVML_ERROR_INVALID_ARGUMENT: (FailedError, "if it lasts, report it with `partita doctor -o json`"),
     nvml.NVML_ERROR_GPU_IS_LOST: (
         GpuLostError,
         "look for Xid errors with `dmesg | grep -i xid` (79: it fell off the bus); reset or reboot",
     ),
-    # Of an instance, a compute instance or a MIG device: it went between two calls. Who asks for a whole GPU by its
-    # UUID says so: `of_gpu`.
+    # Of an instance, a compute instance or a MIG device: it was destroyed between two calls. Calls that ask for a
+    # whole GPU by its UUID pass `of_gpu`.
     nvml.NVML_ERROR_NOT_FOUND: (FailedError, None),
     nvml.NVML_ERROR_RESET_REQUIRED: (
         GpuLostError,
-        "reset it while nothing runs on it: `nvidia-smi --gpu-reset`; where a VM may not, reboot",
+        "reset it while nothing runs on it: `nvidia-smi --gpu-reset`; if a VM cannot, reboot",
     ),
     nvml.NVML_ERROR_NO_PERMISSION: (
         RefusedError,
@@ -65,7 +64,7 @@ _KINDS: dict[int, tuple[type[DriveError], str | None]] = {
     nvml.NVML_ERROR_DEPRECATED: (RefusedError, _OLD_DRIVER),
     nvml.NVML_ERROR_OPERATING_SYSTEM: (
         RefusedError,
-        "the operating system refuses it: see `dmesg`, and whether a container has the GPU's device files",
+        "the operating system refuses it: see `dmesg`, and check that a container has the GPU's device files",
     ),
     nvml.NVML_ERROR_TIMEOUT: (TimedOutError, None),
 }
@@ -73,11 +72,11 @@ _KINDS: dict[int, tuple[type[DriveError], str | None]] = {
 
 @contextmanager
 def raising_driver_errors(where: str | None = None, *, of_gpu: bool = False) -> Iterator[None]:
-    """Raise the port's error for NVML's, with the place it concerns.
+    """Raise a `DriveError` for NVML's error, with the place it concerns.
 
     Args:
         where: the GPU or the placement.
-        of_gpu: what is asked for is a whole GPU, so that "not found" means that it is lost.
+        of_gpu: the calls ask for a whole GPU, so that "not found" means that it is lost.
     """
     try:
         yield
@@ -88,7 +87,7 @@ def raising_driver_errors(where: str | None = None, *, of_gpu: bool = False) -> 
         raise kind(f"NVML: {error}", where=where, hint=hint) from error
 
 
-# Ids of GPU instances on seven-slice GPUs are 0 to 14; no list says the most there are.
+# Ids of GPU instances on seven-slice GPUs are 0 to 14; their largest is documented nowhere.
 _INSTANCE_IDS = range(32)
 
 
@@ -109,11 +108,11 @@ class GpuInstance:
     """An instance on a device.
 
     Attributes:
-        profile_id: of its profile, one that the device lists or one that it does not.
+        profile_id: id of its profile, which the device may not list.
         start: first memory slice.
         size: memory slices.
-        identity: `ci_id` is the lowest if it has several compute instances.
-        compute_instances: how many it has.
+        identity: its `ci_id` is the lowest of several compute instances.
+        compute_instances: how many compute instances it has.
     """
 
     profile_id: int
@@ -126,12 +125,12 @@ class GpuInstance:
 def list_instances(
     device: object, known: Collection[OfferedProfile], gone: Collection[str] = ()
 ) -> tuple[GpuInstance, ...]:
-    """Return all instances of a device in MIG mode, whoever made them and of whatever profile, by start.
+    """Return all instances of a device in MIG mode, of any owner and profile, by start.
 
     Args:
         device: NVML's handle.
-        known: what it offers.
-        gone: MIG UUIDs of instances that were destroyed: NVML may show them still.
+        known: the profiles that it offers.
+        gone: MIG UUIDs of destroyed instances, which NVML may still show.
     """
     gpu_uuid = nvml.nvmlDeviceGetUUID(device)
     computes = {}
@@ -177,23 +176,23 @@ def create_compute_instance(
 
 
 def destroy_compute_instances(device: object, gi_id: int) -> None:
-    """Destroy the compute instances of a GPU instance, which must go before it; none where it is gone itself."""
+    """Destroy the compute instances of a GPU instance, which must go before it; nothing if it is gone already."""
     with suppress(nvml.NVMLError_NotFound):
         found = list(_compute_instances(nvml.nvmlDeviceGetGpuInstanceById(device, gi_id)))
-        # Last made, first gone: a later one never stands on an earlier one's place.
+        # In reverse order of creation.
         for handle in reversed(found):
             with suppress(nvml.NVMLError_NotFound):
                 nvml.nvmlComputeInstanceDestroy(handle)
 
 
 def destroy_gpu_instance(device: object, gi_id: int) -> None:
-    """Destroy a GPU instance without compute instances; nothing where it is gone already."""
+    """Destroy a GPU instance without compute instances; nothing if it is gone already."""
     with suppress(nvml.NVMLError_NotFound):
         nvml.nvmlGpuInstanceDestroy(nvml.nvmlDeviceGetGpuInstanceById(device, gi_id))
 
 
 def exists(device: object, gi_id: int) -> bool:
-    """Say whether a GPU instance is there."""
+    """Return whether a GPU instance exists."""
     try:
         nvml.nvmlDeviceGetGpuInstanceById(device, gi_id)
     except nvml.NVMLError_NotFound:
@@ -202,7 +201,7 @@ def exists(device: object, gi_id: int) -> bool:
 
 
 def running_processes(device: object) -> dict[int, set[int]]:
-    """Return the processes of the host by the GPU instance they run on; none where rights do not let us see.
+    """Return the host's processes by the GPU instance they run on; none where we have no right to see them.
 
     Drivers before 510 lack the third version of the call (CUDA 11.6's nvml.h).
     """
@@ -221,9 +220,9 @@ def _running(device: object) -> Any:  # noqa: ANN401 -- ctypes
 
 
 def _gpu_instances(device: object, known: Collection[OfferedProfile]) -> Iterator[Any]:
-    """Yield the GPU instances: those of each profile, and then those that no listed profile accounts for.
+    """Yield the GPU instances: those of each listed profile, then those of other profiles.
 
-    NVML lists instances by profile alone, so one of a profile that it does not list (made by a newer driver's tool,
+    NVML lists instances only by profile, so one of a profile that it does not list (created by a newer driver's tool,
     or on a vGPU host) is found only by trying the ids.
     """
     seen = set()
@@ -235,7 +234,7 @@ def _gpu_instances(device: object, known: Collection[OfferedProfile]) -> Iterato
             yield handle
     for gi_id in _INSTANCE_IDS:
         if gi_id not in seen:
-            # An id that the driver could not give is an invalid argument to some.
+            # Some drivers call an impossible id an invalid argument.
             with suppress(nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
                 yield nvml.nvmlDeviceGetGpuInstanceById(device, gi_id)
 
@@ -257,7 +256,7 @@ def _compute_profiles(gpu_instance: object) -> Iterator[Any]:
 def _compute_profile(gpu_instance: object, profile: int, engines: int) -> Any:  # noqa: ANN401 -- ctypes
     try:
         return nvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(gpu_instance, profile, engines, version=1)
-    except nvml.NVMLError_FunctionNotFound:  # as with GPU instances, a driver may have the newer call alone
+    except nvml.NVMLError_FunctionNotFound:  # as with GPU instances, a driver may have only the newer call
         return nvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(gpu_instance, profile, engines, version=2)
 
 
@@ -271,17 +270,17 @@ def _whole(gpu_instance: object, slices: int) -> int:
 def _mig_uuids(
     device: object, there: Collection[tuple[int, int]], gone: Collection[str]
 ) -> dict[tuple[int, int], str]:
-    """Return the MIG UUIDs by ids of GPU instance and compute instance, of those that are there.
+    """Return the MIG UUIDs of existing instances, by ids of GPU instance and compute instance.
 
-    A handle of a MIG device goes stale with its compute instance, handles are used again, and their properties may
-    change (nvml.h, nvmlDeviceGetMigDeviceHandleByIndex); and a process that began before a compute instance was
-    destroyed is shown it still, with success (github.com/NVIDIA/libcudacxx issue 224). So what is shown counts only
-    if its ids are those of instances that stand. Of two with the same ids, and of one that we destroyed, it has to be
-    what NVML finds by its UUID, and at last the one that we did not destroy.
+    A handle of a MIG device becomes stale with its compute instance, handles are reused, and their properties may
+    change (nvml.h, nvmlDeviceGetMigDeviceHandleByIndex). A process that began before a compute instance was destroyed
+    is still shown it, with success (github.com/NVIDIA/libcudacxx issue 224). So a MIG device counts only if its ids
+    are those of existing instances. If two have the same ids, or one was destroyed by us, only UUIDs that NVML finds
+    count; of several of those, the one that we did not destroy.
     """
     shown: dict[tuple[int, int], set[str]] = {}
     for index in range(nvml.nvmlDeviceGetMaxMigDeviceCount(device)):
-        # MIG devices leave gaps when one between goes; one that goes between two calls is an invalid argument.
+        # A destroyed MIG device leaves a gap; one destroyed between two calls is an invalid argument.
         with suppress(nvml.NVMLError_NotFound, nvml.NVMLError_InvalidArgument):
             handle = nvml.nvmlDeviceGetMigDeviceHandleByIndex(device, index)
             key = nvml.nvmlDeviceGetGpuInstanceId(handle), nvml.nvmlDeviceGetComputeInstanceId(handle)

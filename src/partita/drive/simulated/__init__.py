@@ -1,4 +1,4 @@
-"""The embedded default: a cluster of simulated GPUs with the real rules, in one SQLite file."""
+"""The default driver: a cluster of simulated GPUs with the real rules, in one SQLite file."""
 
 from partita.drive.simulated.actions import FaultKind, InjectedFault
 from partita.drive.simulated.cluster import SimulatedCluster

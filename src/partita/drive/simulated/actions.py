@@ -1,7 +1,7 @@
 """What each kind of action does to a simulated GPU as it begins and ends, how long it takes, and injected faults.
 
-Between the two the rows say what real hardware would: a GPU instance without its compute instance, a replica
-that is not ready yet, one that drains. A process killed there leaves just that behind.
+In between the rows show what real hardware would show: a GPU instance without its compute instance, a replica that is
+not ready yet, one that drains. A process killed in between leaves that state.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FaultKind(StrEnum):
 
     FAILS: it takes its time and does not happen. IN_USE: refused at once as in use. NEVER_READY: the replica
     starts and never becomes ready. TIMES_OUT: reported as timed out, though it happened. GPU_LOST: the GPU
-    falls off the bus while it is under way.
+    falls off the bus while the action is in progress.
     """
 
     FAILS = "fails"
@@ -55,12 +55,13 @@ class FaultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class InjectedFault:
-    """A fault that will hit coming actions.
+    """A fault that will hit later actions.
 
     Attributes:
-        kind: of the actions that it hits; None for any. So with `gpu` and `placement`.
-        times: how many actions it hits; then it is over.
-        skip: how many matching actions are let through first.
+        mishap: what goes wrong.
+        kind: of the actions that it hits; None for any, as for `gpu` and `placement`.
+        times: how many actions it hits.
+        skip: how many matching actions it spares first.
     """
 
     mishap: FaultKind
@@ -72,7 +73,7 @@ class InjectedFault:
 
 
 def inject(db: sqlite3.Connection, fault: InjectedFault) -> None:
-    """Add a fault after those that wait."""
+    """Add a fault after earlier ones."""
     placement = str(fault.placement) if fault.placement else None
     row = (fault.mishap, fault.kind, fault.gpu, placement, fault.times, fault.skip)
     db.execute(
@@ -81,7 +82,7 @@ def inject(db: sqlite3.Connection, fault: InjectedFault) -> None:
 
 
 def next_fault(db: sqlite3.Connection, action: Action) -> FaultKind | None:
-    """Return the fault that hits this action, the oldest that matches, and count it; None if none does."""
+    """Return the oldest fault that matches an action, and count it; None if none does."""
     rows = db.execute(
         "SELECT seq, mishap, skip FROM faults WHERE times > 0 AND (kind IS NULL OR kind = ?)"
         " AND (gpu IS NULL OR gpu = ?) AND (placement IS NULL OR placement = ?) ORDER BY seq",
@@ -96,8 +97,8 @@ def next_fault(db: sqlite3.Connection, action: Action) -> FaultKind | None:
     return None
 
 
-# Spread of log-normal durations. In 300 runs of one 7g.40gb on an A100 (github spcl/gpuless-thesis at c2434d8)
-# the p95 is 1.91 (create) and 1.53 (destroy) times the mean, which are 0.46 and 0.28; of several instances at
+# Sigma of log-normal durations. In 300 runs of one 7g.40gb on an A100 (github spcl/gpuless-thesis at c2434d8)
+# the p95 is 1.91 (create) and 1.53 (destroy) times the mean, which is sigma 0.46 and 0.28; for several instances at
 # once it is less.
 JITTER = 0.3
 
@@ -108,7 +109,7 @@ def draw_seconds(rng: random.Random, seconds: Durations, jitter: float, kind: Ac
 
 
 class ActionTiming(NamedTuple):
-    """When it begins, how long it takes by itself, and after how long a start is given up, in seconds."""
+    """When an action begins, how long it takes, and after how long a start is given up, in seconds."""
 
     now: float
     seconds: float
@@ -116,7 +117,7 @@ class ActionTiming(NamedTuple):
 
     @property
     def end(self) -> float:
-        """When it is to end."""
+        """When the action ends."""
         return self.now + self.seconds
 
 
@@ -148,18 +149,18 @@ def finish(db: sqlite3.Connection, action: Action, now: float, rng: random.Rando
     """End an action.
 
     Raises:
-        DriveError: what it worked on went away meanwhile, or did not become ready.
+        DriveError: its instance disappeared meanwhile, or its replica did not become ready.
     """
     key = (action.gpu, action.placement.start)
     gpu = usable(db, action.gpu, now)
     found = next((i for i in gpu.instances if i.placement == action.placement), None)
     if action.kind is ActionKind.CREATE_INSTANCE:
         if found is None:
-            raise FailedError("the instance went away while it was made", where=place(action))
+            raise FailedError("the instance disappeared while it was created", where=place(action))
         complete(db, action.gpu, action.placement, rng)
     elif action.kind is ActionKind.DESTROY_INSTANCE:
         if found is not None and found.complete:
-            raise FailedError("the instance was made again while it was destroyed", where=place(action))
+            raise FailedError("the instance was created again while it was destroyed", where=place(action))
         db.execute("DELETE FROM instances WHERE gpu = ? AND start = ? AND ci_id IS NULL", key)
     elif action.kind is ActionKind.START_REPLICA and (found is None or not found.replica):
         raise FailedError("the replica ended before it was ready", where=place(action))
@@ -173,7 +174,7 @@ def ready(db: sqlite3.Connection, action: Action, now: float) -> bool:
 
 
 def undo_half(db: sqlite3.Connection, action: Action) -> None:
-    """Leave the state that a failed action leaves behind."""
+    """Set the state that a failed action leaves."""
     key = (action.gpu, action.placement.start)
     if action.kind is ActionKind.CREATE_INSTANCE:
         db.execute("DELETE FROM instances WHERE gpu = ? AND start = ? AND ci_id IS NULL", key)
@@ -199,7 +200,7 @@ def usable(db: sqlite3.Connection, gpu_id: str, now: float) -> ObservedGpu:
 
 
 def insert_instance(db: sqlite3.Connection, gpu: ObservedGpu, placement: Placement, *, ours: bool) -> None:
-    """Make a GPU instance without a compute instance.
+    """Create a GPU instance without a compute instance.
 
     Raises:
         NoRoomError: the GPU's rules do not allow it.
@@ -208,8 +209,8 @@ def insert_instance(db: sqlite3.Connection, gpu: ObservedGpu, placement: Placeme
     why = fault(model, (*(i.placement for i in gpu.instances), placement))
     if why:
         raise NoRoomError(why, where=f"{gpu.id} {placement}")
-    # Like a real driver: ids of one size lie together (a whole A100 has 0, halves 1 and 2, the smallest 7 to
-    # 14), and the lowest free one is taken, so that ids come back.
+    # Like a real driver: ids of one size are consecutive (a whole A100 has 0, halves 1 and 2, the smallest 7 to
+    # 14), and the lowest free one is used, so that ids are reused.
     parts = model.memory_slices // model.profile(placement.profile).memory
     taken = {i.identity.gi_id for i in gpu.instances}
     gi_id = next(i for i in range(parts - 1, 2 * parts) if i not in taken)
@@ -218,7 +219,7 @@ def insert_instance(db: sqlite3.Connection, gpu: ObservedGpu, placement: Placeme
 
 
 def complete(db: sqlite3.Connection, gpu: str, placement: Placement, rng: random.Random) -> None:
-    """Make the compute instance of a GPU instance, if it has none, with a new MIG UUID."""
+    """Create the compute instance of a GPU instance, if it has none, with a new MIG UUID."""
     mig_uuid = f"MIG-{uuid.UUID(int=rng.getrandbits(128), version=4)}"
     make = "UPDATE instances SET ci_id = 0, mig_uuid = ? WHERE gpu = ? AND start = ? AND ci_id IS NULL"
     db.execute(make, (mig_uuid, gpu, placement.start))
@@ -258,7 +259,7 @@ def _begin_start(
 ) -> float:
     key = (action.gpu, action.placement.start)
     if found is None or not found.complete:
-        raise NoRoomError("there is no whole instance to run on", where=place(action))
+        raise NoRoomError("there is no complete instance to run on", where=place(action))
     if found.replica is None and found.busy:
         raise InUseError("another process runs on the instance", where=place(action))
     if found.replica is not None:

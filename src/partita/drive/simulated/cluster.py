@@ -1,8 +1,8 @@
-"""A simulated cluster from outside: created, troubled as the real world troubles one, and its energy counters.
+"""A simulated cluster from outside: creating it, disturbing it as the real world would, and its energy counters.
 
-A GPU draws its idle power, and for each busy instance the instance's share of the compute slices of what is left to
-the power limit: work at full load. Power is taken to have been since the last reading what it is now, so that
-counters are as exact as they are read often.
+A GPU draws its idle power plus, for each busy instance, a share of the rest up to the power limit in proportion to
+the instance's compute slices. Counters assume that the power now was the power since the last reading, so they are
+the more exact the more often they are read.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ class SimulatedCluster:
 
     @classmethod
     def create(cls, path: Path | str, gpus: Iterable[tuple[str, str]], *, seed: int = 0) -> SimulatedCluster:
-        """Make a cluster of GPUs in MIG mode, with nothing on them, at time 0.
+        """Create a cluster of GPUs in MIG mode, with nothing on them, at time 0.
 
         Args:
-            path: its file, which must not be there.
+            path: its file, which must not exist.
             gpus: pairs of id (`node-0/gpu-0`) and the catalogue's model.
             seed: of durations and UUIDs.
 
@@ -68,12 +68,12 @@ class SimulatedCluster:
         return cls(path)
 
     def inject(self, fault: InjectedFault) -> None:
-        """Let coming actions fail."""
+        """Make later actions fail."""
         with self._store.transaction() as db:
             actions.inject(db, fault)
 
     def lose(self, gpu: str) -> None:
-        """Let a GPU fall off the bus, with everything on it."""
+        """Make a GPU fall off the bus, with everything on it."""
         with self._store.transaction() as db:
             lose(db, gpu)
 
@@ -83,14 +83,14 @@ class SimulatedCluster:
             db.execute("UPDATE gpus SET lost = 0 WHERE id = ?", (gpu,))
 
     def set_mig(self, gpu: str, *, on: bool) -> None:
-        """Turn MIG mode on or off; turned off, all instances go."""
+        """Turn MIG mode on or off; turning it off destroys all instances."""
         with self._store.transaction() as db:
             if not on:
                 db.execute("DELETE FROM instances WHERE gpu = ?", (gpu,))
             db.execute("UPDATE gpus SET mig = ? WHERE id = ?", (on, gpu))
 
     def create_foreign(self, gpu: str, placement: Placement, *, busy: bool = False) -> None:
-        """Let someone else create an instance; `busy` if a process of theirs runs on it.
+        """Create an instance as someone else; `busy` if a process of theirs runs on it.
 
         Raises:
             DriveError: the GPU's rules do not allow it, or it is lost, or MIG is off.
@@ -101,13 +101,13 @@ class SimulatedCluster:
             self._set_busy(db, gpu, placement, busy=busy)
 
     def destroy_behind_our_back(self, gpu: str, placement: Placement) -> None:
-        """Let someone else destroy an instance, ours or not, and what runs on it."""
+        """Destroy an instance, ours or not, and what runs on it, as someone else."""
         with self._store.transaction() as db:
             _require(db, gpu, placement)
             db.execute("DELETE FROM instances WHERE gpu = ? AND start = ?", (gpu, placement.start))
 
     def set_busy(self, gpu: str, placement: Placement, *, busy: bool) -> None:
-        """Let someone else's process start or end on an instance."""
+        """Start or end someone else's process on an instance."""
         with self._store.transaction() as db:
             self._set_busy(db, gpu, placement, busy=busy)
 
@@ -127,7 +127,7 @@ class SimulatedCluster:
 
 
 def lose(db: sqlite3.Connection, gpu: str) -> None:
-    """Let a GPU fall off the bus, with everything on it."""
+    """Make a GPU fall off the bus, with everything on it."""
     db.execute("DELETE FROM instances WHERE gpu = ?", (gpu,))
     db.execute("UPDATE gpus SET lost = 1 WHERE id = ?", (gpu,))
 
@@ -143,11 +143,11 @@ _WRITE = "INSERT OR REPLACE INTO energy (gpu, at, joules) VALUES (?, ?, ?)"
 
 
 class SimulatedEnergyMeter:
-    """Reads the counters of a simulated cluster, which live in its file.
+    """Reads the counters of a simulated cluster, which its file keeps.
 
     Args:
         path: the cluster's file.
-        clock: the time it lives by.
+        clock: the cluster's clock.
 
     Raises:
         DriveError: there is no cluster.
@@ -187,7 +187,7 @@ def watts(gpu: ObservedGpu, busy: Collection[tuple[str, int]]) -> float:
     """Return what a GPU draws by the power model.
 
     Args:
-        gpu: as it was found.
+        gpu: as it was observed.
         busy: instances (GPU's id and start) on which a job runs, besides those that are seen to be busy.
     """
     model = gpu_model(gpu.model)

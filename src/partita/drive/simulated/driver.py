@@ -49,11 +49,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class _RunningAction:
-    """An action under way, or refused at its beginning and not yet told.
+    """An action in progress, or one refused at its beginning that `wait` has not returned yet.
 
     Attributes:
-        end: when it ends; inf while a process that it starts or stops is waited for.
-        hosted: that process, and nothing else, says how it ends.
+        end: when it ends; inf while it waits for a process that it starts or stops.
+        hosted: whether that process determines how it ends.
     """
 
     action: Action
@@ -65,7 +65,7 @@ class _RunningAction:
 
 @dataclass(frozen=True, slots=True)
 class _Mark:
-    """How far changes are known: the number of the last change of a row, and the time of that look."""
+    """How far changes were seen: the number of the last change of a row, and the time of that look."""
 
     version: int
     at: float
@@ -79,14 +79,14 @@ def open_simulated(
     clock: Clock | None = None,
     services: Mapping[str, ReplicaProcess | UpstreamReplica] | None = None,
 ) -> SimulatedDriver:
-    """Return the driver of the cluster of a state folder, which is made if there is none.
+    """Return the driver of the cluster of a state folder, which is created if there is none.
 
     Args:
         folder: the state folder.
         gpus: returns the ids and models of a new cluster's GPUs.
-        tell: told of a new cluster.
-        clock: the time it lives by; None for the one that it lived by last.
-        services: how each service's replicas are run; None has them simulated.
+        tell: called with a note on a new cluster.
+        clock: the cluster's clock; None for the kind of clock that it had last.
+        services: how each service's replicas are run; None simulates them.
 
     Raises:
         DriveError: the cluster's file cannot be used.
@@ -95,7 +95,7 @@ def open_simulated(
     path = folder / CLUSTER
     if not path.exists():
         made = gpus()
-        # Made beside it and renamed, so that nobody ever finds half a cluster.
+        # Created under another name and renamed, so that no process ever sees half a cluster.
         part = path.with_suffix(".part")
         part.unlink(missing_ok=True)
         SimulatedCluster.create(part, made).close()
@@ -106,19 +106,19 @@ def open_simulated(
 
 
 class SimulatedDriver:
-    """A driver of a simulated cluster that lives in a file (the port's `Driver`).
+    """A `Driver` of a simulated cluster that a file holds.
 
-    Same seed, same actions in the same order on a simulated clock: same observations, to the last digit.
+    The same seed and the same actions in the same order on a simulated clock give identical observations.
 
     Args:
         path: the cluster's file.
-        clock: the time it lives by; set to the cluster's own where that is later. None for a clock like the one
-            that the cluster lived by last, as whoever only looks wants it.
+        clock: the cluster's clock, advanced to the file's time where that is later. None for the kind of clock that
+            the cluster had last, for callers that only observe.
         seconds: how long actions take, on average.
-        jitter: spread of the log-normal durations; 0 for none.
+        jitter: sigma of the log-normal durations; 0 for none.
         start_timeout: seconds after which a replica that is not ready is given up.
         runner: starts replicas as processes, with records in `replicas` beside the file; they are ready when they
-            answer. None has them simulated too, apart from those that another driver started.
+            answer. None simulates replicas too, apart from those that another driver started.
 
     Raises:
         DriveError: there is no cluster.
@@ -150,13 +150,14 @@ class SimulatedDriver:
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._order = count()
-        # Actions under way by their end, those of one end in the order in which they began; processes apart.
+        # Actions in progress by their end, then in the order in which they began; `_hosting` counts those of
+        # processes.
         self._ends: list[tuple[float, int, _RunningAction]] = []
         self._hosting = 0
 
     @property
     def clock(self) -> Clock:
-        """The clock that this cluster lives by."""
+        """The clock of this cluster."""
         return self._clock
 
     def observe(self) -> Observation:
@@ -188,7 +189,7 @@ class SimulatedDriver:
             return Changes(_Mark(last_change(db), now), self._hosted.seen(found).gpus)
 
     def begin(self, action: Action) -> None:
-        """Start an action; what goes wrong is told by `wait`."""
+        """Begin an action; `wait` returns what goes wrong."""
         try:
             with self._store.transaction() as db:
                 running = self._begin(db, action)
@@ -207,7 +208,7 @@ class SimulatedDriver:
         """Let time pass until an action ends, or until that time; return those that have ended.
 
         Raises:
-            DriveError: the cluster's file cannot be written to; what has ended is told by the next call.
+            DriveError: the cluster's file cannot be written to; the next call returns what has ended.
         """
         self._sleep_until(until)
         with self._store.transaction() as db:
@@ -235,7 +236,7 @@ class SimulatedDriver:
         self._store.close()
 
     def _sleep_until(self, until: float | None) -> None:
-        """Return at that time, or when an action ends; at once without a time if nothing is under way."""
+        """Return at that time, or when an action ends; without a time, at once if no action is in progress."""
         if not self._hosted.runs:
             with self._lock:
                 ends = [end for end, *_ in self._ends[:1]]
@@ -259,7 +260,7 @@ class SimulatedDriver:
                 self._hosted.start(running.action, self._clock)
             else:
                 self._hosted.stop(running.action)
-        except Exception as raised:  # noqa: BLE001 -- else the controller would wait for it for ever
+        except Exception as raised:  # noqa: BLE001 -- else the controller would wait forever
             error = as_drive_error(raised, place(running.action))
         over = replace(running, end=self._clock.now(), error=error)
         with self._changed:
@@ -280,13 +281,13 @@ class SimulatedDriver:
             if self._hosted.runs:
                 self._hosted.clear(db, action)
             if hosted:
-                # The file has it become ready never, and drain for long: its process says when.
+                # In the file the replica never becomes ready, or drains for long: its process determines when.
                 span = actions.ActionTiming(now, self._start_timeout, self._start_timeout)
                 actions.begin(db, action, span, FaultKind.NEVER_READY)
                 return _RunningAction(action, math.inf, mishap, hosted=True)
             end = actions.begin(db, action, actions.ActionTiming(now, seconds, self._start_timeout), mishap)
         except DriveError as error:
-            # Told by `wait`; the transaction ends well, so that a fault that struck is counted.
+            # `wait` returns it. The transaction is committed, so that an injected fault is counted.
             return _RunningAction(action, now, error=error)
         return _RunningAction(action, end, mishap)
 
@@ -333,9 +334,9 @@ class HostedReplicas:
     """The processes of a simulated cluster's replicas.
 
     Args:
-        store: the cluster.
-        folder: of their records; there need be none.
-        runner: starts and ends them; None only to see them.
+        store: the cluster's file.
+        folder: the folder of their records, which need not exist.
+        runner: starts and ends them; None only observes them.
     """
 
     def __init__(self, store: ClusterFile, folder: Path, runner: ReplicaRunner | None) -> None:
@@ -349,7 +350,7 @@ class HostedReplicas:
         return self._runner is not None
 
     def seen(self, observation: Observation) -> Observation:
-        """Return an observation with replicas as their processes are, not as the cluster's file says."""
+        """Return an observation with the state of replicas' processes in place of what the cluster's file says."""
         if self._records is None:
             return observation
         hosts = self._records.gpus()
@@ -358,13 +359,13 @@ class HostedReplicas:
         )
 
     def gpus(self, db: sqlite3.Connection) -> set[str]:
-        """Return the GPUs that have records: what their processes do is in no table."""
+        """Return the GPUs that have records; what processes do is not in the cluster's tables."""
         hosts = self._records.gpus() if self._records is not None else frozenset()
         find = "SELECT id FROM gpus WHERE uuid = ?"
         return {name for uuid in hosts for (name,) in db.execute(find, (uuid,))}
 
     def clear(self, db: sqlite3.Connection, action: Action) -> None:
-        """Forget the replica at an action's place if its process is no more; end one whose instance is no more."""
+        """Forget the replica at an action's place if its process is gone; end one whose instance is gone."""
         identity = _identity(db, action)
         record = self._record(identity, action)
         if record is None or self._records is None:
@@ -394,13 +395,13 @@ class HostedReplicas:
             now = clock.now()
             db.execute(_BE_READY, (now, action.gpu, action.placement.start, now))
             if _identity(db, action) != identity:
-                raise FailedError("the instance went away meanwhile", where=place(action))
+                raise FailedError("the instance disappeared meanwhile", where=place(action))
 
     def stop(self, action: Action) -> None:
         """Drain a replica's process, and return when it is gone.
 
         Raises:
-            DriveError: it does not go.
+            DriveError: it does not end.
         """
         with self._store.reading() as db:
             record = self._record(_identity(db, action), action)
@@ -412,7 +413,7 @@ class HostedReplicas:
     @property
     def _running(self) -> ReplicaRunner:
         if self._runner is None:
-            raise RefusedError("nothing is known of how replicas are run")
+            raise RefusedError("no command is known that runs replicas")
         return self._runner
 
     def _record(self, identity: Identity, action: Action) -> ReplicaRecord | None:
@@ -425,12 +426,12 @@ class HostedReplicas:
         record = self._records.find(gpu.uuid, instance.placement) if self._records is not None else None
         told = instance.replica
         if record is None or record.mig_uuid != instance.identity.mig_uuid:
-            # Of a replica that is to be a process, and has none, the file alone says that it is ready.
+            # A replica that should be a process and has none is not ready, whatever the file says.
             unready = None if told is None else replace(told, ready=told.ready and not self.runs)
             return replace(instance, replica=unready)
         if not record.alive():
             return replace(instance, replica=None)
-        # Who does not run it cannot ask it, and reads what its driver wrote once it was ready.
+        # A driver that does not run it cannot ask it, and reads what its own driver wrote once it was ready.
         told_ready = told is None or told.ready
         ready = told_ready if self._runner is None else self._runner.ready(record, gpu.id)
         draining = record.draining or (told is not None and told.draining)
@@ -444,7 +445,7 @@ def _identity(db: sqlite3.Connection, action: Action) -> Identity:
 
 
 def _who(db: sqlite3.Connection, action: Action) -> tuple[str, Identity]:
-    """Return a GPU's model and who the instance at an action's place is; its MIG UUID is None where there is none.
+    """Return a GPU's model and the identity at an action's place; its MIG UUID is None where there is no instance.
 
     Raises:
         GpuLostError: there is no such GPU.

@@ -1,4 +1,4 @@
-"""The simulated cluster's file: its tables, its seed and clock, and its rows as values of the port."""
+"""The simulated cluster's file: its tables, its seed and clock, and its rows as observations."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ CREATE INDEX changes_version ON changes (version);
 CREATE INDEX replicas_ready ON replicas (ready_at);
 CREATE INDEX replicas_gone ON replicas (gone_at);
 """
-"""What format 2 added: which clock the cluster lives by, and which GPUs changed, in the order of their changes."""
+"""What format 2 added: which clock the cluster has, and which GPUs changed, in the order of their changes."""
 
 _TRIGGER = (
     "CREATE TRIGGER {table}_{event} AFTER {event} ON {table} BEGIN"
@@ -76,7 +76,7 @@ _TRIGGERS = [
     for table, column in (("gpus", "id"), ("instances", "gpu"), ("replicas", "gpu"))
     for event in ("INSERT", "UPDATE", "DELETE")
 ]
-"""Have every change of a row written down, whoever makes it."""
+"""Record every change of a row, whichever process makes it."""
 
 _FORMAT = DatabaseFormat(
     name="the simulated cluster",
@@ -97,10 +97,10 @@ class ClusterFile(Database):
 
     Args:
         path: the file.
-        fill: makes the cluster's first rows, where a new one is wanted; without it, it must be there.
+        fill: writes the first rows of a new cluster; without it, the file must exist.
 
     Raises:
-        DriveError: it is there already (`fill`), or not there, or not a cluster of this version.
+        DriveError: the file exists already (with `fill`) or does not exist, or is not a cluster of this version.
     """
 
     def __init__(self, path: Path | str, fill: Callable[[sqlite3.Connection], None] | None = None) -> None:
@@ -125,15 +125,15 @@ def begin_meta(db: sqlite3.Connection, seed: int) -> None:
 
 
 def draw_random(db: sqlite3.Connection) -> random.Random:
-    """Return a source of chance of its own for each call, the same in the same order of calls."""
+    """Return a new random number generator for each call, the same in the same order of calls."""
     seed, draws = db.execute("UPDATE meta SET draws = draws + 1 RETURNING seed, draws").fetchone()
     return random.Random(f"{seed}/{draws}")
 
 
 def current_time(db: sqlite3.Connection, clock: Clock) -> float:
-    """Return the time, the clock set to at least what the cluster has seen: time never goes back.
+    """Advance the clock to at least the file's time, so that time never goes back, and return the time.
 
-    While a cluster lives by the wall clock, time passes whether or not anyone looks.
+    On the wall clock a cluster's time passes also while no process has it open.
     """
     seen, wall, ahead = db.execute("SELECT now, wall, ahead FROM meta").fetchone()
     clock.catch_up(max(seen, time.time() + ahead) if wall else seen)
@@ -141,15 +141,15 @@ def current_time(db: sqlite3.Connection, clock: Clock) -> float:
 
 
 def own_clock(db: sqlite3.Connection) -> Clock:
-    """Return a clock like the one that the cluster lived by last; a new cluster lives by a simulated one."""
+    """Return the kind of clock that the cluster had last; a new cluster has a simulated one."""
     (wall,) = db.execute("SELECT wall FROM meta").fetchone()
     return WallClock() if wall else SimulatedClock()
 
 
 def store_time(db: sqlite3.Connection, clock: Clock) -> float:
-    """Have other processes see the clock's time and live by it; return that time.
+    """Write the clock's time and kind for other processes; return that time.
 
-    A wall clock may be ahead of the system's, where a simulated one was used before: that is kept, too.
+    A wall clock may be ahead of the system's, if a simulated one was used before; the difference is written too.
     """
     moment = clock.now()
     wall = isinstance(clock, WallClock)
@@ -184,7 +184,7 @@ def last_change(db: sqlite3.Connection) -> int:
 
 
 def changed(db: sqlite3.Connection, since: int, span: tuple[float, float]) -> set[str]:
-    """Return the GPUs whose rows changed, or whose replicas became ready or were gone by the passing of time.
+    """Return the GPUs whose rows changed, or whose replicas became ready or ended as time passed.
 
     Args:
         db: the cluster.
@@ -226,7 +226,7 @@ def _instance(uuid: str, row: Sequence[Any], now: float) -> ObservedInstance:
 
 def _replica(row: Sequence[Any], now: float) -> ObservedReplica | None:
     service, model, batch, processes, throughput, latency_ms, ready_at, gone_at = row
-    # A replica whose time to go has come is gone, whether or not anyone has cleared its row away.
+    # A replica is gone once its end has passed, even if its row is still there.
     if service is None or (gone_at is not None and gone_at <= now):
         return None
     return ObservedReplica(

@@ -267,7 +267,7 @@ def read_answer(body: bytes, header: int | None) -> Answer:
         for each in document["outputs"]:
             name = str(each["name"])
             if name in more or not name:
-                raise ValueError(f"output {name!r} is there twice, or without a name")
+                raise ValueError(f"output {name!r} appears twice, or without a name")
             more[name] = told = dict(each.get("parameters") or {})
             size = told.pop("binary_data_size", None)
             shape = tuple(_size(one) for one in each["shape"])
