@@ -24,10 +24,10 @@ def test_every_text_is_heard_alike_on_every_driver(row):
     found = classify(row["exit"], row["text"])
     assert (found.verdict, found.sure) == right
     real = OomDetector(ours=False)
-    real.hear(row["text"].encode())
+    real.add(row["text"].encode())
     assert (real.ending(row["exit"]).verdict == OUT_OF_MEMORY) is (row["want"] == "oom")
     simulated = OomDetector(ours=True)
-    simulated.hear(row["text"].encode())
+    simulated.add(row["text"].encode())
     # There the host's memory stands for the slice's, and a process that dies of it has run out.
     if (simulated.ending(row["exit"]).verdict == OUT_OF_MEMORY) is not (row["want"] == "oom"):
         assert simulated.ending(row["exit"]).why == "out of the memory that stands for the slice's"

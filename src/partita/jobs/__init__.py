@@ -1,1 +1,1 @@
-"""Jobs: which runs where and when, how much memory they will need, and what follows out-of-memory (pure)."""
+"""Jobs: which runs where and when, how much memory it will need, and what follows an out-of-memory error."""

@@ -1,4 +1,4 @@
-"""A lower bound of the makespan of a batch of jobs: the area of their work, and the longest job."""
+"""A lower bound of the makespan of a batch of jobs: from their total work, and from the longest job."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 def makespan_bound(jobs: Sequence[Job], gpu: GpuModel, count: int) -> float:
-    """Return seconds in which no schedule ends all jobs, whenever they arrive.
+    """Return a lower bound of the makespan in seconds, whenever the jobs arrive.
 
-    The area is a linear program. Each job spreads over the profiles that hold it, and the time that each profile
-    is used is covered by time that the GPUs spend in one of their maximal multisets. It knows the geometry (beside
-    two 3g a compute slice is lost), but neither order nor that jobs are whole, and so is below the optimum.
+    The bound of the work is a linear program. Each job is divided among the profiles that hold it, and the time that
+    each profile is used is covered by time that the GPUs spend in one of their maximal multisets. It respects the
+    geometry (beside two 3g a compute slice is lost) but ignores order and divides jobs, so it is below the optimum.
 
     Args:
         jobs: at least one.
@@ -46,5 +46,5 @@ def makespan_bound(jobs: Sequence[Job], gpu: GpuModel, count: int) -> float:
     program.add_columns(np.zeros(len(parts)), np.ones(len(parts)), parts)
     solution = program.solve(Deadline())
     if not len(solution.columns):
-        raise PartitaError("the bound of the makespan was not found", where=gpu.name)
+        raise PartitaError("no lower bound of the makespan was found", where=gpu.name)
     return max(solution.bound / count, *(min(job.seconds.values()) for job in jobs))

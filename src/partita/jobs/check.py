@@ -1,4 +1,4 @@
-"""A checker of simulated schedules, written from the definition of MIG and not from the code it checks."""
+"""A checker of simulated schedules, written from the rules of MIG; it shares no code with what it checks."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def check_runs(jobs: Iterable[Job], runs: Sequence[Run], gpu: GpuModel, count: int) -> list[str]:
-    """Return what is wrong with a schedule; nothing if it is right.
+    """Return what is wrong with a schedule; empty if it is right.
 
-    Right means: each job runs exactly once, not before it came, on a GPU that there is, on a profile that holds it,
-    at a start that the profile has; and at no moment do the instances in use of a GPU share a memory slice, or
-    take more compute slices than there are.
+    Right means: each job runs exactly once, not before it arrived, on an existing GPU, on a profile that holds it, at
+    a start of the profile; and at no moment do the instances in use on a GPU share a memory slice, or take more
+    compute slices than it has.
 
     Args:
-        jobs: those that were to run.
+        jobs: the jobs to run.
         runs: in any order.
         gpu: the model of all GPUs.
         count: how many there are.
@@ -44,9 +44,9 @@ def _run_faults(run: Run, gpu: GpuModel, count: int) -> Iterator[str]:
     if run.placement.profile not in run.job.seconds:
         yield f"{run.placement.profile} does not hold it"
     if run.placement.start not in gpu.profile(run.placement.profile).starts:
-        yield f"{run.placement} is no placement"
+        yield f"{run.placement} is not a placement"
     if not run.job.arrival <= run.decided <= run.began <= run.ended:
-        yield "it begins before it comes, or ends before it begins"
+        yield "it begins before it arrives, or ends before it begins"
 
 
 def _clashes(run: Run, beside: Sequence[Run], gpu: GpuModel) -> Iterator[str]:

@@ -1,7 +1,8 @@
-"""Who took the energy of GPUs: attributed between readings of their counters, summed up in a ledger, and exported.
+"""The energy of GPUs by owner: attributed between readings of their counters, summed in a ledger, and exported.
 
-`attribute` says who took what between two readings. `EnergySampler` reads, and writes that down. `QueueEnergy`
-follows which jobs run. `EnergyLedger` is the file: sums by minute for a day, by hour for a quarter, and in all.
+`attribute` divides the energy between two readings among owners. `EnergySampler` reads counters and records that.
+`QueueEnergy` follows which jobs run. `EnergyLedger` is the file: sums by minute for a day, by hour for a quarter of a
+year, and in all.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class OwnerKind(StrEnum):
-    """Who can take energy."""
+    """Who can use energy."""
 
     JOB = "job"
     SERVICE = "service"
@@ -40,7 +41,7 @@ class OwnerKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, order=True)
 class EnergyOwner:
-    """A job's attempt, a service, or nobody.
+    """A job's attempt, a service, or no owner.
 
     Attributes:
         name: the job's id (`12`, or `12_3` of an array) or the service's name.
@@ -57,15 +58,15 @@ NOBODY = EnergyOwner(OwnerKind.UNALLOCATED)
 
 @dataclass(frozen=True, slots=True)
 class Stay:
-    """Somebody on an instance for a time; a GPU without MIG is one instance with all slices.
+    """An owner on an instance for a time; a GPU without MIG is one instance with all slices.
 
     Attributes:
         gpu: the GPU's id.
         compute: compute slices of the instance, as a share of the GPU's.
-        memory: memory slices, likewise.
+        memory: memory slices of the instance, as a share of the GPU's.
         began: seconds; may lie before the interval.
         ended: seconds; infinite while it goes on.
-        activity: mean share of the instance's compute that was at work; None where nothing tells.
+        activity: mean share of the instance's compute that was busy; None where unknown.
         start: memory slice at which the instance starts.
     """
 
@@ -86,7 +87,7 @@ class Stay:
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What a counter said between two readings.
+    """The energy of a GPU between two readings of its counter.
 
     Attributes:
         joules: at least 0.
@@ -101,7 +102,7 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one owner took of an interval, and for how many seconds of it somebody of theirs was there."""
+    """What one owner used in an interval, and the seconds of its stays in it."""
 
     owner: EnergyOwner
     idle_j: float
@@ -110,13 +111,13 @@ class Part:
 
 
 def attribute(interval: Interval, stays: Sequence[Stay]) -> tuple[Part, ...]:
-    """Return who took the energy of an interval on one GPU; the parts add up to it.
+    """Return the energy of an interval on one GPU by owner; the parts add up to it.
 
     The idle part is at most the whole: a GPU that drew less than its idle power did no work.
 
     Args:
         interval: not empty.
-        stays: on this GPU, in any order; those outside of the interval count for nothing.
+        stays: on this GPU, in any order; those outside the interval are ignored.
     """
     lasts = interval.ended - interval.began
     idle = min(interval.joules, interval.idle_w * lasts)
@@ -127,7 +128,7 @@ def attribute(interval: Interval, stays: Sequence[Stay]) -> tuple[Part, ...]:
     loads = [
         stay.compute * seconds * ((stay.activity or 0.0) if by_activity else 1.0) for stay, seconds in present
     ]
-    # Records overlap by moments where one follows another on an instance.
+    # Records of stays that follow each other on an instance may overlap by moments.
     held, load = max(1.0, math.fsum(sizes)), math.fsum(loads)
     found: dict[EnergyOwner, Part] = {}
     for (stay, seconds), size, weight in zip(present, sizes, loads, strict=True):
@@ -140,12 +141,12 @@ def attribute(interval: Interval, stays: Sequence[Stay]) -> tuple[Part, ...]:
 
 
 def during(stay: Stay, began: float, ended: float) -> float:
-    """Return for how many seconds of a time a stay lasts."""
+    """Return how many seconds of a period a stay lasts."""
     return max(0.0, min(stay.ended, ended) - max(stay.began, began))
 
 
 def _rest(interval: Interval, idle: float, found: dict[EnergyOwner, Part]) -> Part:
-    """Return what is left for nobody; rounding may make it a little less than nothing."""
+    """Return the part without an owner; rounding may make the rest slightly negative, which becomes 0."""
     left = max(0.0, idle - math.fsum(part.idle_j for part in found.values()))
     active = max(0.0, interval.joules - idle - math.fsum(part.active_j for part in found.values()))
     return Part(NOBODY, left, active, interval.ended - interval.began)
@@ -153,13 +154,13 @@ def _rest(interval: Interval, idle: float, found: dict[EnergyOwner, Part]) -> Pa
 
 @dataclass(frozen=True, slots=True)
 class Energy:
-    """What somebody took.
+    """What an owner used.
 
     Attributes:
-        idle_j: their share of what the GPUs draw without work, in joules.
-        active_j: what they took beyond it.
-        seconds: for which a counter was read; of all their instances together.
-        missing_s: seconds for which none could be read: what they took then is in none of the sums.
+        idle_j: its share of what the GPUs draw without work, in joules.
+        active_j: what it used beyond that, in joules.
+        seconds: for which a counter was read, summed over its instances.
+        missing_s: seconds for which no counter could be read; the energy of these is in none of the sums.
     """
 
     idle_j: float = 0.0
@@ -169,13 +170,13 @@ class Energy:
 
     @property
     def joules(self) -> float | None:
-        """All of it; None if no counter was ever read meanwhile."""
+        """Idle and active energy together; None if no counter was read."""
         return self.idle_j + self.active_j if self.seconds > 0.0 else None
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """What one owner took on one GPU in a moment or more."""
+    """What one owner used on one GPU."""
 
     gpu: str
     owner: EnergyOwner
@@ -188,8 +189,8 @@ class Counter:
 
     Attributes:
         at: when, in seconds.
-        joules: None if it could not be read; `why` says why.
-        idle_w: the least that the GPU was seen to draw, or what is known of it.
+        joules: None if it could not be read, for the reason `why`.
+        idle_w: the least power that the GPU was seen to draw, or its known idle power.
     """
 
     gpu: str
@@ -202,18 +203,18 @@ class Counter:
 
 EVERY_S = 10.0
 MOST_IDLE = 0.12
-"""Share of its power limit that a GPU is taken to draw idle until it draws less; MISO has 9 % on an A100."""
+"""Share of its power limit that a GPU is assumed to draw idle until it draws less; MISO has 9 % on an A100."""
 
 _LEAST_S = 2.0
-"""Counters are updated ten times a second or less often: shorter times tell no power."""
+"""Counters are updated at most ten times a second, so shorter times give no reliable power."""
 
 
 class EnergySampler:
-    """Samples a meter into a ledger; goes on where the last one stopped.
+    """Samples a meter into a ledger; it continues where the last sampler stopped.
 
     Args:
         meter: reads the counters.
-        ledger: keeps what follows.
+        ledger: stores the results.
         every_s: seconds between two samples.
 
     Attributes:
@@ -230,32 +231,32 @@ class EnergySampler:
 
     @property
     def sampled(self) -> float | None:
-        """When the counters were last read; stays that ended later are asked for. None before the first time."""
+        """When the counters were last read; `step` needs stays that ended later. None before the first reading."""
         return min((each.at for each in self._counters.values()), default=None)
 
     def step(self, now: float, stays: Sequence[Stay], *, at_once: bool = False) -> float:
-        """Sample if it is time to; return when it is next.
+        """Sample if it is due; return when it is due next.
 
         Args:
-            now: seconds, of the clock that stays are told by.
-            stays: of all who were on an instance since `sampled`.
-            at_once: whether it is time to, whatever the clock says.
+            now: seconds, on the clock of the stays.
+            stays: of all owners that were on an instance since `sampled`.
+            at_once: sample even if it is not due.
 
         Raises:
             PartitaError: no GPU answers, or the ledger cannot be written to.
         """
-        # A clock that was set back must not keep us waiting.
+        # A clock that was set back must not delay the next sample.
         if at_once or now >= self._due or now < self._due - 2.0 * self._every_s:
             self.sample(now, stays)
             self._due = now + self._every_s
         return self._due
 
     def sample(self, now: float, stays: Sequence[Stay]) -> None:
-        """Read the counters, and write down who took what since they were last read.
+        """Read the counters, and record what each owner used since they were last read.
 
         Args:
             now: as in `step`.
-            stays: likewise.
+            stays: as in `step`.
 
         Raises:
             PartitaError: no GPU answers, or the ledger cannot be written to.
@@ -298,7 +299,7 @@ def stay_of(
 
 
 def services_of(observation: Observation) -> tuple[Stay, ...]:
-    """Return the stays of the replicas of services that are there now."""
+    """Return the stays of the services' current replicas."""
     return tuple(
         stay_of(
             EnergyOwner(OwnerKind.SERVICE, each.replica.replica.service), gpu.id, gpu.model, each.placement
@@ -326,10 +327,10 @@ def _watts(last: Counter | None, reading: EnergyReading, now: float) -> float:
 
 
 def _entries(last: Counter | None, now: Counter, stays: Sequence[Stay]) -> Iterator[LedgerEntry]:
-    """Yield who took what between two readings of a GPU; nothing where no time passed or it is another GPU."""
+    """Yield what each owner used between two readings of a GPU; nothing if no time passed or the GPU was replaced."""
     if last is None or last.uuid != now.uuid or now.at <= last.at:
         return
-    # A counter that fell began anew with the driver.
+    # A counter that fell was reset with the driver.
     if last.joules is None or now.joules is None or now.joules < last.joules:
         seconds = {NOBODY: now.at - last.at}
         for stay in stays:
@@ -344,7 +345,7 @@ def _entries(last: Counter | None, now: Counter, stays: Sequence[Stay]) -> Itera
 
 
 LOOK_S = 1.0
-"""Seconds between two looks at who runs: the end of an attempt is known as exactly."""
+"""Seconds between two looks at the running attempts, which is how exactly their ends are known."""
 
 
 class QueueEnergy:
@@ -352,7 +353,7 @@ class QueueEnergy:
 
     Args:
         sampler: reads the counters.
-        tell: told, once, what went wrong; the queue goes on without its energy.
+        tell: called once with what went wrong; the queue goes on without energy figures.
     """
 
     def __init__(self, sampler: EnergySampler, tell: Callable[[str], None] = lambda _: None) -> None:
@@ -366,12 +367,12 @@ class QueueEnergy:
     def step(
         self, now: float, jobs: Iterable[JobRecord], services: Callable[[], Sequence[Stay]] = tuple
     ) -> float:
-        """Look who runs, and sample if it is time to; return when to be called next.
+        """Note which attempts run, and sample if it is due; return the time of the next call.
 
         Args:
             now: seconds, of the queue's clock.
-            jobs: at least all that run.
-            services: looks at the stays of services on the same GPUs.
+            jobs: at least all running ones.
+            services: returns the stays of services on the same GPUs.
         """
         if self._due - LOOK_S <= now < self._due:
             return self._due
@@ -380,7 +381,7 @@ class QueueEnergy:
         self._gone += [
             replace(stay, ended=now) for owner, stay in self._there.items() if owner not in running
         ]
-        # Where others run from now on, what was taken until now is read now: attempts of seconds get theirs too.
+        # Sample at once when other attempts run, so that attempts of a few seconds are measured too.
         changed = running.keys() != self._there.keys()
         self._there = running
         try:
@@ -399,7 +400,7 @@ class QueueEnergy:
         if attempt is None or attempt.began is None or attempt.verdict is not None:
             return
         model = self._sampler.models.get(attempt.gpu)
-        # Before the first reading no model is known, and nothing was measured either.
+        # Before the first reading no model is known, and nothing was measured.
         if model is not None:
             owner = EnergyOwner(OwnerKind.JOB, job.id, attempt.number)
             yield stay_of(owner, attempt.gpu, model, attempt.placement, began=attempt.began)
@@ -412,7 +413,7 @@ MINUTES_S = 25 * HOUR_S
 
 HOURS_S = 92 * 24 * HOUR_S
 MOST_OWNERS = 100_000
-"""Owners of whom the sum over all time is kept, the newest."""
+"""The newest owners, whose sums over all time are kept."""
 
 _SCHEMA = """
 CREATE TABLE counters (
@@ -457,7 +458,7 @@ _FORMAT = DatabaseFormat(
     name="the energy ledger",
     version=1,
     steps={0: _SCHEMA.split(";")},
-    if_damaged="it is left as it is; the daemon sets it aside when it starts, and counts on",
+    if_damaged="it is left as it is; the daemon sets it aside when it starts, and begins a new one",
     if_other="use the partita that made it, or start the daemon, which sets it aside",
     if_removed="start the daemon again",
     durable=False,
@@ -466,15 +467,14 @@ _FORMAT = DatabaseFormat(
 
 
 class EnergyLedger:
-    """The file of what was taken. One process writes, any number read.
+    """The file of used energy. One process writes, any number read.
 
     Args:
-        path: its file, made if it is not there.
-        mend: given by the one who writes, whom no fault of the file is to stop: a damaged file is set aside, now and
-            later, and another one begun; where none can be used, energy is counted in memory. It is told what was
-            wrong and what was done about it.
-
-        read_only: given by the one who only reads.
+        path: its file, created if it does not exist.
+        mend: for the process that writes, which no fault of the file must stop: a damaged file is set aside, now or
+            later, and a new one begun; if no file can be used, energy is kept in memory. It is called with a text on
+            what was wrong and what was done.
+        read_only: for processes that only read.
 
     Raises:
         UnreadableError: without `mend`, it is damaged or of another format, and is left as it is.
@@ -491,12 +491,12 @@ class EnergyLedger:
         self._file = Database(path, _FORMAT, read_only=read_only) if mend is None else self._usable(mend)
 
     def add(self, at: float, counters: Iterable[Counter], entries: Iterable[LedgerEntry]) -> None:
-        """Store readings and what follows from them, all or nothing.
+        """Store readings and their results, all or nothing.
 
         Args:
-            at: end of the time they are of, in seconds.
+            at: end of their period, in seconds.
             counters: as they were read.
-            entries: who took what.
+            entries: what each owner used.
 
         Raises:
             PartitaError: the disk is full, or failed otherwise.
@@ -522,14 +522,14 @@ class EnergyLedger:
             return {row[0]: Counter(*row) for row in db.execute("SELECT * FROM counters ORDER BY gpu")}
 
     def of(self, owner: EnergyOwner) -> Energy | None:
-        """Return what somebody took in all; None if nothing is known of them."""
+        """Return what an owner used in all; None if nothing is recorded of it."""
         find = "SELECT idle_j, active_j, seconds, missing_s FROM totals WHERE kind = ? AND name = ? AND attempt = ?"
         with self._reading() as db:
             row = db.execute(find, (owner.kind.value, owner.name, owner.attempt)).fetchone()
         return None if row is None else Energy(*row)
 
     def joules(self, job: str, attempt: int) -> float | None:
-        """Return the joules that an attempt of a job took so far; None if none were measured, or nobody can tell."""
+        """Return the joules that an attempt of a job used so far; None if not measured, or if the file fails."""
         try:
             found = self.of(EnergyOwner(OwnerKind.JOB, job, attempt))
         except PartitaError:
@@ -537,7 +537,7 @@ class EnergyLedger:
         return None if found is None else found.joules
 
     def since(self, began: float) -> tuple[LedgerEntry, ...]:
-        """Return who took what on which GPU from the minute (a day ago and more: the hour) of a moment on."""
+        """Return what each owner used on each GPU since a time, to the minute (to the hour after a day)."""
         find = """
         SELECT gpu, kind, name, attempt, sum(idle_j), sum(active_j), sum(seconds), sum(missing_s)
         FROM sums WHERE slot >= ? GROUP BY gpu, kind, name, attempt ORDER BY gpu, kind, name, attempt
@@ -550,7 +550,7 @@ class EnergyLedger:
         )
 
     def last_job(self) -> int:
-        """Return the largest number of a job of which anything is known; 0 for none, or if nobody can tell."""
+        """Return the largest job number in the ledger; 0 for none, or if the file fails."""
         try:
             with self._reading() as db:
                 (found,) = db.execute(
@@ -561,7 +561,7 @@ class EnergyLedger:
         return int(found or 0)
 
     def totals(self) -> dict[tuple[OwnerKind, str], Energy]:
-        """Return what services, nobody, and all jobs together (under no name) took in all; it never sinks."""
+        """Return what services, no owner, and all jobs together (under an empty name) used in all; it never falls."""
         find = """
         SELECT kind, CASE kind WHEN 'job' THEN '' ELSE name END AS whose,
                sum(idle_j), sum(active_j), sum(seconds), sum(missing_s)
@@ -575,7 +575,7 @@ class EnergyLedger:
         self._file.close()
 
     def _usable(self, tell: Callable[[str], None]) -> Database:
-        """Return a ledger that can be written, whatever is there."""
+        """Return a ledger that can be written, whatever the state of the file."""
         try:
             try:
                 return Database(self._path, _FORMAT)
@@ -588,7 +588,7 @@ class EnergyLedger:
 
     @contextmanager
     def _mending(self) -> Iterator[Database]:
-        """Use the file; where it turns out to be damaged, have a good one for the next time."""
+        """Use the file; if it is damaged, replace it for the next use."""
         with self._lock:
             try:
                 yield self._file
@@ -605,12 +605,12 @@ class EnergyLedger:
 
 
 def _compact(db: sqlite3.Connection, at: float) -> None:
-    """Make old minutes hours, and forget what is older still."""
+    """Turn old sums by minute into sums by hour, and delete older ones."""
     minutes = int((at - MINUTES_S) // HOUR_S) * HOUR_S
     db.execute(_TO_HOURS, (minutes,))
     db.execute(f"DELETE FROM sums WHERE slot < ? AND slot % {HOUR_S} > 0", (minutes,))  # noqa: S608 -- a constant
     db.execute("DELETE FROM sums WHERE slot < ?", (int(at - HOURS_S),))
-    # What is forgotten of single jobs stays in the sum of all.
+    # Sums of deleted single jobs stay in the sum of all jobs.
     (newest,) = db.execute("SELECT coalesce(max(seq), 0) FROM totals").fetchone()
     old = (newest - MOST_OWNERS,)
     db.execute(_FOLD, old)
@@ -620,10 +620,10 @@ def _compact(db: sqlite3.Connection, at: float) -> None:
 class EnergyCollector:
     """A collector of prometheus-client: register it.
 
-    Jobs are one series together, as each would be a series for ever; `partita energy --by job` tells them apart.
+    All jobs are one series, as a series for each would stay forever; `partita energy --by job` lists them.
 
     Args:
-        ledger: what is told of.
+        ledger: the ledger to export.
 
     Raises:
         InputError: prometheus-client is not installed.

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Job:
-    """A batch job, made by `job_on`. Two jobs are the same only if they are one object.
+    """A batch job, made by `job_on`. Jobs are equal only if they are one object.
 
     Attributes:
         id: its number.
         seconds: how long it is expected to run on each profile that holds it, from small to large.
-        work: the fewest GPU seconds it takes: seconds times the share of the GPU, where that is least.
+        work: the fewest GPU seconds it takes: seconds times the share of the GPU, least over all profiles.
         thrifty: the profile on which it takes the fewest GPU seconds.
         arrival: when it was submitted, in seconds.
-        user: whose it is.
-        priority: larger goes first, where the discipline knows priorities.
+        user: its owner.
+        priority: larger goes first, if the discipline has priorities.
     """
 
     id: int
@@ -63,7 +63,7 @@ def job_on(
         number: the job's id.
         seconds: run time per profile; profiles that do not hold the job are absent.
         arrival: when it was submitted, in seconds.
-        user: whose it is.
+        user: its owner.
         priority: larger goes first.
 
     Raises:

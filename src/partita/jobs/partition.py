@@ -1,8 +1,8 @@
-"""The partition manager: a state machine over the placement sets of one GPU.
+"""The partition manager: a state machine over the placement sets of one GPU (MIGM, arXiv 2508.18556).
 
-A state is what stands on the GPU and which of it is in use. The edges are the start of a job on a profile, with
-the fission or fusion of idle instances that this needs, and the end of a job. Instances in use are never touched.
-Formulas: MIGM (arXiv 2508.18556), partition manager.
+A state is the set of instances on the GPU and which of them are in use. The edges are the start of a job on a
+profile, with the fission or fusion of idle instances that it needs, and the end of a job. Instances in use are never
+touched.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How an instance comes to be in use.
+    """How an instance comes into use.
 
     Attributes:
         placement: the instance.
-        destroy: idle instances that go first: one larger is fission, several neighbours are fusion.
-        create: whether it has to be created, or stands idle already.
+        destroy: idle instances to destroy first: one larger instance is fission, several neighbours are fusion.
+        create: whether it must be created; if not, it exists and is idle.
     """
 
     placement: Placement
@@ -39,11 +39,11 @@ class Change:
 
 @dataclass(frozen=True)
 class Partition:
-    """One GPU: the instances that stand, and those of them in use.
+    """One GPU: its instances, and which of them are in use.
 
     Attributes:
-        layout: what stands.
-        busy: what is in use; the rest is idle.
+        layout: all instances.
+        busy: the instances in use; the others are idle.
     """
 
     layout: Layout
@@ -56,7 +56,7 @@ class Partition:
 
     def __post_init__(self) -> None:
         if not self.busy <= set(self.layout.placements):
-            raise InputError("an instance in use does not stand", where=self.layout.gpu.name)
+            raise InputError("an instance in use does not exist", where=self.layout.gpu.name)
 
     @property
     def gpu(self) -> GpuModel:
@@ -74,16 +74,16 @@ class Partition:
 
     @property
     def idle(self) -> tuple[Placement, ...]:
-        """Instances that stand and are not in use."""
+        """Instances that are not in use."""
         return tuple(p for p in self.layout if p not in self.busy)
 
     def changes(self, profile: str) -> tuple[Change, ...]:
-        """Return every change that puts an instance of a profile to use, the best first.
+        """Return every change that brings an instance of a profile into use, the best first.
 
-        The one beside which the largest slice can still start, and of those the one that keeps the most maximal
-        layouts reachable. Idle instances count as free slices: they can be destroyed in a fraction of a second, and
-        a bad start lasts as long as its job. Among equals one that stands idle comes before one that has to be
-        created, then the one for which the fewest compute slices of idle instances have to go, then the last start.
+        The best change leaves room for the largest profile, then keeps the most maximal layouts reachable. Idle
+        instances count as free slices: they can be destroyed in a fraction of a second, while a bad start lasts as
+        long as its job. Among equals an idle instance comes before one to create, then the one that destroys the
+        fewest compute slices of idle instances, then the one with the last start.
 
         Raises:
             InputError: this GPU has no such profile.
@@ -94,7 +94,7 @@ class Partition:
         return found
 
     def change(self, profile: str) -> Change | None:
-        """Return the best change that puts an instance of a profile to use; None if there is none now."""
+        """Return the best change that brings an instance of a profile into use; None if there is none now."""
         found = self.changes(profile)
         return found[0] if found else None
 
@@ -110,7 +110,7 @@ class Partition:
         return after
 
     def end(self, placement: Placement) -> Partition:
-        """Return the GPU after the job on an instance has ended: the instance stands idle.
+        """Return the GPU after the job on an instance has ended: the instance is idle.
 
         Raises:
             InputError: it is not in use.
@@ -126,7 +126,7 @@ class Partition:
         """Return another state of the same GPU.
 
         Raises:
-            InputError: no legal layout, or an instance in use that does not stand.
+            InputError: the layout is not legal, or an instance in use does not exist.
         """
         return self._state(standing, frozenset(busy))
 
@@ -162,23 +162,25 @@ class Partition:
         return found
 
     def _blocking(self, placement: Placement) -> tuple[Placement, ...]:
-        """Return the idle instances of least loss without which the placement is legal."""
+        """Return the idle instances of the fewest compute slices whose removal makes the placement legal."""
         slices = _mask(self.gpu, (placement,))
         below = {each for each in self.idle if _mask(self.gpu, (each,)) & slices}
         for more in self._subsets(tuple(each for each in self.idle if each not in below)):
             lost = below.union(more)
             if fault(self.gpu, (*(p for p in self.layout if p not in lost), placement)) is None:
                 return tuple(each for each in self.idle if each in lost)
-        raise AssertionError("a placement that is legal beside what is in use is so without all that is idle")
+        raise AssertionError(
+            "a placement that is legal beside the busy instances is legal without all idle ones"
+        )
 
     def _subsets(self, placements: tuple[Placement, ...]) -> Iterator[tuple[Placement, ...]]:
-        """Yield every subset, that of the least compute slices and instances first."""
+        """Yield every subset, those with the fewest compute slices and instances first."""
         yield ()
         subsets = (some for n in range(1, len(placements) + 1) for some in combinations(placements, n))
         yield from sorted(subsets, key=lambda some: (_compute(self.gpu, some), len(some)))
 
     def keeps(self, change: Change) -> tuple[int, int]:
-        """Return what a change leaves possible, idle instances counted as free slices; more is better.
+        """Return what a change leaves possible, counting idle instances as free; more is better.
 
         Returns:
             The memory slices of the largest profile that can still start, and how many maximal layouts stay
@@ -200,21 +202,21 @@ class Partition:
 
 @lru_cache(maxsize=16)
 def empty(gpu: GpuModel) -> Partition:
-    """Return a GPU on which nothing stands: the root of its model's states, which are found once and kept."""
+    """Return an empty GPU, the root of its model's states, which are computed once and kept."""
     return Partition(Layout(gpu))
 
 
 def known(gpu: GpuModel, standing: Iterable[Placement], busy: Iterable[Placement]) -> Partition:
-    """Return a GPU's state as one object however often it is asked for, so that its edges are found once.
+    """Return a GPU's state as the same object on every call, so that its edges are computed once.
 
     Raises:
-        InputError: no legal layout, or an instance in use that does not stand.
+        InputError: the layout is not legal, or an instance in use does not exist.
     """
     return empty(gpu).at(standing, busy)
 
 
 def scattered(partition: Partition, profile: str) -> bool:
-    """Say whether a GPU has the slices that a profile takes, free or idle, but at no start of the profile together.
+    """Return whether a GPU has enough free or idle slices for a profile, but not together at any of its starts.
 
     Raises:
         InputError: this GPU has no such profile.
@@ -263,5 +265,5 @@ def _compute(gpu: GpuModel, placements: Iterable[Placement]) -> int:
 
 
 def _mask(gpu: GpuModel, placements: Iterable[Placement]) -> int:
-    """Return the memory slices that placements are on, a bit for each."""
+    """Return the memory slices of placements, as a bit set."""
     return reduce(or_, (gpu.profile(p.profile).mask(p.start) for p in placements), 0)

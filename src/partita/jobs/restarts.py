@@ -1,7 +1,7 @@
 """When a job moves to a larger slice: after it ran out of memory, or before it would.
 
-After an out-of-memory it climbs from slice to slice, a bounded number of times. One that reports its memory is
-restarted early, as soon as its growth shows that its slice will not hold it.
+After running out of memory a job is tried on the next larger slice, a limited number of times. A job that reports its
+memory is restarted early, as soon as its growth shows that its slice is too small.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 MOST_ATTEMPTS = 4
-"""A whole GPU is the fourth slice from the smallest on most models."""
+"""Enough for a whole GPU, which is the fourth smallest slice on most models."""
 
 
 class AttemptEnd(Enum):
@@ -35,7 +35,7 @@ class AttemptEnd(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SliceAttempt:
-    """One attempt of a job, which keeps its id: on which profile, and how it ended."""
+    """One attempt of a job: its profile, and how it ended."""
 
     profile: str
     end: AttemptEnd
@@ -43,7 +43,7 @@ class SliceAttempt:
 
 @dataclass(frozen=True, slots=True)
 class NextSlice:
-    """What follows: another attempt on `profile`, or none if that is None; `reason` says why."""
+    """The next attempt's profile, None for no further attempt, and the reason."""
 
     profile: str | None
     reason: str
@@ -58,14 +58,14 @@ def next_attempt(
 ) -> NextSlice:
     """Return what follows the attempts so far.
 
-    Only out-of-memory and early restart lead to another attempt: on the next larger slice of which the bounds do
-    not say that it is too small.
+    Only an out-of-memory and an early restart lead to another attempt: on the next larger slice that the bounds do
+    not rule out.
 
     Args:
-        gpu: the model of the GPUs.
+        gpu: the GPU model.
         attempts: at least one, the oldest first.
-        bounds: what is known of the peak by now.
-        most: attempts in all.
+        bounds: of the peak, as known now.
+        most: most attempts in all.
 
     Raises:
         InputError: the GPU has no profile of the last attempt.
@@ -86,17 +86,17 @@ def next_attempt(
 def early_restart(gpu: GpuModel, profile: str, growth: Growth, *, within: int | None = None) -> str | None:
     """Return the profile to restart a job on, or None to let it run.
 
-    A job that begins anew is restarted as soon as even the lower bound of the peak exceeds its slice: every further
-    step would be in vain. One that goes on where it was loses nothing by waiting, so it is restarted only when the
-    upper bound of its next steps exceeds the slice, and one whose growth slackens is left alone. It moves to the
-    smallest slice that holds the expected peak, or the largest if none does, provided that some slice holds more.
+    A job without checkpoints is restarted as soon as the lower bound of its peak exceeds its slice, since all its
+    further steps would be lost. A job with checkpoints loses nothing by waiting, so it is restarted only when the
+    upper bound of its next steps exceeds the slice; one whose growth slows down is left alone. The job moves to the
+    smallest larger slice that holds the expected peak, or to the largest if none does.
 
     Args:
-        gpu: the model of GPU.
-        profile: where it runs.
+        gpu: the GPU model.
+        profile: where the job runs.
         growth: of its memory.
-        within: steps that it may make before it is looked at again and its checkpoint is written; None if it writes
-            none.
+        within: steps that it may make before its next checkpoint is written and it is looked at again; None without
+            checkpoints.
 
     Raises:
         InputError: the GPU has no such profile.

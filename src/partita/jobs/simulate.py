@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reconfiguration:
-    """Seconds to create and to destroy an instance. The defaults are the largest means measured on an A100.
+    """Seconds to create and to destroy an instance. The defaults are the largest mean times measured on an A100.
 
     Source: github spcl/gpuless-thesis at c2434d8, 300 runs for each of 18 layouts.
     """
@@ -32,19 +32,22 @@ class Reconfiguration:
     destroy: float = 0.179
 
     def seconds(self, change: Change) -> float:
-        """Return how long a change takes; NVML does one thing at a time on a GPU."""
+        """Return the seconds that a change takes; NVML performs one action at a time on a GPU."""
         return self.create * change.create + self.destroy * len(change.destroy)
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What became of a job.
+    """A job's run in a simulation; times in seconds.
 
     Attributes:
-        decided: when its instance was taken, in seconds.
-        began: when it ran, after the instance was made.
+        job: the job.
+        gpu: index of its GPU.
+        placement: of its instance.
+        decided: when the discipline started it.
+        began: when it ran, after its instance was created.
         ended: when it ended.
-        destroyed: idle instances that went for it.
+        destroyed: number of idle instances destroyed for it.
         created: whether its instance was created for it.
     """
 
@@ -60,7 +63,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class SimulatedSchedule:
-    """The runs of a simulation, in the order in which they began."""
+    """The runs of a simulation, in the order in which they were decided."""
 
     runs: tuple[Run, ...]
 
@@ -76,7 +79,7 @@ class SimulatedSchedule:
 
     @property
     def changes(self) -> int:
-        """Instances created and destroyed."""
+        """Number of instances created and destroyed."""
         return sum(r.destroyed + r.created for r in self.runs)
 
 
@@ -90,17 +93,17 @@ def simulate(
     factors: Mapping[int, float] | None = None,
     power: PowerModel | None = None,
 ) -> SimulatedSchedule:
-    """Run jobs to their end on `count` GPUs on which nothing stands at first.
+    """Run jobs to their end on `count` GPUs that have no instances at first.
 
     Args:
         jobs: in any order.
         gpu: the model of all GPUs.
         count: how many there are.
-        discipline: who starts when.
+        discipline: decides which job starts when.
         reconfiguration: seconds per action.
-        factors: by job id, what its real run time is over the expected one; 1.0 where absent.
-        power: what the work draws: where the jobs of a GPU draw more together than its limit, all of them slow down,
-            and no discipline knows it before. None for no limit.
+        factors: by job id, the real run time over the expected one; 1.0 where absent.
+        power: the energy of the work. Where the jobs of a GPU together would exceed its power limit, all of them slow
+            down, which no discipline knows in advance. None for no limit.
 
     Raises:
         InfeasibleError: the discipline never starts some job.
@@ -121,7 +124,14 @@ def proceed(
     reconfiguration: Reconfiguration | None = None,
     factors: Mapping[int, float] | None = None,
 ) -> SimulatedSchedule:
-    """Go on from a state until all its waiting jobs and all further ones, sorted by arrival, have ended.
+    """Simulate from a state until all its jobs and all arrivals have ended.
+
+    Args:
+        state: at the start.
+        arrivals: further jobs, sorted by arrival.
+        discipline: decides which job starts when.
+        reconfiguration: seconds per action.
+        factors: by job id, the real run time over the expected one; 1.0 where absent.
 
     Raises:
         InfeasibleError: the discipline never starts some job.
@@ -137,7 +147,7 @@ def _arrival(job: Job) -> tuple[float, int]:
 
 @dataclass
 class _Simulation:
-    """A simulation under way."""
+    """The state of a simulation."""
 
     state: QueueState
     reconfiguration: Reconfiguration
@@ -204,13 +214,13 @@ class _Simulation:
 
 
 class _CappedSimulation(_Simulation):
-    """A simulation in which a GPU whose jobs draw more than its limit slows all of them down alike.
+    """A simulation in which a GPU whose jobs would exceed its power limit slows all of them by the same factor.
 
     Args:
-        state: nothing runs in it yet.
+        state: at the start, in which no job runs.
         reconfiguration: seconds per action.
-        factors: of run times.
-        power: what the work draws.
+        factors: by job id, the real run time over the expected one.
+        power: the energy of the work.
     """
 
     def __init__(
@@ -239,7 +249,7 @@ class _CappedSimulation(_Simulation):
         self._retime(start.gpu)
 
     def _end(self, job: Job) -> None:
-        # What was put off since is met at its old time, too.
+        # `ends` still has the old, earlier times of jobs whose end was postponed.
         if job not in self.due or self.due[job] > self.now:
             return
         run = self.runs[self.index[job]]
@@ -248,7 +258,7 @@ class _CappedSimulation(_Simulation):
         self._retime(run.gpu)
 
     def _retime(self, gpu: int) -> None:
-        """Reckon anew when the jobs of a GPU end, now that others run beside them."""
+        """Recompute when the jobs of a GPU end, after a job beside them has started or ended."""
         here = [job for job in self.due if self.running[job].gpu == gpu]
         began = {job: self.runs[self.index[job]].began for job in here}
         for job in here:
@@ -263,28 +273,28 @@ class _CappedSimulation(_Simulation):
 
 
 LIMIT_W = 250.0
-"""The power limit of an A100 PCIe 40GB (NVIDIA A100 data sheet), which is what MISO measured."""
+"""Power limit of an A100 PCIe 40GB in W (NVIDIA A100 data sheet), the card that MISO measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class PowerModel:
-    """What a GPU that several jobs share draws.
+    """The power of a GPU that several jobs share.
 
-    A GPU draws its idle power as long as work remains; more, by a constant, while any process has a CUDA context
-    on it, since that alone takes it out of its lowest clocks, whatever memory it has; and each job adds the
-    energy that its work takes, the same on every slice and at every clock: what it draws beyond these on a whole
-    GPU, times its run time there. Where the jobs side by side would draw more than the limit, the GPU lowers its
-    clocks: all of them slow down until they draw the limit, and take the same energy over a longer time.
+    It is the sum of three parts: idle power, as long as work remains; a constant while any process has a CUDA
+    context, which raises the clocks; and the energy of each job's work over its run time. That energy is the same on
+    every slice and at every clock: a job's power on a whole GPU beyond the first two parts, times its run time there.
+    Where the jobs together would exceed the power limit, the GPU lowers its clocks: they all slow down until they
+    draw the limit, and take the same energy over a longer time.
 
-    Measured power on a whole A100 is MISO's (github boringlee24/socc22-miso at 39b1ee6), whose readings end at
-    247 W: a card of 250 W. The context is that of arXiv 2605.23918, 26 to 50 W on A100 and H100. That a unit of
-    work takes the same energy everywhere is an assumption, as no counter measures slices.
+    The jobs' power on a whole A100 is MISO's (github boringlee24/socc22-miso at 39b1ee6), whose readings end at 247
+    W, so the card has a limit of 250 W. The power of a context is from arXiv 2605.23918, 26 to 50 W on A100 and H100.
+    The equal energy on all slices is an assumption, as no counter measures slices.
 
     Attributes:
-        joules: by job id, the energy of its work beyond idle and context.
-        idle_w: a GPU without any process.
-        context_w: beyond that, while a process has a context on it.
-        limit_w: the most a GPU draws.
+        joules: by job id, the energy of its work beyond idle power and context.
+        idle_w: power of a GPU without any process.
+        context_w: additional power while a process has a context.
+        limit_w: most power of a GPU.
     """
 
     joules: Mapping[int, float]
@@ -293,19 +303,19 @@ class PowerModel:
     limit_w: float = LIMIT_W
 
     def speed(self, watts: float) -> float:
-        """Return the share of their full speed at which jobs run that would draw so much beyond idle and context."""
+        """Return the fraction of full speed of jobs that would draw `watts` beyond idle power and context."""
         room = self.limit_w - self.idle_w - self.context_w
         return min(1.0, room / watts) if watts > 0.0 else 1.0
 
     def energy(self, outcome: SimulatedSchedule, gpus: int) -> float:
-        """Return the joules that this many GPUs take from the first arrival to the last end."""
+        """Return the joules that `gpus` GPUs take over the makespan."""
         idle = self.idle_w * outcome.makespan * gpus
         busy = sum(_busy(run for run in outcome.runs if run.gpu == gpu) for gpu in range(gpus))
         return idle + self.context_w * busy + sum(self.joules[run.job.id] for run in outcome.runs)
 
 
 def _busy(runs: Iterable[Run]) -> float:
-    """Return the seconds in which any of the jobs of a GPU ran."""
+    """Return the seconds in which at least one of the runs was active."""
     total, until = 0.0, float("-inf")
     for began, ended in sorted((run.began, run.ended) for run in runs):
         total += max(ended - max(began, until), 0.0)

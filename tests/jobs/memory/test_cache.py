@@ -534,7 +534,7 @@ def test_an_unknown_family_widens_the_bounds_and_says_so(tmp_path):
         ),
         (
             {"model_type": "nemotron_h", **GROUPED, "hybrid_override_pattern": "M" * 31 + "?"},
-            "a layer '?' that is not known",
+            "an unknown layer '?'",
         ),
         ({"model_type": "granitemoehybrid", **GROUPED}, "no list layer_types"),
         (

@@ -90,7 +90,7 @@ def test_files_of_pytorch_are_weighed_without_being_loaded(tmp_path):
     (tmp_path / "model.safetensors").unlink()
     found = forecast_model(tmp_path, ("batch=1,tokens=1",))
     assert found.parts["weights"].lower == 3070
-    assert "a value of the cache is taken to have 2 bytes" in found.notes[0]
+    assert "a value of the cache is assumed to have 2 bytes" in found.notes[0]
     with pytest.raises(InputError, match="number of parameters"):
         forecast_model(tmp_path, ("batch=1,tokens=1,optimiser=adam",))
 

@@ -83,7 +83,7 @@ def test_a_file_that_is_no_safetensors_is_refused(tmp_path, content):
         (("batch=8,token=4",), "does not depend on 'token'", "did you mean tokens?"),
         (("batch=8,tokens=0",), "'tokens=0' is not a size", "write batch=8"),
         (("batch",), "'batch' is not a size", "write batch=8"),
-        (("batch=8,tokens=4", "batch=9"), "batch is there twice", None),
+        (("batch=8,tokens=4", "batch=9"), "batch appears twice", None),
         (("batch=8,tokens=4,optimiser=adan",), "no optimiser 'adan'", "did you mean adam?"),
         (("batch=8,tokens=4,dtype=bfloat15",), "no dtype 'bfloat15'", "did you mean bfloat16?"),
     ],

@@ -198,7 +198,7 @@ def test_what_nothing_bounds_is_told_and_can_be_given(tmp_path):
     )
     with pytest.raises(InputError, match="nothing bounds dimension 0 of e, which Expand makes") as caught:
         read_graph(path)
-    assert caught.value.hint == "say how large it is at most: --with e.0=100"
+    assert caught.value.hint == "give its largest size: --with e.0=100"
     assert read_graph(path, {"e.0": 100}).shapes["y"] == (100,)
 
 
@@ -233,8 +233,8 @@ def test_sizes_that_a_model_does_not_take_are_told(tmp_path):
         [value("y", kind, None)],
         initializer=[weight],
     )
-    with pytest.raises(InputError, match="with these sizes the model does not run"):
+    with pytest.raises(InputError, match="the model does not run with these sizes"):
         read_graph(path, {"batch": 2, "width": 5})
     assert read_graph(path, {"batch": 2, "width": 4}).shapes["y"] == (2, 2)
-    with pytest.raises(InputError, match="an ONNX graph has its own types"):
+    with pytest.raises(InputError, match="an ONNX graph, which has its own types"):
         forecast_model(path, ("batch=2,width=4,dtype=float16",))

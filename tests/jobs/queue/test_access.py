@@ -27,7 +27,7 @@ def test_a_users_daemon_serves_that_user_and_root_alone() -> None:
     access = Access(ALICE.uid)
     access.admit(ALICE)
     access.admit(ROOT)
-    with pytest.raises(DeniedError, match="serves nobody else"):
+    with pytest.raises(DeniedError, match="serves no other users"):
         access.admit(BOB)
 
 

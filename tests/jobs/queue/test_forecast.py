@@ -126,7 +126,8 @@ def test_where_only_a_forecast_goes_beyond_the_largest_slice_no_job_is_said_to_h
     wanted, families, largest = job(model=(37, 100)), Families(), largest_slice([A100])
     told = why_on_the_largest(wanted, forecast(wanted, families), largest)
     assert (
-        told == "by model it needs 37 to 100 GiB, and the largest slice has 79; --memory says it more exactly"
+        told
+        == "by model it needs 37 to 100 GiB, and the largest slice has 79; state it more exactly with --memory"
     )
     families.add(wanted, attempt("3g.40gb", AttemptVerdict.OUT_OF_MEMORY))
     told = why_on_the_largest(wanted, forecast(wanted, families), largest)

@@ -152,7 +152,7 @@ def test_cancel_needs_no_room(tmp_path: Path) -> None:
         answer = world.ask("cancel", ids=[running, waiting, deaf])
         assert [job["state"] for job in answer["jobs"]] == ["stopping", "cancelled", "stopping"]
         assert answer["notes"] == [
-            "the queue cannot be written: the disk is full; it is remembered, and written when it can be"
+            "the queue cannot be written: the disk is full; the cancellation is kept in memory, and written later"
         ]
         # They were asked before anything could be written.
         for job in (running, deaf):

@@ -99,7 +99,7 @@ def test_ones_own_jobs_alone_are_listed(tmp_path: Path) -> None:
         if ME.uid == 0:
             assert world.ask("queue", caller=type(ME)(1, 0, 0), mine=True)["total"] == 1
         else:
-            with pytest.raises(Exception, match="serves nobody else"):
+            with pytest.raises(Exception, match="serves no other users"):
                 world.ask("queue", caller=other, mine=True)
 
 

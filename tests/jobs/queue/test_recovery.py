@@ -116,7 +116,7 @@ def test_a_lost_store_is_told_and_taken_over_without_running_anything_twice(tmp_
     if how in ("missing", "empty"):
         assert isinstance(caught.value, LostStoreError)
         assert f"store is {how}, and 6 jobs have attempts on the disk, of which 1 run" in caught.value.what
-        assert f"jobs up to number {jobs['waiting']} were in it" in caught.value.what
+        assert f"it had jobs up to number {jobs['waiting']}" in caught.value.what
     else:
         assert isinstance(caught.value, DamagedError)
     with queue(tmp_path, mend=True) as world:
@@ -195,9 +195,7 @@ def test_a_store_that_was_put_back_from_a_backup_is_not_believed(tmp_path: Path)
         world.until_state(third, JobState.DONE)
     store_of(tmp_path).write_bytes(backup)
     with (
-        pytest.raises(
-            LostStoreError, match="nothing of attempt 1 of job 1, nor of those of 2 more"
-        ) as caught,
+        pytest.raises(LostStoreError, match="not have attempt 1 of job 1, nor attempts of 2 more") as caught,
         queue(tmp_path),
     ):
         pass
@@ -217,7 +215,7 @@ def test_numbers_go_on_where_nothing_but_the_last_one_is_left(tmp_path: Path) ->
         last = world.submit("true", memory=FAR)
     store_of(tmp_path).unlink()
     with (
-        pytest.raises(LostStoreError, match=f"missing, and jobs up to number {last} were in it"),
+        pytest.raises(LostStoreError, match=f"missing, and it had jobs up to number {last}"),
         queue(tmp_path),
     ):
         pass
@@ -341,7 +339,7 @@ def test_an_attempt_that_runs_and_cannot_be_read_is_not_run_beside(tmp_path: Pat
     store_of(tmp_path).unlink()
     launch = (folder / "launch.json").read_bytes()
     (folder / "launch.json").write_bytes(launch[:100])
-    with pytest.raises(PartitaError, match="runs, and what it is cannot be read"), queue(tmp_path, mend=True):
+    with pytest.raises(PartitaError, match="runs, but its folder cannot be read"), queue(tmp_path, mend=True):
         pass
     (folder / "launch.json").write_bytes(launch)
     with queue(tmp_path, mend=True) as world:

@@ -75,7 +75,7 @@ def test_what_the_first_version_wrote_is_read(tmp_path: Path) -> None:
         assert (launch.key, launch.record, launch.umask, launch.limit_s) == ("", "", 0o022, None)
         assert launch.environment["NAME"] == "\udcff"
     (tmp_path / "exit.json").unlink()
-    assert RealJobRunner().look(tmp_path).why == "the host was started anew while it ran"
+    assert RealJobRunner().look(tmp_path).why == "the host was restarted while it ran"
 
 
 def test_what_only_a_newer_version_says_is_passed_over_and_what_is_wrong_is_told(tmp_path: Path) -> None:

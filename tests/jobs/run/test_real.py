@@ -91,7 +91,7 @@ def test_a_directory_that_is_gone_is_told(attempts: Attempts) -> None:
 @root_only
 def test_a_user_who_is_gone_is_told(attempts: Attempts) -> None:
     found, _ = attempts.run("true", owner=JobUser(54321, 54321, (), "carol"))
-    assert (found.code, found.why) == (125, "there is no user carol with id 54321 any more")
+    assert (found.code, found.why) == (125, "there is no longer a user carol with id 54321")
 
 
 @root_only
@@ -355,7 +355,7 @@ def test_a_job_of_before_a_reboot_is_lost_and_nothing_is_killed_for_it(attempts:
         json.dumps({**job, "processes": [[os.getpid(), table.started_at(os.getpid())]]})
     )
     found = RealJobRunner().look(folder)
-    assert (found.phase, found.why) == (AttemptPhase.LOST, "the host was started anew while it ran")
+    assert (found.phase, found.why) == (AttemptPhase.LOST, "the host was restarted while it ran")
 
 
 def test_memory_beyond_a_simulated_instance_is_out_of_memory(attempts: Attempts) -> None:

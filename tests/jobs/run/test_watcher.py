@@ -26,48 +26,48 @@ HOST = [
 
 @given(st.lists(st.integers(1, 40), max_size=20), st.lists(st.integers(0, 30), max_size=20))
 def test_words_are_heard_wherever_the_output_is_cut(cuts: list[int], lines: list[int]) -> None:
-    hearing, text = OomDetector(ours=False), b"".join(b"x" * each + b"\n" for each in lines) + SAID
+    detector, text = OomDetector(ours=False), b"".join(b"x" * each + b"\n" for each in lines) + SAID
     for length in cuts:
-        hearing.hear(text[:length])
+        detector.add(text[:length])
         text = text[length:]
-    hearing.hear(text)
-    assert hearing.ending(1).verdict == OUT_OF_MEMORY
-    assert hearing.ending(0).verdict != OUT_OF_MEMORY
-    assert hearing.ending(1).line == len(lines) + 1
+    detector.add(text)
+    assert detector.ending(1).verdict == OUT_OF_MEMORY
+    assert detector.ending(0).verdict != OUT_OF_MEMORY
+    assert detector.ending(1).line == len(lines) + 1
 
 
 @pytest.mark.parametrize("said", HOST)
 def test_the_hosts_words_count_under_a_limit_of_ours_alone(said: bytes) -> None:
     for ours in (True, False):
-        hearing = OomDetector(ours=ours)
-        hearing.hear(said)
-        assert (hearing.ending(134).verdict == OUT_OF_MEMORY) is ours
+        detector = OomDetector(ours=ours)
+        detector.add(said)
+        assert (detector.ending(134).verdict == OUT_OF_MEMORY) is ours
 
 
 @pytest.mark.parametrize("piece", [1000, END, 4 * END])
 def test_only_the_end_of_the_output_counts_and_lines_are_numbered_from_its_beginning(piece: int) -> None:
     before = b"a line\n" * 200_000
-    hearing = OomDetector(ours=False)
+    detector = OomDetector(ours=False)
     for at in range(0, len(before), piece):
-        hearing.hear(before[at : at + piece])
-    hearing.hear(SAID)
-    assert hearing.ending(1).line == 200_001
-    hearing.hear(b"x" * (END - 100))
-    assert hearing.ending(1).verdict == OUT_OF_MEMORY
-    hearing.hear(b"x" * 100)
-    assert hearing.ending(1).verdict != OUT_OF_MEMORY
+        detector.add(before[at : at + piece])
+    detector.add(SAID)
+    assert detector.ending(1).line == 200_001
+    detector.add(b"x" * (END - 100))
+    assert detector.ending(1).verdict == OUT_OF_MEMORY
+    detector.add(b"x" * 100)
+    assert detector.ending(1).verdict != OUT_OF_MEMORY
 
 
 def test_a_fault_of_the_gpu_is_no_out_of_memory() -> None:
-    hearing = OomDetector(ours=False)
-    hearing.hear(b"NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus\n" + SAID)
-    assert hearing.ending(1).verdict != OUT_OF_MEMORY
+    detector = OomDetector(ours=False)
+    detector.add(b"NVRM: Xid (PCI:0000:01:00): 79, GPU has fallen off the bus\n" + SAID)
+    assert detector.ending(1).verdict != OUT_OF_MEMORY
 
 
 def test_a_users_pattern_is_heard() -> None:
-    hearing = OomDetector(ours=False, patterns=["no room on the card"])
-    hearing.hear(b"fatal: no room on the card for 3 tiles\n")
-    assert hearing.ending(3).verdict == OUT_OF_MEMORY
+    detector = OomDetector(ours=False, patterns=["no room on the card"])
+    detector.add(b"fatal: no room on the card for 3 tiles\n")
+    assert detector.ending(3).verdict == OUT_OF_MEMORY
 
 
 def test_the_watcher_imports_next_to_nothing() -> None:

@@ -1,1 +1,1 @@
-"""Queue disciplines: who of those that wait starts now, and where."""
+"""Queue disciplines: which waiting jobs start now, and where."""

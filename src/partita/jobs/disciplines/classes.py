@@ -1,4 +1,4 @@
-"""Priorities around disciplines that know none, and the disciplines as queues have them, by name."""
+"""Priorities for disciplines that have none, and the disciplines that queues use, by name."""
 
 from __future__ import annotations
 
@@ -27,56 +27,56 @@ def discipline(name: str) -> Discipline:
 
     Raises:
         InputError: there is none.
-        PartitaError: the package that brings it is broken.
+        PartitaError: the package that provides it is broken.
     """
     made: Discipline = make("disciplines", name)
     return made
 
 
 def lookahead() -> Discipline:
-    """Return the default: the rule that a look ahead finds best.
+    """Return the default: the rule that simulation finds best.
 
-    Fifty jobs are enough to choose a rule by, in some thirty milliseconds.
+    Fifty jobs are enough to choose a rule, in some thirty milliseconds.
     """
     return Classes(lambda: Lookahead(most=50))
 
 
 def makespan() -> Discipline:
-    """Return the look ahead that counts the end of all jobs alone."""
+    """Return the lookahead that minimises only the makespan."""
     return Classes(lambda: Lookahead(weight=0.0, longer=math.inf, most=50))
 
 
 def tightest_fifo() -> Discipline:
-    """Return that of the smallest slices, in order of arrival."""
+    """Return the discipline of the smallest slices, in order of arrival."""
     return Classes(TightestFifo)
 
 
 def tightest_batched() -> Discipline:
-    """Return that of the smallest slices, in batches."""
+    """Return the discipline of the smallest slices, in batches."""
     return Classes(TightestBatched)
 
 
 def whole() -> Discipline:
-    """Return that of whole GPUs."""
+    """Return the discipline of whole GPUs."""
     return Classes(Whole)
 
 
 def static_ones() -> Discipline:
-    """Return that of GPUs in sevenths."""
+    """Return the discipline of GPUs in their smallest slices."""
     return Classes(StaticOnes)
 
 
 def to_play(which: Discipline) -> Discipline:
-    """Return a copy of a discipline to foretell starts with, which leaves it as it is."""
+    """Return a copy of a discipline to predict starts with, which does not change the original."""
     return which.to_play() if isinstance(which, Classes | Lookahead) else copy(which)
 
 
 @dataclass(slots=True)
 class Classes:
-    """Priorities around a discipline that knows none: it decides for each class, the highest first.
+    """Priorities for a discipline that has none: it decides for each class of one priority, the highest first.
 
-    The first job of a class that has to wait reserves its slice, and nothing of a lower class starts that would
-    delay it: no priority is inverted, and what is left beside is still used.
+    The first job of a class that has to wait reserves its slice, and no job of a lower class starts that would
+    delay it. So no priority is inverted, and slices beside the reservation are still used.
     """
 
     make: Callable[[], Discipline]
@@ -105,14 +105,14 @@ class Classes:
         return self._of[priority]
 
     def to_play(self) -> Classes:
-        """Return a copy to foretell starts with."""
+        """Return a copy to predict starts with."""
         return Classes(
             lambda: to_play(self.make()), {priority: to_play(each) for priority, each in self._of.items()}
         )
 
 
 def _take(allocation: Allocation, starts: tuple[Start, ...], kept: SliceReservation | None) -> None:
-    """Carry out starts, apart from those that would delay what is reserved."""
+    """Add starts, apart from those that would delay the reservation."""
     closed: set[int] = set()  # later starts on such a GPU build on one that was left out
     for start in starts:
         if start.gpu in closed:

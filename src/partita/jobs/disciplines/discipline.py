@@ -1,7 +1,7 @@
-"""What a queue discipline sees and answers, and what disciplines share.
+"""The interface of queue disciplines, and what they share.
 
-A discipline is asked again and again. It sees the queue and the GPUs as a `QueueState`, and answers with starts.
-While it decides, an `Allocation` holds what the starts so far leave; a `SliceReservation` keeps slices for a job
+A discipline is called again and again. It sees the queue and the GPUs as a `QueueState`, and returns starts.
+While it decides, an `Allocation` holds the GPUs after the starts so far; a `SliceReservation` keeps slices for a job
 that must not starve.
 """
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RunningJob:
-    """A job in its instance.
+    """A job on its instance.
 
     Attributes:
         gpu: index of the GPU.
@@ -50,9 +50,9 @@ class QueueState:
     Attributes:
         now: the time in seconds.
         waiting: jobs that wait, in order of arrival.
-        gpus: what stands and is in use on each GPU; all of one model.
+        gpus: the instances of each GPU, and which are in use; all GPUs are of one model.
         running: jobs that run.
-        used: GPU seconds each user has had: compute slices over those of a GPU, times seconds.
+        used: GPU seconds of each user so far: the share of a GPU's compute slices, times seconds.
     """
 
     now: float
@@ -66,7 +66,7 @@ class Discipline(Protocol):
     """Decides which waiting jobs start now."""
 
     def decide(self, state: QueueState) -> tuple[Start, ...]:
-        """Return the jobs that start now, to be carried out in this order."""
+        """Return the jobs that start now, in this order."""
         ...
 
 
@@ -86,16 +86,16 @@ class Allocation:
 
     @property
     def full(self) -> bool:
-        """Whether no instance of any profile can be put to use any more."""
+        """Whether no instance of any profile can be used any more."""
         if self._full is None:
             self._full = all(self.find(profile) is None for profile in self._profiles)
         return self._full
 
     def find(self, profile: str) -> tuple[int, Change] | None:
-        """Return where an instance of a profile can be put to use; None if nowhere now.
+        """Return where an instance of a profile can be used; None if nowhere now.
 
-        Of the GPUs the fullest (best fit), then the one that keeps the most possible, and then the one that
-        has to change the least.
+        It is on the fullest GPU (best fit), then the one that keeps the largest instances and the most layouts
+        possible, then the one that changes the least.
         """
         if profile not in self._found:
             self._found[profile] = self._search(profile)
@@ -106,11 +106,11 @@ class Allocation:
         self.starts.append(Start(job, gpu, change))
         self.gpus[gpu] = self.gpus[gpu].start(change)
         self._full = None
-        # What had no room before has none now.
+        # A profile that had no room before has none now.
         self._found = {profile: None for profile, found in self._found.items() if found is None}
 
     def try_start(self, job: Job, profile: str) -> bool:
-        """Start a job on a profile if that can be; say whether it was."""
+        """Start a job on a profile if possible; return whether it was."""
         found = self.find(profile)
         if found is not None:
             self.start(job, *found)
@@ -137,7 +137,7 @@ class SliceReservation:
     beside: frozenset[Placement]
 
     def leaves_room(self, allocation: Allocation, gpu: int, change: Change) -> bool:
-        """Say whether a start still lets the reserved placement come as early as without it."""
+        """Return whether the reserved placement is free as early with a start as without it."""
         if gpu != self.gpu:
             return True
         model = allocation.gpus[gpu].gpu
@@ -149,7 +149,7 @@ class SliceReservation:
 
 
 def reserve(state: QueueState, allocation: Allocation, job: Job, profile: str) -> SliceReservation:
-    """Return the placement for a job that is expected to come free first.
+    """Reserve the placement for a job that is expected to be free first.
 
     Instances end in the order of `until`; those that the allocation has just started end last.
     """
@@ -172,7 +172,7 @@ def reserve(state: QueueState, allocation: Allocation, job: Job, profile: str) -
 def start_beside(
     allocation: Allocation, job: Job, profile: str, kept: SliceReservation
 ) -> SliceReservation | None:
-    """Start a job on a profile without delaying a reservation; return what is kept then, None if it cannot."""
+    """Start a job on a profile without delaying a reservation; return the new reservation, None if impossible."""
     for gpu, partition in enumerate(allocation.gpus):
         for change in partition.changes(profile):
             if kept.leaves_room(allocation, gpu, change):

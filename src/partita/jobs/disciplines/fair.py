@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Fair:
-    """`fair`: by priority, then the user who has had the least, then arrival; tightest slices; smaller jobs backfill.
+    """`fair`: by priority, then the user of the least GPU time, then arrival; tightest slices; small jobs backfill.
 
     A job that has waited for `patience` seconds is aged. Aged jobs go first, by arrival, whatever their priority,
     and the first of them that does not fit reserves its slice: nothing starts that would delay it.
@@ -54,7 +54,7 @@ class Fair:
         return tuple(allocation.starts)
 
     def _had(self, state: QueueState) -> dict[str, float]:
-        """Return the GPU seconds of each user, those that their running jobs will still take included."""
+        """Return the GPU seconds of each user, with those that their running jobs will still take."""
         had = dict(state.used)
         for running in state.running:
             job = running.job

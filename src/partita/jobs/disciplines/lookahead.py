@@ -1,6 +1,6 @@
-"""The default: play several rules to the end of the queue and follow the best.
+"""The default discipline: simulate several rules to the end of the queue and follow the best.
 
-Most of the rules are list rules in which a slice has a price: the jobs that it holds up (`Priced`).
+Most of the rules are list rules in which a slice has a price: the waiting of other jobs (`Priced`).
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ Order = Literal["shortest", "longest", "critical"]
 
 @dataclass(frozen=True, slots=True)
 class Priced:
-    """Each job takes the slice on which its own time and the time it costs others are least in sum.
+    """Each job takes the slice on which the sum of its own time and the time it costs others is least.
 
-    On a slice that is the share w of a GPU, a job that runs t seconds holds up each of those who wait by w t / GPUs.
-    With n of them its cost is t (1 + price w n / GPUs): under load the most work per slice wins, which may be a whole
-    GPU, and when few wait the fastest slice.
+    On a slice that is the share w of a GPU, a job that runs t seconds delays each waiting job by w t / GPUs. With n
+    of them its cost is t (1 + price w n / GPUs): under load the slice of most work per share wins, which may be a
+    whole GPU; when few jobs wait, the fastest slice wins.
 
     Attributes:
-        order: `shortest` or `longest` first by work, or `critical`: those that alone last much of what remains
+        order: `shortest` or `longest` first by work, or `critical`: jobs that alone last much of the remaining work
             first, then the shortest.
-        price: how much others' time counts.
-        stretch: how much more than its least cost a job may take rather than wait.
-        horizon: no slice on which a job lasts longer than this many times the work that remains, divided by the
+        price: the weight of others' time.
+        stretch: the most that a job's cost may be, in multiples of its least cost, before it waits instead.
+        horizon: a job takes no slice on which it lasts longer than this many times the remaining work divided by the
             GPUs, unless it lasts as long on every slice.
-        critical: a job that alone lasts more than this share of what remains is critical.
-        patience: a job goes before those that came this many seconds after it, whatever its work, and reserves its
-            slice. So none starves, and a batch without further arrivals is left in the best order.
+        critical: a job that alone lasts more than this share of the remaining work is critical.
+        patience: a job goes before those that arrived this many seconds after it, whatever its work, and reserves its
+            slice. So none starves, and a batch without further arrivals keeps the best order.
     """
 
     order: Order = "shortest"
@@ -64,7 +64,7 @@ class Priced:
         return tuple(allocation.starts)
 
     def _aged(self, state: QueueState, allocation: Allocation) -> SliceReservation | None:
-        """Start the jobs that are overtaken for too long; return the reservation of the first that does not fit."""
+        """Start the jobs that were overtaken for too long; return the reservation of the first that does not fit."""
         newest = max((job.arrival for job in state.waiting), default=0.0)
         for job in state.waiting:
             if newest - job.arrival < self.patience:
@@ -76,7 +76,7 @@ class Priced:
     def _start(
         self, allocation: Allocation, job: Job, choices: list[str], kept: SliceReservation | None
     ) -> SliceReservation | None:
-        """Start a job on the first of its choices that fits; return what is kept then."""
+        """Start a job on the first of its choices that fits; return the reservation after that."""
         for profile in choices:
             if kept is None:
                 if allocation.try_start(job, profile):
@@ -104,7 +104,7 @@ def _critical_first(job: Job, longest: float) -> tuple[bool, float]:
 
 
 def _remaining(state: QueueState, share: dict[str, float]) -> float:
-    """Return the GPU seconds of work that remain, divided by the GPUs."""
+    """Return the remaining work in GPU seconds, divided by the number of GPUs."""
     running = sum(max(r.until - state.now, 0.0) * share[r.placement.profile] for r in state.running)
     return (sum(job.work for job in state.waiting) + running) / len(state.gpus)
 
@@ -119,31 +119,31 @@ RULES: tuple[Discipline, ...] = (
     Priced("longest", price=3.0),
     Priced("longest", price=3.0, stretch=1.01),
 )
-"""What is tried: one job at a time, the tightest slices, and priced slices in several moods."""
+"""The rules to try: one job at a time, the tightest slices, and priced slices with several parameters."""
 
 TOGETHER = 0.05
-"""The share of the makespan within which jobs have come that count as a batch."""
+"""Jobs count as a batch if they arrived within this share of the makespan."""
 
 
 @dataclass(slots=True)
 class Lookahead:
-    """`lookahead`: play all rules when jobs have arrived or half of those waiting have gone; follow the best.
+    """`lookahead`: simulate all rules when jobs have arrived or half of those waiting have started; follow the best.
 
-    While jobs keep coming, best is the smallest product of mean completion time and makespan (idle power makes energy
-    follow the makespan), both reckoned from now over the jobs that wait and run. Of a batch, jobs that have come
-    together, it is the shortest makespan of those rules whose mean completion time is little longer than the least.
-    What decides is what the tables or history say of the jobs, so that nothing is split where that loses. Every rule
-    that it follows reserves for those overtaken too long, or keeps the order of arrival.
+    While jobs keep arriving, the best rule has the smallest weighted product of mean completion time and makespan
+    (idle power makes energy follow the makespan), both from now and over the jobs that wait and run. For a batch,
+    jobs that arrived together, it has the shortest makespan among the rules whose mean completion time is not much
+    longer than the least. The times are those of tables or history, so that GPUs are not cut where that loses. Every
+    rule either reserves for jobs overtaken too long, or keeps the order of arrival.
 
-    Between choices the rule is kept, so one object serves one queue, whose jobs have growing ids; the same states in
+    The rule is kept between choices, so one object serves one queue, whose jobs have growing ids; the same states in
     the same order give the same starts.
 
     Attributes:
-        weight: what mean completion time counts against makespan: 0.5 both alike, 0.0 makespan alone.
-        longer: by what share the mean completion time of a batch may exceed the least of any rule.
+        weight: of the mean completion time against the makespan: 0.5 weighs them equally, 0.0 is makespan alone.
+        longer: share by which the mean completion time of a batch may exceed the least of any rule.
         rules: the rules to choose from.
-        plans: whether small batches are planned to their end, too.
-        most: waiting jobs, evenly spaced in order of arrival, with which rules are compared.
+        plans: whether small batches are also planned to their end.
+        most: most waiting jobs, evenly spaced in order of arrival, with which rules are compared.
     """
 
     weight: float = 0.65
@@ -171,7 +171,7 @@ class Lookahead:
         return self._rule.decide(state)
 
     def to_play(self) -> Lookahead:
-        """Return a copy to foretell starts with: it goes on with the rule that is followed, and plans nothing."""
+        """Return a copy to predict starts with: it goes on with the current rule, and plans no batches."""
         return replace(self, plans=False)
 
     def _best(self, state: QueueState, *, sampled: bool) -> Discipline:
@@ -187,11 +187,11 @@ class Lookahead:
         return min(played, key=lambda each: each[0] ** self.weight * each[1] ** (1.0 - self.weight))[2]
 
     def _going_on(self, state: QueueState) -> tuple[PlannedBatch, ...]:
-        """Return the plan that is followed, if it can still be."""
+        """Return the current plan, if it can still be followed."""
         return (self._rule,) if isinstance(self._rule, PlannedBatch) and self._rule.stands(state) else ()
 
     def _play(self, state: QueueState, rule: Discipline) -> tuple[float, float]:
-        """Return the mean completion time and the makespan, from now in seconds, if a rule were followed."""
+        """Return the mean completion time and the makespan under a rule, in seconds from now."""
         ends = [run.ended - state.now for run in proceed(state, (), rule).runs]
         last = max(*ends, *(r.until - state.now for r in state.running), 1e-9)
         return sum(ends) / len(ends), last

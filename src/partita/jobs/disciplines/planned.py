@@ -1,4 +1,4 @@
-"""A batch planned to its end: which instance each job takes, by FAR's method, and jobs that start in that order."""
+"""A batch planned to its end: which instance each job takes, by FAR's method, and the order of starts."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 MOST_WORK = 1400
-"""Moves and swaps of one pass of the search, up to which a batch is planned: some tenths of a second."""
+"""Batches with more moves and swaps in one pass of the search are not planned; these take some tenths of a second."""
 
 _IMPROVED = 4
-"""Allocations of a family that are improved, the best ones."""
+"""How many allocations of a family are improved, the best ones."""
 
 _CHANGE_S = 0.3
-"""Seconds to destroy and to create an instance, about."""
+"""Seconds to destroy and create an instance, roughly."""
 
 _NOT_NOW = (1, 0, 0)
 """The rank of an instance that is blocked by what runs: behind all others."""
@@ -33,7 +33,7 @@ _NOT_NOW = (1, 0, 0)
 
 @dataclass(frozen=True, slots=True)
 class InstanceNode:
-    """An instance that a GPU may be cut into, once those that contain it are done with.
+    """An instance that a GPU may be cut into once those that contain it have ended.
 
     Attributes:
         parent: index of the smallest instance that contains it; None for a whole GPU.
@@ -47,7 +47,7 @@ class InstanceNode:
 
 @lru_cache(maxsize=16)
 def tree(gpu: GpuModel) -> tuple[InstanceNode, ...]:
-    """Return the instances of a model of GPU, each after those that contain it; what overlaps halfway is left out."""
+    """Return the instances of a GPU model, each after those that contain it, without partly overlapping ones."""
     nodes: list[InstanceNode] = []
     plain = [profile for profile in gpu.profiles if not profile.media]
     for profile in sorted(plain, key=lambda each: (-each.memory, -each.compute, each.name)):
@@ -61,7 +61,7 @@ def tree(gpu: GpuModel) -> tuple[InstanceNode, ...]:
 
 @dataclass(frozen=True, slots=True)
 class PlannedBatch:
-    """Jobs start on the instances that a plan has for them, in its order, and none blocks one before it.
+    """Jobs start on their planned instances, in the plan's order, and none blocks an earlier one.
 
     Attributes:
         order: GPU and placement of each job, in the order of their planned beginnings.
@@ -73,7 +73,7 @@ class PlannedBatch:
         """Return the starts that are due."""
         allocation, waiting = Allocation(state), set(state.waiting)
         model = state.gpus[0].gpu
-        kept = [0] * len(state.gpus)  # memory slices that jobs before wait for
+        kept = [0] * len(state.gpus)  # memory slices that earlier jobs wait for
         for job, gpu, placement in self.order:
             if job not in waiting:
                 continue
@@ -89,9 +89,9 @@ class PlannedBatch:
         return tuple(allocation.starts)
 
     def stands(self, state: QueueState) -> bool:
-        """Say whether it can still be followed.
+        """Return whether the plan can still be followed.
 
-        It has all that waits, its GPUs are there, and nobody else has taken what it waits for.
+        It has all waiting jobs, its GPUs exist, and nobody else has taken the slices that it waits for.
         """
         running = {(each.gpu, each.placement) for each in state.running}
         waiting, model = set(state.waiting), state.gpus[0].gpu
@@ -110,14 +110,14 @@ class PlannedBatch:
 
 
 def planned(state: QueueState) -> tuple[PlannedBatch, ...]:
-    """Return plans for the jobs that wait, none if there are too many: large instances first, or small ones.
+    """Return plans for the waiting jobs, none if there are too many: large instances first, and small ones first.
 
-    Where something runs already, its instance is the beginning, and only the first of them fits that.
+    While jobs run, only the plan with large instances first is returned, as it goes on from their instances.
 
-    FAR (arXiv 2507.13601), in our own words: of a family of allocations, from the least work for all jobs on to ever
-    larger slices for the one that lasts longest, the best by longest job first on a tree of instances; then jobs
-    are moved and swapped as long as that shortens the makespan. Here a move may go to an instance of any size, and
-    there may be several GPUs, on which jobs run already.
+    This is FAR (arXiv 2507.13601): from a family of allocations, which begins with the least work for all jobs and
+    gives ever larger slices to the longest one, it takes the best by longest job first on a tree of instances; then
+    it moves and swaps jobs as long as that shortens the makespan. Here a move may go to an instance of any size, and
+    there may be several GPUs, with jobs running.
     """
     gpu, jobs = state.gpus[0].gpu, state.waiting
     nodes = tree(gpu)
@@ -156,7 +156,7 @@ class _Schedule:
     """Which instance each job takes, by the number of its GPU and of its node.
 
     Attributes:
-        free: by GPU and node, the seconds from now until what runs there has ended.
+        free: by GPU and node, the seconds from now until jobs running there have ended.
         at: by job, its GPU and node.
     """
 
@@ -188,7 +188,7 @@ class _Schedule:
         for node, free, work in zip(self.nodes, self.free[gpu], self.work[gpu], strict=True):
             above = found[node.parent][1] if node.parent is not None else 0.0
             begins = max(free, above)
-            # One on which nothing is planned is never made, and holds up none of those that it contains.
+            # A node without planned jobs is never created, and delays none of those that it contains.
             found.append((begins, begins + work + _CHANGE_S if work > 1e-9 else above))
         return found
 
@@ -232,7 +232,7 @@ class _Schedule:
             self.ends[gpu] = self._end(gpu)
 
     def plan(self, *, large_first: bool) -> PlannedBatch:
-        """Return the order of beginnings; on one instance the shortest first, which costs the makespan nothing."""
+        """Return the order of starts; on one instance the shortest goes first, which does not change the makespan."""
         begins = [[times[0] for times in self._begins(gpu)] for gpu in range(len(self.free))]
         order = sorted(
             range(len(self.at)),
@@ -251,9 +251,9 @@ class _Schedule:
 
 
 def _placed(state: QueueState, nodes: tuple[InstanceNode, ...], profiles: Sequence[str]) -> _Schedule:
-    """Place the longest job first, each on the instance of its profile on which it ends first, large before small.
+    """Place jobs, those on larger profiles and then longer ones first, each on the instance where it ends first.
 
-    Of instances on which it ends alike, that beside what runs which keeps the most possible.
+    Among instances where it ends at the same time, the one that keeps the most layouts possible is taken.
     """
     gpu = state.gpus[0].gpu
     free = _free(state, nodes)
@@ -277,9 +277,9 @@ def _placed(state: QueueState, nodes: tuple[InstanceNode, ...], profiles: Sequen
 
 
 def _ranks(state: QueueState, nodes: tuple[InstanceNode, ...]) -> dict[tuple[int, int], tuple[int, int, int]]:
-    """Return, by GPU and node that is free beside what runs, what a allocation would choose by; least is best.
+    """Return, by free GPU and node, the rank by which an `Allocation` would choose; least is best.
 
-    Empty where nothing runs: then the tree's own order packs a batch.
+    Empty where nothing runs: then the tree's order packs a batch well.
     """
     if not any(partition.busy for partition in state.gpus):
         return {}

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class TightestFifo:
     """`tightest-fifo`, MIGM's scheme B.
 
-    Order of arrival, each job on its tightest slice; no job overtakes another, so none starves.
+    Jobs start in order of arrival, each on its tightest slice; no job overtakes another, so none starves.
     """
 
     def decide(self, state: QueueState) -> tuple[Start, ...]:
@@ -32,8 +32,8 @@ class TightestFifo:
 class TightestBatched:
     """`tightest-batched`, MIGM's scheme A: each GPU takes jobs of one tightest slice until none is left there.
 
-    An empty GPU takes up the group with the most jobs waiting. Once a job has waited for `patience` seconds its
-    group goes first, and no other group is added to, so that none starves.
+    An empty GPU takes the group with the most waiting jobs. Once a job has waited for `patience` seconds, only jobs
+    of its group start, so that none starves.
 
     Attributes:
         patience: seconds.
@@ -82,7 +82,7 @@ class Whole:
 class StaticOnes:
     """`static-ones`.
 
-    GPUs cut into the smallest instances once and for all, in order of arrival; a job that the smallest slice does
+    GPUs stay cut into the smallest instances, and jobs start in order of arrival; a job that the smallest slice does
     not hold waits for a whole GPU.
     """
 

@@ -1,7 +1,7 @@
-"""Which memory the tensors of a graph lie in, and how long each piece is needed, as ONNX Runtime plans it.
+"""In which memory the tensors of a graph are, and how long each piece is needed, as ONNX Runtime plans it.
 
-A graph is a value here, whoever read it. `live_peak` and `reused_peak` are bounds from liveness; `arena_bytes` is
-what ONNX Runtime's arena has taken from the device in the end, which it never gives back.
+A graph is a plain value here. `live_peak` and `reused_peak` are bounds from liveness; `arena_bytes` is what ONNX
+Runtime's arena has allocated on the device in the end, which it never frees.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ class Graph:
 
     Attributes:
         steps: in the order of execution, the tensors that each reads and those that it writes.
-        sizes: bytes of each tensor that is no weight.
-        inputs: tensors that are there before the first step.
+        sizes: bytes of each tensor that is not a weight.
+        inputs: tensors that exist before the first step.
         outputs: tensors that stay after the last.
-        parameters: values in the weights.
-        weight_bytes: their bytes.
+        parameters: number of values in the weights.
+        weight_bytes: bytes of the weights.
         operators: of each step; without them no memory is reused.
         shapes: of each tensor in `sizes`, where there are operators.
-        bounded: tensors whose size depends on data, down to nothing; `sizes` has the most.
+        bounded: tensors whose size depends on data and may be 0; `sizes` has the largest.
     """
 
     steps: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
@@ -63,9 +63,9 @@ class _Chunk:
 
 
 class Block:
-    """The layout of tensors in one block, each in the best gap when it is made.
+    """The layout of tensors in one block, each put into the best gap when it is created.
 
-    So ONNX Runtime's memory pattern lays them out (core/framework/mem_pattern_planner.h).
+    ONNX Runtime's memory pattern lays them out like this (core/framework/mem_pattern_planner.h).
 
     Attributes:
         total: bytes of the block.
@@ -88,7 +88,7 @@ class Block:
         self.total = max(self.total, at + rounded)
 
     def free(self, name: str) -> None:
-        """Make a tensor's place a gap."""
+        """Turn a tensor's place into a gap."""
         del self._placed[name]
 
 
@@ -111,7 +111,7 @@ class Arena:
 
     @property
     def next_region(self) -> int:
-        """The bytes by which it would grow next, if a small request did not fit."""
+        """The bytes by which the arena would grow if a small request did not fit."""
         return self._grow
 
     def allocate(self, name: str, size: int) -> None:
@@ -127,7 +127,7 @@ class Arena:
         chunk.name = name
 
     def free(self, name: str) -> None:
-        """Give a tensor's chunk back to the arena, joined with free neighbours."""
+        """Return a tensor's chunk to the arena, joined with free neighbours."""
         at = next(i for i, each in enumerate(self._chunks) if each.name == name)
         self._chunks[at].name = None
         for left in (at, at - 1):
@@ -170,7 +170,7 @@ _UNARY = (
     "Gelu",
 )
 IN_PLACE = frozenset({*_UNARY, "Softmax", "Add", "Sub", "Mul", "Div", "Pow"})
-"""Operators that may write over an input of the output's size, if nobody reads that again."""
+"""Operators that may write over an input of the output's size, if no later step reads that."""
 
 _CONV_SUM = "Conv, sum"
 
@@ -191,17 +191,17 @@ def live_peak(graph: Graph) -> int:
 
 
 def reused_peak(graph: Graph) -> int:
-    """Return the same where operators write over what nobody reads again: no runtime does with less."""
+    """Return the same if operators write over what no later step reads: no runtime needs less."""
     return peak(lives(graph, shared_memory(graph)))
 
 
 def arena_bytes(graph: Graph) -> int:
-    """Return what ONNX Runtime's arena takes for the activations after several runs, beside the inputs."""
+    """Return the bytes of ONNX Runtime's arena for the activations after several runs, plus the inputs."""
     return arena_after_runs(graph).total + sum(graph.sizes.get(name, 0) for name in graph.inputs)
 
 
 def scratch_bytes(graph: Graph) -> int:
-    """Return what the arena grows by where kernels' scratch does not fit between the tensors: one region."""
+    """Return by how much the arena grows if kernels' scratch does not fit between the tensors: one region."""
     return arena_after_runs(graph).next_region
 
 
@@ -210,7 +210,7 @@ def lives(graph: Graph, shared: Mapping[str, str]) -> list[Life]:
 
     Args:
         graph: the model.
-        shared: tensors that lie in another's memory.
+        shared: for tensors in another's memory, that other one.
     """
     begin = dict.fromkeys(graph.inputs, -1)
     end = dict.fromkeys((shared.get(name, name) for name in graph.outputs), len(graph.steps))
@@ -224,7 +224,7 @@ def lives(graph: Graph, shared: Mapping[str, str]) -> list[Life]:
 
 
 def peak(pieces: Sequence[Life]) -> int:
-    """Return the most bytes that are needed at one step."""
+    """Return the most bytes needed at one step."""
     changes: dict[int, int] = {}
     for life in pieces:
         changes[life.begin] = changes.get(life.begin, 0) + life.size
@@ -235,9 +235,9 @@ def peak(pieces: Sequence[Life]) -> int:
 def arena_after_runs(graph: Graph) -> Arena:
     """Return ONNX Runtime's arena after several runs with the same shapes.
 
-    In the first run each piece of memory is a chunk of its own. From the second on, all but inputs and outputs lie in
-    one block, laid out by what the first run showed; what that had taken stays with the arena. The scratch of kernels
-    is not known from the graph.
+    In the first run each piece of memory is a chunk of its own. From the second on, all but inputs and outputs are in
+    one block, laid out as the first run showed; the arena keeps what the first run allocated. The graph does not show
+    the scratch of kernels.
     """
     fused = _fused(graph)
     pieces = [life for life in lives(fused, shared_memory(fused, planned=True)) if life.begin >= 0]
@@ -265,12 +265,12 @@ def _replay(pieces: Sequence[Life], memory: Arena | Block) -> None:
 
 
 def shared_memory(graph: Graph, *, planned: bool = False) -> dict[str, str]:
-    """Return in whose memory tensors lie that have none of their own.
+    """Return, for tensors without memory of their own, the tensor whose memory they use.
 
     Args:
         graph: the model.
-        planned: ONNX Runtime's plan, made before anything runs: a tensor also takes the memory of a dead one of
-            its shape, which therefore stays allocated in between (core/framework/allocation_planner.cc).
+        planned: as ONNX Runtime plans before the run: a tensor also takes the memory of a dead one of its shape,
+            which therefore stays allocated in between (core/framework/allocation_planner.cc).
     """
     last = {name: i for i, (reads, writes) in enumerate(graph.steps) for name in (*reads, *writes)}
     last |= dict.fromkeys(graph.outputs, len(graph.steps))
@@ -295,7 +295,7 @@ def shared_memory(graph: Graph, *, planned: bool = False) -> dict[str, str]:
 def _taken_over(
     graph: Graph, index: int, name: str, place: Mapping[str, str], last: Mapping[str, int]
 ) -> str | None:
-    """Return the memory that an operator's first output has from one of its inputs, None if it has its own."""
+    """Return the input whose memory an operator's first output takes over, None if it has its own."""
     kind, (reads, writes) = graph.operators[index], graph.steps[index]
     if name != writes[0]:
         return None
@@ -309,7 +309,7 @@ def _taken_over(
 
 
 def _candidates(kind: str, reads: tuple[str, ...]) -> tuple[str, ...]:
-    """Return the inputs whose memory an operator's output may have."""
+    """Return the inputs whose memory an operator's output may take over."""
     if kind in VIEWS:
         return reads[:1]
     if kind == _CONV_SUM:
@@ -318,7 +318,7 @@ def _candidates(kind: str, reads: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _fused(graph: Graph) -> Graph:
-    """Return the graph with sums that follow a convolution made by it, over the other summand."""
+    """Return the graph with each sum after a convolution fused into it, written over the other summand."""
     if not graph.operators:
         return graph
     maker = {name: index for index, (_, writes) in enumerate(graph.steps) for name in writes}

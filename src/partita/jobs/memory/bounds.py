@@ -1,4 +1,4 @@
-"""Bounds of a job's device memory, the profiles that hold it, and what all forecasts reckon with."""
+"""Bounds of a job's device memory, the profiles that hold it, and constants of all forecasts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNLIMITED = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Bytes of device memory that a job needs at its peak: surely more than `lower`, at most `upper`.
+    """Bytes of device memory that a job needs at its peak: at least `lower`, at most `upper`.
 
     Raises:
         InputError: they are negative or cross.
@@ -33,13 +33,13 @@ class Bounds:
             raise InputError(f"a job cannot need between {self.lower:.0f} and {self.upper:.0f} bytes")
 
     def tightened(self, other: Bounds) -> Bounds:
-        """Return what both say; where they contradict, the other."""
+        """Return the intersection with other bounds; if it is empty, the other bounds."""
         lower, upper = max(self.lower, other.lower), min(self.upper, other.upper)
         return Bounds(lower, upper) if lower <= upper else other
 
 
 def slices(gpu: GpuModel) -> tuple[Profile, ...]:
-    """Return the profiles to climb: those whose memory is known, each larger than the one before."""
+    """Return the profiles of known memory, each with more than the one before."""
     climbed: list[Profile] = []
     for profile in sorted(gpu.profiles, key=lambda p: (p.memory_mib or 0, p.compute, p.media)):
         if profile.memory_mib and (not climbed or profile.memory_mib > (climbed[-1].memory_mib or 0)):
@@ -48,12 +48,12 @@ def slices(gpu: GpuModel) -> tuple[Profile, ...]:
 
 
 def holds(profile: Profile, need: float) -> bool:
-    """Say whether a profile has so many bytes."""
+    """Return whether a profile has `need` bytes of memory."""
     return (profile.memory_mib or 0) * MIB >= need
 
 
 def smallest(gpu: GpuModel, need: float) -> Profile | None:
-    """Return the smallest profile that has so many bytes; None if none has."""
+    """Return the smallest profile that has `need` bytes of memory; None if none has."""
     return next((profile for profile in slices(gpu) if holds(profile, need)), None)
 
 
@@ -61,11 +61,11 @@ CONTEXT = 0.3 * GIB
 """The least that a CUDA context takes."""
 
 WORKSPACES = 3.0 * GIB
-"""The most by which estimates from tensors alone were seen to fall short: context, workspaces, fragments."""
+"""The most by which estimates from tensors alone were seen to be too low: context, workspaces, fragmentation."""
 
 
 def with_allowance(lower: float, upper: float) -> Bounds:
-    """Return the bounds of the device memory from those of the tensors, in bytes."""
+    """Return bounds of the device memory from bounds of the tensors, in bytes."""
     return Bounds(lower + CONTEXT, upper + WORKSPACES)
 
 
@@ -75,8 +75,8 @@ class ModelForecast:
 
     Attributes:
         parts: bytes, by what they are for. The bounds are their sums.
-        notes: what was taken for granted.
-        facts: of the model, for whoever looks behind the forecast; plain data.
+        notes: what was assumed.
+        facts: of the model, to explain the forecast; plain data.
     """
 
     parts: Mapping[str, Bounds]
@@ -115,7 +115,7 @@ def value_bytes(name: object, where: str) -> float:
     """Return the bytes of a value of this type, as `bfloat16`.
 
     Raises:
-        InputError: it is no type that is known.
+        InputError: the type is unknown.
     """
     word = str(name).removeprefix("torch.")
     if word not in _BYTES:
@@ -137,10 +137,10 @@ def training_bytes(parameters: int, weight_bytes: int, optimiser: Optimiser) -> 
     """Return the bytes of weights, gradients and optimiser state.
 
     The optimiser keeps its states in 4 bytes each, and a copy of the weights in 4 bytes if they have fewer (mixed
-    precision; ZeRO, arXiv 1910.02054, section 3.1). `none` is inference: the weights alone.
+    precision; ZeRO, arXiv 1910.02054, section 3.1). `none` is inference: only the weights.
 
     Raises:
-        InputError: an optimiser that is not known.
+        InputError: the optimiser is unknown.
     """
     if optimiser == "none":
         return weight_bytes

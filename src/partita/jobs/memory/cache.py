@@ -1,8 +1,8 @@
-"""What a model keeps of each sequence while it generates: rules by `model_type`.
+"""The cache and state that a model keeps for each sequence while it generates: rules by `model_type`.
 
 Sources: the configuration and modelling files of transformers, and vLLM's `kv_cache_interface` and
-`mamba_utils.MambaStateShapeCalculator`, for what two runtimes keep of one model. Where they differ, the lower bound
-is the one that keeps less: a latent of DeepSeek's attention, a window of tokens.
+`mamba_utils.MambaStateShapeCalculator`. Where the two runtimes differ, the lower bound is that of the one that keeps
+less: a latent of DeepSeek's attention, a window of tokens.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ Kind = Literal["decoder", "encoder", "encoder-decoder"]
 
 @dataclass(frozen=True, slots=True)
 class AttentionLayers:
-    """Layers that attend, and keep something of each token.
+    """Attention layers, which keep values for each token.
 
     Attributes:
         layers: how many.
-        least: values of each token that a layer keeps, where it keeps as few as any runtime does.
-        most: where it keeps as many.
-        window: most tokens that it has to keep; None for all.
+        least: values that a layer keeps for each token, in the runtime that keeps the fewest.
+        most: the same in the runtime that keeps the most.
+        window: most tokens that a layer must keep; None for all.
     """
 
     layers: int
@@ -40,15 +40,15 @@ class AttentionLayers:
 
 @dataclass(frozen=True, slots=True)
 class SequenceCache:
-    """What is kept of one sequence.
+    """What is kept for one sequence.
 
     Attributes:
         kind: an `encoder` generates nothing, and keeps nothing.
-        own: of the sequence's own tokens.
-        cross: of the encoder's tokens, or an image's.
-        state: values that do not grow with the tokens, of all layers: as few and as many as runtimes keep.
-        encoder_tokens: that the encoder always has; None where they are as many as its input.
-        notes: what was taken for granted.
+        own: layers that keep the sequence's own tokens.
+        cross: layers that keep the encoder's tokens, or an image's.
+        state: values that do not grow with the tokens, of all layers: the fewest and the most that runtimes keep.
+        encoder_tokens: tokens that the encoder always has; None where they are as many as its input.
+        notes: what was assumed.
     """
 
     kind: Kind = "decoder"
@@ -59,21 +59,21 @@ class SequenceCache:
     notes: tuple[str, ...] = ()
 
     def token(self, *, cross: bool = False) -> tuple[int, int]:
-        """Return the values kept of one token within all windows, at least and at most."""
+        """Return the least and the most values kept for one token within all windows."""
         layers = self.cross if cross else self.own
         return sum(each.layers * each.least for each in layers), sum(e.layers * e.most for e in layers)
 
     def values(self, tokens: int, *, cross: bool = False) -> tuple[int, int]:
-        """Return the values kept of so many tokens, at least and at most."""
+        """Return the least and the most values kept for `tokens` tokens."""
         layers = self.cross if cross else self.own
         least = sum(each.layers * each.least * min(tokens, each.window or tokens) for each in layers)
         return least, sum(each.layers * each.most for each in layers) * tokens
 
 
 def cache_of(config: ModelConfig) -> SequenceCache:
-    """Return what a model keeps of each sequence, by the rules of its `model_type`.
+    """Return what a model keeps for each sequence, by the rules of its `model_type`.
 
-    One without rules keeps something between nothing and the keys and values of all heads in every layer.
+    A model without rules is assumed to keep between nothing and the keys and values of all heads in every layer.
 
     Raises:
         InputError: a field that the rules need is missing, or contradicts another.
@@ -83,7 +83,7 @@ def cache_of(config: ModelConfig) -> SequenceCache:
 
 
 def is_known(model_type: str) -> bool:
-    """Say whether there are rules for it."""
+    """Return whether there are rules for a model type."""
     return model_type in _RULES
 
 
@@ -92,7 +92,7 @@ def _full(layers: int, kv_heads: int, head_dim: int, window: int | None = None) 
 
 
 def _kept(config: ModelConfig) -> int:
-    """Return the values that a layer keeps of a token: keys and values of its key and value heads."""
+    """Return the values that a layer keeps for a token: keys and values of its key and value heads."""
     heads = config.whole(*HEADS)
     return 2 * config.grouped(heads, "num_key_value_heads", "num_kv_heads") * config.head_dim(heads)
 
@@ -100,14 +100,14 @@ def _kept(config: ModelConfig) -> int:
 def _unknown(config: ModelConfig) -> SequenceCache:
     name = config.model_type or "none"
     note = (
-        f"model_type {name} has no rules here: its cache is taken to be between nothing and the keys and values of "
+        f"model_type {name} has no rules here: its cache is assumed to be between nothing and the keys and values of "
         "all heads in every layer"
     )
     layers, hidden = config.whole(*LAYERS), config.whole(*HIDDEN)
     heads = config.whole(*HEADS, default=1)
     explicit = config.whole("head_dim", "attention_head_dim", "kv_channels", "d_kv", default=1)
     most = AttentionLayers(layers, 0, 2 * max(heads * explicit, hidden))
-    # Space for its state, if it has any: as much as a wide Mamba layer has.
+    # Room for a state, if it has one: as large as that of a wide Mamba layer.
     both = config.shared("is_encoder_decoder") is True
     cross = (most,) if both else ()
     return SequenceCache(
@@ -115,7 +115,7 @@ def _unknown(config: ModelConfig) -> SequenceCache:
     )
 
 
-# Attention in every layer, some of them in a window.
+# Attention in every layer, in some of them within a window.
 
 
 def _attention(config: ModelConfig) -> SequenceCache:
@@ -160,7 +160,7 @@ _ALL_IN_WINDOW = frozenset({"mistral", "mixtral", "phi3", "phimoe", "starcoder2"
 
 
 def _slides(config: ModelConfig, layers: int) -> list[bool]:
-    """Return of each layer whether it attends to a window."""
+    """Return for each layer whether it attends to a window."""
     kinds = config.sequence("layer_types", layers)
     if kinds is not None:
         return [kind in _IN_WINDOW for kind in kinds]
@@ -174,10 +174,10 @@ def _slides(config: ModelConfig, layers: int) -> list[bool]:
 
 
 def _patterned(config: ModelConfig, layers: int) -> list[bool]:
-    """Return the same where one of so many layers sees all tokens, and the others a window."""
-    told = config.fields.get("sliding_window_pattern")
-    if isinstance(told, str) and told:  # as LLLG: three layers in a window, and one that sees all
-        return [told[index % len(told)] == "L" for index in range(layers)]
+    """Return the same for models in which every n-th layer sees all tokens, and the others a window."""
+    pattern = config.fields.get("sliding_window_pattern")
+    if isinstance(pattern, str) and pattern:  # such as LLLG: three layers in a window, and one that sees all
+        return [pattern[index % len(pattern)] == "L" for index in range(layers)]
     usual = _PATTERNS.get(config.model_type)
     if usual is None:
         return [False] * layers
@@ -193,7 +193,7 @@ def _shared_layers(config: ModelConfig) -> SequenceCache:
         return found
     if sharing >= layers:
         raise InputError(f"num_kv_shared_layers {sharing} of {layers} layers", where=config.where)
-    note = f"the last {sharing} of {layers} layers share what others keep; the upper bound has them keep their own"
+    note = f"the last {sharing} of {layers} layers share what others keep; in the upper bound they keep their own"
     kept = _kept(config)
     slides = _slides(config, layers)[: layers - sharing]
     window = _window(config)
@@ -250,7 +250,7 @@ def _openelm(config: ModelConfig) -> SequenceCache:
 
 
 def _by_layer(config: ModelConfig) -> SequenceCache:
-    """Models that a search has cut: each layer has groups of its own, and some do not attend."""
+    """Models pruned by a search: each layer has its own number of groups, and some have no attention."""
     layers, heads = config.whole(*LAYERS), config.whole(*HEADS)
     size = config.head_dim(heads)
     groups = config.sequence("num_key_value_heads_per_layer", layers)
@@ -267,7 +267,7 @@ def _by_layer(config: ModelConfig) -> SequenceCache:
 
 
 def _cross_layers(config: ModelConfig) -> SequenceCache:
-    """Llama 3.2 Vision: some layers attend to the image alone, and keep nothing of the text."""
+    """Llama 3.2 Vision: some layers attend only to the image, and keep nothing of the text."""
     layers, kept = config.whole(*LAYERS), _kept(config)
     across = config.sequence("cross_attention_layers") or [3, 8, 13, 18, 23, 28, 33, 38]
     vision = config.outer.get("vision_config") or {}
@@ -305,7 +305,7 @@ def _latent_layers(config: ModelConfig, layers: int) -> AttentionLayers:
     inner = config.whole("qk_nope_head_dim", default=128) + rope
     index = config.whole("index_head_dim") if config.fields.get("index_head_dim") else 0
     latent = config.whole("kv_lora_rank") + rope
-    # The indexer of sparse attention keeps a key of its own, in one byte a value or more.
+    # The indexer of sparse attention keeps its own key, in at least one byte a value.
     whole = heads * (inner + config.whole("v_head_dim", default=128))
     return AttentionLayers(layers, latent + index // 2, max(whole, latent) + index)
 
@@ -322,7 +322,7 @@ class LayerState:
     kernel: int
 
     def of(self, layers: int) -> tuple[int, int]:
-        """Return the values in so many layers; runtimes keep all steps of the window, or all but one."""
+        """Return the least and most values of some layers; runtimes keep all steps of the window, or all but one."""
         least = self.recurrent + self.channels * (self.kernel - 1)
         return layers * least, layers * (least + self.channels)
 
@@ -336,7 +336,7 @@ def _mamba1(config: ModelConfig) -> LayerState:
 
 
 def _mamba1_inside(config: ModelConfig) -> LayerState:
-    """Jamba and Zamba, whose intermediate size is that of the other layers."""
+    """Jamba and Zamba, where `intermediate_size` belongs to other layers."""
     inner = config.whole(*HIDDEN) * config.whole("mamba_expand", default=2)
     return LayerState(
         inner * config.whole("mamba_d_state", default=16), inner, config.whole("mamba_d_conv", default=4)
@@ -353,7 +353,7 @@ def _mamba2(config: ModelConfig) -> LayerState:
 
 
 def _mamba2_width(config: ModelConfig, hidden: int) -> int:
-    """Return the channels of a Mamba 2 layer: heads by their size, else the hidden size expanded."""
+    """Return the channels of a Mamba 2 layer: heads times their size, else the expanded hidden size."""
     expanded = hidden * config.whole("mamba_expand", "expand", default=2)
     heads = next((n for n in ("mamba_n_heads", "mamba_num_heads", "num_heads") if config.fields.get(n)), None)
     size = next(
@@ -400,11 +400,11 @@ def _only_state(state: Callable[[ModelConfig], LayerState]) -> Callable[[ModelCo
 def _hybrid(
     state: Callable[[ModelConfig], LayerState], attends: Callable[[ModelConfig, int], Sequence[str]]
 ) -> Callable[[ModelConfig], SequenceCache]:
-    """Return the rule of models of which some layers attend and others have a state.
+    """Return the rule of models in which some layers attend and others have a state.
 
     Args:
         state: of one layer.
-        attends: of each layer `attention`, `window`, `state`, `both` or something that keeps nothing.
+        attends: returns for each layer `attention`, `window`, `state`, `both`, or another word if it keeps nothing.
     """
 
     def rule(config: ModelConfig) -> SequenceCache:
@@ -453,12 +453,12 @@ def _named(config: ModelConfig, name: str, layers: int | None) -> list[str] | No
     if given is None:
         return None
     if strange := next((each for each in given if each not in _LAYER_KINDS), None):
-        raise InputError(f"{name} has a layer {strange!r} that is not known", where=config.where)
+        raise InputError(f"{name} has an unknown layer {strange!r}", where=config.where)
     return [_LAYER_KINDS[each] for each in given]
 
 
 def _listed(config: ModelConfig, layers: int) -> list[str] | None:
-    """Return the kinds of layers as any list of them says, None without one."""
+    """Return the kinds of layers from the first list of them, None without one."""
     names = ("layer_types", "layers_block_type", "hybrid_override_pattern")
     return next((kinds for name in names if (kinds := _named(config, name, layers)) is not None), None)
 
@@ -486,7 +486,7 @@ def _periodic(config: ModelConfig, layers: int) -> list[str]:
 
 
 def _indexed(config: ModelConfig, layers: int) -> list[str]:
-    """Bamba: the layers that attend by their numbers; Zamba 2: those that have attention beside their state."""
+    """Bamba lists the layers that attend; Zamba 2 lists those with attention beside their state."""
     if (kinds := _listed(config, layers)) is not None:
         return kinds
     for name, kind in (
@@ -532,7 +532,7 @@ def _minimax(config: ModelConfig, layers: int) -> list[str]:
 
 
 def _zamba(config: ModelConfig) -> SequenceCache:
-    """Zamba: attention over the hidden state beside the embedding, so heads have twice the size."""
+    """Zamba: attention over the hidden state and the embedding together, so heads have twice the size."""
     heads = config.whole(*HEADS)
     size = config.whole("attention_head_dim", default=2 * config.whole(*HIDDEN) // heads)
     doubled = replace(config, fields={**config.fields, "head_dim": size})
@@ -544,7 +544,7 @@ def _zamba_layers(config: ModelConfig, layers: int) -> list[str]:
     if config.model_type == "zamba2" or config.fields.get("layers_block_type"):
         return _indexed(config, layers)
     period, offset = config.whole("attn_layer_period", default=6), config.fields.get("attn_layer_offset", 4)
-    # Two layers of Mamba come first, whatever the period.
+    # The first two layers are Mamba, whatever the period.
     return ["both" if index > 1 and index % period == offset else "state" for index in range(layers)]
 
 
@@ -580,12 +580,12 @@ def _encoder(_: ModelConfig) -> SequenceCache:
 
 
 def _maybe_encoder(config: ModelConfig) -> SequenceCache:
-    """BERT and the like, which can be decoders, too."""
+    """BERT and similar models, which can also be decoders."""
     return _attention(config) if config.flag("is_decoder", default=False) else _encoder(config)
 
 
 def _t5(config: ModelConfig) -> SequenceCache:
-    """T5: a head has `d_kv` values, whatever the model's width."""
+    """T5: a head has `d_kv` values, independent of the model's width."""
     layers = config.whole("num_decoder_layers", default=config.whole(*LAYERS))
     attention = _full(layers, config.whole("num_heads", *HEADS), config.whole("d_kv"))
     return SequenceCache("encoder-decoder", (attention,), (attention,))
@@ -595,13 +595,13 @@ def _bart(config: ModelConfig) -> SequenceCache:
     layers = config.whole("decoder_layers", "num_decoder_layers", *LAYERS)
     heads = config.whole("decoder_attention_heads", "num_decoder_attention_heads", *HEADS)
     attention = _full(layers, heads, config.head_dim(heads))
-    # Speech models have a fixed window of sound.
+    # Whisper has a fixed window of audio.
     fixed = config.whole("max_source_positions") if config.model_type == "whisper" else None
     return SequenceCache("encoder-decoder", (attention,), (attention,), encoder_tokens=fixed)
 
 
 def _with_decoder(config: ModelConfig) -> SequenceCache:
-    """A decoder of another family over an encoder."""
+    """A decoder of another family with an encoder."""
     decoder = config.part("decoder")
     own = _bart(decoder) if decoder.fields.get("decoder_layers") else _attention(decoder)
     layers = sum(each.layers for each in own.own)
@@ -687,4 +687,4 @@ _RULES: dict[str, Callable[[ModelConfig], SequenceCache]] = {
     "mamba2": _only_state(_mamba2),
     **dict.fromkeys(("rwkv", "rwkv5", "rwkv6", "rwkv7"), _rwkv),
 }
-"""What a model keeps, by its `model_type`."""
+"""The rules for what a model keeps, by `model_type`."""

@@ -1,6 +1,6 @@
 """A model on disk: the fields of its `config.json`, and the parameters and bytes of its weights.
 
-Families name one field differently; it is asked for by any of these names. Weights are read from their headers alone.
+Families name the same field differently, so fields are looked up by several names. Of weights only headers are read.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _DEFAULTS = {
     "qwen2_5_vl_text": (80, 8192, 64, 8),
     "qwen3": (32, 4096, 32, 32, 128),
 }
-"""Shapes of the classes in transformers, whose nested configs leave out what is as in the class."""
+"""Default shapes of the classes in transformers; nested configs leave out fields that have the default."""
 
 _NESTED_TYPES = {
     "gemma3": "gemma3_text",
@@ -61,7 +61,7 @@ _NESTED_TYPES = {
     "qwen2_5_vl": "qwen2_5_vl_text",
     "vipllava": "llama",
 }
-"""What the nested config is where it does not say."""
+"""The model type of a nested config that does not say its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +71,9 @@ class ModelConfig:
     Attributes:
         fields: as the file has them.
         where: the file, and the path to this part in it.
-        model_type: which family's rules hold; empty if the config does not say.
-        defaults: what holds where a field is absent.
-        outer: fields of the whole model, for what its parts share.
+        model_type: the family, whose rules apply; empty if the config does not say.
+        defaults: values of absent fields.
+        outer: fields of the whole model, which its parts share.
     """
 
     fields: Mapping[str, Any]
@@ -83,10 +83,10 @@ class ModelConfig:
     outer: Mapping[str, Any]
 
     def whole(self, *names: str, default: int | None = None) -> int:
-        """Return the first of these fields that is there.
+        """Return the first of these fields that is present.
 
         Raises:
-            InputError: it is no positive whole number, or there is none and no default.
+            InputError: it is not a positive whole number, or all are absent and there is no default.
         """
         for name in names:
             value = self.fields.get(name)
@@ -117,7 +117,7 @@ class ModelConfig:
         """Return a field that is a list, or a text as the list of its characters; None if it is absent.
 
         Raises:
-            InputError: it is something else, or has another length than the model has layers.
+            InputError: it is something else, or its length is not `length`.
         """
         value = self.fields.get(name)
         if value is None:
@@ -132,7 +132,7 @@ class ModelConfig:
         """Return a part of the config, an empty one if it is absent.
 
         Raises:
-            InputError: it is no object.
+            InputError: it is not an object.
         """
         value = self.fields.get(name, {})
         if not isinstance(value, dict):
@@ -161,10 +161,10 @@ class ModelConfig:
         return hidden // heads
 
     def grouped(self, heads: int, *names: str) -> int:
-        """Return the number of key and value heads, all heads where no field says it.
+        """Return the number of key and value heads; all heads if no field gives it.
 
         Raises:
-            InputError: they do not divide the heads.
+            InputError: it does not divide the number of heads.
         """
         given = self.whole(*names, default=heads)
         if heads % given:
@@ -176,7 +176,7 @@ def read_config(path: Path | str) -> ModelConfig:
     """Read a `config.json`; of a model with several parts, the language model's fields.
 
     Raises:
-        InputError: it cannot be read, or is no JSON object.
+        InputError: it cannot be read, or is not a JSON object.
     """
     if not Path(path).exists():
         raise InputError("no such file", where=str(path), hint="name the folder that has the config.json")
@@ -209,7 +209,7 @@ def _defaults(kind: str) -> dict[str, int]:
 def _config(
     fields: Mapping[str, Any], where: str, kind: str, defaults: Mapping[str, int], outer: Mapping[str, Any]
 ) -> ModelConfig:
-    # A model of its own has its shape in its file, but for the head size that its class has apart from it.
+    # A top-level config has its shape in its file; only the head size may be left to the class.
     defaults = defaults or {k: v for k, v in _defaults(kind).items() if k == "head_dim"}
     return ModelConfig(fields, where, kind, defaults, outer)
 
@@ -237,10 +237,10 @@ BITS = {
     "F6_E3M2": 6,
     "F4": 4,
 }
-"""Bits of a value, by the names that safetensors has."""
+"""Bits of a value, by safetensors' names of types."""
 
 FLOATS = ("F64", "F32", "F16", "BF16")
-"""Types that a framework casts when it loads a model in another one; the others are quantised."""
+"""Types that a framework casts when it loads a model in another type; other types are quantised."""
 
 _LONGEST_HEADER = 100 * 2**20
 _SHARD = re.compile(r"(.*)-(\d+)-of-(\d+)(\.[a-z]+)")
@@ -260,10 +260,10 @@ class ModelWeights:
     """A model's weights.
 
     Attributes:
-        parameters: values; None where the files do not tell without being loaded.
-        size: their bytes in the files.
-        by_type: bytes of each type of value; empty where the files do not tell.
-        files: that they are in.
+        parameters: number of values; None where the files must be loaded to know it.
+        size: bytes in the files.
+        by_type: bytes of each type of value; empty where unknown.
+        files: the files of the weights.
     """
 
     parameters: int | None = None
@@ -272,35 +272,35 @@ class ModelWeights:
     files: tuple[Path, ...] = ()
 
     def cast_to(self, value_bytes: float) -> float:
-        """Return their bytes when they are loaded with so many bytes a value, quantised ones as they are."""
+        """Return the bytes of weights loaded with `value_bytes` a value; quantised ones stay as they are."""
         return sum(
             size * 8 * value_bytes / BITS[kind] if kind in FLOATS else size
             for kind, size in self.by_type.items()
         ) + (0 if self.by_type else self.size)
 
     def widest_float(self) -> int | None:
-        """Return the bytes of a value of the floating-point type that takes most of them; None without any."""
+        """Return the bytes of a value of the most used floating-point type; None without any."""
         floats = {kind: size for kind, size in self.by_type.items() if kind in FLOATS}
         return BITS[max(floats, key=lambda kind: floats[kind])] // 8 if floats else None
 
 
 def read_weights(folder: Path) -> ModelWeights:
-    """Read the headers of the files that a framework would load: one layout of the weights, never two.
+    """Read the headers of the files that a framework would load: one set of the weights, never two.
 
-    What `model.safetensors.index.json` lists, else `model*.safetensors`, else other safetensors, PyTorch's files,
-    GGUF. Adapters and the state of an optimiser are not counted.
+    These are the files that `model.safetensors.index.json` lists, else `model*.safetensors`, else other safetensors,
+    PyTorch's files, or GGUF. Adapters and optimiser states are not counted.
 
     Raises:
-        InputError: there are none, one that is listed is missing, or one is not what it should be.
+        InputError: there are none, a listed file is missing, or a file has the wrong format.
     """
     return weigh(weight_files(folder))
 
 
 def weigh(files: Sequence[Path]) -> ModelWeights:
-    """Return what these files hold.
+    """Return the weights in these files.
 
     Raises:
-        InputError: one cannot be read, or is not what it should be.
+        InputError: a file cannot be read, or has the wrong format.
     """
     sizes: Counter[str] = Counter()
     parameters: int | None = 0
@@ -313,15 +313,15 @@ def weigh(files: Sequence[Path]) -> ModelWeights:
             parameters = None if parameters is None else parameters + found
         else:
             parameters, total = None, total + _stored(path)
-    # Some files that tell their types and others that do not tell nothing of the whole.
+    # If one file does not give its types, the types of the whole are unknown.
     return ModelWeights(parameters, total, {} if parameters is None else dict(sizes), tuple(files))
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the files of one layout of a folder's weights.
+    """Return the files of one set of a folder's weights.
 
     Raises:
-        InputError: there are none, or one that belongs to them is missing.
+        InputError: there are none, or a file of the set is missing.
     """
     for index, stem, suffix in _KINDS:
         if index is not None and (folder / index).is_file():
@@ -332,7 +332,7 @@ def weight_files(folder: Path) -> list[Path]:
     raise InputError(
         "there are no safetensors files, and no other weights",
         where=str(folder),
-        hint="name the folder that has them beside the config.json",
+        hint="name the folder that has them and the config.json",
     )
 
 
@@ -357,15 +357,15 @@ def _there(files: list[Path], told_by: str) -> list[Path]:
         raise InputError(
             f"{missing[0]} is missing" + (f", and {len(missing) - 1} more" if len(missing) > 1 else ""),
             where=told_by,
-            hint="download the model again: without it its weights are not known",
+            hint="download the model again: its weights are incomplete",
         )
     return files
 
 
 def _one_layout(files: list[Path]) -> list[Path]:
-    """Return the files of one layout: shards of one number, one whole file, or one set of parts.
+    """Return the files of one set: all shards of one count, one whole file, or one set of parts.
 
-    Preferred are `model*`, then `pytorch_model*`, then the fewest-named others, as Mistral's `consolidated*`.
+    `model*` and `pytorch_model*` come first, then other names, last Mistral's `consolidated*`.
     """
     layouts: dict[tuple[int, int, str], list[Path]] = {}
     for path in files:
@@ -374,13 +374,13 @@ def _one_layout(files: list[Path]) -> list[Path]:
         raise InputError(
             f"several models: {', '.join(path.name for path in files[:4])}",
             where=str(files[0].parent),
-            hint="keep the one that is loaded in a folder with its config.json",
+            hint="keep only the one to load in a folder with its config.json",
         )
     rank, _, _ = best = min(layouts)
     found = layouts[best]
     shard = _SHARD.fullmatch(found[0].name)
     if shard is None:
-        # Parts without a number of all, as consolidated.00.pth, and files of no known name are taken together.
+        # Parts without a total, such as consolidated.00.pth, and files of unknown names are all taken.
         return found if rank else found[:1]
     stem, _, count, suffix = shard.groups()
     names = [f"{stem}-{n:0{len(count)}}-of-{count}{suffix}" for n in range(1, int(count) + 1)]
@@ -388,7 +388,7 @@ def _one_layout(files: list[Path]) -> list[Path]:
 
 
 def _layout(name: str) -> tuple[int, int, str]:
-    """Return the layout that a file belongs to, the preferred ones first."""
+    """Return a key of the set that a file belongs to; preferred sets sort first."""
     shard = _SHARD.fullmatch(name)
     stem, _, count = shard.group(1, 2, 3) if shard else (name.rpartition(".")[0], "", "")
     model = stem in ("model", "pytorch_model")
@@ -423,7 +423,7 @@ def _held(header: Mapping[str, Any]) -> tuple[int, dict[str, int]]:
         if name == "__metadata__":
             continue
         count, kind = math.prod(tensor["shape"]), str(tensor["dtype"])
-        # A type of a later day has its size from where it lies.
+        # The size of an unknown, newer type follows from its offsets.
         begin, end = tensor.get("data_offsets", (0, count))
         sizes[kind if kind in BITS else "U8"] += -(-count * BITS[kind] // 8) if kind in BITS else end - begin
         parameters += count
@@ -440,8 +440,8 @@ def _stored(path: Path) -> int:
         with zipfile.ZipFile(path) as archive:
             return sum(entry.file_size for entry in archive.infolist() if "/data/" in entry.filename)
     except (OSError, zipfile.BadZipFile) as error:
-        told = getattr(error, "strerror", None) or "no archive of PyTorch's"
-        raise InputError(f"cannot be read: {told}", where=str(path)) from None
+        why = getattr(error, "strerror", None) or "not an archive of PyTorch"
+        raise InputError(f"cannot be read: {why}", where=str(path)) from None
 
 
 def _require_content(path: Path, start: bytes) -> None:

@@ -1,7 +1,7 @@
-"""Forecasters of memory by name, Partita's own and other packages': of jobs that wait, and of models on disk.
+"""Forecasters of memory by name, Partita's own and other packages': for waiting jobs, and for models on disk.
 
 A package registers its own in the group `partita.forecasters`. A forecaster bounds the memory of waiting jobs; one
-that has `forecast_model` as well is asked when a job is submitted with its model.
+that also has `forecast_model` is used when a job is submitted with its model.
 """
 
 from __future__ import annotations
@@ -29,33 +29,33 @@ class Forecaster(Protocol):
         """Return the bounds of a job's memory in bytes; `Bounds()` where nothing is known of it.
 
         Args:
-            job: which waits.
-            past: how the jobs of its family ended that tell something of it.
+            job: the waiting job.
+            past: how those jobs of its family ended that are relevant to it.
         """
         ...
 
 
 @runtime_checkable
 class ForecastsModels(Protocol):
-    """What a forecaster may have beside: it forecasts the memory of models on disk."""
+    """An optional part of a forecaster: it forecasts the memory of models on disk."""
 
     def forecast_model(self, model: Path, words: tuple[str, ...], option: str) -> ModelForecast | None:
-        """Return what a model is expected to need; None if it is of no kind that this one knows.
+        """Return what a model is expected to need; None if this forecaster does not know its kind.
 
         Args:
             model: a file or folder.
-            words: sizes that were given, as `batch=8`; several in a word may be parted by commas.
-            option: that they were given with, for errors.
+            words: given sizes, such as `batch=8`; a word may have several, separated by commas.
+            option: the option that gives them, for errors.
 
         Raises:
-            InputError: the model cannot be read, or a size is missing, unknown or no number.
+            InputError: the model cannot be read, or a size is missing, unknown or not a number.
         """
         ...
 
 
 @cache
 def forecasters() -> dict[str, Forecaster]:
-    """Return those that are registered, by name; Partita's own come first. A warning tells of one that is broken."""
+    """Return the registered forecasters by name, Partita's own first. A broken one is left out with a warning."""
     found: dict[str, Forecaster] = {}
     for name, entry in registered("forecasters").items():
         try:
@@ -72,12 +72,12 @@ def forecast_model(model: Path, words: Iterable[str], option: str = "--with") ->
 
     Args:
         model: an ONNX file, a folder with `config.json` and weights, or what another package's forecaster reads.
-        words: `name=value`, several in a word parted by commas; `optimiser` says how it trains, without it inference
-            is meant.
-        option: that the words were given with.
+        words: `name=value`, several in a word separated by commas; `optimiser` means training, by default it is
+            inference.
+        option: the option that gives the words, for errors.
 
     Raises:
-        InputError: it cannot be read, or a size is missing, unknown or no number.
+        InputError: the model cannot be read, or a size is missing, unknown or not a number.
     """
     given = tuple(words)
     for name, forecaster in reversed(forecasters().items()):

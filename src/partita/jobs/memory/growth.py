@@ -17,18 +17,17 @@ if TYPE_CHECKING:
 class Growth:
     """`growth`: a random walk with drift over allocated bytes, and its prediction interval at the horizon.
 
-    What a KV cache grows by from step to step is independent (the tokens of the next request), so the error of the
-    forecast m steps ahead has variance s^2 (m + m^2 / n) after n steps, not that of a line with independent
-    residuals (Box and Jenkins, Time Series Analysis, ARIMA(0,1,0) with drift). Growth that has slackened would be
-    overrated: the lower bound takes the smaller end of all steps and of the last third of them, the upper one the
-    larger.
+    The increments of a KV cache are independent (the tokens of the next request), so the forecast m steps ahead has
+    variance s^2 (m + m^2 / n) after n steps, not that of a line with independent residuals (Box and Jenkins, Time
+    Series Analysis, ARIMA(0,1,0) with drift). To allow for growth that slows down, the interval is computed from all
+    steps and from the last third of them; the lower bound is the smaller of the two, the upper one the larger.
 
     Attributes:
-        allocated: allocated (not reserved) bytes after each step, the first entry before any.
-        horizon: steps the job will make; None if it is not known.
+        allocated: allocated (not reserved) bytes after each step; the first entry is before any step.
+        horizon: steps that the job will make; None if unknown.
         context: bytes of the CUDA context and workspaces beside them.
-        z: half width of each interval in standard deviations; 2.0 leaves 2.3 % on each side of a normal one.
-        fewest: steps before anything but what was seen is said.
+        z: half width of each interval in standard deviations; 2.0 leaves 2.3 % of a normal distribution on each side.
+        fewest: steps before anything is forecast beyond the peak so far.
     """
 
     allocated: Sequence[float]
@@ -43,12 +42,12 @@ class Growth:
         return Bounds(lower + self.context, upper + self.context)
 
     def within(self, steps: int) -> Bounds:
-        """Return the bounds of the peak of its next steps in bytes, context included."""
+        """Return the bounds of the peak of the next `steps` steps in bytes, context included."""
         lower, upper = self._interval(min(self._ahead(), steps))
         return Bounds(lower + self.context, upper + self.context)
 
     def expected(self) -> float:
-        """Return the most likely peak in bytes, context included; what was seen so far if no more can be said."""
+        """Return the most likely peak in bytes, context included; the peak so far if nothing can be forecast."""
         seen, ahead = max(self.allocated, default=0.0), self._ahead()
         if not ahead:
             return seen + self.context
@@ -56,7 +55,7 @@ class Growth:
         return max(seen, self.allocated[-1] + drift * ahead) + self.context
 
     def _ahead(self) -> int:
-        """Return the steps to come, 0 if nothing can be said of them."""
+        """Return the number of steps to come, 0 if nothing can be forecast."""
         known = self.horizon is not None and len(self.allocated) > self.fewest
         return max((self.horizon or 0) - len(self.allocated) + 1, 0) if known else 0
 
@@ -70,7 +69,7 @@ class Growth:
         return max(seen, min(low for low, _ in ends)), max(seen, *(high for _, high in ends))
 
     def _drift(self, share: float) -> tuple[float, float, int]:
-        """Return the mean and the variance of what the last share of the steps added, and how many they are."""
+        """Return the mean and variance of the increments in the last share of the steps, and how many they are."""
         values = self.allocated[-max(int((len(self.allocated) - 1) * share), 2) - 1 :]
         steps = len(values) - 1
         mean = (values[-1] - values[0]) / steps

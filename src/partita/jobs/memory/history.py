@@ -1,4 +1,4 @@
-"""What earlier jobs of the same family say of the next one's memory."""
+"""What earlier jobs of a family show about the next one's memory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Ended:
     """How a job ended on a slice.
 
     Attributes:
-        limit: bytes that its slice had.
-        out_of_memory: whether it failed for want of memory; otherwise it succeeded.
-        declared: bytes that its user had said it needs, or a model had forecast; None if nothing had been said, so
-            that what was known before chose its slice.
-        peak: most bytes that were seen in use; None where nobody looked.
+        limit: memory of its slice in bytes.
+        out_of_memory: whether it ran out of memory; otherwise it succeeded.
+        declared: bytes that its user declared or a model forecast; None if neither did, so that the history chose its
+            slice.
+        peak: most bytes seen in use; None where not measured.
     """
 
     limit: float
@@ -31,9 +31,9 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """`history`: an out-of-memory on a slice is a lower bound, a success an upper one; the newest is believed.
+    """`history`: running out of memory on a slice gives a lower bound, a success an upper one; the newest job wins.
 
-    Memory reported on a large slice is no bound: frameworks cache what they can get, and run with less.
+    Memory reported on a large slice is not a bound: frameworks cache what they can get, and run with less.
 
     Attributes:
         ended: the family's jobs, oldest first.
@@ -42,7 +42,7 @@ class History:
     ended: tuple[Ended, ...] = ()
 
     def bounds(self) -> Bounds:
-        """Return the bounds of the peak in bytes; from nothing to any without a history."""
+        """Return the bounds of the peak in bytes; from 0 to unlimited without a history."""
         lower, upper = 0.0, UNLIMITED
         for job in self.ended:
             if job.out_of_memory:
@@ -54,11 +54,11 @@ class History:
         return Bounds(lower, upper)
 
     def need(self) -> float:
-        """Return the bytes that the slice of the next job should have, of which nothing else is known; 0 for any.
+        """Return the bytes that the slice of the next job should have if nothing else is known of it; 0 for any.
 
-        The smallest slice that is known to hold the family. One that somebody's word chose is not known to be the
-        smallest: of a job that ran there the memory seen in use counts, so that one word that was too large does not
-        send all that come after it to a slice of that size.
+        That is the smallest slice known to hold the family. A slice that a declaration chose may be larger than
+        needed: of a job there the memory seen in use counts, so that one declaration that was too large does not send
+        all later jobs to such a slice.
         """
         bounds = self.bounds()
         found = (
@@ -68,21 +68,21 @@ class History:
         )
         if found != UNLIMITED:
             return found
-        told = [job.peak or 0.0 for job in self.ended if not job.out_of_memory]
+        peaks = [job.peak or 0.0 for job in self.ended if not job.out_of_memory]
         more = bounds.lower + 1.0 if bounds.lower else 0.0
-        return min(max(more, told[-1] if told else 0.0), bounds.upper)
+        return min(max(more, peaks[-1] if peaks else 0.0), bounds.upper)
 
     def declaring(self, declared: float) -> History:
-        """Return the part that says something of a job with this declaration: the jobs that declared the same.
+        """Return the part for a job with this declaration: jobs that declared the same.
 
-        Whoever says something else than before knows something new.
+        A different declaration means that something has changed.
         """
         return History(tuple(job for job in self.ended if job.declared == declared))
 
     def forecasting(self, upper: float) -> History:
-        """Return the part that says something of a job with this upper bound of a model's forecast.
+        """Return the part for a job with this upper bound of a model's forecast.
 
-        It leaves out jobs that another forecast or a declaration was made for: another model, or other sizes.
+        It leaves out jobs with another forecast or declaration: they had another model, or other sizes.
         """
         return History(tuple(job for job in self.ended if job.declared in (None, upper)))
 

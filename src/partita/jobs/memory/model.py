@@ -1,7 +1,7 @@
-"""The forecast of a model on disk, with the sizes that were given for it.
+"""The forecast for a model on disk, with given sizes.
 
-A Hugging Face folder is read here: its `config.json` and the headers of its weights are enough. An ONNX file is read
-by `partita.jobs.memory.onnx`.
+A Hugging Face folder is read here, from its `config.json` and the headers of its weights. An ONNX file is read by
+`partita.jobs.memory.onnx`.
 """
 
 from __future__ import annotations
@@ -45,18 +45,18 @@ _SPELLINGS = {"optimizer": _OPTIMISER, "kv_dtype": "kv_cache_dtype", "torch_dtyp
 _PARTS = frozenset({".json", ".safetensors", ".bin", ".pth", ".pt", ".gguf"})
 
 TRANSFORMER_NAMES = ("batch", "tokens", "encoder_tokens", "prefill", *_TYPES, _OPTIMISER)
-"""What can be said of a transformer; `batch` and `tokens` must be."""
+"""Names that a transformer accepts; `batch` and `tokens` are required."""
 
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """What was said with `NAME=VALUE`.
+    """What was given as `NAME=VALUE`.
 
     Attributes:
         sizes: whole numbers.
         types: bytes of a value, under `dtype` and `kv_cache_dtype`.
         optimiser: `none` for inference.
-        option: that it was said with, for errors.
+        option: the option that gave it, for errors.
     """
 
     sizes: Mapping[str, int]
@@ -68,15 +68,15 @@ class Given:
 class ModelForecaster:
     """Partita's own forecaster of models."""
 
-    def forecast(self, job: JobRecord, past: History) -> Bounds:  # noqa: ARG002 -- the port's
-        """Return nothing: what a model was forecast to need stands with the job that was submitted with it."""
+    def forecast(self, job: JobRecord, past: History) -> Bounds:  # noqa: ARG002 -- of the interface
+        """Return no bounds: the forecast of a model is stored with the job that was submitted with it."""
         return Bounds()
 
     def forecast_model(self, model: Path, words: tuple[str, ...], option: str) -> ModelForecast:
         """Return the forecast for an ONNX file, or for a folder with `config.json` and weights.
 
         Raises:
-            InputError: a file that cannot be read, a size that is missing, unknown or no number.
+            InputError: a file cannot be read, or a size is missing, unknown or not a number.
         """
         given = _given(words, option)
         if model.is_dir():
@@ -95,7 +95,8 @@ class ModelForecaster:
 
         if given.types:
             raise InputError(
-                f"an ONNX graph has its own types, and no {next(iter(given.types))}", where=given.option
+                f"{next(iter(given.types))} has no effect on an ONNX graph, which has its own types",
+                where=given.option,
             )
         return forecast_graph(model, given.sizes, given.optimiser, given.option)
 
@@ -138,7 +139,7 @@ def _given(words: Iterable[str], option: str) -> Given:
         name, _, value = (part.strip() for part in word.rpartition("="))
         name = _SPELLINGS.get(name, name)
         if name in seen:
-            raise InputError(f"{name} is there twice", where=option)
+            raise InputError(f"{name} appears twice", where=option)
         seen.add(name)
         if name == _OPTIMISER:
             optimiser = _optimiser(value, option)
@@ -169,26 +170,26 @@ def _optimiser(value: str, option: str) -> Optimiser:
 
 
 PREFILL = 8192
-"""Most tokens that a server is taken to compute at once; larger prompts are computed in chunks of so many."""
+"""Most tokens that a server is assumed to compute at once; larger prompts are computed in chunks of this size."""
 
 _STATE_BYTES = 4
-"""Bytes of a value in a state where a runtime keeps it in single precision, whatever the model's type."""
+"""Bytes of a value of a state that a runtime keeps in single precision, whatever the model's type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Transformer:
-    """What memory depends on.
+    """The properties of a transformer that its memory depends on.
 
     Attributes:
         model_type: the family, empty if the config does not say.
-        layers: of the decoder, or of the only stack there is.
+        layers: of the decoder, or of the only stack.
         hidden: values of a token between layers.
-        heads: queries in a layer.
-        cache: what is kept of each sequence.
+        heads: query heads in a layer.
+        cache: what is kept for each sequence.
         weights: the files' content.
         value: bytes of a value of the model as it is loaded; None where neither the config nor the files say.
-        fp8_cache: whether the checkpoint brings scales for a cache in one byte a value.
-        longest: tokens the model was made for; None if the config does not say.
+        fp8_cache: whether the checkpoint has scales for a cache of one byte a value.
+        longest: tokens that the model was made for; None if the config does not say.
     """
 
     model_type: str
@@ -202,13 +203,13 @@ class Transformer:
     longest: int | None = None
 
     def kv_bytes_per_token(self, value: float | None = None, *, cross: bool = False) -> Bounds:
-        """Return the cache's bytes for one token within all windows; `value` are bytes of a value in it."""
+        """Return the cache's bytes for one token within all windows; `value` is the bytes of a value in it."""
         least, most = self.cache.token(cross=cross)
         low, high = self.cache_value(value)
         return Bounds(least * low, most * high)
 
     def cache_value(self, given: float | None = None) -> tuple[float, float]:
-        """Return the fewest and the most bytes of a value in the cache."""
+        """Return the least and the most bytes of a value in the cache."""
         if given is not None:
             return given, given
         high = self.value or 2.0
@@ -222,11 +223,11 @@ class TransformerMemory:
     Attributes:
         batch: sequences at a time.
         tokens: of each sequence: in the cache at the end, or trained on at once.
-        encoder_tokens: that a decoder attends to beside its own; None for what the model says, else `tokens`.
+        encoder_tokens: tokens that a decoder attends to beside its own; None for the model's number, else `tokens`.
         prefill: most tokens computed at once while generating.
         optimiser: `none` for inference.
-        value: bytes of a value of the model when it is loaded; None for as it is stored.
-        cache_value: likewise in the cache; None for the model's.
+        value: bytes of a value of the model when it is loaded; None for that of the files.
+        cache_value: bytes of a value in the cache; None for the model's.
     """
 
     model: Transformer
@@ -246,14 +247,14 @@ class TransformerMemory:
         """Return the bounds of each part, and of the whole.
 
         Raises:
-            InputError: training needs the number of parameters, which the weights' files do not tell.
+            InputError: training needs the number of parameters, which the weights' files do not give.
         """
         parts = self._serving() if self.optimiser == "none" else self._training()
         parts["overhead"] = Bounds(CONTEXT, WORKSPACES)
         return ModelForecast(parts, self._notes(), self._facts())
 
     def _weights(self) -> Bounds:
-        """Return the weights as they are loaded: as asked for, else as they are stored or as the config says."""
+        """Return the bytes of the loaded weights: in the given type, else as stored or as the config says."""
         weights, stored = self.model.weights, float(self.model.weights.size)
         if self.value is not None:
             cast = weights.cast_to(self.value)
@@ -282,7 +283,7 @@ class TransformerMemory:
         return parts
 
     def _activations(self) -> float:
-        """Return the most that is computed at once: four times the hidden state; in encoders the scores beside it."""
+        """Return the most bytes of activations at once: four times the hidden state, in encoders plus the scores."""
         model, value = self.model, self.value or self.model.value or 2.0
         tokens = self.batch * self.tokens
         if model.cache.kind == "encoder":
@@ -295,7 +296,7 @@ class TransformerMemory:
     def _training(self) -> dict[str, Bounds]:
         """Return the parts of training.
 
-        The lower bound has one layer's activations where they can be recomputed, the upper one all of them
+        The lower bound has the activations of one layer, as the rest can be recomputed, the upper one those of all
         (Korthikanti et al., arXiv 2205.05198, section 4.1: s b h (34 + 5 a s / h) bytes a layer in 2-byte values).
         """
         model, s, b = self.model, self.tokens, self.batch
@@ -324,16 +325,20 @@ class TransformerMemory:
         if self.optimiser != "none":
             return tuple(notes)
         if model.value is None and self.value is None:
-            notes.append("no dtype is given: a value of the cache is taken to have 2 bytes")
+            notes.append("no dtype is given: a value of the cache is assumed to have 2 bytes")
         if model.fp8_cache and self.cache_value is None:
             notes.append(
-                "the checkpoint has scales for a cache of 1 byte a value: kv_cache_dtype says which it is"
+                "the checkpoint has scales for a cache of 1 byte a value: set kv_cache_dtype if it is used"
             )
         weights = self._weights()
         if weights.lower < weights.upper:
-            notes.append("the config's dtype is not that of the files: dtype says in which they are loaded")
+            notes.append(
+                "the config's dtype is not that of the files: set dtype to the one they are loaded in"
+            )
         if model.cache.kind == "decoder" and self.batch * self.tokens > self.prefill:
-            notes.append(f"at most {self.prefill:,} tokens are computed at once: prefill says another number")
+            notes.append(
+                f"at most {self.prefill:,} tokens are computed at once: set prefill for another number"
+            )
         if model.longest is not None and self.tokens > model.longest:
             notes.append(f"the model was made for {model.longest:,} tokens")
         return tuple(notes)
@@ -361,22 +366,22 @@ class TransformerMemory:
 
 
 def read_transformer(folder: Path | str) -> Transformer:
-    """Read a folder as Hugging Face has them: `config.json` and the headers of the weights beside it.
+    """Read a Hugging Face folder: `config.json` and the headers of the weights beside it.
 
-    The folder of a model in the hub's cache will do, too: its snapshot is taken that `main` names.
+    A model's folder in the hub's cache works too: the snapshot of `main` is read.
 
     Raises:
-        InputError: a file that is missing or is not what it should be, a field that is absent or contradicts another.
+        InputError: a file is missing or has the wrong format, or a field is absent or contradicts another.
     """
     folder = _snapshot(Path(folder))
     return transformer_of(read_config(folder / "config.json"), read_weights(folder))
 
 
 def transformer_of(config: ModelConfig, weights: ModelWeights) -> Transformer:
-    """Return what memory depends on.
+    """Return the properties that memory depends on.
 
     Raises:
-        InputError: a field that is absent or contradicts another.
+        InputError: a field is absent or contradicts another.
     """
     cache = cache_of(config)
     stack = config.part("decoder") if isinstance(config.fields.get("decoder"), dict) else config
@@ -399,7 +404,7 @@ def transformer_of(config: ModelConfig, weights: ModelWeights) -> Transformer:
 
 
 def _snapshot(folder: Path) -> Path:
-    """Return the files' folder of a model in the hub's cache, any other folder as it is."""
+    """Return the folder of files of a model in the hub's cache; any other folder unchanged."""
     main = folder / "refs" / "main"
     if (folder / "config.json").exists() or not main.is_file():
         return folder
@@ -407,7 +412,7 @@ def _snapshot(folder: Path) -> Path:
 
 
 def _value(config: ModelConfig, weights: ModelWeights) -> float | None:
-    """Return the bytes of a value as the config says, else as most of the weights have it."""
+    """Return the bytes of a value as the config says, else those of most weights."""
     said = config.shared("dtype", "torch_dtype")
     if said in (None, "auto"):
         return weights.widest_float()

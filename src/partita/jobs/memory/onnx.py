@@ -1,7 +1,7 @@
 """Memory of a model from its ONNX graph: weights, and activations by liveness.
 
-The second part infers the shapes of all tensors of a graph whose inputs have sizes. ONNX's own inference leaves
-shapes open where they depend on values; those are computed here, and bounded where they stay open.
+The second part infers the shapes of all tensors from the sizes of the inputs. ONNX's own inference leaves shapes open
+where they depend on values; these are computed here, or bounded where they cannot be computed.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ class GraphMemory:
     """`model`, for ONNX graphs: weights, optimiser state, activations, and an allowance.
 
     Attributes:
-        optimiser: `none` for inference, in which activations are freed after their last reader. In training all are
-            kept for the backward pass, and each has a gradient at some time.
+        optimiser: `none` for inference, in which activations are freed after their last reader. Training keeps all of
+            them for the backward pass, and each has a gradient at some time.
     """
 
     graph: Graph
     optimiser: Optimiser = "none"
 
     def tensors(self) -> Bounds:
-        """Return the bounds of what the tensors take in bytes, without the CUDA context and workspaces.
+        """Return the bounds of the tensors in bytes, without the CUDA context and workspaces.
 
         For inference the lower one is what any runtime needs, and the upper one what ONNX Runtime is expected to
-        take, with room in its arena for the scratch of kernels. In the lower one nothing is left of tensors whose
-        size depends on data.
+        allocate, with room in its arena for the scratch of kernels. The lower one leaves out tensors whose size
+        depends on data.
         """
         graph = self.graph
         least = replace(graph, sizes=dict(graph.sizes) | dict.fromkeys(graph.bounded, 0))
@@ -55,7 +55,7 @@ class GraphMemory:
         return Bounds(kept + live_peak(least), kept + every + live_peak(graph))
 
     def expected(self) -> float:
-        """Return the likeliest for inference with ONNX Runtime, likewise: the weights once, and the arena."""
+        """Return the likeliest bytes for inference with ONNX Runtime, also of tensors only: weights and arena."""
         return self.graph.weight_bytes + arena_bytes(self.graph)
 
     def bounds(self) -> Bounds:
@@ -73,7 +73,7 @@ def forecast_graph(
         path: the file.
         sizes: of the inputs' dimensions, such as `{"batch": 8}`.
         optimiser: `none` for inference.
-        option: that sizes are given with, for errors.
+        option: the option that gives sizes, for errors.
 
     Raises:
         InputError: as for `read_graph`.
@@ -108,8 +108,8 @@ def read_graph(path: Path | str, sizes: Mapping[str, int] | None = None, option:
 
     Args:
         path: the file.
-        sizes: what the inputs' dimensions are, such as `{"batch": 8}`, or `{"x.0": 8}` where they have no name.
-        option: that sizes are given with, for errors.
+        sizes: of the inputs' dimensions, such as `{"batch": 8}`, or `{"x.0": 8}` where they have no name.
+        option: the option that gives sizes, for errors.
 
     Raises:
         InputError: the `onnx` package is missing, the file cannot be read, or nothing bounds a tensor.
@@ -135,14 +135,14 @@ def _graph(model: Any, numpy_type: Any, sizes: dict[str, int], where: str, optio
     graph = model.graph
     weights = _weights(graph, numpy_type)
     names = {tensor.name for tensor in graph.initializer}
-    # Runtimes keep constants as they keep weights.
+    # Runtimes keep constants like weights.
     work = [(index, node) for index, node in enumerate(graph.node) if node.op_type != "Constant"]
     nodes = [(n, tuple(node.input), tuple(name for name in node.output if name)) for n, node in work]
     inputs = tuple(v.name for v in graph.input if v.name not in names)
     operators = tuple(node.op_type for _, node in work)
     outputs = tuple(v.name for v in graph.output)
     shapes = infer(model, sizes, where, option)
-    # What is computed inside of a node is there while it runs.
+    # Tensors inside a node exist while it runs.
     steps = [
         (reads, (*writes, f"inside {index}") if index in shapes.inner else writes)
         for index, reads, writes in nodes
@@ -164,7 +164,7 @@ def _graph(model: Any, numpy_type: Any, sizes: dict[str, int], where: str, optio
 
 
 def _weights(graph: Any, numpy_type: Any) -> list[tuple[int, int]]:  # noqa: ANN401
-    """Return the values and bytes of each weight and constant, also of those inside of `If`, `Loop` and `Scan`."""
+    """Return the values and bytes of each weight and constant, also of those inside `If`, `Loop` and `Scan`."""
     graphs = [graph, *(inner for node in graph.node for inner in subgraphs(node))]
     tensors = [tensor for each in graphs for tensor in each.initializer]
     constants = [node for each in graphs for node in each.node if node.op_type == "Constant"]
@@ -174,13 +174,13 @@ def _weights(graph: Any, numpy_type: Any) -> list[tuple[int, int]]:  # noqa: ANN
 
 
 def _bits(kind: int, numpy_type: Any) -> int:  # noqa: ANN401
-    """Return the bits of a value; those of four are packed in pairs."""
+    """Return the bits of a value; values of four bits are packed in pairs."""
     name = str(numpy_type(kind))
     return 4 if name in ("int4", "uint4", "float4_e2m1fn") else int(numpy_type(kind).itemsize) * 8
 
 
 _SMALL = 4096
-"""Elements of a tensor that may be computed here, or whose values shapes may depend on."""
+"""Most elements of a tensor that is computed here."""
 
 _NOT_COMPUTED = frozenset({
     "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial",
@@ -188,7 +188,7 @@ _NOT_COMPUTED = frozenset({
 })  # fmt: skip
 
 _PART_OF_INPUT = frozenset({"Slice", "TopK", "Split", "Compress", "Trilu", "SplitToSequence", "GatherND"})
-"""Operators of which no output is longer than the first input, dimension by dimension, or flat."""
+"""Operators whose outputs are at most as long as their first input, by dimension or in elements."""
 
 _SAME_ELEMENTS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "Cast"})
 
@@ -197,13 +197,13 @@ _SAME_SHAPE = frozenset({
     "QLinearMul", "QLinearSigmoid", "QuantizeLinear", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization",
     "SkipLayerNormalization", "SkipSimplifiedLayerNormalization",
 })  # fmt: skip
-"""Operators beyond ONNX's own, whose shapes it cannot infer, with outputs shaped as their first input."""
+"""Operators whose output has the shape of their first input, and whose shapes ONNX cannot infer."""
 
 Shape = tuple[int, ...]
 
 
 class _MisfitError(InputError):
-    """Operators that do not take tensors of these sizes."""
+    """An operator does not take tensors of these sizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,10 +211,10 @@ class Shapes:
     """What is known of a graph's tensors.
 
     Attributes:
-        of: the shape of each, at most.
+        of: the largest shape of each.
         width: bytes of a value of each.
-        bounded: those that depend on data, and may be smaller, down to nothing.
-        inner: bytes, at most, of what is computed inside of each node with a graph of its own, by the node's place.
+        bounded: tensors whose size depends on data, and may be smaller, down to 0.
+        inner: most bytes of tensors inside each node that has a graph of its own, by the node's index.
     """
 
     of: Mapping[str, Shape]
@@ -228,7 +228,7 @@ _NO_NAMES = frozenset({"", "?", "-1", "None"})
 
 
 def open_inputs(graph: Any) -> dict[str, tuple[str, int]]:  # noqa: ANN401 -- protobuf's classes
-    """Return the dimensions whose sizes are to be given, by their names, or as `x.0`, with a tensor that has each."""
+    """Return the dimensions that need a size, by name or as `x.0`, with a tensor and axis that have each."""
     weights = {tensor.name for tensor in graph.initializer}
     found: dict[str, tuple[str, int]] = {}
     for value in graph.input:
@@ -247,23 +247,23 @@ def infer(model: Any, sizes: Mapping[str, int], where: str, option: str) -> Shap
     """Return the shapes of all tensors. The model is changed: it loses its large weights.
 
     Args:
-        model: as `onnx.load` has it.
-        sizes: of dimensions by their names, or by a tensor's name and the axis, as `x.0`. Where none is called
-            `batch`, that is the first of every input that has no fixed size.
+        model: as `onnx.load` returns it.
+        sizes: of dimensions by their names, or by a tensor's name and the axis, as `x.0`. If no dimension is called
+            `batch`, that name means the first dimension of every input where it has no fixed size.
         where: the file, for errors.
-        option: that sizes are given with, for errors.
+        option: the option that gives sizes, for errors.
 
     Raises:
-        InputError: an input's dimension is not known, a size belongs to none, or nothing bounds a tensor.
+        InputError: an input's dimension is unknown, a size belongs to no dimension, or nothing bounds a tensor.
     """
     return _Solver(model, _sizes_of(model.graph, sizes, where, option), where, option).solve()
 
 
 def _sizes_of(graph: Any, given: Mapping[str, int], where: str, option: str) -> dict[str, int]:  # noqa: ANN401
-    """Return the sizes with those that `batch` stands for.
+    """Return the sizes, with `batch` replaced by the dimensions that it means.
 
     Raises:
-        InputError: one belongs to no dimension, or one is missing.
+        InputError: a size belongs to no dimension, or is missing.
     """
     needed, sizes = open_inputs(graph), dict(given)
     tensors = (*graph.input, *graph.value_info, *graph.output)
@@ -325,7 +325,7 @@ class _Solver:
         return Shapes(self._shapes(), self._widths(), bounded, inner)
 
     def _set(self, value: Any) -> bool:  # noqa: ANN401
-        """Give a tensor's dimensions their sizes, and take away other names; say whether any was given."""
+        """Set a tensor's dimensions to their sizes, and clear other names; return whether any was set."""
         given = False
         dims = value.type.tensor_type.shape.dim
         for axis, dim in enumerate(dims):
@@ -343,7 +343,7 @@ class _Solver:
             self._model = onnx.shape_inference.infer_shapes(self._model, data_prop=True)
         except Exception:  # noqa: BLE001 -- some graphs fail where values are propagated; they are computed here
             self._infer_without_values()
-        # Inference names what it does not know.
+        # Inference gives unknown dimensions new names.
         given = [self._set(value) for value in (*self._model.graph.value_info, *self._model.graph.output)]
         if any(given):
             self._infer()
@@ -358,7 +358,7 @@ class _Solver:
             raise InputError(f"not an ONNX model: {told}", where=self._where) from None
 
     def _shapes(self) -> dict[str, Shape]:
-        """Return the shapes that are wholly known."""
+        """Return the shapes that are fully known."""
         graph = self._model.graph
         found: dict[str, Shape] = {
             name: tuple(map(int, array.shape)) for name, array in self._constants.items()
@@ -370,7 +370,7 @@ class _Solver:
         return found
 
     def _widths(self) -> dict[str, int]:
-        """Return the bytes of a value of each tensor; of one whose type is not known as many as any number has."""
+        """Return the bytes of a value of each tensor; 8 where the type is unknown."""
         graph = self._model.graph
         found = {name: int(array.dtype.itemsize) for name, array in self._constants.items()}
         for value in (*graph.value_info, *graph.input, *graph.output):
@@ -378,7 +378,7 @@ class _Solver:
         return found
 
     def _compute(self) -> bool:
-        """Compute what follows from shapes and small constants; say whether there was something."""
+        """Compute what follows from shapes and small constants; return whether there was something."""
         import numpy as np  # noqa: PLC0415 -- only for ONNX
         import onnx  # noqa: PLC0415
 
@@ -397,7 +397,7 @@ class _Solver:
             copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
             del graph.node[:]
             graph.node.extend(copies)
-            # What was inferred of them before would hide what is known now.
+            # Earlier inferred shapes would hide the computed values.
             for index in reversed(range(len(graph.value_info))):
                 if graph.value_info[index].name in self._constants:
                     del graph.value_info[index]
@@ -446,7 +446,7 @@ class _Solver:
                     value.CopyFrom(fixed)
 
     def _branches(self, node: Any) -> list[tuple[list[str], Shapes]]:  # noqa: ANN401
-        """Return the outputs of each branch of an `If` that may be taken, and the shapes of all that it makes."""
+        """Return the outputs of each branch of an `If` that may be taken, and the shapes of all its tensors."""
         condition = self._constants.get(node.input[0])
         taken = None if condition is None else ("then_branch" if condition.all() else "else_branch")
         graphs = [each.g for each in node.attribute if taken in (None, each.name)]
@@ -475,7 +475,7 @@ class _Solver:
         return _Solver(model, {}, self._where, self._option).solve()
 
     def _inside(self, node: Any) -> int:  # noqa: ANN401
-        """Return the bytes of all tensors inside of a node's graphs, as far as their shapes are known."""
+        """Return the bytes of all tensors inside a node's graphs whose shapes are known."""
         if node.op_type != "If":
             return _inner_bytes(node)
         found = []
@@ -496,7 +496,7 @@ class _Solver:
         }
 
     def _largest_branch(self, node: Any, output: int) -> Shape | None:  # noqa: ANN401
-        """Return the larger shape of an output of two branches."""
+        """Return the larger shape of an output over the branches."""
         found = [shapes.of[names[output]] for names, shapes in self._branches(node)]
         return max(found, key=math.prod, default=None)
 
@@ -510,16 +510,16 @@ class _Solver:
         """Refuse sizes with which the model does not run.
 
         Raises:
-            InputError: it does not.
+            InputError: it does not run.
         """
         import onnx  # noqa: PLC0415 -- optional
 
         try:
             onnx.shape_inference.infer_shapes(self._model, strict_mode=True)
         except Exception as error:  # noqa: BLE001 -- onnx's errors share no base
-            told = str(error).strip().splitlines()[-1]
+            why = str(error).strip().splitlines()[-1]
             raise _MisfitError(
-                f"with these sizes the model does not run: {told}",
+                f"the model does not run with these sizes: {why}",
                 where=self._where,
                 hint="give the sizes that it was made for",
             ) from None
@@ -529,7 +529,7 @@ class _Solver:
         return InputError(
             f"nothing bounds dimension {axis} of {name}, which {node.op_type} makes",
             where=self._where,
-            hint=f"say how large it is at most: {self._option} {name}.{axis}=100",
+            hint=f"give its largest size: {self._option} {name}.{axis}=100",
         )
 
 
@@ -544,7 +544,7 @@ def _key(node: Any) -> str:  # noqa: ANN401
 
 
 def _strip(graph: Any, constants: dict[str, Any]) -> None:  # noqa: ANN401
-    """Make large weights inputs, of which only the shape is told, and keep the small ones as constants."""
+    """Turn large weights into inputs, which have only a shape, and keep small ones as constants."""
     import onnx  # noqa: PLC0415 -- optional
 
     inputs, kept = {value.name for value in graph.input}, []
@@ -561,7 +561,7 @@ def _strip(graph: Any, constants: dict[str, Any]) -> None:  # noqa: ANN401
 
 
 def _dims(value: Any) -> list[int | None] | None:  # noqa: ANN401
-    """Return the sizes of a tensor's dimensions, None for one that is not known; None if their number is not."""
+    """Return the sizes of a tensor's dimensions, None for an unknown one; None if their number is unknown."""
     if not value.type.HasField("tensor_type") or not value.type.tensor_type.HasField("shape"):
         return None
     return [dim.dim_value if dim.HasField("dim_value") else None for dim in value.type.tensor_type.shape.dim]
@@ -573,7 +573,7 @@ def _computed(
     shapes: Mapping[str, Shape],
     opsets: Any,  # noqa: ANN401
 ) -> list[Any] | None:
-    """Return the values of a node's outputs, None where they are not to be known or not worth it."""
+    """Return the values of a node's outputs, None where they are unknown or too large."""
     import numpy as np  # noqa: PLC0415 -- only for ONNX
 
     if node.domain not in ("", "ai.onnx") or node.op_type in _NOT_COMPUTED:
@@ -635,7 +635,7 @@ def _bound_of(
 
 
 def _flattened(known: list[int | None] | None, elements: int) -> Shape | None:
-    """Return a shape of so many elements at most: the first open dimension has what the known ones leave."""
+    """Return a shape of at most `elements` elements: the first open dimension takes what the known ones leave."""
     if known is None:
         return None
     left = -(-elements // max(math.prod(size for size in known if size), 1))
@@ -646,21 +646,21 @@ def _flattened(known: list[int | None] | None, elements: int) -> Shape | None:
 
 
 def _boxes(node: Any, shapes: Mapping[str, Shape], constants: Mapping[str, Any]) -> int:  # noqa: ANN401
-    """Return how many boxes are kept at most: of each class so many as are asked for, of those there are."""
+    """Return the most boxes that are kept: of each class at most the number asked for."""
     batch, classes, there = shapes[node.input[1]]
     most = constants.get(node.input[2]) if len(node.input) > 2 and node.input[2] else None
-    # Without a number nothing is kept, says ONNX; where it is not known all may be.
+    # By ONNX's definition none is kept without a number. This bound takes all, as it does for an unknown number.
     each = there if most is None or not most.size else min(int(most.reshape(-1)[0]), there)
     return int(batch * classes * max(each, 0))
 
 
 def _reads(node: Any) -> set[str]:  # noqa: ANN401
-    """Return the names that a node reads, and that the graphs inside of it read."""
+    """Return the names that a node and the graphs inside it read."""
     return {*node.input, *(name for graph in subgraphs(node) for inner in graph.node for name in inner.input)}
 
 
 def subgraphs(node: Any) -> Iterator[Any]:  # noqa: ANN401
-    """Yield the graphs inside of a node, and inside of their nodes."""
+    """Yield the graphs inside a node, and inside their nodes."""
     for attribute in node.attribute:
         for graph in (*((attribute.g,) if attribute.HasField("g") else ()), *attribute.graphs):
             yield graph
@@ -669,7 +669,7 @@ def subgraphs(node: Any) -> Iterator[Any]:  # noqa: ANN401
 
 
 def _inner_bytes(node: Any) -> int:  # noqa: ANN401
-    """Return the bytes of all tensors inside of a node's graphs whose shape is known."""
+    """Return the bytes of all tensors inside a node's graphs whose shapes are known."""
     total = 0
     for graph in subgraphs(node):
         for value in (*graph.value_info, *graph.output):

@@ -1,1 +1,1 @@
-"""The queue: its store, the daemon that works through it, and the socket on which commands reach it."""
+"""The queue: its store, the daemon that runs its jobs, and the socket on which commands reach it."""

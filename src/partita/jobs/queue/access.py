@@ -1,4 +1,4 @@
-"""Who may do what: the caller is known by the kernel, not by what they say."""
+"""Who may do what; the kernel identifies the caller."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _CREDENTIALS = struct.Struct("3i")
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The process at the other end of a socket, as the kernel tells it (SO_PEERCRED)."""
+    """The process at the other end of a socket, as the kernel reports it (SO_PEERCRED)."""
 
     pid: int
     uid: int
@@ -47,8 +47,8 @@ class Access:
     """The rules of one daemon.
 
     Attributes:
-        daemon_uid: whom the daemon runs as; root serves all users, another one itself alone.
-        admins: users who may do all that root may, apart from submitting as someone else.
+        daemon_uid: the user of the daemon; root serves all users, another one only itself.
+        admins: users who may do all that root may, except submit as someone else.
         admin_groups: groups of such users.
     """
 
@@ -57,19 +57,19 @@ class Access:
     admin_groups: frozenset[int] = frozenset()
 
     def admit(self, caller: Caller) -> None:
-        """Let a caller in.
+        """Refuse a caller that this daemon does not serve.
 
         Raises:
-            DeniedError: this daemon does not serve them.
+            DeniedError: it does not serve them.
         """
         if self.daemon_uid != 0 and caller.uid not in (0, self.daemon_uid):
             raise DeniedError(
-                f"this daemon belongs to user {user_name(self.daemon_uid)} and serves nobody else",
+                f"this daemon belongs to user {user_name(self.daemon_uid)} and serves no other users",
                 hint="start your own, with PARTITA_STATE set to a folder of yours: partita daemon",
             )
 
     def is_admin(self, caller: Caller) -> bool:
-        """Say whether a caller may act on everybody's jobs."""
+        """Return whether a caller may act on all users' jobs."""
         if caller.uid in (0, self.daemon_uid) or caller.uid in self.admins:
             return True
         return bool(self.admin_groups) and not self.admin_groups.isdisjoint(_groups(caller.uid, caller.gid))
@@ -91,10 +91,10 @@ class Access:
 
 
 def submitter(caller: Caller, user: str | None) -> Submitter:
-    """Return whom a job belongs to: its caller, or, if root asks for it, another user.
+    """Return the owner of a job: its caller, or the user that root names.
 
     Raises:
-        DeniedError: someone else than root asks for another user.
+        DeniedError: a caller other than root names another user.
         InputError: there is no such user.
     """
     if caller.uid != 0 and user not in (None, user_name(caller.uid)):
@@ -103,7 +103,7 @@ def submitter(caller: Caller, user: str | None) -> Submitter:
 
 
 def named(caller: Caller, user: str | None) -> Submitter:
-    """Return the user of a name, the caller without one.
+    """Return the user of a name, the caller if there is no name.
 
     Raises:
         InputError: there is no such user.
@@ -118,7 +118,7 @@ def named(caller: Caller, user: str | None) -> Submitter:
 
 
 def owner(who: Submitter) -> JobUser:
-    """Return whom a job's processes run as, with the groups the user is in now."""
+    """Return the user that a job's processes run as, with their current groups."""
     return JobUser(who.uid, who.gid, _groups(who.uid, who.gid), who.name)
 
 
@@ -143,7 +143,7 @@ def admins(names: Iterable[str]) -> tuple[frozenset[int], frozenset[int]]:
 
 @lru_cache(maxsize=1024)
 def user_name(uid: int) -> str:
-    """Return a user's name, or the number of one without."""
+    """Return a user's name, or the number if there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

@@ -1,7 +1,6 @@
-"""What the daemon answers: one method for each thing that can be asked.
+"""What the daemon answers: one method for each kind of request.
 
-Before that stand the requests and answers as they go over the socket: the codec checks what is asked, and writes what
-is answered. The first of them is a submission.
+First come the requests and answers on the socket, of which the codec checks the former and writes the latter.
 """
 
 from __future__ import annotations
@@ -68,8 +67,8 @@ class Submission:
     """What a user submits.
 
     Attributes:
-        indices: of an array; None without one.
-        user: whom root submits for.
+        indices: of an array; None if it is not an array.
+        user: the user that root submits for.
         after: jobs that it waits for.
     """
 
@@ -104,7 +103,7 @@ Bytes = Annotated[float, Meta(ge=0, le=2**50)]
 
 
 class MemoryRequest(Value):
-    """What is declared of a job's memory, or known from its model; no `upper` is no limit."""
+    """The declared memory of a job, or the forecast of its model; without `upper` there is no limit."""
 
     source: Literal["declared", "model"]
     lower: Bytes = 0.0
@@ -112,7 +111,7 @@ class MemoryRequest(Value):
 
 
 class SubmitRequest(Value):
-    """A submission as it comes over the socket."""
+    """A submission on the socket."""
 
     command: Annotated[tuple[Word, ...], Meta(min_length=1, examples=[["python", "train.py"]])]
     directory: Annotated[Word, check(_absolute)]
@@ -134,7 +133,7 @@ class SubmitRequest(Value):
     after: tuple[Word, ...] = ()
 
     def faults(self) -> Iterator[FieldFault]:
-        """Yield what is empty or larger than is kept."""
+        """Yield what is empty or too large to keep."""
         if not self.command[0]:
             yield FieldFault(("command",), "is empty", "partita submit -- python train.py")
         sizes = {
@@ -150,7 +149,7 @@ def submission(asked: SubmitRequest) -> Submission:
     """Return what a request submits.
 
     Raises:
-        InputError: the array, a pattern or a dependency is none.
+        InputError: the array, a pattern or a dependency is wrong.
     """
     limit_s = asked.limit_s
     return Submission(
@@ -163,7 +162,7 @@ def submission(asked: SubmitRequest) -> Submission:
             asked.grace_s,
             asked.checkpoints,
             asked.most_attempts,
-            # Nothing said is no limit of its own; a limit of 0 is none at all.
+            # No value means the daemon's default; 0 means no limit.
             None if limit_s is None else limit_s or math.inf,
             asked.umask,
             read_patterns(asked.oom_patterns),
@@ -180,17 +179,17 @@ def read_patterns(patterns: Iterable[str]) -> tuple[str, ...]:
     """Return the patterns that say in a job's output that memory ran out.
 
     Raises:
-        InputError: one is no regular expression, or found in every line, or they are too many.
+        InputError: one is not a regular expression, or matches every line, or there are too many.
     """
     patterns = tuple(patterns)
     if len(patterns) > MOST_PATTERNS:
         raise InputError(
-            f"{len(patterns)} patterns; at most {MOST_PATTERNS} are looked for", where="--oom-pattern"
+            f"{len(patterns)} patterns; at most {MOST_PATTERNS} are allowed", where="--oom-pattern"
         )
     for pattern in patterns:
         if (why := checked_pattern(pattern)) is not None:
             raise InputError(
-                why, where="--oom-pattern", hint="write what the line says, as 'no room on the card'"
+                why, where="--oom-pattern", hint="write part of the line, such as 'no room on the card'"
             )
     return patterns
 
@@ -199,7 +198,7 @@ MOST_IDS = 1000
 
 
 class QueueRequest(Value, forbid_unknown_fields=False):
-    """What is asked over the socket; what only a newer client says is passed over."""
+    """A request on the socket; fields of newer clients are ignored."""
 
 
 class IdsRequest(QueueRequest):
@@ -209,20 +208,20 @@ class IdsRequest(QueueRequest):
 
 
 class UserRequest(QueueRequest):
-    """A user's jobs; without a name the caller's."""
+    """A user's jobs; by default the caller's."""
 
     owner: str | None = None
 
 
 class CancelRequest(UserRequest):
-    """Jobs to be cancelled: by their ids, or a user's up to the newest one that was counted."""
+    """Jobs to cancel: by their ids, or a user's up to the newest one that `mine` counted."""
 
     ids: Annotated[tuple[str, ...], Meta(max_length=MOST_IDS)] = ()
     newest: Whole | None = None
 
 
 class QueuePageRequest(QueueRequest):
-    """A part of the queue; `revision` is of the snapshot that the parts before were of."""
+    """A page of the queue; `revision` identifies the snapshot of the earlier pages."""
 
     offset: Whole = 0
     limit: Whole | None = None
@@ -231,7 +230,7 @@ class QueuePageRequest(QueueRequest):
 
 
 class HistoryRequest(QueueRequest):
-    """Jobs by their ids, or the newest that are over, of numbers below `before`."""
+    """Jobs by their ids, or the newest that are over, with numbers below `before`."""
 
     ids: Annotated[tuple[str, ...], Meta(max_length=MOST_IDS)] = ()
     limit: Whole = 50
@@ -240,27 +239,27 @@ class HistoryRequest(QueueRequest):
 
 
 class LogRequest(IdsRequest):
-    """A piece of a job's output from a place on; without an attempt of the newest one."""
+    """A piece of a job's output from an offset on; by default of the newest attempt."""
 
     attempt: Whole | None = None
     offset: Whole = 0
 
 
 class ForgetRequest(QueueRequest):
-    """Families to be forgotten: by their names or the ids of jobs, or all of the caller's."""
+    """Families to forget: by their names or the ids of jobs, or all of the caller's."""
 
     ids: Annotated[tuple[str, ...], Meta(max_length=MOST_IDS)] = ()
     every: bool = False
 
 
 class QueueAnswer(Value):
-    """What is answered over the socket; a refusal has `ok: false`."""
+    """An answer on the socket; a refusal has `ok: false`."""
 
     ok: bool = True
 
 
 class SubmittedAnswer(QueueAnswer, kw_only=True):
-    """What became of a submission."""
+    """The result of a submission."""
 
     id: str
     tasks: int
@@ -268,7 +267,7 @@ class SubmittedAnswer(QueueAnswer, kw_only=True):
 
 
 class JobNow(Value):
-    """Where a job is; `was` is where it was before it was cancelled or requeued."""
+    """The state of a job; `was` is its state before it was cancelled or requeued."""
 
     id: str
     state: JobState
@@ -278,7 +277,7 @@ class JobNow(Value):
 
 
 class JobsNowAnswer(QueueAnswer, kw_only=True):
-    """Where jobs are now."""
+    """The states of jobs now."""
 
     jobs: tuple[JobNow, ...]
     notes: tuple[str, ...] | UnsetType = UNSET
@@ -293,7 +292,7 @@ class UserJobsAnswer(QueueAnswer, kw_only=True):
 
 
 class QueuePageAnswer(QueueAnswer, kw_only=True):
-    """A part of the queue as it was at one moment."""
+    """A page of the queue as it was at one moment."""
 
     revision: str
     jobs: tuple[QueueRow, ...]
@@ -305,19 +304,19 @@ class QueuePageAnswer(QueueAnswer, kw_only=True):
 
 
 class ExpiredAnswer(QueueAnswer):
-    """The snapshot that the parts before were of is there no more."""
+    """The snapshot of the earlier pages has expired."""
 
     expired: bool = True
 
 
 class InstancesAnswer(QueueAnswer, kw_only=True):
-    """The jobs that hold an instance, as much as everybody may know."""
+    """The jobs that hold an instance, with what all users may see."""
 
     jobs: tuple[JobRow, ...]
 
 
 class HistoryAnswer(QueueAnswer, kw_only=True):
-    """All of some jobs; `before` is what to ask with for older ones, null if there are none."""
+    """All details of some jobs; `before` is what to ask for older ones with, null if there are none."""
 
     jobs: tuple[HistoryRow, ...]
     before: int | UnsetType | None = UNSET
@@ -330,7 +329,7 @@ class PendingAnswer(QueueAnswer, kw_only=True):
 
 
 class LogAnswer(QueueAnswer, kw_only=True):
-    """A piece of an attempt's output in Base64, and the place after it."""
+    """A piece of an attempt's output in Base64, and the offset after it."""
 
     id: str
     state: JobState
@@ -343,14 +342,14 @@ class LogAnswer(QueueAnswer, kw_only=True):
 
 
 class FamilyMemory(Value):
-    """Bytes that the jobs of a family have shown to need; no `upper` is no limit."""
+    """Bytes that the jobs of a family were seen to need; without `upper` there is no limit."""
 
     lower: float
     upper: float | None
 
 
 class FamilyRow(Value):
-    """What is remembered of a family; `command` is null for one that goes by its name."""
+    """What is remembered of a family; `command` is null for one identified by its name."""
 
     name: str
     command: str | None
@@ -385,12 +384,12 @@ MOST_WAITING = 100_000
 
 
 class Answers:
-    """Answers requests on a queue, to those who may ask.
+    """Answers the requests on a queue that the caller may make.
 
     Args:
         service: the queue.
-        access: who may what.
-        energy: the joules that an attempt (a job's id and its number) took; None where they are not known.
+        access: who may do what.
+        energy: returns the joules that an attempt (a job's id and its number) used; None where unknown.
     """
 
     def __init__(
@@ -419,15 +418,17 @@ class Answers:
         }
 
     def __call__(self, caller: Caller, body: Mapping[str, Any]) -> QueueAnswer:
-        """QueueAnswer a request.
+        """Answer a request.
 
         Raises:
-            PartitaError: it is refused; says why.
+            PartitaError: it is refused; the error says why.
         """
         self._access.admit(caller)
         asked = body.get("ask")
         if not isinstance(asked, str) or asked not in self._known:
-            raise InputError(f"this daemon knows nothing of {asked!r}", hint="is it older than the command?")
+            raise InputError(
+                f"this daemon does not know the request {asked!r}", hint="is it older than the command?"
+            )
         kind, answer = self._known[asked]
         fields = {name: value for name, value in body.items() if name != "ask"}
         source = DocumentSource("the submission" if kind is SubmitRequest else "the request")
@@ -438,7 +439,7 @@ class Answers:
         who = submitter(caller, wanted.user)
         if wanted.priority > 0 and not self._access.is_admin(caller):
             raise DeniedError(
-                "a priority above 0 puts a job before others' and is for root and the daemon's admins",
+                "only root and the daemon's admins may give a priority above 0, which puts a job before others'",
                 where="--priority",
             )
         if len(self._service.table.active) + len(wanted.indices or (0,)) > MOST_WAITING:
@@ -465,10 +466,10 @@ class Answers:
         return SubmittedAnswer(id=str(first.number), tasks=len(made), notes=notes)
 
     def _require_quota(self, who: Submitter, more: int) -> None:
-        """Refuse a submission of which too many jobs would wait.
+        """Refuse a submission after which too many jobs of its user would wait.
 
         Raises:
-            InputError: it is refused.
+            InputError: too many would wait.
         """
         most, table = self._service.settings.most_waiting, self._service.table
         if who.uid == 0:
@@ -497,7 +498,7 @@ class Answers:
         return None if limit is None or math.isinf(limit) else limit
 
     def _notes(self, job: JobRecord, wanted: Submission) -> list[str]:
-        """Return what the user should know of a job that was taken in."""
+        """Return what the user should know of an accepted job."""
         service = self._service
         if job.state is JobState.CANCELLED:
             return [f"it never starts: {job.why}"]
@@ -523,7 +524,7 @@ class Answers:
         else:
             chosen = [job for job in self._of_user(caller, request.owner) if job.number <= request.newest]
         error = self._service.cancel([job for job in chosen if job.state not in OVER])
-        notes = () if error is None else (f"{error}; it is remembered, and written when it can be",)
+        notes = () if error is None else (f"{error}; the cancellation is kept in memory, and written later",)
         return JobsNowAnswer(jobs=tuple(self._now(job, was=job.state) for job in chosen), notes=notes)
 
     def _mine(self, caller: Caller, request: UserRequest) -> UserJobsAnswer:
@@ -537,10 +538,10 @@ class Answers:
         return [job for job in self._service.table.active.values() if job.submitter.uid == who.uid]
 
     def _user(self, caller: Caller, owner: str | None) -> Submitter:
-        """Return the user of that name, the caller without one.
+        """Return the user of that name, the caller if there is no name.
 
         Raises:
-            DeniedError: it is another user, and the caller no admin.
+            DeniedError: it is another user, and the caller is not an admin.
             InputError: there is no such user.
         """
         who = named(caller, owner)
@@ -582,7 +583,7 @@ class Answers:
         )
 
     def _instances(self, _: Caller, __: QueueRequest) -> InstancesAnswer:
-        """Say which job is on which instance: as much as the queue tells everybody."""
+        """Return which job is on which instance, with what all users may see."""
         return InstancesAnswer(jobs=tuple(row(job, open_to=False) for job in self._service.table.holding))
 
     def _history(self, caller: Caller, request: HistoryRequest) -> HistoryAnswer:
@@ -601,9 +602,9 @@ class Answers:
         return JobsNowAnswer(jobs=tuple(map(self._now, self._chosen(caller, request.ids, "wait for it"))))
 
     def _pending(self, _: Caller, request: IdsRequest) -> PendingAnswer:
-        """Count the jobs that are not over, without looking at those that are: asked once a second.
+        """Count the jobs that are not over, without reading those that are, as clients ask once a second.
 
-        Counts tell nothing that the queue does not.
+        All users may ask, as the queue shows the same.
         """
         wanted = set(map(parse_id, request.ids))
         active = self._service.table.active.values()
@@ -636,14 +637,14 @@ class Answers:
         ended = job.attempts[number - 1].verdict is not None
         if ended and not folder.exists():
             raise InputError(
-                f"the log of job {job.id} is not kept any more",
-                hint="--keep-logs of the daemon says how much is",
+                f"the log of job {job.id} was deleted",
+                hint="the daemon's --keep-logs says how much is kept",
             )
         data, following = read_log(folder, request.offset, frozenset({job.submitter.uid, os.geteuid()}))
         return answer.replace(data=base64.b64encode(data).decode(), next=following, ended=ended)
 
     def _families(self, caller: Caller, _: QueueRequest) -> FamiliesAnswer:
-        """Say what is remembered of the families that the caller may see to."""
+        """Return what is remembered of the families that the caller may manage."""
         mine = [each for each in self._service.families.known if self._may_forget(caller, each)]
         return FamiliesAnswer(families=tuple(map(self._remembered, mine)))
 
@@ -654,12 +655,12 @@ class Answers:
             chosen = dict.fromkeys(each for each in known if owner_of(each) == caller.uid)
         for text in request.ids:
             chosen |= dict.fromkeys(self._named(caller, text, known))
-        told = tuple(map(self._remembered, chosen))
+        rows = tuple(map(self._remembered, chosen))
         self._service.forget(chosen)
-        return FamiliesAnswer(families=told)
+        return FamiliesAnswer(families=rows)
 
     def _named(self, caller: Caller, text: str, known: Sequence[str]) -> list[str]:
-        """Return the family of that name, the caller's own before others', or that of a job."""
+        """Return the families of that name, only the caller's own if there are any, or the families of a job."""
         named = [each for each in known if shown_family(each)[0] == text]
         own = [each for each in named if owner_of(each) == caller.uid]
         if named:
@@ -668,7 +669,7 @@ class Answers:
             jobs = find(self._service.table, text)
         except InputError:
             raise InputError(
-                f"nothing is remembered of {text!r}, and it is no job",
+                f"nothing is remembered of {text!r}, and it is not a job",
                 hint="`partita forget` lists what is remembered",
             ) from None
         for job in jobs:
@@ -700,10 +701,10 @@ class Answers:
         return JobNow(now.id, now.state, now.state in OVER, now.why, was)
 
     def _chosen(self, caller: Caller, ids: Iterable[str], what: str) -> list[JobRecord]:
-        """Return the jobs that a request names, all of which the caller may see to.
+        """Return the jobs that a request names.
 
         Raises:
-            InputError: it names none, or one that is not there.
+            InputError: it names none, or one that does not exist.
             DeniedError: one is another user's.
         """
         found = {job.number: job for text in ids for job in find(self._service.table, text)}

@@ -1,7 +1,7 @@
-"""The other end of the daemon's socket.
+"""The client of the daemon's socket.
 
-Answers come as plain data, which commands print: to import the codec takes as long as the daemon takes to answer, and
-the daemon has written them with it.
+Answers are returned as plain data, which commands print: importing the codec would take as long as the daemon takes
+to answer, and the daemon has checked them already.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILE = "daemon.sock"
 
 @contextmanager
 def address(path: Path) -> Iterator[str]:
-    """Yield a short name of a socket that holds while the block runs: its folder by an open descriptor.
+    """Yield a short path of a socket, valid while the block runs: its folder is an open descriptor.
 
     Raises:
         OSError: the folder cannot be opened.
@@ -42,11 +42,11 @@ PATIENCE_S = 30.0
 
 
 class NoDaemonError(PartitaError):
-    """Nobody answers."""
+    """No daemon answers."""
 
 
 class QueueClient:
-    """A connection to the daemon of a state folder, made when something is asked.
+    """A connection to the daemon of a state folder, opened by the first request.
 
     Args:
         folder: `jobs` in the state folder.
@@ -68,7 +68,7 @@ class QueueClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connection; asking opens another."""
+        """Close the connection; the next request opens another."""
         if self._peer is not None:
             self._peer.close()
         self._peer, self._heard = None, b""
@@ -77,19 +77,19 @@ class QueueClient:
         """Send a request and return the answer.
 
         Raises:
-            NoDaemonError: nobody answers.
-            PartitaError: the daemon refused; says why.
+            NoDaemonError: no daemon answers.
+            PartitaError: the daemon refused; the error says why.
         """
         try:
             answer = self._exchange(json.dumps({"ask": what, **fields}).encode() + b"\n")
         except (OSError, EOFError) as error:
             self.close()
-            raise self._nobody(error) from None
+            raise self._no_daemon(error) from None
         if answer.pop("ok"):
             return answer
-        told = answer["error"]
-        kind = InputError if told["exit_code"] == InputError.exit_code else PartitaError
-        raise kind(told["what"], where=told["where"], hint=told["hint"])
+        refusal = answer["error"]
+        kind = InputError if refusal["exit_code"] == InputError.exit_code else PartitaError
+        raise kind(refusal["what"], where=refusal["where"], hint=refusal["hint"])
 
     def _exchange(self, request: bytes) -> dict[str, Any]:
         if self._peer is None:
@@ -107,7 +107,7 @@ class QueueClient:
         found: dict[str, Any] = json.loads(line)
         return found
 
-    def _nobody(self, error: OSError | EOFError) -> NoDaemonError:
+    def _no_daemon(self, error: OSError | EOFError) -> NoDaemonError:
         if isinstance(error, PermissionError):
             return NoDaemonError(
                 "you may not reach this daemon",
@@ -123,5 +123,5 @@ class QueueClient:
             where=str(self._path),
             hint="start it: `partita daemon`; on a machine without GPUs "
             "`partita daemon --driver simulated --simulate a100-80gb:1`; "
-            "one that is elsewhere is found by PARTITA_STATE",
+            "set PARTITA_STATE for one with another state folder",
         )

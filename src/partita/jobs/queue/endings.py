@@ -1,4 +1,4 @@
-"""What follows from the end of an attempt: pure."""
+"""What follows from the end of an attempt (pure)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _COUNTED = frozenset({AttemptVerdict.OUT_OF_MEMORY, AttemptVerdict.EARLY_RESTART
 def ended(
     job: JobRecord, look: AttemptStatus, now: float, bounds: Bounds, models: Iterable[GpuModel]
 ) -> JobRecord:
-    """Return a job whose newest attempt was found ended.
+    """Return a job after its newest attempt has ended.
 
     Args:
         job: running or stopping.
-        look: how the attempt was found.
-        now: when.
-        bounds: what is known of its memory.
-        models: of the GPUs there are; the attempt's own may be gone.
+        look: the state of the attempt.
+        now: when that was seen, in seconds.
+        bounds: of the job's memory.
+        models: of the current GPUs, which may lack the attempt's own.
     """
     verdict, why = _verdict(job, look)
     taken = _taken_for(job, look)
@@ -62,12 +62,12 @@ def ended(
 
 
 def stopping(job: JobRecord, wish: AttemptVerdict, why: str | None) -> JobRecord | None:
-    """Return a job that is to end: one that waits ends at once; None if it is ending already.
+    """Return a job that must end: a waiting one ends at once; None if it is ending already.
 
     Args:
         job: not over.
-        wish: what for; jobs that wait are only ever cancelled.
-        why: told with the attempt.
+        wish: the verdict to end with; waiting jobs can only be cancelled.
+        why: the reason, kept with the attempt.
     """
     if job.state is JobState.WAITING:
         return job.to(JobState.CANCELLED, why=why) if wish is AttemptVerdict.CANCELLED else None
@@ -85,14 +85,14 @@ def _verdict(job: JobRecord, look: AttemptStatus) -> tuple[AttemptVerdict, str |
     if look.timed_out:
         return AttemptVerdict.TIMEOUT, f"timeout: it ran for its limit of {_span(job.asked.limit_s)}"
     if look.phase is AttemptPhase.LOST:
-        return AttemptVerdict.LOST, look.why or "its process is gone, and nobody saw it end"
+        return AttemptVerdict.LOST, look.why or "its process is gone, and its end was not seen"
     if look.code == 0:
         return AttemptVerdict.DONE, None
     taken, where = _taken_for(job, look), job.attempt.placement.profile
     if look.out_of_memory or (taken is not None and taken.verdict == OUT_OF_MEMORY):
         perhaps = "" if taken is None or taken.sure else "perhaps "
         return AttemptVerdict.OUT_OF_MEMORY, f"{perhaps}out of memory on {where}"
-    return AttemptVerdict.FAILED, look.why or _told(look.code)
+    return AttemptVerdict.FAILED, look.why or _exit_text(look.code)
 
 
 def _span(seconds: float | None) -> str:
@@ -106,15 +106,15 @@ def _span(seconds: float | None) -> str:
 
 
 def _taken_for(job: JobRecord, look: AttemptStatus) -> Ending | None:
-    """Return what its output, and the memory that was seen in use, make of an attempt; None if nobody looked."""
+    """Return how an attempt ended, judged by its output and peak memory; None if its output was not judged."""
     if look.ending is None:
         return None
     return look.ending.beside(look.progress.peak_bytes, job.attempt.limit_bytes)
 
 
-def _told(code: int | None) -> str:
+def _exit_text(code: int | None) -> str:
     if code is None:
-        return "ended, nobody saw how"
+        return "ended, its exit code is unknown"
     return f"ended by signal {code - 128}" if code > 128 else f"exit code {code}"
 
 
@@ -123,7 +123,7 @@ def _climb(job: JobRecord, bounds: Bounds, models: Iterable[GpuModel]) -> JobRec
     attempt, known = job.attempt, list(models)
     earlier = job.attempts[-job.tries : -1] if job.tries > 1 else ()
     if attempt.unsure and any(each.unsure for each in earlier):
-        why = f"{attempt.why}, and a larger slice did not help: it may be something else"
+        why = f"{attempt.why}, but a larger slice did not help: there may be another cause"
         return job.to(JobState.FAILED, why=why)
     tried = (restarts.SliceAttempt(attempt.placement.profile, restarts.AttemptEnd.OUT_OF_MEMORY),) * job.tries
     for model in sorted(known, key=lambda model: not model.has(attempt.placement.profile)):

@@ -1,7 +1,7 @@
-"""What the queue has on the disk beside its store: folders of attempts, their logs, and the last number.
+"""The queue's files other than its store: folders of attempts, their logs, and the last job number.
 
-Logs are read by the place in the output, whether the attempt still runs or has ended. What is left of jobs that
-are over goes after a while (`Retention`): a little at a time, and never anything of an active job.
+Logs are read by offset in the output, whether the attempt runs or has ended. Files of jobs that are over are removed
+after a while (`Retention`), a few at a time, and never those of an active job.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def jobs_folder(state: Path) -> Path:
 
 
 def write_wish(folder: Path, wish: AttemptVerdict) -> None:
-    """Leave what was wanted of a job in its newest attempt's folder; that it cannot be written stops nothing."""
+    """Write why a job must end into its newest attempt's folder; a failure to write is ignored."""
     with suppress(OSError):
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC | os.O_NOFOLLOW
         handle = os.open(folder / WISH, flags, 0o600)
@@ -48,16 +48,16 @@ def write_wish(folder: Path, wish: AttemptVerdict) -> None:
 
 
 class LastNumber:
-    """The largest number that was ever given to a job, in a file beside the store: a new store does not begin at 1.
+    """The largest job number so far, in a file beside the store, so that a new store does not begin at 1.
 
-    It is written in place, so that it can be on a full disk, and is not waited for: after a loss of power the store
-    and the folders of attempts say the same.
+    It is written in place, which works on a full disk, and not synced: after a loss of power the store and the
+    folders of attempts show the number.
 
     Args:
         folder: `jobs` in the state folder.
 
     Attributes:
-        found: what the file said when it was opened; 0 if it was not there.
+        found: the number in the file when it was opened; 0 if there was no file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -69,7 +69,7 @@ class LastNumber:
         self._last = self.found
 
     def given(self, number: int) -> None:
-        """Remember that a number was given; that it cannot be written stops nothing."""
+        """Record that a number was given; a failure to write is ignored."""
         if number <= self._last:
             return
         self._last = number
@@ -82,10 +82,10 @@ class LastNumber:
 
 
 def make_parent(folder: Path) -> None:
-    """Make the folder of a job's attempts, which its user may pass through.
+    """Create the folder of a job's attempts, which its user may pass through.
 
     Raises:
-        PartitaError: it cannot be made.
+        PartitaError: it cannot be created.
     """
     try:
         folder.parent.mkdir(exist_ok=True)
@@ -95,15 +95,15 @@ def make_parent(folder: Path) -> None:
 
 
 def make_folders(state: Path, *, shared: bool) -> Path:
-    """Make the queue's folders and return the first.
+    """Create the queue's folders and return the first.
 
     Args:
         state: the state folder.
-        shared: whether other users must get to the socket and to their attempts: then they may pass through these
-            folders, but see no names in them.
+        shared: whether other users need the socket and their attempts: then they may pass through these folders, but
+            not list them.
 
     Raises:
-        PartitaError: they cannot be made.
+        PartitaError: they cannot be created.
     """
     folder = jobs_folder(state)
     mode = 0o711 if shared else 0o700
@@ -115,7 +115,7 @@ def make_folders(state: Path, *, shared: bool) -> Path:
             state.chmod(state.stat().st_mode | 0o011)
     except OSError as error:
         raise PartitaError(
-            f"the queue's folders cannot be made: {error.strerror}", where=str(folder)
+            f"the queue's folders cannot be created: {error.strerror}", where=str(folder)
         ) from None
     return folder
 
@@ -124,14 +124,14 @@ CHUNK = 48 * 1024
 
 
 def read_log(folder: Path, offset: int, owners: frozenset[int]) -> tuple[bytes, int]:
-    """Return a piece of the output from a place on, and the place after it; nothing if there is no more yet.
+    """Return a piece of the output from an offset on, and the offset after it; empty if there is no more yet.
 
-    What was left out, because the output is longer than what is kept of it, is skipped. The folder's files belong to
-    the job's user, who could put anything there: only plain files of theirs are read, and no link is followed.
+    Where the output is longer than what is kept, the gap is skipped. The folder's files belong to the job's user, who
+    could put anything there: only regular files of the owners are read, and no link is followed.
 
     Args:
         folder: the attempt's.
-        offset: bytes of output before it.
+        offset: bytes of output before the piece.
         owners: users whose files are read.
     """
     try:
@@ -148,7 +148,7 @@ def read_log(folder: Path, offset: int, owners: frozenset[int]) -> tuple[bytes, 
 
 
 def _from_joined(folder: int, offset: int, owners: frozenset[int], tail: int, at: int) -> tuple[bytes, int]:
-    """Read a log whose parts were joined: its tail, from `tail` on in the output, begins at `at` in the file."""
+    """Read a log whose parts are joined: its tail, from `tail` on in the output, begins at `at` in the file."""
     if offset >= tail:
         data = _read(folder, LOG, at + offset - tail, CHUNK, owners)
         return data, offset + len(data)
@@ -158,9 +158,9 @@ def _from_joined(folder: int, offset: int, owners: frozenset[int], tail: int, at
 
 
 def _from_parts(folder: int, offset: int, owners: frozenset[int]) -> tuple[bytes, int]:
-    """Read a log that is being written: a head, and parts named by the bytes before them.
+    """Read a log that is being written: a head, and parts named by the number of bytes before them.
 
-    Its watcher may be joining them just now, so that the head's file is longer than the head.
+    Its watcher may be joining them, so that the head's file may be longer than the head.
     """
     head = max(_head(folder) - offset, 0)
     starts = sorted(int(name[len(PART) :]) for name in os.listdir(folder) if name[len(PART) :].isdecimal())
@@ -183,7 +183,7 @@ def _joined(folder: int) -> tuple[int, int] | None:
 
 
 def _head(folder: int) -> int:
-    """Return the most bytes that the head of a log has: half of what is kept."""
+    """Return the size limit of a log's head: half of what is kept."""
     try:
         with _opened(folder, LAUNCH) as handle, os.fdopen(os.dup(handle), "rb") as stream:
             return decode(stream.read(), LaunchDocument, LAUNCH).log_bytes // 2
@@ -219,26 +219,26 @@ RETENTION_PAUSE_S = 1.0
 """Seconds between two steps of a round."""
 
 RETENTION_STEP = 16
-"""Jobs that are looked at in one step: some milliseconds."""
+"""Jobs that one step considers, which takes some milliseconds."""
 
 _MOST_FILES = 256
 _GOING = "going-"
 
 
 class Retention:
-    """Goes through the jobs that are over again and again, from the newest to the oldest.
+    """Goes repeatedly through the jobs that are over, from the newest to the oldest, and removes old ones.
 
-    Those that ended too long ago are forgotten with their files. Of the rest, files are kept while those of newer
-    jobs leave room for them; who loses theirs stays in the history. What users and energy are counted by is kept
-    elsewhere, and does not change.
+    Jobs that ended too long ago are deleted with their files. Of the others, files are kept while those of newer jobs
+    leave room for them; a job without its files stays in the history. Users' shares and energy are stored elsewhere
+    and do not change.
 
     Args:
         store: the open store.
-        folder: of the attempts.
-        settings: say how long, and how much.
+        folder: the folder of the attempts.
+        settings: how long jobs are kept, and how many bytes of files.
 
     Attributes:
-        due: when it wants to be called next.
+        due: the time of the next call.
     """
 
     def __init__(self, store: JobStore, folder: Path, settings: QueueSettings) -> None:
@@ -246,11 +246,11 @@ class Retention:
         self._before: int | None = None
         self._bytes = 0
         self._remover: keeper.Child | None = None
-        self._leftovers = True  # what a killed daemon had begun to remove
+        self._leftovers = True  # whether a killed daemon may have left removals unfinished
         self.due = float("-inf")
 
     def step(self, now: float) -> None:
-        """Look at some jobs, if it is time to, and have removed what goes.
+        """Consider some jobs, if it is due, and remove what must go.
 
         Raises:
             PartitaError: the store or the folder cannot be used.
@@ -270,7 +270,7 @@ class Retention:
             self._bytes, self.due = 0, now + RETENTION_EVERY_S
 
     def _beyond(self, jobs: Sequence[JobRecord]) -> list[JobRecord]:
-        """Return the jobs for whose files the newer ones leave no room."""
+        """Return the jobs whose files do not fit beside those of newer jobs."""
         found = []
         for job in jobs:
             size = _size(self._folder / job.id)
@@ -281,11 +281,11 @@ class Retention:
         return found
 
     def _remove(self, jobs: Sequence[JobRecord]) -> None:
-        """Have the files of jobs removed by a process of its own: users may have put any number of them there."""
+        """Remove files of jobs in a separate process, as users may have created any number of them."""
         going = []
         try:
             for job in jobs:
-                # Renamed first: a job that is requeued begins in a folder of its own.
+                # Renamed first, so that a requeued job begins in a new folder.
                 gone = self._folder / f"{_GOING}{job.id}"
                 with suppress(FileNotFoundError):
                     (self._folder / job.id).rename(gone)
@@ -294,7 +294,7 @@ class Retention:
                 going = [str(each) for each in self._folder.glob(f"{_GOING}*")]
                 self._leftovers = False
             if going:
-                # It follows no links, and leaves other file systems alone.
+                # rm follows no links, and with this option leaves other file systems alone.
                 words = ["rm", "-rf", "--one-file-system", "--", *going]
                 environment = {"PATH": os.environ.get("PATH", os.defpath)}
                 self._remover = keeper.start(words, environment, output=None)
@@ -305,7 +305,7 @@ class Retention:
 
 
 def _ended(job: JobRecord) -> float:
-    """Return when a job that is over ended; one that never began, when it was submitted."""
+    """Return when a job that is over ended; when it was submitted if it never began."""
     return max((attempt.ended or 0.0 for attempt in job.attempts), default=0.0) or job.submitted
 
 

@@ -1,6 +1,6 @@
-"""What a waiting job is expected to need on one model of GPU: memory, slices, and seconds on each.
+"""What a waiting job is expected to need on one GPU model: memory, slices, and seconds on each.
 
-What its user said comes first. `Families` remembers how earlier jobs of its family ended, which tells more.
+It starts from what the user stated. `Families` remembers how earlier jobs of the family ended, which refines it.
 """
 
 from __future__ import annotations
@@ -26,58 +26,58 @@ if TYPE_CHECKING:
 
 
 REMEMBERED = 20
-"""Attempts of a family that count: the newest."""
+"""How many of a family's newest attempts count."""
 
 _TELLING = frozenset({AttemptVerdict.DONE, AttemptVerdict.OUT_OF_MEMORY})
 
 
 def family_of(uid: int, name: str, command: tuple[str, ...]) -> str:
-    """Return the family of a job: its user's jobs of that name, or, without one, of that very command.
+    """Return the family of a job: its user's jobs of the same name, or, without a name, of the same command.
 
-    In an array the command counts as it was written, so that all its tasks are one family.
+    The command of an array counts as it was written, so that all its tasks are one family.
     """
     return "\0".join((str(uid), name) if name else (str(uid), "", *command))
 
 
 def called(job: JobRecord) -> str:
-    """Return what to call a job's family."""
+    """Return words for a job's family."""
     return f"the name {job.name!r}" if job.name else "this command"
 
 
 def owner_of(family: str) -> int:
-    """Return the uid of the user whose family it is."""
+    """Return the uid of a family's user."""
     return int(family.partition("\0")[0])
 
 
 def shown_family(family: str) -> tuple[str, str | None]:
-    """Return a family's name, empty without one, and its command if it goes by that."""
+    """Return a family's name, which may be empty, and its command if that identifies it."""
     _, name, *command = family.split("\0")
     return name, " ".join(command) if command else None
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """An attempt that has ended, and what its user had said of its memory."""
+class _EndedAttempt:
+    """An attempt that has ended, and the memory declared or forecast for it in bytes."""
 
     attempt: Attempt
     declared: float | None
 
 
 class Families:
-    """Remembers how attempts ended: done or out of memory; whatever else happened tells nothing of the family.
+    """Remembers how attempts ended: done or out of memory; other ends show nothing about the family.
 
     Args:
-        forgotten: when users had families forgotten, in seconds since 1970: what ended before that does not count.
+        forgotten: when families were forgotten, in seconds since 1970; attempts that ended before that do not count.
     """
 
     def __init__(self, forgotten: Mapping[str, float] | None = None) -> None:
-        self._ended: dict[str, deque[_Told]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
+        self._ended: dict[str, deque[_EndedAttempt]] = defaultdict(lambda: deque(maxlen=REMEMBERED))
         self._versions: dict[str, int] = defaultdict(int)
         self._forgotten = dict(forgotten or {})
 
     def add(self, job: JobRecord, attempt: Attempt) -> None:
         """Remember an attempt of a job that has ended."""
-        # Where memory may not have been what it wanted, a larger slice is tried, and nothing learnt.
+        # After an uncertain out-of-memory verdict a larger slice is tried, but the family learns nothing.
         if attempt.verdict not in _TELLING or (
             attempt.verdict is AttemptVerdict.OUT_OF_MEMORY and attempt.unsure
         ):
@@ -86,26 +86,26 @@ class Families:
             return
         memory = job.asked.memory
         declared = None if memory.source == "none" else memory.bounds.upper
-        self._ended[job.family].append(_Told(attempt, declared))
+        self._ended[job.family].append(_EndedAttempt(attempt, declared))
         self._versions[job.family] += 1
 
     def forget(self, family: str, now: float) -> None:
-        """Forget what has ended until now."""
+        """Forget the attempts that have ended until now."""
         self._ended.pop(family, None)
         self._forgotten[family] = now
         self._versions[family] += 1
 
     @property
     def known(self) -> tuple[str, ...]:
-        """The families of which something is remembered."""
+        """The families with remembered attempts."""
         return tuple(family for family, ended in self._ended.items() if ended)
 
     def version(self, family: str) -> int:
-        """Return a number that grows whenever what is known of a family changes."""
+        """Return a number that grows with every change of a family's history."""
         return self._versions.get(family, 0)
 
     def history(self, family: str) -> History:
-        """Return what is known of a family's memory."""
+        """Return the memory history of a family."""
         return History(
             tuple(
                 Ended(
@@ -119,11 +119,11 @@ class Families:
         )
 
     def attempts(self, family: str) -> tuple[Attempt, ...]:
-        """Return the attempts that are remembered of a family, the oldest first."""
+        """Return the remembered attempts of a family, the oldest first."""
         return tuple(each.attempt for each in self._ended.get(family, ()))
 
     def seconds(self, family: str) -> Mapping[str, float]:
-        """Return the mean seconds per profile of a family's jobs that were done."""
+        """Return the mean seconds per profile of a family's successful attempts."""
         found: dict[str, list[float]] = defaultdict(list)
         for each in self.attempts(family):
             if each.verdict is AttemptVerdict.DONE and each.began is not None and each.ended is not None:
@@ -132,10 +132,10 @@ class Families:
 
 
 DEFAULT_SECONDS = 3600.0
-"""How long a job of which nothing is known is taken to run."""
+"""How long a job is assumed to run if nothing is known."""
 
 TIE = 1e-3
-"""By what share of its time a job is taken to be slower on a whole GPU, which decides where all else is equal."""
+"""Share by which a job is assumed to be slower on a whole GPU, so that ties go to smaller slices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,12 +143,12 @@ class Forecast:
     """What is expected of a job.
 
     Attributes:
-        source: what the memory comes from: `declared`, `model`, names of forecasters, several of them, or `none`.
-        need: bytes its slice must have; 0 where nothing is known.
-        firm: bytes of these that somebody's word or a model's weights stand for. The rest is what earlier jobs went
-            through, which never asks for more than the largest slice there is: a job begins there all the same.
+        source: where the memory is from: `declared`, `model`, names of forecasters, several of these, or `none`.
+        need: bytes its slice must have; 0 if nothing is known.
+        firm: the part of `need` that a declaration or a model's weights require. The rest is from earlier jobs; it
+            never asks for more than the largest slice, so that the job can begin there.
         known: seconds per profile that were given or measured; under `""` on the smallest slice that holds it.
-        timed: what the seconds come from: `given`, `history`, `limit` or `default`.
+        timed: where the seconds are from: `given`, `history`, `limit` or `default`.
     """
 
     bounds: Bounds
@@ -167,15 +167,15 @@ _HISTORY = "history"
 
 
 class HistoryForecaster:
-    """What the ends of earlier jobs say."""
+    """Forecasts from the ends of earlier jobs."""
 
-    def forecast(self, job: JobRecord, past: History) -> Bounds:  # noqa: ARG002 -- the port's
-        """Return the bounds that the family's jobs showed."""
+    def forecast(self, job: JobRecord, past: History) -> Bounds:  # noqa: ARG002 -- of the interface
+        """Return the bounds from the family's jobs."""
         return past.bounds()
 
 
 def _said(name: str, forecaster: Forecaster, job: JobRecord, past: History) -> Bounds:
-    """Return what a forecaster says; nothing, and a warning, if one of another package fails."""
+    """Return the bounds of a forecaster; no bounds, and a warning, if one of another package fails."""
     try:
         return forecaster.forecast(job, past)
     except Exception as error:
@@ -186,24 +186,24 @@ def _said(name: str, forecaster: Forecaster, job: JobRecord, past: History) -> B
 
 
 def forecast(job: JobRecord, families: Families) -> Forecast:
-    """Return what is expected of a job: what was stated of it, tightened by each forecaster in turn.
+    """Return what is expected of a job: its stated memory, tightened by each forecaster in turn.
 
-    The history of its family tightens what a model says, and where they contradict, it is believed, unless it is that
-    of other models or sizes. A declaration it only ever raises, and only by what jobs that declared the same went
-    through: whoever declares something else than before may have changed what the command reads, and is believed.
+    The history of its family tightens a model's forecast, and wins where they contradict, unless it is of other
+    models or sizes. History can only raise a declaration, and only from jobs that declared the same: a different
+    declaration may mean different input, so it is trusted.
     """
     asked, past = job.asked.memory, families.history(job.family)
     if asked.source == "declared":
         past = past.declaring(asked.bounds.upper)
     elif asked.source == "model":
         past = past.forecasting(asked.bounds.upper)
-    bounds, beside = asked.bounds, Bounds()  # beside: what all but history say
+    bounds, beside = asked.bounds, Bounds()  # beside: of all forecasters but history
     sources = [] if asked.source == "none" else [asked.source]
     for name, forecaster in forecasters().items():
         said = _said(name, forecaster, job, past)
         if asked.source == "declared":
             said = Bounds(said.lower)
-        # Of those that contradict what was known before, history alone is believed.
+        # Only history may contradict earlier bounds; other forecasters that do are ignored.
         if name != _HISTORY:
             if said.lower > bounds.upper or said.upper < bounds.lower:
                 continue
@@ -224,12 +224,12 @@ def forecast(job: JobRecord, families: Families) -> Forecast:
 
 
 def _need(asked: StatedMemory, past: History, bounds: Bounds, beside: Bounds) -> float:
-    """Return the bytes that a job's slice should have; 0 for the smallest one."""
+    """Return the bytes that a job's slice must have; 0 for the smallest one."""
     if asked.source == "none":
-        # Within what other forecasters say; where history says nothing, as much as they say.
+        # Within the bounds of other forecasters; without a history, their upper bound.
         need, more = past.need(), beside.lower + 1.0 if beside.lower else 0.0
         return min(max(need or (beside.upper if beside.upper != UNLIMITED else more), more), beside.upper)
-    # Without an upper bound the smallest slice is tried first, and the ladder climbed from there.
+    # Without an upper bound the smallest slice above the lower bound is tried first, then larger ones.
     return bounds.upper if bounds.upper != UNLIMITED else bounds.lower + 1.0 * (bounds.lower > 0)
 
 
@@ -244,26 +244,26 @@ def _known(
 ) -> tuple[Mapping[str, float], str]:
     most = limit_s or UNLIMITED
     if measured:
-        told = {p: t for p, t in given.items() if p}
-        return {p: min(t, most) for p, t in (told | dict(measured)).items()}, "history"
+        named = {p: t for p, t in given.items() if p}
+        return {p: min(t, most) for p, t in (named | dict(measured)).items()}, "history"
     if given:
         return {p: min(t, most) for p, t in given.items()}, "given"
-    # Of a job that is ended after a time it is known that it takes no longer.
+    # A job with a time limit takes no longer than that.
     return ({"": most}, "limit") if limit_s is not None else ({"": DEFAULT_SECONDS}, "default")
 
 
 def largest_slice(models: Iterable[GpuModel]) -> float:
-    """Return the bytes of the largest slice that GPUs of these models can have; 0 without any."""
+    """Return the bytes of the largest slice of these GPU models; 0 without models."""
     return max((float((p.memory_mib or 0) * MIB) for model in models for p in slices(model)), default=0.0)
 
 
 def fitting(gpu: GpuModel, expected: Forecast, at_least: float, largest: float) -> tuple[Profile, ...]:
-    """Return the profiles that hold a job, from small to large; none if it is larger than any.
+    """Return the profiles that hold a job, from small to large; none if it is too large for all.
 
     Args:
-        gpu: the model of GPU.
-        expected: of the job.
-        at_least: bytes that its own attempts have shown it to need.
+        gpu: the GPU model.
+        expected: the job's forecast.
+        at_least: bytes that its own attempts have shown it needs.
         largest: bytes of the largest slice of all GPUs that jobs may use, this model's or another's.
     """
     need = max(expected.need_here(largest), at_least)
@@ -271,10 +271,10 @@ def fitting(gpu: GpuModel, expected: Forecast, at_least: float, largest: float) 
 
 
 def seconds_on(gpu: GpuModel, profiles: tuple[Profile, ...], known: Mapping[str, float]) -> dict[str, float]:
-    """Return the seconds on each profile, from those that are known.
+    """Return the seconds on each profile, from the known ones.
 
-    A larger slice than those known is taken to be no faster, and a smaller one slower by the ratio of the slices: so
-    nothing is given more, or cut smaller, than what is known of it justifies. A tie goes to the smaller slice.
+    A slice larger than those known is assumed to be no faster, and a smaller one slower by the ratio of the slices,
+    so that no job gets a larger or smaller slice than its known times justify. A tie goes to the smaller slice.
     """
     share = shares(gpu)
     named = {gpu.profile(name).name: t for name, t in known.items() if name and gpu.has(name)}
@@ -298,13 +298,13 @@ def _scaled(share: float, times: list[tuple[float, float]]) -> float:
 def job_for(
     gpu: GpuModel, job: JobRecord, expected: Forecast, free: frozenset[str], largest: float
 ) -> Job | None:
-    """Return a job as the disciplines see it on one model of GPU; None if nothing holds it.
+    """Return a job as the disciplines see it on one GPU model; None if no profile holds it.
 
     Args:
         gpu: the model.
-        job: which.
-        expected: of it.
-        free: profiles that can come free.
+        job: the job.
+        expected: its forecast.
+        free: profiles that can become free.
         largest: bytes of the largest slice of all GPUs that jobs may use.
     """
     profiles = fitting(gpu, expected, job.at_least_bytes, largest)

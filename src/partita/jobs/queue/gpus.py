@@ -1,4 +1,4 @@
-"""The GPUs as the queue may use them, from what is observed and what its own jobs hold."""
+"""The GPUs as the queue may use them, from an observation and the instances that its own jobs hold."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Host:
     """A GPU that can be cut.
 
     Attributes:
-        partition: what stands on it, and what of that is in use.
-        taken: what is in use by others than the queue's jobs: for how long nobody knows.
+        partition: its instances, and which are in use.
+        taken: instances that others than the queue's jobs use, for an unknown time.
     """
 
     id: str
@@ -49,9 +49,9 @@ def models_of(hosts: Iterable[Host]) -> tuple[GpuModel, ...]:
 def hosts(observation: Observation, jobs: Iterable[JobRecord]) -> tuple[Host, ...]:
     """Return the GPUs that jobs may use.
 
-    In use is what is not ours, what serves, what someone else's process runs on, and what the queue's own jobs hold
-    or are about to. A GPU that is lost, not in MIG mode or not in the catalogue is left out, and so is one on which
-    someone has made what our jobs' instances do not go together with.
+    Instances in use are those that are not ours, that serve, on which someone else's process runs, and that the
+    queue's own jobs hold or are about to. A GPU that is lost, not in MIG mode or not in the catalogue is left out,
+    and so is one on which someone has created an instance that conflicts with those of our jobs.
     """
     held: dict[str, list[Attempt]] = {}
     for job in jobs:
@@ -79,7 +79,7 @@ def _host(gpu: ObservedGpu, attempts: Sequence[Attempt]) -> Host | None:
 
 
 def catalogued(model: str) -> GpuModel | None:
-    """Return a model of GPU; None if the catalogue does not have it."""
+    """Return a GPU model; None if the catalogue does not have it."""
     try:
         return gpu_model(model)
     except InputError:
@@ -87,12 +87,12 @@ def catalogued(model: str) -> GpuModel | None:
 
 
 def in_use(instance: ObservedInstance) -> bool:
-    """Say whether an instance is not the queue's to use or destroy, whatever its own jobs do."""
+    """Return whether others than the queue's jobs use an instance, so that it may not use or destroy it."""
     return not instance.ours or instance.busy or instance.replica is not None
 
 
 def can_come_free(found: Iterable[Host]) -> frozenset[str]:
-    """Return the profiles of which an instance fits on some of these GPUs once the queue's own jobs have ended."""
+    """Return the profiles that fit on at least one of these GPUs once the queue's own jobs have ended."""
     return frozenset().union(*(_fitting_beside(host.model, host.taken) for host in found))
 
 
@@ -106,7 +106,7 @@ def _fitting_beside(model: GpuModel, taken: frozenset[Placement]) -> frozenset[s
 
 
 def device_of(seen: Observation, attempt: Attempt) -> str | None:
-    """Return the MIG UUID of an attempt's instance; None if it does not stand, or is not ours."""
+    """Return the MIG UUID of an attempt's instance; None if it does not exist or is not ours."""
     gpu = seen.gpu(attempt.gpu)
     for each in gpu.instances if gpu is not None and not gpu.lost else ():
         if each.placement == attempt.placement and each.ours and each.complete:
@@ -115,7 +115,7 @@ def device_of(seen: Observation, attempt: Attempt) -> str | None:
 
 
 def gone(seen: Observation, attempt: Attempt) -> str | None:
-    """Return why an attempt's instance is not there any more; None if it is."""
+    """Return why an attempt's instance is gone; None if it exists."""
     gpu = seen.gpu(attempt.gpu)
     if gpu is None or gpu.lost:
         return f"{attempt.gpu} fell off the bus"
@@ -125,13 +125,13 @@ def gone(seen: Observation, attempt: Attempt) -> str | None:
 
 
 def models(seen: Observation) -> list[GpuModel]:
-    """Return the models of GPU there are, those of lost ones included: they may come back."""
+    """Return the models of all GPUs, with those of lost ones, which may come back."""
     names = sorted({gpu.model for gpu in seen.gpus})
     return [model for name in names if (model := catalogued(name)) is not None]
 
 
 def model_of(seen: Observation, gpu_id: str) -> GpuModel | None:
-    """Return the model of a GPU; None if it is not there or not in the catalogue."""
+    """Return the model of a GPU; None if the GPU is gone or not in the catalogue."""
     gpu = seen.gpu(gpu_id)
     return catalogued(gpu.model) if gpu is not None else None
 
@@ -147,44 +147,44 @@ class _Rest:
 
 
 class RestingGpus:
-    """GPUs on which something could not be made, left alone for a while.
+    """GPUs on which an instance could not be created, and which are not used for a while.
 
-    Each rest in a row is twice as long as the one before.
+    Each further rest is twice as long as the one before.
     """
 
     def __init__(self) -> None:
         self._rests: dict[str, _Rest] = {}
 
     def rest(self, gpu: str, why: str, now: float) -> None:
-        """Leave a GPU alone."""
+        """Let a GPU rest from now on."""
         before = self._rests.get(gpu)
         seconds = min(2.0 * before.seconds, LONGEST_S) if before else FIRST_S
         self._rests[gpu] = _Rest(now + seconds, seconds, why)
 
     def wake(self, gpu: str) -> None:
-        """Forget what was wrong with a GPU: something was made on it."""
+        """End a GPU's rests, as an instance was created on it."""
         self._rests.pop(gpu, None)
 
     def gpus(self, now: float) -> frozenset[str]:
-        """Return those that rest now."""
+        """Return the GPUs that rest now."""
         return frozenset(gpu for gpu, rest in self._rests.items() if rest.until > now)
 
     def why(self, now: float) -> str | None:
-        """Return what is wrong with one that rests now; None if none does."""
+        """Return why a GPU rests now; None if none does."""
         return next((rest.why for rest in self._rests.values() if rest.until > now), None)
 
 
 class GpuView:
-    """The GPUs as the queue last saw them, and those that it leaves alone for a while.
+    """The GPUs as the queue last saw them, and those that it does not use for a while.
 
     Args:
-        driver: the cluster's.
-        table: knows what the queue's own jobs hold.
+        driver: the cluster's driver.
+        table: gives the instances that the queue's own jobs hold.
 
     Attributes:
         seen: the cluster as it was last seen.
-        resting: GPUs on which something could not be made.
-        due: when to look again.
+        resting: GPUs on which an instance could not be created.
+        due: when to observe again.
     """
 
     def __init__(self, driver: Driver, table: JobTable) -> None:
@@ -202,8 +202,8 @@ class GpuView:
 
     @property
     def hosts(self) -> tuple[Host, ...]:
-        """The GPUs that jobs may use, as they were last seen, with what the queue's own jobs hold now."""
-        # Jobs start and end between two looks: what runs must be in use wherever it is looked at.
+        """The GPUs that jobs may use, as last seen, with the instances that the queue's own jobs hold now."""
+        # Jobs start and end between observations, so instances in use are computed again when the table changes.
         now = (self.seen, self._table.version)
         if self._of is None or self._of[0] is not now[0] or self._of[1] != now[1]:
             self._hosts, self._of = hosts(self.seen, self._table.holding), now
@@ -215,7 +215,7 @@ class GpuView:
         return models_of(self.hosts)
 
     def look(self, due: float) -> Observation:
-        """Look at the cluster, and again when it is `due`.
+        """Observe the cluster, and note when the next observation is `due`.
 
         Raises:
             DriveError: it cannot be reached.
@@ -225,6 +225,6 @@ class GpuView:
         return self.seen
 
     def usable(self, now: float) -> list[Host]:
-        """Return the GPUs that jobs may use, apart from those that rest."""
+        """Return the GPUs that jobs may use, without those that rest."""
         resting = self.resting.gpus(now)
         return [host for host in self.hosts if host.id not in resting]

@@ -1,8 +1,8 @@
-"""The queue at work: what is intended is on the disk before anything is done in the world, and a kill loses nothing.
+"""The queue's loop: intents are on the disk before they are carried out, so a kill loses nothing.
 
-Each step compares what the store says with what is there, and does what is missing. So a start after a kill -9 is no
-special case: an instance half made is completed, a process about to be started is started once, one that runs is
-found again in its folder. `PlacementExecutor` makes the instances.
+Each step compares the store with the cluster and the processes, and does what is missing. So a start after a kill -9
+is not a special case: a half-made instance is completed, a process about to be started is started once, and a running
+one is found again in its folder. `PlacementExecutor` creates the instances.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ if TYPE_CHECKING:
 _NEVER = float("-inf")
 
 REPORT_S = 2.0
-"""Seconds that pass at most between a report of a job and what follows from it, with some to spare."""
+"""Most seconds between a report of a job and the reaction to it, with a margin."""
 
 
 class Problems:
-    """Remembers what is wrong at the moment.
+    """The current problems of the queue.
 
     Args:
-        tell: told what people should know.
+        tell: called with what people should know.
 
     Attributes:
-        told: the newest; empty if all is well.
+        told: the newest text; empty if all is well.
     """
 
     def __init__(self, tell: Callable[[str], None]) -> None:
@@ -71,17 +71,17 @@ class Problems:
 
     @property
     def first(self) -> str | None:
-        """What is wrong with the first of the jobs with which something is; None if nothing is."""
+        """The problem of the first job that has one; None if no job has."""
         return next(iter(self._wrong.values()), None)
 
     def tell(self, text: str) -> None:
-        """Tell something once, however often it comes in a row."""
+        """Report a text, but not the same one twice in a row."""
         if text != self.told:
             self._tell(text)
         self.told = text
 
     def each(self, jobs: Iterable[JobRecord], do: Callable[[JobRecord], None]) -> None:
-        """Do something with each job, so that what is wrong with one holds up no other.
+        """Do something with each job, so that a problem with one does not stop the others.
 
         Raises:
             StoreError: nothing can be written at all.
@@ -100,19 +100,19 @@ class Problems:
 class QueueLoop:
     """Does what is due, a step at a time.
 
-    It has the scheduler decide, starts jobs, minds their processes, and draws the consequences of their ends.
+    It asks the scheduler for decisions, starts jobs, watches their processes, and handles their ends.
 
     Args:
-        driver: the cluster's.
+        driver: the cluster's driver.
         runner: runs the processes.
         table: the jobs.
-        gpus: sees the cluster.
-        scheduler: decides, and knows what is expected of jobs.
+        gpus: observes the cluster.
+        scheduler: decides, and forecasts jobs.
         families: learns from how jobs end.
-        problems: told what goes wrong.
-        retention: removes what is left of jobs that are over.
-        folder_of: the folder of a job's attempt.
-        settings: how the queue is run.
+        problems: receives what goes wrong.
+        retention: removes old jobs and files.
+        folder_of: returns the folder of a job's attempt.
+        settings: the queue's settings.
     """
 
     def __init__(
@@ -135,30 +135,30 @@ class QueueLoop:
         self._retention, self._folder_of, self._settings = retention, folder_of, settings
         self._pace = settings.pace
         self._now = gpus.now
-        self._decided: int | None = None  # the table's version on which it was last decided
+        self._decided: int | None = None  # the table's version of the last decision
         self._due = dict.fromkeys(("look", "decide", "afresh"), _NEVER)
         self._stopped: set[int] = set()  # jobs whose processes were asked to end
         self._steps: dict[int, int] = {}  # the last step that a job has reported
 
     def look_soon(self) -> None:
-        """Have the next step look at the processes."""
+        """Make the next step look at the processes."""
         self._due["look"] = _NEVER
 
     def scheduler_input(self, now: float) -> SchedulerInput:
-        """Return what the scheduler looks at."""
+        """Return the input of the scheduler."""
         table = self._table
-        # One that waits again has the place that its number gives it.
+        # A job that waits again is ordered by its number.
         waiting = [table.waiting[number] for number in sorted(table.waiting)]
         return SchedulerInput(now, waiting, table.holding, self._gpus.usable(now), table.shares.at(now))
 
     def step(self, now: float) -> float:
-        """Do what is due, and return when it wants to be called next; what fails is told and tried again."""
+        """Do what is due, and return the time of the next call; failures are reported and tried again."""
         self._now = now
         try:
             if self._gpus.due == _NEVER:
                 self._observe()
                 for host in self._gpus.hosts:
-                    reachable(host.partition.layout)  # finds a model's layouts before a job waits for it
+                    reachable(host.partition.layout)  # computes a model's layouts before a job waits for that
             self._placements.poll(now)
             self._start_and_stop()
             self._table.write_what_is_left()
@@ -189,7 +189,7 @@ class QueueLoop:
 
     @property
     def _changed(self) -> bool:
-        """Whether anything has changed since it was last decided."""
+        """Whether the table has changed since the last decision."""
         return self._decided != self._table.version
 
     def _observe(self) -> None:
@@ -210,7 +210,7 @@ class QueueLoop:
         self._observe()
         began = time.monotonic()
         decisions = self._scheduler.decide(self.scheduler_input(now))
-        # At most a sixth of the time is spent on decisions, however fast jobs come.
+        # Decisions take at most a sixth of the time, however fast jobs arrive.
         self._due["decide"] = now + 5.0 * (time.monotonic() - began)
         self._due["afresh"] = now + self._pace.afresh
         self._decided = self._table.version
@@ -223,12 +223,12 @@ class QueueLoop:
     # Starting: from a decision to a running process.
 
     def _start_and_stop(self) -> None:
-        """Bring every job that starts or stops one step on, whoever began it."""
+        """Take every starting or stopping job one step further, whichever daemon began it."""
         changing = [job for job in self._table.holding if job.state in (JobState.STARTING, JobState.STOPPING)]
-        self._problems.each(changing, self._bring_on)
+        self._problems.each(changing, self._advance)
         self._placements.poll(self._now)
 
-    def _bring_on(self, job: JobRecord) -> None:
+    def _advance(self, job: JobRecord) -> None:
         if job.attempt.device is None:
             self._make_instance(job)
         elif job.state is JobState.STARTING:
@@ -237,7 +237,7 @@ class QueueLoop:
             self.stop(job)
 
     def _make_instance(self, job: JobRecord) -> None:
-        """Bring a job on that starts, or stops, and whose instance is not known to stand."""
+        """Advance a starting or stopping job whose instance may not exist yet."""
         if job.state is JobState.STARTING and not self._placements.has(job.number):
             self._placements.make(job)
         if job.number in self._placements.made:
@@ -247,13 +247,15 @@ class QueueLoop:
             self._withdraw(job, job.attempt.why)
 
     def _placed(self, job: JobRecord, error: DriveError | None) -> None:
-        """Go on with a job whose instance stands, or does not."""
+        """Advance a job after its instance was created, or could not be."""
         if job.state is JobState.STOPPING:
             self._withdraw(job, job.attempt.why)
             return
         device = None if error is not None else device_of(self._gpus.look(self._gpus.due), job.attempt)
         if device is None:
-            why = f"{job.attempt.placement} on {job.attempt.gpu} could not be made: {error or 'it is gone'}"
+            why = (
+                f"{job.attempt.placement} on {job.attempt.gpu} could not be created: {error or 'it is gone'}"
+            )
             self._gpus.resting.rest(job.attempt.gpu, why, self._now)
             self._problems.tell(f"job {job.id}: {why}")
             self._withdraw(job, why)
@@ -263,13 +265,13 @@ class QueueLoop:
         self._launch(job)
 
     def _withdraw(self, job: JobRecord, why: str | None) -> None:
-        """Take back an attempt of which no process was ever started."""
+        """Withdraw an attempt whose process was never started."""
         over = job.attempt.wish is AttemptVerdict.CANCELLED
         back = job.to(JobState.CANCELLED if over else JobState.WAITING, why=why)
         self._table.save([replace(back, attempts=job.attempts[:-1], tries=job.tries - 1)])
 
     def _launch(self, job: JobRecord) -> None:
-        """Start the process of a job whose instance stands, which happens once however often it is asked."""
+        """Start the process of a job whose instance exists; repeated calls start it once."""
         attempt, asked = job.attempt, job.asked
         folder = self._folder_of(job, attempt.number)
         launch = Launch(
@@ -296,17 +298,17 @@ class QueueLoop:
             self._runner.start(launch)
         except ForeignAttemptError as error:
             if error.runs:
-                raise  # until that has ended
+                raise  # the other attempt still runs: try again later
             self._problems.tell(f"job {job.id}: {error}; it was set aside as {set_aside(folder).name}")
             make_parent(folder)
             self._runner.start(launch)
         self._table.save([job.to(JobState.RUNNING).with_attempt(replace(attempt, began=self._now))])
         self._gpus.resting.wake(attempt.gpu)
 
-    # Minding: processes that run, end, are to end, or are lost.
+    # Watching: processes that run, end, must end, or are lost.
 
     def look(self, job: JobRecord) -> None:
-        """Look at a job's process, if it has one, and draw the consequences."""
+        """Look at a job's process, if it has one, and act on what it shows."""
         if job.state not in (JobState.RUNNING, JobState.STOPPING) or job.attempt.device is None:
             return
         look = self._runner.look(self._folder_of(job, job.attempt.number))
@@ -331,7 +333,7 @@ class QueueLoop:
             self._stopped.add(job.number)
 
     def _end_lost(self) -> None:
-        """End what runs on GPUs and instances that are gone."""
+        """End the jobs on GPUs and instances that are gone."""
         for job in self._table.holding:
             attempt = job.attempt
             if (
@@ -358,17 +360,17 @@ class QueueLoop:
         self._steps.pop(job.number, None)
         if look.stuck:
             self._problems.tell(
-                f"job {job.id}: {len(look.stuck)} of its processes do not end; is its GPU lost?"
+                f"job {job.id}: {len(look.stuck)} of its processes cannot be ended; is its GPU lost?"
             )
 
     def _gpu_seconds(self, attempt: Attempt) -> float:
-        """Return what an attempt had of a whole GPU; nothing of one that is not there any more."""
+        """Return the GPU seconds of an attempt; 0 if its GPU is gone."""
         model = model_of(self._gpus.seen, attempt.gpu)
         share = model.profile(attempt.placement.profile).compute / model.compute_slices if model else 0.0
         return max((attempt.ended or 0.0) - (attempt.began or 0.0), 0.0) * share
 
     def _restart_early(self, job: JobRecord, progress: JobProgress) -> None:
-        """Restart a job whose memory is going to exceed its slice."""
+        """Restart a job whose memory is expected to exceed its slice."""
         attempt = job.attempt
         if progress.step is None or progress.step == self._steps.get(job.number):
             return
@@ -381,7 +383,7 @@ class QueueLoop:
         profile = early_restart(model, here, growth_of(progress), within=within(job.asked, rate))
         if profile is None:
             return
-        why = f"its memory was going to exceed {here}; {profile} next"
+        why = f"its memory was expected to exceed {here}; {profile} is next"
         asked = stopping(job, AttemptVerdict.EARLY_RESTART, why)
         if asked is not None:
             least = int((model.profile(profile).memory_mib or 0) * MIB)
@@ -389,7 +391,7 @@ class QueueLoop:
 
 
 def decided(job: JobRecord, decision: Decision, model: GpuModel, now: float) -> JobRecord:
-    """Return a waiting job of which it was decided that it starts."""
+    """Return a waiting job after the decision to start it."""
     change = decision.change
     attempt = Attempt(
         number=len(job.attempts) + 1,
@@ -405,7 +407,7 @@ def decided(job: JobRecord, decision: Decision, model: GpuModel, now: float) -> 
 
 
 def growth_of(progress: JobProgress) -> Growth:
-    """Return the growth that a job has reported, its horizon counted in reports, not steps."""
+    """Return the growth that a job has reported, with its horizon in reports, not steps."""
     steps, seen = progress.steps, progress.allocated_bytes
     if len(steps) < 2 or progress.of is None:
         return Growth(seen, None)
@@ -414,10 +416,10 @@ def growth_of(progress: JobProgress) -> Growth:
 
 
 def within(asked: JobOptions, rate: float) -> int | None:
-    """Return the steps that a job may make until its checkpoint is written; None if it writes none.
+    """Return the steps that a job may make until its checkpoint is written; None if it writes no checkpoints.
 
     Args:
-        asked: says whether it writes checkpoints, and how long that may take.
+        asked: the job's options: whether it writes checkpoints, and how long that may take.
         rate: steps per second.
     """
     return math.ceil(rate * (REPORT_S + asked.grace_s)) if asked.checkpoints else None
@@ -427,37 +429,37 @@ _BACKOFF = Backoff(tries=5, first=0.5, jitter=0.0)
 
 
 class PlacementExecutor:
-    """Makes the instances of jobs, without waiting for it: what blocks them goes, then they are created.
+    """Creates the instances of jobs without blocking: first it destroys what blocks them.
 
-    Jobs that are decided on together may need what another one's start destroys, so on each GPU nothing is created
-    while anything is still to be destroyed: what is destroyed was idle before, and is needed by none of them.
+    Jobs of one decision may need slices that another one's start frees. So on each GPU nothing is created while
+    anything is still to be destroyed; the instances destroyed were idle, and none of these jobs uses them.
 
     Args:
-        driver: the cluster's. Nobody else may wait for its actions.
+        driver: the cluster's driver; nothing else may wait for its actions.
     """
 
     def __init__(self, driver: Driver) -> None:
-        # A task is a job's number and one of its actions' ids: each action has tries of its own.
+        # A task is a job's number and the id of one of its actions: each action has its own tries.
         self._executor: ActionExecutor[tuple[int, str]] = ActionExecutor(driver, _BACKOFF, random.Random(0))
-        self._left: dict[int, list[Action]] = {}  # the first is under way, or waits
+        self._left: dict[int, list[Action]] = {}  # the first is in progress, or waits
         self._made: dict[int, DriveError | None] = {}
 
     @property
     def busy(self) -> bool:
-        """Whether anything is under way."""
+        """Whether any instance is in progress."""
         return bool(self._left)
 
     @property
     def made(self) -> dict[int, DriveError | None]:
-        """The jobs whose instances stand, or why they do not; the caller takes out what it has seen to."""
+        """The jobs whose instances exist, or why they do not; the caller removes the ones it has handled."""
         return self._made
 
     def has(self, number: int) -> bool:
-        """Say whether a job's instance is under way or made."""
+        """Return whether a job's instance is in progress or done."""
         return number in self._left or number in self._made
 
     def make(self, job: JobRecord) -> None:
-        """Have the instance of a job's newest attempt made; what is done already is not done again."""
+        """Begin to create the instance of a job's newest attempt; steps done already are not repeated."""
         attempt = job.attempt
         wanted: list[tuple[ActionKind, Placement]] = [
             (ActionKind.DESTROY_INSTANCE, each) for each in attempt.destroy
@@ -479,7 +481,7 @@ class PlacementExecutor:
         self._go_on(job.number)
 
     def poll(self, now: float) -> None:
-        """Take notice of what has ended, and begin what may begin.
+        """Handle ended actions, and begin what may begin.
 
         Raises:
             DriveError: the cluster cannot be reached.
@@ -503,7 +505,7 @@ class PlacementExecutor:
                 self._executor.begin(task, action)
 
     def _go_on(self, number: int) -> None:
-        """Have a job's next action wait; if none is left, its instance stands."""
+        """Queue a job's next action; if none is left, its instance exists."""
         if actions := self._left[number]:
             self._executor.add((number, actions[0].id))
         else:

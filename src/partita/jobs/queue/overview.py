@@ -1,6 +1,6 @@
-"""The whole queue at one moment, as data for those who list it: rows, reasons why jobs wait, and expected starts.
+"""The whole queue at one moment, as data for lists: rows, reasons why jobs wait, and expected starts.
 
-What is another user's business is left out. What is expected is found at leisure (`Outlook`) and serves for a while.
+Other users' private data is left out. Expectations are computed seldom (`Outlook`) and reused for a while.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 
 ROW_COMMAND = 200
-"""Characters of a command in a list; `history` has all of it."""
+"""Characters of a command in a list; `history` shows all of it."""
 
 
 class JobRow(Value):
-    """A job in a list. What is not everybody's business is null; what does not apply to its state is left out."""
+    """A job in a list. Private data is null; what does not apply to its state is left out."""
 
     id: str
     user: str
@@ -59,7 +59,7 @@ class JobRow(Value):
 
 
 class QueueRow(JobRow):
-    """A job that is not over, with what is expected of it."""
+    """A job that is not over, with its expected memory and start."""
 
     memory_bytes: float | None = None
     reason: str | None = None
@@ -68,7 +68,7 @@ class QueueRow(JobRow):
 
 
 class HistoryRow(JobRow, kw_only=True):
-    """All of a job, for who may know it; the environment is in no list."""
+    """All of a job, for those who may see it; the environment is never listed."""
 
     directory: str
     memory: StatedMemory
@@ -79,7 +79,7 @@ class HistoryRow(JobRow, kw_only=True):
 
 
 class AttemptRow(Value):
-    """An attempt; what is not known is null."""
+    """An attempt; unknown values are null."""
 
     attempt: int
     gpu: str
@@ -100,8 +100,8 @@ def row(job: JobRecord, *, open_to: bool) -> JobRow:
     """Return a job for a list.
 
     Args:
-        job: which.
-        open_to: whether who asks may know its name and command.
+        job: the job.
+        open_to: whether the caller may see its name and command.
     """
     return JobRow(**_fields(job, open_to=open_to))
 
@@ -110,16 +110,15 @@ def whole(job: JobRecord, energy: Callable[[str, int], float | None]) -> History
     """Return all of a job.
 
     Args:
-        job: which.
-        energy: the joules that an attempt (the job's id and its number) took; None where they are not known, which
-            is not 0.
+        job: the job.
+        energy: returns the joules that an attempt (the job's id and its number) used; None, not 0, where unknown.
     """
-    told = {
+    details = {
         "command": job.words,
         "attempts": tuple(_attempt_row(each, energy(job.id, each.number)) for each in job.attempts),
     }
     return HistoryRow(
-        **_fields(job, open_to=True) | told,
+        **_fields(job, open_to=True) | details,
         directory=job.directory,
         memory=job.asked.memory,
         gpu_time=job.asked.seconds,
@@ -177,19 +176,19 @@ GIB = 2**30
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What the reasons of a moment have in common.
+    """The facts that the reasons of all jobs use.
 
     Attributes:
         models: of the GPUs that jobs may use.
         discipline: its name.
-        used: GPU seconds each user has had.
-        least: the user who has had the least of those who wait.
-        free: profiles of which an instance could be put to use now.
-        possible: profiles of which one could come free once the queue's own jobs have ended.
-        scattered: profiles for which some GPU has the slices, but not together.
-        until: when a slice of a profile is expected to come free, in words, by profile.
-        ahead: jobs before each waiting one in the order of predicted starts.
-        resting: what is wrong with GPUs that are left alone for a while.
+        used: GPU seconds of each user so far.
+        least: the user with the fewest GPU seconds of those with waiting jobs.
+        free: profiles of which an instance could be used now.
+        possible: profiles of which an instance could be free once the queue's own jobs have ended.
+        scattered: profiles for which some GPU has enough slices, but not together.
+        until: when a slice of a profile is expected to be free, as text, by profile.
+        ahead: number of jobs before each waiting one in the order of predicted starts.
+        resting: why GPUs are not used for a while.
     """
 
     models: Sequence[GpuModel]
@@ -207,13 +206,13 @@ class Situation:
 def situation(
     view: SchedulerInput, scheduler: Scheduler, predicted: Mapping[int, Prediction], trouble: str | None
 ) -> Situation:
-    """Return what the reasons of a moment have in common.
+    """Return the facts that the reasons of all jobs use.
 
     Args:
-        view: the jobs that wait, and the GPUs; those that rest too.
-        scheduler: decides on them.
-        predicted: when they are expected to start.
-        trouble: what is wrong at the moment.
+        view: the waiting jobs, and all GPUs, with those that rest.
+        scheduler: the queue's scheduler.
+        predicted: when the jobs are expected to start.
+        trouble: the current problem.
     """
     never = Prediction(math.inf, guessed=True)
     waiting = sorted(view.waiting, key=lambda job: (predicted.get(job.number, never).start, job.number))
@@ -248,7 +247,7 @@ def _until(
     scheduler: Scheduler,
     predicted: Mapping[int, Prediction],
 ) -> dict[str, str]:
-    """Return, for each profile, when the first job that begins on it is expected to."""
+    """Return, for each profile, the expected start of the first job on it."""
     found: dict[str, str] = {}
     largest = largest_slice(models)
     for job in waiting:
@@ -267,7 +266,7 @@ def _until(
 def reason(job: JobRecord, expected: Forecast, now: Situation) -> str:
     """Return why a job waits."""
     if not now.models:
-        return now.resting or "no GPU in MIG mode is there"
+        return now.resting or "there is no GPU in MIG mode"
     largest = largest_slice(now.models)
     found = [fitting(model, expected, job.at_least_bytes, largest) for model in now.models]
     fits = [profiles[0] for profiles in found if profiles]
@@ -280,21 +279,21 @@ def reason(job: JobRecord, expected: Forecast, now: Situation) -> str:
 
 
 def why_on_the_largest(job: JobRecord, expected: Forecast, largest: float) -> str | None:
-    """Return why a job that may need more than the largest slice begins there, and what to do; None if it does not.
+    """Return why a job that may need more than the largest slice begins there, and what to do; None for other jobs.
 
-    Jobs of its family ran out of memory even there, which may have been a fault that is mended; or only the upper
-    bound of its model's forecast is more than any slice has.
+    Either jobs of its family ran out of memory even there, perhaps by a fault that is corrected by now, or only the
+    upper bound of its model's forecast is above the largest slice.
     """
     if not largest or expected.need <= expected.need_here(largest):
         return None
     if job.asked.memory.source == "model" and expected.bounds.lower < largest:
         return (
             f"by {expected.source} it needs {expected.bounds.lower / GIB:.3g} to {expected.bounds.upper / GIB:.3g} "
-            f"GiB, and the largest slice has {largest / GIB:.3g}; --memory says it more exactly"
+            f"GiB, and the largest slice has {largest / GIB:.3g}; state it more exactly with --memory"
         )
     return (
         f"earlier jobs of {called(job)} ran out of memory on the largest slice; if that was a fault, "
-        f"`partita forget {job.name or job.id}` begins afresh, and so does a new --memory"
+        f"start again with `partita forget {job.name or job.id}` or a new --memory"
     )
 
 
@@ -316,7 +315,7 @@ def _before(job: JobRecord, fits: Sequence[Profile], now: Situation) -> str:
         and user != now.least
         and now.used.get(user, 0.0) > now.used.get(now.least, 0.0)
     ):
-        return f"user {user} has had more than their share, {now.least} goes first"
+        return f"user {user} has used more than {now.least}, who goes first"
     ahead = now.ahead.get(job.number, 0)
     if not any(profile.name in now.possible for profile in fits):
         return "services or others hold all such slices"
@@ -327,7 +326,7 @@ def _before(job: JobRecord, fits: Sequence[Profile], now: Situation) -> str:
         if until:
             busy += f" until ~{until}"
         return busy + (f", {_jobs(ahead)} first" if ahead else "")
-    return f"{_jobs(ahead)} first" if ahead else "its slice is kept for a job before it, or it starts now"
+    return f"{_jobs(ahead)} first" if ahead else "its slice is reserved for an earlier job, or it starts now"
 
 
 def _jobs(count: int) -> str:
@@ -335,9 +334,9 @@ def _jobs(count: int) -> str:
 
 
 def memory_unknown(models: Iterable[GpuModel]) -> str:
-    """Return why jobs cannot be placed on GPUs of whose slices no source says the memory."""
+    """Return why jobs cannot be placed on GPUs whose slices have unknown memory."""
     names = ", ".join(dict.fromkeys(model.name for model in models))
-    return f"the memory of slices of {names} is not known: give a file that says it with --gpus-file"
+    return f"the memory of the slices of {names} is unknown: give it in a file with --gpus-file"
 
 
 def _too_large(job: JobRecord, expected: Forecast, largest: float) -> str:
@@ -348,27 +347,27 @@ def _too_large(job: JobRecord, expected: Forecast, largest: float) -> str:
 
 
 FRESH = 5.0
-"""Times what it took to make for which an outlook serves even if something has changed."""
+"""An outlook is reused for this many times the time it took, even if something has changed."""
 
 OLD_S = 15.0
-"""Seconds after which it is made anew even if nothing has."""
+"""Seconds after which an outlook is computed again even if nothing has changed."""
 
 KEPT_S, MOST_KEPT = 30.0, 64
-"""Seconds for which a snapshot is kept for the one who reads it page by page, and how many are at most."""
+"""Seconds for which a snapshot is kept for a client that reads it page by page, and the most snapshots kept."""
 
 _ORDER = {JobState.RUNNING: 0, JobState.STOPPING: 1, JobState.STARTING: 2, JobState.WAITING: 3}
 
 
 class Outlook:
-    """What is expected of the jobs that wait: when they start, and what their reasons have in common.
+    """What is expected of the waiting jobs: when they start, and the facts for their reasons.
 
     Args:
         service: the queue.
 
     Attributes:
         predicted: when waiting jobs are expected to start.
-        rank: of the waiting jobs, by expected start; those that are not expected to start come last.
-        situation: what reasons have in common.
+        rank: of the waiting jobs, by expected start; those without one come last.
+        situation: the facts that reasons use.
     """
 
     def __init__(self, service: QueueService) -> None:
@@ -376,7 +375,7 @@ class Outlook:
         began = time.monotonic()
         self._version, self._hosts = service.table.version, service.gpus.hosts
         self.predicted: dict[int, Prediction] = {}
-        with suppress(PartitaError):  # who asks for the queue gets it, whatever becomes of its future
+        with suppress(PartitaError):  # the queue can be listed even without predictions
             self.predicted = service.predictions()
         waiting = [*service.table.waiting.values(), *service.table.blocked.values()]
         used = service.table.shares.at(service.now)
@@ -387,7 +386,7 @@ class Outlook:
         self._fresh = FRESH * (self._made - began)
 
     def stale(self) -> bool:
-        """Say whether another one should be made."""
+        """Return whether the outlook should be computed again."""
         age, service = time.monotonic() - self._made, self._service
         if age <= self._fresh:
             return False
@@ -399,9 +398,9 @@ class QueueSnapshot:
     """All jobs that are not over, as they were at one moment.
 
     Attributes:
-        revision: tells it from all others of this daemon.
-        jobs: those that hold an instance, then the others by expected start, then what has come since it was found.
-        counts: how many jobs are in each state; of all of them, also where only some were asked for.
+        revision: identifies it among all snapshots of this daemon.
+        jobs: those that hold an instance, then the others by expected start, then those that arrived since.
+        counts: how many jobs are in each state, over all jobs, even if only some were asked for.
         now: the moment, in seconds since 1970.
     """
 
@@ -414,7 +413,7 @@ class QueueSnapshot:
 
 
 class Overview:
-    """Makes snapshots of a queue, and keeps them for those who read them page by page.
+    """Makes snapshots of a queue, and keeps them for clients that read them page by page.
 
     Args:
         service: the queue.
@@ -430,7 +429,7 @@ class Overview:
         """Return the queue as it is now.
 
         Args:
-            uid: of the user whose jobs are wanted; None for all.
+            uid: the user whose jobs to return; None for all.
         """
         if self._outlook is None or self._outlook.stale():
             self._outlook = Outlook(self._service)
@@ -450,7 +449,7 @@ class Overview:
         )
 
     def keep(self, snapshot: QueueSnapshot) -> None:
-        """Keep a snapshot of which more will be asked for."""
+        """Keep a snapshot for the next pages."""
         now = time.monotonic()
         self._kept[snapshot.revision] = (now, snapshot)
         self._kept.move_to_end(snapshot.revision)
@@ -458,7 +457,7 @@ class Overview:
             self._kept.popitem(last=False)
 
     def kept(self, revision: str) -> QueueSnapshot | None:
-        """Return a snapshot that was kept; None if it is there no more."""
+        """Return a kept snapshot; None if it has expired."""
         found = self._kept.get(revision)
         return found and found[1]
 

@@ -1,6 +1,6 @@
-"""A job in the queue, as a value: its id, what was asked, where it is, its attempts, and what it waits for. Pure.
+"""A job in the queue, as a value: its id, its options, its state, its attempts, and its dependencies (pure).
 
-`LEGAL` has every transition there is. The last part is how jobs stand in the store.
+`LEGAL` has all legal transitions. The last part is the form of jobs in the store.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def parse_id(text: str) -> JobId:
     """
     found = _ID.fullmatch(text.strip())
     if found is None:
-        raise InputError(f"{text!r} is no job id", hint="write 12, or 12_3 for a task of an array")
+        raise InputError(f"{text!r} is not a job id", hint="write 12, or 12_3 for a task of an array")
     return JobId(int(found[1]), None if found[2] is None else int(found[2]))
 
 
@@ -63,16 +63,16 @@ def parse_array(text: str) -> tuple[int, ...]:
     """Read `0-9`, or several ranges and numbers as `0-9,20`; in order, each once.
 
     Raises:
-        InputError: not that, or too many.
+        InputError: the text is not of that form, or has too many indices.
     """
     indices: set[int] = set()
     for part in text.split(","):
         found = _RANGE.fullmatch(part.strip())
         if found is None:
-            raise InputError(f"{text!r} is no array", where="--array", hint="write 0-9, or 0-9,20")
+            raise InputError(f"{text!r} is not an array", where="--array", hint="write 0-9, or 0-9,20")
         first, last = int(found[1]), int(found[2] or found[1])
         if last < first or last - first >= MOST_TASKS:
-            raise InputError(f"{part} is no range of 1 to {MOST_TASKS} tasks", where="--array")
+            raise InputError(f"{part} is not a range of 1 to {MOST_TASKS} tasks", where="--array")
         indices.update(range(first, last + 1))
     if len(indices) > MOST_TASKS:
         raise InputError(f"{len(indices)} tasks; an array has at most {MOST_TASKS}", where="--array")
@@ -80,7 +80,7 @@ def parse_array(text: str) -> tuple[int, ...]:
 
 
 class JobState(StrEnum):
-    """Where a job is."""
+    """The state of a job."""
 
     WAITING = "waiting"
     STARTING = "starting"
@@ -92,7 +92,7 @@ class JobState(StrEnum):
 
 
 class AttemptVerdict(StrEnum):
-    """How an attempt ended; also what a stop was asked for."""
+    """How an attempt ended; also the reason of a requested stop."""
 
     DONE = "done"
     FAILED = "failed"
@@ -110,7 +110,7 @@ OVER = frozenset({JobState.DONE, JobState.FAILED, JobState.CANCELLED})
 
 LEGAL: Mapping[JobState, frozenset[JobState]] = {
     JobState.WAITING: frozenset({JobState.STARTING, JobState.CANCELLED}),
-    # Back to waiting if its instance could not be made.
+    # Back to waiting if its instance could not be created.
     JobState.STARTING: frozenset({JobState.RUNNING, JobState.STOPPING, JobState.WAITING}),
     JobState.RUNNING: frozenset({JobState.STOPPING, JobState.WAITING, JobState.DONE, JobState.FAILED}),
     JobState.STOPPING: frozenset({JobState.WAITING, JobState.DONE, JobState.FAILED, JobState.CANCELLED}),
@@ -118,24 +118,24 @@ LEGAL: Mapping[JobState, frozenset[JobState]] = {
     JobState.FAILED: frozenset({JobState.WAITING}),
     JobState.CANCELLED: frozenset({JobState.WAITING}),
 }
-"""Every transition there is."""
+"""All legal transitions."""
 
 
 class IllegalMoveError(AssertionError):
-    """A transition that is not in the table: a fault of the daemon's, never of a user's."""
+    """A transition that is not in `LEGAL`: a fault of the daemon, never of a user."""
 
 
 DEFAULT_UMASK = 0o022
-"""The umask of jobs whose submitter did not say theirs."""
+"""The umask of jobs submitted without one."""
 
 
 class StatedMemory(Value):
-    """What is known of a job's memory when it is submitted.
+    """The memory that was declared or forecast when a job was submitted.
 
     Attributes:
         source: `declared`, `model`, or `none`.
-        lower: bytes that it needs more than.
-        upper: bytes that it needs at most; None where that is not known.
+        lower: the least bytes that it needs.
+        upper: the most bytes that it needs; None if unknown.
 
     Raises:
         InputError: the bounds are negative or cross.
@@ -146,26 +146,26 @@ class StatedMemory(Value):
     upper: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what is no bounds."""
+        """Refuse bounds that are negative or cross."""
         _ = self.bounds
 
     @property
     def bounds(self) -> Bounds:
-        """The bytes that it needs, as bounds."""
+        """The bounds of the bytes that it needs."""
         return Bounds(self.lower, UNLIMITED if self.upper is None else self.upper)
 
 
 class JobOptions(Value):
-    """What the user asked for.
+    """The options of a submitted job.
 
     Attributes:
         seconds: expected run time per profile; under `""` on the smallest slice that holds the job.
         grace_s: seconds from SIGTERM to SIGKILL when it is stopped.
-        checkpoints: whether it writes a checkpoint within that time, and goes on from it.
-        most_attempts: attempts that may end in out of memory, early restart or loss.
+        checkpoints: whether it writes a checkpoint within that time, and continues from it.
+        most_attempts: most attempts that may end out of memory, by early restart or lost.
         limit_s: seconds that an attempt may run before it is ended; None without a limit.
-        umask: of the submitter's process, which the job's process gets.
-        oom_patterns: regular expressions that say in its output that memory ran out.
+        umask: of the submitter's process, used for the job's process.
+        oom_patterns: regular expressions that find in its output that memory ran out.
     """
 
     memory: StatedMemory = StatedMemory()
@@ -180,7 +180,7 @@ class JobOptions(Value):
 
 @dataclass(frozen=True, slots=True)
 class Submitter:
-    """Whom a job belongs to and runs as."""
+    """The user that a job belongs to and runs as."""
 
     uid: int
     gid: int
@@ -188,7 +188,7 @@ class Submitter:
 
 
 class DependencyCondition(StrEnum):
-    """How a job must end for one that waits for it to start."""
+    """How a job must end so that one waiting for it may start."""
 
     OK = "ok"
     FAIL = "fail"
@@ -197,7 +197,7 @@ class DependencyCondition(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """A job, a whole array or one of its tasks that has to end, as the condition says, before another job starts."""
+    """A job, a whole array or one of its tasks that must end in a certain way before another job starts."""
 
     condition: DependencyCondition
     job: JobId
@@ -213,14 +213,14 @@ class Attempt:
     Attributes:
         number: 1 for the first.
         limit_bytes: memory of its instance.
-        decided: when its instance was taken.
-        destroy: idle instances that go before its own is made.
-        create: whether its own is made, or stands already.
-        device: MIG UUID, once the instance stands and the process is about to be started.
-        wish: what it was asked to stop for; None if it was not.
-        key: tells its folder from all others of that name; None of attempts before there were keys.
-        code: exit code, 128 + n after signal n; None where nobody saw it.
-        unsure: out of memory as far as can be told: what decided has other causes too.
+        decided: when its start was decided.
+        destroy: idle instances to destroy before its own is created.
+        create: whether its own instance must be created; if not, it exists already.
+        device: MIG UUID, once the instance exists and the process is about to be started.
+        wish: why it was asked to stop; None if it was not.
+        key: distinguishes its folder from others of the same name; None for attempts of versions without keys.
+        code: exit code, 128 + n after signal n; None if unknown.
+        unsure: whether the out-of-memory verdict may have another cause.
         said: the line of its output that decided the verdict.
     """
 
@@ -249,16 +249,16 @@ class JobRecord:
     """A job.
 
     Attributes:
-        number: unique; the tasks of an array have numbers in a row.
+        number: unique; the tasks of an array have consecutive numbers.
         array: number of the array's first task; None outside an array.
         index: index in the array.
-        command: with `{index}` as it was written.
+        command: as it was written, with `{index}`.
         environment: key of its environment in the store.
         family: jobs of one family are expected to need the same.
         tries: attempts that count against `most_attempts`.
-        at_least_bytes: memory that the next slice must have, as the attempts so far have shown.
-        after: jobs that it waits for, as long as that is open; the others are not there any more.
-        why: why it is where it is, if there is something to say.
+        at_least_bytes: memory that the next slice must have, by the attempts so far.
+        after: its open dependencies; settled ones are removed.
+        why: the reason of its state, if there is one.
     """
 
     number: int
@@ -282,7 +282,7 @@ class JobRecord:
 
     @property
     def id(self) -> str:
-        """What people call it: `12`, or `12_3` in an array."""
+        """Its id for people: `12`, or `12_3` in an array."""
         return str(self.number) if self.array is None else f"{self.array}_{self.index}"
 
     @property
@@ -301,7 +301,7 @@ class JobRecord:
         """Return the job in another state.
 
         Raises:
-            IllegalMoveError: the table has no such transition.
+            IllegalMoveError: `LEGAL` has no such transition.
         """
         if state not in LEGAL[self.state]:
             raise IllegalMoveError(f"job {self.id}: {self.state} to {state}")
@@ -313,7 +313,7 @@ class JobRecord:
 
 
 def names_of(job: JobRecord) -> tuple[JobId, ...]:
-    """Return what a job may be called: a task by its array, too."""
+    """Return the ids that name a job; a task is also named by its array."""
     if job.array is None:
         return (JobId(job.number),)
     return (JobId(job.array), JobId(job.array, job.index))
@@ -324,7 +324,7 @@ MOST_DEPENDENCIES = 100
 
 NEVER = "dependency never satisfied"
 
-_HINT = "write ok:12, any:12 or fail:12; several as ok:12:13, or parted by commas"
+_HINT = "write ok:12, any:12 or fail:12; several as ok:12:13, or separated by commas"
 _WANTS = {
     DependencyCondition.OK: "to be done",
     DependencyCondition.FAIL: "to fail",
@@ -336,25 +336,25 @@ def parse_dependency(text: str) -> Dependency:
     """Read `ok:12`.
 
     Raises:
-        InputError: it is no dependency.
+        InputError: it is not a single dependency.
     """
     found = parse_after((text,))
     if len(found) != 1:
-        raise InputError(f"{text!r} is no single dependency", where="--after", hint=_HINT)
+        raise InputError(f"{text!r} is not a single dependency", where="--after", hint=_HINT)
     return found[0]
 
 
 def parse_after(words: Iterable[str]) -> tuple[Dependency, ...]:
-    """Read `ok:12`, `any:12:13`, `fail:12_3`, several in a word parted by commas; each once, in order.
+    """Read `ok:12`, `any:12:13`, `fail:12_3`, several in a word separated by commas; each once, in order.
 
     Raises:
-        InputError: a word that is none, or too many of them.
+        InputError: a word is not a dependency, or there are too many.
     """
     found: dict[Dependency, None] = {}
     for part in (part.strip() for word in words for part in word.split(",")):
         condition, *jobs = part.split(":")
         if condition not in [each.value for each in DependencyCondition] or not jobs:
-            raise InputError(f"{part!r} is no dependency", where="--after", hint=_HINT)
+            raise InputError(f"{part!r} is not a dependency", where="--after", hint=_HINT)
         found.update(dict.fromkeys(Dependency(DependencyCondition(condition), parse_id(job)) for job in jobs))
     if len(found) > MOST_DEPENDENCIES:
         raise InputError(f"{len(found)} dependencies; a job has at most {MOST_DEPENDENCIES}", where="--after")
@@ -362,14 +362,13 @@ def parse_after(words: Iterable[str]) -> tuple[Dependency, ...]:
 
 
 def judged(condition: DependencyCondition, tasks: Sequence[JobRecord]) -> bool | None:
-    """Say whether a dependency is satisfied (True), never will be (False), or is open (None).
+    """Return whether a dependency is satisfied (True), never will be (False), or is open (None).
 
-    An array satisfies it by all of its tasks: `ok` when all are done, `any` when all are over, `fail` when all are
-    over and one of them at least is not done.
+    For an array all tasks count: `ok` needs all done, `any` all over, `fail` all over and at least one not done.
 
     Args:
         condition: how they must end.
-        tasks: the job, or the tasks of the array, as they are now; none if nothing is known of it any more.
+        tasks: the job, or the tasks of the array, as they are now; empty if it is no longer in the store.
     """
     done = [job.state is JobState.DONE for job in tasks]
     over = [job.state in OVER for job in tasks]
@@ -385,11 +384,11 @@ def judged(condition: DependencyCondition, tasks: Sequence[JobRecord]) -> bool |
 
 
 def settled(job: JobRecord, tasks_of: Callable[[JobId], Sequence[JobRecord]]) -> JobRecord:
-    """Return a waiting job without the dependencies that are satisfied; cancelled if one never will be.
+    """Return a waiting job without its satisfied dependencies; cancelled if one never will be satisfied.
 
     Args:
-        job: it waits.
-        tasks_of: the jobs that an id names, as they are now.
+        job: a waiting job.
+        tasks_of: returns the jobs that an id names, as they are now.
     """
     left = []
     for each in job.after:
@@ -403,7 +402,7 @@ def settled(job: JobRecord, tasks_of: Callable[[JobId], Sequence[JobRecord]]) ->
 
 
 def waits_for(job: JobRecord) -> str:
-    """Return in words what a job waits for."""
+    """Return as text what a job waits for."""
     first = [f"{each.job} {_WANTS[each.condition]}" for each in job.after[:3]]
     more = f" and {len(job.after) - 3} more" if len(job.after) > 3 else ""
     return f"waits for job {', for job '.join(first)}{more}"
@@ -411,15 +410,15 @@ def waits_for(job: JobRecord) -> str:
 
 def _never(dependency: Dependency, tasks: Sequence[JobRecord]) -> str:
     if not tasks:
-        return f"nothing is known of job {dependency.job} any more"
+        return f"job {dependency.job} is no longer in the queue's history"
     if dependency.condition is DependencyCondition.FAIL:
-        return f"job {dependency.job} is done, and was to fail"
+        return f"job {dependency.job} is done, but should have failed"
     ended = next(job for job in tasks if job.state in OVER and job.state is not JobState.DONE)
     return f"job {ended.id} {'failed' if ended.state is JobState.FAILED else 'was cancelled'}"
 
 
 class AttemptDocument(Value, omit_defaults=True):
-    """An attempt as it stands in the store: the fields of `Attempt`, placements as `3g.40gb@4`."""
+    """An attempt in the store: the fields of `Attempt`, placements as `3g.40gb@4`."""
 
     number: int
     gpu: str
@@ -442,7 +441,7 @@ class AttemptDocument(Value, omit_defaults=True):
 
 
 class JobDocument(Value):
-    """A job as it stands in the store: the fields of `JobRecord`, dependencies as `ok:12`."""
+    """A job in the store: the fields of `JobRecord`, dependencies as `ok:12`."""
 
     number: int
     submitter: Submitter
@@ -476,7 +475,7 @@ def load_job(text: str) -> JobRecord:
     """Return the job that `dump_job` wrote, of this version or of an older one.
 
     Raises:
-        InputError: it did not.
+        InputError: the text is not of that form.
     """
     document = decode(text, JobDocument, "a job")
     return JobRecord(

@@ -1,8 +1,9 @@
-"""The store opened beside what is on the disk: attempts that it knows nothing of say that it was lost or is old.
+"""Opens the queue's store, and refuses one that lacks attempts that are on the disk: it was lost or is old.
 
-An attempt's folder is made after the store knows of the attempt, and goes before the store forgets the job. So a
-folder that the store does not know of is evidence. A queue that began without it would give a running job's instance
-to another one, and run jobs again that are done. It is refused; `recover` makes a store of all that can be read.
+The store records an attempt before its folder is created, and forgets the job after the folder is removed. So a
+folder that the store does not know shows that the store lost data. A queue that started with such a store would give
+a running job's instance to another job, and run finished jobs again. `recover` rebuilds the store from what it can
+read.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ if TYPE_CHECKING:
 _JOB = re.compile(r"(\d{1,15})(?:_\d{1,9})?")
 _OURS = ("PARTITA_JOB_", "PARTITA_ARRAY_INDEX", "CUDA_VISIBLE_DEVICES")
 _HINT = (
-    "`partita daemon --recover` makes a store of what can be read of the attempts on the disk: what runs goes on, "
-    "and nothing runs twice; a backup of the store may also be put back"
+    "`partita daemon --recover` rebuilds the store from the attempts on the disk: running jobs go on, "
+    "and nothing runs twice; or restore a backup of the store"
 )
 
 
@@ -43,24 +44,24 @@ class LostStoreError(StoreError):
 
 
 def open_store(folder: Path) -> JobStore:
-    """Open the queue's store, made if there never was one.
+    """Open the queue's store; create it if there never was one.
 
     Args:
         folder: `jobs` in the state folder.
 
     Raises:
-        LostStoreError: there was one, or it knew more than it does now.
+        LostStoreError: the store was lost, or is older than the disk.
         StoreError: it is damaged or cannot be used.
     """
     path, last, found = folder / FILE, LastNumber(folder).found, attempts_on_disk(folder)
     if empty(path) and (last or found) and not has_log(path):
-        told = f"{len(found):,} jobs have attempts on the disk{_running(folder, found)}" if found else ""
-        given = f"jobs up to number {last:,} were in it" if last else ""
+        on_disk = f"{len(found):,} jobs have attempts on the disk{_running(folder, found)}" if found else ""
+        numbers = f"it had jobs up to number {last:,}" if last else ""
         raise LostStoreError(
             f"the queue's store is {'empty' if path.exists() else 'missing'}, and "
-            + (f"{told}; {given}" if told and given else told or given),
+            + "; ".join(filter(None, (on_disk, numbers))),
             where=str(path),
-            hint=f"{_HINT}; jobs that waited and never ran have to be submitted again",
+            hint=f"{_HINT}; submit again the jobs that waited and never ran",
         )
     store = JobStore(path)
     try:
@@ -72,20 +73,20 @@ def open_store(folder: Path) -> JobStore:
 
 
 def recover(folder: Path, tell: Callable[[str], None]) -> JobStore:
-    """Open the queue's store, with all that can be read of it and of the attempts on the disk.
+    """Open the queue's store, completed from the attempts on the disk, and repaired if it is damaged.
 
-    A damaged one is set aside. Nothing is removed, and no process is touched. What runs is running in the new store,
-    what has ended is over or goes on as its end wants it to.
+    A damaged store is set aside. Nothing is removed, and no process is touched. Jobs that run are running in the
+    store; for those that ended, the queue does what their end calls for.
 
     Args:
         folder: `jobs` in the state folder.
-        tell: told what was done.
+        tell: called with a line for each thing done.
 
     Raises:
-        PartitaError: an attempt runs of which nothing can be read, or the store cannot be written.
+        PartitaError: an attempt runs whose folder cannot be read, or the store cannot be written.
     """
     path, found = folder / FILE, attempts_on_disk(folder)
-    # Before anything is changed.
+    # Read first: what raises here leaves everything unchanged.
     on_disk = [_read(folder / ATTEMPTS / job, newest) for job, newest in sorted(found.items())]
     aside = finish_rebuilding(path)
     if aside:
@@ -104,18 +105,18 @@ def recover(folder: Path, tell: Callable[[str], None]) -> JobStore:
     mark.given(max([store.last_number(), *(int(_number(job)) for job in found)]))
     unread = len(on_disk) - sum(each is not None for each in on_disk)
     tell(
-        f"recovered: {len(store.active()):,} jobs are not over, {known:,} were known by their attempts alone"
-        + (f"; of {unread:,} nothing can be read, their folders stay as they are" if unread else "")
+        f"recovered: {len(store.active()):,} jobs are not over, {known:,} were known only from their attempts"
+        + (f"; {unread:,} cannot be read, their folders stay as they are" if unread else "")
     )
     return store
 
 
 def _readable(path: Path) -> JobStore:
-    """Open a store all of whose jobs can be read.
+    """Open a store whose jobs can all be read.
 
     Raises:
-        DamagedError: some cannot.
-        StoreError: it cannot be used.
+        DamagedError: some cannot be read.
+        StoreError: the store cannot be used.
     """
     store = JobStore(path)
     try:
@@ -128,7 +129,7 @@ def _readable(path: Path) -> JobStore:
 
 
 def _replace(path: Path, error: DamagedError, tell: Callable[[str], None]) -> None:
-    """Put a store of what can be read of a damaged one in its place."""
+    """Replace a damaged store by one with all that can be read of it."""
     found = _salvaged(path)
 
     def fill(new: Path) -> None:
@@ -158,8 +159,8 @@ def _refuse_old(folder: Path, store: JobStore, found: dict[str, int]) -> None:
     if more:
         job, newest = next(iter(sorted(more.items(), key=lambda each: int(_number(each[0])))))
         raise LostStoreError(
-            f"the queue's store is older than what is on the disk: it knows nothing of attempt {newest} of job {job}"
-            + (f", nor of those of {len(more) - 1:,} more jobs" if len(more) > 1 else "")
+            f"the queue's store is older than the disk: it does not have attempt {newest} of job {job}"
+            + (f", nor attempts of {len(more) - 1:,} more jobs" if len(more) > 1 else "")
             + _running(folder, more),
             where=str(store.path),
             hint=_HINT,
@@ -187,7 +188,7 @@ def _number(job: str) -> str:
 
 
 def _document(folder: Path, name: str, kind: type[T]) -> T | None:
-    """Return a document of an attempt; None if it is not there or cut short."""
+    """Return a document of an attempt; None if it is missing or incomplete."""
     try:
         with open_folder(folder) as handle:
             return read_document(handle, name, kind)
@@ -197,13 +198,13 @@ def _document(folder: Path, name: str, kind: type[T]) -> T | None:
 
 @dataclass(frozen=True, slots=True)
 class _OnDisk:
-    """A job as its newest attempt's folder has it.
+    """A job as the folder of its newest attempt describes it.
 
     Attributes:
         path: of that folder.
-        job: as far as it is known from there.
-        environment: that it was submitted with, but for what every attempt is given.
-        runs: whether somebody watches it.
+        job: its record, as far as the folder tells.
+        environment: the one it was submitted with, without the variables that every attempt is given.
+        runs: whether a watcher watches it.
     """
 
     path: Path
@@ -213,10 +214,10 @@ class _OnDisk:
 
 
 def _read(folder: Path, newest: int) -> _OnDisk | None:
-    """Return a job from the folder of its attempts; None if nothing can be read there.
+    """Return a job from the folder of its attempts; None if that cannot be read.
 
     Raises:
-        PartitaError: an attempt runs of which nothing can be read.
+        PartitaError: the same, of an attempt that runs.
     """
     path = folder / str(newest)
     runs = is_watched(path)
@@ -230,7 +231,7 @@ def _read(folder: Path, newest: int) -> _OnDisk | None:
     except (OSError, InputError) as error:
         if runs:
             raise PartitaError(
-                f"attempt {newest} of job {folder.name} runs, and what it is cannot be read: {error}",
+                f"attempt {newest} of job {folder.name} runs, but its folder cannot be read: {error}",
                 where=str(path),
                 hint="wait until it has ended, or end it; then try again",
             ) from error
@@ -239,7 +240,7 @@ def _read(folder: Path, newest: int) -> _OnDisk | None:
 
 
 def _as_found(job: JobRecord, path: Path) -> JobRecord:
-    """Return a job whose process was started, as its folder says it is; what its end means the queue finds out."""
+    """Return a started job in the state that its folder shows; the queue finds out what its end means."""
     ended, watched = _document(path, names.EXIT, ExitDocument), _document(path, names.WATCH, WatchDocument)
     attempt = replace(job.attempt, began=job.attempt.decided if watched is None else watched.began)
     with suppress(OSError, ValueError):
@@ -249,16 +250,16 @@ def _as_found(job: JobRecord, path: Path) -> JobRecord:
         return replace(job, state=JobState.STOPPING)
     if ended is None or ended.code != 0 or ended.timed_out:
         return replace(job, state=JobState.RUNNING)
-    # What is done needs no second look: there may be thousands.
+    # Finished jobs are settled here, since there may be thousands.
     done = replace(attempt, ended=ended.ended, code=0, verdict=AttemptVerdict.DONE)
     return replace(job, state=JobState.DONE, why=None).with_attempt(done)
 
 
 def _merge(store: JobStore, found: list[_OnDisk], tell: Callable[[str], None]) -> int:
-    """Write the jobs of which the disk knows more than the store; return how many the store did not know.
+    """Write the jobs of which the disk has more attempts than the store; return how many the store did not have.
 
     Raises:
-        PartitaError: an attempt runs in the folder of another job.
+        PartitaError: an attempt of one job runs in the folder of another.
     """
     changed, new = [], 0
     for each in found:
@@ -270,12 +271,14 @@ def _merge(store: JobStore, found: list[_OnDisk], tell: Callable[[str], None]) -
         if known is not None and (not same or _other_attempt(known, each)):
             if each.runs:
                 raise PartitaError(
-                    f"an attempt runs in the folder of job {known.id}, and belongs to another one",
+                    f"an attempt of another job runs in the folder of job {known.id}",
                     where=str(each.path),
                     hint="wait until it has ended, or end it; then try again",
                 )
             if not (same and known.state in OVER):
-                tell(f"{each.path.parent}: another job's, set aside as {set_aside(each.path.parent).name}")
+                tell(
+                    f"{each.path.parent}: belongs to another job, set aside as {set_aside(each.path.parent).name}"
+                )
         elif known is None or len(known.attempts) < len(each.job.attempts):
             new += known is None
             key = known.environment if known is not None else store.keep_environment(each.environment)
@@ -290,7 +293,7 @@ def _other_attempt(known: JobRecord, found: _OnDisk) -> bool:
 
 
 class _Salvage:
-    """What could be read of a damaged store."""
+    """What could be read of a damaged store: jobs by number, environments by key, shares by user."""
 
     def __init__(self) -> None:
         self.jobs: dict[int, JobRecord] = {}

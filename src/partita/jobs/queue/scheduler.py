@@ -1,6 +1,7 @@
-"""Which jobs start now on which GPU, and when the others are expected to: pure, apart from what it remembers.
+"""Which jobs start now on which GPU, and when the others are expected to start.
 
-For each model of GPU a discipline decides. Starts are predicted by playing it on.
+A discipline decides for each GPU model; running a copy of it ahead predicts the starts. No I/O, but caches and the
+disciplines' own state are kept.
 """
 
 from __future__ import annotations
@@ -32,12 +33,12 @@ if TYPE_CHECKING:
 
 
 EXACT = 60
-"""Waiting jobs whose start is predicted by playing the discipline on; of the rest it is estimated."""
+"""Waiting jobs whose start is predicted by running the discipline ahead; for the others it is estimated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """This job starts on this GPU, in the instance that the change leaves."""
+    """A job starts on a GPU, in the instance that the change creates or keeps."""
 
     number: int
     gpu: str
@@ -46,12 +47,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """When a job starts.
+    """When a job is expected to start.
 
     Attributes:
         start: seconds since 1970.
-        guessed: whether it rests on a run time that nobody gave and nothing has shown.
-        played: whether the discipline was played on until then.
+        guessed: whether it rests on a run time that was neither declared nor learned from earlier jobs.
+        played: whether the discipline was run ahead until then; otherwise it is an estimate.
     """
 
     start: float
@@ -61,12 +62,14 @@ class Prediction:
 
 @dataclass(frozen=True, slots=True)
 class SchedulerInput:
-    """All that is looked at.
+    """What the scheduler decides from.
 
     Attributes:
+        now: seconds since 1970.
         waiting: jobs, in order of their numbers.
         active: jobs that hold an instance.
-        used: GPU seconds that each user's share counts for.
+        hosts: the GPUs.
+        used: decayed GPU seconds of each user.
     """
 
     now: float
@@ -77,11 +80,11 @@ class SchedulerInput:
 
 
 class Scheduler:
-    """Decides for each model of GPU in turn, and remembers what the disciplines need to see again.
+    """Decides for each GPU model in turn; keeps the disciplines, which have state, and what is expected of jobs.
 
     Args:
         name: of the discipline.
-        families: what is known from before.
+        families: what earlier jobs showed.
 
     Raises:
         InputError: there is no such discipline.
@@ -93,7 +96,7 @@ class Scheduler:
         discipline(name)
         self._disciplines: dict[str, Discipline] = {}
         self._expected: dict[int, tuple[JobOptions, int, Forecast]] = {}
-        # By model, what can come free of it, and the largest slice of all models; and the job's number.
+        # By (model, profiles that can come free, largest slice of all models), then by job number.
         self._jobs: defaultdict[
             tuple[str, frozenset[str], float], dict[int, tuple[JobRecord, int, Job | None]]
         ] = defaultdict(dict)
@@ -112,10 +115,10 @@ class Scheduler:
         return tuple(decided)
 
     def predict(self, view: SchedulerInput) -> dict[int, Prediction]:
-        """Return when waiting jobs are expected to start; those that nothing here holds are absent.
+        """Return when waiting jobs are expected to start; those that fit no GPU here are absent.
 
-        The oldest `EXACT` of each model of GPU are played to their starts by a copy of the discipline, as if nothing
-        more arrived; the rest follow at the rate of the work before them.
+        For the first `EXACT` jobs of each GPU model a copy of the discipline is run ahead, as if nothing more
+        arrived. The others are estimated from the work before them.
         """
         found: dict[int, Prediction] = {}
         for model, group in _by_model(view.hosts):
@@ -129,7 +132,7 @@ class Scheduler:
         return found
 
     def expected(self, job: JobRecord) -> Forecast:
-        """Return what is expected of a job."""
+        """Return the memory and run time expected of a job."""
         version = self._families.version(job.family)
         kept = self._expected.get(job.number)
         if kept is None or kept[0] is not job.asked or kept[1] != version:
@@ -137,7 +140,7 @@ class Scheduler:
         return kept[2]
 
     def _job(self, job: JobRecord, model: GpuModel, free: frozenset[str], largest: float) -> Job | None:
-        """Return a job as the disciplines see it, one object while nothing new is known; None if nothing holds it."""
+        """Return a job as the disciplines see it, cached until something changes; None if it fits nowhere."""
         version = self._families.version(job.family)
         of_model = self._jobs[model.name, free, largest]
         kept = of_model.get(job.number)
@@ -147,7 +150,7 @@ class Scheduler:
         return kept[2]
 
     def forget(self, job: JobRecord) -> None:
-        """Drop what was remembered of a job that is over."""
+        """Drop what is cached of a job that is over."""
         self._expected.pop(job.number, None)
         for of_model in self._jobs.values():
             of_model.pop(job.number, None)
@@ -176,7 +179,7 @@ class Scheduler:
     ) -> RunningJob:
         attempt, model, now = record.attempt, group[0].model, view.now
         job = self._job(record, model, can_come_free(group), _largest(view)) or _stand_in(record, model)
-        # A job that runs longer than expected is expected to run for as long again.
+        # A job that has run longer than expected is expected to run as long again.
         ran = max(now - (attempt.began or now), 0.0)
         expected = job.seconds.get(attempt.placement.profile) or max(job.seconds.values())
         left = expected - ran if ran < expected else ran
@@ -191,7 +194,7 @@ class Scheduler:
             runs = proceed(state, (), to_play(self._discipline(model))).runs
         except InfeasibleError:
             return {}
-        # Whoever starts after a job of unknown run time has begun may start sooner or later for it.
+        # The start of a job is a guess if a job of unknown run time starts before it.
         unknown = [run.began for run in runs if self._expected[run.job.id][2].timed == "default"]
         since = view.now if self._overrun(view, state) else min(unknown, default=math.inf)
         found = {run.job.id: Prediction(run.began, run.decided > max(since, view.now)) for run in runs}
@@ -204,7 +207,7 @@ class Scheduler:
         return found
 
     def _overrun(self, view: SchedulerInput, state: QueueState) -> bool:
-        """Say whether something runs of which nobody knows how long it takes, or longer than was expected."""
+        """Return whether a job runs whose run time is unknown, or that has run longer than expected."""
         running = {each.job.id: each for each in state.running}
         for record in view.active:
             each = running.get(record.number)
@@ -234,7 +237,7 @@ def _by_model(found: Sequence[Host]) -> list[tuple[GpuModel, list[Host]]]:
 
 
 def _room(group: Sequence[Host], waiting: Sequence[Job]) -> bool:
-    """Say whether any of the jobs could start at all: most of the time all is in use."""
+    """Return whether any of the jobs could start: a quick check, as mostly all slices are in use."""
     free = {
         profile.name
         for profile in group[0].model.profiles
@@ -244,6 +247,6 @@ def _room(group: Sequence[Host], waiting: Sequence[Job]) -> bool:
 
 
 def _stand_in(record: JobRecord, model: GpuModel) -> Job:
-    """Return a job for a record that is believed to fit nowhere, and runs all the same."""
+    """Return a job for a record that is expected to fit nowhere but runs."""
     seconds = {record.attempt.placement.profile: DEFAULT_SECONDS}
     return job_on(model, record.number, seconds, user=record.submitter.name)

@@ -1,4 +1,4 @@
-"""The queue as a daemon carries it: how it is run, what may be asked of it, and the step that it lives by."""
+"""The queue that a daemon runs: its settings, its operations, and the step that the daemon calls again and again."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 
 MOST_WAITING = 10_000
-"""Jobs of one user that may wait, unless the daemon is told otherwise."""
+"""Default of the most jobs of one user that may wait."""
 
 
 @dataclass(frozen=True, slots=True)
 class PollIntervals:
-    """How often the queue looks, in seconds.
+    """How often the queue polls, in seconds.
 
     Attributes:
-        making: at instances that are being made.
-        running: at processes.
-        cluster: at the GPUs.
-        afresh: after which it decides anew even if nothing has changed: jobs age.
-        failed: before it tries again what could not be done.
+        making: instances that are being created.
+        running: processes.
+        cluster: the GPUs.
+        afresh: a new decision even if nothing has changed: jobs age.
+        failed: a retry of what failed.
     """
 
     making: float = 0.02
@@ -56,15 +56,16 @@ class QueueSettings:
     """How a queue is run.
 
     Attributes:
-        discipline: who starts first.
-        log_bytes: most bytes of an attempt's log that are kept.
-        keep_s: seconds after their end at which jobs are forgotten.
-        keep_bytes: most bytes that the files of jobs that are over take in all.
-        oom_patterns: regular expressions that say in any job's output that memory ran out.
-        half_life_s: seconds after which what a user has had counts half.
-        most_waiting: jobs of one user that may wait, each task of an array counted; root may have more.
+        discipline: name of the rule that orders the jobs.
+        log_bytes: most bytes kept of an attempt's log.
+        keep_s: seconds after its end when a job is forgotten.
+        keep_bytes: most bytes of all files of jobs that are over.
+        half_life_s: seconds after which a user's past usage counts half.
+        most_waiting: most jobs of one user that may wait, counting each task of an array; root may have more.
         default_limit_s: time limit of jobs that are submitted without one; None for none.
-        most_limit_s: the longest time limit that may be asked for; None for any, and for jobs without one.
+        most_limit_s: longest time limit that a job may have; None allows any, and jobs without a limit.
+        oom_patterns: regular expressions that mean, in any job's output, that memory ran out.
+        pace: how often the queue polls.
     """
 
     discipline: str = DEFAULT
@@ -80,27 +81,27 @@ class QueueSettings:
 
 
 REMEMBERED_JOBS = 5000
-"""Jobs that are over from which families are known again when a daemon starts."""
+"""Jobs that are over from which a starting daemon learns the families again."""
 
 
 class QueueService:
-    """A queue of jobs on a cluster. Nothing in it blocks, and one thread at a time may use it.
+    """A queue of jobs on a cluster. Its methods do not block; only one thread at a time may use it.
 
     Args:
-        driver: the cluster, for this queue alone.
+        driver: the cluster; nothing else may use it.
         runner: runs the processes.
         store: the open store.
         folder: for the attempts.
-        settings: how it is run.
-        given: the largest number that any job is known to have had, beside what the store and the folder say.
-        tell: told what people should know: faults, and what was done about them.
+        settings: how the queue is run.
+        given: largest job number that is known to be taken, whatever the store and the folder say.
+        tell: called with lines for the operator: faults, and what was done about them.
 
     Attributes:
-        settings: how it is run.
-        table: the jobs that are not over; for reading.
-        gpus: the GPUs as they were last seen; for reading.
-        scheduler: knows what is expected of jobs.
-        families: what is remembered of earlier jobs; for reading.
+        settings: how the queue is run.
+        table: the jobs that are not over; read-only.
+        gpus: the GPUs as last seen; read-only.
+        scheduler: decides, and knows what is expected of jobs.
+        families: what earlier jobs showed; read-only.
     """
 
     def __init__(
@@ -156,7 +157,7 @@ class QueueService:
 
     @property
     def trouble(self) -> str | None:
-        """What is wrong at the moment; None if nothing is."""
+        """What is wrong now; None if nothing is."""
         return self._problems.told or self.gpus.resting.why(self.now)
 
     def folder_of(self, job: JobRecord, number: int) -> Path:
@@ -164,23 +165,23 @@ class QueueService:
         return self._folder / job.id / str(number)
 
     def submit(self, jobs: Callable[[int, float], list[JobRecord]]) -> list[JobRecord]:
-        """Take in new jobs; they are on the disk when this returns.
+        """Add new jobs; they are on the disk when this returns.
 
         Args:
-            jobs: makes them, given the first number that is free and the time.
+            jobs: returns them, given the first free number and the time (s since 1970).
 
         Raises:
-            StoreError: they could not be written, and are not in the queue.
+            StoreError: they could not be written and are not in the queue.
         """
         return self.table.add(lambda first: jobs(first, self.now))
 
     def cancel(self, chosen: Iterable[JobRecord]) -> StoreError | None:
-        """Have jobs end for good, whatever they are doing, also where nothing can be written.
+        """Cancel jobs, whatever their state, even if nothing can be written.
 
-        On a full disk their processes are asked all the same; that they are cancelled is written when there is room.
+        On a full disk their processes are still asked to end; the cancellation is written when there is space.
 
         Returns:
-            Why it could not be written yet; None if it was.
+            Why it could not be written; None if it was.
         """
         changed = self._stopping(chosen, AttemptVerdict.CANCELLED, None)
         error = self.table.insist(changed)
@@ -194,15 +195,15 @@ class QueueService:
         return error
 
     def stop(self, chosen: Iterable[JobRecord], wish: AttemptVerdict, why: str | None = None) -> None:
-        """Have jobs that are not over end: at once if they wait, else by asking their processes.
+        """End jobs: waiting ones at once, the others by asking their processes.
 
         Args:
             chosen: active jobs.
-            wish: `CANCELLED` or `YIELDED`; jobs that wait are only ever cancelled.
-            why: told with the attempt.
+            wish: `CANCELLED` or `YIELDED`; waiting jobs can only be cancelled.
+            why: shown with the attempt.
 
         Raises:
-            StoreError: it could not be written; nothing was stopped.
+            StoreError: it could not be written, and nothing was stopped.
         """
         self.table.save(self._stopping(chosen, wish, why))
         self._loop.look_soon()
@@ -215,10 +216,10 @@ class QueueService:
         return [job for job in changed if job is not None]
 
     def requeue(self, chosen: Iterable[JobRecord]) -> None:
-        """Have jobs wait again: at once those that are over, the others when their processes have ended.
+        """Put jobs back into the queue: those that are over at once, the others when their processes have ended.
 
         Raises:
-            StoreError: it could not be written; nothing has changed.
+            StoreError: it could not be written, and nothing has changed.
         """
         changed: list[JobRecord] = []
         for job in self._as_they_are(chosen):
@@ -231,16 +232,16 @@ class QueueService:
         self._loop.look_soon()
 
     def _write_wishes(self, jobs: Iterable[JobRecord], wish: AttemptVerdict) -> None:
-        """Leave what was wanted of jobs that have ended in their folders, where it outlives the store."""
+        """Write the request into the folders of jobs that have ended, where it survives the loss of the store."""
         for job in jobs:
             if job.attempts:
                 write_wish(self.folder_of(job, job.attempt.number), wish)
 
     def forget(self, families: Iterable[str]) -> None:
-        """Forget how the jobs of these families ended until now.
+        """Forget what the jobs of these families have shown until now.
 
         Raises:
-            StoreError: it could not be written; nothing is forgotten.
+            StoreError: it could not be written, and nothing is forgotten.
         """
         chosen, now = list(families), self.now
         self.table.store.forget_families(chosen, now)
@@ -249,9 +250,9 @@ class QueueService:
         self.table.changed()
 
     def step(self, now: float) -> float:
-        """Do what is due, and return when it wants to be called next.
+        """Do what is due; return the time of the next call.
 
-        Whatever fails is told and tried again after a while: nothing that a disk or a driver does ends the queue.
+        Failures are reported and retried later: no fault of a disk or a driver ends the queue.
         """
         return self._loop.step(now)
 
@@ -260,14 +261,13 @@ class QueueService:
         return self.scheduler.predict(self.scheduler_input())
 
     def scheduler_input(self) -> SchedulerInput:
-        """Return what the scheduler looks at."""
+        """Return the scheduler's input as of now."""
         return self._loop.scheduler_input(self.now)
 
     def _as_they_are(self, chosen: Iterable[JobRecord]) -> list[JobRecord]:
-        """Return jobs as they are now: what ended by itself a moment ago is not taken for stopped."""
+        """Return jobs as they are now, so that one that just ended by itself is not stopped."""
         jobs = list(chosen)
-        with suppress(
-            StoreError
-        ):  # what could not be written is found again, and is no reason to stop nobody
+        # An end that cannot be written now is found again later, and must not prevent a stop.
+        with suppress(StoreError):
             self._loop.look_now(job for job in jobs if job.state is JobState.RUNNING)
         return [self.table.now(job) for job in jobs]

@@ -1,4 +1,4 @@
-"""The daemon's Unix socket: JSON lines, each answered at once, and no client can hold the daemon up."""
+"""The daemon's Unix socket: one JSON object a line, each answered at once; no client can block the daemon."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     Handler = Callable[[Caller, Mapping[str, Any]], Value]
 
 MOST_REQUEST = 2**20
-"""Bytes of a request; the environment is most of it."""
+"""Most bytes of a request, most of which is the environment."""
 
 MOST_CLIENTS = 200
 PATIENCE_S = 30.0
-"""Seconds after which a client is let go that neither asks nor takes its answer."""
+"""Seconds after which a client that neither sends nor receives is disconnected."""
 
 _CHUNK = 65536
 
 
 class RefusedRequest(Value):
-    """What went wrong, where, what mends it, and the exit code of the command that asked."""
+    """The error (as `PartitaError`), and the exit code for the command that asked."""
 
     what: str
     where: str | None
@@ -41,7 +41,7 @@ class RefusedRequest(Value):
 
 
 class Refusal(Value):
-    """The answer to a request that is refused."""
+    """The answer to a request that failed."""
 
     ok: bool
     error: RefusedRequest
@@ -53,7 +53,7 @@ class _Client:
     def __init__(self, peer: socket.socket) -> None:
         self.peer = peer
         self.caller = caller_of(peer)
-        self.heard = bytearray()
+        self.request = bytearray()
         self.answer = bytearray()
         self.last = time.monotonic()
 
@@ -62,12 +62,11 @@ class SocketServer:
     """Listens on a socket in a folder; `poll` does what can be done without waiting.
 
     Args:
-        folder: where the socket is. A socket that a killed daemon left is replaced: who makes a server holds the
-            daemon's lock.
-        handler: answers a request, with `ok` set; what it raises is told to the client.
+        folder: where the socket is. A socket left by a killed daemon is replaced; the caller holds the daemon's lock.
+        handler: answers a request, with `ok` set; what it raises is sent to the client.
 
     Raises:
-        PartitaError: the socket cannot be made.
+        PartitaError: the socket cannot be created.
     """
 
     def __init__(self, folder: Path, handler: Handler) -> None:
@@ -80,20 +79,20 @@ class SocketServer:
             self._path.unlink(missing_ok=True)
             with address(self._path) as short:
                 self._listener.bind(short)
-            # Who may do what is decided by who they are, not by who can connect.
+            # Anyone may connect; each request is authorized by the caller's user id.
             self._path.chmod(0o666)
             self._listener.listen(128)
         except OSError as error:
             self._listener.close()
             self._selector.close()
             raise PartitaError(
-                f"the socket cannot be made: {error.strerror or error}", where=str(self._path)
+                f"the socket cannot be created: {error.strerror or error}", where=str(self._path)
             ) from None
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ)
 
     def poll(self, seconds: float) -> None:
-        """Serve clients; wait at most so long for one."""
+        """Serve clients; wait at most this long for one."""
         for key, events in self._selector.select(max(seconds, 0.0)):
             if key.fileobj is self._listener:
                 self._accept()
@@ -140,7 +139,7 @@ class SocketServer:
                     self._drop(client)
                     return
                 client.last = time.monotonic()
-                client.heard += data
+                client.request += data
                 self._answer_all(client)
             if events & selectors.EVENT_WRITE or client.answer:
                 self._send(client)
@@ -150,16 +149,16 @@ class SocketServer:
             self._drop(client)
 
     def _answer_all(self, client: _Client) -> None:
-        while (end := client.heard.find(b"\n")) >= 0:
-            line = bytes(client.heard[:end])
-            del client.heard[: end + 1]
+        while (end := client.request.find(b"\n")) >= 0:
+            line = bytes(client.request[:end])
+            del client.request[: end + 1]
             client.answer += self._answer(client.caller, line)
             if len(client.answer) > 16 * MOST_REQUEST:
-                self._drop(client)  # asks and asks, and reads nothing
+                self._drop(client)  # it sends requests but reads no answers
                 return
-        if len(client.heard) > MOST_REQUEST:
+        if len(client.request) > MOST_REQUEST:
             client.answer += _refusal(InputError(f"a request has at most {MOST_REQUEST} bytes"))
-            client.heard.clear()
+            client.request.clear()
 
     def _answer(self, caller: Caller, line: bytes) -> bytes:
         try:
@@ -176,7 +175,7 @@ class SocketServer:
             try:
                 sent = client.peer.send(client.answer[:_CHUNK])
             except BlockingIOError:
-                break  # full just between two pieces: what is left goes when there is room again
+                break  # full exactly between two chunks: the rest is sent when there is room
             client.last = time.monotonic()
             del client.answer[:sent]
             if sent < _CHUNK:
@@ -199,8 +198,8 @@ class SocketServer:
 
 
 def _refusal(error: PartitaError) -> bytes:
-    told = RefusedRequest(error.what, error.where, error.hint, error.exit_code)
-    return _encoded(Refusal(ok=False, error=told))
+    refused = RefusedRequest(error.what, error.where, error.hint, error.exit_code)
+    return _encoded(Refusal(ok=False, error=refused))
 
 
 def _encoded(answer: Value) -> bytes:

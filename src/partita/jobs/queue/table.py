@@ -1,7 +1,7 @@
-"""The jobs that are not over, in memory and in the store: what is not written is not believed.
+"""The jobs that are not over, in memory and in the store.
 
-`JobStore` is the database. `JobTable` holds the jobs that are not over, and writes each change before it believes
-it, with what follows for jobs that wait for others. `UsageShares` is what each user has had of the GPUs.
+`JobStore` is the database. `JobTable` holds the jobs that are not over. It writes each change, and what follows for
+dependent jobs, before it applies it in memory. `UsageShares` is how much of the GPUs each user has used.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ if TYPE_CHECKING:
 
 
 HALF_LIFE_S = 7 * 86400.0
-"""Seconds after which what a user has had counts half, unless the daemon is told otherwise."""
+"""Default of the seconds after which a user's past usage counts half."""
 
 
 @dataclass(frozen=True, slots=True)
 class UserShare:
-    """What a user has had: as many GPU seconds as it counted for at a moment."""
+    """A user's usage: decayed GPU seconds as of the time `at` (s since 1970)."""
 
     gpu_seconds: float
     at: float
 
 
 class UsageShares:
-    """All users' shares; they decay exponentially.
+    """All users' usage, which decays exponentially.
 
     Args:
-        had: by user.
-        half_life_s: seconds after which what a user has had counts half.
+        had: usage by user.
+        half_life_s: seconds after which past usage counts half.
     """
 
     def __init__(self, had: Mapping[str, UserShare], half_life_s: float = HALF_LIFE_S) -> None:
@@ -60,27 +60,27 @@ class UsageShares:
         self._half_life_s = half_life_s
 
     def at(self, now: float) -> dict[str, float]:
-        """Return the GPU seconds that each user's share counts for."""
+        """Return each user's decayed GPU seconds."""
         return {user: self._left(share, now) for user, share in self._had.items()}
 
     def plus(self, user: str, gpu_seconds: float, now: float) -> UserShare:
-        """Return a user's share after they have had some more."""
+        """Return a user's usage after some more GPU seconds."""
         share = self._had.get(user, UserShare(0.0, now))
         return UserShare(self._left(share, now) + gpu_seconds, now)
 
     def put(self, shares: Mapping[str, UserShare]) -> None:
-        """Take in new shares of users."""
+        """Set users' usage."""
         self._had |= shares
 
     def _left(self, share: UserShare, now: float) -> float:
-        # A clock that was set back makes nobody's share grow.
+        # If the clock is set back, usage must not grow.
         return share.gpu_seconds * math.exp2(-max(now - share.at, 0.0) / self._half_life_s)
 
 
 FILE = "queue.sqlite3"
 
 _REMEMBERED = 1000
-"""Environments that are not written again when a job has one of them."""
+"""How many stored environments are remembered, so that they are not written again."""
 
 _SCHEMA = """
 CREATE TABLE jobs (
@@ -113,19 +113,19 @@ QUEUE = DatabaseFormat(
         1: (_FROM_1 + _FROM_2).split(";"),
         2: _FROM_2.split(";"),
     },
-    if_damaged="it is left as it is; `partita daemon --recover` sets it aside and takes over all that can be read "
-    "of it and of the attempts on the disk: what runs goes on, and nothing runs twice",
-    if_removed="stop the daemon; put the file back, or start `partita daemon --recover`; jobs that run go on",
-    if_full="make room; jobs that run go on meanwhile",
+    if_damaged="it is left as it is; `partita daemon --recover` sets it aside and recovers all that can be read "
+    "of it and of the attempts on the disk: running jobs go on, and nothing runs twice",
+    if_removed="stop the daemon; put the file back, or start `partita daemon --recover`; running jobs go on",
+    if_full="free some space; running jobs go on meanwhile",
     private=True,
 )
 
 
 class JobStore(Database):
-    """The open store. One process writes it, the daemon, in one thread at a time.
+    """The open store. Only the daemon writes it, one thread at a time.
 
     Args:
-        path: the file, made if it is not there, for its owner's eyes alone.
+        path: the file; created if missing, readable by its owner alone.
 
     Raises:
         StoreError: it is damaged, of another version, or cannot be opened. It is left as it is.
@@ -133,10 +133,10 @@ class JobStore(Database):
 
     def __init__(self, path: Path | str) -> None:
         super().__init__(path, QUEUE)
-        self._kept: set[str] = set()  # environments that are known to be there
+        self._kept: set[str] = set()  # keys of environments that are known to be stored
 
     def put(self, jobs: Iterable[JobRecord], shares: Mapping[str, UserShare] | None = None) -> None:
-        """Write jobs, new ones and those that are there, and what users have had."""
+        """Insert or replace jobs and users' usage."""
         rows = [
             (
                 job.number,
@@ -154,9 +154,9 @@ class JobStore(Database):
             db.executemany("INSERT OR REPLACE INTO used VALUES (?, ?, ?)", had)
 
     def forget(self, jobs: Sequence[JobRecord]) -> None:
-        """Drop jobs that are over, and the environments that no other job has.
+        """Delete jobs that are over, and the environments that no other job has.
 
-        The newest job of all stays, so that no number is ever given twice.
+        The newest job stays, so that no number is ever given twice.
         """
         keys = {job.environment for job in jobs}
         with self.transaction() as db:
@@ -172,7 +172,7 @@ class JobStore(Database):
         self._kept -= keys
 
     def keep_environment(self, environment: Mapping[str, str]) -> str:
-        """Write an environment, once however many jobs have it; return its key."""
+        """Store an environment, once for all jobs that have it; return its key."""
         body = compact(dict(sorted(environment.items())))
         key = sha256(body.encode("utf-8", "surrogatepass")).hexdigest()
         if key not in self._kept:
@@ -182,10 +182,10 @@ class JobStore(Database):
         return key
 
     def environment(self, key: str) -> dict[str, str]:
-        """Return the environment of that key.
+        """Return the environment of a key.
 
         Raises:
-            StoreError: it is not there.
+            StoreError: it is missing.
         """
         with self.reading() as db:
             row = db.execute("SELECT body FROM environments WHERE key = ?", (key,)).fetchone()
@@ -197,17 +197,17 @@ class JobStore(Database):
             raise self.damaged(str(error)) from error
 
     def shares(self) -> dict[str, UserShare]:
-        """Return what each user has had."""
+        """Return each user's usage."""
         with self.reading() as db:
             rows = db.execute("SELECT user, gpu_seconds, at FROM used")
             return {user: UserShare(gpu_seconds, at) for user, gpu_seconds, at in rows}
 
     def forget_families(self, families: Iterable[str], now: float) -> None:
-        """Write that what ended until now tells nothing of these families any more."""
+        """Record that attempts of these families that ended before `now` no longer count."""
         with self.transaction() as db:
             db.executemany(
                 "INSERT OR REPLACE INTO forgotten VALUES (?, ?)",
-                [(line(family), now) for family in families],  # SQLite's text holds no half characters
+                [(line(family), now) for family in families],  # SQLite's text has no lone surrogates
             )
 
     def forgotten(self) -> dict[str, float]:
@@ -220,7 +220,7 @@ class JobStore(Database):
             raise self.damaged(str(error)) from error
 
     def known(self) -> dict[str, int]:
-        """Return how many attempts each job has, by its id."""
+        """Return the number of attempts of each job, by job id."""
         with self.reading() as db:
             rows = db.execute(
                 "SELECT CASE WHEN idx IS NULL THEN number ELSE first || '_' || idx END, "
@@ -229,7 +229,7 @@ class JobStore(Database):
             return {str(job): attempts for job, attempts in rows}
 
     def last_number(self) -> int:
-        """Return the largest number that a job has had, 0 for none."""
+        """Return the largest job number, 0 if there are no jobs."""
         with self.reading() as db:
             (found,) = db.execute("SELECT coalesce(max(number), 0) FROM jobs").fetchone()
             return int(found)
@@ -239,21 +239,21 @@ class JobStore(Database):
         return self._read("SELECT body FROM jobs WHERE over = 0 ORDER BY number")
 
     def get(self, number: int) -> JobRecord | None:
-        """Return the job of that number."""
+        """Return the job of a number; None if there is none."""
         return next(iter(self._read("SELECT body FROM jobs WHERE number = ?", number)), None)
 
     def tasks(self, first: int, index: int | None = None) -> list[JobRecord]:
-        """Return the tasks of an array, or the one of that index; a job outside an array is its only task."""
+        """Return the tasks of an array, or the task of an index; a job outside an array is its own only task."""
         if index is None:
             return self._read("SELECT body FROM jobs WHERE first = ? ORDER BY idx", first)
         return self._read("SELECT body FROM jobs WHERE first = ? AND idx = ?", first, index)
 
     def over(self, most: int, before: int | None = None, uid: int | None = None) -> list[JobRecord]:
-        """Return the newest jobs that are over, the newest first.
+        """Return jobs that are over, the newest first.
 
         Args:
             most: how many at most.
-            before: only jobs of smaller numbers.
+            before: only jobs with smaller numbers.
             uid: only this user's.
         """
         return self._read(
@@ -274,23 +274,23 @@ class JobStore(Database):
 
 
 class JobTable:
-    """Keeps them in memory and on the disk.
+    """The jobs that are not over, in memory and on the disk.
 
     Args:
         store: the open store.
-        over: told of each job that is over.
-        now: seconds since 1970; who came under a clock that was ahead has come by now.
-        half_life_s: seconds after which what a user has had counts half.
-        mark: where the largest number that was given is written beside the store; None for nowhere.
-        given: the largest number that is known to have been given to a job, whatever the store and the mark say.
+        over: called with each job that is over.
+        now: seconds since 1970; later times of submission, of a clock that was ahead, are set to it.
+        half_life_s: seconds after which a user's past usage counts half.
+        mark: keeps the largest job number beside the store; None for nowhere.
+        given: largest job number that is known to be taken, whatever the store and the mark say.
 
     Attributes:
-        store: the store, for reading.
-        active: jobs that are not over, by number; not to be changed.
-        waiting: those of them that could start.
+        store: the store; read-only.
+        active: jobs that are not over, by number; read-only.
+        waiting: those that could start.
         blocked: those that wait for other jobs to end.
         held: the others: they hold an instance, or are about to.
-        shares: what each user has had.
+        shares: each user's usage.
         version: grows with every change.
     """
 
@@ -311,11 +311,11 @@ class JobTable:
         self.blocked: dict[int, JobRecord] = {}
         self.held: dict[int, JobRecord] = {}
         self._unwritten: dict[int, JobRecord] = {}
-        # By what a job may be called, the numbers of those that wait for it.
+        # By the job or array that is waited for, the numbers of the jobs that wait.
         self._dependents: defaultdict[JobId, set[int]] = defaultdict(set)
-        self._tasks_left: Counter[int] = Counter()  # tasks that are not over, by array
+        self._tasks_left: Counter[int] = Counter()  # number of tasks that are not over, by array
         for job in store.active():
-            self._take_in(job if job.submitted <= now else replace(job, submitted=now))
+            self._insert(job if job.submitted <= now else replace(job, submitted=now))
         self.shares = UsageShares(store.shares(), half_life_s)
         self.version = 0
         self._mark = mark
@@ -323,19 +323,19 @@ class JobTable:
 
     @property
     def holding(self) -> list[JobRecord]:
-        """The jobs that hold an instance, or are about to, as they are now."""
+        """The jobs that hold an instance, or are about to."""
         return list(self.held.values())
 
     def changed(self) -> None:
-        """Have it known that what is believed of the jobs has changed, though they have not."""
+        """Raise the version: what is expected of the jobs has changed, though they have not."""
         self.version += 1
 
     def get(self, number: int) -> JobRecord | None:
-        """Return the job of a number as it is now; None if there is none."""
+        """Return the job of a number, active or over; None if there is none."""
         return self.active.get(number) or self._unwritten.get(number) or self.store.get(number)
 
     def tasks(self, wanted: JobId) -> list[JobRecord]:
-        """Return the job of an id, or the tasks of an array, as they are now."""
+        """Return the job of an id, or the tasks of an array, active or over."""
         single = self.active.get(wanted.number)
         if wanted.index is None and single is not None and single.array is None:
             return [single]
@@ -353,10 +353,13 @@ class JobTable:
         return dict(holding) | ({JobState.WAITING.value: waiting} if waiting else {})
 
     def add(self, jobs: Callable[[int], list[JobRecord]]) -> list[JobRecord]:
-        """Take in new jobs, made when the first number that is free is known.
+        """Add new jobs.
+
+        Args:
+            jobs: returns them, given the first free number.
 
         Raises:
-            StoreError: they could not be written, and are not there.
+            StoreError: they could not be written and were not added.
         """
         made = jobs(self.last + 1)
         self.save(made)
@@ -366,12 +369,12 @@ class JobTable:
         return made
 
     def save(self, jobs: Sequence[JobRecord], shares: Mapping[str, UserShare] | None = None) -> None:
-        """Write jobs and what users have had, and only then believe them.
+        """Write jobs and users' usage, then apply them in memory.
 
-        What follows for jobs that wait for these is written with them.
+        Dependent jobs that change through them are written in the same transaction.
 
         Raises:
-            StoreError: they could not be written; nothing has changed.
+            StoreError: they could not be written, and nothing has changed.
         """
         if not jobs:
             return
@@ -379,10 +382,10 @@ class JobTable:
         self.store.put((self._unwritten | changed).values(), shares)
         self._unwritten = {}
         self.shares.put(shares or {})
-        self._believe(changed.values())
+        self._apply(changed.values())
 
     def insist(self, jobs: Sequence[JobRecord]) -> StoreError | None:
-        """Believe jobs even if they cannot be written now; they are with the next that can.
+        """Apply jobs even if they cannot be written now; they are then written with the next ones.
 
         Returns:
             Why they could not be written; None if they were.
@@ -392,22 +395,22 @@ class JobTable:
         except StoreError as error:
             changed = self._with_dependents(jobs)
             self._unwritten |= changed
-            self._believe(changed.values())
+            self._apply(changed.values())
             return error
         return None
 
     def write_what_is_left(self) -> None:
-        """Write what could not be written before.
+        """Write what `insist` could not.
 
         Raises:
-            StoreError: it still cannot be.
+            StoreError: it still cannot be written.
         """
         if self._unwritten:
             self.store.put(self._unwritten.values())
             self._unwritten = {}
 
     def settle(self) -> None:
-        """Go on with jobs that wait for others which ended without their being told, as after a repair.
+        """Update the jobs that wait for jobs which ended while their dependents were not looked at, as in a repair.
 
         Raises:
             StoreError: it could not be written.
@@ -415,16 +418,16 @@ class JobTable:
         found = self._with_dependents(list(self.blocked.values()))
         self.save([job for number, job in found.items() if job is not self.blocked.get(number)])
 
-    def _believe(self, jobs: Iterable[JobRecord]) -> None:
+    def _apply(self, jobs: Iterable[JobRecord]) -> None:
         for job in jobs:
-            self._let_go(job.number)
+            self._remove(job.number)
             if job.state in OVER:
                 self._over(job)
             else:
-                self._take_in(job)
+                self._insert(job)
         self.version += 1
 
-    def _take_in(self, job: JobRecord) -> None:
+    def _insert(self, job: JobRecord) -> None:
         self.active[job.number] = job
         where = (
             self.held if job.state is not JobState.WAITING else self.blocked if job.after else self.waiting
@@ -435,7 +438,7 @@ class JobTable:
         if job.array is not None:
             self._tasks_left[job.array] += 1
 
-    def _let_go(self, number: int) -> None:
+    def _remove(self, number: int) -> None:
         before = self.active.pop(number, None)
         if before is None:
             return
@@ -449,28 +452,30 @@ class JobTable:
             self._tasks_left[before.array] -= 1
 
     def _with_dependents(self, jobs: Sequence[JobRecord]) -> dict[int, JobRecord]:
-        """Return jobs with what follows for those that wait for them, and for those that wait for these."""
+        """Return jobs, and all direct and indirect dependents whose state changes with them."""
         changed = {job.number: job for job in jobs}
         asked = [job.number for job in jobs if job.after and job.state is JobState.WAITING]
         ended = [job for job in jobs if job.state in OVER]
         while asked or ended:
-            tasks_of = self._looking(dict(changed))
+            tasks_of = self._finder(dict(changed))
             for number in asked:
                 after = settled(changed.get(number) or self.blocked[number], tasks_of)
                 changed[number] = after
                 if after.state in OVER:
                     ended.append(after)
-            told = {number for each in ended for number in self._told(each, changed)}
-            asked = sorted(n for n in told if (changed.get(n) or self.blocked[n]).state is JobState.WAITING)
+            affected = {number for each in ended for number in self._affected(each, changed)}
+            asked = sorted(
+                n for n in affected if (changed.get(n) or self.blocked[n]).state is JobState.WAITING
+            )
             ended = []
         return changed
 
-    def _told(self, ended: JobRecord, changed: Mapping[int, JobRecord]) -> Iterable[int]:
-        """Return the jobs for which the end of one may decide something."""
+    def _affected(self, ended: JobRecord, changed: Mapping[int, JobRecord]) -> Iterable[int]:
+        """Return the numbers of the jobs that may change because a job has ended."""
         for name in names_of(ended):
             found: Iterable[int] = self._dependents.get(name, ())
             if name.index is None and ended.array is not None and self._open(ended.array, changed):
-                # As long as others of the array are open, only a failure decides, and only for those that want none.
+                # While other tasks are not over, only a failure decides, and only for jobs that require success.
                 if ended.state is JobState.DONE:
                     continue
                 wanted = Dependency(DependencyCondition.OK, name)
@@ -478,15 +483,15 @@ class JobTable:
             yield from found
 
     def _open(self, array: int, changed: Mapping[int, JobRecord]) -> bool:
-        """Say whether tasks of an array are not over."""
+        """Return whether tasks of an array are not over."""
         ended = sum(
             job.array == array and job.state in OVER and number in self.active
             for number, job in changed.items()
         )
         return self._tasks_left[array] > ended
 
-    def _looking(self, changed: Mapping[int, JobRecord]) -> Callable[[JobId], Sequence[JobRecord]]:
-        """Return what finds the jobs of an id, each id once: an array has thousands of tasks."""
+    def _finder(self, changed: Mapping[int, JobRecord]) -> Callable[[JobId], Sequence[JobRecord]]:
+        """Return a function that finds the jobs of an id and caches them, as an array may have thousands of tasks."""
         known: dict[JobId, Sequence[JobRecord]] = {}
 
         def tasks_of(wanted: JobId) -> Sequence[JobRecord]:

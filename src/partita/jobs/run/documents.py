@@ -1,7 +1,7 @@
-"""What stands in the folder of an attempt, as the queue writes and reads it; older versions' documents are read.
+"""The documents in an attempt's folder, as the queue reads and writes them; those of older versions can be read.
 
-The watcher reads and writes the same as plain JSON. A host runs as many watchers as jobs, and the codec would take
-40 ms of CPU and 4 MiB of memory more in each, beside 52 ms and 7 MiB.
+The watcher reads and writes them as plain JSON. Each job has a watcher, which takes 52 ms of CPU and 7 MiB of memory;
+with the codec it would take 40 ms and 4 MiB more.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ T = TypeVar("T", bound="AttemptFile")
 
 
 class AttemptFile(Value, forbid_unknown_fields=False):
-    """A document in the folder of an attempt; what only a newer version says is passed over."""
+    """A document in an attempt's folder; fields of newer versions are ignored."""
 
 
 class LaunchDocument(AttemptFile):
-    """What is to be run: the fields of `Launch`, all of the environment, and the limit on a simulated instance.
+    """What is to be run: the fields of `Launch`, the job's environment, and the limit on a simulated instance.
 
     Attributes:
-        environment: as the job gets it.
-        limit_bytes: most memory that its processes have together; None without a limit.
+        environment: all of the job's environment.
+        limit_bytes: most memory of its processes together; None without a limit.
         scale: memory of a simulated instance over that of a real one; None on real ones.
-        boot: of the host, in which it was started.
+        boot: id of the host's boot in which it was started.
     """
 
     job: str
@@ -49,7 +49,14 @@ class LaunchDocument(AttemptFile):
 
 
 class WatchDocument(AttemptFile):
-    """Which processes there are: the watcher, the job's first, and all with when they began in ticks since boot."""
+    """The attempt's processes.
+
+    Attributes:
+        watcher: its pid.
+        main: pid of the job's first process.
+        began: seconds since 1970 when that started.
+        processes: all, as pid and start in ticks since boot.
+    """
 
     watcher: int
     main: int
@@ -58,7 +65,7 @@ class WatchDocument(AttemptFile):
 
 
 class EndingDocument(AttemptFile):
-    """What the output makes of an attempt: the fields of `Ending`."""
+    """What the output shows about the end of an attempt: the fields of `Ending`."""
 
     verdict: str
     why: str
@@ -69,7 +76,15 @@ class EndingDocument(AttemptFile):
 
 
 class JoinedLog(AttemptFile):
-    """What of the output was kept: bytes, and where its tail begins in the output and in the file."""
+    """What was kept of the output.
+
+    Attributes:
+        tail: offset in the output where the kept tail begins, in bytes.
+        tail_at: the same offset in the file.
+        total: bytes of the whole output.
+        dropped: bytes that were not kept.
+        head: bytes kept of the beginning.
+    """
 
     tail: int
     tail_at: int
@@ -101,11 +116,11 @@ def read_document(folder: int, name: str, kind: type[T]) -> T:
 
     Raises:
         OSError: it cannot be read.
-        InputError: it is none: cut short by a crash of the host, say.
+        InputError: it is not such a document, for instance cut short by a crash of the host.
     """
     return decode(read_file(folder, name), kind, name)
 
 
 def encode_document(document: AttemptFile) -> bytes:
-    """Return a document as it is written."""
+    """Return a document as one line of JSON."""
     return compact(document).encode() + b"\n"

@@ -1,6 +1,6 @@
-"""The folder of an attempt: the names of its files, its lock, and its documents, written whole or not at all.
+"""The folder of an attempt: names of its files, its lock, and atomic writes of its documents.
 
-The watcher imports this, and so next to nothing is imported here. What stands in the documents is in `documents`.
+The watcher imports this module, so it imports next to nothing. `documents` has the contents of the documents.
 """
 
 from __future__ import annotations
@@ -20,38 +20,38 @@ LAUNCH = "launch.json"
 """What is to be run, written by the runner before anything starts."""
 
 LOCK = "lock"
-"""Locked (flock) from before the watcher starts until it ends: who can lock it knows that nobody watches."""
+"""Locked (flock) from before the watcher starts until it ends: if it can be locked, no watcher runs."""
 
 WATCH = "watch.json"
-"""Which processes there are, written by the watcher."""
+"""The attempt's processes, written by the watcher."""
 
 EXIT = "exit.json"
 """How the attempt ended, written last."""
 
 LOG = "log"
-"""The head of the output; all that is kept of it once the attempt has ended."""
+"""The head of the output while the attempt runs; all that is kept of the output once it has ended."""
 
 PART = "log."
-"""Parts of the output after the head, each named by the number of bytes before it."""
+"""Prefix of the parts of the output after the head; the suffix is the number of bytes before the part."""
 
 PROGRESS = "progress.jsonl"
-"""What the job reports of itself."""
+"""The job's own reports."""
 
 CHECKPOINT = "checkpoint"
-"""There once the job is to end; holds the seconds it has."""
+"""Exists once the job is asked to end; contains the seconds that it has left."""
 
 WISH = "wish"
-"""What the queue wanted of the job when it had it end, or after that; for the one who finds it without the queue."""
+"""Why the queue ended the job, or what it wanted afterwards; read if the store is lost."""
 
 ERRORS = "watcher.log"
-"""What went wrong in the watcher itself."""
+"""Standard error of the watcher."""
 
 ROOM = 4096
-"""Bytes set aside for how the attempt ended, so that a full disk can be told of."""
+"""Bytes reserved for the exit document, so that it can be written on a full disk."""
 
 
 def exists_in(folder: int, name: str) -> bool:
-    """Say whether a file is in the folder that is open as this descriptor."""
+    """Return whether the folder that is open as this descriptor has such a file."""
     try:
         os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
@@ -61,10 +61,10 @@ def exists_in(folder: int, name: str) -> bool:
 
 @contextmanager
 def open_folder(folder: Path) -> Iterator[int]:
-    """Open a folder for a block.
+    """Open a folder for a block; yield its descriptor.
 
     Raises:
-        OSError: it is not there, or cannot be opened.
+        OSError: it does not exist or cannot be opened.
     """
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -74,7 +74,7 @@ def open_folder(folder: Path) -> Iterator[int]:
 
 
 def is_watched(path: Path) -> bool:
-    """Say whether a watcher holds the lock of the attempt in a folder; of one that is not there, nobody does."""
+    """Return whether a watcher holds the lock of the attempt in a folder; False if there is no such folder."""
     try:
         with open_folder(path) as folder:
             if not exists_in(folder, LOCK):
@@ -87,7 +87,7 @@ def is_watched(path: Path) -> bool:
 
 @contextmanager
 def try_lock(folder: int, how: int) -> Iterator[int | None]:
-    """Yield the open file that is locked now; None if a watcher holds it."""
+    """Lock the folder for a block; yield the descriptor of the lock file, None if a watcher holds the lock."""
     handle = os.open(LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600, dir_fd=folder)
     try:
         try:
@@ -97,12 +97,12 @@ def try_lock(folder: int, how: int) -> Iterator[int | None]:
         else:
             yield handle
     finally:
-        # A watcher that inherited it holds it on.
+        # A watcher that inherited the descriptor keeps the lock.
         os.close(handle)
 
 
 try:
-    from _blake2 import blake2b  # what hashlib has it from, without OpenSSL's three megabytes
+    from _blake2 import blake2b  # hashlib's own source; hashlib would load OpenSSL, 3 MB
 except ImportError:
     from hashlib import blake2b
 
@@ -119,15 +119,15 @@ def read_file(folder: int, name: str) -> bytes:
 
 
 def digest_document(data: bytes) -> str:
-    """Return what tells a document from all others."""
+    """Return the digest of a document."""
     return blake2b(data, digest_size=16).hexdigest()
 
 
 def reserve_room(folder: int, name: str) -> None:
-    """Set room aside for a document that is to be written when the disk may be full.
+    """Reserve disk space for a document that is written later.
 
     Raises:
-        OSError: it is full already.
+        OSError: the disk is full already.
     """
     handle = _open_part(folder, name)
     try:
@@ -138,7 +138,13 @@ def reserve_room(folder: int, name: str) -> None:
 
 
 def write_document(folder: int, name: str, data: bytes, *, durable: bool = True) -> None:
-    """Write a document, in the room set aside if there is some; a durable one survives a crash of the host.
+    """Write a document atomically, into reserved space if there is some.
+
+    Args:
+        folder: open descriptor of the folder.
+        name: of the document.
+        data: its bytes.
+        durable: whether it must survive a crash of the host.
 
     Raises:
         OSError: it cannot be written.
@@ -158,7 +164,7 @@ def write_document(folder: int, name: str, data: bytes, *, durable: bool = True)
 
 
 def _open_part(folder: int, name: str) -> int:
-    # Not truncated: the blocks that were set aside are written over.
+    # Not truncated: the reserved blocks are overwritten.
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     return os.open(_part(name), flags, 0o600, dir_fd=folder)
 

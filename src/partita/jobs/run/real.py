@@ -1,4 +1,4 @@
-"""Runs attempts as real processes, each with a watcher that outlives us, and reads their folders."""
+"""Runs attempts as real processes, each with a watcher that outlives the daemon, and reads their folders."""
 
 from __future__ import annotations
 
@@ -59,20 +59,20 @@ main(*sys.argv[2:])
 """
 _ENDED = (AttemptPhase.ENDED, AttemptPhase.LOST)
 _ASK_S = 1.0
-"""Seconds between two questions for the memory in use."""
+"""Seconds between two readings of the memory in use."""
 _MOST_BYTES = 1 << 20
 _SAMPLES = 300
 _PATIENCE_S = 2.0
 
 
 class RealJobRunner:
-    """Runs jobs on this host (the port's `Runner`).
+    """Runs jobs on this host; implements `JobRunner`.
 
     Args:
-        scale: on simulated instances, the bytes that a process may have for each byte of its instance; None on
-            real ones, where the GPU itself is the limit.
-        used: returns the bytes in use on a device, None if it does not say; the peak of an attempt is found by it,
-            beside what the job reports itself.
+        scale: on simulated instances, host memory that a job may use per byte of its instance; None on real ones,
+            where the GPU itself is the limit.
+        used: returns the bytes in use on a device, None if unknown; gives an attempt's peak together with the job's
+            own reports.
     """
 
     def __init__(
@@ -83,20 +83,20 @@ class RealJobRunner:
         self._under_way: dict[Path, AttemptReader] = {}
 
     def start(self, launch: Launch) -> None:
-        """Start an attempt; doing so twice is no error and starts it once.
+        """Start an attempt; a second call for the same attempt does nothing.
 
         Raises:
-            ForeignAttemptError: its folder holds another attempt; nothing was started.
-            PartitaError: its folder cannot be made or written to, or the watcher not be started.
+            ForeignAttemptError: its folder has another attempt; nothing was started.
+            PartitaError: its folder cannot be created or written, or the watcher cannot be started.
         """
         try:
             launch.folder.mkdir(exist_ok=True)
-            launch.folder.chmod(0o711)  # whatever the daemon's umask is
+            launch.folder.chmod(0o711)  # independent of the daemon's umask
             with open_folder(launch.folder) as folder, try_lock(folder, fcntl.LOCK_EX) as lock:
                 if exists_in(folder, LAUNCH):
                     _require_ours(folder, launch, runs=lock is None)
                 elif lock is not None:
-                    # Not waiting for the disk: a host that crashes ends the job anyway.
+                    # Not durable: a crash of the host ends the job anyway.
                     document = encode_document(self._document(launch))
                     write_document(folder, LAUNCH, document, durable=False)
                     _start_watcher(launch.folder, lock, digest_document(document))
@@ -106,7 +106,7 @@ class RealJobRunner:
             ) from error
 
     def look(self, folder: Path) -> AttemptStatus:
-        """Return the status of an attempt now; one without a watcher is ended, and lost.
+        """Return the status of an attempt; one without a watcher is ended and is `LOST`.
 
         Raises:
             PartitaError: its folder cannot be read.
@@ -120,12 +120,12 @@ class RealJobRunner:
         return found
 
     def stop(self, folder: Path, *, grace_s: float) -> None:
-        """Ask an attempt to checkpoint and end, and after the grace have all its processes killed.
+        """Ask an attempt to checkpoint and end; its watcher kills its processes after `grace_s` seconds.
 
-        Asked again with less grace, it has less. One that has ended is let be.
+        Another call with a shorter grace shortens it. Of an attempt that has ended nothing is changed.
         """
         with suppress(FileNotFoundError), open_folder(folder) as handle:
-            with suppress(OSError):  # on a full disk the signal asks, with the grace it was started with
+            with suppress(OSError):  # on a full disk the signal suffices, with the grace of the launch
                 _ask(handle, grace_s)
             _wake(handle)
 
@@ -140,11 +140,11 @@ class RealJobRunner:
         }
         if launch.index is not None:
             ours["PARTITA_ARRAY_INDEX"] = str(launch.index)
-        # Output that goes to a pipe would otherwise lie in Python's buffer, and be lost with a killed job.
+        # Otherwise Python buffers output to a pipe, and a killed job loses it.
         defaults = {"PYTHONUNBUFFERED": "1"}
         if self._scale is not None:
             ours["PARTITA_JOB_SIMULATED"] = "1"
-            # Libraries reserve memory for each thread, more than a small simulated instance has.
+            # Libraries reserve memory per thread, in all more than a small simulated instance has.
             defaults["OMP_NUM_THREADS"] = "1"
         inherited = {k: v for k, v in launch.environment.items() if not k.startswith("PARTITA_JOB_")}
         return LaunchDocument(
@@ -168,25 +168,25 @@ class RealJobRunner:
 
 
 def _require_ours(folder: int, launch: Launch, *, runs: bool) -> None:
-    """Refuse a folder in which another attempt was started, whose files would be taken for this one's.
+    """Refuse a folder in which another attempt was started, as its files would be mistaken for this one's.
 
     Raises:
-        ForeignAttemptError: it is.
+        ForeignAttemptError: another attempt was started there.
     """
     try:
         ours = read_document(folder, LAUNCH, LaunchDocument).key == launch.key
     except InputError:
-        ours = False  # cut short by a crash: whose it was, nobody knows
+        ours = False  # cut short by a crash: its owner is unknown
     if not ours:
         raise ForeignAttemptError(
-            f"attempt {launch.attempt} of job {launch.job} cannot begin: its folder holds another one",
+            f"attempt {launch.attempt} of job {launch.job} cannot start: its folder has another attempt",
             where=str(launch.folder),
             runs=runs,
         )
 
 
 def _start_watcher(folder: Path, lock: int, digest: str) -> None:
-    # Neither the user's site-packages nor PYTHON* variables, to be small, quick and safe.
+    # Without site-packages and PYTHON* variables: small, quick and safe.
     command = [
         sys.executable,
         "-I",
@@ -204,7 +204,7 @@ def _start_watcher(folder: Path, lock: int, digest: str) -> None:
 
 
 def _ask(folder: int, grace_s: float) -> None:
-    """Write the file that says: end, within these seconds; the job may read it."""
+    """Write the checkpoint file, which asks the job to end within these seconds."""
     part = f".{CHECKPOINT}.part"
     flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
     handle = os.open(part, flags, 0o644, dir_fd=folder)
@@ -217,11 +217,11 @@ def _ask(folder: int, grace_s: float) -> None:
 
 
 def _wake(folder: int) -> None:
-    """Send the watcher SIGTERM, if it is there; it looks once a second anyway."""
+    """Send SIGTERM to the watcher if it runs, so that it looks now and not within a second."""
     with suppress(OSError, InputError):
         handle = os.pidfd_open(read_document(folder, WATCH, WatchDocument).watcher)
         try:
-            # While the lock is held, the pid that was written under it is the watcher's.
+            # While a watcher holds the lock, the pid in its document is its own.
             with try_lock(folder, fcntl.LOCK_SH) as lock:
                 if lock is None:
                     signal.pidfd_send_signal(handle, signal.SIGTERM)
@@ -230,11 +230,11 @@ def _wake(folder: int) -> None:
 
 
 class AttemptReader:
-    """Reads an attempt's folder; remembers what does not change, so that a look costs a few system calls.
+    """Reads an attempt's folder; caches what does not change, so that a look costs a few system calls.
 
     Args:
         folder: the attempt's.
-        used: returns the bytes in use on a device, None if it does not say.
+        used: returns the bytes in use on a device, None if unknown.
     """
 
     def __init__(self, folder: Path, used: Callable[[str], int | None]) -> None:
@@ -249,7 +249,7 @@ class AttemptReader:
         self._known = False
 
     def look(self) -> AttemptStatus:
-        """Return its status now; an attempt without a watcher is ended, and lost.
+        """Return its status; an attempt without a watcher is ended and is `LOST`.
 
         Raises:
             PartitaError: its folder cannot be read.
@@ -267,7 +267,9 @@ class AttemptReader:
             if lock is not None and not exists_in(folder, EXIT):
                 return self._lose(folder)
         if not self._known:
-            with suppress(FileNotFoundError, InputError):  # what a crash of the host has left is no document
+            with suppress(
+                FileNotFoundError, InputError
+            ):  # a crash of the host may have cut the document short
                 launch = read_document(folder, LAUNCH, LaunchDocument)
                 self._scale = launch.scale
                 self._device = launch.environment.get("CUDA_VISIBLE_DEVICES", "")
@@ -278,7 +280,7 @@ class AttemptReader:
 
     def _lose(self, folder: int) -> AttemptStatus:
         found = end_what_is_left(folder, self._folder)
-        with suppress(OSError):  # on a full disk the next look finds the same again
+        with suppress(OSError):  # on a full disk the next look does the same again
             write_document(folder, EXIT, encode_document(found))
         return _ended(found, self._progress(folder), self._scale)
 
@@ -303,7 +305,7 @@ class AttemptReader:
 
 def _ended(found: ExitDocument, progress: JobProgress, scale: float | None) -> AttemptStatus:
     peak = progress.peak_bytes
-    # A watcher of an older version has said only whether.
+    # Watchers of older versions wrote only `out_of_memory`.
     ending = None if found.ending is None else Ending(**asdict(found.ending))
     if scale is not None and found.peak_bytes is not None:
         peak = max(peak or 0, int(found.peak_bytes / scale))
@@ -323,7 +325,7 @@ def _ended(found: ExitDocument, progress: JobProgress, scale: float | None) -> A
 
 
 class ProgressReader:
-    """The reports of one attempt, the newest few hundred."""
+    """The newest few hundred reports of one attempt."""
 
     def __init__(self) -> None:
         self._at = 0
@@ -333,12 +335,12 @@ class ProgressReader:
         self._allocated: deque[tuple[int, int]] = deque(maxlen=_SAMPLES)
 
     def read(self, folder: int) -> None:
-        """Read what was added to the file, in the folder that is open as this descriptor."""
+        """Read what was appended to the file, in the folder that is open as this descriptor."""
         try:
             size = os.stat(PROGRESS, dir_fd=folder, follow_symlinks=False).st_size
         except OSError:
             return
-        if size < self._at:  # the helper began it anew, to keep it short
+        if size < self._at:  # the job's helper truncated it to keep it short
             self._at = 0
         if size == self._at:
             return
@@ -354,7 +356,7 @@ class ProgressReader:
             self._take(line)
 
     def progress(self, scale: float | None) -> JobProgress:
-        """Return what is known; on simulated instances in bytes of the instance, which has 1/scale as many."""
+        """Return the progress; on simulated instances, bytes are converted to those of the real instance."""
         factor = 1.0 if scale is None else 1.0 / scale
         peak = None if self._peak is None else int(self._peak * factor)
         steps = tuple(step for step, _ in self._allocated)
@@ -363,7 +365,7 @@ class ProgressReader:
 
     def _take(self, line: bytes) -> None:
         try:
-            # By hand: a job reports many times a second, and what it writes is told to nobody.
+            # Without the codec: a job reports many times a second, and faults in reports are not shown.
             step, of, allocated, peak = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             return
@@ -381,10 +383,11 @@ def _count(value: object) -> bool:
 
 
 def end_what_is_left(folder: int, path: Path) -> ExitDocument:
-    """Kill the processes of an attempt that nobody watches; return how it ended, as its watcher would have.
+    """Kill the processes of an attempt without a watcher; return its exit document, as the watcher would write it.
 
-    A pid alone names nobody: a process is the attempt's if it began when the watcher saw it begin, or is in the
-    session of the job's first process, or carries the attempt's environment. What began in another boot is no more.
+    A pid alone does not identify a process, as pids are reused. A process belongs to the attempt if its start time is
+    the one the watcher saw, if it is in the session of the job's first process, or if it has the attempt's
+    environment. Processes of an earlier boot are gone.
 
     Args:
         folder: open descriptor of its folder.
@@ -400,7 +403,7 @@ def end_what_is_left(folder: int, path: Path) -> ExitDocument:
         watched = None
     since = None if watched is None else watched.began
     if launch.boot != boot_id():
-        return _lost("the host was started anew while it ran", began=since)
+        return _lost("the host was restarted while it ran", began=since)
     began = dict(() if watched is None else watched.processes)
     main = None if watched is None else watched.main
     job = keeper.ProcessIdentity(
@@ -411,11 +414,11 @@ def end_what_is_left(folder: int, path: Path) -> ExitDocument:
         tuple((pid, at) for pid, at in began.items() if at),
     )
     killed, stuck = job.kill(_PATIENCE_S)
-    why = _said(folder) or (
+    why = _watcher_fault(folder) or (
         "its watcher ended before the job began" if watched is None else "its watcher was killed"
     )
     if stuck:
-        why += f", and {len(stuck)} of its processes do not end: is its GPU lost?"
+        why += f", and {len(stuck)} of its processes cannot be ended: is its GPU lost?"
     return _lost(why, began=since, left=len(killed), stuck=tuple(sorted(stuck)))
 
 
@@ -426,8 +429,8 @@ def _lost(
     return ExitDocument(None, why, ended, began, lost=True, left=left, stuck=stuck)
 
 
-def _said(folder: int) -> str | None:
-    """Return what the watcher itself failed of, None if it was killed."""
+def _watcher_fault(folder: int) -> str | None:
+    """Return why the watcher itself failed; None if it wrote nothing, as when it was killed."""
     try:
         lines = read_file(folder, ERRORS).decode(errors="replace").strip().splitlines()
     except OSError:

@@ -1,8 +1,7 @@
-"""The port to what runs jobs: real processes, or simulated ones on a simulated clock.
+"""The interface to what runs jobs: real processes, or simulated ones on a simulated clock.
 
-An attempt lives in a folder of its own (its log, what it reported, how it ended), and that folder is all that is
-needed to find it again: who starts a daemon after a kill -9 looks at the folders of the attempts it believes under
-way, and goes on.
+Each attempt has a folder of its own with its log, its reports and its end. The folder suffices to find the attempt
+again: a daemon that restarts after a kill -9 looks at the folders of the attempts that ran, and goes on.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class JobUser:
-    """Whom a job runs as."""
+    """The user that a job runs as."""
 
     uid: int
     gid: int
@@ -35,19 +34,19 @@ class Launch:
     """One attempt of a job, to be started.
 
     Attributes:
-        job: its id, as people call it: `12`, or `12_3` in an array.
-        folder: the attempt's own, not there yet.
-        device: what `CUDA_VISIBLE_DEVICES` becomes.
-        memory_bytes: memory of the instance; what a simulated instance limits its process to, after scaling.
-        log_bytes: most bytes of its log that are kept.
-        grace_s: seconds from SIGTERM to SIGKILL when it is stopped.
+        job: its id: `12`, or `12_3` in an array.
         attempt: 1 for the first.
-        index: of its array, if it is of one.
-        limit_s: seconds after which it is asked to end, and after its grace killed; None for no limit.
+        folder: the attempt's own, which does not exist yet.
+        device: the value of `CUDA_VISIBLE_DEVICES`.
+        memory_bytes: memory of the instance; scaled, the limit on its processes on a simulated instance.
+        log_bytes: most bytes kept of its log.
+        grace_s: seconds from SIGTERM to SIGKILL when it is stopped.
+        index: in its array; None outside one.
+        limit_s: seconds after which it is asked to end, and killed after its grace; None for no limit.
         umask: of its process.
-        key: tells this attempt from all others, should its folder be met again; empty if it has none.
-        record: what the queue knows of the job, kept in the folder for the one who finds it without the queue.
-        oom_patterns: regular expressions that say in its output that memory ran out.
+        key: identifies the attempt that a folder belongs to; empty for none.
+        record: the job as the queue knows it; kept in the folder in case the store is lost.
+        oom_patterns: regular expressions that mean, in its output, that memory ran out.
     """
 
     job: str
@@ -70,12 +69,12 @@ class Launch:
 
 
 class ForeignAttemptError(PartitaError):
-    """The folder of an attempt holds another one, which is left as it is.
+    """The folder of an attempt has another attempt, which is left as it is.
 
     Args:
         what: one sentence.
         where: the folder.
-        runs: whether that one runs.
+        runs: whether the other attempt runs.
     """
 
     def __init__(self, what: str, *, where: str, runs: bool) -> None:
@@ -84,7 +83,7 @@ class ForeignAttemptError(PartitaError):
 
 
 class AttemptPhase(StrEnum):
-    """Where an attempt is."""
+    """The phase of an attempt."""
 
     RUNNING = "running"
     STOPPING = "stopping"
@@ -94,13 +93,13 @@ class AttemptPhase(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class JobProgress:
-    """What a job reported of itself (`partita.job.step`), or the runner saw.
+    """What a job reported (`partita.job.step`) or the runner measured.
 
     Attributes:
-        step: of the last report; None if it never reported.
-        of: steps there will be.
-        steps: those after which memory was reported, the newest last; at most a few hundred of them.
-        allocated_bytes: after each of these.
+        step: of the last report; None if there was none.
+        of: total number of steps.
+        steps: those after which memory was reported, the newest last; at most a few hundred.
+        allocated_bytes: memory after each of `steps`.
         peak_bytes: most memory seen.
     """
 
@@ -113,18 +112,19 @@ class JobProgress:
 
 @dataclass(frozen=True, slots=True)
 class AttemptStatus:
-    """An attempt as it was found.
+    """The status of an attempt.
 
     Attributes:
-        code: exit code, 128 + n if signal n ended it; None while it runs, and where nobody saw it end.
-        timed_out: it ran for as long as it may, and was ended for that.
-        out_of_memory: its output says that memory ran out, or its processes had more together than its instance.
-        ending: what its output makes of it; None while it runs, and where nothing but its memory was looked at.
-        why: why it is lost, or could not be started, in words.
-        began: seconds since 1970 at which its process began; None before that.
-        ended: seconds since 1970 at which it ended.
-        left: processes that it left behind when its first one ended, and that were ended.
-        stuck: pids of those that were killed and do not go; its instance stays in use.
+        code: exit code, 128 + n if signal n ended it; None while it runs, and if its end was not seen.
+        timed_out: whether it was ended at its time limit.
+        out_of_memory: whether its output shows that memory ran out, or its processes together exceeded its instance.
+        ending: what its output shows about the end; None while it runs, and if the processes exceeded the instance.
+        why: why it is lost or could not be started.
+        began: seconds since 1970 when its process started; None before.
+        ended: seconds since 1970 when it ended.
+        progress: as reported until now.
+        left: number of processes that were left when the first one ended, and were then ended.
+        stuck: pids of processes that were killed but do not end; the instance stays in use.
     """
 
     phase: AttemptPhase
@@ -141,20 +141,20 @@ class AttemptStatus:
 
 
 class JobRunner(Protocol):
-    """Runs attempts. Every call returns at once; what has become of an attempt is told by `look`."""
+    """Runs attempts. Every call returns at once; `look` returns the status of an attempt."""
 
     def start(self, launch: Launch) -> None:
-        """Start an attempt; doing so twice is no error and starts it once. What goes wrong is told by `look`.
+        """Start an attempt; a second call for the same attempt does nothing. `look` shows faults of the start.
 
         Raises:
-            ForeignAttemptError: its folder holds another attempt; nothing was started.
+            ForeignAttemptError: its folder has another attempt; nothing was started.
         """
         ...
 
     def look(self, folder: Path) -> AttemptStatus:
-        """Return an attempt as it is now; LOST if it never began, or its watcher died before it ended."""
+        """Return the status of an attempt; LOST if it never started, or its watcher ended before it did."""
         ...
 
     def stop(self, folder: Path, *, grace_s: float) -> None:
-        """Ask an attempt to checkpoint and end (SIGTERM), and after the grace end all its processes (SIGKILL)."""
+        """Ask an attempt to checkpoint and end (SIGTERM); after the grace, kill all its processes (SIGKILL)."""
         ...

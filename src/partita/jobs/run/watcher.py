@@ -1,7 +1,7 @@
-"""The watcher of one attempt: a tiny process that outlives the queue, with the standard library alone.
+"""The watcher of one attempt: a small process that outlives the daemon and needs only the standard library.
 
-It starts the job as the one who submitted it, keeps a bounded log, hears out-of-memory in it, ends the job when it is
-asked to, ends what the job leaves behind, and writes how it ended as its last act.
+It starts the job as its submitter, keeps a log of limited size, detects out-of-memory in it, ends the job when asked
+to, ends the processes that the job leaves, and finally writes how the job ended.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ if TYPE_CHECKING:
 _PIPE = 256 * 1024
 _FIRST_S, _MOST_S = 0.02, 1.0
 _WRITE_TRIES = 60
-_OOM_SCORE = 500  # jobs go before services when the host's memory runs out
+_OOM_SCORE = 500  # when the host runs out of memory, the kernel kills jobs before services
 LEFT_S = 5.0
-"""Seconds that what a job leaves behind has between SIGTERM and SIGKILL."""
+"""Seconds from SIGTERM to SIGKILL of processes that a job leaves."""
 TERM_AT = 0.8
-"""Share of the grace after which a job that reports steps, and so is asked by the file, gets SIGTERM as well."""
+"""Share of the grace after which a job that reports steps, and so reads the checkpoint file, also gets SIGTERM."""
 GONE_S = 30.0
-"""Seconds after SIGKILL at which a process that does not go (a GPU that hangs) is given up."""
+"""Seconds after SIGKILL when a process that has not ended (its GPU hangs) is given up."""
 _AGAIN_S = 0.1
 
 
@@ -57,8 +57,8 @@ def main(path: str, digest: str, lock: str) -> None:
 
     Args:
         path: the folder.
-        digest: of the document that says what is to be run; another one is not.
-        lock: number of the open file that is the folder's lock; it is held until we end.
+        digest: of the launch document; a document with another digest is not run.
+        lock: descriptor of the folder's lock, which is held until this process ends.
     """
     os.umask(0o077)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -66,8 +66,8 @@ def main(path: str, digest: str, lock: str) -> None:
     become_subreaper("partita-watcher")
     folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     data = read_file(folder, LAUNCH)
-    launch = json.loads(data)  # plain documents, as `documents` says
-    del launch["record"]  # for the queue
+    launch = json.loads(data)  # without the codec, to be small (see `documents`)
+    del launch["record"]  # only the queue needs it
     Watcher(folder, launch).run(genuine=digest_document(data) == digest)
 
 
@@ -76,7 +76,7 @@ class Watcher:
 
     Args:
         folder: open descriptor of its folder.
-        launch: what is to be run.
+        launch: the launch document.
     """
 
     def __init__(self, folder: int, launch: dict[str, Any]) -> None:
@@ -88,7 +88,7 @@ class Watcher:
         self._log = BoundedLog(folder, LOG, launch["log_bytes"], self._owner)
         self._oom = OomDetector(ours=self._limit is not None, patterns=launch["oom_patterns"])
         self._termination = Termination(folder, launch["grace_s"])
-        self._told = False
+        self._terminated = False
         self._main = 0
         self._code: int | None = None
         self._peak = 0
@@ -101,10 +101,10 @@ class Watcher:
         self._wake, self._waker = os.pipe()
 
     def run(self, *, genuine: bool = True) -> None:
-        """Start the job, watch it, end what it leaves, and write how it ended.
+        """Start the job, watch it, end the processes that it leaves, and write how it ended.
 
         Args:
-            genuine: whether what is to be run is what the queue wrote.
+            genuine: whether the launch document is the one that the queue wrote.
         """
         self._listen()
         self._own_file(PROGRESS)
@@ -114,7 +114,7 @@ class Watcher:
                 raise NotStartedError(f"{LAUNCH} is not what was submitted; nothing was started")
             self._termination.look()
             if self._termination.asked:
-                raise NotStartedError("stopped before it began")
+                raise NotStartedError("stopped before it started")
             self._main = start_as(
                 self._launch["command"],
                 self._launch["environment"],
@@ -141,7 +141,7 @@ class Watcher:
     def _listen(self) -> None:
         for handle in (self._pipe, self._wake, self._waker):
             os.set_blocking(handle, False)
-        with suppress(OSError):  # a user's share of pipes is used up, and the default will do
+        with suppress(OSError):  # over the user's limit for pipes: the default size suffices
             fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE)
         signal.set_wakeup_fd(self._waker, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, self._woken)
@@ -150,15 +150,15 @@ class Watcher:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
     def _woken(self, which: int, _frame: object) -> None:
-        self._told = self._told or which == signal.SIGTERM
+        self._terminated = self._terminated or which == signal.SIGTERM
 
     def _own_file(self, name: str) -> None:
-        """Make a file that the job may write to."""
+        """Create a file that the job may write."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
         try:
             handle = os.open(name, flags, 0o600, dir_fd=self._folder)
         except OSError:
-            return  # the job goes without reporting
+            return  # the job then cannot report
         if self._owner is not None:
             os.fchown(handle, *self._owner)
         os.close(handle)
@@ -178,16 +178,16 @@ class Watcher:
             for handle, what in poll.poll(max(0, int(timeout * 1000)) + 1):
                 if handle == self._wake:
                     os.read(self._wake, 4096)
-                    self._termination.look(told=self._told)
+                    self._termination.look(signalled=self._terminated)
                 elif not self._drain() and what & select.POLLHUP:
                     poll.unregister(self._pipe)
-        # What is in the pipe and no more: someone far away may hold its other end.
+        # Only what the pipe holds now: a detached process may keep its other end open.
         for _ in range(_PIPE // 4096):
             if not self._drain():
                 break
 
     def _reap(self) -> bool:
-        """Reap what has ended; say whether a process is left that has not been given up."""
+        """Reap ended processes; return whether any is left that has not been given up."""
         while True:
             try:
                 pid, status, used = os.wait4(-1, os.WNOHANG)
@@ -201,8 +201,8 @@ class Watcher:
                 self._termination.main_ended(len(self._below()))
 
     def _look(self) -> None:
-        """Look for a request to stop, list the processes, and add up their memory."""
-        self._termination.look(told=self._told)
+        """Look for a request to stop, list the processes, and check their memory."""
+        self._termination.look(signalled=self._terminated)
         found = self._below()
         used = sum(map(table.memory, found))
         self._peak = max(self._peak, used)
@@ -210,8 +210,8 @@ class Watcher:
             self._note(found)
         if self._limit is not None and used > self._limit and not self._over:
             self._over = True
-            said = f"partita: its processes have {used} bytes together, and its instance {self._limit}\n"
-            self._log.write(said.encode())
+            note = f"partita: its processes use {used} bytes together, but its instance has {self._limit}\n"
+            self._log.write(note.encode())
             self._termination.kill_now()
 
     def _below(self) -> list[int]:
@@ -225,17 +225,17 @@ class Watcher:
             return False
 
     def _drain(self) -> bool:
-        """Read what the pipe has; say whether there was anything."""
+        """Read from the pipe; return whether there was anything."""
         try:
             data = os.read(self._pipe, _PIPE)
         except BlockingIOError:
             return False
-        self._oom.hear(data)
+        self._oom.add(data)
         self._log.write(data)
         return bool(data)
 
     def _note(self, pids: list[int]) -> None:
-        """Write down which processes there are, for whoever finds that this watcher was killed."""
+        """Write the list of processes, so that they can be found if this watcher is killed."""
         self._seen = pids
         seen = [[pid, table.started_at(pid)] for pid in pids]
         found = {"watcher": os.getpid(), "main": self._main, "began": self._began, "processes": seen}
@@ -246,29 +246,29 @@ class Watcher:
 
     def _why(self) -> str | None:
         if self._code is None:
-            return f"its processes do not end: {self._below()}; is its GPU lost?"
+            return f"its processes cannot be ended: {self._below()}; is its GPU lost?"
         if self._over:
-            return "its processes had more memory together than its instance"
+            return "its processes together used more memory than its instance has"
         if self._code == -signal.SIGKILL and not self._termination.killed:
-            return "killed (SIGKILL) by somebody else, perhaps the host, out of memory"
+            return "killed (SIGKILL), but not by Partita; perhaps the host ran out of memory"
         return None
 
-    def _taken_for(self, code: int | None) -> dict[str, Any]:
+    def _ending(self, code: int | None) -> dict[str, Any]:
         found = self._oom.ending(code)
         return {name: getattr(found, name) for name in ("verdict", "why", "sure", "unclear", "line", "text")}
 
     def _end(self, *, code: int | None, why: str | None) -> None:
-        # A process that has ended by signal n has 128 + n, as in a shell.
+        # A process ended by signal n has code 128 + n, as in a shell.
         code = 128 - code if code is not None and code < 0 else code
         lasted = time.monotonic() - self._clock
         found = {
             "code": code,
             "why": why,
             "out_of_memory": self._over,
-            "ending": None if self._over else self._taken_for(code),
-            # Not the clock, which may have jumped.
+            "ending": None if self._over else self._ending(code),
             "timed_out": self._termination.timed_out,
             "began": self._began if self._main else None,
+            # Not the time of day, whose clock may have been set meanwhile.
             "ended": self._began + lasted,
             "peak_bytes": self._peak or None,
             "cpu_s": round(self._cpu_s, 3),
@@ -280,17 +280,22 @@ class Watcher:
             try:
                 write_document(self._folder, EXIT, json.dumps(found).encode())
             except OSError:
-                time.sleep(1.0)  # a full disk, and no room was set aside
+                time.sleep(1.0)  # the disk is full, and no space was reserved
             else:
                 return
 
 
 class Termination:
-    """When which signal is due; times are of the monotonic clock.
+    """Decides when which signal is due; times are of the monotonic clock.
 
     Args:
         folder: open descriptor of the attempt's folder.
-        grace_s: seconds from asking to killing, where the one who asks does not say.
+        grace_s: seconds from the request to SIGKILL, unless the request gives another number.
+
+    Attributes:
+        timed_out: whether the job was ended at its time limit.
+        left: number of processes that were left when the main process ended.
+        killed: whether SIGKILL was sent.
     """
 
     def __init__(self, folder: int, grace_s: float) -> None:
@@ -307,17 +312,17 @@ class Termination:
 
     @property
     def asked(self) -> bool:
-        """Whether the job was asked to end before it did."""
+        """Whether the job was asked to end before it ended by itself."""
         return self._asked is not None
 
     def limit(self, seconds: float | None) -> None:
-        """Have the job asked to end when it has run for so long."""
+        """Set the job's time limit, counted from now."""
         self._limit = None if seconds is None else time.monotonic() + seconds
 
-    def look(self, *, told: bool = False) -> None:
-        """See whether the job is to end, and by when; `told` by a signal to the watcher."""
+    def look(self, *, signalled: bool = False) -> None:
+        """Check for a request to end the job: the checkpoint file, or a signal to the watcher (`signalled`)."""
         grace_s = self._read()
-        if grace_s is None and told and self._asked is None:
+        if grace_s is None and signalled and self._asked is None:
             grace_s = self._grace_s
             self._create()
         if grace_s is None or (self._main_ended and self._asked is None):
@@ -326,11 +331,11 @@ class Termination:
 
     def _ask(self, grace_s: float) -> None:
         self._asked = time.monotonic() if self._asked is None else self._asked
-        # Asked again with less grace, it has less.
+        # A later request may shorten the grace.
         self._deadline = min(self._asked + grace_s, self._deadline or float("inf"))
 
-    def _mind_limit(self) -> None:
-        """End a job that has run for as long as it may, unless it is being ended for something else."""
+    def _apply_limit(self) -> None:
+        """End a job at its time limit, unless it is being ended already."""
         if self._limit is None or time.monotonic() < self._limit:
             return
         self._limit = None
@@ -340,24 +345,24 @@ class Termination:
             self._ask(self._grace_s)
 
     def main_ended(self, left: int) -> None:
-        """Note that the main process has ended and left others; they have what is left of a grace."""
+        """Note that the main process has ended; processes that it left get `LEFT_S`, or the rest of a grace."""
         self._main_ended = True
         if self._asked is None and left:
             self.left = left
             self._deadline = time.monotonic() + LEFT_S
 
     def kill_now(self) -> None:
-        """Have everything killed."""
+        """Make SIGKILL due now."""
         self._deadline = time.monotonic()
 
     def act(self, below: Callable[[], list[int]], *, reports: bool) -> None:
-        """Send what is due to all processes of the job.
+        """Send the signal that is due to all processes of the job.
 
         Args:
-            below: finds them.
-            reports: the job reports steps, and so learns that it is to end without SIGTERM.
+            below: returns their pids.
+            reports: whether the job reports steps, and so reads the checkpoint file and needs no SIGTERM at once.
         """
-        self._mind_limit()
+        self._apply_limit()
         if self._deadline is None:
             return
         now = time.monotonic()
@@ -369,14 +374,14 @@ class Termination:
             self._send(below(), signal.SIGTERM)
 
     def next_look(self, due: float) -> float:
-        """Return when to act next, at the latest."""
+        """Return the latest time of the next `act`; `due` if no signal is due before."""
         if self._deadline is None:
             return due if self._limit is None else min(due, self._limit)
         now = time.monotonic()
         return min(due, self._deadline if now < self._deadline else now + _AGAIN_S)
 
     def given_up(self) -> bool:
-        """Say whether processes were killed long ago and are still there."""
+        """Return whether processes were killed long ago but have not ended."""
         return self._deadline is not None and time.monotonic() > self._deadline + GONE_S
 
     def _term_at(self, *, reports: bool) -> float:
@@ -388,7 +393,7 @@ class Termination:
         for pid in pids:
             table.send(pid, which)
             if which is signal.SIGTERM:
-                table.send(pid, signal.SIGCONT)  # a stopped process would never see it
+                table.send(pid, signal.SIGCONT)  # a stopped process would not receive SIGTERM
 
     def _read(self) -> float | None:
         try:
@@ -407,17 +412,17 @@ class Termination:
         try:
             os.write(handle, str(self._grace_s).encode())
         except OSError:
-            pass  # a full disk: an empty file asks, too
+            pass  # a full disk: an empty file is a request, too
         finally:
             os.close(handle)
 
 
 class OomDetector:
-    """Keeps the end of a job's output as it streams by, and says in the end what the job is taken for.
+    """Keeps the end of a job's output, and classifies the end of the job by it.
 
     Args:
-        ours: the job runs under a memory limit of ours, so that the host's memory stands for the slice's.
-        patterns: regular expressions of the user's that say that memory ran out.
+        ours: whether the job runs on a simulated instance, where host memory stands in for GPU memory.
+        patterns: the user's regular expressions that mean that memory ran out.
     """
 
     def __init__(self, *, ours: bool, patterns: Sequence[str] = ()) -> None:
@@ -427,8 +432,8 @@ class OomDetector:
         self._bytes = 0
         self._dropped_lines = 0
 
-    def hear(self, data: bytes) -> None:
-        """Take the next part of the output."""
+    def add(self, data: bytes) -> None:
+        """Add the next part of the output."""
         self._parts.append(data)
         self._bytes += len(data)
         while self._bytes - len(self._parts[0]) >= END:
@@ -437,7 +442,7 @@ class OomDetector:
             self._dropped_lines += dropped.count(b"\n")
 
     def ending(self, code: int | None) -> Ending:
-        """Return the verdict on a job that ended with this code."""
+        """Return how a job ended that exited with this code."""
         text = b"".join(self._parts)
         before, end = text[:-END], text[-END:]
         first = 1 + self._dropped_lines + before.count(b"\n")
