@@ -148,7 +148,7 @@ def test_the_checker_says_what_is_wrong(planned: partita.PlannedWorkload) -> Non
     assert not found
     assert found.to_frame("pandas")["where"].tolist() == [where for where, _ in found.faults]
     assert found.to_dict()["meets"] is False
-    with pytest.raises(partita.InputError, match="nothing says which workload the plan is for"):
+    with pytest.raises(partita.InputError, match="a plan alone does not give its workload"):
         partita.check(planned.plan)
 
 
@@ -348,7 +348,7 @@ def test_values_of_numpy_and_pandas_are_values() -> None:
     assert (changed.services[0].rate, changed.services[0].slo.latency_ms) == (200, 50)
     plan = partita.plan(made, TABLE, seed=np.int64(1), time_limit=np.float32(30))  # type: ignore[arg-type]
     assert plan.services[0].rate == 300
-    with pytest.raises(partita.InputError, match="a generator cannot stand in a document"):
+    with pytest.raises(partita.InputError, match="a generator cannot be part of a document"):
         partita.plan(partita.Workload(gpus=made.gpus, services=(s for s in [service])), TABLE)  # type: ignore[arg-type]
 
 
@@ -387,7 +387,7 @@ def test_one_name_needs_no_list(planned: partita.PlannedWorkload) -> None:
         (lambda w, _: offered.simulate(w, TABLE, quantile=2), "quantile: must be below 1, not 2"),
         (lambda w, _: offered.simulate(w, TABLE, seed=-1), "seed: must be at least 0, not -1"),
         (lambda w, _: offered.simulate(w, TABLE, cut=None), "cut: must be text"),
-        (lambda w, _: offered.simulate(w, TABLE, trace=TABLE), "a DataFrame cannot stand in a document"),
+        (lambda w, _: offered.simulate(w, TABLE, trace=TABLE), "a DataFrame cannot be part of a document"),
     ],
     ids=lambda given: given if isinstance(given, str) else "",
 )

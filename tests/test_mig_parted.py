@@ -109,7 +109,7 @@ def test_the_case_s_config_is_read() -> None:
     found = as_layouts(read_config(CASE / "config.yaml"), node("h100-80gb", "h100-80gb"))
     assert set(cuts(found.layouts).values()) == {"4g.40gb@0 3g.40gb@4"}
     told = "\n".join(found.notes)
-    assert "node-0/gpu-0: of mig-configs.lab[0] and mig-configs.lab[2] the later holds" in told
+    assert "node-0/gpu-0: mig-configs.lab[2] overrides mig-configs.lab[0]" in told
     assert "mig-enabled is false" not in told
 
 
@@ -358,7 +358,7 @@ def test_node_names_of_a_cluster_are_kept() -> None:
 
 @pytest.mark.parametrize("name", ["gpu-0", "node-0/3", "/gpu-1", "node-0/gpu-x"])
 def test_a_gpu_without_node_or_index_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="does not say the node and the index"):
+    with pytest.raises(InputError, match="does not give the node and the index"):
         mig_parted_config(plan(gpu(name, "7g.80gb")))
 
 

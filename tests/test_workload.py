@@ -287,7 +287,7 @@ FIELDS = [
     ("[perf.csv]", "[perf.csv, other.csv]", "3: performance[1]", "there is no file", "workload's folder"),
     ("[perf.csv]", "[more]", "3: performance[0]", "is a directory", "workload's folder"),
     ("partita/v1", "partita/v2", "1: apiVersion", "newer than this partita", "update partita"),
-    ("partita/v1", "apps/v1", "1: apiVersion", "'apps/v1' is no version of this document", "partita/v1"),
+    ("partita/v1", "apps/v1", "1: apiVersion", "'apps/v1' is not a version of this document", "partita/v1"),
     ("apiVersion: partita/v1", "apiVersion: 1", "1: apiVersion", "must be text, not 1", ""),
     ("kind: Workload", "kind: Plan", "2: kind", "must be 'Workload', not 'Plan'", "kind: Workload"),
     ("kind: Workload\n", "", "1", "kind is missing", "kind: Workload"),

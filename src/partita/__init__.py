@@ -6,7 +6,7 @@
     plan.objective.value, plan.objective.proven
     plan.to_frame()
 
-`docs/library.md` describes the whole library. Nothing is imported before it is asked for.
+`docs/library.md` describes the whole library. Names are imported when they are first used.
 """
 
 from __future__ import annotations
@@ -84,14 +84,14 @@ _HOMES = {
         "read_workload",
     ),
 }
-"""Where names are that are not in `partita.library`."""
+"""Modules of the names that are not in `partita.library`."""
 
 
 def __getattr__(name: str) -> object:
     """Import a name when it is first used: the library takes half a second, `import partita` next to nothing."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module  # noqa: PLC0415 -- only where something is asked for
+    from importlib import import_module  # noqa: PLC0415 -- needed only here
 
     home = next((module for module, names in _HOMES.items() if name in names), "partita.library")
     found: object = getattr(import_module(home), name)

@@ -1,4 +1,4 @@
-"""A search's time limit, its stop button and its report of progress, in one value."""
+"""A search's time limit, stop request and progress report in one value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SearchProgress:
-    """How far a search is: best value so far, proven lower bound (None where unknown), seconds gone."""
+    """Progress of a search: best value so far, proven lower bound (both None if unknown), elapsed seconds."""
 
     best: float | None
     bound: float | None
@@ -21,12 +21,13 @@ class SearchProgress:
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """Tells a search when to stop, and is told how far it is.
+    """Tells a search when to stop, and takes its progress.
 
     Attributes:
-        time_limit: wall-clock seconds from when it was made.
-        stop: true once the user wants the best so far.
-        report: called with progress; it must be cheap and must not raise.
+        time_limit: wall-clock seconds from `started`.
+        stop: returns True once the user wants the best result so far.
+        report: called with progress; must be cheap and must not raise.
+        started: monotonic time of its creation.
     """
 
     time_limit: float = float("inf")
@@ -41,7 +42,7 @@ class Deadline:
 
     @property
     def left(self) -> float:
-        """Seconds left, never negative."""
+        """Seconds left; at least 0."""
         return max(0.0, self.time_limit - self.seconds)
 
     @property
@@ -50,11 +51,11 @@ class Deadline:
         return self.stop() or self.left <= 0.0
 
     def at_most(self, seconds: float) -> Deadline:
-        """Return a deadline after the time that is left, or so many seconds if that is less."""
+        """Return a deadline after `seconds`, or after the time that is left if that is less."""
         return Deadline(min(self.left, seconds), self.stop, self.report)
 
     def share(self, part: float) -> Deadline:
-        """Return a deadline after this part of the time that is left."""
+        """Return a deadline after a fraction of the time that is left."""
         return Deadline(self.left * part, self.stop, self.report)
 
     def tell(self, best: float | None, bound: float | None) -> None:

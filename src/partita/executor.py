@@ -1,8 +1,7 @@
-"""Carries out a driver's actions: begins them, learns how they ended, and tries again what may succeed later.
+"""Runs a driver's actions: begins them, collects their results, and retries failures that may pass.
 
-It knows no policy. Which actions are tasks, in what order they come, and what must precede another try (a replica
-that was not ready in time must stop first) is the caller's to decide. An action whose outcome is unknown is simply
-tried again: actions are idempotent by their effect.
+It has no policy. The caller decides which actions are tasks, their order, and what must precede a retry (a replica
+that was not ready in time must stop first). An action whose outcome is unknown is retried, as actions are idempotent.
 """
 
 from __future__ import annotations
@@ -25,11 +24,11 @@ class Backoff:
     """Bounded retries with exponential back-off and jitter.
 
     Attributes:
-        tries: how often an action is tried at most.
+        tries: most tries of an action.
         first: seconds before the second try.
-        factor: by how much each wait is longer than the one before.
-        most: longest wait in seconds.
-        jitter: share of a wait that is left to chance, so that failures of one cause do not come back as one.
+        factor: ratio of each wait to the one before.
+        most: longest wait, in seconds.
+        jitter: random share of a wait, so that failures with one cause are not retried at the same time.
     """
 
     tries: int = 5
@@ -39,18 +38,20 @@ class Backoff:
     jitter: float = 0.5
 
     def delay(self, failures: int, rng: random.Random) -> float:
-        """Return the seconds to wait after so many failures (1 or more)."""
+        """Return the seconds to wait after `failures` failures (at least 1)."""
         full = min(self.most, self.first * self.factor ** (failures - 1))
         return full * (1 - self.jitter * rng.random())
 
 
 @dataclass(frozen=True, slots=True)
 class TaskResult(Generic[Task]):
-    """How the action of a task ended.
+    """The result of a task's action.
 
     Attributes:
-        tries: how often the task has failed.
-        failure: why it failed for good; None if the action succeeded, or is tried again.
+        task: the task.
+        action: the result from the driver.
+        tries: failures of the task so far.
+        failure: the error, if the task has failed for good; None if its action succeeded or is retried.
     """
 
     task: Task
@@ -60,40 +61,41 @@ class TaskResult(Generic[Task]):
 
 
 class ActionExecutor(Generic[Task]):
-    """Tasks that wait or whose actions are under way. A task is whatever the caller knows it by.
+    """Tasks that wait or whose actions are running. Any hashable value can be a task.
 
-    A task waits from `add` until `begin`, is under way until `wait` returns it, and waits again if it is to be tried
-    again. After a success the caller adds it once more, with its failures still counted, or drops it.
+    A task waits from `add` to `begin`, then runs until `wait` returns it, and waits again if it is retried. After a
+    success the caller either adds it again, with its failures still counted, or drops it.
 
     Args:
-        driver: the cluster's. Results of actions that were not begun here are passed over.
-        rng: for the jitter of waits.
+        driver: of the cluster. Results of actions that were not begun here are ignored.
+        backoff: of retries.
+        rng: for jitter.
     """
 
     def __init__(self, driver: Driver, backoff: Backoff, rng: random.Random) -> None:
         self._driver = driver
         self._backoff = backoff
         self._rng = rng
-        self._waiting: dict[Task, float] = {}  # -> when it may begin
+        self._waiting: dict[Task, float] = {}  # earliest time to begin
         self._under_way: dict[str, Task] = {}  # by its action's id
         self._failures: dict[Task, int] = {}
 
     @property
     def under_way(self) -> bool:
-        """Whether an action is under way."""
+        """Whether an action is running."""
         return bool(self._under_way)
 
     @property
     def next_due(self) -> float | None:
-        """When the next of the waiting tasks may begin, None if none waits."""
+        """When the next waiting task may begin; None if none waits."""
         return min(self._waiting.values(), default=None)
 
     def add(self, task: Task, not_before: float = 0.0) -> None:
-        """Have a task wait that may begin at that time, or else at once."""
+        """Add a waiting task, which may begin at `not_before`."""
         self._waiting[task] = not_before
 
     def has(self, task: Task) -> bool:
-        """Say whether a task waits or its action is under way."""
+        """Return whether a task waits or its action is running."""
         return task in self._waiting or task in self._under_way.values()
 
     def due(self, now: float) -> list[Task]:
@@ -101,7 +103,7 @@ class ActionExecutor(Generic[Task]):
         return [task for task, at in self._waiting.items() if at <= now]
 
     def failures(self, task: Task) -> int:
-        """Return how often a task has failed so far."""
+        """Return how often a task has failed."""
         return self._failures.get(task, 0)
 
     def begin(self, task: Task, action: Action) -> None:
@@ -111,12 +113,12 @@ class ActionExecutor(Generic[Task]):
         self._driver.begin(action)
 
     def drop(self, task: Task) -> None:
-        """Forget a task that is done; none of its actions may be under way."""
+        """Forget a task; none of its actions may be running."""
         self._waiting.pop(task, None)
         self._failures.pop(task, None)
 
     def wait(self, until: float | None) -> list[TaskResult[Task]]:
-        """Return how actions ended, as `Driver.wait` does.
+        """Wait as `Driver.wait` does, and return the results.
 
         Raises:
             DriveError: the cluster cannot be reached.
@@ -124,7 +126,7 @@ class ActionExecutor(Generic[Task]):
         return self.take(self._driver.wait(until))
 
     def take(self, ended: Iterable[ActionResult]) -> list[TaskResult[Task]]:
-        """Return how the actions that were begun here ended, for those who wait for the driver themselves."""
+        """Return the results of the actions that were begun here; for callers of `Driver.wait`."""
         return [self._end(each) for each in ended if each.action.id in self._under_way]
 
     def _end(self, ended: ActionResult) -> TaskResult[Task]:

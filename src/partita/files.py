@@ -1,4 +1,4 @@
-"""Reading and writing files so that nothing is half-written and every failure says where."""
+"""Reading and writing files: writes are atomic, and every error names the file."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DEEPEST = 50
-"""Lists and objects that may stand in each other in a document from outside; what Partita reads has six."""
+"""Most levels of nesting in a document; Partita's own formats have six."""
 
 _CONTROLS = re.compile(rb"[\x00-\x08\x0e-\x1a]")
-"""Bytes that stand in no text, whatever its encoding; terminals' escape is none of them."""
+"""Bytes that no text has in any encoding; the escape of terminals is allowed."""
 _MARKS = re.compile(r'"(?:[^"\\]|\\.)*"?|[\[\]{}]', re.DOTALL)
 
 
 def read_text(path: Path | str) -> str:
     """Return the text of a file; `-` reads stdin.
 
-    UTF-8 is read with and without a byte order mark, UTF-16 as Windows writes it too.
+    Reads UTF-8, with or without a byte order mark, and UTF-16.
 
     Raises:
-        InputError: missing, a directory, unreadable or not text.
+        InputError: it is missing, a directory, unreadable or not text.
     """
     return decoded(read_bytes(path), "<stdin>" if str(path) == "-" else str(path))
 
@@ -40,7 +40,7 @@ def read_bytes(path: Path | str) -> bytes:
     """Return the content of a file; `-` reads stdin.
 
     Raises:
-        InputError: missing, a directory, unreadable, or no path.
+        InputError: it is missing, a directory, unreadable, or `path` is not a path.
     """
     if not isinstance(path, str | os.PathLike):
         raise InputError(f"the path of a file is needed, not a {type(path).__name__}")
@@ -53,10 +53,10 @@ def read_bytes(path: Path | str) -> bytes:
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
-    """Say of a file what keeps it from being read.
+    """Turn errors of reading a file in a block into input errors.
 
     Raises:
-        InputError: missing, a directory or unreadable.
+        InputError: it is missing, a directory or unreadable.
     """
     try:
         yield
@@ -107,14 +107,15 @@ def _encoding(content: bytes) -> str:
 
 
 def json_value(text: str | bytes, on_object: Callable[[list[tuple[str, Any]]], object] | None = None) -> Any:  # noqa: ANN401 -- JSON
-    """Return the value of a JSON text that is not our own, whatever it holds.
+    """Return the value of an untrusted JSON text.
 
     Args:
         text: UTF-8 if it is bytes.
-        on_object: makes an object's value from its keys and values, as `json.loads` has it.
+        on_object: returns the value of an object from its pairs, as `object_pairs_hook` of `json.loads`.
 
     Raises:
-        json.JSONDecodeError: it is no JSON, nested more than `DEEPEST` deep, or has a number of thousands of digits.
+        json.JSONDecodeError: it is not JSON, is nested more than `DEEPEST` deep, or has a number of thousands of
+        digits.
     """
     if isinstance(text, bytes):
         text = text.decode("utf-8", "replace")
@@ -152,11 +153,11 @@ def _too_deep(text: str) -> json.JSONDecodeError:
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[TextIO]:
-    """Open a file to be written beside `path` and renamed onto it when the block ends without an error.
+    """Open a temporary file beside `path`, which is renamed to it when the block ends without an error.
 
     Raises:
-        InputError: the place cannot be written to.
-        PartitaError: the disk is full, or failed otherwise, while writing.
+        InputError: no file can be created there.
+        PartitaError: writing failed, for instance as the disk is full.
     """
     path = Path(path)
     if path.is_dir():
@@ -180,7 +181,7 @@ def replacing(path: Path | str) -> Iterator[TextIO]:
 
 
 def set_aside(path: Path) -> Path:
-    """Rename what is in the way, so that nothing of it is lost; return what it is called now.
+    """Rename a file or folder that is in the way, so that nothing is lost; return its new path.
 
     Raises:
         PartitaError: it cannot be renamed.

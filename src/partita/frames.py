@@ -1,4 +1,4 @@
-"""Frames of pandas, polars or Arrow to columns and back, through narwhals, which brings none of them."""
+"""Frames of pandas, polars or Arrow to columns and back, through narwhals, which depends on none of them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 BACKENDS = ("pandas", "polars", "pyarrow")
-"""What frames are made of; where none is asked for, the first that is imported, or else installed."""
+"""Libraries of frames. The default is the first that is imported, otherwise the first that is installed."""
 
 
 def columns_of(frame: object) -> dict[str, list[object]]:
     """Return the columns of a frame as lists, with None where a value is missing.
 
     Args:
-        frame: one of pandas, polars (lazy ones too), pyarrow, or another that narwhals knows; or whatever gives
-            itself as an Arrow stream. The named levels of a pandas index are columns too.
+        frame: of pandas, polars (eager or lazy), pyarrow or another library that narwhals knows; or an object with an
+            Arrow stream. Named levels of a pandas index become columns, too.
 
     Raises:
-        InputError: it is not a table, a lazy frame fails, or two columns have one name.
+        InputError: it is not a table, a lazy frame fails, or two columns have the same name.
     """
-    import narwhals.stable.v2 as nw  # noqa: PLC0415 -- only where a frame is met
+    import narwhals.stable.v2 as nw  # noqa: PLC0415 -- needed only for frames
 
     try:
         found = nw.from_native(frame, pass_through=True)
@@ -34,7 +34,7 @@ def columns_of(frame: object) -> dict[str, list[object]]:
                 raise _no_table(frame)
             try:
                 found = nw.from_arrow(frame, backend=_backend(None))
-            except ValueError:  # of pyarrow: a single column is such a stream as well
+            except ValueError:  # from pyarrow: a single column has an Arrow stream, too
                 raise _no_table(frame) from None
         eager = found.collect() if isinstance(found, nw.LazyFrame) else found
     except nw.exceptions.DuplicateError as error:
@@ -42,7 +42,7 @@ def columns_of(frame: object) -> dict[str, list[object]]:
     except (nw.exceptions.NarwhalsError, OSError) as error:
         raise _unreadable(error) from None
     eager = _with_index(eager)
-    # pandas has names that are no text, and tuples where columns have several levels.
+    # In pandas a name need not be text; with several levels of columns it is a tuple.
     return {str(name): _values(eager.get_column(name)) for name in eager.columns}
 
 
@@ -68,7 +68,7 @@ def _with_index(frame: Any) -> Any:  # noqa: ANN401 -- a frame of narwhals
 
 
 def _values(column: Any) -> list[object]:  # noqa: ANN401 -- a series of narwhals
-    """Return the values; pandas marks what is missing with NaN, in texts too."""
+    """Return the values, None for missing ones, which pandas marks with NaN."""
     values: list[object] = column.to_list()
     if column.null_count():
         return [
@@ -81,11 +81,11 @@ def frame_of(columns: Mapping[str, Sequence[object]], backend: str | None = None
     """Return columns as a frame.
 
     Args:
-        columns: lists of one length by name.
-        backend: one of `BACKENDS`; None for the one that is imported already, or else installed.
+        columns: lists of equal length, by name.
+        backend: one of `BACKENDS`; None for the first that is imported, otherwise the first that is installed.
 
     Raises:
-        InputError: it is not installed, or there is no such backend.
+        InputError: there is no such backend, or it is not installed.
     """
     import narwhals.stable.v2 as nw  # noqa: PLC0415 -- as above
 
@@ -96,7 +96,7 @@ def _backend(asked: str | None) -> Any:  # noqa: ANN401 -- one of BACKENDS, whic
     if asked is None:
         there = [name for name in BACKENDS if name in sys.modules] or [n for n in BACKENDS if find_spec(n)]
         if not there:
-            raise InputError("there is no library of frames", hint="install one: pip install pandas")
+            raise InputError("no library for frames is installed", hint="install one: pip install pandas")
         return there[0]
     if asked not in BACKENDS:
         meant = nearest(str(asked), list(BACKENDS))

@@ -1,4 +1,4 @@
-"""For the code of a job, and optional: say how far it is, and hear when to checkpoint.
+"""Optional, for the code of a job: report its progress, and learn when to write a checkpoint.
 
     import partita.job
 
@@ -8,8 +8,8 @@
             save_checkpoint(n + 1)
             break
 
-The queue foretells from the reports whether the job will outgrow its slice, and moves it to a larger one before it
-fails. Outside Partita this does nothing, and no fault of Partita's ever reaches the job.
+From the reports the queue predicts whether the job will outgrow its slice, and moves it to a larger one before it
+fails. Outside Partita this module does nothing. It never raises an error into the job.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from contextlib import suppress
 __all__ = ["step"]
 
 PAUSE_S = 0.05
-"""Seconds between two reports at least: however short the steps, reporting takes next to nothing."""
+"""Least seconds between two reports, so that reporting costs almost nothing even with short steps."""
 
 MOST_BYTES = 1 << 20
-"""At this length the file of reports is begun anew."""
+"""Length at which the file of reports is truncated."""
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
@@ -33,21 +33,21 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 def step(n: int, of: int | None = None) -> bool:
     """Report that `n` steps are done; return True if the job should write its checkpoint and end.
 
-    Reported with it are the bytes that PyTorch has allocated on the GPU, if the job has imported PyTorch and uses
-    CUDA; on a simulated instance, the memory of the process. May be called from any thread and as often as one
-    likes: what comes within 50 ms of the last report is not written.
+    The report includes the bytes that PyTorch has allocated on the GPU, if the job has imported PyTorch and uses
+    CUDA; on a simulated instance, the memory of the process. It may be called from any thread, and as often as you
+    like: calls within 50 ms of the last report write nothing.
 
     Args:
-        n: steps done so far, those before a restart included.
-        of: steps there will be, if that is known.
+        n: steps done so far, including those before a restart.
+        of: total number of steps, if known.
     """
     return False if _report is None else _report.step(n, of)
 
 
 class _Report:
-    """Reports to one file, and looks for another.
+    """Writes reports to one file, and checks whether the checkpoint file exists.
 
-    Threads need no lock here: each report is one write that appends, and one too many does no harm.
+    Threads need no lock: each report is a single appending write, and an extra report does no harm.
     """
 
     __slots__ = ("_checkpoint", "_due", "_file", "_simulated", "_stop")
@@ -66,7 +66,7 @@ class _Report:
         now = time.monotonic()
         if now >= self._due or n == of:
             self._due = now + PAUSE_S
-            # A full disk, or a PyTorch that we do not know, is not the job's fault.
+            # A full disk or an unknown version of PyTorch must not fail the job.
             with suppress(Exception):
                 self._write(n, of)
             self._stop = self._stop or os.access(self._checkpoint, os.F_OK)
@@ -82,7 +82,7 @@ class _Report:
 
 
 def _allocated() -> tuple[int, int] | None:
-    """Return the bytes allocated on the GPU now and at most, if PyTorch is there and uses it."""
+    """Return the bytes that PyTorch has allocated on the GPU now and at its peak; None if it is not in use."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return None
@@ -90,7 +90,7 @@ def _allocated() -> tuple[int, int] | None:
 
 
 def _resident() -> int:
-    """Return the bytes that this process has for itself (proc(5), statm)."""
+    """Return the resident bytes of this process that are not shared (proc(5), statm)."""
     handle = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
     try:
         fields = os.read(handle, 256).split()

@@ -1,7 +1,7 @@
-"""What `import partita` offers: plans, explanations, transitions and simulations as values, from Python.
+"""The Python library: plans, explanations, transitions and simulations as values.
 
-Each function takes values or the paths of files, prints nothing, and returns a value that shows itself in a notebook.
-What cannot be done raises the `PartitaError` that the command line would show, with `what`, `where` and `hint`.
+Each function takes values or the paths of files, prints nothing, and returns a value that a notebook can display.
+Errors are the `PartitaError` that the command line would show, with `what`, `where` and `hint`.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Columns: TypeAlias = dict[str, list[Any]]
 
 
 class Result(ABC):
-    """What all results can do: become a frame, plain data, or a drawing in a notebook."""
+    """Base of all results: they become a frame, plain data, or a drawing in a notebook."""
 
     @abstractmethod
     def _columns(self) -> Columns: ...
@@ -75,12 +75,13 @@ class Result(ABC):
         """Return it as a frame.
 
         Args:
-            backend: `pandas`, `polars` or `pyarrow`; None for the one that is imported already, or else installed.
+            backend: `pandas`, `polars` or `pyarrow`; None for the first that is imported, otherwise the first that is
+                installed.
         """
         return frame_of(self._columns(), backend)
 
     def to_html(self, path: Path | str | None = None) -> str:
-        """Return it drawn as a page that needs nothing else, and write it to a file if one is given."""
+        """Return it as a self-contained page; also write that to `path` if given."""
         text = self._html(embedded=False)
         if path is not None:
             with replacing(path) as stream:
@@ -103,7 +104,7 @@ class Result(ABC):
 
 
 def _cell(value: object) -> str:
-    from html import escape  # noqa: PLC0415 -- only where a table is drawn
+    from html import escape  # noqa: PLC0415 -- needed only for tables
 
     if value is None:
         return ""
@@ -112,12 +113,12 @@ def _cell(value: object) -> str:
 
 @dataclass(frozen=True, eq=False)
 class PlannedWorkload(Result):
-    """A plan and the workload that it is for.
+    """A plan and its workload.
 
     Attributes:
         plan: the plan itself: GPUs, services, objective and solver.
         prepared: the workload with its performance table.
-        notes: what was assumed and reserved, a sentence each.
+        notes: assumptions and reservations, a sentence each.
     """
 
     plan: Plan
@@ -131,12 +132,12 @@ class PlannedWorkload(Result):
 
     @property
     def performance(self) -> PerfTable:
-        """What its models do on slices."""
+        """The performance table."""
         return self.prepared.table
 
     @property
     def objective(self) -> Objective:
-        """What was kept smallest: `value`, `lower_bound`, `gap`, and `proven`."""
+        """The minimized objective: `value`, `lower_bound`, `gap`, and `proven`."""
         return self.plan.objective
 
     @property
@@ -146,7 +147,7 @@ class PlannedWorkload(Result):
 
     @property
     def services(self) -> tuple[ServiceCapacity, ...]:
-        """What each service is given."""
+        """The capacity of each service."""
         return self.plan.services
 
     def _columns(self) -> Columns:
@@ -167,7 +168,7 @@ class PlannedWorkload(Result):
         }
 
     def services_frame(self, backend: str | None = None) -> Any:  # noqa: ANN401 -- as to_frame
-        """Return one row for each service: its rate, the capacity it is given, its SLO, and its instances."""
+        """Return a frame with a row for each service: rate, capacity, SLO, and number of instances."""
         instances: dict[str, int] = {}
         for gpu in self.plan.gpus:
             for each in gpu.instances:
@@ -184,7 +185,7 @@ class PlannedWorkload(Result):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the plan as plain data, as it stands in a file."""
+        """Return the plan as plain data, as in its file."""
         text = io.StringIO()
         write_plan(self.plan, text)
         found: dict[str, Any] = json.loads(text.getvalue())
@@ -205,10 +206,10 @@ class PlannedWorkload(Result):
 
 @dataclass(frozen=True, eq=False)
 class CheckedPlan(Result):
-    """What the independent checker says of a plan; true if the plan meets the workload.
+    """The result of the independent checker; true if the plan meets the workload.
 
     Attributes:
-        faults: pairs of where and what; empty for a right plan.
+        faults: pairs of where and what; empty for a correct plan.
     """
 
     faults: tuple[tuple[str, str], ...]
@@ -227,22 +228,22 @@ class CheckedPlan(Result):
         }
 
     def __repr__(self) -> str:
-        told = "; ".join(f"{where}: {what}" for where, what in self.faults[:3])
-        return f"<{len(self.faults)} faults: {told}>" if self.faults else "<the plan meets the workload>"
+        first = "; ".join(f"{where}: {what}" for where, what in self.faults[:3])
+        return f"<{len(self.faults)} faults: {first}>" if self.faults else "<the plan meets the workload>"
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation(Result):
-    """What binds each service of a plan, and what a change of it would do to the objective.
+    """What limits each service of a plan, and how a change of it would affect the objective.
 
     Attributes:
-        services: each explained; its `changes` are what more rate and a looser SLO would do.
+        services: an explanation of each; `changes` has the effect of a higher rate and of a looser SLO.
     """
 
     services: tuple[ServiceExplanation, ...]
 
     def _columns(self) -> Columns:
-        """Return one row for each profile of each service; of one with a cut, what its slices answer."""
+        """Return one row for each profile of each service; for one with a cut, for each of its slices."""
         names = ("service", "gpu", "profile", "instances", "batch", "latency_ms", "throughput", "binds")
         rows: list[tuple[Any, ...]] = []
         for each in self.services:
@@ -269,10 +270,10 @@ class Explanation(Result):
 
 @dataclass(frozen=True, eq=False)
 class PlannedTransition(Result):
-    """What lies between two deployments: actions in an order that keeps every service served.
+    """A transition between two deployments: actions in an order that keeps every service at its floor.
 
     Attributes:
-        request: what was asked: from what, to what, at which rates.
+        request: the deployments before and after, the rates, and the limits.
         transition: the actions, their predicted times, and the floor of each service.
     """
 
@@ -302,7 +303,7 @@ class PlannedTransition(Result):
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as plain data, as it stands in a file."""
+        """Return it as plain data, as in its file."""
         text = io.StringIO()
         write_transition(self.transition, text)
         found: dict[str, Any] = json.loads(text.getvalue())
@@ -317,11 +318,11 @@ class PlannedTransition(Result):
 
 @dataclass(frozen=True, eq=False)
 class SimulatedService(Result):
-    """What became of the queries of one service on GPUs cut for it.
+    """A simulation of the queries of one service on GPUs cut for it.
 
     Attributes:
         asked: the problem and the traffic.
-        simulation: what came of each query, and what the cut holds.
+        simulation: the outcome of each query, and the rate that the cut sustains.
         cut: name of the cut.
         router: name of the router.
     """
@@ -333,16 +334,16 @@ class SimulatedService(Result):
 
     @property
     def attainment(self) -> float:
-        """Share of the queries that were answered in time."""
+        """Fraction of the queries that were answered in time."""
         return self.simulation.evaluation.attainment
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What was assumed, a sentence each."""
+        """Assumptions, a sentence each."""
         return self.asked.notes
 
     def _columns(self) -> Columns:
-        """Return one row for each slice: queries it answered, and the share of the time it was busy."""
+        """Return one row for each slice: number of queries, and fraction of the time in which it was busy."""
         slices = self.simulation.evaluation.slices
         return {
             "gpu": [each.gpu for each in slices],
@@ -369,7 +370,7 @@ class SimulatedService(Result):
 
 @dataclass(frozen=True, eq=False)
 class Catalogue(Result, Mapping[str, "GpuModel"]):
-    """The GPUs that are known, by name."""
+    """The known GPU models, by name."""
 
     models: tuple[GpuModel, ...] = field(repr=False)
 
@@ -407,7 +408,7 @@ class Catalogue(Result, Mapping[str, "GpuModel"]):
 
 
 def catalogue() -> Catalogue:
-    """Return the GPUs that are known, each with its profiles."""
+    """Return the known GPU models, each with its profiles."""
     return Catalogue(tuple(gpus_known.gpu_model(name) for name in gpus_known.gpu_names()))
 
 
@@ -418,7 +419,7 @@ def read_performance(*sources: object) -> PerfTable:
         sources: paths of CSV or Parquet files, or frames of pandas, polars or Arrow.
 
     Raises:
-        InputError: one that cannot be used; it counts all faults, and shows each kind.
+        InputError: a table cannot be used; lists each kind of fault with its count.
     """
     return read_tables(sources)
 
@@ -435,16 +436,16 @@ def read_plan(path: Path | str) -> Plan:
 def replace(
     workload: Workload, *, services: Mapping[str, Mapping[str, object] | None] | None = None, **fields: object
 ) -> Workload:
-    """Return a workload with other values, for a what-if.
+    """Return a changed copy of a workload, for a what-if.
 
     Args:
-        workload: the one to change, which stays as it is.
-        services: what changes of services by name: `{"resnet50": {"rate": 2000, "slo": {"latency_ms": 50}}}`; None
-            leaves the service out.
+        workload: the original, which stays as it is.
+        services: changed fields by service: `{"resnet50": {"rate": 2000, "slo": {"latency_ms": 50}}}`; None removes
+            the service.
         fields: other fields of the workload: `gpus=[{"model": "h100-80gb"}]`, `objective="cost"`.
 
     Raises:
-        InputError: there is no such service or field, or a value that a workload cannot have.
+        InputError: there is no such service or field, or a value is not valid.
     """
     workload = _workload(workload)
     known = {each.name: each for each in workload.services}
@@ -482,16 +483,16 @@ def _plain(value: object) -> Any:  # noqa: ANN401 -- plain data
 
 
 def _argument(name: str, value: object, kind: Any) -> Any:  # noqa: ANN401 -- of the type that is asked for
-    """Return an argument, held to its type and bounds as a field of a document is; numpy's numbers are numbers.
+    """Return an argument after a check of its type and bounds, as of a document's field; numpy's numbers are allowed.
 
     Raises:
-        InputError: it is of another type or out of bounds; `where` is its name.
+        InputError: it has another type or is out of bounds; `where` is its name.
     """
     return convert(to_data(value), kind, DocumentSource(name))
 
 
 def _names(name: str, given: object) -> list[str]:
-    """Return an argument that is names, of which one may stand alone."""
+    """Return an argument that is a list of names or a single name."""
     if isinstance(given, str):
         return [given]
     found: list[str] = _argument(name, list(given) if isinstance(given, Iterable) else given, list[str])
@@ -517,7 +518,7 @@ def _no_service(name: str, known: Sequence[str]) -> InputError:
 
 
 def _prepared(workload: Workload | Path | str, performance: object) -> PreparedWorkload:
-    """Return a workload with its table: the given one, or else those that it names."""
+    """Return a workload with the given performance table, or with those that it names."""
     path, made = None, workload
     if isinstance(made, str | Path):
         path = Path(made)
@@ -548,16 +549,16 @@ def plan(
 
     Args:
         workload: the workload, or the path of its file.
-        performance: what its models do on slices: a `PerfTable`, a frame of pandas, polars or Arrow, a path, or
-            several; None for the tables that the workload names.
+        performance: a `PerfTable`, a frame of pandas, polars or Arrow, a path, or several of these; None for the
+            tables that the workload names.
         planner: `exact`, or another that is installed.
-        time_limit: seconds of search; the best plan so far is returned then.
-        seed: of random choices: same input and seed, same plan.
+        time_limit: seconds of search, after which the best plan so far is returned.
+        seed: of random choices; the same input and seed give the same plan.
         best_effort: with too few GPUs, meet the most services by priority.
 
     Raises:
-        InputError: a workload or table that cannot be used.
-        InfeasibleError: the GPUs do not suffice; says which services would fall short.
+        InputError: the workload or a table cannot be used.
+        InfeasibleError: the GPUs do not suffice; names the services that would fall short.
     """
     planner, seed = _argument("planner", planner, Text), _argument("seed", seed, int)
     deadline = Deadline(_argument("time_limit", time_limit, Amount))
@@ -571,15 +572,15 @@ def check(
     workload: Workload | Path | str | None = None,
     performance: object = None,
 ) -> CheckedPlan:
-    """Hold a plan to a workload with the checker, which shares no code with the planners.
+    """Check a plan against a workload with the checker, which shares no code with the planners.
 
     Args:
         plan: the plan, or the path of its file.
-        workload: what it must meet; may be left out for a plan that `partita.plan` returned.
+        workload: what it must meet; optional for a plan that `partita.plan` returned.
         performance: as for `plan`.
 
     Raises:
-        InputError: a file that cannot be used, or no workload.
+        InputError: a file cannot be used, or there is no workload.
     """
     made, prepared = _plan_and_workload(plan, workload, performance)
     return CheckedPlan(tuple((each.where, each.what) for each in planning.check(made, prepared)))
@@ -591,7 +592,7 @@ def _plan_and_workload(
     if workload is not None:
         return _plan_of(given), _prepared(workload, performance)
     if not isinstance(given, PlannedWorkload):
-        raise InputError("nothing says which workload the plan is for", hint="give the workload as well")
+        raise InputError("a plan alone does not give its workload", hint="give the workload as well")
     return given.plan, given.prepared
 
 
@@ -613,7 +614,7 @@ def explain(
     workload: Workload | Path | str | None = None,
     performance: object = None,
 ) -> Explanation:
-    """Say what binds services of a plan, what a change would do, and the next best way to run them.
+    """Explain what limits services of a plan, how a change would affect it, and the next best way to run them.
 
     Args:
         plan: the plan, or the path of its file.
@@ -622,7 +623,7 @@ def explain(
         performance: as for `plan`.
 
     Raises:
-        InputError: there is no service of that name, a file cannot be used, or no workload is given.
+        InputError: there is no service of that name, a file cannot be used, or there is no workload.
     """
     made, prepared = _plan_and_workload(plan, workload, performance)
     known = {spec.name: spec for spec in prepared.workload.services}
@@ -642,18 +643,18 @@ def diff(
     durations: str = "measured",
     forbid: Iterable[str] | str = (),
 ) -> PlannedTransition:
-    """Return what lies between two plans: what moves, how long it takes, and what each service keeps.
+    """Return the transition between two plans: what moves, how long it takes, and each service's least capacity.
 
     Args:
-        current: what runs: a plan, or the path of its file.
-        target: what is wanted.
+        current: the plan that runs, or the path of its file.
+        target: the wanted plan, likewise.
         algorithm: `shortest`, `exchange-compact`, or another that is installed.
-        extra_gpus: GPUs in use meanwhile beyond those used before and after; None for as many as help.
-        durations: seconds per action: `measured` on today's stack, or the `paper`'s.
-        forbid: combinations that no GPU may hold on the way, as `4g+3g`.
+        extra_gpus: most GPUs in use at once beyond those used before or after; None for as many as help.
+        durations: seconds per action: `measured` on a current stack, or those of the `paper`.
+        forbid: combinations that no GPU may have on the way, such as `4g+3g`.
 
     Raises:
-        InputError: a file that cannot be used.
+        InputError: a file or argument cannot be used.
         InfeasibleError: the extra GPUs are too few.
     """
     known = {"measured": MEASURED, "paper": PAPER}
@@ -679,23 +680,23 @@ def simulate(
     quantile: float | None = None,
     seed: int = 0,
 ) -> SimulatedService:
-    """Simulate the queries of one service on slices of unlike sizes.
+    """Simulate the queries of one service on slices of different sizes.
 
     Args:
         workload: the workload, or the path of its file.
-        performance: as for `plan`; its rows with one process say how long a query takes.
+        performance: as for `plan`; rows with one process give the time of a query.
         service: its name; None for the only one.
         cut: how the GPUs are cut: `search`, `fluid`, `paris`, `homogeneous`, `random`, or another that is installed.
-        router: who answers which query: `late-binding`, `price`, `elsa`, `fifs`, `kairos`.
-        gpus: how many; None for the count of the pool, or else the fewest that may hold the rate.
-        queries: how many, at the service's rate, where there is no trace.
+        router: which slice answers a query: `late-binding`, `price`, `elsa`, `fifs`, `kairos`.
+        gpus: how many; None for the count of the pool, otherwise the fewest that may sustain the rate.
+        queries: how many, at the service's rate, if there is no trace.
         arrivals: `poisson`, `gamma` (bursts) or `day`.
         trace: file of queries to replay.
-        quantile: share of the queries that should be in time.
+        quantile: fraction of the queries that should be in time.
         seed: of arrivals and batch sizes.
 
     Raises:
-        InputError: something that cannot be used.
+        InputError: an argument or file cannot be used.
         InfeasibleError: too few of the queries can be answered in time.
     """
     from partita.simulator import Arrivals, SimulationRequest, ask, play  # noqa: PLC0415 -- numba is slow to import

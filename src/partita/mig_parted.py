@@ -1,7 +1,8 @@
 """Configs of NVIDIA's nvidia-mig-parted, in and out (github.com/NVIDIA/mig-parted, README and api/spec/v1).
 
-A config gives counts and says for which GPUs of a node by index and by PCI number, never which GPUs a node has: that
-is asked of the cluster, or given. Starts are chosen here, where something stands already so that it stays.
+A config gives the number of instances of each profile, for GPUs selected by their index on a node and by PCI number.
+It does not state which GPUs a node has; the caller gives those. Starts are chosen here, so that existing instances
+stay where possible.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from partita.planning.plan import Plan, PlannedGpu
 
 OWN = "partita-"
-"""Begins the names of the configs that `partita export mig-parted` writes; the node's name follows."""
+"""Prefix of the names of configs that `partita export mig-parted` writes, before the node's name."""
 
 # Reading a config
 
@@ -53,8 +54,8 @@ def _whole_instance(name: str) -> None:
     if re.match(r"\d+c\.", name):
         whole = name.split(".", 1)[1]
         raise InputError(
-            "compute instances of a part of a GPU instance are not made",
-            hint=f"take the whole of it: {whole}",
+            "compute instances smaller than their GPU instance are not supported",
+            hint=f"use the whole GPU instance: {whole}",
         )
 
 
@@ -66,9 +67,9 @@ class ConfigEntry(Value, rename="kebab"):
 
     Attributes:
         devices: indices on the node.
-        device_filter: PCI numbers, such as `0x20B210DE`, of the GPUs that it is for; None for any.
         mig_enabled: whether MIG mode is on.
-        mig_devices: how many of each profile.
+        mig_devices: number of instances of each profile.
+        device_filter: PCI numbers, such as `0x20B210DE`, of the GPUs that it applies to; None for all.
     """
 
     devices: Annotated[Literal["all"] | tuple[Whole, ...], Meta(examples=["all"])]
@@ -83,15 +84,17 @@ class ConfigEntry(Value, rename="kebab"):
         if self.mig_enabled and self.mig_devices is None:
             yield FieldFault((), "mig-devices is missing", 'for example mig-devices: {"1g.10gb": 7}')
         if not self.mig_enabled and self.counts:
-            yield FieldFault(("mig-devices",), "MIG devices, and mig-enabled is false", "leave one out")
+            yield FieldFault(
+                ("mig-devices",), "mig-enabled is false, but MIG devices are given", "leave one out"
+            )
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many of each profile that there are any of."""
+        """Number of instances of each profile, without zeros."""
         return {name: count for name, count in (self.mig_devices or {}).items() if count}
 
     def for_gpu(self, gpu: GpuModel) -> bool:
-        """Say whether its filter lets a GPU of that model pass."""
+        """Return whether its filter matches a GPU model."""
         if self.device_filter is None:
             return True
         words = (self.device_filter,) if isinstance(self.device_filter, str) else self.device_filter
@@ -109,18 +112,18 @@ class ConfigDocument(Value, rename="kebab"):
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A file's named configs, and where it is from."""
+    """A file's named configs, and the file."""
 
     source: DocumentSource
     configs: Mapping[str, tuple[ConfigEntry, ...]]
 
 
 def read_config(path: Path | str) -> Config:
-    """Read a config; `-` reads stdin. One in a Kubernetes ConfigMap, as the GPU operator has it, is taken out.
+    """Read a config, which may be inside a Kubernetes ConfigMap, as for the GPU operator; `-` reads stdin.
 
     Raises:
-        InputError: it cannot be read, is no such config, or a field is missing, unknown or wrong; all faults are told
-            with their lines.
+        InputError: it cannot be read, is not such a config, or a field is missing, unknown or wrong; all faults, with
+            their lines.
     """
     name = "<stdin>" if str(path) == "-" else str(path)
     data, source = parse(read_text(path), name)
@@ -140,16 +143,16 @@ def _inner(data: Mapping[str, Any], name: str) -> tuple[Any, DocumentSource]:
     for key, text in found.items() if isinstance(found, dict) else ():
         if isinstance(text, str) and "mig-configs" in text:
             return parse(text, f"{name} data.{key}")
-    raise InputError("this ConfigMap holds no mig-parted config", where=name, hint="name the one that does")
+    raise InputError("this ConfigMap has no mig-parted config", where=name, hint="give the one that has it")
 
 
 @dataclass(frozen=True, slots=True)
 class ImportedLayouts:
-    """What became of a config.
+    """The layouts of a config.
 
     Attributes:
-        layouts: of the GPUs that it mentions, and of others as they stand.
-        notes: what was assumed or left out, for the user to read.
+        layouts: of the GPUs that it mentions; the others are as they were.
+        notes: for the user: what was assumed or left out.
     """
 
     layouts: Layouts
@@ -163,12 +166,12 @@ def chosen(
 
     Args:
         config: the file.
-        asked: the config for all nodes; without it the file's only one, or the one of each node's own name as
-            `partita export` writes them.
+        asked: name of the config for all nodes; None for the config with each node's name, as `partita export` writes
+            them, otherwise the file's only one.
         nodes: names.
 
     Raises:
-        InputError: it cannot be told which.
+        InputError: there is no such config, or the file has several and none was asked for.
     """
     if asked is not None:
         if asked not in config.configs:
@@ -190,15 +193,15 @@ def chosen(
 
 
 def as_layouts(config: Config, there: Sequence[DeployedGpu], asked: str | None = None) -> ImportedLayouts:
-    """Return the layouts that a config asks of GPUs.
+    """Return the layouts that a config requires of GPUs.
 
     Args:
         config: the file.
-        there: the GPUs, with what stands on them; ids are node and index, `node-0/gpu-3`.
+        there: the GPUs, with their instances; ids are node and index, `node-0/gpu-3`.
         asked: as in `chosen`.
 
     Raises:
-        InputError: it asks for what these GPUs do not have or cannot hold; all faults are told with their lines.
+        InputError: it requires profiles or counts that these GPUs do not have; all faults, with their lines.
     """
     by_node: defaultdict[str, dict[int, DeployedGpu]] = defaultdict(dict)
     for gpu in there:
@@ -210,22 +213,22 @@ def as_layouts(config: Config, there: Sequence[DeployedGpu], asked: str | None =
     for node, (name, entries) in chosen(config, asked, list(by_node)).items():
         notes.append(f"{node}: {name}")
         try:
-            made, told = _node(("mig-configs", name), entries, by_node[node])
+            made, more = _node(("mig-configs", name), entries, by_node[node])
         except _UnfitError as error:
             faults.append(error.fault)
             continue
         found |= made
-        notes += told
+        notes += more
     if faults:
         raise config.source.refusal(faults)
     rest = [gpu.id for gpu in there if gpu.id not in found]
     if rest:
-        notes.append(f"the config does not mention {', '.join(rest)}: left as they stand")
+        notes.append(f"the config does not mention {', '.join(rest)}: left as they are")
     return ImportedLayouts(Layouts(tuple(found.get(gpu.id, gpu) for gpu in there)), tuple(notes))
 
 
 class _UnfitError(Exception):
-    """A config asks a GPU for what it does not have or cannot hold."""
+    """A config requires profiles or counts that a GPU does not have."""
 
     def __init__(self, path: FieldPath, what: str, hint: str | None = None) -> None:
         super().__init__(what)
@@ -235,10 +238,10 @@ class _UnfitError(Exception):
 def _node(
     config: FieldPath, entries: Sequence[ConfigEntry], gpus: Mapping[int, DeployedGpu]
 ) -> tuple[dict[str, DeployedGpu], list[str]]:
-    """Return what a node's entries ask of its GPUs, and notes; of two for one GPU the later holds.
+    """Return the layouts that a node's entries require of its GPUs, and notes; later entries override earlier ones.
 
     Raises:
-        _UnfitError: the first that cannot be.
+        _UnfitError: the first that is not possible.
     """
     found: dict[str, DeployedGpu] = {}
     notes: list[str] = []
@@ -256,16 +259,18 @@ def _node(
         for gpu in fitting:
             found[gpu.id] = _cut((*path, "mig-devices"), entry.counts, gpu)
             if gpu.id in by:
-                notes.append(f"{gpu.id}: of {written(by[gpu.id][0])} and {written(path)} the later holds")
+                notes.append(f"{gpu.id}: {written(path)} overrides {written(by[gpu.id][0])}")
             by[gpu.id] = path, entry
     off = ", ".join(gpu_id for gpu_id, (_, entry) in by.items() if not entry.mig_enabled)
     if off:
-        notes.append(f"{off}: mig-enabled is false, so nothing is cut; MIG mode itself is never turned off")
+        notes.append(
+            f"{off}: mig-enabled is false, so it gets no instances; MIG mode itself is never turned off"
+        )
     return found, notes
 
 
 def _cut(path: FieldPath, asked: Mapping[str, int], gpu: DeployedGpu) -> DeployedGpu:
-    """Return a GPU with so many of each profile, at starts that keep the most of what stands."""
+    """Return a GPU with these counts of profiles, at starts that keep the most existing instances."""
     model = gpu_model(gpu.model)
     counts: Counter[str] = Counter()
     for name, count in asked.items():
@@ -299,7 +304,7 @@ def _place(gpu: DeployedGpu | PlannedGpu) -> tuple[str, int]:
     found = _ID.fullmatch(gpu.id)
     if not found:
         hint = "mig-parted needs the GPU's index on its node, as in node-0/gpu-3"
-        raise InputError("the id does not say the node and the index", where=f"GPU {gpu.id}", hint=hint)
+        raise InputError("the id does not give the node and the index", where=f"GPU {gpu.id}", hint=hint)
     return found["node"], int(found["index"])
 
 
@@ -309,17 +314,17 @@ _Counts = tuple[tuple[str, int], ...]
 
 
 def mig_parted_config(plan: Plan | Layouts) -> dict[str, Any]:
-    """Make a config that nvidia-mig-parted reads, with one named config per node.
+    """Return a config for nvidia-mig-parted, with one named config per node.
 
-    Apply it on each node with `nvidia-mig-parted apply -f FILE -c partita-node-0`. GPUs that the plan does not use
-    are not mentioned, and so left as they are. A config has only counts: mig-parted chooses the starts, so instances
-    may stand elsewhere than in the plan.
+    Apply it on each node with `nvidia-mig-parted apply -f FILE -c partita-node-0`. It does not mention GPUs that the
+    plan does not use, so they stay as they are. A config has only counts: mig-parted chooses the starts, which may
+    differ from the plan's.
 
     Returns:
         The config as plain data. `devices` are indices on the node; GPUs with equal counts share an entry.
 
     Raises:
-        InputError: a GPU's id does not say its node and index, as in `node-0/gpu-3`.
+        InputError: a GPU's id does not give its node and index, as in `node-0/gpu-3`.
     """
     nodes: defaultdict[str, defaultdict[_Counts, list[int]]] = defaultdict(lambda: defaultdict(list))
     for gpu in plan.gpus:

@@ -149,8 +149,8 @@ def test_a_document_of_an_older_version_is_brought_to_the_newest_step_by_step() 
     ("change", "told"),
     [
         ({"apiVersion": "partita/v4"}, "apiVersion: partita/v4 is newer than this partita (update partita"),
-        ({"apiVersion": "partita/v0"}, "'partita/v0' is no version of this document (write apiVersion"),
-        ({"apiVersion": "apps/v1"}, "'apps/v1' is no version"),
+        ({"apiVersion": "partita/v0"}, "'partita/v0' is not a version of this document (write apiVersion"),
+        ({"apiVersion": "apps/v1"}, "'apps/v1' is not a version"),
         ({"kind": "Plan"}, "kind: must be 'Drawing', not 'Plan' (write kind: Drawing)"),
     ],
 )

@@ -1,12 +1,12 @@
-"""Plain data to checked values and back: the one place that decides what a document may hold and how faults are told.
+"""Plain data to checked values and back; all rules for documents and the texts of their faults are here.
 
-A document is a `Value`, a frozen struct whose annotations say what each field may be:
+A document is a `Value`, a frozen struct whose annotations define what each field may be:
 
     class Slo(Value):
         latency_ms: Annotated[float, Meta(gt=0, description="Longest latency, in milliseconds.", examples=[100])]
 
-`convert` makes it of plain data in C. Only where that fails are the data walked again, in Python, to tell every fault
-with its place, its reason and what mends it. The JSON schema is made from the same annotations.
+`convert` builds it from plain data in C. Only if that fails does Python walk the data again, to report every fault
+with its place, its reason and a hint. The JSON schema is generated from the same annotations.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ __all__ = [
 T = TypeVar("T")
 
 API = "partita"
-"""Of `apiVersion: partita/v1`, the name before the number."""
+"""The name before the version, as in `apiVersion: partita/v1`."""
 FieldPath = tuple[str | int, ...]
 """Keys and list indices from the document's root."""
 
@@ -75,9 +75,9 @@ MOST_FAULTS = 1_000
 
 @dataclass_transform(frozen_default=True)
 class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
-    """Base of what stands in documents: frozen, compared by value, and with no fields but those declared.
+    """Base of all parts of documents: frozen, compared by value, without unknown fields.
 
-    A class may have a method `faults`, which yields what is wrong between fields that are each right by themselves.
+    A class may have a method `faults`, which yields faults between fields that are each valid.
     """
 
     def replace(self, **changes: Any) -> Self:  # noqa: ANN401 -- values of any field
@@ -86,9 +86,13 @@ class Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, gc=False):
 
 
 class FieldFault(NamedTuple):
-    """Where in a document something is wrong, what, and how to mend it.
+    """A fault in a document.
 
-    `first` is where a name that stands twice stood first.
+    Attributes:
+        path: where it is.
+        what: what is wrong.
+        hint: how to mend it.
+        first: where a name that appears twice appears first.
     """
 
     path: FieldPath
@@ -98,7 +102,7 @@ class FieldFault(NamedTuple):
 
 
 def check(test: Callable[[Any], object]) -> Meta:
-    """Return what has a field's value go through a test that raises `InputError`, beside its type and bounds."""
+    """Return an annotation that tests a field's value with a function that raises `InputError`."""
     return Meta(extra={f"check {test.__module__}.{test.__qualname__}": test})  # a field may have several
 
 
@@ -113,7 +117,7 @@ def written(path: FieldPath) -> str:
 
 
 def path_of(text: str) -> FieldPath:
-    """Return the path that `written` wrote."""
+    """Return the path that `written` returned as text."""
     return tuple(int(index) if index else key for index, key in re.findall(r"\[(\d+)\]|([^.\[\]]+)", text))
 
 
@@ -122,15 +126,15 @@ class DocumentSource:
     """Where a document came from.
 
     Attributes:
-        name: what errors call it, mostly the file's path.
-        places: yields the path and the line of each of its parts, in their order; None where there is no text.
+        name: its name in errors, mostly the file's path.
+        places: yields path and line of each of its parts, in order; None if there is no text.
     """
 
     name: str
     places: Callable[[], Iterable[tuple[FieldPath, int]]] | None = None
 
     def lines(self, paths: Iterable[FieldPath]) -> dict[FieldPath, int]:
-        """Return the line of each path, or of the nearest thing around it; none where there is no text."""
+        """Return the line of each path, or of its nearest enclosing part; empty if there is no text."""
         if self.places is None:
             return {}
         paths = set(paths)
@@ -147,7 +151,7 @@ class DocumentSource:
         }
 
     def refusal(self, faults: Sequence[FieldFault]) -> InputError:
-        """Return one error that tells all faults, each with its line, its field, what is wrong and a hint."""
+        """Return one error with all faults, each with its line, its field, what is wrong and a hint."""
         shown = faults[:MOST_FAULTS]
         wanted = [path for fault in shown for path in (fault.path, fault.first) if path is not None]
         lines = self.lines(wanted)
@@ -163,15 +167,15 @@ class DocumentSource:
 
 @dataclass(frozen=True, slots=True)
 class DocumentKind(Generic[T]):
-    """A kind of document that has a name and a version in its file: `apiVersion: partita/v1`, `kind: Workload`.
+    """A kind of document with a header: `apiVersion: partita/v1`, `kind: Workload`.
 
     Attributes:
-        name: what `kind` says.
-        type: what its fields become.
-        hint: where such a document comes from, for those who gave something else.
-        others: hints for those who gave a document of another kind.
-        version: the number that is written, and the newest that is read.
-        migrations: from each older version, what makes its fields those of the next.
+        name: value of `kind`.
+        type: type of its fields together.
+        hint: where such a document comes from, shown for something that is none.
+        others: hints by the name of another kind, shown for a document of it.
+        version: the version that is written, and the newest that is read.
+        migrations: by older version, converts its fields to those of the next version.
     """
 
     name: str
@@ -183,14 +187,14 @@ class DocumentKind(Generic[T]):
 
     @property
     def header(self) -> dict[str, str]:
-        """The two fields that every document of this kind begins with."""
+        """The first two fields of every document of this kind."""
         return {"apiVersion": f"{API}/v{self.version}", "kind": self.name}
 
     def body(self, data: object, source: DocumentSource) -> dict[str, Any]:
-        """Return a document's own fields, as those of the newest version.
+        """Return a document's fields without the header, converted to the newest version.
 
         Raises:
-            InputError: it is of another kind or version. Of its other fields nothing is told: they may be right.
+            InputError: it is of another kind or version. Its other fields are not checked then.
         """
         if not isinstance(data, dict):
             what = (
@@ -221,7 +225,7 @@ class DocumentKind(Generic[T]):
                 ("apiVersion",), f"{text} is newer than this partita", f"update partita, or {newest}"
             )
         elif _version(text) < self.version and _version(text) not in self.migrations:
-            yield FieldFault(("apiVersion",), f"{text!r} is no version of this document", newest)
+            yield FieldFault(("apiVersion",), f"{text!r} is not a version of this document", newest)
 
     def _kind_faults(self, data: Mapping[str, Any]) -> Iterator[FieldFault]:
         if "kind" not in data:
@@ -261,10 +265,10 @@ _learning = threading.Lock()
 
 
 def readable(kind: type[T]) -> type[T]:
-    """Return a type for msgspec to read, once it knows it.
+    """Return a type after msgspec has analyzed it.
 
-    What msgspec keeps of a type is made when it is first met, and is in other threads' reach before it is whole: with
-    0.22.0, two threads that meet a type at once crash the interpreter.
+    msgspec caches its analysis of a type on first use, and other threads can see the cache before it is complete:
+    with 0.22.0, two threads that first use a type at the same time crash the interpreter.
     """
     if kind not in _learnt:
         with _learning:
@@ -277,9 +281,9 @@ def convert(data: object, kind: type[T] | DocumentKind[T], source: DocumentSourc
     """Return the value that plain data describe.
 
     Args:
-        data: dicts, lists, text, numbers, truth values and None; keys are text.
+        data: dicts, lists, text, numbers, Booleans and None; keys are text.
         kind: the type wanted, or the kind of document, whose header is then required.
-        source: what errors name.
+        source: where the data came from, for errors.
 
     Raises:
         InputError: all faults, each with its place.
@@ -298,32 +302,37 @@ def convert(data: object, kind: type[T] | DocumentKind[T], source: DocumentSourc
 
 
 def checked(value: T, name: str = "") -> T:
-    """Return a value that was made in code, held to the same rules as one that was read.
+    """Return a value that code built, checked by the same rules as one that was read.
+
+    Args:
+        value: the value.
+        name: of the value, in errors.
 
     Raises:
-        InputError: as `convert`; `name` is what it calls the value.
+        InputError: all faults, as `convert`.
     """
     return convert(to_data(value), type(value), DocumentSource(name))
 
 
 def to_data(value: object) -> Any:  # noqa: ANN401 -- plain data
-    """Return a value as plain data, as it stands in files; keys are text, and numpy's values are plain ones.
+    """Return a value as plain data, as in files; keys are text, and numpy's values become plain numbers and lists.
 
     Raises:
-        InputError: it holds something that no document can hold.
+        InputError: it contains something that documents cannot have.
     """
     return msgspec.to_builtins(value, str_keys=True, enc_hook=_plain)
 
 
 def _plain(value: object) -> object:
-    """Return what numpy, pandas, polars and Arrow have for a number, a text or a list as plain data."""
+    """Return plain data for numbers, texts and lists of numpy, pandas, polars and Arrow."""
     for name in ("tolist", "to_list", "as_py"):
         if callable(found := getattr(value, name, None)):
             return found()
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     raise InputError(
-        f"a {type(value).__name__} cannot stand in a document", hint="give numbers, texts, lists and mappings"
+        f"a {type(value).__name__} cannot be part of a document",
+        hint="give numbers, texts, lists and mappings",
     )
 
 
@@ -337,9 +346,9 @@ _Test: TypeAlias = "Callable[[Any], Sequence[FieldFault]]"
 
 @cache
 def _test(kind: Hashable) -> _Test | None:
-    """Return what finds the faults that types and bounds do not show, None if there can be none.
+    """Return a function that finds the faults beyond types and bounds; None if there can be none.
 
-    Made once for each type, so that a million services are tested in a second.
+    Cached by type, so that a million services are tested in a second.
     """
     return _made_test(_info(kind))
 
@@ -428,7 +437,7 @@ def _test_of_struct(node: inspect.StructType) -> _Test | None:
                 hint = fault.hint or (None if fault.path else example)
                 found.append(_below(key, fault._replace(hint=hint)))
         if whole is not None:
-            with suppress(InputError):  # of a field whose fault is told already
+            with suppress(InputError):  # raised by a field whose fault is reported already
                 found += whole(value)
         return found
 
@@ -441,11 +450,11 @@ def _below(step: str | int, fault: FieldFault) -> FieldFault:
     )
 
 
-# What is wrong with plain data
+# Faults of plain data
 
 
 def _walk(node: inspect.Type, value: Any, path: FieldPath, example: str | None) -> Iterator[FieldFault]:  # noqa: ANN401 -- data
-    """Yield all that keeps plain data from being of a type; `example` is a hint for faults of this field."""
+    """Yield all faults of plain data of a type; `example` is the hint for faults of this field."""
     bare = _bare(node)
     if isinstance(bare, inspect.UnionType):
         chosen = _member(bare, value)
@@ -461,7 +470,7 @@ def _walk(node: inspect.Type, value: Any, path: FieldPath, example: str | None) 
 
 
 def _member(node: inspect.UnionType, value: object) -> inspect.Type | str | None:
-    """Return the type of a union that a value is meant to be, None if it is null and may be, or why it is none."""
+    """Return the union's member that a value is meant to be; None for an allowed null; text if it is none of them."""
     if value is None and any(isinstance(each, inspect.NoneType) for each in node.types):
         return None
     types = [each for each in node.types if not isinstance(each, inspect.NoneType)]
@@ -546,7 +555,7 @@ def _mapping(
     if len(value) < (node.min_length or 0):
         yield FieldFault(path, "must be a mapping, not empty", example)
     if node.max_length is not None and len(value) > node.max_length:
-        yield FieldFault(path, f"must have at most {node.max_length} keys, and has {len(value)}")
+        yield FieldFault(path, f"must have at most {node.max_length} keys, but has {len(value)}")
     for key, each in value.items():
         bare = node.key_type.type if isinstance(node.key_type, inspect.Metadata) else node.key_type
         number = (
@@ -598,7 +607,7 @@ def _list(
     elif len(value) < (node.min_length or 0):
         yield FieldFault(path, "must be a list, not empty", example)
     elif node.max_length is not None and len(value) > node.max_length:
-        yield FieldFault(path, f"must have at most {node.max_length} items, and has {len(value)}")
+        yield FieldFault(path, f"must have at most {node.max_length} items, but has {len(value)}")
     else:
         for index, each in enumerate(value):
             yield from _walk(node.item_type, each, (*path, index), example)
@@ -619,7 +628,7 @@ def _choice(
 
 _WALKS: dict[type[inspect.Type], Callable[[Any, Any, FieldPath, str | None], Iterator[FieldFault]]] = {
     inspect.StructType: _struct,
-    inspect.DataclassType: _struct,  # records of Partita's own, where unknown fields are those of a newer one
+    inspect.DataclassType: _struct,  # Partita's own records, whose unknown fields are of newer versions
     inspect.VarTupleType: _list,
     inspect.ListType: _list,
     inspect.DictType: _mapping,
@@ -645,7 +654,7 @@ def _example(each: inspect.Field) -> str | None:
 
 
 def _flow(value: object) -> str:
-    """Return a value as YAML writes it on one line."""
+    """Return a value as YAML on one line (flow style)."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{key}: {_flow(each)}" for key, each in value.items()) + "}"
     if isinstance(value, list):
@@ -661,7 +670,7 @@ def _shown(value: object) -> str:
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
     if isinstance(value, int) and abs(value) >= 10**15:
-        return f"a number of {len(str(value)):,} digits" if abs(value) < 10**4000 else "a number without end"
+        return f"a number of {len(str(value)):,} digits" if abs(value) < 10**4000 else "a huge number"
     text = ascii(value) if isinstance(value, str) and not value.isprintable() else repr(value)
     text = f"{value:.15g}" if isinstance(value, int | float) else text
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -689,7 +698,7 @@ def _finite(value: float) -> bool:
 
 
 def schema(kind: DocumentKind[Any] | type) -> dict[str, Any]:
-    """Return the JSON schema of a kind of document, made from the types of its fields."""
+    """Return the JSON schema of a kind of document, generated from the types of its fields."""
     wanted = kind.type if isinstance(kind, DocumentKind) else kind
     made = json.loads(msgspec.json.encode(msgspec.json.schema(wanted)))
     parts = made.pop("$defs", {})

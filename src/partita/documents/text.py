@@ -1,7 +1,7 @@
-"""Text to plain data and values, and back: JSON, YAML and TOML, with a line for whatever cannot be read.
+"""Text to plain data and values, and back: JSON, YAML and TOML, with the line of every fault.
 
-`read` is for what users write, YAML 1.2 or JSON. Workers' processes read JSON alone and import little, so YAML's and
-TOML's parsers are imported when they are needed.
+`read` reads users' files, YAML 1.2 or JSON. Workers read only JSON and import little, so the parsers of YAML and TOML
+are imported when they are needed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read(path: Path | str, kind: type[T] | DocumentKind[T]) -> T:
         kind: the type wanted, or the kind of document, whose header is then required.
 
     Raises:
-        InputError: the file cannot be read, or all that is wrong in it, each with `file:line`, the field and a hint.
+        InputError: the file cannot be read; or all its faults, each with `file:line`, the field and a hint.
     """
     data, source = parse(read_text(path), "<stdin>" if str(path) == "-" else str(path))
     return convert(data, kind, source)
@@ -44,22 +44,22 @@ def read(path: Path | str, kind: type[T] | DocumentKind[T]) -> T:
 def parse(
     text: str, name: str, on_object: Callable[[dict[str, Any]], dict[str, Any]] | None = None
 ) -> tuple[Any, DocumentSource]:
-    """Return the plain data of a YAML or JSON text, and what finds its lines.
+    """Return the plain data of a YAML or JSON text, and the source that finds its lines.
 
     Args:
-        text: the document; what starts like JSON is tried as JSON first, which is ten times as fast.
-        name: what errors call it.
-        on_object: what takes the place of each object of JSON.
+        text: the document; if it starts like JSON it is first read as JSON, which is ten times as fast.
+        name: its name in errors.
+        on_object: replaces each object of JSON.
 
     Raises:
-        InputError: it is neither; `where` is `name:line`.
+        InputError: it is neither YAML nor JSON; `where` is `name:line`.
     """
     no_json: InputError | None = None
     if text.lstrip()[:1] in ("{", "["):
         try:
             return json_data(text, name, on_object), DocumentSource(name, partial(_json_places, text))
         except InputError as error:
-            # YAML includes JSON with other rules for keys and quotes; what was cut short is neither.
+            # It may be YAML that starts with a bracket; a text with another fault, such as a cut end, is not.
             if not error.what.startswith("not JSON"):
                 raise
             no_json = error if _LIKE_JSON.match(text) else None
@@ -74,7 +74,7 @@ _LIKE_JSON = re.compile(r"[\s\[{]*\"")
 
 
 def decode(text: str | bytes, kind: type[T], name: str) -> T:
-    """Return the value of a JSON text that Partita wrote itself, made in C: of keys that stand twice the last holds.
+    """Return the value of a JSON text that Partita wrote, decoded in C; of a repeated key the last value counts.
 
     Raises:
         InputError: as `parse_json`.
@@ -89,13 +89,13 @@ def parse_json(text: str, kind: type[T] | DocumentKind[T], name: str) -> T:
     """Return the value that a JSON text describes.
 
     Raises:
-        InputError: it is no JSON, or not of that kind; all faults are told with their lines.
+        InputError: it is not JSON, or not of that kind; all faults, with their lines.
     """
     return convert(json_data(text, name), kind, DocumentSource(name, partial(_json_places, text)))
 
 
 class _RepeatedKeyError(Exception):
-    """An object that says a key twice."""
+    """An object has a key twice."""
 
 
 def json_data(
@@ -105,11 +105,11 @@ def json_data(
 
     Args:
         text: the document.
-        name: what errors call it.
-        on_object: what takes the place of each object, called when it is complete.
+        name: its name in errors.
+        on_object: replaces each object once that is complete.
 
     Raises:
-        InputError: it is empty, ends in the middle, is no JSON, is nested too deep, or has a key twice.
+        InputError: it is empty, cut short, not JSON, nested too deep, or has a key twice.
     """
 
     def made(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -143,9 +143,9 @@ _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{},:]|\n|[^\s\[\]{},:"]+', re.DOTAL
 
 
 def _json_places(text: str) -> Iterator[tuple[FieldPath, int]]:
-    """Yield the path and the line of every object's entry and list's item of a JSON text, in their order."""
-    path: list[Any] = []  # one step per open container; None in an object that waits for a key
-    line, fresh = 1, False  # whether a list waits for its next item
+    """Yield the path and line of every entry and list item of a JSON text, in order."""
+    path: list[Any] = []  # one step per open container; None in an object before its next key
+    line, fresh = 1, False  # `fresh`: the next value is a list item
     for token in _TOKEN.finditer(text):
         mark = token[0]
         if mark == "\n":
@@ -174,10 +174,15 @@ def _json_places(text: str) -> Iterator[tuple[FieldPath, int]]:
 
 
 def parse_toml(text: str, name: str, hint: str) -> tuple[dict[str, Any], DocumentSource]:
-    """Return the plain data of a TOML text, and what finds its lines; `hint` is for text that is none.
+    """Return the plain data of a TOML text, and the source that finds its lines.
+
+    Args:
+        text: the document.
+        name: its name in errors.
+        hint: for text that is not TOML.
 
     Raises:
-        InputError: it is no TOML, with line and column.
+        InputError: it is not TOML, with line and column.
     """
     import tomllib  # noqa: PLC0415 -- workers read no TOML
 
@@ -187,15 +192,15 @@ def parse_toml(text: str, name: str, hint: str) -> tuple[dict[str, Any], Documen
         what = str(error)
         at = re.search(r" \(at (line (\d+), column (\d+)|end of document)\)$", what)
         where = f"{name}:{at[2]}:{at[3]}" if at and at[2] else name
-        told = what[: at.start()] if at and at[2] else what
-        raise InputError(f"not TOML: {told[:1].lower()}{told[1:]}", where=where, hint=hint) from None
+        what = what[: at.start()] if at and at[2] else what
+        raise InputError(f"not TOML: {what[:1].lower()}{what[1:]}", where=where, hint=hint) from None
     except RecursionError:
         raise InputError("not TOML: nested too deep", where=name, hint=hint) from None
     return data, DocumentSource(name, partial(_toml_places, text))
 
 
 def _toml_places(text: str) -> Iterator[tuple[FieldPath, int]]:
-    """Yield the path and the line of each table and each of its keys that has a line of its own."""
+    """Yield the path and line of each table, and of each key that has a line of its own."""
     table: FieldPath = ()
     count: dict[str, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -214,7 +219,7 @@ def _toml_places(text: str) -> Iterator[tuple[FieldPath, int]]:
 
 
 def line(value: object) -> str:
-    """Return a value as JSON on one line, in ASCII; whole numbers as `number` returns them have no `.0`."""
+    """Return a value as JSON on one line, in ASCII."""
     try:
         text = msgspec.json.format(msgspec.json.encode(value), indent=0).decode()
     except UnicodeEncodeError:
@@ -223,7 +228,7 @@ def line(value: object) -> str:
 
 
 def compact(value: object) -> str:
-    """Return a value as JSON in few characters; half a surrogate pair, as names of files may have, is escaped."""
+    """Return a value as JSON without spaces; lone surrogates, as file names may have, are escaped."""
     try:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError:
@@ -231,7 +236,7 @@ def compact(value: object) -> str:
 
 
 def number(value: float) -> int | float:
-    """Return a number that JSON writes in the fewest digits: a whole one without `.0`."""
+    """Return a number as an int if it is whole, so that JSON writes it without `.0`."""
     return int(value) if float(value).is_integer() and abs(value) < 2**53 else float(value)
 
 
@@ -241,13 +246,13 @@ def write(
     parts: Mapping[str, Value | str | Iterable[Value | str]],
     head: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a document as JSON of which `diff` can compare two; the text is never held as a whole.
+    """Write a document as JSON with line breaks that suit `diff`, without building the whole text in memory.
 
     Args:
         kind: its kind, whose header comes first.
-        stream: where to.
-        parts: its large fields, each a value, or the items of a list, which get a line each. Text is JSON already.
-        head: its small fields, which stand in the first line.
+        stream: where it is written.
+        parts: its large fields, each a value or the items of a list, one a line. A text is written as it is, as JSON.
+        head: its small fields, written on the first line.
     """
     stream.write(json.dumps({**kind.header, **(head or {})})[:-1])
     for name, part in parts.items():

@@ -1,8 +1,8 @@
-"""YAML 1.2 to plain data, quickly, and with a line for whatever cannot be read.
+"""YAML 1.2 to plain data, fast, and with the line of every fault.
 
-YAML is read by the core schema of YAML 1.2, not by YAML 1.1: `on` and `no` are text, `1e3` is a number. Data are
-built from the parser's events: that is fast, repeated keys are seen, aliases cannot multiply without bound, and
-nothing but plain values can come out.
+Values follow the core schema of YAML 1.2, not YAML 1.1: `on` and `no` are text, `1e3` is a number. Data are built
+from the parser's events. That is fast, finds repeated keys, limits how much aliases can multiply, and yields only
+plain values.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from partita.documents.codec import FieldPath
 
 MOST_REPEATED = 100_000
-"""Values that all aliases together may stand for."""
+"""Most values that all aliases together may stand for."""
 
 Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def _events(text: str) -> Callable[[], Any]:
-    """Return what gives the parser's next event; the last is the stream's end."""
+    """Return a function that returns the parser's next event; the last is the end of the stream."""
     give: Callable[[], Any] = Loader(text).get_event
     return give
 
@@ -51,11 +51,11 @@ def yaml_data(text: str, name: str, no_json: InputError | None = None) -> object
 
     Args:
         text: the document.
-        name: what errors call it.
-        no_json: what is said of text that is no YAML either, where it looks like JSON.
+        name: its name in errors.
+        no_json: raised if it is not YAML either, for text that looks like JSON.
 
     Raises:
-        InputError: it is no YAML, or what YAML allows and a document may not hold; `where` is `name:line`.
+        InputError: it is not YAML, or uses YAML that documents may not have; `where` is `name:line`.
     """
     try:
         return _Builder(_events(text), name).document()
@@ -64,7 +64,7 @@ def yaml_data(text: str, name: str, no_json: InputError | None = None) -> object
 
 
 class _Builder:
-    """Builds one document. `_size` is how many values the document has so far, those of aliases included."""
+    """Builds one document; `_size` counts its values so far, including those of aliases."""
 
     def __init__(self, give: Callable[[], Any], name: str) -> None:
         self._next = give
@@ -174,15 +174,15 @@ def _syntax(error: yaml.YAMLError, text: str, name: str) -> InputError:
 def _depth(text: str) -> int:
     """Return how many brackets are open at the end of a text.
 
-    The parser looks ahead of the builder, and libyaml has a limit of its own from one version to the next.
+    The parser, which reads ahead of the builder, may fail first on deep nesting: some versions of libyaml limit it.
     """
     bare = _QUOTED.sub("", text)
     return bare.count("[") + bare.count("{") - bare.count("]") - bare.count("}")
 
 
 def yaml_places(text: str) -> Iterator[tuple[FieldPath, int]]:
-    """Yield the path and line of every mapping entry and list item, in the document's order."""
-    path: list[Any] = []  # one step per open container; None in a mapping that waits for a key
+    """Yield the path and line of every mapping entry and list item, in order."""
+    path: list[Any] = []  # one step per open container; None in a mapping before its next key
     give = _events(text)
     while (kind := type(event := give())) is not yaml.StreamEndEvent:
         if kind in (yaml.MappingEndEvent, yaml.SequenceEndEvent):
@@ -208,6 +208,6 @@ def yaml_places(text: str) -> Iterator[tuple[FieldPath, int]]:
 
 
 def _close(path: list[Any]) -> None:
-    """Let the mapping that encloses a value that has ended wait for its next key."""
+    """After a value has ended, set the enclosing mapping to before its next key."""
     if path and isinstance(path[-1], str):
         path[-1] = None

@@ -1,5 +1,5 @@
-"""Processes of this host (Linux): started, known again, watched and ended. It knows nothing of what they are for.
+"""Processes of this host (Linux): starting, identifying, watching and ending them, whatever they do.
 
-`table` reads /proc, and `launch` starts a process as another user; both import next to nothing, as the watcher of a
-job does. `keeper` is for everybody else.
+`table` reads /proc, and `launch` starts a process as another user; both import next to nothing, for the watcher of a
+job. All other code uses `keeper`.
 """

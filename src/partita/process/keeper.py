@@ -1,8 +1,8 @@
-"""Starts processes, learns when they end, knows them again after a restart, and ends them with all they began.
+"""Starts processes, notices their end, finds them again after a restart, and ends them with all their descendants.
 
-A process leads a session and a group of its own, unless it is to be of ours: Ctrl-C is for us to hand on, and one
-signal reaches all of it. It is taken from the kernel's table as soon as it ends (`Child`), though nobody asks. One
-that outlives us is known again by a `ProcessIdentity`, which whoever starts it writes down before and after.
+A process leads a session and a group of its own by default: Ctrl-C does not reach it directly, and one signal reaches
+the whole group. It is reaped as soon as it ends (`Child`). A process that outlives its parent is found again by its
+`ProcessIdentity`, which the parent records.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 PIPE = subprocess.PIPE
 KILLED_S = 30.0
-"""Seconds after SIGKILL at which a process that does not go (a GPU that hangs) is given up."""
+"""Seconds after SIGKILL when a process that has not ended (its GPU hangs) is given up."""
 _LOOK_S = 0.05
 _SET_DEATH_SIGNAL = 1
 
@@ -48,25 +48,26 @@ def start(
     Args:
         command: the program, found in the environment's PATH, and its arguments.
         environment: all of its environment.
-        stdin: `PIPE` for a pipe that ends when we do, so that it can end with us; else it has none.
-        output: the file that its output is added to, cut down first if it has grown long; `PIPE`; None for ours.
-        errors: the file of its standard error; with its output if None.
-        inherited: open files that it gets under the same numbers, beside these three.
-        apart: whether it leads a session of its own, and may outlive us. Otherwise it is of our group, and the kernel
-            kills it when the thread that starts it ends (PR_SET_PDEATHSIG, prctl(2)).
-        ended: is called in a thread of the keeper's once it has ended.
+        stdin: `PIPE` for a pipe that closes when this process ends, so that the child can end, too; None for no
+            input.
+        output: the file to which its output is appended, first shortened if it is long; `PIPE`; None for our own.
+        errors: the file for its standard error; None sends it to the output.
+        inherited: further open descriptors that it gets, under the same numbers.
+        apart: whether it leads a session of its own and may outlive this process. Otherwise it is in our group, and
+            the kernel kills it when the thread that starts it ends (PR_SET_PDEATHSIG, prctl(2)).
+        ended: called in the reaper's thread once it has ended.
 
     Raises:
         OSError: it cannot be started.
     """
-    prctl = ctypes.CDLL(None).prctl  # before it forks
+    prctl = ctypes.CDLL(None).prctl  # loaded before the fork
     log = None
     if isinstance(output, Path):
         log = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         if log is not None:
-            keep_short(log)  # the last one may have died of what it wrote
-        process = subprocess.Popen(  # noqa: S603 -- what is run is for the caller to answer
+            keep_short(log)
+        process = subprocess.Popen(  # noqa: S603 -- the caller is responsible for the command
             list(command),
             env=dict(environment),
             stdin=subprocess.DEVNULL if stdin is None else stdin,
@@ -74,7 +75,7 @@ def start(
             stderr=errors if errors is not None or output is None else subprocess.STDOUT,
             pass_fds=tuple(inherited),
             start_new_session=apart,
-            # One call of the system, which takes no lock.
+            # A single system call, which takes no lock.
             preexec_fn=None if apart else lambda: prctl(_SET_DEATH_SIGNAL, signal.SIGKILL),  # noqa: PLW1509
         )
     finally:
@@ -86,12 +87,12 @@ def start(
 
 
 class Child:
-    """A process that we have started; safe in threads.
+    """A child process; thread-safe.
 
     Attributes:
-        pid: its number, which is nobody else's until it has ended.
-        stdin: the pipe to it, if it was asked for.
-        stdout: the pipe from it, likewise.
+        pid: its pid, which is not reused before it has ended.
+        stdin: the pipe to it, if `PIPE` was given.
+        stdout: the pipe from it, if `PIPE` was given.
     """
 
     def __init__(
@@ -99,8 +100,8 @@ class Child:
     ) -> None:
         self._process = process
         self._apart = apart
-        self._told = ended
-        # What ended is reaped under the lock alone: while somebody else holds it, the pid cannot become another's.
+        self._on_end = ended
+        # Reaping holds this lock, so that the pid cannot be reused while another thread holds it.
         self._lock = threading.Lock()
         self._over = threading.Event()
         self.pid = process.pid
@@ -113,47 +114,47 @@ class Child:
         return self._process.returncode if self._over.is_set() else None
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Wait until it has ended, or for so many seconds; return `returncode`."""
+        """Wait until it has ended, or for at most `timeout_s` seconds; return `returncode`."""
         self._over.wait(timeout_s)
         return self.returncode
 
     def signal(self, which: signal.Signals) -> None:
-        """Send it a signal, and to nothing that it has started; nothing where it has ended."""
+        """Send a signal to it alone, not to its descendants, unless it has ended."""
         with self._lock:
             if not self._over.is_set():
                 table.send(self.pid, which)
 
     def kill(self) -> None:
-        """End it by force, and its group if it leads one; nothing where it has ended."""
+        """Kill it, and its group if it leads one, unless it has ended."""
         with self._lock:
             if not self._over.is_set():
                 (table.send_group if self._apart else table.send)(self.pid, signal.SIGKILL)
 
     def end(self, grace_s: float) -> int | None:
-        """Ask it to end, then end it by force; return `returncode`, None if it does not even go then."""
+        """Send SIGTERM, then after the grace SIGKILL; return `returncode`, None if it does not end even then."""
         self.signal(signal.SIGTERM)
         if self.wait(grace_s) is None:
             self.kill()
         return self.wait(KILLED_S)
 
     def close(self) -> None:
-        """Let go of the pipes."""
+        """Close the pipes."""
         for stream in (self.stdin, self.stdout):
             if stream is not None:
                 with suppress(BrokenPipeError):
                     stream.close()
 
     def reap(self) -> None:
-        """Take it from the kernel's table: for the keeper's thread, which knows that it has ended."""
+        """Reap it after it has ended; only the reaper's thread calls this."""
         with self._lock:
             self._process.wait()
             self._over.set()
-        if self._told is not None:
-            self._told(self)
+        if self._on_end is not None:
+            self._on_end(self)
 
 
 class _Reaper:
-    """One thread that waits for all children; it starts with the first."""
+    """One thread that reaps all children; it starts with the first child."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -161,7 +162,7 @@ class _Reaper:
         self._children: dict[int, Child] = {}
 
     def watch(self, child: Child) -> None:
-        # A handle of the process: it can be read once that has ended (pidfd_open(2)).
+        # A pidfd becomes readable when its process has ended (pidfd_open(2)).
         handle = os.pidfd_open(child.pid)
         with self._lock:
             if self._epoll is None:
@@ -173,16 +174,14 @@ class _Reaper:
     def _run(self, epoll: select.epoll) -> None:
         while True:
             for handle, _ in epoll.poll():
-                with self._lock:
-                    child = self._children.pop(
-                        handle
-                    )  # first: once it is closed, the number is given out again
+                with self._lock:  # before the handle is closed: its number is then reused
+                    child = self._children.pop(handle)
                 epoll.unregister(handle)
                 os.close(handle)
                 child.reap()
 
     def forget(self) -> None:
-        """Begin anew in a process that was forked from ours: it has neither the thread nor the children."""
+        """Reset after a fork, in the child: it has neither the thread nor the children."""
         self.__init__()  # type: ignore[misc]
 
 
@@ -192,14 +191,14 @@ os.register_at_fork(after_in_child=_reaper.forget)
 
 @dataclass(frozen=True, slots=True)
 class ProcessIdentity:
-    """How a process and its descendants are recognized, whoever started them.
+    """Identifies a process and its descendants across restarts of this one.
 
     Attributes:
-        boot: the boot of the host in which it runs.
-        mark: `NAME=value`, carried by its environment.
-        pid: of the first process; None until it is known, and then the mark finds it.
-        started: when that began, in clock ticks since boot.
-        seen: others of its processes that were seen, with when they began.
+        boot: id of the boot of the host in which it runs.
+        mark: `NAME=value`, set in its environment.
+        pid: of the first process; None until known, when only the mark finds it.
+        started: start of the first process, in clock ticks since boot.
+        seen: pid and start of further processes that were seen.
     """
 
     boot: str
@@ -209,7 +208,7 @@ class ProcessIdentity:
     seen: tuple[tuple[int, int], ...] = ()
 
     def leader(self) -> int | None:
-        """Return the pid of its first process if that lives."""
+        """Return the pid of its first process; None if that has ended."""
         if self.boot != table.boot_id():
             return None
         if self.pid is None:
@@ -218,31 +217,31 @@ class ProcessIdentity:
         return self.pid if began is not None and began == self.started else None
 
     def owns(self, pid: int) -> bool:
-        """Say whether a process is one of its own."""
+        """Return whether a process is one of its own."""
         return pid == self.pid or table.carries(pid, self.mark)
 
     def members(self) -> set[int]:
-        """Return all its processes that live: those that were seen, carry its mark, or are in its session."""
+        """Return its running processes: those that were seen, have its mark, or are in its session."""
         if self.boot != table.boot_id():
             return set()
         known = ((self.pid, self.started), *self.seen)
         found = {pid for pid, began in known if pid and began and table.started_at(pid) == began}
         found |= table.carrying(self.mark)
         if self.pid is not None and table.started_at(self.pid) in (None, self.started):
-            # The session's leader may be gone: what is in its session began after it, and no pid is given out while a
-            # session bears it.
+            # The session's leader may have ended; the members started after it, and its pid is not reused while the
+            # session exists.
             since = self.started or 0
             found |= {pid for pid in table.session(self.pid) if (table.started_at(pid) or 0) >= since}
         return {pid for pid in found if table.started_at(pid) is not None} - {os.getpid()}
 
     def terminate(self) -> None:
-        """Ask it to end: SIGTERM to the group of its first process, if that lives."""
+        """Send SIGTERM to the group of its first process, if that runs."""
         leader = self.leader()
         if leader is not None:
             table.send_group(leader, signal.SIGTERM)
 
     def kill(self, patience_s: float = KILLED_S) -> tuple[set[int], set[int]]:
-        """End all its processes by force; return those that were there, and those that do not go."""
+        """Kill all its processes; return the pids of those killed, and of those that do not end."""
         killed: set[int] = set()
         end = time.monotonic() + patience_s
         while found := self.members():
@@ -255,19 +254,19 @@ class ProcessIdentity:
         return killed, set()
 
     def end(self, grace_s: float) -> bool:
-        """Ask it to end, and end by force what is left of it once its first process is gone, or after the grace.
+        """Send SIGTERM, and kill all its processes once the first one has ended, or after the grace.
 
         Returns:
-            Whether it is gone.
+            Whether all have ended.
         """
         self.terminate()
         end = time.monotonic() + grace_s
         while self.leader() is not None and time.monotonic() < end:
             time.sleep(_LOOK_S)
-        # What it leaves behind would keep its device in use.
+        # Processes that the first one leaves would keep its device in use.
         return not self.kill()[1]
 
 
 def how_it_ended(code: int) -> str:
-    """Return an exit code (-n after signal n) in words that follow "the process"."""
+    """Return an exit code (-n after signal n) as a predicate for "the process"."""
     return f"was killed by signal {-code}" if code < 0 else f"ended with {code}"

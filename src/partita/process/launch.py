@@ -1,6 +1,6 @@
-"""Starts a process as another user, with limits, in a session of its own, and with nothing of its parent's.
+"""Starts a process as another user, with limits, in a session of its own, without its parent's files and signals.
 
-It is for a small parent that stays with its child to its end: it forks, so it must have one thread.
+It forks, so the parent must have one thread only; the child is killed when the parent ends.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from typing import NoReturn
 
 NO_START = 125
-"""Exit code where a process could not be prepared, as with `docker run`; 126 and 127 are the shell's."""
+"""Exit code if a process could not be prepared, as with `docker run`; 126 and 127 are as in a shell."""
 
 _SET_DEATH_SIGNAL, _SET_NAME, _SET_SUBREAPER = 1, 15, 36  # prctl(2)
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -28,8 +28,8 @@ class NotStartedError(Exception):
     """A process could not be started.
 
     Args:
-        why: in words.
-        code: the exit code that tells it.
+        why: the reason.
+        code: the exit code that stands for it.
     """
 
     def __init__(self, why: str, code: int = NO_START) -> None:
@@ -39,7 +39,7 @@ class NotStartedError(Exception):
 
 
 class User:
-    """Whom a process runs as."""
+    """The user that a process runs as."""
 
     __slots__ = ("gid", "groups", "name", "uid")
 
@@ -51,7 +51,7 @@ class User:
 
 
 def become_subreaper(name: str) -> None:
-    """Take in the processes that our children leave behind, and bear a name of our own."""
+    """Become the parent of orphaned descendants, and set the name of this process (prctl(2))."""
     _libc.prctl(_SET_SUBREAPER, 1, 0, 0, 0)
     _libc.prctl(_SET_NAME, name.encode(), 0, 0, 0)
 
@@ -67,20 +67,20 @@ def start_as(
     data_bytes: int | None,
     oom_score: int,
 ) -> int:
-    """Start a process that is killed when we end; return its pid.
+    """Start a process that is killed when this one ends; return its pid.
 
     Args:
         command: the program, found in the environment's PATH, and its arguments.
         environment: all of its environment.
-        directory: where it begins.
-        user: whom it runs as; another than ours needs root.
-        umask: of its files.
-        output: open file that its output goes to.
-        data_bytes: most private writable memory it may have; None for no limit.
-        oom_score: from 0 to 1000, the likelier it is to be killed when the host's memory runs out.
+        directory: its working directory.
+        user: the user it runs as; another user than the current one needs root.
+        umask: its umask.
+        output: descriptor for its output.
+        data_bytes: most private writable memory (RLIMIT_DATA); None for no limit.
+        oom_score: 0 to 1000; the higher, the likelier the kernel kills it when the host's memory runs out.
 
     Raises:
-        NotStartedError: it cannot be.
+        NotStartedError: it cannot be started.
     """
     _require(user)
     parent = os.getpid()
@@ -96,9 +96,9 @@ def start_as(
             _limit(data_bytes, oom_score)
             step = "user"
             _become(user)
-            # After the change of user, which clears it; and the parent may be gone already.
+            # After the change of user, which would clear it.
             _libc.prctl(_SET_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0)
-            if os.getppid() != parent:
+            if os.getppid() != parent:  # it ended before the call above
                 os._exit(NO_START)
             step = "directory"
             os.chdir(directory)
@@ -132,7 +132,7 @@ def _require(user: User) -> None:
     except KeyError:
         known = None
     if known != user.name:
-        raise NotStartedError(f"there is no user {user.name} with id {user.uid} any more")
+        raise NotStartedError(f"there is no longer a user {user.name} with id {user.uid}")
 
 
 def _wire(output: int) -> None:
@@ -141,7 +141,7 @@ def _wire(output: int) -> None:
     os.dup2(output, 1)
     os.dup2(output, 2)
     for each in range(1, signal.NSIG):
-        if each not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):  # the last two are the C library's own
+        if each not in (signal.SIGKILL, signal.SIGSTOP, 32, 33):  # the C library reserves 32 and 33
             signal.signal(each, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
@@ -149,13 +149,13 @@ def _wire(output: int) -> None:
 def _limit(data_bytes: int | None, oom_score: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if data_bytes is not None:
-        # Private writable memory; RLIMIT_AS would count what is only mapped, libraries above all.
+        # Not RLIMIT_AS, which also counts mapped files such as libraries.
         resource.setrlimit(resource.RLIMIT_DATA, (data_bytes, data_bytes))
     try:
         handle = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
         os.write(handle, str(oom_score).encode())
     except OSError:
-        return  # what the host refuses does not keep the process from starting
+        return  # the process starts without it
 
 
 def _become(user: User) -> None:
@@ -166,7 +166,7 @@ def _become(user: User) -> None:
 
 
 def _execute(command: list[str], environment: Mapping[str, str]) -> NoReturn:
-    """Become the command, found as execvp(3) does; os.execvpe would import something, which the user may not."""
+    """Execute the command, found as by execvp(3). os.execvpe would import a module that the user may not read."""
     if "/" in command[0]:
         os.execve(command[0], command, environment)  # noqa: S606 -- its purpose
     refused: OSError = FileNotFoundError(errno.ENOENT, command[0])
@@ -181,17 +181,17 @@ def _execute(command: list[str], environment: Mapping[str, str]) -> NoReturn:
 
 
 def _not_started(command: str, directory: str, user: User, step: str, number: int) -> NotStartedError:
-    said = os.strerror(number)
+    reason = os.strerror(number)
     if step == "user":
-        return NotStartedError(f"cannot become {user.name}: {said}")
+        return NotStartedError(f"cannot become {user.name}: {reason}")
     if step == "directory":
-        return NotStartedError(f"its directory {directory} cannot be entered: {said}")
+        return NotStartedError(f"its directory {directory} cannot be entered: {reason}")
     if step != "command":
-        return NotStartedError(f"cannot be prepared: {said}")
+        return NotStartedError(f"cannot be prepared: {reason}")
     if number in (errno.ENOENT, errno.ENOTDIR):
         return NotStartedError(f"{command}: no such command", 127)
     if number == errno.ENOEXEC:
         return NotStartedError(
             f"{command}: not a program; a script needs a first line such as #!/bin/sh", 126
         )
-    return NotStartedError(f"{command}: cannot be executed: {said}", 126)
+    return NotStartedError(f"{command}: cannot be executed: {reason}", 126)

@@ -1,4 +1,4 @@
-"""Logs of processes: bounded while they are written, kept short between two starts, and their last line."""
+"""Logs of processes: a log of limited size, shortening a log file, and the last line of one."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _TAIL = 4096
 
 
 def keep_short(number: int, most: int = MOST_BYTES, kept: int = KEPT_BYTES) -> None:
-    """Cut a log down to its last `kept` bytes when it is over `most`; left alone if it is no file of its own.
+    """Cut a log down to its last `kept` bytes if it has more than `most`; do nothing if it is not a regular file.
 
     Args:
-        number: descriptor of the log, opened to append, as whatever library writes to it too.
+        number: descriptor of the log, opened to append, since other libraries write to it, too.
         most: bytes.
         kept: bytes.
     """
@@ -38,7 +38,7 @@ def keep_short(number: int, most: int = MOST_BYTES, kept: int = KEPT_BYTES) -> N
 
 
 def last_line(log: Path) -> str:
-    """Return the last line of a log, with the error before it where it is a hint; empty if there is none."""
+    """Return the last line of a log, after the error line before it if it is a hint; empty if there is none."""
     try:
         with log.open("rb") as stream:
             stream.seek(max(0, os.fstat(stream.fileno()).st_size - _TAIL))
@@ -46,21 +46,21 @@ def last_line(log: Path) -> str:
     except OSError:
         return ""
     if len(lines) > 1 and lines[-1].startswith("hint: "):
-        return f"{lines[-2]} ({lines[-1]})"  # a hint alone says nothing of what is wrong
+        return f"{lines[-2]} ({lines[-1]})"
     return lines[-1] if lines else ""
 
 
 class BoundedLog:
-    """Writes output to a file, its head, and what follows to parts beside it of which the last two are kept.
+    """Writes the head of an output to one file and the rest to parts beside it, of which the last two are kept.
 
-    A part is named by the number of bytes before it, `log.1048576`. No error of the disk is raised: what cannot be
+    A part is named by the number of bytes before it, `log.1048576`. Disk errors are not raised: what cannot be
     written is dropped and counted.
 
     Args:
         folder: open descriptor of the folder.
-        name: of the head, and in the end of the whole log.
-        most: bytes kept; a quarter more while head and tail are joined in the end.
-        owner: uid and gid that may read it; None if it is ours.
+        name: of the head, and finally of the whole log.
+        most: most bytes kept; a quarter more while `finish` joins head and tail.
+        owner: uid and gid of the files' owner; None for the current user.
     """
 
     def __init__(self, folder: int, name: str, most: int, owner: tuple[int, int] | None) -> None:
@@ -91,11 +91,11 @@ class BoundedLog:
             view = view[taken:]
 
     def finish(self) -> dict[str, int]:
-        """Join head and tail in one file with a line between that tells what was dropped.
+        """Join head and tail in one file, with a line between them that states what was dropped.
 
         Returns:
-            How many bytes there were, and how many were dropped; how many are in the head; where the tail begins in
-            the output, and where in the file.
+            Bytes: `total` of the output, `dropped`, and `head`; `tail` is where the tail begins in the output, and
+            `tail_at` where it begins in the file.
         """
         self._close()
         tail = self._parts[0][1] if self._parts else self.total
@@ -106,7 +106,7 @@ class BoundedLog:
         at = self._size()
         for name, _ in self._parts:
             self._append(name)
-            self._unlink(name)  # a follower waits for what tells where it is now
+            self._unlink(name)  # a follower then waits for the exit document, which states where the tail is
         self._close()
         dropped += self.failed
         return {"total": self.total, "dropped": dropped, "head": self._kept_head, "tail": tail, "tail_at": at}

@@ -1,4 +1,4 @@
-"""The process at the other end of a Unix socket: whether it computes, and ending it by force."""
+"""The process at the other end of a Unix socket: its CPU time, and killing it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 _CREDENTIALS = struct.Struct("3i")
-"""Pid, uid and gid of whoever listens (unix(7), SO_PEERCRED)."""
+"""Pid, uid and gid of the peer (unix(7), SO_PEERCRED)."""
 
 
 class ThreadTimes(NamedTuple):
-    """What the threads of a process have done.
+    """CPU times of the threads of a process.
 
     Attributes:
-        cpu_s: seconds of CPU, all together.
-        runnable_s: seconds in which each, by its id, ran or waited for a CPU.
+        cpu_s: CPU seconds of all threads together.
+        runnable_s: by thread id, seconds in which it ran or waited for a CPU.
     """
 
     cpu_s: float
@@ -27,16 +27,16 @@ class ThreadTimes(NamedTuple):
 
 
 class PeerProcess:
-    """A process. Its pid cannot become another's meanwhile: a handle of it is held (pidfd_open(2)).
+    """A process, identified by a pidfd (pidfd_open(2)), so that a reused pid is never taken for it.
 
     Attributes:
-        pid: of the process that listens.
+        pid: of the process.
 
     Args:
-        pid: of a process that is there, as the kernel tells it.
+        pid: of a running process, as the kernel reports it.
 
     Raises:
-        OSError: there is no such process any more.
+        OSError: there is no such process.
     """
 
     def __init__(self, pid: int) -> None:
@@ -44,13 +44,13 @@ class PeerProcess:
         self._handle = os.pidfd_open(pid)
 
     def close(self) -> None:
-        """Let go of it."""
+        """Close the pidfd."""
         if self._handle >= 0:
             os.close(self._handle)
             self._handle = -1
 
     def work(self) -> ThreadTimes | None:
-        """Return what its threads have done so far, None if it is gone."""
+        """Return the CPU times of its threads; None if it has ended."""
         cpu_s, runnable_s = 0.0, {}
         try:
             for task in Path(f"/proc/{self.pid}/task").iterdir():
@@ -63,18 +63,18 @@ class PeerProcess:
         return ThreadTimes(cpu_s, runnable_s)
 
     def runs(self, module: str) -> bool:
-        """Say whether its command line names a module of Python, as behind `-m`."""
+        """Return whether its command line has the name of a Python module, as after `-m`."""
         try:
             return module.encode() in Path(f"/proc/{self.pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             return False
 
     def kill(self) -> bool:
-        """End it, and the processes that it has started, by SIGKILL; False if that is not ours to do."""
+        """Kill it, and its group if it leads one (SIGKILL); return False if that is not possible."""
         if self._handle < 0 or self.pid == os.getpid():
             return False
         try:
-            signal.pidfd_send_signal(self._handle, 0)  # it is there, so the number of its group is its own
+            signal.pidfd_send_signal(self._handle, 0)  # it exists, so its pid is not reused
             if os.getpgid(self.pid) == self.pid:
                 os.killpg(self.pid, signal.SIGKILL)
             signal.pidfd_send_signal(self._handle, signal.SIGKILL)
@@ -84,7 +84,7 @@ class PeerProcess:
 
 
 def peer_of(connection: socket.socket | None) -> PeerProcess | None:
-    """Return the process that listens at the other end of a Unix socket, None where that cannot be told."""
+    """Return the process at the other end of a Unix socket; None if it cannot be determined."""
     if connection is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Processes as /proc shows them (Linux, proc(5)): told apart, and found below another or by what they carry.
+"""Processes in /proc (Linux, proc(5)): identifying them, and finding descendants and marked processes.
 
-A pid alone names nobody: it is used again. A process is known again by when it began, in the boot in which it did, or
-by a mark that it was given: `NAME=value` in its environment, which what it starts inherits.
+A pid alone does not identify a process, as pids are reused. A process is identified by its boot and start time, or by
+a mark: `NAME=value` in its environment, which its descendants inherit.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _boot: list[str] = []
 
 
 def boot_id() -> str:
-    """Return what tells this boot of the host from all others."""
+    """Return the id of this boot of the host."""
     if not _boot:
         _boot.append(_read("/proc/sys/kernel/random/boot_id").decode().strip())
     return _boot[0]
 
 
 def started_at(pid: int) -> int | None:
-    """Return when a process began, in clock ticks since boot; None if it is no more, or has ended and is a zombie."""
+    """Return the start time of a process, in clock ticks since boot; None if it has ended or is a zombie."""
     try:
         stat = _read(f"/proc/{pid}/stat")
     except OSError:
@@ -37,15 +37,15 @@ def started_at(pid: int) -> int | None:
 
 
 def descendants(pid: int) -> list[int]:
-    """Return the processes below another, the nearest first."""
+    """Return the descendants of a process, level by level."""
     found = list(_children(pid))
-    for each in found:  # grows while it is gone through
+    for each in found:  # `found` grows in the loop
         found.extend(_children(each))
     return found
 
 
 def memory(pid: int) -> int:
-    """Return the bytes that a process has for itself: what is resident and neither a file's nor shared; 0 if gone."""
+    """Return the resident bytes of a process that are not shared or of files; 0 if it has ended."""
     try:
         fields = _read(f"/proc/{pid}/statm").split()
     except OSError:
@@ -54,7 +54,7 @@ def memory(pid: int) -> int:
 
 
 def carries(pid: int, mark: str) -> bool:
-    """Say whether a process has this `NAME=value` in its environment."""
+    """Return whether a process has this `NAME=value` in its environment."""
     try:
         return mark.encode() in _read(f"/proc/{pid}/environ").split(b"\0")
     except OSError:
@@ -62,12 +62,12 @@ def carries(pid: int, mark: str) -> bool:
 
 
 def carrying(mark: str) -> set[int]:
-    """Return the processes that have this `NAME=value` in their environment: all of the host are looked at."""
+    """Return the processes of the host that have this `NAME=value` in their environment."""
     return {pid for pid in _all() if carries(pid, mark)}
 
 
 def session(sid: int) -> set[int]:
-    """Return the processes of a session: all of the host are looked at."""
+    """Return the processes of a session."""
     found = set()
     for pid in _all():
         with suppress(OSError):
@@ -77,7 +77,7 @@ def session(sid: int) -> set[int]:
 
 
 def send(pid: int, which: int) -> bool:
-    """Send a signal to a process; say whether it was there, and ours to signal."""
+    """Send a signal to a process; return False if it does not exist or may not be signalled."""
     try:
         os.kill(pid, which)
     except (ProcessLookupError, PermissionError):
@@ -86,7 +86,7 @@ def send(pid: int, which: int) -> bool:
 
 
 def send_group(pid: int, which: int) -> None:
-    """Send a signal to the group that a process leads, if it is there still."""
+    """Send a signal to the group that a process leads, if that still exists."""
     with suppress(ProcessLookupError):
         os.killpg(pid, which)
 
@@ -110,7 +110,7 @@ def _all() -> list[int]:
 def _read(path: str) -> bytes:
     handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # One call gets all of a file below /proc, but for a long environment.
+        # One call suffices for the files in /proc, except for a long environment.
         found = more = os.read(handle, 65536)
         while len(more) == 65536:
             more = os.read(handle, 65536)

@@ -1,1 +1,1 @@
-"""Pages for the browser."""
+"""HTML pages."""

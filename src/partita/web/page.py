@@ -1,4 +1,4 @@
-"""What the pages share: a frame that needs nothing else, services looks, layouts of GPUs, charts over time."""
+"""Shared parts of the pages: a self-contained frame, colours of services, layouts of GPUs, charts over time."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
 
 TIMES = "\N{MULTIPLICATION SIGN}"
 _HUES = 9  # classes h0 to h8 of the style sheet
-_HATCHES = 4  # none, and classes p1 to p3: colour alone never tells two services apart
+_HATCHES = 4  # none, and classes p1 to p3: colour is never the only difference between two services
 _SIGNS = {"stays": "", "goes": "\N{MINUS SIGN} ", "comes": "+ "}
 _MOST_RANGES = 24
 _HIGH = 100.0
 _TICKS = 6
-# A label whose middle lies further right than this share would be cut off: it ends at its moment.
+# A centred label further right than this share would be cut off, so it is right-aligned.
 _LABEL_FITS = 0.93
 _LEAD = 0.04
 _HEADROOM = 1.12
 
 
 def page(title: str, styles: Iterable[str], parts: Iterable[str], *, embedded: bool = False) -> str:
-    """Return a page: no scripts, nothing from elsewhere.
+    """Return a page without scripts and without references to other files.
 
     Args:
         title: as text.
-        styles: style sheets of this folder.
+        styles: names of style sheets in this folder.
         parts: HTML of the body.
-        embedded: a part of somebody else's page, as a notebook is: its looks are for itself alone.
+        embedded: whether to return a part of another page, such as a notebook, whose styles do not affect the rest.
     """
     folder = resources.files(__package__)
     sheets = "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in styles)
@@ -64,25 +64,25 @@ _WHOLE_PAGE = re.compile(r"(?m)^(\s*)(:root|body)(?= \{)")
 
 
 def figures(values: Mapping[str, str]) -> Iterator[str]:
-    """Yield a row of figures, each a name and HTML."""
+    """Yield a row of figures; `values` maps names to HTML."""
     yield "<dl class=figures>"
     yield from (f"<div><dt>{name}</dt><dd>{text}</dd></div>" for name, text in values.items())
     yield "</dl>"
 
 
 def row(cells: Mapping[str, str]) -> str:
-    """Return a row of a table from HTML by column; on narrow screens each cell is told by its column's name."""
+    """Return a table row from HTML by column; narrow screens show the column's name in each cell."""
     return "<tr>" + "".join(f'<td data-label="{name}">{html}' for name, html in cells.items())
 
 
 def service_class(number: int) -> str:
-    """Return the classes that give the service of this number its look."""
+    """Return the CSS classes of a service's colour and hatch."""
     hatch = (number - 1) % _HATCHES
     return f"h{(number - 1) % _HUES}" + (f" p{hatch}" if hatch else "")
 
 
 def key(number: int, name: str) -> str:
-    """Return a service's number in its look, and its name."""
+    """Return a service's number in its colour, and its name."""
     return f'<span class="key {service_class(number)}">{number}</span>{escape(name)}'
 
 
@@ -92,9 +92,9 @@ def service_table(
     """Yield a table of services.
 
     Args:
-        columns: beside that of the service.
-        rows: of each service its number, its name, and HTML by column.
-        hidden: services that are not among the rows.
+        columns: names of the columns after the first.
+        rows: number, name and HTML by column of each service.
+        hidden: number of services that are not in `rows`.
     """
     yield f"<table><thead><tr><th>service<th>{'<th>'.join(columns)}</thead><tbody>"
     for number, name, cells in rows:
@@ -104,21 +104,22 @@ def service_table(
 
 
 def left_out(n: int, what: str) -> Iterator[str]:
-    """Yield what a page does not show, if there is anything."""
+    """Yield a note about `n` things that a page does not show, if `n` is above 0."""
     if n > 0:
         yield f"<p>{n:,} more {what} here; the JSON file has all.</p>"
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceBox:
-    """An instance to draw, its texts not yet escaped.
+    """An instance to draw; its texts are not yet escaped.
 
     Attributes:
+        placement: of the instance.
         number: of its service; 0 for none.
-        title: the largest text, after the number.
-        hint: shown where the pointer rests.
-        note: the smallest text.
-        kind: `stays`, or `goes` or `comes` in a change.
+        title: in the largest type, after the number.
+        hint: the tooltip.
+        note: in the smallest type.
+        kind: `stays`, or in a transition `goes` or `comes`.
     """
 
     placement: Placement
@@ -131,12 +132,13 @@ class InstanceBox:
 
 @dataclass(frozen=True, slots=True)
 class GpuCard:
-    """GPUs that are cut alike, to be drawn once.
+    """GPUs with the same layout, drawn once.
 
     Attributes:
-        model: the catalogue's name.
-        label: what they are called, not yet escaped.
-        layouts: their boxes, sorted by placement; before and after, where they change.
+        model: name in the catalogue.
+        label: their description, not yet escaped.
+        ids: of the GPUs.
+        layouts: their boxes, sorted by placement; two layouts, before and after, in a transition.
     """
 
     model: str
@@ -189,7 +191,7 @@ def _layout_box(box: InstanceBox, memory: int, compute: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A level drawn across a chart, and its text."""
+    """A horizontal line across a chart, and its text."""
 
     value: float
     text: str
@@ -197,22 +199,22 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """The seconds that a drawing is wide, from left to right."""
+    """The time range of a drawing, in seconds, from left to right."""
 
     begin: float
     end: float
 
     @classmethod
     def with_lead(cls, seconds: float) -> Scale:
-        """Return a scale that begins a little before 0, so that what happens at once can be seen."""
+        """Return a scale that begins a little before 0, so that changes at 0 can be seen."""
         return cls(-_LEAD * seconds, seconds)
 
     def share(self, second: float) -> float:
-        """Return where a moment is, 0 for the left end and 1 for the right one."""
+        """Return the position of a time, from 0 at the left end to 1 at the right end."""
         return (second - self.begin) / (self.end - self.begin) if self.end > self.begin else 0.0
 
     def ticks(self) -> list[float]:
-        """Return round moments from 0 to at most the end, a handful of them."""
+        """Return a few round times from 0 to at most the end."""
         if self.end <= 0:
             return [0.0]
         rough = self.end / _TICKS
@@ -241,11 +243,11 @@ def steps(
     """Yield a chart of a value that changes in steps.
 
     Args:
-        first: the value before 0.
-        points: the steps, the first at 0.
-        scale: the seconds that it shows.
-        line: a level to compare with.
-        look: classes.
+        first: the value before time 0.
+        points: the steps, the first at time 0.
+        scale: the time range.
+        line: a horizontal line to compare with.
+        look: CSS classes.
     """
     top = _HEADROOM * max(first, line.value if line else 0.0, *(point.value for point in points), 1e-9)
     path = f"M0 {_y(first, top)}" + "".join(

@@ -1,4 +1,4 @@
-"""A plan as one HTML page that needs nothing else: figures, services, and the GPUs drawn slice by slice."""
+"""A plan as one self-contained HTML page: figures, services, and the GPUs drawn slice by slice."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ _UNITS = {"cost": "cost per hour", "watts": "watts"}
 
 
 def plan_report(overview: PlanOverview, *, embedded: bool = False) -> str:
-    """Return the page, or a part for somebody else's.
+    """Return the page, of at most a few megabytes: for very large plans it states what it leaves out.
 
-    It is at most a few megabytes: of very large plans it says what it leaves out.
+    Args:
+        overview: of the plan.
+        embedded: whether to return a part of another page.
     """
     plan, services, groups = overview.plan, overview.services, overview.groups
     takes, good = amount(plan), verdict(plan)
     numbers = {each.service.name: n for n, each in enumerate(services, 1)}
-    # A notebook is kept and compared, and the time of planning differs each time.
+    # Notebooks are stored and compared, so the planning time, which always differs, is left out.
     values = _figures(overview, timed=not embedded)
     rows = [(n, each.service.name, _cells(each)) for n, each in enumerate(services[:MOST_SERVICES], 1)]
     cards = [_card(group, numbers) for group in groups[:MOST_GROUPS]]

@@ -1,4 +1,4 @@
-"""A simulation of serving as one HTML page that needs nothing else: latencies, and the use of each slice."""
+"""A simulation of serving as one self-contained HTML page: latencies, and the use of each slice."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ STYLES = ("report.css", "serving.css")
 MOST_SLICES = 1000
 _BINS = 80
 _BEYOND = 1.25
-"""Deadlines that the histogram is wide; later answers stand in its last bin."""
+"""Width of the histogram in deadlines; the last bin has all later answers."""
 
 
 def serving_report(
     data: dict[str, Any], problem: ServingProblem, found: Simulation, *, embedded: bool = False
 ) -> str:
-    """Return the page, or a part for somebody else's.
+    """Return the page.
 
     Args:
-        data: what `partita simulate -o json` prints.
-        problem: what was served.
-        found: how.
-        embedded: for somebody else's page.
+        data: the output of `partita simulate -o json`.
+        problem: what was simulated.
+        found: the result.
+        embedded: whether to return a part of another page.
     """
     parts = (
         f"<h1>{data['attainment']:.3%} of {data['queries']:,} queries in time</h1>",
@@ -78,7 +78,7 @@ def _histogram(problem: ServingProblem, found: Simulation, data: dict[str, Any])
     )
     at = 100 / _BEYOND
     yield (
-        f"<p>Answered queries by latency, from 0 to {edge * 1000:,.4g} ms; the last bar has all that came later. The "
+        f"<p>Answered queries by latency, from 0 to {edge * 1000:,.4g} ms; the last bar has all later ones. The "
         f"line is the deadline of {data['deadline_ms']:,.6g} ms.</p>"
     )
     yield '<svg class=histogram viewBox="0 0 100 100" preserveAspectRatio="none" role=img aria-label="latencies">'
@@ -86,7 +86,7 @@ def _histogram(problem: ServingProblem, found: Simulation, data: dict[str, Any])
 
 
 def _slices(data: dict[str, Any]) -> Iterator[str]:
-    yield "<p>How much of the time each instance was busy.</p>"
+    yield "<p>Share of the time in which each instance was busy.</p>"
     yield "<table><thead><tr><th>instance<th>queries<th>busy<th></thead><tbody>"
     for each in data["slices"][:MOST_SLICES]:
         name = f"gpu-{each['gpu']} {each['profile']}@{each['start']}"

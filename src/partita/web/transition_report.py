@@ -1,4 +1,4 @@
-"""Transitions as HTML pages that need nothing else: one that is planned, and a day of those that were carried out."""
+"""Transitions as self-contained HTML pages: one planned transition, and a day of executed ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _LEGEND = (
 
 
 def transition_report(request: Request, transition: Transition, *, embedded: bool = False) -> str:
-    """Return the page, or a part for somebody else's, of a transition that the checker found right."""
+    """Return the page of a transition that the checker accepted; `embedded` makes it a part of another page."""
     changes = service_changes(request, transition)
     numbers = {each.name: n for n, each in enumerate(changes, 1)}
     times = timeline(request, transition)
@@ -109,7 +109,7 @@ def _head(request: Request, transition: Transition, changes: Sequence[ServiceCha
 
 
 def _service_table(changes: Sequence[ServiceChange], numbers: Mapping[str, int]) -> Iterator[str]:
-    """Yield what each service goes through as a table."""
+    """Yield a table of how the transition changes each service."""
     yield (
         "<p>A service's floor is what was required of it before and is required after, whichever is less. "
         "<i>Least</i> is its worst capacity of every order in which the actions may happen, however long each takes."
@@ -133,13 +133,13 @@ def _cells(each: ServiceChange) -> Sequence[str]:
 def _timeline_parts(
     times: Timeline, used: tuple[int, int], changes: Sequence[ServiceChange], numbers: Mapping[str, int]
 ) -> Iterator[str]:
-    """Yield what a transition does: its actions, GPUs in use, and each service's capacity, over time.
+    """Yield the actions, the GPUs in use and each service's capacity over time.
 
     Args:
-        times: when what happens.
+        times: the timeline.
         used: GPUs in use before and after.
-        changes: what each service goes through.
-        numbers: of the services.
+        changes: change of each service.
+        numbers: number of each service.
     """
     seconds = max((bar.end for bar in times.bars), default=0.0)
     if not seconds:
@@ -176,7 +176,7 @@ def _capacity_card(
 
 
 def _change_cards(groups: Sequence[GpuGroupChange], numbers: Mapping[str, int]) -> Iterator[str]:
-    """Yield each kind of GPU that changes, drawn before and after."""
+    """Yield each group of GPUs that change alike, drawn before and after."""
     yield "<p>Above as it is now, below as it will be. \N{MINUS SIGN} marks what goes, + what comes.</p>"
     yield from gpu_cards(
         GpuCard(
@@ -214,12 +214,12 @@ def _boxes(
 
 
 def _gantt(bars: Sequence[Bar], scale: Scale, numbers: Mapping[str, int]) -> Iterator[str]:
-    """Yield a row for each GPU that anything happens on, in the order in which it begins.
+    """Yield a row for each GPU that changes, in order of its first action.
 
     Args:
         bars: actions with their times.
-        scale: the seconds that it shows.
-        numbers: of the services.
+        scale: the time range.
+        numbers: number of each service.
     """
     per_gpu: dict[str, list[Bar]] = defaultdict(list)
     for bar in bars:
@@ -237,7 +237,7 @@ def _gantt(bars: Sequence[Bar], scale: Scale, numbers: Mapping[str, int]) -> Ite
 
 
 def _lanes(bars: Sequence[Bar]) -> list[list[Bar]]:
-    """Return the bars in lanes, what happens on one placement side by side, as few lanes as that takes."""
+    """Return the bars in as few lanes as possible, those of one placement in one lane."""
     runs: dict[object, list[Bar]] = defaultdict(list)
     for bar in sorted(bars, key=lambda bar: (bar.begin, bar.end)):
         runs[bar.action.placement].append(bar)
@@ -277,21 +277,21 @@ def _step(scale: Scale) -> str:
 
 
 class ExecutedTransition(Protocol):
-    """A transition that was carried out: what was asked and predicted, and how it went."""
+    """An executed transition: its request, its prediction, and its course."""
 
     @property
     def request(self) -> Request:
-        """What was asked."""
+        """The request."""
         ...
 
     @property
     def transition(self) -> Transition:
-        """What was predicted."""
+        """The prediction."""
         ...
 
     @property
     def course(self) -> Timeline:
-        """How it went."""
+        """The course."""
         ...
 
 
@@ -299,8 +299,8 @@ def day_report(acts: Mapping[str, ExecutedTransition], counts: Mapping[str, int]
     """Return the page.
 
     Args:
-        acts: transitions by name, in their order.
-        counts: GPUs that the first plan takes, by kind of planning, this plan's last.
+        acts: transitions by name, in order.
+        counts: GPUs of the first plan, by kind of planning; Partita's last.
     """
     used = [act.transition.target.used for act in acts.values()]
     title = f"A day on {max(used)} GPUs, a night on {min(used)}"
@@ -319,7 +319,7 @@ def day_report(acts: Mapping[str, ExecutedTransition], counts: Mapping[str, int]
 
 
 def _spare(act: ExecutedTransition) -> Iterator[float]:
-    """Yield how far each service stayed over its floor, as a fraction of it."""
+    """Yield how far each service stayed above its floor, as a fraction of the floor."""
     for name, floor in act.transition.floors.items():
         if floor:
             yield min(point.value for point in act.course.capacity[name]) / floor - 1
