@@ -175,7 +175,7 @@ def test_one_in_a_kubernetes_configmap_is_taken_out(write: Callable[[str], Path]
         ("      mig-enabled: false\n", "", 4, "mig-enabled is missing"),
         ("mig-enabled: false", "mig-enabled: false\n      mig-devices: {1g.10gb: 1}", 6, "mig-enabled is false"),
         ('"2g.20gb": 3', '"2g.20gb": three', 9, "must be a whole number, not 'three'"),
-        ('"2g.20gb": 3', '"1c.2g.20gb": 3', 9, "compute instances of a part"),
+        ('"2g.20gb": 3', '"1c.2g.20gb": 3', 9, "compute instances smaller"),
         ('"0x233010DE"', "0x2330", 11, "a PCI number"),
         ("      devices: all\n", "      devices: all\n      device: 3\n", 13, "device: unknown key"),
         ('"2g.20gb": 3', '"2g.10gb": 3', 9, "which has no 2g.10gb"),
@@ -236,7 +236,7 @@ def test_an_export_comes_back_with_the_same_counts(write: Callable[[str], Path])
         ("2g.12gb", "3g.12gb", "gpus[0].instances[0]"),
         ('"start": 2', '"start": 1', "cannot start at 1"),
         ('"start": 2', '"start": 2, "service": "x"', "service"),
-        ("gpu-1", "gpu-0", "there twice"),
+        ("gpu-1", "gpu-0", "appears twice"),
     ],
 )
 def test_layouts_that_cannot_be_used_are_refused(old: str, new: str, said: str) -> None:
