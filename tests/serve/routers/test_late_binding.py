@@ -100,7 +100,7 @@ def test_what_was_given_up_is_joined_to_nothing() -> None:
     assert found.waiting == 0
 
 
-@pytest.mark.parametrize("allowed", [2.9, 3.0, 9.0])
+@pytest.mark.parametrize("allowed", [2.9, 3.9, 4.0, 9.0])
 def test_what_an_idle_worker_answers_in_time_is_joined_to_nothing(allowed: float) -> None:
     found = made()
     small, _ = found.join(hello(seconds={1: 1.0, 8: 1.0}), {}, 0.0)
@@ -201,9 +201,10 @@ def test_a_pace_is_forgotten_when_nothing_waits_any_more(*, answered: bool) -> N
         assert len(refused(found.tick(7.5))) == 2
         answer_first(found, worker, 7.5)
     assert (found.waiting, found.in_flight) == (0, 0)
-    for _ in range(2):  # one starts and one waits
-        found.arrive(PendingQuery(1, 100.0, 20.0), 100.0)
-    assert refused(found.arrive(PendingQuery(1, 100.5, 20.0), 100.5)) == []
+    for size_class in (9, 0):  # one starts, and one of the kind that waited before waits
+        found.arrive(PendingQuery(1, 100.0, 14.0, size_class=size_class), 100.0)
+    assert refused(found.arrive(PendingQuery(1, 100.5, 14.0), 100.5)) == []
+    assert found.waiting == 2
 
 
 def test_those_that_were_given_up_refuse_nobody() -> None:
@@ -246,7 +247,7 @@ def test_what_no_worker_takes_now_waits_for_the_one_that_will_whatever_the_pace_
 @pytest.mark.parametrize("router", ["late-binding", "fifs"])
 def test_a_query_that_the_clock_finds_just_in_time_waits_on(router: str) -> None:
     found = Dispatcher(Rules(30.0, batching=False), ROUTERS[router])
-    worker, _ = found.join(hello(), {}, 0.0)
+    worker, _ = found.join(hello(batch=1), {}, 0.0)
     found.arrive(PendingQuery(1, 0.0, 30.0), 0.0)
     query = PendingQuery(1, 0.0, 2.0)
     found.arrive(query, 0.0)
@@ -257,14 +258,15 @@ def test_a_query_that_the_clock_finds_just_in_time_waits_on(router: str) -> None
 
 def test_a_kind_of_which_all_were_given_up_is_joined_to_nothing() -> None:
     found = made()
-    worker, _ = found.join(hello(seconds={1: 1.0, 8: 1.0}), {}, 0.0)
-    busy(found, worker)
-    queries = [PendingQuery(batch, 0.0, 20.0) for batch in (1, 2, 3)]
-    for query in queries:
-        found.arrive(query, 0.0)
-    found.cancel(queries[1])
-    (start,) = answer_first(found, worker, 1.0).starts
-    assert start.queries == [queries[0], queries[2]]
+    fast, _ = found.join(hello("4g.24gb", {1: 1.0, 8: 1.0}), {}, 0.0)
+    busy(found, fast)
+    slow, _ = found.join(hello(seconds={1: 5.0, 8: 5.0}, gpu=1), {}, 0.0)
+    gone, waiting, able = PendingQuery(2, 0.0, 4.0), PendingQuery(3, 0.0, 4.0), PendingQuery(1, 0.0, 20.0)
+    for query in (gone, waiting):
+        assert found.arrive(query, 0.0) == ([], [])
+    found.cancel(gone)
+    (start,) = found.arrive(able, 0.0).starts
+    assert (start.worker, start.queries) == (slow, [able])
 
 
 def test_a_second_try_is_not_joined_to_what_the_worker_that_failed_it_starts() -> None:

@@ -58,7 +58,7 @@ class Fifs(SharedQueue):
 
     def next(self, now: float) -> Choice | None:
         """Return a batch to start now, None if there is none."""
-        if not (self._queues.waiting and self._fleet.idlers):
+        if not self._fleet.idlers:
             return None
         queues = self._queues
         heads = [queues.heaps[kind][0] for kind in list(queues.kinds) if self._head(kind, now) is not None]
@@ -71,7 +71,7 @@ class Fifs(SharedQueue):
     def _longest_idle(self, query: PendingQuery) -> tuple[Worker, Group] | None:
         several = self._fleet.able > 1
         options = [
-            (self._idle_since.get(worker, -1), group.key, worker.name, worker, group)
+            (self._idle_since[worker], group.key, worker.name, worker, group)
             for group in self._fleet.groups
             if query.batch <= group.most
             for worker in set(group.idle)

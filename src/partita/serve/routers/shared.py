@@ -269,7 +269,7 @@ class Pace:
 
     def wait(self, before: int, now: float) -> float:
         """Return the seconds until a query starts that has so many before it; 0 while nothing is known."""
-        if self._since is None or not before:
+        if self._since is None:
             return 0.0
         span = now - self._since
         if self._starts < _ENOUGH and span < self._horizon / 2:
