@@ -305,7 +305,7 @@ def test_a_strangers_device_is_seen_and_left_alone(world):
     assert errors[3] is None  # there is none of ours
     assert list(world.claims()) == ["theirs"]
     done(driver, create(gpu, "3g.20gb@0"))
-    with pytest.raises(RefusedError, match="theirs"):
+    with pytest.raises(RefusedError, match="somebody else's claim"):
         driver.adopt(gpu, Placement.parse("3g.20gb@4"))
 
 
